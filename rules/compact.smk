@@ -1,0 +1,47 @@
+"""
+Compact models: physically smaller, loadable; `storage.compact: temp` deletes them after their last evaluation.
+
+INPUT
+    results/{model}/base/manifest.json                              the dense model
+    results/{model}/masks/{calib}/{method}/{sparsity}.parquet
+    results/{model}/calibration/{calib}/statistics.parquet          only where the method compensates
+OUTPUT
+    results/{model}/compact/{calib}/{method}/{sparsity}/model/              a Hugging Face model directory
+    results/{model}/compact/{calib}/{method}/{sparsity}/manifest.json       widths, parameters, hashes of the model's files
+"""
+
+COMPACT = "results/{model}/compact/{calib}/{method}/{sparsity}"
+
+
+def compensation_of(wildcards):
+    scheme = CONFIG.method(wildcards.method).compensate
+    return [] if scheme == "none" else [f"compensation/{scheme}"]
+
+
+def kept_or_temp(output):
+    return temp(output) if CONFIG.storage.compact == "temp" else output
+
+
+rule compact:
+    """A physically smaller model."""
+    input:
+        model="results/{model}/base/manifest.json",
+        mask="results/{model}/masks/{calib}/{method}/{sparsity}.parquet",
+        statistics=lambda w: [f"{CALIBRATION}/statistics.parquet".format(**w)] if compensation_of(w) else [],
+        code=lambda w: code("compact", *compensation_of(w)),
+    output:
+        manifest=f"{COMPACT}/manifest.json",
+        weights=kept_or_temp(directory(f"{COMPACT}/model")),
+    params:
+        settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include={"compensate", "export"})),
+        model=subpath(input.model, parent=True),
+        statistics=lambda w, input: f"--statistics={input.statistics}" if input.statistics else "",
+    log:
+        "results/logs/{model}/compact/{calib}/{method}/{sparsity}.log",
+    benchmark:
+        "results/benchmarks/{model}/compact/{calib}/{method}/{sparsity}.tsv"
+    resources:
+        mem_mb=memory_mb,
+    shell:
+        "python scripts/compact.py --settings {params.settings:q} --model {params.model:q} --mask {input.mask:q} "
+        "{params.statistics} --output {output.weights:q} --manifest {output.manifest:q} > {log:q} 2>&1"

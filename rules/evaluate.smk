@@ -1,0 +1,108 @@
+"""
+Evaluation of the dense model and of every compact one, item by item.
+
+`variant` is `dense` or `{calib}/{method}/{sparsity}`. A task is either lm-eval's (config/tasks/{task}.yaml) or a
+windowed perplexity (tasks.{task} in the config).
+
+INPUT
+    manifest.json and files of the variant's model
+    results/data/…                                          the data files that the task names
+OUTPUT
+    results/{model}/eval/{variant}/{task}.json              the whole result
+    results/{model}/eval/{variant}/{task}.samples.parquet   one row an item and metric
+Answers already given are kept in a hidden file beside the outputs: a killed evaluation goes on where it stopped.
+"""
+
+EVALUATION = "results/{model}/eval/{variant}/{task}"
+VARIANT = rf"dense|({one_of(CONFIG.calibrations)})/({one_of(METHODS)})/\d{{1,2}}"
+
+
+def tasks_of(kind):
+    return one_of(name for name, task in CONFIG.tasks.items() if task.kind == kind) or "(?!)"
+
+
+def model_of(wildcards):
+    if wildcards.variant == "dense":
+        return "results/{model}/base".format(**wildcards)
+    return "results/{model}/compact/{variant}/model".format(**wildcards)
+
+
+def manifest_of(wildcards):
+    return f"{model_of(wildcards).removesuffix('/model')}/manifest.json"
+
+
+def weights_of(wildcards):
+    """The compact model's directory, so that a deleted one is made again; its time stamp says nothing, the manifest does."""
+    return [] if wildcards.variant == "dense" else ancient(model_of(wildcards))
+
+
+def definition(wildcards):
+    return f"config/tasks/{wildcards.task}.yaml"
+
+
+def task_data(wildcards):
+    return preflight.data_files(Path(definition(wildcards)))
+
+
+def task_settings(wildcards):
+    return settings(CONFIG.tasks[wildcards.task], exclude=["title"], dtype=CONFIG.models[wildcards.model].dtype)
+
+
+rule evaluate:
+    """One model on one of lm-eval's tasks."""
+    input:
+        manifest=manifest_of,
+        weights=weights_of,
+        definition=definition,
+        data=task_data,
+        code=code("evaluate"),
+    output:
+        result=f"{EVALUATION}.json",
+        samples=f"{EVALUATION}.samples.parquet",
+    params:
+        settings=task_settings,
+        model=model_of,
+    log:
+        "results/logs/{model}/eval/{variant}/{task}.log",
+    benchmark:
+        "results/benchmarks/{model}/eval/{variant}/{task}.tsv"
+    wildcard_constraints:
+        variant=VARIANT,
+        task=tasks_of("lm_eval"),
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    shell:
+        LAUNCH + "python scripts/evaluate.py --settings {params.settings:q} --model {params.model:q} "
+        "--manifest {input.manifest:q} --definition {input.definition:q} --output {output.result:q} "
+        "--samples {output.samples:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule perplexity:
+    """Windowed perplexity of one model on one text."""
+    input:
+        manifest=manifest_of,
+        weights=weights_of,
+        data=lambda w: "results/data/{t.dataset}/{t.split}.parquet".format(t=CONFIG.tasks[w.task]),
+        code=code("perplexity"),
+    output:
+        result=f"{EVALUATION}.json",
+        samples=f"{EVALUATION}.samples.parquet",
+    params:
+        settings=task_settings,
+        model=model_of,
+    log:
+        "results/logs/{model}/eval/{variant}/{task}.log",
+    benchmark:
+        "results/benchmarks/{model}/eval/{variant}/{task}.tsv"
+    wildcard_constraints:
+        variant=VARIANT,
+        task=tasks_of("perplexity"),
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    shell:
+        LAUNCH + "python scripts/perplexity.py --settings {params.settings:q} --model {params.model:q} "
+        "--data {input.data:q} --output {output.result:q} --samples {output.samples:q} --threads {threads} > {log:q} 2>&1"

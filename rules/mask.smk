@@ -1,0 +1,36 @@
+"""
+Masks: which neurons stay, at one sparsity. All sparsities come from one score file.
+
+INPUT
+    results/{model}/scores/{calib}/{method}.parquet
+    results/{model}/calibration/{calib}/layers.parquet              layer importance, for allocations that want it
+OUTPUT
+    results/{model}/masks/{calib}/{method}/{sparsity}.parquet       layer, neuron, keep
+"""
+
+
+def mask_settings(wildcards):
+    method = CONFIG.method(wildcards.method)
+    kept = {"allocate": method.allocate, "options": method.allocate_options}
+    return settings(None, **kept, min_keep=method.min_keep, round_to=method.round_to)
+
+
+rule mask:
+    """The mask of one method at one sparsity (per cent of FFN neurons removed)."""
+    input:
+        scores="results/{model}/scores/{calib}/{method}.parquet",
+        layers=f"{CALIBRATION}/layers.parquet",
+        code=lambda w: code("mask", f"allocation/{CONFIG.method(w.method).allocate}"),
+    output:
+        "results/{model}/masks/{calib}/{method}/{sparsity}.parquet",
+    params:
+        settings=mask_settings,
+    log:
+        "results/logs/{model}/masks/{calib}/{method}/{sparsity}.log",
+    benchmark:
+        "results/benchmarks/{model}/masks/{calib}/{method}/{sparsity}.tsv"
+    resources:
+        mem_mb=1000,
+    shell:
+        "python scripts/mask.py --settings {params.settings:q} --scores {input.scores:q} "
+        "--layers {input.layers:q} --sparsity {wildcards.sparsity} --output {output:q} > {log:q} 2>&1"

@@ -1,0 +1,32 @@
+"""
+The dense model, copied, converted or downloaded once, pinned.
+
+INPUT
+    a model directory, a GGUF file or a hub repository, as the config says
+OUTPUT
+    results/{model}/base/manifest.json      hashes of the model's files, which lie beside it
+"""
+
+
+def model_files(wildcards):
+    source = CONFIG.models[wildcards.model].source
+    return sorted(map(str, Path(source.path).glob("*"))) if source.kind == "local" else []
+
+
+rule fetch_model:
+    """The dense model."""
+    input:
+        local=model_files,
+        code=code("fetch_model"),
+    output:
+        "results/{model}/base/manifest.json",
+    params:
+        settings=lambda w: settings(CONFIG.models[w.model].source),
+    log:
+        "results/logs/{model}/base.log",
+    benchmark:
+        "results/benchmarks/{model}/base.tsv"
+    resources:
+        mem_mb=memory_mb,
+    shell:
+        "python scripts/fetch_model.py --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"

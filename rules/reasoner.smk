@@ -1,0 +1,29 @@
+"""
+The embedded model's training: a target of its own (`make reasoner`), never part of a table.
+
+`make promote-reasoner` copies a finished one to resources/, which is only ever an input.
+
+OUTPUT
+    results/reasoner/       model, tokenizer, README.md (model card), recipe.json, training_log.csv
+"""
+
+if CONFIG.reasoner:
+
+    rule train_reasoner:
+        """Train the tiny reasoner from scratch."""
+        input:
+            code=code("train_reasoner"),
+        output:
+            directory("results/reasoner"),
+        params:
+            settings=settings(CONFIG.reasoner),
+        log:
+            "results/logs/reasoner.log",
+        benchmark:
+            "results/benchmarks/reasoner.tsv"
+        threads: 8
+        resources:
+            mem_mb=4000,
+        shell:
+            "python scripts/train_reasoner.py --settings {params.settings:q} --output {output:q} "
+            "--threads {threads} > {log:q} 2>&1"

@@ -1,0 +1,33 @@
+"""
+Scores: one number a neuron, by one method. A method is data: methods.{method} in the config.
+
+INPUT
+    results/{model}/calibration/{calib}/statistics.parquet
+    results/{model}/base/manifest.json                          the dense model's weights, for scores that want them
+OUTPUT
+    results/{model}/scores/{calib}/{method}.parquet             layer, neuron, score
+"""
+
+SCORE_KEYS = {"score", "options", "normalise", "shuffle"}
+
+
+rule score:
+    """Scores of all FFN neurons by one method."""
+    input:
+        statistics=f"{CALIBRATION}/statistics.parquet",
+        model="results/{model}/base/manifest.json",
+        code=lambda w: code("score", f"scores/{CONFIG.method(w.method).score}"),
+    output:
+        "results/{model}/scores/{calib}/{method}.parquet",
+    params:
+        settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include=SCORE_KEYS), sort_keys=True),
+        model=subpath(input.model, parent=True),
+    log:
+        "results/logs/{model}/scores/{calib}/{method}.log",
+    benchmark:
+        "results/benchmarks/{model}/scores/{calib}/{method}.tsv"
+    resources:
+        mem_mb=memory_mb,
+    shell:
+        "python scripts/score.py --settings {params.settings:q} --model {params.model:q} "
+        "--statistics {input.statistics:q} --output {output:q} > {log:q} 2>&1"

@@ -1,0 +1,74 @@
+"""Calibrate one shard: every statistic of every method in one pass over its micro-batches.
+
+Writes statistics.parquet (one row a neuron), layers.parquet (one row a layer) and activations.parquet (sampled
+tokens at the analysed layer) of the shard; `merge_calibration.py` adds shards up.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def calibrate(
+    settings: cli.Settings,
+    model: Annotated[Path, typer.Option(help="directory of the dense model")],
+    data: Annotated[Path, typer.Option(help="parquet of the calibration split")],
+    shard: int,
+    output: Annotated[Path, typer.Option(help="directory for the shard's three parquet files")],
+    threads: int = 1,
+) -> None:
+    cli.set_threads(threads)
+    import torch
+    from tqdm import tqdm
+
+    from pruning import artifacts, calibration, loading, out_of_memory
+    from pruning import calibration_data as cd
+
+    torch.set_num_threads(threads)
+    network, tokenizer = loading.load(model, settings["dtype"])
+    records = artifacts.read_table(data, "dataset").to_pylist()
+    documents = [(cd.render(r, settings["prompt"]), cd.render(r, settings["completion"])) for r in records]
+    sequences = cd.token_samples(
+        documents,
+        tokenizer,
+        samples=settings["samples"],
+        sequence_length=settings["sequence_length"],
+        packing=settings["packing"],
+        seed=settings["seed"],
+    )
+    batches = cd.micro_batches(
+        sequences,
+        settings["micro_batch"],
+        pad=tokenizer.pad_token_id,
+        token_mask=settings["token_mask"],
+        mask_first_token=settings["mask_first_token"],
+    )
+    if settings["shards"] > len(batches):
+        raise cli.InputError(f"calibration: {settings['shards']} shards for {len(batches)} micro-batches: lower `shards`")
+    if settings["gradient_checkpointing"]:
+        calibration.checkpoint_gradients(network)
+    own = cd.shard_of(batches, shard, settings["shards"])
+    layers = len(calibration.ffn_blocks(network))
+    analysed = settings["analysed_layer"] if settings["analysed_layer"] is not None else layers - 2
+    if not 0 <= analysed < layers:
+        raise cli.InputError(f"analysed_layer: {analysed} is out of range, the model has layers 0 to {layers - 1}")
+    run = calibration.Calibration(
+        network,
+        energy=settings["energy"],
+        analysed_layer=analysed,
+        keep=cd.sampled_positions(batches, settings["sampled_tokens"], settings["seed"]),
+    )
+    with run, out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"):
+        run.run(tqdm(own, "calibration micro-batches", mininterval=5))
+    statistics, per_layer = run.frames()
+    origin = {**settings, "shard": shard, "analysed_layer": analysed}
+    artifacts.write_parquet(output / "statistics.parquet", statistics, "statistics", origin)
+    artifacts.write_parquet(output / "layers.parquet", per_layer, "layers", origin)
+    artifacts.write_parquet(output / "activations.parquet", calibration.activation_table(run.kept), "activations", origin)
+
+
+if __name__ == "__main__":
+    cli.run(calibrate)

@@ -1,0 +1,49 @@
+"""Evaluate one model on one lm-eval task: {task}.json (lm-eval's result) and {task}.samples.parquet (one row an item).
+
+Answers already given by this very model to this very task are kept beside the outputs and are not asked for again.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def evaluate(
+    settings: cli.Settings,
+    model: Annotated[Path, typer.Option(help="directory of the model")],
+    manifest: Annotated[Path, typer.Option(help="its manifest.json")],
+    definition: Annotated[Path, typer.Option(help="task YAML")],
+    output: Annotated[Path, typer.Option(help="{task}.json")],
+    samples: Annotated[Path, typer.Option(help="{task}.samples.parquet")],
+    threads: int = 1,
+) -> None:
+    cli.set_threads(threads)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("HF_DATASETS_CACHE", str(Path("results/cache/datasets").absolute()))
+    import lm_eval
+    import torch
+
+    from pruning import artifacts, evaluation, loading
+    from pruning.response_cache import ResponseCache, key_of
+
+    torch.set_num_threads(threads)
+    task = evaluation.task_definition(definition)
+    data = {name: artifacts.file_hash(Path(path)) for name, path in task["dataset_kwargs"]["data_files"].items()}
+    identity = key_of(artifacts.file_hash(manifest), task, data, settings["dtype"], lm_eval.__version__)
+    cache = ResponseCache(output.parent / f".{output.stem}.{identity}.jsonl")
+    network, tokenizer = loading.load(model, settings["dtype"])
+    lm = evaluation.CachedHFLM(network, tokenizer, cache, settings["batch_size"])
+    result = evaluation.evaluate(lm, task, settings["limit"])
+    frame = evaluation.outcomes(result, lm, settings["metrics"])
+    artifacts.write_parquet(samples, frame, "samples", settings)
+    del result["samples"]
+    artifacts.write_json(output, result, "evaluation", {**settings, "data": data})
+    print(frame.groupby("metric")["value"].agg(["mean", "count"]).to_string())
+
+
+if __name__ == "__main__":
+    cli.run(evaluate)

@@ -1,0 +1,30 @@
+"""Fetch one split of a dataset, once: results/data/{dataset}/{split}.parquet, so that no other job needs internet."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def fetch_dataset(settings: cli.Settings, split: str, output: Annotated[Path, typer.Option()]) -> None:
+    import pandas as pd
+
+    from pruning import artifacts, datasets
+
+    if settings["kind"] == "generated":
+        origin, records = f"generated {split}", datasets.generated(settings, split)
+    elif settings["kind"] == "local":
+        path = Path(settings["path"])
+        origin, records = str(path), datasets.read_jsonl(path)
+    else:
+        origin = f"{settings['repo']} {split}"
+        records = datasets.from_hub(settings["repo"], settings["name"], settings["revision"], settings["split"])
+    records = datasets.adapt(records, settings["adapter"], settings["fields"], origin)
+    artifacts.write_parquet(output, pd.DataFrame(records), "dataset", settings)
+    print(f"{len(records)} records from {origin}")
+
+
+if __name__ == "__main__":
+    cli.run(fetch_dataset)

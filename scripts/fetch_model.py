@@ -1,0 +1,33 @@
+"""Fetch the dense model, once, pinned: results/{model}/base/, with a manifest that dependants are compared by."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def fetch_model(settings: cli.Settings, output: Annotated[Path, typer.Option(help="manifest.json of the model")]) -> None:
+    from pruning import artifacts, base_model
+    from pruning.checkpoint import Checkpoint, read_config
+
+    with artifacts.atomic_directory(output.parent) as directory:
+        if settings["kind"] == "local":
+            base_model.from_local(Path(settings["path"]), directory)
+        elif settings["kind"] == "gguf":
+            base_model.from_gguf(settings["package"], Path(settings["path"]), directory)
+        else:
+            base_model.from_hub(settings["repo"], settings["revision"], directory)
+        checkpoint = Checkpoint(directory)
+        content = {
+            "model_type": read_config(directory).get("model_type"),
+            "parameters": checkpoint.parameters,
+            "widths": checkpoint.widths,
+            "files": artifacts.directory_hashes(directory),
+        }
+        artifacts.write_json(directory / "manifest.json", content, "base", settings)
+
+
+if __name__ == "__main__":
+    cli.run(fetch_model)

@@ -1,0 +1,27 @@
+"""Run a command on leased GPUs: `launch.py --gpus N -- command …`; 0 hides all GPUs.
+
+Snakemake counts GPUs but does not say which are whose. This takes a lease on N of the visible ones, exports
+CUDA_VISIBLE_DEVICES and becomes the command. Inside Slurm the allocation is trusted as it is.
+"""
+
+import os
+import sys
+
+from pruning import devices
+from pruning.errors import InputError
+
+
+def main(arguments: list[str]) -> None:
+    gpus, command = int(arguments[arguments.index("--gpus") + 1]), arguments[arguments.index("--") + 1 :]
+    if gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif "SLURM_JOB_ID" not in os.environ:
+        try:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices.lease(gpus, devices.visible()))
+        except InputError as error:
+            sys.exit(f"error: {error}")
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

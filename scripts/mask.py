@@ -1,0 +1,41 @@
+"""Turn scores into a mask at one sparsity: results/{model}/masks/{calib}/{method}/{sparsity}.parquet (layer, neuron, keep)."""
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def mask(
+    settings: cli.Settings,
+    scores: Path,
+    layers: Annotated[Path, typer.Option(help="layers.parquet of the calibration")],
+    sparsity: Annotated[int, typer.Option(help="per cent of FFN neurons to remove")],
+    output: Annotated[Path, typer.Option()],
+) -> None:
+    import numpy as np
+
+    from pruning import allocation, artifacts
+
+    frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "neuron"], ignore_index=True)
+    per_layer = artifacts.read_parquet(layers, "layers").sort_values("layer")
+    values = [rows.to_numpy() for _, rows in frame.groupby("layer")["score"]]
+    sizes = np.array([len(v) for v in values])
+    problem = allocation.Problem(
+        scores=values,
+        sparsity=sparsity,
+        importance=(per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
+        floor=allocation.floors(sizes, settings["min_keep"]),
+    )
+    scheme = importlib.import_module(f"pruning.allocation.{settings['allocate']}")
+    widths = allocation.finish(scheme.widths(problem, **settings["options"]), problem, settings["round_to"])
+    frame["keep"] = np.concatenate(allocation.masks(values, widths))
+    artifacts.write_parquet(output, frame[["layer", "neuron", "keep"]], "mask", {**settings, "sparsity": sparsity})
+    print(f"asked {sparsity / 100:.1%}, achieved {1 - frame['keep'].mean():.1%}; widths {widths.tolist()}")
+
+
+if __name__ == "__main__":
+    cli.run(mask)

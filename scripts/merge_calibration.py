@@ -1,0 +1,30 @@
+"""Merge calibration shards: statistics add up exactly, sampled activations are put in order."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def merge_calibration(
+    settings: cli.Settings,
+    shards: Annotated[list[Path], typer.Option("--shard", help="a shard's directory; repeat")],
+    output: Annotated[Path, typer.Option(help="directory for the merged files")],
+) -> None:
+    import pyarrow as pa
+
+    from pruning import artifacts, statistics
+
+    for name, keys in (("statistics", ["layer", "neuron"]), ("layers", ["layer"])):
+        frames = [artifacts.read_parquet(shard / f"{name}.parquet", name) for shard in shards]
+        artifacts.write_parquet(output / f"{name}.parquet", statistics.merge(frames, keys), name, settings)
+    tables = [artifacts.read_table(shard / "activations.parquet", "activations") for shard in shards]
+    tables = [table.replace_schema_metadata(None) for table in tables]
+    activations = pa.concat_tables(tables).sort_by([("sample", "ascending"), ("position", "ascending")])
+    artifacts.write_parquet(output / "activations.parquet", activations, "activations", settings)
+
+
+if __name__ == "__main__":
+    cli.run(merge_calibration)

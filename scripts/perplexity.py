@@ -1,0 +1,61 @@
+"""Perplexity of one model on one text: {task}.json and {task}.samples.parquet (one row a window)."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def perplexity(
+    settings: cli.Settings,
+    model: Annotated[Path, typer.Option(help="directory of the model")],
+    data: Annotated[Path, typer.Option(help="parquet of the text's split")],
+    output: Annotated[Path, typer.Option(help="{task}.json")],
+    samples: Annotated[Path, typer.Option(help="{task}.samples.parquet")],
+    threads: int = 1,
+) -> None:
+    cli.set_threads(threads)
+    import pandas as pd
+    import torch
+    from tqdm import tqdm
+
+    from pruning import artifacts, loading, out_of_memory
+    from pruning.perplexity import negative_log_likelihoods, windows
+
+    torch.set_num_threads(threads)
+    network, tokenizer = loading.load(model, settings["dtype"])
+    seqlen, context = settings["seqlen"], network.config.max_position_embeddings
+    if seqlen > context:
+        raise cli.InputError(f"seqlen: {seqlen} is longer than the model's context of {context} tokens")
+    records = artifacts.read_table(data, "dataset").to_pylist()
+    text = settings["joiner"].join(settings["text"].format_map(record) for record in records)
+    cut = windows(tokenizer(text, verbose=False)["input_ids"], seqlen, settings["tokens"])
+    with out_of_memory.advise(f"`batch_size: {settings['batch_size']}`: lower it, or `seqlen`"):
+        scored = negative_log_likelihoods(network, cut, settings["batch_size"])
+        nll = list(tqdm(scored, "windows", total=len(cut), mininterval=5))
+    frame = pd.DataFrame(
+        {
+            "item": range(len(cut)),
+            "item_hash": [hashlib.sha256(window.numpy().tobytes()).hexdigest()[:16] for window in cut],
+            "metric": "perplexity",
+            "value": nll,
+            "weight": seqlen - 1,
+            "prediction": "",
+            "target": "",
+            "generated_tokens": pd.array([None] * len(cut), dtype="Int64"),
+            "finish_reason": pd.array([None] * len(cut), dtype="string"),
+        }
+    )
+    artifacts.write_parquet(samples, frame, "samples", settings)
+    value = math.exp(sum(nll) / frame["weight"].sum())
+    content = {"perplexity": value, "tokens": int(frame["weight"].sum()), "windows": len(cut), "seqlen": seqlen}
+    artifacts.write_json(output, content, "evaluation", settings)
+    print(f"perplexity {value:.3f} over {content['tokens']} tokens, seqlen {seqlen}")
+
+
+if __name__ == "__main__":
+    cli.run(perplexity)

@@ -1,0 +1,348 @@
+"""The configuration: what can be set, what it means, and the embedded default.
+
+`config/config.yaml` and `config/schema.json` are written from here (`make config`). Other YAMLs hold only what
+differs and are stacked on top with `--configfile`. Unknown keys are errors.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from pruning.errors import InputError
+
+LIBRARY = Path(__file__).parent
+Alias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+Percent = Annotated[int, Field(gt=0, lt=100)]
+Revision = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|main)$")]
+Positive = Annotated[int, Field(gt=0)]
+
+
+def choices(folder: str) -> list[str]:
+    """The plug-ins of a library folder: one file each."""
+    return sorted(path.stem for path in (LIBRARY / folder).glob("*.py") if path.stem != "__init__")
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class LocalSource(Strict):
+    kind: Literal["local"]
+    path: str
+    """Hugging Face model directory with safetensors."""
+
+
+class HubSource(Strict):
+    kind: Literal["hub"]
+    repo: str
+    revision: Revision
+    """Commit of the repository (40 hex digits); `main` is accepted but does not reproduce."""
+
+
+class GgufSource(Strict):
+    kind: Literal["gguf"]
+    path: str
+    """GGUF file, dequantised to float32; inside `package` where one is given."""
+    package: str | None = None
+    """Installed Python package that ships the file."""
+
+
+class Model(Strict):
+    source: Annotated[LocalSource | HubSource | GgufSource, Field(discriminator="kind")]
+    """Where the dense model comes from."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Weights and activations at calibration and evaluation."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs a calibration or evaluation job takes; 0 runs on the CPU."""
+    threads: Positive = 1
+    """CPU threads of such a job (fewer where --cores is less); part of the results' identity, as they round differently."""
+    memory_gb: Positive = 2
+    """Memory a calibration or evaluation job takes (CPU side); local runs start no more jobs than fit."""
+    note: str | None = None
+    """What a reader of the tables must know about this model."""
+
+
+class GeneratedDataset(Strict):
+    kind: Literal["generated"]
+    templates: list[int]
+    """gsm_symbolic template numbers of reasoning-gym."""
+    with_options: bool = False
+    """Add five answer options."""
+    seed: int = 0
+    splits: dict[Alias, Positive]
+    """Split (train, validation, test) and how many problems; splits never share a number tuple."""
+    fields: list[str]
+    """Columns of the parquet."""
+    prompt: str = "{question}"
+    """Calibration text before the answer; fields in braces."""
+    completion: str = ""
+    """Calibration text of the answer."""
+
+
+class LocalDataset(Strict):
+    kind: Literal["local"]
+    path: str
+    """JSON Lines file of a split; `{split}` stands for the name given in `splits`."""
+    splits: dict[Alias, str]
+    """Split and the name it has in the source."""
+    adapter: str | None = None
+    """File of scripts/pruning/adapters that turns the source's records into `fields`."""
+    fields: list[str]
+    """Columns of the parquet, those of the hub's copy of the dataset."""
+    prompt: str = "{text}"
+    completion: str = ""
+
+
+class HubDataset(Strict):
+    kind: Literal["hub"]
+    repo: str
+    name: str | None = None
+    """The dataset's configuration on the hub."""
+    revision: Revision
+    splits: dict[Alias, str]
+    """Split and the name it has on the hub (slices such as `validation[:1000]` work)."""
+    adapter: str | None = None
+    fields: list[str]
+    prompt: str = "{text}"
+    completion: str = ""
+
+
+class Calibration(Strict):
+    dataset: Alias
+    split: Alias = "train"
+    samples: Positive = 256
+    """Token sequences."""
+    sequence_length: Annotated[int, Field(ge=2)] = 256
+    """Tokens a sequence; longer documents are cut."""
+    packing: Literal["concat", "document"] = "document"
+    """`concat`: documents joined and cut into full sequences; `document`: one sequence each."""
+    seed: int = 0
+    """Order of the documents and choice of the sampled tokens."""
+    energy: Literal["pre_norm", "post_norm"] = "post_norm"
+    """Hidden state of the energy objective: before or after the final norm ("the final hidden states")."""
+    token_mask: Literal["all", "answer"] = "all"
+    """Tokens the objectives average over."""
+    mask_first_token: bool = False
+    """Leave the first token, often a massive activation, out of the objectives."""
+    micro_batch: Positive = 8
+    """Sequences a forward pass; part of the result's identity, unlike memory."""
+    shards: Positive = 1
+    """Separate jobs, one GPU each; merging is exact."""
+    gradient_checkpointing: bool = False
+    """Less memory, about one more forward pass an objective."""
+    sampled_tokens: Positive = 2048
+    """Tokens whose activations are kept for the spectrum."""
+    analysed_layer: int | None = None
+    """Layer whose activations are kept; by default the last but one (26 of 28 on Qwen2.5-7B)."""
+
+
+class Method(Strict):
+    score: str
+    """File of scripts/pruning/scores."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the score."""
+    normalise: Literal["none", "layer_sum", "layer_mean", "layer_l2", "zscore"] = "none"
+    """Within a layer, before layers compete."""
+    allocate: str = "uniform"
+    """File of scripts/pruning/allocation: neurons each layer keeps."""
+    allocate_options: dict[str, Any] = {}
+    """Keyword arguments of the allocation."""
+    compensate: str = "none"
+    """`none` or a file of scripts/pruning/compensation."""
+    min_keep: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Least fraction of a layer that stays, at least one neuron."""
+    round_to: Positive = 1
+    """Widths are multiples of this (128 suits GPUs)."""
+    export: Literal["exact", "pad"] = "exact"
+    """`pad` zero-pads to the widest layer, so that stock tools load non-uniform widths."""
+    shuffle: int | None = None
+    """Seed to shuffle scores within each layer: the same widths, other neurons."""
+
+    @model_validator(mode="after")
+    def _known(self) -> "Method":
+        for key, folder, extra in (
+            ("score", "scores", []),
+            ("allocate", "allocation", []),
+            ("compensate", "compensation", ["none"]),
+        ):
+            known = choices(folder) + extra
+            if getattr(self, key) not in known:
+                raise ValueError(f"unknown {key} {getattr(self, key)!r}; known: {', '.join(known)}")
+        return self
+
+
+class LmEvalTask(Strict):
+    kind: Literal["lm_eval"]
+    title: str
+    """Name in the tables."""
+    metrics: list[str]
+    """lm-eval's names, with the filter where there is one: `acc`, `exact_match,strict-match`."""
+    limit: Positive | None = None
+    """At most this many items, from the first on."""
+    batch_size: Positive = 32
+    """Halved when memory runs out."""
+
+
+class PerplexityTask(Strict):
+    kind: Literal["perplexity"]
+    title: str
+    dataset: Alias
+    split: Alias = "test"
+    text: str = "{text}"
+    """Text of a record; fields in braces."""
+    joiner: str = "\n\n"
+    """Between records."""
+    seqlen: Annotated[int, Field(ge=2)] = 2048
+    """Window; perplexities of different windows do not compare."""
+    tokens: Positive | None = None
+    """At most this many tokens, from the first on."""
+    batch_size: Positive = 4
+
+
+class Table1(Strict):
+    models: list[Alias]
+    calibrations: list[Alias]
+    methods: list[Alias]
+    sparsities: list[Percent]
+    """Per cent of FFN neurons removed."""
+    tasks: list[Alias]
+    reference: Alias = "wanda"
+    """Method that the others are compared with."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    resamples: Positive = 10_000
+    """Bootstrap resamples."""
+    seed: int = 0
+
+
+class Reasoner(Strict):
+    """Recipe of the embedded model; training it is a target of its own and no part of the table."""
+
+    seed: int
+    templates: list[int]
+    held_out_templates: list[int]
+    drills: float
+    option_share: float
+    vocabulary: Positive
+    shape: dict[str, int]
+    context: Positive
+    rows: Positive
+    length: Positive
+    steps: Positive
+    learning_rate: float
+    weight_decay: float
+    test_size: Positive
+
+
+class Storage(Strict):
+    compact: Literal["keep", "temp"] = "keep"
+    """`temp` deletes a compact model after its last evaluation."""
+
+
+Dataset = Annotated[GeneratedDataset | LocalDataset | HubDataset, Field(discriminator="kind")]
+Task = Annotated[LmEvalTask | PerplexityTask, Field(discriminator="kind")]
+
+
+class Config(Strict):
+    models: dict[Alias, Model]
+    datasets: dict[Alias, Dataset]
+    calibrations: dict[Alias, Calibration]
+    methods: dict[Alias, Method]
+    tasks: dict[Alias, Task]
+    table1: Table1
+    storage: Storage = Storage()
+    reasoner: Reasoner | None = None
+
+    @model_validator(mode="after")
+    def _references(self) -> "Config":
+        """Every alias that is used is declared."""
+        if "dense" in self.methods:
+            raise ValueError("methods: the name 'dense' is taken by the unpruned model")
+        for name, table in (("models", self.models), ("calibrations", self.calibrations), ("tasks", self.tasks)):
+            known(f"table1.{name}", getattr(self.table1, name), table)
+        methods = {*self.methods, *(f"shuffle_{name}" for name in self.methods)}
+        known("table1.methods", self.table1.methods, methods)
+        known("table1.reference", [self.table1.reference], self.table1.methods)
+        texts = {f"calibrations.{n}": c for n, c in self.calibrations.items()}
+        texts |= {f"tasks.{n}": t for n, t in self.tasks.items() if t.kind == "perplexity"}
+        for place, user in texts.items():
+            known(f"{place}.dataset", [user.dataset], self.datasets)
+            known(f"{place}.split", [user.split], self.datasets[user.dataset].splits)
+        for name, dataset in self.datasets.items():
+            if adapter := getattr(dataset, "adapter", None):
+                known(f"datasets.{name}.adapter", [adapter], choices("adapters"))
+        return self
+
+    def method(self, name: str) -> Method:
+        """A preset; `shuffle_<m>` is <m> with its scores shuffled within each layer (seed 0)."""
+        if name in self.methods:
+            return self.methods[name]
+        return self.methods[name.removeprefix("shuffle_")].model_copy(update={"shuffle": 0})
+
+
+def known(key: str, names: list[str], declared: Any) -> None:
+    for name in names:
+        if name not in declared:
+            raise ValueError(f"{key}: unknown name {name!r}; declared: {', '.join(sorted(declared)) or 'none'}")
+
+
+def validate(raw: dict[str, Any]) -> Config:
+    """The configuration as stacked by Snakemake. Raises InputError with one line a mistake, naming the key."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = []
+        for mistake in error.errors():
+            key = ".".join(str(part) for part in mistake["loc"] if part not in {"lm_eval", "function-after"})
+            given = mistake["input"]
+            shown = "" if isinstance(given, (dict, list)) else f" (given: {given!r})"
+            message = re.sub(r"^Value error, ", "", mistake["msg"])
+            if "[a-z0-9_-]+" in message:
+                message = "names may hold only a-z, 0-9, _ and -"
+            if mistake["type"] == "extra_forbidden":
+                message, shown = "unknown key", ""
+            lines.append(f"config: {key + ': ' if key else ''}{message}{shown}")
+        raise InputError("\n".join(dict.fromkeys(lines))) from None
+
+
+def schema() -> str:
+    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+def commented_yaml(config: Config) -> str:
+    """The configuration as YAML. The first section of each kind shows every key with its description as a comment;
+    the ones after it show only what was set."""
+    return "\n".join(_yaml_lines(config, explained=set(), indent="")) + "\n"
+
+
+def _yaml_lines(section: Strict, explained: set[type], indent: str) -> list[str]:
+    kind, lines = type(section), []
+    first = kind not in explained
+    explained.add(kind)
+    for name, info in kind.model_fields.items():
+        value = getattr(section, name)
+        if not first and name not in section.model_fields_set:
+            continue
+        if first and info.description:
+            lines.append(f"{indent}# {info.description}")
+        if isinstance(value, Strict):
+            lines += [f"{indent}{name}:", *_yaml_lines(value, explained, indent + "  ")]
+        elif isinstance(value, dict) and any(isinstance(v, Strict) for v in value.values()):
+            lines.append(f"{indent}{name}:")
+            for key, entry in value.items():
+                lines += [f"{indent}  {key}:", *_yaml_lines(entry, explained, indent + "    ")]
+        else:
+            lines.append(f"{indent}{name}: {_yaml_value(value)}")
+        if not indent:
+            lines.append("")
+    return lines
+
+
+def _yaml_value(value: Any) -> str:
+    if isinstance(value, str):  # JSON's quotes are YAML's, and keep line breaks visible
+        return value if re.fullmatch(r"[A-Za-z][\w/.-]*", value) else json.dumps(value, ensure_ascii=False)
+    flow = yaml.safe_dump(value, width=10_000, allow_unicode=True, default_flow_style=True, sort_keys=False)
+    return flow.removesuffix("...\n").strip()

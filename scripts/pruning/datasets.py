@@ -1,0 +1,84 @@
+"""Datasets as lists of records: generated here, read from a local folder, or fetched from the hub.
+
+All three end in the same fields, those of the hub's own copy, so that lm-eval's tasks read any of them.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruning.errors import InputError
+
+Record = dict[str, Any]
+
+
+def read_jsonl(path: Path) -> list[Record]:
+    """Records of a JSON Lines file. Raises InputError naming file and line."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; check the dataset's `path` in the config") from None
+    records = []
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from None
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: broken JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise InputError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
+        records.append(record)
+    if not records:
+        raise InputError(f"{path}: holds no records")
+    return records
+
+
+def adapt(records: Sequence[Record], adapter: str | None, fields: Sequence[str], origin: str) -> list[Record]:
+    """Records in the wanted fields. Raises InputError naming the record and the field it lacks."""
+    convert = importlib.import_module(f"pruning.adapters.{adapter}").adapt if adapter else dict
+    adapted = []
+    for number, record in enumerate(records, start=1):
+        try:
+            new = convert(record)
+            adapted.append({field: new[field] for field in fields})
+        except KeyError as error:
+            have = ", ".join(record)
+            raise InputError(f"{origin}: record {number} lacks the field {error} (it has: {have})") from None
+    return adapted
+
+
+def from_hub(repo: str, name: str | None, revision: str, split: str) -> list[Record]:
+    """A split of a hub dataset at a pinned revision. Raises InputError if it cannot be had."""
+    import datasets  # slow, and unneeded for the other sources
+
+    try:
+        return list(datasets.load_dataset(repo, name, revision=revision, split=split))
+    except Exception as error:  # the hub's errors have no common base
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"dataset {repo}@{revision} could not be fetched ({type(error).__name__}: {reason}); "
+            "on a machine without internet, point the dataset's `kind: local` and `path` at a folder of JSON Lines"
+        ) from None
+
+
+def generated(settings: Mapping[str, Any], split: str) -> list[Record]:
+    """gsm_symbolic problems (pruning.word_problems), GSM8K's fields; with options also `options` and `letter`."""
+    from pruning import word_problems
+
+    try:
+        problems = word_problems.sample(split, settings["templates"], settings["size"], settings["seed"])
+    except (ValueError, KeyError) as error:
+        raise InputError(f"datasets: generated {split}: {error}") from None
+    records = []
+    for problem in problems:
+        record: Record = {"question": problem.question, "answer": problem.answer, "template": problem.template}
+        if settings["with_options"]:
+            values, letter = word_problems.options(problem)
+            record |= {"options": word_problems.options_text(values), "letter": letter}
+        records.append(record)
+    return records

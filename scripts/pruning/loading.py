@@ -1,0 +1,63 @@
+"""The one loader: dense, uniform and non-uniform models, on CPU, one GPU or several."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.configuration_utils import PretrainedConfig
+
+from pruning.errors import InputError
+
+
+def load(directory: Path, dtype: str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model in eval mode with frozen weights, and its tokenizer, padding on the left for generation.
+
+    `device`: `cpu`, `cuda`, or `auto`: the visible GPUs, over which a model bigger than one is spread, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device
+    model = model_class(directory).from_pretrained(
+        directory, config=stock_config(directory), dtype=getattr(torch, dtype), device_map=device_map, use_safetensors=True
+    )
+    tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def stock_config(directory: Path) -> PretrainedConfig:
+    """The model's config without `per_layer_config`, which transformers (5.24) reads but cannot build from."""
+    raw, _ = PretrainedConfig.get_config_dict(directory)
+    raw.pop("per_layer_config", None)
+    return AutoConfig.for_model(**raw)
+
+
+def layer_widths(directory: Path) -> dict[int, int]:
+    """FFN widths of the layers that `per_layer_config` names; empty for a stock model."""
+    raw, _ = PretrainedConfig.get_config_dict(directory)
+    return {int(layer): own["intermediate_size"] for layer, own in (raw.get("per_layer_config") or {}).items()}
+
+
+def model_class(directory: Path) -> type[PreTrainedModel]:
+    """The stock class, or a subclass of it whose FFNs have their own widths, so that loading stays transformers' own."""
+    config = stock_config(directory)
+    try:
+        stock = AutoModelForCausalLM._model_mapping[type(config)]
+    except KeyError:
+        raise InputError(f"{directory}: model type {config.model_type!r} is no causal language model") from None
+    widths = layer_widths(directory)
+    if not widths:
+        return stock
+
+    def resized(self, config: PretrainedConfig) -> None:
+        stock.__init__(self, config)
+        for layer, width in widths.items():
+            mlp = self.model.layers[layer].mlp
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                old = getattr(mlp, name)
+                shape = (width, old.out_features) if name == "down_proj" else (old.in_features, width)
+                new = torch.nn.Linear(*shape, bias=old.bias is not None, dtype=old.weight.dtype, device=old.weight.device)
+                setattr(mlp, name, new)
+            mlp.intermediate_size = width
+
+    return type(stock.__name__, (stock,), {"__init__": resized, "__module__": stock.__module__})

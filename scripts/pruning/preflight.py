@@ -1,0 +1,107 @@
+"""Checks of a run before any job starts: what the config names exists and fits together."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pruning.config import Config, known
+from pruning.errors import InputError
+
+
+class _FunctionAsText(yaml.SafeLoader):
+    """Reads lm-eval's YAML without importing the functions it names."""
+
+
+_FunctionAsText.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+
+
+def task_yaml(path: Path) -> dict[str, Any]:
+    """A task definition with the packaged lm-eval file that it includes, functions left as text.
+
+    Raises InputError if either is missing or broken."""
+    try:
+        task = yaml.load(path.read_text(encoding="utf-8"), _FunctionAsText)  # noqa: S506 (a SafeLoader)
+        if not isinstance(task, dict):
+            raise ValueError("not a mapping")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such task definition; add it, or rename the task in the config") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: broken YAML: {error}") from None
+    if "include" not in task:
+        return task
+    packaged = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks" / task["include"]
+    if not packaged.is_file():
+        raise InputError(f"{path}: include: lm-eval has no task file {task['include']}")
+    return {**yaml.load(packaged.read_text(encoding="utf-8"), _FunctionAsText), **task}  # noqa: S506
+
+
+def data_files(path: Path) -> list[str]:
+    """The parquet files that a task reads: {split: path} under dataset_kwargs.data_files. Raises InputError without."""
+    try:
+        return sorted(set(task_yaml(path)["dataset_kwargs"]["data_files"].values()))
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{path}: needs dataset_kwargs.data_files with a parquet path a split") from None
+
+
+def metric_names(task: dict[str, Any]) -> list[str]:
+    filters = [f",{f['name']}" for f in task.get("filter_list", [])] or [""]
+    return [f"{metric['metric']}{name}" for metric in task.get("metric_list", []) for name in filters]
+
+
+def check(config: Config) -> None:
+    """Raises InputError at the first thing that cannot work."""
+    try:
+        for name, task in config.tasks.items():
+            if task.kind == "lm_eval":
+                definition = Path(f"config/tasks/{name}.yaml")
+                known(f"tasks.{name}.metrics", task.metrics, metric_names(task_yaml(definition)))
+                for file in data_files(definition):
+                    _check_data_file(config, definition, file)
+        for name, dataset in config.datasets.items():
+            if dataset.kind == "local":
+                for split, own in dataset.splits.items():
+                    path = Path(dataset.path.replace("{split}", own))
+                    if not path.is_file():
+                        raise InputError(f"datasets.{name}: no file {path} for the split {split!r}; check `path` and `splits`")
+    except ValueError as error:
+        raise InputError(f"config: {error}" if type(error) is ValueError else str(error)) from None
+    for name in config.table1.models:
+        _check_model(config, name)
+
+
+def _check_data_file(config: Config, definition: Path, file: str) -> None:
+    match = re.fullmatch(r"results/data/([a-z0-9_-]+)/([a-z0-9_-]+)\.parquet", file)
+    if not match:
+        raise InputError(f"{definition}: data file {file} is not results/data/{{dataset}}/{{split}}.parquet")
+    dataset, split = match.groups()
+    known(f"{definition}: data file {file}: dataset", [dataset], config.datasets)
+    known(f"{definition}: data file {file}: split", [split], config.datasets[dataset].splits)
+
+
+def _check_model(config: Config, name: str) -> None:
+    source = config.models[name].source
+    directory = Path(source.path) if source.kind == "local" else Path(f"results/{name}/base")
+    if source.kind == "local" and not (directory / "config.json").is_file():
+        raise InputError(f"models.{name}.source.path: no model in {directory} (no config.json)")
+    if not (directory / "config.json").is_file():
+        return  # not fetched yet: the job itself will check
+    architecture = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    for method in config.table1.methods:
+        if config.method(method).compensate == "bias" and "mlp_bias" not in architecture:
+            raise InputError(
+                f"methods.{method}.compensate: bias needs a bias on down_proj, which {name} "
+                f"({architecture.get('model_type')}) has no slot for; use `compensate: none`"
+            )
+
+
+def check_gpus(config: Config, visible: list[str]) -> None:
+    for name in config.table1.models:
+        if config.models[name].gpus > len(visible):
+            raise InputError(
+                f"models.{name}.gpus: {config.models[name].gpus} GPUs asked, {len(visible)} visible on this machine: "
+                "lower it, or run through a cluster profile (profiles/README.md)"
+            )

@@ -1,0 +1,43 @@
+"""Scores: one file a score, each with `score(layer, **options) -> float64 [neurons]`.
+
+A higher score is a more important neuron. The file's name is the score's name in the config, and
+the keyword arguments of its function are the options it takes. A score that needs weights reads
+`layer.weights`; nothing is loaded for the others. To add a score, add a file here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+TINY = 1e-30  # keeps a silent layer's 0/0 at 0; far below any real score
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A block's FFN weights, each row or column one neuron; float32."""
+
+    gate: np.ndarray  # [n, d]
+    up: np.ndarray  # [n, d]
+    down: np.ndarray  # [d, n]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a score may look at: one layer's statistics, and its weights on demand."""
+
+    index: int
+    statistics: Mapping[str, np.ndarray]  # column -> float64 [n]
+    load_weights: Callable[[], Weights]
+
+    @cached_property
+    def weights(self) -> Weights:
+        return self.load_weights()
+
+    @property
+    def size(self) -> int:
+        return len(self.statistics["act_sum"])
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        return self.statistics[column]
