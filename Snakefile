@@ -20,6 +20,7 @@ include: "rules/score.smk"
 include: "rules/mask.smk"
 include: "rules/compact.smk"
 include: "rules/evaluate.smk"
+include: "rules/overlap.smk"
 include: "rules/tables.smk"
 include: "rules/reasoner.smk"
 

@@ -97,10 +97,15 @@ def threads_of(wildcards):
 
 if workflow.is_main_process:
     checked(preflight.check, CONFIG)
-    if workflow.local_exec and not workflow.dryrun:
-        checked(preflight.check_gpus, CONFIG, devices.visible())
-    if workflow.local_exec:  # Snakemake starts as many jobs as cores; memory and GPUs must suffice as well
+
+
+onstart:
+    # Snakemake starts as many local jobs as there are cores; memory and GPUs must suffice as well. Known only now:
+    # whether jobs run here at all, and that this is no dry-run.
+    if workflow.local_exec:
+        visible = devices.visible()
+        checked(preflight.check_gpus, CONFIG, visible)
         machine_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 10**6
-        for name, limit in (("mem_mb", machine_mb), ("gpu", len(devices.visible()))):
+        for name, limit in (("mem_mb", machine_mb), ("gpu", len(visible))):
             if name not in workflow.global_resources:
                 workflow.register_resource(name, limit)

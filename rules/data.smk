@@ -9,25 +9,26 @@ OUTPUT
 
 
 def source_of(wildcards):
-    """A split's settings: what of the dataset's config this split's records depend on."""
-    dataset = CONFIG.datasets[wildcards.dataset]
-    own = dataset.splits.get(wildcards.split)
-    if own is None:
-        raise WorkflowError(f"datasets.{wildcards.dataset}.splits: no split {wildcards.split!r} declared")
-    skip = ("splits", "prompt", "completion")
+    """What of the config one split's records depend on."""
+    dataset, split = CONFIG.datasets[wildcards.dataset], wildcards.split
+    if split not in CONFIG.splits(wildcards.dataset):
+        raise WorkflowError(f"datasets.{wildcards.dataset}: no split {split!r} declared")
     if dataset.kind == "generated":
-        return settings(dataset, exclude=skip, adapter=None, size=own)
-    if dataset.kind == "local":
-        return settings(dataset, exclude=skip, path=dataset.path.replace("{split}", own))
-    return settings(dataset, exclude=skip, split=own)
+        own = dataset.model_dump(exclude={"splits", "prompt", "completion"})
+        return settings(None, **own, adapter=None, size=dataset.splits[split])
+    files = CONFIG.files(wildcards.dataset)
+    own = {"fields": dataset.fields, "adapter": files.adapter}
+    if path := CONFIG.local_path(wildcards.dataset, split):
+        return settings(None, **own, kind="local", path=str(path))
+    return settings(None, **own, kind="hub", repo=files.repo, name=files.name, revision=files.revision, split=files.splits[split])
 
 
 def local_file(wildcards):
-    return [path] if (path := json.loads(source_of(wildcards)).get("path")) else []
+    return [str(path)] if (path := CONFIG.local_path(wildcards.dataset, wildcards.split)) else []
 
 
 def adapter_of(wildcards):
-    adapter = getattr(CONFIG.datasets[wildcards.dataset], "adapter", None)
+    adapter = json.loads(source_of(wildcards))["adapter"]
     return [f"adapters/{adapter}"] if adapter else []
 
 

@@ -16,7 +16,7 @@ def calibrate(
     settings: cli.Settings,
     model: Annotated[Path, typer.Option(help="directory of the dense model")],
     data: Annotated[Path, typer.Option(help="parquet of the calibration split")],
-    shard: int,
+    shard: Annotated[int, typer.Option(help="its number, from 0")],
     output: Annotated[Path, typer.Option(help="directory for the shard's three parquet files")],
     threads: int = 1,
 ) -> None:
@@ -28,7 +28,9 @@ def calibrate(
     from pruning import calibration_data as cd
 
     torch.set_num_threads(threads)
+    cli.phase("start-up")
     network, tokenizer = loading.load(model, settings["dtype"])
+    cli.phase("load")
     records = artifacts.read_table(data, "dataset").to_pylist()
     documents = [(cd.render(r, settings["prompt"]), cd.render(r, settings["completion"])) for r in records]
     sequences = cd.token_samples(

@@ -12,7 +12,7 @@ from pruning import cli
 def compact(
     settings: cli.Settings,
     model: Annotated[Path, typer.Option(help="directory of the dense model")],
-    mask: Path,
+    mask: Annotated[Path, typer.Option(help="layer, neuron, keep")],
     output: Annotated[Path, typer.Option(help="directory of the compact model")],
     manifest: Annotated[Path, typer.Option(help="manifest.json to write")],
     statistics: Annotated[Path | None, typer.Option(help="statistics.parquet, where the compensation needs it")] = None,
@@ -23,6 +23,7 @@ def compact(
     from pruning.checkpoint import Checkpoint
     from pruning.compact import write_compact
 
+    cli.phase("start-up")
     base = Checkpoint(model)
     keeps = [rows.to_numpy() for _, rows in artifacts.read_parquet(mask, "mask").groupby("layer")["keep"]]
     if [len(keep) for keep in keeps] != base.widths:

@@ -31,11 +31,13 @@ def evaluate(
     from pruning.response_cache import ResponseCache, key_of
 
     torch.set_num_threads(threads)
+    cli.phase("start-up")
     task = evaluation.task_definition(definition)
     data = {name: artifacts.file_hash(Path(path)) for name, path in task["dataset_kwargs"]["data_files"].items()}
     identity = key_of(artifacts.file_hash(manifest), task, data, settings["dtype"], lm_eval.__version__)
     cache = ResponseCache(output.parent / f".{output.stem}.{identity}.jsonl")
     network, tokenizer = loading.load(model, settings["dtype"])
+    cli.phase("load")
     lm = evaluation.CachedHFLM(network, tokenizer, cache, settings["batch_size"])
     result = evaluation.evaluate(lm, task, settings["limit"])
     frame = evaluation.outcomes(result, lm, settings["metrics"])

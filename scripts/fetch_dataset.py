@@ -8,11 +8,12 @@ import typer
 from pruning import cli
 
 
-def fetch_dataset(settings: cli.Settings, split: str, output: Annotated[Path, typer.Option()]) -> None:
+def fetch_dataset(settings: cli.Settings, split: Annotated[str, typer.Option()], output: Annotated[Path, typer.Option()]) -> None:
     import pandas as pd
 
     from pruning import artifacts, datasets
 
+    cli.phase("start-up")
     if settings["kind"] == "generated":
         origin, records = f"generated {split}", datasets.generated(settings, split)
     elif settings["kind"] == "local":

@@ -12,6 +12,7 @@ def fetch_model(settings: cli.Settings, output: Annotated[Path, typer.Option(hel
     from pruning import artifacts, base_model
     from pruning.checkpoint import Checkpoint, read_config
 
+    cli.phase("start-up")
     with artifacts.atomic_directory(output.parent) as directory:
         if settings["kind"] == "local":
             base_model.from_local(Path(settings["path"]), directory)

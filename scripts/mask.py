@@ -11,7 +11,7 @@ from pruning import cli
 
 def mask(
     settings: cli.Settings,
-    scores: Path,
+    scores: Annotated[Path, typer.Option(help="scores of one method")],
     layers: Annotated[Path, typer.Option(help="layers.parquet of the calibration")],
     sparsity: Annotated[int, typer.Option(help="per cent of FFN neurons to remove")],
     output: Annotated[Path, typer.Option()],
@@ -20,6 +20,7 @@ def mask(
 
     from pruning import allocation, artifacts
 
+    cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "neuron"], ignore_index=True)
     per_layer = artifacts.read_parquet(layers, "layers").sort_values("layer")
     values = [rows.to_numpy() for _, rows in frame.groupby("layer")["score"]]

@@ -17,6 +17,7 @@ def merge_calibration(
 
     from pruning import artifacts, statistics
 
+    cli.phase("start-up")
     for name, keys in (("statistics", ["layer", "neuron"]), ("layers", ["layer"])):
         frames = [artifacts.read_parquet(shard / f"{name}.parquet", name) for shard in shards]
         artifacts.write_parquet(output / f"{name}.parquet", statistics.merge(frames, keys), name, settings)

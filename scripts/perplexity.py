@@ -27,7 +27,9 @@ def perplexity(
     from pruning.perplexity import negative_log_likelihoods, windows
 
     torch.set_num_threads(threads)
+    cli.phase("start-up")
     network, tokenizer = loading.load(model, settings["dtype"])
+    cli.phase("load")
     seqlen, context = settings["seqlen"], network.config.max_position_embeddings
     if seqlen > context:
         raise cli.InputError(f"seqlen: {seqlen} is longer than the model's context of {context} tokens")

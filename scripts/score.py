@@ -13,7 +13,7 @@ from pruning import cli
 def score(
     settings: cli.Settings,
     model: Annotated[Path, typer.Option(help="directory of the dense model")],
-    statistics: Path,
+    statistics: Annotated[Path, typer.Option(help="statistics.parquet")],
     output: Annotated[Path, typer.Option()],
 ) -> None:
     import numpy as np
@@ -23,6 +23,7 @@ def score(
     from pruning.normalise import NORMALISATIONS
     from pruning.scores import Layer, Weights
 
+    cli.phase("start-up")
     function = importlib.import_module(f"pruning.scores.{settings['score']}").score
     normalise = NORMALISATIONS[settings["normalise"]]
 

@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
+from functools import wraps
 from typing import Annotated
 
 import typer
@@ -16,8 +18,14 @@ Settings = Annotated[dict, typer.Option(parser=json.loads, metavar="JSON", help=
 
 def run(stage: Callable[..., None]) -> None:
     """Run a stage as a command line; bad input ends in one line on stderr and exit code 1."""
+
+    @wraps(stage)
+    def timed(**arguments) -> None:
+        stage(**arguments)
+        phase("compute")
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(stage)
+    app.command()(timed)
     try:
         app()
     except InputError as error:
@@ -29,3 +37,14 @@ def set_threads(threads: int) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+
+
+_last = time.monotonic()
+
+
+def phase(ended: str) -> None:
+    """Log how long the phase that ends here took (`start-up`, `load`, `compute`); benchmarks/overhead.py adds them up."""
+    global _last
+    now = time.monotonic()
+    print(f"phase {ended} {now - _last:.2f} s", flush=True)
+    _last = now

@@ -83,32 +83,43 @@ class GeneratedDataset(Strict):
     """Calibration text of the answer."""
 
 
-class LocalDataset(Strict):
-    kind: Literal["local"]
+class LocalFiles(Strict):
     path: str
-    """JSON Lines file of a split; `{split}` stands for the name given in `splits`."""
+    """JSON Lines file below `data_folder`; `{split}` stands for the source's name of the split."""
     splits: dict[Alias, str]
     """Split and the name it has in the source."""
     adapter: str | None = None
     """File of scripts/pruning/adapters that turns the source's records into `fields`."""
-    fields: list[str]
-    """Columns of the parquet, those of the hub's copy of the dataset."""
-    prompt: str = "{text}"
-    completion: str = ""
 
 
-class HubDataset(Strict):
-    kind: Literal["hub"]
+class HubFiles(Strict):
     repo: str
     name: str | None = None
     """The dataset's configuration on the hub."""
     revision: Revision
     splits: dict[Alias, str]
-    """Split and the name it has on the hub (slices such as `validation[:1000]` work)."""
+    """Split and its expression on the hub (slices such as `validation[:1000]` work)."""
     adapter: str | None = None
+
+
+class PublishedDataset(Strict):
+    kind: Literal["published"]
     fields: list[str]
+    """Columns of the parquet, those of the hub's copy of the dataset, which lm-eval's tasks read."""
     prompt: str = "{text}"
+    """Calibration text before the answer; fields in braces."""
     completion: str = ""
+    """Calibration text of the answer."""
+    hub: HubFiles | None = None
+    """Where it is fetched from, unless `data_folder` is set and `local` given."""
+    local: LocalFiles | None = None
+    """Where it is read from when `data_folder` is set, or when there is no `hub`."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> "PublishedDataset":
+        if not self.hub and not self.local:
+            raise ValueError("needs `hub` or `local`")
+        return self
 
 
 class Calibration(Strict):
@@ -242,11 +253,13 @@ class Storage(Strict):
     """`temp` deletes a compact model after its last evaluation."""
 
 
-Dataset = Annotated[GeneratedDataset | LocalDataset | HubDataset, Field(discriminator="kind")]
+Dataset = Annotated[GeneratedDataset | PublishedDataset, Field(discriminator="kind")]
 Task = Annotated[LmEvalTask | PerplexityTask, Field(discriminator="kind")]
 
 
 class Config(Strict):
+    data_folder: str | None = None
+    """Folder of local copies of datasets; without it they come from the hub."""
     models: dict[Alias, Model]
     datasets: dict[Alias, Dataset]
     calibrations: dict[Alias, Calibration]
@@ -270,11 +283,26 @@ class Config(Strict):
         texts |= {f"tasks.{n}": t for n, t in self.tasks.items() if t.kind == "perplexity"}
         for place, user in texts.items():
             known(f"{place}.dataset", [user.dataset], self.datasets)
-            known(f"{place}.split", [user.split], self.datasets[user.dataset].splits)
+            known(f"{place}.split", [user.split], self.splits(user.dataset))
         for name, dataset in self.datasets.items():
-            if adapter := getattr(dataset, "adapter", None):
+            if dataset.kind == "published" and (adapter := self.files(name).adapter):
                 known(f"datasets.{name}.adapter", [adapter], choices("adapters"))
         return self
+
+    def files(self, dataset: str) -> HubFiles | LocalFiles:
+        """The source that a published dataset is taken from."""
+        d = self.datasets[dataset]
+        return d.local if d.local and (self.data_folder or not d.hub) else d.hub
+
+    def splits(self, dataset: str) -> dict[str, Any]:
+        d = self.datasets[dataset]
+        return d.splits if d.kind == "generated" else self.files(dataset).splits
+
+    def local_path(self, dataset: str, split: str) -> Path | None:
+        """The JSON Lines file of a split, where the dataset is read from disk."""
+        if self.datasets[dataset].kind == "generated" or not isinstance(files := self.files(dataset), LocalFiles):
+            return None
+        return Path(self.data_folder or ".") / files.path.replace("{split}", files.splits[split])
 
     def method(self, name: str) -> Method:
         """A preset; `shuffle_<m>` is <m> with its scores shuffled within each layer (seed 0)."""

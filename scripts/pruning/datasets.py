@@ -19,7 +19,7 @@ def read_jsonl(path: Path) -> list[Record]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; check the dataset's `path` in the config") from None
+        raise InputError(f"{path}: {error.strerror}; check `data_folder` and the dataset's `path` in the config") from None
     records = []
     for number, line in enumerate(raw.split(b"\n"), start=1):
         if not line.strip():
@@ -62,7 +62,7 @@ def from_hub(repo: str, name: str | None, revision: str, split: str) -> list[Rec
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"dataset {repo}@{revision} could not be fetched ({type(error).__name__}: {reason}); "
-            "on a machine without internet, point the dataset's `kind: local` and `path` at a folder of JSON Lines"
+            "on a machine without internet, set `data_folder` to a folder with local copies (config/README.md)"
         ) from None
 
 

@@ -67,8 +67,6 @@ def paired_bootstrap(
     delta = float(difference.mean())
     if len(difference) == 1:
         return delta, np.nan, np.nan
-    if np.ptp(difference) == 0:
-        return delta, delta, delta
     low, high, _ = _bootstrap((difference,), np.mean, confidence, resamples, seed)
     return delta, low, high
 
@@ -135,8 +133,7 @@ def holm(p_values: Sequence[float | None]) -> NDArray[np.float64]:
     present = ~np.isnan(adjusted)
     if not ((adjusted[present] >= 0) & (adjusted[present] <= 1)).all():
         raise ValueError(f"p-values outside [0, 1] among {adjusted[present].tolist()}")
-    if present.any():
-        adjusted[present] = multipletests(adjusted[present], method="holm")[1]
+    adjusted[present] = multipletests(adjusted[present], method="holm")[1]
     return adjusted
 
 

@@ -20,9 +20,14 @@ _FunctionAsText.add_constructor("!function", lambda loader, node: loader.constru
 
 
 def task_yaml(path: Path) -> dict[str, Any]:
-    """A task definition with the packaged lm-eval file that it includes, functions left as text.
+    """A task definition with the packaged lm-eval files that it includes, functions left as text.
 
-    Raises InputError if either is missing or broken."""
+    Raises InputError if one is missing or broken."""
+    tasks = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks"
+    return _with_includes(path, tasks)
+
+
+def _with_includes(path: Path, folder: Path) -> dict[str, Any]:
     try:
         task = yaml.load(path.read_text(encoding="utf-8"), _FunctionAsText)  # noqa: S506 (a SafeLoader)
         if not isinstance(task, dict):
@@ -33,10 +38,10 @@ def task_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: broken YAML: {error}") from None
     if "include" not in task:
         return task
-    packaged = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks" / task["include"]
+    packaged = folder / task["include"]
     if not packaged.is_file():
         raise InputError(f"{path}: include: lm-eval has no task file {task['include']}")
-    return {**yaml.load(packaged.read_text(encoding="utf-8"), _FunctionAsText), **task}  # noqa: S506
+    return {**_with_includes(packaged, packaged.parent), **task}
 
 
 def data_files(path: Path) -> list[str]:
@@ -61,12 +66,10 @@ def check(config: Config) -> None:
                 known(f"tasks.{name}.metrics", task.metrics, metric_names(task_yaml(definition)))
                 for file in data_files(definition):
                     _check_data_file(config, definition, file)
-        for name, dataset in config.datasets.items():
-            if dataset.kind == "local":
-                for split, own in dataset.splits.items():
-                    path = Path(dataset.path.replace("{split}", own))
-                    if not path.is_file():
-                        raise InputError(f"datasets.{name}: no file {path} for the split {split!r}; check `path` and `splits`")
+        for name in config.datasets:
+            for split in config.splits(name):
+                if (path := config.local_path(name, split)) and not path.is_file():
+                    raise InputError(f"datasets.{name}: no file {path} for the split {split!r}; check `data_folder` and `path`")
     except ValueError as error:
         raise InputError(f"config: {error}" if type(error) is ValueError else str(error)) from None
     for name in config.table1.models:
@@ -79,7 +82,7 @@ def _check_data_file(config: Config, definition: Path, file: str) -> None:
         raise InputError(f"{definition}: data file {file} is not results/data/{{dataset}}/{{split}}.parquet")
     dataset, split = match.groups()
     known(f"{definition}: data file {file}: dataset", [dataset], config.datasets)
-    known(f"{definition}: data file {file}: split", [split], config.datasets[dataset].splits)
+    known(f"{definition}: data file {file}: split", [split], config.splits(dataset))
 
 
 def _check_model(config: Config, name: str) -> None:

@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning import inference
@@ -25,6 +25,7 @@ def test_wilson_is_the_published_interval(correct, n, low, high):
     assert inference.wilson(correct, n, 0.95) == pytest.approx((low, high), abs=5e-5)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.99]))
 def test_wilson_is_the_closed_form_and_stays_within_0_and_1(counts, confidence):
     correct, n = counts
@@ -34,6 +35,11 @@ def test_wilson_is_the_closed_form_and_stays_within_0_and_1(counts, confidence):
     low, high = inference.wilson(correct, n, confidence)
     assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-9)
     assert 0 <= low <= p <= high <= 1
+
+
+def test_wilson_ends_exactly_at_0_and_1():
+    assert inference.wilson(0, 25, 0.8)[0] == 0  # statsmodels: 7e-18
+    assert all(inference.wilson(n, n, 0.95)[1] == 1 for n in range(1, 200))
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (-1, 5), (6, 5)])
@@ -50,6 +56,7 @@ def test_mcnemar_is_the_binomial_tail():
     assert 2 * tail == 0.0703125
 
 
+@settings(deadline=None, max_examples=50)
 @given(outcomes)
 def test_mcnemar_is_symmetric_and_ignores_concordant_items(pairs):
     a, b = np.array(pairs, dtype=int).T
@@ -179,6 +186,7 @@ def test_holm_leaves_absent_p_values_out_of_the_family():
     assert inference.holm([]).tolist() == []
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(p_values):
     adjusted = inference.holm(p_values)

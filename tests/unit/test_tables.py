@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from itertools import product
@@ -11,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 import table1
+
 from pruning import artifacts, tables
 from pruning.errors import InputError
 
@@ -73,6 +74,8 @@ class Study:
             },
             **{"tasks": {"gsm8k": task, "wikitext2": windows}, "methods": METHODS, "sparsities": SPARSITIES},
         }
+
+    def build(self) -> None:
         for model in self.settings["models"]:
             self.write(model, "dense", RIGHT["dense", 0], NATS["dense"])
             for calib, method, sparsity in product(CALIBS, METHODS, SPARSITIES):
@@ -96,26 +99,32 @@ class Study:
         table1.table1(self.settings, *self.outputs.values(), results=self.results)
         return pd.read_csv(self.outputs["csv"])
 
-    def text(self, name: str) -> str:
-        self.run()
-        return self.outputs[name].read_text(encoding="utf-8")
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study with its table; not to be changed."""
+    study = Study(tmp_path_factory.mktemp("study"))
+    study.build()
+    study.run()
+    return study
 
 
 @pytest.fixture
-def study(tmp_path):
-    return Study(tmp_path)
+def study(tmp_path, finished):
+    """A copy to change, without its table."""
+    study = Study(tmp_path)
+    shutil.copytree(finished.results, study.results)
+    return study
 
 
 @pytest.fixture(scope="module")
-def frame(tmp_path_factory):
-    return Study(tmp_path_factory.mktemp("study")).run()
+def frame(finished):
+    return pd.read_csv(finished.outputs["csv"])
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory):
-    study = Study(tmp_path_factory.mktemp("study"))
-    study.run()
-    return {name: path.read_text(encoding="utf-8") for name, path in study.outputs.items()}
+def printed(finished):
+    return {name: path.read_text(encoding="utf-8") for name, path in finished.outputs.items()}
 
 
 def one(frame, method, sparsity, task="gsm8k", model=PAPER_MODEL, calib=CALIBS[0]) -> pd.Series:
@@ -235,9 +244,8 @@ def test_only_the_named_metric_is_counted(study, frame):
     pd.testing.assert_frame_equal(study.run(), frame)
 
 
-def test_second_run_writes_the_same_bytes(study):
-    study.run()
-    first = {name: path.read_bytes() for name, path in study.outputs.items()}
+def test_second_run_writes_the_same_bytes(study, finished):
+    first = {name: path.read_bytes() for name, path in finished.outputs.items()}
     study.run()
     assert {name: path.read_bytes() for name, path in study.outputs.items()} == first
     assert b"\r" not in first["csv"]
@@ -365,6 +373,15 @@ def test_difference_from_the_paper_is_signed_and_never_minus_zero(study):
     assert shown == ["paper 13.72, +0.0", "paper 13.72, −1.7"]
 
 
+@pytest.mark.parametrize(
+    ("p_value", "p_holm", "marks"), [(0.01, 0.12, ("n.s.",)), (0.01, 0.04, ()), (0.2, 0.2, ("n.s.",))]
+)
+def test_significance_is_marked_after_holm(study, p_value, p_holm, marks):
+    row = {"method": "rku", "task": "gsm8k", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "published": math.nan}
+    row |= {"best": False, "near_best": False, "p_value": p_value, "p_holm": p_holm}
+    assert tables._cell(row, study.settings).marks == marks
+
+
 def test_best_perplexity_is_the_lowest(printed, frame):
     cells = {label: markdown_row(printed["md"], label)[2] for label in ("`wanda` ", "`wanda_g", "`rku`", "`agf`")}
     values = {m: one(frame, m, 30, "wikitext2").value for m in METHODS}
@@ -442,7 +459,8 @@ def test_tasks_with_two_metrics_have_a_column_each(study):
         both = pd.concat([samples, samples.assign(metric="exact_match,flexible-extract")])
         artifacts.write_parquet(path, both, "samples", {})
     study.settings["tasks"]["gsm8k"]["metrics"].append("exact_match,flexible-extract")
-    header = markdown_row(study.text("md"), "Method")
+    study.run()
+    header = markdown_row(study.outputs["md"].read_text(encoding="utf-8"), "Method")
     assert header[1:3] == ["30%: GSM8K (exact_match,strict-match)", "30%: GSM8K (exact_match,flexible-extract)"]
 
 
@@ -451,7 +469,7 @@ def test_one_window_has_a_perplexity_without_interval_and_no_significance(study)
         artifacts.write_parquet(path, artifacts.read_parquet(path, "samples")[:1], "samples", {})
     row = one(study.run(), "rku", 30, "wikitext2")
     assert row[["ci_low", "ci_high", "delta_low", "delta_high", "p_value", "p_holm"]].isna().all()
-    cell = markdown_row(study.text("md"), "`rku`")[2]
+    cell = markdown_row(study.outputs["md"].read_text(encoding="utf-8"), "`rku`")[2]
     assert re.fullmatch(r"\d+\.\d+ \[–, –\] † n\.s\.", cell)
 
 

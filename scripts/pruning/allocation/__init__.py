@@ -39,7 +39,7 @@ def finish(wishes: np.ndarray, problem: Problem, round_to: int) -> np.ndarray:
     """Whole widths between floor and size, in multiples of `round_to` (nearest, half up; never above the layer)."""
     widths = np.clip(np.floor(np.asarray(wishes, dtype=np.float64) + 0.5), problem.floor, problem.sizes)
     if round_to > 1:
-        widths = np.maximum(np.floor(widths / round_to + 0.5), 1) * round_to
+        widths = np.maximum(np.floor(widths / round_to + 0.5), np.ceil(problem.floor / round_to)) * round_to
     return np.minimum(widths, problem.sizes).astype(int)
 
 

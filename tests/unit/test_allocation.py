@@ -1,0 +1,259 @@
+"""Allocation: small examples worked by hand, and what holds for every scheme, whatever the scores."""
+
+import importlib
+import inspect
+import math
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny
+from pruning import allocation
+from pruning.allocation import Problem, finish, floors, kept, masks
+from pruning.calibration import Calibration
+from pruning.calibration_data import micro_batches
+from pruning.normalise import NORMALISATIONS
+
+SCHEMES = sorted(path.stem for path in Path(allocation.__file__).parent.glob("*.py") if path.stem != "__init__")
+
+
+def scheme(name: str):
+    return importlib.import_module(f"pruning.allocation.{name}").widths
+
+
+def problem(scores, sparsity, importance=None, min_keep=0.0) -> Problem:
+    scores = [np.array(layer, dtype=np.float64) for layer in scores]
+    sizes = np.array([len(layer) for layer in scores])
+    importance = np.ones(len(scores)) if importance is None else np.array(importance)
+    return Problem(scores, sparsity, importance, floors(sizes, min_keep))
+
+
+def widths(name: str, p: Problem, round_to: int = 1, **options) -> list[int]:
+    return finish(scheme(name)(p, **options), p, round_to).tolist()
+
+
+def keep(name: str, p: Problem, round_to: int = 1, **options) -> list[list[int]]:
+    """Neurons kept, a list a layer."""
+    return [np.flatnonzero(k).tolist() for k in masks(p.scores, widths(name, p, round_to, **options))]
+
+
+# uniform
+
+
+def test_uniform_keeps_the_best_of_each_layer():
+    assert keep("uniform", problem([[4, 1, 3, 2], [10, 40, 20, 30]], 50)) == [[0, 2], [1, 3]]
+
+
+def test_uniform_breaks_ties_to_the_lower_index():
+    assert keep("uniform", problem([[1, 2, 2, 2], [5, 5, 5, 5]], 50)) == [[1, 2], [0, 1]]
+
+
+@pytest.mark.parametrize(("sparsity", "width"), [(4, 10), (5, 9), (14, 9), (15, 8), (50, 5), (95, 0), (99, 0)])
+def test_removals_are_rounded_half_up(sparsity, width):
+    assert kept(10, sparsity) == width
+
+
+def test_uniform_takes_the_same_share_of_layers_of_different_sizes():
+    assert widths("uniform", problem([range(10), range(20), range(3)], 40)) == [6, 12, 2]
+
+
+# global
+
+
+def test_global_lets_layers_compete():
+    assert keep("global", problem([[4, 1, 3, 2], [10, 40, 20, 30]], 50)) == [[0], [1, 2, 3]]
+
+
+def test_global_breaks_ties_to_the_lower_layer_then_the_lower_neuron():
+    assert keep("global", problem([[1, 7, 7], [7, 7, 9]], 50)) == [[1, 2], [2]]
+
+
+def test_global_keeps_the_floor_of_every_layer_and_the_total():
+    p = problem([[1, 2, 3, 4], [50, 60, 70, 80], [5, 6, 7, 90]], 50, min_keep=0.5)
+    assert keep("global", p) == [[2, 3], [2, 3], [2, 3]]
+    p = problem([[1, 2, 3, 4], [50, 60, 70, 80], [5, 6, 7, 90]], 50, min_keep=0.25)
+    assert keep("global", p) == [[3], [0, 1, 2, 3], [3]]
+
+
+def test_global_gives_the_floors_even_where_they_exceed_the_total():
+    assert keep("global", problem([[1, 2, 3], [4, 5, 6]], 90)) == [[2], [2]]
+
+
+# cfsp
+
+
+def test_cfsp_with_equal_importance_is_uniform():
+    assert widths("cfsp", problem([range(10), range(10)], 30)) == [7, 7]
+
+
+def test_cfsp_is_the_sigmoid_of_the_importance():
+    """Mean distances of 1/131.072 apart are sums of 1000 apart over the reference tokens, 0.1 in the sigmoid."""
+    distance = np.array([0.5, 0.5 + 2000 / 131072])
+    low, high = (1 / (1 + math.exp(-z)) for z in (-0.1, 0.1))
+    assert scheme("cfsp")(problem([range(100)] * 2, 40, distance)) == pytest.approx(
+        [120 * low / (low + high), 120 * high / (low + high)]
+    )
+    low, high = (1 / (1 + math.exp(-z)) for z in (-0.5, 0.5))
+    assert scheme("cfsp")(problem([range(100)] * 2, 40, distance), alpha=5) == pytest.approx(
+        [120 * low / (low + high), 120 * high / (low + high)]
+    )
+
+
+def test_cfsp_gives_the_excess_of_a_full_layer_to_the_others():
+    """At 20%, k s = [0.8 s / mean s] is above 1 in the last layer, which stays whole; 140 are left for two layers."""
+    distance = np.array([0.1, 0.1, 0.4])
+    z = (distance - distance.mean()) * 131072 / 1e4
+    s = 1 / (1 + np.exp(-z))
+    assert 0.8 * s[2] / s.mean() > 1
+    assert scheme("cfsp")(problem([range(100)] * 3, 20, distance)) == pytest.approx([70, 70, 100])
+
+
+def test_cfsp_keeps_more_of_a_layer_that_turns_the_hidden_state_more():
+    first, second, third = widths("cfsp", problem([range(100)] * 3, 50, [0.3, 0.1, 0.2]))
+    assert second < third < first
+
+
+# floors and rounding
+
+
+@pytest.mark.parametrize(("min_keep", "expected"), [(0, [1, 1, 1]), (0.01, [1, 1, 2]), (0.5, [1, 5, 76]), (1, [1, 10, 151])])
+def test_floors_are_a_fraction_rounded_up_and_at_least_one(min_keep, expected):
+    assert floors(np.array([1, 10, 151]), min_keep).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("wishes", "round_to", "expected"),
+    [
+        ([2.4, 2.5, 3.5], 1, [2, 3, 4]),
+        ([-1, 0.2, 11], 1, [1, 1, 10]),
+        ([1, 5.9, 6], 4, [4, 8, 8]),
+        ([5, 5, 5], 4, [4, 4, 4]),
+        ([10, 9.9, 8], 4, [10, 10, 8]),  # never above the layer: 12 becomes 10
+        ([1, 10, 5], 128, [10, 10, 10]),
+        ([0, 0, 0], 4, [4, 4, 4]),
+    ],
+)
+def test_widths_are_whole_and_multiples_within_the_layer(wishes, round_to, expected):
+    assert finish(np.array(wishes), problem([range(10)] * 3, 50), round_to).tolist() == expected
+
+
+def test_widths_respect_the_floor():
+    p = problem([range(20)] * 2, 50, min_keep=0.25)
+    assert finish(np.array([0, 6.0]), p, 1).tolist() == [5, 6]
+    assert finish(np.array([0, 6.0]), p, 4).tolist() == [8, 8]  # the multiple above, since 4 is too few
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_round_to_applies_to_every_scheme(name):
+    assert all(w % 8 == 0 for w in widths(name, problem([range(64)] * 2, 37, [0.2, 0.3]), round_to=8))
+
+
+# properties
+
+layer = st.lists(st.integers(0, 5).map(float) | st.floats(0, 100, allow_subnormal=False), min_size=2, max_size=20)
+
+
+@st.composite
+def problems(draw):
+    """sparsity -> Problem: layers of different sizes, scores with many ties."""
+    scores = draw(st.lists(layer, min_size=1, max_size=5))
+    importance = draw(st.lists(st.floats(0, 1), min_size=len(scores), max_size=len(scores)))
+    min_keep = draw(st.sampled_from([0.0, 0.01, 0.3, 1.0]))
+    return lambda sparsity: problem(scores, sparsity, importance, min_keep)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("round_to", [1, 4])
+@given(problems())
+def test_masks_are_nested_and_widths_shrink_within_bounds(name, round_to, at):
+    earlier = None
+    for sparsity in range(1, 100, 7):
+        p = at(sparsity)
+        found = widths(name, p, round_to)
+        assert all(f <= w <= n for w, f, n in zip(found, p.floor, p.sizes, strict=True))
+        now = [set(k) for k in keep(name, p, round_to)]
+        assert [len(k) for k in now] == found
+        if earlier is not None:
+            assert all(new <= old for new, old in zip(now, earlier, strict=True))
+        earlier = now
+
+
+@given(problems(), st.integers(1, 99))
+def test_global_keeps_exactly_the_asked_number_where_the_floors_allow(at, sparsity):
+    p = at(sparsity)
+    assert sum(widths("global", p)) == max(kept(int(p.sizes.sum()), sparsity), p.floor.sum())
+
+
+@given(problems(), st.integers(1, 99))
+def test_global_removes_nobody_better_than_a_kept_one(at, sparsity):
+    """Apart from neurons that a floor keeps."""
+    p = at(sparsity)
+    kept_of = [set(k) for k in keep("global", p)]
+    free = [
+        score
+        for layer, (scores, floor) in enumerate(zip(p.scores, p.floor, strict=True))
+        for neuron, score in enumerate(scores)
+        if neuron in kept_of[layer] and sorted(scores)[-floor] > score
+    ]
+    removed = [s for k, scores in zip(kept_of, p.scores, strict=True) for c, s in enumerate(scores) if c not in k]
+    assert not free or not removed or max(removed) <= min(free)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=8), st.integers(1, 99), st.floats(0, 20), st.sampled_from([64, 1000])
+)
+def test_cfsp_keeps_the_asked_share_and_no_layer_more_than_it_has(importance, sparsity, alpha, size):
+    p = problem([range(size)] * len(importance), sparsity, importance)
+    wished = scheme("cfsp")(p, alpha=alpha)
+    assert wished.sum() == pytest.approx((1 - sparsity / 100) * size * len(importance))
+    assert (wished <= size * (1 + 1e-12)).all()
+    whole = widths("cfsp", p, alpha=alpha)
+    raised = sum(1 - w for w in wished if w < 0.5)  # to the floor of one neuron
+    assert abs(sum(whole) - wished.sum()) <= 0.5 * len(importance) + raised
+
+
+@given(problems(), st.integers(1, 99), st.integers(0, 3))
+def test_shuffling_scores_within_layers_keeps_the_global_widths(at, sparsity, seed):
+    p = at(sparsity)
+    rng = np.random.default_rng(seed)
+    shuffled = Problem([rng.permutation(s) for s in p.scores], sparsity, p.importance, p.floor)
+    assert widths("global", shuffled) == widths("global", p)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_options_of_schemes_have_defaults(name):
+    _, *options = inspect.signature(scheme(name)).parameters.values()
+    assert all(option.default is not inspect.Parameter.empty for option in options)
+
+
+# on real statistics
+
+
+@cache
+def utilities() -> list[np.ndarray]:
+    """Kinetic utilities of a tiny model, a layer each."""
+    rng = np.random.default_rng(0)
+    samples = [(rng.integers(1, 257, n).tolist(), [True] * n) for n in (12, 9, 16, 7)]
+    with Calibration(tiny.qwen2(layers=3), objectives=("energy",)) as run:
+        run.run(micro_batches(samples, 2, pad=0, token_mask="all", mask_first_token=False))
+    return [rows["energy_abs_sum"].to_numpy() / 4 for _, rows in run.frames()[0].groupby("layer")]
+
+
+def normalised(name: str) -> list[np.ndarray]:
+    return [NORMALISATIONS[name](u) for u in utilities()]
+
+
+def test_agf_and_rku_are_the_same_masks_under_uniform_allocation():
+    for sparsity in range(1, 100):
+        agf, rku = (keep("uniform", problem(normalised(n), sparsity)) for n in ("none", "layer_sum"))
+        assert agf == rku
+
+
+def test_agf_and_rku_differ_under_global_allocation():
+    agf, rku = (keep("global", problem(normalised(n), 50, min_keep=0.01)) for n in ("none", "layer_sum"))
+    assert agf != rku
+    assert sum(map(len, agf)) == sum(map(len, rku)) == 72

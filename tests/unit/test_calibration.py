@@ -1,0 +1,358 @@
+"""The calibration pass against brute force: one sample at a time, in float64, gradients by another route."""
+
+import copy
+import importlib
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
+
+import tiny
+from pruning import allocation, statistics
+from pruning.calibration import Calibration, activation_table, checkpoint_gradients, ffn_blocks
+from pruning.calibration_data import micro_batches, sampled_positions, shard_of
+from pruning.errors import InputError
+from pruning.normalise import layer_sum
+
+MODELS = {"qwen2": tiny.qwen2, "llama": tiny.llama}
+PLAIN = {"token_mask": "all", "mask_first_token": False}
+
+
+def sequences(lengths=(12, 9, 16, 7, 10)) -> list[tuple[list[int], list[bool]]]:
+    """Random tokens; all but the first four of a sample are its answer."""
+    rng = np.random.default_rng(0)
+    return [(rng.integers(1, 257, n).tolist(), [t >= 4 for t in range(n)]) for n in lengths]
+
+
+def calibrate(model, samples, micro_batch=2, shard=(0, 1), masks=PLAIN, **options) -> Calibration:
+    batches = micro_batches(samples, micro_batch, pad=0, **masks)
+    with Calibration(model, **options) as run:
+        run.run(shard_of(batches, *shard))
+    return run
+
+
+def exact(model):
+    """A copy in float64, norms included (transformers' own compute in float32)."""
+    model = copy.deepcopy(model).double()
+
+    def forward(norm, x):
+        return norm.weight * x / (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt()
+
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.forward = partial(forward, module)
+    return model
+
+
+def trace(model, ids: list[int]):
+    """(down_proj inputs a, zero leaves added to them, hidden states between layers and after the last, output)."""
+    inputs, leaves, hidden = [], [], []
+
+    def add_leaf(_, args):
+        leaves.append(torch.zeros_like(args[0], requires_grad=True))
+        inputs.append(args[0].detach()[0])
+        return (args[0] + leaves[-1],)
+
+    layers = model.model.layers
+    hooks = [layer.mlp.down_proj.register_forward_pre_hook(add_leaf) for layer in layers]
+    hooks += [layer.register_forward_pre_hook(lambda _, args: hidden.append(args[0][0])) for layer in layers]
+    hooks += [model.model.norm.register_forward_pre_hook(lambda _, args: hidden.append(args[0][0]))]
+    output = model(torch.tensor([ids]), output_hidden_states=True)
+    for hook in hooks:
+        hook.remove()
+    return inputs, leaves, hidden, output
+
+
+def brute_force(model, samples, energy="post_norm", token_mask="all", mask_first_token=False):
+    """(columns a layer, angular sum a layer) by the definitions in docs/methods.md, sample by sample, float64."""
+    model = exact(model)
+    layers = len(model.model.layers)
+    columns = [dict.fromkeys(statistics.NEURON_COLUMNS, 0) for _ in range(layers)]
+    angular = [0.0] * layers
+    for ids, answer in samples:
+        inputs, leaves, hidden, output = trace(model, ids)
+        wanted = [t for t in range(len(ids)) if (token_mask == "all" or answer[t]) and not (mask_first_token and t == 0)]
+        last = hidden[-1] if energy == "pre_norm" else output.hidden_states[-1][0]
+        log_p = output.logits[0].log_softmax(-1)
+        surprise = [-log_p[t - 1, ids[t]] for t in wanted if t > 0]
+        objectives = {
+            "energy": sum((last[t] ** 2).sum() for t in wanted) / len(wanted) / 2,
+            "ce": sum(surprise) / len(surprise),
+        }
+        for layer in range(layers):
+            into, out = hidden[layer].detach(), hidden[layer + 1].detach()
+            cosines = [torch.dot(x, y) / (x.norm() * y.norm()) for x, y in zip(into, out, strict=True)]
+            angular[layer] += sum(torch.arccos(c).item() for c in cosines) / np.pi
+        gradients = {o: torch.autograd.grad(value, leaves, retain_graph=True) for o, value in objectives.items()}
+        for layer, a in enumerate(inputs):
+            found = {"n_tokens": len(ids), "n_samples": 1, "act_sum": a.sum(0), "act_abs_sum": a.abs().sum(0)}
+            found |= {"act_sq_sum": (a**2).sum(0), "act_mean_abs_sq_sum": a.abs().mean(0) ** 2}
+            for objective, g in gradients.items():
+                p = a * g[layer][0]
+                found |= {
+                    f"{objective}_net_abs_sum": p.sum(0).abs(),
+                    f"{objective}_net_sq_sum": p.sum(0) ** 2,
+                    f"{objective}_abs_sum": p.abs().sum(0),
+                    f"{objective}_sq_sum": (p**2).sum(0),
+                    f"{objective}_share_sum": p.abs().sum(0) / p.abs().sum(),
+                    f"{objective}_grad_sq_sum": (g[layer][0] ** 2).sum(0),
+                }
+            columns[layer] = {name: columns[layer][name] + value for name, value in found.items()}
+    return columns, angular
+
+
+def assert_close(found, expected, rtol=2e-4):
+    """Up to float32 rounding: relative to the value, or to the column's largest where terms cancel."""
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-5 * np.abs(expected).max())
+
+
+def assert_same_frames(a: Calibration, b: Calibration):
+    for one, other in zip(a.frames(), b.frames(), strict=True):
+        assert list(one.columns) == list(other.columns)
+        for name in one.columns:
+            assert_close(one[name], other[name])
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(
+    ("energy", "masks"),
+    [
+        ("post_norm", PLAIN),
+        ("pre_norm", PLAIN),
+        ("post_norm", {"token_mask": "answer", "mask_first_token": False}),
+        ("pre_norm", {"token_mask": "all", "mask_first_token": True}),
+    ],
+)
+def test_every_column_is_its_definition(family, energy, masks):
+    model, samples = MODELS[family](), sequences()
+    neurons, layers = calibrate(model, samples, masks=masks, energy=energy).frames()
+    expected, angular = brute_force(model, samples, energy, **masks)
+    assert list(neurons.columns) == ["layer", "neuron", *statistics.NEURON_COLUMNS]
+    assert list(layers.columns) == ["layer", *statistics.LAYER_COLUMNS]
+    for layer, rows in neurons.groupby("layer"):
+        assert rows["neuron"].tolist() == list(range(48))
+        for name in statistics.NEURON_COLUMNS:
+            assert_close(rows[name], np.broadcast_to(expected[layer][name], 48))
+    assert layers["layer"].tolist() == [0, 1]
+    assert layers["n_tokens"].tolist() == [54, 54]
+    assert_close(layers["angular_sum"], angular)
+
+
+def test_the_energies_and_token_masks_tell_apart():
+    model, samples = tiny.qwen2(), sequences()
+    plain = brute_force(model, samples)[0][0]["energy_abs_sum"]
+    for other in ({"energy": "pre_norm"}, {"token_mask": "answer"}, {"mask_first_token": True}):
+        assert not np.allclose(plain, brute_force(model, samples, **other)[0][0]["energy_abs_sum"], rtol=0.01)
+
+
+def test_net_utility_is_the_first_order_effect_of_ablating_a_neuron():
+    """E with a neuron's activation scaled by 1 - eps, by finite differences: its slope is sum_t a g."""
+    model, samples = tiny.qwen2(), sequences(lengths=(12,))
+    neurons, _ = calibrate(model, samples).frames()
+    slope = neurons.set_index(["layer", "neuron"])["energy_net_abs_sum"]
+    twin = exact(model)
+
+    def energy(layer: int, neuron: int, scale: float) -> float:
+        weights = twin.model.layers[layer].mlp.down_proj.weight
+        kept = weights[:, neuron].clone()
+        weights[:, neuron] *= scale  # the same as scaling the activation
+        hidden = twin.model(torch.tensor([samples[0][0]]))[0][0]
+        weights[:, neuron] = kept
+        return 0.5 * hidden.square().sum(-1).mean().item()
+
+    for layer, neuron in [(0, 0), (0, 17), (1, 5), (1, 47)]:
+        eps = 1e-4
+        difference = (energy(layer, neuron, 1 + eps) - energy(layer, neuron, 1 - eps)) / (2 * eps)
+        assert slope[layer, neuron] == pytest.approx(abs(difference), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [2, 5])
+def test_padding_changes_nothing(micro_batch):
+    model, samples = tiny.qwen2(), sequences()
+    masks = {"token_mask": "answer", "mask_first_token": False}
+    assert_same_frames(calibrate(model, samples, micro_batch, masks=masks), calibrate(model, samples, 1, masks=masks))
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("energy", ["pre_norm", "post_norm"])
+def test_gradient_checkpointing_changes_nothing(family, energy):
+    plain, checkpointed = MODELS[family](), MODELS[family]()
+    checkpoint_gradients(checkpointed)
+    forwards = []
+    first = checkpointed.model.layers[0].mlp.gate_proj
+    first.register_forward_hook(lambda *_: forwards.append(1))
+    expected, found = (calibrate(m, sequences(), micro_batch=5, energy=energy) for m in (plain, checkpointed))
+    assert_same_frames(found, expected)
+    assert len(forwards) == 3  # once, and again in each of two backward passes: it did checkpoint
+
+
+def test_gradient_checkpointing_refuses_dropout():
+    with pytest.raises(InputError, match="without dropout"):
+        checkpoint_gradients(tiny.qwen2(attention_dropout=0.1))
+
+
+def test_objectives_can_be_left_out():
+    model, samples = tiny.qwen2(), sequences()
+    both = calibrate(model, samples).frames()[0]
+    alone = calibrate(model, samples, objectives=("energy",)).frames()[0]
+    assert not [name for name in alone if name.startswith("ce_")]
+    for name in alone:
+        assert_close(alone[name], both[name])
+
+
+def test_sampled_activations_are_the_hooked_ones():
+    model, samples = tiny.llama(), sequences()
+    batches = micro_batches(samples, 2, pad=0, **PLAIN)
+    keep = sampled_positions(batches, 20, seed=3)
+    run = calibrate(model, samples, analysed_layer=1, keep=keep)
+    assert len(run.kept) == 20
+    assert {(row["sample"], row["position"]) for row in run.kept} == {(s, t) for s, ts in keep.items() for t in ts}
+    for row in run.kept:
+        ids = samples[row["sample"]][0]
+        assert row["token"] == ids[row["position"]]
+        np.testing.assert_allclose(row["activation"], trace(model, ids)[0][1][row["position"]], rtol=1e-4, atol=1e-5)
+    table = activation_table(run.kept)
+    assert table.column_names == ["sample", "position", "token", "activation"]
+    assert table.to_pylist()[0]["activation"] == run.kept[0]["activation"].tolist()
+
+
+def hooks_of(model) -> list:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [hook for module in model.modules() for kind in kinds for hook in getattr(module, kind).values()]
+
+
+def test_the_model_is_left_as_it_was():
+    model = tiny.qwen2()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    calibrate(model, sequences())
+    assert hooks_of(model) == []
+    assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_no_weight_has_a_gradient_during_the_pass():
+    model, seen = tiny.qwen2(), []
+    model.model.norm.register_forward_hook(lambda *_: seen.append([p.requires_grad for p in model.parameters()]))
+    calibrate(model, sequences())
+    assert len(seen) == 3
+    assert not any(map(any, seen))
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_nan_in_a_weight_names_the_layer_and_the_sample(poison):
+    model = tiny.qwen2()
+    model.model.layers[1].mlp.up_proj.weight[7, 3] = poison
+    with pytest.raises(InputError, match=r"NaN or Inf in activations of layer 1 at calibration sample 0\b"):
+        calibrate(model, sequences())
+    assert hooks_of(model) == []
+
+
+def test_nan_in_one_sample_alone_is_told_from_the_others():
+    model, samples = tiny.llama(), [([5, 6, 7], [True] * 3)] * 3 + [([5, 200, 7], [True] * 3)]
+    model.model.embed_tokens.weight[200] = float("nan")
+    with pytest.raises(InputError, match=r"layer 0 at calibration sample 3\b"):
+        calibrate(model, samples, micro_batch=4)
+
+
+def test_nan_in_the_head_names_the_objective():
+    model = tiny.llama()
+    model.lm_head.weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"the objective ce at calibration sample 2\b"):
+        calibrate(model, sequences(), shard=(1, 3))
+
+
+def test_infinite_gradients_name_layer_and_objective():
+    """A huge, finite output weight: the objective stays finite, the gradient's square does not."""
+    model = tiny.qwen2()
+    model.model.norm.weight *= 1e17
+    with pytest.raises(InputError, match=r"gradients of layer 1 \(objective energy\) at calibration sample 0\b"):
+        calibrate(model, sequences(), objectives=("energy",))
+
+
+def test_other_architectures_are_refused_naming_the_module():
+    shape = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with pytest.raises(InputError, match="GPT2LMHeadModel: no module model.layers;"):
+        ffn_blocks(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2)))
+    with pytest.raises(InputError, match=r"PhiForCausalLM: no linear module model\.layers\.0\.mlp\.gate_proj: not a gated FFN"):
+        ffn_blocks(PhiForCausalLM(PhiConfig(**shape)))
+
+
+def rku_masks(neurons: pd.DataFrame, sparsity: int) -> list[np.ndarray]:
+    scores = [layer_sum((rows["energy_abs_sum"] / rows["n_samples"]).to_numpy()) for _, rows in neurons.groupby("layer")]
+    sizes = np.array([len(s) for s in scores])
+    problem = allocation.Problem(scores, sparsity, np.ones(len(scores)), allocation.floors(sizes, 0.01))
+    widths = importlib.import_module("pruning.allocation.global").widths(problem)
+    return allocation.masks(scores, allocation.finish(widths, problem, 1))
+
+
+@pytest.fixture(scope="module")
+def sharded():
+    """shards -> (neurons, layers) merged, of ten samples in micro-batches of two."""
+    model, samples = tiny.qwen2(), sequences(lengths=(12, 9, 16, 7, 10, 5, 11, 8, 13, 6))
+    merged = {}
+    for shards in (1, 2, 5):
+        runs = [calibrate(model, samples, shard=(shard, shards)).frames() for shard in range(shards)]
+        neurons, layers = zip(*runs, strict=True)
+        merged[shards] = statistics.merge(neurons, ["layer", "neuron"]), statistics.merge(layers, ["layer"])
+    return merged
+
+
+@pytest.mark.parametrize("shards", [2, 5])
+def test_shards_add_up_to_the_whole(sharded, shards):
+    for whole, merged in zip(sharded[1], sharded[shards], strict=True):
+        assert list(whole.columns) == list(merged.columns)
+        np.testing.assert_allclose(merged, whole, rtol=1e-12, atol=1e-12 * np.abs(whole).max().max())
+    assert sharded[shards][0]["n_samples"].unique().tolist() == [10]
+    assert sharded[shards][0]["n_tokens"].unique().tolist() == [97]
+
+
+@pytest.mark.parametrize("shards", [2, 5])
+def test_masks_do_not_depend_on_the_shards(sharded, shards):
+    for sparsity in range(5, 100, 5):
+        for one, other in zip(rku_masks(sharded[1][0], sparsity), rku_masks(sharded[shards][0], sparsity), strict=True):
+            assert (one == other).all()
+
+
+def shard(seed: int) -> pd.DataFrame:
+    """A made-up shard: columns over many orders of magnitude, one of them of both signs."""
+    rng = np.random.default_rng(seed)
+    keys = {"layer": np.repeat([0, 1], 3), "neuron": np.tile(range(3), 2)}
+    return pd.DataFrame({**keys, "act_sum": rng.normal(size=6), "energy_abs_sum": 10 ** rng.uniform(-9, 9, 6)})
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=12), st.randoms(use_true_random=False))
+def test_merging_is_the_same_in_any_order_and_partition(groups, random):
+    frames = [shard(seed) for seed in range(len(groups))]
+    whole = statistics.merge(frames, ["layer", "neuron"])
+    order = list(range(len(groups)))
+    random.shuffle(order)
+    parts = [[frames[i].sample(frac=1, random_state=i) for i in order if groups[i] == g] for g in set(groups)]
+    random.shuffle(parts)
+    nested = statistics.merge([statistics.merge(part, ["layer", "neuron"]) for part in parts], ["layer", "neuron"])
+    assert nested[["layer", "neuron"]].equals(whole[["layer", "neuron"]])
+    for name in ("act_sum", "energy_abs_sum"):
+        size = sum(frame[name].abs() for frame in frames)
+        assert (np.abs(nested[name] - whole[name]) <= 1e-12 * size).all()
+        assert (np.abs(whole[name] - sum(frame[name] for frame in frames)) <= 1e-12 * size).all()
+
+
+def test_merging_refuses_shards_of_another_model():
+    with pytest.raises(ValueError, match="different neurons or columns"):
+        statistics.merge([shard(0), shard(1).iloc[:5]], ["layer", "neuron"])
+    with pytest.raises(ValueError, match="different neurons or columns"):
+        statistics.merge([shard(0), shard(1).rename(columns={"act_sum": "other"})], ["layer", "neuron"])
+
+
+def test_those_masks_keep_the_largest_shares(sharded):
+    neurons = sharded[1][0]
+    keep = np.concatenate(rku_masks(neurons, 50))
+    share = neurons.groupby("layer")["energy_abs_sum"].transform(lambda utility: utility / utility.sum())
+    assert keep.sum() == 48
+    assert share[keep].min() > share[~keep].max()

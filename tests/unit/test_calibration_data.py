@@ -1,0 +1,169 @@
+"""Calibration text as tokens: packing by hand, masks by hand, and shards that never change what is measured."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny
+from pruning.calibration_data import micro_batches, render, sampled_positions, shard_of, token_samples
+from pruning.errors import InputError
+
+TOKENIZER = tiny.tokenizer()  # a token a character
+END = TOKENIZER.eos_token_id
+DOCUMENTS = [("ab", "CD"), ("e", "FGH"), ("ijk", "L")]
+IN_ORDER = 5  # a seed whose shuffle leaves three documents as they are
+
+
+def samples(documents=DOCUMENTS, **changes) -> list[tuple[str, str]]:
+    """(text, flags) of each sample; the end token reads `.`, a flag is `A` in an answer and `-` elsewhere."""
+    given = {"samples": 3, "sequence_length": 4, "packing": "concat", "seed": IN_ORDER, **changes}
+    found = token_samples(documents, TOKENIZER, **given)
+    read = {END: "."}
+    return [
+        ("".join(read.get(i) or TOKENIZER.decode([i]) for i in ids), "".join("A" if a else "-" for a in answer))
+        for ids, answer in found
+    ]
+
+
+def test_concat_joins_documents_with_an_end_token_and_cuts_full_sequences():
+    assert samples() == [("abCD", "--AA"), (".eFG", "A-AA"), ("H.ij", "AA--")]
+
+
+def test_concat_of_one_long_document_spans_sequences():
+    assert samples([("abcdefghij", "KLM")]) == [("abcd", "----"), ("efgh", "----"), ("ijKL", "--AA")]
+
+
+def test_document_makes_one_sample_of_each_and_cuts_it():
+    assert samples(packing="document") == [("abCD", "--AA"), ("eFGH", "-AAA"), ("ijkL", "---A")]
+    uncut = [("abCD.", "--AAA"), ("eFGH.", "-AAAA"), ("ijkL.", "---AA")]
+    assert samples(packing="document", sequence_length=99) == uncut
+
+
+def test_no_more_samples_than_asked():
+    assert samples(samples=1) == [("abCD", "--AA")]
+    assert samples(samples=2, packing="document") == [("abCD", "--AA"), ("eFGH", "-AAA")]
+
+
+def test_the_seed_orders_the_documents():
+    many = [(chr(ord("a") + i), "") for i in range(20)]
+    first, again, other = (samples(many, samples=20, packing="document", seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+    assert sorted(first) == sorted(other) == [(f"{prompt}.", "-A") for prompt, _ in many]
+
+
+def test_the_documents_given_stay_in_order():
+    documents = [(chr(ord("a") + i), "") for i in range(20)]
+    before = list(documents)
+    token_samples(documents, TOKENIZER, samples=1, sequence_length=4, packing="concat", seed=1)
+    assert documents == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": 4}, "holds 3 whole samples; 4 of 4 tokens were asked"),  # 15 tokens
+        ({"packing": "document", "samples": 4}, "holds 3 whole samples"),
+        ({"sequence_length": 16, "samples": 1}, "holds only 15 tokens, less than one sequence"),
+    ],
+)
+def test_not_enough_text_says_how_much_there_is(changes, message):
+    with pytest.raises(InputError, match=message):
+        samples(**changes)
+
+
+def test_render_puts_the_fields_in():
+    assert render({"question": "1+1?", "answer": "2"}, "Question: {question}\nAnswer:") == "Question: 1+1?\nAnswer:"
+
+
+SEQUENCES = [([1, 2, 3], [False, True, True]), ([4, 5], [False, True]), ([6, 7, 8, 9], [False, False, False, True])]
+
+
+def batches(size=2, **changes):
+    return micro_batches(SEQUENCES, size, **{"pad": 0, "token_mask": "all", "mask_first_token": False, **changes})
+
+
+def test_micro_batches_pad_on_the_right_to_their_own_longest_sample():
+    first, second = batches()
+    assert first.samples.tolist() == [0, 1]
+    assert first.ids.tolist() == [[1, 2, 3], [4, 5, 0]]
+    assert first.counted.tolist() == [[True, True, True], [True, True, False]]
+    assert first.objective.equal(first.counted)
+    assert second.samples.tolist() == [2]
+    assert second.ids.tolist() == [[6, 7, 8, 9]]
+    assert second.counted.all()
+
+
+def test_the_answer_mask_leaves_the_counted_tokens_alone():
+    first, second = batches(token_mask="answer")
+    assert first.objective.tolist() == [[False, True, True], [False, True, False]]
+    assert second.objective.tolist() == [[False, False, False, True]]
+    assert first.counted.tolist() == [[True, True, True], [True, True, False]]
+
+
+def test_the_first_token_can_be_left_out_of_the_objective_alone():
+    first, _ = batches(mask_first_token=True)
+    assert first.objective.tolist() == [[False, True, True], [False, True, False]]
+    assert first.counted[:, 0].all()
+
+
+def test_padding_may_be_a_token_that_also_occurs_in_the_text():
+    texts = [([7, 7, 7], [False] * 3), ([7, 7], [False] * 2)]
+    (batch,) = micro_batches(texts, 2, pad=7, token_mask="all", mask_first_token=False)
+    assert batch.counted.sum(1).tolist() == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("sequence", "token_mask"),
+    [
+        (([1, 2], [False, False]), "answer"),
+        (([1, 2], [True, False]), "answer"),  # the first token has no predecessor: no cross-entropy
+        (([1], [True]), "all"),
+    ],
+)
+def test_a_sample_without_a_token_for_the_objective_is_named(sequence, token_mask):
+    with pytest.raises(InputError, match=rf"sample 3 has no token for the objective \(token_mask: {token_mask}\)"):
+        micro_batches([*SEQUENCES, sequence], 2, pad=0, token_mask=token_mask, mask_first_token=False)
+
+
+@given(st.integers(1, 60), st.integers(1, 70))
+def test_shards_partition_the_micro_batches_in_order_and_evenly(total, shards):
+    parts = [shard_of(range(total), shard, shards) for shard in range(shards)]
+    assert [batch for part in parts for batch in part] == list(range(total))
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def positions(tokens, seed=0, size=2):
+    return sampled_positions(batches(size), tokens, seed)
+
+
+def test_sampled_positions_are_real_tokens_and_as_many_as_asked():
+    every = {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2), (2, 3)}
+    for tokens in (1, 5, 9, 100):
+        chosen = [(s, t) for s, ts in positions(tokens).items() for t in ts]
+        assert len(chosen) == len(set(chosen)) == min(tokens, 9)
+        assert set(chosen) <= every
+    assert {(s, t) for s, ts in positions(100).items() for t in ts} == every
+
+
+def test_sampled_positions_depend_on_the_seed_alone():
+    assert positions(5) == positions(5)
+    assert len({str(positions(5, seed)) for seed in range(10)}) > 5
+    assert positions(5, size=1) == positions(5, size=2) == positions(5, size=3)
+
+
+@given(st.integers(1, 5))
+def test_shards_together_keep_the_sampled_positions_of_the_whole(shards):
+    """A shard is given the positions of the whole set and meets only those of its own samples."""
+    cut = micro_batches(SEQUENCES * 3, 2, pad=0, token_mask="all", mask_first_token=False)
+    keep = sampled_positions(cut, 12, seed=0)
+    met = [
+        (sample, position)
+        for shard in range(shards)
+        for batch in shard_of(cut, shard, shards)
+        for sample in batch.samples.tolist()
+        for position in keep.get(sample, ())
+    ]
+    assert met == [(s, t) for s in sorted(keep) for t in keep[s]]
+    assert torch.cat([b.samples for b in cut]).tolist() == list(range(9))

@@ -1,0 +1,73 @@
+"""The configuration files: generated, valid, and stacked."""
+
+import copy
+
+import pytest
+import yaml
+from conftest import ROOT
+from pruning import config, preflight
+from pruning.default_config import DEFAULT
+from pruning.errors import InputError
+from snakemake.utils import update_config
+
+
+def stacked(name: str) -> dict:
+    raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    update_config(raw, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+    return raw
+
+
+def test_the_yaml_and_the_schema_are_those_of_the_models():
+    from write_config import HEADER
+
+    assert (ROOT / "config/config.yaml").read_text() == HEADER + config.commented_yaml(DEFAULT), "run `make config`"
+    assert (ROOT / "config/schema.json").read_text() == config.schema(), "run `make config`"
+
+
+def test_the_yaml_reads_back_as_the_default():
+    assert config.validate(yaml.safe_load((ROOT / "config/config.yaml").read_text())) == DEFAULT
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-7b", "llama-3-8b"])
+def test_experiments_stack_on_the_default(name: str):
+    loaded = config.validate(stacked(name))
+    assert loaded.table1.models == [name]
+    preflight.check(loaded)
+
+
+def test_the_papers_models_have_the_papers_grid():
+    loaded = config.validate(stacked("qwen2_5-7b"))
+    assert loaded.table1.sparsities == [10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90]
+    assert {*loaded.methods, "shuffle_rku"} == set(loaded.table1.methods)
+
+
+def test_a_data_folder_replaces_the_hub():
+    raw = stacked("smollm2-135m")
+    assert config.validate(raw).local_path("piqa", "validation") is None
+    loaded = config.validate({**raw, "data_folder": "/data"})
+    assert str(loaded.local_path("piqa", "validation")) == "/data/piqa/valid.jsonl"
+
+
+def test_shuffled_methods_are_the_method_shuffled():
+    rku, shuffled = DEFAULT.method("rku"), DEFAULT.method("shuffle_rku")
+    assert shuffled.shuffle == 0 and rku.shuffle is None
+    assert shuffled.model_copy(update={"shuffle": None}) == rku
+
+
+def test_all_mistakes_are_listed_a_line_each():
+    raw = copy.deepcopy(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    raw["models"]["tiny-reasoner"]["gpu"] = 1
+    raw["table1"]["sparsities"] = [40, 140]
+    with pytest.raises(InputError) as error:
+        config.validate(raw)
+    assert str(error.value).splitlines() == [
+        "config: models.tiny-reasoner.gpu: unknown key",
+        "config: table1.sparsities.1: Input should be less than 100 (given: 140)",
+    ]
+
+
+def test_hub_revisions_are_commits():
+    with pytest.raises(InputError, match="revision"):
+        raw = stacked("qwen2_5-7b")
+        raw["models"]["qwen2_5-7b"]["source"]["revision"] = "v1.0"
+        config.validate(raw)

@@ -1,0 +1,68 @@
+"""Leases on GPUs, with devices that exist only by name."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from pruning import devices
+from pruning.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def own_leases(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+def launch(*command: str, gpus: int, visible: str = "0,1", **environment) -> subprocess.Popen:
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": visible, **environment}
+    arguments = [sys.executable, str(ROOT / "scripts/launch.py"), "--gpus", str(gpus), "--", *command]
+    return subprocess.Popen(arguments, env=env, stdout=-1, stderr=-1, text=True)
+
+
+SHOW = ("sh", "-c", "echo $CUDA_VISIBLE_DEVICES; sleep 30")
+
+
+def test_two_jobs_get_different_devices_and_a_third_waits_until_one_is_killed():
+    first, second = launch(*SHOW, gpus=1), launch(*SHOW, gpus=1)
+    got = {first.stdout.readline().strip(), second.stdout.readline().strip()}
+    assert got == {"0", "1"}
+    third = launch("sh", "-c", "echo $CUDA_VISIBLE_DEVICES", gpus=1)
+    time.sleep(1.5)
+    assert third.poll() is None
+    subprocess.run(["pkill", "-9", "-P", str(first.pid)])
+    os.kill(first.pid, signal.SIGKILL)
+    out, _ = third.communicate(timeout=20)
+    assert out.strip() in got
+    for process in (first, second):
+        subprocess.run(["pkill", "-9", "-P", str(process.pid)])
+        process.kill()
+        process.communicate()
+
+
+def test_no_gpus_hides_all_of_them():
+    out, _ = launch("sh", "-c", "echo [$CUDA_VISIBLE_DEVICES]", gpus=0).communicate()
+    assert out.strip() == "[]"
+
+
+def test_more_than_there_are_is_an_error():
+    process = launch("true", gpus=3)
+    _, err = process.communicate()
+    assert process.returncode == 1 and err.strip().startswith("error: 3 GPUs asked, 2 visible")
+
+
+def test_inside_slurm_the_allocation_is_trusted():
+    out, _ = launch("sh", "-c", "echo $CUDA_VISIBLE_DEVICES", gpus=1, visible="5,7", SLURM_JOB_ID="1").communicate()
+    assert out.strip() == "5,7"
+
+
+def test_visible_devices(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-ab12")
+    assert devices.visible() == ["2", "GPU-ab12"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices.visible() == []
+    with pytest.raises(InputError, match="1 GPUs asked, 0 visible"):
+        devices.lease(1, devices.visible())
