@@ -1,7 +1,7 @@
 """Reasoning-aware structural pruning of LLMs, as a DAG of artefacts (docs/architecture.md).
 
-    snakemake --cores 8 results/table1.csv                                            the embedded model
-    snakemake --cores 8 results/table1.csv --configfile config/smollm2-135m.yaml      another experiment
+snakemake --cores 8 results/table1.csv                                            the embedded model
+snakemake --cores 8 results/table1.csv --configfile config/smollm2-135m.yaml      another experiment
 """
 
 from snakemake.utils import min_version

@@ -21,6 +21,7 @@ import typer
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import torch
+
 from pruning import calibration, loading
 from pruning.calibration_data import Batch, micro_batches
 

@@ -11,31 +11,8 @@ OUTPUT
 """
 
 CALIBRATION = "results/{model}/calibration/{calib}"
-SHARD = CALIBRATION + "/shards/{shard}-of-{shards}"
+SHARD = f"{CALIBRATION}/shards/{{shard}}-of-{{shards}}"
 CALIBRATION_FILES = ("statistics", "layers", "activations")
-
-
-def calibration_data(wildcards):
-    calibration = CONFIG.calibrations[wildcards.calib]
-    return f"results/data/{calibration.dataset}/{calibration.split}.parquet"
-
-
-def calibration_settings(wildcards):
-    calibration = CONFIG.calibrations[wildcards.calib]
-    dataset = CONFIG.datasets[calibration.dataset]
-    return settings(
-        calibration,
-        exclude=["shards", "dataset", "split"],
-        shards=int(wildcards.shards),
-        dtype=CONFIG.models[wildcards.model].dtype,
-        prompt=dataset.prompt,
-        completion=dataset.completion,
-    )
-
-
-def shards_of(wildcards):
-    shards = CONFIG.calibrations[wildcards.calib].shards
-    return [f"{CALIBRATION}/shards/{shard}-of-{shards}".format(**wildcards) for shard in range(shards)]
 
 
 rule calibrate_shard:
@@ -46,20 +23,23 @@ rule calibrate_shard:
         code=code("calibrate"),
     output:
         [f"{SHARD}/{name}.parquet" for name in CALIBRATION_FILES],
-    params:
-        settings=calibration_settings,
-        model=subpath(input.model, parent=True),
-        output=subpath(output[0], parent=True),
     log:
         "results/logs/{model}/calibration/{calib}/{shard}-of-{shards}.log",
     benchmark:
         "results/benchmarks/{model}/calibration/{calib}/{shard}-of-{shards}.tsv"
+    conda:
+        "../envs/gpu.yaml"
     threads: threads_of
     resources:
         gpu=gpus,
         mem_mb=memory_mb,
+    params:
+        settings=calibration_settings,
+        model=subpath(input.model, parent=True),
+        output=subpath(output[0], parent=True),
     shell:
-        LAUNCH + "python scripts/calibrate.py --settings {params.settings:q} --model {params.model:q} "
+        "python scripts/launch.py --gpus {resources.gpu} -- "
+        "python scripts/calibrate.py --settings {params.settings:q} --model {params.model:q} "
         "--data {input.data:q} --shard {wildcards.shard} --output {params.output:q} --threads {threads} > {log:q} 2>&1"
 
 
@@ -70,16 +50,18 @@ rule merge_calibration:
         code=code("merge_calibration"),
     output:
         [f"{CALIBRATION}/{name}.parquet" for name in CALIBRATION_FILES],
-    params:
-        settings=lambda w: settings(CONFIG.calibrations[w.calib]),
-        shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],
-        output=subpath(output[0], parent=True),
     log:
         "results/logs/{model}/calibration/{calib}/merge.log",
     benchmark:
         "results/benchmarks/{model}/calibration/{calib}/merge.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=1000,
+    params:
+        settings=lambda w: settings(CONFIG.calibrations[w.calib]),
+        shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],
+        output=subpath(output[0], parent=True),
     shell:
         "python scripts/merge_calibration.py --settings {params.settings:q} {params.shards:q} "
         "--output {params.output:q} > {log:q} 2>&1"

@@ -22,11 +22,9 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from pruning import devices, preflight
+from pruning import devices, locks, preflight
 from pruning.config import validate
 from pruning.errors import InputError
-
-LAUNCH = "python scripts/launch.py --gpus {resources.gpu} -- "
 
 
 def checked(function, *arguments):
@@ -95,7 +93,163 @@ def threads_of(wildcards):
     return CONFIG.models[wildcards.model].threads
 
 
+# Datasets (rules/data.smk)
+
+
+def source_of(wildcards):
+    """What of the config one split's records depend on."""
+    dataset, split = CONFIG.datasets[wildcards.dataset], wildcards.split
+    if split not in CONFIG.splits(wildcards.dataset):
+        raise WorkflowError(f"datasets.{wildcards.dataset}: no split {split!r} declared")
+    if dataset.kind == "generated":
+        own = dataset.model_dump(exclude={"splits", "prompt", "completion"})
+        return settings(None, **own, adapter=None, size=dataset.splits[split])
+    files = CONFIG.files(wildcards.dataset)
+    own = {"fields": dataset.fields, "adapter": files.adapter}
+    if path := CONFIG.local_path(wildcards.dataset, split):
+        return settings(None, **own, kind="local", path=str(path))
+    return settings(
+        None, **own, kind="hub", repo=files.repo, name=files.name, revision=files.revision, split=files.splits[split]
+    )
+
+
+def local_file(wildcards):
+    return [str(path)] if (path := CONFIG.local_path(wildcards.dataset, wildcards.split)) else []
+
+
+def adapter_of(wildcards):
+    adapter = json.loads(source_of(wildcards))["adapter"]
+    return [f"adapters/{adapter}"] if adapter else []
+
+
+# The dense model (rules/model.smk)
+
+
+def model_files(wildcards):
+    source = CONFIG.models[wildcards.model].source
+    return sorted(map(str, Path(source.path).glob("*"))) if source.kind == "local" else []
+
+
+# Calibration (rules/calibrate.smk)
+
+
+def calibration_data(wildcards):
+    calibration = CONFIG.calibrations[wildcards.calib]
+    return f"results/data/{calibration.dataset}/{calibration.split}.parquet"
+
+
+def calibration_settings(wildcards):
+    calibration = CONFIG.calibrations[wildcards.calib]
+    dataset = CONFIG.datasets[calibration.dataset]
+    return settings(
+        calibration,
+        exclude=["shards", "dataset", "split"],
+        shards=int(wildcards.shards),
+        dtype=CONFIG.models[wildcards.model].dtype,
+        prompt=dataset.prompt,
+        completion=dataset.completion,
+    )
+
+
+def shards_of(wildcards):
+    shards = CONFIG.calibrations[wildcards.calib].shards
+    return [f"{CALIBRATION}/shards/{shard}-of-{shards}".format(**wildcards) for shard in range(shards)]
+
+
+# Masks (rules/mask.smk)
+
+
+def mask_settings(wildcards):
+    method = CONFIG.method(wildcards.method)
+    kept = {"allocate": method.allocate, "options": method.allocate_options}
+    return settings(None, **kept, min_keep=method.min_keep, round_to=method.round_to)
+
+
+# Compact models (rules/compact.smk)
+
+
+def compensation_of(wildcards):
+    scheme = CONFIG.method(wildcards.method).compensate
+    return [] if scheme == "none" else [f"compensation/{scheme}"]
+
+
+def kept_or_temp(output):
+    return temp(output) if CONFIG.storage.compact == "temp" else output
+
+
+# Evaluation (rules/evaluate.smk)
+
+
+def tasks_of(kind):
+    return one_of(name for name, task in CONFIG.tasks.items() if task.kind == kind) or "(?!)"
+
+
+def folder_of(wildcards):
+    """Where a variant's manifest.json lies."""
+    folder = "base" if wildcards.variant == "dense" else "compact/{variant}"
+    return f"results/{{model}}/{folder}".format(**wildcards)
+
+
+def model_of(wildcards):
+    """A variant's Hugging Face model directory."""
+    return folder_of(wildcards) if wildcards.variant == "dense" else os.path.join(folder_of(wildcards), "model")
+
+
+def manifest_of(wildcards):
+    return os.path.join(folder_of(wildcards), "manifest.json")
+
+
+def weights_of(wildcards):
+    """The compact model's directory, so that a deleted one is made again; the manifest says whether it changed."""
+    return [] if wildcards.variant == "dense" else ancient(model_of(wildcards))
+
+
+def definition(wildcards):
+    return f"config/tasks/{wildcards.task}.yaml"
+
+
+def task_data(wildcards):
+    return preflight.data_files(Path(definition(wildcards)))
+
+
+def task_settings(wildcards):
+    return settings(CONFIG.tasks[wildcards.task], exclude=["title"], dtype=CONFIG.models[wildcards.model].dtype)
+
+
+# Overlap (rules/overlap.smk)
+
+
+def masks_of(method):
+    return [f"results/{{model}}/masks/{{calib}}/{{{method}}}/{sparsity}.parquet" for sparsity in OVERLAP_SPARSITIES]
+
+
+# Tables (rules/tables.smk)
+
+
+def table1_variants():
+    grid = CONFIG.table1
+    return [f"{c}/{m}/{s}" for c in grid.calibrations for m in grid.methods for s in grid.sparsities]
+
+
+def table1_settings():
+    grid = CONFIG.table1
+    calibrations = {name: {"seed": CONFIG.calibrations[name].seed} for name in grid.calibrations}
+    return settings(
+        grid,
+        published="resources/paper/table1.csv",
+        models={name: {"note": CONFIG.models[name].note, "calibrations": calibrations} for name in grid.models},
+        tasks={name: table1_task(CONFIG.tasks[name]) for name in grid.tasks},
+    )
+
+
+def table1_task(task):
+    if task.kind == "perplexity":
+        return {"metrics": ["perplexity"], "kind": "perplexity", "title": f"{task.title} (seqlen {task.seqlen})"}
+    return {"metrics": task.metrics, "kind": "accuracy", "title": task.title}
+
+
 if workflow.is_main_process:
+    LIVE = locks.clear_stale(Path(".snakemake"))
     checked(preflight.check, CONFIG)
 
 

@@ -13,15 +13,6 @@ OUTPUT
 COMPACT = "results/{model}/compact/{calib}/{method}/{sparsity}"
 
 
-def compensation_of(wildcards):
-    scheme = CONFIG.method(wildcards.method).compensate
-    return [] if scheme == "none" else [f"compensation/{scheme}"]
-
-
-def kept_or_temp(output):
-    return temp(output) if CONFIG.storage.compact == "temp" else output
-
-
 rule compact:
     """A physically smaller model."""
     input:
@@ -32,16 +23,18 @@ rule compact:
     output:
         manifest=f"{COMPACT}/manifest.json",
         weights=kept_or_temp(directory(f"{COMPACT}/model")),
-    params:
-        settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include={"compensate", "export"})),
-        model=subpath(input.model, parent=True),
-        statistics=lambda w, input: f"--statistics={input.statistics}" if input.statistics else "",
     log:
         "results/logs/{model}/compact/{calib}/{method}/{sparsity}.log",
     benchmark:
         "results/benchmarks/{model}/compact/{calib}/{method}/{sparsity}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=memory_mb,
+    params:
+        settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include={"compensate", "export"})),
+        model=subpath(input.model, parent=True),
+        statistics=lambda w, input: f"--statistics={input.statistics}" if input.statistics else "",
     shell:
         "python scripts/compact.py --settings {params.settings:q} --model {params.model:q} --mask {input.mask:q} "
         "{params.statistics} --output {output.weights:q} --manifest {output.manifest:q} > {log:q} 2>&1"

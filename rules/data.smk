@@ -8,30 +8,6 @@ OUTPUT
 """
 
 
-def source_of(wildcards):
-    """What of the config one split's records depend on."""
-    dataset, split = CONFIG.datasets[wildcards.dataset], wildcards.split
-    if split not in CONFIG.splits(wildcards.dataset):
-        raise WorkflowError(f"datasets.{wildcards.dataset}: no split {split!r} declared")
-    if dataset.kind == "generated":
-        own = dataset.model_dump(exclude={"splits", "prompt", "completion"})
-        return settings(None, **own, adapter=None, size=dataset.splits[split])
-    files = CONFIG.files(wildcards.dataset)
-    own = {"fields": dataset.fields, "adapter": files.adapter}
-    if path := CONFIG.local_path(wildcards.dataset, split):
-        return settings(None, **own, kind="local", path=str(path))
-    return settings(None, **own, kind="hub", repo=files.repo, name=files.name, revision=files.revision, split=files.splits[split])
-
-
-def local_file(wildcards):
-    return [str(path)] if (path := CONFIG.local_path(wildcards.dataset, wildcards.split)) else []
-
-
-def adapter_of(wildcards):
-    adapter = json.loads(source_of(wildcards))["adapter"]
-    return [f"adapters/{adapter}"] if adapter else []
-
-
 rule fetch_dataset:
     """One split of a dataset."""
     input:
@@ -39,14 +15,16 @@ rule fetch_dataset:
         code=lambda w: code("fetch_dataset", *adapter_of(w)),
     output:
         "results/data/{dataset}/{split}.parquet",
-    params:
-        settings=source_of,
     log:
         "results/logs/data/{dataset}/{split}.log",
     benchmark:
         "results/benchmarks/data/{dataset}/{split}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=1000,
+    params:
+        settings=source_of,
     shell:
         "python scripts/fetch_dataset.py --settings {params.settings:q} --split {wildcards.split} "
         "--output {output:q} > {log:q} 2>&1"

@@ -17,37 +17,6 @@ EVALUATION = "results/{model}/eval/{variant}/{task}"
 VARIANT = rf"dense|({one_of(CONFIG.calibrations)})/({one_of(METHODS)})/\d{{1,2}}"
 
 
-def tasks_of(kind):
-    return one_of(name for name, task in CONFIG.tasks.items() if task.kind == kind) or "(?!)"
-
-
-def model_of(wildcards):
-    if wildcards.variant == "dense":
-        return "results/{model}/base".format(**wildcards)
-    return "results/{model}/compact/{variant}/model".format(**wildcards)
-
-
-def manifest_of(wildcards):
-    return f"{model_of(wildcards).removesuffix('/model')}/manifest.json"
-
-
-def weights_of(wildcards):
-    """The compact model's directory, so that a deleted one is made again; its time stamp says nothing, the manifest does."""
-    return [] if wildcards.variant == "dense" else ancient(model_of(wildcards))
-
-
-def definition(wildcards):
-    return f"config/tasks/{wildcards.task}.yaml"
-
-
-def task_data(wildcards):
-    return preflight.data_files(Path(definition(wildcards)))
-
-
-def task_settings(wildcards):
-    return settings(CONFIG.tasks[wildcards.task], exclude=["title"], dtype=CONFIG.models[wildcards.model].dtype)
-
-
 rule evaluate:
     """One model on one of lm-eval's tasks."""
     input:
@@ -59,9 +28,6 @@ rule evaluate:
     output:
         result=f"{EVALUATION}.json",
         samples=f"{EVALUATION}.samples.parquet",
-    params:
-        settings=task_settings,
-        model=model_of,
     log:
         "results/logs/{model}/eval/{variant}/{task}.log",
     benchmark:
@@ -69,12 +35,18 @@ rule evaluate:
     wildcard_constraints:
         variant=VARIANT,
         task=tasks_of("lm_eval"),
+    conda:
+        "../envs/gpu.yaml"
     threads: threads_of
     resources:
         gpu=gpus,
         mem_mb=memory_mb,
+    params:
+        settings=task_settings,
+        model=model_of,
     shell:
-        LAUNCH + "python scripts/evaluate.py --settings {params.settings:q} --model {params.model:q} "
+        "python scripts/launch.py --gpus {resources.gpu} -- "
+        "python scripts/evaluate.py --settings {params.settings:q} --model {params.model:q} "
         "--manifest {input.manifest:q} --definition {input.definition:q} --output {output.result:q} "
         "--samples {output.samples:q} --threads {threads} > {log:q} 2>&1"
 
@@ -89,9 +61,6 @@ rule perplexity:
     output:
         result=f"{EVALUATION}.json",
         samples=f"{EVALUATION}.samples.parquet",
-    params:
-        settings=task_settings,
-        model=model_of,
     log:
         "results/logs/{model}/eval/{variant}/{task}.log",
     benchmark:
@@ -99,10 +68,16 @@ rule perplexity:
     wildcard_constraints:
         variant=VARIANT,
         task=tasks_of("perplexity"),
+    conda:
+        "../envs/gpu.yaml"
     threads: threads_of
     resources:
         gpu=gpus,
         mem_mb=memory_mb,
+    params:
+        settings=task_settings,
+        model=model_of,
     shell:
-        LAUNCH + "python scripts/perplexity.py --settings {params.settings:q} --model {params.model:q} "
+        "python scripts/launch.py --gpus {resources.gpu} -- "
+        "python scripts/perplexity.py --settings {params.settings:q} --model {params.model:q} "
         "--data {input.data:q} --output {output.result:q} --samples {output.samples:q} --threads {threads} > {log:q} 2>&1"

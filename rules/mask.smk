@@ -9,12 +9,6 @@ OUTPUT
 """
 
 
-def mask_settings(wildcards):
-    method = CONFIG.method(wildcards.method)
-    kept = {"allocate": method.allocate, "options": method.allocate_options}
-    return settings(None, **kept, min_keep=method.min_keep, round_to=method.round_to)
-
-
 rule mask:
     """The mask of one method at one sparsity (per cent of FFN neurons removed)."""
     input:
@@ -23,14 +17,16 @@ rule mask:
         code=lambda w: code("mask", f"allocation/{CONFIG.method(w.method).allocate}"),
     output:
         "results/{model}/masks/{calib}/{method}/{sparsity}.parquet",
-    params:
-        settings=mask_settings,
     log:
         "results/logs/{model}/masks/{calib}/{method}/{sparsity}.log",
     benchmark:
         "results/benchmarks/{model}/masks/{calib}/{method}/{sparsity}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=1000,
+    params:
+        settings=mask_settings,
     shell:
         "python scripts/mask.py --settings {params.settings:q} --scores {input.scores:q} "
         "--layers {input.layers:q} --sparsity {wildcards.sparsity} --output {output:q} > {log:q} 2>&1"

@@ -8,11 +8,6 @@ OUTPUT
 """
 
 
-def model_files(wildcards):
-    source = CONFIG.models[wildcards.model].source
-    return sorted(map(str, Path(source.path).glob("*"))) if source.kind == "local" else []
-
-
 rule fetch_model:
     """The dense model."""
     input:
@@ -20,13 +15,15 @@ rule fetch_model:
         code=code("fetch_model"),
     output:
         "results/{model}/base/manifest.json",
-    params:
-        settings=lambda w: settings(CONFIG.models[w.model].source),
     log:
         "results/logs/{model}/base.log",
     benchmark:
         "results/benchmarks/{model}/base.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=memory_mb,
+    params:
+        settings=lambda w: settings(CONFIG.models[w.model].source),
     shell:
         "python scripts/fetch_model.py --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"

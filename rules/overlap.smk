@@ -10,10 +10,6 @@ OUTPUT
 OVERLAP_SPARSITIES = range(10, 100, 10)
 
 
-def masks_of(method):
-    return [f"results/{{model}}/masks/{{calib}}/{{{method}}}/{sparsity}.parquet" for sparsity in OVERLAP_SPARSITIES]
-
-
 rule overlap:
     """Agreement of two methods' masks over the sparsities."""
     input:
@@ -22,9 +18,6 @@ rule overlap:
         code=code("overlap"),
     output:
         "results/{model}/analysis/overlap/{calib}/{first}/{second}.csv",
-    params:
-        first=lambda w, input: [f"--first={path}" for path in input.first],
-        second=lambda w, input: [f"--second={path}" for path in input.second],
     log:
         "results/logs/{model}/analysis/overlap/{calib}/{first}/{second}.log",
     benchmark:
@@ -32,7 +25,12 @@ rule overlap:
     wildcard_constraints:
         first=one_of(METHODS),
         second=one_of(METHODS),
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=1000,
+    params:
+        first=lambda w, input: [f"--first={path}" for path in input.first],
+        second=lambda w, input: [f"--second={path}" for path in input.second],
     shell:
         "python scripts/overlap.py {params.first:q} {params.second:q} --output {output:q} > {log:q} 2>&1"

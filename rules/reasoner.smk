@@ -15,15 +15,17 @@ if CONFIG.reasoner:
             code=code("train_reasoner"),
         output:
             directory("results/reasoner"),
-        params:
-            settings=settings(CONFIG.reasoner),
         log:
             "results/logs/reasoner.log",
         benchmark:
             "results/benchmarks/reasoner.tsv"
+        conda:
+            "../envs/cpu.yaml"
         threads: 8
         resources:
             mem_mb=4000,
+        params:
+            settings=settings(CONFIG.reasoner),
         shell:
             "python scripts/train_reasoner.py --settings {params.settings:q} --output {output:q} "
             "--threads {threads} > {log:q} 2>&1"

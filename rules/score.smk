@@ -19,15 +19,17 @@ rule score:
         code=lambda w: code("score", f"scores/{CONFIG.method(w.method).score}"),
     output:
         "results/{model}/scores/{calib}/{method}.parquet",
-    params:
-        settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include=SCORE_KEYS), sort_keys=True),
-        model=subpath(input.model, parent=True),
     log:
         "results/logs/{model}/scores/{calib}/{method}.log",
     benchmark:
         "results/benchmarks/{model}/scores/{calib}/{method}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=memory_mb,
+    params:
+        settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include=SCORE_KEYS), sort_keys=True),
+        model=subpath(input.model, parent=True),
     shell:
         "python scripts/score.py --settings {params.settings:q} --model {params.model:q} "
         "--statistics {input.statistics:q} --output {output:q} > {log:q} 2>&1"

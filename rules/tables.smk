@@ -10,28 +10,6 @@ OUTPUT
 """
 
 
-def table1_variants():
-    grid = CONFIG.table1
-    return [f"{c}/{m}/{s}" for c in grid.calibrations for m in grid.methods for s in grid.sparsities]
-
-
-def table1_settings():
-    grid = CONFIG.table1
-    calibrations = {name: {"seed": CONFIG.calibrations[name].seed} for name in grid.calibrations}
-    return settings(
-        grid,
-        published="resources/paper/table1.csv",
-        models={name: {"note": CONFIG.models[name].note, "calibrations": calibrations} for name in grid.models},
-        tasks={name: table1_task(CONFIG.tasks[name]) for name in grid.tasks},
-    )
-
-
-def table1_task(task):
-    if task.kind == "perplexity":
-        return {"metrics": ["perplexity"], "kind": "perplexity", "title": f"{task.title} (seqlen {task.seqlen})"}
-    return {"metrics": task.metrics, "kind": "accuracy", "title": task.title}
-
-
 rule table1:
     """Accuracy after pruning, with intervals and paired tests (the paper's Table 1)."""
     input:
@@ -50,14 +28,16 @@ rule table1:
         csv="results/table1.csv",
         md="results/table1.md",
         tex="results/table1.tex",
-    params:
-        settings=table1_settings(),
     log:
         "results/logs/table1.log",
     benchmark:
         "results/benchmarks/table1.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=1000,
+    params:
+        settings=table1_settings(),
     shell:
         "python scripts/table1.py --settings {params.settings:q} --output-csv {output.csv:q} "
         "--output-md {output.md:q} --output-tex {output.tex:q} > {log:q} 2>&1"

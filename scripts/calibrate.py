@@ -49,7 +49,9 @@ def calibrate(
         mask_first_token=settings["mask_first_token"],
     )
     if settings["shards"] > len(batches):
-        raise cli.InputError(f"calibration: {settings['shards']} shards for {len(batches)} micro-batches: lower `shards`")
+        raise cli.InputError(
+            f"calibration: {settings['shards']} shards for {len(batches)} micro-batches: lower `shards`"
+        )
     if settings["gradient_checkpointing"]:
         calibration.checkpoint_gradients(network)
     own = cd.shard_of(batches, shard, settings["shards"])
@@ -63,13 +65,20 @@ def calibrate(
         analysed_layer=analysed,
         keep=cd.sampled_positions(batches, settings["sampled_tokens"], settings["seed"]),
     )
-    with run, out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"):
+    with (
+        run,
+        out_of_memory.advise(
+            f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"
+        ),
+    ):
         run.run(tqdm(own, "calibration micro-batches", mininterval=5))
     statistics, per_layer = run.frames()
     origin = {**settings, "shard": shard, "analysed_layer": analysed}
     artifacts.write_parquet(output / "statistics.parquet", statistics, "statistics", origin)
     artifacts.write_parquet(output / "layers.parquet", per_layer, "layers", origin)
-    artifacts.write_parquet(output / "activations.parquet", calibration.activation_table(run.kept), "activations", origin)
+    artifacts.write_parquet(
+        output / "activations.parquet", calibration.activation_table(run.kept), "activations", origin
+    )
 
 
 if __name__ == "__main__":

@@ -27,13 +27,17 @@ def compact(
     base = Checkpoint(model)
     keeps = [rows.to_numpy() for _, rows in artifacts.read_parquet(mask, "mask").groupby("layer")["keep"]]
     if [len(keep) for keep in keeps] != base.widths:
-        raise cli.InputError(f"{mask}: not a mask of {model}: layer widths {[len(k) for k in keeps]}, not {base.widths}")
+        raise cli.InputError(
+            f"{mask}: not a mask of {model}: layer widths {[len(k) for k in keeps]}, not {base.widths}"
+        )
     bias = None
     if settings["compensate"] != "none":
         scheme = importlib.import_module(f"pruning.compensation.{settings['compensate']}")
         rows = dict(list(artifacts.read_parquet(statistics, "statistics").groupby("layer")))
         bias = {
-            layer: scheme.down_bias(base.matrix(layer, "down"), keep, {n: rows[layer][n].to_numpy() for n in rows[layer]})
+            layer: scheme.down_bias(
+                base.matrix(layer, "down"), keep, {n: rows[layer][n].to_numpy() for n in rows[layer]}
+            )
             for layer, keep in enumerate(keeps)
         }
     with artifacts.atomic_directory(output) as directory:

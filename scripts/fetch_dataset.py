@@ -8,7 +8,9 @@ import typer
 from pruning import cli
 
 
-def fetch_dataset(settings: cli.Settings, split: Annotated[str, typer.Option()], output: Annotated[Path, typer.Option()]) -> None:
+def fetch_dataset(
+    settings: cli.Settings, split: Annotated[str, typer.Option()], output: Annotated[Path, typer.Option()]
+) -> None:
     import pandas as pd
 
     from pruning import artifacts, datasets

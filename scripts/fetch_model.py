@@ -8,7 +8,9 @@ import typer
 from pruning import cli
 
 
-def fetch_model(settings: cli.Settings, output: Annotated[Path, typer.Option(help="manifest.json of the model")]) -> None:
+def fetch_model(
+    settings: cli.Settings, output: Annotated[Path, typer.Option(help="manifest.json of the model")]
+) -> None:
     from pruning import artifacts, base_model
     from pruning.checkpoint import Checkpoint, read_config
 

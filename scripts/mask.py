@@ -1,4 +1,4 @@
-"""Turn scores into a mask at one sparsity: results/{model}/masks/{calib}/{method}/{sparsity}.parquet (layer, neuron, keep)."""
+"""Turn scores into a mask at one sparsity: one row a neuron (layer, neuron, keep)."""
 
 import importlib
 from pathlib import Path

@@ -36,7 +36,7 @@ def llama(layers: int = 2, seed: int = 0, **changes) -> LlamaForCausalLM:
 
 
 def _spread(model, config, layers, seed, **changes):
-    """Random weights, larger than the usual initialisation and with uneven norms, so that nothing is nearly constant."""
+    """Random weights, larger than usual and with uneven norms, so that nothing is nearly constant."""
     torch.manual_seed(seed)
     made = model(config(vocab_size=257, num_hidden_layers=layers, **{**SHAPE, **changes}))
     with torch.no_grad():

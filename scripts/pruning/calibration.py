@@ -63,11 +63,15 @@ def ffn_blocks(model: nn.Module) -> list[nn.Module]:
     """The decoder layers of a gated-FFN causal LM. Raises InputError naming the module that was looked for."""
     layers = getattr(getattr(model, "model", None), "layers", None)
     if layers is None:
-        raise InputError(f"{type(model).__name__}: no module model.layers; only decoders of that layout can be calibrated")
+        raise InputError(
+            f"{type(model).__name__}: no module model.layers; only decoders of that layout can be calibrated"
+        )
     for index, layer in enumerate(layers):
         for name in ("gate_proj", "up_proj", "down_proj"):
             if not isinstance(getattr(getattr(layer, "mlp", None), name, None), nn.Linear):
-                raise InputError(f"{type(model).__name__}: no linear module model.layers.{index}.mlp.{name}: not a gated FFN")
+                raise InputError(
+                    f"{type(model).__name__}: no linear module model.layers.{index}.mlp.{name}: not a gated FFN"
+                )
     return list(layers)
 
 
@@ -125,7 +129,9 @@ class Calibration:
             for counts in [{"n_tokens": float(self.tokens), "n_samples": float(self.samples)}]
             for columns in [{name: value.cpu().numpy() for name, value in sums.items()}]
         ]
-        layers = pd.DataFrame({"layer": range(len(self.layers)), "n_tokens": float(self.tokens), "angular_sum": self.angular})
+        layers = pd.DataFrame(
+            {"layer": range(len(self.layers)), "n_tokens": float(self.tokens), "angular_sum": self.angular}
+        )
         return pd.concat(neurons, ignore_index=True) if neurons else pd.DataFrame(), layers
 
     def _forward_and_backward(self, batch: Batch) -> None:
@@ -155,7 +161,9 @@ class Calibration:
         values = a.detach()
         masked = (values if counted.all() else values * counted.unsqueeze(-1)).float()
         self._add(index, activation_statistics(masked, counted), "activations")
-        a.register_hook(lambda g: self._add(index, gradient_statistics(values.float(), g.float()), "gradients", self.objective))
+        a.register_hook(
+            lambda g: self._add(index, gradient_statistics(values.float(), g.float()), "gradients", self.objective)
+        )
         if index == self.analysed_layer:
             self._keep(values)
 
@@ -186,7 +194,9 @@ class Calibration:
         if not torch.isfinite(value.sum()):
             bad = ~torch.isfinite(value.reshape(len(value), -1)).all(dim=1)
             sample = int(self.batch.samples[int(bad.nonzero()[0])]) if bad.any() else "(sum overflows)"
-            raise InputError(f"NaN or Inf in {where} at calibration sample {sample}: check the weights, or use a wider dtype")
+            raise InputError(
+                f"NaN or Inf in {where} at calibration sample {sample}: check the weights, or use a wider dtype"
+            )
 
     def _keep(self, a: Tensor) -> None:
         for row, sample in enumerate(self.batch.samples.tolist()):
@@ -212,6 +222,11 @@ def checkpoint_gradients(model: nn.Module) -> None:
 def activation_table(kept: Sequence[Mapping]) -> pa.Table:
     """Sampled activations, one row a token: sample, position, token id, activation (list of float32 [n])."""
     schema = pa.schema(
-        [("sample", pa.int64()), ("position", pa.int64()), ("token", pa.int64()), ("activation", pa.list_(pa.float32()))]
+        [
+            ("sample", pa.int64()),
+            ("position", pa.int64()),
+            ("token", pa.int64()),
+            ("activation", pa.list_(pa.float32())),
+        ]
     )
     return pa.Table.from_pylist(list(kept), schema=schema)

@@ -99,7 +99,8 @@ def micro_batches(
         if not objective[:, 1:].any(dim=1).all():
             row = start + int((~objective[:, 1:].any(dim=1)).nonzero()[0])
             raise InputError(
-                f"calibration sample {row} has no token for the objective (token_mask: {token_mask}): raise `sequence_length`"
+                f"calibration sample {row} has no token for the objective (token_mask: {token_mask}); "
+                "raise `sequence_length`"
             )
         batches.append(Batch(torch.arange(start, start + len(chunk)), ids, counted, objective))
     return batches

@@ -14,7 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 from pruning.errors import InputError
 
-FFN_TENSOR = re.compile(r"^(?P<prefix>.*\blayers)\.(?P<layer>\d+)\.mlp\.(?P<proj>gate|up|down)_proj\.(?P<kind>weight|bias)$")
+FFN_TENSOR = re.compile(
+    r"^(?P<prefix>.*\blayers)\.(?P<layer>\d+)\.mlp\.(?P<proj>gate|up|down)_proj\.(?P<kind>weight|bias)$"
+)
 
 
 class Checkpoint:
@@ -31,7 +33,9 @@ class Checkpoint:
                 with safe_open(file, "pt") as tensors:
                     self.file_of.update(dict.fromkeys(tensors.keys(), file))
             except (SafetensorError, OSError) as error:
-                raise InputError(f"{file}: not a whole safetensors file ({error}); delete it and fetch it again") from None
+                raise InputError(
+                    f"{file}: not a whole safetensors file ({error}); delete it and fetch it again"
+                ) from None
         matches = [m for m in map(FFN_TENSOR.match, self.file_of) if m]
         weights = {(int(m["layer"]), m["proj"]) for m in matches if m["kind"] == "weight"}
         layers = sorted({layer for layer, _ in weights})

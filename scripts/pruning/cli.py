@@ -43,7 +43,7 @@ _last = time.monotonic()
 
 
 def phase(ended: str) -> None:
-    """Log how long the phase that ends here took (`start-up`, `load`, `compute`); benchmarks/overhead.py adds them up."""
+    """Log how long the phase that ends here took (`start-up`, `load`, `compute`), for benchmarks/overhead.py."""
     global _last
     now = time.monotonic()
     print(f"phase {ended} {now - _last:.2f} s", flush=True)

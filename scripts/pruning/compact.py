@@ -16,7 +16,9 @@ from pruning.checkpoint import FFN_TENSOR, Checkpoint, read_config
 from pruning.errors import InputError
 
 
-def slice_tensor(name: str, tensor: torch.Tensor, keeps: Sequence[np.ndarray], *, pad_to: int | None = None) -> torch.Tensor:
+def slice_tensor(
+    name: str, tensor: torch.Tensor, keeps: Sequence[np.ndarray], *, pad_to: int | None = None
+) -> torch.Tensor:
     """The kept part of an FFN tensor (others come back as they are); with `pad_to`, zeros up to that width.
 
     A zero row in gate and up and a zero column in down is a neuron that outputs nothing: act(0) * 0 = 0."""
@@ -60,7 +62,7 @@ def write_compact(
     config = read_config(base.directory)
     if down_bias and "mlp_bias" not in config:
         raise InputError(
-            f"compensate: bias needs a bias on down_proj, which the model type {config.get('model_type')!r} has no slot for "
+            f"compensate: bias needs a bias on down_proj, which {config.get('model_type')!r} models have no slot for "
             "(Llama has `mlp_bias`); use `compensate: none` for this model"
         )
     widths = [int(keep.sum()) for keep in keeps]
@@ -93,7 +95,9 @@ def write_compact(
             shutil.copyfile(file, output / file.name)
 
 
-def biases(base: Checkpoint, layer: int, down: torch.Tensor, down_bias: Mapping[int, np.ndarray]) -> dict[str, torch.Tensor]:
+def biases(
+    base: Checkpoint, layer: int, down: torch.Tensor, down_bias: Mapping[int, np.ndarray]
+) -> dict[str, torch.Tensor]:
     """The bias tensors that `mlp_bias` wants: the compensation on down_proj, zeros on gate and up.
 
     A base model that has biases of its own keeps them: its gate and up ones are sliced with the weights."""

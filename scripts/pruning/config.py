@@ -59,7 +59,7 @@ class Model(Strict):
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs a calibration or evaluation job takes; 0 runs on the CPU."""
     threads: Positive = 1
-    """CPU threads of such a job (fewer where --cores is less); part of the results' identity, as they round differently."""
+    """CPU threads of such a job (fewer where --cores is less); another number rounds differently."""
     memory_gb: Positive = 2
     """Memory a calibration or evaluation job takes (CPU side); local runs start no more jobs than fit."""
     note: str | None = None
@@ -229,23 +229,32 @@ class Table1(Strict):
     seed: int = 0
 
 
+class ReasonerPhase(Strict):
+    steps: Positive
+    learning_rate: float
+    drills: Annotated[float, Field(ge=0, le=1)]
+    """Share of the documents that are bare arithmetic."""
+    option_share: Annotated[float, Field(ge=0, le=1)]
+    """Share of the problems that come with five options."""
+    letter_weight: float
+    """Loss weight of the right option's letter; other solution tokens weigh 1."""
+
+
 class Reasoner(Strict):
     """Recipe of the embedded model; training it is a target of its own and no part of the table."""
 
     seed: int
     templates: list[int]
     held_out_templates: list[int]
-    drills: float
-    option_share: float
     vocabulary: Positive
     shape: dict[str, int]
     context: Positive
     rows: Positive
     length: Positive
-    steps: Positive
-    learning_rate: float
     weight_decay: float
     test_size: Positive
+    phases: list[ReasonerPhase]
+    """Each goes on from the model that the one before it left."""
 
 
 class Storage(Strict):
@@ -362,6 +371,10 @@ def _yaml_lines(section: Strict, explained: set[type], indent: str) -> list[str]
             lines.append(f"{indent}{name}:")
             for key, entry in value.items():
                 lines += [f"{indent}  {key}:", *_yaml_lines(entry, explained, indent + "    ")]
+        elif isinstance(value, list) and value and isinstance(value[0], Strict):
+            kind = type(value[0])
+            lines += [f"{indent}# {n}: {i.description}" for n, i in kind.model_fields.items() if i.description]
+            lines += [f"{indent}{name}:", *(f"{indent}  - {_yaml_value(entry.model_dump())}" for entry in value)]
         else:
             lines.append(f"{indent}{name}: {_yaml_value(value)}")
         if not indent:

@@ -19,7 +19,9 @@ def read_jsonl(path: Path) -> list[Record]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; check `data_folder` and the dataset's `path` in the config") from None
+        raise InputError(
+            f"{path}: {error.strerror}; check `data_folder` and the dataset's `path` in the config"
+        ) from None
     records = []
     for number, line in enumerate(raw.split(b"\n"), start=1):
         if not line.strip():

@@ -18,7 +18,9 @@ METHODS = {
     "rku": c.Method(
         score="utility", options={"objective": "energy", "reduction": "abs"}, normalise="layer_sum", allocate="global"
     ),
-    "rku_uniform": c.Method(score="utility", options={"objective": "energy", "reduction": "abs"}, normalise="layer_sum"),
+    "rku_uniform": c.Method(
+        score="utility", options={"objective": "energy", "reduction": "abs"}, normalise="layer_sum"
+    ),
     "minitron": c.Method(score="minitron"),
     "random": c.Method(score="random", options={"seed": 0}),
     "magnitude": c.Method(score="magnitude"),
@@ -47,9 +49,7 @@ DEFAULT = c.Config(
     methods=METHODS,
     tasks={
         "gsm_symbolic": c.LmEvalTask(
-            kind="lm_eval",
-            title="GSM-Symbolic",
-            metrics=["exact_match,strict-match"], limit=400, batch_size=100
+            kind="lm_eval", title="GSM-Symbolic", metrics=["exact_match,strict-match"], limit=400, batch_size=100
         ),
         "gsm_symbolic_options": c.LmEvalTask(
             kind="lm_eval", title="GSM-Symbolic, 5 options", metrics=["exact_match,letter"], limit=200, batch_size=100
@@ -66,8 +66,6 @@ DEFAULT = c.Config(
         seed=0,
         templates=TEMPLATES,
         held_out_templates=[1, 12, 31, 43, 55, 62],
-        drills=0.3,
-        option_share=0.25,
         vocabulary=1280,
         shape={
             "hidden_size": 192,
@@ -79,9 +77,11 @@ DEFAULT = c.Config(
         context=1024,
         rows=16,
         length=512,
-        steps=2400,
-        learning_rate=0.003,
         weight_decay=0.05,
         test_size=600,
+        phases=[
+            c.ReasonerPhase(steps=2400, learning_rate=0.003, drills=0.3, option_share=0.25, letter_weight=1),
+            c.ReasonerPhase(steps=500, learning_rate=0.001, drills=0.1, option_share=0.7, letter_weight=10),
+        ],
     ),
 )

@@ -13,7 +13,7 @@ LEASES = Path(tempfile.gettempdir()) / f"gpu-leases-{os.getuid()}"
 
 
 def visible() -> list[str]:
-    """Identifiers of the GPUs this process may use: CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists."""
+    """GPUs this process may use: CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists."""
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
     try:
@@ -29,7 +29,9 @@ def lease(count: int, devices: list[str], poll_seconds: float = 1.0) -> list[str
     A device is locked by flock on a file; the lock's descriptor is inherited and never closed, so it lasts exactly
     as long as the process. Raises InputError if that many devices do not exist."""
     if count > len(devices):
-        raise InputError(f"{count} GPUs asked, {len(devices)} visible: lower `gpus` in the model's config, or run elsewhere")
+        raise InputError(
+            f"{count} GPUs asked, {len(devices)} visible: lower `gpus` in the model's config, or run elsewhere"
+        )
     LEASES.mkdir(mode=0o700, exist_ok=True)
     while True:
         held: dict[str, int] = {}

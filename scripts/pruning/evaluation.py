@@ -69,7 +69,7 @@ class CachedHFLM(HFLM):
                     raise
                 if self.batch_size_per_gpu == 1:
                     raise InputError(
-                        f"out of memory, batch sizes tried: {tried}; give the job more memory or GPUs, or shorten the task"
+                        f"out of memory, batch sizes tried: {tried}; give the job more memory or GPUs"
                     ) from None
                 self.batch_size_per_gpu //= 2
                 self.pending.clear()
@@ -149,8 +149,7 @@ def generation(sample: dict[str, Any], lm: CachedHFLM) -> dict[str, Any]:
     arguments = list(sample["arguments"].values()) if isinstance(sample["arguments"], dict) else sample["arguments"]
     if arguments:
         first = tuple(arguments[0].values()) if isinstance(arguments[0], dict) else tuple(arguments[0])
-        key = lm.cache.key("generate_until", first)
-        record = lm.cache[key] if key in lm.cache else {}
+        record = lm.cache.records.get(lm.cache.key("generate_until", first), {})
     return {"generated_tokens": record.get("tokens"), "finish_reason": record.get("finish")}
 
 

@@ -17,7 +17,11 @@ def load(directory: Path, dtype: str, device: str = "auto") -> tuple[PreTrainedM
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device
     model = model_class(directory).from_pretrained(
-        directory, config=stock_config(directory), dtype=getattr(torch, dtype), device_map=device_map, use_safetensors=True
+        directory,
+        config=stock_config(directory),
+        dtype=getattr(torch, dtype),
+        device_map=device_map,
+        use_safetensors=True,
     )
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
     if tokenizer.pad_token is None:
@@ -39,7 +43,7 @@ def layer_widths(directory: Path) -> dict[int, int]:
 
 
 def model_class(directory: Path) -> type[PreTrainedModel]:
-    """The stock class, or a subclass of it whose FFNs have their own widths, so that loading stays transformers' own."""
+    """The stock class, or a subclass whose FFNs have their own widths, so that loading stays transformers' own."""
     config = stock_config(directory)
     try:
         stock = AutoModelForCausalLM._model_mapping[type(config)]
@@ -56,7 +60,9 @@ def model_class(directory: Path) -> type[PreTrainedModel]:
             for name in ("gate_proj", "up_proj", "down_proj"):
                 old = getattr(mlp, name)
                 shape = (width, old.out_features) if name == "down_proj" else (old.in_features, width)
-                new = torch.nn.Linear(*shape, bias=old.bias is not None, dtype=old.weight.dtype, device=old.weight.device)
+                new = torch.nn.Linear(
+                    *shape, bias=old.bias is not None, dtype=old.weight.dtype, device=old.weight.device
+                )
                 setattr(mlp, name, new)
             mlp.intermediate_size = width
 

@@ -69,7 +69,9 @@ def check(config: Config) -> None:
         for name in config.datasets:
             for split in config.splits(name):
                 if (path := config.local_path(name, split)) and not path.is_file():
-                    raise InputError(f"datasets.{name}: no file {path} for the split {split!r}; check `data_folder` and `path`")
+                    raise InputError(
+                        f"datasets.{name}: no file {path} for the split {split!r}; check `data_folder` and `path`"
+                    )
     except ValueError as error:
         raise InputError(f"config: {error}" if type(error) is ValueError else str(error)) from None
     for name in config.table1.models:

@@ -80,7 +80,7 @@ def sample(split: str | None, templates: Sequence[int], size: int, seed: int) ->
         if misses > 3 * len(templates):
             raise ValueError(
                 f"gsm_symbolic templates {list(templates)} hold only about {len(problems)} distinct "
-                f"{split or ''} problems, {size} were asked: lower `size` or add templates"
+                f"{f'{split} ' if split else ''}problems, {size} were asked: lower `size` or add templates"
             )
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import tiny
 import torch
 import yaml
-from conftest import ROOT, Workspace
+
+import tiny
 from pruning import artifacts
+from workspace import ROOT, Workspace
 
 
 def edited(workspace: Workspace, changes: dict) -> Workspace:
@@ -55,7 +56,13 @@ BAD_CONFIGS = {
         "models.tiny-reasoner.source.path: no model in resources/nowhere",
     ),
     "data file missing": (
-        {"datasets|mine": {"kind": "published", "fields": ["text"], "local": {"path": "mine.jsonl", "splits": {"test": "test"}}}},
+        {
+            "datasets|mine": {
+                "kind": "published",
+                "fields": ["text"],
+                "local": {"path": "mine.jsonl", "splits": {"test": "test"}},
+            }
+        },
         "datasets.mine: no file mine.jsonl for the split 'test'",
     ),
     "FLAP bias on Qwen2": (
@@ -106,7 +113,10 @@ BAD_FILES = {
     "not UTF-8": (b'{"text": "fine"}\n{"text": "caf\xe9"}\n', "data.jsonl:2: not UTF-8"),
     "broken JSON": (b'{"text": "fine"}\n\n{"text": \n', "data.jsonl:3: broken JSON"),
     "not an object": (b"[1, 2]\n", "data.jsonl:1: expected a JSON object, found list"),
-    "lacks a field": (b'{"text": "fine"}\n{"txt": "not"}\n', "data.jsonl: record 2 lacks the field 'text' (it has: txt)"),
+    "lacks a field": (
+        b'{"text": "fine"}\n{"txt": "not"}\n',
+        "data.jsonl: record 2 lacks the field 'text' (it has: txt)",
+    ),
 }
 
 
@@ -147,7 +157,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    "repo, reason", [("org/gated", "accept its licence on the hub and set HF_TOKEN"), ("org/missing", "no such repository")]
+    "repo, reason",
+    [("org/gated", "accept its licence on the hub and set HF_TOKEN"), ("org/missing", "no such repository")],
 )
 def test_gated_and_missing_models_say_what_to_do(tmp_path: Path, repo: str, reason: str):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
@@ -189,7 +200,14 @@ def calibrate(tmp_path: Path, model, text: str, **changes) -> subprocess.Complet
     tiny.save(model, tmp_path / "model")
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": [text]}), "dataset", {})
     settings = json.dumps({**CALIBRATION, **changes})
-    files = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "data.parquet"), "--output", str(tmp_path / "out")]
+    files = [
+        "--model",
+        str(tmp_path / "model"),
+        "--data",
+        str(tmp_path / "data.parquet"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     return stage("calibrate", "--settings", settings, *files, "--shard", "0")
 
 
@@ -230,6 +248,11 @@ def test_a_broken_intermediate_is_named(tmp_path: Path, damage: str):
 def test_an_unknown_option_of_a_score_is_named(finished: Workspace, tmp_path: Path):
     base = finished.path / "results/tiny-reasoner"
     settings = json.dumps({"score": "utility", "options": {"objectiv": "ce"}, "normalise": "none", "shuffle": None})
-    files = ["--model", str(base / "base"), "--statistics", str(base / "calibration/gsm_symbolic-s0/statistics.parquet")]
+    files = [
+        "--model",
+        str(base / "base"),
+        "--statistics",
+        str(base / "calibration/gsm_symbolic-s0/statistics.parquet"),
+    ]
     done = stage("score", "--settings", settings, *files, "--output", str(tmp_path / "s.parquet"))
     says(done, "score 'utility' with options", "objectiv")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, Workspace
+
 from pruning import config
+from workspace import ROOT, Workspace
 
 # Jobs of the test grid: three methods, two sparsities, one task.
 ALL = {
@@ -80,6 +81,7 @@ CODE = {
     "scripts/pruning/devices.py": NOTHING,
     "scripts/pruning/evaluation.py": FROM_EVALUATE,
     "scripts/pruning/inference.py": {"table1": 1},
+    "scripts/pruning/locks.py": NOTHING,
     "scripts/pruning/loading.py": FROM_CALIBRATION | FROM_EVALUATE,
     "scripts/pruning/normalise.py": FROM_SCORE,
     "scripts/pruning/out_of_memory.py": FROM_CALIBRATION | FROM_EVALUATE,
@@ -295,7 +297,6 @@ def test_after_sigkill_the_same_command_goes_on_where_it_stopped(workspace: Work
     before = answers[0].read_bytes()
     before = before[: before.rfind(b"\n") + 1]
     assert before.count(b"\n") < 12, "killed too late to show anything"
-    subprocess.run(["snakemake", "--unlock", "--configfile", "test.yaml"], cwd=workspace.path, check=True, capture_output=True)
     workspace.snakemake(target)
     after = answers[0].read_bytes()
     assert after.startswith(before)  # nothing that was answered was asked again

@@ -120,7 +120,9 @@ def test_cfsp_keeps_more_of_a_layer_that_turns_the_hidden_state_more():
 # floors and rounding
 
 
-@pytest.mark.parametrize(("min_keep", "expected"), [(0, [1, 1, 1]), (0.01, [1, 1, 2]), (0.5, [1, 5, 76]), (1, [1, 10, 151])])
+@pytest.mark.parametrize(
+    ("min_keep", "expected"), [(0, [1, 1, 1]), (0.01, [1, 1, 2]), (0.5, [1, 5, 76]), (1, [1, 10, 151])]
+)
 def test_floors_are_a_fraction_rounded_up_and_at_least_one(min_keep, expected):
     assert floors(np.array([1, 10, 151]), min_keep).tolist() == expected
 

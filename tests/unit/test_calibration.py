@@ -76,7 +76,9 @@ def brute_force(model, samples, energy="post_norm", token_mask="all", mask_first
     angular = [0.0] * layers
     for ids, answer in samples:
         inputs, leaves, hidden, output = trace(model, ids)
-        wanted = [t for t in range(len(ids)) if (token_mask == "all" or answer[t]) and not (mask_first_token and t == 0)]
+        wanted = [
+            t for t in range(len(ids)) if (token_mask == "all" or answer[t]) and not (mask_first_token and t == 0)
+        ]
         last = hidden[-1] if energy == "pre_norm" else output.hidden_states[-1][0]
         log_p = output.logits[0].log_softmax(-1)
         surprise = [-log_p[t - 1, ids[t]] for t in wanted if t > 0]
@@ -276,15 +278,25 @@ def test_infinite_gradients_name_layer_and_objective():
 
 
 def test_other_architectures_are_refused_naming_the_module():
-    shape = {"vocab_size": 50, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape = {
+        "vocab_size": 50,
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     with pytest.raises(InputError, match="GPT2LMHeadModel: no module model.layers;"):
         ffn_blocks(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2)))
-    with pytest.raises(InputError, match=r"PhiForCausalLM: no linear module model\.layers\.0\.mlp\.gate_proj: not a gated FFN"):
+    with pytest.raises(
+        InputError, match=r"PhiForCausalLM: no linear module model\.layers\.0\.mlp\.gate_proj: not a gated FFN"
+    ):
         ffn_blocks(PhiForCausalLM(PhiConfig(**shape)))
 
 
 def rku_masks(neurons: pd.DataFrame, sparsity: int) -> list[np.ndarray]:
-    scores = [layer_sum((rows["energy_abs_sum"] / rows["n_samples"]).to_numpy()) for _, rows in neurons.groupby("layer")]
+    scores = [
+        layer_sum((rows["energy_abs_sum"] / rows["n_samples"]).to_numpy()) for _, rows in neurons.groupby("layer")
+    ]
     sizes = np.array([len(s) for s in scores])
     problem = allocation.Problem(scores, sparsity, np.ones(len(scores)), allocation.floors(sizes, 0.01))
     widths = importlib.import_module("pruning.allocation.global").widths(problem)

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import yaml
-from conftest import ROOT
+from snakemake.utils import update_config
+
 from pruning import config, preflight
 from pruning.default_config import DEFAULT
 from pruning.errors import InputError
-from snakemake.utils import update_config
+from workspace import ROOT
 
 
 def stacked(name: str) -> dict:

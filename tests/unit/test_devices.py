@@ -7,9 +7,10 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+
 from pruning import devices
 from pruning.errors import InputError
+from workspace import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from pruning.overlap import expected_iou, iou
 
 

@@ -188,7 +188,7 @@ def test_random_is_a_function_of_seed_and_layer():
     assert first == [random.score(layer, seed=1).tolist() for layer in layers]
     drawn = [*first, *(random.score(layer, seed=2).tolist() for layer in layers)]
     assert len({tuple(values) for values in drawn}) == 6
-    assert all(len(values) == NEURONS and 0 <= min(values) and max(values) < 1 for values in drawn)
+    assert all(len(values) == NEURONS and min(values) >= 0 and max(values) < 1 for values in drawn)
 
 
 def test_random_does_not_look_at_the_data():

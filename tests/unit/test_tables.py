@@ -101,7 +101,7 @@ class Study:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def written(tmp_path_factory):
     """A study with its table; not to be changed."""
     study = Study(tmp_path_factory.mktemp("study"))
     study.build()
@@ -110,21 +110,21 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def study(tmp_path, finished):
+def study(tmp_path, written):
     """A copy to change, without its table."""
     study = Study(tmp_path)
-    shutil.copytree(finished.results, study.results)
+    shutil.copytree(written.results, study.results)
     return study
 
 
 @pytest.fixture(scope="module")
-def frame(finished):
-    return pd.read_csv(finished.outputs["csv"])
+def frame(written):
+    return pd.read_csv(written.outputs["csv"])
 
 
 @pytest.fixture(scope="module")
-def printed(finished):
-    return {name: path.read_text(encoding="utf-8") for name, path in finished.outputs.items()}
+def printed(written):
+    return {name: path.read_text(encoding="utf-8") for name, path in written.outputs.items()}
 
 
 def one(frame, method, sparsity, task="gsm8k", model=PAPER_MODEL, calib=CALIBS[0]) -> pd.Series:
@@ -244,8 +244,8 @@ def test_only_the_named_metric_is_counted(study, frame):
     pd.testing.assert_frame_equal(study.run(), frame)
 
 
-def test_second_run_writes_the_same_bytes(study, finished):
-    first = {name: path.read_bytes() for name, path in finished.outputs.items()}
+def test_second_run_writes_the_same_bytes(study, written):
+    first = {name: path.read_bytes() for name, path in written.outputs.items()}
     study.run()
     assert {name: path.read_bytes() for name, path in study.outputs.items()} == first
     assert b"\r" not in first["csv"]

@@ -1,8 +1,8 @@
 """CFSP's fine-grained score with sums over the layer's neurons (Wang et al. 2024, arXiv 2409.13199).
 
 A reconstruction: the paper calls each term a *relative* importance of a weight, as in RIA (Zhang et al.,
-Plug-and-Play, ICLR 2024), i.e. a neuron's part of what the layer sends along one hidden dimension. The released code divides by
-the sum along the other axis, which cancels (see `cfsp_as_code`).
+Plug-and-Play, ICLR 2024), i.e. a neuron's part of what the layer sends along one hidden dimension. The released
+code divides by the sum along the other axis, which cancels (see `cfsp_as_code`).
 """
 
 import numpy as np

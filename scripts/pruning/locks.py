@@ -1,0 +1,30 @@
+"""Snakemake's lock on the working directory, cleared when the run that took it was killed.
+
+A killed Snakemake leaves its lock behind and the next run asks for `--unlock`. Every run therefore also holds a shared
+flock, which the kernel frees with the process: whoever gets it exclusively is alone, and any lock there is stale.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+
+def clear_stale(state: Path) -> int | None:
+    """Remove Snakemake's locks below `state` (.snakemake) if no run is alive, and mark this process as a live run.
+
+    Returns the descriptor that marks it, open as long as the process; None where the file system knows no flock."""
+    state.mkdir(exist_ok=True)
+    descriptor = os.open(state / "live", os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass  # another run is alive: its locks are real
+        else:
+            for lock in (state / "locks").glob("*.lock"):
+                lock.unlink(missing_ok=True)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -1,0 +1,482 @@
+"""Evaluation: lm-eval's answers, remembered; its prompts, rendered from our data; perplexity by a hand loop."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import pandas as pd
+import perplexity as perplexity_stage
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+import tiny
+from pruning import artifacts, evaluation
+from pruning.datasets import adapt
+from pruning.errors import InputError
+from pruning.evaluation import CachedHFLM, outcomes, prediction, task_definition
+from pruning.perplexity import negative_log_likelihoods, windows
+from pruning.response_cache import ResponseCache
+
+TASKS = Path(__file__).parents[2] / "config/tasks"
+KWARGS = {"until": ["e", "Q:"], "max_gen_toks": 12, "do_sample": False}
+
+
+def generations(texts=("one", "twenty two", "3", "forty four four", "5 5")) -> list[Instance]:
+    return [Instance("generate_until", {}, (text, KWARGS), i) for i, text in enumerate(texts)]
+
+
+def options() -> list[Instance]:
+    pairs = [("What is it?", " this"), ("What is it?", " that one"), ("", "x"), ("a b", " c"), ("What is it?", " z")]
+    return [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+
+
+ASK = {"generate_until": generations, "loglikelihood": options}
+
+
+class Lab:
+    """A tiny model behind both classes, and a count of its forward passes."""
+
+    def __init__(self, tmp_path: Path):
+        self.model, self.tokenizer, self.path = tiny.qwen2(), tiny.tokenizer(), tmp_path / "cache.jsonl"
+        self.tokenizer.padding_side = "left"
+        self.calls: list[int] = []  # rows of each forward pass
+        self.model.register_forward_pre_hook(self.count, with_kwargs=True)
+
+    def count(self, _, args, kwargs) -> None:
+        self.calls.append(len(args[0] if args else kwargs["input_ids"]))
+
+    def cached(self, batch_size: int = 2, path: Path | None = None) -> CachedHFLM:
+        return CachedHFLM(self.model, self.tokenizer, ResponseCache(path or self.path), batch_size)
+
+    def plain(self, batch_size: int = 2) -> HFLM:
+        return HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=batch_size, backend="causal")
+
+
+@pytest.fixture
+def lab(tmp_path) -> Lab:
+    return Lab(tmp_path)
+
+
+def ask(lm, kind: str, requests=None) -> list:
+    return getattr(lm, kind)(ASK[kind]() if requests is None else requests, disable_tqdm=True)
+
+
+def assert_same(found: list, expected: list):
+    """Texts, or log-likelihoods up to the rounding that another batch makes."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one == (other if isinstance(other, str) else pytest.approx(other, rel=1e-5))
+
+
+# the cache in front of lm-eval's model
+
+
+@pytest.mark.parametrize("kind", ASK)
+def test_answers_are_those_of_lm_evals_own_class(lab, kind):
+    expected = ask(lab.plain(), kind)
+    assert_same(ask(lab.cached(), kind), expected)
+    assert len({str(answer) for answer in expected}) > 3  # the answers differ, so that their order shows
+
+
+@pytest.mark.parametrize("kind", ASK)
+def test_a_second_run_computes_nothing(lab, kind):
+    first = ask(lab.cached(), kind)
+    lab.calls.clear()
+    again = ask(lab.cached(), kind)
+    assert lab.calls == []
+    assert again == first
+    assert all(isinstance(answer, str if kind == "generate_until" else tuple) for answer in again)
+
+
+@pytest.mark.parametrize("kind", ASK)
+def test_a_killed_run_goes_on_where_it_stopped(lab, kind):
+    lm = lab.cached()
+    expected = ask(lm, kind)
+    lines = lab.path.read_bytes().splitlines(keepends=True)
+    lab.path.write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    lab.calls.clear()
+    seen = []
+    lm = lab.cached()
+    lm.cache.add = lambda key, record, add=lm.cache.add: (seen.append(key), add(key, record))
+    assert_same(ask(lm, kind), expected)
+    assert len(seen) == 2
+    assert lab.calls
+
+
+@pytest.mark.parametrize("kind", ASK)
+def test_another_cache_serves_nothing(lab, kind, tmp_path):
+    ask(lab.cached(), kind)
+    lab.calls.clear()
+    ask(lab.cached(path=tmp_path / "other.jsonl"), kind)
+    assert lab.calls
+
+
+def test_other_arguments_are_other_requests(lab):
+    ask(lab.cached(), "generate_until")
+    lab.calls.clear()
+    shorter = [Instance("generate_until", {}, ("one", {**KWARGS, "max_gen_toks": 3}), 0)]
+    (answer,) = ask(lab.cached(), "generate_until", shorter)
+    assert lab.calls
+    assert len(answer) <= 3
+
+
+def test_equal_requests_are_answered_each(lab):
+    requests = generations(("same", "same", "other", "same"))
+    assert ask(lab.cached(), "generate_until", requests) == ask(lab.plain(), "generate_until", requests)
+
+
+# running out of memory
+
+
+def limit_memory(lab, monkeypatch, rows: int, error: Exception):
+    """The model raises on a forward pass of more than `rows` rows."""
+
+    def refuse(_, args, kwargs):
+        if len(args[0] if args else kwargs["input_ids"]) > rows:
+            raise error
+
+    lab.model.register_forward_pre_hook(refuse, with_kwargs=True)
+
+
+ERRORS = [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("kind", ASK)
+def test_out_of_memory_halves_the_batch_and_finishes(lab, monkeypatch, kind, error):
+    expected = ask(lab.plain(), kind)
+    limit_memory(lab, monkeypatch, 1, error)
+    lm = lab.cached(batch_size=5)
+    assert_same(ask(lm, kind), expected)
+    assert lm.batch_size_per_gpu == 1
+
+
+def test_answers_given_before_memory_ran_out_are_kept(lab, monkeypatch):
+    """Two rows of four fit in short prompts alone: lm-eval takes the longest first, so make the last batch fail once."""
+    expected = ask(lab.plain(), "generate_until")
+    lm, batches = lab.cached(batch_size=2), []
+    generate = HFLM._model_generate
+
+    def failing_at_the_second(self, context, *args, **kwargs):
+        batches.append(len(context))
+        if len(batches) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(self, context, *args, **kwargs)
+
+    monkeypatch.setattr(HFLM, "_model_generate", failing_at_the_second)
+    assert ask(lm, "generate_until") == expected
+    assert batches == [2, 2, 1, 1, 1]
+    assert len(lm.pending) == 0
+
+
+@pytest.mark.parametrize("kind", ASK)
+def test_out_of_memory_at_a_batch_of_one_names_the_sizes_tried(lab, monkeypatch, kind):
+    limit_memory(lab, monkeypatch, 0, ERRORS[0])
+    with pytest.raises(InputError, match=r"out of memory, batch sizes tried: \[5, 2, 1\]"):
+        ask(lab.cached(batch_size=5), kind)
+
+
+def test_other_errors_are_not_taken_for_memory(lab, monkeypatch):
+    limit_memory(lab, monkeypatch, 0, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        ask(lab.cached(), "generate_until")
+
+
+# lengths and finish reasons
+
+
+def test_generated_tokens_and_finish_reason_by_hand(lab, monkeypatch):
+    """Continuations written by hand; stops are `e`, `Q:` and the end token, which also pads."""
+    end = lab.tokenizer.eos_token
+    written = {
+        "stops at a word": ("abcdef", 4, "stop", "abcd"),
+        "stops at two tokens": ("12345Q:x", 5, "stop", "12345"),
+        "takes the first stop": ("abQ:xe", 2, "stop", "ab"),
+        "ends by itself": (f"ab{end}{end}{end}{end}{end}{end}", 2, "stop", "ab"),
+        "stops at once": ("e", 0, "stop", ""),
+        "never stops": ("123456789012", 12, "length", "123456789012"),
+    }
+
+    def write(self, context, *args, **kwargs):
+        rows = []
+        for row in context:
+            prompt = self.tokenizer.decode(row, skip_special_tokens=True)
+            rows.append(torch.tensor([*row.tolist(), *lab.tokenizer(written[prompt][0] + end * 12)["input_ids"][:12]]))
+        return torch.stack(rows)
+
+    def end_never(self, context, *args, **kwargs):
+        return write(self, context)
+
+    monkeypatch.setattr(HFLM, "_model_generate", end_never)
+    lm = lab.cached(batch_size=4)
+    requests = generations(tuple(written))
+    assert ask(lm, "generate_until", requests) == [text for *_, text in written.values()]
+    for request, (_, tokens, finish, _) in zip(requests, written.values(), strict=True):
+        record = lm.cache[ResponseCache.key("generate_until", request.args)]
+        assert (record["tokens"], record["finish"]) == (tokens, finish), request.args[0]
+
+
+# lm-eval's tasks on our data
+
+ARC = [
+    {
+        "id": "Mercury_7081673",
+        "query": "Question: Which piece of safety equipment is used to keep mold spores from entering the respiratory "
+        "system?\nAnswer:",
+        "choices": ["safety goggles", "breathing mask", "rubber gloves", "lead apron"],
+        "gold": 1,
+    },
+    {
+        "id": "NYSEDREGENTS_2008_4_6",
+        "query": "Question: When a rock is placed in a graduated cylinder containing water, the height of the water "
+        "will\nAnswer:",
+        "choices": ["decrease", "increase", "remain the same"],
+        "gold": 1,
+    },
+]
+AQUA = [
+    {
+        "question": "Three birds are flying at a fast rate of 900 kilometers per hour. What is their speed in miles "
+        "per minute? [1km = 0.6 miles]",
+        "options": ["A)32400", "B)6000", "C)600", "D)60000", "E)10"],
+        "rationale": "900 kilometers = 540 miles",
+        "correct": "A",
+    },
+    {
+        "question": "Add: +45 and -30",
+        "options": ["A)-30", "B)+30", "C)0", "D)15", "E)-15"],
+        "rationale": "45 - 30 = 15\nANSWER : D",
+        "correct": "D",
+    },
+]
+ARC_FIELDS, AQUA_FIELDS = ["id", "question", "choices", "answerKey"], ["query", "choices", "gold"]
+
+
+def run(lab: Lab, monkeypatch, task: str, records: list[dict], adapter: str | None, fields: list[str]) -> dict:
+    """lm-eval's result of a task of config/tasks/ on `records`, written as fetch_dataset writes them."""
+    data = lab.path.with_name("data.parquet")
+    frame = pd.DataFrame.from_records(adapt(records, adapter, fields, "test"), columns=fields)
+    artifacts.write_parquet(data, frame, "dataset", {})
+    definition = task_definition(TASKS / f"{task}.yaml")
+    definition["dataset_kwargs"]["data_files"] = {split: str(data) for split in definition["dataset_kwargs"]["data_files"]}
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
+    return evaluation.evaluate(lab.cached(), definition, None)
+
+
+def prompts(result: dict) -> list[list[tuple[str, str]]]:
+    """(context, continuation) of every option, an item each."""
+    (samples,) = result["samples"].values()
+    return [[tuple(a.values()) for a in sample["arguments"].values()] for sample in samples]
+
+
+def test_arc_is_rendered_as_lm_eval_does(lab, monkeypatch):
+    result = run(lab, monkeypatch, "arc_easy", ARC, "arc_olmo", ARC_FIELDS)
+    first = "Question: Which piece of safety equipment is used to keep mold spores from entering the respiratory system?"
+    second = "Question: When a rock is placed in a graduated cylinder containing water, the height of the water will"
+    assert prompts(result) == [
+        [
+            (f"{first}\nAnswer:", " safety goggles"),
+            (f"{first}\nAnswer:", " breathing mask"),
+            (f"{first}\nAnswer:", " rubber gloves"),
+            (f"{first}\nAnswer:", " lead apron"),
+        ],
+        [
+            (f"{second}\nAnswer:", " decrease"),
+            (f"{second}\nAnswer:", " increase"),
+            (f"{second}\nAnswer:", " remain the same"),
+        ],
+    ]
+    (samples,) = result["samples"].values()
+    assert [str(sample["target"]) for sample in samples] == ["1", "1"]
+
+
+def test_aqua_is_rendered_as_agieval_does(lab, monkeypatch):
+    result = run(lab, monkeypatch, "aqua", AQUA, "aqua_raw", AQUA_FIELDS)
+    birds = (
+        "Q: Three birds are flying at a fast rate of 900 kilometers per hour. What is their speed in miles per minute? "
+        "[1km = 0.6 miles] Answer Choices: (A)32400 (B)6000 (C)600 (D)60000 (E)10\n"
+        "A: Among A through E, the answer is"
+    )
+    add = (
+        "Q: Add: +45 and -30 Answer Choices: (A)-30 (B)+30 (C)0 (D)15 (E)-15\n"
+        "A: Among A through E, the answer is"
+    )
+    assert prompts(result) == [
+        [(birds, " (A)32400"), (birds, " (B)6000"), (birds, " (C)600"), (birds, " (D)60000"), (birds, " (E)10")],
+        [(add, " (A)-30"), (add, " (B)+30"), (add, " (C)0"), (add, " (D)15"), (add, " (E)-15")],
+    ]
+    (samples,) = result["samples"].values()
+    assert [str(sample["target"]) for sample in samples] == ["[0]", "[3]"]
+
+
+def log_likelihood(lab: Lab, context: str, continuation: str) -> float:
+    """By hand: log-probabilities of the continuation's tokens."""
+    ids = lab.tokenizer(context + continuation)["input_ids"]
+    start = len(lab.tokenizer(context)["input_ids"])
+    log_p = lab.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return sum(log_p[t - 1, ids[t]].item() for t in range(start, len(ids)))
+
+
+def test_outcomes_of_scored_options_are_worked_out_by_hand(lab, monkeypatch):
+    result = run(lab, monkeypatch, "arc_easy", ARC, "arc_olmo", ARC_FIELDS)
+    frame = outcomes(result, lab.cached(), ["acc_norm", "acc"])
+    assert frame["metric"].tolist() == ["acc", "acc", "acc_norm", "acc_norm"]
+    assert frame["item"].tolist() == [0, 1, 0, 1]
+    for item, record in enumerate(ARC):
+        scores = [log_likelihood(lab, record["query"], f" {choice}") for choice in record["choices"]]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        a_letter = [score / len(choice) for score, choice in zip(scores, record["choices"], strict=True)]
+        best_norm = max(range(len(scores)), key=a_letter.__getitem__)
+        acc, norm = (frame[(frame["item"] == item) & (frame["metric"] == m)].iloc[0] for m in ("acc", "acc_norm"))
+        assert acc["prediction"] == str(best)
+        assert acc["value"] == float(best == record["gold"])
+        assert norm["value"] == float(best_norm == record["gold"])
+        assert acc["target"] == "1"
+    assert frame["weight"].tolist() == [1] * 4
+    assert frame["generated_tokens"].isna().all()
+    assert frame["finish_reason"].isna().all()
+    assert frame.groupby("item")["item_hash"].nunique().tolist() == [1, 1]
+    assert frame["item_hash"].nunique() == 2
+
+
+def test_item_hashes_change_with_the_item_and_not_with_the_model(lab, monkeypatch, tmp_path):
+    one = outcomes(run(lab, monkeypatch, "arc_easy", ARC, "arc_olmo", ARC_FIELDS), lab.cached(), ["acc"])
+    other = Lab(tmp_path / "other")
+    other.model.lm_head.weight.neg_()
+    edited = [ARC[0], {**ARC[1], "choices": ["decrease", "increase", "stay the same"]}]
+    two = outcomes(run(other, monkeypatch, "arc_easy", edited, "arc_olmo", ARC_FIELDS), other.cached(), ["acc"])
+    assert one["item_hash"][0] == two["item_hash"][0]
+    assert one["item_hash"][1] != two["item_hash"][1]
+
+
+PROBLEMS = [
+    {"question": "What is 1 + 1?", "answer": "1 + 1 = 2\n#### 2"},
+    {"question": "How many days are two weeks?", "answer": "2 * 7 = 14\n#### 14"},
+    {"question": "What is 3 * 400?", "answer": "3 * 400 = 1,200\n#### 1200"},
+]
+
+
+@pytest.fixture
+def solved(lab, monkeypatch) -> pd.DataFrame:
+    """Outcomes of generated answers: right, wrong, and endless."""
+    written = ["1 + 1 = 2\n#### 2\n\nQuestion: and", "2 * 7 = 15\n#### 15\n\nQuestion:", "mmmm" * 100]
+
+    def write(self, context, max_length, *args, **kwargs):
+        new = max_length - context.shape[1]
+        rows = []
+        for row in context:
+            prompt = self.tokenizer.decode(row, skip_special_tokens=True)
+            (text,) = (t for p, t in zip(PROBLEMS, written, strict=True) if p["question"] in prompt)
+            rows.append([*row.tolist(), *(lab.tokenizer(text)["input_ids"] + [0] * new)[:new]])
+        return torch.tensor(rows)
+
+    monkeypatch.setattr(HFLM, "_model_generate", write)
+    fields = ["question", "answer"]
+    result = run(lab, monkeypatch, "gsm_symbolic", PROBLEMS, None, fields)
+    (samples,) = result["samples"].values()
+    assert [s["arguments"]["gen_args_0"]["arg_0"] for s in samples] == [
+        "Question: What is 1 + 1?\nAnswer:",
+        "Question: How many days are two weeks?\nAnswer:",
+        "Question: What is 3 * 400?\nAnswer:",
+    ]
+    return outcomes(result, lab.cached(), ["exact_match,strict-match"])
+
+
+def test_outcomes_of_generated_answers_by_hand(solved):
+    assert solved["value"].tolist() == [1, 0, 0]
+    assert solved["prediction"].tolist() == ["2", "15", "[invalid]"]
+    assert solved["target"].tolist() == ["2", "14", "1200"]
+    assert solved["generated_tokens"].tolist() == [len("1 + 1 = 2\n#### 2\n\n"), len("2 * 7 = 15\n#### 15\n\n"), 192]
+    assert solved["finish_reason"].tolist() == ["stop", "stop", "length"]
+    assert solved["item_hash"].nunique() == 3
+
+
+def test_an_unknown_metric_names_those_there_are(lab, monkeypatch):
+    result = run(lab, monkeypatch, "arc_easy", ARC, "arc_olmo", ARC_FIELDS)
+    with pytest.raises(InputError, match=r"metrics: \['exact_match'\] not among this task's: \['acc', 'acc_norm'\]"):
+        outcomes(result, lab.cached(), ["acc", "exact_match"])
+
+
+def test_predictions_by_hand():
+    assert prediction({"filtered_resps": ["42", "43"]}) == "42"
+    assert prediction({"filtered_resps": [(-3.0, False), (-1.0, True), (-2.0, False)]}) == "1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("- a\n- b\n", "not a mapping"),
+        ("task: [", "while parsing"),
+        ("include: gsm8k/absent.yaml\n", r"has no task file gsm8k/absent\.yaml"),
+    ],
+)
+def test_broken_task_definitions_are_named(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=rf"(?s){path}.*{message}"):
+        task_definition(path)
+
+
+# perplexity
+
+
+def test_windows_are_whole_and_the_rest_is_dropped():
+    assert windows(range(10), 4, None).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert windows(range(8), 4, None).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert windows(range(10), 4, 7).tolist() == [[0, 1, 2, 3]]
+    assert windows(range(10), 4, 99).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_a_text_shorter_than_a_window_is_refused():
+    with pytest.raises(InputError, match="the text has 3 tokens, less than one window of seqlen 4"):
+        windows(range(3), 4, None)
+
+
+def surprise(model, ids: list[int]) -> float:
+    """Summed -log p of each token but the first, one at a time, in float64."""
+    total = 0.0
+    for t in range(1, len(ids)):
+        logits = model(torch.tensor([ids[:t]])).logits[0, -1].double()
+        total -= (logits[ids[t]] - logits.exp().sum().log()).item()
+    return total
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_negative_log_likelihoods_are_a_hand_loop(batch_size):
+    torch.manual_seed(0)
+    model, cut = tiny.llama(), torch.randint(1, 257, (5, 9))
+    found = list(negative_log_likelihoods(model, cut, batch_size))
+    assert found == pytest.approx([surprise(model, window.tolist()) for window in cut], rel=1e-5)
+    assert max(found) > 1.2 * min(found)
+
+
+def test_the_perplexity_stage_joins_records_and_weighs_tokens(tmp_path):
+    model = tiny.qwen2()
+    tiny.save(model, tmp_path / "model")
+    records = pd.DataFrame({"text": ["abc", "defgh", "ij klmnopqrs"]})
+    artifacts.write_parquet(tmp_path / "data.parquet", records, "dataset", {})
+    settings = {"dtype": "float32", "text": "<{text}>", "joiner": "--", "seqlen": 8, "tokens": None, "batch_size": 2}
+    paths = SimpleNamespace(json=tmp_path / "wiki.json", samples=tmp_path / "wiki.samples.parquet")
+    perplexity_stage.perplexity(settings, tmp_path / "model", tmp_path / "data.parquet", paths.json, paths.samples)
+    ids = tiny.tokenizer()("<abc>--<defgh>--<ij klmnopqrs>")["input_ids"]
+    nll = [surprise(model, ids[start : start + 8]) for start in (0, 8, 16)]
+    frame = artifacts.read_parquet(paths.samples, "samples")
+    assert frame["value"].tolist() == pytest.approx(nll, rel=1e-5)
+    assert frame["weight"].tolist() == [7, 7, 7]
+    assert frame["item_hash"].nunique() == 3
+    content = artifacts.read_json(paths.json, "evaluation")
+    assert content["perplexity"] == pytest.approx(math.exp(sum(nll) / 21), rel=1e-5)
+    assert (content["tokens"], content["windows"], content["seqlen"]) == (21, 3, 8)
+
+
+def test_a_window_longer_than_the_context_is_refused(tmp_path):
+    tiny.save(tiny.qwen2(max_position_embeddings=16), tmp_path / "model")
+    artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": ["a" * 99]}), "dataset", {})
+    settings = {"dtype": "float32", "text": "{text}", "joiner": "", "seqlen": 17, "tokens": None, "batch_size": 2}
+    with pytest.raises(InputError, match="seqlen: 17 is longer than the model's context of 16 tokens"):
+        perplexity_stage.perplexity(settings, tmp_path / "model", tmp_path / "data.parquet", tmp_path / "j", tmp_path / "s")

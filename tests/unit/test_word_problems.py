@@ -1,0 +1,238 @@
+"""Generated word problems: splits without leakage, honest options, and drills and loss weights for training."""
+
+import hashlib
+import re
+from collections import Counter
+from functools import cache
+from itertools import combinations, islice
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruning import reasoner, word_problems
+from pruning.default_config import TEMPLATES
+from pruning.word_problems import LETTERS, Problem, generate, options, options_text, prompt, sample, stream
+
+HELD_OUT = [1, 12, 31, 43, 55, 62]
+FEW = [4, 9, 14, 20]  # with more problems than are asked for here
+SCARCE = 6  # with about ten test problems
+# A week is a 7 and a month a 30, in words (template 95).
+NUMBER_IN_QUESTION = re.compile(r"\d+(?:\.\d+)?|week|month")
+
+
+@cache
+def problems(split: str, seed: int = 0, templates: tuple = tuple(FEW), size: int = 60) -> list[Problem]:
+    return sample(split, templates, size, seed)
+
+
+def of_all_templates(split: str) -> list[Problem]:
+    return problems(split, 0, tuple(TEMPLATES), 20 * len(TEMPLATES))
+
+
+def made_up(numbers: str, name: str = "Ann", template: int = 4) -> Problem:
+    return Problem(template, f"{name} has {numbers}?", f"{name} counts {numbers}.\n#### {numbers.split()[-1]}")
+
+
+# splits
+
+
+def test_splits_share_no_template_and_numbers_of_the_solution():
+    keys = [{(p.template, p.numbers) for p in of_all_templates(split)} for split in word_problems.SPLITS]
+    assert all(a.isdisjoint(b) for a, b in combinations(keys, 2))
+
+
+def test_splits_share_no_template_and_numbers_of_the_question():
+    keys = [
+        {(p.template, *NUMBER_IN_QUESTION.findall(p.question)) for p in of_all_templates(split)}
+        for split in word_problems.SPLITS
+    ]
+    assert all(a.isdisjoint(b) for a, b in combinations(keys, 2))
+
+
+def test_splits_of_different_seeds_are_disjoint_too():
+    train = {(p.template, p.numbers) for seed in range(3) for p in problems("train", seed)}
+    test = {(p.template, p.numbers) for seed in range(3, 6) for p in problems("test", seed)}
+    assert train.isdisjoint(test)
+    assert len(train) > 120
+
+
+def test_a_problem_belongs_to_the_split_of_its_numbers_whatever_the_names():
+    for numbers in ("1 2 3", "7 8 56", "12 0.5 6"):
+        assert made_up(numbers, "Ann").split == made_up(numbers, "Bartholomew").split
+    assert len({made_up("1 2 3", template=template).split for template in range(30)}) == 3
+
+
+def test_the_split_is_a_hash_and_so_the_same_for_ever():
+    for numbers in (f"{n} 3" for n in range(50)):
+        problem = made_up(numbers)
+        assert problem.numbers == (*numbers.split(), "3")  # the final answer once more
+        bucket = hashlib.sha256(repr((4, problem.numbers)).encode()).digest()[0] % 10
+        assert problem.split == {0: "test", 1: "validation"}.get(bucket, "train")
+
+
+def test_splits_are_80_10_10():
+    counts = Counter(made_up(f"{n} {n + 1}").split for n in range(3000))
+    assert counts["train"] / 3000 == pytest.approx(0.8, abs=0.03)
+    assert counts["test"] / 3000 == pytest.approx(0.1, abs=0.03)
+    assert counts["validation"] / 3000 == pytest.approx(0.1, abs=0.03)
+
+
+def test_stream_yields_its_own_split_only():
+    assert {p.split for p in islice(stream("train", FEW, Random(0)), 40)} == {"train"}
+
+
+# samples
+
+
+@pytest.mark.parametrize("split", word_problems.SPLITS)
+def test_samples_are_distinct_of_their_split_and_balanced(split):
+    found = problems(split)
+    assert {p.split for p in found} == {split}
+    assert len({(p.template, p.numbers) for p in found}) == len(found) == 60
+    assert Counter(p.template for p in found) == dict.fromkeys(FEW, 15)
+
+
+def test_where_a_template_runs_out_the_others_fill_in():
+    counts = Counter(p.template for p in sample("test", [SCARCE, 9], 60, 0))
+    assert counts[SCARCE] < 20
+    assert counts[SCARCE] + counts[9] == 60
+
+
+def test_samples_repeat_with_the_seed_and_only_with_it():
+    assert sample("test", FEW, 8, 5) == sample("test", FEW, 8, 5)
+    assert sample("test", FEW, 8, 5) != sample("test", FEW, 8, 6)
+
+
+def test_more_problems_than_there_are_is_an_error(monkeypatch):
+    monkeypatch.setattr(word_problems, "generate", lambda t, rng: made_up(f"{rng.randint(1, 7)}", template=t))
+    assert len(sample(None, [1, 2], 14, 0)) == 14
+    with pytest.raises(ValueError, match=r"templates \[1, 2\] hold only about 14 distinct problems, 15 were asked"):
+        sample(None, [1, 2], 15, 0)
+
+
+def test_an_unknown_template_is_a_key_error():
+    with pytest.raises(KeyError):
+        generate(10_000, Random(0))
+
+
+# options
+
+
+def of_every_template(each: int = 6) -> list[Problem]:
+    return [generate(template, Random(n)) for template in [*TEMPLATES, *HELD_OUT] for n in range(each)]
+
+
+def test_options_hold_the_right_answer_once_with_its_letter():
+    for problem in of_every_template():
+        values, letter = options(problem)
+        assert len(values) == 5
+        right = float(problem.answer.split("####")[1])
+        assert [float(value) == right for value in values] == [letter == other for other in LETTERS]
+        assert len({float(value) for value in values}) == 5
+
+
+def test_options_are_a_function_of_the_problem():
+    for problem in of_every_template(each=2):
+        twin = Problem(problem.template, problem.question, problem.answer)
+        assert options(problem) == options(twin)
+
+
+def test_no_letter_gives_the_answer_away():
+    letters = Counter(options(made_up(f"{n} {n * 7}"))[1] for n in range(1000))
+    assert set(letters) == set(LETTERS)
+    assert max(letters.values()) < 260
+
+
+def test_prompts_by_hand():
+    assert prompt("1+1?") == "Question: 1+1?\nAnswer:"
+    assert options_text(list("12345")) == "(A) 1 (B) 2 (C) 3 (D) 4 (E) 5"
+    assert prompt("1+1?", list("12345")) == "Question: 1+1?\nOptions: (A) 1 (B) 2 (C) 3 (D) 4 (E) 5\nAnswer:"
+
+
+def test_worked_solutions_end_in_their_answer():
+    for problem in of_every_template(each=2):
+        assert re.fullmatch(r"-?\d+(\.\d+)?", problem.final)
+        assert problem.answer.endswith(f"#### {problem.final}")
+
+
+# drills and training text
+
+
+@given(st.integers(0, 10**9))
+def test_drills_are_right(seed):
+    *lines, end = reasoner.drill_document(Random(seed), lines=10)
+    assert end == ("<|endoftext|>", 1.0)
+    for (question, low), (result, high) in zip(lines[::2], lines[1::2], strict=True):
+        assert (low, high) == (0.02, 1.0)
+        a, operator, b = re.fullmatch(r"(\d+) ?([-+*/]) ?(\d+) =", question).groups()
+        value = int(re.fullmatch(r" (\d+)\n", result)[1])
+        a, b = int(a), int(b)
+        if operator == "/":
+            assert b > 0
+            assert value * b == a
+        else:
+            assert value == (a + b if operator == "+" else a - b if operator == "-" else sum([a] * b))
+
+
+def test_a_problem_document_weighs_the_solution_in_full():
+    problem = problems("train")[0]
+    (question, low), (solution, high) = reasoner.problem_document(problem, with_options=False)
+    assert (question, low) == (f"Question: {problem.question}\nAnswer:", 0.1)
+    assert (solution, high) == (f" {problem.answer}<|endoftext|>", 1.0)
+
+
+def test_the_letter_has_a_weight_of_its_own():
+    problem = problems("train")[0]
+    values, letter = options(problem)
+    (question, low), *solution = reasoner.problem_document(problem, with_options=True, letter=3.0)
+    assert (question, low) == (f"Question: {problem.question}\nOptions: {options_text(values)}\nAnswer:", 0.1)
+    text = "".join(text for text, _ in solution)
+    assert text == f" {problem.answer}\nThe answer is ({letter})<|endoftext|>"
+    assert [text for text, weight in solution if weight == 3.0] == [letter]
+    assert {weight for _, weight in solution} == {1.0, 3.0}
+
+
+def documents():
+    rng = Random(0)
+    yield from ([(f"Question {n}: was 12 mal 30? =", 0.1), (f" {360 + n}\n<|endoftext|>", 1.0)] for n in range(100))
+    while True:
+        yield reasoner.drill_document(rng)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    texts = ("".join(text for text, _ in document) for document in islice(documents(), 150))
+    return reasoner.train_tokenizer(texts, 300)
+
+
+def test_loss_weights_belong_to_the_tokens_of_their_segment(tokenizer):
+    """Put the tokens of equal weight back together: they read as the segments did."""
+    stream = reasoner.batches(documents(), tokenizer, rows=3, length=40)
+    made = [next(stream) for _ in range(30)]
+    assert all(ids.shape == weights.shape == (3, 41) for ids, weights in made)
+    ids, weights = (torch.cat([tensor.flatten() for tensor in kind]).tolist() for kind in zip(*made, strict=True))
+    segments = [segment for document in islice(documents(), 200) for segment in document]
+    for weight in (0.02, 0.1, 1.0):
+        own = [i for i, w in zip(ids, weights, strict=True) if w == pytest.approx(weight)]
+        text = "".join(text for text, w in segments if w == weight)
+        assert len(own) > 100
+        assert text.startswith(tokenizer.decode(own, skip_special_tokens=False))
+    assert "".join(text for text, _ in segments).startswith(tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def test_every_digit_is_a_token(tokenizer):
+    assert tokenizer.convert_ids_to_tokens(tokenizer("2048")["input_ids"]) == list("2048")
+    assert tokenizer("<|endoftext|>")["input_ids"] == [tokenizer.eos_token_id]
+
+
+def test_weighted_loss_by_hand():
+    torch.manual_seed(0)
+    logits, ids = torch.randn(2, 3, 5), torch.randint(0, 5, (2, 4))
+    weights = torch.tensor([[9.0, 0.0, 1.0, 0.5], [9.0, 1.0, 0.0, 0.0]])  # the first token is predicted by none
+    total = 0.0
+    for row, t in ((0, 1), (0, 2), (1, 0)):
+        total -= logits[row, t].log_softmax(0)[ids[row, t + 1]].item() * weights[row, t + 1].item()
+    assert reasoner.weighted_loss(logits, ids, weights).item() == pytest.approx(total / 2.5)

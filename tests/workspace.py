@@ -1,0 +1,39 @@
+"""A copy of the workflow to run in."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+WORKFLOW = ["Snakefile", "rules", "scripts", "config", "profiles"]
+
+
+class Workspace:
+    """A copy of the workflow in a folder of its own, with a model of two layers to prune."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        for name in WORKFLOW:
+            source = ROOT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, path / name)
+        shutil.copytree(ROOT / "resources/paper", path / "resources/paper")
+        shutil.copy(ROOT / "tests/pipeline/config.yaml", path / "test.yaml")
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Rule -> number of jobs of a dry-run; empty when there is nothing to be done."""
+        output = self.snakemake("-n", *arguments).stdout
+        stats = re.search(r"^job +count\n[- ]+\n(.*?)\ntotal", output, re.S | re.M)
+        rows = [line.split() for line in stats[1].splitlines()] if stats else []
+        assert rows or "Nothing to be done" in output, output
+        return {rule: int(count) for rule, count in rows}
+
+    def snakemake(
+        self, *arguments: str, check: bool = True, configfile: str = "test.yaml"
+    ) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--configfile", configfile]
+        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True)
+        if check and done.returncode:
+            raise AssertionError(f"snakemake failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
+        return done
