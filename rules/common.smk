@@ -22,7 +22,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from pruning import devices, locks, preflight
+from pruning import base_model, devices, locks, preflight
 from pruning.config import validate
 from pruning.errors import InputError
 
@@ -127,7 +127,8 @@ def adapter_of(wildcards):
 
 def model_files(wildcards):
     source = CONFIG.models[wildcards.model].source
-    return sorted(map(str, Path(source.path).glob("*"))) if source.kind == "local" else []
+    patterns = base_model.FILES if source.kind == "local" else ()
+    return sorted({str(file) for pattern in patterns for file in Path(source.path).glob(pattern)})
 
 
 # Calibration (rules/calibrate.smk)

@@ -26,12 +26,12 @@ def table1(
     output_tex: Annotated[Path, typer.Option(help="table to read, in LaTeX")],
     results: Annotated[Path, typer.Option(help="directory of the pipeline's results")] = Path("results"),
 ) -> None:
-    tables.check_reference(settings)
     published = tables.read_published(Path(settings["published"]))
     frames = [model_rows(model, results / model, published, settings) for model in settings["models"]]
     frame = pd.concat(frames, ignore_index=True)
     blocks = tables.layout(frame, published, settings)
-    csv = frame[tables.COLUMNS].to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    tidy = frame[tables.COLUMNS].assign(sparsity=frame["sparsity"] / 100)  # a fraction, like all the CSV's shares
+    csv = tidy.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     for path, text in ((output_csv, csv), (output_md, tables.to_markdown(blocks)), (output_tex, tables.to_tex(blocks))):
         with artifacts.atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -71,7 +71,7 @@ class GeneratedDataset(Strict):
     templates: list[int]
     """gsm_symbolic template numbers of reasoning-gym."""
     with_options: bool = False
-    """Add five answer options."""
+    """Add five worked answers to choose from, `solutions`, and the right one's number, `gold`."""
     seed: int = 0
     splits: dict[Alias, Positive]
     """Split (train, validation, test) and how many problems; splits never share a number tuple."""
@@ -229,32 +229,25 @@ class Table1(Strict):
     seed: int = 0
 
 
-class ReasonerPhase(Strict):
-    steps: Positive
-    learning_rate: float
-    drills: Annotated[float, Field(ge=0, le=1)]
-    """Share of the documents that are bare arithmetic."""
-    option_share: Annotated[float, Field(ge=0, le=1)]
-    """Share of the problems that come with five options."""
-    letter_weight: float
-    """Loss weight of the right option's letter; other solution tokens weigh 1."""
-
-
 class Reasoner(Strict):
     """Recipe of the embedded model; training it is a target of its own and no part of the table."""
 
     seed: int
     templates: list[int]
     held_out_templates: list[int]
+    drills: Annotated[float, Field(ge=0, le=1)]
+    """Share of the documents that are bare arithmetic."""
+    option_share: Annotated[float, Field(ge=0, le=1)]
+    """Share of the problems that come with five options."""
     vocabulary: Positive
     shape: dict[str, int]
     context: Positive
     rows: Positive
     length: Positive
+    steps: Positive
+    learning_rate: float
     weight_decay: float
     test_size: Positive
-    phases: list[ReasonerPhase]
-    """Each goes on from the model that the one before it left."""
 
 
 class Storage(Strict):
@@ -371,10 +364,6 @@ def _yaml_lines(section: Strict, explained: set[type], indent: str) -> list[str]
             lines.append(f"{indent}{name}:")
             for key, entry in value.items():
                 lines += [f"{indent}  {key}:", *_yaml_lines(entry, explained, indent + "    ")]
-        elif isinstance(value, list) and value and isinstance(value[0], Strict):
-            kind = type(value[0])
-            lines += [f"{indent}# {n}: {i.description}" for n, i in kind.model_fields.items() if i.description]
-            lines += [f"{indent}{name}:", *(f"{indent}  - {_yaml_value(entry.model_dump())}" for entry in value)]
         else:
             lines.append(f"{indent}{name}: {_yaml_value(value)}")
         if not indent:

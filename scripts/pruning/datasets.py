@@ -69,7 +69,7 @@ def from_hub(repo: str, name: str | None, revision: str, split: str) -> list[Rec
 
 
 def generated(settings: Mapping[str, Any], split: str) -> list[Record]:
-    """gsm_symbolic problems (pruning.word_problems), GSM8K's fields; with options also `options` and `letter`."""
+    """gsm_symbolic problems (pruning.word_problems), GSM8K's fields; with options also `solutions` and `gold`."""
     from pruning import word_problems
 
     try:
@@ -80,7 +80,6 @@ def generated(settings: Mapping[str, Any], split: str) -> list[Record]:
     for problem in problems:
         record: Record = {"question": problem.question, "answer": problem.answer, "template": problem.template}
         if settings["with_options"]:
-            values, letter = word_problems.options(problem)
-            record |= {"options": word_problems.options_text(values), "letter": letter}
+            record["solutions"], record["gold"] = word_problems.solutions(problem)
         records.append(record)
     return records

@@ -36,7 +36,7 @@ DEFAULT = c.Config(
             templates=TEMPLATES,
             with_options=True,
             splits={"train": 300, "test": 600},
-            fields=["question", "answer", "options", "letter", "template"],
+            fields=["question", "answer", "template", "solutions", "gold"],
             prompt="Question: {question}\nAnswer:",
             completion=" {answer}",
         ),
@@ -52,7 +52,7 @@ DEFAULT = c.Config(
             kind="lm_eval", title="GSM-Symbolic", metrics=["exact_match,strict-match"], limit=400, batch_size=100
         ),
         "gsm_symbolic_options": c.LmEvalTask(
-            kind="lm_eval", title="GSM-Symbolic, 5 options", metrics=["exact_match,letter"], limit=200, batch_size=100
+            kind="lm_eval", title="5 options", metrics=["acc"], limit=200, batch_size=100
         ),
     },
     table1=c.Table1(
@@ -66,6 +66,8 @@ DEFAULT = c.Config(
         seed=0,
         templates=TEMPLATES,
         held_out_templates=[1, 12, 31, 43, 55, 62],
+        drills=0.3,
+        option_share=0.25,
         vocabulary=1280,
         shape={
             "hidden_size": 192,
@@ -77,11 +79,9 @@ DEFAULT = c.Config(
         context=1024,
         rows=16,
         length=512,
+        steps=2400,
+        learning_rate=0.003,
         weight_decay=0.05,
         test_size=600,
-        phases=[
-            c.ReasonerPhase(steps=2400, learning_rate=0.003, drills=0.3, option_share=0.25, letter_weight=1),
-            c.ReasonerPhase(steps=500, learning_rate=0.001, drills=0.1, option_share=0.7, letter_weight=10),
-        ],
     ),
 )

@@ -5,7 +5,8 @@ learns to compute: a question's words cannot be predicted and would drown the si
 a drill's random operands, while every digit of a worked result counts in full.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import torch
@@ -19,16 +20,14 @@ QUESTION, SOLUTION, OPERANDS = 0.1, 1.0, 0.02
 Document = list[tuple[str, float]]
 
 
-def problem_document(problem: word_problems.Problem, *, with_options: bool, letter: float = SOLUTION) -> Document:
-    """Prompt and worked solution; with options, also the letter of the right one, with a loss weight of its own."""
+def problem_document(problem: word_problems.Problem, *, with_options: bool) -> Document:
+    """Prompt and worked solution; with options, also the letter of the right one."""
     if not with_options:
         return [(word_problems.prompt(problem.question), QUESTION), (f" {problem.answer}{END}", SOLUTION)]
-    values, right = word_problems.options(problem)
+    values, letter = word_problems.options(problem)
     return [
         (word_problems.prompt(problem.question, values), QUESTION),
-        (f" {problem.answer}\nThe answer is (", SOLUTION),
-        (right, letter),
-        (f"){END}", SOLUTION),
+        (f" {problem.answer}\nThe answer is ({letter}){END}", SOLUTION),
     ]
 
 
@@ -52,18 +51,15 @@ def drill_document(rng: Random, lines: int = 6) -> Document:
     return [*document, (END, SOLUTION)]
 
 
-def documents(templates: Sequence[int], seed: int, phase: Mapping[str, float]) -> Iterator[Document]:
-    """Endless training documents from the train split.
-
-    `phase` gives the share of `drills`, the `option_share` of the problems, and the `letter_weight`."""
+def documents(templates: Sequence[int], seed: int, drills: float, option_share: float) -> Iterator[Document]:
+    """Endless training documents from the train split: a mix of drills, problems and problems with options."""
     rng = Random(seed)
     problems = word_problems.stream("train", templates, rng)
     while True:
-        if rng.random() < phase["drills"]:
+        if rng.random() < drills:
             yield drill_document(rng)
         else:
-            with_options = rng.random() < phase["option_share"]
-            yield problem_document(next(problems), with_options=with_options, letter=phase["letter_weight"])
+            yield problem_document(next(problems), with_options=rng.random() < option_share)
 
 
 def train_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -92,6 +88,7 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Token ids and loss weights, both [rows, length + 1], documents packed end to end."""
     ids, weights, need = [], [], rows * (length + 1)
+    tokenizer.backend_tokenizer.no_padding()  # a tokenizer that has padded before goes on padding
     encode = tokenizer.backend_tokenizer.encode_batch
     while True:
         while len(ids) < need:
@@ -138,6 +135,7 @@ def exact_match(
 ) -> float:
     """Share of problems whose greedy solution ends in the right number (with options: the right letter)."""
     right = 0
+    tokenizer = copy.deepcopy(tokenizer)  # padding leaves its mark on a tokenizer, and in what it saves
     for start in range(0, len(problems), 100):
         chunk = problems[start : start + 100]
         answers = [word_problems.options(p) if with_options else (None, p.final) for p in chunk]
@@ -147,24 +145,7 @@ def exact_match(
             inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=192, do_sample=False
         )
         texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        ends = [f"The answer is ({a})" if with_options else f"#### {a}" for _, a in answers]
-        right += sum(text.rstrip().endswith(end) for text, end in zip(texts, ends, strict=True))
-    return right / len(problems)
-
-
-def model_card(settings: dict, content: dict, log: list[dict]) -> str:
-    """The model's README: what it is, what it was trained on, what it scored."""
-    rows = "\n".join(
-        f"| {name.replace('_', ' ')} | {s['n']} | {s['exact_match']:.1%} | {s['exact_match_options']:.1%} |"
-        for name, s in content["accuracy"].items()
-    )
-    shape = settings["shape"]
-    templates, held_out = (", ".join(map(str, settings[key])) for key in ("templates", "held_out_templates"))
-    layers, width, ffn = (shape[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size"))
-    ends = [
-        max((row for row in log if row["phase"] == p), key=lambda row: row["step"]) for p in {r["phase"] for r in log}
-    ]
-    tokens, minutes = sum(e["tokens"] for e in ends) / 1e6, sum(e["seconds"] for e in ends) / 60
+        tokens, minutes = log[-1]["tokens"] / 1e6, log[-1]["seconds"] / 60
     size = f"{content['parameters'] / 1e6:.2f} M parameters ({layers} layers, width {width}, FFN {ffn})"
     training = f"{tokens:.1f} M tokens ({minutes:.0f} minutes on two CPU cores)"
     return f"""# tiny-reasoner

@@ -67,7 +67,7 @@ def table1_rows(
     method's value minus the reference's. p_holm is Holm's adjustment over all comparisons of a calibration.
     Raises InputError if samples lack a metric, hold values of another kind, or cover other items than each other.
     """
-    check_reference(settings)
+    _check_reference(settings)
     rows = [_row(model, DENSE, task, metric, measure) for task, metric, measure in _measured(dense, "dense", settings)]
     for calib, variants in pruned.items():
         rows += _calibration_rows(model, calib, dense, variants, manifests[calib], settings)
@@ -78,7 +78,7 @@ def table1_rows(
     return frame.astype(types)
 
 
-def check_reference(settings: Mapping[str, Any]) -> None:
+def _check_reference(settings: Mapping[str, Any]) -> None:
     if settings["reference"] not in settings["methods"]:
         raise InputError(
             f"table1.reference: {settings['reference']!r} is not among the methods of this table "

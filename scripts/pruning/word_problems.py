@@ -102,6 +102,19 @@ def options(problem: Problem) -> tuple[list[str], str]:
     return values, LETTERS[values.index(right)]
 
 
+def solutions(problem: Problem) -> tuple[list[str], int]:
+    """Five worked answers that differ in the final result only, and the number of the right one.
+
+    The result of the last step is replaced along with the answer, so that each is the same text but for a number:
+    telling them apart takes the arithmetic."""
+    values, letter = options(problem)
+    body = problem.answer.rsplit("####", 1)[0]
+    results = list(re.finditer(rf"(?<![\d.,]){re.escape(problem.final)}(?![\d,]|\.\d)", body))
+    cut = results[-1].span() if results else (len(body), len(body))
+    written = [f"{body[: cut[0]]}{value if results else ''}{body[cut[1] :]}#### {value}" for value in values]
+    return written, LETTERS.index(letter)
+
+
 def options_text(values: Sequence[str]) -> str:
     return " ".join(f"({letter}) {value}" for letter, value in zip(LETTERS, values, strict=True))
 

@@ -118,7 +118,7 @@ KEYS = {
     "datasets.gsm_symbolic.seed": (1, FROM_DATA),
     "datasets.gsm_symbolic.splits.train": (41, {"fetch_dataset": 1, **FROM_CALIBRATION}),
     "datasets.gsm_symbolic.splits.test": (13, {"fetch_dataset": 1, **FROM_EVALUATE}),
-    "datasets.gsm_symbolic.fields": (["question", "answer", "options", "letter"], FROM_DATA),
+    "datasets.gsm_symbolic.fields": (["question", "answer"], FROM_DATA),
     "datasets.gsm_symbolic.prompt": ("Q: {question}\nAnswer:", FROM_CALIBRATION),
     "datasets.gsm_symbolic.completion": ("{answer}", FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.dataset": (None, None),  # another dataset: see splits

@@ -42,6 +42,7 @@ def test_document_makes_one_sample_of_each_and_cuts_it():
 
 def test_no_more_samples_than_asked():
     assert samples(samples=1) == [("abCD", "--AA")]
+    assert samples([("abcdefghij", "KLM")], samples=1) == [("abcd", "----")]
     assert samples(samples=2, packing="document") == [("abCD", "--AA"), ("eFGH", "-AAA")]
 
 

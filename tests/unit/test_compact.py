@@ -24,7 +24,7 @@ from pruning.loading import layer_widths, load, model_class
 
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 TEXT = torch.tensor([[3, 77, 250, 14, 9, 120, 33, 8], [200, 5, 6, 91, 42, 42, 17, 255]])
-UNIFORM, UNEVEN = (20, 20), (31, 7)
+UNIFORM, UNEVEN = (20, 20), (7, 31)
 
 
 def masks(widths, seed: int = 0) -> list[np.ndarray]:
@@ -112,7 +112,7 @@ def test_stock_transformers_load_equal_and_padded_widths(base, tmp_path, widths,
 
 def test_uneven_widths_are_what_the_loaded_layers_have(base, tmp_path):
     output = write(base, tmp_path / "out", masks(UNEVEN))
-    assert layer_widths(output) == {0: 31, 1: 7}
+    assert layer_widths(output) == {0: 7, 1: 31}
     for layer, width in zip(loaded(output).model.layers, UNEVEN, strict=True):
         shapes = [tuple(getattr(layer.mlp, f"{name}_proj").weight.shape) for name in ("gate", "up", "down")]
         assert shapes == [(width, 32), (width, 32), (32, width)]
@@ -299,7 +299,7 @@ def run_stage(base: Path, keeps, tmp_path: Path, **settings) -> dict:
 @pytest.mark.parametrize("export", ["exact", "pad"])
 def test_manifest_counts_what_is_left(base, tmp_path, export):
     manifest = run_stage(base, masks(UNEVEN), tmp_path, export=export)
-    assert manifest["widths"] == [31, 7]
+    assert manifest["widths"] == [7, 31]
     assert manifest["achieved_sparsity"] == pytest.approx(1 - 38 / 96)
     whole = sum(p.numel() for p in dense(base).parameters())
     stored = 2 * 31 if export == "pad" else 38

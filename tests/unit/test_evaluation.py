@@ -131,7 +131,7 @@ def test_equal_requests_are_answered_each(lab):
 # running out of memory
 
 
-def limit_memory(lab, monkeypatch, rows: int, error: Exception):
+def limit_memory(lab: Lab, rows: int, error: Exception):
     """The model raises on a forward pass of more than `rows` rows."""
 
     def refuse(_, args, kwargs):
@@ -141,21 +141,24 @@ def limit_memory(lab, monkeypatch, rows: int, error: Exception):
     lab.model.register_forward_pre_hook(refuse, with_kwargs=True)
 
 
-ERRORS = [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("kind", ASK)
-def test_out_of_memory_halves_the_batch_and_finishes(lab, monkeypatch, kind, error):
+def test_out_of_memory_halves_the_batch_and_finishes(lab, kind, error):
     expected = ask(lab.plain(), kind)
-    limit_memory(lab, monkeypatch, 1, error)
+    limit_memory(lab, 1, error)
     lm = lab.cached(batch_size=5)
     assert_same(ask(lm, kind), expected)
     assert lm.batch_size_per_gpu == 1
 
 
 def test_answers_given_before_memory_ran_out_are_kept(lab, monkeypatch):
-    """Two rows of four fit in short prompts alone: lm-eval takes the longest first, so make the last batch fail once."""
     expected = ask(lab.plain(), "generate_until")
     lm, batches = lab.cached(batch_size=2), []
     generate = HFLM._model_generate
@@ -173,14 +176,14 @@ def test_answers_given_before_memory_ran_out_are_kept(lab, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ASK)
-def test_out_of_memory_at_a_batch_of_one_names_the_sizes_tried(lab, monkeypatch, kind):
-    limit_memory(lab, monkeypatch, 0, ERRORS[0])
+def test_out_of_memory_at_a_batch_of_one_names_the_sizes_tried(lab, kind):
+    limit_memory(lab, 0, ERRORS[0])
     with pytest.raises(InputError, match=r"out of memory, batch sizes tried: \[5, 2, 1\]"):
         ask(lab.cached(batch_size=5), kind)
 
 
-def test_other_errors_are_not_taken_for_memory(lab, monkeypatch):
-    limit_memory(lab, monkeypatch, 0, RuntimeError("shapes do not match"))
+def test_other_errors_are_not_taken_for_memory(lab):
+    limit_memory(lab, 0, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         ask(lab.cached(), "generate_until")
 
@@ -207,10 +210,7 @@ def test_generated_tokens_and_finish_reason_by_hand(lab, monkeypatch):
             rows.append(torch.tensor([*row.tolist(), *lab.tokenizer(written[prompt][0] + end * 12)["input_ids"][:12]]))
         return torch.stack(rows)
 
-    def end_never(self, context, *args, **kwargs):
-        return write(self, context)
-
-    monkeypatch.setattr(HFLM, "_model_generate", end_never)
+    monkeypatch.setattr(HFLM, "_model_generate", write)
     lm = lab.cached(batch_size=4)
     requests = generations(tuple(written))
     assert ask(lm, "generate_until", requests) == [text for *_, text in written.values()]
@@ -255,28 +255,38 @@ AQUA = [
 ARC_FIELDS, AQUA_FIELDS = ["id", "question", "choices", "answerKey"], ["query", "choices", "gold"]
 
 
-def run(lab: Lab, monkeypatch, task: str, records: list[dict], adapter: str | None, fields: list[str]) -> dict:
+def run(lab: Lab, task: str, records: list[dict], adapter: str | None, fields: list[str]) -> dict:
     """lm-eval's result of a task of config/tasks/ on `records`, written as fetch_dataset writes them."""
     data = lab.path.with_name("data.parquet")
     frame = pd.DataFrame.from_records(adapt(records, adapter, fields, "test"), columns=fields)
     artifacts.write_parquet(data, frame, "dataset", {})
     definition = task_definition(TASKS / f"{task}.yaml")
-    definition["dataset_kwargs"]["data_files"] = {split: str(data) for split in definition["dataset_kwargs"]["data_files"]}
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
-    return evaluation.evaluate(lab.cached(), definition, None)
+    definition["dataset_kwargs"]["data_files"] = {
+        split: str(data) for split in definition["dataset_kwargs"]["data_files"]
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
+        return evaluation.evaluate(lab.cached(), definition, None)
+
+
+@pytest.fixture(scope="module")
+def arc(tmp_path_factory) -> SimpleNamespace:
+    lab = Lab(tmp_path_factory.mktemp("arc"))
+    return SimpleNamespace(lab=lab, result=run(lab, "arc_easy", ARC, "arc_olmo", ARC_FIELDS))
 
 
 def prompts(result: dict) -> list[list[tuple[str, str]]]:
     """(context, continuation) of every option, an item each."""
     (samples,) = result["samples"].values()
-    return [[tuple(a.values()) for a in sample["arguments"].values()] for sample in samples]
+    return [[tuple(arguments) for arguments in sample["arguments"]] for sample in samples]
 
 
-def test_arc_is_rendered_as_lm_eval_does(lab, monkeypatch):
-    result = run(lab, monkeypatch, "arc_easy", ARC, "arc_olmo", ARC_FIELDS)
-    first = "Question: Which piece of safety equipment is used to keep mold spores from entering the respiratory system?"
+def test_arc_is_rendered_as_lm_eval_does(arc):
+    first = (
+        "Question: Which piece of safety equipment is used to keep mold spores from entering the respiratory system?"
+    )
     second = "Question: When a rock is placed in a graduated cylinder containing water, the height of the water will"
-    assert prompts(result) == [
+    assert prompts(arc.result) == [
         [
             (f"{first}\nAnswer:", " safety goggles"),
             (f"{first}\nAnswer:", " breathing mask"),
@@ -289,21 +299,18 @@ def test_arc_is_rendered_as_lm_eval_does(lab, monkeypatch):
             (f"{second}\nAnswer:", " remain the same"),
         ],
     ]
-    (samples,) = result["samples"].values()
+    (samples,) = arc.result["samples"].values()
     assert [str(sample["target"]) for sample in samples] == ["1", "1"]
 
 
-def test_aqua_is_rendered_as_agieval_does(lab, monkeypatch):
-    result = run(lab, monkeypatch, "aqua", AQUA, "aqua_raw", AQUA_FIELDS)
+def test_aqua_is_rendered_as_agieval_does(lab):
+    result = run(lab, "aqua", AQUA, "aqua_raw", AQUA_FIELDS)
     birds = (
         "Q: Three birds are flying at a fast rate of 900 kilometers per hour. What is their speed in miles per minute? "
         "[1km = 0.6 miles] Answer Choices: (A)32400 (B)6000 (C)600 (D)60000 (E)10\n"
         "A: Among A through E, the answer is"
     )
-    add = (
-        "Q: Add: +45 and -30 Answer Choices: (A)-30 (B)+30 (C)0 (D)15 (E)-15\n"
-        "A: Among A through E, the answer is"
-    )
+    add = "Q: Add: +45 and -30 Answer Choices: (A)-30 (B)+30 (C)0 (D)15 (E)-15\nA: Among A through E, the answer is"
     assert prompts(result) == [
         [(birds, " (A)32400"), (birds, " (B)6000"), (birds, " (C)600"), (birds, " (D)60000"), (birds, " (E)10")],
         [(add, " (A)-30"), (add, " (B)+30"), (add, " (C)0"), (add, " (D)15"), (add, " (E)-15")],
@@ -320,13 +327,12 @@ def log_likelihood(lab: Lab, context: str, continuation: str) -> float:
     return sum(log_p[t - 1, ids[t]].item() for t in range(start, len(ids)))
 
 
-def test_outcomes_of_scored_options_are_worked_out_by_hand(lab, monkeypatch):
-    result = run(lab, monkeypatch, "arc_easy", ARC, "arc_olmo", ARC_FIELDS)
-    frame = outcomes(result, lab.cached(), ["acc_norm", "acc"])
+def test_outcomes_of_scored_options_are_worked_out_by_hand(arc):
+    frame = outcomes(arc.result, arc.lab.cached(), ["acc_norm", "acc"])
     assert frame["metric"].tolist() == ["acc", "acc", "acc_norm", "acc_norm"]
     assert frame["item"].tolist() == [0, 1, 0, 1]
     for item, record in enumerate(ARC):
-        scores = [log_likelihood(lab, record["query"], f" {choice}") for choice in record["choices"]]
+        scores = [log_likelihood(arc.lab, record["query"], f" {choice}") for choice in record["choices"]]
         best = max(range(len(scores)), key=scores.__getitem__)
         a_letter = [score / len(choice) for score, choice in zip(scores, record["choices"], strict=True)]
         best_norm = max(range(len(scores)), key=a_letter.__getitem__)
@@ -342,12 +348,11 @@ def test_outcomes_of_scored_options_are_worked_out_by_hand(lab, monkeypatch):
     assert frame["item_hash"].nunique() == 2
 
 
-def test_item_hashes_change_with_the_item_and_not_with_the_model(lab, monkeypatch, tmp_path):
-    one = outcomes(run(lab, monkeypatch, "arc_easy", ARC, "arc_olmo", ARC_FIELDS), lab.cached(), ["acc"])
-    other = Lab(tmp_path / "other")
-    other.model.lm_head.weight.neg_()
+def test_item_hashes_change_with_the_item_and_not_with_the_model(arc, lab):
+    one = outcomes(arc.result, arc.lab.cached(), ["acc"])
+    lab.model.lm_head.weight.neg_()
     edited = [ARC[0], {**ARC[1], "choices": ["decrease", "increase", "stay the same"]}]
-    two = outcomes(run(other, monkeypatch, "arc_easy", edited, "arc_olmo", ARC_FIELDS), other.cached(), ["acc"])
+    two = outcomes(run(lab, "arc_easy", edited, "arc_olmo", ARC_FIELDS), lab.cached(), ["acc"])
     assert one["item_hash"][0] == two["item_hash"][0]
     assert one["item_hash"][1] != two["item_hash"][1]
 
@@ -374,10 +379,9 @@ def solved(lab, monkeypatch) -> pd.DataFrame:
         return torch.tensor(rows)
 
     monkeypatch.setattr(HFLM, "_model_generate", write)
-    fields = ["question", "answer"]
-    result = run(lab, monkeypatch, "gsm_symbolic", PROBLEMS, None, fields)
+    result = run(lab, "gsm_symbolic", PROBLEMS, None, ["question", "answer"])
     (samples,) = result["samples"].values()
-    assert [s["arguments"]["gen_args_0"]["arg_0"] for s in samples] == [
+    assert [sample["arguments"][0][0] for sample in samples] == [
         "Question: What is 1 + 1?\nAnswer:",
         "Question: How many days are two weeks?\nAnswer:",
         "Question: What is 3 * 400?\nAnswer:",
@@ -394,10 +398,9 @@ def test_outcomes_of_generated_answers_by_hand(solved):
     assert solved["item_hash"].nunique() == 3
 
 
-def test_an_unknown_metric_names_those_there_are(lab, monkeypatch):
-    result = run(lab, monkeypatch, "arc_easy", ARC, "arc_olmo", ARC_FIELDS)
+def test_an_unknown_metric_names_those_there_are(arc):
     with pytest.raises(InputError, match=r"metrics: \['exact_match'\] not among this task's: \['acc', 'acc_norm'\]"):
-        outcomes(result, lab.cached(), ["acc", "exact_match"])
+        outcomes(arc.result, arc.lab.cached(), ["acc", "exact_match"])
 
 
 def test_predictions_by_hand():
@@ -452,7 +455,7 @@ def test_negative_log_likelihoods_are_a_hand_loop(batch_size):
     model, cut = tiny.llama(), torch.randint(1, 257, (5, 9))
     found = list(negative_log_likelihoods(model, cut, batch_size))
     assert found == pytest.approx([surprise(model, window.tolist()) for window in cut], rel=1e-5)
-    assert max(found) > 1.2 * min(found)
+    assert max(found) > 1.1 * min(found)
 
 
 def test_the_perplexity_stage_joins_records_and_weighs_tokens(tmp_path):
@@ -479,4 +482,6 @@ def test_a_window_longer_than_the_context_is_refused(tmp_path):
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": ["a" * 99]}), "dataset", {})
     settings = {"dtype": "float32", "text": "{text}", "joiner": "", "seqlen": 17, "tokens": None, "batch_size": 2}
     with pytest.raises(InputError, match="seqlen: 17 is longer than the model's context of 16 tokens"):
-        perplexity_stage.perplexity(settings, tmp_path / "model", tmp_path / "data.parquet", tmp_path / "j", tmp_path / "s")
+        perplexity_stage.perplexity(
+            settings, tmp_path / "model", tmp_path / "data.parquet", tmp_path / "j", tmp_path / "s"
+        )

@@ -55,11 +55,15 @@ def test_a_broken_last_line_is_dropped_and_the_rest_kept(path, lost):
     assert again[C] == {"response": "drei"}
 
 
-def test_garbage_after_the_last_line_break_is_dropped(path):
+def test_garbage_after_the_last_line_break_is_dropped_for_good(path):
     filled(path)
     with path.open("ab") as file:
-        file.write(b'{"key": "\xff\x00')
-    assert ResponseCache(path).records.keys() == {A, B}
+        file.write(b'{"key": "\xff\x00' + 1000 * b"x")  # longer than what is written next
+    cache = ResponseCache(path)
+    assert cache.records.keys() == {A, B}
+    cache.add(C, {"response": "drei"})
+    assert ResponseCache(path).records.keys() == {A, B, C}
+    assert b"xxx" not in path.read_bytes()
 
 
 def test_a_file_of_one_broken_line_is_an_empty_cache(path):
