@@ -145,7 +145,21 @@ def exact_match(
             inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=192, do_sample=False
         )
         texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        tokens, minutes = log[-1]["tokens"] / 1e6, log[-1]["seconds"] / 60
+        ends = [f"The answer is ({a})" if with_options else f"#### {a}" for _, a in answers]
+        right += sum(text.rstrip().endswith(end) for text, end in zip(texts, ends, strict=True))
+    return right / len(problems)
+
+
+def model_card(settings: dict, content: dict, log: list[dict]) -> str:
+    """The model's README: what it is, what it was trained on, what it scored."""
+    rows = "\n".join(
+        f"| {name.replace('_', ' ')} | {s['n']} | {s['exact_match']:.1%} | {s['exact_match_options']:.1%} |"
+        for name, s in content["accuracy"].items()
+    )
+    shape = settings["shape"]
+    templates, held_out = (", ".join(map(str, settings[key])) for key in ("templates", "held_out_templates"))
+    layers, width, ffn = (shape[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size"))
+    tokens, minutes = log[-1]["tokens"] / 1e6, log[-1]["seconds"] / 60
     size = f"{content['parameters'] / 1e6:.2f} M parameters ({layers} layers, width {width}, FFN {ffn})"
     training = f"{tokens:.1f} M tokens ({minutes:.0f} minutes on two CPU cores)"
     return f"""# tiny-reasoner
