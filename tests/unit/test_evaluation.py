@@ -175,6 +175,25 @@ def test_answers_given_before_memory_ran_out_are_kept(lab, monkeypatch):
     assert len(lm.pending) == 0
 
 
+def test_lengths_belong_to_their_answers_after_memory_ran_out(lab, monkeypatch, tmp_path):
+    """Memory runs out half way through a batch's bookkeeping, with one row's length noted."""
+    expected = lab.cached(batch_size=5, path=tmp_path / "calm.jsonl")
+    ask(expected, "generate_until")
+    lm, decoded = lab.cached(batch_size=5), []
+    decode = lm.tok_decode
+
+    def failing_at_the_third(*args, **kwargs):
+        decoded.append(args)
+        if len(decoded) == 3:
+            raise MemoryError
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(lm, "tok_decode", failing_at_the_third)
+    ask(lm, "generate_until")
+    assert lm.cache.records == expected.cache.records
+    assert len({record["tokens"] for record in lm.cache.records.values()}) > 1
+
+
 @pytest.mark.parametrize("kind", ASK)
 def test_out_of_memory_at_a_batch_of_one_names_the_sizes_tried(lab, kind):
     limit_memory(lab, 0, ERRORS[0])
