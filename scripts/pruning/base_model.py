@@ -48,6 +48,10 @@ def from_gguf(package: str | None, path: Path, output: Path) -> None:
         directory = Path(spec.submodule_search_locations[0]) / path.parent
     if not (directory / path.name).is_file():
         raise InputError(f"{directory / path.name}: no such GGUF file")
-    model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=path.name)
+    dequantised = AutoModelForCausalLM.from_pretrained(directory, gguf_file=path.name)
+    config = dequantised.config
+    del config.quantization_config  # transformers refuses to save what it remembers as quantised
+    model = AutoModelForCausalLM.from_config(config, dtype=dequantised.dtype)
+    model.load_state_dict(dequantised.state_dict())
     model.save_pretrained(output)
     AutoTokenizer.from_pretrained(directory, gguf_file=path.name).save_pretrained(output)

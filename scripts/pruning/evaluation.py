@@ -64,6 +64,7 @@ class CachedHFLM(HFLM):
             tried.append(self.batch_size_per_gpu)
             try:
                 ask(missing)
+                break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

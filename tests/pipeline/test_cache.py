@@ -71,7 +71,7 @@ CODE = {
     "scripts/pruning/base_model.py": FROM_MODEL,
     "scripts/pruning/calibration.py": FROM_CALIBRATION,
     "scripts/pruning/calibration_data.py": FROM_CALIBRATION,
-    "scripts/pruning/checkpoint.py": FROM_MODEL | FROM_SCORE,
+    "scripts/pruning/checkpoint.py": FROM_MODEL,
     "scripts/pruning/compact.py": FROM_COMPACT,
     "scripts/pruning/compensation/__init__.py": NOTHING,
     "scripts/pruning/compensation/bias.py": NOTHING,

@@ -13,7 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 import tiny
-from pruning import artifacts, evaluation
+from pruning import adapters, artifacts, evaluation
 from pruning.datasets import adapt
 from pruning.errors import InputError
 from pruning.evaluation import CachedHFLM, outcomes, prediction, task_definition
@@ -21,11 +21,12 @@ from pruning.perplexity import negative_log_likelihoods, windows
 from pruning.response_cache import ResponseCache
 
 TASKS = Path(__file__).parents[2] / "config/tasks"
-KWARGS = {"until": ["e", "Q:"], "max_gen_toks": 12, "do_sample": False}
+KWARGS = {"max_gen_toks": 12, "do_sample": False}
+STOPS = ["Q", "xx", "\x08", "AAAA"]  # what the random model says, so that some answers stop and some do not
 
 
-def generations(texts=("one", "twenty two", "3", "forty four four", "5 5")) -> list[Instance]:
-    return [Instance("generate_until", {}, (text, KWARGS), i) for i, text in enumerate(texts)]
+def generations(texts=("one", "twenty two", "3", "forty four four", "5 5"), until=STOPS) -> list[Instance]:
+    return [Instance("generate_until", {}, (text, {**KWARGS, "until": until}), i) for i, text in enumerate(texts)]
 
 
 def options() -> list[Instance]:
@@ -117,7 +118,7 @@ def test_another_cache_serves_nothing(lab, kind, tmp_path):
 def test_other_arguments_are_other_requests(lab):
     ask(lab.cached(), "generate_until")
     lab.calls.clear()
-    shorter = [Instance("generate_until", {}, ("one", {**KWARGS, "max_gen_toks": 3}), 0)]
+    shorter = [Instance("generate_until", {}, ("one", {"until": STOPS, "max_gen_toks": 3, "do_sample": False}), 0)]
     (answer,) = ask(lab.cached(), "generate_until", shorter)
     assert lab.calls
     assert len(answer) <= 3
@@ -126,6 +127,13 @@ def test_other_arguments_are_other_requests(lab):
 def test_equal_requests_are_answered_each(lab):
     requests = generations(("same", "same", "other", "same"))
     assert ask(lab.cached(), "generate_until", requests) == ask(lab.plain(), "generate_until", requests)
+
+
+def test_an_answer_that_is_not_recorded_is_an_error_and_not_asked_for_again_and_again(lab, monkeypatch):
+    """Should a later lm-eval tell its cache hook of other arguments than it was given."""
+    monkeypatch.setattr(HFLM, "generate_until", lambda self, requests, disable_tqdm=False: [""] * len(requests))
+    with pytest.raises(KeyError):
+        ask(lab.cached(), "generate_until")
 
 
 # running out of memory
@@ -231,7 +239,7 @@ def test_generated_tokens_and_finish_reason_by_hand(lab, monkeypatch):
 
     monkeypatch.setattr(HFLM, "_model_generate", write)
     lm = lab.cached(batch_size=4)
-    requests = generations(tuple(written))
+    requests = generations(tuple(written), until=["e", "Q:"])
     assert ask(lm, "generate_until", requests) == [text for *_, text in written.values()]
     for request, (_, tokens, finish, _) in zip(requests, written.values(), strict=True):
         record = lm.cache[ResponseCache.key("generate_until", request.args)]
@@ -298,6 +306,10 @@ def prompts(result: dict) -> list[list[tuple[str, str]]]:
     """(context, continuation) of every option, an item each."""
     (samples,) = result["samples"].values()
     return [[tuple(arguments) for arguments in sample["arguments"]] for sample in samples]
+
+
+def test_every_adapter_has_a_golden_prompt_here():
+    assert {path.stem for path in Path(adapters.__file__).parent.glob("*.py")} == {"__init__", "arc_olmo", "aqua_raw"}
 
 
 def test_arc_is_rendered_as_lm_eval_does(arc):
