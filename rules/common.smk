@@ -76,9 +76,9 @@ def code(stage, *plugins):
 
 
 def settings(section, *, exclude=(), **extra):
-    """One labelled dict a job, as canonical JSON (Snakemake compares params without their names)."""
+    """One labelled dict a job, as JSON (Snakemake compares params without their names); order is kept, for tables."""
     own = section.model_dump(exclude=set(exclude)) if section else {}
-    return json.dumps({**own, **extra}, sort_keys=True)
+    return json.dumps({**own, **extra})
 
 
 def memory_mb(wildcards):

@@ -93,6 +93,11 @@ def test_parquet_comes_back_as_it_was(tmp_path):
     assert read_table(tmp_path / "b.parquet", "activations").to_pydict() == {"activation": [[1, 2], []]}
 
 
+def test_a_frames_index_is_no_column(tmp_path):
+    write_parquet(tmp_path / "a.parquet", FRAME.set_index(pd.Index([7, 1, 4])), "scores", {})
+    assert read_table(tmp_path / "a.parquet", "scores").column_names == ["layer", "score"]
+
+
 def test_json_comes_back_as_it_was(tmp_path):
     write_json(tmp_path / "a.json", {"widths": [1, 2], "text": "é"}, "compact", SETTINGS)
     content = read_json(tmp_path / "a.json", "compact")

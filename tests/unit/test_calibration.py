@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.checkpoint import set_checkpoint_early_stop
 from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
 
 import tiny
@@ -183,16 +182,13 @@ def test_padding_changes_nothing(micro_batch):
 
 
 @pytest.mark.parametrize("family", MODELS)
-@pytest.mark.parametrize(("energy", "early_stop"), [("pre_norm", True), ("post_norm", True), ("post_norm", False)])
-def test_gradient_checkpointing_changes_nothing(family, energy, early_stop):
-    """Nor does it where recomputing a layer goes on to its end, past all hooks."""
+@pytest.mark.parametrize("energy", ["pre_norm", "post_norm"])
+def test_gradient_checkpointing_changes_nothing(family, energy):
     plain, checkpointed = MODELS[family](), MODELS[family]()
     checkpoint_gradients(checkpointed)
     forwards = []
     checkpointed.model.layers[0].mlp.gate_proj.register_forward_hook(lambda *_: forwards.append(1))
-    expected = calibrate(plain, sequences(), micro_batch=5, energy=energy)
-    with set_checkpoint_early_stop(early_stop):
-        found = calibrate(checkpointed, sequences(), micro_batch=5, energy=energy)
+    expected, found = (calibrate(m, sequences(), micro_batch=5, energy=energy) for m in (plain, checkpointed))
     assert_same_frames(found, expected)
     assert len(forwards) == 3  # once, and again in each of two backward passes: it did checkpoint
 

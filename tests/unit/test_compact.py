@@ -264,10 +264,9 @@ def test_loading_gives_a_frozen_model_that_pads_on_the_left(base, tmp_path):
 def test_config_records_widths_only_where_they_differ():
     stock = {"model_type": "qwen2", "intermediate_size": 48}
     assert compact_config(stock, [7, 7]) == {"model_type": "qwen2", "intermediate_size": 7}
-    assert compact_config(stock, [7, 9])["per_layer_config"] == {
-        "0": {"intermediate_size": 7},
-        "1": {"intermediate_size": 9},
-    }
+    uneven = compact_config(stock, [7, 9])
+    assert uneven["intermediate_size"] == 9
+    assert uneven["per_layer_config"] == {"0": {"intermediate_size": 7}, "1": {"intermediate_size": 9}}
     assert stock["intermediate_size"] == 48
 
 

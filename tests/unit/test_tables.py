@@ -128,7 +128,9 @@ def printed(written):
 
 
 def one(frame, method, sparsity, task="gsm8k", model=PAPER_MODEL, calib=CALIBS[0]) -> pd.Series:
-    where = (frame.model == model) & (frame.method == method) & (frame.sparsity == sparsity) & (frame.task == task)
+    """The row of a cell; `sparsity` in per cent, as asked for. The CSV has fractions."""
+    fraction = frame.sparsity == sparsity / 100
+    where = (frame.model == model) & (frame.method == method) & fraction & (frame.task == task)
     chosen = frame[where & (frame.calib.isna() if calib is None else frame.calib == calib)]
     assert len(chosen) == 1
     return chosen.iloc[0]
@@ -148,7 +150,7 @@ def test_columns_and_rows_are_those_promised(printed, frame):
     expected = []
     for model in (PAPER_MODEL, OTHER_MODEL):
         expected += [(model, "", "dense", 0, task) for task in tasks]
-        expected += [(model, *row) for row in product(CALIBS, METHODS, SPARSITIES, tasks)]
+        expected += [(model, *row) for row in product(CALIBS, METHODS, [s / 100 for s in SPARSITIES], tasks)]
     found = frame.assign(calib=frame.calib.fillna(""))[["model", "calib", "method", "sparsity", "task"]]
     assert list(found.itertuples(index=False, name=None)) == expected
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pruning import reasoner, word_problems
 from pruning.default_config import TEMPLATES
-from pruning.word_problems import LETTERS, Problem, generate, options, options_text, prompt, sample, stream
+from pruning.word_problems import LETTERS, Problem, generate, options, options_text, prompt, sample, solutions, stream
 
 HELD_OUT = [1, 12, 31, 43, 55, 62]
 FEW = [4, 9, 14, 20]  # with more problems than are asked for here
@@ -184,15 +184,32 @@ def test_a_problem_document_weighs_the_solution_in_full():
     assert (solution, high) == (f" {problem.answer}<|endoftext|>", 1.0)
 
 
-def test_the_letter_has_a_weight_of_its_own():
+def test_a_document_with_options_ends_in_the_right_letter():
     problem = problems("train")[0]
     values, letter = options(problem)
-    (question, low), *solution = reasoner.problem_document(problem, with_options=True, letter=3.0)
+    (question, low), (solution, full) = reasoner.problem_document(problem, with_options=True)
     assert (question, low) == (f"Question: {problem.question}\nOptions: {options_text(values)}\nAnswer:", 0.1)
-    text = "".join(text for text, _ in solution)
-    assert text == f" {problem.answer}\nThe answer is ({letter})<|endoftext|>"
-    assert [text for text, weight in solution if weight == 3.0] == [letter]
-    assert {weight for _, weight in solution} == {1.0, 3.0}
+    assert (solution, full) == (f" {problem.answer}\nThe answer is ({letter})<|endoftext|>", 1.0)
+
+
+def test_worked_options_by_hand():
+    problem = Problem(4, "How many?", "She has 6 * 4 = 24 and 24 more.\nThat is 24 + 24 = 48 cakes.\n#### 48")
+    written, gold = solutions(problem)
+    assert written[gold] == problem.answer
+    wrong = [text for text in written if text != problem.answer]
+    assert len(set(wrong)) == 4
+    for text in wrong:
+        value = text.rsplit("#### ")[1]
+        assert text == f"She has 6 * 4 = 24 and 24 more.\nThat is 24 + 24 = {value} cakes.\n#### {value}"
+
+
+def test_worked_options_hold_the_answer_once_and_differ_in_the_result_only():
+    for problem in of_every_template(each=2):
+        written, gold = solutions(problem)
+        assert len(set(written)) == 5
+        assert written.index(problem.answer) == gold
+        lengths = {len(re.split(r"\d+", text)) for text in written}
+        assert len(lengths) == 1
 
 
 def documents():
