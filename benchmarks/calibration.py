@@ -8,7 +8,6 @@ the loaded weights, each mode in a process of its own.
     python benchmarks/calibration.py results/smollm2-135m/base --batch 4 --length 256 --batches 3 --threads 2
 """
 
-import resource
 import subprocess
 import sys
 import time
@@ -49,8 +48,10 @@ def measured(model: torch.nn.Module, batches: list[Batch]) -> None:
         run.run(batches)
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident_mb(field: str) -> float:
+    """VmRSS (now) or VmHWM (peak since the last reset) of this process; Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def main(
@@ -69,11 +70,12 @@ def main(
     sequences = [(row, [True] * length) for row in rows]
     data = micro_batches(sequences, batch, pad=0, token_mask="all", mask_first_token=False)
     if mode:
-        before = peak_mb()
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which loading has raised
+        before = resident_mb("VmRSS")
         if mode == "checkpointed":
             calibration.checkpoint_gradients(network)
         (bare if mode == "bare" else measured)(network, data[:2])
-        print(peak_mb() - before)
+        print(resident_mb("VmHWM") - before)
         return
     times: dict[str, list[float]] = {"bare": [], "calibration": []}
     for repeat in range(repeats + 1):

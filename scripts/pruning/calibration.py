@@ -36,11 +36,11 @@ def cross_entropy(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
 
 def activation_statistics(a: Tensor, counted: Tensor) -> dict[str, Tensor]:
     """Per-sample sums of down_proj inputs a [B, T, n] over counted tokens; each [B, n]."""
-    absolute_sum = torch.linalg.vector_norm(a, 1, dim=1)
+    absolute_sum = a.abs().sum(1)
     return {
         "act_sum": a.sum(1),
         "act_abs_sum": absolute_sum,
-        "act_sq_sum": torch.linalg.vector_norm(a, 2, dim=1).square(),
+        "act_sq_sum": a.square().sum(1),
         "act_mean_abs_sq_sum": (absolute_sum / counted.sum(1, keepdim=True)).square(),
     }
 
@@ -48,14 +48,14 @@ def activation_statistics(a: Tensor, counted: Tensor) -> dict[str, Tensor]:
 def gradient_statistics(a: Tensor, g: Tensor) -> dict[str, Tensor]:
     """Per-sample reductions of a * g over tokens, a and g [B, T, n]; each [B, n]."""
     p = a * g
-    net, absolute = p.sum(1), torch.linalg.vector_norm(p, 1, dim=1)
+    net, absolute = p.sum(1), p.abs().sum(1)
     return {
         "net_abs_sum": net.abs(),
         "net_sq_sum": net.square(),
         "abs_sum": absolute,
-        "sq_sum": torch.linalg.vector_norm(p, 2, dim=1).square(),
+        "sq_sum": p.square().sum(1),
         "share_sum": absolute / absolute.sum(1, keepdim=True).clamp_min(torch.finfo(absolute.dtype).tiny),
-        "grad_sq_sum": torch.linalg.vector_norm(g, 2, dim=1).square(),
+        "grad_sq_sum": g.square().sum(1),
     }
 
 

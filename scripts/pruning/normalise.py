@@ -28,8 +28,9 @@ def layer_l2(scores: np.ndarray) -> np.ndarray:
 
 
 def zscore(scores: np.ndarray) -> np.ndarray:
-    """FLAP's standardisation: zero mean, unit (unbiased) standard deviation."""
-    return (scores - scores.mean()) / (scores.std(ddof=1) + EPSILON)
+    """FLAP's standardisation: zero mean, unit (unbiased) standard deviation; a constant layer is all zero."""
+    centred, spread = scores - scores.mean(), scores.std(ddof=1)
+    return centred / spread if spread > 1e-12 * np.abs(scores).max() else np.zeros_like(scores)
 
 
 NORMALISATIONS = {f.__name__: f for f in (none, layer_sum, layer_mean, layer_l2, zscore)}

@@ -14,7 +14,9 @@ def windows(ids: Sequence[int], seqlen: int, limit: int | None) -> Tensor:
     Raises InputError if the text is shorter than one window."""
     usable = min(len(ids), limit or len(ids)) // seqlen
     if not usable:
-        raise InputError(f"perplexity: the text has {len(ids)} tokens, less than one window of seqlen {seqlen}")
+        raise InputError(
+            f"perplexity: {min(len(ids), limit or len(ids))} tokens are less than one window of seqlen {seqlen}"
+        )
     return torch.tensor(ids[: usable * seqlen]).view(usable, seqlen)
 
 

@@ -23,7 +23,10 @@ class ResponseCache:
             raw = path.read_bytes()
             whole = raw.rfind(b"\n") + 1
             for line in raw[:whole].splitlines():
-                record = json.loads(line)
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue  # a damaged line is a request not yet answered
                 self.records[record.pop("key")] = record
         self.file = path.open("r+b" if path.exists() else "w+b")
         self.file.truncate(whole)

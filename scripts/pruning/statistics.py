@@ -20,6 +20,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from pruning.errors import InputError
+
 OBJECTIVES = ("energy", "ce")
 ACTIVATION = ("act_sum", "act_abs_sum", "act_sq_sum", "act_mean_abs_sq_sum")
 GRADIENT = ("net_abs_sum", "net_sq_sum", "abs_sum", "sq_sum", "share_sum", "grad_sq_sum")
@@ -29,9 +31,9 @@ LAYER_COLUMNS = ("n_tokens", "angular_sum")  # angular_sum: sum_t arccos(cos(h_i
 
 
 def merge(frames: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
-    """Add up shards row by row. Raises ValueError if they do not hold the same rows (another model's shard, say)."""
+    """Add up shards row by row. Raises InputError if they do not hold the same rows (another model's shard, say)."""
     indexed = [frame.set_index(list(keys)).sort_index() for frame in frames]
     for frame in indexed[1:]:
         if not frame.index.equals(indexed[0].index) or list(frame.columns) != list(indexed[0].columns):
-            raise ValueError("shards hold different neurons or columns: not of one model and one version")
+            raise InputError("calibration shards hold different neurons or columns; delete the shards and run again")
     return sum(indexed[1:], start=indexed[0]).reset_index()

@@ -467,7 +467,7 @@ def test_windows_are_whole_and_the_rest_is_dropped():
 
 
 def test_a_text_shorter_than_a_window_is_refused():
-    with pytest.raises(InputError, match="the text has 3 tokens, less than one window of seqlen 4"):
+    with pytest.raises(InputError, match="3 tokens are less than one window of seqlen 4"):
         windows(range(3), 4, None)
 
 

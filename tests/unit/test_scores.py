@@ -250,3 +250,7 @@ def test_options_of_scores_have_defaults():
     for name in (*FORMULAS, *TESTED_APART):
         _, *options = inspect.signature(importlib.import_module(f"pruning.scores.{name}").score).parameters.values()
         assert all(option.default is not inspect.Parameter.empty for option in options)
+
+
+def test_a_constant_layer_standardises_to_zero():
+    assert (NORMALISATIONS["zscore"](np.full(1000, 0.1)) == 0).all()
