@@ -217,6 +217,21 @@ def task_settings(wildcards):
     return settings(CONFIG.tasks[wildcards.task], exclude=["title"], dtype=CONFIG.models[wildcards.model].dtype)
 
 
+# Recovery (rules/recover.smk)
+
+
+def tuning_data(wildcards):
+    tuning = CONFIG.tunings[wildcards.tuning]
+    return f"results/data/{tuning.dataset}/{tuning.split}.parquet"
+
+
+def tuning_settings(wildcards):
+    tuning = CONFIG.tunings[wildcards.tuning]
+    text = CONFIG.datasets[tuning.dataset]
+    dtype = CONFIG.models[wildcards.model].dtype
+    return settings(tuning, exclude=["dataset", "split"], dtype=dtype, prompt=text.prompt, completion=text.completion)
+
+
 # Overlap (rules/overlap.smk)
 
 

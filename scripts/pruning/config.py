@@ -214,6 +214,31 @@ class PerplexityTask(Strict):
     batch_size: Positive = 4
 
 
+class Tuning(Strict):
+    """LoRA recovery. The paper names only the 150 steps: everything else here is our choice."""
+
+    dataset: Alias
+    split: Alias = "train"
+    steps: Positive = 150
+    """Optimiser steps (the paper's 150)."""
+    rank: Positive = 8
+    """LoRA rank; ours."""
+    alpha: Positive = 16
+    """LoRA scaling; ours."""
+    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    """Linear modules that get adapters; ours."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """AdamW, constant; ours."""
+    batch_size: Positive = 16
+    """Documents a step; ours."""
+    sequence_length: Annotated[int, Field(ge=2)] = 512
+    """Tokens a document; longer ones are cut; ours."""
+    seed: int = 0
+    """Initial adapters and order of the documents."""
+    checkpoint_every: Positive = 25
+    """Steps after which a killed training can go on."""
+
+
 class Table1(Strict):
     models: list[Alias]
     calibrations: list[Alias]
@@ -267,6 +292,7 @@ class Config(Strict):
     calibrations: dict[Alias, Calibration]
     methods: dict[Alias, Method]
     tasks: dict[Alias, Task]
+    tunings: dict[Alias, Tuning] = {}
     table1: Table1
     storage: Storage = Storage()
     reasoner: Reasoner | None = None
@@ -282,6 +308,7 @@ class Config(Strict):
         known("table1.methods", self.table1.methods, methods)
         known("table1.reference", [self.table1.reference], self.table1.methods)
         texts = {f"calibrations.{n}": c for n, c in self.calibrations.items()}
+        texts |= {f"tunings.{n}": t for n, t in self.tunings.items()}
         texts |= {f"tasks.{n}": t for n, t in self.tasks.items() if t.kind == "perplexity"}
         for place, user in texts.items():
             known(f"{place}.dataset", [user.dataset], self.datasets)

@@ -55,6 +55,9 @@ DEFAULT = c.Config(
             kind="lm_eval", title="5 options", metrics=["acc"], limit=200, batch_size=100
         ),
     },
+    tunings={
+        "gsm_symbolic": c.Tuning(dataset="gsm_symbolic", learning_rate=1e-3, sequence_length=256),
+    },
     table1=c.Table1(
         models=["tiny-reasoner"],
         calibrations=["gsm_symbolic-s0"],

@@ -54,6 +54,7 @@ CODE = {
     "scripts/table1.py": {"table1": 1},
     "scripts/launch.py": NOTHING,
     "scripts/overlap.py": NOTHING,
+    "scripts/recover.py": NOTHING,
     "scripts/train_reasoner.py": NOTHING,
     "scripts/promote_reasoner.py": NOTHING,
     "scripts/write_config.py": NOTHING,
@@ -89,6 +90,7 @@ CODE = {
     "scripts/pruning/perplexity.py": NOTHING,
     "scripts/pruning/preflight.py": NOTHING,
     "scripts/pruning/reasoner.py": NOTHING,
+    "scripts/pruning/recovery.py": NOTHING,
     "scripts/pruning/response_cache.py": FROM_EVALUATE,
     "scripts/pruning/scores/__init__.py": FROM_SCORE,
     "scripts/pruning/scores/cfsp.py": NOTHING,
@@ -225,7 +227,13 @@ def test_every_config_key_is_listed():
         if parts[0] in ("models", "datasets", "calibrations", "methods", "tasks"):
             parts[1] = "*"
         listed.add(".".join(parts[:3] if parts[0] == "datasets" else parts))
-    elsewhere = ("reasoner.", "datasets.*.hub.", "datasets.*.local.", "models.*.source.")  # other sources: unit tests
+    elsewhere = (
+        "reasoner.",
+        "tunings.",
+        "datasets.*.hub.",
+        "datasets.*.local.",
+        "models.*.source.",
+    )
     perplexity = {f"tasks.*.{name}" for name in config.PerplexityTask.model_fields}  # no such task in this grid
     missing = {
         key

@@ -73,3 +73,10 @@ def test_global_methods_make_loadable_models(finished: Workspace, method: str, w
     assert sum(manifest["widths"]) == 48
     model, _ = loading.load((finished.path / target).parent / "model", "float32")
     assert [layer.mlp.down_proj.in_features for layer in model.model.layers] == manifest["widths"]
+
+
+def test_a_pruned_model_is_recovered(finished: Workspace):
+    target = "results/tiny-reasoner/recovered/gsm_symbolic-s0/rku/50/gsm_symbolic/adapter_model.safetensors"
+    finished.snakemake(target)
+    log = pd.read_csv((finished.path / target).parent / "training_log.csv")
+    assert list(log["step"]) == [1, 2, 3]

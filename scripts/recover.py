@@ -1,0 +1,80 @@
+"""Recover a pruned model by LoRA: a PEFT adapter and its training log; after a kill, on from the last checkpoint."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def recover(
+    settings: cli.Settings,
+    model: Annotated[Path, typer.Option(help="directory of the compact model")],
+    manifest: Annotated[Path, typer.Option(help="its manifest.json")],
+    data: Annotated[Path, typer.Option(help="parquet of the tuning split")],
+    output: Annotated[Path, typer.Option(help="directory for the adapter")],
+    threads: int = 1,
+) -> None:
+    cli.set_threads(threads)
+    import pandas as pd
+    import torch
+    from tqdm import tqdm
+
+    from pruning import artifacts, calibration_data, loading, out_of_memory, recovery
+    from pruning.response_cache import key_of
+
+    torch.set_num_threads(threads)
+    cli.phase("start-up")
+    network, tokenizer = loading.load(model, settings["dtype"])
+    records = artifacts.read_table(data, "dataset").to_pylist()
+    try:
+        texts = [(settings["prompt"].format_map(r), settings["completion"].format_map(r)) for r in records]
+    except KeyError as field:
+        raise cli.InputError(f"{data}: the tuning text needs a field {field}; it has {sorted(records[0])}") from None
+    sequences = calibration_data.token_samples(
+        texts,
+        tokenizer,
+        samples=len(texts),
+        sequence_length=settings["sequence_length"],
+        packing="document",
+        seed=settings["seed"],
+    )
+    tuned = recovery.with_adapters(network, settings)
+    trainable = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=settings["learning_rate"], weight_decay=0.0)
+    cli.phase("load")
+
+    identity = key_of(artifacts.file_hash(manifest), artifacts.file_hash(data), settings)
+    checkpoints = output.with_name(f".{output.name}.{identity}")
+    log: list[dict] = []
+    if (checkpoints / "state.safetensors").exists():
+        recovery.load_state(checkpoints / "state.safetensors", tuned, optimizer)
+        log = pd.read_csv(checkpoints / "training_log.csv").to_dict("records")
+        print(f"resumed after step {len(log)}")
+    device = network.get_input_embeddings().weight.device
+    with out_of_memory.advise(f"`tunings: batch_size: {settings['batch_size']}`: lower it"):
+        for step in tqdm(range(len(log), settings["steps"]), "LoRA steps", mininterval=5):
+            ids, labels = recovery.batch(
+                sequences, step, settings["batch_size"], settings["seed"], tokenizer.pad_token_id
+            )
+            value = recovery.loss(tuned, ids.to(device), labels)
+            value.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            log.append({"step": step + 1, "loss": value.item()})
+            if (step + 1) % settings["checkpoint_every"] == 0:
+                with artifacts.atomic_directory(checkpoints) as directory:
+                    recovery.save_state(directory / "state.safetensors", tuned, optimizer)
+                    pd.DataFrame(log).to_csv(directory / "training_log.csv", index=False)
+    with artifacts.atomic_directory(output) as directory:
+        tuned.save_pretrained(directory)
+        pd.DataFrame(log).to_csv(directory / "training_log.csv", index=False, float_format="%.6g")
+        artifacts.write_json(directory / "recovery.json", {"last_loss": log[-1]["loss"]}, "recovery", settings)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    print(f"loss {log[0]['loss']:.4f} at the first step, {log[-1]['loss']:.4f} at the last")
+
+
+if __name__ == "__main__":
+    cli.run(recover)

@@ -1,0 +1,124 @@
+"""LoRA recovery: what is trained, on which tokens, and going on after a kill."""
+
+import json
+
+import pandas as pd
+import pytest
+import recover as recover_stage
+import torch
+from peft import PeftModel
+
+import tiny
+from pruning import artifacts, loading, recovery
+from pruning.checkpoint import Checkpoint
+from pruning.compact import write_compact
+from pruning.errors import InputError
+
+SETTINGS = {
+    "steps": 6,
+    "rank": 2,
+    "alpha": 4,
+    "targets": ["q_proj", "down_proj"],
+    "learning_rate": 0.01,
+    "batch_size": 2,
+    "sequence_length": 32,
+    "seed": 0,
+    "checkpoint_every": 4,
+    "dtype": "float32",
+    "prompt": "Q: {question}\n",
+    "completion": "A: {answer}",
+}
+
+
+@pytest.fixture
+def pruned(tmp_path):
+    """A compact model of widths 5 and 9, and its tuning text."""
+    base = tiny.save(tiny.qwen2(), tmp_path / "base")
+    keeps = [torch.arange(48).numpy() < width for width in (5, 9)]
+    (tmp_path / "model").mkdir()
+    write_compact(Checkpoint(base), tmp_path / "model", keeps)
+    (tmp_path / "manifest.json").write_text("{}")
+    frame = pd.DataFrame({"question": [f"{n}+{n}" for n in range(9)], "answer": [str(2 * n) for n in range(9)]})
+    artifacts.write_parquet(tmp_path / "data.parquet", frame, "dataset", {})
+    return tmp_path
+
+
+def run(folder, name="adapter", **changes):
+    files = (folder / "model", folder / "manifest.json", folder / "data.parquet")
+    recover_stage.recover({**SETTINGS, **changes}, *files, folder / name)
+    return folder / name
+
+
+def test_only_answers_are_learned_and_batches_depend_on_the_step_alone():
+    sequences = [([1, 2, 3], [False, True, True]), ([4, 5], [False, True])]
+    ids, labels = recovery.batch(sequences, step=3, size=4, seed=0, pad=0)
+    again, _ = recovery.batch(sequences, step=3, size=4, seed=0, pad=0)
+    assert torch.equal(ids, again)
+    for row, label in zip(ids.tolist(), labels.tolist(), strict=True):
+        assert (row, label) in [([1, 2, 3], [-100, 2, 3]), ([4, 5, 0], [-100, 5, -100]), ([4, 5], [-100, 5])]
+
+
+def test_the_loss_is_the_mean_over_labelled_tokens():
+    model = tiny.qwen2()
+    ids, labels = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[-100, -100, 7, 8]])
+    log_p = model(ids).logits[0].log_softmax(-1)
+    assert recovery.loss(model, ids, labels).item() == pytest.approx(-(log_p[1, 7] + log_p[2, 8]).item() / 2, rel=1e-5)
+
+
+def test_an_adapter_is_made_that_loads_and_lowers_the_loss(pruned):
+    adapter = run(pruned, steps=30)
+    log = pd.read_csv(adapter / "training_log.csv")
+    assert len(log) == 30
+    assert log["loss"].tail(5).mean() < log["loss"].head(5).mean() - 0.1
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["r"] == 2 and sorted(config["target_modules"]) == ["down_proj", "q_proj"]
+    base, _ = loading.load(pruned / "model", "float32")
+    before = base(torch.tensor([[5, 6, 7]])).logits
+    tuned = PeftModel.from_pretrained(base, adapter)
+    assert not torch.allclose(tuned(torch.tensor([[5, 6, 7]])).logits, before)
+    assert not list(pruned.glob(".adapter.*"))  # no checkpoint left
+
+
+def test_after_a_kill_it_goes_on_from_the_last_checkpoint_to_the_same_adapter(pruned, monkeypatch):
+    whole = run(pruned, "whole")
+    steps = []
+    loss = recovery.loss
+
+    def dying(*arguments):
+        steps.append(1)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    monkeypatch.setattr(recovery, "loss", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(pruned)
+    assert not (pruned / "adapter").exists()
+    monkeypatch.setattr(recovery, "loss", lambda *a: (steps.append(1), loss(*a))[1])
+    resumed = run(pruned)
+    assert len(steps) == 6 + 2  # the checkpoint was after step 4
+    for name in ("adapter_model.safetensors", "training_log.csv"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_other_settings_do_not_go_on_from_that_checkpoint(pruned, monkeypatch):
+    monkeypatch.setattr(artifacts, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(pruned)
+    monkeypatch.undo()
+    assert len(list(pruned.glob(".adapter.*"))) == 1
+    seen = []
+    loss = recovery.loss
+    monkeypatch.setattr(recovery, "loss", lambda *a: (seen.append(1), loss(*a))[1])
+    run(pruned, learning_rate=0.02)
+    assert len(seen) == 6
+
+
+def test_targets_that_do_not_exist_are_named(pruned):
+    with pytest.raises(InputError, match=r"targets: no linear modules \['fc1'\] in the model; it has \['down_proj'"):
+        run(pruned, targets=["q_proj", "fc1"])
+
+
+def test_a_tuning_set_without_the_field_is_named(pruned):
+    with pytest.raises(InputError, match=r"needs a field 'text'; it has \['answer', 'question'\]"):
+        run(pruned, prompt="{text}")
