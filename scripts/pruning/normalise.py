@@ -29,8 +29,10 @@ def layer_l2(scores: np.ndarray) -> np.ndarray:
 
 def zscore(scores: np.ndarray) -> np.ndarray:
     """FLAP's standardisation: zero mean, unit (unbiased) standard deviation; a constant layer is all zero."""
-    centred, spread = scores - scores.mean(), scores.std(ddof=1)
-    return centred / spread if spread > 1e-12 * np.abs(scores).max() else np.zeros_like(scores)
+    if scores.max() == scores.min():
+        return np.zeros_like(scores)
+    scaled = scores / np.abs(scores).max()  # squares of tiny scores would underflow
+    return (scaled - scaled.mean()) / scaled.std(ddof=1)
 
 
 NORMALISATIONS = {f.__name__: f for f in (none, layer_sum, layer_mean, layer_l2, zscore)}
