@@ -18,8 +18,6 @@ from pruning.calibration_data import Batch
 from pruning.errors import InputError
 from pruning.statistics import OBJECTIVES
 
-ENERGIES = ("pre_norm", "post_norm")
-
 
 def energy(hidden: Tensor, mask: Tensor) -> Tensor:
     """E(x) = 1/2 mean_t ||h_L(x, t)||^2 [B], hidden [B, T, d], mean over the tokens of `mask` [B, T]."""

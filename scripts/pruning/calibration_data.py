@@ -13,9 +13,6 @@ import torch
 
 from pruning.errors import InputError
 
-PACKINGS = ("concat", "document")
-TOKEN_MASKS = ("all", "answer")
-
 
 @dataclass(frozen=True)
 class Batch:

@@ -7,6 +7,7 @@ differs and are stacked on top with `--configfile`. Unknown keys are errors.
 import json
 import re
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -313,6 +314,10 @@ class Config(Strict):
         for place, user in texts.items():
             known(f"{place}.dataset", [user.dataset], self.datasets)
             known(f"{place}.split", [user.split], self.splits(user.dataset))
+            dataset = self.datasets[user.dataset]
+            templates = [user.text] if isinstance(user, PerplexityTask) else [dataset.prompt, dataset.completion]
+            for template in templates:
+                known(f"{place}: the text {template!r} needs a field", fields_of(template), dataset.fields)
         for name, dataset in self.datasets.items():
             if dataset.kind == "published" and (adapter := self.files(name).adapter):
                 known(f"datasets.{name}.adapter", [adapter], choices("adapters"))
@@ -338,6 +343,11 @@ class Config(Strict):
         if name in self.methods:
             return self.methods[name]
         return self.methods[name.removeprefix("shuffle_")].model_copy(update={"shuffle": 0})
+
+
+def fields_of(template: str) -> list[str]:
+    """Names in braces of a text template."""
+    return [name for _, name, _, _ in Formatter().parse(template) if name]
 
 
 def known(key: str, names: list[str], declared: Any) -> None:

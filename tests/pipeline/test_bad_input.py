@@ -65,6 +65,10 @@ BAD_CONFIGS = {
         },
         "datasets.mine: no file mine.jsonl for the split 'test'",
     ),
+    "text without the field": (
+        {"datasets|gsm_symbolic|prompt": "{problem}"},
+        "calibrations.gsm_symbolic-s0: the text '{problem}' needs a field: unknown name 'problem'",
+    ),
     "FLAP bias on Qwen2": (
         {"methods|rku|compensate": "bias"},
         "methods.rku.compensate: bias needs a bias on down_proj, which tiny-reasoner (qwen2) has no slot for",
