@@ -1,4 +1,4 @@
-# Two commands for a newcomer: `make table1` and `make test`. Both set up .venv first.
+# Two commands for a newcomer: `make table1` and `make test`; `make paper` makes the rest. All set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 SNAKEMAKE := . $(BIN)/activate && snakemake --cores all
@@ -21,6 +21,11 @@ table1: env ## Prune and evaluate the embedded model; print Table 1
 	@echo; cat results/table1.md
 	@echo; echo "Table: results/table1.csv, .md, .tex    Artefacts: results/tiny-reasoner/ (docs/artefacts.md)"
 
+paper: env ## Every table and figure of the embedded model (about an hour on two cores), and report.html
+	@$(SNAKEMAKE) paper --quiet rules reason host
+	@. $(BIN)/activate && snakemake --report report.html paper --quiet all
+	@echo; echo "Tables: results/*.md, .csv, .tex    Figures: results/figures/*.svg, .png    All of it: report.html"
+
 test: env ## All tests
 	@. $(BIN)/activate && pytest
 
@@ -37,4 +42,4 @@ reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 
 promote-reasoner: env ## Make the newly trained model the embedded one
 	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
 
-.PHONY: help env table1 test lint config reasoner promote-reasoner
+.PHONY: help env table1 paper test lint config reasoner promote-reasoner

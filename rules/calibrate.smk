@@ -7,12 +7,14 @@ INPUT
 OUTPUT
     results/{model}/calibration/{calib}/statistics.parquet      one row a neuron (scripts/pruning/statistics.py)
     results/{model}/calibration/{calib}/layers.parquet          one row a layer
+    results/{model}/calibration/{calib}/token_classes.parquet   one row a neuron and token class (digits, operators, …)
     results/{model}/calibration/{calib}/activations.parquet     sampled tokens x neurons of the analysed layer
+    results/{model}/calibration/{calib}/second_moments/         sum of a a^T of down_proj's inputs, for ridge compensation
 """
 
 CALIBRATION = "results/{model}/calibration/{calib}"
 SHARD = f"{CALIBRATION}/shards/{{shard}}-of-{{shards}}"
-CALIBRATION_FILES = ("statistics", "layers", "activations")
+CALIBRATION_FILES = ("statistics", "layers", "token_classes", "activations")
 
 
 rule calibrate_shard:
@@ -34,7 +36,7 @@ rule calibrate_shard:
         gpu=gpus,
         mem_mb=memory_mb,
     params:
-        settings=calibration_settings,
+        settings=shard_settings,
         model=subpath(input.model, parent=True),
         output=subpath(output[0], parent=True),
     shell:
@@ -65,3 +67,31 @@ rule merge_calibration:
     shell:
         "python scripts/merge_calibration.py --settings {params.settings:q} {params.shards:q} "
         "--output {params.output:q} > {log:q} 2>&1"
+
+
+rule second_moments:
+    """Second moments of every layer's down_proj inputs, a layer at a time; deleted after use unless kept."""
+    input:
+        model="results/{model}/base/manifest.json",
+        data=calibration_data,
+        code=code("second_moments"),
+    output:
+        manifest=f"{CALIBRATION}/second_moments.json",
+        layers=kept_or_temp(directory(f"{CALIBRATION}/second_moments"), CONFIG.storage.second_moments),
+    log:
+        "results/logs/{model}/calibration/{calib}/second_moments.log",
+    benchmark:
+        "results/benchmarks/{model}/calibration/{calib}/second_moments.tsv"
+    conda:
+        "../envs/gpu.yaml"
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    params:
+        settings=moments_settings,
+        model=subpath(input.model, parent=True),
+    shell:
+        "python scripts/launch.py --gpus {resources.gpu} -- "
+        "python scripts/second_moments.py --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
+        "--output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"

@@ -4,7 +4,7 @@ Everything the rules share: the validated configuration, the code a stage depend
 The only .smk file with Python of its own. It provides
 
     CONFIG              the validated configuration (scripts/pruning/config.py)
-    METHODS             names of all methods, shuffled ones included
+    METHODS             names of all methods, recombinations included
     code("score", …)    a stage's script and the library modules it imports, transitively
     settings(…)         a job's settings as one labelled JSON string, tracked by Snakemake
     one_of(names)       a wildcard constraint
@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -36,11 +37,16 @@ def checked(function, *arguments):
 
 
 CONFIG = checked(validate, config)
-METHODS = [*CONFIG.methods, *(f"shuffle_{name}" for name in CONFIG.methods)]
+METHODS = CONFIG.method_names
+EXPERIMENT = CONFIG.experiment
+CALIB = EXPERIMENT.calibrations[0]  # of the analyses and figures
 
 
 def one_of(names):
-    return "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+    return "|".join(sorted(map(re.escape, names), key=len, reverse=True)) or "(?!)"
+
+
+TUNING = one_of(CONFIG.tunings)
 
 
 @cache
@@ -139,17 +145,21 @@ def calibration_data(wildcards):
     return f"results/data/{calibration.dataset}/{calibration.split}.parquet"
 
 
-def calibration_settings(wildcards):
+def calibration_settings(wildcards, **extra):
     calibration = CONFIG.calibrations[wildcards.calib]
     dataset = CONFIG.datasets[calibration.dataset]
     return settings(
         calibration,
         exclude=["shards", "dataset", "split"],
-        shards=int(wildcards.shards),
         dtype=CONFIG.models[wildcards.model].dtype,
         prompt=dataset.prompt,
         completion=dataset.completion,
+        **extra,
     )
+
+
+def shard_settings(wildcards):
+    return calibration_settings(wildcards, shards=int(wildcards.shards))
 
 
 def shards_of(wildcards):
@@ -174,21 +184,47 @@ def compensation_of(wildcards):
     return [] if scheme == "none" else [f"compensation/{scheme}"]
 
 
-def kept_or_temp(output):
-    return temp(output) if CONFIG.storage.compact == "temp" else output
+EVIDENCE = {"bias": "statistics.parquet", "ridge": "second_moments.json"}
+
+
+def evidence_of(wildcards):
+    """Calibration results that the method's compensation needs."""
+    scheme = CONFIG.method(wildcards.method).compensate
+    return [os.path.join(CALIBRATION, EVIDENCE[scheme]).format(**wildcards)] if scheme in EVIDENCE else []
+
+
+def moments_of(wildcards):
+    """The second moments' directory, so that a deleted one is made again; its manifest says whether it changed."""
+    needed = CONFIG.method(wildcards.method).compensate == "ridge"
+    return ancient(f"{CALIBRATION}/second_moments".format(**wildcards)) if needed else []
+
+
+def compensation_options(wildcards, input):
+    return f"--evidence={input.evidence}" if input.evidence else ""
+
+
+def kept_or_temp(output, storage):
+    return temp(output) if storage == "temp" else output
 
 
 # Evaluation (rules/evaluate.smk)
 
 
 def tasks_of(kind):
-    return one_of(name for name, task in CONFIG.tasks.items() if task.kind == kind) or "(?!)"
+    return one_of(name for name, task in CONFIG.tasks.items() if task.kind == kind)
+
+
+def pruned_and_tuning(variant):
+    """`calib/method/sparsity` and the recovery's name (None without) of a variant."""
+    parts = variant.split("/")
+    return "/".join(parts[:3]), parts[3] if len(parts) > 3 else None
 
 
 def folder_of(wildcards):
     """Where a variant's manifest.json lies."""
-    folder = "base" if wildcards.variant == "dense" else "compact/{variant}"
-    return f"results/{{model}}/{folder}".format(**wildcards)
+    pruned, _ = pruned_and_tuning(wildcards.variant)
+    folder = "base" if pruned == "dense" else f"compact/{pruned}"
+    return f"results/{wildcards.model}/{folder}"
 
 
 def model_of(wildcards):
@@ -205,6 +241,17 @@ def weights_of(wildcards):
     return [] if wildcards.variant == "dense" else ancient(model_of(wildcards))
 
 
+def adapter_files(wildcards):
+    """The LoRA adapter of a recovered variant."""
+    pruned, tuning = pruned_and_tuning(wildcards.variant)
+    folder = f"results/{wildcards.model}/recovered/{pruned}/{tuning}"
+    return [f"{folder}/{name}" for name in ("adapter_model.safetensors", "adapter_config.json")] if tuning else []
+
+
+def adapter_option(wildcards):
+    return f"--adapter={os.path.dirname(files[0])}" if (files := adapter_files(wildcards)) else ""
+
+
 def definition(wildcards):
     return f"config/tasks/{wildcards.task}.yaml"
 
@@ -214,7 +261,9 @@ def task_data(wildcards):
 
 
 def task_settings(wildcards):
-    return settings(CONFIG.tasks[wildcards.task], exclude=["title"], dtype=CONFIG.models[wildcards.model].dtype)
+    return settings(
+        CONFIG.tasks[wildcards.task], exclude=["title", "chance"], dtype=CONFIG.models[wildcards.model].dtype
+    )
 
 
 # Recovery (rules/recover.smk)
@@ -228,40 +277,334 @@ def tuning_data(wildcards):
 def tuning_settings(wildcards):
     tuning = CONFIG.tunings[wildcards.tuning]
     text = CONFIG.datasets[tuning.dataset]
-    dtype = CONFIG.models[wildcards.model].dtype
-    return settings(tuning, exclude=["dataset", "split"], dtype=dtype, prompt=text.prompt, completion=text.completion)
+    names = {key: wildcards[key] for key in ("model", "calib", "method", "sparsity", "tuning")}
+    own = {"dtype": CONFIG.models[wildcards.model].dtype, "prompt": text.prompt, "completion": text.completion}
+    return settings(tuning, exclude=["dataset", "split", "note"], **own, names=names)
 
 
-# Overlap (rules/overlap.smk)
+# Second moments (rules/second_moments.smk)
 
 
-def masks_of(method):
-    return [f"results/{{model}}/masks/{{calib}}/{{{method}}}/{sparsity}.parquet" for sparsity in OVERLAP_SPARSITIES]
+def moments_settings(wildcards):
+    own = json.loads(calibration_settings(wildcards))
+    unused = ("energy", "sampled_tokens", "analysed_layer", "gradient_checkpointing")
+    return json.dumps({key: value for key, value in own.items() if key not in unused})
+
+
+# Analyses (rules/analyse.smk)
+
+
+def masks_of(method, sparsities):
+    return [f"results/{{model}}/masks/{{calib}}/{{{method}}}/{sparsity}.parquet" for sparsity in sparsities]
+
+
+def named(option, wildcards, path):
+    """`--option METHOD=path` for every method of the experiment; `{method}` in the path, other wildcards filled in."""
+    return [f"--{option}={m}={path.format(method=m, **wildcards)}" for m in EXPERIMENT.methods]
+
+
+def of_methods(path):
+    """A path for every method of the experiment, other wildcards left in."""
+    return [path.replace("{method}", method) for method in EXPERIMENT.methods]
+
+
+def analysis_settings(section, **extra):
+    """A function of wildcards: a section's settings with the names that the results carry."""
+    return lambda w: settings(section, model=w.model, calib=w.calib, sparsity=int(w.sparsity), **extra)
+
+
+def trap_settings(wildcards):
+    layer = CONFIG.calibrations[wildcards.calib].analysed_layer
+    return analysis_settings(CONFIG.trap, confidence=EXPERIMENT.confidence, analysed_layer=layer)(wildcards)
+
+
+def cases_settings(wildcards):
+    cases = CONFIG.cases
+    own = {"prompt": CONFIG.datasets[cases.dataset].prompt, "dtype": CONFIG.models[wildcards.model].dtype}
+    return settings(cases, exclude=["dataset", "split", "excerpt"], **own)
+
+
+def case_variants():
+    return ["dense", *(f"{CALIB}/{method}/{EXPERIMENT.sparsity}" for method in EXPERIMENT.methods)]
+
+
+def grid_variants(sparsities):
+    return [f"{CALIB}/{method}/{sparsity}" for method in EXPERIMENT.methods for sparsity in sparsities]
+
+
+def statistics_settings(**extra):
+    own = {key: getattr(EXPERIMENT, key) for key in ("models", "confidence", "resamples", "seed")}
+    return settings(None, **{**own, **extra})
+
+
+def curve_sparsities():
+    return CONFIG.collapse.sparsities if CONFIG.collapse else [EXPERIMENT.sparsity]
+
+
+def collapse_settings():
+    collapse = CONFIG.collapse
+    task = CONFIG.tasks[collapse.task]
+    return statistics_settings(
+        models={model: {"calibrations": [CALIB]} for model in EXPERIMENT.models},
+        methods=EXPERIMENT.methods,
+        sparsities=collapse.sparsities,
+        task=collapse.task,
+        metric=task.metrics[0],
+        title=task.title,
+        chance=task.chance,
+        resamples=collapse.resamples,
+    )
+
+
+def ablation_grid():
+    """(calibration, combination) of every row; what cannot differ is not repeated."""
+    grid, rows = CONFIG.ablation, []
+    for objective in grid.objectives:
+        # The cross-entropy's gradient does not depend on where the energy is taken.
+        calibrations = list(grid.calibrations.values())[: 1 if objective == "ce" else None]
+        for calib, reduction, allocate in product(calibrations, grid.reductions, grid.allocations):
+            for normalise in grid.normalisations[: 1 if allocate == "uniform" else None]:
+                rows.append((calib, f"{objective}-{reduction}-{normalise}-{allocate}"))
+    return rows
+
+
+def ablation_variants():
+    return [f"{calib}/{method}/{EXPERIMENT.sparsity}" for calib, method in ablation_grid()]
+
+
+def ablation_settings():
+    task = CONFIG.tasks[CONFIG.ablation.task]
+    return statistics_settings(
+        rows=ablation_grid(),
+        calibrations={calib: CONFIG.calibrations[calib].energy for calib, _ in ablation_grid()},
+        sparsity=EXPERIMENT.sparsity,
+        task=CONFIG.ablation.task,
+        metric=task.metrics[0],
+        title=task.title,
+    )
+
+
+# Latency (rules/latency.smk)
+
+
+def latency_shapes():
+    return [*(name for name, shape in CONFIG.latency.shapes.items() if shape), *EXPERIMENT.models]
+
+
+def latency_variants(wildcards):
+    latency = CONFIG.latency
+    if wildcards.shape in latency.shapes:
+        return []
+    return [f"{CALIB}/{method}/{sparsity}" for method in latency.methods for sparsity in latency.sparsities]
+
+
+def latency_architecture(wildcards):
+    return [] if wildcards.shape in CONFIG.latency.shapes else f"results/{wildcards.shape}/base/manifest.json"
+
+
+def latency_manifests(wildcards):
+    return [f"results/{wildcards.shape}/compact/{v}/manifest.json" for v in latency_variants(wildcards)]
+
+
+def latency_files(wildcards, input):
+    """Command-line options: the dense model's config.json, and the compact models' widths."""
+    base = [f"--architecture={os.path.dirname(input.architecture)}/config.json"] if input.architecture else []
+    pairs = zip(latency_variants(wildcards), input.manifests, strict=True)
+    return [*base, *(f"--manifest={variant}={path}" for variant, path in pairs)]
+
+
+def latency_settings(wildcards):
+    latency = CONFIG.latency
+    exclude = ["shapes", "methods", "gpus", "memory_gb"]
+    return settings(
+        latency,
+        exclude=exclude,
+        shape=wildcards.shape,
+        changes=latency.shapes.get(wildcards.shape, {}),
+        device="cuda" if latency.gpus else "cpu",
+        confidence=EXPERIMENT.confidence,
+        resamples=EXPERIMENT.resamples,
+        seed=EXPERIMENT.seed,
+    )
 
 
 # Tables (rules/tables.smk)
 
-
-def table1_variants():
-    grid = CONFIG.table1
-    return [f"{c}/{m}/{s}" for c in grid.calibrations for m in grid.methods for s in grid.sparsities]
+TABLES = {name: CONFIG.table(name) for name, table in CONFIG.tables.items() if table}
 
 
-def table1_settings():
-    grid = CONFIG.table1
-    calibrations = {name: {"seed": CONFIG.calibrations[name].seed} for name in grid.calibrations}
+def table_variants(table):
+    return ["/".join(map(str, v)) for v in product(table.calibrations, table.methods, table.sparsities)]
+
+
+def table_samples(wildcards):
+    table, files = TABLES[wildcards.table], []
+    for model, column in product(table.models, table.tasks):
+        task, _, tuning = column.partition("@")
+        files.append(f"results/{model}/eval/dense/{task}.samples.parquet")
+        for variant in table_variants(table):
+            folder = os.path.join(variant, tuning) if tuning else variant
+            files.append(f"results/{model}/eval/{folder}/{task}.samples.parquet")
+    return sorted(set(files))
+
+
+def table_manifests(wildcards):
+    table = TABLES[wildcards.table]
+    return [f"results/{m}/compact/{v}/manifest.json" for m, v in product(table.models, table_variants(table))]
+
+
+def published_of(wildcards):
+    paper = TABLES[wildcards.table].paper
+    return [f"resources/paper/{paper}.csv", "resources/paper/notes.yaml"] if paper else []
+
+
+def table_settings(wildcards):
+    table = TABLES[wildcards.table]
+    calibrations = {name: {"seed": CONFIG.calibrations[name].seed} for name in table.calibrations}
+    published = published_of(wildcards) or [None, None]
     return settings(
-        grid,
-        published="resources/paper/table1.csv",
-        models={name: {"note": CONFIG.models[name].note, "calibrations": calibrations} for name in grid.models},
-        tasks={name: table1_task(CONFIG.tasks[name]) for name in grid.tasks},
+        table,
+        name=wildcards.table,
+        published=published[0],
+        notes=published[1],
+        models={name: {"note": CONFIG.models[name].note, "calibrations": calibrations} for name in table.models},
+        tasks={column: table_column(column) for column in table.tasks},
+        confidence=EXPERIMENT.confidence,
+        resamples=EXPERIMENT.resamples,
+        seed=EXPERIMENT.seed,
     )
 
 
-def table1_task(task):
+def table_column(column):
+    name, _, tuning = column.partition("@")
+    task = CONFIG.tasks[name]
+    own = {"task": name, "tuning": tuning or None, "note": CONFIG.tunings[tuning].note if tuning else None}
     if task.kind == "perplexity":
-        return {"metrics": ["perplexity"], "kind": "perplexity", "title": f"{task.title} (seqlen {task.seqlen})"}
-    return {"metrics": task.metrics, "kind": "accuracy", "title": task.title}
+        return {**own, "metrics": ["perplexity"], "kind": "perplexity", "title": f"{task.title} (seqlen {task.seqlen})"}
+    return {**own, "metrics": task.metrics, "kind": "accuracy", "title": task.title}
+
+
+def leakage_sources(table):
+    """Alias of every text that a table's models were calibrated or tuned on -> its parquet."""
+    users = {name: CONFIG.calibrations[name] for name in table.calibrations}
+    users |= {name: CONFIG.tunings[name] for column in table.tasks if (name := column.partition("@")[2])}
+    return {name: f"results/data/{user.dataset}/{user.split}.parquet" for name, user in users.items()}
+
+
+def leakage_tasks(table):
+    """Task -> the parquet of its test items, and how many of them are used."""
+    found = {}
+    for name in dict.fromkeys(column.partition("@")[0] for column in table.tasks):
+        task = CONFIG.tasks[name]
+        if task.kind == "lm_eval":
+            found[name] = {"path": preflight.test_file(Path(f"config/tasks/{name}.yaml")), "limit": task.limit}
+        else:
+            found[name] = {"path": f"results/data/{task.dataset}/{task.split}.parquet", "limit": None}
+    return found
+
+
+def leakage_files(wildcards):
+    table = TABLES[wildcards.table]
+    return sorted({*leakage_sources(table).values(), *(task["path"] for task in leakage_tasks(table).values())})
+
+
+def leakage_settings(wildcards):
+    table = TABLES[wildcards.table]
+    return settings(None, sources=leakage_sources(table), tasks=leakage_tasks(table), n=8)
+
+
+def overlap_files(first, second):
+    return [f"results/{model}/analysis/overlap/{CALIB}/{first}/{second}.csv" for model in EXPERIMENT.models]
+
+
+def per_model_cases():
+    return [f"results/{m}/analysis/cases/{v}.json" for m, v in product(EXPERIMENT.models, case_variants())]
+
+
+def case_options():
+    methods = ["dense", *EXPERIMENT.methods] * len(EXPERIMENT.models)
+    return [f"--cases={method}={path}" for method, path in zip(methods, per_model_cases(), strict=True)]
+
+
+def table4_settings():
+    layer = CONFIG.overlap.layer
+    return settings(None, models=EXPERIMENT.models, pairs=CONFIG.overlap.pairs, layer=layer)
+
+
+def table5_settings(wildcards):
+    own = {"models": EXPERIMENT.models, "calib": CALIB, "sparsity": EXPERIMENT.sparsity}
+    return settings(None, **own, methods=["dense", *EXPERIMENT.methods], excerpt=CONFIG.cases.excerpt)
+
+
+# Figures (rules/figures.smk)
+
+
+def per_model(path):
+    return [path.format(model=model, calib=CALIB, sparsity=EXPERIMENT.sparsity) for model in EXPERIMENT.models]
+
+
+def recovery_logs():
+    """Training logs of every recovery that a table shows."""
+    found = []
+    for table in TABLES.values():
+        for tuning in {column.partition("@")[2] for column in table.tasks} - {""}:
+            for model, variant in product(table.models, table_variants(table)):
+                found.append(f"results/{model}/recovered/{variant}/{tuning}/training_log.csv")
+    return sorted(set(found))
+
+
+def figure_tables():
+    """Figure -> table name -> files (scripts/pruning/figures/)."""
+    analysis, found = "results/{model}/analysis", {}
+    if CONFIG.spectrum:
+        spectrum = f"{analysis}/spectrum/{{calib}}/{{sparsity}}"
+        found["fig1"] = {"spectrum": per_model(f"{spectrum}.csv"), "summary": per_model(f"{spectrum}.summary.csv")}
+    if CONFIG.trap:
+        trap = f"{analysis}/trap/{{calib}}/{{sparsity}}"
+        files = {"neurons": "neurons.parquet", "regions": "regions.csv", "classes": "classes.csv"}
+        found["fig2"] = {name: per_model(f"{trap}.{file}") for name, file in files.items()}
+    if CONFIG.overlap:
+        pairs = [per_model(f"{analysis}/overlap/{{calib}}/{a}/{b}.csv") for a, b in CONFIG.overlap.pairs]
+        found["fig3"] = {"overlap": sum(pairs, []), "published": ["resources/paper/table4.csv"]}
+    if CONFIG.collapse:
+        found["collapse"] = {"accuracy": ["results/accuracy.csv"], "collapse": ["results/collapse.csv"]}
+    found["widths"] = {"widths": ["results/widths.csv"]}
+    if CONFIG.latency and CONFIG.collapse:
+        found["latency"] = {"latency": ["results/latency.csv"], "accuracy": ["results/accuracy.csv"]}
+    if logs := recovery_logs():
+        found["recovery"] = {"log": logs}
+    return found
+
+
+FIGURES = figure_tables()
+
+
+def figure_files(wildcards):
+    return [file for files in FIGURES[wildcards.figure].values() for file in files]
+
+
+def figure_options(wildcards):
+    return [f"--table={name}={file}" for name, files in FIGURES[wildcards.figure].items() for file in files]
+
+
+def figure_settings(wildcards):
+    own = {
+        "fig2": {"layer": None, "sparsity": EXPERIMENT.sparsity},
+        "fig3": {"pair": CONFIG.overlap.pairs[0]} if CONFIG.overlap else {},
+        "widths": {"sparsity": EXPERIMENT.sparsity / 100},
+    }
+    names = {"models": EXPERIMENT.models, "methods": EXPERIMENT.methods}
+    return settings(None, **names, **own.get(wildcards.figure, {}))
+
+
+# Everything (rules/paper.smk)
+
+
+def paper_tables():
+    """Names of all tables; each has a CSV, a Markdown, a LaTeX and an HTML form."""
+    sections = {"table4": CONFIG.overlap, "table5": CONFIG.cases, "ablation": CONFIG.ablation}
+    sections |= {"collapse": CONFIG.collapse, "latency": CONFIG.latency}
+    return sorted([*TABLES, *(name for name, section in sections.items() if section)])
 
 
 if workflow.is_main_process:

@@ -4,7 +4,8 @@ Compact models: physically smaller, loadable; `storage.compact: temp` deletes th
 INPUT
     results/{model}/base/manifest.json                              the dense model
     results/{model}/masks/{calib}/{method}/{sparsity}.parquet
-    results/{model}/calibration/{calib}/statistics.parquet          only where the method compensates
+    results/{model}/calibration/{calib}/statistics.parquet          only where the method compensates by a bias
+    results/{model}/calibration/{calib}/second_moments.json         only where it compensates by ridge regression
 OUTPUT
     results/{model}/compact/{calib}/{method}/{sparsity}/model/              a Hugging Face model directory
     results/{model}/compact/{calib}/{method}/{sparsity}/manifest.json       widths, parameters, hashes of the model's files
@@ -18,11 +19,12 @@ rule compact:
     input:
         model="results/{model}/base/manifest.json",
         mask="results/{model}/masks/{calib}/{method}/{sparsity}.parquet",
-        statistics=lambda w: [f"{CALIBRATION}/statistics.parquet".format(**w)] if compensation_of(w) else [],
+        evidence=evidence_of,
+        moments=moments_of,
         code=lambda w: code("compact", *compensation_of(w)),
     output:
         manifest=f"{COMPACT}/manifest.json",
-        weights=kept_or_temp(directory(f"{COMPACT}/model")),
+        weights=kept_or_temp(directory(f"{COMPACT}/model"), CONFIG.storage.compact),
     log:
         "results/logs/{model}/compact/{calib}/{method}/{sparsity}.log",
     benchmark:
@@ -34,7 +36,7 @@ rule compact:
     params:
         settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include={"compensate", "export"})),
         model=subpath(input.model, parent=True),
-        statistics=lambda w, input: f"--statistics={input.statistics}" if input.statistics else "",
+        evidence=compensation_options,
     shell:
         "python scripts/compact.py --settings {params.settings:q} --model {params.model:q} --mask {input.mask:q} "
-        "{params.statistics} --output {output.weights:q} --manifest {output.manifest:q} > {log:q} 2>&1"
+        "{params.evidence} --output {output.weights:q} --manifest {output.manifest:q} > {log:q} 2>&1"

@@ -1,7 +1,7 @@
 """
-Evaluation of the dense model and of every compact one, item by item.
+Evaluation of the dense model, of every compact one and of every recovered one, item by item.
 
-`variant` is `dense` or `{calib}/{method}/{sparsity}`. A task is either lm-eval's (config/tasks/{task}.yaml) or a
+`variant` is `dense`, `{calib}/{method}/{sparsity}`, or that and `/{tuning}`. A task is either lm-eval's (config/tasks/{task}.yaml) or a
 windowed perplexity (tasks.{task} in the config).
 
 INPUT
@@ -14,7 +14,7 @@ Answers already given are kept in a hidden file beside the outputs: a killed eva
 """
 
 EVALUATION = "results/{model}/eval/{variant}/{task}"
-VARIANT = rf"dense|({one_of(CONFIG.calibrations)})/({one_of(METHODS)})/\d{{1,2}}"
+VARIANT = rf"dense|({one_of(CONFIG.calibrations)})/({one_of(METHODS)})/\d{{1,2}}(/({TUNING}))?"
 
 
 rule evaluate:
@@ -22,6 +22,7 @@ rule evaluate:
     input:
         manifest=manifest_of,
         weights=weights_of,
+        adapter=adapter_files,
         definition=definition,
         data=task_data,
         code=code("evaluate"),
@@ -44,9 +45,10 @@ rule evaluate:
     params:
         settings=task_settings,
         model=model_of,
+        adapter=adapter_option,
     shell:
         "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/evaluate.py --settings {params.settings:q} --model {params.model:q} "
+        "python scripts/evaluate.py --settings {params.settings:q} --model {params.model:q} {params.adapter} "
         "--manifest {input.manifest:q} --definition {input.definition:q} --output {output.result:q} "
         "--samples {output.samples:q} --threads {threads} > {log:q} 2>&1"
 
@@ -56,6 +58,7 @@ rule perplexity:
     input:
         manifest=manifest_of,
         weights=weights_of,
+        adapter=adapter_files,
         data=lambda w: "results/data/{t.dataset}/{t.split}.parquet".format(t=CONFIG.tasks[w.task]),
         code=code("perplexity"),
     output:
@@ -77,7 +80,8 @@ rule perplexity:
     params:
         settings=task_settings,
         model=model_of,
+        adapter=adapter_option,
     shell:
         "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/perplexity.py --settings {params.settings:q} --model {params.model:q} "
+        "python scripts/perplexity.py --settings {params.settings:q} --model {params.model:q} {params.adapter} "
         "--data {input.data:q} --output {output.result:q} --samples {output.samples:q} --threads {threads} > {log:q} 2>&1"

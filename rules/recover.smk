@@ -1,5 +1,5 @@
 """
-LoRA recovery of compact models, by one of `tunings` in the config. (Evaluating recovered models comes with Table 3.)
+LoRA recovery of compact models, by one of `tunings` in the config; rules/evaluate.smk evaluates them.
 
 INPUT
     results/{model}/compact/{calib}/{method}/{sparsity}/            the pruned model
@@ -27,7 +27,7 @@ rule recover:
     benchmark:
         "results/benchmarks/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}.tsv"
     wildcard_constraints:
-        tuning=one_of(CONFIG.tunings) or "(?!)",
+        tuning=TUNING,
     conda:
         "../envs/gpu.yaml"
     threads: threads_of

@@ -1,7 +1,8 @@
 """Calibrate one shard: every statistic of every method in one pass over its micro-batches.
 
-Writes statistics.parquet (one row a neuron), layers.parquet (one row a layer) and activations.parquet (sampled
-tokens at the analysed layer) of the shard; `merge_calibration.py` adds shards up.
+Writes statistics.parquet (one row a neuron), token_classes.parquet (one row a neuron and class of tokens),
+layers.parquet (one row a layer) and activations.parquet (sampled tokens at the analysed layer) of the shard;
+`merge_calibration.py` adds shards up.
 """
 
 from pathlib import Path
@@ -17,14 +18,14 @@ def calibrate(
     model: Annotated[Path, typer.Option(help="directory of the dense model")],
     data: Annotated[Path, typer.Option(help="parquet of the calibration split")],
     shard: Annotated[int, typer.Option(help="its number, from 0")],
-    output: Annotated[Path, typer.Option(help="directory for the shard's three parquet files")],
+    output: Annotated[Path, typer.Option(help="directory for the shard's four parquet files")],
     threads: int = 1,
 ) -> None:
     cli.set_threads(threads)
     import torch
     from tqdm import tqdm
 
-    from pruning import artifacts, calibration, loading, out_of_memory
+    from pruning import artifacts, calibration, loading, out_of_memory, token_classes
     from pruning import calibration_data as cd
 
     torch.set_num_threads(threads)
@@ -64,6 +65,7 @@ def calibrate(
         energy=settings["energy"],
         analysed_layer=analysed,
         keep=cd.sampled_positions(batches, settings["sampled_tokens"], settings["seed"]),
+        token_classes=token_classes.vocabulary_classes(tokenizer, network.get_input_embeddings().num_embeddings),
     )
     with (
         run,
@@ -76,6 +78,7 @@ def calibrate(
     origin = {**settings, "shard": shard, "analysed_layer": analysed}
     artifacts.write_parquet(output / "statistics.parquet", statistics, "statistics", origin)
     artifacts.write_parquet(output / "layers.parquet", per_layer, "layers", origin)
+    artifacts.write_parquet(output / "token_classes.parquet", run.class_frame(), "token_classes", origin)
     artifacts.write_parquet(
         output / "activations.parquet", calibration.activation_table(run.kept), "activations", origin
     )

@@ -15,7 +15,9 @@ def compact(
     mask: Annotated[Path, typer.Option(help="layer, neuron, keep")],
     output: Annotated[Path, typer.Option(help="directory of the compact model")],
     manifest: Annotated[Path, typer.Option(help="manifest.json to write")],
-    statistics: Annotated[Path | None, typer.Option(help="statistics.parquet, where the compensation needs it")] = None,
+    evidence: Annotated[
+        Path | None, typer.Option(help="statistics.parquet or second_moments.json, where the compensation needs it")
+    ] = None,
 ) -> None:
     import numpy as np
 
@@ -30,18 +32,22 @@ def compact(
         raise cli.InputError(
             f"{mask}: not a mask of {model}: layer widths {[len(k) for k in keeps]}, not {base.widths}"
         )
-    bias = None
+    scheme, records = None, {}
     if settings["compensate"] != "none":
         scheme = importlib.import_module(f"pruning.compensation.{settings['compensate']}")
-        rows = dict(list(artifacts.read_parquet(statistics, "statistics").groupby("layer")))
-        bias = {
-            layer: scheme.down_bias(
-                base.matrix(layer, "down"), keep, {n: rows[layer][n].to_numpy() for n in rows[layer]}
-            )
-            for layer, keep in enumerate(keeps)
-        }
+        if evidence is None:
+            raise cli.InputError(f"compensate: {settings['compensate']} needs --evidence")
+        evidence_of = scheme.evidence(evidence, base.widths)
+
+    def compensate(layer: int):
+        made = scheme.compensate(base.matrix(layer, "down"), keeps[layer], evidence_of(layer))
+        records[layer] = made.record
+        if "warning" in made.record:
+            print(f"warning: layer {layer}: {made.record['warning']}", flush=True)
+        return made
+
     with artifacts.atomic_directory(output) as directory:
-        write_compact(base, directory, keeps, bias, settings["export"])
+        write_compact(base, directory, keeps, compensate if scheme else None, settings["export"])
     content = {
         "achieved_sparsity": 1 - float(np.concatenate(keeps).mean()),
         "widths": [int(keep.sum()) for keep in keeps],
@@ -49,6 +55,8 @@ def compact(
         "parameters_kept": Checkpoint(output).parameters,
         "files": artifacts.directory_hashes(output),
     }
+    if scheme:
+        content["compensation"] = [records[layer] for layer in range(base.layers)]
     artifacts.write_json(manifest, content, "compact", settings)
 
 

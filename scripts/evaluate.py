@@ -19,6 +19,7 @@ def evaluate(
     definition: Annotated[Path, typer.Option(help="task YAML")],
     output: Annotated[Path, typer.Option(help="{task}.json")],
     samples: Annotated[Path, typer.Option(help="{task}.samples.parquet")],
+    adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to put on the model")] = None,
     threads: int = 1,
 ) -> None:
     cli.set_threads(threads)
@@ -34,9 +35,10 @@ def evaluate(
     cli.phase("start-up")
     task = evaluation.task_definition(definition)
     data = {name: artifacts.file_hash(Path(path)) for name, path in task["dataset_kwargs"]["data_files"].items()}
-    identity = key_of(artifacts.file_hash(manifest), task, data, settings["dtype"], lm_eval.__version__)
+    weights = [artifacts.file_hash(manifest), artifacts.directory_hashes(adapter) if adapter else None]
+    identity = key_of(*weights, task, data, settings["dtype"], lm_eval.__version__)
     cache = ResponseCache(output.parent / f".{output.stem}.{identity}.jsonl")
-    network, tokenizer = loading.load(model, settings["dtype"])
+    network, tokenizer = loading.load(model, settings["dtype"], adapter=adapter)
     cli.phase("load")
     lm = evaluation.CachedHFLM(network, tokenizer, cache, settings["batch_size"])
     result = evaluation.evaluate(lm, task, settings["limit"])

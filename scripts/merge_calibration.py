@@ -18,13 +18,16 @@ def merge_calibration(
     from pruning import artifacts, statistics
 
     cli.phase("start-up")
-    for name, keys in (("statistics", ["layer", "neuron"]), ("layers", ["layer"])):
-        frames = [artifacts.read_parquet(shard / f"{name}.parquet", name) for shard in shards]
+    for name, keys in statistics.KEYS.items():
+        frames = (artifacts.read_parquet(shard / f"{name}.parquet", name) for shard in shards)
         artifacts.write_parquet(output / f"{name}.parquet", statistics.merge(frames, keys), name, settings)
     tables = [artifacts.read_table(shard / "activations.parquet", "activations") for shard in shards]
     tables = [table.replace_schema_metadata(None) for table in tables]
     activations = pa.concat_tables(tables).sort_by([("sample", "ascending"), ("position", "ascending")])
-    artifacts.write_parquet(output / "activations.parquet", activations, "activations", settings)
+    # The setting may be null, for "the last but one"; the shards know the number.
+    analysed = artifacts.read_provenance(shards[0] / "activations.parquet")["settings"]["analysed_layer"]
+    origin = {**settings, "analysed_layer": analysed}
+    artifacts.write_parquet(output / "activations.parquet", activations, "activations", origin)
 
 
 if __name__ == "__main__":

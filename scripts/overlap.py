@@ -1,4 +1,4 @@
-"""Mask overlap of two methods over sparsities: layer, sparsity, iou, and the IoU that chance gives."""
+"""Mask overlap of two methods: model, calib, first, second, sparsity, layer, iou, and the IoU that chance gives."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +9,12 @@ from pruning import cli
 
 
 def overlap(
+    settings: cli.Settings,
     first: Annotated[list[Path], typer.Option(help="masks of one method; repeat")],
     second: Annotated[list[Path], typer.Option(help="masks of the other, in the same order")],
     output: Annotated[Path, typer.Option(help="CSV")],
 ) -> None:
+    """Settings: the names `model`, `calib`, `first` and `second`, for the rows."""
     import pandas as pd
 
     from pruning import artifacts
@@ -26,7 +28,7 @@ def overlap(
         for layer, rows_of in pairs.groupby("layer"):
             a, b = rows_of["keep_x"].to_numpy(), rows_of["keep_y"].to_numpy()
             chance = expected_iou(a.mean(), b.mean())
-            rows.append({"sparsity": int(path_a.stem), "layer": layer, "iou": iou(a, b), "chance": chance})
+            rows.append({**settings, "sparsity": int(path_a.stem), "layer": layer, "iou": iou(a, b), "chance": chance})
     frame = pd.DataFrame(rows)
     with artifacts.atomic(output) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.6g")

@@ -16,6 +16,7 @@ def perplexity(
     data: Annotated[Path, typer.Option(help="parquet of the text's split")],
     output: Annotated[Path, typer.Option(help="{task}.json")],
     samples: Annotated[Path, typer.Option(help="{task}.samples.parquet")],
+    adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to put on the model")] = None,
     threads: int = 1,
 ) -> None:
     cli.set_threads(threads)
@@ -28,7 +29,7 @@ def perplexity(
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
-    network, tokenizer = loading.load(model, settings["dtype"])
+    network, tokenizer = loading.load(model, settings["dtype"], adapter=adapter)
     cli.phase("load")
     seqlen, context = settings["seqlen"], network.config.max_position_embeddings
     if seqlen > context:
@@ -50,6 +51,7 @@ def perplexity(
             "target": "",
             "generated_tokens": pd.array([None] * len(cut), dtype="Int64"),
             "finish_reason": pd.array([None] * len(cut), dtype="string"),
+            "repetition": pd.array([None] * len(cut), dtype="float64"),
         }
     )
     artifacts.write_parquet(samples, frame, "samples", settings)

@@ -70,7 +70,9 @@ def recover(
                     pd.DataFrame(log).to_csv(directory / "training_log.csv", index=False)
     with artifacts.atomic_directory(output) as directory:
         tuned.save_pretrained(directory)
-        pd.DataFrame(log).to_csv(directory / "training_log.csv", index=False, float_format="%.6g")
+        names = settings.get("names", {})  # so that logs of several recoveries can be read as one table
+        frame = pd.DataFrame(log).assign(**names)[[*names, "step", "loss"]]
+        frame.to_csv(directory / "training_log.csv", index=False, float_format="%.6g")
         artifacts.write_json(directory / "recovery.json", {"last_loss": log[-1]["loss"]}, "recovery", settings)
     shutil.rmtree(checkpoints, ignore_errors=True)
     print(f"loss {log[0]['loss']:.4f} at the first step, {log[-1]['loss']:.4f} at the last")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-WORKFLOW = ["Snakefile", "rules", "scripts", "config", "profiles", "envs"]
+WORKFLOW = ["Snakefile", "rules", "scripts", "config", "profiles", "envs", "report"]
 
 
 class Workspace:

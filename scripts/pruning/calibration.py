@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from pruning.calibration_data import Batch
 from pruning.errors import InputError
-from pruning.statistics import OBJECTIVES
+from pruning.statistics import OBJECTIVES, TOKEN_CLASSES
+from pruning.token_classes import classes_of
 
 
 def energy(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -32,21 +33,20 @@ def cross_entropy(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     return (losses * predicted).sum(1) / predicted.sum(1)
 
 
-def activation_statistics(a: Tensor, counted: Tensor) -> dict[str, Tensor]:
-    """Per-sample sums of down_proj inputs a [B, T, n] over counted tokens; each [B, n]."""
-    absolute_sum = a.abs().sum(1)
+def activation_statistics(a: Tensor, absolute: Tensor, squared: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Per-sample sums of down_proj inputs a [B, T, n], |a| and a^2 over counted tokens; each [B, n]."""
+    absolute_sum = absolute.sum(1)
     return {
         "act_sum": a.sum(1),
         "act_abs_sum": absolute_sum,
-        "act_sq_sum": a.square().sum(1),
+        "act_sq_sum": squared.sum(1),
         "act_mean_abs_sq_sum": (absolute_sum / counted.sum(1, keepdim=True)).square(),
     }
 
 
-def gradient_statistics(a: Tensor, g: Tensor) -> dict[str, Tensor]:
-    """Per-sample reductions of a * g over tokens, a and g [B, T, n]; each [B, n]."""
-    p = a * g
-    net, absolute = p.sum(1), p.abs().sum(1)
+def gradient_statistics(p: Tensor, p_absolute: Tensor, g: Tensor) -> dict[str, Tensor]:
+    """Per-sample reductions over tokens of p = a * g, |p| and g, all [B, T, n]; each [B, n]."""
+    net, absolute = p.sum(1), p_absolute.sum(1)
     return {
         "net_abs_sum": net.abs(),
         "net_sq_sum": net.square(),
@@ -78,6 +78,7 @@ class Calibration:
 
     energy: `post_norm` (after the final norm, what transformers calls hidden_states[-1]) or `pre_norm`.
     keep: sample -> positions whose activations at `analysed_layer` are kept.
+    token_classes: class of each token id, int8 [V], to split sums by (pruning.token_classes); None splits none.
     """
 
     def __init__(
@@ -88,11 +89,15 @@ class Calibration:
         objectives: Sequence[str] = OBJECTIVES,
         analysed_layer: int = 0,
         keep: Mapping[int, list[int]] | None = None,
+        token_classes: Tensor | None = None,
     ):
         self.model, self.energy, self.objectives = model, energy, objectives
         self.analysed_layer, self.keep = analysed_layer, keep or {}
         self.layers = ffn_blocks(model)
-        self.sums: list[dict[str, Tensor]] = [{} for _ in self.layers]
+        self.vocabulary = token_classes
+        self.sums: list[dict[str, Tensor]] = [{} for _ in self.layers]  # [n]
+        self.class_sums: list[dict[str, Tensor]] = [{} for _ in self.layers]  # [classes, n]
+        self.class_tokens = torch.zeros(len(TOKEN_CLASSES), dtype=torch.float64)
         self.angular = [0.0 for _ in self.layers]
         self.tokens = self.samples = 0
         self.kept: list[dict] = []
@@ -114,6 +119,11 @@ class Calibration:
         for batch in batches:
             self.batch = Batch(batch.samples, *(t.to(device) for t in (batch.ids, batch.counted, batch.objective)))
             self.measured: set[str] = set()
+            if self.vocabulary is not None:
+                classes = classes_of(batch.ids, self.vocabulary).long()
+                one_hot = nn.functional.one_hot(classes, len(TOKEN_CLASSES)) * batch.counted.unsqueeze(-1)
+                self.class_tokens += one_hot.sum((0, 1))
+                self.one_hot = one_hot.transpose(1, 2).float().to(device)  # [B, classes, T]
             self._forward_and_backward(self.batch)
             self.tokens += int(batch.counted.sum())
             self.samples += len(batch.samples)
@@ -131,6 +141,22 @@ class Calibration:
             {"layer": range(len(self.layers)), "n_tokens": float(self.tokens), "angular_sum": self.angular}
         )
         return pd.concat(neurons, ignore_index=True) if neurons else pd.DataFrame(), layers
+
+    def class_frame(self) -> pd.DataFrame:
+        """One row a neuron and token class, float64 columns of pruning.statistics. Empty if no classes were given."""
+        frames = []
+        for index, sums in enumerate(self.class_sums):
+            if not sums:
+                continue
+            width = next(iter(sums.values())).shape[1]
+            rows = {
+                "layer": index,
+                "neuron": np.repeat(np.arange(width), len(TOKEN_CLASSES)),
+                "token_class": np.tile(TOKEN_CLASSES, width),
+                "n_tokens": np.tile(self.class_tokens.numpy(), width),
+            }
+            frames.append(pd.DataFrame({**rows, **{name: v.T.flatten().cpu().numpy() for name, v in sums.items()}}))
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def _forward_and_backward(self, batch: Batch) -> None:
         with torch.enable_grad():
@@ -158,12 +184,22 @@ class Calibration:
         counted = self.batch.counted.to(a.device)
         values = a.detach()
         masked = (values if counted.all() else values * counted.unsqueeze(-1)).float()
-        self._add(index, activation_statistics(masked, counted), "activations")
-        a.register_hook(
-            lambda g: self._add(index, gradient_statistics(values.float(), g.float()), "gradients", self.objective)
+        absolute, squared = masked.abs(), masked.square()
+        self._add(
+            self.sums[index], activation_statistics(masked, absolute, squared, counted), f"activations of layer {index}"
         )
+        self._add_classes(index, {"act_abs_sum": absolute, "act_sq_sum": squared})
+        a.register_hook(partial(self._after_gradient, index, values))
         if index == self.analysed_layer:
             self._keep(values)
+
+    def _after_gradient(self, index: int, values: Tensor, g: Tensor) -> None:
+        g = g.float()
+        p = values.float() * g
+        absolute = p.abs()
+        parts = {f"{self.objective}_{name}": part for name, part in gradient_statistics(p, absolute, g).items()}
+        self._add(self.sums[index], parts, f"gradients of layer {index} (objective {self.objective})")
+        self._add_classes(index, {f"{self.objective}_abs_sum": absolute})
 
     def _after_layer(self, index: int, _, args: tuple, output) -> None:
         """CFSP's coarse measure: the angular distance between a decoder layer's input and output."""
@@ -180,15 +216,20 @@ class Calibration:
         self.measured.add(place)
         return seen
 
-    def _add(self, index: int, parts: Mapping[str, Tensor], what: str, objective: str | None = None) -> None:
-        for column, value in parts.items():  # [B, n]
-            self._check_finite(value, f"{what} of layer {index}" + (f" (objective {objective})" if objective else ""))
-            name = f"{objective}_{column}" if objective else column
+    def _add(self, sums: dict[str, Tensor], parts: Mapping[str, Tensor], where: str) -> None:
+        for name, value in parts.items():  # [B, ...]
+            self._check_finite(value, where)
             total = value.sum(0, dtype=torch.float64)
-            self.sums[index][name] = self.sums[index][name] + total if name in self.sums[index] else total
+            sums[name] = sums[name] + total if name in sums else total
+
+    def _add_classes(self, index: int, measures: Mapping[str, Tensor]) -> None:
+        """Split measures [B, T, n], which are finite, by the tokens' classes: [B, classes, n] a sample."""
+        if self.vocabulary is not None:
+            parts = {name: self.one_hot.to(value.device) @ value for name, value in measures.items()}
+            self._add(self.class_sums[index], parts, f"token classes of layer {index}")
 
     def _check_finite(self, value: Tensor, where: str) -> None:
-        """value [B] or [B, n]."""
+        """value [B, ...]."""
         if not torch.isfinite(value.sum()):
             bad = ~torch.isfinite(value.reshape(len(value), -1)).all(dim=1)
             sample = int(self.batch.samples[int(bad.nonzero()[0])]) if bad.any() else "(sum overflows)"

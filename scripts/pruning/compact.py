@@ -5,7 +5,7 @@ Works tensor by tensor on safetensors, shard for shard, so a 7B model needs the 
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from pruning.checkpoint import FFN_TENSOR, Checkpoint, read_config
+from pruning.compensation import Compensated
 from pruning.errors import InputError
 
 
@@ -27,12 +28,16 @@ def slice_tensor(
         return tensor
     keep = torch.from_numpy(np.flatnonzero(keeps[int(match["layer"])]))
     axis = 1 if match["proj"] == "down" else 0
-    kept = tensor.index_select(axis, keep)
-    if pad_to is None or pad_to == len(keep):
-        return kept.contiguous()
-    shape = list(kept.shape)
-    shape[axis] = pad_to - len(keep)
-    return torch.cat([kept, kept.new_zeros(shape)], dim=axis).contiguous()
+    return padded(tensor.index_select(axis, keep), axis, pad_to)
+
+
+def padded(tensor: torch.Tensor, axis: int, width: int | None) -> torch.Tensor:
+    """With zeros along an axis up to this width; None adds none."""
+    if width is None or width == tensor.shape[axis]:
+        return tensor.contiguous()
+    shape = list(tensor.shape)
+    shape[axis] = width - tensor.shape[axis]
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis).contiguous()
 
 
 def compact_config(config: dict, widths: Sequence[int]) -> dict:
@@ -50,21 +55,17 @@ def write_compact(
     base: Checkpoint,
     output: Path,
     keeps: Sequence[np.ndarray],
-    down_bias: Mapping[int, np.ndarray] | None = None,
+    compensate: Callable[[int], Compensated] | None = None,
     export: str = "exact",
 ) -> None:
     """Write the compact model below the existing directory `output`.
 
-    keeps: one bool [n_l] a layer. down_bias: float32 [d] a layer to add to down_proj's bias (Llama stores it with
-    `mlp_bias`). export: `exact` widths, or `pad` with zero neurons to the widest layer so that stock tools load it.
+    keeps: one bool [n_l] a layer. compensate: gives a layer's down_proj in place of the kept columns; called once a
+    layer, in any order (Llama stores a bias with `mlp_bias`). export: `exact` widths, or `pad` with zero neurons to
+    the widest layer so that stock tools load it.
 
     Raises InputError if the architecture has no slot for down_proj's bias."""
     config = read_config(base.directory)
-    if down_bias and "mlp_bias" not in config:
-        raise InputError(
-            f"compensate: bias needs a bias on down_proj, which {config.get('model_type')!r} models have no slot for "
-            "(Llama has `mlp_bias`); use `compensate: none` for this model"
-        )
     widths = [int(keep.sum()) for keep in keeps]
     pad_to = max(widths) if export == "pad" else None
     index = {}
@@ -72,12 +73,11 @@ def write_compact(
         tensors = {}
         for name in (n for n, f in base.file_of.items() if f == file):
             match = FFN_TENSOR.match(name)
-            is_down = bool(match) and match["proj"] == "down"
-            if down_bias and is_down and match["kind"] == "bias":
-                continue  # written with its weight, below
-            tensors[name] = slice_tensor(name, base.tensor(name), keeps, pad_to=pad_to)
-            if down_bias and is_down:
-                tensors |= biases(base, int(match["layer"]), tensors[name], down_bias)
+            if not compensate or not match or match["proj"] != "down":
+                tensors[name] = slice_tensor(name, base.tensor(name), keeps, pad_to=pad_to)
+            elif match["kind"] == "weight":  # its bias is written with it
+                layer = int(match["layer"])
+                tensors |= compensated_tensors(base, layer, compensate(layer), config, pad_to)
         save_file(tensors, output / file.name, metadata={"format": "pt"})
         index |= dict.fromkeys(tensors, file.name)
     if len(base.files) > 1:
@@ -86,7 +86,7 @@ def write_compact(
             json.dumps({"metadata": {"total_size": size}, "weight_map": index}, indent=2)
         )
     config = compact_config(config, [pad_to] * len(widths) if pad_to else widths)
-    if down_bias:
+    if "mlp_bias" in config and base.name(0, "down", "bias") in index:
         config["mlp_bias"] = True
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for file in sorted(base.directory.iterdir()):
@@ -95,16 +95,25 @@ def write_compact(
             shutil.copyfile(file, output / file.name)
 
 
-def biases(
-    base: Checkpoint, layer: int, down: torch.Tensor, down_bias: Mapping[int, np.ndarray]
+def compensated_tensors(
+    base: Checkpoint, layer: int, made: Compensated, config: dict, pad_to: int | None
 ) -> dict[str, torch.Tensor]:
-    """The bias tensors that `mlp_bias` wants: the compensation on down_proj, zeros on gate and up.
+    """A layer's down_proj and the biases that `mlp_bias` wants: the compensation on down_proj, zeros on gate and up.
 
     A base model that has biases of its own keeps them: its gate and up ones are sliced with the weights."""
-    name = base.name(layer, "down", "bias")
-    present = base.tensor(name).float() if name in base.file_of else 0
-    made = {name: (present + torch.from_numpy(down_bias[layer])).to(down.dtype)}
+    name, bias = base.name(layer, "down"), base.name(layer, "down", "bias")
+    down = padded(torch.from_numpy(made.weight).to(base.tensor(name).dtype), 1, pad_to)
+    present = {bias: base.tensor(bias)} if bias in base.file_of else {}
+    if made.bias is None:
+        return {name: down, **present}
+    if "mlp_bias" not in config:
+        raise InputError(
+            f"compensate: bias needs a bias on down_proj, which {config.get('model_type')!r} models have no slot for "
+            "(Llama has `mlp_bias`); use `compensate: none` or `ridge` for this model"
+        )
+    total = sum((tensor.float() for tensor in present.values()), torch.from_numpy(made.bias))
+    tensors = {name: down, bias: total.to(down.dtype)}
     for proj in ("gate", "up"):
         if base.name(layer, proj, "bias") not in base.file_of:
-            made[base.name(layer, proj, "bias")] = down.new_zeros(down.shape[1])
-    return made
+            tensors[base.name(layer, proj, "bias")] = down.new_zeros(down.shape[1])
+    return tensors

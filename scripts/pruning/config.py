@@ -6,6 +6,7 @@ differs and are stacked on top with `--configfile`. Unknown keys are errors.
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
@@ -20,11 +21,19 @@ Alias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 Percent = Annotated[int, Field(gt=0, lt=100)]
 Revision = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|main)$")]
 Positive = Annotated[int, Field(gt=0)]
+NORMALISATIONS = ("none", "layer_sum", "layer_mean", "layer_l2", "zscore")
+REDUCTIONS = ("net_abs", "net_sq", "abs", "sq", "share", "grad_sq")
+# Results that are not `tables`, though they lie beside them.
+OTHER_RESULTS = ("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "costs", "leakage")
 
 
 def choices(folder: str) -> list[str]:
     """The plug-ins of a library folder: one file each."""
     return sorted(path.stem for path in (LIBRARY / folder).glob("*.py") if path.stem != "__init__")
+
+
+# Names of the recombinations of a utility score; the ablation is made of them.
+GRID = {"-".join(parts) for parts in product(("energy", "ce"), REDUCTIONS, NORMALISATIONS, choices("allocation"))}
 
 
 class Strict(BaseModel):
@@ -69,8 +78,12 @@ class Model(Strict):
 
 class GeneratedDataset(Strict):
     kind: Literal["generated"]
-    templates: list[int]
+    content: Literal["word_problems", "arithmetic"] = "word_problems"
+    """Worked word problems, or single steps of arithmetic after three worked ones."""
+    templates: list[int] = []
     """gsm_symbolic template numbers of reasoning-gym."""
+    difficulty: Annotated[float, Field(gt=0)] = 1.0
+    """Above 1 the templates draw from wider ranges of numbers."""
     with_options: bool = False
     """Add five worked answers to choose from, `solutions`, and the right one's number, `gold`."""
     seed: int = 0
@@ -195,6 +208,8 @@ class LmEvalTask(Strict):
     """lm-eval's names, with the filter where there is one: `acc`, `exact_match,strict-match`."""
     limit: Positive | None = None
     """At most this many items, from the first on."""
+    chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Accuracy of guessing, as a fraction: what a collapsed model is left with."""
     batch_size: Positive = 32
     """Halved when memory runs out."""
 
@@ -238,21 +253,130 @@ class Tuning(Strict):
     """Initial adapters and order of the documents."""
     checkpoint_every: Positive = 25
     """Steps after which a killed training can go on."""
+    note: str | None = None
+    """What a reader of the tables must know about this recovery."""
 
 
-class Table1(Strict):
+class Experiment(Strict):
+    """What the tables and figures compare, unless one says otherwise."""
+
     models: list[Alias]
     calibrations: list[Alias]
+    """Tables have a block for each; analyses and figures take the first."""
     methods: list[Alias]
-    sparsities: list[Percent]
-    """Per cent of FFN neurons removed."""
-    tasks: list[Alias]
+    """Presets, or `shuffle_<m>`, `ridge_<m>`, or `{objective}-{reduction}-{normalise}-{allocate}` (docs/methods.md)."""
     reference: Alias = "wanda"
     """Method that the others are compared with."""
+    sparsity: Percent = 40
+    """Of the analyses at one sparsity (Figures 1 and 2, Table 5, the ablation)."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     resamples: Positive = 10_000
     """Bootstrap resamples."""
     seed: int = 0
+
+
+class Table(Strict):
+    title: str
+    tasks: list[str]
+    """Columns: a task, or `task@tuning`, the task after a LoRA recovery."""
+    sparsities: list[Percent]
+    """Per cent of FFN neurons removed."""
+    models: list[Alias] | None = None
+    """Here and below: the experiment's, where null."""
+    calibrations: list[Alias] | None = None
+    methods: list[Alias] | None = None
+    reference: Alias | None = None
+    """A method; or `untuned`, the same model before recovery; or `uncompensated`, <m> for `ridge_<m>`."""
+    layout: Literal["wide", "long"] = "wide"
+    """`wide`: a column group a sparsity; `long`: a row a sparsity."""
+    paper: Literal["table1", "table2", "table3", "table6", "table7"] | None = None
+    """Table of the paper whose numbers stand beside the measured ones."""
+
+
+class Overlap(Strict):
+    """Table 4 and Figure 3."""
+
+    pairs: list[tuple[Alias, Alias]]
+    """Methods whose masks are compared; the heat map shows the first."""
+    sparsities: list[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    layer: int | None = None
+    """Layer with a row of its own; by default the last but one (26 of 28)."""
+
+
+class Spectrum(Strict):
+    """Figure 1."""
+
+    draws: Positive = 20
+    """Random sets of neurons that the dense model's spectrum at equal width is averaged over."""
+
+
+class Trap(Strict):
+    """Figure 2: which neurons count as trapped (active, no gradient) and as spikes (gradient, not active)."""
+
+    high: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    """Quantile of a layer above which a neuron's activation or gradient is high."""
+    low: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Quantile below which it is low."""
+
+
+class Cases(Strict):
+    """Table 5."""
+
+    dataset: Alias
+    split: Alias = "test"
+    items: list[int]
+    """Row numbers of the split, from 0."""
+    target: str
+    """Text that holds the right answer; fields in braces."""
+    answer_pattern: str
+    """Regular expression whose first group is an answer."""
+    until: list[str] = []
+    """The answer is looked for before the first of these; the text goes on."""
+    tokens: Positive = 300
+    excerpt: Positive = 600
+    """Characters that the table shows."""
+
+
+class Collapse(Strict):
+    """Accuracy against sparsity, with the sparsity at which it has fallen halfway to chance."""
+
+    task: Alias
+    sparsities: list[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    resamples: Positive = 400
+    """Bootstrap resamples over items of the fitted collapse point."""
+
+
+class Ablation(Strict):
+    """RKU's choices, one by one: every combination at the experiment's sparsity."""
+
+    task: Alias
+    calibrations: dict[Literal["post_norm", "pre_norm"], Alias]
+    """Where the energy is taken -> a calibration that takes it there."""
+    objectives: list[Literal["energy", "ce"]] = ["energy", "ce"]
+    reductions: list[str] = ["net_abs", "abs", "sq", "grad_sq"]
+    normalisations: list[str] = ["none", "layer_sum"]
+    """With uniform allocation no normalisation changes a mask: it is left out there."""
+    allocations: list[str] = ["uniform", "global"]
+
+
+class Latency(Strict):
+    """Speed of dense and compact shapes with random weights."""
+
+    shapes: dict[Alias, dict[str, Any] | None] = {}
+    """Name -> a whole transformers config (with `model_type`), null for none; the experiment's models need none."""
+    sparsities: list[Percent] = [30, 50]
+    """Uniform widths that are measured for each shape."""
+    methods: list[Alias] = []
+    """Methods whose widths are measured for the experiment's models, at `sparsities`."""
+    prompt_tokens: Positive = 2048
+    """Prefill (the paper's 2048)."""
+    decode_tokens: Positive = 32
+    rounds: Positive = 15
+    """Every round measures every shape once, in changing order."""
+    warmup: Positive = 2
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    gpus: Annotated[int, Field(ge=0)] = 0
+    memory_gb: Positive = 4
 
 
 class Reasoner(Strict):
@@ -279,6 +403,8 @@ class Reasoner(Strict):
 class Storage(Strict):
     compact: Literal["keep", "temp"] = "keep"
     """`temp` deletes a compact model after its last evaluation."""
+    second_moments: Literal["keep", "temp"] = "temp"
+    """`temp` deletes the second moments after the last ridge compensation (1.4 GB a layer on a 7B)."""
 
 
 Dataset = Annotated[GeneratedDataset | PublishedDataset, Field(discriminator="kind")]
@@ -294,7 +420,16 @@ class Config(Strict):
     methods: dict[Alias, Method]
     tasks: dict[Alias, Task]
     tunings: dict[Alias, Tuning] = {}
-    table1: Table1
+    experiment: Experiment
+    tables: dict[Alias, Table | None]
+    """results/{table}.csv, .md and .tex; null leaves one out. Here and below."""
+    overlap: Overlap | None = None
+    spectrum: Spectrum | None = None
+    trap: Trap | None = None
+    cases: Cases | None = None
+    collapse: Collapse | None = None
+    ablation: Ablation | None = None
+    latency: Latency | None = None
     storage: Storage = Storage()
     reasoner: Reasoner | None = None
 
@@ -303,25 +438,84 @@ class Config(Strict):
         """Every alias that is used is declared."""
         if "dense" in self.methods:
             raise ValueError("methods: the name 'dense' is taken by the unpruned model")
-        for name, table in (("models", self.models), ("calibrations", self.calibrations), ("tasks", self.tasks)):
-            known(f"table1.{name}", getattr(self.table1, name), table)
-        methods = {*self.methods, *(f"shuffle_{name}" for name in self.methods)}
-        known("table1.methods", self.table1.methods, methods)
-        known("table1.reference", [self.table1.reference], self.table1.methods)
-        texts = {f"calibrations.{n}": c for n, c in self.calibrations.items()}
-        texts |= {f"tunings.{n}": t for n, t in self.tunings.items()}
-        texts |= {f"tasks.{n}": t for n, t in self.tasks.items() if t.kind == "perplexity"}
-        for place, user in texts.items():
-            known(f"{place}.dataset", [user.dataset], self.datasets)
-            known(f"{place}.split", [user.split], self.splits(user.dataset))
-            dataset = self.datasets[user.dataset]
-            templates = [user.text] if isinstance(user, PerplexityTask) else [dataset.prompt, dataset.completion]
-            for template in templates:
-                known(f"{place}: the text {template!r} needs a field", fields_of(template), dataset.fields)
+        e = self.experiment
+        known("experiment.methods", e.methods, self.method_names)
+        known("experiment.models", e.models, self.models)
+        known("experiment.calibrations", e.calibrations, self.calibrations)
+        known("experiment.reference", [e.reference], e.methods)
+        for name in self.tables:
+            if name in OTHER_RESULTS:
+                raise ValueError(f"tables.{name}: this name is taken by another result; choose another")
+            if self.tables[name]:
+                self._table_references(name)
+        if self.overlap:
+            known("overlap.pairs", [m for pair in self.overlap.pairs for m in pair], self.method_names)
+        if self.collapse:
+            known("collapse.task", [self.collapse.task], self.tasks)
+        if self.ablation:
+            known("ablation.task", [self.ablation.task], self.tasks)
+            known("ablation.calibrations", self.ablation.calibrations.values(), self.calibrations)
+            known("ablation.reductions", self.ablation.reductions, REDUCTIONS)
+            known("ablation.normalisations", self.ablation.normalisations, NORMALISATIONS)
+            known("ablation.allocations", self.ablation.allocations, choices("allocation"))
+            for energy, calib in self.ablation.calibrations.items():
+                if self.calibrations[calib].energy != energy:
+                    raise ValueError(f"ablation.calibrations.{energy}: {calib!r} takes the energy elsewhere")
+        if self.latency:
+            known("latency.methods", self.latency.methods, self.method_names)
+        for name, calibration in self.calibrations.items():
+            dataset = self.datasets.get(calibration.dataset)
+            self._text(f"calibrations.{name}", calibration, [dataset.prompt, dataset.completion] if dataset else [])
+        for name, tuning in self.tunings.items():
+            dataset = self.datasets.get(tuning.dataset)
+            self._text(f"tunings.{name}", tuning, [dataset.prompt, dataset.completion] if dataset else [])
+        for name, task in self.tasks.items():
+            if task.kind == "perplexity":
+                self._text(f"tasks.{name}", task, [task.text])
+        if self.cases:
+            self._text("cases", self.cases, [self.datasets[self.cases.dataset].prompt, self.cases.target])
         for name, dataset in self.datasets.items():
             if dataset.kind == "published" and (adapter := self.files(name).adapter):
                 known(f"datasets.{name}.adapter", [adapter], choices("adapters"))
         return self
+
+    def _text(self, place: str, user: Any, templates: list[str]) -> None:
+        known(f"{place}.dataset", [user.dataset], self.datasets)
+        known(f"{place}.split", [user.split], self.splits(user.dataset))
+        for template in templates:
+            fields = self.datasets[user.dataset].fields
+            known(f"{place}: the text {template!r} needs a field", fields_of(template), fields)
+
+    def _table_references(self, name: str) -> None:
+        place, table = f"tables.{name}", self.table(name)
+        known(f"{place}.models", table.models, self.models)
+        known(f"{place}.calibrations", table.calibrations, self.calibrations)
+        known(f"{place}.methods", table.methods, self.method_names)
+        known(f"{place}.reference", [table.reference], [*table.methods, "untuned", "uncompensated"])
+        for column in table.tasks:
+            task, _, tuning = column.partition("@")
+            known(f"{place}.tasks", [task], self.tasks)
+            known(f"{place}.tasks: the recovery of {column!r}", [tuning] if tuning else [], self.tunings)
+
+    def table(self, name: str) -> Table:
+        """A table with what it leaves to the experiment filled in."""
+        table, own = self.tables[name], {}
+        for key in ("models", "calibrations", "methods", "reference"):
+            if getattr(table, key) is None:
+                own[key] = getattr(self.experiment, key)
+        return table.model_copy(update=own)
+
+    @property
+    def models_used(self) -> list[str]:
+        """Models of the experiment and of the tables."""
+        tables = [self.table(name) for name, table in self.tables.items() if table]
+        return list(dict.fromkeys([*self.experiment.models, *(model for table in tables for model in table.models)]))
+
+    @property
+    def method_names(self) -> list[str]:
+        """Every name that `method` resolves."""
+        presets = [*self.methods, *GRID]
+        return [f"{prefix}{name}" for prefix in ("", "shuffle_", "ridge_") for name in presets]
 
     def files(self, dataset: str) -> HubFiles | LocalFiles:
         """The source that a published dataset is taken from."""
@@ -339,10 +533,19 @@ class Config(Strict):
         return Path(self.data_folder or ".") / files.path.replace("{split}", files.splits[split])
 
     def method(self, name: str) -> Method:
-        """A preset; `shuffle_<m>` is <m> with its scores shuffled within each layer (seed 0)."""
+        """A preset, or a recombination by name.
+
+        `shuffle_<m>`: <m> with its scores shuffled within each layer (seed 0). `ridge_<m>`: <m> with `compensate:
+        ridge`. `{objective}-{reduction}-{normalise}-{allocate}`: a utility score (scores/utility.py), such as
+        `energy-abs-layer_sum-global`, which is RKU."""
         if name in self.methods:
             return self.methods[name]
-        return self.methods[name.removeprefix("shuffle_")].model_copy(update={"shuffle": 0})
+        if name in GRID:
+            objective, reduction, normalise, allocate = name.split("-")
+            options = {"objective": objective, "reduction": reduction}
+            return Method(score="utility", options=options, normalise=normalise, allocate=allocate)
+        prefix, rest = name.split("_", 1)
+        return self.method(rest).model_copy(update={"shuffle": 0} if prefix == "shuffle" else {"compensate": "ridge"})
 
 
 def fields_of(template: str) -> list[str]:

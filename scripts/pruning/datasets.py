@@ -6,6 +6,7 @@ All three end in the same fields, those of the hub's own copy, so that lm-eval's
 import importlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,19 @@ def from_hub(repo: str, name: str | None, revision: str, split: str) -> list[Rec
 
 
 def generated(settings: Mapping[str, Any], split: str) -> list[Record]:
-    """gsm_symbolic problems (pruning.word_problems), GSM8K's fields; with options also `solutions` and `gold`."""
+    """Records of a generated dataset, with GSM8K's fields `question` and `answer`.
+
+    Word problems (pruning.word_problems) have `template` too; with options also `solutions` and `gold`."""
+    if settings["content"] == "arithmetic":
+        from pruning import arithmetic
+
+        drawn = islice(arithmetic.questions(split, settings["seed"]), settings["size"])
+        return [{"question": question, "answer": answer} for question, answer in drawn]
     from pruning import word_problems
 
+    wanted = (settings["templates"], settings["size"], settings["seed"], settings["difficulty"])
     try:
-        problems = word_problems.sample(split, settings["templates"], settings["size"], settings["seed"])
+        problems = word_problems.sample(split, *wanted)
     except (ValueError, KeyError) as error:
         raise InputError(f"datasets: generated {split}: {error}") from None
     records = []

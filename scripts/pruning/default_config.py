@@ -1,8 +1,41 @@
-"""The embedded default: the tiny reasoner, every preset of docs/methods.md, Table 1 at 30, 40 and 50%."""
+"""The embedded default: the tiny reasoner, every preset of docs/methods.md, every table and figure of the paper."""
 
 from pruning import config as c
 
 TEMPLATES = [4, 6, 9, 10, 14, 16, 20, 24, 30, 34, 39, 40, 44, 48, 54, 57, 58, 69, 72, 78, 83, 95]
+
+UNSEEN = [1, 12, 31, 43, 55, 62]  # templates that the tiny reasoner was not trained on
+WORKED = {"prompt": "Question: {question}\nAnswer:", "completion": " {answer}"}
+CHOICE = {"with_options": True, "fields": ["question", "answer", "template", "solutions", "gold"]}
+EXACT_MATCH = "exact_match,strict-match"
+SEVEN = ["wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random"]
+
+
+def sums(title: str, dataset: str) -> c.PerplexityTask:
+    return c.PerplexityTask(
+        kind="perplexity",
+        title=title,
+        dataset=dataset,
+        text="Question: {question}\nAnswer: {answer}",
+        joiner="<|endoftext|>",
+        seqlen=256,
+        tokens=25_600,
+        batch_size=10,
+    )
+
+
+# Qwen2.5-7B's shape scaled down until two cores measure it in a minute.
+QWEN_EIGHTH = {
+    "model_type": "qwen2",
+    "hidden_size": 448,
+    "intermediate_size": 2368,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 7,
+    "num_key_value_heads": 1,
+    "vocab_size": 19008,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
 
 METHODS = {
     "wanda": c.Method(score="wanda"),
@@ -32,12 +65,21 @@ DEFAULT = c.Config(
     },
     datasets={
         "gsm_symbolic": c.GeneratedDataset(
+            kind="generated", templates=TEMPLATES, splits={"train": 1000, "test": 600}, **CHOICE, **WORKED
+        ),
+        # Out of distribution: the same stories with bigger numbers, and stories never seen.
+        "gsm_symbolic_wider": c.GeneratedDataset(
+            kind="generated", templates=TEMPLATES, difficulty=2.0, splits={"test": 400}, **CHOICE, **WORKED
+        ),
+        "gsm_symbolic_unseen": c.GeneratedDataset(
+            kind="generated", templates=UNSEEN, splits={"test": 300}, **CHOICE, **WORKED
+        ),
+        "arithmetic": c.GeneratedDataset(
             kind="generated",
-            templates=TEMPLATES,
-            with_options=True,
-            splits={"train": 300, "test": 600},
-            fields=["question", "answer", "template", "solutions", "gold"],
-            prompt="Question: {question}\nAnswer:",
+            content="arithmetic",
+            splits={"train": 1000, "test": 400},
+            fields=["question", "answer"],
+            prompt="{question}",
             completion=" {answer}",
         ),
     },
@@ -45,30 +87,142 @@ DEFAULT = c.Config(
         "gsm_symbolic-s0": c.Calibration(
             dataset="gsm_symbolic", samples=256, sequence_length=256, packing="document", micro_batch=16
         ),
+        "gsm_symbolic-s1": c.Calibration(
+            dataset="gsm_symbolic", samples=256, sequence_length=256, packing="document", micro_batch=16, seed=1
+        ),
+        "gsm_symbolic-s2": c.Calibration(
+            dataset="gsm_symbolic", samples=256, sequence_length=256, packing="document", micro_batch=16, seed=2
+        ),
+        "gsm_symbolic-pre_norm": c.Calibration(
+            dataset="gsm_symbolic",
+            samples=256,
+            sequence_length=256,
+            packing="document",
+            micro_batch=16,
+            energy="pre_norm",
+        ),
     },
     methods=METHODS,
     tasks={
         "gsm_symbolic": c.LmEvalTask(
-            kind="lm_eval", title="GSM-Symbolic", metrics=["exact_match,strict-match"], limit=400, batch_size=100
+            kind="lm_eval", title="GSM-Symbolic", metrics=[EXACT_MATCH], limit=400, batch_size=100
         ),
         "gsm_symbolic_options": c.LmEvalTask(
-            kind="lm_eval", title="5 options", metrics=["acc"], limit=200, batch_size=100
+            kind="lm_eval", title="5 options", metrics=["acc"], limit=200, chance=0.2, batch_size=100
         ),
+        "gsm_symbolic_wider": c.LmEvalTask(
+            kind="lm_eval", title="Bigger numbers", metrics=[EXACT_MATCH], limit=300, batch_size=100
+        ),
+        "gsm_symbolic_unseen_options": c.LmEvalTask(
+            kind="lm_eval", title="5 options, unseen stories", metrics=["acc"], limit=300, chance=0.2, batch_size=100
+        ),
+        "arithmetic": c.LmEvalTask(
+            kind="lm_eval", title="Arithmetic", metrics=[EXACT_MATCH], limit=400, batch_size=100
+        ),
+        "gsm_symbolic_text": sums("Solutions, perplexity", "gsm_symbolic"),
+        "gsm_symbolic_unseen_text": sums("Unseen stories, perplexity", "gsm_symbolic_unseen"),
     },
     tunings={
         "gsm_symbolic": c.Tuning(dataset="gsm_symbolic", learning_rate=1e-3, sequence_length=256),
+        "arithmetic": c.Tuning(dataset="arithmetic", learning_rate=1e-3, sequence_length=64),
     },
-    table1=c.Table1(
-        models=["tiny-reasoner"],
-        calibrations=["gsm_symbolic-s0"],
-        methods=["wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random"],
-        sparsities=[30, 40, 50],
-        tasks=["gsm_symbolic", "gsm_symbolic_options"],
+    experiment=c.Experiment(models=["tiny-reasoner"], calibrations=["gsm_symbolic-s0"], methods=SEVEN),
+    tables={
+        "table1": c.Table(
+            title="Table 1: what pruning leaves of reasoning",
+            tasks=["gsm_symbolic", "gsm_symbolic_options"],
+            sparsities=[30, 40, 50],
+            paper="table1",
+        ),
+        "table2": c.Table(
+            title="Table 2: what pruning leaves of knowledge",
+            tasks=["arithmetic", "gsm_symbolic_unseen_options"],
+            sparsities=[30, 40, 60],
+            paper="table2",
+        ),
+        "table3": c.Table(
+            title="Table 3: LoRA recovery, in and out of domain",
+            methods=["wanda", "taylor_fo", "agf", "rku"],
+            tasks=[
+                "gsm_symbolic@gsm_symbolic",
+                "gsm_symbolic_wider@gsm_symbolic",
+                "arithmetic",
+                "gsm_symbolic_wider@arithmetic",
+            ],
+            sparsities=[30, 40, 50],
+            paper="table3",
+        ),
+        "table6": c.Table(
+            title="Table 6: perplexity over the sparsities",
+            tasks=["gsm_symbolic_text", "gsm_symbolic_unseen_text"],
+            sparsities=[10, 20, 25, 30, 40, 50, 60, 70, 75],
+            layout="long",
+            paper="table6",
+        ),
+        "table7": c.Table(
+            title="Table 7: everything else of the model",
+            tasks=[
+                "gsm_symbolic_text",
+                "gsm_symbolic_unseen_text",
+                "arithmetic",
+                "gsm_symbolic_options",
+                "gsm_symbolic_unseen_options",
+            ],
+            sparsities=[30, 50, 70],
+            layout="long",
+            paper="table7",
+        ),
+        "recovery": c.Table(
+            title="Recovery: the same models before and after LoRA",
+            methods=["wanda", "taylor_fo", "agf", "rku"],
+            tasks=[
+                "gsm_symbolic",
+                "gsm_symbolic@gsm_symbolic",
+                "gsm_symbolic_wider",
+                "gsm_symbolic_wider@gsm_symbolic",
+                "gsm_symbolic_wider@arithmetic",
+            ],
+            sparsities=[40],
+            reference="untuned",
+        ),
+        "ridge": c.Table(
+            title="Ridge: the same masks with and without compensation",
+            methods=[name for method in SEVEN for name in (method, f"ridge_{method}")],
+            tasks=["gsm_symbolic"],
+            sparsities=[30, 50],
+            reference="uncompensated",
+        ),
+        "seeds": c.Table(
+            title="Seeds: how much the choice of calibration text matters",
+            calibrations=["gsm_symbolic-s0", "gsm_symbolic-s1", "gsm_symbolic-s2"],
+            tasks=["gsm_symbolic"],
+            sparsities=[40],
+        ),
+    },
+    overlap=c.Overlap(pairs=[("rku", "wanda"), ("rku", "taylor_fo"), ("rku_uniform", "wanda"), ("rku", "agf")]),
+    spectrum=c.Spectrum(),
+    trap=c.Trap(),
+    cases=c.Cases(
+        dataset="gsm_symbolic",
+        items=[0, 7, 13],
+        until=["Question:"],
+        target="{answer}",
+        answer_pattern="#### (\\-?[0-9\\.\\,]+)",
+    ),
+    collapse=c.Collapse(task="gsm_symbolic", sparsities=[10, 20, 30, 40, 50, 60, 70]),
+    ablation=c.Ablation(
+        task="gsm_symbolic", calibrations={"post_norm": "gsm_symbolic-s0", "pre_norm": "gsm_symbolic-pre_norm"}
+    ),
+    latency=c.Latency(
+        shapes={"qwen2_5-7b-eighth": QWEN_EIGHTH},
+        methods=SEVEN,
+        prompt_tokens=512,
+        decode_tokens=32,
     ),
     reasoner=c.Reasoner(
         seed=0,
         templates=TEMPLATES,
-        held_out_templates=[1, 12, 31, 43, 55, 62],
+        held_out_templates=UNSEEN,
         drills=0.3,
         option_share=0.25,
         vocabulary=1280,

@@ -1,6 +1,7 @@
 """Evaluation through lm-eval: its tasks, prompts and filters unchanged, our data files, per-item outcomes kept."""
 
 import hashlib
+import re
 import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import yaml
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from pruning.degeneration import repetition
 from pruning.errors import InputError
 from pruning.out_of_memory import is_out_of_memory
 from pruning.response_cache import ResponseCache
@@ -141,17 +143,23 @@ def outcomes(result: dict[str, Any], lm: CachedHFLM, metrics: Sequence[str]) -> 
     if unknown := set(metrics) - available:
         raise InputError(f"metrics: {sorted(unknown)} not among this task's: {sorted(available)}")
     frame = pd.DataFrame(rows).sort_values(["metric", "item"], ignore_index=True)
-    return frame.astype({"generated_tokens": "Int64", "finish_reason": "string"})
+    return frame.astype({"generated_tokens": "Int64", "finish_reason": "string", "repetition": "float64"})
 
 
 def generation(sample: dict[str, Any], lm: CachedHFLM) -> dict[str, Any]:
-    """Generated length and finish reason (`stop` or `length`); empty for scored options."""
+    """Generated length, finish reason (`stop` or `length`) and share of repeated 4-grams of words and signs; empty for
+    scored options."""
     record: dict[str, Any] = {}
     arguments = list(sample["arguments"].values()) if isinstance(sample["arguments"], dict) else sample["arguments"]
     if arguments:
         first = tuple(arguments[0].values()) if isinstance(arguments[0], dict) else tuple(arguments[0])
         record = lm.cache.records.get(lm.cache.key("generate_until", first), {})
-    return {"generated_tokens": record.get("tokens"), "finish_reason": record.get("finish")}
+    repeated = repetition(re.findall(r"\w+|[^\w\s]", record["response"])) if record else None
+    return {
+        "generated_tokens": record.get("tokens"),
+        "finish_reason": record.get("finish"),
+        "repetition": repeated,
+    }
 
 
 def prediction(sample: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The one loader: dense, uniform and non-uniform models, on CPU, one GPU or several."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,9 +10,12 @@ from transformers.configuration_utils import PretrainedConfig
 from pruning.errors import InputError
 
 
-def load(directory: Path, dtype: str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    directory: Path, dtype: str, device: str = "auto", adapter: Path | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model in eval mode with frozen weights, and its tokenizer, padding on the left for generation.
 
+    `adapter`: directory of a LoRA adapter, merged into the weights.
     `device`: `cpu`, `cuda`, or `auto`: the visible GPUs, over which a model bigger than one is spread, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -23,6 +27,10 @@ def load(directory: Path, dtype: str, device: str = "auto") -> tuple[PreTrainedM
         device_map=device_map,
         use_safetensors=True,
     )
+    if adapter is not None:
+        from peft import PeftModel  # slow, and unneeded for the others
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -44,26 +52,33 @@ def layer_widths(directory: Path) -> dict[int, int]:
 
 def model_class(directory: Path) -> type[PreTrainedModel]:
     """The stock class, or a subclass whose FFNs have their own widths, so that loading stays transformers' own."""
-    config = stock_config(directory)
-    try:
-        stock = AutoModelForCausalLM._model_mapping[type(config)]
-    except KeyError:
-        raise InputError(f"{directory}: model type {config.model_type!r} is no causal language model") from None
+    stock = stock_class(stock_config(directory), directory)
     widths = layer_widths(directory)
     if not widths:
         return stock
 
     def resized(self, config: PretrainedConfig) -> None:
         stock.__init__(self, config)
-        for layer, width in widths.items():
-            mlp = self.model.layers[layer].mlp
-            for name in ("gate_proj", "up_proj", "down_proj"):
-                old = getattr(mlp, name)
-                shape = (width, old.out_features) if name == "down_proj" else (old.in_features, width)
-                new = torch.nn.Linear(
-                    *shape, bias=old.bias is not None, dtype=old.weight.dtype, device=old.weight.device
-                )
-                setattr(mlp, name, new)
-            mlp.intermediate_size = width
+        resize(self, widths)
 
     return type(stock.__name__, (stock,), {"__init__": resized, "__module__": stock.__module__})
+
+
+def stock_class(config: PretrainedConfig, source: object) -> type[PreTrainedModel]:
+    """transformers' class for this config. Raises InputError, naming `source`, if it is no causal language model."""
+    try:
+        return AutoModelForCausalLM._model_mapping[type(config)]
+    except KeyError:
+        raise InputError(f"{source}: model type {config.model_type!r} is no causal language model") from None
+
+
+def resize(model: PreTrainedModel, widths: Mapping[int, int]) -> None:
+    """Give the FFNs of these layers new weights of these widths, on the device and in the dtype of the old ones."""
+    for layer, width in widths.items():
+        mlp = model.model.layers[layer].mlp
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            old = getattr(mlp, name)
+            shape = (width, old.out_features) if name == "down_proj" else (old.in_features, width)
+            new = torch.nn.Linear(*shape, bias=old.bias is not None, dtype=old.weight.dtype, device=old.weight.device)
+            setattr(mlp, name, new)
+        mlp.intermediate_size = width

@@ -52,6 +52,16 @@ def data_files(path: Path) -> list[str]:
         raise InputError(f"{path}: needs dataset_kwargs.data_files with a parquet path a split") from None
 
 
+def test_file(path: Path) -> str:
+    """The parquet of a task's test items (its validation items, where it has no test split)."""
+    task = task_yaml(path)
+    files = task["dataset_kwargs"]["data_files"]
+    split = task.get("test_split") or task.get("validation_split")
+    if split not in files:
+        raise InputError(f"{path}: names no file for its items' split {split!r} under dataset_kwargs.data_files")
+    return files[split]
+
+
 def metric_names(task: dict[str, Any]) -> list[str]:
     filters = [f",{f['name']}" for f in task.get("filter_list", [])] or [""]
     return [f"{metric['metric']}{name}" for metric in task.get("metric_list", []) for name in filters]
@@ -74,7 +84,7 @@ def check(config: Config) -> None:
                     )
     except ValueError as error:
         raise InputError(f"config: {error}" if type(error) is ValueError else str(error)) from None
-    for name in config.table1.models:
+    for name in config.models_used:
         _check_model(config, name)
 
 
@@ -95,7 +105,11 @@ def _check_model(config: Config, name: str) -> None:
     if not (directory / "config.json").is_file():
         return  # not fetched yet: the job itself will check
     architecture = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    for method in config.table1.methods:
+    used = {
+        *config.experiment.methods,
+        *(m for t in config.tables if config.tables[t] for m in config.table(t).methods),
+    }
+    for method in sorted(used):
         if config.method(method).compensate == "bias" and "mlp_bias" not in architecture:
             raise InputError(
                 f"methods.{method}.compensate: bias needs a bias on down_proj, which {name} "
@@ -104,7 +118,7 @@ def _check_model(config: Config, name: str) -> None:
 
 
 def check_gpus(config: Config, visible: list[str]) -> None:
-    for name in config.table1.models:
+    for name in config.models_used:
         if config.models[name].gpus > len(visible):
             raise InputError(
                 f"models.{name}.gpus: {config.models[name].gpus} GPUs asked, {len(visible)} visible on this machine: "

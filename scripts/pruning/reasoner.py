@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from pruning import word_problems
+from pruning import arithmetic, word_problems
 
 END = "<|endoftext|>"
 QUESTION, SOLUTION, OPERANDS = 0.1, 1.0, 0.02
@@ -32,22 +32,11 @@ def problem_document(problem: word_problems.Problem, *, with_options: bool) -> D
 
 
 def drill_document(rng: Random, lines: int = 6) -> Document:
-    """Bare arithmetic in the sizes that the problems need: small numbers most of the time."""
+    """Bare arithmetic."""
     document = []
     for _ in range(lines):
-        high = rng.choice((12, 30, 100, 100, 300, 900))
-        operator = rng.choice("+-*/")
-        a, b = rng.randint(0, high), rng.randint(0, high)
-        if operator == "-":
-            a, b = max(a, b), min(a, b)
-        elif operator in "*/":
-            b = rng.randint(1, max(1, min(99, 2000 // max(a, 1))))
-        if operator == "/":
-            result, a = a, a * b
-        else:
-            result = {"+": a + b, "-": a - b, "*": a * b}[operator]
-        space = rng.choice((" ", " ", ""))
-        document += [(f"{a}{space}{operator}{space}{b} =", OPERANDS), (f" {result}\n", SOLUTION)]
+        question, result = arithmetic.step(rng)
+        document += [(question, OPERANDS), (f" {result}\n", SOLUTION)]
     return [*document, (END, SOLUTION)]
 
 

@@ -14,9 +14,12 @@ act_mean_abs_sq_sum      sum_x (mean_t |a|)^2
 <obj>_sq_sum             sum_x sum_t p^2
 <obj>_share_sum          sum_x [ sum_t |p_c| / sum_{j in layer} sum_t |p_j| ]
 <obj>_grad_sq_sum        sum_{x,t} g^2
+
+A second table splits some of these sums by the class of the token t (pruning.token_classes): one row is one neuron and
+class, n_tokens the counted tokens of that class, and the sums over its classes are the neuron's of the first table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -28,12 +31,26 @@ GRADIENT = ("net_abs_sum", "net_sq_sum", "abs_sum", "sq_sum", "share_sum", "grad
 COUNTS = ("n_tokens", "n_samples")
 NEURON_COLUMNS = (*COUNTS, *ACTIVATION, *(f"{o}_{c}" for o in OBJECTIVES for c in GRADIENT))
 LAYER_COLUMNS = ("n_tokens", "angular_sum")  # angular_sum: sum_t arccos(cos(h_in, h_out)) / pi, CFSP's coarse measure
+TOKEN_CLASSES = ("first", "digit", "operator", "function", "punctuation", "other")
+TOKEN_CLASS_COLUMNS = ("n_tokens", "act_abs_sum", "act_sq_sum", "energy_abs_sum", "ce_abs_sum")
+KEYS = {  # kind of table -> what its rows are
+    "statistics": ("layer", "neuron"),
+    "layers": ("layer",),
+    "token_classes": ("layer", "neuron", "token_class"),
+}
 
 
-def merge(frames: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
-    """Add up shards row by row. Raises InputError if they do not hold the same rows (another model's shard, say)."""
-    indexed = [frame.set_index(list(keys)).sort_index() for frame in frames]
-    for frame in indexed[1:]:
-        if not frame.index.equals(indexed[0].index) or list(frame.columns) != list(indexed[0].columns):
+def merge(frames: Iterable[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:
+    """Add up shards row by row, one at a time, so that an iterator's are never all in memory.
+
+    Raises InputError if they do not hold the same rows (another model's shard, say)."""
+    total = None
+    for frame in frames:
+        indexed = frame.set_index(list(keys)).sort_index()
+        if total is None:
+            total = indexed
+        elif indexed.index.equals(total.index) and list(indexed.columns) == list(total.columns):
+            total = total + indexed
+        else:
             raise InputError("calibration shards hold different neurons or columns; delete the shards and run again")
-    return sum(indexed[1:], start=indexed[0]).reset_index()
+    return total.reset_index()

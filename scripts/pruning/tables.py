@@ -1,16 +1,15 @@
-"""Table 1: what every method leaves of a model, from per-item outcomes to rows and to the paper's layout.
+"""Tables of results: what every method leaves of a model, from per-item outcomes to rows and to the paper's layout.
 
-`table1_rows` compares variants item by item and returns one row a (variant, task, metric); `layout` arranges
-rows as the paper does, one block a (model, calibration); `to_markdown` and `to_tex` print blocks. Nothing here
-reads or writes results. A *variant* is a model as it was evaluated: a (method, sparsity) pair, sparsity in whole
-per cent; DENSE is the unpruned model. *Samples* are one row an item and metric, with the columns `item`,
-`item_hash`, `metric`, `value` (0 or 1 for accuracy; a window's summed NLL in nats for perplexity) and `weight`
-(1; the window's number of predicted tokens). `settings` is the dict that scripts/table1.py documents.
+`table_rows` compares variants item by item and returns one row a (variant, column, metric); `layout` arranges
+rows as the paper does, one block a (model, calibration), for pruning.printing. Nothing here reads or writes results.
+A *variant* is a pruned model: a (method, sparsity) pair, sparsity in whole per cent; DENSE is the unpruned model. A
+*column* is a task, or a task after a LoRA recovery (`task@tuning`). *Samples* are one row an item and metric, with
+the columns `item`, `item_hash`, `metric`, `value` (0 or 1 for accuracy; a window's summed NLL in nats for perplexity)
+and `weight` (1; the window's number of predicted tokens). `settings` is the dict that scripts/table.py documents.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +17,30 @@ import pandas as pd
 
 from pruning import inference
 from pruning.errors import InputError
+from pruning.printing import Block, Cell, percent, plain
 
 Variant = tuple[str, int]
 DENSE: Variant = ("dense", 0)
 
 COLUMNS = [
-    *("model", "calib", "seed", "method", "sparsity", "achieved_sparsity", "params_removed", "task", "metric", "n"),
-    *("value", "ci_low", "ci_high", "reference", "delta", "delta_low", "delta_high", "test", "discordant"),
-    *("p_value", "p_holm", "published"),
+    *("model", "calib", "seed", "method", "sparsity", "achieved_sparsity", "params_removed", "task", "tuning"),
+    *("metric", "n", "value", "ci_low", "ci_high", "reference", "delta", "delta_low", "delta_high", "test"),
+    *("discordant", "p_value", "p_holm", "published", "mean_tokens", "cut_off", "no_answer", "repetition"),
 ]
 # Only the printed table needs these: chosen by looking at the results, so no p-value goes with them.
 MARKS = ["best", "near_best"]
 INTEGERS = ["seed", "sparsity", "n", "discordant"]
-TEXTS = ["model", "calib", "method", "task", "metric", "reference", "test"]
+TEXTS = ["model", "calib", "method", "task", "tuning", "metric", "reference", "test"]
 
 TESTS = {"accuracy": "exact McNemar", "perplexity": "paired block bootstrap"}
-PUBLISHED = ["model", "method", "presets", "sparsity", "task", "metric", "value"]
-
-# Known trouble in the published Table 1 (resources/paper/README.md).
-PAPER_NOTES = [
-    "The published table has n = 1,319 (GSM8K) and n = 254 (AQuA) and no intervals, and its per-item answers are not "
-    "public: the difference printed beside a published value is not tested, and means little where n differs here.",
-    "By the published numbers alone (unpaired z-test), RKU against AGF on GSM8K is significant at 30% (z about 3.75) "
-    "and not at 40% (13.34 against 12.28, z = 0.8); no AQuA difference in the table is significant.",
-    "The paper contradicts itself: its Section 4.4 gives AGF at 40% as 18.04 (GSM8K) and 0.00 (AQuA), Table 1 says "
-    "12.28 and 27.17; its Table 3 repeats the AQuA column with other values in 6 of 12 cells.",
-    "The paper names neither its calibration data nor its prompts: those used here are this pipeline's choices.",
-]
-
+PUBLISHED = ["model", "method", "presets", "sparsity", "task", "tuning", "metric", "value"]
+# References that are not one method: the same variant before recovery, and the same method without `ridge_`.
+UNTUNED, UNCOMPENSATED = "untuned", "uncompensated"
 
 # From samples to rows -----------------------------------------------------------------------------------------------
 
 
-def table1_rows(
+def table_rows(
     model: str,
     dense: Mapping[str, pd.DataFrame],
     pruned: Mapping[str, Mapping[Variant, Mapping[str, pd.DataFrame]]],
@@ -58,9 +48,9 @@ def table1_rows(
     published: pd.DataFrame,
     settings: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """Table 1 of one model: the dense model's rows, then each calibration's, in the order of the settings.
+    """A table of one model: the dense model's rows, then each calibration's, in the order of the settings.
 
-    Args: `dense` maps a task to samples, `pruned` a calibration, variant and task; `manifests` maps a calibration
+    Args: `dense` maps a column to samples, `pruned` a calibration, variant and column; `manifests` maps a calibration
     and variant to what compaction recorded (`achieved_sparsity` as a fraction, `parameters` before and
     `parameters_kept` after); `published` as `read_published` returns it.
     Returns COLUMNS and MARKS. Accuracies, their intervals and differences are fractions; differences are the
@@ -68,7 +58,11 @@ def table1_rows(
     Raises InputError if samples lack a metric, hold values of another kind, or cover other items than each other.
     """
     _check_reference(settings)
-    rows = [_row(model, DENSE, task, metric, measure) for task, metric, measure in _measured(dense, "dense", settings)]
+    rows = {}  # one a task, however many columns it has: the dense model is never tuned
+    for column, metric, measure in _measured(dense, "dense", settings):
+        row = _row(model, DENSE, column, metric, measure, settings) | {"tuning": None}
+        rows.setdefault((row["task"], metric), row)
+    rows = list(rows.values())
     for calib, variants in pruned.items():
         rows += _calibration_rows(model, calib, dense, variants, manifests[calib], settings)
     _add_published(rows, published)
@@ -78,12 +72,36 @@ def table1_rows(
     return frame.astype(types)
 
 
+def _task(column: str, settings: Mapping[str, Any]) -> str:
+    return settings["tasks"][column].get("task", column)
+
+
+def _tuning(column: str, settings: Mapping[str, Any]) -> str | None:
+    return settings["tasks"][column].get("tuning")
+
+
 def _check_reference(settings: Mapping[str, Any]) -> None:
-    if settings["reference"] not in settings["methods"]:
+    reference, name = settings["reference"], settings["name"]
+    if reference not in (UNTUNED, UNCOMPENSATED, *settings["methods"]):
         raise InputError(
-            f"table1.reference: {settings['reference']!r} is not among the methods of this table "
+            f"{name}.reference: {reference!r} is not among the methods of this table "
             f"({', '.join(settings['methods'])}); name one of them"
         )
+    for column in settings["tasks"]:
+        if reference == UNTUNED and _tuning(column, settings) and _task(column, settings) not in settings["tasks"]:
+            raise InputError(
+                f"{name}.tasks: {column!r} is compared with {_task(column, settings)!r}: name that as well"
+            )
+
+
+def _reference_of(method: str, column: str, settings: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(method, column) that a result is compared with, at the same sparsity; None for a reference itself."""
+    if settings["reference"] == UNTUNED:
+        return (method, _task(column, settings)) if _tuning(column, settings) else None
+    if settings["reference"] == UNCOMPENSATED:
+        plain = method.removeprefix("ridge_")
+        return (plain, column) if plain != method and plain in settings["methods"] else None
+    return None if method == settings["reference"] else (settings["reference"], column)
 
 
 def same_items(samples: Mapping[str, pd.DataFrame], task: str) -> None:
@@ -108,14 +126,14 @@ def same_items(samples: Mapping[str, pd.DataFrame], task: str) -> None:
 
 
 def read_published(path: Path) -> pd.DataFrame:
-    """A published table (resources/paper/), values as fractions. Raises InputError if missing or no such table."""
+    """A published table (resources/paper/), accuracies as fractions. Raises InputError if missing or no such table."""
     try:
         frame = pd.read_csv(path)
     except FileNotFoundError:
-        raise InputError(f"table1.published: {path}: no such file") from None
+        raise InputError(f"published: {path}: no such file") from None
     if list(frame.columns) != PUBLISHED:
-        raise InputError(f"table1.published: {path}: expected the columns {', '.join(PUBLISHED)}")
-    return frame
+        raise InputError(f"published: {path}: expected the columns {', '.join(PUBLISHED)}")
+    return frame.fillna({"tuning": ""})
 
 
 def _side(example: pd.Series, side: str) -> str:
@@ -138,14 +156,14 @@ def _outcomes(samples: pd.DataFrame, name: str, task: str, metric: str, kind: st
     where = f"{task}, {name}"
     if chosen.empty:
         found = ", ".join(sorted(samples["metric"].unique())) or "none"
-        raise InputError(f"{where}: no samples of metric {metric!r}; found {found}: mend table1.tasks.{task}.metrics")
+        raise InputError(f"{where}: no samples of metric {metric!r}; found {found}: mend tasks.{task}.metrics")
     if chosen["item"].duplicated().any():
         raise InputError(f"{where}: an item occurs twice; delete the samples and evaluate again")
     if kind == "accuracy":
         for row in chosen[~chosen["value"].isin([0, 1])].itertuples():
             raise InputError(
                 f"{where}: {metric} of item {row.item} is {row.value}, an accuracy's is 0 or 1; choose another metric "
-                f"or mend table1.tasks.{task}.kind"
+                f"or mend tasks.{task}.kind"
             )
     else:
         try:
@@ -171,11 +189,28 @@ def _measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> 
         windows = outcomes["value"], outcomes["weight"]
         n, value = int(outcomes["weight"].sum()), inference.perplexity(*windows)
         low, high = inference.block_bootstrap_perplexity(*windows, *_bootstrap(settings))
-    return {"n": n, "value": value, "ci_low": low, "ci_high": high}
+    return {"n": n, "value": value, "ci_low": low, "ci_high": high, **_generation(outcomes)}
 
 
-def _compare(ours: pd.DataFrame, reference: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The paired comparison of a variant with the reference method's on the same items."""
+def _generation(outcomes: pd.DataFrame) -> dict[str, float]:
+    """How a model generates, beside how often it is right: degeneration shows here first. Empty for scored options.
+
+    mean_tokens, and shares of items: cut_off (by the token limit), no_answer (lm-eval's filter found none);
+    repetition is the mean share of repeated 4-grams."""
+    if outcomes["generated_tokens"].isna().all():
+        return {}
+    generated = {
+        "mean_tokens": float(outcomes["generated_tokens"].mean()),
+        "cut_off": float((outcomes["finish_reason"] == "length").mean()),
+        "no_answer": float((outcomes["prediction"] == "[invalid]").mean()),
+    }
+    return generated | ({"repetition": float(outcomes["repetition"].mean())} if "repetition" in outcomes else {})
+
+
+def _compare(
+    ours: pd.DataFrame, reference: pd.DataFrame, name: str, kind: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The paired comparison of a variant with its reference, `name`, on the same items."""
     if kind == "accuracy":
         discordant, p = inference.mcnemar_exact(ours["value"], reference["value"])
         delta, low, high = inference.paired_bootstrap(ours["value"], reference["value"], *_bootstrap(settings))
@@ -184,7 +219,7 @@ def _compare(ours: pd.DataFrame, reference: pd.DataFrame, kind: str, settings: M
         delta, low, high, p = inference.paired_perplexity(
             ours["value"], reference["value"], ours["weight"], *_bootstrap(settings)
         )
-    comparison = {"reference": settings["reference"], "delta": delta, "delta_low": low, "delta_high": high}
+    comparison = {"reference": name, "delta": delta, "delta_low": low, "delta_high": high}
     return comparison | {"test": TESTS[kind], "discordant": discordant, "p_value": p}
 
 
@@ -221,23 +256,27 @@ def _calibration_rows(
     settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     variants = [(method, sparsity) for method in settings["methods"] for sparsity in settings["sparsities"]]
-    rows = {}
-    for task, metric, kind in _measures(settings):
-        names = {variant: f"{calib}/{variant[0]}/{variant[1]}" for variant in variants}
-        outcomes = {v: _outcomes(pruned[v][task], names[v], task, metric, kind) for v in variants}
-        baseline = _outcomes(dense[task], "dense", task, metric, kind)
-        same_items({f"{model}/dense": baseline} | {f"{model}/{names[v]}": outcomes[v] for v in variants}, task)
+    names = {variant: f"{calib}/{variant[0]}/{variant[1]}" for variant in variants}
+    outcomes, rows = {}, {}
+    for column, metric, kind in _measures(settings):
+        found = {v: _outcomes(pruned[v][column], names[v], column, metric, kind) for v in variants}
+        baseline = _outcomes(dense[column], "dense", column, metric, kind)
+        same_items({f"{model}/dense": baseline} | {f"{model}/{names[v]}": found[v] for v in variants}, column)
+        outcomes |= {(v, column, metric): samples for v, samples in found.items()}
+    for column, metric, kind in _measures(settings):
         for variant in variants:
             method, sparsity = variant
-            row = _row(model, variant, task, metric, _measure(outcomes[variant], kind, settings), manifests[variant])
+            ours = outcomes[variant, column, metric]
+            row = _row(model, variant, column, metric, _measure(ours, kind, settings), settings, manifests[variant])
             row |= {"calib": calib, "seed": settings["models"][model]["calibrations"][calib]["seed"]}
-            if method != settings["reference"]:
-                row |= _compare(outcomes[variant], outcomes[settings["reference"], sparsity], kind, settings)
-            rows[variant, task, metric] = row
+            if reference := _reference_of(method, column, settings):
+                name = UNTUNED if settings["reference"] == UNTUNED else reference[0]
+                row |= _compare(ours, outcomes[(reference[0], sparsity), reference[1], metric], name, kind, settings)
+            rows[variant, column, metric] = row
         for sparsity in settings["sparsities"]:
-            column = [(method, sparsity) for method in settings["methods"]]
-            _mark_best([rows[v, task, metric] for v in column], [outcomes[v] for v in column], kind, settings)
-    ordered = [rows[variant, task, metric] for variant in variants for task, metric, _ in _measures(settings)]
+            group = [((method, sparsity), column, metric) for method in settings["methods"]]
+            _mark_best([rows[key] for key in group], [outcomes[key] for key in group], kind, settings)
+    ordered = [rows[variant, column, metric] for variant in variants for column, metric, _ in _measures(settings)]
     for row, p in zip(ordered, inference.holm([row.get("p_value") for row in ordered]), strict=True):
         row["p_holm"] = p
     return ordered
@@ -246,13 +285,15 @@ def _calibration_rows(
 def _row(
     model: str,
     variant: Variant,
-    task: str,
+    column: str,
     metric: str,
     measure: Mapping[str, Any],
+    settings: Mapping[str, Any],
     manifest: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A row without comparison; without a manifest it is the dense model's."""
-    row = {"model": model, "method": variant[0], "sparsity": variant[1], "task": task, "metric": metric, **measure}
+    row = {"model": model, "method": variant[0], "sparsity": variant[1], "metric": metric, **measure}
+    row |= {"task": _task(column, settings), "tuning": _tuning(column, settings)}
     row |= {"achieved_sparsity": 0.0, "params_removed": 0.0, "best": False, "near_best": False}
     if manifest is not None:
         row["achieved_sparsity"] = manifest["achieved_sparsity"]
@@ -262,50 +303,39 @@ def _row(
 
 def _add_published(rows: Sequence[dict[str, Any]], published: pd.DataFrame) -> None:
     values = {
-        (entry.model, preset, round(100 * entry.sparsity), entry.task, entry.metric): entry.value
+        (entry.model, preset, round(100 * entry.sparsity), entry.task, entry.tuning, entry.metric): entry.value
         for entry in published.itertuples()
         for preset in entry.presets.split(";")
     }
     for row in rows:
-        row["published"] = values.get(tuple(row[name] for name in ("model", "method", "sparsity", "task", "metric")))
+        key = tuple(row[name] for name in ("model", "method", "sparsity", "task"))
+        row["published"] = values.get((*key, row["tuning"] or "", row["metric"]))
 
 
 # From rows to the paper's layout ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One printed result: value and interval, marks (†, n.s.), and the published value with the difference."""
-
-    value: str
-    interval: str
-    best: bool = False
-    marks: tuple[str, ...] = ()
-    published: str = ""
-
-
-@dataclass(frozen=True)
-class Block:
-    """One (model, calibration). Texts are Markdown with no markup but `code`; rows have a cell per group and column."""
-
-    name: str
-    title: str
-    groups: list[str]
-    columns: list[str]
-    rows: list[tuple[str, list[Cell]]]
-    notes: list[str]
-
-
 def layout(frame: pd.DataFrame, published: pd.DataFrame, settings: Mapping[str, Any]) -> list[Block]:
-    """Rows of `table1_rows` (of any number of models) in the paper's layout: rows are methods, column groups
-    sparsities, columns tasks; one block a model and calibration, with the notes that explain it."""
+    """Rows of `table_rows` (of any number of models) in the paper's layout, one block a model and calibration, with
+    the notes that explain it; models with several calibrations get one more, the spread over them.
+
+    `wide` (Table 1): rows are methods, column groups sparsities, columns tasks. `long` (Tables 6 and 7): rows are
+    methods at a sparsity."""
+    _check_layout(settings)
     blocks = []
     for model, entry in settings["models"].items():
         of_model = frame[frame["model"] == model]
-        dense = of_model[of_model["method"] == DENSE[0]]
+        dense, pruned = of_model[of_model["method"] == DENSE[0]], of_model[of_model["method"] != DENSE[0]]
         for calib in entry["calibrations"]:
-            blocks.append(_block(model, calib, dense, of_model[of_model["calib"] == calib], published, settings))
+            blocks.append(_block(model, calib, dense, pruned[pruned["calib"] == calib], published, settings))
+        if len(entry["calibrations"]) > 1:
+            blocks.append(_spread_block(model, dense, pruned, settings))
     return blocks
+
+
+def _check_layout(settings: Mapping[str, Any]) -> None:
+    if settings["layout"] not in ("wide", "long"):
+        raise InputError(f"{settings['name']}.layout: {settings['layout']!r} is neither 'wide' nor 'long'")
 
 
 def _block(
@@ -316,38 +346,89 @@ def _block(
     published: pd.DataFrame,
     settings: Mapping[str, Any],
 ) -> Block:
-    measures = list(_measures(settings))
-    indexed = pruned.set_index(["method", "sparsity", "task", "metric"])
-    unpruned = [_cell(row, settings) for row in dense.to_dict("records")]
-    rows = [("dense", unpruned * len(settings["sparsities"]))]
-    for method in settings["methods"]:
-        keys = [(method, sparsity, *measure[:2]) for sparsity in settings["sparsities"] for measure in measures]
-        label = f"`{method}` (reference)" if method == settings["reference"] else f"`{method}`"
-        cells = [_cell({"method": method, "task": key[2], **indexed.loc[key].to_dict()}, settings) for key in keys]
-        rows.append((label, cells))
-    notes = _legend(dense, pruned, settings) + _widths(pruned) + _published_notes(pruned, published)
+    notes = _legend(dense, pruned, settings) + _widths(pruned) + _published_notes(pruned, published, settings)
     if note := settings["models"][model]["note"]:
         notes.insert(0, f"`{model}`: {note.rstrip('.')}.")
-    return Block(
-        name=f"{model}-{calib}",
-        title=f"`{model}` after FFN neurons were removed by each method, calibrated on `{calib}`",
-        groups=[f"{sparsity}%" for sparsity in settings["sparsities"]],
-        columns=[_title(task, metric, settings) for task, metric, _ in measures],
-        rows=rows,
-        notes=notes,
-    )
+    tunings = {entry["tuning"]: entry["note"] for entry in settings["tasks"].values() if entry.get("note")}
+    notes += [f"`{tuning}`: {note.rstrip('.')}." for tuning, note in tunings.items()]
+    title = f"`{model}` after FFN neurons were removed by each method, calibrated on `{calib}`"
+    return _arranged(f"{model}-{calib}", title, _cells(dense, pruned, settings), notes, settings)
 
 
-def _title(task: str, metric: str, settings: Mapping[str, Any]) -> str:
-    entry = settings["tasks"][task]
-    return entry["title"] if len(entry["metrics"]) == 1 else f"{entry['title']} ({metric})"
+def _cells(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> dict[tuple, Cell]:
+    """(method, sparsity, column, metric) -> printed result; the dense model's under sparsity 0."""
+    of = {
+        (r["method"], r["sparsity"], r["task"], _text(r["tuning"]), r["metric"]): r for r in pruned.to_dict("records")
+    }
+    of_dense = {(r["task"], r["metric"]): r for r in dense.to_dict("records")}
+    cells = {}
+    for column, metric, _ in _measures(settings):
+        task, tuning = _task(column, settings), _text(_tuning(column, settings))
+        cells[(*DENSE, column, metric)] = _cell(of_dense[task, metric], column, settings)
+        for method in settings["methods"]:
+            for sparsity in settings["sparsities"]:
+                row = of[method, sparsity, task, tuning, metric]
+                cells[method, sparsity, column, metric] = _cell(row, column, settings)
+    return cells
 
 
-def _cell(row: Mapping[str, Any], settings: Mapping[str, Any]) -> Cell:
-    accuracy = settings["tasks"][row["task"]]["kind"] == "accuracy"
-    show, unit = (_percent, 100) if accuracy else (_plain, 1)
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _arranged(
+    name: str, title: str, cells: Mapping[tuple, Cell], notes: list[str], settings: Mapping[str, Any]
+) -> Block:
+    """Cells of `_cells` as a block, wide or long; the dense model's stand in every column group, or on top."""
+    measures = [measure[:2] for measure in _measures(settings)]
+    label = {m: f"`{m}` (reference)" if m == settings["reference"] else f"`{m}`" for m in settings["methods"]}
+    sparsities = settings["sparsities"]
+    dense = [cells[(*DENSE, *measure)] for measure in measures if (*DENSE, *measure) in cells]
+    if settings["layout"] == "wide":
+        groups = [f"{sparsity}%" for sparsity in sparsities]
+        rows = [("dense", dense * len(sparsities))] if dense else []
+        rows += [(label[m], [cells[m, s, *key] for s in sparsities for key in measures]) for m in label]
+    else:
+        groups = [""]
+        rows = [("dense", dense)] if dense else []
+        rows += [(f"{label[m]}, {s}%", [cells[m, s, *key] for key in measures]) for s in sparsities for m in label]
+    return Block(name, title, groups, [_title(*key, settings) for key in measures], rows, notes)
+
+
+def _spread_block(model: str, dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> Block:
+    """Mean, standard deviation and range over the calibrations: what the choice of calibration text brings."""
+    calibrations = settings["models"][model]["calibrations"]
+    keys = ["method", "sparsity", "task", "tuning", "metric"]
+    spread = pruned.assign(tuning=pruned["tuning"].map(_text)).groupby(keys)["value"].agg(["mean", "std", "min", "max"])
+    cells = {}
+    for column, metric, kind in _measures(settings):
+        show = percent if kind == "accuracy" else plain
+        for method in settings["methods"]:
+            for sparsity in settings["sparsities"]:
+                key = (method, sparsity, _task(column, settings), _text(_tuning(column, settings)), metric)
+                mean, deviation, low, high = show(*spread.loc[key])
+                cells[method, sparsity, column, metric] = Cell(f"{mean} ± {deviation}", f"[{low}, {high}]")
+    named = ", ".join(f"`{name}` (seed {entry['seed']})" for name, entry in calibrations.items())
+    notes = [
+        f"Mean ± standard deviation over {len(calibrations)} calibrations, the smallest and largest value in brackets: "
+        f"{named}. The test items are the same, so this is the spread that the choice of calibration text brings."
+    ]
+    title = f"`{model}`: spread over calibrations"
+    return _arranged(f"{model}-spread", title, cells, notes, settings)
+
+
+def _title(column: str, metric: str, settings: Mapping[str, Any]) -> str:
+    entry = settings["tasks"][column]
+    notes = [metric] if len(entry["metrics"]) > 1 else []
+    notes += [f"tuned on {entry['tuning']}"] if entry.get("tuning") else []
+    return f"{entry['title']} ({'; '.join(notes)})" if notes else entry["title"]
+
+
+def _cell(row: Mapping[str, Any], column: str, settings: Mapping[str, Any]) -> Cell:
+    accuracy = settings["tasks"][column]["kind"] == "accuracy"
+    show, unit = (percent, 100) if accuracy else (plain, 1)
     marks = ["†"] if row["near_best"] else []
-    compared = row["method"] not in (DENSE[0], settings["reference"])
+    compared = row["method"] != DENSE[0] and _reference_of(row["method"], column, settings)
     # An undefined p (a single window) is no evidence either, hence not "p > alpha".
     if compared and not row["p_holm"] <= 1 - settings["confidence"]:
         marks.append("n.s.")
@@ -357,16 +438,6 @@ def _cell(row: Mapping[str, Any], settings: Mapping[str, Any]) -> Cell:
         difference = round(unit * (row["value"] - row["published"]), 1) + 0.0  # + 0.0 makes -0.0 a plain zero
         published = f"paper {unit * row['published']:.2f}, {difference:+.1f}".replace("-", "−")
     return Cell(value, f"[{low}, {high}]", row["best"], tuple(marks), published)
-
-
-def _percent(*values: float) -> list[str]:
-    return [f"{100 * value:.1f}" for value in values]
-
-
-def _plain(*values: float) -> list[str]:
-    """Perplexities, all with the decimals that suit the first: four digits or so."""
-    decimals = max(0, 2 - max(0, math.floor(math.log10(values[0])) - 1))
-    return ["–" if math.isnan(value) else f"{value:,.{decimals}f}" for value in values]
 
 
 def _legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
@@ -388,27 +459,45 @@ def _legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, An
     ]
     comparisons = int(pruned["p_value"].notna().sum())
     alpha = f"{1 - settings['confidence']:.3g}"
-    if len(settings["methods"]) > 1:
+    reference = {
+        UNTUNED: "the same model before LoRA recovery",
+        UNCOMPENSATED: "the same method without ridge compensation",
+    }.get(settings["reference"], f"the reference method, `{settings['reference']}`, at the same sparsity")
+    if comparisons:
         named = ", ".join(f"{TESTS[kind]} for {kind}" for kind in kinds)
         notes.append(
-            f"n.s.: not significantly different from the reference method, `{settings['reference']}`, at the same "
-            f"sparsity on the same items ({named}; p > {alpha} after Holm's adjustment over the {comparisons} "
-            "comparisons of this table). A value without n.s. differs significantly from the reference, up or down. "
-            "Differences, their intervals and p-values are in the CSV beside this table."
+            f"n.s.: not significantly different from {reference}, on the same items ({named}; p > {alpha} after "
+            f"Holm's adjustment over the {comparisons} comparisons of this table). A compared value without n.s. "
+            "differs significantly, up or down. Differences, intervals and p-values are in the CSV beside this table."
         )
     notes.append(
         "Bold: best of its column, dense left aside. †: not significantly worse than the best (same test, Holm within "
         "the column). No p-value is given for either: the best was chosen by looking at these very items."
     )
-    return notes
+    return notes + _leakage(pruned, settings)
+
+
+def _leakage(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+    """What test items share with the text that was calibrated or tuned on (leakage.csv)."""
+    used = {*pruned["calib"], *pruned["tuning"].dropna()}
+    tasks = {_task(column, settings) for column in settings["tasks"]}
+    found = [r for r in settings.get("leakage", []) if r["source"] in used and r["task"] in tasks]
+    if not found:
+        return []
+    parts = [
+        f"`{r['task']}` against `{r['source']}`: {r['identical']} identical, {r['overlapping']} sharing half of their "
+        f"{r['n']}-grams, of {r['items']}"
+        for r in found
+    ]
+    return [f"Test items found in the text that was calibrated or tuned on: {'; '.join(parts)}."]
 
 
 def _sizes(dense: pd.DataFrame, settings: Mapping[str, Any]) -> str:
     parts = []
+    of_task = {_task(column, settings): entry for column, entry in reversed(settings["tasks"].items())}
     for row in dense.itertuples():
-        entry = settings["tasks"][row.task]
-        unit = "items" if entry["kind"] == "accuracy" else "predicted tokens"
-        parts.append(f"{entry['title']} n = {row.n:,} {unit} (`{row.metric}`)")
+        unit = "items" if of_task[row.task]["kind"] == "accuracy" else "predicted tokens"
+        parts.append(f"{of_task[row.task]['title']} n = {row.n:,} {unit} (`{row.metric}`)")
     return "; ".join(parts)
 
 
@@ -417,7 +506,7 @@ def _widths(pruned: pd.DataFrame) -> list[str]:
     models = pruned.drop_duplicates(["method", "sparsity"])
     removed = []
     for sparsity, group in models.groupby("sparsity", sort=True):
-        low, high = _percent(group["params_removed"].min(), group["params_removed"].max())
+        low, high = percent(group["params_removed"].min(), group["params_removed"].max())
         removed.append(f"{low}% at sparsity {sparsity}%" if low == high else f"{low}–{high}% at sparsity {sparsity}%")
     notes = [f"Share of all the model's parameters removed: {'; '.join(removed)}."]
     deviation = 100 * models["achieved_sparsity"] - models["sparsity"].astype(float)
@@ -428,7 +517,7 @@ def _widths(pruned: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _published_notes(pruned: pd.DataFrame, published: pd.DataFrame) -> list[str]:
+def _published_notes(pruned: pd.DataFrame, published: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     """What a published value beside a measured one means, and the known trouble with it."""
     shown = set(pruned.loc[pruned["published"].notna(), "method"])
     readings = []
@@ -439,83 +528,9 @@ def _published_notes(pruned: pd.DataFrame, published: pd.DataFrame) -> list[str]
     if not readings:
         return []
     return [
-        "paper: the value published in Table 1 of the RKU paper, and measured minus published in points. The paper "
-        f"does not say how it allocates sparsity to layers: {'; '.join(readings)}. Where two presets are named, one "
-        "published row has two candidate readings and stands beside both; never a reproduction claim.",
-        *PAPER_NOTES,
+        f"paper: the value published in {settings['paper'].replace('table', 'Table ')} of the RKU paper, and measured "
+        f"minus published. The paper does not say how it allocates sparsity to layers: {'; '.join(readings)}. Where "
+        "two presets are named, one published row has two candidate readings and stands beside both; never a "
+        "reproduction claim.",
+        *settings["paper_notes"],
     ]
-
-
-# Printing -----------------------------------------------------------------------------------------------------------
-
-
-def to_markdown(blocks: Sequence[Block]) -> str:
-    """All blocks as GitHub Markdown, the source aligned so that it can be read as it stands."""
-    return "# Table 1: what pruning leaves of each model\n\n" + "\n".join(map(_markdown_block, blocks))
-
-
-def _markdown_block(block: Block) -> str:
-    header = ["Method", *(f"{group}: {column}" for group in block.groups for column in block.columns)]
-    body = [[label, *map(_markdown_cell, cells)] for label, cells in block.rows]
-    table = [[text.replace("|", "\\|") for text in line] for line in [header, *body]]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in table]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    notes = [f"* {note}" for note in block.notes]
-    return "\n".join([f"## {block.title}", "", *lines, "", *notes, ""])
-
-
-def _markdown_cell(cell: Cell) -> str:
-    value = f"**{cell.value}**" if cell.best else cell.value
-    published = [f"({cell.published})"] if cell.published else []
-    return " ".join([value, cell.interval, *cell.marks, *published])
-
-
-def to_tex(blocks: Sequence[Block]) -> str:
-    """All blocks as LaTeX floats; the interval and the published value stand below each value, to fit a page."""
-    return "% \\usepackage{booktabs} in the preamble\n" + "\n".join(map(_tex_block, blocks))
-
-
-def _tex_block(block: Block) -> str:
-    width = len(block.columns)
-    groups = [f"\\multicolumn{{{width}}}{{c}}{{{_tex(group)} sparsity}}" for group in block.groups]
-    starts = [2 + width * i for i in range(len(groups))]
-    header = ["Method", *(_tex(column) for _ in groups for column in block.columns)]
-    lines = [
-        r"\begin{table*}[t]",
-        r"\centering\small",
-        f"\\caption{{{_tex(block.title)}.}}",
-        f"\\label{{tab:table1-{block.name}}}",
-        f"\\begin{{tabular}}{{l{'c' * (width * len(groups))}}}",
-        r"\toprule",
-        " & ".join(["", *groups]) + r" \\",
-        " ".join(f"\\cmidrule(lr){{{start}-{start + width - 1}}}" for start in starts),
-        " & ".join(header) + r" \\",
-    ]
-    for i, (label, cells) in enumerate(block.rows):
-        lines += [r"\midrule" if i < 2 else r"\addlinespace"]  # rules above and below the dense row
-        lines += _tex_rows(label, cells)
-    notes = [f"{_tex(note)}\\par" for note in block.notes]
-    minipage = [r"\par\medskip", r"\begin{minipage}{\textwidth}\footnotesize", *notes, r"\end{minipage}"]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *minipage, r"\end{table*}", ""])
-
-
-def _tex_rows(label: str, cells: Sequence[Cell]) -> list[str]:
-    values = [
-        "\\,".join([f"\\textbf{{{_tex(c.value)}}}" if c.best else _tex(c.value), *map(_tex, c.marks)]) for c in cells
-    ]
-    small = [[cell.interval for cell in cells]]
-    if any(cell.published for cell in cells):
-        small.append([cell.published for cell in cells])
-    below = [["", *(f"{{\\scriptsize {_tex(text)}}}" if text else "" for text in line)] for line in small]
-    return [" & ".join(line) + r" \\" for line in [[_tex(label), *values], *below]]
-
-
-TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "†": r"$^{\dagger}$"}
-TEX |= {"−": "$-$", "–": "--", ">": "$>$", "<": "$<$", "=": "$=$"} | {c: f"\\{c}" for c in "&%$#_{}"}
-
-
-def _tex(text: str) -> str:
-    """Plain text with `code` as LaTeX."""
-    parts = ["".join(TEX.get(c, c) for c in part) for part in text.split("`")]
-    return "".join(f"\\texttt{{{part}}}" if i % 2 else part for i, part in enumerate(parts))

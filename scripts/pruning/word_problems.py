@@ -43,11 +43,11 @@ class Problem:
         return {0: "test", 1: "validation"}.get(digest[0] % 10, "train")
 
 
-def generate(template: int, rng: Random) -> Problem:
-    """Draw one problem of a gsm_symbolic template (reasoning-gym's template number).
+def generate(template: int, rng: Random, difficulty: float = 1.0) -> Problem:
+    """Draw one problem of a gsm_symbolic template (reasoning-gym's template number and difficulty).
 
     Raises KeyError if reasoning-gym has no such template."""
-    item = _generators()[template](rng, 1.0)
+    item = _generators()[template](rng, difficulty)
     return Problem(template, item["question"].strip(), item["metadata"]["answer_cot"].strip())
 
 
@@ -59,14 +59,14 @@ def stream(split: str, templates: Sequence[int], rng: Random) -> Iterator[Proble
             yield problem
 
 
-def sample(split: str | None, templates: Sequence[int], size: int, seed: int) -> list[Problem]:
+def sample(split: str | None, templates: Sequence[int], size: int, seed: int, difficulty: float = 1.0) -> list[Problem]:
     """`size` problems of a split (None: of any) with distinct number tuples, balanced over the templates.
 
     Raises ValueError if the templates do not hold that many distinct tuples."""
     rng, seen, problems, misses = Random(seed), set(), [], 0
     for template in cycle(templates):
         for _ in range(200):
-            problem = generate(template, rng)
+            problem = generate(template, rng, difficulty)
             key = (template, problem.numbers)
             if split in (None, problem.split) and key not in seen:
                 seen.add(key)

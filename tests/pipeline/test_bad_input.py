@@ -33,24 +33,47 @@ def edited(workspace: Workspace, changes: dict) -> Workspace:
 
 BAD_CONFIGS = {
     "unknown key": ({"modles": {}}, "modles: unknown key"),
-    "unknown nested key": ({"table1|sparsity": [30]}, "table1.sparsity: unknown key"),
+    "unknown nested key": ({"tables|table1|sparsity": [30]}, "tables.table1.sparsity: unknown key"),
     "wrong type": ({"calibrations|gsm_symbolic-s0|samples": "many"}, "samples: Input should be a valid integer"),
-    "unknown method": ({"table1|methods": ["wanda", "wandb"]}, "table1.methods: unknown name 'wandb'"),
+    "unknown method": ({"experiment|methods": ["wanda", "wandb"]}, "experiment.methods: unknown name 'wandb'"),
     "unknown score": ({"methods|mine": {"score": "entropy"}}, "methods.mine: unknown score 'entropy'; known: cfsp"),
     "unknown allocation": ({"methods|mine": {"score": "wanda", "allocate": "owl"}}, "unknown allocate 'owl'"),
     "unknown compensation": ({"methods|mine": {"score": "wanda", "compensate": "magic"}}, "unknown compensate 'magic'"),
-    "unknown task": ({"table1|tasks": ["gsm9k"]}, "table1.tasks: unknown name 'gsm9k'"),
+    "unknown task": ({"tables|table1|tasks": ["gsm9k"]}, "tables.table1.tasks: unknown name 'gsm9k'"),
     "task without definition": (
         {"tasks|mine": {"kind": "lm_eval", "title": "Mine", "metrics": ["acc"]}},
         "config/tasks/mine.yaml: no such task definition",
     ),
     "unknown metric": ({"tasks|gsm_symbolic|metrics": ["f1"]}, "tasks.gsm_symbolic.metrics: unknown name 'f1'"),
-    "sparsity 0": ({"table1|sparsities": [0]}, "table1.sparsities.0: Input should be greater than 0"),
-    "sparsity 100": ({"table1|sparsities": [100]}, "table1.sparsities.0: Input should be less than 100"),
-    "sparsity as a fraction": ({"table1|sparsities": [0.4]}, "table1.sparsities.0: Input should be a valid integer"),
+    "sparsity 0": ({"tables|table1|sparsities": [0]}, "tables.table1.sparsities.0: Input should be greater than 0"),
+    "sparsity 100": ({"tables|table1|sparsities": [100]}, "tables.table1.sparsities.0: Input should be less than 100"),
+    "sparsity as a fraction": (
+        {"tables|table1|sparsities": [0.4]},
+        "tables.table1.sparsities.0: Input should be a valid integer",
+    ),
+    "unknown recovery": (
+        {"tables|table1|tasks": ["gsm_symbolic@lora"]},
+        "tables.table1.tasks: the recovery of 'gsm_symbolic@lora': unknown name 'lora'",
+    ),
+    "table named as another result": (
+        {"tables|costs": {"title": "t", "tasks": ["gsm_symbolic"], "sparsities": [30]}},
+        "tables.costs: this name is taken by another result",
+    ),
+    "tuning set without the field": (
+        {"datasets|arithmetic|completion": "{rationale}"},
+        "tunings.arithmetic: the text '{rationale}' needs a field: unknown name 'rationale'",
+    ),
+    "ablation of another energy": (
+        {"ablation|calibrations": {"pre_norm": "gsm_symbolic-s0"}},
+        "ablation.calibrations.pre_norm: 'gsm_symbolic-s0' takes the energy elsewhere",
+    ),
+    "unknown method of a pair": ({"overlap|pairs": [["rku", "owl"]]}, "overlap.pairs: unknown name 'owl'"),
     "name with a slash": ({"methods|a/b": {"score": "wanda"}}, "names may hold only a-z, 0-9, _ and -"),
     "name with a dot": ({"models|qwen2.5": {"source": {"kind": "local", "path": "x"}}}, "names may hold only"),
-    "reference that is not in the table": ({"table1|reference": "flap"}, "table1.reference: unknown name 'flap'"),
+    "reference that is not in the table": (
+        {"tables|table1|reference": "flap"},
+        "tables.table1.reference: unknown name 'flap'",
+    ),
     "model folder missing": (
         {"models|tiny-reasoner|source|path": "resources/nowhere"},
         "models.tiny-reasoner.source.path: no model in resources/nowhere",
@@ -67,7 +90,7 @@ BAD_CONFIGS = {
     ),
     "text without the field": (
         {"datasets|gsm_symbolic|prompt": "{problem}"},
-        "calibrations.gsm_symbolic-s0: the text '{problem}' needs a field: unknown name 'problem'",
+        "the text '{problem}' needs a field: unknown name 'problem'",
     ),
     "FLAP bias on Qwen2": (
         {"methods|rku|compensate": "bias"},

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 from workspace import Workspace
 
 COLUMNS = [
-    *("model", "calib", "seed", "method", "sparsity", "achieved_sparsity", "params_removed", "task", "metric", "n"),
-    *("value", "ci_low", "ci_high", "reference", "delta", "delta_low", "delta_high", "test", "discordant"),
-    *("p_value", "p_holm", "published"),
+    *("model", "calib", "seed", "method", "sparsity", "achieved_sparsity", "params_removed", "task", "tuning"),
+    *("metric", "n", "value", "ci_low", "ci_high", "reference", "delta", "delta_low", "delta_high", "test"),
+    *("discordant", "p_value", "p_holm", "published", "mean_tokens", "cut_off", "no_answer", "repetition"),
 ]
 
 

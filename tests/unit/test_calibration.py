@@ -4,6 +4,8 @@ import copy
 import importlib
 from functools import partial
 
+import calibrate as calibrate_stage
+import merge_calibration
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,11 +15,13 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
 
 import tiny
-from pruning import allocation, statistics
+from pruning import allocation, artifacts, statistics
 from pruning.calibration import Calibration, activation_table, checkpoint_gradients, ffn_blocks
 from pruning.calibration_data import micro_batches, sampled_positions, shard_of
 from pruning.errors import InputError
 from pruning.normalise import layer_sum
+from pruning.statistics import TOKEN_CLASSES
+from pruning.token_classes import vocabulary_classes
 
 MODELS = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 PLAIN = {"token_mask": "all", "mask_first_token": False}
@@ -221,6 +225,103 @@ def test_sampled_activations_are_the_hooked_ones():
     table = activation_table(run.kept)
     assert table.column_names == ["sample", "position", "token", "activation"]
     assert table.to_pylist()[0]["activation"] == run.kept[0]["activation"].tolist()
+
+
+VOCABULARY = vocabulary_classes(tiny.tokenizer(), 257)
+KEYS = ["layer", "neuron", "token_class"]
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("masks", [PLAIN, {"token_mask": "answer", "mask_first_token": True}])
+def test_token_classes_are_their_definition(family, masks):
+    """Sums of a, |a|, a^2 and |a g| over each class's tokens, sample by sample, in float64."""
+    model, samples = MODELS[family](), sequences()
+    found = calibrate(model, samples, masks=masks, token_classes=VOCABULARY).class_frame()
+    assert list(found.columns) == [*KEYS, *statistics.TOKEN_CLASS_COLUMNS]
+    expected = []
+    twin = exact(model)
+    for ids, answer in samples:
+        inputs, leaves, _, output = trace(twin, ids)
+        wanted = [t for t in range(len(ids)) if masks == PLAIN or (answer[t] and t > 0)]
+        last, log_p = output.hidden_states[-1][0], output.logits[0].log_softmax(-1)
+        surprise = [-log_p[t - 1, ids[t]] for t in wanted if t > 0]
+        energy, ce = sum((last[t] ** 2).sum() for t in wanted) / len(wanted) / 2, sum(surprise) / len(surprise)
+        gradients = [torch.autograd.grad(value, leaves, retain_graph=True) for value in (energy, ce)]
+        for layer, a in enumerate(inputs):
+            parts = {"act_abs_sum": a.abs(), "act_sq_sum": a**2}
+            parts |= {f"{o}_abs_sum": (a * g[layer][0]).abs() for o, g in zip(("energy", "ce"), gradients, strict=True)}
+            for t, token in enumerate(ids):
+                name = "first" if t == 0 else TOKEN_CLASSES[VOCABULARY[token]]
+                columns = {measure: value[t].numpy() for measure, value in parts.items()}
+                keys = {"layer": layer, "neuron": range(48), "token_class": name, "n_tokens": 1.0}
+                expected.append(pd.DataFrame({**keys, **columns}))
+    expected = pd.concat(expected).groupby(KEYS).sum()
+    assert expected.index.get_level_values("token_class").nunique() >= 5  # the samples have nearly every class
+    expected = expected.reindex(pd.MultiIndex.from_frame(found[KEYS]), fill_value=0.0)
+    for name in statistics.TOKEN_CLASS_COLUMNS:
+        assert_close(found[name], expected[name])
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_token_classes_add_up_to_the_statistics_and_change_none(checkpointed):
+    model = tiny.qwen2()
+    without = calibrate(tiny.qwen2(), sequences(), micro_batch=5)
+    if checkpointed:
+        checkpoint_gradients(model)
+    run = calibrate(model, sequences(), micro_batch=5, token_classes=VOCABULARY)
+    sums = run.class_frame().drop(columns="token_class").groupby(["layer", "neuron"]).sum()
+    neurons = run.frames()[0].set_index(["layer", "neuron"])
+    for name in statistics.TOKEN_CLASS_COLUMNS:
+        assert_close(sums[name], neurons[name], rtol=1e-5)
+    assert without.class_frame().empty
+    if not checkpointed:
+        for one, other in zip(run.frames(), without.frames(), strict=True):
+            pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+@pytest.mark.parametrize("shards", [2, 5])
+def test_token_classes_of_shards_add_up_to_the_whole(shards):
+    model, samples = tiny.qwen2(), sequences(lengths=(12, 9, 16, 7, 10, 5, 11, 8, 13, 6))
+    frames = [
+        calibrate(model, samples, shard=(shard, count), token_classes=VOCABULARY).class_frame()
+        for count in (1, shards)
+        for shard in range(count)
+    ]
+    whole, merged = frames[0].set_index(KEYS).sort_index(), statistics.merge(iter(frames[1:]), KEYS).set_index(KEYS)
+    assert whole.index.equals(merged.index)
+    np.testing.assert_allclose(merged, whole, rtol=1e-12)
+    assert (merged["n_tokens"] == whole["n_tokens"]).all()
+
+
+def test_stages_write_four_files_and_the_merged_activations_know_their_layer(tmp_path):
+    tiny.save(tiny.qwen2(layers=3), tmp_path / "model")
+    text = "He had 3 apples + 4. " * 8
+    artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": [text]}), "dataset", {})
+    asked = {
+        **{"samples": 4, "sequence_length": 32, "packing": "concat", "seed": 0, "energy": "post_norm", **PLAIN},
+        **{"micro_batch": 2, "shards": 2, "gradient_checkpointing": False, "sampled_tokens": 9, "analysed_layer": None},
+        **{"dtype": "float32", "prompt": "{text}", "completion": ""},
+    }
+    shards = [tmp_path / str(shard) for shard in range(2)]
+    for number, shard in enumerate(shards):
+        calibrate_stage.calibrate(asked, tmp_path / "model", tmp_path / "data.parquet", number, shard)
+    merge_calibration.merge_calibration(asked, shards, tmp_path / "merged")
+    merged = tmp_path / "merged"
+    assert artifacts.read_provenance(merged / "activations.parquet")["settings"]["analysed_layer"] == 1
+    assert artifacts.read_table(merged / "activations.parquet", "activations").num_rows == 9
+    classes = artifacts.read_parquet(merged / "token_classes.parquet", "token_classes")
+    assert list(classes.columns) == [*KEYS, *statistics.TOKEN_CLASS_COLUMNS] and len(classes) == 3 * 48 * 6
+    tokens = classes[(classes["layer"] == 0) & (classes["neuron"] == 0)].set_index("token_class")["n_tokens"]
+    expected = dict.fromkeys(TOKEN_CLASSES, 0)
+    for start in range(0, 128, 32):
+        for t, character in enumerate(text[start : start + 32]):
+            token = tiny.tokenizer()(character)["input_ids"][0]
+            expected["first" if t == 0 else TOKEN_CLASSES[VOCABULARY[token]]] += 1
+    assert tokens.to_dict() == expected
+    total = artifacts.read_parquet(merged / "statistics.parquet", "statistics")
+    sums = classes.drop(columns="token_class").groupby(["layer", "neuron"], as_index=False).sum()
+    for name in statistics.TOKEN_CLASS_COLUMNS:
+        assert_close(sums[name], total[name], rtol=1e-5)
 
 
 def hooks_of(model) -> list:

@@ -18,7 +18,7 @@ from pruning.calibration import Calibration
 from pruning.calibration_data import micro_batches
 from pruning.checkpoint import Checkpoint
 from pruning.compact import compact_config, write_compact
-from pruning.compensation import bias
+from pruning.compensation import Compensated, bias
 from pruning.errors import InputError
 from pruning.loading import layer_widths, load, model_class
 
@@ -35,10 +35,20 @@ def masks(widths, seed: int = 0) -> list[np.ndarray]:
     return keeps
 
 
-def write(base: Path, output: Path, keeps, down_bias=None, export="exact") -> Path:
+def write(base: Path, output: Path, keeps, compensate=None, export="exact") -> Path:
     output.mkdir()
-    write_compact(Checkpoint(base), output, keeps, down_bias, export)
+    write_compact(Checkpoint(base), output, keeps, compensate, export)
     return output
+
+
+def ones_as_bias(base: Path, keeps):
+    """A compensation that adds 1 to every output of down_proj and leaves its weights alone."""
+
+    def compensate(layer: int) -> Compensated:
+        weight = Checkpoint(base).matrix(layer, "down")[:, keeps[layer]]
+        return Compensated(weight, np.ones(len(weight), dtype=np.float32), {})
+
+    return compensate
 
 
 def dense(base: Path):
@@ -171,7 +181,7 @@ def assert_whole_index(output: Path):
 def test_weights_keep_their_dtype(tmp_path):
     base = tiny.save(tiny.llama().to(torch.bfloat16), tmp_path / "base")
     keeps = masks(UNIFORM)
-    output = write(base, tmp_path / "out", keeps, down_bias=dict.fromkeys((0, 1), np.ones(32, dtype=np.float32)))
+    output = write(base, tmp_path / "out", keeps, ones_as_bias(base, keeps))
     assert {tensor.dtype for tensor in load_file(output / "model.safetensors").values()} == {torch.bfloat16}
 
 
@@ -197,10 +207,9 @@ def activation_means(base: Path) -> list[np.ndarray]:
     return means
 
 
-def compensated(base: Path, model, keeps) -> dict[int, np.ndarray]:
+def compensated(base: Path, model, keeps):
     statistics = calibrated(model)
-    downs = [Checkpoint(base).matrix(layer, "down") for layer in range(len(keeps))]
-    return {layer: bias.down_bias(downs[layer], keep, statistics[layer]) for layer, keep in enumerate(keeps)}
+    return lambda layer: bias.compensate(Checkpoint(base).matrix(layer, "down"), keeps[layer], statistics[layer])
 
 
 @pytest.mark.parametrize("mlp_bias", [False, True], ids=["without", "with"])
@@ -228,15 +237,18 @@ def test_own_biases_are_cut_with_their_neurons(tmp_path):
 def test_down_bias_by_hand():
     down = np.array([[1.0, 2.0, 3.0], [0.5, -1.0, 4.0]], dtype=np.float32)
     statistics = {"act_sum": np.array([10.0, 20.0, 30.0]), "n_tokens": np.full(3, 10.0)}  # means 1, 2, 3
-    found = bias.down_bias(down, np.array([True, False, False]), statistics)
-    assert found.dtype == np.float32
-    assert found.tolist() == [2 * 2 + 3 * 3, -1 * 2 + 4 * 3]
+    found = bias.compensate(down, np.array([True, False, False]), statistics)
+    assert found.bias.dtype == found.weight.dtype == np.float32
+    assert found.bias.tolist() == [2 * 2 + 3 * 3, -1 * 2 + 4 * 3]
+    assert found.weight.tolist() == [[1], [0.5]]
+    assert found.record == {"bias_norm": pytest.approx((13**2 + 10**2) ** 0.5)}
 
 
 def test_a_family_without_a_slot_for_the_bias_is_an_error(tmp_path):
     base = tiny.save(tiny.qwen2(), tmp_path / "base")
+    keeps = masks(UNIFORM)
     with pytest.raises(InputError, match=r"compensate: bias .*'qwen2' .*no slot for"):
-        write(base, tmp_path / "out", masks(UNIFORM), dict.fromkeys((0, 1), np.ones(32, dtype=np.float32)))
+        write(base, tmp_path / "out", keeps, ones_as_bias(base, keeps))
 
 
 # what else a compact directory holds
@@ -279,7 +291,7 @@ def test_a_model_that_is_no_causal_lm_is_refused(tmp_path):
 # the stage: a mask in, a model directory and its manifest out
 
 
-def run_stage(base: Path, keeps, tmp_path: Path, **settings) -> dict:
+def run_stage(base: Path, keeps, tmp_path: Path, evidence: bool = True, **settings) -> dict:
     frames = [pd.DataFrame({"layer": i, "neuron": range(len(k)), "keep": k}) for i, k in enumerate(keeps)]
     artifacts.write_parquet(tmp_path / "mask.parquet", pd.concat(frames), "mask", {})
     rows = [pd.DataFrame(s) for s in calibrated(tiny.llama())]
@@ -290,7 +302,7 @@ def run_stage(base: Path, keeps, tmp_path: Path, **settings) -> dict:
         tmp_path / "mask.parquet",
         tmp_path / "model",
         tmp_path / "manifest.json",
-        tmp_path / "statistics.parquet",
+        tmp_path / "statistics.parquet" if evidence else None,
     )
     return artifacts.read_json(tmp_path / "manifest.json", "compact")
 
@@ -314,6 +326,20 @@ def test_the_stage_compensates_with_the_statistics(tmp_path):
     assert_close(logits(loaded(tmp_path / "model")), expected_logits(base, keeps, activation_means(base)))
     whole = sum(p.numel() for p in dense(base).parameters())
     assert manifest["parameters_kept"] == whole - (96 - 38) * 3 * 32 + 2 * 38 + 2 * 32
+
+
+@pytest.mark.parametrize("scheme", ["none", "bias"])
+def test_the_manifest_tells_of_compensation_where_there_is_any(tmp_path, scheme):
+    manifest = run_stage(tiny.save(tiny.llama(), tmp_path / "base"), masks(UNEVEN), tmp_path, compensate=scheme)
+    if scheme == "none":
+        assert "compensation" not in manifest
+    else:
+        assert [list(record) for record in manifest["compensation"]] == [["bias_norm"], ["bias_norm"]]
+
+
+def test_compensation_without_its_evidence_is_refused(base, tmp_path):
+    with pytest.raises(InputError, match="compensate: ridge needs --evidence"):
+        run_stage(base, masks(UNEVEN), tmp_path, evidence=False, compensate="ridge")
 
 
 def test_a_mask_of_another_model_is_refused(base, tmp_path):

@@ -1,4 +1,4 @@
-"""Table 1 from small written artefacts: every number of it worked out by other means."""
+"""Tables from small written artefacts: every number of it worked out by other means."""
 
 import json
 import math
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import table1
+import table
 
-from pruning import artifacts, tables
+from pruning import artifacts, printing, tables
 from pruning.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -36,8 +36,9 @@ RIGHT = {
 }
 NATS = {"dense": 2.0, "wanda": 2.5, "wanda_global": 2.52, "rku": 3.0, "agf": 2.5}  # per token
 EXPECTED_COLUMNS = (
-    "model,calib,seed,method,sparsity,achieved_sparsity,params_removed,task,metric,n,value,ci_low,ci_high,reference,"
-    "delta,delta_low,delta_high,test,discordant,p_value,p_holm,published"
+    "model,calib,seed,method,sparsity,achieved_sparsity,params_removed,task,tuning,metric,n,value,ci_low,ci_high,"
+    "reference,delta,delta_low,delta_high,test,discordant,p_value,p_holm,published,mean_tokens,cut_off,no_answer,"
+    "repetition"
 )
 
 
@@ -63,10 +64,14 @@ class Study:
         self.results = directory / "results"
         self.outputs = {name: directory / f"table1.{name}" for name in ("csv", "md", "tex")}
         task = {"metrics": ["exact_match,strict-match"], "kind": "accuracy", "title": "GSM8K"}
+        task |= {"task": "gsm8k", "tuning": None}
         windows = {"metrics": ["perplexity"], "kind": "perplexity", "title": "WikiText-2"}
+        windows |= {"task": "wikitext2", "tuning": None}
         calibrations = {calib: {"seed": seed} for seed, calib in enumerate(CALIBS)}
         note = "weights are Q4_1-quantised"
         self.settings = {
+            **{"name": "table1", "title": "Table 1: what pruning leaves of each model", "layout": "wide"},
+            **{"paper": "table1", "notes": str(PAPER.with_name("notes.yaml"))},
             **{"reference": "wanda", "confidence": 0.95, "resamples": 500, "seed": 0, "published": str(PAPER)},
             "models": {
                 PAPER_MODEL: {"note": note, "calibrations": calibrations},
@@ -96,7 +101,7 @@ class Study:
         artifacts.write_parquet(self.samples(model, variant, task), frame, "samples", {})
 
     def run(self) -> pd.DataFrame:
-        table1.table1(self.settings, *self.outputs.values(), results=self.results)
+        table.table(self.settings, *self.outputs.values(), results=self.results)
         return pd.read_csv(self.outputs["csv"])
 
 
@@ -158,7 +163,7 @@ def test_columns_and_rows_are_those_promised(printed, frame):
 def test_dense_row_has_no_calibration_and_no_comparison(frame):
     row = one(frame, "dense", 0, calib=None)
     assert (row.value, row.n, row.achieved_sparsity, row.params_removed) == (0.9, 60, 0, 0)
-    assert row[["calib", "seed", *EXPECTED_COLUMNS.split(",")[13:]]].isna().all()
+    assert row[["calib", "seed", "tuning", *EXPECTED_COLUMNS.split(",")[14:23]]].isna().all()
 
 
 def test_reference_rows_have_no_comparison(frame):
@@ -311,7 +316,7 @@ def test_same_items_accepts_another_order():
 def run_cli(study, **changes) -> subprocess.CompletedProcess:
     outputs = [part for name, path in study.outputs.items() for part in (f"--output-{name}", str(path))]
     settings = json.dumps(study.settings | changes)
-    command = [sys.executable, REPOSITORY / "scripts/table1.py", "--settings", settings, *outputs]
+    command = [sys.executable, REPOSITORY / "scripts/table.py", "--settings", settings, *outputs]
     return subprocess.run([*command, "--results", study.results], capture_output=True, text=True, cwd=REPOSITORY)
 
 
@@ -325,10 +330,10 @@ def test_reference_that_is_no_method_is_one_line_naming_the_key(study):
 
 def test_published_table_that_is_none_is_an_error_naming_the_key(study, tmp_path):
     study.settings["published"] = str(tmp_path / "none.csv")
-    with pytest.raises(InputError, match="table1.published: .*none.csv: no such file"):
+    with pytest.raises(InputError, match="published: .*none.csv: no such file"):
         study.run()
     (tmp_path / "none.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="table1.published: .*expected the columns model, method"):
+    with pytest.raises(InputError, match="published: .*expected the columns model, method"):
         study.run()
 
 
@@ -348,7 +353,7 @@ def markdown_row(text, label, block=0) -> list[str]:
 
 def test_markdown_has_the_papers_layout(printed):
     text = printed["md"]
-    assert text.count("\n## ") == 4  # two models, two calibrations
+    assert text.count("\n## ") == 6  # two models, each with two calibrations and the spread over them
     headings = re.findall(r"^## .*`(\S+)` after .* on `(\S+)`$", text, re.M)
     assert headings == list(product([PAPER_MODEL, OTHER_MODEL], CALIBS))
     assert markdown_row(text, "Method")[1:] == ["30%: GSM8K", "30%: WikiText-2", "50%: GSM8K", "50%: WikiText-2"]
@@ -366,12 +371,14 @@ def test_markdown_cells_carry_interval_marks_and_published_value(printed):
     assert cells["`wanda` "] == "33.3 [22.7, 45.9] (paper 13.72, +19.6)"  # worse than rku, p = 2 / 2^20
     assert cells["`wanda_g"] == "33.3 [22.7, 45.9] n.s. (paper 13.72, +19.6)"
     assert markdown_row(printed["md"], "dense")[1::2] == ["90.0 [79.9, 95.3]"] * 2
-    assert markdown_row(printed["md"], "`rku`", block=2)[1] == "**66.7** [54.1, 77.3]"  # not the paper's model
+    assert markdown_row(printed["md"], "`rku`", block=3)[1] == "**66.7** [54.1, 77.3]"  # not the paper's model
 
 
 def test_difference_from_the_paper_is_signed_and_never_minus_zero(study):
-    row = {"method": "wanda", "task": "gsm8k", "ci_low": 0.1, "ci_high": 0.2, "best": False, "near_best": False}
-    shown = [tables._cell({**row, "value": v, "published": 0.1372}, study.settings).published for v in (0.137, 0.12)]
+    row = {"method": "wanda", "ci_low": 0.1, "ci_high": 0.2, "best": False, "near_best": False}
+    shown = [
+        tables._cell({**row, "value": v, "published": 0.1372}, "gsm8k", study.settings).published for v in (0.137, 0.12)
+    ]
     assert shown == ["paper 13.72, +0.0", "paper 13.72, −1.7"]
 
 
@@ -379,9 +386,9 @@ def test_difference_from_the_paper_is_signed_and_never_minus_zero(study):
     ("p_value", "p_holm", "marks"), [(0.01, 0.12, ("n.s.",)), (0.01, 0.04, ()), (0.2, 0.2, ("n.s.",))]
 )
 def test_significance_is_marked_after_holm(study, p_value, p_holm, marks):
-    row = {"method": "rku", "task": "gsm8k", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "published": math.nan}
+    row = {"method": "rku", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "published": math.nan}
     row |= {"best": False, "near_best": False, "p_value": p_value, "p_holm": p_holm}
-    assert tables._cell(row, study.settings).marks == marks
+    assert tables._cell(row, "gsm8k", study.settings).marks == marks
 
 
 def test_best_perplexity_is_the_lowest(printed, frame):
@@ -440,12 +447,95 @@ def test_notes_say_all_a_reader_needs(printed, name):
     assert not re.search(r"\bp = ", text)
 
 
+def test_the_spread_over_calibrations_is_their_mean_deviation_and_range(study):
+    study.write(PAPER_MODEL, f"{CALIBS[1]}/rku/30", range(46), 2.9)
+    study.run()
+    text = study.outputs["md"].read_text(encoding="utf-8").split("\n## ")[3]
+    assert text.startswith(f"`{PAPER_MODEL}`: spread over calibrations")
+    deviation = (46 / 60 - 40 / 60) / math.sqrt(2)  # of two values
+    assert f"71.7 ± {100 * deviation:.1f} [66.7, 76.7]" in markdown_row("\n## " + text, "`rku`")[1]
+    assert "`gsm8k-s0` (seed 0), `gsm8k-s1` (seed 1)" in text
+
+
+def test_long_tables_have_a_row_a_method_and_sparsity(study):
+    study.settings["layout"] = "long"
+    study.run()
+    text = study.outputs["md"].read_text(encoding="utf-8")
+    assert markdown_row(text, "Method")[1:] == ["GSM8K", "WikiText-2"]
+    labels = re.findall(r"^\| (\S.*?) +\|", text.split("\n## ")[1], re.M)
+    assert labels[:4] == ["Method", "dense", "`wanda` (reference), 30%", "`wanda_global`, 30%"]
+    assert len(labels) == 2 + len(METHODS) * len(SPARSITIES)
+    assert "multicolumn" not in study.outputs["tex"].read_text(encoding="utf-8")
+
+
+class Recovered(Study):
+    """The same, where the task is answered before and after a recovery named `lora`."""
+
+    def __init__(self, directory: Path):
+        super().__init__(directory)
+        plain = self.settings["tasks"]["gsm8k"]
+        self.settings["tasks"] = {"gsm8k": plain, "gsm8k@lora": {**plain, "tuning": "lora"}}
+        self.settings |= {
+            "reference": "untuned",
+            "models": {OTHER_MODEL: {"note": None, "calibrations": {CALIBS[0]: {"seed": 0}}}},
+        }
+
+
+def test_recovered_models_are_compared_with_themselves_before(tmp_path, written):
+    study = Recovered(tmp_path)
+    shutil.copytree(written.results, study.results)
+    for method, sparsity in product(METHODS, SPARSITIES):
+        right = set(RIGHT[method, sparsity]) | set(range(50, 58))
+        study.replace(OTHER_MODEL, f"{CALIBS[0]}/{method}/{sparsity}/lora", "gsm8k", accuracy_samples(right))
+    frame = study.run()
+    tuned = frame[frame.tuning == "lora"]
+    assert (tuned.reference == "untuned").all()
+    assert tuned.delta.tolist() == pytest.approx([8 / 60] * 8, rel=1e-4)
+    assert tuned.p_value.tolist() == pytest.approx([binomial_p(0, 8)] * 8, rel=1e-4)
+    assert frame[frame.tuning.isna()].reference.isna().all()
+    header = markdown_row(study.outputs["md"].read_text(encoding="utf-8"), "Method")
+    assert header[1:3] == ["30%: GSM8K", "30%: GSM8K (tuned on lora)"]
+    del study.settings["tasks"]["gsm8k"]
+    with pytest.raises(InputError, match="table1.tasks: 'gsm8k@lora' is compared with 'gsm8k': name that as well"):
+        study.run()
+
+
+def test_ridge_is_compared_with_the_same_method_without(study):
+    for model, calib, sparsity in product([PAPER_MODEL, OTHER_MODEL], CALIBS, SPARSITIES):
+        for kind in ("eval", "compact"):
+            folder = study.results / model / kind / calib
+            shutil.copytree(folder / f"rku/{sparsity}", folder / f"ridge_rku/{sparsity}")
+        path = f"{calib}/ridge_rku/{sparsity}"
+        study.replace(model, path, "gsm8k", accuracy_samples(set(RIGHT["rku", sparsity]) | set(range(50, 60))))
+    study.settings |= {"methods": ["wanda", "rku", "ridge_rku"], "reference": "uncompensated"}
+    frame = study.run()
+    assert set(frame[frame.reference.notna()].method) == {"ridge_rku"}
+    row = one(frame, "ridge_rku", 30)
+    assert (row.reference, row.discordant, row.delta) == ("rku", 10, pytest.approx(10 / 60, rel=1e-4))
+
+
+def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):
+    path = study.samples(PAPER_MODEL, f"{CALIBS[0]}/rku/30", "gsm8k")
+    samples = accuracy_samples(RIGHT["rku", 30]).assign(repetition=0.25)
+    samples.loc[:14, ["prediction", "finish_reason"]] = ["[invalid]", "length"]
+    artifacts.write_parquet(path, samples, "samples", {})
+    leaks = {"source": CALIBS[0], "task": "gsm8k", "items": 60, "identical": 0, "overlapping": 7, "n": 8}
+    pd.DataFrame([leaks]).to_csv(tmp_path / "leakage.csv", index=False)
+    table.table(study.settings, *study.outputs.values(), results=study.results, leakage=tmp_path / "leakage.csv")
+    row = one(pd.read_csv(study.outputs["csv"]), "rku", 30)
+    assert (row.mean_tokens, row.cut_off, row.no_answer, row.repetition) == (12, 0.25, 0.25, 0.25)
+    assert (
+        "`gsm8k` against `gsm8k-s0`: 0 identical, 7 sharing half of their 8-grams, of 60"
+        in study.outputs["md"].read_text()
+    )
+
+
 def test_notes_of_another_model_do_not_mention_the_paper(printed):
-    other = printed["md"].split("\n## ")[3]
+    other = printed["md"].split("\n## ")[4]
     assert OTHER_MODEL in other.splitlines()[0]
     assert "paper" not in other
     assert "quantised" not in other
-    assert "calibration seed 1 only" in printed["md"].split("\n## ")[4]
+    assert "calibration seed 1 only" in printed["md"].split("\n## ")[5]
 
 
 def test_half_a_point_of_sparsity_is_no_deviation():
@@ -478,12 +568,12 @@ def test_one_window_has_a_perplexity_without_interval_and_no_significance(study)
 def test_tex_is_balanced_and_every_line_fills_the_table(printed):
     text = printed["tex"]
     for environment in ("table*", "tabular", "minipage"):
-        assert text.count(f"\\begin{{{environment}}}") == text.count(f"\\end{{{environment}}}") == 4
+        assert text.count(f"\\begin{{{environment}}}") == text.count(f"\\end{{{environment}}}") == 6
     plain = text.replace("\\{", "").replace("\\}", "")
     assert plain.count("{") == plain.count("}")
     assert not re.search(r"(?<!\\)[%#]", "\n".join(text.splitlines()[1:]))
     bodies = re.findall(r"\\begin\{tabular\}\{lcccc\}(.*?)\\end\{tabular\}", text, re.S)
-    assert len(bodies) == 4
+    assert len(bodies) == 6
     for line in "".join(bodies).splitlines():
         if line.endswith(r"\\"):
             cells = line.count(" & ") + sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d)\}", line))
@@ -498,16 +588,16 @@ def test_tex_is_balanced_and_every_line_fills_the_table(printed):
 
 
 def test_tex_escapes_every_special_character():
-    assert tables._tex("a_b & 5% #1 $x {y}") == r"a\_b \& 5\% \#1 \$x \{y\}"
-    assert tables._tex("~ ^ \\") == r"\textasciitilde{} \textasciicircum{} \textbackslash{}"
-    assert tables._tex("`c_d` −1 > †") == r"\texttt{c\_d} $-$1 $>$ $^{\dagger}$"
+    assert printing.tex_escape("a_b & 5% #1 $x {y}") == r"a\_b \& 5\% \#1 \$x \{y\}"
+    assert printing.tex_escape("~ ^ \\") == r"\textasciitilde{} \textasciicircum{} \textbackslash{}"
+    assert printing.tex_escape("`c_d` −1 > †") == r"\texttt{c\_d} $-$1 $>$ $^{\dagger}$"
 
 
 @pytest.mark.parametrize(
     ("value", "shown"), [(1.0, "1.00"), (9.876, "9.88"), (12.345, "12.35"), (123.45, "123.5"), (12345.6, "12,346")]
 )
 def test_perplexities_have_decimals_that_suit_their_size(value, shown):
-    assert tables._plain(value + 1e-9) == [shown]
+    assert printing.plain(value + 1e-9) == [shown]
 
 
 # The published table

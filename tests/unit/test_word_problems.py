@@ -107,7 +107,9 @@ def test_samples_repeat_with_the_seed_and_only_with_it():
 
 
 def test_more_problems_than_there_are_is_an_error(monkeypatch):
-    monkeypatch.setattr(word_problems, "generate", lambda t, rng: made_up(f"{rng.randint(1, 7)}", template=t))
+    monkeypatch.setattr(
+        word_problems, "generate", lambda t, rng, difficulty: made_up(f"{rng.randint(1, 7)}", template=t)
+    )
     assert len(sample(None, [1, 2], 14, 0)) == 14
     with pytest.raises(ValueError, match=r"templates \[1, 2\] hold only about 14 distinct problems, 15 were asked"):
         sample(None, [1, 2], 15, 0)

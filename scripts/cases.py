@@ -1,0 +1,121 @@
+"""What one model writes for a few records of a data file: its greedy texts, their answers and how far they degenerate.
+
+Settings (JSON): `items`, row numbers of the data file; `prompt` and `target`, templates with the record's fields in
+braces; `tokens` to generate, stopping only at the end token; `answer_pattern`, a regular expression whose group 1 is
+the answer, looked for before the first of the strings `until` (if given) and in the target (a target without it is
+itself the answer); `dtype`.
+
+Writes cases.json: `cases`, a list of `item`, `prompt`, `target`, `target_answer`, `text`, `tokens` (without the end
+token), `finish` (`stop` or `length`), `repetition`, `final_loop`, `format_failure`, `answer` (or null), `correct`.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def cases(
+    settings: cli.Settings,
+    model: Annotated[Path, typer.Option(help="directory of the model")],
+    manifest: Annotated[Path, typer.Option(help="its manifest.json")],
+    data: Annotated[Path, typer.Option(help="parquet of the items' split")],
+    output: Annotated[Path, typer.Option(help="cases.json")],
+    adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to put on the model")] = None,
+    threads: int = 1,
+) -> None:
+    cli.set_threads(threads)
+    import torch
+
+    from pruning import artifacts, loading, out_of_memory
+    from pruning.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
+
+    torch.set_num_threads(threads)
+    cli.phase("start-up")
+    pattern = settings["answer_pattern"]
+    check_pattern(pattern)
+    prompts, targets = texts(artifacts.read_table(data, "dataset").to_pylist(), data, settings)
+    network, tokenizer = loading.load(model, settings["dtype"], adapter=adapter)
+    cli.phase("load")
+    with out_of_memory.advise(f"`cases: items`: {len(prompts)} are generated at once: name fewer"):
+        generated = generate(network, tokenizer, prompts, settings["tokens"])
+    records = []
+    for item, prompt, target, (tokens, finish) in zip(settings["items"], prompts, targets, generated, strict=True):
+        text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        own = own_part(text, settings.get("until", []))
+        answer, right = extract_answer(own, pattern), extract_answer(target, pattern) or target.strip()
+        records.append(
+            {
+                "item": item,
+                "prompt": prompt,
+                "target": target,
+                "target_answer": right,
+                "text": text,
+                "tokens": len(tokens),
+                "finish": finish,
+                "repetition": repetition(tokens),
+                "final_loop": final_loop(tokens),
+                "format_failure": format_failure(own, pattern),
+                "answer": answer,
+                "correct": answer == right,
+            }
+        )
+    origin = {**settings, "manifest": artifacts.file_hash(manifest), "data": artifacts.file_hash(data)}
+    artifacts.write_json(output, {"cases": records}, "cases", origin)
+    for record in records:
+        print(f"item {record['item']}: {record['answer']} for {record['target_answer']}, {record['tokens']} tokens")
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise InputError unless the pattern is a regular expression with a group."""
+    try:
+        if re.compile(pattern).groups == 0:
+            raise cli.InputError(f"answer_pattern: {pattern!r} has no group; put brackets around the answer")
+    except re.error as error:
+        raise cli.InputError(f"answer_pattern: {pattern!r} is no regular expression ({error})") from None
+
+
+def texts(records: list[dict], data: Path, settings: dict) -> tuple[list[str], list[str]]:
+    """Prompts and targets of the items. Raises InputError if an item or a field is not in the data."""
+    from pruning.calibration_data import render
+
+    if outside := [item for item in settings["items"] if not 0 <= item < len(records)]:
+        raise cli.InputError(
+            f"items: {outside} not in {data}, which has {len(records)} records, numbered from 0; choose others"
+        )
+    chosen = [records[item] for item in settings["items"]]
+    try:
+        return tuple([render(record, settings[key]) for record in chosen] for key in ("prompt", "target"))
+    except KeyError as field:
+        raise cli.InputError(f"{data}: prompt or target needs a field {field}; it has {sorted(records[0])}") from None
+
+
+def generate(network, tokenizer, prompts: list[str], tokens: int) -> list[tuple[list[int], str]]:
+    """Each prompt's greedy continuation, at most `tokens` long and without the end token, and its finish reason."""
+    from transformers import GenerationConfig
+
+    end = network.generation_config.eos_token_id
+    if end is None:
+        end = tokenizer.eos_token_id
+    ends = set(end) if isinstance(end, list) else {end}
+    # A model's own generation settings may hold a repetition penalty, which would hide what is measured here.
+    network.generation_config = GenerationConfig(
+        max_new_tokens=tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id
+    )
+    inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+    device = network.get_input_embeddings().weight.device
+    rows = network.generate(
+        input_ids=inputs["input_ids"].to(device), attention_mask=inputs["attention_mask"].to(device)
+    )
+    found = []
+    for row in rows[:, inputs["input_ids"].shape[1] :].tolist():
+        stop = next((place for place, token in enumerate(row) if token in ends), None)
+        found.append((row[:stop], "length" if stop is None else "stop"))
+    return found
+
+
+if __name__ == "__main__":
+    cli.run(cases)

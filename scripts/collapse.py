@@ -1,0 +1,100 @@
+"""Where each method collapses: the sparsity at which accuracy has fallen halfway from the dense model's to chance.
+
+Settings (JSON): `models`: alias -> {`calibrations`: [alias, ...]}; `methods`, `sparsities` (whole per cent); `task`,
+`metric` and `title` of the task; `chance`, the accuracy of guessing, as a fraction; `confidence` of the intervals;
+`resamples` and `seed` of the bootstrap. Reads the samples of evaluation below `--results`.
+
+Writes collapse.csv, one row a model, calibration and method (NaN: beyond the largest measured sparsity, see
+pruning/collapse.py), and accuracy.csv, the accuracies that the fits go through, the dense one as sparsity 0, both with
+sparsities and accuracies as fractions; and a table to read.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pruning import cli
+
+
+def collapse(
+    settings: cli.Settings,
+    output_collapse: Annotated[Path, typer.Option(help="collapse.csv")],
+    output_accuracy: Annotated[Path, typer.Option(help="accuracy.csv")],
+    output_md: Annotated[Path, typer.Option(help="table to read, in Markdown")],
+    output_tex: Annotated[Path, typer.Option(help="table to read, in LaTeX")],
+    results: Annotated[Path, typer.Option(help="directory of the pipeline's results")] = Path("results"),
+) -> None:
+    import numpy as np
+    import pandas as pd
+
+    from pruning import artifacts, printing, tables
+    from pruning import collapse as fits
+    from pruning.inference import wilson
+
+    task, metric, confidence = settings["task"], settings["metric"], settings["confidence"]
+    sparsities = sorted(settings["sparsities"])
+    points, accuracies = [], []
+    for model, entry in settings["models"].items():
+        dense = outcomes(results / model / "eval/dense" / f"{task}.samples.parquet", metric)
+        for calib in entry["calibrations"]:
+            for method in settings["methods"]:
+                names = [f"{model}/eval/{calib}/{method}/{sparsity}" for sparsity in sparsities]
+                pruned = [outcomes(results / name / f"{task}.samples.parquet", metric) for name in names]
+                tables.same_items({f"{model}/eval/dense": dense} | dict(zip(names, pruned, strict=True)), task)
+                values = np.stack([samples["value"] for samples in [dense, *pruned]])
+                row = {"model": model, "calib": calib, "method": method}
+                measured = {"task": task, "metric": metric, "n": len(dense)}
+                for sparsity, correct in zip([0, *sparsities], values.sum(1).astype(int), strict=True):
+                    low, high = wilson(correct, len(dense), confidence)
+                    value = {"value": correct / len(dense), "ci_low": low, "ci_high": high}
+                    accuracies.append({**row, "sparsity": sparsity / 100, **measured, **value})
+                try:
+                    found = fits.collapse(
+                        values[1:],
+                        values[0],
+                        np.array(sparsities) / 100,
+                        settings["chance"],
+                        confidence,
+                        settings["resamples"],
+                        settings["seed"],
+                    )
+                except ValueError as error:
+                    raise cli.InputError(f"collapse: {model}, {calib}, {method}: {error}") from None
+                points.append(
+                    {
+                        **row,
+                        **measured,
+                        "dense": values[0].mean(),
+                        "chance": settings["chance"],
+                        "collapse": found.point,
+                        "ci_low": found.low,
+                        "ci_high": found.high,
+                        "width": found.width,
+                        "censored": found.censored,
+                    }
+                )
+    points, accuracies = pd.DataFrame(points), pd.DataFrame(accuracies)
+    with artifacts.atomic(output_accuracy) as temporary:
+        accuracies.to_csv(temporary, index=False, float_format="%.6g")
+    blocks = fits.layout(points, accuracies, settings)
+    csv = points.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    printing.write("collapse", "Where each method collapses", blocks, csv, (output_collapse, output_md, output_tex))
+    print(points[["model", "calib", "method", "dense", "collapse", "ci_low", "ci_high"]].to_string(index=False))
+
+
+def outcomes(path: Path, metric: str) -> Any:
+    """A metric's samples in the order of the items. Raises InputError if there are none, or it is no accuracy."""
+    from pruning import artifacts
+
+    samples = artifacts.read_parquet(path, "samples")
+    chosen = samples[samples["metric"] == metric].sort_values("item", ignore_index=True)
+    if chosen.empty:
+        raise cli.InputError(f"collapse.metric: {path} has no {metric!r}, only {sorted(samples['metric'].unique())}")
+    if not chosen["value"].isin([0, 1]).all():
+        raise cli.InputError(f"collapse.metric: {metric!r} in {path} is not 0 or 1 an item; choose an accuracy")
+    return chosen
+
+
+if __name__ == "__main__":
+    cli.run(collapse)

@@ -1,0 +1,105 @@
+"""Latency of one shape, dense and with narrower FFNs, with random weights: a CSV, one row a variant."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def latency(
+    settings: cli.Settings,
+    output: Annotated[Path, typer.Option(help="CSV")],
+    architecture: Annotated[
+        Path | None, typer.Option(help="config.json of the dense model; not needed if `changes` holds a whole one")
+    ] = None,
+    manifest: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL=PATH", help="a compact model's manifest.json; repeat")
+    ] = None,
+    threads: int = 1,
+) -> None:
+    cli.set_threads(threads)
+    import pandas as pd
+    import torch
+
+    from pruning import artifacts, out_of_memory
+    from pruning import latency as stage
+    from pruning.allocation import kept
+
+    torch.set_num_threads(threads)
+    cli.phase("start-up")
+    try:
+        raw = json.loads(architecture.read_text(encoding="utf-8")) if architecture else {}
+    except (OSError, ValueError) as error:
+        raise cli.InputError(f"{architecture}: {error}") from None
+    config = stage.configuration(raw, settings["changes"])
+    prompt_tokens, decode_tokens, rounds = (settings[key] for key in ("prompt_tokens", "decode_tokens", "rounds"))
+    stage.check_context(prompt_tokens, decode_tokens, config)
+    device = stage.choose_device(settings["device"])
+
+    full, layers = config.intermediate_size, config.num_hidden_layers
+    variants = {"dense": (full,) * layers}
+    for sparsity in settings["sparsities"]:
+        variants[f"uniform/{sparsity}"] = (kept(full, sparsity),) * layers
+    for label, _, path in (pair.partition("=") for pair in manifest or ()):
+        if not path or label in variants:
+            raise cli.InputError(f"--manifest {label}={path}: expected LABEL=PATH with a label of its own")
+        content = artifacts.read_json(Path(path), "compact")
+        stage.check_widths(content["widths"], config, path)
+        padded = content["provenance"]["settings"].get("export") == "pad"  # the file then holds the widest, everywhere
+        variants[label] = (max(content["widths"]),) * layers if padded else tuple(content["widths"])
+    label_of: dict[tuple[int, ...], str] = {}  # equal widths are measured once, under their first label
+    for label, widths in variants.items():
+        label_of.setdefault(widths, label)
+
+    with out_of_memory.advise(
+        f"{len(label_of)} variants at once and `prompt_tokens: {prompt_tokens}`: lower it, or take fewer `sparsities`"
+    ):
+        dense = stage.build(config, getattr(torch, settings["dtype"]), device)
+        models = {
+            label: dense if label == "dense" else stage.narrowed(dense, widths) for widths, label in label_of.items()
+        }
+        cli.phase("load")
+        samples = stage.measure(models, prompt_tokens, decode_tokens, rounds, settings["warmup"], settings["seed"])
+    samples = samples.pivot(index="round", columns="variant")
+    dense_flops = stage.prefill_flops(config, variants["dense"], prompt_tokens)
+
+    def speedups(part: str, variant: str) -> dict[str, float]:
+        times, key = samples[f"{part}_s"], f"{part}_speedup"
+        values = stage.speedup(
+            times["dense"], times[variant], settings["confidence"], settings["resamples"], settings["seed"]
+        )
+        return dict(zip((key, f"{key}_low", f"{key}_high"), values, strict=True))
+
+    rows = []
+    for label, widths in variants.items():
+        measured = label_of[widths]
+        row = {
+            "shape": settings["shape"],
+            "variant": label,
+            "sparsity": 1 - sum(widths) / (full * layers),
+            "device": stage.device_name(device),
+            "dtype": settings["dtype"],
+            "threads": threads,
+            "prompt_tokens": prompt_tokens,
+            "decode_tokens": decode_tokens,
+            "rounds": rounds,
+            "parameters": stage.parameters(models[measured]),
+            "prefill_s": samples["prefill_s"][measured].median(),
+            **speedups("prefill", measured),
+            "flop_ratio": dense_flops / stage.prefill_flops(config, widths, prompt_tokens),
+            "decode_tokens_per_s": decode_tokens / samples["decode_s"][measured].median(),
+            **speedups("decode", measured),
+            "peak_memory_mb": samples["peak_memory_mb"][measured].max(),
+        }
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    with artifacts.atomic(output) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.6g")
+    print(frame[["variant", "prefill_s", "prefill_speedup", "flop_ratio", "decode_speedup"]].to_string(index=False))
+
+
+if __name__ == "__main__":
+    cli.run(latency)

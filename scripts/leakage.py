@@ -1,0 +1,34 @@
+"""Leakage of a table: source, task, items, identical, overlapping, n (see pruning.leakage)."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def leakage(settings: cli.Settings, output: Annotated[Path, typer.Option(help="CSV")]) -> None:
+    """Settings: `sources` (alias of a calibration or tuning -> parquet), `tasks` (task -> {`path`, `limit`}), `n`."""
+    import pandas as pd
+
+    from pruning import artifacts
+    from pruning.leakage import overlap, text_of
+
+    def texts(path: str) -> list[str]:
+        return [text_of(record) for record in artifacts.read_table(Path(path), "dataset").to_pylist()]
+
+    rows, n = [], settings["n"]
+    tasks = {name: texts(task["path"])[: task["limit"]] for name, task in settings["tasks"].items()}
+    for source, path in settings["sources"].items():
+        text = texts(path)
+        for task, items in tasks.items():
+            identical, overlapping = overlap(text, items, n)
+            row = {"source": source, "task": task, "items": len(items), "identical": identical}
+            rows.append({**row, "overlapping": overlapping, "n": n})
+    with artifacts.atomic(output) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+
+
+if __name__ == "__main__":
+    cli.run(leakage)

@@ -1,0 +1,83 @@
+"""The ablation of RKU: every combination of objective, reduction, normalisation, allocation and energy in one table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from pruning import inference
+from pruning.printing import Block, Cell, percent
+from pruning.tables import same_items
+
+CHOICES = ["objective", "energy", "reduction", "normalise", "allocate"]
+# Combinations that have a name, at the energy that the presets are defined with.
+PRESETS = {
+    ("energy", "post_norm", "abs", "none", "global"): "agf",
+    ("energy", "post_norm", "abs", "layer_sum", "global"): "rku",
+    ("energy", "post_norm", "abs", "none", "uniform"): "rku_uniform",
+    ("ce", "", "net_abs", "none", "uniform"): "taylor_fo_uniform",
+}
+REFERENCE = "rku"
+
+
+def rows(
+    samples: Mapping[tuple[str, str], pd.DataFrame], dense: pd.DataFrame, settings: Mapping[str, Any]
+) -> pd.DataFrame:
+    """One row a combination, compared with RKU's (where it is among them) by exact McNemar, Holm over the table.
+
+    Args: `samples` maps (calibration, combination) to one metric's samples, sorted by item; `settings` as
+    scripts/ablation.py documents. Accuracies are fractions. Raises InputError unless all have the same items."""
+    same_items({"dense": dense, **{"/".join(key): frame for key, frame in samples.items()}}, settings["task"])
+    found = {}
+    for (calib, method), frame in samples.items():
+        objective, reduction, normalise, allocate = method.split("-")
+        energy = settings["calibrations"][calib] if objective == "energy" else ""
+        choice = (objective, energy, reduction, normalise, allocate)
+        correct, n = int(frame["value"].sum()), len(frame)
+        low, high = inference.wilson(correct, n, settings["confidence"])
+        row = {"calib": calib, **dict(zip(CHOICES, choice, strict=True)), "preset": PRESETS.get(choice, "")}
+        found[choice] = {**row, "n": n, "value": correct / n, "ci_low": low, "ci_high": high, "samples": frame}
+    reference = next((row for row in found.values() if row["preset"] == REFERENCE), None)
+    for row in found.values():
+        if reference is not None and row is not reference:
+            row["delta"] = row["value"] - reference["value"]
+            row["discordant"], row["p_value"] = inference.mcnemar_exact(
+                row["samples"]["value"], reference["samples"]["value"]
+            )
+    columns = ["calib", *CHOICES, "preset", "n", "value", "ci_low", "ci_high", "delta", "discordant", "p_value"]
+    table = pd.DataFrame(list(found.values())).reindex(columns=columns)
+    table["p_holm"] = inference.holm(table["p_value"].tolist())
+    return table.astype({"discordant": "Int64"})
+
+
+def block(model: str, table: pd.DataFrame, dense: float, settings: Mapping[str, Any]) -> Block:
+    """One model's rows, printed from the best to the worst."""
+    lines = []
+    alpha, best = 1 - settings["confidence"], table["value"].max()
+    for row in table.sort_values("value", ascending=False, kind="stable").itertuples():
+        value, low, high = percent(row.value, row.ci_low, row.ci_high)
+        p = "–" if pd.isna(row.p_holm) else "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
+        marks = ("n.s.",) if not pd.isna(row.p_holm) and row.p_holm > alpha else ()
+        chosen = [
+            row.energy or "–",
+            row.reduction,
+            row.normalise,
+            row.allocate,
+            f"`{row.preset}`" if row.preset else "",
+        ]
+        cells = [Cell(text, "") for text in chosen]
+        lines.append((row.objective, [*cells, Cell(value, f"[{low}, {high}]", row.value == best, marks), Cell(p, "")]))
+    notes = [
+        f"{settings['title']}, accuracy in per cent with Wilson's interval, n = {table['n'].iloc[0]:,} items, "
+        f"{settings['sparsity']}% of the FFN neurons removed; the dense model: {percent(dense)[0]}. Best first.",
+        "objective: whose gradient multiplies the activation, the energy of the final hidden states (before or after "
+        "the final norm) or the cross-entropy (ce). reduction over tokens, p = activation x gradient: net_abs |Σp|, "
+        "abs Σ|p|, sq Σp², grad_sq Σg² (gradient alone). normalise: within a layer, before layers compete (uniform "
+        "allocation lets none compete, so that nothing changes there). allocate: the same share of every layer, or the "
+        "best neurons of the whole model.",
+        f"p: exact McNemar test against `{REFERENCE}`'s combination on the same items, Holm over the table; n.s. above "
+        f"{alpha:.3g}. The best was found by looking at these items: its lead is not tested.",
+    ]
+    columns = ["Energy", "Reduction", "Normalise", "Allocate", "Preset", "Accuracy", f"p against {REFERENCE}"]
+    title = f"Every combination of RKU's choices on `{model}`"
+    return Block(model, title, [""], columns, lines, notes, head="Objective")

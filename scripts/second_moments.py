@@ -1,0 +1,68 @@
+"""Second moments of every layer's down_proj inputs over the calibration text, for `compensate: ridge`.
+
+Writes a file {layer}.safetensors a layer (`fit` and `held_out`, float32 [n, n]) and a manifest with token counts.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def second_moments(
+    settings: cli.Settings,
+    model: Annotated[Path, typer.Option(help="directory of the dense model")],
+    data: Annotated[Path, typer.Option(help="parquet of the calibration split")],
+    output: Annotated[Path, typer.Option(help="directory for a file a layer")],
+    manifest: Annotated[Path | None, typer.Option(help="JSON; else manifest.json in the output directory")] = None,
+    threads: int = 1,
+) -> None:
+    cli.set_threads(threads)
+    import torch
+    from safetensors.torch import save_file
+    from tqdm import tqdm
+
+    from pruning import artifacts, calibration, loading, out_of_memory
+    from pruning import calibration_data as cd
+    from pruning import second_moments as moments
+
+    torch.set_num_threads(threads)
+    cli.phase("start-up")
+    network, tokenizer = loading.load(model, settings["dtype"])
+    cli.phase("load")
+    records = artifacts.read_table(data, "dataset").to_pylist()
+    sequences = cd.token_samples(
+        [(cd.render(r, settings["prompt"]), cd.render(r, settings["completion"])) for r in records],
+        tokenizer,
+        samples=settings["samples"],
+        sequence_length=settings["sequence_length"],
+        packing=settings["packing"],
+        seed=settings["seed"],
+    )
+    batches = cd.micro_batches(
+        sequences,
+        settings["micro_batch"],
+        pad=tokenizer.pad_token_id,
+        token_mask=settings["token_mask"],
+        mask_first_token=settings["mask_first_token"],
+    )
+    counts = moments.token_counts(batches)
+    widths = [layer.mlp.down_proj.in_features for layer in calibration.ffn_blocks(network)]
+    with (
+        artifacts.atomic_directory(output) as directory,
+        out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"),
+    ):
+        layers = moments.second_moments(network, batches)
+        for layer, sums in enumerate(tqdm(layers, "layers", total=len(widths), mininterval=5)):
+            save_file(sums, directory / f"{layer}.safetensors")
+        content = {**counts, "layers": len(widths), "widths": widths}
+        if manifest is None:
+            artifacts.write_json(directory / "manifest.json", content, "second_moments", settings)
+    if manifest is not None:
+        artifacts.write_json(manifest, content, "second_moments", settings)
+
+
+if __name__ == "__main__":
+    cli.run(second_moments)

@@ -1,0 +1,62 @@
+"""Figure 2: do magnitude methods keep neurons of large activation and small gradient, and whose tokens are these?
+
+Settings (JSON): `model`, `calib`, `sparsity` (whole per cent); `high` and `low`, the quantiles within a layer that make
+a neuron's activation and gradient large and small; `confidence` of the intervals; `analysed_layer` (null: the last
+but one). Each `--masks` is METHOD=PATH.
+
+Writes neurons.parquet (one row a neuron: layer, neuron, activation, gradient, region, keep_<method>), regions.csv (what
+each method keeps of each region) and classes.csv (the classes of tokens that regions' activations come from).
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def trap(
+    settings: cli.Settings,
+    statistics: Annotated[Path, typer.Option(help="statistics.parquet of the calibration")],
+    token_classes: Annotated[Path, typer.Option(help="its token_classes.parquet")],
+    masks: Annotated[list[str], typer.Option(metavar="METHOD=PATH", help="a method's mask at the sparsity; repeat")],
+    output_neurons: Annotated[Path, typer.Option(help="neurons.parquet")],
+    output_regions: Annotated[Path, typer.Option(help="regions.csv")],
+    output_classes: Annotated[Path, typer.Option(help="classes.csv")],
+) -> None:
+    from pruning import artifacts
+    from pruning import trap as analysis
+
+    cli.phase("start-up")
+    high, low = settings["high"], settings["low"]
+    if not 0 < low < high < 1:
+        raise cli.InputError(f"high: {high}, low: {low}: quantiles must be 0 < low < high < 1; 0.75 and 0.25 are usual")
+    frame = analysis.neurons(artifacts.read_parquet(statistics, "statistics"), high, low)
+    layers = frame["layer"].nunique()
+    analysed = settings["analysed_layer"] if settings["analysed_layer"] is not None else layers - 2
+    if not 0 <= analysed < layers:
+        raise cli.InputError(f"analysed_layer: {analysed} is out of range, the model has layers 0 to {layers - 1}")
+    paths = dict(named.split("=", 1) for named in masks)
+    read = {method: artifacts.read_parquet(Path(path), "mask") for method, path in paths.items()}
+    per_class = artifacts.read_parquet(token_classes, "token_classes")
+    try:
+        frame = analysis.with_masks(frame, read)
+        classes = analysis.class_rows(per_class, frame, analysed)
+    except ValueError as error:
+        raise cli.InputError(f"{statistics}: {error}; delete what is stale and run again") from None
+    regions = analysis.region_rows(frame, list(paths), settings["confidence"])
+    regions.insert(1, "sparsity", settings["sparsity"])
+    columns = ["layer", "neuron", "activation", "gradient", "region", *(f"keep_{method}" for method in paths)]
+    artifacts.write_parquet(output_neurons, frame[columns], "trap", settings)
+    for path, rows in ((output_regions, regions), (output_classes, classes)):
+        rows.insert(0, "model", settings["model"])
+        rows.insert(1, "calib", settings["calib"])
+        with artifacts.atomic(path) as temporary:
+            rows.to_csv(temporary, index=False, float_format="%.6g")
+    pooled = regions[regions["layer"] == "all"]
+    print(pooled[["method", "region", "neurons", "expected", "kept_share", "layer_kept_share"]].to_string(index=False))
+
+
+if __name__ == "__main__":
+    cli.run(trap)

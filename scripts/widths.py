@@ -1,0 +1,33 @@
+"""Kept width of every layer: model, calib, method, sparsity, layer, width, dense_width, kept_share."""
+
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning import cli
+
+
+def widths(
+    settings: cli.Settings,
+    output: Annotated[Path, typer.Option(help="CSV")],
+    results: Annotated[Path, typer.Option(help="directory of the pipeline's results")] = Path("results"),
+) -> None:
+    """Settings: `models`, `calib`, `methods`, `sparsities` (whole per cent; fractions in the CSV)."""
+    import pandas as pd
+
+    from pruning import artifacts
+
+    frames, calib = [], settings["calib"]
+    for model, method, sparsity in product(settings["models"], settings["methods"], settings["sparsities"]):
+        mask = artifacts.read_parquet(results / model / "masks" / calib / method / f"{sparsity}.parquet", "mask")
+        kept = mask.groupby("layer")["keep"].agg(width="sum", dense_width="size", kept_share="mean").reset_index()
+        named = {"model": model, "calib": calib, "method": method, "sparsity": sparsity / 100}
+        frames.append(kept.assign(**named)[[*named, *kept.columns]])
+    with artifacts.atomic(output) as temporary:
+        pd.concat(frames, ignore_index=True).to_csv(temporary, index=False, float_format="%.6g")
+
+
+if __name__ == "__main__":
+    cli.run(widths)

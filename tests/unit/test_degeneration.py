@@ -1,0 +1,48 @@
+import pytest
+
+from pruning.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
+
+
+def test_repetition_by_hand():
+    assert repetition("abcdabcd") == pytest.approx(1 / 5)  # abcd bcda cdab dabc abcd
+    assert repetition("aaaaaaa") == pytest.approx(3 / 4)
+    assert repetition("abab", n=2) == pytest.approx(1 / 3)
+    assert repetition([1, 2, 3, 4, 5, 6]) == repetition("aaaa") == repetition([]) == 0
+
+
+def brute_force_loop(text):
+    """Longest ending that is a phrase, once more in full, then any number of its further tokens."""
+    return max(
+        (
+            len(ending)
+            for ending in (text[start:] for start in range(len(text)))
+            for period in range(1, len(ending) // 2 + 1)
+            if ending == (ending[-period:] * len(ending))[-len(ending) :]
+        ),
+        default=0,
+    )
+
+
+@pytest.mark.parametrize("text", ["xyabcabcabc", "xbcabcabc", "aaaa", "abca", "aabaab", "zzab", "abab", "a", "abcdbcd"])
+def test_final_loop_is_the_longest_periodic_ending(text):
+    assert final_loop(text) == pytest.approx(brute_force_loop(text) / len(text))
+
+
+def test_final_loop_by_hand():
+    assert final_loop("xyabcabcabc") == pytest.approx(9 / 11)
+    assert final_loop("abcabx") == final_loop("xyzwabca") == final_loop("") == 0
+
+
+def test_only_the_part_before_a_next_question_answers():
+    text = " 5 apples.\nQuestion: more?\nAnswer: #### 7"
+    own = own_part(text, ["Question:", "</s>"])
+    assert own == " 5 apples.\n"
+    assert format_failure(own, r"#### (\d+)") and not format_failure(text, r"#### (\d+)")
+    assert own_part(text, []) == own_part(text, ["absent"]) == text
+
+
+def test_answers_are_compared_without_commas_and_full_stop():
+    pattern = r"#### (\-?[0-9\.\,]+)"
+    assert extract_answer("so\n#### 1,234.\n#### 7", pattern) == "1234"
+    assert extract_answer("#### -3.5", pattern) == "-3.5"
+    assert extract_answer("no", pattern) is None

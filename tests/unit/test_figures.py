@@ -1,0 +1,458 @@
+"""The figures, on synthetic tables of the analyses' columns: what is drawn, how it looks, and equal bytes."""
+
+import warnings
+from functools import cache
+from itertools import combinations, product
+
+import figure as figure_stage
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.legend import Legend
+from matplotlib.markers import MarkerStyle
+from matplotlib.text import Text
+from PIL import Image
+from scipy.special import expit
+
+from pruning import artifacts
+from pruning.errors import InputError
+from pruning.figures import collapse, fig1, fig2, fig3, latency, recovery, style, widths
+
+METHODS = ["wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random"]
+MANY = [
+    *("wanda", "wanda_global", "flap", "taylor_fo", "taylor_fo_uniform", "cfsp", "cfsp_as_code", "agf", "rku"),
+    *("rku_uniform", "minitron", "random"),
+]
+MODELS = ["tiny-reasoner", "smollm2-135m"]
+SPARSITIES = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+LAYERS = 30
+DRAWS = {
+    **{"fig1": fig1.draw, "fig2": fig2.draw, "fig3": fig3.draw, "collapse": collapse.draw, "widths": widths.draw},
+    **{"latency": latency.draw, "recovery": recovery.draw},
+}
+
+
+def settings(methods=METHODS, models=MODELS[:1], **more):
+    return {"methods": list(methods), "models": list(models), **more}
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def key(model, **more):
+    return {"model": model, "calib": "gsm", **more}
+
+
+def spectrum_tables(methods, models, directions=200):
+    curves, summary = [], []
+    for model, (i, method) in product(models, enumerate(["dense", *methods])):
+        for rule in ("equal", "own"):
+            size = directions if rule == "equal" or i % 3 else directions + 8 * i
+            values = np.arange(1, size + 1) ** (-0.4 - 0.07 * i) * np.exp(-np.arange(size) / (60 + 10 * i))
+            energy = np.cumsum(values**2) / (values**2).sum()
+            name = key(model, layer=5, sparsity=0.4, method=method, width_rule=rule)
+            share = values / values.sum()
+            rank = np.exp(-(share * np.log(share)).sum())
+            summary.append({**name, "width": size, "effective_rank": rank, "stable_rank": energy[0] ** -1})
+            frame = pd.DataFrame({"index": np.arange(1, size + 1), "singular_value": values, "energy": energy})
+            if not (method == "dense" and rule == "own"):
+                curves.append(frame.assign(**name, width=size))
+    return {"spectrum": pd.concat(curves, ignore_index=True), "summary": pd.DataFrame(summary)}
+
+
+def region_tables(methods, models, neurons=2000):
+    random = rng()
+    activation = random.lognormal(0, 1, neurons)
+    gradient = 1e-3 * activation**0.4 * random.lognormal(0, 0.9, neurons)
+    big = np.quantile(activation, [0.5, 0.9]), np.quantile(gradient, [0.5, 0.9])
+    region = np.where((activation > big[0][1]) & (gradient < big[1][0]), "trap", "rest")
+    region = np.where((activation < big[0][0]) & (gradient > big[1][1]), "spike", region)
+    frame = pd.DataFrame({"layer": 5, "neuron": range(neurons), "activation": activation, "gradient": gradient})
+    every = pd.concat([frame.assign(region=region, model=model, calib="gsm") for model in models], ignore_index=True)
+    rows, classes = [], []
+    for model, (i, method), name in product(models, enumerate(methods), ("trap", "spike", "rest")):
+        kept = 0.95 - 0.06 * i if name == "trap" else 0.2 + 0.06 * i
+        row = key(model, layer="5", sparsity=40, method=method, region=name, neurons=(region == name).sum())
+        row |= {"expected": 0.05 * neurons, "kept_share": kept, "ci_low": kept - 0.12, "ci_high": min(1, kept + 0.1)}
+        row |= {"kept": round(kept * row["neurons"]), "layer_kept_share": 0.6 - 0.01 * i}
+        rows += [row, row | {"layer": "all", "kept_share": 0.5, "layer_kept_share": 0.6}]
+    shares = {"first": (0.05, 0.4, 0.06, 0.04), "digit": (0.2, 0.1, 0.42, 0.4), "operator": (0.08, 0.05, 0.22, 0.2)}
+    shares |= {"function": (0.3, 0.1, 0.1, 0.15), "punctuation": (0.17, 0.15, 0.1, 0.11), "other": (0.2, 0.2, 0.1, 0.1)}
+    for model, layer, (token_class, (tokens, *of)) in product(models, ("all", "5"), shares.items()):
+        for measure, share in zip(("act_sq", "energy_abs", "ce_abs"), of, strict=True):
+            row = key(model, layer=layer, group="all", measure=measure, token_class=token_class)
+            classes.append(row | {"share": share / len(layer), "token_share": tokens, "ratio": share / tokens})
+    return {"neurons": every, "regions": pd.DataFrame(rows), "classes": pd.DataFrame(classes)}
+
+
+def overlap_tables(methods, models):
+    rows, published = [], []
+    pairs = [("rku", method) for method in methods if method != "rku"][:5]
+    for model, (i, (first, second)), sparsity, layer in product(models, enumerate(pairs), SPARSITIES, range(LAYERS)):
+        keep = 1 - sparsity / 100
+        chance = keep / (2 - keep)
+        iou = chance + (1 - chance) * (0.85 - 0.15 * i) * (1 - 0.6 * sparsity / 100 * layer / LAYERS) - 0.05 * (i == 4)
+        rows.append({**key(model, first=first, second=second, sparsity=sparsity, layer=layer), "iou": iou})
+        rows[-1]["chance"] = chance
+    for sparsity, layer in product(SPARSITIES, (np.nan, 26)):
+        row = {"model": models[0], "first": "RKU", "second": "Wanda-Struct", "first_presets": "rku;rku_uniform"}
+        row |= {"second_presets": "wanda;wanda_global", "layer": layer, "sparsity": sparsity / 100}
+        published.append(row | {"value": 0.95 - 0.006 * sparsity if np.isnan(layer) else 0.1})
+    return {"overlap": pd.DataFrame(rows), "published": pd.DataFrame(published)}
+
+
+def accuracy_tables(methods, models, tasks=(("gsm_symbolic", "exact_match", 0.0), ("options", "acc", 0.2))):
+    rows, points = [], []
+    for model, (task, metric, chance) in product(models, tasks):
+        name = {"task": task, "metric": metric, "n": 400}
+        for i, method in enumerate(methods):
+            rows.append({**key(model, method=method, sparsity=0.0, **name), "value": 0.84})
+            middle, width = 0.2 + 0.6 * i / len(methods), 0.05 + 0.01 * (i % 3)
+            for sparsity in SPARSITIES:
+                value = chance + (0.84 - chance) * expit((middle - sparsity / 100) / width)
+                value = np.clip(value + 0.01 * np.sin(3.0 * i + sparsity), 0.002, 0.99)
+                rows.append({**key(model, method=method, sparsity=sparsity / 100, **name), "value": value})
+            point = key(model, method=method, **name, dense=0.84, chance=chance, collapse=middle, width=width)
+            point |= {"ci_low": middle - 0.02, "ci_high": middle + 0.03, "censored": False}
+            if i == len(methods) - 1:
+                point |= {"collapse": np.nan, "ci_low": 0.85, "ci_high": np.nan, "width": np.nan, "censored": True}
+            elif i == len(methods) - 2:
+                point |= {"ci_high": np.nan}
+            points.append(point)
+    frame = pd.DataFrame(rows)
+    spread = 1.96 * np.sqrt(frame["value"] * (1 - frame["value"]) / 400)
+    frame = frame.assign(ci_low=(frame["value"] - spread).clip(0), ci_high=(frame["value"] + spread).clip(upper=1))
+    return {"accuracy": frame, "collapse": pd.DataFrame(points)}
+
+
+def width_tables(methods, models):
+    random, rows = rng(), []
+    uniform = {"wanda", "taylor_fo_uniform", "rku_uniform", "minitron", "random"}
+    for model, method, sparsity in product(models, methods, (0.3, 0.5)):
+        wave = 0 if method in uniform else 0.3 * np.sin(np.arange(LAYERS) / 4 + random.uniform(0, 6))
+        share = np.clip(np.full(LAYERS, 1 - sparsity) + wave, 0.01, 1)
+        frame = pd.DataFrame({"layer": range(LAYERS), "kept_share": share, "dense_width": 576, "width": 576 * share})
+        rows.append(frame.assign(**key(model, method=method, sparsity=sparsity)))
+    return {"widths": pd.concat(rows, ignore_index=True)}
+
+
+def latency_tables(methods, models):
+    rows = []
+    for model, sparsity in product(models, (30, 50, 70)):
+        for i, method in enumerate(methods):
+            rows.append({"shape": model, "variant": f"gsm/{method}/{sparsity}", "speed": 1 + sparsity / (110 + 3 * i)})
+    for shape, sparsity in product([*models, "qwen2_5-7b"], (25, 50, 75)):
+        factor = 0.9 if shape == "qwen2_5-7b" else 0.55 + 0.1 * len(shape) % 3
+        rows.append({"shape": shape, "variant": f"uniform/{sparsity}", "speed": 1 + factor * sparsity / 90})
+    rows += [{"shape": model, "variant": "dense", "speed": 1.0} for model in models]
+    frame = pd.DataFrame(rows).rename(columns={"speed": "prefill_speedup"})
+    sparsity = pd.to_numeric(frame["variant"].str.split("/").str[-1], errors="coerce").fillna(0)
+    frame = frame.assign(sparsity=sparsity, device="cpu", flop_ratio=1 / (1 - 0.8 * sparsity / 100))
+    frame["prefill_speedup_low"] = 0.97 * frame["prefill_speedup"]
+    frame["prefill_speedup_high"] = 1.04 * frame["prefill_speedup"]
+    return {"latency": frame, "accuracy": accuracy_tables(methods, models)["accuracy"]}
+
+
+def recovery_tables(methods, models):
+    random, rows = rng(), []
+    for model, (i, method), tuning in product(models, enumerate(methods), ("gsm_train", "alpaca")):
+        steps = np.arange(1, 301)
+        loss = 0.4 + 0.03 * i + 1.2 * np.exp(-steps / (30 + 5 * i)) + random.normal(0, 0.06, len(steps))
+        frame = pd.DataFrame({"step": steps, "loss": loss})
+        rows.append(frame.assign(**key(model, method=method, sparsity=40, tuning=tuning)))
+    return {"log": pd.concat(rows, ignore_index=True)}
+
+
+@cache
+def made(name, many=False):
+    """Tables and settings of one figure."""
+    methods, models = (MANY, MODELS) if many else (METHODS, MODELS[:1])
+    build, more = {
+        "fig1": (spectrum_tables, {}),
+        "fig2": (region_tables, {}),
+        "fig3": (overlap_tables, {"pair": ["rku", "wanda"]}),
+        "collapse": (accuracy_tables, {"titles": {"options": "Five options"}}),
+        "widths": (width_tables, {"sparsity": 0.5}),
+        "latency": (latency_tables, {"task": "gsm_symbolic"}),
+        "recovery": (recovery_tables, {}),
+    }[name]
+    return build(methods, models), settings(methods, models, **more)
+
+
+def drawn(name, tables=None, many=False, **changes):
+    """The figure, drawn and laid out, and whatever warning there is as an error."""
+    if tables is None and not changes:
+        return as_made(name, many)
+    own, chosen = made(name, many)
+    return laid_out(name, own if tables is None else tables, chosen | changes)
+
+
+@cache
+def as_made(name, many):
+    return laid_out(name, *made(name, many))
+
+
+def laid_out(name, tables, chosen):
+    with warnings.catch_warnings(), style.house():
+        warnings.simplefilter("error")
+        figure = DRAWS[name](tables, chosen)
+        figure.draw_without_rendering()
+    return figure
+
+
+def panels(figure):
+    """Axes, each once, in the order made; colour bars come with them."""
+    return [axis for axis in figure.findobj(Axes) if axis.get_visible()]
+
+
+def panel(figure, title):
+    (found,) = [axis for axis in panels(figure) if axis.get_title(loc="left").startswith(title)]
+    return found
+
+
+def line(axis, color, skip=0):
+    """x and y of an axis' first line in a colour, but for the first `skip`."""
+    return [of.get_data() for of in axis.lines if of.get_color() == color][skip]
+
+
+RKU, WANDA = style.METHODS["rku"].color, style.METHODS["wanda"].color
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("name", DRAWS)
+def test_every_figure_fits_its_text(name, many):
+    """No warning (an error in `drawn`), nothing cut at the edge, no text on another, no legend on data."""
+    figure = drawn(name, many=many)
+    box = figure.bbox
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    ticks = {id(text) for axis in panels(figure) for text in axis.get_xticklabels() + axis.get_yticklabels()}
+    for text in texts:
+        if id(text) not in ticks:  # a tick outside the limits has a place, and is not drawn
+            extent = text.get_window_extent()
+            assert extent.x0 >= box.x0 - 1 and extent.x1 <= box.x1 + 1, text.get_text()
+            assert extent.y0 >= box.y0 - 1 and extent.y1 <= box.y1 + 1, text.get_text()
+        assert text.get_fontsize() >= 8, text.get_text()
+    placed = [text for text in texts if id(text) not in ticks]
+    for a, b in combinations(placed, 2):
+        one, other = (text.get_window_extent().padded(-1) for text in (a, b))
+        assert not one.overlaps(other), (a.get_text(), b.get_text())
+    frames = [axis.get_window_extent() for axis in panels(figure)]
+    for legend in figure.findobj(Legend):
+        assert not any(legend.get_window_extent().padded(-1).overlaps(frame) for frame in frames)
+
+
+def test_fig1_draws_the_spectra_of_equal_width():
+    spectrum = made("fig1")[0]["spectrum"].query("method == 'rku' and width_rule == 'equal'")
+    figure = drawn("fig1")
+    values = spectrum["singular_value"].to_numpy()
+    x, y = line(panel(figure, "(a)"), RKU)
+    assert (x == spectrum["index"]).all() and y == pytest.approx(values / values[0])
+    x, y = line(panel(figure, "(b)"), RKU)
+    left = 1 - spectrum["energy"].to_numpy()
+    assert y == pytest.approx(100 * left[left >= 1e-4]) and len(x) < len(left)
+    ranks = made("fig1")[0]["summary"].query("method == 'rku'").set_index("width_rule")["effective_rank"]
+    axis = panel(figure, "(c)")
+    assert line(axis, RKU, 1)[0] == ranks["equal"] and line(axis, RKU, 2)[0] == ranks["own"] != ranks["equal"]
+
+
+def test_fig1_leaves_out_neurons_that_are_never_active():
+    tables = made("fig1")[0]
+    spectrum, summary = tables["spectrum"].copy(), tables["summary"].copy()
+    spectrum.loc[spectrum["method"] == "rku", ["singular_value", "energy"]] = 0.0
+    summary.loc[summary["method"] == "rku", "effective_rank"] = np.nan
+    axis = panel(drawn("fig1", {"spectrum": spectrum, "summary": summary}), "(a)")
+    assert len(axis.lines) == len(METHODS) and RKU not in [of.get_color() for of in axis.lines]
+
+
+def test_fig2_draws_regions_kept_shares_and_classes():
+    tables = made("fig2")[0]
+    figure = drawn("fig2")
+    axis = panel(figure, "(a) Neurons of layer 5")
+    neurons = tables["neurons"]
+    for points, region in zip(axis.collections, ("rest", "trap", "spike"), strict=True):
+        assert np.array_equal(
+            points.get_offsets(), neurons.loc[neurons["region"] == region, ["activation", "gradient"]]
+        )
+    count = (neurons["region"] == "trap").sum()
+    assert axis.get_legend().texts[0].get_text() == f"trap: {count} neurons, by chance 100"
+    kept = panel(figure, "(b) Kept at 40%")
+    assert [text.get_text() for text in kept.get_yticklabels()] == [style.label(method) for method in METHODS]
+    first_trap = line(kept, "#332288")
+    assert first_trap[0] == pytest.approx([95]) and line(kept, style.INK)[0] == pytest.approx([60, 60])
+    assert line(panel(drawn("fig2", regions_layer="all"), "(b)"), "#332288")[0] == pytest.approx([50])
+    classes = panel(figure, "(c)")
+    assert [bar.get_width() for bar in classes.patches] == pytest.approx([5, 20, 8, 30, 17, 20])
+    assert line(classes, "#D55E00")[0] == pytest.approx([6, 42, 22, 10, 10, 10])
+
+
+def test_fig3_draws_means_over_layers_chance_and_the_published_means():
+    overlap = made("fig3")[0]["overlap"].query("second == 'wanda'")
+    axis = panel(drawn("fig3"), "(a)")
+    mean = overlap.groupby("sparsity")[["iou", "chance"]].mean()
+    curve, chance, *_ = axis.lines
+    assert (curve.get_xdata() == SPARSITIES).all() and curve.get_ydata() == pytest.approx(mean["iou"].to_numpy())
+    assert chance.get_ydata() == pytest.approx(mean["chance"].to_numpy()) and chance.get_linestyle() == "--"
+    published = axis.lines[-1]
+    assert published.get_markerfacecolor() == "none"
+    assert np.transpose(published.get_data()) == pytest.approx(np.array([(s, 0.95 - 0.006 * s) for s in SPARSITIES]))
+    other = drawn("fig3", {**made("fig3")[0], "published": made("fig3")[0]["published"].assign(model="another")})
+    assert len(panel(other, "(a)").lines) == len(axis.lines) - 1
+
+
+def test_fig3_heat_map_is_of_the_pair_asked_for_with_the_first_layer_below():
+    rows = made("fig3")[0]["overlap"].query("second == 'agf'").set_index(["layer", "sparsity"])
+    for heat, expected in (("excess", rows["iou"] - rows["chance"]), ("iou", rows["iou"])):
+        axis = panel(drawn("fig3", pair=["rku", "agf"], heat=heat), "(b) RKU / AGF")
+        grid = axis.collections[0].get_array().reshape(LAYERS, len(SPARSITIES))
+        assert grid[-1, 0] == pytest.approx(expected[0, 10]) and grid[0, -1] == pytest.approx(expected[LAYERS - 1, 90])
+        assert axis.yaxis_inverted() and axis.get_yticks()[0] == LAYERS - 0.5  # sns.heatmap draws downwards
+        assert axis.get_yticklabels()[0].get_text() == "0"
+
+
+def test_collapse_draws_accuracies_fit_and_arrows():
+    tables = made("collapse")[0]
+    figure = drawn("collapse")
+    upper = panel(figure, "Five options")
+    rows = tables["accuracy"].query("task == 'options' and method == 'wanda' and sparsity > 0")
+    x, y = line(upper, WANDA)
+    assert x == pytest.approx(100 * rows["sparsity"].to_numpy()) and y == pytest.approx(100 * rows["value"].to_numpy())
+    (fits,) = [of for of in upper.lines if of.get_color() == WANDA and len(of.get_xdata()) == 200]
+    halfway = np.interp(20, *fits.get_data())  # wanda collapses at 0.2
+    assert halfway == pytest.approx(100 * (0.84 + 0.2) / 2, abs=0.1)
+    assert line(upper, "#000000")[0] == pytest.approx([0])  # the dense model: once
+    lower = panels(figure)[-1]
+    assert line(lower, WANDA)[0] == pytest.approx([20])
+    censored = line(lower, style.METHODS["random"].color)
+    assert censored[0] == pytest.approx([90])
+    assert len(lower.texts) == 2 and all(arrow.xy[0] == 99 for arrow in lower.texts)  # rku's interval and random
+
+
+def test_widths_are_the_tables_and_uniform_methods_flat():
+    widths = made("widths")[0]["widths"].query("sparsity == 0.5").pivot(index="method", columns="layer")
+    axis = panel(drawn("widths"), "Neurons that each layer keeps at 50%")
+    grid = np.asarray(axis.collections[0].get_array()).reshape(len(METHODS), LAYERS)
+    np.testing.assert_allclose(grid, 100 * widths["kept_share"].loc[METHODS])
+    assert np.ptp(grid[0]) == 0
+    with pytest.raises(InputError, match="table widths: sparsity is one of 30, 50"):
+        drawn("widths", sparsity=None)
+
+
+def test_latency_joins_accuracy_and_time_of_each_variant():
+    tables = made("latency")[0]
+    axis = panel(drawn("latency"), "(a)")
+    x, y = line(axis, RKU)
+    of_rku = tables["latency"].set_index("variant")["prefill_speedup"]
+    assert x == pytest.approx([100 / of_rku[f"gsm/rku/{sparsity}"] for sparsity in (30, 50, 70)])
+    accuracy = tables["accuracy"].query("task == 'gsm_symbolic' and method == 'rku'").set_index("sparsity")["value"]
+    assert y == pytest.approx([100 * accuracy[s] for s in (0.3, 0.5, 0.7)])
+    bound = panel(drawn("latency"), "(b)")
+    uniform = tables["latency"].query("shape == 'qwen2_5-7b'")
+    found = [of for of in bound.lines if np.array_equal(of.get_ydata(), uniform["prefill_speedup"])]
+    assert np.array_equal(found[0].get_xdata(), uniform["flop_ratio"])
+    twice = pd.concat([tables["latency"], tables["latency"].assign(device="gpu")], ignore_index=True)
+    with pytest.raises(InputError, match="device is one of cpu, gpu; set `device`"):
+        drawn("latency", {**tables, "latency": twice})
+    panel(drawn("latency", {**tables, "latency": twice}, device="gpu"), "(b)")
+
+
+def test_recovery_draws_every_step():
+    log = made("recovery")[0]["log"].query("method == 'rku' and tuning == 'alpaca'")
+    x, y = line(panel(drawn("recovery"), "Tuned on alpaca"), RKU)
+    assert (x == log["step"]).all() and (y == log["loss"]).all()
+    _, smooth = line(panel(drawn("recovery", smooth=5), "Tuned on alpaca"), RKU, 1)
+    assert smooth[100] == np.median(log["loss"].iloc[98:103])
+
+
+def test_recovery_has_a_row_of_panels_a_sparsity():
+    log = made("recovery")[0]["log"]
+    tables = {"log": pd.concat([log, log.assign(sparsity=30)], ignore_index=True)}
+    assert [len(panels(drawn("recovery", tables, **wanted))) for wanted in ({}, {"sparsity": 0.3})] == [4, 2]
+
+
+def grey(color):
+    """Relative luminance, ITU-R BT.709."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    return np.dot((0.2126, 0.7152, 0.0722), linear)
+
+
+def test_methods_differ_in_colour_and_in_grey():
+    unknown = [f"shuffle_{i}" for i in range(8)]
+    looks = style.styles([*style.METHODS, *unknown])
+    assert len({(look.color, str(look.marker), look.hollow) for look in looks.values()}) == len(looks)
+    for (a, one), (b, other) in combinations(looks.items(), 2):
+        # In grey: by shape or filling of the marker.
+        assert (str(one.marker), one.hollow) != (str(other.marker), other.hollow), (a, b)
+    for look in looks.values():
+        MarkerStyle(look.marker)
+        assert grey(look.color) < 0.5, look  # dark enough on white
+    # Fixed: whatever else is drawn beside it.
+    assert style.styles(["new", "rku"])["rku"] == style.styles(["rku"])["rku"] == looks["rku"]
+    assert looks["dense"].color == "#000000" and len(set(to_rgb(looks["random"].color))) == 1
+
+
+def test_a_second_calibration_is_a_row_of_its_own():
+    tables, chosen = made("widths")
+    both = pd.concat([tables["widths"], tables["widths"].assign(calib="text", kept_share=0.25)])
+    figure = drawn("widths", {"widths": both})
+    grids = [c.get_array() for axis in panels(figure) for c in axis.collections if c.get_array() is not None]
+    assert any((np.asarray(grid) == 25).all() and grid.size == LAYERS * len(METHODS) for grid in grids)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_is_missing_is_named(name):
+    tables, _ = made(name)
+    for table in tables.keys() - {"published"}:
+        with pytest.raises(InputError, match=f"table {table}: not given; pass it as --table {table}=PATH"):
+            drawn(name, {other: frame for other, frame in tables.items() if other != table})
+        column = {"neurons": "gradient", "overlap": "iou", "latency": "flop_ratio", "widths": "kept_share"}.get(
+            table, tables[table].columns[3]
+        )
+        with pytest.raises(InputError, match=f"table {table}: no column {column};"):
+            drawn(name, {**tables, table: tables[table].drop(columns=column)})
+    with pytest.raises(InputError, match="no rows of model gpt"):
+        drawn(name, models=["gpt"])
+
+
+def test_the_command_joins_tables_and_repeats_its_bytes(tmp_path):
+    tables, chosen = made("fig2", many=True)
+    arguments = []
+    for name, frame in tables.items():
+        for model, rows in frame.groupby("model"):
+            path = tmp_path / f"{name}-{model}.{'parquet' if name == 'neurons' else 'csv'}"
+            if name == "neurons":  # says in its provenance alone of which model it is
+                origin = {"model": model, "calib": "gsm"}
+                artifacts.write_parquet(path, rows.drop(columns=["model", "calib"]), "trap", origin)
+            else:
+                rows.to_csv(path, index=False)
+            arguments.append(f"{name}={path}")
+    pd.testing.assert_frame_equal(
+        figure_stage.read(arguments)["neurons"][tables["neurons"].columns],
+        tables["neurons"].sort_values("model", ignore_index=True, kind="stable"),
+    )
+    files = [(tmp_path / f"{i}.svg", tmp_path / f"{i}.png") for i in range(2)]
+    for svg, png in files:
+        figure_stage.figure(chosen, "fig2", arguments, svg, png)
+    assert files[0][0].read_bytes() == files[1][0].read_bytes()
+    assert files[0][1].read_bytes() == files[1][1].read_bytes()
+    assert b"<dc:date>" not in files[0][0].read_bytes()
+    with Image.open(files[0][1]) as image:
+        assert image.width == pytest.approx(7.2 * 200, abs=1) and image.info["dpi"][0] == pytest.approx(200, abs=0.1)
+
+
+def test_the_command_names_what_is_wrong(tmp_path):
+    outputs = (tmp_path / "a.svg", tmp_path / "a.png")
+    for figure, tables, message in (
+        ("fig9", [], "--figure fig9: no such figure; there are collapse, fig1, fig2, fig3, latency, recovery, widths"),
+        ("widths", ["widths"], "--table widths: expected NAME=PATH"),
+        ("widths", [f"widths={tmp_path}/none.csv"], "none.csv: no such file"),
+        ("widths", [f"widths={tmp_path}/empty.csv"], "empty.csv: not a table"),
+        ("widths", [f"widths={tmp_path}/empty.parquet"], "empty.parquet: not a table"),
+    ):
+        for name in ("empty.csv", "empty.parquet"):
+            (tmp_path / name).touch()
+        with pytest.raises(InputError, match=message):
+            figure_stage.figure(settings(), figure, tables, *outputs)
+    assert not any(path.exists() for path in outputs)

@@ -1,0 +1,45 @@
+"""Leakage: what counts as a copy, and what does not."""
+
+import leakage as stage
+import pandas as pd
+
+from pruning import artifacts
+from pruning.leakage import ngrams, overlap, text_of, words
+
+
+def test_case_punctuation_and_spacing_do_not_hide_a_copy():
+    assert words("Tom has 12 apples.") == ["tom", "has", "1", "2", "apples"]
+    assert overlap(["Tom has\n12 APPLES"], ["tom has 12 apples!"], n=3) == (1, 1)
+
+
+def test_half_of_the_ngrams_is_an_overlap_and_less_is_none():
+    source = ["a b c d e"]
+    assert ngrams(["a", "b", "c"], 2) == {("a", "b"), ("b", "c")}
+    assert overlap(source, ["a b c x y"], n=2) == (0, 1)  # ab, bc of ab bc cx xy
+    assert overlap(source, ["a b x y z"], n=2) == (0, 0)  # ab of ab bx xy yz
+    assert overlap(source, ["e"], n=2) == (0, 0)  # shorter than n: only the same short text would do
+
+
+def test_other_numbers_in_the_same_story_are_no_identical_item():
+    story = "Sara picked {} pears and Tim picked {} pears from the tree behind the old house"
+    assert overlap([story.format(4, 5)], [story.format(6, 7)], n=3) == (0, 1)
+
+
+def test_all_text_of_a_record_counts():
+    record = {"question": "q", "choices": {"text": ["a", "b"], "label": ["A"]}, "gold": 2, "options": ["c"]}
+    assert text_of(record) == "q a b A c"
+
+
+def test_the_stage_counts_the_items_that_are_used(tmp_path):
+    frames = {
+        "train": ["one two three", "four five six"],
+        "test": ["one two three", "seven eight nine", "four five six"],
+    }
+    for name, texts in frames.items():
+        artifacts.write_parquet(tmp_path / f"{name}.parquet", pd.DataFrame({"text": texts}), "dataset", {})
+    tasks = {"t": {"path": str(tmp_path / "test.parquet"), "limit": 2}}
+    settings = {"sources": {"c": str(tmp_path / "train.parquet")}, "tasks": tasks, "n": 2}
+    stage.leakage(settings, tmp_path / "out.csv")
+    assert pd.read_csv(tmp_path / "out.csv").to_dict("records") == [
+        {"source": "c", "task": "t", "items": 2, "identical": 1, "overlapping": 1, "n": 2}
+    ]

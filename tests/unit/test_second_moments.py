@@ -1,0 +1,201 @@
+"""Second moments a layer at a time, against hooks on every down_proj of an ordinary forward."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import second_moments as stage
+import torch
+from safetensors.torch import load_file
+from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3nTextConfig, Gemma3TextConfig
+
+import tiny
+from pruning import artifacts
+from pruning import calibration_data as cd
+from pruning.errors import InputError
+from pruning.loading import load
+from pruning.second_moments import held_out, read, second_moments, token_counts
+
+WINDOWS = {"sliding_window": 4, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+
+
+def gemma(model, config):
+    """Scaled embeddings, and layers of which one sees 4 tokens only."""
+    return tiny._spread(model, config, 3, 0, head_dim=8, pad_token_id=0, eos_token_id=0, bos_token_id=0, **WINDOWS)
+
+
+MODELS = {
+    "qwen2": tiny.qwen2,
+    "qwen2_windows": lambda: tiny.qwen2(layers=3, use_sliding_window=True, **WINDOWS),
+    "llama": partial(tiny.llama, layers=3, attn_implementation="eager"),
+    "gemma2": lambda: gemma(Gemma2ForCausalLM, Gemma2Config),
+    "gemma3": lambda: gemma(Gemma3ForCausalLM, Gemma3TextConfig),
+}
+
+
+def micro_batches(lengths=(12, 9, 16, 7, 10, 16, 5, 11, 16, 13, 8), size=3) -> list[cd.Batch]:
+    """Samples of uneven lengths, thus padding; those of numbers 4 and 9 are held out."""
+    rng = np.random.default_rng(0)
+    samples = [(rng.integers(1, 257, n).tolist(), [True] * n) for n in lengths]
+    return cd.micro_batches(samples, size, pad=0, token_mask="all", mask_first_token=False)
+
+
+def by_hooks(model, batches) -> list[dict[str, np.ndarray]]:
+    """Σ a aᵀ in float64, a token at a time, of one ordinary forward pass a sample, unpadded."""
+    inputs: dict[int, torch.Tensor] = {}
+    hooks = [
+        layer.mlp.down_proj.register_forward_pre_hook(lambda _, args, number=number: inputs.update({number: args[0]}))
+        for number, layer in enumerate(model.model.layers)
+    ]
+    n = model.config.intermediate_size
+    sums = [{"fit": np.zeros((n, n)), "held_out": np.zeros((n, n))} for _ in hooks]
+    for batch in batches:
+        for sample, ids, counted in zip(batch.samples.tolist(), batch.ids, batch.counted, strict=True):
+            model(ids[counted][None])
+            for number, a in inputs.items():
+                for token in a[0].double().numpy():
+                    sums[number]["held_out" if sample in (4, 9) else "fit"] += np.outer(token, token)
+    for hook in hooks:
+        hook.remove()
+    return sums
+
+
+def assert_moments(found, expected):
+    assert len(found) == len(expected)
+    for layer, sums in enumerate(expected):
+        for part, total in sums.items():
+            assert found[layer][part].dtype == torch.float32
+            scale = np.abs(total).max()
+            np.testing.assert_allclose(found[layer][part], total, rtol=1e-4, atol=2e-6 * scale)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("size", [1, 3])
+def test_equal_to_hooks_on_an_ordinary_forward(name, size):
+    model, batches = MODELS[name](), micro_batches(size=size)
+    assert_moments(list(second_moments(model, batches)), by_hooks(model, batches))
+
+
+def test_the_windows_matter():
+    """So that the test above can fail for masks of the wrong layer."""
+    windows, full = tiny.qwen2(layers=3, use_sliding_window=True, **WINDOWS), tiny.qwen2(layers=3)
+    batches = micro_batches()
+    found = [list(second_moments(model, batches)) for model in (windows, full)]
+    assert torch.equal(found[0][0]["fit"], found[1][0]["fit"])
+    assert not torch.allclose(found[0][1]["fit"], found[1][1]["fit"], rtol=0.01)
+
+
+def test_the_model_is_left_as_it_was():
+    model, batches = tiny.qwen2(), micro_batches()
+    before = model(batches[0].ids).logits
+    model.model.layers[1].forward = model.model.layers[1].forward  # as accelerate does
+    own = model.model.layers[1].forward
+    list(second_moments(model, batches))
+    assert torch.equal(model(batches[0].ids).logits, before)
+    assert "forward" not in vars(model.model.layers[0])
+    assert vars(model.model.layers[1])["forward"] is own
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+def test_half_precision_is_summed_in_single(tmp_path):
+    model = load(tiny.save(tiny.llama(), tmp_path), "bfloat16", "cpu")[0]
+    batches = micro_batches(size=1)
+    assert_moments(list(second_moments(model, batches)), by_hooks(model, batches))
+
+
+def test_every_fifth_sample_is_held_out():
+    assert held_out(torch.arange(11)).nonzero().flatten().tolist() == [4, 9]
+    assert token_counts(micro_batches()) == {"tokens_fit": 123 - 10 - 13, "tokens_held_out": 10 + 13}
+
+
+def test_fewer_samples_than_can_be_held_out_are_refused():
+    with pytest.raises(InputError, match="raise `samples` to 5 or more"):
+        token_counts(micro_batches(lengths=(8, 8, 8, 8)))
+
+
+def test_a_broken_weight_is_named():
+    model = tiny.qwen2()
+    model.model.layers[1].mlp.up_proj.weight[3, 3] = torch.nan
+    moments = second_moments(model, micro_batches())
+    next(moments)
+    with pytest.raises(InputError, match="NaN or Inf in activations of layer 1"):
+        next(moments)
+
+
+def test_layers_that_share_keys_and_values_are_refused():
+    model = tiny.qwen2()
+    model.config = Gemma3nTextConfig()
+    with pytest.raises(InputError, match="share keys and values"):
+        next(second_moments(model, micro_batches()))
+
+
+# the stage
+
+SETTINGS = {
+    "samples": 11,
+    "sequence_length": 24,
+    "packing": "document",
+    "seed": 3,
+    "micro_batch": 4,
+    "token_mask": "answer",
+    "mask_first_token": True,
+    "dtype": "float32",
+    "prompt": "Q: {question}\n",
+    "completion": "A: {answer}",
+}
+
+
+def run_stage(tmp_path, manifest=None, **changes):
+    tiny.save(tiny.llama(), tmp_path / "model")
+    texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
+    artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
+    paths = tmp_path / "model", tmp_path / "data.parquet", tmp_path / "out", manifest
+    stage.second_moments({**SETTINGS, **changes}, *paths)
+    return tmp_path / "out"
+
+
+def test_the_stage_writes_a_file_a_layer_and_a_manifest(tmp_path):
+    output = run_stage(tmp_path)
+    model, tokenizer = load(tmp_path / "model", "float32", "cpu")
+    records = artifacts.read_table(tmp_path / "data.parquet", "dataset").to_pylist()
+    texts = [("Q: {question}\n".format_map(r), "A: {answer}".format_map(r)) for r in records]
+    names = ("samples", "sequence_length", "packing", "seed")
+    sequences = cd.token_samples(texts, tokenizer, **{name: SETTINGS[name] for name in names})
+    batches = cd.micro_batches(sequences, 1, pad=0, token_mask="all", mask_first_token=False)
+    assert {file.name for file in output.iterdir()} == {"0.safetensors", "1.safetensors", "manifest.json"}
+    assert_moments([load_file(output / f"{layer}.safetensors") for layer in (0, 1)], by_hooks(model, batches))
+    manifest = artifacts.read_json(output / "manifest.json", "second_moments")
+    lengths = [len(ids) for ids, _ in sequences]
+    assert manifest["tokens_held_out"] == lengths[4] + lengths[9]
+    assert manifest["tokens_fit"] == sum(lengths) - lengths[4] - lengths[9]
+    assert (manifest["layers"], manifest["widths"]) == (2, [48, 48])
+    moments = read(output, [48, 48])(1)
+    assert moments["tokens_fit"] == manifest["tokens_fit"]
+    np.testing.assert_array_equal(moments["fit"], load_file(output / "1.safetensors")["fit"])
+
+
+def test_the_manifest_may_lie_elsewhere(tmp_path):
+    """So that the workflow can keep it when it deletes the layers."""
+    inside = artifacts.read_json(run_stage(tmp_path) / "manifest.json", "second_moments")
+    output = run_stage(tmp_path, manifest=tmp_path / "moments.json")
+    assert {file.name for file in output.iterdir()} == {"0.safetensors", "1.safetensors"}
+    assert artifacts.read_json(tmp_path / "moments.json", "second_moments") == inside
+    assert read(output, [48, 48], tmp_path / "moments.json")(0)["tokens_fit"] == inside["tokens_fit"]
+
+
+def test_too_few_samples_leave_nothing_behind(tmp_path):
+    with pytest.raises(InputError, match="raise `samples`"):
+        run_stage(tmp_path, samples=4)
+    assert not (tmp_path / "out").exists()
+
+
+def test_moments_of_another_model_or_half_a_directory_are_refused(tmp_path):
+    output = run_stage(tmp_path)
+    with pytest.raises(InputError, match=r"another model: layer widths \[48, 48\], not \[48, 40\]"):
+        read(output, [48, 40])
+    (output / "1.safetensors").unlink()
+    with pytest.raises(InputError, match=r"1\.safetensors: no such file"):
+        read(output, [48, 48])(1)
+    with pytest.raises(InputError, match=r"manifest\.json: no such file"):
+        read(tmp_path / "nowhere", [48, 48])
