@@ -59,7 +59,7 @@ rule merge_calibration:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=memory_mb,
     params:
         settings=lambda w: settings(CONFIG.calibrations[w.calib]),
         shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],

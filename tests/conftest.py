@@ -22,3 +22,10 @@ def finished(tmp_path_factory) -> Workspace:
     made = Workspace(path)
     made.snakemake("results/table1.csv")
     return made
+
+
+@pytest.fixture(scope="session")
+def paper(finished: Workspace) -> Workspace:
+    """The same workspace after every table and figure has been made as well."""
+    finished.snakemake("paper")
+    return finished

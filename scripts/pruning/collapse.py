@@ -114,7 +114,7 @@ def collapse(
 def layout(points: pd.DataFrame, accuracies: pd.DataFrame, settings: Mapping[str, Any]) -> list[Block]:
     """The rows of collapse.csv and accuracy.csv as tables, one a model and calibration; settings as of the stage."""
     sparsities = [f"{sparsity}%" for sparsity in sorted(settings["sparsities"])]
-    (chance,), (level,) = percent(settings["chance"]), percent(settings["confidence"])
+    chance, level = f"{100 * settings['chance']:g}", f"{100 * settings['confidence']:g}"
     blocks = []
     for (model, calib), of in points.groupby(["model", "calib"], sort=False):
         dense = Cell(*percent(of["dense"].iloc[0]), "")

@@ -261,7 +261,7 @@ def block(rows: pd.DataFrame) -> Block:
         ]
         lines.append((f"`{row.variant}`", cells))
     notes = [
-        f"Random weights, {first.dtype}, on {first.device} with {first.threads} threads; medians of {first.rounds} "
+        f"Random weights, {first['dtype']}, on {first.device} with {first.threads} threads; medians of {first.rounds} "
         f"rounds in each of which every variant was measured once, in changing order. Prefill: {first.prompt_tokens:,} "
         f"tokens; decoding: {first.decode_tokens} tokens, one at a time, after that prompt. In brackets: bootstrap "
         "interval of the median ratio to the dense model of the same round.",

@@ -4,15 +4,13 @@ import os
 import shutil
 import subprocess
 import time
-from contextlib import contextmanager
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
 from pruning import config
-from workspace import ROOT, Workspace
+from workspace import ROOT, Workspace, changed
 
 # Jobs of the test grid: three methods, two sparsities, one task.
 ALL = {
@@ -199,18 +197,6 @@ KEYS = {
     "storage.compact": (None, None),  # see test_temporary_models
     "reasoner": (None, NOTHING),
 }
-
-
-@contextmanager
-def changed(path: Path, text: str):
-    """A file with other content, put back with its time stamp afterwards."""
-    before, stat = path.read_bytes(), path.stat()
-    path.write_text(text)
-    try:
-        yield
-    finally:
-        path.write_bytes(before)
-        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def test_nothing_is_planned_after_a_run(finished: Workspace):

@@ -1,0 +1,224 @@
+"""Every table and figure, end to end, on a random model of two layers; and what re-runs when something changes."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from workspace import ROOT, Workspace, changed
+
+TABLES = [
+    "ablation",
+    "collapse",
+    "latency",
+    "recovery",
+    "ridge",
+    "seeds",
+    "table1",
+    "table3",
+    "table4",
+    "table5",
+    "table6",
+]
+FIGURES = ["collapse", "fig1", "fig2", "fig3", "latency", "recovery", "widths"]
+NOTHING: dict[str, int] = {}
+
+
+def test_everything_is_made_in_every_form_and_nothing_is_left_to_do(paper: Workspace):
+    results = paper.path / "results"
+    for table in [*TABLES, "costs"]:
+        for form in ("csv", "md", "tex"):
+            assert (results / f"{table}.{form}").stat().st_size > 100, (table, form)
+        assert "<table>" in (results / f"pages/{table}.html").read_text()
+    for figure in FIGURES:
+        assert (results / f"figures/{figure}.svg").read_text().startswith("<?xml")
+        assert (results / f"figures/{figure}.png").stat().st_size > 10_000
+    assert paper.planned("paper") == NOTHING
+
+
+def test_recovered_and_compensated_models_are_other_models(paper: Workspace):
+    variants = paper.path / "results/tiny-reasoner/eval/gsm_symbolic-s0"
+    text = "gsm_symbolic_text.samples.parquet"
+    plain, tuned = (pd.read_parquet(variants / f"rku/50{t}" / text)["value"] for t in ("", "/arithmetic"))
+    assert not (plain == tuned).any()
+    manifests = paper.path / "results/tiny-reasoner/compact/gsm_symbolic-s0"
+    plain, ridge = (json.loads((manifests / m / "50/manifest.json").read_text()) for m in ("wanda", "ridge_wanda"))
+    assert plain["widths"] == ridge["widths"]
+    assert plain["files"]["model.safetensors"] != ridge["files"]["model.safetensors"]
+    assert [set(record) >= {"lambda", "held_out_error"} for record in ridge["compensation"]] == [True, True]
+    assert not (paper.path / "results/tiny-reasoner/calibration/gsm_symbolic-s0/second_moments").exists()  # temporary
+
+
+def test_tables_compare_what_they_say(paper: Workspace):
+    recovery = pd.read_csv(paper.path / "results/recovery.csv")
+    assert set(recovery.loc[recovery["tuning"].notna(), "reference"]) == {"untuned"}
+    ridge = pd.read_csv(paper.path / "results/ridge.csv").dropna(subset=["reference"])
+    assert list(zip(ridge["method"], ridge["reference"], strict=True)) == [("ridge_wanda", "wanda")]
+    assert "spread over calibrations" in (paper.path / "results/seeds.md").read_text()
+    table4 = pd.read_csv(paper.path / "results/table4.csv")
+    assert len(table4) == 2 * 2 * 2  # pairs, average and one layer, sparsities
+    costs = pd.read_csv(paper.path / "results/costs.csv")
+    assert {"evaluate", "recover", "second_moments", "latency"} <= set(costs["stage"])
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_figures_looks_are_its_own(paper: Workspace, figure: str):
+    path = paper.path / f"scripts/pruning/figures/{figure}.py"
+    with changed(path, path.read_text() + "\n# edited\n"):
+        assert paper.planned("paper") == {"figure": 1, "paper": 1}
+
+
+def test_the_house_style_is_the_figures_own(paper: Workspace):
+    path = paper.path / "scripts/pruning/figures/style.py"
+    with changed(path, path.read_text() + "\n# edited\n"):
+        assert paper.planned("paper") == {"figure": len(FIGURES), "paper": 1}
+
+
+# What may re-run: the table and its page.
+@pytest.mark.parametrize(
+    ("file", "jobs"),
+    [
+        ("scripts/table.py", {"table": 5, "page": 5, "paper": 1}),
+        ("scripts/table4.py", {"table4": 1, "page": 1, "paper": 1}),
+        ("scripts/table5.py", {"table5": 1, "page": 1, "paper": 1}),
+        ("scripts/ablation.py", {"ablation": 1, "page": 1, "paper": 1}),
+        ("scripts/latency_table.py", {"latency_table": 1, "page": 1, "figure": 1, "paper": 1}),
+        ("scripts/widths.py", {"widths": 1, "figure": 1, "paper": 1}),
+        ("scripts/trap.py", {"trap": 1, "figure": 1, "paper": 1}),
+        ("scripts/spectrum.py", {"spectrum": 1, "figure": 1, "paper": 1}),
+        (
+            "scripts/pruning/compensation/ridge.py",
+            {"compact": 1, "second_moments": 1, "evaluate": 1, "table": 1, "page": 1, "paper": 1},
+        ),
+    ],
+)
+def test_editing_a_stage_plans_its_dependants(paper: Workspace, file: str, jobs: dict[str, int]):
+    path = paper.path / file
+    with changed(path, path.read_text() + "\n# edited\n"):
+        assert paper.planned("paper") == jobs
+
+
+SETTINGS = {
+    "tables.table6.tasks": (
+        ["gsm_symbolic_unseen_text"],
+        {"perplexity": 7, "leakage": 1, "table": 1, "page": 1, "paper": 1},
+    ),
+    "tables.recovery.title": ("Another", {"table": 1, "page": 1, "paper": 1}),
+    "tables.ridge": (None, {"paper": 1}),
+    "tunings.arithmetic.note": ("what to know", {"table": 1, "page": 1, "paper": 1}),
+    "tunings.arithmetic.steps": (3, {"recover": 2, "perplexity": 2, "figure": 1, "table": 1, "page": 1, "paper": 1}),
+    "trap.high": (0.9, {"trap": 1, "figure": 1, "paper": 1}),
+    "spectrum.draws": (3, {"spectrum": 1, "figure": 1, "paper": 1}),
+    "cases.excerpt": (10, {"table5": 1, "page": 1, "paper": 1}),
+    "cases.tokens": (11, {"cases": 4, "table5": 1, "page": 1, "paper": 1}),
+    "overlap.layer": (1, {"table4": 1, "page": 1, "paper": 1}),
+    "collapse.resamples": (10, {"collapse": 1, "figure": 2, "page": 1, "paper": 1}),
+    "ablation.allocations": (["global"], {"ablation": 1, "page": 1, "paper": 1}),
+    "latency.rounds": (4, {"latency": 1, "latency_table": 1, "figure": 1, "page": 1, "paper": 1}),
+}
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_changing_a_setting_plans_its_dependants(paper: Workspace, key: str):
+    value, jobs = SETTINGS[key]
+    content = yaml.safe_load((paper.path / "test.yaml").read_text())
+    section = content
+    *parents, last = key.split(".")
+    for parent in parents:
+        section = section.setdefault(parent, {}) if section.get(parent) is not None else section.setdefault(parent, {})
+    section[last] = value
+    with changed(paper.path / "test.yaml", yaml.safe_dump(content, sort_keys=False)):
+        assert paper.planned("paper") == jobs
+
+
+def test_results_on_other_items_share_no_table(paper: Workspace, tmp_path: Path):
+    """A real mismatch: one model is evaluated on fewer items, as a run with another limit would leave it."""
+    results = tmp_path / "results"
+    shutil.copytree(
+        paper.path / "results/tiny-reasoner", results / "tiny-reasoner", ignore=shutil.ignore_patterns(".*")
+    )
+    variant = "gsm_symbolic-s0/rku/50"
+    folder = paper.path / "results/tiny-reasoner/compact" / variant
+    settings = {"metrics": ["exact_match,strict-match"], "limit": 4, "batch_size": 4, "dtype": "float32"}
+    output = results / "tiny-reasoner/eval" / variant / "gsm_symbolic"
+    evaluate = [sys.executable, "scripts/evaluate.py", "--settings", json.dumps(settings), "--model", folder / "model"]
+    evaluate += ["--manifest", folder / "manifest.json", "--definition", "config/tasks/gsm_symbolic.yaml"]
+    evaluate += ["--output", f"{output}.json", "--samples", f"{output}.samples.parquet"]
+    subprocess.run(evaluate, cwd=paper.path, check=True, capture_output=True)
+    column = {"task": "gsm_symbolic", "tuning": None, "note": None, "kind": "accuracy", "title": "T"}
+    table = {"name": "table1", "title": "T", "layout": "wide", "reference": "wanda", "paper": None, "published": None}
+    table |= {
+        "notes": None,
+        "confidence": 0.95,
+        "resamples": 50,
+        "seed": 0,
+        "methods": ["wanda", "rku"],
+        "sparsities": [50],
+    }
+    table["models"] = {"tiny-reasoner": {"note": None, "calibrations": {"gsm_symbolic-s0": {"seed": 0}}}}
+    table["tasks"] = {"gsm_symbolic": column | {"metrics": settings["metrics"]}}
+    outputs = [f"--output-{form}={tmp_path / form}" for form in ("csv", "md", "tex")]
+    command = [
+        sys.executable,
+        ROOT / "scripts/table.py",
+        "--settings",
+        json.dumps(table),
+        "--results",
+        results,
+        *outputs,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (
+        f"tiny-reasoner/dense and tiny-reasoner/{variant} were scored on different items (2 of 6 differ" in done.stderr
+    )
+    assert not (tmp_path / "csv").exists()
+
+
+def test_the_report_holds_captions_tables_and_figures(paper: Workspace):
+    paper.snakemake("--report", "report.html", "paper")
+    report = (paper.path / "report.html").read_text()
+    assert "The claim of a magnitude trap, tested." in report
+    assert "Every combination of RKU's choices, best first." in report
+    assert len(set(re.findall(r"results/figures/\w+\.svg", report))) == len(FIGURES)
+
+
+# docs/howto.md shows what each of these takes; its YAML is what is run here.
+
+
+def documented(title: str) -> str:
+    """The YAML below a heading of docs/howto.md."""
+    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", (ROOT / "docs/howto.md").read_text(), re.M | re.S)[1]
+    return re.search(r"```yaml\n(.*?)```", section, re.S)[1]
+
+
+@pytest.mark.parametrize(
+    "title", ["A method that recombines what there is", "A dataset of your own", "A model of your own"]
+)
+def test_additions_are_config_only(paper: Workspace, title: str):
+    mine = yaml.safe_load(documented(title))
+    content = yaml.safe_load((paper.path / "test.yaml").read_text())
+    if title == "A dataset of your own":
+        (paper.path / "my_questions.jsonl").write_text(
+            "".join(json.dumps({"question": f"What is {n} and {n}?", "answer": f"{2 * n}"}) + "\n" for n in range(30))
+        )
+        mine["tasks"]["my_questions"] |= {"seqlen": 64}
+    if title == "A model of your own":
+        shutil.copytree(paper.path / "resources/model", paper.path / "my_model", dirs_exist_ok=True)
+    for key, value in mine.items():
+        content[key] = {**(content.get(key) or {}), **value}
+    (paper.path / "mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    paper.snakemake("results/mine.csv", configfile="mine.yaml")
+    made = pd.read_csv(paper.path / "results/mine.csv")
+    shown = {
+        "A method that recombines what there is": ("method", "taylor_sq"),
+        "A dataset of your own": ("task", "my_questions"),
+    }
+    column, value = shown.get(title, ("model", "my_model"))
+    assert value in set(made[column])
