@@ -32,14 +32,15 @@ def test_the_yaml_reads_back_as_the_default():
 @pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-7b", "llama-3-8b"])
 def test_experiments_stack_on_the_default(name: str):
     loaded = config.validate(stacked(name))
-    assert loaded.table1.models == [name]
+    assert loaded.experiment.models == [name]
     preflight.check(loaded)
 
 
 def test_the_papers_models_have_the_papers_grid():
     loaded = config.validate(stacked("qwen2_5-7b"))
-    assert loaded.table1.sparsities == [10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90]
-    assert {*loaded.methods, "shuffle_rku"} == set(loaded.table1.methods)
+    table = loaded.table("table1")
+    assert table.sparsities == [10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90]
+    assert {*loaded.methods, "shuffle_rku"} == set(table.methods)
 
 
 def test_a_data_folder_replaces_the_hub():
@@ -58,12 +59,12 @@ def test_shuffled_methods_are_the_method_shuffled():
 def test_all_mistakes_are_listed_a_line_each():
     raw = copy.deepcopy(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     raw["models"]["tiny-reasoner"]["gpu"] = 1
-    raw["table1"]["sparsities"] = [40, 140]
+    raw["tables"]["table1"]["sparsities"] = [40, 140]
     with pytest.raises(InputError) as error:
         config.validate(raw)
     assert str(error.value).splitlines() == [
         "config: models.tiny-reasoner.gpu: unknown key",
-        "config: table1.sparsities.1: Input should be less than 100 (given: 140)",
+        "config: tables.table1.sparsities.1: Input should be less than 100 (given: 140)",
     ]
 
 

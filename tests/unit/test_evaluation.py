@@ -1,6 +1,7 @@
 """Evaluation: lm-eval's answers, remembered; its prompts, rendered from our data; perplexity by a hand loop."""
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pandas as pd
 import perplexity as perplexity_stage
 import pytest
 import torch
+import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
@@ -309,7 +311,8 @@ def prompts(result: dict) -> list[list[tuple[str, str]]]:
 
 
 def test_every_adapter_has_a_golden_prompt_here():
-    assert {path.stem for path in Path(adapters.__file__).parent.glob("*.py")} == {"__init__", "arc_olmo", "aqua_raw"}
+    names = {path.stem for path in Path(adapters.__file__).parent.glob("*.py")} - {"__init__"}
+    assert names == {"arc_olmo", "aqua_raw", "aqua_rationale"}
 
 
 def test_arc_is_rendered_as_lm_eval_does(arc):
@@ -348,6 +351,24 @@ def test_aqua_is_rendered_as_agieval_does(lab):
     ]
     (samples,) = result["samples"].values()
     assert [str(sample["target"]) for sample in samples] == ["[0]", "[3]"]
+
+
+def test_aqua_is_tuned_on_the_form_it_is_asked_and_read_in(lab):
+    """The recovery's text: the question as AGIEval words it, the rationale, and the letter where aqua_cot looks for it."""
+    dataset = yaml.safe_load((TASKS.parent / "qwen2_5-7b.yaml").read_text())["datasets"]["aqua_rat"]
+    (_, add) = adapt(AQUA, "aqua_rationale", dataset["fields"], "train")
+    question = "Q: Add: +45 and -30 Answer Choices: (A)-30 (B)+30 (C)0 (D)15 (E)-15\nA:"
+    completion = " 45 - 30 = 15\nANSWER : D\nThe answer is (D)"
+    assert dataset["prompt"].format_map(add) == question
+    assert dataset["completion"].format_map(add) == completion
+
+    result = run(lab, "aqua_cot", AQUA, "aqua_raw", AQUA_FIELDS)
+    (samples,) = result["samples"].values()
+    asked = [sample["arguments"][0][0] for sample in samples if sample["doc_id"] == 1]
+    assert set(asked) == {question + " Let's think step by step."}
+    for name in ("strict-match", "flexible-extract"):
+        (filtered,) = [f for f in task_definition(TASKS / "aqua_cot.yaml")["filter_list"] if f["name"] == name]
+        assert re.findall(filtered["filter"][0]["regex_pattern"], completion)[-1] == "D"
 
 
 def log_likelihood(lab: Lab, context: str, continuation: str) -> float:
