@@ -203,6 +203,11 @@ def compensation_options(wildcards, input):
     return f"--evidence={input.evidence}" if input.evidence else ""
 
 
+def compact_threads(wildcards):
+    """Cutting is reading and writing; only the linear algebra of ridge makes use of more cores."""
+    return threads_of(wildcards) if CONFIG.method(wildcards.method).compensate == "ridge" else 1
+
+
 def kept_or_temp(output, storage):
     return temp(output) if storage == "temp" else output
 

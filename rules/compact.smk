@@ -31,6 +31,7 @@ rule compact:
         "results/benchmarks/{model}/compact/{calib}/{method}/{sparsity}.tsv"
     conda:
         "../envs/cpu.yaml"
+    threads: compact_threads
     resources:
         mem_mb=memory_mb,
     params:
