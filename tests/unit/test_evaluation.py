@@ -354,7 +354,7 @@ def test_aqua_is_rendered_as_agieval_does(lab):
 
 
 def test_aqua_is_tuned_on_the_form_it_is_asked_and_read_in(lab):
-    """The recovery's text: the question as AGIEval words it, the rationale, and the letter where aqua_cot looks for it."""
+    """The recovery's text: the question as AGIEval words it, the rationale, the letter where aqua_cot looks for it."""
     dataset = yaml.safe_load((TASKS.parent / "qwen2_5-7b.yaml").read_text())["datasets"]["aqua_rat"]
     (_, add) = adapt(AQUA, "aqua_rationale", dataset["fields"], "train")
     question = "Q: Add: +45 and -30 Answer Choices: (A)-30 (B)+30 (C)0 (D)15 (E)-15\nA:"
