@@ -2,31 +2,32 @@
 
 Reads the phases that the stages log and Snakemake's benchmark files; jobs that ran in parallel are added up.
 
-    python benchmarks/overhead.py            after `make table1`
+    python benchmarks/overhead.py            after `make table1` or `make paper`
 """
 
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
 import pandas as pd
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+
+from pruning.costs import stage_of
+
 PHASES = ("start-up", "load", "compute")
-
-
-def stage_of(log: Path) -> str:
-    parts = log.relative_to("results/logs").parts
-    return parts[0] if parts[0] in ("data", "table1.log") else parts[1].removesuffix(".log")
 
 
 def main() -> None:
     rows: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(("jobs", "wall", *PHASES), 0.0))
     for log in Path("results/logs").rglob("*.log"):
         phases = dict(re.findall(r"^phase (\S+) ([\d.]+) s$", log.read_text(errors="replace"), re.M))
-        benchmark = Path("results/benchmarks", log.relative_to("results/logs")).with_suffix(".tsv")
+        place = log.relative_to("results/logs")
+        benchmark = Path("results/benchmarks", place).with_suffix(".tsv")
         if not phases or not benchmark.exists():
             continue
-        row = rows[stage_of(log).removesuffix(".log")]
+        row = rows[stage_of(place)]
         row["jobs"] += 1
         row["wall"] += pd.read_csv(benchmark, sep="\t")["s"].iloc[0]
         for phase in PHASES:

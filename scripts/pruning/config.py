@@ -318,6 +318,12 @@ class Trap(Strict):
     low: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Quantile below which it is low."""
 
+    @model_validator(mode="after")
+    def _apart(self) -> "Trap":
+        if self.low >= self.high:
+            raise ValueError(f"trap.low: {self.low} is not below trap.high, {self.high}")
+        return self
+
 
 class Cases(Strict):
     """Table 5."""

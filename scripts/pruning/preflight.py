@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pruning.config import Config, known
+from pruning.config import Config, Table, known
 from pruning.errors import InputError
 
 
@@ -105,16 +105,29 @@ def _check_model(config: Config, name: str) -> None:
     if not (directory / "config.json").is_file():
         return  # not fetched yet: the job itself will check
     architecture = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    used = {
-        *config.experiment.methods,
-        *(m for t in config.tables if config.tables[t] for m in config.table(t).methods),
-    }
-    for method in sorted(used):
+    tables = [config.table(table) for table, content in config.tables.items() if content]
+    _check_shape(config, name, [table for table in tables if name in table.models], architecture)
+    for method in sorted({*config.experiment.methods, *(m for table in tables for m in table.methods)}):
         if config.method(method).compensate == "bias" and "mlp_bias" not in architecture:
             raise InputError(
                 f"methods.{method}.compensate: bias needs a bias on down_proj, which {name} "
                 f"({architecture.get('model_type')}) has no slot for; use `compensate: none`"
             )
+
+
+def _check_shape(config: Config, name: str, tables: list[Table], architecture: dict[str, Any]) -> None:
+    """Layers and lengths that the model of these tables does not have."""
+    layers, context = (architecture.get(key) for key in ("num_hidden_layers", "max_position_embeddings"))
+    analysed = {"overlap.layer": config.overlap.layer if config.overlap else None}
+    for calib in {*config.experiment.calibrations, *(calib for table in tables for calib in table.calibrations)}:
+        analysed[f"calibrations.{calib}.analysed_layer"] = config.calibrations[calib].analysed_layer
+    for key, layer in sorted(analysed.items()):
+        if layers and layer is not None and not 0 <= layer < layers:
+            raise InputError(f"{key}: {layer} is out of range, {name} has layers 0 to {layers - 1}")
+    for task in sorted({column.partition("@")[0] for table in tables for column in table.tasks}):
+        length = getattr(config.tasks[task], "seqlen", 0)
+        if context and length > context:
+            raise InputError(f"tasks.{task}.seqlen: {length} is longer than {name}'s context of {context} tokens")
 
 
 def check_gpus(config: Config, visible: list[str]) -> None:

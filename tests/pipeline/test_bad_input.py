@@ -92,6 +92,19 @@ BAD_CONFIGS = {
         {"datasets|gsm_symbolic|prompt": "{problem}"},
         "the text '{problem}' needs a field: unknown name 'problem'",
     ),
+    "seqlen longer than the context": (
+        {"tasks|gsm_symbolic_text|seqlen": 4096},
+        "tasks.gsm_symbolic_text.seqlen: 4096 is longer than tiny-reasoner's context of",
+    ),
+    "analysed layer that the model has not": (
+        {"calibrations|gsm_symbolic-s0|analysed_layer": 2},
+        "calibrations.gsm_symbolic-s0.analysed_layer: 2 is out of range, tiny-reasoner has layers 0 to 1",
+    ),
+    "layer of the overlap that the model has not": (
+        {"overlap|layer": 26},
+        "overlap.layer: 26 is out of range, tiny-reasoner has layers 0 to 1",
+    ),
+    "quantiles of the trap the wrong way round": ({"trap|low": 0.8}, "trap.low: 0.8 is not below trap.high, 0.75"),
     "FLAP bias on Qwen2": (
         {"methods|rku|compensate": "bias"},
         "methods.rku.compensate: bias needs a bias on down_proj, which tiny-reasoner (qwen2) has no slot for",
