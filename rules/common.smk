@@ -391,6 +391,8 @@ def ablation_settings():
 
 # Latency (rules/latency.smk)
 
+ALL_CORES = workflow.resource_settings.cores or 4  # workflow.cores is an error where --cores is not given (--report)
+
 
 def latency_shapes():
     return [*(name for name, shape in CONFIG.latency.shapes.items() if shape), *EXPERIMENT.models]

@@ -27,7 +27,7 @@ if CONFIG.latency:
             shape=one_of(latency_shapes()),
         conda:
             "../envs/gpu.yaml"
-        threads: workflow.cores
+        threads: ALL_CORES
         resources:
             gpu=CONFIG.latency.gpus,
             mem_mb=CONFIG.latency.memory_gb * 1000,

@@ -34,7 +34,8 @@ class Workspace:
     def snakemake(
         self, *arguments: str, check: bool = True, configfile: str = "test.yaml"
     ) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--configfile", configfile]
+        cores = [] if "--report" in arguments else ["--cores", "2"]
+        command = [sys.executable, "-m", "snakemake", *cores, *arguments, "--configfile", configfile]
         done = subprocess.run(command, cwd=self.path, capture_output=True, text=True)
         if check and done.returncode:
             raise AssertionError(f"snakemake failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")

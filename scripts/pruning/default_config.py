@@ -120,7 +120,7 @@ DEFAULT = c.Config(
             kind="lm_eval", title="Arithmetic", metrics=[EXACT_MATCH], limit=400, batch_size=100
         ),
         "gsm_symbolic_text": sums("Solutions, perplexity", "gsm_symbolic"),
-        "gsm_symbolic_unseen_text": sums("Unseen stories, perplexity", "gsm_symbolic_unseen"),
+        "gsm_symbolic_wider_text": sums("Bigger numbers, perplexity", "gsm_symbolic_wider"),
     },
     tunings={
         "gsm_symbolic": c.Tuning(dataset="gsm_symbolic", learning_rate=1e-3, sequence_length=256),
@@ -154,7 +154,7 @@ DEFAULT = c.Config(
         ),
         "table6": c.Table(
             title="Table 6: perplexity over the sparsities",
-            tasks=["gsm_symbolic_text", "gsm_symbolic_unseen_text"],
+            tasks=["gsm_symbolic_text", "gsm_symbolic_wider_text"],
             sparsities=[10, 20, 25, 30, 40, 50, 60, 70, 75],
             layout="long",
             paper="table6",
@@ -163,7 +163,7 @@ DEFAULT = c.Config(
             title="Table 7: everything else of the model",
             tasks=[
                 "gsm_symbolic_text",
-                "gsm_symbolic_unseen_text",
+                "gsm_symbolic_wider_text",
                 "arithmetic",
                 "gsm_symbolic_options",
                 "gsm_symbolic_unseen_options",

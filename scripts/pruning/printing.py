@@ -112,8 +112,8 @@ def percent(*values: float) -> list[str]:
 
 
 def plain(*values: float) -> list[str]:
-    """Perplexities, all with the decimals that suit the first: four digits or so."""
-    decimals = max(0, 2 - max(0, math.floor(math.log10(values[0])) - 1))
+    """Perplexities, all with the decimals that show four digits of the first (at most three)."""
+    decimals = min(3, max(0, 3 - math.floor(math.log10(values[0]))))
     return ["–" if math.isnan(value) else f"{value:,.{decimals}f}" for value in values]
 
 

@@ -488,8 +488,10 @@ def _leakage(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
         f"`{r['task']}` against `{r['source']}`: {r['identical']} identical, {r['overlapping']} sharing half of their "
         f"{r['n']}-grams, of {r['items']}"
         for r in found
+        if r["identical"] or r["overlapping"]
     ]
-    return [f"Test items found in the text that was calibrated or tuned on: {'; '.join(parts)}."]
+    rest = ["no other task shares any"] if len(parts) < len(found) else []
+    return [f"Test items found in the text that was calibrated or tuned on: {'; '.join(parts + rest)}."]
 
 
 def _sizes(dense: pd.DataFrame, settings: Mapping[str, Any]) -> str:

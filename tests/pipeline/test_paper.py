@@ -106,7 +106,7 @@ def test_editing_a_stage_plans_its_dependants(paper: Workspace, file: str, jobs:
 
 SETTINGS = {
     "tables.table6.tasks": (
-        ["gsm_symbolic_unseen_text"],
+        ["gsm_symbolic_wider_text"],
         {"perplexity": 7, "leakage": 1, "table": 1, "page": 1, "paper": 1},
     ),
     "tables.recovery.title": ("Another", {"table": 1, "page": 1, "paper": 1}),

@@ -294,7 +294,7 @@ def run(lab: Lab, task: str, records: list[dict], adapter: str | None, fields: l
         split: str(data) for split in definition["dataset_kwargs"]["data_files"]
     }
     if "generation_kwargs" in definition:
-        definition["generation_kwargs"]["max_gen_toks"] = 8  # the random model says nothing, at length
+        definition["generation_kwargs"]["max_gen_toks"] = 192  # the random model has a short context
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
         return evaluation.evaluate(lab.cached(), definition, None)

@@ -594,7 +594,7 @@ def test_tex_escapes_every_special_character():
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(1.0, "1.00"), (9.876, "9.88"), (12.345, "12.35"), (123.45, "123.5"), (12345.6, "12,346")]
+    ("value", "shown"), [(1.0, "1.000"), (9.876, "9.876"), (12.345, "12.35"), (123.45, "123.5"), (12345.6, "12,346")]
 )
 def test_perplexities_have_decimals_that_suit_their_size(value, shown):
     assert printing.plain(value + 1e-9) == [shown]
