@@ -41,6 +41,7 @@ def recover(
         packing="document",
         seed=settings["seed"],
     )
+    sequences = recovery.answered(sequences, settings["sequence_length"])
     tuned = recovery.with_adapters(network, settings)
     trainable = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=settings["learning_rate"], weight_decay=0.0)
@@ -60,6 +61,11 @@ def recover(
                 sequences, step, settings["batch_size"], settings["seed"], tokenizer.pad_token_id
             )
             value = recovery.loss(tuned, ids.to(device), labels)
+            if not value.isfinite():
+                raise cli.InputError(
+                    f"tunings: learning_rate: {settings['learning_rate']}: the loss is {value.item()} at step "
+                    f"{step + 1}: lower it"
+                )
             value.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -27,6 +27,18 @@ def with_adapters(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:
     return get_peft_model(model, lora)
 
 
+def answered(sequences: Sequences, length: int) -> Sequences:
+    """Those with a token to learn within `length` tokens; the rest, all prompt, would make the loss of a batch NaN.
+
+    Raises InputError if there are none."""
+    kept = [(ids, answer) for ids, answer in sequences if any(answer[1:])]
+    if not kept:
+        raise InputError(f"tunings: sequence_length: {length}: no text's completion begins within it: raise it")
+    if left_out := len(sequences) - len(kept):
+        print(f"{left_out} of {len(sequences)} texts left out: their completion begins after {length} tokens")
+    return kept
+
+
 def batch(sequences: Sequences, step: int, size: int, seed: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and labels [B, T] of a step, a function of (seed, step); -100 labels prompts and padding."""
     chosen = Random(f"{seed} {step}").choices(sequences, k=size)

@@ -122,3 +122,22 @@ def test_targets_that_do_not_exist_are_named(pruned):
 def test_a_tuning_set_without_the_field_is_named(pruned):
     with pytest.raises(InputError, match=r"needs a field 'text'; it has \['answer', 'question'\]"):
         run(pruned, prompt="{text}")
+
+
+def test_texts_cut_before_their_answer_are_left_out(capsys):
+    sequences = [([1, 2, 3], [False, False, True]), ([1, 2, 3], [False] * 3), ([1, 2], [True, False])]
+    assert recovery.answered(sequences, 3) == sequences[:1]  # nothing predicts a first token
+    assert "2 of 3 texts left out: their completion begins after 3 tokens" in capsys.readouterr().out
+
+
+def test_lengths_that_hold_no_answer_are_named(pruned):
+    with pytest.raises(InputError, match="tunings: sequence_length: 3: no text's completion begins within it: raise"):
+        run(pruned, sequence_length=3)
+
+
+def test_a_training_that_diverges_makes_no_adapter(pruned, monkeypatch):
+    loss = recovery.loss
+    monkeypatch.setattr(recovery, "loss", lambda *a: loss(*a) * float("inf"))
+    with pytest.raises(InputError, match=r"learning_rate: 0\.01: the loss is inf at step 1: lower it"):
+        run(pruned)
+    assert not (pruned / "adapter").exists()
