@@ -595,10 +595,13 @@ def figure_options(wildcards):
 
 
 def figure_settings(wildcards):
+    collapse = {"titles": {CONFIG.collapse.task: CONFIG.tasks[CONFIG.collapse.task].title}} if CONFIG.collapse else {}
     own = {
         "fig2": {"layer": None, "sparsity": EXPERIMENT.sparsity},
         "fig3": {"pair": CONFIG.overlap.pairs[0]} if CONFIG.overlap else {},
         "widths": {"sparsity": EXPERIMENT.sparsity / 100},
+        "collapse": collapse,
+        "latency": collapse,
     }
     names = {"models": EXPERIMENT.models, "methods": EXPERIMENT.methods}
     return settings(None, **names, **own.get(wildcards.figure, {}))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import safe_open
 
 from pruning.config import Config, Table, known
 from pruning.errors import InputError
@@ -106,7 +107,9 @@ def _check_model(config: Config, name: str) -> None:
         return  # not fetched yet: the job itself will check
     architecture = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     tables = [config.table(table) for table, content in config.tables.items() if content]
-    _check_shape(config, name, [table for table in tables if name in table.models], architecture)
+    shown = [table for table in tables if name in table.models]
+    _check_shape(config, name, shown, architecture)
+    _check_targets(config, name, shown, directory)
     for method in sorted({*config.experiment.methods, *(m for table in tables for m in table.methods)}):
         if config.method(method).compensate == "bias" and "mlp_bias" not in architecture:
             raise InputError(
@@ -124,10 +127,28 @@ def _check_shape(config: Config, name: str, tables: list[Table], architecture: d
     for key, layer in sorted(analysed.items()):
         if layers and layer is not None and not 0 <= layer < layers:
             raise InputError(f"{key}: {layer} is out of range, {name} has layers 0 to {layers - 1}")
-    for task in sorted({column.partition("@")[0] for table in tables for column in table.tasks}):
-        length = getattr(config.tasks[task], "seqlen", 0)
+    columns = [column.partition("@") for table in tables for column in table.tasks]
+    lengths = {f"tasks.{task}.seqlen": getattr(config.tasks[task], "seqlen", 0) for task, _, _ in columns}
+    for tuning in _tunings(tables):
+        lengths[f"tunings.{tuning}.sequence_length"] = config.tunings[tuning].sequence_length
+    for key, length in sorted(lengths.items()):
         if context and length > context:
-            raise InputError(f"tasks.{task}.seqlen: {length} is longer than {name}'s context of {context} tokens")
+            raise InputError(f"{key}: {length} is longer than {name}'s context of {context} tokens")
+
+
+def _tunings(tables: list[Table]) -> list[str]:
+    return sorted({column.partition("@")[2] for table in tables for column in table.tasks} - {""})
+
+
+def _check_targets(config: Config, name: str, tables: list[Table], directory: Path) -> None:
+    """Modules for LoRA that the model of these tables does not have."""
+    modules: set[str] = set()
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, "numpy") as tensors:
+            modules |= {key.split(".")[-2] for key in tensors.keys() if key.endswith(".weight")}  # noqa: SIM118
+    for tuning in _tunings(tables):
+        if modules and (missing := sorted(set(config.tunings[tuning].targets) - modules)):
+            raise InputError(f"tunings.{tuning}.targets: {name} has no {missing}; it has {sorted(modules)}")
 
 
 def check_gpus(config: Config, visible: list[str]) -> None:

@@ -96,6 +96,14 @@ BAD_CONFIGS = {
         {"tasks|gsm_symbolic_text|seqlen": 4096},
         "tasks.gsm_symbolic_text.seqlen: 4096 is longer than tiny-reasoner's context of",
     ),
+    "tuning text longer than the context": (
+        {"tunings|arithmetic|sequence_length": 4096},
+        "tunings.arithmetic.sequence_length: 4096 is longer than tiny-reasoner's context of 512 tokens",
+    ),
+    "LoRA targets that the model has not": (
+        {"tunings|arithmetic|targets": ["q_proj", "fc1"]},
+        "tunings.arithmetic.targets: tiny-reasoner has no ['fc1']; it has ['down_proj', 'embed_tokens', ",
+    ),
     "analysed layer that the model has not": (
         {"calibrations|gsm_symbolic-s0|analysed_layer": 2},
         "calibrations.gsm_symbolic-s0.analysed_layer: 2 is out of range, tiny-reasoner has layers 0 to 1",

@@ -3,8 +3,8 @@
 Tables: `latency` (shape, variant, device, prefill_speedup, prefill_speedup_low, prefill_speedup_high, flop_ratio: FLOPs
 of the dense model by those of the variant; `variant` is `dense`, `uniform/PERCENT` or `CALIB/METHOD/PERCENT`, and then
 `shape`, or the column `model` if there is one, names the model) and `accuracy` (model, calib, method, sparsity, task,
-metric, value, ci_low, ci_high; sparsity 0 is the dense model). Settings: `task` and `metric`, where `accuracy` has
-several; `device`, where a model was measured on several.
+metric, value, ci_low, ci_high; sparsity 0 is the dense model). Settings: `titles`, task -> text (optional), `task` and
+`metric`, where `accuracy` has several; `device`, where a model was measured on several.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,8 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         dense = accuracy[(accuracy["model"] == block.model) & (accuracy["method"] == "dense")]
         drawn |= _trade(axis, style.pick(block.rows(joined), "latency", device=None), dense, settings)
         axis.set_title(f"({next(letters)}) {block.model}, {block.calib}")
-    grid[0].set_ylabel(f"accuracy on {accuracy['task'].iloc[0]} (%)")
+    task = accuracy["task"].iloc[0]
+    grid[0].set_ylabel(f"accuracy on {settings.get('titles', {}).get(task, task)} (%)")
     handles = style.method_handles(["dense", *drawn], settings)
     if len(uniform):
         handles += _bound(grid[len(blocks)], uniform)
