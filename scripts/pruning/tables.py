@@ -457,6 +457,9 @@ def _legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, An
         "Sparsity is the share of FFN neurons removed. dense is the unpruned model, sparsity 0: one measurement, "
         "repeated under every sparsity.",
     ]
+    tuned = [bool(_tuning(column, settings)) for column in settings["tasks"]]
+    if any(tuned) and not all(tuned):
+        notes.append("Columns without `tuned on`: the pruned models as they are, before any recovery.")
     comparisons = int(pruned["p_value"].notna().sum())
     alpha = f"{1 - settings['confidence']:.3g}"
     reference = {

@@ -96,7 +96,7 @@ def _bound(axis: Axes, uniform: pd.DataFrame) -> list[Line2D]:
     looks = style.styles(names.unique())
     most = 1.05 * uniform[["flop_ratio", "prefill_speedup_high"]].max().max()
     axis.plot([1, most], [1, most], color=style.INK, linewidth=0.9)
-    handles = [Line2D([], [], color=style.INK, linewidth=0.9, label="bound by FLOPs")]
+    handles = [Line2D([], [], color=style.INK, linewidth=0.9, label="as FLOPs fall")]
     for name, look in looks.items():
         rows = uniform[names == name].sort_values("flop_ratio")
         style.interval(axis, rows["flop_ratio"], *(rows[name] for name in SPEEDUP), **look.line)
