@@ -3,8 +3,8 @@
     python tests/verify_paper.py ../shared/paper/rku-paper.txt
 
 The tables are read from the text anew, by their headers. What the notes say is worked out from the published values,
-and a note may hold no other number. Prints counts and the sha256 of each file, which tests/unit/test_published.py keeps;
-exits with 1 if anything differs.
+and a note may hold no other number. Prints counts and the sha256 of each file, which tests/unit/test_published.py
+keeps; exits with 1 if anything differs.
 """
 
 import argparse
