@@ -57,7 +57,7 @@ def test_a_second_run_elsewhere_gives_identical_masks_and_tables(finished: Works
     again = Workspace(tmp_path)
     shutil.copytree(finished.path / "resources/model", tmp_path / "resources/model")
     again.snakemake("results/table1.csv")
-    masks = [p.relative_to(finished.path) for p in (finished.path / "results").glob("*/masks/**/*.parquet")]
+    masks = [p.relative_to(again.path) for p in (again.path / "results").glob("*/masks/**/*.parquet")]
     assert len(masks) == 6
     for path in [*masks, *(f"results/table1.{kind}" for kind in ("csv", "md", "tex"))]:
         assert (again.path / path).read_bytes() == (finished.path / path).read_bytes(), path
