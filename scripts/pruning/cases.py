@@ -186,4 +186,4 @@ def _tex_answer(case: Any) -> str:
 def _tex(text: str) -> str:
     """Any text as LaTeX that prints exactly this text, lines and all."""
     plain = (r"\textasciigrave{}".join(map(tex_escape, line.split("`"))) for line in _lines(text))
-    return r"\newline ".join(plain)
+    return r"\newline ".join(line or r"\mbox{}" for line in plain)  # \newline wants a line to end

@@ -55,7 +55,8 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def to_tex(name: str, blocks: Sequence[Block]) -> str:
-    """All blocks as LaTeX floats; the interval and the published value stand below each value, to fit a page."""
+    """All blocks as LaTeX floats. To fit a page, interval and published value stand below each value, in a table of
+    more than LONG rows beside it."""
     return "% \\usepackage{booktabs} in the preamble\n" + "\n".join(_tex_block(name, block) for block in blocks)
 
 
@@ -78,25 +79,30 @@ def _tex_block(name: str, block: Block) -> str:
             " ".join(f"\\cmidrule(lr){{{start}-{start + width - 1}}}" for start in starts),
         ]
     lines += [" & ".join(header) + r" \\"]
+    long = len(block.rows) > LONG
     for i, (label, cells) in enumerate(block.rows):
-        lines += [r"\midrule" if i < 2 else r"\addlinespace"]  # rules above and below the dense row
-        lines += _tex_rows(label, cells)
+        lines += [r"\midrule"] * (i < 2) or [r"\addlinespace"] * (not long)  # rules above and below the dense row
+        lines += _tex_rows(label, cells, beside=long)
     notes = [f"{tex_escape(note)}\\par" for note in block.notes]
     minipage = [r"\par\medskip", r"\begin{minipage}{\textwidth}\footnotesize", *notes, r"\end{minipage}"]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *minipage, r"\end{table*}", ""])
 
 
-def _tex_rows(label: str, cells: Sequence[Cell]) -> list[str]:
+def _tex_rows(label: str, cells: Sequence[Cell], beside: bool) -> list[str]:
     bold = [f"\\textbf{{{tex_escape(c.value)}}}" if c.best else tex_escape(c.value) for c in cells]
     values = ["\\,".join([value, *map(tex_escape, c.marks)]) for value, c in zip(bold, cells, strict=True)]
     small = [[cell.interval for cell in cells], [cell.published for cell in cells]]
-    small = [line for line in small if any(line)]
-    below = [["", *(f"{{\\scriptsize {tex_escape(text)}}}" if text else "" for text in line)] for line in small]
-    return [" & ".join(line) + r" \\" for line in [[tex_escape(label), *values], *below]]
+    below = [[f"{{\\scriptsize {tex_escape(text)}}}" if text else "" for text in line] for line in small if any(line)]
+    lines = [[tex_escape(label), *values], *(["", *line] for line in below)]
+    if beside:
+        lines = [[" ".join(filter(None, texts)) for texts in zip(*lines, strict=True)]]
+    return [" & ".join(line) + r" \\" for line in lines]
 
 
+LONG = 20  # rows of which a page holds two lines each, and the notes
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "†": r"$^{\dagger}$"}
 TEX |= {"±": r"$\pm$", "−": "$-$", "–": "--", ">": "$>$", "<": "$<$", "=": "$=$", "✓": "yes", "✗": "no"}
+TEX |= {"|": r"\textbar{}", "Σ": r"$\Sigma$", "²": "$^2$", "�": r"\fbox{?}"}
 TEX |= {c: f"\\{c}" for c in "&%$#_{}"}
 
 

@@ -182,11 +182,14 @@ def test_tex_is_escaped_and_has_a_row_a_case(made):
     text = layout.to_tex(layout.table5_rows("tiny", made, TABLE), TABLE)
     assert text.count(r"\begin{table*}") == text.count(r"\bottomrule") == 3
     assert text.count(r"\tabularnewline") == 6 + 3
-    assert r"a|b\textbackslash{}|c \textasciigrave{}x\textasciigrave{} **y** \_z\_ $<$b$>$\&lt; [l](u)" in text
+    assert r"a\textbar{}b\textbackslash{}\textbar{}c \textasciigrave{}x\textasciigrave{} **y** \_z\_" in text
+    assert r"\_z\_ $<$b$>$\&lt; [l](u)" in text
     assert r"wanda 40\% & none & 20 (stop) & 25\%, loop 80\% & \raggedright w w" in text
     for line in text.splitlines():
         if line.endswith(r"\tabularnewline"):
             assert len(re.findall(r"(?<!\\)&", line)) in (4, 7)
+    whole = {**TABLE, "excerpt": 1000}
+    assert r"\$1\$\newline \mbox{}\newline \# h" in layout.to_tex(layout.table5_rows("tiny", made, whole), whole)
 
 
 def write(folder, made, models=("tiny",)):

@@ -588,10 +588,25 @@ def test_tex_is_balanced_and_every_line_fills_the_table(printed):
     assert re.sub(r"\\(label|ref)\{.*\}", "", text).count("_") == text.count("\\_")
 
 
+@pytest.mark.parametrize("rows", [printing.LONG, printing.LONG + 1])
+def test_tex_of_many_rows_has_a_line_each(rows):
+    cells = [printing.Cell("1.5", "[1, 2]", published="3.0, -1.5"), printing.Cell("–", "")]
+    block = printing.Block("b", "B", [""], ["x", "y"], [(f"r{i}", cells) for i in range(rows)], [])
+    body = printing.to_tex("t", [block]).split(r"x & y \\")[1].split(r"\bottomrule")[0]
+    small = [r"{\scriptsize [1, 2]}", r"{\scriptsize 3.0, -1.5}"]
+    if rows > printing.LONG:
+        want = [rf"r{i} & 1.5 {small[0]} {small[1]} & -- \\" for i in range(rows)]
+    else:
+        want = [line for i in range(rows) for line in (rf"r{i} & 1.5 & -- \\", *(rf" & {s} &  \\" for s in small))]
+    assert [line for line in body.splitlines() if line.endswith(r"\\")] == want
+    assert (body.count(r"\midrule"), body.count(r"\addlinespace")) == (2, 0 if rows > printing.LONG else rows - 2)
+
+
 def test_tex_escapes_every_special_character():
     assert printing.tex_escape("a_b & 5% #1 $x {y}") == r"a\_b \& 5\% \#1 \$x \{y\}"
     assert printing.tex_escape("~ ^ \\") == r"\textasciitilde{} \textasciicircum{} \textbackslash{}"
     assert printing.tex_escape("`c_d` −1 > †") == r"\texttt{c\_d} $-$1 $>$ $^{\dagger}$"
+    assert printing.tex_escape("|Σp| − Σg²") == r"\textbar{}$\Sigma$p\textbar{} $-$ $\Sigma$g$^2$"
 
 
 @pytest.mark.parametrize(
