@@ -57,7 +57,9 @@ def _markdown_cell(cell: Cell) -> str:
 def to_tex(name: str, blocks: Sequence[Block]) -> str:
     """All blocks as LaTeX floats. To fit a page, interval and published value stand below each value, in a table of
     more than LONG rows beside it."""
-    return "% \\usepackage{booktabs} in the preamble\n" + "\n".join(_tex_block(name, block) for block in blocks)
+    return "% \\usepackage{booktabs,graphicx} in the preamble\n" + "\n".join(
+        _tex_block(name, block) for block in blocks
+    )
 
 
 def _tex_block(name: str, block: Block) -> str:
@@ -68,7 +70,7 @@ def _tex_block(name: str, block: Block) -> str:
         r"\centering\small",
         f"\\caption{{{tex_escape(block.title)}.}}",
         f"\\label{{tab:{name}-{block.name}}}",
-        f"\\begin{{tabular}}{{l{'c' * (width * len(block.groups))}}}",
+        f"{FIT}\\begin{{tabular}}{{l{'c' * (width * len(block.groups))}}}",
         r"\toprule",
     ]
     if any(block.groups):
@@ -85,7 +87,7 @@ def _tex_block(name: str, block: Block) -> str:
         lines += _tex_rows(label, cells, beside=long)
     notes = [f"{tex_escape(note)}\\par" for note in block.notes]
     minipage = [r"\par\medskip", r"\begin{minipage}{\textwidth}\footnotesize", *notes, r"\end{minipage}"]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *minipage, r"\end{table*}", ""])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", *minipage, r"\end{table*}", ""])
 
 
 def _tex_rows(label: str, cells: Sequence[Cell], beside: bool) -> list[str]:
@@ -99,6 +101,7 @@ def _tex_rows(label: str, cells: Sequence[Cell], beside: bool) -> list[str]:
     return [" & ".join(line) + r" \\" for line in lines]
 
 
+FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{"  # smaller only where wider than the page
 LONG = 20  # rows of which a page holds two lines each, and the notes
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "†": r"$^{\dagger}$"}
 TEX |= {"±": r"$\pm$", "−": "$-$", "–": "--", ">": "$>$", "<": "$<$", "=": "$=$", "✓": "yes", "✗": "no"}
