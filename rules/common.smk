@@ -114,9 +114,8 @@ def source_of(wildcards):
     own = {"fields": dataset.fields, "adapter": files.adapter}
     if path := CONFIG.local_path(wildcards.dataset, split):
         return settings(None, **own, kind="local", path=str(path))
-    return settings(
-        None, **own, kind="hub", repo=files.repo, name=files.name, revision=files.revision, split=files.splits[split]
-    )
+    hub = {key: getattr(files, key) for key in ("repo", "name", "revision", "data_files")}
+    return settings(None, **own, kind="hub", **hub, split=files.splits[split])
 
 
 def local_file(wildcards):
@@ -292,7 +291,7 @@ def tuning_settings(wildcards):
 
 def moments_settings(wildcards):
     own = json.loads(calibration_settings(wildcards))
-    unused = ("energy", "sampled_tokens", "analysed_layer", "gradient_checkpointing")
+    unused = ("objectives", "sampled_tokens", "analysed_layer", "gradient_checkpointing")
     return json.dumps({key: value for key, value in own.items() if key not in unused})
 
 
@@ -362,26 +361,24 @@ def collapse_settings():
 
 
 def ablation_grid():
-    """(calibration, combination) of every row; what cannot differ is not repeated."""
+    """Every combination; what cannot differ is not repeated."""
     grid, rows = CONFIG.ablation, []
-    for objective in grid.objectives:
-        # The cross-entropy's gradient does not depend on where the energy is taken.
-        calibrations = list(grid.calibrations.values())[: 1 if objective == "ce" else None]
-        for calib, reduction, allocate in product(calibrations, grid.reductions, grid.allocations):
-            for normalise in grid.normalisations[: 1 if allocate == "uniform" else None]:
-                rows.append((calib, f"{objective}-{reduction}-{normalise}-{allocate}"))
+    for objective, reduction, allocate in product(grid.objectives, grid.reductions, grid.allocations):
+        for normalise in grid.normalisations[: 1 if allocate == "uniform" else None]:
+            rows.append(f"{objective}-{reduction}-{normalise}-{allocate}")
     return rows
 
 
 def ablation_variants():
-    return [f"{calib}/{method}/{EXPERIMENT.sparsity}" for calib, method in ablation_grid()]
+    return [f"{CALIB}/{method}/{EXPERIMENT.sparsity}" for method in ablation_grid()]
 
 
 def ablation_settings():
     task = CONFIG.tasks[CONFIG.ablation.task]
     return statistics_settings(
         rows=ablation_grid(),
-        calibrations={calib: CONFIG.calibrations[calib].energy for calib, _ in ablation_grid()},
+        presets=CONFIG.presets(ablation_grid()),
+        calib=CALIB,
         sparsity=EXPERIMENT.sparsity,
         task=CONFIG.ablation.task,
         metric=task.metrics[0],
