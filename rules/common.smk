@@ -131,7 +131,10 @@ def adapter_of(wildcards):
 
 
 def model_files(wildcards):
+    """Files outside packages that the dense model is made from."""
     source = CONFIG.models[wildcards.model].source
+    if source.kind == "gguf":
+        return [path for package, path in base_model.locations(source.model_dump()) if not package]
     patterns = base_model.FILES if source.kind == "local" else ()
     return sorted({str(file) for pattern in patterns for file in Path(source.path).glob(pattern)})
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from pruning import base_model
 from pruning.errors import InputError
 from pruning.objectives import OBJECTIVES
 from pruning.scores.utility import REDUCTIONS
@@ -58,9 +59,28 @@ class HubSource(Strict):
 class GgufSource(Strict):
     kind: Literal["gguf"]
     path: str
-    """GGUF file, dequantised to float32; inside `package` where one is given."""
+    """GGUF file, which is dequantised; inside `package` where one is given."""
     package: str | None = None
     """Installed Python package that ships the file."""
+    version: str | None = None
+    """Version that `package` must have; any where null."""
+    parts: Positive | None = None
+    """The file comes in so many parts, which are joined in order: `{part}` in `path` or `package` is 1, 2, …
+    (`{part:02}` is 01, 02, …)."""
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Checksum of the whole file; not checked where null."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the dequantised weights are stored in."""
+
+    @model_validator(mode="after")
+    def _templates(self) -> "GgufSource":
+        if self.version and not self.package:
+            raise ValueError("`version` is the version of `package`: give one, or leave `version` out")
+        names = [name for text in (self.path, self.package or "") for name in fields_of(text)] if self.parts else []
+        if self.parts and set(names) != {"part"}:
+            raise ValueError("`parts` needs {part} in `path` or `package`, and no other name in braces")
+        base_model.locations(self.model_dump())  # raises ValueError where the format after a colon is broken
+        return self
 
 
 class Model(Strict):
