@@ -76,7 +76,7 @@ def test_a_gguf_is_dequantised_to_float32(file: Path, whole: Path):
     for layer in range(2):
         for proj in ("gate", "up", "down"):
             tensor = stored[f"blk.{layer}.ffn_{proj}.weight"]
-            expected = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type))
+            expected = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
             found = base.tensor(base.name(layer, proj))
             assert found.dtype == torch.float32 and torch.equal(found, expected)
     assert {tensor.tensor_type.name for tensor in stored.values()} == {"Q4_1", "F32"}
