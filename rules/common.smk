@@ -23,7 +23,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from pruning import base_model, devices, locks, preflight
+from pruning import base_model, devices, locks, memory, preflight
 from pruning.config import validate
 from pruning.errors import InputError
 
@@ -627,9 +627,10 @@ onstart:
     # whether jobs run here at all, and that this is no dry-run.
     if workflow.local_exec:
         visible = devices.visible()
-        checked(preflight.check_gpus, CONFIG, visible)
-        machine_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 10**6
-        for name, limit in (("mem_mb", machine_mb), ("gpu", len(visible))):
+        checked(preflight.check_machine, CONFIG, visible)
+        if not workflow.deployment_settings.deployment_method:  # jobs see the packages that are seen here
+            checked(preflight.check_packages, CONFIG)
+        for name, limit in (("mem_mb", memory.physical() // 10**6), ("gpu", len(visible))):
             if name not in workflow.global_resources:
                 workflow.register_resource(name, limit)
         # Submissions to a queue are limited to 100 a second; jobs here by the cores. The limiter sets a timer at every

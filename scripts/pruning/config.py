@@ -627,7 +627,7 @@ def validate(raw: dict[str, Any]) -> Config:
     except ValidationError as error:
         lines = []
         for mistake in error.errors():
-            key = ".".join(str(part) for part in mistake["loc"] if part not in {"lm_eval", "function-after"})
+            key = ".".join(str(part) for part in mistake["loc"] if part not in {"lm_eval", "gguf", "function-after"})
             given = mistake["input"]
             shown = "" if isinstance(given, (dict, list)) else f" (given: {given!r})"
             message = re.sub(r"^Value error, ", "", mistake["msg"])
