@@ -166,7 +166,7 @@ KEYS = {
     "methods.rku.normalise": ("layer_mean", ONE_METHOD),
     "methods.rku.allocate": ("uniform", FROM_MASK_OF_ONE),
     "methods.rku.allocate_options": ({"alpha": 1}, FROM_MASK_OF_ONE),
-    "methods.rku.compensate": (None, None),  # not on Qwen2
+    "methods.rku.compensate": ("bias", {"compact": 2, "evaluate": 2, "table": 1}),
     "methods.rku.min_keep": (0.1, FROM_MASK_OF_ONE),
     "methods.rku.round_to": (8, FROM_MASK_OF_ONE),
     "methods.rku.export": ("pad", {"compact": 2, "evaluate": 2, "table": 1}),
