@@ -321,6 +321,7 @@ def test_lora_is_merged_beside_the_bias(qwen2, tmp_path):
             torch.nn.init.normal_(parameter, std=0.1)
     tuned.save_pretrained(tmp_path / "adapter")
     merged = load(output, "float64", "cpu", tmp_path / "adapter")[0]
+    assert merged.model.layers[1].mlp.down_proj.bias.abs().max() > 0.01
     assert_close(logits(merged), logits(tuned))
     assert (logits(merged) - logits(loaded(output))).abs().max() > 0.1
 
