@@ -10,6 +10,7 @@ OUTPUT
     results/{model}/calibration/{calib}/token_classes.parquet   one row a neuron and token class (digits, operators, …)
     results/{model}/calibration/{calib}/activations.parquet     sampled tokens x neurons of the analysed layer
     results/{model}/calibration/{calib}/second_moments/         sum of a a^T of down_proj's inputs, for ridge compensation
+    results/{model}/calibration/{calib}/parameter_taylor.parquet    one row a neuron, for the score parameter_taylor
 """
 
 CALIBRATION = "results/{model}/calibration/{calib}"
@@ -95,3 +96,30 @@ rule second_moments:
         "python scripts/launch.py --gpus {resources.gpu} -- "
         "python scripts/second_moments.py --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
         "--output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule parameter_gradients:
+    """Gradients of all FFN weights over the whole set, summed, times the weights: one number a neuron."""
+    input:
+        model="results/{model}/base/manifest.json",
+        data=calibration_data,
+        code=code("parameter_gradients"),
+    output:
+        f"{CALIBRATION}/parameter_taylor.parquet",
+    log:
+        "results/logs/{model}/calibration/{calib}/parameter_gradients.log",
+    benchmark:
+        "results/benchmarks/{model}/calibration/{calib}/parameter_gradients.tsv"
+    conda:
+        "../envs/gpu.yaml"
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    params:
+        settings=gradients_settings,
+        model=subpath(input.model, parent=True),
+    shell:
+        "python scripts/launch.py --gpus {resources.gpu} -- "
+        "python scripts/parameter_gradients.py --settings {params.settings:q} --model {params.model:q} "
+        "--data {input.data:q} --output {output:q} --memory-mb {resources.mem_mb} --threads {threads} > {log:q} 2>&1"

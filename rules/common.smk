@@ -169,6 +169,31 @@ def shards_of(wildcards):
     return [f"{CALIBRATION}/shards/{shard}-of-{shards}".format(**wildcards) for shard in range(shards)]
 
 
+def moments_settings(wildcards):
+    return without_settings(calibration_settings(wildcards), "gradient_checkpointing")
+
+
+def gradients_settings(wildcards):
+    return without_settings(calibration_settings(wildcards))
+
+
+def without_settings(text, *unused):
+    """A calibration's settings less those of the statistics alone, and `unused`, so that these re-run nothing."""
+    unused = {"objectives", "sampled_tokens", "analysed_layer", *unused}
+    return json.dumps({key: value for key, value in json.loads(text).items() if key not in unused})
+
+
+# Scores (rules/score.smk)
+
+STATISTICS = {"parameter_taylor": "parameter_taylor.parquet"}
+
+
+def statistics_of(wildcards):
+    """The calibration result that the method's score is made of."""
+    file = STATISTICS.get(CONFIG.method(wildcards.method).score, "statistics.parquet")
+    return os.path.join(CALIBRATION, file).format(**wildcards)
+
+
 # Masks (rules/mask.smk)
 
 
@@ -287,15 +312,6 @@ def tuning_settings(wildcards):
     names = {key: wildcards[key] for key in ("model", "calib", "method", "sparsity", "tuning")}
     own = {"dtype": CONFIG.models[wildcards.model].dtype, "prompt": text.prompt, "completion": text.completion}
     return settings(tuning, exclude=["dataset", "split", "note"], **own, names=names)
-
-
-# Second moments (rules/second_moments.smk)
-
-
-def moments_settings(wildcards):
-    own = json.loads(calibration_settings(wildcards))
-    unused = ("objectives", "sampled_tokens", "analysed_layer", "gradient_checkpointing")
-    return json.dumps({key: value for key, value in own.items() if key not in unused})
 
 
 # Analyses (rules/analyse.smk)

@@ -2,7 +2,8 @@
 Scores: one number a neuron, by one method. A method is data: methods.{method} in the config.
 
 INPUT
-    results/{model}/calibration/{calib}/statistics.parquet
+    results/{model}/calibration/{calib}/statistics.parquet          or, for the score parameter_taylor,
+    results/{model}/calibration/{calib}/parameter_taylor.parquet
     results/{model}/base/manifest.json                          the dense model's weights, for scores that want them
 OUTPUT
     results/{model}/scores/{calib}/{method}.parquet             layer, neuron, score
@@ -14,7 +15,7 @@ SCORE_KEYS = {"score", "options", "normalise", "shuffle"}
 rule score:
     """Scores of all FFN neurons by one method."""
     input:
-        statistics=f"{CALIBRATION}/statistics.parquet",
+        statistics=statistics_of,
         model="results/{model}/base/manifest.json",
         code=lambda w: code("score", f"scores/{CONFIG.method(w.method).score}"),
     output:

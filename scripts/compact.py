@@ -23,7 +23,7 @@ def compact(
 
     from pruning import artifacts
     from pruning.checkpoint import Checkpoint
-    from pruning.compact import write_compact
+    from pruning.compact import loader_of, write_compact
 
     cli.phase("start-up")
     base = Checkpoint(model)
@@ -53,6 +53,7 @@ def compact(
         "widths": [int(keep.sum()) for keep in keeps],
         "parameters": base.parameters,
         "parameters_kept": Checkpoint(output).parameters,
+        "loads_with": loader_of(output),
         "files": artifacts.directory_hashes(output),
     }
     if scheme:

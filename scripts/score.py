@@ -1,7 +1,7 @@
 """Score every FFN neuron by one method: results/{model}/scores/{calib}/{method}.parquet (layer, neuron, score)."""
 
 import importlib
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from pruning import cli
 def score(
     settings: cli.Settings,
     model: Annotated[Path, typer.Option(help="directory of the dense model")],
-    statistics: Annotated[Path, typer.Option(help="statistics.parquet")],
+    statistics: Annotated[Path, typer.Option(help="statistics.parquet, or what the score names instead")],
     output: Annotated[Path, typer.Option()],
 ) -> None:
     import numpy as np
@@ -24,20 +24,24 @@ def score(
     from pruning.scores import Layer, Weights
 
     cli.phase("start-up")
-    function = importlib.import_module(f"pruning.scores.{settings['score']}").score
+    plugin = importlib.import_module(f"pruning.scores.{settings['score']}")
+    kind = getattr(plugin, "STATISTICS", "statistics")
     normalise = NORMALISATIONS[settings["normalise"]]
 
-    def load_weights(layer: int) -> Weights:
+    @cache
+    def checkpoint():
         from pruning.checkpoint import Checkpoint  # needs torch, which most scores do not
 
-        checkpoint = Checkpoint(model)
-        return Weights(*(checkpoint.matrix(layer, proj) for proj in ("gate", "up", "down")))
+        return Checkpoint(model)
+
+    def load_weights(layer: int) -> Weights:
+        return Weights(*(checkpoint().matrix(layer, proj) for proj in ("gate", "up", "down")))
 
     frames = []
-    for index, rows in artifacts.read_parquet(statistics, "statistics").groupby("layer"):
+    for index, rows in artifacts.read_parquet(statistics, kind).groupby("layer"):
         columns = {name: rows[name].to_numpy() for name in rows.columns}
         try:
-            values = normalise(function(Layer(index, columns, partial(load_weights, index)), **settings["options"]))
+            values = normalise(plugin.score(Layer(index, columns, partial(load_weights, index)), **settings["options"]))
         except (TypeError, ValueError) as error:
             raise cli.InputError(f"score {settings['score']!r} with options {settings['options']}: {error}") from None
         if settings["shuffle"] is not None:

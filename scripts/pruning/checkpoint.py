@@ -18,6 +18,10 @@ FFN_TENSOR = re.compile(
     r"^(?P<prefix>.*\blayers)\.(?P<layer>\d+)\.mlp\.(?P<proj>gate|up|down)_proj\.(?P<kind>weight|bias)$"
 )
 
+DOWN_BIAS = "ffn_down_bias"
+"""Key of config.json that says that every down_proj has a bias for which the family's stock class has no slot; only
+pruning.loading builds such a model."""
+
 
 class Checkpoint:
     """The safetensors of a model directory. Raises InputError if there are none, or no gated FFN among them."""
@@ -71,6 +75,18 @@ class Checkpoint:
     def parameters(self) -> int:
         """Parameters stored; tied weights count once."""
         return sum(int(np.prod(self.shape(name))) for name in self.file_of)
+
+
+def has_mlp_bias(config: dict) -> bool:
+    """Whether the stock class takes `mlp_bias`, a bias on gate, up and down_proj; older config.json do not name it."""
+    if "mlp_bias" in config:
+        return True
+    from transformers import AutoConfig  # slow, and unneeded where nothing is compensated by a bias
+
+    try:
+        return hasattr(AutoConfig.for_model(config["model_type"]), "mlp_bias")
+    except (KeyError, ValueError):
+        return False  # a family that transformers does not know, which loading will say
 
 
 def read_config(directory: Path) -> dict:

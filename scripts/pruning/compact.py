@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from pruning.checkpoint import FFN_TENSOR, Checkpoint, read_config
+from pruning.checkpoint import DOWN_BIAS, FFN_TENSOR, Checkpoint, has_mlp_bias, read_config
 from pruning.compensation import Compensated
 from pruning.errors import InputError
 
@@ -51,6 +51,14 @@ def compact_config(config: dict, widths: Sequence[int]) -> dict:
     return config
 
 
+def no_slot(config: dict) -> str:
+    """What is wrong with a bias on down_proj of this model and `export: pad`, and what to do."""
+    return (
+        f"pad makes models for stock tools, which have no slot for the bias of down_proj in {config.get('model_type')} "
+        "models (Llama has `mlp_bias`); use `export: exact`, or `compensate: none` or `ridge`"
+    )
+
+
 def write_compact(
     base: Checkpoint,
     output: Path,
@@ -61,10 +69,11 @@ def write_compact(
     """Write the compact model below the existing directory `output`.
 
     keeps: one bool [n_l] a layer. compensate: gives a layer's down_proj in place of the kept columns; called once a
-    layer, in any order (Llama stores a bias with `mlp_bias`). export: `exact` widths, or `pad` with zero neurons to
-    the widest layer so that stock tools load it.
+    layer, in any order. Llama stores its bias with `mlp_bias`; for a family without a slot the tensor is written all
+    the same and config.json says `ffn_down_bias`, which pruning.loading reads. export: `exact` widths, or `pad` with
+    zero neurons to the widest layer so that stock tools load it.
 
-    Raises InputError if the architecture has no slot for down_proj's bias."""
+    Raises InputError for `pad` where the stock class has no slot for down_proj's bias."""
     config = read_config(base.directory)
     widths = [int(keep.sum()) for keep in keeps]
     pad_to = max(widths) if export == "pad" else None
@@ -86,8 +95,10 @@ def write_compact(
             json.dumps({"metadata": {"total_size": size}, "weight_map": index}, indent=2)
         )
     config = compact_config(config, [pad_to] * len(widths) if pad_to else widths)
-    if "mlp_bias" in config and base.name(0, "down", "bias") in index:
-        config["mlp_bias"] = True
+    if base.name(0, "down", "bias") in index and base.name(0, "down", "bias") not in base.file_of:
+        config["mlp_bias" if has_mlp_bias(config) else DOWN_BIAS] = True
+    if export == "pad" and config.get(DOWN_BIAS):
+        raise InputError(f"export: {no_slot(config)}")
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for file in sorted(base.directory.iterdir()):
         skip = file.name in ("config.json", "manifest.json", "README.md") or ".safetensors" in file.name
@@ -95,10 +106,16 @@ def write_compact(
             shutil.copyfile(file, output / file.name)
 
 
+def loader_of(directory: Path) -> str:
+    """What loads a compact model right: stock `transformers`, or `pruning.loading` alone."""
+    own = {"per_layer_config", DOWN_BIAS} & read_config(directory).keys()
+    return "pruning.loading" if own else "transformers"
+
+
 def compensated_tensors(
     base: Checkpoint, layer: int, made: Compensated, config: dict, pad_to: int | None
 ) -> dict[str, torch.Tensor]:
-    """A layer's down_proj and the biases that `mlp_bias` wants: the compensation on down_proj, zeros on gate and up.
+    """A layer's down_proj with its bias, and zeros on gate and up where `mlp_bias` wants biases there as well.
 
     A base model that has biases of its own keeps them: its gate and up ones are sliced with the weights."""
     name, bias = base.name(layer, "down"), base.name(layer, "down", "bias")
@@ -106,14 +123,9 @@ def compensated_tensors(
     present = {bias: base.tensor(bias)} if bias in base.file_of else {}
     if made.bias is None:
         return {name: down, **present}
-    if "mlp_bias" not in config:
-        raise InputError(
-            f"compensate: bias needs a bias on down_proj, which {config.get('model_type')!r} models have no slot for "
-            "(Llama has `mlp_bias`); use `compensate: none` or `ridge` for this model"
-        )
     total = sum((tensor.float() for tensor in present.values()), torch.from_numpy(made.bias))
     tensors = {name: down, bias: total.to(down.dtype)}
-    for proj in ("gate", "up"):
+    for proj in ("gate", "up") if has_mlp_bias(config) else ():
         if base.name(layer, proj, "bias") not in base.file_of:
             tensors[base.name(layer, proj, "bias")] = down.new_zeros(down.shape[1])
     return tensors

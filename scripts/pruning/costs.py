@@ -17,7 +17,8 @@ def stage_of(path: Path) -> str:
         return "table" if first not in ("collapse", "widths", "reasoner") else first
     kind, *inner = rest
     if kind == "calibration":
-        return {"merge": "merge_calibration", "second_moments": "second_moments"}.get(inner[-1], "calibrate")
+        own = {"merge": "merge_calibration", **{name: name for name in ("second_moments", "parameter_gradients")}}
+        return own.get(inner[-1], "calibrate")
     if kind == "analysis":
         return inner[0]
     names = {"base": "fetch_model", "scores": "score", "masks": "mask", "eval": "evaluate", "recovered": "recover"}

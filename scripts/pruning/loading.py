@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.configuration_utils import PretrainedConfig
 
 from pruning import memory
+from pruning.checkpoint import DOWN_BIAS
 from pruning.errors import InputError
 
 
@@ -66,18 +67,27 @@ def layer_widths(directory: Path) -> dict[int, int]:
     return {int(layer): own["intermediate_size"] for layer, own in (raw.get("per_layer_config") or {}).items()}
 
 
+def has_down_bias(directory: Path) -> bool:
+    """Whether every down_proj has a bias that the stock class has no slot for (`compensate: bias`)."""
+    raw, _ = PretrainedConfig.get_config_dict(directory)
+    return bool(raw.get(DOWN_BIAS))
+
+
 def model_class(directory: Path) -> type[PreTrainedModel]:
-    """The stock class, or a subclass whose FFNs have their own widths, so that loading stays transformers' own."""
+    """The stock class, or a subclass whose FFNs have their own widths and biases, so that loading stays transformers'
+    own."""
     stock = stock_class(stock_config(directory), directory)
-    widths = layer_widths(directory)
-    if not widths:
+    widths, biased = layer_widths(directory), has_down_bias(directory)
+    if not widths and not biased:
         return stock
 
-    def resized(self, config: PretrainedConfig) -> None:
+    def own(self, config: PretrainedConfig) -> None:
         stock.__init__(self, config)
         resize(self, widths)
+        if biased:
+            add_down_bias(self)
 
-    return type(stock.__name__, (stock,), {"__init__": resized, "__module__": stock.__module__})
+    return type(stock.__name__, (stock,), {"__init__": own, "__module__": stock.__module__})
 
 
 def stock_class(config: PretrainedConfig, source: object) -> type[PreTrainedModel]:
@@ -98,3 +108,10 @@ def resize(model: PreTrainedModel, widths: Mapping[int, int]) -> None:
             new = torch.nn.Linear(*shape, bias=old.bias is not None, dtype=old.weight.dtype, device=old.weight.device)
             setattr(mlp, name, new)
         mlp.intermediate_size = width
+
+
+def add_down_bias(model: PreTrainedModel) -> None:
+    """Give every down_proj a bias, new, on the device and in the dtype of the weights, which stay."""
+    for layer in model.model.layers:
+        down = layer.mlp.down_proj
+        down.bias = torch.nn.Parameter(torch.zeros_like(down.weight[:, 0]))

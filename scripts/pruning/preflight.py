@@ -120,11 +120,14 @@ def _check_model(config: Config, name: str) -> None:
     _check_shape(config, name, shown, architecture)
     _check_targets(config, name, shown, directory)
     for method in sorted({*config.experiment.methods, *(m for table in tables for m in table.methods)}):
-        if config.method(method).compensate == "bias" and "mlp_bias" not in architecture:
-            raise InputError(
-                f"methods.{method}.compensate: bias needs a bias on down_proj, which {name} "
-                f"({architecture.get('model_type')}) has no slot for; use `compensate: none`"
-            )
+        own = config.method(method)
+        if (own.compensate, own.export) != ("bias", "pad"):
+            continue
+        from pruning.checkpoint import has_mlp_bias  # need torch: slow for every start of snakemake
+        from pruning.compact import no_slot
+
+        if not has_mlp_bias(architecture):
+            raise InputError(f"methods.{method}.export: {no_slot(architecture)}")
 
 
 def _check_gguf(config: Config, name: str) -> None:

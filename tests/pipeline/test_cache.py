@@ -65,6 +65,7 @@ CODE = {
             *("scripts/figure.py", "scripts/pruning/ablation.py", "scripts/pruning/cases.py"),
             *("scripts/pruning/collapse.py", "scripts/pruning/costs.py", "scripts/pruning/latency.py"),
             *("scripts/pruning/second_moments.py", "scripts/pruning/spectrum.py", "scripts/pruning/trap.py"),
+            *("scripts/parameter_gradients.py", "scripts/pruning/parameter_gradients.py"),
             "scripts/pruning/compensation/ridge.py",
             "scripts/pruning/adapters/aqua_rationale.py",
         ),
@@ -90,6 +91,7 @@ CODE = {
     "scripts/pruning/adapters/arc_olmo.py": NOTHING,
     "scripts/pruning/allocation/__init__.py": FROM_MASK,
     "scripts/pruning/allocation/cfsp.py": NOTHING,
+    "scripts/pruning/allocation/cfsp_refill.py": NOTHING,
     "scripts/pruning/allocation/global.py": FROM_MASK_OF_ONE,
     "scripts/pruning/allocation/uniform.py": {"mask": 4, "compact": 4, "evaluate": 4, "table": 1},
     "scripts/pruning/base_model.py": FROM_MODEL,
@@ -122,6 +124,7 @@ CODE = {
     "scripts/pruning/scores/fluctuation.py": NOTHING,
     "scripts/pruning/scores/magnitude.py": NOTHING,
     "scripts/pruning/scores/minitron.py": NOTHING,
+    "scripts/pruning/scores/parameter_taylor.py": NOTHING,
     "scripts/pruning/scores/random.py": ONE_METHOD,
     "scripts/pruning/scores/utility.py": ONE_METHOD,
     "scripts/pruning/scores/wanda.py": ONE_METHOD,
@@ -167,7 +170,7 @@ KEYS = {
     "methods.rku.normalise": ("layer_mean", ONE_METHOD),
     "methods.rku.allocate": ("global", FROM_MASK_OF_ONE),
     "methods.rku.allocate_options": ({"alpha": 1}, FROM_MASK_OF_ONE),
-    "methods.rku.compensate": (None, None),  # not on Qwen2
+    "methods.rku.compensate": ("bias", {"compact": 2, "evaluate": 2, "table": 1}),
     "methods.rku.min_keep": (0.1, FROM_MASK_OF_ONE),
     "methods.rku.round_to": (8, FROM_MASK_OF_ONE),
     "methods.rku.export": ("pad", {"compact": 2, "evaluate": 2, "table": 1}),
@@ -300,6 +303,37 @@ def test_adding_a_preset_plans_only_its_jobs(finished: Workspace):
     content["experiment"]["methods"].append("taylor_sq")
     with changed(finished.path / "test.yaml", yaml.safe_dump(content)):
         assert finished.planned("results/table1.csv") == ONE_METHOD
+
+
+GRADIENTS = "results/tiny-reasoner/scores/gsm_symbolic-s0/by_gradients.parquet"
+
+
+def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
+    """Only the score that wants them runs them, without the statistics; what those alone depend on re-runs nothing."""
+    content = yaml.safe_load((workspace.path / "test.yaml").read_text())
+    content["methods"] = {"by_gradients": {"score": "parameter_taylor"}}
+    (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
+    workspace.snakemake(GRADIENTS)
+    assert len(pd.read_parquet(workspace.path / GRADIENTS)) == 96
+    assert not (workspace.path / "results/tiny-reasoner/calibration/gsm_symbolic-s0/statistics.parquet").exists()
+    again = {"parameter_gradients": 1, "score": 1}
+    for file, jobs in {
+        "parameter_gradients.py": again,
+        "pruning/parameter_gradients.py": again,
+        "pruning/scores/parameter_taylor.py": {"score": 1},
+        "calibrate.py": NOTHING,
+    }.items():
+        path = workspace.path / "scripts" / file
+        with changed(path, path.read_text() + "\n# edited\n"):
+            assert workspace.planned(GRADIENTS) == jobs
+    changes = {"token_mask": "answer", "gradient_checkpointing": True, "energy": "pre_norm", "analysed_layer": 1}
+    for key, value in changes.items():
+        content["calibrations"]["gsm_symbolic-s0"] |= {key: value}
+        content["ablation"] = None  # it compares calibrations by their energies
+        with changed(workspace.path / "test.yaml", yaml.safe_dump(content)):
+            unused = key in ("energy", "analysed_layer")
+            assert workspace.planned(GRADIENTS) == (NOTHING if unused else again)
+        del content["calibrations"]["gsm_symbolic-s0"][key]
 
 
 def test_editing_a_task_definition_plans_its_evaluations(finished: Workspace):

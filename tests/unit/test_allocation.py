@@ -86,34 +86,92 @@ def test_global_gives_the_floors_even_where_they_exceed_the_total():
 # cfsp
 
 
-def test_cfsp_with_equal_importance_is_uniform():
-    assert widths("cfsp", problem([range(10), range(10)], 30)) == [7, 7]
+CFSP = ["cfsp", "cfsp_refill"]
 
 
-def test_cfsp_is_the_sigmoid_of_the_importance():
+@pytest.mark.parametrize("name", CFSP)
+def test_cfsp_with_equal_importance_is_uniform(name):
+    assert widths(name, problem([range(10), range(10)], 30)) == [7, 7]
+
+
+@pytest.mark.parametrize("name", CFSP)
+def test_cfsp_is_the_sigmoid_of_the_importance(name):
     """Mean distances of 1/131.072 apart are sums of 1000 apart over the reference tokens, 0.1 in the sigmoid."""
     distance = np.array([0.5, 0.5 + 2000 / 131072])
     low, high = (1 / (1 + math.exp(-z)) for z in (-0.1, 0.1))
-    assert scheme("cfsp")(problem([range(100)] * 2, 40, distance)) == pytest.approx(
+    assert scheme(name)(problem([range(100)] * 2, 40, distance)) == pytest.approx(
         [120 * low / (low + high), 120 * high / (low + high)]
     )
     low, high = (1 / (1 + math.exp(-z)) for z in (-0.5, 0.5))
-    assert scheme("cfsp")(problem([range(100)] * 2, 40, distance), alpha=5) == pytest.approx(
+    assert scheme(name)(problem([range(100)] * 2, 40, distance), alpha=5) == pytest.approx(
         [120 * low / (low + high), 120 * high / (low + high)]
     )
 
 
-def test_cfsp_gives_the_excess_of_a_full_layer_to_the_others():
+def test_cfsp_as_released_by_hand():
+    """s = 1/4, 1/4, 3/4, 3/4, mean 1/2. At 60%, keep = 0.4 s / mean = 0.2 and 0.6. At 40% the last two would keep 0.9;
+    at 20%, 1.2: so all s - mean = 1/4 are shrunk by mean (1/0.8 - 1) / (1/4) / 1.05 = 0.5 / 1.05, which makes keep
+    0.8 (1 + 0.25 / 1.05) in the last two and as far below 0.8 in the first two."""
+    step = math.log(3) * 1e4 / 131072  # sigmoid(log 3) = 3/4
+    distance = [0.5 - step, 0.5 - step, 0.5 + step, 0.5 + step]
+    for sparsity, low, high in [(60, 20, 60), (40, 30, 90), (20, 60.952381, 99.047619)]:
+        found = scheme("cfsp")(problem([range(100)] * 4, sparsity, distance))
+        assert found == pytest.approx([low, low, high, high])
+
+
+def released(importance: list[float], sparsity: int, alpha: float) -> list[float]:
+    """Keep ratios by the steps of wyxscir/CFSP's lib/prune.py, lines 353-380, one layer after the other."""
+    sums = [value * 128 * 1024 for value in importance]
+    middle = sum(sums) / len(sums)
+    s = [1 / (1 + math.exp(-alpha * (value - middle) / 1e4)) for value in sums]
+    mean, keep = sum(s) / len(s), 1 - sparsity / 100
+    if max(s) / mean * keep >= 1:
+        room = mean / keep - mean  # above the mean, until a layer is whole
+        s = [mean + (value - mean) * room / (max(s) - mean) / 1.05 for value in s]
+        mean = sum(s) / len(s)
+    return [value / mean * keep for value in s]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.integers(1, 99), st.floats(0, 20))
+def test_cfsp_is_the_released_rule_step_by_step(importance, sparsity, alpha):
+    p = problem([range(1000)] * len(importance), sparsity, importance)
+    expected = [1000 * ratio for ratio in released(importance, sparsity, alpha)]
+    assert scheme("cfsp")(p, alpha=alpha) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", CFSP)
+def test_cfsp_keeps_the_asked_share_of_layers_of_different_sizes(name):
+    for sparsity in (10, 60):
+        p = problem([range(50), range(200), range(100)], sparsity, [0.1, 0.5, 0.3])
+        assert scheme(name)(p).sum() == pytest.approx((1 - sparsity / 100) * 350)
+
+
+def test_cfsp_nests_but_for_the_jump_where_shrinking_ends():
+    """s = 1/4, 3/4: the second layer would be whole up to a third of sparsity; shrunk, it stops short of it."""
+    step = math.log(3) * 1e4 / 131072
+    at = {
+        sparsity: scheme("cfsp")(problem([range(1000)] * 2, sparsity, [0.5 - step, 0.5 + step]))
+        for sparsity in range(1, 100)
+    }
+    assert at[33][1] == pytest.approx(1000 * (0.67 + 0.33 / 1.05))
+    assert at[34][1] == pytest.approx(1000 * 0.66 * 3 / 2)
+    assert at[34][1] > at[33][1]
+    for sparsity in {*range(2, 100)} - {34}:
+        assert (at[sparsity] < at[sparsity - 1]).all()
+
+
+def test_cfsp_refill_gives_the_excess_of_a_full_layer_to_the_others():
     """At 20%, k s = [0.8 s / mean s] is above 1 in the last layer, which stays whole; 140 are left for two layers."""
     distance = np.array([0.1, 0.1, 0.4])
     z = (distance - distance.mean()) * 131072 / 1e4
     s = 1 / (1 + np.exp(-z))
     assert 0.8 * s[2] / s.mean() > 1
-    assert scheme("cfsp")(problem([range(100)] * 3, 20, distance)) == pytest.approx([70, 70, 100])
+    assert scheme("cfsp_refill")(problem([range(100)] * 3, 20, distance)) == pytest.approx([70, 70, 100])
 
 
-def test_cfsp_keeps_more_of_a_layer_that_turns_the_hidden_state_more():
-    first, second, third = widths("cfsp", problem([range(100)] * 3, 50, [0.3, 0.1, 0.2]))
+@pytest.mark.parametrize(("name", "sparsity"), [("cfsp", 10), ("cfsp", 50), ("cfsp_refill", 50)])
+def test_cfsp_keeps_more_of_a_layer_that_turns_the_hidden_state_more(name, sparsity):
+    first, second, third = widths(name, problem([range(100)] * 3, sparsity, [0.3, 0.1, 0.2]))
     assert second < third < first
 
 
@@ -172,6 +230,7 @@ def problems(draw):
 @pytest.mark.parametrize("round_to", [1, 4])
 @given(problems())
 def test_masks_are_nested_and_widths_shrink_within_bounds(name, round_to, at):
+    """But for cfsp, whose widths jump once: test_cfsp_nests_but_for_the_jump_where_shrinking_ends."""
     earlier = None
     for sparsity in range(1, 100, 7):
         p = at(sparsity)
@@ -179,7 +238,7 @@ def test_masks_are_nested_and_widths_shrink_within_bounds(name, round_to, at):
         assert all(f <= w <= n for w, f, n in zip(found, p.floor, p.sizes, strict=True))
         now = [set(k) for k in keep(name, p, round_to)]
         assert [len(k) for k in now] == found
-        if earlier is not None:
+        if earlier is not None and name != "cfsp":
             assert all(new <= old for new, old in zip(now, earlier, strict=True))
         earlier = now
 
@@ -205,15 +264,16 @@ def test_global_removes_nobody_better_than_a_kept_one(at, sparsity):
     assert not free or not removed or max(removed) <= min(free)
 
 
+@pytest.mark.parametrize("name", CFSP)
 @given(
     st.lists(st.floats(0, 1), min_size=1, max_size=8), st.integers(1, 99), st.floats(0, 20), st.sampled_from([64, 1000])
 )
-def test_cfsp_keeps_the_asked_share_and_no_layer_more_than_it_has(importance, sparsity, alpha, size):
+def test_cfsp_keeps_the_asked_share_and_no_layer_more_than_it_has(name, importance, sparsity, alpha, size):
     p = problem([range(size)] * len(importance), sparsity, importance)
-    wished = scheme("cfsp")(p, alpha=alpha)
+    wished = scheme(name)(p, alpha=alpha)
     assert wished.sum() == pytest.approx((1 - sparsity / 100) * size * len(importance))
     assert (wished <= size * (1 + 1e-12)).all()
-    whole = widths("cfsp", p, alpha=alpha)
+    whole = widths(name, p, alpha=alpha)
     raised = sum(1 - w for w in wished if w < 0.5)  # to the floor of one neuron
     assert abs(sum(whole) - wished.sum()) <= 0.5 * len(importance) + raised
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, T5Config
 
 import tiny
-from pruning import artifacts
+from pruning import artifacts, recovery
 from pruning.calibration import Calibration
 from pruning.calibration_data import micro_batches
 from pruning.checkpoint import Checkpoint
@@ -244,11 +244,114 @@ def test_down_bias_by_hand():
     assert found.record == {"bias_norm": pytest.approx((13**2 + 10**2) ** 0.5)}
 
 
-def test_a_family_without_a_slot_for_the_bias_is_an_error(tmp_path):
+# bias compensation of a family whose stock class has no bias on down_proj
+
+DOWN_BIASES = {f"model.layers.{layer}.mlp.down_proj.bias" for layer in (0, 1)}
+
+
+@pytest.fixture
+def qwen2(tmp_path):
+    """A base model, and a function that writes it compact with FLAP's bias."""
     base = tiny.save(tiny.qwen2(), tmp_path / "base")
+
+    def make(keeps, name="out", **options) -> Path:
+        return write(base, tmp_path / name, keeps, compensated(base, tiny.qwen2(), keeps), **options)
+
+    return base, make
+
+
+@pytest.mark.parametrize("widths", [UNIFORM, UNEVEN], ids=["uniform", "uneven"])
+def test_flap_bias_without_a_slot_is_carried_by_our_loader(qwen2, widths):
+    base, make = qwen2
+    keeps = masks(widths)
+    output = make(keeps)
+    found = logits(loaded(output))
+    assert_close(found, expected_logits(base, keeps, activation_means(base)))
+    assert (found - expected_logits(base, keeps)).abs().max() > 0.01
+    config = json.loads((output / "config.json").read_text())
+    assert config["ffn_down_bias"] is True
+    assert "mlp_bias" not in config
+    assert {n for n in load_file(output / "model.safetensors") if ".mlp." in n and n.endswith("bias")} == DOWN_BIASES
+
+
+def test_a_sharded_base_keeps_its_biases_beside_the_weights(tmp_path):
+    model, keeps, base = tiny.qwen2(), masks(UNEVEN), tmp_path / "base"
+    model.save_pretrained(base, max_shard_size="20KB")
+    tiny.tokenizer().save_pretrained(base)
+    output = write(base, tmp_path / "out", keeps, compensated(base, model, keeps))
+    assert_whole_index(output)
+    assert_close(logits(loaded(output)), expected_logits(base, keeps, activation_means(base)))
+
+
+def test_generation_with_the_bias_is_that_of_the_dense_model_at_the_means(qwen2):
+    base, make = qwen2
+    keeps = masks(UNEVEN)
+    with without(dense(base), keeps, activation_means(base)) as model:
+        assert generate(loaded(make(keeps))).tolist() == generate(model).tolist()
+
+
+def test_a_model_with_the_bias_may_be_saved_loaded_and_pruned_again(qwen2, tmp_path):
+    base, make = qwen2
     keeps = masks(UNIFORM)
-    with pytest.raises(InputError, match=r"compensate: bias .*'qwen2' .*no slot for"):
-        write(base, tmp_path / "out", keeps, ones_as_bias(base, keeps))
+    model = loaded(make(keeps))
+    tiny.save(model, tmp_path / "saved")
+    assert_close(logits(loaded(tmp_path / "saved")), logits(model))
+    fewer = [np.arange(20) < 11, np.arange(20) >= 11]
+    again = write(tmp_path / "saved", tmp_path / "again", fewer, ones_as_bias(tmp_path / "saved", fewer))
+    for layer, keep in zip(model.model.layers, fewer, strict=True):
+        layer.mlp.down_proj.weight.data[:, torch.tensor(~keep)] = 0
+        layer.mlp.down_proj.bias.data += 1
+    assert_close(logits(loaded(again)), logits(model))
+
+
+def test_the_bias_has_the_dtype_that_is_asked_for(qwen2):
+    _, make = qwen2
+    model = load(make(masks(UNEVEN)), "bfloat16", "cpu")[0]
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_lora_is_merged_beside_the_bias(qwen2, tmp_path):
+    base, make = qwen2
+    output = make(masks(UNEVEN))
+    settings = {"seed": 0, "rank": 2, "alpha": 4, "targets": ["q_proj", "up_proj", "down_proj"]}
+    tuned = recovery.with_adapters(loaded(output), settings)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:  # zero at first
+            torch.nn.init.normal_(parameter, std=0.1)
+    tuned.save_pretrained(tmp_path / "adapter")
+    merged = load(output, "float64", "cpu", tmp_path / "adapter")[0]
+    assert merged.model.layers[1].mlp.down_proj.bias.abs().max() > 0.01
+    assert_close(logits(merged), logits(tuned))
+    assert (logits(merged) - logits(loaded(output))).abs().max() > 0.1
+
+
+def test_stock_transformers_leave_the_bias_out_and_say_so(qwen2):
+    """The reason for `loads_with` in the manifest."""
+    base, make = qwen2
+    keeps = masks(UNIFORM)
+    stock, said = AutoModelForCausalLM.from_pretrained(make(keeps), dtype=torch.float64, output_loading_info=True)
+    assert set(said["unexpected_keys"]) == DOWN_BIASES
+    assert_close(logits(stock), expected_logits(base, keeps))
+
+
+@pytest.mark.parametrize("widths", [UNIFORM, UNEVEN], ids=["uniform", "uneven"])
+def test_padding_for_stock_tools_is_refused_where_they_have_no_slot_for_the_bias(qwen2, widths):
+    _, make = qwen2
+    with pytest.raises(
+        InputError, match=r"export: pad .* no slot for the bias of down_proj in qwen2 .* `export: exact`"
+    ):
+        make(masks(widths), export="pad")
+
+
+def test_a_llama_whose_config_is_older_than_mlp_bias_gets_it(tmp_path):
+    base, keeps = tiny.save(tiny.llama(), tmp_path / "base"), masks(UNEVEN)
+    config = json.loads((base / "config.json").read_text())
+    del config["mlp_bias"]
+    (base / "config.json").write_text(json.dumps(config))
+    output = write(base, tmp_path / "out", keeps, compensated(base, tiny.llama(), keeps), "pad")
+    assert json.loads((output / "config.json").read_text())["mlp_bias"] is True
+    assert_close(logits(dense(output)), expected_logits(base, keeps, activation_means(base)))
 
 
 # what else a compact directory holds
@@ -305,6 +408,21 @@ def run_stage(base: Path, keeps, tmp_path: Path, evidence: bool = True, **settin
         tmp_path / "statistics.parquet" if evidence else None,
     )
     return artifacts.read_json(tmp_path / "manifest.json", "compact")
+
+
+@pytest.mark.parametrize(
+    ("family", "widths", "settings", "loader"),
+    [
+        ("qwen2", UNIFORM, {}, "transformers"),
+        ("qwen2", UNEVEN, {}, "pruning.loading"),
+        ("qwen2", UNEVEN, {"export": "pad"}, "transformers"),
+        ("qwen2", UNIFORM, {"compensate": "bias"}, "pruning.loading"),
+        ("llama", UNIFORM, {"compensate": "bias"}, "transformers"),
+    ],
+)
+def test_the_manifest_says_what_loads_the_model(tmp_path, family, widths, settings, loader):
+    base = tiny.save(FAMILIES[family](), tmp_path / "base")
+    assert run_stage(base, masks(widths), tmp_path, **settings)["loads_with"] == loader
 
 
 @pytest.mark.parametrize("export", ["exact", "pad"])

@@ -15,6 +15,7 @@ STAGES = {
     "m/calibration/c/shards/0-of-1": "calibrate",
     "m/calibration/c/merge": "merge_calibration",
     "m/calibration/c/second_moments": "second_moments",
+    "m/calibration/c/parameter_gradients": "parameter_gradients",
     "m/scores/c/wanda": "score",
     "m/masks/c/wanda/40": "mask",
     "m/compact/c/wanda/40": "compact",

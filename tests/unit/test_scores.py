@@ -109,7 +109,7 @@ FORMULAS = {
     "cfsp": cfsp,
     "cfsp_as_code": cfsp_released,
 }
-TESTED_APART = {"random", "utility"}
+TESTED_APART = {"random", "utility", "parameter_taylor"}
 
 
 def test_every_score_is_tested():

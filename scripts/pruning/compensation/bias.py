@@ -1,4 +1,7 @@
-"""FLAP's bias compensation (An et al. 2024, arXiv 2312.11983)."""
+"""FLAP's bias compensation (An et al. 2024, arXiv 2312.11983), always part of the original.
+
+Checked against FLAP as wyxscir/CFSP carries it, at b2d5b13: lib/prune.py lines 197 and 206.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -2,7 +2,8 @@
 
 A higher score is a more important neuron. The file's name is the score's name in the config, and
 the keyword arguments of its function are the options it takes. A score that needs weights reads
-`layer.weights`; nothing is loaded for the others. To add a score, add a file here.
+`layer.weights`; nothing is loaded for the others. To add a score, add a file here. One made of another artefact than
+statistics.parquet gives its kind, as `STATISTICS = "parameter_taylor"`, and rules/common.smk (STATISTICS) its file.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,7 +38,7 @@ class Layer:
 
     @property
     def size(self) -> int:
-        return len(self.statistics["act_sum"])
+        return len(next(iter(self.statistics.values())))
 
     def __getitem__(self, column: str) -> np.ndarray:
         return self.statistics[column]

@@ -1,0 +1,267 @@
+"""Parameter Taylor against plain autograd a sample, finite differences, and numbers worked by hand."""
+
+import numpy as np
+import pandas as pd
+import parameter_gradients as stage
+import pytest
+import score as score_stage
+import torch
+
+import tiny
+from pruning import artifacts
+from pruning import calibration_data as cd
+from pruning.calibration import checkpoint_gradients
+from pruning.errors import InputError
+from pruning.loading import load
+from pruning.parameter_gradients import NEURON_AXIS, layers_that_fit, neuron_taylor, parameter_taylor
+from pruning.scores import Layer
+from pruning.scores import parameter_taylor as plugin
+
+FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
+
+
+def micro_batches(lengths=(12, 9, 16, 7, 10), size=2) -> list[cd.Batch]:
+    """Samples of uneven lengths, thus padding."""
+    rng = np.random.default_rng(0)
+    samples = [(rng.integers(1, 257, n).tolist(), [True] * n) for n in lengths]
+    return cd.micro_batches(samples, size, pad=0, token_mask="all")
+
+
+def losses(model, batches) -> list[torch.Tensor]:
+    """CE of each sample by transformers itself, unpadded."""
+    found = []
+    for batch in batches:
+        for ids, counted in zip(batch.ids, batch.counted, strict=True):
+            own = ids[counted][None]
+            found.append(model(own, labels=own).loss)
+    return found
+
+
+def weights(model, layer: int) -> dict[str, torch.nn.Parameter]:
+    return {name: getattr(model.model.layers[layer].mlp, name).weight for name in NEURON_AXIS}
+
+
+def brute_force(model, batches, per_sample=False) -> list[np.ndarray]:
+    """sum |w sum_x dCE/dw| by a whole backward of all parameters, weight by weight; or the absolute value a sample."""
+    model.requires_grad_(True)
+    parts = losses(model, batches)
+    expected = [np.zeros(model.config.intermediate_size) for _ in model.model.layers]
+    for objective in parts if per_sample else [sum(parts)]:
+        model.zero_grad()
+        objective.backward(retain_graph=True)
+        for layer, totals in enumerate(expected):
+            gate, up, down = ((w.detach() * w.grad).numpy() for w in weights(model, layer).values())
+            for c in range(len(totals)):
+                for i in range(model.config.hidden_size):
+                    totals[c] += abs(gate[c, i]) + abs(up[c, i]) + abs(down[i, c])
+    model.zero_grad()
+    model.requires_grad_(False)
+    return expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layers_a_pass", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2])
+def test_equal_to_a_whole_backward_weight_by_weight(family, layers_a_pass, size):
+    model, batches = FAMILIES[family](layers=3).double(), micro_batches(size=size)
+    found = list(parameter_taylor(model, batches, layers_a_pass))
+    for own, expected in zip(found, brute_force(model, batches), strict=True):
+        assert own.dtype == torch.float64
+        assert own.numpy() == pytest.approx(expected, rel=1e-4)
+
+
+def test_samples_cancel_before_the_absolute_value():
+    model, batches = tiny.qwen2().double(), micro_batches()
+    found = torch.stack(list(parameter_taylor(model, batches, 2))).numpy()
+    apart = np.stack(brute_force(model, batches, per_sample=True))
+    assert (found < apart).all()
+    assert found.sum() < 0.8 * apart.sum()
+
+
+def test_the_gradient_is_what_changing_a_weight_does():
+    """Central differences of the summed loss for all weights of one neuron."""
+    model, batches = tiny.llama().double(), micro_batches()
+    c, step, expected = 5, 1e-3, 0.0
+    found = list(parameter_taylor(model, batches, 2))[1][c].item()
+    for name, weight in weights(model, 1).items():
+        own = weight.data[:, c] if NEURON_AXIS[name] else weight.data[c]
+        for i in range(len(own)):
+            value = own[i].item()
+            ends = []
+            for changed in (value + step, value - step):
+                own[i] = changed
+                ends.append(float(sum(losses(model, batches))))
+            own[i] = value
+            expected += abs(value * (ends[0] - ends[1]) / (2 * step))
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_tokens_outside_the_objective_are_left_out():
+    model, batches = tiny.qwen2(), micro_batches()
+    plain = list(parameter_taylor(model, micro_batches(), 2))
+    for batch in batches:
+        batch.objective[:, :4] = False
+    assert not torch.allclose(list(parameter_taylor(model, batches, 2))[0], plain[0], rtol=0.05)
+
+
+def test_gradient_checkpointing_and_passes_change_nothing():
+    model, batches = tiny.qwen2(layers=3), micro_batches()
+    plain = list(parameter_taylor(model, batches, 3))
+    checkpoint_gradients(model)
+    for layers_a_pass in (1, 2, 3):
+        for own, expected in zip(parameter_taylor(model, batches, layers_a_pass), plain, strict=True):
+            torch.testing.assert_close(own, expected, rtol=1e-5, atol=0)
+
+
+def test_the_model_is_left_as_it_was():
+    model, batches = tiny.qwen2(), micro_batches()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    list(parameter_taylor(model, batches, 1))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is None
+        assert not parameter.requires_grad
+        assert not parameter._post_accumulate_grad_hooks
+
+
+def test_half_precision_is_summed_in_single(tmp_path):
+    """In bfloat16 sums a small gradient is lost beside a big one; here 200 equal samples make exactly 200 times one."""
+    model = load(tiny.save(tiny.llama(), tmp_path), "bfloat16", "cpu")[0]
+    [batch] = micro_batches(lengths=(12,), size=1)
+    one, many = (list(parameter_taylor(model, [batch] * n, 2)) for n in (1, 200))
+    for own, expected in zip(many, one, strict=True):
+        torch.testing.assert_close(own, 200 * expected, rtol=1e-4, atol=0)
+
+
+def test_neuron_taylor_by_hand():
+    """Two neurons, one hidden dimension of two; -1 * 2 and 2 * 1 do not cancel."""
+    weight = {
+        "gate_proj": torch.tensor([[-1.0, 2.0], [0.0, 3.0]]),
+        "up_proj": torch.tensor([[1.0, 1.0], [5.0, -5.0]]),
+        "down_proj": torch.tensor([[2.0, 1.0], [4.0, -1.0]]),
+    }
+    gradient = {
+        "gate_proj": torch.tensor([[2.0, 1.0], [7.0, 1.0]]),
+        "up_proj": torch.tensor([[0.5, -0.5], [1.0, 2.0]]),
+        "down_proj": torch.tensor([[3.0, 10.0], [0.0, 20.0]]),
+    }
+    found = neuron_taylor(weight, gradient)
+    assert found.dtype == torch.float64
+    assert found.tolist() == [2 + 2 + 0.5 + 0.5 + 6 + 0, 0 + 3 + 5 + 10 + 10 + 20]
+
+
+def test_layers_a_pass_fit_half_of_what_the_weights_leave():
+    """A layer's sums are 3 x 48 x 32 float32 = 18,432 bytes."""
+    model = tiny.llama(layers=4)
+    held = 4 * sum(p.numel() for p in model.parameters())
+    for room, layers in [(0, 1), (4 * 18432 - 1, 1), (4 * 18432, 2), (10**9, 4)]:
+        assert layers_that_fit(model, held + room) == layers
+    assert layers_that_fit(model) == 4
+
+
+def test_a_broken_weight_is_named_by_the_first_sample():
+    model = tiny.qwen2()
+    model.model.layers[1].mlp.up_proj.weight[3, 3] = torch.nan
+    with pytest.raises(InputError, match="NaN or Inf in the objective ce at calibration sample 0"):
+        list(parameter_taylor(model, micro_batches(), 2))
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_broken_gradient_is_named_by_its_layer():
+    model = tiny.qwen2(layers=3)
+    breaking = model.model.layers[1].mlp.up_proj.register_forward_hook(
+        lambda _, args, output: output.register_hook(lambda g: g * torch.nan) and None
+    )
+    found = parameter_taylor(model, micro_batches(), 1)
+    with pytest.raises(InputError, match="NaN or Inf in weight gradients of layer 0"):  # they flow down
+        next(found)
+    breaking.remove()
+    assert len(list(parameter_taylor(model, micro_batches(), 1))) == 3
+
+
+# the score and the stages
+
+SETTINGS = {
+    "samples": 11,
+    "sequence_length": 24,
+    "packing": "document",
+    "seed": 3,
+    "micro_batch": 4,
+    "token_mask": "answer",
+    "gradient_checkpointing": False,
+    "dtype": "float32",
+    "prompt": "Q: {question}\n",
+    "completion": "A: {answer}",
+}
+
+
+def run_stage(tmp_path, memory_mb=None, **changes) -> pd.DataFrame:
+    tiny.save(tiny.llama(), tmp_path / "model")
+    texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
+    artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
+    paths = tmp_path / "model", tmp_path / "data.parquet", tmp_path / "parameter_taylor.parquet"
+    stage.parameter_gradients({**SETTINGS, **changes}, *paths, memory_mb)
+    return artifacts.read_parquet(paths[2], "parameter_taylor")
+
+
+def test_the_stage_writes_a_row_a_neuron(tmp_path):
+    frame = run_stage(tmp_path)
+    model, tokenizer = load(tmp_path / "model", "float32", "cpu")
+    records = artifacts.read_table(tmp_path / "data.parquet", "dataset").to_pylist()
+    texts = [("Q: {question}\n".format_map(r), "A: {answer}".format_map(r)) for r in records]
+    names = ("samples", "sequence_length", "packing", "seed")
+    sequences = cd.token_samples(texts, tokenizer, **{name: SETTINGS[name] for name in names})
+    batches = cd.micro_batches(sequences, 1, pad=0, token_mask="answer")
+    expected = torch.cat(list(parameter_taylor(model, batches, 2)))
+    assert list(frame) == ["layer", "neuron", "n_samples", "ce_param_abs"]
+    assert frame["ce_param_abs"].to_numpy() == pytest.approx(expected.numpy(), rel=1e-4)
+    assert set(frame["n_samples"]) == {11.0}
+    assert frame[["layer", "neuron"]].to_numpy().tolist() == [[layer, c] for layer in (0, 1) for c in range(48)]
+
+
+def test_a_tight_bound_and_checkpointing_change_nothing(tmp_path, capsys):
+    plain = run_stage(tmp_path)
+    assert "2 layers a pass of 2" in capsys.readouterr().out
+    tight = run_stage(tmp_path, memory_mb=0, gradient_checkpointing=True)
+    assert "1 layers a pass of 2" in capsys.readouterr().out
+    assert tight["ce_param_abs"].to_numpy() == pytest.approx(plain["ce_param_abs"].to_numpy(), rel=1e-5)
+
+
+def test_the_score_is_the_mean_gradients():
+    columns = {"n_samples": np.full(3, 4.0), "ce_param_abs": np.array([8.0, 2.0, 0.0])}
+    layer = Layer(0, columns, lambda: pytest.fail("needs no weights"))
+    assert plugin.score(layer).tolist() == [2, 0.5, 0]
+    assert layer.size == 3
+
+
+def run_score(tmp_path, score, statistics):
+    settings = {"score": score, "options": {}, "normalise": "none", "shuffle": None}
+    score_stage.score(settings, tmp_path / "model", statistics, tmp_path / "scores.parquet")
+    return artifacts.read_parquet(tmp_path / "scores.parquet", "scores")
+
+
+def test_the_score_stage_reads_the_kind_that_the_score_names(tmp_path):
+    frame = run_stage(tmp_path)
+    scores = run_score(tmp_path, "parameter_taylor", tmp_path / "parameter_taylor.parquet")
+    assert scores["score"].to_numpy() == pytest.approx(frame["ce_param_abs"].to_numpy() / 11)
+    with pytest.raises(InputError, match="kind='parameter_taylor' schema=1, expected kind='statistics'"):
+        run_score(tmp_path, "minitron", tmp_path / "parameter_taylor.parquet")
+
+
+def test_the_checkpoint_is_opened_once_and_only_for_scores_that_want_it(tmp_path, monkeypatch):
+    from pruning import checkpoint
+
+    opened, real = [], checkpoint.Checkpoint
+
+    class Counted(real):
+        def __init__(self, directory):
+            opened.append(directory)
+            super().__init__(directory)
+
+    frame = run_stage(tmp_path).assign(act_sq_sum=1.0)
+    artifacts.write_parquet(tmp_path / "statistics.parquet", frame, "statistics", {})
+    monkeypatch.setattr(checkpoint, "Checkpoint", Counted)
+    run_score(tmp_path, "parameter_taylor", tmp_path / "parameter_taylor.parquet")
+    assert opened == []
+    run_score(tmp_path, "wanda", tmp_path / "statistics.parquet")
+    assert len(opened) == 1
