@@ -285,7 +285,7 @@ def adapter_option(wildcards):
 
 
 def definition(wildcards):
-    return f"config/tasks/{wildcards.task}.yaml"
+    return str(CONFIG.definition(wildcards.task))
 
 
 def task_data(wildcards):
@@ -520,9 +520,9 @@ def leakage_tasks(table):
     for name in dict.fromkeys(column.partition("@")[0] for column in table.tasks):
         task = CONFIG.tasks[name]
         if task.kind == "lm_eval":
-            found[name] = {"path": preflight.test_file(Path(f"config/tasks/{name}.yaml")), "limit": task.limit}
+            found[name] = {"path": preflight.test_file(CONFIG.definition(name)), "first": task.first, "limit": task.limit}
         else:
-            found[name] = {"path": f"results/data/{task.dataset}/{task.split}.parquet", "limit": None}
+            found[name] = {"path": f"results/data/{task.dataset}/{task.split}.parquet", "first": 0, "limit": None}
     return found
 
 

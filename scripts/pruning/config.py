@@ -228,12 +228,25 @@ class LmEvalTask(Strict):
     """Name in the tables."""
     metrics: list[str]
     """lm-eval's names, with the filter where there is one: `acc`, `exact_match,strict-match`."""
+    definition: Alias | None = None
+    """File of config/tasks; null: the one named as the task."""
     limit: Positive | None = None
-    """At most this many items, from the first on."""
+    """At most this many items, from `first` on."""
+    first: Annotated[int, Field(ge=0)] = 0
+    """Number of the first item that is asked."""
     chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Accuracy of guessing, as a fraction: what a collapsed model is left with."""
     batch_size: Positive = 32
     """Halved when memory runs out."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Worked examples before the question; null: as many as the task says."""
+    shared_examples: bool = False
+    """The same examples, the first of their split, before every question, so that they are computed once; else lm-eval
+    draws some for each."""
+    chat_template: bool = False
+    """Ask in the tokenizer's chat format."""
+    max_gen_toks: Positive | None = None
+    """Most tokens of a generated answer; null: as many as the task says."""
 
 
 class PerplexityTask(Strict):
@@ -538,6 +551,10 @@ class Config(Strict):
             task, _, tuning = column.partition("@")
             known(f"{place}.tasks", [task], self.tasks)
             known(f"{place}.tasks: the recovery of {column!r}", [tuning] if tuning else [], self.tunings)
+
+    def definition(self, task: str) -> Path:
+        """The YAML of one of lm-eval's tasks."""
+        return Path("config/tasks") / f"{self.tasks[task].definition or task}.yaml"
 
     def table(self, name: str) -> Table:
         """A table with what it leaves to the experiment filled in."""

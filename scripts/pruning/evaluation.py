@@ -22,6 +22,7 @@ from pruning.out_of_memory import is_out_of_memory
 from pruning.response_cache import ResponseCache
 
 PACKAGED = Path(lm_eval.tasks.__file__).parent
+ANSWERS = 2  # what a remembered answer records; raise it when that changes
 
 
 class CachedHFLM(HFLM):
@@ -150,16 +151,37 @@ def task_definition(definition: Path) -> dict[str, Any]:
     return task
 
 
-def evaluate(lm: HFLM, task: dict[str, Any], limit: int | None) -> dict[str, Any]:
-    """lm-eval's result for one task definition, samples included; at most `limit` items, in order."""
+def evaluate(
+    lm: HFLM,
+    task: dict[str, Any],
+    limit: int | None,
+    first: int = 0,
+    *,
+    num_fewshot: int | None = None,
+    shared_examples: bool = False,
+    chat_template: bool = False,
+    max_gen_toks: int | None = None,
+) -> dict[str, Any]:
+    """lm-eval's result for one task definition, samples included; at most `limit` items from number `first` on.
+
+    The rest is as the config's tasks have it. Raises InputError if a chat format is asked for and there is none."""
+    if chat_template and not lm.tokenizer.chat_template:
+        raise InputError("chat_template: this model's tokenizer has none: set `chat_template: false`")
+    if shared_examples:
+        task = {**task, "fewshot_config": {"sampler": "first_n"}}
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "task.yaml"  # a file, because only files may include packaged ones
         path.write_text(yaml.safe_dump(task), encoding="utf-8")
+        chosen = {task["task"]: list(range(first, first + limit))} if first and limit else None
         return lm_eval.simple_evaluate(
             model=lm,
             tasks=[str(path)],
             task_manager=TaskManager(include_defaults=False),
-            limit=limit,
+            limit=None if chosen else limit,
+            samples=chosen,
+            num_fewshot=num_fewshot,
+            apply_chat_template=chat_template,
+            gen_kwargs={"max_gen_toks": max_gen_toks} if max_gen_toks else None,
             log_samples=True,
             bootstrap_iters=0,
         )

@@ -76,7 +76,7 @@ def check(config: Config) -> None:
         used = {user.dataset for user in users}
         for name, task in config.tasks.items():
             if task.kind == "lm_eval":
-                definition = Path(f"config/tasks/{name}.yaml")
+                definition = config.definition(name)
                 known(f"tasks.{name}.metrics", task.metrics, metric_names(task_yaml(definition)))
                 used |= {_check_data_file(config, definition, file) for file in data_files(definition)}
             else:
