@@ -675,7 +675,7 @@ def _yaml_lines(section: Strict, explained: set[type], indent: str) -> list[str]
         if not first and name not in section.model_fields_set:
             continue
         if first and info.description:
-            lines.append(f"{indent}# {info.description}")
+            lines.append(f"{indent}# {' '.join(info.description.split())}")
         if isinstance(value, Strict):
             lines += [f"{indent}{name}:", *_yaml_lines(value, explained, indent + "  ")]
         elif isinstance(value, dict) and any(isinstance(v, Strict) for v in value.values()):
