@@ -25,6 +25,7 @@ def perplexity(
     from tqdm import tqdm
 
     from pruning import artifacts, loading, out_of_memory
+    from pruning.limits import LEAST_WINDOWS
     from pruning.perplexity import negative_log_likelihoods, windows
 
     torch.set_num_threads(threads)
@@ -47,6 +48,7 @@ def perplexity(
             "metric": "perplexity",
             "value": nll,
             "weight": seqlen - 1,
+            "cluster": pd.array([None] * len(cut), dtype="string"),
             "prediction": "",
             "target": "",
             "generated_tokens": pd.array([None] * len(cut), dtype="Int64"),
@@ -58,6 +60,11 @@ def perplexity(
     value = math.exp(sum(nll) / frame["weight"].sum())
     content = {"perplexity": value, "tokens": int(frame["weight"].sum()), "windows": len(cut), "seqlen": seqlen}
     artifacts.write_json(output, content, "evaluation", settings)
+    if len(cut) < LEAST_WINDOWS:
+        print(
+            f"warning: fewer than {LEAST_WINDOWS} windows: {len(cut)} of seqlen {seqlen}; tests on so few tell little. "
+            "Lower `seqlen`, or give the task more text"
+        )
     print(f"perplexity {value:.3f} over {content['tokens']} tokens, seqlen {seqlen}")
 
 

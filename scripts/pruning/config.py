@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from pruning import base_model
 from pruning.errors import InputError
+from pruning.limits import LEAST_WINDOWS, least_resamples
 from pruning.objectives import OBJECTIVES
 from pruning.scores.utility import REDUCTIONS
 
@@ -261,7 +262,7 @@ class PerplexityTask(Strict):
     seqlen: Annotated[int, Field(ge=2)] = 2048
     """Window; perplexities of different windows do not compare."""
     tokens: Positive | None = None
-    """At most this many tokens, from the first on."""
+    """At most this many tokens, from the first on: 40 windows or more, for the tests to tell something."""
     batch_size: Positive = 4
 
 
@@ -385,8 +386,8 @@ class Collapse(Strict):
 
     task: Alias
     sparsities: list[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
-    resamples: Positive = 400
-    """Bootstrap resamples over items of the fitted collapse point."""
+    resamples: Positive = 2000
+    """Bootstrap resamples over items of the fitted collapse points, and of their differences from the reference's."""
 
 
 class Ablation(Strict):
@@ -495,6 +496,12 @@ class Config(Strict):
             self._check_objectives("overlap.pairs", e.calibrations[:1], paired)
         if self.collapse:
             known("collapse.task", [self.collapse.task], self.tasks)
+            comparisons = len(set(e.methods)) - 1
+            if self.collapse.resamples < (least := least_resamples(e.confidence, comparisons)):
+                raise ValueError(
+                    f"collapse.resamples: {self.collapse.resamples} are too few for any of {comparisons} comparisons to "
+                    f"be significant after Holm's adjustment; set {least} or more"
+                )
         if self.ablation:
             known("ablation.task", [self.ablation.task], self.tasks)
             known("ablation.reductions", self.ablation.reductions, REDUCTIONS)
@@ -516,6 +523,12 @@ class Config(Strict):
         for name, task in self.tasks.items():
             if task.kind == "perplexity":
                 self._text(f"tasks.{name}", task, [task.text])
+                if task.tokens and task.tokens // task.seqlen < LEAST_WINDOWS:
+                    raise ValueError(
+                        f"tasks.{name}.tokens: {task.tokens} are {task.tokens // task.seqlen} windows of seqlen "
+                        f"{task.seqlen}, too few to compare perplexities; set {LEAST_WINDOWS * task.seqlen} or more "
+                        f"({LEAST_WINDOWS} windows), null for all of the text, or a lower seqlen"
+                    )
         if self.cases:
             self._text("cases", self.cases, [self.datasets[self.cases.dataset].prompt, self.cases.target])
         for name, dataset in self.datasets.items():

@@ -108,13 +108,18 @@ DEFAULT = c.Config(
             kind="lm_eval", title="GSM-Symbolic", metrics=[EXACT_MATCH], limit=400, batch_size=100
         ),
         "gsm_symbolic_options": c.LmEvalTask(
-            kind="lm_eval", title="5 options", metrics=["acc"], limit=200, chance=0.2, batch_size=100
+            kind="lm_eval", title="5 options", metrics=["acc", "acc_norm"], limit=200, chance=0.2, batch_size=100
         ),
         "gsm_symbolic_wider": c.LmEvalTask(
             kind="lm_eval", title="Bigger numbers", metrics=[EXACT_MATCH], limit=300, batch_size=100
         ),
         "gsm_symbolic_unseen_options": c.LmEvalTask(
-            kind="lm_eval", title="5 options, unseen stories", metrics=["acc"], limit=300, chance=0.2, batch_size=100
+            kind="lm_eval",
+            title="5 options, unseen stories",
+            metrics=["acc", "acc_norm"],
+            limit=300,
+            chance=0.2,
+            batch_size=100,
         ),
         "arithmetic": c.LmEvalTask(
             kind="lm_eval", title="Arithmetic", metrics=[EXACT_MATCH], limit=400, batch_size=100

@@ -190,7 +190,8 @@ def evaluate(
 def outcomes(result: dict[str, Any], lm: CachedHFLM, metrics: Sequence[str]) -> pd.DataFrame:
     """One row an item and metric, in the schema shared with perplexity (docs/artefacts.md).
 
-    metrics: lm-eval's names, `acc` or with the filter, `exact_match,strict-match`.
+    metrics: lm-eval's names, `acc` or with the filter, `exact_match,strict-match`. Items whose document names a
+    `template` are clusters: they are alike.
     Raises InputError naming the metrics that the task has, if one is not among them."""
     (samples,) = result["samples"].values()
     rows, available = [], set()
@@ -200,6 +201,7 @@ def outcomes(result: dict[str, Any], lm: CachedHFLM, metrics: Sequence[str]) -> 
         available |= set(names)
         hashes = "".join(sample[h] for h in ("doc_hash", "prompt_hash", "target_hash"))
         how = generated(sample, lm)
+        template = sample["doc"].get("template")
         for name in metrics:
             if name in names:
                 rows.append(
@@ -209,6 +211,7 @@ def outcomes(result: dict[str, Any], lm: CachedHFLM, metrics: Sequence[str]) -> 
                         "metric": name,
                         "value": float(sample[names[name]]),
                         "weight": 1,
+                        "cluster": None if template is None else str(template),
                         "prediction": prediction(sample),
                         "target": str(sample["target"]),
                         **how,
@@ -217,7 +220,8 @@ def outcomes(result: dict[str, Any], lm: CachedHFLM, metrics: Sequence[str]) -> 
     if unknown := set(metrics) - available:
         raise InputError(f"metrics: {sorted(unknown)} not among this task's: {sorted(available)}")
     frame = pd.DataFrame(rows).sort_values(["metric", "item"], ignore_index=True)
-    return frame.astype({"generated_tokens": "Int64", "finish_reason": "string", "repetition": "float64"})
+    types = {"cluster": "string", "generated_tokens": "Int64", "finish_reason": "string", "repetition": "float64"}
+    return frame.astype(types)
 
 
 def generated(sample: dict[str, Any], lm: CachedHFLM) -> dict[str, Any]:

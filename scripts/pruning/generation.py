@@ -14,6 +14,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+# The last position's logits alone. As an index, not as a number: transformers would pass the head a slice of the hidden
+# states, for which torch on a CPU copies the head's whole matrix for every row.
+LAST = torch.tensor([-1])
 SHARED = 16  # a shorter common beginning is not worth a forward pass of its own
 ROOM = 64  # tokens that a buffer grows by
 PERIOD, REPEATED = 48, 64  # a loop repeats at most 48 tokens, and has repeated the last 64 (and three periods) exactly
@@ -131,7 +134,7 @@ def greedy(
     recent = ids.new_empty((len(prompts), 0))
     for step in range(1, limit + 1):
         logits = model(
-            input_ids=ids, attention_mask=real, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            input_ids=ids, attention_mask=real, position_ids=positions, past_key_values=cache, logits_to_keep=LAST
         ).logits[:, -1]
         ids = logits.argmax(-1, keepdim=True)
         recent = torch.cat([recent, ids], dim=1)
@@ -163,7 +166,7 @@ def prefix_cache(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache 
     if any(layer.is_sliding for layer in cache.layers):
         return None
     device = model.get_input_embeddings().weight.device
-    model(input_ids=torch.tensor([list(tokens)], device=device), past_key_values=cache, logits_to_keep=1)
+    model(input_ids=torch.tensor([list(tokens)], device=device), past_key_values=cache, logits_to_keep=LAST)
     return cache
 
 

@@ -7,16 +7,22 @@ NaN as a result means that the items are too few to say.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from statsmodels.regression.linear_model import OLS, WLS
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-# Indices drawn at once by a bootstrap: 2 MB, however many items there are.
+# Indices drawn at once by the bootstrap: 2 MB, however many items there are.
 DRAWS = 250_000
+# Neighbouring windows a block, at least, and blocks at most: so chosen that the type-I error stays near the nominal one
+# where windows are AR(1), from 40 windows on (tests/unit/test_inference.py).
+BLOCK, BLOCKS = 5, 16
 # exp of more overflows a float64, and differences of infinities would pass for significant.
 LARGEST_NLL = 700
 
@@ -67,8 +73,17 @@ def paired_bootstrap(
     delta = float(difference.mean())
     if len(difference) == 1:
         return delta, np.nan, np.nan
-    low, high, _ = _bootstrap((difference,), np.mean, confidence, resamples, seed)
-    return delta, low, high
+    interval = stats.bootstrap(
+        (difference,),
+        np.mean,
+        vectorized=True,
+        method="percentile",
+        confidence_level=confidence,
+        n_resamples=resamples,
+        batch=max(1, DRAWS // len(difference)),
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return delta, float(interval.low), float(interval.high)
 
 
 def perplexity(nll: ArrayLike, tokens: ArrayLike) -> float:
@@ -77,50 +92,62 @@ def perplexity(nll: ArrayLike, tokens: ArrayLike) -> float:
     Args: `nll`, `tokens` of shape (windows,): each window's summed NLL and its number of predicted tokens.
     """
     nll, tokens = _windows(nll, tokens)
-    return float(_perplexity(nll, tokens, axis=-1))
+    return float(np.exp(nll.sum() / tokens.sum()))
 
 
-def block_bootstrap_perplexity(
-    nll: ArrayLike, tokens: ArrayLike, confidence: float, resamples: int, seed: int
-) -> tuple[float, float]:
-    """Percentile interval (low, high) of a perplexity, resampling whole windows: neighbouring tokens depend
-    on one another, windows hardly do.
+def perplexity_interval(nll: ArrayLike, tokens: ArrayLike, confidence: float) -> tuple[float, float]:
+    """Interval (low, high) of a perplexity: exp of the t interval of the mean NLL per token, over blocks of windows.
 
-    Args: as for `perplexity`. A single window has no interval (NaN).
-    Source: Künsch (1989), "The jackknife and the bootstrap for general stationary observations"; scipy.stats.bootstrap.
+    Args: as for `perplexity`, windows in the order of the text. A single window has no interval (NaN).
+    Source: as of `paired_perplexity`.
     """
     _check_confidence(confidence)
     nll, tokens = _windows(nll, tokens)
-    if len(nll) == 1:
-        return np.nan, np.nan
-    low, high, _ = _bootstrap((nll, tokens), _perplexity, confidence, resamples, seed)
-    return low, high
+    _, low, high, _ = _cluster_t(nll / tokens, tokens, _blocks(len(nll)), confidence)
+    return float(np.exp(low)), float(np.exp(high))
 
 
 def paired_perplexity(
-    a: ArrayLike, b: ArrayLike, tokens: ArrayLike, confidence: float, resamples: int, seed: int
+    a: ArrayLike, b: ArrayLike, tokens: ArrayLike, confidence: float
 ) -> tuple[float, float, float, float]:
-    """Difference of two perplexities on the same windows, its percentile interval, and p: (delta, low, high, p).
+    """Difference of two perplexities on the same windows, its interval, and p: (delta, low, high, p).
 
-    Args: `a`, `b` of shape (windows,): the two variants' summed NLL in nats; `tokens` as for `perplexity`.
-    p is the two-sided bootstrap p of the difference of the mean NLL per token: twice the smaller share of
-    resamples on either side of zero, with one added to count and resamples, so it is never 0. exp is
-    monotone, so the perplexity's difference has the sign of the NLL's in every resample. NaN for a single window.
-    Source: Davison and Hinkley (1997), "Bootstrap methods and their application", sections 4.4 and 5.
+    Args: `a`, `b` of shape (windows,): the two variants' summed NLL in nats, windows in the order of the text; `tokens`
+    as for `perplexity`. p is of a two-sided paired t-test of the difference of NLL per token, that is of the log of
+    the perplexities' ratio, over blocks of neighbouring windows: neighbours resemble each other, blocks hardly do. The
+    interval is that ratio's t interval times b's measured perplexity, so it excludes zero exactly where p is below
+    1 - confidence. NaN for a single window; p is 1 where all windows agree.
+    Source: Ibragimov and Müller (2010), "t-statistic based correlation and heterogeneity robust inference".
     """
     _check_confidence(confidence)
     a, b = _paired(a, b)
     (a, tokens), (b, _) = _windows(a, tokens), _windows(b, tokens)
-    delta = perplexity(a, tokens) - perplexity(b, tokens)
-    if len(a) == 1:
-        return delta, np.nan, np.nan, np.nan
+    mean, low, high, p = _cluster_t((a - b) / tokens, tokens, _blocks(len(a)), confidence)
+    delta, low, high = perplexity(b, tokens) * np.expm1([mean, low, high])
+    return float(delta), float(low), float(high), p
 
-    def difference(a: NDArray, b: NDArray, tokens: NDArray, axis: int) -> NDArray:
-        return _perplexity(a, tokens, axis) - _perplexity(b, tokens, axis)
 
-    low, high, distribution = _bootstrap((a, b, tokens), difference, confidence, resamples, seed)
-    smaller_tail = min(np.sum(distribution <= 0), np.sum(distribution >= 0))
-    return delta, low, high, min(1.0, 2 * (1 + int(smaller_tail)) / (1 + resamples))
+def cluster_robust(a: ArrayLike, b: ArrayLike, clusters: ArrayLike) -> tuple[float, float]:
+    """Test of the mean difference of paired outcomes where items of a cluster resemble each other: (design_effect, p).
+
+    Args: `a`, `b` of shape (items,), in any one unit; `clusters` of shape (items,): equal labels, same cluster.
+    design_effect is the variance of the mean difference with clusters over that without. p is two-sided, of a t-test
+    with clusters - 1 degrees of freedom: it speaks of other clusters, not of other items in these. Both are NaN for a
+    single cluster; where all differences are equal the design effect is NaN, and p is 1 if they are all zero.
+    Raises ValueError unless every item has a cluster.
+    Source: Kish (1965), "Survey sampling" (design effect); Liang and Zeger (1986), "Longitudinal data analysis using
+    generalized linear models"; statsmodels.
+    """
+    a, b = _paired(a, b)
+    clusters = pd.Series(clusters)
+    if len(clusters) != len(a) or clusters.isna().any():
+        raise ValueError(f"expected a cluster for each of the {len(a)} items")
+    codes, difference, one = clusters.factorize()[0], a - b, np.ones(len(a))
+    p = _cluster_t(difference, one, codes, 0.5)[-1]
+    independent = OLS(difference, one).fit().bse[0] if len(a) > 1 else 0.0
+    if np.isnan(p) or independent == 0:
+        return np.nan, p
+    return float((_cluster_fit(difference, one, codes).bse[0] / independent) ** 2), p
 
 
 def holm(p_values: Sequence[float | None]) -> NDArray[np.float64]:
@@ -137,25 +164,31 @@ def holm(p_values: Sequence[float | None]) -> NDArray[np.float64]:
     return adjusted
 
 
-def _perplexity(nll: NDArray, tokens: NDArray, axis: int) -> NDArray:
-    return np.exp(nll.sum(axis=axis) / tokens.sum(axis=axis))
+def _blocks(windows: int) -> NDArray[np.int64]:
+    """Number of each window's block: neighbours together, at least BLOCK in one, at most BLOCKS blocks of like size."""
+    blocks = min(BLOCKS, max(windows // BLOCK, 2), windows)
+    return np.arange(windows) * blocks // windows
 
 
-def _bootstrap(data, statistic, confidence: float, resamples: int, seed: int) -> tuple[float, float, NDArray]:
-    """Paired percentile bootstrap: low, high and the statistic of every resample."""
-    result = stats.bootstrap(
-        data,
-        statistic,
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        confidence_level=confidence,
-        n_resamples=resamples,
-        batch=max(1, DRAWS // len(data[0])),
-        rng=np.random.default_rng(seed),
-    )
-    interval = result.confidence_interval
-    return float(interval.low), float(interval.high), result.bootstrap_distribution
+def _cluster_t(
+    values: NDArray, weights: NDArray, clusters: NDArray, confidence: float
+) -> tuple[float, float, float, float]:
+    """Weighted mean, its t interval and the p of its being zero, with clusters - 1 degrees of freedom."""
+    mean = float(np.average(values, weights=weights))
+    if clusters.min() == clusters.max():
+        return mean, np.nan, np.nan, np.nan
+    fit = _cluster_fit(values, weights, clusters)
+    low, high = fit.conf_int(1 - confidence)[0]
+    # A mean of zero is none the less zero where the variance is zero as well, up to rounding.
+    zero = abs(mean) <= 1e-12 * np.abs(values).max()
+    return mean, float(low), float(high), 1.0 if zero else float(fit.pvalues[0])
+
+
+def _cluster_fit(values: NDArray, weights: NDArray, clusters: NDArray) -> Any:
+    """The weighted mean as a regression on a constant, its covariance robust to clusters."""
+    model = WLS(values, np.ones(len(values)), weights)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a variance of zero
+        return model.fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
 
 
 def _paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

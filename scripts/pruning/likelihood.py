@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from pruning.generation import new_cache
+from pruning.generation import LAST, new_cache
 
 Tokens = Sequence[int]
 
@@ -41,7 +41,7 @@ def score(
     positions = (real.cumsum(1) - 1).clamp_min(0)
     cache = new_cache(model)
     first = model(
-        input_ids=ids, attention_mask=real, position_ids=positions, past_key_values=cache, logits_to_keep=1
+        input_ids=ids, attention_mask=real, position_ids=positions, past_key_values=cache, logits_to_keep=LAST
     ).logits
     owner = [number for number, own in enumerate(continuations) for _ in own]
     rows = [list(tokens) for own in continuations for tokens in own]

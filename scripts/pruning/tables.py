@@ -4,8 +4,9 @@
 rows as the paper does, one block a (model, calibration), for pruning.printing. Nothing here reads or writes results.
 A *variant* is a pruned model: a (method, sparsity) pair, sparsity in whole per cent; DENSE is the unpruned model. A
 *column* is a task, or a task after a LoRA recovery (`task@tuning`). *Samples* are one row an item and metric, with
-the columns `item`, `item_hash`, `metric`, `value` (0 or 1 for accuracy; a window's summed NLL in nats for perplexity)
-and `weight` (1; the window's number of predicted tokens). `settings` is the dict that scripts/table.py documents.
+the columns `item`, `item_hash`, `metric`, `value` (0 or 1 for accuracy; a window's summed NLL in nats for perplexity),
+`weight` (1; the window's number of predicted tokens) and `cluster` (the template of a generated problem, else null).
+`settings` is the dict that scripts/table.py documents.
 """
 
 import math
@@ -13,10 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pruning import inference
 from pruning.errors import InputError
+from pruning.limits import LEAST_WINDOWS
 from pruning.printing import Block, Cell, percent, plain
 
 Variant = tuple[str, int]
@@ -24,15 +27,16 @@ DENSE: Variant = ("dense", 0)
 
 COLUMNS = [
     *("model", "calib", "seed", "method", "sparsity", "achieved_sparsity", "params_removed", "task", "tuning"),
-    *("metric", "n", "value", "ci_low", "ci_high", "reference", "delta", "delta_low", "delta_high", "test"),
-    *("discordant", "p_value", "p_holm", "published", "mean_tokens", "cut_off", "no_answer", "repetition"),
+    *("metric", "n", "windows", "clusters", "value", "ci_low", "ci_high", "reference", "delta", "delta_low"),
+    *("delta_high", "test", "discordant", "p_value", "p_holm", "design_effect", "p_cluster", "p_cluster_holm"),
+    *("published", "mean_tokens", "cut_off", "no_answer", "repetition"),
 ]
 # Only the printed table needs these: chosen by looking at the results, so no p-value goes with them.
 MARKS = ["best", "near_best"]
-INTEGERS = ["seed", "sparsity", "n", "discordant"]
+INTEGERS = ["seed", "sparsity", "n", "windows", "clusters", "discordant"]
 TEXTS = ["model", "calib", "method", "task", "tuning", "metric", "reference", "test"]
 
-TESTS = {"accuracy": "exact McNemar", "perplexity": "paired block bootstrap"}
+TESTS = {"accuracy": "exact McNemar", "perplexity": "paired t over blocks of windows"}
 PUBLISHED = ["model", "method", "presets", "sparsity", "task", "tuning", "metric", "value"]
 # References that are not one method: the same variant before recovery, and the same method without `ridge_`.
 UNTUNED, UNCOMPENSATED = "untuned", "uncompensated"
@@ -54,7 +58,8 @@ def table_rows(
     and variant to what compaction recorded (`achieved_sparsity` as a fraction, `parameters` before and
     `parameters_kept` after); `published` as `read_published` returns it.
     Returns COLUMNS and MARKS. Accuracies, their intervals and differences are fractions; differences are the
-    method's value minus the reference's. p_holm is Holm's adjustment over all comparisons of a calibration.
+    method's value minus the reference's. p_holm is Holm's adjustment over all comparisons of a calibration,
+    p_cluster_holm that of the cluster-robust p over all that have one.
     Raises InputError if samples lack a metric, hold values of another kind, or cover other items than each other.
     """
     _check_reference(settings)
@@ -181,15 +186,23 @@ def _measured(
 
 
 def _measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A variant's value with its interval: of an accuracy Wilson's, of a perplexity the block bootstrap's."""
+    """A variant's value with its interval: of an accuracy Wilson's, of a perplexity the t over blocks."""
     if kind == "accuracy":
         correct, n = int(outcomes["value"].sum()), len(outcomes)
         value, (low, high) = correct / n, inference.wilson(correct, n, settings["confidence"])
+        clusters = _clusters(outcomes)
+        size = {"clusters": None if clusters is None else clusters.nunique()}
     else:
         windows = outcomes["value"], outcomes["weight"]
         n, value = int(outcomes["weight"].sum()), inference.perplexity(*windows)
-        low, high = inference.block_bootstrap_perplexity(*windows, *_bootstrap(settings))
-    return {"n": n, "value": value, "ci_low": low, "ci_high": high, **_generation(outcomes)}
+        low, high = inference.perplexity_interval(*windows, settings["confidence"])
+        size = {"windows": len(outcomes)}
+    return {"n": n, **size, "value": value, "ci_low": low, "ci_high": high, **_generation(outcomes)}
+
+
+def _clusters(outcomes: pd.DataFrame) -> pd.Series | None:
+    """Clusters of the items, where they have any."""
+    return outcomes["cluster"] if "cluster" in outcomes and outcomes["cluster"].notna().all() else None
 
 
 def _generation(outcomes: pd.DataFrame) -> dict[str, float]:
@@ -211,16 +224,19 @@ def _compare(
     ours: pd.DataFrame, reference: pd.DataFrame, name: str, kind: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The paired comparison of a variant with its reference, `name`, on the same items."""
-    if kind == "accuracy":
-        discordant, p = inference.mcnemar_exact(ours["value"], reference["value"])
-        delta, low, high = inference.paired_bootstrap(ours["value"], reference["value"], *_bootstrap(settings))
+    comparison = {"reference": name, "test": TESTS[kind]}
+    if kind == "perplexity":
+        windows = ours["value"], reference["value"], ours["weight"]
+        delta, low, high, p = inference.paired_perplexity(*windows, settings["confidence"])
     else:
-        discordant = None
-        delta, low, high, p = inference.paired_perplexity(
-            ours["value"], reference["value"], ours["weight"], *_bootstrap(settings)
-        )
-    comparison = {"reference": name, "delta": delta, "delta_low": low, "delta_high": high}
-    return comparison | {"test": TESTS[kind], "discordant": discordant, "p_value": p}
+        outcomes = ours["value"], reference["value"]
+        discordant, p = inference.mcnemar_exact(*outcomes)
+        bootstrap = (settings[key] for key in ("confidence", "resamples", "seed"))
+        delta, low, high = inference.paired_bootstrap(*outcomes, *bootstrap)
+        comparison["discordant"] = discordant
+        if (clusters := _clusters(ours)) is not None:
+            comparison["design_effect"], comparison["p_cluster"] = inference.cluster_robust(*outcomes, clusters)
+    return comparison | {"delta": delta, "delta_low": low, "delta_high": high, "p_value": p}
 
 
 def _mark_best(
@@ -238,13 +254,13 @@ def _mark_best(
 
 
 def _p_value(ours: pd.DataFrame, other: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> float:
-    if kind == "accuracy":
-        return inference.mcnemar_exact(ours["value"], other["value"])[1]
-    return inference.paired_perplexity(ours["value"], other["value"], ours["weight"], *_bootstrap(settings))[-1]
-
-
-def _bootstrap(settings: Mapping[str, Any]) -> tuple[float, int, int]:
-    return settings["confidence"], settings["resamples"], settings["seed"]
+    """Of items in clusters the larger p of the two tests."""
+    outcomes = ours["value"], other["value"]
+    if kind == "perplexity":
+        return inference.paired_perplexity(*outcomes, ours["weight"], settings["confidence"])[-1]
+    p = inference.mcnemar_exact(*outcomes)[1]
+    clusters = _clusters(ours)
+    return p if clusters is None else float(np.maximum(p, inference.cluster_robust(*outcomes, clusters)[1]))
 
 
 def _calibration_rows(
@@ -277,8 +293,9 @@ def _calibration_rows(
             group = [((method, sparsity), column, metric) for method in settings["methods"]]
             _mark_best([rows[key] for key in group], [outcomes[key] for key in group], kind, settings)
     ordered = [rows[variant, column, metric] for variant in variants for column, metric, _ in _measures(settings)]
-    for row, p in zip(ordered, inference.holm([row.get("p_value") for row in ordered]), strict=True):
-        row["p_holm"] = p
+    for name, adjusted in (("p_value", "p_holm"), ("p_cluster", "p_cluster_holm")):
+        for row, p in zip(ordered, inference.holm([row.get(name) for row in ordered]), strict=True):
+            row[adjusted] = p
     return ordered
 
 
@@ -429,8 +446,7 @@ def _cell(row: Mapping[str, Any], column: str, settings: Mapping[str, Any]) -> C
     show, unit = (percent, 100) if accuracy else (plain, 1)
     marks = ["†"] if row["near_best"] else []
     compared = row["method"] != DENSE[0] and _reference_of(row["method"], column, settings)
-    # An undefined p (a single window) is no evidence either, hence not "p > alpha".
-    if compared and not row["p_holm"] <= 1 - settings["confidence"]:
+    if compared and not _significant(row, settings):
         marks.append("n.s.")
     value, low, high = show(row["value"], row["ci_low"], row["ci_high"])
     published = ""
@@ -440,13 +456,20 @@ def _cell(row: Mapping[str, Any], column: str, settings: Mapping[str, Any]) -> C
     return Cell(value, f"[{low}, {high}]", row["best"], tuple(marks), published)
 
 
+def _significant(row: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether every test of a comparison finds a difference. An undefined p (a single window) is no evidence."""
+    tests = ["p_holm", "p_cluster_holm"] if pd.notna(row.get("clusters")) else ["p_holm"]
+    return all(row[p] <= 1 - settings["confidence"] for p in tests)
+
+
 def _legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     """The notes that say what the numbers are and how they were compared."""
     kinds = list(dict.fromkeys(kind for _, _, kind in _measures(settings)))
     level = f"{100 * settings['confidence']:g}%"
     what = {
         "accuracy": f"accuracy in per cent (higher is better) with Wilson's {level} interval",
-        "perplexity": f"perplexity per token (lower is better) with a {level} block-bootstrap interval over windows",
+        "perplexity": f"perplexity per token (lower is better) with a {level} t interval over blocks of "
+        "neighbouring windows",
     }
     shown = "; ".join(what[kind] for kind in kinds)
     seed = pruned["seed"].iloc[0]
@@ -473,11 +496,34 @@ def _legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, An
             f"Holm's adjustment over the {comparisons} comparisons of this table). A compared value without n.s. "
             "differs significantly, up or down. Differences, intervals and p-values are in the CSV beside this table."
         )
+    notes += _cluster_notes(dense, pruned, settings)
     notes.append(
-        "Bold: best of its column, dense left aside. †: not significantly worse than the best (same test, Holm within "
+        "Bold: best of its column, dense left aside. †: not significantly worse than the best (same tests, Holm within "
         "the column). No p-value is given for either: the best was chosen by looking at these very items."
     )
     return notes + _leakage(pruned, settings)
+
+
+def _cluster_notes(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+    """What the tests speak of where items share templates, and what two forms of an accuracy are."""
+    of_task = {_task(column, settings): entry["title"] for column, entry in reversed(settings["tasks"].items())}
+    clustered = dense[dense["clusters"].notna()].drop_duplicates("task")
+    notes = []
+    if len(clustered):
+        named = ", ".join(f"{of_task[row.task]} {row.clusters}" for row in clustered.itertuples())
+        notes.append(
+            f"Items share templates ({named}). Wilson's interval and McNemar's test speak of these stories with other "
+            "numbers, a t-test over templates (cluster-robust) of other stories of the same kind: n.s. unless both are "
+            f"significant, the latter after Holm over its own {int(pruned['p_cluster'].notna().sum())} comparisons."
+        )
+        if (effects := pruned["design_effect"].dropna()).size:
+            notes[-1] += (
+                f" Design effect of the differences (their variance with templates over that without): median "
+                f"{effects.median():.1f}, largest {effects.max():.1f}."
+            )
+    if (dense["metric"] == "acc_norm").any():
+        notes.append("acc: the likeliest option; acc_norm: the likeliest a character of the option's text.")
+    return notes
 
 
 def _leakage(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
@@ -501,7 +547,11 @@ def _sizes(dense: pd.DataFrame, settings: Mapping[str, Any]) -> str:
     parts = []
     of_task = {_task(column, settings): entry for column, entry in reversed(settings["tasks"].items())}
     for row in dense.itertuples():
-        unit = "items" if of_task[row.task]["kind"] == "accuracy" else "predicted tokens"
+        unit = "items"
+        if of_task[row.task]["kind"] == "perplexity":
+            unit = f"predicted tokens in {row.windows} windows"
+            if row.windows < LEAST_WINDOWS:
+                unit += f" (fewer than {LEAST_WINDOWS} windows: their tests tell little)"
         parts.append(f"{of_task[row.task]['title']} n = {row.n:,} {unit} (`{row.metric}`)")
     return "; ".join(parts)
 

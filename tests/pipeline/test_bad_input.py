@@ -106,7 +106,7 @@ BAD_CONFIGS = {
         "the text '{problem}' needs a field: unknown name 'problem'",
     ),
     "seqlen longer than the context": (
-        {"tasks|gsm_symbolic_text|seqlen": 4096},
+        {"tasks|gsm_symbolic_text|seqlen": 4096, "tasks|gsm_symbolic_text|tokens": None},
         "tasks.gsm_symbolic_text.seqlen: 4096 is longer than tiny-reasoner's context of",
     ),
     "tuning text longer than the context": (

@@ -121,7 +121,7 @@ SETTINGS = {
     "cases.excerpt": (10, {"table5": 1, "page": 1, "paper": 1}),
     "cases.tokens": (11, {"cases": 4, "table5": 1, "page": 1, "paper": 1}),
     "overlap.layer": (1, {"table4": 1, "page": 1, "paper": 1}),
-    "collapse.resamples": (10, {"collapse": 1, "figure": 2, "page": 1, "paper": 1}),
+    "collapse.resamples": (90, {"collapse": 1, "figure": 2, "page": 1, "paper": 1}),
     "ablation.allocations": (["global"], {"ablation": 1, "page": 1, "paper": 1}),
     "latency.rounds": (4, {"latency": 1, "latency_table": 1, "figure": 1, "page": 1, "paper": 1}),
 }

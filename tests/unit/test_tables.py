@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import table
+from scipy import stats
 
 from pruning import artifacts, printing, tables
 from pruning.errors import InputError
@@ -36,9 +37,9 @@ RIGHT = {
 }
 NATS = {"dense": 2.0, "wanda": 2.5, "wanda_global": 2.52, "rku": 3.0, "agf": 2.5}  # per token
 EXPECTED_COLUMNS = (
-    "model,calib,seed,method,sparsity,achieved_sparsity,params_removed,task,tuning,metric,n,value,ci_low,ci_high,"
-    "reference,delta,delta_low,delta_high,test,discordant,p_value,p_holm,published,mean_tokens,cut_off,no_answer,"
-    "repetition"
+    "model,calib,seed,method,sparsity,achieved_sparsity,params_removed,task,tuning,metric,n,windows,clusters,value,"
+    "ci_low,ci_high,reference,delta,delta_low,delta_high,test,discordant,p_value,p_holm,design_effect,p_cluster,"
+    "p_cluster_holm,published,mean_tokens,cut_off,no_answer,repetition"
 )
 
 
@@ -50,10 +51,10 @@ def accuracy_samples(right, metric="exact_match,strict-match", items=ITEMS) -> p
 
 
 def perplexity_samples(nats) -> pd.DataFrame:
-    """Twelve windows of 100 tokens; every variant finds the same windows hard, apart from a little noise."""
+    """Forty windows of 100 tokens; every variant finds the same windows hard, apart from a little noise."""
     shared, own = np.random.default_rng(0), np.random.default_rng(round(1000 * nats))
-    frame = accuracy_samples([], "perplexity", 12)
-    value = 100 * (nats + shared.normal(0, 0.3, 12) + own.normal(0, 0.05, 12))
+    frame = accuracy_samples([], "perplexity", 40)
+    value = 100 * (nats + shared.normal(0, 0.3, 40) + own.normal(0, 0.05, 40))
     return frame.assign(value=value, weight=100, generated_tokens=None, finish_reason=None)
 
 
@@ -163,12 +164,13 @@ def test_columns_and_rows_are_those_promised(printed, frame):
 def test_dense_row_has_no_calibration_and_no_comparison(frame):
     row = one(frame, "dense", 0, calib=None)
     assert (row.value, row.n, row.achieved_sparsity, row.params_removed) == (0.9, 60, 0, 0)
-    assert row[["calib", "seed", "tuning", *EXPECTED_COLUMNS.split(",")[14:23]]].isna().all()
+    assert row[["calib", "seed", "tuning"]].isna().all()
+    assert row["reference":"published"].isna().all()
 
 
 def test_reference_rows_have_no_comparison(frame):
     rows = frame[frame.method == "wanda"]
-    assert rows.loc[:, "reference":"p_holm"].isna().all(axis=None)
+    assert rows.loc[:, "reference":"p_cluster_holm"].isna().all(axis=None)
     assert rows[["value", "ci_low", "ci_high", "seed"]].notna().all(axis=None)
 
 
@@ -187,17 +189,21 @@ def test_accuracy_row_is_wilson_mcnemar_and_bootstrap(frame):
     assert (row.achieved_sparsity, row.params_removed, row.seed) == (0.512, 0.35, 0)
 
 
-def test_perplexity_row_is_a_block_bootstrap(frame):
+def test_perplexity_row_is_a_t_test_over_blocks(frame):
     row, reference = one(frame, "rku", 30, "wikitext2"), one(frame, "wanda", 30, "wikitext2")
     samples, others = perplexity_samples(3.3).value, perplexity_samples(2.8).value
-    assert row.value == pytest.approx(math.exp(samples.sum() / 1200), rel=1e-5)
-    assert row.delta == pytest.approx(row.value - math.exp(others.sum() / 1200), rel=1e-4)
+    assert row.value == pytest.approx(math.exp(samples.sum() / 4000), rel=1e-5)
+    assert row.delta == pytest.approx(row.value - math.exp(others.sum() / 4000), rel=1e-4)
     assert row.delta == pytest.approx(row.value - reference.value, rel=1e-4)
-    assert (row.n, row.metric, row.test) == (1200, "perplexity", "paired block bootstrap")
-    assert math.isnan(row.discordant)
-    assert row.ci_low < row.value < row.ci_high
-    assert 0 < row.delta_low < row.delta < row.delta_high
-    assert row.p_value == pytest.approx(2 / 501, rel=1e-5)
+    assert (row.n, row.windows, row.metric, row.test) == (4000, 40, "perplexity", "paired t over blocks of windows")
+    assert row[["discordant", "clusters", "p_cluster"]].isna().all()
+    blocks = [frame.to_numpy().reshape(8, 5).mean(1) / 100 for frame in (samples, others)]
+    test = stats.ttest_rel(*blocks)
+    low, high = test.confidence_interval(0.95)
+    found = row[["delta_low", "delta_high", "p_value"]].tolist()
+    assert found == pytest.approx([*(reference.value * np.expm1([low, high])), test.pvalue], rel=1e-4)
+    low, high = stats.ttest_1samp(blocks[0], 0).confidence_interval(0.95)
+    assert (row.ci_low, row.ci_high) == pytest.approx((math.exp(low), math.exp(high)), rel=1e-5)
 
 
 def test_holm_covers_all_comparisons_of_a_model_and_calibration(frame):
@@ -208,16 +214,16 @@ def test_holm_covers_all_comparisons_of_a_model_and_calibration(frame):
         for rank, (p, adjusted) in enumerate(zip(compared.p_value, compared.p_holm, strict=True)):
             running = max(running, min(1, (12 - rank) * p))
             assert adjusted == pytest.approx(running, rel=1e-4)
-    smallest = one(frame, "rku", 30)
-    assert smallest.p_value == pytest.approx(binomial_p(0, 20), rel=1e-5)
-    assert smallest.p_holm == pytest.approx(12 * binomial_p(0, 20), rel=1e-5)
+    row = one(frame, "rku", 30)
+    assert row.p_value == pytest.approx(binomial_p(0, 20), rel=1e-5)
+    assert row.p_holm == pytest.approx(10 * binomial_p(0, 20), rel=1e-5)  # rku's two perplexities have smaller p
 
 
 def test_holm_of_one_calibration_ignores_the_others(study):
     del study.settings["models"][PAPER_MODEL]["calibrations"], study.settings["models"][OTHER_MODEL]
     study.settings["models"][PAPER_MODEL]["calibrations"] = {CALIBS[1]: {"seed": 1}}
     row = one(study.run(), "rku", 30, calib=CALIBS[1])
-    assert row.p_holm == pytest.approx(12 * binomial_p(0, 20), rel=1e-5)
+    assert row.p_holm == pytest.approx(10 * binomial_p(0, 20), rel=1e-5)
 
 
 def test_published_values_stand_beside_both_readings_of_the_papers_model_only(frame):
@@ -288,7 +294,7 @@ def test_variants_scored_on_fewer_items_are_refused(study):
 def test_windows_of_other_lengths_are_refused(study):
     message = variant_error(study, lambda s: s.assign(weight=s.weight + (s.item == 3)), "wikitext2")
     assert "wikitext2: " in message
-    assert "1 of 12 differ" in message
+    assert "1 of 40 differ" in message
     assert "weight 100 against" in message
 
 
@@ -382,6 +388,14 @@ def test_difference_from_the_paper_is_signed_and_never_minus_zero(study):
     assert shown == ["paper 13.72, +0.0", "paper 13.72, −1.7"]
 
 
+@pytest.mark.parametrize(("p_cluster", "marks"), [(0.04, ()), (0.06, ("n.s.",)), (math.nan, ("n.s.",))])
+def test_items_in_clusters_must_be_significant_both_ways(study, p_cluster, marks):
+    row = {"method": "rku", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "published": math.nan, "clusters": 12}
+    row |= {"best": False, "near_best": False, "p_holm": 0.01, "p_cluster_holm": p_cluster}
+    assert tables._cell(row, "gsm8k", study.settings).marks == marks
+    assert tables._cell({**row, "clusters": pd.NA}, "gsm8k", study.settings).marks == ()
+
+
 @pytest.mark.parametrize(
     ("p_value", "p_holm", "marks"), [(0.01, 0.12, ("n.s.",)), (0.01, 0.04, ()), (0.2, 0.2, ("n.s.",))]
 )
@@ -389,6 +403,58 @@ def test_significance_is_marked_after_holm(study, p_value, p_holm, marks):
     row = {"method": "rku", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "published": math.nan}
     row |= {"best": False, "near_best": False, "p_value": p_value, "p_holm": p_holm}
     assert tables._cell(row, "gsm8k", study.settings).marks == marks
+
+
+def cluster_test(ours, reference) -> tuple[float, float]:
+    """(design effect, p) of items whose cluster is their number modulo 6, ten in each: scipy's t-test of the means."""
+    difference = np.array([(i in ours) - (i in reference) for i in range(ITEMS)], dtype=float)
+    means = difference.reshape(10, 6).mean(0)
+    return 10 * means.var(ddof=1) / difference.var(ddof=1), stats.ttest_1samp(means, 0).pvalue
+
+
+def test_items_that_share_templates_are_tested_by_template_as_well(study):
+    """At 30% all of rku's twenty more right items are of two templates: McNemar is sure of it, templates are not."""
+    two = [i for i in range(20, ITEMS) if i % 6 in (2, 3)]
+    for model, calib in product(study.settings["models"], CALIBS):
+        study.replace(model, f"{calib}/rku/30", "gsm8k", accuracy_samples([*range(20), *two]))
+        study.replace(model, f"{calib}/agf/30", "gsm8k", accuracy_samples(range(37)))
+    for path in study.results.rglob("gsm8k.samples.parquet"):
+        samples = artifacts.read_parquet(path, "samples")
+        clusters = (samples["item"] % 6).astype(str).astype("string")
+        artifacts.write_parquet(path, samples.assign(cluster=clusters), "samples", {})
+    frame = study.run()
+    assert frame[frame.task == "gsm8k"].clusters.eq(6).all() and frame[frame.task != "gsm8k"].clusters.isna().all()
+    row = one(frame, "rku", 30)
+    effect, p = cluster_test([*range(20), *two], range(20))
+    assert row[["discordant", "design_effect", "p_cluster"]].tolist() == pytest.approx([14, effect, p], rel=1e-4)
+    assert row.p_holm < 0.05 < row.p_cluster < row.p_cluster_holm
+    agf = one(frame, "agf", 30)
+    assert agf.p_cluster == pytest.approx(cluster_test(range(37), range(20))[1], rel=1e-4)
+    assert agf.p_cluster_holm == pytest.approx(6 * agf.p_cluster, rel=1e-4)  # 3 methods, 2 sparsities, 1 task
+    text = study.outputs["md"].read_text(encoding="utf-8")
+    assert "n.s." in markdown_row(text, "`rku`")[1] and "n.s." not in markdown_row(text, "`agf`")[1]
+    block = frame[(frame.model == PAPER_MODEL) & (frame.calib == CALIBS[0])]
+    note = [line for line in text.split("\n## ")[1].splitlines() if "share templates" in line][0]
+    assert "(GSM8K 6)" in note and "stories with other numbers" in note and "other stories of the same kind" in note
+    assert "over its own 6 comparisons" in note
+    assert f"median {block.design_effect.median():.1f}, largest {block.design_effect.max():.1f}" in note
+
+
+def test_not_worse_than_the_best_counts_templates_as_well():
+    """Twenty right items more, all of two templates of six."""
+    two = [i for i in range(ITEMS) if i % 6 in (2, 3)]
+    samples = [accuracy_samples(two).assign(cluster=[str(i % 6) for i in range(ITEMS)]), accuracy_samples([])]
+    rows = [{"value": 20 / 60}, {"value": 0}]
+    for clusters, near in ((samples[0]["cluster"], True), (None, False)):
+        tables._mark_best(rows, [s.assign(cluster=clusters) for s in samples], "accuracy", {"confidence": 0.95})
+        assert rows[1]["near_best"] is near
+
+
+def test_few_windows_are_said_to_be_few(study):
+    for path in study.results.rglob("wikitext2.samples.parquet"):
+        artifacts.write_parquet(path, artifacts.read_parquet(path, "samples")[:39], "samples", {})
+    study.run()
+    assert "in 39 windows (fewer than 40 windows" in study.outputs["md"].read_text(encoding="utf-8")
 
 
 def test_best_perplexity_is_the_lowest(printed, frame):
@@ -427,13 +493,13 @@ def test_notes_say_all_a_reader_needs(printed, name):
     for fragment in [
         "weights are Q4_1-quantised",
         "Wilson's 95% interval",
-        "block-bootstrap interval",
+        "95% t interval over blocks of neighbouring windows",
         "calibration seed 0 only",
         "GSM8K n = 60 items",
-        "WikiText-2 n = 1,200 predicted tokens",
+        "WikiText-2 n = 4,000 predicted tokens in 40 windows (`perplexity`)",
         "sparsity 0",
         "reference method, `wanda`",
-        "exact McNemar for accuracy, paired block bootstrap for perplexity",
+        "exact McNemar for accuracy, paired t over blocks of windows for perplexity",
         "p > 0.05 after Holm's adjustment over the 12 comparisons",
         "chosen by looking at these very items",
         "parameters removed: 21.0% at sparsity 30%; 35.0% at sparsity 50%",
@@ -445,6 +511,7 @@ def test_notes_say_all_a_reader_needs(printed, name):
     ]:
         assert fragment in first, fragment
     assert not re.search(r"\bp = ", text)
+    assert "templates" not in text and "fewer than" not in text
 
 
 def test_the_spread_over_calibrations_is_their_mean_deviation_and_range(study):
@@ -555,6 +622,7 @@ def test_tasks_with_two_metrics_have_a_column_each(study):
     study.run()
     header = markdown_row(study.outputs["md"].read_text(encoding="utf-8"), "Method")
     assert header[1:3] == ["30%: GSM8K (exact_match,strict-match)", "30%: GSM8K (exact_match,flexible-extract)"]
+    assert "acc_norm" not in study.outputs["md"].read_text(encoding="utf-8")
 
 
 def test_one_window_has_a_perplexity_without_interval_and_no_significance(study):

@@ -1,0 +1,13 @@
+"""How much a statistic needs before it can say anything: for the configuration, which refuses less, and the stages."""
+
+import math
+
+# With fewer the blocks of `inference.paired_perplexity` are too few or too short (docs/methods.md, Statistics).
+LEAST_WINDOWS = 40
+
+
+def least_resamples(confidence: float, comparisons: int) -> int:
+    """Bootstrap resamples with which one of `comparisons` can be significant after Holm's adjustment.
+
+    A two-sided bootstrap p is at least 2 / (resamples + 1); Holm multiplies the smallest by `comparisons`."""
+    return math.ceil(2 * comparisons / (1 - confidence) - 1 - 1e-9)  # 1e-9: 1 - 0.95 is not quite 0.05
