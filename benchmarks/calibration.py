@@ -71,7 +71,7 @@ def main(
     torch.manual_seed(0)
     rows = torch.randint(0, network.config.vocab_size, (batch * batches, length)).tolist()
     sequences = [(row, [True] * length) for row in rows]
-    data = micro_batches(sequences, batch, pad=0, token_mask="all", mask_first_token=False)
+    data = micro_batches(sequences, batch, pad=0, token_mask="all")
     if mode:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which loading has raised
         before = resident_mb("VmRSS")

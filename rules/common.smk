@@ -114,9 +114,8 @@ def source_of(wildcards):
     own = {"fields": dataset.fields, "adapter": files.adapter}
     if path := CONFIG.local_path(wildcards.dataset, split):
         return settings(None, **own, kind="local", path=str(path))
-    return settings(
-        None, **own, kind="hub", repo=files.repo, name=files.name, revision=files.revision, split=files.splits[split]
-    )
+    hub = {key: getattr(files, key) for key in ("repo", "name", "revision", "data_files")}
+    return settings(None, **own, kind="hub", **hub, split=files.splits[split])
 
 
 def local_file(wildcards):
@@ -132,7 +131,10 @@ def adapter_of(wildcards):
 
 
 def model_files(wildcards):
+    """Files outside packages that the dense model is made from."""
     source = CONFIG.models[wildcards.model].source
+    if source.kind == "gguf":
+        return [path for package, path in base_model.locations(source.model_dump()) if not package]
     patterns = base_model.FILES if source.kind == "local" else ()
     return sorted({str(file) for pattern in patterns for file in Path(source.path).glob(pattern)})
 
@@ -177,7 +179,7 @@ def gradients_settings(wildcards):
 
 def without_settings(text, *unused):
     """A calibration's settings less those of the statistics alone, and `unused`, so that these re-run nothing."""
-    unused = {"energy", "sampled_tokens", "analysed_layer", *unused}
+    unused = {"objectives", "sampled_tokens", "analysed_layer", *unused}
     return json.dumps({key: value for key, value in json.loads(text).items() if key not in unused})
 
 
@@ -378,26 +380,24 @@ def collapse_settings():
 
 
 def ablation_grid():
-    """(calibration, combination) of every row; what cannot differ is not repeated."""
+    """Every combination; what cannot differ is not repeated."""
     grid, rows = CONFIG.ablation, []
-    for objective in grid.objectives:
-        # The cross-entropy's gradient does not depend on where the energy is taken.
-        calibrations = list(grid.calibrations.values())[: 1 if objective == "ce" else None]
-        for calib, reduction, allocate in product(calibrations, grid.reductions, grid.allocations):
-            for normalise in grid.normalisations[: 1 if allocate == "uniform" else None]:
-                rows.append((calib, f"{objective}-{reduction}-{normalise}-{allocate}"))
+    for objective, reduction, allocate in product(grid.objectives, grid.reductions, grid.allocations):
+        for normalise in grid.normalisations[: 1 if allocate == "uniform" else None]:
+            rows.append(f"{objective}-{reduction}-{normalise}-{allocate}")
     return rows
 
 
 def ablation_variants():
-    return [f"{calib}/{method}/{EXPERIMENT.sparsity}" for calib, method in ablation_grid()]
+    return [f"{CALIB}/{method}/{EXPERIMENT.sparsity}" for method in ablation_grid()]
 
 
 def ablation_settings():
     task = CONFIG.tasks[CONFIG.ablation.task]
     return statistics_settings(
         rows=ablation_grid(),
-        calibrations={calib: CONFIG.calibrations[calib].energy for calib, _ in ablation_grid()},
+        presets=CONFIG.presets(ablation_grid()),
+        calib=CALIB,
         sparsity=EXPERIMENT.sparsity,
         task=CONFIG.ablation.task,
         metric=task.metrics[0],

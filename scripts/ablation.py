@@ -1,4 +1,4 @@
-"""Ablation of RKU: one table over objective, reduction, normalisation, allocation and energy."""
+"""Ablation of RKU: one table over objective, reduction, normalisation and allocation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +15,8 @@ def ablation(
     output_tex: Annotated[Path, typer.Option(help="table to read, in LaTeX")],
     results: Annotated[Path, typer.Option(help="directory of the pipeline's results")] = Path("results"),
 ) -> None:
-    """Settings: `models`; `rows` ((calibration, combination) pairs); `calibrations` (alias -> where its energy is
-    taken); `sparsity` (whole per cent), `task`, `metric`, `title`, `confidence`."""
+    """Settings: `models`; `rows` (combinations); `presets` (combination -> its name, if it has one); `calib`;
+    `sparsity` (whole per cent), `task`, `metric`, `title`, `confidence`."""
     import pandas as pd
 
     from pruning import ablation, artifacts, printing
@@ -31,8 +31,8 @@ def ablation(
     tables, blocks = [], []
     for model in settings["models"]:
         dense = outcomes(model, "dense")
-        keys = [tuple(row) for row in settings["rows"]]
-        samples = {(c, m): outcomes(model, f"{c}/{m}/{settings['sparsity']}") for c, m in keys}
+        variants = {row: f"{settings['calib']}/{row}/{settings['sparsity']}" for row in settings["rows"]}
+        samples = {row: outcomes(model, variant) for row, variant in variants.items()}
         table = ablation.rows(samples, dense, settings)
         blocks.append(ablation.block(model, table, dense["value"].mean(), settings))
         table.insert(0, "model", model)

@@ -47,7 +47,6 @@ def calibrate(
         settings["micro_batch"],
         pad=tokenizer.pad_token_id,
         token_mask=settings["token_mask"],
-        mask_first_token=settings["mask_first_token"],
     )
     if settings["shards"] > len(batches):
         raise cli.InputError(
@@ -62,7 +61,7 @@ def calibrate(
         raise cli.InputError(f"analysed_layer: {analysed} is out of range, the model has layers 0 to {layers - 1}")
     run = calibration.Calibration(
         network,
-        energy=settings["energy"],
+        objectives=settings["objectives"],
         analysed_layer=analysed,
         keep=cd.sampled_positions(batches, settings["sampled_tokens"], settings["seed"]),
         token_classes=token_classes.vocabulary_classes(tokenizer, network.get_input_embeddings().num_embeddings),

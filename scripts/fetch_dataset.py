@@ -23,7 +23,8 @@ def fetch_dataset(
         origin, records = str(path), datasets.read_jsonl(path)
     else:
         origin = f"{settings['repo']} {split}"
-        records = datasets.from_hub(settings["repo"], settings["name"], settings["revision"], settings["split"])
+        wanted = [settings[key] for key in ("repo", "name", "revision", "split", "data_files")]
+        records = datasets.from_hub(*wanted)
     records = datasets.adapt(records, settings["adapter"], settings["fields"], origin)
     artifacts.write_parquet(output, pd.DataFrame(records), "dataset", settings)
     print(f"{len(records)} records from {origin}")

@@ -19,7 +19,7 @@ def fetch_model(
         if settings["kind"] == "local":
             base_model.from_local(Path(settings["path"]), directory)
         elif settings["kind"] == "gguf":
-            base_model.from_gguf(settings["package"], Path(settings["path"]), directory)
+            base_model.from_gguf(settings, directory)
         else:
             base_model.from_hub(settings["repo"], settings["revision"], directory)
         checkpoint = Checkpoint(directory)

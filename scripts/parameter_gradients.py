@@ -47,7 +47,6 @@ def parameter_gradients(
         settings["micro_batch"],
         pad=tokenizer.pad_token_id,
         token_mask=settings["token_mask"],
-        mask_first_token=settings["mask_first_token"],
     )
     if settings["gradient_checkpointing"]:
         calibration.checkpoint_gradients(network)

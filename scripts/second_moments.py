@@ -46,7 +46,6 @@ def second_moments(
         settings["micro_batch"],
         pad=tokenizer.pad_token_id,
         token_mask=settings["token_mask"],
-        mask_first_token=settings["mask_first_token"],
     )
     counts = moments.token_counts(batches)
     widths = [layer.mlp.down_proj.in_features for layer in calibration.ffn_blocks(network)]

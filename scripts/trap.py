@@ -1,8 +1,8 @@
 """Figure 2: do magnitude methods keep neurons of large activation and small gradient, and whose tokens are these?
 
 Settings (JSON): `model`, `calib`, `sparsity` (whole per cent); `high` and `low`, the quantiles within a layer that make
-a neuron's activation and gradient large and small; `confidence` of the intervals; `analysed_layer` (null: the last
-but one). Each `--masks` is METHOD=PATH.
+a neuron's activation and gradient large and small; `objective`, whose gradient that is; `confidence` of the intervals;
+`analysed_layer` (null: the last but one). Each `--masks` is METHOD=PATH.
 
 Writes neurons.parquet (one row a neuron: layer, neuron, activation, gradient, region, keep_<method>), regions.csv (what
 each method keeps of each region) and classes.csv (the classes of tokens that regions' activations come from).
@@ -32,7 +32,7 @@ def trap(
     high, low = settings["high"], settings["low"]
     if not 0 < low < high < 1:
         raise cli.InputError(f"high: {high}, low: {low}: quantiles must be 0 < low < high < 1; 0.75 and 0.25 are usual")
-    frame = analysis.neurons(artifacts.read_parquet(statistics, "statistics"), high, low)
+    frame = analysis.neurons(artifacts.read_parquet(statistics, "statistics"), high, low, settings["objective"])
     layers = frame["layer"].nunique()
     analysed = settings["analysed_layer"] if settings["analysed_layer"] is not None else layers - 2
     if not 0 <= analysed < layers:

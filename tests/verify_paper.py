@@ -28,12 +28,12 @@ COLUMNS = ["model", "method", "presets", "sparsity", "task", "tuning", "metric",
 OVERLAP = ["model", "first", "second", "first_presets", "second_presets", "layer", "sparsity", "value"]
 PRESETS = {
     "Baseline (Dense)": "dense",
-    "Wanda-Struct": "wanda;wanda_global",
+    "Wanda-Struct": "wanda",
     "FLAP": "flap",
-    "Taylor-FO": "taylor_fo;taylor_fo_uniform",
+    "Taylor-FO": "taylor_fo",
     "CFSP": "cfsp;cfsp_as_code",
     "AGF": "agf",
-    "RKU": "rku;rku_uniform",
+    "RKU": "rku",
 }
 METRICS = {"gsm8k": "exact_match,strict-match", "wikitext2": "perplexity", "c4": "perplexity"}
 ITEMS = {"gsm8k": 1319, "aqua": 254, "mathqa": 2985, "piqa": 1838}

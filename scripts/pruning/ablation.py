@@ -1,4 +1,4 @@
-"""The ablation of RKU: every combination of objective, reduction, normalisation, allocation and energy in one table."""
+"""The ablation of RKU: every combination of objective, reduction, normalisation and allocation in one table."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,34 +9,23 @@ from pruning import inference
 from pruning.printing import Block, Cell, percent
 from pruning.tables import same_items
 
-CHOICES = ["objective", "energy", "reduction", "normalise", "allocate"]
-# Combinations that have a name, at the energy that the presets are defined with.
-PRESETS = {
-    ("energy", "post_norm", "abs", "none", "global"): "agf",
-    ("energy", "post_norm", "abs", "layer_sum", "global"): "rku",
-    ("energy", "post_norm", "abs", "none", "uniform"): "rku_uniform",
-    ("ce", "", "net_abs", "none", "uniform"): "taylor_fo_uniform",
-}
+CHOICES = ["objective", "reduction", "normalise", "allocate"]
 REFERENCE = "rku"
 
 
-def rows(
-    samples: Mapping[tuple[str, str], pd.DataFrame], dense: pd.DataFrame, settings: Mapping[str, Any]
-) -> pd.DataFrame:
+def rows(samples: Mapping[str, pd.DataFrame], dense: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """One row a combination, compared with RKU's (where it is among them) by exact McNemar, Holm over the table.
 
-    Args: `samples` maps (calibration, combination) to one metric's samples, sorted by item; `settings` as
+    Args: `samples` maps a combination to one metric's samples, sorted by item; `settings` as
     scripts/ablation.py documents. Accuracies are fractions. Raises InputError unless all have the same items."""
-    same_items({"dense": dense, **{"/".join(key): frame for key, frame in samples.items()}}, settings["task"])
+    same_items({"dense": dense, **samples}, settings["task"])
     found = {}
-    for (calib, method), frame in samples.items():
-        objective, reduction, normalise, allocate = method.split("-")
-        energy = settings["calibrations"][calib] if objective == "energy" else ""
-        choice = (objective, energy, reduction, normalise, allocate)
+    for method, frame in samples.items():
         correct, n = int(frame["value"].sum()), len(frame)
         low, high = inference.wilson(correct, n, settings["confidence"])
-        row = {"calib": calib, **dict(zip(CHOICES, choice, strict=True)), "preset": PRESETS.get(choice, "")}
-        found[choice] = {**row, "n": n, "value": correct / n, "ci_low": low, "ci_high": high, "samples": frame}
+        choice = dict(zip(CHOICES, method.split("-"), strict=True))
+        row = {"calib": settings["calib"], **choice, "preset": settings["presets"].get(method, "")}
+        found[method] = {**row, "n": n, "value": correct / n, "ci_low": low, "ci_high": high, "samples": frame}
     reference = next((row for row in found.values() if row["preset"] == REFERENCE), None)
     for row in found.values():
         if reference is not None and row is not reference:
@@ -58,26 +47,21 @@ def block(model: str, table: pd.DataFrame, dense: float, settings: Mapping[str, 
         value, low, high = percent(row.value, row.ci_low, row.ci_high)
         p = "–" if pd.isna(row.p_holm) else "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
         marks = ("n.s.",) if not pd.isna(row.p_holm) and row.p_holm > alpha else ()
-        chosen = [
-            row.energy or "–",
-            row.reduction,
-            row.normalise,
-            row.allocate,
-            f"`{row.preset}`" if row.preset else "",
-        ]
+        chosen = [row.reduction, row.normalise, row.allocate, f"`{row.preset}`" if row.preset else ""]
         cells = [Cell(text, "") for text in chosen]
         lines.append((row.objective, [*cells, Cell(value, f"[{low}, {high}]", row.value == best, marks), Cell(p, "")]))
     notes = [
         f"{settings['title']}, accuracy in per cent with Wilson's interval, n = {table['n'].iloc[0]:,} items, "
         f"{settings['sparsity']}% of the FFN neurons removed; the dense model: {percent(dense)[0]}. Best first.",
-        "objective: whose gradient multiplies the activation, the energy of the final hidden states (before or after "
-        "the final norm) or the cross-entropy (ce). reduction over tokens, p = activation x gradient: net_abs |Σp|, "
-        "abs Σ|p|, sq Σp², grad_sq Σg² (gradient alone). normalise: within a layer, before layers compete (uniform "
+        "objective: whose gradient multiplies the activation, the energy of the final hidden states (before the final "
+        "norm, or after it: energy_post) or the cross-entropy (ce). reduction over tokens, p = activation x gradient: "
+        "net_abs |Σp|, abs Σ|p|, share Σ|p| over the layer's, by sample, sq Σp², grad_sq Σg² (gradient "
+        "alone). normalise: within a layer, before layers compete (uniform "
         "allocation lets none compete, so that nothing changes there). allocate: the same share of every layer, or the "
         "best neurons of the whole model.",
         f"p: exact McNemar test against `{REFERENCE}`'s combination on the same items, Holm over the table; n.s. above "
         f"{alpha:.3g}. The best was found by looking at these items: its lead is not tested.",
     ]
-    columns = ["Energy", "Reduction", "Normalise", "Allocate", "Preset", "Accuracy", f"p against {REFERENCE}"]
+    columns = ["Reduction", "Normalise", "Allocate", "Preset", "Accuracy", f"p against {REFERENCE}"]
     title = f"Every combination of RKU's choices on `{model}`"
     return Block(model, title, [""], columns, lines, notes, head="Objective")

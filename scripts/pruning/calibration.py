@@ -16,8 +16,27 @@ from torch import Tensor, nn
 
 from pruning.calibration_data import Batch
 from pruning.errors import InputError
-from pruning.statistics import OBJECTIVES, TOKEN_CLASSES
+from pruning.statistics import TOKEN_CLASSES
 from pruning.token_classes import classes_of
+
+
+def objective_values(
+    names: Sequence[str], hidden: Tensor, normed: Tensor, logits: Tensor | None, ids: Tensor, mask: Tensor
+) -> dict[str, Tensor]:
+    """Each objective of pruning.objectives that is asked for, a value a sample [B].
+
+    hidden [B, T, d] before the final norm, normed [B, T, d] after it, logits [B, T, V], None where `ce` is not asked.
+    mask [B, T]: tokens that the objectives average over."""
+    position = torch.arange(mask.shape[1], device=mask.device)
+    last = (mask * position).argmax(1, keepdim=True) == position
+    functions = {
+        "energy": lambda: energy(hidden, mask),
+        "energy_post": lambda: energy(normed, mask),
+        "energy_last": lambda: energy(hidden, last),
+        "energy_rest": lambda: energy(hidden, mask & (position > 0)),
+        "ce": lambda: cross_entropy(logits, ids, mask),
+    }
+    return {name: functions[name]() for name in names}
 
 
 def energy(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -76,7 +95,7 @@ def ffn_blocks(model: nn.Module) -> list[nn.Module]:
 class Calibration:
     """Accumulates statistics over micro-batches; use as a context manager, which attaches and removes the hooks.
 
-    energy: `post_norm` (after the final norm, what transformers calls hidden_states[-1]) or `pre_norm`.
+    objectives: names of pruning.objectives; one backward pass each.
     keep: sample -> positions whose activations at `analysed_layer` are kept.
     token_classes: class of each token id, int8 [V], to split sums by (pruning.token_classes); None splits none.
     """
@@ -85,13 +104,12 @@ class Calibration:
         self,
         model: nn.Module,
         *,
-        energy: str = "post_norm",
-        objectives: Sequence[str] = OBJECTIVES,
+        objectives: Sequence[str] = ("energy", "ce"),
         analysed_layer: int = 0,
         keep: Mapping[int, list[int]] | None = None,
         token_classes: Tensor | None = None,
     ):
-        self.model, self.energy, self.objectives = model, energy, objectives
+        self.model, self.objectives = model, objectives
         self.analysed_layer, self.keep = analysed_layer, keep or {}
         self.layers = ffn_blocks(model)
         self.vocabulary = token_classes
@@ -161,11 +179,8 @@ class Calibration:
     def _forward_and_backward(self, batch: Batch) -> None:
         with torch.enable_grad():
             hidden = self.model.model(input_ids=batch.ids, attention_mask=batch.counted.long(), use_cache=False)[0]
-            values = {}
-            if "energy" in self.objectives:
-                values["energy"] = energy(self.before_norm if self.energy == "pre_norm" else hidden, batch.objective)
-            if "ce" in self.objectives:
-                values["ce"] = cross_entropy(self.model.lm_head(hidden), batch.ids, batch.objective)
+            logits = self.model.lm_head(hidden) if "ce" in self.objectives else None
+            values = objective_values(self.objectives, self.before_norm, hidden, logits, batch.ids, batch.objective)
             for number, (self.objective, value) in enumerate(values.items(), start=1):
                 self._check_finite(value, f"the objective {self.objective}")
                 value.sum().backward(retain_graph=number < len(values))

@@ -74,10 +74,9 @@ def micro_batches(
     *,
     pad: int,
     token_mask: str,
-    mask_first_token: bool,
 ) -> list[Batch]:
-    """Micro-batches of `size` samples in order. `token_mask` and `mask_first_token` say which tokens the objectives
-    average over; every real token counts in the sums.
+    """Micro-batches of `size` samples in order. `token_mask` says which tokens the objectives average over; every real
+    token counts in the sums.
 
     Raises InputError if a sample has no token left for the objective."""
     batches = []
@@ -91,8 +90,6 @@ def micro_batches(
             ids[row, : len(tokens)] = torch.tensor(tokens)
             counted[row, : len(tokens)] = True
             objective[row, : len(tokens)] = torch.tensor(answer) if token_mask == "answer" else True
-        if mask_first_token:
-            objective[:, 0] = False
         if not objective[:, 1:].any(dim=1).all():
             row = start + int((~objective[:, 1:].any(dim=1)).nonzero()[0])
             raise InputError(

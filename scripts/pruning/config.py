@@ -6,6 +6,7 @@ differs and are stacked on top with `--configfile`. Unknown keys are errors.
 
 import json
 import re
+from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from string import Formatter
@@ -14,7 +15,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from pruning import base_model
 from pruning.errors import InputError
+from pruning.objectives import OBJECTIVES
+from pruning.scores.utility import REDUCTIONS
 
 LIBRARY = Path(__file__).parent
 Alias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
@@ -22,7 +26,6 @@ Percent = Annotated[int, Field(gt=0, lt=100)]
 Revision = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|main)$")]
 Positive = Annotated[int, Field(gt=0)]
 NORMALISATIONS = ("none", "layer_sum", "layer_mean", "layer_l2", "zscore")
-REDUCTIONS = ("net_abs", "net_sq", "abs", "sq", "share", "grad_sq")
 # Results that are not `tables`, though they lie beside them.
 OTHER_RESULTS = ("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "costs", "leakage")
 
@@ -33,7 +36,7 @@ def choices(folder: str) -> list[str]:
 
 
 # Names of the recombinations of a utility score; the ablation is made of them.
-GRID = {"-".join(parts) for parts in product(("energy", "ce"), REDUCTIONS, NORMALISATIONS, choices("allocation"))}
+GRID = {"-".join(parts) for parts in product(OBJECTIVES, REDUCTIONS, NORMALISATIONS, choices("allocation"))}
 
 
 class Strict(BaseModel):
@@ -56,9 +59,28 @@ class HubSource(Strict):
 class GgufSource(Strict):
     kind: Literal["gguf"]
     path: str
-    """GGUF file, dequantised to float32; inside `package` where one is given."""
+    """GGUF file, which is dequantised; inside `package` where one is given."""
     package: str | None = None
     """Installed Python package that ships the file."""
+    version: str | None = None
+    """Version that `package` must have; any where null."""
+    parts: Positive | None = None
+    """The file comes in so many parts, which are joined in order: `{part}` in `path` or `package` is 1, 2, …
+    (`{part:02}` is 01, 02, …)."""
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Checksum of the whole file; not checked where null."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the dequantised weights are stored in."""
+
+    @model_validator(mode="after")
+    def _templates(self) -> "GgufSource":
+        if self.version and not self.package:
+            raise ValueError("`version` is the version of `package`: give one, or leave `version` out")
+        names = [name for text in (self.path, self.package or "") for name in fields_of(text)] if self.parts else []
+        if self.parts and set(names) != {"part"}:
+            raise ValueError("`parts` needs {part} in `path` or `package`, and no other name in braces")
+        base_model.locations(self.model_dump())  # raises ValueError where the format after a colon is broken
+        return self
 
 
 class Model(Strict):
@@ -110,6 +132,8 @@ class HubFiles(Strict):
     repo: str
     name: str | None = None
     """The dataset's configuration on the hub."""
+    data_files: dict[str, str] | None = None
+    """Split on the hub and the file to read it from, where the whole repository would be too much to download."""
     revision: Revision
     splits: dict[Alias, str]
     """Split and its expression on the hub (slices such as `validation[:1000]` work)."""
@@ -147,12 +171,10 @@ class Calibration(Strict):
     """`concat`: documents joined and cut into full sequences; `document`: one sequence each."""
     seed: int = 0
     """Order of the documents and choice of the sampled tokens."""
-    energy: Literal["pre_norm", "post_norm"] = "post_norm"
-    """Hidden state of the energy objective: before or after the final norm ("the final hidden states")."""
+    objectives: list[Literal[tuple(OBJECTIVES)]] = ["energy", "ce"]
+    """Whose gradients are measured, a backward pass each: energy, energy_post, energy_last, energy_rest, ce."""
     token_mask: Literal["all", "answer"] = "all"
     """Tokens the objectives average over."""
-    mask_first_token: bool = False
-    """Leave the first token, often a massive activation, out of the objectives."""
     micro_batch: Positive = 8
     """Sequences a forward pass; part of the result's identity, unlike memory."""
     shards: Positive = 1
@@ -317,6 +339,8 @@ class Trap(Strict):
     """Quantile of a layer above which a neuron's activation or gradient is high."""
     low: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Quantile below which it is low."""
+    objective: Literal[tuple(OBJECTIVES)] = "energy"
+    """Whose gradient is the kinetic one."""
 
     @model_validator(mode="after")
     def _apart(self) -> "Trap":
@@ -356,10 +380,8 @@ class Ablation(Strict):
     """RKU's choices, one by one: every combination at the experiment's sparsity."""
 
     task: Alias
-    calibrations: dict[Literal["post_norm", "pre_norm"], Alias]
-    """Where the energy is taken -> a calibration that takes it there."""
-    objectives: list[Literal["energy", "ce"]] = ["energy", "ce"]
-    reductions: list[str] = ["net_abs", "abs", "sq", "grad_sq"]
+    objectives: list[Literal[tuple(OBJECTIVES)]] = ["energy", "energy_post", "ce"]
+    reductions: list[str] = ["net_abs", "abs", "share", "sq", "grad_sq"]
     normalisations: list[str] = ["none", "layer_sum"]
     """With uniform allocation no normalisation changes a mask: it is left out there."""
     allocations: list[str] = ["uniform", "global"]
@@ -449,26 +471,29 @@ class Config(Strict):
         known("experiment.models", e.models, self.models)
         known("experiment.calibrations", e.calibrations, self.calibrations)
         known("experiment.reference", [e.reference], e.methods)
+        self._check_objectives("experiment.methods", e.calibrations, e.methods)
         for name in self.tables:
             if name in OTHER_RESULTS:
                 raise ValueError(f"tables.{name}: this name is taken by another result; choose another")
             if self.tables[name]:
                 self._table_references(name)
         if self.overlap:
-            known("overlap.pairs", [m for pair in self.overlap.pairs for m in pair], self.method_names)
+            known("overlap.pairs", (paired := [m for pair in self.overlap.pairs for m in pair]), self.method_names)
+            self._check_objectives("overlap.pairs", e.calibrations[:1], paired)
         if self.collapse:
             known("collapse.task", [self.collapse.task], self.tasks)
         if self.ablation:
             known("ablation.task", [self.ablation.task], self.tasks)
-            known("ablation.calibrations", self.ablation.calibrations.values(), self.calibrations)
             known("ablation.reductions", self.ablation.reductions, REDUCTIONS)
             known("ablation.normalisations", self.ablation.normalisations, NORMALISATIONS)
             known("ablation.allocations", self.ablation.allocations, choices("allocation"))
-            for energy, calib in self.ablation.calibrations.items():
-                if self.calibrations[calib].energy != energy:
-                    raise ValueError(f"ablation.calibrations.{energy}: {calib!r} takes the energy elsewhere")
+            grid = [f"{objective}-abs-none-uniform" for objective in self.ablation.objectives]
+            self._check_objectives("ablation.objectives", e.calibrations[:1], grid)
+        if self.trap:
+            self._check_objectives("trap.objective", e.calibrations[:1], [f"{self.trap.objective}-abs-none-uniform"])
         if self.latency:
             known("latency.methods", self.latency.methods, self.method_names)
+            self._check_objectives("latency.methods", e.calibrations[:1], self.latency.methods)
         for name, calibration in self.calibrations.items():
             dataset = self.datasets.get(calibration.dataset)
             self._text(f"calibrations.{name}", calibration, [dataset.prompt, dataset.completion] if dataset else [])
@@ -492,11 +517,22 @@ class Config(Strict):
             fields = self.datasets[user.dataset].fields
             known(f"{place}: the text {template!r} needs a field", fields_of(template), fields)
 
+    def _check_objectives(self, place: str, calibrations: list[str], methods: list[str]) -> None:
+        """Every gradient that a method asks for is measured by the calibrations that it is used with."""
+        for calib, name in product(calibrations, methods):
+            method, measured = self.method(name), self.calibrations[calib].objectives
+            objective = method.options.get("objective", "energy") if method.score == "utility" else None
+            if objective and objective not in measured:
+                raise ValueError(
+                    f"{place}: {name} needs the gradient of {objective!r}: add it to calibrations.{calib}.objectives"
+                )
+
     def _table_references(self, name: str) -> None:
         place, table = f"tables.{name}", self.table(name)
         known(f"{place}.models", table.models, self.models)
         known(f"{place}.calibrations", table.calibrations, self.calibrations)
         known(f"{place}.methods", table.methods, self.method_names)
+        self._check_objectives(f"{place}.methods", table.calibrations, table.methods)
         known(f"{place}.reference", [table.reference], [*table.methods, "untuned", "uncompensated"])
         for column in table.tasks:
             task, _, tuning = column.partition("@")
@@ -538,12 +574,26 @@ class Config(Strict):
             return None
         return Path(self.data_folder or ".") / files.path.replace("{split}", files.splits[split])
 
+    def presets(self, names: list[str]) -> dict[str, str]:
+        """The preset that a recombination is the same as, where there is one (normalisation cannot matter under
+        uniform allocation)."""
+
+        def choices_of(method: Method) -> dict[str, Any]:
+            same = {"normalise": "none"} if method.allocate == "uniform" else {}
+            return {**method.model_dump(), **same}
+
+        declared = {name: choices_of(method) for name, method in self.methods.items()}
+        found = {
+            name: next((p for p, m in declared.items() if m == choices_of(self.method(name))), "") for name in names
+        }
+        return {name: preset for name, preset in found.items() if preset}
+
     def method(self, name: str) -> Method:
         """A preset, or a recombination by name.
 
         `shuffle_<m>`: <m> with its scores shuffled within each layer (seed 0). `ridge_<m>`: <m> with `compensate:
         ridge`. `{objective}-{reduction}-{normalise}-{allocate}`: a utility score (scores/utility.py), such as
-        `energy-abs-layer_sum-global`, which is RKU."""
+        `energy-share-none-uniform`, which is RKU."""
         if name in self.methods:
             return self.methods[name]
         if name in GRID:
@@ -560,9 +610,14 @@ def fields_of(template: str) -> list[str]:
 
 
 def known(key: str, names: list[str], declared: Any) -> None:
+    """Raises ValueError for a name that is not declared, with the nearest ones where there are too many to list."""
     for name in names:
         if name not in declared:
-            raise ValueError(f"{key}: unknown name {name!r}; declared: {', '.join(sorted(declared)) or 'none'}")
+            many = len(declared) > 30
+            listed = get_close_matches(name, list(declared), cutoff=0.5) if many else sorted(declared)
+            raise ValueError(
+                f"{key}: unknown name {name!r}; {'nearest' if many else 'declared'}: {', '.join(listed) or 'none'}"
+            )
 
 
 def validate(raw: dict[str, Any]) -> Config:

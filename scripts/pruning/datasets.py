@@ -55,12 +55,22 @@ def adapt(records: Sequence[Record], adapter: str | None, fields: Sequence[str],
     return adapted
 
 
-def from_hub(repo: str, name: str | None, revision: str, split: str) -> list[Record]:
-    """A split of a hub dataset at a pinned revision. Raises InputError if it cannot be had."""
+def from_hub(
+    repo: str, name: str | None, revision: str, split: str, data_files: Mapping[str, str] | None = None
+) -> list[Record]:
+    """A split of a hub dataset at a pinned revision, from some of its files only where `data_files` says so.
+
+    Raises InputError if it cannot be had."""
     import datasets  # slow, and unneeded for the other sources
 
     try:
-        return list(datasets.load_dataset(repo, name, revision=revision, split=split))
+        files = dict(data_files) if data_files else None
+        verified = "no_checks" if files else None  # a part of a split has not the number of records that is on record
+        return list(
+            datasets.load_dataset(
+                repo, name, revision=revision, split=split, data_files=files, verification_mode=verified
+            )
+        )
     except Exception as error:  # the hub's errors have no common base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

@@ -71,13 +71,16 @@ def metric_names(task: dict[str, Any]) -> list[str]:
 def check(config: Config) -> None:
     """Raises InputError at the first thing that cannot work."""
     try:
+        users = [*config.calibrations.values(), *config.tunings.values(), *([config.cases] if config.cases else [])]
+        used = {user.dataset for user in users}
         for name, task in config.tasks.items():
             if task.kind == "lm_eval":
                 definition = Path(f"config/tasks/{name}.yaml")
                 known(f"tasks.{name}.metrics", task.metrics, metric_names(task_yaml(definition)))
-                for file in data_files(definition):
-                    _check_data_file(config, definition, file)
-        for name in config.datasets:
+                used |= {_check_data_file(config, definition, file) for file in data_files(definition)}
+            else:
+                used.add(task.dataset)
+        for name in sorted(used):
             for split in config.splits(name):
                 if (path := config.local_path(name, split)) and not path.is_file():
                     raise InputError(
@@ -89,13 +92,15 @@ def check(config: Config) -> None:
         _check_model(config, name)
 
 
-def _check_data_file(config: Config, definition: Path, file: str) -> None:
+def _check_data_file(config: Config, definition: Path, file: str) -> str:
+    """The dataset that a task's data file belongs to."""
     match = re.fullmatch(r"results/data/([a-z0-9_-]+)/([a-z0-9_-]+)\.parquet", file)
     if not match:
         raise InputError(f"{definition}: data file {file} is not results/data/{{dataset}}/{{split}}.parquet")
     dataset, split = match.groups()
     known(f"{definition}: data file {file}: dataset", [dataset], config.datasets)
     known(f"{definition}: data file {file}: split", [split], config.splits(dataset))
+    return dataset
 
 
 def _check_model(config: Config, name: str) -> None:

@@ -1,7 +1,8 @@
 """The calibration statistics: which columns there are, and how shards merge.
 
 Every column is a sum over calibration samples or tokens, so shards merge by adding up, in any order.
-One row is one FFN neuron; a = down_proj's input, g = d objective / d a, p = a * g:
+One row is one FFN neuron; a = down_proj's input, g = d objective / d a, p = a * g; <obj> is each objective of the
+calibration (pruning.objectives):
 
 n_tokens, n_samples      counted tokens and samples
 act_sum                  sum_{x,t} a
@@ -25,19 +26,24 @@ import pandas as pd
 
 from pruning.errors import InputError
 
-OBJECTIVES = ("energy", "ce")
 ACTIVATION = ("act_sum", "act_abs_sum", "act_sq_sum", "act_mean_abs_sq_sum")
 GRADIENT = ("net_abs_sum", "net_sq_sum", "abs_sum", "sq_sum", "share_sum", "grad_sq_sum")
 COUNTS = ("n_tokens", "n_samples")
-NEURON_COLUMNS = (*COUNTS, *ACTIVATION, *(f"{o}_{c}" for o in OBJECTIVES for c in GRADIENT))
 LAYER_COLUMNS = ("n_tokens", "angular_sum")  # angular_sum: sum_t arccos(cos(h_in, h_out)) / pi, CFSP's coarse measure
 TOKEN_CLASSES = ("first", "digit", "operator", "function", "punctuation", "other")
-TOKEN_CLASS_COLUMNS = ("n_tokens", "act_abs_sum", "act_sq_sum", "energy_abs_sum", "ce_abs_sum")
 KEYS = {  # kind of table -> what its rows are
     "statistics": ("layer", "neuron"),
     "layers": ("layer",),
     "token_classes": ("layer", "neuron", "token_class"),
 }
+
+
+def neuron_columns(objectives: Sequence[str]) -> list[str]:
+    return [*COUNTS, *ACTIVATION, *(f"{o}_{c}" for o in objectives for c in GRADIENT)]
+
+
+def token_class_columns(objectives: Sequence[str]) -> list[str]:
+    return ["n_tokens", "act_abs_sum", "act_sq_sum", *(f"{o}_abs_sum" for o in objectives)]
 
 
 def merge(frames: Iterable[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:

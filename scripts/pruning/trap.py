@@ -26,16 +26,16 @@ MEASURES = {
 }
 
 
-def neurons(statistics: pd.DataFrame, high: float, low: float) -> pd.DataFrame:
+def neurons(statistics: pd.DataFrame, high: float, low: float, objective: str = "energy") -> pd.DataFrame:
     """One row a neuron, by layer and neuron: layer, neuron, activation, gradient, region, expected_trap,
     expected_spike.
 
-    activation: root mean square over tokens of down_proj's input; gradient: the same of the energy's gradient with
+    activation: root mean square over tokens of down_proj's input; gradient: the same of the objective's gradient with
     respect to it ("kinetic gradient"). expected_*: the probability, under independence, of lying in the region."""
     frame = statistics.sort_values(["layer", "neuron"], ignore_index=True)
     made = frame[["layer", "neuron"]].assign(
         activation=np.sqrt(frame["act_sq_sum"] / frame["n_tokens"]),
-        gradient=np.sqrt(frame["energy_grad_sq_sum"] / frame["n_tokens"]),
+        gradient=np.sqrt(frame[f"{objective}_grad_sq_sum"] / frame["n_tokens"]),
     )
     layers = []
     for _, rows in made.groupby("layer"):

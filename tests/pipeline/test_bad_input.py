@@ -63,9 +63,13 @@ BAD_CONFIGS = {
         {"datasets|arithmetic|completion": "{rationale}"},
         "tunings.arithmetic: the text '{rationale}' needs a field: unknown name 'rationale'",
     ),
-    "ablation of another energy": (
-        {"ablation|calibrations": {"pre_norm": "gsm_symbolic-s0"}},
-        "ablation.calibrations.pre_norm: 'gsm_symbolic-s0' takes the energy elsewhere",
+    "gradient that is not measured": (
+        {"calibrations|gsm_symbolic-s1|objectives": ["ce"], "tables|seeds|methods": ["wanda", "rku"]},
+        "tables.seeds.methods: rku needs the gradient of 'energy': add it to calibrations.gsm_symbolic-s1.objectives",
+    ),
+    "ablation of a gradient that is not measured": (
+        {"ablation|objectives": ["energy_last"]},
+        "ablation.objectives: energy_last-abs-none-uniform needs the gradient of 'energy_last': add it",
     ),
     "unknown method of a pair": ({"overlap|pairs": [["rku", "owl"]]}, "overlap.pairs: unknown name 'owl'"),
     "name with a slash": ({"methods|a/b": {"score": "wanda"}}, "names may hold only a-z, 0-9, _ and -"),
@@ -230,9 +234,8 @@ CALIBRATION = {
     "sequence_length": 16,
     "packing": "concat",
     "seed": 0,
-    "energy": "post_norm",
+    "objectives": ["energy", "ce"],
     "token_mask": "all",
-    "mask_first_token": False,
     "micro_batch": 1,
     "shards": 1,
     "gradient_checkpointing": False,

@@ -156,9 +156,8 @@ KEYS = {
     "calibrations.gsm_symbolic-s0.sequence_length": (50, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.packing": ("concat", FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.seed": (1, FROM_CALIBRATION),
-    "calibrations.gsm_symbolic-s0.energy": ("pre_norm", FROM_CALIBRATION),
+    "calibrations.gsm_symbolic-s0.objectives": (["energy", "ce"], FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.token_mask": ("answer", FROM_CALIBRATION),
-    "calibrations.gsm_symbolic-s0.mask_first_token": (True, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.micro_batch": (3, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.shards": (2, {**FROM_CALIBRATION, "calibrate_shard": 2}),
     "calibrations.gsm_symbolic-s0.gradient_checkpointing": (True, FROM_CALIBRATION),
@@ -167,7 +166,7 @@ KEYS = {
     "methods.random.score": ("magnitude", None),  # takes no seed: see options
     "methods.random.options": ({"seed": 1}, ONE_METHOD),
     "methods.rku.normalise": ("layer_mean", ONE_METHOD),
-    "methods.rku.allocate": ("uniform", FROM_MASK_OF_ONE),
+    "methods.rku.allocate": ("global", FROM_MASK_OF_ONE),
     "methods.rku.allocate_options": ({"alpha": 1}, FROM_MASK_OF_ONE),
     "methods.rku.compensate": ("bias", {"compact": 2, "evaluate": 2, "table": 1}),
     "methods.rku.min_keep": (0.1, FROM_MASK_OF_ONE),
@@ -280,8 +279,6 @@ def test_changing_a_setting_plans_its_dependants(finished: Workspace, key: str):
     for parent in parents:
         section = section.setdefault(parent, {})
     section[last] = value
-    if last == "energy":
-        content["ablation"] = None  # it compares calibrations by their energies
     with changed(finished.path / "test.yaml", yaml.safe_dump(content)):
         assert finished.planned("results/table1.csv") == jobs
 
@@ -315,12 +312,16 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
         path = workspace.path / "scripts" / file
         with changed(path, path.read_text() + "\n# edited\n"):
             assert workspace.planned(GRADIENTS) == jobs
-    changes = {"token_mask": "answer", "gradient_checkpointing": True, "energy": "pre_norm", "analysed_layer": 1}
+    changes = {
+        "token_mask": "answer",
+        "gradient_checkpointing": True,
+        "objectives": ["energy", "ce", "energy_post"],
+        "analysed_layer": 1,
+    }
     for key, value in changes.items():
         content["calibrations"]["gsm_symbolic-s0"] |= {key: value}
-        content["ablation"] = None  # it compares calibrations by their energies
         with changed(workspace.path / "test.yaml", yaml.safe_dump(content)):
-            unused = key in ("energy", "analysed_layer")
+            unused = key in ("objectives", "analysed_layer")
             assert workspace.planned(GRADIENTS) == (NOTHING if unused else again)
         del content["calibrations"]["gsm_symbolic-s0"][key]
 

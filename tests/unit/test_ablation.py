@@ -14,10 +14,11 @@ SETTINGS = {
     "title": "Sums",
     "sparsity": 40,
     "confidence": 0.95,
-    "calibrations": {"post": "post_norm", "pre": "pre_norm"},
+    "calib": "sums-s0",
+    "presets": {"energy-share-none-uniform": "rku", "ce-net_abs-none-uniform": "taylor_fo_net"},
 }
-RKU = ("post", "energy-abs-layer_sum-global")
-KEYS = [RKU, ("post", "ce-net_abs-none-uniform"), ("pre", "energy-abs-none-global")]
+RKU = "energy-share-none-uniform"
+KEYS = [RKU, "ce-net_abs-none-uniform", "energy_post-abs-none-global"]
 
 
 def outcomes(correct: str) -> pd.DataFrame:
@@ -35,14 +36,14 @@ def table() -> pd.DataFrame:
     return ablation.rows(SAMPLES, DENSE, SETTINGS)
 
 
-def test_a_combination_is_its_name_and_its_energy_is_its_calibrations(table):
+def test_a_combination_is_its_name(table):
     choices = table[ablation.CHOICES].to_numpy().tolist()
     assert choices == [
-        ["energy", "post_norm", "abs", "layer_sum", "global"],
-        ["ce", "", "net_abs", "none", "uniform"],  # the cross-entropy has no energy to take anywhere
-        ["energy", "pre_norm", "abs", "none", "global"],
+        ["energy", "share", "none", "uniform"],
+        ["ce", "net_abs", "none", "uniform"],
+        ["energy_post", "abs", "none", "global"],
     ]
-    assert table["preset"].tolist() == ["rku", "taylor_fo_uniform", ""]  # agf's energy is post_norm's
+    assert table["preset"].tolist() == ["rku", "taylor_fo_net", ""]
 
 
 def test_the_others_are_compared_with_rku_and_adjusted_together(table):
@@ -74,6 +75,6 @@ def test_other_items_are_refused():
 def test_printed_from_the_best_to_the_worst(table):
     block = ablation.block("tiny", table, 1.0, SETTINGS)
     printed = [[cell.value for cell in cells] for _, cells in block.rows]
-    assert [line[4] for line in printed] == ["`taylor_fo_uniform`", "`rku`", ""]
-    assert [line[5] for line in printed] == ["100.0", "66.7", "8.3"]
-    assert printed[1][6] == "–"
+    assert [line[3] for line in printed] == ["`taylor_fo_net`", "`rku`", ""]
+    assert [line[4] for line in printed] == ["100.0", "66.7", "8.3"]
+    assert printed[1][5] == "–"

@@ -301,7 +301,7 @@ def utilities() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     samples = [(rng.integers(1, 257, n).tolist(), [True] * n) for n in (12, 9, 16, 7)]
     with Calibration(tiny.qwen2(layers=3), objectives=("energy",)) as run:
-        run.run(micro_batches(samples, 2, pad=0, token_mask="all", mask_first_token=False))
+        run.run(micro_batches(samples, 2, pad=0, token_mask="all"))
     return [rows["energy_abs_sum"].to_numpy() / 4 for _, rows in run.frames()[0].groupby("layer")]
 
 

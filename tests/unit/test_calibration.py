@@ -20,11 +20,13 @@ from pruning.calibration import Calibration, activation_table, checkpoint_gradie
 from pruning.calibration_data import micro_batches, sampled_positions, shard_of
 from pruning.errors import InputError
 from pruning.normalise import layer_sum
+from pruning.objectives import OBJECTIVES
 from pruning.statistics import TOKEN_CLASSES
 from pruning.token_classes import vocabulary_classes
 
 MODELS = {"qwen2": tiny.qwen2, "llama": tiny.llama}
-PLAIN = {"token_mask": "all", "mask_first_token": False}
+PLAIN = {"token_mask": "all"}
+BOTH = ("energy", "ce")
 
 
 def sequences(lengths=(12, 9, 16, 7, 10)) -> list[tuple[list[int], list[bool]]]:
@@ -72,22 +74,24 @@ def trace(model, ids: list[int]):
     return inputs, leaves, hidden, output
 
 
-def brute_force(model, samples, energy="post_norm", token_mask="all", mask_first_token=False):
+def brute_force(model, samples, token_mask="all"):
     """(columns a layer, angular sum a layer) by the definitions in docs/methods.md, sample by sample, float64."""
     model = exact(model)
     layers = len(model.model.layers)
-    columns = [dict.fromkeys(statistics.NEURON_COLUMNS, 0) for _ in range(layers)]
+    columns = [dict.fromkeys(statistics.neuron_columns(OBJECTIVES), 0) for _ in range(layers)]
     angular = [0.0] * layers
     for ids, answer in samples:
         inputs, leaves, hidden, output = trace(model, ids)
-        wanted = [
-            t for t in range(len(ids)) if (token_mask == "all" or answer[t]) and not (mask_first_token and t == 0)
-        ]
-        last = hidden[-1] if energy == "pre_norm" else output.hidden_states[-1][0]
+        wanted = [t for t in range(len(ids)) if token_mask == "all" or answer[t]]
+        rest = [t for t in wanted if t > 0]
+        before, after = hidden[-1], output.hidden_states[-1][0]
         log_p = output.logits[0].log_softmax(-1)
         surprise = [-log_p[t - 1, ids[t]] for t in wanted if t > 0]
         objectives = {
-            "energy": sum((last[t] ** 2).sum() for t in wanted) / len(wanted) / 2,
+            "energy": sum((before[t] ** 2).sum() for t in wanted) / len(wanted) / 2,
+            "energy_post": sum((after[t] ** 2).sum() for t in wanted) / len(wanted) / 2,
+            "energy_last": (before[wanted[-1]] ** 2).sum() / 2,
+            "energy_rest": sum((before[t] ** 2).sum() for t in rest) / len(rest) / 2,
             "ce": sum(surprise) / len(surprise),
         }
         for layer in range(layers):
@@ -126,42 +130,38 @@ def assert_same_frames(a: Calibration, b: Calibration):
 
 
 @pytest.mark.parametrize("family", MODELS)
-@pytest.mark.parametrize(
-    ("energy", "masks"),
-    [
-        ("post_norm", PLAIN),
-        ("pre_norm", PLAIN),
-        ("post_norm", {"token_mask": "answer", "mask_first_token": False}),
-        ("pre_norm", {"token_mask": "all", "mask_first_token": True}),
-    ],
-)
-def test_every_column_is_its_definition(family, energy, masks):
+@pytest.mark.parametrize("token_mask", ["all", "answer"])
+def test_every_column_is_its_definition(family, token_mask):
     model, samples = MODELS[family](), sequences()
-    neurons, layers = calibrate(model, samples, masks=masks, energy=energy).frames()
-    expected, angular = brute_force(model, samples, energy, **masks)
-    assert list(neurons.columns) == ["layer", "neuron", *statistics.NEURON_COLUMNS]
+    masks = {"token_mask": token_mask}
+    neurons, layers = calibrate(model, samples, masks=masks, objectives=tuple(OBJECTIVES)).frames()
+    expected, angular = brute_force(model, samples, **masks)
+    columns = statistics.neuron_columns(OBJECTIVES)
+    assert list(neurons.columns) == ["layer", "neuron", *columns]
     assert list(layers.columns) == ["layer", *statistics.LAYER_COLUMNS]
     for layer, rows in neurons.groupby("layer"):
         assert rows["neuron"].tolist() == list(range(48))
-        for name in statistics.NEURON_COLUMNS:
+        for name in columns:
             assert_close(rows[name], np.broadcast_to(expected[layer][name], 48))
     assert layers["layer"].tolist() == [0, 1]
     assert layers["n_tokens"].tolist() == [54, 54]
     assert_close(layers["angular_sum"], angular)
 
 
-def test_the_energies_and_token_masks_tell_apart():
+def test_the_objectives_and_token_masks_tell_apart():
     model, samples = tiny.qwen2(), sequences()
-    plain = brute_force(model, samples)[0][0]["energy_abs_sum"]
-    for other in ({"energy": "pre_norm"}, {"token_mask": "answer"}, {"mask_first_token": True}):
-        assert not np.allclose(plain, brute_force(model, samples, **other)[0][0]["energy_abs_sum"], rtol=0.01)
+    plain, answer = (brute_force(model, samples, token_mask=mask)[0][0] for mask in ("all", "answer"))
+    different = [plain[f"{o}_abs_sum"] for o in OBJECTIVES] + [answer["energy_abs_sum"]]
+    for number, one in enumerate(different):
+        for other in different[:number]:
+            assert not np.allclose(one, other, rtol=0.01)
 
 
 def test_net_utility_is_the_first_order_effect_of_ablating_a_neuron():
     """E with a neuron's activation scaled by 1 - eps, by finite differences: its slope is sum_t a g."""
     model, samples = tiny.qwen2(), sequences(lengths=(12,))
-    neurons, _ = calibrate(model, samples).frames()
-    slope = neurons.set_index(["layer", "neuron"])["energy_net_abs_sum"]
+    neurons, _ = calibrate(model, samples, objectives=("energy_post",)).frames()
+    slope = neurons.set_index(["layer", "neuron"])["energy_post_net_abs_sum"]
     twin = exact(model)
 
     def energy(layer: int, neuron: int, scale: float) -> float:
@@ -181,20 +181,20 @@ def test_net_utility_is_the_first_order_effect_of_ablating_a_neuron():
 @pytest.mark.parametrize("micro_batch", [2, 5])
 def test_padding_changes_nothing(micro_batch):
     model, samples = tiny.qwen2(), sequences()
-    masks = {"token_mask": "answer", "mask_first_token": False}
-    assert_same_frames(calibrate(model, samples, micro_batch, masks=masks), calibrate(model, samples, 1, masks=masks))
+    asked = {"masks": {"token_mask": "answer"}, "objectives": tuple(OBJECTIVES)}
+    assert_same_frames(calibrate(model, samples, micro_batch, **asked), calibrate(model, samples, 1, **asked))
 
 
 @pytest.mark.parametrize("family", MODELS)
-@pytest.mark.parametrize("energy", ["pre_norm", "post_norm"])
-def test_gradient_checkpointing_changes_nothing(family, energy):
+def test_gradient_checkpointing_changes_nothing(family):
     plain, checkpointed = MODELS[family](), MODELS[family]()
     checkpoint_gradients(checkpointed)
     forwards = []
     checkpointed.model.layers[0].mlp.gate_proj.register_forward_hook(lambda *_: forwards.append(1))
-    expected, found = (calibrate(m, sequences(), micro_batch=5, energy=energy) for m in (plain, checkpointed))
+    asked = {"micro_batch": 5, "objectives": ("energy", "energy_post", "ce")}
+    expected, found = (calibrate(m, sequences(), **asked) for m in (plain, checkpointed))
     assert_same_frames(found, expected)
-    assert len(forwards) == 3  # once, and again in each of two backward passes: it did checkpoint
+    assert len(forwards) == 4  # once, and again in each of three backward passes: it did checkpoint
 
 
 def test_gradient_checkpointing_refuses_dropout():
@@ -232,24 +232,24 @@ KEYS = ["layer", "neuron", "token_class"]
 
 
 @pytest.mark.parametrize("family", MODELS)
-@pytest.mark.parametrize("masks", [PLAIN, {"token_mask": "answer", "mask_first_token": True}])
+@pytest.mark.parametrize("masks", [PLAIN, {"token_mask": "answer"}])
 def test_token_classes_are_their_definition(family, masks):
     """Sums of a, |a|, a^2 and |a g| over each class's tokens, sample by sample, in float64."""
     model, samples = MODELS[family](), sequences()
     found = calibrate(model, samples, masks=masks, token_classes=VOCABULARY).class_frame()
-    assert list(found.columns) == [*KEYS, *statistics.TOKEN_CLASS_COLUMNS]
+    assert list(found.columns) == [*KEYS, *statistics.token_class_columns(BOTH)]
     expected = []
     twin = exact(model)
     for ids, answer in samples:
-        inputs, leaves, _, output = trace(twin, ids)
-        wanted = [t for t in range(len(ids)) if masks == PLAIN or (answer[t] and t > 0)]
-        last, log_p = output.hidden_states[-1][0], output.logits[0].log_softmax(-1)
+        inputs, leaves, hidden, output = trace(twin, ids)
+        wanted = [t for t in range(len(ids)) if masks == PLAIN or answer[t]]
+        last, log_p = hidden[-1], output.logits[0].log_softmax(-1)
         surprise = [-log_p[t - 1, ids[t]] for t in wanted if t > 0]
         energy, ce = sum((last[t] ** 2).sum() for t in wanted) / len(wanted) / 2, sum(surprise) / len(surprise)
         gradients = [torch.autograd.grad(value, leaves, retain_graph=True) for value in (energy, ce)]
         for layer, a in enumerate(inputs):
             parts = {"act_abs_sum": a.abs(), "act_sq_sum": a**2}
-            parts |= {f"{o}_abs_sum": (a * g[layer][0]).abs() for o, g in zip(("energy", "ce"), gradients, strict=True)}
+            parts |= {f"{o}_abs_sum": (a * g[layer][0]).abs() for o, g in zip(BOTH, gradients, strict=True)}
             for t, token in enumerate(ids):
                 name = "first" if t == 0 else TOKEN_CLASSES[VOCABULARY[token]]
                 columns = {measure: value[t].numpy() for measure, value in parts.items()}
@@ -258,7 +258,7 @@ def test_token_classes_are_their_definition(family, masks):
     expected = pd.concat(expected).groupby(KEYS).sum()
     assert expected.index.get_level_values("token_class").nunique() >= 5  # the samples have nearly every class
     expected = expected.reindex(pd.MultiIndex.from_frame(found[KEYS]), fill_value=0.0)
-    for name in statistics.TOKEN_CLASS_COLUMNS:
+    for name in statistics.token_class_columns(BOTH):
         assert_close(found[name], expected[name])
 
 
@@ -271,7 +271,7 @@ def test_token_classes_add_up_to_the_statistics_and_change_none(checkpointed):
     run = calibrate(model, sequences(), micro_batch=5, token_classes=VOCABULARY)
     sums = run.class_frame().drop(columns="token_class").groupby(["layer", "neuron"]).sum()
     neurons = run.frames()[0].set_index(["layer", "neuron"])
-    for name in statistics.TOKEN_CLASS_COLUMNS:
+    for name in statistics.token_class_columns(BOTH):
         assert_close(sums[name], neurons[name], rtol=1e-5)
     assert without.class_frame().empty
     if not checkpointed:
@@ -298,7 +298,7 @@ def test_stages_write_four_files_and_the_merged_activations_know_their_layer(tmp
     text = "He had 3 apples + 4. " * 8
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": [text]}), "dataset", {})
     asked = {
-        **{"samples": 4, "sequence_length": 32, "packing": "concat", "seed": 0, "energy": "post_norm", **PLAIN},
+        **{"samples": 4, "sequence_length": 32, "packing": "concat", "seed": 0, "objectives": BOTH, **PLAIN},
         **{"micro_batch": 2, "shards": 2, "gradient_checkpointing": False, "sampled_tokens": 9, "analysed_layer": None},
         **{"dtype": "float32", "prompt": "{text}", "completion": ""},
     }
@@ -310,7 +310,7 @@ def test_stages_write_four_files_and_the_merged_activations_know_their_layer(tmp
     assert artifacts.read_provenance(merged / "activations.parquet")["settings"]["analysed_layer"] == 1
     assert artifacts.read_table(merged / "activations.parquet", "activations").num_rows == 9
     classes = artifacts.read_parquet(merged / "token_classes.parquet", "token_classes")
-    assert list(classes.columns) == [*KEYS, *statistics.TOKEN_CLASS_COLUMNS] and len(classes) == 3 * 48 * 6
+    assert list(classes.columns) == [*KEYS, *statistics.token_class_columns(BOTH)] and len(classes) == 3 * 48 * 6
     tokens = classes[(classes["layer"] == 0) & (classes["neuron"] == 0)].set_index("token_class")["n_tokens"]
     expected = dict.fromkeys(TOKEN_CLASSES, 0)
     for start in range(0, 128, 32):
@@ -320,7 +320,7 @@ def test_stages_write_four_files_and_the_merged_activations_know_their_layer(tmp
     assert tokens.to_dict() == expected
     total = artifacts.read_parquet(merged / "statistics.parquet", "statistics")
     sums = classes.drop(columns="token_class").groupby(["layer", "neuron"], as_index=False).sum()
-    for name in statistics.TOKEN_CLASS_COLUMNS:
+    for name in statistics.token_class_columns(BOTH):
         assert_close(sums[name], total[name], rtol=1e-5)
 
 
@@ -373,8 +373,8 @@ def test_infinite_gradients_name_layer_and_objective():
     """A huge, finite output weight: the objective stays finite, the gradient's square does not."""
     model = tiny.qwen2()
     model.model.norm.weight *= 1e17
-    with pytest.raises(InputError, match=r"gradients of layer 1 \(objective energy\) at calibration sample 0\b"):
-        calibrate(model, sequences(), objectives=("energy",))
+    with pytest.raises(InputError, match=r"gradients of layer 1 \(objective energy_post\) at calibration sample 0\b"):
+        calibrate(model, sequences(), objectives=("energy_post",))
 
 
 def test_other_architectures_are_refused_naming_the_module():

@@ -81,7 +81,7 @@ SEQUENCES = [([1, 2, 3], [False, True, True]), ([4, 5], [False, True]), ([6, 7, 
 
 
 def batches(size=2, **changes):
-    return micro_batches(SEQUENCES, size, **{"pad": 0, "token_mask": "all", "mask_first_token": False, **changes})
+    return micro_batches(SEQUENCES, size, **{"pad": 0, "token_mask": "all", **changes})
 
 
 def test_micro_batches_pad_on_the_right_to_their_own_longest_sample():
@@ -102,15 +102,9 @@ def test_the_answer_mask_leaves_the_counted_tokens_alone():
     assert first.counted.tolist() == [[True, True, True], [True, True, False]]
 
 
-def test_the_first_token_can_be_left_out_of_the_objective_alone():
-    first, _ = batches(mask_first_token=True)
-    assert first.objective.tolist() == [[False, True, True], [False, True, False]]
-    assert first.counted[:, 0].all()
-
-
 def test_padding_may_be_a_token_that_also_occurs_in_the_text():
     texts = [([7, 7, 7], [False] * 3), ([7, 7], [False] * 2)]
-    (batch,) = micro_batches(texts, 2, pad=7, token_mask="all", mask_first_token=False)
+    (batch,) = micro_batches(texts, 2, pad=7, token_mask="all")
     assert batch.counted.sum(1).tolist() == [3, 2]
 
 
@@ -124,7 +118,7 @@ def test_padding_may_be_a_token_that_also_occurs_in_the_text():
 )
 def test_a_sample_without_a_token_for_the_objective_is_named(sequence, token_mask):
     with pytest.raises(InputError, match=rf"sample 3 has no token for the objective \(token_mask: {token_mask}\)"):
-        micro_batches([*SEQUENCES, sequence], 2, pad=0, token_mask=token_mask, mask_first_token=False)
+        micro_batches([*SEQUENCES, sequence], 2, pad=0, token_mask=token_mask)
 
 
 @given(st.integers(1, 60), st.integers(1, 70))
@@ -157,7 +151,7 @@ def test_sampled_positions_depend_on_the_seed_alone():
 @given(st.integers(1, 5))
 def test_shards_together_keep_the_sampled_positions_of_the_whole(shards):
     """A shard is given the positions of the whole set and meets only those of its own samples."""
-    cut = micro_batches(SEQUENCES * 3, 2, pad=0, token_mask="all", mask_first_token=False)
+    cut = micro_batches(SEQUENCES * 3, 2, pad=0, token_mask="all")
     keep = sampled_positions(cut, 12, seed=0)
     met = [
         (sample, position)

@@ -192,7 +192,7 @@ def calibrated(model) -> list[dict[str, np.ndarray]]:
     """Statistics of the activations on TEXT, a layer each."""
     samples = [(row, [True] * len(row)) for row in TEXT.tolist()]
     with Calibration(model, objectives=("ce",)) as run:
-        run.run(micro_batches(samples, 2, pad=0, token_mask="all", mask_first_token=False))
+        run.run(micro_batches(samples, 2, pad=0, token_mask="all"))
     return [{name: rows[name].to_numpy() for name in rows} for _, rows in run.frames()[0].groupby("layer")]
 
 

@@ -40,7 +40,8 @@ def test_the_papers_models_have_the_papers_grid():
     loaded = config.validate(stacked("qwen2_5-7b"))
     table = loaded.table("table1")
     assert table.sparsities == [10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90]
-    assert {*loaded.methods, "shuffle_rku"} == set(table.methods)
+    published = {"wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random", "shuffle_rku"}
+    assert published < set(table.methods)
 
 
 def test_a_data_folder_replaces_the_hub():

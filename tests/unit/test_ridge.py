@@ -150,7 +150,6 @@ SETTINGS = {
     "seed": 1,
     "micro_batch": 8,
     "token_mask": "all",
-    "mask_first_token": False,
     "dtype": "float32",
     "prompt": "{question} = ",
     "completion": "{answer}.",

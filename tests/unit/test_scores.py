@@ -97,8 +97,8 @@ def first_order(e: Example, c: int, objective: str, reduction: str) -> float:
             "sq": sum(v**2 for v in own),
             "share": sum(abs(v) for v in own) / sum(abs(v) for row in p for v in row),
             "grad_sq": sum(e.g[objective][x, t, c] ** 2 for t in range(TOKENS)),
-        }[reduction]
-    return total / SAMPLES
+        }["grad_sq" if reduction == "grad_root" else reduction]
+    return math.sqrt(total / SAMPLES) if reduction == "grad_root" else total / SAMPLES
 
 
 FORMULAS = {
@@ -127,7 +127,7 @@ def test_score_is_its_formula(name, seed):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("reduction", [*REDUCTIONS, "grad_root"])
 def test_utility_is_its_formula(objective, reduction):
     example = Example()
     found = utility.score(example.layer(), objective, reduction)

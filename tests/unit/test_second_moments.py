@@ -38,7 +38,7 @@ def micro_batches(lengths=(12, 9, 16, 7, 10, 16, 5, 11, 16, 13, 8), size=3) -> l
     """Samples of uneven lengths, thus padding; those of numbers 4 and 9 are held out."""
     rng = np.random.default_rng(0)
     samples = [(rng.integers(1, 257, n).tolist(), [True] * n) for n in lengths]
-    return cd.micro_batches(samples, size, pad=0, token_mask="all", mask_first_token=False)
+    return cd.micro_batches(samples, size, pad=0, token_mask="all")
 
 
 def by_hooks(model, batches) -> list[dict[str, np.ndarray]]:
@@ -139,7 +139,6 @@ SETTINGS = {
     "seed": 3,
     "micro_batch": 4,
     "token_mask": "answer",
-    "mask_first_token": True,
     "dtype": "float32",
     "prompt": "Q: {question}\n",
     "completion": "A: {answer}",
@@ -162,7 +161,7 @@ def test_the_stage_writes_a_file_a_layer_and_a_manifest(tmp_path):
     texts = [("Q: {question}\n".format_map(r), "A: {answer}".format_map(r)) for r in records]
     names = ("samples", "sequence_length", "packing", "seed")
     sequences = cd.token_samples(texts, tokenizer, **{name: SETTINGS[name] for name in names})
-    batches = cd.micro_batches(sequences, 1, pad=0, token_mask="all", mask_first_token=False)
+    batches = cd.micro_batches(sequences, 1, pad=0, token_mask="all")
     assert {file.name for file in output.iterdir()} == {"0.safetensors", "1.safetensors", "manifest.json"}
     assert_moments([load_file(output / f"{layer}.safetensors") for layer in (0, 1)], by_hooks(model, batches))
     manifest = artifacts.read_json(output / "manifest.json", "second_moments")

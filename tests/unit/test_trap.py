@@ -10,7 +10,15 @@ from pruning import artifacts, trap
 from pruning.errors import InputError
 from pruning.statistics import TOKEN_CLASSES
 
-SETTINGS = {"model": "m", "calib": "c", "sparsity": 40, "high": 0.75, "low": 0.25, "confidence": 0.95}
+SETTINGS = {
+    "model": "m",
+    "calib": "c",
+    "sparsity": 40,
+    "high": 0.75,
+    "low": 0.25,
+    "objective": "energy",
+    "confidence": 0.95,
+}
 SETTINGS["analysed_layer"] = None
 # Layer 0: eight neurons; activation's upper quartile is 5.25, its lower 1.75, and the gradient's the same.
 ACTIVATION = {0: [7, 6, 5, 4, 3, 2, 1, 0], 1: [3, 2, 1, 0], 2: [1, 1, 1, 1]}
