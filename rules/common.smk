@@ -23,7 +23,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from pruning import base_model, devices, locks, preflight
+from pruning import base_model, devices, locks, memory, preflight
 from pruning.config import validate
 from pruning.errors import InputError
 
@@ -285,7 +285,7 @@ def adapter_option(wildcards):
 
 
 def definition(wildcards):
-    return f"config/tasks/{wildcards.task}.yaml"
+    return str(CONFIG.definition(wildcards.task))
 
 
 def task_data(wildcards):
@@ -520,9 +520,9 @@ def leakage_tasks(table):
     for name in dict.fromkeys(column.partition("@")[0] for column in table.tasks):
         task = CONFIG.tasks[name]
         if task.kind == "lm_eval":
-            found[name] = {"path": preflight.test_file(Path(f"config/tasks/{name}.yaml")), "limit": task.limit}
+            found[name] = {"path": preflight.test_file(CONFIG.definition(name)), "first": task.first, "limit": task.limit}
         else:
-            found[name] = {"path": f"results/data/{task.dataset}/{task.split}.parquet", "limit": None}
+            found[name] = {"path": f"results/data/{task.dataset}/{task.split}.parquet", "first": 0, "limit": None}
     return found
 
 
@@ -643,9 +643,10 @@ onstart:
     # whether jobs run here at all, and that this is no dry-run.
     if workflow.local_exec:
         visible = devices.visible()
-        checked(preflight.check_gpus, CONFIG, visible)
-        machine_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 10**6
-        for name, limit in (("mem_mb", machine_mb), ("gpu", len(visible))):
+        checked(preflight.check_machine, CONFIG, visible)
+        if not workflow.deployment_settings.deployment_method:  # jobs see the packages that are seen here
+            checked(preflight.check_packages, CONFIG)
+        for name, limit in (("mem_mb", memory.physical() // 10**6), ("gpu", len(visible))):
             if name not in workflow.global_resources:
                 workflow.register_resource(name, limit)
         # Submissions to a queue are limited to 100 a second; jobs here by the cores. The limiter sets a timer at every

@@ -36,12 +36,13 @@ def evaluate(
     task = evaluation.task_definition(definition)
     data = {name: artifacts.file_hash(Path(path)) for name, path in task["dataset_kwargs"]["data_files"].items()}
     weights = [artifacts.file_hash(manifest), artifacts.directory_hashes(adapter) if adapter else None]
-    identity = key_of(*weights, task, data, settings["dtype"], lm_eval.__version__)
+    asked = {key: settings[key] for key in ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")}
+    identity = key_of(evaluation.ANSWERS, *weights, task, asked, data, settings["dtype"], lm_eval.__version__)
     cache = ResponseCache(output.parent / f".{output.stem}.{identity}.jsonl")
     network, tokenizer = loading.load(model, settings["dtype"], adapter=adapter)
     cli.phase("load")
     lm = evaluation.CachedHFLM(network, tokenizer, cache, settings["batch_size"])
-    result = evaluation.evaluate(lm, task, settings["limit"])
+    result = evaluation.evaluate(lm, task, settings["limit"], settings["first"], **asked)
     frame = evaluation.outcomes(result, lm, settings["metrics"])
     artifacts.write_parquet(samples, frame, "samples", settings)
     del result["samples"]

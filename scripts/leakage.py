@@ -9,7 +9,8 @@ from pruning import cli
 
 
 def leakage(settings: cli.Settings, output: Annotated[Path, typer.Option(help="CSV")]) -> None:
-    """Settings: `sources` (alias of a calibration or tuning -> parquet), `tasks` (task -> {`path`, `limit`}), `n`."""
+    """Settings: `sources` (alias of a calibration or tuning -> parquet); `tasks` (task -> {`path`, `first`, `limit`} of its
+    items); `n`."""
     import pandas as pd
 
     from pruning import artifacts
@@ -19,7 +20,7 @@ def leakage(settings: cli.Settings, output: Annotated[Path, typer.Option(help="C
         return [text_of(record) for record in artifacts.read_table(Path(path), "dataset").to_pylist()]
 
     rows, n = [], settings["n"]
-    tasks = {name: texts(task["path"])[: task["limit"]] for name, task in settings["tasks"].items()}
+    tasks = {name: texts(task["path"])[task["first"] :][: task["limit"]] for name, task in settings["tasks"].items()}
     for source, path in settings["sources"].items():
         text = texts(path)
         for task, items in tasks.items():

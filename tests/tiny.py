@@ -49,3 +49,43 @@ def save(model, directory: Path) -> Path:
     model.save_pretrained(directory)
     tokenizer().save_pretrained(directory)
     return directory
+
+
+def gguf(model: LlamaForCausalLM, file: Path) -> Path:
+    """The model as a GGUF file: matrices Q4_1 where rows are whole blocks of 32, the rest float32, embeddings tied."""
+    import gguf as library
+
+    config, vocabulary = model.config, tokenizer().get_vocab()
+    tokens = sorted(vocabulary, key=vocabulary.get)[:-1] + ["ab"]  # a byte makes way for what the merge makes
+    writer = library.GGUFWriter(file, "llama")
+    writer.add_name("tiny")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, *[1] * (len(tokens) - 1)])  # the end token is a control token
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(0)
+    writer.add_pad_token_id(0)
+    writer.add_chat_template("{{ messages[0].content }}")
+    names = library.get_tensor_name_map(library.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    quantisation = library.GGMLQuantizationType.Q4_1
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        values, short = tensor.numpy(), names.get_name(name, try_suffixes=(".weight",))
+        if values.ndim == 2 and values.shape[1] % 32 == 0:
+            writer.add_tensor(short, library.quants.quantize(values, quantisation), raw_dtype=quantisation)
+        else:
+            writer.add_tensor(short, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file

@@ -43,8 +43,8 @@ def from_hub(repo: str, revision: str, output: Path) -> None:
 def from_gguf(source: Source, output: Path) -> None:
     """Dequantise a GGUF file to safetensors of the source's dtype, tensor by tensor.
 
-    Its parts are joined in a temporary file in `output`. Peak memory: about what the larger takes of all weights in
-    that dtype, and six float32 copies of the largest tensor.
+    Its parts are joined in a temporary file in `output`. Peak memory: less than all weights in that dtype and five
+    float32 copies of the largest tensor (Qwen2.5-Coder-1.5B in bfloat16, which has 3.6 and 0.9 GB: 5.8 GB).
 
     Raises InputError as `gguf_files` does, if the checksum is another one, or if transformers cannot read the file."""
     import torch
@@ -68,7 +68,7 @@ def from_gguf(source: Source, output: Path) -> None:
             )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         except ValueError as error:  # an architecture or a quantisation that it does not know
-            raise InputError(f"{files[0]}: transformers cannot dequantise this: {error}") from None
+            raise InputError(f"{files[0]}: transformers cannot dequantise this: {str(error).splitlines()[0]}") from None
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
 

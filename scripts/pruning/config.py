@@ -228,12 +228,25 @@ class LmEvalTask(Strict):
     """Name in the tables."""
     metrics: list[str]
     """lm-eval's names, with the filter where there is one: `acc`, `exact_match,strict-match`."""
+    definition: Alias | None = None
+    """File of config/tasks; null: the one named as the task."""
     limit: Positive | None = None
-    """At most this many items, from the first on."""
+    """At most this many items, from `first` on."""
+    first: Annotated[int, Field(ge=0)] = 0
+    """Number of the first item that is asked."""
     chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Accuracy of guessing, as a fraction: what a collapsed model is left with."""
     batch_size: Positive = 32
     """Halved when memory runs out."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Worked examples before the question; null: as many as the task says."""
+    shared_examples: bool = False
+    """The same examples, the first of their split, before every question, so that they are computed once; else lm-eval
+    draws some for each."""
+    chat_template: bool = False
+    """Ask in the tokenizer's chat format."""
+    max_gen_toks: Positive | None = None
+    """Most tokens of a generated answer; null: as many as the task says."""
 
 
 class PerplexityTask(Strict):
@@ -539,6 +552,10 @@ class Config(Strict):
             known(f"{place}.tasks", [task], self.tasks)
             known(f"{place}.tasks: the recovery of {column!r}", [tuning] if tuning else [], self.tunings)
 
+    def definition(self, task: str) -> Path:
+        """The YAML of one of lm-eval's tasks."""
+        return Path("config/tasks") / f"{self.tasks[task].definition or task}.yaml"
+
     def table(self, name: str) -> Table:
         """A table with what it leaves to the experiment filled in."""
         table, own = self.tables[name], {}
@@ -627,7 +644,7 @@ def validate(raw: dict[str, Any]) -> Config:
     except ValidationError as error:
         lines = []
         for mistake in error.errors():
-            key = ".".join(str(part) for part in mistake["loc"] if part not in {"lm_eval", "function-after"})
+            key = ".".join(str(part) for part in mistake["loc"] if part not in {"lm_eval", "gguf", "function-after"})
             given = mistake["input"]
             shown = "" if isinstance(given, (dict, list)) else f" (given: {given!r})"
             message = re.sub(r"^Value error, ", "", mistake["msg"])
@@ -658,7 +675,7 @@ def _yaml_lines(section: Strict, explained: set[type], indent: str) -> list[str]
         if not first and name not in section.model_fields_set:
             continue
         if first and info.description:
-            lines.append(f"{indent}# {info.description}")
+            lines.append(f"{indent}# {' '.join(info.description.split())}")
         if isinstance(value, Strict):
             lines += [f"{indent}{name}:", *_yaml_lines(value, explained, indent + "  ")]
         elif isinstance(value, dict) and any(isinstance(v, Strict) for v in value.values()):

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PretrainedConfig
 
+from pruning import memory
 from pruning.checkpoint import DOWN_BIAS
 from pruning.errors import InputError
 
@@ -17,9 +18,13 @@ def load(
     """A model in eval mode with frozen weights, and its tokenizer, padding on the left for generation.
 
     `adapter`: directory of a LoRA adapter, merged into the weights.
-    `device`: `cpu`, `cuda`, or `auto`: the visible GPUs, over which a model bigger than one is spread, else the CPU."""
+    `device`: `cpu`, `cuda`, or `auto`: the visible GPUs, over which a model bigger than one is spread, else the CPU.
+
+    Raises InputError if the CPU's free memory cannot hold the weights."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        check_memory(directory, dtype)
     device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device
     model = model_class(directory).from_pretrained(
         directory,
@@ -36,6 +41,17 @@ def load(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval().requires_grad_(False), tokenizer
+
+
+def check_memory(directory: Path, dtype: str) -> None:
+    """Raises InputError if the weights alone are more than what is free: else the kernel would kill the job."""
+    needed, free = memory.gigabytes(memory.parameters(directory), dtype), memory.available()
+    if free is not None and needed > free / 1e9:
+        smaller = "use dtype bfloat16, " if memory.BYTES[dtype] > 2 else ""
+        raise InputError(
+            f"model {directory} needs {needed:.2f} GB in {dtype}, {free / 1e9:.2f} GB of memory are free: {smaller}run "
+            "fewer jobs at once (raise the model's memory_gb), or use a machine with more memory"
+        )
 
 
 def stock_config(directory: Path) -> PretrainedConfig:

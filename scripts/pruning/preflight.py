@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from safetensors import safe_open
 
-from pruning.config import Config, Table, known
+from pruning import base_model, memory
+from pruning.config import Config, GgufSource, Table, known
 from pruning.errors import InputError
 
 
@@ -75,7 +76,7 @@ def check(config: Config) -> None:
         used = {user.dataset for user in users}
         for name, task in config.tasks.items():
             if task.kind == "lm_eval":
-                definition = Path(f"config/tasks/{name}.yaml")
+                definition = config.definition(name)
                 known(f"tasks.{name}.metrics", task.metrics, metric_names(task_yaml(definition)))
                 used |= {_check_data_file(config, definition, file) for file in data_files(definition)}
             else:
@@ -105,6 +106,9 @@ def _check_data_file(config: Config, definition: Path, file: str) -> str:
 
 def _check_model(config: Config, name: str) -> None:
     source = config.models[name].source
+    if source.kind == "gguf" and not source.package:
+        _check_gguf(config, name)
+    _check_memory(config, name)
     directory = Path(source.path) if source.kind == "local" else Path(f"results/{name}/base")
     if source.kind == "local" and not (directory / "config.json").is_file():
         raise InputError(f"models.{name}.source.path: no model in {directory} (no config.json)")
@@ -124,6 +128,36 @@ def _check_model(config: Config, name: str) -> None:
 
         if not has_mlp_bias(architecture):
             raise InputError(f"methods.{method}.export: {no_slot(architecture)}")
+
+
+def _check_gguf(config: Config, name: str) -> None:
+    try:
+        base_model.gguf_files(config.models[name].source.model_dump())
+    except InputError as error:
+        raise InputError(f"models.{name}.source: {error}") from None
+
+
+def _check_memory(config: Config, name: str) -> None:
+    """Less memory for a job than the weights alone take (on the CPU: those for GPUs pass through it in pieces)."""
+    model = config.models[name]
+    if model.gpus == 0 and (needed := weights_gb(config, name)) > model.memory_gb:
+        raise InputError(
+            f"models.{name}.memory_gb: {model.memory_gb} is less than the weights alone take in {model.dtype}, "
+            f"{needed:.1f} GB; raise it above that, by what the activations need"
+        )
+
+
+def weights_gb(config: Config, name: str) -> float:
+    """Gigabytes of a model's weights as it is loaded; 0 where they are not known yet."""
+    model = config.models[name]
+    directory = Path(model.source.path) if model.source.kind == "local" else Path(f"results/{name}/base")
+    count = memory.parameters(directory)
+    if not count and model.source.kind == "gguf":
+        try:
+            count = memory.gguf_parameters(base_model.gguf_files(model.source.model_dump())[0]) or 0
+        except InputError:  # its package is not installed here
+            count = 0
+    return memory.gigabytes(count, model.dtype)
 
 
 def _check_shape(config: Config, name: str, tables: list[Table], architecture: dict[str, Any]) -> None:
@@ -159,10 +193,36 @@ def _check_targets(config: Config, name: str, tables: list[Table], directory: Pa
             raise InputError(f"tunings.{tuning}.targets: {name} has no {missing}; it has {sorted(modules)}")
 
 
-def check_gpus(config: Config, visible: list[str]) -> None:
+def check_machine(config: Config, visible: list[str]) -> None:
+    """What only the machine that runs the jobs can say: its GPUs and memory. Raises InputError."""
     for name in config.models_used:
-        if config.models[name].gpus > len(visible):
+        model = config.models[name]
+        if model.gpus > len(visible):
             raise InputError(
-                f"models.{name}.gpus: {config.models[name].gpus} GPUs asked, {len(visible)} visible on this machine: "
+                f"models.{name}.gpus: {model.gpus} GPUs asked, {len(visible)} visible on this machine: "
                 "lower it, or run through a cluster profile (profiles/README.md)"
             )
+        needed, machine = weights_gb(config, name), memory.physical() / 1e9
+        if model.gpus == 0 and needed > machine:
+            smaller = "use bfloat16, " if model.dtype == "float32" else ""
+            raise InputError(
+                f"models.{name}.dtype: the weights take {needed:.1f} GB in {model.dtype}, this machine has "
+                f"{machine:.1f} GB of memory: {smaller}set `gpus`, or run on a larger machine"
+            )
+
+
+def check_packages(config: Config) -> None:
+    """The packages whose GGUF files are still to be fetched. Raises InputError if one is missing or another version."""
+    for name in config.models_used:
+        source = config.models[name].source
+        if source.kind == "gguf" and source.package and not _fetched(name, source):
+            _check_gguf(config, name)
+
+
+def _fetched(name: str, source: GgufSource) -> bool:
+    """Whether the model has been made from this source."""
+    manifest = Path(f"results/{name}/base/manifest.json")
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))["provenance"]["settings"] == source.model_dump()
+    except (OSError, ValueError, KeyError):
+        return False

