@@ -326,12 +326,16 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
         path = workspace.path / "scripts" / file
         with changed(path, path.read_text() + "\n# edited\n"):
             assert workspace.planned(GRADIENTS) == jobs
-    changes = {"token_mask": "answer", "gradient_checkpointing": True, "energy": "pre_norm", "analysed_layer": 1}
+    changes = {
+        "token_mask": "answer",
+        "gradient_checkpointing": True,
+        "objectives": ["energy", "ce", "energy_post"],
+        "analysed_layer": 1,
+    }
     for key, value in changes.items():
         content["calibrations"]["gsm_symbolic-s0"] |= {key: value}
-        content["ablation"] = None  # it compares calibrations by their energies
         with changed(workspace.path / "test.yaml", yaml.safe_dump(content)):
-            unused = key in ("energy", "analysed_layer")
+            unused = key in ("objectives", "analysed_layer")
             assert workspace.planned(GRADIENTS) == (NOTHING if unused else again)
         del content["calibrations"]["gsm_symbolic-s0"][key]
 
