@@ -26,7 +26,9 @@ Revision = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|main)$")]
 Positive = Annotated[int, Field(gt=0)]
 NORMALISATIONS = ("none", "layer_sum", "layer_mean", "layer_l2", "zscore")
 # Results that are not `tables`, though they lie beside them.
-OTHER_RESULTS = ("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "costs", "leakage")
+OTHER_RESULTS = (
+    *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
+)
 
 
 def choices(folder: str) -> list[str]:
@@ -305,6 +307,33 @@ class Overlap(Strict):
     """Layer with a row of its own; by default the last but one (26 of 28)."""
 
 
+class Reading(Strict):
+    """How the paper's methods may have been computed: one consistent choice for each."""
+
+    title: str
+    """In words, for the table."""
+    rku: Alias
+    """Methods: presets, or `{objective}-{reduction}-{normalise}-{allocate}`."""
+    agf: Alias
+    taylor: Alias
+    wanda: Alias = "wanda"
+
+
+class Readings(Strict):
+    """Which way of computing RKU, AGF and Taylor-FO fits the paper's own numbers."""
+
+    rows: dict[Alias, Reading | None]
+    """Null leaves one out."""
+    sparsities: list[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    """Among those of `overlap`, whose comparisons of masks are read."""
+    layer: int | None = None
+    """Layer that stands for the paper's layer 26 of 28; by default the last but one."""
+
+    @property
+    def used(self) -> dict[str, Reading]:
+        return {name: reading for name, reading in self.rows.items() if reading}
+
+
 class Spectrum(Strict):
     """Figure 1."""
 
@@ -432,6 +461,7 @@ class Config(Strict):
     tables: dict[Alias, Table | None]
     """results/{table}.csv, .md and .tex; null leaves one out. Here and below."""
     overlap: Overlap | None = None
+    readings: Readings | None = None
     spectrum: Spectrum | None = None
     trap: Trap | None = None
     cases: Cases | None = None
@@ -460,6 +490,8 @@ class Config(Strict):
         if self.overlap:
             known("overlap.pairs", (paired := [m for pair in self.overlap.pairs for m in pair]), self.method_names)
             self._check_objectives("overlap.pairs", e.calibrations[:1], paired)
+        if self.readings:
+            self._check_readings()
         if self.collapse:
             known("collapse.task", [self.collapse.task], self.tasks)
         if self.ablation:
@@ -489,6 +521,18 @@ class Config(Strict):
             if dataset.kind == "published" and (adapter := self.files(name).adapter):
                 known(f"datasets.{name}.adapter", [adapter], choices("adapters"))
         return self
+
+    def _check_readings(self) -> None:
+        if not self.overlap:
+            raise ValueError("readings: needs the section `overlap`, whose comparisons of masks it reads; or set it to null")
+        if not self.readings.used:
+            raise ValueError("readings.rows: all are null; keep one, or set `readings` to null")
+        known("readings.sparsities", self.readings.sparsities, self.overlap.sparsities)
+        for name, reading in self.readings.used.items():
+            place = f"readings.rows.{name}"
+            for role in ("rku", "agf", "taylor", "wanda"):
+                known(f"{place}.{role}", [getattr(reading, role)], self.method_names)
+                self._check_objectives(f"{place}.{role}", self.experiment.calibrations[:1], [getattr(reading, role)])
 
     def _text(self, place: str, user: Any, templates: list[str]) -> None:
         known(f"{place}.dataset", [user.dataset], self.datasets)

@@ -72,6 +72,87 @@ METHODS = {
     "magnitude": c.Method(score="magnitude"),
 }
 
+# Ways in which the paper's methods may have been computed (results/readings.md), each row all of them.
+PRODUCT = "abs(activation x gradient) of the energy"
+READINGS = {
+    "presets": c.Reading(
+        title=f"The presets: {PRODUCT} before the final norm; RKU each sample's share of its layer; every layer cut alike",
+        rku="rku",
+        agf="agf",
+        taylor="taylor_fo",
+    ),
+    "layer_constant": c.Reading(
+        title="As the presets, but RKU divides by its layer's sum over all samples",
+        rku="energy-abs-layer_sum-uniform",
+        agf="agf",
+        taylor="taylor_fo",
+    ),
+    "taylor_net": c.Reading(
+        title="As the presets, but Taylor-FO lets a sample's tokens cancel (Molchanov 2017)",
+        rku="rku",
+        agf="agf",
+        taylor="taylor_fo_net",
+    ),
+    "post": c.Reading(
+        title="As the presets, but the energy after the final norm", rku="rku_post", agf="agf_post", taylor="taylor_fo"
+    ),
+    "last_token": c.Reading(
+        title="As the presets, but the last token's energy alone",
+        rku="energy_last-share-none-uniform",
+        agf="energy_last-abs-none-uniform",
+        taylor="taylor_fo",
+    ),
+    "rest": c.Reading(
+        title="As the presets, but the energy without the first token",
+        rku="energy_rest-share-none-uniform",
+        agf="energy_rest-abs-none-uniform",
+        taylor="taylor_fo",
+    ),
+    "squared": c.Reading(
+        title="As the presets, but RKU squares the product of activation and gradient",
+        rku="energy-sq-none-uniform",
+        agf="agf",
+        taylor="taylor_fo",
+    ),
+    "gradient": c.Reading(
+        title="As the presets, but RKU is the gradient's norm alone (the Fisher diagonal)",
+        rku="energy-grad_sq-none-uniform",
+        agf="agf",
+        taylor="taylor_fo",
+    ),
+    "fisher": c.Reading(
+        title="Equation 3 to the letter: root of the Fisher diagonal over its layer's sum, RKU and AGF ranked over the model",
+        rku="energy-grad_root-layer_sum-global",
+        agf="energy-grad_root-none-global",
+        taylor="taylor_fo",
+    ),
+    "global": c.Reading(
+        title=f"\"Global RKU\": {PRODUCT} before the norm; RKU over its layer's sum, AGF and Taylor-FO raw, ranked over the model",
+        rku="rku_global",
+        agf="agf_global",
+        taylor="ce-abs-none-global",
+    ),
+    "global_all": c.Reading(
+        title="As \"Global RKU\", with Taylor-FO over its layer's sum and Wanda ranked over the model, too",
+        rku="rku_global",
+        agf="agf_global",
+        taylor="ce-abs-layer_sum-global",
+        wanda="wanda_global",
+    ),
+    "global_post": c.Reading(
+        title="As \"Global RKU\", but the energy after the final norm",
+        rku="rku_global_post",
+        agf="energy_post-abs-none-global",
+        taylor="ce-abs-none-global",
+    ),
+    "global_post_net": c.Reading(
+        title="As \"Global RKU\", but the energy after the norm and a Taylor-FO whose tokens cancel, over its layer's norm",
+        rku="rku_global_post",
+        agf="energy_post-abs-none-global",
+        taylor="taylor_fo_global",
+    ),
+}
+
 DEFAULT = c.Config(
     models={
         "tiny-reasoner": c.Model(source=c.LocalSource(kind="local", path="resources/tiny-reasoner"), memory_gb=1),
@@ -98,7 +179,7 @@ DEFAULT = c.Config(
         **PUBLISHED,
     },
     calibrations={
-        "gsm_symbolic-s0": calibration(seed=0, objectives=["energy", "energy_post", "ce"]),
+        "gsm_symbolic-s0": calibration(seed=0, objectives=["energy", "energy_post", "energy_last", "energy_rest", "ce"]),
         "gsm_symbolic-s1": calibration(seed=1),
         "gsm_symbolic-s2": calibration(seed=2),
     },
@@ -200,6 +281,7 @@ DEFAULT = c.Config(
         ),
     },
     overlap=c.Overlap(pairs=[("rku", "wanda"), ("rku", "taylor_fo"), ("rku", "agf"), ("rku_global", "wanda")]),
+    readings=c.Readings(rows=READINGS),
     spectrum=c.Spectrum(),
     trap=c.Trap(),
     cases=c.Cases(
