@@ -524,10 +524,13 @@ class Config(Strict):
 
     def _check_readings(self) -> None:
         if not self.overlap:
-            raise ValueError("readings: needs the section `overlap`, whose comparisons of masks it reads; or set it to null")
+            raise ValueError("readings: reads what the section `overlap` compares, which is null; set both or neither")
         if not self.readings.used:
             raise ValueError("readings.rows: all are null; keep one, or set `readings` to null")
-        known("readings.sparsities", self.readings.sparsities, self.overlap.sparsities)
+        for sparsity in self.readings.sparsities:
+            if sparsity not in self.overlap.sparsities:
+                listed = ", ".join(map(str, self.overlap.sparsities))
+                raise ValueError(f"readings.sparsities: {sparsity} is not among overlap.sparsities ({listed})")
         for name, reading in self.readings.used.items():
             place = f"readings.rows.{name}"
             for role in ("rku", "agf", "taylor", "wanda"):
@@ -544,12 +547,16 @@ class Config(Strict):
     def _check_objectives(self, place: str, calibrations: list[str], methods: list[str]) -> None:
         """Every gradient that a method asks for is measured by the calibrations that it is used with."""
         for calib, name in product(calibrations, methods):
-            method, measured = self.method(name), self.calibrations[calib].objectives
-            objective = method.options.get("objective", "energy") if method.score == "utility" else None
-            if objective and objective not in measured:
+            objective = self.objective(name)
+            if objective and objective not in self.calibrations[calib].objectives:
                 raise ValueError(
                     f"{place}: {name} needs the gradient of {objective!r}: add it to calibrations.{calib}.objectives"
                 )
+
+    def objective(self, name: str) -> str | None:
+        """Whose gradient a method is made of; None for one without."""
+        method = self.method(name)
+        return method.options.get("objective", "energy") if method.score == "utility" else None
 
     def _table_references(self, name: str) -> None:
         place, table = f"tables.{name}", self.table(name)

@@ -73,10 +73,9 @@ METHODS = {
 }
 
 # Ways in which the paper's methods may have been computed (results/readings.md), each row all of them.
-PRODUCT = "abs(activation x gradient) of the energy"
 READINGS = {
     "presets": c.Reading(
-        title=f"The presets: {PRODUCT} before the final norm; RKU each sample's share of its layer; every layer cut alike",
+        title="Energy before the final norm; RKU a neuron's share of its layer in each sample; every layer cut alike",
         rku="rku",
         agf="agf",
         taylor="taylor_fo",
@@ -121,32 +120,32 @@ READINGS = {
         taylor="taylor_fo",
     ),
     "fisher": c.Reading(
-        title="Equation 3 to the letter: root of the Fisher diagonal over its layer's sum, RKU and AGF ranked over the model",
+        title="Equation 3 to the letter: RKU the root of Fisher's diagonal over its layer's sum, ranked over the model",
         rku="energy-grad_root-layer_sum-global",
         agf="energy-grad_root-none-global",
         taylor="taylor_fo",
     ),
     "global": c.Reading(
-        title=f"\"Global RKU\": {PRODUCT} before the norm; RKU over its layer's sum, AGF and Taylor-FO raw, ranked over the model",
+        title='"Global RKU": over its layer\'s sum, AGF and Taylor-FO raw, all three ranked over the model',
         rku="rku_global",
         agf="agf_global",
         taylor="ce-abs-none-global",
     ),
     "global_all": c.Reading(
-        title="As \"Global RKU\", with Taylor-FO over its layer's sum and Wanda ranked over the model, too",
+        title='As "Global RKU", with Taylor-FO over its layer\'s sum and Wanda ranked over the model, too',
         rku="rku_global",
         agf="agf_global",
         taylor="ce-abs-layer_sum-global",
         wanda="wanda_global",
     ),
     "global_post": c.Reading(
-        title="As \"Global RKU\", but the energy after the final norm",
+        title='As "Global RKU", but the energy after the final norm',
         rku="rku_global_post",
         agf="energy_post-abs-none-global",
         taylor="ce-abs-none-global",
     ),
     "global_post_net": c.Reading(
-        title="As \"Global RKU\", but the energy after the norm and a Taylor-FO whose tokens cancel, over its layer's norm",
+        title='As "Global RKU", but the energy after the norm and a Taylor-FO whose tokens cancel',
         rku="rku_global_post",
         agf="energy_post-abs-none-global",
         taylor="taylor_fo_global",
@@ -179,7 +178,9 @@ DEFAULT = c.Config(
         **PUBLISHED,
     },
     calibrations={
-        "gsm_symbolic-s0": calibration(seed=0, objectives=["energy", "energy_post", "energy_last", "energy_rest", "ce"]),
+        "gsm_symbolic-s0": calibration(
+            seed=0, objectives=["energy", "energy_post", "energy_last", "energy_rest", "ce"]
+        ),
         "gsm_symbolic-s1": calibration(seed=1),
         "gsm_symbolic-s2": calibration(seed=2),
     },
