@@ -25,7 +25,7 @@ def readings(
 
     cli.phase("start-up")
     raw = {name: pd.read_csv(published / f"{name}.csv") for name in ("table1", "table4", "table6", "table7")}
-    paper = raw | {name: readings.gaps(raw[name]) for name in ("table6", "table7")}
+    paper = raw | {name: readings.gaps(raw[name], settings["sparsities"]) for name in ("table6", "table7")}
     lines = readings.published_lines(raw["table4"])
     calib, sparsity = settings["calib"], settings["sparsity"]
 

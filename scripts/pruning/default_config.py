@@ -75,46 +75,46 @@ METHODS = {
 # Ways in which the paper's methods may have been computed (results/readings.md), each row all of them.
 READINGS = {
     "presets": c.Reading(
-        title="Energy before the final norm; RKU a neuron's share of its layer in each sample; every layer cut alike",
+        title="Energy before the final norm; RKU over its layer's sum, by sample; every layer cut alike",
         rku="rku",
         agf="agf",
         taylor="taylor_fo",
     ),
     "layer_constant": c.Reading(
-        title="As the presets, but RKU divides by its layer's sum over all samples",
+        title="The presets, but RKU over its layer's sum, of all samples together",
         rku="energy-abs-layer_sum-uniform",
         agf="agf",
         taylor="taylor_fo",
     ),
     "taylor_net": c.Reading(
-        title="As the presets, but Taylor-FO lets a sample's tokens cancel (Molchanov 2017)",
+        title="The presets, but Taylor-FO lets a sample's tokens cancel (Molchanov 2017)",
         rku="rku",
         agf="agf",
         taylor="taylor_fo_net",
     ),
     "post": c.Reading(
-        title="As the presets, but the energy after the final norm", rku="rku_post", agf="agf_post", taylor="taylor_fo"
+        title="The presets, but the energy after the final norm", rku="rku_post", agf="agf_post", taylor="taylor_fo"
     ),
     "last_token": c.Reading(
-        title="As the presets, but the last token's energy alone",
+        title="The presets, but the last token's energy alone",
         rku="energy_last-share-none-uniform",
         agf="energy_last-abs-none-uniform",
         taylor="taylor_fo",
     ),
     "rest": c.Reading(
-        title="As the presets, but the energy without the first token",
+        title="The presets, but the energy without the first token",
         rku="energy_rest-share-none-uniform",
         agf="energy_rest-abs-none-uniform",
         taylor="taylor_fo",
     ),
     "squared": c.Reading(
-        title="As the presets, but RKU squares the product of activation and gradient",
+        title="The presets, but RKU squares the product of activation and gradient",
         rku="energy-sq-none-uniform",
         agf="agf",
         taylor="taylor_fo",
     ),
     "gradient": c.Reading(
-        title="As the presets, but RKU is the gradient's norm alone (the Fisher diagonal)",
+        title="The presets, but RKU is the gradient's norm alone (the Fisher diagonal)",
         rku="energy-grad_sq-none-uniform",
         agf="agf",
         taylor="taylor_fo",
@@ -126,30 +126,31 @@ READINGS = {
         taylor="taylor_fo",
     ),
     "global": c.Reading(
-        title='"Global RKU": over its layer\'s sum, AGF and Taylor-FO raw, all three ranked over the model',
+        title='"Global RKU": over its layer\'s sum, AGF and Taylor-FO raw; all three ranked over the model',
         rku="rku_global",
         agf="agf_global",
         taylor="ce-abs-none-global",
     ),
     "global_all": c.Reading(
-        title='As "Global RKU", with Taylor-FO over its layer\'s sum and Wanda ranked over the model, too',
+        title='"Global RKU", with Taylor-FO over its layer\'s sum and Wanda ranked over the model, too',
         rku="rku_global",
         agf="agf_global",
         taylor="ce-abs-layer_sum-global",
         wanda="wanda_global",
     ),
     "global_post": c.Reading(
-        title='As "Global RKU", but the energy after the final norm',
+        title='"Global RKU", but the energy after the final norm',
         rku="rku_global_post",
         agf="energy_post-abs-none-global",
         taylor="ce-abs-none-global",
     ),
     "global_post_net": c.Reading(
-        title='As "Global RKU", but the energy after the norm and a Taylor-FO whose tokens cancel',
+        title='"Global RKU", but the energy after the norm and a Taylor-FO whose tokens cancel',
         rku="rku_global_post",
         agf="energy_post-abs-none-global",
         taylor="taylor_fo_global",
     ),
+    "random": c.Reading(title="For scale: RKU a random mask", rku="random", agf="agf", taylor="taylor_fo"),
 }
 
 DEFAULT = c.Config(

@@ -18,6 +18,7 @@ from pruning.printing import Block, Cell, percent
 
 ROLES = {"rku": "RKU", "agf": "AGF", "taylor": "Taylor-FO", "wanda": "Wanda-Struct"}  # key of a reading, paper's name
 CHOSEN = {"rku": "rku", "agf": "agf", "taylor": "taylor_fo", "wanda": "wanda"}  # the presets that stand for the paper
+OTHERS = ("agf", "taylor", "wanda")
 LINES = {"wanda_mean": ("wanda", "mean"), "wanda_layer": ("wanda", "layer"), "taylor_mean": ("taylor", "mean")}
 # The bounds of "shallow sparsities (…)" and "macro IoU (…)" are lost in the paper's text as we have it; its
 # Table 4 is above 0.8 up to 20%. From 40% on lies what it calls the collapse.
@@ -61,34 +62,47 @@ def distances(curves: Mapping[str, pd.DataFrame], published: pd.DataFrame, limit
     return {**found, "mean": sum(found.values()) / len(found)}
 
 
-def gaps(perplexities: pd.DataFrame) -> pd.DataFrame:
+def gaps(perplexities: pd.DataFrame, sparsities: Sequence[int]) -> pd.DataFrame:
     """How far each method's perplexity lies from RKU's in a table of the paper: |Δ ln PPL|.
 
-    Args: `perplexities` as resources/paper/table6.csv or table7.csv. Returns a row a sparsity (per cent) and task, and
-    the columns agf, taylor, wanda."""
+    Args: `perplexities` as resources/paper/table6.csv or table7.csv; `sparsities` that are measured: only these count,
+    or all where none is published. Returns a row a sparsity and task, and the columns agf, taylor, wanda."""
     rows = perplexities[perplexities["metric"].eq("perplexity") & perplexities["sparsity"].gt(0)]
     rows = rows.assign(sparsity=(100 * rows["sparsity"]).round().astype(int), value=np.log(rows["value"]))
-    wide = rows.pivot(index=["sparsity", "task"], columns="method", values="value")
-    others = {role: name for role, name in ROLES.items() if role != "rku"}
-    return pd.DataFrame({role: (wide[name] - wide["RKU"]).abs() for role, name in others.items()})
+    shared = rows[rows["sparsity"].isin(list(sparsities))]
+    wide = (rows if shared.empty else shared).pivot(index=["sparsity", "task"], columns="method", values="value")
+    return pd.DataFrame({role: (wide[ROLES[role]] - wide["RKU"]).abs() for role in OTHERS})
 
 
-def closeness(curves: Mapping[str, pd.DataFrame], sparsities: Sequence[int]) -> dict[str, Any]:
+def nearness(apart: Mapping[str, float]) -> float:
+    """AGF's distance from RKU over the mean of Taylor-FO's and Wanda's: 0 is the same, 1 as far as these; NaN where
+    they have none."""
+    others = (apart["taylor"] + apart["wanda"]) / 2
+    return float(apart["agf"] / others) if others else np.nan
+
+
+def suggested(gap: pd.DataFrame) -> tuple[float, float]:
+    """Nearness of the masks that perplexities of a nearness suggest, if a gap grows as the distance of the masks to a
+    power between 1/2 (independent errors) and 2: the least and the most."""
+    of_gap = nearness(gap.mean())
+    return of_gap**2, of_gap**0.5
+
+
+def closeness(curves: Mapping[str, pd.DataFrame], gap: pd.DataFrame) -> dict[str, Any]:
     """How far RKU's masks are from the others', and what AGF's place says beside the paper's perplexities.
 
-    Args: `curves` of RKU with agf, taylor and wanda; `sparsities` of the published perplexities: of these count the
-    ones that are measured, or all measured ones where there is none. Returns agf, taylor, wanda (mean of 1 - IoU
-    over sparsities), `ratio` (agf over taylor) and `verdict`: `same` (identical masks cannot have different
-    perplexities), `nearest` (AGF's is the nearest, as in the paper) or `farther`."""
+    Args: `curves` of RKU with agf, taylor and wanda; `gap` of the paper's perplexities, whose sparsities count (all
+    that are measured, where it has none of them). Returns agf, taylor, wanda (mean of 1 - IoU over sparsities),
+    `nearness`, and `verdict`: `same` (identical masks cannot have different perplexities), or, beside what the
+    perplexities suggest, `near`, `fits` or `far`."""
     apart = {}
-    for role in ("agf", "taylor", "wanda"):
+    for role in OTHERS:
         lines = 1 - curves[role]["mean"]
-        shared = lines[lines.index.isin(list(sparsities))]
+        shared = lines[lines.index.isin(gap.index.unique("sparsity"))]
         apart[role] = float((shared if len(shared) else lines).mean())
-    nearest = apart["agf"] < min(apart["taylor"], apart["wanda"])
-    verdict = "same" if apart["agf"] == 0 else "nearest" if nearest else "farther"
-    ratio = apart["agf"] / apart["taylor"] if apart["taylor"] else np.nan
-    return {**apart, "ratio": ratio, "verdict": verdict}
+    near, (low, high) = nearness(apart), suggested(gap)
+    verdict = "same" if apart["agf"] == 0 else "near" if near < low else "fits" if near <= high else "far"
+    return {**apart, "nearness": near, "verdict": verdict}
 
 
 def kept_shares(region: np.ndarray, keep: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -135,9 +149,9 @@ def row(
     found = {f"distance_{name}": value for name, value in distances(curves, published).items()}
     shallow = distances(curves, published, COLLAPSE)
     found |= {f"distance_{name}_to_{COLLAPSE}": value for name, value in shallow.items()}
-    near = closeness(curves, gap.index.unique("sparsity"))
-    found |= {f"apart_{role}": near[role] for role in ("agf", "taylor", "wanda")}
-    found |= {"apart_ratio": near["ratio"], "agf_verdict": near["verdict"], **kept}
+    near = closeness(curves, gap)
+    found |= {f"apart_{role}": near[role] for role in OTHERS}
+    found |= {"agf_nearness": near["nearness"], "agf_verdict": near["verdict"], **kept}
     return {**found, **{f"claim_{name}": holds for name, holds in claims(curves, kept).items()}}
 
 
@@ -145,12 +159,12 @@ def row(
 
 VERDICTS = {
     "same": "ruled out: same masks",
-    "nearest": "fits: nearest to RKU",
-    "farther": "does not fit: not nearest",
+    "near": "nearer than suggested",
+    "fits": "as near as suggested",
+    "far": "farther than suggested",
 }
 YES = {True: "yes", False: "no", None: "–"}
-OWN = " (this pipeline's presets)"
-OTHERS = ("agf", "taylor", "wanda")
+OWN = " (the presets)"
 
 
 def is_chosen(reading: Mapping[str, str]) -> bool:
@@ -195,18 +209,21 @@ def _fit(model: str, table: pd.DataFrame, papers_own: bool, settings: Mapping[st
             far, near = r[f"distance_{name}"], r[f"distance_{name}_to_{COLLAPSE}"]
             cells.append(Cell(f"{far:.1f}", "" if np.isnan(near) else f"[{near:.1f}]", far == best[name]))
         rows.append((r["label"], cells))
-    layer, sparsities = table["layer"].iloc[0], ", ".join(f"{s}%" for s in settings["sparsities"])
+    layer, sparsities = table["layer"].iloc[0], settings["sparsities"]
     notes = [
         "The paper's text leaves open how its methods were computed. Each row is one way to read it: this model, "
-        "pruned by that reading's RKU, Wanda-Struct and Taylor-FO. Best first.",
+        "pruned by that reading's RKU, Wanda-Struct and Taylor-FO. Best first. The presets: the reading beside "
+        "which this pipeline prints the paper's numbers.",
         "Numbers: how far the overlaps of the reading's masks are from those in the paper's Table 4, as the mean "
-        f"absolute difference over {sparsities} sparsity, in points of intersection over union; 0 would be the "
-        f"paper's own numbers. In brackets: up to {COLLAPSE}% only. Bold: the least of a column.",
-        "Every method multiplies a neuron's activation by its gradient, takes absolute values and adds up over "
-        "tokens, unless the row says otherwise. Energy: half the mean square norm of the last hidden states, whose "
-        "gradient RKU and AGF use; Taylor-FO uses that of the cross-entropy.",
+        f"absolute difference over {len(sparsities)} sparsities from {min(sparsities)} to {max(sparsities)}%, in "
+        f"points of intersection over union; 0 would be the paper's own numbers. In brackets: up to {COLLAPSE}% "
+        "only. Bold: the least of a column.",
+        "RKU, AGF and Taylor-FO multiply a neuron's activation by its gradient, take absolute values and add up "
+        "over tokens, unless the row says otherwise. The gradient is that of the energy (half the mean square norm "
+        "of the last hidden states) in RKU and AGF, of the cross-entropy in Taylor-FO.",
         "Every layer cut alike: each loses the same share of its neurons. Ranked over the model: the lowest scores "
-        "go, whatever their layer, so that layers get other widths.",
+        "go, whatever their layer, so that layers get other widths; a later version of the paper speaks of Global "
+        "RKU.",
         f"Layer {layer} (counted from 0) stands for the paper's layer 26 of 28.",
         "What this argues: readings that are several points apart in these columns are told apart. Those within "
         "about a point are not: there is one calibration text and no interval here.",
@@ -225,17 +242,16 @@ def _agf(model: str, table: pd.DataFrame, paper: Mapping[str, pd.DataFrame]) -> 
     rows = []
     for name, where in (("table6", "Qwen2.5-7B"), ("table7", "LLaMA-3-8B")):
         mean = paper[name].mean()
-        values = [f"{100 * mean[role]:.1f}" for role in OTHERS] + [f"{mean['agf'] / mean['taylor']:.2f}", ""]
-        rows.append((f"The paper's {name.capitalize()[:-1]} {name[-1]}, {where}: perplexity", values))
+        values = [*(f"{100 * mean[role]:.1f}" for role in OTHERS), f"{nearness(mean):.2f}"]
+        rows.append((f"The paper's Table {name[-1]}, {where}: perplexity", [*values, ""]))
     for r in table.to_dict("records"):
-        ratio = "–" if np.isnan(r["apart_ratio"]) else f"{r['apart_ratio']:.2f}"
-        values = [*percent(*(r[f"apart_{role}"] for role in OTHERS)), ratio, VERDICTS[r["agf_verdict"]]]
-        rows.append((r["label"], values))
+        values = percent(*(r[f"apart_{role}"] for role in OTHERS))
+        rows.append((r["label"], [*values, f"{r['agf_nearness']:.2f}", VERDICTS[r["agf_verdict"]]]))
     return Block(
         f"{model}-agf",
         f"How far from RKU the other methods are: the paper's perplexities, and masks of each reading on `{model}`",
         [""],
-        ["AGF", "Taylor-FO", "Wanda", "AGF over Taylor-FO", "Verdict"],
+        ["AGF", "Taylor-FO", "Wanda", "AGF over the two", "AGF's masks"],
         [(label, [Cell(value, "") for value in values]) for label, values in rows],
         _agf_notes(paper),
         head="Reading",
@@ -245,21 +261,26 @@ def _agf(model: str, table: pd.DataFrame, paper: Mapping[str, pd.DataFrame]) -> 
 def _agf_notes(paper: Mapping[str, pd.DataFrame]) -> list[str]:
     gap, llama = paper["table6"], paper["table7"]["agf"].groupby("sparsity").mean()
     nearer = [int((gap["agf"] < gap[role]).sum()) for role in ("taylor", "wanda")]
-    at40 = {role: f"{100 * gap.loc[(40, 'wikitext2'), role]:.1f}%" for role in ("agf", "wanda")}
+    beyond = gap[gap.index.get_level_values("sparsity") >= COLLAPSE]  # where masks are far apart
+    closest = (gap if beyond.empty else beyond)["wanda"].idxmin()
+    at = {role: f"{100 * gap.loc[closest, role]:.1f}%" for role in ("agf", "wanda")}
     table1 = paper["table1"].set_index(["task", "sparsity", "method"])["value"]
     solved = {method: f"{100 * table1['gsm8k', 0.3, method]:.1f}%" for method in ("AGF", "RKU")}
+    low, high = suggested(gap)
     return [
         "Rows of the paper: difference in log-perplexity from RKU, times 100 (about per cent of perplexity), mean "
-        "over sparsities and data sets. Rows of readings: 100 minus the intersection over union, in per cent, of "
-        "the neurons that RKU and the other method keep, mean over the same sparsities; 0 is the same mask.",
+        "over the sparsities that both have and the data sets. Rows of readings: 100 minus the intersection over "
+        "union, in per cent, of the neurons that RKU and the other method keep, mean over the sparsities shared "
+        "with Table 6; 0 is the same mask. AGF over the two: AGF's number over the mean of the other two.",
         "What is argued: identical masks have identical perplexities, and the paper's AGF and RKU differ at every "
         "sparsity. So a reading that gives both the same masks is ruled out (a factor for each layer changes no "
         "mask where every layer is cut alike), unless the paper calibrated the two on different text.",
-        f"What is only suggestive: of {len(gap)} perplexities in the paper's Table 6, AGF's is nearer to RKU's than "
-        f"Taylor-FO's is in {nearer[0]} and than Wanda-Struct's in {nearer[1]}; a reading fits where AGF's masks are "
-        "the nearest, too. But perplexity does not measure masks: far masks can have like perplexities (on "
-        f"WikiText2 at 40% Wanda-Struct is only {at40['wanda']} from RKU, AGF {at40['agf']}). So no single pair of "
-        "numbers shows anything, and the paper's ratio is no target.",
+        "What is only suggestive: if a gap in perplexity grows as the distance of the masks to a power between 1/2 "
+        f"and 2, the paper's Table 6 suggests AGF over the two between {low:.2f} and {high:.2f}; nearer, as near and "
+        f"farther are by this. In its {len(gap)} perplexities AGF's is nearer to RKU's than Taylor-FO's is in "
+        f"{nearer[0]} and than Wanda-Struct's in {nearer[1]}. No single pair of numbers shows anything, as far masks "
+        f"can have like perplexities (Wanda-Struct's is only {at['wanda']} from RKU's on {closest[1]} at "
+        f"{closest[0]}%, AGF's {at['agf']}).",
         f"What speaks against AGF and RKU as near-twins: on LLaMA-3-8B they differ by {100 * llama.min():.0f} to "
         f"{100 * llama.max():.0f}% in perplexity, and on Qwen2.5-7B at 30% AGF solves {solved['AGF']} of GSM8K and "
         f"RKU {solved['RKU']} (Table 1), which masks with one neuron in a hundred exchanged hardly explain.",

@@ -54,13 +54,20 @@ def test_sparsities_that_the_paper_has_not_count_for_nothing():
 
 
 def test_gaps_are_of_log_perplexity():
-    gap = readings.gaps(pd.read_csv(PAPER / "table6.csv"))
-    assert len(gap) == 9 * 2
+    gap = readings.gaps(pd.read_csv(PAPER / "table6.csv"), [30, 40, 90])
+    assert gap.index.tolist() == [(30, "c4"), (30, "wikitext2"), (40, "c4"), (40, "wikitext2")]
     at40 = gap.loc[(40, "wikitext2")]  # RKU 12.6401, AGF 12.6173, Taylor-FO 12.4319, Wanda-Struct 12.7073
     assert at40["agf"] == pytest.approx(np.log(12.6401 / 12.6173))
     assert at40["taylor"] == pytest.approx(np.log(12.6401 / 12.4319))
     assert at40["wanda"] == pytest.approx(np.log(12.7073 / 12.6401))
-    assert len(readings.gaps(pd.read_csv(PAPER / "table7.csv"))) == 3 * 2  # accuracies left out
+    assert len(readings.gaps(pd.read_csv(PAPER / "table7.csv"), [40])) == 3 * 2  # all, as none is shared; no accuracies
+
+
+def test_perplexities_suggest_a_range():
+    gap = pd.DataFrame({"agf": [0.0, 0.5], "taylor": [0.5, 1.5], "wanda": [1.0, 1.0]})  # means 0.25, 1, 1
+    assert readings.nearness(gap.mean()) == pytest.approx(0.25)
+    assert readings.suggested(gap) == pytest.approx((0.0625, 0.5))
+    assert np.isnan(readings.nearness({"agf": 0.1, "taylor": 0.0, "wanda": 0.0}))
 
 
 def masks_curve(a: str, b: str) -> pd.DataFrame:
@@ -70,29 +77,34 @@ def masks_curve(a: str, b: str) -> pd.DataFrame:
 
 
 RKU = "111111000"
-VERDICTS = {  # AGF's mask -> 1 - IoU by hand, verdict; Taylor-FO exchanges two neurons, Wanda three
-    "111111000": (0.0, "same"),
-    "111110100": (1 - 5 / 7, "nearest"),
-    "111100110": (1 - 4 / 8, "farther"),  # as near as Taylor-FO is not nearer
-    "000111111": (1 - 3 / 9, "farther"),
+TWO_EXCHANGED, THREE_EXCHANGED = "111100110", "111000111"
+GAP = pd.DataFrame(
+    {"agf": [0.3], "taylor": [1.0], "wanda": [1.0]},
+    index=pd.MultiIndex.from_tuples([(40, "c4")], names=["sparsity", "task"]),
+)  # suggests 0.09 to 0.55
+VERDICTS = {  # AGF's mask -> 1 - IoU, and verdict; Taylor-FO's and Wanda's are 1/2 and 2/3, so their mean 7/12
+    "111111000": (0, "same"),
+    "111110100": (2 / 7, "fits"),  # nearness 0.49
+    TWO_EXCHANGED: (1 / 2, "far"),  # 0.86
 }
 
 
 @pytest.mark.parametrize("agf", VERDICTS)
 def test_what_agfs_mask_says(agf: str):
-    curves = {"agf": masks_curve(RKU, agf), "taylor": masks_curve(RKU, "111100110")}
-    curves["wanda"] = masks_curve(RKU, "000111111")
-    found = readings.closeness(curves, [40])
+    curves = {"agf": masks_curve(RKU, agf), "taylor": masks_curve(RKU, TWO_EXCHANGED)}
+    curves["wanda"] = masks_curve(RKU, THREE_EXCHANGED)
+    found = readings.closeness(curves, GAP)
     apart, verdict = VERDICTS[agf]
-    assert found["agf"] == pytest.approx(apart)
-    assert found["taylor"] == pytest.approx(0.5)
-    assert found["ratio"] == pytest.approx(apart / 0.5)
+    assert (found["agf"], found["taylor"], found["wanda"]) == pytest.approx((apart, 1 / 2, 2 / 3))
+    assert found["nearness"] == pytest.approx(apart * 12 / 7)
     assert found["verdict"] == verdict
 
 
 def test_closeness_is_over_the_sparsities_that_have_perplexities():
-    curves = {role: curve([0.8, 0.0], None, (40, 90)) for role in ("agf", "taylor", "wanda")}
-    assert readings.closeness(curves, [40, 75])["agf"] == pytest.approx(0.2)
+    curves = {"agf": curve([0.99, 0.0], None, (40, 90)), "taylor": curve([0.8, 0.0], None, (40, 90))}
+    found = readings.closeness({**curves, "wanda": curves["taylor"]}, GAP)
+    assert found["agf"] == pytest.approx(0.01)
+    assert found["verdict"] == "near"  # 0.05 is less than the 0.09 suggested
 
 
 def test_kept_shares_by_hand():
@@ -184,13 +196,13 @@ def test_the_table_has_the_best_reading_first_and_marks_the_presets(results: Pat
     assert frame["chosen"].tolist() == [False, True]
     assert frame.loc["own", "distance_wanda_mean"] == pytest.approx(75 - 71.82)  # Table 4 at 40%
     assert frame.loc["own", "distance_mean"] == pytest.approx((3.18 + 13.1 + 3.88) / 3)
-    assert frame["agf_verdict"].to_dict() == {"own": "nearest", "squared": "same"}
+    assert frame["agf_verdict"].to_dict() == {"own": "fits", "squared": "same"}  # 0.02 over 0.225
     # Neuron 0 is active and without energy gradient, neuron 3 the reverse; the cross-entropy's gradient is constant.
     assert frame.loc["own", ["trap_neurons", "trap_wanda", "trap_rku", "spike_rku"]].tolist() == [1, 1, 0, 1]
     assert frame.loc["own", ["claim_trap", "claim_spike", "claim_wanda_faster"]].tolist() == [True, True, True]
     text = outputs[1].read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.startswith("| Share") or line.startswith("| RKU squared")]
-    assert lines[0].startswith("| Share \\| sample (this pipeline's presets)")
+    assert lines[0].startswith("| Share \\| sample (the presets)")
     assert "**3.2** [3.2]" in lines[0]
     assert "is another model" in text and "ruled out: same masks" in text
     assert outputs[2].read_text(encoding="utf-8").isascii()
