@@ -556,8 +556,8 @@ def readings_settings():
         # The gradient that the reading's RKU is made of; a score without one is held against the experiment's.
         objective = CONFIG.objective(reading.rku) or trap.objective
         rows[name] = {**reading.model_dump(), "objective": objective}
-    own = {"models": EXPERIMENT.models, "calib": CALIB, "sparsity": EXPERIMENT.sparsity, "rows": rows}
-    return settings(readings, exclude=["rows"], **own, high=trap.high, low=trap.low)
+    own = {key: getattr(EXPERIMENT, key) for key in ("models", "sparsity", "confidence")}
+    return settings(readings, exclude=["rows"], **own, calib=CALIB, rows=rows, high=trap.high, low=trap.low)
 
 
 def table5_settings(wildcards):

@@ -18,7 +18,8 @@ def readings(
 ) -> None:
     """Settings: `models`, `calib`; `rows`, reading -> its `title`, its methods (`rku`, `agf`, `taylor`, `wanda`) and
     the `objective` of its rku; `sparsities` (whole per cent) and `layer` (null: the last but one) of the overlaps;
-    `sparsity` of the masks whose trap and spikes are counted, with the quantiles `high` and `low`."""
+    `sparsity` of the masks whose trap and spikes are counted, with the quantiles `high` and `low` and the `confidence`
+    of intervals."""
     import pandas as pd
 
     from pruning import artifacts, printing, readings, trap
@@ -51,7 +52,7 @@ def readings(
             kept = readings.kept_shares(neurons["region"].to_numpy(), masks)
             named = {"model": model, "calib": calib, "reading": name, "chosen": readings.is_chosen(reading)}
             named |= {role: reading[role] for role in readings.ROLES} | {"layer": layer}
-            rows.append(named | readings.row(curves, kept, lines, paper["table6"]))
+            rows.append(named | readings.row(curves, kept, lines, paper["table6"], settings["confidence"]))
         tables.append(pd.DataFrame(rows))
         blocks += readings.blocks(model, tables[-1], paper, settings)
     csv = pd.concat(tables, ignore_index=True).to_csv(index=False, float_format="%.6g", lineterminator="\n")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pruning import inference
 from pruning.errors import InputError
 from pruning.printing import Block, Cell, percent
 
@@ -117,21 +118,27 @@ def kept_shares(region: np.ndarray, keep: Mapping[str, np.ndarray]) -> dict[str,
     return found
 
 
-def claims(curves: Mapping[str, pd.DataFrame], kept: Mapping[str, float]) -> dict[str, bool | None]:
+def claims(curves: Mapping[str, pd.DataFrame], kept: Mapping[str, float], confidence: float) -> dict[str, bool | None]:
     """Whether each claim of Section 4.2 holds for a reading's masks; None where there is nothing to judge by.
 
     shallow: masks alike at shallow sparsities, mean IoU with both Wanda and Taylor-FO above SIMILAR up to SHALLOW;
     wanda_faster: RKU's IoU with Wanda below that with Taylor-FO at every sparsity from COLLAPSE on;
     deep: IoU with Wanda at the one layer below the mean of layers at every sparsity;
     trap: Wanda keeps more of the trap than of all neurons and RKU less; spike: RKU keeps more of the spikes than of
-    all neurons and Wanda less."""
+    all neurons and Wanda less; more and less where Wilson's interval of a share leaves out that of all neurons."""
     wanda, taylor = curves["wanda"], curves["taylor"]
     shallow, beyond = wanda.index <= SHALLOW, wanda.index >= COLLAPSE
     alike = pd.concat([wanda["mean"][shallow], taylor["mean"][taylor.index <= SHALLOW]])
 
-    def of_region(name: str, sign: int) -> bool | None:
-        shares = [kept[f"{name}_{role}"] - kept[f"all_{role}"] for role in ("wanda", "rku")]
-        return None if np.isnan(shares).any() else bool(sign * shares[0] > 0 > sign * shares[1])
+    def beyond_chance(name: str, role: str) -> int:
+        """1 where a method keeps more of a region than of all neurons, -1 less, 0 where that may be chance."""
+        neurons = kept[f"{name}_neurons"]
+        low, high = inference.wilson(round(kept[f"{name}_{role}"] * neurons), neurons, confidence)
+        return int(low > kept[f"all_{role}"]) - int(high < kept[f"all_{role}"])
+
+    def of_region(name: str, wanda: int) -> bool | None:
+        signs = (beyond_chance(name, "wanda"), beyond_chance(name, "rku")) if kept[f"{name}_neurons"] else None
+        return signs and signs == (wanda, -wanda)
 
     return {
         "shallow": bool((alike > SIMILAR).all()) if len(alike) else None,
@@ -143,7 +150,11 @@ def claims(curves: Mapping[str, pd.DataFrame], kept: Mapping[str, float]) -> dic
 
 
 def row(
-    curves: Mapping[str, pd.DataFrame], kept: Mapping[str, float], published: pd.DataFrame, gap: pd.DataFrame
+    curves: Mapping[str, pd.DataFrame],
+    kept: Mapping[str, float],
+    published: pd.DataFrame,
+    gap: pd.DataFrame,
+    confidence: float,
 ) -> dict[str, Any]:
     """Everything measured of one reading on one model; `gap` as `gaps` gives it for Table 6."""
     found = {f"distance_{name}": value for name, value in distances(curves, published).items()}
@@ -152,7 +163,7 @@ def row(
     near = closeness(curves, gap)
     found |= {f"apart_{role}": near[role] for role in OTHERS}
     found |= {"agf_nearness": near["nearness"], "agf_verdict": near["verdict"], **kept}
-    return {**found, **{f"claim_{name}": holds for name, holds in claims(curves, kept).items()}}
+    return {**found, **{f"claim_{name}": holds for name, holds in claims(curves, kept, confidence).items()}}
 
 
 # To read ------------------------------------------------------------------------------------------------------------
@@ -301,7 +312,8 @@ def _claims(model: str, table: pd.DataFrame, settings: Mapping[str, Any]) -> Blo
         f"{100 * settings['low']:.0f}%; spikes: the reverse. In the first reading these are {first['trap_neurons']} "
         f"and {first['spike_neurons']} of {first['all_neurons']} neurons.",
         "Leaves the trap (Figure 2): Wanda keeps more of the trap than of all neurons, RKU less. Keeps the spikes: "
-        "RKU keeps more of them than of all neurons, Wanda less. An RKU that is the gradient alone does both by "
+        "RKU keeps more of them than of all neurons, Wanda less. More and less: beyond the interval (Wilson, "
+        f"{100 * settings['confidence']:.0f}%) of so few neurons. An RKU that is the gradient alone does both by "
         "construction.",
         f"Alike at first (Section 4.2): RKU's overlaps with Wanda and with Taylor-FO are above {100 * SIMILAR:.0f}% "
         f"up to {SHALLOW}% sparsity (our bounds: the paper's are lost in the text we have). Wanda parts faster: RKU "
