@@ -24,7 +24,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from pruning import base_model, devices, locks, memory, preflight
-from pruning.config import validate
+from pruning.config import Trap, validate
 from pruning.errors import InputError
 
 
@@ -554,6 +554,31 @@ def table4_settings():
     return settings(None, models=EXPERIMENT.models, pairs=CONFIG.overlap.pairs, layer=layer)
 
 
+def readings_variants():
+    """Pairs of methods whose overlaps the readings compare, and methods whose masks at one sparsity they look at."""
+    used = CONFIG.readings.used.values()
+    pairs = dict.fromkeys((r.rku, other) for r in used for other in (r.agf, r.taylor, r.wanda))
+    return list(pairs), list(dict.fromkeys(method for r in used for method in (r.rku, r.wanda)))
+
+
+def readings_files():
+    pairs, methods = readings_variants()
+    overlaps = [file for pair in pairs for file in overlap_files(*pair)]
+    masks = [per_model(f"results/{{model}}/masks/{{calib}}/{method}/{{sparsity}}.parquet") for method in methods]
+    return [*overlaps, *sum(masks, []), *per_model("results/{model}/calibration/{calib}/statistics.parquet")]
+
+
+def readings_settings():
+    readings, trap = CONFIG.readings, CONFIG.trap or Trap()
+    rows = {}
+    for name, reading in readings.used.items():
+        # The gradient that the reading's RKU is made of; a score without one is held against the experiment's.
+        objective = CONFIG.objective(reading.rku) or trap.objective
+        rows[name] = {**reading.model_dump(), "objective": objective}
+    own = {key: getattr(EXPERIMENT, key) for key in ("models", "sparsity", "confidence")}
+    return settings(readings, exclude=["rows"], **own, calib=CALIB, rows=rows, high=trap.high, low=trap.low)
+
+
 def table5_settings(wildcards):
     own = {"models": EXPERIMENT.models, "calib": CALIB, "sparsity": EXPERIMENT.sparsity}
     return settings(None, **own, methods=["dense", *EXPERIMENT.methods], excerpt=CONFIG.cases.excerpt)
@@ -629,7 +654,7 @@ def figure_settings(wildcards):
 def paper_tables():
     """Names of all tables; each has a CSV, a Markdown, a LaTeX and an HTML form."""
     sections = {"table4": CONFIG.overlap, "table5": CONFIG.cases, "ablation": CONFIG.ablation}
-    sections |= {"collapse": CONFIG.collapse, "latency": CONFIG.latency}
+    sections |= {"collapse": CONFIG.collapse, "latency": CONFIG.latency, "readings": CONFIG.readings}
     return sorted([*TABLES, *(name for name, section in sections.items() if section)])
 
 

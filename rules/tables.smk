@@ -6,7 +6,7 @@ INPUT
     results/{model}/compact/…/manifest.json                 achieved sparsity and parameters
     resources/paper/…                                       the paper's numbers, and footnotes on them
 OUTPUT
-    results/{table}.csv, .md, .tex                          a table of `tables`; table4, table5, ablation, costs
+    results/{table}.csv, .md, .tex                          a table of `tables`; table4, table5, ablation, readings, costs
     results/leakage/{table}.csv                             test items found in the text that was calibrated or tuned on
     results/pages/{table}.html                              the table as a page of the report
 """
@@ -148,4 +148,31 @@ if CONFIG.ablation:
             settings=ablation_settings(),
         shell:
             "python scripts/ablation.py --settings {params.settings:q} --output-csv {output.csv:q} --output-md {output.md:q} "
+            "--output-tex {output.tex:q} > {log:q} 2>&1"
+
+
+if CONFIG.readings:
+
+    rule readings:
+        """Which way of computing the paper's methods fits the paper's numbers."""
+        input:
+            readings_files(),
+            published=expand("resources/paper/table{number}.csv", number=[1, 4, 6, 7]),
+            code=code("readings"),
+        output:
+            csv="results/readings.csv",
+            md="results/readings.md",
+            tex="results/readings.tex",
+        log:
+            "results/logs/readings.log",
+        benchmark:
+            "results/benchmarks/readings.tsv"
+        conda:
+            "../envs/cpu.yaml"
+        resources:
+            mem_mb=2000,
+        params:
+            settings=readings_settings(),
+        shell:
+            "python scripts/readings.py --settings {params.settings:q} --output-csv {output.csv:q} --output-md {output.md:q} "
             "--output-tex {output.tex:q} > {log:q} 2>&1"

@@ -9,8 +9,8 @@ from pruning import cli
 
 
 def leakage(settings: cli.Settings, output: Annotated[Path, typer.Option(help="CSV")]) -> None:
-    """Settings: `sources` (alias of a calibration or tuning -> parquet); `tasks` (task -> {`path`, `first`, `limit`} of its
-    items); `n`."""
+    """Settings: `sources` (alias of a calibration or tuning -> parquet); `tasks` (task -> {`path`, `first`, `limit`} of
+    its items); `n`."""
     import pandas as pd
 
     from pruning import artifacts

@@ -28,7 +28,9 @@ Revision = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|main)$")]
 Positive = Annotated[int, Field(gt=0)]
 NORMALISATIONS = ("none", "layer_sum", "layer_mean", "layer_l2", "zscore")
 # Results that are not `tables`, though they lie beside them.
-OTHER_RESULTS = ("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "costs", "leakage")
+OTHER_RESULTS = (
+    *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
+)
 
 
 def choices(folder: str) -> list[str]:
@@ -339,6 +341,33 @@ class Overlap(Strict):
     """Layer with a row of its own; by default the last but one (26 of 28)."""
 
 
+class Reading(Strict):
+    """How the paper's methods may have been computed: one consistent choice for each."""
+
+    title: str
+    """In words, for the table."""
+    rku: Alias
+    """Methods: presets, or `{objective}-{reduction}-{normalise}-{allocate}`."""
+    agf: Alias
+    taylor: Alias
+    wanda: Alias = "wanda"
+
+
+class Readings(Strict):
+    """Which way of computing RKU, AGF and Taylor-FO fits the paper's own numbers."""
+
+    rows: dict[Alias, Reading | None]
+    """Null leaves one out."""
+    sparsities: list[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    """Among those of `overlap`, whose comparisons of masks are read."""
+    layer: int | None = None
+    """Layer that stands for the paper's layer 26 of 28; by default the last but one."""
+
+    @property
+    def used(self) -> dict[str, Reading]:
+        return {name: reading for name, reading in self.rows.items() if reading}
+
+
 class Spectrum(Strict):
     """Figure 1."""
 
@@ -466,6 +495,7 @@ class Config(Strict):
     tables: dict[Alias, Table | None]
     """results/{table}.csv, .md and .tex; null leaves one out. Here and below."""
     overlap: Overlap | None = None
+    readings: Readings | None = None
     spectrum: Spectrum | None = None
     trap: Trap | None = None
     cases: Cases | None = None
@@ -494,13 +524,15 @@ class Config(Strict):
         if self.overlap:
             known("overlap.pairs", (paired := [m for pair in self.overlap.pairs for m in pair]), self.method_names)
             self._check_objectives("overlap.pairs", e.calibrations[:1], paired)
+        if self.readings:
+            self._check_readings()
         if self.collapse:
             known("collapse.task", [self.collapse.task], self.tasks)
             comparisons = len(set(e.methods)) - 1
             if self.collapse.resamples < (least := least_resamples(e.confidence, comparisons)):
                 raise ValueError(
-                    f"collapse.resamples: {self.collapse.resamples} are too few for any of {comparisons} comparisons to "
-                    f"be significant after Holm's adjustment; set {least} or more"
+                    f"collapse.resamples: {self.collapse.resamples} are too few for any of {comparisons} comparisons "
+                    f"to be significant after Holm's adjustment; set {least} or more"
                 )
         if self.ablation:
             known("ablation.task", [self.ablation.task], self.tasks)
@@ -536,6 +568,21 @@ class Config(Strict):
                 known(f"datasets.{name}.adapter", [adapter], choices("adapters"))
         return self
 
+    def _check_readings(self) -> None:
+        if not self.overlap:
+            raise ValueError("readings: reads what the section `overlap` compares, which is null; set both or neither")
+        if not self.readings.used:
+            raise ValueError("readings.rows: all are null; keep one, or set `readings` to null")
+        for sparsity in self.readings.sparsities:
+            if sparsity not in self.overlap.sparsities:
+                listed = ", ".join(map(str, self.overlap.sparsities))
+                raise ValueError(f"readings.sparsities: {sparsity} is not among overlap.sparsities ({listed})")
+        for name, reading in self.readings.used.items():
+            place = f"readings.rows.{name}"
+            for role in ("rku", "agf", "taylor", "wanda"):
+                known(f"{place}.{role}", [getattr(reading, role)], self.method_names)
+                self._check_objectives(f"{place}.{role}", self.experiment.calibrations[:1], [getattr(reading, role)])
+
     def _text(self, place: str, user: Any, templates: list[str]) -> None:
         known(f"{place}.dataset", [user.dataset], self.datasets)
         known(f"{place}.split", [user.split], self.splits(user.dataset))
@@ -546,12 +593,16 @@ class Config(Strict):
     def _check_objectives(self, place: str, calibrations: list[str], methods: list[str]) -> None:
         """Every gradient that a method asks for is measured by the calibrations that it is used with."""
         for calib, name in product(calibrations, methods):
-            method, measured = self.method(name), self.calibrations[calib].objectives
-            objective = method.options.get("objective", "energy") if method.score == "utility" else None
-            if objective and objective not in measured:
+            objective = self.objective(name)
+            if objective and objective not in self.calibrations[calib].objectives:
                 raise ValueError(
                     f"{place}: {name} needs the gradient of {objective!r}: add it to calibrations.{calib}.objectives"
                 )
+
+    def objective(self, name: str) -> str | None:
+        """Whose gradient a method is made of; None for one without."""
+        method = self.method(name)
+        return method.options.get("objective", "energy") if method.score == "utility" else None
 
     def _table_references(self, name: str) -> None:
         place, table = f"tables.{name}", self.table(name)

@@ -54,11 +54,15 @@ def utility(objective: str, reduction: str, **choices) -> c.Method:
 METHODS = {
     "wanda": c.Method(score="wanda"),
     "wanda_global": c.Method(score="wanda", normalise="zscore", allocate="global"),
-    "flap": c.Method(score="fluctuation", normalise="zscore", allocate="global"),
+    "flap": c.Method(score="fluctuation", normalise="zscore", allocate="global", compensate="bias"),
+    "flap_no_bias": c.Method(score="fluctuation", normalise="zscore", allocate="global"),
     "taylor_fo": utility("ce", "abs"),
     "taylor_fo_net": utility("ce", "net_abs"),
     "taylor_fo_global": utility("ce", "net_abs", normalise="layer_l2", allocate="global"),
+    "taylor_param": c.Method(score="parameter_taylor"),
+    "taylor_param_global": c.Method(score="parameter_taylor", allocate="global"),
     "cfsp": c.Method(score="cfsp", allocate="cfsp"),
+    "cfsp_refill": c.Method(score="cfsp", allocate="cfsp_refill"),
     "cfsp_as_code": c.Method(score="cfsp_as_code", allocate="cfsp"),
     "agf": utility("energy", "abs"),
     "agf_global": utility("energy", "abs", allocate="global"),
@@ -70,6 +74,87 @@ METHODS = {
     "minitron": c.Method(score="minitron"),
     "random": c.Method(score="random", options={"seed": 0}),
     "magnitude": c.Method(score="magnitude"),
+}
+
+# Ways in which the paper's methods may have been computed (results/readings.md), each row all of them.
+READINGS = {
+    "presets": c.Reading(
+        title="Energy before the final norm; RKU over its layer's sum, by sample; every layer cut alike",
+        rku="rku",
+        agf="agf",
+        taylor="taylor_fo",
+    ),
+    "layer_constant": c.Reading(
+        title="The presets, but RKU over its layer's sum, of all samples together",
+        rku="energy-abs-layer_sum-uniform",
+        agf="agf",
+        taylor="taylor_fo",
+    ),
+    "taylor_net": c.Reading(
+        title="The presets, but Taylor-FO lets a sample's tokens cancel (Molchanov 2017)",
+        rku="rku",
+        agf="agf",
+        taylor="taylor_fo_net",
+    ),
+    "post": c.Reading(
+        title="The presets, but the energy after the final norm", rku="rku_post", agf="agf_post", taylor="taylor_fo"
+    ),
+    "last_token": c.Reading(
+        title="The presets, but the last token's energy alone",
+        rku="energy_last-share-none-uniform",
+        agf="energy_last-abs-none-uniform",
+        taylor="taylor_fo",
+    ),
+    "rest": c.Reading(
+        title="The presets, but the energy without the first token",
+        rku="energy_rest-share-none-uniform",
+        agf="energy_rest-abs-none-uniform",
+        taylor="taylor_fo",
+    ),
+    "squared": c.Reading(
+        title="The presets, but RKU squares the product of activation and gradient",
+        rku="energy-sq-none-uniform",
+        agf="agf",
+        taylor="taylor_fo",
+    ),
+    "gradient": c.Reading(
+        title="The presets, but RKU is the gradient's norm alone (the Fisher diagonal)",
+        rku="energy-grad_sq-none-uniform",
+        agf="agf",
+        taylor="taylor_fo",
+    ),
+    "fisher": c.Reading(
+        title="Equation 3 to the letter: RKU the root of Fisher's diagonal over its layer's sum, ranked over the model",
+        rku="energy-grad_root-layer_sum-global",
+        agf="energy-grad_root-none-global",
+        taylor="taylor_fo",
+    ),
+    "global": c.Reading(
+        title='"Global RKU": over its layer\'s sum, AGF and Taylor-FO raw; all three ranked over the model',
+        rku="rku_global",
+        agf="agf_global",
+        taylor="ce-abs-none-global",
+    ),
+    "global_all": c.Reading(
+        title='"Global RKU", with Taylor-FO over its layer\'s sum and Wanda ranked over the model, too',
+        rku="rku_global",
+        agf="agf_global",
+        taylor="ce-abs-layer_sum-global",
+        wanda="wanda_global",
+    ),
+    "global_post": c.Reading(
+        title='"Global RKU", but the energy after the final norm',
+        rku="rku_global_post",
+        agf="energy_post-abs-none-global",
+        taylor="ce-abs-none-global",
+    ),
+    "global_post_net": c.Reading(
+        title='"Global RKU", but the energy after the norm and a Taylor-FO whose tokens cancel',
+        rku="rku_global_post",
+        agf="energy_post-abs-none-global",
+        taylor="taylor_fo_global",
+    ),
+    "random": c.Reading(title="For scale: RKU a random mask", rku="random", agf="agf", taylor="taylor_fo"),
 }
 
 DEFAULT = c.Config(
@@ -98,7 +183,9 @@ DEFAULT = c.Config(
         **PUBLISHED,
     },
     calibrations={
-        "gsm_symbolic-s0": calibration(seed=0, objectives=["energy", "energy_post", "ce"]),
+        "gsm_symbolic-s0": calibration(
+            seed=0, objectives=["energy", "energy_post", "energy_last", "energy_rest", "ce"]
+        ),
         "gsm_symbolic-s1": calibration(seed=1),
         "gsm_symbolic-s2": calibration(seed=2),
     },
@@ -205,6 +292,7 @@ DEFAULT = c.Config(
         ),
     },
     overlap=c.Overlap(pairs=[("rku", "wanda"), ("rku", "taylor_fo"), ("rku", "agf"), ("rku_global", "wanda")]),
+    readings=c.Readings(rows=READINGS),
     spectrum=c.Spectrum(),
     trap=c.Trap(),
     cases=c.Cases(

@@ -163,7 +163,8 @@ def weights_gb(config: Config, name: str) -> float:
 def _check_shape(config: Config, name: str, tables: list[Table], architecture: dict[str, Any]) -> None:
     """Layers and lengths that the model of these tables does not have."""
     layers, context = (architecture.get(key) for key in ("num_hidden_layers", "max_position_embeddings"))
-    analysed = {"overlap.layer": config.overlap.layer if config.overlap else None}
+    sections = {"overlap.layer": config.overlap, "readings.layer": config.readings}
+    analysed = {key: section.layer for key, section in sections.items() if section}
     for calib in {*config.experiment.calibrations, *(calib for table in tables for calib in table.calibrations)}:
         analysed[f"calibrations.{calib}.analysed_layer"] = config.calibrations[calib].analysed_layer
     for key, layer in sorted(analysed.items()):

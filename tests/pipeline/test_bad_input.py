@@ -69,8 +69,35 @@ BAD_CONFIGS = {
         "tables.seeds.methods: rku needs the gradient of 'energy': add it to calibrations.gsm_symbolic-s1.objectives",
     ),
     "ablation of a gradient that is not measured": (
-        {"ablation|objectives": ["energy_last"]},
+        {"calibrations|gsm_symbolic-s0|objectives": ["energy", "ce"], "ablation|objectives": ["energy_last"]},
         "ablation.objectives: energy_last-abs-none-uniform needs the gradient of 'energy_last': add it",
+    ),
+    "unknown method of a reading": (
+        {"readings|rows|mine": {"title": "t", "rku": "owl", "agf": "agf", "taylor": "taylor_fo"}},
+        "readings.rows.mine.rku: unknown name 'owl'",
+    ),
+    "reading of a gradient that is not measured": (
+        {
+            "calibrations|gsm_symbolic-s0|objectives": ["energy", "ce"],
+            "readings|rows|mine": {"title": "t", "rku": "rku", "agf": "agf_post", "taylor": "taylor_fo"},
+        },
+        "readings.rows.mine.agf: agf_post needs the gradient of 'energy_post': add it to calibrations.gsm_symbolic-s0",
+    ),
+    "readings at a sparsity that is not compared": (
+        {"readings|sparsities": [40]},
+        "readings.sparsities: 40 is not among overlap.sparsities (30, 50)",
+    ),
+    "readings without overlaps": (
+        {"overlap": None},
+        "readings: reads what the section `overlap` compares, which is null; set both or neither",
+    ),
+    "no readings": (
+        {"readings|rows|presets": None, "readings|rows|layer_constant": None},
+        "readings.rows: all are null; keep one, or set `readings` to null",
+    ),
+    "layer of the readings that the model has not": (
+        {"readings|layer": 26},
+        "readings.layer: 26 is out of range, tiny-reasoner has layers 0 to 1",
     ),
     "unknown method of a pair": ({"overlap|pairs": [["rku", "owl"]]}, "overlap.pairs: unknown name 'owl'"),
     "name with a slash": ({"methods|a/b": {"score": "wanda"}}, "names may hold only a-z, 0-9, _ and -"),

@@ -62,6 +62,7 @@ CODE = {
             ),
             *("scripts/widths.py", "scripts/second_moments.py", "scripts/latency.py", "scripts/latency_table.py"),
             *("scripts/table4.py", "scripts/table5.py", "scripts/ablation.py", "scripts/costs.py", "scripts/page.py"),
+            *("scripts/readings.py", "scripts/pruning/readings.py"),
             *("scripts/figure.py", "scripts/pruning/ablation.py", "scripts/pruning/cases.py"),
             *("scripts/pruning/collapse.py", "scripts/pruning/costs.py", "scripts/pruning/latency.py"),
             *("scripts/pruning/second_moments.py", "scripts/pruning/spectrum.py", "scripts/pruning/trap.py"),
@@ -254,7 +255,7 @@ def test_every_config_key_is_listed():
             parts[1] = "*"
         listed.add(".".join(parts[:3] if parts[0] == "datasets" else parts))
     elsewhere = (  # no part of Table 1; tests/pipeline/test_paper.py
-        *("overlap.", "spectrum.", "trap.", "cases.", "collapse.", "ablation.", "latency."),
+        *("overlap.", "readings.", "spectrum.", "trap.", "cases.", "collapse.", "ablation.", "latency."),
         "reasoner.",
         "tunings.",
         "datasets.*.hub.",

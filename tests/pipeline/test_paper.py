@@ -17,6 +17,7 @@ TABLES = [
     "ablation",
     "collapse",
     "latency",
+    "readings",
     "recovery",
     "ridge",
     "seeds",
@@ -66,6 +67,10 @@ def test_tables_compare_what_they_say(paper: Workspace):
     assert "spread over calibrations" in (paper.path / "results/seeds.md").read_text()
     table4 = pd.read_csv(paper.path / "results/table4.csv")
     assert len(table4) == 2 * 2 * 2  # pairs, average and one layer, sparsities
+    readings = pd.read_csv(paper.path / "results/readings.csv").set_index("reading")
+    assert readings["chosen"].to_dict() == {"presets": True, "layer_constant": False}
+    assert readings.loc["layer_constant", "agf_verdict"] == "same"  # a layer's constant changes no uniform mask
+    assert readings.loc["layer_constant", "apart_agf"] == 0
     costs = pd.read_csv(paper.path / "results/costs.csv")
     assert {"evaluate", "recover", "second_moments", "latency"} <= set(costs["stage"])
 
@@ -91,6 +96,8 @@ def test_the_house_style_is_the_figures_own(paper: Workspace):
         ("scripts/table4.py", {"table4": 1, "page": 1, "paper": 1}),
         ("scripts/table5.py", {"table5": 1, "page": 1, "paper": 1}),
         ("scripts/ablation.py", {"ablation": 1, "page": 1, "paper": 1}),
+        ("scripts/readings.py", {"readings": 1, "page": 1, "paper": 1}),
+        ("scripts/pruning/trap.py", {"trap": 1, "readings": 1, "page": 1, "figure": 1, "paper": 1}),
         ("scripts/latency_table.py", {"latency_table": 1, "page": 1, "figure": 1, "paper": 1}),
         ("scripts/widths.py", {"widths": 1, "figure": 1, "paper": 1}),
         ("scripts/trap.py", {"trap": 1, "figure": 1, "paper": 1}),
@@ -116,10 +123,12 @@ SETTINGS = {
     "tables.ridge": (None, {"costs": 1, "page": 1, "paper": 1}),
     "tunings.arithmetic.note": ("what to know", {"table": 1, "page": 1, "paper": 1}),
     "tunings.arithmetic.steps": (3, {"recover": 2, "perplexity": 2, "figure": 1, "table": 1, "page": 1, "paper": 1}),
-    "trap.high": (0.9, {"trap": 1, "figure": 1, "paper": 1}),
+    "trap.high": (0.9, {"trap": 1, "readings": 1, "page": 1, "figure": 1, "paper": 1}),
     "spectrum.draws": (3, {"spectrum": 1, "figure": 1, "paper": 1}),
     "cases.excerpt": (10, {"table5": 1, "page": 1, "paper": 1}),
     "cases.tokens": (11, {"cases": 4, "table5": 1, "page": 1, "paper": 1}),
+    "readings.layer": (1, {"readings": 1, "page": 1, "paper": 1}),
+    "readings.rows.layer_constant": (None, {"readings": 1, "page": 1, "paper": 1}),
     "overlap.layer": (1, {"table4": 1, "page": 1, "paper": 1}),
     "collapse.resamples": (90, {"collapse": 1, "figure": 2, "page": 1, "paper": 1}),
     "ablation.allocations": (["global"], {"ablation": 1, "page": 1, "paper": 1}),
