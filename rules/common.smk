@@ -498,13 +498,17 @@ def table_settings(wildcards):
     )
 
 
+ASKED = ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks", "first")
+
+
 def table_column(column):
     name, _, tuning = column.partition("@")
     task = CONFIG.tasks[name]
     own = {"task": name, "tuning": tuning or None, "note": CONFIG.tunings[tuning].note if tuning else None}
     if task.kind == "perplexity":
         return {**own, "metrics": ["perplexity"], "kind": "perplexity", "title": f"{task.title} (seqlen {task.seqlen})"}
-    return {**own, "metrics": task.metrics, "kind": "accuracy", "title": task.title}
+    asked = {key: getattr(task, key) for key in ASKED}
+    return {**own, "metrics": task.metrics, "kind": "accuracy", "title": task.title, "asked": asked}
 
 
 def leakage_sources(table):

@@ -208,13 +208,13 @@ def _clusters(outcomes: pd.DataFrame) -> pd.Series | None:
 def _generation(outcomes: pd.DataFrame) -> dict[str, float]:
     """How a model generates, beside how often it is right: degeneration shows here first. Empty for scored options.
 
-    mean_tokens, and shares of items: cut_off (by the token limit), no_answer (lm-eval's filter found none);
+    mean_tokens, and shares of items: cut_off (by the token limit, or in a loop), no_answer (lm-eval's filter found none);
     repetition is the mean share of repeated 4-grams."""
     if outcomes["generated_tokens"].isna().all():
         return {}
     generated = {
         "mean_tokens": float(outcomes["generated_tokens"].mean()),
-        "cut_off": float((outcomes["finish_reason"] == "length").mean()),
+        "cut_off": float((outcomes["finish_reason"] != "stop").mean()),
         "no_answer": float((outcomes["prediction"] == "[invalid]").mean()),
     }
     return generated | ({"repetition": float(outcomes["repetition"].mean())} if "repetition" in outcomes else {})
@@ -366,6 +366,7 @@ def _block(
     notes = _legend(dense, pruned, settings) + _widths(pruned) + _published_notes(pruned, published, settings)
     if note := settings["models"][model]["note"]:
         notes.insert(0, f"`{model}`: {note.rstrip('.')}.")
+    notes += _asked(settings)
     tunings = {entry["tuning"]: entry["note"] for entry in settings["tasks"].values() if entry.get("note")}
     notes += [f"`{tuning}`: {note.rstrip('.')}." for tuning, note in tunings.items()]
     title = f"`{model}` after FFN neurons were removed by each method, calibrated on `{calib}`"
@@ -502,6 +503,25 @@ def _legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, An
         "the column). No p-value is given for either: the best was chosen by looking at these very items."
     )
     return notes + _leakage(pruned, settings)
+
+
+def _asked(settings: Mapping[str, Any]) -> list[str]:
+    """How questions were put where the config says otherwise than lm-eval's task."""
+    notes = {}
+    for entry in settings["tasks"].values():
+        asked, how = entry.get("asked") or {}, []
+        if (examples := asked.get("num_fewshot")) is not None:
+            same = ", the same ones before every question" if examples and asked["shared_examples"] else ""
+            how.append(f"{examples or 'no'} worked example{'' if examples == 1 else 's'}{same}")
+        if asked.get("chat_template"):
+            how.append("the model's chat format")
+        if asked.get("max_gen_toks"):
+            how.append(f"answers of at most {asked['max_gen_toks']} tokens")
+        if asked.get("first"):
+            how.append(f"items from number {asked['first']:,} on")
+        if how:
+            notes[entry["title"]] = f"{entry['title']}: {', '.join(how)}."
+    return list(notes.values())
 
 
 def _cluster_notes(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
