@@ -5,9 +5,8 @@ are compared with, or `untuned` (each recovered model with itself before recover
 with <m>); `confidence` of the intervals, and 1 - confidence the level of the tests; `resamples` and `seed` of the
 bootstraps; `paper` (the paper's table, `table1`, or null), `published` (its numbers as CSV, or null) and `notes`
 (YAML of footnotes on them, a list a table); `models`: alias -> {`note` (text or null), `calibrations`: alias ->
-{`seed`}}; `tasks`: column -> {`task`, `tuning` (or null), `metrics`, `kind` (`accuracy` or `perplexity`), `title`, `asked` (how, for
-the notes, where the config says so)};
-`methods` and `sparsities` (whole per cent), in the order of rows and columns.
+{`seed`}}; `tasks`: column -> {`task`, `tuning` (or null), `metrics`, `kind` (`accuracy` or `perplexity`), `title`,
+`asked` (how, where the config says so)}; `methods` and `sparsities` (whole per cent), in the order of rows and columns.
 
 Reads the samples of evaluation and the manifests of compaction below `--results`; writes a tidy CSV (one row a
 model, calibration, method, sparsity, task, tuning and metric) and the same as a table to read, in Markdown and LaTeX.

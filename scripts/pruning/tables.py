@@ -208,8 +208,8 @@ def _clusters(outcomes: pd.DataFrame) -> pd.Series | None:
 def _generation(outcomes: pd.DataFrame) -> dict[str, float]:
     """How a model generates, beside how often it is right: degeneration shows here first. Empty for scored options.
 
-    mean_tokens, and shares of items: cut_off (by the token limit, or in a loop), no_answer (lm-eval's filter found none);
-    repetition is the mean share of repeated 4-grams."""
+    mean_tokens, and shares of items: cut_off (by the token limit, or in a loop), no_answer (lm-eval's filter found
+    none); repetition is the mean share of repeated 4-grams."""
     if outcomes["generated_tokens"].isna().all():
         return {}
     generated = {

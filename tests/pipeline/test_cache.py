@@ -116,7 +116,7 @@ CODE = {
     "scripts/pruning/loading.py": FROM_CALIBRATION | FROM_EVALUATE,
     "scripts/pruning/memory.py": FROM_CALIBRATION | FROM_EVALUATE,
     "scripts/pruning/normalise.py": FROM_SCORE,
-    "scripts/pruning/objectives.py": FROM_MODEL_CODE,
+    "scripts/pruning/objectives.py": ONE_METHOD,
     "scripts/pruning/out_of_memory.py": FROM_CALIBRATION | FROM_EVALUATE,
     "scripts/pruning/overlap.py": NOTHING,
     "scripts/pruning/perplexity.py": NOTHING,

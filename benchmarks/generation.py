@@ -1,0 +1,102 @@
+"""Evaluation throughput: lm-eval's own class, ours, and transformers' continuous batching, in turn on one model.
+
+Generated word problems are asked with worked examples before them. Prints seconds, problems and tokens a second, the
+ratio to lm-eval's class, and how many answers are the same, those that were ended in a loop counted apart.
+
+    python benchmarks/generation.py resources/tiny-reasoner --problems 400 --examples 0 --batch 100 --tokens 192
+    python benchmarks/generation.py results/smollm2-135m/base --problems 24 --examples 3 --batch 24 --threads 2
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import GenerationConfig
+
+from pruning import loading, word_problems
+from pruning.default_config import TEMPLATES
+from pruning.evaluation import CachedHFLM
+from pruning.response_cache import ResponseCache
+
+STOPS = ["Question:", "<|endoftext|>"]
+
+
+class ContinuousHFLM(HFLM):
+    """lm-eval's class on transformers' continuous batching, which knows no stop strings, only the end token."""
+
+    def _model_generate(self, context, max_length, stop, attention_mask, **_):
+        prompts = [row[mask.bool()].tolist() for row, mask in zip(context, attention_mask, strict=True)]
+        tokenizer, limit = self.tokenizer, max_length - context.shape[1]
+        config = GenerationConfig(
+            max_new_tokens=limit,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        made = self.model.generate_batch(prompts, generation_config=config)
+        rows = [made[key].generated_tokens for key in sorted(made, key=lambda k: int(k.rsplit("_", 1)[-1]))]
+        padded = [row + [tokenizer.pad_token_id] * (limit - len(row)) for row in rows]
+        return torch.cat([context, torch.tensor(padded)], dim=1)
+
+
+def main(
+    model: Annotated[Path, typer.Argument(help="model directory")],
+    problems: int = 100,
+    examples: int = 3,
+    batch: int = 50,
+    tokens: int = 192,
+    threads: int = 1,
+    dtype: str = "float32",
+    continuous: bool = False,
+) -> None:
+    torch.set_num_threads(threads)
+    drawn = list(word_problems.sample("test", TEMPLATES, problems + examples, 0, 1.0))
+    worked = "".join(f"Question: {p.question}\nAnswer: {p.answer}\n\n" for p in drawn[:examples])
+    asked = [f"{worked}Question: {p.question}\nAnswer:" for p in drawn[examples:]]
+    arguments = {"until": STOPS, "max_gen_toks": tokens, "do_sample": False}
+
+    def requests(texts: list[str]) -> list[Instance]:
+        return [Instance("generate_until", {}, (text, arguments), i) for i, text in enumerate(texts)]
+
+    network, tokenizer = loading.load(model, dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = ResponseCache(Path(folder) / "answers.jsonl")
+        lms: dict[str, Callable[[], HFLM]] = {
+            "lm-eval": lambda: HFLM(pretrained=network, tokenizer=tokenizer, batch_size=batch, backend="causal"),
+            "ours": lambda: CachedHFLM(network, tokenizer, cache, batch),
+        }
+        if continuous:
+            lms["continuous batching"] = lambda: ContinuousHFLM(
+                pretrained=network, tokenizer=tokenizer, batch_size=problems, backend="causal"
+            )
+        answers, seconds = {}, {}
+        for name, make in lms.items():
+            lm = make()
+            lm.generate_until(requests([asked[0] + " "]), disable_tqdm=True)  # warm up
+            start = time.perf_counter()
+            answers[name] = lm.generate_until(requests(asked), disable_tqdm=True)
+            seconds[name] = time.perf_counter() - start
+        finishes = [cache[cache.key("generate_until", (text, arguments))]["finish"] for text in asked]
+    for name, own in answers.items():
+        written = sum(len(tokenizer(text)["input_ids"]) for text in own)
+        same = [a == b for a, b in zip(own, answers["lm-eval"], strict=True)]
+        looped = sum(not s and f == "loop" for s, f in zip(same, finishes, strict=True)) if name == "ours" else 0
+        print(
+            f"{name}: {seconds[name]:.1f} s, {problems / seconds[name]:.2f} problems/s, {written / seconds[name]:.0f} "
+            f"tokens/s, {seconds['lm-eval'] / seconds[name]:.2f}x; {sum(same)} of {problems} answers as lm-eval's"
+            + (f", {looped} of the others ended in a loop" if looped else "")
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)
