@@ -462,8 +462,8 @@ class Config(Strict):
             comparisons = len(set(e.methods)) - 1
             if self.collapse.resamples < (least := least_resamples(e.confidence, comparisons)):
                 raise ValueError(
-                    f"collapse.resamples: {self.collapse.resamples} are too few for any of {comparisons} comparisons to "
-                    f"be significant after Holm's adjustment; set {least} or more"
+                    f"collapse.resamples: {self.collapse.resamples} are too few for any of {comparisons} comparisons "
+                    f"to be significant after Holm's adjustment; set {least} or more"
                 )
         if self.ablation:
             known("ablation.task", [self.ablation.task], self.tasks)
