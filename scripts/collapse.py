@@ -53,7 +53,7 @@ def collapse(
                     low, high = wilson(correct, len(dense), confidence)
                     value = {"value": correct / len(dense), "ci_low": low, "ci_high": high}
                     accuracies.append({**row, "sparsity": sparsity / 100, **measured, **value})
-                clusters = dense["cluster"] if "cluster" in dense and dense["cluster"].notna().all() else None
+                clusters = tables.clusters_of(dense)
                 try:
                     found[method] = fits.collapse(
                         values[1:],

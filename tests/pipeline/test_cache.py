@@ -104,6 +104,7 @@ CODE = {
     "scripts/pruning/devices.py": NOTHING,
     "scripts/pruning/evaluation.py": FROM_EVALUATE,
     "scripts/pruning/inference.py": {"table": 1},
+    "scripts/pruning/limits.py": {"table": 1},
     "scripts/pruning/locks.py": NOTHING,
     "scripts/pruning/loading.py": FROM_CALIBRATION | FROM_EVALUATE,
     "scripts/pruning/normalise.py": FROM_SCORE,
