@@ -375,6 +375,7 @@ def collapse_settings():
         metric=task.metrics[0],
         title=task.title,
         chance=task.chance,
+        reference=EXPERIMENT.reference,
         resamples=collapse.resamples,
     )
 

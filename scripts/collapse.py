@@ -1,12 +1,13 @@
 """Where each method collapses: the sparsity at which accuracy has fallen halfway from the dense model's to chance.
 
 Settings (JSON): `models`: alias -> {`calibrations`: [alias, ...]}; `methods`, `sparsities` (whole per cent); `task`,
-`metric` and `title` of the task; `chance`, the accuracy of guessing, as a fraction; `confidence` of the intervals;
-`resamples` and `seed` of the bootstrap. Reads the samples of evaluation below `--results`.
+`metric` and `title` of the task; `chance`, the accuracy of guessing, as a fraction; `reference`, the method that the
+others' points are compared with; `confidence` of the intervals; `resamples` and `seed` of the bootstrap. Reads the
+samples of evaluation below `--results`.
 
 Writes collapse.csv, one row a model, calibration and method (NaN: beyond the largest measured sparsity, see
-pruning/collapse.py), and accuracy.csv, the accuracies that the fits go through, the dense one as sparsity 0, both with
-sparsities and accuracies as fractions; and a table to read.
+pruning/collapse.py) with the difference from the reference's point and its tests, and accuracy.csv, the accuracies that
+the fits go through, the dense one as sparsity 0, both with sparsities and accuracies as fractions; and a table to read.
 """
 
 from pathlib import Path
@@ -35,9 +36,12 @@ def collapse(
     task, metric, confidence = settings["task"], settings["metric"], settings["confidence"]
     sparsities = sorted(settings["sparsities"])
     points, accuracies = [], []
+    if settings["reference"] not in settings["methods"]:
+        raise cli.InputError(f"collapse: reference {settings['reference']!r} is not among {settings['methods']}")
     for model, entry in settings["models"].items():
         dense = outcomes(results / model / "eval/dense" / f"{task}.samples.parquet", metric)
         for calib in entry["calibrations"]:
+            found, rows = {}, {}
             for method in settings["methods"]:
                 names = [f"{model}/eval/{calib}/{method}/{sparsity}" for sparsity in sparsities]
                 pruned = [outcomes(results / name / f"{task}.samples.parquet", metric) for name in names]
@@ -49,8 +53,9 @@ def collapse(
                     low, high = wilson(correct, len(dense), confidence)
                     value = {"value": correct / len(dense), "ci_low": low, "ci_high": high}
                     accuracies.append({**row, "sparsity": sparsity / 100, **measured, **value})
+                clusters = tables.clusters_of(dense)
                 try:
-                    found = fits.collapse(
+                    found[method] = fits.collapse(
                         values[1:],
                         values[0],
                         np.array(sparsities) / 100,
@@ -58,29 +63,32 @@ def collapse(
                         confidence,
                         settings["resamples"],
                         settings["seed"],
+                        clusters,
                     )
                 except ValueError as error:
                     raise cli.InputError(f"collapse: {model}, {calib}, {method}: {error}") from None
-                points.append(
-                    {
-                        **row,
-                        **measured,
-                        "dense": values[0].mean(),
-                        "chance": settings["chance"],
-                        "collapse": found.point,
-                        "ci_low": found.low,
-                        "ci_high": found.high,
-                        "width": found.width,
-                        "censored": found.censored,
-                    }
-                )
-    points, accuracies = pd.DataFrame(points), pd.DataFrame(accuracies)
+                rows[method] = {
+                    **row,
+                    **measured,
+                    "clusters": None if clusters is None else clusters.nunique(),
+                    "dense": values[0].mean(),
+                    "chance": settings["chance"],
+                    "collapse": found[method].point,
+                    "ci_low": found[method].low,
+                    "ci_high": found[method].high,
+                    "width": found[method].width,
+                    "censored": found[method].censored,
+                }
+            points += fits.compared(rows, found, settings["reference"], confidence)
+    points, accuracies = pd.DataFrame(points).astype({"clusters": "Int64"}), pd.DataFrame(accuracies)
     with artifacts.atomic(output_accuracy) as temporary:
         accuracies.to_csv(temporary, index=False, float_format="%.6g")
     blocks = fits.layout(points, accuracies, settings)
     csv = points.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     printing.write("collapse", "Where each method collapses", blocks, csv, (output_collapse, output_md, output_tex))
-    print(points[["model", "calib", "method", "dense", "collapse", "ci_low", "ci_high"]].to_string(index=False))
+    print(
+        points[["model", "calib", "method", "collapse", "ci_low", "ci_high", "delta", "p_holm"]].to_string(index=False)
+    )
 
 
 def outcomes(path: Path, metric: str) -> Any:

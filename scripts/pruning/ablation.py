@@ -7,14 +7,15 @@ import pandas as pd
 
 from pruning import inference
 from pruning.printing import Block, Cell, percent
-from pruning.tables import same_items
+from pruning.tables import clusters_of, same_items
 
 CHOICES = ["objective", "reduction", "normalise", "allocate"]
 REFERENCE = "rku"
 
 
 def rows(samples: Mapping[str, pd.DataFrame], dense: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a combination, compared with RKU's (where it is among them) by exact McNemar, Holm over the table.
+    """One row a combination, compared with RKU's (where it is among them) by exact McNemar, Holm over the table; where
+    items share templates by a t-test over these as well, with Holm of its own.
 
     Args: `samples` maps a combination to one metric's samples, sorted by item; `settings` as
     scripts/ablation.py documents. Accuracies are fractions. Raises InputError unless all have the same items."""
@@ -30,12 +31,15 @@ def rows(samples: Mapping[str, pd.DataFrame], dense: pd.DataFrame, settings: Map
     for row in found.values():
         if reference is not None and row is not reference:
             row["delta"] = row["value"] - reference["value"]
-            row["discordant"], row["p_value"] = inference.mcnemar_exact(
-                row["samples"]["value"], reference["samples"]["value"]
-            )
+            pair = row["samples"]["value"], reference["samples"]["value"]
+            row["discordant"], row["p_value"] = inference.mcnemar_exact(*pair)
+            if (clusters := clusters_of(row["samples"])) is not None:
+                row["design_effect"], row["p_cluster"] = inference.cluster_robust(*pair, clusters)
     columns = ["calib", *CHOICES, "preset", "n", "value", "ci_low", "ci_high", "delta", "discordant", "p_value"]
+    columns += ["design_effect", "p_cluster"]
     table = pd.DataFrame(list(found.values())).reindex(columns=columns)
     table["p_holm"] = inference.holm(table["p_value"].tolist())
+    table["p_cluster_holm"] = inference.holm(table["p_cluster"].tolist())
     return table.astype({"discordant": "Int64"})
 
 
@@ -43,10 +47,12 @@ def block(model: str, table: pd.DataFrame, dense: float, settings: Mapping[str, 
     """One model's rows, printed from the best to the worst."""
     lines = []
     alpha, best = 1 - settings["confidence"], table["value"].max()
+    clustered = table["p_cluster"].notna().any()
+    table = table.assign(p_larger=table[["p_holm", "p_cluster_holm"] if clustered else ["p_holm"]].max(axis=1))
     for row in table.sort_values("value", ascending=False, kind="stable").itertuples():
         value, low, high = percent(row.value, row.ci_low, row.ci_high)
-        p = "–" if pd.isna(row.p_holm) else "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
-        marks = ("n.s.",) if not pd.isna(row.p_holm) and row.p_holm > alpha else ()
+        p = "–" if pd.isna(row.p_larger) else "< 0.001" if row.p_larger < 0.001 else f"{row.p_larger:.3f}"
+        marks = ("n.s.",) if row.p_larger > alpha else ()
         chosen = [row.reduction, row.normalise, row.allocate, f"`{row.preset}`" if row.preset else ""]
         cells = [Cell(text, "") for text in chosen]
         lines.append((row.objective, [*cells, Cell(value, f"[{low}, {high}]", row.value == best, marks), Cell(p, "")]))
@@ -62,6 +68,11 @@ def block(model: str, table: pd.DataFrame, dense: float, settings: Mapping[str, 
         f"p: exact McNemar test against `{REFERENCE}`'s combination on the same items, Holm over the table; n.s. above "
         f"{alpha:.3g}. The best was found by looking at these items: its lead is not tested.",
     ]
+    if clustered:
+        notes[-1] += (
+            " Items share templates: that test speaks of these stories with other numbers, a t-test over templates "
+            "(with Holm of its own) of other stories of the same kind; p is the larger of the two."
+        )
     columns = ["Reduction", "Normalise", "Allocate", "Preset", "Accuracy", f"p against {REFERENCE}"]
     title = f"Every combination of RKU's choices on `{model}`"
     return Block(model, title, [""], columns, lines, notes, head="Objective")

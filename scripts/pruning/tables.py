@@ -190,7 +190,7 @@ def _measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> 
     if kind == "accuracy":
         correct, n = int(outcomes["value"].sum()), len(outcomes)
         value, (low, high) = correct / n, inference.wilson(correct, n, settings["confidence"])
-        clusters = _clusters(outcomes)
+        clusters = clusters_of(outcomes)
         size = {"clusters": None if clusters is None else clusters.nunique()}
     else:
         windows = outcomes["value"], outcomes["weight"]
@@ -200,7 +200,7 @@ def _measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> 
     return {"n": n, **size, "value": value, "ci_low": low, "ci_high": high, **_generation(outcomes)}
 
 
-def _clusters(outcomes: pd.DataFrame) -> pd.Series | None:
+def clusters_of(outcomes: pd.DataFrame) -> pd.Series | None:
     """Clusters of the items, where they have any."""
     return outcomes["cluster"] if "cluster" in outcomes and outcomes["cluster"].notna().all() else None
 
@@ -234,7 +234,7 @@ def _compare(
         bootstrap = (settings[key] for key in ("confidence", "resamples", "seed"))
         delta, low, high = inference.paired_bootstrap(*outcomes, *bootstrap)
         comparison["discordant"] = discordant
-        if (clusters := _clusters(ours)) is not None:
+        if (clusters := clusters_of(ours)) is not None:
             comparison["design_effect"], comparison["p_cluster"] = inference.cluster_robust(*outcomes, clusters)
     return comparison | {"delta": delta, "delta_low": low, "delta_high": high, "p_value": p}
 
@@ -259,7 +259,7 @@ def _p_value(ours: pd.DataFrame, other: pd.DataFrame, kind: str, settings: Mappi
     if kind == "perplexity":
         return inference.paired_perplexity(*outcomes, ours["weight"], settings["confidence"])[-1]
     p = inference.mcnemar_exact(*outcomes)[1]
-    clusters = _clusters(ours)
+    clusters = clusters_of(ours)
     return p if clusters is None else float(np.maximum(p, inference.cluster_robust(*outcomes, clusters)[1]))
 
 

@@ -111,7 +111,7 @@ CODE = {
     "scripts/pruning/generation.py": FROM_EVALUATE,
     "scripts/pruning/inference.py": {"table": 1},
     "scripts/pruning/likelihood.py": FROM_EVALUATE,
-    "scripts/pruning/limits.py": NOTHING,
+    "scripts/pruning/limits.py": {"table": 1},
     "scripts/pruning/locks.py": NOTHING,
     "scripts/pruning/loading.py": FROM_CALIBRATION | FROM_EVALUATE,
     "scripts/pruning/memory.py": FROM_CALIBRATION | FROM_EVALUATE,

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -54,6 +55,23 @@ def test_the_others_are_compared_with_rku_and_adjusted_together(table):
     assert table["p_value"][1:].tolist() == pytest.approx(expected)
     assert table["p_holm"][1:].tolist() == pytest.approx(multipletests(expected, method="holm")[1].tolist())
     assert table["discordant"][1:].tolist() == [4, 9]
+
+
+def test_items_that_share_templates_are_compared_by_template_as_well(table):
+    """Four templates of three items: the t-test is that of their mean differences."""
+    assert table["p_cluster"].isna().all()
+    clusters = [str(i // 3) for i in range(12)]
+    samples = {key: frame.assign(cluster=clusters) for key, frame in SAMPLES.items()}
+    found = ablation.rows(samples, DENSE.assign(cluster=clusters), SETTINGS)
+    means = [[0, 0, 1 / 3, 1], [-1, -1, -2 / 3, 1 / 3]]
+    expected = [ttest_1samp(mean, 0).pvalue for mean in means]
+    assert found["p_cluster"][1:].tolist() == pytest.approx(expected)
+    assert found["p_cluster_holm"][1:].tolist() == pytest.approx(multipletests(expected, method="holm")[1].tolist())
+    block = ablation.block("tiny", found, 1.0, SETTINGS)
+    larger = found[["p_holm", "p_cluster_holm"]].max(axis=1)
+    assert [cells[6].value for _, cells in block.rows] == [f"{larger[1]:.3f}", "–", f"{larger[2]:.3f}"]
+    assert "share templates" in block.notes[-1]
+    assert "templates" not in ablation.block("tiny", table, 1.0, SETTINGS).notes[-1]
 
 
 def test_intervals_are_wilsons(table):
