@@ -119,6 +119,7 @@ def _check_model(config: Config, name: str) -> None:
     shown = [table for table in tables if name in table.models]
     _check_shape(config, name, shown, architecture)
     _check_targets(config, name, shown, directory)
+    _check_chat(config, name, shown, directory)
     for method in sorted({*config.experiment.methods, *(m for table in tables for m in table.methods)}):
         own = config.method(method)
         if (own.compensate, own.export) != ("bias", "pad"):
@@ -181,6 +182,17 @@ def _check_shape(config: Config, name: str, tables: list[Table], architecture: d
 
 def _tunings(tables: list[Table]) -> list[str]:
     return sorted({column.partition("@")[2] for table in tables for column in table.tasks} - {""})
+
+
+def _check_chat(config: Config, name: str, tables: list[Table], directory: Path) -> None:
+    """A chat format asked of a model that has none."""
+    settings = directory / "tokenizer_config.json"
+    known_here = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    if "chat_template" in known_here or any(directory.glob("*chat_template*")):
+        return
+    for task in sorted({column.partition("@")[0] for table in tables for column in table.tasks}):
+        if getattr(config.tasks[task], "chat_template", False):
+            raise InputError(f"tasks.{task}.chat_template: {name}'s tokenizer has no chat template; set it to false")
 
 
 def _check_targets(config: Config, name: str, tables: list[Table], directory: Path) -> None:

@@ -64,6 +64,10 @@ BAD_CONFIGS = {
         {"datasets|arithmetic|completion": "{rationale}"},
         "tunings.arithmetic: the text '{rationale}' needs a field: unknown name 'rationale'",
     ),
+    "chat format of a model without one": (
+        {"tasks|gsm_symbolic|chat_template": True},
+        "tasks.gsm_symbolic.chat_template: tiny-reasoner's tokenizer has no chat template; set it to false",
+    ),
     "gradient that is not measured": (
         {"calibrations|gsm_symbolic-s1|objectives": ["ce"], "tables|seeds|methods": ["wanda", "rku"]},
         "tables.seeds.methods: rku needs the gradient of 'energy': add it to calibrations.gsm_symbolic-s1.objectives",

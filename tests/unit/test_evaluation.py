@@ -549,6 +549,35 @@ def solved(lab, monkeypatch) -> pd.DataFrame:
     return outcomes(result, lab.cached(), ["exact_match,strict-match"])
 
 
+def test_prompts_are_as_the_config_asks(lab, monkeypatch):
+    """Two shared examples, the items from the second on, in chat format, with short answers."""
+    monkeypatch.setattr(generation, "greedy", speak({"Question": "mm" * 99}, lab))
+    lab.tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    definition = task_definition(TASKS / "gsm_symbolic.yaml")
+    data = lab.path.with_name("data.parquet")
+    artifacts.write_parquet(data, pd.DataFrame(PROBLEMS), "dataset", {})
+    definition["dataset_kwargs"]["data_files"] = {"test": str(data)}
+    definition["fewshot_split"] = "test"
+    asked = {"num_fewshot": 2, "shared_examples": True, "chat_template": True, "max_gen_toks": 7}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
+        result = evaluation.evaluate(lab.cached(), definition, 1, 2, **asked)
+    ((samples),) = result["samples"].values()
+    (sample,) = samples
+    first, second, third = PROBLEMS
+    shown = "".join(
+        f"<user>Question: {p['question']}\nAnswer:<assistant>{p['answer'].split('#### ')[1]}" for p in (first, second)
+    )
+    assert sample["doc_id"] == 2
+    assert sample["arguments"][0][0] == f"{shown}<user>Question: {third['question']}\nAnswer:<assistant>"
+    assert outcomes(result, lab.cached(), ["exact_match,strict-match"])["generated_tokens"].tolist() == [7]
+
+
+def test_a_chat_format_that_is_not_there_is_refused(lab):
+    with pytest.raises(InputError, match="chat_template: this model's tokenizer has none"):
+        evaluation.evaluate(lab.cached(), {"task": "x"}, None, chat_template=True)
+
+
 def test_outcomes_of_generated_answers_by_hand(solved):
     assert solved["value"].tolist() == [1, 0, 0]
     assert solved["prediction"].tolist() == ["2", "15", "[invalid]"]
