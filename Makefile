@@ -27,7 +27,7 @@ paper: env ## Every table and figure of the embedded model (76 minutes on two co
 	@echo; echo "Tables: results/*.md, .csv, .tex    Figures: results/figures/*.svg, .png    All of it: report.html"
 
 test: env ## All tests
-	@. $(BIN)/activate && pytest
+	@. $(BIN)/activate && pytest -n auto --dist worksteal
 
 lint: env ## ruff, snakefmt, snakemake --lint
 	@. $(BIN)/activate && ruff check . && ruff format --check . && snakefmt --check Snakefile rules && \

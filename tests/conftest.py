@@ -1,5 +1,9 @@
 """Fixtures that tests of several folders share."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs a test a core: more threads would wait for each other
+
 from pathlib import Path
 
 import pytest
