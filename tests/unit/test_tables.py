@@ -70,10 +70,12 @@ class Study:
         windows |= {"task": "wikitext2", "tuning": None}
         calibrations = {calib: {"seed": seed} for seed, calib in enumerate(CALIBS)}
         note = "weights are Q4_1-quantised"
+        published = directory / "published.csv"  # one row of the paper that two presets may stand for
+        published.write_text(PAPER.read_text().replace(",wanda,", ",wanda;wanda_global,"))
         self.settings = {
             **{"name": "table1", "title": "Table 1: what pruning leaves of each model", "layout": "wide"},
             **{"paper": "table1", "notes": str(PAPER.with_name("notes.yaml"))},
-            **{"reference": "wanda", "confidence": 0.95, "resamples": 500, "seed": 0, "published": str(PAPER)},
+            **{"reference": "wanda", "confidence": 0.95, "resamples": 500, "seed": 0, "published": str(published)},
             "models": {
                 PAPER_MODEL: {"note": note, "calibrations": calibrations},
                 OTHER_MODEL: {"note": None, "calibrations": calibrations},
@@ -148,6 +150,18 @@ def binomial_p(one_way, other_way) -> float:
 
 
 # The tidy table
+
+
+def test_how_questions_were_put_is_said_where_the_config_says_so():
+    plain = {"num_fewshot": None, "shared_examples": False, "chat_template": False, "max_gen_toks": None, "first": 0}
+    chat = {**plain, "num_fewshot": 0, "chat_template": True, "max_gen_toks": 320}
+    shots = {**plain, "num_fewshot": 3, "shared_examples": True, "first": 1000}
+    entries = {"a": ("GSM8K", chat), "b": ("Training", shots), "c": ("AQuA", plain), "d": ("Text", None)}
+    settings = {"tasks": {name: {"title": title, "asked": asked} for name, (title, asked) in entries.items()}}
+    assert tables._asked(settings) == [
+        "GSM8K: no worked examples, the model's chat format, answers of at most 320 tokens.",
+        "Training: 3 worked examples, the same ones before every question, items from number 1,000 on.",
+    ]
 
 
 def test_columns_and_rows_are_those_promised(printed, frame):
