@@ -173,7 +173,7 @@ def layout(points: pd.DataFrame, accuracies: pd.DataFrame, settings: Mapping[str
             label, tests = f"`{point.method}`", [Cell("", ""), Cell("", "")]
             if point.method == reference:
                 label += " (reference)"
-            else:
+            elif not np.isnan(point.p_value):
                 p = _larger_p(point)
                 order = ("later" if _is_later(point, of, reference) else "earlier") if p <= alpha else "n.s."
                 orders[order].append(label)

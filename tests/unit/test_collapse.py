@@ -1,5 +1,7 @@
 """Collapse points: known curves are found again, the fit is the best there is, the interval is what chance makes."""
 
+import re
+
 import collapse as collapse_stage
 import numpy as np
 import pandas as pd
@@ -283,6 +285,13 @@ def test_orders_are_tested_against_the_reference_by_item_and_template(results):
     assert "Items share 5 templates" in text and "order not significant (n.s.), " in text
     with pytest.raises(InputError, match="reference 'flap' is not among"):
         run(results, reference="flap")
+
+
+def test_without_a_collapse_no_order_is_tested(results):
+    run(results, chance=0.9)
+    text = (results / "collapse.md").read_text()
+    assert re.search(r"^\| `rku` +\| none +\| +\| +\| 80.0", text, re.M)
+    assert "n.s." not in text and "Only orders" not in text
 
 
 def test_the_order_of_the_samples_does_not_matter(results):
