@@ -29,7 +29,7 @@ def test_the_yaml_reads_back_as_the_default():
     assert config.validate(yaml.safe_load((ROOT / "config/config.yaml").read_text())) == DEFAULT
 
 
-@pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-7b", "llama-3-8b"])
+@pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"])
 def test_experiments_stack_on_the_default(name: str):
     loaded = config.validate(stacked(name))
     assert loaded.experiment.models == [name]
