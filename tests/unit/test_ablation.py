@@ -69,7 +69,7 @@ def test_items_that_share_templates_are_compared_by_template_as_well(table):
     assert found["p_cluster_holm"][1:].tolist() == pytest.approx(multipletests(expected, method="holm")[1].tolist())
     block = ablation.block("tiny", found, 1.0, SETTINGS)
     larger = found[["p_holm", "p_cluster_holm"]].max(axis=1)
-    assert [cells[6].value for _, cells in block.rows] == [f"{larger[1]:.3f}", "–", f"{larger[2]:.3f}"]
+    assert [cells[5].value for _, cells in block.rows] == [f"{larger[1]:.3f}", "–", f"{larger[2]:.3f}"]
     assert "share templates" in block.notes[-1]
     assert "templates" not in ablation.block("tiny", table, 1.0, SETTINGS).notes[-1]
 

@@ -32,12 +32,12 @@ def test_all_text_of_a_record_counts():
 
 def test_the_stage_counts_the_items_that_are_used(tmp_path):
     frames = {
-        "train": ["one two three", "four five six"],
+        "train": ["x y z", "four five six"],
         "test": ["one two three", "seven eight nine", "four five six"],
     }
     for name, texts in frames.items():
         artifacts.write_parquet(tmp_path / f"{name}.parquet", pd.DataFrame({"text": texts}), "dataset", {})
-    tasks = {"t": {"path": str(tmp_path / "test.parquet"), "limit": 2}}
+    tasks = {"t": {"path": str(tmp_path / "test.parquet"), "first": 1, "limit": 2}}
     settings = {"sources": {"c": str(tmp_path / "train.parquet")}, "tasks": tasks, "n": 2}
     stage.leakage(settings, tmp_path / "out.csv")
     assert pd.read_csv(tmp_path / "out.csv").to_dict("records") == [
