@@ -27,7 +27,13 @@ def sums(title: str, dataset: str) -> c.PerplexityTask:
 
 def calibration(**choices) -> c.Calibration:
     return c.Calibration(
-        dataset="gsm_symbolic", samples=256, sequence_length=256, packing="document", micro_batch=16, **choices
+        dataset="gsm_symbolic",
+        samples=256,
+        sequence_length=256,
+        packing="document",
+        micro_batch=16,
+        shards=2,
+        **choices,
     )
 
 
@@ -192,13 +198,13 @@ DEFAULT = c.Config(
     methods=METHODS,
     tasks={
         "gsm_symbolic": c.LmEvalTask(
-            kind="lm_eval", title="GSM-Symbolic", metrics=[EXACT_MATCH], limit=400, batch_size=100
+            kind="lm_eval", title="GSM-Symbolic", metrics=[EXACT_MATCH], limit=400, batch_size=400
         ),
         "gsm_symbolic_options": c.LmEvalTask(
             kind="lm_eval", title="5 options", metrics=["acc", "acc_norm"], limit=200, chance=0.2, batch_size=100
         ),
         "gsm_symbolic_wider": c.LmEvalTask(
-            kind="lm_eval", title="Bigger numbers", metrics=[EXACT_MATCH], limit=300, batch_size=100
+            kind="lm_eval", title="Bigger numbers", metrics=[EXACT_MATCH], limit=300, batch_size=300
         ),
         "gsm_symbolic_unseen_options": c.LmEvalTask(
             kind="lm_eval",
@@ -209,7 +215,7 @@ DEFAULT = c.Config(
             batch_size=100,
         ),
         "arithmetic": c.LmEvalTask(
-            kind="lm_eval", title="Arithmetic", metrics=[EXACT_MATCH], limit=400, batch_size=100
+            kind="lm_eval", title="Arithmetic", metrics=[EXACT_MATCH], limit=400, batch_size=400
         ),
         "gsm_symbolic_text": sums("Solutions, perplexity", "gsm_symbolic"),
         "gsm_symbolic_wider_text": sums("Bigger numbers, perplexity", "gsm_symbolic_wider"),

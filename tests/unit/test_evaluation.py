@@ -230,14 +230,16 @@ def test_shared_beginnings_are_computed_once(lab):
     assert widths[:2] == [(1, len(examples)), (3, len("twenty two"))]
 
 
-def test_options_of_one_question_share_its_pass(lab):
+def test_options_of_one_question_share_its_pass_and_their_beginning(lab):
     question = "What is the answer to all of this? "
-    requests = [Instance("loglikelihood", {}, (question, text), i) for i, text in enumerate(("forty", "42", "no"))]
+    options = ("it is forty", "it is 42", "it is no", "it is")
+    requests = [Instance("loglikelihood", {}, (question, text), i) for i, text in enumerate(options)]
     expected = ask(lab.plain(), "loglikelihood", requests)
     shapes = []
     lab.model.register_forward_pre_hook(lambda _, a, k: shapes.append(k["input_ids"].shape), with_kwargs=True)
-    assert_same(ask(lab.cached(batch_size=3), "loglikelihood", requests), expected)
-    assert shapes == [(1, len(question.rstrip())), (3, len(" forty") - 1)]  # lm-eval gives the space to the option
+    assert_same(ask(lab.cached(batch_size=4), "loglikelihood", requests), expected)
+    # lm-eval gives the question's space to the option; of the shortest option a token is left for the second pass
+    assert shapes == [(1, len(question + "it i")), (4, len("s forty") - 1)]
 
 
 def test_lengths_belong_to_their_answers_after_memory_ran_out(lab, monkeypatch, tmp_path):
