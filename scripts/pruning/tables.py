@@ -559,7 +559,7 @@ def _leakage(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
         for r in found
         if r["identical"] or r["overlapping"]
     ]
-    rest = ["no other task shares any"] if len(parts) < len(found) else []
+    rest = [] if len(parts) == len(found) else ["no other task shares any" if parts else "none"]
     return [f"Test items found in the text that was calibrated or tuned on: {'; '.join(parts + rest)}."]
 
 
