@@ -128,7 +128,8 @@ BAD_CONFIGS = {
                 "kind": "published",
                 "fields": ["text"],
                 "local": {"path": "mine.jsonl", "splits": {"test": "test"}},
-            }
+            },
+            "tasks|mine": {"kind": "perplexity", "title": "Mine", "dataset": "mine"},
         },
         "datasets.mine: no file mine.jsonl for the split 'test'",
     ),

@@ -93,8 +93,8 @@ CODE = {
     "scripts/pruning/allocation/__init__.py": FROM_MASK,
     "scripts/pruning/allocation/cfsp.py": NOTHING,
     "scripts/pruning/allocation/cfsp_refill.py": NOTHING,
-    "scripts/pruning/allocation/global.py": FROM_MASK_OF_ONE,
-    "scripts/pruning/allocation/uniform.py": {"mask": 4, "compact": 4, "evaluate": 4, "table": 1},
+    "scripts/pruning/allocation/global.py": NOTHING,
+    "scripts/pruning/allocation/uniform.py": FROM_MASK,
     "scripts/pruning/base_model.py": FROM_MODEL,
     "scripts/pruning/calibration.py": FROM_CALIBRATION,
     "scripts/pruning/calibration_data.py": FROM_CALIBRATION,
@@ -186,6 +186,12 @@ KEYS = {
     "tasks.gsm_symbolic.limit": (5, {"leakage": 1, **FROM_EVALUATE}),
     "tasks.gsm_symbolic.chance": (0.1, NOTHING),
     "tasks.gsm_symbolic.batch_size": (3, FROM_EVALUATE),
+    "tasks.gsm_symbolic.definition": (None, None),  # another one reads other data
+    "tasks.gsm_symbolic.first": (1, {"leakage": 1, **FROM_EVALUATE}),
+    "tasks.gsm_symbolic.num_fewshot": (0, FROM_EVALUATE),
+    "tasks.gsm_symbolic.shared_examples": (True, FROM_EVALUATE),
+    "tasks.gsm_symbolic.chat_template": (None, None),  # the model has none
+    "tasks.gsm_symbolic.max_gen_toks": (50, FROM_EVALUATE),
     "experiment.models": (None, None),
     "experiment.calibrations": (None, None),
     "experiment.methods": (["wanda", "rku"], {"table": 1}),
@@ -397,7 +403,7 @@ def test_temporary_models_are_deleted_and_not_missed(workspace: Workspace):
     content["storage"] = {"compact": "temp"}
     content["experiment"]["methods"] = ["wanda"]
     content["tables"]["table1"] |= {"sparsities": [50]}
-    content["overlap"] = None
+    content["overlap"] = content["readings"] = None
     (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
     workspace.snakemake("results/table1.csv")
     folder = workspace.path / "results/tiny-reasoner/compact/gsm_symbolic-s0/wanda/50"

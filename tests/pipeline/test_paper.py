@@ -158,6 +158,8 @@ def test_results_on_other_items_share_no_table(paper: Workspace, tmp_path: Path)
     variant = "gsm_symbolic-s0/rku/50"
     folder = paper.path / "results/tiny-reasoner/compact" / variant
     settings = {"metrics": ["exact_match,strict-match"], "limit": 4, "batch_size": 4, "dtype": "float32"}
+    settings |= {"first": 0, "num_fewshot": None, "shared_examples": False}
+    settings |= {"chat_template": False, "max_gen_toks": None}
     output = results / "tiny-reasoner/eval" / variant / "gsm_symbolic"
     evaluate = [sys.executable, "scripts/evaluate.py", "--settings", json.dumps(settings), "--model", folder / "model"]
     evaluate += ["--manifest", folder / "manifest.json", "--definition", "config/tasks/gsm_symbolic.yaml"]

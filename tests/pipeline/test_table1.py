@@ -11,8 +11,9 @@ from workspace import Workspace
 
 COLUMNS = [
     *("model", "calib", "seed", "method", "sparsity", "achieved_sparsity", "params_removed", "task", "tuning"),
-    *("metric", "n", "value", "ci_low", "ci_high", "reference", "delta", "delta_low", "delta_high", "test"),
-    *("discordant", "p_value", "p_holm", "published", "mean_tokens", "cut_off", "no_answer", "repetition"),
+    *("metric", "n", "windows", "clusters", "value", "ci_low", "ci_high", "reference", "delta", "delta_low"),
+    *("delta_high", "test", "discordant", "p_value", "p_holm", "design_effect", "p_cluster", "p_cluster_holm"),
+    *("published", "mean_tokens", "cut_off", "no_answer", "repetition"),
 ]
 
 
