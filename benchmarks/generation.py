@@ -28,7 +28,7 @@ from pruning.default_config import TEMPLATES
 from pruning.evaluation import CachedHFLM
 from pruning.response_cache import ResponseCache
 
-STOPS = ["Question:", "<|endoftext|>"]
+STOPS = ["Question:"]
 
 
 class ContinuousHFLM(HFLM):

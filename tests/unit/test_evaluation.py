@@ -214,6 +214,17 @@ def test_a_prompt_that_does_not_fit_is_refused_not_cut(lab):
         ask(lab.cached(), "generate_until", generations(("x" * (512 - 11), "short")))
 
 
+def test_a_special_token_that_is_a_stop_string_ends_an_answer_whatever_the_batch(lab):
+    """lm-eval's own text goes on behind it, unseen in the decoded text, until the batch's slowest row has ended: with a
+    batch of one it ends there, and so do ours."""
+    stop = max("abcdefghijklmnopqrstuvwxyz0123456789", key="".join(ask(lab.plain(), "generate_until")).count)
+    lab.tokenizer.add_special_tokens({"additional_special_tokens": [stop]})
+    requests = generations(until=[stop])
+    alone, together = (ask(lab.plain(size), "generate_until", requests) for size in (1, 5))
+    assert ask(lab.cached(batch_size=5), "generate_until", requests) == alone
+    assert together != alone
+
+
 def test_sampling_is_refused(lab):
     request = Instance("generate_until", {}, ("one", {"until": STOPS, "max_gen_toks": 3, "do_sample": True}), 0)
     with pytest.raises(InputError, match="set `do_sample: false`"):
