@@ -50,7 +50,9 @@ class CachedHFLM(HFLM):
     ) -> torch.Tensor:
         if kwargs.get("do_sample") or kwargs.get("num_beams", 1) > 1:
             raise InputError("generation_kwargs: only greedy answers can be remembered: set `do_sample: false`")
-        ended = self.stops.setdefault(tuple(stop), generation.StopStrings(self.tokenizer, stop))
+        if tuple(stop) not in self.stops:
+            self.stops[tuple(stop)] = generation.StopStrings(self.tokenizer, stop)
+        ended = self.stops[tuple(stop)]
         prompts = [row[mask.bool()].tolist() for row, mask in zip(context, attention_mask, strict=True)]
         if any(prompt[: len(self.shared)] != self.shared for prompt in prompts):
             self.shared, self.prefix = [], None
@@ -71,6 +73,8 @@ class CachedHFLM(HFLM):
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None) -> list:
         answers: dict[int, tuple[float, bool]] = {}
         pairs = [(context, continuation) for _, context, continuation in requests]
+        for context, continuation in pairs:
+            self._check_length(len(context), len(continuation) - 1)  # nothing is predicted after the last token
         for batch in likelihood.grouped(pairs, self.batch_size_per_gpu):
             contexts = [pairs[group[0]][0] for group in batch]
             continuations = [[pairs[number][1] for number in group] for group in batch]

@@ -214,6 +214,15 @@ def test_a_prompt_that_does_not_fit_is_refused_not_cut(lab):
         ask(lab.cached(), "generate_until", generations(("x" * (512 - 11), "short")))
 
 
+def test_options_that_do_not_fit_are_refused_not_cut(lab):
+    def options(length: int) -> list[Instance]:
+        return [Instance("loglikelihood", {}, ("x" * length, " ab"), 0)]
+
+    assert_same(ask(lab.cached(), "loglikelihood", options(510)), ask(lab.plain(), "loglikelihood", options(510)))
+    with pytest.raises(InputError, match=r"511 tokens and an answer of up to 2 do not fit .* 512 tokens"):
+        ask(lab.cached(), "loglikelihood", options(511))
+
+
 def test_a_special_token_that_is_a_stop_string_ends_an_answer_whatever_the_batch(lab):
     """lm-eval's own text goes on behind it, unseen in the decoded text, until the batch's slowest row has ended: with a
     batch of one it ends there, and so do ours."""
