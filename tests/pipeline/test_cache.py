@@ -17,7 +17,7 @@ from workspace import ROOT, Workspace, changed
 ALL = {
     "fetch_dataset": 2,
     "fetch_model": 1,
-    "calibrate_shard": 1,
+    "calibrate_shard": 2,
     "merge_calibration": 1,
     "score": 3,
     "mask": 6,
@@ -30,7 +30,7 @@ FROM_MASK = {"mask": 6, "compact": 6, "evaluate": 6, "table": 1}
 FROM_SCORE = {"score": 3, **FROM_MASK}
 FROM_COMPACT = {"compact": 6, "evaluate": 6, "table": 1}
 FROM_MERGE = {"merge_calibration": 1, **FROM_SCORE}
-FROM_CALIBRATION = {"calibrate_shard": 1, **FROM_MERGE}
+FROM_CALIBRATION = {"calibrate_shard": 2, **FROM_MERGE}
 FROM_EVALUATE = {"evaluate": 7, "table": 1}
 FROM_MODEL = {"fetch_model": 1, **FROM_CALIBRATION, **FROM_EVALUATE}
 FROM_DATA = {"fetch_dataset": 2, "leakage": 1, **FROM_CALIBRATION, **FROM_EVALUATE}
@@ -167,7 +167,7 @@ KEYS = {
     "calibrations.gsm_symbolic-s0.objectives": (["energy", "ce"], FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.token_mask": ("answer", FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.micro_batch": (3, FROM_CALIBRATION),
-    "calibrations.gsm_symbolic-s0.shards": (2, {**FROM_CALIBRATION, "calibrate_shard": 2}),
+    "calibrations.gsm_symbolic-s0.shards": (3, {**FROM_CALIBRATION, "calibrate_shard": 3}),
     "calibrations.gsm_symbolic-s0.gradient_checkpointing": (True, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.sampled_tokens": (10, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.analysed_layer": (1, FROM_CALIBRATION),
