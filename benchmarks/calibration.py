@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import torch
 
-from pruning import calibration, loading
-from pruning.calibration_data import Batch, micro_batches
-from pruning.statistics import TOKEN_CLASSES
+from pruning.calibration import gradients
+from pruning.calibration.columns import TOKEN_CLASSES
+from pruning.data.text import Batch, micro_batches
+from pruning.models import loading
 
 
 def bare(model: torch.nn.Module, batches: list[Batch]) -> None:
@@ -37,8 +38,8 @@ def bare(model: torch.nn.Module, batches: list[Batch]) -> None:
     for batch in batches:
         with torch.enable_grad():
             hidden = model.model(input_ids=batch.ids, attention_mask=batch.counted.long(), use_cache=False)[0]
-            energy = calibration.energy(hidden, batch.objective)
-            ce = calibration.cross_entropy(model.lm_head(hidden), batch.ids, batch.objective)
+            energy = gradients.energy(hidden, batch.objective)
+            ce = gradients.cross_entropy(model.lm_head(hidden), batch.ids, batch.objective)
             energy.sum().backward(retain_graph=True)
             ce.sum().backward()
     hook.remove()
@@ -47,7 +48,7 @@ def bare(model: torch.nn.Module, batches: list[Batch]) -> None:
 def measured(model: torch.nn.Module, batches: list[Batch]) -> None:
     # Which token is in which class does not matter for the cost of splitting by them, as the pipeline does.
     classes = (torch.arange(model.config.vocab_size) % len(TOKEN_CLASSES)).to(torch.int8)
-    with calibration.Calibration(model, keep={0: [0, 1]}, token_classes=classes) as run:
+    with gradients.Calibration(model, keep={0: [0, 1]}, token_classes=classes) as run:
         run.run(batches)
 
 
@@ -76,7 +77,7 @@ def main(
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which loading has raised
         before = resident_mb("VmRSS")
         if mode == "checkpointed":
-            calibration.checkpoint_gradients(network)
+            gradients.checkpoint_gradients(network)
         (bare if mode == "bare" else measured)(network, data[:2])
         print(resident_mb("VmHWM") - before)
         return

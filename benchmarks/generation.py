@@ -23,10 +23,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
-from pruning import loading, word_problems
-from pruning.default_config import TEMPLATES
-from pruning.evaluation import CachedHFLM
-from pruning.response_cache import ResponseCache
+from pruning.config.default import TEMPLATES
+from pruning.data import word_problems
+from pruning.evaluation.answers import ResponseCache
+from pruning.evaluation.harness import CachedHFLM
+from pruning.models import loading
 
 STOPS = ["Question:"]
 

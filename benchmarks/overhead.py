@@ -14,7 +14,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
-from pruning.costs import stage_of
+from pruning.analysis.costs import stage_of
 
 PHASES = ("start-up", "load", "compute")
 

@@ -5,7 +5,7 @@ INPUT
     results/{model}/base/manifest.json                          the dense model
     results/data/{dataset}/{split}.parquet                      calibration text
 OUTPUT
-    results/{model}/calibration/{calib}/statistics.parquet      one row a neuron (scripts/pruning/statistics.py)
+    results/{model}/calibration/{calib}/statistics.parquet      one row a neuron (scripts/pruning/calibration/columns.py)
     results/{model}/calibration/{calib}/layers.parquet          one row a layer
     results/{model}/calibration/{calib}/token_classes.parquet   one row a neuron and token class (digits, operators, …)
     results/{model}/calibration/{calib}/activations.parquet     sampled tokens x neurons of the analysed layer

@@ -3,7 +3,7 @@ Everything the rules share: the validated configuration, the code a stage depend
 
 The only .smk file with Python of its own. It provides
 
-    CONFIG              the validated configuration (scripts/pruning/config.py)
+    CONFIG              the validated configuration (scripts/pruning/config/schema.py)
     METHODS             names of all methods, recombinations included
     code("score", …)    a stage's script and the library modules it imports, transitively
     settings(…)         a job's settings as one labelled JSON string, tracked by Snakemake
@@ -23,9 +23,11 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from pruning import base_model, devices, locks, memory, preflight
-from pruning.config import Trap, validate
-from pruning.errors import InputError
+from pruning.config import preflight
+from pruning.config.schema import Trap, validate
+from pruning.core import devices, locks, memory
+from pruning.core.errors import InputError
+from pruning.models import sources
 
 
 def checked(function, *arguments):
@@ -124,7 +126,7 @@ def local_file(wildcards):
 
 def adapter_of(wildcards):
     adapter = json.loads(source_of(wildcards))["adapter"]
-    return [f"adapters/{adapter}"] if adapter else []
+    return [f"data/adapters/{adapter}"] if adapter else []
 
 
 # The dense model (rules/model.smk)
@@ -134,8 +136,8 @@ def model_files(wildcards):
     """Files outside packages that the dense model is made from."""
     source = CONFIG.models[wildcards.model].source
     if source.kind == "gguf":
-        return [path for package, path in base_model.locations(source.model_dump()) if not package]
-    patterns = base_model.FILES if source.kind == "local" else ()
+        return [path for package, path in sources.locations(source.model_dump()) if not package]
+    patterns = sources.FILES if source.kind == "local" else ()
     return sorted({str(file) for pattern in patterns for file in Path(source.path).glob(pattern)})
 
 
@@ -208,7 +210,7 @@ def mask_settings(wildcards):
 
 def compensation_of(wildcards):
     scheme = CONFIG.method(wildcards.method).compensate
-    return [] if scheme == "none" else [f"compensation/{scheme}"]
+    return [] if scheme == "none" else [f"methods/compensation/{scheme}"]
 
 
 EVIDENCE = {"bias": "statistics.parquet", "ridge": "second_moments.json"}
@@ -607,7 +609,7 @@ def recovery_logs():
 
 
 def figure_tables():
-    """Figure -> table name -> files (scripts/pruning/figures/)."""
+    """Figure -> table name -> files (scripts/pruning/report/figures/)."""
     analysis, found = "results/{model}/analysis", {}
     if CONFIG.spectrum:
         spectrum = f"{analysis}/spectrum/{{calib}}/{{sparsity}}"

@@ -9,10 +9,10 @@ OUTPUT
 
 
 rule figure:
-    """One figure; scripts/pruning/figures/{figure}.py draws it."""
+    """One figure; scripts/pruning/report/figures/{figure}.py draws it."""
     input:
         tables=figure_files,
-        code=lambda w: code("figure", f"figures/{w.figure}"),
+        code=lambda w: code("figure", f"report/figures/{w.figure}"),
     output:
         svg=report(
             "results/figures/{figure}.svg",

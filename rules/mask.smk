@@ -14,7 +14,7 @@ rule mask:
     input:
         scores="results/{model}/scores/{calib}/{method}.parquet",
         layers=f"{CALIBRATION}/layers.parquet",
-        code=lambda w: code("mask", f"allocation/{CONFIG.method(w.method).allocate}"),
+        code=lambda w: code("mask", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
     output:
         "results/{model}/masks/{calib}/{method}/{sparsity}.parquet",
     log:

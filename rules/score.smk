@@ -17,7 +17,7 @@ rule score:
     input:
         statistics=statistics_of,
         model="results/{model}/base/manifest.json",
-        code=lambda w: code("score", f"scores/{CONFIG.method(w.method).score}"),
+        code=lambda w: code("score", f"methods/scores/{CONFIG.method(w.method).score}"),
     output:
         "results/{model}/scores/{calib}/{method}.parquet",
     log:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def ablation(
@@ -19,7 +19,9 @@ def ablation(
     `sparsity` (whole per cent), `task`, `metric`, `title`, `confidence`."""
     import pandas as pd
 
-    from pruning import ablation, artifacts, printing
+    from pruning.analysis import ablation
+    from pruning.core import artifacts
+    from pruning.report import printing
 
     cli.phase("start-up")
 

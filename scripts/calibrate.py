@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def calibrate(
@@ -25,8 +25,10 @@ def calibrate(
     import torch
     from tqdm import tqdm
 
-    from pruning import artifacts, calibration, loading, out_of_memory, token_classes
-    from pruning import calibration_data as cd
+    from pruning.calibration import gradients, token_classes
+    from pruning.core import artifacts, out_of_memory
+    from pruning.data import text as cd
+    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
@@ -53,13 +55,13 @@ def calibrate(
             f"calibration: {settings['shards']} shards for {len(batches)} micro-batches: lower `shards`"
         )
     if settings["gradient_checkpointing"]:
-        calibration.checkpoint_gradients(network)
+        gradients.checkpoint_gradients(network)
     own = cd.shard_of(batches, shard, settings["shards"])
-    layers = len(calibration.ffn_blocks(network))
+    layers = len(gradients.ffn_blocks(network))
     analysed = settings["analysed_layer"] if settings["analysed_layer"] is not None else layers - 2
     if not 0 <= analysed < layers:
         raise cli.InputError(f"analysed_layer: {analysed} is out of range, the model has layers 0 to {layers - 1}")
-    run = calibration.Calibration(
+    run = gradients.Calibration(
         network,
         objectives=settings["objectives"],
         analysed_layer=analysed,
@@ -78,9 +80,7 @@ def calibrate(
     artifacts.write_parquet(output / "statistics.parquet", statistics, "statistics", origin)
     artifacts.write_parquet(output / "layers.parquet", per_layer, "layers", origin)
     artifacts.write_parquet(output / "token_classes.parquet", run.class_frame(), "token_classes", origin)
-    artifacts.write_parquet(
-        output / "activations.parquet", calibration.activation_table(run.kept), "activations", origin
-    )
+    artifacts.write_parquet(output / "activations.parquet", gradients.activation_table(run.kept), "activations", origin)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def collapse(
@@ -29,9 +29,10 @@ def collapse(
     import numpy as np
     import pandas as pd
 
-    from pruning import artifacts, printing, tables
-    from pruning import collapse as fits
-    from pruning.inference import wilson
+    from pruning.analysis import collapse as fits
+    from pruning.core import artifacts
+    from pruning.core.significance import wilson
+    from pruning.report import printing, tables
 
     task, metric, confidence = settings["task"], settings["metric"], settings["confidence"]
     sparsities = sorted(settings["sparsities"])
@@ -93,7 +94,7 @@ def collapse(
 
 def outcomes(path: Path, metric: str) -> Any:
     """A metric's samples in the order of the items. Raises InputError if there are none, or it is no accuracy."""
-    from pruning import artifacts
+    from pruning.core import artifacts
 
     samples = artifacts.read_parquet(path, "samples")
     chosen = samples[samples["metric"] == metric].sort_values("item", ignore_index=True)

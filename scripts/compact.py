@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def compact(
@@ -21,9 +21,9 @@ def compact(
 ) -> None:
     import numpy as np
 
-    from pruning import artifacts
-    from pruning.checkpoint import Checkpoint
-    from pruning.compact import loader_of, write_compact
+    from pruning.core import artifacts
+    from pruning.methods.compact import loader_of, write_compact
+    from pruning.models.checkpoint import Checkpoint
 
     cli.phase("start-up")
     base = Checkpoint(model)
@@ -34,7 +34,7 @@ def compact(
         )
     scheme, records = None, {}
     if settings["compensate"] != "none":
-        scheme = importlib.import_module(f"pruning.compensation.{settings['compensate']}")
+        scheme = importlib.import_module(f"pruning.methods.compensation.{settings['compensate']}")
         if evidence is None:
             raise cli.InputError(f"compensate: {settings['compensate']} needs --evidence")
         evidence_of = scheme.evidence(evidence, base.widths)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def costs(
@@ -14,8 +14,8 @@ def costs(
     output_tex: Annotated[Path, typer.Option(help="table to read, in LaTeX")],
     benchmarks: Annotated[Path, typer.Option(help="directory of the benchmark files")] = Path("results/benchmarks"),
 ) -> None:
-    from pruning import printing
-    from pruning.costs import block, read, summary
+    from pruning.analysis.costs import block, read, summary
+    from pruning.report import printing
 
     table = summary(read(benchmarks))
     csv = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")

@@ -5,23 +5,24 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def fetch_model(
     settings: cli.Settings, output: Annotated[Path, typer.Option(help="manifest.json of the model")]
 ) -> None:
-    from pruning import artifacts, base_model
-    from pruning.checkpoint import Checkpoint, read_config
+    from pruning.core import artifacts
+    from pruning.models import sources
+    from pruning.models.checkpoint import Checkpoint, read_config
 
     cli.phase("start-up")
     with artifacts.atomic_directory(output.parent) as directory:
         if settings["kind"] == "local":
-            base_model.from_local(Path(settings["path"]), directory)
+            sources.from_local(Path(settings["path"]), directory)
         elif settings["kind"] == "gguf":
-            base_model.from_gguf(settings, directory)
+            sources.from_gguf(settings, directory)
         else:
-            base_model.from_hub(settings["repo"], settings["revision"], directory)
+            sources.from_hub(settings["repo"], settings["revision"], directory)
         checkpoint = Checkpoint(directory)
         content = {
             "model_type": read_config(directory).get("model_type"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def figure(
@@ -23,15 +23,16 @@ def figure(
     import importlib
     import pkgutil
 
-    from pruning import artifacts, figures
-    from pruning.figures import style
+    from pruning.core import artifacts
+    from pruning.report import figures
+    from pruning.report.figures import style
 
     names = sorted({module.name for module in pkgutil.iter_modules(figures.__path__)} - {"style"})
     if figure not in names:
         raise cli.InputError(f"--figure {figure}: no such figure; there are {', '.join(names)}")
     tables = read(table)
     with style.house():
-        made = importlib.import_module(f"pruning.figures.{figure}").draw(tables, settings)
+        made = importlib.import_module(f"pruning.report.figures.{figure}").draw(tables, settings)
         for path, kind, metadata in ((output_svg, "svg", {"Date": None}), (output_png, "png", {"Software": None})):
             with artifacts.atomic(path) as temporary:
                 made.savefig(temporary, format=kind, metadata=metadata)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def latency_table(
@@ -16,8 +16,8 @@ def latency_table(
 ) -> None:
     import pandas as pd
 
-    from pruning import printing
-    from pruning.latency import block
+    from pruning.analysis.latency import block
+    from pruning.report import printing
 
     frames = [pd.read_csv(path) for path in shapes]
     csv = pd.concat(frames, ignore_index=True).to_csv(index=False, float_format="%.6g", lineterminator="\n")

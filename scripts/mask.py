@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def mask(
@@ -18,7 +18,8 @@ def mask(
 ) -> None:
     import numpy as np
 
-    from pruning import allocation, artifacts
+    from pruning.core import artifacts
+    from pruning.methods import allocation
 
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "neuron"], ignore_index=True)
@@ -31,7 +32,7 @@ def mask(
         importance=(per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
         floor=allocation.floors(sizes, settings["min_keep"]),
     )
-    scheme = importlib.import_module(f"pruning.allocation.{settings['allocate']}")
+    scheme = importlib.import_module(f"pruning.methods.allocation.{settings['allocate']}")
     widths = allocation.finish(scheme.widths(problem, **settings["options"]), problem, settings["round_to"])
     frame["keep"] = np.concatenate(allocation.masks(values, widths))
     artifacts.write_parquet(output, frame[["layer", "neuron", "keep"]], "mask", {**settings, "sparsity": sparsity})

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def merge_calibration(
@@ -15,12 +15,13 @@ def merge_calibration(
 ) -> None:
     import pyarrow as pa
 
-    from pruning import artifacts, statistics
+    from pruning.calibration import columns
+    from pruning.core import artifacts
 
     cli.phase("start-up")
-    for name, keys in statistics.KEYS.items():
+    for name, keys in columns.KEYS.items():
         frames = (artifacts.read_parquet(shard / f"{name}.parquet", name) for shard in shards)
-        artifacts.write_parquet(output / f"{name}.parquet", statistics.merge(frames, keys), name, settings)
+        artifacts.write_parquet(output / f"{name}.parquet", columns.merge(frames, keys), name, settings)
     tables = [artifacts.read_table(shard / "activations.parquet", "activations") for shard in shards]
     tables = [table.replace_schema_metadata(None) for table in tables]
     activations = pa.concat_tables(tables).sort_by([("sample", "ascending"), ("position", "ascending")])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def overlap(
@@ -17,8 +17,8 @@ def overlap(
     """Settings: the names `model`, `calib`, `first` and `second`, for the rows."""
     import pandas as pd
 
-    from pruning import artifacts
-    from pruning.overlap import expected_iou, iou
+    from pruning.analysis.overlap import expected_iou, iou
+    from pruning.core import artifacts
 
     rows = []
     for path_a, path_b in zip(first, second, strict=True):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def parameter_gradients(
@@ -25,9 +25,11 @@ def parameter_gradients(
     import torch
     from tqdm import tqdm
 
-    from pruning import artifacts, calibration, loading, out_of_memory
-    from pruning import calibration_data as cd
-    from pruning import parameter_gradients as pg
+    from pruning.calibration import gradients
+    from pruning.calibration import parameter_gradients as pg
+    from pruning.core import artifacts, out_of_memory
+    from pruning.data import text as cd
+    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
@@ -49,9 +51,9 @@ def parameter_gradients(
         token_mask=settings["token_mask"],
     )
     if settings["gradient_checkpointing"]:
-        calibration.checkpoint_gradients(network)
+        gradients.checkpoint_gradients(network)
     layers = pg.layers_that_fit(network, memory_mb and memory_mb * 10**6)
-    print(f"{layers} layers a pass of {len(calibration.ffn_blocks(network))}")
+    print(f"{layers} layers a pass of {len(gradients.ffn_blocks(network))}")
     advice = f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"
     progress = partial(tqdm, desc="micro-batches", mininterval=5)
     with out_of_memory.advise(advice):

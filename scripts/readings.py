@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def readings(
@@ -22,7 +22,9 @@ def readings(
     of intervals."""
     import pandas as pd
 
-    from pruning import artifacts, printing, readings, trap
+    from pruning.analysis import readings, trap
+    from pruning.core import artifacts
+    from pruning.report import printing
 
     cli.phase("start-up")
     raw = {name: pd.read_csv(published / f"{name}.csv") for name in ("table1", "table4", "table6", "table7")}

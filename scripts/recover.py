@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def recover(
@@ -22,8 +22,11 @@ def recover(
     import torch
     from tqdm import tqdm
 
-    from pruning import artifacts, calibration_data, loading, out_of_memory, recovery
-    from pruning.response_cache import key_of
+    from pruning.core import artifacts, out_of_memory
+    from pruning.data import text
+    from pruning.evaluation import recovery
+    from pruning.evaluation.answers import key_of
+    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
@@ -33,7 +36,7 @@ def recover(
         texts = [(settings["prompt"].format_map(r), settings["completion"].format_map(r)) for r in records]
     except KeyError as field:
         raise cli.InputError(f"{data}: the tuning text needs a field {field}; it has {sorted(records[0])}") from None
-    sequences = calibration_data.token_samples(
+    sequences = text.token_samples(
         texts,
         tokenizer,
         samples=len(texts),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def score(
@@ -19,18 +19,18 @@ def score(
     import numpy as np
     import pandas as pd
 
-    from pruning import artifacts
-    from pruning.normalise import NORMALISATIONS
-    from pruning.scores import Layer, Weights
+    from pruning.core import artifacts
+    from pruning.methods.normalise import NORMALISATIONS
+    from pruning.methods.scores import Layer, Weights
 
     cli.phase("start-up")
-    plugin = importlib.import_module(f"pruning.scores.{settings['score']}")
+    plugin = importlib.import_module(f"pruning.methods.scores.{settings['score']}")
     kind = getattr(plugin, "STATISTICS", "statistics")
     normalise = NORMALISATIONS[settings["normalise"]]
 
     @cache
     def checkpoint():
-        from pruning.checkpoint import Checkpoint  # needs torch, which most scores do not
+        from pruning.models.checkpoint import Checkpoint  # needs torch, which most scores do not
 
         return Checkpoint(model)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def second_moments(
@@ -24,9 +24,11 @@ def second_moments(
     from safetensors.torch import save_file
     from tqdm import tqdm
 
-    from pruning import artifacts, calibration, loading, out_of_memory
-    from pruning import calibration_data as cd
-    from pruning import second_moments as moments
+    from pruning.calibration import gradients
+    from pruning.calibration import second_moments as moments
+    from pruning.core import artifacts, out_of_memory
+    from pruning.data import text as cd
+    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
@@ -48,7 +50,7 @@ def second_moments(
         token_mask=settings["token_mask"],
     )
     counts = moments.token_counts(batches)
-    widths = [layer.mlp.down_proj.in_features for layer in calibration.ffn_blocks(network)]
+    widths = [layer.mlp.down_proj.in_features for layer in gradients.ffn_blocks(network)]
     with (
         artifacts.atomic_directory(output) as directory,
         out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"),

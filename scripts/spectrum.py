@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def spectrum(
@@ -31,8 +31,9 @@ def spectrum(
     import numpy as np
     import pandas as pd
 
-    from pruning import allocation, artifacts
-    from pruning.spectrum import measure, random_choices
+    from pruning.analysis.spectrum import measure, random_choices
+    from pruning.core import artifacts
+    from pruning.methods import allocation
 
     cli.phase("start-up")
     score_paths, mask_paths = (dict(named.split("=", 1) for named in pairs) for pairs in (scores, masks))

@@ -20,7 +20,8 @@ import pandas as pd
 import typer
 import yaml
 
-from pruning import artifacts, cli, printing, tables
+from pruning.core import artifacts, cli
+from pruning.report import printing, tables
 
 
 def table(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def table4(
@@ -21,8 +21,8 @@ def table4(
     import pandas as pd
     import yaml
 
-    from pruning import printing
-    from pruning.overlap import table4_block, table4_rows
+    from pruning.analysis.overlap import table4_block, table4_rows
+    from pruning.report import printing
 
     cli.phase("start-up")
     frame = pd.concat([pd.read_csv(path) for path in overlap], ignore_index=True)

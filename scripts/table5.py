@@ -11,8 +11,8 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from pruning import artifacts, cli
-from pruning.cases import table5_rows, to_markdown, to_tex
+from pruning.analysis.cases import table5_rows, to_markdown, to_tex
+from pruning.core import artifacts, cli
 
 
 def table5(

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def trap(
@@ -25,8 +25,8 @@ def trap(
     output_regions: Annotated[Path, typer.Option(help="regions.csv")],
     output_classes: Annotated[Path, typer.Option(help="classes.csv")],
 ) -> None:
-    from pruning import artifacts
-    from pruning import trap as analysis
+    from pruning.analysis import trap as analysis
+    from pruning.core import artifacts
 
     cli.phase("start-up")
     high, low = settings["high"], settings["low"]

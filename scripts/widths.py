@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def widths(
@@ -17,7 +17,7 @@ def widths(
     """Settings: `models`, `calib`, `methods`, `sparsities` (whole per cent; fractions in the CSV)."""
     import pandas as pd
 
-    from pruning import artifacts
+    from pruning.core import artifacts
 
     frames, calib = [], settings["calib"]
     for model, method, sparsity in product(settings["models"], settings["methods"], settings["sparsities"]):

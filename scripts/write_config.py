@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from pruning import artifacts, cli
+from pruning.core import artifacts, cli
 
 HEADER = """\
-# The embedded default. Written by `make config` from scripts/pruning/default_config.py: edit that, not this.
+# The embedded default. Written by `make config` from scripts/pruning/config/default.py: edit that, not this.
 # A YAML of your own holds only what differs and is stacked on top:
 #   snakemake --cores 8 results/table1.csv --configfile config/smollm2-135m.yaml
 # yaml-language-server: $schema=schema.json
@@ -17,8 +17,8 @@ HEADER = """\
 
 
 def write_config(directory: Annotated[Path, typer.Argument()] = Path("config")) -> None:
-    from pruning.config import commented_yaml, schema
-    from pruning.default_config import DEFAULT
+    from pruning.config.default import DEFAULT
+    from pruning.config.schema import commented_yaml, schema
 
     for name, text in (("config.yaml", HEADER + commented_yaml(DEFAULT)), ("schema.json", schema())):
         with artifacts.atomic(directory / name) as temporary:

@@ -14,8 +14,8 @@ import torch
 import yaml
 
 import tiny
-from pruning import artifacts
-from pruning.config import GgufSource
+from pruning.config.schema import GgufSource
+from pruning.core import artifacts
 from workspace import ROOT, Workspace
 
 

@@ -77,13 +77,13 @@ def test_tables_compare_what_they_say(paper: Workspace):
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_a_figures_looks_are_its_own(paper: Workspace, figure: str):
-    path = paper.path / f"scripts/pruning/figures/{figure}.py"
+    path = paper.path / f"scripts/pruning/report/figures/{figure}.py"
     with changed(path, path.read_text() + "\n# edited\n"):
         assert paper.planned("paper") == {"figure": 1, "paper": 1}
 
 
 def test_the_house_style_is_the_figures_own(paper: Workspace):
-    path = paper.path / "scripts/pruning/figures/style.py"
+    path = paper.path / "scripts/pruning/report/figures/style.py"
     with changed(path, path.read_text() + "\n# edited\n"):
         assert paper.planned("paper") == {"figure": len(FIGURES), "paper": 1}
 
@@ -97,13 +97,13 @@ def test_the_house_style_is_the_figures_own(paper: Workspace):
         ("scripts/table5.py", {"table5": 1, "page": 1, "paper": 1}),
         ("scripts/ablation.py", {"ablation": 1, "page": 1, "paper": 1}),
         ("scripts/readings.py", {"readings": 1, "page": 1, "paper": 1}),
-        ("scripts/pruning/trap.py", {"trap": 1, "readings": 1, "page": 1, "figure": 1, "paper": 1}),
+        ("scripts/pruning/analysis/trap.py", {"trap": 1, "readings": 1, "page": 1, "figure": 1, "paper": 1}),
         ("scripts/latency_table.py", {"latency_table": 1, "page": 1, "figure": 1, "paper": 1}),
         ("scripts/widths.py", {"widths": 1, "figure": 1, "paper": 1}),
         ("scripts/trap.py", {"trap": 1, "figure": 1, "paper": 1}),
         ("scripts/spectrum.py", {"spectrum": 1, "figure": 1, "paper": 1}),
         (
-            "scripts/pruning/compensation/ridge.py",
+            "scripts/pruning/methods/compensation/ridge.py",
             {"compact": 1, "second_moments": 1, "evaluate": 1, "table": 1, "page": 1, "paper": 1},
         ),
     ],

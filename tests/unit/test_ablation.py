@@ -7,8 +7,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from pruning import ablation
-from pruning.errors import InputError
+from pruning.analysis import ablation
+from pruning.core.errors import InputError
 
 SETTINGS = {
     "task": "sums",

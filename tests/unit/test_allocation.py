@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from pruning import allocation
-from pruning.allocation import Problem, finish, floors, kept, masks
-from pruning.calibration import Calibration
-from pruning.calibration_data import micro_batches
-from pruning.normalise import NORMALISATIONS
+from pruning.calibration.gradients import Calibration
+from pruning.data.text import micro_batches
+from pruning.methods import allocation
+from pruning.methods.allocation import Problem, finish, floors, kept, masks
+from pruning.methods.normalise import NORMALISATIONS
 
 SCHEMES = sorted(path.stem for path in Path(allocation.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
 def scheme(name: str):
-    return importlib.import_module(f"pruning.allocation.{name}").widths
+    return importlib.import_module(f"pruning.methods.allocation.{name}").widths
 
 
 def problem(scores, sparsity, importance=None, min_keep=0.0) -> Problem:

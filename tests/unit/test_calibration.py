@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
 
 import tiny
-from pruning import allocation, artifacts, statistics
-from pruning.calibration import Calibration, activation_table, checkpoint_gradients, ffn_blocks
-from pruning.calibration_data import micro_batches, sampled_positions, shard_of
-from pruning.errors import InputError
-from pruning.normalise import layer_sum
-from pruning.objectives import OBJECTIVES
-from pruning.statistics import TOKEN_CLASSES
-from pruning.token_classes import vocabulary_classes
+from pruning.calibration import columns
+from pruning.calibration.columns import TOKEN_CLASSES
+from pruning.calibration.gradients import Calibration, activation_table, checkpoint_gradients, ffn_blocks
+from pruning.calibration.objectives import OBJECTIVES
+from pruning.calibration.token_classes import vocabulary_classes
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.data.text import micro_batches, sampled_positions, shard_of
+from pruning.methods import allocation
+from pruning.methods.normalise import layer_sum
 
 MODELS = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 PLAIN = {"token_mask": "all"}
@@ -78,7 +80,7 @@ def brute_force(model, samples, token_mask="all"):
     """(columns a layer, angular sum a layer) by the definitions in docs/methods.md, sample by sample, float64."""
     model = exact(model)
     layers = len(model.model.layers)
-    columns = [dict.fromkeys(statistics.neuron_columns(OBJECTIVES), 0) for _ in range(layers)]
+    sums = [dict.fromkeys(columns.neuron_columns(OBJECTIVES), 0) for _ in range(layers)]
     angular = [0.0] * layers
     for ids, answer in samples:
         inputs, leaves, hidden, output = trace(model, ids)
@@ -112,8 +114,8 @@ def brute_force(model, samples, token_mask="all"):
                     f"{objective}_share_sum": p.abs().sum(0) / p.abs().sum(),
                     f"{objective}_grad_sq_sum": (g[layer][0] ** 2).sum(0),
                 }
-            columns[layer] = {name: columns[layer][name] + value for name, value in found.items()}
-    return columns, angular
+            sums[layer] = {name: sums[layer][name] + value for name, value in found.items()}
+    return sums, angular
 
 
 def assert_close(found, expected, rtol=2e-4):
@@ -136,12 +138,12 @@ def test_every_column_is_its_definition(family, token_mask):
     masks = {"token_mask": token_mask}
     neurons, layers = calibrate(model, samples, masks=masks, objectives=tuple(OBJECTIVES)).frames()
     expected, angular = brute_force(model, samples, **masks)
-    columns = statistics.neuron_columns(OBJECTIVES)
-    assert list(neurons.columns) == ["layer", "neuron", *columns]
-    assert list(layers.columns) == ["layer", *statistics.LAYER_COLUMNS]
+    names = columns.neuron_columns(OBJECTIVES)
+    assert list(neurons.columns) == ["layer", "neuron", *names]
+    assert list(layers.columns) == ["layer", *columns.LAYER_COLUMNS]
     for layer, rows in neurons.groupby("layer"):
         assert rows["neuron"].tolist() == list(range(48))
-        for name in columns:
+        for name in names:
             assert_close(rows[name], np.broadcast_to(expected[layer][name], 48))
     assert layers["layer"].tolist() == [0, 1]
     assert layers["n_tokens"].tolist() == [54, 54]
@@ -237,7 +239,7 @@ def test_token_classes_are_their_definition(family, masks):
     """Sums of a, |a|, a^2 and |a g| over each class's tokens, sample by sample, in float64."""
     model, samples = MODELS[family](), sequences()
     found = calibrate(model, samples, masks=masks, token_classes=VOCABULARY).class_frame()
-    assert list(found.columns) == [*KEYS, *statistics.token_class_columns(BOTH)]
+    assert list(found.columns) == [*KEYS, *columns.token_class_columns(BOTH)]
     expected = []
     twin = exact(model)
     for ids, answer in samples:
@@ -252,13 +254,13 @@ def test_token_classes_are_their_definition(family, masks):
             parts |= {f"{o}_abs_sum": (a * g[layer][0]).abs() for o, g in zip(BOTH, gradients, strict=True)}
             for t, token in enumerate(ids):
                 name = "first" if t == 0 else TOKEN_CLASSES[VOCABULARY[token]]
-                columns = {measure: value[t].numpy() for measure, value in parts.items()}
+                parts_ = {measure: value[t].numpy() for measure, value in parts.items()}
                 keys = {"layer": layer, "neuron": range(48), "token_class": name, "n_tokens": 1.0}
-                expected.append(pd.DataFrame({**keys, **columns}))
+                expected.append(pd.DataFrame({**keys, **parts_}))
     expected = pd.concat(expected).groupby(KEYS).sum()
     assert expected.index.get_level_values("token_class").nunique() >= 5  # the samples have nearly every class
     expected = expected.reindex(pd.MultiIndex.from_frame(found[KEYS]), fill_value=0.0)
-    for name in statistics.token_class_columns(BOTH):
+    for name in columns.token_class_columns(BOTH):
         assert_close(found[name], expected[name])
 
 
@@ -271,7 +273,7 @@ def test_token_classes_add_up_to_the_statistics_and_change_none(checkpointed):
     run = calibrate(model, sequences(), micro_batch=5, token_classes=VOCABULARY)
     sums = run.class_frame().drop(columns="token_class").groupby(["layer", "neuron"]).sum()
     neurons = run.frames()[0].set_index(["layer", "neuron"])
-    for name in statistics.token_class_columns(BOTH):
+    for name in columns.token_class_columns(BOTH):
         assert_close(sums[name], neurons[name], rtol=1e-5)
     assert without.class_frame().empty
     if not checkpointed:
@@ -287,7 +289,7 @@ def test_token_classes_of_shards_add_up_to_the_whole(shards):
         for count in (1, shards)
         for shard in range(count)
     ]
-    whole, merged = frames[0].set_index(KEYS).sort_index(), statistics.merge(iter(frames[1:]), KEYS).set_index(KEYS)
+    whole, merged = frames[0].set_index(KEYS).sort_index(), columns.merge(iter(frames[1:]), KEYS).set_index(KEYS)
     assert whole.index.equals(merged.index)
     np.testing.assert_allclose(merged, whole, rtol=1e-12)
     assert (merged["n_tokens"] == whole["n_tokens"]).all()
@@ -310,7 +312,7 @@ def test_stages_write_four_files_and_the_merged_activations_know_their_layer(tmp
     assert artifacts.read_provenance(merged / "activations.parquet")["settings"]["analysed_layer"] == 1
     assert artifacts.read_table(merged / "activations.parquet", "activations").num_rows == 9
     classes = artifacts.read_parquet(merged / "token_classes.parquet", "token_classes")
-    assert list(classes.columns) == [*KEYS, *statistics.token_class_columns(BOTH)] and len(classes) == 3 * 48 * 6
+    assert list(classes.columns) == [*KEYS, *columns.token_class_columns(BOTH)] and len(classes) == 3 * 48 * 6
     tokens = classes[(classes["layer"] == 0) & (classes["neuron"] == 0)].set_index("token_class")["n_tokens"]
     expected = dict.fromkeys(TOKEN_CLASSES, 0)
     for start in range(0, 128, 32):
@@ -320,7 +322,7 @@ def test_stages_write_four_files_and_the_merged_activations_know_their_layer(tmp
     assert tokens.to_dict() == expected
     total = artifacts.read_parquet(merged / "statistics.parquet", "statistics")
     sums = classes.drop(columns="token_class").groupby(["layer", "neuron"], as_index=False).sum()
-    for name in statistics.token_class_columns(BOTH):
+    for name in columns.token_class_columns(BOTH):
         assert_close(sums[name], total[name], rtol=1e-5)
 
 
@@ -399,7 +401,7 @@ def rku_masks(neurons: pd.DataFrame, sparsity: int) -> list[np.ndarray]:
     ]
     sizes = np.array([len(s) for s in scores])
     problem = allocation.Problem(scores, sparsity, np.ones(len(scores)), allocation.floors(sizes, 0.01))
-    widths = importlib.import_module("pruning.allocation.global").widths(problem)
+    widths = importlib.import_module("pruning.methods.allocation.global").widths(problem)
     return allocation.masks(scores, allocation.finish(widths, problem, 1))
 
 
@@ -411,7 +413,7 @@ def sharded():
     for shards in (1, 2, 5):
         runs = [calibrate(model, samples, shard=(shard, shards)).frames() for shard in range(shards)]
         neurons, layers = zip(*runs, strict=True)
-        merged[shards] = statistics.merge(neurons, ["layer", "neuron"]), statistics.merge(layers, ["layer"])
+        merged[shards] = columns.merge(neurons, ["layer", "neuron"]), columns.merge(layers, ["layer"])
     return merged
 
 
@@ -442,12 +444,12 @@ def shard(seed: int) -> pd.DataFrame:
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=12), st.randoms(use_true_random=False))
 def test_merging_is_the_same_in_any_order_and_partition(groups, random):
     frames = [shard(seed) for seed in range(len(groups))]
-    whole = statistics.merge(frames, ["layer", "neuron"])
+    whole = columns.merge(frames, ["layer", "neuron"])
     order = list(range(len(groups)))
     random.shuffle(order)
     parts = [[frames[i].sample(frac=1, random_state=i) for i in order if groups[i] == g] for g in set(groups)]
     random.shuffle(parts)
-    nested = statistics.merge([statistics.merge(part, ["layer", "neuron"]) for part in parts], ["layer", "neuron"])
+    nested = columns.merge([columns.merge(part, ["layer", "neuron"]) for part in parts], ["layer", "neuron"])
     assert nested[["layer", "neuron"]].equals(whole[["layer", "neuron"]])
     for name in ("act_sum", "energy_abs_sum"):
         size = sum(frame[name].abs() for frame in frames)
@@ -457,9 +459,9 @@ def test_merging_is_the_same_in_any_order_and_partition(groups, random):
 
 def test_merging_refuses_shards_of_another_model():
     with pytest.raises(ValueError, match="different neurons or columns"):
-        statistics.merge([shard(0), shard(1).iloc[:5]], ["layer", "neuron"])
+        columns.merge([shard(0), shard(1).iloc[:5]], ["layer", "neuron"])
     with pytest.raises(ValueError, match="different neurons or columns"):
-        statistics.merge([shard(0), shard(1).rename(columns={"act_sum": "other"})], ["layer", "neuron"])
+        columns.merge([shard(0), shard(1).rename(columns={"act_sum": "other"})], ["layer", "neuron"])
 
 
 def test_those_masks_keep_the_largest_shares(sharded):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from pruning.calibration_data import micro_batches, render, sampled_positions, shard_of, token_samples
-from pruning.errors import InputError
+from pruning.core.errors import InputError
+from pruning.data.text import micro_batches, render, sampled_positions, shard_of, token_samples
 
 TOKENIZER = tiny.tokenizer()  # a token a character
 END = TOKENIZER.eos_token_id

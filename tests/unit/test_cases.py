@@ -12,9 +12,10 @@ from markdown_it import MarkdownIt
 from peft import LoraConfig, get_peft_model
 
 import tiny
-from pruning import artifacts, loading
-from pruning import cases as layout
-from pruning.errors import InputError
+from pruning.analysis import cases as layout
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.models import loading
 
 SETTINGS = {
     "items": [2, 0, 1],

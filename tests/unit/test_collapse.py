@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
-from pruning import artifacts
-from pruning.collapse import Collapse, accuracy, collapse, compare, fit
-from pruning.errors import InputError
-from pruning.inference import wilson
+from pruning.analysis.collapse import Collapse, accuracy, collapse, compare, fit
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.core.significance import wilson
 
 SPARSITIES = np.arange(1, 10) / 10
 METRIC = "exact_match,strict-match"

@@ -13,14 +13,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, T5Config
 
 import tiny
-from pruning import artifacts, recovery
-from pruning.calibration import Calibration
-from pruning.calibration_data import micro_batches
-from pruning.checkpoint import Checkpoint
-from pruning.compact import compact_config, write_compact
-from pruning.compensation import Compensated, bias
-from pruning.errors import InputError
-from pruning.loading import layer_widths, load, model_class
+from pruning.calibration.gradients import Calibration
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.data.text import micro_batches
+from pruning.evaluation import recovery
+from pruning.methods.compact import compact_config, write_compact
+from pruning.methods.compensation import Compensated, bias
+from pruning.models.checkpoint import Checkpoint
+from pruning.models.loading import layer_widths, load, model_class
 
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 TEXT = torch.tensor([[3, 77, 250, 14, 9, 120, 33, 8], [200, 5, 6, 91, 42, 42, 17, 255]])
@@ -414,9 +415,9 @@ def run_stage(base: Path, keeps, tmp_path: Path, evidence: bool = True, **settin
     ("family", "widths", "settings", "loader"),
     [
         ("qwen2", UNIFORM, {}, "transformers"),
-        ("qwen2", UNEVEN, {}, "pruning.loading"),
+        ("qwen2", UNEVEN, {}, "pruning.models.loading"),
         ("qwen2", UNEVEN, {"export": "pad"}, "transformers"),
-        ("qwen2", UNIFORM, {"compensate": "bias"}, "pruning.loading"),
+        ("qwen2", UNIFORM, {"compensate": "bias"}, "pruning.models.loading"),
         ("llama", UNIFORM, {"compensate": "bias"}, "transformers"),
     ],
 )

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pruning import costs
-from pruning.errors import InputError
+from pruning.analysis import costs
+from pruning.core.errors import InputError
 
 REST = "\t-" * 7
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"

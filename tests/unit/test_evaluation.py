@@ -14,14 +14,16 @@ from lm_eval.filters import build_filter_ensemble
 from lm_eval.models.huggingface import HFLM
 
 import tiny
-from pruning import adapters, artifacts, evaluation, generation
-from pruning.datasets import adapt
-from pruning.default_datasets import PUBLISHED
-from pruning.errors import InputError
-from pruning.evaluation import CachedHFLM, outcomes, prediction, task_definition
-from pruning.generation import Generated
-from pruning.perplexity import negative_log_likelihoods, windows
-from pruning.response_cache import ResponseCache
+from pruning.config.default_datasets import PUBLISHED
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.data import adapters
+from pruning.data.datasets import adapt
+from pruning.evaluation import generation, harness
+from pruning.evaluation.answers import ResponseCache
+from pruning.evaluation.generation import Generated
+from pruning.evaluation.harness import CachedHFLM, outcomes, prediction, task_definition
+from pruning.evaluation.perplexity import negative_log_likelihoods, windows
 
 TASKS = Path(__file__).parents[2] / "config/tasks"
 KWARGS = {"max_gen_toks": 12, "do_sample": False}
@@ -366,7 +368,7 @@ def run(lab: Lab, task: str, records: list[dict], adapter: str | None, fields: l
         definition["generation_kwargs"]["max_gen_toks"] = 192  # the random model has a short context
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
-        return evaluation.evaluate(lab.cached(), definition, None)
+        return harness.evaluate(lab.cached(), definition, None)
 
 
 @pytest.fixture(scope="module")
@@ -583,7 +585,7 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     asked = {"num_fewshot": 2, "shared_examples": True, "chat_template": True, "max_gen_toks": 7}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
-        result = evaluation.evaluate(lab.cached(), definition, 1, 2, **asked)
+        result = harness.evaluate(lab.cached(), definition, 1, 2, **asked)
     ((samples),) = result["samples"].values()
     (sample,) = samples
     first, second, third = PROBLEMS
@@ -597,7 +599,7 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
 
 def test_a_chat_format_that_is_not_there_is_refused(lab):
     with pytest.raises(InputError, match="chat_template: this model's tokenizer has none"):
-        evaluation.evaluate(lab.cached(), {"task": "x"}, None, chat_template=True)
+        harness.evaluate(lab.cached(), {"task": "x"}, None, chat_template=True)
 
 
 def test_outcomes_of_generated_answers_by_hand(solved):

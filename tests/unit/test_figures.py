@@ -16,9 +16,9 @@ from matplotlib.text import Text
 from PIL import Image
 from scipy.special import expit
 
-from pruning import artifacts
-from pruning.errors import InputError
-from pruning.figures import collapse, fig1, fig2, fig3, latency, recovery, style, widths
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.report.figures import collapse, fig1, fig2, fig3, latency, recovery, style, widths
 
 METHODS = ["wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random"]
 MANY = [

@@ -12,10 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, GPT2Config, MixtralConfig
 
 import tiny
-from pruning import artifacts, latency
-from pruning.checkpoint import Checkpoint
-from pruning.compact import write_compact
-from pruning.errors import InputError
+from pruning.analysis import latency
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.methods.compact import write_compact
+from pruning.models.checkpoint import Checkpoint
 
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from pruning.locks import clear_stale
+from pruning.core.locks import clear_stale
 from workspace import ROOT
 
 HOLD = """

@@ -8,14 +8,14 @@ import score as score_stage
 import torch
 
 import tiny
-from pruning import artifacts
-from pruning import calibration_data as cd
-from pruning.calibration import checkpoint_gradients
-from pruning.errors import InputError
-from pruning.loading import load
-from pruning.parameter_gradients import NEURON_AXIS, layers_that_fit, neuron_taylor, parameter_taylor
-from pruning.scores import Layer
-from pruning.scores import parameter_taylor as plugin
+from pruning.calibration.gradients import checkpoint_gradients
+from pruning.calibration.parameter_gradients import NEURON_AXIS, layers_that_fit, neuron_taylor, parameter_taylor
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.data import text as cd
+from pruning.methods.scores import Layer
+from pruning.methods.scores import parameter_taylor as plugin
+from pruning.models.loading import load
 
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 
@@ -249,7 +249,7 @@ def test_the_score_stage_reads_the_kind_that_the_score_names(tmp_path):
 
 
 def test_the_checkpoint_is_opened_once_and_only_for_scores_that_want_it(tmp_path, monkeypatch):
-    from pruning import checkpoint
+    from pruning.models import checkpoint
 
     opened, real = [], checkpoint.Checkpoint
 

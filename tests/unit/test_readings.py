@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import readings as stage
 
-from pruning import artifacts, overlap, readings
-from pruning.errors import InputError
+from pruning.analysis import overlap, readings
+from pruning.core import artifacts
+from pruning.core.errors import InputError
 
 PAPER = Path(__file__).parents[2] / "resources/paper"
 TABLE4 = readings.published_lines(pd.read_csv(PAPER / "table4.csv"))

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pruning.response_cache import ResponseCache, key_of
+from pruning.evaluation.answers import ResponseCache, key_of
 
 A, B, C = (ResponseCache.key("generate_until", [text, {"until": ["\n"]}]) for text in "abc")
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import tiny
-from pruning import artifacts
-from pruning.compensation import ridge
-from pruning.loading import load
+from pruning.core import artifacts
+from pruning.methods.compensation import ridge
+from pruning.models.loading import load
 
 D, N = 5, 12
 KEEP = np.random.default_rng(4).permutation(N) < 8

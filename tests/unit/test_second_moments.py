@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3nTextConfig, Gemma3TextConfig
 
 import tiny
-from pruning import artifacts
-from pruning import calibration_data as cd
-from pruning.errors import InputError
-from pruning.loading import load
-from pruning.second_moments import held_out, read, second_moments, token_counts
+from pruning.calibration.second_moments import held_out, read, second_moments, token_counts
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.data import text as cd
+from pruning.models.loading import load
 
 WINDOWS = {"sliding_window": 4, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
 

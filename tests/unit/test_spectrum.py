@@ -8,8 +8,9 @@ import scipy.linalg
 import scipy.stats
 import spectrum as stage
 
-from pruning import artifacts, spectrum
-from pruning.errors import InputError
+from pruning.analysis import spectrum
+from pruning.core import artifacts
+from pruning.core.errors import InputError
 
 SETTINGS = {"model": "m", "calib": "c", "sparsity": 50, "draws": 3, "seed": 1}
 

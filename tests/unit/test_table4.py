@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import table4 as stage
 
-from pruning.errors import InputError
-from pruning.overlap import table4_rows
+from pruning.analysis.overlap import table4_rows
+from pruning.core.errors import InputError
 
 PUBLISHED = "resources/paper/table4.csv"
 NOTES = "resources/paper/notes.yaml"

@@ -15,8 +15,9 @@ import pytest
 import table
 from scipy import stats
 
-from pruning import artifacts, printing, tables
-from pruning.errors import InputError
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.report import printing, tables
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAPER = REPOSITORY / "resources/paper/table1.csv"

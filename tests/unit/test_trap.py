@@ -6,9 +6,10 @@ import pytest
 import trap as stage
 from statsmodels.stats.proportion import proportion_confint
 
-from pruning import artifacts, trap
-from pruning.errors import InputError
-from pruning.statistics import TOKEN_CLASSES
+from pruning.analysis import trap
+from pruning.calibration.columns import TOKEN_CLASSES
+from pruning.core import artifacts
+from pruning.core.errors import InputError
 
 SETTINGS = {
     "model": "m",

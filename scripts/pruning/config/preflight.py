@@ -1,0 +1,242 @@
+"""Checks of a run before any job starts: what the config names exists and fits together."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import safe_open
+
+from pruning.config.schema import Config, GgufSource, Table, known
+from pruning.core import memory
+from pruning.core.errors import InputError
+from pruning.models import sources
+
+
+class _FunctionAsText(yaml.SafeLoader):
+    """Reads lm-eval's YAML without importing the functions it names."""
+
+
+_FunctionAsText.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+
+
+def task_yaml(path: Path) -> dict[str, Any]:
+    """A task definition with the packaged lm-eval files that it includes, functions left as text.
+
+    Raises InputError if one is missing or broken."""
+    tasks = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks"
+    return _with_includes(path, tasks)
+
+
+def _with_includes(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        task = yaml.load(path.read_text(encoding="utf-8"), _FunctionAsText)  # noqa: S506 (a SafeLoader)
+        if not isinstance(task, dict):
+            raise ValueError("not a mapping")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such task definition; add it, or rename the task in the config") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: broken YAML: {error}") from None
+    if "include" not in task:
+        return task
+    packaged = folder / task["include"]
+    if not packaged.is_file():
+        raise InputError(f"{path}: include: lm-eval has no task file {task['include']}")
+    return {**_with_includes(packaged, packaged.parent), **task}
+
+
+def data_files(path: Path) -> list[str]:
+    """The parquet files that a task reads: {split: path} under dataset_kwargs.data_files. Raises InputError without."""
+    try:
+        return sorted(set(task_yaml(path)["dataset_kwargs"]["data_files"].values()))
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{path}: needs dataset_kwargs.data_files with a parquet path a split") from None
+
+
+def test_file(path: Path) -> str:
+    """The parquet of a task's test items (its validation items, where it has no test split)."""
+    task = task_yaml(path)
+    files = task["dataset_kwargs"]["data_files"]
+    split = task.get("test_split") or task.get("validation_split")
+    if split not in files:
+        raise InputError(f"{path}: names no file for its items' split {split!r} under dataset_kwargs.data_files")
+    return files[split]
+
+
+def metric_names(task: dict[str, Any]) -> list[str]:
+    filters = [f",{f['name']}" for f in task.get("filter_list", [])] or [""]
+    return [f"{metric['metric']}{name}" for metric in task.get("metric_list", []) for name in filters]
+
+
+def check(config: Config) -> None:
+    """Raises InputError at the first thing that cannot work."""
+    try:
+        users = [*config.calibrations.values(), *config.tunings.values(), *([config.cases] if config.cases else [])]
+        used = {user.dataset for user in users}
+        for name, task in config.tasks.items():
+            if task.kind == "lm_eval":
+                definition = config.definition(name)
+                known(f"tasks.{name}.metrics", task.metrics, metric_names(task_yaml(definition)))
+                used |= {_check_data_file(config, definition, file) for file in data_files(definition)}
+            else:
+                used.add(task.dataset)
+        for name in sorted(used):
+            for split in config.splits(name):
+                if (path := config.local_path(name, split)) and not path.is_file():
+                    raise InputError(
+                        f"datasets.{name}: no file {path} for the split {split!r}; check `data_folder` and `path`"
+                    )
+    except ValueError as error:
+        raise InputError(f"config: {error}" if type(error) is ValueError else str(error)) from None
+    for name in config.models_used:
+        _check_model(config, name)
+
+
+def _check_data_file(config: Config, definition: Path, file: str) -> str:
+    """The dataset that a task's data file belongs to."""
+    match = re.fullmatch(r"results/data/([a-z0-9_-]+)/([a-z0-9_-]+)\.parquet", file)
+    if not match:
+        raise InputError(f"{definition}: data file {file} is not results/data/{{dataset}}/{{split}}.parquet")
+    dataset, split = match.groups()
+    known(f"{definition}: data file {file}: dataset", [dataset], config.datasets)
+    known(f"{definition}: data file {file}: split", [split], config.splits(dataset))
+    return dataset
+
+
+def _check_model(config: Config, name: str) -> None:
+    source = config.models[name].source
+    if source.kind == "gguf" and not source.package:
+        _check_gguf(config, name)
+    _check_memory(config, name)
+    directory = Path(source.path) if source.kind == "local" else Path(f"results/{name}/base")
+    if source.kind == "local" and not (directory / "config.json").is_file():
+        raise InputError(f"models.{name}.source.path: no model in {directory} (no config.json)")
+    if not (directory / "config.json").is_file():
+        return  # not fetched yet: the job itself will check
+    architecture = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    tables = [config.table(table) for table, content in config.tables.items() if content]
+    shown = [table for table in tables if name in table.models]
+    _check_shape(config, name, shown, architecture)
+    _check_targets(config, name, shown, directory)
+    _check_chat(config, name, shown, directory)
+    for method in sorted({*config.experiment.methods, *(m for table in tables for m in table.methods)}):
+        own = config.method(method)
+        if (own.compensate, own.export) != ("bias", "pad"):
+            continue
+        from pruning.methods.compact import no_slot
+        from pruning.models.checkpoint import has_mlp_bias  # need torch: slow for every start of snakemake
+
+        if not has_mlp_bias(architecture):
+            raise InputError(f"methods.{method}.export: {no_slot(architecture)}")
+
+
+def _check_gguf(config: Config, name: str) -> None:
+    try:
+        sources.gguf_files(config.models[name].source.model_dump())
+    except InputError as error:
+        raise InputError(f"models.{name}.source: {error}") from None
+
+
+def _check_memory(config: Config, name: str) -> None:
+    """Less memory for a job than the weights alone take (on the CPU: those for GPUs pass through it in pieces)."""
+    model = config.models[name]
+    if model.gpus == 0 and (needed := weights_gb(config, name)) > model.memory_gb:
+        raise InputError(
+            f"models.{name}.memory_gb: {model.memory_gb} is less than the weights alone take in {model.dtype}, "
+            f"{needed:.1f} GB; raise it above that, by what the activations need"
+        )
+
+
+def weights_gb(config: Config, name: str) -> float:
+    """Gigabytes of a model's weights as it is loaded; 0 where they are not known yet."""
+    model = config.models[name]
+    directory = Path(model.source.path) if model.source.kind == "local" else Path(f"results/{name}/base")
+    count = memory.parameters(directory)
+    if not count and model.source.kind == "gguf":
+        try:
+            count = memory.gguf_parameters(sources.gguf_files(model.source.model_dump())[0]) or 0
+        except InputError:  # its package is not installed here
+            count = 0
+    return memory.gigabytes(count, model.dtype)
+
+
+def _check_shape(config: Config, name: str, tables: list[Table], architecture: dict[str, Any]) -> None:
+    """Layers and lengths that the model of these tables does not have."""
+    layers, context = (architecture.get(key) for key in ("num_hidden_layers", "max_position_embeddings"))
+    sections = {"overlap.layer": config.overlap, "readings.layer": config.readings}
+    analysed = {key: section.layer for key, section in sections.items() if section}
+    for calib in {*config.experiment.calibrations, *(calib for table in tables for calib in table.calibrations)}:
+        analysed[f"calibrations.{calib}.analysed_layer"] = config.calibrations[calib].analysed_layer
+    for key, layer in sorted(analysed.items()):
+        if layers and layer is not None and not 0 <= layer < layers:
+            raise InputError(f"{key}: {layer} is out of range, {name} has layers 0 to {layers - 1}")
+    columns = [column.partition("@") for table in tables for column in table.tasks]
+    lengths = {f"tasks.{task}.seqlen": getattr(config.tasks[task], "seqlen", 0) for task, _, _ in columns}
+    for tuning in _tunings(tables):
+        lengths[f"tunings.{tuning}.sequence_length"] = config.tunings[tuning].sequence_length
+    for key, length in sorted(lengths.items()):
+        if context and length > context:
+            raise InputError(f"{key}: {length} is longer than {name}'s context of {context} tokens")
+
+
+def _tunings(tables: list[Table]) -> list[str]:
+    return sorted({column.partition("@")[2] for table in tables for column in table.tasks} - {""})
+
+
+def _check_chat(config: Config, name: str, tables: list[Table], directory: Path) -> None:
+    """A chat format asked of a model that has none."""
+    settings = directory / "tokenizer_config.json"
+    known_here = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    if "chat_template" in known_here or any(directory.glob("*chat_template*")):
+        return
+    for task in sorted({column.partition("@")[0] for table in tables for column in table.tasks}):
+        if getattr(config.tasks[task], "chat_template", False):
+            raise InputError(f"tasks.{task}.chat_template: {name}'s tokenizer has no chat template; set it to false")
+
+
+def _check_targets(config: Config, name: str, tables: list[Table], directory: Path) -> None:
+    """Modules for LoRA that the model of these tables does not have."""
+    modules: set[str] = set()
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, "numpy") as tensors:
+            modules |= {key.split(".")[-2] for key in tensors.keys() if key.endswith(".weight")}  # noqa: SIM118
+    for tuning in _tunings(tables):
+        if modules and (missing := sorted(set(config.tunings[tuning].targets) - modules)):
+            raise InputError(f"tunings.{tuning}.targets: {name} has no {missing}; it has {sorted(modules)}")
+
+
+def check_machine(config: Config, visible: list[str]) -> None:
+    """What only the machine that runs the jobs can say: its GPUs and memory. Raises InputError."""
+    for name in config.models_used:
+        model = config.models[name]
+        if model.gpus > len(visible):
+            raise InputError(
+                f"models.{name}.gpus: {model.gpus} GPUs asked, {len(visible)} visible on this machine: "
+                "lower it, or run through a cluster profile (profiles/README.md)"
+            )
+        needed, machine = weights_gb(config, name), memory.physical() / 1e9
+        if model.gpus == 0 and needed > machine:
+            smaller = "use bfloat16, " if model.dtype == "float32" else ""
+            raise InputError(
+                f"models.{name}.dtype: the weights take {needed:.1f} GB in {model.dtype}, this machine has "
+                f"{machine:.1f} GB of memory: {smaller}set `gpus`, or run on a larger machine"
+            )
+
+
+def check_packages(config: Config) -> None:
+    """The packages whose GGUF files are still to be fetched. Raises InputError if one is missing or another version."""
+    for name in config.models_used:
+        source = config.models[name].source
+        if source.kind == "gguf" and source.package and not _fetched(name, source):
+            _check_gguf(config, name)
+
+
+def _fetched(name: str, source: GgufSource) -> bool:
+    """Whether the model has been made from this source."""
+    manifest = Path(f"results/{name}/base/manifest.json")
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))["provenance"]["settings"] == source.model_dump()
+    except (OSError, ValueError, KeyError):
+        return False
