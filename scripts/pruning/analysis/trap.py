@@ -94,8 +94,8 @@ def region_rows(frame: pd.DataFrame, methods: Sequence[str], confidence: float) 
 def class_rows(token_classes: pd.DataFrame, frame: pd.DataFrame, analysed_layer: int) -> pd.DataFrame:
     """From which classes of tokens the measures of all, trap and spike neurons come, in all layers (`all`) and in one.
 
-    token_classes: one row a neuron and class (columns.py); frame: `neurons`. Columns: layer, group, measure, token_class,
-    share (of the group's total of the measure), token_share (of the tokens), ratio (share over
+    token_classes: one row a neuron and class (columns.py); frame: `neurons`. Columns: layer, group, measure,
+    token_class, share (of the group's total of the measure), token_share (of the tokens), ratio (share over
     token_share: 1 where the class gets what its number of tokens would give). NaN where there is nothing to divide by.
     Raises ValueError if both tables do not hold the same neurons."""
     tagged = token_classes.merge(frame[["layer", "neuron", "region"]], on=["layer", "neuron"], validate="many_to_one")

@@ -4,7 +4,8 @@ Tables: `accuracy` (model, calib, method, sparsity, task, metric, value, ci_low,
 model) and `collapse` (model, calib, method, task, metric, dense, chance, collapse, ci_low, ci_high, width,
 censored). Accuracies are fractions; collapse, its interval and width are sparsities. The fitted curve is
 that of analysis/collapse.py. Where a point, or the end of its interval, is beyond the sparsities measured (censored,
-NaN), an arrow says so. Settings: `titles`, task -> text (optional). One column of panels a task and metric of `collapse`.
+NaN), an arrow says so. Settings: `titles`, task -> text (optional). One column of panels a task and metric of
+`collapse`.
 """
 
 from collections.abc import Mapping
