@@ -23,7 +23,7 @@ import torch
 
 from pruning.calibration import gradients
 from pruning.calibration.columns import TOKEN_CLASSES
-from pruning.data.text import Batch, micro_batches
+from pruning.calibration.prepare import Batch, micro_batches
 from pruning.models import loading
 
 
@@ -34,15 +34,20 @@ def bare(model: torch.nn.Module, batches: list[Batch]) -> None:
         if not args[0].requires_grad:
             args[0].requires_grad_(True)
 
-    hook = model.model.layers[0].mlp.down_proj.register_forward_pre_hook(start)
+    hidden: list[torch.Tensor] = []
+    hooks = [
+        model.model.layers[0].mlp.down_proj.register_forward_pre_hook(start),
+        model.model.norm.register_forward_pre_hook(lambda _, args: hidden.append(args[0])),
+    ]
     for batch in batches:
         with torch.enable_grad():
-            hidden = model.model(input_ids=batch.ids, attention_mask=batch.counted.long(), use_cache=False)[0]
-            energy = gradients.energy(hidden, batch.objective)
-            ce = gradients.cross_entropy(model.lm_head(hidden), batch.ids, batch.objective)
+            logits = model(input_ids=batch.ids, attention_mask=batch.counted.long(), use_cache=False).logits
+            energy = gradients.energy(hidden.pop(), batch.objective)
+            ce = gradients.cross_entropy(logits, batch.ids, batch.objective)
             energy.sum().backward(retain_graph=True)
             ce.sum().backward()
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
 
 
 def measured(model: torch.nn.Module, batches: list[Batch]) -> None:

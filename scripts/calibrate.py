@@ -25,39 +25,24 @@ def calibrate(
     import torch
     from tqdm import tqdm
 
-    from pruning.calibration import gradients, token_classes
+    from pruning.calibration import gradients, prepare, token_classes
     from pruning.core import artifacts, out_of_memory
-    from pruning.data import text as cd
     from pruning.models import loading
+    from pruning.models.structures import ffn
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
     network, tokenizer = loading.load(model, settings["dtype"])
     cli.phase("load")
-    records = artifacts.read_table(data, "dataset").to_pylist()
-    documents = [(cd.render(r, settings["prompt"]), cd.render(r, settings["completion"])) for r in records]
-    sequences = cd.token_samples(
-        documents,
-        tokenizer,
-        samples=settings["samples"],
-        sequence_length=settings["sequence_length"],
-        packing=settings["packing"],
-        seed=settings["seed"],
-    )
-    batches = cd.micro_batches(
-        sequences,
-        settings["micro_batch"],
-        pad=tokenizer.pad_token_id,
-        token_mask=settings["token_mask"],
-    )
+    batches = prepare.batches(data, tokenizer, settings)
     if settings["shards"] > len(batches):
         raise cli.InputError(
             f"calibration: {settings['shards']} shards for {len(batches)} micro-batches: lower `shards`"
         )
     if settings["gradient_checkpointing"]:
         gradients.checkpoint_gradients(network)
-    own = cd.shard_of(batches, shard, settings["shards"])
-    layers = len(gradients.ffn_blocks(network))
+    own = prepare.shard_of(batches, shard, settings["shards"])
+    layers = len(ffn.sites(network))
     analysed = settings["analysed_layer"] if settings["analysed_layer"] is not None else layers - 2
     if not 0 <= analysed < layers:
         raise cli.InputError(f"analysed_layer: {analysed} is out of range, the model has layers 0 to {layers - 1}")
@@ -65,7 +50,7 @@ def calibrate(
         network,
         objectives=settings["objectives"],
         analysed_layer=analysed,
-        keep=cd.sampled_positions(batches, settings["sampled_tokens"], settings["seed"]),
+        keep=prepare.sampled_positions(batches, settings["sampled_tokens"], settings["seed"]),
         token_classes=token_classes.vocabulary_classes(tokenizer, network.get_input_embeddings().num_embeddings),
     )
     with (

@@ -25,35 +25,21 @@ def parameter_gradients(
     import torch
     from tqdm import tqdm
 
-    from pruning.calibration import gradients
+    from pruning.calibration import gradients, prepare
     from pruning.calibration import parameter_gradients as pg
     from pruning.core import artifacts, out_of_memory
-    from pruning.data import text as cd
     from pruning.models import loading
+    from pruning.models.structures import ffn
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
     network, tokenizer = loading.load(model, settings["dtype"])
     cli.phase("load")
-    records = artifacts.read_table(data, "dataset").to_pylist()
-    sequences = cd.token_samples(
-        [(cd.render(r, settings["prompt"]), cd.render(r, settings["completion"])) for r in records],
-        tokenizer,
-        samples=settings["samples"],
-        sequence_length=settings["sequence_length"],
-        packing=settings["packing"],
-        seed=settings["seed"],
-    )
-    batches = cd.micro_batches(
-        sequences,
-        settings["micro_batch"],
-        pad=tokenizer.pad_token_id,
-        token_mask=settings["token_mask"],
-    )
+    batches = prepare.batches(data, tokenizer, settings)
     if settings["gradient_checkpointing"]:
         gradients.checkpoint_gradients(network)
     layers = pg.layers_that_fit(network, memory_mb and memory_mb * 10**6)
-    print(f"{layers} layers a pass of {len(gradients.ffn_blocks(network))}")
+    print(f"{layers} layers a pass of {len(ffn.sites(network))}")
     advice = f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"
     progress = partial(tqdm, desc="micro-batches", mininterval=5)
     with out_of_memory.advise(advice):
@@ -62,7 +48,7 @@ def parameter_gradients(
             for layer, values in enumerate(pg.parameter_taylor(network, batches, layers, progress))
         ]
     frame = pd.concat(frames, ignore_index=True)
-    frame.insert(2, "n_samples", float(len(sequences)))
+    frame.insert(2, "n_samples", float(sum(len(batch.samples) for batch in batches)))
     artifacts.write_parquet(output, frame, "parameter_taylor", settings)
 
 

@@ -31,11 +31,7 @@ def recover(
     torch.set_num_threads(threads)
     cli.phase("start-up")
     network, tokenizer = loading.load(model, settings["dtype"])
-    records = artifacts.read_table(data, "dataset").to_pylist()
-    try:
-        texts = [(settings["prompt"].format_map(r), settings["completion"].format_map(r)) for r in records]
-    except KeyError as field:
-        raise cli.InputError(f"{data}: the tuning text needs a field {field}; it has {sorted(records[0])}") from None
+    texts = text.documents(data, settings["prompt"], settings["completion"])
     sequences = text.token_samples(
         texts,
         tokenizer,

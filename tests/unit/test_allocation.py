@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tiny
 from pruning.calibration.gradients import Calibration
-from pruning.data.text import micro_batches
+from pruning.calibration.prepare import micro_batches
 from pruning.methods import allocation
 from pruning.methods.allocation import Problem, finish, floors, kept, masks
 from pruning.methods.normalise import NORMALISATIONS

@@ -12,17 +12,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
 
 import tiny
 from pruning.calibration import columns
 from pruning.calibration.columns import TOKEN_CLASSES
-from pruning.calibration.gradients import Calibration, activation_table, checkpoint_gradients, ffn_blocks
+from pruning.calibration.gradients import Calibration, activation_table, checkpoint_gradients
 from pruning.calibration.objectives import OBJECTIVES
+from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
 from pruning.calibration.token_classes import vocabulary_classes
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.data.text import micro_batches, sampled_positions, shard_of
 from pruning.methods import allocation
 from pruning.methods.normalise import layer_sum
 
@@ -377,22 +376,6 @@ def test_infinite_gradients_name_layer_and_objective():
     model.model.norm.weight *= 1e17
     with pytest.raises(InputError, match=r"gradients of layer 1 \(objective energy_post\) at calibration sample 0\b"):
         calibrate(model, sequences(), objectives=("energy_post",))
-
-
-def test_other_architectures_are_refused_naming_the_module():
-    shape = {
-        "vocab_size": 50,
-        "hidden_size": 8,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    with pytest.raises(InputError, match="GPT2LMHeadModel: no module model.layers;"):
-        ffn_blocks(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2)))
-    with pytest.raises(
-        InputError, match=r"PhiForCausalLM: no linear module model\.layers\.0\.mlp\.gate_proj: not a gated FFN"
-    ):
-        ffn_blocks(PhiForCausalLM(PhiConfig(**shape)))
 
 
 def rku_masks(neurons: pd.DataFrame, sparsity: int) -> list[np.ndarray]:

@@ -24,7 +24,8 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from pruning.core.errors import InputError
-from pruning.models import loading
+from pruning.models import families, loading
+from pruning.models.structures import ffn
 from pruning.report.printing import Block, Cell
 
 # What a shape is made of: a missing one would silently be the default of another model.
@@ -106,9 +107,7 @@ def build(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) ->
     with no_init_weights(), torch.device(device):
         model = model_class._from_config(config, dtype=dtype)
     model.tie_weights()  # which no_init_weights left out
-    mlp = getattr(model.model.layers[0], "mlp", None) if hasattr(model, "model") else None
-    if not all(isinstance(getattr(mlp, f"{name}_proj", None), nn.Linear) for name in ("gate", "up", "down")):
-        raise InputError(f"latency: model type {config.model_type!r} has no layers.N.mlp.gate_proj, up_proj, down_proj")
+    ffn.sites(model)  # refuses what has none
     return _randomised(model)
 
 
@@ -117,9 +116,9 @@ def narrowed(dense: PreTrainedModel, widths: Sequence[int]) -> PreTrainedModel:
     shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
     model = copy.deepcopy(dense, shared)
     with no_init_weights():
-        loading.resize(model, dict(enumerate(widths)))
-    for layer in model.model.layers:
-        _randomised(layer.mlp)
+        ffn.resize(model, dict(enumerate(widths)))
+    for layer in families.decoder_layers(model):
+        _randomised(layer.get_submodule(families.of(model).ffn))
     return model
 
 

@@ -15,17 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration.columns import TOKEN_CLASSES
+from pruning.calibration.prepare import Batch
 from pruning.calibration.token_classes import classes_of
 from pruning.core.errors import InputError
-from pruning.data.text import Batch
+from pruning.models import families
+from pruning.models.structures import ffn
 
 
 def objective_values(
-    names: Sequence[str], hidden: Tensor, normed: Tensor, logits: Tensor | None, ids: Tensor, mask: Tensor
+    names: Sequence[str], hidden: Tensor, normed: Tensor, logits: Tensor, ids: Tensor, mask: Tensor
 ) -> dict[str, Tensor]:
     """Each objective of objectives.py that is asked for, a value a sample [B].
 
-    hidden [B, T, d] before the final norm, normed [B, T, d] after it, logits [B, T, V], None where `ce` is not asked.
+    hidden [B, T, d] before the final norm, normed [B, T, d] after it, logits [B, T, V], read for `ce` alone.
     mask [B, T]: tokens that the objectives average over."""
     position = torch.arange(mask.shape[1], device=mask.device)
     last = (mask * position).argmax(1, keepdim=True) == position
@@ -76,22 +78,6 @@ def gradient_statistics(p: Tensor, p_absolute: Tensor, g: Tensor) -> dict[str, T
     }
 
 
-def ffn_blocks(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers of a gated-FFN causal LM. Raises InputError naming the module that was looked for."""
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if layers is None:
-        raise InputError(
-            f"{type(model).__name__}: no module model.layers; only decoders of that layout can be calibrated"
-        )
-    for index, layer in enumerate(layers):
-        for name in ("gate_proj", "up_proj", "down_proj"):
-            if not isinstance(getattr(getattr(layer, "mlp", None), name, None), nn.Linear):
-                raise InputError(
-                    f"{type(model).__name__}: no linear module model.layers.{index}.mlp.{name}: not a gated FFN"
-                )
-    return list(layers)
-
-
 class Calibration:
     """Accumulates statistics over micro-batches; use as a context manager, which attaches and removes the hooks.
 
@@ -111,7 +97,8 @@ class Calibration:
     ):
         self.model, self.objectives = model, objectives
         self.analysed_layer, self.keep = analysed_layer, keep or {}
-        self.layers = ffn_blocks(model)
+        self.sites = ffn.sites(model)
+        self.layers = families.decoder_layers(model)
         self.vocabulary = token_classes
         self.sums: list[dict[str, Tensor]] = [{} for _ in self.layers]  # [n]
         self.class_sums: list[dict[str, Tensor]] = [{} for _ in self.layers]  # [classes, n]
@@ -121,9 +108,9 @@ class Calibration:
         self.kept: list[dict] = []
 
     def __enter__(self) -> "Calibration":
-        self.hooks = [self.model.model.norm.register_forward_pre_hook(self._before_norm)]
-        for index, layer in enumerate(self.layers):
-            self.hooks.append(layer.mlp.down_proj.register_forward_pre_hook(partial(self._before_down, index)))
+        self.hooks = [families.final_norm(self.model).register_forward_hook(self._at_norm)]
+        for index, (layer, site) in enumerate(zip(self.layers, self.sites, strict=True)):
+            self.hooks.append(site.register_forward_pre_hook(partial(self._before_down, index)))
             self.hooks.append(layer.register_forward_hook(partial(self._after_layer, index)))
         return self
 
@@ -178,16 +165,19 @@ class Calibration:
 
     def _forward_and_backward(self, batch: Batch) -> None:
         with torch.enable_grad():
-            hidden = self.model.model(input_ids=batch.ids, attention_mask=batch.counted.long(), use_cache=False)[0]
-            logits = self.model.lm_head(hidden) if "ce" in self.objectives else None
-            values = objective_values(self.objectives, self.before_norm, hidden, logits, batch.ids, batch.objective)
+            # The model's own logits, with all that its family does to them; without `ce` nothing needs them.
+            network = self.model if "ce" in self.objectives else families.backbone(self.model)
+            logits = network(input_ids=batch.ids, attention_mask=batch.counted.long(), use_cache=False)[0]
+            values = objective_values(
+                self.objectives, self.before_norm, self.after_norm, logits, batch.ids, batch.objective
+            )
             for number, (self.objective, value) in enumerate(values.items(), start=1):
                 self._check_finite(value, f"the objective {self.objective}")
                 value.sum().backward(retain_graph=number < len(values))
                 self.first.grad = None
 
-    def _before_norm(self, _, args: tuple) -> None:
-        self.before_norm = args[0]
+    def _at_norm(self, _, args: tuple, output: Tensor) -> None:
+        self.before_norm, self.after_norm = args[0], output
 
     def _before_down(self, index: int, _, args: tuple) -> None:
         a = args[0]

@@ -13,21 +13,25 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration.gradients import cross_entropy, ffn_blocks
+from pruning.calibration.gradients import cross_entropy
+from pruning.calibration.prepare import Batch
 from pruning.core.errors import InputError
-from pruning.data.text import Batch
+from pruning.models import families
+from pruning.models.families import Family
+from pruning.models.structures import ffn
 
-NEURON_AXIS = {"gate_proj": 0, "up_proj": 0, "down_proj": 1}
+Weights = Mapping[tuple[str, ...], Tensor]
 
 
-def neuron_taylor(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Tensor:
+def neuron_taylor(weights: Weights, gradients: Weights) -> Tensor:
     """sum |w g| over each neuron's gate row, up row and down column; float64 [n].
 
-    Both hold gate_proj and up_proj [n, d] and down_proj [d, n]."""
-    return sum(
-        (weights[name].float() * gradients[name]).abs().sum(1 - axis, dtype=torch.float64)
-        for name, axis in NEURON_AXIS.items()
-    )
+    Both hold, by the projections in them, gate and up [n, d] (fused: [2n, d]) and down [d, n]."""
+    totals = []
+    for held, weight in weights.items():
+        products = (weight.float() * gradients[held]).abs().sum(0 if held == ("down",) else 1, dtype=torch.float64)
+        totals += products.chunk(len(held))
+    return sum(totals)
 
 
 def parameter_taylor(
@@ -37,9 +41,10 @@ def parameter_taylor(
 
     `layers_a_pass` bounds the memory and changes no number. `progress` wraps the micro-batches of a pass.
     Raises InputError at a NaN or Inf, naming the sample or the layer."""
-    layers = ffn_blocks(model)
+    layers, family = families.decoder_layers(model), families.of(model)
+    ffn.sites(model)  # refuses what has none
     for start in range(0, len(layers), layers_a_pass):
-        chunk = [ffn_weights(layer) for layer in layers[start : start + layers_a_pass]]
+        chunk = [ffn_weights(layer, family) for layer in layers[start : start + layers_a_pass]]
         with summed_gradients(chunk) as sums:
             for batch in progress(batches):
                 backward(model, batch)
@@ -50,18 +55,16 @@ def parameter_taylor(
             yield found
 
 
-def ffn_weights(layer: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: getattr(layer.mlp, name).weight for name in NEURON_AXIS}
+def ffn_weights(layer: nn.Module, family: Family) -> dict[tuple[str, ...], nn.Parameter]:
+    return {held: module.weight for held, module in ffn.modules(layer, family).items()}
 
 
 def backward(model: nn.Module, batch: Batch) -> None:
     """Gradients of the sum of CE(x) over a micro-batch's samples, each the mean over its objective's tokens."""
     device = model.get_input_embeddings().weight.device
     with torch.enable_grad():
-        hidden = model.model(
-            input_ids=batch.ids.to(device), attention_mask=batch.counted.to(device).long(), use_cache=False
-        )[0]
-        logits = model.lm_head(hidden)
+        mask = batch.counted.to(device).long()
+        logits = model(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False).logits
         values = cross_entropy(logits, batch.ids.to(logits.device), batch.objective.to(logits.device))
         if not torch.isfinite(values).all():
             sample = int(batch.samples[int((~torch.isfinite(values)).nonzero()[0])])
@@ -74,7 +77,7 @@ def not_finite(where: str) -> InputError:
 
 
 @contextmanager
-def summed_gradients(chunk: Sequence[Mapping[str, nn.Parameter]]) -> Iterator[list[dict[str, Tensor]]]:
+def summed_gradients(chunk: Sequence[Weights]) -> Iterator[list[Weights]]:
     """These weights get gradients, which every backward pass adds to float32 sums of their shapes, on their devices."""
     sums = [
         {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()} for weights in chunk
@@ -103,8 +106,8 @@ def layers_that_fit(model: nn.Module, memory: int | None = None) -> int:
     """How many layers' float32 gradients take at most half of the memory left, at least one.
 
     memory: bytes that the process may use, weights included; on a GPU what is free there counts instead."""
-    layers = ffn_blocks(model)
-    largest = max(4 * sum(weight.numel() for weight in ffn_weights(layer).values()) for layer in layers)
+    layers, family = families.decoder_layers(model), families.of(model)
+    largest = max(4 * sum(weight.numel() for weight in ffn_weights(layer, family).values()) for layer in layers)
     devices = {parameter.device for parameter in model.parameters()}
     if any(device.type == "cuda" for device in devices):
         left = min(torch.cuda.mem_get_info(device)[0] for device in devices if device.type == "cuda")

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pruning.calibration.gradients import ffn_blocks
+from pruning.calibration.prepare import Batch
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.data.text import Batch
+from pruning.models import families
+from pruning.models.structures import ffn
 
 HELD_OUT_EVERY = 5
 
@@ -50,24 +51,29 @@ def second_moments(model: nn.Module, batches: Sequence[Batch]) -> Iterator[dict[
         raise InputError(
             f"compensate: ridge runs layers one by one; those of {type(model).__name__} share keys and values"
         )
-    layers = ffn_blocks(model)
+    sites, layers = ffn.sites(model), families.decoder_layers(model)
     device = model.get_input_embeddings().weight.device
     hidden: list[Tensor | None] = [None] * len(batches)  # [B, T, d] before the layer, on the CPU; None: the embeddings
-    for index, layer in enumerate(layers):
-        down = layer.mlp.down_proj
+    for index, (layer, down) in enumerate(zip(layers, sites, strict=True)):
         wide = torch.float32 if down.weight.device.type == "cuda" else torch.float64
         shape = (down.in_features, down.in_features)
         sums = {part: torch.zeros(shape, dtype=wide, device=down.weight.device) for part in ("fit", "held_out")}
         with idle([other for other in layers if other is not layer]):
             for number, batch in enumerate(batches):
-                hidden[number] = run_layer(model, layer, batch, hidden[number], sums, device)
+                hidden[number] = run_layer(model, layer, down, batch, hidden[number], sums, device)
         if not all(torch.isfinite(total.sum()) for total in sums.values()):
             raise InputError(f"NaN or Inf in activations of layer {index}: check the weights, or use a wider dtype")
         yield {part: total.float().cpu() for part, total in sums.items()}
 
 
 def run_layer(
-    model: nn.Module, layer: nn.Module, batch: Batch, hidden: Tensor | None, sums: dict[str, Tensor], device
+    model: nn.Module,
+    layer: nn.Module,
+    site: nn.Module,
+    batch: Batch,
+    hidden: Tensor | None,
+    sums: dict[str, Tensor],
+    device: torch.device,
 ) -> Tensor:
     """Add one micro-batch to the layer's sums; hidden states after it [B, T, d], on the CPU. All other layers idle."""
 
@@ -87,12 +93,12 @@ def run_layer(
     outputs: list[Tensor] = []
     hooks = [
         layer.register_forward_pre_hook(resume),
-        layer.mlp.down_proj.register_forward_pre_hook(accumulate),
+        site.register_forward_pre_hook(accumulate),
         layer.register_forward_hook(leave),
     ]
     try:
         mask = batch.counted.to(device).long()
-        model.model(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)
+        families.backbone(model)(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

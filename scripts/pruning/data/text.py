@@ -1,31 +1,30 @@
-"""Calibration text as token samples: documents rendered, tokenised, packed or padded, and cut into micro-batches.
-
-The micro-batch is the unit of sharding: a shard owns whole ones, so the same numbers go through the same kernels
-whatever the shard count, and masks do not depend on it.
-"""
+"""Records to text, text to token sequences."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
-
+from pruning.core import artifacts
 from pruning.core.errors import InputError
 
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch, padded on the right to its longest sample."""
-
-    samples: torch.Tensor  # int64 [B], sample numbers in the whole calibration set
-    ids: torch.Tensor  # int64 [B, T]
-    counted: torch.Tensor  # bool [B, T], real tokens (not padding): what activations are summed over
-    objective: torch.Tensor  # bool [B, T], tokens that the objectives average over
+Sequences = Sequence[tuple[list[int], list[bool]]]
+"""Token ids, each with a flag that says whether it belongs to an answer."""
 
 
 def render(record: Mapping[str, Any], template: str) -> str:
     return template.format_map(record)
+
+
+def documents(data: Path, prompt: str, completion: str) -> list[tuple[str, str]]:
+    """(prompt, completion) of every record of a dataset's parquet.
+
+    Raises InputError where a template names a field that it has not."""
+    records = artifacts.read_table(data, "dataset").to_pylist()
+    try:
+        return [(render(record, prompt), render(record, completion)) for record in records]
+    except KeyError as field:
+        raise InputError(f"{data}: the text needs a field {field}; it has {sorted(records[0])}") from None
 
 
 def token_samples(
@@ -36,8 +35,8 @@ def token_samples(
     sequence_length: int,
     packing: str,
     seed: int,
-) -> list[tuple[list[int], list[bool]]]:
-    """`samples` token sequences, each with a flag a token that says whether it belongs to an answer.
+) -> Sequences:
+    """`samples` token sequences.
 
     documents: (prompt, completion) pairs, shuffled with the seed. `concat` joins them, with the end-of-text token
     between, into one stream cut every `sequence_length` tokens; `document` makes one sample of each, cut there.
@@ -66,54 +65,3 @@ def token_samples(
         f"calibration data holds {have}; {samples} of {sequence_length} tokens were asked: lower `samples` or "
         "`sequence_length`, or use a bigger split"
     )
-
-
-def micro_batches(
-    sequences: Sequence[tuple[list[int], list[bool]]],
-    size: int,
-    *,
-    pad: int,
-    token_mask: str,
-) -> list[Batch]:
-    """Micro-batches of `size` samples in order. `token_mask` says which tokens the objectives average over; every real
-    token counts in the sums.
-
-    Raises InputError if a sample has no token left for the objective."""
-    batches = []
-    for start in range(0, len(sequences), size):
-        chunk = sequences[start : start + size]
-        length = max(len(ids) for ids, _ in chunk)
-        ids = torch.full((len(chunk), length), pad)
-        counted = torch.zeros(len(chunk), length, dtype=torch.bool)
-        objective = torch.zeros(len(chunk), length, dtype=torch.bool)
-        for row, (tokens, answer) in enumerate(chunk):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            counted[row, : len(tokens)] = True
-            objective[row, : len(tokens)] = torch.tensor(answer) if token_mask == "answer" else True
-        if not objective[:, 1:].any(dim=1).all():
-            row = start + int((~objective[:, 1:].any(dim=1)).nonzero()[0])
-            raise InputError(
-                f"calibration sample {row} has no token for the objective (token_mask: {token_mask}); "
-                "raise `sequence_length`"
-            )
-        batches.append(Batch(torch.arange(start, start + len(chunk)), ids, counted, objective))
-    return batches
-
-
-def shard_of(batches: Sequence[Batch], shard: int, shards: int) -> Sequence[Batch]:
-    """Contiguous whole micro-batches of shard 0 .. shards-1, as even as possible; may be empty."""
-    return batches[len(batches) * shard // shards : len(batches) * (shard + 1) // shards]
-
-
-def sampled_positions(batches: Sequence[Batch], tokens: int, seed: int) -> dict[int, list[int]]:
-    """Which tokens' activations are kept: sample -> positions, drawn from all counted tokens of the whole set."""
-    every = [
-        (int(sample), int(position))
-        for batch in batches
-        for sample, row in zip(batch.samples, batch.counted, strict=True)
-        for position in row.nonzero().flatten()
-    ]
-    chosen: dict[int, list[int]] = {}
-    for sample, position in sorted(Random(seed).sample(every, min(tokens, len(every)))):
-        chosen.setdefault(sample, []).append(position)
-    return chosen

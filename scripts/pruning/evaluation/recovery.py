@@ -1,6 +1,6 @@
 """LoRA recovery of a pruned model (Hu et al. 2022, arXiv 2106.09685): a short fine-tuning of low-rank adapters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pruning.core.errors import InputError
-
-Sequences = Sequence[tuple[list[int], list[bool]]]
+from pruning.data.text import Sequences
 
 
 def with_adapters(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:

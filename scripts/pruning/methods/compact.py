@@ -14,41 +14,8 @@ from safetensors.torch import save_file
 
 from pruning.core.errors import InputError
 from pruning.methods.compensation import Compensated
-from pruning.models.checkpoint import DOWN_BIAS, FFN_TENSOR, Checkpoint, has_mlp_bias, read_config
-
-
-def slice_tensor(
-    name: str, tensor: torch.Tensor, keeps: Sequence[np.ndarray], *, pad_to: int | None = None
-) -> torch.Tensor:
-    """The kept part of an FFN tensor (others come back as they are); with `pad_to`, zeros up to that width.
-
-    A zero row in gate and up and a zero column in down is a neuron that outputs nothing: act(0) * 0 = 0."""
-    match = FFN_TENSOR.match(name)
-    if not match or (match["proj"] == "down" and match["kind"] == "bias"):
-        return tensor
-    keep = torch.from_numpy(np.flatnonzero(keeps[int(match["layer"])]))
-    axis = 1 if match["proj"] == "down" else 0
-    return padded(tensor.index_select(axis, keep), axis, pad_to)
-
-
-def padded(tensor: torch.Tensor, axis: int, width: int | None) -> torch.Tensor:
-    """With zeros along an axis up to this width; None adds none."""
-    if width is None or width == tensor.shape[axis]:
-        return tensor.contiguous()
-    shape = list(tensor.shape)
-    shape[axis] = width - tensor.shape[axis]
-    return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis).contiguous()
-
-
-def compact_config(config: dict, widths: Sequence[int]) -> dict:
-    """config.json of the compact model.
-
-    Equal widths make a stock config. Different ones are recorded as transformers' `per_layer_config`, beside the
-    widest as the global `intermediate_size`; models/loading.py builds such models."""
-    config = {**config, "intermediate_size": max(widths)}
-    if len(set(widths)) > 1:
-        config["per_layer_config"] = {str(i): {"intermediate_size": w} for i, w in enumerate(widths)}
-    return config
+from pruning.models.checkpoint import Checkpoint, has_mlp_bias, read_config
+from pruning.models.structures import ffn
 
 
 def no_slot(config: dict) -> str:
@@ -81,12 +48,11 @@ def write_compact(
     for file in base.files:
         tensors = {}
         for name in (n for n, f in base.file_of.items() if f == file):
-            match = FFN_TENSOR.match(name)
-            if not compensate or not match or match["proj"] != "down":
-                tensors[name] = slice_tensor(name, base.tensor(name), keeps, pad_to=pad_to)
-            elif match["kind"] == "weight":  # its bias is written with it
-                layer = int(match["layer"])
-                tensors |= compensated_tensors(base, layer, compensate(layer), config, pad_to)
+            part = ffn.parse(name, base.family)
+            if not compensate or not part or part.projections != ("down",):
+                tensors[name] = ffn.cut(name, base.tensor(name), keeps, base.family, pad_to=pad_to)
+            elif part.kind == "weight":  # its bias is written with it
+                tensors |= compensated_tensors(base, part.layer, compensate(part.layer), config, pad_to)
         save_file(tensors, output / file.name, metadata={"format": "pt"})
         index |= dict.fromkeys(tensors, file.name)
     if len(base.files) > 1:
@@ -94,10 +60,10 @@ def write_compact(
         (output / "model.safetensors.index.json").write_text(
             json.dumps({"metadata": {"total_size": size}, "weight_map": index}, indent=2)
         )
-    config = compact_config(config, [pad_to] * len(widths) if pad_to else widths)
+    config = ffn.compact_config(config, [pad_to] * len(widths) if pad_to else widths)
     if base.name(0, "down", "bias") in index and base.name(0, "down", "bias") not in base.file_of:
-        config["mlp_bias" if has_mlp_bias(config) else DOWN_BIAS] = True
-    if export == "pad" and config.get(DOWN_BIAS):
+        config["mlp_bias" if has_mlp_bias(config) else ffn.DOWN_BIAS] = True
+    if export == "pad" and config.get(ffn.DOWN_BIAS):
         raise InputError(f"export: {no_slot(config)}")
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for file in sorted(base.directory.iterdir()):
@@ -108,7 +74,7 @@ def write_compact(
 
 def loader_of(directory: Path) -> str:
     """What loads a compact model right: stock `transformers`, or `pruning.models.loading` alone."""
-    own = {"per_layer_config", DOWN_BIAS} & read_config(directory).keys()
+    own = {"per_layer_config", ffn.DOWN_BIAS} & read_config(directory).keys()
     return "pruning.models.loading" if own else "transformers"
 
 
@@ -119,7 +85,7 @@ def compensated_tensors(
 
     A base model that has biases of its own keeps them: its gate and up ones are sliced with the weights."""
     name, bias = base.name(layer, "down"), base.name(layer, "down", "bias")
-    down = padded(torch.from_numpy(made.weight).to(base.tensor(name).dtype), 1, pad_to)
+    down = ffn.padded(torch.from_numpy(made.weight).to(base.tensor(name).dtype), 1, pad_to)
     present = {bias: base.tensor(bias)} if bias in base.file_of else {}
     if made.bias is None:
         return {name: down, **present}

@@ -1,11 +1,9 @@
 """A model directory on disk, seen as tensors: which are FFN weights, and reading them a layer at a time.
 
-Knows only the naming that Qwen2, Llama, Mistral, Gemma and their kin share, `….layers.L.mlp.{gate,up,down}_proj`;
-no model code is imported, so scoring and compaction of a 7B model need the memory of one shard.
+No model code is imported, so scoring and compaction of a 7B model need the memory of one shard.
 """
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pruning.core.errors import InputError
-
-FFN_TENSOR = re.compile(
-    r"^(?P<prefix>.*\blayers)\.(?P<layer>\d+)\.mlp\.(?P<proj>gate|up|down)_proj\.(?P<kind>weight|bias)$"
-)
-
-DOWN_BIAS = "ffn_down_bias"
-"""Key of config.json that says that every down_proj has a bias for which the family's stock class has no slot; only
-pruning.models.loading builds such a model."""
+from pruning.models.families import family_of
+from pruning.models.structures import ffn
 
 
 class Checkpoint:
@@ -40,19 +32,26 @@ class Checkpoint:
                 raise InputError(
                     f"{file}: not a whole safetensors file ({error}); delete it and fetch it again"
                 ) from None
-        matches = [m for m in map(FFN_TENSOR.match, self.file_of) if m]
-        weights = {(int(m["layer"]), m["proj"]) for m in matches if m["kind"] == "weight"}
+        self.family = family_of(read_config(directory), directory)
+        found = {name: part for name in self.file_of if (part := ffn.parse(name, self.family))}
+        self.name_of = {
+            (part.layer, projection, part.kind): name for name, part in found.items() for projection in part.projections
+        }
+        weights = {(layer, projection) for layer, projection, kind in self.name_of if kind == "weight"}
         layers = sorted({layer for layer, _ in weights})
         if not layers or layers != list(range(len(layers))) or len(weights) != 3 * len(layers):
+            looked_for = ", ".join([*self.family.gate_up, self.family.down])
             raise InputError(
-                f"{directory}: not a gated-FFN decoder: looked for layers.N.mlp.gate_proj, .up_proj and .down_proj in "
-                f"every layer, found {len(weights)} such weights among {len(self.file_of)} tensors"
+                f"{directory}: not a whole checkpoint: looked for {looked_for} in {self.family.ffn} of every layer, "
+                f"found {len(found)} tensors of that kind among {len(self.file_of)}"
             )
-        self.prefix = matches[0]["prefix"]
         self.layers = len(layers)
 
-    def name(self, layer: int, proj: str, kind: str = "weight") -> str:
-        return f"{self.prefix}.{layer}.mlp.{proj}_proj.{kind}"
+    def name(self, layer: int, projection: str, kind: str = "weight") -> str:
+        """Of a projection's tensor, which may be another's as well; of a bias that is not there, as it would be."""
+        if kind == "bias":
+            return self.name_of[layer, projection, "weight"].removesuffix("weight") + "bias"
+        return self.name_of[layer, projection, kind]
 
     def tensor(self, name: str) -> torch.Tensor:
         with safe_open(self.file_of[name], "pt") as tensors:
@@ -62,9 +61,11 @@ class Checkpoint:
         with safe_open(self.file_of[name], "pt") as tensors:
             return tensors.get_slice(name).get_shape()
 
-    def matrix(self, layer: int, proj: str) -> np.ndarray:
+    def matrix(self, layer: int, projection: str) -> np.ndarray:
         """One FFN weight as float32: gate and up are [n, d], down is [d, n]."""
-        return self.tensor(self.name(layer, proj)).float().numpy()
+        name = self.name(layer, projection)
+        held = ffn.parse(name, self.family).projections
+        return self.tensor(name).chunk(len(held))[held.index(projection)].float().numpy()
 
     @property
     def widths(self) -> list[int]:

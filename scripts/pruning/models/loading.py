@@ -1,6 +1,5 @@
 """The one loader: dense, uniform and non-uniform models, on CPU, one GPU or several."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ from transformers.configuration_utils import PretrainedConfig
 
 from pruning.core import memory
 from pruning.core.errors import InputError
-from pruning.models.checkpoint import DOWN_BIAS
+from pruning.models.structures import ffn
 
 
 def load(
@@ -61,31 +60,20 @@ def stock_config(directory: Path) -> PretrainedConfig:
     return AutoConfig.for_model(**raw)
 
 
-def layer_widths(directory: Path) -> dict[int, int]:
-    """FFN widths of the layers that `per_layer_config` names; empty for a stock model."""
-    raw, _ = PretrainedConfig.get_config_dict(directory)
-    return {int(layer): own["intermediate_size"] for layer, own in (raw.get("per_layer_config") or {}).items()}
-
-
-def has_down_bias(directory: Path) -> bool:
-    """Whether every down_proj has a bias that the stock class has no slot for (`compensate: bias`)."""
-    raw, _ = PretrainedConfig.get_config_dict(directory)
-    return bool(raw.get(DOWN_BIAS))
-
-
 def model_class(directory: Path) -> type[PreTrainedModel]:
     """The stock class, or a subclass whose FFNs have their own widths and biases, so that loading stays transformers'
     own."""
     stock = stock_class(stock_config(directory), directory)
-    widths, biased = layer_widths(directory), has_down_bias(directory)
+    raw, _ = PretrainedConfig.get_config_dict(directory)
+    widths, biased = ffn.widths_of(raw), raw.get(ffn.DOWN_BIAS)
     if not widths and not biased:
         return stock
 
     def own(self, config: PretrainedConfig) -> None:
         stock.__init__(self, config)
-        resize(self, widths)
+        ffn.resize(self, widths)
         if biased:
-            add_down_bias(self)
+            ffn.add_down_bias(self)
 
     return type(stock.__name__, (stock,), {"__init__": own, "__module__": stock.__module__})
 
@@ -96,22 +84,3 @@ def stock_class(config: PretrainedConfig, source: object) -> type[PreTrainedMode
         return AutoModelForCausalLM._model_mapping[type(config)]
     except KeyError:
         raise InputError(f"{source}: model type {config.model_type!r} is no causal language model") from None
-
-
-def resize(model: PreTrainedModel, widths: Mapping[int, int]) -> None:
-    """Give the FFNs of these layers new weights of these widths, on the device and in the dtype of the old ones."""
-    for layer, width in widths.items():
-        mlp = model.model.layers[layer].mlp
-        for name in ("gate_proj", "up_proj", "down_proj"):
-            old = getattr(mlp, name)
-            shape = (width, old.out_features) if name == "down_proj" else (old.in_features, width)
-            new = torch.nn.Linear(*shape, bias=old.bias is not None, dtype=old.weight.dtype, device=old.weight.device)
-            setattr(mlp, name, new)
-        mlp.intermediate_size = width
-
-
-def add_down_bias(model: PreTrainedModel) -> None:
-    """Give every down_proj a bias, new, on the device and in the dtype of the weights, which stay."""
-    for layer in model.model.layers:
-        down = layer.mlp.down_proj
-        down.bias = torch.nn.Parameter(torch.zeros_like(down.weight[:, 0]))
