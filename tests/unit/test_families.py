@@ -74,7 +74,7 @@ def test_compact_is_the_masked_model_saved_and_loaded_again(tmp_path, family, wi
     base, output, again = tiny.save(tiny.of_family(family), tmp_path / "base"), tmp_path / "compact", tmp_path / "again"
     keeps, dense = keeps_of(widths), AutoModelForCausalLM.from_pretrained(base)
     for site, keep in zip(ffn.sites(dense), keeps, strict=True):
-        site.register_forward_pre_hook(lambda _, args, keep=torch.tensor(keep): (args[0] * keep,))
+        site.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * torch.tensor(keep),))
     output.mkdir()
     write_compact(Checkpoint(base), output, keeps, export=export)
     loaded, _ = load(output, "float32", "cpu")

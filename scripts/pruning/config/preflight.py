@@ -13,6 +13,7 @@ from pruning.config.schema import Config, GgufSource, Table, known
 from pruning.core import memory
 from pruning.core.errors import InputError
 from pruning.models import sources
+from pruning.models.families import family_of
 
 
 class _FunctionAsText(yaml.SafeLoader):
@@ -116,6 +117,7 @@ def _check_model(config: Config, name: str) -> None:
     if not (directory / "config.json").is_file():
         return  # not fetched yet: the job itself will check
     architecture = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    family_of(architecture, f"models.{name}")
     tables = [config.table(table) for table, content in config.tables.items() if content]
     shown = [table for table in tables if name in table.models]
     _check_shape(config, name, shown, architecture)
