@@ -13,23 +13,48 @@ OUTPUT
     results/{model}/calibration/{calib}/parameter_taylor.parquet    one row a neuron, for the score parameter_taylor
 """
 
-CALIBRATION = "results/{model}/calibration/{calib}"
-SHARD = f"{CALIBRATION}/shards/{{shard}}-of-{{shards}}"
 CALIBRATION_FILES = ("statistics", "layers", "token_classes", "activations")
+
+
+def calibration_data(wildcards):
+    calibration = CONFIG.calibrations[wildcards.calib]
+    return names.DATA.format(dataset=calibration.dataset, split=calibration.split)
+
+
+def calibration_settings(wildcards, exclude=(), **extra):
+    calibration = CONFIG.calibrations[wildcards.calib]
+    text = CONFIG.datasets[calibration.dataset]
+    return settings(
+        calibration,
+        exclude=["shards", "dataset", "split", *exclude],
+        dtype=CONFIG.models[wildcards.model].dtype,
+        prompt=text.prompt,
+        completion=text.completion,
+        **extra,
+    )
+
+
+# Settings of the statistics alone: without them the other passes are not run anew when these change.
+STATISTICS_KEYS = ["objectives", "sampled_tokens", "analysed_layer"]
+
+
+def shards_of(wildcards):
+    shards = CONFIG.calibrations[wildcards.calib].shards
+    return [names.SHARD.format(**wildcards, shard=shard, shards=shards) for shard in range(shards)]
 
 
 rule calibrate_shard:
     """Statistics of one shard's micro-batches."""
     input:
-        model="results/{model}/base/manifest.json",
+        model=names.BASE,
         data=calibration_data,
         code=code("calibrate"),
     output:
-        [f"{SHARD}/{name}.parquet" for name in CALIBRATION_FILES],
+        [f"{names.SHARD}/{name}.parquet" for name in CALIBRATION_FILES],
     log:
-        "results/logs/{model}/calibration/{calib}/{shard}-of-{shards}.log",
+        log_of(names.SHARD),
     benchmark:
-        "results/benchmarks/{model}/calibration/{calib}/{shard}-of-{shards}.tsv"
+        benchmark_of(names.SHARD)
     conda:
         "../envs/gpu.yaml"
     threads: threads_of
@@ -37,7 +62,7 @@ rule calibrate_shard:
         gpu=gpus,
         mem_mb=memory_mb,
     params:
-        settings=shard_settings,
+        settings=lambda w: calibration_settings(w, shards=int(w.shards)),
         model=subpath(input.model, parent=True),
         output=subpath(output[0], parent=True),
     shell:
@@ -52,11 +77,11 @@ rule merge_calibration:
         shards=lambda w: [f"{shard}/{name}.parquet" for shard in shards_of(w) for name in CALIBRATION_FILES],
         code=code("merge_calibration"),
     output:
-        [f"{CALIBRATION}/{name}.parquet" for name in CALIBRATION_FILES],
+        [f"{names.CALIBRATION}/{name}.parquet" for name in CALIBRATION_FILES],
     log:
-        "results/logs/{model}/calibration/{calib}/merge.log",
+        log_of(names.STATISTICS),
     benchmark:
-        "results/benchmarks/{model}/calibration/{calib}/merge.tsv"
+        benchmark_of(names.STATISTICS)
     conda:
         "../envs/cpu.yaml"
     resources:
@@ -73,16 +98,16 @@ rule merge_calibration:
 rule second_moments:
     """Second moments of every layer's down_proj inputs, a layer at a time; deleted after use unless kept."""
     input:
-        model="results/{model}/base/manifest.json",
+        model=names.BASE,
         data=calibration_data,
         code=code("second_moments"),
     output:
-        manifest=f"{CALIBRATION}/second_moments.json",
-        layers=kept_or_temp(directory(f"{CALIBRATION}/second_moments"), CONFIG.storage.second_moments),
+        manifest=f"{names.SECOND_MOMENTS}.json",
+        layers=kept_or_temp(directory(names.SECOND_MOMENTS), CONFIG.storage.second_moments),
     log:
-        "results/logs/{model}/calibration/{calib}/second_moments.log",
+        log_of(names.SECOND_MOMENTS),
     benchmark:
-        "results/benchmarks/{model}/calibration/{calib}/second_moments.tsv"
+        benchmark_of(names.SECOND_MOMENTS)
     conda:
         "../envs/gpu.yaml"
     threads: threads_of
@@ -90,7 +115,7 @@ rule second_moments:
         gpu=gpus,
         mem_mb=memory_mb,
     params:
-        settings=moments_settings,
+        settings=lambda w: calibration_settings(w, [*STATISTICS_KEYS, "gradient_checkpointing"]),
         model=subpath(input.model, parent=True),
     shell:
         "python scripts/launch.py --gpus {resources.gpu} -- "
@@ -101,15 +126,15 @@ rule second_moments:
 rule parameter_gradients:
     """Gradients of all FFN weights over the whole set, summed, times the weights: one number a neuron."""
     input:
-        model="results/{model}/base/manifest.json",
+        model=names.BASE,
         data=calibration_data,
         code=code("parameter_gradients"),
     output:
-        f"{CALIBRATION}/parameter_taylor.parquet",
+        names.PARAMETER_TAYLOR,
     log:
-        "results/logs/{model}/calibration/{calib}/parameter_gradients.log",
+        log_of(names.PARAMETER_TAYLOR),
     benchmark:
-        "results/benchmarks/{model}/calibration/{calib}/parameter_gradients.tsv"
+        benchmark_of(names.PARAMETER_TAYLOR)
     conda:
         "../envs/gpu.yaml"
     threads: threads_of
@@ -117,7 +142,7 @@ rule parameter_gradients:
         gpu=gpus,
         mem_mb=memory_mb,
     params:
-        settings=gradients_settings,
+        settings=lambda w: calibration_settings(w, STATISTICS_KEYS),
         model=subpath(input.model, parent=True),
     shell:
         "python scripts/launch.py --gpus {resources.gpu} -- "

@@ -9,18 +9,24 @@ OUTPUT
 """
 
 
+def mask_settings(wildcards):
+    method = CONFIG.method(wildcards.method)
+    kept = {"allocate": method.allocate, "options": method.allocate_options}
+    return settings(None, **kept, min_keep=method.min_keep, round_to=method.round_to)
+
+
 rule mask:
     """The mask of one method at one sparsity (per cent of FFN neurons removed)."""
     input:
-        scores="results/{model}/scores/{calib}/{method}.parquet",
-        layers=f"{CALIBRATION}/layers.parquet",
+        scores=names.SCORES,
+        layers=names.LAYERS,
         code=lambda w: code("mask", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
     output:
-        "results/{model}/masks/{calib}/{method}/{sparsity}.parquet",
+        names.MASK,
     log:
-        "results/logs/{model}/masks/{calib}/{method}/{sparsity}.log",
+        log_of(names.MASK),
     benchmark:
-        "results/benchmarks/{model}/masks/{calib}/{method}/{sparsity}.tsv"
+        benchmark_of(names.MASK)
     conda:
         "../envs/cpu.yaml"
     resources:

@@ -8,17 +8,26 @@ OUTPUT
 """
 
 
+def model_files(wildcards):
+    """Files outside packages that the dense model is made from."""
+    source = CONFIG.models[wildcards.model].source
+    if source.kind == "gguf":
+        return [path for package, path in sources.locations(source.model_dump()) if not package]
+    patterns = sources.FILES if source.kind == "local" else ()
+    return sorted({str(file) for pattern in patterns for file in Path(source.path).glob(pattern)})
+
+
 rule fetch_model:
     """The dense model."""
     input:
         local=model_files,
         code=code("fetch_model"),
     output:
-        "results/{model}/base/manifest.json",
+        names.BASE,
     log:
-        "results/logs/{model}/base.log",
+        log_of(names.BASE),
     benchmark:
-        "results/benchmarks/{model}/base.tsv"
+        benchmark_of(names.BASE)
     conda:
         "../envs/cpu.yaml"
     resources:

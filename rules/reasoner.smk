@@ -14,11 +14,11 @@ if CONFIG.reasoner:
         input:
             code=code("train_reasoner"),
         output:
-            directory("results/reasoner"),
+            directory(names.REASONER),
         log:
-            "results/logs/reasoner.log",
+            log_of(names.REASONER),
         benchmark:
-            "results/benchmarks/reasoner.tsv"
+            benchmark_of(names.REASONER)
         conda:
             "../envs/cpu.yaml"
         threads: 8

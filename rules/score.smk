@@ -10,20 +10,26 @@ OUTPUT
 """
 
 SCORE_KEYS = {"score", "options", "normalise", "shuffle"}
+STATISTICS = {"parameter_taylor": names.PARAMETER_TAYLOR}
+
+
+def statistics_of(wildcards):
+    """The calibration result that the method's score is made of."""
+    return STATISTICS.get(CONFIG.method(wildcards.method).score, names.STATISTICS).format(**wildcards)
 
 
 rule score:
     """Scores of all FFN neurons by one method."""
     input:
         statistics=statistics_of,
-        model="results/{model}/base/manifest.json",
+        model=names.BASE,
         code=lambda w: code("score", f"methods/scores/{CONFIG.method(w.method).score}"),
     output:
-        "results/{model}/scores/{calib}/{method}.parquet",
+        names.SCORES,
     log:
-        "results/logs/{model}/scores/{calib}/{method}.log",
+        log_of(names.SCORES),
     benchmark:
-        "results/benchmarks/{model}/scores/{calib}/{method}.tsv"
+        benchmark_of(names.SCORES)
     conda:
         "../envs/cpu.yaml"
     resources:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pandas as pd
 
 from pruning.core.errors import InputError
-from pruning.report.printing import Block, Cell
 
 
 def stage_of(path: Path) -> str:
@@ -45,26 +44,3 @@ def summary(jobs: pd.DataFrame) -> pd.DataFrame:
     table["peak_memory_mb"] = groups["memory_mb"].max()
     table["share"] = table["total_s"] / table["total_s"].sum()
     return table.sort_values("total_s", ascending=False, kind="stable").reset_index()
-
-
-def block(table: pd.DataFrame) -> Block:
-    lines = []
-    for row in table.itertuples():
-        memory = "–" if pd.isna(row.peak_memory_mb) else f"{row.peak_memory_mb:,.0f}"
-        texts = [
-            f"{row.jobs:,}",
-            f"{row.total_s:,.0f}",
-            f"{100 * row.share:.1f}",
-            f"{row.median_s:.1f}",
-            f"{row.max_s:.1f}",
-        ]
-        lines.append((row.stage, [Cell(text, "") for text in [*texts, memory]]))
-    total = [f"{table['jobs'].sum():,}", f"{table['total_s'].sum():,.0f}", "100.0", "", "", ""]
-    lines.append(("all", [Cell(text, "") for text in total]))
-    columns = ["Jobs", "Seconds, added up", "Share (%)", "Median job (s)", "Longest job (s)", "Peak memory (MiB)"]
-    notes = [
-        "From the benchmark file of each job's last run, below results/benchmarks: jobs run side by side, so the "
-        "seconds add up to more than the wall time, and a busy machine makes them longer. Files of other experiments "
-        "in the same folder count as well. evaluate: accuracies and perplexities.",
-    ]
-    return Block("all", "Time and peak memory by stage", [""], columns, lines, notes, head="Stage")

@@ -36,22 +36,24 @@ CASES = f"{ANALYSIS}/cases/{{variant}}.json"
 
 LEAKAGE = "results/leakage/{table}.csv"
 LATENCY = "results/latency/{shape}.csv"
-WIDTHS = "results/widths.csv"
-ACCURACY = "results/accuracy.csv"
+WIDTHS = "results/analysis/widths.csv"
+ACCURACY = "results/analysis/accuracy.csv"
+COLLAPSE = "results/analysis/collapse.csv"
 TABLE = "results/{table}"
 FIGURE = "results/figures/{figure}"
 PAGE = "results/pages/{table}.html"
+REASONER = "results/reasoner"
 PUBLISHED = "resources/paper/{table}.csv"
 PAPER_NOTES = "resources/paper/notes.yaml"
 BENCHMARKS = "results/benchmarks"
 
 
-def log(result: str) -> str:
+def log_of(result: str) -> str:
     """Of the job that makes a result."""
     return f"results/logs/{_stem(result)}.log"
 
 
-def benchmark(result: str) -> str:
+def benchmark_of(result: str) -> str:
     """Time and memory of the job that makes a result."""
     return f"{BENCHMARKS}/{_stem(result)}.tsv"
 

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from pruning.core import artifacts
+import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,19 @@ def plain(*values: float) -> list[str]:
     return ["–" if math.isnan(value) else f"{value:,.{decimals}f}" for value in values]
 
 
-def write(name: str, title: str, blocks: Sequence[Block], csv: str, paths: Sequence[Path]) -> None:
-    """A table's three forms: the tidy CSV's text, Markdown and LaTeX, to the paths in that order, all whole."""
-    for path, text in zip(paths, (csv, to_markdown(title, blocks), to_tex(name, blocks)), strict=True):
-        with artifacts.atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+@dataclass(frozen=True)
+class Page:
+    """A table in its three forms."""
+
+    frame: pd.DataFrame
+    """Tidy, what the CSV holds."""
+    markdown: str
+    tex: str
+
+    @property
+    def csv(self) -> str:
+        return self.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def page(name: str, title: str, frame: pd.DataFrame, blocks: Sequence[Block]) -> Page:
+    return Page(frame, to_markdown(title, blocks), to_tex(name, blocks))
