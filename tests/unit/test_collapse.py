@@ -12,6 +12,8 @@ from pruning.analysis.collapse import Collapse, accuracy, collapse, compare, fit
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.core.significance import wilson
+from pruning.report.files import Files
+from pruning.report.tables import collapse as printed
 
 SPARSITIES = np.arange(1, 10) / 10
 METRIC = "exact_match,strict-match"
@@ -218,9 +220,13 @@ def results(tmp_path):
 
 
 def run(results, **changes):
-    outputs = [results / name for name in ("collapse.csv", "accuracy.csv", "collapse.md", "collapse.tex")]
-    collapse_stage.collapse({**SETTINGS, **changes}, *outputs, results)
-    return tuple(map(pd.read_csv, outputs[:2]))
+    outputs = [results / name for name in ("collapse.csv", "accuracy.csv")]
+    template = f"{results}/{{model}}/eval/{{variant}}/{{task}}.samples.parquet"
+    collapse_stage.collapse({**SETTINGS, **changes}, template, *outputs)
+    page = printed.make(Files([f"{path.stem}={path}" for path in outputs]), {**SETTINGS, **changes})
+    (results / "collapse.md").write_text(page.markdown)
+    (results / "collapse.tex").write_text(page.tex)
+    return tuple(map(pd.read_csv, outputs))
 
 
 def test_the_stage_reads_the_samples_of_every_sparsity(results):
@@ -310,5 +316,5 @@ def test_other_items_another_metric_and_too_few_sparsities_are_named(results):
         run(results, sparsities=[40])
     path = results / "tiny/eval/gsm8k-s0/wanda/40/gsm8k.samples.parquet"
     artifacts.write_parquet(path, samples(3, items=49), "samples", {})
-    with pytest.raises(InputError, match="tiny/eval/dense and tiny/eval/gsm8k-s0/wanda/40 were scored on different"):
+    with pytest.raises(InputError, match="tiny/dense and tiny/gsm8k-s0/wanda/40 were scored on different"):
         run(results)

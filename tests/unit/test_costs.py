@@ -6,6 +6,7 @@ import pytest
 
 from pruning.analysis import costs
 from pruning.core.errors import InputError
+from pruning.report.tables import costs as printed
 
 REST = "\t-" * 7
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
@@ -52,7 +53,7 @@ def test_sums_medians_and_peaks_of_the_last_runs(benchmarks: Path):
     table = costs.summary(costs.read(benchmarks)).set_index("stage")
     assert table.index.tolist() == ["fetch_model", "mask"]  # the dearest first
     assert table.loc["mask"].tolist() == [2, 4, 2, 3, 100, 0.25]  # without memory where the job was too short for it
-    block = costs.block(table.reset_index())
+    block = printed.block(table.reset_index())
     assert [[cell.value for cell in cells] for _, cells in block.rows] == [
         ["1", "12", "75.0", "12.0", "12.0", "300"],
         ["2", "4", "25.0", "2.0", "3.0", "100"],

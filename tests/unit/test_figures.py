@@ -19,6 +19,7 @@ from scipy.special import expit
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.report.figures import collapse, fig1, fig2, fig3, latency, recovery, style, widths
+from pruning.report.files import Files
 
 METHODS = ["wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random"]
 MANY = [
@@ -429,7 +430,7 @@ def test_the_command_joins_tables_and_repeats_its_bytes(tmp_path):
                 rows.to_csv(path, index=False)
             arguments.append(f"{name}={path}")
     pd.testing.assert_frame_equal(
-        figure_stage.read(arguments)["neurons"][tables["neurons"].columns],
+        figure_stage.read(Files(arguments))["neurons"][tables["neurons"].columns],
         tables["neurons"].sort_values("model", ignore_index=True, kind="stable"),
     )
     files = [(tmp_path / f"{i}.svg", tmp_path / f"{i}.png") for i in range(2)]
@@ -446,7 +447,7 @@ def test_the_command_names_what_is_wrong(tmp_path):
     outputs = (tmp_path / "a.svg", tmp_path / "a.png")
     for figure, tables, message in (
         ("fig9", [], "--figure fig9: no such figure; there are collapse, fig1, fig2, fig3, latency, recovery, widths"),
-        ("widths", ["widths"], "--table widths: expected NAME=PATH"),
+        ("widths", ["widths"], "--file widths: expected NAME=PATH"),
         ("widths", [f"widths={tmp_path}/none.csv"], "none.csv: no such file"),
         ("widths", [f"widths={tmp_path}/empty.csv"], "empty.csv: not a table"),
         ("widths", [f"widths={tmp_path}/empty.parquet"], "empty.parquet: not a table"),

@@ -1,15 +1,17 @@
 """Readings against the paper's numbers, on curves and masks small enough to work out by hand."""
 
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import readings as stage
 
 from pruning.analysis import overlap, readings
-from pruning.core import artifacts
+from pruning.core import artifacts, names
 from pruning.core.errors import InputError
+from pruning.report.files import Files
+from pruning.report.tables import readings as printed
 
 PAPER = Path(__file__).parents[2] / "resources/paper"
 TABLE4 = readings.published_lines(pd.read_csv(PAPER / "table4.csv"))
@@ -204,9 +206,10 @@ def test_the_table_has_the_best_reading_first_and_marks_the_presets(results: Pat
         "low": 0.25,
         "confidence": 0.95,
     }
-    outputs = [results / f"readings.{form}" for form in ("csv", "md", "tex")]
-    stage.readings(settings, *outputs, PAPER, results / "results")
-    frame = pd.read_csv(outputs[0]).set_index("reading")
+    templates = {"overlap": names.OVERLAP, "masks": names.MASK, "statistics": names.STATISTICS}
+    files = [f"{name}={results}/{template}" for name, template in templates.items()]
+    page = printed.make(Files([*files, *(f"table{n}={PAPER}/table{n}.csv" for n in (1, 4, 6, 7))]), settings)
+    frame = pd.read_csv(StringIO(page.csv)).set_index("reading")
     assert frame["layer"].tolist() == [1, 1]
     assert frame["chosen"].tolist() == [False, True]
     assert frame.loc["own", "distance_wanda_mean"] == pytest.approx(75 - 71.82)  # Table 4 at 40%
@@ -216,9 +219,9 @@ def test_the_table_has_the_best_reading_first_and_marks_the_presets(results: Pat
     assert frame.loc["own", ["trap_neurons", "trap_wanda", "trap_rku", "spike_rku"]].tolist() == [1, 1, 0, 1]
     # One neuron of each shows nothing.
     assert frame.loc["own", ["claim_trap", "claim_spike", "claim_wanda_faster"]].tolist() == [False, False, True]
-    text = outputs[1].read_text(encoding="utf-8")
+    text = page.markdown
     lines = [line for line in text.splitlines() if line.startswith("| Share") or line.startswith("| RKU squared")]
     assert lines[0].startswith("| Share \\| sample (the presets)")
     assert "**3.2** [3.2]" in lines[0]
     assert "is another model" in text and "ruled out: same masks" in text
-    assert outputs[2].read_text(encoding="utf-8").isascii()
+    assert page.tex.isascii()

@@ -268,8 +268,8 @@ def fig1(config: Config) -> Entry:
     return Entry(
         "fig1",
         "Singular values of what the kept neurons of one layer do on calibration text. A curve that stays high is a "
-        "kept set that spans many directions. All methods are compared at equal width; the dense model's curve at that width "
-        "is the mean over random sets of neurons, so a method below it keeps neurons that repeat one another.",
+        "kept set that spans many directions. All methods are compared at equal width; the dense model's curve at that "
+        "width is the mean over random sets of neurons, so a method below it keeps neurons that repeat one another.",
         files,
     )
 
@@ -278,10 +278,10 @@ def fig2(config: Config) -> Entry:
     files = {"neurons": "neurons.parquet", "regions": "regions.csv", "classes": "classes.csv"}
     return Entry(
         "fig2",
-        "The claim of a magnitude trap, tested. Left: activation against kinetic gradient of each neuron; trap neurons "
-        "are active without gradient, spike neurons the reverse, by the quantiles that the axes mark. Middle: the share "
-        "of either kind that each method keeps, beside the share it keeps of all neurons. Right: on which tokens each "
-        "measure's total is made.",
+        "The claim of a magnitude trap, tested. Left: activation against kinetic gradient of each neuron; trap "
+        "neurons are active without gradient, spike neurons the reverse, by the quantiles that the axes mark. "
+        "Middle: the share of either kind that each method keeps, beside the share it keeps of all neurons. Right: "
+        "on which tokens each measure's total is made.",
         {name: per_model(config, f"{names.TRAP}.{file}") for name, file in files.items()},
         {"layer": None, "sparsity": config.experiment.sparsity},
     )
