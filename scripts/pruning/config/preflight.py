@@ -9,7 +9,10 @@ from typing import Any
 import yaml
 from safetensors import safe_open
 
-from pruning.config.schema import Config, GgufSource, Table, known
+from pruning.config.base import known
+from pruning.config.experiment import Table
+from pruning.config.models import GgufSource
+from pruning.config.schema import Config
 from pruning.core import memory
 from pruning.core.errors import InputError
 from pruning.models import sources
