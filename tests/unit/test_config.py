@@ -1,7 +1,5 @@
 """The configuration files: generated, valid, and stacked."""
 
-import copy
-
 import pytest
 import yaml
 from snakemake.utils import update_config
@@ -15,10 +13,34 @@ from pruning.models import sources
 from workspace import ROOT
 
 
+def default() -> dict:
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text())
+
+
 def stacked(name: str) -> dict:
-    raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    raw = default()
     update_config(raw, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
     return raw
+
+
+def edited(changes: dict) -> dict:
+    """The default with other values at keys, their parts divided by bars."""
+    raw = default()
+    for key, value in changes.items():
+        section = raw
+        *parents, last = key.split("|")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    return raw
+
+
+def refusal(raw: dict) -> str:
+    """What is said of a config that must not pass, less its `config: `; the only line."""
+    with pytest.raises(InputError) as error:
+        validate(raw)
+    (line,) = str(error.value).splitlines()
+    return line.removeprefix("config: ")
 
 
 def test_the_yaml_and_the_schema_are_those_of_the_models():
@@ -29,7 +51,7 @@ def test_the_yaml_and_the_schema_are_those_of_the_models():
 
 
 def test_the_yaml_reads_back_as_the_default():
-    assert validate(yaml.safe_load((ROOT / "config/config.yaml").read_text())) == DEFAULT
+    assert validate(default()) == DEFAULT
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"])
@@ -61,7 +83,7 @@ def test_shuffled_methods_are_the_method_shuffled():
 
 
 def test_all_mistakes_are_listed_a_line_each():
-    raw = copy.deepcopy(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    raw = default()
     raw["models"]["tiny-reasoner"]["gpu"] = 1
     raw["tables"]["table1"]["sparsities"] = [40, 140]
     with pytest.raises(InputError) as error:
@@ -70,6 +92,62 @@ def test_all_mistakes_are_listed_a_line_each():
         "config: models.tiny-reasoner.gpu: unknown key",
         "config: tables.table1.sparsities.1: Input should be less than 100 (given: 140)",
     ]
+
+
+KEYS = {
+    "a model named as a kind of source": (
+        {"models|gguf": {"source": {"kind": "local", "path": "x"}, "hub": 1}},
+        "models.gguf.hub: unknown key",
+    ),
+    "a task named as its kind": (
+        {"tasks|lm_eval": {"kind": "lm_eval", "title": 3, "metrics": ["acc"]}},
+        "tasks.lm_eval.title: Input should be a valid string (given: 3)",
+    ),
+    "a method named as pydantic's validators": (
+        {"methods|function-after": {"score": "wanda", "round_to": 0}},
+        "methods.function-after.round_to: Input should be greater than 0 (given: 0)",
+    ),
+    "in a generated dataset": ({"datasets|gsm_symbolic|foo": 1}, "datasets.gsm_symbolic.foo: unknown key"),
+    "named as the tag": ({"datasets|gsm_symbolic|generated": 1}, "datasets.gsm_symbolic.generated: unknown key"),
+    "a split named as the tag": (
+        {"datasets|gsm_symbolic|splits|generated": 0},
+        "datasets.gsm_symbolic.splits.generated: Input should be greater than 0 (given: 0)",
+    ),
+    "in a published dataset": (
+        {"datasets|gsm8k|hub|splits|test": 1},
+        "datasets.gsm8k.hub.splits.test: Input should be a valid string (given: 1)",
+    ),
+    "in a source": (
+        {"models|m": {"source": {"kind": "gguf", "path": "x", "parts": 0}}},
+        "models.m.source.parts: Input should be greater than 0 (given: 0)",
+    ),
+    "a whole source": (
+        {"models|m": {"source": {"kind": "gguf", "path": "x", "version": "1"}}},
+        "models.m.source: `version` is the version of `package`: give one, or leave `version` out",
+    ),
+    "a source without its kind": (
+        {"models|m": {"source": {"path": "x"}}},
+        "models.m.source: Unable to extract tag using discriminator 'kind'",
+    ),
+    "in a perplexity": (
+        {"tasks|gsm_symbolic_text|seqlen": 1},
+        "tasks.gsm_symbolic_text.seqlen: Input should be greater than or equal to 2 (given: 1)",
+    ),
+    "the name itself": (
+        {"datasets|gsm_symbolic|splits|a.b": 1},
+        "datasets.gsm_symbolic.splits.a.b: names may hold only a-z, 0-9, _ and - (given: 'a.b')",
+    ),
+    "in a list of pairs": (
+        {"overlap|pairs": [["rku", "agf"], ["rku", 3]]},
+        "overlap.pairs.1.1: Input should be a valid string (given: 3)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_mistake_is_named_by_its_keys_and_nothing_else(name: str):
+    changes, message = KEYS[name]
+    assert refusal(edited(changes)) == message
 
 
 def test_qwen_coders_parts_are_the_packages_of_the_documented_command():
@@ -104,7 +182,7 @@ def test_every_perplexity_has_40_windows(name: str):
 
 
 def test_resamples_that_no_order_can_be_significant_with_are_refused():
-    raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    raw = default()
     raw["collapse"]["resamples"] = 238  # six comparisons: 6 * 2 / 239 is just above 0.05
     with pytest.raises(InputError) as error:
         validate(raw)
