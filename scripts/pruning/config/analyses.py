@@ -4,16 +4,16 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from pruning.config.base import Alias, Dtype, Percent, Positive, Strict
+from pruning.config.base import Alias, Dtype, NonEmpty, Percent, Positive, Strict
 from pruning.config.calibration import Objective
 
 
 class Overlap(Strict):
     """Table 4 and Figure 3."""
 
-    pairs: list[tuple[Alias, Alias]]
+    pairs: NonEmpty[tuple[Alias, Alias]]
     """Methods whose masks are compared; the heat map shows the first."""
-    sparsities: list[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    sparsities: NonEmpty[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
     layer: int | None = None
     """Layer with a row of its own; by default the last but one (26 of 28)."""
 
@@ -35,7 +35,7 @@ class Readings(Strict):
 
     rows: dict[Alias, Reading | None]
     """Null leaves one out."""
-    sparsities: list[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    sparsities: NonEmpty[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
     """Among those of `overlap`, whose comparisons of masks are read."""
     layer: int | None = None
     """Layer that stands for the paper's layer 26 of 28; by default the last but one."""
@@ -74,7 +74,7 @@ class Cases(Strict):
 
     dataset: Alias
     split: Alias = "test"
-    items: list[int]
+    items: NonEmpty[int]
     """Row numbers of the split, from 0."""
     target: str
     """Text that holds the right answer; fields in braces."""
@@ -91,7 +91,7 @@ class Collapse(Strict):
     """Accuracy against sparsity, with the sparsity at which it has fallen halfway to chance."""
 
     task: Alias
-    sparsities: list[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    sparsities: Annotated[list[Percent], Field(min_length=2)] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
     resamples: Positive = 2000
     """Bootstrap resamples over items of the fitted collapse points, and of their differences from the reference's."""
 
@@ -100,11 +100,11 @@ class Ablation(Strict):
     """RKU's choices, one by one: every combination at the experiment's sparsity."""
 
     task: Alias
-    objectives: list[Objective] = ["energy", "energy_post", "ce"]
-    reductions: list[str] = ["net_abs", "abs", "share", "sq", "grad_sq"]
-    normalisations: list[str] = ["none", "layer_sum"]
+    objectives: NonEmpty[Objective] = ["energy", "energy_post", "ce"]
+    reductions: NonEmpty[str] = ["net_abs", "abs", "share", "sq", "grad_sq"]
+    normalisations: NonEmpty[str] = ["none", "layer_sum"]
     """With uniform allocation no normalisation changes a mask: it is left out there."""
-    allocations: list[str] = ["uniform", "global"]
+    allocations: NonEmpty[str] = ["uniform", "global"]
 
 
 class Latency(Strict):
@@ -112,7 +112,7 @@ class Latency(Strict):
 
     shapes: dict[Alias, dict[str, Any] | None] = {}
     """Name -> a whole transformers config (with `model_type`), null for none; the experiment's models need none."""
-    sparsities: list[Percent] = [30, 50]
+    sparsities: NonEmpty[Percent] = [30, 50]
     """Uniform widths that are measured for each shape."""
     methods: list[Alias] = []
     """Methods whose widths are measured for the experiment's models, at `sparsities`."""

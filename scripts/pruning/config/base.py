@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -13,6 +13,8 @@ Percent = Annotated[int, Field(gt=0, lt=100)]
 Revision = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|main)$")]
 Positive = Annotated[int, Field(gt=0)]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Item = TypeVar("Item")
+NonEmpty = Annotated[list[Item], Field(min_length=1)]
 
 
 class Strict(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pruning.calibration.objectives import OBJECTIVES
-from pruning.config.base import Alias, Positive, Strict
+from pruning.config.base import Alias, NonEmpty, Positive, Strict
 
 Objective = Literal[tuple(OBJECTIVES)]
 
@@ -21,7 +21,7 @@ class Calibration(Strict):
     """`concat`: documents joined and cut into full sequences; `document`: one sequence each."""
     seed: int = 0
     """Order of the documents and choice of the sampled tokens."""
-    objectives: list[Objective] = ["energy", "ce"]
+    objectives: NonEmpty[Objective] = ["energy", "ce"]
     """Whose gradients are measured, a backward pass each: energy, energy_post, energy_last, energy_rest, ce."""
     token_mask: Literal["all", "answer"] = "all"
     """Tokens the objectives average over."""

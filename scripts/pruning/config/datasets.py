@@ -1,10 +1,13 @@
 """Datasets: generated here, or published and read from the hub or from disk."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from pruning.config.base import Alias, Positive, Revision, Strict
+from pruning.config.base import Alias, NonEmpty, Positive, Revision, Strict
+
+Entry = TypeVar("Entry")
+Splits = Annotated[dict[Alias, Entry], Field(min_length=1)]
 
 
 class GeneratedDataset(Strict):
@@ -18,9 +21,9 @@ class GeneratedDataset(Strict):
     with_options: bool = False
     """Add five worked answers to choose from, `solutions`, and the right one's number, `gold`."""
     seed: int = 0
-    splits: dict[Alias, Positive]
+    splits: Splits[Positive]
     """Split (train, validation, test) and how many problems; splits never share a number tuple."""
-    fields: list[str]
+    fields: NonEmpty[str]
     """Columns of the parquet."""
     prompt: str = "{question}"
     """Calibration text before the answer; fields in braces."""
@@ -31,7 +34,7 @@ class GeneratedDataset(Strict):
 class LocalFiles(Strict):
     path: str
     """JSON Lines file below `data_folder`; `{split}` stands for the source's name of the split."""
-    splits: dict[Alias, str]
+    splits: Splits[str]
     """Split and the name it has in the source."""
     adapter: str | None = None
     """File of scripts/pruning/data/adapters that turns the source's records into `fields`."""
@@ -44,14 +47,14 @@ class HubFiles(Strict):
     data_files: dict[str, str] | None = None
     """Split on the hub and the file to read it from, where the whole repository would be too much to download."""
     revision: Revision
-    splits: dict[Alias, str]
+    splits: Splits[str]
     """Split and its expression on the hub (slices such as `validation[:1000]` work)."""
     adapter: str | None = None
 
 
 class PublishedDataset(Strict):
     kind: Literal["published"]
-    fields: list[str]
+    fields: NonEmpty[str]
     """Columns of the parquet, those of the hub's copy of the dataset, which lm-eval's tasks read."""
     prompt: str = "{text}"
     """Calibration text before the answer; fields in braces."""

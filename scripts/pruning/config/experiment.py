@@ -4,16 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pruning.config.base import Alias, Percent, Positive, Strict
+from pruning.config.base import Alias, NonEmpty, Percent, Positive, Strict
 
 
 class Experiment(Strict):
     """What the tables and figures compare, unless one says otherwise."""
 
-    models: list[Alias]
-    calibrations: list[Alias]
+    models: NonEmpty[Alias]
+    calibrations: NonEmpty[Alias]
     """Tables have a block for each; analyses and figures take the first."""
-    methods: list[Alias]
+    methods: NonEmpty[Alias]
     """Presets, or `shuffle_<m>`, `ridge_<m>`, or `{objective}-{reduction}-{normalise}-{allocate}` (docs/methods.md)."""
     reference: Alias = "wanda"
     """Method that the others are compared with."""
@@ -27,14 +27,14 @@ class Experiment(Strict):
 
 class Table(Strict):
     title: str
-    tasks: list[str]
+    tasks: NonEmpty[str]
     """Columns: a task, or `task@tuning`, the task after a LoRA recovery."""
-    sparsities: list[Percent]
+    sparsities: NonEmpty[Percent]
     """Per cent of FFN neurons removed."""
-    models: list[Alias] | None = None
+    models: NonEmpty[Alias] | None = None
     """Here and below: the experiment's, where null."""
-    calibrations: list[Alias] | None = None
-    methods: list[Alias] | None = None
+    calibrations: NonEmpty[Alias] | None = None
+    methods: NonEmpty[Alias] | None = None
     reference: Alias | None = None
     """A method; or `untuned`, the same model before recovery; or `uncompensated`, <m> for `ridge_<m>`."""
     layout: Literal["wide", "long"] = "wide"

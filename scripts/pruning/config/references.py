@@ -30,8 +30,8 @@ def check(config: Config) -> None:
     for name, table in config.tables.items():
         if table:
             _table(config, name)
+    _datasets(config)
     _texts(config)
-    _adapters(config)
     for name, check_section in SECTIONS.items():
         if section := getattr(config, name):
             check_section(config, section)
@@ -68,6 +68,14 @@ def _table(config: Config, name: str) -> None:
         known(f"{place}.tasks: the recovery of {column!r}", [tuning] if tuning else [], config.tunings)
 
 
+def _datasets(config: Config) -> None:
+    for name, dataset in config.datasets.items():
+        if dataset.kind == "published" and (adapter := config.files(name).adapter):
+            known(f"datasets.{name}.adapter", [adapter], choices("data/adapters"))
+        if dataset.kind == "generated" and dataset.content == "word_problems" and not dataset.templates:
+            raise ValueError(f"datasets.{name}.templates: word problems are made of these; name one or more")
+
+
 def _texts(config: Config) -> None:
     """Texts of calibrations, tunings and perplexities."""
     for section in ("calibrations", "tunings"):
@@ -83,12 +91,6 @@ def _texts(config: Config) -> None:
                     f"{task.seqlen}, too few to compare perplexities; set {LEAST_WINDOWS * task.seqlen} or more "
                     f"({LEAST_WINDOWS} windows), null for all of the text, or a lower seqlen"
                 )
-
-
-def _adapters(config: Config) -> None:
-    for name, dataset in config.datasets.items():
-        if dataset.kind == "published" and (adapter := config.files(name).adapter):
-            known(f"datasets.{name}.adapter", [adapter], choices("data/adapters"))
 
 
 def _overlap(config: Config, overlap: Overlap) -> None:

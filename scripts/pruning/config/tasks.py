@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pruning.config.base import Alias, Positive, Strict
+from pruning.config.base import Alias, NonEmpty, Positive, Strict
 
 
 class LmEvalTask(Strict):
     kind: Literal["lm_eval"]
     title: str
     """Name in the tables."""
-    metrics: list[str]
+    metrics: NonEmpty[str]
     """lm-eval's names, with the filter where there is one: `acc`, `exact_match,strict-match`."""
     definition: Alias | None = None
     """File of config/tasks; null: the one named as the task."""

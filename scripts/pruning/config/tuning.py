@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pruning.config.base import Alias, Positive, Strict
+from pruning.config.base import Alias, NonEmpty, Positive, Strict
 
 
 class Tuning(Strict):
@@ -18,7 +18,7 @@ class Tuning(Strict):
     """LoRA rank; ours."""
     alpha: Positive = 16
     """LoRA scaling; ours."""
-    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    targets: NonEmpty[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     """Linear modules that get adapters; ours."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """AdamW, constant; ours."""

@@ -27,6 +27,8 @@ def _line(mistake: dict[str, Any]) -> str:
         message = "names may hold only a-z, 0-9, _ and -"
     if mistake["type"] == "extra_forbidden":
         message, shown = "unknown key", ""
+    if mistake["type"] == "too_short":
+        message = "needs {min_length} or more entries, has {actual_length}".format(**mistake["ctx"])
     return f"config: {key + ': ' if key else ''}{message}{shown}"
 
 
