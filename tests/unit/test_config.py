@@ -1,10 +1,12 @@
 """The configuration files: generated, valid, and stacked."""
 
+import re
+
 import pytest
 import yaml
 from snakemake.utils import update_config
 
-from pruning.config import preflight, write
+from pruning.config import preflight, references, write
 from pruning.config.default import DEFAULT
 from pruning.config.validation import validate
 from pruning.core import limits
@@ -234,6 +236,29 @@ def test_lists_that_would_leave_nothing_to_do_are_refused():
 )
 def test_what_is_said_of_too_few(key: str, value: object, message: str):
     assert refusal(edited({key: value})) == message
+
+
+MODEL = {"source": {"kind": "local", "path": "x"}}
+TABLE = {"title": "t", "tasks": ["gsm_symbolic"], "sparsities": [30]}
+
+
+@pytest.mark.parametrize("name", sorted(references.OTHER_RESULTS))
+def test_models_and_tables_do_not_bear_the_names_of_other_results(name: str):
+    for section, entry in (("models", MODEL), ("tables", TABLE)):
+        message = f"{section}.{name}: this name is taken by another result; choose another"
+        assert refusal(edited({f"{section}|{name}": entry})) == message
+
+
+def test_the_names_of_other_results_are_those_of_the_rules():
+    rules = [*(ROOT / "rules").glob("*.smk"), ROOT / "scripts/pruning/core/names.py", ROOT / "scripts/evaluate.py"]
+    named = {name for path in rules for name in re.findall(r"results/([a-z0-9_-]+)\b", path.read_text())}
+    assert {"data", "figures", "logs", "cache", "leakage"} <= named <= references.OTHER_RESULTS
+
+
+def test_a_model_and_a_table_do_not_share_a_name():
+    message = "models.mine: this name is taken by tables.mine; choose another for one of them"
+    assert refusal(edited({"models|mine": MODEL, "tables|mine": TABLE})) == message
+    validate(edited({"models|mine": MODEL, "tables|mine": None}))  # a table that is left out has no results
 
 
 def test_qwen_coders_parts_are_the_packages_of_the_documented_command():

@@ -18,9 +18,12 @@ from pruning.methods.scores.utility import REDUCTIONS
 if TYPE_CHECKING:
     from pruning.config.schema import Config
 
-# Results that are not `tables`, though they lie beside them.
-OTHER_RESULTS = (
-    *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
+# Folders and files directly below results/, besides the models and the tables of the config.
+OTHER_RESULTS = frozenset(
+    (
+        *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner"),
+        *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
+    )
 )
 
 
@@ -41,9 +44,13 @@ def _names(config: Config) -> None:
     """Names that the results of something else bear."""
     if "dense" in config.methods:
         raise ValueError("methods: the name 'dense' is taken by the unpruned model")
-    for name in config.tables:
-        if name in OTHER_RESULTS:
-            raise ValueError(f"tables.{name}: this name is taken by another result; choose another")
+    for section in ("models", "tables"):
+        for name in getattr(config, section):
+            if name in OTHER_RESULTS:
+                raise ValueError(f"{section}.{name}: this name is taken by another result; choose another")
+    for name in config.models:
+        if config.tables.get(name):
+            raise ValueError(f"models.{name}: this name is taken by tables.{name}; choose another for one of them")
 
 
 def _experiment(config: Config) -> None:
