@@ -16,11 +16,10 @@ RESULT_TABLES = [name for name, table in CONFIG.tables.items() if table]
 def leakage_settings(wildcards):
     """Alias of every text that a table's models were calibrated or tuned on -> its parquet; task -> its test items'."""
     table = CONFIG.table(wildcards.table)
-    columns = [names.Column.parse(text) for text in table.tasks]
     users = {name: CONFIG.calibrations[name] for name in table.calibrations}
-    users |= {column.tuning: CONFIG.tunings[column.tuning] for column in columns if column.tuning}
+    users |= {column.tuning: CONFIG.tunings[column.tuning] for column in table.columns if column.tuning}
     tasks = {}
-    for name in dict.fromkeys(column.task for column in columns):
+    for name in dict.fromkeys(column.task for column in table.columns):
         task = CONFIG.tasks[name]
         if task.kind == "lm_eval":
             path = preflight.test_file(CONFIG.definition(name))

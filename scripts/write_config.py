@@ -18,7 +18,7 @@ HEADER = """\
 
 def write_config(directory: Annotated[Path, typer.Argument()] = Path("config")) -> None:
     from pruning.config.default import DEFAULT
-    from pruning.config.schema import commented_yaml, schema
+    from pruning.config.write import commented_yaml, schema
 
     for name, text in (("config.yaml", HEADER + commented_yaml(DEFAULT)), ("schema.json", schema())):
         with artifacts.atomic(directory / name) as temporary:

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import tiny
-from pruning.config.schema import GgufSource
+from pruning.config.models import GgufSource
 from pruning.core import artifacts
 from workspace import ROOT, Workspace
 

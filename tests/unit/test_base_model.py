@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer
 
 import tiny
-from pruning.config import schema
+from pruning.config.models import GgufSource
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods.compact import write_compact
@@ -24,7 +24,7 @@ PARTS = 3
 
 
 def source(**keys) -> dict:
-    return schema.GgufSource(kind="gguf", **keys).model_dump()
+    return GgufSource(kind="gguf", **keys).model_dump()
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 import tiny
-from pruning.config import preflight, schema
+from pruning.config import preflight
 from pruning.config.default import DEFAULT
+from pruning.config.models import Model
+from pruning.config.schema import Config
 from pruning.core import memory
 from pruning.core.errors import InputError
 from pruning.models import loading
@@ -26,7 +28,7 @@ def sparse(directory: Path, gigabytes: int) -> Path:
     file.write_bytes(len(header).to_bytes(8, "little") + header)
     with file.open("r+b") as stream:
         stream.truncate(8 + len(header) + size)
-    (directory / "config.json").write_text("{}")
+    (directory / "config.json").write_text(json.dumps({"model_type": "llama"}))
     return directory
 
 
@@ -122,15 +124,15 @@ def test_a_model_that_fits_is_loaded(tmp_path: Path, monkeypatch):
         loading.load(directory, "float32", "cpu")
 
 
-def only(name: str, **keys) -> schema.Config:
+def only(name: str, **keys) -> Config:
     """The default config with one model."""
     experiment = DEFAULT.experiment.model_copy(update={"models": [name]})
     tables = {table: None for table in DEFAULT.tables}
-    model = schema.Model.model_validate(keys)
+    model = Model.model_validate(keys)
     return DEFAULT.model_copy(update={"models": {name: model}, "experiment": experiment, "tables": tables})
 
 
-def local(directory: Path, **keys) -> schema.Config:
+def local(directory: Path, **keys) -> Config:
     return only("big", source={"kind": "local", "path": str(directory)}, **keys)
 
 

@@ -3,7 +3,7 @@
 Every config has them; what no table, calibration or tuning uses is not fetched.
 """
 
-from pruning.config.schema import HubFiles, LocalFiles, PublishedDataset
+from pruning.config.datasets import HubFiles, LocalFiles, PublishedDataset
 
 # Commits that could not be looked up offline are `main`: pin them before publishing.
 PUBLISHED = {

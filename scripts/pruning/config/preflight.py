@@ -9,8 +9,11 @@ from typing import Any
 import yaml
 from safetensors import safe_open
 
-from pruning.config.schema import Config, GgufSource, Table, known
-from pruning.core import memory
+from pruning.config.base import known
+from pruning.config.experiment import Table
+from pruning.config.models import GgufSource
+from pruning.config.schema import Config
+from pruning.core import memory, names
 from pruning.core.errors import InputError
 from pruning.models import sources
 from pruning.models.families import family_of
@@ -106,12 +109,17 @@ def _check_data_file(config: Config, definition: Path, file: str) -> str:
     return dataset
 
 
+def _base(model: str) -> Path:
+    """Where a model that is not a local one is fetched to."""
+    return Path(names.BASE.format(model=model)).parent
+
+
 def _check_model(config: Config, name: str) -> None:
     source = config.models[name].source
     if source.kind == "gguf" and not source.package:
         _check_gguf(config, name)
     _check_memory(config, name)
-    directory = Path(source.path) if source.kind == "local" else Path(f"results/{name}/base")
+    directory = Path(source.path) if source.kind == "local" else _base(name)
     if source.kind == "local" and not (directory / "config.json").is_file():
         raise InputError(f"models.{name}.source.path: no model in {directory} (no config.json)")
     if not (directory / "config.json").is_file():
@@ -154,7 +162,7 @@ def _check_memory(config: Config, name: str) -> None:
 def weights_gb(config: Config, name: str) -> float:
     """Gigabytes of a model's weights as it is loaded; 0 where they are not known yet."""
     model = config.models[name]
-    directory = Path(model.source.path) if model.source.kind == "local" else Path(f"results/{name}/base")
+    directory = Path(model.source.path) if model.source.kind == "local" else _base(name)
     count = memory.parameters(directory)
     if not count and model.source.kind == "gguf":
         try:
@@ -174,8 +182,8 @@ def _check_shape(config: Config, name: str, tables: list[Table], architecture: d
     for key, layer in sorted(analysed.items()):
         if layers and layer is not None and not 0 <= layer < layers:
             raise InputError(f"{key}: {layer} is out of range, {name} has layers 0 to {layers - 1}")
-    columns = [column.partition("@") for table in tables for column in table.tasks]
-    lengths = {f"tasks.{task}.seqlen": getattr(config.tasks[task], "seqlen", 0) for task, _, _ in columns}
+    tasks = [column.task for table in tables for column in table.columns]
+    lengths = {f"tasks.{task}.seqlen": getattr(config.tasks[task], "seqlen", 0) for task in tasks}
     for tuning in _tunings(tables):
         lengths[f"tunings.{tuning}.sequence_length"] = config.tunings[tuning].sequence_length
     for key, length in sorted(lengths.items()):
@@ -184,7 +192,7 @@ def _check_shape(config: Config, name: str, tables: list[Table], architecture: d
 
 
 def _tunings(tables: list[Table]) -> list[str]:
-    return sorted({column.partition("@")[2] for table in tables for column in table.tasks} - {""})
+    return sorted({column.tuning for table in tables for column in table.columns if column.tuning})
 
 
 def _check_chat(config: Config, name: str, tables: list[Table], directory: Path) -> None:
@@ -193,7 +201,7 @@ def _check_chat(config: Config, name: str, tables: list[Table], directory: Path)
     known_here = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     if "chat_template" in known_here or any(directory.glob("*chat_template*")):
         return
-    for task in sorted({column.partition("@")[0] for table in tables for column in table.tasks}):
+    for task in sorted({column.task for table in tables for column in table.columns}):
         if getattr(config.tasks[task], "chat_template", False):
             raise InputError(f"tasks.{task}.chat_template: {name}'s tokenizer has no chat template; set it to false")
 
@@ -237,7 +245,7 @@ def check_packages(config: Config) -> None:
 
 def _fetched(name: str, source: GgufSource) -> bool:
     """Whether the model has been made from this source."""
-    manifest = Path(f"results/{name}/base/manifest.json")
+    manifest = Path(names.BASE.format(model=name))
     try:
         return json.loads(manifest.read_text(encoding="utf-8"))["provenance"]["settings"] == source.model_dump()
     except (OSError, ValueError, KeyError):

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from pruning.config.schema import Config, Table, Trap
+from pruning.config.analyses import Trap
+from pruning.config.experiment import Table
+from pruning.config.schema import Config
 from pruning.core import names
 from pruning.core.names import DENSE, Column, Variant
 
@@ -89,7 +91,7 @@ def pruned_variants(table: Table) -> list[Variant]:
 
 def results(config: Config, name: str) -> Entry:
     table = config.table(name)
-    pruned, columns = pruned_variants(table), [Column.parse(text) for text in table.tasks]
+    pruned, columns = pruned_variants(table), table.columns
     shown = [
         (model, variant, column.task)
         for model, column in product(table.models, columns)
@@ -340,7 +342,7 @@ def recovery_logs(config: Config) -> list[str]:
     """Training logs of every recovery that a table shows."""
     found = set()
     for table in (config.table(name) for name, table in config.tables.items() if table):
-        columns = [column for text in table.tasks if (column := Column.parse(text)).tuning]
+        columns = [column for column in table.columns if column.tuning]
         for model, column, variant in product(table.models, columns, pruned_variants(table)):
             found.add(f"{column.of(variant).adapter(model)}/training_log.csv")
     return sorted(found)
