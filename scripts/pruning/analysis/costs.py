@@ -1,38 +1,27 @@
 """What each stage costs, from Snakemake's benchmark files (seconds `s`, peak memory `max_rss` in MiB)."""
 
+import csv
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pruning.core.errors import InputError
 
 
-def stage_of(path: Path) -> str:
-    """The stage of a benchmark file, by its place below results/benchmarks (which mirrors results/)."""
-    first, *rest = path.with_suffix("").parts
-    if first in ("data", "figures", "pages", "leakage", "latency") and rest:
-        return {"data": "fetch_dataset", "pages": "page", "figures": "figure"}.get(first, first)
-    if not rest:
-        return "table" if first not in ("collapse", "widths", "reasoner") else first
-    kind, *inner = rest
-    if kind == "calibration":
-        own = {"merge": "merge_calibration", **{name: name for name in ("second_moments", "parameter_gradients")}}
-        return own.get(inner[-1], "calibrate")
-    if kind == "analysis":
-        return inner[0]
-    names = {"base": "fetch_model", "scores": "score", "masks": "mask", "eval": "evaluate", "recovered": "recover"}
-    return names.get(kind, kind)
-
-
 def read(directory: Path) -> pd.DataFrame:
-    """One row a job: stage, seconds, memory_mb. Raises InputError if there are no benchmark files."""
-    rows = []
-    for path in sorted(directory.rglob("*.tsv")):
-        job = pd.read_csv(path, sep="\t", na_values="-").iloc[-1]
-        rows.append({"stage": stage_of(path.relative_to(directory)), "seconds": job["s"], "memory_mb": job["max_rss"]})
-    if not rows:
+    """One row a job. Raises InputError if there are no benchmark files."""
+    if not (rows := [job(path) for path in sorted(directory.rglob("*.tsv"))]):
         raise InputError(f"{directory}: no benchmark files; run snakemake first")
     return pd.DataFrame(rows)
+
+
+def job(path: Path) -> dict[str, Any]:
+    """`stage` (its rule), `seconds` and `memory_mb` of a job's last run, from its benchmark file.
+
+    Snakemake names the rule with `--benchmark-extended`, which profiles/default sets."""
+    last = pd.read_csv(path, sep="\t", na_values="-", quoting=csv.QUOTE_NONE).iloc[-1]
+    return {"stage": last.get("rule_name", "unknown"), "seconds": last["s"], "memory_mb": last["max_rss"]}
 
 
 def summary(jobs: pd.DataFrame) -> pd.DataFrame:
