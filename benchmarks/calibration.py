@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import torch
 
 from pruning.calibration import gradients
-from pruning.calibration.columns import TOKEN_CLASSES
 from pruning.calibration.prepare import Batch, micro_batches
 from pruning.models import loading
 
@@ -51,9 +50,7 @@ def bare(model: torch.nn.Module, batches: list[Batch]) -> None:
 
 
 def measured(model: torch.nn.Module, batches: list[Batch]) -> None:
-    # Which token is in which class does not matter for the cost of splitting by them, as the pipeline does.
-    classes = (torch.arange(model.config.vocab_size) % len(TOKEN_CLASSES)).to(torch.int8)
-    with gradients.Calibration(model, keep={0: [0, 1]}, token_classes=classes) as run:
+    with gradients.Calibration(model) as run:
         run.run(batches)
 
 

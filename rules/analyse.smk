@@ -101,8 +101,8 @@ if CONFIG.spectrum:
 if CONFIG.trap:
 
     def trap_settings(wildcards):
-        layer = CONFIG.calibrations[wildcards.calib].analysed_layer
-        return analysis_settings(CONFIG.trap, confidence=EXPERIMENT.confidence, analysed_layer=layer)(wildcards)
+        own = catalogue.statistical(CONFIG, "confidence", "layer")
+        return analysis_settings(CONFIG.trap, **own)(wildcards)
 
     rule trap:
         """Neurons that are active without gradient, or the reverse; which are kept; what they react to."""

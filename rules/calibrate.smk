@@ -13,7 +13,7 @@ OUTPUT
     results/{model}/calibration/{calib}/parameter_taylor.parquet    one row a neuron, for the score parameter_taylor
 """
 
-CALIBRATION_FILES = ("statistics", "layers", "token_classes", "activations")
+CALIBRATION_FILES = ("statistics", "layers")
 
 
 def calibration_data(wildcards):
@@ -34,8 +34,10 @@ def calibration_settings(wildcards, exclude=(), **extra):
     )
 
 
-# Settings of the statistics alone: without them the other passes are not run anew when these change.
-STATISTICS_KEYS = ["objectives", "sampled_tokens", "analysed_layer"]
+def observation_settings(wildcards):
+    spectrum, trap = CONFIG.spectrum or Spectrum(), CONFIG.trap or Trap()
+    own = {"tokens": spectrum.tokens, "layer": EXPERIMENT.layer, "objectives": [trap.objective]}
+    return calibration_settings(wildcards, ["objectives"], **own)
 
 
 def shards_of(wildcards):
@@ -95,6 +97,34 @@ rule merge_calibration:
         "--output {params.output:q} > {log:q} 2>&1"
 
 
+rule observe:
+    """What figures show of single tokens."""
+    input:
+        model=names.BASE,
+        data=calibration_data,
+        code=code("observe"),
+    output:
+        activations=names.ACTIVATIONS,
+        classes=names.TOKEN_CLASSES,
+    log:
+        log_of(names.ACTIVATIONS),
+    benchmark:
+        benchmark_of(names.ACTIVATIONS)
+    conda:
+        "../envs/gpu.yaml"
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    params:
+        settings=observation_settings,
+        model=subpath(input.model, parent=True),
+    shell:
+        "python scripts/launch.py --gpus {resources.gpu} -- "
+        "python scripts/observe.py --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
+        "--output-activations {output.activations:q} --output-classes {output.classes:q} --threads {threads} > {log:q} 2>&1"
+
+
 rule second_moments:
     """Second moments of every layer's down_proj inputs, a layer at a time; deleted after use unless kept."""
     input:
@@ -115,7 +145,7 @@ rule second_moments:
         gpu=gpus,
         mem_mb=memory_mb,
     params:
-        settings=lambda w: calibration_settings(w, [*STATISTICS_KEYS, "gradient_checkpointing"]),
+        settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"]),
         model=subpath(input.model, parent=True),
     shell:
         "python scripts/launch.py --gpus {resources.gpu} -- "
@@ -142,7 +172,7 @@ rule parameter_gradients:
         gpu=gpus,
         mem_mb=memory_mb,
     params:
-        settings=lambda w: calibration_settings(w, STATISTICS_KEYS),
+        settings=lambda w: calibration_settings(w, ["objectives"]),
         model=subpath(input.model, parent=True),
     shell:
         "python scripts/launch.py --gpus {resources.gpu} -- "

@@ -22,6 +22,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from pruning.config import preflight
+from pruning.config.analyses import Spectrum, Trap
 from pruning.config.validation import validate
 from pruning.core import devices, locks, memory, names
 from pruning.core.errors import InputError

@@ -25,10 +25,9 @@ def calibrate(
     import torch
     from tqdm import tqdm
 
-    from pruning.calibration import gradients, prepare, token_classes
+    from pruning.calibration import gradients, prepare
     from pruning.core import artifacts, out_of_memory
     from pruning.models import loading
-    from pruning.models.structures import ffn
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
@@ -42,30 +41,13 @@ def calibrate(
     if settings["gradient_checkpointing"]:
         gradients.checkpoint_gradients(network)
     own = prepare.shard_of(batches, shard, settings["shards"])
-    layers = len(ffn.sites(network))
-    analysed = settings["analysed_layer"] if settings["analysed_layer"] is not None else layers - 2
-    if not 0 <= analysed < layers:
-        raise cli.InputError(f"analysed_layer: {analysed} is out of range, the model has layers 0 to {layers - 1}")
-    run = gradients.Calibration(
-        network,
-        objectives=settings["objectives"],
-        analysed_layer=analysed,
-        keep=prepare.sampled_positions(batches, settings["sampled_tokens"], settings["seed"]),
-        token_classes=token_classes.vocabulary_classes(tokenizer, network.get_input_embeddings().num_embeddings),
-    )
-    with (
-        run,
-        out_of_memory.advise(
-            f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"
-        ),
-    ):
+    run = gradients.Calibration(network, settings["objectives"])
+    with run, out_of_memory.advise(prepare.advice(settings)):
         run.run(tqdm(own, "calibration micro-batches", mininterval=5))
     statistics, per_layer = run.frames()
-    origin = {**settings, "shard": shard, "analysed_layer": analysed}
+    origin = {**settings, "shard": shard}
     artifacts.write_parquet(output / "statistics.parquet", statistics, "statistics", origin)
     artifacts.write_parquet(output / "layers.parquet", per_layer, "layers", origin)
-    artifacts.write_parquet(output / "token_classes.parquet", run.class_frame(), "token_classes", origin)
-    artifacts.write_parquet(output / "activations.parquet", gradients.activation_table(run.kept), "activations", origin)
 
 
 if __name__ == "__main__":

@@ -40,9 +40,8 @@ def parameter_gradients(
         gradients.checkpoint_gradients(network)
     layers = pg.layers_that_fit(network, memory_mb and memory_mb * 10**6)
     print(f"{layers} layers a pass of {len(ffn.sites(network))}")
-    advice = f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"
     progress = partial(tqdm, desc="micro-batches", mininterval=5)
-    with out_of_memory.advise(advice):
+    with out_of_memory.advise(prepare.advice(settings)):
         frames = [
             pd.DataFrame({"layer": layer, "neuron": range(len(values)), "ce_param_abs": values.numpy()})
             for layer, values in enumerate(pg.parameter_taylor(network, batches, layers, progress))

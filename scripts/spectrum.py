@@ -42,11 +42,11 @@ def spectrum(
             f"--scores of methods {sorted(score_paths)}, but --masks of {sorted(mask_paths)}; give both of each"
         )
     a = artifacts.read_table(activations, "activations")["activation"]
-    layer = artifacts.read_provenance(activations)["settings"].get("analysed_layer")
+    layer = artifacts.read_provenance(activations)["settings"].get("layer")
     if layer is None:
         raise cli.InputError(f"{activations}: does not say of which layer it is; delete it and run again")
     if len(a) == 0:
-        raise cli.InputError(f"{activations}: holds no token; raise `sampled_tokens` of the calibration")
+        raise cli.InputError(f"{activations}: holds no token; raise `spectrum.tokens`")
     a = a.combine_chunks().flatten().to_numpy().reshape(len(a), -1).astype(np.float64)
     tokens, neurons = a.shape
     width = allocation.kept(neurons, settings["sparsity"])

@@ -2,7 +2,7 @@
 
 Settings (JSON): `model`, `calib`, `sparsity` (whole per cent); `high` and `low`, the quantiles within a layer that make
 a neuron's activation and gradient large and small; `objective`, whose gradient that is; `confidence` of the intervals;
-`analysed_layer` (null: the last but one). Each `--masks` is METHOD=PATH.
+`layer` (null: the last but one). Each `--masks` is METHOD=PATH.
 
 Writes neurons.parquet (one row a neuron: layer, neuron, activation, gradient, region, keep_<method>), regions.csv (what
 each method keeps of each region) and classes.csv (the classes of tokens that regions' activations come from).
@@ -26,6 +26,7 @@ def trap(
     output_classes: Annotated[Path, typer.Option(help="classes.csv")],
 ) -> None:
     from pruning.analysis import trap as analysis
+    from pruning.analysis.layer import chosen
     from pruning.core import artifacts
 
     cli.phase("start-up")
@@ -34,9 +35,7 @@ def trap(
         raise cli.InputError(f"high: {high}, low: {low}: quantiles must be 0 < low < high < 1; 0.75 and 0.25 are usual")
     frame = analysis.neurons(artifacts.read_parquet(statistics, "statistics"), high, low, settings["objective"])
     layers = frame["layer"].nunique()
-    analysed = settings["analysed_layer"] if settings["analysed_layer"] is not None else layers - 2
-    if not 0 <= analysed < layers:
-        raise cli.InputError(f"analysed_layer: {analysed} is out of range, the model has layers 0 to {layers - 1}")
+    analysed = chosen(settings["layer"], layers)
     paths = dict(named.split("=", 1) for named in masks)
     read = {method: artifacts.read_parquet(Path(path), "mask") for method, path in paths.items()}
     per_class = artifacts.read_parquet(token_classes, "token_classes")

@@ -99,10 +99,6 @@ BAD_CONFIGS = {
         {"readings|rows|presets": None, "readings|rows|layer_constant": None},
         "readings.rows: all are null; keep one, or set `readings` to null",
     ),
-    "layer of the readings that the model has not": (
-        {"readings|layer": 26},
-        "readings.layer: 26 is out of range, tiny-reasoner has layers 0 to 1",
-    ),
     "unknown method of a pair": ({"overlap|pairs": [["rku", "owl"]]}, "overlap.pairs: unknown name 'owl'"),
     "name with a slash": ({"methods|a/b": {"score": "wanda"}}, "names may hold only a-z, 0-9, _ and -"),
     "name with a dot": ({"models|qwen2.5": {"source": {"kind": "local", "path": "x"}}}, "names may hold only"),
@@ -149,13 +145,9 @@ BAD_CONFIGS = {
         {"tunings|arithmetic|targets": ["q_proj", "fc1"]},
         "tunings.arithmetic.targets: tiny-reasoner has no ['fc1']; it has ['down_proj', 'embed_tokens', ",
     ),
-    "analysed layer that the model has not": (
-        {"calibrations|gsm_symbolic-s0|analysed_layer": 2},
-        "calibrations.gsm_symbolic-s0.analysed_layer: 2 is out of range, tiny-reasoner has layers 0 to 1",
-    ),
-    "layer of the overlap that the model has not": (
-        {"overlap|layer": 26},
-        "overlap.layer: 26 is out of range, tiny-reasoner has layers 0 to 1",
+    "layer that the model has not": (
+        {"experiment|layer": 26},
+        "experiment.layer: 26 is out of range, tiny-reasoner has layers 0 to 1",
     ),
     "quantiles of the trap the wrong way round": ({"trap|low": 0.8}, "trap.low: 0.8 is not below trap.high, 0.75"),
     "FLAP bias on Qwen2 for stock tools": (
@@ -289,8 +281,6 @@ CALIBRATION = {
     "micro_batch": 1,
     "shards": 1,
     "gradient_checkpointing": False,
-    "sampled_tokens": 4,
-    "analysed_layer": None,
     "dtype": "float32",
     "prompt": "{text}",
     "completion": "",
@@ -323,11 +313,6 @@ def test_nan_in_activations_names_layer_and_sample(tmp_path: Path):
     done = calibrate(tmp_path, model, "some text that is long enough for two samples of sixteen tokens")
     says(done, "NaN or Inf in activations of layer 1 at calibration sample 0")
     assert not (tmp_path / "out/statistics.parquet").exists()
-
-
-def test_an_analysed_layer_out_of_range(tmp_path: Path):
-    done = calibrate(tmp_path, tiny.qwen2(), "x" * 64, analysed_layer=2)
-    says(done, "analysed_layer: 2 is out of range, the model has layers 0 to 1")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "another stage's"])

@@ -58,6 +58,10 @@ CODE = {
             "scripts/spectrum.py",
             "scripts/trap.py",
             "scripts/cases.py",
+            "scripts/observe.py",
+            "scripts/pruning/calibration/observe.py",
+            "scripts/pruning/calibration/token_classes.py",
+            "scripts/pruning/analysis/layer.py",
             "scripts/collapse.py",
             "scripts/widths.py",
             "scripts/second_moments.py",
@@ -93,7 +97,6 @@ CODE = {
     "scripts/pruning/data/arithmetic.py": FROM_DATA,
     "scripts/pruning/evaluation/degeneration.py": FROM_EVALUATE,
     "scripts/pruning/report/printing.py": {"table": 1},
-    "scripts/pruning/calibration/token_classes.py": FROM_CALIBRATION,
     "scripts/recover.py": NOTHING,
     "scripts/train_reasoner.py": NOTHING,
     "scripts/promote_reasoner.py": NOTHING,
@@ -196,8 +199,6 @@ KEYS = {
     "calibrations.gsm_symbolic-s0.micro_batch": (3, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.shards": (3, {**FROM_CALIBRATION, "calibrate_shard": 3}),
     "calibrations.gsm_symbolic-s0.gradient_checkpointing": (True, FROM_CALIBRATION),
-    "calibrations.gsm_symbolic-s0.sampled_tokens": (10, FROM_CALIBRATION),
-    "calibrations.gsm_symbolic-s0.analysed_layer": (1, FROM_CALIBRATION),
     "methods.random.score": ("magnitude", None),  # takes no seed: see options
     "methods.random.options": ({"seed": 1}, ONE_METHOD),
     "methods.rku.normalise": ("layer_mean", ONE_METHOD),
@@ -224,6 +225,7 @@ KEYS = {
     "experiment.methods": (["wanda", "rku"], {"table": 1}),
     "experiment.reference": ("rku", {"table": 1}),
     "experiment.sparsity": (30, NOTHING),
+    "experiment.layer": (0, NOTHING),
     "experiment.confidence": (0.9, {"table": 1}),
     "experiment.resamples": (100, {"table": 1}),
     "experiment.seed": (1, {"table": 1}),
@@ -358,8 +360,8 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
     again = {"parameter_gradients": 1, "score": 1}
     for file, jobs in {
         "parameter_gradients.py": again,
-        "pruning/parameter_gradients.py": again,
-        "pruning/scores/parameter_taylor.py": {"score": 1},
+        "pruning/calibration/parameter_gradients.py": again,
+        "pruning/methods/scores/parameter_taylor.py": {"score": 1},
         "calibrate.py": NOTHING,
     }.items():
         path = workspace.path / "scripts" / file
@@ -369,13 +371,11 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
         "token_mask": "answer",
         "gradient_checkpointing": True,
         "objectives": ["energy", "ce", "energy_post"],
-        "analysed_layer": 1,
     }
     for key, value in changes.items():
         content["calibrations"]["gsm_symbolic-s0"] |= {key: value}
         with changed(workspace.path / "test.yaml", yaml.safe_dump(content)):
-            unused = key in ("objectives", "analysed_layer")
-            assert workspace.planned(GRADIENTS) == (NOTHING if unused else again)
+            assert workspace.planned(GRADIENTS) == (NOTHING if key == "objectives" else again)
         del content["calibrations"]["gsm_symbolic-s0"][key]
 
 

@@ -28,6 +28,7 @@ TABLES = [
     "table5",
     "table6",
 ]
+WORDS = "scripts/pruning/calibration/token_classes.py"  # which token is of which class
 FIGURES = ["collapse", "fig1", "fig2", "fig3", "latency", "recovery", "widths"]
 NOTHING: dict[str, int] = {}
 
@@ -103,6 +104,10 @@ def test_the_house_style_is_the_figures_own(paper: Workspace):
         ("scripts/pruning/report/tables/latency.py", {"table": 1, "page": 1, "figure": 1, "paper": 1}),
         ("scripts/pruning/report/tables/costs.py", {"costs": 1, "page": 1, "paper": 1}),
         ("scripts/pruning/analysis/trap.py", {"trap": 1, "table": 1, "page": 1, "figure": 1, "paper": 1}),
+        (
+            "scripts/pruning/calibration/token_classes.py",
+            {"observe": 1, "spectrum": 1, "trap": 1, "figure": 2, "paper": 1},
+        ),
         ("scripts/widths.py", {"widths": 1, "figure": 1, "paper": 1}),
         ("scripts/trap.py", {"trap": 1, "figure": 1, "paper": 1}),
         ("scripts/spectrum.py", {"spectrum": 1, "figure": 1, "paper": 1}),
@@ -131,9 +136,9 @@ SETTINGS = {
     "spectrum.draws": (3, {"spectrum": 1, "figure": 1, "paper": 1}),
     "cases.excerpt": (10, {"table": 1, "page": 1, "paper": 1}),
     "cases.tokens": (11, {"cases": 4, "table": 1, "page": 1, "paper": 1}),
-    "readings.layer": (1, {"table": 1, "page": 1, "paper": 1}),
     "readings.rows.layer_constant": (None, {"table": 1, "page": 1, "paper": 1}),
-    "overlap.layer": (1, {"table": 1, "page": 1, "paper": 1}),
+    "experiment.layer": (1, {"observe": 1, "spectrum": 1, "trap": 1, "table": 2, "page": 2, "figure": 2, "paper": 1}),
+    "spectrum.tokens": (20, {"observe": 1, "spectrum": 1, "trap": 1, "figure": 2, "paper": 1}),
     "collapse.resamples": (90, {"collapse": 1, "table": 1, "figure": 2, "page": 1, "paper": 1}),
     "ablation.allocations": (["global"], {"table": 1, "page": 1, "paper": 1}),
     "latency.rounds": (4, {"latency": 1, "table": 1, "figure": 1, "page": 1, "paper": 1}),

@@ -7,6 +7,7 @@ from functools import partial
 import calibrate as calibrate_stage
 import merge_calibration
 import numpy as np
+import observe as observe_stage
 import pandas as pd
 import pytest
 import torch
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 import tiny
 from pruning.calibration import columns
 from pruning.calibration.columns import TOKEN_CLASSES
-from pruning.calibration.gradients import Calibration, activation_table, checkpoint_gradients
+from pruning.calibration.gradients import Calibration, checkpoint_gradients
 from pruning.calibration.objectives import OBJECTIVES
+from pruning.calibration.observe import Observation, activation_table
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
 from pruning.calibration.token_classes import vocabulary_classes
 from pruning.core import artifacts
@@ -28,6 +30,8 @@ from pruning.methods.normalise import layer_sum
 MODELS = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 PLAIN = {"token_mask": "all"}
 BOTH = ("energy", "ce")
+VOCABULARY = vocabulary_classes(tiny.tokenizer(), 257)
+KEYS = ["layer", "neuron", "token_class"]
 
 
 def sequences(lengths=(12, 9, 16, 7, 10)) -> list[tuple[list[int], list[bool]]]:
@@ -40,6 +44,12 @@ def calibrate(model, samples, micro_batch=2, shard=(0, 1), masks=PLAIN, **option
     batches = micro_batches(samples, micro_batch, pad=0, **masks)
     with Calibration(model, **options) as run:
         run.run(shard_of(batches, *shard))
+    return run
+
+
+def observe(model, samples, masks=PLAIN, micro_batch=2, **options) -> Observation:
+    with Observation(model, VOCABULARY, **options) as run:
+        run.run(micro_batches(samples, micro_batch, pad=0, **masks))
     return run
 
 
@@ -216,7 +226,7 @@ def test_sampled_activations_are_the_hooked_ones():
     model, samples = tiny.llama(), sequences()
     batches = micro_batches(samples, 2, pad=0, **PLAIN)
     keep = sampled_positions(batches, 20, seed=3)
-    run = calibrate(model, samples, analysed_layer=1, keep=keep)
+    run = observe(model, samples, layer=1, keep=keep)
     assert len(run.kept) == 20
     assert {(row["sample"], row["position"]) for row in run.kept} == {(s, t) for s, ts in keep.items() for t in ts}
     for row in run.kept:
@@ -228,16 +238,12 @@ def test_sampled_activations_are_the_hooked_ones():
     assert table.to_pylist()[0]["activation"] == run.kept[0]["activation"].tolist()
 
 
-VOCABULARY = vocabulary_classes(tiny.tokenizer(), 257)
-KEYS = ["layer", "neuron", "token_class"]
-
-
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("masks", [PLAIN, {"token_mask": "answer"}])
 def test_token_classes_are_their_definition(family, masks):
     """Sums of a, |a|, a^2 and |a g| over each class's tokens, sample by sample, in float64."""
     model, samples = MODELS[family](), sequences()
-    found = calibrate(model, samples, masks=masks, token_classes=VOCABULARY).class_frame()
+    found = observe(model, samples, masks, objectives=BOTH).class_frame()
     assert list(found.columns) == [*KEYS, *columns.token_class_columns(BOTH)]
     expected = []
     twin = exact(model)
@@ -264,53 +270,42 @@ def test_token_classes_are_their_definition(family, masks):
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_token_classes_add_up_to_the_statistics_and_change_none(checkpointed):
+def test_token_classes_add_up_to_the_statistics(checkpointed):
     model = tiny.qwen2()
-    without = calibrate(tiny.qwen2(), sequences(), micro_batch=5)
+    neurons = calibrate(tiny.qwen2(), sequences(), micro_batch=5).frames()[0].set_index(["layer", "neuron"])
     if checkpointed:
         checkpoint_gradients(model)
-    run = calibrate(model, sequences(), micro_batch=5, token_classes=VOCABULARY)
+    run = observe(model, sequences(), micro_batch=5, objectives=BOTH)
     sums = run.class_frame().drop(columns="token_class").groupby(["layer", "neuron"]).sum()
-    neurons = run.frames()[0].set_index(["layer", "neuron"])
     for name in columns.token_class_columns(BOTH):
         assert_close(sums[name], neurons[name], rtol=1e-5)
-    assert without.class_frame().empty
-    if not checkpointed:
-        for one, other in zip(run.frames(), without.frames(), strict=True):
-            pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
-@pytest.mark.parametrize("shards", [2, 5])
-def test_token_classes_of_shards_add_up_to_the_whole(shards):
-    model, samples = tiny.qwen2(), sequences(lengths=(12, 9, 16, 7, 10, 5, 11, 8, 13, 6))
-    frames = [
-        calibrate(model, samples, shard=(shard, count), token_classes=VOCABULARY).class_frame()
-        for count in (1, shards)
-        for shard in range(count)
-    ]
-    whole, merged = frames[0].set_index(KEYS).sort_index(), columns.merge(iter(frames[1:]), KEYS).set_index(KEYS)
-    assert whole.index.equals(merged.index)
-    np.testing.assert_allclose(merged, whole, rtol=1e-12)
-    assert (merged["n_tokens"] == whole["n_tokens"]).all()
+def settings_of(**changes) -> dict:
+    return {
+        **{"samples": 4, "sequence_length": 32, "packing": "concat", "seed": 0, "objectives": BOTH, **PLAIN},
+        **{"micro_batch": 2, "gradient_checkpointing": False, "dtype": "float32", "prompt": "{text}"},
+        **{"completion": "", **changes},
+    }
 
 
-def test_stages_write_four_files_and_the_merged_activations_know_their_layer(tmp_path):
+def test_the_stages_write_what_they_say(tmp_path):
     tiny.save(tiny.qwen2(layers=3), tmp_path / "model")
     text = "He had 3 apples + 4. " * 8
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": [text]}), "dataset", {})
-    asked = {
-        **{"samples": 4, "sequence_length": 32, "packing": "concat", "seed": 0, "objectives": BOTH, **PLAIN},
-        **{"micro_batch": 2, "shards": 2, "gradient_checkpointing": False, "sampled_tokens": 9, "analysed_layer": None},
-        **{"dtype": "float32", "prompt": "{text}", "completion": ""},
-    }
+    files, merged = (tmp_path / "model", tmp_path / "data.parquet"), tmp_path / "merged"
     shards = [tmp_path / str(shard) for shard in range(2)]
     for number, shard in enumerate(shards):
-        calibrate_stage.calibrate(asked, tmp_path / "model", tmp_path / "data.parquet", number, shard)
-    merge_calibration.merge_calibration(asked, shards, tmp_path / "merged")
-    merged = tmp_path / "merged"
-    assert artifacts.read_provenance(merged / "activations.parquet")["settings"]["analysed_layer"] == 1
-    assert artifacts.read_table(merged / "activations.parquet", "activations").num_rows == 9
-    classes = artifacts.read_parquet(merged / "token_classes.parquet", "token_classes")
+        calibrate_stage.calibrate(settings_of(shards=2), *files, number, shard)
+    merge_calibration.merge_calibration(settings_of(shards=2), shards, merged)
+    assert sorted(path.name for path in merged.iterdir()) == ["layers.parquet", "statistics.parquet"]
+    outputs = [tmp_path / f"{name}.parquet" for name in ("activations", "token_classes")]
+    observe_stage.observe(settings_of(tokens=9, layer=None), *files, *outputs)
+    assert artifacts.read_provenance(outputs[0])["settings"]["layer"] == 1
+    kept = artifacts.read_table(outputs[0], "activations").to_pylist()
+    assert len(kept) == 9
+    assert [(row["sample"], row["position"]) for row in kept] == sorted((r["sample"], r["position"]) for r in kept)
+    classes = artifacts.read_parquet(outputs[1], "token_classes")
     assert list(classes.columns) == [*KEYS, *columns.token_class_columns(BOTH)] and len(classes) == 3 * 48 * 6
     tokens = classes[(classes["layer"] == 0) & (classes["neuron"] == 0)].set_index("token_class")["n_tokens"]
     expected = dict.fromkeys(TOKEN_CLASSES, 0)
@@ -323,6 +318,8 @@ def test_stages_write_four_files_and_the_merged_activations_know_their_layer(tmp
     sums = classes.drop(columns="token_class").groupby(["layer", "neuron"], as_index=False).sum()
     for name in columns.token_class_columns(BOTH):
         assert_close(sums[name], total[name], rtol=1e-5)
+    with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
+        observe_stage.observe(settings_of(tokens=9, layer=3), *files, *outputs)
 
 
 def hooks_of(model) -> list:

@@ -28,7 +28,7 @@ def test_a_curve_is_the_mean_of_layers_and_the_last_but_one():
     assert found["mean"].tolist() == pytest.approx([0.6, 0.3])
     assert found["layer"].tolist() == [0.6, 0.4]
     assert readings.curve(frame, 0)["layer"].tolist() == [0.9, 0.5]
-    with pytest.raises(InputError, match="readings.layer: 3 is out of range, the model has layers 0 to 2"):
+    with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
         readings.curve(frame, 3)
 
 

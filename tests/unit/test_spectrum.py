@@ -92,7 +92,7 @@ def study(tmp_path):
     a = rng.normal(size=(40, 6)).astype(np.float32)
     a[:, 1], a[:, 2] = 2 * a[:, 0], -a[:, 0]
     table = pa.table({"sample": range(40), "position": range(40), "token": range(40), "activation": a.tolist()})
-    artifacts.write_parquet(tmp_path / "activations.parquet", table, "activations", {"analysed_layer": 1})
+    artifacts.write_parquet(tmp_path / "activations.parquet", table, "activations", {"layer": 1})
     scores = {"narrow": [9, 8, 7, 1, 1, 1], "wide": [0, 0, 0, 5, 5, 5], "ties": [1, 1, 1, 1, 1, 1]}
     keeps = {"narrow": [1, 0, 0, 0, 0, 0], "wide": [0, 0, 0, 1, 1, 1], "ties": [0, 0, 0, 0, 0, 0]}
     for method in scores:
@@ -150,10 +150,10 @@ def test_bad_input_is_named(study):
     artifacts.write_parquet(folder / "short.scores", frame.assign(score=1.0), "scores", {})
     with pytest.raises(InputError, match=r"short\.mask: has 5 neurons in layer 1, .*activations\.parquet has 6"):
         run(folder, ["short"])
-    artifacts.write_parquet(folder / "activations.parquet", table, "activations", {"analysed_layer": None})
+    artifacts.write_parquet(folder / "activations.parquet", table, "activations", {"layer": None})
     with pytest.raises(InputError, match="does not say of which layer"):
         run(folder)
-    artifacts.write_parquet(folder / "activations.parquet", table[:0], "activations", {"analysed_layer": 1})
+    artifacts.write_parquet(folder / "activations.parquet", table[:0], "activations", {"layer": 1})
     with pytest.raises(InputError, match="holds no token"):
         run(folder)
     assert not (folder / "a.csv").exists()

@@ -53,7 +53,7 @@ def test_averages_the_last_layer_but_one_and_the_papers_values(overlaps, tmp_pat
 
 
 def test_a_layer_out_of_range_is_named(overlaps, tmp_path):
-    with pytest.raises(InputError, match="overlap.layer: 3 is out of range, the model has layers 0 to 2"):
+    with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
         run(overlaps, tmp_path, layer=3)
 
 

@@ -20,7 +20,7 @@ SETTINGS = {
     "objective": "energy",
     "confidence": 0.95,
 }
-SETTINGS["analysed_layer"] = None
+SETTINGS["layer"] = None
 # Layer 0: eight neurons; activation's upper quartile is 5.25, its lower 1.75, and the gradient's the same.
 ACTIVATION = {0: [7, 6, 5, 4, 3, 2, 1, 0], 1: [3, 2, 1, 0], 2: [1, 1, 1, 1]}
 GRADIENT = {0: [0, 7, 1, 2, 3, 4, 5, 6], 1: [0, 1, 2, 3], 2: [1, 1, 1, 1]}
@@ -171,8 +171,8 @@ def test_bad_input_is_named(tmp_path):
     write(tmp_path)
     with pytest.raises(InputError, match=r"high: 0\.2, low: 0\.25: quantiles must be"):
         run(tmp_path, high=0.2)
-    with pytest.raises(InputError, match="analysed_layer: 3 is out of range, the model has layers 0 to 2"):
-        run(tmp_path, analysed_layer=3)
+    with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
+        run(tmp_path, layer=3)
     artifacts.write_parquet(tmp_path / "short.parquet", masks()["none"].iloc[1:], "mask", {})
     with pytest.raises(InputError, match="the mask of short has 15 neurons, not the 16 of the statistics"):
         run(tmp_path, ["short"])

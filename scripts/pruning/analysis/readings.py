@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pruning.analysis.layer import chosen
 from pruning.core import significance
 from pruning.core.errors import InputError
 
@@ -30,11 +31,7 @@ def curve(overlap: pd.DataFrame, layer: int | None) -> pd.DataFrame:
 
     Args: `overlap` as scripts/overlap.py writes it; `layer` None is the last but one.
     Raises InputError for a layer that the model does not have."""
-    layers = int(overlap["layer"].max()) + 1
-    chosen = layers - 2 if layer is None else layer
-    if not 0 <= chosen < layers:
-        raise InputError(f"readings.layer: {chosen} is out of range, the model has layers 0 to {layers - 1}")
-    one = overlap[overlap["layer"] == chosen].set_index("sparsity")["iou"]
+    one = overlap[overlap["layer"] == chosen(layer, int(overlap["layer"].max()) + 1)].set_index("sparsity")["iou"]
     return pd.DataFrame({"mean": overlap.groupby("sparsity")["iou"].mean(), "layer": one})
 
 

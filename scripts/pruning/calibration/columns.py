@@ -31,11 +31,7 @@ GRADIENT = ("net_abs_sum", "net_sq_sum", "abs_sum", "sq_sum", "share_sum", "grad
 COUNTS = ("n_tokens", "n_samples")
 LAYER_COLUMNS = ("n_tokens", "angular_sum")  # angular_sum: sum_t arccos(cos(h_in, h_out)) / pi, CFSP's coarse measure
 TOKEN_CLASSES = ("first", "digit", "operator", "function", "punctuation", "other")
-KEYS = {  # kind of table -> what its rows are
-    "statistics": ("layer", "neuron"),
-    "layers": ("layer",),
-    "token_classes": ("layer", "neuron", "token_class"),
-}
+SHARDED = {"statistics": ("layer", "neuron"), "layers": ("layer",)}  # kind of table -> what its rows are
 
 
 def neuron_columns(objectives: Sequence[str]) -> list[str]:

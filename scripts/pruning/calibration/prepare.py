@@ -41,6 +41,11 @@ def batches(data: Path, tokenizer, settings: Mapping[str, Any]) -> list[Batch]:
     )
 
 
+def advice(settings: Mapping[str, Any]) -> str:
+    """What to do where memory runs out."""
+    return f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"
+
+
 def micro_batches(
     sequences: Sequences,
     size: int,

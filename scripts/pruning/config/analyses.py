@@ -14,8 +14,6 @@ class Overlap(Strict):
     pairs: NonEmpty[tuple[Alias, Alias]]
     """Methods whose masks are compared; the heat map shows the first."""
     sparsities: NonEmpty[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
-    layer: int | None = None
-    """Layer with a row of its own; by default the last but one (26 of 28)."""
 
 
 class Reading(Strict):
@@ -37,8 +35,6 @@ class Readings(Strict):
     """Null leaves one out."""
     sparsities: NonEmpty[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
     """Among those of `overlap`, whose comparisons of masks are read."""
-    layer: int | None = None
-    """Layer that stands for the paper's layer 26 of 28; by default the last but one."""
 
     @property
     def used(self) -> dict[str, Reading]:
@@ -48,6 +44,8 @@ class Readings(Strict):
 class Spectrum(Strict):
     """Figure 1."""
 
+    tokens: Positive = 2048
+    """Calibration tokens whose activations are kept."""
     draws: Positive = 20
     """Random sets of neurons that the dense model's spectrum at equal width is averaged over."""
 

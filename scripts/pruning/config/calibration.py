@@ -20,7 +20,7 @@ class Calibration(Strict):
     packing: Literal["concat", "document"] = "document"
     """`concat`: documents joined and cut into full sequences; `document`: one sequence each."""
     seed: int = 0
-    """Order of the documents and choice of the sampled tokens."""
+    """Order of the documents."""
     objectives: NonEmpty[Objective] = ["energy", "ce"]
     """Whose gradients are measured, a backward pass each: energy, energy_post, energy_last, energy_rest, ce."""
     token_mask: Literal["all", "answer"] = "all"
@@ -31,7 +31,3 @@ class Calibration(Strict):
     """Separate jobs, one GPU each; merging is exact."""
     gradient_checkpointing: bool = False
     """Less memory, about one more forward pass an objective."""
-    sampled_tokens: Positive = 2048
-    """Tokens whose activations are kept for the spectrum."""
-    analysed_layer: int | None = None
-    """Layer whose activations are kept; by default the last but one (26 of 28 on Qwen2.5-7B)."""

@@ -20,6 +20,8 @@ class Experiment(Strict):
     """Method that the others are compared with."""
     sparsity: Percent = 40
     """Of the analyses at one sparsity (Figures 1 and 2, Table 5, the ablation)."""
+    layer: int | None = None
+    """Layer that Table 4, Figures 1 and 2 and the readings look at; null: the last but one (the paper's 26 of 28)."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     resamples: Positive = 10_000
     """Bootstrap resamples."""

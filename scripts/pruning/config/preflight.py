@@ -175,13 +175,10 @@ def weights_gb(config: Config, name: str) -> float:
 def _check_shape(config: Config, name: str, tables: list[Table], architecture: dict[str, Any]) -> None:
     """Layers and lengths that the model of these tables does not have."""
     layers, context = (architecture.get(key) for key in ("num_hidden_layers", "max_position_embeddings"))
-    sections = {"overlap.layer": config.overlap, "readings.layer": config.readings}
-    analysed = {key: section.layer for key, section in sections.items() if section}
-    for calib in {*config.experiment.calibrations, *(calib for table in tables for calib in table.calibrations)}:
-        analysed[f"calibrations.{calib}.analysed_layer"] = config.calibrations[calib].analysed_layer
-    for key, layer in sorted(analysed.items()):
-        if layers and layer is not None and not 0 <= layer < layers:
-            raise InputError(f"{key}: {layer} is out of range, {name} has layers 0 to {layers - 1}")
+    if layers and config.experiment.layer is not None and not 0 <= config.experiment.layer < layers:
+        raise InputError(
+            f"experiment.layer: {config.experiment.layer} is out of range, {name} has layers 0 to {layers - 1}"
+        )
     tasks = [column.task for table in tables for column in table.columns]
     lengths = {f"tasks.{task}.seqlen": getattr(config.tasks[task], "seqlen", 0) for task in tasks}
     for tuning in _tunings(tables):

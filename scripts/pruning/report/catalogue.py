@@ -140,7 +140,7 @@ def table4(config: Config) -> Entry:
         "published": [names.PUBLISHED.format(table="table4")],
         "notes": [names.PAPER_NOTES],
     }
-    settings = {"models": config.experiment.models, "pairs": config.overlap.pairs, "layer": config.overlap.layer}
+    settings = {"models": config.experiment.models, "pairs": config.overlap.pairs, "layer": config.experiment.layer}
     return Entry("table4", "Overlap of masks, averaged over layers and at one layer.", files, settings)
 
 
@@ -200,7 +200,7 @@ def readings(config: Config) -> Entry:
     }
     settings = {
         **config.readings.model_dump(exclude={"rows"}),
-        **statistical(config, "models", "sparsity", "confidence"),
+        **statistical(config, "models", "sparsity", "layer", "confidence"),
         "calib": calib(config),
         "rows": rows,
         "high": trap.high,

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.analysis import readings, trap
+from pruning.analysis.layer import chosen
 from pruning.analysis.readings import (
     COLLAPSE,
     LINES,
@@ -48,7 +49,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     tables, pages = [], []
     for model in settings["models"]:
         statistics = artifacts.read_parquet(files.at("statistics", model=model, calib=calib), "statistics")
-        layer = statistics["layer"].max() - 1 if settings["layer"] is None else settings["layer"]
+        layer = chosen(settings["layer"], int(statistics["layer"].max()) + 1)
         of_layer, rows = statistics[statistics["layer"] == layer], []
         for name, reading in settings["rows"].items():
             curves = {role: curve(model, reading["rku"], reading[role]) for role in ("agf", "taylor", "wanda")}

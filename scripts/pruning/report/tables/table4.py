@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pruning.core.errors import InputError
+from pruning.analysis.layer import chosen
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell, percent
@@ -33,13 +33,9 @@ def rows(overlap: pd.DataFrame, published: pd.DataFrame, layer: int | None) -> p
     Raises InputError for a layer that the model does not have."""
     parts = []
     for _, frame in overlap.groupby(["model", "calib", "first", "second"], sort=False):
-        layers = int(frame["layer"].max()) + 1
-        chosen = layers - 2 if layer is None else layer
-        if not 0 <= chosen < layers:
-            raise InputError(f"overlap.layer: {chosen} is out of range, the model has layers 0 to {layers - 1}")
         keys = ["model", "calib", "first", "second", "sparsity"]
         mean = frame.groupby(keys, sort=False)[["iou", "chance"]].mean().reset_index().assign(layer=None)
-        parts += [mean, frame[frame["layer"] == chosen]]
+        parts += [mean, frame[frame["layer"] == chosen(layer, int(frame["layer"].max()) + 1)]]
     rows = pd.concat([part.astype({"layer": "Int64"}) for part in parts], ignore_index=True)
     rows["sparsity"] = rows["sparsity"] / 100
     rows["published"] = [_published(row, published) for row in rows.itertuples()]
@@ -63,11 +59,11 @@ def block(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], known_trouble: S
     """One model's rows in the paper's layout: a row a pair and layer, a column a sparsity; chance in brackets."""
     sparsities = sorted(rows["sparsity"].unique())
     model, calib = rows["model"].iloc[0], rows["calib"].iloc[0]
-    chosen = rows["layer"].dropna().iloc[0]
+    shown = rows["layer"].dropna().iloc[0]
     lines = []
     for first, second in pairs:
         pair = rows[(rows["first"] == first) & (rows["second"] == second)]
-        for where, part in (("average", pair[pair["layer"].isna()]), (f"layer {chosen}", pair[pair["layer"].notna()])):
+        for where, part in (("average", pair[pair["layer"].isna()]), (f"layer {shown}", pair[pair["layer"].notna()])):
             cells = []
             for row in part.sort_values("sparsity").itertuples():
                 value, chance = percent(row.iou, row.chance)
