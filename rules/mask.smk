@@ -5,7 +5,7 @@ INPUT
     results/{model}/scores/{calib}/{method}.parquet
     results/{model}/calibration/{calib}/layers.parquet              layer importance, for allocations that want it
 OUTPUT
-    results/{model}/masks/{calib}/{method}/{sparsity}.parquet       layer, neuron, keep
+    results/{model}/masks/{calib}/{method}/{sparsity}.parquet       layer, unit, keep
 """
 
 

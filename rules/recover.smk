@@ -20,7 +20,8 @@ def tuning_data(wildcards):
 def tuning_settings(wildcards):
     tuning = CONFIG.tunings[wildcards.tuning]
     text = CONFIG.datasets[tuning.dataset]
-    whose = {key: wildcards[key] for key in ("model", "calib", "method", "sparsity", "tuning")}
+    whose = {key: wildcards[key] for key in ("model", "calib", "method", "tuning")}
+    whose["sparsity"] = int(wildcards.sparsity) / 100
     own = {"dtype": CONFIG.models[wildcards.model].dtype, "prompt": text.prompt, "completion": text.completion}
     return settings(tuning, exclude=["dataset", "split", "note"], **own, names=whose)
 

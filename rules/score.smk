@@ -6,7 +6,7 @@ INPUT
     results/{model}/calibration/{calib}/parameter_taylor.parquet
     results/{model}/base/manifest.json                          the dense model's weights, for scores that want them
 OUTPUT
-    results/{model}/scores/{calib}/{method}.parquet             layer, neuron, score
+    results/{model}/scores/{calib}/{method}.parquet             layer, unit, score
 """
 
 SCORE_KEYS = {"score", "options", "normalise", "shuffle"}

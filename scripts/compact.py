@@ -12,7 +12,7 @@ from pruning.core import cli
 def compact(
     settings: cli.Settings,
     model: Annotated[Path, typer.Option(help="directory of the dense model")],
-    mask: Annotated[Path, typer.Option(help="layer, neuron, keep")],
+    mask: Annotated[Path, typer.Option(help="layer, unit, keep")],
     output: Annotated[Path, typer.Option(help="directory of the compact model")],
     manifest: Annotated[Path, typer.Option(help="manifest.json to write")],
     evidence: Annotated[

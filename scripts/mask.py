@@ -1,4 +1,4 @@
-"""Turn scores into a mask at one sparsity: one row a neuron (layer, neuron, keep)."""
+"""Turn scores into a mask at one sparsity: one row a neuron (layer, unit, keep)."""
 
 import importlib
 from pathlib import Path
@@ -22,7 +22,7 @@ def mask(
     from pruning.methods import allocation
 
     cli.phase("start-up")
-    frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "neuron"], ignore_index=True)
+    frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "unit"], ignore_index=True)
     per_layer = artifacts.read_parquet(layers, "layers").sort_values("layer")
     values = [rows.to_numpy() for _, rows in frame.groupby("layer")["score"]]
     sizes = np.array([len(v) for v in values])
@@ -35,7 +35,7 @@ def mask(
     scheme = importlib.import_module(f"pruning.methods.allocation.{settings['allocate']}")
     widths = allocation.finish(scheme.widths(problem, **settings["options"]), problem, settings["round_to"])
     frame["keep"] = np.concatenate(allocation.masks(values, widths))
-    artifacts.write_parquet(output, frame[["layer", "neuron", "keep"]], "mask", {**settings, "sparsity": sparsity})
+    artifacts.write_parquet(output, frame[["layer", "unit", "keep"]], "mask", {**settings, "sparsity": sparsity})
     print(f"asked {sparsity / 100:.1%}, achieved {1 - frame['keep'].mean():.1%}; widths {widths.tolist()}")
 
 

@@ -1,4 +1,4 @@
-"""LLM-Pruner's parameter Taylor utilities: one row a neuron (layer, neuron, n_samples, ce_param_abs).
+"""LLM-Pruner's parameter Taylor utilities: one row a neuron (layer, unit, n_samples, ce_param_abs).
 
 ce_param_abs = sum over the neuron's gate row, up row and down column of |w sum_x dCE(x)/dw|.
 """
@@ -43,7 +43,7 @@ def parameter_gradients(
     progress = partial(tqdm, desc="micro-batches", mininterval=5)
     with out_of_memory.advise(prepare.advice(settings)):
         frames = [
-            pd.DataFrame({"layer": layer, "neuron": range(len(values)), "ce_param_abs": values.numpy()})
+            pd.DataFrame({"layer": layer, "unit": range(len(values)), "ce_param_abs": values.numpy()})
             for layer, values in enumerate(pg.parameter_taylor(network, batches, layers, progress))
         ]
     frame = pd.concat(frames, ignore_index=True)

@@ -1,4 +1,4 @@
-"""Score every FFN neuron by one method: results/{model}/scores/{calib}/{method}.parquet (layer, neuron, score)."""
+"""Score every FFN neuron by one method: results/{model}/scores/{calib}/{method}.parquet (layer, unit, score)."""
 
 import importlib
 from functools import cache, partial
@@ -48,7 +48,7 @@ def score(
             values = np.random.default_rng((settings["shuffle"], index)).permutation(values)
         if not np.isfinite(values).all():
             raise cli.InputError(f"score {settings['score']!r}: NaN or Inf in layer {index} of {statistics}")
-        frames.append(pd.DataFrame({"layer": index, "neuron": columns["neuron"], "score": values}))
+        frames.append(pd.DataFrame({"layer": index, "unit": columns["unit"], "score": values}))
     artifacts.write_parquet(output, pd.concat(frames, ignore_index=True), "scores", settings)
 
 

@@ -52,7 +52,7 @@ def spectrum(
     width = allocation.kept(neurons, settings["sparsity"])
 
     def of_layer(path: str, kind: str) -> np.ndarray:
-        frame = artifacts.read_parquet(Path(path), kind).sort_values(["layer", "neuron"])
+        frame = artifacts.read_parquet(Path(path), kind).sort_values(["layer", "unit"])
         column = frame.loc[frame["layer"] == layer, "keep" if kind == "mask" else "score"].to_numpy()
         if len(column) != neurons:
             raise cli.InputError(
@@ -67,7 +67,11 @@ def spectrum(
         choices[method, "own"] = [of_layer(mask_paths[method], "mask").nonzero()[0]]
         choices[method, "equal"] = [allocation.ranking(of_layer(path, "scores"))[:width]]
     curves, summaries = [], []
-    shared = {**{key: settings[key] for key in ("model", "calib")}, "layer": layer, "sparsity": settings["sparsity"]}
+    shared = {
+        **{key: settings[key] for key in ("model", "calib")},
+        "layer": layer,
+        "sparsity": settings["sparsity"] / 100,
+    }
     for (method, rule), sets in choices.items():
         curve, ranks = measure(a, sets)
         row = {**shared, "method": method, "width_rule": rule, "width": len(sets[0]), "tokens": tokens}

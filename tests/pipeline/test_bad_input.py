@@ -318,7 +318,7 @@ def test_nan_in_activations_names_layer_and_sample(tmp_path: Path):
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "another stage's"])
 def test_a_broken_intermediate_is_named(tmp_path: Path, damage: str):
     scores = tmp_path / "scores.parquet"
-    frame = pd.DataFrame({"layer": [0, 0], "neuron": [0, 1], "score": [1.0, 2.0]})
+    frame = pd.DataFrame({"layer": [0, 0], "unit": [0, 1], "score": [1.0, 2.0]})
     artifacts.write_parquet(scores, frame, "mask" if damage == "another stage's" else "scores", {})
     if damage == "truncated":
         scores.write_bytes(scores.read_bytes()[:-40])

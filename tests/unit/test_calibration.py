@@ -31,7 +31,7 @@ MODELS = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 PLAIN = {"token_mask": "all"}
 BOTH = ("energy", "ce")
 VOCABULARY = vocabulary_classes(tiny.tokenizer(), 257)
-KEYS = ["layer", "neuron", "token_class"]
+KEYS = ["layer", "unit", "token_class"]
 
 
 def sequences(lengths=(12, 9, 16, 7, 10)) -> list[tuple[list[int], list[bool]]]:
@@ -148,10 +148,10 @@ def test_every_column_is_its_definition(family, token_mask):
     neurons, layers = calibrate(model, samples, masks=masks, objectives=tuple(OBJECTIVES)).frames()
     expected, angular = brute_force(model, samples, **masks)
     names = columns.neuron_columns(OBJECTIVES)
-    assert list(neurons.columns) == ["layer", "neuron", *names]
+    assert list(neurons.columns) == ["layer", "unit", *names]
     assert list(layers.columns) == ["layer", *columns.LAYER_COLUMNS]
     for layer, rows in neurons.groupby("layer"):
-        assert rows["neuron"].tolist() == list(range(48))
+        assert rows["unit"].tolist() == list(range(48))
         for name in names:
             assert_close(rows[name], np.broadcast_to(expected[layer][name], 48))
     assert layers["layer"].tolist() == [0, 1]
@@ -172,7 +172,7 @@ def test_net_utility_is_the_first_order_effect_of_ablating_a_neuron():
     """E with a neuron's activation scaled by 1 - eps, by finite differences: its slope is sum_t a g."""
     model, samples = tiny.qwen2(), sequences(lengths=(12,))
     neurons, _ = calibrate(model, samples, objectives=("energy_post",)).frames()
-    slope = neurons.set_index(["layer", "neuron"])["energy_post_net_abs_sum"]
+    slope = neurons.set_index(["layer", "unit"])["energy_post_net_abs_sum"]
     twin = exact(model)
 
     def energy(layer: int, neuron: int, scale: float) -> float:
@@ -185,7 +185,7 @@ def test_net_utility_is_the_first_order_effect_of_ablating_a_neuron():
 
     for layer, neuron in [(0, 0), (0, 17), (1, 5), (1, 47)]:
         eps = 1e-4
-        difference = (energy(layer, neuron, 1 + eps) - energy(layer, neuron, 1 - eps)) / (2 * eps)
+        difference = (energy(layer, unit, 1 + eps) - energy(layer, unit, 1 - eps)) / (2 * eps)
         assert slope[layer, neuron] == pytest.approx(abs(difference), rel=1e-4, abs=1e-5)
 
 
@@ -260,7 +260,7 @@ def test_token_classes_are_their_definition(family, masks):
             for t, token in enumerate(ids):
                 name = "first" if t == 0 else TOKEN_CLASSES[VOCABULARY[token]]
                 parts_ = {measure: value[t].numpy() for measure, value in parts.items()}
-                keys = {"layer": layer, "neuron": range(48), "token_class": name, "n_tokens": 1.0}
+                keys = {"layer": layer, "unit": range(48), "token_class": name, "n_tokens": 1.0}
                 expected.append(pd.DataFrame({**keys, **parts_}))
     expected = pd.concat(expected).groupby(KEYS).sum()
     assert expected.index.get_level_values("token_class").nunique() >= 5  # the samples have nearly every class
@@ -272,11 +272,11 @@ def test_token_classes_are_their_definition(family, masks):
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_token_classes_add_up_to_the_statistics(checkpointed):
     model = tiny.qwen2()
-    neurons = calibrate(tiny.qwen2(), sequences(), micro_batch=5).frames()[0].set_index(["layer", "neuron"])
+    neurons = calibrate(tiny.qwen2(), sequences(), micro_batch=5).frames()[0].set_index(["layer", "unit"])
     if checkpointed:
         checkpoint_gradients(model)
     run = observe(model, sequences(), micro_batch=5, objectives=BOTH)
-    sums = run.class_frame().drop(columns="token_class").groupby(["layer", "neuron"]).sum()
+    sums = run.class_frame().drop(columns="token_class").groupby(["layer", "unit"]).sum()
     for name in columns.token_class_columns(BOTH):
         assert_close(sums[name], neurons[name], rtol=1e-5)
 
@@ -307,7 +307,7 @@ def test_the_stages_write_what_they_say(tmp_path):
     assert [(row["sample"], row["position"]) for row in kept] == sorted((r["sample"], r["position"]) for r in kept)
     classes = artifacts.read_parquet(outputs[1], "token_classes")
     assert list(classes.columns) == [*KEYS, *columns.token_class_columns(BOTH)] and len(classes) == 3 * 48 * 6
-    tokens = classes[(classes["layer"] == 0) & (classes["neuron"] == 0)].set_index("token_class")["n_tokens"]
+    tokens = classes[(classes["layer"] == 0) & (classes["unit"] == 0)].set_index("token_class")["n_tokens"]
     expected = dict.fromkeys(TOKEN_CLASSES, 0)
     for start in range(0, 128, 32):
         for t, character in enumerate(text[start : start + 32]):
@@ -315,7 +315,7 @@ def test_the_stages_write_what_they_say(tmp_path):
             expected["first" if t == 0 else TOKEN_CLASSES[VOCABULARY[token]]] += 1
     assert tokens.to_dict() == expected
     total = artifacts.read_parquet(merged / "statistics.parquet", "statistics")
-    sums = classes.drop(columns="token_class").groupby(["layer", "neuron"], as_index=False).sum()
+    sums = classes.drop(columns="token_class").groupby(["layer", "unit"], as_index=False).sum()
     for name in columns.token_class_columns(BOTH):
         assert_close(sums[name], total[name], rtol=1e-5)
     with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
@@ -393,7 +393,7 @@ def sharded():
     for shards in (1, 2, 5):
         runs = [calibrate(model, samples, shard=(shard, shards)).frames() for shard in range(shards)]
         neurons, layers = zip(*runs, strict=True)
-        merged[shards] = columns.merge(neurons, ["layer", "neuron"]), columns.merge(layers, ["layer"])
+        merged[shards] = columns.merge(neurons, ["layer", "unit"]), columns.merge(layers, ["layer"])
     return merged
 
 
@@ -416,7 +416,7 @@ def test_masks_do_not_depend_on_the_shards(sharded, shards):
 def shard(seed: int) -> pd.DataFrame:
     """A made-up shard: columns over many orders of magnitude, one of them of both signs."""
     rng = np.random.default_rng(seed)
-    keys = {"layer": np.repeat([0, 1], 3), "neuron": np.tile(range(3), 2)}
+    keys = {"layer": np.repeat([0, 1], 3), "unit": np.tile(range(3), 2)}
     return pd.DataFrame({**keys, "act_sum": rng.normal(size=6), "energy_abs_sum": 10 ** rng.uniform(-9, 9, 6)})
 
 
@@ -424,13 +424,13 @@ def shard(seed: int) -> pd.DataFrame:
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=12), st.randoms(use_true_random=False))
 def test_merging_is_the_same_in_any_order_and_partition(groups, random):
     frames = [shard(seed) for seed in range(len(groups))]
-    whole = columns.merge(frames, ["layer", "neuron"])
+    whole = columns.merge(frames, ["layer", "unit"])
     order = list(range(len(groups)))
     random.shuffle(order)
     parts = [[frames[i].sample(frac=1, random_state=i) for i in order if groups[i] == g] for g in set(groups)]
     random.shuffle(parts)
-    nested = columns.merge([columns.merge(part, ["layer", "neuron"]) for part in parts], ["layer", "neuron"])
-    assert nested[["layer", "neuron"]].equals(whole[["layer", "neuron"]])
+    nested = columns.merge([columns.merge(part, ["layer", "unit"]) for part in parts], ["layer", "unit"])
+    assert nested[["layer", "unit"]].equals(whole[["layer", "unit"]])
     for name in ("act_sum", "energy_abs_sum"):
         size = sum(frame[name].abs() for frame in frames)
         assert (np.abs(nested[name] - whole[name]) <= 1e-12 * size).all()
@@ -439,9 +439,9 @@ def test_merging_is_the_same_in_any_order_and_partition(groups, random):
 
 def test_merging_refuses_shards_of_another_model():
     with pytest.raises(ValueError, match="different neurons or columns"):
-        columns.merge([shard(0), shard(1).iloc[:5]], ["layer", "neuron"])
+        columns.merge([shard(0), shard(1).iloc[:5]], ["layer", "unit"])
     with pytest.raises(ValueError, match="different neurons or columns"):
-        columns.merge([shard(0), shard(1).rename(columns={"act_sum": "other"})], ["layer", "neuron"])
+        columns.merge([shard(0), shard(1).rename(columns={"act_sum": "other"})], ["layer", "unit"])
 
 
 def test_those_masks_keep_the_largest_shares(sharded):

@@ -397,7 +397,7 @@ def test_a_model_that_is_no_causal_lm_is_refused(tmp_path):
 
 
 def run_stage(base: Path, keeps, tmp_path: Path, evidence: bool = True, **settings) -> dict:
-    frames = [pd.DataFrame({"layer": i, "neuron": range(len(k)), "keep": k}) for i, k in enumerate(keeps)]
+    frames = [pd.DataFrame({"layer": i, "unit": range(len(k)), "keep": k}) for i, k in enumerate(keeps)]
     artifacts.write_parquet(tmp_path / "mask.parquet", pd.concat(frames), "mask", {})
     rows = [pd.DataFrame(s) for s in calibrated(tiny.llama())]
     artifacts.write_parquet(tmp_path / "statistics.parquet", pd.concat(rows), "statistics", {})

@@ -214,10 +214,10 @@ def test_the_stage_writes_a_row_a_neuron(tmp_path):
     sequences = text.token_samples(texts, tokenizer, **{name: SETTINGS[name] for name in names})
     batches = prepare.micro_batches(sequences, 1, pad=0, token_mask="answer")
     expected = torch.cat(list(parameter_taylor(model, batches, 2)))
-    assert list(frame) == ["layer", "neuron", "n_samples", "ce_param_abs"]
+    assert list(frame) == ["layer", "unit", "n_samples", "ce_param_abs"]
     assert frame["ce_param_abs"].to_numpy() == pytest.approx(expected.numpy(), rel=1e-4)
     assert set(frame["n_samples"]) == {11.0}
-    assert frame[["layer", "neuron"]].to_numpy().tolist() == [[layer, c] for layer in (0, 1) for c in range(48)]
+    assert frame[["layer", "unit"]].to_numpy().tolist() == [[layer, c] for layer in (0, 1) for c in range(48)]
 
 
 def test_a_tight_bound_and_checkpointing_change_nothing(tmp_path, capsys):
@@ -245,7 +245,7 @@ def test_the_score_stage_reads_the_kind_that_the_score_names(tmp_path):
     frame = run_stage(tmp_path)
     scores = run_score(tmp_path, "parameter_taylor", tmp_path / "parameter_taylor.parquet")
     assert scores["score"].to_numpy() == pytest.approx(frame["ce_param_abs"].to_numpy() / 11)
-    with pytest.raises(InputError, match="kind='parameter_taylor' schema=1, expected kind='statistics'"):
+    with pytest.raises(InputError, match="kind='parameter_taylor' schema=2, expected kind='statistics'"):
         run_score(tmp_path, "minitron", tmp_path / "parameter_taylor.parquet")
 
 

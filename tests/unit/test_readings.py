@@ -164,7 +164,7 @@ def test_the_papers_own_table_4_meets_the_claims_it_shows():
 def results(tmp_path: Path) -> Path:
     """A model of three layers with four neurons each; masks at 40% and overlaps at 20 and 40%."""
     folder = tmp_path / "results/m"
-    frame = pd.DataFrame([(layer, neuron) for layer in range(3) for neuron in range(4)], columns=["layer", "neuron"])
+    frame = pd.DataFrame([(layer, neuron) for layer in range(3) for neuron in range(4)], columns=["layer", "unit"])
     statistics = frame.assign(
         n_tokens=1.0, act_sq_sum=[9.0, 4, 1, 0] * 3, energy_grad_sq_sum=[0.0, 1, 4, 9] * 3, ce_grad_sq_sum=1.0
     )
@@ -184,7 +184,7 @@ def results(tmp_path: Path) -> Path:
     ious = {("rku", "agf"): 0.98, ("rku", "taylor_fo"): 0.80, ("rku", "wanda"): 0.75}
     ious |= {("sq", "sq"): 1.0, ("sq", "taylor_fo"): 0.4, ("sq", "wanda"): 0.3}
     for (first, second), iou in ious.items():
-        rows = [(s, layer, iou) for s in (20, 40) for layer in range(3)]
+        rows = [(s, layer, iou) for s in (0.2, 0.4) for layer in range(3)]
         (folder / f"analysis/overlap/c/{first}").mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows, columns=["sparsity", "layer", "iou"]).to_csv(
             folder / f"analysis/overlap/c/{first}/{second}.csv", index=False

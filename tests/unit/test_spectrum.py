@@ -97,7 +97,7 @@ def study(tmp_path):
     keeps = {"narrow": [1, 0, 0, 0, 0, 0], "wide": [0, 0, 0, 1, 1, 1], "ties": [0, 0, 0, 0, 0, 0]}
     for method in scores:
         # Rows upside down, and another layer 0: neither may matter.
-        frame = pd.DataFrame({"layer": [1] * 6 + [0] * 6, "neuron": [*range(6)[::-1], *range(6)]})
+        frame = pd.DataFrame({"layer": [1] * 6 + [0] * 6, "unit": [*range(6)[::-1], *range(6)]})
         score = [*scores[method][::-1], *range(6)]
         artifacts.write_parquet(tmp_path / f"{method}.scores", frame.assign(score=score), "scores", {})
         keep = [bool(k) for k in keeps[method][::-1]] + [True] * 6
@@ -119,7 +119,7 @@ def test_the_stage(study):
     assert list(curves) == [*shared, "index", "singular_value", "energy"]
     assert list(summary) == [*shared, "effective_rank", "stable_rank", "energy_90", "energy_99"]
     rows = summary.set_index(["method", "width_rule"])
-    assert (rows[["model", "calib", "layer", "sparsity", "tokens"]] == ["m", "c", 1, 50, 40]).all(axis=None)
+    assert (rows[["model", "calib", "layer", "sparsity", "tokens"]] == ["m", "c", 1, 0.5, 40]).all(axis=None)
     widths = {("dense", "own"): 6, ("narrow", "own"): 1, ("wide", "own"): 3, ("ties", "own"): 0}
     assert rows["width"].to_dict() == widths | {(m, "equal"): 3 for m in ("dense", "narrow", "wide", "ties")}
     assert rows.loc[("narrow", "equal"), "effective_rank"] == pytest.approx(1, abs=1e-5)
@@ -145,7 +145,7 @@ def test_bad_input_is_named(study):
     with pytest.raises(InputError, match=r"--scores of methods \['narrow'\], but --masks of \['wide'\]"):
         files = [f"narrow={folder}/narrow.scores"], [f"wide={folder}/wide.mask"]
         stage.spectrum(SETTINGS, folder / "activations.parquet", *files, folder / "a.csv", folder / "b.csv")
-    frame = pd.DataFrame({"layer": [1] * 5, "neuron": range(5), "keep": True})
+    frame = pd.DataFrame({"layer": [1] * 5, "unit": range(5), "keep": True})
     artifacts.write_parquet(folder / "short.mask", frame, "mask", {})
     artifacts.write_parquet(folder / "short.scores", frame.assign(score=1.0), "scores", {})
     with pytest.raises(InputError, match=r"short\.mask: has 5 neurons in layer 1, .*activations\.parquet has 6"):

@@ -20,7 +20,7 @@ def overlaps(tmp_path):
     """IoU of layer l at sparsity s is 0.9 - s/1000 - l/10; two files, one a pair."""
     paths = []
     for first, second in (("rku", "wanda"), ("taylor_fo", "rku")):
-        rows = [(s, layer, 0.9 - s / 1000 - layer / 10, 0.4) for s in (10, 40) for layer in range(3)]
+        rows = [(s / 100, layer, 0.9 - s / 1000 - layer / 10, 0.4) for s in (10, 40) for layer in range(3)]
         frame = pd.DataFrame(rows, columns=["sparsity", "layer", "iou", "chance"])
         named = {"model": "qwen2_5-7b", "calib": "gsm8k-s0", "first": first, "second": second}
         paths.append(tmp_path / f"{first}.csv")

@@ -38,7 +38,7 @@ def statistics() -> pd.DataFrame:
         pd.DataFrame(
             {
                 "layer": layer,
-                "neuron": range(len(a)),
+                "unit": range(len(a)),
                 "n_tokens": TOKENS,
                 "act_sq_sum": TOKENS * np.square(a),
                 "energy_grad_sq_sum": TOKENS * np.square(GRADIENT[layer]),
@@ -51,7 +51,7 @@ def statistics() -> pd.DataFrame:
 def test_regions_by_hand():
     frame = trap.neurons(statistics().sample(frac=1, random_state=0), 0.75, 0.25)
     for layer, rows in frame.groupby("layer"):
-        assert rows["neuron"].tolist() == list(range(len(rows)))
+        assert rows["unit"].tolist() == list(range(len(rows)))
         assert rows["activation"].tolist() == pytest.approx(ACTIVATION[layer])
         assert rows["gradient"].tolist() == pytest.approx(GRADIENT[layer])
         assert rows["region"].tolist() == REGION[layer]
@@ -72,7 +72,7 @@ def test_independent_neurons_are_as_many_as_expected():
 
 def masks() -> dict[str, pd.DataFrame]:
     """`greedy` keeps the larger half of the activations, `none` no neuron; rows in any order."""
-    keys = statistics()[["layer", "neuron"]]
+    keys = statistics()[["layer", "unit"]]
     large = [a[i] >= np.median(a) for a in ACTIVATION.values() for i in range(len(a))]
     made = {"greedy": keys.assign(keep=large), "none": keys.assign(keep=False)}
     return {method: frame.sample(frac=1, random_state=1) for method, frame in made.items()}
@@ -102,14 +102,14 @@ def token_classes() -> pd.DataFrame:
     """|a| by class: neurons of layer 1 have (neuron + 1) in digits and 1 in `other`, layer 0 has 1 in `first`."""
     frame = pd.DataFrame(
         [
-            (layer, neuron, name, tokens)
+            (layer, unit, name, tokens)
             for layer, a in ACTIVATION.items()
             for neuron in range(len(a))
             for name, tokens in CLASS_TOKENS.items()
         ],
-        columns=["layer", "neuron", "token_class", "n_tokens"],
+        columns=["layer", "unit", "token_class", "n_tokens"],
     )
-    digit = (frame["neuron"] + 1) * (frame["token_class"] == "digit") + (frame["token_class"] == "other")
+    digit = (frame["unit"] + 1) * (frame["token_class"] == "digit") + (frame["token_class"] == "other")
     first = (frame["token_class"] == "first").astype(float)
     frame["act_abs_sum"] = np.select([frame["layer"] == 1, frame["layer"] == 0], [digit, first], 0.0)
     return frame.assign(act_sq_sum=frame["n_tokens"], energy_abs_sum=0.0, ce_abs_sum=first)
@@ -156,7 +156,7 @@ def test_the_stage(tmp_path):
     write(tmp_path)
     neurons, regions, classes = run(tmp_path)
     keeps = ["keep_greedy", "keep_none"]
-    assert list(neurons) == ["layer", "neuron", "activation", "gradient", "region", *keeps]
+    assert list(neurons) == ["layer", "unit", "activation", "gradient", "region", *keeps]
     assert neurons[keeps].dtypes.tolist() == [bool, bool] and neurons["keep_greedy"].sum() == 10
     shared = ["model", "calib", "layer"]
     intervals = ["kept_share", "ci_low", "ci_high", "layer_kept_share"]
@@ -164,7 +164,7 @@ def test_the_stage(tmp_path):
     assert list(classes) == [*shared, "group", "measure", "token_class", "share", "token_share", "ratio"]
     assert regions["layer"].unique().tolist() == ["0", "1", "2", "all"]
     assert classes["layer"].unique().tolist() == ["all", "1"]  # the last but one
-    assert (regions[["model", "calib", "sparsity"]] == ["m", "c", 40]).all(axis=None)
+    assert (regions[["model", "calib", "sparsity"]] == ["m", "c", 0.4]).all(axis=None)
 
 
 def test_bad_input_is_named(tmp_path):

@@ -27,13 +27,13 @@ MEASURES = {
 
 
 def neurons(statistics: pd.DataFrame, high: float, low: float, objective: str = "energy") -> pd.DataFrame:
-    """One row a neuron, by layer and neuron: layer, neuron, activation, gradient, region, expected_trap,
+    """One row a neuron, by layer and neuron: layer, unit, activation, gradient, region, expected_trap,
     expected_spike.
 
     activation: root mean square over tokens of down_proj's input; gradient: the same of the objective's gradient with
     respect to it ("kinetic gradient"). expected_*: the probability, under independence, of lying in the region."""
-    frame = statistics.sort_values(["layer", "neuron"], ignore_index=True)
-    made = frame[["layer", "neuron"]].assign(
+    frame = statistics.sort_values(["layer", "unit"], ignore_index=True)
+    made = frame[["layer", "unit"]].assign(
         activation=np.sqrt(frame["act_sq_sum"] / frame["n_tokens"]),
         gradient=np.sqrt(frame[f"{objective}_grad_sq_sum"] / frame["n_tokens"]),
     )
@@ -98,12 +98,12 @@ def class_rows(token_classes: pd.DataFrame, frame: pd.DataFrame, analysed_layer:
     token_class, share (of the group's total of the measure), token_share (of the tokens), ratio (share over
     token_share: 1 where the class gets what its number of tokens would give). NaN where there is nothing to divide by.
     Raises ValueError if both tables do not hold the same neurons."""
-    tagged = token_classes.merge(frame[["layer", "neuron", "region"]], on=["layer", "neuron"], validate="many_to_one")
+    tagged = token_classes.merge(frame[["layer", "unit", "region"]], on=["layer", "unit"], validate="many_to_one")
     if not len(tagged) == len(token_classes) == len(frame) * len(TOKEN_CLASSES):
         raise ValueError("the token classes are not of the same neurons as the statistics")
     columns = list(MEASURES.values())
     totals = tagged.groupby(["layer", "region", "token_class"])[columns].sum().reset_index()
-    one_neuron = token_classes[(token_classes["layer"] == analysed_layer) & (token_classes["neuron"] == 0)]
+    one_neuron = token_classes[(token_classes["layer"] == analysed_layer) & (token_classes["unit"] == 0)]
     tokens = one_neuron.set_index("token_class")["n_tokens"].reindex(TOKEN_CLASSES)
     token_share = tokens / tokens.sum()
     rows = []
@@ -125,10 +125,10 @@ def class_rows(token_classes: pd.DataFrame, frame: pd.DataFrame, analysed_layer:
 
 def with_masks(frame: pd.DataFrame, masks: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """`neurons` with a bool column keep_<method> a mask. Raises ValueError, naming the method, on other neurons."""
-    index = pd.MultiIndex.from_frame(frame[["layer", "neuron"]])
+    index = pd.MultiIndex.from_frame(frame[["layer", "unit"]])
     columns = {}
     for method, mask in masks.items():
-        keep = mask.set_index(["layer", "neuron"])["keep"].sort_index()
+        keep = mask.set_index(["layer", "unit"])["keep"].sort_index()
         if not keep.index.equals(index):
             raise ValueError(f"the mask of {method} has {len(keep)} neurons, not the {len(index)} of the statistics")
         columns[f"keep_{method}"] = keep.to_numpy()

@@ -31,7 +31,7 @@ GRADIENT = ("net_abs_sum", "net_sq_sum", "abs_sum", "sq_sum", "share_sum", "grad
 COUNTS = ("n_tokens", "n_samples")
 LAYER_COLUMNS = ("n_tokens", "angular_sum")  # angular_sum: sum_t arccos(cos(h_in, h_out)) / pi, CFSP's coarse measure
 TOKEN_CLASSES = ("first", "digit", "operator", "function", "punctuation", "other")
-SHARDED = {"statistics": ("layer", "neuron"), "layers": ("layer",)}  # kind of table -> what its rows are
+SHARDED = {"statistics": ("layer", "unit"), "layers": ("layer",)}  # kind of table -> what its rows are
 
 
 def neuron_columns(objectives: Sequence[str]) -> list[str]:

@@ -208,7 +208,7 @@ class Calibration(Pass):
     def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """(one row a neuron, one row a layer), float64 columns of columns.py. Empty if nothing ran."""
         neurons = [
-            pd.DataFrame({"layer": index, "neuron": np.arange(len(next(iter(sums.values())))), **counts, **columns})
+            pd.DataFrame({"layer": index, "unit": np.arange(len(next(iter(sums.values())))), **counts, **columns})
             for index, sums in enumerate(self.sums)
             if sums
             for counts in [{"n_tokens": float(self.tokens), "n_samples": float(self.samples)}]

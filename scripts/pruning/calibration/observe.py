@@ -71,7 +71,7 @@ class Observation(Pass):
             width = next(iter(sums.values())).shape[1]
             rows = {
                 "layer": index,
-                "neuron": np.repeat(np.arange(width), len(TOKEN_CLASSES)),
+                "unit": np.repeat(np.arange(width), len(TOKEN_CLASSES)),
                 "token_class": np.tile(TOKEN_CLASSES, width),
                 "n_tokens": np.tile(self.tokens.numpy(), width),
             }

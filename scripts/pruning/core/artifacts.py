@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from pruning.core.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 LIBRARIES = ("torch", "transformers", "datasets", "lm_eval", "numpy", "pandas", "pyarrow", "reasoning-gym")
 
 

@@ -285,7 +285,7 @@ def fig2(config: Config) -> Entry:
         "Middle: the share of either kind that each method keeps, beside the share it keeps of all neurons. Right: "
         "on which tokens each measure's total is made.",
         {name: per_model(config, f"{names.TRAP}.{file}") for name, file in files.items()},
-        {"layer": None, "sparsity": config.experiment.sparsity},
+        {"layer": None, "sparsity": config.experiment.sparsity / 100},
     )
 
 

@@ -1,6 +1,6 @@
 """Figure 2: large activations against large gradients, which of them methods keep, and on which tokens they arise.
 
-Tables: `neurons` (layer, neuron, activation, gradient, region trap|spike|rest; one row a neuron; `model` and `calib`
+Tables: `neurons` (layer, unit, activation, gradient, region trap|spike|rest; one row a neuron; `model` and `calib`
 where there are several), `regions` (model, calib, layer, sparsity, method, region, neurons, expected, kept_share,
 ci_low, ci_high, layer_kept_share; shares are fractions) and `classes` (model, calib, layer, group, measure,
 token_class, share, token_share; shares are fractions). Settings: `layer`; `sparsity` of the masks where `regions` has
@@ -31,7 +31,7 @@ SHOWN = ["act_sq", "energy_abs", "ce_abs"]
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    neurons = style.table(tables, "neurons", ["layer", "neuron", "activation", "gradient", "region"])
+    neurons = style.table(tables, "neurons", ["layer", "unit", "activation", "gradient", "region"])
     columns = ["sparsity", "method", "region", "neurons", "expected", "kept_share", "ci_low", "ci_high"]
     regions = style.table(tables, "regions", [*MODEL, *columns, "layer_kept_share"])
     classes = style.table(tables, "classes", [*MODEL, "group", "measure", "token_class", "share", "token_share"])

@@ -64,7 +64,7 @@ def _variants(latency: pd.DataFrame) -> pd.DataFrame:
     named = parts.loc[rows.index].set_axis(["calib", "method", "sparsity"], axis=1)
     model = rows["model"] if "model" in rows else rows["shape"]
     return rows.assign(
-        model=model, calib=named["calib"], method=named["method"], sparsity=style.percent(named["sparsity"])
+        model=model, calib=named["calib"], method=named["method"], sparsity=named["sparsity"].astype(float)
     )
 
 

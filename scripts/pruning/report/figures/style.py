@@ -147,10 +147,8 @@ def table(tables: Mapping[str, pd.DataFrame], name: str, columns: Sequence[str])
 
 
 def percent(sparsity: Any) -> Any:
-    """Sparsity, given as a fraction or in per cent, in per cent: no table has sparsities between 0 and 1%."""
-    values = pd.to_numeric(pd.Series(sparsity)).astype(float)
-    values = values.where(values >= 1, 100 * values).round(6)
-    return values.iloc[0] if np.isscalar(sparsity) else values
+    """A sparsity, or a column of them, in per cent."""
+    return (100 * sparsity).round(6) if isinstance(sparsity, pd.Series) else round(100 * float(sparsity), 6)
 
 
 def pick(frame: pd.DataFrame, name: str, **wanted: Any) -> pd.DataFrame:

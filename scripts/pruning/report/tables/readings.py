@@ -39,12 +39,13 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
 
     def curve(model: str, first: str, second: str) -> pd.DataFrame:
         overlap = pd.read_csv(files.at("overlap", model=model, calib=calib, first=first, second=second))
+        overlap["sparsity"] = (100 * overlap["sparsity"]).round().astype(int)
         return readings.curve(overlap[overlap["sparsity"].isin(settings["sparsities"])], settings["layer"])
 
     def keep(model: str, method: str, layer: int) -> np.ndarray:
         path = files.at("masks", model=model, calib=calib, method=method, sparsity=sparsity)
         mask = artifacts.read_parquet(path, "mask")
-        return mask[mask["layer"] == layer].sort_values("neuron")["keep"].to_numpy()
+        return mask[mask["layer"] == layer].sort_values("unit")["keep"].to_numpy()
 
     tables, pages = [], []
     for model in settings["models"]:

@@ -29,7 +29,7 @@ def rows(overlap: pd.DataFrame, published: pd.DataFrame, layer: int | None) -> p
     """Mean IoU over layers (`layer` empty) and IoU at one layer, with chance and the paper's value and difference.
 
     Args: `overlap` as scripts/overlap.py writes it, of any models and pairs; `published` as resources/paper/table4.csv;
-    `layer` None is the last but one. Sparsities become fractions.
+    `layer` None is the last but one.
     Raises InputError for a layer that the model does not have."""
     parts = []
     for _, frame in overlap.groupby(["model", "calib", "first", "second"], sort=False):
@@ -37,7 +37,6 @@ def rows(overlap: pd.DataFrame, published: pd.DataFrame, layer: int | None) -> p
         mean = frame.groupby(keys, sort=False)[["iou", "chance"]].mean().reset_index().assign(layer=None)
         parts += [mean, frame[frame["layer"] == chosen(layer, int(frame["layer"].max()) + 1)]]
     rows = pd.concat([part.astype({"layer": "Int64"}) for part in parts], ignore_index=True)
-    rows["sparsity"] = rows["sparsity"] / 100
     rows["published"] = [_published(row, published) for row in rows.itertuples()]
     rows["difference"] = rows["iou"] - rows["published"]
     columns = ["model", "calib", "first", "second", "layer", "sparsity", "iou", "chance", "published", "difference"]
