@@ -185,7 +185,7 @@ def test_net_utility_is_the_first_order_effect_of_ablating_a_neuron():
 
     for layer, neuron in [(0, 0), (0, 17), (1, 5), (1, 47)]:
         eps = 1e-4
-        difference = (energy(layer, unit, 1 + eps) - energy(layer, unit, 1 - eps)) / (2 * eps)
+        difference = (energy(layer, neuron, 1 + eps) - energy(layer, neuron, 1 - eps)) / (2 * eps)
         assert slope[layer, neuron] == pytest.approx(abs(difference), rel=1e-4, abs=1e-5)
 
 

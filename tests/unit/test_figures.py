@@ -304,7 +304,8 @@ def test_fig3_draws_means_over_layers_chance_and_the_published_means():
 
 
 def test_fig3_heat_map_is_of_the_pair_asked_for_with_the_first_layer_below():
-    rows = made("fig3")[0]["overlap"].query("second == 'agf'").set_index(["layer", "sparsity"])
+    rows = made("fig3")[0]["overlap"].query("second == 'agf'")
+    rows = rows.assign(sparsity=(100 * rows["sparsity"]).round()).set_index(["layer", "sparsity"])
     for heat, expected in (("excess", rows["iou"] - rows["chance"]), ("iou", rows["iou"])):
         axis = panel(drawn("fig3", pair=["rku", "agf"], heat=heat), "(b) RKU / AGF")
         grid = axis.collections[0].get_array().reshape(LAYERS, len(SPARSITIES))

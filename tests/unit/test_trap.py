@@ -102,7 +102,7 @@ def token_classes() -> pd.DataFrame:
     """|a| by class: neurons of layer 1 have (neuron + 1) in digits and 1 in `other`, layer 0 has 1 in `first`."""
     frame = pd.DataFrame(
         [
-            (layer, unit, name, tokens)
+            (layer, neuron, name, tokens)
             for layer, a in ACTIVATION.items()
             for neuron in range(len(a))
             for name, tokens in CLASS_TOKENS.items()
