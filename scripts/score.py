@@ -1,7 +1,7 @@
 """Score every FFN neuron by one method: results/{model}/scores/{calib}/{method}.parquet (layer, unit, score)."""
 
 import importlib
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -34,14 +34,14 @@ def score(
 
         return Checkpoint(model)
 
-    def load_weights(layer: int) -> Weights:
-        return Weights(*(checkpoint().matrix(layer, proj) for proj in ("gate", "up", "down")))
+    def weights(layer: int) -> Weights:
+        return Weights(lambda projection: checkpoint().matrix(layer, projection))
 
     frames = []
     for index, rows in artifacts.read_parquet(statistics, kind).groupby("layer"):
         columns = {name: rows[name].to_numpy() for name in rows.columns}
         try:
-            values = normalise(plugin.score(Layer(index, columns, partial(load_weights, index)), **settings["options"]))
+            values = normalise(plugin.score(Layer(index, columns, weights(index)), **settings["options"]))
         except (TypeError, ValueError) as error:
             raise cli.InputError(f"score {settings['score']!r} with options {settings['options']}: {error}") from None
         if settings["shuffle"] is not None:

@@ -44,7 +44,7 @@ def second_moments(
         layers = moments.second_moments(network, batches)
         for layer, sums in enumerate(tqdm(layers, "layers", total=len(widths), mininterval=5)):
             save_file(sums, directory / f"{layer}.safetensors")
-        content = {**counts, "layers": len(widths), "widths": widths}
+        content = {**counts, "layers": len(widths), "widths": widths, "files": artifacts.directory_hashes(directory)}
         if manifest is None:
             artifacts.write_json(directory / "manifest.json", content, "second_moments", settings)
     if manifest is not None:

@@ -47,20 +47,6 @@ def accuracy(sparsity: ArrayLike, s0: float, width: float, dense: float, chance:
     return chance + (dense - chance) * expit((s0 - np.asarray(sparsity, dtype=float)) / width)
 
 
-def fit(sparsities: ArrayLike, correct: ArrayLike, n: int, dense: float, chance: float) -> tuple[float, float]:
-    """Binomial maximum-likelihood (s0, w) of the curve through `correct` of `n` items at each sparsity.
-
-    Args: `sparsities`, `correct` of shape (sparsities,), ascending in (0, 1]; the dense accuracy is taken as known.
-    Raises ValueError on fewer than two sparsities, impossible counts, or a dense accuracy not above chance."""
-    sparsities, correct = np.asarray(sparsities, dtype=float), np.asarray(correct, dtype=float)
-    _check_sparsities(sparsities)
-    if correct.shape != sparsities.shape or n < 1 or not ((correct >= 0) & (correct <= n)).all():
-        raise ValueError(f"expected {len(sparsities)} counts between 0 and n = {n}, got {correct.tolist()}")
-    if not 0 <= chance < dense <= 1:
-        raise ValueError(f"nothing to collapse from: dense accuracy {dense} must lie above chance, {chance}")
-    return _fit(sparsities, correct / n, dense, chance)
-
-
 def collapse(
     outcomes: ArrayLike,
     dense: ArrayLike,
@@ -95,7 +81,7 @@ def collapse(
     if dense.mean() <= chance:
         none = np.empty((0, 2))
         return Collapse(np.nan, np.nan, np.nan, np.nan, False, none, none)
-    s0, width = _fit(sparsities, outcomes.mean(1), dense.mean(), chance)
+    s0, width = fit(sparsities, outcomes.mean(1), dense.mean(), chance)
     n = len(dense)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
     draws = _bounds(outcomes, dense, sparsities, chance, weights)
@@ -165,7 +151,7 @@ def _bounds(
     bounds = np.full((len(weights), 2), np.nan)
     for i, (at_sparsities, at_zero) in enumerate(zip(weights @ outcomes.T, weights @ dense, strict=True)):
         if at_zero > chance:
-            bounds[i] = _between(*_fit(sparsities, at_sparsities, at_zero, chance), sparsities)
+            bounds[i] = _between(*fit(sparsities, at_sparsities, at_zero, chance), sparsities)
     return bounds
 
 
@@ -214,7 +200,7 @@ def _jackknife_p(ours: NDArray | None, reference: NDArray | None) -> float:
     return min(1.0, 2 * min(tails, default=0.5))
 
 
-def _fit(sparsities: NDArray, share: NDArray, dense: float, chance: float) -> tuple[float, float]:
+def fit(sparsities: NDArray, share: NDArray, dense: float, chance: float) -> tuple[float, float]:
     """(s0, w) for accuracies `share`: the best of a coarse grid, then L-BFGS-B from there in (s0, log(s0 / w))."""
     span = dense - chance
 

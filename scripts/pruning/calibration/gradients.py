@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from pruning.calibration.columns import neuron_columns
 from pruning.calibration.prepare import Batch
 from pruning.core.errors import InputError
 from pruning.models import families
@@ -217,7 +218,9 @@ class Calibration(Pass):
         layers = pd.DataFrame(
             {"layer": range(len(self.layers)), "n_tokens": float(self.tokens), "angular_sum": self.angular}
         )
-        return pd.concat(neurons, ignore_index=True) if neurons else pd.DataFrame(), layers
+        if not neurons:
+            return pd.DataFrame(), layers
+        return pd.concat(neurons, ignore_index=True)[["layer", "unit", *neuron_columns(self.objectives)]], layers
 
 
 def counted_only(a: Tensor, counted: Tensor) -> Tensor:

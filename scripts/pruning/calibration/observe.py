@@ -8,10 +8,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration.columns import TOKEN_CLASSES
+from pruning.calibration.columns import TOKEN_CLASSES, token_class_columns
 from pruning.calibration.gradients import Pass, counted_only
 from pruning.calibration.prepare import Batch
 from pruning.calibration.token_classes import classes_of
+
+KEYS = ("layer", "unit", "token_class")
 
 
 class Observation(Pass):
@@ -76,7 +78,7 @@ class Observation(Pass):
                 "n_tokens": np.tile(self.tokens.numpy(), width),
             }
             frames.append(pd.DataFrame({**rows, **{name: v.T.flatten().cpu().numpy() for name, v in sums.items()}}))
-        return pd.concat(frames, ignore_index=True)
+        return pd.concat(frames, ignore_index=True)[[*KEYS, *token_class_columns(self.objectives)]]
 
 
 def activation_table(kept: Sequence[Mapping]) -> pa.Table:

@@ -45,9 +45,10 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any
             "differs significantly, up or down. Differences, intervals and p-values are in the CSV beside this table."
         )
     notes += _cluster_notes(dense, pruned, settings)
+    where = "of its column" if settings["layout"] == "wide" else "at its sparsity"
     notes.append(
-        "Bold: best of its column, dense left aside. †: not significantly worse than the best (same tests, Holm within "
-        "the column). No p-value is given for either: the best was chosen by looking at these very items."
+        f"Bold: best {where}, dense left aside. †: not significantly worse than the best (same tests, Holm within the "
+        "column). No p-value is given for either: the best was chosen by looking at these very items."
     )
     return notes + _leakage(pruned, settings)
 
@@ -106,7 +107,8 @@ def _leakage(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
         for r in found
         if r["identical"] or r["overlapping"]
     ]
-    rest = [] if len(parts) == len(found) else ["no other task shares any" if parts else "none"]
+    touched = {r["task"] for r in found if r["identical"] or r["overlapping"]}
+    rest = [] if touched == tasks else ["no other task shares any" if parts else "none"]
     return [f"Test items found in the text that was calibrated or tuned on: {'; '.join(parts + rest)}."]
 
 

@@ -17,11 +17,25 @@ TINY = 1e-30  # keeps a silent layer's 0/0 at 0; far below any real score
 
 @dataclass(frozen=True)
 class Weights:
-    """A block's FFN weights, each row or column one neuron; float32."""
+    """A block's FFN weights, each row or column one neuron; float32. Only what is looked at is read."""
 
-    gate: np.ndarray  # [n, d]
-    up: np.ndarray  # [n, d]
-    down: np.ndarray  # [d, n]
+    read: Callable[[str], np.ndarray]
+    """Of `gate`, `up` or `down`."""
+
+    @cached_property
+    def gate(self) -> np.ndarray:
+        """[n, d]"""
+        return self.read("gate")
+
+    @cached_property
+    def up(self) -> np.ndarray:
+        """[n, d]"""
+        return self.read("up")
+
+    @cached_property
+    def down(self) -> np.ndarray:
+        """[d, n]"""
+        return self.read("down")
 
 
 @dataclass(frozen=True)
@@ -30,11 +44,7 @@ class Layer:
 
     index: int
     statistics: Mapping[str, np.ndarray]  # column -> float64 [n]
-    load_weights: Callable[[], Weights]
-
-    @cached_property
-    def weights(self) -> Weights:
-        return self.load_weights()
+    weights: Weights
 
     @property
     def size(self) -> int:

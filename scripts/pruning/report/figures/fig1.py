@@ -40,7 +40,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         _ranks(axes[2], style.methods_of(dots, "summary", settings), settings)
         drawn |= methods
         one = lines.iloc[0]
-        style.headline(part, f"{block.title}: layer {one['layer']}, {style.percent(one['sparsity']):g}% sparsity")
+        style.headline(part, f"{block.title}: layer {one['layer']}, {style.in_percent(one['sparsity']):g}% sparsity")
     handles = style.method_handles(drawn, settings)
     for handle in handles:
         if handle.get_label() == "dense":

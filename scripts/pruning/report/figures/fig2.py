@@ -105,7 +105,7 @@ def _kept(axis: Axes, rows: pd.DataFrame, settings: Mapping[str, Any]) -> None:
                 look = {"color": color, "marker": marker, "linestyle": "none"}
                 style.interval(axis, [value], [y + shift], [low], [high], vertical=False, **look)
     axis.set(xlabel="kept (%)", xlim=(-4, 104), xticks=range(0, 101, 25))
-    sparsity = style.percent(rows["sparsity"]).iloc[0]
+    sparsity = style.in_percent(rows["sparsity"]).iloc[0]
     axis.set_title(f"(b) Kept at {sparsity:g}% sparsity")
     handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=r) for r, (c, m) in REGIONS.items()]
     tick = Line2D([], [], color=style.INK, marker="|", markersize=9, markeredgewidth=1.6, linestyle="none")

@@ -26,7 +26,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
     if "published" in tables:
         columns = ["model", *PAIR, "first_presets", "second_presets", "layer", "sparsity", "value"]
         published = style.table(tables, "published", columns)
-    overlap = overlap.assign(sparsity=style.percent(overlap["sparsity"]))
+    overlap = overlap.assign(sparsity=style.in_percent(overlap["sparsity"]))
     blocks = style.blocks(overlap, "overlap", settings)
     pairs = list(overlap[PAIR].drop_duplicates().itertuples(index=False, name=None))
     looks = dict(zip(pairs, style.styles([name(pair) for pair in pairs]).values(), strict=True))
@@ -70,7 +70,7 @@ def _published(axis: Axes, published: pd.DataFrame, pairs: list[tuple]) -> dict[
         a, b = (set(rows[f"{which}_presets"].iloc[0].split(";")) for which in PAIR)
         if any((x in a and y in b) or (y in a and x in b) for x, y in pairs):
             look = {"color": style.INK, "marker": marker, "mfc": "none", "markersize": 7.5, "linestyle": "none"}
-            axis.plot(style.percent(rows["sparsity"]), rows["value"], **look)
+            axis.plot(style.in_percent(rows["sparsity"]), rows["value"], **look)
             handles[pair] = Line2D([], [], label=f"published: {name(pair)}", **look)
     return handles
 

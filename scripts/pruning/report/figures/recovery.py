@@ -23,7 +23,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         rows = block.rows(log)
         if settings.get("sparsity") is not None:
             rows = style.pick(rows, "log", sparsity=settings["sparsity"])
-        for sparsity, group in rows.groupby(style.percent(rows["sparsity"])):
+        for sparsity, group in rows.groupby(style.in_percent(rows["sparsity"])):
             rows_of[f"{block.title}: recovery at {sparsity:g}% sparsity"] = group
     made, parts = style.figure(list(rows_of), 2.3)
     drawn = {}

@@ -146,7 +146,7 @@ def table(tables: Mapping[str, pd.DataFrame], name: str, columns: Sequence[str])
     return tables[name]
 
 
-def percent(sparsity: Any) -> Any:
+def in_percent(sparsity: Any) -> Any:
     """A sparsity, or a column of them, in per cent."""
     return (100 * sparsity).round(6) if isinstance(sparsity, pd.Series) else round(100 * float(sparsity), 6)
 
@@ -155,12 +155,12 @@ def pick(frame: pd.DataFrame, name: str, **wanted: Any) -> pd.DataFrame:
     """Rows whose columns have these values; None takes a column's only value.
     Raises InputError naming the table, the column and its values if there are no such rows, or no only value."""
     for column, value in wanted.items():
-        of_column = percent(frame[column]) if column == "sparsity" else frame[column].astype(str)
+        of_column = in_percent(frame[column]) if column == "sparsity" else frame[column].astype(str)
         found = ", ".join(f"{v:g}" if column == "sparsity" else v for v in of_column.unique())
         if value is None and of_column.nunique() > 1:
             raise InputError(f"table {name}: {column} is one of {found}; set `{column}` in the figure's settings")
         if value is not None:
-            frame = frame[of_column == (percent(value) if column == "sparsity" else str(value))]
+            frame = frame[of_column == (in_percent(value) if column == "sparsity" else str(value))]
         if frame.empty:
             raise InputError(f"table {name}: no rows with {column} {value}; it has {found or 'no rows at all'}")
     return frame
@@ -177,13 +177,13 @@ def methods_of(frame: pd.DataFrame, name: str, settings: Mapping[str, Any]) -> d
 
 def with_dense(accuracy: pd.DataFrame) -> pd.DataFrame:
     """Accuracies with sparsities in per cent, and sparsity 0, under whichever method, as one method `dense`."""
-    sparsity = percent(accuracy["sparsity"])
+    sparsity = in_percent(accuracy["sparsity"])
     frame = accuracy.assign(sparsity=sparsity, method=accuracy["method"].where(sparsity > 0, "dense"))
     return frame.drop_duplicates(["model", "calib", "method", "sparsity", "task", "metric"])
 
 
 @dataclass(frozen=True)
-class Block:
+class Panels:
     """One (model, calibration): one row of panels."""
 
     model: str
@@ -202,14 +202,14 @@ class Block:
         return frame
 
 
-def blocks(frame: pd.DataFrame, name: str, settings: Mapping[str, Any]) -> list[Block]:
+def blocks(frame: pd.DataFrame, name: str, settings: Mapping[str, Any]) -> list[Panels]:
     """Models of the settings, each with its calibrations in the table. Raises InputError on a model without rows."""
     found = []
     for model in settings["models"]:
         rows = frame[frame["model"] == model]
         if rows.empty:
             raise InputError(f"table {name}: no rows of model {model}")
-        found += [Block(model, calib) for calib in rows["calib"].dropna().unique()]
+        found += [Panels(model, calib) for calib in rows["calib"].dropna().unique()]
     return found
 
 

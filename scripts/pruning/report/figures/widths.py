@@ -31,5 +31,5 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         axis.set_xticks(*style.spaced(list(grid.columns), 32))
         axis.tick_params(axis="y", length=0)
         axis.set_xlabel("layer")
-        axis.set_title(f"Neurons that each layer keeps at {style.percent(rows['sparsity']).iloc[0]:g}% sparsity")
+        axis.set_title(f"Neurons that each layer keeps at {style.in_percent(rows['sparsity']).iloc[0]:g}% sparsity")
     return made
