@@ -63,7 +63,7 @@ if CONFIG.overlap:
             first=lambda w, input: [f"--first={path}" for path in input.first],
             second=lambda w, input: [f"--second={path}" for path in input.second],
         shell:
-            "python scripts/overlap.py --settings {params.settings:q} {params.first:q} {params.second:q} "
+            "python {input.code[0]:q} --settings {params.settings:q} {params.first:q} {params.second:q} "
             "--output {output:q} > {log:q} 2>&1"
 
 
@@ -93,7 +93,7 @@ if CONFIG.spectrum:
             scores=named("scores", names.SCORES),
             masks=named("masks", names.MASK),
         shell:
-            "python scripts/spectrum.py --settings {params.settings:q} --activations {input.activations:q} "
+            "python {input.code[0]:q} --settings {params.settings:q} --activations {input.activations:q} "
             "{params.scores:q} {params.masks:q} --output-spectrum {output.spectrum:q} --output-summary {output.summary:q} "
             "--threads {threads} > {log:q} 2>&1"
 
@@ -127,7 +127,7 @@ if CONFIG.trap:
             settings=trap_settings,
             masks=named("masks", names.MASK),
         shell:
-            "python scripts/trap.py --settings {params.settings:q} --statistics {input.statistics:q} "
+            "python {input.code[0]:q} --settings {params.settings:q} --statistics {input.statistics:q} "
             "--token-classes {input.token_classes:q} {params.masks:q} --output-neurons {output.neurons:q} "
             "--output-regions {output.regions:q} --output-classes {output.classes:q} > {log:q} 2>&1"
 
@@ -149,6 +149,7 @@ if CONFIG.cases:
             adapter=adapter_files,
             data=names.DATA.format(dataset=CONFIG.cases.dataset, split=CONFIG.cases.split),
             code=code("cases"),
+            launch=LAUNCH,
         output:
             names.CASES,
         log:
@@ -168,8 +169,8 @@ if CONFIG.cases:
             model=model_of,
             adapter=adapter_option,
         shell:
-            "python scripts/launch.py --gpus {resources.gpu} -- "
-            "python scripts/cases.py --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
+            "python {input.launch:q} --gpus {resources.gpu} -- "
+            "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
             "--manifest {input.manifest:q} --data {input.data:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
 
 
@@ -197,7 +198,7 @@ if CONFIG.collapse:
             settings=settings(None, **catalogue.collapse_settings(CONFIG)),
             samples=lambda w: names.SAMPLES,
         shell:
-            "python scripts/collapse.py --settings {params.settings:q} --samples {params.samples:q} "
+            "python {input.code[0]:q} --settings {params.settings:q} --samples {params.samples:q} "
             "--output-collapse {output.collapse:q} --output-accuracy {output.accuracy:q} > {log:q} 2>&1"
 
 
@@ -231,5 +232,5 @@ rule widths:
         ),
         masks=lambda w: names.MASK,
     shell:
-        "python scripts/widths.py --settings {params.settings:q} --masks {params.masks:q} --output {output:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} --masks {params.masks:q} --output {output:q} "
         "> {log:q} 2>&1"

@@ -51,6 +51,7 @@ rule calibrate_shard:
         model=names.BASE,
         data=calibration_data,
         code=code("calibrate"),
+        launch=LAUNCH,
     output:
         [f"{names.SHARD}/{name}.parquet" for name in CALIBRATION_FILES],
     log:
@@ -68,8 +69,8 @@ rule calibrate_shard:
         model=subpath(input.model, parent=True),
         output=subpath(output[0], parent=True),
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/calibrate.py --settings {params.settings:q} --model {params.model:q} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
         "--data {input.data:q} --shard {wildcards.shard} --output {params.output:q} --threads {threads} > {log:q} 2>&1"
 
 
@@ -93,7 +94,7 @@ rule merge_calibration:
         shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],
         output=subpath(output[0], parent=True),
     shell:
-        "python scripts/merge_calibration.py --settings {params.settings:q} {params.shards:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} {params.shards:q} "
         "--output {params.output:q} > {log:q} 2>&1"
 
 
@@ -103,6 +104,7 @@ rule observe:
         model=names.BASE,
         data=calibration_data,
         code=code("observe"),
+        launch=LAUNCH,
     output:
         activations=names.ACTIVATIONS,
         classes=names.TOKEN_CLASSES,
@@ -120,8 +122,8 @@ rule observe:
         settings=observation_settings,
         model=subpath(input.model, parent=True),
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/observe.py --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
         "--output-activations {output.activations:q} --output-classes {output.classes:q} --threads {threads} > {log:q} 2>&1"
 
 
@@ -131,6 +133,7 @@ rule second_moments:
         model=names.BASE,
         data=calibration_data,
         code=code("second_moments"),
+        launch=LAUNCH,
     output:
         manifest=f"{names.SECOND_MOMENTS}.json",
         layers=kept_or_temp(directory(names.SECOND_MOMENTS), CONFIG.storage.second_moments),
@@ -148,8 +151,8 @@ rule second_moments:
         settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"]),
         model=subpath(input.model, parent=True),
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/second_moments.py --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
         "--output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"
 
 
@@ -159,6 +162,7 @@ rule parameter_gradients:
         model=names.BASE,
         data=calibration_data,
         code=code("parameter_gradients"),
+        launch=LAUNCH,
     output:
         names.PARAMETER_TAYLOR,
     log:
@@ -175,6 +179,6 @@ rule parameter_gradients:
         settings=lambda w: calibration_settings(w, ["objectives"]),
         model=subpath(input.model, parent=True),
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/parameter_gradients.py --settings {params.settings:q} --model {params.model:q} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
         "--data {input.data:q} --output {output:q} --memory-mb {resources.mem_mb} --threads {threads} > {log:q} 2>&1"

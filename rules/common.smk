@@ -11,15 +11,18 @@ What the rules share: the validated configuration, the code that a stage depends
 
 import ast
 import json
+import os
 import re
 import sys
 from functools import cache
 from itertools import product
 from pathlib import Path
 
+from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config
 
-sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+sys.path.insert(0, os.path.join(HOME, "scripts"))
 
 from pruning.config import preflight
 from pruning.config.analyses import Spectrum, Trap
@@ -39,7 +42,12 @@ def checked(function, *arguments):
         sys.exit(f"error: {error}")
 
 
-CONFIG = checked(validate, config)
+SCRIPTS = names.own("scripts")
+LAUNCH = ancient(f"{SCRIPTS}/launch.py")  # changes no result
+# A module's configuration holds only what differs, as an additional configfile does: the default is below either.
+whole = load_configfile(os.path.join(HOME, "config/config.yaml"))
+update_config(whole, config)
+CONFIG = checked(validate, whole)
 METHODS = CONFIG.method_names
 EXPERIMENT = CONFIG.experiment
 
@@ -55,7 +63,7 @@ def filled(template):
 @cache
 def imports(path):
     """Library files that a Python file imports, wherever in the file it does."""
-    library, found = Path("scripts/pruning"), set()
+    library, found = Path(SCRIPTS, "pruning"), set()
     for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -74,14 +82,15 @@ def imports(path):
 
 def code(stage, *plugins):
     """scripts/{stage}.py, the plug-ins it is told to load, and all they import: what a stage's result depends on."""
-    pending = [f"scripts/{stage}.py", *(f"scripts/pruning/{plugin}.py" for plugin in plugins)]
+    pending = [f"{SCRIPTS}/{stage}.py", *(f"{SCRIPTS}/pruning/{plugin}.py" for plugin in plugins)]
     files = set()
     while pending:
         file = pending.pop()
         if file not in files:
             files.add(file)
             pending += imports(file)
-    return sorted(files)
+    first = f"{SCRIPTS}/{stage}.py"  # what a shell command calls
+    return [first, *sorted(files - {first})]
 
 
 def settings(section, *, exclude=(), **extra):
@@ -106,22 +115,13 @@ def threads_of(wildcards):
     return CONFIG.models[wildcards.model].threads
 
 
-if workflow.is_main_process:
-    LIVE = locks.clear_stale(Path(".snakemake"))
-    checked(preflight.check, CONFIG)
-
-
-onstart:
-    # Snakemake starts as many local jobs as there are cores; memory and GPUs must suffice as well. Known only now:
-    # whether jobs run here at all, and that this is no dry-run.
-    if workflow.local_exec:
-        visible = devices.visible()
-        checked(preflight.check_machine, CONFIG, visible)
-        if not workflow.deployment_settings.deployment_method:  # jobs see the packages that are seen here
-            checked(preflight.check_packages, CONFIG)
-        for name, limit in (("mem_mb", memory.physical() // 10**6), ("gpu", len(visible))):
-            if name not in workflow.global_resources:
-                workflow.register_resource(name, limit)
-        # Submissions to a queue are limited to 100 a second; jobs here by the cores. The limiter sets a timer at every
-        # job's end that sets another a second later (Snakemake 9.27): after 200 jobs they took 44% of a core.
-        workflow.scheduler.job_rate_limiter = None
+wildcard_constraints:
+    model=one_of(CONFIG.models),
+    dataset=one_of(CONFIG.datasets),
+    calib=one_of(CONFIG.calibrations),
+    method=one_of(METHODS),
+    task=one_of(CONFIG.tasks),
+    split=r"[a-z0-9_-]+",
+    sparsity=r"\d{1,2}",
+    shard=r"\d+",
+    shards=r"\d+",

@@ -51,5 +51,5 @@ rule fetch_dataset:
     params:
         settings=source_of,
     shell:
-        "python scripts/fetch_dataset.py --settings {params.settings:q} --split {wildcards.split} "
+        "python {input.code[0]:q} --settings {params.settings:q} --split {wildcards.split} "
         "--output {output:q} > {log:q} 2>&1"

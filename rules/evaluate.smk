@@ -65,6 +65,7 @@ rule evaluate:
         definition=definition,
         data=lambda w: preflight.data_files(Path(definition(w))),
         code=code("evaluate"),
+        launch=LAUNCH,
     output:
         result=f"{names.EVALUATION}.json",
         samples=names.SAMPLES,
@@ -86,8 +87,8 @@ rule evaluate:
         model=model_of,
         adapter=adapter_option,
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/evaluate.py --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
         "--manifest {input.manifest:q} --definition {input.definition:q} --output {output.result:q} "
         "--samples {output.samples:q} --threads {threads} > {log:q} 2>&1"
 
@@ -100,6 +101,7 @@ rule perplexity:
         adapter=adapter_files,
         data=lambda w: names.DATA.format(dataset=CONFIG.tasks[w.task].dataset, split=CONFIG.tasks[w.task].split),
         code=code("perplexity"),
+        launch=LAUNCH,
     output:
         result=f"{names.EVALUATION}.json",
         samples=names.SAMPLES,
@@ -121,6 +123,6 @@ rule perplexity:
         model=model_of,
         adapter=adapter_option,
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/perplexity.py --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
         "--data {input.data:q} --output {output.result:q} --samples {output.samples:q} --threads {threads} > {log:q} 2>&1"

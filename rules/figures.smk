@@ -39,5 +39,5 @@ rule figure:
         files=lambda w: FIGURES[w.figure].options,
         caption=lambda w: FIGURES[w.figure].caption,
     shell:
-        "python scripts/figure.py --settings {params.settings:q} --figure {params.maker} {params.files:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} --figure {params.maker} {params.files:q} "
         "--output-svg {output.svg:q} --output-png {output.png:q} > {log:q} 2>&1"

@@ -45,6 +45,7 @@ if CONFIG.latency:
             architecture=latency_architecture,
             manifests=lambda w: [variant.manifest(w.shape) for variant in latency_variants(w)],
             code=code("latency"),
+            launch=LAUNCH,
         output:
             names.LATENCY,
         log:
@@ -63,6 +64,6 @@ if CONFIG.latency:
             settings=latency_settings,
             files=latency_files,
         shell:
-            "python scripts/launch.py --gpus {resources.gpu} -- "
-            "python scripts/latency.py --settings {params.settings:q} {params.files:q} --output {output:q} --threads {threads} "
+            "python {input.launch:q} --gpus {resources.gpu} -- "
+            "python {input.code[0]:q} --settings {params.settings:q} {params.files:q} --output {output:q} --threads {threads} "
             "> {log:q} 2>&1"

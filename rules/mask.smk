@@ -34,5 +34,5 @@ rule mask:
     params:
         settings=mask_settings,
     shell:
-        "python scripts/mask.py --settings {params.settings:q} --scores {input.scores:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} --scores {input.scores:q} "
         "--layers {input.layers:q} --sparsity {wildcards.sparsity} --output {output:q} > {log:q} 2>&1"

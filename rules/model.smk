@@ -35,4 +35,4 @@ rule fetch_model:
     params:
         settings=lambda w: settings(CONFIG.models[w.model].source),
     shell:
-        "python scripts/fetch_model.py --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.code[0]:q} --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"

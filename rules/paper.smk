@@ -37,7 +37,7 @@ rule costs:
         maker=COSTS.maker,
         files=COSTS.options,
     shell:
-        "python scripts/table.py --settings {params.settings:q} --maker {params.maker} {params.files:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} --maker {params.maker} {params.files:q} "
         "--output-csv {output.csv:q} --output-md {output.md:q} --output-tex {output.tex:q} > {log:q} 2>&1"
 
 
@@ -62,7 +62,7 @@ rule page:
         title=lambda w: w.table,
         caption=lambda w: PAGES[w.table].caption,
     shell:
-        "python scripts/page.py --markdown {input.table:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.code[0]:q} --markdown {input.table:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule paper:

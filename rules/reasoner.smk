@@ -27,5 +27,5 @@ if CONFIG.reasoner:
         params:
             settings=settings(CONFIG.reasoner),
         shell:
-            "python scripts/train_reasoner.py --settings {params.settings:q} --output {output:q} "
+            "python {input.code[0]:q} --settings {params.settings:q} --output {output:q} "
             "--threads {threads} > {log:q} 2>&1"

@@ -33,6 +33,7 @@ rule recover:
         weights=ancient(f"{names.COMPACT}/model"),
         data=tuning_data,
         code=code("recover"),
+        launch=LAUNCH,
     output:
         [f"{names.RECOVERED}/{name}" for name in RECOVERY_FILES],
     log:
@@ -51,6 +52,6 @@ rule recover:
         settings=tuning_settings,
         output=subpath(output[0], parent=True),
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/recover.py --settings {params.settings:q} --model {input.weights:q} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {input.weights:q} "
         "--manifest {input.manifest:q} --data {input.data:q} --output {params.output:q} --threads {threads} > {log:q} 2>&1"

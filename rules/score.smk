@@ -38,5 +38,5 @@ rule score:
         settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include=SCORE_KEYS), sort_keys=True),
         model=subpath(input.model, parent=True),
     shell:
-        "python scripts/score.py --settings {params.settings:q} --model {params.model:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
         "--statistics {input.statistics:q} --output {output:q} > {log:q} 2>&1"

@@ -56,7 +56,7 @@ rule leakage:
     params:
         settings=lambda w: settings(None, **leakage_settings(w)),
     shell:
-        "python scripts/leakage.py --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.code[0]:q} --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule table:
@@ -83,5 +83,5 @@ rule table:
         maker=lambda w: TABLES[w.table].maker,
         files=lambda w: TABLES[w.table].options,
     shell:
-        "python scripts/table.py --settings {params.settings:q} --maker {params.maker} {params.files:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} --maker {params.maker} {params.files:q} "
         "--output-csv {output.csv:q} --output-md {output.md:q} --output-tex {output.tex:q} > {log:q} 2>&1"

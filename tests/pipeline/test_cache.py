@@ -241,6 +241,7 @@ KEYS = {
     "storage.second_moments": ("keep", NOTHING),
     "storage.compact": (None, None),  # see test_temporary_models
     "reasoner": (None, NOTHING),
+    "custom_rules": (None, None),  # see test_elsewhere.py
 }
 
 

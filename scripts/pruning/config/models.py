@@ -1,10 +1,12 @@
 """Dense models: where they come from and what their jobs take."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from pruning.config.base import Dtype, Positive, Revision, Strict, fields_of
+from pruning.core import names
 from pruning.models import sources
 
 
@@ -12,6 +14,13 @@ class LocalSource(Strict):
     kind: Literal["local"]
     path: str
     """Hugging Face model directory with safetensors."""
+
+    @model_validator(mode="after")
+    def _shipped(self) -> "LocalSource":
+        """A model that the workflow brings along, wherever it runs."""
+        if not Path(self.path).exists() and Path(names.own(self.path)).exists():
+            self.path = names.own(self.path)
+        return self
 
 
 class HubSource(Strict):

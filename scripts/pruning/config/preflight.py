@@ -76,6 +76,11 @@ def metric_names(task: dict[str, Any]) -> list[str]:
 
 def check(config: Config) -> None:
     """Raises InputError at the first thing that cannot work."""
+    for path in config.custom_rules:
+        if not Path(path).is_file():
+            raise InputError(
+                f"custom_rules: no file {path}; paths are relative to the folder that the workflow runs in"
+            )
     try:
         users = [*config.calibrations.values(), *config.tunings.values(), *([config.cases] if config.cases else [])]
         used = {user.dataset for user in users}

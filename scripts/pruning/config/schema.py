@@ -22,6 +22,7 @@ from pruning.config.reasoner import Reasoner
 from pruning.config.storage import Storage
 from pruning.config.tasks import Task
 from pruning.config.tuning import Tuning
+from pruning.core import names
 
 
 class Config(Strict):
@@ -45,6 +46,8 @@ class Config(Strict):
     ablation: Ablation | None = None
     latency: Latency | None = None
     storage: Storage = Storage()
+    custom_rules: list[str] = []
+    """Your own .smk files, included last: they see CONFIG, names and everything else that rules/common.smk offers."""
     reasoner: Reasoner | None = None
 
     @model_validator(mode="after")
@@ -59,7 +62,8 @@ class Config(Strict):
 
     def definition(self, task: str) -> Path:
         """The YAML of one of lm-eval's tasks."""
-        return Path("config/tasks") / f"{self.tasks[task].definition or task}.yaml"
+        file = f"config/tasks/{self.tasks[task].definition or task}.yaml"
+        return Path(file if Path(file).is_file() else names.own(file))
 
     def table(self, name: str) -> Table:
         """A table with what it leaves to the experiment filled in."""

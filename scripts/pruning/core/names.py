@@ -6,7 +6,18 @@ benchmarks mirror the results they are of.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[3]
+"""Where the workflow lies; results are below the folder that it runs in."""
+
+
+def own(path: str) -> str:
+    """A file of the workflow itself, as seen from the folder that it runs in."""
+    return os.path.relpath(HOME / path)
+
 
 DATA = "results/data/{dataset}/{split}.parquet"
 BASE = "results/{model}/base/manifest.json"
@@ -43,8 +54,8 @@ TABLE = "results/{table}"
 FIGURE = "results/figures/{figure}"
 PAGE = "results/pages/{table}.html"
 REASONER = "results/reasoner"
-PUBLISHED = "resources/paper/{table}.csv"
-PAPER_NOTES = "resources/paper/notes.yaml"
+PUBLISHED = own("resources/paper/{table}.csv")
+PAPER_NOTES = own("resources/paper/notes.yaml")
 BENCHMARKS = "results/benchmarks"
 
 
