@@ -64,5 +64,5 @@ rule compact:
         model=subpath(input.model, parent=True),
         evidence=lambda w, input: [f"--evidence={input.evidence}"] if input.evidence else [],
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --mask {input.mask:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --base {input.model:q} --mask {input.mask:q} "
         "{params.evidence:q} --output {output.weights:q} --manifest {output.manifest:q} > {log:q} 2>&1"

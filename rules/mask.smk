@@ -4,6 +4,7 @@ Masks: which neurons stay, at one sparsity. All sparsities come from one score f
 INPUT
     results/{model}/scores/{calib}/{method}.parquet
     results/{model}/calibration/{calib}/layers.parquet              layer importance, for allocations that want it
+    results/{model}/base/manifest.json                              widths before any pruning, which sparsity is counted against
 OUTPUT
     results/{model}/masks/{calib}/{method}/{sparsity}.parquet       layer, unit, keep
 """
@@ -20,6 +21,7 @@ rule mask:
     input:
         scores=names.SCORES,
         layers=names.LAYERS,
+        base=names.BASE,
         code=lambda w: code("mask", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
     output:
         names.MASK,
@@ -35,4 +37,4 @@ rule mask:
         settings=mask_settings,
     shell:
         "python {input.code[0]:q} --settings {params.settings:q} --scores {input.scores:q} "
-        "--layers {input.layers:q} --sparsity {wildcards.sparsity} --output {output:q} > {log:q} 2>&1"
+        "--layers {input.layers:q} --base {input.base:q} --sparsity {wildcards.sparsity} --output {output:q} > {log:q} 2>&1"

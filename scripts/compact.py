@@ -12,6 +12,7 @@ from pruning.core import cli
 def compact(
     settings: cli.Settings,
     model: Annotated[Path, typer.Option(help="directory of the dense model")],
+    base_manifest: Annotated[Path, typer.Option("--base", help="its manifest.json")],
     mask: Annotated[Path, typer.Option(help="layer, unit, keep")],
     output: Annotated[Path, typer.Option(help="directory of the compact model")],
     manifest: Annotated[Path, typer.Option(help="manifest.json to write")],
@@ -19,7 +20,6 @@ def compact(
         Path | None, typer.Option(help="statistics.parquet or second_moments.json, where the compensation needs it")
     ] = None,
 ) -> None:
-    import numpy as np
 
     from pruning.core import artifacts
     from pruning.methods.compact import loader_of, write_compact
@@ -27,6 +27,7 @@ def compact(
 
     cli.phase("start-up")
     base = Checkpoint(model)
+    original = artifacts.read_json(base_manifest, "base")["original"]
     keeps = [rows.to_numpy() for _, rows in artifacts.read_parquet(mask, "mask").groupby("layer")["keep"]]
     if [len(keep) for keep in keeps] != base.widths:
         raise cli.InputError(
@@ -49,9 +50,10 @@ def compact(
     with artifacts.atomic_directory(output) as directory:
         write_compact(base, directory, keeps, compensate if scheme else None, settings["export"])
     content = {
-        "achieved_sparsity": 1 - float(np.concatenate(keeps).mean()),
+        "original": original,
+        "achieved_sparsity": 1 - sum(int(keep.sum()) for keep in keeps) / sum(original["widths"]),
         "widths": [int(keep.sum()) for keep in keeps],
-        "parameters": base.parameters,
+        "parameters": original["parameters"],
         "parameters_kept": Checkpoint(output).parameters,
         "loads_with": loader_of(output),
         "files": artifacts.directory_hashes(output),

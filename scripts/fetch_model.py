@@ -9,7 +9,11 @@ from pruning.core import cli
 
 
 def fetch_model(
-    settings: cli.Settings, output: Annotated[Path, typer.Option(help="manifest.json of the model")]
+    settings: cli.Settings,
+    output: Annotated[Path, typer.Option(help="manifest.json of the model")],
+    pruned: Annotated[Path | None, typer.Option(help="directory of a compact model, to be pruned further")] = None,
+    pruned_manifest: Annotated[Path | None, typer.Option(help="its manifest.json")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge into it")] = None,
 ) -> None:
     from pruning.core import artifacts
     from pruning.models import sources
@@ -21,13 +25,19 @@ def fetch_model(
             sources.from_local(Path(settings["path"]), directory)
         elif settings["kind"] == "gguf":
             sources.from_gguf(settings, directory)
+        elif settings["kind"] == "pruned":
+            sources.from_pruned(pruned, adapter, directory)
         else:
             sources.from_hub(settings["repo"], settings["revision"], directory)
         checkpoint = Checkpoint(directory)
+        original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
+        if pruned_manifest is not None:
+            original = artifacts.read_json(pruned_manifest, "compact")["original"]
         content = {
             "model_type": read_config(directory).get("model_type"),
             "parameters": checkpoint.parameters,
             "widths": checkpoint.widths,
+            "original": original,
             "files": artifacts.directory_hashes(directory),
         }
         artifacts.write_json(directory / "manifest.json", content, "base", settings)

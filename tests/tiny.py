@@ -79,6 +79,17 @@ def save(model, directory: Path) -> Path:
     return directory
 
 
+def manifest(base: Path) -> Path:
+    """What fetching says of a model directory, written beside it."""
+    from pruning.core import artifacts
+    from pruning.models.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(base)
+    original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
+    artifacts.write_json(path := base.with_name(f"{base.name}.json"), {"original": original}, "base", {})
+    return path
+
+
 def gguf(model: LlamaForCausalLM, file: Path) -> Path:
     """The model as a GGUF file: matrices Q4_1 where rows are whole blocks of 32, the rest float32, embeddings tied."""
     import gguf as library

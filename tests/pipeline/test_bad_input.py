@@ -325,7 +325,8 @@ def test_a_broken_intermediate_is_named(tmp_path: Path, damage: str):
     if damage == "foreign":
         frame.to_parquet(scores)
     settings = json.dumps({"allocate": "uniform", "options": {}, "min_keep": 0.01, "round_to": 1})
-    files = ["--scores", str(scores), "--layers", str(scores), "--output", str(tmp_path / "out.parquet")]
+    files = ["--scores", str(scores), "--layers", str(scores), "--base", str(scores)]
+    files += ["--output", str(tmp_path / "out.parquet")]
     done = stage("mask", "--settings", settings, *files, "--sparsity", "50")
     says(done, str(scores), "not a whole parquet file" if damage == "truncated" else "expected kind='scores'")
     assert not (tmp_path / "out.parquet").exists()

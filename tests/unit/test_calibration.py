@@ -380,7 +380,7 @@ def rku_masks(neurons: pd.DataFrame, sparsity: int) -> list[np.ndarray]:
         layer_sum((rows["energy_abs_sum"] / rows["n_samples"]).to_numpy()) for _, rows in neurons.groupby("layer")
     ]
     sizes = np.array([len(s) for s in scores])
-    problem = allocation.Problem(scores, sparsity, np.ones(len(scores)), allocation.floors(sizes, 0.01))
+    problem = allocation.Problem(scores, sizes, sparsity, np.ones(len(scores)), allocation.floors(sizes, 0.01))
     widths = importlib.import_module("pruning.methods.allocation.global").widths(problem)
     return allocation.masks(scores, allocation.finish(widths, problem, 1))
 

@@ -404,6 +404,7 @@ def run_stage(base: Path, keeps, tmp_path: Path, evidence: bool = True, **settin
     stage.compact(
         {"compensate": "none", "export": "exact", **settings},
         base,
+        tiny.manifest(base),
         tmp_path / "mask.parquet",
         tmp_path / "model",
         tmp_path / "manifest.json",

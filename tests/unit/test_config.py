@@ -212,7 +212,7 @@ def test_lists_that_would_leave_nothing_to_do_are_refused():
     found = {key for key in lists(default()) if not key.endswith("|templates") or key.startswith("reasoner")}
     asked = {"experiment|calibrations", "overlap|pairs", "tables|table1|tasks", "readings|sparsities", "cases|items"}
     assert asked < found and len(found) > 50
-    may_be_empty = {"cases|until": [], "latency|methods": [], "datasets|arithmetic|templates": []}
+    may_be_empty = {"cases|until": [], "latency|methods": [], "datasets|arithmetic|templates": [], "custom_rules": []}
     validate(edited(may_be_empty))
     found = found - set(may_be_empty) | {f"tables|table1|{key}" for key in ("models", "calibrations", "methods")}
     with pytest.raises(InputError) as error:

@@ -174,7 +174,7 @@ def compact(base, tmp_path, keeps, name, moments=None, **settings):
     frames = [pd.DataFrame({"layer": i, "unit": range(len(k)), "keep": k}) for i, k in enumerate(keeps)]
     artifacts.write_parquet(tmp_path / "mask.parquet", pd.concat(frames), "mask", {})
     settings = {"compensate": "ridge" if moments else "none", "export": "exact", **settings}
-    paths = base, tmp_path / "mask.parquet", tmp_path / name, tmp_path / f"{name}.json"
+    paths = base, tiny.manifest(base), tmp_path / "mask.parquet", tmp_path / name, tmp_path / f"{name}.json"
     compact_stage.compact(settings, *paths, evidence=moments)
     return load(tmp_path / name, "float32", "cpu")[0], artifacts.read_json(tmp_path / f"{name}.json", "compact")
 

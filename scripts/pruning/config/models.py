@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from pruning.config.base import Dtype, Positive, Revision, Strict, fields_of
+from pruning.config.base import Alias, Dtype, Percent, Positive, Revision, Strict, fields_of
 from pruning.core import names
+from pruning.core.names import Variant
 from pruning.models import sources
 
 
@@ -57,8 +58,24 @@ class GgufSource(Strict):
         return self
 
 
+class PrunedSource(Strict):
+    """A compact model of this workflow, to be pruned further: sparsities are still counted against the first one."""
+
+    kind: Literal["pruned"]
+    model: Alias
+    calib: Alias
+    method: Alias
+    sparsity: Percent
+    tuning: Alias | None = None
+    """Recovery whose adapter is merged into the weights first."""
+
+    @property
+    def variant(self) -> Variant:
+        return Variant(self.calib, self.method, self.sparsity, self.tuning)
+
+
 class Model(Strict):
-    source: Annotated[LocalSource | HubSource | GgufSource, Field(discriminator="kind")]
+    source: Annotated[LocalSource | HubSource | GgufSource | PrunedSource, Field(discriminator="kind")]
     """Where the dense model comes from."""
     dtype: Dtype = "float32"
     """Weights and activations at calibration and evaluation."""

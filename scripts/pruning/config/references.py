@@ -29,6 +29,7 @@ OTHER_RESULTS = frozenset(
 
 def check(config: Config) -> None:
     _names(config)
+    _models(config)
     _experiment(config)
     for name, table in config.tables.items():
         if table:
@@ -51,6 +52,23 @@ def _names(config: Config) -> None:
     for name in config.models:
         if config.tables.get(name):
             raise ValueError(f"models.{name}: this name is taken by tables.{name}; choose another for one of them")
+
+
+def _models(config: Config) -> None:
+    """Models made of others of this workflow."""
+    for name, model in config.models.items():
+        place, seen = f"models.{name}.source", [name]
+        while model.source.kind == "pruned":
+            source = model.source
+            known(f"{place}.model", [source.model], config.models)
+            known(f"{place}.calib", [source.calib], config.calibrations)
+            known(f"{place}.method", [source.method], config.method_names)
+            known(f"{place}.tuning", [source.tuning] if source.tuning else [], config.tunings)
+            _gradients(config, f"{place}.method", [source.method], [source.calib])
+            if source.model in seen:
+                raise ValueError(f"{place}.model: {' is made of '.join([*seen, source.model])}: name another one")
+            seen.append(source.model)
+            model = config.models[source.model]
 
 
 def _experiment(config: Config) -> None:

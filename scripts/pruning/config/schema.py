@@ -75,9 +75,14 @@ class Config(Strict):
 
     @property
     def models_used(self) -> list[str]:
-        """Models of the experiment and of the tables."""
+        """Models of the experiment and of the tables, and those that they are made of."""
         tables = [self.table(name) for name, table in self.tables.items() if table]
-        return list(dict.fromkeys([*self.experiment.models, *(model for table in tables for model in table.models)]))
+        used = dict.fromkeys([*self.experiment.models, *(model for table in tables for model in table.models)])
+        for name in list(used):
+            while self.models[name].source.kind == "pruned":
+                name = self.models[name].source.model
+                used[name] = None
+        return list(used)
 
     @property
     def method_names(self) -> list[str]:

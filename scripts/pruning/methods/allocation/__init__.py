@@ -16,7 +16,8 @@ class Problem:
     """What an allocation may look at."""
 
     scores: Sequence[np.ndarray]  # normalised, one float64 [n_l] a layer
-    sparsity: int  # per cent of FFN neurons to remove
+    original: np.ndarray  # [layers], neurons before any pruning: n_l, or more where this is a further round
+    sparsity: int  # per cent of the original FFN neurons to remove
     importance: np.ndarray  # [layers], mean angular distance a token between a layer's input and output
     floor: np.ndarray  # [layers], least neurons a layer keeps
 

@@ -32,7 +32,7 @@ def widths(problem: Problem, alpha: float = 1.0) -> np.ndarray:
     the sparsity, so masks on its two sides need not nest."""
     keep = 1 - problem.sparsity / 100
     s = sensitivity(problem, alpha)
-    mean = np.average(s, weights=problem.sizes)
+    mean = np.average(s, weights=problem.original)
     if keep * s.max() / mean >= 1:
         s = mean + (s - mean) * mean * (1 / keep - 1) / (s.max() - mean) / MARGIN
-    return keep * s / mean * problem.sizes
+    return keep * s / mean * problem.original

@@ -13,11 +13,11 @@ from pruning.methods.allocation.cfsp import sensitivity
 def widths(problem: Problem, alpha: float = 1.0) -> np.ndarray:
     """keep_l = min(1, k s_l), s_l as in allocation/cfsp.py; k makes the mean keep ratio 1 - sparsity."""
     s = sensitivity(problem, alpha)
-    target = (1 - problem.sparsity / 100) * problem.sizes.sum()
+    target = (1 - problem.sparsity / 100) * problem.original.sum()
     full = np.zeros(len(s), dtype=bool)
     while True:
-        k = (target - problem.sizes[full].sum()) / max((s * problem.sizes)[~full].sum(), 1e-300)
-        over = ~full & (k * s > 1)
+        k = (target - problem.sizes[full].sum()) / max((s * problem.original)[~full].sum(), 1e-300)
+        over = ~full & (k * s * problem.original > problem.sizes)
         if not over.any():
-            return np.where(full, 1.0, k * s) * problem.sizes
+            return np.where(full, problem.sizes, k * s * problem.original)
         full |= over

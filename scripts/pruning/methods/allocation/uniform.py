@@ -6,4 +6,4 @@ from pruning.methods.allocation import Problem, kept
 
 
 def widths(problem: Problem) -> np.ndarray:
-    return kept(problem.sizes, problem.sparsity)
+    return kept(problem.original, problem.sparsity)
