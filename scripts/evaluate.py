@@ -30,7 +30,7 @@ def evaluate(
 
     from pruning.core import artifacts
     from pruning.evaluation import harness
-    from pruning.evaluation.answers import ResponseCache, key_of
+    from pruning.evaluation.answers import ResponseCache
     from pruning.models import loading
 
     torch.set_num_threads(threads)
@@ -39,7 +39,7 @@ def evaluate(
     data = {name: artifacts.file_hash(Path(path)) for name, path in task["dataset_kwargs"]["data_files"].items()}
     weights = [artifacts.file_hash(manifest), artifacts.directory_hashes(adapter) if adapter else None]
     asked = {key: settings[key] for key in ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")}
-    identity = key_of(harness.ANSWERS, *weights, task, asked, data, settings["dtype"], lm_eval.__version__)
+    identity = artifacts.key_of(harness.ANSWERS, *weights, task, asked, data, settings["dtype"], lm_eval.__version__)
     cache = ResponseCache(output.parent / f".{output.stem}.{identity}.jsonl")
     network, tokenizer = loading.load(model, settings["dtype"], adapter=adapter)
     cli.phase("load")

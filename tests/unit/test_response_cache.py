@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from pruning.evaluation.answers import ResponseCache, key_of
+from pruning.core.artifacts import key_of
+from pruning.evaluation.answers import ResponseCache
 
 A, B, C = (ResponseCache.key("generate_until", [text, {"until": ["\n"]}]) for text in "abc")
 

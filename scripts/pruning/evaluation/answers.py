@@ -4,16 +4,17 @@ Append-only JSON Lines: a line is written whole or, after a kill, is the broken 
 own cache pickles into SQLite, keyed by the request alone: another model's answers would be served.)
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
+
+from pruning.core.artifacts import key_of
 
 
 class ResponseCache:
     """Maps a request (its kind and arguments) to a response record {response, tokens?, finish?}.
 
-    The path must be unique to the model, the task and the library versions: `key_of` names such a file."""
+    The path must be unique to the model, the task and the library versions: `artifacts.key_of` names such a file."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,8 +47,3 @@ class ResponseCache:
         self.records[key] = record
         self.file.write(json.dumps({"key": key, **record}).encode() + b"\n")
         self.file.flush()
-
-
-def key_of(*parts: Any) -> str:
-    """A stable hash of JSON-like values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
