@@ -29,13 +29,13 @@ def evaluate(
     import torch
 
     from pruning.core import artifacts
-    from pruning.evaluation import harness
+    from pruning.evaluation import harness, tasks
     from pruning.evaluation.answers import ResponseCache
     from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
-    task = harness.task_definition(definition)
+    task = tasks.definition(definition)
     data = {name: artifacts.file_hash(Path(path)) for name, path in task["dataset_kwargs"]["data_files"].items()}
     weights = [artifacts.file_hash(manifest), artifacts.directory_hashes(adapter) if adapter else None]
     asked = {key: settings[key] for key in ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")}

@@ -149,6 +149,7 @@ CODE = {
     "scripts/pruning/models/reasoner.py": NOTHING,
     "scripts/pruning/evaluation/recovery.py": NOTHING,
     "scripts/pruning/evaluation/answers.py": FROM_EVALUATE,
+    "scripts/pruning/evaluation/tasks.py": FROM_EVALUATE,
     "scripts/pruning/methods/scores/__init__.py": FROM_SCORE,
     "scripts/pruning/methods/scores/cfsp.py": NOTHING,
     "scripts/pruning/methods/scores/cfsp_as_code.py": NOTHING,

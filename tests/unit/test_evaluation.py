@@ -19,10 +19,10 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data import adapters
 from pruning.data.datasets import adapt
-from pruning.evaluation import generation, harness
+from pruning.evaluation import generation, harness, tasks
 from pruning.evaluation.answers import ResponseCache
 from pruning.evaluation.generation import Generated
-from pruning.evaluation.harness import CachedHFLM, outcomes, prediction, task_definition
+from pruning.evaluation.harness import CachedHFLM, outcomes, prediction
 from pruning.evaluation.perplexity import negative_log_likelihoods, windows
 
 TASKS = Path(__file__).parents[2] / "config/tasks"
@@ -360,7 +360,7 @@ def run(lab: Lab, task: str, records: list[dict], adapter: str | None, fields: l
     data = lab.path.with_name("data.parquet")
     frame = pd.DataFrame.from_records(adapt(records, adapter, fields, "test"), columns=fields)
     artifacts.write_parquet(data, frame, "dataset", {})
-    definition = task_definition(TASKS / f"{task}.yaml")
+    definition = tasks.definition(TASKS / f"{task}.yaml")
     definition["dataset_kwargs"]["data_files"] = {
         split: str(data) for split in definition["dataset_kwargs"]["data_files"]
     }
@@ -445,7 +445,7 @@ def test_aqua_is_tuned_on_the_form_it_is_asked_and_read_in(lab):
 def read(text: str) -> tuple[str, str]:
     """The answer that aqua_cot's strict and flexible filters find, by lm-eval's own filters; `-` for none."""
     answers = []
-    for entry in task_definition(TASKS / "aqua_cot.yaml")["filter_list"]:
+    for entry in tasks.definition(TASKS / "aqua_cot.yaml")["filter_list"]:
         steps = [(step["function"], {k: v for k, v in step.items() if k != "function"}) for step in entry["filter"]]
         request = SimpleNamespace(resps=[text], doc={}, doc_id=0, filtered_resps={})
         build_filter_ensemble(entry["name"], steps).apply([request])
@@ -577,7 +577,7 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     """Two shared examples, the items from the second on, in chat format, with short answers."""
     monkeypatch.setattr(generation, "greedy", speak({"Question": "mm" * 99}, lab))
     lab.tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
-    definition = task_definition(TASKS / "gsm_symbolic.yaml")
+    definition = tasks.definition(TASKS / "gsm_symbolic.yaml")
     data = lab.path.with_name("data.parquet")
     artifacts.write_parquet(data, pd.DataFrame(PROBLEMS), "dataset", {})
     definition["dataset_kwargs"]["data_files"] = {"test": str(data)}
@@ -621,23 +621,6 @@ def test_an_unknown_metric_names_those_there_are(arc):
 def test_predictions_by_hand():
     assert prediction({"filtered_resps": ["42", "43"]}) == "42"
     assert prediction({"filtered_resps": [(-3.0, False), (-1.0, True), (-2.0, False)]}) == "1"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "No such file"),
-        ("- a\n- b\n", "not a mapping"),
-        ("task: [", "while parsing"),
-        ("include: gsm8k/absent.yaml\n", r"has no task file gsm8k/absent\.yaml"),
-    ],
-)
-def test_broken_task_definitions_are_named(tmp_path, text, message):
-    path = tmp_path / "mine.yaml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InputError, match=rf"(?s){path}.*{message}"):
-        task_definition(path)
 
 
 # perplexity

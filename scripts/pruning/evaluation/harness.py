@@ -17,11 +17,10 @@ from lm_eval.tasks import TaskManager
 
 from pruning.core.errors import InputError
 from pruning.core.out_of_memory import is_out_of_memory
-from pruning.evaluation import generation, likelihood
+from pruning.evaluation import generation, likelihood, tasks
 from pruning.evaluation.answers import ResponseCache
 from pruning.evaluation.degeneration import repetition
 
-PACKAGED = Path(lm_eval.tasks.__file__).parent
 ANSWERS = 2  # what a remembered answer records; raise it when that changes
 
 
@@ -137,24 +136,6 @@ class CachedHFLM(HFLM):
         return [self.cache[key]["response"] for key in keys]
 
 
-def task_definition(definition: Path) -> dict[str, Any]:
-    """A task YAML of config/tasks/. Its `include` names a file of lm-eval's own task folder.
-
-    Raises InputError if the YAML or the packaged file is missing or broken."""
-    try:
-        task = yaml.safe_load(definition.read_text(encoding="utf-8"))
-        if not isinstance(task, dict):
-            raise ValueError("not a mapping")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{definition}: {error}") from None
-    if "include" in task:
-        packaged = PACKAGED / task["include"]
-        if not packaged.is_file():
-            raise InputError(f"{definition}: include: lm-eval {lm_eval.__version__} has no task file {task['include']}")
-        task["include"] = str(packaged)
-    return task
-
-
 def evaluate(
     lm: HFLM,
     task: dict[str, Any],
@@ -168,7 +149,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """lm-eval's result for one task definition, samples included; at most `limit` items from number `first` on.
 
-    The rest is as the config's tasks have it. Raises InputError if a chat format is asked for and there is none."""
+    task: as `tasks.definition` reads it. The rest is as the config's tasks have it.
+    Raises InputError if a chat format is asked for and there is none."""
     if chat_template and not lm.tokenizer.chat_template:
         raise InputError("chat_template: this model's tokenizer has none: set `chat_template: false`")
     if shared_examples:
@@ -176,7 +158,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "task.yaml"  # a file, because only files may include packaged ones
         path.write_text(yaml.safe_dump(task), encoding="utf-8")
-        chosen = {task["task"]: list(range(first, first + limit))} if first and limit else None
+        chosen = {tasks.with_includes(task)["task"]: list(range(first, first + limit))} if first and limit else None
         return lm_eval.simple_evaluate(
             model=lm,
             tasks=[str(path)],
