@@ -20,10 +20,11 @@ from pruning.core.errors import InputError
 from pruning.data import adapters
 from pruning.data.datasets import adapt
 from pruning.evaluation import generation, harness, tasks
-from pruning.evaluation.answers import ResponseCache
+from pruning.evaluation.answers import AnswerFile, RememberedLM
+from pruning.evaluation.backends.hf import HuggingFaceLM
 from pruning.evaluation.generation import Generated
-from pruning.evaluation.harness import CachedHFLM, outcomes, prediction
 from pruning.evaluation.perplexity import negative_log_likelihoods, windows
+from pruning.evaluation.samples import outcomes, prediction
 
 TASKS = Path(__file__).parents[2] / "config/tasks"
 KWARGS = {"max_gen_toks": 12, "do_sample": False}
@@ -54,8 +55,8 @@ class Lab:
     def count(self, _, args, kwargs) -> None:
         self.calls.append(len(args[0] if args else kwargs["input_ids"]))
 
-    def cached(self, batch_size: int = 2, path: Path | None = None) -> CachedHFLM:
-        return CachedHFLM(self.model, self.tokenizer, ResponseCache(path or self.path), batch_size)
+    def cached(self, batch_size: int = 2, path: Path | None = None) -> RememberedLM:
+        return RememberedLM(HuggingFaceLM(self.model, self.tokenizer, batch_size), AnswerFile(path or self.path))
 
     def plain(self, batch_size: int = 2) -> HFLM:
         return HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=batch_size, backend="causal")
@@ -126,7 +127,7 @@ def test_a_killed_run_goes_on_where_it_stopped(lab, kind):
     lab.calls.clear()
     seen = []
     lm = lab.cached()
-    lm.cache.add = lambda key, record, add=lm.cache.add: (seen.append(key), add(key, record))
+    lm.answers.add = lambda key, record, add=lm.answers.add: (seen.append(key), add(key, record))
     assert_same(ask(lm, kind), expected)
     assert len(seen) == 2
     assert lab.calls
@@ -277,10 +278,12 @@ def test_lengths_belong_to_their_answers_after_memory_ran_out(lab, monkeypatch, 
             raise MemoryError
         return decode(*args, **kwargs)
 
-    monkeypatch.setattr(lm, "tok_decode", failing_at_the_third)
+    monkeypatch.setattr(lm.inner, "tok_decode", failing_at_the_third)
     ask(lm, "generate_until")
-    assert lm.cache.records == expected.cache.records
-    assert len({record["tokens"] for record in lm.cache.records.values()}) > 1
+    for each in (expected, lm):  # nothing is left over for what is asked next
+        ask(each, "generate_until", generations(("six 6", "and seven")))
+    assert lm.answers.records == expected.answers.records
+    assert len({record["tokens"] for record in lm.answers.records.values()}) > 1
 
 
 @pytest.mark.parametrize("kind", ASK)
@@ -315,7 +318,7 @@ def test_generated_tokens_and_finish_reason_by_hand(lab, monkeypatch):
     requests = generations(tuple(written), until=["e", "Q:"])
     assert ask(lm, "generate_until", requests) == [text for *_, text in written.values()]
     for request, (_, tokens, finish, _) in zip(requests, written.values(), strict=True):
-        record = lm.cache[ResponseCache.key("generate_until", request.args)]
+        record = lm.answers[AnswerFile.key("generate_until", request.args)]
         assert (record["tokens"], record["finish"]) == (tokens, finish), request.args[0]
 
 
@@ -519,7 +522,7 @@ def log_likelihood(lab: Lab, context: str, continuation: str) -> float:
 
 
 def test_outcomes_of_scored_options_are_worked_out_by_hand(arc):
-    frame = outcomes(arc.result, arc.lab.cached(), ["acc_norm", "acc"])
+    frame = outcomes(arc.result, arc.lab.cached().answers, ["acc_norm", "acc"])
     assert frame["metric"].tolist() == ["acc", "acc", "acc_norm", "acc_norm"]
     assert frame["item"].tolist() == [0, 1, 0, 1]
     for item, record in enumerate(ARC):
@@ -541,10 +544,10 @@ def test_outcomes_of_scored_options_are_worked_out_by_hand(arc):
 
 
 def test_item_hashes_change_with_the_item_and_not_with_the_model(arc, lab):
-    one = outcomes(arc.result, arc.lab.cached(), ["acc"])
+    one = outcomes(arc.result, arc.lab.cached().answers, ["acc"])
     lab.model.lm_head.weight.neg_()
     edited = [ARC[0], {**ARC[1], "choices": ["decrease", "increase", "stay the same"]}]
-    two = outcomes(run(lab, "arc_easy", edited, "arc_olmo", ARC_FIELDS), lab.cached(), ["acc"])
+    two = outcomes(run(lab, "arc_easy", edited, "arc_olmo", ARC_FIELDS), lab.cached().answers, ["acc"])
     assert one["item_hash"][0] == two["item_hash"][0]
     assert one["item_hash"][1] != two["item_hash"][1]
 
@@ -570,7 +573,7 @@ def solved(lab, monkeypatch) -> pd.DataFrame:
         "Question: How many days are two weeks?\nAnswer:",
         "Question: What is 3 * 400?\nAnswer:",
     ]
-    return outcomes(result, lab.cached(), ["exact_match,strict-match"])
+    return outcomes(result, lab.cached().answers, ["exact_match,strict-match"])
 
 
 def test_prompts_are_as_the_config_asks(lab, monkeypatch):
@@ -594,7 +597,7 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     )
     assert sample["doc_id"] == 2
     assert sample["arguments"][0][0] == f"{shown}<user>Question: {third['question']}\nAnswer:<assistant>"
-    assert outcomes(result, lab.cached(), ["exact_match,strict-match"])["generated_tokens"].tolist() == [7]
+    assert outcomes(result, lab.cached().answers, ["exact_match,strict-match"])["generated_tokens"].tolist() == [7]
 
 
 def test_a_chat_format_that_is_not_there_is_refused(lab):
@@ -615,7 +618,7 @@ def test_outcomes_of_generated_answers_by_hand(solved):
 
 def test_an_unknown_metric_names_those_there_are(arc):
     with pytest.raises(InputError, match=r"metrics: \['exact_match'\] not among this task's: \['acc', 'acc_norm'\]"):
-        outcomes(arc.result, arc.lab.cached(), ["acc", "exact_match"])
+        outcomes(arc.result, arc.lab.cached().answers, ["acc", "exact_match"])
 
 
 def test_predictions_by_hand():

@@ -1,14 +1,16 @@
-"""The response cache: what is written stays, and a killed writer costs one line at most."""
+"""The answer file: what is written stays, and a killed writer costs one line at most."""
 
 import hashlib
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from pruning.core.artifacts import key_of
-from pruning.evaluation.answers import ResponseCache
+from pruning.evaluation.answers import AnswerFile
 
-A, B, C = (ResponseCache.key("generate_until", [text, {"until": ["\n"]}]) for text in "abc")
+A, B, C = (AnswerFile.key("generate_until", [text, {"until": ["\n"]}]) for text in "abc")
 
 
 @pytest.fixture
@@ -16,42 +18,42 @@ def path(tmp_path):
     return tmp_path / "results" / ".task.jsonl"
 
 
-def filled(path) -> ResponseCache:
-    cache = ResponseCache(path)
-    cache.add(A, {"response": "eins", "tokens": 4, "finish": "stop"})
-    cache.add(B, {"response": [-1.5, True]})
-    return cache
+def filled(path) -> AnswerFile:
+    answers = AnswerFile(path)
+    answers.add(A, {"response": "eins", "tokens": 4, "finish": "stop"})
+    answers.add(B, {"response": [-1.5, True]})
+    return answers
 
 
-def test_a_new_cache_is_empty(path):
-    cache = ResponseCache(path)
-    assert A not in cache
+def test_a_new_file_is_empty(path):
+    answers = AnswerFile(path)
+    assert A not in answers
     with pytest.raises(KeyError):
-        cache[A]
+        answers[A]
 
 
 def test_records_are_there_at_once_and_after_reopening(path):
-    for cache in (filled(path), ResponseCache(path)):
-        assert cache[A] == {"response": "eins", "tokens": 4, "finish": "stop"}
-        assert cache[B] == {"response": [-1.5, True]}
-        assert C not in cache
+    for answers in (filled(path), AnswerFile(path)):
+        assert answers[A] == {"response": "eins", "tokens": 4, "finish": "stop"}
+        assert answers[B] == {"response": [-1.5, True]}
+        assert C not in answers
 
 
 def test_a_record_is_on_disk_before_the_next_is_computed(path):
-    cache = filled(path)
+    answers = filled(path)
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == [A, B]
-    assert cache.records.keys() == {A, B}
+    assert answers.records.keys() == {A, B}
 
 
 @pytest.mark.parametrize("lost", [1, 2, 20])
 def test_a_broken_last_line_is_dropped_and_the_rest_kept(path, lost):
     filled(path)
     path.write_bytes(path.read_bytes()[:-lost])
-    cache = ResponseCache(path)
-    assert A in cache
-    assert B not in cache
-    cache.add(C, {"response": "drei"})
-    again = ResponseCache(path)
+    answers = AnswerFile(path)
+    assert A in answers
+    assert B not in answers
+    answers.add(C, {"response": "drei"})
+    again = AnswerFile(path)
     assert again.records.keys() == {A, C}
     assert again[C] == {"response": "drei"}
 
@@ -60,27 +62,27 @@ def test_garbage_after_the_last_line_break_is_dropped_for_good(path):
     filled(path)
     with path.open("ab") as file:
         file.write(b'{"key": "\xff\x00' + 1000 * b"x")  # longer than what is written next
-    cache = ResponseCache(path)
-    assert cache.records.keys() == {A, B}
-    cache.add(C, {"response": "drei"})
-    assert ResponseCache(path).records.keys() == {A, B, C}
+    answers = AnswerFile(path)
+    assert answers.records.keys() == {A, B}
+    answers.add(C, {"response": "drei"})
+    assert AnswerFile(path).records.keys() == {A, B, C}
     assert b"xxx" not in path.read_bytes()
 
 
-def test_a_file_of_one_broken_line_is_an_empty_cache(path):
+def test_a_file_of_one_broken_line_is_empty(path):
     path.parent.mkdir()
     path.write_bytes(b'{"key": ')
-    assert ResponseCache(path).records == {}
+    assert AnswerFile(path).records == {}
     filled(path)
-    assert ResponseCache(path).records.keys() == {A, B}
+    assert AnswerFile(path).records.keys() == {A, B}
 
 
 def test_nothing_written_is_ever_written_over(path):
     filled(path)
     before = path.read_bytes()
-    ResponseCache(path)
+    AnswerFile(path)
     assert path.read_bytes() == before
-    ResponseCache(path).add(C, {"response": "drei"})
+    AnswerFile(path).add(C, {"response": "drei"})
     after = path.read_bytes()
     assert after.startswith(before)
     assert len(after.splitlines()) == 3
@@ -88,13 +90,23 @@ def test_nothing_written_is_ever_written_over(path):
 
 def test_text_with_line_breaks_and_other_scripts_stays_whole(path):
     text = "a\nb\r\u2028 \u00e4\u4e2d \U0001f600 \ud800"  # the last half of a surrogate pair alone
-    ResponseCache(path).add(A, {"response": text})
-    assert ResponseCache(path)[A]["response"] == text
+    AnswerFile(path).add(A, {"response": text})
+    assert AnswerFile(path)[A]["response"] == text
 
 
 def test_numbers_come_back_exactly(path):
-    ResponseCache(path).add(A, {"response": [-0.1 - 0.2, 1e-300, float("-inf")]})
-    assert ResponseCache(path)[A]["response"] == [-0.1 - 0.2, 1e-300, float("-inf")]
+    AnswerFile(path).add(A, {"response": [-0.1 - 0.2, 1e-300, float("-inf")]})
+    assert AnswerFile(path)[A]["response"] == [-0.1 - 0.2, 1e-300, float("-inf")]
+
+
+def test_numbers_of_numpy_and_torch_become_plain_ones(path):
+    AnswerFile(path).add(A, {"response": (np.float32(0.5), np.bool_(True), torch.tensor(3))})
+    assert AnswerFile(path)[A]["response"] == [0.5, True, 3]
+
+
+def test_the_later_of_two_lines_counts(path):
+    filled(path).add(A, {"response": "zwei"})
+    assert AnswerFile(path)[A] == {"response": "zwei"}
 
 
 def test_keys_tell_kinds_and_arguments_apart():
@@ -107,7 +119,7 @@ def test_keys_tell_kinds_and_arguments_apart():
         ("loglikelihood", ("a ", "b")),
         ("loglikelihood", ("a b", "")),
     ]
-    assert len({ResponseCache.key(*request) for request in requests}) == len(requests)
+    assert len({AnswerFile.key(*request) for request in requests}) == len(requests)
 
 
 def test_keys_do_not_depend_on_the_order_of_a_dict_or_on_tuples():
