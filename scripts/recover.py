@@ -25,7 +25,6 @@ def recover(
     from pruning.core import artifacts, out_of_memory
     from pruning.data import text
     from pruning.evaluation import recovery
-    from pruning.evaluation.answers import key_of
     from pruning.models import loading
 
     torch.set_num_threads(threads)
@@ -46,7 +45,7 @@ def recover(
     optimizer = torch.optim.AdamW(trainable, lr=settings["learning_rate"], weight_decay=0.0)
     cli.phase("load")
 
-    identity = key_of(artifacts.file_hash(manifest), artifacts.file_hash(data), settings)
+    identity = artifacts.key_of(artifacts.file_hash(manifest), artifacts.file_hash(data), settings)
     checkpoints = output.with_name(f".{output.name}.{identity}")
     log: list[dict] = []
     if (checkpoints / "state.safetensors").exists():

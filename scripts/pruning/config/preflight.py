@@ -1,12 +1,10 @@
 """Checks of a run before any job starts: what the config names exists and fits together."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import safe_open
 
 from pruning.config.base import known
@@ -15,53 +13,27 @@ from pruning.config.models import GgufSource
 from pruning.config.schema import Config
 from pruning.core import memory, names
 from pruning.core.errors import InputError
+from pruning.evaluation import tasks
 from pruning.models import sources
 from pruning.models.families import family_of
 
 
-class _FunctionAsText(yaml.SafeLoader):
-    """Reads lm-eval's YAML without importing the functions it names."""
-
-
-_FunctionAsText.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
-
-
-def task_yaml(path: Path) -> dict[str, Any]:
-    """A task definition with the packaged lm-eval files that it includes, functions left as text.
-
-    Raises InputError if one is missing or broken."""
-    tasks = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks"
-    return _with_includes(path, tasks)
-
-
-def _with_includes(path: Path, folder: Path) -> dict[str, Any]:
-    try:
-        task = yaml.load(path.read_text(encoding="utf-8"), _FunctionAsText)  # noqa: S506 (a SafeLoader)
-        if not isinstance(task, dict):
-            raise ValueError("not a mapping")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such task definition; add it, or rename the task in the config") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: broken YAML: {error}") from None
-    if "include" not in task:
-        return task
-    packaged = folder / task["include"]
-    if not packaged.is_file():
-        raise InputError(f"{path}: include: lm-eval has no task file {task['include']}")
-    return {**_with_includes(packaged, packaged.parent), **task}
+def _task(path: Path) -> dict[str, Any]:
+    """A task definition with all that it includes. Raises InputError if one of the files is missing or broken."""
+    return tasks.with_includes(tasks.definition(path))
 
 
 def data_files(path: Path) -> list[str]:
     """The parquet files that a task reads: {split: path} under dataset_kwargs.data_files. Raises InputError without."""
     try:
-        return sorted(set(task_yaml(path)["dataset_kwargs"]["data_files"].values()))
+        return sorted(set(_task(path)["dataset_kwargs"]["data_files"].values()))
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: needs dataset_kwargs.data_files with a parquet path a split") from None
 
 
 def test_file(path: Path) -> str:
     """The parquet of a task's test items (its validation items, where it has no test split)."""
-    task = task_yaml(path)
+    task = _task(path)
     files = task["dataset_kwargs"]["data_files"]
     split = task.get("test_split") or task.get("validation_split")
     if split not in files:
@@ -87,7 +59,7 @@ def check(config: Config) -> None:
         for name, task in config.tasks.items():
             if task.kind == "lm_eval":
                 definition = config.definition(name)
-                known(f"tasks.{name}.metrics", task.metrics, metric_names(task_yaml(definition)))
+                known(f"tasks.{name}.metrics", task.metrics, metric_names(_task(definition)))
                 used |= {_check_data_file(config, definition, file) for file in data_files(definition)}
             else:
                 used.add(task.dataset)

@@ -128,3 +128,8 @@ def directory_hashes(directory: Path, exclude: Sequence[str] = ("manifest.json",
     """sha256 of every file below a directory: what a manifest holds and dependants are compared by."""
     files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name not in exclude)
     return {str(p.relative_to(directory)): file_hash(p) for p in files}
+
+
+def key_of(*parts: Any) -> str:
+    """A stable hash of JSON-like values, 32 hexadecimal digits; tuples are as lists, the order of a dict is none."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
