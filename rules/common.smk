@@ -30,7 +30,6 @@ from pruning.config.validation import validate
 from pruning.core import devices, locks, memory, names
 from pruning.core.errors import InputError
 from pruning.core.names import Variant, benchmark_of, log_of
-from pruning.evaluation import tasks as definitions
 from pruning.models import sources
 from pruning.report import catalogue
 

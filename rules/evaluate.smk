@@ -63,7 +63,7 @@ rule evaluate:
         weights=weights_of,
         adapter=adapter_files,
         definition=definition,
-        data=lambda w: definitions.data_files(Path(definition(w))),
+        data=lambda w: preflight.data_files(Path(definition(w))),
         code=code("evaluate"),
         launch=LAUNCH,
     output:

@@ -22,7 +22,7 @@ def leakage_settings(wildcards):
     for name in dict.fromkeys(column.task for column in table.columns):
         task = CONFIG.tasks[name]
         if task.kind == "lm_eval":
-            path = definitions.test_file(CONFIG.definition(name))
+            path = preflight.test_file(CONFIG.definition(name))
             tasks[name] = {"path": path, "first": task.first, "limit": task.limit}
         else:
             path = names.DATA.format(dataset=task.dataset, split=task.split)
