@@ -52,8 +52,8 @@ if CONFIG.overlap:
         benchmark:
             benchmark_of(names.OVERLAP)
         wildcard_constraints:
-            first=one_of(METHODS),
-            second=one_of(METHODS),
+            first=METHOD,
+            second=METHOD,
         conda:
             "../envs/cpu.yaml"
         resources:

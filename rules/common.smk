@@ -2,7 +2,7 @@
 What the rules share: the validated configuration, the code that a stage depends on, settings, resources.
 
     CONFIG              the validated configuration (scripts/pruning/config/)
-    METHODS             names of all methods, recombinations included
+    METHOD              a regular expression of the names of all methods, recombinations included
     code("score", …)    a stage's script and the library modules it imports, transitively
     settings(…)         a job's settings as one labelled JSON string, tracked by Snakemake
     one_of(names)       a wildcard constraint
@@ -48,7 +48,7 @@ LAUNCH = ancient(f"{SCRIPTS}/launch.py")  # changes no result
 whole = load_configfile(os.path.join(HOME, "config/config.yaml"))
 update_config(whole, config)
 CONFIG = checked(validate, whole)
-METHODS = CONFIG.method_names
+METHOD = CONFIG.method_pattern
 EXPERIMENT = CONFIG.experiment
 
 
@@ -119,7 +119,7 @@ wildcard_constraints:
     model=one_of(CONFIG.models),
     dataset=one_of(CONFIG.datasets),
     calib=one_of(CONFIG.calibrations),
-    method=one_of(METHODS),
+    method=METHOD,
     task=one_of(CONFIG.tasks),
     split=r"[a-z0-9_-]+",
     sparsity=r"\d{1,2}",

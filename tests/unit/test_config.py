@@ -326,3 +326,11 @@ def test_the_lock_pins_what_is_required_and_leaves_torch_to_pip():
     required = [line for line in (ROOT / "envs/requirements.txt").read_text().splitlines() if line and line[0] != "#"]
     wanted = {line.split(">=")[0].split("[")[0].lower().replace("-", "_") for line in required}
     assert wanted - {name.replace("-", "_") for name in names} == {"torch"}
+
+
+def test_the_pattern_of_methods_is_their_names():
+    config = validate(default())
+    pattern = re.compile(config.method_pattern)
+    assert all(pattern.fullmatch(name) for name in config.method_names)
+    for name in ("", "shuffle_", "rku_", "energy-abs-none", "energy-abs-none-uniform-", "shuffle_ridge_rku", "RKU"):
+        assert not pattern.fullmatch(name), name

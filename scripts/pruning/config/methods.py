@@ -11,7 +11,8 @@ from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
 
 # Names of the recombinations of a utility score; the ablation is made of them.
-GRID = {"-".join(parts) for parts in product(OBJECTIVES, REDUCTIONS, NORMALISATIONS, choices("methods/allocation"))}
+CHOICES = (tuple(OBJECTIVES), REDUCTIONS, tuple(NORMALISATIONS), tuple(choices("methods/allocation")))
+GRID = {"-".join(parts) for parts in product(*CHOICES)}
 
 
 class Method(Strict):
