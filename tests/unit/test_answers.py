@@ -1,4 +1,4 @@
-"""The answer file: what is written stays, and a killed writer costs one line at most."""
+"""The answer file: what is written stays, a killed writer costs one line at most, an altered line is not believed."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ import torch
 from pruning.core.artifacts import key_of
 from pruning.evaluation.answers import AnswerFile
 
+AGAIN = "what no sound line answers is asked again"
 A, B, C = (AnswerFile.key("generate_until", [text, {"until": ["\n"]}]) for text in "abc")
 
 
@@ -102,6 +103,80 @@ def test_numbers_come_back_exactly(path):
 def test_numbers_of_numpy_and_torch_become_plain_ones(path):
     AnswerFile(path).add(A, {"response": (np.float32(0.5), np.bool_(True), torch.tensor(3))})
     assert AnswerFile(path)[A]["response"] == [0.5, True, 3]
+
+
+def line(key=A, checksum=None, **record) -> bytes:
+    """A line with the checksum that it ought to have, or another."""
+    return json.dumps({"key": key, **record, "checksum": checksum or key_of(key, record)}).encode()
+
+
+ALTERED = {
+    "response": lambda line: line.replace(b'"eins"', b'"zwei"'),
+    "tokens": lambda line: line.replace(b'"tokens": 4', b'"tokens": 5'),
+    "finish": lambda line: line.replace(b'"stop"', b'"loop"'),
+    "another request": lambda line: line.replace(A.encode(), C.encode()),
+    "one field less": lambda line: line.replace(b', "finish": "stop"', b""),
+    "one field more": lambda line: line.replace(b"{", b'{"text": "", ', 1),
+    "another type": lambda line: line.replace(b'"eins"', b"1"),
+    "checksum": lambda line: line.replace(b'"checksum": "', b'"checksum": "0'),
+    "a hole": lambda line: line[:20] + line[40:],
+}
+
+
+@pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
+def test_an_altered_line_is_not_believed(path, alter, capsys):
+    filled(path)
+    first, second = path.read_bytes().splitlines()
+    assert alter(first) != first
+    path.write_bytes(alter(first) + b"\n" + second + b"\n")
+    answers = AnswerFile(path)
+    assert answers.records.keys() == {B}
+    assert capsys.readouterr().out == f"{path}: 1 of 2 lines broken or altered; {AGAIN}\n"
+    answers.add(A, {"response": "eins"})
+    assert AnswerFile(path).records == {A: {"response": "eins"}, B: {"response": [-1.5, True]}}
+
+
+FOREIGN = {
+    "number": b"5",
+    "text": b'"text"',
+    "list": b'["key", "response"]',
+    "null": b"null",
+    "empty": b"",
+    "no key": json.dumps({"response": "eins", "checksum": key_of(A, {"response": "eins"})}).encode(),
+    "no response": line(tokens=4),
+    "no checksum, as files before had none": json.dumps({"key": A, "response": "eins"}).encode(),
+    "key of another type": line(key=5, response="eins"),
+    "key that is a list": line(key=[A], response="eins"),
+    "checksum of another type": line(checksum=5, response="eins"),
+    "no text": b"\xff\xfe\x00",
+    "too deep": b"[" * 100_000,
+    "too long a number": b"1" * 10_000,
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
+def test_a_line_that_is_no_record_is_not_believed(path, foreign, capsys):
+    filled(path)
+    path.write_bytes(foreign + b"\n" + path.read_bytes())
+    answers = AnswerFile(path)
+    assert answers.records.keys() == {A, B}
+    assert answers[A] == {"response": "eins", "tokens": 4, "finish": "stop"}
+    assert capsys.readouterr().out == f"{path}: 1 of 3 lines broken or altered; {AGAIN}\n"
+
+
+def test_bad_lines_are_told_of_once_with_their_number(path, capsys):
+    filled(path)
+    path.write_bytes(b"5\n" * 7 + path.read_bytes())
+    AnswerFile(path)
+    assert capsys.readouterr().out == f"{path}: 7 of 9 lines broken or altered; {AGAIN}\n"
+
+
+def test_nothing_is_told_of_a_sound_file_and_of_one_that_a_kill_cut_off(path, capsys):
+    filled(path)
+    AnswerFile(path)
+    path.write_bytes(path.read_bytes()[:-5])
+    assert AnswerFile(path).records.keys() == {A}
+    assert capsys.readouterr().out == ""
 
 
 def test_the_later_of_two_lines_counts(path):

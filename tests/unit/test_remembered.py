@@ -168,6 +168,18 @@ def test_what_was_returned_before_a_kill_is_on_record(name, kind, path):
     assert len(inner.seen) == 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_altered_on_disk_is_asked_again(kind, path, capsys):
+    first = ask(RememberedLM(make("stock"), AnswerFile(path)), kind)
+    altered, *others = map(json.loads, path.read_text().splitlines())
+    altered["response"] = {"generate_until": "1", "loglikelihood": [0.0, True], "loglikelihood_rolling": 0.0}[kind]
+    path.write_text("".join(json.dumps(line) + "\n" for line in (altered, *others)))
+    inner = make("stock")
+    assert_same(ask(RememberedLM(inner, AnswerFile(path)), kind), first)
+    assert len(inner.seen) == 1
+    assert "1 of 5 lines broken or altered" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_equal_requests_are_asked_once_and_answered_each(name, path):
     inner = make(name)

@@ -1,7 +1,7 @@
 """Answered requests of one (model, task) evaluation on disk, so that a killed job goes on where it stopped.
 
-Append-only JSON Lines: a line is written whole or, after a kill, is the broken last one and is dropped. (lm-eval's
-own cache pickles into SQLite, keyed by the request alone: another model's answers would be served.)
+Append-only JSON Lines, each with a checksum: a line is written whole or, after a kill, is the broken last one and is
+dropped. (lm-eval's own cache pickles into SQLite, keyed by the request alone: another model's answers would be served.)
 """
 
 import json
@@ -14,25 +14,24 @@ from lm_eval.api.model import LM
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
 
-ANSWERS = 2  # what a line holds; raise it when that changes: it is part of the files' names, older ones are not read
+ANSWERS = 3  # what a line holds; raise it when that changes: it is part of the files' names, older ones are not read
 
 
 class AnswerFile:
     """Maps a request's key to its record {response, tokens?, finish?}, JSON-like throughout.
 
-    The path must be unique to the model, the task and the library versions (`artifacts.key_of` makes such names)."""
+    The path must be unique to the model, the task and the library versions (`artifacts.key_of` makes such names). Lines
+    that are broken, or no longer what was written, are not believed: one printed line counts them."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.records: dict[str, dict[str, Any]] = {}
         raw = path.read_bytes() if path.exists() else b""
         whole = raw.rfind(b"\n") + 1
-        for line in raw[:whole].splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # a damaged line is a request not yet answered
-            self.records[record.pop("key")] = record
+        lines = [_read(line) for line in raw[:whole].split(b"\n")[:-1]]
+        self.records.update(line for line in lines if line)
+        if bad := lines.count(None):
+            print(f"{path}: {bad} of {len(lines)} lines broken or altered; what no sound line answers is asked again")
         self.file = path.open("r+b" if path.exists() else "w+b")
         self.file.truncate(whole)
         self.file.seek(whole)
@@ -51,8 +50,19 @@ class AnswerFile:
     def add(self, key: str, record: dict[str, Any]) -> None:
         """On disk when it returns, but for a crash of the machine; a later record of the same key replaces this one."""
         record = self.records[key] = plain(record)
-        self.file.write(json.dumps({"key": key, **record}).encode() + b"\n")
+        self.file.write(json.dumps({"key": key, **record, "checksum": key_of(key, record)}).encode() + b"\n")
         self.file.flush()
+
+
+def _read(line: bytes) -> tuple[str, dict[str, Any]] | None:
+    """Key and record of a line as it was written; None for any other."""
+    try:
+        record = json.loads(line)
+        key, checksum = record.pop("key"), record.pop("checksum")
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+        return None
+    whole = isinstance(key, str) and "response" in record and checksum == key_of(key, record)
+    return (key, record) if whole else None
 
 
 def plain(value: Any) -> Any:
