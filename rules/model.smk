@@ -43,7 +43,9 @@ rule fetch_model:
     input:
         local=model_files,
         pruned=pruned_weights,
-        code=code("fetch_model"),
+        code=lambda w: code(
+            "fetch_model", *(["models/pruned"] if CONFIG.models[w.model].source.kind == "pruned" else [])
+        ),
     output:
         names.BASE,
     log:

@@ -1,5 +1,6 @@
 """Fetch the dense model, once, pinned: results/{model}/base/, with a manifest that dependants are compared by."""
 
+import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ def fetch_model(
         elif settings["kind"] == "gguf":
             sources.from_gguf(settings, directory)
         elif settings["kind"] == "pruned":
-            sources.from_pruned(pruned, adapter, directory)
+            importlib.import_module("pruning.models.pruned").from_pruned(pruned, adapter, directory)
         else:
             sources.from_hub(settings["repo"], settings["revision"], directory)
         checkpoint = Checkpoint(directory)

@@ -10,8 +10,12 @@ import pytest
 import yaml
 
 import tiny
+<<<<<<< HEAD
 from pruning.config.schema import Config
 from pruning.config.tasks import PerplexityTask
+=======
+from pruning.config import schema
+>>>>>>> h2
 from pruning.evaluation.answers import AnswerFile
 from workspace import ROOT, Workspace, changed
 
@@ -60,6 +64,7 @@ CODE = {
             "scripts/trap.py",
             "scripts/cases.py",
             "scripts/observe.py",
+            "scripts/pruning/models/pruned.py",
             "scripts/pruning/calibration/observe.py",
             "scripts/pruning/calibration/token_classes.py",
             "scripts/pruning/analysis/layer.py",

@@ -40,24 +40,6 @@ def from_hub(repo: str, revision: str, output: Path) -> None:
     shutil.rmtree(output / ".cache", ignore_errors=True)
 
 
-def from_pruned(pruned: Path, adapter: Path | None, output: Path) -> None:
-    """A compact model as it is, or with a LoRA adapter merged into its weights, in the dtype of these."""
-    from_local(pruned, output)
-    if adapter is None:
-        return
-    from pruning.models import loading  # slow, and unneeded for the others
-    from pruning.models.checkpoint import Checkpoint
-
-    config = (pruned / "config.json").read_bytes()  # transformers would leave widths of its own out
-    checkpoint = Checkpoint(pruned)
-    dtype = str(checkpoint.tensor(checkpoint.name(0, "down")).dtype).removeprefix("torch.")
-    model, _ = loading.load(pruned, dtype, "cpu", adapter)
-    for file in output.glob("*.safetensors*"):
-        file.unlink()
-    model.save_pretrained(output)
-    (output / "config.json").write_bytes(config)
-
-
 def from_gguf(source: Source, output: Path) -> None:
     """Dequantise a GGUF file to safetensors of the source's dtype, tensor by tensor.
 
