@@ -10,12 +10,8 @@ import pytest
 import yaml
 
 import tiny
-<<<<<<< HEAD
 from pruning.config.schema import Config
 from pruning.config.tasks import PerplexityTask
-=======
-from pruning.config import schema
->>>>>>> h2
 from pruning.evaluation.answers import AnswerFile
 from workspace import ROOT, Workspace, changed
 

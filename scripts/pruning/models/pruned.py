@@ -1,4 +1,4 @@
-"""A compact model of this workflow as the base of another round. A file of its own: no other source depends on loading."""
+"""A compact model of this workflow as the base of another round: a file of its own, since it alone loads models."""
 
 from pathlib import Path
 
