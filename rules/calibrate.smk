@@ -36,7 +36,11 @@ def calibration_settings(wildcards, exclude=(), **extra):
 
 def observation_settings(wildcards):
     spectrum, trap = CONFIG.spectrum or Spectrum(), CONFIG.trap or Trap()
-    own = {"tokens": spectrum.tokens, "layer": EXPERIMENT.layer, "objectives": [trap.objective]}
+    own = {
+        "tokens": spectrum.tokens,
+        "layer": EXPERIMENT.layer,
+        "objectives": list(dict.fromkeys([trap.objective, "ce"])),
+    }
     return calibration_settings(wildcards, ["objectives"], **own)
 
 
