@@ -5,18 +5,24 @@ snakemake --cores 8 results/table1.csv                                          
 snakemake --cores 8 results/table1.csv --configfile config/smollm2-135m.yaml      another experiment
 """
 
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.0")
 
 
-configfile: "config/config.yaml"
+HOME = workflow.current_basedir.get_path_or_uri(secret_free=True)  # where this file lies, also as a module of another
+
+
+configfile: os.path.relpath(os.path.join(HOME, "config/config.yaml"))
 
 
 report: "report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/start.smk"
 include: "rules/data.smk"
 include: "rules/model.smk"
 include: "rules/calibrate.smk"
@@ -33,16 +39,9 @@ include: "rules/paper.smk"
 include: "rules/reasoner.smk"
 
 
-wildcard_constraints:
-    model=one_of(CONFIG.models),
-    dataset=one_of(CONFIG.datasets),
-    calib=one_of(CONFIG.calibrations),
-    method=one_of(METHODS),
-    task=one_of(CONFIG.tasks),
-    split=r"[a-z0-9_-]+",
-    sparsity=r"\d{1,2}",
-    shard=r"\d+",
-    shards=r"\d+",
+for path in CONFIG.custom_rules:
+
+    include: os.path.abspath(path)
 
 
 localrules:

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import torch
 
-from pruning import calibration, loading
-from pruning.calibration_data import Batch, micro_batches
-from pruning.statistics import TOKEN_CLASSES
+from pruning.calibration import gradients
+from pruning.calibration.prepare import Batch, micro_batches
+from pruning.models import loading
 
 
 def bare(model: torch.nn.Module, batches: list[Batch]) -> None:
@@ -33,21 +33,24 @@ def bare(model: torch.nn.Module, batches: list[Batch]) -> None:
         if not args[0].requires_grad:
             args[0].requires_grad_(True)
 
-    hook = model.model.layers[0].mlp.down_proj.register_forward_pre_hook(start)
+    hidden: list[torch.Tensor] = []
+    hooks = [
+        model.model.layers[0].mlp.down_proj.register_forward_pre_hook(start),
+        model.model.norm.register_forward_pre_hook(lambda _, args: hidden.append(args[0])),
+    ]
     for batch in batches:
         with torch.enable_grad():
-            hidden = model.model(input_ids=batch.ids, attention_mask=batch.counted.long(), use_cache=False)[0]
-            energy = calibration.energy(hidden, batch.objective)
-            ce = calibration.cross_entropy(model.lm_head(hidden), batch.ids, batch.objective)
+            logits = model(input_ids=batch.ids, attention_mask=batch.counted.long(), use_cache=False).logits
+            energy = gradients.energy(hidden.pop(), batch.objective)
+            ce = gradients.cross_entropy(logits, batch.ids, batch.objective)
             energy.sum().backward(retain_graph=True)
             ce.sum().backward()
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
 
 
 def measured(model: torch.nn.Module, batches: list[Batch]) -> None:
-    # Which token is in which class does not matter for the cost of splitting by them, as the pipeline does.
-    classes = (torch.arange(model.config.vocab_size) % len(TOKEN_CLASSES)).to(torch.int8)
-    with calibration.Calibration(model, keep={0: [0, 1]}, token_classes=classes) as run:
+    with gradients.Calibration(model) as run:
         run.run(batches)
 
 
@@ -76,7 +79,7 @@ def main(
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which loading has raised
         before = resident_mb("VmRSS")
         if mode == "checkpointed":
-            calibration.checkpoint_gradients(network)
+            gradients.checkpoint_gradients(network)
         (bare if mode == "bare" else measured)(network, data[:2])
         print(resident_mb("VmHWM") - before)
         return

@@ -20,13 +20,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
-from pruning import loading, word_problems
-from pruning.default_config import TEMPLATES
-from pruning.evaluation import CachedHFLM
-from pruning.response_cache import ResponseCache
+from pruning.config.default import TEMPLATES
+from pruning.data import word_problems
+from pruning.evaluation.answers import AnswerFile, RememberedLM
+from pruning.evaluation.backends.hf import HuggingFaceLM
+from pruning.models import loading
 
 STOPS = ["Question:"]
 
@@ -70,10 +72,10 @@ def main(
 
     network, tokenizer = loading.load(model, dtype)
     with tempfile.TemporaryDirectory() as folder:
-        cache = ResponseCache(Path(folder) / "answers.jsonl")
-        lms: dict[str, Callable[[], HFLM]] = {
+        remembered = AnswerFile(Path(folder) / "answers.jsonl")
+        lms: dict[str, Callable[[], LM]] = {
             "lm-eval": lambda: HFLM(pretrained=network, tokenizer=tokenizer, batch_size=batch, backend="causal"),
-            "ours": lambda: CachedHFLM(network, tokenizer, cache, batch),
+            "ours": lambda: RememberedLM(HuggingFaceLM(network, tokenizer, batch), remembered),
         }
         if continuous:
             lms["continuous batching"] = lambda: ContinuousHFLM(
@@ -86,7 +88,7 @@ def main(
             start = time.perf_counter()
             answers[name] = lm.generate_until(requests(asked), disable_tqdm=True)
             seconds[name] = time.perf_counter() - start
-        finishes = [cache[cache.key("generate_until", (text, arguments))]["finish"] for text in asked]
+        finishes = [remembered[AnswerFile.key("generate_until", (text, arguments))]["finish"] for text in asked]
     for name, own in answers.items():
         written = sum(len(tokenizer(text)["input_ids"]) for text in own)
         same = [a == b for a, b in zip(own, answers["lm-eval"], strict=True)]

@@ -14,7 +14,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
-from pruning.costs import stage_of
+from pruning.analysis import costs
 
 PHASES = ("start-up", "load", "compute")
 
@@ -27,9 +27,10 @@ def main() -> None:
         benchmark = Path("results/benchmarks", place).with_suffix(".tsv")
         if not phases or not benchmark.exists():
             continue
-        row = rows[stage_of(place)]
+        job = costs.job(benchmark)
+        row = rows[job["stage"]]
         row["jobs"] += 1
-        row["wall"] += pd.read_csv(benchmark, sep="\t")["s"].iloc[0]
+        row["wall"] += job["seconds"]
         for phase in PHASES:
             row[phase] += float(phases.get(phase, 0))
     frame = pd.DataFrame(rows).T.sort_values("wall", ascending=False)

@@ -8,30 +8,52 @@ OUTPUT
     results/{model}/analysis/spectrum/{calib}/{sparsity}.csv, .summary.csv  singular values, effective ranks (Figure 1)
     results/{model}/analysis/trap/{calib}/{sparsity}.…                      trap and spike neurons, token classes (Figure 2)
     results/{model}/analysis/cases/{variant}.json                           what a variant writes (Table 5)
-    results/collapse.csv, accuracy.csv                                      accuracy over sparsity, collapse points
-    results/widths.csv                                                      neurons that each layer keeps
+    results/analysis/collapse.csv, accuracy.csv                             accuracy over sparsity, collapse points
+    results/analysis/widths.csv                                             neurons that each layer keeps
 """
 
-ANALYSIS = "results/{model}/analysis"
+CALIB = catalogue.calib(CONFIG)
+
+
+def of_methods(path):
+    """A path for every method of the experiment, other wildcards left in."""
+    return [path.replace("{method}", method) for method in EXPERIMENT.methods]
+
+
+def named(option, path):
+    """A function of wildcards: `--option METHOD=path` for every method of the experiment."""
+    return lambda w: [f"--{option}={m}={path.format(method=m, **w)}" for m in EXPERIMENT.methods]
+
+
+def analysis_settings(section, **extra):
+    """A function of wildcards: a section's settings with the names that the results carry."""
+    return lambda w: settings(section, model=w.model, calib=w.calib, sparsity=int(w.sparsity), **extra)
 
 
 if CONFIG.overlap:
 
+    def masks_of(method):
+        """Masks of the method that a wildcard names, at every sparsity."""
+        return [
+            names.MASK.replace("{method}", f"{{{method}}}").replace("{sparsity}", str(s))
+            for s in CONFIG.overlap.sparsities
+        ]
+
     rule overlap:
         """Agreement of two methods' masks over the sparsities."""
         input:
-            first=masks_of("first", CONFIG.overlap.sparsities),
-            second=masks_of("second", CONFIG.overlap.sparsities),
+            first=masks_of("first"),
+            second=masks_of("second"),
             code=code("overlap"),
         output:
-            f"{ANALYSIS}/overlap/{{calib}}/{{first}}/{{second}}.csv",
+            names.OVERLAP,
         log:
-            "results/logs/{model}/analysis/overlap/{calib}/{first}/{second}.log",
+            log_of(names.OVERLAP),
         benchmark:
-            "results/benchmarks/{model}/analysis/overlap/{calib}/{first}/{second}.tsv"
+            benchmark_of(names.OVERLAP)
         wildcard_constraints:
-            first=one_of(METHODS),
-            second=one_of(METHODS),
+            first=METHOD,
+            second=METHOD,
         conda:
             "../envs/cpu.yaml"
         resources:
@@ -41,7 +63,7 @@ if CONFIG.overlap:
             first=lambda w, input: [f"--first={path}" for path in input.first],
             second=lambda w, input: [f"--second={path}" for path in input.second],
         shell:
-            "python scripts/overlap.py --settings {params.settings:q} {params.first:q} {params.second:q} "
+            "python {input.code[0]:q} --settings {params.settings:q} {params.first:q} {params.second:q} "
             "--output {output:q} > {log:q} 2>&1"
 
 
@@ -50,17 +72,17 @@ if CONFIG.spectrum:
     rule spectrum:
         """Singular values of the retained activations at the analysed layer."""
         input:
-            activations=f"{CALIBRATION}/activations.parquet",
-            scores=of_methods("results/{model}/scores/{calib}/{method}.parquet"),
-            masks=of_methods("results/{model}/masks/{calib}/{method}/{sparsity}.parquet"),
+            activations=names.ACTIVATIONS,
+            scores=of_methods(names.SCORES),
+            masks=of_methods(names.MASK),
             code=code("spectrum"),
         output:
-            spectrum=f"{ANALYSIS}/spectrum/{{calib}}/{{sparsity}}.csv",
-            summary=f"{ANALYSIS}/spectrum/{{calib}}/{{sparsity}}.summary.csv",
+            spectrum=f"{names.SPECTRUM}.csv",
+            summary=f"{names.SPECTRUM}.summary.csv",
         log:
-            "results/logs/{model}/analysis/spectrum/{calib}/{sparsity}.log",
+            log_of(names.SPECTRUM),
         benchmark:
-            "results/benchmarks/{model}/analysis/spectrum/{calib}/{sparsity}.tsv"
+            benchmark_of(names.SPECTRUM)
         conda:
             "../envs/cpu.yaml"
         threads: threads_of
@@ -68,45 +90,56 @@ if CONFIG.spectrum:
             mem_mb=memory_mb,
         params:
             settings=analysis_settings(CONFIG.spectrum, seed=EXPERIMENT.seed),
-            scores=lambda w: named("scores", w, "results/{model}/scores/{calib}/{method}.parquet"),
-            masks=lambda w: named("masks", w, "results/{model}/masks/{calib}/{method}/{sparsity}.parquet"),
+            scores=named("scores", names.SCORES),
+            masks=named("masks", names.MASK),
         shell:
-            "python scripts/spectrum.py --settings {params.settings:q} --activations {input.activations:q} "
+            "python {input.code[0]:q} --settings {params.settings:q} --activations {input.activations:q} "
             "{params.scores:q} {params.masks:q} --output-spectrum {output.spectrum:q} --output-summary {output.summary:q} "
             "--threads {threads} > {log:q} 2>&1"
 
 
 if CONFIG.trap:
 
+    def trap_settings(wildcards):
+        own = catalogue.statistical(CONFIG, "confidence", "layer")
+        return analysis_settings(CONFIG.trap, **own)(wildcards)
+
     rule trap:
         """Neurons that are active without gradient, or the reverse; which are kept; what they react to."""
         input:
-            statistics=f"{CALIBRATION}/statistics.parquet",
-            token_classes=f"{CALIBRATION}/token_classes.parquet",
-            masks=of_methods("results/{model}/masks/{calib}/{method}/{sparsity}.parquet"),
+            statistics=names.STATISTICS,
+            token_classes=names.TOKEN_CLASSES,
+            masks=of_methods(names.MASK),
             code=code("trap"),
         output:
-            neurons=f"{ANALYSIS}/trap/{{calib}}/{{sparsity}}.neurons.parquet",
-            regions=f"{ANALYSIS}/trap/{{calib}}/{{sparsity}}.regions.csv",
-            classes=f"{ANALYSIS}/trap/{{calib}}/{{sparsity}}.classes.csv",
+            neurons=f"{names.TRAP}.neurons.parquet",
+            regions=f"{names.TRAP}.regions.csv",
+            classes=f"{names.TRAP}.classes.csv",
         log:
-            "results/logs/{model}/analysis/trap/{calib}/{sparsity}.log",
+            log_of(names.TRAP),
         benchmark:
-            "results/benchmarks/{model}/analysis/trap/{calib}/{sparsity}.tsv"
+            benchmark_of(names.TRAP)
         conda:
             "../envs/cpu.yaml"
         resources:
             mem_mb=memory_mb,
         params:
-            settings=lambda w: trap_settings(w),
-            masks=lambda w: named("masks", w, "results/{model}/masks/{calib}/{method}/{sparsity}.parquet"),
+            settings=trap_settings,
+            masks=named("masks", names.MASK),
         shell:
-            "python scripts/trap.py --settings {params.settings:q} --statistics {input.statistics:q} "
+            "python {input.code[0]:q} --settings {params.settings:q} --statistics {input.statistics:q} "
             "--token-classes {input.token_classes:q} {params.masks:q} --output-neurons {output.neurons:q} "
             "--output-regions {output.regions:q} --output-classes {output.classes:q} > {log:q} 2>&1"
 
 
 if CONFIG.cases:
+
+    def cases_settings(wildcards):
+        own = {
+            "prompt": CONFIG.datasets[CONFIG.cases.dataset].prompt,
+            "dtype": CONFIG.models[wildcards.model].dtype,
+        }
+        return settings(CONFIG.cases, exclude=["dataset", "split", "excerpt"], **own)
 
     rule cases:
         """What one variant writes when asked a few questions."""
@@ -114,14 +147,15 @@ if CONFIG.cases:
             manifest=manifest_of,
             weights=weights_of,
             adapter=adapter_files,
-            data=f"results/data/{CONFIG.cases.dataset}/{CONFIG.cases.split}.parquet",
+            data=names.DATA.format(dataset=CONFIG.cases.dataset, split=CONFIG.cases.split),
             code=code("cases"),
+            launch=LAUNCH,
         output:
-            f"{ANALYSIS}/cases/{{variant}}.json",
+            names.CASES,
         log:
-            "results/logs/{model}/analysis/cases/{variant}.log",
+            log_of(names.CASES),
         benchmark:
-            "results/benchmarks/{model}/analysis/cases/{variant}.tsv"
+            benchmark_of(names.CASES)
         wildcard_constraints:
             variant=VARIANT,
         conda:
@@ -135,8 +169,8 @@ if CONFIG.cases:
             model=model_of,
             adapter=adapter_option,
         shell:
-            "python scripts/launch.py --gpus {resources.gpu} -- "
-            "python scripts/cases.py --settings {params.settings:q} --model {params.model:q} {params.adapter} "
+            "python {input.launch:q} --gpus {resources.gpu} -- "
+            "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
             "--manifest {input.manifest:q} --data {input.data:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
 
 
@@ -145,55 +179,58 @@ if CONFIG.collapse:
     rule collapse:
         """Accuracy over sparsity, and where it has fallen halfway to chance."""
         input:
-            samples=expand(
-                "results/{model}/eval/{variant}/{task}.samples.parquet",
-                model=EXPERIMENT.models,
-                variant=["dense", *grid_variants(CONFIG.collapse.sparsities)],
-                task=CONFIG.collapse.task,
+            samples=catalogue.samples(
+                CONFIG, [names.DENSE, *catalogue.grid(CONFIG, CONFIG.collapse.sparsities)], CONFIG.collapse.task
             ),
             code=code("collapse"),
         output:
-            collapse="results/collapse.csv",
-            md="results/collapse.md",
-            tex="results/collapse.tex",
-            accuracy="results/accuracy.csv",
+            collapse=names.COLLAPSE,
+            accuracy=names.ACCURACY,
         log:
-            "results/logs/collapse.log",
+            log_of(names.COLLAPSE),
         benchmark:
-            "results/benchmarks/collapse.tsv"
+            benchmark_of(names.COLLAPSE)
         conda:
             "../envs/cpu.yaml"
         resources:
             mem_mb=2000,
         params:
-            settings=collapse_settings(),
+            settings=settings(None, **catalogue.collapse_settings(CONFIG)),
+            samples=lambda w: names.SAMPLES,
         shell:
-            "python scripts/collapse.py --settings {params.settings:q} --output-collapse {output.collapse:q} "
-            "--output-md {output.md:q} --output-tex {output.tex:q} --output-accuracy {output.accuracy:q} > {log:q} 2>&1"
+            "python {input.code[0]:q} --settings {params.settings:q} --samples {params.samples:q} "
+            "--output-collapse {output.collapse:q} --output-accuracy {output.accuracy:q} > {log:q} 2>&1"
 
 
 rule widths:
     """Neurons that each layer keeps, by method."""
     input:
-        masks=expand(
-            "results/{model}/masks/{variant}.parquet",
-            model=EXPERIMENT.models,
-            variant=grid_variants(curve_sparsities()),
-        ),
+        masks=[
+            path.format(model=model)
+            for s in catalogue.curve_sparsities(CONFIG)
+            for path in of_methods(names.MASK.replace("{calib}", CALIB).replace("{sparsity}", str(s)))
+            for model in EXPERIMENT.models
+        ],
         code=code("widths"),
     output:
-        "results/widths.csv",
+        names.WIDTHS,
     log:
-        "results/logs/widths.log",
+        log_of(names.WIDTHS),
     benchmark:
-        "results/benchmarks/widths.tsv"
+        benchmark_of(names.WIDTHS)
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=1000,
     params:
         settings=settings(
-            None, models=EXPERIMENT.models, calib=CALIB, methods=EXPERIMENT.methods, sparsities=curve_sparsities()
+            None,
+            models=EXPERIMENT.models,
+            calib=CALIB,
+            methods=EXPERIMENT.methods,
+            sparsities=catalogue.curve_sparsities(CONFIG),
         ),
+        masks=lambda w: names.MASK,
     shell:
-        "python scripts/widths.py --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.code[0]:q} --settings {params.settings:q} --masks {params.masks:q} --output {output:q} "
+        "> {log:q} 2>&1"

@@ -5,7 +5,7 @@ INPUT
     results/{model}/base/manifest.json                          the dense model
     results/data/{dataset}/{split}.parquet                      calibration text
 OUTPUT
-    results/{model}/calibration/{calib}/statistics.parquet      one row a neuron (scripts/pruning/statistics.py)
+    results/{model}/calibration/{calib}/statistics.parquet      one row a neuron (scripts/pruning/calibration/columns.py)
     results/{model}/calibration/{calib}/layers.parquet          one row a layer
     results/{model}/calibration/{calib}/token_classes.parquet   one row a neuron and token class (digits, operators, …)
     results/{model}/calibration/{calib}/activations.parquet     sampled tokens x neurons of the analysed layer
@@ -13,23 +13,55 @@ OUTPUT
     results/{model}/calibration/{calib}/parameter_taylor.parquet    one row a neuron, for the score parameter_taylor
 """
 
-CALIBRATION = "results/{model}/calibration/{calib}"
-SHARD = f"{CALIBRATION}/shards/{{shard}}-of-{{shards}}"
-CALIBRATION_FILES = ("statistics", "layers", "token_classes", "activations")
+CALIBRATION_FILES = ("statistics", "layers")
+
+
+def calibration_data(wildcards):
+    calibration = CONFIG.calibrations[wildcards.calib]
+    return names.DATA.format(dataset=calibration.dataset, split=calibration.split)
+
+
+def calibration_settings(wildcards, exclude=(), **extra):
+    calibration = CONFIG.calibrations[wildcards.calib]
+    text = CONFIG.datasets[calibration.dataset]
+    return settings(
+        calibration,
+        exclude=["shards", "dataset", "split", *exclude],
+        dtype=CONFIG.models[wildcards.model].dtype,
+        prompt=text.prompt,
+        completion=text.completion,
+        **extra,
+    )
+
+
+def observation_settings(wildcards):
+    spectrum, trap = CONFIG.spectrum or Spectrum(), CONFIG.trap or Trap()
+    own = {
+        "tokens": spectrum.tokens,
+        "layer": EXPERIMENT.layer,
+        "objectives": list(dict.fromkeys([trap.objective, "ce"])),
+    }
+    return calibration_settings(wildcards, ["objectives"], **own)
+
+
+def shards_of(wildcards):
+    shards = CONFIG.calibrations[wildcards.calib].shards
+    return [names.SHARD.format(**wildcards, shard=shard, shards=shards) for shard in range(shards)]
 
 
 rule calibrate_shard:
     """Statistics of one shard's micro-batches."""
     input:
-        model="results/{model}/base/manifest.json",
+        model=names.BASE,
         data=calibration_data,
         code=code("calibrate"),
+        launch=LAUNCH,
     output:
-        [f"{SHARD}/{name}.parquet" for name in CALIBRATION_FILES],
+        [f"{names.SHARD}/{name}.parquet" for name in CALIBRATION_FILES],
     log:
-        "results/logs/{model}/calibration/{calib}/{shard}-of-{shards}.log",
+        log_of(names.SHARD),
     benchmark:
-        "results/benchmarks/{model}/calibration/{calib}/{shard}-of-{shards}.tsv"
+        benchmark_of(names.SHARD)
     conda:
         "../envs/gpu.yaml"
     threads: threads_of
@@ -37,12 +69,12 @@ rule calibrate_shard:
         gpu=gpus,
         mem_mb=memory_mb,
     params:
-        settings=shard_settings,
+        settings=lambda w: calibration_settings(w, shards=int(w.shards)),
         model=subpath(input.model, parent=True),
         output=subpath(output[0], parent=True),
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/calibrate.py --settings {params.settings:q} --model {params.model:q} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
         "--data {input.data:q} --shard {wildcards.shard} --output {params.output:q} --threads {threads} > {log:q} 2>&1"
 
 
@@ -52,11 +84,11 @@ rule merge_calibration:
         shards=lambda w: [f"{shard}/{name}.parquet" for shard in shards_of(w) for name in CALIBRATION_FILES],
         code=code("merge_calibration"),
     output:
-        [f"{CALIBRATION}/{name}.parquet" for name in CALIBRATION_FILES],
+        [f"{names.CALIBRATION}/{name}.parquet" for name in CALIBRATION_FILES],
     log:
-        "results/logs/{model}/calibration/{calib}/merge.log",
+        log_of(names.STATISTICS),
     benchmark:
-        "results/benchmarks/{model}/calibration/{calib}/merge.tsv"
+        benchmark_of(names.STATISTICS)
     conda:
         "../envs/cpu.yaml"
     resources:
@@ -66,23 +98,24 @@ rule merge_calibration:
         shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],
         output=subpath(output[0], parent=True),
     shell:
-        "python scripts/merge_calibration.py --settings {params.settings:q} {params.shards:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} {params.shards:q} "
         "--output {params.output:q} > {log:q} 2>&1"
 
 
-rule second_moments:
-    """Second moments of every layer's down_proj inputs, a layer at a time; deleted after use unless kept."""
+rule observe:
+    """What figures show of single tokens."""
     input:
-        model="results/{model}/base/manifest.json",
+        model=names.BASE,
         data=calibration_data,
-        code=code("second_moments"),
+        code=code("observe"),
+        launch=LAUNCH,
     output:
-        manifest=f"{CALIBRATION}/second_moments.json",
-        layers=kept_or_temp(directory(f"{CALIBRATION}/second_moments"), CONFIG.storage.second_moments),
+        activations=names.ACTIVATIONS,
+        classes=names.TOKEN_CLASSES,
     log:
-        "results/logs/{model}/calibration/{calib}/second_moments.log",
+        log_of(names.ACTIVATIONS),
     benchmark:
-        "results/benchmarks/{model}/calibration/{calib}/second_moments.tsv"
+        benchmark_of(names.ACTIVATIONS)
     conda:
         "../envs/gpu.yaml"
     threads: threads_of
@@ -90,26 +123,56 @@ rule second_moments:
         gpu=gpus,
         mem_mb=memory_mb,
     params:
-        settings=moments_settings,
+        settings=observation_settings,
         model=subpath(input.model, parent=True),
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/second_moments.py --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
+        "--output-activations {output.activations:q} --output-classes {output.classes:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule second_moments:
+    """Second moments of every layer's down_proj inputs, a layer at a time; deleted after use unless kept."""
+    input:
+        model=names.BASE,
+        data=calibration_data,
+        code=code("second_moments"),
+        launch=LAUNCH,
+    output:
+        manifest=f"{names.SECOND_MOMENTS}.json",
+        layers=kept_or_temp(directory(names.SECOND_MOMENTS), CONFIG.storage.second_moments),
+    log:
+        log_of(names.SECOND_MOMENTS),
+    benchmark:
+        benchmark_of(names.SECOND_MOMENTS)
+    conda:
+        "../envs/gpu.yaml"
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    params:
+        settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"]),
+        model=subpath(input.model, parent=True),
+    shell:
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
         "--output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule parameter_gradients:
     """Gradients of all FFN weights over the whole set, summed, times the weights: one number a neuron."""
     input:
-        model="results/{model}/base/manifest.json",
+        model=names.BASE,
         data=calibration_data,
         code=code("parameter_gradients"),
+        launch=LAUNCH,
     output:
-        f"{CALIBRATION}/parameter_taylor.parquet",
+        names.PARAMETER_TAYLOR,
     log:
-        "results/logs/{model}/calibration/{calib}/parameter_gradients.log",
+        log_of(names.PARAMETER_TAYLOR),
     benchmark:
-        "results/benchmarks/{model}/calibration/{calib}/parameter_gradients.tsv"
+        benchmark_of(names.PARAMETER_TAYLOR)
     conda:
         "../envs/gpu.yaml"
     threads: threads_of
@@ -117,9 +180,9 @@ rule parameter_gradients:
         gpu=gpus,
         mem_mb=memory_mb,
     params:
-        settings=gradients_settings,
+        settings=lambda w: calibration_settings(w, ["objectives"]),
         model=subpath(input.model, parent=True),
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/parameter_gradients.py --settings {params.settings:q} --model {params.model:q} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
         "--data {input.data:q} --output {output:q} --memory-mb {resources.mem_mb} --threads {threads} > {log:q} 2>&1"

@@ -11,24 +11,49 @@ OUTPUT
     results/{model}/compact/{calib}/{method}/{sparsity}/manifest.json       widths, parameters, hashes of the model's files
 """
 
-COMPACT = "results/{model}/compact/{calib}/{method}/{sparsity}"
+EVIDENCE = {"bias": names.STATISTICS, "ridge": f"{names.SECOND_MOMENTS}.json"}
+
+
+def compensation_of(wildcards):
+    return CONFIG.method(wildcards.method).compensate
+
+
+def plugins(wildcards):
+    scheme = compensation_of(wildcards)
+    return [] if scheme == "none" else [f"methods/compensation/{scheme}"]
+
+
+def evidence_of(wildcards):
+    """Calibration results that the method's compensation needs."""
+    scheme = compensation_of(wildcards)
+    return [EVIDENCE[scheme].format(**wildcards)] if scheme in EVIDENCE else []
+
+
+def moments_of(wildcards):
+    """The second moments' directory, so that a deleted one is made again; its manifest says whether it changed."""
+    return ancient(names.SECOND_MOMENTS.format(**wildcards)) if compensation_of(wildcards) == "ridge" else []
+
+
+def compact_threads(wildcards):
+    """Cutting is reading and writing; only the linear algebra of ridge makes use of more cores."""
+    return threads_of(wildcards) if compensation_of(wildcards) == "ridge" else 1
 
 
 rule compact:
     """A physically smaller model."""
     input:
-        model="results/{model}/base/manifest.json",
-        mask="results/{model}/masks/{calib}/{method}/{sparsity}.parquet",
+        model=names.BASE,
+        mask=names.MASK,
         evidence=evidence_of,
         moments=moments_of,
-        code=lambda w: code("compact", *compensation_of(w)),
+        code=lambda w: code("compact", *plugins(w)),
     output:
-        manifest=f"{COMPACT}/manifest.json",
-        weights=kept_or_temp(directory(f"{COMPACT}/model"), CONFIG.storage.compact),
+        manifest=f"{names.COMPACT}/manifest.json",
+        weights=kept_or_temp(directory(f"{names.COMPACT}/model"), CONFIG.storage.compact),
     log:
-        "results/logs/{model}/compact/{calib}/{method}/{sparsity}.log",
+        log_of(names.COMPACT),
     benchmark:
-        "results/benchmarks/{model}/compact/{calib}/{method}/{sparsity}.tsv"
+        benchmark_of(names.COMPACT)
     conda:
         "../envs/cpu.yaml"
     threads: compact_threads
@@ -37,7 +62,7 @@ rule compact:
     params:
         settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include={"compensate", "export"})),
         model=subpath(input.model, parent=True),
-        evidence=compensation_options,
+        evidence=lambda w, input: [f"--evidence={input.evidence}"] if input.evidence else [],
     shell:
-        "python scripts/compact.py --settings {params.settings:q} --model {params.model:q} --mask {input.mask:q} "
-        "{params.evidence} --output {output.weights:q} --manifest {output.manifest:q} > {log:q} 2>&1"
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --base {input.model:q} --mask {input.mask:q} "
+        "{params.evidence:q} --output {output.weights:q} --manifest {output.manifest:q} > {log:q} 2>&1"

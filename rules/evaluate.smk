@@ -13,8 +13,47 @@ OUTPUT
 Answers already given are kept in a hidden file beside the outputs: a killed evaluation goes on where it stopped.
 """
 
-EVALUATION = "results/{model}/eval/{variant}/{task}"
-VARIANT = rf"dense|({one_of(CONFIG.calibrations)})/({one_of(METHODS)})/\d{{1,2}}(/({TUNING}))?"
+VARIANT = rf"dense|({one_of(CONFIG.calibrations)})/({METHOD})/\d{{1,2}}(/({one_of(CONFIG.tunings)}))?"
+
+
+def variant_of(wildcards):
+    return Variant.parse(wildcards.variant)
+
+
+def manifest_of(wildcards):
+    return variant_of(wildcards).manifest(wildcards.model)
+
+
+def model_of(wildcards):
+    return variant_of(wildcards).weights(wildcards.model)
+
+
+def weights_of(wildcards):
+    """The compact model's directory, so that a deleted one is made again; the manifest says whether it changed."""
+    return [] if variant_of(wildcards) == names.DENSE else ancient(model_of(wildcards))
+
+
+def adapter_files(wildcards):
+    """The LoRA adapter of a recovered variant."""
+    folder = variant_of(wildcards).adapter(wildcards.model)
+    return [f"{folder}/{name}" for name in ("adapter_model.safetensors", "adapter_config.json")] if folder else []
+
+
+def adapter_option(wildcards):
+    return [f"--adapter={folder}"] if (folder := variant_of(wildcards).adapter(wildcards.model)) else []
+
+
+def tasks_of(kind):
+    return one_of(name for name, task in CONFIG.tasks.items() if task.kind == kind)
+
+
+def definition(wildcards):
+    return str(CONFIG.definition(wildcards.task))
+
+
+def task_settings(wildcards):
+    dtype = CONFIG.models[wildcards.model].dtype
+    return settings(CONFIG.tasks[wildcards.task], exclude=["title", "chance"], dtype=dtype)
 
 
 rule evaluate:
@@ -24,15 +63,16 @@ rule evaluate:
         weights=weights_of,
         adapter=adapter_files,
         definition=definition,
-        data=task_data,
+        data=lambda w: preflight.data_files(Path(definition(w))),
         code=code("evaluate"),
+        launch=LAUNCH,
     output:
-        result=f"{EVALUATION}.json",
-        samples=f"{EVALUATION}.samples.parquet",
+        result=f"{names.EVALUATION}.json",
+        samples=names.SAMPLES,
     log:
-        "results/logs/{model}/eval/{variant}/{task}.log",
+        log_of(names.EVALUATION),
     benchmark:
-        "results/benchmarks/{model}/eval/{variant}/{task}.tsv"
+        benchmark_of(names.EVALUATION)
     wildcard_constraints:
         variant=VARIANT,
         task=tasks_of("lm_eval"),
@@ -47,8 +87,8 @@ rule evaluate:
         model=model_of,
         adapter=adapter_option,
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/evaluate.py --settings {params.settings:q} --model {params.model:q} {params.adapter} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
         "--manifest {input.manifest:q} --definition {input.definition:q} --output {output.result:q} "
         "--samples {output.samples:q} --threads {threads} > {log:q} 2>&1"
 
@@ -59,15 +99,16 @@ rule perplexity:
         manifest=manifest_of,
         weights=weights_of,
         adapter=adapter_files,
-        data=lambda w: "results/data/{t.dataset}/{t.split}.parquet".format(t=CONFIG.tasks[w.task]),
+        data=lambda w: names.DATA.format(dataset=CONFIG.tasks[w.task].dataset, split=CONFIG.tasks[w.task].split),
         code=code("perplexity"),
+        launch=LAUNCH,
     output:
-        result=f"{EVALUATION}.json",
-        samples=f"{EVALUATION}.samples.parquet",
+        result=f"{names.EVALUATION}.json",
+        samples=names.SAMPLES,
     log:
-        "results/logs/{model}/eval/{variant}/{task}.log",
+        log_of(names.EVALUATION),
     benchmark:
-        "results/benchmarks/{model}/eval/{variant}/{task}.tsv"
+        benchmark_of(names.EVALUATION)
     wildcard_constraints:
         variant=VARIANT,
         task=tasks_of("perplexity"),
@@ -82,6 +123,6 @@ rule perplexity:
         model=model_of,
         adapter=adapter_option,
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/perplexity.py --settings {params.settings:q} --model {params.model:q} {params.adapter} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
         "--data {input.data:q} --output {output.result:q} --samples {output.samples:q} --threads {threads} > {log:q} 2>&1"

@@ -2,29 +2,31 @@
 Figures, in one house style, from tables only: changing a figure's looks runs nothing else.
 
 INPUT
-    CSV and parquet files of the analyses (`figure_tables` in rules/common.smk)
+    CSV and parquet files of the analyses, as scripts/pruning/report/catalogue.py says
 OUTPUT
     results/figures/{figure}.svg, .png
 """
 
+FIGURES = catalogue.figures(CONFIG)
+
 
 rule figure:
-    """One figure; scripts/pruning/figures/{figure}.py draws it."""
+    """One figure of the catalogue."""
     input:
-        tables=figure_files,
-        code=lambda w: code("figure", f"figures/{w.figure}"),
+        files=lambda w: FIGURES[w.figure].inputs,
+        code=lambda w: code("figure", f"report/figures/{FIGURES[w.figure].maker}"),
     output:
         svg=report(
-            "results/figures/{figure}.svg",
-            caption="../report/figure.rst",
+            f"{names.FIGURE}.svg",
+            caption="../report/caption.rst",
             category="Figures",
             labels={"figure": "{figure}"},
         ),
-        png="results/figures/{figure}.png",
+        png=f"{names.FIGURE}.png",
     log:
-        "results/logs/figures/{figure}.log",
+        log_of(names.FIGURE),
     benchmark:
-        "results/benchmarks/figures/{figure}.tsv"
+        benchmark_of(names.FIGURE)
     wildcard_constraints:
         figure=one_of(FIGURES),
     conda:
@@ -32,8 +34,10 @@ rule figure:
     resources:
         mem_mb=2000,
     params:
-        settings=figure_settings,
-        tables=figure_options,
+        settings=lambda w: settings(None, **FIGURES[w.figure].settings),
+        maker=lambda w: FIGURES[w.figure].maker,
+        files=lambda w: FIGURES[w.figure].options,
+        caption=lambda w: FIGURES[w.figure].caption,
     shell:
-        "python scripts/figure.py --settings {params.settings:q} --figure {wildcards.figure} {params.tables:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} --figure {params.maker} {params.files:q} "
         "--output-svg {output.svg:q} --output-png {output.png:q} > {log:q} 2>&1"

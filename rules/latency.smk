@@ -6,25 +6,54 @@ INPUT
     results/{model}/compact/{variant}/manifest.json                 widths of compact models
 OUTPUT
     results/latency/{shape}.csv                                     one shape
-    results/latency.csv, .md, .tex                                  all of them
 """
 
 if CONFIG.latency:
+
+    ALL_CORES = (
+        workflow.resource_settings.cores or 4
+    )  # workflow.cores is an error where --cores is not given (--report)
+
+    def latency_variants(wildcards):
+        latency = CONFIG.latency
+        if wildcards.shape in latency.shapes:
+            return []
+        return [Variant(CALIB, method, sparsity) for method, sparsity in product(latency.methods, latency.sparsities)]
+
+    def latency_architecture(wildcards):
+        return [] if wildcards.shape in CONFIG.latency.shapes else names.BASE.format(model=wildcards.shape)
+
+    def latency_files(wildcards, input):
+        """Command-line options: the dense model's config.json, and the compact models' widths."""
+        base = [f"--architecture={Path(input.architecture).parent}/config.json"] if input.architecture else []
+        pairs = zip(latency_variants(wildcards), input.manifests, strict=True)
+        return [*base, *(f"--manifest={variant}={path}" for variant, path in pairs)]
+
+    def latency_settings(wildcards):
+        return settings(
+            CONFIG.latency,
+            exclude=["shapes", "methods", "gpus", "memory_gb"],
+            shape=wildcards.shape,
+            changes=CONFIG.latency.shapes.get(wildcards.shape, {}),
+            device="cuda" if CONFIG.latency.gpus else "cpu",
+            **catalogue.statistical(CONFIG, "confidence", "resamples", "seed"),
+        )
 
     rule latency:
         """Prefill and decoding of one shape and its compact forms."""
         input:
             architecture=latency_architecture,
-            manifests=latency_manifests,
+            manifests=lambda w: [variant.manifest(w.shape) for variant in latency_variants(w)],
             code=code("latency"),
+            launch=LAUNCH,
         output:
-            "results/latency/{shape}.csv",
+            names.LATENCY,
         log:
-            "results/logs/latency/{shape}.log",
+            log_of(names.LATENCY),
         benchmark:
-            "results/benchmarks/latency/{shape}.tsv"
+            benchmark_of(names.LATENCY)
         wildcard_constraints:
-            shape=one_of(latency_shapes()),
+            shape=one_of(catalogue.latency_shapes(CONFIG)),
         conda:
             "../envs/gpu.yaml"
         threads: ALL_CORES
@@ -35,29 +64,6 @@ if CONFIG.latency:
             settings=latency_settings,
             files=latency_files,
         shell:
-            "python scripts/launch.py --gpus {resources.gpu} -- "
-            "python scripts/latency.py --settings {params.settings:q} {params.files:q} --output {output:q} --threads {threads} "
+            "python {input.launch:q} --gpus {resources.gpu} -- "
+            "python {input.code[0]:q} --settings {params.settings:q} {params.files:q} --output {output:q} --threads {threads} "
             "> {log:q} 2>&1"
-
-    rule latency_table:
-        """The latencies of all shapes."""
-        input:
-            shapes=expand("results/latency/{shape}.csv", shape=latency_shapes()),
-            code=code("latency_table"),
-        output:
-            csv="results/latency.csv",
-            md="results/latency.md",
-            tex="results/latency.tex",
-        log:
-            "results/logs/latency.log",
-        benchmark:
-            "results/benchmarks/latency.tsv"
-        conda:
-            "../envs/cpu.yaml"
-        resources:
-            mem_mb=1000,
-        params:
-            shapes=lambda w, input: [f"--shape={path}" for path in input.shapes],
-        shell:
-            "python scripts/latency_table.py {params.shapes:q} --output-csv {output.csv:q} --output-md {output.md:q} "
-            "--output-tex {output.tex:q} > {log:q} 2>&1"

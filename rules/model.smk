@@ -2,28 +2,62 @@
 The dense model, copied, converted or downloaded once, pinned.
 
 INPUT
-    a model directory, a GGUF file or a hub repository, as the config says
+    a model directory, a GGUF file, a hub repository, or a compact model to be pruned further, as the config says
 OUTPUT
     results/{model}/base/manifest.json      hashes of the model's files, which lie beside it
 """
+
+
+def model_files(wildcards):
+    """Files outside packages that the dense model is made from."""
+    source = CONFIG.models[wildcards.model].source
+    if source.kind == "pruned":
+        folder = source.variant.adapter(source.model)
+        adapter = (
+            [f"{folder}/{name}" for name in ("adapter_model.safetensors", "adapter_config.json")] if folder else []
+        )
+        return [source.variant.manifest(source.model), *adapter]
+    if source.kind == "gguf":
+        return [path for package, path in sources.locations(source.model_dump()) if not package]
+    patterns = sources.FILES if source.kind == "local" else ()
+    return sorted({str(file) for pattern in patterns for file in Path(source.path).glob(pattern)})
+
+
+def pruned_weights(wildcards):
+    """The directory of a compact model, so that a deleted one is made again; its manifest says whether it changed."""
+    source = CONFIG.models[wildcards.model].source
+    return ancient(source.variant.weights(source.model)) if source.kind == "pruned" else []
+
+
+def pruned_options(wildcards, input):
+    source = CONFIG.models[wildcards.model].source
+    if source.kind != "pruned":
+        return []
+    folder = source.variant.adapter(source.model)
+    options = [f"--pruned={input.pruned}", f"--pruned-manifest={source.variant.manifest(source.model)}"]
+    return [*options, *([f"--adapter={folder}"] if folder else [])]
 
 
 rule fetch_model:
     """The dense model."""
     input:
         local=model_files,
-        code=code("fetch_model"),
+        pruned=pruned_weights,
+        code=lambda w: code(
+            "fetch_model", *(["models/pruned"] if CONFIG.models[w.model].source.kind == "pruned" else [])
+        ),
     output:
-        "results/{model}/base/manifest.json",
+        names.BASE,
     log:
-        "results/logs/{model}/base.log",
+        log_of(names.BASE),
     benchmark:
-        "results/benchmarks/{model}/base.tsv"
+        benchmark_of(names.BASE)
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=memory_mb,
     params:
         settings=lambda w: settings(CONFIG.models[w.model].source),
+        pruned=pruned_options,
     shell:
-        "python scripts/fetch_model.py --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.code[0]:q} --settings {params.settings:q} {params.pruned:q} --output {output:q} > {log:q} 2>&1"

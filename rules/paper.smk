@@ -8,61 +8,66 @@ OUTPUT
     results/pages/{table}.html      every table as a page of the report
 """
 
+COSTS = catalogue.costs()
+COSTS_TABLE = names.TABLE.format(table="costs")
+PAGES = {**TABLES, "costs": COSTS}
+
 
 rule costs:
     """Time and peak memory of every stage that made the tables and figures."""
     input:
         # Ancient: a figure drawn anew does not make the costs anew; delete results/costs.csv for fresh ones.
-        ancient(expand("results/{table}.csv", table=paper_tables())),
-        ancient(expand("results/figures/{figure}.svg", figure=FIGURES)),
-        code=code("costs"),
+        ancient(expand(f"{names.TABLE}.csv", table=TABLES)),
+        ancient(expand(f"{names.FIGURE}.svg", figure=FIGURES)),
+        code=code("table", f"report/tables/{COSTS.maker}"),
     output:
-        csv="results/costs.csv",
-        md="results/costs.md",
-        tex="results/costs.tex",
+        csv=f"{COSTS_TABLE}.csv",
+        md=f"{COSTS_TABLE}.md",
+        tex=f"{COSTS_TABLE}.tex",
     log:
-        "results/logs/costs.log",
+        log_of(COSTS_TABLE),
     benchmark:
-        "results/benchmarks/costs.tsv"
+        benchmark_of(COSTS_TABLE)
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=1000,
     params:
-        benchmarks="results/benchmarks",
+        settings=lambda w: settings(None),
+        maker=COSTS.maker,
+        files=COSTS.options,
     shell:
-        "python scripts/costs.py --benchmarks {params.benchmarks:q} --output-csv {output.csv:q} --output-md {output.md:q} "
-        "--output-tex {output.tex:q} > {log:q} 2>&1"
+        "python {input.code[0]:q} --settings {params.settings:q} --maker {params.maker} {params.files:q} "
+        "--output-csv {output.csv:q} --output-md {output.md:q} --output-tex {output.tex:q} > {log:q} 2>&1"
 
 
 rule page:
     """A table as a page to read."""
     input:
-        table="results/{table}.md",
+        table=f"{names.TABLE}.md",
         code=code("page"),
     output:
-        report(
-            "results/pages/{table}.html", caption="../report/table.rst", category="Tables", labels={"table": "{table}"}
-        ),
+        report(names.PAGE, caption="../report/caption.rst", category="Tables", labels={"table": "{table}"}),
     log:
-        "results/logs/pages/{table}.log",
+        log_of(names.PAGE),
     benchmark:
-        "results/benchmarks/pages/{table}.tsv"
+        benchmark_of(names.PAGE)
     wildcard_constraints:
-        table=one_of([*paper_tables(), "costs"]),
+        table=one_of(PAGES),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=1000,
     params:
         title=lambda w: w.table,
+        caption=lambda w: PAGES[w.table].caption,
     shell:
-        "python scripts/page.py --markdown {input.table:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.code[0]:q} --markdown {input.table:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule paper:
     """Every table and figure."""
     input:
-        expand("results/{table}.{form}", table=[*paper_tables(), "costs"], form=["csv", "md", "tex"]),
-        expand("results/pages/{table}.html", table=[*paper_tables(), "costs"]),
-        expand("results/figures/{figure}.{form}", figure=FIGURES, form=["svg", "png"]),
+        expand(f"{names.TABLE}.{{form}}", table=PAGES, form=["csv", "md", "tex"]),
+        expand(names.PAGE, table=PAGES),
+        expand(f"{names.FIGURE}.{{form}}", figure=FIGURES, form=["svg", "png"]),

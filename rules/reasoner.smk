@@ -14,11 +14,11 @@ if CONFIG.reasoner:
         input:
             code=code("train_reasoner"),
         output:
-            directory("results/reasoner"),
+            directory(names.REASONER),
         log:
-            "results/logs/reasoner.log",
+            log_of(names.REASONER),
         benchmark:
-            "results/benchmarks/reasoner.tsv"
+            benchmark_of(names.REASONER)
         conda:
             "../envs/cpu.yaml"
         threads: 8
@@ -27,5 +27,5 @@ if CONFIG.reasoner:
         params:
             settings=settings(CONFIG.reasoner),
         shell:
-            "python scripts/train_reasoner.py --settings {params.settings:q} --output {output:q} "
+            "python {input.code[0]:q} --settings {params.settings:q} --output {output:q} "
             "--threads {threads} > {log:q} 2>&1"

@@ -9,25 +9,39 @@ OUTPUT
 A killed training goes on from its last checkpoint, kept in a hidden folder beside the output.
 """
 
-RECOVERED = "results/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}"
 RECOVERY_FILES = ("adapter_model.safetensors", "adapter_config.json", "training_log.csv", "recovery.json")
+
+
+def tuning_data(wildcards):
+    tuning = CONFIG.tunings[wildcards.tuning]
+    return names.DATA.format(dataset=tuning.dataset, split=tuning.split)
+
+
+def tuning_settings(wildcards):
+    tuning = CONFIG.tunings[wildcards.tuning]
+    text = CONFIG.datasets[tuning.dataset]
+    whose = {key: wildcards[key] for key in ("model", "calib", "method", "tuning")}
+    whose["sparsity"] = int(wildcards.sparsity) / 100
+    own = {"dtype": CONFIG.models[wildcards.model].dtype, "prompt": text.prompt, "completion": text.completion}
+    return settings(tuning, exclude=["dataset", "split", "note"], **own, names=whose)
 
 
 rule recover:
     """A LoRA adapter for a compact model."""
     input:
-        manifest=f"{COMPACT}/manifest.json",
-        weights=ancient(f"{COMPACT}/model"),
+        manifest=f"{names.COMPACT}/manifest.json",
+        weights=ancient(f"{names.COMPACT}/model"),
         data=tuning_data,
         code=code("recover"),
+        launch=LAUNCH,
     output:
-        [f"{RECOVERED}/{name}" for name in RECOVERY_FILES],
+        [f"{names.RECOVERED}/{name}" for name in RECOVERY_FILES],
     log:
-        "results/logs/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}.log",
+        log_of(names.RECOVERED),
     benchmark:
-        "results/benchmarks/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}.tsv"
+        benchmark_of(names.RECOVERED)
     wildcard_constraints:
-        tuning=TUNING,
+        tuning=one_of(CONFIG.tunings),
     conda:
         "../envs/gpu.yaml"
     threads: threads_of
@@ -38,6 +52,6 @@ rule recover:
         settings=tuning_settings,
         output=subpath(output[0], parent=True),
     shell:
-        "python scripts/launch.py --gpus {resources.gpu} -- "
-        "python scripts/recover.py --settings {params.settings:q} --model {input.weights:q} "
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {input.weights:q} "
         "--manifest {input.manifest:q} --data {input.data:q} --output {params.output:q} --threads {threads} > {log:q} 2>&1"

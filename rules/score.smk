@@ -6,24 +6,30 @@ INPUT
     results/{model}/calibration/{calib}/parameter_taylor.parquet
     results/{model}/base/manifest.json                          the dense model's weights, for scores that want them
 OUTPUT
-    results/{model}/scores/{calib}/{method}.parquet             layer, neuron, score
+    results/{model}/scores/{calib}/{method}.parquet             layer, unit, score
 """
 
 SCORE_KEYS = {"score", "options", "normalise", "shuffle"}
+STATISTICS = {"parameter_taylor": names.PARAMETER_TAYLOR}
+
+
+def statistics_of(wildcards):
+    """The calibration result that the method's score is made of."""
+    return STATISTICS.get(CONFIG.method(wildcards.method).score, names.STATISTICS).format(**wildcards)
 
 
 rule score:
     """Scores of all FFN neurons by one method."""
     input:
         statistics=statistics_of,
-        model="results/{model}/base/manifest.json",
-        code=lambda w: code("score", f"scores/{CONFIG.method(w.method).score}"),
+        model=names.BASE,
+        code=lambda w: code("score", f"methods/scores/{CONFIG.method(w.method).score}"),
     output:
-        "results/{model}/scores/{calib}/{method}.parquet",
+        names.SCORES,
     log:
-        "results/logs/{model}/scores/{calib}/{method}.log",
+        log_of(names.SCORES),
     benchmark:
-        "results/benchmarks/{model}/scores/{calib}/{method}.tsv"
+        benchmark_of(names.SCORES)
     conda:
         "../envs/cpu.yaml"
     resources:
@@ -32,5 +38,5 @@ rule score:
         settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include=SCORE_KEYS), sort_keys=True),
         model=subpath(input.model, parent=True),
     shell:
-        "python scripts/score.py --settings {params.settings:q} --model {params.model:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
         "--statistics {input.statistics:q} --output {output:q} > {log:q} 2>&1"

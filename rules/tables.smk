@@ -1,15 +1,39 @@
 """
-Tables: tidy CSV, and the same to read in Markdown, LaTeX and HTML. `tables` in the config says which there are.
+Tables: tidy CSV, and the same to read in Markdown and LaTeX. scripts/pruning/report/catalogue.py says which there are.
 
 INPUT
-    results/{model}/eval/…/{task}.samples.parquet           outcomes of every model, method, sparsity and task
-    results/{model}/compact/…/manifest.json                 achieved sparsity and parameters
-    resources/paper/…                                       the paper's numbers, and footnotes on them
+    results/{model}/…                           what the catalogue says: outcomes, manifests, analyses
+    resources/paper/…                           the paper's numbers, and footnotes on them
 OUTPUT
-    results/{table}.csv, .md, .tex                          a table of `tables`; table4, table5, ablation, readings, costs
-    results/leakage/{table}.csv                             test items found in the text that was calibrated or tuned on
-    results/pages/{table}.html                              the table as a page of the report
+    results/{table}.csv, .md, .tex
+    results/leakage/{table}.csv                 test items found in the text that was calibrated or tuned on
 """
+
+TABLES = catalogue.tables(CONFIG)
+RESULT_TABLES = [name for name, table in CONFIG.tables.items() if table]
+
+
+def leakage_settings(wildcards):
+    """Alias of every text that a table's models were calibrated or tuned on -> its parquet; task -> its test items'."""
+    table = CONFIG.table(wildcards.table)
+    users = {name: CONFIG.calibrations[name] for name in table.calibrations}
+    users |= {column.tuning: CONFIG.tunings[column.tuning] for column in table.columns if column.tuning}
+    tasks = {}
+    for name in dict.fromkeys(column.task for column in table.columns):
+        task = CONFIG.tasks[name]
+        if task.kind == "lm_eval":
+            path = preflight.test_file(CONFIG.definition(name))
+            tasks[name] = {"path": path, "first": task.first, "limit": task.limit}
+        else:
+            path = names.DATA.format(dataset=task.dataset, split=task.split)
+            tasks[name] = {"path": path, "first": 0, "limit": None}
+    sources = {name: names.DATA.format(dataset=user.dataset, split=user.split) for name, user in users.items()}
+    return {"sources": sources, "tasks": tasks, "n": 8}
+
+
+def leakage_files(wildcards):
+    own = leakage_settings(wildcards)
+    return sorted({*own["sources"].values(), *(task["path"] for task in own["tasks"].values())})
 
 
 rule leakage:
@@ -18,39 +42,36 @@ rule leakage:
         data=leakage_files,
         code=code("leakage"),
     output:
-        "results/leakage/{table}.csv",
+        names.LEAKAGE,
     log:
-        "results/logs/leakage/{table}.log",
+        log_of(names.LEAKAGE),
     benchmark:
-        "results/benchmarks/leakage/{table}.tsv"
+        benchmark_of(names.LEAKAGE)
     wildcard_constraints:
-        table=one_of(TABLES),
+        table=one_of(RESULT_TABLES),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=1000,
     params:
-        settings=leakage_settings,
+        settings=lambda w: settings(None, **leakage_settings(w)),
     shell:
-        "python scripts/leakage.py --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.code[0]:q} --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule table:
-    """What pruning leaves, with intervals and paired tests, beside the paper's numbers."""
+    """One table of the catalogue."""
     input:
-        samples=table_samples,
-        manifests=table_manifests,
-        published=published_of,
-        leakage="results/leakage/{table}.csv",
-        code=code("table"),
+        files=lambda w: TABLES[w.table].inputs,
+        code=lambda w: code("table", f"report/tables/{TABLES[w.table].maker}"),
     output:
-        csv="results/{table}.csv",
-        md="results/{table}.md",
-        tex="results/{table}.tex",
+        csv=f"{names.TABLE}.csv",
+        md=f"{names.TABLE}.md",
+        tex=f"{names.TABLE}.tex",
     log:
-        "results/logs/{table}.log",
+        log_of(names.TABLE),
     benchmark:
-        "results/benchmarks/{table}.tsv"
+        benchmark_of(names.TABLE)
     wildcard_constraints:
         table=one_of(TABLES),
     conda:
@@ -58,121 +79,9 @@ rule table:
     resources:
         mem_mb=2000,
     params:
-        settings=table_settings,
+        settings=lambda w: settings(None, **TABLES[w.table].settings),
+        maker=lambda w: TABLES[w.table].maker,
+        files=lambda w: TABLES[w.table].options,
     shell:
-        "python scripts/table.py --settings {params.settings:q} --leakage {input.leakage:q} --output-csv {output.csv:q} "
-        "--output-md {output.md:q} --output-tex {output.tex:q} > {log:q} 2>&1"
-
-
-if CONFIG.overlap:
-
-    rule table4:
-        """Mask overlap over the sparsities, averaged over layers and at one, beside the paper's."""
-        input:
-            overlap=[file for pair in CONFIG.overlap.pairs for file in overlap_files(*pair)],
-            published=["resources/paper/table4.csv", "resources/paper/notes.yaml"],
-            code=code("table4"),
-        output:
-            csv="results/table4.csv",
-            md="results/table4.md",
-            tex="results/table4.tex",
-        log:
-            "results/logs/table4.log",
-        benchmark:
-            "results/benchmarks/table4.tsv"
-        conda:
-            "../envs/cpu.yaml"
-        resources:
-            mem_mb=1000,
-        params:
-            settings=table4_settings(),
-            overlap=lambda w, input: [f"--overlap={path}" for path in input.overlap],
-        shell:
-            "python scripts/table4.py --settings {params.settings:q} {params.overlap:q} --published {input.published[0]:q} "
-            "--notes {input.published[1]:q} --output-csv {output.csv:q} --output-md {output.md:q} "
-            "--output-tex {output.tex:q} > {log:q} 2>&1"
-
-
-if CONFIG.cases:
-
-    rule table5:
-        """What each method's model writes when asked the same questions."""
-        input:
-            cases=per_model_cases(),
-            code=code("table5"),
-        output:
-            csv="results/table5.csv",
-            md="results/table5.md",
-            tex="results/table5.tex",
-        log:
-            "results/logs/table5.log",
-        benchmark:
-            "results/benchmarks/table5.tsv"
-        conda:
-            "../envs/cpu.yaml"
-        resources:
-            mem_mb=1000,
-        params:
-            settings=table5_settings,
-            cases=case_options(),
-        shell:
-            "python scripts/table5.py --settings {params.settings:q} {params.cases:q} --output-csv {output.csv:q} "
-            "--output-md {output.md:q} --output-tex {output.tex:q} > {log:q} 2>&1"
-
-
-if CONFIG.ablation:
-
-    rule ablation:
-        """Every combination of RKU's choices."""
-        input:
-            samples=expand(
-                "results/{model}/eval/{variant}/{task}.samples.parquet",
-                model=EXPERIMENT.models,
-                variant=["dense", *ablation_variants()],
-                task=CONFIG.ablation.task,
-            ),
-            code=code("ablation"),
-        output:
-            csv="results/ablation.csv",
-            md="results/ablation.md",
-            tex="results/ablation.tex",
-        log:
-            "results/logs/ablation.log",
-        benchmark:
-            "results/benchmarks/ablation.tsv"
-        conda:
-            "../envs/cpu.yaml"
-        resources:
-            mem_mb=2000,
-        params:
-            settings=ablation_settings(),
-        shell:
-            "python scripts/ablation.py --settings {params.settings:q} --output-csv {output.csv:q} --output-md {output.md:q} "
-            "--output-tex {output.tex:q} > {log:q} 2>&1"
-
-
-if CONFIG.readings:
-
-    rule readings:
-        """Which way of computing the paper's methods fits the paper's numbers."""
-        input:
-            readings_files(),
-            published=expand("resources/paper/table{number}.csv", number=[1, 4, 6, 7]),
-            code=code("readings"),
-        output:
-            csv="results/readings.csv",
-            md="results/readings.md",
-            tex="results/readings.tex",
-        log:
-            "results/logs/readings.log",
-        benchmark:
-            "results/benchmarks/readings.tsv"
-        conda:
-            "../envs/cpu.yaml"
-        resources:
-            mem_mb=2000,
-        params:
-            settings=readings_settings(),
-        shell:
-            "python scripts/readings.py --settings {params.settings:q} --output-csv {output.csv:q} --output-md {output.md:q} "
-            "--output-tex {output.tex:q} > {log:q} 2>&1"
+        "python {input.code[0]:q} --settings {params.settings:q} --maker {params.maker} {params.files:q} "
+        "--output-csv {output.csv:q} --output-md {output.md:q} --output-tex {output.tex:q} > {log:q} 2>&1"

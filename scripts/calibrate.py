@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def calibrate(
@@ -25,62 +25,29 @@ def calibrate(
     import torch
     from tqdm import tqdm
 
-    from pruning import artifacts, calibration, loading, out_of_memory, token_classes
-    from pruning import calibration_data as cd
+    from pruning.calibration import gradients, prepare
+    from pruning.core import artifacts, out_of_memory
+    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
     network, tokenizer = loading.load(model, settings["dtype"])
     cli.phase("load")
-    records = artifacts.read_table(data, "dataset").to_pylist()
-    documents = [(cd.render(r, settings["prompt"]), cd.render(r, settings["completion"])) for r in records]
-    sequences = cd.token_samples(
-        documents,
-        tokenizer,
-        samples=settings["samples"],
-        sequence_length=settings["sequence_length"],
-        packing=settings["packing"],
-        seed=settings["seed"],
-    )
-    batches = cd.micro_batches(
-        sequences,
-        settings["micro_batch"],
-        pad=tokenizer.pad_token_id,
-        token_mask=settings["token_mask"],
-    )
+    batches = prepare.batches(data, tokenizer, settings)
     if settings["shards"] > len(batches):
         raise cli.InputError(
             f"calibration: {settings['shards']} shards for {len(batches)} micro-batches: lower `shards`"
         )
     if settings["gradient_checkpointing"]:
-        calibration.checkpoint_gradients(network)
-    own = cd.shard_of(batches, shard, settings["shards"])
-    layers = len(calibration.ffn_blocks(network))
-    analysed = settings["analysed_layer"] if settings["analysed_layer"] is not None else layers - 2
-    if not 0 <= analysed < layers:
-        raise cli.InputError(f"analysed_layer: {analysed} is out of range, the model has layers 0 to {layers - 1}")
-    run = calibration.Calibration(
-        network,
-        objectives=settings["objectives"],
-        analysed_layer=analysed,
-        keep=cd.sampled_positions(batches, settings["sampled_tokens"], settings["seed"]),
-        token_classes=token_classes.vocabulary_classes(tokenizer, network.get_input_embeddings().num_embeddings),
-    )
-    with (
-        run,
-        out_of_memory.advise(
-            f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"
-        ),
-    ):
+        gradients.checkpoint_gradients(network)
+    own = prepare.shard_of(batches, shard, settings["shards"])
+    run = gradients.Calibration(network, settings["objectives"])
+    with run, out_of_memory.advise(prepare.advice(settings)):
         run.run(tqdm(own, "calibration micro-batches", mininterval=5))
     statistics, per_layer = run.frames()
-    origin = {**settings, "shard": shard, "analysed_layer": analysed}
+    origin = {**settings, "shard": shard}
     artifacts.write_parquet(output / "statistics.parquet", statistics, "statistics", origin)
     artifacts.write_parquet(output / "layers.parquet", per_layer, "layers", origin)
-    artifacts.write_parquet(output / "token_classes.parquet", run.class_frame(), "token_classes", origin)
-    artifacts.write_parquet(
-        output / "activations.parquet", calibration.activation_table(run.kept), "activations", origin
-    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def cases(
@@ -30,8 +30,9 @@ def cases(
     cli.set_threads(threads)
     import torch
 
-    from pruning import artifacts, loading, out_of_memory
-    from pruning.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
+    from pruning.core import artifacts, out_of_memory
+    from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
+    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
@@ -80,7 +81,7 @@ def check_pattern(pattern: str) -> None:
 
 def texts(records: list[dict], data: Path, settings: dict) -> tuple[list[str], list[str]]:
     """Prompts and targets of the items. Raises InputError if an item or a field is not in the data."""
-    from pruning.calibration_data import render
+    from pruning.data.text import render
 
     if outside := [item for item in settings["items"] if not 0 <= item < len(records)]:
         raise cli.InputError(

@@ -15,23 +15,23 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def collapse(
     settings: cli.Settings,
+    samples: Annotated[str, typer.Option(help="template of the outcomes' path: {model}, {variant}, {task}")],
     output_collapse: Annotated[Path, typer.Option(help="collapse.csv")],
     output_accuracy: Annotated[Path, typer.Option(help="accuracy.csv")],
-    output_md: Annotated[Path, typer.Option(help="table to read, in Markdown")],
-    output_tex: Annotated[Path, typer.Option(help="table to read, in LaTeX")],
-    results: Annotated[Path, typer.Option(help="directory of the pipeline's results")] = Path("results"),
 ) -> None:
     import numpy as np
     import pandas as pd
 
-    from pruning import artifacts, printing, tables
-    from pruning import collapse as fits
-    from pruning.inference import wilson
+    from pruning.analysis import collapse as fits
+    from pruning.analysis import comparison
+    from pruning.core import artifacts
+    from pruning.core.names import DENSE, Variant
+    from pruning.core.significance import wilson
 
     task, metric, confidence = settings["task"], settings["metric"], settings["confidence"]
     sparsities = sorted(settings["sparsities"])
@@ -39,21 +39,26 @@ def collapse(
     if settings["reference"] not in settings["methods"]:
         raise cli.InputError(f"collapse: reference {settings['reference']!r} is not among {settings['methods']}")
     for model, entry in settings["models"].items():
-        dense = outcomes(results / model / "eval/dense" / f"{task}.samples.parquet", metric)
+
+        def of(variant: Variant, model: str = model) -> pd.DataFrame:
+            return outcomes(Path(samples.format(model=model, variant=variant, task=task)), metric)
+
+        dense = of(DENSE)
         for calib in entry["calibrations"]:
             found, rows = {}, {}
             for method in settings["methods"]:
-                names = [f"{model}/eval/{calib}/{method}/{sparsity}" for sparsity in sparsities]
-                pruned = [outcomes(results / name / f"{task}.samples.parquet", metric) for name in names]
-                tables.same_items({f"{model}/eval/dense": dense} | dict(zip(names, pruned, strict=True)), task)
-                values = np.stack([samples["value"] for samples in [dense, *pruned]])
+                variants = [Variant(calib, method, sparsity) for sparsity in sparsities]
+                pruned = [of(variant) for variant in variants]
+                named = {f"{model}/{v}": own for v, own in zip([DENSE, *variants], [dense, *pruned], strict=True)}
+                comparison.same_items(named, task)
+                values = np.stack([own["value"] for own in named.values()])
                 row = {"model": model, "calib": calib, "method": method}
                 measured = {"task": task, "metric": metric, "n": len(dense)}
                 for sparsity, correct in zip([0, *sparsities], values.sum(1).astype(int), strict=True):
                     low, high = wilson(correct, len(dense), confidence)
                     value = {"value": correct / len(dense), "ci_low": low, "ci_high": high}
                     accuracies.append({**row, "sparsity": sparsity / 100, **measured, **value})
-                clusters = tables.clusters_of(dense)
+                clusters = comparison.clusters_of(dense)
                 try:
                     found[method] = fits.collapse(
                         values[1:],
@@ -81,11 +86,9 @@ def collapse(
                 }
             points += fits.compared(rows, found, settings["reference"], confidence)
     points, accuracies = pd.DataFrame(points).astype({"clusters": "Int64"}), pd.DataFrame(accuracies)
-    with artifacts.atomic(output_accuracy) as temporary:
-        accuracies.to_csv(temporary, index=False, float_format="%.6g")
-    blocks = fits.layout(points, accuracies, settings)
-    csv = points.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    printing.write("collapse", "Where each method collapses", blocks, csv, (output_collapse, output_md, output_tex))
+    for path, frame in ((output_collapse, points), (output_accuracy, accuracies)):
+        with artifacts.atomic(path) as temporary:
+            frame.to_csv(temporary, index=False, float_format="%.6g")
     print(
         points[["model", "calib", "method", "collapse", "ci_low", "ci_high", "delta", "p_holm"]].to_string(index=False)
     )
@@ -93,7 +96,7 @@ def collapse(
 
 def outcomes(path: Path, metric: str) -> Any:
     """A metric's samples in the order of the items. Raises InputError if there are none, or it is no accuracy."""
-    from pruning import artifacts
+    from pruning.core import artifacts
 
     samples = artifacts.read_parquet(path, "samples")
     chosen = samples[samples["metric"] == metric].sort_values("item", ignore_index=True)

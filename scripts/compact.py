@@ -6,27 +6,28 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def compact(
     settings: cli.Settings,
     model: Annotated[Path, typer.Option(help="directory of the dense model")],
-    mask: Annotated[Path, typer.Option(help="layer, neuron, keep")],
+    base_manifest: Annotated[Path, typer.Option("--base", help="its manifest.json")],
+    mask: Annotated[Path, typer.Option(help="layer, unit, keep")],
     output: Annotated[Path, typer.Option(help="directory of the compact model")],
     manifest: Annotated[Path, typer.Option(help="manifest.json to write")],
     evidence: Annotated[
         Path | None, typer.Option(help="statistics.parquet or second_moments.json, where the compensation needs it")
     ] = None,
 ) -> None:
-    import numpy as np
 
-    from pruning import artifacts
-    from pruning.checkpoint import Checkpoint
-    from pruning.compact import loader_of, write_compact
+    from pruning.core import artifacts
+    from pruning.methods.compact import loader_of, write_compact
+    from pruning.models.checkpoint import Checkpoint
 
     cli.phase("start-up")
     base = Checkpoint(model)
+    original = artifacts.read_json(base_manifest, "base")["original"]
     keeps = [rows.to_numpy() for _, rows in artifacts.read_parquet(mask, "mask").groupby("layer")["keep"]]
     if [len(keep) for keep in keeps] != base.widths:
         raise cli.InputError(
@@ -34,7 +35,7 @@ def compact(
         )
     scheme, records = None, {}
     if settings["compensate"] != "none":
-        scheme = importlib.import_module(f"pruning.compensation.{settings['compensate']}")
+        scheme = importlib.import_module(f"pruning.methods.compensation.{settings['compensate']}")
         if evidence is None:
             raise cli.InputError(f"compensate: {settings['compensate']} needs --evidence")
         evidence_of = scheme.evidence(evidence, base.widths)
@@ -49,9 +50,10 @@ def compact(
     with artifacts.atomic_directory(output) as directory:
         write_compact(base, directory, keeps, compensate if scheme else None, settings["export"])
     content = {
-        "achieved_sparsity": 1 - float(np.concatenate(keeps).mean()),
+        "original": original,
+        "achieved_sparsity": 1 - sum(int(keep.sum()) for keep in keeps) / sum(original["widths"]),
         "widths": [int(keep.sum()) for keep in keeps],
-        "parameters": base.parameters,
+        "parameters": original["parameters"],
         "parameters_kept": Checkpoint(output).parameters,
         "loads_with": loader_of(output),
         "files": artifacts.directory_hashes(output),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def evaluate(
@@ -28,22 +28,26 @@ def evaluate(
     import lm_eval
     import torch
 
-    from pruning import artifacts, evaluation, loading
-    from pruning.response_cache import ResponseCache, key_of
+    from pruning.core import artifacts
+    from pruning.evaluation import harness, tasks
+    from pruning.evaluation.answers import ANSWERS, AnswerFile, RememberedLM
+    from pruning.evaluation.backends import hf
+    from pruning.evaluation.samples import outcomes
+    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
-    task = evaluation.task_definition(definition)
+    task = tasks.definition(definition)
     data = {name: artifacts.file_hash(Path(path)) for name, path in task["dataset_kwargs"]["data_files"].items()}
     weights = [artifacts.file_hash(manifest), artifacts.directory_hashes(adapter) if adapter else None]
     asked = {key: settings[key] for key in ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")}
-    identity = key_of(evaluation.ANSWERS, *weights, task, asked, data, settings["dtype"], lm_eval.__version__)
-    cache = ResponseCache(output.parent / f".{output.stem}.{identity}.jsonl")
+    identity = artifacts.key_of(ANSWERS, *weights, task, asked, data, settings["dtype"], lm_eval.__version__)
+    answers = AnswerFile(output.parent / f".{output.stem}.{identity}.jsonl")
     network, tokenizer = loading.load(model, settings["dtype"], adapter=adapter)
     cli.phase("load")
-    lm = evaluation.CachedHFLM(network, tokenizer, cache, settings["batch_size"])
-    result = evaluation.evaluate(lm, task, settings["limit"], settings["first"], **asked)
-    frame = evaluation.outcomes(result, lm, settings["metrics"])
+    lm = RememberedLM(hf.HuggingFaceLM(network, tokenizer, settings["batch_size"]), answers)
+    result = harness.evaluate(lm, task, settings["limit"], settings["first"], **asked)
+    frame = outcomes(result, answers, settings["metrics"])
     artifacts.write_parquet(samples, frame, "samples", settings)
     del result["samples"]
     artifacts.write_json(output, result, "evaluation", {**settings, "data": data})

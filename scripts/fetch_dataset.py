@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def fetch_dataset(
@@ -13,7 +13,8 @@ def fetch_dataset(
 ) -> None:
     import pandas as pd
 
-    from pruning import artifacts, datasets
+    from pruning.core import artifacts
+    from pruning.data import datasets
 
     cli.phase("start-up")
     if settings["kind"] == "generated":

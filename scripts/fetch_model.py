@@ -1,32 +1,44 @@
 """Fetch the dense model, once, pinned: results/{model}/base/, with a manifest that dependants are compared by."""
 
+import importlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def fetch_model(
-    settings: cli.Settings, output: Annotated[Path, typer.Option(help="manifest.json of the model")]
+    settings: cli.Settings,
+    output: Annotated[Path, typer.Option(help="manifest.json of the model")],
+    pruned: Annotated[Path | None, typer.Option(help="directory of a compact model, to be pruned further")] = None,
+    pruned_manifest: Annotated[Path | None, typer.Option(help="its manifest.json")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge into it")] = None,
 ) -> None:
-    from pruning import artifacts, base_model
-    from pruning.checkpoint import Checkpoint, read_config
+    from pruning.core import artifacts
+    from pruning.models import sources
+    from pruning.models.checkpoint import Checkpoint, read_config
 
     cli.phase("start-up")
     with artifacts.atomic_directory(output.parent) as directory:
         if settings["kind"] == "local":
-            base_model.from_local(Path(settings["path"]), directory)
+            sources.from_local(Path(settings["path"]), directory)
         elif settings["kind"] == "gguf":
-            base_model.from_gguf(settings, directory)
+            sources.from_gguf(settings, directory)
+        elif settings["kind"] == "pruned":
+            importlib.import_module("pruning.models.pruned").from_pruned(pruned, adapter, directory)
         else:
-            base_model.from_hub(settings["repo"], settings["revision"], directory)
+            sources.from_hub(settings["repo"], settings["revision"], directory)
         checkpoint = Checkpoint(directory)
+        original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
+        if pruned_manifest is not None:
+            original = artifacts.read_json(pruned_manifest, "compact")["original"]
         content = {
             "model_type": read_config(directory).get("model_type"),
             "parameters": checkpoint.parameters,
             "widths": checkpoint.widths,
+            "original": original,
             "files": artifacts.directory_hashes(directory),
         }
         artifacts.write_json(directory / "manifest.json", content, "base", settings)

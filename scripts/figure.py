@@ -10,42 +10,41 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def figure(
     settings: cli.Settings,
     figure: Annotated[str, typer.Option(help="name of the module in pruning/figures")],
-    table: Annotated[list[str], typer.Option(metavar="NAME=PATH", help="CSV or parquet; those of one name are joined")],
+    file: Annotated[list[str], typer.Option(metavar="NAME=PATH", help="CSV or parquet; those of one name are joined")],
     output_svg: Annotated[Path, typer.Option(help="SVG to write")],
     output_png: Annotated[Path, typer.Option(help="PNG to write")],
 ) -> None:
     import importlib
     import pkgutil
 
-    from pruning import artifacts, figures
-    from pruning.figures import style
+    from pruning.core import artifacts
+    from pruning.report import figures
+    from pruning.report.figures import style
+    from pruning.report.files import Files
 
     names = sorted({module.name for module in pkgutil.iter_modules(figures.__path__)} - {"style"})
     if figure not in names:
         raise cli.InputError(f"--figure {figure}: no such figure; there are {', '.join(names)}")
-    tables = read(table)
+    tables = read(Files(file))
     with style.house():
-        made = importlib.import_module(f"pruning.figures.{figure}").draw(tables, settings)
+        made = importlib.import_module(f"pruning.report.figures.{figure}").draw(tables, settings)
         for path, kind, metadata in ((output_svg, "svg", {"Date": None}), (output_png, "png", {"Software": None})):
             with artifacts.atomic(path) as temporary:
                 made.savefig(temporary, format=kind, metadata=metadata)
 
 
-def read(arguments: list[str]) -> dict[str, Any]:
-    """Data frames by name from NAME=PATH. Raises InputError naming the argument or the file at fault."""
+def read(files) -> dict[str, Any]:
+    """Data frames by name. Raises InputError naming the file at fault."""
     import pandas as pd
 
     tables = {}
-    for argument in arguments:
-        name, _, path = argument.partition("=")
-        if not name or not path:
-            raise cli.InputError(f"--table {argument}: expected NAME=PATH")
+    for name, path in ((named, str(path)) for named in files.named for path in files.all(named)):
         try:
             frame = read_parquet(path) if path.endswith(".parquet") else pd.read_csv(path)
         except FileNotFoundError:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def latency(
@@ -24,9 +24,9 @@ def latency(
     import pandas as pd
     import torch
 
-    from pruning import artifacts, out_of_memory
-    from pruning import latency as stage
-    from pruning.allocation import kept
+    from pruning.analysis import latency as stage
+    from pruning.core import artifacts, out_of_memory
+    from pruning.methods.allocation import kept
 
     torch.set_num_threads(threads)
     cli.phase("start-up")

@@ -7,8 +7,8 @@ CUDA_VISIBLE_DEVICES and becomes the command. Inside Slurm the allocation is tru
 import os
 import sys
 
-from pruning import devices
-from pruning.errors import InputError
+from pruning.core import devices
+from pruning.core.errors import InputError
 
 
 def main(arguments: list[str]) -> None:

@@ -1,11 +1,11 @@
-"""Leakage of a table: source, task, items, identical, overlapping, n (see pruning.leakage)."""
+"""Leakage of a table: source, task, items, identical, overlapping, n (see data/leakage.py)."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def leakage(settings: cli.Settings, output: Annotated[Path, typer.Option(help="CSV")]) -> None:
@@ -13,8 +13,8 @@ def leakage(settings: cli.Settings, output: Annotated[Path, typer.Option(help="C
     its items); `n`."""
     import pandas as pd
 
-    from pruning import artifacts
-    from pruning.leakage import overlap, text_of
+    from pruning.core import artifacts
+    from pruning.data.leakage import overlap, text_of
 
     def texts(path: str) -> list[str]:
         return [text_of(record) for record in artifacts.read_table(Path(path), "dataset").to_pylist()]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def overlap(
@@ -17,18 +17,20 @@ def overlap(
     """Settings: the names `model`, `calib`, `first` and `second`, for the rows."""
     import pandas as pd
 
-    from pruning import artifacts
-    from pruning.overlap import expected_iou, iou
+    from pruning.analysis.overlap import expected_iou, iou
+    from pruning.core import artifacts
 
     rows = []
     for path_a, path_b in zip(first, second, strict=True):
         pairs = artifacts.read_parquet(path_a, "mask").merge(
-            artifacts.read_parquet(path_b, "mask"), on=["layer", "neuron"], validate="one_to_one"
+            artifacts.read_parquet(path_b, "mask"), on=["layer", "unit"], validate="one_to_one"
         )
         for layer, rows_of in pairs.groupby("layer"):
             a, b = rows_of["keep_x"].to_numpy(), rows_of["keep_y"].to_numpy()
             chance = expected_iou(a.mean(), b.mean())
-            rows.append({**settings, "sparsity": int(path_a.stem), "layer": layer, "iou": iou(a, b), "chance": chance})
+            rows.append(
+                {**settings, "sparsity": int(path_a.stem) / 100, "layer": layer, "iou": iou(a, b), "chance": chance}
+            )
     frame = pd.DataFrame(rows)
     with artifacts.atomic(output) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.6g")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;color:#222;margin:2rem auto;max-width:80rem;padding:0 1rem}
 table{border-collapse:collapse;display:block;overflow-x:auto;font-size:13px;margin:1rem 0}
@@ -20,7 +20,7 @@ def page(
 ) -> None:
     from markdown_it import MarkdownIt
 
-    from pruning import artifacts
+    from pruning.core import artifacts
 
     body = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown.read_text(encoding="utf-8"))
     with artifacts.atomic(output) as temporary:

@@ -1,4 +1,4 @@
-"""LLM-Pruner's parameter Taylor utilities: one row a neuron (layer, neuron, n_samples, ce_param_abs).
+"""LLM-Pruner's parameter Taylor utilities: one row a neuron (layer, unit, n_samples, ce_param_abs).
 
 ce_param_abs = sum over the neuron's gate row, up row and down column of |w sum_x dCE(x)/dw|.
 """
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def parameter_gradients(
@@ -25,42 +25,29 @@ def parameter_gradients(
     import torch
     from tqdm import tqdm
 
-    from pruning import artifacts, calibration, loading, out_of_memory
-    from pruning import calibration_data as cd
-    from pruning import parameter_gradients as pg
+    from pruning.calibration import gradients, prepare
+    from pruning.calibration import parameter_gradients as pg
+    from pruning.core import artifacts, out_of_memory
+    from pruning.models import loading
+    from pruning.models.structures import ffn
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
     network, tokenizer = loading.load(model, settings["dtype"])
     cli.phase("load")
-    records = artifacts.read_table(data, "dataset").to_pylist()
-    sequences = cd.token_samples(
-        [(cd.render(r, settings["prompt"]), cd.render(r, settings["completion"])) for r in records],
-        tokenizer,
-        samples=settings["samples"],
-        sequence_length=settings["sequence_length"],
-        packing=settings["packing"],
-        seed=settings["seed"],
-    )
-    batches = cd.micro_batches(
-        sequences,
-        settings["micro_batch"],
-        pad=tokenizer.pad_token_id,
-        token_mask=settings["token_mask"],
-    )
+    batches = prepare.batches(data, tokenizer, settings)
     if settings["gradient_checkpointing"]:
-        calibration.checkpoint_gradients(network)
+        gradients.checkpoint_gradients(network)
     layers = pg.layers_that_fit(network, memory_mb and memory_mb * 10**6)
-    print(f"{layers} layers a pass of {len(calibration.ffn_blocks(network))}")
-    advice = f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"
+    print(f"{layers} layers a pass of {len(ffn.sites(network))}")
     progress = partial(tqdm, desc="micro-batches", mininterval=5)
-    with out_of_memory.advise(advice):
+    with out_of_memory.advise(prepare.advice(settings)):
         frames = [
-            pd.DataFrame({"layer": layer, "neuron": range(len(values)), "ce_param_abs": values.numpy()})
+            pd.DataFrame({"layer": layer, "unit": range(len(values)), "ce_param_abs": values.numpy()})
             for layer, values in enumerate(pg.parameter_taylor(network, batches, layers, progress))
         ]
     frame = pd.concat(frames, ignore_index=True)
-    frame.insert(2, "n_samples", float(len(sequences)))
+    frame.insert(2, "n_samples", float(sum(len(batch.samples) for batch in batches)))
     artifacts.write_parquet(output, frame, "parameter_taylor", settings)
 
 

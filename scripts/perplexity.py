@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def perplexity(
@@ -24,9 +24,10 @@ def perplexity(
     import torch
     from tqdm import tqdm
 
-    from pruning import artifacts, loading, out_of_memory
-    from pruning.limits import LEAST_WINDOWS
-    from pruning.perplexity import negative_log_likelihoods, windows
+    from pruning.core import artifacts, out_of_memory
+    from pruning.core.limits import LEAST_WINDOWS
+    from pruning.evaluation.perplexity import negative_log_likelihoods, windows
+    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 LEAST_ACCURACY = 0.75  # greedy exact match on problems with unseen numbers
 
@@ -18,7 +18,7 @@ def promote_reasoner(
     trained: Annotated[Path, typer.Argument(help="directory that train_reasoner.py wrote")],
     resources: Annotated[Path, typer.Argument(help="directory of the embedded model")],
 ) -> None:
-    from pruning import artifacts
+    from pruning.core import artifacts
 
     measured = artifacts.read_json(trained / "recipe.json", "reasoner")["accuracy"]["unseen_numbers"]
     if measured["exact_match"] < LEAST_ACCURACY:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def recover(
@@ -22,18 +22,16 @@ def recover(
     import torch
     from tqdm import tqdm
 
-    from pruning import artifacts, calibration_data, loading, out_of_memory, recovery
-    from pruning.response_cache import key_of
+    from pruning.core import artifacts, out_of_memory
+    from pruning.data import text
+    from pruning.evaluation import recovery
+    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
     network, tokenizer = loading.load(model, settings["dtype"])
-    records = artifacts.read_table(data, "dataset").to_pylist()
-    try:
-        texts = [(settings["prompt"].format_map(r), settings["completion"].format_map(r)) for r in records]
-    except KeyError as field:
-        raise cli.InputError(f"{data}: the tuning text needs a field {field}; it has {sorted(records[0])}") from None
-    sequences = calibration_data.token_samples(
+    texts = text.documents(data, settings["prompt"], settings["completion"])
+    sequences = text.token_samples(
         texts,
         tokenizer,
         samples=len(texts),
@@ -47,7 +45,7 @@ def recover(
     optimizer = torch.optim.AdamW(trainable, lr=settings["learning_rate"], weight_decay=0.0)
     cli.phase("load")
 
-    identity = key_of(artifacts.file_hash(manifest), artifacts.file_hash(data), settings)
+    identity = artifacts.key_of(artifacts.file_hash(manifest), artifacts.file_hash(data), settings)
     checkpoints = output.with_name(f".{output.name}.{identity}")
     log: list[dict] = []
     if (checkpoints / "state.safetensors").exists():

@@ -1,13 +1,13 @@
-"""Score every FFN neuron by one method: results/{model}/scores/{calib}/{method}.parquet (layer, neuron, score)."""
+"""Score every FFN neuron by one method: results/{model}/scores/{calib}/{method}.parquet (layer, unit, score)."""
 
 import importlib
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def score(
@@ -19,36 +19,36 @@ def score(
     import numpy as np
     import pandas as pd
 
-    from pruning import artifacts
-    from pruning.normalise import NORMALISATIONS
-    from pruning.scores import Layer, Weights
+    from pruning.core import artifacts
+    from pruning.methods.normalise import NORMALISATIONS
+    from pruning.methods.scores import Layer, Weights
 
     cli.phase("start-up")
-    plugin = importlib.import_module(f"pruning.scores.{settings['score']}")
+    plugin = importlib.import_module(f"pruning.methods.scores.{settings['score']}")
     kind = getattr(plugin, "STATISTICS", "statistics")
     normalise = NORMALISATIONS[settings["normalise"]]
 
     @cache
     def checkpoint():
-        from pruning.checkpoint import Checkpoint  # needs torch, which most scores do not
+        from pruning.models.checkpoint import Checkpoint  # needs torch, which most scores do not
 
         return Checkpoint(model)
 
-    def load_weights(layer: int) -> Weights:
-        return Weights(*(checkpoint().matrix(layer, proj) for proj in ("gate", "up", "down")))
+    def weights(layer: int) -> Weights:
+        return Weights(lambda projection: checkpoint().matrix(layer, projection))
 
     frames = []
     for index, rows in artifacts.read_parquet(statistics, kind).groupby("layer"):
         columns = {name: rows[name].to_numpy() for name in rows.columns}
         try:
-            values = normalise(plugin.score(Layer(index, columns, partial(load_weights, index)), **settings["options"]))
+            values = normalise(plugin.score(Layer(index, columns, weights(index)), **settings["options"]))
         except (TypeError, ValueError) as error:
             raise cli.InputError(f"score {settings['score']!r} with options {settings['options']}: {error}") from None
         if settings["shuffle"] is not None:
             values = np.random.default_rng((settings["shuffle"], index)).permutation(values)
         if not np.isfinite(values).all():
             raise cli.InputError(f"score {settings['score']!r}: NaN or Inf in layer {index} of {statistics}")
-        frames.append(pd.DataFrame({"layer": index, "neuron": columns["neuron"], "score": values}))
+        frames.append(pd.DataFrame({"layer": index, "unit": columns["unit"], "score": values}))
     artifacts.write_parquet(output, pd.concat(frames, ignore_index=True), "scores", settings)
 
 

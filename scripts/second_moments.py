@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def second_moments(
@@ -24,31 +24,19 @@ def second_moments(
     from safetensors.torch import save_file
     from tqdm import tqdm
 
-    from pruning import artifacts, calibration, loading, out_of_memory
-    from pruning import calibration_data as cd
-    from pruning import second_moments as moments
+    from pruning.calibration import prepare
+    from pruning.calibration import second_moments as moments
+    from pruning.core import artifacts, out_of_memory
+    from pruning.models import loading
+    from pruning.models.structures import ffn
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
     network, tokenizer = loading.load(model, settings["dtype"])
     cli.phase("load")
-    records = artifacts.read_table(data, "dataset").to_pylist()
-    sequences = cd.token_samples(
-        [(cd.render(r, settings["prompt"]), cd.render(r, settings["completion"])) for r in records],
-        tokenizer,
-        samples=settings["samples"],
-        sequence_length=settings["sequence_length"],
-        packing=settings["packing"],
-        seed=settings["seed"],
-    )
-    batches = cd.micro_batches(
-        sequences,
-        settings["micro_batch"],
-        pad=tokenizer.pad_token_id,
-        token_mask=settings["token_mask"],
-    )
+    batches = prepare.batches(data, tokenizer, settings)
     counts = moments.token_counts(batches)
-    widths = [layer.mlp.down_proj.in_features for layer in calibration.ffn_blocks(network)]
+    widths = [site.in_features for site in ffn.sites(network)]
     with (
         artifacts.atomic_directory(output) as directory,
         out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"),
@@ -56,7 +44,7 @@ def second_moments(
         layers = moments.second_moments(network, batches)
         for layer, sums in enumerate(tqdm(layers, "layers", total=len(widths), mininterval=5)):
             save_file(sums, directory / f"{layer}.safetensors")
-        content = {**counts, "layers": len(widths), "widths": widths}
+        content = {**counts, "layers": len(widths), "widths": widths, "files": artifacts.directory_hashes(directory)}
         if manifest is None:
             artifacts.write_json(directory / "manifest.json", content, "second_moments", settings)
     if manifest is not None:

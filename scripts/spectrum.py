@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def spectrum(
@@ -31,8 +31,9 @@ def spectrum(
     import numpy as np
     import pandas as pd
 
-    from pruning import allocation, artifacts
-    from pruning.spectrum import measure, random_choices
+    from pruning.analysis.spectrum import measure, random_choices
+    from pruning.core import artifacts
+    from pruning.methods import allocation
 
     cli.phase("start-up")
     score_paths, mask_paths = (dict(named.split("=", 1) for named in pairs) for pairs in (scores, masks))
@@ -41,17 +42,17 @@ def spectrum(
             f"--scores of methods {sorted(score_paths)}, but --masks of {sorted(mask_paths)}; give both of each"
         )
     a = artifacts.read_table(activations, "activations")["activation"]
-    layer = artifacts.read_provenance(activations)["settings"].get("analysed_layer")
+    layer = artifacts.read_provenance(activations)["settings"].get("layer")
     if layer is None:
         raise cli.InputError(f"{activations}: does not say of which layer it is; delete it and run again")
     if len(a) == 0:
-        raise cli.InputError(f"{activations}: holds no token; raise `sampled_tokens` of the calibration")
+        raise cli.InputError(f"{activations}: holds no token; raise `spectrum.tokens`")
     a = a.combine_chunks().flatten().to_numpy().reshape(len(a), -1).astype(np.float64)
     tokens, neurons = a.shape
     width = allocation.kept(neurons, settings["sparsity"])
 
     def of_layer(path: str, kind: str) -> np.ndarray:
-        frame = artifacts.read_parquet(Path(path), kind).sort_values(["layer", "neuron"])
+        frame = artifacts.read_parquet(Path(path), kind).sort_values(["layer", "unit"])
         column = frame.loc[frame["layer"] == layer, "keep" if kind == "mask" else "score"].to_numpy()
         if len(column) != neurons:
             raise cli.InputError(
@@ -66,7 +67,11 @@ def spectrum(
         choices[method, "own"] = [of_layer(mask_paths[method], "mask").nonzero()[0]]
         choices[method, "equal"] = [allocation.ranking(of_layer(path, "scores"))[:width]]
     curves, summaries = [], []
-    shared = {**{key: settings[key] for key in ("model", "calib")}, "layer": layer, "sparsity": settings["sparsity"]}
+    shared = {
+        **{key: settings[key] for key in ("model", "calib")},
+        "layer": layer,
+        "sparsity": settings["sparsity"] / 100,
+    }
     for (method, rule), sets in choices.items():
         curve, ranks = measure(a, sets)
         row = {**shared, "method": method, "width_rule": rule, "width": len(sets[0]), "tokens": tokens}

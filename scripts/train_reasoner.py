@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def train_reasoner(
@@ -25,7 +25,9 @@ def train_reasoner(
     import torch
     from rich.progress import track
 
-    from pruning import artifacts, reasoner, word_problems
+    from pruning.core import artifacts
+    from pruning.data import word_problems
+    from pruning.models import reasoner
 
     torch.set_num_threads(threads)
     torch.manual_seed(settings["seed"])

@@ -2,9 +2,9 @@
 
 Settings (JSON): `model`, `calib`, `sparsity` (whole per cent); `high` and `low`, the quantiles within a layer that make
 a neuron's activation and gradient large and small; `objective`, whose gradient that is; `confidence` of the intervals;
-`analysed_layer` (null: the last but one). Each `--masks` is METHOD=PATH.
+`layer` (null: the last but one). Each `--masks` is METHOD=PATH.
 
-Writes neurons.parquet (one row a neuron: layer, neuron, activation, gradient, region, keep_<method>), regions.csv (what
+Writes neurons.parquet (one row a neuron: layer, unit, activation, gradient, region, keep_<method>), regions.csv (what
 each method keeps of each region) and classes.csv (the classes of tokens that regions' activations come from).
 """
 
@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def trap(
@@ -25,8 +25,9 @@ def trap(
     output_regions: Annotated[Path, typer.Option(help="regions.csv")],
     output_classes: Annotated[Path, typer.Option(help="classes.csv")],
 ) -> None:
-    from pruning import artifacts
-    from pruning import trap as analysis
+    from pruning.analysis import trap as analysis
+    from pruning.analysis.layer import chosen
+    from pruning.core import artifacts
 
     cli.phase("start-up")
     high, low = settings["high"], settings["low"]
@@ -34,9 +35,7 @@ def trap(
         raise cli.InputError(f"high: {high}, low: {low}: quantiles must be 0 < low < high < 1; 0.75 and 0.25 are usual")
     frame = analysis.neurons(artifacts.read_parquet(statistics, "statistics"), high, low, settings["objective"])
     layers = frame["layer"].nunique()
-    analysed = settings["analysed_layer"] if settings["analysed_layer"] is not None else layers - 2
-    if not 0 <= analysed < layers:
-        raise cli.InputError(f"analysed_layer: {analysed} is out of range, the model has layers 0 to {layers - 1}")
+    analysed = chosen(settings["layer"], layers)
     paths = dict(named.split("=", 1) for named in masks)
     read = {method: artifacts.read_parquet(Path(path), "mask") for method, path in paths.items()}
     per_class = artifacts.read_parquet(token_classes, "token_classes")
@@ -46,8 +45,8 @@ def trap(
     except ValueError as error:
         raise cli.InputError(f"{statistics}: {error}; delete what is stale and run again") from None
     regions = analysis.region_rows(frame, list(paths), settings["confidence"])
-    regions.insert(1, "sparsity", settings["sparsity"])
-    columns = ["layer", "neuron", "activation", "gradient", "region", *(f"keep_{method}" for method in paths)]
+    regions.insert(1, "sparsity", settings["sparsity"] / 100)
+    columns = ["layer", "unit", "activation", "gradient", "region", *(f"keep_{method}" for method in paths)]
     artifacts.write_parquet(output_neurons, frame[columns], "trap", settings)
     for path, rows in ((output_regions, regions), (output_classes, classes)):
         rows.insert(0, "model", settings["model"])

@@ -6,22 +6,23 @@ from typing import Annotated
 
 import typer
 
-from pruning import cli
+from pruning.core import cli
 
 
 def widths(
     settings: cli.Settings,
+    masks: Annotated[str, typer.Option(help="template of a mask's path: {model}, {calib}, {method}, {sparsity}")],
     output: Annotated[Path, typer.Option(help="CSV")],
-    results: Annotated[Path, typer.Option(help="directory of the pipeline's results")] = Path("results"),
 ) -> None:
     """Settings: `models`, `calib`, `methods`, `sparsities` (whole per cent; fractions in the CSV)."""
     import pandas as pd
 
-    from pruning import artifacts
+    from pruning.core import artifacts
 
     frames, calib = [], settings["calib"]
     for model, method, sparsity in product(settings["models"], settings["methods"], settings["sparsities"]):
-        mask = artifacts.read_parquet(results / model / "masks" / calib / method / f"{sparsity}.parquet", "mask")
+        path = Path(masks.format(model=model, calib=calib, method=method, sparsity=sparsity))
+        mask = artifacts.read_parquet(path, "mask")
         kept = mask.groupby("layer")["keep"].agg(width="sum", dense_width="size", kept_share="mean").reset_index()
         named = {"model": model, "calib": calib, "method": method, "sparsity": sparsity / 100}
         frames.append(kept.assign(**named)[[*named, *kept.columns]])

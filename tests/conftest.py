@@ -4,9 +4,12 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs a test a core: more threads would wait for each other
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import tiny
 from workspace import Workspace
@@ -18,18 +21,36 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one of the test processes makes, as a copy of each process's own."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with FileLock(root / f"{name}.lock"):
+        if not (root / f"{name}.made").exists():
+            make(root / name)
+            (root / f"{name}.made").touch()
+    own = tmp_path_factory.mktemp("own") / name
+    shutil.copytree(root / name, own)
+    return own
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Workspace:
     """A workspace in which Table 1 has been made. Tests may plan in it, or add to it, but not change what is there."""
-    path = tmp_path_factory.mktemp("finished")
-    tiny.save(tiny.qwen2(), path / "resources/model")
-    made = Workspace(path)
-    made.snakemake("results/table1.csv")
-    return made
+
+    def make(path: Path) -> None:
+        tiny.save(tiny.qwen2(), path / "resources/model")
+        Workspace(path).snakemake("results/table1.csv")
+
+    return Workspace.at(made_once(tmp_path_factory, "finished", make))
 
 
 @pytest.fixture(scope="session")
-def paper(finished: Workspace) -> Workspace:
-    """The same workspace after every table and figure has been made as well."""
-    finished.snakemake("paper")
-    return finished
+def paper(finished: Workspace, tmp_path_factory) -> Workspace:
+    """Another one, in which every table and figure has been made as well."""
+
+    def make(path: Path) -> None:
+        shutil.copytree(finished.path, path)
+        Workspace.at(path).snakemake("paper")
+
+    return Workspace.at(made_once(tmp_path_factory, "paper", make))

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 SHAPE = {
     "hidden_size": 32,
@@ -35,6 +43,26 @@ def llama(layers: int = 2, seed: int = 0, **changes) -> LlamaForCausalLM:
     return _spread(LlamaForCausalLM, LlamaConfig, layers, seed, **changes)
 
 
+FAMILY_CHANGES = {
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 1.0, "sliding_window": 8},
+    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8},
+    "granite": {"logits_scaling": 8.0, "residual_multiplier": 0.5, "embedding_multiplier": 3.0},
+    "cohere": {"logit_scale": 0.25},
+    "cohere2": {"logit_scale": 0.25, "sliding_window": 8},
+    "qwen3": {"head_dim": 8},
+}
+"""What makes a family differ from the others, large enough to show in numbers."""
+
+
+def of_family(model_type: str, layers: int = 2, seed: int = 0, **changes):
+    """A tiny model of any family that transformers knows."""
+    config = CONFIG_MAPPING[model_type]
+    special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    own = {**special, **FAMILY_CHANGES.get(model_type, {}), **changes}
+    return _spread(AutoModelForCausalLM._model_mapping[config], config, layers, seed, **own)
+
+
 def _spread(model, config, layers, seed, **changes):
     """Random weights, larger than usual and with uneven norms, so that nothing is nearly constant."""
     torch.manual_seed(seed)
@@ -49,6 +77,17 @@ def save(model, directory: Path) -> Path:
     model.save_pretrained(directory)
     tokenizer().save_pretrained(directory)
     return directory
+
+
+def manifest(base: Path) -> Path:
+    """What fetching says of a model directory, written beside it."""
+    from pruning.core import artifacts
+    from pruning.models.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(base)
+    original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
+    artifacts.write_json(path := base.with_name(f"{base.name}.json"), {"original": original}, "base", {})
+    return path
 
 
 def gguf(model: LlamaForCausalLM, file: Path) -> Path:

@@ -23,6 +23,13 @@ class Workspace:
         shutil.copytree(ROOT / "resources/paper", path / "resources/paper")
         shutil.copy(ROOT / "tests/pipeline/config.yaml", path / "test.yaml")
 
+    @classmethod
+    def at(cls, path: Path) -> "Workspace":
+        """One that is there already."""
+        made = cls.__new__(cls)
+        made.path = path
+        return made
+
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rule -> number of jobs of a dry-run; empty when there is nothing to be done."""
         output = self.snakemake("-n", *arguments).stdout

@@ -14,8 +14,8 @@ import torch
 import yaml
 
 import tiny
-from pruning import artifacts
-from pruning.config import GgufSource
+from pruning.config.models import GgufSource
+from pruning.core import artifacts
 from workspace import ROOT, Workspace
 
 
@@ -99,10 +99,6 @@ BAD_CONFIGS = {
         {"readings|rows|presets": None, "readings|rows|layer_constant": None},
         "readings.rows: all are null; keep one, or set `readings` to null",
     ),
-    "layer of the readings that the model has not": (
-        {"readings|layer": 26},
-        "readings.layer: 26 is out of range, tiny-reasoner has layers 0 to 1",
-    ),
     "unknown method of a pair": ({"overlap|pairs": [["rku", "owl"]]}, "overlap.pairs: unknown name 'owl'"),
     "name with a slash": ({"methods|a/b": {"score": "wanda"}}, "names may hold only a-z, 0-9, _ and -"),
     "name with a dot": ({"models|qwen2.5": {"source": {"kind": "local", "path": "x"}}}, "names may hold only"),
@@ -149,13 +145,9 @@ BAD_CONFIGS = {
         {"tunings|arithmetic|targets": ["q_proj", "fc1"]},
         "tunings.arithmetic.targets: tiny-reasoner has no ['fc1']; it has ['down_proj', 'embed_tokens', ",
     ),
-    "analysed layer that the model has not": (
-        {"calibrations|gsm_symbolic-s0|analysed_layer": 2},
-        "calibrations.gsm_symbolic-s0.analysed_layer: 2 is out of range, tiny-reasoner has layers 0 to 1",
-    ),
-    "layer of the overlap that the model has not": (
-        {"overlap|layer": 26},
-        "overlap.layer: 26 is out of range, tiny-reasoner has layers 0 to 1",
+    "layer that the model has not": (
+        {"experiment|layer": 26},
+        "experiment.layer: 26 is out of range, tiny-reasoner has layers 0 to 1",
     ),
     "quantiles of the trap the wrong way round": ({"trap|low": 0.8}, "trap.low: 0.8 is not below trap.high, 0.75"),
     "FLAP bias on Qwen2 for stock tools": (
@@ -238,7 +230,7 @@ def test_a_model_without_gated_ffn_says_what_was_looked_for(tmp_path: Path):
     GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=50)).save_pretrained(tmp_path / "gpt2")
     settings = json.dumps({"kind": "local", "path": str(tmp_path / "gpt2")})
     done = stage("fetch_model", "--settings", settings, "--output", str(tmp_path / "base/manifest.json"))
-    says(done, "not a gated-FFN decoder: looked for layers.N.mlp.gate_proj")
+    says(done, "model type 'gpt2' cannot be pruned")
     assert not (tmp_path / "base").exists()
 
 
@@ -289,8 +281,6 @@ CALIBRATION = {
     "micro_batch": 1,
     "shards": 1,
     "gradient_checkpointing": False,
-    "sampled_tokens": 4,
-    "analysed_layer": None,
     "dtype": "float32",
     "prompt": "{text}",
     "completion": "",
@@ -325,22 +315,18 @@ def test_nan_in_activations_names_layer_and_sample(tmp_path: Path):
     assert not (tmp_path / "out/statistics.parquet").exists()
 
 
-def test_an_analysed_layer_out_of_range(tmp_path: Path):
-    done = calibrate(tmp_path, tiny.qwen2(), "x" * 64, analysed_layer=2)
-    says(done, "analysed_layer: 2 is out of range, the model has layers 0 to 1")
-
-
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "another stage's"])
 def test_a_broken_intermediate_is_named(tmp_path: Path, damage: str):
     scores = tmp_path / "scores.parquet"
-    frame = pd.DataFrame({"layer": [0, 0], "neuron": [0, 1], "score": [1.0, 2.0]})
+    frame = pd.DataFrame({"layer": [0, 0], "unit": [0, 1], "score": [1.0, 2.0]})
     artifacts.write_parquet(scores, frame, "mask" if damage == "another stage's" else "scores", {})
     if damage == "truncated":
         scores.write_bytes(scores.read_bytes()[:-40])
     if damage == "foreign":
         frame.to_parquet(scores)
     settings = json.dumps({"allocate": "uniform", "options": {}, "min_keep": 0.01, "round_to": 1})
-    files = ["--scores", str(scores), "--layers", str(scores), "--output", str(tmp_path / "out.parquet")]
+    files = ["--scores", str(scores), "--layers", str(scores), "--base", str(scores)]
+    files += ["--output", str(tmp_path / "out.parquet")]
     done = stage("mask", "--settings", settings, *files, "--sparsity", "50")
     says(done, str(scores), "not a whole parquet file" if damage == "truncated" else "expected kind='scores'")
     assert not (tmp_path / "out.parquet").exists()

@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 import tiny
-from pruning import config
+from pruning.config.schema import Config
+from pruning.config.tasks import PerplexityTask
+from pruning.evaluation.answers import AnswerFile
 from workspace import ROOT, Workspace, changed
 
 # Jobs of the test grid: three methods, two sparsities, one task.
@@ -53,90 +55,124 @@ CODE = {
     "scripts/launch.py": NOTHING,
     **dict.fromkeys(
         (
-            *(
-                "scripts/overlap.py",
-                "scripts/spectrum.py",
-                "scripts/trap.py",
-                "scripts/cases.py",
-                "scripts/collapse.py",
-            ),
-            *("scripts/widths.py", "scripts/second_moments.py", "scripts/latency.py", "scripts/latency_table.py"),
-            *("scripts/table4.py", "scripts/table5.py", "scripts/ablation.py", "scripts/costs.py", "scripts/page.py"),
-            *("scripts/readings.py", "scripts/pruning/readings.py"),
-            *("scripts/figure.py", "scripts/pruning/ablation.py", "scripts/pruning/cases.py"),
-            *("scripts/pruning/collapse.py", "scripts/pruning/costs.py", "scripts/pruning/latency.py"),
-            *("scripts/pruning/second_moments.py", "scripts/pruning/spectrum.py", "scripts/pruning/trap.py"),
-            *("scripts/parameter_gradients.py", "scripts/pruning/parameter_gradients.py"),
-            "scripts/pruning/compensation/ridge.py",
-            "scripts/pruning/adapters/aqua_rationale.py",
+            "scripts/overlap.py",
+            "scripts/spectrum.py",
+            "scripts/trap.py",
+            "scripts/cases.py",
+            "scripts/observe.py",
+            "scripts/pruning/models/pruned.py",
+            "scripts/pruning/calibration/observe.py",
+            "scripts/pruning/calibration/token_classes.py",
+            "scripts/pruning/analysis/layer.py",
+            "scripts/collapse.py",
+            "scripts/widths.py",
+            "scripts/second_moments.py",
+            "scripts/latency.py",
+            "scripts/page.py",
+            "scripts/pruning/analysis/readings.py",
+            "scripts/figure.py",
+            "scripts/pruning/analysis/ablation.py",
+            "scripts/pruning/analysis/cases.py",
+            "scripts/pruning/analysis/collapse.py",
+            "scripts/pruning/analysis/costs.py",
+            "scripts/pruning/analysis/latency.py",
+            "scripts/pruning/calibration/second_moments.py",
+            "scripts/pruning/analysis/spectrum.py",
+            "scripts/pruning/analysis/trap.py",
+            "scripts/parameter_gradients.py",
+            "scripts/pruning/calibration/parameter_gradients.py",
+            "scripts/pruning/methods/compensation/ridge.py",
+            "scripts/pruning/data/adapters/aqua_rationale.py",
+            "scripts/pruning/report/catalogue.py",
         ),
         NOTHING,
     ),
-    **{f"scripts/pruning/figures/{path.name}": NOTHING for path in (ROOT / "scripts/pruning/figures").glob("*.py")},
+    **{
+        str(path.relative_to(ROOT)): NOTHING
+        for folder in ("config", "report/figures", "report/tables")
+        for path in (ROOT / "scripts/pruning" / folder).glob("*.py")
+    },
+    "scripts/pruning/report/tables/__init__.py": {"table": 1},
+    "scripts/pruning/report/tables/results.py": {"table": 1},
     "scripts/leakage.py": {"leakage": 1, "table": 1},
-    "scripts/pruning/leakage.py": {"leakage": 1, "table": 1},
-    "scripts/pruning/arithmetic.py": FROM_DATA,
-    "scripts/pruning/degeneration.py": FROM_EVALUATE,
-    "scripts/pruning/printing.py": {"table": 1},
-    "scripts/pruning/token_classes.py": FROM_CALIBRATION,
+    "scripts/pruning/data/leakage.py": {"leakage": 1, "table": 1},
+    "scripts/pruning/data/arithmetic.py": FROM_DATA,
+    "scripts/pruning/evaluation/degeneration.py": FROM_EVALUATE,
+    "scripts/pruning/report/printing.py": {"table": 1},
     "scripts/recover.py": NOTHING,
     "scripts/train_reasoner.py": NOTHING,
     "scripts/promote_reasoner.py": NOTHING,
     "scripts/write_config.py": NOTHING,
     "scripts/pruning/__init__.py": ALL,
-    "scripts/pruning/artifacts.py": ALL,
-    "scripts/pruning/cli.py": ALL,
-    "scripts/pruning/errors.py": ALL,
-    "scripts/pruning/adapters/__init__.py": NOTHING,
-    "scripts/pruning/adapters/aqua_raw.py": NOTHING,
-    "scripts/pruning/adapters/arc_olmo.py": NOTHING,
-    "scripts/pruning/allocation/__init__.py": FROM_MASK,
-    "scripts/pruning/allocation/cfsp.py": NOTHING,
-    "scripts/pruning/allocation/cfsp_refill.py": NOTHING,
-    "scripts/pruning/allocation/global.py": NOTHING,
-    "scripts/pruning/allocation/uniform.py": FROM_MASK,
-    "scripts/pruning/base_model.py": FROM_MODEL,
-    "scripts/pruning/calibration.py": FROM_CALIBRATION,
-    "scripts/pruning/calibration_data.py": FROM_CALIBRATION,
-    "scripts/pruning/checkpoint.py": FROM_MODEL,
-    "scripts/pruning/compact.py": FROM_COMPACT,
-    "scripts/pruning/compensation/__init__.py": FROM_COMPACT,
-    "scripts/pruning/compensation/bias.py": NOTHING,
-    "scripts/pruning/config.py": NOTHING,
-    "scripts/pruning/datasets.py": FROM_DATA,
-    "scripts/pruning/default_config.py": NOTHING,
-    "scripts/pruning/default_datasets.py": NOTHING,
-    "scripts/pruning/devices.py": NOTHING,
-    "scripts/pruning/evaluation.py": FROM_EVALUATE,
-    "scripts/pruning/generation.py": FROM_EVALUATE,
-    "scripts/pruning/inference.py": {"table": 1},
-    "scripts/pruning/likelihood.py": FROM_EVALUATE,
-    "scripts/pruning/limits.py": {"table": 1},
-    "scripts/pruning/locks.py": NOTHING,
-    "scripts/pruning/loading.py": FROM_CALIBRATION | FROM_EVALUATE,
-    "scripts/pruning/memory.py": FROM_CALIBRATION | FROM_EVALUATE,
-    "scripts/pruning/normalise.py": FROM_SCORE,
-    "scripts/pruning/objectives.py": ONE_METHOD,
-    "scripts/pruning/out_of_memory.py": FROM_CALIBRATION | FROM_EVALUATE,
-    "scripts/pruning/overlap.py": NOTHING,
-    "scripts/pruning/perplexity.py": NOTHING,
-    "scripts/pruning/preflight.py": NOTHING,
-    "scripts/pruning/reasoner.py": NOTHING,
-    "scripts/pruning/recovery.py": NOTHING,
-    "scripts/pruning/response_cache.py": FROM_EVALUATE,
-    "scripts/pruning/scores/__init__.py": FROM_SCORE,
-    "scripts/pruning/scores/cfsp.py": NOTHING,
-    "scripts/pruning/scores/cfsp_as_code.py": NOTHING,
-    "scripts/pruning/scores/fluctuation.py": NOTHING,
-    "scripts/pruning/scores/magnitude.py": NOTHING,
-    "scripts/pruning/scores/minitron.py": NOTHING,
-    "scripts/pruning/scores/parameter_taylor.py": NOTHING,
-    "scripts/pruning/scores/random.py": ONE_METHOD,
-    "scripts/pruning/scores/utility.py": ONE_METHOD,
-    "scripts/pruning/scores/wanda.py": ONE_METHOD,
-    "scripts/pruning/statistics.py": FROM_CALIBRATION,
-    "scripts/pruning/tables.py": {"table": 1},
-    "scripts/pruning/word_problems.py": FROM_DATA,
+    "scripts/pruning/core/__init__.py": ALL,
+    "scripts/pruning/models/__init__.py": FROM_MODEL,
+    "scripts/pruning/data/__init__.py": FROM_DATA,
+    "scripts/pruning/calibration/__init__.py": FROM_CALIBRATION,
+    "scripts/pruning/methods/__init__.py": FROM_SCORE,
+    "scripts/pruning/evaluation/__init__.py": FROM_EVALUATE,
+    "scripts/pruning/analysis/__init__.py": {"table": 1},
+    "scripts/pruning/analysis/comparison.py": {"table": 1},
+    "scripts/pruning/report/__init__.py": {"table": 1},
+    "scripts/pruning/core/artifacts.py": ALL,
+    "scripts/pruning/core/cli.py": ALL,
+    "scripts/pruning/core/errors.py": ALL,
+    "scripts/pruning/data/adapters/__init__.py": NOTHING,
+    "scripts/pruning/data/adapters/aqua_raw.py": NOTHING,
+    "scripts/pruning/data/adapters/arc_olmo.py": NOTHING,
+    "scripts/pruning/methods/allocation/__init__.py": FROM_MASK,
+    "scripts/pruning/methods/allocation/cfsp.py": NOTHING,
+    "scripts/pruning/methods/allocation/cfsp_refill.py": NOTHING,
+    "scripts/pruning/methods/allocation/global.py": NOTHING,
+    "scripts/pruning/methods/allocation/uniform.py": FROM_MASK,
+    "scripts/pruning/models/sources.py": FROM_MODEL,
+    "scripts/pruning/calibration/gradients.py": FROM_CALIBRATION,
+    "scripts/pruning/calibration/prepare.py": FROM_CALIBRATION,
+    "scripts/pruning/data/text.py": FROM_CALIBRATION,
+    "scripts/pruning/models/checkpoint.py": FROM_MODEL,
+    "scripts/pruning/models/families.py": FROM_MODEL,
+    "scripts/pruning/models/structures/__init__.py": FROM_MODEL,
+    "scripts/pruning/models/structures/ffn.py": FROM_MODEL,
+    "scripts/pruning/methods/compact.py": FROM_COMPACT,
+    "scripts/pruning/methods/compensation/__init__.py": FROM_COMPACT,
+    "scripts/pruning/methods/compensation/bias.py": NOTHING,
+    "scripts/pruning/data/datasets.py": FROM_DATA,
+    "scripts/pruning/core/devices.py": NOTHING,
+    "scripts/pruning/evaluation/harness.py": FROM_EVALUATE,
+    "scripts/pruning/evaluation/generation.py": FROM_EVALUATE,
+    "scripts/pruning/core/significance.py": {"table": 1},
+    "scripts/pruning/evaluation/likelihood.py": FROM_EVALUATE,
+    "scripts/pruning/core/names.py": {"table": 1},
+    "scripts/pruning/core/limits.py": {"table": 1},
+    "scripts/pruning/core/locks.py": NOTHING,
+    "scripts/pruning/models/loading.py": FROM_CALIBRATION | FROM_EVALUATE,
+    "scripts/pruning/core/memory.py": FROM_CALIBRATION | FROM_EVALUATE,
+    "scripts/pruning/methods/normalise.py": FROM_SCORE,
+    "scripts/pruning/calibration/objectives.py": ONE_METHOD,
+    "scripts/pruning/core/out_of_memory.py": FROM_CALIBRATION | FROM_EVALUATE,
+    "scripts/pruning/analysis/overlap.py": NOTHING,
+    "scripts/pruning/evaluation/perplexity.py": NOTHING,
+    "scripts/pruning/models/reasoner.py": NOTHING,
+    "scripts/pruning/evaluation/recovery.py": NOTHING,
+    "scripts/pruning/evaluation/answers.py": FROM_EVALUATE,
+    "scripts/pruning/evaluation/backends/__init__.py": FROM_EVALUATE,
+    "scripts/pruning/evaluation/backends/hf.py": FROM_EVALUATE,
+    "scripts/pruning/evaluation/samples.py": FROM_EVALUATE,
+    "scripts/pruning/evaluation/tasks.py": FROM_EVALUATE,
+    "scripts/pruning/methods/scores/__init__.py": FROM_SCORE,
+    "scripts/pruning/methods/scores/cfsp.py": NOTHING,
+    "scripts/pruning/methods/scores/cfsp_as_code.py": NOTHING,
+    "scripts/pruning/methods/scores/fluctuation.py": NOTHING,
+    "scripts/pruning/methods/scores/magnitude.py": NOTHING,
+    "scripts/pruning/methods/scores/minitron.py": NOTHING,
+    "scripts/pruning/methods/scores/parameter_taylor.py": NOTHING,
+    "scripts/pruning/methods/scores/random.py": ONE_METHOD,
+    "scripts/pruning/methods/scores/utility.py": ONE_METHOD,
+    "scripts/pruning/methods/scores/wanda.py": ONE_METHOD,
+    "scripts/pruning/calibration/columns.py": FROM_CALIBRATION,
+    "scripts/pruning/report/files.py": {"table": 1},
+    "scripts/pruning/report/layout.py": {"table": 1},
+    "scripts/pruning/report/notes.py": {"table": 1},
+    "scripts/pruning/data/word_problems.py": FROM_DATA,
 }
 
 # Key -> (new value, jobs). With `test_every_config_key_is_listed`, a new key must say what depends on it.
@@ -169,8 +205,6 @@ KEYS = {
     "calibrations.gsm_symbolic-s0.micro_batch": (3, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.shards": (3, {**FROM_CALIBRATION, "calibrate_shard": 3}),
     "calibrations.gsm_symbolic-s0.gradient_checkpointing": (True, FROM_CALIBRATION),
-    "calibrations.gsm_symbolic-s0.sampled_tokens": (10, FROM_CALIBRATION),
-    "calibrations.gsm_symbolic-s0.analysed_layer": (1, FROM_CALIBRATION),
     "methods.random.score": ("magnitude", None),  # takes no seed: see options
     "methods.random.options": ({"seed": 1}, ONE_METHOD),
     "methods.rku.normalise": ("layer_mean", ONE_METHOD),
@@ -197,6 +231,7 @@ KEYS = {
     "experiment.methods": (["wanda", "rku"], {"table": 1}),
     "experiment.reference": ("rku", {"table": 1}),
     "experiment.sparsity": (30, NOTHING),
+    "experiment.layer": (0, NOTHING),
     "experiment.confidence": (0.9, {"table": 1}),
     "experiment.resamples": (100, {"table": 1}),
     "experiment.seed": (1, {"table": 1}),
@@ -212,6 +247,7 @@ KEYS = {
     "storage.second_moments": ("keep", NOTHING),
     "storage.compact": (None, None),  # see test_temporary_models
     "reasoner": (None, NOTHING),
+    "custom_rules": (None, None),  # see test_elsewhere.py
 }
 
 
@@ -273,10 +309,10 @@ def test_every_config_key_is_listed():
         "datasets.*.local.",
         "models.*.source.",
     )
-    perplexity = {f"tasks.*.{name}" for name in config.PerplexityTask.model_fields}  # no such task in this grid
+    perplexity = {f"tasks.*.{name}" for name in PerplexityTask.model_fields}  # no such task in this grid
     missing = {
         key
-        for key in leaf_keys(config.Config)
+        for key in leaf_keys(Config)
         if not key.startswith(elsewhere) and not key.endswith(".kind") and key not in perplexity
     }
     assert missing - listed == set()
@@ -331,8 +367,8 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
     again = {"parameter_gradients": 1, "score": 1}
     for file, jobs in {
         "parameter_gradients.py": again,
-        "pruning/parameter_gradients.py": again,
-        "pruning/scores/parameter_taylor.py": {"score": 1},
+        "pruning/calibration/parameter_gradients.py": again,
+        "pruning/methods/scores/parameter_taylor.py": {"score": 1},
         "calibrate.py": NOTHING,
     }.items():
         path = workspace.path / "scripts" / file
@@ -342,13 +378,11 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
         "token_mask": "answer",
         "gradient_checkpointing": True,
         "objectives": ["energy", "ce", "energy_post"],
-        "analysed_layer": 1,
     }
     for key, value in changes.items():
         content["calibrations"]["gsm_symbolic-s0"] |= {key: value}
         with changed(workspace.path / "test.yaml", yaml.safe_dump(content)):
-            unused = key in ("objectives", "analysed_layer")
-            assert workspace.planned(GRADIENTS) == (NOTHING if unused else again)
+            assert workspace.planned(GRADIENTS) == (NOTHING if key == "objectives" else again)
         del content["calibrations"]["gsm_symbolic-s0"][key]
 
 
@@ -363,8 +397,9 @@ def test_a_changed_mask_is_never_answered_from_another_models_cache(workspace: W
     workspace.snakemake(target)
     folder = (workspace.path / target).parent
     (old,) = folder.glob(".gsm_symbolic.*.jsonl")
-    poison = old.read_text().replace('"response": "', '"response": "#### 777 ')
-    old.write_text(poison)
+    answers = AnswerFile(old)
+    for key, record in list(answers.records.items()):  # later lines count; altered ones would not be believed
+        answers.add(key, {**record, "response": "#### 777"})
     content = yaml.safe_load((workspace.path / "test.yaml").read_text())
     content["methods"] = {"random": {"options": {"seed": 1}}}
     (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from pruning.core import names
 from workspace import ROOT, Workspace, changed
 
 TABLES = [
@@ -27,6 +28,7 @@ TABLES = [
     "table5",
     "table6",
 ]
+WORDS = "scripts/pruning/calibration/token_classes.py"  # which token is of which class
 FIGURES = ["collapse", "fig1", "fig2", "fig3", "latency", "recovery", "widths"]
 NOTHING: dict[str, int] = {}
 
@@ -77,13 +79,13 @@ def test_tables_compare_what_they_say(paper: Workspace):
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_a_figures_looks_are_its_own(paper: Workspace, figure: str):
-    path = paper.path / f"scripts/pruning/figures/{figure}.py"
+    path = paper.path / f"scripts/pruning/report/figures/{figure}.py"
     with changed(path, path.read_text() + "\n# edited\n"):
         assert paper.planned("paper") == {"figure": 1, "paper": 1}
 
 
 def test_the_house_style_is_the_figures_own(paper: Workspace):
-    path = paper.path / "scripts/pruning/figures/style.py"
+    path = paper.path / "scripts/pruning/report/figures/style.py"
     with changed(path, path.read_text() + "\n# edited\n"):
         assert paper.planned("paper") == {"figure": len(FIGURES), "paper": 1}
 
@@ -92,18 +94,25 @@ def test_the_house_style_is_the_figures_own(paper: Workspace):
 @pytest.mark.parametrize(
     ("file", "jobs"),
     [
-        ("scripts/table.py", {"table": 6, "page": 6, "paper": 1}),
-        ("scripts/table4.py", {"table4": 1, "page": 1, "paper": 1}),
-        ("scripts/table5.py", {"table5": 1, "page": 1, "paper": 1}),
-        ("scripts/ablation.py", {"ablation": 1, "page": 1, "paper": 1}),
-        ("scripts/readings.py", {"readings": 1, "page": 1, "paper": 1}),
-        ("scripts/pruning/trap.py", {"trap": 1, "readings": 1, "page": 1, "figure": 1, "paper": 1}),
-        ("scripts/latency_table.py", {"latency_table": 1, "page": 1, "figure": 1, "paper": 1}),
+        ("scripts/table.py", {"table": 12, "page": 12, "figure": 1, "paper": 1}),
+        ("scripts/pruning/report/tables/results.py", {"table": 6, "page": 6, "paper": 1}),
+        ("scripts/pruning/report/tables/table4.py", {"table": 1, "page": 1, "paper": 1}),
+        ("scripts/pruning/report/tables/table5.py", {"table": 1, "page": 1, "paper": 1}),
+        ("scripts/pruning/report/tables/ablation.py", {"table": 1, "page": 1, "paper": 1}),
+        ("scripts/pruning/report/tables/readings.py", {"table": 1, "page": 1, "paper": 1}),
+        ("scripts/pruning/report/tables/collapse.py", {"table": 1, "page": 1, "paper": 1}),
+        ("scripts/pruning/report/tables/latency.py", {"table": 1, "page": 1, "figure": 1, "paper": 1}),
+        ("scripts/pruning/report/tables/costs.py", {"costs": 1, "page": 1, "paper": 1}),
+        ("scripts/pruning/analysis/trap.py", {"trap": 1, "table": 1, "page": 1, "figure": 1, "paper": 1}),
+        (
+            "scripts/pruning/calibration/token_classes.py",
+            {"observe": 1, "spectrum": 1, "trap": 1, "figure": 2, "paper": 1},
+        ),
         ("scripts/widths.py", {"widths": 1, "figure": 1, "paper": 1}),
         ("scripts/trap.py", {"trap": 1, "figure": 1, "paper": 1}),
         ("scripts/spectrum.py", {"spectrum": 1, "figure": 1, "paper": 1}),
         (
-            "scripts/pruning/compensation/ridge.py",
+            "scripts/pruning/methods/compensation/ridge.py",
             {"compact": 1, "second_moments": 1, "evaluate": 1, "table": 1, "page": 1, "paper": 1},
         ),
     ],
@@ -123,16 +132,16 @@ SETTINGS = {
     "tables.ridge": (None, {"costs": 1, "page": 1, "paper": 1}),
     "tunings.arithmetic.note": ("what to know", {"table": 1, "page": 1, "paper": 1}),
     "tunings.arithmetic.steps": (3, {"recover": 2, "perplexity": 2, "figure": 1, "table": 1, "page": 1, "paper": 1}),
-    "trap.high": (0.9, {"trap": 1, "readings": 1, "page": 1, "figure": 1, "paper": 1}),
+    "trap.high": (0.9, {"trap": 1, "table": 1, "page": 1, "figure": 1, "paper": 1}),
     "spectrum.draws": (3, {"spectrum": 1, "figure": 1, "paper": 1}),
-    "cases.excerpt": (10, {"table5": 1, "page": 1, "paper": 1}),
-    "cases.tokens": (11, {"cases": 4, "table5": 1, "page": 1, "paper": 1}),
-    "readings.layer": (1, {"readings": 1, "page": 1, "paper": 1}),
-    "readings.rows.layer_constant": (None, {"readings": 1, "page": 1, "paper": 1}),
-    "overlap.layer": (1, {"table4": 1, "page": 1, "paper": 1}),
-    "collapse.resamples": (90, {"collapse": 1, "figure": 2, "page": 1, "paper": 1}),
-    "ablation.allocations": (["global"], {"ablation": 1, "page": 1, "paper": 1}),
-    "latency.rounds": (4, {"latency": 1, "latency_table": 1, "figure": 1, "page": 1, "paper": 1}),
+    "cases.excerpt": (10, {"table": 1, "page": 1, "paper": 1}),
+    "cases.tokens": (11, {"cases": 4, "table": 1, "page": 1, "paper": 1}),
+    "readings.rows.layer_constant": (None, {"table": 1, "page": 1, "paper": 1}),
+    "experiment.layer": (1, {"observe": 1, "spectrum": 1, "trap": 1, "table": 2, "page": 2, "figure": 2, "paper": 1}),
+    "spectrum.tokens": (20, {"observe": 1, "spectrum": 1, "trap": 1, "figure": 2, "paper": 1}),
+    "collapse.resamples": (90, {"collapse": 1, "table": 1, "figure": 2, "page": 1, "paper": 1}),
+    "ablation.allocations": (["global"], {"table": 1, "page": 1, "paper": 1}),
+    "latency.rounds": (4, {"latency": 1, "table": 1, "figure": 1, "page": 1, "paper": 1}),
 }
 
 
@@ -166,9 +175,8 @@ def test_results_on_other_items_share_no_table(paper: Workspace, tmp_path: Path)
     evaluate += ["--output", f"{output}.json", "--samples", f"{output}.samples.parquet"]
     subprocess.run(evaluate, cwd=paper.path, check=True, capture_output=True)
     column = {"task": "gsm_symbolic", "tuning": None, "note": None, "kind": "accuracy", "title": "T"}
-    table = {"name": "table1", "title": "T", "layout": "wide", "reference": "wanda", "paper": None, "published": None}
+    table = {"name": "table1", "title": "T", "layout": "wide", "reference": "wanda", "paper": None}
     table |= {
-        "notes": None,
         "confidence": 0.95,
         "resamples": 50,
         "seed": 0,
@@ -183,8 +191,9 @@ def test_results_on_other_items_share_no_table(paper: Workspace, tmp_path: Path)
         ROOT / "scripts/table.py",
         "--settings",
         json.dumps(table),
-        "--results",
-        results,
+        "--maker=results",
+        f"--file=samples={tmp_path}/{names.SAMPLES}",
+        f"--file=manifests={tmp_path}/{names.COMPACT}/manifest.json",
         *outputs,
     ]
     done = subprocess.run(command, capture_output=True, text=True)

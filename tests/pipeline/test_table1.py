@@ -66,7 +66,7 @@ def test_a_second_run_elsewhere_gives_identical_masks_and_tables(finished: Works
 
 @pytest.mark.parametrize("method", ["agf", "shuffle_agf"])
 def test_global_methods_make_loadable_models(finished: Workspace, method: str):
-    from pruning import loading
+    from pruning.models import loading
 
     target = f"results/tiny-reasoner/compact/gsm_symbolic-s0/{method}/50/manifest.json"
     finished.snakemake(target)

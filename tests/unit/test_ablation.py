@@ -7,8 +7,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from pruning import ablation
-from pruning.errors import InputError
+from pruning.analysis import ablation
+from pruning.core.errors import InputError
+from pruning.report.tables import ablation as printed
 
 SETTINGS = {
     "task": "sums",
@@ -67,11 +68,11 @@ def test_items_that_share_templates_are_compared_by_template_as_well(table):
     expected = [ttest_1samp(mean, 0).pvalue for mean in means]
     assert found["p_cluster"][1:].tolist() == pytest.approx(expected)
     assert found["p_cluster_holm"][1:].tolist() == pytest.approx(multipletests(expected, method="holm")[1].tolist())
-    block = ablation.block("tiny", found, 1.0, SETTINGS)
+    block = printed.block("tiny", found, 1.0, SETTINGS)
     larger = found[["p_holm", "p_cluster_holm"]].max(axis=1)
     assert [cells[5].value for _, cells in block.rows] == [f"{larger[1]:.3f}", "–", f"{larger[2]:.3f}"]
     assert "share templates" in block.notes[-1]
-    assert "templates" not in ablation.block("tiny", table, 1.0, SETTINGS).notes[-1]
+    assert "templates" not in printed.block("tiny", table, 1.0, SETTINGS).notes[-1]
 
 
 def test_intervals_are_wilsons(table):
@@ -91,8 +92,8 @@ def test_other_items_are_refused():
 
 
 def test_printed_from_the_best_to_the_worst(table):
-    block = ablation.block("tiny", table, 1.0, SETTINGS)
-    printed = [[cell.value for cell in cells] for _, cells in block.rows]
-    assert [line[3] for line in printed] == ["`taylor_fo_net`", "`rku`", ""]
-    assert [line[4] for line in printed] == ["100.0", "66.7", "8.3"]
-    assert printed[1][5] == "–"
+    block = printed.block("tiny", table, 1.0, SETTINGS)
+    shown = [[cell.value for cell in cells] for _, cells in block.rows]
+    assert [line[3] for line in shown] == ["`taylor_fo_net`", "`rku`", ""]
+    assert [line[4] for line in shown] == ["100.0", "66.7", "8.3"]
+    assert shown[1][5] == "–"

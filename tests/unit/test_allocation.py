@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,24 +13,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from pruning import allocation
-from pruning.allocation import Problem, finish, floors, kept, masks
-from pruning.calibration import Calibration
-from pruning.calibration_data import micro_batches
-from pruning.normalise import NORMALISATIONS
+from pruning.calibration.gradients import Calibration
+from pruning.calibration.prepare import micro_batches
+from pruning.methods import allocation
+from pruning.methods.allocation import Problem, finish, floors, kept, masks
+from pruning.methods.normalise import NORMALISATIONS
 
 SCHEMES = sorted(path.stem for path in Path(allocation.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
 def scheme(name: str):
-    return importlib.import_module(f"pruning.allocation.{name}").widths
+    return importlib.import_module(f"pruning.methods.allocation.{name}").widths
 
 
 def problem(scores, sparsity, importance=None, min_keep=0.0) -> Problem:
     scores = [np.array(layer, dtype=np.float64) for layer in scores]
     sizes = np.array([len(layer) for layer in scores])
     importance = np.ones(len(scores)) if importance is None else np.array(importance)
-    return Problem(scores, sparsity, importance, floors(sizes, min_keep))
+    return Problem(scores, sizes, sparsity, importance, floors(sizes, min_keep))
 
 
 def widths(name: str, p: Problem, round_to: int = 1, **options) -> list[int]:
@@ -282,7 +283,7 @@ def test_cfsp_keeps_the_asked_share_and_no_layer_more_than_it_has(name, importan
 def test_shuffling_scores_within_layers_keeps_the_global_widths(at, sparsity, seed):
     p = at(sparsity)
     rng = np.random.default_rng(seed)
-    shuffled = Problem([rng.permutation(s) for s in p.scores], sparsity, p.importance, p.floor)
+    shuffled = replace(p, scores=[rng.permutation(s) for s in p.scores])
     assert widths("global", shuffled) == widths("global", p)
 
 
@@ -319,3 +320,14 @@ def test_agf_and_rku_differ_under_global_allocation():
     agf, rku = (keep("global", problem(normalised(n), 50, min_keep=0.01)) for n in ("none", "layer_sum"))
     assert agf != rku
     assert sum(map(len, agf)) == sum(map(len, rku)) == 72
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_further_round_counts_against_the_original(name):
+    """Of 10 and 10 neurons 7 and 9 are left: half of 20 is 10; 20% leaves them as they are."""
+    p = problem([range(7), range(9)], 50, importance=[0.1, 0.1])
+    further = replace(p, original=np.array([10, 10]))
+    assert sum(widths(name, further)) == 10
+    assert widths(name, replace(further, sparsity=10)) == [7, 9]
+    if name != "global":
+        assert widths(name, further) == [5, 5]

@@ -6,7 +6,7 @@ from operator import add, mul, sub, truediv
 
 import pytest
 
-from pruning.arithmetic import questions
+from pruning.data.arithmetic import questions
 
 SPLITS = {split: list(islice(questions(split, 0), 400)) for split in ("train", "validation", "test")}
 

@@ -9,9 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pruning import artifacts
-from pruning.artifacts import atomic, atomic_directory, read_json, read_parquet, read_table, write_json, write_parquet
-from pruning.errors import InputError
+from pruning.core import artifacts
+from pruning.core.artifacts import (
+    atomic,
+    atomic_directory,
+    read_json,
+    read_parquet,
+    read_table,
+    write_json,
+    write_parquet,
+)
+from pruning.core.errors import InputError
 
 FRAME = pd.DataFrame({"layer": [0, 0, 1], "score": [0.5, float("nan"), -1e-300]})
 SETTINGS = {"seed": 0, "note": "ä", "options": {"reduction": "abs"}, "nothing": None}

@@ -12,17 +12,19 @@ import torch
 from transformers import AutoTokenizer
 
 import tiny
-from pruning import artifacts, base_model, config
-from pruning.checkpoint import Checkpoint, read_config
-from pruning.compact import write_compact
-from pruning.errors import InputError
-from pruning.loading import load
+from pruning.config.models import GgufSource
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.methods.compact import write_compact
+from pruning.models import sources
+from pruning.models.checkpoint import Checkpoint, read_config
+from pruning.models.loading import load
 
 PARTS = 3
 
 
 def source(**keys) -> dict:
-    return config.GgufSource(kind="gguf", **keys).model_dump()
+    return GgufSource(kind="gguf", **keys).model_dump()
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def whole(file: Path, tmp_path_factory) -> Path:
 
 def made(given: dict, output: Path) -> Path:
     output.mkdir(exist_ok=True)
-    base_model.from_gguf(given, output)
+    sources.from_gguf(given, output)
     return output
 
 
@@ -187,7 +189,7 @@ def test_local_and_compact_models_keep_the_chat_template(tmp_path: Path):
     (tmp_path / "model/chat_template.jinja").write_text("{{ messages }}")
     for folder in ("base", "compact"):
         (tmp_path / folder).mkdir()
-    base_model.from_local(tmp_path / "model", tmp_path / "base")
+    sources.from_local(tmp_path / "model", tmp_path / "base")
     base = Checkpoint(tmp_path / "base")
     write_compact(base, tmp_path / "compact", [torch.ones(width, dtype=bool).numpy() for width in base.widths])
     for folder in ("base", "compact"):

@@ -7,26 +7,31 @@ from functools import partial
 import calibrate as calibrate_stage
 import merge_calibration
 import numpy as np
+import observe as observe_stage
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
 
 import tiny
-from pruning import allocation, artifacts, statistics
-from pruning.calibration import Calibration, activation_table, checkpoint_gradients, ffn_blocks
-from pruning.calibration_data import micro_batches, sampled_positions, shard_of
-from pruning.errors import InputError
-from pruning.normalise import layer_sum
-from pruning.objectives import OBJECTIVES
-from pruning.statistics import TOKEN_CLASSES
-from pruning.token_classes import vocabulary_classes
+from pruning.calibration import columns
+from pruning.calibration.columns import TOKEN_CLASSES
+from pruning.calibration.gradients import Calibration, checkpoint_gradients
+from pruning.calibration.objectives import OBJECTIVES
+from pruning.calibration.observe import Observation, activation_table
+from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
+from pruning.calibration.token_classes import vocabulary_classes
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.methods import allocation
+from pruning.methods.normalise import layer_sum
 
 MODELS = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 PLAIN = {"token_mask": "all"}
 BOTH = ("energy", "ce")
+VOCABULARY = vocabulary_classes(tiny.tokenizer(), 257)
+KEYS = ["layer", "unit", "token_class"]
 
 
 def sequences(lengths=(12, 9, 16, 7, 10)) -> list[tuple[list[int], list[bool]]]:
@@ -39,6 +44,12 @@ def calibrate(model, samples, micro_batch=2, shard=(0, 1), masks=PLAIN, **option
     batches = micro_batches(samples, micro_batch, pad=0, **masks)
     with Calibration(model, **options) as run:
         run.run(shard_of(batches, *shard))
+    return run
+
+
+def observe(model, samples, masks=PLAIN, micro_batch=2, **options) -> Observation:
+    with Observation(model, VOCABULARY, **options) as run:
+        run.run(micro_batches(samples, micro_batch, pad=0, **masks))
     return run
 
 
@@ -78,7 +89,7 @@ def brute_force(model, samples, token_mask="all"):
     """(columns a layer, angular sum a layer) by the definitions in docs/methods.md, sample by sample, float64."""
     model = exact(model)
     layers = len(model.model.layers)
-    columns = [dict.fromkeys(statistics.neuron_columns(OBJECTIVES), 0) for _ in range(layers)]
+    sums = [dict.fromkeys(columns.neuron_columns(OBJECTIVES), 0) for _ in range(layers)]
     angular = [0.0] * layers
     for ids, answer in samples:
         inputs, leaves, hidden, output = trace(model, ids)
@@ -112,8 +123,8 @@ def brute_force(model, samples, token_mask="all"):
                     f"{objective}_share_sum": p.abs().sum(0) / p.abs().sum(),
                     f"{objective}_grad_sq_sum": (g[layer][0] ** 2).sum(0),
                 }
-            columns[layer] = {name: columns[layer][name] + value for name, value in found.items()}
-    return columns, angular
+            sums[layer] = {name: sums[layer][name] + value for name, value in found.items()}
+    return sums, angular
 
 
 def assert_close(found, expected, rtol=2e-4):
@@ -136,12 +147,12 @@ def test_every_column_is_its_definition(family, token_mask):
     masks = {"token_mask": token_mask}
     neurons, layers = calibrate(model, samples, masks=masks, objectives=tuple(OBJECTIVES)).frames()
     expected, angular = brute_force(model, samples, **masks)
-    columns = statistics.neuron_columns(OBJECTIVES)
-    assert list(neurons.columns) == ["layer", "neuron", *columns]
-    assert list(layers.columns) == ["layer", *statistics.LAYER_COLUMNS]
+    names = columns.neuron_columns(OBJECTIVES)
+    assert list(neurons.columns) == ["layer", "unit", *names]
+    assert list(layers.columns) == ["layer", *columns.LAYER_COLUMNS]
     for layer, rows in neurons.groupby("layer"):
-        assert rows["neuron"].tolist() == list(range(48))
-        for name in columns:
+        assert rows["unit"].tolist() == list(range(48))
+        for name in names:
             assert_close(rows[name], np.broadcast_to(expected[layer][name], 48))
     assert layers["layer"].tolist() == [0, 1]
     assert layers["n_tokens"].tolist() == [54, 54]
@@ -161,7 +172,7 @@ def test_net_utility_is_the_first_order_effect_of_ablating_a_neuron():
     """E with a neuron's activation scaled by 1 - eps, by finite differences: its slope is sum_t a g."""
     model, samples = tiny.qwen2(), sequences(lengths=(12,))
     neurons, _ = calibrate(model, samples, objectives=("energy_post",)).frames()
-    slope = neurons.set_index(["layer", "neuron"])["energy_post_net_abs_sum"]
+    slope = neurons.set_index(["layer", "unit"])["energy_post_net_abs_sum"]
     twin = exact(model)
 
     def energy(layer: int, neuron: int, scale: float) -> float:
@@ -215,7 +226,7 @@ def test_sampled_activations_are_the_hooked_ones():
     model, samples = tiny.llama(), sequences()
     batches = micro_batches(samples, 2, pad=0, **PLAIN)
     keep = sampled_positions(batches, 20, seed=3)
-    run = calibrate(model, samples, analysed_layer=1, keep=keep)
+    run = observe(model, samples, layer=1, keep=keep)
     assert len(run.kept) == 20
     assert {(row["sample"], row["position"]) for row in run.kept} == {(s, t) for s, ts in keep.items() for t in ts}
     for row in run.kept:
@@ -227,17 +238,13 @@ def test_sampled_activations_are_the_hooked_ones():
     assert table.to_pylist()[0]["activation"] == run.kept[0]["activation"].tolist()
 
 
-VOCABULARY = vocabulary_classes(tiny.tokenizer(), 257)
-KEYS = ["layer", "neuron", "token_class"]
-
-
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("masks", [PLAIN, {"token_mask": "answer"}])
 def test_token_classes_are_their_definition(family, masks):
     """Sums of a, |a|, a^2 and |a g| over each class's tokens, sample by sample, in float64."""
     model, samples = MODELS[family](), sequences()
-    found = calibrate(model, samples, masks=masks, token_classes=VOCABULARY).class_frame()
-    assert list(found.columns) == [*KEYS, *statistics.token_class_columns(BOTH)]
+    found = observe(model, samples, masks, objectives=BOTH).class_frame()
+    assert list(found.columns) == [*KEYS, *columns.token_class_columns(BOTH)]
     expected = []
     twin = exact(model)
     for ids, answer in samples:
@@ -252,66 +259,55 @@ def test_token_classes_are_their_definition(family, masks):
             parts |= {f"{o}_abs_sum": (a * g[layer][0]).abs() for o, g in zip(BOTH, gradients, strict=True)}
             for t, token in enumerate(ids):
                 name = "first" if t == 0 else TOKEN_CLASSES[VOCABULARY[token]]
-                columns = {measure: value[t].numpy() for measure, value in parts.items()}
-                keys = {"layer": layer, "neuron": range(48), "token_class": name, "n_tokens": 1.0}
-                expected.append(pd.DataFrame({**keys, **columns}))
+                parts_ = {measure: value[t].numpy() for measure, value in parts.items()}
+                keys = {"layer": layer, "unit": range(48), "token_class": name, "n_tokens": 1.0}
+                expected.append(pd.DataFrame({**keys, **parts_}))
     expected = pd.concat(expected).groupby(KEYS).sum()
     assert expected.index.get_level_values("token_class").nunique() >= 5  # the samples have nearly every class
     expected = expected.reindex(pd.MultiIndex.from_frame(found[KEYS]), fill_value=0.0)
-    for name in statistics.token_class_columns(BOTH):
+    for name in columns.token_class_columns(BOTH):
         assert_close(found[name], expected[name])
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_token_classes_add_up_to_the_statistics_and_change_none(checkpointed):
+def test_token_classes_add_up_to_the_statistics(checkpointed):
     model = tiny.qwen2()
-    without = calibrate(tiny.qwen2(), sequences(), micro_batch=5)
+    neurons = calibrate(tiny.qwen2(), sequences(), micro_batch=5).frames()[0].set_index(["layer", "unit"])
     if checkpointed:
         checkpoint_gradients(model)
-    run = calibrate(model, sequences(), micro_batch=5, token_classes=VOCABULARY)
-    sums = run.class_frame().drop(columns="token_class").groupby(["layer", "neuron"]).sum()
-    neurons = run.frames()[0].set_index(["layer", "neuron"])
-    for name in statistics.token_class_columns(BOTH):
+    run = observe(model, sequences(), micro_batch=5, objectives=BOTH)
+    sums = run.class_frame().drop(columns="token_class").groupby(["layer", "unit"]).sum()
+    for name in columns.token_class_columns(BOTH):
         assert_close(sums[name], neurons[name], rtol=1e-5)
-    assert without.class_frame().empty
-    if not checkpointed:
-        for one, other in zip(run.frames(), without.frames(), strict=True):
-            pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
-@pytest.mark.parametrize("shards", [2, 5])
-def test_token_classes_of_shards_add_up_to_the_whole(shards):
-    model, samples = tiny.qwen2(), sequences(lengths=(12, 9, 16, 7, 10, 5, 11, 8, 13, 6))
-    frames = [
-        calibrate(model, samples, shard=(shard, count), token_classes=VOCABULARY).class_frame()
-        for count in (1, shards)
-        for shard in range(count)
-    ]
-    whole, merged = frames[0].set_index(KEYS).sort_index(), statistics.merge(iter(frames[1:]), KEYS).set_index(KEYS)
-    assert whole.index.equals(merged.index)
-    np.testing.assert_allclose(merged, whole, rtol=1e-12)
-    assert (merged["n_tokens"] == whole["n_tokens"]).all()
+def settings_of(**changes) -> dict:
+    return {
+        **{"samples": 4, "sequence_length": 32, "packing": "concat", "seed": 0, "objectives": BOTH, **PLAIN},
+        **{"micro_batch": 2, "gradient_checkpointing": False, "dtype": "float32", "prompt": "{text}"},
+        **{"completion": "", **changes},
+    }
 
 
-def test_stages_write_four_files_and_the_merged_activations_know_their_layer(tmp_path):
+def test_the_stages_write_what_they_say(tmp_path):
     tiny.save(tiny.qwen2(layers=3), tmp_path / "model")
     text = "He had 3 apples + 4. " * 8
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": [text]}), "dataset", {})
-    asked = {
-        **{"samples": 4, "sequence_length": 32, "packing": "concat", "seed": 0, "objectives": BOTH, **PLAIN},
-        **{"micro_batch": 2, "shards": 2, "gradient_checkpointing": False, "sampled_tokens": 9, "analysed_layer": None},
-        **{"dtype": "float32", "prompt": "{text}", "completion": ""},
-    }
+    files, merged = (tmp_path / "model", tmp_path / "data.parquet"), tmp_path / "merged"
     shards = [tmp_path / str(shard) for shard in range(2)]
     for number, shard in enumerate(shards):
-        calibrate_stage.calibrate(asked, tmp_path / "model", tmp_path / "data.parquet", number, shard)
-    merge_calibration.merge_calibration(asked, shards, tmp_path / "merged")
-    merged = tmp_path / "merged"
-    assert artifacts.read_provenance(merged / "activations.parquet")["settings"]["analysed_layer"] == 1
-    assert artifacts.read_table(merged / "activations.parquet", "activations").num_rows == 9
-    classes = artifacts.read_parquet(merged / "token_classes.parquet", "token_classes")
-    assert list(classes.columns) == [*KEYS, *statistics.token_class_columns(BOTH)] and len(classes) == 3 * 48 * 6
-    tokens = classes[(classes["layer"] == 0) & (classes["neuron"] == 0)].set_index("token_class")["n_tokens"]
+        calibrate_stage.calibrate(settings_of(shards=2), *files, number, shard)
+    merge_calibration.merge_calibration(settings_of(shards=2), shards, merged)
+    assert sorted(path.name for path in merged.iterdir()) == ["layers.parquet", "statistics.parquet"]
+    outputs = [tmp_path / f"{name}.parquet" for name in ("activations", "token_classes")]
+    observe_stage.observe(settings_of(tokens=9, layer=None), *files, *outputs)
+    assert artifacts.read_provenance(outputs[0])["settings"]["layer"] == 1
+    kept = artifacts.read_table(outputs[0], "activations").to_pylist()
+    assert len(kept) == 9
+    assert [(row["sample"], row["position"]) for row in kept] == sorted((r["sample"], r["position"]) for r in kept)
+    classes = artifacts.read_parquet(outputs[1], "token_classes")
+    assert list(classes.columns) == [*KEYS, *columns.token_class_columns(BOTH)] and len(classes) == 3 * 48 * 6
+    tokens = classes[(classes["layer"] == 0) & (classes["unit"] == 0)].set_index("token_class")["n_tokens"]
     expected = dict.fromkeys(TOKEN_CLASSES, 0)
     for start in range(0, 128, 32):
         for t, character in enumerate(text[start : start + 32]):
@@ -319,9 +315,11 @@ def test_stages_write_four_files_and_the_merged_activations_know_their_layer(tmp
             expected["first" if t == 0 else TOKEN_CLASSES[VOCABULARY[token]]] += 1
     assert tokens.to_dict() == expected
     total = artifacts.read_parquet(merged / "statistics.parquet", "statistics")
-    sums = classes.drop(columns="token_class").groupby(["layer", "neuron"], as_index=False).sum()
-    for name in statistics.token_class_columns(BOTH):
+    sums = classes.drop(columns="token_class").groupby(["layer", "unit"], as_index=False).sum()
+    for name in columns.token_class_columns(BOTH):
         assert_close(sums[name], total[name], rtol=1e-5)
+    with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
+        observe_stage.observe(settings_of(tokens=9, layer=3), *files, *outputs)
 
 
 def hooks_of(model) -> list:
@@ -377,29 +375,13 @@ def test_infinite_gradients_name_layer_and_objective():
         calibrate(model, sequences(), objectives=("energy_post",))
 
 
-def test_other_architectures_are_refused_naming_the_module():
-    shape = {
-        "vocab_size": 50,
-        "hidden_size": 8,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    with pytest.raises(InputError, match="GPT2LMHeadModel: no module model.layers;"):
-        ffn_blocks(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2)))
-    with pytest.raises(
-        InputError, match=r"PhiForCausalLM: no linear module model\.layers\.0\.mlp\.gate_proj: not a gated FFN"
-    ):
-        ffn_blocks(PhiForCausalLM(PhiConfig(**shape)))
-
-
 def rku_masks(neurons: pd.DataFrame, sparsity: int) -> list[np.ndarray]:
     scores = [
         layer_sum((rows["energy_abs_sum"] / rows["n_samples"]).to_numpy()) for _, rows in neurons.groupby("layer")
     ]
     sizes = np.array([len(s) for s in scores])
-    problem = allocation.Problem(scores, sparsity, np.ones(len(scores)), allocation.floors(sizes, 0.01))
-    widths = importlib.import_module("pruning.allocation.global").widths(problem)
+    problem = allocation.Problem(scores, sizes, sparsity, np.ones(len(scores)), allocation.floors(sizes, 0.01))
+    widths = importlib.import_module("pruning.methods.allocation.global").widths(problem)
     return allocation.masks(scores, allocation.finish(widths, problem, 1))
 
 
@@ -411,7 +393,7 @@ def sharded():
     for shards in (1, 2, 5):
         runs = [calibrate(model, samples, shard=(shard, shards)).frames() for shard in range(shards)]
         neurons, layers = zip(*runs, strict=True)
-        merged[shards] = statistics.merge(neurons, ["layer", "neuron"]), statistics.merge(layers, ["layer"])
+        merged[shards] = columns.merge(neurons, ["layer", "unit"]), columns.merge(layers, ["layer"])
     return merged
 
 
@@ -434,7 +416,7 @@ def test_masks_do_not_depend_on_the_shards(sharded, shards):
 def shard(seed: int) -> pd.DataFrame:
     """A made-up shard: columns over many orders of magnitude, one of them of both signs."""
     rng = np.random.default_rng(seed)
-    keys = {"layer": np.repeat([0, 1], 3), "neuron": np.tile(range(3), 2)}
+    keys = {"layer": np.repeat([0, 1], 3), "unit": np.tile(range(3), 2)}
     return pd.DataFrame({**keys, "act_sum": rng.normal(size=6), "energy_abs_sum": 10 ** rng.uniform(-9, 9, 6)})
 
 
@@ -442,13 +424,13 @@ def shard(seed: int) -> pd.DataFrame:
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=12), st.randoms(use_true_random=False))
 def test_merging_is_the_same_in_any_order_and_partition(groups, random):
     frames = [shard(seed) for seed in range(len(groups))]
-    whole = statistics.merge(frames, ["layer", "neuron"])
+    whole = columns.merge(frames, ["layer", "unit"])
     order = list(range(len(groups)))
     random.shuffle(order)
     parts = [[frames[i].sample(frac=1, random_state=i) for i in order if groups[i] == g] for g in set(groups)]
     random.shuffle(parts)
-    nested = statistics.merge([statistics.merge(part, ["layer", "neuron"]) for part in parts], ["layer", "neuron"])
-    assert nested[["layer", "neuron"]].equals(whole[["layer", "neuron"]])
+    nested = columns.merge([columns.merge(part, ["layer", "unit"]) for part in parts], ["layer", "unit"])
+    assert nested[["layer", "unit"]].equals(whole[["layer", "unit"]])
     for name in ("act_sum", "energy_abs_sum"):
         size = sum(frame[name].abs() for frame in frames)
         assert (np.abs(nested[name] - whole[name]) <= 1e-12 * size).all()
@@ -457,9 +439,9 @@ def test_merging_is_the_same_in_any_order_and_partition(groups, random):
 
 def test_merging_refuses_shards_of_another_model():
     with pytest.raises(ValueError, match="different neurons or columns"):
-        statistics.merge([shard(0), shard(1).iloc[:5]], ["layer", "neuron"])
+        columns.merge([shard(0), shard(1).iloc[:5]], ["layer", "unit"])
     with pytest.raises(ValueError, match="different neurons or columns"):
-        statistics.merge([shard(0), shard(1).rename(columns={"act_sum": "other"})], ["layer", "neuron"])
+        columns.merge([shard(0), shard(1).rename(columns={"act_sum": "other"})], ["layer", "unit"])
 
 
 def test_those_masks_keep_the_largest_shares(sharded):

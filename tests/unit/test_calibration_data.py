@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from pruning.calibration_data import micro_batches, render, sampled_positions, shard_of, token_samples
-from pruning.errors import InputError
+from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
+from pruning.core.errors import InputError
+from pruning.data.text import render, token_samples
 
 TOKENIZER = tiny.tokenizer()  # a token a character
 END = TOKENIZER.eos_token_id

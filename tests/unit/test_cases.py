@@ -2,19 +2,22 @@
 
 import re
 from html import unescape
+from io import StringIO
 
 import cases as cases_stage
 import pandas as pd
 import pytest
-import table5 as table5_stage
 import torch
 from markdown_it import MarkdownIt
 from peft import LoraConfig, get_peft_model
 
 import tiny
-from pruning import artifacts, loading
-from pruning import cases as layout
-from pruning.errors import InputError
+from pruning.analysis.cases import summary, table5_rows
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.models import loading
+from pruning.report.files import Files
+from pruning.report.tables import table5
 
 SETTINGS = {
     "items": [2, 0, 1],
@@ -137,13 +140,13 @@ def made():
 
 
 def test_rows_and_summary_by_hand(made):
-    frame = layout.table5_rows("tiny", made, TABLE)
+    frame = table5_rows("tiny", made, TABLE)
     assert list(frame["method"]) == ["dense", "rku", "wanda"] * 2
     assert list(frame["sparsity"]) == [0, 0.4, 0.4] * 2 and list(frame["item"]) == [4] * 3 + [9] * 3
-    wanda = layout.summary(frame).set_index("method").loc["wanda"]
+    wanda = summary(frame).set_index("method").loc["wanda"]
     assert (wanda[["n", "right", "wrong", "none", "stopped"]] == [2, 0, 1, 1, 2]).all()
     assert (wanda[["tokens", "repetition", "final_loop"]] == [15, 0.5, 0.4]).all()
-    assert layout.summary(frame)["right"].tolist() == [2, 1, 0]
+    assert summary(frame)["right"].tolist() == [2, 1, 0]
 
 
 def rendered_cells(html: str, tag: str = "td") -> list[str]:
@@ -156,7 +159,7 @@ def test_markdown_shows_any_text_as_it_is(made):
     html = (
         MarkdownIt("commonmark")
         .enable("table")
-        .render(layout.to_markdown(layout.table5_rows("tiny", made, settings), settings))
+        .render(table5.to_markdown(table5_rows("tiny", made, settings), settings))
     )
     assert html.count("<table>") == 3 and html.count("<h2>") == 3
     cells = rendered_cells(html)
@@ -173,13 +176,13 @@ def test_markdown_shows_any_text_as_it_is(made):
 def test_long_texts_are_cut_and_control_characters_shown(made):
     made["dense"][0]["text"] = "x" * 61 + "\n" * 3000
     made["rku"][0]["text"] = "\x00\x1b\u202ey"
-    text = layout.to_markdown(layout.table5_rows("tiny", made, TABLE), TABLE)
+    text = table5.to_markdown(table5_rows("tiny", made, TABLE), TABLE)
     assert "| " + "x" * 60 + " … (3,001 more characters) |" in text
     assert "| ���y |" in text
 
 
 def test_tex_is_escaped_and_has_a_row_a_case(made):
-    text = layout.to_tex(layout.table5_rows("tiny", made, TABLE), TABLE)
+    text = table5.to_tex(table5_rows("tiny", made, TABLE), TABLE)
     assert text.count(r"\begin{table*}") == text.count(r"\bottomrule") == 3
     assert text.count(r"\tabularnewline") == 6 + 3
     assert r"a\textbar{}b\textbackslash{}\textbar{}c \textasciigrave{}x\textasciigrave{} **y** \_z\_" in text
@@ -189,38 +192,37 @@ def test_tex_is_escaped_and_has_a_row_a_case(made):
         if line.endswith(r"\tabularnewline"):
             assert len(re.findall(r"(?<!\\)&", line)) in (4, 7)
     whole = {**TABLE, "excerpt": 1000}
-    assert r"\$1\$\newline \mbox{}\newline \# h" in layout.to_tex(layout.table5_rows("tiny", made, whole), whole)
+    assert r"\$1\$\newline \mbox{}\newline \# h" in table5.to_tex(table5_rows("tiny", made, whole), whole)
 
 
-def write(folder, made, models=("tiny",)):
-    for method, content in made.items():
-        artifacts.write_json(folder / f"{method}.json", {"cases": content}, "cases", {})
-    return [f"{method}={folder / method}.json" for _ in models for method in TABLE["methods"] if method in made]
+def write(folder, made, models=("tiny",)) -> Files:
+    for model in models:
+        for method, content in made.items():
+            variant = "dense" if method == "dense" else f"gsm8k-s0/{method}/40"
+            artifacts.write_json(folder / f"{model}/{variant}.json", {"cases": content}, "cases", {})
+    return Files([f"cases={folder}/{{model}}/{{variant}}.json"])
 
 
-def test_the_stage_writes_all_three_tables(tmp_path, made):
-    outputs = [tmp_path / f"table5.{suffix}" for suffix in ("md", "csv", "tex")]
+def test_the_table_has_all_three_forms(tmp_path, made):
     models = ["tiny", "small"]
-    table5_stage.table5({**TABLE, "models": models}, write(tmp_path, made, models), *outputs)
-    frame = pd.read_csv(outputs[1])
+    page = table5.make(write(tmp_path, made, models), {**TABLE, "models": models})
+    frame = pd.read_csv(StringIO(page.csv))
     assert ",".join(frame.columns) == (
         "model,calib,method,sparsity,item,tokens,finish,repetition,final_loop,format_failure,answer,target,correct,text"
     )
     assert frame["model"].tolist() == ["tiny"] * 6 + ["small"] * 6
     assert frame.loc[1, "text"] == NASTY
     assert frame["answer"].isna().tolist() == [False, False, True, False, False, False] * 2
-    text = outputs[0].read_text()
-    assert re.findall("^## .*", text, flags=re.MULTILINE) == [
+    assert re.findall("^## .*", page.markdown, flags=re.MULTILINE) == [
         *("## `tiny`, item 4", "## `tiny`, item 9", "## `small`, item 4", "## `small`, item 9"),
         *("## `tiny`, all items", "## `small`, all items"),
     ]
-    assert outputs[2].read_text().count(r"\toprule") == 6
+    assert page.tex.count(r"\toprule") == 6
 
 
 def test_missing_methods_and_other_prompts_are_named(tmp_path, made):
-    outputs = [tmp_path / "md", tmp_path / "csv", tmp_path / "tex"]
-    with pytest.raises(InputError, match=r"--cases: expected one for each of .*\('tiny', 'wanda'\)\], in this order"):
-        table5_stage.table5(TABLE, write(tmp_path, {name: made[name] for name in ("dense", "rku")}), *outputs)
+    with pytest.raises(InputError, match=r"wanda/40\.json: no such file"):
+        table5.make(write(tmp_path, {name: made[name] for name in ("dense", "rku")}), TABLE)
     made["rku"][1] |= {"prompt": "other"}
     with pytest.raises(InputError, match="tiny, dense and rku were given different items"):
-        table5_stage.table5(TABLE, write(tmp_path, made), *outputs)
+        table5.make(write(tmp_path, made), TABLE)

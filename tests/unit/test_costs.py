@@ -4,47 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from pruning import costs
-from pruning.errors import InputError
+from pruning.analysis import costs
+from pruning.core.errors import InputError
+from pruning.report.tables import costs as printed
 
-REST = "\t-" * 7
-HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
-STAGES = {
-    "data/gsm8k/test": "fetch_dataset",
-    "m/base": "fetch_model",
-    "m/calibration/c/shards/0-of-1": "calibrate",
-    "m/calibration/c/merge": "merge_calibration",
-    "m/calibration/c/second_moments": "second_moments",
-    "m/calibration/c/parameter_gradients": "parameter_gradients",
-    "m/scores/c/wanda": "score",
-    "m/masks/c/wanda/40": "mask",
-    "m/compact/c/wanda/40": "compact",
-    "m/recovered/c/wanda/40/lora": "recover",
-    "m/eval/dense/gsm8k": "evaluate",
-    "m/analysis/trap/c/40": "trap",
-    "m/analysis/cases/dense": "cases",
-    "latency/qwen": "latency",
-    "leakage/table1": "leakage",
-    "figures/fig1": "figure",
-    "pages/table1": "page",
-    "table1": "table",
-    "collapse": "collapse",
-    "widths": "widths",
-    "reasoner": "reasoner",
-}
-
-
-def test_a_benchmark_files_place_tells_its_stage():
-    assert {place: costs.stage_of(Path(f"{place}.tsv")) for place in STAGES} == STAGES
+HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\tjobid\trule_name\tparams\n"
+REST = "\t-" * 7 + "\t1\t"
+PARAMS = """{'settings': '{"note": "it\'s \\\\"quoted\\\\""}'}"""
 
 
 @pytest.fixture
 def benchmarks(tmp_path: Path) -> Path:
-    jobs = {"m/masks/c/a/40": [(1, "-")], "m/masks/c/b/40": [(9, 50), (3, 100)], "m/base": [(12, 300)]}
+    jobs = {"m/masks/c/a/40": [(1, "-")], "m/masks/c/b/40": [(9, 50), (3, 100)], "m/base/manifest": [(12, 300)]}
     for place, runs in jobs.items():
+        rule = "mask" if "masks" in place else "fetch_model"
         path = tmp_path / f"{place}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(HEADER + "".join(f"{s}\t0:00:0{s}\t{rss}{REST}\n" for s, rss in runs))
+        path.write_text(HEADER + "".join(f"{s}\t0:00:0{s}\t{rss}{REST}{rule}\t{PARAMS}\n" for s, rss in runs))
     return tmp_path
 
 
@@ -52,7 +28,7 @@ def test_sums_medians_and_peaks_of_the_last_runs(benchmarks: Path):
     table = costs.summary(costs.read(benchmarks)).set_index("stage")
     assert table.index.tolist() == ["fetch_model", "mask"]  # the dearest first
     assert table.loc["mask"].tolist() == [2, 4, 2, 3, 100, 0.25]  # without memory where the job was too short for it
-    block = costs.block(table.reset_index())
+    block = printed.block(table.reset_index())
     assert [[cell.value for cell in cells] for _, cells in block.rows] == [
         ["1", "12", "75.0", "12.0", "12.0", "300"],
         ["2", "4", "25.0", "2.0", "3.0", "100"],

@@ -1,6 +1,6 @@
 import pytest
 
-from pruning.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
+from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
 
 
 def test_repetition_by_hand():

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from pruning import devices
-from pruning.errors import InputError
+from pruning.core import devices
+from pruning.core.errors import InputError
 from workspace import ROOT
 
 

@@ -14,14 +14,17 @@ from lm_eval.filters import build_filter_ensemble
 from lm_eval.models.huggingface import HFLM
 
 import tiny
-from pruning import adapters, artifacts, evaluation, generation
-from pruning.datasets import adapt
-from pruning.default_datasets import PUBLISHED
-from pruning.errors import InputError
-from pruning.evaluation import CachedHFLM, outcomes, prediction, task_definition
-from pruning.generation import Generated
-from pruning.perplexity import negative_log_likelihoods, windows
-from pruning.response_cache import ResponseCache
+from pruning.config.default_datasets import PUBLISHED
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.data import adapters
+from pruning.data.datasets import adapt
+from pruning.evaluation import generation, harness, tasks
+from pruning.evaluation.answers import AnswerFile, RememberedLM
+from pruning.evaluation.backends.hf import HuggingFaceLM
+from pruning.evaluation.generation import Generated
+from pruning.evaluation.perplexity import negative_log_likelihoods, windows
+from pruning.evaluation.samples import outcomes, prediction
 
 TASKS = Path(__file__).parents[2] / "config/tasks"
 KWARGS = {"max_gen_toks": 12, "do_sample": False}
@@ -52,8 +55,8 @@ class Lab:
     def count(self, _, args, kwargs) -> None:
         self.calls.append(len(args[0] if args else kwargs["input_ids"]))
 
-    def cached(self, batch_size: int = 2, path: Path | None = None) -> CachedHFLM:
-        return CachedHFLM(self.model, self.tokenizer, ResponseCache(path or self.path), batch_size)
+    def cached(self, batch_size: int = 2, path: Path | None = None) -> RememberedLM:
+        return RememberedLM(HuggingFaceLM(self.model, self.tokenizer, batch_size), AnswerFile(path or self.path))
 
     def plain(self, batch_size: int = 2) -> HFLM:
         return HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=batch_size, backend="causal")
@@ -124,7 +127,7 @@ def test_a_killed_run_goes_on_where_it_stopped(lab, kind):
     lab.calls.clear()
     seen = []
     lm = lab.cached()
-    lm.cache.add = lambda key, record, add=lm.cache.add: (seen.append(key), add(key, record))
+    lm.answers.add = lambda key, record, add=lm.answers.add: (seen.append(key), add(key, record))
     assert_same(ask(lm, kind), expected)
     assert len(seen) == 2
     assert lab.calls
@@ -275,10 +278,12 @@ def test_lengths_belong_to_their_answers_after_memory_ran_out(lab, monkeypatch, 
             raise MemoryError
         return decode(*args, **kwargs)
 
-    monkeypatch.setattr(lm, "tok_decode", failing_at_the_third)
+    monkeypatch.setattr(lm.inner, "tok_decode", failing_at_the_third)
     ask(lm, "generate_until")
-    assert lm.cache.records == expected.cache.records
-    assert len({record["tokens"] for record in lm.cache.records.values()}) > 1
+    for each in (expected, lm):  # nothing is left over for what is asked next
+        ask(each, "generate_until", generations(("six 6", "and seven")))
+    assert lm.answers.records == expected.answers.records
+    assert len({record["tokens"] for record in lm.answers.records.values()}) > 1
 
 
 @pytest.mark.parametrize("kind", ASK)
@@ -313,7 +318,7 @@ def test_generated_tokens_and_finish_reason_by_hand(lab, monkeypatch):
     requests = generations(tuple(written), until=["e", "Q:"])
     assert ask(lm, "generate_until", requests) == [text for *_, text in written.values()]
     for request, (_, tokens, finish, _) in zip(requests, written.values(), strict=True):
-        record = lm.cache[ResponseCache.key("generate_until", request.args)]
+        record = lm.answers[AnswerFile.key("generate_until", request.args)]
         assert (record["tokens"], record["finish"]) == (tokens, finish), request.args[0]
 
 
@@ -358,7 +363,7 @@ def run(lab: Lab, task: str, records: list[dict], adapter: str | None, fields: l
     data = lab.path.with_name("data.parquet")
     frame = pd.DataFrame.from_records(adapt(records, adapter, fields, "test"), columns=fields)
     artifacts.write_parquet(data, frame, "dataset", {})
-    definition = task_definition(TASKS / f"{task}.yaml")
+    definition = tasks.definition(TASKS / f"{task}.yaml")
     definition["dataset_kwargs"]["data_files"] = {
         split: str(data) for split in definition["dataset_kwargs"]["data_files"]
     }
@@ -366,7 +371,7 @@ def run(lab: Lab, task: str, records: list[dict], adapter: str | None, fields: l
         definition["generation_kwargs"]["max_gen_toks"] = 192  # the random model has a short context
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
-        return evaluation.evaluate(lab.cached(), definition, None)
+        return harness.evaluate(lab.cached(), definition, None)
 
 
 @pytest.fixture(scope="module")
@@ -443,7 +448,7 @@ def test_aqua_is_tuned_on_the_form_it_is_asked_and_read_in(lab):
 def read(text: str) -> tuple[str, str]:
     """The answer that aqua_cot's strict and flexible filters find, by lm-eval's own filters; `-` for none."""
     answers = []
-    for entry in task_definition(TASKS / "aqua_cot.yaml")["filter_list"]:
+    for entry in tasks.definition(TASKS / "aqua_cot.yaml")["filter_list"]:
         steps = [(step["function"], {k: v for k, v in step.items() if k != "function"}) for step in entry["filter"]]
         request = SimpleNamespace(resps=[text], doc={}, doc_id=0, filtered_resps={})
         build_filter_ensemble(entry["name"], steps).apply([request])
@@ -517,7 +522,7 @@ def log_likelihood(lab: Lab, context: str, continuation: str) -> float:
 
 
 def test_outcomes_of_scored_options_are_worked_out_by_hand(arc):
-    frame = outcomes(arc.result, arc.lab.cached(), ["acc_norm", "acc"])
+    frame = outcomes(arc.result, arc.lab.cached().answers, ["acc_norm", "acc"])
     assert frame["metric"].tolist() == ["acc", "acc", "acc_norm", "acc_norm"]
     assert frame["item"].tolist() == [0, 1, 0, 1]
     for item, record in enumerate(ARC):
@@ -539,10 +544,10 @@ def test_outcomes_of_scored_options_are_worked_out_by_hand(arc):
 
 
 def test_item_hashes_change_with_the_item_and_not_with_the_model(arc, lab):
-    one = outcomes(arc.result, arc.lab.cached(), ["acc"])
+    one = outcomes(arc.result, arc.lab.cached().answers, ["acc"])
     lab.model.lm_head.weight.neg_()
     edited = [ARC[0], {**ARC[1], "choices": ["decrease", "increase", "stay the same"]}]
-    two = outcomes(run(lab, "arc_easy", edited, "arc_olmo", ARC_FIELDS), lab.cached(), ["acc"])
+    two = outcomes(run(lab, "arc_easy", edited, "arc_olmo", ARC_FIELDS), lab.cached().answers, ["acc"])
     assert one["item_hash"][0] == two["item_hash"][0]
     assert one["item_hash"][1] != two["item_hash"][1]
 
@@ -568,14 +573,14 @@ def solved(lab, monkeypatch) -> pd.DataFrame:
         "Question: How many days are two weeks?\nAnswer:",
         "Question: What is 3 * 400?\nAnswer:",
     ]
-    return outcomes(result, lab.cached(), ["exact_match,strict-match"])
+    return outcomes(result, lab.cached().answers, ["exact_match,strict-match"])
 
 
 def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     """Two shared examples, the items from the second on, in chat format, with short answers."""
     monkeypatch.setattr(generation, "greedy", speak({"Question": "mm" * 99}, lab))
     lab.tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
-    definition = task_definition(TASKS / "gsm_symbolic.yaml")
+    definition = tasks.definition(TASKS / "gsm_symbolic.yaml")
     data = lab.path.with_name("data.parquet")
     artifacts.write_parquet(data, pd.DataFrame(PROBLEMS), "dataset", {})
     definition["dataset_kwargs"]["data_files"] = {"test": str(data)}
@@ -583,7 +588,7 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     asked = {"num_fewshot": 2, "shared_examples": True, "chat_template": True, "max_gen_toks": 7}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
-        result = evaluation.evaluate(lab.cached(), definition, 1, 2, **asked)
+        result = harness.evaluate(lab.cached(), definition, 1, 2, **asked)
     ((samples),) = result["samples"].values()
     (sample,) = samples
     first, second, third = PROBLEMS
@@ -592,12 +597,12 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     )
     assert sample["doc_id"] == 2
     assert sample["arguments"][0][0] == f"{shown}<user>Question: {third['question']}\nAnswer:<assistant>"
-    assert outcomes(result, lab.cached(), ["exact_match,strict-match"])["generated_tokens"].tolist() == [7]
+    assert outcomes(result, lab.cached().answers, ["exact_match,strict-match"])["generated_tokens"].tolist() == [7]
 
 
 def test_a_chat_format_that_is_not_there_is_refused(lab):
     with pytest.raises(InputError, match="chat_template: this model's tokenizer has none"):
-        evaluation.evaluate(lab.cached(), {"task": "x"}, None, chat_template=True)
+        harness.evaluate(lab.cached(), {"task": "x"}, None, chat_template=True)
 
 
 def test_outcomes_of_generated_answers_by_hand(solved):
@@ -613,29 +618,12 @@ def test_outcomes_of_generated_answers_by_hand(solved):
 
 def test_an_unknown_metric_names_those_there_are(arc):
     with pytest.raises(InputError, match=r"metrics: \['exact_match'\] not among this task's: \['acc', 'acc_norm'\]"):
-        outcomes(arc.result, arc.lab.cached(), ["acc", "exact_match"])
+        outcomes(arc.result, arc.lab.cached().answers, ["acc", "exact_match"])
 
 
 def test_predictions_by_hand():
     assert prediction({"filtered_resps": ["42", "43"]}) == "42"
     assert prediction({"filtered_resps": [(-3.0, False), (-1.0, True), (-2.0, False)]}) == "1"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "No such file"),
-        ("- a\n- b\n", "not a mapping"),
-        ("task: [", "while parsing"),
-        ("include: gsm8k/absent.yaml\n", r"has no task file gsm8k/absent\.yaml"),
-    ],
-)
-def test_broken_task_definitions_are_named(tmp_path, text, message):
-    path = tmp_path / "mine.yaml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InputError, match=rf"(?s){path}.*{message}"):
-        task_definition(path)
 
 
 # perplexity

@@ -16,9 +16,10 @@ from matplotlib.text import Text
 from PIL import Image
 from scipy.special import expit
 
-from pruning import artifacts
-from pruning.errors import InputError
-from pruning.figures import collapse, fig1, fig2, fig3, latency, recovery, style, widths
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.report.figures import collapse, fig1, fig2, fig3, latency, recovery, style, widths
+from pruning.report.files import Files
 
 METHODS = ["wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random"]
 MANY = [
@@ -70,12 +71,12 @@ def region_tables(methods, models, neurons=2000):
     big = np.quantile(activation, [0.5, 0.9]), np.quantile(gradient, [0.5, 0.9])
     region = np.where((activation > big[0][1]) & (gradient < big[1][0]), "trap", "rest")
     region = np.where((activation < big[0][0]) & (gradient > big[1][1]), "spike", region)
-    frame = pd.DataFrame({"layer": 5, "neuron": range(neurons), "activation": activation, "gradient": gradient})
+    frame = pd.DataFrame({"layer": 5, "unit": range(neurons), "activation": activation, "gradient": gradient})
     every = pd.concat([frame.assign(region=region, model=model, calib="gsm") for model in models], ignore_index=True)
     rows, classes = [], []
     for model, (i, method), name in product(models, enumerate(methods), ("trap", "spike", "rest")):
         kept = 0.95 - 0.06 * i if name == "trap" else 0.2 + 0.06 * i
-        row = key(model, layer="5", sparsity=40, method=method, region=name, neurons=(region == name).sum())
+        row = key(model, layer="5", sparsity=0.4, method=method, region=name, neurons=(region == name).sum())
         row |= {"expected": 0.05 * neurons, "kept_share": kept, "ci_low": kept - 0.12, "ci_high": min(1, kept + 0.1)}
         row |= {"kept": round(kept * row["neurons"]), "layer_kept_share": 0.6 - 0.01 * i}
         rows += [row, row | {"layer": "all", "kept_share": 0.5, "layer_kept_share": 0.6}]
@@ -95,7 +96,7 @@ def overlap_tables(methods, models):
         keep = 1 - sparsity / 100
         chance = keep / (2 - keep)
         iou = chance + (1 - chance) * (0.85 - 0.15 * i) * (1 - 0.6 * sparsity / 100 * layer / LAYERS) - 0.05 * (i == 4)
-        rows.append({**key(model, first=first, second=second, sparsity=sparsity, layer=layer), "iou": iou})
+        rows.append({**key(model, first=first, second=second, sparsity=sparsity / 100, layer=layer), "iou": iou})
         rows[-1]["chance"] = chance
     for sparsity, layer in product(SPARSITIES, (np.nan, 26)):
         row = {"model": models[0], "first": "RKU", "second": "Wanda-Struct", "first_presets": "rku;rku_uniform"}
@@ -150,7 +151,7 @@ def latency_tables(methods, models):
     rows += [{"shape": model, "variant": "dense", "speed": 1.0} for model in models]
     frame = pd.DataFrame(rows).rename(columns={"speed": "prefill_speedup"})
     sparsity = pd.to_numeric(frame["variant"].str.split("/").str[-1], errors="coerce").fillna(0)
-    frame = frame.assign(sparsity=sparsity, device="cpu", flop_ratio=1 / (1 - 0.8 * sparsity / 100))
+    frame = frame.assign(sparsity=sparsity / 100, device="cpu", flop_ratio=1 / (1 - 0.8 * sparsity / 100))
     frame["prefill_speedup_low"] = 0.97 * frame["prefill_speedup"]
     frame["prefill_speedup_high"] = 1.04 * frame["prefill_speedup"]
     return {"latency": frame, "accuracy": accuracy_tables(methods, models)["accuracy"]}
@@ -162,7 +163,7 @@ def recovery_tables(methods, models):
         steps = np.arange(1, 301)
         loss = 0.4 + 0.03 * i + 1.2 * np.exp(-steps / (30 + 5 * i)) + random.normal(0, 0.06, len(steps))
         frame = pd.DataFrame({"step": steps, "loss": loss})
-        rows.append(frame.assign(**key(model, method=method, sparsity=40, tuning=tuning)))
+        rows.append(frame.assign(**key(model, method=method, sparsity=0.4, tuning=tuning)))
     return {"log": pd.concat(rows, ignore_index=True)}
 
 
@@ -303,7 +304,8 @@ def test_fig3_draws_means_over_layers_chance_and_the_published_means():
 
 
 def test_fig3_heat_map_is_of_the_pair_asked_for_with_the_first_layer_below():
-    rows = made("fig3")[0]["overlap"].query("second == 'agf'").set_index(["layer", "sparsity"])
+    rows = made("fig3")[0]["overlap"].query("second == 'agf'")
+    rows = rows.assign(sparsity=(100 * rows["sparsity"]).round()).set_index(["layer", "sparsity"])
     for heat, expected in (("excess", rows["iou"] - rows["chance"]), ("iou", rows["iou"])):
         axis = panel(drawn("fig3", pair=["rku", "agf"], heat=heat), "(b) RKU / AGF")
         grid = axis.collections[0].get_array().reshape(LAYERS, len(SPARSITIES))
@@ -368,7 +370,7 @@ def test_recovery_draws_every_step():
 
 def test_recovery_has_a_row_of_panels_a_sparsity():
     log = made("recovery")[0]["log"]
-    tables = {"log": pd.concat([log, log.assign(sparsity=30)], ignore_index=True)}
+    tables = {"log": pd.concat([log, log.assign(sparsity=0.3)], ignore_index=True)}
     assert [len(panels(drawn("recovery", tables, **wanted))) for wanted in ({}, {"sparsity": 0.3})] == [4, 2]
 
 
@@ -429,7 +431,7 @@ def test_the_command_joins_tables_and_repeats_its_bytes(tmp_path):
                 rows.to_csv(path, index=False)
             arguments.append(f"{name}={path}")
     pd.testing.assert_frame_equal(
-        figure_stage.read(arguments)["neurons"][tables["neurons"].columns],
+        figure_stage.read(Files(arguments))["neurons"][tables["neurons"].columns],
         tables["neurons"].sort_values("model", ignore_index=True, kind="stable"),
     )
     files = [(tmp_path / f"{i}.svg", tmp_path / f"{i}.png") for i in range(2)]
@@ -446,7 +448,7 @@ def test_the_command_names_what_is_wrong(tmp_path):
     outputs = (tmp_path / "a.svg", tmp_path / "a.png")
     for figure, tables, message in (
         ("fig9", [], "--figure fig9: no such figure; there are collapse, fig1, fig2, fig3, latency, recovery, widths"),
-        ("widths", ["widths"], "--table widths: expected NAME=PATH"),
+        ("widths", ["widths"], "--file widths: expected NAME=PATH"),
         ("widths", [f"widths={tmp_path}/none.csv"], "none.csv: no such file"),
         ("widths", [f"widths={tmp_path}/empty.csv"], "empty.csv: not a table"),
         ("widths", [f"widths={tmp_path}/empty.parquet"], "empty.parquet: not a table"),

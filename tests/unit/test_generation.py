@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, MistralForCausalLM
 
 import tiny
-from pruning import generation
-from pruning.generation import PERIOD, REPEATED, StopStrings, common_prefix, greedy, loops, prefix_cache
+from pruning.evaluation import generation
+from pruning.evaluation.generation import PERIOD, REPEATED, StopStrings, common_prefix, greedy, loops, prefix_cache
 
 EXAMPLES = list(range(30, 60))
 PROMPTS = [EXAMPLES + own for own in ([7, 8], [9], [200, 3, 5, 12, 40, 41, 42], [7, 9, 11])]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pruning import inference
+from pruning.core import significance
 
 BOOTSTRAP = {"confidence": 0.95, "resamples": 4000, "seed": 0}
 Z = NormalDist().inv_cdf(0.975)
@@ -23,7 +23,7 @@ outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_siz
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_wilson_is_the_published_interval(correct, n, low, high):
-    assert inference.wilson(correct, n, 0.95) == pytest.approx((low, high), abs=5e-5)
+    assert significance.wilson(correct, n, 0.95) == pytest.approx((low, high), abs=5e-5)
 
 
 @settings(deadline=None, max_examples=50)
@@ -33,27 +33,27 @@ def test_wilson_is_the_closed_form_and_stays_within_0_and_1(counts, confidence):
     z, p = NormalDist().inv_cdf((1 + confidence) / 2), correct / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = inference.wilson(correct, n, confidence)
+    low, high = significance.wilson(correct, n, confidence)
     assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-9)
     assert 0 <= low <= p <= high <= 1
 
 
 def test_wilson_ends_exactly_at_0_and_1():
-    assert inference.wilson(0, 25, 0.8)[0] == 0  # statsmodels: 7e-18
-    assert all(inference.wilson(n, n, 0.95)[1] == 1 for n in range(1, 200))
+    assert significance.wilson(0, 25, 0.8)[0] == 0  # statsmodels: 7e-18
+    assert all(significance.wilson(n, n, 0.95)[1] == 1 for n in range(1, 200))
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_what_is_no_accuracy(correct, n):
     with pytest.raises(ValueError, match="is not an accuracy"):
-        inference.wilson(correct, n, 0.95)
+        significance.wilson(correct, n, 0.95)
 
 
 def test_mcnemar_is_the_binomial_tail():
     a = [1] * 7 + [0] * 1 + [1] * 5 + [0] * 3
     b = [0] * 7 + [1] * 1 + [1] * 5 + [0] * 3
     tail = sum(math.comb(8, k) for k in (0, 1)) / 2**8
-    assert inference.mcnemar_exact(a, b) == (8, pytest.approx(2 * tail))
+    assert significance.mcnemar_exact(a, b) == (8, pytest.approx(2 * tail))
     assert 2 * tail == 0.0703125
 
 
@@ -61,21 +61,21 @@ def test_mcnemar_is_the_binomial_tail():
 @given(outcomes)
 def test_mcnemar_is_symmetric_and_ignores_concordant_items(pairs):
     a, b = np.array(pairs, dtype=int).T
-    discordant, p = inference.mcnemar_exact(a, b)
-    assert inference.mcnemar_exact(b, a) == (discordant, p)
+    discordant, p = significance.mcnemar_exact(a, b)
+    assert significance.mcnemar_exact(b, a) == (discordant, p)
     assert discordant == sum(x != y for x, y in pairs)
-    padded = inference.mcnemar_exact(np.append(a, [0, 1]), np.append(b, [0, 1]))
+    padded = significance.mcnemar_exact(np.append(a, [0, 1]), np.append(b, [0, 1]))
     assert padded == (discordant, pytest.approx(p))
     assert 0 < p <= 1
 
 
 def test_mcnemar_of_equal_outcomes_is_no_evidence():
-    assert inference.mcnemar_exact([1, 0, 1], [1, 0, 1]) == (0, 1.0)
+    assert significance.mcnemar_exact([1, 0, 1], [1, 0, 1]) == (0, 1.0)
 
 
 def test_mcnemar_refuses_other_outcomes():
     with pytest.raises(ValueError, match="0 or 1"):
-        inference.mcnemar_exact([0.5, 1], [1, 1])
+        significance.mcnemar_exact([0.5, 1], [1, 1])
 
 
 def test_paired_bootstrap_agrees_with_the_normal_approximation():
@@ -84,7 +84,7 @@ def test_paired_bootstrap_agrees_with_the_normal_approximation():
     a = np.where(rng.random(800) < 0.8, b, rng.random(800) < 0.7)
     difference = a.astype(float) - b
     half = Z * difference.std() / math.sqrt(800)
-    delta, low, high = inference.paired_bootstrap(a, b, **BOOTSTRAP)
+    delta, low, high = significance.paired_bootstrap(a, b, **BOOTSTRAP)
     assert delta == pytest.approx(difference.mean())
     assert low == pytest.approx(delta - half, abs=0.1 * half)
     assert high == pytest.approx(delta + half, abs=0.1 * half)
@@ -94,23 +94,23 @@ def test_paired_bootstrap_agrees_with_the_normal_approximation():
 
 def test_paired_bootstrap_widens_with_confidence():
     a, b = np.arange(60) % 2, np.arange(60) % 3 == 0
-    widths = [np.ptp(inference.paired_bootstrap(a, b, confidence, 2000, 0)[1:]) for confidence in (0.5, 0.8, 0.95)]
+    widths = [np.ptp(significance.paired_bootstrap(a, b, confidence, 2000, 0)[1:]) for confidence in (0.5, 0.8, 0.95)]
     assert widths == sorted(widths)
     assert widths[0] < widths[2]
 
 
 def test_paired_bootstrap_of_equal_differences_is_a_point():
-    assert inference.paired_bootstrap([1, 0, 1], [1, 0, 1], **BOOTSTRAP) == (0, 0, 0)
-    assert inference.paired_bootstrap([1, 1, 1], [0, 0, 0], **BOOTSTRAP) == (1, 1, 1)
+    assert significance.paired_bootstrap([1, 0, 1], [1, 0, 1], **BOOTSTRAP) == (0, 0, 0)
+    assert significance.paired_bootstrap([1, 1, 1], [0, 0, 0], **BOOTSTRAP) == (1, 1, 1)
 
 
 def test_one_item_or_window_has_no_interval():
-    delta, low, high = inference.paired_bootstrap([1], [0], **BOOTSTRAP)
+    delta, low, high = significance.paired_bootstrap([1], [0], **BOOTSTRAP)
     assert delta == 1
     assert math.isnan(low)
     assert math.isnan(high)
-    assert np.isnan(inference.perplexity_interval([5.0], [3], 0.95)).all()
-    delta, *rest = inference.paired_perplexity([math.log(8)], [math.log(2)], [1], 0.95)
+    assert np.isnan(significance.perplexity_interval([5.0], [3], 0.95)).all()
+    delta, *rest = significance.paired_perplexity([math.log(8)], [math.log(2)], [1], 0.95)
     assert delta == pytest.approx(6)
     assert np.isnan(rest).all()
 
@@ -118,14 +118,14 @@ def test_one_item_or_window_has_no_interval():
 def test_the_bootstrap_repeats_with_the_seed_and_only_with_it():
     rng = np.random.default_rng(0)
     a, b = rng.random(50), rng.random(50)
-    assert inference.paired_bootstrap(a, b, 0.95, 500, 1) == inference.paired_bootstrap(a, b, 0.95, 500, 1)
-    assert inference.paired_bootstrap(a, b, 0.95, 500, 1) != inference.paired_bootstrap(a, b, 0.95, 500, 2)
+    assert significance.paired_bootstrap(a, b, 0.95, 500, 1) == significance.paired_bootstrap(a, b, 0.95, 500, 1)
+    assert significance.paired_bootstrap(a, b, 0.95, 500, 1) != significance.paired_bootstrap(a, b, 0.95, 500, 2)
 
 
 def test_bootstrap_memory_does_not_grow_with_the_resamples():
     a, b = np.zeros(50_000), np.arange(50_000) % 2
     tracemalloc.start()
-    inference.paired_bootstrap(a, b, 0.95, 200, 0)
+    significance.paired_bootstrap(a, b, 0.95, 200, 0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20e6  # all indices at once are 80 MB
@@ -133,7 +133,7 @@ def test_bootstrap_memory_does_not_grow_with_the_resamples():
 
 def test_perplexity_weighs_windows_by_their_tokens():
     # 3 tokens of probability 1/2 and 1 of 1/8: the geometric mean of 2, 2, 2, 8
-    assert inference.perplexity([3 * math.log(2), math.log(8)], [3, 1]) == pytest.approx(64**0.25)
+    assert significance.perplexity([3 * math.log(2), math.log(8)], [3, 1]) == pytest.approx(64**0.25)
 
 
 def block_means(values, blocks) -> np.ndarray:
@@ -146,7 +146,7 @@ def test_perplexities_are_compared_by_a_t_test_over_blocks_of_neighbours(windows
     rng = np.random.default_rng(windows)
     b = 100 * rng.normal(2.0, 0.5, windows)
     a = b + 100 * rng.normal(0.02, 0.05, windows)
-    delta, low, high, p = inference.paired_perplexity(a, b, np.full(windows, 100), 0.9)
+    delta, low, high, p = significance.paired_perplexity(a, b, np.full(windows, 100), 0.9)
     expected = stats.ttest_rel(block_means(a / 100, blocks), block_means(b / 100, blocks))
     ratio = expected.confidence_interval(0.9)
     reference = math.exp(b.mean() / 100)
@@ -154,7 +154,7 @@ def test_perplexities_are_compared_by_a_t_test_over_blocks_of_neighbours(windows
     assert (low, high) == pytest.approx((reference * np.expm1(ratio.low), reference * np.expm1(ratio.high)), rel=1e-6)
     assert delta == pytest.approx(math.exp(a.mean() / 100) - reference)
     single = stats.ttest_1samp(block_means(a / 100, blocks), 0).confidence_interval(0.9)
-    found = inference.perplexity_interval(a, np.full(windows, 100), 0.9)
+    found = significance.perplexity_interval(a, np.full(windows, 100), 0.9)
     assert found == pytest.approx((math.exp(single.low), math.exp(single.high)), rel=1e-6)
 
 
@@ -165,8 +165,8 @@ def test_the_interval_of_a_perplexity_agrees_with_the_delta_method():
     for _ in range(200):
         tokens = rng.integers(50, 150, 160)
         nll = tokens * rng.normal(2.0, 0.4, 160)
-        low, high = inference.perplexity_interval(nll, tokens, 0.95)
-        assert low < inference.perplexity(nll, tokens) < high
+        low, high = significance.perplexity_interval(nll, tokens, 0.95)
+        assert low < significance.perplexity(nll, tokens) < high
         halves.append(math.log(high / low) / 2)
     ratio = nll.sum() / tokens.sum()
     error = (nll - ratio * tokens).std() / tokens.mean() / math.sqrt(160)
@@ -175,20 +175,20 @@ def test_the_interval_of_a_perplexity_agrees_with_the_delta_method():
 
 def test_paired_perplexity_of_a_model_with_itself_is_no_difference():
     nll, tokens = np.linspace(100, 200, 30), np.full(30, 50)
-    assert inference.paired_perplexity(nll, nll, tokens, 0.95) == (0, 0, 0, 1)
+    assert significance.paired_perplexity(nll, nll, tokens, 0.95) == (0, 0, 0, 1)
 
 
 def test_paired_perplexity_sees_a_small_difference_that_all_windows_share():
     rng = np.random.default_rng(1)
     b = 100 * rng.normal(2.0, 0.5, 40)
     a = b + 100 * rng.normal(0.02, 0.005, 40)
-    delta, low, high, p = inference.paired_perplexity(a, b, np.full(40, 100), 0.95)
+    delta, low, high, p = significance.paired_perplexity(a, b, np.full(40, 100), 0.95)
     assert 0 < low < delta < high
     assert p < 1e-6
-    back, *_, same = inference.paired_perplexity(b, a, np.full(40, 100), 0.95)
+    back, *_, same = significance.paired_perplexity(b, a, np.full(40, 100), 0.95)
     assert (back, same) == pytest.approx((-delta, p))
-    assert inference.paired_perplexity(b + 2, b, np.full(40, 100), 0.95)[1:] == pytest.approx(
-        (*[inference.perplexity(b, np.full(40, 100)) * math.expm1(0.02)] * 2, 0)
+    assert significance.paired_perplexity(b + 2, b, np.full(40, 100), 0.95)[1:] == pytest.approx(
+        (*[significance.perplexity(b, np.full(40, 100)) * math.expm1(0.02)] * 2, 0)
     )
 
 
@@ -197,7 +197,7 @@ def test_the_interval_excludes_zero_where_p_is_below_the_level(wanted):
     noise, tokens = np.random.default_rng(2).normal(0, 1, 40), np.full(40, 100)
     means = block_means(noise - noise.mean(), 8)
     a = 200 + noise - noise.mean() + stats.t(7).isf(wanted / 2) * means.std(ddof=1) / math.sqrt(8)
-    _, low, high, p = inference.paired_perplexity(a, np.full(40, 200.0), tokens, 0.95)
+    _, low, high, p = significance.paired_perplexity(a, np.full(40, 200.0), tokens, 0.95)
     assert p == pytest.approx(wanted)
     assert (low > 0) == (wanted < 0.05) and high > 0
 
@@ -219,7 +219,7 @@ def test_type_1_error_of_the_perplexity_test_where_windows_resemble_their_neighb
     percentile bootstrap at 12 windows 0.21."""
     rng, tokens = np.random.default_rng(0), np.full(windows, 100)
     tests = [
-        inference.paired_perplexity(
+        significance.paired_perplexity(
             200 + autoregressive(rng, windows, correlation), np.full(windows, 200.0), tokens, 0.95
         )
         for _ in range(4000)
@@ -234,29 +234,31 @@ def test_design_effect_and_p_of_clusters_by_hand():
     a, b = (difference > 0).astype(float), (difference < 0).astype(float)
     clustered = sum((total - 0.8) ** 2 for total in (2, 1, -1, 2, 0)) / 100 * 5 / 4
     independent = sum((d - 0.4) ** 2 for d in difference) / 9 / 10
-    effect, p = inference.cluster_robust(a, b, list("aabbccddee"))
+    effect, p = significance.cluster_robust(a, b, list("aabbccddee"))
     assert effect == pytest.approx(clustered / independent) == pytest.approx(0.085 / (4.4 / 90))
     assert p == pytest.approx(2 * stats.t(4).sf(0.4 / math.sqrt(clustered)))
     shuffled = np.random.default_rng(0).permutation(10)
-    again = inference.cluster_robust(a[shuffled], b[shuffled], np.array(list("aabbccddee"))[shuffled])
+    again = significance.cluster_robust(a[shuffled], b[shuffled], np.array(list("aabbccddee"))[shuffled])
     assert again == pytest.approx((effect, p))
 
 
 def test_items_each_in_a_cluster_of_its_own_are_a_paired_t_test():
     rng = np.random.default_rng(4)
     a, b = rng.random(30) < 0.6, rng.random(30) < 0.4
-    effect, p = inference.cluster_robust(a, b, range(30))
+    effect, p = significance.cluster_robust(a, b, range(30))
     assert (effect, p) == pytest.approx((1, stats.ttest_rel(a.astype(float), b.astype(float)).pvalue))
 
 
 def test_clusters_that_say_nothing():
-    assert np.isnan(inference.cluster_robust([1, 1, 0], [0, 0, 1], ["a"] * 3)).all()
-    effect, p = inference.cluster_robust([1, 0, 1, 0], [1, 0, 1, 0], [4, 4, 6, 6])
+    assert np.isnan(significance.cluster_robust([1, 1, 0], [0, 0, 1], ["a"] * 3)).all()
+    effect, p = significance.cluster_robust([1, 0, 1, 0], [1, 0, 1, 0], [4, 4, 6, 6])
     assert math.isnan(effect) and p == 1
-    assert inference.cluster_robust([1, 0, 1, 0], [0, 1, 0, 1], [4, 4, 6, 6])[1] == 1  # no cluster differs on the whole
+    assert (
+        significance.cluster_robust([1, 0, 1, 0], [0, 1, 0, 1], [4, 4, 6, 6])[1] == 1
+    )  # no cluster differs on the whole
     for clusters in ([1, 2], [1, None, 2]):
         with pytest.raises(ValueError, match="a cluster for each of the 3 items"):
-            inference.cluster_robust([1, 1, 0], [0, 0, 1], clusters)
+            significance.cluster_robust([1, 1, 0], [0, 0, 1], clusters)
 
 
 @pytest.mark.parametrize(("clusters", "items"), [(22, 18), (6, 50)])
@@ -269,28 +271,28 @@ def test_type_1_error_where_stories_share_templates(clusters, items):
         draw = rng.random((clusters, items))
         a = (draw < np.clip(0.15 + lead, 0, 0.45)).ravel().astype(int)
         b = (draw > 1 - np.clip(0.15 - lead, 0, 0.45)).ravel().astype(int)
-        found.append((inference.cluster_robust(a, b, labels)[1], inference.mcnemar_exact(a, b)[1]))
+        found.append((significance.cluster_robust(a, b, labels)[1], significance.mcnemar_exact(a, b)[1]))
     robust, exact = np.mean(np.array(found) < 0.05, axis=0)
     assert 0.035 < robust < 0.075
     assert exact > 0.2  # as if each template were another draw of the same coin
 
 
 def test_holm_is_the_worked_example():
-    assert inference.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
 def test_holm_leaves_absent_p_values_out_of_the_family():
-    assert inference.holm([0.01, None, 0.04, math.nan, 0.03, 0.005]) == pytest.approx(
+    assert significance.holm([0.01, None, 0.04, math.nan, 0.03, 0.005]) == pytest.approx(
         [0.03, math.nan, 0.06, math.nan, 0.06, 0.02], nan_ok=True
     )
-    assert np.isnan(inference.holm([None, None])).all()
-    assert inference.holm([]).tolist() == []
+    assert np.isnan(significance.holm([None, None])).all()
+    assert significance.holm([]).tolist() == []
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(p_values):
-    adjusted = inference.holm(p_values)
+    adjusted = significance.holm(p_values)
     assert (adjusted >= np.array(p_values) - 1e-12).all()
     assert (adjusted <= np.minimum(1, len(p_values) * np.array(p_values)) + 1e-12).all()
     order = np.argsort(p_values, kind="stable")
@@ -300,15 +302,15 @@ def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(p_values):
 
 def test_holm_refuses_what_is_no_probability():
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
-        inference.holm([0.5, 1.5])
+        significance.holm([0.5, 1.5])
 
 
 @pytest.mark.parametrize(
     "function",
     [
-        lambda a, b: inference.paired_bootstrap(a, b, **BOOTSTRAP),
-        lambda a, b: inference.perplexity_interval(a, b, 0.95),
-        lambda a, b: inference.cluster_robust(a, b, range(len(a))),
+        lambda a, b: significance.paired_bootstrap(a, b, **BOOTSTRAP),
+        lambda a, b: significance.perplexity_interval(a, b, 0.95),
+        lambda a, b: significance.cluster_robust(a, b, range(len(a))),
     ],
 )
 @pytest.mark.parametrize(
@@ -329,10 +331,10 @@ def test_bad_outcomes_are_refused(function, a, b, message):
 @pytest.mark.parametrize("confidence", [0, 1, 95])
 def test_bad_confidence_is_refused(confidence):
     calls = [
-        lambda: inference.wilson(1, 2, confidence),
-        lambda: inference.paired_bootstrap([1, 0], [0, 0], confidence, 100, 0),
-        lambda: inference.perplexity_interval([1.0, 2.0], [1, 1], confidence),
-        lambda: inference.paired_perplexity([1.0, 2.0], [1.0, 1.0], [1, 1], confidence),
+        lambda: significance.wilson(1, 2, confidence),
+        lambda: significance.paired_bootstrap([1, 0], [0, 0], confidence, 100, 0),
+        lambda: significance.perplexity_interval([1.0, 2.0], [1, 1], confidence),
+        lambda: significance.paired_perplexity([1.0, 2.0], [1.0, 1.0], [1, 1], confidence),
     ]
     for call in calls:
         with pytest.raises(ValueError, match="confidence must lie"):
@@ -341,8 +343,8 @@ def test_bad_confidence_is_refused(confidence):
 
 def test_windows_without_tokens_or_beyond_exp_are_refused():
     with pytest.raises(ValueError, match="at least one token"):
-        inference.perplexity([1.0, 2.0], [1, 0])
+        significance.perplexity([1.0, 2.0], [1, 0])
     with pytest.raises(ValueError, match="700 nats"):
-        inference.paired_perplexity([1.0, 900.0], [1.0, 1.0], [1, 1], 0.95)
+        significance.paired_perplexity([1.0, 900.0], [1.0, 1.0], [1, 1], 0.95)
     with pytest.raises(ValueError, match="700 nats"):
-        inference.paired_perplexity([1.0, 1.0], [1.0, 900.0], [1, 1], 0.95)
+        significance.paired_perplexity([1.0, 1.0], [1.0, 900.0], [1, 1], 0.95)

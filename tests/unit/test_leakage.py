@@ -3,8 +3,8 @@
 import leakage as stage
 import pandas as pd
 
-from pruning import artifacts
-from pruning.leakage import ngrams, overlap, text_of, words
+from pruning.core import artifacts
+from pruning.data.leakage import ngrams, overlap, text_of, words
 
 
 def test_case_punctuation_and_spacing_do_not_hide_a_copy():

@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 
-from pruning.locks import clear_stale
+from pruning.core.locks import clear_stale
 from workspace import ROOT
 
 HOLD = """
 import pathlib, sys
-from pruning.locks import clear_stale
+from pruning.core.locks import clear_stale
 clear_stale(pathlib.Path(sys.argv[1]))
 print(1, flush=True)
 sys.stdin.read()

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 import tiny
-from pruning import config, loading, memory, preflight
-from pruning.checkpoint import Checkpoint
-from pruning.default_config import DEFAULT
-from pruning.errors import InputError
+from pruning.config import preflight
+from pruning.config.default import DEFAULT
+from pruning.config.models import Model
+from pruning.config.schema import Config
+from pruning.core import memory
+from pruning.core.errors import InputError
+from pruning.models import loading
+from pruning.models.checkpoint import Checkpoint
 
 GB = 10**9
 
@@ -24,7 +28,7 @@ def sparse(directory: Path, gigabytes: int) -> Path:
     file.write_bytes(len(header).to_bytes(8, "little") + header)
     with file.open("r+b") as stream:
         stream.truncate(8 + len(header) + size)
-    (directory / "config.json").write_text("{}")
+    (directory / "config.json").write_text(json.dumps({"model_type": "llama"}))
     return directory
 
 
@@ -120,15 +124,15 @@ def test_a_model_that_fits_is_loaded(tmp_path: Path, monkeypatch):
         loading.load(directory, "float32", "cpu")
 
 
-def only(name: str, **keys) -> config.Config:
+def only(name: str, **keys) -> Config:
     """The default config with one model."""
     experiment = DEFAULT.experiment.model_copy(update={"models": [name]})
     tables = {table: None for table in DEFAULT.tables}
-    model = config.Model.model_validate(keys)
+    model = Model.model_validate(keys)
     return DEFAULT.model_copy(update={"models": {name: model}, "experiment": experiment, "tables": tables})
 
 
-def local(directory: Path, **keys) -> config.Config:
+def local(directory: Path, **keys) -> Config:
     return only("big", source={"kind": "local", "path": str(directory)}, **keys)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pruning.overlap import expected_iou, iou
+from pruning.analysis.overlap import expected_iou, iou
 
 
 def test_iou_by_hand():

@@ -8,23 +8,24 @@ import score as score_stage
 import torch
 
 import tiny
-from pruning import artifacts
-from pruning import calibration_data as cd
-from pruning.calibration import checkpoint_gradients
-from pruning.errors import InputError
-from pruning.loading import load
-from pruning.parameter_gradients import NEURON_AXIS, layers_that_fit, neuron_taylor, parameter_taylor
-from pruning.scores import Layer
-from pruning.scores import parameter_taylor as plugin
+from pruning.calibration import prepare
+from pruning.calibration.gradients import checkpoint_gradients
+from pruning.calibration.parameter_gradients import layers_that_fit, neuron_taylor, parameter_taylor
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.data import text
+from pruning.methods.scores import Layer
+from pruning.methods.scores import parameter_taylor as plugin
+from pruning.models.loading import load
 
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 
 
-def micro_batches(lengths=(12, 9, 16, 7, 10), size=2) -> list[cd.Batch]:
+def micro_batches(lengths=(12, 9, 16, 7, 10), size=2) -> list[prepare.Batch]:
     """Samples of uneven lengths, thus padding."""
     rng = np.random.default_rng(0)
     samples = [(rng.integers(1, 257, n).tolist(), [True] * n) for n in lengths]
-    return cd.micro_batches(samples, size, pad=0, token_mask="all")
+    return prepare.micro_batches(samples, size, pad=0, token_mask="all")
 
 
 def losses(model, batches) -> list[torch.Tensor]:
@@ -38,7 +39,7 @@ def losses(model, batches) -> list[torch.Tensor]:
 
 
 def weights(model, layer: int) -> dict[str, torch.nn.Parameter]:
-    return {name: getattr(model.model.layers[layer].mlp, name).weight for name in NEURON_AXIS}
+    return {name: getattr(model.model.layers[layer].mlp, f"{name}_proj").weight for name in ("gate", "up", "down")}
 
 
 def brute_force(model, batches, per_sample=False) -> list[np.ndarray]:
@@ -84,7 +85,7 @@ def test_the_gradient_is_what_changing_a_weight_does():
     c, step, expected = 5, 1e-3, 0.0
     found = list(parameter_taylor(model, batches, 2))[1][c].item()
     for name, weight in weights(model, 1).items():
-        own = weight.data[:, c] if NEURON_AXIS[name] else weight.data[c]
+        own = weight.data[:, c] if name == "down" else weight.data[c]
         for i in range(len(own)):
             value = own[i].item()
             ends = []
@@ -136,14 +137,14 @@ def test_half_precision_is_summed_in_single(tmp_path):
 def test_neuron_taylor_by_hand():
     """Two neurons, one hidden dimension of two; -1 * 2 and 2 * 1 do not cancel."""
     weight = {
-        "gate_proj": torch.tensor([[-1.0, 2.0], [0.0, 3.0]]),
-        "up_proj": torch.tensor([[1.0, 1.0], [5.0, -5.0]]),
-        "down_proj": torch.tensor([[2.0, 1.0], [4.0, -1.0]]),
+        ("gate",): torch.tensor([[-1.0, 2.0], [0.0, 3.0]]),
+        ("up",): torch.tensor([[1.0, 1.0], [5.0, -5.0]]),
+        ("down",): torch.tensor([[2.0, 1.0], [4.0, -1.0]]),
     }
     gradient = {
-        "gate_proj": torch.tensor([[2.0, 1.0], [7.0, 1.0]]),
-        "up_proj": torch.tensor([[0.5, -0.5], [1.0, 2.0]]),
-        "down_proj": torch.tensor([[3.0, 10.0], [0.0, 20.0]]),
+        ("gate",): torch.tensor([[2.0, 1.0], [7.0, 1.0]]),
+        ("up",): torch.tensor([[0.5, -0.5], [1.0, 2.0]]),
+        ("down",): torch.tensor([[3.0, 10.0], [0.0, 20.0]]),
     }
     found = neuron_taylor(weight, gradient)
     assert found.dtype == torch.float64
@@ -210,13 +211,13 @@ def test_the_stage_writes_a_row_a_neuron(tmp_path):
     records = artifacts.read_table(tmp_path / "data.parquet", "dataset").to_pylist()
     texts = [("Q: {question}\n".format_map(r), "A: {answer}".format_map(r)) for r in records]
     names = ("samples", "sequence_length", "packing", "seed")
-    sequences = cd.token_samples(texts, tokenizer, **{name: SETTINGS[name] for name in names})
-    batches = cd.micro_batches(sequences, 1, pad=0, token_mask="answer")
+    sequences = text.token_samples(texts, tokenizer, **{name: SETTINGS[name] for name in names})
+    batches = prepare.micro_batches(sequences, 1, pad=0, token_mask="answer")
     expected = torch.cat(list(parameter_taylor(model, batches, 2)))
-    assert list(frame) == ["layer", "neuron", "n_samples", "ce_param_abs"]
+    assert list(frame) == ["layer", "unit", "n_samples", "ce_param_abs"]
     assert frame["ce_param_abs"].to_numpy() == pytest.approx(expected.numpy(), rel=1e-4)
     assert set(frame["n_samples"]) == {11.0}
-    assert frame[["layer", "neuron"]].to_numpy().tolist() == [[layer, c] for layer in (0, 1) for c in range(48)]
+    assert frame[["layer", "unit"]].to_numpy().tolist() == [[layer, c] for layer in (0, 1) for c in range(48)]
 
 
 def test_a_tight_bound_and_checkpointing_change_nothing(tmp_path, capsys):
@@ -244,12 +245,12 @@ def test_the_score_stage_reads_the_kind_that_the_score_names(tmp_path):
     frame = run_stage(tmp_path)
     scores = run_score(tmp_path, "parameter_taylor", tmp_path / "parameter_taylor.parquet")
     assert scores["score"].to_numpy() == pytest.approx(frame["ce_param_abs"].to_numpy() / 11)
-    with pytest.raises(InputError, match="kind='parameter_taylor' schema=1, expected kind='statistics'"):
+    with pytest.raises(InputError, match="kind='parameter_taylor' schema=2, expected kind='statistics'"):
         run_score(tmp_path, "minitron", tmp_path / "parameter_taylor.parquet")
 
 
 def test_the_checkpoint_is_opened_once_and_only_for_scores_that_want_it(tmp_path, monkeypatch):
-    from pruning import checkpoint
+    from pruning.models import checkpoint
 
     opened, real = [], checkpoint.Checkpoint
 

@@ -1,14 +1,17 @@
 """Readings against the paper's numbers, on curves and masks small enough to work out by hand."""
 
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import readings as stage
 
-from pruning import artifacts, overlap, readings
-from pruning.errors import InputError
+from pruning.analysis import overlap, readings
+from pruning.core import artifacts, names
+from pruning.core.errors import InputError
+from pruning.report.files import Files
+from pruning.report.tables import readings as printed
 
 PAPER = Path(__file__).parents[2] / "resources/paper"
 TABLE4 = readings.published_lines(pd.read_csv(PAPER / "table4.csv"))
@@ -25,7 +28,7 @@ def test_a_curve_is_the_mean_of_layers_and_the_last_but_one():
     assert found["mean"].tolist() == pytest.approx([0.6, 0.3])
     assert found["layer"].tolist() == [0.6, 0.4]
     assert readings.curve(frame, 0)["layer"].tolist() == [0.9, 0.5]
-    with pytest.raises(InputError, match="readings.layer: 3 is out of range, the model has layers 0 to 2"):
+    with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
         readings.curve(frame, 3)
 
 
@@ -161,7 +164,7 @@ def test_the_papers_own_table_4_meets_the_claims_it_shows():
 def results(tmp_path: Path) -> Path:
     """A model of three layers with four neurons each; masks at 40% and overlaps at 20 and 40%."""
     folder = tmp_path / "results/m"
-    frame = pd.DataFrame([(layer, neuron) for layer in range(3) for neuron in range(4)], columns=["layer", "neuron"])
+    frame = pd.DataFrame([(layer, neuron) for layer in range(3) for neuron in range(4)], columns=["layer", "unit"])
     statistics = frame.assign(
         n_tokens=1.0, act_sq_sum=[9.0, 4, 1, 0] * 3, energy_grad_sq_sum=[0.0, 1, 4, 9] * 3, ce_grad_sq_sum=1.0
     )
@@ -181,7 +184,7 @@ def results(tmp_path: Path) -> Path:
     ious = {("rku", "agf"): 0.98, ("rku", "taylor_fo"): 0.80, ("rku", "wanda"): 0.75}
     ious |= {("sq", "sq"): 1.0, ("sq", "taylor_fo"): 0.4, ("sq", "wanda"): 0.3}
     for (first, second), iou in ious.items():
-        rows = [(s, layer, iou) for s in (20, 40) for layer in range(3)]
+        rows = [(s, layer, iou) for s in (0.2, 0.4) for layer in range(3)]
         (folder / f"analysis/overlap/c/{first}").mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows, columns=["sparsity", "layer", "iou"]).to_csv(
             folder / f"analysis/overlap/c/{first}/{second}.csv", index=False
@@ -203,9 +206,10 @@ def test_the_table_has_the_best_reading_first_and_marks_the_presets(results: Pat
         "low": 0.25,
         "confidence": 0.95,
     }
-    outputs = [results / f"readings.{form}" for form in ("csv", "md", "tex")]
-    stage.readings(settings, *outputs, PAPER, results / "results")
-    frame = pd.read_csv(outputs[0]).set_index("reading")
+    templates = {"overlap": names.OVERLAP, "masks": names.MASK, "statistics": names.STATISTICS}
+    files = [f"{name}={results}/{template}" for name, template in templates.items()]
+    page = printed.make(Files([*files, *(f"table{n}={PAPER}/table{n}.csv" for n in (1, 4, 6, 7))]), settings)
+    frame = pd.read_csv(StringIO(page.csv)).set_index("reading")
     assert frame["layer"].tolist() == [1, 1]
     assert frame["chosen"].tolist() == [False, True]
     assert frame.loc["own", "distance_wanda_mean"] == pytest.approx(75 - 71.82)  # Table 4 at 40%
@@ -215,9 +219,9 @@ def test_the_table_has_the_best_reading_first_and_marks_the_presets(results: Pat
     assert frame.loc["own", ["trap_neurons", "trap_wanda", "trap_rku", "spike_rku"]].tolist() == [1, 1, 0, 1]
     # One neuron of each shows nothing.
     assert frame.loc["own", ["claim_trap", "claim_spike", "claim_wanda_faster"]].tolist() == [False, False, True]
-    text = outputs[1].read_text(encoding="utf-8")
+    text = page.markdown
     lines = [line for line in text.splitlines() if line.startswith("| Share") or line.startswith("| RKU squared")]
     assert lines[0].startswith("| Share \\| sample (the presets)")
     assert "**3.2** [3.2]" in lines[0]
     assert "is another model" in text and "ruled out: same masks" in text
-    assert outputs[2].read_text(encoding="utf-8").isascii()
+    assert page.tex.isascii()

@@ -9,10 +9,12 @@ import torch
 from peft import PeftModel
 
 import tiny
-from pruning import artifacts, loading, recovery
-from pruning.checkpoint import Checkpoint
-from pruning.compact import write_compact
-from pruning.errors import InputError
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.evaluation import recovery
+from pruning.methods.compact import write_compact
+from pruning.models import loading
+from pruning.models.checkpoint import Checkpoint
 
 SETTINGS = {
     "steps": 6,

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import tiny
-from pruning import artifacts
-from pruning.compensation import ridge
-from pruning.loading import load
+from pruning.core import artifacts
+from pruning.methods.compensation import ridge
+from pruning.models.loading import load
 
 D, N = 5, 12
 KEEP = np.random.default_rng(4).permutation(N) < 8
@@ -171,10 +171,10 @@ def moments_of(base, tmp_path, **changes):
 
 
 def compact(base, tmp_path, keeps, name, moments=None, **settings):
-    frames = [pd.DataFrame({"layer": i, "neuron": range(len(k)), "keep": k}) for i, k in enumerate(keeps)]
+    frames = [pd.DataFrame({"layer": i, "unit": range(len(k)), "keep": k}) for i, k in enumerate(keeps)]
     artifacts.write_parquet(tmp_path / "mask.parquet", pd.concat(frames), "mask", {})
     settings = {"compensate": "ridge" if moments else "none", "export": "exact", **settings}
-    paths = base, tmp_path / "mask.parquet", tmp_path / name, tmp_path / f"{name}.json"
+    paths = base, tiny.manifest(base), tmp_path / "mask.parquet", tmp_path / name, tmp_path / f"{name}.json"
     compact_stage.compact(settings, *paths, evidence=moments)
     return load(tmp_path / name, "float32", "cpu")[0], artifacts.read_json(tmp_path / f"{name}.json", "compact")
 

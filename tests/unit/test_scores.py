@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning import scores
-from pruning.normalise import NORMALISATIONS, layer_l2, layer_mean, layer_sum, zscore
-from pruning.scores import Layer, Weights, cfsp_as_code, fluctuation, random, utility
+from pruning.methods import scores
+from pruning.methods.normalise import NORMALISATIONS, layer_l2, layer_mean, layer_sum, zscore
+from pruning.methods.scores import Layer, Weights, cfsp_as_code, fluctuation, random, utility
 
 SAMPLES, TOKENS, NEURONS, HIDDEN = 3, 5, 7, 4
 OBJECTIVES, REDUCTIONS = ("energy", "ce"), ("net_abs", "net_sq", "abs", "sq", "share", "grad_sq")
@@ -42,7 +42,7 @@ class Example:
         return columns
 
     def layer(self, index: int = 0) -> Layer:
-        return Layer(index, self.statistics(), lambda: Weights(self.gate, self.up, self.down))
+        return Layer(index, self.statistics(), Weights(vars(self).__getitem__))
 
     def norm(self, c: int) -> float:
         """||a_c|| over all tokens."""
@@ -121,7 +121,7 @@ def test_every_score_is_tested():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_score_is_its_formula(name, seed):
     example = Example(seed)
-    found = importlib.import_module(f"pruning.scores.{name}").score(example.layer())
+    found = importlib.import_module(f"pruning.methods.scores.{name}").score(example.layer())
     assert found.dtype == np.float64
     assert found == pytest.approx([FORMULAS[name](example, c) for c in range(NEURONS)], rel=1e-6)
 
@@ -176,8 +176,8 @@ def test_a_silent_neuron_in_a_silent_layer_scores_no_nan(name):
     example.a[:] = 0
     with np.errstate(invalid="ignore"):  # shares of nothing; the calibration pass writes 0
         statistics = {column: np.nan_to_num(values) for column, values in example.statistics().items()}
-    layer = Layer(0, statistics, lambda: Weights(example.gate, example.up, example.down))
-    found = importlib.import_module(f"pruning.scores.{name}").score(layer)
+    layer = Layer(0, statistics, Weights(vars(example).__getitem__))
+    found = importlib.import_module(f"pruning.methods.scores.{name}").score(layer)
     assert np.isfinite(found).all()
     assert name == "magnitude" or not found.any()
 
@@ -196,19 +196,21 @@ def test_random_does_not_look_at_the_data():
 
 
 def test_weights_are_loaded_at_most_once_and_only_when_asked_for():
-    example, loads = Example(), []
+    example, reads = Example(), []
 
-    def load():
-        loads.append(1)
-        return Weights(example.gate, example.up, example.down)
+    def read(projection: str):
+        reads.append(projection)
+        return vars(example)[projection]
 
-    layer = Layer(0, example.statistics(), load)
+    layer = Layer(0, example.statistics(), Weights(read))
     for name in ("utility", "minitron", "random"):
-        importlib.import_module(f"pruning.scores.{name}").score(layer)
-    assert loads == []
+        importlib.import_module(f"pruning.methods.scores.{name}").score(layer)
+    assert reads == []
+    importlib.import_module("pruning.methods.scores.wanda").score(layer)
+    assert reads == ["down"]
     for name in ("wanda", "cfsp", "magnitude"):
-        importlib.import_module(f"pruning.scores.{name}").score(layer)
-    assert loads == [1]
+        importlib.import_module(f"pruning.methods.scores.{name}").score(layer)
+    assert sorted(reads) == ["down", "gate", "up"]
 
 
 def test_normalisations_by_hand():
@@ -248,7 +250,9 @@ def test_normalisation_forgets_the_layer_scale(name):
 def test_options_of_scores_have_defaults():
     """A method may name a score without options."""
     for name in (*FORMULAS, *TESTED_APART):
-        _, *options = inspect.signature(importlib.import_module(f"pruning.scores.{name}").score).parameters.values()
+        _, *options = inspect.signature(
+            importlib.import_module(f"pruning.methods.scores.{name}").score
+        ).parameters.values()
         assert all(option.default is not inspect.Parameter.empty for option in options)
 
 

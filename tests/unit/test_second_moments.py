@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3nTextConfig, Gemma3TextConfig
 
 import tiny
-from pruning import artifacts
-from pruning import calibration_data as cd
-from pruning.errors import InputError
-from pruning.loading import load
-from pruning.second_moments import held_out, read, second_moments, token_counts
+from pruning.calibration import prepare
+from pruning.calibration.second_moments import held_out, read, second_moments, token_counts
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.data import text
+from pruning.models.loading import load
 
 WINDOWS = {"sliding_window": 4, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
 
@@ -34,11 +35,11 @@ MODELS = {
 }
 
 
-def micro_batches(lengths=(12, 9, 16, 7, 10, 16, 5, 11, 16, 13, 8), size=3) -> list[cd.Batch]:
+def micro_batches(lengths=(12, 9, 16, 7, 10, 16, 5, 11, 16, 13, 8), size=3) -> list[prepare.Batch]:
     """Samples of uneven lengths, thus padding; those of numbers 4 and 9 are held out."""
     rng = np.random.default_rng(0)
     samples = [(rng.integers(1, 257, n).tolist(), [True] * n) for n in lengths]
-    return cd.micro_batches(samples, size, pad=0, token_mask="all")
+    return prepare.micro_batches(samples, size, pad=0, token_mask="all")
 
 
 def by_hooks(model, batches) -> list[dict[str, np.ndarray]]:
@@ -160,8 +161,8 @@ def test_the_stage_writes_a_file_a_layer_and_a_manifest(tmp_path):
     records = artifacts.read_table(tmp_path / "data.parquet", "dataset").to_pylist()
     texts = [("Q: {question}\n".format_map(r), "A: {answer}".format_map(r)) for r in records]
     names = ("samples", "sequence_length", "packing", "seed")
-    sequences = cd.token_samples(texts, tokenizer, **{name: SETTINGS[name] for name in names})
-    batches = cd.micro_batches(sequences, 1, pad=0, token_mask="all")
+    sequences = text.token_samples(texts, tokenizer, **{name: SETTINGS[name] for name in names})
+    batches = prepare.micro_batches(sequences, 1, pad=0, token_mask="all")
     assert {file.name for file in output.iterdir()} == {"0.safetensors", "1.safetensors", "manifest.json"}
     assert_moments([load_file(output / f"{layer}.safetensors") for layer in (0, 1)], by_hooks(model, batches))
     manifest = artifacts.read_json(output / "manifest.json", "second_moments")

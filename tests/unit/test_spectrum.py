@@ -8,8 +8,9 @@ import scipy.linalg
 import scipy.stats
 import spectrum as stage
 
-from pruning import artifacts, spectrum
-from pruning.errors import InputError
+from pruning.analysis import spectrum
+from pruning.core import artifacts
+from pruning.core.errors import InputError
 
 SETTINGS = {"model": "m", "calib": "c", "sparsity": 50, "draws": 3, "seed": 1}
 
@@ -91,12 +92,12 @@ def study(tmp_path):
     a = rng.normal(size=(40, 6)).astype(np.float32)
     a[:, 1], a[:, 2] = 2 * a[:, 0], -a[:, 0]
     table = pa.table({"sample": range(40), "position": range(40), "token": range(40), "activation": a.tolist()})
-    artifacts.write_parquet(tmp_path / "activations.parquet", table, "activations", {"analysed_layer": 1})
+    artifacts.write_parquet(tmp_path / "activations.parquet", table, "activations", {"layer": 1})
     scores = {"narrow": [9, 8, 7, 1, 1, 1], "wide": [0, 0, 0, 5, 5, 5], "ties": [1, 1, 1, 1, 1, 1]}
     keeps = {"narrow": [1, 0, 0, 0, 0, 0], "wide": [0, 0, 0, 1, 1, 1], "ties": [0, 0, 0, 0, 0, 0]}
     for method in scores:
         # Rows upside down, and another layer 0: neither may matter.
-        frame = pd.DataFrame({"layer": [1] * 6 + [0] * 6, "neuron": [*range(6)[::-1], *range(6)]})
+        frame = pd.DataFrame({"layer": [1] * 6 + [0] * 6, "unit": [*range(6)[::-1], *range(6)]})
         score = [*scores[method][::-1], *range(6)]
         artifacts.write_parquet(tmp_path / f"{method}.scores", frame.assign(score=score), "scores", {})
         keep = [bool(k) for k in keeps[method][::-1]] + [True] * 6
@@ -118,7 +119,7 @@ def test_the_stage(study):
     assert list(curves) == [*shared, "index", "singular_value", "energy"]
     assert list(summary) == [*shared, "effective_rank", "stable_rank", "energy_90", "energy_99"]
     rows = summary.set_index(["method", "width_rule"])
-    assert (rows[["model", "calib", "layer", "sparsity", "tokens"]] == ["m", "c", 1, 50, 40]).all(axis=None)
+    assert (rows[["model", "calib", "layer", "sparsity", "tokens"]] == ["m", "c", 1, 0.5, 40]).all(axis=None)
     widths = {("dense", "own"): 6, ("narrow", "own"): 1, ("wide", "own"): 3, ("ties", "own"): 0}
     assert rows["width"].to_dict() == widths | {(m, "equal"): 3 for m in ("dense", "narrow", "wide", "ties")}
     assert rows.loc[("narrow", "equal"), "effective_rank"] == pytest.approx(1, abs=1e-5)
@@ -144,15 +145,15 @@ def test_bad_input_is_named(study):
     with pytest.raises(InputError, match=r"--scores of methods \['narrow'\], but --masks of \['wide'\]"):
         files = [f"narrow={folder}/narrow.scores"], [f"wide={folder}/wide.mask"]
         stage.spectrum(SETTINGS, folder / "activations.parquet", *files, folder / "a.csv", folder / "b.csv")
-    frame = pd.DataFrame({"layer": [1] * 5, "neuron": range(5), "keep": True})
+    frame = pd.DataFrame({"layer": [1] * 5, "unit": range(5), "keep": True})
     artifacts.write_parquet(folder / "short.mask", frame, "mask", {})
     artifacts.write_parquet(folder / "short.scores", frame.assign(score=1.0), "scores", {})
     with pytest.raises(InputError, match=r"short\.mask: has 5 neurons in layer 1, .*activations\.parquet has 6"):
         run(folder, ["short"])
-    artifacts.write_parquet(folder / "activations.parquet", table, "activations", {"analysed_layer": None})
+    artifacts.write_parquet(folder / "activations.parquet", table, "activations", {"layer": None})
     with pytest.raises(InputError, match="does not say of which layer"):
         run(folder)
-    artifacts.write_parquet(folder / "activations.parquet", table[:0], "activations", {"analysed_layer": 1})
+    artifacts.write_parquet(folder / "activations.parquet", table[:0], "activations", {"layer": 1})
     with pytest.raises(InputError, match="holds no token"):
         run(folder)
     assert not (folder / "a.csv").exists()

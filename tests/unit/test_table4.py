@@ -1,12 +1,16 @@
 """Table 4 from overlaps of two pairs on a model of three layers."""
 
+from io import StringIO
+from pathlib import Path
+
 import pandas as pd
 import pytest
-import table4 as stage
 
-from pruning.errors import InputError
-from pruning.overlap import table4_rows
+from pruning.core.errors import InputError
+from pruning.report.files import Files
+from pruning.report.tables import table4
 
+ROOT = Path(__file__).parents[2]
 PUBLISHED = "resources/paper/table4.csv"
 NOTES = "resources/paper/notes.yaml"
 
@@ -16,7 +20,7 @@ def overlaps(tmp_path):
     """IoU of layer l at sparsity s is 0.9 - s/1000 - l/10; two files, one a pair."""
     paths = []
     for first, second in (("rku", "wanda"), ("taylor_fo", "rku")):
-        rows = [(s, layer, 0.9 - s / 1000 - layer / 10, 0.4) for s in (10, 40) for layer in range(3)]
+        rows = [(s / 100, layer, 0.9 - s / 1000 - layer / 10, 0.4) for s in (10, 40) for layer in range(3)]
         frame = pd.DataFrame(rows, columns=["sparsity", "layer", "iou", "chance"])
         named = {"model": "qwen2_5-7b", "calib": "gsm8k-s0", "first": first, "second": second}
         paths.append(tmp_path / f"{first}.csv")
@@ -27,12 +31,9 @@ def overlaps(tmp_path):
 def run(overlaps, tmp_path, **changes) -> tuple[pd.DataFrame, str]:
     pairs = [["rku", "wanda"], ["taylor_fo", "rku"]]
     settings = {"models": ["qwen2_5-7b"], "pairs": pairs, "layer": None, **changes}
-    outputs = [tmp_path / f"table4.{form}" for form in ("csv", "md", "tex")]
-    from pathlib import Path
-
-    root = Path(__file__).parents[2]
-    stage.table4(settings, overlaps, root / PUBLISHED, root / NOTES, *outputs)
-    return pd.read_csv(outputs[0]), outputs[1].read_text(encoding="utf-8")
+    files = [f"overlap={path}" for path in overlaps]
+    page = table4.make(Files([*files, f"published={ROOT / PUBLISHED}", f"notes={ROOT / NOTES}"]), settings)
+    return pd.read_csv(StringIO(page.csv)), page.markdown
 
 
 def test_averages_the_last_layer_but_one_and_the_papers_values(overlaps, tmp_path):
@@ -52,10 +53,10 @@ def test_averages_the_last_layer_but_one_and_the_papers_values(overlaps, tmp_pat
 
 
 def test_a_layer_out_of_range_is_named(overlaps, tmp_path):
-    with pytest.raises(InputError, match="overlap.layer: 3 is out of range, the model has layers 0 to 2"):
+    with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
         run(overlaps, tmp_path, layer=3)
 
 
 def test_another_model_has_no_published_values(overlaps):
     frame = pd.read_csv(overlaps[0]).assign(model="tiny")
-    assert table4_rows(frame, pd.read_csv(PUBLISHED), None)["published"].isna().all()
+    assert table4.rows(frame, pd.read_csv(PUBLISHED), None)["published"].isna().all()

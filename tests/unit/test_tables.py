@@ -15,8 +15,10 @@ import pytest
 import table
 from scipy import stats
 
-from pruning import artifacts, printing, tables
-from pruning.errors import InputError
+from pruning.analysis import comparison
+from pruning.core import artifacts, names
+from pruning.core.errors import InputError
+from pruning.report import layout, notes, printing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAPER = REPOSITORY / "resources/paper/table1.csv"
@@ -70,12 +72,11 @@ class Study:
         windows |= {"task": "wikitext2", "tuning": None}
         calibrations = {calib: {"seed": seed} for seed, calib in enumerate(CALIBS)}
         note = "weights are Q4_1-quantised"
-        published = directory / "published.csv"  # one row of the paper that two presets may stand for
-        published.write_text(PAPER.read_text().replace(",wanda,", ",wanda;wanda_global,"))
+        self.published = directory / "published.csv"  # one row of the paper that two presets may stand for
+        self.published.write_text(PAPER.read_text().replace(",wanda,", ",wanda;wanda_global,"))
         self.settings = {
             **{"name": "table1", "title": "Table 1: what pruning leaves of each model", "layout": "wide"},
-            **{"paper": "table1", "notes": str(PAPER.with_name("notes.yaml"))},
-            **{"reference": "wanda", "confidence": 0.95, "resamples": 500, "seed": 0, "published": str(published)},
+            **{"paper": "table1", "reference": "wanda", "confidence": 0.95, "resamples": 500, "seed": 0},
             "models": {
                 PAPER_MODEL: {"note": note, "calibrations": calibrations},
                 OTHER_MODEL: {"note": None, "calibrations": calibrations},
@@ -104,8 +105,15 @@ class Study:
         artifacts.write_parquet(self.samples(model, variant, task), frame, "samples", {})
 
     def run(self) -> pd.DataFrame:
-        table.table(self.settings, *self.outputs.values(), results=self.results)
+        table.table(self.settings, "results", *self.outputs.values(), file=self.files)
         return pd.read_csv(self.outputs["csv"])
+
+    @property
+    def files(self) -> list[str]:
+        templates = {"samples": names.SAMPLES, "manifests": f"{names.COMPACT}/manifest.json"}
+        files = [f"{name}={self.results.parent}/{template}" for name, template in templates.items()]
+        paper = [f"published={self.published}", f"notes={PAPER.with_name('notes.yaml')}"]
+        return files + (paper if self.settings["paper"] else [])
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +166,7 @@ def test_how_questions_were_put_is_said_where_the_config_says_so():
     shots = {**plain, "num_fewshot": 3, "shared_examples": True, "first": 1000}
     entries = {"a": ("GSM8K", chat), "b": ("Training", shots), "c": ("AQuA", plain), "d": ("Text", None)}
     settings = {"tasks": {name: {"title": title, "asked": asked} for name, (title, asked) in entries.items()}}
-    assert tables._asked(settings) == [
+    assert notes.asked(settings) == [
         "GSM8K: no worked examples, the model's chat format, answers of at most 320 tokens.",
         "Training: 3 worked examples, the same ones before every question, items from number 1,000 on.",
     ]
@@ -330,14 +338,15 @@ def test_broken_samples_are_refused(study, task, change, fragments):
 
 def test_same_items_accepts_another_order():
     samples = accuracy_samples([])
-    tables.same_items({"a": samples, "b": samples[::-1]}, "gsm8k")
+    comparison.same_items({"a": samples, "b": samples[::-1]}, "gsm8k")
 
 
 def run_cli(study, **changes) -> subprocess.CompletedProcess:
     outputs = [part for name, path in study.outputs.items() for part in (f"--output-{name}", str(path))]
     settings = json.dumps(study.settings | changes)
-    command = [sys.executable, REPOSITORY / "scripts/table.py", "--settings", settings, *outputs]
-    return subprocess.run([*command, "--results", study.results], capture_output=True, text=True, cwd=REPOSITORY)
+    command = [sys.executable, REPOSITORY / "scripts/table.py", "--settings", settings, "--maker", "results", *outputs]
+    files = [f"--file={file}" for file in study.files]
+    return subprocess.run([*command, *files], capture_output=True, text=True, cwd=REPOSITORY)
 
 
 def test_reference_that_is_no_method_is_one_line_naming_the_key(study):
@@ -349,7 +358,7 @@ def test_reference_that_is_no_method_is_one_line_naming_the_key(study):
 
 
 def test_published_table_that_is_none_is_an_error_naming_the_key(study, tmp_path):
-    study.settings["published"] = str(tmp_path / "none.csv")
+    study.published = tmp_path / "none.csv"
     with pytest.raises(InputError, match="published: .*none.csv: no such file"):
         study.run()
     (tmp_path / "none.csv").write_text("a,b\n1,2\n")
@@ -397,7 +406,7 @@ def test_markdown_cells_carry_interval_marks_and_published_value(printed):
 def test_difference_from_the_paper_is_signed_and_never_minus_zero(study):
     row = {"method": "wanda", "ci_low": 0.1, "ci_high": 0.2, "best": False, "near_best": False}
     shown = [
-        tables._cell({**row, "value": v, "published": 0.1372}, "gsm8k", study.settings).published for v in (0.137, 0.12)
+        layout._cell({**row, "value": v, "published": 0.1372}, "gsm8k", study.settings).published for v in (0.137, 0.12)
     ]
     assert shown == ["paper 13.72, +0.0", "paper 13.72, −1.7"]
 
@@ -406,8 +415,8 @@ def test_difference_from_the_paper_is_signed_and_never_minus_zero(study):
 def test_items_in_clusters_must_be_significant_both_ways(study, p_cluster, marks):
     row = {"method": "rku", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "published": math.nan, "clusters": 12}
     row |= {"best": False, "near_best": False, "p_holm": 0.01, "p_cluster_holm": p_cluster}
-    assert tables._cell(row, "gsm8k", study.settings).marks == marks
-    assert tables._cell({**row, "clusters": pd.NA}, "gsm8k", study.settings).marks == ()
+    assert layout._cell(row, "gsm8k", study.settings).marks == marks
+    assert layout._cell({**row, "clusters": pd.NA}, "gsm8k", study.settings).marks == ()
 
 
 @pytest.mark.parametrize(
@@ -416,7 +425,7 @@ def test_items_in_clusters_must_be_significant_both_ways(study, p_cluster, marks
 def test_significance_is_marked_after_holm(study, p_value, p_holm, marks):
     row = {"method": "rku", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "published": math.nan}
     row |= {"best": False, "near_best": False, "p_value": p_value, "p_holm": p_holm}
-    assert tables._cell(row, "gsm8k", study.settings).marks == marks
+    assert layout._cell(row, "gsm8k", study.settings).marks == marks
 
 
 def cluster_test(ours, reference) -> tuple[float, float]:
@@ -460,7 +469,7 @@ def test_not_worse_than_the_best_counts_templates_as_well():
     samples = [accuracy_samples(two).assign(cluster=[str(i % 6) for i in range(ITEMS)]), accuracy_samples([])]
     rows = [{"value": 20 / 60}, {"value": 0}]
     for clusters, near in ((samples[0]["cluster"], True), (None, False)):
-        tables._mark_best(rows, [s.assign(cluster=clusters) for s in samples], "accuracy", {"confidence": 0.95})
+        comparison._mark_best(rows, [s.assign(cluster=clusters) for s in samples], "accuracy", {"confidence": 0.95})
         assert rows[1]["near_best"] is near
 
 
@@ -486,7 +495,7 @@ def test_ties_for_best_are_all_bold(printed):
     assert [cell.split()[0] for cell in study_cells] == ["16.7", "16.7", "**20.0**", "13.3"]
     samples = [accuracy_samples(range(5)), accuracy_samples(range(1, 6)), accuracy_samples(range(4))]
     rows = [{"value": 5 / 60}, {"value": 5 / 60}, {"value": 4 / 60}]
-    tables._mark_best(rows, samples, "accuracy", {"confidence": 0.95})
+    comparison._mark_best(rows, samples, "accuracy", {"confidence": 0.95})
     assert [(row["best"], row["near_best"]) for row in rows] == [(True, False), (True, False), (False, True)]
 
 
@@ -494,9 +503,9 @@ def test_not_worse_than_the_best_is_judged_after_holm():
     """6 discordant items, all one way: p = 0.03, 0.06 for the second of two such methods."""
     samples = [accuracy_samples(range(20)), accuracy_samples(range(14)), accuracy_samples(range(6, 20))]
     rows = [{"value": 20 / 60}, {"value": 14 / 60}, {"value": 14 / 60}]
-    tables._mark_best(rows, samples, "accuracy", {"confidence": 0.95})
+    comparison._mark_best(rows, samples, "accuracy", {"confidence": 0.95})
     assert [row["near_best"] for row in rows] == [False, True, True]
-    tables._mark_best(rows[:2], samples[:2], "accuracy", {"confidence": 0.95})
+    comparison._mark_best(rows[:2], samples[:2], "accuracy", {"confidence": 0.95})
     assert [row["near_best"] for row in rows[:2]] == [False, False]
 
 
@@ -603,7 +612,8 @@ def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):
     artifacts.write_parquet(path, samples, "samples", {})
     leaks = {"source": CALIBS[0], "task": "gsm8k", "items": 60, "identical": 0, "overlapping": 7, "n": 8}
     pd.DataFrame([leaks]).to_csv(tmp_path / "leakage.csv", index=False)
-    table.table(study.settings, *study.outputs.values(), results=study.results, leakage=tmp_path / "leakage.csv")
+    files = [*study.files, f"leakage={tmp_path}/leakage.csv"]
+    table.table(study.settings, "results", *study.outputs.values(), file=files)
     row = one(pd.read_csv(study.outputs["csv"]), "rku", 30)
     assert (row.mean_tokens, row.cut_off, row.no_answer, row.repetition) == (12, 0.25, 0.25, 0.25)
     assert (
@@ -622,9 +632,9 @@ def test_notes_of_another_model_do_not_mention_the_paper(printed):
 
 def test_half_a_point_of_sparsity_is_no_deviation():
     rows = [("a", 30, 0.305, 0.2), ("b", 30, 0.2949, 0.21), ("c", 30, 0.295, 0.2)]
-    notes = tables._widths(pd.DataFrame(rows, columns=["method", "sparsity", "achieved_sparsity", "params_removed"]))
-    assert notes[0].endswith("20.0–21.0% at sparsity 30%.")
-    assert notes[1].endswith("nominal one: `b` at 30%: 29.5%.")
+    said = notes.widths(pd.DataFrame(rows, columns=["method", "sparsity", "achieved_sparsity", "params_removed"]))
+    assert said[0].endswith("20.0–21.0% at sparsity 30%.")
+    assert said[1].endswith("nominal one: `b` at 30%: 29.5%.")
 
 
 def test_tasks_with_two_metrics_have_a_column_each(study):
@@ -709,7 +719,7 @@ PRINTED = """
 
 
 def test_published_table_is_the_papers():
-    frame = tables.read_published(PAPER)
+    frame = comparison.read_published(PAPER)
     assert (frame.model == PAPER_MODEL).all()
     assert not frame.duplicated(["method", "sparsity", "task"]).any()
     assert set(zip(frame.task, frame.metric, strict=True)) == {("gsm8k", "exact_match,strict-match"), ("aqua", "acc")}
@@ -725,7 +735,7 @@ def test_published_table_is_the_papers():
 def test_published_values_are_whole_numbers_of_items_but_one():
     """A check of the copy by other means than copying; resources/paper/README.md names the exception."""
     exceptions = []
-    for row in tables.read_published(PAPER).itertuples():
+    for row in comparison.read_published(PAPER).itertuples():
         n = {"gsm8k": 1319, "aqua": 254}[row.task]
         if round(round(row.value * n) / n, 4) != row.value:
             exceptions.append((row.method, row.sparsity, row.task, row.value))
@@ -733,7 +743,7 @@ def test_published_values_are_whole_numbers_of_items_but_one():
 
 
 def test_notes_on_the_paper_follow_from_its_numbers():
-    value = tables.read_published(PAPER).set_index(["method", "sparsity", "task"]).value
+    value = comparison.read_published(PAPER).set_index(["method", "sparsity", "task"]).value
 
     def z(a, b, n) -> float:
         pooled = (a + b) / 2

@@ -5,8 +5,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 import tiny
-from pruning.statistics import TOKEN_CLASSES
-from pruning.token_classes import FUNCTION_WORDS, classes_of, token_class, vocabulary_classes
+from pruning.calibration.columns import TOKEN_CLASSES
+from pruning.calibration.token_classes import FUNCTION_WORDS, classes_of, token_class, vocabulary_classes
 
 
 @pytest.mark.parametrize(

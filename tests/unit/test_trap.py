@@ -6,9 +6,10 @@ import pytest
 import trap as stage
 from statsmodels.stats.proportion import proportion_confint
 
-from pruning import artifacts, trap
-from pruning.errors import InputError
-from pruning.statistics import TOKEN_CLASSES
+from pruning.analysis import trap
+from pruning.calibration.columns import TOKEN_CLASSES
+from pruning.core import artifacts
+from pruning.core.errors import InputError
 
 SETTINGS = {
     "model": "m",
@@ -19,7 +20,7 @@ SETTINGS = {
     "objective": "energy",
     "confidence": 0.95,
 }
-SETTINGS["analysed_layer"] = None
+SETTINGS["layer"] = None
 # Layer 0: eight neurons; activation's upper quartile is 5.25, its lower 1.75, and the gradient's the same.
 ACTIVATION = {0: [7, 6, 5, 4, 3, 2, 1, 0], 1: [3, 2, 1, 0], 2: [1, 1, 1, 1]}
 GRADIENT = {0: [0, 7, 1, 2, 3, 4, 5, 6], 1: [0, 1, 2, 3], 2: [1, 1, 1, 1]}
@@ -37,7 +38,7 @@ def statistics() -> pd.DataFrame:
         pd.DataFrame(
             {
                 "layer": layer,
-                "neuron": range(len(a)),
+                "unit": range(len(a)),
                 "n_tokens": TOKENS,
                 "act_sq_sum": TOKENS * np.square(a),
                 "energy_grad_sq_sum": TOKENS * np.square(GRADIENT[layer]),
@@ -50,7 +51,7 @@ def statistics() -> pd.DataFrame:
 def test_regions_by_hand():
     frame = trap.neurons(statistics().sample(frac=1, random_state=0), 0.75, 0.25)
     for layer, rows in frame.groupby("layer"):
-        assert rows["neuron"].tolist() == list(range(len(rows)))
+        assert rows["unit"].tolist() == list(range(len(rows)))
         assert rows["activation"].tolist() == pytest.approx(ACTIVATION[layer])
         assert rows["gradient"].tolist() == pytest.approx(GRADIENT[layer])
         assert rows["region"].tolist() == REGION[layer]
@@ -71,7 +72,7 @@ def test_independent_neurons_are_as_many_as_expected():
 
 def masks() -> dict[str, pd.DataFrame]:
     """`greedy` keeps the larger half of the activations, `none` no neuron; rows in any order."""
-    keys = statistics()[["layer", "neuron"]]
+    keys = statistics()[["layer", "unit"]]
     large = [a[i] >= np.median(a) for a in ACTIVATION.values() for i in range(len(a))]
     made = {"greedy": keys.assign(keep=large), "none": keys.assign(keep=False)}
     return {method: frame.sample(frac=1, random_state=1) for method, frame in made.items()}
@@ -106,9 +107,9 @@ def token_classes() -> pd.DataFrame:
             for neuron in range(len(a))
             for name, tokens in CLASS_TOKENS.items()
         ],
-        columns=["layer", "neuron", "token_class", "n_tokens"],
+        columns=["layer", "unit", "token_class", "n_tokens"],
     )
-    digit = (frame["neuron"] + 1) * (frame["token_class"] == "digit") + (frame["token_class"] == "other")
+    digit = (frame["unit"] + 1) * (frame["token_class"] == "digit") + (frame["token_class"] == "other")
     first = (frame["token_class"] == "first").astype(float)
     frame["act_abs_sum"] = np.select([frame["layer"] == 1, frame["layer"] == 0], [digit, first], 0.0)
     return frame.assign(act_sq_sum=frame["n_tokens"], energy_abs_sum=0.0, ce_abs_sum=first)
@@ -155,7 +156,7 @@ def test_the_stage(tmp_path):
     write(tmp_path)
     neurons, regions, classes = run(tmp_path)
     keeps = ["keep_greedy", "keep_none"]
-    assert list(neurons) == ["layer", "neuron", "activation", "gradient", "region", *keeps]
+    assert list(neurons) == ["layer", "unit", "activation", "gradient", "region", *keeps]
     assert neurons[keeps].dtypes.tolist() == [bool, bool] and neurons["keep_greedy"].sum() == 10
     shared = ["model", "calib", "layer"]
     intervals = ["kept_share", "ci_low", "ci_high", "layer_kept_share"]
@@ -163,15 +164,15 @@ def test_the_stage(tmp_path):
     assert list(classes) == [*shared, "group", "measure", "token_class", "share", "token_share", "ratio"]
     assert regions["layer"].unique().tolist() == ["0", "1", "2", "all"]
     assert classes["layer"].unique().tolist() == ["all", "1"]  # the last but one
-    assert (regions[["model", "calib", "sparsity"]] == ["m", "c", 40]).all(axis=None)
+    assert (regions[["model", "calib", "sparsity"]] == ["m", "c", 0.4]).all(axis=None)
 
 
 def test_bad_input_is_named(tmp_path):
     write(tmp_path)
     with pytest.raises(InputError, match=r"high: 0\.2, low: 0\.25: quantiles must be"):
         run(tmp_path, high=0.2)
-    with pytest.raises(InputError, match="analysed_layer: 3 is out of range, the model has layers 0 to 2"):
-        run(tmp_path, analysed_layer=3)
+    with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
+        run(tmp_path, layer=3)
     artifacts.write_parquet(tmp_path / "short.parquet", masks()["none"].iloc[1:], "mask", {})
     with pytest.raises(InputError, match="the mask of short has 15 neurons, not the 16 of the statistics"):
         run(tmp_path, ["short"])

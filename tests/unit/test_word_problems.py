@@ -12,9 +12,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning import reasoner, word_problems
-from pruning.default_config import TEMPLATES
-from pruning.word_problems import LETTERS, Problem, generate, options, options_text, prompt, sample, solutions, stream
+from pruning.config.default import TEMPLATES
+from pruning.data import word_problems
+from pruning.data.word_problems import (
+    LETTERS,
+    Problem,
+    generate,
+    options,
+    options_text,
+    prompt,
+    sample,
+    solutions,
+    stream,
+)
+from pruning.models import reasoner
 
 HELD_OUT = [1, 12, 31, 43, 55, 62]
 FEW = [4, 9, 14, 20]  # with more problems than are asked for here

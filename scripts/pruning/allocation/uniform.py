@@ -1,9 +1,0 @@
-"""The same sparsity in every layer."""
-
-import numpy as np
-
-from pruning.allocation import Problem, kept
-
-
-def widths(problem: Problem) -> np.ndarray:
-    return kept(problem.sizes, problem.sparsity)

@@ -1,0 +1,1 @@
+"""Numbers of the tables and figures, from artefacts alone."""

@@ -1,0 +1,35 @@
+"""What each stage costs, from Snakemake's benchmark files (seconds `s`, peak memory `max_rss` in MiB)."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pruning.core.errors import InputError
+
+
+def read(directory: Path) -> pd.DataFrame:
+    """One row a job. Raises InputError if there are no benchmark files."""
+    if not (rows := [job(path) for path in sorted(directory.rglob("*.tsv"))]):
+        raise InputError(f"{directory}: no benchmark files; run snakemake first")
+    return pd.DataFrame(rows)
+
+
+def job(path: Path) -> dict[str, Any]:
+    """`stage` (its rule), `seconds` and `memory_mb` of a job's last run, from its benchmark file.
+
+    Snakemake names the rule with `--benchmark-extended`, which profiles/default sets."""
+    last = pd.read_csv(path, sep="\t", na_values="-", quoting=csv.QUOTE_NONE).iloc[-1]
+    return {"stage": last.get("rule_name", "unknown"), "seconds": last["s"], "memory_mb": last["max_rss"]}
+
+
+def summary(jobs: pd.DataFrame) -> pd.DataFrame:
+    """One row a stage, the dearest first: jobs, total, median and longest seconds, peak memory in MiB.
+
+    Jobs too short for Snakemake to sample have no memory figure and do not count in the peak."""
+    groups = jobs.groupby("stage")
+    table = groups["seconds"].agg(jobs="size", total_s="sum", median_s="median", max_s="max")
+    table["peak_memory_mb"] = groups["memory_mb"].max()
+    table["share"] = table["total_s"] / table["total_s"].sum()
+    return table.sort_values("total_s", ascending=False, kind="stable").reset_index()

@@ -1,0 +1,11 @@
+"""The one layer that tables and figures show more of."""
+
+from pruning.core.errors import InputError
+
+
+def chosen(layer: int | None, layers: int) -> int:
+    """Its number; None is the last but one, as the paper's 26 of 28. Raises InputError where the model has no such."""
+    number = layers - 2 if layer is None else layer
+    if not 0 <= number < layers:
+        raise InputError(f"experiment.layer: {number} is out of range, the model has layers 0 to {layers - 1}")
+    return number

@@ -1,0 +1,135 @@
+"""The paper's "Wanda's trap" (section 4.2, Figure 2) as counts that can contradict it.
+
+The paper's claims: many neurons have a large activation and next to no kinetic gradient (the trap), magnitude methods
+keep these, RKU keeps the opposite ones (kinetic spikes), and syntactic tokens dominate the magnitude. Here a
+neuron's region is set by quantiles within its layer, and stands beside the number that independence gives, what each
+method keeps of it, and the classes of tokens that its activation comes from.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pruning.calibration.columns import TOKEN_CLASSES
+from pruning.core import significance
+
+REGIONS = ("trap", "spike", "rest")
+GROUPS = ("all", "trap", "spike")
+# Measure -> its column, a sum over tokens (calibration/columns.py).
+MEASURES = {
+    "act_abs": "act_abs_sum",
+    "act_sq": "act_sq_sum",
+    "energy_abs": "energy_abs_sum",
+    "ce_abs": "ce_abs_sum",
+}
+
+
+def neurons(statistics: pd.DataFrame, high: float, low: float, objective: str = "energy") -> pd.DataFrame:
+    """One row a neuron, by layer and neuron: layer, unit, activation, gradient, region, expected_trap,
+    expected_spike.
+
+    activation: root mean square over tokens of down_proj's input; gradient: the same of the objective's gradient with
+    respect to it ("kinetic gradient"). expected_*: the probability, under independence, of lying in the region."""
+    frame = statistics.sort_values(["layer", "unit"], ignore_index=True)
+    made = frame[["layer", "unit"]].assign(
+        activation=np.sqrt(frame["act_sq_sum"] / frame["n_tokens"]),
+        gradient=np.sqrt(frame[f"{objective}_grad_sq_sum"] / frame["n_tokens"]),
+    )
+    layers = []
+    for _, rows in made.groupby("layer"):
+        region, trap, spike = regions(rows["activation"].to_numpy(), rows["gradient"].to_numpy(), high, low)
+        layers.append(rows.assign(region=region, expected_trap=trap, expected_spike=spike))
+    return pd.concat(layers)
+
+
+def regions(activation: NDArray, gradient: NDArray, high: float, low: float) -> tuple[NDArray, float, float]:
+    """Region of each neuron of one layer, str [n], and the shares of trap and spike under independence.
+
+    trap: activation at or above its `high` quantile, gradient at or below its `low` quantile; spike: the reverse; rest:
+    all others, and neurons that ties make both. Raises ValueError unless 0 < low < high < 1."""
+    if not 0 < low < high < 1:
+        raise ValueError(f"quantiles must be 0 < low < high < 1, got low {low}, high {high}")
+    large_a, large_g = (x >= np.quantile(x, high) for x in (activation, gradient))
+    small_a, small_g = (x <= np.quantile(x, low) for x in (activation, gradient))
+    trap, spike = large_a & small_g, large_g & small_a
+    region = np.select([trap & ~spike, spike & ~trap], REGIONS[:2], default=REGIONS[2])
+    return region, large_a.mean() * small_g.mean(), large_g.mean() * small_a.mean()
+
+
+def region_rows(frame: pd.DataFrame, methods: Sequence[str], confidence: float) -> pd.DataFrame:
+    """What each method keeps of each region, a layer at a time and pooled (layer `all`).
+
+    frame: `neurons` with columns keep_<method>, bool. Columns: layer, method, region, neurons, expected (neurons there
+    if activation and gradient were independent), kept, kept_share, ci_low, ci_high (Wilson; NaN in an empty region),
+    layer_kept_share (of all the layer's neurons)."""
+    rows = []
+    for layer, of_layer in [*frame.groupby("layer"), ("all", frame)]:
+        expected = {name: of_layer[f"expected_{name}"].sum() for name in ("trap", "spike")}
+        expected["rest"] = len(of_layer) - sum(expected.values())
+        for method in methods:
+            keep = of_layer[f"keep_{method}"]
+            for region in REGIONS:
+                there = keep[of_layer["region"] == region]
+                kept, count = int(there.sum()), len(there)
+                low, high = significance.wilson(kept, count, confidence) if count else (np.nan, np.nan)
+                rows.append(
+                    {
+                        "layer": layer,
+                        "method": method,
+                        "region": region,
+                        "neurons": count,
+                        "expected": expected[region],
+                        "kept": kept,
+                        "kept_share": kept / count if count else np.nan,
+                        "ci_low": low,
+                        "ci_high": high,
+                        "layer_kept_share": keep.mean(),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def class_rows(token_classes: pd.DataFrame, frame: pd.DataFrame, analysed_layer: int) -> pd.DataFrame:
+    """From which classes of tokens the measures of all, trap and spike neurons come, in all layers (`all`) and in one.
+
+    token_classes: one row a neuron and class (columns.py); frame: `neurons`. Columns: layer, group, measure,
+    token_class, share (of the group's total of the measure), token_share (of the tokens), ratio (share over
+    token_share: 1 where the class gets what its number of tokens would give). NaN where there is nothing to divide by.
+    Raises ValueError if both tables do not hold the same neurons."""
+    tagged = token_classes.merge(frame[["layer", "unit", "region"]], on=["layer", "unit"], validate="many_to_one")
+    if not len(tagged) == len(token_classes) == len(frame) * len(TOKEN_CLASSES):
+        raise ValueError("the token classes are not of the same neurons as the statistics")
+    columns = list(MEASURES.values())
+    totals = tagged.groupby(["layer", "region", "token_class"])[columns].sum().reset_index()
+    one_neuron = token_classes[(token_classes["layer"] == analysed_layer) & (token_classes["unit"] == 0)]
+    tokens = one_neuron.set_index("token_class")["n_tokens"].reindex(TOKEN_CLASSES)
+    token_share = tokens / tokens.sum()
+    rows = []
+    for layer in ("all", analysed_layer):
+        for group in GROUPS:
+            chosen = totals[
+                ((totals["layer"] == layer) | (layer == "all")) & (totals["region"].eq(group) | (group == "all"))
+            ]
+            sums = chosen.groupby("token_class")[columns].sum().reindex(TOKEN_CLASSES, fill_value=0.0)
+            for measure, column in MEASURES.items():
+                share = sums[column] / sums[column].sum()  # pandas: 0 / 0 is NaN
+                part = pd.DataFrame({"share": share, "token_share": token_share, "ratio": share / token_share})
+                rows.append(
+                    part.rename_axis("token_class").reset_index().assign(layer=layer, group=group, measure=measure)
+                )
+    order = ["layer", "group", "measure", "token_class", "share", "token_share", "ratio"]
+    return pd.concat(rows, ignore_index=True)[order]
+
+
+def with_masks(frame: pd.DataFrame, masks: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`neurons` with a bool column keep_<method> a mask. Raises ValueError, naming the method, on other neurons."""
+    index = pd.MultiIndex.from_frame(frame[["layer", "unit"]])
+    columns = {}
+    for method, mask in masks.items():
+        keep = mask.set_index(["layer", "unit"])["keep"].sort_index()
+        if not keep.index.equals(index):
+            raise ValueError(f"the mask of {method} has {len(keep)} neurons, not the {len(index)} of the statistics")
+        columns[f"keep_{method}"] = keep.to_numpy()
+    return frame.assign(**columns)

@@ -1,0 +1,241 @@
+"""The calibration pass: one forward and one activation-gradient backward an objective give every method's statistics.
+
+All weights are frozen. Gradients flow only through activations, from the first layer's down_proj input on; each
+layer's product a * g is reduced the moment its gradient arrives, so no two layers' gradients are held at once.
+Sums within a sample are float32, sums over samples float64 (see columns.py).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from pruning.calibration.columns import neuron_columns
+from pruning.calibration.prepare import Batch
+from pruning.core.errors import InputError
+from pruning.models import families
+from pruning.models.structures import ffn
+
+
+def objective_values(
+    names: Sequence[str], hidden: Tensor, normed: Tensor, logits: Tensor, ids: Tensor, mask: Tensor
+) -> dict[str, Tensor]:
+    """Each objective of objectives.py that is asked for, a value a sample [B].
+
+    hidden [B, T, d] before the final norm, normed [B, T, d] after it, logits [B, T, V], read for `ce` alone.
+    mask [B, T]: tokens that the objectives average over."""
+    position = torch.arange(mask.shape[1], device=mask.device)
+    last = (mask * position).argmax(1, keepdim=True) == position
+    functions = {
+        "energy": lambda: energy(hidden, mask),
+        "energy_post": lambda: energy(normed, mask),
+        "energy_last": lambda: energy(hidden, last),
+        "energy_rest": lambda: energy(hidden, mask & (position > 0)),
+        "ce": lambda: cross_entropy(logits, ids, mask),
+    }
+    return {name: functions[name]() for name in names}
+
+
+def energy(hidden: Tensor, mask: Tensor) -> Tensor:
+    """E(x) = 1/2 mean_t ||h_L(x, t)||^2 [B], hidden [B, T, d], mean over the tokens of `mask` [B, T]."""
+    squared = hidden.float().square().sum(-1)
+    return 0.5 * (squared * mask).sum(1) / mask.sum(1)
+
+
+def cross_entropy(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Mean next-token cross-entropy [B] in nats over the tokens of `mask` that have a predecessor; logits [B, T, V]."""
+    losses = nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+    predicted = mask[:, 1:]
+    return (losses * predicted).sum(1) / predicted.sum(1)
+
+
+def activation_statistics(a: Tensor, absolute: Tensor, squared: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Per-sample sums of down_proj inputs a [B, T, n], |a| and a^2 over counted tokens; each [B, n]."""
+    absolute_sum = absolute.sum(1)
+    return {
+        "act_sum": a.sum(1),
+        "act_abs_sum": absolute_sum,
+        "act_sq_sum": squared.sum(1),
+        "act_mean_abs_sq_sum": (absolute_sum / counted.sum(1, keepdim=True)).square(),
+    }
+
+
+def gradient_statistics(p: Tensor, p_absolute: Tensor, g: Tensor) -> dict[str, Tensor]:
+    """Per-sample reductions over tokens of p = a * g, |p| and g, all [B, T, n]; each [B, n]."""
+    net, absolute = p.sum(1), p_absolute.sum(1)
+    return {
+        "net_abs_sum": net.abs(),
+        "net_sq_sum": net.square(),
+        "abs_sum": absolute,
+        "sq_sum": p.square().sum(1),
+        "share_sum": absolute / absolute.sum(1, keepdim=True).clamp_min(torch.finfo(absolute.dtype).tiny),
+        "grad_sq_sum": g.square().sum(1),
+    }
+
+
+class Pass:
+    """Forward and backward passes over micro-batches; use as a context manager, which attaches and removes the hooks.
+
+    What is taken from them, subclasses say: `begin`, `take_activation`, `take_gradient`, `take_layer`.
+
+    objectives: names of objectives.py; one backward pass each.
+    """
+
+    def __init__(self, model: nn.Module, objectives: Sequence[str] = ("energy", "ce")):
+        self.model, self.objectives = model, objectives
+        self.sites = ffn.sites(model)
+        self.layers = families.decoder_layers(model)
+
+    def begin(self, batch: Batch) -> None:
+        """Before a micro-batch, which is on the model's first device."""
+
+    def take_activation(self, index: int, a: Tensor, counted: Tensor) -> None:
+        """A layer's activations a [B, T, n]; counted [B, T] on its device."""
+
+    def take_gradient(self, index: int, a: Tensor, g: Tensor) -> None:
+        """The gradient g [B, T, n] in float32 of `self.objective` with respect to them."""
+
+    def take_layer(self, index: int, before: Tensor, after: Tensor) -> None:
+        """A decoder layer's input and output, [B, T, d] in float32."""
+
+    def __enter__(self) -> Self:
+        self.hooks = [families.final_norm(self.model).register_forward_hook(self._at_norm)]
+        for index, (layer, site) in enumerate(zip(self.layers, self.sites, strict=True)):
+            self.hooks.append(site.register_forward_pre_hook(partial(self._before_down, index)))
+            self.hooks.append(layer.register_forward_hook(partial(self._after_layer, index)))
+        return self
+
+    def __exit__(self, *_) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def run(self, batches: Iterable[Batch]) -> None:
+        """Raises InputError at the first NaN or Inf, naming layer and sample."""
+        device = self.model.get_input_embeddings().weight.device
+        for batch in batches:
+            self.batch = Batch(batch.samples, *(t.to(device) for t in (batch.ids, batch.counted, batch.objective)))
+            self.measured: set[str] = set()
+            self.begin(self.batch)
+            self._forward_and_backward(self.batch)
+
+    def add(self, sums: dict[str, Tensor], parts: Mapping[str, Tensor], where: str) -> None:
+        """Add parts [B, ...], summed over samples, to float64 sums."""
+        for name, value in parts.items():
+            self.check_finite(value, where)
+            total = value.sum(0, dtype=torch.float64)
+            sums[name] = sums[name] + total if name in sums else total
+
+    def check_finite(self, value: Tensor, where: str) -> None:
+        """value [B, ...]."""
+        if not torch.isfinite(value.sum()):
+            bad = ~torch.isfinite(value.reshape(len(value), -1)).all(dim=1)
+            sample = int(self.batch.samples[int(bad.nonzero()[0])]) if bad.any() else "(sum overflows)"
+            raise InputError(
+                f"NaN or Inf in {where} at calibration sample {sample}: check the weights, or use a wider dtype"
+            )
+
+    def _forward_and_backward(self, batch: Batch) -> None:
+        with torch.enable_grad():
+            # The model's own logits, with all that its family does to them; without `ce` nothing needs them.
+            network = self.model if "ce" in self.objectives else families.backbone(self.model)
+            logits = network(input_ids=batch.ids, attention_mask=batch.counted.long(), use_cache=False)[0]
+            values = objective_values(
+                self.objectives, self.before_norm, self.after_norm, logits, batch.ids, batch.objective
+            )
+            for number, (self.objective, value) in enumerate(values.items(), start=1):
+                self.check_finite(value, f"the objective {self.objective}")
+                value.sum().backward(retain_graph=number < len(values))
+                self.first.grad = None
+
+    def _at_norm(self, _, args: tuple, output: Tensor) -> None:
+        self.before_norm, self.after_norm = args[0], output
+
+    def _before_down(self, index: int, _, args: tuple) -> None:
+        a = args[0]
+        if not a.requires_grad:  # the first layer's: where the graph begins
+            a.requires_grad_(True)
+            self.first = a
+        if self._seen(f"down {index}"):
+            return
+        values = a.detach()
+        self.take_activation(index, values, self.batch.counted.to(a.device))
+        a.register_hook(lambda g: self.take_gradient(index, values, g.float()))
+
+    def _after_layer(self, index: int, _, args: tuple, output) -> None:
+        if not self._seen(f"layer {index}"):
+            after = output[0] if isinstance(output, tuple) else output
+            self.take_layer(index, args[0].detach().float(), after.detach().float())
+
+    def _seen(self, place: str) -> bool:
+        """True the second time a place is reached in one batch: a gradient checkpoint's recomputation."""
+        seen = place in self.measured
+        self.measured.add(place)
+        return seen
+
+
+class Calibration(Pass):
+    """Accumulates every statistic of columns.py over micro-batches."""
+
+    def __init__(self, model: nn.Module, objectives: Sequence[str] = ("energy", "ce")):
+        super().__init__(model, objectives)
+        self.sums: list[dict[str, Tensor]] = [{} for _ in self.layers]  # [n]
+        self.angular = [0.0 for _ in self.layers]
+        self.tokens = self.samples = 0
+
+    def begin(self, batch: Batch) -> None:
+        self.tokens += int(batch.counted.sum())
+        self.samples += len(batch.samples)
+
+    def take_activation(self, index: int, a: Tensor, counted: Tensor) -> None:
+        a = counted_only(a, counted)
+        parts = activation_statistics(a, a.abs(), a.square(), counted)
+        self.add(self.sums[index], parts, f"activations of layer {index}")
+
+    def take_gradient(self, index: int, a: Tensor, g: Tensor) -> None:
+        p = a.float() * g
+        parts = {f"{self.objective}_{name}": part for name, part in gradient_statistics(p, p.abs(), g).items()}
+        self.add(self.sums[index], parts, f"gradients of layer {index} (objective {self.objective})")
+
+    def take_layer(self, index: int, before: Tensor, after: Tensor) -> None:
+        """CFSP's coarse measure: the angular distance between a decoder layer's input and output."""
+        cosine = nn.functional.cosine_similarity(before, after, dim=-1).clamp(-1, 1)
+        counted = self.batch.counted.to(cosine.device)
+        self.angular[index] += (cosine.arccos() / torch.pi)[counted].sum(dtype=torch.float64).item()
+
+    def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """(one row a neuron, one row a layer), float64 columns of columns.py. Empty if nothing ran."""
+        neurons = [
+            pd.DataFrame({"layer": index, "unit": np.arange(len(next(iter(sums.values())))), **counts, **columns})
+            for index, sums in enumerate(self.sums)
+            if sums
+            for counts in [{"n_tokens": float(self.tokens), "n_samples": float(self.samples)}]
+            for columns in [{name: value.cpu().numpy() for name, value in sums.items()}]
+        ]
+        layers = pd.DataFrame(
+            {"layer": range(len(self.layers)), "n_tokens": float(self.tokens), "angular_sum": self.angular}
+        )
+        if not neurons:
+            return pd.DataFrame(), layers
+        return pd.concat(neurons, ignore_index=True)[["layer", "unit", *neuron_columns(self.objectives)]], layers
+
+
+def counted_only(a: Tensor, counted: Tensor) -> Tensor:
+    """a [B, T, n] in float32, zero where a token is padding."""
+    return (a if counted.all() else a * counted.unsqueeze(-1)).float()
+
+
+def checkpoint_gradients(model: nn.Module) -> None:
+    """Recompute each layer in the backward passes instead of holding its graph: less memory, one more forward a pass.
+
+    transformers checkpoints in train mode only, which changes nothing without dropout (InputError with it)."""
+    if any(module.p > 0 for module in model.modules() if isinstance(module, nn.Dropout)) or getattr(
+        model.config, "attention_dropout", 0
+    ):
+        raise InputError("gradient_checkpointing needs a model without dropout: set `gradient_checkpointing: false`")
+    model.activation_checkpointing_enable()
+    model.disable_input_require_grads()  # the graph begins at the first down_proj input, not at the embeddings
+    model.train()

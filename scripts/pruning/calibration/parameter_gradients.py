@@ -1,0 +1,118 @@
+"""Gradients of the FFN weights over the whole calibration set, one number a neuron: LLM-Pruner's `param_first`.
+
+The absolute value is taken of the gradient's sum over all samples, so it is no sum over samples itself: shards could
+not merge, and one job holds the summed gradients G = sum_x dCE(x)/dW of whole layers, 12 n d bytes a layer in float32
+(815 MB on Qwen2.5-7B). As many layers as fit are done in one pass over the text; then come the next. Gradients flow
+through activations and into the FFN weights of these layers only: a pass stops at its lowest layer. A weight's
+gradient within a micro-batch is of the weight's dtype; it is added in float32 and dropped at once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pruning.calibration.gradients import cross_entropy
+from pruning.calibration.prepare import Batch
+from pruning.core.errors import InputError
+from pruning.models import families
+from pruning.models.families import Family
+from pruning.models.structures import ffn
+
+Weights = Mapping[tuple[str, ...], Tensor]
+
+
+def neuron_taylor(weights: Weights, gradients: Weights) -> Tensor:
+    """sum |w g| over each neuron's gate row, up row and down column; float64 [n].
+
+    Both hold, by the projections in them, gate and up [n, d] (fused: [2n, d]) and down [d, n]."""
+    totals = []
+    for held, weight in weights.items():
+        products = (weight.float() * gradients[held]).abs().sum(0 if held == ("down",) else 1, dtype=torch.float64)
+        totals += products.chunk(len(held))
+    return sum(totals)
+
+
+def parameter_taylor(
+    model: nn.Module, batches: Sequence[Batch], layers_a_pass: int, progress: Callable = iter
+) -> Iterator[Tensor]:
+    """sum |w G| of one layer after the other, G = sum_x dCE(x)/dw over all samples; float64 [n] on the CPU.
+
+    `layers_a_pass` bounds the memory and changes no number. `progress` wraps the micro-batches of a pass.
+    Raises InputError at a NaN or Inf, naming the sample or the layer."""
+    layers, family = families.decoder_layers(model), families.of(model)
+    ffn.sites(model)  # refuses what has none
+    for start in range(0, len(layers), layers_a_pass):
+        chunk = [ffn_weights(layer, family) for layer in layers[start : start + layers_a_pass]]
+        with summed_gradients(chunk) as sums:
+            for batch in progress(batches):
+                backward(model, batch)
+        for index, (weights, gradients) in enumerate(zip(chunk, sums, strict=True), start=start):
+            found = neuron_taylor(weights, gradients).cpu()
+            if not torch.isfinite(found).all():
+                raise not_finite(f"weight gradients of layer {index}")
+            yield found
+
+
+def ffn_weights(layer: nn.Module, family: Family) -> dict[tuple[str, ...], nn.Parameter]:
+    return {held: module.weight for held, module in ffn.modules(layer, family).items()}
+
+
+def backward(model: nn.Module, batch: Batch) -> None:
+    """Gradients of the sum of CE(x) over a micro-batch's samples, each the mean over its objective's tokens."""
+    device = model.get_input_embeddings().weight.device
+    with torch.enable_grad():
+        mask = batch.counted.to(device).long()
+        logits = model(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False).logits
+        values = cross_entropy(logits, batch.ids.to(logits.device), batch.objective.to(logits.device))
+        if not torch.isfinite(values).all():
+            sample = int(batch.samples[int((~torch.isfinite(values)).nonzero()[0])])
+            raise not_finite(f"the objective ce at calibration sample {sample}")
+        values.sum().backward()
+
+
+def not_finite(where: str) -> InputError:
+    return InputError(f"NaN or Inf in {where}: check the weights, or use a wider dtype")
+
+
+@contextmanager
+def summed_gradients(chunk: Sequence[Weights]) -> Iterator[list[Weights]]:
+    """These weights get gradients, which every backward pass adds to float32 sums of their shapes, on their devices."""
+    sums = [
+        {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()} for weights in chunk
+    ]
+    hooks = []
+    for weights, totals in zip(chunk, sums, strict=True):
+        for name, weight in weights.items():
+
+            def add(parameter: nn.Parameter, total: Tensor = totals[name]) -> None:
+                total.add_(parameter.grad)
+                parameter.grad = None
+
+            weight.requires_grad_(True)
+            hooks.append(weight.register_post_accumulate_grad_hook(add))
+    try:
+        yield sums
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for weights in chunk:
+            for weight in weights.values():
+                weight.requires_grad_(False)
+
+
+def layers_that_fit(model: nn.Module, memory: int | None = None) -> int:
+    """How many layers' float32 gradients take at most half of the memory left, at least one.
+
+    memory: bytes that the process may use, weights included; on a GPU what is free there counts instead."""
+    layers, family = families.decoder_layers(model), families.of(model)
+    largest = max(4 * sum(weight.numel() for weight in ffn_weights(layer, family).values()) for layer in layers)
+    devices = {parameter.device for parameter in model.parameters()}
+    if any(device.type == "cuda" for device in devices):
+        left = min(torch.cuda.mem_get_info(device)[0] for device in devices if device.type == "cuda")
+    elif memory is not None:
+        left = memory - sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    else:
+        return len(layers)
+    return min(len(layers), max(1, int(left / 2 // largest)))

@@ -1,0 +1,97 @@
+"""Calibration text cut into micro-batches: what every measuring pass begins with.
+
+The micro-batch is the unit of sharding: a shard owns whole ones, so the same numbers go through the same kernels
+whatever the shard count, and masks do not depend on it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from pruning.core.errors import InputError
+from pruning.data import text
+from pruning.data.text import Sequences
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch, padded on the right to its longest sample."""
+
+    samples: torch.Tensor  # int64 [B], sample numbers in the whole calibration set
+    ids: torch.Tensor  # int64 [B, T]
+    counted: torch.Tensor  # bool [B, T], real tokens (not padding): what activations are summed over
+    objective: torch.Tensor  # bool [B, T], tokens that the objectives average over
+
+
+def batches(data: Path, tokenizer, settings: Mapping[str, Any]) -> list[Batch]:
+    """A calibration's micro-batches, of its settings and the parquet of its dataset's split.
+
+    Raises InputError where there is not enough text, or none that the objectives look at."""
+    sequences = text.token_samples(
+        text.documents(data, settings["prompt"], settings["completion"]),
+        tokenizer,
+        **{key: settings[key] for key in ("samples", "sequence_length", "packing", "seed")},
+    )
+    return micro_batches(
+        sequences, settings["micro_batch"], pad=tokenizer.pad_token_id, token_mask=settings["token_mask"]
+    )
+
+
+def advice(settings: Mapping[str, Any]) -> str:
+    """What to do where memory runs out."""
+    return f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"
+
+
+def micro_batches(
+    sequences: Sequences,
+    size: int,
+    *,
+    pad: int,
+    token_mask: str,
+) -> list[Batch]:
+    """Micro-batches of `size` samples in order. `token_mask` says which tokens the objectives average over; every real
+    token counts in the sums.
+
+    Raises InputError if a sample has no token left for the objective."""
+    batches = []
+    for start in range(0, len(sequences), size):
+        chunk = sequences[start : start + size]
+        length = max(len(ids) for ids, _ in chunk)
+        ids = torch.full((len(chunk), length), pad)
+        counted = torch.zeros(len(chunk), length, dtype=torch.bool)
+        objective = torch.zeros(len(chunk), length, dtype=torch.bool)
+        for row, (tokens, answer) in enumerate(chunk):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            counted[row, : len(tokens)] = True
+            objective[row, : len(tokens)] = torch.tensor(answer) if token_mask == "answer" else True
+        if not objective[:, 1:].any(dim=1).all():
+            row = start + int((~objective[:, 1:].any(dim=1)).nonzero()[0])
+            raise InputError(
+                f"calibration sample {row} has no token for the objective (token_mask: {token_mask}); "
+                "raise `sequence_length`"
+            )
+        batches.append(Batch(torch.arange(start, start + len(chunk)), ids, counted, objective))
+    return batches
+
+
+def shard_of(batches: Sequence[Batch], shard: int, shards: int) -> Sequence[Batch]:
+    """Contiguous whole micro-batches of shard 0 .. shards-1, as even as possible; may be empty."""
+    return batches[len(batches) * shard // shards : len(batches) * (shard + 1) // shards]
+
+
+def sampled_positions(batches: Sequence[Batch], tokens: int, seed: int) -> dict[int, list[int]]:
+    """Which tokens' activations are kept: sample -> positions, drawn from all counted tokens of the whole set."""
+    every = [
+        (int(sample), int(position))
+        for batch in batches
+        for sample, row in zip(batch.samples, batch.counted, strict=True)
+        for position in row.nonzero().flatten()
+    ]
+    chosen: dict[int, list[int]] = {}
+    for sample, position in sorted(Random(seed).sample(every, min(tokens, len(every)))):
+        chosen.setdefault(sample, []).append(position)
+    return chosen

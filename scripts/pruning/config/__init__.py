@@ -1,0 +1,1 @@
+"""What can be set, the embedded default, and checks before a run."""

@@ -1,0 +1,125 @@
+"""Analyses: the other tables and figures, a section each."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from pruning.config.base import Alias, Dtype, NonEmpty, Percent, Positive, Strict
+from pruning.config.calibration import Objective
+
+
+class Overlap(Strict):
+    """Table 4 and Figure 3."""
+
+    pairs: NonEmpty[tuple[Alias, Alias]]
+    """Methods whose masks are compared; the heat map shows the first."""
+    sparsities: NonEmpty[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+
+
+class Reading(Strict):
+    """How the paper's methods may have been computed: one consistent choice for each."""
+
+    title: str
+    """In words, for the table."""
+    rku: Alias
+    """Methods: presets, or `{objective}-{reduction}-{normalise}-{allocate}`."""
+    agf: Alias
+    taylor: Alias
+    wanda: Alias = "wanda"
+
+
+class Readings(Strict):
+    """Which way of computing RKU, AGF and Taylor-FO fits the paper's own numbers."""
+
+    rows: dict[Alias, Reading | None]
+    """Null leaves one out."""
+    sparsities: NonEmpty[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    """Among those of `overlap`, whose comparisons of masks are read."""
+
+    @property
+    def used(self) -> dict[str, Reading]:
+        return {name: reading for name, reading in self.rows.items() if reading}
+
+
+class Spectrum(Strict):
+    """Figure 1."""
+
+    tokens: Positive = 2048
+    """Calibration tokens whose activations are kept."""
+    draws: Positive = 20
+    """Random sets of neurons that the dense model's spectrum at equal width is averaged over."""
+
+
+class Trap(Strict):
+    """Figure 2: which neurons count as trapped (active, no gradient) and as spikes (gradient, not active)."""
+
+    high: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    """Quantile of a layer above which a neuron's activation or gradient is high."""
+    low: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Quantile below which it is low."""
+    objective: Objective = "energy"
+    """Whose gradient is the kinetic one."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> "Trap":
+        if self.low >= self.high:
+            raise ValueError(f"trap.low: {self.low} is not below trap.high, {self.high}")
+        return self
+
+
+class Cases(Strict):
+    """Table 5."""
+
+    dataset: Alias
+    split: Alias = "test"
+    items: NonEmpty[int]
+    """Row numbers of the split, from 0."""
+    target: str
+    """Text that holds the right answer; fields in braces."""
+    answer_pattern: str
+    """Regular expression whose first group is an answer."""
+    until: list[str] = []
+    """The answer is looked for before the first of these; the text goes on."""
+    tokens: Positive = 300
+    excerpt: Positive = 600
+    """Characters that the table shows."""
+
+
+class Collapse(Strict):
+    """Accuracy against sparsity, with the sparsity at which it has fallen halfway to chance."""
+
+    task: Alias
+    sparsities: Annotated[list[Percent], Field(min_length=2)] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    resamples: Positive = 2000
+    """Bootstrap resamples over items of the fitted collapse points, and of their differences from the reference's."""
+
+
+class Ablation(Strict):
+    """RKU's choices, one by one: every combination at the experiment's sparsity."""
+
+    task: Alias
+    objectives: NonEmpty[Objective] = ["energy", "energy_post", "ce"]
+    reductions: NonEmpty[str] = ["net_abs", "abs", "share", "sq", "grad_sq"]
+    normalisations: NonEmpty[str] = ["none", "layer_sum"]
+    """With uniform allocation no normalisation changes a mask: it is left out there."""
+    allocations: NonEmpty[str] = ["uniform", "global"]
+
+
+class Latency(Strict):
+    """Speed of dense and compact shapes with random weights."""
+
+    shapes: dict[Alias, dict[str, Any] | None] = {}
+    """Name -> a whole transformers config (with `model_type`), null for none; the experiment's models need none."""
+    sparsities: NonEmpty[Percent] = [30, 50]
+    """Uniform widths that are measured for each shape."""
+    methods: list[Alias] = []
+    """Methods whose widths are measured for the experiment's models, at `sparsities`."""
+    prompt_tokens: Positive = 2048
+    """Prefill (the paper's 2048)."""
+    decode_tokens: Positive = 32
+    rounds: Positive = 15
+    """Every round measures every shape once, in changing order."""
+    warmup: Positive = 2
+    dtype: Dtype = "float32"
+    gpus: Annotated[int, Field(ge=0)] = 0
+    memory_gb: Positive = 4

@@ -1,0 +1,43 @@
+"""What the sections of the configuration share: the strict model, types, and checks of names."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+LIBRARY = Path(__file__).parents[1]
+Alias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+Percent = Annotated[int, Field(gt=0, lt=100)]
+Revision = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|main)$")]
+Positive = Annotated[int, Field(gt=0)]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Item = TypeVar("Item")
+NonEmpty = Annotated[list[Item], Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+def choices(folder: str) -> list[str]:
+    """The plug-ins of a library folder: one file each."""
+    return sorted(path.stem for path in (LIBRARY / folder).glob("*.py") if path.stem != "__init__")
+
+
+def fields_of(template: str) -> list[str]:
+    """Names in braces of a text template, "" for empty ones. Raises ValueError where a brace has no other."""
+    found = [(name, form) for _, name, form, _ in Formatter().parse(template) if name is not None]
+    return [name for outer, form in found for name in (outer, *fields_of(form))]
+
+
+def known(key: str, names: list[str], declared: Any) -> None:
+    """Raises ValueError for a name that is not declared, with the nearest ones where there are too many to list."""
+    for name in names:
+        if name not in declared:
+            many = len(declared) > 30
+            listed = get_close_matches(name, list(declared), cutoff=0.5) if many else sorted(declared)
+            raise ValueError(
+                f"{key}: unknown name {name!r}; {'nearest' if many else 'declared'}: {', '.join(listed) or 'none'}"
+            )

@@ -1,0 +1,33 @@
+"""Calibration: the text, and what is measured on it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pruning.calibration.objectives import OBJECTIVES
+from pruning.config.base import Alias, NonEmpty, Positive, Strict
+
+Objective = Literal[tuple(OBJECTIVES)]
+
+
+class Calibration(Strict):
+    dataset: Alias
+    split: Alias = "train"
+    samples: Positive = 256
+    """Token sequences."""
+    sequence_length: Annotated[int, Field(ge=2)] = 256
+    """Tokens a sequence; longer documents are cut."""
+    packing: Literal["concat", "document"] = "document"
+    """`concat`: documents joined and cut into full sequences; `document`: one sequence each."""
+    seed: int = 0
+    """Order of the documents."""
+    objectives: NonEmpty[Objective] = ["energy", "ce"]
+    """Whose gradients are measured, a backward pass each: energy, energy_post, energy_last, energy_rest, ce."""
+    token_mask: Literal["all", "answer"] = "all"
+    """Tokens the objectives average over."""
+    micro_batch: Positive = 8
+    """Sequences a forward pass; part of the result's identity, unlike memory."""
+    shards: Positive = 1
+    """Separate jobs, one GPU each; merging is exact."""
+    gradient_checkpointing: bool = False
+    """Less memory, about one more forward pass an objective."""

@@ -1,0 +1,75 @@
+"""Datasets: generated here, or published and read from the hub or from disk."""
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from pruning.config.base import Alias, NonEmpty, Positive, Revision, Strict
+
+Entry = TypeVar("Entry")
+Splits = Annotated[dict[Alias, Entry], Field(min_length=1)]
+
+
+class GeneratedDataset(Strict):
+    kind: Literal["generated"]
+    content: Literal["word_problems", "arithmetic"] = "word_problems"
+    """Worked word problems, or single steps of arithmetic after three worked ones."""
+    templates: list[int] = []
+    """gsm_symbolic template numbers of reasoning-gym."""
+    difficulty: Annotated[float, Field(gt=0)] = 1.0
+    """Above 1 the templates draw from wider ranges of numbers."""
+    with_options: bool = False
+    """Add five worked answers to choose from, `solutions`, and the right one's number, `gold`."""
+    seed: int = 0
+    splits: Splits[Positive]
+    """Split (train, validation, test) and how many problems; splits never share a number tuple."""
+    fields: NonEmpty[str]
+    """Columns of the parquet."""
+    prompt: str = "{question}"
+    """Calibration text before the answer; fields in braces."""
+    completion: str = ""
+    """Calibration text of the answer."""
+
+
+class LocalFiles(Strict):
+    path: str
+    """JSON Lines file below `data_folder`; `{split}` stands for the source's name of the split."""
+    splits: Splits[str]
+    """Split and the name it has in the source."""
+    adapter: str | None = None
+    """File of scripts/pruning/data/adapters that turns the source's records into `fields`."""
+
+
+class HubFiles(Strict):
+    repo: str
+    name: str | None = None
+    """The dataset's configuration on the hub."""
+    data_files: dict[str, str] | None = None
+    """Split on the hub and the file to read it from, where the whole repository would be too much to download."""
+    revision: Revision
+    splits: Splits[str]
+    """Split and its expression on the hub (slices such as `validation[:1000]` work)."""
+    adapter: str | None = None
+
+
+class PublishedDataset(Strict):
+    kind: Literal["published"]
+    fields: NonEmpty[str]
+    """Columns of the parquet, those of the hub's copy of the dataset, which lm-eval's tasks read."""
+    prompt: str = "{text}"
+    """Calibration text before the answer; fields in braces."""
+    completion: str = ""
+    """Calibration text of the answer."""
+    hub: HubFiles | None = None
+    """Where it is fetched from, unless `data_folder` is set and `local` given."""
+    local: LocalFiles | None = None
+    """Where it is read from when `data_folder` is set, or when there is no `hub`."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> "PublishedDataset":
+        if not self.hub and not self.local:
+            raise ValueError("needs `hub` or `local`")
+        return self
+
+
+Dataset = Annotated[GeneratedDataset | PublishedDataset, Field(discriminator="kind")]

@@ -1,0 +1,50 @@
+"""What is compared: the experiment, and the tables that say otherwise."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pruning.config.base import Alias, NonEmpty, Percent, Positive, Strict
+from pruning.core.names import Column
+
+
+class Experiment(Strict):
+    """What the tables and figures compare, unless one says otherwise."""
+
+    models: NonEmpty[Alias]
+    calibrations: NonEmpty[Alias]
+    """Tables have a block for each; analyses and figures take the first."""
+    methods: NonEmpty[Alias]
+    """Presets, or `shuffle_<m>`, `ridge_<m>`, or `{objective}-{reduction}-{normalise}-{allocate}` (docs/methods.md)."""
+    reference: Alias = "wanda"
+    """Method that the others are compared with."""
+    sparsity: Percent = 40
+    """Of the analyses at one sparsity (Figures 1 and 2, Table 5, the ablation)."""
+    layer: int | None = None
+    """Layer that Table 4, Figures 1 and 2 and the readings look at; null: the last but one (the paper's 26 of 28)."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    resamples: Positive = 10_000
+    """Bootstrap resamples."""
+    seed: int = 0
+
+
+class Table(Strict):
+    title: str
+    tasks: NonEmpty[str]
+    """Columns: a task, or `task@tuning`, the task after a LoRA recovery."""
+    sparsities: NonEmpty[Percent]
+    """Per cent of FFN neurons removed."""
+    models: NonEmpty[Alias] | None = None
+    """Here and below: the experiment's, where null."""
+    calibrations: NonEmpty[Alias] | None = None
+    methods: NonEmpty[Alias] | None = None
+    reference: Alias | None = None
+    """A method; or `untuned`, the same model before recovery; or `uncompensated`, <m> for `ridge_<m>`."""
+    layout: Literal["wide", "long"] = "wide"
+    """`wide`: a column group a sparsity; `long`: a row a sparsity."""
+    paper: Literal["table1", "table2", "table3", "table6", "table7"] | None = None
+    """Table of the paper whose numbers stand beside the measured ones."""
+
+    @property
+    def columns(self) -> list[Column]:
+        return [Column.parse(text) for text in self.tasks]

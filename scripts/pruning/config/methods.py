@@ -1,0 +1,50 @@
+"""Pruning methods, and the names of their recombinations."""
+
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from pruning.calibration.objectives import OBJECTIVES
+from pruning.config.base import Positive, Strict, choices
+from pruning.methods.normalise import NORMALISATIONS
+from pruning.methods.scores.utility import REDUCTIONS
+
+# Names of the recombinations of a utility score; the ablation is made of them.
+CHOICES = (tuple(OBJECTIVES), REDUCTIONS, tuple(NORMALISATIONS), tuple(choices("methods/allocation")))
+GRID = {"-".join(parts) for parts in product(*CHOICES)}
+
+
+class Method(Strict):
+    score: str
+    """File of scripts/pruning/methods/scores."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the score."""
+    normalise: Literal[tuple(NORMALISATIONS)] = "none"
+    """Within a layer, before layers compete."""
+    allocate: str = "uniform"
+    """File of scripts/pruning/methods/allocation: neurons each layer keeps."""
+    allocate_options: dict[str, Any] = {}
+    """Keyword arguments of the allocation."""
+    compensate: str = "none"
+    """`none` or a file of scripts/pruning/methods/compensation."""
+    min_keep: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Least fraction of a layer that stays, at least one neuron."""
+    round_to: Positive = 1
+    """Widths are multiples of this (128 suits GPUs)."""
+    export: Literal["exact", "pad"] = "exact"
+    """`pad` zero-pads to the widest layer, so that stock tools load non-uniform widths."""
+    shuffle: int | None = None
+    """Seed to shuffle scores within each layer: the same widths, other neurons."""
+
+    @model_validator(mode="after")
+    def _known(self) -> "Method":
+        for key, folder, extra in (
+            ("score", "methods/scores", []),
+            ("allocate", "methods/allocation", []),
+            ("compensate", "methods/compensation", ["none"]),
+        ):
+            names = choices(folder) + extra
+            if getattr(self, key) not in names:
+                raise ValueError(f"unknown {key} {getattr(self, key)!r}; known: {', '.join(names)}")
+        return self

@@ -1,0 +1,226 @@
+"""Checks of a run before any job starts: what the config names exists and fits together."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from pruning.config.base import known
+from pruning.config.experiment import Table
+from pruning.config.models import GgufSource
+from pruning.config.schema import Config
+from pruning.core import memory, names
+from pruning.core.errors import InputError
+from pruning.evaluation import tasks
+from pruning.models import sources
+from pruning.models.families import family_of
+
+
+def _task(path: Path) -> dict[str, Any]:
+    """A task definition with all that it includes. Raises InputError if one of the files is missing or broken."""
+    return tasks.with_includes(tasks.definition(path))
+
+
+def data_files(path: Path) -> list[str]:
+    """The parquet files that a task reads: {split: path} under dataset_kwargs.data_files. Raises InputError without."""
+    try:
+        return sorted(set(_task(path)["dataset_kwargs"]["data_files"].values()))
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{path}: needs dataset_kwargs.data_files with a parquet path a split") from None
+
+
+def test_file(path: Path) -> str:
+    """The parquet of a task's test items (its validation items, where it has no test split)."""
+    task = _task(path)
+    files = task["dataset_kwargs"]["data_files"]
+    split = task.get("test_split") or task.get("validation_split")
+    if split not in files:
+        raise InputError(f"{path}: names no file for its items' split {split!r} under dataset_kwargs.data_files")
+    return files[split]
+
+
+def metric_names(task: dict[str, Any]) -> list[str]:
+    filters = [f",{f['name']}" for f in task.get("filter_list", [])] or [""]
+    return [f"{metric['metric']}{name}" for metric in task.get("metric_list", []) for name in filters]
+
+
+def check(config: Config) -> None:
+    """Raises InputError at the first thing that cannot work."""
+    for path in config.custom_rules:
+        if not Path(path).is_file():
+            raise InputError(
+                f"custom_rules: no file {path}; paths are relative to the folder that the workflow runs in"
+            )
+    try:
+        users = [*config.calibrations.values(), *config.tunings.values(), *([config.cases] if config.cases else [])]
+        used = {user.dataset for user in users}
+        for name, task in config.tasks.items():
+            if task.kind == "lm_eval":
+                definition = config.definition(name)
+                known(f"tasks.{name}.metrics", task.metrics, metric_names(_task(definition)))
+                used |= {_check_data_file(config, definition, file) for file in data_files(definition)}
+            else:
+                used.add(task.dataset)
+        for name in sorted(used):
+            for split in config.splits(name):
+                if (path := config.local_path(name, split)) and not path.is_file():
+                    raise InputError(
+                        f"datasets.{name}: no file {path} for the split {split!r}; check `data_folder` and `path`"
+                    )
+    except ValueError as error:
+        raise InputError(f"config: {error}" if type(error) is ValueError else str(error)) from None
+    for name in config.models_used:
+        _check_model(config, name)
+
+
+def _check_data_file(config: Config, definition: Path, file: str) -> str:
+    """The dataset that a task's data file belongs to."""
+    match = re.fullmatch(r"results/data/([a-z0-9_-]+)/([a-z0-9_-]+)\.parquet", file)
+    if not match:
+        raise InputError(f"{definition}: data file {file} is not results/data/{{dataset}}/{{split}}.parquet")
+    dataset, split = match.groups()
+    known(f"{definition}: data file {file}: dataset", [dataset], config.datasets)
+    known(f"{definition}: data file {file}: split", [split], config.splits(dataset))
+    return dataset
+
+
+def _base(model: str) -> Path:
+    """Where a model that is not a local one is fetched to."""
+    return Path(names.BASE.format(model=model)).parent
+
+
+def _check_model(config: Config, name: str) -> None:
+    source = config.models[name].source
+    if source.kind == "gguf" and not source.package:
+        _check_gguf(config, name)
+    _check_memory(config, name)
+    directory = Path(source.path) if source.kind == "local" else _base(name)
+    if source.kind == "local" and not (directory / "config.json").is_file():
+        raise InputError(f"models.{name}.source.path: no model in {directory} (no config.json)")
+    if not (directory / "config.json").is_file():
+        return  # not fetched yet: the job itself will check
+    architecture = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    family_of(architecture, f"models.{name}")
+    tables = [config.table(table) for table, content in config.tables.items() if content]
+    shown = [table for table in tables if name in table.models]
+    _check_shape(config, name, shown, architecture)
+    _check_targets(config, name, shown, directory)
+    _check_chat(config, name, shown, directory)
+    for method in sorted({*config.experiment.methods, *(m for table in tables for m in table.methods)}):
+        own = config.method(method)
+        if (own.compensate, own.export) != ("bias", "pad"):
+            continue
+        from pruning.methods.compact import no_slot
+        from pruning.models.checkpoint import has_mlp_bias  # need torch: slow for every start of snakemake
+
+        if not has_mlp_bias(architecture):
+            raise InputError(f"methods.{method}.export: {no_slot(architecture)}")
+
+
+def _check_gguf(config: Config, name: str) -> None:
+    try:
+        sources.gguf_files(config.models[name].source.model_dump())
+    except InputError as error:
+        raise InputError(f"models.{name}.source: {error}") from None
+
+
+def _check_memory(config: Config, name: str) -> None:
+    """Less memory for a job than the weights alone take (on the CPU: those for GPUs pass through it in pieces)."""
+    model = config.models[name]
+    if model.gpus == 0 and (needed := weights_gb(config, name)) > model.memory_gb:
+        raise InputError(
+            f"models.{name}.memory_gb: {model.memory_gb} is less than the weights alone take in {model.dtype}, "
+            f"{needed:.1f} GB; raise it above that, by what the activations need"
+        )
+
+
+def weights_gb(config: Config, name: str) -> float:
+    """Gigabytes of a model's weights as it is loaded; 0 where they are not known yet."""
+    model = config.models[name]
+    directory = Path(model.source.path) if model.source.kind == "local" else _base(name)
+    count = memory.parameters(directory)
+    if not count and model.source.kind == "gguf":
+        try:
+            count = memory.gguf_parameters(sources.gguf_files(model.source.model_dump())[0]) or 0
+        except InputError:  # its package is not installed here
+            count = 0
+    return memory.gigabytes(count, model.dtype)
+
+
+def _check_shape(config: Config, name: str, tables: list[Table], architecture: dict[str, Any]) -> None:
+    """Layers and lengths that the model of these tables does not have."""
+    layers, context = (architecture.get(key) for key in ("num_hidden_layers", "max_position_embeddings"))
+    if layers and config.experiment.layer is not None and not 0 <= config.experiment.layer < layers:
+        raise InputError(
+            f"experiment.layer: {config.experiment.layer} is out of range, {name} has layers 0 to {layers - 1}"
+        )
+    tasks = [column.task for table in tables for column in table.columns]
+    lengths = {f"tasks.{task}.seqlen": getattr(config.tasks[task], "seqlen", 0) for task in tasks}
+    for tuning in _tunings(tables):
+        lengths[f"tunings.{tuning}.sequence_length"] = config.tunings[tuning].sequence_length
+    for key, length in sorted(lengths.items()):
+        if context and length > context:
+            raise InputError(f"{key}: {length} is longer than {name}'s context of {context} tokens")
+
+
+def _tunings(tables: list[Table]) -> list[str]:
+    return sorted({column.tuning for table in tables for column in table.columns if column.tuning})
+
+
+def _check_chat(config: Config, name: str, tables: list[Table], directory: Path) -> None:
+    """A chat format asked of a model that has none."""
+    settings = directory / "tokenizer_config.json"
+    known_here = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    if "chat_template" in known_here or any(directory.glob("*chat_template*")):
+        return
+    for task in sorted({column.task for table in tables for column in table.columns}):
+        if getattr(config.tasks[task], "chat_template", False):
+            raise InputError(f"tasks.{task}.chat_template: {name}'s tokenizer has no chat template; set it to false")
+
+
+def _check_targets(config: Config, name: str, tables: list[Table], directory: Path) -> None:
+    """Modules for LoRA that the model of these tables does not have."""
+    modules: set[str] = set()
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, "numpy") as tensors:
+            modules |= {key.split(".")[-2] for key in tensors.keys() if key.endswith(".weight")}  # noqa: SIM118
+    for tuning in _tunings(tables):
+        if modules and (missing := sorted(set(config.tunings[tuning].targets) - modules)):
+            raise InputError(f"tunings.{tuning}.targets: {name} has no {missing}; it has {sorted(modules)}")
+
+
+def check_machine(config: Config, visible: list[str]) -> None:
+    """What only the machine that runs the jobs can say: its GPUs and memory. Raises InputError."""
+    for name in config.models_used:
+        model = config.models[name]
+        if model.gpus > len(visible):
+            raise InputError(
+                f"models.{name}.gpus: {model.gpus} GPUs asked, {len(visible)} visible on this machine: "
+                "lower it, or run through a cluster profile (profiles/README.md)"
+            )
+        needed, machine = weights_gb(config, name), memory.physical() / 1e9
+        if model.gpus == 0 and needed > machine:
+            smaller = "use bfloat16, " if model.dtype == "float32" else ""
+            raise InputError(
+                f"models.{name}.dtype: the weights take {needed:.1f} GB in {model.dtype}, this machine has "
+                f"{machine:.1f} GB of memory: {smaller}set `gpus`, or run on a larger machine"
+            )
+
+
+def check_packages(config: Config) -> None:
+    """The packages whose GGUF files are still to be fetched. Raises InputError if one is missing or another version."""
+    for name in config.models_used:
+        source = config.models[name].source
+        if source.kind == "gguf" and source.package and not _fetched(name, source):
+            _check_gguf(config, name)
+
+
+def _fetched(name: str, source: GgufSource) -> bool:
+    """Whether the model has been made from this source."""
+    manifest = Path(names.BASE.format(model=name))
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))["provenance"]["settings"] == source.model_dump()
+    except (OSError, ValueError, KeyError):
+        return False

@@ -1,0 +1,224 @@
+"""What one section of the configuration says of another: every name that is used is declared and can be used there.
+
+The functions raise ValueError, which names the key. What needs files, models or the machine is in preflight.py.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Trap
+from pruning.config.base import choices, fields_of, known
+from pruning.config.datasets import Dataset
+from pruning.core.limits import LEAST_WINDOWS, least_resamples
+from pruning.methods.normalise import NORMALISATIONS
+from pruning.methods.scores.utility import REDUCTIONS
+
+if TYPE_CHECKING:
+    from pruning.config.schema import Config
+
+# Folders and files directly below results/, besides the models and the tables of the config.
+OTHER_RESULTS = frozenset(
+    (
+        *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner"),
+        *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
+    )
+)
+
+
+def check(config: Config) -> None:
+    _names(config)
+    _models(config)
+    _experiment(config)
+    for name, table in config.tables.items():
+        if table:
+            _table(config, name)
+    _datasets(config)
+    _texts(config)
+    for name, check_section in SECTIONS.items():
+        if section := getattr(config, name):
+            check_section(config, section)
+
+
+def _names(config: Config) -> None:
+    """Names that the results of something else bear."""
+    if "dense" in config.methods:
+        raise ValueError("methods: the name 'dense' is taken by the unpruned model")
+    for section in ("models", "tables"):
+        for name in getattr(config, section):
+            if name in OTHER_RESULTS:
+                raise ValueError(f"{section}.{name}: this name is taken by another result; choose another")
+    for name in config.models:
+        if config.tables.get(name):
+            raise ValueError(f"models.{name}: this name is taken by tables.{name}; choose another for one of them")
+
+
+def _models(config: Config) -> None:
+    """Models made of others of this workflow."""
+    for name, model in config.models.items():
+        place, seen = f"models.{name}.source", [name]
+        while model.source.kind == "pruned":
+            source = model.source
+            known(f"{place}.model", [source.model], config.models)
+            known(f"{place}.calib", [source.calib], config.calibrations)
+            known(f"{place}.method", [source.method], config.method_names)
+            known(f"{place}.tuning", [source.tuning] if source.tuning else [], config.tunings)
+            _gradients(config, f"{place}.method", [source.method], [source.calib])
+            if source.model in seen:
+                raise ValueError(f"{place}.model: {' is made of '.join([*seen, source.model])}: name another one")
+            seen.append(source.model)
+            model = config.models[source.model]
+
+
+def _experiment(config: Config) -> None:
+    e = config.experiment
+    known("experiment.methods", e.methods, config.method_names)
+    known("experiment.models", e.models, config.models)
+    known("experiment.calibrations", e.calibrations, config.calibrations)
+    known("experiment.reference", [e.reference], e.methods)
+    _gradients(config, "experiment.methods", e.methods, e.calibrations)
+
+
+def _table(config: Config, name: str) -> None:
+    place, table = f"tables.{name}", config.table(name)
+    known(f"{place}.models", table.models, config.models)
+    known(f"{place}.calibrations", table.calibrations, config.calibrations)
+    known(f"{place}.methods", table.methods, config.method_names)
+    _gradients(config, f"{place}.methods", table.methods, table.calibrations)
+    known(f"{place}.reference", [table.reference], [*table.methods, "untuned", "uncompensated"])
+    for column in table.columns:
+        known(f"{place}.tasks", [column.task], config.tasks)
+        known(f"{place}.tasks: the recovery of '{column}'", [column.tuning] if column.tuning else [], config.tunings)
+        if table.reference == "untuned" and column.tuning and column.task not in table.tasks:
+            raise ValueError(f"{place}.tasks: '{column}' is compared with {column.task!r}: name that as well")
+
+
+def _datasets(config: Config) -> None:
+    for name, dataset in config.datasets.items():
+        if dataset.kind == "published" and (adapter := config.files(name).adapter):
+            known(f"datasets.{name}.adapter", [adapter], choices("data/adapters"))
+        if dataset.kind == "generated" and dataset.content == "word_problems" and not dataset.templates:
+            raise ValueError(f"datasets.{name}.templates: word problems are made of these; name one or more")
+
+
+def _texts(config: Config) -> None:
+    """Texts of calibrations, tunings and perplexities."""
+    for section in ("calibrations", "tunings"):
+        for name, user in getattr(config, section).items():
+            dataset = _dataset(config, f"{section}.{name}", user)
+            _fields(f"{section}.{name}", dataset, dataset.prompt, dataset.completion)
+    for name, task in config.tasks.items():
+        if task.kind == "perplexity":
+            _fields(f"tasks.{name}", _dataset(config, f"tasks.{name}", task), task.text)
+            if task.tokens and task.tokens // task.seqlen < LEAST_WINDOWS:
+                raise ValueError(
+                    f"tasks.{name}.tokens: {task.tokens} are {task.tokens // task.seqlen} windows of seqlen "
+                    f"{task.seqlen}, too few to compare perplexities; set {LEAST_WINDOWS * task.seqlen} or more "
+                    f"({LEAST_WINDOWS} windows), null for all of the text, or a lower seqlen"
+                )
+
+
+def _overlap(config: Config, overlap: Overlap) -> None:
+    paired = [method for pair in overlap.pairs for method in pair]
+    known("overlap.pairs", paired, config.method_names)
+    _gradients(config, "overlap.pairs", paired)
+
+
+def _readings(config: Config, readings: Readings) -> None:
+    if not config.overlap:
+        raise ValueError("readings: reads what the section `overlap` compares, which is null; set both or neither")
+    if not readings.used:
+        raise ValueError("readings.rows: all are null; keep one, or set `readings` to null")
+    for sparsity in readings.sparsities:
+        if sparsity not in config.overlap.sparsities:
+            listed = ", ".join(map(str, config.overlap.sparsities))
+            raise ValueError(f"readings.sparsities: {sparsity} is not among overlap.sparsities ({listed})")
+    for name, reading in readings.used.items():
+        for role in ("rku", "agf", "taylor", "wanda"):
+            place, method = f"readings.rows.{name}.{role}", getattr(reading, role)
+            known(place, [method], config.method_names)
+            _gradients(config, place, [method])
+
+
+def _collapse(config: Config, collapse: Collapse) -> None:
+    _accuracy(config, "collapse.task", collapse.task)
+    comparisons = len(set(config.experiment.methods)) - 1
+    if collapse.resamples < (least := least_resamples(config.experiment.confidence, comparisons)):
+        raise ValueError(
+            f"collapse.resamples: {collapse.resamples} are too few for any of {comparisons} comparisons "
+            f"to be significant after Holm's adjustment; set {least} or more"
+        )
+
+
+def _ablation(config: Config, ablation: Ablation) -> None:
+    _accuracy(config, "ablation.task", ablation.task)
+    known("ablation.reductions", ablation.reductions, REDUCTIONS)
+    known("ablation.normalisations", ablation.normalisations, NORMALISATIONS)
+    known("ablation.allocations", ablation.allocations, choices("methods/allocation"))
+    grid = [f"{objective}-abs-none-uniform" for objective in ablation.objectives]
+    _gradients(config, "ablation.objectives", grid)
+
+
+def _trap(config: Config, trap: Trap) -> None:
+    _gradients(config, "trap.objective", [f"{trap.objective}-abs-none-uniform"])
+
+
+def _latency(config: Config, latency: Latency) -> None:
+    known("latency.methods", latency.methods, config.method_names)
+    _gradients(config, "latency.methods", latency.methods)
+
+
+def _cases(config: Config, cases: Cases) -> None:
+    dataset = _dataset(config, "cases", cases)
+    _fields("cases", dataset, dataset.prompt, cases.target)
+
+
+SECTIONS = {
+    "overlap": _overlap,
+    "readings": _readings,
+    "collapse": _collapse,
+    "ablation": _ablation,
+    "trap": _trap,
+    "latency": _latency,
+    "cases": _cases,
+}
+
+
+def _dataset(config: Config, place: str, user: Any) -> Dataset:
+    """The dataset of what reads a split of one."""
+    known(f"{place}.dataset", [user.dataset], config.datasets)
+    known(f"{place}.split", [user.split], config.splits(user.dataset))
+    return config.datasets[user.dataset]
+
+
+def _fields(place: str, dataset: Dataset, *templates: str) -> None:
+    """Fields that templates name."""
+    for template in templates:
+        try:
+            names = fields_of(template)
+        except ValueError as error:
+            raise ValueError(f"{place}: the text {template!r}: {error}; write a brace of the text twice") from None
+        known(f"{place}: the text {template!r} needs a field", names, dataset.fields)
+
+
+def _accuracy(config: Config, place: str, task: str) -> None:
+    """A task whose outcomes are right or wrong."""
+    known(place, [task], config.tasks)
+    if config.tasks[task].kind != "lm_eval":
+        accuracies = [name for name, other in config.tasks.items() if other.kind == "lm_eval"]
+        raise ValueError(
+            f"{place}: {task!r} is a perplexity, an accuracy task (kind: lm_eval) is needed; declared: "
+            f"{', '.join(sorted(accuracies)) or 'none'}"
+        )
+
+
+def _gradients(config: Config, place: str, methods: list[str], calibrations: list[str] | None = None) -> None:
+    """Every gradient that a method asks for is measured by the calibrations that it is used with: by default the first
+    of the experiment, which the analyses take."""
+    for calib, name in product(calibrations or config.experiment.calibrations[:1], methods):
+        objective = config.objective(name)
+        if objective and objective not in config.calibrations[calib].objectives:
+            raise ValueError(
+                f"{place}: {name} needs the gradient of {objective!r}: add it to calibrations.{calib}.objectives"
+            )

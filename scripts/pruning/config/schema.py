@@ -1,0 +1,143 @@
+"""The configuration: what can be set, what it means, and how what is left out is filled in.
+
+Each section has a file of its own in this folder; references.py checks what one says of another. `config/config.yaml`
+and `config/schema.json` are written from here and default.py (`make config`). Other YAMLs hold only what differs and
+are stacked on top with `--configfile`. Unknown keys are errors.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from pruning.config import references
+from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Spectrum, Trap
+from pruning.config.base import Alias, Strict
+from pruning.config.calibration import Calibration
+from pruning.config.datasets import Dataset, HubFiles, LocalFiles
+from pruning.config.experiment import Experiment, Table
+from pruning.config.methods import CHOICES, GRID, Method
+from pruning.config.models import Model
+from pruning.config.reasoner import Reasoner
+from pruning.config.storage import Storage
+from pruning.config.tasks import Task
+from pruning.config.tuning import Tuning
+from pruning.core import names
+
+
+class Config(Strict):
+    data_folder: str | None = None
+    """Folder of local copies of datasets; without it they come from the hub."""
+    models: dict[Alias, Model]
+    datasets: dict[Alias, Dataset]
+    calibrations: dict[Alias, Calibration]
+    methods: dict[Alias, Method]
+    tasks: dict[Alias, Task]
+    tunings: dict[Alias, Tuning] = {}
+    experiment: Experiment
+    tables: dict[Alias, Table | None]
+    """results/{table}.csv, .md and .tex; null leaves one out. Here and below."""
+    overlap: Overlap | None = None
+    readings: Readings | None = None
+    spectrum: Spectrum | None = None
+    trap: Trap | None = None
+    cases: Cases | None = None
+    collapse: Collapse | None = None
+    ablation: Ablation | None = None
+    latency: Latency | None = None
+    storage: Storage = Storage()
+    custom_rules: list[str] = []
+    """Your own .smk files, included last: they see CONFIG, names and everything else that rules/common.smk offers."""
+    reasoner: Reasoner | None = None
+
+    @model_validator(mode="after")
+    def _references(self) -> "Config":
+        references.check(self)
+        return self
+
+    def objective(self, name: str) -> str | None:
+        """Whose gradient a method is made of; None for one without."""
+        method = self.method(name)
+        return method.options.get("objective", "energy") if method.score == "utility" else None
+
+    def definition(self, task: str) -> Path:
+        """The YAML of one of lm-eval's tasks."""
+        file = f"config/tasks/{self.tasks[task].definition or task}.yaml"
+        return Path(file if Path(file).is_file() else names.own(file))
+
+    def table(self, name: str) -> Table:
+        """A table with what it leaves to the experiment filled in."""
+        table, own = self.tables[name], {}
+        for key in ("models", "calibrations", "methods", "reference"):
+            if getattr(table, key) is None:
+                own[key] = getattr(self.experiment, key)
+        return table.model_copy(update=own)
+
+    @property
+    def models_used(self) -> list[str]:
+        """Models of the experiment and of the tables, and those that they are made of."""
+        tables = [self.table(name) for name, table in self.tables.items() if table]
+        used = dict.fromkeys([*self.experiment.models, *(model for table in tables for model in table.models)])
+        for name in list(used):
+            while self.models[name].source.kind == "pruned":
+                name = self.models[name].source.model
+                used[name] = None
+        return list(used)
+
+    @property
+    def method_names(self) -> list[str]:
+        """Every name that `method` resolves."""
+        presets = [*self.methods, *GRID]
+        return [f"{prefix}{name}" for prefix in ("", "shuffle_", "ridge_") for name in presets]
+
+    @property
+    def method_pattern(self) -> str:
+        """A regular expression of the same names: thousands of alternatives one by one took most of planning's time."""
+        presets = "|".join(sorted(map(re.escape, self.methods), key=len, reverse=True))
+        combined = "-".join(f"(?:{'|'.join(map(re.escape, names))})" for names in CHOICES)
+        return f"(?:shuffle_|ridge_)?(?:{combined}|{presets})"
+
+    def files(self, dataset: str) -> HubFiles | LocalFiles:
+        """The source that a published dataset is taken from."""
+        d = self.datasets[dataset]
+        return d.local if d.local and (self.data_folder or not d.hub) else d.hub
+
+    def splits(self, dataset: str) -> dict[str, Any]:
+        d = self.datasets[dataset]
+        return d.splits if d.kind == "generated" else self.files(dataset).splits
+
+    def local_path(self, dataset: str, split: str) -> Path | None:
+        """The JSON Lines file of a split, where the dataset is read from disk."""
+        if self.datasets[dataset].kind == "generated" or not isinstance(files := self.files(dataset), LocalFiles):
+            return None
+        return Path(self.data_folder or ".") / files.path.replace("{split}", files.splits[split])
+
+    def presets(self, names: list[str]) -> dict[str, str]:
+        """The preset that a recombination is the same as, where there is one (normalisation cannot matter under
+        uniform allocation)."""
+
+        def choices_of(method: Method) -> dict[str, Any]:
+            same = {"normalise": "none"} if method.allocate == "uniform" else {}
+            return {**method.model_dump(), **same}
+
+        declared = {name: choices_of(method) for name, method in self.methods.items()}
+        found = {
+            name: next((p for p, m in declared.items() if m == choices_of(self.method(name))), "") for name in names
+        }
+        return {name: preset for name, preset in found.items() if preset}
+
+    def method(self, name: str) -> Method:
+        """A preset, or a recombination by name.
+
+        `shuffle_<m>`: <m> with its scores shuffled within each layer (seed 0). `ridge_<m>`: <m> with `compensate:
+        ridge`. `{objective}-{reduction}-{normalise}-{allocate}`: a utility score (scores/utility.py), such as
+        `energy-share-none-uniform`, which is RKU."""
+        if name in self.methods:
+            return self.methods[name]
+        if name in GRID:
+            objective, reduction, normalise, allocate = name.split("-")
+            options = {"objective": objective, "reduction": reduction}
+            return Method(score="utility", options=options, normalise=normalise, allocate=allocate)
+        prefix, rest = name.split("_", 1)
+        return self.method(rest).model_copy(update={"shuffle": 0} if prefix == "shuffle" else {"compensate": "ridge"})

@@ -1,0 +1,53 @@
+"""Tasks: what a model is asked, and the text whose perplexity is measured."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pruning.config.base import Alias, NonEmpty, Positive, Strict
+
+
+class LmEvalTask(Strict):
+    kind: Literal["lm_eval"]
+    title: str
+    """Name in the tables."""
+    metrics: NonEmpty[str]
+    """lm-eval's names, with the filter where there is one: `acc`, `exact_match,strict-match`."""
+    definition: Alias | None = None
+    """File of config/tasks; null: the one named as the task."""
+    limit: Positive | None = None
+    """At most this many items, from `first` on."""
+    first: Annotated[int, Field(ge=0)] = 0
+    """Number of the first item that is asked."""
+    chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Accuracy of guessing, as a fraction: what a collapsed model is left with."""
+    batch_size: Positive = 32
+    """Halved when memory runs out."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Worked examples before the question; null: as many as the task says."""
+    shared_examples: bool = False
+    """The same examples, the first of their split, before every question, so that they are computed once; else lm-eval
+    draws some for each."""
+    chat_template: bool = False
+    """Ask in the tokenizer's chat format."""
+    max_gen_toks: Positive | None = None
+    """Most tokens of a generated answer; null: as many as the task says."""
+
+
+class PerplexityTask(Strict):
+    kind: Literal["perplexity"]
+    title: str
+    dataset: Alias
+    split: Alias = "test"
+    text: str = "{text}"
+    """Text of a record; fields in braces."""
+    joiner: str = "\n\n"
+    """Between records."""
+    seqlen: Annotated[int, Field(ge=2)] = 2048
+    """Window; perplexities of different windows do not compare."""
+    tokens: Positive | None = None
+    """At most this many tokens, from the first on: 40 windows or more, for the tests to tell something."""
+    batch_size: Positive = 4
+
+
+Task = Annotated[LmEvalTask | PerplexityTask, Field(discriminator="kind")]

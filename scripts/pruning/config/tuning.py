@@ -1,0 +1,34 @@
+"""Tuning: recovery of a compact model."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pruning.config.base import Alias, NonEmpty, Positive, Strict
+
+
+class Tuning(Strict):
+    """LoRA recovery. The paper names only the 150 steps: everything else here is our choice."""
+
+    dataset: Alias
+    split: Alias = "train"
+    steps: Positive = 150
+    """Optimiser steps (the paper's 150)."""
+    rank: Positive = 8
+    """LoRA rank; ours."""
+    alpha: Positive = 16
+    """LoRA scaling; ours."""
+    targets: NonEmpty[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    """Linear modules that get adapters; ours."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """AdamW, constant; ours."""
+    batch_size: Positive = 16
+    """Documents a step; ours."""
+    sequence_length: Annotated[int, Field(ge=2)] = 512
+    """Tokens a document; longer ones are cut; ours."""
+    seed: int = 0
+    """Initial adapters and order of the documents."""
+    checkpoint_every: Positive = 25
+    """Steps after which a killed training can go on."""
+    note: str | None = None
+    """What a reader of the tables must know about this recovery."""

@@ -1,0 +1,1 @@
+"""What every stage stands on: artefacts, command lines, errors, machines, significance."""

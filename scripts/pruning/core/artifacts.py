@@ -1,0 +1,135 @@
+"""Reading and writing of artefacts: whole or absent, and telling where they come from.
+
+Every file is written under a temporary name and renamed, so a killed job never leaves half an
+artefact under its real name. Every parquet file and JSON carries its provenance: kind, schema
+version, the settings of the job, and the versions of the libraries that made it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pruning.core.errors import InputError
+
+SCHEMA = 2
+LIBRARIES = ("torch", "transformers", "datasets", "lm_eval", "numpy", "pandas", "pyarrow", "reasoning-gym")
+
+
+def provenance(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an artefact says of its origin. No time stamps: equal runs make equal bytes."""
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+    return {"kind": kind, "schema": SCHEMA, "settings": settings, "threads": threads, "versions": versions}
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """The same for a directory, which replaces any earlier one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_parquet(path: Path, frame: pd.DataFrame | pa.Table, kind: str, settings: dict[str, Any]) -> None:
+    table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), "provenance": json.dumps(provenance(kind, settings))}
+    with atomic(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary)
+
+
+def read_parquet(path: Path, kind: str) -> pd.DataFrame:
+    """An artefact as a data frame. Raises InputError if it is missing, broken or of another kind."""
+    return read_table(path, kind).to_pandas()
+
+
+def read_table(path: Path, kind: str) -> pa.Table:
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run snakemake to make it") from None
+    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: not a whole parquet file ({reason}); delete it and run again, so that it is remade"
+        ) from None
+    found = json.loads((table.schema.metadata or {}).get(b"provenance", b"{}"))
+    if (found.get("kind"), found.get("schema")) != (kind, SCHEMA):
+        raise InputError(
+            f"{path}: holds kind={found.get('kind')!r} schema={found.get('schema')!r}, expected kind={kind!r} "
+            f"schema={SCHEMA}: not made by this pipeline's version; delete it and run again"
+        )
+    return table
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    return json.loads(pq.read_schema(path).metadata[b"provenance"])
+
+
+def write_json(path: Path, content: dict[str, Any], kind: str, settings: dict[str, Any]) -> None:
+    with atomic(path) as temporary:
+        text = json.dumps({"provenance": provenance(kind, settings), **content}, indent=2, default=str)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, kind: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run snakemake to make it") from None
+    except ValueError as error:
+        raise InputError(f"{path}: broken JSON ({error}); delete it and run again") from None
+    origin = content.get("provenance") if isinstance(content, dict) else None
+    if not isinstance(origin, dict) or origin.get("kind") != kind:
+        raise InputError(f"{path}: not a {kind} artefact of this pipeline; delete it and run again")
+    return content
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def directory_hashes(directory: Path, exclude: Sequence[str] = ("manifest.json",)) -> dict[str, str]:
+    """sha256 of every file below a directory: what a manifest holds and dependants are compared by."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name not in exclude)
+    return {str(p.relative_to(directory)): file_hash(p) for p in files}
+
+
+def key_of(*parts: Any) -> str:
+    """A stable hash of JSON-like values, 32 hexadecimal digits; tuples are as lists, the order of a dict is none."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -1,0 +1,50 @@
+"""What every stage's command line shares: one settings dict, one line an error."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated
+
+import typer
+
+from pruning.core.errors import InputError as InputError
+
+# The labelled dict of settings of one job, as JSON: what the workflow tracks to know when to re-run it.
+Settings = Annotated[dict, typer.Option(parser=json.loads, metavar="JSON", help="the stage's settings")]
+
+
+def run(stage: Callable[..., None]) -> None:
+    """Run a stage as a command line; bad input ends in one line on stderr and exit code 1."""
+
+    @wraps(stage)
+    def timed(**arguments) -> None:
+        stage(**arguments)
+        phase("compute")
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(timed)
+    try:
+        app()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def set_threads(threads: int) -> None:
+    """Give torch, OpenMP, BLAS and the tokenizers the job's threads; call before importing any of them."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+
+
+_last = time.monotonic()
+
+
+def phase(ended: str) -> None:
+    """Log how long the phase that ends here took (`start-up`, `load`, `compute`), for benchmarks/overhead.py."""
+    global _last
+    now = time.monotonic()
+    print(f"phase {ended} {now - _last:.2f} s", flush=True)
+    _last = now

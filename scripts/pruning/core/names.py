@@ -1,0 +1,141 @@
+"""Names: where every result lies, and how variants and columns are written.
+
+Rules list these paths, and stages get theirs from the rules. `sparsity` in a path is in whole per cent. Logs and
+benchmarks mirror the results they are of.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[3]
+"""Where the workflow lies; results are below the folder that it runs in."""
+
+
+def own(path: str) -> str:
+    """A file of the workflow itself, as seen from the folder that it runs in."""
+    return os.path.relpath(HOME / path)
+
+
+DATA = "results/data/{dataset}/{split}.parquet"
+BASE = "results/{model}/base/manifest.json"
+
+CALIBRATION = "results/{model}/calibration/{calib}"
+STATISTICS = f"{CALIBRATION}/statistics.parquet"
+LAYERS = f"{CALIBRATION}/layers.parquet"
+TOKEN_CLASSES = f"{CALIBRATION}/token_classes.parquet"
+ACTIVATIONS = f"{CALIBRATION}/activations.parquet"
+SHARD = f"{CALIBRATION}/shards/{{shard}}-of-{{shards}}"
+SECOND_MOMENTS = f"{CALIBRATION}/second_moments"
+PARAMETER_TAYLOR = f"{CALIBRATION}/parameter_taylor.parquet"
+
+SCORES = "results/{model}/scores/{calib}/{method}.parquet"
+MASK = "results/{model}/masks/{calib}/{method}/{sparsity}.parquet"
+COMPACT = "results/{model}/compact/{calib}/{method}/{sparsity}"
+RECOVERED = "results/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}"
+
+EVALUATION = "results/{model}/eval/{variant}/{task}"
+SAMPLES = f"{EVALUATION}.samples.parquet"
+
+ANALYSIS = "results/{model}/analysis"
+OVERLAP = f"{ANALYSIS}/overlap/{{calib}}/{{first}}/{{second}}.csv"
+SPECTRUM = f"{ANALYSIS}/spectrum/{{calib}}/{{sparsity}}"
+TRAP = f"{ANALYSIS}/trap/{{calib}}/{{sparsity}}"
+CASES = f"{ANALYSIS}/cases/{{variant}}.json"
+
+LEAKAGE = "results/leakage/{table}.csv"
+LATENCY = "results/latency/{shape}.csv"
+WIDTHS = "results/analysis/widths.csv"
+ACCURACY = "results/analysis/accuracy.csv"
+COLLAPSE = "results/analysis/collapse.csv"
+TABLE = "results/{table}"
+FIGURE = "results/figures/{figure}"
+PAGE = "results/pages/{table}.html"
+REASONER = "results/reasoner"
+PUBLISHED = own("resources/paper/{table}.csv")
+PAPER_NOTES = own("resources/paper/notes.yaml")
+BENCHMARKS = "results/benchmarks"
+
+
+def log_of(result: str) -> str:
+    """Of the job that makes a result."""
+    return f"results/logs/{_stem(result)}.log"
+
+
+def benchmark_of(result: str) -> str:
+    """Time and memory of the job that makes a result."""
+    return f"{BENCHMARKS}/{_stem(result)}.tsv"
+
+
+def _stem(result: str) -> str:
+    folder, _, name = result.removeprefix("results/").rpartition("/")
+    stem = name.partition(".")[0]
+    return f"{folder}/{stem}" if folder else stem
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model that is evaluated, written `dense`, `{calib}/{method}/{sparsity}`, or that and `/{tuning}`."""
+
+    calib: str | None = None
+    method: str = "dense"
+    sparsity: int = 0
+    tuning: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        """Raises ValueError for what is none."""
+        if text == "dense":
+            return DENSE
+        calib, method, sparsity, *tuning = text.split("/")
+        return cls(calib, method, int(sparsity), *tuning)
+
+    def __str__(self) -> str:
+        if self.calib is None:
+            return self.method
+        return "/".join([self.calib, self.method, str(self.sparsity), *([self.tuning] if self.tuning else [])])
+
+    def _fill(self, template: str, model: str) -> str:
+        names = {"calib": self.calib, "method": self.method, "sparsity": self.sparsity, "tuning": self.tuning}
+        return template.format(model=model, **names)
+
+    def manifest(self, model: str) -> str:
+        """What says which weights it has."""
+        return BASE.format(model=model) if self == DENSE else self._fill(f"{COMPACT}/manifest.json", model)
+
+    def weights(self, model: str) -> str:
+        """Its Hugging Face model directory, without the adapter of a recovery."""
+        return BASE.format(model=model).rpartition("/")[0] if self == DENSE else self._fill(f"{COMPACT}/model", model)
+
+    def adapter(self, model: str) -> str | None:
+        """The directory of its LoRA adapter, where it is a recovered one."""
+        return self._fill(RECOVERED, model) if self.tuning else None
+
+    def samples(self, model: str, task: str) -> str:
+        """Its outcomes on a task."""
+        return SAMPLES.format(model=model, variant=self, task=task)
+
+
+DENSE = Variant()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table, written `{task}`, or `{task}@{tuning}`: the task after a LoRA recovery."""
+
+    task: str
+    tuning: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Column:
+        task, _, tuning = text.partition("@")
+        return cls(task, tuning or None)
+
+    def __str__(self) -> str:
+        return f"{self.task}@{self.tuning}" if self.tuning else self.task
+
+    def of(self, pruned: Variant) -> Variant:
+        """The variant whose outcomes on the task this column shows."""
+        return Variant(pruned.calib, pruned.method, pruned.sparsity, self.tuning)

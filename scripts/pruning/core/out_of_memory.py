@@ -1,0 +1,24 @@
+"""Out of memory, on GPU or CPU, as an error that says what was tried and what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pruning.core.errors import InputError
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+@contextmanager
+def advise(advice: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise InputError(f"out of memory with {advice}") from None
+        raise

@@ -1,0 +1,52 @@
+"""Evaluation through lm-eval: its tasks, prompts and filters unchanged, our data files."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import yaml
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+
+from pruning.core.errors import InputError
+from pruning.evaluation import tasks
+
+
+def evaluate(
+    lm: LM,
+    task: dict[str, Any],
+    limit: int | None,
+    first: int = 0,
+    *,
+    num_fewshot: int | None = None,
+    shared_examples: bool = False,
+    chat_template: bool = False,
+    max_gen_toks: int | None = None,
+) -> dict[str, Any]:
+    """lm-eval's result for one task definition, samples included; at most `limit` items from number `first` on.
+
+    task: as `tasks.definition` reads it. The rest is as the config's tasks have it.
+    Raises InputError if a chat format is asked for and the model's tokenizer has none (a model without a tokenizer, as
+    those behind a service are, is trusted to have one)."""
+    tokenizer = getattr(lm, "tokenizer", None) if chat_template else None
+    if tokenizer is not None and not tokenizer.chat_template:
+        raise InputError("chat_template: this model's tokenizer has none: set `chat_template: false`")
+    if shared_examples:
+        task = {**task, "fewshot_config": {"sampler": "first_n"}}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "task.yaml"  # a file, because only files may include packaged ones
+        path.write_text(yaml.safe_dump(task), encoding="utf-8")
+        chosen = {tasks.with_includes(task)["task"]: list(range(first, first + limit))} if first and limit else None
+        return lm_eval.simple_evaluate(
+            model=lm,
+            tasks=[str(path)],
+            task_manager=TaskManager(include_defaults=False),
+            limit=None if chosen else limit,
+            samples=chosen,
+            num_fewshot=num_fewshot,
+            apply_chat_template=chat_template,
+            gen_kwargs={"max_gen_toks": max_gen_toks} if max_gen_toks else None,
+            log_samples=True,
+            bootstrap_iters=0,
+        )

@@ -1,0 +1,75 @@
+"""LoRA recovery of a pruned model (Hu et al. 2022, arXiv 2106.09685): a short fine-tuning of low-rank adapters."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pruning.core.errors import InputError
+from pruning.data.text import Sequences
+
+
+def with_adapters(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:
+    """The model with trainable LoRA adapters on `targets`, everything else frozen.
+
+    Raises InputError if the model has no such modules."""
+    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if missing := sorted(set(settings["targets"]) - names):
+        raise InputError(f"tunings: targets: no linear modules {missing} in the model; it has {sorted(names)}")
+    torch.manual_seed(settings["seed"])
+    lora = LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], target_modules=sorted(settings["targets"]))
+    return get_peft_model(model, lora)
+
+
+def answered(sequences: Sequences, length: int) -> Sequences:
+    """Those with a token to learn within `length` tokens; the rest, all prompt, would make the loss of a batch NaN.
+
+    Raises InputError if there are none."""
+    kept = [(ids, answer) for ids, answer in sequences if any(answer[1:])]
+    if not kept:
+        raise InputError(f"tunings: sequence_length: {length}: no text's completion begins within it: raise it")
+    if left_out := len(sequences) - len(kept):
+        print(f"{left_out} of {len(sequences)} texts left out: their completion begins after {length} tokens")
+    return kept
+
+
+def batch(sequences: Sequences, step: int, size: int, seed: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels [B, T] of a step, a function of (seed, step); -100 labels prompts and padding."""
+    chosen = Random(f"{seed} {step}").choices(sequences, k=size)
+    length = max(len(ids) for ids, _ in chosen)
+    ids, labels = torch.full((size, length), pad), torch.full((size, length), -100)
+    for row, (tokens, answer) in enumerate(chosen):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        labels[row, : len(tokens)] = torch.tensor([t if a else -100 for t, a in zip(tokens, answer, strict=True)])
+    return ids, labels
+
+
+def loss(model: nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean next-token cross-entropy in nats over the labelled tokens."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    return nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].to(logits.device).flatten())
+
+
+def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Adapters and AdamW's moments of the trainable parameters, by name, as safetensors."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            tensors[f"parameter|{name}"] = parameter.detach()
+            tensors |= {f"{key}|{name}": value for key, value in optimizer.state[parameter].items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """The reverse: after it, training goes on as if it had not stopped."""
+    tensors = load_file(path)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            with torch.no_grad():
+                parameter.copy_(tensors[f"parameter|{name}"])
+            optimizer.state[parameter] = {key: tensors[f"{key}|{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}

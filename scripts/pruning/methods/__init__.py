@@ -1,0 +1,1 @@
+"""From measurements to a smaller model: scores, normalisation, allocation, compensation, compaction."""

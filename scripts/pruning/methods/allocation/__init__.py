@@ -1,0 +1,59 @@
+"""Allocation: how many neurons each layer keeps. One file a scheme, each with `widths(problem, **options)`.
+
+Schemes return wishes; `finish` turns them into whole numbers that respect `min_keep` and `round_to`, the same way
+for all. Within a layer the best-scored neurons stay, ties going to the lower index, so masks at growing sparsity
+are nested as long as a scheme's widths shrink. To add a scheme, add a file here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an allocation may look at."""
+
+    scores: Sequence[np.ndarray]  # normalised, one float64 [n_l] a layer
+    original: np.ndarray  # [layers], neurons before any pruning: n_l, or more where this is a further round
+    sparsity: int  # per cent of the original FFN neurons to remove
+    importance: np.ndarray  # [layers], mean angular distance a token between a layer's input and output
+    floor: np.ndarray  # [layers], least neurons a layer keeps
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.array([len(scores) for scores in self.scores])
+
+
+def kept(size: int | np.ndarray, sparsity: int) -> int | np.ndarray:
+    """Neurons left of `size` at `sparsity` per cent, removals rounded half up; exact integer arithmetic."""
+    return size - (size * sparsity + 50) // 100
+
+
+def floors(sizes: np.ndarray, min_keep: float) -> np.ndarray:
+    """Least width of each layer: the fraction `min_keep` of it, at least one neuron."""
+    return np.maximum(1, np.ceil(sizes * min_keep)).astype(int)
+
+
+def finish(wishes: np.ndarray, problem: Problem, round_to: int) -> np.ndarray:
+    """Whole widths between floor and size, in multiples of `round_to` (nearest, half up; never above the layer)."""
+    widths = np.clip(np.floor(np.asarray(wishes, dtype=np.float64) + 0.5), problem.floor, problem.sizes)
+    if round_to > 1:
+        widths = np.maximum(np.floor(widths / round_to + 0.5), np.ceil(problem.floor / round_to)) * round_to
+    return np.minimum(widths, problem.sizes).astype(int)
+
+
+def ranking(scores: np.ndarray) -> np.ndarray:
+    """Neurons from best to worst, ties to the lower index."""
+    return np.argsort(-scores, kind="stable")
+
+
+def masks(scores: Sequence[np.ndarray], widths: np.ndarray) -> list[np.ndarray]:
+    """keep[c] of each layer: True for its `width` best neurons."""
+    keeps = []
+    for layer_scores, width in zip(scores, widths, strict=True):
+        keep = np.zeros(len(layer_scores), dtype=bool)
+        keep[ranking(layer_scores)[:width]] = True
+        keeps.append(keep)
+    return keeps

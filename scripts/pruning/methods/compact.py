@@ -1,0 +1,97 @@
+"""Physically smaller models: rows of gate/up and columns of down_proj cut out, everything else copied.
+
+Works tensor by tensor on safetensors, shard for shard, so a 7B model needs the memory of one shard.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from pruning.core.errors import InputError
+from pruning.methods.compensation import Compensated
+from pruning.models.checkpoint import Checkpoint, has_mlp_bias, read_config
+from pruning.models.structures import ffn
+
+
+def no_slot(config: dict) -> str:
+    """What is wrong with a bias on down_proj of this model and `export: pad`, and what to do."""
+    return (
+        f"pad makes models for stock tools, which have no slot for the bias of down_proj in {config.get('model_type')} "
+        "models (Llama has `mlp_bias`); use `export: exact`, or `compensate: none` or `ridge`"
+    )
+
+
+def write_compact(
+    base: Checkpoint,
+    output: Path,
+    keeps: Sequence[np.ndarray],
+    compensate: Callable[[int], Compensated] | None = None,
+    export: str = "exact",
+) -> None:
+    """Write the compact model below the existing directory `output`.
+
+    keeps: one bool [n_l] a layer. compensate: gives a layer's down_proj in place of the kept columns; called once a
+    layer, in any order. Llama stores its bias with `mlp_bias`; for a family without a slot the tensor is written all
+    the same and config.json says `ffn_down_bias`, which models/loading.py reads. export: `exact` widths, or `pad` with
+    zero neurons to the widest layer so that stock tools load it.
+
+    Raises InputError for `pad` where the stock class has no slot for down_proj's bias."""
+    config = read_config(base.directory)
+    widths = [int(keep.sum()) for keep in keeps]
+    pad_to = max(widths) if export == "pad" else None
+    index = {}
+    for file in base.files:
+        tensors = {}
+        for name in (n for n, f in base.file_of.items() if f == file):
+            part = ffn.parse(name, base.family)
+            if not compensate or not part or part.projections != ("down",):
+                tensors[name] = ffn.cut(name, base.tensor(name), keeps, base.family, pad_to=pad_to)
+            elif part.kind == "weight":  # its bias is written with it
+                tensors |= compensated_tensors(base, part.layer, compensate(part.layer), config, pad_to)
+        save_file(tensors, output / file.name, metadata={"format": "pt"})
+        index |= dict.fromkeys(tensors, file.name)
+    if len(base.files) > 1:
+        size = sum((output / file.name).stat().st_size for file in base.files)
+        (output / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {"total_size": size}, "weight_map": index}, indent=2)
+        )
+    config = ffn.compact_config(config, [pad_to] * len(widths) if pad_to else widths)
+    if base.name(0, "down", "bias") in index and base.name(0, "down", "bias") not in base.file_of:
+        config["mlp_bias" if has_mlp_bias(config) else ffn.DOWN_BIAS] = True
+    if export == "pad" and config.get(ffn.DOWN_BIAS):
+        raise InputError(f"export: {no_slot(config)}")
+    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for file in sorted(base.directory.iterdir()):
+        skip = file.name in ("config.json", "manifest.json", "README.md") or ".safetensors" in file.name
+        if file.is_file() and not skip:
+            shutil.copyfile(file, output / file.name)
+
+
+def loader_of(directory: Path) -> str:
+    """What loads a compact model right: stock `transformers`, or `pruning.models.loading` alone."""
+    own = {"per_layer_config", ffn.DOWN_BIAS} & read_config(directory).keys()
+    return "pruning.models.loading" if own else "transformers"
+
+
+def compensated_tensors(
+    base: Checkpoint, layer: int, made: Compensated, config: dict, pad_to: int | None
+) -> dict[str, torch.Tensor]:
+    """A layer's down_proj with its bias, and zeros on gate and up where `mlp_bias` wants biases there as well.
+
+    A base model that has biases of its own keeps them: its gate and up ones are sliced with the weights."""
+    name, bias = base.name(layer, "down"), base.name(layer, "down", "bias")
+    down = ffn.padded(torch.from_numpy(made.weight).to(base.tensor(name).dtype), 1, pad_to)
+    present = {bias: base.tensor(bias)} if bias in base.file_of else {}
+    if made.bias is None:
+        return {name: down, **present}
+    total = sum((tensor.float() for tensor in present.values()), torch.from_numpy(made.bias))
+    tensors = {name: down, bias: total.to(down.dtype)}
+    for proj in ("gate", "up") if has_mlp_bias(config) else ():
+        if base.name(layer, proj, "bias") not in base.file_of:
+            tensors[base.name(layer, proj, "bias")] = down.new_zeros(down.shape[1])
+    return tensors

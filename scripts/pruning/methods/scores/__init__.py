@@ -1,0 +1,54 @@
+"""Scores: one file a score, each with `score(layer, **options) -> float64 [neurons]`.
+
+A higher score is a more important neuron. The file's name is the score's name in the config, and
+the keyword arguments of its function are the options it takes. A score that needs weights reads
+`layer.weights`; nothing is loaded for the others. To add a score, add a file here. One made of another artefact than
+statistics.parquet gives its kind, as `STATISTICS = "parameter_taylor"`, and rules/common.smk (STATISTICS) its file.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+TINY = 1e-30  # keeps a silent layer's 0/0 at 0; far below any real score
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A block's FFN weights, each row or column one neuron; float32. Only what is looked at is read."""
+
+    read: Callable[[str], np.ndarray]
+    """Of `gate`, `up` or `down`."""
+
+    @cached_property
+    def gate(self) -> np.ndarray:
+        """[n, d]"""
+        return self.read("gate")
+
+    @cached_property
+    def up(self) -> np.ndarray:
+        """[n, d]"""
+        return self.read("up")
+
+    @cached_property
+    def down(self) -> np.ndarray:
+        """[d, n]"""
+        return self.read("down")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a score may look at: one layer's statistics, and its weights on demand."""
+
+    index: int
+    statistics: Mapping[str, np.ndarray]  # column -> float64 [n]
+    weights: Weights
+
+    @property
+    def size(self) -> int:
+        return len(next(iter(self.statistics.values())))
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        return self.statistics[column]

@@ -1,0 +1,1 @@
+"""The dense model: where it comes from, its weights on disk, loading it."""

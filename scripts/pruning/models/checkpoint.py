@@ -1,0 +1,97 @@
+"""A model directory on disk, seen as tensors: which are FFN weights, and reading them a layer at a time.
+
+No model code is imported, so scoring and compaction of a 7B model need the memory of one shard.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from pruning.core.errors import InputError
+from pruning.models.families import family_of
+from pruning.models.structures import ffn
+
+
+class Checkpoint:
+    """The safetensors of a model directory. Raises InputError if there are none, or no gated FFN among them."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.files = sorted(directory.glob("*.safetensors"))
+        if not self.files:
+            raise InputError(f"{directory}: no *.safetensors here; only safetensors checkpoints are read")
+        self.file_of: dict[str, Path] = {}
+        for file in self.files:
+            try:
+                with safe_open(file, "pt") as tensors:
+                    self.file_of.update(dict.fromkeys(tensors.keys(), file))
+            except (SafetensorError, OSError) as error:
+                raise InputError(
+                    f"{file}: not a whole safetensors file ({error}); delete it and fetch it again"
+                ) from None
+        self.family = family_of(read_config(directory), directory)
+        found = {name: part for name in self.file_of if (part := ffn.parse(name, self.family))}
+        self.name_of = {
+            (part.layer, projection, part.kind): name for name, part in found.items() for projection in part.projections
+        }
+        weights = {(layer, projection) for layer, projection, kind in self.name_of if kind == "weight"}
+        layers = sorted({layer for layer, _ in weights})
+        if not layers or layers != list(range(len(layers))) or len(weights) != 3 * len(layers):
+            looked_for = ", ".join([*self.family.gate_up, self.family.down])
+            raise InputError(
+                f"{directory}: not a whole checkpoint: looked for {looked_for} in {self.family.ffn} of every layer, "
+                f"found {len(found)} tensors of that kind among {len(self.file_of)}"
+            )
+        self.layers = len(layers)
+
+    def name(self, layer: int, projection: str, kind: str = "weight") -> str:
+        """Of a projection's tensor, which may be another's as well; of a bias that is not there, as it would be."""
+        if kind == "bias":
+            return self.name_of[layer, projection, "weight"].removesuffix("weight") + "bias"
+        return self.name_of[layer, projection, kind]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        with safe_open(self.file_of[name], "pt") as tensors:
+            return tensors.get_tensor(name)
+
+    def shape(self, name: str) -> list[int]:
+        with safe_open(self.file_of[name], "pt") as tensors:
+            return tensors.get_slice(name).get_shape()
+
+    def matrix(self, layer: int, projection: str) -> np.ndarray:
+        """One FFN weight as float32: gate and up are [n, d], down is [d, n]."""
+        name = self.name(layer, projection)
+        held = ffn.parse(name, self.family).projections
+        return self.tensor(name).chunk(len(held))[held.index(projection)].float().numpy()
+
+    @property
+    def widths(self) -> list[int]:
+        """FFN neurons of each layer."""
+        return [self.shape(self.name(layer, "down"))[1] for layer in range(self.layers)]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters stored; tied weights count once."""
+        return sum(int(np.prod(self.shape(name))) for name in self.file_of)
+
+
+def has_mlp_bias(config: dict) -> bool:
+    """Whether the stock class takes `mlp_bias`, a bias on gate, up and down_proj; older config.json do not name it."""
+    if "mlp_bias" in config:
+        return True
+    from transformers import AutoConfig  # slow, and unneeded where nothing is compensated by a bias
+
+    try:
+        return hasattr(AutoConfig.for_model(config["model_type"]), "mlp_bias")
+    except (KeyError, ValueError):
+        return False  # a family that transformers does not know, which loading will say
+
+
+def read_config(directory: Path) -> dict:
+    try:
+        return json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory}/config.json: {error}") from None

@@ -1,0 +1,76 @@
+"""Model families: what each calls the parts that are measured and cut. A new one is a line of FAMILIES.
+
+Only these are accepted, each proven on a tiny random model (tests/unit/test_families.py): that the cross-entropy is the
+model's own, that a compact model is the masked one, and that it can be saved and loaded. What a family does to its
+logits (Gemma 2's soft cap, Granite's and Cohere's scale) is in its own forward pass, which is what is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pruning.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn  # slow, and unneeded for names
+
+
+@dataclass(frozen=True)
+class Family:
+    """Attribute paths in transformers' class; tensors on disk are named by the same ones."""
+
+    layers: str = "model.layers"
+    """The decoder layers, from the model."""
+    norm: str = "model.norm"
+    """The norm before the head, from the model."""
+    ffn: str = "mlp"
+    """The gated FFN, from a layer."""
+    gate_up: tuple[str, ...] = ("gate_proj", "up_proj")
+    """Its linear modules with a row a neuron; one name: fused, gate's rows before up's."""
+    down: str = "down_proj"
+    """Its linear module with a column a neuron."""
+
+
+FAMILIES: dict[str, Family] = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite"), Family()),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "cohere", "cohere2"), Family()),
+    "phi3": Family(gate_up=("gate_up_proj",)),
+}
+
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # keys of a config.json
+
+
+def family_of(config: Mapping[str, Any], source: object) -> Family:
+    """The family of a config.json. Raises InputError, naming `source`, where there is none for it."""
+    kind = config.get("model_type")
+    if kind in FAMILIES:
+        return FAMILIES[kind]
+    reason = "it is no decoder with one gated FFN in every layer, or not yet tried"
+    if any(config.get(key) for key in EXPERTS):
+        reason = "it is a mixture of experts"
+    if config.get("is_encoder_decoder"):
+        reason = "it is an encoder-decoder"
+    raise InputError(
+        f"{source}: model type {kind!r} cannot be pruned: {reason}; supported: {', '.join(sorted(FAMILIES))} "
+        "(scripts/pruning/models/families.py)"
+    )
+
+
+def of(model: nn.Module) -> Family:
+    """The family of a loaded model. Raises InputError as `family_of` does."""
+    return family_of(model.config.to_dict(), type(model).__name__)
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    return list(model.get_submodule(of(model).layers))
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    return model.get_submodule(of(model).norm)
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """The model without its head."""
+    return getattr(model, model.base_model_prefix)

@@ -1,0 +1,86 @@
+"""The one loader: dense, uniform and non-uniform models, on CPU, one GPU or several."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.configuration_utils import PretrainedConfig
+
+from pruning.core import memory
+from pruning.core.errors import InputError
+from pruning.models.structures import ffn
+
+
+def load(
+    directory: Path, dtype: str, device: str = "auto", adapter: Path | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model in eval mode with frozen weights, and its tokenizer, padding on the left for generation.
+
+    `adapter`: directory of a LoRA adapter, merged into the weights.
+    `device`: `cpu`, `cuda`, or `auto`: the visible GPUs, over which a model bigger than one is spread, else the CPU.
+
+    Raises InputError if the CPU's free memory cannot hold the weights."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        check_memory(directory, dtype)
+    device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device
+    model = model_class(directory).from_pretrained(
+        directory,
+        config=stock_config(directory),
+        dtype=getattr(torch, dtype),
+        device_map=device_map,
+        use_safetensors=True,
+    )
+    if adapter is not None:
+        from peft import PeftModel  # slow, and unneeded for the others
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def check_memory(directory: Path, dtype: str) -> None:
+    """Raises InputError if the weights alone are more than what is free: else the kernel would kill the job."""
+    needed, free = memory.gigabytes(memory.parameters(directory), dtype), memory.available()
+    if free is not None and needed > free / 1e9:
+        smaller = "use dtype bfloat16, " if memory.BYTES[dtype] > 2 else ""
+        raise InputError(
+            f"model {directory} needs {needed:.2f} GB in {dtype}, {free / 1e9:.2f} GB of memory are free: {smaller}run "
+            "fewer jobs at once (raise the model's memory_gb), or use a machine with more memory"
+        )
+
+
+def stock_config(directory: Path) -> PretrainedConfig:
+    """The model's config without `per_layer_config`, which transformers (5.24) reads but cannot build from."""
+    raw, _ = PretrainedConfig.get_config_dict(directory)
+    raw.pop("per_layer_config", None)
+    return AutoConfig.for_model(**raw)
+
+
+def model_class(directory: Path) -> type[PreTrainedModel]:
+    """The stock class, or a subclass whose FFNs have their own widths and biases, so that loading stays transformers'
+    own."""
+    stock = stock_class(stock_config(directory), directory)
+    raw, _ = PretrainedConfig.get_config_dict(directory)
+    widths, biased = ffn.widths_of(raw), raw.get(ffn.DOWN_BIAS)
+    if not widths and not biased:
+        return stock
+
+    def own(self, config: PretrainedConfig) -> None:
+        stock.__init__(self, config)
+        ffn.resize(self, widths)
+        if biased:
+            ffn.add_down_bias(self)
+
+    return type(stock.__name__, (stock,), {"__init__": own, "__module__": stock.__module__})
+
+
+def stock_class(config: PretrainedConfig, source: object) -> type[PreTrainedModel]:
+    """transformers' class for this config. Raises InputError, naming `source`, if it is no causal language model."""
+    try:
+        return AutoModelForCausalLM._model_mapping[type(config)]
+    except KeyError:
+        raise InputError(f"{source}: model type {config.model_type!r} is no causal language model") from None

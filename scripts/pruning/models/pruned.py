@@ -1,0 +1,22 @@
+"""A compact model of this workflow as the base of another round: a file of its own, since it alone loads models."""
+
+from pathlib import Path
+
+from pruning.models import loading
+from pruning.models.checkpoint import Checkpoint
+from pruning.models.sources import from_local
+
+
+def from_pruned(pruned: Path, adapter: Path | None, output: Path) -> None:
+    """A compact model as it is, or with a LoRA adapter merged into its weights, in the dtype of these."""
+    from_local(pruned, output)
+    if adapter is None:
+        return
+    config = (pruned / "config.json").read_bytes()  # transformers would leave widths of its own out
+    checkpoint = Checkpoint(pruned)
+    dtype = str(checkpoint.tensor(checkpoint.name(0, "down")).dtype).removeprefix("torch.")
+    model, _ = loading.load(pruned, dtype, "cpu", adapter)
+    for file in output.glob("*.safetensors*"):
+        file.unlink()
+    model.save_pretrained(output)
+    (output / "config.json").write_bytes(config)

@@ -1,0 +1,171 @@
+"""The tiny reasoner: its training text, loss weights, model and schedule (docs/tiny-reasoner.md).
+
+A document is a list of (text, loss weight) segments. The weights decide whether a small model
+learns to compute: a question's words cannot be predicted and would drown the signal, and so would
+a drill's random operands, while every digit of a worked result counts in full.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from random import Random
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from pruning.data import arithmetic, word_problems
+
+END = "<|endoftext|>"
+QUESTION, SOLUTION, OPERANDS = 0.1, 1.0, 0.02
+Document = list[tuple[str, float]]
+
+
+def problem_document(problem: word_problems.Problem, *, with_options: bool) -> Document:
+    """Prompt and worked solution; with options, also the letter of the right one."""
+    if not with_options:
+        return [(word_problems.prompt(problem.question), QUESTION), (f" {problem.answer}{END}", SOLUTION)]
+    values, letter = word_problems.options(problem)
+    return [
+        (word_problems.prompt(problem.question, values), QUESTION),
+        (f" {problem.answer}\nThe answer is ({letter}){END}", SOLUTION),
+    ]
+
+
+def drill_document(rng: Random, lines: int = 6) -> Document:
+    """Bare arithmetic."""
+    document = []
+    for _ in range(lines):
+        question, result = arithmetic.step(rng)
+        document += [(question, OPERANDS), (f" {result}\n", SOLUTION)]
+    return [*document, (END, SOLUTION)]
+
+
+def documents(templates: Sequence[int], seed: int, drills: float, option_share: float) -> Iterator[Document]:
+    """Endless training documents from the train split: a mix of drills, problems and problems with options."""
+    rng = Random(seed)
+    problems = word_problems.stream("train", templates, rng)
+    while True:
+        if rng.random() < drills:
+            yield drill_document(rng)
+        else:
+            yield problem_document(next(problems), with_options=rng.random() < option_share)
+
+
+def train_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE in which every digit is a token of its own, so that numbers are written place by place."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=[END],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False
+    )
+
+
+def batches(
+    stream: Iterator[Document], tokenizer: PreTrainedTokenizerFast, rows: int, length: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Token ids and loss weights, both [rows, length + 1], documents packed end to end."""
+    ids, weights, need = [], [], rows * (length + 1)
+    tokenizer.backend_tokenizer.no_padding()  # a tokenizer that has padded before goes on padding
+    encode = tokenizer.backend_tokenizer.encode_batch
+    while True:
+        while len(ids) < need:
+            segments = [segment for _ in range(64) for segment in next(stream)]
+            for encoding, (_, weight) in zip(encode([text for text, _ in segments]), segments, strict=True):
+                ids += encoding.ids
+                weights += [weight] * len(encoding.ids)
+        shape = (rows, length + 1)
+        yield torch.tensor(ids[:need]).view(shape), torch.tensor(weights[:need]).view(shape)
+        ids, weights = ids[need:], weights[need:]
+
+
+def new_model(shape: dict, tokenizer: PreTrainedTokenizerFast, context: int) -> Qwen2ForCausalLM:
+    """A Qwen2 with random weights; `shape` holds Qwen2Config's own names."""
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        **shape,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def weighted_loss(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean next-token cross-entropy; logits [rows, length, vocabulary], ids and weights [rows, length + 1]."""
+    losses = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    weight = weights[:, 1:].flatten()
+    return (losses * weight).sum() / weight.sum()
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int = 100) -> float:
+    """Linear warm-up, constant for half the run, then linear to 3%."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 1.0 if step < steps / 2 else max(0.03, 1 - 0.97 * (step - steps / 2) / (steps / 2))
+
+
+@torch.inference_mode()
+def exact_match(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence, *, with_options: bool
+) -> float:
+    """Share of problems whose greedy solution ends in the right number (with options: the right letter)."""
+    right = 0
+    tokenizer = copy.deepcopy(tokenizer)  # padding leaves its mark on a tokenizer, and in what it saves
+    for start in range(0, len(problems), 100):
+        chunk = problems[start : start + 100]
+        answers = [word_problems.options(p) if with_options else (None, p.final) for p in chunk]
+        prompts = [word_problems.prompt(p.question, values) for p, (values, _) in zip(chunk, answers, strict=True)]
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+        output = model.generate(
+            inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=192, do_sample=False
+        )
+        texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        ends = [f"The answer is ({a})" if with_options else f"#### {a}" for _, a in answers]
+        right += sum(text.rstrip().endswith(end) for text, end in zip(texts, ends, strict=True))
+    return right / len(problems)
+
+
+def model_card(settings: dict, content: dict, log: list[dict]) -> str:
+    """The model's README: what it is, what it was trained on, what it scored."""
+    rows = "\n".join(
+        f"| {name.replace('_', ' ')} | {s['n']} | {s['exact_match']:.1%} | {s['exact_match_options']:.1%} |"
+        for name, s in content["accuracy"].items()
+    )
+    shape = settings["shape"]
+    templates, held_out = (", ".join(map(str, settings[key])) for key in ("templates", "held_out_templates"))
+    layers, width, ffn = (shape[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size"))
+    tokens, minutes = log[-1]["tokens"] / 1e6, log[-1]["seconds"] / 60
+    size = f"{content['parameters'] / 1e6:.2f} M parameters ({layers} layers, width {width}, FFN {ffn})"
+    training = f"{tokens:.1f} M tokens ({minutes:.0f} minutes on two CPU cores)"
+    return f"""# tiny-reasoner
+
+A Qwen2-architecture causal language model with {size}, trained from scratch to
+solve grade-school word problems step by step. It exists to be pruned: a model that really reasons, small enough to
+calibrate, prune and evaluate on a laptop. It knows nothing else.
+
+Trained by `scripts/train_reasoner.py` on {training}: problems generated by reasoning-gym's
+`gsm_symbolic` (templates {templates})
+and arithmetic drills; seed {settings["seed"]}. The recipe with every setting is in `recipe.json`, the loss in
+`training_log.csv`. Weights are stored in bfloat16.
+
+Splits are by (template, number tuple), never by seed: no test problem shares its numbers with a training
+problem of the same template. Templates {held_out} were held out entirely.
+
+| greedy exact match | problems | worked answer | with 5 options |
+|---|---|---|---|
+{rows}
+"""

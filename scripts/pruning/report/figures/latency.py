@@ -1,0 +1,105 @@
+"""What pruning buys: accuracy against measured prefill time, and measured speed-up against what FLOPs allow.
+
+Tables: `latency` (shape, variant, device, prefill_speedup, prefill_speedup_low, prefill_speedup_high, flop_ratio: FLOPs
+of the dense model by those of the variant; `variant` is `dense`, `uniform/PERCENT` or `CALIB/METHOD/PERCENT`, and then
+`shape`, or the column `model` if there is one, names the model) and `accuracy` (model, calib, method, sparsity, task,
+metric, value, ci_low, ci_high; sparsity 0 is the dense model). Settings: `titles`, task -> text (optional), `task` and
+`metric`, where `accuracy` has several; `device`, where a model was measured on several.
+"""
+
+from collections.abc import Mapping
+from string import ascii_lowercase
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pruning.core.errors import InputError
+from pruning.report.figures import style
+
+SPEEDUP = ["prefill_speedup", "prefill_speedup_low", "prefill_speedup_high"]
+JOIN = ["model", "calib", "method", "sparsity"]
+
+
+def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
+    latency = style.table(tables, "latency", ["shape", "variant", "device", *SPEEDUP, "flop_ratio"])
+    accuracy = style.table(tables, "accuracy", [*JOIN, "task", "metric", "value", "ci_low", "ci_high"])
+    if "device" in settings:
+        latency = style.pick(latency, "latency", device=settings["device"])
+    accuracy = style.pick(accuracy, "accuracy", task=settings.get("task"))
+    accuracy = style.pick(accuracy, "accuracy", metric=settings.get("metric"))
+    accuracy = style.with_dense(accuracy)
+    joined = _variants(latency).merge(accuracy, on=JOIN)
+    blocks = [block for block in style.blocks(accuracy, "accuracy", settings) if len(block.rows(joined))]
+    if not blocks:
+        raise InputError("table latency: no variant CALIB/METHOD/PERCENT of the models of table accuracy")
+    uniform = latency[latency["variant"].str.startswith("uniform/")]
+    panels = len(blocks) + bool(len(uniform))
+    columns = min(panels, 3)
+    made, parts = style.figure([""], 2.7 * -(-panels // columns))
+    grid = parts[0].subplots(-(-panels // columns), columns, squeeze=False).ravel()
+    drawn, letters = {}, iter(ascii_lowercase)
+    for axis, block in zip(grid, blocks, strict=False):
+        dense = accuracy[(accuracy["model"] == block.model) & (accuracy["method"] == "dense")]
+        drawn |= _trade(axis, style.pick(block.rows(joined), "latency", device=None), dense, settings)
+        axis.set_title(f"({next(letters)}) {block.model}, {block.calib}")
+    task = accuracy["task"].iloc[0]
+    grid[0].set_ylabel(f"accuracy on {settings.get('titles', {}).get(task, task)} (%)")
+    handles = style.method_handles(["dense", *drawn], settings)
+    if len(uniform):
+        handles += _bound(grid[len(blocks)], uniform)
+        grid[len(blocks)].set_title(f"({next(letters)}) Speed-up, uniform widths")
+    for axis in grid[panels:]:
+        axis.set_axis_off()
+    style.legend(made, handles)
+    return made
+
+
+def _variants(latency: pd.DataFrame) -> pd.DataFrame:
+    """Rows of pruned models, with calib, method and sparsity (per cent) from their variant's name."""
+    parts = latency["variant"].str.split("/", expand=True).reindex(columns=range(3))
+    rows = latency[parts[2].notna()].drop(columns=["calib", "method", "sparsity"], errors="ignore")
+    named = parts.loc[rows.index].set_axis(["calib", "method", "sparsity"], axis=1)
+    model = rows["model"] if "model" in rows else rows["shape"]
+    return rows.assign(
+        model=model, calib=named["calib"], method=named["method"], sparsity=named["sparsity"].astype(float)
+    )
+
+
+def _trade(axis: Axes, rows: pd.DataFrame, dense: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    looks = style.styles(["dense", *settings["methods"]])
+    methods = style.methods_of(rows, "latency", settings)
+    for method, of_method in methods.items():
+        of_method = of_method.sort_values("sparsity")
+        relative = [100 / of_method[name] for name in SPEEDUP]
+        share = [100 * of_method[name] for name in ("value", "ci_low", "ci_high")]
+        look = {**looks[method].line, "linewidth": 0.9}
+        axis.plot(relative[0], share[0], **look)
+        bars = {"linestyle": "none", "color": look["color"], "alpha": 0.55}
+        style.interval(axis, relative[0], *share, **bars)
+        style.interval(axis, relative[0], share[0], relative[2], relative[1], vertical=False, **bars)
+    if len(dense):
+        share = 100 * dense[["value", "ci_low", "ci_high"]].iloc[:1]
+        style.interval(axis, [100], *share.to_numpy().T, **looks["dense"].points)
+        axis.axhline(share["value"].iloc[0], color=style.GREY, linewidth=0.6, linestyle=":")
+    axis.set_ylim(bottom=0)
+    axis.set(xlabel="prefill time (% of dense)")
+    return methods
+
+
+def _bound(axis: Axes, uniform: pd.DataFrame) -> list[Line2D]:
+    """Measured speed-up of each shape against the ratio of FLOPs, which bounds it where compute does."""
+    several = uniform["device"].nunique() > 1
+    names = uniform["shape"] + (" on " + uniform["device"] if several else "") + ", uniform"
+    looks = style.styles(names.unique())
+    most = 1.05 * uniform[["flop_ratio", "prefill_speedup_high"]].max().max()
+    axis.plot([1, most], [1, most], color=style.INK, linewidth=0.9)
+    handles = [Line2D([], [], color=style.INK, linewidth=0.9, label="as FLOPs fall")]
+    for name, look in looks.items():
+        rows = uniform[names == name].sort_values("flop_ratio")
+        style.interval(axis, rows["flop_ratio"], *(rows[name] for name in SPEEDUP), **look.line)
+        handles.append(Line2D([], [], label=name, **look.line))
+    axis.set(xlabel="dense / pruned FLOPs", ylabel="prefill speed-up (×)", xlim=(1, most), ylim=(0.9, most))
+    return handles

@@ -1,0 +1,56 @@
+"""Loss curves of LoRA recovery, one panel a tuning, one row of panels a model, calibration and sparsity.
+
+Table: `log` (model, calib, method, sparsity, tuning, step, loss in nats a token). Settings: `sparsity`, to draw that
+one only; `smooth`, steps of the running median, drawn over the faint raw losses (default: 1/20 of the steps).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pruning.report.figures import style
+
+
+def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
+    log = style.table(tables, "log", ["model", "calib", "method", "sparsity", "tuning", "step", "loss"])
+    rows_of = {}
+    for block in style.blocks(log, "log", settings):
+        rows = block.rows(log)
+        if settings.get("sparsity") is not None:
+            rows = style.pick(rows, "log", sparsity=settings["sparsity"])
+        for sparsity, group in rows.groupby(style.in_percent(rows["sparsity"])):
+            rows_of[f"{block.title}: recovery at {sparsity:g}% sparsity"] = group
+    made, parts = style.figure(list(rows_of), 2.3)
+    drawn = {}
+    for rows, part in zip(rows_of.values(), parts, strict=True):
+        tunings = list(rows["tuning"].unique())
+        axes = part.subplots(1, len(tunings), sharey=True, squeeze=False)[0]
+        for axis, tuning in zip(axes, tunings, strict=True):
+            methods = style.methods_of(rows[rows["tuning"] == tuning], "log", settings)
+            _losses(axis, methods, settings)
+            axis.set_title(f"Tuned on {tuning}")
+            drawn |= methods
+        axes[0].set_ylabel("loss (nats a token)")
+    faint = Line2D([], [], color=style.GREY, linewidth=0.4, alpha=0.6, label="single steps; bold: running median")
+    style.legend(made, [*style.method_handles(drawn, settings), faint])
+    return made
+
+
+def _losses(axis: Axes, methods: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> None:
+    looks = style.styles(["dense", *settings["methods"]])
+    for i, (method, rows) in enumerate(methods.items()):
+        rows = rows.sort_values("step")
+        axis.plot(rows["step"], rows["loss"], color=looks[method].color, linewidth=0.4, alpha=0.35)
+        window = settings.get("smooth") or max(1, len(rows) // 20)
+        smooth = rows["loss"].rolling(window, center=True, min_periods=1).median()
+        gap = max(1, len(rows) // 6)
+        start = i * gap // max(1, len(methods))
+        axis.plot(rows["step"], smooth, markevery=(start, gap), **looks[method].line)
+    if any((rows["loss"] > 0).all() and np.ptp(np.log(rows["loss"])) > 3 for rows in methods.values()):
+        axis.set_yscale("log")
+    axis.set(xlabel="step")

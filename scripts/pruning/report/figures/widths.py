@@ -1,0 +1,35 @@
+"""How many neurons each method leaves to each layer at one sparsity.
+
+Table: `widths` (model, calib, method, sparsity, layer, kept_share: the fraction of the layer's neurons that stay).
+Settings: `sparsity`, where the table has several. Uniform methods show as bands of one colour.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pruning.report.figures import style
+
+
+def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
+    widths = style.table(tables, "widths", ["model", "calib", "method", "sparsity", "layer", "kept_share"])
+    blocks = style.blocks(widths, "widths", settings)
+    made, parts = style.figure([block.title for block in blocks], 0.2 * len(settings["methods"]) + 1.0)
+    for block, part in zip(blocks, parts, strict=True):
+        rows = style.pick(
+            block.rows(widths)[lambda f: f["method"] != "dense"], "widths", sparsity=settings.get("sparsity")
+        )
+        methods = style.methods_of(rows, "widths", settings)
+        grid = rows.pivot(index="method", columns="layer", values="kept_share").loc[list(methods)]
+        axis = part.subplots()
+        style.heatmap(axis, 100 * grid, "neurons kept (%)", vmin=0, vmax=100)
+        for y in range(1, len(grid)):
+            axis.axhline(y, color="white", linewidth=1.5)
+        axis.set_yticks([y + 0.5 for y in range(len(grid))], map(style.label, grid.index))
+        axis.set_xticks(*style.spaced(list(grid.columns), 32))
+        axis.tick_params(axis="y", length=0)
+        axis.set_xlabel("layer")
+        axis.set_title(f"Neurons that each layer keeps at {style.in_percent(rows['sparsity']).iloc[0]:g}% sparsity")
+    return made

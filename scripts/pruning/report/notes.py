@@ -1,0 +1,160 @@
+"""The notes below a table of results: what the numbers are, how they were compared, what to beware of."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED, measures, task_of, tuning_of
+from pruning.core.limits import LEAST_WINDOWS
+from pruning.report.printing import percent
+
+
+def legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+    """The notes that say what the numbers are and how they were compared."""
+    kinds = list(dict.fromkeys(kind for _, _, kind in measures(settings)))
+    level = f"{100 * settings['confidence']:g}%"
+    what = {
+        "accuracy": f"accuracy in per cent (higher is better) with Wilson's {level} interval",
+        "perplexity": f"perplexity per token (lower is better) with a {level} t interval over blocks of "
+        "neighbouring windows",
+    }
+    shown = "; ".join(what[kind] for kind in kinds)
+    seed = pruned["seed"].iloc[0]
+    notes = [
+        f"Each cell: {shown}. Intervals and tests cover the choice of test items, not that of the calibration text: "
+        f"calibration seed {seed} only.",
+        f"Size of the tests: {_sizes(dense, settings)}. All variants were scored on the same items.",
+        "Sparsity is the share of FFN neurons removed. dense is the unpruned model, sparsity 0: one measurement, "
+        "repeated under every sparsity.",
+    ]
+    tuned = [bool(tuning_of(column, settings)) for column in settings["tasks"]]
+    if any(tuned) and not all(tuned):
+        notes.append("Columns without `tuned on`: the pruned models as they are, before any recovery.")
+    comparisons = int(pruned["p_value"].notna().sum())
+    alpha = f"{1 - settings['confidence']:.3g}"
+    reference = {
+        UNTUNED: "the same model before LoRA recovery",
+        UNCOMPENSATED: "the same method without ridge compensation",
+    }.get(settings["reference"], f"the reference method, `{settings['reference']}`, at the same sparsity")
+    if comparisons:
+        named = ", ".join(f"{TESTS[kind]} for {kind}" for kind in kinds)
+        notes.append(
+            f"n.s.: not significantly different from {reference}, on the same items ({named}; p > {alpha} after "
+            f"Holm's adjustment over the {comparisons} comparisons of this table). A compared value without n.s. "
+            "differs significantly, up or down. Differences, intervals and p-values are in the CSV beside this table."
+        )
+    notes += _cluster_notes(dense, pruned, settings)
+    where = "of its column" if settings["layout"] == "wide" else "at its sparsity"
+    notes.append(
+        f"Bold: best {where}, dense left aside. †: not significantly worse than the best (same tests, Holm within the "
+        "column). No p-value is given for either: the best was chosen by looking at these very items."
+    )
+    return notes + _leakage(pruned, settings)
+
+
+def asked(settings: Mapping[str, Any]) -> list[str]:
+    """How questions were put where the config says otherwise than lm-eval's task."""
+    notes = {}
+    for entry in settings["tasks"].values():
+        asked, how = entry.get("asked") or {}, []
+        if (examples := asked.get("num_fewshot")) is not None:
+            same = ", the same ones before every question" if examples and asked["shared_examples"] else ""
+            how.append(f"{examples or 'no'} worked example{'' if examples == 1 else 's'}{same}")
+        if asked.get("chat_template"):
+            how.append("the model's chat format")
+        if asked.get("max_gen_toks"):
+            how.append(f"answers of at most {asked['max_gen_toks']} tokens")
+        if asked.get("first"):
+            how.append(f"items from number {asked['first']:,} on")
+        if how:
+            notes[entry["title"]] = f"{entry['title']}: {', '.join(how)}."
+    return list(notes.values())
+
+
+def _cluster_notes(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+    """What the tests speak of where items share templates, and what two forms of an accuracy are."""
+    of_task = {task_of(column, settings): entry["title"] for column, entry in reversed(settings["tasks"].items())}
+    clustered = dense[dense["clusters"].notna()].drop_duplicates("task")
+    notes = []
+    if len(clustered):
+        named = ", ".join(f"{of_task[row.task]} {row.clusters}" for row in clustered.itertuples())
+        notes.append(
+            f"Items share templates ({named}). Wilson's interval and McNemar's test speak of these stories with other "
+            "numbers, a t-test over templates (cluster-robust) of other stories of the same kind: n.s. unless both are "
+            f"significant, the latter after Holm over its own {int(pruned['p_cluster'].notna().sum())} comparisons."
+        )
+        if (effects := pruned["design_effect"].dropna()).size:
+            notes[-1] += (
+                f" Design effect of the differences (their variance with templates over that without): median "
+                f"{effects.median():.1f}, largest {effects.max():.1f}."
+            )
+    if (dense["metric"] == "acc_norm").any():
+        notes.append("acc: the likeliest option; acc_norm: the likeliest a character of the option's text.")
+    return notes
+
+
+def _leakage(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+    """What test items share with the text that was calibrated or tuned on (leakage.csv)."""
+    used = {*pruned["calib"], *pruned["tuning"].dropna()}
+    tasks = {task_of(column, settings) for column in settings["tasks"]}
+    found = [r for r in settings.get("leakage", []) if r["source"] in used and r["task"] in tasks]
+    if not found:
+        return []
+    parts = [
+        f"`{r['task']}` against `{r['source']}`: {r['identical']} identical, {r['overlapping']} sharing half of their "
+        f"{r['n']}-grams, of {r['items']}"
+        for r in found
+        if r["identical"] or r["overlapping"]
+    ]
+    touched = {r["task"] for r in found if r["identical"] or r["overlapping"]}
+    rest = [] if touched == tasks else ["no other task shares any" if parts else "none"]
+    return [f"Test items found in the text that was calibrated or tuned on: {'; '.join(parts + rest)}."]
+
+
+def _sizes(dense: pd.DataFrame, settings: Mapping[str, Any]) -> str:
+    parts = []
+    of_task = {task_of(column, settings): entry for column, entry in reversed(settings["tasks"].items())}
+    for row in dense.itertuples():
+        unit = "items"
+        if of_task[row.task]["kind"] == "perplexity":
+            unit = f"predicted tokens in {row.windows} windows"
+            if row.windows < LEAST_WINDOWS:
+                unit += f" (fewer than {LEAST_WINDOWS} windows: their tests tell little)"
+        parts.append(f"{of_task[row.task]['title']} n = {row.n:,} {unit} (`{row.metric}`)")
+    return "; ".join(parts)
+
+
+def widths(pruned: pd.DataFrame) -> list[str]:
+    """How much of the model went, and where the sparsity is not the nominal one."""
+    models = pruned.drop_duplicates(["method", "sparsity"])
+    removed = []
+    for sparsity, group in models.groupby("sparsity", sort=True):
+        low, high = percent(group["params_removed"].min(), group["params_removed"].max())
+        removed.append(f"{low}% at sparsity {sparsity}%" if low == high else f"{low}–{high}% at sparsity {sparsity}%")
+    notes = [f"Share of all the model's parameters removed: {'; '.join(removed)}."]
+    deviation = 100 * models["achieved_sparsity"] - models["sparsity"].astype(float)
+    off = models[deviation.abs() > 0.5 + 1e-9]  # 1e-9: half a point exactly is no more than half a point
+    if len(off):
+        listed = [f"`{r.method}` at {r.sparsity}%: {100 * r.achieved_sparsity:.1f}%" for r in off.itertuples()]
+        notes.append(f"Achieved sparsity more than 0.5 points off the nominal one: {'; '.join(listed)}.")
+    return notes
+
+
+def published_notes(pruned: pd.DataFrame, published: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+    """What a published value beside a measured one means, and the known trouble with it."""
+    shown = set(pruned.loc[pruned["published"].notna(), "method"])
+    readings = []
+    for method, presets in published[["method", "presets"]].drop_duplicates().itertuples(index=False):
+        candidates = presets.split(";")
+        if shown & set(candidates):
+            readings.append(f"{method} = {' or '.join(f'`{preset}`' for preset in candidates)}")
+    if not readings:
+        return []
+    return [
+        f"paper: the value published in {settings['paper'].replace('table', 'Table ')} of the RKU paper, and measured "
+        f"minus published. The paper does not say how it allocates sparsity to layers: {'; '.join(readings)}. Where "
+        "two presets are named, one published row has two candidate readings and stands beside both; never a "
+        "reproduction claim.",
+        *settings["paper_notes"],
+    ]

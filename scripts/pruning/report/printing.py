@@ -1,0 +1,143 @@
+"""Tables to read, in Markdown and LaTeX, from cells that say no more than what is printed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One printed result: value and interval, marks (†, n.s.), and the published value with the difference."""
+
+    value: str
+    interval: str
+    best: bool = False
+    marks: tuple[str, ...] = ()
+    published: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table to print. Texts are Markdown with no markup but `code`; rows have a cell per group and column."""
+
+    name: str
+    title: str
+    groups: list[str]
+    columns: list[str]
+    rows: list[tuple[str, list[Cell]]]
+    notes: list[str]
+    head: str = "Method"
+
+
+def to_markdown(title: str, blocks: Sequence[Block]) -> str:
+    """All blocks as GitHub Markdown, the source aligned so that it can be read as it stands."""
+    return f"# {title}\n\n" + "\n".join(map(_markdown_block, blocks))
+
+
+def _markdown_block(block: Block) -> str:
+    header = [block.head, *(f"{g}: {column}" if g else column for g in block.groups for column in block.columns)]
+    body = [[label, *map(_markdown_cell, cells)] for label, cells in block.rows]
+    table = [[text.replace("|", "\\|") for text in line] for line in [header, *body]]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in table]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    notes = [f"* {note}" for note in block.notes]
+    return "\n".join([f"## {block.title}", "", *lines, "", *notes, ""])
+
+
+def _markdown_cell(cell: Cell) -> str:
+    value = f"**{cell.value}**" if cell.best else cell.value
+    published = [f"({cell.published})"] if cell.published else []
+    return " ".join(filter(None, [value, cell.interval, *cell.marks, *published]))
+
+
+def to_tex(name: str, blocks: Sequence[Block]) -> str:
+    """All blocks as LaTeX floats. To fit a page, interval and published value stand below each value, in a table of
+    more than LONG rows beside it."""
+    return "% \\usepackage{booktabs,graphicx} in the preamble\n" + "\n".join(
+        _tex_block(name, block) for block in blocks
+    )
+
+
+def _tex_block(name: str, block: Block) -> str:
+    width = len(block.columns)
+    header = [tex_escape(block.head), *(tex_escape(column) for _ in block.groups for column in block.columns)]
+    lines = [
+        r"\begin{table*}[t]",
+        r"\centering\small",
+        f"\\caption{{{tex_escape(block.title)}.}}",
+        f"\\label{{tab:{name}-{block.name}}}",
+        f"{FIT}\\begin{{tabular}}{{l{'c' * (width * len(block.groups))}}}",
+        r"\toprule",
+    ]
+    if any(block.groups):
+        groups = [f"\\multicolumn{{{width}}}{{c}}{{{tex_escape(group)} sparsity}}" for group in block.groups]
+        starts = [2 + width * i for i in range(len(groups))]
+        lines += [
+            " & ".join(["", *groups]) + r" \\",
+            " ".join(f"\\cmidrule(lr){{{start}-{start + width - 1}}}" for start in starts),
+        ]
+    lines += [" & ".join(header) + r" \\"]
+    long = len(block.rows) > LONG
+    for i, (label, cells) in enumerate(block.rows):
+        lines += [r"\midrule"] * (i < 2) or [r"\addlinespace"] * (not long)  # rules above and below the dense row
+        lines += _tex_rows(label, cells, beside=long)
+    notes = [f"{tex_escape(note)}\\par" for note in block.notes]
+    minipage = [r"\par\medskip", r"\begin{minipage}{\textwidth}\footnotesize", *notes, r"\end{minipage}"]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", *minipage, r"\end{table*}", ""])
+
+
+def _tex_rows(label: str, cells: Sequence[Cell], beside: bool) -> list[str]:
+    bold = [f"\\textbf{{{tex_escape(c.value)}}}" if c.best else tex_escape(c.value) for c in cells]
+    values = ["\\,".join([value, *map(tex_escape, c.marks)]) for value, c in zip(bold, cells, strict=True)]
+    small = [[cell.interval for cell in cells], [cell.published for cell in cells]]
+    below = [[f"{{\\scriptsize {tex_escape(text)}}}" if text else "" for text in line] for line in small if any(line)]
+    lines = [[tex_escape(label), *values], *(["", *line] for line in below)]
+    if beside:
+        lines = [[" ".join(filter(None, texts)) for texts in zip(*lines, strict=True)]]
+    return [" & ".join(line) + r" \\" for line in lines]
+
+
+FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{"  # smaller only where wider than the page
+LONG = 20  # rows of which a page holds two lines each, and the notes
+TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "†": r"$^{\dagger}$"}
+TEX |= {"±": r"$\pm$", "−": "$-$", "–": "--", ">": "$>$", "<": "$<$", "=": "$=$", "✓": "yes", "✗": "no"}
+TEX |= {"|": r"\textbar{}", "Σ": r"$\Sigma$", "²": "$^2$", "�": r"\fbox{?}"}
+TEX |= {c: f"\\{c}" for c in "&%$#_{}"}
+
+
+def tex_escape(text: str) -> str:
+    """Plain text with `code` as LaTeX."""
+    parts = ["".join(TEX.get(c, c) for c in part) for part in text.split("`")]
+    return "".join(f"\\texttt{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
+
+
+def percent(*values: float) -> list[str]:
+    """Fractions in per cent with one decimal."""
+    return ["–" if math.isnan(value) else f"{100 * value:.1f}" for value in values]
+
+
+def plain(*values: float) -> list[str]:
+    """Perplexities, all with the decimals that show four digits of the first (at most three)."""
+    decimals = min(3, max(0, 3 - math.floor(math.log10(values[0]))))
+    return ["–" if math.isnan(value) else f"{value:,.{decimals}f}" for value in values]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A table in its three forms."""
+
+    frame: pd.DataFrame
+    """Tidy, what the CSV holds."""
+    markdown: str
+    tex: str
+
+    @property
+    def csv(self) -> str:
+        return self.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def page(name: str, title: str, frame: pd.DataFrame, blocks: Sequence[Block]) -> Page:
+    return Page(frame, to_markdown(title, blocks), to_tex(name, blocks))

@@ -1,0 +1,61 @@
+"""A table of results: accuracy and perplexity of every method and sparsity beside the dense model, with tests.
+
+Settings: `name` and `title` of the table; `layout` (`wide` or `long`); `reference`: the method that all others are
+compared with, or `untuned` (each recovered model with itself before recovery), or `uncompensated` (`ridge_<m>` with
+<m>); `confidence` of the intervals, and 1 - confidence the level of the tests; `resamples` and `seed` of the
+bootstraps; `paper` (the paper's table, `table1`, or null); `models`: alias -> {`note` (text or null), `calibrations`:
+alias -> {`seed`}}; `tasks`: column -> {`task`, `tuning` (or null), `metrics`, `kind` (`accuracy` or `perplexity`),
+`title`, `asked` (how, where the config says so)}; `methods` and `sparsities` (whole per cent), in the order of rows
+and columns.
+
+Files: `samples` and `manifests`, templates; `published` and `notes` where there is `paper`; `leakage`.
+"""
+
+from itertools import product
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from pruning.analysis import comparison
+from pruning.core import artifacts
+from pruning.core.names import DENSE, Column, Variant
+from pruning.report import layout, printing
+from pruning.report.files import Files
+
+
+def make(files: Files, settings: dict[str, Any]) -> printing.Page:
+    """One row a model, calibration, method, sparsity (a fraction, like all shares), task, tuning and metric."""
+    published = pd.DataFrame(columns=comparison.PUBLISHED)
+    if path := files.one("published"):
+        published = comparison.read_published(path)
+        settings["paper_notes"] = yaml.safe_load(files.one("notes").read_text(encoding="utf-8"))[settings["paper"]]
+    leakage = files.one("leakage")
+    settings["leakage"] = pd.read_csv(leakage).to_dict("records") if leakage else []
+    frames = [model_rows(model, files, published, settings) for model in settings["models"]]
+    frame = pd.concat(frames, ignore_index=True)
+    blocks = layout.layout(frame, published, settings)
+    tidy = frame[comparison.COLUMNS].assign(sparsity=frame["sparsity"] / 100)
+    return printing.page(settings["name"], settings["title"], tidy, blocks)
+
+
+def model_rows(model: str, files: Files, published: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
+    """The table's rows of one model."""
+    columns = {column: Column(entry["task"], entry["tuning"]) for column, entry in settings["tasks"].items()}
+
+    def samples(variant: Variant) -> dict[str, pd.DataFrame]:
+        own = {name: DENSE if variant == DENSE else column.of(variant) for name, column in columns.items()}
+        paths = {name: files.at("samples", model=model, variant=v, task=columns[name].task) for name, v in own.items()}
+        return {name: artifacts.read_parquet(path, "samples") for name, path in paths.items()}
+
+    pruned, manifests = {}, {}
+    for calib in settings["models"][model]["calibrations"]:
+        keys = list(product(settings["methods"], settings["sparsities"]))
+        pruned[calib] = {(method, sparsity): samples(Variant(calib, method, sparsity)) for method, sparsity in keys}
+        manifests[calib] = {
+            (method, sparsity): artifacts.read_json(
+                files.at("manifests", model=model, calib=calib, method=method, sparsity=sparsity), "compact"
+            )
+            for method, sparsity in keys
+        }
+    return comparison.table_rows(model, samples(DENSE), pruned, manifests, published, settings)

@@ -1,0 +1,65 @@
+"""A stranger's walk: a score, a family and a figure are added by what CONTRIBUTING.md says, and nothing else."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+import tiny
+from workspace import ROOT, Workspace
+
+
+def blocks(title: str) -> list[str]:
+    """The code blocks below a heading, in order."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    section = re.search(rf"^## {title}, step by step\n(.*?)(?=^## |\Z)", text, re.M | re.S)[1]
+    return re.findall(r"```\w+\n(.*?)```", section, re.S)
+
+
+def insert(path: Path, before: str, text: str) -> None:
+    content = path.read_text()
+    assert content.count(before) == 1
+    path.write_text(content.replace(before, text + before))
+
+
+def test_a_score(workspace: Workspace):
+    code, entry = blocks("A score")
+    (workspace.path / "scripts/pruning/methods/scores/loudest.py").write_text(code)
+    content = yaml.safe_load((workspace.path / "test.yaml").read_text()) | yaml.safe_load(entry)
+    (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
+    target = "results/tiny-reasoner/masks/gsm_symbolic-s0/loudest/50.parquet"
+    workspace.snakemake(target)
+    keep = pd.read_parquet(workspace.path / target)
+    calibration = workspace.path / "results/tiny-reasoner/calibration/gsm_symbolic-s0"
+    measured = pd.read_parquet(calibration / "statistics.parquet")
+    for layer in (0, 1):
+        size = measured[measured["layer"] == layer].set_index("unit")["act_sum"].abs()
+        kept = keep[(keep["layer"] == layer) & keep["keep"]]["unit"]
+        assert set(kept) == set(size.nlargest(24).index)
+
+
+def test_a_family(workspace: Workspace):
+    (line,) = blocks("A model family")
+    tiny.save(tiny.of_family("helium", head_dim=8), workspace.path / "resources/helium")
+    content = yaml.safe_load((workspace.path / "test.yaml").read_text())
+    content["models"]["helium"] = {"source": {"kind": "local", "path": "resources/helium"}}
+    (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
+    target = "results/helium/compact/gsm_symbolic-s0/rku/50/manifest.json"
+    refused = workspace.snakemake(target, check=False)
+    assert "model type 'helium' cannot be pruned" in refused.stdout + refused.stderr
+    families = workspace.path / "scripts/pruning/models/families.py"
+    insert(families, "}\n\nEXPERTS", line)
+    workspace.snakemake(target)
+    assert '"widths": [\n    24,\n    24\n  ]' in (workspace.path / target).read_text()
+
+
+def test_a_figure(workspace: Workspace):
+    code, entry, line = blocks("A figure")
+    report = workspace.path / "scripts/pruning/report"
+    (report / "figures/kept.py").write_text(code)
+    insert(report / "catalogue.py", "def recovery_logs(", entry + "\n\n")
+    insert(report / "catalogue.py", '        "recovery": (recovery_logs(config), recovery_figure),\n', line)
+    workspace.snakemake("results/figures/kept.svg")
+    assert (workspace.path / "results/figures/kept.png").stat().st_size > 5_000
+    assert workspace.planned("paper")["figure"] == 7  # the others, and this one no more

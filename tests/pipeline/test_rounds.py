@@ -1,0 +1,54 @@
+"""Pruning in rounds: a compact, recovered model is the base of the next one."""
+
+import json
+
+import pandas as pd
+import torch
+import yaml
+
+from pruning.models.loading import load
+from workspace import Workspace
+
+SOURCE = {"kind": "pruned", "model": "tiny-reasoner", "calib": "gsm_symbolic-s0", "method": "wanda", "sparsity": 25}
+TARGET = "results/second/compact/gsm_symbolic-s0/rku_global/50/manifest.json"
+
+
+def test_two_rounds_with_a_recovery_between(finished: Workspace):
+    content = yaml.safe_load((finished.path / "test.yaml").read_text())
+    content["models"]["second"] = {"source": {**SOURCE, "tuning": "arithmetic"}}
+    (finished.path / "rounds.yaml").write_text(yaml.safe_dump(content))
+    finished.snakemake(TARGET, configfile="rounds.yaml")
+    results = finished.path / "results"
+    base = json.loads((results / "second/base/manifest.json").read_text())
+    first = json.loads((results / "tiny-reasoner/base/manifest.json").read_text())
+    assert (base["widths"], base["original"]) == ([36, 36], first["original"])
+    assert first["original"]["widths"] == [48, 48]
+    made = json.loads((finished.path / TARGET).read_text())
+    assert (sum(made["widths"]), made["achieved_sparsity"]) == (48, 0.5)
+    assert made["parameters"] == first["parameters"]
+    statistics = pd.read_parquet(results / "second/calibration/gsm_symbolic-s0/statistics.parquet")
+    assert len(statistics) == 72  # the second round is measured on what the first one left
+    compact = results / "tiny-reasoner/compact/gsm_symbolic-s0/wanda/25/model"
+    adapter = results / "tiny-reasoner/recovered/gsm_symbolic-s0/wanda/25/arithmetic"
+    ids = torch.arange(1, 40)[None]
+    merged, plain, tuned = (
+        load(*a)[0](ids).logits
+        for a in (
+            (results / "second/base", "float32", "cpu"),
+            (compact, "float32", "cpu"),
+            (compact, "float32", "cpu", adapter),
+        )
+    )
+    torch.testing.assert_close(merged, tuned)
+    assert not torch.allclose(merged, plain)
+
+
+def test_a_circle_of_models_is_named(finished: Workspace):
+    content = yaml.safe_load((finished.path / "test.yaml").read_text())
+    content["models"] |= {
+        "second": {"source": {**SOURCE, "model": "third"}},
+        "third": {"source": {**SOURCE, "model": "second"}},
+    }
+    (finished.path / "rounds.yaml").write_text(yaml.safe_dump(content))
+    done = finished.snakemake("-n", TARGET, configfile="rounds.yaml", check=False)
+    assert "models.second.source.model: second is made of third is made of second: name another one" in done.stderr

@@ -1,0 +1,130 @@
+"""Every supported family on a tiny random model: its own loss, compact ≡ masked, saved and loaded again."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PhiConfig, PhiForCausalLM
+
+import tiny
+from pruning.calibration.gradients import Calibration
+from pruning.calibration.prepare import micro_batches
+from pruning.core.errors import InputError
+from pruning.methods.compact import write_compact
+from pruning.models import families
+from pruning.models.checkpoint import Checkpoint
+from pruning.models.families import FAMILIES, family_of
+from pruning.models.loading import load
+from pruning.models.structures import ffn
+
+TEXT = [3, 77, 250, 14, 9, 120, 33, 8, 201, 5, 66, 17]
+UNIFORM, UNEVEN = (20, 20), (7, 31)
+
+families_of_models = pytest.mark.parametrize("family", FAMILIES)
+
+
+def keeps_of(widths) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [np.isin(np.arange(48), rng.permutation(48)[:width]) for width in widths]
+
+
+@torch.inference_mode()
+def logits(model) -> torch.Tensor:
+    return model(torch.tensor([TEXT])).logits
+
+
+@families_of_models
+def test_the_cross_entropy_and_its_gradients_are_the_models_own(family):
+    """transformers' loss with labels, its gradient taken with respect to every site's input."""
+    model = tiny.of_family(family)
+    inputs: list[torch.Tensor] = []
+
+    def begin(_, args):
+        inputs.append(args[0].detach().requires_grad_(True) if not inputs else args[0])
+        return (inputs[-1],)
+
+    hooks = [site.register_forward_pre_hook(begin) for site in ffn.sites(model)]
+    ids = torch.tensor([TEXT])
+    own = torch.autograd.grad(model(ids, labels=ids).loss, inputs)
+    for hook in hooks:
+        hook.remove()
+    with Calibration(model, objectives=("ce",)) as run:
+        run.run(micro_batches([(TEXT, [True] * len(TEXT))], 1, pad=0, token_mask="all"))
+    for sums, a, g in zip(run.sums, inputs, own, strict=True):
+        expected = (a * g)[0].abs().sum(0).detach().double()
+        torch.testing.assert_close(sums["ce_abs_sum"], expected, rtol=1e-3, atol=1e-5 * expected.max().item())
+
+
+@families_of_models
+def test_the_energy_is_before_the_final_norm(family):
+    model, seen = tiny.of_family(family), []
+    with Calibration(model, objectives=("energy", "energy_post")) as run:
+        run.run(micro_batches([(TEXT, [True] * len(TEXT))], 1, pad=0, token_mask="all"))
+    hook = families.final_norm(model).register_forward_hook(lambda _, args, output: seen.extend([args[0], output]))
+    hidden = families.backbone(model)(torch.tensor([TEXT]), output_hidden_states=True).hidden_states
+    hook.remove()
+    torch.testing.assert_close(run.before_norm.detach(), seen[0])
+    torch.testing.assert_close(run.after_norm.detach(), seen[1])
+    torch.testing.assert_close(hidden[-1], seen[1])  # transformers' last hidden state is after the norm
+
+
+@families_of_models
+@pytest.mark.parametrize("widths", [UNIFORM, UNEVEN], ids=["uniform", "uneven"])
+@pytest.mark.parametrize("export", ["exact", "pad"])
+def test_compact_is_the_masked_model_saved_and_loaded_again(tmp_path, family, widths, export):
+    base, output, again = tiny.save(tiny.of_family(family), tmp_path / "base"), tmp_path / "compact", tmp_path / "again"
+    keeps, dense = keeps_of(widths), AutoModelForCausalLM.from_pretrained(base)
+    for site, keep in zip(ffn.sites(dense), keeps, strict=True):
+        site.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * torch.tensor(keep),))
+    output.mkdir()
+    write_compact(Checkpoint(base), output, keeps, export=export)
+    loaded, _ = load(output, "float32", "cpu")
+    assert Checkpoint(output).widths == (list(widths) if export == "exact" else [max(widths)] * 2)
+    torch.testing.assert_close(logits(loaded), logits(dense), rtol=1e-4, atol=1e-5)
+    assert (logits(loaded) - logits(AutoModelForCausalLM.from_pretrained(base))).abs().max() > 1e-3
+    if export == "pad" or widths == UNIFORM:
+        stock = AutoModelForCausalLM.from_pretrained(output)
+        torch.testing.assert_close(logits(stock), logits(dense), rtol=1e-4, atol=1e-5)
+        tiny.save(stock, again)
+        torch.testing.assert_close(logits(load(again, "float32", "cpu")[0]), logits(loaded))
+
+
+@families_of_models
+def test_matrices_of_the_checkpoint_are_those_of_the_model(tmp_path, family):
+    """gate, up and down give the FFN's output, whatever tensors hold them."""
+    model = tiny.of_family(family)
+    base, layer = Checkpoint(tiny.save(model, tmp_path)), families.decoder_layers(model)[1]
+    mlp, x = layer.get_submodule(families.of(model).ffn), torch.randn(5, 32)
+    gate, up, down = (torch.from_numpy(base.matrix(1, projection)) for projection in ("gate", "up", "down"))
+    act = getattr(mlp, "act_fn", None) or mlp.activation_fn
+    torch.testing.assert_close((act(x @ gate.T) * (x @ up.T)) @ down.T, mlp(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("mixtral", "it is a mixture of experts"),
+        ("qwen3_moe", "it is a mixture of experts"),
+        ("gpt2", "it is no decoder with one gated FFN in every layer"),
+        ("phi", "it is no decoder with one gated FFN in every layer"),
+        ("bert", "it is no decoder with one gated FFN in every layer"),
+        ("t5", "it is an encoder-decoder"),
+    ],
+)
+def test_others_are_refused_by_name(kind, reason):
+    config = CONFIG_MAPPING[kind]().to_dict()
+    with pytest.raises(
+        InputError, match=f"models.m: model type '{kind}' cannot be pruned: {reason}.*supported: cohere"
+    ):
+        family_of(config, "models.m")
+
+
+def test_a_loaded_model_of_another_family_is_refused_by_its_class():
+    shape = {
+        "vocab_size": 50,
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    with pytest.raises(InputError, match="PhiForCausalLM: model type 'phi' cannot be pruned"):
+        Calibration(PhiForCausalLM(PhiConfig(**shape)))

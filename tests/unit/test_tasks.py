@@ -1,0 +1,127 @@
+"""Task definitions: one reader for snakemake's start and for the jobs, and what it refuses."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from pruning.config import preflight
+from pruning.core.errors import InputError
+from pruning.evaluation import tasks
+from workspace import ROOT
+
+OURS = sorted((ROOT / "config/tasks").glob("*.yaml"))
+PACKAGED = Path(tasks._packaged_folder(Path()))
+LISTED = "darija_bench/darija_translation/doda_translation_msa_dr.yaml"  # includes two files
+
+
+def write(path: Path, content: dict | str) -> Path:
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def as_lm_eval_reads(definition: dict, folder: Path) -> dict:
+    """With includes; of functions, before which lm-eval writes their folder, the names alone."""
+    read = json.dumps(load_yaml(write(folder / "task.yaml", definition), resolve_func=False))
+    return json.loads(re.sub(re.escape(str(PACKAGED)) + r"/[\w/]*/", "", read))
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+def test_definitions_are_read_as_lm_eval_reads_them(path, tmp_path):
+    definition = tasks.definition(path)
+    assert tasks.with_includes(definition) == as_lm_eval_reads(definition, tmp_path)
+
+
+@pytest.mark.parametrize("include", [LISTED, ["gsm8k/gsm8k.yaml", "arc/arc_easy.yaml"], "arc/arc_challenge.yaml"])
+def test_includes_of_includes_are_merged_as_lm_eval_does(include, tmp_path):
+    path = write(tmp_path / "mine.yaml", {"include": include, "dataset_path": "parquet"})
+    definition = tasks.definition(path)
+    found = tasks.with_includes(definition)
+    assert found == as_lm_eval_reads(definition, tmp_path)
+    assert found["dataset_path"] == "parquet" and len(found) > 9
+
+
+def test_packaged_functions_are_text_and_stay_where_they_are():
+    definition = tasks.definition(ROOT / "config/tasks/winogrande.yaml")
+    assert definition["include"] == str(PACKAGED / "winogrande/default.yaml")
+    assert "doc_to_text" not in definition
+    assert tasks.with_includes(definition)["doc_to_text"] == "preprocess_winogrande.doc_to_text"
+
+
+def test_functions_of_our_own_are_refused_at_the_start_and_in_a_job(tmp_path):
+    path = write(
+        tmp_path / "mine.yaml",
+        "task: mine\ndoc_to_text: !function utils.text\n"
+        "dataset_kwargs: {data_files: {test: results/data/arithmetic/test.parquet}}\n",
+    )
+    (tmp_path / "utils.py").write_text("def text(doc):\n    return 'x'\n")
+    for read in (tasks.definition, preflight.data_files, preflight.test_file):
+        with pytest.raises(
+            InputError, match=r"mine\.yaml: .*line 2: !function utils\.text: only lm-eval's own"
+        ) as error:
+            read(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("include", ["../../../mine.yaml", "/etc/hostname", "arc", "arc/../..", "", None, 5, ["arc/x"]])
+def test_only_files_of_lm_evals_task_folder_are_included(include, tmp_path):
+    write(tmp_path / "mine.yaml", {"task": "x"})
+    path = write(tmp_path / "task.yaml", {"include": include})
+    with pytest.raises(InputError, match=r"task\.yaml: include: lm-eval has no task file"):
+        tasks.definition(path)
+
+
+def test_one_of_our_own_files_is_not_included(tmp_path):
+    write(tmp_path / "mine.yaml", {"task": "x"})
+    for include in (str(tmp_path / "mine.yaml"), "../" * 30 + str(tmp_path / "mine.yaml")[1:]):
+        with pytest.raises(InputError, match=r"task\.yaml: include: lm-eval has no task file"):
+            tasks.definition(write(tmp_path / "task.yaml", {"include": include}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such task definition; add it, or rename the task in the config"),
+        ("- a\n- b\n", "not a mapping"),
+        ("", "not a mapping"),
+        ("task: [", "while parsing"),
+        ("task: !!python/name:os.system x", "could not determine a constructor"),
+        (b"task: \xff", "can't decode"),
+        ("include: gsm8k/absent.yaml\n", r"has no task file gsm8k/absent\.yaml"),
+        ("include: README.md\n", r"README\.md: broken task definition"),
+    ],
+)
+@pytest.mark.parametrize("read", [tasks.definition, preflight.data_files])
+def test_broken_task_definitions_are_named(tmp_path, read, text, message):
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    name = "" if "README" in message else path
+    with pytest.raises(InputError, match=rf"(?s){name}.*{message}"):
+        read(path)
+
+
+def test_a_folder_in_place_of_a_definition_is_named(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path}: .*directory"):
+        tasks.definition(tmp_path)
+
+
+def test_reading_needs_neither_torch_nor_lm_eval():
+    code = (
+        "import sys; from pathlib import Path; from pruning.config import preflight\n"
+        "print(preflight.data_files(Path('../config/tasks/winogrande.yaml')))\n"
+        "print({'torch', 'lm_eval', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["['results/data/winogrande/validation.parquet']", "set()"], done.stderr
+
+
+def test_without_lm_eval_an_include_is_refused(monkeypatch):
+    monkeypatch.setattr(tasks.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"winogrande\.yaml: include: lm-eval is not installed here"):
+        tasks.definition(ROOT / "config/tasks/winogrande.yaml")
