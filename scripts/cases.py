@@ -1,9 +1,9 @@
 """What one model writes for a few records of a data file: its greedy texts, their answers and how far they degenerate.
 
 Settings (JSON): `items`, row numbers of the data file; `prompt` and `target`, templates with the record's fields in
-braces; `tokens` to generate, stopping only at the end token; `answer_pattern`, a regular expression whose group 1 is
-the answer, looked for before the first of the strings `until` (if given) and in the target (a target without it is
-itself the answer); `dtype`.
+braces; `chat_template`, whether prompts are put in chat format; `tokens` to generate, stopping only at the end token;
+`answer_pattern`, a regular expression whose group 1 is the answer, looked for before the first of the strings `until`
+(if given) and in the target (a target without it is itself the answer); `dtype`.
 
 Writes cases.json: `cases`, a list of `item`, `prompt`, `target`, `target_answer`, `text`, `tokens` (without the end
 token), `finish` (`stop` or `length`), `repetition`, `final_loop`, `format_failure`, `answer` (or null), `correct`.
@@ -41,8 +41,9 @@ def cases(
     prompts, targets = texts(artifacts.read_table(data, "dataset").to_pylist(), data, settings)
     network, tokenizer = loading.load(model, settings["dtype"], adapter=adapter)
     cli.phase("load")
+    asked = in_chat_format(tokenizer, prompts) if settings.get("chat_template") else prompts
     with out_of_memory.advise(f"`cases: items`: {len(prompts)} are generated at once: name fewer"):
-        generated = generate(network, tokenizer, prompts, settings["tokens"])
+        generated = generate(network, tokenizer, asked, settings["tokens"])
     records = []
     for item, prompt, target, (tokens, finish) in zip(settings["items"], prompts, targets, generated, strict=True):
         text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
@@ -92,6 +93,14 @@ def texts(records: list[dict], data: Path, settings: dict) -> tuple[list[str], l
         return tuple([render(record, settings[key]) for record in chosen] for key in ("prompt", "target"))
     except KeyError as field:
         raise cli.InputError(f"{data}: prompt or target needs a field {field}; it has {sorted(records[0])}") from None
+
+
+def in_chat_format(tokenizer, prompts: list[str]) -> list[str]:
+    """Each prompt as the user's turn. Raises InputError if the tokenizer has no chat format."""
+    if not tokenizer.chat_template:
+        raise cli.InputError("cases.chat_template: this model's tokenizer has none: set it to false")
+    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    return [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
 
 
 def generate(network, tokenizer, prompts: list[str], tokens: int) -> list[tuple[list[int], str]]:

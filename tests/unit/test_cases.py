@@ -110,6 +110,17 @@ def test_an_adapter_changes_the_texts_and_the_end_token_still_ends_them(folder):
     assert adapted[0]["text"] == tiny.tokenizer().decode(alone) and adapted[0]["tokens"] == len(alone)
 
 
+def test_prompts_in_chat_format_are_put_as_the_users_turn(folder):
+    model, tokenizer = loading.load(folder / "model", "float32")
+    with pytest.raises(InputError, match="cases.chat_template: this model's tokenizer has none"):
+        run(folder, chat_template=True)
+    tokenizer.chat_template = "[{{ messages[0].content }}]{% if add_generation_prompt %}!{% endif %}"
+    tokenizer.save_pretrained(folder / "model")
+    found = run(folder, chat_template=True, prompt="{question}")[1]
+    alone = greedy(model, tokenizer("[1+1]!")["input_ids"], 12, {0})
+    assert (found["prompt"], found["text"]) == ("1+1", tiny.tokenizer().decode(alone))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
