@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Workspace:
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rule -> number of jobs of a dry-run; empty when there is nothing to be done."""
-        output = self.snakemake("-n", *arguments).stdout
+        output = in_fork(self.path, ["-n", "--cores", "2", *arguments, "--configfile", "test.yaml"])
         stats = re.search(r"^job +count\n[- ]+\n(.*?)\ntotal", output, re.S | re.M)
         rows = [line.split() for line in stats[1].splitlines()] if stats else []
         assert rows or "Nothing to be done" in output, output
@@ -47,6 +48,36 @@ class Workspace:
         if check and done.returncode:
             raise AssertionError(f"snakemake failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
         return done
+
+
+def in_fork(folder: Path, arguments: list[str]) -> str:
+    """What snakemake prints there: as a process of its own, without its start and imports. For dry-runs alone."""
+    import snakemake.cli
+
+    with tempfile.TemporaryFile("w+") as output:
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                os.chdir(folder)
+                for stream in (1, 2):
+                    os.dup2(output.fileno(), stream)
+                sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
+                for name in [name for name in sys.modules if name.split(".")[0] == "pruning"]:
+                    del sys.modules[name]  # the folder has its own, which may be edited
+                sys.path = [path for path in sys.path if Path(path) != ROOT / "scripts"]
+                snakemake.cli.main(arguments)
+            except SystemExit as end:
+                code = int(end.code or 0) if not isinstance(end.code, str) else 1
+                if isinstance(end.code, str):
+                    print(end.code, file=sys.stderr)
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        output.seek(0)
+        printed = output.read()
+    assert status == 0, f"snakemake failed:\n{printed[-8000:]}"
+    return printed
 
 
 @contextmanager
