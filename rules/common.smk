@@ -6,7 +6,6 @@ What the rules share: the validated configuration, the code that a stage depends
     code("score", …)    a stage's script and the library modules it imports, transitively
     settings(…)         a job's settings as one labelled JSON string, tracked by Snakemake
     one_of(names)       a wildcard constraint
-    filled(template)    a function of wildcards that fills a path's names in
 """
 
 import ast
@@ -54,10 +53,6 @@ EXPERIMENT = CONFIG.experiment
 
 def one_of(names):
     return "|".join(sorted(map(re.escape, names), key=len, reverse=True)) or "(?!)"
-
-
-def filled(template):
-    return lambda wildcards: template.format(**wildcards)
 
 
 @cache

@@ -22,18 +22,12 @@ def calibrate(
     threads: int = 1,
 ) -> None:
     cli.set_threads(threads)
-    import torch
     from tqdm import tqdm
 
     from pruning.calibration import gradients, prepare
     from pruning.core import artifacts, out_of_memory
-    from pruning.models import loading
 
-    torch.set_num_threads(threads)
-    cli.phase("start-up")
-    network, tokenizer = loading.load(model, settings["dtype"])
-    cli.phase("load")
-    batches = prepare.batches(data, tokenizer, settings)
+    network, _, batches = prepare.loaded(model, data, settings, threads)
     if settings["shards"] > len(batches):
         raise cli.InputError(
             f"calibration: {settings['shards']} shards for {len(batches)} micro-batches: lower `shards`"

@@ -23,7 +23,6 @@ def observe(
     threads: int = 1,
 ) -> None:
     cli.set_threads(threads)
-    import torch
     from tqdm import tqdm
 
     from pruning.analysis.layer import chosen
@@ -31,14 +30,9 @@ def observe(
     from pruning.calibration.observe import Observation, activation_table
     from pruning.calibration.token_classes import vocabulary_classes
     from pruning.core import artifacts, out_of_memory
-    from pruning.models import loading
     from pruning.models.structures import ffn
 
-    torch.set_num_threads(threads)
-    cli.phase("start-up")
-    network, tokenizer = loading.load(model, settings["dtype"])
-    cli.phase("load")
-    batches = prepare.batches(data, tokenizer, settings)
+    network, tokenizer, batches = prepare.loaded(model, data, settings, threads)
     layer = chosen(settings["layer"], len(ffn.sites(network)))
     if settings["gradient_checkpointing"]:
         gradients.checkpoint_gradients(network)

@@ -22,20 +22,14 @@ def parameter_gradients(
 ) -> None:
     cli.set_threads(threads)
     import pandas as pd
-    import torch
     from tqdm import tqdm
 
     from pruning.calibration import gradients, prepare
     from pruning.calibration import parameter_gradients as pg
     from pruning.core import artifacts, out_of_memory
-    from pruning.models import loading
     from pruning.models.structures import ffn
 
-    torch.set_num_threads(threads)
-    cli.phase("start-up")
-    network, tokenizer = loading.load(model, settings["dtype"])
-    cli.phase("load")
-    batches = prepare.batches(data, tokenizer, settings)
+    network, _, batches = prepare.loaded(model, data, settings, threads)
     if settings["gradient_checkpointing"]:
         gradients.checkpoint_gradients(network)
     layers = pg.layers_that_fit(network, memory_mb and memory_mb * 10**6)

@@ -20,21 +20,15 @@ def second_moments(
     threads: int = 1,
 ) -> None:
     cli.set_threads(threads)
-    import torch
     from safetensors.torch import save_file
     from tqdm import tqdm
 
     from pruning.calibration import prepare
     from pruning.calibration import second_moments as moments
     from pruning.core import artifacts, out_of_memory
-    from pruning.models import loading
     from pruning.models.structures import ffn
 
-    torch.set_num_threads(threads)
-    cli.phase("start-up")
-    network, tokenizer = loading.load(model, settings["dtype"])
-    cli.phase("load")
-    batches = prepare.batches(data, tokenizer, settings)
+    network, _, batches = prepare.loaded(model, data, settings, threads)
     counts = moments.token_counts(batches)
     widths = [site.in_features for site in ffn.sites(network)]
     with (

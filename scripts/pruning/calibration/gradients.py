@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration.columns import neuron_columns
+from pruning.calibration.columns import LAYER_COLUMNS, neuron_columns
 from pruning.calibration.prepare import Batch
 from pruning.core.errors import InputError
 from pruning.models import families
@@ -217,7 +217,7 @@ class Calibration(Pass):
         ]
         layers = pd.DataFrame(
             {"layer": range(len(self.layers)), "n_tokens": float(self.tokens), "angular_sum": self.angular}
-        )
+        )[["layer", *LAYER_COLUMNS]]
         if not neurons:
             return pd.DataFrame(), layers
         return pd.concat(neurons, ignore_index=True)[["layer", "unit", *neuron_columns(self.objectives)]], layers

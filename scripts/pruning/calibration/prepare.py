@@ -11,10 +11,13 @@ from random import Random
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pruning.core import cli
 from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.data.text import Sequences
+from pruning.models import loading
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,17 @@ class Batch:
     ids: torch.Tensor  # int64 [B, T]
     counted: torch.Tensor  # bool [B, T], real tokens (not padding): what activations are summed over
     objective: torch.Tensor  # bool [B, T], tokens that the objectives average over
+
+
+def loaded(
+    model: Path, data: Path, settings: Mapping[str, Any], threads: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[Batch]]:
+    """The model, its tokenizer and the micro-batches: what every measuring stage begins with."""
+    torch.set_num_threads(threads)
+    cli.phase("start-up")
+    network, tokenizer = loading.load(model, settings["dtype"])
+    cli.phase("load")
+    return network, tokenizer, batches(data, tokenizer, settings)
 
 
 def batches(data: Path, tokenizer, settings: Mapping[str, Any]) -> list[Batch]:
