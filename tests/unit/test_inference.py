@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from pruning.core import significance
 
@@ -298,6 +299,12 @@ def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(p_values):
     order = np.argsort(p_values, kind="stable")
     assert (np.diff(adjusted[order]) >= 0).all()
     assert adjusted.min() == pytest.approx(min(1, len(p_values) * min(p_values)))
+
+
+def test_holm_is_statsmodels_to_the_last_bit():
+    for size in (1, 2, 40):
+        p_values = np.random.default_rng(size).uniform(0, 1 / size, size).round(3).tolist()  # with ties
+        assert significance.holm(p_values).tolist() == multipletests(p_values, method="holm")[1].tolist()
 
 
 def test_holm_refuses_what_is_no_probability():

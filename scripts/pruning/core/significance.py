@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from statsmodels.regression.linear_model import OLS, WLS
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 # Indices drawn at once by the bootstrap: 2 MB, however many items there are.
@@ -154,13 +153,16 @@ def holm(p_values: Sequence[float | None]) -> NDArray[np.float64]:
     """Holm's step-down adjustment of a family of p-values; None and NaN stay NaN and do not count.
 
     Raises ValueError on a p outside [0, 1].
-    Source: Holm (1979), "A simple sequentially rejective multiple test procedure"; statsmodels.
+    Source: Holm (1979), "A simple sequentially rejective multiple test procedure".
     """
     adjusted = np.array(p_values, dtype=float)
     present = ~np.isnan(adjusted)
     if not ((adjusted[present] >= 0) & (adjusted[present] <= 1)).all():
         raise ValueError(f"p-values outside [0, 1] among {adjusted[present].tolist()}")
-    adjusted[present] = multipletests(adjusted[present], method="holm")[1]
+    # statsmodels' multipletests does the same and collects garbage each time: most of a table's seconds.
+    ascending = np.argsort(adjusted[present])
+    steps = adjusted[present][ascending] * np.arange(len(ascending), 0, -1)
+    adjusted[np.flatnonzero(present)[ascending]] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted
 
 
