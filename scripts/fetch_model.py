@@ -1,6 +1,8 @@
 """Fetch the dense model, once, pinned: results/{model}/base/, with a manifest that dependants are compared by."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +19,11 @@ def fetch_model(
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge into it")] = None,
 ) -> None:
     from pruning.core import artifacts
-    from pruning.models import sources
+    from pruning.models import complete, sources
     from pruning.models.checkpoint import Checkpoint, read_config
 
     cli.phase("start-up")
-    with artifacts.atomic_directory(output.parent) as directory:
+    with artifacts.atomic_directory(output.parent) as directory, naming(directory, settings):
         if settings["kind"] == "local":
             sources.from_local(Path(settings["path"]), directory)
         elif settings["kind"] == "gguf":
@@ -30,6 +32,8 @@ def fetch_model(
             importlib.import_module("pruning.models.pruned").from_pruned(pruned, adapter, directory)
         else:
             sources.from_hub(settings["repo"], settings["revision"], directory)
+        if settings["kind"] != "pruned":
+            complete.check(directory)
         checkpoint = Checkpoint(directory)
         original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
         if pruned_manifest is not None:
@@ -42,6 +46,16 @@ def fetch_model(
             "files": artifacts.directory_hashes(directory),
         }
         artifacts.write_json(directory / "manifest.json", content, "base", settings)
+
+
+@contextmanager
+def naming(directory: Path, settings: dict) -> Iterator[None]:
+    """Errors about the directory that is being made name the source instead."""
+    try:
+        yield
+    except cli.InputError as error:
+        source = settings.get("path") or settings.get("repo") or settings.get("model")
+        raise cli.InputError(str(error).replace(str(directory), str(source))) from None
 
 
 if __name__ == "__main__":

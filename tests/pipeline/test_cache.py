@@ -129,6 +129,7 @@ CODE = {
     "scripts/pruning/calibration/prepare.py": FROM_CALIBRATION,
     "scripts/pruning/data/text.py": FROM_CALIBRATION,
     "scripts/pruning/models/checkpoint.py": FROM_MODEL,
+    "scripts/pruning/models/complete.py": FROM_MODEL,
     "scripts/pruning/models/families.py": FROM_MODEL,
     "scripts/pruning/models/structures/__init__.py": FROM_MODEL,
     "scripts/pruning/models/structures/ffn.py": FROM_MODEL,

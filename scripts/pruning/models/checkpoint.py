@@ -14,9 +14,13 @@ from pruning.core.errors import InputError
 from pruning.models.families import family_of
 from pruning.models.structures import ffn
 
+FLOATS = ("F64", "F32", "F16", "BF16")
+
 
 class Checkpoint:
-    """The safetensors of a model directory. Raises InputError if there are none, or no gated FFN among them."""
+    """The safetensors of a model directory.
+
+    Raises InputError if there are none, if they are quantised, or if there is no gated FFN among them."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -28,10 +32,16 @@ class Checkpoint:
             try:
                 with safe_open(file, "pt") as tensors:
                     self.file_of.update(dict.fromkeys(tensors.keys(), file))
+                    kinds = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
             except (SafetensorError, OSError) as error:
                 raise InputError(
                     f"{file}: not a whole safetensors file ({error}); delete it and fetch it again"
                 ) from None
+            if quantised := [name for name, kind in kinds.items() if kind not in FLOATS]:
+                raise InputError(
+                    f"{file}: {quantised[0]} is stored as {kinds[quantised[0]]}: quantised weights cannot be "
+                    f"pruned; give the model in one of {', '.join(FLOATS)}"
+                )
         self.family = family_of(read_config(directory), directory)
         found = {name: part for name in self.file_of if (part := ffn.parse(name, self.family))}
         self.name_of = {

@@ -8,6 +8,7 @@ from transformers.configuration_utils import PretrainedConfig
 
 from pruning.core import memory
 from pruning.core.errors import InputError
+from pruning.models import complete
 from pruning.models.structures import ffn
 
 
@@ -19,19 +20,21 @@ def load(
     `adapter`: directory of a LoRA adapter, merged into the weights.
     `device`: `cpu`, `cuda`, or `auto`: the visible GPUs, over which a model bigger than one is spread, else the CPU.
 
-    Raises InputError if the CPU's free memory cannot hold the weights."""
+    Raises InputError if the CPU's free memory cannot hold the weights, or the directory not all of them."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         check_memory(directory, dtype)
     device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device
-    model = model_class(directory).from_pretrained(
+    model, found = model_class(directory).from_pretrained(
         directory,
         config=stock_config(directory),
         dtype=getattr(torch, dtype),
         device_map=device_map,
         use_safetensors=True,
+        **complete.LOADING,
     )
+    complete.refuse(directory, found)
     if adapter is not None:
         from peft import PeftModel  # slow, and unneeded for the others
 

@@ -51,6 +51,7 @@ def from_gguf(source: Source, output: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from pruning.core import artifacts
+    from pruning.models import complete
 
     files = gguf_files(source)
     with joined(files, output) as file:
@@ -60,16 +61,18 @@ def from_gguf(source: Source, output: Path) -> None:
             if start.read(4) != b"GGUF":
                 raise InputError(f"{files[0]}: not a GGUF file; check `path`")
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model, found = AutoModelForCausalLM.from_pretrained(
                 file.parent,
                 gguf_file=file.name,
                 dtype=getattr(torch, source["dtype"]),
                 quantization_config=GgufConfig(dequantize=True),
+                **complete.LOADING,
             )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         except ValueError as error:  # an architecture or a quantisation that it does not know
             raise InputError(f"{files[0]}: transformers cannot dequantise this: {str(error).splitlines()[0]}") from None
     model.save_pretrained(output)
+    complete.refuse(output, found)
     tokenizer.save_pretrained(output)
 
 

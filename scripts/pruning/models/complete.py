@@ -1,0 +1,56 @@
+"""Whether a checkpoint holds all of a model and nothing else: what is missing, transformers draws at random."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pruning.core.errors import InputError
+from pruning.models.checkpoint import Checkpoint, read_config
+
+LOADING = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+"""Makes `from_pretrained` return (model, what `refuse` looks at)."""
+
+
+def check(directory: Path) -> None:
+    """Hold a dense checkpoint against the model that its config describes, without reading weights.
+
+    Raises InputError as `refuse` does; if transformers cannot build the model; and if the head is another one than the
+    embedding that the config ties it to."""
+    from transformers import AutoModelForCausalLM  # slow
+
+    checkpoint = Checkpoint(directory)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(directory, device_map="meta", **LOADING)
+    except Exception as error:  # whatever a config.json may hold, down to an unknown activation
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise InputError(
+            f"{directory}/config.json: transformers cannot build this model ({type(error).__name__}: {reason})"
+        ) from None
+    refuse(directory, found)
+    for target, source in model.all_tied_weights_keys.items():
+        both = {target, source} <= set(checkpoint.file_of)
+        if both and not checkpoint.tensor(target).equal(checkpoint.tensor(source)):
+            raise InputError(
+                f"{directory}: config.json ties {target} to {source}, but they differ: set `tie_word_embeddings: "
+                "false` there, or give the right weights"
+            )
+
+
+def refuse(directory: Path, found: Mapping[str, Any]) -> None:
+    """Raise InputError, naming tensors, unless loading found each of the model's, of its shape, and no other.
+
+    Args: `found`: what `from_pretrained` says of its loading."""
+    config = read_config(directory)
+    mistakes = []
+    for key, what in (
+        ("missing_keys", "lacks {}, which would be drawn at random"),
+        ("mismatched_keys", "holds {} in another shape than config.json says"),
+        ("unexpected_keys", "holds {}, which a model of type {type!r} has no use for"),
+    ):
+        names = sorted(name if isinstance(name, str) else name[0] for name in found[key])
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            mistakes.append(what.format(", ".join(names[:3]) + more, type=config.get("model_type")))
+    mistakes += [str(message).splitlines()[0] for message in found.get("error_msgs", ())]
+    if mistakes:
+        raise InputError(f"{directory}: not the whole model: it {'; it '.join(mistakes)}; fetch it again, or mend it")
