@@ -29,6 +29,9 @@ paper: env ## Every table and figure of the embedded model (over an hour on two 
 test: env ## All tests
 	@. $(BIN)/activate && pytest -n auto --dist worksteal
 
+verify: env ## Is everything in results/ as it was made, and made from what is there now?
+	@$(BIN)/python scripts/verify.py
+
 lint: env ## ruff, snakefmt, snakemake --lint (functions stand beside the one rule that they serve: that lint is left out)
 	@. $(BIN)/activate && ruff check . && ruff format --check . && snakefmt --check Snakefile rules && \
 		python scripts/write_config.py --check && lints=$$(snakemake --lint 2>&1 || true) && \
@@ -44,4 +47,4 @@ reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 
 promote-reasoner: env ## Make the newly trained model the embedded one
 	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
 
-.PHONY: help env table1 paper test lint config reasoner promote-reasoner
+.PHONY: help env table1 paper test verify lint config reasoner promote-reasoner

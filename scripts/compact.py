@@ -21,11 +21,12 @@ def compact(
     ] = None,
 ) -> None:
 
-    from pruning.core import artifacts
+    from pruning.core import artifacts, chain
     from pruning.methods.compact import loader_of, write_compact
     from pruning.models.checkpoint import Checkpoint
 
     cli.phase("start-up")
+    artifacts.check_model(model)
     base = Checkpoint(model)
     original = artifacts.read_json(base_manifest, "base")["original"]
     keeps = [rows.to_numpy() for _, rows in artifacts.read_parquet(mask, "mask").groupby("layer")["keep"]]
@@ -61,6 +62,7 @@ def compact(
     if scheme:
         content["compensation"] = [records[layer] for layer in range(base.layers)]
     artifacts.write_json(manifest, content, "compact", settings)
+    chain.remember(output, manifest, content["files"])
 
 
 if __name__ == "__main__":

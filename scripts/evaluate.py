@@ -11,6 +11,9 @@ import typer
 
 from pruning.core import cli
 
+# What lm-eval says of the run rather than of its result: equal runs make equal bytes.
+OF_THE_RUN = ("date", "pretty_env_info", "git_hash", "upper_git_hash", "total_evaluation_time_seconds")
+
 
 def evaluate(
     settings: cli.Settings,
@@ -49,7 +52,8 @@ def evaluate(
     result = harness.evaluate(lm, task, settings["limit"], settings["first"], **asked)
     frame = outcomes(result, answers, settings["metrics"])
     artifacts.write_parquet(samples, frame, "samples", settings)
-    del result["samples"]
+    for key in ("samples", *OF_THE_RUN):
+        result.pop(key, None)
     artifacts.write_json(output, result, "evaluation", {**settings, "data": data})
     print(frame.groupby("metric")["value"].agg(["mean", "count"]).to_string())
 

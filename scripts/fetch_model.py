@@ -18,7 +18,7 @@ def fetch_model(
     pruned_manifest: Annotated[Path | None, typer.Option(help="its manifest.json")] = None,
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge into it")] = None,
 ) -> None:
-    from pruning.core import artifacts
+    from pruning.core import artifacts, chain
     from pruning.models import complete, sources
     from pruning.models.checkpoint import Checkpoint, read_config
 
@@ -46,6 +46,7 @@ def fetch_model(
             "files": artifacts.directory_hashes(directory),
         }
         artifacts.write_json(directory / "manifest.json", content, "base", settings)
+        chain.remember(directory, directory / "manifest.json", content["files"])
 
 
 @contextmanager

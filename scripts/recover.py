@@ -73,11 +73,12 @@ def recover(
                     recovery.save_state(directory / "state.safetensors", tuned, optimizer)
                     pd.DataFrame(log).to_csv(directory / "training_log.csv", index=False)
     with artifacts.atomic_directory(output) as directory:
-        tuned.save_pretrained(directory)
+        recovery.save(directory, tuned)
         names = settings.get("names", {})  # so that logs of several recoveries can be read as one table
         frame = pd.DataFrame(log).assign(**names)[[*names, "step", "loss"]]
         frame.to_csv(directory / "training_log.csv", index=False, float_format="%.6g")
-        artifacts.write_json(directory / "recovery.json", {"last_loss": log[-1]["loss"]}, "recovery", settings)
+        content = {"last_loss": log[-1]["loss"], "files": artifacts.directory_hashes(directory)}
+        artifacts.write_json(directory / "recovery.json", content, "recovery", settings)
     shutil.rmtree(checkpoints, ignore_errors=True)
     print(f"loss {log[0]['loss']:.4f} at the first step, {log[-1]['loss']:.4f} at the last")
 

@@ -32,6 +32,7 @@ def score(
     def checkpoint():
         from pruning.models.checkpoint import Checkpoint  # needs torch, which most scores do not
 
+        artifacts.check_model(model)
         return Checkpoint(model)
 
     def weights(layer: int) -> Weights:

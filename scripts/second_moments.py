@@ -25,7 +25,7 @@ def second_moments(
 
     from pruning.calibration import prepare
     from pruning.calibration import second_moments as moments
-    from pruning.core import artifacts, out_of_memory
+    from pruning.core import artifacts, chain, out_of_memory
     from pruning.models.structures import ffn
 
     network, _, batches = prepare.loaded(model, data, settings, threads)
@@ -43,6 +43,7 @@ def second_moments(
             artifacts.write_json(directory / "manifest.json", content, "second_moments", settings)
     if manifest is not None:
         artifacts.write_json(manifest, content, "second_moments", settings)
+        chain.remember(output, manifest, content["files"])
 
 
 if __name__ == "__main__":

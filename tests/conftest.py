@@ -12,7 +12,14 @@ import pytest
 from filelock import FileLock
 
 import tiny
+from pruning.core import chain
 from workspace import Workspace
+
+
+@pytest.fixture(autouse=True)
+def no_inputs_of_others():
+    """A stage records what its process has read; tests run many in one."""
+    chain.inputs.clear()
 
 
 @pytest.fixture

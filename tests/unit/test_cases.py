@@ -35,7 +35,7 @@ NASTY = "a|b\\|c `x` **y** _z_ <b>&lt; [l](u) ![i](u) ~~s~~ $1$\n\n# h\n| r |\n`
 @pytest.fixture
 def folder(tmp_path):
     tiny.save(tiny.qwen2(), tmp_path / "model")
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "its.json").write_text("{}")
     frame = pd.DataFrame(
         {"question": ["1+1", "a long question: 2+2+2", "3"], "answer": ["#### 2", "x #### 1,006", "3"]}
     )
@@ -44,7 +44,7 @@ def folder(tmp_path):
 
 
 def run(folder, adapter=None, **changes):
-    files = (folder / "model", folder / "manifest.json", folder / "data.parquet", folder / "cases.json")
+    files = (folder / "model", folder / "its.json", folder / "data.parquet", folder / "cases.json")
     cases_stage.cases({**SETTINGS, **changes}, *files, adapter)
     return artifacts.read_json(folder / "cases.json", "cases")["cases"]
 

@@ -245,7 +245,7 @@ def test_the_score_stage_reads_the_kind_that_the_score_names(tmp_path):
     frame = run_stage(tmp_path)
     scores = run_score(tmp_path, "parameter_taylor", tmp_path / "parameter_taylor.parquet")
     assert scores["score"].to_numpy() == pytest.approx(frame["ce_param_abs"].to_numpy() / 11)
-    with pytest.raises(InputError, match="kind='parameter_taylor' schema=2, expected kind='statistics'"):
+    with pytest.raises(InputError, match="kind='parameter_taylor' schema=3, expected kind='statistics'"):
         run_score(tmp_path, "minitron", tmp_path / "parameter_taylor.parquet")
 
 

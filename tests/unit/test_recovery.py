@@ -39,14 +39,14 @@ def pruned(tmp_path):
     keeps = [torch.arange(48).numpy() < width for width in (5, 9)]
     (tmp_path / "model").mkdir()
     write_compact(Checkpoint(base), tmp_path / "model", keeps)
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "its.json").write_text("{}")
     frame = pd.DataFrame({"question": [f"{n}+{n}" for n in range(9)], "answer": [str(2 * n) for n in range(9)]})
     artifacts.write_parquet(tmp_path / "data.parquet", frame, "dataset", {})
     return tmp_path
 
 
 def run(folder, name="adapter", **changes):
-    files = (folder / "model", folder / "manifest.json", folder / "data.parquet")
+    files = (folder / "model", folder / "its.json", folder / "data.parquet")
     recover_stage.recover({**SETTINGS, **changes}, *files, folder / name)
     return folder / name
 
@@ -73,7 +73,7 @@ def test_an_adapter_is_made_that_loads_and_lowers_the_loss(pruned):
     assert len(log) == 30
     assert log["loss"].tail(5).mean() < log["loss"].head(5).mean() - 0.1
     config = json.loads((adapter / "adapter_config.json").read_text())
-    assert config["r"] == 2 and sorted(config["target_modules"]) == ["down_proj", "q_proj"]
+    assert config["r"] == 2 and config["target_modules"] == ["down_proj", "q_proj"]
     base, _ = loading.load(pruned / "model", "float32")
     before = base(torch.tensor([[5, 6, 7]])).logits
     tuned = PeftModel.from_pretrained(base, adapter)

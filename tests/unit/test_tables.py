@@ -593,10 +593,12 @@ def test_recovered_models_are_compared_with_themselves_before(tmp_path, written)
 
 def test_ridge_is_compared_with_the_same_method_without(study):
     for model, calib, sparsity in product([PAPER_MODEL, OTHER_MODEL], CALIBS, SPARSITIES):
-        for kind in ("eval", "compact"):
-            folder = study.results / model / kind / calib
-            shutil.copytree(folder / f"rku/{sparsity}", folder / f"ridge_rku/{sparsity}")
         path = f"{calib}/ridge_rku/{sparsity}"
+        twin = artifacts.read_json(study.results / model / f"compact/{calib}/rku/{sparsity}/manifest.json", "compact")
+        del twin["provenance"]
+        artifacts.write_json(study.results / model / "compact" / path / "manifest.json", twin, "compact", {})
+        windows = artifacts.read_parquet(study.samples(model, f"{calib}/rku/{sparsity}", "wikitext2"), "samples")
+        study.replace(model, path, "wikitext2", windows)
         study.replace(model, path, "gsm8k", accuracy_samples(set(RIGHT["rku", sparsity]) | set(range(50, 60))))
     study.settings |= {"methods": ["wanda", "rku", "ridge_rku"], "reference": "uncompensated"}
     frame = study.run()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pruning.calibration.prepare import Batch
-from pruning.core import artifacts
+from pruning.core import artifacts, chain
 from pruning.core.errors import InputError
 from pruning.models import families
 from pruning.models.structures import ffn
@@ -130,11 +130,14 @@ def read(directory: Path, widths: Sequence[int], manifest: Path | None = None) -
     """A function from a layer's number to what compensation takes: `fit`, `held_out`, `tokens_fit`, `tokens_held_out`.
 
     Raises InputError if the directory is not whole, or of a model of other widths."""
-    content = artifacts.read_json(manifest or directory / "manifest.json", "second_moments")
+    manifest = manifest or directory / "manifest.json"
+    content = artifacts.read_json(manifest, "second_moments")
     if content["widths"] != list(widths):
         raise InputError(
             f"{directory}: second moments of another model: layer widths {content['widths']}, not {widths}"
         )
+
+    chain.check_files(directory, manifest, content)
 
     def layer_moments(layer: int) -> dict:
         path = directory / f"{layer}.safetensors"

@@ -2,7 +2,8 @@
 
 Every file is written under a temporary name and renamed, so a killed job never leaves half an
 artefact under its real name. Every parquet file and JSON carries its provenance: kind, schema
-version, the settings of the job, and the versions of the libraries that made it.
+version, the settings of the job, the versions of the libraries that made it, its place, its content's
+digest and those of the artefacts that its stage had read (core/chain.py), and is checked when read.
 """
 
 import hashlib
@@ -20,13 +21,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pruning.core import chain
 from pruning.core.errors import InputError
 
-SCHEMA = 2
+SCHEMA = 3
 LIBRARIES = ("torch", "transformers", "datasets", "lm_eval", "numpy", "pandas", "pyarrow", "reasoning-gym")
 
 
-def provenance(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+def provenance(path: Path, digest: str, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What an artefact says of its origin. No time stamps: equal runs make equal bytes."""
     versions = {}
     for library in LIBRARIES:
@@ -35,7 +37,9 @@ def provenance(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-    return {"kind": kind, "schema": SCHEMA, "settings": settings, "threads": threads, "versions": versions}
+    made = {"kind": kind, "schema": SCHEMA, "settings": settings, "threads": threads, "versions": versions}
+    own = chain.place(path)
+    return {**made, "place": own, "digest": digest, "inputs": dict(sorted(chain.inputs.items()))}
 
 
 @contextmanager
@@ -67,13 +71,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 def write_parquet(path: Path, frame: pd.DataFrame | pa.Table, kind: str, settings: dict[str, Any]) -> None:
     table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
-    metadata = {**(table.schema.metadata or {}), "provenance": json.dumps(provenance(kind, settings))}
+    origin = provenance(path, chain.digest(table), kind, settings)
+    metadata = {**(table.schema.metadata or {}), "provenance": json.dumps(origin)}
     with atomic(path) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata), temporary)
 
 
 def read_parquet(path: Path, kind: str) -> pd.DataFrame:
-    """An artefact as a data frame. Raises InputError if it is missing, broken or of another kind."""
+    """An artefact as a data frame. Raises InputError if it is missing, broken, foreign, changed or misplaced."""
     return read_table(path, kind).to_pandas()
 
 
@@ -93,6 +98,7 @@ def read_table(path: Path, kind: str) -> pa.Table:
             f"{path}: holds kind={found.get('kind')!r} schema={found.get('schema')!r}, expected kind={kind!r} "
             f"schema={SCHEMA}: not made by this pipeline's version; delete it and run again"
         )
+    chain.check(path, found, chain.digest(table))
     return table
 
 
@@ -101,9 +107,10 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any], kind: str, settings: dict[str, Any]) -> None:
+    digest = chain.digest_of_json(json.loads(json.dumps(content, default=str)))
     with atomic(path) as temporary:
-        text = json.dumps({"provenance": provenance(kind, settings), **content}, indent=2, default=str)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        whole = {"provenance": provenance(path, digest, kind, settings), **content}
+        temporary.write_text(json.dumps(whole, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, kind: str) -> dict[str, Any]:
@@ -114,9 +121,21 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path}: broken JSON ({error}); delete it and run again") from None
     origin = content.get("provenance") if isinstance(content, dict) else None
-    if not isinstance(origin, dict) or origin.get("kind") != kind:
-        raise InputError(f"{path}: not a {kind} artefact of this pipeline; delete it and run again")
+    if not isinstance(origin, dict) or (origin.get("kind"), origin.get("schema")) != (kind, SCHEMA):
+        raise InputError(f"{path}: not a {kind} artefact of this version of the pipeline; delete it and run again")
+    held = {key: value for key, value in content.items() if key != "provenance"}
+    chain.check(path, origin, chain.digest_of_json(held))
     return content
+
+
+def check_model(directory: Path) -> None:
+    """Hold a model directory against its manifest, where it has one: in it (a dense model's) or beside it (compact).
+
+    Raises InputError if a file was changed or is missing."""
+    for path in (directory / "manifest.json", directory.parent / "manifest.json"):
+        if path.is_file():
+            kind = "base" if path.parent == directory else "compact"
+            return chain.check_files(directory, path, read_json(path, kind))
 
 
 def file_hash(path: Path) -> str:

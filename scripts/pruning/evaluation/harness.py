@@ -38,7 +38,7 @@ def evaluate(
         path = Path(directory) / "task.yaml"  # a file, because only files may include packaged ones
         path.write_text(yaml.safe_dump(task), encoding="utf-8")
         chosen = {tasks.with_includes(task)["task"]: list(range(first, first + limit))} if first and limit else None
-        return lm_eval.simple_evaluate(
+        result = lm_eval.simple_evaluate(
             model=lm,
             tasks=[str(path)],
             task_manager=TaskManager(include_defaults=False),
@@ -50,3 +50,6 @@ def evaluate(
             log_samples=True,
             bootstrap_iters=0,
         )
+    for config in result["configs"].values():
+        config.get("metadata", {}).pop("config_source", None)  # the temporary file
+    return result

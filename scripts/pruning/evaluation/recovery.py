@@ -1,5 +1,6 @@
 """LoRA recovery of a pruned model (Hu et al. 2022, arXiv 2106.09685): a short fine-tuning of low-rank adapters."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -53,6 +54,16 @@ def loss(model: nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> torch.Ten
     """Mean next-token cross-entropy in nats over the labelled tokens."""
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     return nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].to(logits.device).flatten())
+
+
+def save(directory: Path, tuned: PeftModel) -> None:
+    """The adapter as PEFT saves it, but that equal adapters make equal bytes: PEFT writes the targets, a set, in the
+    order of a process's hashes."""
+    tuned.save_pretrained(directory)
+    path = directory / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -68,7 +68,7 @@ def write_compact(
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for file in sorted(base.directory.iterdir()):
         skip = file.name in ("config.json", "manifest.json", "README.md") or ".safetensors" in file.name
-        if file.is_file() and not skip:
+        if file.is_file() and not skip and not file.name.startswith("."):
             shutil.copyfile(file, output / file.name)
 
 

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PretrainedConfig
 
-from pruning.core import memory
+from pruning.core import artifacts, memory
 from pruning.core.errors import InputError
 from pruning.models import complete
 from pruning.models.structures import ffn
@@ -20,9 +20,11 @@ def load(
     `adapter`: directory of a LoRA adapter, merged into the weights.
     `device`: `cpu`, `cuda`, or `auto`: the visible GPUs, over which a model bigger than one is spread, else the CPU.
 
-    Raises InputError if the CPU's free memory cannot hold the weights, or the directory not all of them."""
+    Raises InputError if the CPU's free memory cannot hold the weights, if the directory lacks some of them, or holds
+    others than its manifest says."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    artifacts.check_model(directory)
     if device == "cpu":
         check_memory(directory, dtype)
     device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device

@@ -1,0 +1,123 @@
+"""What binds artefacts: each knows its place, its content's digest, and the digests of what it was made from.
+
+So a file that was edited, or put in another's place, is refused by whoever reads it, and scripts/verify.py can walk
+back from any result. Digests are of the content alone: where a stage makes the same again, what follows stays as it is.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pruning.core.errors import InputError
+
+TEMPORARY = re.compile(r"\.(.+)\.[^.]+\.tmp")  # as `artifacts.atomic` names what is not yet whole
+inputs: dict[str, str] = {}
+"""Place and digest of each artefact that this process has read."""
+
+
+def place(path: Path) -> str | None:
+    """Where below `results` an artefact belongs; None where it lies elsewhere."""
+    parts = [found[1] if (found := TEMPORARY.fullmatch(part)) else part for part in Path(os.path.abspath(path)).parts]
+    if "results" not in parts:
+        return None
+    return "/".join(parts[len(parts) - 1 - parts[::-1].index("results") :])
+
+
+def digest(table: pa.Table) -> str:
+    """sha256 of a table's columns: their names and values, not how they are stored."""
+    total = hashlib.sha256()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        total.update(f"{name}\0".encode())
+        _add(total, column.combine_chunks())
+    return total.hexdigest()
+
+
+def digest_of_json(content: Mapping[str, Any]) -> str:
+    """sha256 of what a JSON file holds."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check(path: Path, origin: Mapping[str, Any], found: str) -> None:
+    """Raise InputError unless the artefact has the digest and the place that it was written with; remember it as an
+    input.
+
+    Args: `origin`: its provenance; `found`: the digest of what it holds now."""
+    if origin.get("digest") != found:
+        raise InputError(f"{path}: was changed after it was made; delete it and run again, so that it is remade")
+    here, own = place(path), origin.get("place")
+    if here and own and here != own:
+        raise InputError(f"{path}: is {own}, put in another's place; delete it and run again, so that it is remade")
+    if here:
+        inputs[here] = found
+
+
+def check_files(directory: Path, manifest: Path, content: Mapping[str, Any], again: bool = False) -> None:
+    """Raise InputError unless a directory's files are those of the manifest's `files`, by sha256.
+
+    Files whose sizes, times and inodes are as they were when they were last found right are not read again, unless
+    `again` says so."""
+    try:
+        if not again and json.loads(_stamp(manifest).read_text()) == _state(directory, content["files"]):
+            return
+    except (OSError, ValueError):
+        pass
+    for name, wanted in content["files"].items():
+        file = directory / name
+        if not file.is_file():
+            raise InputError(f"{file}: no such file, but {manifest} records it; delete {manifest} and run again")
+        with file.open("rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != wanted:
+                raise InputError(
+                    f"{file}: is not the file that {manifest} records; delete {manifest} and run again, so that both "
+                    "are remade"
+                )
+    remember(directory, manifest, content["files"])
+
+
+def remember(directory: Path, manifest: Path, files: Mapping[str, str]) -> None:
+    """Note beside a manifest that these files, sha256 by name, are now known to be right."""
+    stamp = _stamp(manifest)
+    temporary = stamp.with_name(f"{stamp.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(_state(directory, files)))
+        os.replace(temporary, stamp)
+    except OSError:
+        pass  # a place that only others may write to: read again next time
+
+
+def _stamp(manifest: Path) -> Path:
+    return manifest.with_name(f".{manifest.name}.checked")
+
+
+def _state(directory: Path, files: Mapping[str, str]) -> dict[str, list]:
+    found = {name: (directory / name).stat() for name in files if (directory / name).is_file()}
+    return {name: [files[name], s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in found.items()}
+
+
+def _add(total: "hashlib._Hash", array: pa.Array) -> None:
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    total.update(array.is_valid().to_numpy(zero_copy_only=False).tobytes())
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        total.update(pc.binary_length(array).fill_null(0).cast(pa.int64()).to_numpy().tobytes())
+        total.update("".join(array.drop_null().to_pylist()).encode())
+    elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
+        total.update(pc.list_value_length(array).fill_null(0).cast(pa.int64()).to_numpy().tobytes())
+        _add(total, array.flatten())
+    elif pa.types.is_struct(array.type):
+        for field in array.type:
+            total.update(f"{field.name}\0".encode())
+            _add(total, array.field(field.name))
+    elif pa.types.is_null(array.type):
+        total.update(str(len(array)).encode())
+    else:
+        total.update(array.fill_null(pa.scalar(0).cast(array.type)).to_numpy(zero_copy_only=False).tobytes())

@@ -1,0 +1,64 @@
+"""Walk all of `results`: is every artefact as it was made, where it belongs, and made from what is there now?
+
+Prints a line a mistake, and exits with 1 if there is one. What was deleted after use (`storage: temp`) is no mistake.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning.core import cli
+
+# Where the files lie that a manifest records, unless beside it.
+FOLDERS = {"compact": lambda path: path.parent / "model", "second_moments": lambda path: path.with_suffix("")}
+
+
+def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] = Path("results")) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pruning.core import artifacts, chain
+
+    mistakes, digests, inputs, files = [], {}, {}, 0
+    for path in sorted(p for p in results.rglob("*") if p.suffix in (".parquet", ".json") and p.is_file()):
+        if any(part.startswith(".") for part in path.relative_to(results).parts):
+            continue  # caches, checkpoints, and what is not yet whole
+        try:
+            if path.suffix == ".parquet":
+                origin = json.loads((pq.read_schema(path).metadata or {}).get(b"provenance", b"{}"))
+                content = artifacts.read_table(path, origin.get("kind", ""))
+            else:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                origin = content.get("provenance") if isinstance(content, dict) else None
+                if not isinstance(origin, dict) or "kind" not in origin:
+                    continue  # not ours: a file of a model
+                content = artifacts.read_json(path, origin["kind"])
+            if path.suffix == ".json" and "files" in content:
+                directory = FOLDERS.get(origin["kind"], lambda manifest: manifest.parent)(path)
+                if directory.is_dir():
+                    chain.check_files(directory, path, content, again=True)
+                    files += len(content["files"])
+        except (cli.InputError, ValueError, OSError, pa.ArrowException) as error:
+            mistakes.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+            continue
+        place = chain.place(path) or str(path)
+        digests[place], inputs[place] = origin["digest"], origin["inputs"]
+    links = 0
+    for place, read in inputs.items():
+        for source, digest in read.items():
+            if source in digests:
+                links += 1
+                if digests[source] != digest:
+                    mistakes.append(f"{place}: was made from another {source}; delete it and run again")
+    for mistake in mistakes:
+        print(f"error: {mistake}")
+    print(f"{len(digests)} artefacts, {files} files of models and moments, {links} links: {len(mistakes)} mistakes")
+    if mistakes:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(verify)

@@ -1,0 +1,184 @@
+"""What was edited, swapped or replaced is refused by whoever reads it, and found by `verify`."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import verify
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny
+from pruning.core import artifacts, chain
+from pruning.core.errors import InputError
+from pruning.models.loading import load
+
+MASK = pd.DataFrame({"layer": [0, 0, 1, 1], "unit": [0, 1, 0, 1], "keep": [True, False, True, True]})
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch) -> Path:
+    """Scores, a mask made from them, and a model with a manifest made from the mask."""
+    monkeypatch.chdir(tmp_path)
+    for method, shift in (("wanda", 0.0), ("rku", 1.0)):
+        chain.inputs.clear()
+        scores = MASK.assign(keep=MASK["keep"] + shift).rename(columns={"keep": "score"})
+        artifacts.write_parquet(scores_of(method), scores, "scores", {})
+        artifacts.read_parquet(scores_of(method), "scores")
+        artifacts.write_parquet(mask_of(method), MASK, "mask", {"sparsity": 40})
+    chain.inputs.clear()
+    artifacts.read_parquet(mask_of("wanda"), "mask")
+    model = tiny.save(tiny.qwen2(), Path("results/m/compact/c/wanda/40/model"))
+    content = {"files": artifacts.directory_hashes(model), "widths": [1, 2]}
+    artifacts.write_json(model.parent / "manifest.json", content, "compact", {})
+    chain.inputs.clear()
+    return tmp_path / "results"
+
+
+def scores_of(method: str) -> Path:
+    return Path(f"results/m/scores/c/{method}.parquet")
+
+
+def mask_of(method: str) -> Path:
+    return Path(f"results/m/masks/c/{method}/40.parquet")
+
+
+MODEL = Path("results/m/compact/c/wanda/40/model")
+
+
+def found(capsys) -> str:
+    """What verify says, if it finds a mistake."""
+    with pytest.raises(SystemExit):
+        verify.verify()
+    return capsys.readouterr().out
+
+
+def rewritten(path: Path, change) -> None:
+    """The table changed by somebody who keeps its metadata."""
+    table = pq.read_table(path, partitioning=None)
+    frame = change(table.to_pandas())
+    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False).cast(table.schema), path)
+
+
+def test_untouched_results_are_whole(results, capsys):
+    verify.verify()
+    assert "5 artefacts, 5 files of models and moments, 3 links: 0 mistakes" in capsys.readouterr().out
+
+
+CHANGES = {
+    "rows shuffled": lambda frame: frame.iloc[[1, 0, 2, 3]].reset_index(drop=True),
+    "a layer all false": lambda frame: frame.assign(keep=frame["keep"] & (frame["layer"] == 0)),
+    "a row less": lambda frame: frame.iloc[:3],
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_mask_is_refused(results, capsys, name):
+    rewritten(mask_of("wanda"), CHANGES[name])
+    with pytest.raises(InputError, match="masks/c/wanda/40.parquet: was changed after it was made; delete it"):
+        artifacts.read_parquet(mask_of("wanda"), "mask")
+    assert "error: results/m/masks/c/wanda/40.parquet: was changed" in found(capsys)
+
+
+def test_another_methods_scores_are_refused_in_this_ones_place(results, capsys):
+    shutil.copyfile(scores_of("rku"), scores_of("wanda"))
+    with pytest.raises(InputError, match="wanda.parquet: is results/m/scores/c/rku.parquet, put in another's place"):
+        artifacts.read_parquet(scores_of("wanda"), "scores")
+    assert "put in another's place" in found(capsys)
+
+
+def test_an_edited_manifest_is_refused(results, capsys):
+    path = MODEL.parent / "manifest.json"
+    path.write_text(path.read_text().replace('"widths": [\n    1,', '"widths": [\n    2,'))
+    with pytest.raises(InputError, match="manifest.json: was changed after it was made"):
+        load(MODEL, "float32", "cpu")
+    assert "manifest.json: was changed" in found(capsys)
+
+
+def test_a_replaced_weight_file_is_refused_also_after_it_was_found_right(results, capsys):
+    load(MODEL, "float32", "cpu")
+    weights = MODEL / "model.safetensors"
+    before, whole = weights.stat(), weights.read_bytes()
+    weights.write_bytes(whole[:-4] + b"\0\0\0\0")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(InputError, match="model.safetensors: is not the file that .*manifest.json records"):
+        load(MODEL, "float32", "cpu")
+    assert "model.safetensors: is not the file" in found(capsys)
+    weights.unlink()
+    with pytest.raises(InputError, match="model.safetensors: no such file, but"):
+        load(MODEL, "float32", "cpu")
+
+
+def test_files_known_to_be_right_are_not_read_again(results, monkeypatch):
+    load(MODEL, "float32", "cpu")
+    manifest = MODEL.parent / "manifest.json"
+    monkeypatch.setattr(chain.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+    chain.check_files(MODEL, manifest, artifacts.read_json(manifest, "compact"))
+
+
+def test_what_was_made_from_other_inputs_is_found(results, capsys):
+    artifacts.write_parquet(scores_of("wanda"), MASK.rename(columns={"keep": "score"}).assign(unit=7), "scores", {})
+    assert f"error: {mask_of('wanda')}: was made from another {scores_of('wanda')}" in found(capsys)
+
+
+def test_deleted_inputs_are_no_mistake(results, capsys):
+    scores_of("wanda").unlink()
+    shutil.rmtree(MODEL)
+    verify.verify()
+    assert "4 artefacts, 0 files of models and moments, 2 links: 0 mistakes" in capsys.readouterr().out
+
+
+def test_a_broken_file_is_found(results, capsys):
+    mask_of("rku").write_bytes(mask_of("rku").read_bytes()[:50])
+    (MODEL.parent / "manifest.json").write_text('{"provenance"')
+    said = found(capsys)
+    assert "rku/40.parquet" in said and "manifest.json" in said and "2 mistakes" in said
+
+
+def test_places_are_below_the_last_results_and_not_of_temporary_names():
+    assert chain.place(Path("/home/results/x/results/m/a.json")) == "results/m/a.json"
+    assert chain.place(Path("results/m/.base.x1y2.tmp/manifest.json")) == "results/m/base/manifest.json"
+    assert chain.place(Path("/tmp/elsewhere/a.json")) is None
+
+
+def test_the_settings_and_inputs_of_an_artefact_are_recorded(results):
+    origin = artifacts.read_provenance(mask_of("wanda"))
+    assert origin["place"] == str(mask_of("wanda"))
+    assert origin["inputs"] == {str(scores_of("wanda")): artifacts.read_provenance(scores_of("wanda"))["digest"]}
+
+
+VALUES = st.one_of(
+    st.lists(st.one_of(st.none(), st.integers(-(2**60), 2**60))),
+    st.lists(st.one_of(st.none(), st.floats(allow_nan=False))),
+    st.lists(st.one_of(st.none(), st.booleans())),
+    st.lists(st.one_of(st.none(), st.text())),
+    st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), st.integers(0, 9))))),
+    st.lists(st.fixed_dictionaries({"a": st.integers(0, 9), "b": st.one_of(st.none(), st.text())})),
+)
+
+
+@given(VALUES)
+def test_a_digest_survives_the_file_and_its_layout(tmp_path_factory, values):
+    table, path = pa.table({"x": values}), tmp_path_factory.getbasetemp() / "digest.parquet"
+    pq.write_table(table, path, row_group_size=2)
+    halves = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    assert chain.digest(pq.read_table(path)) == chain.digest(table) == chain.digest(halves)
+
+
+@given(VALUES, VALUES)
+def test_other_values_have_other_digests(first, second):
+    first, second = pa.table({"x": first}), pa.table({"x": second})
+    if len(first) == len(second) and json.dumps(first.to_pydict()) != json.dumps(second.to_pydict()):
+        assert chain.digest(first) != chain.digest(second)
+
+
+def test_strings_are_not_confused_by_where_they_end():
+    assert chain.digest(pa.table({"x": ["ab", "c"]})) != chain.digest(pa.table({"x": ["a", "bc"]}))
+    assert chain.digest(pa.table({"x": ["a"], "y": ["b"]})) != chain.digest(pa.table({"y": ["b"], "x": ["a"]}))
+    assert chain.digest(pa.table({"x": np.zeros(2)})) != chain.digest(pa.table({"x": [None, 0.0]}))
