@@ -180,6 +180,14 @@ WRONG_USES = {
         {"tasks|gsm_symbolic_text|text": "{question} {"},
         "tasks.gsm_symbolic_text: the text '{question} {': Single '{' encountered in format string; write a brace ",
     ),
+    "a field that is formatted": (
+        {"tasks|gsm_symbolic_text|text": "{question:>9999999999}"},
+        "tasks.gsm_symbolic_text: the text '{question:>9999999999}': fields are put in as they are, without `:` or `!`",
+    ),
+    "what lies in a field": (
+        {"tasks|gsm_symbolic_text|text": "{question.__class__}"},
+        "tasks.gsm_symbolic_text: the text '{question.__class__}' needs a field: unknown name 'question.__class__'",
+    ),
 }
 
 

@@ -600,6 +600,24 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     assert outcomes(result, lab.cached().answers, ["exact_match,strict-match"])["generated_tokens"].tolist() == [7]
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ question.__class__.__mro__[1].__subclasses__() }}", "access to attribute '__class__'"),
+        ("{{ questoin }}", "'questoin' is undefined"),
+    ],
+)
+def test_a_template_gets_at_the_items_fields_alone(lab, template, message):
+    definition = tasks.definition(TASKS / "gsm_symbolic.yaml")
+    data = lab.path.with_name("data.parquet")
+    artifacts.write_parquet(data, pd.DataFrame(PROBLEMS), "dataset", {})
+    definition |= {"dataset_kwargs": {"data_files": {"test": str(data)}}, "doc_to_text": template}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
+        with pytest.raises(InputError, match=f"a template cannot be rendered: .*{message}"):
+            harness.evaluate(lab.cached(), definition, 1)
+
+
 def test_a_chat_format_that_is_not_there_is_refused(lab):
     with pytest.raises(InputError, match="chat_template: this model's tokenizer has none"):
         harness.evaluate(lab.cached(), {"task": "x"}, None, chat_template=True)

@@ -6,6 +6,7 @@ The functions raise ValueError, which names the key. What needs files, models or
 from __future__ import annotations
 
 from itertools import product
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Trap
@@ -197,6 +198,8 @@ def _fields(place: str, dataset: Dataset, *templates: str) -> None:
     for template in templates:
         try:
             names = fields_of(template)
+            if any(form or how for _, name, form, how in Formatter().parse(template) if name is not None):
+                raise ValueError("fields are put in as they are, without `:` or `!`")
         except ValueError as error:
             raise ValueError(f"{place}: the text {template!r}: {error}; write a brace of the text twice") from None
         known(f"{place}: the text {template!r} needs a field", names, dataset.fields)

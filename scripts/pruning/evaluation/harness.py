@@ -6,11 +6,20 @@ from typing import Any
 
 import lm_eval
 import yaml
+from jinja2 import StrictUndefined
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from pruning.core.errors import InputError
 from pruning.evaluation import tasks
+
+# Task definitions come from strangers: their templates get at the item's fields, not at Python. lm-eval's own filters
+# and options are kept.
+_sandbox = SandboxedEnvironment(loader=lm_eval.utils.env.loader, undefined=StrictUndefined, keep_trailing_newline=True)
+_sandbox.filters |= lm_eval.utils.env.filters
+lm_eval.utils.env = _sandbox
 
 
 def evaluate(
@@ -38,18 +47,21 @@ def evaluate(
         path = Path(directory) / "task.yaml"  # a file, because only files may include packaged ones
         path.write_text(yaml.safe_dump(task), encoding="utf-8")
         chosen = {tasks.with_includes(task)["task"]: list(range(first, first + limit))} if first and limit else None
-        result = lm_eval.simple_evaluate(
-            model=lm,
-            tasks=[str(path)],
-            task_manager=TaskManager(include_defaults=False),
-            limit=None if chosen else limit,
-            samples=chosen,
-            num_fewshot=num_fewshot,
-            apply_chat_template=chat_template,
-            gen_kwargs={"max_gen_toks": max_gen_toks} if max_gen_toks else None,
-            log_samples=True,
-            bootstrap_iters=0,
-        )
+        try:
+            result = lm_eval.simple_evaluate(
+                model=lm,
+                tasks=[str(path)],
+                task_manager=TaskManager(include_defaults=False),
+                limit=None if chosen else limit,
+                samples=chosen,
+                num_fewshot=num_fewshot,
+                apply_chat_template=chat_template,
+                gen_kwargs={"max_gen_toks": max_gen_toks} if max_gen_toks else None,
+                log_samples=True,
+                bootstrap_iters=0,
+            )
+        except TemplateError as error:
+            raise InputError(f"task {task.get('task')}: a template cannot be rendered: {error}") from None
     for config in result["configs"].values():
         config.get("metadata", {}).pop("config_source", None)  # the temporary file
     return result
