@@ -23,7 +23,8 @@ import torch
 
 from pruning.calibration import gradients
 from pruning.calibration.prepare import Batch, micro_batches
-from pruning.models import loading
+from pruning.models import head, loading
+from pruning.models.checkpointing import checkpoint_gradients
 
 
 def bare(model: torch.nn.Module, batches: list[Batch]) -> None:
@@ -40,9 +41,9 @@ def bare(model: torch.nn.Module, batches: list[Batch]) -> None:
     ]
     for batch in batches:
         with torch.enable_grad():
-            logits = model(input_ids=batch.ids, attention_mask=batch.counted.long(), use_cache=False).logits
+            normed = head.hidden_states(model, batch.ids, batch.counted.long())
             energy = gradients.energy(hidden.pop(), batch.objective)
-            ce = gradients.cross_entropy(logits, batch.ids, batch.objective)
+            ce = gradients.cross_entropy(head.token_losses(model, normed, batch.ids), batch.objective)
             energy.sum().backward(retain_graph=True)
             ce.sum().backward()
     for hook in hooks:
@@ -79,7 +80,7 @@ def main(
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which loading has raised
         before = resident_mb("VmRSS")
         if mode == "checkpointed":
-            gradients.checkpoint_gradients(network)
+            checkpoint_gradients(network)
         (bare if mode == "bare" else measured)(network, data[:2])
         print(resident_mb("VmHWM") - before)
         return

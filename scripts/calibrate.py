@@ -26,6 +26,7 @@ def calibrate(
 
     from pruning.calibration import gradients, prepare
     from pruning.core import artifacts, out_of_memory
+    from pruning.models.checkpointing import checkpoint_gradients
 
     network, _, batches = prepare.loaded(model, data, settings, threads)
     if settings["shards"] > len(batches):
@@ -33,7 +34,7 @@ def calibrate(
             f"calibration: {settings['shards']} shards for {len(batches)} micro-batches: lower `shards`"
         )
     if settings["gradient_checkpointing"]:
-        gradients.checkpoint_gradients(network)
+        checkpoint_gradients(network)
     own = prepare.shard_of(batches, shard, settings["shards"])
     run = gradients.Calibration(network, settings["objectives"])
     with run, out_of_memory.advise(prepare.advice(settings)):

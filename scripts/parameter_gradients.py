@@ -24,14 +24,15 @@ def parameter_gradients(
     import pandas as pd
     from tqdm import tqdm
 
-    from pruning.calibration import gradients, prepare
     from pruning.calibration import parameter_gradients as pg
+    from pruning.calibration import prepare
     from pruning.core import artifacts, out_of_memory
+    from pruning.models.checkpointing import checkpoint_gradients
     from pruning.models.structures import ffn
 
     network, _, batches = prepare.loaded(model, data, settings, threads)
     if settings["gradient_checkpointing"]:
-        gradients.checkpoint_gradients(network)
+        checkpoint_gradients(network)
     layers = pg.layers_that_fit(network, memory_mb and memory_mb * 10**6)
     print(f"{layers} layers a pass of {len(ffn.sites(network))}")
     progress = partial(tqdm, desc="micro-batches", mininterval=5)

@@ -1,5 +1,6 @@
 """Recover a pruned model by LoRA: a PEFT adapter and its training log; after a kill, on from the last checkpoint."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,7 @@ def recover(
     from pruning.data import text
     from pruning.evaluation import recovery
     from pruning.models import loading
+    from pruning.models.checkpointing import checkpoint_gradients
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
@@ -41,6 +43,8 @@ def recover(
     )
     sequences = recovery.answered(sequences, settings["sequence_length"])
     tuned = recovery.with_adapters(network, settings)
+    if settings["gradient_checkpointing"]:
+        checkpoint_gradients(network)
     trainable = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=settings["learning_rate"], weight_decay=0.0)
     cli.phase("load")
@@ -53,21 +57,20 @@ def recover(
         log = pd.read_csv(checkpoints / "training_log.csv").to_dict("records")
         print(f"resumed after step {len(log)}")
     device = network.get_input_embeddings().weight.device
-    with out_of_memory.advise(f"`tunings: batch_size: {settings['batch_size']}`: lower it"):
+    with out_of_memory.advise("`tunings: micro_batch`: lower it, or set `gradient_checkpointing: true`"):
         for step in tqdm(range(len(log), settings["steps"]), "LoRA steps", mininterval=5):
             ids, labels = recovery.batch(
                 sequences, step, settings["batch_size"], settings["seed"], tokenizer.pad_token_id
             )
-            value = recovery.loss(tuned, ids.to(device), labels)
-            if not value.isfinite():
+            value = recovery.backward(tuned, ids.to(device), labels.to(device), settings["micro_batch"])
+            if not math.isfinite(value):
                 raise cli.InputError(
-                    f"tunings: learning_rate: {settings['learning_rate']}: the loss is {value.item()} at step "
-                    f"{step + 1}: lower it"
+                    f"tunings: learning_rate: {settings['learning_rate']}: the loss is {value} at step {step + 1}: "
+                    "lower it"
                 )
-            value.backward()
             optimizer.step()
             optimizer.zero_grad()
-            log.append({"step": step + 1, "loss": value.item()})
+            log.append({"step": step + 1, "loss": value})
             if (step + 1) % settings["checkpoint_every"] == 0:
                 with artifacts.atomic_directory(checkpoints) as directory:
                     recovery.save_state(directory / "state.safetensors", tuned, optimizer)

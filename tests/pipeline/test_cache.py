@@ -131,6 +131,8 @@ CODE = {
     "scripts/pruning/calibration/prepare.py": FROM_CALIBRATION,
     "scripts/pruning/data/text.py": FROM_CALIBRATION,
     "scripts/pruning/models/checkpoint.py": FROM_MODEL,
+    "scripts/pruning/models/checkpointing.py": FROM_CALIBRATION,
+    "scripts/pruning/models/head.py": FROM_CALIBRATION,
     "scripts/pruning/models/complete.py": FROM_MODEL,
     "scripts/pruning/models/families.py": FROM_MODEL,
     "scripts/pruning/models/structures/__init__.py": FROM_MODEL,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import tiny
 from pruning.calibration import columns
 from pruning.calibration.columns import TOKEN_CLASSES
-from pruning.calibration.gradients import Calibration, checkpoint_gradients
+from pruning.calibration.gradients import Calibration
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.calibration.observe import Observation, activation_table
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
@@ -26,6 +26,7 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import allocation
 from pruning.methods.normalise import layer_sum
+from pruning.models.checkpointing import checkpoint_gradients
 
 MODELS = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 PLAIN = {"token_mask": "all"}

@@ -1,5 +1,7 @@
 """Every supported family on a tiny random model: its own loss, compact ≡ masked, saved and loaded again."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from pruning.calibration.gradients import Calibration
 from pruning.calibration.prepare import micro_batches
 from pruning.core.errors import InputError
 from pruning.methods.compact import write_compact
-from pruning.models import families
+from pruning.models import families, head
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES, family_of
 from pruning.models.loading import load
@@ -52,6 +54,34 @@ def test_the_cross_entropy_and_its_gradients_are_the_models_own(family):
     for sums, a, g in zip(run.sums, inputs, own, strict=True):
         expected = (a * g)[0].abs().sum(0).detach().double()
         torch.testing.assert_close(sums["ce_abs_sum"], expected, rtol=1e-3, atol=1e-5 * expected.max().item())
+
+
+@families_of_models
+@pytest.mark.parametrize("pieces", [1, 4, 99])
+def test_losses_in_pieces_and_their_gradients_are_those_of_all_logits(monkeypatch, family, pieces):
+    model, ids = tiny.of_family(family), torch.tensor([TEXT, TEXT[::-1]])
+    losses_of = partial(torch.nn.functional.cross_entropy, target=ids[:, 1:], reduction="none")
+    expected = losses_of(model(ids).logits[:, :-1].mT)
+    monkeypatch.setattr(head, "LOGITS", 257 * 2 * len(TEXT) // pieces)
+    hidden = head.hidden_states(model, ids).requires_grad_(True)
+    own = model(inputs_embeds=model.get_input_embeddings()(ids)).logits  # that the model is whole again afterwards
+    losses = head.token_losses(model, hidden, ids)
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.linspace(0, 1, losses.numel()).view_as(losses)
+    (found,) = torch.autograd.grad((losses * weights).sum(), hidden)
+    (wanted,) = torch.autograd.grad((losses_of(head.logits_of(model, hidden)[:, :-1].mT) * weights).sum(), hidden)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model(ids).logits, own)
+    with torch.no_grad():
+        torch.testing.assert_close(head.token_losses(model, hidden, ids), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_only_a_piece_of_the_logits_is_held_at_once(monkeypatch):
+    model, ids, sizes = tiny.qwen2(), torch.tensor([TEXT]), []
+    monkeypatch.setattr(head, "LOGITS", 257 * 3)
+    model.lm_head.register_forward_hook(lambda *a: sizes.append(a[-1].shape[1]))
+    head.token_losses(model, head.hidden_states(model, ids).requires_grad_(True), ids).sum().backward()
+    assert sizes == [3, 3, 3, 3] * 2  # and once more for the gradients
 
 
 @families_of_models

@@ -9,13 +9,13 @@ import torch
 
 import tiny
 from pruning.calibration import prepare
-from pruning.calibration.gradients import checkpoint_gradients
 from pruning.calibration.parameter_gradients import layers_that_fit, neuron_taylor, parameter_taylor
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.methods.scores import Layer
 from pruning.methods.scores import parameter_taylor as plugin
+from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.loading import load
 
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}

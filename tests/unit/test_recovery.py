@@ -13,8 +13,9 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.evaluation import recovery
 from pruning.methods.compact import write_compact
-from pruning.models import loading
+from pruning.models import head, loading
 from pruning.models.checkpoint import Checkpoint
+from pruning.models.checkpointing import checkpoint_gradients
 
 SETTINGS = {
     "steps": 6,
@@ -26,6 +27,8 @@ SETTINGS = {
     "sequence_length": 32,
     "seed": 0,
     "checkpoint_every": 4,
+    "micro_batch": None,
+    "gradient_checkpointing": False,
     "dtype": "float32",
     "prompt": "Q: {question}\n",
     "completion": "A: {answer}",
@@ -64,7 +67,35 @@ def test_the_loss_is_the_mean_over_labelled_tokens():
     model = tiny.qwen2()
     ids, labels = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[-100, -100, 7, 8]])
     log_p = model(ids).logits[0].log_softmax(-1)
-    assert recovery.loss(model, ids, labels).item() == pytest.approx(-(log_p[1, 7] + log_p[2, 8]).item() / 2, rel=1e-5)
+    expected = -(log_p[1, 7] + log_p[2, 8]).item() / 2
+    assert recovery.backward(recovery.with_adapters(model, SETTINGS), ids, labels) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "checkpointed", "limit"), [(1, False, None), (2, False, 300), (None, True, 300)])
+def test_gradients_are_those_of_the_whole_batch_at_once(monkeypatch, rows, checkpointed, limit):
+    """In micro-batches, in pieces of the logits, with layers computed again; documents of unequal lengths."""
+    ids = torch.randint(1, 257, (3, 12), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :3], labels[1, 5:] = -100, -100
+
+    def gradients(**keys) -> tuple[float, dict]:
+        tuned = recovery.with_adapters(tiny.qwen2(), SETTINGS)
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:  # zero at the start, where no gradient reaches the other half
+                torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+        if keys.pop("checkpointed", False):
+            checkpoint_gradients(tuned.get_base_model())
+        value = recovery.backward(tuned, ids, labels, **keys)
+        return value, {name: p.grad for name, p in tuned.named_parameters() if p.requires_grad}
+
+    value, whole = gradients()
+    if limit:
+        monkeypatch.setattr(head, "LOGITS", limit)
+    again, parts = gradients(rows=rows, checkpointed=checkpointed)
+    assert again == pytest.approx(value, rel=1e-5)
+    assert len(whole) == 8 and all(grad.abs().max() > 0 for grad in whole.values())
+    for name, grad in whole.items():
+        torch.testing.assert_close(parts[name], grad, rtol=1e-4, atol=1e-6)
 
 
 def test_an_adapter_is_made_that_loads_and_lowers_the_loss(pruned):
@@ -84,7 +115,7 @@ def test_an_adapter_is_made_that_loads_and_lowers_the_loss(pruned):
 def test_after_a_kill_it_goes_on_from_the_last_checkpoint_to_the_same_adapter(pruned, monkeypatch):
     whole = run(pruned, "whole")
     steps = []
-    loss = recovery.loss
+    loss = recovery.backward
 
     def dying(*arguments):
         steps.append(1)
@@ -92,11 +123,11 @@ def test_after_a_kill_it_goes_on_from_the_last_checkpoint_to_the_same_adapter(pr
             raise KeyboardInterrupt
         return loss(*arguments)
 
-    monkeypatch.setattr(recovery, "loss", dying)
+    monkeypatch.setattr(recovery, "backward", dying)
     with pytest.raises(KeyboardInterrupt):
         run(pruned)
     assert not (pruned / "adapter").exists()
-    monkeypatch.setattr(recovery, "loss", lambda *a: (steps.append(1), loss(*a))[1])
+    monkeypatch.setattr(recovery, "backward", lambda *a: (steps.append(1), loss(*a))[1])
     resumed = run(pruned)
     assert len(steps) == 6 + 2  # the checkpoint was after step 4
     for name in ("adapter_model.safetensors", "training_log.csv"):
@@ -110,8 +141,8 @@ def test_other_settings_do_not_go_on_from_that_checkpoint(pruned, monkeypatch):
     monkeypatch.undo()
     assert len(list(pruned.glob(".adapter.*"))) == 1
     seen = []
-    loss = recovery.loss
-    monkeypatch.setattr(recovery, "loss", lambda *a: (seen.append(1), loss(*a))[1])
+    loss = recovery.backward
+    monkeypatch.setattr(recovery, "backward", lambda *a: (seen.append(1), loss(*a))[1])
     run(pruned, learning_rate=0.02)
     assert len(seen) == 6
 
@@ -138,8 +169,8 @@ def test_lengths_that_hold_no_answer_are_named(pruned):
 
 
 def test_a_training_that_diverges_makes_no_adapter(pruned, monkeypatch):
-    loss = recovery.loss
-    monkeypatch.setattr(recovery, "loss", lambda *a: loss(*a) * float("inf"))
+    loss = recovery.backward
+    monkeypatch.setattr(recovery, "backward", lambda *a: loss(*a) * float("inf"))
     with pytest.raises(InputError, match=r"learning_rate: 0\.01: the loss is inf at step 1: lower it"):
         run(pruned)
     assert not (pruned / "adapter").exists()

@@ -5,7 +5,7 @@ layer's product a * g is reduced the moment its gradient arrives, so no two laye
 Sums within a sample are float32, sums over samples float64 (see columns.py).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Self
 
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from pruning.calibration.columns import LAYER_COLUMNS, neuron_columns
 from pruning.calibration.prepare import Batch
 from pruning.core.errors import InputError
-from pruning.models import families
+from pruning.models import families, head
 from pruning.models.structures import ffn
 
 
 def objective_values(
-    names: Sequence[str], hidden: Tensor, normed: Tensor, logits: Tensor, ids: Tensor, mask: Tensor
+    names: Sequence[str], hidden: Tensor, normed: Tensor, losses: Callable[[], Tensor], mask: Tensor
 ) -> dict[str, Tensor]:
     """Each objective of objectives.py that is asked for, a value a sample [B].
 
-    hidden [B, T, d] before the final norm, normed [B, T, d] after it, logits [B, T, V], read for `ce` alone.
-    mask [B, T]: tokens that the objectives average over."""
+    hidden [B, T, d] before the final norm, normed [B, T, d] after it; losses gives each token's cross-entropy
+    [B, T - 1], and is called for `ce` alone. mask [B, T]: tokens that the objectives average over."""
     position = torch.arange(mask.shape[1], device=mask.device)
     last = (mask * position).argmax(1, keepdim=True) == position
     functions = {
@@ -35,7 +35,7 @@ def objective_values(
         "energy_post": lambda: energy(normed, mask),
         "energy_last": lambda: energy(hidden, last),
         "energy_rest": lambda: energy(hidden, mask & (position > 0)),
-        "ce": lambda: cross_entropy(logits, ids, mask),
+        "ce": lambda: cross_entropy(losses(), mask),
     }
     return {name: functions[name]() for name in names}
 
@@ -46,10 +46,10 @@ def energy(hidden: Tensor, mask: Tensor) -> Tensor:
     return 0.5 * (squared * mask).sum(1) / mask.sum(1)
 
 
-def cross_entropy(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Mean next-token cross-entropy [B] in nats over the tokens of `mask` that have a predecessor; logits [B, T, V]."""
-    losses = nn.functional.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
-    predicted = mask[:, 1:]
+def cross_entropy(losses: Tensor, mask: Tensor) -> Tensor:
+    """Mean next-token cross-entropy [B] in nats over the tokens of `mask` that have a predecessor; losses [B, T - 1],
+    each token's."""
+    predicted = mask[:, 1:].to(losses.device)
     return (losses * predicted).sum(1) / predicted.sum(1)
 
 
@@ -140,12 +140,9 @@ class Pass:
 
     def _forward_and_backward(self, batch: Batch) -> None:
         with torch.enable_grad():
-            # The model's own logits, with all that its family does to them; without `ce` nothing needs them.
-            network = self.model if "ce" in self.objectives else families.backbone(self.model)
-            logits = network(input_ids=batch.ids, attention_mask=batch.counted.long(), use_cache=False)[0]
-            values = objective_values(
-                self.objectives, self.before_norm, self.after_norm, logits, batch.ids, batch.objective
-            )
+            normed = head.hidden_states(self.model, batch.ids, batch.counted.long())
+            losses = partial(head.token_losses, self.model, normed, batch.ids)
+            values = objective_values(self.objectives, self.before_norm, normed, losses, batch.objective)
             for number, (self.objective, value) in enumerate(values.items(), start=1):
                 self.check_finite(value, f"the objective {self.objective}")
                 value.sum().backward(retain_graph=number < len(values))
@@ -226,16 +223,3 @@ class Calibration(Pass):
 def counted_only(a: Tensor, counted: Tensor) -> Tensor:
     """a [B, T, n] in float32, zero where a token is padding."""
     return (a if counted.all() else a * counted.unsqueeze(-1)).float()
-
-
-def checkpoint_gradients(model: nn.Module) -> None:
-    """Recompute each layer in the backward passes instead of holding its graph: less memory, one more forward a pass.
-
-    transformers checkpoints in train mode only, which changes nothing without dropout (InputError with it)."""
-    if any(module.p > 0 for module in model.modules() if isinstance(module, nn.Dropout)) or getattr(
-        model.config, "attention_dropout", 0
-    ):
-        raise InputError("gradient_checkpointing needs a model without dropout: set `gradient_checkpointing: false`")
-    model.activation_checkpointing_enable()
-    model.disable_input_require_grads()  # the graph begins at the first down_proj input, not at the embeddings
-    model.train()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pruning.calibration.gradients import cross_entropy
 from pruning.calibration.prepare import Batch
 from pruning.core.errors import InputError
-from pruning.models import families
+from pruning.models import families, head
 from pruning.models.families import Family
 from pruning.models.structures import ffn
 
@@ -64,8 +64,8 @@ def backward(model: nn.Module, batch: Batch) -> None:
     device = model.get_input_embeddings().weight.device
     with torch.enable_grad():
         mask = batch.counted.to(device).long()
-        logits = model(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False).logits
-        values = cross_entropy(logits, batch.ids.to(logits.device), batch.objective.to(logits.device))
+        ids = batch.ids.to(device)
+        values = cross_entropy(head.token_losses(model, head.hidden_states(model, ids, mask), ids), batch.objective)
         if not torch.isfinite(values).all():
             sample = int(batch.samples[int((~torch.isfinite(values)).nonzero()[0])])
             raise not_finite(f"the objective ce at calibration sample {sample}")

@@ -24,6 +24,10 @@ class Tuning(Strict):
     """AdamW, constant; ours."""
     batch_size: Positive = 16
     """Documents a step; ours."""
+    micro_batch: Positive | None = None
+    """Documents that go through the model at once; null: all of a step. Fewer take less memory; gradients add up."""
+    gradient_checkpointing: bool = False
+    """Compute each layer again in the backward pass instead of keeping it: less memory, a third more time."""
     sequence_length: Annotated[int, Field(ge=2)] = 512
     """Tokens a document; longer ones are cut; ours."""
     seed: int = 0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.core.errors import InputError
+from pruning.models import head
 
 
 def windows(ids: Sequence[int], seqlen: int, limit: int | None) -> Tensor:
@@ -25,7 +26,6 @@ def negative_log_likelihoods(model: nn.Module, windows: Tensor, batch_size: int)
     """Summed negative log-likelihood in nats of each window's seqlen - 1 predicted tokens."""
     device = model.get_input_embeddings().weight.device
     for batch in windows.split(batch_size):
-        logits = model(input_ids=batch.to(device), use_cache=False).logits.float()
-        targets = batch[:, 1:].to(logits.device)
-        losses = nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), targets, reduction="none")
+        ids = batch.to(device)
+        losses = head.token_losses(model, head.hidden_states(model, ids), ids)
         yield from losses.sum(1, dtype=torch.float64).tolist()

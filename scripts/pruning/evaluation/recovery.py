@@ -13,6 +13,7 @@ from torch import nn
 
 from pruning.core.errors import InputError
 from pruning.data.text import Sequences
+from pruning.models import head
 
 
 def with_adapters(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:
@@ -50,10 +51,17 @@ def batch(sequences: Sequences, step: int, size: int, seed: int, pad: int) -> tu
     return ids, labels
 
 
-def loss(model: nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean next-token cross-entropy in nats over the labelled tokens."""
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    return nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].to(logits.device).flatten())
+def backward(tuned: PeftModel, ids: torch.Tensor, labels: torch.Tensor, rows: int | None = None) -> float:
+    """Mean next-token cross-entropy in nats over the labelled tokens of ids and labels [B, T]; its gradients are added
+    to those of the adapters, `rows` documents at a time (None: all at once)."""
+    model, total, count = tuned.get_base_model(), 0.0, int((labels[:, 1:] != -100).sum())
+    rows = rows or len(ids)
+    for some, their_labels in zip(ids.split(rows), labels.split(rows), strict=True):
+        losses = head.token_losses(model, head.hidden_states(model, some), their_labels)  # 0 where there is no label
+        share = losses.sum() / count
+        share.backward()
+        total += share.item()
+    return total
 
 
 def save(directory: Path, tuned: PeftModel) -> None:

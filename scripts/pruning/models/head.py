@@ -1,0 +1,69 @@
+"""The cross-entropy of a model's own logits, without the logits of all tokens in memory at once.
+
+A vocabulary of 152k words makes 1.2 GB of float32 logits of a sample of 2,048 tokens, and a softmax and its gradient as
+much again each. So the tokens go through the head in pieces; gradients recompute a piece instead of keeping it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from pruning.models import families
+
+LOGITS = 2**26
+"""So many logits are in memory at once: 268 MB in float32, of which a softmax and its gradient need as much again."""
+
+
+def hidden_states(model: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What the head gets [B, T, d]: the residual stream after the final norm. mask [B, T]: 1 for real tokens."""
+    return families.backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+
+
+def token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
+    """Next-token cross-entropy in nats, float32 [B, T - 1], of hidden [B, T, d] and token ids [B, T]; 0 for -100."""
+    targets = ids[:, 1:]
+    size = max(1, LOGITS // (len(ids) * model.config.get_text_config().vocab_size))
+    if size >= targets.shape[1]:
+        return _losses(model, hidden, targets)
+    pieces = zip(hidden.split(size, dim=1), targets.split(size, dim=1), strict=False)  # nothing follows the last token
+    if torch.is_grad_enabled():
+        losses = [checkpoint(_losses, model, *piece, use_reentrant=False) for piece in pieces]
+    else:
+        losses = [_losses(model, *piece) for piece in pieces]
+    return torch.cat(losses, dim=1)
+
+
+def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
+    """The model's own logits [B, T, V] of hidden [B, T, d], with all that its family does to them."""
+    with _answering(model, hidden):
+        return model(input_ids=None, inputs_embeds=hidden, use_cache=False).logits
+
+
+def _losses(model: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    logits = logits_of(model, hidden)[:, : targets.shape[1]].float()
+    return nn.functional.cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none")
+
+
+class _Given(nn.Module):
+    """In place of all but the head: says what it was given."""
+
+    def __init__(self, hidden: Tensor):
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, **_) -> BaseModelOutputWithPast:
+        return BaseModelOutputWithPast(last_hidden_state=self.hidden)
+
+
+@contextmanager
+def _answering(model: nn.Module, hidden: Tensor) -> Iterator[None]:
+    own = families.backbone(model)
+    setattr(model, model.base_model_prefix, _Given(hidden))
+    try:
+        yield
+    finally:
+        setattr(model, model.base_model_prefix, own)
