@@ -55,7 +55,7 @@ def latency(
         label_of.setdefault(widths, label)
 
     with out_of_memory.advise(
-        f"{len(label_of)} variants at once and `prompt_tokens: {prompt_tokens}`: lower it, or take fewer `sparsities`"
+        f"`prompt_tokens: {prompt_tokens}` and a model of random weights: lower it, or take a smaller dtype"
     ):
         dense = stage.build(config, getattr(torch, settings["dtype"]), device)
         models = {

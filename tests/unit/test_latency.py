@@ -118,6 +118,9 @@ def test_times_that_are_none_are_refused(dense, times):
 def test_models_share_everything_but_the_ffn(config):
     dense = latency.build(config, torch.bfloat16, CPU)
     narrow = latency.narrowed(dense, (24, 7))
+    owned = {p.untyped_storage().data_ptr() for p in dense.parameters()}
+    assert {p.untyped_storage().data_ptr() for p in narrow.parameters()} <= owned  # no memory of its own
+    assert all(p.is_contiguous() for p in narrow.parameters())
     own, whole = dict(narrow.named_parameters()), dict(dense.named_parameters())
     assert {name for name in own if own[name] is not whole[name]} == {name for name in own if ".mlp." in name}
     assert [layer.mlp.up_proj.weight.shape[0] for layer in narrow.model.layers] == [24, 7]

@@ -111,14 +111,18 @@ def build(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) ->
 
 
 def narrowed(dense: PreTrainedModel, widths: Sequence[int]) -> PreTrainedModel:
-    """A model with these FFN widths, one a layer, and new FFN weights; all other tensors are the dense model's own."""
+    """A model with these FFN widths, one a layer, in the dense model's memory: its FFN weights are the beginnings of the
+    dense ones (random either way), contiguous, and all other tensors the dense model's own."""
     shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
-    model = copy.deepcopy(dense, shared)
-    with no_init_weights():
-        ffn.resize(model, dict(enumerate(widths)))
-    for layer in families.decoder_layers(model):
-        _randomised(layer.get_submodule(families.of(model).ffn))
-    return model
+    model, family = copy.deepcopy(dense, shared), families.of(dense)
+    both = zip(families.decoder_layers(model), families.decoder_layers(dense), strict=True)
+    for index, (layer, whole) in enumerate(both):
+        with no_init_weights():
+            ffn.resize(model, {index: widths[index]})
+        for own, source in zip(ffn.modules(layer, family).values(), ffn.modules(whole, family).values(), strict=True):
+            for name, parameter in own.named_parameters():
+                parameter.data = source.get_parameter(name).data.flatten()[: parameter.numel()].view_as(parameter)
+    return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()

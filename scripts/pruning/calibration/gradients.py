@@ -43,6 +43,7 @@ def objective_values(
 def energy(hidden: Tensor, mask: Tensor) -> Tensor:
     """E(x) = 1/2 mean_t ||h_L(x, t)||^2 [B], hidden [B, T, d], mean over the tokens of `mask` [B, T]."""
     squared = hidden.float().square().sum(-1)
+    mask = mask.to(squared.device)  # the last GPU's, where the model is spread over several
     return 0.5 * (squared * mask).sum(1) / mask.sum(1)
 
 
