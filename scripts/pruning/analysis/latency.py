@@ -111,8 +111,9 @@ def build(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) ->
 
 
 def narrowed(dense: PreTrainedModel, widths: Sequence[int]) -> PreTrainedModel:
-    """A model with these FFN widths, one a layer, in the dense model's memory: its FFN weights are the beginnings of the
-    dense ones (random either way), contiguous, and all other tensors the dense model's own."""
+    """A model with these FFN widths, one a layer, in the dense model's memory.
+
+    Its FFN weights are the beginnings of the dense ones (random either way), contiguous; all others are these."""
     shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
     model, family = copy.deepcopy(dense, shared), families.of(dense)
     both = zip(families.decoder_layers(model), families.decoder_layers(dense), strict=True)
