@@ -29,6 +29,9 @@ paper: env ## Every table and figure of the embedded model (over an hour on two 
 test: env ## All tests
 	@. $(BIN)/activate && pytest -n auto --dist worksteal
 
+estimate: env ## What `paper` would take, before anything starts: make estimate CONFIG=config/qwen2_5-7b.yaml
+	@. $(BIN)/activate && python scripts/estimate.py paper $(if $(CONFIG),--configfile $(CONFIG))
+
 verify: env ## Is everything in results/ as it was made, and made from what is there now?
 	@$(BIN)/python scripts/verify.py
 
@@ -47,4 +50,4 @@ reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 
 promote-reasoner: env ## Make the newly trained model the embedded one
 	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
 
-.PHONY: help env table1 paper test verify lint config reasoner promote-reasoner
+.PHONY: help env table1 paper test estimate verify lint config reasoner promote-reasoner

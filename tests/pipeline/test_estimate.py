@@ -1,0 +1,42 @@
+"""What a run would take, told before it starts."""
+
+import estimate
+import pytest
+
+from workspace import ROOT, Workspace
+
+
+def test_a_plan_is_counted_by_stage(workspace: Workspace, monkeypatch, capsys):
+    monkeypatch.chdir(workspace.path)
+    estimate.estimate(["results/table1.csv"], ["test.yaml"])
+    printed = capsys.readouterr().out
+    rows = {cells[0]: cells[1:] for line in printed.splitlines() if len(cells := line.strip("│ ").split("│")) == 6}
+    rows = {name.strip(): [cell.strip() for cell in cells] for name, cells in rows.items()}
+    assert rows["evaluate"][:2] == ["7", "7"] and rows["mask"][:2] == ["6", ""]
+    assert rows["calibrate_shard"][:2] == ["2", "2"] and rows["score"][4] == "not measured here"
+    assert printed.splitlines()[-1].startswith("9 loads of a model; time unknown")
+
+
+def test_finished_runs_take_nothing_and_later_ones_what_they_took(finished: Workspace, monkeypatch, capsys):
+    monkeypatch.chdir(finished.path)
+    estimate.estimate(["results/table1.csv"], ["test.yaml"])
+    assert capsys.readouterr().out.strip() == "Nothing to be done."
+    seconds = estimate.measured()
+    assert {"evaluate", "mask", "score"} <= seconds.keys() and 0 < seconds["evaluate"] < 60
+
+
+def test_what_snakemake_refuses_ends_in_its_words(workspace: Workspace, monkeypatch):
+    monkeypatch.chdir(workspace.path)
+    (workspace.path / "bad.yaml").write_text("experimant: {}\n")
+    with pytest.raises(SystemExit, match="experimant: unknown key"):
+        estimate.estimate(["results/table1.csv"], ["bad.yaml"])
+
+
+@pytest.mark.parametrize("name", ["qwen2_5-7b", "llama-3-8b"])
+def test_shapes_are_those_of_the_models(name):
+    from pruning.models import rehearsal
+
+    network = rehearsal.model(estimate._shape_of(name), "bfloat16")
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert parameters == {"qwen2_5-7b": 7_615_616_512, "llama-3-8b": 8_030_261_248}[name]  # as their cards say
+    assert (ROOT / f"config/{name}.yaml").is_file()
