@@ -33,7 +33,8 @@ class Workspace:
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rule -> number of jobs of a dry-run; empty when there is nothing to be done."""
-        output = in_fork(self.path, ["-n", "--cores", "2", *arguments, "--configfile", "test.yaml"])
+        status, output = in_fork(self.path, ["-n", "--cores", "2", *arguments, "--configfile", "test.yaml"])
+        assert status == 0, f"snakemake failed:\n{output[-8000:]}"
         stats = re.search(r"^job +count\n[- ]+\n(.*?)\ntotal", output, re.S | re.M)
         rows = [line.split() for line in stats[1].splitlines()] if stats else []
         assert rows or "Nothing to be done" in output, output
@@ -50,8 +51,8 @@ class Workspace:
         return done
 
 
-def in_fork(folder: Path, arguments: list[str]) -> str:
-    """What snakemake prints there: as a process of its own, without its start and imports. For dry-runs alone."""
+def in_fork(folder: Path, arguments: list[str]) -> tuple[int, str]:
+    """Status and words of snakemake there, in a process of its own without its start and imports; where no job runs."""
     import snakemake.cli
 
     with tempfile.TemporaryFile("w+") as output:
@@ -76,8 +77,7 @@ def in_fork(folder: Path, arguments: list[str]) -> str:
         _, status = os.waitpid(child, 0)
         output.seek(0)
         printed = output.read()
-    assert status == 0, f"snakemake failed:\n{printed[-8000:]}"
-    return printed
+    return status, printed
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import yaml
 import tiny
 from pruning.config.models import GgufSource
 from pruning.core import artifacts
-from workspace import ROOT, Workspace
+from workspace import ROOT, Workspace, in_fork
 
 
 def edited(workspace: Workspace, changes: dict) -> Workspace:
@@ -160,9 +160,9 @@ BAD_CONFIGS = {
 @pytest.mark.parametrize("name", BAD_CONFIGS)
 def test_the_config_is_checked_before_any_job(workspace: Workspace, name: str):
     changes, message = BAD_CONFIGS[name]
-    done = edited(workspace, changes).snakemake("results/table1.csv", check=False)
-    output = done.stdout + done.stderr
-    assert done.returncode != 0
+    folder = edited(workspace, changes).path
+    status, output = in_fork(folder, ["--cores", "2", "results/table1.csv", "--configfile", "test.yaml"])
+    assert status != 0
     (line,) = [line for line in output.splitlines() if "error: " in line]
     assert message in line
     assert "Traceback" not in output
