@@ -3,6 +3,7 @@ Before any job: a stale lock is cleared, what the config names is looked for, an
 """
 
 if workflow.is_main_process:
+    checked(preflight.check_place, HOME)
     LIVE = locks.clear_stale(Path(".snakemake"))
     checked(preflight.check, CONFIG)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import tiny
-from workspace import ROOT
+from workspace import ROOT, Workspace, in_fork
 
 MASK = "results/tiny-reasoner/masks/gsm_symbolic-s0/rku/50.parquet"
 MODULE = f"""
@@ -87,3 +87,17 @@ def test_rules_of_the_users_own(elsewhere: Path):
     (elsewhere / "mine.smk").unlink()
     done = snakemake(elsewhere, "-n", "mine.txt", *arguments)
     assert "error: custom_rules: no file mine.smk; paths are relative" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["a b", "x[1]", "x*#", "it's 100%s"])
+def test_folders_may_have_odd_names(tmp_path, name):
+    tiny.save(tiny.qwen2(), tmp_path / name / "resources/model")
+    assert Workspace(tmp_path / name).planned(MASK)["mask"] == 1
+
+
+def test_braces_in_a_folders_name_are_refused(tmp_path):
+    (tmp_path / "x{y}").mkdir()
+    workspace = Workspace(tmp_path / "x{y}")
+    status, printed = in_fork(workspace.path, ["-n", MASK])
+    assert status != 0 and "Traceback" not in printed
+    assert f"error: {workspace.path}: Snakemake takes braces in a path for wildcards; move it elsewhere" in printed

@@ -1,6 +1,7 @@
 """Checks of a run before any job starts: what the config names exists and fits together."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,15 @@ def test_file(path: Path) -> str:
 def metric_names(task: dict[str, Any]) -> list[str]:
     filters = [f",{f['name']}" for f in task.get("filter_list", [])] or [""]
     return [f"{metric['metric']}{name}" for metric in task.get("metric_list", []) for name in filters]
+
+
+def check_place(home: str) -> None:
+    """Raises InputError if the workflow lies, or runs, where Snakemake takes the path for one with wildcards."""
+    for place in (home, os.getcwd()):
+        if "{" in place or "}" in place:
+            raise InputError(
+                f"{place}: Snakemake takes braces in a path for wildcards; move it to a folder without any"
+            )
 
 
 def check(config: Config) -> None:
