@@ -51,9 +51,7 @@ def check_place(home: str) -> None:
     """Raises InputError if the workflow lies, or runs, where Snakemake takes the path for one with wildcards."""
     for place in (home, os.getcwd()):
         if "{" in place or "}" in place:
-            raise InputError(
-                f"{place}: Snakemake takes braces in a path for wildcards; move it to a folder without any"
-            )
+            raise InputError(f"{place}: Snakemake takes braces in a path for wildcards; move it elsewhere")
 
 
 def check(config: Config) -> None:
