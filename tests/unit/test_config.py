@@ -1,5 +1,6 @@
 """The configuration files: generated, valid, and stacked."""
 
+import random
 import re
 
 import pytest
@@ -342,3 +343,36 @@ def test_the_pattern_of_methods_is_their_names():
     assert all(pattern.fullmatch(name) for name in config.method_names)
     for name in ("", "shuffle_", "rku_", "energy-abs-none", "energy-abs-none-uniform-", "shuffle_ridge_rku", "RKU"):
         assert not pattern.fullmatch(name), name
+
+
+# What a key may be given by mistake.
+HOSTILE = [
+    *(None, [], {}, "", " ", -1, 0, 1e400, float("nan"), 2**70, True, 3.5, "0", 99, 101, "x" * 300, "\0", "\u00e4"),
+    *("{", "{}", "{0}", "{question!x}", "{question.x}", "../..", "a b", "-", "dense", "wanda", "~"),
+    *([None], [[]], ["a", "a"], {"a": 1}, {"kind": "local"}, ["-"], ["wanda"]),
+]
+
+
+def places(section, path=()):
+    """Paths of all keys and entries."""
+    entries = section.items() if isinstance(section, dict) else enumerate(section) if isinstance(section, list) else ()
+    for key, value in entries:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_value_of_any_key_ends_in_a_traceback(seed, monkeypatch):
+    """A config passes, or is refused in lines that a person can read."""
+    monkeypatch.chdir(ROOT)
+    choose, every = random.Random(seed), list(places(default()))
+    for _ in range(30):
+        raw, path, value = default(), choose.choice(every), choose.choice(HOSTILE)
+        section = raw
+        for key in path[:-1]:
+            section = section[key]
+        section[path[-1]] = value
+        try:
+            preflight.check(validate(raw))
+        except InputError as error:
+            assert str(error).strip(), (path, value)

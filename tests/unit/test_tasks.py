@@ -125,3 +125,26 @@ def test_without_lm_eval_an_include_is_refused(monkeypatch):
     monkeypatch.setattr(tasks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"winogrande\.yaml: include: lm-eval is not installed here"):
         tasks.definition(ROOT / "config/tasks/winogrande.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset_kwargs": None}, "dataset_kwargs (a parquet path a split): Input should be"),
+        (
+            {"dataset_kwargs": {"data_files": ["a.parquet"]}},
+            "dataset_kwargs.data_files (a parquet path a split): Input",
+        ),
+        ({"metric_list": [{}]}, "metric_list.0.metric: Field required"),
+        ({"filter_list": "strict"}, "filter_list: Input should be a valid list"),
+        ({"test_split": []}, "test_split: Input should be a valid string"),
+    ],
+)
+def test_odd_fields_are_named(tmp_path, changes, message):
+    from pruning.config import preflight
+
+    path = tmp_path / "odd.yaml"
+    whole = {"task": "odd", "dataset_kwargs": {"data_files": {"test": "results/data/a/test.parquet"}}}
+    path.write_text(yaml.safe_dump({**whole, **changes}))
+    with pytest.raises(InputError, match=re.escape(f"{path}: {message}")):
+        preflight.metric_names(path)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
 from pruning.config.base import known
@@ -19,32 +20,58 @@ from pruning.models import sources
 from pruning.models.families import family_of
 
 
-def _task(path: Path) -> dict[str, Any]:
-    """A task definition with all that it includes. Raises InputError if one of the files is missing or broken."""
-    return tasks.with_includes(tasks.definition(path))
+class _DataFiles(BaseModel):
+    data_files: dict[str, str]
+
+
+class _Metric(BaseModel):
+    metric: str
+
+
+class _Filter(BaseModel):
+    name: str
+
+
+class _Task(BaseModel):
+    """What this workflow reads of a task definition; the rest is lm-eval's."""
+
+    dataset_kwargs: _DataFiles
+    test_split: str | None = None
+    validation_split: str | None = None
+    metric_list: list[_Metric] = []
+    filter_list: list[_Filter] = []
+
+
+def _task(path: Path) -> _Task:
+    """A task definition with all that it includes. Raises InputError if a file is missing, broken or odd."""
+    try:
+        return _Task.model_validate(tasks.with_includes(tasks.definition(path)))
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        key = ".".join(map(str, mistake["loc"]))
+        hint = " (a parquet path a split)" if key.startswith("dataset_kwargs") else ""
+        raise InputError(f"{path}: {key}{hint}: {mistake['msg']}") from None
 
 
 def data_files(path: Path) -> list[str]:
     """The parquet files that a task reads: {split: path} under dataset_kwargs.data_files. Raises InputError without."""
-    try:
-        return sorted(set(_task(path)["dataset_kwargs"]["data_files"].values()))
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(f"{path}: needs dataset_kwargs.data_files with a parquet path a split") from None
+    return sorted(set(_task(path).dataset_kwargs.data_files.values()))
 
 
 def test_file(path: Path) -> str:
     """The parquet of a task's test items (its validation items, where it has no test split)."""
     task = _task(path)
-    files = task["dataset_kwargs"]["data_files"]
-    split = task.get("test_split") or task.get("validation_split")
+    files, split = task.dataset_kwargs.data_files, task.test_split or task.validation_split
     if split not in files:
         raise InputError(f"{path}: names no file for its items' split {split!r} under dataset_kwargs.data_files")
     return files[split]
 
 
-def metric_names(task: dict[str, Any]) -> list[str]:
-    filters = [f",{f['name']}" for f in task.get("filter_list", [])] or [""]
-    return [f"{metric['metric']}{name}" for metric in task.get("metric_list", []) for name in filters]
+def metric_names(path: Path) -> list[str]:
+    """lm-eval's names of what a task measures, with its filters."""
+    task = _task(path)
+    filters = [f",{f.name}" for f in task.filter_list] or [""]
+    return [f"{metric.metric}{name}" for metric in task.metric_list for name in filters]
 
 
 def check_place(home: str) -> None:
@@ -67,7 +94,7 @@ def check(config: Config) -> None:
         for name, task in config.tasks.items():
             if task.kind == "lm_eval":
                 definition = config.definition(name)
-                known(f"tasks.{name}.metrics", task.metrics, metric_names(_task(definition)))
+                known(f"tasks.{name}.metrics", task.metrics, metric_names(definition))
                 used |= {_check_data_file(config, definition, file) for file in data_files(definition)}
             else:
                 used.add(task.dataset)
