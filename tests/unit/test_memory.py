@@ -114,6 +114,18 @@ def test_a_model_that_does_not_fit_is_not_loaded(tmp_path: Path, monkeypatch):
         assert str(error.value).startswith(f"model {directory} {message}")
 
 
+def test_a_model_that_does_not_fit_its_gpus_says_how_many_it_needs(tmp_path: Path, monkeypatch):
+    directory = sparse(tmp_path / "model", 8)
+    monkeypatch.setattr(loading.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loading.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(loading.torch.cuda, "mem_get_info", lambda card: (3 * GB, 24 * GB))
+    message = (
+        r"needs 8.00 GB in float32, 3.00 GB are free on 1 GPU\(s\): use dtype bfloat16, set the model's `gpus` to 3 or"
+    )
+    with pytest.raises(InputError, match=message):
+        loading.load(directory, "float32")
+
+
 def test_a_model_that_fits_is_loaded(tmp_path: Path, monkeypatch):
     directory = tiny.save(tiny.qwen2(), tmp_path)
     monkeypatch.setattr(memory, "available", lambda: memory.parameters(directory) * 4)

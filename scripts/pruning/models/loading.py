@@ -1,5 +1,6 @@
 """The one loader: dense, uniform and non-uniform models, on CPU, one GPU or several."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -20,13 +21,12 @@ def load(
     `adapter`: directory of a LoRA adapter, merged into the weights.
     `device`: `cpu`, `cuda`, or `auto`: the visible GPUs, over which a model bigger than one is spread, else the CPU.
 
-    Raises InputError if the CPU's free memory cannot hold the weights, if the directory lacks some of them, or holds
+    Raises InputError if free memory cannot hold the weights, if the directory lacks some of them, or holds
     others than its manifest says."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     artifacts.check_model(directory)
-    if device == "cpu":
-        check_memory(directory, dtype)
+    check_memory(directory, dtype, device)
     device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device
     model, found = model_class(directory).from_pretrained(
         directory,
@@ -47,11 +47,22 @@ def load(
     return model.eval().requires_grad_(False), tokenizer
 
 
-def check_memory(directory: Path, dtype: str) -> None:
-    """Raises InputError if the weights alone are more than what is free: else the kernel would kill the job."""
-    needed, free = memory.gigabytes(memory.parameters(directory), dtype), memory.available()
+def check_memory(directory: Path, dtype: str, device: str = "cpu") -> None:
+    """Raises InputError if the weights alone are more than what is free: else the kernel would kill the job, or half of
+    the model would already lie on the GPU."""
+    needed = memory.gigabytes(memory.parameters(directory), dtype)
+    smaller = "use dtype bfloat16, " if memory.BYTES[dtype] > 2 else ""
+    if device == "cuda":
+        cards = [torch.cuda.mem_get_info(card)[0] / 1e9 for card in range(torch.cuda.device_count())]
+        if needed > sum(cards):
+            enough = math.ceil(needed / max(cards)) if max(cards) > 0 else "more"
+            raise InputError(
+                f"model {directory} needs {needed:.2f} GB in {dtype}, {sum(cards):.2f} GB are free on "
+                f"{len(cards)} GPU(s): {smaller}set the model's `gpus` to {enough} or more, or see what else runs there"
+            )
+        return
+    free = memory.available()
     if free is not None and needed > free / 1e9:
-        smaller = "use dtype bfloat16, " if memory.BYTES[dtype] > 2 else ""
         raise InputError(
             f"model {directory} needs {needed:.2f} GB in {dtype}, {free / 1e9:.2f} GB of memory are free: {smaller}run "
             "fewer jobs at once (raise the model's memory_gb), or use a machine with more memory"
