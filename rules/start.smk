@@ -15,6 +15,7 @@ onstart:
         visible = devices.visible()
         checked(preflight.check_machine, CONFIG, visible)
         if not workflow.deployment_settings.deployment_method:  # jobs see the packages that are seen here
+            checked(preflight.check_python)
             checked(preflight.check_packages, CONFIG)
         for name, limit in (("mem_mb", memory.physical() // 10**6), ("gpu", len(visible))):
             if name not in workflow.global_resources:

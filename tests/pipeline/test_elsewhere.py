@@ -101,3 +101,15 @@ def test_braces_in_a_folders_name_are_refused(tmp_path):
     status, printed = in_fork(workspace.path, ["-n", MASK])
     assert status != 0 and "Traceback" not in printed
     assert f"error: {workspace.path}: Snakemake takes braces in a path for wildcards; move it elsewhere" in printed
+
+
+def test_an_environment_that_is_not_activated_is_said_so(tmp_path):
+    tiny.save(tiny.qwen2(), tmp_path / "resources/model")
+    workspace = Workspace(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys._base_executable)
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", MASK, "--configfile", "test.yaml"]
+    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=workspace.path, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and f"activate the environment first, `. {sys.prefix}/bin/activate`" in done.stderr
+    assert not (tmp_path / "results/data").exists()

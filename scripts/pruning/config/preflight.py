@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +244,20 @@ def check_machine(config: Config, visible: list[str]) -> None:
                 f"models.{name}.dtype: the weights take {needed:.1f} GB in {model.dtype}, this machine has "
                 f"{machine:.1f} GB of memory: {smaller}set `gpus`, or run on a larger machine"
             )
+
+
+def check_python() -> None:
+    """Raises InputError if jobs, which call `python`, would get another than the one that runs snakemake."""
+    command = ["python", "-c", "import sys; print(sys.prefix)"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        found = "none"
+    if os.path.realpath(found) != os.path.realpath(sys.prefix):
+        raise InputError(
+            f"jobs call `python`, which is {found} here, while snakemake runs in {sys.prefix}: activate the "
+            f"environment first, `. {sys.prefix}/bin/activate`"
+        )
 
 
 def check_packages(config: Config) -> None:
