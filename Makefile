@@ -29,6 +29,9 @@ paper: env ## Every table and figure of the embedded model (over an hour on two 
 test: env ## All tests
 	@. $(BIN)/activate && pytest -n auto --dist worksteal
 
+test-slurm: env ## The pipeline on a real Slurm of two nodes on this machine, as root (says what to install)
+	@. $(BIN)/activate && pytest tests/cluster -rs
+
 verify: env ## Is everything in results/ as it was made, and made from what is there now?
 	@$(BIN)/python scripts/verify.py
 
@@ -47,4 +50,4 @@ reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 
 promote-reasoner: env ## Make the newly trained model the embedded one
 	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
 
-.PHONY: help env table1 paper test verify lint config reasoner promote-reasoner
+.PHONY: help env table1 paper test test-slurm verify lint config reasoner promote-reasoner

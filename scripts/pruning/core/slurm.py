@@ -1,0 +1,67 @@
+"""What a run through Slurm needs beside Snakemake's plugin: no job twice, no job forgotten."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pruning.core.errors import InputError
+
+RUN = r"([A-Za-z0-9_-]+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"  # the plugin's name of all jobs of one run
+
+
+def live_jobs(folder: Path) -> list[str]:
+    """Slurm's numbers of the jobs that runs in this folder have submitted and that have not ended.
+
+    Raises InputError if Slurm does not say."""
+    command = ["squeue", "--noheader", "--format=%A|%j|%Z"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InputError(f"squeue does not answer ({error}), so that jobs could be submitted twice") from None
+    if asked.returncode:
+        reason = " ".join(asked.stderr.split())
+        raise InputError(f"squeue does not answer ({reason}), so that jobs could be submitted twice")
+    jobs = [line.split("|", 2) for line in asked.stdout.splitlines()]
+    own, here = os.environ.get("SLURM_JOB_ID"), os.path.realpath(folder)
+    return [
+        number
+        for number, name, place in jobs
+        if number != own and re.fullmatch(RUN, name) and os.path.realpath(place) == here
+    ]
+
+
+def refuse_twice(folder: Path, *, local: bool) -> None:
+    """Raises InputError if jobs of a run that was killed are still at work: they would be done once more.
+
+    A local run looks as well, but needs no answer."""
+    try:
+        jobs = live_jobs(folder)
+    except InputError:
+        if local:
+            return
+        raise
+    if jobs:
+        raise InputError(
+            f"{len(jobs)} Slurm jobs of an earlier run are still at work in {folder}: start again when they have "
+            f"ended (squeue --me), nothing of theirs is lost; or stop them first: scancel {' '.join(jobs)}"
+        )
+
+
+def survive_outages(executor: Any) -> None:
+    """Make the plugin's executor keep the jobs whose state Slurm did not tell.
+
+    Version 2.8 forgets all its jobs when every query of a round fails, as while slurmctld restarts, and the run waits
+    for ever (github.com/snakemake/snakemake-executor-plugin-slurm, issue 207)."""
+    ask = executor.check_active_jobs
+
+    async def check_active_jobs(self, active_jobs):
+        answered = self._status_query_calls
+        async for job in ask(self, active_jobs):
+            yield job
+        if self._status_query_calls == answered:
+            for job in active_jobs:
+                yield job
+
+    executor.check_active_jobs = check_active_jobs
