@@ -1,10 +1,12 @@
 """The pipeline through a real Slurm of two nodes, with the profile as shipped: what it submits, what it survives."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,7 @@ rule greedy:
 rule slow:
     output: "slow.txt"
     resources: mem_mb=grown(600), runtime=lambda w, attempt: attempt
-    shell: "echo slow {resources.runtime} >> starts; sleep 80; touch {output}"
+    shell: "echo slow {resources.runtime} >> starts; sleep 100; touch {output}"
 
 rule broken:
     output: "broken.txt"
@@ -56,19 +58,20 @@ def own(workspace: Workspace) -> Workspace:
     return workspace
 
 
-def command(*targets: str) -> list[str]:
+def command(targets: Sequence[str], options: Sequence[str] = ()) -> list[str]:
+    """At most ten minutes of snakemake: a run that hangs is a test that fails."""
     profile = ["--profile", "profiles/slurm", "--configfile", "test.yaml"]
-    return ["timeout", "-k", "10", "600", sys.executable, "-m", "snakemake", *profile, "--", *targets]
+    return ["timeout", "-k", "10", "600", sys.executable, "-m", "snakemake", *profile, *options, "--", *targets]
 
 
-def through_slurm(own: Workspace, *targets: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*targets), cwd=own.path, capture_output=True, text=True)
+def through_slurm(own: Workspace, *targets: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess:
+    return subprocess.run(command(targets, options), cwd=own.path, capture_output=True, text=True)
 
 
 def started(own: Workspace, *targets: str) -> subprocess.Popen:
     """A run in a process group of its own, its output in a file."""
     with (own.path / "run.log").open("w") as log:
-        return subprocess.Popen(command(*targets), cwd=own.path, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(command(targets), cwd=own.path, stdout=log, stderr=log, start_new_session=True)
 
 
 def starts(own: Workspace) -> list[str]:
@@ -96,6 +99,16 @@ def test_table1_is_that_of_the_local_run_to_the_byte(idle: Slurm, workspace: Wor
     assert len(made) == 77
     for path in made:
         assert (workspace.path / path).read_bytes() == (finished.path / path).read_bytes(), path
+
+
+def test_a_model_may_be_made_of_the_masks_of_another(own: Workspace):
+    """Their masks in one group would wait for each other; a dry-run looks for that."""
+    second = "{source: {kind: pruned, model: tiny-reasoner, calib: gsm_symbolic-s0, method: wanda, sparsity: 25}}"
+    config = own.path / "test.yaml"
+    config.write_text(config.read_text().replace("datasets:\n", f"  second: {second}\ndatasets:\n", 1))
+    done = through_slurm(own, "results/second/masks/gsm_symbolic-s0/rku/50.parquet", options=["-n"])
+    assert done.returncode == 0 and "depends on itself" not in done.stderr, done.stderr[-2000:]
+    assert re.search(r"^mask +2$", done.stdout, re.M)
 
 
 def test_jobs_go_to_the_gpu_partition_when_they_ask_for_gpus(idle: Slurm, own: Workspace):
