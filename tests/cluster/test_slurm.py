@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,18 @@ rule woken:
     output: "woken.txt"
     resources: mem_mb=grown(600)
     shell: "echo woken $SLURM_JOB_ID >> starts; touch {output}"
+
+localrules: alarm
+
+rule alarm:
+    output: "alarm.txt"
+    shell: "sleep 20; touch {output}"
+
+rule late:
+    input: "alarm.txt"
+    output: "late.txt"
+    resources: mem_mb=grown(600)
+    shell: "echo late $SLURM_JOB_ID >> starts; touch {output}"
 
 rule device:
     output: "device{number}.txt"
@@ -68,10 +81,17 @@ def through_slurm(own: Workspace, *targets: str, options: Sequence[str] = ()) ->
     return subprocess.run(command(targets, options), cwd=own.path, capture_output=True, text=True)
 
 
-def started(own: Workspace, *targets: str) -> subprocess.Popen:
-    """A run in a process group of its own, its output in a file."""
+@contextmanager
+def started(own: Workspace, *targets: str) -> Iterator[subprocess.Popen]:
+    """A run in a process group of its own, its output in a file; killed with the test if it has not ended."""
     with (own.path / "run.log").open("w") as log:
-        return subprocess.Popen(command(targets), cwd=own.path, stdout=log, stderr=log, start_new_session=True)
+        run = subprocess.Popen(command(targets), cwd=own.path, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield run
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
 
 
 def starts(own: Workspace) -> list[str]:
@@ -131,10 +151,8 @@ def test_sbatchs_reason_is_shown_when_it_refuses(idle: Slurm, own: Workspace):
 
 def test_a_killed_run_started_again_submits_nothing_twice(idle: Slurm, own: Workspace):
     targets = [f"nap{number}.txt" for number in range(4)]
-    run = started(own, *targets)
-    until(lambda: len(starts(own)) == 4, 60, "four jobs run")
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    with started(own, *targets):
+        until(lambda: len(starts(own)) == 4, 60, "four jobs run")
     again = through_slurm(own, *targets)
     numbers = [job[0] for job in submitted(idle, own.path)]
     assert again.returncode == 1
@@ -164,22 +182,22 @@ def test_memory_and_time_grow_until_they_suffice(idle: Slurm, own: Workspace):
 
 
 def test_a_nodes_death_costs_its_jobs_a_second_start(idle: Slurm, own: Workspace):
-    run = started(own, "nap0.txt", "nap1.txt", "nap2.txt")
-    until(lambda: len(starts(own)) == 3, 60, "three jobs run")
-    lost = [number for number, node in idle.jobs("%i|%N", "RUNNING") if node == "n2"]
-    idle.kill_node("n2")
-    assert run.wait() == 0, (own.path / "run.log").read_text()[-4000:]
+    with started(own, "nap0.txt", "nap1.txt", "nap2.txt") as run:
+        until(lambda: len(starts(own)) == 3, 60, "three jobs run")
+        lost = [number for number, node in idle.jobs("%i|%N", "RUNNING") if node == "n2"]
+        idle.kill_node("n2")
+        assert run.wait() == 0, (own.path / "run.log").read_text()[-4000:]
     assert len(submitted(idle, own.path)) == 3
     assert len(lost) >= 1 and len(starts(own)) == 3 + len(lost)
     assert sorted(line.split()[1] for line in starts(own)[3:]) == sorted(lost)
 
 
 def test_a_restart_of_the_controller_is_waited_for(idle: Slurm, own: Workspace):
-    run = started(own, "woken.txt")
-    until(lambda: len(starts(own)) == 1, 60, "the job runs")
-    idle.stop_controller()
-    time.sleep(35)  # the job ends, and its state is asked for in vain
-    idle.start_controller()
-    assert run.wait(timeout=240) == 0, (own.path / "run.log").read_text()[-4000:]
-    assert [line.split()[0] for line in starts(own)] == ["1", "woken"]
-    assert len(submitted(idle, own.path)) == 2
+    with started(own, "woken.txt", "late.txt") as run:
+        until(lambda: len(starts(own)) == 1, 60, "the job runs")
+        idle.stop_controller()
+        time.sleep(60)  # the job ends, and its state is asked for in vain; another one cannot be submitted
+        idle.start_controller()
+        assert run.wait(timeout=240) == 0, (own.path / "run.log").read_text()[-4000:]
+    assert sorted(line.split()[0] for line in starts(own)) == ["1", "late", "woken"]
+    assert len(submitted(idle, own.path)) == 3

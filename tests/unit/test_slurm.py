@@ -56,12 +56,33 @@ def test_jobs_that_slurm_says_nothing_about_are_kept(answers, kept):
                 self._status_query_calls += 1
                 yield active_jobs[-1]  # the other one has ended
 
+        def run_job(self, job): ...
+
     slurm.survive_outages(Executor)
 
     async def all_of():
         return [job async for job in Executor().check_active_jobs(["a", "b"])]
 
     assert asyncio.run(all_of()) == kept
+
+
+def test_a_submission_waits_for_the_controller(tmp_path, monkeypatch):
+    program = tmp_path / "scontrol"
+    ping = f'echo "Slurmctld(primary) at a is $(test $(wc -l < {tmp_path}/asked) -lt 3 && echo DOWN || echo UP)"'
+    program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\n{ping}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    submitted = []
+
+    class Executor:
+        check_active_jobs = None
+
+        def run_job(self, job):
+            submitted.append((job, len((tmp_path / "asked").read_text().split())))
+
+    slurm.survive_outages(Executor, pause=0)
+    Executor().run_job("a")
+    assert submitted == [("a", 3)]
 
 
 @pytest.mark.parametrize(

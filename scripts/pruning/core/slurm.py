@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,12 @@ def refuse_twice(folder: Path, *, local: bool) -> None:
         )
 
 
-def survive_outages(executor: Any) -> None:
-    """Make the plugin's executor keep the jobs whose state Slurm did not tell.
+def survive_outages(executor: Any, pause: float = 10) -> None:
+    """Make the plugin's executor wait for a controller that is away: version 2.8 does not, as while slurmctld restarts.
 
-    Version 2.8 forgets all its jobs when every query of a round fails, as while slurmctld restarts, and the run waits
-    for ever (github.com/snakemake/snakemake-executor-plugin-slurm, issue 207)."""
-    ask = executor.check_active_jobs
+    When every query of a round fails it forgets its jobs, and the run waits for ever
+    (github.com/snakemake/snakemake-executor-plugin-slurm, issue 207); submissions fail after nine seconds."""
+    ask, submit = executor.check_active_jobs, executor.run_job
 
     async def check_active_jobs(self, active_jobs):
         answered = self._status_query_calls
@@ -64,4 +65,15 @@ def survive_outages(executor: Any) -> None:
             for job in active_jobs:
                 yield job
 
-    executor.check_active_jobs = check_active_jobs
+    def run_job(self, job):
+        while _away():
+            time.sleep(pause)
+        submit(self, job)
+
+    executor.check_active_jobs, executor.run_job = check_active_jobs, run_job
+
+
+def _away() -> bool:
+    """Whether Slurm says that its controllers are down, all of them."""
+    asked = subprocess.run(["scontrol", "ping"], capture_output=True, text=True)
+    return " is DOWN" in asked.stdout and " is UP" not in asked.stdout
