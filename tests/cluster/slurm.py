@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 ETC = Path("/etc/slurm")  # the only place: the plugin's job step drops SLURM_CONF
@@ -46,7 +47,7 @@ AccountingStorageType=accounting_storage/none
 ReturnToService=2
 SlurmdTimeout=10
 KillWait=2
-MinJobAge=300
+MinJobAge=3600
 MailProg=/bin/true
 GresTypes=gpu
 NodeName=n1 NodeHostname={{host}} NodeAddr=127.0.0.1 Port=17001 CPUs=2 RealMemory=10000 Gres=gpu:2
@@ -59,10 +60,10 @@ PartitionName=gpu Nodes=n1 MaxTime=04:00:00 State=UP
 def missing() -> str | None:
     """Why there can be no Slurm here."""
     if absent := [name for name in PROGRAMS if not shutil.which(name)]:
-        return (
-            f"no {', '.join(absent)}: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge; "
-            "pip install -c envs/lock.txt snakemake-executor-plugin-slurm"
-        )
+        packages = "slurmctld slurmd slurm-client munge"
+        return f"no {', '.join(absent)}: apt-get install --no-install-recommends {packages}"
+    if not find_spec("snakemake_executor_plugin_slurm"):
+        return "no plugin: pip install -c envs/lock.txt snakemake-executor-plugin-slurm"
     if os.geteuid() != 0:
         return "slurmctld and slurmd are started as root, which we are not"
     if (ETC / "slurm.conf").exists() and MARK not in (ETC / "slurm.conf").read_text():

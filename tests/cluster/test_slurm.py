@@ -105,9 +105,7 @@ def submitted(cluster: Slurm, folder: Path) -> list[list[str]]:
 
 
 def test_table1_is_that_of_the_local_run_to_the_byte(idle: Slurm, workspace: Workspace, finished: Workspace):
-    began = time.monotonic()
     done = through_slurm(workspace, "results/table1.csv")
-    print(f"table 1 through Slurm: {time.monotonic() - began:.0f} s")
     assert done.returncode == 0, done.stderr[-4000:]
     jobs = submitted(idle, workspace.path)
     assert len(jobs) == 22  # of 30: three fetch here, and six masks are one
@@ -121,7 +119,7 @@ def test_table1_is_that_of_the_local_run_to_the_byte(idle: Slurm, workspace: Wor
         assert (workspace.path / path).read_bytes() == (finished.path / path).read_bytes(), path
 
 
-def test_a_model_may_be_made_of_the_masks_of_another(own: Workspace):
+def test_a_model_may_be_made_of_the_masks_of_another(cluster: Slurm, own: Workspace):
     """Their masks in one group would wait for each other; a dry-run looks for that."""
     second = "{source: {kind: pruned, model: tiny-reasoner, calib: gsm_symbolic-s0, method: wanda, sparsity: 25}}"
     config = own.path / "test.yaml"
@@ -167,7 +165,6 @@ def test_a_killed_run_started_again_submits_nothing_twice(idle: Slurm, own: Work
 
 def test_memory_and_time_grow_until_they_suffice(idle: Slurm, own: Workspace):
     done = through_slurm(own, "greedy900.txt", "slow.txt", "greedy9000.txt", "broken.txt")
-    print(done.stderr)
     assert done.returncode == 1
     noted = starts(own)
     assert (own.path / "greedy900.txt").exists() and (own.path / "slow.txt").exists()
