@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import Slurm, until
+from slurm import Slurm, descendants, parents, until
 from workspace import Workspace, changed
 
 # Each rule notes its starts in a file. `grown` and the rest of the workflow's names are those of rules/common.smk.
@@ -89,9 +89,11 @@ def started(own: Workspace, *targets: str) -> Iterator[subprocess.Popen]:
     try:
         yield run
     finally:
+        members = descendants(run.pid)
         with suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
         run.wait()
+        until(lambda: not parents().keys() & members, 10, "all of it is gone, its lock with it")
 
 
 def starts(own: Workspace) -> list[str]:

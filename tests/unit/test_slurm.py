@@ -33,9 +33,9 @@ def test_only_unfinished_jobs_of_runs_in_this_folder_count(tmp_path, monkeypatch
     monkeypatch.setenv("SLURM_JOB_ID", "6")  # snakemake itself within a job
     (tmp_path / "link").symlink_to(tmp_path)
     lines = [f"1|{RUN}|{tmp_path}", f"2|{RUN}|{tmp_path}/other", f"3|bash|{tmp_path}", f"4|my_run-1_{RUN}|{tmp_path}"]
-    queue("\n".join([*lines, f"5|{RUN}|{tmp_path}/link", f"6|{RUN}|{tmp_path}"]))
-    assert slurm.live_jobs(tmp_path) == ["1", "4", "5"]
-    with pytest.raises(InputError, match="^3 Slurm jobs of an earlier run .*: scancel 1 4 5$"):
+    queue("\n".join([f"10|{RUN}|{tmp_path}/link", f"6|{RUN}|{tmp_path}", *reversed(lines)]))
+    assert slurm.live_jobs(tmp_path) == ["1", "4", "10"]
+    with pytest.raises(InputError, match="^3 Slurm jobs of an earlier run .*: scancel 1 4 10$"):
         slurm.refuse_twice(tmp_path, local=True)
 
 

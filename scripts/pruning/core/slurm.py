@@ -26,11 +26,8 @@ def live_jobs(folder: Path) -> list[str]:
         raise InputError(f"squeue does not answer ({reason}), so that jobs could be submitted twice")
     jobs = [line.split("|", 2) for line in asked.stdout.splitlines()]
     own, here = os.environ.get("SLURM_JOB_ID"), os.path.realpath(folder)
-    return [
-        number
-        for number, name, place in jobs
-        if number != own and re.fullmatch(RUN, name) and os.path.realpath(place) == here
-    ]
+    ours = [n for n, name, place in jobs if n != own and re.fullmatch(RUN, name) and os.path.realpath(place) == here]
+    return sorted(ours, key=int)
 
 
 def refuse_twice(folder: Path, *, local: bool) -> None:
