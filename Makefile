@@ -32,6 +32,9 @@ test: env ## All tests
 estimate: env ## What `paper` would take, before anything starts: make estimate CONFIG=config/qwen2_5-7b.yaml
 	@. $(BIN)/activate && python scripts/estimate.py paper $(if $(CONFIG),--configfile $(CONFIG))
 
+test-slurm: env ## The pipeline on a real Slurm of two nodes on this machine, as root (says what to install)
+	@. $(BIN)/activate && pytest tests/cluster -rs
+
 verify: env ## Is everything in results/ as it was made, and made from what is there now?
 	@$(BIN)/python scripts/verify.py
 
@@ -50,4 +53,4 @@ reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 
 promote-reasoner: env ## Make the newly trained model the embedded one
 	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
 
-.PHONY: help env table1 paper test estimate verify lint config reasoner promote-reasoner
+.PHONY: help env table1 paper test test-slurm estimate verify lint config reasoner promote-reasoner

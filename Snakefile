@@ -44,9 +44,11 @@ for path in CONFIG.custom_rules:
     include: os.path.abspath(path)
 
 
-localrules:
+localrules:  # on the machine where snakemake runs: of a cluster only that one may have internet
     all,
     paper,
+    fetch_dataset,
+    fetch_model,
 
 
 rule all:

@@ -57,7 +57,7 @@ if CONFIG.overlap:
         conda:
             "../envs/cpu.yaml"
         resources:
-            mem_mb=1000,
+            mem_mb=grown(1000),
         params:
             settings=lambda w: settings(None, model=w.model, calib=w.calib, first=w.first, second=w.second),
             first=lambda w, input: [f"--first={path}" for path in input.first],
@@ -193,7 +193,7 @@ if CONFIG.collapse:
         conda:
             "../envs/cpu.yaml"
         resources:
-            mem_mb=2000,
+            mem_mb=grown(2000),
         params:
             settings=settings(None, **catalogue.collapse_settings(CONFIG)),
             samples=lambda w: names.SAMPLES,
@@ -221,7 +221,7 @@ rule widths:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=grown(1000),
     params:
         settings=settings(
             None,

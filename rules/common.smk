@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sys
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -26,7 +26,7 @@ sys.path.insert(0, os.path.join(HOME, "scripts"))
 from pruning.config import preflight
 from pruning.config.analyses import Spectrum, Trap
 from pruning.config.validation import validate
-from pruning.core import devices, locks, memory, names
+from pruning.core import devices, hub, locks, memory, names, slurm
 from pruning.core.errors import InputError
 from pruning.core.names import Variant, benchmark_of, log_of
 from pruning.models import sources
@@ -98,8 +98,13 @@ def kept_or_temp(output, storage):
     return temp(output) if storage == "temp" else output
 
 
-def memory_mb(wildcards):
-    return CONFIG.models[wildcards.model].memory_gb * 1000
+def memory_mb(wildcards, attempt):
+    return CONFIG.models[wildcards.model].memory_gb * 1000 * attempt
+
+
+def grown(mem_mb):
+    """Memory of a stage whose model does not matter: more with each attempt (`retries`, in profiles/slurm)."""
+    return lambda wildcards, attempt: mem_mb * attempt
 
 
 def gpus(wildcards):

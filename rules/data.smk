@@ -47,7 +47,7 @@ rule fetch_dataset:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=grown(1000),
     params:
         settings=source_of,
     shell:

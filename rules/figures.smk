@@ -32,7 +32,7 @@ rule figure:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=grown(2000),
     params:
         settings=lambda w: settings(None, **FIGURES[w.figure].settings),
         maker=lambda w: FIGURES[w.figure].maker,

@@ -59,7 +59,7 @@ if CONFIG.latency:
         threads: ALL_CORES
         resources:
             gpu=CONFIG.latency.gpus,
-            mem_mb=CONFIG.latency.memory_gb * 1000,
+            mem_mb=grown(CONFIG.latency.memory_gb * 1000),
         params:
             settings=latency_settings,
             files=latency_files,

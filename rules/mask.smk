@@ -32,7 +32,7 @@ rule mask:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=grown(1000),
     params:
         settings=mask_settings,
     shell:

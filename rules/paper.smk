@@ -31,7 +31,7 @@ rule costs:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=grown(1000),
     params:
         settings=lambda w: settings(None),
         maker=COSTS.maker,
@@ -57,7 +57,7 @@ rule page:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=grown(1000),
     params:
         title=lambda w: w.table,
         caption=lambda w: PAGES[w.table].caption,

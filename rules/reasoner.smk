@@ -23,7 +23,7 @@ if CONFIG.reasoner:
             "../envs/cpu.yaml"
         threads: 8
         resources:
-            mem_mb=4000,
+            mem_mb=grown(4000),
         params:
             settings=settings(CONFIG.reasoner),
         shell:

@@ -1,14 +1,23 @@
 """
-Before any job: a stale lock is cleared, what the config names is looked for, and what this machine has is counted.
+Before any job: a stale lock is cleared, what the config names is looked for, what this machine has is counted, and jobs
+of a killed run are looked for in Slurm's queue.
 """
 
 if workflow.is_main_process:
     checked(preflight.check_place, HOME)
     LIVE = locks.clear_stale(Path(".snakemake"))
     checked(preflight.check, CONFIG)
+    if plugin := sys.modules.get("snakemake_executor_plugin_slurm"):
+        slurm.survive_outages(plugin.Executor)
+elif workflow.remote_exec:
+    # A job on a node of a cluster: only the login node fetches, and the jobs of a group run one after another, in what
+    # the largest of them asks for (Snakemake does not hand the profile's `resources` on).
+    hub.close()
+    workflow.register_resource("in_turn", 1)
 
 
 onstart:
+    checked(partial(slurm.refuse_twice, Path.cwd(), local=workflow.local_exec))
     # Snakemake starts as many local jobs as there are cores; memory and GPUs must suffice as well. Known only now:
     # whether jobs run here at all, and that this is no dry-run.
     if workflow.local_exec:

@@ -52,7 +52,7 @@ rule leakage:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=grown(1000),
     params:
         settings=lambda w: settings(None, **leakage_settings(w)),
     shell:
@@ -77,7 +77,7 @@ rule table:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=grown(2000),
     params:
         settings=lambda w: settings(None, **TABLES[w.table].settings),
         maker=lambda w: TABLES[w.table].maker,

@@ -13,7 +13,7 @@ def fetch_dataset(
 ) -> None:
     import pandas as pd
 
-    from pruning.core import artifacts
+    from pruning.core import artifacts, hub
     from pruning.data import datasets
 
     cli.phase("start-up")
@@ -25,7 +25,8 @@ def fetch_dataset(
     else:
         origin = f"{settings['repo']} {split}"
         wanted = [settings[key] for key in ("repo", "name", "revision", "split", "data_files")]
-        records = datasets.from_hub(*wanted)
+        with hub.fetching(output):
+            records = datasets.from_hub(*wanted)
     records = datasets.adapt(records, settings["adapter"], settings["fields"], origin)
     artifacts.write_parquet(output, pd.DataFrame(records), "dataset", settings)
     print(f"{len(records)} records from {origin}")

@@ -18,7 +18,7 @@ def fetch_model(
     pruned_manifest: Annotated[Path | None, typer.Option(help="its manifest.json")] = None,
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge into it")] = None,
 ) -> None:
-    from pruning.core import artifacts, chain
+    from pruning.core import artifacts, chain, hub
     from pruning.models import complete, sources
     from pruning.models.checkpoint import Checkpoint, read_config
 
@@ -31,7 +31,8 @@ def fetch_model(
         elif settings["kind"] == "pruned":
             importlib.import_module("pruning.models.pruned").from_pruned(pruned, adapter, directory)
         else:
-            sources.from_hub(settings["repo"], settings["revision"], directory)
+            with hub.fetching(output):
+                sources.from_hub(settings["repo"], settings["revision"], directory)
         if settings["kind"] != "pruned":
             complete.check(directory)
         checkpoint = Checkpoint(directory)

@@ -40,12 +40,26 @@ def test_shared_rules_stay_small():
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
 
 
-def test_slurm_knows_every_rule_that_takes_gpus():
+def rules() -> dict[str, str]:
+    """Rule -> its text."""
+    texts = [file.read_text() for file in (ROOT / "rules").glob("*.smk")]
+    return dict(
+        found for text in texts for found in re.findall(r"^ *rule (\w+):(.*?)(?=^ *rule |\Z)", text, re.M | re.S)
+    )
+
+
+def test_the_slurm_profile_names_rules_that_there_are_and_no_partition():
+    """A job's partition follows from the GPUs that it asks for (profiles/slurm/partitions.yaml), not from its rule."""
     import yaml
 
-    asked = set()
-    for file in (ROOT / "rules").glob("*.smk"):
-        for name, body in re.findall(r"^ *rule (\w+):(.*?)(?=^ *rule |\Z)", file.read_text(), re.M | re.S):
-            asked |= {name} if re.search(r"^ *gpu=", body, re.M) else set()
-    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
-    assert set(profile["set-resources"]) == asked
+    text = (ROOT / "profiles/slurm/config.yaml").read_text()
+    profile = yaml.safe_load(text)
+    assert {*profile["set-resources"], *profile["groups"]} <= set(rules())
+    assert "slurm_partition" not in text
+
+
+def test_every_stages_memory_grows_with_its_attempts():
+    asked = {name: re.findall(r"^ *mem_mb=(.*),$", body, re.M) for name, body in rules().items()}
+    without = {"paper"}  # no job of its own
+    assert {name for name, found in asked.items() if not found} == without
+    assert {re.sub(r"\(.*", "", found) for values in asked.values() for found in values} == {"memory_mb", "grown"}

@@ -1,0 +1,27 @@
+"""Asking the hub: only where there is internet, which on a cluster is the login node."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pruning.core.errors import InputError
+
+
+def close() -> None:
+    """For this process and those that it starts."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@contextmanager
+def fetching(target: Path) -> Iterator[None]:
+    """Errors of a job that may not ask the hub say where and how to fetch its target."""
+    try:
+        yield
+    except InputError as error:
+        if os.environ.get("HF_HUB_OFFLINE", "0") in ("", "0"):
+            raise
+        raise InputError(
+            f"{error}; HF_HUB_OFFLINE closes the hub here, as on the nodes of a cluster: "
+            f"fetch on a machine with internet, `snakemake --cores 1 {target}`"
+        ) from None

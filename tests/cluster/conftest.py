@@ -1,0 +1,24 @@
+"""One Slurm for all of these tests; they are skipped, with the reason, where there can be none."""
+
+import pytest
+
+import slurm
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    if reason := slurm.missing():
+        pytest.skip(reason)
+    made = slurm.Slurm(tmp_path_factory.mktemp("slurm"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def idle(cluster: slurm.Slurm) -> slurm.Slurm:
+    """The cluster with nothing on it, whatever the test before has broken."""
+    cluster.clear()
+    return cluster

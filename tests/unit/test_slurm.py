@@ -1,0 +1,102 @@
+"""Whose jobs are whose in Slurm's queue, what is kept while Slurm is silent, and who may ask the hub. The real Slurm is
+in tests/cluster."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pruning.core import slurm
+from pruning.core.errors import InputError
+from workspace import ROOT
+
+RUN = "eb518f41-0e07-45c2-b204-385e00bdeaca"
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch):
+    """A squeue that answers what it is told."""
+
+    def answer(text: str, code: int = 0) -> None:
+        program = tmp_path / "squeue"
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\necho cannot reach it >&2\nexit {code}\n")
+        program.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return answer
+
+
+def test_only_unfinished_jobs_of_runs_in_this_folder_count(tmp_path, monkeypatch, queue):
+    monkeypatch.setenv("SLURM_JOB_ID", "6")  # snakemake itself within a job
+    (tmp_path / "link").symlink_to(tmp_path)
+    lines = [f"1|{RUN}|{tmp_path}", f"2|{RUN}|{tmp_path}/other", f"3|bash|{tmp_path}", f"4|my_run-1_{RUN}|{tmp_path}"]
+    queue("\n".join([f"10|{RUN}|{tmp_path}/link", f"6|{RUN}|{tmp_path}", *reversed(lines)]))
+    assert slurm.live_jobs(tmp_path) == ["1", "4", "10"]
+    with pytest.raises(InputError, match="^3 Slurm jobs of an earlier run .*: scancel 1 4 10$"):
+        slurm.refuse_twice(tmp_path, local=True)
+
+
+def test_a_silent_slurm_stops_its_own_runs_alone(tmp_path, queue):
+    queue("", code=1)
+    slurm.refuse_twice(tmp_path, local=True)
+    with pytest.raises(InputError, match=r"^squeue does not answer \(cannot reach it\)"):
+        slurm.refuse_twice(tmp_path, local=False)
+
+
+@pytest.mark.parametrize(("answers", "kept"), [(True, ["b"]), (False, ["a", "b"])])
+def test_jobs_that_slurm_says_nothing_about_are_kept(answers, kept):
+    class Executor:
+        _status_query_calls = 0
+
+        async def check_active_jobs(self, active_jobs):
+            if answers:
+                self._status_query_calls += 1
+                yield active_jobs[-1]  # the other one has ended
+
+        def run_job(self, job): ...
+
+    slurm.survive_outages(Executor)
+
+    async def all_of():
+        return [job async for job in Executor().check_active_jobs(["a", "b"])]
+
+    assert asyncio.run(all_of()) == kept
+
+
+def test_a_submission_waits_for_the_controller(tmp_path, monkeypatch):
+    program = tmp_path / "scontrol"
+    ping = f'echo "Slurmctld(primary) at a is $(test $(wc -l < {tmp_path}/asked) -lt 3 && echo DOWN || echo UP)"'
+    program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\n{ping}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    submitted = []
+
+    class Executor:
+        check_active_jobs = None
+
+        def run_job(self, job):
+            submitted.append((job, len((tmp_path / "asked").read_text().split())))
+
+    slurm.survive_outages(Executor, pause=0)
+    Executor().run_job("a")
+    assert submitted == [("a", 3)]
+
+
+@pytest.mark.parametrize(
+    ("script", "settings"),
+    [
+        ("fetch_dataset.py", '{"kind": "hub", "repo": "a/b", "name": null, "revision": "main", "split": "test", '
+         '"data_files": null, "adapter": null, "fields": {}}'),
+        ("fetch_model.py", '{"kind": "hub", "repo": "a/b", "revision": "main"}'),
+    ],
+)  # fmt: skip
+def test_where_the_hub_is_closed_the_target_to_fetch_elsewhere_is_named(tmp_path, script, settings):
+    target = tmp_path / "there/manifest.json"
+    split = ["--split", "test"] if script == "fetch_dataset.py" else []
+    command = [sys.executable, ROOT / "scripts" / script, "--settings", settings, *split, "--output", target]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(f"fetch on a machine with internet, `snakemake --cores 1 {target}`")
