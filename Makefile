@@ -21,7 +21,7 @@ table1: env ## Prune and evaluate the embedded model; print Table 1
 	@echo; cat results/table1.md
 	@echo; echo "Table: results/table1.csv, .md, .tex    Artefacts: results/tiny-reasoner/ (docs/artefacts.md)"
 
-paper: env ## Every table and figure of the embedded model (over an hour on two cores), and report.html
+paper: env ## Every table and figure of the embedded model (one to two hours on two cores), and report.html
 	@$(SNAKEMAKE) paper --quiet rules reason host
 	@. $(BIN)/activate && snakemake --report report.html paper --quiet rules reason host
 	@echo; echo "Tables: results/*.md, .csv, .tex    Figures: results/figures/*.svg, .png    All of it: report.html"

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+FORKING: list[str] = []
+"""Folder of a `python` whose jobs are forks (zygote.py), where there is one."""
 WORKFLOW = ["Snakefile", "rules", "scripts", "config", "profiles", "envs", "report"]
 
 
@@ -41,11 +43,13 @@ class Workspace:
         return {rule: int(count) for rule, count in rows}
 
     def snakemake(
-        self, *arguments: str, check: bool = True, configfile: str = "test.yaml"
+        self, *arguments: str, check: bool = True, configfile: str = "test.yaml", forking: bool = True
     ) -> subprocess.CompletedProcess:
         cores = [] if "--report" in arguments else ["--cores", "2"]
         command = [sys.executable, "-m", "snakemake", *cores, *arguments, "--configfile", configfile]
-        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True)
+        path = os.pathsep.join([*(FORKING if forking else []), os.environ["PATH"]])
+        environment = {**os.environ, "PATH": path}
+        done = subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True)
         if check and done.returncode:
             raise AssertionError(f"snakemake failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
         return done
