@@ -272,15 +272,15 @@ def test_touched_files_plan_nothing(finished: Workspace):
     assert finished.planned("results/table1.csv") == NOTHING
 
 
-def test_a_touched_model_of_more_than_a_megabyte_plans_nothing(workspace: Workspace):
+def test_a_touched_model_of_more_than_a_hundred_megabytes_plans_nothing(workspace: Workspace):
     """Snakemake compares inputs above 1 MB by time unless it is told otherwise (profiles/default)."""
     folder, target = workspace.path / "resources/model", "results/tiny-reasoner/base/manifest.json"
-    tiny.save(tiny.qwen2(intermediate_size=4096), folder)
-    assert (folder / "model.safetensors").stat().st_size > 2_000_000
+    tiny.save(tiny.qwen2(intermediate_size=140_000), folder)
+    assert (folder / "model.safetensors").stat().st_size > 100_000_000
     workspace.snakemake(target)
     (folder / "model.safetensors").touch()
     assert workspace.planned(target) == NOTHING
-    tiny.save(tiny.qwen2(intermediate_size=4096, seed=1), folder)
+    tiny.save(tiny.qwen2(intermediate_size=140_000, seed=1), folder)
     assert workspace.planned(target) == {"fetch_model": 1}
 
 
