@@ -43,6 +43,30 @@ def test_two_rounds_with_a_recovery_between(finished: Workspace):
     assert not torch.allclose(merged, plain)
 
 
+def test_padding_is_what_a_further_round_removes_first(finished: Workspace):
+    content = yaml.safe_load((finished.path / "test.yaml").read_text())
+    padded = {"score": "wanda", "allocate": "global", "export": "pad"}
+    content["methods"] = {**content.get("methods", {}), "padded": padded}
+    content["models"]["third"] = {"source": {**SOURCE, "method": "padded"}}
+    (finished.path / "rounds.yaml").write_text(yaml.safe_dump(content))
+    target = "results/third/compact/gsm_symbolic-s0/rku_global/50/manifest.json"
+    finished.snakemake(target, configfile="rounds.yaml")
+    first, base, made = (
+        json.loads((finished.path / path).read_text())
+        for path in (
+            "results/tiny-reasoner/compact/gsm_symbolic-s0/padded/25/manifest.json",
+            "results/third/base/manifest.json",
+            target,
+        )
+    )
+    assert sum(first["widths"]) == 72 and base["widths"] == [max(first["widths"])] * 2  # the rest is padding
+    assert first["widths"][0] != first["widths"][1]
+    assert (sum(made["widths"]), made["achieved_sparsity"]) == (48, 0.5)
+    model, _ = load((finished.path / target).parent / "model", "float32", "cpu")
+    for layer in model.model.layers:
+        assert layer.mlp.down_proj.weight.abs().sum(0).min() > 0  # no neuron of zeros was kept for a real one
+
+
 def test_a_circle_of_models_is_named(finished: Workspace):
     content = yaml.safe_load((finished.path / "test.yaml").read_text())
     content["models"] |= {
