@@ -4,7 +4,7 @@
 
 Memory is the weights and what a rehearsal of each stage's code holds at once beside them (models/rehearsal.py), without
 the libraries themselves (about 0.4 GB, on a GPU as much again) and the allocator's fragments. Time is what finished
-jobs of the same stage took here (results/benchmarks); a stage that never ran here has none.
+jobs of the same stage and model took here (results/benchmarks); a stage that never ran here has none.
 """
 
 import json
@@ -14,12 +14,14 @@ import subprocess
 import sys
 import warnings
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import typer
 
-from pruning.core import cli, names
+from pruning.core import names
 
 # Stages that load a model to compute with it.
 LOADING = (
@@ -49,7 +51,7 @@ def estimate(
     for stage, wildcards in plan:
         by_stage[stage].append(wildcards)
     by_stage.pop("paper", None)  # which runs nothing itself
-    seconds = measured()
+    seconds = measured(settings.models)
     table = Table(title=f"{sum(map(len, by_stage.values())):,} jobs")
     for column in ("stage", "jobs", "loads", "memory, GB", "written, GB", "hours, one after another"):
         table.add_column(column, justify="left" if column == "stage" else "right")
@@ -57,7 +59,8 @@ def estimate(
     for stage, jobs in sorted(by_stage.items(), key=lambda item: -len(item[1])):
         loaded = len(jobs) if stage in LOADING else 0
         loads += loaded
-        hours = len(jobs) * seconds[stage] / 3600 if stage in seconds else None
+        took = [seconds.get((stage, job.get("model", ""))) for job in jobs]
+        hours = sum(took) / 3600 if None not in took else None
         total, unknown = total + (hours or 0), unknown + (hours is None)
         needed, disk = memory(settings, stage, jobs), written(settings, stage, jobs)
         table.add_row(
@@ -98,14 +101,15 @@ def configuration(files: list[str]):
     return validate(whole)
 
 
-def measured() -> dict[str, float]:
-    """Median seconds of finished jobs, by stage."""
+def measured(models: Collection[str]) -> dict[tuple[str, str], float]:
+    """Median seconds of finished jobs, by stage and model ("" where none is involved)."""
     from pruning.analysis import costs
 
-    try:
-        return costs.read(Path(names.BENCHMARKS)).groupby("stage")["seconds"].median().to_dict()
-    except cli.InputError:
-        return {}
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for path in Path(names.BENCHMARKS).rglob("*.tsv"):
+        job, folder = costs.job(path), path.relative_to(names.BENCHMARKS).parts[0]
+        found[job["stage"], folder if folder in models else ""].append(job["seconds"])
+    return {key: median(seconds) for key, seconds in found.items()}
 
 
 def directory(config, model: str) -> Path | None:

@@ -22,10 +22,11 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
 
     from pruning.core import artifacts, chain
 
+    paths = sorted(p for p in results.rglob("*") if p.suffix in (".parquet", ".json") and p.is_file())
+    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(results).parts)]
+    of_models = {file for path in paths for file in recorded(path)}  # whatever they are, their manifest tells of them
     mistakes, digests, inputs, files = [], {}, {}, 0
-    for path in sorted(p for p in results.rglob("*") if p.suffix in (".parquet", ".json") and p.is_file()):
-        if any(part.startswith(".") for part in path.relative_to(results).parts):
-            continue  # caches, checkpoints, and what is not yet whole
+    for path in (path for path in paths if path not in of_models):
         try:
             if path.suffix == ".parquet":
                 origin = json.loads((pq.read_schema(path).metadata or {}).get(b"provenance", b"{}"))
@@ -34,13 +35,11 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
                 content = json.loads(path.read_text(encoding="utf-8"))
                 origin = content.get("provenance") if isinstance(content, dict) else None
                 if not isinstance(origin, dict) or "kind" not in origin:
-                    continue  # not ours: a file of a model
+                    continue  # not ours
                 content = artifacts.read_json(path, origin["kind"])
-            if path.suffix == ".json" and "files" in content:
-                directory = FOLDERS.get(origin["kind"], lambda manifest: manifest.parent)(path)
-                if directory.is_dir():
-                    chain.check_files(directory, path, content, again=True)
-                    files += len(content["files"])
+            if path.suffix == ".json" and "files" in content and (directory := folder_of(path, origin)).is_dir():
+                chain.check_files(directory, path, content, again=True)
+                files += len(content["files"])
         except (cli.InputError, ValueError, OSError, pa.ArrowException) as error:
             mistakes.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
@@ -58,6 +57,19 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
     print(f"{len(digests)} artefacts, {files} files of models and moments, {links} links: {len(mistakes)} mistakes")
     if mistakes:
         sys.exit(1)
+
+
+def folder_of(manifest: Path, origin: dict) -> Path:
+    return FOLDERS.get(origin.get("kind"), lambda path: path.parent)(manifest)
+
+
+def recorded(path: Path) -> list[Path]:
+    """The files that this one is the manifest of, if it is one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.suffix == ".json" else {}
+        return [folder_of(path, content["provenance"]) / name for name in content["files"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 if __name__ == "__main__":

@@ -21,8 +21,11 @@ def test_finished_runs_take_nothing_and_later_ones_what_they_took(finished: Work
     monkeypatch.chdir(finished.path)
     estimate.estimate(["results/table1.csv"], ["test.yaml"])
     assert capsys.readouterr().out.strip() == "Nothing to be done."
-    seconds = estimate.measured()
-    assert {"evaluate", "mask", "score"} <= seconds.keys() and 0 < seconds["evaluate"] < 60
+    seconds = estimate.measured(["tiny-reasoner"])
+    stages = {stage for stage, model in seconds if model == "tiny-reasoner"}
+    assert {"evaluate", "mask", "score"} <= stages and 0 < seconds["evaluate", "tiny-reasoner"] < 60
+    assert ("fetch_dataset", "") in seconds
+    assert {model for _, model in estimate.measured(["another"])} == {""}
 
 
 def test_what_snakemake_refuses_ends_in_its_words(workspace: Workspace, monkeypatch):

@@ -35,6 +35,7 @@ def results(tmp_path: Path, monkeypatch) -> Path:
     chain.inputs.clear()
     artifacts.read_parquet(mask_of("wanda"), "mask")
     model = tiny.save(tiny.qwen2(), Path("results/m/compact/c/wanda/40/model"))
+    (model / "recipe.json").write_text('{"provenance": {"kind": "reasoner", "schema": 1}}')  # as the embedded model has
     content = {"files": artifacts.directory_hashes(model), "widths": [1, 2]}
     artifacts.write_json(model.parent / "manifest.json", content, "compact", {})
     chain.inputs.clear()
@@ -68,7 +69,7 @@ def rewritten(path: Path, change) -> None:
 
 def test_untouched_results_are_whole(results, capsys):
     verify.verify()
-    assert "5 artefacts, 5 files of models and moments, 3 links: 0 mistakes" in capsys.readouterr().out
+    assert "5 artefacts, 6 files of models and moments, 3 links: 0 mistakes" in capsys.readouterr().out
 
 
 CHANGES = {
@@ -138,7 +139,7 @@ def test_a_broken_file_is_found(results, capsys):
     mask_of("rku").write_bytes(mask_of("rku").read_bytes()[:50])
     (MODEL.parent / "manifest.json").write_text('{"provenance"')
     said = found(capsys)
-    assert "rku/40.parquet" in said and "manifest.json" in said and "2 mistakes" in said
+    assert "error: results/m/masks/c/rku/40.parquet: not a whole" in said and "manifest.json: Expecting" in said
 
 
 def test_places_are_below_the_last_results_and_not_of_temporary_names():
