@@ -41,7 +41,8 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
                 chain.check_files(directory, path, content, again=True)
                 files += len(content["files"])
         except (cli.InputError, ValueError, OSError, pa.ArrowException) as error:
-            mistakes.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+            broken = f"{path}: not a whole file ({str(error).splitlines()[0]}); delete it and run again"
+            mistakes.append(str(error) if isinstance(error, cli.InputError) else broken)
             continue
         place = chain.place(path) or str(path)
         digests[place], inputs[place] = origin["digest"], origin["inputs"]

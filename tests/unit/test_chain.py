@@ -139,7 +139,7 @@ def test_a_broken_file_is_found(results, capsys):
     mask_of("rku").write_bytes(mask_of("rku").read_bytes()[:50])
     (MODEL.parent / "manifest.json").write_text('{"provenance"')
     said = found(capsys)
-    assert "error: results/m/masks/c/rku/40.parquet: not a whole" in said and "manifest.json: Expecting" in said
+    assert "error: results/m/masks/c/rku/40.parquet: not a whole" in said and "manifest.json: not a whole file" in said
 
 
 def test_places_are_below_the_last_results_and_not_of_temporary_names():
