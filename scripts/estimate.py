@@ -46,7 +46,7 @@ def estimate(
     if not plan:
         print("Nothing to be done.")
         return
-    settings = configuration(configfile or [])
+    settings = configuration(configfile or [], config or [])
     by_stage: dict[str, list[dict[str, str]]] = defaultdict(list)
     for stage, wildcards in plan:
         by_stage[stage].append(wildcards)
@@ -89,7 +89,8 @@ def planned(arguments: list[str]) -> list[tuple[str, dict[str, str]]]:
     ]
 
 
-def configuration(files: list[str]):
+def configuration(files: list[str], values: list[str]):
+    from snakemake.cli import parse_config
     from snakemake.common.configfile import load_configfile
     from snakemake.utils import update_config
 
@@ -98,6 +99,7 @@ def configuration(files: list[str]):
     whole = load_configfile(names.own("config/config.yaml"))
     for file in files:
         update_config(whole, load_configfile(file))
+    update_config(whole, parse_config(values))
     return validate(whole)
 
 
@@ -119,16 +121,7 @@ def directory(config, model: str) -> Path | None:
     for place in (Path(names.BASE.format(model=model)).parent, *own):
         if (place / "config.json").is_file():
             return place
-    return _shape_of(model) if (SHAPES / f"{model}.json").is_file() else None
-
-
-def _shape_of(model: str) -> Path:
-    """A published shape, as a model directory."""
-    import tempfile
-
-    place = Path(tempfile.mkdtemp())
-    shutil.copyfile(SHAPES / f"{model}.json", place / "config.json")
-    return place
+    return SHAPES / model if (SHAPES / model).is_dir() else None  # a published shape, until the model is fetched
 
 
 def memory(config, stage: str, jobs: list[dict[str, str]]) -> float | None:

@@ -39,7 +39,12 @@ def test_what_snakemake_refuses_ends_in_its_words(workspace: Workspace, monkeypa
 def test_shapes_are_those_of_the_models(name):
     from pruning.models import rehearsal
 
-    network = rehearsal.model(estimate._shape_of(name), "bfloat16")
+    network = rehearsal.model(estimate.SHAPES / name, "bfloat16")
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert parameters == {"qwen2_5-7b": 7_615_616_512, "llama-3-8b": 8_030_261_248}[name]  # as their cards say
     assert (ROOT / f"config/{name}.yaml").is_file()
+
+
+def test_single_values_count_as_in_the_plan():
+    found = estimate.configuration([], ["tunings={arithmetic: {batch_size: 3}}"])
+    assert found.tunings["arithmetic"].batch_size == 3
