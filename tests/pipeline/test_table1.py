@@ -63,6 +63,7 @@ def test_a_second_run_elsewhere_gives_identical_bytes_everywhere(finished: Works
     files = [path.relative_to(again.path) for path in (again.path / "results").rglob("*") if path.is_file()]
     made = [path for path in files if not {"logs", "benchmarks", "cache"} & set(path.parts) and path.name[0] != "."]
     assert {"50.parquet", "table1.csv", "model.safetensors", "gsm_symbolic.json"} <= {path.name for path in made}
+    assert sum("masks" in path.parts for path in made) == 6
     for path in made:
         assert (again.path / path).read_bytes() == (finished.path / path).read_bytes(), path
     verified = subprocess.run([sys.executable, "scripts/verify.py"], cwd=tmp_path, capture_output=True, text=True)
