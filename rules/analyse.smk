@@ -144,11 +144,9 @@ if CONFIG.cases:
     rule cases:
         """What one variant writes when asked a few questions."""
         input:
-            manifest=manifest_of,
-            weights=weights_of,
-            adapter=adapter_files,
+            unpack(parts_of),
             data=names.DATA.format(dataset=CONFIG.cases.dataset, split=CONFIG.cases.split),
-            code=code("cases"),
+            code=lambda w: code("cases", *parts_code(w)),
             launch=LAUNCH,
         output:
             names.CASES,
@@ -166,12 +164,11 @@ if CONFIG.cases:
             mem_mb=memory_mb,
         params:
             settings=cases_settings,
-            model=model_of,
-            adapter=adapter_option,
+            parts=parts_options,
         shell:
             "python {input.launch:q} --gpus {resources.gpu} -- "
-            "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
-            "--manifest {input.manifest:q} --data {input.data:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
+            "python {input.code[0]:q} --settings {params.settings:q} {params.parts:q} "
+            "--data {input.data:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
 
 
 if CONFIG.collapse:

@@ -95,7 +95,7 @@ def settings(section, *, exclude=(), **extra):
 
 
 def kept_or_temp(output, storage):
-    return temp(output) if storage == "temp" else output
+    return output if storage == "keep" else temp(output)
 
 
 def memory_mb(wildcards, attempt):

@@ -1,5 +1,5 @@
 """
-Compact models: physically smaller, loadable; `storage.compact: temp` deletes them after their last evaluation.
+Compact models: physically smaller, loadable. `storage.compact` says whether they are kept.
 
 INPUT
     results/{model}/base/manifest.json                              the dense model

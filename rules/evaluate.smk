@@ -1,11 +1,11 @@
 """
-Evaluation of the dense model, of every compact one and of every recovered one, item by item.
+Evaluation of the dense model, of every pruned one and of every recovered one, item by item.
 
 `variant` is `dense`, `{calib}/{method}/{sparsity}`, or that and `/{tuning}`. A task is either lm-eval's (config/tasks/{task}.yaml) or a
-windowed perplexity (tasks.{task} in the config).
+windowed perplexity (tasks.{task} in the config). Tasks that `experiment.together` names are asked in one job: the model is loaded once.
 
 INPUT
-    manifest.json and files of the variant's model
+    manifest.json and files of the variant's model; with `storage.compact: memory` the dense model's, and a mask
     results/data/…                                          the data files that the task names
 OUTPUT
     results/{model}/eval/{variant}/{task}.json              the whole result
@@ -14,115 +14,127 @@ Answers already given are kept in a hidden file beside the outputs: a killed eva
 """
 
 VARIANT = rf"dense|({one_of(CONFIG.calibrations)})/({METHOD})/\d{{1,2}}(/({one_of(CONFIG.tunings)}))?"
+TOGETHER = catalogue.together(CONFIG)  # (model, tasks) -> the variants that all of these tasks are asked of
 
 
 def variant_of(wildcards):
     return Variant.parse(wildcards.variant)
 
 
-def manifest_of(wildcards):
-    return variant_of(wildcards).manifest(wildcards.model)
+def cut_in_memory(variant):
+    """Whether a variant is cut out of the dense model when that is loaded, instead of being written and read."""
+    if CONFIG.storage.compact != "memory" or variant == names.DENSE:
+        return False
+    method = CONFIG.method(variant.method)
+    return method.compensate in ("none", "bias") and method.export == "exact"  # ridge takes long: once is enough
 
 
-def model_of(wildcards):
-    return variant_of(wildcards).weights(wildcards.model)
+def parts_of(wildcards):
+    """The files that a variant's model is made of."""
+    variant, model = variant_of(wildcards), wildcards.model
+    found = {"adapter": []}
+    if folder := variant.adapter(model):
+        found["adapter"] = [f"{folder}/{name}" for name in ("adapter_model.safetensors", "adapter_config.json")]
+    if cut_in_memory(variant):
+        own = {"model": model, "calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity}
+        evidence = EVIDENCE.get(CONFIG.method(variant.method).compensate)
+        found |= {"manifest": names.BASE.format(**own), "mask": names.MASK.format(**own)}
+        return found | {"evidence": evidence.format(**own) if evidence else []}
+    found["manifest"] = variant.manifest(model)
+    if variant != names.DENSE:  # the directory, so that a deleted one is made again; the manifest says whether it changed
+        found["weights"] = ancient(variant.weights(model))
+    return found
 
 
-def weights_of(wildcards):
-    """The compact model's directory, so that a deleted one is made again; the manifest says whether it changed."""
-    return [] if variant_of(wildcards) == names.DENSE else ancient(model_of(wildcards))
+def parts_options(wildcards):
+    """The same on a command line."""
+    variant, model, parts = variant_of(wildcards), wildcards.model, parts_of(wildcards)
+    memory = cut_in_memory(variant)
+    options = [f"--model={(names.DENSE if memory else variant).weights(model)}", f"--manifest={parts['manifest']}"]
+    if memory:
+        options += [f"--mask={parts['mask']}", f"--compensate={CONFIG.method(variant.method).compensate}"]
+        options += [f"--evidence={parts['evidence']}"] if parts["evidence"] else []
+    return options + ([f"--adapter={variant.adapter(model)}"] if variant.tuning else [])
 
 
-def adapter_files(wildcards):
-    """The LoRA adapter of a recovered variant."""
-    folder = variant_of(wildcards).adapter(wildcards.model)
-    return [f"{folder}/{name}" for name in ("adapter_model.safetensors", "adapter_config.json")] if folder else []
+def parts_code(wildcards):
+    """Plug-ins that make the model."""
+    variant = variant_of(wildcards)
+    scheme = CONFIG.method(variant.method).compensate if cut_in_memory(variant) else "none"
+    return [] if scheme == "none" else [f"methods/compensation/{scheme}"]
 
 
-def adapter_option(wildcards):
-    return [f"--adapter={folder}"] if (folder := variant_of(wildcards).adapter(wildcards.model)) else []
+def made_from(task):
+    """What a task is made from: lm-eval's definition of it, or a text."""
+    own = CONFIG.tasks[task]
+    if own.kind == "lm_eval":
+        return str(CONFIG.definition(task))
+    return names.DATA.format(dataset=own.dataset, split=own.split)
 
 
-def tasks_of(kind):
-    return one_of(name for name, task in CONFIG.tasks.items() if task.kind == kind)
+def evaluation(wildcards, tasks):
+    """Its input files beside the model's."""
+    sources = [made_from(task) for task in tasks]
+    lm_eval = [task for task in tasks if CONFIG.tasks[task].kind == "lm_eval"]
+    data = {file for task in lm_eval for file in preflight.data_files(Path(made_from(task)))}
+    kinds = sorted({f"evaluation/kinds/{CONFIG.tasks[task].kind}" for task in tasks})
+    return {"sources": sources, "data": sorted(data), "code": code("evaluate", *kinds, *parts_code(wildcards))}
 
 
-def definition(wildcards):
-    return str(CONFIG.definition(wildcards.task))
-
-
-def task_settings(wildcards):
+def evaluation_settings(wildcards, tasks):
     dtype = CONFIG.models[wildcards.model].dtype
-    return settings(CONFIG.tasks[wildcards.task], exclude=["title", "chance"], dtype=dtype)
+    own = {t: CONFIG.tasks[t].model_dump(exclude={"title", "chance"}) | {"dtype": dtype} for t in tasks}
+    return settings(None, tasks=own)
 
 
-rule evaluate:
-    """One model on one of lm-eval's tasks."""
-    input:
-        manifest=manifest_of,
-        weights=weights_of,
-        adapter=adapter_files,
-        definition=definition,
-        data=lambda w: preflight.data_files(Path(definition(w))),
-        code=code("evaluate"),
-        launch=LAUNCH,
-    output:
-        result=f"{names.EVALUATION}.json",
-        samples=names.SAMPLES,
-    log:
-        log_of(names.EVALUATION),
-    benchmark:
-        benchmark_of(names.EVALUATION)
-    wildcard_constraints:
-        variant=VARIANT,
-        task=tasks_of("lm_eval"),
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
-    params:
-        settings=task_settings,
-        model=model_of,
-        adapter=adapter_option,
-    shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
-        "--manifest {input.manifest:q} --definition {input.definition:q} --output {output.result:q} "
-        "--samples {output.samples:q} --threads {threads} > {log:q} 2>&1"
+def asked(function):
+    """A function of wildcards and of the tasks of a rule, as one of wildcards alone."""
+    return lambda tasks: lambda wildcards: function(wildcards, tasks or [wildcards.task])
 
 
-rule perplexity:
-    """Windowed perplexity of one model on one text."""
-    input:
-        manifest=manifest_of,
-        weights=weights_of,
-        adapter=adapter_files,
-        data=lambda w: names.DATA.format(dataset=CONFIG.tasks[w.task].dataset, split=CONFIG.tasks[w.task].split),
-        code=code("perplexity"),
-        launch=LAUNCH,
-    output:
-        result=f"{names.EVALUATION}.json",
-        samples=names.SAMPLES,
-    log:
-        log_of(names.EVALUATION),
-    benchmark:
-        benchmark_of(names.EVALUATION)
-    wildcard_constraints:
-        variant=VARIANT,
-        task=tasks_of("perplexity"),
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
-    params:
-        settings=task_settings,
-        model=model_of,
-        adapter=adapter_option,
-    shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} {params.adapter:q} "
-        "--data {input.data:q} --output {output.result:q} --samples {output.samples:q} --threads {threads} > {log:q} 2>&1"
+evaluation, evaluation_settings = asked(evaluation), asked(evaluation_settings)
+task_options = asked(lambda w, tasks: [f"--source={task}={made_from(task)}" for task in tasks])
+ONE = {("", ()): VARIANT}  # of any model, any one task
+
+for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items()):
+    made = [names.EVALUATION.replace("{task}", task) for task in tasks or ["{task}"]]
+    label = made[0] if not tasks else names.EVALUATION.replace("{task}", f"together-{number}")
+
+    rule:
+        """One model on its tasks."""
+        name:
+            f"evaluate_together_{number}" if tasks else "evaluate"
+        input:
+            unpack(parts_of),
+            unpack(evaluation(tasks)),
+            launch=LAUNCH,
+        output:
+            results=[f"{path}.json" for path in made],
+            samples=[f"{path}.samples.parquet" for path in made],
+        log:
+            log_of(label),
+        benchmark:
+            benchmark_of(label)
+        wildcard_constraints:
+            model=one_of([model] if tasks else CONFIG.models),
+            variant=one_of(map(str, variants)) if tasks else VARIANT,
+        conda:
+            "../envs/gpu.yaml"
+        threads: threads_of
+        resources:
+            gpu=gpus,
+            mem_mb=memory_mb,
+            runtime=lambda w, attempt: 240 * attempt,
+        params:
+            settings=evaluation_settings(tasks),
+            parts=parts_options,
+            sources=task_options(tasks),
+            folder=subpath(output[0], parent=True),
+        shell:
+            "python {input.launch:q} --gpus {resources.gpu} -- "
+            "python {input.code[0]:q} --settings {params.settings:q} {params.parts:q} {params.sources:q} "
+            "--output {params.folder:q} --threads {threads} > {log:q} 2>&1"
+
+
+if TOGETHER:
+    workflow.ruleorder(*(f"evaluate_together_{number + 1}" for number in range(len(TOGETHER))), "evaluate")

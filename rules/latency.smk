@@ -3,7 +3,7 @@ Latency: dense and compact shapes with random weights, measured in turn in one p
 
 INPUT
     results/{model}/base/manifest.json                              the dense model's shape (or one from the config)
-    results/{model}/compact/{variant}/manifest.json                 widths of compact models
+    results/{model}/masks/{variant}.parquet                         widths of pruned models
 OUTPUT
     results/latency/{shape}.csv                                     one shape
 """
@@ -23,11 +23,15 @@ if CONFIG.latency:
     def latency_architecture(wildcards):
         return [] if wildcards.shape in CONFIG.latency.shapes else names.BASE.format(model=wildcards.shape)
 
+    def latency_masks(wildcards):
+        own = {"model": wildcards.shape, "calib": CALIB}
+        return [names.MASK.format(method=v.method, sparsity=v.sparsity, **own) for v in latency_variants(wildcards)]
+
     def latency_files(wildcards, input):
-        """Command-line options: the dense model's config.json, and the compact models' widths."""
+        """Command-line options: the dense model's config.json, and the pruned models' masks."""
         base = [f"--architecture={Path(input.architecture).parent}/config.json"] if input.architecture else []
-        pairs = zip(latency_variants(wildcards), input.manifests, strict=True)
-        return [*base, *(f"--manifest={variant}={path}" for variant, path in pairs)]
+        pairs = zip(latency_variants(wildcards), input.masks, strict=True)
+        return [*base, *(f"--mask={variant}={path}" for variant, path in pairs)]
 
     def latency_settings(wildcards):
         return settings(
@@ -35,6 +39,7 @@ if CONFIG.latency:
             exclude=["shapes", "methods", "gpus", "memory_gb"],
             shape=wildcards.shape,
             changes=CONFIG.latency.shapes.get(wildcards.shape, {}),
+            padded=[str(v) for v in latency_variants(wildcards) if CONFIG.method(v.method).export == "pad"],
             device="cuda" if CONFIG.latency.gpus else "cpu",
             **catalogue.statistical(CONFIG, "confidence", "resamples", "seed"),
         )
@@ -43,7 +48,7 @@ if CONFIG.latency:
         """Prefill and decoding of one shape and its compact forms."""
         input:
             architecture=latency_architecture,
-            manifests=lambda w: [variant.manifest(w.shape) for variant in latency_variants(w)],
+            masks=latency_masks,
             code=code("latency"),
             launch=LAUNCH,
         output:

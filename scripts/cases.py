@@ -24,6 +24,9 @@ def cases(
     manifest: Annotated[Path, typer.Option(help="its manifest.json")],
     data: Annotated[Path, typer.Option(help="parquet of the items' split")],
     output: Annotated[Path, typer.Option(help="cases.json")],
+    mask: Annotated[Path | None, typer.Option(help="what to cut out of the model, if it is the dense one")] = None,
+    compensate: Annotated[str, typer.Option(help="scheme of the mask's method")] = "none",
+    evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on")] = None,
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to put on the model")] = None,
     threads: int = 1,
 ) -> None:
@@ -32,14 +35,15 @@ def cases(
 
     from pruning.core import artifacts, out_of_memory
     from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
-    from pruning.models import loading
+    from pruning.methods import variants
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
     pattern = settings["answer_pattern"]
     check_pattern(pattern)
     prompts, targets = texts(artifacts.read_table(data, "dataset").to_pylist(), data, settings)
-    network, tokenizer = loading.load(model, settings["dtype"], adapter=adapter)
+    parts = variants.Parts(model, manifest, mask, compensate, evidence, adapter)
+    network, tokenizer = variants.load(parts, settings["dtype"])
     cli.phase("load")
     asked = in_chat_format(tokenizer, prompts) if settings.get("chat_template") else prompts
     with out_of_memory.advise(f"`cases: items`: {len(prompts)} are generated at once: name fewer"):
@@ -65,7 +69,7 @@ def cases(
                 "correct": answer == right,
             }
         )
-    origin = {**settings, "manifest": artifacts.file_hash(manifest), "data": artifacts.file_hash(data)}
+    origin = {**settings, "model": variants.identity(parts), "data": artifacts.file_hash(data)}
     artifacts.write_json(output, {"cases": records}, "cases", origin)
     for record in records:
         print(f"item {record['item']}: {record['answer']} for {record['target_answer']}, {record['tokens']} tokens")

@@ -1,6 +1,5 @@
 """Cut a mask's neurons out of the dense model: a loadable model directory, and a manifest of what it holds."""
 
-import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -22,34 +21,25 @@ def compact(
 ) -> None:
 
     from pruning.core import artifacts, chain
-    from pruning.methods.compact import loader_of, write_compact
+    from pruning.methods.compact import compensation, keeps_of, loader_of, write_compact
     from pruning.models.checkpoint import Checkpoint
 
     cli.phase("start-up")
     artifacts.check_model(model)
     base = Checkpoint(model)
     original = artifacts.read_json(base_manifest, "base")["original"]
-    keeps = [rows.to_numpy() for _, rows in artifacts.read_parquet(mask, "mask").groupby("layer")["keep"]]
-    if [len(keep) for keep in keeps] != base.widths:
-        raise cli.InputError(
-            f"{mask}: not a mask of {model}: layer widths {[len(k) for k in keeps]}, not {base.widths}"
-        )
-    scheme, records = None, {}
-    if settings["compensate"] != "none":
-        scheme = importlib.import_module(f"pruning.methods.compensation.{settings['compensate']}")
-        if evidence is None:
-            raise cli.InputError(f"compensate: {settings['compensate']} needs --evidence")
-        evidence_of = scheme.evidence(evidence, base.widths)
+    keeps = keeps_of(mask, base)
+    compensated, records = compensation(settings["compensate"], evidence, base, keeps), {}
 
     def compensate(layer: int):
-        made = scheme.compensate(base.matrix(layer, "down"), keeps[layer], evidence_of(layer))
+        made = compensated(layer)
         records[layer] = made.record
         if "warning" in made.record:
             print(f"warning: layer {layer}: {made.record['warning']}", flush=True)
         return made
 
     with artifacts.atomic_directory(output) as directory:
-        write_compact(base, directory, keeps, compensate if scheme else None, settings["export"])
+        write_compact(base, directory, keeps, compensate if compensated else None, settings["export"])
     content = {
         "original": original,
         "achieved_sparsity": 1 - sum(int(keep.sum()) for keep in keeps) / sum(original["widths"]),
@@ -59,7 +49,7 @@ def compact(
         "loads_with": loader_of(output),
         "files": artifacts.directory_hashes(output),
     }
-    if scheme:
+    if compensated:
         content["compensation"] = [records[layer] for layer in range(base.layers)]
     artifacts.write_json(manifest, content, "compact", settings)
     chain.remember(output, manifest, content["files"])

@@ -21,12 +21,13 @@ from typing import Annotated
 
 import typer
 
+from pruning.analysis import costs
 from pruning.core import names
 
 # Stages that load a model to compute with it.
 LOADING = (
     *("calibrate_shard", "observe", "second_moments", "parameter_gradients"),
-    *("evaluate", "perplexity", "recover", "cases"),
+    *("evaluate", "recover", "cases"),
 )
 PROMPT, ANSWER = 1024, 256  # tokens, where only the data know
 SHAPES = Path(names.own("resources/architectures"))
@@ -77,16 +78,21 @@ def estimate(
 
 
 def planned(arguments: list[str]) -> list[tuple[str, dict[str, str]]]:
-    """(stage, wildcards) of the jobs that snakemake would run. Ends the program with its words if it refuses."""
+    """(stage, wildcards) of the jobs that snakemake would run; `task` of an evaluation: all of its tasks, with commas.
+
+    Ends the program with snakemake's words if it refuses."""
     command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit((done.stderr or done.stdout).strip().splitlines()[-1])
-    jobs = re.findall(r"^(?:local)?rule (\w+):\n((?:^ +\S.*\n)*)", done.stdout + done.stderr, re.M)
-    return [
-        (rule, dict(re.findall(r"(\w+)=([^,\n]+)", (re.search(r"wildcards: (.*)", text) or ["", ""])[1])))
-        for rule, text in jobs
-    ]
+    jobs = []
+    for rule, text in re.findall(r"^(?:local)?rule (\w+):\n((?:^ +\S.*\n)*)", done.stdout + done.stderr, re.M):
+        wildcards = dict(re.findall(r"(\w+)=([^,\n]+)", (re.search(r"wildcards: (.*)", text) or ["", ""])[1]))
+        written = (re.search(r"output: (.*)", text) or ["", ""])[1].split(", ")
+        if tasks := [sample[2] for sample in map(names.sample_of, written) if sample]:
+            wildcards["task"] = ",".join(tasks)
+        jobs.append((costs.stage_of(rule), wildcards))
+    return jobs
 
 
 def configuration(files: list[str], values: list[str]):
@@ -105,8 +111,6 @@ def configuration(files: list[str], values: list[str]):
 
 def measured(models: Collection[str]) -> dict[tuple[str, str], float]:
     """Median seconds of finished jobs, by stage and model ("" where none is involved)."""
-    from pruning.analysis import costs
-
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for path in Path(names.BENCHMARKS).rglob("*.tsv"):
         job, folder = costs.job(path), path.relative_to(names.BENCHMARKS).parts[0]
@@ -139,11 +143,8 @@ def memory(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
             own = config.calibrations[key].model_dump()
             work = footprint.second_moments if stage == "second_moments" else footprint.calibration
             beside = work(network, own)
-        elif stage == "perplexity":
-            beside = footprint.perplexity(network, config.tasks[key].model_dump())
         elif stage == "evaluate":
-            task = config.tasks[key]
-            beside = footprint.answers(network, task.batch_size, PROMPT, task.max_gen_toks or ANSWER)
+            beside = max(asked(network, config.tasks[task]) for task in key.split(","))
         elif stage == "recover":
             beside = footprint.lora(network, config.tunings[key].model_dump())
         else:
@@ -152,10 +153,19 @@ def memory(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
     return max(found, default=None)
 
 
+def asked(network, task) -> float:
+    """Bytes of a task beside the weights."""
+    from pruning.analysis import footprint
+
+    if task.kind == "perplexity":
+        return footprint.perplexity(network, task.model_dump())
+    return footprint.answers(network, task.batch_size, PROMPT, task.max_gen_toks or ANSWER)
+
+
 # What of a job's wildcards its memory depends on, besides the model.
 KEYS = {
     **dict.fromkeys(("calibrate_shard", "observe", "second_moments"), "calib"),
-    **dict.fromkeys(("perplexity", "evaluate"), "task"),
+    "evaluate": "task",
     "recover": "tuning",
 }
 

@@ -15,9 +15,7 @@ def latency(
     architecture: Annotated[
         Path | None, typer.Option(help="config.json of the dense model; not needed if `changes` holds a whole one")
     ] = None,
-    manifest: Annotated[
-        list[str] | None, typer.Option(metavar="LABEL=PATH", help="a compact model's manifest.json; repeat")
-    ] = None,
+    mask: Annotated[list[str] | None, typer.Option(metavar="LABEL=PATH", help="a pruned model's mask; repeat")] = None,
     threads: int = 1,
 ) -> None:
     cli.set_threads(threads)
@@ -43,13 +41,13 @@ def latency(
     variants = {"dense": (full,) * layers}
     for sparsity in settings["sparsities"]:
         variants[f"uniform/{sparsity}"] = (kept(full, sparsity),) * layers
-    for label, _, path in (pair.partition("=") for pair in manifest or ()):
+    for label, _, path in (pair.partition("=") for pair in mask or ()):
         if not path or label in variants:
-            raise cli.InputError(f"--manifest {label}={path}: expected LABEL=PATH with a label of its own")
-        content = artifacts.read_json(Path(path), "compact")
-        stage.check_widths(content["widths"], config, path)
-        padded = content["provenance"]["settings"].get("export") == "pad"  # the file then holds the widest, everywhere
-        variants[label] = (max(content["widths"]),) * layers if padded else tuple(content["widths"])
+            raise cli.InputError(f"--mask {label}={path}: expected LABEL=PATH with a label of its own")
+        widths = artifacts.read_parquet(Path(path), "mask").groupby("layer")["keep"].sum().tolist()
+        stage.check_widths(widths, config, path)
+        # A padded model's file holds the widest, everywhere.
+        variants[label] = (max(widths),) * layers if label in settings["padded"] else tuple(widths)
     label_of: dict[tuple[int, ...], str] = {}  # equal widths are measured once, under their first label
     for label, widths in variants.items():
         label_of.setdefault(widths, label)

@@ -126,12 +126,12 @@ def test_editing_a_stage_plans_its_dependants(paper: Workspace, file: str, jobs:
 SETTINGS = {
     "tables.table6.tasks": (
         ["gsm_symbolic_wider_text"],
-        {"fetch_dataset": 1, "perplexity": 7, "leakage": 1, "table": 1, "page": 1, "paper": 1},
+        {"fetch_dataset": 1, "evaluate": 7, "leakage": 1, "table": 1, "page": 1, "paper": 1},
     ),
     "tables.recovery.title": ("Another", {"table": 1, "page": 1, "paper": 1}),
     "tables.ridge": (None, {"costs": 1, "page": 1, "paper": 1}),
     "tunings.arithmetic.note": ("what to know", {"table": 1, "page": 1, "paper": 1}),
-    "tunings.arithmetic.steps": (3, {"recover": 2, "perplexity": 2, "figure": 1, "table": 1, "page": 1, "paper": 1}),
+    "tunings.arithmetic.steps": (3, {"recover": 2, "evaluate": 2, "figure": 1, "table": 1, "page": 1, "paper": 1}),
     "trap.high": (0.9, {"trap": 1, "table": 1, "page": 1, "figure": 1, "paper": 1}),
     "spectrum.draws": (3, {"spectrum": 1, "figure": 1, "paper": 1}),
     "cases.excerpt": (10, {"table": 1, "page": 1, "paper": 1}),
@@ -168,11 +168,11 @@ def test_results_on_other_items_share_no_table(paper: Workspace, tmp_path: Path)
     folder = paper.path / "results/tiny-reasoner/compact" / variant
     settings = {"metrics": ["exact_match,strict-match"], "limit": 4, "batch_size": 4, "dtype": "float32"}
     settings |= {"first": 0, "num_fewshot": None, "shared_examples": False}
-    settings |= {"chat_template": False, "max_gen_toks": None}
-    output = results / "tiny-reasoner/eval" / variant / "gsm_symbolic"
-    evaluate = [sys.executable, "scripts/evaluate.py", "--settings", json.dumps(settings), "--model", folder / "model"]
-    evaluate += ["--manifest", folder / "manifest.json", "--definition", "config/tasks/gsm_symbolic.yaml"]
-    evaluate += ["--output", f"{output}.json", "--samples", f"{output}.samples.parquet"]
+    settings |= {"chat_template": False, "max_gen_toks": None, "kind": "lm_eval"}
+    asked = json.dumps({"tasks": {"gsm_symbolic": settings}})
+    evaluate = [sys.executable, "scripts/evaluate.py", "--settings", asked, "--model", folder / "model"]
+    evaluate += ["--manifest", folder / "manifest.json", "--source", "gsm_symbolic=config/tasks/gsm_symbolic.yaml"]
+    evaluate += ["--output", results / "tiny-reasoner/eval" / variant]
     subprocess.run(evaluate, cwd=paper.path, check=True, capture_output=True)
     column = {"task": "gsm_symbolic", "tuning": None, "note": None, "kind": "accuracy", "title": "T"}
     table = {"name": "table1", "title": "T", "layout": "wide", "reference": "wanda", "paper": None}
@@ -193,7 +193,7 @@ def test_results_on_other_items_share_no_table(paper: Workspace, tmp_path: Path)
         json.dumps(table),
         "--maker=results",
         f"--file=samples={tmp_path}/{names.SAMPLES}",
-        f"--file=manifests={tmp_path}/{names.COMPACT}/manifest.json",
+        f"--file=results={tmp_path}/{names.RESULT}",
         *outputs,
     ]
     done = subprocess.run(command, capture_output=True, text=True)

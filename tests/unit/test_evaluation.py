@@ -5,8 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import evaluate as evaluate_stage
 import pandas as pd
-import perplexity as perplexity_stage
 import pytest
 import torch
 from lm_eval.api.instance import Instance
@@ -677,14 +677,23 @@ def test_negative_log_likelihoods_are_a_hand_loop(batch_size):
     assert max(found) > 1.1 * min(found)
 
 
+def windowed(folder, task) -> SimpleNamespace:
+    """The stage's results on data.parquet, with the model beside it."""
+    original = {"widths": [1], "parameters": 1}
+    artifacts.write_json(folder / "model/manifest.json", {"files": {}, "original": original, **original}, "base", {})
+    task = {"kind": "perplexity", "dtype": "float32", "tokens": None, "batch_size": 2, **task}
+    source = [f"wiki={folder}/data.parquet"]
+    model = folder / "model"
+    evaluate_stage.evaluate({"tasks": {"wiki": task}}, model, model / "manifest.json", source, folder)
+    return SimpleNamespace(json=folder / "wiki.json", samples=folder / "wiki.samples.parquet")
+
+
 def test_the_perplexity_stage_joins_records_and_weighs_tokens(tmp_path):
     model = tiny.qwen2()
     tiny.save(model, tmp_path / "model")
     records = pd.DataFrame({"text": ["abc", "defgh", "ij klmnopqrs"]})
     artifacts.write_parquet(tmp_path / "data.parquet", records, "dataset", {})
-    settings = {"dtype": "float32", "text": "<{text}>", "joiner": "--", "seqlen": 8, "tokens": None, "batch_size": 2}
-    paths = SimpleNamespace(json=tmp_path / "wiki.json", samples=tmp_path / "wiki.samples.parquet")
-    perplexity_stage.perplexity(settings, tmp_path / "model", tmp_path / "data.parquet", paths.json, paths.samples)
+    paths = windowed(tmp_path, {"text": "<{text}>", "joiner": "--", "seqlen": 8})
     ids = tiny.tokenizer()("<abc>--<defgh>--<ij klmnopqrs>")["input_ids"]
     nll = [surprise(model, ids[start : start + 8]) for start in (0, 8, 16)]
     frame = artifacts.read_parquet(paths.samples, "samples")
@@ -699,8 +708,5 @@ def test_the_perplexity_stage_joins_records_and_weighs_tokens(tmp_path):
 def test_a_window_longer_than_the_context_is_refused(tmp_path):
     tiny.save(tiny.qwen2(max_position_embeddings=16), tmp_path / "model")
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": ["a" * 99]}), "dataset", {})
-    settings = {"dtype": "float32", "text": "{text}", "joiner": "", "seqlen": 17, "tokens": None, "batch_size": 2}
     with pytest.raises(InputError, match="seqlen: 17 is longer than the model's context of 16 tokens"):
-        perplexity_stage.perplexity(
-            settings, tmp_path / "model", tmp_path / "data.parquet", tmp_path / "j", tmp_path / "s"
-        )
+        windowed(tmp_path, {"text": "{text}", "joiner": "", "seqlen": 17})

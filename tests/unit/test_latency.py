@@ -33,6 +33,7 @@ SETTINGS = {
     "resamples": 200,
     "seed": 0,
     "device": "cpu",
+    "padded": [],
 }
 
 
@@ -243,19 +244,21 @@ def test_peak_memory_on_a_gpu_is_the_models_own():
 # the stage
 
 
-def run(folder, *manifests: str, config=None, **changes) -> pd.DataFrame:
+def run(folder, *masks: str, config=None, **changes) -> pd.DataFrame:
     (config or tiny.qwen2().config).save_pretrained(folder)
-    stage.latency({**SETTINGS, **changes}, folder / "latency.csv", folder / "config.json", list(manifests), threads=1)
+    stage.latency({**SETTINGS, **changes}, folder / "latency.csv", folder / "config.json", list(masks), threads=1)
     return pd.read_csv(folder / "latency.csv")
 
 
-def manifest(folder, name: str, widths, **settings) -> str:
-    artifacts.write_json(folder / f"{name}.json", {"widths": widths}, "compact", settings)
-    return f"{name}={folder / name}.json"
+def mask(folder, name: str, widths) -> str:
+    keep = [[unit < width for unit in range(max(widths))] for width in widths]
+    frame = pd.DataFrame([{"layer": n, "unit": u, "keep": k} for n, ks in enumerate(keep) for u, k in enumerate(ks)])
+    artifacts.write_parquet(folder / f"{name}.parquet", frame, "mask", {})
+    return f"{name}={folder / name}.parquet"
 
 
 def test_table_has_a_row_a_variant(tmp_path):
-    frame = run(tmp_path, manifest(tmp_path, "rku", [48, 12]), sparsities=[50, 25])
+    frame = run(tmp_path, mask(tmp_path, "rku", [48, 12]), sparsities=[50, 25])
     assert list(frame) == [
         *("shape", "variant", "sparsity", "device", "dtype", "threads", "prompt_tokens", "decode_tokens", "rounds"),
         *("parameters", "prefill_s", "prefill_speedup", "prefill_speedup_low", "prefill_speedup_high", "flop_ratio"),
@@ -297,7 +300,7 @@ def test_equal_widths_are_measured_once_and_repeated(tmp_path, monkeypatch):
     measure, narrowed = latency.measure, latency.narrowed
     monkeypatch.setattr(latency, "narrowed", lambda dense, widths: (made.append(widths), narrowed(dense, widths))[1])
     monkeypatch.setattr(latency, "measure", lambda models, *args: (measured.extend(models), measure(models, *args))[1])
-    pairs = (manifest(tmp_path, name, widths) for name, widths in (("a", [24, 24]), ("b", [7, 9]), ("c", [7, 9])))
+    pairs = (mask(tmp_path, name, widths) for name, widths in (("a", [24, 24]), ("b", [7, 9]), ("c", [7, 9])))
     frame = run(tmp_path, *pairs, sparsities=[0, 50])
     assert measured == ["dense", "uniform/50", "b"]
     assert made == [(24, 24), (7, 9)]
@@ -309,7 +312,7 @@ def test_equal_widths_are_measured_once_and_repeated(tmp_path, monkeypatch):
 
 
 def test_padded_models_are_as_wide_as_their_widest_layer(tmp_path):
-    frame = run(tmp_path, manifest(tmp_path, "padded", [7, 36], export="pad"), sparsities=[25])
+    frame = run(tmp_path, mask(tmp_path, "padded", [7, 36]), sparsities=[25], padded=["padded"])
     assert frame["parameters"].tolist()[1] == frame["parameters"].tolist()[2]
     assert frame["sparsity"].tolist() == [0, 0.25, 0.25]
 
@@ -358,16 +361,16 @@ def test_cuda_without_a_gpu_is_refused_and_auto_is_the_cpu(tmp_path):
     assert latency.choose_device("auto") == CPU
 
 
-def test_unfit_manifests_are_named(tmp_path):
+def test_unfit_masks_are_named(tmp_path):
     for widths, message in (
-        ([7, 7, 7], "few.json: 3 FFN widths, .* num_hidden_layers 2"),
-        ([7, 49], "few.json: FFN widths from 7 to 49 .* intermediate_size 48"),
+        ([7, 7, 7], "few.parquet: 3 FFN widths, .* num_hidden_layers 2"),
+        ([7, 49], "few.parquet: FFN widths from 7 to 49 .* intermediate_size 48"),
     ):
         with pytest.raises(InputError, match=message):
-            run(tmp_path, manifest(tmp_path, "few", widths))
-    good = manifest(tmp_path, "good", [7, 7])
+            run(tmp_path, mask(tmp_path, "few", widths))
+    good = mask(tmp_path, "good", [7, 7])
     for pairs in ((good, good), ("good",), (good.replace("good=", "dense="),)):
-        with pytest.raises(InputError, match="--manifest .*expected LABEL=PATH with a label of its own"):
+        with pytest.raises(InputError, match="--mask .*expected LABEL=PATH with a label of its own"):
             run(tmp_path, *pairs)
 
 

@@ -92,7 +92,11 @@ class Study:
                 self.write(model, path, RIGHT[method, sparsity], NATS[method] + sparsity / 100)
                 achieved = sparsity / 100 + 0.012 * (method == "rku" and sparsity == 50)
                 content = {"achieved_sparsity": achieved, "parameters": 1000, "parameters_kept": 1000 - 7 * sparsity}
-                artifacts.write_json(self.results / model / "compact" / path / "manifest.json", content, "compact", {})
+                self.resize(model, path, content)
+
+    def resize(self, model, variant, content) -> None:
+        path = self.results / model / "eval" / variant / "gsm8k.json"
+        artifacts.write_json(path, {"pruned": content}, "evaluation", {})
 
     def samples(self, model, variant, task) -> Path:
         return self.results / model / "eval" / variant / f"{task}.samples.parquet"
@@ -110,7 +114,7 @@ class Study:
 
     @property
     def files(self) -> list[str]:
-        templates = {"samples": names.SAMPLES, "manifests": f"{names.COMPACT}/manifest.json"}
+        templates = {"samples": names.SAMPLES, "results": names.RESULT}
         files = [f"{name}={self.results.parent}/{template}" for name, template in templates.items()]
         paper = [f"published={self.published}", f"notes={PAPER.with_name('notes.yaml')}"]
         return files + (paper if self.settings["paper"] else [])
@@ -587,6 +591,10 @@ def test_recovered_models_are_compared_with_themselves_before(tmp_path, written)
     assert header[1:3] == ["30%: GSM8K", "30%: GSM8K (tuned on lora)"]
     assert "Columns without `tuned on`: the pruned" in study.outputs["md"].read_text(encoding="utf-8")
     del study.settings["tasks"]["gsm8k"]
+    for path in list((study.results).glob("*/eval/*/*/*/lora")):
+        model, variant = path.parts[-6], "/".join(path.parts[-4:-1])
+        twin = artifacts.read_json(study.results / model / f"eval/{variant}/gsm8k.json", "evaluation")
+        study.resize(model, f"{variant}/lora", twin["pruned"])
     with pytest.raises(InputError, match="table1.tasks: 'gsm8k@lora' is compared with 'gsm8k': name that as well"):
         study.run()
 
@@ -594,9 +602,8 @@ def test_recovered_models_are_compared_with_themselves_before(tmp_path, written)
 def test_ridge_is_compared_with_the_same_method_without(study):
     for model, calib, sparsity in product([PAPER_MODEL, OTHER_MODEL], CALIBS, SPARSITIES):
         path = f"{calib}/ridge_rku/{sparsity}"
-        twin = artifacts.read_json(study.results / model / f"compact/{calib}/rku/{sparsity}/manifest.json", "compact")
-        del twin["provenance"]
-        artifacts.write_json(study.results / model / "compact" / path / "manifest.json", twin, "compact", {})
+        twin = artifacts.read_json(study.results / model / f"eval/{calib}/rku/{sparsity}/gsm8k.json", "evaluation")
+        study.resize(model, path, twin["pruned"])
         windows = artifacts.read_parquet(study.samples(model, f"{calib}/rku/{sparsity}", "wikitext2"), "samples")
         study.replace(model, path, "wikitext2", windows)
         study.replace(model, path, "gsm8k", accuracy_samples(set(RIGHT["rku", sparsity]) | set(range(50, 60))))

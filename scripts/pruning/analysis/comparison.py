@@ -41,13 +41,13 @@ def table_rows(
     model: str,
     dense: Mapping[str, pd.DataFrame],
     pruned: Mapping[str, Mapping[Variant, Mapping[str, pd.DataFrame]]],
-    manifests: Mapping[str, Mapping[Variant, Mapping[str, Any]]],
+    sizes: Mapping[str, Mapping[Variant, Mapping[str, Any]]],
     published: pd.DataFrame,
     settings: Mapping[str, Any],
 ) -> pd.DataFrame:
     """A table of one model: the dense model's rows, then each calibration's, in the order of the settings.
 
-    Args: `dense` maps a column to samples, `pruned` a calibration, variant and column; `manifests` maps a calibration
+    Args: `dense` maps a column to samples, `pruned` a calibration, variant and column; `sizes` maps a calibration
     and variant to what compaction recorded (`achieved_sparsity` as a fraction, `parameters` before and
     `parameters_kept` after); `published` as `read_published` returns it.
     Returns COLUMNS and MARKS. Accuracies, their intervals and differences are fractions; differences are the
@@ -62,7 +62,7 @@ def table_rows(
         rows.setdefault((row["task"], metric), row)
     rows = list(rows.values())
     for calib, variants in pruned.items():
-        rows += _calibration_rows(model, calib, dense, variants, manifests[calib], settings)
+        rows += _calibration_rows(model, calib, dense, variants, sizes[calib], settings)
     _add_published(rows, published)
     frame = pd.DataFrame(rows, columns=COLUMNS + MARKS)
     numbers = [name for name in COLUMNS if name not in INTEGERS + TEXTS]
@@ -261,7 +261,7 @@ def _calibration_rows(
     calib: str,
     dense: Mapping[str, pd.DataFrame],
     pruned: Mapping[Variant, Mapping[str, pd.DataFrame]],
-    manifests: Mapping[Variant, Mapping[str, Any]],
+    sizes: Mapping[Variant, Mapping[str, Any]],
     settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     variants = [(method, sparsity) for method in settings["methods"] for sparsity in settings["sparsities"]]
@@ -276,7 +276,7 @@ def _calibration_rows(
         for variant in variants:
             method, sparsity = variant
             ours = outcomes[variant, column, metric]
-            row = _row(model, variant, column, metric, _measure(ours, kind, settings), settings, manifests[variant])
+            row = _row(model, variant, column, metric, _measure(ours, kind, settings), settings, sizes[variant])
             row |= {"calib": calib, "seed": settings["models"][model]["calibrations"][calib]["seed"]}
             if reference := reference_of(method, column, settings):
                 name = UNTUNED if settings["reference"] == UNTUNED else reference[0]
@@ -299,15 +299,15 @@ def _row(
     metric: str,
     measure: Mapping[str, Any],
     settings: Mapping[str, Any],
-    manifest: Mapping[str, Any] | None = None,
+    size: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A row without comparison; without a manifest it is the dense model's."""
+    """A row without comparison; without a size it is the dense model's."""
     row = {"model": model, "method": variant[0], "sparsity": variant[1], "metric": metric, **measure}
     row |= {"task": task_of(column, settings), "tuning": tuning_of(column, settings)}
     row |= {"achieved_sparsity": 0.0, "params_removed": 0.0, "best": False, "near_best": False}
-    if manifest is not None:
-        row["achieved_sparsity"] = manifest["achieved_sparsity"]
-        row["params_removed"] = 1 - manifest["parameters_kept"] / manifest["parameters"]
+    if size is not None:
+        row["achieved_sparsity"] = size["achieved_sparsity"]
+        row["params_removed"] = 1 - size["parameters_kept"] / size["parameters"]
     return row
 
 

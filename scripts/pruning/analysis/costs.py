@@ -1,6 +1,7 @@
 """What each stage costs, from Snakemake's benchmark files (seconds `s`, peak memory `max_rss` in MiB)."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ def job(path: Path) -> dict[str, Any]:
 
     Snakemake names the rule with `--benchmark-extended`, which profiles/default sets."""
     last = pd.read_csv(path, sep="\t", na_values="-", quoting=csv.QUOTE_NONE).iloc[-1]
-    return {"stage": last.get("rule_name", "unknown"), "seconds": last["s"], "memory_mb": last["max_rss"]}
+    return {"stage": stage_of(last.get("rule_name", "unknown")), "seconds": last["s"], "memory_mb": last["max_rss"]}
+
+
+def stage_of(rule: str) -> str:
+    """A rule's; those that ask several tasks at once are one stage with the one that asks one."""
+    return re.sub(r"_together_\d+$", "", rule)
 
 
 def summary(jobs: pd.DataFrame) -> pd.DataFrame:

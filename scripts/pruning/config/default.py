@@ -231,7 +231,16 @@ DEFAULT = Config(
         "gsm_symbolic": Tuning(dataset="gsm_symbolic", learning_rate=1e-3, sequence_length=256),
         "arithmetic": Tuning(dataset="arithmetic", learning_rate=1e-3, sequence_length=64),
     },
-    experiment=Experiment(models=["tiny-reasoner"], calibrations=["gsm_symbolic-s0"], methods=SEVEN),
+    experiment=Experiment(
+        models=["tiny-reasoner"],
+        calibrations=["gsm_symbolic-s0"],
+        methods=SEVEN,
+        together=[
+            ["gsm_symbolic", "gsm_symbolic_options"],
+            ["gsm_symbolic_text", "gsm_symbolic_wider_text"],
+            ["arithmetic", "gsm_symbolic_unseen_options"],
+        ],
+    ),
     tables={
         "table1": Table(
             title="Table 1: what pruning leaves of reasoning",

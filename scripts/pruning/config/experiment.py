@@ -26,6 +26,9 @@ class Experiment(Strict):
     resamples: Positive = 10_000
     """Bootstrap resamples."""
     seed: int = 0
+    together: list[NonEmpty[Alias]] = []
+    """Lists of tasks that are asked in one job, so that a model is loaded once for them: those that any table or figure
+    asks of it, whichever is made. Other tasks have a job each."""
 
 
 class Table(Strict):

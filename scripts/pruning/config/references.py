@@ -79,6 +79,10 @@ def _experiment(config: Config) -> None:
     known("experiment.calibrations", e.calibrations, config.calibrations)
     known("experiment.reference", [e.reference], e.methods)
     _gradients(config, "experiment.methods", e.methods, e.calibrations)
+    together = [task for tasks in e.together for task in tasks]
+    known("experiment.together", together, config.tasks)
+    if twice := sorted({task for task in together if together.count(task) > 1}):
+        raise ValueError(f"experiment.together: names {', '.join(twice)} twice; a task is asked in one job")
 
 
 def _table(config: Config, name: str) -> None:

@@ -7,6 +7,7 @@ benchmarks mirror the results they are of.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ COMPACT = "results/{model}/compact/{calib}/{method}/{sparsity}"
 RECOVERED = "results/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}"
 
 EVALUATION = "results/{model}/eval/{variant}/{task}"
+RESULT = f"{EVALUATION}.json"
 SAMPLES = f"{EVALUATION}.samples.parquet"
 
 ANALYSIS = "results/{model}/analysis"
@@ -67,6 +69,12 @@ def log_of(result: str) -> str:
 def benchmark_of(result: str) -> str:
     """Time and memory of the job that makes a result."""
     return f"{BENCHMARKS}/{_stem(result)}.tsv"
+
+
+def sample_of(path: str) -> tuple[str, str, str] | None:
+    """Model, variant and task of samples; None for other files."""
+    found = re.fullmatch(r"results/([^/]+)/eval/(.+)/([^/]+)\.samples\.parquet", path)
+    return found.groups() if found else None
 
 
 def _stem(result: str) -> str:
@@ -116,6 +124,10 @@ class Variant:
     def samples(self, model: str, task: str) -> str:
         """Its outcomes on a task."""
         return SAMPLES.format(model=model, variant=self, task=task)
+
+    def result(self, model: str, task: str) -> str:
+        """Its whole result on a task."""
+        return RESULT.format(model=model, variant=self, task=task)
 
 
 DENSE = Variant()

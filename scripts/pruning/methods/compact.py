@@ -1,19 +1,25 @@
-"""Physically smaller models: rows of gate/up and columns of down_proj cut out, everything else copied.
+"""Physically smaller models: rows of gate/up and columns of down_proj cut out, everything else as it was.
 
-Works tensor by tensor on safetensors, shard for shard, so a 7B model needs the memory of one shard.
+On disk it works tensor by tensor on safetensors, shard for shard, so a 7B model needs the memory of one shard; in
+memory, layer by layer.
 """
 
+import importlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods.compensation import Compensated
+from pruning.models import families
 from pruning.models.checkpoint import Checkpoint, has_mlp_bias, read_config
 from pruning.models.structures import ffn
 
@@ -70,6 +76,70 @@ def write_compact(
         skip = file.name in ("config.json", "manifest.json", "README.md") or ".safetensors" in file.name
         if file.is_file() and not skip and not file.name.startswith("."):
             shutil.copyfile(file, output / file.name)
+
+
+def keeps_of(mask: Path, base: Checkpoint) -> list[np.ndarray]:
+    """bool [n_l] a layer. Raises InputError if the mask does not fit the model."""
+    keeps = [rows.to_numpy() for _, rows in artifacts.read_parquet(mask, "mask").groupby("layer")["keep"]]
+    if [len(keep) for keep in keeps] != base.widths:
+        raise InputError(
+            f"{mask}: not a mask of {base.directory}: layer widths {[len(k) for k in keeps]}, not {base.widths}"
+        )
+    return keeps
+
+
+def compensation(
+    scheme: str, evidence: Path | None, base: Checkpoint, keeps: Sequence[np.ndarray]
+) -> Callable[[int], Compensated] | None:
+    """A function from a layer's number to its down_proj; None where nothing is compensated.
+
+    Raises InputError without the evidence that the scheme needs."""
+    if scheme == "none":
+        return None
+    if evidence is None:
+        raise InputError(f"compensate: {scheme} needs --evidence")
+    module = importlib.import_module(f"pruning.methods.compensation.{scheme}")
+    of_layer = module.evidence(evidence, base.widths)
+    return lambda layer: module.compensate(base.matrix(layer, "down"), keeps[layer], of_layer(layer))
+
+
+def cut(
+    model: torch.nn.Module,
+    base: Checkpoint,
+    keeps: Sequence[np.ndarray],
+    compensate: Callable[[int], Compensated] | None = None,
+) -> None:
+    """Make the dense model, loaded from `base`, in place what loading a compact one of these arguments gives
+    (write_compact), up to its config."""
+    layers = families.decoder_layers(model)
+    for layer in range(len(keeps)):
+        ffn.shrink(layers[layer], layer, keeps, base.family)
+        if compensate is None:
+            continue
+        made = compensated_tensors(base, layer, compensate(layer), {}, None)
+        down = ffn.modules(layers[layer], base.family)["down",]
+        for kind in ("weight", "bias"):
+            if (tensor := made.get(base.name(layer, "down", kind))) is not None:
+                own = tensor.to(down.weight.device, down.weight.dtype)
+                setattr(down, kind, torch.nn.Parameter(own, requires_grad=False))
+
+
+def parameters(base: Checkpoint, widths: Sequence[int], biased: bool = False) -> int:
+    """Parameters of the compact model of these widths, without making it; tied weights count once.
+
+    biased: every down_proj has got a bias, and with Llama's `mlp_bias` gate and up as well."""
+    total = 0
+    for name in base.file_of:
+        part, shape = ffn.parse(name, base.family), base.shape(name)
+        if part and part.axis is not None:
+            shape[part.axis] = len(part.projections) * widths[part.layer]
+        total += math.prod(shape)
+    if biased:
+        slots = ("gate", "up", "down") if has_mlp_bias(read_config(base.directory)) else ("down",)
+        for (layer, width), slot in product(enumerate(widths), slots):
+            if base.name(layer, slot, "bias") not in base.file_of:
+                total += base.shape(base.name(layer, "down"))[0] if slot == "down" else width
+    return total
 
 
 def loader_of(directory: Path) -> str:

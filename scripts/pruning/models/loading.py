@@ -38,13 +38,18 @@ def load(
     )
     complete.refuse(directory, found)
     if adapter is not None:
-        from peft import PeftModel  # slow, and unneeded for the others
-
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        model = merged(model, adapter)
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval().requires_grad_(False), tokenizer
+
+
+def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """With a LoRA adapter in its weights, frozen, in eval mode."""
+    from peft import PeftModel  # slow, and unneeded where there is none
+
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval().requires_grad_(False)
 
 
 def check_memory(directory: Path, dtype: str, device: str = "cpu") -> None:

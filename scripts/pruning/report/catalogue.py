@@ -97,10 +97,11 @@ def results(config: Config, name: str) -> Entry:
         for model, column in product(table.models, columns)
         for variant in (DENSE, *map(column.of, pruned))
     ]
-    manifest = f"{names.COMPACT}/manifest.json"
+    # How small a variant is, its results say; recovery does not change it.
+    evaluated = [(model, columns[0].of(variant)) for model, variant in product(table.models, pruned)]
     files = {
         "samples": [variant.samples(model, task) for model, variant, task in shown],
-        "manifests": [variant.manifest(model) for model, variant in product(table.models, pruned)],
+        "results": [variant.result(model, columns[0].task) for model, variant in evaluated],
         "leakage": [names.LEAKAGE.format(table=name)],
     }
     if table.paper:
@@ -114,7 +115,23 @@ def results(config: Config, name: str) -> Entry:
         **statistical(config, "confidence", "resamples", "seed"),
     }
     caption = CAPTIONS.get(name, "A table of this experiment's configuration.")
-    return Entry("results", caption, files, settings, {"samples": names.SAMPLES, "manifests": manifest})
+    return Entry("results", caption, files, settings, {"samples": names.SAMPLES, "results": names.RESULT})
+
+
+def together(config: Config) -> dict[tuple[str, tuple[str, ...]], list[Variant]]:
+    """(model, two tasks or more of one of `experiment.together`) -> the variants that just these are asked of."""
+    asked: dict[tuple[str, str], dict[str, None]] = {}
+    wanted = [file for entry in [*tables(config).values(), *figures(config).values()] for file in entry.inputs]
+    if config.collapse:
+        wanted += samples(config, [DENSE, *grid(config, config.collapse.sparsities)], config.collapse.task)
+    for model, variant, task in filter(None, map(names.sample_of, wanted)):
+        asked.setdefault((model, variant), {})[task] = None
+    found: dict[tuple[str, tuple[str, ...]], list[Variant]] = {}
+    for tasks in config.experiment.together:
+        for (model, variant), own in asked.items():
+            if len(both := tuple(task for task in tasks if task in own)) > 1:
+                found.setdefault((model, both), []).append(Variant.parse(variant))
+    return found
 
 
 def described(config: Config, column: Column) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def cut(name: str, tensor: Tensor, keeps: Sequence[np.ndarray], family: Family, 
     found = parse(name, family)
     if not found or found.axis is None:
         return tensor
-    keep = torch.from_numpy(np.flatnonzero(keeps[found.layer]))
+    keep = torch.from_numpy(np.flatnonzero(keeps[found.layer])).to(tensor.device)
     parts = [
         padded(part.index_select(found.axis, keep), found.axis, pad_to)
         for part in tensor.chunk(len(found.projections), found.axis)
@@ -138,6 +138,22 @@ def resize(model: nn.Module, widths: Mapping[int, int]) -> None:
             setattr(ffn, names(family)[held], new)
         if hasattr(ffn, CONFIG_KEY):
             setattr(ffn, CONFIG_KEY, width)
+
+
+def shrink(block: nn.Module, layer: int, keeps: Sequence[np.ndarray], family: Family) -> None:
+    """Cut one decoder layer's FFN down to its kept units, in place."""
+    ffn, width = block.get_submodule(family.ffn), int(keeps[layer].sum())
+    for held, module in modules(block, family).items():
+        for kind, parameter in list(module.named_parameters(recurse=False)):
+            name = f"{family.layers}.{layer}.{family.ffn}.{names(family)[held]}.{kind}"
+            kept = cut(name, parameter.data, keeps, family)
+            setattr(module, kind, nn.Parameter(kept, requires_grad=parameter.requires_grad))
+        if held == ("down",):
+            module.in_features = width
+        else:
+            module.out_features = len(held) * width
+    if hasattr(ffn, CONFIG_KEY):
+        setattr(ffn, CONFIG_KEY, width)
 
 
 def add_down_bias(model: nn.Module) -> None:

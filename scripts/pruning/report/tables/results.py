@@ -8,7 +8,7 @@ alias -> {`seed`}}; `tasks`: column -> {`task`, `tuning` (or null), `metrics`, `
 `title`, `asked` (how, where the config says so)}; `methods` and `sparsities` (whole per cent), in the order of rows
 and columns.
 
-Files: `samples` and `manifests`, templates; `published` and `notes` where there is `paper`; `leakage`.
+Files: `samples` and `results`, templates; `published` and `notes` where there is `paper`; `leakage`.
 """
 
 from itertools import product
@@ -48,14 +48,15 @@ def model_rows(model: str, files: Files, published: pd.DataFrame, settings: dict
         paths = {name: files.at("samples", model=model, variant=v, task=columns[name].task) for name, v in own.items()}
         return {name: artifacts.read_parquet(path, "samples") for name, path in paths.items()}
 
-    pruned, manifests = {}, {}
+    pruned, sizes = {}, {}
+    [first, *_] = columns.values()
+
+    def size(variant: Variant) -> dict[str, Any]:
+        path = files.at("results", model=model, variant=first.of(variant), task=first.task)
+        return artifacts.read_json(path, "evaluation")["pruned"]
+
     for calib in settings["models"][model]["calibrations"]:
         keys = list(product(settings["methods"], settings["sparsities"]))
         pruned[calib] = {(method, sparsity): samples(Variant(calib, method, sparsity)) for method, sparsity in keys}
-        manifests[calib] = {
-            (method, sparsity): artifacts.read_json(
-                files.at("manifests", model=model, calib=calib, method=method, sparsity=sparsity), "compact"
-            )
-            for method, sparsity in keys
-        }
-    return comparison.table_rows(model, samples(DENSE), pruned, manifests, published, settings)
+        sizes[calib] = {(method, sparsity): size(Variant(calib, method, sparsity)) for method, sparsity in keys}
+    return comparison.table_rows(model, samples(DENSE), pruned, sizes, published, settings)

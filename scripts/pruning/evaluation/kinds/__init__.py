@@ -1,0 +1,34 @@
+"""Kinds of tasks: one file a kind (`kind` of a task in the config), so that one's code is no other's.
+
+Each has `ask(network, tokenizer, task, source, remembered) -> Outcome`: the task's settings, the file that it is made
+from, and where answers may be kept. To add one: a file here, and its settings in pruning/config/tasks.py.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Where answers already given may be kept, and what they are answers of."""
+
+    folder: Path
+    name: str
+    """Of the task."""
+    model: list[Any]
+    """What the model's weights are, JSON-like."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    samples: pd.DataFrame
+    """One row an item and metric, docs/artefacts.md."""
+    result: dict[str, Any]
+    """The whole result, JSON-like."""
+    words: str
+    """For the log."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What the result depends on beside the settings, for its provenance."""

@@ -1,0 +1,33 @@
+"""A task of lm-eval's. Answers already given by this very model are not asked for again."""
+
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+
+from pruning.core import artifacts
+from pruning.evaluation import harness, tasks
+from pruning.evaluation.answers import ANSWERS, AnswerFile, RememberedLM
+from pruning.evaluation.backends import hf
+from pruning.evaluation.kinds import Outcome, Remembered
+from pruning.evaluation.samples import outcomes
+
+# What lm-eval says of the run rather than of its result: equal runs make equal bytes.
+OF_THE_RUN = ("date", "pretty_env_info", "git_hash", "upper_git_hash", "total_evaluation_time_seconds")
+
+
+def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Remembered) -> Outcome:
+    """`source`: the task's YAML. Raises InputError as harness.evaluate does."""
+    definition = tasks.definition(source)
+    data = {name: artifacts.file_hash(Path(path)) for name, path in definition["dataset_kwargs"]["data_files"].items()}
+    asked = {key: task[key] for key in ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")}
+    own = (definition, asked, data, task["dtype"], lm_eval.__version__)
+    identity = artifacts.key_of(ANSWERS, *remembered.model, *own)
+    answers = AnswerFile(remembered.folder / f".{remembered.name}.{identity}.jsonl")
+    lm = RememberedLM(hf.HuggingFaceLM(network, tokenizer, task["batch_size"]), answers)
+    result = harness.evaluate(lm, definition, task["limit"], task["first"], **asked)
+    frame = outcomes(result, answers, task["metrics"])
+    for key in ("samples", *OF_THE_RUN):
+        result.pop(key, None)
+    means = frame.groupby("metric")["value"].agg(["mean", "count"]).to_string()
+    return Outcome(frame, result, means, {"data": data})

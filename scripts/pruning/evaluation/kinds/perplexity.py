@@ -1,0 +1,52 @@
+"""Windowed perplexity of one text: a sample is a window."""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from pruning.core import artifacts, out_of_memory
+from pruning.core.errors import InputError
+from pruning.core.limits import LEAST_WINDOWS
+from pruning.evaluation.kinds import Outcome, Remembered
+from pruning.evaluation.perplexity import negative_log_likelihoods, windows
+
+
+def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Remembered) -> Outcome:
+    """`source`: the parquet of the text's split. Raises InputError if a window is longer than the model's context."""
+    seqlen, context = task["seqlen"], network.config.max_position_embeddings
+    if seqlen > context:
+        raise InputError(f"seqlen: {seqlen} is longer than the model's context of {context} tokens")
+    records = artifacts.read_table(source, "dataset").to_pylist()
+    text = task["joiner"].join(task["text"].format_map(record) for record in records)
+    cut = windows(tokenizer(text, verbose=False)["input_ids"], seqlen, task["tokens"])
+    with out_of_memory.advise(f"`batch_size: {task['batch_size']}`: lower it, or `seqlen`"):
+        scored = negative_log_likelihoods(network, cut, task["batch_size"])
+        nll = list(tqdm(scored, "windows", total=len(cut), mininterval=5))
+    frame = pd.DataFrame(
+        {
+            "item": range(len(cut)),
+            "item_hash": [hashlib.sha256(window.numpy().tobytes()).hexdigest()[:16] for window in cut],
+            "metric": "perplexity",
+            "value": nll,
+            "weight": seqlen - 1,
+            "cluster": pd.array([None] * len(cut), dtype="string"),
+            "prediction": "",
+            "target": "",
+            "generated_tokens": pd.array([None] * len(cut), dtype="Int64"),
+            "finish_reason": pd.array([None] * len(cut), dtype="string"),
+            "repetition": pd.array([None] * len(cut), dtype="float64"),
+        }
+    )
+    tokens = int(frame["weight"].sum())
+    result = {"perplexity": math.exp(sum(nll) / tokens), "tokens": tokens, "windows": len(cut), "seqlen": seqlen}
+    words = f"perplexity {result['perplexity']:.3f} over {tokens} tokens, seqlen {seqlen}"
+    if len(cut) < LEAST_WINDOWS:
+        words = (
+            f"warning: fewer than {LEAST_WINDOWS} windows: {len(cut)} of seqlen {seqlen}; tests on so few tell little. "
+            f"Lower `seqlen`, or give the task more text\n{words}"
+        )
+    return Outcome(frame, result, words)

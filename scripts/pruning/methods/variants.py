@@ -1,0 +1,70 @@
+"""A variant of a model, from what it is made of: a model directory, or the dense one and a mask; a LoRA adapter on it.
+
+The model that is cut in memory is the one that scripts/compact.py writes: the same weights, thus the same answers. It
+spares a 7B model's grid some terabytes of writing and reading.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pruning.core import artifacts
+from pruning.methods import compact
+from pruning.models import loading
+from pruning.models.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Parts:
+    model: Path
+    """A model directory."""
+    manifest: Path
+    """Its manifest.json."""
+    mask: Path | None = None
+    """What to cut out, if the model is the dense one; None where it is what it shall be."""
+    compensate: str = "none"
+    """The scheme of the mask's method."""
+    evidence: Path | None = None
+    """What the scheme is fitted on."""
+    adapter: Path | None = None
+    """Directory of a LoRA adapter."""
+
+
+def load(parts: Parts, dtype: str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """As loading.load does. Raises InputError as that does, and if the mask is another model's."""
+    if parts.mask is None:
+        return loading.load(parts.model, dtype, device, parts.adapter)
+    network, tokenizer = loading.load(parts.model, dtype, device)
+    base = Checkpoint(parts.model)
+    keeps = compact.keeps_of(parts.mask, base)
+    compact.cut(network, base, keeps, compact.compensation(parts.compensate, parts.evidence, base, keeps))
+    return (loading.merged(network, parts.adapter) if parts.adapter else network), tokenizer
+
+
+def identity(parts: Parts) -> list[Any]:
+    """What the weights are, JSON-like: equal for equal weights alone."""
+    adapter = artifacts.directory_hashes(parts.adapter) if parts.adapter else None
+    own = [artifacts.file_hash(parts.manifest), adapter]
+    if parts.mask is None:
+        return own
+    origins = [artifacts.file_hash(path) for path in (parts.mask, parts.evidence) if path]
+    return [*own, parts.compensate, origins]
+
+
+def pruned(parts: Parts) -> dict[str, Any]:
+    """How much is gone, against the model before any pruning: `achieved_sparsity` of the FFN neurons, `parameters` it
+    had and `parameters_kept`."""
+    if parts.mask is None:
+        content = artifacts.read_json(parts.manifest, "base" if parts.manifest.parent == parts.model else "compact")
+        if "achieved_sparsity" in content:
+            return {key: content[key] for key in ("achieved_sparsity", "parameters", "parameters_kept")}
+        original, widths, kept = content["original"], content["widths"], content["parameters"]
+    else:
+        original, base = artifacts.read_json(parts.manifest, "base")["original"], Checkpoint(parts.model)
+        keeps = compact.keeps_of(parts.mask, base)
+        widths = [int(keep.sum()) for keep in keeps]
+        kept = compact.parameters(base, widths, biased=parts.compensate == "bias")
+    achieved = 1 - sum(widths) / sum(original["widths"])
+    return {"achieved_sparsity": achieved, "parameters": original["parameters"], "parameters_kept": kept}

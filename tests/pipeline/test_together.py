@@ -1,0 +1,101 @@
+"""Several tasks in one job, and models that are cut in memory: fewer loads and fewer files, the same results."""
+
+import shutil
+
+import pytest
+import yaml
+
+from workspace import Workspace
+
+TABLES = {
+    "table1": {"tasks": ["gsm_symbolic", "gsm_symbolic_options"], "sparsities": [50]},
+    "table6": {"tasks": ["gsm_symbolic_text"], "sparsities": [50]},
+}
+CHANGES = {
+    "experiment": {
+        "methods": ["wanda", "flap", "ridge_wanda"],
+        "together": [["gsm_symbolic_text", "gsm_symbolic", "gsm_symbolic_options"]],
+    },
+    "storage": {"compact": "memory"},
+}
+TARGETS = ("results/table1.csv", "results/table6.csv")
+
+
+def configured(place: Workspace, changes: dict) -> None:
+    content = yaml.safe_load((place.path / "test.yaml").read_text())
+    content["experiment"] |= {"methods": ["wanda", "flap", "ridge_wanda"], "reference": "wanda"} | changes.get(
+        "experiment", {}
+    )
+    content["storage"] = changes.get("storage", {})
+    content["tables"] = dict.fromkeys(("table2", "table3", "table7", "recovery", "ridge", "seeds")) | TABLES
+    content |= dict.fromkeys(("overlap", "readings", "cases", "collapse", "ablation", "latency", "trap", "spectrum"))
+    (place.path / "test.yaml").write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture(scope="module")
+def both(finished: Workspace, tmp_path_factory) -> tuple[Workspace, Workspace]:
+    """Models on disk and a job a task; models cut in memory and a job a model."""
+    made = []
+    for name, changes in (("apart", {}), ("together", CHANGES)):
+        place = Workspace(tmp_path_factory.mktemp(name))
+        shutil.copytree(finished.path / "resources/model", place.path / "resources/model")
+        configured(place, changes)
+        place.snakemake(*TARGETS)
+        made.append(place)
+    return tuple(made)
+
+
+def test_the_tables_are_the_same(both):
+    apart, together = both
+    for table, form in ((table, form) for table in ("table1", "table6") for form in ("csv", "md", "tex")):
+        name = f"results/{table}.{form}"
+        assert (apart.path / name).read_bytes() == (together.path / name).read_bytes(), name
+    assert "flap" in (apart.path / "results/table1.csv").read_text()
+
+
+def test_only_what_is_dear_to_make_is_written(both):
+    apart, together = (sorted(p.parent.name for p in b.path.glob("results/*/compact/*/*/50")) for b in both)
+    assert apart == ["flap", "ridge_wanda", "wanda"] and together == ["ridge_wanda"]
+    assert not (both[1].path / "results/tiny-reasoner/compact/gsm_symbolic-s0/ridge_wanda/50/model").exists()
+
+
+def test_one_job_a_model(both):
+    apart, together = (len(list(b.path.glob("results/logs/*/eval/**/*.log"))) for b in both)
+    assert (apart, together) == (12, 4)
+    for place in both:
+        assert place.planned(*TARGETS) == {}
+
+
+def test_a_single_task_more_asks_nothing_again(both):
+    _, together = both
+    logs = together.path.glob("results/tiny-reasoner/eval/**/.gsm_symbolic.*.jsonl")
+    before = {path: path.read_bytes() for path in logs}
+    content = yaml.safe_load((together.path / "test.yaml").read_text())
+    content["tables"]["table6"]["tasks"].append("gsm_symbolic_wider_text")
+    content["experiment"]["together"][0].append("gsm_symbolic_wider_text")
+    (together.path / "test.yaml").write_text(yaml.safe_dump(content))
+    assert together.planned(*TARGETS)["evaluate_together_1"] == 4
+    together.snakemake(*TARGETS)
+    assert len(before) == 4 and all(path.read_bytes() == content for path, content in before.items())
+    assert "Bigger numbers, perplexity" in (together.path / "results/table6.md").read_text()
+
+
+def test_any_task_may_be_asked_of_any_variant_alone(both):
+    target = "results/tiny-reasoner/eval/gsm_symbolic-s0/wanda/30/arithmetic.samples.parquet"
+    for place in both:
+        place.snakemake(target)
+    apart, together = ((b.path / target).read_bytes() for b in both)
+    assert len(apart) > 0 and len(together) > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([["gsm_symbolic", "none"]], "experiment.together: unknown name 'none'"),
+        ([["gsm_symbolic"], ["gsm_symbolic"]], "experiment.together: names gsm_symbolic twice; a task is asked in one"),
+    ],
+)
+def test_odd_lists_are_refused(workspace: Workspace, value, message):
+    configured(workspace, {"experiment": {"together": value}})
+    done = workspace.snakemake("-n", check=False)
+    assert done.returncode == 1 and message in done.stdout + done.stderr
