@@ -75,6 +75,7 @@ def imports(path):
     return found
 
 
+@cache
 def code(stage, *plugins):
     """scripts/{stage}.py, the plug-ins it is told to load, and all they import: what a stage's result depends on."""
     pending = [f"{SCRIPTS}/{stage}.py", *(f"{SCRIPTS}/pruning/{plugin}.py" for plugin in plugins)]

@@ -72,11 +72,16 @@ def made_from(task):
     return names.DATA.format(dataset=own.dataset, split=own.split)
 
 
+@cache  # of thousands of jobs
+def data_of(task):
+    """Data files that a definition names."""
+    return preflight.data_files(Path(made_from(task))) if CONFIG.tasks[task].kind == "lm_eval" else []
+
+
 def evaluation(wildcards, tasks):
     """Its input files beside the model's."""
     sources = [made_from(task) for task in tasks]
-    lm_eval = [task for task in tasks if CONFIG.tasks[task].kind == "lm_eval"]
-    data = {file for task in lm_eval for file in preflight.data_files(Path(made_from(task)))}
+    data = {file for task in tasks for file in data_of(task)}
     kinds = sorted({f"evaluation/kinds/{CONFIG.tasks[task].kind}" for task in tasks})
     return {"sources": sources, "data": sorted(data), "code": code("evaluate", *kinds, *parts_code(wildcards))}
 
