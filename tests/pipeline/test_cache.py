@@ -261,6 +261,8 @@ KEYS = {
     "storage.second_moments": ("keep", NOTHING),
     "storage.compact": (None, None),  # see test_temporary_models
     "reasoner": (None, NOTHING),
+    "ask_above": (1, NOTHING),  # a dry-run asks nothing
+    "confirm": (True, NOTHING),
     "custom_rules": (None, None),  # see test_elsewhere.py
 }
 

@@ -17,6 +17,16 @@ def test_a_plan_is_counted_by_stage(workspace: Workspace, monkeypatch, capsys):
     assert printed.splitlines()[-1].startswith("9 loads of a model; time unknown")
 
 
+def test_a_big_run_is_asked_about_before_it_starts(workspace: Workspace):
+    small = ("results/data/arithmetic/test.parquet", "results/data/arithmetic/train.parquet")
+    done = workspace.snakemake(*small, "--config", "ask_above=1", check=False)
+    assert done.returncode == 1 and "error: 2 jobs, more than `ask_above: 1`: see what they take" in done.stderr
+    assert not (workspace.path / "results/data").exists()
+    workspace.snakemake(*small, "--config", "ask_above=1", "confirm=true")
+    assert (workspace.path / small[0]).is_file()
+    workspace.snakemake(*small, "--config", "ask_above=1")  # nothing is left to do
+
+
 def test_finished_runs_take_nothing_and_later_ones_what_they_took(finished: Workspace, monkeypatch, capsys):
     monkeypatch.chdir(finished.path)
     estimate.estimate(["results/table1.csv"], ["test.yaml"])

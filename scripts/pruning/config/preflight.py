@@ -83,6 +83,15 @@ def check_place(home: str) -> None:
             raise InputError(f"{place}: Snakemake takes braces in a path for wildcards; move it elsewhere")
 
 
+def check_size(config: Config, jobs: int) -> None:
+    """Raises InputError if a run has more jobs than are started unasked."""
+    if config.ask_above and jobs > config.ask_above and not config.confirm:
+        raise InputError(
+            f"{jobs:,} jobs, more than `ask_above: {config.ask_above}`: see what they take with `make estimate CONFIG=…`, "
+            "and start them with --config confirm=true"
+        )
+
+
 def check(config: Config) -> None:
     """Raises InputError at the first thing that cannot work."""
     for path in config.custom_rules:

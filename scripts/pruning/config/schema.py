@@ -13,7 +13,7 @@ from pydantic import model_validator
 
 from pruning.config import references
 from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Spectrum, Trap
-from pruning.config.base import Alias, Strict
+from pruning.config.base import Alias, Positive, Strict
 from pruning.config.calibration import Calibration
 from pruning.config.datasets import Dataset, HubFiles, LocalFiles
 from pruning.config.experiment import Experiment, Table
@@ -47,6 +47,10 @@ class Config(Strict):
     ablation: Ablation | None = None
     latency: Latency | None = None
     storage: Storage = Storage()
+    ask_above: Positive | None = None
+    """A run of more jobs than this starts only with `--config confirm=true`; see `make estimate`. Null: any does."""
+    confirm: bool = False
+    """That a run of so many jobs is meant."""
     custom_rules: list[str] = []
     """Your own .smk files, included last: they see CONFIG, names and everything else that rules/common.smk offers."""
     reasoner: Reasoner | None = None
