@@ -1,10 +1,11 @@
-"""What a run would take, before anything starts: jobs, loads of a model, memory and disk a stage, and time where known.
+"""What a run would take, before anything starts: jobs, loads of a model, memory, disk and hours a stage.
 
     python scripts/estimate.py paper --configfile config/qwen2_5-7b.yaml
 
 Memory is the weights and what a rehearsal of each stage's code holds at once beside them (models/rehearsal.py), without
-the libraries themselves (about 0.4 GB, on a GPU as much again) and the allocator's fragments. Time is what finished
-jobs of the same stage and model took here (results/benchmarks); a stage that never ran here has none.
+the libraries themselves (about 0.4 GB, on a GPU as much again) and the allocator's fragments. Hours on a card are the
+work that is counted (analysis/work.py) at a share of what its data sheet promises, and reading the weights for each
+load. Hours here are what finished jobs of the same stage and model took (results/benchmarks).
 """
 
 import json
@@ -21,8 +22,10 @@ from typing import Annotated
 
 import typer
 
-from pruning.analysis import costs
+from pruning.analysis import costs, work
 from pruning.core import names
+from pruning.core.errors import InputError
+from pruning.core.names import Variant
 
 # Stages that load a model to compute with it.
 LOADING = (
@@ -30,6 +33,7 @@ LOADING = (
     *("evaluate", "recover", "cases"),
 )
 PROMPT, ANSWER = 1024, 256  # tokens, where only the data know
+READING = 2e9  # bytes a second of a checkpoint, from disk to device
 SHAPES = Path(names.own("resources/architectures"))
 
 
@@ -37,6 +41,7 @@ def estimate(
     targets: Annotated[list[str] | None, typer.Argument(help="as for snakemake")] = None,
     configfile: Annotated[list[str] | None, typer.Option(help="as for snakemake")] = None,
     config: Annotated[list[str] | None, typer.Option(help="as for snakemake: KEY=VALUE")] = None,
+    card: Annotated[str, typer.Option(help=f"hours on which: {', '.join(work.CARDS)}")] = "rtx4090",
 ) -> None:
     warnings.simplefilter("ignore")  # transformers' own, about its own
     from rich.console import Console
@@ -54,9 +59,11 @@ def estimate(
     by_stage.pop("paper", None)  # which runs nothing itself
     seconds = measured(settings.models)
     table = Table(title=f"{sum(map(len, by_stage.values())):,} jobs")
-    for column in ("stage", "jobs", "loads", "memory, GB", "written, GB", "hours, one after another"):
+    for column in ("stage", "jobs", "loads", "memory, GB", "written, GB", f"hours, {card}", "hours, here"):
         table.add_column(column, justify="left" if column == "stage" else "right")
-    total, unknown, loads = 0.0, 0, 0
+    total, unknown, loads, on_card = 0.0, 0, 0, 0.0
+    if card not in work.CARDS:
+        sys.exit(f"error: --card {card}: known are {', '.join(work.CARDS)}")
     for stage, jobs in sorted(by_stage.items(), key=lambda item: -len(item[1])):
         loaded = len(jobs) if stage in LOADING else 0
         loads += loaded
@@ -64,17 +71,23 @@ def estimate(
         hours = sum(took) / 3600 if None not in took else None
         total, unknown = total + (hours or 0), unknown + (hours is None)
         needed, disk = memory(settings, stage, jobs), written(settings, stage, jobs)
+        busy = card_hours(settings, stage, jobs, work.CARDS[card])
+        on_card += busy or 0
         table.add_row(
             stage,
             f"{len(jobs):,}",
             f"{loaded:,}" if loaded else "",
             f"{needed:.1f}" if needed else "",
             f"{disk:,.1f}" if disk else "",
-            f"{hours:.2f}" if hours is not None else "not measured here",
+            f"{busy:.2f}" if busy else "",
+            f"{hours:.2f}" if hours is not None else "not measured",
         )
     Console(width=shutil.get_terminal_size().columns if sys.stdout.isatty() else 110).print(table)
-    known = f"{total:.1f} hours one after another" if unknown < len(by_stage) else "time unknown"
+    known = f"{total:.1f} hours here, one after another" if unknown < len(by_stage) else "no time is known here"
     print(f"{loads:,} loads of a model; {known}{f'; {unknown} stages never ran here' if unknown else ''}")
+    if on_card:
+        share = work.CARDS[card].share
+        print(f"{on_card:.1f} hours of a {card}, at {share:.0%} of its data sheet and {READING / 1e9:.0f} GB/s to load")
 
 
 def planned(arguments: list[str]) -> list[tuple[str, dict[str, str]]]:
@@ -134,21 +147,20 @@ def memory(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
     from pruning.models import rehearsal
 
     found = []
-    for model, key in sorted({(job.get("model", ""), job.get(KEYS.get(stage, ""), "")) for job in jobs}):
-        if model not in config.models or not (place := directory(config, model)):
+    keys = {(job.get("model", ""), key) for job in jobs for key in job.get(KEYS.get(stage, ""), "").split(",")}
+    for model, key in sorted(keys):
+        if stage not in KEYS or model not in config.models or not (place := directory(config, model)):
             continue
         network = rehearsal.model(place, config.models[model].dtype)
         weights = sum(parameter.nbytes for parameter in network.parameters())
         if stage in ("calibrate_shard", "observe", "second_moments"):
             own = config.calibrations[key].model_dump()
-            work = footprint.second_moments if stage == "second_moments" else footprint.calibration
-            beside = work(network, own)
+            own_footprint = footprint.second_moments if stage == "second_moments" else footprint.calibration
+            beside = own_footprint(network, own)
         elif stage == "evaluate":
-            beside = max(asked(network, config.tasks[task]) for task in key.split(","))
-        elif stage == "recover":
-            beside = footprint.lora(network, config.tunings[key].model_dump())
+            beside = asked(network, config.tasks[key])
         else:
-            continue
+            beside = footprint.lora(network, config.tunings[key].model_dump())
         found.append((weights + beside) / 1e9)
     return max(found, default=None)
 
@@ -168,6 +180,47 @@ KEYS = {
     "evaluate": "task",
     "recover": "tuning",
 }
+
+
+def card_hours(config, stage: str, jobs: list[dict[str, str]], card: work.Card) -> float | None:
+    """Of a stage's jobs on a card; None where it uses none, or where a shape or a size is not known."""
+    if stage not in KEYS:
+        return None
+    seconds, shapes = 0.0, {}
+    for job in jobs:
+        model = job["model"]
+        if model not in shapes:
+            shapes[model] = shape(config, model)
+        if (own := shapes[model]) is None:
+            return None
+        try:
+            seconds += card.seconds(work_of(config, stage, job, own))
+        except InputError:
+            return None
+        seconds += (own.matrices + own.head) * own.size / READING
+    return seconds / 3600
+
+
+def work_of(config, stage: str, job: dict[str, str], shape: work.Shape) -> work.Work:
+    if stage == "evaluate":
+        sparsity = Variant.parse(job["variant"]).sparsity / 100
+        tasks = {task: config.tasks[task].model_dump() for task in job["task"].split(",")}
+        return sum((work.evaluation(shape, name, own, sparsity) for name, own in tasks.items()), work.Work())
+    if stage == "recover":
+        return work.recovery(shape, config.tunings[job["tuning"]].model_dump(), int(job["sparsity"]) / 100)
+    own = config.calibrations[job["calib"]].model_dump()
+    return work.second_moments(shape, own) if stage == "second_moments" else work.calibration(shape, own)
+
+
+def shape(config, model: str) -> work.Shape | None:
+    from pruning.models import rehearsal
+
+    if not (place := directory(config, model)):
+        return None
+    network = rehearsal.model(place, config.models[model].dtype)
+    total, embedding = sum(p.numel() for p in network.parameters()), network.get_input_embeddings().weight
+    raw = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    return work.shape_of(raw, raw["num_hidden_layers"], embedding.numel(), total, embedding.element_size())
 
 
 def written(config, stage: str, jobs: list[dict[str, str]]) -> float | None:

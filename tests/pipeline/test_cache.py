@@ -106,6 +106,7 @@ CODE = {
     "scripts/estimate.py": NOTHING,
     "scripts/pruning/models/rehearsal.py": NOTHING,
     "scripts/pruning/analysis/footprint.py": NOTHING,
+    "scripts/pruning/analysis/work.py": NOTHING,
     "scripts/pruning/__init__.py": ALL,
     "scripts/pruning/core/__init__.py": ALL,
     "scripts/pruning/models/__init__.py": FROM_MODEL,

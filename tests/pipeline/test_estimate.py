@@ -10,11 +10,11 @@ def test_a_plan_is_counted_by_stage(workspace: Workspace, monkeypatch, capsys):
     monkeypatch.chdir(workspace.path)
     estimate.estimate(["results/table1.csv"], ["test.yaml"])
     printed = capsys.readouterr().out
-    rows = {cells[0]: cells[1:] for line in printed.splitlines() if len(cells := line.strip("│ ").split("│")) == 6}
+    rows = {cells[0]: cells[1:] for line in printed.splitlines() if len(cells := line.strip("│ ").split("│")) == 7}
     rows = {name.strip(): [cell.strip() for cell in cells] for name, cells in rows.items()}
     assert rows["evaluate"][:2] == ["7", "7"] and rows["mask"][:2] == ["6", ""]
-    assert rows["calibrate_shard"][:2] == ["2", "2"] and rows["score"][4] == "not measured here"
-    assert printed.splitlines()[-1].startswith("9 loads of a model; time unknown")
+    assert rows["calibrate_shard"][:2] == ["2", "2"] and rows["score"][5] == "not measured"
+    assert printed.splitlines()[-1].startswith("9 loads of a model; no time is known")
 
 
 def test_a_big_run_is_asked_about_before_it_starts(workspace: Workspace):

@@ -87,8 +87,8 @@ def check_size(config: Config, jobs: int) -> None:
     """Raises InputError if a run has more jobs than are started unasked."""
     if config.ask_above and jobs > config.ask_above and not config.confirm:
         raise InputError(
-            f"{jobs:,} jobs, more than `ask_above: {config.ask_above}`: see what they take with `make estimate CONFIG=…`, "
-            "and start them with --config confirm=true"
+            f"{jobs:,} jobs, more than `ask_above: {config.ask_above}`: see what they take with `make estimate "
+            "CONFIG=…`, and start them with --config confirm=true"
         )
 
 

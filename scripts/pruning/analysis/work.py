@@ -1,0 +1,137 @@
+"""What a stage's job computes and moves, counted from the config and the model's shape before anything runs.
+
+A matrix of p parameters costs 2p floating-point operations a token, forward and as much backward (weights are frozen:
+only activations have gradients). A token that is generated needs all weights read once a step, whatever the batch. What
+is counted is a bound from below on real time: attention's scores, norms and start-ups are left out.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from pruning.core import names
+from pruning.core.errors import InputError
+
+SIZES = names.HOME / "resources/task_sizes.csv"  # items of published test sets; tokens an item, by Qwen2.5's tokenizer
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A dense model."""
+
+    matrices: int
+    """Parameters of the decoder layers."""
+    head: int
+    """Of the head, which only some tokens need."""
+    ffn: int
+    """Of the FFNs, among those of the layers."""
+    layers: int
+    width: int
+    """Neurons of an FFN."""
+    size: int
+    """Bytes of a parameter."""
+
+    def kept(self, sparsity: float) -> int:
+        """Parameters of the layers when this share of the FFN neurons is gone."""
+        return round(self.matrices - sparsity * self.ffn)
+
+
+@dataclass(frozen=True)
+class Work:
+    flops: float = 0
+    """Floating-point operations."""
+    moved: float = 0
+    """Bytes of weights read from memory to generate, one token at a time."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.moved + other.moved)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a device does by its data sheet (dense bfloat16), and the share of it that is counted on."""
+
+    tflops: float
+    gbps: float
+    share: float = 0.4
+
+    def seconds(self, work: Work) -> float:
+        return work.flops / (self.tflops * 1e12 * self.share) + work.moved / (self.gbps * 1e9 * self.share)
+
+
+CARDS = {
+    "rtx4090": Card(165, 1008),
+    "a100": Card(312, 2039),
+    "h100": Card(989, 3350),
+    "h200": Card(989, 4800),
+}
+
+
+def shape_of(config: Mapping[str, Any], layers: int, embedding: int, total: int, size: int) -> Shape:
+    """Of a model with this config.json, number of parameters in all and in the embedding, and bytes of a parameter."""
+    width, hidden = config["intermediate_size"], config["hidden_size"]
+    head = config["vocab_size"] * hidden
+    matrices = total - embedding - (0 if config.get("tie_word_embeddings") else head)
+    return Shape(matrices, head, layers * 3 * width * hidden, layers, width, size)
+
+
+def forward(shape: Shape, tokens: float, logits: float, sparsity: float = 0) -> Work:
+    """Tokens through the model in large batches, of which so many need the head."""
+    return Work(2 * (shape.kept(sparsity) * tokens + shape.head * logits))
+
+
+def generated(shape: Shape, rows: int, tokens: float, batch: int, sparsity: float = 0) -> Work:
+    """So many tokens more in each row."""
+    steps = -(-rows // batch) * tokens
+    weights = (shape.kept(sparsity) + shape.head) * shape.size
+    return forward(shape, rows * tokens, rows * tokens, sparsity) + Work(moved=steps * weights)
+
+
+def calibration(shape: Shape, own: Mapping[str, Any]) -> Work:
+    """One shard: forward, and for each objective backward (and forward again where layers are computed twice)."""
+    tokens = own["samples"] * own["sequence_length"] / own["shards"]
+    passes = 1 + len(own["objectives"]) * (2 if own["gradient_checkpointing"] else 1)
+    return forward(shape, passes * tokens, 2 * tokens * ("ce" in own["objectives"]))
+
+
+def second_moments(shape: Shape, own: Mapping[str, Any]) -> Work:
+    tokens = own["samples"] * own["sequence_length"]
+    return forward(shape, tokens, 0) + Work(2 * tokens * shape.layers * shape.width**2)
+
+
+def recovery(shape: Shape, own: Mapping[str, Any], sparsity: float) -> Work:
+    """Forward and backward of full sequences (adapters are small); forward again where layers are computed twice."""
+    tokens = own["steps"] * own["batch_size"] * own["sequence_length"]
+    return forward(shape, (3 if own["gradient_checkpointing"] else 2) * tokens, 2 * tokens, sparsity)
+
+
+def evaluation(shape: Shape, name: str, own: Mapping[str, Any], sparsity: float) -> Work:
+    """A task's. Raises InputError for one whose size is not known."""
+    sizes = known_sizes()
+    if own["kind"] == "perplexity":
+        tokens = own["tokens"] or (sizes[own["dataset"]]["context_tokens"] if own["dataset"] in sizes else None)
+        if tokens is None:
+            raise InputError(f"tasks.{name}: how long the text is, is not known: set `tokens`")
+        return forward(shape, tokens, tokens, sparsity)
+    size = sizes.get(own["definition"] or name)
+    if size is None:
+        raise InputError(f"tasks.{name}: how many items it has, and how long, is not known ({SIZES.name})")
+    items = min(size["items"], own["limit"] or size["items"])
+    if size["answer_tokens"]:
+        answer = own["max_gen_toks"] or size["answer_tokens"]
+        once = size["examples_tokens"] if own["shared_examples"] else 0  # of all prompts, computed once
+        asked = forward(shape, items * (size["context_tokens"] - once) + once, items, sparsity)
+        return asked + generated(shape, round(items), answer, own["batch_size"], sparsity)
+    tokens = items * (size["contexts"] * size["context_tokens"] + size["continuation_tokens"])
+    return forward(shape, tokens, items * size["continuation_tokens"], sparsity)
+
+
+@cache
+def known_sizes() -> dict[str, dict[str, float]]:
+    with SIZES.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {row["task"]: {key: float(value) for key, value in row.items() if key != "task"} for row in rows}
