@@ -40,7 +40,7 @@ SHAPES = Path(names.own("resources/architectures"))
 def estimate(
     targets: Annotated[list[str] | None, typer.Argument(help="as for snakemake")] = None,
     configfile: Annotated[list[str] | None, typer.Option(help="as for snakemake")] = None,
-    config: Annotated[list[str] | None, typer.Option(help="as for snakemake: KEY=VALUE")] = None,
+    config: Annotated[list[str] | None, typer.Option(help="as for snakemake: KEY=VALUE; repeat")] = None,
     card: Annotated[str, typer.Option(help=f"hours on which: {', '.join(work.CARDS)}")] = "rtx4090",
 ) -> None:
     warnings.simplefilter("ignore")  # transformers' own, about its own
