@@ -32,7 +32,7 @@ test: env ## All tests
 estimate: env ## What `paper` would take, before anything starts: make estimate CONFIG=config/qwen2_5-7b.yaml
 	@. $(BIN)/activate && python scripts/estimate.py paper $(if $(CONFIG),--configfile $(CONFIG))
 
-test-slurm: env ## The pipeline on a real Slurm of two nodes on this machine, as root (says what to install)
+test-slurm: env ## The pipeline on a real Slurm of two nodes here, as root, and on a stand-in for Kubernetes (says what to install)
 	@. $(BIN)/activate && pytest tests/cluster -rs
 
 verify: env ## Is everything in results/ as it was made, and made from what is there now?

@@ -36,14 +36,14 @@ def test_only_unfinished_jobs_of_runs_in_this_folder_count(tmp_path, monkeypatch
     queue("\n".join([f"10|{RUN}|{tmp_path}/link", f"6|{RUN}|{tmp_path}", *reversed(lines)]))
     assert slurm.live_jobs(tmp_path) == ["1", "4", "10"]
     with pytest.raises(InputError, match="^3 Slurm jobs of an earlier run .*: scancel 1 4 10$"):
-        slurm.refuse_twice(tmp_path, local=True)
+        slurm.refuse_twice(tmp_path, must_know=False)
 
 
 def test_a_silent_slurm_stops_its_own_runs_alone(tmp_path, queue):
     queue("", code=1)
-    slurm.refuse_twice(tmp_path, local=True)
+    slurm.refuse_twice(tmp_path, must_know=False)
     with pytest.raises(InputError, match=r"^squeue does not answer \(cannot reach it\)"):
-        slurm.refuse_twice(tmp_path, local=False)
+        slurm.refuse_twice(tmp_path, must_know=True)
 
 
 @pytest.mark.parametrize(("answers", "kept"), [(True, ["b"]), (False, ["a", "b"])])

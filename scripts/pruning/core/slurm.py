@@ -30,16 +30,16 @@ def live_jobs(folder: Path) -> list[str]:
     return sorted(ours, key=int)
 
 
-def refuse_twice(folder: Path, *, local: bool) -> None:
+def refuse_twice(folder: Path, *, must_know: bool) -> None:
     """Raises InputError if jobs of a run that was killed are still at work: they would be done once more.
 
-    A local run looks as well, but needs no answer."""
+    A run that submits nothing to Slurm looks as well, but needs no answer (must_know)."""
     try:
         jobs = live_jobs(folder)
     except InputError:
-        if local:
-            return
-        raise
+        if must_know:
+            raise
+        return
     if jobs:
         raise InputError(
             f"{len(jobs)} Slurm jobs of an earlier run are still at work in {folder}: start again when they have "
