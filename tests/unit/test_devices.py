@@ -67,3 +67,11 @@ def test_visible_devices(monkeypatch):
     assert devices.visible() == []
     with pytest.raises(InputError, match="1 GPUs asked, 0 visible"):
         devices.lease(1, devices.visible())
+
+
+def test_leases_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / f"gpu-leases-{os.getuid()}").write_text("a file, where a folder should be")
+    job = launch("true", gpus=1)
+    _, errors = job.communicate(timeout=20)
+    assert job.returncode == 1 and errors.startswith("error: no lease on a GPU can be written: ")
+    assert "set TMPDIR" in errors and len(errors.splitlines()) == 1

@@ -27,16 +27,22 @@ def lease(count: int, devices: list[str], poll_seconds: float = 1.0) -> list[str
     """Wait for `count` free devices and lock them for this process and whatever it becomes by exec.
 
     A device is locked by flock on a file; the lock's descriptor is inherited and never closed, so it lasts exactly
-    as long as the process. Raises InputError if that many devices do not exist."""
+    as long as the process. Raises InputError if that many devices do not exist, or if nothing can be written where the
+    leases are."""
     if count > len(devices):
         raise InputError(
             f"{count} GPUs asked, {len(devices)} visible: lower `gpus` in the model's config, or run elsewhere"
         )
-    LEASES.mkdir(mode=0o700, exist_ok=True)
     while True:
         held: dict[str, int] = {}
         for device in devices:
-            descriptor = os.open(LEASES / device.replace("/", "_"), os.O_CREAT | os.O_RDWR, 0o600)
+            try:
+                LEASES.mkdir(mode=0o700, exist_ok=True)
+                descriptor = os.open(LEASES / device.replace("/", "_"), os.O_CREAT | os.O_RDWR, 0o600)
+            except OSError as error:
+                raise InputError(
+                    f"no lease on a GPU can be written: {error}; make room for it, or set TMPDIR to a folder of your own"
+                ) from None
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
