@@ -142,6 +142,7 @@ CODE = {
     "scripts/pruning/models/structures/ffn.py": FROM_MODEL,
     "scripts/pruning/methods/compact.py": FROM_COMPACT | FROM_EVALUATE,
     "scripts/pruning/methods/variants.py": FROM_EVALUATE,
+    "scripts/pruning/models/remote_code.py": FROM_COMPACT | FROM_EVALUATE,
     "scripts/pruning/methods/compensation/__init__.py": FROM_COMPACT | FROM_EVALUATE,
     "scripts/pruning/methods/compensation/bias.py": NOTHING,
     "scripts/pruning/data/datasets.py": FROM_DATA,

@@ -119,7 +119,7 @@ def test_stock_transformers_load_equal_and_padded_widths(base, tmp_path, widths,
     assert_close(logits(dense(output)), expected_logits(base, keeps))
     config = json.loads((output / "config.json").read_text())
     assert config["intermediate_size"] == max(widths)
-    assert "per_layer_config" not in config
+    assert not {"ffn_widths", "auto_map"} & config.keys() and not (output / "modeling_pruned.py").exists()
 
 
 def test_uneven_widths_are_what_the_loaded_layers_have(base, tmp_path):
@@ -383,7 +383,8 @@ def test_config_records_widths_only_where_they_differ():
     assert compact_config(stock, [7, 7]) == {"model_type": "qwen2", "intermediate_size": 7}
     uneven = compact_config(stock, [7, 9])
     assert uneven["intermediate_size"] == 9
-    assert uneven["per_layer_config"] == {"0": {"intermediate_size": 7}, "1": {"intermediate_size": 9}}
+    assert uneven["ffn_widths"] == [7, 9]
+    assert "ffn_widths" not in compact_config(uneven | {"auto_map": {}}, [5, 5])
     assert stock["intermediate_size"] == 48
 
 
@@ -417,9 +418,9 @@ def run_stage(base: Path, keeps, tmp_path: Path, evidence: bool = True, **settin
     ("family", "widths", "settings", "loader"),
     [
         ("qwen2", UNIFORM, {}, "transformers"),
-        ("qwen2", UNEVEN, {}, "pruning.models.loading"),
+        ("qwen2", UNEVEN, {}, "transformers, trust_remote_code=True"),
         ("qwen2", UNEVEN, {"export": "pad"}, "transformers"),
-        ("qwen2", UNIFORM, {"compensate": "bias"}, "pruning.models.loading"),
+        ("qwen2", UNIFORM, {"compensate": "bias"}, "transformers, trust_remote_code=True"),
         ("llama", UNIFORM, {"compensate": "bias"}, "transformers"),
     ],
 )

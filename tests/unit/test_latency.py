@@ -340,7 +340,7 @@ def test_changes_override_the_file_and_what_it_derived(tmp_path):
         ({"prompt_tokens": 510}, r"prompt_tokens \+ decode_tokens: 510 \+ 3 .* max_position_embeddings 512"),
         ({"changes": {"model_type": "nonesuch"}}, "cannot build this architecture: .*nonesuch"),
         ({"changes": {"layer_types": ["full_attention"]}}, "cannot build this architecture: "),
-        ({"changes": {"per_layer_config": {"0": {"intermediate_size": 7}}}}, "give the dense model's config.json"),
+        ({"changes": {"ffn_widths": [7, 7]}}, "give the dense model's config.json"),
         ({"config": GPT2Config(n_embd=8, n_layer=1, n_head=2)}, "architecture has no .*intermediate_size"),
         (
             {"config": MixtralConfig(**tiny.SHAPE, num_hidden_layers=1, vocab_size=9)},

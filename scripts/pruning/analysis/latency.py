@@ -52,8 +52,8 @@ def configuration(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> Pretrai
             f"latency: the architecture has no {', '.join(missing)}: give them in `changes`, or a config.json of a "
             "gated-FFN decoder"
         )
-    if "per_layer_config" in merged:
-        raise InputError("latency: the architecture has `per_layer_config`: give the dense model's config.json")
+    if ffn.WIDTHS in merged:
+        raise InputError("latency: the architecture has `ffn_widths`: give the dense model's config.json")
     try:
         return AutoConfig.for_model(**merged)
     except (ValueError, StrictDataclassError) as error:

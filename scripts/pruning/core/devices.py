@@ -41,7 +41,7 @@ def lease(count: int, devices: list[str], poll_seconds: float = 1.0) -> list[str
                 descriptor = os.open(LEASES / device.replace("/", "_"), os.O_CREAT | os.O_RDWR, 0o600)
             except OSError as error:
                 raise InputError(
-                    f"no lease on a GPU can be written: {error}; make room for it, or set TMPDIR to a folder of your own"
+                    f"no lease on a GPU can be written: {error}; make room for it, or set TMPDIR to your own folder"
                 ) from None
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods.compensation import Compensated
-from pruning.models import families
+from pruning.models import families, remote_code
 from pruning.models.checkpoint import Checkpoint, has_mlp_bias, read_config
 from pruning.models.structures import ffn
 
@@ -71,9 +71,18 @@ def write_compact(
         config["mlp_bias" if has_mlp_bias(config) else ffn.DOWN_BIAS] = True
     if export == "pad" and config.get(ffn.DOWN_BIAS):
         raise InputError(f"export: {no_slot(config)}")
+    if {ffn.WIDTHS, ffn.DOWN_BIAS} & config.keys():
+        config.setdefault(ffn.WIDTHS, widths)
+        stock = remote_code.stock_name(config)
+        config = remote_code.named(config, stock)
+        (output / remote_code.FILE).write_text(remote_code.source(stock, base.family), encoding="utf-8")
+    elif "auto_map" in read_config(base.directory):  # of an earlier round, whose widths differed
+        config["architectures"] = [remote_code.stock_name(config)]
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for file in sorted(base.directory.iterdir()):
-        skip = file.name in ("config.json", "manifest.json", "README.md") or ".safetensors" in file.name
+        skip = (
+            file.name in ("config.json", "manifest.json", "README.md", remote_code.FILE) or ".safetensors" in file.name
+        )
         if file.is_file() and not skip and not file.name.startswith("."):
             shutil.copyfile(file, output / file.name)
 
@@ -143,9 +152,8 @@ def parameters(base: Checkpoint, widths: Sequence[int], biased: bool = False) ->
 
 
 def loader_of(directory: Path) -> str:
-    """What loads a compact model right: stock `transformers`, or `pruning.models.loading` alone."""
-    own = {"per_layer_config", ffn.DOWN_BIAS} & read_config(directory).keys()
-    return "pruning.models.loading" if own else "transformers"
+    """What loads a compact model right, beside pruning.models.loading."""
+    return "transformers, trust_remote_code=True" if "auto_map" in read_config(directory) else "transformers"
 
 
 def compensated_tensors(

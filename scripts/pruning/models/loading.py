@@ -75,9 +75,9 @@ def check_memory(directory: Path, dtype: str, device: str = "cpu") -> None:
 
 
 def stock_config(directory: Path) -> PretrainedConfig:
-    """The model's config without `per_layer_config`, which transformers (5.24) reads but cannot build from."""
+    """The model's config; code that it names is not run."""
     raw, _ = PretrainedConfig.get_config_dict(directory)
-    raw.pop("per_layer_config", None)
+    raw.pop("auto_map", None)
     return AutoConfig.for_model(**raw)
 
 

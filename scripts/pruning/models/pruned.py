@@ -1,8 +1,9 @@
 """A compact model of this workflow as the base of another round: a file of its own, since it alone loads models."""
 
+import shutil
 from pathlib import Path
 
-from pruning.models import loading
+from pruning.models import loading, remote_code
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.sources import from_local
 
@@ -10,6 +11,8 @@ from pruning.models.sources import from_local
 def from_pruned(pruned: Path, adapter: Path | None, output: Path) -> None:
     """A compact model as it is, or with a LoRA adapter merged into its weights, in the dtype of these."""
     from_local(pruned, output)
+    if (code := pruned / remote_code.FILE).exists():  # ours, and not run here
+        shutil.copyfile(code, output / remote_code.FILE)
     if adapter is None:
         return
     config = (pruned / "config.json").read_bytes()  # transformers would leave widths of its own out

@@ -16,6 +16,9 @@ from pruning.models.families import Family
 
 CONFIG_KEY = "intermediate_size"
 
+WIDTHS = "ffn_widths"
+"""Key of config.json that says each layer's width, where the stock class does not build the model by itself."""
+
 DOWN_BIAS = "ffn_down_bias"
 """Key of config.json that says that every down projection has a bias for which the family's stock class has no slot;
 only models/loading.py builds such a model."""
@@ -91,18 +94,19 @@ def padded(tensor: Tensor, axis: int, width: int | None) -> Tensor:
 def compact_config(config: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
     """config.json of a model with these widths, one a layer.
 
-    Equal widths make a stock config. Different ones are recorded as transformers' `per_layer_config`, beside the
-    widest as the global one; models/loading.py builds such models."""
+    Equal widths make a stock config. Different ones are listed, beside the widest as the global one; models/loading.py
+    builds such models, and what models/remote_code.py writes."""
     made = {**config, CONFIG_KEY: max(widths)}
-    made.pop("per_layer_config", None)  # of a model that was pruned before
+    for key in (WIDTHS, "auto_map"):
+        made.pop(key, None)  # of a model that was pruned before
     if len(set(widths)) > 1:
-        made["per_layer_config"] = {str(layer): {CONFIG_KEY: width} for layer, width in enumerate(widths)}
+        made[WIDTHS] = list(widths)
     return made
 
 
 def widths_of(config: Mapping[str, Any]) -> dict[int, int]:
-    """Widths of the layers that `per_layer_config` names; empty for a stock model."""
-    return {int(layer): own[CONFIG_KEY] for layer, own in (config.get("per_layer_config") or {}).items()}
+    """Widths of the layers that config.json lists; empty for a stock model."""
+    return dict(enumerate(config.get(WIDTHS) or ()))
 
 
 # In memory -----------------------------------------------------------------------------------------------------------
