@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
+from pruning.models.structures import ffn
 from workspace import Workspace
 
 COLUMNS = [
@@ -80,6 +81,22 @@ def test_global_methods_make_loadable_models(finished: Workspace, method: str):
     assert sum(manifest["widths"]) == 48
     model, _ = loading.load((finished.path / target).parent / "model", "float32")
     assert [layer.mlp.down_proj.in_features for layer in model.model.layers] == manifest["widths"]
+
+
+def test_a_model_is_exported_with_what_was_measured_of_it(finished: Workspace):
+    target = "results/tiny-reasoner/export/gsm_symbolic-s0/rku/50/model"
+    finished.snakemake(target)
+    assert [site.in_features for site in ffn.sites(AutoModelForCausalLM.from_pretrained(finished.path / target))] == [
+        24,
+        24,
+    ]
+    card = (finished.path / target / "README.md").read_text()
+    row = pd.read_csv(finished.path / "results/table1.csv").query("method == 'rku' and sparsity == 0.5").iloc[0]
+    assert f"| {100 * row.value:.1f}% [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] |" in card
+    assert finished.planned(target) == {}
+    finished.snakemake("results/tiny-reasoner/eval/gsm_symbolic-s0/rku/50/arithmetic.json")
+    assert finished.planned(target) == {"export": 1}  # more is known now
+    shutil.rmtree(finished.path / "results/tiny-reasoner/export")
 
 
 def test_a_pruned_model_is_recovered(finished: Workspace):

@@ -148,7 +148,7 @@ def measures(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield task, metric, entry["kind"]
 
 
-def _outcomes(samples: pd.DataFrame, name: str, task: str, metric: str, kind: str) -> pd.DataFrame:
+def outcomes_of(samples: pd.DataFrame, name: str, task: str, metric: str, kind: str) -> pd.DataFrame:
     """One metric's samples in the order of the items, checked to be of the kind that the settings say."""
     chosen = samples[samples["metric"] == metric].sort_values("item", kind="stable", ignore_index=True)
     where = f"{task}, {name}"
@@ -175,10 +175,10 @@ def _measured(
     samples: Mapping[str, pd.DataFrame], name: str, settings: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for task, metric, kind in measures(settings):
-        yield task, metric, _measure(_outcomes(samples[task], name, task, metric, kind), kind, settings)
+        yield task, metric, measure(outcomes_of(samples[task], name, task, metric, kind), kind, settings)
 
 
-def _measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A variant's value with its interval: of an accuracy Wilson's, of a perplexity the t over blocks."""
     if kind == "accuracy":
         correct, n = int(outcomes["value"].sum()), len(outcomes)
@@ -268,15 +268,15 @@ def _calibration_rows(
     names = {variant: f"{calib}/{variant[0]}/{variant[1]}" for variant in variants}
     outcomes, rows = {}, {}
     for column, metric, kind in measures(settings):
-        found = {v: _outcomes(pruned[v][column], names[v], column, metric, kind) for v in variants}
-        baseline = _outcomes(dense[column], "dense", column, metric, kind)
+        found = {v: outcomes_of(pruned[v][column], names[v], column, metric, kind) for v in variants}
+        baseline = outcomes_of(dense[column], "dense", column, metric, kind)
         same_items({f"{model}/dense": baseline} | {f"{model}/{names[v]}": found[v] for v in variants}, column)
         outcomes |= {(v, column, metric): samples for v, samples in found.items()}
     for column, metric, kind in measures(settings):
         for variant in variants:
             method, sparsity = variant
             ours = outcomes[variant, column, metric]
-            row = _row(model, variant, column, metric, _measure(ours, kind, settings), settings, sizes[variant])
+            row = _row(model, variant, column, metric, measure(ours, kind, settings), settings, sizes[variant])
             row |= {"calib": calib, "seed": settings["models"][model]["calibrations"][calib]["seed"]}
             if reference := reference_of(method, column, settings):
                 name = UNTUNED if settings["reference"] == UNTUNED else reference[0]

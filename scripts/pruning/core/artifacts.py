@@ -113,7 +113,7 @@ def write_json(path: Path, content: dict[str, Any], kind: str, settings: dict[st
         temporary.write_text(json.dumps(whole, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, kind: str) -> dict[str, Any]:
+def read_json(path: Path, *kinds: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -121,8 +121,10 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path}: broken JSON ({error}); delete it and run again") from None
     origin = content.get("provenance") if isinstance(content, dict) else None
-    if not isinstance(origin, dict) or (origin.get("kind"), origin.get("schema")) != (kind, SCHEMA):
-        raise InputError(f"{path}: not a {kind} artefact of this version of the pipeline; delete it and run again")
+    if not isinstance(origin, dict) or origin.get("kind") not in kinds or origin.get("schema") != SCHEMA:
+        raise InputError(
+            f"{path}: not a {' or '.join(kinds)} artefact of this version of the pipeline; delete it and run again"
+        )
     held = {key: value for key, value in content.items() if key != "provenance"}
     chain.check(path, origin, chain.digest_of_json(held))
     return content
@@ -134,8 +136,8 @@ def check_model(directory: Path) -> None:
     Raises InputError if a file was changed or is missing."""
     for path in (directory / "manifest.json", directory.parent / "manifest.json"):
         if path.is_file():
-            kind = "base" if path.parent == directory else "compact"
-            return chain.check_files(directory, path, read_json(path, kind))
+            kinds = ("base", "export") if path.parent == directory else ("compact",)
+            return chain.check_files(directory, path, read_json(path, *kinds))
 
 
 def file_hash(path: Path) -> str:

@@ -37,6 +37,8 @@ MASK = "results/{model}/masks/{calib}/{method}/{sparsity}.parquet"
 COMPACT = "results/{model}/compact/{calib}/{method}/{sparsity}"
 RECOVERED = "results/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}"
 
+EXPORT = "results/{model}/export/{variant}/model"
+
 EVALUATION = "results/{model}/eval/{variant}/{task}"
 RESULT = f"{EVALUATION}.json"
 SAMPLES = f"{EVALUATION}.samples.parquet"

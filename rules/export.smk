@@ -1,0 +1,91 @@
+"""
+Models to take away: one folder that stock tools load, with a card that says what it is and what was measured of it.
+
+INPUT
+    results/{model}/base/manifest.json                              the dense model
+    results/{model}/masks/{calib}/{method}/{sparsity}.parquet
+    results/{model}/compact/{calib}/{method}/{sparsity}/            the pruned model
+    results/{model}/recovered/{variant}/                            its LoRA adapter, where the variant names a recovery; it is merged
+    results/{model}/eval/{variant}/, eval/dense/                    what is there when the card is written
+OUTPUT
+    results/{model}/export/{variant}/model/                         weights, tokenizer, README.md, manifest.json with hashes and checks
+"""
+
+
+def exported(wildcards):
+    """The files that an exported model is made of."""
+    variant, model = variant_of(wildcards), wildcards.model
+    own = {"model": model, "calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity}
+    compact, adapter = names.COMPACT.format(**own), variant.adapter(model)
+    files = ("adapter_model.safetensors", "adapter_config.json")
+    return {
+        "base": names.BASE.format(**own),
+        "mask": names.MASK.format(**own),
+        "manifest": f"{compact}/manifest.json",
+        "weights": ancient(f"{compact}/model"),
+        "adapter": [f"{adapter}/{file}" for file in files] if adapter else [],
+        "measured": measured_of(model, variant),
+    }
+
+
+def measured_of(model, variant):
+    """Results that are there: an export asks for none."""
+    found = []
+    for each, task in product((names.DENSE, variant), CONFIG.tasks):
+        files = [each.samples(model, task), each.result(model, task)]
+        found += files if all(map(os.path.exists, files)) else []
+    return found
+
+
+def export_settings(wildcards):
+    variant, model = variant_of(wildcards), CONFIG.models[wildcards.model]
+    tasks = {name: catalogue.described(CONFIG, names.Column(name)) for name in CONFIG.tasks}
+    return settings(
+        None,
+        name=f"{wildcards.model}-{variant}".replace("/", "-"),
+        dtype=model.dtype,
+        source=model.source.model_dump(),
+        note=model.note,
+        variant={
+            "calib": variant.calib,
+            "method": variant.method,
+            "sparsity": variant.sparsity,
+            "tuning": variant.tuning,
+        },
+        method=CONFIG.method(variant.method).model_dump(),
+        calibration=CONFIG.calibrations[variant.calib].model_dump(),
+        tuning=CONFIG.tunings[variant.tuning].model_dump() if variant.tuning else None,
+        tasks=tasks,
+        **catalogue.statistical(CONFIG, "confidence", "resamples", "seed"),
+    )
+
+
+rule export:
+    """One folder that stock tools load."""
+    input:
+        unpack(exported),
+        code=code("export"),
+        launch=LAUNCH,
+    output:
+        directory(names.EXPORT),
+    log:
+        log_of(names.EXPORT),
+    benchmark:
+        benchmark_of(names.EXPORT)
+    wildcard_constraints:
+        variant=VARIANT.removeprefix("dense|"),
+    conda:
+        "../envs/gpu.yaml"
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    params:
+        settings=export_settings,
+        adapter=lambda w: [f"--adapter={folder}"] if (folder := variant_of(w).adapter(w.model)) else [],
+        measured=lambda w, input: [f"--measured={path}" for path in input.measured],
+    shell:
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {input.weights:q} --manifest {input.manifest:q} "
+        "--base {input.base:q} --mask {input.mask:q} {params.adapter:q} {params.measured:q} --output {output:q} "
+        "--threads {threads} > {log:q} 2>&1"

@@ -1,0 +1,100 @@
+"""A model to take away: weights (a recovery merged), tokenizer, card and manifest in a folder, tried in stock tools."""
+
+import os
+import tempfile
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning.core import cli
+
+# What stock tools read; a base folder may hold other things.
+WANTED = (
+    *("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json", "modeling_pruned.py"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja"),
+)
+TEXT = "Question: Tom has 3 boxes of 12 pencils and gives 7 pencils away. How many pencils are left?\nAnswer: 3 x 12 ="
+
+
+def export(
+    settings: cli.Settings,
+    model: Annotated[Path, typer.Option(help="directory of the compact model")],
+    manifest: Annotated[Path, typer.Option(help="its manifest.json")],
+    base: Annotated[Path, typer.Option(help="manifest.json of the dense model")],
+    mask: Annotated[Path, typer.Option(help="which neurons were kept")],
+    output: Annotated[Path, typer.Option(help="directory to write")],
+    adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge")] = None,
+    measured: Annotated[list[Path] | None, typer.Option(help="results that are there; repeat")] = None,
+    threads: int = 1,
+) -> None:
+    cli.set_threads(threads)
+    scratch = tempfile.TemporaryDirectory()
+    os.environ["HF_MODULES_CACHE"] = scratch.name  # where transformers copies a folder's own code
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+
+    from pruning.core import artifacts
+    from pruning.core.names import sample_of
+    from pruning.evaluation import runtimes
+    from pruning.methods.compact import keeps_of
+    from pruning.models import loading
+    from pruning.models.checkpoint import Checkpoint
+    from pruning.models.pruned import from_pruned
+    from pruning.report import card
+
+    torch.set_num_threads(threads)
+    cli.phase("start-up")
+    made = artifacts.read_json(manifest, "compact")
+    ours, tokenizer = loading.load(model, settings["dtype"], "cpu", adapter)
+    wanted = runtimes.expected(ours, tokenizer(TEXT)["input_ids"], settings["dtype"])
+    del ours
+    cli.phase("load")
+    with artifacts.atomic_directory(output) as directory:
+        from_pruned(model, adapter, directory)
+        for file in directory.iterdir():
+            if not any(fnmatch(file.name, pattern) for pattern in WANTED):
+                file.unlink()
+            else:
+                file.chmod(0o644)
+        checks = runtimes.check(directory, wanted)
+        if settings["method"]["compensate"] == "none" and adapter is None:
+            dense, _ = loading.load(base.parent, settings["dtype"], "cpu")
+            apart = runtimes.masked(dense, keeps_of(mask, Checkpoint(base.parent)), wanted)
+            checks["the dense model, masked"] = {"max_difference": apart}
+        samples = {sample_of(path.as_posix()): path for path in measured or () if path.suffix == ".parquet"}
+        results = [row for task in settings["tasks"] for row in rows(task, settings, samples)]
+        own_code = (directory / "modeling_pruned.py").exists()
+        text = card.card(settings, made, results, checks, wanted.ids.shape[1], own_code)
+        (directory / "README.md").write_text(text, encoding="utf-8")
+        keys = ("original", "achieved_sparsity", "widths", "parameters", "parameters_kept")
+        content = {**{key: made[key] for key in keys}, "checks": checks}
+        content["files"] = artifacts.directory_hashes(directory)
+        artifacts.write_json(directory / "manifest.json", content, "export", settings)
+    print(text)
+
+
+def rows(task: str, settings: dict, samples: dict) -> list[dict]:
+    """A task's metrics: what was measured of the exported model, and of the dense one."""
+    from pruning.analysis import comparison
+    from pruning.core import artifacts
+    from pruning.core.names import DENSE, Variant
+
+    own, found = settings["tasks"][task], []
+    variant, by_name = Variant(**settings["variant"]), {(v, t): path for (_, v, t), path in samples.items()}
+    for metric in own["metrics"]:
+        measures = {}
+        for side, name in (("pruned", str(variant)), ("dense", str(DENSE))):
+            path = by_name.get((name, task))
+            if path:
+                outcomes = comparison.outcomes_of(
+                    artifacts.read_parquet(path, "samples"), name, task, metric, own["kind"]
+                )
+                measures[side] = comparison.measure(outcomes, own["kind"], settings)
+        found.append({"title": own["title"], "metric": metric, "pruned": None, "dense": None, **measures})
+    return found
+
+
+if __name__ == "__main__":
+    cli.run(export)

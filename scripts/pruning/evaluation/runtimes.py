@@ -1,0 +1,113 @@
+"""Does an exported folder hold the model that it should? It is loaded by stock tools, and their numbers are compared.
+
+Each check gets the folder and what is expected of it (`Expected`), and returns {`max_difference`, of logits or of
+log-probabilities}. To add a runtime, add a function to RUNTIMES.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from pruning.core.errors import InputError
+from pruning.models.checkpoint import read_config
+from pruning.models.structures import ffn
+
+NEW_TOKENS = 16
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
+"""Of a difference, as a share of the largest logit: the same weights, summed in another order."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What our own loader computes."""
+
+    dtype: str
+    ids: torch.Tensor
+    """[1, T]"""
+    logits: torch.Tensor
+    """[1, T, V]"""
+    tokens: list[int]
+    """Of the greedy continuation."""
+
+
+@torch.inference_mode()
+def expected(model: PreTrainedModel, ids: Sequence[int], dtype: str) -> Expected:
+    batch = torch.tensor([list(ids)], device=model.device)
+    return Expected(dtype, batch.cpu(), model(batch).logits.float().cpu(), greedy(model, batch))
+
+
+def greedy(model: PreTrainedModel, ids: torch.Tensor) -> list[int]:
+    """NEW_TOKENS more, whatever the model's own settings of generation are."""
+    ids = ids.to(model.device)
+    for _ in range(NEW_TOKENS):
+        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+    return ids[0, -NEW_TOKENS:].tolist()
+
+
+def stock(folder: Path, dtype: str) -> PreTrainedModel:
+    """As anyone would load it; code is run only where we have written some."""
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), trust_remote_code="auto_map" in read_config(folder)
+    ).eval()
+
+
+def difference(found: torch.Tensor, wanted: Expected, runtime: str) -> float:
+    """The largest one. Raises InputError if it is more than rounding."""
+    apart = (found.float().cpu() - wanted.logits).abs().max().item()
+    if not apart <= TOLERANCE[wanted.dtype] * wanted.logits.abs().max().item():
+        raise InputError(f"export: in {runtime} the logits are up to {apart:.3g} from those of the model: not exported")
+    return apart
+
+
+@torch.inference_mode()
+def in_transformers(folder: Path, wanted: Expected) -> dict[str, object]:
+    model = stock(folder, wanted.dtype)
+    apart = difference(model(wanted.ids).logits, wanted, "transformers")
+    return {"max_difference": apart, "same_text": greedy(model, wanted.ids) == wanted.tokens}
+
+
+@torch.inference_mode()
+def in_peft(folder: Path, wanted: Expected) -> dict[str, object]:
+    """With a fresh adapter on every projection of the FFN, which changes nothing yet."""
+    from peft import LoraConfig, get_peft_model
+
+    model = stock(folder, wanted.dtype)
+    targets = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if module in ffn.sites(model)})
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
+    return {"max_difference": difference(tuned(wanted.ids).logits, wanted, "peft")}
+
+
+@torch.inference_mode()
+def in_lm_eval(folder: Path, wanted: Expected) -> dict[str, object]:
+    """lm-eval's own Hugging Face model on the folder's name."""
+    from lm_eval.models.huggingface import HFLM
+
+    own = "auto_map" in read_config(folder)
+    lm = HFLM(pretrained=str(folder), dtype=wanted.dtype, device="cpu", trust_remote_code=own, batch_size=1)
+    return {"max_difference": difference(lm._model_call(wanted.ids), wanted, "lm-eval")}
+
+
+RUNTIMES = {"transformers": in_transformers, "peft": in_peft, "lm_eval": in_lm_eval}
+
+
+def check(folder: Path, wanted: Expected) -> dict[str, dict[str, object]]:
+    """Runtime -> what was found, for all that are installed."""
+    return {name: run(folder, wanted) for name, run in RUNTIMES.items() if find_spec(name)}
+
+
+@torch.inference_mode()
+def masked(dense: PreTrainedModel, keeps: Sequence[np.ndarray], wanted: Expected) -> float:
+    """Largest difference from the dense model whose removed neurons are set to 0 at every token."""
+    hooks = [
+        site.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep.to(args[0]),))
+        for site, keep in zip(ffn.sites(dense), map(torch.from_numpy, keeps), strict=True)
+    ]
+    found = dense(wanted.ids.to(dense.device)).logits
+    for hook in hooks:
+        hook.remove()
+    return difference(found, wanted, "the dense model without the removed neurons")

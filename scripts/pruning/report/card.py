@@ -1,0 +1,138 @@
+"""The card of an exported model: what it is, how it was made, what was measured of it, how to load it."""
+
+from collections.abc import Mapping, Sequence
+from string import Template
+from typing import Any
+
+CARD = Template("""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [pruned, structural-pruning]
+$base---
+# $name
+
+$what
+
+| | |
+|---|---|
+| base model | $source |
+| licence | the base model's |
+| method | $method |
+| neurons of its FFNs removed | $achieved (asked: $asked) |
+| parameters | $kept of $parameters |
+| FFN widths | $widths |
+| calibrated on | $calibration |
+$tuned
+## Measured
+
+$measured
+
+## Load
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    model = AutoModelForCausalLM.from_pretrained("$name"$trust)
+    tokenizer = AutoTokenizer.from_pretrained("$name")
+
+$code
+Checked when it was written, on $tokens tokens of text, in $dtype: $checks
+manifest.json has the sha256 of every file, and where all of it came from.
+""")
+
+
+def card(
+    settings: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    checks: Mapping[str, Any],
+    tokens: int,
+    own_code: bool,
+) -> str:
+    """Markdown. results: `title`, `metric`, `dense` and `pruned`, each a measure (comparison.measure) or None."""
+    variant, source = settings["variant"], settings["source"]
+    repo = f"base_model: {source['repo']}\n" if source["kind"] == "hub" else ""
+    what = f"A structurally pruned model: {variant['sparsity']}% of the neurons of its feed-forward layers are gone."
+    if settings["note"]:
+        what += f" Base: {settings['note']}."
+    calibration = settings["calibration"]
+    shown = (
+        f"{calibration['dataset']}, {calibration['samples']} samples of {calibration['sequence_length']} tokens, "
+        f"seed {calibration['seed']}"
+    )
+    tuned = ""
+    if tuning := settings["tuning"]:
+        tuned = f"| recovered on | {tuning['dataset']}, LoRA of rank {tuning['rank']}, {tuning['steps']} steps |\n"
+    return CARD.substitute(
+        base=repo,
+        name=settings["name"],
+        what=what,
+        source=origin(source),
+        method=f"`{variant['method']}` ({described(settings['method'])})",
+        achieved=f"{manifest['achieved_sparsity']:.1%}",
+        asked=f"{variant['sparsity']}%",
+        kept=f"{manifest['parameters_kept']:,}",
+        parameters=f"{manifest['parameters']:,}",
+        widths=widths(manifest["widths"]),
+        calibration=shown,
+        tuned=tuned,
+        measured=table(results, settings["confidence"]),
+        trust=", trust_remote_code=True" if own_code else "",
+        code=OWN_CODE if own_code else "",
+        tokens=tokens,
+        dtype=settings["dtype"],
+        checks="; ".join(f"{name}: {said(found)}" for name, found in checks.items()) + ".",
+    )
+
+
+OWN_CODE = (
+    "Its layers have widths of their own, or biases, for which there is no stock class: `modeling_pruned.py` "
+    "builds them.\n"
+)
+
+
+def origin(source: Mapping[str, Any]) -> str:
+    if source["kind"] == "hub":
+        return f"{source['repo']} at {source['revision']}"
+    if source["kind"] == "gguf":
+        package = f"{source['package']} {source['version'] or ''}".rstrip()
+        where = f" in the Python package {package}" if source["package"] else ""
+        return f"{source['path']}{where}, dequantised"
+    return source.get("path") or f"{source['model']}, pruned before ({source['method']}, {source['sparsity']}%)"
+
+
+def described(method: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{key}: {value}" for key, value in method["options"].items())
+    parts = [f"score {method['score']}" + (f" of {options}" if options else "")]
+    parts += [f"normalised by {method['normalise']}"] if method["normalise"] != "none" else []
+    parts += [f"{method['allocate']} widths"]
+    parts += [f"compensated by {method['compensate']}"] if method["compensate"] != "none" else []
+    return "; ".join(parts)
+
+
+def widths(values: Sequence[int]) -> str:
+    return f"{values[0]} in each of {len(values)} layers" if len(set(values)) == 1 else ", ".join(map(str, values))
+
+
+def table(results: Sequence[Mapping[str, Any]], confidence: float) -> str:
+    if not any(row["pruned"] for row in results):
+        return "Nothing has been measured of this model."
+    lines = [f"| task, metric | this model, {confidence:.0%} interval | dense model | of |", "|---|---|---|---|"]
+    for row in results:
+        if row["pruned"]:
+            size = row["pruned"].get("windows")
+            of = f"{size} windows" if size else f"{row['pruned']['n']} items"
+            dense = shown(row["dense"], row["metric"]) if row["dense"] else "not measured"
+            lines.append(
+                f"| {row['title']}, {row['metric']} | {shown(row['pruned'], row['metric'])} | {dense} | {of} |"
+            )
+    return "\n".join(lines)
+
+
+def shown(measure: Mapping[str, Any], metric: str) -> str:
+    if metric == "perplexity":
+        return f"{measure['value']:.2f} [{measure['ci_low']:.2f}, {measure['ci_high']:.2f}]"
+    return "{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * measure[key] for key in ("value", "ci_low", "ci_high")))
+
+
+def said(found: Mapping[str, Any]) -> str:
+    same = {True: ", the same text", False: ", another text from some token on"}.get(found.get("same_text"), "")
+    return f"logits within {found['max_difference']:.1g}{same}"

@@ -1,0 +1,183 @@
+"""Exported folders: what stock tools make of them, what their card says, and what is refused."""
+
+import json
+import os
+
+import compact as compact_stage
+import export as stage
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import tiny
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.core.names import Variant
+from pruning.evaluation import recovery
+from pruning.models import loading
+from pruning.models.families import FAMILIES
+
+IDS = torch.tensor([[3, 77, 250, 14, 9, 120, 33, 8, 201, 5, 66, 17]])
+METHOD = {"score": "wanda", "options": {}, "normalise": "none", "allocate": "uniform", "compensate": "none"}
+TASKS = {
+    "gsm8k": {"task": "gsm8k", "tuning": None, "metrics": ["acc"], "kind": "accuracy", "title": "GSM8K"},
+    "text": {"task": "text", "tuning": None, "metrics": ["perplexity"], "kind": "perplexity", "title": "Text"},
+}
+SETTINGS = {
+    "name": "tiny-wanda-50",
+    "dtype": "float32",
+    "source": {"kind": "hub", "repo": "a/b", "revision": "0" * 40},
+    "note": None,
+    "variant": {"calib": "c", "method": "wanda", "sparsity": 50, "tuning": None},
+    "method": METHOD,
+    "calibration": {"dataset": "gsm8k", "samples": 8, "sequence_length": 64, "seed": 0},
+    "tuning": None,
+    "tasks": TASKS,
+    "confidence": 0.95,
+    "resamples": 100,
+    "seed": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def own_modules(monkeypatch):
+    for name in ("HF_MODULES_CACHE", "HF_HUB_OFFLINE", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+
+
+def pruned(folder, model, widths=(20, 20), compensate="none"):
+    """results/m with a base and a compact model, and the arguments of the stage."""
+    results = folder / "results/m"
+    base = tiny.save(model, results / "base")
+    (base / "training_log.csv").write_text("not of the model")
+    (base / "recipe.json").write_text("{}")
+    (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    (base / "config.json").chmod(0o600)
+    original = {"widths": [48, 48], "parameters": sum(p.numel() for p in model.parameters())}
+    artifacts.write_json(base / "manifest.json", {"files": {}, "original": original, **original}, "base", {})
+    rng = np.random.default_rng(0)
+    keep = [np.isin(np.arange(48), rng.permutation(48)[:width]) for width in widths]
+    rows = [
+        {"layer": n, "unit": u, "keep": bool(k), "act_sum": rng.normal()} for n in (0, 1) for u, k in enumerate(keep[n])
+    ]
+    frame = pd.DataFrame(rows).assign(n_tokens=4)
+    artifacts.write_parquet(results / "mask.parquet", frame[["layer", "unit", "keep"]], "mask", {})
+    artifacts.write_parquet(results / "statistics.parquet", frame, "statistics", {})
+    place = results / "compact"
+    compact_stage.compact(
+        {"compensate": compensate, "export": "exact"},
+        *(base, base / "manifest.json", results / "mask.parquet", place / "model", place / "manifest.json"),
+        results / "statistics.parquet" if compensate == "bias" else None,
+    )
+    return (place / "model", place / "manifest.json", base / "manifest.json", results / "mask.parquet")
+
+
+@torch.inference_mode()
+def logits(model) -> torch.Tensor:
+    return model.eval()(IDS).logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("widths", [(20, 20), (7, 31)], ids=["uniform", "uneven"])
+def test_every_family_is_exported_and_loads_in_stock_tools(tmp_path, family, widths):
+    arguments, out = pruned(tmp_path, tiny.of_family(family), widths), tmp_path / "out"
+    stage.export(SETTINGS, *arguments, out)
+    own = widths != (20, 20)
+    stock = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=own)
+    assert torch.equal(logits(stock), logits(loading.load(arguments[0], "float32", "cpu")[0]))
+    checks = artifacts.read_json(out / "manifest.json", "export")["checks"]
+    assert set(checks) == {"transformers", "peft", "lm_eval", "the dense model, masked"}
+    assert checks["transformers"]["same_text"] is True
+    assert ("trust_remote_code=True" in (out / "README.md").read_text()) == own
+
+
+def test_the_folder_holds_a_model_and_nothing_else(tmp_path):
+    out = tmp_path / "out"
+    stage.export(SETTINGS, *pruned(tmp_path, tiny.qwen2()), out)
+    assert {path.name for path in out.iterdir()} == {
+        *("config.json", "generation_config.json", "model.safetensors", "README.md", "manifest.json"),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    }
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
+    messages = [{"role": "user", "content": "hello"}]
+    assert AutoTokenizer.from_pretrained(out).apply_chat_template(messages, tokenize=False) == "hello"
+    manifest = artifacts.read_json(out / "manifest.json", "export")
+    assert manifest["files"] == artifacts.directory_hashes(out)
+    (out / "config.json").write_text((out / "config.json").read_text() + " ")
+    with pytest.raises(InputError, match="config.json: is not the file that"):
+        loading.load(out, "float32", "cpu")
+
+
+def test_flaps_bias_goes_with_it(tmp_path):
+    arguments, out = pruned(tmp_path, tiny.qwen2(), (7, 31), "bias"), tmp_path / "out"
+    stage.export(SETTINGS | {"method": METHOD | {"compensate": "bias"}}, *arguments, out)
+    stock = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True)
+    assert stock.model.layers[0].mlp.down_proj.bias.abs().max() > 0
+    assert torch.equal(logits(stock), logits(loading.load(arguments[0], "float32", "cpu")[0]))
+
+
+@pytest.mark.parametrize("widths", [(20, 20), (7, 31)], ids=["uniform", "uneven"])
+def test_a_recovery_is_merged(tmp_path, widths):
+    arguments, out = pruned(tmp_path, tiny.qwen2(), widths), tmp_path / "out"
+    network, _ = loading.load(arguments[0], "float32", "cpu")
+    tuned = recovery.with_adapters(network, {"seed": 0, "rank": 2, "alpha": 4, "targets": ["q_proj", "down_proj"]})
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    recovery.save(tmp_path / "adapter", tuned)
+    tuning = {"dataset": "gsm8k", "rank": 2, "steps": 3}
+    stage.export(SETTINGS | {"tuning": tuning}, *arguments, out, adapter=tmp_path / "adapter")
+    stock = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=widths != (20, 20))
+    torch.testing.assert_close(logits(stock), logits(tuned), rtol=1e-4, atol=1e-5)
+    assert "LoRA of rank 2, 3 steps" in (out / "README.md").read_text()
+
+
+def samples(path, metric, values, weight) -> None:
+    frame = pd.DataFrame({"item": range(len(values)), "metric": metric, "value": values, "weight": weight})
+    frame = frame.assign(
+        cluster=pd.array([None] * len(values), dtype="string"), generated_tokens=None, finish_reason=None
+    )
+    artifacts.write_parquet(path, frame, "samples", {})
+
+
+def test_the_card_says_what_was_measured(tmp_path, monkeypatch):
+    arguments = pruned(tmp_path, tiny.qwen2())
+    monkeypatch.chdir(tmp_path)
+    from pathlib import Path
+
+    variant, found = Variant(**SETTINGS["variant"]), []
+    for name, right in ((variant, 30), (Variant(), 40)):
+        found.append(Path(name.samples("m", "gsm8k")))
+        samples(found[-1], "acc", [1.0] * right + [0.0] * (50 - right), 1)
+    found.append(Path(variant.samples("m", "text")))
+    samples(found[-1], "perplexity", [7.0 + n % 3 for n in range(40)], 7)
+    stage.export(SETTINGS, *arguments, tmp_path / "out", measured=found)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| GSM8K, acc | 60.0% [46.2, 72.4] | 80.0% [67.0, 88.8] | 50 items |" in card  # Wilson, by statsmodels
+    line = next(line for line in card.splitlines() if line.startswith("| Text, perplexity"))
+    assert line.endswith("| not measured | 40 windows |")
+    assert "base_model: a/b\n" in card and f"a/b at {'0' * 40}" in card
+    assert "58.3% (asked: 50%)" in card and "20 in each of 2 layers" in card
+
+
+def test_a_model_that_was_never_measured_says_so(tmp_path):
+    stage.export(SETTINGS, *pruned(tmp_path, tiny.qwen2()), tmp_path / "out")
+    assert "Nothing has been measured of this model." in (tmp_path / "out/README.md").read_text()
+
+
+def test_what_stock_tools_load_wrongly_is_not_exported(tmp_path, monkeypatch):
+    """As if the written code left the widths' order out."""
+    from pruning.models import remote_code
+
+    arguments = pruned(tmp_path, tiny.qwen2(), (20, 20), "bias")
+    file = arguments[0] / remote_code.FILE
+    file.write_text(file.read_text().replace("or biased", ""))
+    manifest = json.loads(arguments[1].read_text())
+    manifest["files"] = artifacts.directory_hashes(arguments[0])
+    del manifest["provenance"]
+    artifacts.write_json(arguments[1], manifest, "compact", {})
+    with pytest.raises(InputError, match="in transformers the logits are up to .* not exported"):
+        stage.export(SETTINGS, *arguments, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
