@@ -39,19 +39,15 @@ def measured_of(model, variant):
 
 def export_settings(wildcards):
     variant, model = variant_of(wildcards), CONFIG.models[wildcards.model]
+    whose = {"calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity, "tuning": variant.tuning}
     tasks = {name: catalogue.described(CONFIG, names.Column(name)) for name in CONFIG.tasks}
     return settings(
         None,
-        name=f"{wildcards.model}-{variant}".replace("/", "-"),
+        name="-".join(str(part) for part in (wildcards.model, *whose.values()) if part),
         dtype=model.dtype,
         source=model.source.model_dump(),
         note=model.note,
-        variant={
-            "calib": variant.calib,
-            "method": variant.method,
-            "sparsity": variant.sparsity,
-            "tuning": variant.tuning,
-        },
+        variant=whose,
         method=CONFIG.method(variant.method).model_dump(),
         calibration=CONFIG.calibrations[variant.calib].model_dump(),
         tuning=CONFIG.tunings[variant.tuning].model_dump() if variant.tuning else None,
