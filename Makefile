@@ -7,11 +7,12 @@ SNAKEMAKE := . $(BIN)/activate && snakemake --cores all
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 20
 
-.venv/installed: envs/requirements.txt envs/lock.txt
+.venv/installed: envs/requirements.txt envs/lock.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python 3.11 or newer is needed, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --requirement envs/requirements.txt --constraint envs/lock.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
 env: .venv/installed ## Create the environment in .venv

@@ -7,7 +7,7 @@ from pathlib import Path
 from workspace import ROOT
 
 LIBRARY = ROOT / "scripts/pruning"
-ORDER = ["core", "data", "models", "calibration", "methods", "evaluation", "analysis", "config", "report"]
+ORDER = ["core", "data", "models", "calibration", "methods", "evaluation", "analysis", "config", "report", "command"]
 
 
 def imported(file: Path) -> set[str]:

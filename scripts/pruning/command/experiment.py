@@ -1,0 +1,142 @@
+"""The configuration that `prune` writes: commented, for the same workflow. Change it, and run snakemake yourself."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pruning.core.errors import InputError
+from pruning.core.limits import LEAST_WINDOWS
+
+SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
+CALIBRATION, SEQUENCE = 128, 512  # sequences and tokens at most
+OFF = ("table2", "table3", "table6", "table7", "recovery", "ridge", "seeds")
+SECTIONS_OFF = ("overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation", "reasoner")
+
+
+@dataclass(frozen=True)
+class Machine:
+    gpus: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the user's data, in this model's tokens."""
+
+    train: int
+    test: int
+
+
+def model_source(text: str) -> tuple[str, dict[str, Any]]:
+    """Alias and source of what the user calls the model: a folder, a GGUF file, `package:file.gguf`, or a repository of
+    the hub (`org/name` or `org/name@commit`). Raises InputError for anything else."""
+    path = Path(text)
+    if path.is_dir():
+        source, name = {"kind": "local", "path": str(path.absolute())}, path.name
+    elif text.endswith(".gguf"):
+        package, _, file = text.rpartition(":")
+        place = {"package": package, "path": file} if package else {"path": str(path.absolute())}
+        source, name = {"kind": "gguf", **place}, Path(file).stem
+        if not package and not path.is_file():
+            raise InputError(f"{text}: no such file")
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+(@[0-9a-f]{40})?", text):
+        repo, _, revision = text.partition("@")
+        source, name = {"kind": "hub", "repo": repo, "revision": revision or "main"}, repo.rpartition("/")[2]
+    else:
+        raise InputError(f"{text}: neither a folder nor a .gguf file nor a repository (org/name) of the hub")
+    return re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-") or "model", source
+
+
+def model_section(alias: str, source: dict[str, Any], parameters: int | None, machine: Machine) -> dict[str, Any]:
+    """bfloat16 for a billion parameters or on a GPU; memory for the weights twice and the libraries."""
+    dtype = "bfloat16" if machine.gpus or (parameters or 0) > 10**9 else "float32"
+    size = (parameters or 0) * (2 if dtype == "bfloat16" else 4) / 1e9
+    own = {"source": source, "dtype": dtype, "gpus": machine.gpus, "threads": machine.threads}
+    return {alias: {**own, "memory_gb": max(2, round(2 * size + 2))}}
+
+
+def nothing_else() -> dict[str, Any]:
+    """The default's other tables and analyses, switched off."""
+    return {"tables": dict.fromkeys(("table1", *OFF)), "latency": None, **dict.fromkeys(SECTIONS_OFF)}
+
+
+def config(
+    model: dict[str, Any],
+    size: Size,
+    context: int,
+    *,
+    methods: Sequence[str],
+    sparsities: Sequence[int],
+    recover: bool,
+) -> dict[str, Any]:
+    """What is pruned, measured and compared. Raises InputError where the data are too few to tell anything."""
+    [alias] = model
+    fitting = [n for n in SEQLENS if n <= context and size.test // n >= LEAST_WINDOWS]
+    if not fitting:
+        least = LEAST_WINDOWS * SEQLENS[-1]
+        raise InputError(f"--data: {size.test} tokens are left to test on, {least} are needed: give more records")
+    length = min(SEQUENCE, context, size.train)
+    samples = min(CALIBRATION, size.train // length)
+    data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
+    files = {"path": "own-data/{split}.jsonl", "splits": {"train": "train", "test": "test"}}
+    text = {"kind": "perplexity", "title": "your data, perplexity", "dataset": "own", "text": "{prompt}{completion}"}
+    own = {
+        "models": model,
+        "datasets": {"own": {"kind": "published", **data, "local": files}},
+        "calibrations": {
+            "own": {
+                "dataset": "own",
+                "samples": samples,
+                "sequence_length": length,
+                "packing": "concat",
+                "micro_batch": 1,
+            }
+        },
+        "tasks": {"own": {**text, "seqlen": fitting[0], "tokens": None, "batch_size": 1}},
+        "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods), "reference": methods[0]},
+        "tables": {
+            "table1": {"title": "Your model, pruned", "tasks": ["own"], "sparsities": list(sparsities), "paper": None}
+        },
+        "latency": {
+            "shapes": {"qwen2_5-7b-eighth": None},
+            "methods": list(methods),
+            "sparsities": list(sparsities),
+            "prompt_tokens": min(512, context // 2),
+            "rounds": 5,
+            "dtype": model[alias]["dtype"],
+            "gpus": model[alias]["gpus"],
+            "memory_gb": model[alias]["memory_gb"],
+        },
+    }
+    if recover:
+        own["tunings"] = {"own": {"dataset": "own", "batch_size": 4, "sequence_length": length, "learning_rate": 2e-4}}
+        own["tables"]["table1"]["tasks"].append("own@own")
+    off = nothing_else()
+    return {**off, **own, "tables": {**off["tables"], **own["tables"]}}
+
+
+COMMENTS = {
+    "models": "Where it comes from, and what its jobs take.",
+    "datasets": "Your data: own-data/train.jsonl and test.jsonl, a fifth of it.",
+    "calibrations": "What every neuron is measured on.",
+    "tasks": "What is measured of each model: how surprised it is by your test data.",
+    "experiment": "What is compared; the first method is what the others are compared with.",
+    "tables": "results/table1.csv, .md, .tex; the others are switched off.",
+    "latency": "Speed of the pruned models, with random weights.",
+    "tunings": "LoRA recovery on your training data.",
+}
+
+
+def text(content: dict[str, Any], command: str) -> str:
+    """The YAML file."""
+    parts = [f"# Written by: {command}\n# Every key is explained in config/config.yaml of the workflow.\n"]
+    for key, value in content.items():
+        comment = f"# {COMMENTS[key]}\n" if key in COMMENTS else ""
+        parts.append(
+            comment + yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, default_flow_style=False)
+        )
+    return "\n".join(parts)

@@ -1,0 +1,137 @@
+"""prune MODEL --data mine.jsonl: a configuration, the workflow, a page to decide by, and the model to take."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning.command import decision, experiment, own_data
+from pruning.core import devices, names
+from pruning.core.errors import InputError
+
+CONFIG, LOG, PAGE = "prune.yaml", "prune.log", "decision.md"
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def prune(
+    model: Annotated[str, typer.Argument(help="folder, .gguf file, package:file.gguf, or org/name of the hub")],
+    data: Annotated[Path, typer.Option(help="JSON Lines: messages, prompt/completion, question/answer, or text")],
+    sparsity: Annotated[str, typer.Option(help="per cent of FFN neurons to remove, with commas")] = "20,30",
+    methods: Annotated[
+        str, typer.Option(help="with commas; the first is what others are compared with")
+    ] = "wanda,agf,rku",
+    out: Annotated[Path, typer.Option(help="folder for all of it; a run that stopped goes on there")] = Path("pruned"),
+    recover: Annotated[bool, typer.Option(help="also tune each pruned model by LoRA, 150 steps")] = False,
+    tolerance: Annotated[float, typer.Option(help="per cent of perplexity that may be lost")] = 10.0,
+    cores: Annotated[int, typer.Option(help="CPU cores")] = os.cpu_count() or 1,
+) -> None:
+    """Prune a model on your data, measure what is left, and take the one to use."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    alias, source = experiment.model_source(model)
+    sparsities = numbers(sparsity)
+    records, machine = own_data.read(data), experiment.Machine(min(1, len(devices.visible())), cores)
+    out.mkdir(parents=True, exist_ok=True)
+    base = names.BASE.format(model=alias)
+    first = {"models": experiment.model_section(alias, source, None, machine), **experiment.nothing_else()}
+    write(out, first | {"experiment": {"models": [alias], "methods": ["wanda"]}}, "prune, before it has seen the model")
+    run(out, cores, f"fetching {model}", base)
+
+    folder = out / Path(base).parent
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    context = AutoConfig.from_pretrained(folder).max_position_embeddings
+    pairs = own_data.texts(records, tokenizer, data)
+    train, test = own_data.split(pairs)
+    for name, part in (("train", train), ("test", test)):
+        place = out / "own-data" / f"{name}.jsonl"
+        place.parent.mkdir(exist_ok=True)
+        put(place, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in part))
+    size = experiment.Size(
+        *(sum(len(tokenizer(p["prompt"] + p["completion"])["input_ids"]) for p in s) for s in (train, test))
+    )
+    parameters = json.loads((out / base).read_text())["parameters"]
+    section = experiment.model_section(alias, source, parameters, machine)
+    content = experiment.config(
+        section, size, context, methods=methods.split(","), sparsities=sparsities, recover=recover
+    )
+    write(out, content, shlex.join(["prune", *sys.argv[1:]]))
+    run(out, cores, "pruning and measuring", "results/table1.csv", "results/latency.csv")
+
+    import pandas as pd
+
+    models = decision.rows(pd.read_csv(out / "results/table1.csv"), pd.read_csv(out / "results/latency.csv"))
+    choice = decision.choose(models, tolerance / 100)
+    target = names.EXPORT.format(model=alias, variant=choice.variant)
+    run(out, cores, "writing the model to take", target)
+    text = decision.page(models, choice, tolerance / 100, methods.split(",")[0], str(out / target))
+    put(out / PAGE, text)
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(text))
+    print(f"This page: {out / PAGE}   configuration: {out / CONFIG}   tables: {out / 'results'}")
+
+
+def numbers(text: str) -> list[int]:
+    """Raises InputError for what is not 1 to 99, with commas."""
+    found = re.fullmatch(r"\s*\d{1,2}(\s*,\s*\d{1,2})*\s*", text)
+    values = sorted({int(part) for part in text.split(",")}) if found else []
+    if not values or values[0] == 0:
+        raise InputError(f"--sparsity {text}: whole per cent from 1 to 99, with commas: 20,30")
+    return values
+
+
+def put(path: Path, text: str) -> None:
+    """Write, but leave a file that says the same alone."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def write(out: Path, content: dict, command: str) -> None:
+    put(out / CONFIG, experiment.text(content, command))
+
+
+def run(out: Path, cores: int, what: str, *targets: str) -> None:
+    """The workflow, in `out`, with progress. Raises InputError with the failed job's own words."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    snakefile = names.HOME / "Snakefile"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(out)]
+    command += ["--cores", str(cores), "--configfile", str(out / CONFIG), "--", *targets]
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeElapsedColumn())
+    lines: list[str] = []
+    with (out / LOG).open("a") as log, Progress(*columns, TimeRemainingColumn()) as progress:
+        task = progress.add_task(what, total=None, now="")
+        process = subprocess.Popen(command, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True)
+        rule = ""
+        for line in process.stdout:
+            log.write(line)
+            lines.append(line.rstrip())
+            if found := re.match(r"(?:local)?rule (\w+):", line):
+                rule = found[1]
+            elif found := re.match(r"    wildcards: (.*)", line):
+                progress.update(task, now=f"{rule} {found[1]}")
+            elif found := re.match(r"(\d+) of (\d+) steps", line):
+                progress.update(task, completed=int(found[1]), total=int(found[2]))
+    if process.wait():
+        said = [line.strip() for line in lines if re.match(r"\s*error: ", line)] or lines[-1:]
+        raise InputError(f"{what}: {said[-1].removeprefix('error: ')} (all of it: {out / LOG})")
+
+
+def main() -> None:
+    try:
+        app()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

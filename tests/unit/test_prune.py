@@ -1,0 +1,173 @@
+"""What `prune` makes of a user's data, model and results."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+from snakemake.utils import update_config
+
+import tiny
+from pruning.command import decision, experiment, own_data
+from pruning.command.prune import numbers
+from pruning.config.default import DEFAULT
+from pruning.config.validation import validate
+from pruning.core.errors import InputError
+from pruning.core.names import Variant
+
+MACHINE = experiment.Machine(gpus=0, threads=2)
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def lines(path, *records) -> list[dict]:
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in records))
+    return own_data.read(path)
+
+
+def tokenizer(chat: str | None = None):
+    made = tiny.tokenizer()
+    made.chat_template = chat
+    return made
+
+
+# data
+
+
+def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    pairs = own_data.texts(lines(path, {"question": " 1+1? ", "answer": " 2\n"}, ""), tokenizer(), path)
+    assert pairs == [{"prompt": "1+1?\n", "completion": "2"}]
+    assert own_data.texts(lines(path, {"text": "abc"}), tokenizer(), path) == [{"prompt": "", "completion": "abc"}]
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    found = own_data.texts(lines(path, {"messages": said}), tokenizer(CHAT), path)
+    assert found == [{"prompt": "<user>hi<assistant>", "completion": "yes"}]
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([{"a": 1, "b": "x"}], "its records have a, b; one of these is needed: `messages`, `prompt` and `completion`"),
+        ([{"question": "q", "answer": "a"}, {"question": "q"}], "record 2 has no text in `answer`"),
+        ([{"question": "q", "answer": 3}], "record 1 has no text in `answer`"),
+        (['{"question": "q"'], "line 1 is no JSON"),
+        (["[1]"], "line 1 is no JSON object"),
+        ([""], "no records in it"),
+        ([{"messages": []}], "`messages`, but the model's tokenizer has no chat format"),
+    ],
+)
+def test_odd_data_are_named(tmp_path, records, message):
+    with pytest.raises(InputError, match="--data .*mine.jsonl: ") as error:
+        own_data.texts(lines(path := tmp_path / "mine.jsonl", *records), tokenizer(), path)
+    assert message in str(error.value)
+
+
+def test_a_conversation_must_end_in_an_answer(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    with pytest.raises(InputError, match="record 1: `messages` must end in an answer"):
+        own_data.texts(lines(path, {"messages": [{"role": "user", "content": "hi"}]}), tokenizer(CHAT), path)
+
+
+def test_equal_prompts_are_on_one_side_and_new_records_move_no_other():
+    pairs = [{"prompt": f"p{n % 200}", "completion": str(n)} for n in range(400)]
+    train, test = own_data.split(pairs)
+    assert len(train) + len(test) == 400 and 0.1 < len(test) / 400 < 0.3
+    assert not {pair["prompt"] for pair in train} & {pair["prompt"] for pair in test}
+    more_train, more_test = own_data.split([*pairs, {"prompt": "new", "completion": "x"}])
+    assert [pair for pair in more_train if pair["prompt"] != "new"] == train
+    assert [pair for pair in more_test if pair["prompt"] != "new"] == test
+
+
+# the configuration
+
+
+def test_models_are_folders_files_packages_and_repositories(tmp_path):
+    (tmp_path / "My Model.v2").mkdir()
+    alias, source = experiment.model_source(str(tmp_path / "My Model.v2"))
+    assert (alias, source["kind"]) == ("my_model_v2", "local")
+    assert experiment.model_source("pkg:dir/X.Q4_1.gguf") == (
+        "x_q4_1",
+        {"kind": "gguf", "package": "pkg", "path": "dir/X.Q4_1.gguf"},
+    )
+    assert experiment.model_source("Qwen/Qwen2.5-7B@" + "a" * 40)[1] == {
+        **{"kind": "hub", "repo": "Qwen/Qwen2.5-7B", "revision": "a" * 40}
+    }
+    for text in ("nothing", "none.gguf", "a/b/c"):
+        with pytest.raises(InputError, match=text):
+            experiment.model_source(text)
+
+
+@pytest.mark.parametrize("recover", [False, True])
+def test_what_is_written_is_a_valid_configuration(tmp_path, monkeypatch, recover):
+    tiny.save(tiny.qwen2(), tmp_path / "m")
+    alias, source = experiment.model_source(str(tmp_path / "m"))
+    model = experiment.model_section(alias, source, 10**6, MACHINE)
+    size = experiment.Size(train=9000, test=3000)
+    own = experiment.config(model, size, 512, methods=["agf", "rku"], sparsities=[20, 40], recover=recover)
+    whole = json.loads(json.dumps(DEFAULT.model_dump()))
+    update_config(whole, yaml.safe_load(experiment.text(own, "prune …")))
+    config = validate(whole)
+    assert config.tasks["own"].seqlen == 64  # 40 windows of 64 in 3,000 tokens, none of 128
+    assert (config.calibrations["own"].samples, config.calibrations["own"].sequence_length) == (17, 512)
+    assert config.table("table1").methods == ["agf", "rku"] and config.experiment.reference == "agf"
+    assert len([table for table in config.tables.values() if table]) == 1
+    assert config.table("table1").tasks == (["own", "own@own"] if recover else ["own"])
+
+
+def test_too_little_to_test_on_is_said_with_the_number_needed():
+    model = experiment.model_section("m", {"kind": "local", "path": "x"}, None, MACHINE)
+    with pytest.raises(InputError, match="1279 tokens are left to test on, 1280 are needed"):
+        experiment.config(model, experiment.Size(9000, 1279), 512, methods=["agf"], sparsities=[20], recover=False)
+
+
+def test_sparsities_are_whole_per_cent():
+    assert numbers("30, 20,30") == [20, 30]
+    for text in ("", "0", "100", "0.3", "20;30", "-5"):
+        with pytest.raises(InputError, match="--sparsity"):
+            numbers(text)
+
+
+# the decision
+
+COLUMNS = ["calib", "method", "sparsity", "tuning", "value", "ci_low", "ci_high", "p_holm", "params_removed"]
+
+
+def models(*rows) -> pd.DataFrame:
+    dense = ("", "dense", 0, None, 10.0, 9.5, 10.5, None, 0)
+    table = pd.DataFrame([dense, *rows], columns=COLUMNS)
+    latency = pd.DataFrame(
+        [("dense", 1.0, 1.0), ("own/agf/30", 1.3, 1.2)], columns=["variant", "prefill_speedup", "decode_speedup"]
+    )
+    return decision.rows(table, latency)
+
+
+def row(method, sparsity, value, tuning=None, p=None):
+    return ("own", method, sparsity / 100, tuning, value, value - 1, value + 1, p, sparsity / 200)
+
+
+def test_the_smallest_model_within_the_tolerance_is_taken():
+    found = models(row("agf", 20, 10.1), row("agf", 30, 10.9), row("rku", 30, 10.8), row("agf", 40, 12.0))
+    choice = decision.choose(found, 0.1)
+    assert (str(choice.variant), choice.within) == ("own/rku/30", True) and choice.loss == pytest.approx(0.08)
+    nearest = decision.choose(found, 0.001)
+    assert (str(nearest.variant), nearest.within) == ("own/agf/20", False)
+    assert str(decision.choose(found, 9).variant) == "own/agf/40"
+
+
+def test_a_recovered_model_can_be_the_one():
+    found = models(row("agf", 30, 12.0), row("agf", 30, 10.2, tuning="own"))
+    assert decision.choose(found, 0.1).variant == Variant("own", "agf", 30, "own")
+
+
+def test_the_page_shows_every_model_and_says_which_to_take():
+    found = models(row("wanda", 30, 12.0), row("agf", 30, 10.5, p=0.01))
+    choice = decision.choose(found, 0.1)
+    text = decision.page(found, choice, 0.1, "wanda", "out/x")
+    assert "| dense | 10.00 [9.50, 10.50] | +0.0% | 0.0% | 1.00x | 1.00x |" in text
+    assert "| **agf, 30%** | 10.50 [9.50, 11.50] † | +5.0% | 15.0% | 1.30x | 1.20x |" in text
+    assert "| wanda, 30% | 12.00 [11.00, 13.00] | +20.0% | 15.0% |  |  |" in text
+    assert "**Take agf at 30%**" in text and "`out/x`" in text
+    text = decision.page(found, decision.choose(found, 0.01), 0.01, "wanda", "out/x")
+    assert "no model is within 1% of the dense model; this one is the nearest, +5%" in text
