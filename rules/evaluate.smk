@@ -41,9 +41,8 @@ def parts_of(wildcards):
         found |= {"manifest": names.BASE.format(**own), "mask": names.MASK.format(**own)}
         return found | {"evidence": evidence.format(**own) if evidence else []}
     found["manifest"] = variant.manifest(model)
-    if (
-        variant != names.DENSE
-    ):  # the directory, so that a deleted one is made again; the manifest says whether it changed
+    if variant != names.DENSE:
+        # The directory, so that a deleted one is made again; the manifest says whether it changed.
         found["weights"] = ancient(variant.weights(model))
     return found
 

@@ -116,6 +116,18 @@ def test_what_is_written_is_a_valid_configuration(tmp_path, monkeypatch, recover
     assert config.table("table1").tasks == (["own", "own@own"] if recover else ["own"])
 
 
+def test_a_cpu_is_asked_for_less_than_a_gpu():
+    sizes = {}
+    for gpus in (0, 1):
+        model = experiment.model_section("m", {"kind": "local", "path": "x"}, 10**8, experiment.Machine(gpus, 2))
+        own = experiment.config(
+            model, experiment.Size(10**6, 10**6), 4096, methods=["agf"], sparsities=[20], recover=False
+        )
+        calibration, task = own["calibrations"]["own"], own["tasks"]["own"]
+        sizes[gpus] = (calibration["samples"], task["seqlen"], task["tokens"])
+    assert sizes == {0: (32, 1024, 40 * 1024), 1: (128, 2048, 128 * 2048)}
+
+
 def test_too_little_to_test_on_is_said_with_the_number_needed():
     model = experiment.model_section("m", {"kind": "local", "path": "x"}, None, MACHINE)
     with pytest.raises(InputError, match="1279 tokens are left to test on, 1280 are needed"):

@@ -12,7 +12,9 @@ from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
-CALIBRATION, SEQUENCE = 128, 512  # sequences and tokens at most
+SEQUENCE = 512  # tokens at most
+SEQUENCES = {"cpu": 32, "gpu": 128}  # of calibration, at most
+TESTED = {"cpu": 40 * 1024, "gpu": 128 * 2048}  # tokens, at most
 OFF = ("table2", "table3", "table6", "table7", "recovery", "ridge", "seeds")
 SECTIONS_OFF = ("overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation", "reasoner")
 
@@ -75,12 +77,14 @@ def config(
 ) -> dict[str, Any]:
     """What is pruned, measured and compared. Raises InputError where the data are too few to tell anything."""
     [alias] = model
-    fitting = [n for n in SEQLENS if n <= context and size.test // n >= LEAST_WINDOWS]
+    kind = "gpu" if model[alias]["gpus"] else "cpu"
+    tested = min(size.test, TESTED[kind])
+    fitting = [n for n in SEQLENS if n <= context and tested // n >= LEAST_WINDOWS]
     if not fitting:
         least = LEAST_WINDOWS * SEQLENS[-1]
         raise InputError(f"--data: {size.test} tokens are left to test on, {least} are needed: give more records")
     length = min(SEQUENCE, context, size.train)
-    samples = min(CALIBRATION, size.train // length)
+    samples = min(SEQUENCES[kind], size.train // length)
     data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
     files = {"path": "own-data/{split}.jsonl", "splits": {"train": "train", "test": "test"}}
     text = {"kind": "perplexity", "title": "your data, perplexity", "dataset": "own", "text": "{prompt}{completion}"}
@@ -96,7 +100,7 @@ def config(
                 "micro_batch": 1,
             }
         },
-        "tasks": {"own": {**text, "seqlen": fitting[0], "tokens": None, "batch_size": 1}},
+        "tasks": {"own": {**text, "seqlen": fitting[0], "tokens": tested, "batch_size": 1}},
         "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods), "reference": methods[0]},
         "tables": {
             "table1": {"title": "Your model, pruned", "tasks": ["own"], "sparsities": list(sparsities), "paper": None}
