@@ -9,7 +9,7 @@ from snakemake.utils import update_config
 
 import tiny
 from pruning.command import decision, experiment, own_data
-from pruning.command.prune import numbers
+from pruning.command.prune import numbers, progress_of
 from pruning.config.default import DEFAULT
 from pruning.config.validation import validate
 from pruning.core.errors import InputError
@@ -183,3 +183,39 @@ def test_the_page_shows_every_model_and_says_which_to_take():
     assert "**Take agf at 30%**" in text and "`out/x`" in text
     text = decision.page(found, decision.choose(found, 0.01), 0.01, "wanda", "out/x")
     assert "no model is within 1% of the dense model; this one is the nearest, +5%" in text
+
+
+# the status
+
+RAN = """Building DAG of jobs...
+rule score:
+    output: s
+    log: results/logs/s.log
+    jobid: 3
+    wildcards: method=wanda
+Finished jobid: 3 (Rule: score)
+1 of 4 steps (25%) done
+rule evaluate:
+    output: e
+    log: results/logs/e.log
+    jobid: 4
+    wildcards: variant=dense
+"""
+
+
+def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
+    assert progress_of("Building DAG of jobs...\n9 of 9 steps\n" + RAN, tmp_path) == [
+        "1 of 4 steps (25%) done",
+        "at work: evaluate variant=dense",
+    ]
+    assert progress_of("Building DAG of jobs...\n", tmp_path) == ["no job has ended yet"]
+
+
+def test_a_failed_job_is_named_with_its_last_words(tmp_path):
+    (tmp_path / "results/logs").mkdir(parents=True)
+    (tmp_path / "results/logs/e.log").write_text("start\nerror: no memory\n\n")
+    failed = RAN + "Error in rule evaluate:\n    message: None\n    jobid: 4\nExiting because a job execution failed.\n"
+    assert progress_of(failed, tmp_path) == [
+        "1 of 4 steps (25%) done",
+        "failed: evaluate variant=dense: error: no memory",
+    ]

@@ -126,8 +126,47 @@ def run(out: Path, cores: int, what: str, *targets: str) -> None:
         raise InputError(f"{what}: {said[-1].removeprefix('error: ')} (all of it: {out / LOG})")
 
 
+def status(out: Annotated[Path, typer.Option(help="folder of the run")] = Path("pruned")) -> None:
+    """What a run is at, what failed, and the last words of its log."""
+    if not (out / LOG).is_file():
+        raise InputError(f"--out {out}: no run of prune there (no {LOG})")
+    for line in progress_of((out / LOG).read_text(encoding="utf-8"), out):
+        print(line)
+
+
+def progress_of(log: str, out: Path) -> list[str]:
+    """Of the last run in a log of snakemake's."""
+    run = log.rpartition("Building DAG of jobs...")[2]
+    jobs, done, failed = {}, [], []
+    for rule, body in re.findall(r"^(?:local)?rule (\w+):\n((?:^ +\S.*\n)*)", run, re.M):
+        noted = dict(re.findall(r"^    (jobid|wildcards|log): (.*)$", body, re.M))
+        jobs[noted.get("jobid")] = (f"{rule} {noted.get('wildcards', '')}".strip(), noted.get("log", ""))
+    done = re.findall(r"^Finished jobid: (\d+)", run, re.M)
+    failed = [
+        number for number in re.findall(r"^Error in rule .*?^    jobid: (\d+)", run, re.M | re.S) if number in jobs
+    ]
+    steps = re.findall(r"^\d+ of \d+ steps.*", run, re.M)
+    lines = steps[-1:] or ["no job has ended yet"]
+    for number in failed:
+        name, place = jobs[number]
+        lines.append(f"failed: {name}: {last_line(out / place.split(' ')[0])}")
+    if "Exiting because" not in run and not failed:
+        lines += [f"at work: {name}" for number, (name, _) in jobs.items() if number not in done]
+    return lines
+
+
+def last_line(log: Path) -> str:
+    if not log.is_file():
+        return "no log"
+    written = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return written[-1] if written else "an empty log"
+
+
 def main() -> None:
     try:
+        if sys.argv[1:2] == ["status"]:
+            del sys.argv[1]
+            typer.run(status)
         app()
     except InputError as error:
         sys.exit(f"error: {error}")
