@@ -1,4 +1,4 @@
-"""One pruned model on all tasks: a job a task from a model on disk, against one job that cuts the dense model in memory.
+"""One pruned model on all tasks: a job a task from a model on disk, or one job that cuts the dense model in memory.
 
 Both start from the same mask, in folders of their own, and must make the same table to the byte.
 
