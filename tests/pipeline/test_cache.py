@@ -91,7 +91,7 @@ CODE = {
     ),
     **{
         str(path.relative_to(ROOT)): NOTHING
-        for folder in ("config", "report/figures", "report/tables")
+        for folder in ("config", "command", "report/figures", "report/tables")
         for path in (ROOT / "scripts/pruning" / folder).glob("*.py")
     },
     "scripts/pruning/report/tables/__init__.py": {"table": 1},

@@ -14,7 +14,7 @@ def test_a_plan_is_counted_by_stage(workspace: Workspace, monkeypatch, capsys):
     rows = {name.strip(): [cell.strip() for cell in cells] for name, cells in rows.items()}
     assert rows["evaluate"][:2] == ["7", "7"] and rows["mask"][:2] == ["6", ""]
     assert rows["calibrate_shard"][:2] == ["2", "2"] and rows["score"][5] == "not measured"
-    assert printed.splitlines()[-1].startswith("9 loads of a model; no time is known")
+    assert printed.splitlines()[-2].startswith("9 loads of a model; no time is known")
 
 
 def test_a_big_run_is_asked_about_before_it_starts(workspace: Workspace):

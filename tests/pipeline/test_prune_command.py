@@ -31,7 +31,7 @@ def own(tmp_path):
 
 
 def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothing(own):
-    options = ("--sparsity", "50", "--methods", "wanda,agf_global")
+    options = ("--sparsity", "50", "--methods", "agf_global")
     done = prune(own, *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     page = (own / "pruned/decision.md").read_text()

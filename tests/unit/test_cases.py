@@ -45,7 +45,7 @@ def folder(tmp_path):
 
 def run(folder, adapter=None, **changes):
     files = (folder / "model", folder / "its.json", folder / "data.parquet", folder / "cases.json")
-    cases_stage.cases({**SETTINGS, **changes}, *files, adapter)
+    cases_stage.cases({**SETTINGS, **changes}, *files, adapter=adapter)
     return artifacts.read_json(folder / "cases.json", "cases")["cases"]
 
 
