@@ -120,7 +120,8 @@ def config(
         own["tunings"] = {"own": {"dataset": "own", "batch_size": 4, "sequence_length": length, "learning_rate": 2e-4}}
         own["tables"]["table1"]["tasks"].append("own@own")
     off = nothing_else()
-    return {**off, **own, "tables": {**off["tables"], **own["tables"]}}
+    own["tables"] = {**own["tables"], **off["tables"], "table1": own["tables"]["table1"]}
+    return own | {key: value for key, value in off.items() if key not in own}
 
 
 COMMENTS = {
