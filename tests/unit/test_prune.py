@@ -14,6 +14,7 @@ from pruning.config.default import DEFAULT
 from pruning.config.validation import validate
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
+from pruning.data import datasets
 
 MACHINE = experiment.Machine(gpus=0, threads=2)
 CHAT = (
@@ -24,7 +25,7 @@ CHAT = (
 
 def lines(path, *records) -> list[dict]:
     path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in records))
-    return own_data.read(path)
+    return datasets.read_jsonl(path)
 
 
 def tokenizer(chat: str | None = None):
@@ -52,14 +53,14 @@ def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
         ([{"a": 1, "b": "x"}], "its records have a, b; one of these is needed: `messages`, `prompt` and `completion`"),
         ([{"question": "q", "answer": "a"}, {"question": "q"}], "record 2 has no text in `answer`"),
         ([{"question": "q", "answer": 3}], "record 1 has no text in `answer`"),
-        (['{"question": "q"'], "line 1 is no JSON"),
-        (["[1]"], "line 1 is no JSON object"),
-        ([""], "no records in it"),
+        (['{"question": "q"'], "mine.jsonl:1: broken JSON"),
+        (["[1]"], "mine.jsonl:1: expected a JSON object, found list"),
+        ([""], "mine.jsonl: holds no records"),
         ([{"messages": []}], "`messages`, but the model's tokenizer has no chat format"),
     ],
 )
 def test_odd_data_are_named(tmp_path, records, message):
-    with pytest.raises(InputError, match="--data .*mine.jsonl: ") as error:
+    with pytest.raises(InputError, match="mine.jsonl:") as error:
         own_data.texts(lines(path := tmp_path / "mine.jsonl", *records), tokenizer(), path)
     assert message in str(error.value)
 

@@ -1,7 +1,6 @@
 """A user's JSON Lines as prompts and completions."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,6 @@ from pruning.core.errors import InputError
 
 PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"), ("input", "output"))
 TESTED = 0.2  # share of the records that nothing is calibrated or tuned on
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Raises InputError for a missing file, a line that is no JSON object, and a file of nothing."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--data {path}: {error}") from None
-    records = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"--data {path}: line {number} is no JSON ({error})") from None
-            if not isinstance(record, dict):
-                raise InputError(f"--data {path}: line {number} is no JSON object")
-            records.append(record)
-    if not records:
-        raise InputError(f"--data {path}: no records in it")
-    return records
 
 
 def texts(records: Sequence[Mapping[str, Any]], tokenizer: Any, path: Path) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ import typer
 from pruning.command import decision, experiment, own_data
 from pruning.core import devices, names
 from pruning.core.errors import InputError
+from pruning.data import datasets
 
 CONFIG, LOG, PAGE = "prune.yaml", "prune.log", "decision.md"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -22,7 +23,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="folder, .gguf file, package:file.gguf, or org/name of the hub")],
-    data: Annotated[Path, typer.Option(help="JSON Lines: messages, prompt/completion, question/answer, or text")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            exists=True, dir_okay=False, help="JSON Lines: messages, prompt/completion, question/answer, or text"
+        ),
+    ],
     sparsity: Annotated[str, typer.Option(help="per cent of FFN neurons to remove, with commas")] = "20,30",
     methods: Annotated[
         str, typer.Option(help="with commas; the first is what others are compared with")
@@ -37,7 +43,7 @@ def prune(
 
     alias, source = experiment.model_source(model)
     sparsities = numbers(sparsity)
-    records, machine = own_data.read(data), experiment.Machine(min(1, len(devices.visible())), cores)
+    records, machine = datasets.read_jsonl(data), experiment.Machine(min(1, len(devices.visible())), cores)
     out.mkdir(parents=True, exist_ok=True)
     base = names.BASE.format(model=alias)
     first = {"models": experiment.model_section(alias, source, None, machine), **experiment.nothing_else()}
@@ -137,7 +143,7 @@ def status(out: Annotated[Path, typer.Option(help="folder of the run")] = Path("
 def progress_of(log: str, out: Path) -> list[str]:
     """Of the last run in a log of snakemake's."""
     run = log.rpartition("Building DAG of jobs...")[2]
-    jobs, done, failed = {}, [], []
+    jobs = {}
     for rule, body in re.findall(r"^(?:local)?rule (\w+):\n((?:^ +\S.*\n)*)", run, re.M):
         noted = dict(re.findall(r"^    (jobid|wildcards|log): (.*)$", body, re.M))
         jobs[noted.get("jobid")] = (f"{rule} {noted.get('wildcards', '')}".strip(), noted.get("log", ""))
