@@ -46,14 +46,6 @@ def cluster(tmp_path_factory):
     made.stop()
 
 
-@pytest.fixture
-def own(workspace: Workspace) -> Workspace:
-    (workspace.path / "own.smk").write_text(OWN)
-    with (workspace.path / "test.yaml").open("a") as config:
-        config.write("custom_rules: [own.smk]\n")
-    return workspace
-
-
 def command(targets: Sequence[str]) -> list[str]:
     options = ["--profile", "profiles/kubernetes", "--configfile", "test.yaml", "--seconds-between-status-checks", "1"]
     return ["timeout", "-k", "10", "500", sys.executable, "-m", "snakemake", *options, "--", *targets]

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
-
 from slurm import Slurm, descendants, parents, until
 from workspace import Workspace, changed
 
@@ -61,14 +59,6 @@ rule broken:
     resources: mem_mb=grown(600)
     shell: "echo broken {resources.mem_mb} {resources.runtime} >> starts; exit 3"
 """
-
-
-@pytest.fixture
-def own(workspace: Workspace) -> Workspace:
-    (workspace.path / "own.smk").write_text(OWN)
-    with (workspace.path / "test.yaml").open("a") as config:
-        config.write("custom_rules: [own.smk]\n")
-    return workspace
 
 
 def command(targets: Sequence[str], options: Sequence[str] = ()) -> list[str]:
