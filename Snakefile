@@ -2,7 +2,6 @@
 
 snakemake --cores 8 paper                                                         every table and figure
 snakemake --cores 8 results/table1.csv                                            the embedded model's Table 1
-snakemake --cores 8 results/table1.csv --configfile config/smollm2-135m.yaml      another experiment
 """
 
 import os
@@ -28,6 +27,7 @@ include: "rules/model.smk"
 include: "rules/calibrate.smk"
 include: "rules/score.smk"
 include: "rules/mask.smk"
+include: "rules/refit.smk"
 include: "rules/compact.smk"
 include: "rules/evaluate.smk"
 include: "rules/recover.smk"

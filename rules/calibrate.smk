@@ -10,6 +10,7 @@ OUTPUT
     results/{model}/calibration/{calib}/token_classes.parquet   one row a neuron and token class (digits, operators, …)
     results/{model}/calibration/{calib}/activations.parquet     sampled tokens x neurons of the analysed layer
     results/{model}/calibration/{calib}/second_moments/         sum of a a^T of down_proj's inputs, for ridge compensation
+    results/{model}/calibration/{calib}/output_gradients/       sum of g g^T at every FFN's output, for the score obs
     results/{model}/calibration/{calib}/parameter_taylor.parquet    one row a neuron, for the score parameter_taylor
 """
 
@@ -153,6 +154,35 @@ rule second_moments:
         mem_mb=memory_mb,
     params:
         settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"]),
+        model=subpath(input.model, parent=True),
+    shell:
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
+        "--output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule output_gradients:
+    """Second moments of the loss gradient at every FFN's output, to labels drawn from the model."""
+    input:
+        model=names.BASE,
+        data=calibration_data,
+        code=code("output_gradients"),
+        launch=LAUNCH,
+    output:
+        manifest=f"{names.OUTPUT_GRADIENTS}.json",
+        layers=directory(names.OUTPUT_GRADIENTS),
+    log:
+        log_of(names.OUTPUT_GRADIENTS),
+    benchmark:
+        benchmark_of(names.OUTPUT_GRADIENTS)
+    conda:
+        "../envs/gpu.yaml"
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    params:
+        settings=lambda w: calibration_settings(w, ["objectives"]),
         model=subpath(input.model, parent=True),
     shell:
         "python {input.launch:q} --gpus {resources.gpu} -- "

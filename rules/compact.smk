@@ -5,13 +5,16 @@ INPUT
     results/{model}/base/manifest.json                              the dense model
     results/{model}/masks/{calib}/{method}/{sparsity}.parquet
     results/{model}/calibration/{calib}/statistics.parquet          only where the method compensates by a bias
-    results/{model}/calibration/{calib}/second_moments.json         only where it compensates by ridge regression
+    results/{model}/calibration/{calib}/second_moments.json         only where it compensates by ridge regression, or
+    results/{model}/refit/{calib}/{method}/{sparsity}.json          by one layer after the other
 OUTPUT
     results/{model}/compact/{calib}/{method}/{sparsity}/model/              a Hugging Face model directory
     results/{model}/compact/{calib}/{method}/{sparsity}/manifest.json       widths, parameters, hashes of the model's files
 """
 
-EVIDENCE = {"bias": names.STATISTICS, "ridge": f"{names.SECOND_MOMENTS}.json"}
+# What is fitted on: a file, or the manifest of a directory of files.
+DIRECTORIES = {"ridge": names.SECOND_MOMENTS, "ridge_sequential": names.REFIT, "ridge_corrective": names.REFIT}
+EVIDENCE = {"bias": names.STATISTICS, **{scheme: f"{path}.json" for scheme, path in DIRECTORIES.items()}}
 
 
 def compensation_of(wildcards):
@@ -30,8 +33,9 @@ def evidence_of(wildcards):
 
 
 def moments_of(wildcards):
-    """The second moments' directory, so that a deleted one is made again; its manifest says whether it changed."""
-    return ancient(names.SECOND_MOMENTS.format(**wildcards)) if compensation_of(wildcards) == "ridge" else []
+    """The directory, so that a deleted one is made again; its manifest says whether it changed."""
+    scheme = compensation_of(wildcards)
+    return ancient(DIRECTORIES[scheme].format(**wildcards)) if scheme in DIRECTORIES else []
 
 
 def compact_threads(wildcards):

@@ -5,12 +5,16 @@ INPUT
     results/{model}/calibration/{calib}/statistics.parquet          or, for the score parameter_taylor,
     results/{model}/calibration/{calib}/parameter_taylor.parquet
     results/{model}/base/manifest.json                          the dense model's weights, for scores that want them
+    results/{model}/calibration/{calib}/second_moments/         only for scores that need them (`obs`, `leverage`)
+    results/{model}/calibration/{calib}/output_gradients/       only for `obs`
 OUTPUT
     results/{model}/scores/{calib}/{method}.parquet             layer, unit, score
 """
 
 SCORE_KEYS = {"score", "options", "normalise", "shuffle"}
 STATISTICS = {"parameter_taylor": names.PARAMETER_TAYLOR}
+NEEDS = {"obs": ("second_moments", "output_gradients"), "leverage": ("second_moments",)}
+MATRICES = {"second_moments": names.SECOND_MOMENTS, "output_gradients": names.OUTPUT_GRADIENTS}
 
 
 def statistics_of(wildcards):
@@ -18,12 +22,21 @@ def statistics_of(wildcards):
     return STATISTICS.get(CONFIG.method(wildcards.method).score, names.STATISTICS).format(**wildcards)
 
 
+def matrices_of(wildcards):
+    """Directories of a file a layer that the method's score reads as well, by kind."""
+    kinds = NEEDS.get(CONFIG.method(wildcards.method).score, ())
+    return {kind: MATRICES[kind].format(**wildcards) for kind in kinds}
+
+
 rule score:
     """Scores of all FFN neurons by one method."""
     input:
         statistics=statistics_of,
         model=names.BASE,
+        manifests=lambda w: [f"{path}.json" for path in matrices_of(w).values()],
+        matrices=lambda w: [ancient(path) for path in matrices_of(w).values()],
         code=lambda w: code("score", f"methods/scores/{CONFIG.method(w.method).score}"),
+        launch=LAUNCH,
     output:
         names.SCORES,
     log:
@@ -32,11 +45,15 @@ rule score:
         benchmark_of(names.SCORES)
     conda:
         "../envs/cpu.yaml"
+    threads: lambda w: threads_of(w) if matrices_of(w) else 1
     resources:
+        gpu=lambda w: gpus(w) if matrices_of(w) else 0,
         mem_mb=memory_mb,
     params:
+        evidence=lambda w: [f"--evidence={kind}={path}.json" for kind, path in matrices_of(w).items()],
         settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include=SCORE_KEYS), sort_keys=True),
         model=subpath(input.model, parent=True),
     shell:
+        "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
-        "--statistics {input.statistics:q} --output {output:q} > {log:q} 2>&1"
+        "--statistics {input.statistics:q} {params.evidence:q} --output {output:q} > {log:q} 2>&1"

@@ -1,7 +1,8 @@
 """Score every FFN neuron by one method: results/{model}/scores/{calib}/{method}.parquet (layer, unit, score)."""
 
 import importlib
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +16,14 @@ def score(
     model: Annotated[Path, typer.Option(help="directory of the dense model")],
     statistics: Annotated[Path, typer.Option(help="statistics.parquet, or what the score names instead")],
     output: Annotated[Path, typer.Option()],
+    evidence: Annotated[
+        Sequence[str], typer.Option(metavar="KIND=PATH", help="what else the score needs; repeat")
+    ] = (),
 ) -> None:
     import numpy as np
     import pandas as pd
 
-    from pruning.core import artifacts
+    from pruning.core import artifacts, layer_files
     from pruning.methods.normalise import NORMALISATIONS
     from pruning.methods.scores import Layer, Weights
 
@@ -38,11 +42,21 @@ def score(
     def weights(layer: int) -> Weights:
         return Weights(lambda projection: checkpoint().matrix(layer, projection))
 
+    matrices = {}
+    for kind_of, path in (pair.split("=", 1) for pair in evidence):
+        matrices[kind_of] = layer_files.read(Path(path), kind_of, checkpoint().widths)
+
+    def read(layer: int, kind_of: str) -> dict:
+        tensors, manifest = matrices[kind_of]
+        return {**tensors(layer), **{key: manifest[key] for key in manifest if key.startswith("tokens")}}
+
     frames = []
     for index, rows in artifacts.read_parquet(statistics, kind).groupby("layer"):
         columns = {name: rows[name].to_numpy() for name in rows.columns}
         try:
-            values = normalise(plugin.score(Layer(index, columns, weights(index)), **settings["options"]))
+            values = normalise(
+                plugin.score(Layer(index, columns, weights(index), partial(read, index)), **settings["options"])
+            )
         except (TypeError, ValueError) as error:
             raise cli.InputError(f"score {settings['score']!r} with options {settings['options']}: {error}") from None
         if settings["shuffle"] is not None:

@@ -20,30 +20,20 @@ def second_moments(
     threads: int = 1,
 ) -> None:
     cli.set_threads(threads)
-    from safetensors.torch import save_file
     from tqdm import tqdm
 
     from pruning.calibration import prepare
     from pruning.calibration import second_moments as moments
-    from pruning.core import artifacts, chain, out_of_memory
+    from pruning.core import layer_files, out_of_memory
     from pruning.models.structures import ffn
 
     network, _, batches = prepare.loaded(model, data, settings, threads)
     counts = moments.token_counts(batches)
     widths = [site.in_features for site in ffn.sites(network)]
-    with (
-        artifacts.atomic_directory(output) as directory,
-        out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"),
-    ):
-        layers = moments.second_moments(network, batches)
-        for layer, sums in enumerate(tqdm(layers, "layers", total=len(widths), mininterval=5)):
-            save_file(sums, directory / f"{layer}.safetensors")
-        content = {**counts, "layers": len(widths), "widths": widths, "files": artifacts.directory_hashes(directory)}
-        if manifest is None:
-            artifacts.write_json(directory / "manifest.json", content, "second_moments", settings)
-    if manifest is not None:
-        artifacts.write_json(manifest, content, "second_moments", settings)
-        chain.remember(output, manifest, content["files"])
+    content = {**counts, "layers": len(widths), "widths": widths}
+    with out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"):
+        layers = tqdm(moments.second_moments(network, batches), "layers", total=len(widths), mininterval=5)
+        layer_files.write(output, manifest, "second_moments", settings, layers, content)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ import typer
 from pruning.core import cli
 
 # Where the files lie that a manifest records, unless beside it.
-FOLDERS = {"compact": lambda path: path.parent / "model", "second_moments": lambda path: path.with_suffix("")}
+FOLDERS = {
+    "compact": lambda path: path.parent / "model",
+    **dict.fromkeys(("second_moments", "output_gradients", "refit"), lambda path: path.with_suffix("")),
+}
 
 
 def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] = Path("results")) -> None:

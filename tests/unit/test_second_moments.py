@@ -170,7 +170,7 @@ def test_the_stage_writes_a_file_a_layer_and_a_manifest(tmp_path):
     assert manifest["tokens_held_out"] == lengths[4] + lengths[9]
     assert manifest["tokens_fit"] == sum(lengths) - lengths[4] - lengths[9]
     assert (manifest["layers"], manifest["widths"]) == (2, [48, 48])
-    moments = read(output, [48, 48])(1)
+    moments = read(output / "manifest.json", [48, 48])(1)
     assert moments["tokens_fit"] == manifest["tokens_fit"]
     np.testing.assert_array_equal(moments["fit"], load_file(output / "1.safetensors")["fit"])
 
@@ -181,7 +181,7 @@ def test_the_manifest_may_lie_elsewhere(tmp_path):
     output = run_stage(tmp_path, manifest=tmp_path / "moments.json")
     assert {file.name for file in output.iterdir()} == {"0.safetensors", "1.safetensors"}
     assert artifacts.read_json(tmp_path / "moments.json", "second_moments") == inside
-    assert read(output, [48, 48], tmp_path / "moments.json")(0)["tokens_fit"] == inside["tokens_fit"]
+    assert read(tmp_path / "moments.json", [48, 48])(0)["tokens_fit"] == inside["tokens_fit"]
 
 
 def test_too_few_samples_leave_nothing_behind(tmp_path):
@@ -196,6 +196,6 @@ def test_moments_of_another_model_or_half_a_directory_are_refused(tmp_path):
         read(output, [48, 40])
     (output / "1.safetensors").unlink()
     with pytest.raises(InputError, match=r"1\.safetensors: no such file"):
-        read(output, [48, 48])(1)
+        read(output / "manifest.json", [48, 48])(1)
     with pytest.raises(InputError, match=r"manifest\.json: no such file"):
         read(tmp_path / "nowhere", [48, 48])

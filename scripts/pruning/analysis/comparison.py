@@ -7,6 +7,7 @@ the columns `item`, `item_hash`, `metric`, `value` (0 or 1 for accuracy; a windo
 `settings` is the dict that report/tables/results.py documents.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ TEXTS = ["model", "calib", "method", "task", "tuning", "metric", "reference", "t
 
 TESTS = {"accuracy": "exact McNemar", "perplexity": "paired t over blocks of windows"}
 PUBLISHED = ["model", "method", "presets", "sparsity", "task", "tuning", "metric", "value"]
-# References that are not one method: the same variant before recovery, and the same method without `ridge_`.
+# References that are not one method: the same variant before recovery, and the same method without its prefix.
 UNTUNED, UNCOMPENSATED = "untuned", "uncompensated"
+COMPENSATIONS = re.compile("(ridge|sequential|corrective)_")
 
 
 def table_rows(
@@ -97,7 +99,7 @@ def reference_of(method: str, column: str, settings: Mapping[str, Any]) -> tuple
     if settings["reference"] == UNTUNED:
         return (method, task_of(column, settings)) if tuning_of(column, settings) else None
     if settings["reference"] == UNCOMPENSATED:
-        plain = method.removeprefix("ridge_")
+        plain = COMPENSATIONS.sub("", method, count=1) if COMPENSATIONS.match(method) else method
         return (plain, column) if plain != method and plain in settings["methods"] else None
     return None if method == settings["reference"] else (settings["reference"], column)
 

@@ -86,6 +86,11 @@ METHODS = {
     "rku_global": utility("energy", "abs", normalise="layer_sum", allocate="global"),
     "rku_post": utility("energy_post", "share"),
     "rku_global_post": utility("energy_post", "abs", normalise="layer_sum", allocate="global"),
+    # Not the paper's: what the parts of the field make together (docs/methods.md, "The best that we know").
+    "obs": Method(score="obs", allocate="global"),
+    "obs_output": Method(score="obs", options={"metric": "output"}, allocate="global"),
+    "leverage": Method(score="leverage"),
+    "best": Method(score="obs", allocate="global", compensate="ridge_corrective"),
     "minitron": Method(score="minitron"),
     "random": Method(score="random", options={"seed": 0}),
     "magnitude": Method(score="magnitude"),

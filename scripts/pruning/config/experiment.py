@@ -15,7 +15,8 @@ class Experiment(Strict):
     calibrations: NonEmpty[Alias]
     """Tables have a block for each; analyses and figures take the first."""
     methods: NonEmpty[Alias]
-    """Presets, or `shuffle_<m>`, `ridge_<m>`, or `{objective}-{reduction}-{normalise}-{allocate}` (docs/methods.md)."""
+    """Presets, or `{prefix}_<m>` (shuffle, ridge, sequential, corrective), or
+    `{objective}-{reduction}-{normalise}-{allocate}` (docs/methods.md)."""
     reference: Alias = "wanda"
     """Method that the others are compared with."""
     sparsity: Percent = 40
@@ -42,7 +43,7 @@ class Table(Strict):
     calibrations: NonEmpty[Alias] | None = None
     methods: NonEmpty[Alias] | None = None
     reference: Alias | None = None
-    """A method; or `untuned`, the same model before recovery; or `uncompensated`, <m> for `ridge_<m>`."""
+    """A method; or `untuned`, the same model before recovery; or `uncompensated`, <m> for `ridge_<m>` and the like."""
     layout: Literal["wide", "long"] = "wide"
     """`wide`: a column group a sparsity; `long`: a row a sparsity."""
     paper: Literal["table1", "table2", "table3", "table6", "table7"] | None = None

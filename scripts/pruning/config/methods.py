@@ -14,6 +14,14 @@ from pruning.methods.scores.utility import REDUCTIONS
 CHOICES = (tuple(OBJECTIVES), REDUCTIONS, tuple(NORMALISATIONS), tuple(choices("methods/allocation")))
 GRID = {"-".join(parts) for parts in product(*CHOICES)}
 
+# What a prefix, `{prefix}_<m>`, changes of a method.
+PREFIXES: dict[str, dict[str, Any]] = {
+    "shuffle": {"shuffle": 0},
+    "ridge": {"compensate": "ridge"},
+    "sequential": {"compensate": "ridge_sequential"},
+    "corrective": {"compensate": "ridge_corrective"},
+}
+
 
 class Method(Strict):
     score: str

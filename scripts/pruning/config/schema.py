@@ -17,7 +17,7 @@ from pruning.config.base import Alias, Positive, Strict
 from pruning.config.calibration import Calibration
 from pruning.config.datasets import Dataset, HubFiles, LocalFiles
 from pruning.config.experiment import Experiment, Table
-from pruning.config.methods import CHOICES, GRID, Method
+from pruning.config.methods import CHOICES, GRID, PREFIXES, Method
 from pruning.config.models import Model
 from pruning.config.reasoner import Reasoner
 from pruning.config.storage import Storage
@@ -93,14 +93,14 @@ class Config(Strict):
     def method_names(self) -> list[str]:
         """Every name that `method` resolves."""
         presets = [*self.methods, *GRID]
-        return [f"{prefix}{name}" for prefix in ("", "shuffle_", "ridge_") for name in presets]
+        return [f"{prefix}{name}" for prefix in ("", *(f"{own}_" for own in PREFIXES)) for name in presets]
 
     @property
     def method_pattern(self) -> str:
         """A regular expression of the same names: thousands of alternatives one by one took most of planning's time."""
         presets = "|".join(sorted(map(re.escape, self.methods), key=len, reverse=True))
         combined = "-".join(f"(?:{'|'.join(map(re.escape, names))})" for names in CHOICES)
-        return f"(?:shuffle_|ridge_)?(?:{combined}|{presets})"
+        return f"(?:(?:{'|'.join(PREFIXES)})_)?(?:{combined}|{presets})"
 
     def files(self, dataset: str) -> HubFiles | LocalFiles:
         """The source that a published dataset is taken from."""
@@ -134,9 +134,9 @@ class Config(Strict):
     def method(self, name: str) -> Method:
         """A preset, or a recombination by name.
 
-        `shuffle_<m>`: <m> with its scores shuffled within each layer (seed 0). `ridge_<m>`: <m> with `compensate:
-        ridge`. `{objective}-{reduction}-{normalise}-{allocate}`: a utility score (scores/utility.py), such as
-        `energy-share-none-uniform`, which is RKU."""
+        `shuffle_<m>`: <m> with its scores shuffled within each layer (seed 0). `ridge_<m>`, `sequential_<m>` and
+        `corrective_<m>`: <m> with another compensation (PREFIXES). `{objective}-{reduction}-{normalise}-{allocate}`:
+        a utility score (scores/utility.py), such as `energy-share-none-uniform`, which is RKU."""
         if name in self.methods:
             return self.methods[name]
         if name in GRID:
@@ -144,4 +144,4 @@ class Config(Strict):
             options = {"objective": objective, "reduction": reduction}
             return Method(score="utility", options=options, normalise=normalise, allocate=allocate)
         prefix, rest = name.split("_", 1)
-        return self.method(rest).model_copy(update={"shuffle": 0} if prefix == "shuffle" else {"compensate": "ridge"})
+        return self.method(rest).model_copy(update=PREFIXES[prefix])

@@ -30,11 +30,13 @@ TOKEN_CLASSES = f"{CALIBRATION}/token_classes.parquet"
 ACTIVATIONS = f"{CALIBRATION}/activations.parquet"
 SHARD = f"{CALIBRATION}/shards/{{shard}}-of-{{shards}}"
 SECOND_MOMENTS = f"{CALIBRATION}/second_moments"
+OUTPUT_GRADIENTS = f"{CALIBRATION}/output_gradients"
 PARAMETER_TAYLOR = f"{CALIBRATION}/parameter_taylor.parquet"
 
 SCORES = "results/{model}/scores/{calib}/{method}.parquet"
 MASK = "results/{model}/masks/{calib}/{method}/{sparsity}.parquet"
 COMPACT = "results/{model}/compact/{calib}/{method}/{sparsity}"
+REFIT = "results/{model}/refit/{calib}/{method}/{sparsity}"
 RECOVERED = "results/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}"
 
 EXPORT = "results/{model}/export/{variant}/model"

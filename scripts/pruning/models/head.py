@@ -37,6 +37,19 @@ def token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
     return torch.cat(losses, dim=1)
 
 
+@torch.no_grad()
+def drawn_tokens(model: nn.Module, hidden: Tensor, seed: int) -> Tensor:
+    """Token ids [B, T] in the place of the text's own, each drawn from what the model expects there, given hidden
+    [B, T, d]; the first ones, which nothing predicts, are 0. Drawn on the CPU: the same with and without a GPU."""
+    generator = torch.Generator().manual_seed(seed)
+    size = max(1, LOGITS // (len(hidden) * model.config.get_text_config().vocab_size))
+    drawn = [torch.zeros(len(hidden), 1, dtype=torch.long)]
+    for piece in hidden[:, :-1].split(size, dim=1):
+        chances = logits_of(model, piece).float().softmax(-1).cpu()
+        drawn.append(torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view(chances.shape[:2]))
+    return torch.cat(drawn, dim=1).to(hidden.device)
+
+
 def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
     """The model's own logits [B, T, V] of hidden [B, T, d], with all that its family does to them."""
     with _answering(model, hidden):

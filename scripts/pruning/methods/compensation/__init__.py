@@ -2,12 +2,28 @@
 
 Each has `evidence(path, widths)`, a function from a layer's number to what of the calibration it is fitted on, and
 `compensate(down, keep, evidence) -> Compensated` with down float32 [d, n] and keep bool [n]. To add one, add a file,
-and say in rules/common.smk (EVIDENCE) which artefact it reads.
+and say in rules/compact.smk (EVIDENCE) which artefact it reads.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+
+LAMBDAS = (math.inf, 1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4)
+"""Candidates of a ridge's λ, in units of the mean diagonal, strongest first; inf leaves the weights as they are."""
+TOKENS_A_COLUMN = 10
+"""With fewer the fit is warned of: a trial on a 0.5B model with 5 raised perplexity on other text."""
+
+
+def too_few(tokens: int, keep: np.ndarray) -> dict[str, str]:
+    """A warning for the record where a mask's columns are fitted on too few tokens; else empty."""
+    if tokens >= TOKENS_A_COLUMN * keep.sum():
+        return {}
+    return {
+        "warning": f"compensate: ridge: {tokens} calibration tokens to fit {keep.sum()} columns, fewer than "
+        f"{TOKENS_A_COLUMN} a column: raise `samples`"
+    }
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,14 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from pruning.calibration import second_moments
-from pruning.methods.compensation import Compensated
-
-LAMBDAS = (math.inf, 1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4)
-"""Candidates in units of the mean diagonal of S[k,k], strongest first; inf leaves the weights as they are."""
-TOKENS_A_COLUMN = 10
-"""With fewer the fit is warned of: a trial on a 0.5B model with 5 raised perplexity on other text."""
+from pruning.methods.compensation import LAMBDAS, Compensated, too_few
 
 
 def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any]]:
     """A layer's `fit` and `held_out` [n, n], with the token counts `tokens_fit` and `tokens_held_out`.
 
     `path`: the manifest second_moments.json, beside the directory second_moments/ with a file a layer."""
-    return second_moments.read(path.with_suffix(""), widths, path)
+    return second_moments.read(path, widths)
 
 
 def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) -> Compensated:
@@ -38,16 +33,12 @@ def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) 
     errors = dict(zip(LAMBDAS, relative_errors(down, keep, changes(down, keep, fit, LAMBDAS), held_out), strict=True))
     chosen = min(errors, key=errors.get)  # the strongest of equals
     [change] = changes(down, keep, fit + held_out, [chosen])
-    record: dict[str, Any] = {
+    record = {
         "lambda": "inf" if chosen == math.inf else chosen,
         "held_out_error": errors[chosen],
         "held_out_error_uncompensated": errors[math.inf],
+        **too_few(tokens, keep),
     }
-    if tokens < TOKENS_A_COLUMN * keep.sum():
-        record["warning"] = (
-            f"compensate: ridge: {tokens} calibration tokens to fit {keep.sum()} columns, fewer than {TOKENS_A_COLUMN} "
-            "a column: raise `samples`"
-        )
     return Compensated((down[:, keep] + change).astype(np.float32), None, record)
 
 

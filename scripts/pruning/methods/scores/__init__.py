@@ -3,7 +3,8 @@
 A higher score is a more important neuron. The file's name is the score's name in the config, and
 the keyword arguments of its function are the options it takes. A score that needs weights reads
 `layer.weights`; nothing is loaded for the others. To add a score, add a file here. One made of another artefact than
-statistics.parquet gives its kind, as `STATISTICS = "parameter_taylor"`, and rules/common.smk (STATISTICS) its file.
+statistics.parquet gives its kind, as `STATISTICS = "parameter_taylor"`, and rules/score.smk (STATISTICS) its file. One
+that reads matrices as well names their kinds, as `NEEDS = ("second_moments",)`, and has them from `layer.read`.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,6 +46,8 @@ class Layer:
     index: int
     statistics: Mapping[str, np.ndarray]  # column -> float64 [n]
     weights: Weights
+    read: Callable[[str], Mapping[str, np.ndarray]] | None = None
+    """A layer's matrices of a kind that the score NEEDS, with the manifest's counts of tokens."""
 
     @property
     def size(self) -> int:

@@ -1,0 +1,46 @@
+"""
+Refits: down projections of one pruned variant, fitted layer by layer on what the pruned model itself sees. Only methods
+that compensate by `ridge_sequential` or `ridge_corrective` have them.
+
+INPUT
+    results/{model}/base/manifest.json                                  the dense model
+    results/{model}/masks/{calib}/{method}/{sparsity}.parquet
+    results/data/{dataset}/{split}.parquet                              the calibration's text
+OUTPUT
+    results/{model}/refit/{calib}/{method}/{sparsity}/                  a file a layer; deleted after use unless kept
+    results/{model}/refit/{calib}/{method}/{sparsity}.json              λ and errors of every layer, hashes of the files
+"""
+
+
+def corrective(wildcards):
+    return CONFIG.method(wildcards.method).compensate == "ridge_corrective"
+
+
+rule refit:
+    """The down projections of one variant."""
+    input:
+        model=names.BASE,
+        mask=names.MASK,
+        data=calibration_data,
+        code=code("refit"),
+        launch=LAUNCH,
+    output:
+        manifest=f"{names.REFIT}.json",
+        layers=kept_or_temp(directory(names.REFIT), CONFIG.storage.second_moments),
+    log:
+        log_of(names.REFIT),
+    benchmark:
+        benchmark_of(names.REFIT)
+    conda:
+        "../envs/gpu.yaml"
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    params:
+        settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"], corrective=corrective(w)),
+        model=subpath(input.model, parent=True),
+    shell:
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --mask {input.mask:q} "
+        "--data {input.data:q} --output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"

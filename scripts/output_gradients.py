@@ -1,0 +1,41 @@
+"""Second moments of the loss gradient at every FFN's output, for the score `obs`: one float32 [d, d] a layer."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning.core import cli
+
+
+def output_gradients(
+    settings: cli.Settings,
+    model: Annotated[Path, typer.Option(help="directory of the dense model")],
+    data: Annotated[Path, typer.Option(help="parquet of the calibration split")],
+    output: Annotated[Path, typer.Option(help="directory for a file a layer")],
+    manifest: Annotated[Path, typer.Option(help="JSON to write")],
+    threads: int = 1,
+) -> None:
+    cli.set_threads(threads)
+    from tqdm import tqdm
+
+    from pruning.calibration import output_gradients as gradients
+    from pruning.calibration import prepare
+    from pruning.core import layer_files, out_of_memory
+    from pruning.models.checkpointing import checkpoint_gradients
+    from pruning.models.structures import ffn
+
+    network, _, batches = prepare.loaded(model, data, settings, threads)
+    if settings["gradient_checkpointing"]:
+        checkpoint_gradients(network)
+    progress = partial(tqdm, desc="micro-batches", mininterval=5)
+    with out_of_memory.advise(prepare.advice(settings)):
+        sums, tokens = gradients.output_gradients(network, batches, settings["seed"], progress)
+    layers = [{"gradients": total / tokens} for total in sums]
+    content = {"tokens": tokens, "layers": len(layers), "widths": [site.in_features for site in ffn.sites(network)]}
+    layer_files.write(output, manifest, "output_gradients", settings, layers, content)
+
+
+if __name__ == "__main__":
+    cli.run(output_gradients)

@@ -1,0 +1,77 @@
+"""One decoder layer after the other over all micro-batches, on hidden states kept between them, as in SparseGPT
+(Frantar & Alistarh 2023, arXiv 2301.00774): what a layer needs is in memory for one layer at a time.
+
+The model itself so makes each layer's masks and positions, which differ between layers in some families.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pruning.calibration.prepare import Batch
+from pruning.core.errors import InputError
+from pruning.models import families
+
+
+def check(model: nn.Module) -> None:
+    """Raises InputError if layers use each other's keys and values."""
+    if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
+        raise InputError(
+            f"compensate: ridge runs layers one by one; those of {type(model).__name__} share keys and values"
+        )
+
+
+@torch.inference_mode()
+def run(
+    model: nn.Module,
+    layer: nn.Module,
+    site: nn.Module,
+    batch: Batch,
+    hidden: Tensor | None,
+    look: Callable[[Tensor, Tensor], None] | None = None,
+) -> Tensor:
+    """Hidden states [B, T, d] after the layer, on the CPU; before it they are `hidden`, or the embeddings (None).
+
+    look(a, y): called with the input [B, T, n] and the output [B, T, d] of the layer's down projection, `site`."""
+
+    def resume(_, args: tuple):
+        return None if hidden is None else (hidden.to(args[0].device), *args[1:])
+
+    def leave(_, args: tuple, output):
+        outputs.append((output[0] if isinstance(output, tuple) else output).cpu())
+
+    outputs: list[Tensor] = []
+    hooks = [layer.register_forward_pre_hook(resume), layer.register_forward_hook(leave)]
+    if look:
+        hooks.append(site.register_forward_hook(lambda _, args, output: look(args[0], output)))
+    device = model.get_input_embeddings().weight.device
+    others = [other for other in families.decoder_layers(model) if other is not layer]
+    try:
+        with idle(others):
+            mask = batch.counted.to(device).long()
+            families.backbone(model)(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs[0]
+
+
+@contextmanager
+def idle(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """These decoder layers hand on what they get, so that a forward pass runs the others alone."""
+
+    def hand_on(hidden_states: Tensor, *_, **__) -> Tensor:
+        return hidden_states
+
+    own = [vars(layer).get("forward") for layer in layers]  # accelerate's, in a model spread over GPUs
+    for layer in layers:
+        layer.forward = hand_on
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward:
+                layer.forward = forward

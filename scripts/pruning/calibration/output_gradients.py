@@ -1,0 +1,72 @@
+"""Second moments of the loss gradient at each FFN's output, G = Σ_t g gᵀ: in which directions an error there matters.
+
+With the second moments S of down_proj's inputs they are the Kronecker factors of its Fisher information, S ⊗ G (K-FAC;
+for structured pruning: van der Ouderaa et al. 2024, LLM Surgeon, arXiv 2312.17244). The labels are drawn from the model
+itself: then G is the curvature of the KL divergence from the dense model's answers. With the text's own labels a model
+that is sure of them shows the few tokens that it gets wrong, and nothing else.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pruning.calibration.prepare import Batch
+from pruning.core.errors import InputError
+from pruning.models import head
+from pruning.models.structures import ffn
+
+
+def output_gradients(
+    model: nn.Module, batches: Sequence[Batch], seed: int, progress: Callable = iter
+) -> tuple[list[Tensor], int]:
+    """(G of every layer, float32 [d, d] on the CPU; the number of tokens), of the cross-entropy in nats, summed over
+    the objective's tokens, to labels drawn with the seed. Gradients reach all earlier tokens.
+
+    Products within a micro-batch are float32, sums over them float64 (float32 on a GPU).
+    Raises InputError at a NaN or Inf, naming the layer."""
+    device = model.get_input_embeddings().weight.device
+    sums: list[Tensor] = []
+    for site in ffn.sites(model):
+        wide = torch.float32 if site.weight.device.type == "cuda" else torch.float64
+        sums.append(torch.zeros(2 * (site.out_features,), dtype=wide, device=site.weight.device))
+    tokens = 0
+    for batch in progress(batches):
+        counted = batch.counted.to(device)
+        predicted = batch.objective[:, 1:].to(device)
+        with torch.enable_grad(), _adding(model, counted, sums):
+            hidden = head.hidden_states(model, batch.ids.to(device), counted.long())
+            drawn = head.drawn_tokens(model, hidden.detach(), seed * 2**32 + int(batch.samples[0]))
+            losses = head.token_losses(model, hidden, drawn)
+            (losses * predicted.to(losses.device)).sum().backward()
+        tokens += int(predicted.sum())
+    for index, total in enumerate(sums):
+        if not torch.isfinite(total.sum()):
+            raise InputError(f"NaN or Inf in gradients of layer {index}: check the weights, or use a wider dtype")
+    return [total.float().cpu() for total in sums], tokens
+
+
+@contextmanager
+def _adding(model: nn.Module, counted: Tensor, sums: list[Tensor]) -> Iterator[None]:
+    """Backward passes add g gᵀ of the counted tokens to the sums; the graph begins at the first layer's FFN."""
+
+    def at_output(index: int, output: Tensor) -> None:
+        if not output.requires_grad:
+            output.requires_grad_(True)
+
+        def add(gradient: Tensor) -> None:
+            g = gradient[counted.to(gradient.device)].float()  # [tokens, d]
+            sums[index] += g.T @ g
+
+        output.register_hook(add)
+
+    hooks = [
+        site.register_forward_hook(lambda _, __, output, index=index: at_output(index, output))
+        for index, site in enumerate(ffn.sites(model))
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

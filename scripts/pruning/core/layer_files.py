@@ -1,0 +1,60 @@
+"""Artefacts of a file a layer: a directory of {layer}.safetensors, and a manifest with their hashes.
+
+The manifest is {directory}.json beside it where Snakemake may delete the directory after use, else manifest.json in it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruning.core import artifacts, chain
+from pruning.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # slow, and unneeded to read a manifest
+
+
+def write(
+    directory: Path,
+    manifest: Path | None,
+    kind: str,
+    settings: dict[str, Any],
+    layers: Iterable[Mapping[str, "Tensor"]],
+    content: Mapping[str, Any],
+) -> None:
+    """layers: each layer's tensors, written as they come. content: of the manifest, looked at after the last layer."""
+    from safetensors.torch import save_file
+
+    with artifacts.atomic_directory(directory) as temporary:
+        for layer, tensors in enumerate(layers):
+            save_file(dict(tensors), temporary / f"{layer}.safetensors")
+        whole = {**content, "files": artifacts.directory_hashes(temporary)}
+        if manifest is None:
+            artifacts.write_json(temporary / "manifest.json", whole, kind, settings)
+    if manifest is not None:
+        artifacts.write_json(manifest, whole, kind, settings)
+        chain.remember(directory, manifest, whole["files"])
+
+
+def read(
+    manifest: Path, kind: str, widths: Sequence[int] | None = None
+) -> tuple[Callable[[int], dict[str, Any]], dict[str, Any]]:
+    """(a function from a layer's number to its tensors as numpy arrays, what the manifest says).
+
+    Raises InputError if the files are not whole, or, where `widths` are given, of a model of other layer widths."""
+    directory = manifest.parent if manifest.name == "manifest.json" else manifest.with_suffix("")
+    content = artifacts.read_json(manifest, kind)
+    if widths is not None and content["widths"] != list(widths):
+        what = kind.replace("_", " ")
+        raise InputError(f"{directory}: {what} of another model: layer widths {content['widths']}, not {list(widths)}")
+    chain.check_files(directory, manifest, content)
+
+    def tensors(layer: int) -> dict[str, Any]:
+        from safetensors.torch import load_file
+
+        path = directory / f"{layer}.safetensors"
+        if not path.exists():
+            raise InputError(f"{path}: no such file; run snakemake to make it")
+        return {name: tensor.numpy() for name, tensor in load_file(path).items()}
+
+    return tensors, content

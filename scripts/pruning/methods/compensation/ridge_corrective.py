@@ -1,0 +1,9 @@
+"""Ridge compensation on what the pruned model itself sees: each layer is refitted after those before it, towards the
+dense model's residual stream, so that it makes up for their errors (calibration/refit.py).
+"""
+
+from pruning.methods.compensation.ridge_sequential import compensate, evidence
+
+__all__ = ["CORRECTIVE", "compensate", "evidence"]
+
+CORRECTIVE = True

@@ -1,0 +1,31 @@
+"""Ridge compensation on what the pruned model itself sees: each layer is refitted after those before it, towards the
+dense FFN's output (calibration/refit.py).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pruning.core import layer_files
+from pruning.core.errors import InputError
+from pruning.methods.compensation import Compensated, too_few
+
+CORRECTIVE = False
+"""Whether a layer makes up for the errors of those before it."""
+
+
+def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any]]:
+    """A layer's refitted `down` [d, k] and its `record`. `path`: the manifest of what scripts/refit.py wrote for this
+    very mask; `widths` of the dense model are not what it is of."""
+    tensors, content = layer_files.read(path, "refit")
+    tokens = content["tokens_fit"]
+    return lambda layer: {**tensors(layer), "record": content["records"][layer], "tokens_fit": tokens}
+
+
+def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) -> Compensated:
+    """What was refitted, as it is. Raises InputError if that was of another mask."""
+    if evidence["down"].shape != (len(down), keep.sum()):
+        raise InputError(f"refit of another mask: {evidence['down'].shape[1]} neurons, not {keep.sum()}; make it anew")
+    return Compensated(evidence["down"], None, {**evidence["record"], **too_few(evidence["tokens_fit"], keep)})

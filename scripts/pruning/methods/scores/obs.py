@@ -1,0 +1,64 @@
+"""Structured optimal brain surgeon: neurons leave one after the other, each the one whose loss, after the rest has been
+refitted for it, is least (Hassibi & Stork 1993; for structures of language models: Kurtic et al. 2023, ZipLM,
+arXiv 2302.04089; Ling et al. 2024, SlimGPT, arXiv 2412.18110; van der Ouderaa et al. 2024, LLM Surgeon, 2312.17244).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pruning.methods.scores import TINY, Layer
+
+NEEDS = ("second_moments", "output_gradients")
+ROUNDS = 512
+"""Neurons leave in about so many rounds, those of a round together: one by one up to this width."""
+
+
+def score(layer: Layer, damping: float = 1e-3, metric: str = "fisher") -> np.ndarray:
+    """The loss when a neuron leaves, never less than that of those before it: float64 [n].
+
+    `fisher`: nats of KL divergence a token, by the Kronecker-factored Fisher information S ⊗ G of down_proj. So layers
+    compare, and one ranking of them all is an allocation. `output`: half the squared error of the FFN's output."""
+    moments, gradients = layer.read("second_moments"), layer.read("output_gradients")
+    tokens = int(moments["tokens_fit"] + moments["tokens_held_out"])
+    second = torch.from_numpy(moments["fit"]).double() + torch.from_numpy(moments["held_out"]).double()
+    down = torch.from_numpy(layer.weights.down).double()
+    if metric == "fisher":
+        down = root(torch.from_numpy(gradients["gradients"]).double()) @ down
+    elif metric != "output":
+        raise ValueError(f"unknown metric {metric!r}; known: fisher, output")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    order, losses = removals((second / tokens).to(device), down.to(device), damping, max(1, len(second) // ROUNDS))
+    scores = np.empty(len(order))
+    scores[order] = np.maximum.accumulate(losses)
+    return scores
+
+
+def root(matrix: Tensor) -> Tensor:
+    """R with Rᵀ R = the positive semidefinite matrix [d, d]."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return values.clamp_min(0).sqrt()[:, None] * vectors.T
+
+
+def removals(second: Tensor, down: Tensor, damping: float, at_once: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """(neurons in the order in which they leave, the loss that each adds), both [n].
+
+    second: mean of a aᵀ [n, n]; down: W [d, n], columns in the metric of the loss. Without neuron j, and the others
+    refitted, the loss ½ E‖W a - W' a‖² grows by ½ ‖w_j‖² / C_jj, with C = (second + damping · mean diagonal · I)⁻¹;
+    then W -= w_j C_j,: / C_jj and C -= C_:,j C_j,: / C_jj, of `at_once` neurons together. Memory: five [n, n] and two
+    [d, n] of float64."""
+    number = len(second)
+    ridge = damping * second.diagonal().mean() + TINY
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(second + ridge * torch.eye(number, device=second.device)))
+    left, order, losses = torch.arange(number, device=second.device), [], []
+    while len(left):
+        loss = 0.5 * down.square().sum(0) / inverse.diagonal()
+        ranking = loss.argsort(stable=True)
+        out, stay = ranking[:at_once], ranking[at_once:].sort().values
+        order += left[out].tolist()
+        losses += loss[out].tolist()
+        change = torch.linalg.solve(inverse[out][:, out], inverse[out][:, stay])  # [out, stay]
+        down = down[:, stay] - down[:, out] @ change
+        inverse = inverse[stay][:, stay] - inverse[stay][:, out] @ change
+        left = left[stay]
+    return np.array(order), np.array(losses)

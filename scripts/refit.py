@@ -1,0 +1,51 @@
+"""Refit the down projections of one pruned variant on what it sees itself: one [d, k] a layer, for the compensations
+`ridge_sequential` and `ridge_corrective`.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning.core import cli
+
+
+def refit(
+    settings: cli.Settings,
+    model: Annotated[Path, typer.Option(help="directory of the dense model")],
+    data: Annotated[Path, typer.Option(help="parquet of the calibration split")],
+    mask: Annotated[Path, typer.Option(help="layer, unit, keep")],
+    output: Annotated[Path, typer.Option(help="directory for a file a layer")],
+    manifest: Annotated[Path, typer.Option(help="JSON to write")],
+    threads: int = 1,
+) -> None:
+    """Settings: a calibration's, and `corrective`."""
+    cli.set_threads(threads)
+    import torch
+    from tqdm import tqdm
+
+    from pruning.calibration import prepare
+    from pruning.calibration import refit as fitting
+    from pruning.calibration.second_moments import token_counts
+    from pruning.core import layer_files, out_of_memory
+    from pruning.methods.compact import keeps_of
+    from pruning.models.checkpoint import Checkpoint
+
+    keeps = keeps_of(mask, Checkpoint(model))
+    network, _, batches = prepare.loaded(model, data, settings, threads)
+    widths = [int(keep.sum()) for keep in keeps]
+    content = {**token_counts(batches), "layers": len(widths), "widths": widths, "records": []}
+
+    def layers():
+        progress = partial(tqdm, desc="layers", mininterval=5)
+        for weight, record in fitting.refit(network, batches, keeps, settings["corrective"], progress):
+            content["records"].append(record)
+            yield {"down": torch.from_numpy(weight)}
+
+    with out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"):
+        layer_files.write(output, manifest, "refit", settings, layers(), content)
+
+
+if __name__ == "__main__":
+    cli.run(refit)

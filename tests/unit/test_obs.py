@@ -1,0 +1,168 @@
+"""Optimal brain surgeon and leverage scores against brute force over subsets, and the curvature that is in them."""
+
+import numpy as np
+import pytest
+import torch
+from test_second_moments import MODELS, micro_batches
+
+from pruning.calibration import output_gradients as gradients
+from pruning.core.errors import InputError
+from pruning.methods.scores import Layer, Weights, leverage, obs
+from pruning.models import head
+
+N, D, TOKENS = 9, 4, 60
+
+
+@pytest.fixture
+def example():
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=(TOKENS, N)) @ rng.normal(size=(N, N)) * rng.uniform(0.2, 2, N)
+    g = rng.normal(size=(TOKENS, D)) * [2, 1, 0.5, 0.1]
+    return a, rng.normal(size=(D, N)).astype(np.float32), g
+
+
+def layer_of(a, down, g) -> Layer:
+    half = len(a) // 3
+    kinds = {
+        "second_moments": {
+            "fit": np.float32(a[half:].T @ a[half:]),
+            "held_out": np.float32(a[:half].T @ a[:half]),
+            "tokens_fit": len(a) - half,
+            "tokens_held_out": half,
+        },
+        "output_gradients": {"gradients": np.float32(g.T @ g / len(g))},
+    }
+    return Layer(0, {"n_tokens": np.ones(N)}, Weights(lambda _: down), kinds.__getitem__)
+
+
+def damped(a, damping=1e-3):
+    second = a.T @ a / len(a)
+    return second + damping * second.diagonal().mean() * np.eye(N)
+
+
+def loss_without(out: list[int], down, hessian, metric) -> float:
+    """½ min over W', zero in the columns that are out, of tr((W - W') H (W - W')ᵀ G): one least-squares problem."""
+    stay = [c for c in range(N) if c not in out]
+    root = np.linalg.cholesky(hessian)  # ‖(W - W') root‖²
+    target = down @ root
+    found = np.linalg.lstsq(root[stay].T, target.T, rcond=None)[0].T if stay else np.zeros((D, 0))
+    rest = target - found @ root[stay]
+    return 0.5 * float(np.trace(rest.T @ metric @ rest))
+
+
+def greedy(down, hessian, metric) -> tuple[list[int], list[float]]:
+    """Each time, of all neurons left, the one without which the loss is least."""
+    out, losses = [], [0.0]
+    while len(out) < N:
+        left = [c for c in range(N) if c not in out]
+        totals = [loss_without([*out, c], down, hessian, metric) for c in left]
+        out.append(left[int(np.argmin(totals))])
+        losses.append(min(totals))
+    return out, list(np.diff(losses))
+
+
+@pytest.mark.parametrize("metric", ["fisher", "output"])
+def test_neurons_leave_as_brute_force_over_subsets_has_them(example, metric):
+    a, down, g = example
+    curvature = g.T @ g / len(g) if metric == "fisher" else np.eye(D)
+    order, losses = greedy(down.astype(np.float64), damped(a), curvature)
+    scores = obs.score(layer_of(a, down, g), metric=metric)
+    assert np.argsort(scores, kind="stable").tolist() == order
+    assert scores[order] == pytest.approx(np.maximum.accumulate(losses), rel=1e-4)
+
+
+def test_those_that_leave_together_leave_what_brute_force_leaves(example):
+    a, down, _ = example
+    second, weight = torch.from_numpy(a.T @ a / len(a)), torch.from_numpy(down).double()
+    order, losses = obs.removals(second, weight, 1e-3, at_once=4)
+    alone = [loss_without([c], down.astype(np.float64), damped(a), np.eye(D)) for c in range(N)]
+    assert order[:4].tolist() == np.argsort(alone)[:4].tolist()
+    assert losses[:4] == pytest.approx(sorted(alone)[:4])
+    before = loss_without(order[:4].tolist(), down.astype(np.float64), damped(a), np.eye(D))
+    fifth = loss_without(order[:5].tolist(), down.astype(np.float64), damped(a), np.eye(D))
+    assert losses[4] == pytest.approx(fifth - before)
+    assert sorted(order) == list(range(N))
+
+
+def test_a_direction_that_no_answer_depends_on_costs_nothing(example):
+    a, down, g = example
+    down[1:, 2] = 0  # neuron 2 writes along the first dimension alone
+    g[:, 0] = 0
+    assert obs.score(layer_of(a, down, g))[2] == pytest.approx(0, abs=1e-12)
+    assert obs.score(layer_of(a, down, g), metric="output")[2] > 0.01
+
+
+def test_a_silent_neuron_and_an_unknown_metric(example):
+    a, down, g = example
+    a[:, 5] = 0
+    assert obs.score(layer_of(a, down, g)).argmin() == 5
+    with pytest.raises(ValueError, match="unknown metric 'mse'; known: fisher, output"):
+        obs.score(layer_of(a, down, g), metric="mse")
+
+
+def test_leverage_is_the_share_of_a_neuron_that_ridge_regression_keeps(example):
+    a, down, g = example
+    penalty = 0.5 * np.square(a).sum(0).mean()
+    smoother = a @ np.linalg.solve(a.T @ a + penalty * np.eye(N), a.T)  # of the tokens
+    values, vectors = np.linalg.eigh(a.T @ a)
+    expected = np.square(vectors) @ (values / (values + penalty))
+    found = leverage.score(layer_of(a, down, g), ridge=0.5)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert found.sum() == pytest.approx(np.trace(smoother), rel=1e-5)
+
+
+# output gradients
+
+
+def by_tokens(model, batches) -> tuple[list[np.ndarray], int]:
+    """Σ g gᵀ a token at a time, of one forward and backward a sample, unpadded, with the text's own labels."""
+    outputs: list[torch.Tensor] = []
+    hooks = [layer.mlp.down_proj.register_forward_hook(lambda *a: outputs.append(a[2])) for layer in model.model.layers]
+    d, tokens = model.config.hidden_size, 0
+    sums = [np.zeros((d, d)) for _ in hooks]
+    for batch in batches:
+        for ids, counted in zip(batch.ids, batch.counted, strict=True):
+            outputs.clear()
+            own = ids[counted][None]
+            with torch.enable_grad():
+                logits = model(inputs_embeds=model.get_input_embeddings()(own).requires_grad_(True)).logits
+                loss = torch.nn.functional.cross_entropy(logits[0, :-1], own[0, 1:], reduction="sum")
+                for total, g in zip(sums, torch.autograd.grad(loss, outputs), strict=True):
+                    total += sum(np.outer(token, token) for token in g[0].double().numpy())
+            tokens += own.shape[1] - 1
+    for hook in hooks:
+        hook.remove()
+    return sums, tokens
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_output_gradients_are_those_of_each_token(name, monkeypatch):
+    model, batches = MODELS[name](), micro_batches()
+    ids = iter([batch.ids for batch in batches])
+    monkeypatch.setattr(head, "drawn_tokens", lambda *_: next(ids))
+    found, tokens = gradients.output_gradients(model, batches, seed=0)
+    expected, number = by_tokens(model, batches)
+    assert tokens == number
+    for total, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(total, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_labels_are_drawn_as_the_model_expects_them(monkeypatch):
+    model = MODELS["llama"]()
+    hidden = head.hidden_states(model, torch.tensor([[5, 9, 17]])).expand(4000, -1, -1)
+    drawn = head.drawn_tokens(model, hidden, seed=1)
+    assert drawn.shape == (4000, 3) and not drawn[:, 0].any()
+    chances = head.logits_of(model, hidden[:1]).softmax(-1)[0]
+    for position in (0, 1):  # what is drawn at a place follows from the place before it
+        counts = torch.bincount(drawn[:, position + 1], minlength=chances.shape[-1]) / 4000
+        assert (counts - chances[position]).abs().max() < 5 * (0.25 / 4000) ** 0.5
+    assert torch.equal(drawn, head.drawn_tokens(model, hidden, seed=1))
+    assert not torch.equal(drawn, head.drawn_tokens(model, hidden, seed=2))
+
+
+def test_a_broken_weight_is_named():
+    model = MODELS["llama"]()
+    model.model.layers[2].mlp.up_proj.weight.data[0, 0] = torch.inf
+    with pytest.raises((InputError, RuntimeError)):
+        gradients.output_gradients(model, micro_batches(), seed=0)
