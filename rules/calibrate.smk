@@ -11,6 +11,7 @@ OUTPUT
     results/{model}/calibration/{calib}/activations.parquet     sampled tokens x neurons of the analysed layer
     results/{model}/calibration/{calib}/second_moments/         sum of a a^T of down_proj's inputs, for ridge compensation
     results/{model}/calibration/{calib}/output_gradients/       sum of g g^T at every FFN's output, for the score obs
+    results/{model}/calibration/{calib}/rounds.parquet          one row a neuron, for the score rounds
     results/{model}/calibration/{calib}/parameter_taylor.parquet    one row a neuron, for the score parameter_taylor
 """
 
@@ -27,7 +28,7 @@ def calibration_settings(wildcards, exclude=(), **extra):
     text = CONFIG.datasets[calibration.dataset]
     return settings(
         calibration,
-        exclude=["shards", "dataset", "split", *exclude],
+        exclude=["shards", "dataset", "split", "rounds", *exclude],
         dtype=CONFIG.models[wildcards.model].dtype,
         prompt=text.prompt,
         completion=text.completion,
@@ -95,7 +96,7 @@ rule merge_calibration:
     resources:
         mem_mb=memory_mb,
     params:
-        settings=lambda w: settings(CONFIG.calibrations[w.calib]),
+        settings=lambda w: settings(CONFIG.calibrations[w.calib], exclude=["rounds"]),
         shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],
         output=subpath(output[0], parent=True),
     shell:
@@ -188,6 +189,34 @@ rule output_gradients:
         "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
         "--output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule rounds:
+    """The order in which neurons leave, measured again after each round."""
+    input:
+        model=names.BASE,
+        data=calibration_data,
+        code=code("rounds"),
+        launch=LAUNCH,
+    output:
+        names.ROUNDS,
+    log:
+        log_of(names.ROUNDS),
+    benchmark:
+        benchmark_of(names.ROUNDS)
+    conda:
+        "../envs/gpu.yaml"
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    params:
+        settings=lambda w: calibration_settings(w, ["objectives"], rounds=CONFIG.calibrations[w.calib].rounds),
+        model=subpath(input.model, parent=True),
+    shell:
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
+        "--output {output:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule parameter_gradients:

@@ -3,7 +3,8 @@ Scores: one number a neuron, by one method. A method is data: methods.{method} i
 
 INPUT
     results/{model}/calibration/{calib}/statistics.parquet          or, for the score parameter_taylor,
-    results/{model}/calibration/{calib}/parameter_taylor.parquet
+    results/{model}/calibration/{calib}/parameter_taylor.parquet, or, for the score rounds,
+    results/{model}/calibration/{calib}/rounds.parquet
     results/{model}/base/manifest.json                          the dense model's weights, for scores that want them
     results/{model}/calibration/{calib}/second_moments/         only for scores that need them (`obs`, `leverage`)
     results/{model}/calibration/{calib}/output_gradients/       only for `obs`
@@ -12,7 +13,7 @@ OUTPUT
 """
 
 SCORE_KEYS = {"score", "options", "normalise", "shuffle"}
-STATISTICS = {"parameter_taylor": names.PARAMETER_TAYLOR}
+STATISTICS = {"parameter_taylor": names.PARAMETER_TAYLOR, "rounds": names.ROUNDS}
 NEEDS = {"obs": ("second_moments", "output_gradients"), "leverage": ("second_moments",)}
 MATRICES = {"second_moments": names.SECOND_MOMENTS, "output_gradients": names.OUTPUT_GRADIENTS}
 

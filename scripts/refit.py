@@ -26,9 +26,9 @@ def refit(
     from tqdm import tqdm
 
     from pruning.calibration import prepare
-    from pruning.calibration import refit as fitting
     from pruning.calibration.second_moments import token_counts
     from pruning.core import layer_files, out_of_memory
+    from pruning.methods import refit as fitting
     from pruning.methods.compact import keeps_of
     from pruning.models.checkpoint import Checkpoint
 

@@ -12,9 +12,9 @@ from test_second_moments import MODELS, SETTINGS, micro_batches
 
 import tiny
 from pruning.calibration import prepare
-from pruning.calibration import refit as fitting
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.methods import refit as fitting
 from pruning.methods.compact import compensation, cut, write_compact
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.loading import load

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import Alias, NonEmpty, Positive, Strict
@@ -31,3 +31,12 @@ class Calibration(Strict):
     """Separate jobs, one GPU each; merging is exact."""
     gradient_checkpointing: bool = False
     """Less memory, about one more forward pass an objective."""
+    rounds: NonEmpty[Annotated[int, Field(gt=0, lt=100)]] = [20, 40, 50, 60, 70, 80]
+    """Per cent of the neurons gone after each round of the score `rounds`, growing."""
+
+    @field_validator("rounds")
+    @classmethod
+    def _growing(cls, rounds: list[int]) -> list[int]:
+        if sorted(set(rounds)) != rounds:
+            raise ValueError(f"must grow from round to round, not {rounds}")
+        return rounds

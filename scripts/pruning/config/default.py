@@ -90,7 +90,7 @@ METHODS = {
     "obs": Method(score="obs", allocate="global"),
     "obs_output": Method(score="obs", options={"metric": "output"}, allocate="global"),
     "leverage": Method(score="leverage"),
-    "best": Method(score="obs", allocate="global", compensate="ridge_corrective"),
+    "best": Method(score="rounds", allocate="global", compensate="ridge_corrective"),
     "minitron": Method(score="minitron"),
     "random": Method(score="random", options={"seed": 0}),
     "magnitude": Method(score="magnitude"),

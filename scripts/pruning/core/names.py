@@ -31,6 +31,7 @@ ACTIVATIONS = f"{CALIBRATION}/activations.parquet"
 SHARD = f"{CALIBRATION}/shards/{{shard}}-of-{{shards}}"
 SECOND_MOMENTS = f"{CALIBRATION}/second_moments"
 OUTPUT_GRADIENTS = f"{CALIBRATION}/output_gradients"
+ROUNDS = f"{CALIBRATION}/rounds.parquet"
 PARAMETER_TAYLOR = f"{CALIBRATION}/parameter_taylor.parquet"
 
 SCORES = "results/{model}/scores/{calib}/{method}.parquet"

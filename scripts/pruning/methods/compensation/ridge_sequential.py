@@ -1,5 +1,5 @@
 """Ridge compensation on what the pruned model itself sees: each layer is refitted after those before it, towards the
-dense FFN's output (calibration/refit.py).
+dense FFN's output (methods/refit.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence

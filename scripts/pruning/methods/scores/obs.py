@@ -19,18 +19,27 @@ def score(layer: Layer, damping: float = 1e-3, metric: str = "fisher") -> np.nda
 
     `fisher`: nats of KL divergence a token, by the Kronecker-factored Fisher information S ⊗ G of down_proj. So layers
     compare, and one ranking of them all is an allocation. `output`: half the squared error of the FFN's output."""
-    moments, gradients = layer.read("second_moments"), layer.read("output_gradients")
+    if metric not in ("fisher", "output"):
+        raise ValueError(f"unknown metric {metric!r}; known: fisher, output")
+    moments = layer.read("second_moments")
     tokens = int(moments["tokens_fit"] + moments["tokens_held_out"])
     second = torch.from_numpy(moments["fit"]).double() + torch.from_numpy(moments["held_out"]).double()
+    gradients = layer.read("output_gradients")["gradients"] if metric == "fisher" else None
     down = torch.from_numpy(layer.weights.down).double()
-    if metric == "fisher":
-        down = root(torch.from_numpy(gradients["gradients"]).double()) @ down
-    elif metric != "output":
-        raise ValueError(f"unknown metric {metric!r}; known: fisher, output")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    order, losses = removals((second / tokens).to(device), down.to(device), damping, max(1, len(second) // ROUNDS))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gradients = None if gradients is None else torch.from_numpy(gradients).double()
+    return least_losses(second / tokens, gradients, down, device, damping)
+
+
+def least_losses(
+    second: Tensor, gradients: Tensor | None, down: Tensor, device: torch.device, damping: float = 1e-3
+) -> np.ndarray:
+    """The same of matrices in float64: mean of a aᵀ [n, n], mean of g gᵀ [d, d] (None: the identity), W [d, n]."""
+    if gradients is not None:
+        down = root(gradients.to(device)) @ down.to(device)
+    order, losses = removals(second.to(device), down.to(device), damping, max(1, len(second) // ROUNDS))
     scores = np.empty(len(order))
-    scores[order] = np.maximum.accumulate(losses)
+    scores[order] = np.maximum.accumulate(losses) * (1 + 1e-12 * np.arange(len(order)))  # equal ones in their order
     return scores
 
 

@@ -35,6 +35,11 @@ def refit(
     Raises InputError as layerwise.check does, and for `corrective` where a layer does not add its FFN's output to the
     residual stream as it is (Gemma's and OLMo's norms after the FFN, Granite's multiplier)."""
     layerwise.check(model)
+    if corrective and not adds(model, batches[0]):
+        raise InputError(
+            f"compensate: ridge_corrective: {type(model).__name__} changes an FFN's output before it adds it to the "
+            "residual stream; use `compensate: ridge_sequential`"
+        )
     family, layers, sites = families.of(model), families.decoder_layers(model), ffn.sites(model)
     dense: list[Tensor | None] = [None] * len(batches)  # hidden states [B, T, d] before the layer, on the CPU
     pruned: list[Tensor | None] = [None] * len(batches)
@@ -46,8 +51,6 @@ def refit(
                 model, layer, site, batch, dense[number], lambda _, y, found=found: found.append(y.cpu())
             )
             targets.append(dense[number] if corrective else found[0])
-        if corrective and index == 0:
-            _check_adds(model, layer, site, batches[0])
         ffn.shrink(layer, index, keeps, family)
         sums = Sums(int(keeps[index].sum()), site.out_features, site.weight)
         for number, batch in enumerate(batches):
@@ -116,18 +119,14 @@ def changed(inner: np.ndarray, outer: np.ndarray, relative: float) -> np.ndarray
     return cho_solve(cho_factor(inner + penalty * np.eye(len(inner))), outer.T).T
 
 
-def _check_adds(model: nn.Module, layer: nn.Module, site: nn.Module, batch: Batch) -> None:
-    """Raises InputError unless the layer's output changes by what its FFN's output does."""
-    found: list[Tensor] = []
+def adds(model: nn.Module, batch: Batch) -> bool:
+    """Whether the first layer's output changes by what its FFN's output does."""
+    layer, site, found = families.decoder_layers(model)[0], ffn.sites(model)[0], []
     after = layerwise.run(model, layer, site, batch, None, lambda _, y: found.append(y.cpu()))
-    silent = site.register_forward_hook(lambda *_: torch.zeros_like(_[2]))
+    silent = site.register_forward_hook(lambda _, __, output: torch.zeros_like(output))
     try:
         without = layerwise.run(model, layer, site, batch, None)
     finally:
         silent.remove()
     added, output = (after - without)[batch.counted].float(), found[0][batch.counted].float()
-    if (added - output).norm() > 0.05 * output.norm():
-        raise InputError(
-            f"compensate: ridge_corrective: {type(model).__name__} changes an FFN's output before it adds it to the "
-            "residual stream; use `compensate: ridge_sequential`"
-        )
+    return bool((added - output).norm() < 0.05 * output.norm())

@@ -1,0 +1,72 @@
+"""Pruning in rounds: the neurons whose loss is least leave, what is left is refitted and measured again, and so on.
+
+A ranking from the dense model alone does not see that neurons which stand in for each other leave together. Rounds of
+pruning and measuring are GISP's (arXiv 2510.18030) and LLM Surgeon's (2312.17244); the loss is that of scores/obs.py,
+the refit between them the corrective one of refit.py, towards the dense model each time.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from torch import nn
+
+from pruning.calibration.output_gradients import output_gradients
+from pruning.calibration.prepare import Batch
+from pruning.calibration.second_moments import second_moments
+from pruning.methods import refit as fitting
+from pruning.methods.allocation import floors
+from pruning.methods.scores import obs
+from pruning.models.structures import ffn
+
+
+def removal_order(
+    load: Callable[[], nn.Module],
+    batches: Sequence[Batch],
+    rounds: Sequence[int],
+    seed: int,
+    min_keep: float = 0.01,
+    progress: Callable = iter,
+) -> list[np.ndarray]:
+    """The place of each neuron of the model in the order of leaving, from 0; float64 [n] a layer.
+
+    load: gives the dense model, anew each time. rounds: per cent of all neurons that are gone after each round but the
+    last one, in which all others leave; the best of a layer, `min_keep` of it, leave after all others."""
+    model = load()
+    keeps = [np.ones(site.in_features, dtype=bool) for site in ffn.sites(model)]
+    places = [np.zeros(len(keep)) for keep in keeps]
+    total, gone = sum(map(len, keeps)), 0
+    least = floors(np.array(list(map(len, keeps))), min_keep)
+    corrective = fitting.adds(model, batches[0])
+    for number, per_cent in enumerate(progress([*rounds, 100])):
+        if number:
+            model = load()
+            for _ in fitting.refit(model, batches, keeps, corrective):
+                pass
+        leaving = ranked(list(losses(model, batches, seed)), least)[: total * per_cent // 100 - gone]
+        units = [keep.nonzero()[0] for keep in keeps]
+        for place, (layer, index) in enumerate(leaving, start=gone):
+            places[layer][units[layer][index]] = place
+            keeps[layer][units[layer][index]] = False
+        gone += len(leaving)
+    return places
+
+
+def losses(model: nn.Module, batches: Sequence[Batch], seed: int) -> Iterator[np.ndarray]:
+    """What leaving costs, of each neuron that a layer still has (scores/obs.py), float64 [k]."""
+    gradients, tokens = output_gradients(model, batches, seed)
+    counted = sum(int(batch.counted.sum()) for batch in batches)
+    for site, gradient, sums in zip(ffn.sites(model), gradients, second_moments(model, batches), strict=True):
+        second = (sums["fit"].double() + sums["held_out"].double()) / counted
+        yield obs.least_losses(second, gradient.double() / tokens, site.weight.detach().double(), site.weight.device)
+
+
+def ranked(losses: Sequence[np.ndarray], least: Sequence[int]) -> list[tuple[int, int]]:
+    """(layer, index) of all neurons, the cheapest first, ties to the higher layer and index; a layer's `least` dearest
+    come after all others."""
+    safe = {
+        (layer, int(i))
+        for layer, own in enumerate(losses)
+        for i in np.argsort(own, kind="stable")[::-1][: least[layer]]
+    }
+    every = [(layer, index) for layer, own in enumerate(losses) for index in range(len(own))]
+    return sorted(every, key=lambda at: (at in safe, losses[at[0]][at[1]], -at[0], -at[1]))
