@@ -13,7 +13,10 @@ OUTPUT
 """
 
 # What is fitted on: a file, or the manifest of a directory of files.
-DIRECTORIES = {"ridge": names.SECOND_MOMENTS, "ridge_sequential": names.REFIT, "ridge_corrective": names.REFIT}
+DIRECTORIES = {
+    "ridge": names.SECOND_MOMENTS,
+    **dict.fromkeys(("ridge_sequential", "ridge_corrective", "ridge_attention"), names.REFIT),
+}
 EVIDENCE = {"bias": names.STATISTICS, **{scheme: f"{path}.json" for scheme, path in DIRECTORIES.items()}}
 
 

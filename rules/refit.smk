@@ -1,6 +1,6 @@
 """
-Refits: down projections of one pruned variant, fitted layer by layer on what the pruned model itself sees. Only methods
-that compensate by `ridge_sequential` or `ridge_corrective` have them.
+Refits: weights of one pruned variant, fitted layer by layer on what the pruned model itself sees. Only methods that
+compensate by `ridge_sequential`, `ridge_corrective` or `ridge_attention` have them.
 
 INPUT
     results/{model}/base/manifest.json                                  the dense model
@@ -12,12 +12,12 @@ OUTPUT
 """
 
 
-def corrective(wildcards):
-    return CONFIG.method(wildcards.method).compensate == "ridge_corrective"
+def scheme_of(wildcards):
+    return CONFIG.method(wildcards.method).compensate.removeprefix("ridge_")
 
 
 rule refit:
-    """The down projections of one variant."""
+    """The refitted weights of one variant."""
     input:
         model=names.BASE,
         mask=names.MASK,
@@ -38,7 +38,7 @@ rule refit:
         gpu=gpus,
         mem_mb=memory_mb,
     params:
-        settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"], corrective=corrective(w)),
+        settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"], scheme=scheme_of(w)),
         model=subpath(input.model, parent=True),
     shell:
         "python {input.launch:q} --gpus {resources.gpu} -- "

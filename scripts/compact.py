@@ -21,7 +21,7 @@ def compact(
 ) -> None:
 
     from pruning.core import artifacts, chain
-    from pruning.methods.compact import compensation, keeps_of, loader_of, write_compact
+    from pruning.methods.compact import compensation, keeps_of, loader_of, refits_attention, write_compact
     from pruning.models.checkpoint import Checkpoint
 
     cli.phase("start-up")
@@ -39,7 +39,8 @@ def compact(
         return made
 
     with artifacts.atomic_directory(output) as directory:
-        write_compact(base, directory, keeps, compensate if compensated else None, settings["export"])
+        attention = refits_attention(settings["compensate"])
+        write_compact(base, directory, keeps, compensate if compensated else None, settings["export"], attention)
     content = {
         "original": original,
         "achieved_sparsity": 1 - sum(int(keep.sum()) for keep in keeps) / sum(original["widths"]),

@@ -1,5 +1,5 @@
-"""Refit the down projections of one pruned variant on what it sees itself: one [d, k] a layer, for the compensations
-`ridge_sequential` and `ridge_corrective`.
+"""Refit what is left of one pruned variant on what it sees itself, a file a layer: for the compensations
+`ridge_sequential`, `ridge_corrective` and `ridge_attention`.
 """
 
 from functools import partial
@@ -20,9 +20,8 @@ def refit(
     manifest: Annotated[Path, typer.Option(help="JSON to write")],
     threads: int = 1,
 ) -> None:
-    """Settings: a calibration's, and `corrective`."""
+    """Settings: a calibration's, and the `scheme`."""
     cli.set_threads(threads)
-    import torch
     from tqdm import tqdm
 
     from pruning.calibration import prepare
@@ -39,9 +38,9 @@ def refit(
 
     def layers():
         progress = partial(tqdm, desc="layers", mininterval=5)
-        for weight, record in fitting.refit(network, batches, keeps, settings["corrective"], progress):
+        for weights, record in fitting.refit(network, batches, keeps, settings["scheme"], progress):
             content["records"].append(record)
-            yield {"down": torch.from_numpy(weight)}
+            yield weights
 
     with out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"):
         layer_files.write(output, manifest, "refit", settings, layers(), content)

@@ -1,7 +1,6 @@
 """Score every FFN neuron by one method: results/{model}/scores/{calib}/{method}.parquet (layer, unit, score)."""
 
 import importlib
-from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +16,8 @@ def score(
     statistics: Annotated[Path, typer.Option(help="statistics.parquet, or what the score names instead")],
     output: Annotated[Path, typer.Option()],
     evidence: Annotated[
-        Sequence[str], typer.Option(metavar="KIND=PATH", help="what else the score needs; repeat")
-    ] = (),
+        list[str] | None, typer.Option(metavar="KIND=PATH", help="manifest of what else the score needs; repeat")
+    ] = None,
 ) -> None:
     import numpy as np
     import pandas as pd
@@ -43,7 +42,7 @@ def score(
         return Weights(lambda projection: checkpoint().matrix(layer, projection))
 
     matrices = {}
-    for kind_of, path in (pair.split("=", 1) for pair in evidence):
+    for kind_of, path in (pair.split("=", 1) for pair in evidence or ()):
         matrices[kind_of] = layer_files.read(Path(path), kind_of, checkpoint().widths)
 
     def read(layer: int, kind_of: str) -> dict:

@@ -88,6 +88,7 @@ CODE = {
             "scripts/pruning/methods/refit.py",
             "scripts/pruning/methods/compensation/ridge_sequential.py",
             "scripts/pruning/methods/compensation/ridge_corrective.py",
+            "scripts/pruning/methods/compensation/ridge_attention.py",
             "scripts/pruning/methods/scores/obs.py",
             "scripts/pruning/methods/scores/leverage.py",
             "scripts/pruning/methods/scores/rounds.py",

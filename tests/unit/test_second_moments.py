@@ -178,10 +178,10 @@ def test_the_stage_writes_a_file_a_layer_and_a_manifest(tmp_path):
 def test_the_manifest_may_lie_elsewhere(tmp_path):
     """So that the workflow can keep it when it deletes the layers."""
     inside = artifacts.read_json(run_stage(tmp_path) / "manifest.json", "second_moments")
-    output = run_stage(tmp_path, manifest=tmp_path / "moments.json")
+    output = run_stage(tmp_path, manifest=tmp_path / "out.json")
     assert {file.name for file in output.iterdir()} == {"0.safetensors", "1.safetensors"}
-    assert artifacts.read_json(tmp_path / "moments.json", "second_moments") == inside
-    assert read(tmp_path / "moments.json", [48, 48])(0)["tokens_fit"] == inside["tokens_fit"]
+    assert artifacts.read_json(tmp_path / "out.json", "second_moments") == inside
+    assert read(tmp_path / "out.json", [48, 48])(0)["tokens_fit"] == inside["tokens_fit"]
 
 
 def test_too_few_samples_leave_nothing_behind(tmp_path):
@@ -193,9 +193,9 @@ def test_too_few_samples_leave_nothing_behind(tmp_path):
 def test_moments_of_another_model_or_half_a_directory_are_refused(tmp_path):
     output = run_stage(tmp_path)
     with pytest.raises(InputError, match=r"another model: layer widths \[48, 48\], not \[48, 40\]"):
-        read(output, [48, 40])
+        read(output / "manifest.json", [48, 40])
     (output / "1.safetensors").unlink()
     with pytest.raises(InputError, match=r"1\.safetensors: no such file"):
         read(output / "manifest.json", [48, 48])(1)
     with pytest.raises(InputError, match=r"manifest\.json: no such file"):
-        read(tmp_path / "nowhere", [48, 48])
+        read(tmp_path / "nowhere/manifest.json", [48, 48])

@@ -36,7 +36,7 @@ TESTS = {"accuracy": "exact McNemar", "perplexity": "paired t over blocks of win
 PUBLISHED = ["model", "method", "presets", "sparsity", "task", "tuning", "metric", "value"]
 # References that are not one method: the same variant before recovery, and the same method without its prefix.
 UNTUNED, UNCOMPENSATED = "untuned", "uncompensated"
-COMPENSATIONS = re.compile("(ridge|sequential|corrective)_")
+COMPENSATIONS = re.compile("(ridge|sequential|corrective|attention)_")
 
 
 def table_rows(

@@ -4,7 +4,7 @@
 The model itself so makes each layer's masks and positions, which differ between layers in some families.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,14 +27,13 @@ def check(model: nn.Module) -> None:
 def run(
     model: nn.Module,
     layer: nn.Module,
-    site: nn.Module,
     batch: Batch,
     hidden: Tensor | None,
-    look: Callable[[Tensor, Tensor], None] | None = None,
+    looks: Mapping[nn.Module, Callable[[Tensor, Tensor], None]] | None = None,
 ) -> Tensor:
     """Hidden states [B, T, d] after the layer, on the CPU; before it they are `hidden`, or the embeddings (None).
 
-    look(a, y): called with the input [B, T, n] and the output [B, T, d] of the layer's down projection, `site`."""
+    looks: linear modules of the layer, and what is called with the input and the output of each, [B, T, ...]."""
 
     def resume(_, args: tuple):
         return None if hidden is None else (hidden.to(args[0].device), *args[1:])
@@ -44,8 +43,12 @@ def run(
 
     outputs: list[Tensor] = []
     hooks = [layer.register_forward_pre_hook(resume), layer.register_forward_hook(leave)]
-    if look:
-        hooks.append(site.register_forward_hook(lambda _, args, output: look(args[0], output)))
+    for site, look in (looks or {}).items():
+
+        def show(_, args: tuple, output: Tensor, look: Callable[[Tensor, Tensor], None] = look) -> None:
+            look(args[0], output)
+
+        hooks.append(site.register_forward_hook(show))
     device = model.get_input_embeddings().weight.device
     others = [other for other in families.decoder_layers(model) if other is not layer]
     try:

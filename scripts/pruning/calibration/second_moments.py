@@ -58,7 +58,7 @@ def second_moments(model: nn.Module, batches: Sequence[Batch]) -> Iterator[dict[
                     if len(x):
                         sums[part] += x.T @ x
 
-            hidden[number] = layerwise.run(model, layer, down, batch, hidden[number], accumulate)
+            hidden[number] = layerwise.run(model, layer, batch, hidden[number], {down: accumulate})
         if not all(torch.isfinite(total.sum()) for total in sums.values()):
             raise InputError(f"NaN or Inf in activations of layer {index}: check the weights, or use a wider dtype")
         yield {part: total.float().cpu() for part, total in sums.items()}

@@ -15,7 +15,7 @@ class Experiment(Strict):
     calibrations: NonEmpty[Alias]
     """Tables have a block for each; analyses and figures take the first."""
     methods: NonEmpty[Alias]
-    """Presets, or `{prefix}_<m>` (shuffle, ridge, sequential, corrective), or
+    """Presets, or `{prefix}_<m>` (shuffle, ridge, sequential, corrective, attention), or
     `{objective}-{reduction}-{normalise}-{allocate}` (docs/methods.md)."""
     reference: Alias = "wanda"
     """Method that the others are compared with."""

@@ -20,6 +20,7 @@ PREFIXES: dict[str, dict[str, Any]] = {
     "ridge": {"compensate": "ridge"},
     "sequential": {"compensate": "ridge_sequential"},
     "corrective": {"compensate": "ridge_corrective"},
+    "attention": {"compensate": "ridge_attention"},
 }
 
 

@@ -38,26 +38,29 @@ def write_compact(
     keeps: Sequence[np.ndarray],
     compensate: Callable[[int], Compensated] | None = None,
     export: str = "exact",
+    attention: bool = False,
 ) -> None:
     """Write the compact model below the existing directory `output`.
 
     keeps: one bool [n_l] a layer. compensate: gives a layer's down_proj in place of the kept columns; called once a
-    layer, in any order. Llama stores its bias with `mlp_bias`; for a family without a slot the tensor is written all
-    the same and config.json says `ffn_down_bias`, which models/loading.py reads. export: `exact` widths, or `pad` with
-    zero neurons to the widest layer so that stock tools load it.
+    layer, in any order. attention: it gives attention's output projection as well. Llama stores its bias with
+    `mlp_bias`; for a family without a slot the tensor is written all the same and config.json says `ffn_down_bias`,
+    which models/loading.py reads. export: `exact` widths, or `pad` with zero neurons to the widest layer so that stock
+    tools load it.
 
     Raises InputError for `pad` where the stock class has no slot for down_proj's bias."""
     config = read_config(base.directory)
     widths = [int(keep.sum()) for keep in keeps]
     pad_to = max(widths) if export == "pad" else None
     index = {}
+    with_down = {base.attention_out(layer) for layer in range(base.layers)} if compensate and attention else set()
     for file in base.files:
         tensors = {}
-        for name in (n for n, f in base.file_of.items() if f == file):
+        for name in (n for n, f in base.file_of.items() if f == file and n not in with_down):
             part = ffn.parse(name, base.family)
             if not compensate or not part or part.projections != ("down",):
                 tensors[name] = ffn.cut(name, base.tensor(name), keeps, base.family, pad_to=pad_to)
-            elif part.kind == "weight":  # its bias is written with it
+            elif part.kind == "weight":  # its bias is written with it, and attention's weight where that is another
                 tensors |= compensated_tensors(base, part.layer, compensate(part.layer), config, pad_to)
         save_file(tensors, output / file.name, metadata={"format": "pt"})
         index |= dict.fromkeys(tensors, file.name)
@@ -112,6 +115,11 @@ def compensation(
     return lambda layer: module.compensate(base.matrix(layer, "down"), keeps[layer], of_layer(layer))
 
 
+def refits_attention(scheme: str) -> bool:
+    """Whether a compensation gives attention's output projection, too."""
+    return scheme != "none" and hasattr(importlib.import_module(f"pruning.methods.compensation.{scheme}"), "ATTENTION")
+
+
 def cut(
     model: torch.nn.Module,
     base: Checkpoint,
@@ -127,10 +135,12 @@ def cut(
             continue
         made = compensated_tensors(base, layer, compensate(layer), {}, None)
         down = ffn.modules(layers[layer], base.family)["down",]
-        for kind in ("weight", "bias"):
-            if (tensor := made.get(base.name(layer, "down", kind))) is not None:
-                own = tensor.to(down.weight.device, down.weight.dtype)
-                setattr(down, kind, torch.nn.Parameter(own, requires_grad=False))
+        attention = layers[layer].get_submodule(base.family.attention_out)
+        places = [(down, kind, base.name(layer, "down", kind)) for kind in ("weight", "bias")]
+        for module, kind, name in [*places, (attention, "weight", base.attention_out(layer))]:
+            if (tensor := made.get(name)) is not None:
+                own = tensor.to(module.weight.device, module.weight.dtype)
+                setattr(module, kind, torch.nn.Parameter(own, requires_grad=False))
 
 
 def parameters(base: Checkpoint, widths: Sequence[int], biased: bool = False) -> int:
@@ -159,16 +169,21 @@ def loader_of(directory: Path) -> str:
 def compensated_tensors(
     base: Checkpoint, layer: int, made: Compensated, config: dict, pad_to: int | None
 ) -> dict[str, torch.Tensor]:
-    """A layer's down_proj with its bias, and zeros on gate and up where `mlp_bias` wants biases there as well.
+    """A layer's down_proj with its bias, zeros on gate and up where `mlp_bias` wants biases there as well, and
+    attention's output projection where it is another.
 
     A base model that has biases of its own keeps them: its gate and up ones are sliced with the weights."""
     name, bias = base.name(layer, "down"), base.name(layer, "down", "bias")
     down = ffn.padded(torch.from_numpy(made.weight).to(base.tensor(name).dtype), 1, pad_to)
     present = {bias: base.tensor(bias)} if bias in base.file_of else {}
+    tensors = {name: down, **present}
+    if made.attention is not None:
+        other = base.attention_out(layer)
+        tensors[other] = torch.from_numpy(made.attention).to(base.tensor(other).dtype)
     if made.bias is None:
-        return {name: down, **present}
+        return tensors
     total = sum((tensor.float() for tensor in present.values()), torch.from_numpy(made.bias))
-    tensors = {name: down, bias: total.to(down.dtype)}
+    tensors[bias] = total.to(down.dtype)
     for proj in ("gate", "up") if has_mlp_bias(config) else ():
         if base.name(layer, proj, "bias") not in base.file_of:
             tensors[base.name(layer, proj, "bias")] = down.new_zeros(down.shape[1])

@@ -1,16 +1,18 @@
-"""Refit of down_proj in a model that is pruned layer by layer, on what it then sees: inputs and errors of the layers
-before are the pruned model's own.
+"""Refits in a model that is pruned layer by layer, on what it then sees: what comes out of the layers before a layer is
+the pruned model's own.
 
-    min over W' of Σ_t ‖y - W' a_k‖² + λ ‖W' - W_k‖²
-    gives W' = W_k + D, D = B (A + λ I)⁻¹, A = Σ a_k a_kᵀ, B = Σ (y - W_k a_k) a_kᵀ
+    min over W' of Σ_t ‖y - W' x‖² + λ ‖W' - W‖²
+    gives W' = W + D, D = B (A + λ I)⁻¹, A = Σ x xᵀ, B = Σ (y - W x) xᵀ
 
-with a_k the kept neurons' activations in the model whose earlier layers are already cut and refitted. `sequential`: y
-is the dense FFN's output, W a. `corrective`: y is what takes the residual stream to the dense model's, so that a layer
-makes up for those before it (as in OBC's sequential correction, Frantar & Alistarh 2022, arXiv 2208.11580).
+with x the kept neurons' activations, W the kept columns of down_proj. `sequential`: y is the dense FFN's output.
+`corrective`: y is what takes the residual stream to the dense model's, so that a layer makes up for those before it (as
+in OBC's sequential correction, Frantar & Alistarh 2022, arXiv 2208.11580). `attention`: corrective, and the output
+projection of attention is refitted before the FFN in the same way, x being what the heads hand it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,90 +27,108 @@ from pruning.methods.compensation import LAMBDAS
 from pruning.models import families
 from pruning.models.structures import ffn
 
+SCHEMES = ("sequential", "corrective", "attention")
+
 
 def refit(
-    model: nn.Module, batches: Sequence[Batch], keeps: Sequence[np.ndarray], corrective: bool, progress: Callable = iter
-) -> Iterator[tuple[np.ndarray, dict]]:
-    """(W' float32 [d, k], record) of one layer after the other; the model, dense at first, is cut as it goes.
+    model: nn.Module, batches: Sequence[Batch], keeps: Sequence[np.ndarray], scheme: str, progress: Callable = iter
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """(float32 weights, record) of one layer after the other: `down` [d, k] and with `attention` that, [d, heads · e].
 
-    record: `lambda`, `held_out_error` and `held_out_error_uncompensated`, both Σ‖y - W' a_k‖² over Σ‖y‖², square root.
-    Raises InputError as layerwise.check does, and for `corrective` where a layer does not add its FFN's output to the
-    residual stream as it is (Gemma's and OLMo's norms after the FFN, Granite's multiplier)."""
+    The model, dense at first, is cut and refitted as it goes. record: of each weight `lambda`, `held_out_error` and
+    `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖². Raises InputError as layerwise.check does,
+    and but for `sequential` where `adds` is false."""
     layerwise.check(model)
-    if corrective and not adds(model, batches[0]):
+    if scheme != "sequential" and not adds(model, batches[0]):
         raise InputError(
-            f"compensate: ridge_corrective: {type(model).__name__} changes an FFN's output before it adds it to the "
-            "residual stream; use `compensate: ridge_sequential`"
+            f"compensate: ridge_{scheme}: {type(model).__name__} changes what attention or an FFN puts out before it "
+            "adds it to the residual stream; use `compensate: ridge_sequential`"
         )
     family, layers, sites = families.of(model), families.decoder_layers(model), ffn.sites(model)
     dense: list[Tensor | None] = [None] * len(batches)  # hidden states [B, T, d] before the layer, on the CPU
     pruned: list[Tensor | None] = [None] * len(batches)
     for index in progress(range(len(layers))):
-        layer, site, targets = layers[index], sites[index], []
+        layer, down, outputs = layers[index], sites[index], []
         for number, batch in enumerate(batches):
             found: list[Tensor] = []
-            dense[number] = layerwise.run(
-                model, layer, site, batch, dense[number], lambda _, y, found=found: found.append(y.cpu())
-            )
-            targets.append(dense[number] if corrective else found[0])
+            dense[number] = layerwise.run(model, layer, batch, dense[number], {down: _keeping(found)})
+            outputs.append(found[1])
         ffn.shrink(layer, index, keeps, family)
-        sums = Sums(int(keeps[index].sum()), site.out_features, site.weight)
+        refitted = {"attention": layer.get_submodule(family.attention_out)} if scheme == "attention" else {}
+        weights, records = {}, {}
+        for name, module in {**refitted, "down": down}.items():
+            sums = Sums(module)
+            for number, batch in enumerate(batches):
+                own: list[Tensor] = []
+                found = []
+                looks = {down: _keeping(found), module: _keeping(own)}  # once, where they are the same
+                after = layerwise.run(model, layer, batch, pruned[number], looks)
+                x, y = own
+                if scheme == "sequential":
+                    target, present = outputs[number].float(), y.float()
+                elif name == "down":
+                    target, present = dense[number].float(), after.float()
+                else:  # the stream between attention and FFN
+                    target = dense[number].float() - outputs[number].float()
+                    present = after.float() - found[1].float()
+                missing = target - present
+                for part, rows in parts(batch).items():
+                    sums.add(part, x[rows], missing[rows], target[rows])
+            change, records[name] = sums.solve()
+            weights[name] = module.weight.float().cpu() + torch.from_numpy(change).float()
+            with torch.no_grad():
+                module.weight.copy_(weights[name])
         for number, batch in enumerate(batches):
-            found = []
-            after = layerwise.run(
-                model, layer, site, batch, pruned[number], lambda a, y, found=found: found.extend((a.cpu(), y.cpu()))
-            )
-            a, y = found
-            for part, rows in parts(batch).items():
-                sums.add(part, a[rows], (targets[number] - (after if corrective else y))[rows], targets[number][rows])
-        change, record = sums.solve()
-        weight = site.weight.float().cpu().numpy() + change.astype(np.float32)
-        with torch.no_grad():
-            site.weight.copy_(torch.from_numpy(weight))
-        for number, batch in enumerate(batches):
-            pruned[number] = layerwise.run(model, layer, site, batch, pruned[number])
+            pruned[number] = layerwise.run(model, layer, batch, pruned[number])
         if not all(bool(torch.isfinite(hidden).all()) for hidden in pruned):
             raise InputError(f"NaN or Inf after layer {index}: check the weights, or use a wider dtype")
-        yield weight, record
+        yield weights, records
+
+
+def _keeping(found: list[Tensor]) -> Callable[[Tensor, Tensor], None]:
+    return lambda x, y: found.extend((x.cpu(), y.cpu()))
 
 
 class Sums:
     """A and B of both parts of the tokens, and the squares that errors are made of, on the weights' device."""
 
-    def __init__(self, width: int, outputs: int, like: Tensor):
-        wide = torch.float32 if like.device.type == "cuda" else torch.float64
-        new = {"device": like.device, "dtype": wide}
-        self.inner = {part: torch.zeros(width, width, **new) for part in ("fit", "held_out")}
-        self.outer = {part: torch.zeros(outputs, width, **new) for part in ("fit", "held_out")}
-        self.squares = dict.fromkeys(("fit", "held_out"), 0.0)
+    def __init__(self, module: nn.Linear):
+        device, (outputs, inputs) = module.weight.device, module.weight.shape
+        new = {"device": device, "dtype": torch.float32 if device.type == "cuda" else torch.float64}
+        self.inner = {part: torch.zeros(inputs, inputs, **new) for part in ("fit", "held_out")}
+        self.outer = {part: torch.zeros(outputs, inputs, **new) for part in ("fit", "held_out")}
+        self.missing = dict.fromkeys(("fit", "held_out"), 0.0)
         self.whole = dict.fromkeys(("fit", "held_out"), 0.0)
 
-    def add(self, part: str, a: Tensor, missing: Tensor, target: Tensor) -> None:
-        """a [tokens, k], what is missing of the target with the present weights, and the target, [tokens, d]."""
+    def add(self, part: str, x: Tensor, missing: Tensor, target: Tensor) -> None:
+        """x [tokens, k], what is missing of the target with the present weights, and the target, [tokens, d]."""
         device = self.inner[part].device
-        a, missing = a.to(device).float(), missing.to(device).float()
-        self.inner[part] += a.T @ a
-        self.outer[part] += missing.T @ a
-        self.squares[part] += float(missing.square().sum())
+        x, missing = x.to(device).float(), missing.to(device).float()
+        self.inner[part] += x.T @ x
+        self.outer[part] += missing.T @ x
+        self.missing[part] += float(missing.square().sum())
         self.whole[part] += float(target.float().square().sum())
 
-    def solve(self) -> tuple[np.ndarray, dict]:
+    def solve(self) -> tuple[np.ndarray, dict[str, Any]]:
         """D [d, k] in float64, of all tokens, with the λ whose fit on the one part errs least on the other."""
-        inner = {part: total.double().cpu().numpy() for part, total in self.inner.items()}
-        outer = {part: total.double().cpu().numpy() for part, total in self.outer.items()}
+        inner, outer = (_numpy(sums) for sums in (self.inner, self.outer))
+        missing, whole = self.missing["held_out"], max(self.whole["held_out"], 1e-30)
         errors = {}
         for relative in LAMBDAS:
             change = changed(inner["fit"], outer["fit"], relative)
-            error = self.squares["held_out"] - 2 * np.vdot(change, outer["held_out"])
-            error += np.vdot(change @ inner["held_out"], change)
-            errors[relative] = math.sqrt(max(float(error), 0) / max(self.whole["held_out"], 1e-30))
+            error = missing - 2 * np.vdot(change, outer["held_out"]) + np.vdot(change @ inner["held_out"], change)
+            errors[relative] = math.sqrt(max(float(error), 0) / whole)
         chosen = min(errors, key=errors.get)  # the strongest of equals
         record = {
             "lambda": "inf" if chosen == math.inf else chosen,
             "held_out_error": errors[chosen],
-            "held_out_error_uncompensated": math.sqrt(self.squares["held_out"] / max(self.whole["held_out"], 1e-30)),
+            "held_out_error_uncompensated": math.sqrt(missing / whole),
         }
         return changed(inner["fit"] + inner["held_out"], outer["fit"] + outer["held_out"], chosen), record
+
+
+def _numpy(sums: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {part: total.double().cpu().numpy() for part, total in sums.items()}
 
 
 def changed(inner: np.ndarray, outer: np.ndarray, relative: float) -> np.ndarray:
@@ -120,13 +140,22 @@ def changed(inner: np.ndarray, outer: np.ndarray, relative: float) -> np.ndarray
 
 
 def adds(model: nn.Module, batch: Batch) -> bool:
-    """Whether the first layer's output changes by what its FFN's output does."""
-    layer, site, found = families.decoder_layers(model)[0], ffn.sites(model)[0], []
-    after = layerwise.run(model, layer, site, batch, None, lambda _, y: found.append(y.cpu()))
-    silent = site.register_forward_hook(lambda _, __, output: torch.zeros_like(output))
-    try:
-        without = layerwise.run(model, layer, site, batch, None)
-    finally:
-        silent.remove()
-    added, output = (after - without)[batch.counted].float(), found[0][batch.counted].float()
-    return bool((added - output).norm() < 0.05 * output.norm())
+    """Whether the first layer adds what its attention and its FFN put out, as it is, to the residual stream."""
+    layer, site = families.decoder_layers(model)[0], ffn.sites(model)[0]
+    attention = layer.get_submodule(families.of(model).attention_out)
+    own: dict[nn.Module, list[Tensor]] = {site: [], attention: []}
+
+    def stream(*silent: nn.Module) -> Tensor:
+        """After the layer, of counted tokens, while these put out nothing."""
+        hooks = [module.register_forward_hook(lambda _, __, output: torch.zeros_like(output)) for module in silent]
+        looks = {module: _keeping(found) for module, found in own.items()} if not silent else None
+        try:
+            return layerwise.run(model, layer, batch, None, looks)[batch.counted].float()
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    whole, without, neither = stream(), stream(site), stream(site, attention)
+    pairs = ((whole - without, own[site][1]), (without - neither, own[attention][1]))
+    expected = ((added, output[batch.counted].float()) for added, output in pairs)
+    return all(bool((added - output).norm() < 0.05 * output.norm()) for added, output in expected)

@@ -2,7 +2,7 @@
 
 A ranking from the dense model alone does not see that neurons which stand in for each other leave together. Rounds of
 pruning and measuring are GISP's (arXiv 2510.18030) and LLM Surgeon's (2312.17244); the loss is that of scores/obs.py,
-the refit between them the corrective one of refit.py, towards the dense model each time.
+the refit between them that of refit.py, towards the dense model each time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,11 +36,11 @@ def removal_order(
     places = [np.zeros(len(keep)) for keep in keeps]
     total, gone = sum(map(len, keeps)), 0
     least = floors(np.array(list(map(len, keeps))), min_keep)
-    corrective = fitting.adds(model, batches[0])
+    scheme = "attention" if fitting.adds(model, batches[0]) else "sequential"
     for number, per_cent in enumerate(progress([*rounds, 100])):
         if number:
             model = load()
-            for _ in fitting.refit(model, batches, keeps, corrective):
+            for _ in fitting.refit(model, batches, keeps, scheme):
                 pass
         leaving = ranked(list(losses(model, batches, seed)), least)[: total * per_cent // 100 - gone]
         units = [keep.nonzero()[0] for keep in keeps]

@@ -63,6 +63,11 @@ class Checkpoint:
             return self.name_of[layer, projection, "weight"].removesuffix("weight") + "bias"
         return self.name_of[layer, projection, kind]
 
+    def attention_out(self, layer: int) -> str:
+        """Of the weight of attention's output projection."""
+        ffn_part = f"{self.family.ffn}.{self.family.down}"
+        return self.name(layer, "down").replace(ffn_part, self.family.attention_out)
+
     def tensor(self, name: str) -> torch.Tensor:
         with safe_open(self.file_of[name], "pt") as tensors:
             return tensors.get_tensor(name)

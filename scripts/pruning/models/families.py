@@ -31,6 +31,8 @@ class Family:
     """Its linear modules with a row a neuron; one name: fused, gate's rows before up's."""
     down: str = "down_proj"
     """Its linear module with a column a neuron."""
+    attention_out: str = "self_attn.o_proj"
+    """The linear module whose output attention adds to the residual stream, from a layer."""
 
 
 FAMILIES: dict[str, Family] = {

@@ -4,6 +4,4 @@ dense model's residual stream, so that it makes up for their errors (methods/ref
 
 from pruning.methods.compensation.ridge_sequential import compensate, evidence
 
-__all__ = ["CORRECTIVE", "compensate", "evidence"]
-
-CORRECTIVE = True
+__all__ = ["compensate", "evidence"]

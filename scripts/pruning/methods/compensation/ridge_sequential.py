@@ -12,13 +12,11 @@ from pruning.core import layer_files
 from pruning.core.errors import InputError
 from pruning.methods.compensation import Compensated, too_few
 
-CORRECTIVE = False
-"""Whether a layer makes up for the errors of those before it."""
-
 
 def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any]]:
-    """A layer's refitted `down` [d, k] and its `record`. `path`: the manifest of what scripts/refit.py wrote for this
-    very mask; `widths` of the dense model are not what it is of."""
+    """A layer's refitted `down` [d, k], with some schemes `attention`, and its `record`.
+
+    path: the manifest of what scripts/refit.py wrote for this very mask; `widths`, the dense model's, are not its."""
     tensors, content = layer_files.read(path, "refit")
     tokens = content["tokens_fit"]
     return lambda layer: {**tensors(layer), "record": content["records"][layer], "tokens_fit": tokens}
@@ -28,4 +26,7 @@ def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) 
     """What was refitted, as it is. Raises InputError if that was of another mask."""
     if evidence["down"].shape != (len(down), keep.sum()):
         raise InputError(f"refit of another mask: {evidence['down'].shape[1]} neurons, not {keep.sum()}; make it anew")
-    return Compensated(evidence["down"], None, {**evidence["record"], **too_few(evidence["tokens_fit"], keep)})
+    record = {**evidence["record"]["down"], **too_few(evidence["tokens_fit"], keep)}
+    if "attention" in evidence:
+        record["attention"] = evidence["record"]["attention"]
+    return Compensated(evidence["down"], None, record, evidence.get("attention"))
