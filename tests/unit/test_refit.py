@@ -1,6 +1,8 @@
 """Sequential refits against augmented least squares on a model that is cut and refitted by hand."""
 
 import copy
+import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -98,6 +100,18 @@ def test_each_weight_is_the_least_squares_solution_given_those_before(scheme, mo
         for name, wanted in expected[index].items():
             np.testing.assert_allclose(weights[name], wanted, rtol=2e-3, atol=3e-4 * np.abs(wanted).max())
         assert np.abs(weights["down"].numpy() - own[index][:, KEEPS[index]]).max() > 1e-3
+
+
+def test_tokens_beside_the_objectives_count_a_quarter(monkeypatch):
+    """As if each token of the objectives were there four times."""
+    monkeypatch.setattr(fitting, "LAMBDAS", (0.0,))
+    batches = micro_batches(lengths=(16,) * 20)
+    halves = [dataclasses.replace(b, objective=b.counted & (torch.arange(16) % 2 == 0)) for b in batches]
+    [found] = [w["down"] for w, _ in itertools.islice(fitting.refit(model_of(), halves, KEEPS, "sequential"), 1)]
+    tokens = seen(model_of(), batches)[0]
+    rows = np.concatenate([np.arange(len(tokens["a"]))] + 3 * [np.arange(0, len(tokens["a"]), 2)])
+    expected = np.linalg.lstsq(tokens["a"][rows][:, KEEPS[0]], tokens["y"][rows], rcond=None)[0].T
+    np.testing.assert_allclose(found, expected, rtol=0.01, atol=2e-3 * np.abs(expected).max())
 
 
 def test_each_scheme_ends_nearer_to_the_dense_model_than_the_one_before():

@@ -4,6 +4,7 @@ the pruned model's own.
     min over W' of Σ_t ‖y - W' x‖² + λ ‖W' - W‖²
     gives W' = W + D, D = B (A + λ I)⁻¹, A = Σ x xᵀ, B = Σ (y - W x) xᵀ
 
+with sums over tokens t, those of the answer counting more where the calibration tells them apart (OTHERS), and
 with x the kept neurons' activations, W the kept columns of down_proj. `sequential`: y is the dense FFN's output.
 `corrective`: y is what takes the residual stream to the dense model's, so that a layer makes up for those before it (as
 in OBC's sequential correction, Frantar & Alistarh 2022, arXiv 2208.11580). `attention`: corrective, and the output
@@ -27,6 +28,9 @@ from pruning.methods.compensation import LAMBDAS
 from pruning.models import families
 from pruning.models.structures import ffn
 
+OTHERS = 0.25
+"""What a token counts that the objectives do not look at (`token_mask: answer`), against one that they do: the later
+layers' attention needs those as well."""
 SCHEMES = ("sequential", "corrective", "attention")
 
 
@@ -72,8 +76,9 @@ def refit(
                     target = dense[number].float() - outputs[number].float()
                     present = after.float() - found[1].float()
                 missing = target - present
+                weight = torch.where(batch.objective, 1.0, OTHERS)
                 for part, rows in parts(batch).items():
-                    sums.add(part, x[rows], missing[rows], target[rows])
+                    sums.add(part, x[rows], missing[rows], target[rows], weight[rows])
             change, records[name] = sums.solve()
             weights[name] = module.weight.float().cpu() + torch.from_numpy(change).float()
             with torch.no_grad():
@@ -100,14 +105,15 @@ class Sums:
         self.missing = dict.fromkeys(("fit", "held_out"), 0.0)
         self.whole = dict.fromkeys(("fit", "held_out"), 0.0)
 
-    def add(self, part: str, x: Tensor, missing: Tensor, target: Tensor) -> None:
-        """x [tokens, k], what is missing of the target with the present weights, and the target, [tokens, d]."""
-        device = self.inner[part].device
-        x, missing = x.to(device).float(), missing.to(device).float()
+    def add(self, part: str, x: Tensor, missing: Tensor, target: Tensor, weight: Tensor) -> None:
+        """x [tokens, k], what is missing of the target with the present weights, and the target, [tokens, d]; how much
+        a token counts, [tokens]."""
+        root = weight.sqrt()[:, None]
+        x, missing, target = ((root * rows.float()).to(self.inner[part].device) for rows in (x, missing, target))
         self.inner[part] += x.T @ x
         self.outer[part] += missing.T @ x
         self.missing[part] += float(missing.square().sum())
-        self.whole[part] += float(target.float().square().sum())
+        self.whole[part] += float(target.square().sum())
 
     def solve(self) -> tuple[np.ndarray, dict[str, Any]]:
         """D [d, k] in float64, of all tokens, with the λ whose fit on the one part errs least on the other."""
