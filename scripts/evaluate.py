@@ -37,12 +37,17 @@ def evaluate(
     from pruning.core import artifacts
     from pruning.evaluation.kinds import Remembered
     from pruning.methods import variants
+    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
     sources = dict(pair.split("=", 1) for pair in source)
     parts = variants.Parts(model, manifest, mask, compensate, evidence, adapter)
     what, pruned = variants.identity(parts), variants.pruned(parts)
+
+    for task in settings["tasks"].values():
+        if task["kind"] == "perplexity":  # batches of lm-eval's tasks are halved where memory runs out
+            loading.must_fit(model, task["dtype"], "perplexity", task)
 
     def ask(backend: str, tasks: dict[str, dict]) -> None:
         with opened(backend, parts, next(iter(tasks.values()))) as (network, tokenizer):
