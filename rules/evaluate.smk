@@ -114,7 +114,7 @@ ONE = {("", ()): VARIANT}  # of any model, any one task
 
 for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items()):
     made = [names.EVALUATION.replace("{task}", task) for task in tasks or ["{task}"]]
-    label = made[0] if not tasks else names.EVALUATION.replace("{task}", f"together-{number}")
+    label = names.EVALUATION.replace("{task}", names.joined(tasks)) if tasks else made[0]
 
     rule:
         """One model on its tasks."""
