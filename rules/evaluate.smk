@@ -79,17 +79,27 @@ def data_of(task):
     return preflight.data_files(Path(made_from(task))) if CONFIG.tasks[task].kind == "lm_eval" else []
 
 
+def backend_of(model, task):
+    """What answers a task: a text is the model's own."""
+    return CONFIG.models[model].backend if CONFIG.tasks[task].kind == "lm_eval" else "hf"
+
+
 def evaluation(wildcards, tasks):
     """Its input files beside the model's."""
     sources = [made_from(task) for task in tasks]
     data = {file for task in tasks for file in data_of(task)}
-    kinds = sorted({f"evaluation/kinds/{CONFIG.tasks[task].kind}" for task in tasks})
-    return {"sources": sources, "data": sorted(data), "code": code("evaluate", *kinds, *parts_code(wildcards))}
+    kinds = {f"evaluation/kinds/{CONFIG.tasks[task].kind}" for task in tasks}
+    asked = [task for task in tasks if CONFIG.tasks[task].kind == "lm_eval"]
+    kinds |= {f"evaluation/backends/{backend_of(wildcards.model, task)}" for task in asked}
+    return {"sources": sources, "data": sorted(data), "code": code("evaluate", *sorted(kinds), *parts_code(wildcards))}
 
 
 def evaluation_settings(wildcards, tasks):
-    dtype = CONFIG.models[wildcards.model].dtype
-    own = {t: CONFIG.tasks[t].model_dump(exclude={"title", "chance"}) | {"dtype": dtype} for t in tasks}
+    model = CONFIG.models[wildcards.model]
+    own = {t: CONFIG.tasks[t].model_dump(exclude={"title", "chance"}) | {"dtype": model.dtype} for t in tasks}
+    for task in tasks:
+        if (backend := backend_of(wildcards.model, task)) != "hf":
+            own[task] |= {"backend": backend, "max_model_len": model.max_model_len}
     return settings(None, tasks=own)
 
 
@@ -104,7 +114,7 @@ ONE = {("", ()): VARIANT}  # of any model, any one task
 
 for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items()):
     made = [names.EVALUATION.replace("{task}", task) for task in tasks or ["{task}"]]
-    label = made[0] if not tasks else names.EVALUATION.replace("{task}", f"together-{number}")
+    label = names.EVALUATION.replace("{task}", names.joined(tasks)) if tasks else made[0]
 
     rule:
         """One model on its tasks."""

@@ -8,7 +8,7 @@ OUTPUT
     results/pages/{table}.html      every table as a page of the report
 """
 
-COSTS = catalogue.costs()
+COSTS = catalogue.costs(CONFIG)
 COSTS_TABLE = names.TABLE.format(table="costs")
 PAGES = {**TABLES, "costs": COSTS}
 
@@ -33,7 +33,7 @@ rule costs:
     resources:
         mem_mb=grown(1000),
     params:
-        settings=lambda w: settings(None),
+        settings=lambda w: settings(None, **COSTS.settings),
         maker=COSTS.maker,
         files=COSTS.options,
     shell:

@@ -5,7 +5,7 @@
 Memory is the weights and what a rehearsal of each stage's code holds at once beside them (models/rehearsal.py), without
 the libraries themselves (about 0.4 GB, on a GPU as much again) and the allocator's fragments. Hours on a card are the
 work that is counted (analysis/work.py) at a share of what its data sheet promises, and reading the weights for each
-load. Hours here are what finished jobs of the same stage and model took (results/benchmarks).
+load. Hours here are what finished jobs of the same stage, model and tasks took (results/benchmarks).
 """
 
 import json
@@ -67,7 +67,7 @@ def estimate(
     for stage, jobs in sorted(by_stage.items(), key=lambda item: -len(item[1])):
         loaded = len(jobs) if stage in LOADING else 0
         loads += loaded
-        took = [seconds.get((stage, job.get("model", ""))) for job in jobs]
+        took = [seconds.get((stage, job.get("model", ""), tasks_of(stage, job))) for job in jobs]
         hours = sum(took) / 3600 if None not in took else None
         total, unknown = total + (hours or 0), unknown + (hours is None)
         needed, disk = memory(settings, stage, jobs), written(settings, stage, jobs)
@@ -122,12 +122,18 @@ def configuration(files: list[str], values: list[str]):
     return validate(whole)
 
 
-def measured(models: Collection[str]) -> dict[tuple[str, str], float]:
-    """Median seconds of finished jobs, by stage and model ("" where none is involved)."""
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+def tasks_of(stage: str, job: dict[str, str]) -> str:
+    """What an evaluation's time depends on most, as its benchmark file is named: its tasks."""
+    return names.joined(job["task"].split(",")) if stage == "evaluate" else ""
+
+
+def measured(models: Collection[str]) -> dict[tuple[str, str, str], float]:
+    """Median seconds of finished jobs, by stage, model ("" where none is involved) and, of evaluations, tasks."""
+    found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for path in Path(names.BENCHMARKS).rglob("*.tsv"):
         job, folder = costs.job(path), path.relative_to(names.BENCHMARKS).parts[0]
-        found[job["stage"], folder if folder in models else ""].append(job["seconds"])
+        tasks = path.stem if job["stage"] == "evaluate" else ""
+        found[job["stage"], folder if folder in models else "", tasks].append(job["seconds"])
     return {key: median(seconds) for key, seconds in found.items()}
 
 

@@ -1,10 +1,12 @@
 """Ask one model its tasks: {task}.json (the whole result) and {task}.samples.parquet (one row an item) for each.
 
-The model is loaded once for all of them. Where there is a mask, it is cut out of the dense model in memory.
+The model is loaded once for all of them, and once more for those that another backend answers. Where there is a mask,
+it is cut out of the dense model in memory.
 """
 
 import importlib
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -25,34 +27,54 @@ def evaluate(
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to put on the model")] = None,
     threads: int = 1,
 ) -> None:
-    """Settings: `tasks`: name -> a task's settings, `dtype` among them."""
+    """Settings: `tasks`: name -> a task's settings, `dtype` and, where it is not `hf`, `backend` among them."""
     cli.set_threads(threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("HF_DATASETS_CACHE", str(Path("results/cache/datasets").absolute()))
+    for library in ("datasets", "modules"):  # modules: copies of the code that is written beside some models
+        os.environ.setdefault(f"HF_{library.upper()}_CACHE", str(Path(f"results/cache/{library}").absolute()))
     import torch
 
     from pruning.core import artifacts
     from pruning.evaluation.kinds import Remembered
     from pruning.methods import variants
+    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
     sources = dict(pair.split("=", 1) for pair in source)
-    [dtype] = {task["dtype"] for task in settings["tasks"].values()}
     parts = variants.Parts(model, manifest, mask, compensate, evidence, adapter)
-    network, tokenizer = variants.load(parts, dtype)
     what, pruned = variants.identity(parts), variants.pruned(parts)
-    cli.phase("load")
-    for name, task in settings["tasks"].items():
-        kind = importlib.import_module(f"pruning.evaluation.kinds.{task['kind']}")
-        try:
-            outcome = kind.ask(network, tokenizer, task, Path(sources[name]), Remembered(output, name, what))
-        except cli.InputError as error:
-            raise cli.InputError(f"tasks.{name}: {error}" if len(sources) > 1 else str(error)) from None
-        artifacts.write_parquet(output / f"{name}.samples.parquet", outcome.samples, "samples", task)
-        result = {**outcome.result, "pruned": pruned}
-        artifacts.write_json(output / f"{name}.json", result, "evaluation", {**task, **outcome.origin})
-        print(f"{name}\n{outcome.words}", flush=True)
+
+    for task in settings["tasks"].values():
+        if task["kind"] == "perplexity":  # batches of lm-eval's tasks are halved where memory runs out
+            loading.must_fit(model, task["dtype"], "perplexity", task)
+
+    def ask(backend: str, tasks: dict[str, dict]) -> None:
+        with opened(backend, parts, next(iter(tasks.values()))) as (network, tokenizer):
+            cli.phase("load")
+            for name, task in tasks.items():
+                kind = importlib.import_module(f"pruning.evaluation.kinds.{task['kind']}")
+                try:
+                    outcome = kind.ask(network, tokenizer, task, Path(sources[name]), Remembered(output, name, what))
+                except cli.InputError as error:
+                    raise cli.InputError(f"tasks.{name}: {error}" if len(sources) > 1 else str(error)) from None
+                artifacts.write_parquet(output / f"{name}.samples.parquet", outcome.samples, "samples", task)
+                result = {**outcome.result, "pruned": pruned}
+                artifacts.write_json(output / f"{name}.json", result, "evaluation", {**task, **outcome.origin})
+                print(f"{name}\n{outcome.words}", flush=True)
+
+    of = {name: task.get("backend", "hf") for name, task in settings["tasks"].items()}
+    for backend in sorted(set(of.values()), key=lambda backend: backend != "hf"):  # the others take all of the memory
+        ask(backend, {name: task for name, task in settings["tasks"].items() if of[name] == backend})
+
+
+def opened(backend: str, parts, task: dict):
+    """A context manager that gives the variant to be asked and its tokenizer. `task`: settings of any of its tasks."""
+    from pruning.methods import variants
+
+    if backend == "hf":
+        return nullcontext(variants.load(parts, task["dtype"]))
+    return importlib.import_module(f"pruning.evaluation.backends.{backend}").opened(parts, task)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def parameter_gradients(
     from pruning.models.checkpointing import checkpoint_gradients
     from pruning.models.structures import ffn
 
-    network, _, batches = prepare.loaded(model, data, settings, threads)
+    network, _, batches = prepare.loaded(model, data, settings, threads, None)  # it takes as many layers as fit
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)
     layers = pg.layers_that_fit(network, memory_mb and memory_mb * 10**6)

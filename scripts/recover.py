@@ -31,7 +31,7 @@ def recover(
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
-    network, tokenizer = loading.load(model, settings["dtype"])
+    tokenizer = loading.tokenizer_of(model)
     texts = text.documents(data, settings["prompt"], settings["completion"])
     sequences = text.token_samples(
         texts,
@@ -42,6 +42,9 @@ def recover(
         seed=settings["seed"],
     )
     sequences = recovery.answered(sequences, settings["sequence_length"])
+    longest = max(len(ids) for ids, _ in sequences)
+    loading.must_fit(model, settings["dtype"], "recovery", {**settings, "sequence_length": longest})
+    network, _ = loading.load(model, settings["dtype"])
     tuned = recovery.with_adapters(network, settings)
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)

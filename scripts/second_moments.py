@@ -27,7 +27,7 @@ def second_moments(
     from pruning.core import layer_files, out_of_memory
     from pruning.models.structures import ffn
 
-    network, _, batches = prepare.loaded(model, data, settings, threads)
+    network, _, batches = prepare.loaded(model, data, settings, threads, "second_moments")
     counts = moments.token_counts(batches)
     widths = [site.in_features for site in ffn.sites(network)]
     content = {**counts, "layers": len(widths), "widths": widths}

@@ -42,7 +42,7 @@ def listed(config) -> str:
     """The default's tables and figures, with their captions, as a Markdown table."""
     from pruning.report import catalogue
 
-    entries = {**catalogue.tables(config), "costs": catalogue.costs()}
+    entries = {**catalogue.tables(config), "costs": catalogue.costs(config)}
     lines = {f"`{name}`": entry.caption for name, entry in sorted(entries.items())}
     lines |= {f"`figures/{name}`": entry.caption for name, entry in sorted(catalogue.figures(config).items())}
     rows = [f"| {name} | {caption} |" for name, caption in lines.items()]

@@ -59,7 +59,6 @@ CODE = {
             "scripts/trap.py",
             "scripts/cases.py",
             "scripts/observe.py",
-            "scripts/pruning/models/pruned.py",
             "scripts/pruning/calibration/observe.py",
             "scripts/pruning/calibration/token_classes.py",
             "scripts/pruning/analysis/layer.py",
@@ -67,6 +66,7 @@ CODE = {
             "scripts/widths.py",
             "scripts/second_moments.py",
             "scripts/export.py",
+            "scripts/pruning/evaluation/backends/vllm.py",
             "scripts/pruning/evaluation/runtimes.py",
             "scripts/pruning/report/card.py",
             "scripts/latency.py",
@@ -146,6 +146,7 @@ CODE = {
     "scripts/pruning/methods/allocation/cfsp_refill.py": NOTHING,
     "scripts/pruning/methods/allocation/global.py": NOTHING,
     "scripts/pruning/methods/allocation/uniform.py": FROM_MASK,
+    "scripts/pruning/models/pruned.py": FROM_EVALUATE,
     "scripts/pruning/models/sources.py": FROM_MODEL,
     "scripts/pruning/calibration/gradients.py": FROM_CALIBRATION,
     "scripts/pruning/calibration/prepare.py": FROM_CALIBRATION,
@@ -215,6 +216,8 @@ KEYS = {
     "models.tiny-reasoner.gpus": (1, NOTHING),
     "models.tiny-reasoner.threads": (2, NOTHING),
     "models.tiny-reasoner.memory_gb": (3, NOTHING),
+    "models.tiny-reasoner.backend": ("vllm", FROM_EVALUATE),
+    "models.tiny-reasoner.max_model_len": (None, None),  # vLLM's: see test_what_vllm_is_told_re_runs_what_it_answers
     "models.tiny-reasoner.note": ("random weights", {"table": 1}),
     "datasets.gsm_symbolic.templates": ([4, 9, 14, 20, 30, 34], FROM_DATA),
     "datasets.gsm_symbolic.with_options": (None, None),  # the default's fields need it
@@ -379,6 +382,17 @@ def test_changing_a_setting_plans_its_dependants(finished: Workspace, key: str):
     section[last] = value
     with changed(finished.path / "test.yaml", yaml.safe_dump(content)):
         assert finished.planned("results/table1.csv") == jobs
+
+
+def test_what_vllm_is_told_re_runs_what_it_answers(finished: Workspace):
+    """A text is the model's own, whatever answers."""
+    content = yaml.safe_load((finished.path / "test.yaml").read_text())
+    own, texts = content["models"]["tiny-reasoner"], "results/table6.csv"
+    before = finished.planned(texts)
+    own |= {"backend": "vllm", "max_model_len": 256}
+    with changed(finished.path / "test.yaml", yaml.safe_dump(content)):
+        assert finished.planned("results/table1.csv") == FROM_EVALUATE
+        assert finished.planned(texts) == before
 
 
 def test_a_changed_gguf_file_is_fetched_again(workspace: Workspace):

@@ -32,10 +32,28 @@ def test_finished_runs_take_nothing_and_later_ones_what_they_took(finished: Work
     estimate.estimate(["results/table1.csv"], ["test.yaml"])
     assert capsys.readouterr().out.strip() == "Nothing to be done."
     seconds = estimate.measured(["tiny-reasoner"])
-    stages = {stage for stage, model in seconds if model == "tiny-reasoner"}
-    assert {"evaluate", "mask", "score"} <= stages and 0 < seconds["evaluate", "tiny-reasoner"] < 60
-    assert ("fetch_dataset", "") in seconds
-    assert {model for _, model in estimate.measured(["another"])} == {""}
+    stages = {stage for stage, model, _ in seconds if model == "tiny-reasoner"}
+    assert {"evaluate", "mask", "score"} <= stages and 0 < seconds["evaluate", "tiny-reasoner", "gsm_symbolic"] < 60
+    assert ("fetch_dataset", "", "") in seconds
+    assert {model for _, model, _ in estimate.measured(["another"])} == {""}
+
+
+def test_evaluations_of_other_tasks_tell_nothing(tmp_path, monkeypatch):
+    """A job of two tasks takes as long as two; what is planned is asked for by the name of its benchmark file."""
+    monkeypatch.chdir(tmp_path)
+    for variant, label, rule, seconds in [
+        ("dense", "b", "evaluate", 10),
+        ("c/wanda/30", "a+b", "evaluate_together_2", 30),
+        ("c/wanda/50", "a+b", "evaluate_together_1", 50),
+        ("c/wanda/50", "together-1", "evaluate_together_1", 999),
+    ]:
+        path = tmp_path / f"results/benchmarks/m/eval/{variant}/{label}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\tmax_rss\trule_name\n{seconds}\t1\t{rule}\n")
+    seconds = estimate.measured(["m"])
+    for tasks, expected in {"b": 10, "b,a": 40, "a": None, "a,b,c": None}.items():
+        job = {"model": "m", "task": tasks}
+        assert seconds.get(("evaluate", "m", estimate.tasks_of("evaluate", job))) == expected
 
 
 def test_what_snakemake_refuses_ends_in_its_words(workspace: Workspace, monkeypatch):

@@ -62,6 +62,8 @@ def test_only_what_is_dear_to_make_is_written(both):
 def test_one_job_a_model(both):
     apart, together = (len(list(b.path.glob("results/logs/*/eval/**/*.log"))) for b in both)
     assert (apart, together) == (12, 4)
+    stems = {path.stem for path in both[1].path.glob("results/benchmarks/*/eval/**/*.tsv")}
+    assert stems == {"gsm_symbolic+gsm_symbolic_options+gsm_symbolic_text"}
     for place in both:
         assert place.planned(*TARGETS) == {}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pruning.analysis import costs
+from pruning.core import names
 from pruning.core.errors import InputError
 from pruning.report.tables import costs as printed
 
@@ -25,7 +26,7 @@ def benchmarks(tmp_path: Path) -> Path:
 
 
 def test_sums_medians_and_peaks_of_the_last_runs(benchmarks: Path):
-    table = costs.summary(costs.read(benchmarks)).set_index("stage")
+    table = costs.summary(costs.read(benchmarks, [])).set_index("stage")
     assert table.index.tolist() == ["fetch_model", "mask"]  # the dearest first
     assert table.loc["mask"].tolist() == [2, 4, 2, 3, 100, 0.25]  # without memory where the job was too short for it
     block = printed.block(table.reset_index())
@@ -38,4 +39,25 @@ def test_sums_medians_and_peaks_of_the_last_runs(benchmarks: Path):
 
 def test_no_benchmarks_are_an_error(tmp_path: Path):
     with pytest.raises(InputError, match="no benchmark files; run snakemake first"):
-        costs.read(tmp_path)
+        costs.read(tmp_path, [])
+
+
+def test_joint_jobs_of_an_earlier_configuration_do_not_count(tmp_path: Path):
+    for label, rule in {
+        "a+b": "evaluate_together_1",
+        "a+c": "evaluate_together_2",
+        "together-1": "evaluate_together_1",
+    }.items():
+        (tmp_path / f"{label}.tsv").write_text(HEADER + f"1\t0:00:01\t5{REST}{rule}\t{PARAMS}\n")
+    (tmp_path / "a.tsv").write_text(HEADER + f"1\t0:00:01\t5{REST}evaluate\t{PARAMS}\n")
+    assert costs.read(tmp_path, ["a+b"]).to_dict("list") == {
+        "stage": ["evaluate"] * 2,
+        "seconds": [1, 1],
+        "memory_mb": [5, 5],
+    }
+
+
+def test_jobs_of_several_tasks_are_named_by_them():
+    assert names.joined(["b", "a_1"]) == names.joined(["a_1", "b"]) == "a_1+b"
+    many = [names.joined([f"a_task_of_a_long_name_{n}" for n in range(12)] + extra) for extra in ([], ["z"])]
+    assert len(set(many)) == 2 and all(len(name) < 100 for name in many)

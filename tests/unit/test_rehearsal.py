@@ -1,14 +1,19 @@
 """What a rehearsal without data counts is what the same code holds at once with data."""
 
+import re
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
 import tiny
 from pruning.analysis import footprint
-from pruning.models import rehearsal
+from pruning.core import artifacts, memory
+from pruning.core.errors import InputError
+from pruning.models import loading, rehearsal
 from pruning.models.loading import load
 from workspace import ROOT
 
@@ -76,3 +81,133 @@ def test_the_papers_model_fits_a_card_of_24_gb():
     assert footprint.second_moments(network, calibration) < left
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     assert footprint.lora(network, {"micro_batch": None, "seed": 0, "targets": targets, **tuning}) < left
+
+
+# what is refused before it starts
+
+MEANT = {
+    "calibration": (footprint.calibration, CALIBRATION),
+    "second_moments": (footprint.second_moments, CALIBRATION),
+    "perplexity": (footprint.perplexity, {"batch_size": 3, "seqlen": 100}),
+    "recovery": (footprint.lora, LORA),
+}
+HELPS = {
+    "calibration": {"gradient_checkpointing: true` in `calibrations`", "micro_batch: 1` in `calibrations`"},
+    "second_moments": {"micro_batch: 1` in `calibrations`"},
+    "perplexity": {"batch_size: 1` in `tasks`"},
+    "recovery": {"gradient_checkpointing: true` in `tunings`", "micro_batch: 1` in `tunings`"},
+}
+
+
+def needed(folder: Path, stage: str, **changes) -> tuple[int, int]:
+    """Bytes of the weights and of the work."""
+    network, (work, settings) = rehearsal.model(folder, "float32"), MEANT[stage]
+    return sum(parameter.nbytes for parameter in network.parameters()), work(network, {**settings, **changes})
+
+
+@pytest.mark.parametrize("stage", MEANT)
+def test_what_would_not_fit_is_refused_and_what_helps_is_named(folder, stage, monkeypatch):
+    weights, beside = needed(folder, stage)
+    monkeypatch.setattr(memory, "available", lambda: weights + beside)
+    loading.must_fit(folder, "float32", stage, MEANT[stage][1])
+    monkeypatch.setattr(memory, "available", lambda: weights + beside - 1)
+    with pytest.raises(InputError) as error:
+        loading.must_fit(folder, "float32", stage, MEANT[stage][1])
+    text, total = str(error.value), (weights + beside) / 1e9
+    assert text.startswith(
+        f"{stage}: model {folder} needs {total:.2f} GB in float32 (weights {weights / 1e9:.2f}, logits"
+    )
+    assert {means.split(" (")[0] for means in re.findall(r"set `(.*? \([0-9.]+) GB\)", text)} == HELPS[stage]
+    assert text.endswith("run fewer jobs at once (raise the model's memory_gb), or use a machine with more memory")
+
+
+def test_on_gpus_it_says_how_many_and_sums_are_narrower(folder, monkeypatch):
+    weights, beside = needed(folder, "second_moments")
+    on_gpu = weights + beside - 2 * 4 * 512**2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    free = [on_gpu - on_gpu // 3, on_gpu // 3]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: (free[card] + 1, 10**12))
+    loading.must_fit(folder, "float32", "second_moments", CALIBRATION)
+    free[0] -= 10
+    with pytest.raises(
+        InputError, match=r"GB are free on 2 GPU\(s\): set `micro_batch: 1` .* set the model's `gpus` to 2 or"
+    ):
+        loading.must_fit(folder, "float32", "second_moments", CALIBRATION)
+
+
+def test_logits_are_told_from_the_rest(folder):
+    """With few neurons, the peak of three windows is where logits, a float32 copy and a softmax lie side by side."""
+    wide = tiny.save(tiny.qwen2(), folder.parent / "narrow")
+    peak = footprint.perplexity(rehearsal.model(wide, "float32"), {"batch_size": 3, "seqlen": 100})
+    each = 3 * 99 * 257 * 4
+    assert 2 * each <= peak.logits <= 4 * 3 * 100 * 257 * 4 and peak.logits < peak
+    assert footprint.second_moments(rehearsal.model(wide, "float32"), CALIBRATION).logits == 0
+
+
+def test_a_small_model_is_not_rehearsed(folder, monkeypatch):
+    weights, _ = needed(folder, "calibration")
+    monkeypatch.setattr(footprint, "must_fit", None)
+    monkeypatch.setattr(memory, "available", lambda: 101 * weights)
+    loading.must_fit(folder, "float32", "calibration", CALIBRATION)
+    monkeypatch.setattr(memory, "available", lambda: 99 * weights)
+    with pytest.raises(TypeError):
+        loading.must_fit(folder, "float32", "calibration", CALIBRATION)
+
+
+TEXT = ["one", "twenty-two and more", "3", "forty", "5 5"]  # the longest has 19 tokens, and an end token
+SETTINGS = {
+    **{"dtype": "float32", "prompt": "{text}", "completion": "!", "packing": "document", "token_mask": "all"},
+    **{"samples": 5, "shards": 1, "layer": 0, "tokens": 4, "steps": 1, "learning_rate": 0.1, "checkpoint_every": 9},
+}
+PERPLEXITY = {"kind": "perplexity", "text": "{text}", "joiner": "-", "batch_size": 3, "seqlen": 8, "tokens": None}
+
+
+def run(stage: str, folder: Path, place: Path) -> None:
+    import calibrate
+    import evaluate
+    import observe
+    import recover
+    import second_moments
+
+    data, own = place / "data.parquet", {**SETTINGS, **CALIBRATION, "seed": 0}
+    if stage == "calibration":
+        calibrate.calibrate(own, folder, data, 0, place)
+    elif stage == "observation":
+        observe.observe(own, folder, data, place / "a.parquet", place / "b.parquet")
+    elif stage == "second_moments":
+        second_moments.second_moments(own, folder, data, place / "moments")
+    elif stage == "recovery":
+        recover.recover({**SETTINGS, **LORA}, folder, data, data, place / "adapter")
+    else:
+        model, original = shutil.copytree(folder, place / "model", dirs_exist_ok=True), {"widths": [1], "parameters": 1}
+        artifacts.write_json(model / "manifest.json", {"files": {}, "original": original, **original}, "base", {})
+        task = {**PERPLEXITY, "dtype": "float32"}
+        evaluate.evaluate({"tasks": {"text": task}}, model, model / "manifest.json", [f"text={data}"], place)
+
+
+LENGTHS = {
+    "calibration": ("calibration", {"sequence_length": 21}),
+    "observation": ("calibration", {"sequence_length": 21}),
+    "second_moments": ("second_moments", {"sequence_length": 21}),
+    "recovery": ("recovery", {"sequence_length": 21}),
+    "perplexity": ("perplexity", {"seqlen": 8}),
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(folder, tmp_path, monkeypatch, name):
+    stage, lengths = LENGTHS[name]
+    artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": TEXT}), "dataset", {})
+    total = sum(needed(folder, stage, **lengths))
+
+    def loaded(*_, **__):
+        raise InterruptedError
+
+    monkeypatch.setattr(loading, "load", loaded)
+    monkeypatch.setattr(memory, "available", lambda: total)
+    with pytest.raises(InterruptedError):
+        run(name, folder, tmp_path)
+    monkeypatch.setattr(memory, "available", lambda: total - 1)
+    with pytest.raises(InputError, match=f"{stage}: model .* needs "):
+        run(name, folder, tmp_path)

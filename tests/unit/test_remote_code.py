@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import tiny
 from pruning.methods.compact import write_compact
@@ -56,9 +56,27 @@ def test_stock_transformers_load_save_and_load_again(tmp_path, family, biased):
     model.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again/modeling_pruned.py").is_file()
     assert torch.equal(logits(stock(tmp_path / "again")), expected)
+    assert AutoConfig.from_pretrained(tmp_path / "again").auto_map.keys() == {"AutoModel", "AutoModelForCausalLM"}
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "again")
     assert torch.equal(logits(load(tmp_path / "again", "float32", "cpu")[0]), expected)
     assert stock(folder, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_its_head_it_is_built_by_auto_model_from_the_config_alone(tmp_path, family):
+    """As vLLM's Transformers backend builds it, which has a head of its own and loads the weights by their names."""
+    folder = compact(tmp_path, family, biased=True)
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        bare = AutoModel.from_config(config, trust_remote_code=True)
+    assert bare.is_backend_compatible() and not hasattr(bare, "lm_head")
+    whole = stock(folder)
+    shapes = {name: tensor.shape for name, tensor in bare.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in whole.base_model.state_dict().items()}
+    loaded = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    with torch.inference_mode():
+        found, expected = (model(IDS).last_hidden_state for model in (loaded, whole.eval().base_model))
+    assert torch.equal(found, expected)
 
 
 def test_equal_widths_with_a_bias_need_the_code_as_well(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,25 @@ import pandas as pd
 from pruning.core.errors import InputError
 
 
-def read(directory: Path) -> pd.DataFrame:
-    """One row a job. Raises InputError if there are no benchmark files."""
-    if not (rows := [job(path) for path in sorted(directory.rglob("*.tsv"))]):
+def read(directory: Path, joint: Collection[str]) -> pd.DataFrame:
+    """One row a job. joint: names (names.joined) of the jobs of several tasks that there are; others, which an earlier
+    configuration has left, are no rows. Raises InputError if there are no benchmark files."""
+    rows = ((path.stem, job(path)) for path in sorted(directory.rglob("*.tsv")))
+    kept = [row for stem, row in rows if stem in joint or not row["joint"]]
+    if not kept:
         raise InputError(f"{directory}: no benchmark files; run snakemake first")
-    return pd.DataFrame(rows)
+    return pd.DataFrame(kept).drop(columns="joint")
 
 
 def job(path: Path) -> dict[str, Any]:
-    """`stage` (its rule), `seconds` and `memory_mb` of a job's last run, from its benchmark file.
+    """`stage` (its rule), `joint` (whether it asked several tasks), `seconds` and `memory_mb` of a job's last run, from
+    its benchmark file.
 
     Snakemake names the rule with `--benchmark-extended`, which profiles/default sets."""
     last = pd.read_csv(path, sep="\t", na_values="-", quoting=csv.QUOTE_NONE).iloc[-1]
-    return {"stage": stage_of(last.get("rule_name", "unknown")), "seconds": last["s"], "memory_mb": last["max_rss"]}
+    rule = last.get("rule_name", "unknown")
+    stage = stage_of(rule)
+    return {"stage": stage, "joint": stage != rule, "seconds": last["s"], "memory_mb": last["max_rss"]}
 
 
 def stage_of(rule: str) -> str:

@@ -1,10 +1,11 @@
 """Memory that each stage's work takes beside the weights, from a rehearsal of its very code (models/rehearsal.py).
 
 What is asked of a stage are its settings alone, as the config has them; the lengths of prompts, which only the data
-know, are given. All functions take a network without weights and return bytes.
+know, are given. All functions but `must_fit` take a network without weights and return bytes.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from torch import nn
 from pruning.calibration import second_moments as moments
 from pruning.calibration.gradients import Calibration
 from pruning.calibration.prepare import Batch, micro_batches
+from pruning.core.errors import InputError
 from pruning.evaluation import generation, recovery
-from pruning.models import head, rehearsal
+from pruning.models import head, loading, rehearsal
 from pruning.models.checkpointing import checkpoint_gradients
+from pruning.models.structures import ffn
 
 
-def calibration(network: nn.Module, settings: Mapping[str, Any]) -> int:
+def calibration(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
     """settings: `micro_batch`, `sequence_length`, `objectives`, `gradient_checkpointing`."""
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)
@@ -30,12 +33,12 @@ def calibration(network: nn.Module, settings: Mapping[str, Any]) -> int:
     return rehearsal.peak(network, work)
 
 
-def second_moments(network: nn.Module, settings: Mapping[str, Any]) -> int:
+def second_moments(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
     """settings: `micro_batch`, `sequence_length`. A layer at a time, sums in float64 (half of them on a GPU)."""
     return rehearsal.peak(network, lambda: next(moments.second_moments(network, _batches(settings))))
 
 
-def perplexity(network: nn.Module, settings: Mapping[str, Any]) -> int:
+def perplexity(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
     """settings: `batch_size`, `seqlen`."""
     ids = torch.zeros(settings["batch_size"], settings["seqlen"], dtype=torch.long)
 
@@ -47,7 +50,7 @@ def perplexity(network: nn.Module, settings: Mapping[str, Any]) -> int:
     return rehearsal.peak(network, work)
 
 
-def answers(network: nn.Module, batch_size: int, prompt: int, answer: int) -> int:
+def answers(network: nn.Module, batch_size: int, prompt: int, answer: int) -> rehearsal.Peak:
     """Prompts of so many tokens, and answers, with keys and values of all of them kept: of generation as of options."""
     device = network.get_input_embeddings().weight.device
 
@@ -61,7 +64,7 @@ def answers(network: nn.Module, batch_size: int, prompt: int, answer: int) -> in
     return rehearsal.peak(network, work)
 
 
-def lora(network: nn.Module, settings: Mapping[str, Any]) -> int:
+def lora(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
     """A step of recovery, optimiser included. settings: a tuning's."""
     rows, device = settings["batch_size"], network.get_input_embeddings().weight.device
 
@@ -82,3 +85,42 @@ def _batches(settings: Mapping[str, Any]) -> list[Batch]:
     """One micro-batch, with a sample that is held out of fits."""
     length, size = settings["sequence_length"], settings["micro_batch"]
     return micro_batches([([1] * length, [True] * length)] * size, size, pad=0, token_mask="all")
+
+
+# Stage -> its work, where its settings are in the config, and what would make it smaller.
+STAGES = {
+    "calibration": (calibration, "calibrations", ({"gradient_checkpointing": True}, {"micro_batch": 1})),
+    "second_moments": (second_moments, "calibrations", ({"micro_batch": 1},)),
+    "perplexity": (perplexity, "tasks", ({"batch_size": 1},)),
+    "recovery": (lora, "tunings", ({"gradient_checkpointing": True}, {"micro_batch": 1})),
+}
+
+
+def must_fit(
+    directory: Path, dtype: str, stage: str, settings: Mapping[str, Any], free: list[float], on_gpus: bool
+) -> None:
+    """Raises InputError if the weights and a stage's work are more than what is free (loading.free_memory)."""
+    work, section, changes = STAGES[stage]
+
+    def rehearsed(changed: Mapping[str, Any]) -> tuple[int, int, int]:
+        """Bytes of weights, of logits, of all else."""
+        network = rehearsal.model(directory, dtype)
+        weights = sum(parameter.nbytes for parameter in network.parameters())
+        widest = max(site.in_features for site in ffn.sites(network))
+        beside = work(network, {**settings, **changed})
+        narrower = 2 * 4 * widest**2 if on_gpus and stage == "second_moments" else 0  # sums in float32 there
+        return weights, beside.logits, beside - beside.logits - narrower
+
+    parts = rehearsed({})
+    if (needed := sum(parts) / 1e9) <= sum(free):
+        return
+    means = ""
+    for change in changes:
+        ((key, value),) = change.items()
+        if (less := sum(rehearsed(change)) / 1e9) < 0.99 * needed:
+            means += f"set `{key}: {str(value).lower()}` in `{section}` ({less:.2f} GB), "
+    weights, logits, rest = (part / 1e9 for part in parts)
+    raise InputError(
+        f"{stage}: model {directory} needs {needed:.2f} GB in {dtype} (weights {weights:.2f}, logits {logits:.2f}, "
+        f"activations and all else {rest:.2f}), {loading.lack(needed, free, on_gpus, means)}"
+    )

@@ -4,6 +4,7 @@ The micro-batch is the unit of sharding: a shard owns whole ones, so the same nu
 whatever the shard count, and masks do not depend on it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +32,20 @@ class Batch:
 
 
 def loaded(
-    model: Path, data: Path, settings: Mapping[str, Any], threads: int
+    model: Path, data: Path, settings: Mapping[str, Any], threads: int, stage: str | None = "calibration"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[Batch]]:
-    """The model, its tokenizer and the micro-batches: what every measuring stage begins with."""
+    """The model, its tokenizer and the micro-batches: what every measuring stage begins with.
+
+    Raises InputError if `stage` (loading.must_fit; None: the weights alone) does not fit into memory."""
     torch.set_num_threads(threads)
     cli.phase("start-up")
+    made = batches(data, loading.tokenizer_of(model), settings)
+    if stage:
+        rows, length = max((batch.ids.shape for batch in made), key=math.prod)
+        loading.must_fit(model, settings["dtype"], stage, {**settings, "micro_batch": rows, "sequence_length": length})
     network, tokenizer = loading.load(model, settings["dtype"])
     cli.phase("load")
-    return network, tokenizer, batches(data, tokenizer, settings)
+    return network, tokenizer, made
 
 
 def batches(data: Path, tokenizer, settings: Mapping[str, Any]) -> list[Batch]:

@@ -85,5 +85,16 @@ class Model(Strict):
     """CPU threads of such a job (fewer where --cores is less); another number rounds differently."""
     memory_gb: Positive = 2
     """Memory a calibration or evaluation job takes (CPU side); local runs start no more jobs than fit."""
+    backend: Literal["hf", "vllm"] = "hf"
+    """What answers the tasks of lm-eval: `hf`, the model itself, or `vllm`, which wants an environment of its own
+    (docs/howto.md) and GPUs. Perplexities, what models write (Table 5) and all else are the model's own."""
+    max_model_len: Positive | None = None
+    """Longest prompt and answer, in tokens, that vLLM makes room for; null: the model's context."""
     note: str | None = None
     """What a reader of the tables must know about this model."""
+
+    @model_validator(mode="after")
+    def _only_vllms(self) -> "Model":
+        if self.max_model_len and self.backend != "vllm":
+            raise ValueError("`max_model_len` is for `backend: vllm`: leave it out, or set that")
+        return self

@@ -17,7 +17,7 @@ from pruning.config.models import GgufSource
 from pruning.config.schema import Config
 from pruning.core import memory, names
 from pruning.core.errors import InputError
-from pruning.evaluation import tasks
+from pruning.evaluation import backends, tasks
 from pruning.models import sources
 from pruning.models.families import family_of
 
@@ -270,8 +270,13 @@ def check_python() -> None:
 
 
 def check_packages(config: Config) -> None:
-    """The packages whose GGUF files are still to be fetched. Raises InputError if one is missing or another version."""
+    """The packages that answer, and those whose GGUF files are still to be fetched. Raises InputError if one is missing
+    or another version."""
     for name in config.models_used:
+        try:
+            backends.check_installed(config.models[name].backend)
+        except InputError as error:
+            raise InputError(f"models.{name}.{error}") from None
         source = config.models[name].source
         if source.kind == "gguf" and source.package and not _fetched(name, source):
             _check_gguf(config, name)

@@ -6,8 +6,10 @@ benchmarks mirror the results they are of.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +76,12 @@ def log_of(result: str) -> str:
 def benchmark_of(result: str) -> str:
     """Time and memory of the job that makes a result."""
     return f"{BENCHMARKS}/{_stem(result)}.tsv"
+
+
+def joined(tasks: Iterable[str]) -> str:
+    """Of a job that asks several tasks, in place of one task's in a path: the same for the same tasks in any config."""
+    whole = "+".join(sorted(tasks))  # no task has a plus in its name
+    return whole if len(whole) <= 100 else f"{whole[:80]}+{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
 def sample_of(path: str) -> tuple[str, str, str] | None:

@@ -76,9 +76,8 @@ def write_compact(
         raise InputError(f"export: {no_slot(config)}")
     if {ffn.WIDTHS, ffn.DOWN_BIAS} & config.keys():
         config.setdefault(ffn.WIDTHS, widths)
-        stock = remote_code.stock_name(config)
-        config = remote_code.named(config, stock)
-        (output / remote_code.FILE).write_text(remote_code.source(stock, base.family), encoding="utf-8")
+        (output / remote_code.FILE).write_text(remote_code.source(config, base.family), encoding="utf-8")
+        config = remote_code.named(config)
     elif "auto_map" in read_config(base.directory):  # of an earlier round, whose widths differed
         config["architectures"] = [remote_code.stock_name(config)]
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -4,6 +4,9 @@ The model that is cut in memory is the one that scripts/compact.py writes: the s
 spares a 7B model's grid some terabytes of writing and reading.
 """
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from pruning.core import artifacts
 from pruning.methods import compact
 from pruning.models import loading
 from pruning.models.checkpoint import Checkpoint
+from pruning.models.pruned import from_pruned
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,27 @@ def load(parts: Parts, dtype: str, device: str = "auto") -> tuple[PreTrainedMode
     keeps = compact.keeps_of(parts.mask, base)
     compact.cut(network, base, keeps, compact.compensation(parts.compensate, parts.evidence, base, keeps))
     return (loading.merged(network, parts.adapter) if parts.adapter else network), tokenizer
+
+
+@contextmanager
+def written(parts: Parts, dtype: str) -> Iterator[Path]:
+    """A directory of the same model, for what loads one by itself: a temporary one, where there is none (TMPDIR says
+    where it lies). Raises InputError as `load` does."""
+    artifacts.check_model(parts.model)
+    with tempfile.TemporaryDirectory(prefix="variant-") as scratch:
+        directory = parts.model
+        if parts.mask is not None:
+            base, cut = Checkpoint(parts.model), Path(scratch, "cut")
+            keeps = compact.keeps_of(parts.mask, base)
+            cut.mkdir()
+            compensate = compact.compensation(parts.compensate, parts.evidence, base, keeps)
+            compact.write_compact(base, directory := cut, keeps, compensate)
+        if parts.adapter is not None:
+            merged = Path(scratch, "merged")
+            merged.mkdir()
+            from_pruned(directory, parts.adapter, merged, dtype)
+            directory = merged
+        yield directory
 
 
 def identity(parts: Parts) -> list[Any]:

@@ -1,7 +1,10 @@
 """The one loader: dense, uniform and non-uniform models, on CPU, one GPU or several."""
 
+import importlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +14,9 @@ from pruning.core import artifacts, memory
 from pruning.core.errors import InputError
 from pruning.models import complete
 from pruning.models.structures import ffn
+
+SMALL = 0.01
+"""Of the memory that is free: whether a model of less fits is not asked."""
 
 
 def load(
@@ -39,10 +45,15 @@ def load(
     complete.refuse(directory, found)
     if adapter is not None:
         model = merged(model, adapter)
+    return model.eval().requires_grad_(False), tokenizer_of(directory)
+
+
+def tokenizer_of(directory: Path) -> PreTrainedTokenizerBase:
+    """Padding on the left for generation."""
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.eval().requires_grad_(False), tokenizer
+    return tokenizer
 
 
 def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
@@ -52,26 +63,49 @@ def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval().requires_grad_(False)
 
 
+def free_memory(device: str = "auto") -> tuple[list[float], bool]:
+    """Gigabytes that are free on each visible GPU, or of the machine's memory (none where that is not known), and
+    whether they are GPUs'."""
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return [torch.cuda.mem_get_info(card)[0] / 1e9 for card in range(torch.cuda.device_count())], True
+    free = memory.available()
+    return ([] if free is None else [free / 1e9]), False
+
+
 def check_memory(directory: Path, dtype: str, device: str = "cpu") -> None:
     """Raises InputError if the weights alone are more than what is free: else the kernel would kill the job, or half of
     the model would already lie on the GPU."""
     needed = memory.gigabytes(memory.parameters(directory), dtype)
     smaller = "use dtype bfloat16, " if memory.BYTES[dtype] > 2 else ""
-    if device == "cuda":
-        cards = [torch.cuda.mem_get_info(card)[0] / 1e9 for card in range(torch.cuda.device_count())]
-        if needed > sum(cards):
-            enough = math.ceil(needed / max(cards)) if max(cards) > 0 else "more"
-            raise InputError(
-                f"model {directory} needs {needed:.2f} GB in {dtype}, {sum(cards):.2f} GB are free on "
-                f"{len(cards)} GPU(s): {smaller}set the model's `gpus` to {enough} or more, or see what else runs there"
-            )
-        return
-    free = memory.available()
-    if free is not None and needed > free / 1e9:
-        raise InputError(
-            f"model {directory} needs {needed:.2f} GB in {dtype}, {free / 1e9:.2f} GB of memory are free: {smaller}run "
-            "fewer jobs at once (raise the model's memory_gb), or use a machine with more memory"
+    free, on_gpus = free_memory(device)
+    if free and needed > sum(free):
+        raise InputError(f"model {directory} needs {needed:.2f} GB in {dtype}, {lack(needed, free, on_gpus, smaller)}")
+
+
+def must_fit(directory: Path, dtype: str, stage: str, settings: Mapping[str, Any]) -> None:
+    """Raises InputError if a stage (one of footprint.STAGES) of this model would not fit, before anything is loaded.
+
+    settings: the stage's, with the lengths that its data have. A small model is not rehearsed: it takes seconds."""
+    free, on_gpus = free_memory()
+    check_memory(directory, dtype, "cuda" if on_gpus else "cpu")
+    if free and memory.gigabytes(memory.parameters(directory), dtype) >= SMALL * sum(free):
+        # By name: what is predicted changes no result, so the workflow need not follow it, nor do the rooms.
+        footprint = importlib.import_module("pruning.analysis.footprint")
+        footprint.must_fit(directory, dtype, stage, settings, free, on_gpus)
+
+
+def lack(needed: float, free: list[float], on_gpus: bool, smaller: str) -> str:
+    """What is free (GB of each GPU, or of the machine), and what would help; `smaller`: what first."""
+    if not on_gpus:
+        return (
+            f"{free[0]:.2f} GB of memory are free: {smaller}run fewer jobs at once (raise the model's memory_gb), or "
+            "use a machine with more memory"
         )
+    enough = math.ceil(needed / max(free)) if max(free) > 0 else "more"
+    return (
+        f"{sum(free):.2f} GB are free on {len(free)} GPU(s): {smaller}set the model's `gpus` to {enough} or more, or "
+        "see what else runs there"
+    )
 
 
 def stock_config(directory: Path) -> PretrainedConfig:

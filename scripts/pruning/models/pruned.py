@@ -8,8 +8,8 @@ from pruning.models.checkpoint import Checkpoint
 from pruning.models.sources import from_local
 
 
-def from_pruned(pruned: Path, adapter: Path | None, output: Path) -> None:
-    """A compact model as it is, or with a LoRA adapter merged into its weights, in the dtype of these."""
+def from_pruned(pruned: Path, adapter: Path | None, output: Path, dtype: str | None = None) -> None:
+    """A compact model as it is, or with a LoRA adapter merged into its weights, in `dtype` (None: in that of these)."""
     from_local(pruned, output)
     if (code := pruned / remote_code.FILE).exists():  # ours, and not run here
         shutil.copyfile(code, output / remote_code.FILE)
@@ -17,7 +17,7 @@ def from_pruned(pruned: Path, adapter: Path | None, output: Path) -> None:
         return
     config = (pruned / "config.json").read_bytes()  # transformers would leave widths of its own out
     checkpoint = Checkpoint(pruned)
-    dtype = str(checkpoint.tensor(checkpoint.name(0, "down")).dtype).removeprefix("torch.")
+    dtype = dtype or str(checkpoint.tensor(checkpoint.name(0, "down")).dtype).removeprefix("torch.")
     model, _ = loading.load(pruned, dtype, "cpu", adapter)
     for file in output.glob("*.safetensors*"):
         file.unlink()

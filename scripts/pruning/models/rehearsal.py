@@ -28,13 +28,16 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 
 class Rehearsal(TorchDispatchMode):
     """Counts bytes of tensors while it is entered: `now` those alive, `peak` the most at once; without a model's own.
+    `logits`, `logits_at_peak`: those among them that hold a number for every word of the vocabulary.
 
     On meta tensors questions about values are answered by: true, one, all of them. Tensors that leave for the CPU are
     no longer counted."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.logits = self.logits_at_peak = 0
+        config = getattr(network, "config", None)
+        self.words = config.get_text_config().vocab_size if config else None
         self.own = [tensor.untyped_storage() for tensor in (*network.parameters(), *network.buffers())]
         self.alive = {storage._cdata for storage in self.own}
 
@@ -56,20 +59,23 @@ class Rehearsal(TorchDispatchMode):
         result = function(*arguments, **keywords)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
+                self._count(tensor.untyped_storage(), self.words in tensor.shape)
         return result
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+    def _count(self, storage: torch.UntypedStorage, logits: bool) -> None:
+        key, size = storage._cdata, storage.nbytes()
         if key not in self.alive:
             self.alive.add(key)
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._gone, key, storage.nbytes())
+            self.now += size
+            self.logits += size * logits
+            if self.now > self.peak:
+                self.peak, self.logits_at_peak = self.now, self.logits
+            weakref.finalize(storage, self._gone, key, size, logits)
 
-    def _gone(self, key: int, size: int) -> None:
+    def _gone(self, key: int, size: int, logits: bool) -> None:
         self.alive.discard(key)
         self.now -= size
+        self.logits -= size * logits
 
 
 def _is_cpu(value: Any) -> bool:
@@ -119,8 +125,16 @@ def _thin(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: An
     return _Thin.apply(query, key, value).transpose(1, 2).contiguous(), None
 
 
-def peak(network: nn.Module, work: Callable[[], Any]) -> int:
+class Peak(int):
+    """Bytes at once; `logits`, those of them that are logits, their softmax or its gradient."""
+
+    logits: int
+
+
+def peak(network: nn.Module, work: Callable[[], Any]) -> Peak:
     """Bytes that `work` takes at once, beside the weights of the network."""
     with thin_attention(network), Rehearsal(network) as rehearsal:
         work()
-    return rehearsal.peak
+    found = Peak(rehearsal.peak)
+    found.logits = rehearsal.logits_at_peak
+    return found

@@ -1,40 +1,55 @@
 """The few lines with which stock transformers load a compact model that its stock class cannot hold.
 
 They are written beside the weights (`modeling_pruned.py`, named by `auto_map` in config.json), so that
-`from_pretrained(folder, trust_remote_code=True)` needs nothing of this project. Its own loader reads the same list of
-widths and runs no code from a folder.
+`from_pretrained(folder, trust_remote_code=True)` needs nothing of this project, nor does vLLM's Transformers backend.
+Its own loader reads the same list of widths and runs no code from a folder.
 """
 
+import json
+from pathlib import Path
 from string import Template
 from typing import Any
 
-from pruning.models.families import Family
+from pruning.core.errors import InputError
+from pruning.models.families import Family, family_of
+from pruning.models.structures import ffn
 
 FILE = "modeling_pruned.py"
 
 SOURCE = Template('''"""A pruned $stock: each layer's FFN has the width that `ffn_widths` in config.json says.
 
     AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    vllm.LLM(folder, model_impl="transformers", trust_remote_code=True)
 
 Written with the model by its pruning pipeline. Apache License 2.0.
 """
 
 from torch import nn
-from transformers import $stock
+from transformers import $base, $stock
+
+
+class Pruned$base($base):
+    def __init__(self, config):
+        super().__init__(config)
+        resize(self.get_submodule("$own_layers"), config)
 
 
 class Pruned$stock($stock):
     def __init__(self, config):
         super().__init__(config)
-        for layer, width in zip(self.get_submodule("$layers"), config.ffn_widths, strict=True):
-            ffn, biased = layer.$ffn, getattr(config, "ffn_down_bias", False)
-            for name in $gate_up:
-                old = getattr(ffn, name)
-                setattr(ffn, name, linear(old, old.in_features, $fused * width, old.bias is not None))
-            old = ffn.$down
-            ffn.$down = linear(old, width, old.out_features, old.bias is not None or biased)
-            if hasattr(ffn, "intermediate_size"):
-                ffn.intermediate_size = width
+        resize(self.get_submodule("$layers"), config)
+
+
+def resize(layers, config):
+    for layer, width in zip(layers, config.ffn_widths, strict=True):
+        ffn, biased = layer.$ffn, getattr(config, "ffn_down_bias", False)
+        for name in $gate_up:
+            old = getattr(ffn, name)
+            setattr(ffn, name, linear(old, old.in_features, $fused * width, old.bias is not None))
+        old = ffn.$down
+        ffn.$down = linear(old, width, old.out_features, old.bias is not None or biased)
+        if hasattr(ffn, "intermediate_size"):
+            ffn.intermediate_size = width
 
 
 def linear(old, inputs, outputs, bias):
@@ -49,15 +64,49 @@ def stock_name(config: dict[str, Any]) -> str:
     return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]
 
 
-def source(stock: str, family: Family) -> str:
-    """The file for a family whose stock class is `stock`."""
+def base_name(config: dict[str, Any]) -> str:
+    """transformers' class of the same without a head."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    return MODEL_MAPPING_NAMES[config["model_type"]]
+
+
+def source(config: dict[str, Any], family: Family) -> str:
+    """The file for a model of this config.json."""
     fused = 2 if len(family.gate_up) == 1 else 1
     names = {"layers": family.layers, "ffn": family.ffn, "gate_up": list(family.gate_up), "down": family.down}
-    return SOURCE.substitute(names, stock=stock, fused=fused)
+    own_layers = family.layers.partition(".")[2]  # without the attribute that holds the model without a head
+    return SOURCE.substitute(
+        names, own_layers=own_layers, stock=stock_name(config), base=base_name(config), fused=fused
+    )
 
 
-def named(config: dict[str, Any], stock: str) -> dict[str, Any]:
-    """config.json that says so."""
-    kind = f"Pruned{stock}"
+def named(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json that says so.
+
+    vLLM's Transformers backend builds `AutoModel` and puts a head of its own on it: without an entry it would build the
+    stock class, with one width for all layers."""
     module = FILE.removesuffix(".py")
-    return {**config, "architectures": [kind], "auto_map": {"AutoModelForCausalLM": f"{module}.{kind}"}}
+    kinds = {"AutoModel": f"Pruned{base_name(config)}", "AutoModelForCausalLM": f"Pruned{stock_name(config)}"}
+    auto_map = {auto: f"{module}.{kind}" for auto, kind in kinds.items()}
+    return {**config, "architectures": [kinds["AutoModelForCausalLM"]], "auto_map": auto_map}
+
+
+def trusted(directory: Path) -> bool:
+    """Whether other tools need, and may be given, leave to run the code beside a model: only what `source` writes is.
+
+    Raises InputError if a model that needs it brings other code along."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if not {ffn.WIDTHS, ffn.DOWN_BIAS} & config.keys():
+        return False
+    family = family_of(config, directory)
+    own = config.get("auto_map") == named(config)["auto_map"]
+    own &= [path.name for path in directory.rglob("*.py")] == [FILE]
+    own = own and (directory / FILE).read_text(encoding="utf-8") == source(config, family)
+    others = [file for file in directory.glob("*.json") if file.name != "config.json"]
+    if not own or any(b'"auto_map"' in file.read_bytes() for file in others):
+        raise InputError(
+            f"{directory}: brings code that this version of the pipeline did not write, which is not run: delete the "
+            "model and run again"
+        )
+    return True

@@ -258,8 +258,10 @@ def latency(config: Config) -> Entry:
     return Entry("latency", "Speed of dense and compact shapes with random weights.", files)
 
 
-def costs() -> Entry:
-    return Entry("costs", "Time and memory of every stage of this run.", {"benchmarks": [names.BENCHMARKS]})
+def costs(config: Config) -> Entry:
+    joint = sorted({names.joined(tasks) for _, tasks in together(config)})
+    files = {"benchmarks": [names.BENCHMARKS]}
+    return Entry("costs", "Time and memory of every stage of this run.", files, {"joint": joint})
 
 
 def tables(config: Config) -> dict[str, Entry]:

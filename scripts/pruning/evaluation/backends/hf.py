@@ -9,11 +9,21 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedTokenizerBase
 
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
 from pruning.core.out_of_memory import is_out_of_memory
 from pruning.evaluation import generation, likelihood
+from pruning.evaluation.backends import check_length
+
+
+def lm(network: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> "HuggingFaceLM":
+    return HuggingFaceLM(network, tokenizer, batch_size)
+
+
+def origin() -> dict[str, Any]:
+    return {}
 
 
 class HuggingFaceLM(HFLM):
@@ -48,7 +58,7 @@ class HuggingFaceLM(HFLM):
         of one, and if sampling is asked for."""
         prompts = [self.tok_encode(request.args[0]) for request in requests]
         for prompt, request in zip(prompts, requests, strict=True):
-            self._check_length(len(prompt), request.args[1].get("max_gen_toks", self.max_gen_toks))
+            check_length(len(prompt), request.args[1].get("max_gen_toks", self.max_gen_toks), self.max_length)
         keys = [key_of(request.args) for request in requests]
         self.given, self.shared, self.prefix = {}, [], None
         if (length := generation.common_prefix(prompts)) >= generation.SHARED:
@@ -98,7 +108,8 @@ class HuggingFaceLM(HFLM):
         Raises InputError if one does not fit the context, or if memory does not suffice for a batch of one."""
         pairs = [(context, continuation) for _, context, continuation in requests]
         for context, continuation in pairs:
-            self._check_length(len(context), len(continuation) - 1)  # nothing is predicted after the last token
+            # nothing is predicted after the last token
+            check_length(len(context), len(continuation) - 1, self.max_length)
         answers: dict[int, tuple[float, bool]] = {}
 
         def ask() -> None:
@@ -116,14 +127,6 @@ class HuggingFaceLM(HFLM):
 
         self._halving(ask)
         return [answers[number] for number in range(len(requests))]
-
-    def _check_length(self, prompt: int, answer: int) -> None:
-        """lm-eval cuts what does not fit, from the left: the question would go with the examples."""
-        if prompt + answer > self.max_length:
-            raise InputError(
-                f"a prompt of {prompt} tokens and an answer of up to {answer} do not fit the model's context of "
-                f"{self.max_length} tokens: lower the task's `num_fewshot` or `max_gen_toks`"
-            )
 
     def _halving(self, ask: Callable[[], None]) -> None:
         """Calls `ask`; each time that memory runs out again, with half the batch. `ask` leaves out what is answered.

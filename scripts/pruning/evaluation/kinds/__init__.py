@@ -1,7 +1,8 @@
 """Kinds of tasks: one file a kind (`kind` of a task in the config), so that one's code is no other's.
 
 Each has `ask(network, tokenizer, task, source, remembered) -> Outcome`: the task's settings, the file that it is made
-from, and where answers may be kept. To add one: a file here, and its settings in pruning/config/tasks.py.
+from, and where answers may be kept. `network` is the model, or what the task's backend has made of it (backends/). To
+add one: a file here, and its settings in pruning/config/tasks.py.
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What each stage costs. Files: `benchmarks`, the folder of the benchmark files."""
+"""What each stage costs. Files: `benchmarks`, the folder of the benchmark files. Settings: `joint` (costs.read)."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from pruning.report.printing import Block, Cell
 
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
-    table = summary(read(files.one("benchmarks")))
+    table = summary(read(files.one("benchmarks"), settings["joint"]))
     return printing.page("costs", "Costs: time and memory of every stage", table, [block(table)])
 
 
@@ -33,6 +33,6 @@ def block(table: pd.DataFrame) -> Block:
     notes = [
         "From the benchmark file of each job's last run, below results/benchmarks: jobs run side by side, so the "
         "seconds add up to more than the wall time, and a busy machine makes them longer. Files of other experiments "
-        "in the same folder count as well.",
+        "in the same folder count as well, but for jobs that asked several tasks at once which this one does not.",
     ]
     return Block("all", "Time and peak memory by stage", [""], columns, lines, notes, head="Stage")

@@ -1,0 +1,147 @@
+"""vLLM, by lm-eval's own class for it, on a directory of the variant: greedy, a batch at a time.
+
+Uniform widths run in vLLM's own class of the architecture; others in its Transformers backend, by the code that lies
+beside the weights (models/remote_code.py). What was checked against which version, and run: docs/howto.md.
+"""
+
+import gc
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruning.core import devices
+from pruning.core.artifacts import key_of
+from pruning.core.errors import InputError
+from pruning.evaluation.backends import check_installed, check_length
+from pruning.methods import variants
+from pruning.models import loading, remote_code
+from pruning.models.checkpoint import Checkpoint, read_config
+
+check_installed("vllm")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process, if one GPU is used: the same schedule
+
+from lm_eval.models.vllm_causallms import VLLM  # noqa: E402 (imports vLLM, which reads these variables)
+from vllm.platforms import current_platform  # noqa: E402
+
+SHARE = 0.9
+"""Of a GPU's memory that vLLM takes at most: the rest is for the libraries."""
+
+
+class RememberableVLLM(VLLM):
+    """Answers as lm-eval's class does, but never from a prompt that was cut, and never drawn at random.
+
+    details: of the answer being reported to the cache hook, {tokens, finish} if it was generated, else {}."""
+
+    def __init__(self, directory: Path, **settings: Any):
+        super().__init__(str(directory), **settings)
+        self.listener, self.cache_hook = self.cache_hook, self
+        self.details: dict[str, Any] = {}
+        self.generated: deque[Any] = deque()  # vLLM's outputs of the batch that are not yet reported
+        self.arguments: dict[str, Any] = {}  # of generation, as they were asked
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        self.listener = cache_hook
+
+    def add_partial(self, kind: str, arguments: tuple, response: Any) -> None:
+        """What VLLM calls for every answer, in the order of a batch's rows; passed on to the cache hook.
+
+        Of a generation it reports the arguments in vLLM's words: they would never be found again."""
+        self.details = {}
+        if kind == "generate_until":
+            made, arguments = self.generated.popleft(), (arguments[0], self.arguments)
+            self.details = {"tokens": len(made.token_ids), "finish": made.finish_reason}
+        self.listener.add_partial(kind, arguments, response)
+
+    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
+        """Raises InputError if a prompt and its answer do not fit the context."""
+        groups: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            check_length(
+                len(self.tok_encode(request.args[0])),
+                request.args[1].get("max_gen_toks", self.max_gen_toks),
+                self.max_length,
+            )
+            groups.setdefault(key_of(request.args[1]), []).append(number)
+        answers: dict[int, str] = {}
+        for numbers in groups.values():
+            own = [requests[number] for number in numbers]
+            self.arguments = own[0].args[1]
+            answers |= zip(numbers, super().generate_until(own, disable_tqdm), strict=True)
+        return [answers[number] for number in range(len(requests))]
+
+    @staticmethod
+    def modify_gen_kwargs(*arguments: Any, **keywords: Any) -> tuple[dict[str, Any], list[str], int]:
+        """Greedy where nothing is said of it: VLLM would leave vLLM's own temperature, which is 1."""
+        asked, until, tokens = VLLM.modify_gen_kwargs(*arguments, **keywords)
+        return {**asked, "temperature": 0.0}, until, tokens
+
+    def _model_generate(self, requests: list, generate: bool = False, sampling_params: Any = None) -> list:
+        outputs = super()._model_generate(requests, generate, sampling_params)
+        self.generated = deque(output.outputs[0] for output in outputs)
+        return outputs
+
+    def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Raises InputError if one does not fit the context (vLLM generates a token after it)."""
+        for _, context, continuation in requests:
+            check_length(len(context), len(continuation) + 1, self.max_length)
+        return super()._loglikelihood_tokens(requests, disable_tqdm)
+
+
+def lm(network: RememberableVLLM, tokenizer: Any, batch_size: int) -> RememberableVLLM:
+    network.batch_size = batch_size
+    return network
+
+
+def origin() -> dict[str, Any]:
+    return {"vllm": version("vllm")}
+
+
+@contextmanager
+def opened(parts: variants.Parts, task: Mapping[str, Any]) -> Iterator[tuple[RememberableVLLM, Any]]:
+    """The variant in vLLM, on all GPUs of the job, and its tokenizer. task: `dtype`, `max_model_len`.
+
+    Raises InputError without a GPU (vLLM's build for CPUs wants none), if the weights are more than what is free, and
+    for what vLLM would not compute right."""
+    gpus = len(devices.visible())
+    if not gpus and not current_platform.is_cpu():
+        raise InputError("backend: vllm needs a GPU, and this job sees none: set the model's `gpus`, or `backend: hf`")
+    gc.collect()  # what tasks of the model itself have left
+    torch.cuda.empty_cache()
+    with variants.written(parts, task["dtype"]) as directory:
+        own_code = remote_code.trusted(directory)
+        check_model(directory, own_code, max(gpus, 1))
+        loading.check_memory(directory, task["dtype"], "cuda" if gpus else "cpu")
+        free = [torch.cuda.mem_get_info(card) for card in range(gpus)]
+        network = RememberableVLLM(
+            directory,
+            dtype=task["dtype"],
+            max_model_len=task["max_model_len"],
+            trust_remote_code=own_code,
+            model_impl="transformers" if own_code else "auto",
+            tensor_parallel_size=max(gpus, 1),
+            generation_config="vllm",  # not the model's own: tasks say how answers end
+            **({"gpu_memory_utilization": min(SHARE, *(0.98 * left / whole for left, whole in free))} if gpus else {}),
+        )
+        yield network, network.tokenizer
+
+
+def check_model(directory: Path, own_code: bool, gpus: int) -> None:
+    """Raises InputError for a model that vLLM cannot split over these GPUs, or whose logits it would not scale."""
+    widths = Checkpoint(directory).widths
+    if odd := sorted({width for width in widths if width % gpus}):
+        raise InputError(
+            f"backend: vllm splits every layer over the job's {gpus} GPUs, and {odd[0]} neurons are no multiple of "
+            f"{gpus}: set the method's `round_to` to one, the model's `gpus` to 1, or its `backend: hf`"
+        )
+    if own_code and read_config(directory).get("logits_scaling", 1) != 1:
+        raise InputError(
+            "backend: vllm's Transformers backend, which other widths in every layer need, leaves out this model's "
+            "`logits_scaling`: use `allocate: uniform` or `export: pad`, or the model's `backend: hf`"
+        )

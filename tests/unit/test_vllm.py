@@ -1,0 +1,319 @@
+"""Tasks asked of vLLM, or of what stands in for it here (tests/stand_in): the answers are those of the model itself."""
+
+import importlib
+import json
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+
+import evaluate as stage
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from lm_eval.api.instance import Instance
+
+import tiny
+from pruning.core import artifacts, devices
+from pruning.core.errors import InputError
+from pruning.evaluation import backends, recovery
+from pruning.evaluation.answers import AnswerFile, RememberedLM
+from pruning.methods import variants
+from pruning.models import loading, remote_code
+from workspace import ROOT
+
+QUESTIONS = ["one", "twenty two", "three", "forty four four", "5 5", "and six"]
+SUMS = {
+    "task": "sums",
+    "dataset_path": "parquet",
+    "test_split": "test",
+    "output_type": "generate_until",
+    "doc_to_text": "{{question}}",
+    "doc_to_target": "x",
+    "generation_kwargs": {"until": [*"abcdefghijklm", "Q1"], "max_gen_toks": 16},  # nothing is said of sampling
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+}
+OPTIONS = {
+    **{key: SUMS[key] for key in ("dataset_path", "test_split", "doc_to_text")},
+    "task": "options",
+    "output_type": "multiple_choice",
+    "doc_to_choice": "{{[' a', ' b', ' c', ' de', ' fg', ' hi']}}",
+    "doc_to_target": 0,
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
+ASKED = {"kind": "lm_eval", "dtype": "float32", "batch_size": 4, "limit": None, "first": 0}
+ASKED |= {"num_fewshot": None, "shared_examples": False, "chat_template": False, "max_gen_toks": None}
+BACKEND = "pruning.evaluation.backends.vllm"
+METRICS = {"sums": ["exact_match"], "options": ["acc"]}
+
+
+@pytest.fixture(scope="module")
+def package():
+    """vLLM, or its stand-in, of which nothing is left afterwards but lm-eval's class, which is registered once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "tests/stand_in"))
+        for name in ("VLLM_NO_USAGE_STATS", "VLLM_ENABLE_V1_MULTIPROCESSING"):
+            patch.setenv(name, "")
+        yield importlib.import_module("pruning.evaluation.backends.vllm")
+        for name in [name for name in sys.modules if name.split(".")[0] == "vllm" or name == BACKEND]:
+            del sys.modules[name]
+
+
+@pytest.fixture
+def backend(package, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return package
+
+
+@pytest.fixture
+def stand_in(backend):
+    import vllm
+
+    vllm.LLM.made.clear()
+    return vllm
+
+
+class Lab:
+    """A dense model, masks of it, and two tasks of lm-eval with their data."""
+
+    def __init__(self, folder: Path, family: str = "qwen2"):
+        self.folder = folder
+        base = tiny.save(tiny.of_family(family), folder / "base")
+        original = {"widths": [48, 48], "parameters": 1}
+        artifacts.write_json(base / "manifest.json", {"files": {}, "original": original, **original}, "base", {})
+        rows = pd.DataFrame({"question": QUESTIONS, "answer": "x"})
+        artifacts.write_parquet(folder / "data.parquet", rows, "dataset", {})
+        for task in (SUMS, OPTIONS):
+            own = {**task, "dataset_kwargs": {"data_files": {"test": str(folder / "data.parquet")}}}
+            (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(own))
+
+    def mask(self, widths: tuple[int, int]) -> Path:
+        rng = np.random.default_rng(0)
+        keep = [np.isin(np.arange(48), rng.permutation(48)[:width]) for width in widths]
+        rows = [{"layer": layer, "unit": unit, "keep": keep[layer][unit]} for layer, unit in product((0, 1), range(48))]
+        artifacts.write_parquet(path := self.folder / f"{widths}.parquet", pd.DataFrame(rows), "mask", {})
+        return path
+
+    def statistics(self) -> Path:
+        rng = np.random.default_rng(1)
+        rows = [{"layer": n, "unit": u, "act_sum": rng.normal(), "n_tokens": 10} for n, u in product((0, 1), range(48))]
+        artifacts.write_parquet(path := self.folder / "statistics.parquet", pd.DataFrame(rows), "statistics", {})
+        return path
+
+    def adapter(self) -> Path:
+        network, _ = loading.load(self.folder / "base", "float32", "cpu")
+        tuned = recovery.with_adapters(
+            network, {"rank": 2, "alpha": 4, "targets": ["up_proj", "q_proj"], "seed": 0, "dropout": 0.0}
+        )
+        for number, (name, parameter) in enumerate(tuned.named_parameters()):
+            if "lora_" in name:
+                parameter.data = 0.3 * tiny.torch.randn(parameter.shape, generator=tiny.torch.manual_seed(number))
+        tuned.save_pretrained(path := self.folder / "adapter")
+        return path
+
+    def ask(self, backend: str, name: str, tasks=("sums", "options"), extra=(), **parts) -> dict[str, pd.DataFrame]:
+        """Samples by task, as the stage has written them."""
+        own = {"backend": backend, "max_model_len": None} if backend != "hf" else {}
+        settings = {task: {**ASKED, "metrics": METRICS[task], **own} for task in tasks} | dict(extra)
+        sources = [f"{task}={self.folder / task}.yaml" for task in tasks] + [
+            f"{n}={self.folder}/data.parquet" for n in dict(extra)
+        ]
+        base = self.folder / "base"
+        stage.evaluate({"tasks": settings}, base, base / "manifest.json", sources, self.folder / name, **parts)
+        return {
+            task: artifacts.read_parquet(self.folder / name / f"{task}.samples.parquet", "samples") for task in settings
+        }
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch) -> Lab:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    return Lab(tmp_path)
+
+
+VARIANTS = {
+    "dense": {},
+    "uniform": {"mask": (20, 20)},
+    "uneven": {"mask": (7, 31)},
+    "uneven, with a bias": {"mask": (7, 31), "compensate": "bias"},
+    "uniform, with a bias": {"mask": (20, 20), "compensate": "bias"},
+}
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_answers_are_those_of_the_model_itself(lab, stand_in, kind):
+    parts = dict(VARIANTS[kind])
+    if "mask" in parts:
+        parts["mask"] = lab.mask(parts["mask"])
+    if "compensate" in parts:
+        parts["evidence"] = lab.statistics()
+    expected, found = lab.ask("hf", "ours", **parts), lab.ask("vllm", "theirs", **parts)
+    for task in expected:
+        pd.testing.assert_frame_equal(found[task], expected[task])
+    assert {"stop", "length"} == set(found["sums"]["finish_reason"]) and found["sums"]["prediction"].nunique() > 3
+    assert found["options"]["prediction"].nunique() > 1 and found["options"]["generated_tokens"].isna().all()
+    (made,) = stand_in.LLM.made  # for both tasks
+    own_code = kind in ("uneven", "uneven, with a bias", "uniform, with a bias")
+    assert made.arguments["model_impl"] == ("transformers" if own_code else "auto")
+    assert made.arguments["trust_remote_code"] is own_code
+    assert Path(made.arguments["model"]).is_relative_to(lab.folder / "scratch") == (kind != "dense")
+    assert list((lab.folder / "scratch").iterdir()) == []  # removed
+    for task in expected:
+        ours, theirs = (json.loads((lab.folder / f / f"{task}.json").read_text()) for f in ("ours", "theirs"))
+        assert theirs["results"] == ours["results"] and theirs["pruned"] == ours["pruned"]
+        assert theirs["provenance"]["settings"]["vllm"] == "0.33.0" and "vllm" not in ours["provenance"]["settings"]
+
+
+def test_a_recovery_is_merged_into_what_it_reads(lab, stand_in):
+    parts = {"adapter": lab.adapter()}
+    plain, expected, found = lab.ask("hf", "plain"), lab.ask("hf", "ours", **parts), lab.ask("vllm", "theirs", **parts)
+    pd.testing.assert_frame_equal(found["sums"], expected["sums"])
+    assert plain["sums"]["prediction"].tolist() != expected["sums"]["prediction"].tolist()
+
+
+def test_perplexity_in_the_same_job_is_the_models_own(lab, stand_in):
+    text = {
+        "kind": "perplexity",
+        "dtype": "float32",
+        "text": "{question}",
+        "joiner": "-",
+        "seqlen": 8,
+        "tokens": None,
+        "batch_size": 2,
+    }
+    found = lab.ask("vllm", "theirs", tasks=["sums"], extra=[("text", text)])
+    assert found["text"]["value"].tolist() == lab.ask("hf", "ours", extra=[("text", text)])["text"]["value"].tolist()
+    (made,) = stand_in.LLM.made
+    assert made.calls == [4, 2]  # batches of the task
+
+
+def test_equal_runs_write_equal_bytes_and_ask_once(lab, stand_in):
+    lab.ask("vllm", "theirs", mask=lab.mask((7, 31)))
+    files = [lab.folder / "theirs" / name for name in ("sums.json", "sums.samples.parquet", "options.json")]
+    before = [file.read_bytes() for file in files]
+    lab.ask("vllm", "theirs", mask=lab.mask((7, 31)))
+    assert [file.read_bytes() for file in files] == before
+    assert [made.calls for made in stand_in.LLM.made] == [[4, 2] + 9 * [4], []]
+    lab.ask("hf", "theirs", mask=lab.mask((7, 31)))
+    assert len(list((lab.folder / "theirs").glob(".sums.*.jsonl"))) == 2  # a file a backend
+
+
+def test_answers_of_finished_batches_survive_a_kill(lab, stand_in, monkeypatch):
+    whole, calls = stand_in.LLM.generate, []
+
+    def killed(self, prompts, **options):
+        calls.append(len(prompts))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(self, prompts, **options)
+
+    monkeypatch.setattr(stand_in.LLM, "generate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        lab.ask("vllm", "theirs", tasks=["sums"])
+    (path,) = (lab.folder / "theirs").glob(".sums.*.jsonl")
+    records = AnswerFile(path).records
+    assert len(records) == 4 and all(record["finish"] in ("stop", "length") for record in records.values())
+    found = lab.ask("vllm", "theirs", tasks=["sums"])
+    assert calls == [4, 2, 2]
+    pd.testing.assert_frame_equal(found["sums"], lab.ask("hf", "ours", tasks=["sums"])["sums"])
+
+
+def asked(lab, backend, max_model_len=None) -> RememberedLM:
+    manifest = lab.folder / "base/manifest.json"
+    parts = variants.Parts(lab.folder / "base", manifest)
+    with backend.opened(parts, {"dtype": "float32", "max_model_len": max_model_len}) as (network, tokenizer):
+        return RememberedLM(backend.lm(network, tokenizer, 4), AnswerFile(lab.folder / "answers.jsonl"))
+
+
+def test_what_does_not_fit_is_refused_not_cut(lab, backend):
+    lm = asked(lab, backend, 64)
+    greedy = {"until": ["Q"], "max_gen_toks": 12}
+    fitting = [
+        Instance("generate_until", {}, ("x" * 52, greedy), 0),
+        Instance("loglikelihood", {}, ("x" * 60, "abc"), 0),
+    ]
+    lm.generate_until(fitting[:1], disable_tqdm=True), lm.loglikelihood(fitting[1:], disable_tqdm=True)
+    with pytest.raises(InputError, match=r"53 tokens and an answer of up to 12 do not fit .* 64 tokens"):
+        lm.generate_until([Instance("generate_until", {}, ("x" * 53, greedy), 0)], disable_tqdm=True)
+    with pytest.raises(InputError, match=r"61 tokens and an answer of up to 4 do not fit .* 64 tokens"):
+        lm.loglikelihood([Instance("loglikelihood", {}, ("x" * 61, "abc"), 0)], disable_tqdm=True)
+
+
+def test_requests_of_several_lengths_keep_their_places(lab, backend):
+    lm = asked(lab, backend)
+    lengths = [3, 9, 3, 5, 9]
+    own = [
+        Instance("generate_until", {}, (text, {"until": [], "max_gen_toks": n}), 0)
+        for text, n in zip(QUESTIONS, lengths, strict=False)
+    ]
+    answers = lm.generate_until(own, disable_tqdm=True)
+    found = [lm.answers[AnswerFile.key("generate_until", request.args)] for request in own]
+    assert [record["tokens"] for record in found] == lengths and [record["response"] for record in found] == answers
+
+
+def test_it_takes_the_gpus_and_the_memory_that_the_job_was_given(lab, backend, stand_in, monkeypatch):
+    monkeypatch.setattr(devices, "visible", lambda: ["3", "5"])
+    monkeypatch.setattr(backend.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(backend.torch.cuda, "mem_get_info", lambda card: ((20, 12)[card] * 10**9, 24 * 10**9))
+    lab.ask("vllm", "theirs", tasks=["sums"], mask=lab.mask((20, 20)))
+    (made,) = stand_in.LLM.made
+    assert made.arguments["tensor_parallel_size"] == 2
+    assert made.arguments["gpu_memory_utilization"] == pytest.approx(0.49)  # of the fuller one
+    assert made.arguments["dtype"] == "float32" and made.arguments["generation_config"] == "vllm"
+    with pytest.raises(InputError, match=r"over the job's 2 GPUs, and 7 neurons are no multiple .* `round_to`"):
+        lab.ask("vllm", "odd", tasks=["sums"], mask=lab.mask((7, 30)))
+    monkeypatch.setattr(backend.torch.cuda, "mem_get_info", lambda card: (1000, 24 * 10**9))
+    with pytest.raises(InputError, match=r"GB are free on 2 GPU\(s\)"):
+        lab.ask("vllm", "full", tasks=["sums"], mask=lab.mask((20, 20)))
+
+
+def test_without_a_gpu_it_says_what_to_set(lab, backend, monkeypatch):
+    monkeypatch.setattr(backend.current_platform, "cpu", False, raising=False)
+    with pytest.raises(
+        InputError, match="vllm needs a GPU, and this job sees none: set the model's `gpus`, or `backend"
+    ):
+        asked(lab, backend)
+
+
+def test_without_vllm_it_says_what_to_install(lab, monkeypatch):
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, BACKEND, raising=False)
+    with pytest.raises(
+        InputError, match=rf"vllm is not installed in {sys.prefix}: make an environment .* \(docs/howto.md"
+    ):
+        lab.ask("vllm", "theirs")
+
+
+def test_logits_that_it_would_not_scale_are_refused(tmp_path, backend, monkeypatch):
+    """Granite's, in the Transformers backend alone."""
+    lab = Lab(tmp_path, "granite")
+    backend.check_model(lab.folder / "base", False, 1)
+    with pytest.raises(InputError, match="leaves out this model's `logits_scaling`: use `allocate: uniform`"):
+        backend.check_model(lab.folder / "base", True, 1)
+
+
+@pytest.mark.parametrize("change", ["code", "another file", "another class", "tokenizer"])
+def test_no_code_is_run_but_what_is_written_here(lab, change):
+    parts = variants.Parts(lab.folder / "base", lab.folder / "base/manifest.json", lab.mask((7, 31)))
+    with variants.written(parts, "float32") as folder:
+        assert remote_code.trusted(folder) and not remote_code.trusted(lab.folder / "base")
+        config = json.loads((folder / "config.json").read_text())
+        if change == "code":
+            (folder / "modeling_pruned.py").write_text((folder / "modeling_pruned.py").read_text() + "\nprint()\n")
+        if change == "another file":
+            (folder / "more.py").write_text("")
+        if change == "another class":
+            config["auto_map"]["AutoConfig"] = "strange/repository--more.Config"
+            (folder / "config.json").write_text(json.dumps(config))
+        if change == "tokenizer":
+            settings = json.loads((folder / "tokenizer_config.json").read_text())
+            (folder / "tokenizer_config.json").write_text(
+                json.dumps({**settings, "auto_map": {"AutoTokenizer": ["x.X", None]}})
+            )
+        with pytest.raises(InputError, match="brings code that this version of the pipeline did not write"):
+            remote_code.trusted(folder)
