@@ -40,7 +40,7 @@ def measured_of(model, variant):
     return found
 
 
-def named(wildcards):
+def export_name(wildcards):
     """What an export is called."""
     variant = variant_of(wildcards)
     parts = (wildcards.model, variant.calib, variant.method, variant.sparsity, variant.tuning)
@@ -53,7 +53,7 @@ def export_settings(wildcards):
     tasks = {name: catalogue.described(CONFIG, names.Column(name)) for name in CONFIG.tasks}
     return settings(
         None,
-        name=named(wildcards),
+        name=export_name(wildcards),
         dtype=model.dtype,
         source=model.source.model_dump(),
         note=model.note,
@@ -106,7 +106,7 @@ def gguf_source(wildcards):
 def gguf_settings(wildcards):
     own, source = CONFIG.models[wildcards.model], CONFIG.models[wildcards.model].source
     repo = {"repo": source.repo, "revision": source.revision} if source.kind == "hub" else {}
-    return settings(None, name=named(wildcards), type=wildcards.type, dtype=own.dtype, **repo)
+    return settings(None, name=export_name(wildcards), type=wildcards.type, dtype=own.dtype, **repo)
 
 
 rule gguf:

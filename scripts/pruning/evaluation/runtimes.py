@@ -120,6 +120,7 @@ def in_llama_cpp(
         model = llama_cpp.Llama(
             str(file),
             **{"n_ctx": length, "n_batch": length, "n_threads": torch.get_num_threads(), "n_gpu_layers": 0},
+            **dict.fromkeys(("type_k", "type_v"), llama_cpp.GGML_TYPE_F32),  # else what is cached is rounded too
             logits_all=True,
             verbose=False,
         )

@@ -33,8 +33,15 @@ class Architecture:
     """Whether a rotated pair are neighbours, as in Meta's Llama; in transformers they are half a head apart."""
     ffn_biases: bool = False
     """Whether its FFN takes biases."""
+    activation: str = "silu"
+    """Of its FFN, in transformers' words."""
+    one_added: bool = False
+    """Whether norms scale by 1 + weight in transformers; in llama.cpp by the weight."""
+    window: bool = False
+    """Whether it has layers with a sliding window."""
 
 
+GELU = "gelu_pytorch_tanh"
 DECI = Architecture("deci", interleaved=True, ffn_biases=True)
 LLAMA = Architecture("llama", interleaved=True, ffn_biases=True)
 STOCK = {
@@ -45,6 +52,10 @@ STOCK = {
     "olmo2": Architecture("olmo2"),
     "granite": Architecture("granite", interleaved=True, ffn_biases=True),
     "smollm3": Architecture("smollm3", interleaved=True),
+    "gemma": Architecture("gemma", activation=GELU, one_added=True),
+    "gemma2": Architecture("gemma2", activation=GELU, one_added=True, window=True),
+    "gemma3_text": Architecture("gemma3", activation=GELU, one_added=True, window=True),
+    "phi3": Architecture("phi3"),
 }
 """By transformers' model type; each is proven in tests/unit/test_gguf.py against llama.cpp."""
 AS_DECI = ("llama", "mistral", "qwen2")
@@ -80,7 +91,7 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     own = architecture(config.model_type, checkpoint.widths, has_ffn_biases(checkpoint))
     writer = gguf.GGUFWriter(output, own.name)
     describe(writer, about, kind)
-    parameters(writer, config, checkpoint.widths)
+    parameters(writer, config, own, checkpoint.widths)
     gguf_tokenizer.write(writer, folder, config.vocab_size)
     number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == own.name)
     short_names = gguf.get_tensor_name_map(number, checkpoint.layers)
@@ -105,6 +116,8 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
         values = checkpoint.tensor(name).float().numpy()
         if own.interleaved and (heads := heads_of(name, config)):
             values = values[interleaved(len(values), heads)]
+        if own.one_added and name.endswith("norm.weight"):
+            values = values + 1
         if stored.name == "F16" and not np.abs(values).max(initial=0) <= np.finfo(np.float16).max:
             raise InputError(f"gguf: {folder}: {name} has values beyond float16's: give bf16 instead of {kind}")
         writer.write_tensor_data(gguf.quants.quantize(values, stored))
@@ -144,52 +157,66 @@ def describe(writer: "GGUFWriter", about: Mapping[str, Any], kind: str) -> None:
         writer.add_base_model_repo_url(0, f"https://huggingface.co/{about['repo']}")
 
 
-def parameters(writer: "GGUFWriter", config: "PretrainedConfig", widths: Sequence[int]) -> None:
+def parameters(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture, widths: Sequence[int]) -> None:
     """The config, in llama.cpp's keys. Raises InputError for what it computes otherwise."""
     head = head_size(config)
     writer.add_block_count(len(widths))
-    writer.add_context_length(context(config))
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(widths[0] if len(set(widths)) == 1 else list(widths))
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(head)
     writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    rope(writer, config.rope_parameters)
-    if config.hidden_act != "silu":
-        raise InputError(f"gguf: llama.cpp has silu in this FFN, not {config.hidden_act}")
+    attention_span(writer, config, own)
+    rope(writer, config, own)
+    if (found := getattr(config, "hidden_activation", None) or config.hidden_act) != own.activation:
+        raise InputError(f"gguf: llama.cpp's {own.name} has {own.activation} in its FFN, not {found}")
+    if getattr(config, "query_pre_attn_scalar", head) != head:
+        raise InputError(
+            f"gguf: query_pre_attn_scalar {config.query_pre_attn_scalar}: llama.cpp takes the head's {head}"
+        )
     if config.model_type == "granite":
         writer.add_attention_scale(config.attention_multiplier)
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
         writer.add_logit_scale(config.logits_scaling)
-    if config.model_type == "smollm3":
-        fourth = [int((layer + 1) % 4 != 0) for layer in range(len(widths))]
-        if list(config.no_rope_layers) != fourth:
-            raise InputError(
-                "gguf: llama.cpp's smollm3 leaves the rotation out of every fourth layer, this model does not"
-            )
+    if config.model_type == "smollm3" and list(config.no_rope_layers) != [(n + 1) % 4 != 0 for n in range(len(widths))]:
+        raise InputError("gguf: llama.cpp's smollm3 has no rotation in every fourth layer, this model in others")
+    for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if value := getattr(config, cap, None):
+            getattr(writer, f"add_{cap}")(value)
 
 
 def head_size(config: "PretrainedConfig") -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def context(config: "PretrainedConfig") -> int:
-    """Tokens up to which llama.cpp computes the same: it has no sliding window in these families."""
-    sliding = "sliding_attention" in (getattr(config, "layer_types", None) or []) or config.model_type == "mistral"
-    window = getattr(config, "sliding_window", None) if sliding else None
-    return min(config.max_position_embeddings, window or config.max_position_embeddings)
+def attention_span(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture) -> None:
+    """How far it looks back; without a sliding window in llama.cpp the context ends where that would matter."""
+    sliding = [kind == "sliding_attention" for kind in getattr(config, "layer_types", None) or []]
+    window, longest = getattr(config, "sliding_window", None), config.max_position_embeddings
+    if window and own.window:
+        writer.add_sliding_window(window)
+        writer.add_sliding_window_pattern(sliding)
+    elif window and (any(sliding) or config.model_type in ("mistral", "phi3")):
+        longest = min(longest, window)
+    writer.add_context_length(longest)
 
 
-def rope(writer: "GGUFWriter", settings: Mapping[str, Any]) -> None:
+def rope(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture) -> None:
     """The rotary embedding. Raises InputError for a scaling other than linear, YaRN and Llama 3's (`rope_freqs`)."""
     import gguf
 
+    settings = config.rope_parameters.get("full_attention", config.rope_parameters)
+    if local := config.rope_parameters.get("sliding_attention"):
+        writer.add_rope_freq_base_swa(local["rope_theta"])
     writer.add_rope_freq_base(settings["rope_theta"])
+    share = settings.get("partial_rotary_factor", 1.0)
+    if share != 1 and own.interleaved:
+        raise InputError(f"gguf: partial_rotary_factor {share} is not converted for {own.name}")
+    writer.add_rope_dimension_count(int(head_size(config) * share))
     kind = settings.get("rope_type", "default")
     if kind in ("linear", "yarn"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
@@ -200,9 +227,7 @@ def rope(writer: "GGUFWriter", settings: Mapping[str, Any]) -> None:
             raise InputError(f"gguf: rope_parameters: YaRN's {', '.join(named)} is not converted")
         writer.add_rope_scaling_orig_ctx_len(settings["original_max_position_embeddings"])
     elif kind not in ("default", "linear", "llama3"):
-        raise InputError(
-            f"gguf: rope_parameters: rope_type {kind!r} is not converted; default, linear, llama3, yarn are"
-        )
+        raise InputError(f"gguf: rope_type {kind!r} is not converted; default, linear, llama3 and yarn are")
 
 
 def frequency_factors(config: "PretrainedConfig") -> np.ndarray | None:
