@@ -124,6 +124,7 @@ CASES = [
     *((kind, UNEVEN, True, {}) for kind in gguf_model.AS_DECI),
     ("qwen2", EVEN, True, {}),
     ("llama", EVEN, True, {}),
+    ("granite", EVEN, True, {}),
     ("llama", UNEVEN, False, {"attention_bias": True, "num_key_value_heads": 4}),
     ("llama", UNEVEN, False, {"head_dim": 16}),
     (
