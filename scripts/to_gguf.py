@@ -1,6 +1,7 @@
 """An exported model as one GGUF file, tried in llama.cpp where that is installed; its card and manifest beside it."""
 
 import tempfile
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 from pruning.core import cli
 
 DTYPES = {"f16": "float16", "bf16": "bfloat16"}  # what is only rounded
+TOOLS = {"gguf": "gguf", "llama-cpp-python": "llama_cpp"}
 
 
 def to_gguf(
@@ -46,7 +48,8 @@ def to_gguf(
             del ours
             checks["llama.cpp"] = runtimes.in_llama_cpp(temporary, wanted, tokenizer, DTYPES.get(kind))
         held = {"type": kind, "bytes": temporary.stat().st_size, **gguf_model.contents(temporary)}
-    content = {**held, "widths": made["widths"], "checks": checks}
+    tools = {name: version(name) for name, module in TOOLS.items() if find_spec(module)}
+    content = {**held, "widths": made["widths"], "made_with": tools, "checks": checks}
     text = card.gguf_card(settings, content, gguf_types.BLOCK[kind])
     output.with_suffix(".md").write_text(text, encoding="utf-8")
     names = (output.name, output.with_suffix(".md").name)

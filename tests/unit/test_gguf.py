@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import gguf
@@ -392,6 +393,7 @@ def test_a_card_and_a_manifest_lie_beside_the_file(tmp_path, exported, kind):
     manifest = artifacts.read_json(out.with_suffix(".json"), "gguf")
     assert manifest["files"][out.name] == artifacts.file_hash(out) and manifest["bytes"] == out.stat().st_size
     assert sum(manifest["tensors"].values()) == 39 and manifest["architecture"] == "deci"
+    assert manifest["made_with"]["gguf"] == version("gguf")
     card = out.with_suffix(".md").read_text()
     assert "7, 31, 20, 12" in card and "`deci`, which takes a width a layer" in card
     assert ("4 of its 4 FFN widths are no multiples of" in card) == (kind != "f16")
