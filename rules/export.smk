@@ -9,7 +9,10 @@ INPUT
     results/{model}/eval/{variant}/, eval/dense/                    what is there when the card is written
 OUTPUT
     results/{model}/export/{variant}/model/                         weights, tokenizer, README.md, manifest.json with hashes and checks
+    results/{model}/export/{variant}/gguf/{type}.gguf               the same for llama.cpp, in one file; .md, .json: its card and manifest
 """
+
+from pruning.models import gguf_types
 
 
 def exported(wildcards):
@@ -37,13 +40,20 @@ def measured_of(model, variant):
     return found
 
 
+def export_name(wildcards):
+    """What an export is called."""
+    variant = variant_of(wildcards)
+    parts = (wildcards.model, variant.calib, variant.method, variant.sparsity, variant.tuning)
+    return "-".join(str(part) for part in parts if part)
+
+
 def export_settings(wildcards):
     variant, model = variant_of(wildcards), CONFIG.models[wildcards.model]
     whose = {"calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity, "tuning": variant.tuning}
     tasks = {name: catalogue.described(CONFIG, names.Column(name)) for name in CONFIG.tasks}
     return settings(
         None,
-        name="-".join(str(part) for part in (wildcards.model, *whose.values()) if part),
+        name=export_name(wildcards),
         dtype=model.dtype,
         source=model.source.model_dump(),
         note=model.note,
@@ -84,4 +94,43 @@ rule export:
         "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --model {input.weights:q} --manifest {input.manifest:q} "
         "--base {input.base:q} --mask {input.mask:q} {params.adapter:q} {params.measured:q} --output {output:q} "
+        "--threads {threads} > {log:q} 2>&1"
+
+
+def gguf_source(wildcards):
+    """The exported folder, if it can become such a file at all."""
+    checked(gguf_types.check, wildcards.type)
+    return names.EXPORT.format(**wildcards)
+
+
+def gguf_settings(wildcards):
+    own, source = CONFIG.models[wildcards.model], CONFIG.models[wildcards.model].source
+    repo = {"repo": source.repo, "revision": source.revision} if source.kind == "hub" else {}
+    return settings(None, name=export_name(wildcards), type=wildcards.type, dtype=own.dtype, **repo)
+
+
+rule gguf:
+    """One file for llama.cpp."""
+    input:
+        model=gguf_source,
+        code=code("to_gguf"),
+    output:
+        file=f"{names.GGUF}.gguf",
+        others=[f"{names.GGUF}.{suffix}" for suffix in ("json", "md")],
+    log:
+        log_of(names.GGUF),
+    benchmark:
+        benchmark_of(names.GGUF)
+    wildcard_constraints:
+        variant=VARIANT.removeprefix("dense|"),
+        type="[^/.]+",
+    conda:
+        "../envs/cpu.yaml"
+    threads: threads_of
+    resources:
+        mem_mb=memory_mb,
+    params:
+        settings=gguf_settings,
+    shell:
+        "python {input.code[0]:q} --settings {params.settings:q} --model {input.model:q} --output {output.file:q} "
         "--threads {threads} > {log:q} 2>&1"

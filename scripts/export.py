@@ -15,7 +15,6 @@ WANTED = (
     *("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json", "modeling_pruned.py"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja"),
 )
-TEXT = "Question: Tom has 3 boxes of 12 pencils and gives 7 pencils away. How many pencils are left?\nAnswer: 3 x 12 ="
 
 
 def export(
@@ -48,7 +47,7 @@ def export(
     cli.phase("start-up")
     made = artifacts.read_json(manifest, "compact")
     ours, tokenizer = loading.load(model, settings["dtype"], "cpu", adapter)
-    wanted = runtimes.expected(ours, tokenizer(TEXT)["input_ids"], settings["dtype"])
+    wanted = runtimes.expected(ours, tokenizer(runtimes.TEXT)["input_ids"], settings["dtype"])
     del ours
     cli.phase("load")
     with artifacts.atomic_directory(output) as directory:

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 SHAPE = {
+    "vocab_size": 257,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_attention_heads": 4,
@@ -66,7 +67,7 @@ def of_family(model_type: str, layers: int = 2, seed: int = 0, **changes):
 def _spread(model, config, layers, seed, **changes):
     """Random weights, larger than usual and with uneven norms, so that nothing is nearly constant."""
     torch.manual_seed(seed)
-    made = model(config(vocab_size=257, num_hidden_layers=layers, **{**SHAPE, **changes}))
+    made = model(config(num_hidden_layers=layers, **{**SHAPE, **changes}))
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.5 if "norm" in name else 0.15) + ("norm" in name))

@@ -193,6 +193,14 @@ def stage(name: str, *arguments: str, environment: dict | None = None) -> subpro
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
 
 
+def test_a_type_of_gguf_file_that_is_not_made_is_refused_before_any_job(workspace: Workspace):
+    done = workspace.snakemake("results/tiny-reasoner/export/gsm_symbolic-s0/rku/50/gguf/q5_1.gguf", check=False)
+    lines = (done.stdout + done.stderr).splitlines()
+    assert done.returncode != 0
+    assert lines[-1] == "error: export: no type 'q5_1' of GGUF file is made; there are f16, bf16, q8_0, q4_k_m"
+    assert not (workspace.path / "results/data").exists()
+
+
 def says(done: subprocess.CompletedProcess, *parts: str) -> None:
     """The stage failed with one line on stderr that holds these parts."""
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

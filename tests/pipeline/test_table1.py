@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
+from pruning.core import artifacts
 from pruning.models.structures import ffn
 from workspace import Workspace
 
@@ -96,6 +97,30 @@ def test_a_model_is_exported_with_what_was_measured_of_it(finished: Workspace):
     assert finished.planned(target) == {}
     finished.snakemake("results/tiny-reasoner/eval/gsm_symbolic-s0/rku/50/arithmetic.json")
     assert finished.planned(target) == {"export": 1}  # more is known now
+    shutil.rmtree(finished.path / "results/tiny-reasoner/export")
+
+
+def test_an_exported_model_becomes_a_gguf_file(finished: Workspace):
+    target = "results/tiny-reasoner/export/gsm_symbolic-s0/wanda/50"
+    finished.snakemake(f"{target}/model")
+    folder = finished.path / target / "model"
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())  # the tiny one has no merges, as none has
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["ab"] = vocabulary.pop(max(vocabulary, key=vocabulary.get))
+    tokenizer["model"]["merges"] = [["a", "b"]]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["provenance"]
+    artifacts.write_json(
+        folder / "manifest.json", manifest | {"files": artifacts.directory_hashes(folder)}, "export", {}
+    )
+    finished.snakemake(f"{target}/gguf/bf16.gguf")
+    made = artifacts.read_json(finished.path / target / "gguf/bf16.json", "gguf")
+    assert (made["architecture"], made["widths"]) == ("qwen2", [24, 24])
+    assert list(made["provenance"]["inputs"]) == [f"{target}/model/manifest.json"]
+    card = (finished.path / target / "gguf/bf16.md").read_text()
+    assert card.startswith("# tiny-reasoner-gsm_symbolic-s0-wanda-50, bf16\n")
+    assert finished.planned(f"{target}/gguf/bf16.gguf") == {}
     shutil.rmtree(finished.path / "results/tiny-reasoner/export")
 
 

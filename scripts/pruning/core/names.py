@@ -43,6 +43,7 @@ REFIT = "results/{model}/refit/{calib}/{method}/{sparsity}"
 RECOVERED = "results/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}"
 
 EXPORT = "results/{model}/export/{variant}/model"
+GGUF = "results/{model}/export/{variant}/gguf/{type}"
 
 EVALUATION = "results/{model}/eval/{variant}/{task}"
 RESULT = f"{EVALUATION}.json"

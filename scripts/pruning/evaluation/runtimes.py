@@ -1,22 +1,25 @@
 """Does an exported folder hold the model that it should? It is loaded by stock tools, and their numbers are compared.
 
 Each check gets the folder and what is expected of it (`Expected`), and returns {`max_difference`, of logits or of
-log-probabilities}. To add a runtime, add a function to RUNTIMES.
+log-probabilities}. To add a runtime, add a function to RUNTIMES. A GGUF file is tried in llama.cpp (`in_llama_cpp`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.core.errors import InputError
 from pruning.models.checkpoint import read_config
 from pruning.models.structures import ffn
 
+TEXT = "Question: Tom has 3 boxes of 12 pencils and gives 7 pencils away. How many pencils are left?\nAnswer: 3 x 12 ="
+HARD_TEXT = "It's 3.14159, WE'LL pay 1,234,567 €\n\n\tdef f(x):  return x**2  # naïve café, 日本語, कैसे, 👩‍💻 …!?\r\n "
+"""Of everything that pre-tokenizers treat differently."""
 NEW_TOKENS = 16
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
 """Of a difference, as a share of the largest logit: the same weights, summed in another order."""
@@ -98,6 +101,48 @@ RUNTIMES = {"transformers": in_transformers, "peft": in_peft, "lm_eval": in_lm_e
 def check(folder: Path, wanted: Expected) -> dict[str, dict[str, object]]:
     """Runtime -> what was found, for all that are installed."""
     return {name: run(folder, wanted) for name, run in RUNTIMES.items() if find_spec(name)}
+
+
+def in_llama_cpp(
+    file: Path, wanted: Expected, tokenizer: PreTrainedTokenizerBase, dtype: str | None
+) -> dict[str, object]:
+    """A GGUF file in llama.cpp, by llama-cpp-python. `dtype`: what its weights are stored in, None if quantised.
+
+    Besides, `kl_divergence`: of its next tokens from the expected ones, in nats, the mean over the text's positions.
+
+    Raises InputError if it is not loaded, if texts become other tokens than in `tokenizer`, or if unquantised weights
+    give other logits."""
+    import llama_cpp
+
+    ids = wanted.ids[0].tolist()
+    length = len(ids) + NEW_TOKENS
+    try:
+        model = llama_cpp.Llama(
+            str(file),
+            **{"n_ctx": length, "n_batch": length, "n_threads": torch.get_num_threads(), "n_gpu_layers": 0},
+            **dict.fromkeys(("type_k", "type_v"), llama_cpp.GGML_TYPE_F32),  # else what is cached is rounded too
+            logits_all=True,
+            verbose=False,
+        )
+    except ValueError as error:
+        raise InputError(f"export: llama.cpp {llama_cpp.__version__} does not load it: {error}") from None
+    try:
+        for text in (TEXT, HARD_TEXT):
+            if (found := model.tokenize(text.encode(), special=True)) != tokenizer(text)["input_ids"]:
+                raise InputError(f"export: llama.cpp reads {text!r} as other tokens, {found}: not exported")
+        model.eval(ids)
+        logits = torch.tensor(np.array(model.scores[: len(ids)]))[None]
+        apart = (logits - wanted.logits).abs().max().item()
+        if dtype:
+            difference(logits, replace(wanted, dtype=dtype), "llama.cpp")
+        for _ in range(NEW_TOKENS):
+            model.eval([int(model.scores[model.n_tokens - 1].argmax())])
+        same = model.input_ids[len(ids) : length].tolist() == wanted.tokens
+    finally:
+        model.close()
+    pairs = (logits.log_softmax(-1), wanted.logits.log_softmax(-1))
+    divergence = torch.nn.functional.kl_div(*pairs, reduction="none", log_target=True).sum(-1).mean().item()
+    return {"max_difference": apart, "same_text": same, "kl_divergence": divergence}
 
 
 @torch.inference_mode()

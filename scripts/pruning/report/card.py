@@ -89,6 +89,50 @@ OWN_CODE = (
 )
 
 
+GGUF_CARD = Template("""# $name, $type
+
+`$file` for llama.cpp and what is built on it: a pruned model, whose card is in `../model/README.md`.
+
+| | |
+|---|---|
+| architecture | `$architecture`$how |
+| size | $megabytes MB |
+| FFN widths | $widths |
+| tensors | $tensors |
+$fallback
+    llama-cli -m $file
+    llama_cpp.Llama("$file")    # llama-cpp-python
+
+Checked when it was written, against the model in $dtype in transformers: $checks
+""")
+
+
+def gguf_card(settings: Mapping[str, Any], content: Mapping[str, Any], block: int) -> str:
+    """Markdown. content: of the file's manifest. block: values that its type stores together."""
+    own = content["architecture"]
+    kept = [width for width in content["widths"] if width % block]
+    fallback = ""
+    if kept:
+        fallback = (
+            f"\n{len(kept)} of its {len(content['widths'])} FFN widths are no multiples of {block}: their down_proj "
+            f"is stored in a larger type, as llama.cpp does; `round_to: {block}` in the method makes them multiples.\n"
+        )
+    checks = "; ".join(f"{name}: {said(found)}" for name, found in content["checks"].items())
+    return GGUF_CARD.substitute(
+        name=settings["name"],
+        type=content["type"],
+        file=f"{content['type']}.gguf",
+        architecture=own,
+        how=", which takes a width a layer" if own == "deci" else "",
+        megabytes=f"{content['bytes'] / 1e6:,.1f}",
+        widths=widths(content["widths"]),
+        tensors=", ".join(f"{number} {kind}" for kind, number in content["tensors"].items()),
+        fallback=fallback,
+        dtype=settings["dtype"],
+        checks=f"{checks}." if checks else "not at all, llama-cpp-python is not installed.",
+    )
+
+
 def origin(source: Mapping[str, Any]) -> str:
     if source["kind"] == "hub":
         return f"{source['repo']} at {source['revision']}"
@@ -135,4 +179,5 @@ def shown(measure: Mapping[str, Any], metric: str) -> str:
 
 def said(found: Mapping[str, Any]) -> str:
     same = {True: ", the same text", False: ", another text from some token on"}.get(found.get("same_text"), "")
-    return f"logits within {found['max_difference']:.1g}{same}"
+    divergence = f", KL divergence {found['kl_divergence']:.1g} nats a token" if "kl_divergence" in found else ""
+    return f"logits within {found['max_difference']:.1g}{divergence}{same}"

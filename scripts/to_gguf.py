@@ -1,0 +1,62 @@
+"""An exported model as one GGUF file, tried in llama.cpp where that is installed; its card and manifest beside it."""
+
+import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning.core import cli
+
+DTYPES = {"f16": "float16", "bf16": "bfloat16"}  # what is only rounded
+TOOLS = {"gguf": "gguf", "llama-cpp-python": "llama_cpp"}
+
+
+def to_gguf(
+    settings: cli.Settings,
+    model: Annotated[Path, typer.Option(help="directory of the exported model")],
+    output: Annotated[Path, typer.Option(help="file to write; its card and manifest have the same name")],
+    threads: int = 1,
+) -> None:
+    cli.set_threads(threads)
+    import torch
+
+    from pruning.core import artifacts
+    from pruning.evaluation import runtimes
+    from pruning.models import gguf_model, gguf_types, loading
+    from pruning.report import card
+
+    torch.set_num_threads(threads)
+    cli.phase("start-up")
+    gguf_types.check(kind := settings["type"])
+    made = artifacts.read_json(model / "manifest.json", "export")
+    artifacts.check_model(model)
+    with artifacts.atomic(output) as temporary:
+        if kind in gguf_types.K_QUANTS:
+            with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
+                gguf_model.write(model, whole := Path(scratch) / "f16.gguf", "f16", settings | {"type": kind})
+                gguf_model.quantise(whole, temporary, kind, threads)
+        else:
+            gguf_model.write(model, temporary, kind, settings)
+        cli.phase("convert")
+        checks = {}
+        if find_spec("llama_cpp"):
+            ours, tokenizer = loading.load(model, settings["dtype"], "cpu")
+            wanted = runtimes.expected(ours, tokenizer(runtimes.TEXT)["input_ids"], settings["dtype"])
+            del ours
+            checks["llama.cpp"] = runtimes.in_llama_cpp(temporary, wanted, tokenizer, DTYPES.get(kind))
+        held = {"type": kind, "bytes": temporary.stat().st_size, **gguf_model.contents(temporary)}
+    tools = {name: version(name) for name, module in TOOLS.items() if find_spec(module)}
+    content = {**held, "widths": made["widths"], "made_with": tools, "checks": checks}
+    text = card.gguf_card(settings, content, gguf_types.BLOCK[kind])
+    output.with_suffix(".md").write_text(text, encoding="utf-8")
+    names = (output.name, output.with_suffix(".md").name)
+    content["files"] = {name: artifacts.file_hash(output.parent / name) for name in names}
+    artifacts.write_json(output.with_suffix(".json"), content, "gguf", settings)
+    print(text)
+
+
+if __name__ == "__main__":
+    cli.run(to_gguf)

@@ -1,0 +1,428 @@
+"""GGUF files: what transformers' own reader and llama.cpp make of them, what they hold, and what is refused.
+
+What needs llama.cpp is skipped where llama-cpp-python is not installed.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import to_gguf as stage
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+import tiny
+from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.evaluation import runtimes
+from pruning.methods.compact import write_compact
+from pruning.methods.compensation import Compensated
+from pruning.models import gguf_model, gguf_tokenizer, gguf_types, loading
+from pruning.models.checkpoint import Checkpoint
+from pruning.models.families import FAMILIES
+from workspace import ROOT
+
+needs_llama_cpp = pytest.mark.skipif(
+    importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed"
+)
+VOCABULARY = 512
+EVEN, UNEVEN = (20, 20, 20, 20), (7, 31, 20, 12)
+TEMPLATE = "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}"
+STEPS = {
+    "ByteLevel": lambda how: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=how == "regex"),
+    "Digits": lambda _: pre_tokenizers.Digits(individual_digits=True),
+    "Split": lambda pattern: pre_tokenizers.Split(Regex(pattern), "isolated"),
+}
+
+
+def wrapped(backend: Tokenizer, trainer: trainers.BpeTrainer) -> PreTrainedTokenizerFast:
+    """Trained on this project's own texts, with a token that is special and one that is not."""
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/methods.md")]
+    backend.train_from_iterator([*texts, *[runtimes.HARD_TEXT] * 50], trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>")
+    made.add_tokens(["<|user|>"])
+    made.chat_template = TEMPLATE
+    return made
+
+
+def byte_level(name: str) -> PreTrainedTokenizerFast:
+    """A tokenizer whose pre-tokenizer llama.cpp calls `name`."""
+    (rules, whole), *_ = [key for key, found in gguf_tokenizer.PRE_TOKENIZERS.items() if found == name]
+    backend = Tokenizer(models.BPE(ignore_merges=whole))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([STEPS[kind](how) for kind, how in rules])
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options = {"special_tokens": ["<|end|>"], "initial_alphabet": alphabet, "show_progress": False}
+    return wrapped(backend, trainers.BpeTrainer(vocab_size=500, **options))
+
+
+def sentencepiece(prepend: bool) -> PreTrainedTokenizerFast:
+    """As Llama 2's and Gemma's tokenizer.json: BPE over text whose spaces are ▁, with bytes for what is unknown."""
+    backend = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    replace = normalizers.Replace(" ", "▁")
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace]) if prepend else replace
+    fallback = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence(fallback + ([decoders.Strip(" ", 1, 0)] if prepend else []))
+    special = ["<unk>", "<|end|>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    made = wrapped(backend, trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False))
+    content = json.loads(made.backend_tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if not token["content"].startswith("<0x")]
+    again = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)), eos_token="<|end|>", unk_token="<unk>"
+    )
+    return again
+
+
+def folder(place: Path, kind: str, widths=EVEN, tokens: PreTrainedTokenizerFast | None = None, bias=False, **changes):
+    """A pruned tiny model of a family, in a folder."""
+    tokens = tokens or byte_level("qwen2")
+    base = tiny.save(tiny.of_family(kind, len(widths), **{"vocab_size": VOCABULARY, **changes}), place / "base")
+    tokens.save_pretrained(base)
+    rng, checkpoint = np.random.default_rng(0), Checkpoint(base)
+    keeps = [np.isin(np.arange(48), rng.permutation(48)[:width]) for width in widths]
+
+    def with_bias(layer: int) -> Compensated:
+        down = checkpoint.matrix(layer, "down")[:, keeps[layer]]
+        return Compensated(down, rng.normal(size=len(down)).astype(np.float32), {})
+
+    (place / "pruned").mkdir()
+    write_compact(checkpoint, place / "pruned", keeps, with_bias if bias else None)
+    return place / "pruned"
+
+
+def converted(model: Path, kind: str = "f16") -> Path:
+    file = model.with_name(f"{kind}.gguf")
+    gguf_model.write(model, file, kind, {"name": "tiny"})
+    return file
+
+
+def tried(model: Path, file: Path, dtype: str | None = "float16") -> dict:
+    ours, tokenizer = loading.load(model, "float32", "cpu")
+    ids = tokenizer(runtimes.TEXT)["input_ids"]
+    return runtimes.in_llama_cpp(file, runtimes.expected(ours, ids, "float32"), tokenizer, dtype)
+
+
+def fields(file: Path) -> dict:
+    return {name: field.contents() for name, field in gguf.GGUFReader(file).fields.items()}
+
+
+@pytest.fixture
+def unrounded(monkeypatch):
+    """Weights in float32, so that what differs is not their rounding."""
+    monkeypatch.setattr(gguf_model, "stored_as", lambda *_: gguf.GGMLQuantizationType.F32)
+
+
+CASES = [
+    *((kind, EVEN, False, {}) for kind in gguf_model.STOCK),
+    *((kind, UNEVEN, False, {}) for kind in gguf_model.AS_DECI),
+    *((kind, UNEVEN, True, {}) for kind in gguf_model.AS_DECI),
+    ("qwen2", EVEN, True, {}),
+    ("llama", EVEN, True, {}),
+    ("granite", EVEN, True, {}),
+    ("llama", UNEVEN, False, {"attention_bias": True, "num_key_value_heads": 4}),
+    ("llama", UNEVEN, False, {"head_dim": 16}),
+    (
+        "phi3",
+        EVEN,
+        False,
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    ),
+    ("gemma3_text", EVEN, False, {"layer_types": ["sliding_attention", "full_attention"] * 2}),
+]
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize(
+    ("kind", "widths", "bias", "changes"), CASES, ids=lambda part: str(part).replace(" ", "") if part else "-"
+)
+def test_llama_cpp_computes_what_the_model_does(tmp_path, unrounded, kind, widths, bias, changes):
+    """Its GELU is a table in float16: that of Gemma is nearer to the model than its weights in float16 would be."""
+    model = folder(tmp_path, kind, widths, bias=bias, **changes)
+    found = tried(model, converted(model), None)
+    assert found["kl_divergence"] < (1e-5 if kind.startswith("gemma") else 1e-7) and found["same_text"]
+    assert gguf_model.contents(tmp_path / "f16.gguf")["architecture"] == (
+        "deci" if widths == UNEVEN or (bias and kind == "qwen2") else gguf_model.STOCK[kind].name
+    )
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "factor": 4.0},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+        {
+            **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+            "original_max_position_embeddings": 16,
+        },
+    ],
+    ids=lambda rope: rope["rope_type"],
+)
+@pytest.mark.parametrize("widths", [EVEN, UNEVEN], ids=["even", "uneven"])
+def test_scaled_rotations_are_llama_cpps(tmp_path, unrounded, rope, widths):
+    model = folder(tmp_path, "llama", widths, rope_parameters={"rope_theta": 1000.0, **rope}, head_dim=16)
+    assert tried(model, converted(model), None)["kl_divergence"] < 1e-7
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("name", gguf_tokenizer.PRE_TOKENIZERS.values())
+def test_llama_cpp_reads_text_as_the_tokenizer_does(tmp_path, name):
+    model = folder(tmp_path, "llama", tokens=byte_level(name))
+    file = converted(model)
+    assert fields(file)["tokenizer.ggml.pre"] == name
+    tried(model, file)  # raises if a token differs
+
+
+@needs_llama_cpp
+def test_another_pre_tokenizer_would_show(tmp_path, monkeypatch):
+    model = folder(tmp_path, "llama", tokens=byte_level("qwen2"))
+    monkeypatch.setattr(gguf_tokenizer, "pre_tokenizer", lambda *_: "gpt-2")
+    with pytest.raises(InputError, match="llama.cpp reads .* as other tokens"):
+        tried(model, converted(model))
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("prepend", [True, False])
+def test_llama_cpp_reads_text_as_a_sentencepiece_tokenizer_does(tmp_path, prepend):
+    tokens = sentencepiece(prepend)
+    model = folder(tmp_path, "llama", tokens=tokens, vocab_size=len(tokens))
+    tried(model, converted(model))
+
+
+@needs_llama_cpp
+def test_the_beginning_of_a_text_is_marked_where_the_tokenizer_marks_it(tmp_path):
+    from tokenizers import processors
+
+    tokens = byte_level("llama-bpe")
+    tokens.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|end|> $A", pair="<|end|> $A $B", special_tokens=[("<|end|>", 0)]
+    )
+    tokens.bos_token = "<|end|>"
+    model = folder(tmp_path, "llama", tokens=tokens)
+    file = converted(model)
+    assert AutoTokenizer.from_pretrained(model)("a")["input_ids"][0] == 0
+    assert fields(file)["tokenizer.ggml.add_bos_token"] is True
+    tried(model, file)
+
+
+@needs_llama_cpp
+def test_a_wrong_order_of_rows_would_show(tmp_path, monkeypatch):
+    model = folder(tmp_path, "llama")
+    monkeypatch.setattr(gguf_model, "interleaved", lambda rows, heads: np.arange(rows))
+    with pytest.raises(InputError, match="in llama.cpp the logits are up to .* not exported"):
+        tried(model, converted(model))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_transformers_reads_the_same_model_and_tokenizer(tmp_path, kind):
+    """Its reader of GGUF is another program than llama.cpp; float16 weights, so that nothing is rounded."""
+    model = folder(tmp_path, kind, **{"tie_word_embeddings": kind == "qwen2"})
+    stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float16)
+    stock.save_pretrained(model)
+    converted(model)
+    read = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="f16.gguf", dtype=torch.float32)
+    ids = torch.tensor([[3, 77, 250, 14, 9, 120]])
+    with torch.inference_mode():
+        torch.testing.assert_close(read(ids).logits, stock.float()(ids).logits, rtol=1e-5, atol=1e-5)
+    ours, theirs = AutoTokenizer.from_pretrained(model), AutoTokenizer.from_pretrained(tmp_path, gguf_file="f16.gguf")
+    assert theirs("Tom has boxes")["input_ids"] == ours("Tom has boxes")["input_ids"]
+    assert theirs.decode(ours("a<|user|>b")["input_ids"]) == "a<|user|>b"
+    messages = [{"role": "user", "content": "hello"}]
+    assert theirs.apply_chat_template(messages, tokenize=False) == "<|user|>hello<|end|>"
+
+
+def test_every_tensor_is_the_models(tmp_path):
+    """Of layers of different widths, which only llama.cpp reads: by hand, with the order of rows undone by a loop."""
+    model = folder(tmp_path, "qwen2", UNEVEN)
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(converted(model)).tensors}
+    checkpoint = Checkpoint(model)
+    names = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight",
+    }
+    parts = {
+        **{"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"},
+        **{f"self_attn.{one}_proj": f"attn_{'output' if one == 'o' else one}" for one in "qkvo"},
+        **{f"mlp.{name}_proj": f"ffn_{name}" for name in ("gate", "up", "down")},
+    }
+    for layer in range(4):
+        for long, short in parts.items():
+            for end in ("weight", "bias"):
+                if f"model.layers.{layer}.{long}.{end}" in checkpoint.file_of:
+                    names[f"model.layers.{layer}.{long}.{end}"] = f"blk.{layer}.{short}.{end}"
+    assert set(names) == set(checkpoint.file_of) and set(names.values()) == set(tensors)
+    for long, short in names.items():
+        wanted, found = checkpoint.tensor(long).numpy(), np.array(tensors[short].data)
+        assert tensors[short].tensor_type.name == ("F32" if wanted.ndim == 1 else "F16")
+        if heads := {"attn_q": 4, "attn_k": 2}.get(short.split(".")[-2]):
+            for head in range(heads):
+                for pair in range(4):
+                    for half in range(2):
+                        row = found[head * 8 + pair * 2 + half]
+                        np.testing.assert_allclose(row, wanted[head * 8 + half * 4 + pair], rtol=1e-3, atol=1e-6)
+        else:
+            np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_what_the_file_says_of_the_model(tmp_path):
+    model = folder(tmp_path, "llama", UNEVEN, bias=False, rope_parameters={"rope_type": "default", "rope_theta": 7.0})
+    about = {"name": "tiny-wanda-50", "repo": "a/b", "revision": "0" * 40}
+    gguf_model.write(model, file := tmp_path / "x.gguf", "bf16", about)
+    found = fields(file)
+    assert {key.removeprefix("deci."): value for key, value in found.items() if key.startswith("deci.")} == {
+        **{"block_count": 4, "context_length": 512, "embedding_length": 32, "feed_forward_length": list(UNEVEN)},
+        **{
+            "attention.head_count": 4,
+            "attention.head_count_kv": 2,
+            "attention.layer_norm_rms_epsilon": pytest.approx(1e-6),
+        },
+        **{"attention.key_length": 8, "attention.value_length": 8, "rope.dimension_count": 8, "rope.freq_base": 7.0},
+        "vocab_size": VOCABULARY,
+    }
+    assert found["general.architecture"] == "deci" and found["general.name"] == "tiny-wanda-50"
+    assert found["general.base_model.0.repo_url"] == "https://huggingface.co/a/b"
+    assert found["general.file_type"] == 32  # MOSTLY_BF16 in llama.h
+    tokens, kinds = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.token_type"]
+    vocabulary = AutoTokenizer.from_pretrained(model).get_vocab()
+    assert {token: number for number, token in enumerate(tokens) if kinds[number] != 5} == vocabulary
+    assert (kinds[0], kinds[vocabulary["<|user|>"]], kinds[1]) == (3, 4, 1)  # control, user-defined, normal
+    assert found["tokenizer.ggml.eos_token_id"] == 0 and found["tokenizer.ggml.add_bos_token"] is False
+    assert found["tokenizer.chat_template"] == TEMPLATE
+
+
+def test_rows_that_are_no_whole_blocks_are_float16(tmp_path):
+    model = folder(tmp_path, "llama", (32, 20, 32, 12))
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(converted(model, "q8_0")).tensors}
+    kinds = [tensors[f"blk.{layer}.ffn_down.weight"].tensor_type.name for layer in range(4)]
+    assert kinds == ["Q8_0", "F16", "Q8_0", "F16"]
+    wanted = Checkpoint(model).tensor("model.layers.0.mlp.down_proj.weight").numpy()
+    found = gguf.quants.dequantize(tensors["blk.0.ffn_down.weight"].data, gguf.GGMLQuantizationType.Q8_0)
+    step = np.abs(wanted).max(axis=1, keepdims=True) / 127
+    assert (np.abs(found - wanted) <= 0.51 * step + 1e-3 * np.abs(wanted)).all()  # half a step, and float16's of it
+
+
+REFUSED = {
+    "another family": (dict(kind="cohere"), "model type 'cohere' is not converted; llama, mistral, qwen2"),
+    "widths of a family without": (
+        dict(kind="qwen3", widths=UNEVEN),
+        "llama.cpp's qwen3 has no layers of different widths .* `export: pad`",
+    ),
+    "biases of a family without": (dict(kind="olmo2", bias=True), "llama.cpp's olmo2 has no biases of the FFN"),
+    "another scaling": (
+        dict(kind="llama", rope_parameters={"rope_type": "dynamic", "rope_theta": 7.0, "factor": 2.0}),
+        "rope_type 'dynamic' is not converted",
+    ),
+    "another activation": (dict(kind="llama", hidden_act="gelu"), "llama.cpp's llama has silu in its FFN, not gelu"),
+    "no merges": (dict(kind="llama", tokens=tiny.tokenizer()), "wants a BPE model with merges"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_llama_cpp_has_not_is_refused(tmp_path, name):
+    options, reason = REFUSED[name]
+    with pytest.raises(InputError, match=reason):
+        converted(folder(tmp_path, **options))
+
+
+def test_a_pre_tokenizer_without_a_name_is_refused(tmp_path):
+    tokens = byte_level("gpt-2")
+    tokens.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    with pytest.raises(InputError, match=r"this one \(Whitespace in another way, ByteLevel regex\) is none of gpt-2"):
+        converted(folder(tmp_path, "llama", tokens=tokens))
+
+
+def test_values_beyond_float16_are_refused(tmp_path):
+    model = folder(tmp_path, "llama")
+    changed = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        changed.model.layers[1].mlp.up_proj.weight[0, 0] = 1e6
+    changed.save_pretrained(model)
+    with pytest.raises(InputError, match="layers.1.mlp.up_proj.weight has values beyond float16's: give bf16"):
+        converted(model)
+    assert gguf_model.contents(converted(model, "bf16"))["tensors"]["BF16"] == 30
+
+
+def test_a_sliding_window_ends_the_context(tmp_path):
+    model = folder(tmp_path, "mistral", sliding_window=64)
+    assert fields(converted(model))["llama.context_length"] == 64
+
+
+def test_types_that_are_not_there(monkeypatch):
+    with pytest.raises(InputError, match="no type 'q5_1' of GGUF file is made; there are f16, bf16, q8_0, q4_k_m"):
+        gguf_types.check("q5_1")
+    monkeypatch.setattr(gguf_types, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match="pip install llama-cpp-python .* ask for f16, bf16, q8_0"):
+        gguf_types.check("q4_k_m")
+    gguf_types.check("q8_0")
+
+
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """An exported model, as the stage wants it."""
+    for name in ("OMP_NUM_THREADS",):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+
+    def make(**options) -> Path:
+        model = folder(tmp_path, **options)
+        checkpoint = Checkpoint(model)
+        content = {"widths": checkpoint.widths, "files": artifacts.directory_hashes(model)}
+        artifacts.write_json(model / "manifest.json", content, "export", {})
+        return model
+
+    return make
+
+
+SETTINGS = {"name": "tiny-wanda-50", "dtype": "float32"}
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", pytest.param("q4_k_m", marks=needs_llama_cpp)])
+def test_a_card_and_a_manifest_lie_beside_the_file(tmp_path, exported, kind):
+    out = tmp_path / f"gguf/{kind}.gguf"
+    stage.to_gguf(SETTINGS | {"type": kind}, exported(kind="llama", widths=UNEVEN), out)
+    assert sorted(path.name for path in out.parent.iterdir()) == [f"{kind}.gguf", f"{kind}.json", f"{kind}.md"]
+    manifest = artifacts.read_json(out.with_suffix(".json"), "gguf")
+    assert manifest["files"][out.name] == artifacts.file_hash(out) and manifest["bytes"] == out.stat().st_size
+    assert sum(manifest["tensors"].values()) == 39 and manifest["architecture"] == "deci"
+    assert manifest["made_with"]["gguf"] == version("gguf")
+    card = out.with_suffix(".md").read_text()
+    assert "7, 31, 20, 12" in card and "`deci`, which takes a width a layer" in card
+    assert ("4 of its 4 FFN widths are no multiples of" in card) == (kind != "f16")
+    if importlib.util.find_spec("llama_cpp"):
+        assert set(manifest["checks"]["llama.cpp"]) == {"max_difference", "same_text", "kl_divergence"}
+        assert "llama.cpp: logits within" in card and "nats a token" in card
+
+
+def test_a_file_that_could_not_be_tried_says_so(tmp_path, exported, monkeypatch):
+    monkeypatch.setattr(stage, "find_spec", lambda _: None)
+    stage.to_gguf(SETTINGS | {"type": "f16"}, exported(kind="llama"), tmp_path / "f16.gguf")
+    assert artifacts.read_json(tmp_path / "f16.json", "gguf")["checks"] == {}
+    assert "not at all, llama-cpp-python is not installed" in (tmp_path / "f16.md").read_text()
+
+
+def test_an_edited_export_is_refused(tmp_path, exported):
+    model = exported(kind="llama")
+    (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    with pytest.raises(InputError, match="config.json: is not the file that"):
+        stage.to_gguf(SETTINGS | {"type": "f16"}, model, tmp_path / "f16.gguf")
+
+
+def test_every_family_is_converted_or_named_as_not():
+    known = set(gguf_model.STOCK)
+    assert known <= set(FAMILIES) and set(gguf_model.AS_DECI) <= known
+    table = (ROOT / "docs/howto.md").read_text()
+    for kind in FAMILIES:
+        assert f"`{kind}`" in table
+
+
+def test_nothing_of_this_hides_the_package():
+    assert not (ROOT / "scripts/gguf.py").exists() and sys.modules["gguf"].__file__.endswith("gguf/__init__.py")
