@@ -324,20 +324,6 @@ def test_hub_revisions_are_commits():
         validate(raw)
 
 
-@pytest.mark.parametrize("environment", ["cpu", "gpu"])
-def test_conda_environments_hold_what_pip_installs(environment: str):
-    lines = (ROOT / "envs/requirements.txt").read_text().splitlines()
-    listed = yaml.safe_load((ROOT / f"envs/{environment}.yaml").read_text())["dependencies"][-1]["pip"]
-    assert listed == [line for line in lines if line and not line.startswith("#")]
-
-
-def test_the_lock_pins_what_is_required_and_leaves_torch_to_pip():
-    names = {line.split("==")[0].lower() for line in (ROOT / "envs/lock.txt").read_text().splitlines() if "==" in line}
-    required = [line for line in (ROOT / "envs/requirements.txt").read_text().splitlines() if line and line[0] != "#"]
-    wanted = {line.split(">=")[0].split("[")[0].lower().replace("-", "_") for line in required}
-    assert wanted - {name.replace("-", "_") for name in names} == {"torch"}
-
-
 def test_the_pattern_of_methods_is_their_names():
     config = validate(default())
     pattern = re.compile(config.method_pattern)
