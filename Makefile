@@ -51,6 +51,15 @@ lint: env-test ## ruff, snakefmt, snakemake --lint (functions stand beside the o
 		echo "$$lints" | grep -q "Lints for\|Congratulations" && \
 		! echo "$$lints" | grep '^ *\* ' | grep -v "Mixed rules and functions"
 
+.venv-docs/installed: envs/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --requirement envs/docs.txt
+	@touch $@
+
+docs: .venv-docs/installed ## The documentation as a site: site/index.html (an environment of its own, .venv-docs)
+	@.venv-docs/bin/sphinx-build -q -W --keep-going -c docs -d site/.doctrees . site
+	@echo "Site: site/index.html"
+
 config: env ## Write config/config.yaml and config/schema.json from the pydantic models
 	@. $(BIN)/activate && python scripts/write_config.py
 
@@ -60,4 +69,4 @@ reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 
 promote-reasoner: env ## Make the newly trained model the embedded one
 	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
 
-.PHONY: help env env-test table1 paper test test-slurm estimate verify lint config reasoner promote-reasoner
+.PHONY: help env env-test table1 paper test test-slurm estimate verify lint docs config reasoner promote-reasoner
