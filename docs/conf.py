@@ -5,7 +5,8 @@ Nothing is loaded from elsewhere.
 """
 
 from docutils.nodes import SkipNode
-from math_core import LatexToMathML
+from math_core import LatexError, LatexToMathML
+from sphinx.errors import SphinxError
 
 project = "Reasoning-aware pruning"
 html_title = project
@@ -59,7 +60,10 @@ def contents(app, name, source):
 def mathml(translator, node):
     """Browsers draw it without scripts."""
     block = node.tagname == "math_block"
-    formula = FORMULAS.convert_with_local_state(node.astext(), displaystyle=block)
+    try:
+        formula = FORMULAS.convert_with_local_state(node.astext(), displaystyle=block)
+    except LatexError as error:
+        raise SphinxError(f"{node.source}: formula {node.astext()}: {error}") from None
     translator.body.append(f'<div class="formula">{formula}</div>' if block else formula)
     raise SkipNode
 

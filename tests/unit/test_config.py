@@ -2,6 +2,7 @@
 
 import random
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ from snakemake.utils import update_config
 
 from pruning.config import preflight, references, write
 from pruning.config.default import DEFAULT
-from pruning.config.validation import validate
+from pruning.config.validation import check_syntax, validate
 from pruning.core import limits
 from pruning.core.errors import InputError
 from pruning.models import sources
@@ -363,3 +364,22 @@ def test_no_value_of_any_key_ends_in_a_traceback(seed, monkeypatch):
             preflight.check(validate(raw))
         except InputError as error:
             assert str(error).strip(), (path, value)
+
+
+BROKEN = {
+    "models:\n  a: {b: 1\n  c: 2\n": "mine.yaml:3:4: expected ',' or '}', but got ':' while parsing a flow mapping of "
+    "line 2",
+    "models:\n\ta: 1\n": "mine.yaml:2:1: found character '\\t' that cannot start any token"
+    "; indent with spaces, not tabs",
+    'a: 1\nb: "x\n': "mine.yaml:3:1: found unexpected end of stream while scanning a quoted scalar of line 2",
+    "- a\n": "mine.yaml: no keys at its top level",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_broken_yaml_is_named_with_file_and_line(text: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(InputError) as error:
+        check_syntax(Path("mine.yaml"))
+    assert str(error.value) == BROKEN[text]
