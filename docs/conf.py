@@ -34,6 +34,7 @@ exclude_patterns = [".venv", ".venv-docs", ".snakemake", "build", "results", "si
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 PAGES = [  # the sidebar
+    "docs/smollm2",
     "docs/howto",
     "docs/methods",
     "docs/findings",
