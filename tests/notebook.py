@@ -1,6 +1,6 @@
 """Runs a notebook in a folder of its own: `make notebook`, with the settings that it has, and a test, with small ones.
 
-python tests/notebook.py docs/smollm2.ipynb        with its outputs, in place; the folder is results/notebook
+python tests/notebook.py docs/smollm2.ipynb        the folder is results/notebook, and so is the one with its outputs
 """
 
 import re
@@ -28,7 +28,6 @@ def run(notebook: Path, folder: Path, settings: Mapping[str, Any]) -> nbformat.N
 if __name__ == "__main__":
     place = Path("results/notebook")
     place.mkdir(parents=True, exist_ok=True)
-    done = run(Path(sys.argv[1]), place, {})
-    for cell in done.cells:
-        cell.metadata.pop("execution", None)  # times of day
-    nbformat.write(done, sys.argv[1])
+    source = Path(sys.argv[1])
+    nbformat.write(run(source, place, {}), place / source.name)
+    print(f"With its outputs: {place / source.name}")

@@ -25,9 +25,8 @@ def test_it_runs(tmp_path: Path, monkeypatch):
     assert "FFN 48 -> 24" in printed and "--- pruned" in printed and "Error" not in printed
 
 
-def test_its_outputs_are_of_a_run_from_the_beginning():
+def test_no_outputs_are_kept_that_could_grow_old():
     import nbformat
 
     cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    assert cells and all(cell.outputs == [] and cell.execution_count is None for cell in cells)
