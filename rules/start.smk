@@ -34,3 +34,6 @@ onstart:
         # Submissions to a queue are limited to 100 a second; jobs here by the cores. The limiter sets a timer at every
         # job's end that sets another a second later (Snakemake 9.27): after 200 jobs they took 44% of a core.
         workflow.scheduler.job_rate_limiter = None
+
+
+include: "messages.smk"

@@ -23,6 +23,7 @@ from typing import Annotated
 import typer
 
 from pruning.analysis import costs, work
+from pruning.config import validation
 from pruning.core import names
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
@@ -47,6 +48,8 @@ def estimate(
     from rich.console import Console
     from rich.table import Table
 
+    for file in configfile or []:
+        validation.check_syntax(Path(file))
     options = [*(["--configfile", *configfile] if configfile else []), *(["--config", *config] if config else [])]
     plan = planned([*(targets or ["paper"]), *options])
     if not plan:
@@ -113,13 +116,11 @@ def configuration(files: list[str], values: list[str]):
     from snakemake.common.configfile import load_configfile
     from snakemake.utils import update_config
 
-    from pruning.config.validation import validate
-
     whole = load_configfile(names.own("config/config.yaml"))
     for file in files:
         update_config(whole, load_configfile(file))
     update_config(whole, parse_config(values))
-    return validate(whole)
+    return validation.validate(whole)
 
 
 def tasks_of(stage: str, job: dict[str, str]) -> str:
@@ -251,4 +252,7 @@ def written(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
 
 
 if __name__ == "__main__":
-    typer.run(estimate)
+    try:
+        typer.run(estimate)
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -186,6 +187,37 @@ def test_a_package_that_ships_a_model_is_missed_before_any_job(workspace: Worksp
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert not (workspace.path / "results/data").exists()
+
+
+MISTAKEN = {
+    "results/tabel1.csv": "no table 'tabel1'; nearest: results/table1.csv, ",
+    "results/tiny-reasoner/masks/gsm_symbolic-s0/wandaa/50.parquet": (
+        "no method 'wandaa'; nearest: results/tiny-reasoner/masks/gsm_symbolic-s0/wanda/50.parquet"
+    ),
+    "results/tiny-reasoner/evals/dense/gsm_symbolic.json": (
+        "makes such a file; nearest: results/tiny-reasoner/eval/dense/gsm_symbolic.json"
+    ),
+    "papr": "no such rule, and none makes such a file; nearest: paper",
+}
+
+
+@pytest.mark.parametrize("target", MISTAKEN)
+def test_a_target_that_nothing_makes_is_answered_with_the_nearest(workspace: Workspace, target: str):
+    status, output = in_fork(workspace.path, ["-n", "--cores", "2", target, "--configfile", "test.yaml"])
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert status != 0 and line.startswith(f"error: {target}: ") and MISTAKEN[target] in line
+
+
+def test_what_make_runs_prints_a_failed_jobs_own_error(workspace: Workspace):
+    """The options are those of the Makefile's table1: `--quiet rules` hides Snakemake's account of a failed job."""
+    recipe = re.search(r"^table1: .*\n\t@\$\(SNAKEMAKE\) (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
+    assert "--quiet" in recipe
+    edited(workspace, {"calibrations|gsm_symbolic-s0|samples": 100_000})
+    done = workspace.snakemake(*recipe.split(), check=False)
+    printed = done.stdout + done.stderr
+    assert done.returncode != 0 and "rule calibrate_shard:" not in printed
+    assert "calibrate_shard: error: calibration data holds 40 whole samples; 100000" in printed
+    assert "results/logs/tiny-reasoner/calibration/gsm_symbolic-s0/shards/" in printed
 
 
 def stage(name: str, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:

@@ -3,12 +3,15 @@
 import base64
 import hashlib
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import gguf
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import tiny
@@ -194,3 +197,45 @@ def test_local_and_compact_models_keep_the_chat_template(tmp_path: Path):
     write_compact(base, tmp_path / "compact", [torch.ones(width, dtype=bool).numpy() for width in base.widths])
     for folder in ("base", "compact"):
         assert (tmp_path / folder / "chat_template.jinja").read_text() == "{{ messages }}"
+
+
+def remedied(message: str, folder: Path) -> Path:
+    """Runs the command that a message ends in."""
+    command = shlex.split(message.rpartition(": ")[2])
+    assert command[0] == "python" and f"and give {command[-1]}: " in message
+    subprocess.run([sys.executable, *command[1:]], cwd=folder, check=True, capture_output=True)
+    return folder / command[-1]
+
+
+def test_a_folder_of_bin_files_says_what_to_run_and_that_works(tmp_path: Path):
+    model, path = tiny.qwen2(), tmp_path / "it's old"
+    tiny.save(model, path)
+    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"old holds no \*\.safetensors, .*\*\.bin are pickles") as error:
+        sources.from_local(path, tmp_path)
+    new = remedied(str(error.value), tmp_path)
+    sources.check_folder(new)
+    assert torch.equal(load(new, "float32")[0].lm_head.weight, model.lm_head.weight)
+    assert AutoTokenizer.from_pretrained(new)("abc")["input_ids"] == tiny.tokenizer()("abc")["input_ids"]
+
+
+def test_an_adapters_folder_says_what_to_run_and_that_works(tmp_path: Path):
+    import peft
+
+    model = tiny.qwen2()
+    tiny.save(model, tmp_path / "base")
+    adapted = peft.get_peft_model(load(tmp_path / "base", "float32")[0], peft.LoraConfig(init_lora_weights=False, r=2))
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(InputError, match="adapter is a LoRA adapter, no model: merge it") as error:
+        sources.from_local(tmp_path / "adapter", tmp_path)
+    new, _ = load(remedied(str(error.value), tmp_path), "float32")
+    tokens = torch.arange(5)[None]
+    assert torch.allclose(new(tokens).logits, adapted(tokens).logits, atol=1e-5)
+    assert not torch.allclose(new(tokens).logits, model(tokens).logits, atol=1e-3)
+
+
+def test_a_folder_of_gguf_files_says_so(tmp_path: Path):
+    (tmp_path / "x.Q4.gguf").touch()
+    with pytest.raises(InputError, match=r"\(no config.json\); it holds x.Q4.gguf: name the file"):
+        sources.check_folder(tmp_path)

@@ -2,6 +2,7 @@
 
 import random
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ from snakemake.utils import update_config
 
 from pruning.config import preflight, references, write
 from pruning.config.default import DEFAULT
-from pruning.config.validation import validate
+from pruning.config.validation import check_syntax, validate
 from pruning.core import limits
 from pruning.core.errors import InputError
 from pruning.models import sources
@@ -324,20 +325,6 @@ def test_hub_revisions_are_commits():
         validate(raw)
 
 
-@pytest.mark.parametrize("environment", ["cpu", "gpu"])
-def test_conda_environments_hold_what_pip_installs(environment: str):
-    lines = (ROOT / "envs/requirements.txt").read_text().splitlines()
-    listed = yaml.safe_load((ROOT / f"envs/{environment}.yaml").read_text())["dependencies"][-1]["pip"]
-    assert listed == [line for line in lines if line and not line.startswith("#")]
-
-
-def test_the_lock_pins_what_is_required_and_leaves_torch_to_pip():
-    names = {line.split("==")[0].lower() for line in (ROOT / "envs/lock.txt").read_text().splitlines() if "==" in line}
-    required = [line for line in (ROOT / "envs/requirements.txt").read_text().splitlines() if line and line[0] != "#"]
-    wanted = {line.split(">=")[0].split("[")[0].lower().replace("-", "_") for line in required}
-    assert wanted - {name.replace("-", "_") for name in names} == {"torch"}
-
-
 def test_the_pattern_of_methods_is_their_names():
     config = validate(default())
     pattern = re.compile(config.method_pattern)
@@ -377,3 +364,22 @@ def test_no_value_of_any_key_ends_in_a_traceback(seed, monkeypatch):
             preflight.check(validate(raw))
         except InputError as error:
             assert str(error).strip(), (path, value)
+
+
+BROKEN = {
+    "models:\n  a: {b: 1\n  c: 2\n": "mine.yaml:3:4: expected ',' or '}', but got ':' while parsing a flow mapping of "
+    "line 2",
+    "models:\n\ta: 1\n": "mine.yaml:2:1: found character '\\t' that cannot start any token"
+    "; indent with spaces, not tabs",
+    'a: 1\nb: "x\n': "mine.yaml:3:1: found unexpected end of stream while scanning a quoted scalar of line 2",
+    "- a\n": "mine.yaml: no keys at its top level",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_broken_yaml_is_named_with_file_and_line(text: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(InputError) as error:
+        check_syntax(Path("mine.yaml"))
+    assert str(error.value) == BROKEN[text]

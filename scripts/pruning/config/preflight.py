@@ -143,8 +143,11 @@ def _check_model(config: Config, name: str) -> None:
         _check_gguf(config, name)
     _check_memory(config, name)
     directory = Path(source.path) if source.kind == "local" else _base(name)
-    if source.kind == "local" and not (directory / "config.json").is_file():
-        raise InputError(f"models.{name}.source.path: no model in {directory} (no config.json)")
+    if source.kind == "local":
+        try:
+            sources.check_folder(directory)
+        except InputError as error:
+            raise InputError(f"models.{name}.source.path: {error}") from None
     if not (directory / "config.json").is_file():
         return  # not fetched yet: the job itself will check
     architecture = json.loads((directory / "config.json").read_text(encoding="utf-8"))

@@ -1,8 +1,10 @@
 """The configuration as stacked by Snakemake, checked: one line a mistake, which names its key."""
 
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -16,6 +18,25 @@ def validate(raw: dict[str, Any]) -> Config:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise InputError("\n".join(dict.fromkeys(map(_line, error.errors())))) from None
+
+
+def check_syntax(path: Path) -> None:
+    """Raises InputError, naming file and line, for a file that is no YAML: Snakemake's own message names neither."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise InputError(f"{path}:{mark.line + 1}:{mark.column + 1}: {_problem(error)}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: no keys at its top level")
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    hint = "; indent with spaces, not tabs" if "'\\t'" in str(error.problem) else ""
+    begun = f" {error.context} of line {error.context_mark.line + 1}" if error.context_mark else ""
+    return f"{error.problem}{begun}{hint}"
 
 
 def _line(mistake: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,15 +16,52 @@ FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.
 Source = Mapping[str, Any]  # a GgufSource of the config, as a job gets it
 
 
-def from_local(path: Path, output: Path) -> None:
+REWRITTEN = (
+    "from sys import argv; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+    "[a.from_pretrained(argv[1]).save_pretrained(argv[2]) for a in (M, T)]"
+)
+MERGED = (
+    "from sys import argv; from peft import AutoPeftModelForCausalLM as M; "
+    "from transformers import AutoTokenizer as T; "
+    "m = M.from_pretrained(argv[1]); m.merge_and_unload().save_pretrained(argv[2]); "
+    "T.from_pretrained(m.peft_config['default'].base_model_name_or_path).save_pretrained(argv[2])"
+)
+"""Programs for `python -c`, told two folders."""
+
+
+def check_folder(path: Path) -> None:
+    """Raises InputError, saying what to run, for a folder that is no model to be copied: one without a config.json or
+    safetensors, or a LoRA adapter's."""
+    weights = {file.name for file in path.glob("*.safetensors")} - {"adapter_model.safetensors"}
+    if (path / "adapter_config.json").is_file() and not weights:
+        raise InputError(f"{path} is a LoRA adapter, no model: merge it, {_remedy(MERGED, path, 'merged')}")
     if not (path / "config.json").is_file():
-        raise InputError(f"{path}: no config.json here; the model's `path` must be a Hugging Face model directory")
+        gguf = sorted(file.name for file in path.glob("*.gguf"))
+        instead = f"; it holds {', '.join(gguf)}: name the file, as a source of `kind: gguf`" if gguf else ""
+        raise InputError(f"no model in {path} (no config.json){instead}")
+    if not weights:
+        raise InputError(
+            f"{path} holds no *.safetensors, and weights of another kind (*.bin are pickles) are not read: "
+            f"write them anew, {_remedy(REWRITTEN, path, 'safetensors')}"
+        )
+
+
+def _remedy(program: str, path: Path, name: str) -> str:
+    to = f"{path}-{name}"
+    return f"and give {to}: {shlex.join(['python', '-c', program, str(path), to])}"
+
+
+def from_local(path: Path, output: Path) -> None:
+    """Raises InputError as `check_folder` does."""
+    check_folder(path)
     for file in sorted({f for pattern in FILES for f in path.glob(pattern)}):
         shutil.copyfile(file, output / file.name)
 
 
 def from_hub(repo: str, revision: str, output: Path) -> None:
-    """A snapshot at a pinned revision. Raises InputError if it is missing, gated or out of reach."""
+    """A snapshot at a pinned revision.
+
+    Raises InputError if it is missing, gated or out of reach, and as `check_folder` does."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -38,6 +76,7 @@ def from_hub(repo: str, revision: str, output: Path) -> None:
         reason = next((text for kind, text in advice.items() if isinstance(error, kind)), "the hub cannot be reached")
         raise InputError(f"model {repo}@{revision}: {reason} ({type(error).__name__})") from None
     shutil.rmtree(output / ".cache", ignore_errors=True)
+    check_folder(output)
 
 
 def from_gguf(source: Source, output: Path) -> None:

@@ -1,0 +1,87 @@
+"""Files that were asked for and that nothing makes: which part of the path is wrong, and the nearest that there are."""
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher, get_close_matches
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a rule makes: a path with wildcards in braces, and what each of them must match."""
+
+    pattern: str
+    constraints: Mapping[str, re.Pattern[str]]
+
+    def values(self, path: str) -> dict[str, str] | None:
+        """Of its wildcards, whatever they are, in a path of this form; None for one of another form."""
+        found = re.fullmatch("".join(self._parts()), path)
+        return found.groupdict() if found else None
+
+    def _parts(self) -> Iterator[str]:
+        seen: set[str] = set()
+        for text, name in re.findall(r"([^{}]+)|\{(\w+)\}", self.pattern):
+            if text or name in seen:
+                yield re.escape(text) if text else f"(?P={name})"
+            else:
+                seen.add(name)
+                yield f"(?P<{name}>{'.+' if name == 'variant' else '[^/]+'})"
+
+    def wrong(self, values: Mapping[str, str]) -> list[str]:
+        """The wildcards with values that they cannot have."""
+        return [name for name, value in values.items() if not self.constraints[name].fullmatch(value)]
+
+
+def advice(
+    target: str, outputs: Collection[Output], declared: Mapping[str, Collection[str]], names: Collection[str]
+) -> str:
+    """What to say of a target that no rule makes; nothing where the mistake is not in the target.
+
+    Args: `declared`: what a wildcard may be, by its name (of `variant`: what its parts may be);
+    `names`: targets without wildcards, rules among them."""
+    given = os.path.relpath(target) if os.path.isabs(target) else target
+    fits = [(output, values) for output in outputs if (values := output.values(given)) is not None]
+    if not fits:
+        near = _misspelt(given, outputs) or get_close_matches(given, names)
+        return f"{target}: no such rule, and none makes such a file; nearest: {', '.join(near) or 'none'}"
+    # Of the forms that it may have the one with the fewest mistakes, and of these the one that leaves least open.
+    output, values = min(fits, key=lambda fit: (len(fit[0].wrong(fit[1])), len("".join(fit[1].values()))))
+    wrong = output.wrong(values)
+    if not wrong:
+        return f"{target}: ask for it by its path from here, {given}" if given != target else ""
+    said = [f"no {name} {values[name]!r}" for name in wrong]
+    near = [_near(name, values[name], declared.get(name, ())) for name in wrong]
+    if all(near):
+        paths = [output.pattern.format(**values | dict(zip(wrong, found, strict=True))) for found in zip(*near)]  # noqa: B905
+        said.append(f"nearest: {', '.join(paths)}")
+    else:
+        said += [_allowed(output, name, declared) for name, found in zip(wrong, near, strict=True) if not found]
+    return f"{target}: {'; '.join(said)}"
+
+
+def _misspelt(path: str, outputs: Collection[Output]) -> list[str]:
+    """Paths like this one with the fixed parts of some rule's, the nearest first."""
+    parts, found = path.split("/"), {}
+    for output in outputs:
+        fixed = output.pattern.split("/")
+        pairs = [(mine, own) for mine, own in zip(parts, fixed, strict=False) if "{" not in own]
+        likeness = [SequenceMatcher(None, mine, own).ratio() for mine, own in pairs]
+        mended = "/".join(mine if "{" in own else own for mine, own in zip(parts, fixed, strict=False))
+        values = output.values(mended) if len(parts) == len(fixed) and min(likeness) > 0.5 else None
+        if values is not None and not output.wrong(values):
+            found[mended] = sum(likeness) / len(likeness)
+    return sorted(found, key=found.__getitem__, reverse=True)[:3]
+
+
+def _near(name: str, value: str, declared: Collection[str]) -> list[str]:
+    if name != "variant":
+        return get_close_matches(value, declared, cutoff=0.5)
+    parts = [part if part.isdigit() else next(iter(_near("", part, declared)), "") for part in value.split("/")]
+    return ["/".join(parts)] if all(parts) else []
+
+
+def _allowed(output: Output, name: str, declared: Mapping[str, Collection[str]]) -> str:
+    if name in declared:
+        return f"declared: {', '.join(sorted(declared[name])[:30])}"
+    return f"{name} is of the form {output.constraints[name].pattern}"

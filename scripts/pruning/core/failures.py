@@ -1,0 +1,14 @@
+"""Why a job failed, in its own words."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+LAST = 20  # lines, of a job that ended in no error of ours
+
+
+def words(logs: Iterable[Path]) -> str:
+    """From `error:` on, as stages end on bad input; otherwise the end of what was written."""
+    found = [log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines() for log in logs if log.is_file()]
+    lines = [line for log in found for line in log]
+    start = next((number for number, line in enumerate(lines) if line.startswith("error: ")), -LAST)
+    return "\n".join(lines[start:]) or "it wrote nothing"
