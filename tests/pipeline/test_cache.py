@@ -70,6 +70,7 @@ CODE = {
             "scripts/pruning/evaluation/runtimes.py",
             "scripts/pruning/report/card.py",
             "scripts/latency.py",
+            "scripts/speed.py",
             "scripts/page.py",
             "scripts/pruning/analysis/readings.py",
             "scripts/figure.py",
@@ -78,6 +79,7 @@ CODE = {
             "scripts/pruning/analysis/collapse.py",
             "scripts/pruning/analysis/costs.py",
             "scripts/pruning/analysis/latency.py",
+            "scripts/pruning/analysis/tradeoff.py",
             "scripts/pruning/calibration/second_moments.py",
             "scripts/pruning/analysis/spectrum.py",
             "scripts/pruning/analysis/trap.py",
@@ -335,7 +337,7 @@ def test_every_config_key_is_listed():
             parts[1] = "*"
         listed.add(".".join(parts[:3] if parts[0] == "datasets" else parts))
     elsewhere = (  # no part of Table 1; tests/pipeline/test_paper.py
-        *("overlap.", "readings.", "spectrum.", "trap.", "cases.", "collapse.", "ablation.", "latency."),
+        *("overlap.", "readings.", "spectrum.", "trap.", "cases.", "collapse.", "ablation.", "latency.", "tradeoff."),
         "reasoner.",
         "tunings.",
         "datasets.*.hub.",

@@ -47,6 +47,7 @@ ANALYSIS = "results/{model}/analysis"
 OVERLAP = f"{ANALYSIS}/overlap/{{calib}}/{{first}}/{{second}}.csv"
 SPECTRUM = f"{ANALYSIS}/spectrum/{{calib}}/{{sparsity}}"
 TRAP = f"{ANALYSIS}/trap/{{calib}}/{{sparsity}}"
+SPEED = f"{ANALYSIS}/speed.csv"
 CASES = f"{ANALYSIS}/cases/{{variant}}.json"
 
 LEAKAGE = "results/leakage/{table}.csv"

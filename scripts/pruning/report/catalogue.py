@@ -249,6 +249,36 @@ def collapse(config: Config) -> Entry:
     return Entry("collapse", caption, files, collapse_settings(config))
 
 
+def tradeoff_tables(config: Config) -> list[str]:
+    return [name for name in config.tradeoff.tables if config.tables[name]] if config.tradeoff else []
+
+
+def tradeoff_task(config: Config) -> str:
+    return config.tradeoff.task or config.table(tradeoff_tables(config)[0]).columns[0].task
+
+
+def timed(config: Config) -> dict[str, list[Variant]]:
+    """Model -> the variants that the tables of `tradeoff` show its task of, the dense one first."""
+    found: dict[str, dict[Variant, None]] = {}
+    for table in map(config.table, tradeoff_tables(config)):
+        columns = [column for column in table.columns if column.task == tradeoff_task(config)]
+        for model, column, pruned in product(table.models, columns, pruned_variants(table)):
+            found.setdefault(model, {DENSE: None})[column.of(pruned)] = None
+    return {model: list(variants) for model, variants in found.items()}
+
+
+def tradeoff(config: Config) -> Entry:
+    tables, task = tradeoff_tables(config), tradeoff_task(config)
+    files = {
+        "quality": [f"{names.TABLE.format(table=table)}.csv" for table in tables],
+        "speed": [names.SPEED.format(model=model) for model in timed(config)],
+    }
+    own = described(config, Column(task))
+    settings = {key: own[key] for key in ("task", "kind", "title")} | {"metric": own["metrics"][0]}
+    caption = "What a smaller model costs and gains: quality, size and speed of the very models of the tables."
+    return Entry("tradeoff", caption, files, {**settings, **statistical(config, "confidence")})
+
+
 def latency_shapes(config: Config) -> list[str]:
     return [*(name for name, shape in config.latency.shapes.items() if shape), *config.experiment.models]
 
@@ -271,6 +301,7 @@ def tables(config: Config) -> dict[str, Entry]:
         "ablation": (config.ablation, ablation),
         "readings": (config.readings, readings),
         "collapse": (config.collapse, collapse),
+        "tradeoff": (tradeoff_tables(config), tradeoff),
         "latency": (config.latency, latency),
     }
     return found | {name: entry(config) for name, (section, entry) in sections.items() if section}
@@ -337,6 +368,17 @@ def widths_figure(config: Config) -> Entry:
     )
 
 
+def tradeoff_figure(config: Config) -> Entry:
+    own = tradeoff(config).settings
+    return Entry(
+        "tradeoff",
+        f"Quality ({own['title']}) against size and measured speed of the same models. The line joins those that no "
+        "other beats: whatever is better than one of them is clearly larger or slower.",
+        {"tradeoff": [f"{names.TABLE.format(table='tradeoff')}.csv"]},
+        {"title": own["title"], "kind": own["kind"], "models": list(timed(config))},
+    )
+
+
 def latency_figure(config: Config) -> Entry:
     return Entry(
         "latency",
@@ -374,6 +416,7 @@ def figures(config: Config) -> dict[str, Entry]:
         "fig3": (config.overlap, fig3),
         "collapse": (config.collapse, collapse_figure),
         "widths": (True, widths_figure),
+        "tradeoff": (tradeoff_tables(config), tradeoff_figure),
         "latency": (config.latency and config.collapse, latency_figure),
         "recovery": (recovery_logs(config), recovery_figure),
     }
