@@ -8,7 +8,7 @@ INPUT
     results/{model}/masks/{variant}.parquet                         widths of pruned models
 OUTPUT
     results/latency/{shape}.csv                                     one shape
-    results/{model}/analysis/speed.csv                              one model's variants
+    results/analysis/speed/{model}.csv                              one model's variants
 """
 
 from types import SimpleNamespace
@@ -116,11 +116,11 @@ if TIMED:
             code=timed_code,
             launch=LAUNCH,
         output:
-            names.SPEED,
+            PLACES.speed,
         log:
-            log_of(names.SPEED),
+            log_of(PLACES.speed),
         benchmark:
-            benchmark_of(names.SPEED)
+            benchmark_of(PLACES.speed)
         wildcard_constraints:
             model=one_of(TIMED),
         conda:

@@ -72,6 +72,9 @@ CODE = {
             "scripts/latency.py",
             "scripts/speed.py",
             "scripts/page.py",
+            "scripts/index.py",
+            "scripts/experiments.py",
+            "scripts/pruning/report/site.py",
             "scripts/pruning/analysis/readings.py",
             "scripts/figure.py",
             "scripts/pruning/analysis/ablation.py",
@@ -246,6 +249,7 @@ KEYS = {
     "tasks.gsm_symbolic.shared_examples": (True, FROM_EVALUATE),
     "tasks.gsm_symbolic.chat_template": (None, None),  # the model has none
     "tasks.gsm_symbolic.max_gen_toks": (50, FROM_EVALUATE),
+    "experiment.name": ("mine", None),  # see test_paper.py
     "experiment.models": (None, None),
     "experiment.calibrations": (None, None),
     "experiment.methods": (["wanda", "rku"], {"table": 1}),

@@ -68,12 +68,12 @@ def prune(
         section, size, context, methods=methods.split(","), sparsities=sparsities, recover=recover
     )
     write(out, content, shlex.join(["prune", *sys.argv[1:]]))
-    targets = (f"{names.TABLE.format(table='tradeoff')}.csv", f"{names.FIGURE.format(figure='tradeoff')}.png")
-    run(out, cores, "pruning and measuring", "results/table1.csv", *targets)
+    tables = ["results/table1.csv", "results/tradeoff.csv"]
+    run(out, cores, "pruning and measuring", *tables, "results/figures/tradeoff.png")
 
     import pandas as pd
 
-    models = decision.rows(pd.read_csv(out / "results/table1.csv"), pd.read_csv(out / targets[0]))
+    models = decision.rows(*(pd.read_csv(out / table) for table in tables))
     choice = decision.choose(models, tolerance / 100)
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(out, cores, "writing the model to take", target)

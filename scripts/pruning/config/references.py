@@ -24,7 +24,7 @@ OTHER_RESULTS = frozenset(
     (
         *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner"),
         *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
-        "tradeoff",
+        *("tradeoff", "latency", "index", "experiments"),
     )
 )
 
@@ -51,6 +51,8 @@ def _names(config: Config) -> None:
         for name in getattr(config, section):
             if name in OTHER_RESULTS:
                 raise ValueError(f"{section}.{name}: this name is taken by another result; choose another")
+    if (name := config.experiment.name) and (name in OTHER_RESULTS or name in config.models or name in config.tables):
+        raise ValueError(f"experiment.name: {name!r} is taken by another result; choose another")
     for name in config.models:
         if config.tables.get(name):
             raise ValueError(f"models.{name}: this name is taken by tables.{name}; choose another for one of them")

@@ -61,6 +61,10 @@ class Config(Strict):
         references.check(self)
         return self
 
+    @property
+    def places(self) -> names.Places:
+        return names.Places(self.experiment.name)
+
     def objective(self, name: str) -> str | None:
         """Whose gradient a method is made of; None for one without."""
         method = self.method(name)
