@@ -87,7 +87,6 @@ rule first_page:
         code=code("index"),
     output:
         PLACES.index,
-        names.EXPERIMENTS,
     log:
         log_of(PLACES.index),
     benchmark:
@@ -98,13 +97,10 @@ rule first_page:
         mem_mb=grown(1000),
     params:
         settings=lambda w: settings(None, **catalogue.first_page(CONFIG)),
-        files=[
-            f"--file={name}={path}"
-            for name, path in (
-                ("table", PLACES.table),
-                ("figure", PLACES.figure),
-                ("experiments", names.EXPERIMENTS),
-            )
+        files=lambda w: [
+            f"--file=table={PLACES.table}",
+            f"--file=figure={PLACES.figure}",
+            f"--file=experiments={names.EXPERIMENTS}",
         ],
     shell:
         "python {input.code[0]:q} --settings {params.settings:q} {params.files:q} --template {input.template[0]:q} "

@@ -441,7 +441,7 @@ def figures(config: Config) -> dict[str, Entry]:
             if section:
                 entry = make(config)
                 settings = {**shared, **entry.settings}
-                yield name, Entry(entry.maker, entry.caption, entry.files, settings, FIGURE_TITLES[name])
+                yield name, Entry(entry.maker, entry.caption, entry.files, settings, FIGURE_TITLES.get(name, name))
 
     return dict(entries())
 
