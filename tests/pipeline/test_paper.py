@@ -111,6 +111,9 @@ def test_an_experiment_with_a_name_has_its_own_tables_and_the_same_models(paper:
     assert re.findall('href="(.*?)"', listed) == ["index.html", "mine/index.html"] and "mine: what pruning" in listed
     assert (paper.path / "results/logs/mine/table1.log").exists()
     assert paper.planned("results/mine/index.html", *stacked) == NOTHING
+    assert paper.planned("paper") == {"experiments": 1, "paper": 1}  # the list, which was the other's last
+    paper.snakemake("paper")
+    assert paper.planned("paper") == NOTHING
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -175,7 +178,8 @@ SETTINGS = {
         {"fetch_dataset": 1, "evaluate": 7, "leakage": 1, "table": 1, "page": 1, **PAPER},
     ),
     "tables.recovery.title": ("Another", {"table": 2, "page": 2, "figure": 1, **PAPER}),
-    "tables.ridge": (None, {"speed": 1, "costs": 1, "table": 1, "page": 2, "figure": 1, **PAPER}),
+    # Snakemake plans `costs`, whose set of inputs has changed, when no input of it is to be made anew: the next time.
+    "tables.ridge": (None, {"speed": 1, "table": 1, "page": 1, "figure": 1, **PAPER}),
     "tunings.arithmetic.note": ("what to know", {"table": 1, "page": 1, **PAPER}),
     "tunings.arithmetic.steps": (3, {"recover": 2, "evaluate": 2, "figure": 1, "table": 1, "page": 1, **PAPER}),
     "trap.high": (0.9, {"trap": 1, "table": 1, "page": 1, "figure": 1, **PAPER}),
