@@ -28,10 +28,11 @@ table1: env ## Prune and evaluate the embedded model; print Table 1
 	@echo; cat results/table1.md
 	@echo; echo "Table: results/table1.csv, .md, .tex    Artefacts: results/tiny-reasoner/ (docs/artefacts.md)"
 
-paper: env ## Every table and figure of the embedded model (one to two hours on two cores), and report.html
+paper: env ## Every table and figure of the embedded model (one to two hours on two cores), and a first page
 	@$(SNAKEMAKE) paper --quiet rules reason host
 	@. $(BIN)/activate && snakemake --report report.html paper --quiet rules reason host
-	@echo; echo "Tables: results/*.md, .csv, .tex    Figures: results/figures/*.svg, .png    All of it: report.html"
+	@echo; echo "Open results/index.html: the result, every table and figure (results/experiments.html: other experiments)"
+	@echo "Tables: results/*.md, .csv, .tex    Figures: results/figures/*.svg, .png    How each was made: report.html"
 
 test: env-test ## All tests
 	@. $(BIN)/activate && pytest -n auto --dist worksteal

@@ -56,4 +56,4 @@ rule all:
     """What people come for."""
     default_target: True
     input:
-        "results/table1.csv",
+        f"{PLACES.folder}/table1.csv",

@@ -181,12 +181,12 @@ if CONFIG.collapse:
             ),
             code=code("collapse"),
         output:
-            collapse=names.COLLAPSE,
-            accuracy=names.ACCURACY,
+            collapse=PLACES.collapse,
+            accuracy=PLACES.accuracy,
         log:
-            log_of(names.COLLAPSE),
+            log_of(PLACES.collapse),
         benchmark:
-            benchmark_of(names.COLLAPSE)
+            benchmark_of(PLACES.collapse)
         conda:
             "../envs/cpu.yaml"
         resources:
@@ -210,11 +210,11 @@ rule widths:
         ],
         code=code("widths"),
     output:
-        names.WIDTHS,
+        PLACES.widths,
     log:
-        log_of(names.WIDTHS),
+        log_of(PLACES.widths),
     benchmark:
-        benchmark_of(names.WIDTHS)
+        benchmark_of(PLACES.widths)
     conda:
         "../envs/cpu.yaml"
     resources:

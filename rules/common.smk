@@ -49,6 +49,7 @@ update_config(whole, config)
 CONFIG = checked(validate, whole)
 METHOD = CONFIG.method_pattern
 EXPERIMENT = CONFIG.experiment
+PLACES = CONFIG.places
 
 
 def one_of(names):

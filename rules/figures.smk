@@ -17,16 +17,16 @@ rule figure:
         code=lambda w: code("figure", f"report/figures/{FIGURES[w.figure].maker}"),
     output:
         svg=report(
-            f"{names.FIGURE}.svg",
+            f"{PLACES.figure}.svg",
             caption="../report/caption.rst",
             category="Figures",
-            labels={"figure": "{figure}"},
+            labels=lambda w: {"figure": FIGURES[w.figure].title},
         ),
-        png=f"{names.FIGURE}.png",
+        png=f"{PLACES.figure}.png",
     log:
-        log_of(names.FIGURE),
+        log_of(PLACES.figure),
     benchmark:
-        benchmark_of(names.FIGURE)
+        benchmark_of(PLACES.figure)
     wildcard_constraints:
         figure=one_of(FIGURES),
     conda:

@@ -1,18 +1,21 @@
 """
-Latency: dense and compact shapes with random weights, measured in turn in one process. Takes all cores for itself.
+How fast models are, measured in turn in one process that takes all cores for itself: dense and compact shapes with random weights
+(`latency`), and the very models of the tables that `tradeoff` names (`speed`).
 
 INPUT
+    what evaluation loads of every model of a table                 rules/evaluate.smk: manifests, weights, masks, adapters
     results/{model}/base/manifest.json                              the dense model's shape (or one from the config)
     results/{model}/masks/{variant}.parquet                         widths of pruned models
 OUTPUT
     results/latency/{shape}.csv                                     one shape
+    results/analysis/speed/{model}.csv                              one model's variants
 """
 
-if CONFIG.latency:
+from types import SimpleNamespace
 
-    ALL_CORES = (
-        workflow.resource_settings.cores or 4
-    )  # workflow.cores is an error where --cores is not given (--report)
+ALL_CORES = workflow.resource_settings.cores or 4  # workflow.cores is an error where --cores is not given (--report)
+
+if CONFIG.latency:
 
     def latency_variants(wildcards):
         latency = CONFIG.latency
@@ -72,3 +75,70 @@ if CONFIG.latency:
             "python {input.launch:q} --gpus {resources.gpu} -- "
             "python {input.code[0]:q} --settings {params.settings:q} {params.files:q} --output {output:q} --threads {threads} "
             "> {log:q} 2>&1"
+
+
+TIMED = catalogue.timed(CONFIG)  # model -> its variants
+
+
+def timed_variants(wildcards):
+    """As rules/evaluate.smk's functions take them."""
+    return [SimpleNamespace(model=wildcards.model, variant=str(v)) for v in TIMED[wildcards.model]]
+
+
+def timed_parts(wildcards):
+    """The files of all of them."""
+    found = {}
+    for variant in timed_variants(wildcards):
+        for part, files in parts_of(variant).items():
+            found.setdefault(part, []).extend([files] if isinstance(files, str) else files)
+    return {part: list(dict.fromkeys(files)) for part, files in found.items()}
+
+
+def timed_options(wildcards):
+    """The same on a command line: a JSON object a variant."""
+    options = []
+    for variant in timed_variants(wildcards):
+        parts = dict(option.removeprefix("--").split("=", 1) for option in parts_options(variant))
+        options.append(f"--variant={json.dumps({'variant': variant.variant, **parts})}")
+    return options
+
+
+def timed_code(wildcards):
+    return code("speed", *sorted({plugin for variant in timed_variants(wildcards) for plugin in parts_code(variant)}))
+
+
+if TIMED:
+
+    rule speed:
+        """Prefill and decoding of one model's variants."""
+        input:
+            unpack(timed_parts),
+            code=timed_code,
+            launch=LAUNCH,
+        output:
+            PLACES.speed,
+        log:
+            log_of(PLACES.speed),
+        benchmark:
+            benchmark_of(PLACES.speed)
+        wildcard_constraints:
+            model=one_of(TIMED),
+        conda:
+            "../envs/gpu.yaml"
+        threads: ALL_CORES
+        resources:
+            gpu=gpus,
+            mem_mb=memory_mb,
+        params:
+            settings=lambda w: settings(
+                CONFIG.tradeoff,
+                exclude=["tables", "task"],
+                model=w.model,
+                dtype=CONFIG.models[w.model].dtype,
+                **catalogue.statistical(CONFIG, "confidence", "resamples", "seed"),
+            ),
+            variants=timed_options,
+        shell:
+            "python {input.launch:q} --gpus {resources.gpu} -- "
+            "python {input.code[0]:q} --settings {params.settings:q} {params.variants:q} --output {output:q} "
+            "--threads {threads} > {log:q} 2>&1"

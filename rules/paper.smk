@@ -6,19 +6,25 @@ INPUT
 OUTPUT
     results/costs.csv, .md, .tex    time and memory of every stage, from the benchmark files
     results/pages/{table}.html      every table as a page of the report
+    results/index.html              the first page: the result, and all tables and figures
+    results/experiments.html        a list of all experiments' first pages
 """
 
 COSTS = catalogue.costs(CONFIG)
-COSTS_TABLE = names.TABLE.format(table="costs")
+COSTS_TABLE = PLACES.table.format(table="costs")
 PAGES = {**TABLES, "costs": COSTS}
+TEMPLATES = {
+    name: [names.own(f"report/{file}") for file in (f"{name}.html.j2", "page.css")]
+    for name in ("table", "index", "experiments")
+}
 
 
 rule costs:
     """Time and peak memory of every stage that made the tables and figures."""
     input:
         # Ancient: a figure drawn anew does not make the costs anew; delete results/costs.csv for fresh ones.
-        ancient(expand(f"{names.TABLE}.csv", table=TABLES)),
-        ancient(expand(f"{names.FIGURE}.svg", figure=FIGURES)),
+        ancient(expand(f"{PLACES.table}.csv", table=TABLES)),
+        ancient(expand(f"{PLACES.figure}.svg", figure=FIGURES)),
         code=code("table", f"report/tables/{COSTS.maker}"),
     output:
         csv=f"{COSTS_TABLE}.csv",
@@ -44,14 +50,20 @@ rule costs:
 rule page:
     """A table as a page to read."""
     input:
-        table=f"{names.TABLE}.md",
+        table=f"{PLACES.table}.md",
+        template=TEMPLATES["table"],
         code=code("page"),
     output:
-        report(names.PAGE, caption="../report/caption.rst", category="Tables", labels={"table": "{table}"}),
+        report(
+            PLACES.page,
+            caption="../report/caption.rst",
+            category="Tables",
+            labels=lambda w: {"table": PAGES[w.table].title or w.table},
+        ),
     log:
-        log_of(names.PAGE),
+        log_of(PLACES.page),
     benchmark:
-        benchmark_of(names.PAGE)
+        benchmark_of(PLACES.page)
     wildcard_constraints:
         table=one_of(PAGES),
     conda:
@@ -62,12 +74,64 @@ rule page:
         title=lambda w: w.table,
         caption=lambda w: PAGES[w.table].caption,
     shell:
-        "python {input.code[0]:q} --markdown {input.table:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.code[0]:q} --markdown {input.table:q} --template {input.template[0]:q} --output {output:q} "
+        "> {log:q} 2>&1"
+
+
+rule first_page:
+    """The result in words, a figure and a table; below, all the others."""
+    input:
+        expand(f"{PLACES.table}.{{form}}", table=PAGES, form=["csv", "md"]),
+        expand(f"{PLACES.figure}.svg", figure=FIGURES),
+        template=TEMPLATES["index"],
+        code=code("index"),
+    output:
+        PLACES.index,
+    log:
+        log_of(PLACES.index),
+    benchmark:
+        benchmark_of(PLACES.index)
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=grown(1000),
+    params:
+        settings=lambda w: settings(None, **catalogue.first_page(CONFIG)),
+        files=lambda w: [
+            f"--file=table={PLACES.table}",
+            f"--file=figure={PLACES.figure}",
+            f"--file=experiments={names.EXPERIMENTS}",
+        ],
+    shell:
+        "python {input.code[0]:q} --settings {params.settings:q} {params.files:q} --template {input.template[0]:q} "
+        "--output {output:q} > {log:q} 2>&1"
+
+
+rule experiments:
+    """The list of all experiments in results/, this one's page among them."""
+    input:
+        index=PLACES.index,
+        template=TEMPLATES["experiments"],
+        code=code("experiments"),
+    output:
+        names.EXPERIMENTS,
+    log:
+        log_of(names.EXPERIMENTS),
+    benchmark:
+        benchmark_of(names.EXPERIMENTS)
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=grown(1000),
+    shell:
+        "python {input.code[0]:q} --template {input.template[0]:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule paper:
     """Every table and figure."""
     input:
-        expand(f"{names.TABLE}.{{form}}", table=PAGES, form=["csv", "md", "tex"]),
-        expand(names.PAGE, table=PAGES),
-        expand(f"{names.FIGURE}.{{form}}", figure=FIGURES, form=["svg", "png"]),
+        expand(f"{PLACES.table}.{{form}}", table=PAGES, form=["csv", "md", "tex"]),
+        expand(PLACES.page, table=PAGES),
+        expand(f"{PLACES.figure}.{{form}}", figure=FIGURES, form=["svg", "png"]),
+        PLACES.index,
+        names.EXPERIMENTS,

@@ -42,11 +42,11 @@ rule leakage:
         data=leakage_files,
         code=code("leakage"),
     output:
-        names.LEAKAGE,
+        PLACES.leakage,
     log:
-        log_of(names.LEAKAGE),
+        log_of(PLACES.leakage),
     benchmark:
-        benchmark_of(names.LEAKAGE)
+        benchmark_of(PLACES.leakage)
     wildcard_constraints:
         table=one_of(RESULT_TABLES),
     conda:
@@ -65,13 +65,13 @@ rule table:
         files=lambda w: TABLES[w.table].inputs,
         code=lambda w: code("table", f"report/tables/{TABLES[w.table].maker}"),
     output:
-        csv=f"{names.TABLE}.csv",
-        md=f"{names.TABLE}.md",
-        tex=f"{names.TABLE}.tex",
+        csv=f"{PLACES.table}.csv",
+        md=f"{PLACES.table}.md",
+        tex=f"{PLACES.table}.tex",
     log:
-        log_of(names.TABLE),
+        log_of(PLACES.table),
     benchmark:
-        benchmark_of(names.TABLE)
+        benchmark_of(PLACES.table)
     wildcard_constraints:
         table=one_of(TABLES),
     conda:

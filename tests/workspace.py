@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Workspace:
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rule -> number of jobs of a dry-run; empty when there is nothing to be done."""
-        status, output = in_fork(self.path, ["-n", "--cores", "2", *arguments, "--configfile", "test.yaml"])
+        status, output = in_fork(self.path, ["-n", "--cores", "2", *with_config(arguments, "test.yaml")])
         assert status == 0, f"snakemake failed:\n{output[-8000:]}"
         stats = re.search(r"^job +count\n[- ]+\n(.*?)\ntotal", output, re.S | re.M)
         rows = [line.split() for line in stats[1].splitlines()] if stats else []
@@ -46,13 +47,18 @@ class Workspace:
         self, *arguments: str, check: bool = True, configfile: str = "test.yaml", forking: bool = True
     ) -> subprocess.CompletedProcess:
         cores = [] if "--report" in arguments else ["--cores", "2"]
-        command = [sys.executable, "-m", "snakemake", *cores, *arguments, "--configfile", configfile]
+        command = [sys.executable, "-m", "snakemake", *cores, *with_config(arguments, configfile)]
         path = os.pathsep.join([*(FORKING if forking else []), os.environ["PATH"]])
         environment = {**os.environ, "PATH": path}
         done = subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True)
         if check and done.returncode:
             raise AssertionError(f"snakemake failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
         return done
+
+
+def with_config(arguments: Sequence[str], configfile: str) -> list[str]:
+    """Arguments of snakemake, which name a configfile or take this one."""
+    return [*arguments, *([] if "--configfile" in arguments else ["--configfile", configfile])]
 
 
 def in_fork(folder: Path, arguments: list[str]) -> tuple[int, str]:

@@ -74,7 +74,11 @@ CODE = {
             "scripts/pruning/models/gguf_types.py",
             "scripts/pruning/report/card.py",
             "scripts/latency.py",
+            "scripts/speed.py",
             "scripts/page.py",
+            "scripts/index.py",
+            "scripts/experiments.py",
+            "scripts/pruning/report/site.py",
             "scripts/pruning/analysis/readings.py",
             "scripts/figure.py",
             "scripts/pruning/analysis/ablation.py",
@@ -82,6 +86,7 @@ CODE = {
             "scripts/pruning/analysis/collapse.py",
             "scripts/pruning/analysis/costs.py",
             "scripts/pruning/analysis/latency.py",
+            "scripts/pruning/analysis/tradeoff.py",
             "scripts/pruning/calibration/second_moments.py",
             "scripts/pruning/calibration/layerwise.py",
             "scripts/output_gradients.py",
@@ -267,6 +272,7 @@ KEYS = {
     "tasks.gsm_symbolic.shared_examples": (True, FROM_EVALUATE),
     "tasks.gsm_symbolic.chat_template": (None, None),  # the model has none
     "tasks.gsm_symbolic.max_gen_toks": (50, FROM_EVALUATE),
+    "experiment.name": ("mine", None),  # see test_paper.py
     "experiment.models": (None, None),
     "experiment.calibrations": (None, None),
     "experiment.methods": (["wanda", "rku"], {"table": 1}),
@@ -358,7 +364,7 @@ def test_every_config_key_is_listed():
             parts[1] = "*"
         listed.add(".".join(parts[:3] if parts[0] == "datasets" else parts))
     elsewhere = (  # no part of Table 1; tests/pipeline/test_paper.py
-        *("overlap.", "readings.", "spectrum.", "trap.", "cases.", "collapse.", "ablation.", "latency."),
+        *("overlap.", "readings.", "spectrum.", "trap.", "cases.", "collapse.", "ablation.", "latency.", "tradeoff."),
         "reasoner.",
         "tunings.",
         "datasets.*.hub.",

@@ -62,4 +62,4 @@ def test_a_figure(workspace: Workspace):
     insert(report / "catalogue.py", '        "recovery": (recovery_logs(config), recovery_figure),\n', line)
     workspace.snakemake("results/figures/kept.svg")
     assert (workspace.path / "results/figures/kept.png").stat().st_size > 5_000
-    assert workspace.planned("paper")["figure"] == 7  # the others, and this one no more
+    assert workspace.planned("paper")["figure"] == 8  # the others, and this one no more

@@ -27,9 +27,11 @@ TABLES = [
     "table4",
     "table5",
     "table6",
+    "tradeoff",
 ]
 WORDS = "scripts/pruning/calibration/token_classes.py"  # which token is of which class
-FIGURES = ["collapse", "fig1", "fig2", "fig3", "latency", "recovery", "widths"]
+FIGURES = ["collapse", "fig1", "fig2", "fig3", "latency", "recovery", "tradeoff", "widths"]
+PAPER = {"first_page": 1, "experiments": 1, "paper": 1}  # what any table or figure is on
 NOTHING: dict[str, int] = {}
 
 
@@ -74,46 +76,93 @@ def test_tables_compare_what_they_say(paper: Workspace):
     assert readings.loc["layer_constant", "agf_verdict"] == "same"  # a layer's constant changes no uniform mask
     assert readings.loc["layer_constant", "apart_agf"] == 0
     costs = pd.read_csv(paper.path / "results/costs.csv")
-    assert {"evaluate", "recover", "second_moments", "latency"} <= set(costs["stage"])
+    assert {"evaluate", "recover", "second_moments", "latency", "speed"} <= set(costs["stage"])
+
+
+def test_the_first_page_tells_the_result_and_shows_all_tables_and_figures(paper: Workspace):
+    page = (paper.path / "results/index.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
+    assert set(re.findall(r'id="table-(\w+)"', page)) == {*TABLES, "costs"}
+    dense = pd.read_csv(paper.path / "results/table1.csv").iloc[0]
+    assert f"<code>tiny-reasoner</code> has an accuracy of {100 * dense['value']:.1f}% [" in page
+    assert "tiny-reasoner: what pruning leaves" in (paper.path / "results/experiments.html").read_text()
+
+
+def test_the_models_of_the_tables_are_timed(paper: Workspace):
+    frame = pd.read_csv(paper.path / "results/tradeoff.csv")
+    assert len(frame) == 1 + 3 * 2 + 1 + 2  # dense, Table 1's, one with ridge, two recovered
+    speed = pd.read_csv(paper.path / "results/analysis/speed/tiny-reasoner.csv").set_index("variant")
+    assert speed.loc["gsm_symbolic-s0/rku/50/gsm_symbolic", "timed"] == "gsm_symbolic-s0/wanda/50"
+    for variant in ("gsm_symbolic-s0/wanda/50", "gsm_symbolic-s0/ridge_wanda/50"):
+        folder = paper.path / "results/tiny-reasoner/compact" / variant / "model"
+        assert speed.loc[variant, "bytes"] == (folder / "model.safetensors").stat().st_size
+
+
+def test_an_experiment_with_a_name_has_its_own_tables_and_the_same_models(paper: Workspace):
+    (paper.path / "named.yaml").write_text("experiment: {name: mine}\n")
+    stacked = ["--configfile", "test.yaml", "named.yaml"]
+    assert paper.planned("results/mine/table1.csv", *stacked) == {"leakage": 1, "table": 1}
+    made = paper.path / "results/table1.csv"
+    before = made.stat().st_mtime_ns
+    paper.snakemake("results/mine/index.html", "results/experiments.html", *stacked)
+    assert (paper.path / "results/mine/table1.csv").read_bytes() == made.read_bytes()
+    assert made.stat().st_mtime_ns == before
+    listed = (paper.path / "results/experiments.html").read_text()
+    assert re.findall('href="(.*?)"', listed) == ["index.html", "mine/index.html"] and "mine: what pruning" in listed
+    assert (paper.path / "results/logs/mine/table1.log").exists()
+    assert paper.planned("results/mine/index.html", *stacked) == NOTHING
+    assert paper.planned("paper") == {"experiments": 1, "paper": 1}  # the list, which was the other's last
+    paper.snakemake("paper")
+    assert paper.planned("paper") == NOTHING
 
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_a_figures_looks_are_its_own(paper: Workspace, figure: str):
     path = paper.path / f"scripts/pruning/report/figures/{figure}.py"
     with changed(path, path.read_text() + "\n# edited\n"):
-        assert paper.planned("paper") == {"figure": 1, "paper": 1}
+        assert paper.planned("paper") == {"figure": 1, **PAPER}
 
 
 def test_the_house_style_is_the_figures_own(paper: Workspace):
     path = paper.path / "scripts/pruning/report/figures/style.py"
     with changed(path, path.read_text() + "\n# edited\n"):
-        assert paper.planned("paper") == {"figure": len(FIGURES), "paper": 1}
+        assert paper.planned("paper") == {"figure": len(FIGURES), **PAPER}
 
 
 # What may re-run: the table and its page.
 @pytest.mark.parametrize(
     ("file", "jobs"),
     [
-        ("scripts/table.py", {"table": 12, "page": 12, "figure": 1, "paper": 1}),
-        ("scripts/pruning/report/tables/results.py", {"table": 6, "page": 6, "paper": 1}),
-        ("scripts/pruning/report/tables/table4.py", {"table": 1, "page": 1, "paper": 1}),
-        ("scripts/pruning/report/tables/table5.py", {"table": 1, "page": 1, "paper": 1}),
-        ("scripts/pruning/report/tables/ablation.py", {"table": 1, "page": 1, "paper": 1}),
-        ("scripts/pruning/report/tables/readings.py", {"table": 1, "page": 1, "paper": 1}),
-        ("scripts/pruning/report/tables/collapse.py", {"table": 1, "page": 1, "paper": 1}),
-        ("scripts/pruning/report/tables/latency.py", {"table": 1, "page": 1, "figure": 1, "paper": 1}),
-        ("scripts/pruning/report/tables/costs.py", {"costs": 1, "page": 1, "paper": 1}),
-        ("scripts/pruning/analysis/trap.py", {"trap": 1, "table": 1, "page": 1, "figure": 1, "paper": 1}),
+        ("scripts/table.py", {"table": 13, "page": 13, "figure": 2, **PAPER}),
+        ("scripts/pruning/report/tables/results.py", {"table": 7, "page": 7, "figure": 1, **PAPER}),
+        ("scripts/pruning/report/tables/table4.py", {"table": 1, "page": 1, **PAPER}),
+        ("scripts/pruning/report/tables/table5.py", {"table": 1, "page": 1, **PAPER}),
+        ("scripts/pruning/report/tables/ablation.py", {"table": 1, "page": 1, **PAPER}),
+        ("scripts/pruning/report/tables/readings.py", {"table": 1, "page": 1, **PAPER}),
+        ("scripts/pruning/report/tables/collapse.py", {"table": 1, "page": 1, **PAPER}),
+        ("scripts/pruning/report/tables/latency.py", {"table": 1, "page": 1, "figure": 1, **PAPER}),
+        ("scripts/pruning/report/tables/tradeoff.py", {"table": 1, "page": 1, "figure": 1, **PAPER}),
+        ("scripts/speed.py", {"speed": 1, "table": 1, "page": 1, "figure": 1, **PAPER}),
+        ("scripts/index.py", PAPER),
+        ("scripts/experiments.py", {"experiments": 1, "paper": 1}),
+        ("report/index.html.j2", PAPER),
+        ("scripts/page.py", {"page": 14, "paper": 1}),
+        ("report/page.css", {"page": 14, **PAPER}),
+        ("scripts/pruning/report/tables/costs.py", {"costs": 1, "page": 1, **PAPER}),
+        ("scripts/pruning/analysis/trap.py", {"trap": 1, "table": 1, "page": 1, "figure": 1, **PAPER}),
         (
             "scripts/pruning/calibration/token_classes.py",
-            {"observe": 1, "spectrum": 1, "trap": 1, "figure": 2, "paper": 1},
+            {"observe": 1, "spectrum": 1, "trap": 1, "figure": 2, **PAPER},
         ),
-        ("scripts/widths.py", {"widths": 1, "figure": 1, "paper": 1}),
-        ("scripts/trap.py", {"trap": 1, "figure": 1, "paper": 1}),
-        ("scripts/spectrum.py", {"spectrum": 1, "figure": 1, "paper": 1}),
+        ("scripts/widths.py", {"widths": 1, "figure": 1, **PAPER}),
+        ("scripts/trap.py", {"trap": 1, "figure": 1, **PAPER}),
+        ("scripts/spectrum.py", {"spectrum": 1, "figure": 1, **PAPER}),
         (
             "scripts/pruning/methods/compensation/ridge.py",
-            {"compact": 1, "second_moments": 1, "evaluate": 1, "table": 1, "page": 1, "paper": 1},
+            {
+                **{"compact": 1, "second_moments": 1, "evaluate": 1, "speed": 1},
+                **{"table": 2, "page": 2, "figure": 1, **PAPER},
+            },
         ),
     ],
 )
@@ -126,22 +175,25 @@ def test_editing_a_stage_plans_its_dependants(paper: Workspace, file: str, jobs:
 SETTINGS = {
     "tables.table6.tasks": (
         ["gsm_symbolic_wider_text"],
-        {"fetch_dataset": 1, "evaluate": 7, "leakage": 1, "table": 1, "page": 1, "paper": 1},
+        {"fetch_dataset": 1, "evaluate": 7, "leakage": 1, "table": 1, "page": 1, **PAPER},
     ),
-    "tables.recovery.title": ("Another", {"table": 1, "page": 1, "paper": 1}),
-    "tables.ridge": (None, {"costs": 1, "page": 1, "paper": 1}),
-    "tunings.arithmetic.note": ("what to know", {"table": 1, "page": 1, "paper": 1}),
-    "tunings.arithmetic.steps": (3, {"recover": 2, "evaluate": 2, "figure": 1, "table": 1, "page": 1, "paper": 1}),
-    "trap.high": (0.9, {"trap": 1, "table": 1, "page": 1, "figure": 1, "paper": 1}),
-    "spectrum.draws": (3, {"spectrum": 1, "figure": 1, "paper": 1}),
-    "cases.excerpt": (10, {"table": 1, "page": 1, "paper": 1}),
-    "cases.tokens": (11, {"cases": 4, "table": 1, "page": 1, "paper": 1}),
-    "readings.rows.layer_constant": (None, {"table": 1, "page": 1, "paper": 1}),
-    "experiment.layer": (1, {"observe": 1, "spectrum": 1, "trap": 1, "table": 2, "page": 2, "figure": 2, "paper": 1}),
-    "spectrum.tokens": (20, {"observe": 1, "spectrum": 1, "trap": 1, "figure": 2, "paper": 1}),
-    "collapse.resamples": (90, {"collapse": 1, "table": 1, "figure": 2, "page": 1, "paper": 1}),
-    "ablation.allocations": (["global"], {"table": 1, "page": 1, "paper": 1}),
-    "latency.rounds": (4, {"latency": 1, "table": 1, "figure": 1, "page": 1, "paper": 1}),
+    "tables.recovery.title": ("Another", {"table": 2, "page": 2, "figure": 1, **PAPER}),
+    # Snakemake plans `costs`, whose set of inputs has changed, when no input of it is to be made anew: the next time.
+    "tables.ridge": (None, {"speed": 1, "table": 1, "page": 1, "figure": 1, **PAPER}),
+    "tunings.arithmetic.note": ("what to know", {"table": 1, "page": 1, **PAPER}),
+    "tunings.arithmetic.steps": (3, {"recover": 2, "evaluate": 2, "figure": 1, "table": 1, "page": 1, **PAPER}),
+    "trap.high": (0.9, {"trap": 1, "table": 1, "page": 1, "figure": 1, **PAPER}),
+    "spectrum.draws": (3, {"spectrum": 1, "figure": 1, **PAPER}),
+    "cases.excerpt": (10, {"table": 1, "page": 1, **PAPER}),
+    "cases.tokens": (11, {"cases": 4, "table": 1, "page": 1, **PAPER}),
+    "readings.rows.layer_constant": (None, {"table": 1, "page": 1, **PAPER}),
+    "experiment.layer": (1, {"observe": 1, "spectrum": 1, "trap": 1, "table": 2, "page": 2, "figure": 2, **PAPER}),
+    "spectrum.tokens": (20, {"observe": 1, "spectrum": 1, "trap": 1, "figure": 2, **PAPER}),
+    "collapse.resamples": (90, {"collapse": 1, "table": 1, "figure": 2, "page": 1, **PAPER}),
+    "ablation.allocations": (["global"], {"table": 1, "page": 1, **PAPER}),
+    "tradeoff.rounds": (4, {"speed": 1, "table": 1, "page": 1, "figure": 1, **PAPER}),
+    "tradeoff.tables": (["table1", "recovery"], {"speed": 1, "table": 1, "page": 1, "figure": 1, **PAPER}),
+    "latency.rounds": (4, {"latency": 1, "table": 1, "figure": 1, "page": 1, **PAPER}),
 }
 
 

@@ -14,6 +14,7 @@ from pruning.config.validation import check_syntax, validate
 from pruning.core import limits
 from pruning.core.errors import InputError
 from pruning.models import sources
+from pruning.report import catalogue
 from workspace import ROOT
 
 
@@ -270,6 +271,31 @@ def test_a_model_and_a_table_do_not_share_a_name():
     message = "models.mine: this name is taken by tables.mine; choose another for one of them"
     assert refusal(edited({"models|mine": MODEL, "tables|mine": TABLE})) == message
     validate(edited({"models|mine": MODEL, "tables|mine": None}))  # a table that is left out has no results
+
+
+@pytest.mark.parametrize("name", ["data", "index", "tiny-reasoner", "table1"])
+def test_an_experiments_folder_is_nothing_elses(name: str):
+    message = f"experiment.name: {name!r} is taken by another result; choose another"
+    assert refusal(edited({"experiment|name": name})) == message
+    assert validate(edited({"experiment|name": "mine"})).places.table == "results/mine/{table}"
+
+
+def test_tradeoff_takes_the_tables_that_there_are_and_a_task_that_they_ask():
+    def tradeoff(changes):
+        config = validate(edited(changes))
+        return catalogue.tradeoff_tables(config), catalogue.tradeoff_task(config)
+
+    assert tradeoff({"tables|ridge": None}) == (["table1", "recovery"], "gsm_symbolic")
+    assert tradeoff({"tradeoff|task": "gsm_symbolic_options"})[1] == "gsm_symbolic_options"
+    nothing = validate(edited({f"tables|{name}": None for name in ("table1", "ridge", "recovery")}))
+    assert "tradeoff" not in catalogue.tables(nothing) and "tradeoff" not in catalogue.figures(nothing)
+    assert catalogue.timed(nothing) == {}
+    assert refusal(edited({"tradeoff|tables": ["table0"]})).startswith(
+        "tradeoff.tables: unknown name 'table0'; declared:"
+    )
+    assert refusal(edited({"tradeoff|task": "arithmetic"})).startswith(
+        "tradeoff.task: of the tasks of tradeoff.tables: unknown name 'arithmetic'; declared: gsm_symbolic, "
+    )
 
 
 def test_qwen_coders_parts_are_the_packages_of_the_documented_command():

@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.report.figures import collapse, fig1, fig2, fig3, latency, recovery, style, widths
+from pruning.report.figures import collapse, fig1, fig2, fig3, latency, recovery, style, tradeoff, widths
 from pruning.report.files import Files
 
 METHODS = ["wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random"]
@@ -31,7 +31,7 @@ SPARSITIES = [10, 20, 30, 40, 50, 60, 70, 80, 90]
 LAYERS = 30
 DRAWS = {
     **{"fig1": fig1.draw, "fig2": fig2.draw, "fig3": fig3.draw, "collapse": collapse.draw, "widths": widths.draw},
-    **{"latency": latency.draw, "recovery": recovery.draw},
+    **{"latency": latency.draw, "recovery": recovery.draw, "tradeoff": tradeoff.draw},
 }
 
 
@@ -157,6 +157,28 @@ def latency_tables(methods, models):
     return {"latency": frame, "accuracy": accuracy_tables(methods, models)["accuracy"]}
 
 
+def tradeoff_tables(methods, models):
+    """The best of the methods at each sparsity is on every front; `ridge_` and recovered models are among them."""
+    rows = []
+    for model in models:
+        row = {"sparsity": 0.0, "value": 0.84, "bytes": 1000, "prefill_speedup": 1.0, "decode_speedup": 1.0}
+        rows.append(key(model, method="dense", tuning=None, **row))
+        for (i, method), sparsity in product(enumerate([*methods, f"ridge_{methods[0]}"]), (0.3, 0.5)):
+            row = {"sparsity": sparsity, "value": 0.8 - sparsity / 2 - 0.03 * i, "bytes": 1000 * (1 - 0.7 * sparsity)}
+            row |= {"prefill_speedup": 1 + sparsity, "decode_speedup": 1 + sparsity / 2}
+            rows.append(key(model, method=method, tuning=None, **row))
+        rows.append(rows[-1] | {"method": methods[0], "tuning": "gsm", "value": 0.6})
+    frame = pd.DataFrame(rows)
+    frame = frame.assign(ci_low=frame["value"] - 0.05, ci_high=frame["value"] + 0.05)
+    for part in ("prefill", "decode"):
+        for end, factor in (("low", 0.98), ("high", 1.03)):
+            frame[f"{part}_speedup_{end}"] = factor * frame[f"{part}_speedup"]
+    best = (frame["method"] == "dense") | frame["tuning"].notna()
+    best |= (frame["method"] == methods[0]) & (frame["sparsity"] == 0.3)
+    marks = {f"{cost}_front": np.where(best, "front", "behind") for cost in ("size", "prefill", "decode")}
+    return {"tradeoff": frame.assign(**marks)}
+
+
 def recovery_tables(methods, models):
     random, rows = rng(), []
     for model, (i, method), tuning in product(models, enumerate(methods), ("gsm_train", "alpaca")):
@@ -178,6 +200,7 @@ def made(name, many=False):
         "collapse": (accuracy_tables, {"titles": {"options": "Five options"}}),
         "widths": (width_tables, {"sparsity": 0.5}),
         "latency": (latency_tables, {"task": "gsm_symbolic"}),
+        "tradeoff": (tradeoff_tables, {"title": "Sums", "kind": "accuracy"}),
         "recovery": (recovery_tables, {}),
     }[name]
     return build(methods, models), settings(methods, models, **more)
@@ -360,6 +383,33 @@ def test_latency_joins_accuracy_and_time_of_each_variant():
     panel(drawn("latency", {**tables, "latency": twice}, device="gpu"), "(b)")
 
 
+def test_tradeoff_draws_every_model_at_its_cost_and_joins_the_front():
+    frame = made("tradeoff")[0]["tradeoff"]
+    figure = drawn("tradeoff")
+    for title, of in (
+        ("(a)", 100 * frame["bytes"] / 1000),
+        ("(b)", 100 / frame["prefill_speedup"]),
+        ("(c)", 100 / frame["decode_speedup"]),
+    ):
+        axis = panel(figure, title)
+        points = {(round(x, 6), round(y, 6)) for drawn in axis.lines for x, y in zip(*drawn.get_data(), strict=True)}
+        assert {(round(x, 6), round(100 * y, 6)) for x, y in zip(of, frame["value"], strict=True)} <= points
+        (front,) = [of for of in axis.lines if of.get_drawstyle() == "steps-post"]
+        best = frame["size_front"] == "front"
+        joined = sorted(zip(of[best], 100 * frame.loc[best, "value"], strict=True))
+        np.testing.assert_allclose(sorted(zip(*front.get_data(), strict=True)), joined)
+        assert {text.get_text() for text in axis.texts} == {"1", "2"}  # dense has its own marker
+    named = [text.get_text() for text in figure.findobj(Text)]
+    assert "On a front: 1 Wanda-Struct, recovered, 50%; 2 Wanda-Struct, 30%" in named
+
+
+def test_tradeoff_of_perplexities_is_logarithmic():
+    frame = made("tradeoff")[0]["tradeoff"]
+    worse = frame.assign(**{name: 10 / frame[name] for name in ("value", "ci_low", "ci_high")})
+    figure = drawn("tradeoff", {"tradeoff": worse}, kind="perplexity")
+    assert {axis.get_yscale() for axis in panels(figure)} == {"log"}
+
+
 def test_recovery_draws_every_step():
     log = made("recovery")[0]["log"].query("method == 'rku' and tuning == 'alpaca'")
     x, y = line(panel(drawn("recovery"), "Tuned on alpaca"), RKU)
@@ -447,7 +497,11 @@ def test_the_command_joins_tables_and_repeats_its_bytes(tmp_path):
 def test_the_command_names_what_is_wrong(tmp_path):
     outputs = (tmp_path / "a.svg", tmp_path / "a.png")
     for figure, tables, message in (
-        ("fig9", [], "--figure fig9: no such figure; there are collapse, fig1, fig2, fig3, latency, recovery, widths"),
+        (
+            "fig9",
+            [],
+            "--figure fig9: no such figure; there are collapse, fig1, fig2, fig3, latency, recovery, tradeoff, widths",
+        ),
         ("widths", ["widths"], "--file widths: expected NAME=PATH"),
         ("widths", [f"widths={tmp_path}/none.csv"], "none.csv: no such file"),
         ("widths", [f"widths={tmp_path}/empty.csv"], "empty.csv: not a table"),

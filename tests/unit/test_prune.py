@@ -15,6 +15,7 @@ from pruning.config.validation import validate
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.data import datasets
+from pruning.report import catalogue
 
 MACHINE = experiment.Machine(gpus=0, threads=2)
 CHAT = (
@@ -114,6 +115,8 @@ def test_what_is_written_is_a_valid_configuration(tmp_path, monkeypatch, recover
     assert (config.calibrations["own"].samples, config.calibrations["own"].sequence_length) == (17, 512)
     assert config.table("table1").methods == ["agf", "rku"] and config.experiment.reference == "agf"
     assert len([table for table in config.tables.values() if table]) == 1
+    recovered = [f"own/agf/{sparsity}/own" for sparsity in (20, 40)]  # its speed is measured as well
+    assert all((name in map(str, catalogue.timed(config)[alias])) == recover for name in recovered)
     assert config.table("table1").tasks == (["own", "own@own"] if recover else ["own"])
 
 
@@ -144,20 +147,22 @@ def test_sparsities_are_whole_per_cent():
 
 # the decision
 
-COLUMNS = ["calib", "method", "sparsity", "tuning", "value", "ci_low", "ci_high", "p_holm", "params_removed"]
+COLUMNS = ["calib", "method", "sparsity", "tuning", "value", "ci_low", "ci_high", "p_holm"]
 
 
 def models(*rows) -> pd.DataFrame:
-    dense = ("", "dense", 0, None, 10.0, 9.5, 10.5, None, 0)
+    dense = ("", "dense", 0, None, 10.0, 9.5, 10.5, None)
     table = pd.DataFrame([dense, *rows], columns=COLUMNS)
-    latency = pd.DataFrame(
-        [("dense", 1.0, 1.0), ("own/agf/30", 1.3, 1.2)], columns=["variant", "prefill_speedup", "decode_speedup"]
+    measured = table[["calib", "method", "sparsity", "tuning"]].assign(
+        bytes=2e6 * (1 - table["sparsity"]), prefill_speedup=1.3, decode_speedup=1.2
     )
-    return decision.rows(table, latency)
+    measured.loc[0, ["prefill_speedup", "decode_speedup"]] = 1.0
+    marks = dict.fromkeys(("size_front", "prefill_front"), "behind")
+    return decision.rows(table, measured.assign(**marks, decode_front=["front", *["near"] * len(rows)]))
 
 
 def row(method, sparsity, value, tuning=None, p=None):
-    return ("own", method, sparsity / 100, tuning, value, value - 1, value + 1, p, sparsity / 200)
+    return ("own", method, sparsity / 100, tuning, value, value - 1, value + 1, p)
 
 
 def test_the_smallest_model_within_the_tolerance_is_taken():
@@ -178,9 +183,9 @@ def test_the_page_shows_every_model_and_says_which_to_take():
     found = models(row("wanda", 30, 12.0), row("agf", 30, 10.5, p=0.01))
     choice = decision.choose(found, 0.1)
     text = decision.page(found, choice, 0.1, "wanda", "out/x")
-    assert "| dense | 10.00 [9.50, 10.50] | +0.0% | 0.0% | 1.00x | 1.00x |" in text
-    assert "| **agf, 30%** | 10.50 [9.50, 11.50] † | +5.0% | 15.0% | 1.30x | 1.20x |" in text
-    assert "| wanda, 30% | 12.00 [11.00, 13.00] | +20.0% | 15.0% |  |  |" in text
+    assert "| dense | 10.00 [9.50, 10.50] | +0.0% | 2.0 MB (100%) | 1.00x | 1.00x | ✓ |" in text
+    assert "| **agf, 30%** | 10.50 [9.50, 11.50] † | +5.0% | 1.4 MB (70%) | 1.30x | 1.20x |  |" in text
+    assert "| wanda, 30% | 12.00 [11.00, 13.00] | +20.0% |" in text
     assert "**Take agf at 30%**" in text and "`out/x`" in text
     text = decision.page(found, decision.choose(found, 0.01), 0.01, "wanda", "out/x")
     assert "no model is within 1% of the dense model; this one is the nearest, +5%" in text

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from pruning.analysis.tradeoff import COSTS, FRONT, variant_of
 from pruning.core.names import Variant
 
 
@@ -16,33 +17,31 @@ class Choice:
     """Perplexity above the dense model's, as a share of it."""
 
 
-def rows(table: pd.DataFrame, latency: pd.DataFrame) -> pd.DataFrame:
+def rows(table: pd.DataFrame, tradeoff: pd.DataFrame) -> pd.DataFrame:
     """A row a model, the dense one first: `method`, `sparsity`, `tuning`, `perplexity` with `low` and `high`, `loss`,
-    `removed` (of all parameters), `prefill` and `decode` (times the dense model's speed)."""
-    speeds = latency.set_index("variant")[["prefill_speedup", "decode_speedup"]]
+    `bytes` of its weights, `prefill` and `decode` (times the dense model's speed),
+    `front` (whether no other model is better and as small, or as fast)."""
+    measured = {str(variant_of(row)): row for row in tradeoff.to_dict("records")}
     dense = table[table["method"] == "dense"].iloc[0]["value"]
     found = []
-    for row in table.itertuples():
-        pruned = row.method != "dense"
-        tuned = isinstance(row.tuning, str) and row.tuning != ""
-        if not pruned and tuned:
-            continue
-        name = f"{row.calib}/{row.method}/{round(100 * row.sparsity)}" if pruned else "dense"
-        speed = speeds.loc[name] if name in speeds.index else None
+    for row in table.to_dict("records"):
+        variant = variant_of(row)
+        own = measured[str(variant)]
         found.append(
             {
-                "method": row.method,
-                "sparsity": round(100 * row.sparsity),
-                "tuning": row.tuning if tuned else "",
-                "calib": row.calib if pruned else "",
-                "perplexity": row.value,
-                "low": row.ci_low,
-                "high": row.ci_high,
-                "loss": row.value / dense - 1,
-                "p": row.p_holm,
-                "removed": row.params_removed,
-                "prefill": speed["prefill_speedup"] if speed is not None else float("nan"),
-                "decode": speed["decode_speedup"] if speed is not None else float("nan"),
+                "method": variant.method,
+                "sparsity": variant.sparsity,
+                "tuning": variant.tuning or "",
+                "calib": variant.calib or "",
+                "perplexity": row["value"],
+                "low": row["ci_low"],
+                "high": row["ci_high"],
+                "loss": row["value"] / dense - 1,
+                "p": row["p_holm"],
+                "bytes": own["bytes"],
+                "prefill": own["prefill_speedup"],
+                "decode": own["decode_speedup"],
+                "front": FRONT in [own[f"{cost}_front"] for cost in COSTS],
             }
         )
     return pd.DataFrame(found)
@@ -69,8 +68,10 @@ def page(models: pd.DataFrame, choice: Choice, tolerance: float, reference: str,
     lines = [
         "# Which model to take",
         "",
-        "| model | perplexity on your test data | above dense | parameters removed | prefill | decoding |",
-        "|---|---|---|---|---|---|",
+        "Perplexity on your test data (lower is better), size, and speed here, against the dense model:",
+        "",
+        "| model | perplexity | above dense | weights | prefill | decoding | |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in models.itertuples():
         name = (
@@ -80,9 +81,10 @@ def page(models: pd.DataFrame, choice: Choice, tolerance: float, reference: str,
         )
         mark = "**" if _is(row, choice.variant) else ""
         differs = " †" if row.p < 0.05 else ""
-        speed = [f"{value:.2f}x" if value == value else "" for value in (row.prefill, row.decode)]
+        size = f"{row.bytes / 1e6:,.1f} MB ({row.bytes / models['bytes'].iloc[0]:.0%})"
+        cost = [size, f"{row.prefill:.2f}x", f"{row.decode:.2f}x", "✓" if row.front else ""]
         value = f"{row.perplexity:.2f} [{row.low:.2f}, {row.high:.2f}]{differs}"
-        cells = [f"{mark}{name}{mark}", value, f"{row.loss:+.1%}", f"{row.removed:.1%}", *speed]
+        cells = [f"{mark}{name}{mark}", value, f"{row.loss:+.1%}", *cost]
         lines.append(f"| {' | '.join(cells)} |")
     what = f"{choice.variant.method} at {choice.variant.sparsity}%" + (", recovered" if choice.variant.tuning else "")
     if choice.within:
@@ -95,7 +97,9 @@ def page(models: pd.DataFrame, choice: Choice, tolerance: float, reference: str,
             "",
             f"**Take {what}**: {why}. It lies in `{folder}`.",
             "",
-            "* Intervals are 95%, of the choice of test text. Speeds are of the same shapes with random weights, here.",
+            "* Intervals are 95%, of the choice of test text. Speeds are of these very models, here, against the dense "
+            "one's (results/tradeoff.md has their intervals; figure: results/figures/tradeoff.png).",
+            "* ✓: every model that is better is clearly larger or slower than this one.",
             f"* † differs from {reference} at the same sparsity (paired test over windows, p < 0.05 after Holm).",
             "* Perplexity is not accuracy: before you rely on the model, ask it what you will ask it.",
             "",

@@ -16,7 +16,7 @@ SEQUENCE = 512  # tokens at most
 SEQUENCES = {"cpu": 32, "gpu": 128}  # of calibration, at most
 TESTED = {"cpu": 40 * 1024, "gpu": 128 * 2048}  # tokens, at most
 OFF = ("table2", "table3", "table6", "table7", "recovery", "ridge", "seeds")
-SECTIONS_OFF = ("overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation", "reasoner")
+SECTIONS_OFF = ("overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation", "latency", "reasoner")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def model_section(alias: str, source: dict[str, Any], parameters: int | None, ma
 
 def nothing_else() -> dict[str, Any]:
     """The default's other tables and analyses, switched off."""
-    return {"tables": dict.fromkeys(("table1", *OFF)), "latency": None, **dict.fromkeys(SECTIONS_OFF)}
+    return {"tables": dict.fromkeys(("table1", *OFF)), "tradeoff": None, **dict.fromkeys(SECTIONS_OFF)}
 
 
 def config(
@@ -105,16 +105,7 @@ def config(
         "tables": {
             "table1": {"title": "Your model, pruned", "tasks": ["own"], "sparsities": list(sparsities), "paper": None}
         },
-        "latency": {
-            "shapes": {"qwen2_5-7b-eighth": None},
-            "methods": list(methods),
-            "sparsities": list(sparsities),
-            "prompt_tokens": min(512, context // 2),
-            "rounds": 5,
-            "dtype": model[alias]["dtype"],
-            "gpus": model[alias]["gpus"],
-            "memory_gb": model[alias]["memory_gb"],
-        },
+        "tradeoff": {"tables": ["table1"], "prompt_tokens": min(512, context // 2), "decode_tokens": 32, "rounds": 5},
     }
     if recover:
         own["tunings"] = {"own": {"dataset": "own", "batch_size": 4, "sequence_length": length, "learning_rate": 2e-4}}
@@ -131,7 +122,7 @@ COMMENTS = {
     "tasks": "What is measured of each model: how surprised it is by your test data.",
     "experiment": "What is compared; the first method is what the others are compared with.",
     "tables": "results/table1.csv, .md, .tex; the others are switched off.",
-    "latency": "Speed of the pruned models, with random weights.",
+    "tradeoff": "Size and speed of the pruned models.",
     "tunings": "LoRA recovery on your training data.",
 }
 

@@ -68,11 +68,12 @@ def prune(
         section, size, context, methods=methods.split(","), sparsities=sparsities, recover=recover
     )
     write(out, content, shlex.join(["prune", *sys.argv[1:]]))
-    run(out, cores, "pruning and measuring", "results/table1.csv", "results/latency.csv")
+    tables = ["results/table1.csv", "results/tradeoff.csv"]
+    run(out, cores, "pruning and measuring", *tables, "results/figures/tradeoff.png")
 
     import pandas as pd
 
-    models = decision.rows(pd.read_csv(out / "results/table1.csv"), pd.read_csv(out / "results/latency.csv"))
+    models = decision.rows(*(pd.read_csv(out / table) for table in tables))
     choice = decision.choose(models, tolerance / 100)
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(out, cores, "writing the model to take", target)

@@ -107,6 +107,20 @@ class Ablation(Strict):
     allocations: NonEmpty[str] = ["uniform", "global"]
 
 
+class Tradeoff(Strict):
+    """Quality, size and speed of the very models that tables show, and which of them no other beats."""
+
+    tables: NonEmpty[Alias]
+    """Their models, where they ask the task; those that are null are left out."""
+    task: Alias | None = None
+    """What quality is; null: the first column of the first of these tables."""
+    prompt_tokens: Positive = 512
+    decode_tokens: Positive = 32
+    rounds: Positive = 9
+    """Every round measures a model and the dense one, in changing order."""
+    warmup: Positive = 1
+
+
 class Latency(Strict):
     """Speed of dense and compact shapes with random weights."""
 

@@ -1,6 +1,17 @@
 """The embedded default: the tiny reasoner, every preset of docs/methods.md, every table and figure of the paper."""
 
-from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Reading, Readings, Spectrum, Trap
+from pruning.config.analyses import (
+    Ablation,
+    Cases,
+    Collapse,
+    Latency,
+    Overlap,
+    Reading,
+    Readings,
+    Spectrum,
+    Tradeoff,
+    Trap,
+)
 from pruning.config.calibration import Calibration
 from pruning.config.datasets import GeneratedDataset
 from pruning.config.default_datasets import PUBLISHED
@@ -332,6 +343,11 @@ DEFAULT = Config(
     ),
     collapse=Collapse(task="gsm_symbolic", sparsities=[10, 20, 30, 40, 50, 60, 70]),
     ablation=Ablation(task="gsm_symbolic"),
+    tradeoff=Tradeoff(
+        tables=["table1", "ridge", "recovery"],
+        prompt_tokens=256,
+        decode_tokens=16,
+    ),
     latency=Latency(
         shapes={"qwen2_5-7b-eighth": QWEN_EIGHTH},
         methods=SEVEN,

@@ -11,6 +11,8 @@ from pruning.core.names import Column
 class Experiment(Strict):
     """What the tables and figures compare, unless one says otherwise."""
 
+    name: Alias | None = None
+    """Folder below results/ of this experiment's tables, figures and pages; null: directly there, over the last's."""
     models: NonEmpty[Alias]
     calibrations: NonEmpty[Alias]
     """Tables have a block for each; analyses and figures take the first."""

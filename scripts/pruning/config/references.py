@@ -9,7 +9,7 @@ from itertools import product
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Trap
+from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Tradeoff, Trap
 from pruning.config.base import choices, fields_of, known
 from pruning.config.datasets import Dataset
 from pruning.core.limits import LEAST_WINDOWS, least_resamples
@@ -24,6 +24,7 @@ OTHER_RESULTS = frozenset(
     (
         *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner"),
         *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
+        *("tradeoff", "latency", "index", "experiments"),
     )
 )
 
@@ -50,6 +51,8 @@ def _names(config: Config) -> None:
         for name in getattr(config, section):
             if name in OTHER_RESULTS:
                 raise ValueError(f"{section}.{name}: this name is taken by another result; choose another")
+    if (name := config.experiment.name) and (name in OTHER_RESULTS or name in config.models or name in config.tables):
+        raise ValueError(f"experiment.name: {name!r} is taken by another result; choose another")
     for name in config.models:
         if config.tables.get(name):
             raise ValueError(f"models.{name}: this name is taken by tables.{name}; choose another for one of them")
@@ -169,6 +172,13 @@ def _trap(config: Config, trap: Trap) -> None:
     _gradients(config, "trap.objective", [f"{trap.objective}-abs-none-uniform"])
 
 
+def _tradeoff(config: Config, tradeoff: Tradeoff) -> None:
+    known("tradeoff.tables", tradeoff.tables, config.tables)
+    used = [config.table(name) for name in tradeoff.tables if config.tables[name]]
+    asked = {column.task for table in used for column in table.columns}
+    known("tradeoff.task: of the tasks of tradeoff.tables", [tradeoff.task] if tradeoff.task and used else [], asked)
+
+
 def _latency(config: Config, latency: Latency) -> None:
     known("latency.methods", latency.methods, config.method_names)
     _gradients(config, "latency.methods", latency.methods)
@@ -185,6 +195,7 @@ SECTIONS = {
     "collapse": _collapse,
     "ablation": _ablation,
     "trap": _trap,
+    "tradeoff": _tradeoff,
     "latency": _latency,
     "cases": _cases,
 }

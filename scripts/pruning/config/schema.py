@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import model_validator
 
 from pruning.config import references
-from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Spectrum, Trap
+from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Spectrum, Tradeoff, Trap
 from pruning.config.base import Alias, Positive, Strict
 from pruning.config.calibration import Calibration
 from pruning.config.datasets import Dataset, HubFiles, LocalFiles
@@ -45,6 +45,7 @@ class Config(Strict):
     cases: Cases | None = None
     collapse: Collapse | None = None
     ablation: Ablation | None = None
+    tradeoff: Tradeoff | None = None
     latency: Latency | None = None
     storage: Storage = Storage()
     ask_above: Positive | None = None
@@ -59,6 +60,10 @@ class Config(Strict):
     def _references(self) -> "Config":
         references.check(self)
         return self
+
+    @property
+    def places(self) -> names.Places:
+        return names.Places(self.experiment.name)
 
     def objective(self, name: str) -> str | None:
         """Whose gradient a method is made of; None for one without."""

@@ -55,18 +55,61 @@ SPECTRUM = f"{ANALYSIS}/spectrum/{{calib}}/{{sparsity}}"
 TRAP = f"{ANALYSIS}/trap/{{calib}}/{{sparsity}}"
 CASES = f"{ANALYSIS}/cases/{{variant}}.json"
 
-LEAKAGE = "results/leakage/{table}.csv"
 LATENCY = "results/latency/{shape}.csv"
-WIDTHS = "results/analysis/widths.csv"
-ACCURACY = "results/analysis/accuracy.csv"
-COLLAPSE = "results/analysis/collapse.csv"
-TABLE = "results/{table}"
-FIGURE = "results/figures/{figure}"
-PAGE = "results/pages/{table}.html"
 REASONER = "results/reasoner"
 PUBLISHED = own("resources/paper/{table}.csv")
 PAPER_NOTES = own("resources/paper/notes.yaml")
 BENCHMARKS = "results/benchmarks"
+EXPERIMENTS = "results/experiments.html"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where lies what is of an experiment and not of a model alone: below results/, or, if it has a name, in a folder
+    of that name there."""
+
+    name: str | None = None
+
+    @property
+    def folder(self) -> str:
+        return f"results/{self.name}" if self.name else "results"
+
+    @property
+    def table(self) -> str:
+        """Without the ending, as `figure`."""
+        return f"{self.folder}/{{table}}"
+
+    @property
+    def figure(self) -> str:
+        return f"{self.folder}/figures/{{figure}}"
+
+    @property
+    def page(self) -> str:
+        return f"{self.folder}/pages/{{table}}.html"
+
+    @property
+    def index(self) -> str:
+        return f"{self.folder}/index.html"
+
+    @property
+    def leakage(self) -> str:
+        return f"{self.folder}/leakage/{{table}}.csv"
+
+    @property
+    def speed(self) -> str:
+        return f"{self.folder}/analysis/speed/{{model}}.csv"
+
+    @property
+    def widths(self) -> str:
+        return f"{self.folder}/analysis/widths.csv"
+
+    @property
+    def accuracy(self) -> str:
+        return f"{self.folder}/analysis/accuracy.csv"
+
+    @property
+    def collapse(self) -> str:
+        return f"{self.folder}/analysis/collapse.csv"
 
 
 def log_of(result: str) -> str:

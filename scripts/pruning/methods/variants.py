@@ -78,6 +78,21 @@ def identity(parts: Parts) -> list[Any]:
     return [*own, parts.compensate, origins]
 
 
+def outline(parts: Parts) -> tuple[tuple[int, ...], bool]:
+    """What a variant's speed depends on: the FFN width of each layer, and whether down_proj has a bias."""
+    base = Checkpoint(parts.model)
+    biased = base.name(0, "down", "bias") in base.file_of or (parts.mask is not None and parts.compensate == "bias")
+    widths = base.widths if parts.mask is None else [int(keep.sum()) for keep in compact.keeps_of(parts.mask, base)]
+    return tuple(widths), biased
+
+
+def stored(parts: Parts) -> int:
+    """Bytes of its weights on disk; where it is cut in memory, what they take there by the dense model's files."""
+    base = Checkpoint(parts.model)
+    size = sum(file.stat().st_size for file in base.files)
+    return size if parts.mask is None else round(size * pruned(parts)["parameters_kept"] / base.parameters)
+
+
 def pruned(parts: Parts) -> dict[str, Any]:
     """How much is gone, against the model before any pruning: `achieved_sparsity` of the FFN neurons, `parameters` it
     had and `parameters_kept`."""

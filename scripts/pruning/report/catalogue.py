@@ -26,6 +26,8 @@ class Entry:
     files: Inputs
     """By the names that the maker knows them by."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    """Of a figure; a table's page has its own."""
     templates: Mapping[str, str] = field(default_factory=dict)
     """For files that the maker finds by what they are of, not by their order: how they are named."""
 
@@ -102,7 +104,7 @@ def results(config: Config, name: str) -> Entry:
     files = {
         "samples": [variant.samples(model, task) for model, variant, task in shown],
         "results": [variant.result(model, columns[0].task) for model, variant in evaluated],
-        "leakage": [names.LEAKAGE.format(table=name)],
+        "leakage": [config.places.leakage.format(table=name)],
     }
     if table.paper:
         files |= {"published": [names.PUBLISHED.format(table=table.paper)], "notes": [names.PAPER_NOTES]}
@@ -115,7 +117,8 @@ def results(config: Config, name: str) -> Entry:
         **statistical(config, "confidence", "resamples", "seed"),
     }
     caption = CAPTIONS.get(name, "A table of this experiment's configuration.")
-    return Entry("results", caption, files, settings, {"samples": names.SAMPLES, "results": names.RESULT})
+    templates = {"samples": names.SAMPLES, "results": names.RESULT}
+    return Entry("results", caption, files, settings, table.title, templates)
 
 
 def together(config: Config) -> dict[tuple[str, tuple[str, ...]], list[Variant]]:
@@ -172,7 +175,7 @@ def table5(config: Config) -> Entry:
         "excerpt": config.cases.excerpt,
     }
     caption = "What each model writes when asked the same questions."
-    return Entry("table5", caption, {"cases": files}, settings, {"cases": names.CASES})
+    return Entry("table5", caption, {"cases": files}, settings, templates={"cases": names.CASES})
 
 
 def ablation_grid(config: Config) -> list[str]:
@@ -198,7 +201,7 @@ def ablation(config: Config) -> Entry:
     }
     files = {"samples": samples(config, variants, config.ablation.task)}
     caption = "Every combination of RKU's choices, best first."
-    return Entry("ablation", caption, files, settings, {"samples": names.SAMPLES})
+    return Entry("ablation", caption, files, settings, templates={"samples": names.SAMPLES})
 
 
 def readings(config: Config) -> Entry:
@@ -224,7 +227,7 @@ def readings(config: Config) -> Entry:
         "low": trap.low,
     }
     caption = "Ways in which the paper's methods may have been computed, judged by the paper's own numbers."
-    return Entry("readings", caption, files, settings, templates)
+    return Entry("readings", caption, files, settings, templates=templates)
 
 
 def collapse_settings(config: Config) -> dict[str, Any]:
@@ -244,9 +247,39 @@ def collapse_settings(config: Config) -> dict[str, Any]:
 
 
 def collapse(config: Config) -> Entry:
-    files = {"collapse": [names.COLLAPSE], "accuracy": [names.ACCURACY]}
+    files = {"collapse": [config.places.collapse], "accuracy": [config.places.accuracy]}
     caption = "The sparsity at which each method's accuracy has fallen halfway to guessing."
     return Entry("collapse", caption, files, collapse_settings(config))
+
+
+def tradeoff_tables(config: Config) -> list[str]:
+    return [name for name in config.tradeoff.tables if config.tables[name]] if config.tradeoff else []
+
+
+def tradeoff_task(config: Config) -> str:
+    return config.tradeoff.task or config.table(tradeoff_tables(config)[0]).columns[0].task
+
+
+def timed(config: Config) -> dict[str, list[Variant]]:
+    """Model -> the variants that the tables of `tradeoff` show its task of, the dense one first."""
+    found: dict[str, dict[Variant, None]] = {}
+    for table in map(config.table, tradeoff_tables(config)):
+        columns = [column for column in table.columns if column.task == tradeoff_task(config)]
+        for model, column, pruned in product(table.models, columns, pruned_variants(table)):
+            found.setdefault(model, {DENSE: None})[column.of(pruned)] = None
+    return {model: list(variants) for model, variants in found.items()}
+
+
+def tradeoff(config: Config) -> Entry:
+    tables, task = tradeoff_tables(config), tradeoff_task(config)
+    files = {
+        "quality": [f"{config.places.table.format(table=table)}.csv" for table in tables],
+        "speed": [config.places.speed.format(model=model) for model in timed(config)],
+    }
+    own = described(config, Column(task))
+    settings = {key: own[key] for key in ("task", "kind", "title")} | {"metric": own["metrics"][0]}
+    caption = "What a smaller model costs and gains: quality, size and speed of the very models of the tables."
+    return Entry("tradeoff", caption, files, {**settings, **statistical(config, "confidence")})
 
 
 def latency_shapes(config: Config) -> list[str]:
@@ -273,12 +306,25 @@ def tables(config: Config) -> dict[str, Entry]:
         "ablation": (config.ablation, ablation),
         "readings": (config.readings, readings),
         "collapse": (config.collapse, collapse),
+        "tradeoff": (tradeoff_tables(config), tradeoff),
         "latency": (config.latency, latency),
     }
     return found | {name: entry(config) for name, (section, entry) in sections.items() if section}
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
+
+
+FIGURE_TITLES = {
+    "fig1": "Figure 1: the directions that kept neurons span",
+    "fig2": "Figure 2: the magnitude trap",
+    "fig3": "Figure 3: agreement of masks",
+    "collapse": "Accuracy over sparsity",
+    "widths": "What each layer keeps",
+    "tradeoff": "Quality against size and speed",
+    "latency": "Accuracy against time, and the bound by arithmetic",
+    "recovery": "Loss during recovery",
+}
 
 
 def fig1(config: Config) -> Entry:
@@ -324,7 +370,7 @@ def collapse_figure(config: Config) -> Entry:
         "collapse",
         "Accuracy after pruning, by sparsity, with intervals. The collapse point is the sparsity at which the accuracy "
         "has fallen halfway from the dense model's to guessing; an arrow: not within the sparsities measured.",
-        {"accuracy": [names.ACCURACY], "collapse": [names.COLLAPSE]},
+        {"accuracy": [config.places.accuracy], "collapse": [config.places.collapse]},
         {"titles": {config.collapse.task: config.tasks[config.collapse.task].title}},
     )
 
@@ -334,8 +380,19 @@ def widths_figure(config: Config) -> Entry:
         "widths",
         "The share of its neurons that each layer keeps. Uniform methods keep the same everywhere; global ones starve "
         "the layers in which they find little.",
-        {"widths": [names.WIDTHS]},
+        {"widths": [config.places.widths]},
         {"sparsity": config.experiment.sparsity / 100},
+    )
+
+
+def tradeoff_figure(config: Config) -> Entry:
+    own = tradeoff(config).settings
+    return Entry(
+        "tradeoff",
+        f"Quality ({own['title']}) against size and measured speed of the same models. The line joins those that no "
+        "other beats: whatever is better than one of them is clearly larger or slower.",
+        {"tradeoff": [f"{config.places.table.format(table='tradeoff')}.csv"]},
+        {"title": own["title"], "kind": own["kind"], "models": list(timed(config))},
     )
 
 
@@ -344,7 +401,7 @@ def latency_figure(config: Config) -> Entry:
         "latency",
         "What the smaller model gains: accuracy against prefill time, and measured speed-ups against the bound by "
         "arithmetic.",
-        {"latency": [f"{names.TABLE.format(table='latency')}.csv"], "accuracy": [names.ACCURACY]},
+        {"latency": [f"{config.places.table.format(table='latency')}.csv"], "accuracy": [config.places.accuracy]},
         {"titles": {config.collapse.task: config.tasks[config.collapse.task].title}},
     )
 
@@ -376,6 +433,7 @@ def figures(config: Config) -> dict[str, Entry]:
         "fig3": (config.overlap, fig3),
         "collapse": (config.collapse, collapse_figure),
         "widths": (True, widths_figure),
+        "tradeoff": (tradeoff_tables(config), tradeoff_figure),
         "latency": (config.latency and config.collapse, latency_figure),
         "recovery": (recovery_logs(config), recovery_figure),
     }
@@ -384,6 +442,27 @@ def figures(config: Config) -> dict[str, Entry]:
         for name, (section, make) in wanted.items():
             if section:
                 entry = make(config)
-                yield name, Entry(entry.maker, entry.caption, entry.files, {**shared, **entry.settings})
+                settings = {**shared, **entry.settings}
+                yield name, Entry(entry.maker, entry.caption, entry.files, settings, FIGURE_TITLES.get(name, name))
 
     return dict(entries())
+
+
+# The first page -------------------------------------------------------------------------------------------------------
+
+HEADLINES = ("tradeoff", "collapse")
+"""Figures that an experiment opens on; the first that there is."""
+
+
+def first_page(config: Config) -> dict[str, Any]:
+    """What the first page shows, in its order: its headline's table and figure first."""
+    shown = {**tables(config), "costs": costs()}
+    drawn = figures(config)
+    order = sorted(drawn, key=lambda name: HEADLINES.index(name) if name in HEADLINES else len(HEADLINES))
+    return {
+        "title": f"{config.experiment.name or ', '.join(config.experiment.models)}: what pruning leaves",
+        "tables": [{"name": name, "maker": entry.maker, "caption": entry.caption} for name, entry in shown.items()],
+        "figures": [{"name": name, "title": drawn[name].title, "caption": drawn[name].caption} for name in order],
+        "titles": {name: task.title for name, task in config.tasks.items()},
+        **statistical(config, "confidence"),
+    }

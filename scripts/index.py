@@ -1,0 +1,66 @@
+"""The first page of an experiment: its result in words, a figure and a table; below, all the others. One HTML file."""
+
+import base64
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning.core import cli
+
+
+def index(
+    settings: cli.Settings,
+    file: Annotated[
+        list[str], typer.Option(metavar="NAME=PATH", help="`table` and `figure`: templates; `experiments`")
+    ],
+    template: Annotated[Path, typer.Option(help="Jinja template of the page")],
+    output: Annotated[Path, typer.Option(help="HTML page")],
+) -> None:
+    """Settings: `tables` (name, maker, caption), `figures` (name, title, caption), in the page's order, the headline's
+    first; `titles`: task -> text; `title`; `confidence`."""
+    import pandas as pd
+
+    from pruning.core import artifacts
+    from pruning.report import site
+    from pruning.report.files import Files
+
+    files = Files(file)
+
+    def link(path: Path) -> str:
+        return os.path.relpath(path, output.parent)
+
+    def table(entry: dict) -> dict:
+        stem = files.at("table", table=entry["name"])
+        markdown = stem.with_suffix(".md").read_text(encoding="utf-8")
+        words = site.sentence(entry["maker"], pd.read_csv(f"{stem}.csv"), settings["titles"], settings["confidence"])
+        return {
+            **entry,
+            "title": site.title_of(markdown),
+            "words": site.inline(words),
+            "html": site.rendered(site.without_title(markdown)),
+            "links": {form: link(Path(f"{stem}.{form}")) for form in ("csv", "md", "tex")},
+        }
+
+    def figure(entry: dict) -> dict:
+        stem = files.at("figure", figure=entry["name"])
+        svg = base64.b64encode(Path(f"{stem}.svg").read_bytes()).decode()
+        return {**entry, "svg": svg, "links": {form: link(Path(f"{stem}.{form}")) for form in ("svg", "png")}}
+
+    tables = [table(entry) for entry in settings["tables"]]
+    lead = [made["words"] for made in (*tables[:1], *(t for t in tables[1:] if t["maker"] == "tradeoff"))]
+    page = site.fill(
+        template,
+        title=settings["title"],
+        lead=[words for words in lead if words],
+        tables=tables,
+        figures=[figure(entry) for entry in settings["figures"]],
+        experiments=link(files.one("experiments")),
+    )
+    with artifacts.atomic(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cli.run(index)
