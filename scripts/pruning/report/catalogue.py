@@ -456,7 +456,7 @@ HEADLINES = ("tradeoff", "collapse")
 
 def first_page(config: Config) -> dict[str, Any]:
     """What the first page shows, in its order: its headline's table and figure first."""
-    shown = {**tables(config), "costs": costs()}
+    shown = {**tables(config), "costs": costs(config)}
     drawn = figures(config)
     order = sorted(drawn, key=lambda name: HEADLINES.index(name) if name in HEADLINES else len(HEADLINES))
     return {
