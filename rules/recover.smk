@@ -4,6 +4,7 @@ LoRA recovery of compact models, by one of `tunings` in the config; rules/evalua
 INPUT
     results/{model}/compact/{calib}/{method}/{sparsity}/            the pruned model
     results/data/{dataset}/{split}.parquet                          tuning text
+    results/{model}/base/manifest.json                              the dense model, only to distil from it
 OUTPUT
     results/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}/     PEFT adapter, training_log.csv, recovery.json
 A killed training goes on from its last checkpoint, kept in a hidden folder beside the output.
@@ -23,7 +24,13 @@ def tuning_settings(wildcards):
     whose = {key: wildcards[key] for key in ("model", "calib", "method", "tuning")}
     whose["sparsity"] = int(wildcards.sparsity) / 100
     own = {"dtype": CONFIG.models[wildcards.model].dtype, "prompt": text.prompt, "completion": text.completion}
-    return settings(tuning, exclude=["dataset", "split", "note"], **own, names=whose)
+    return settings(tuning, exclude=["dataset", "split", "note", "objective"], **own, names=whose)
+
+
+def teacher_of(wildcards):
+    """The dense model, where the tuning distils it."""
+    distils = CONFIG.tunings[wildcards.tuning].objective == "distillation"
+    return [names.BASE.format(**wildcards)] if distils else []
 
 
 rule recover:
@@ -32,6 +39,7 @@ rule recover:
         manifest=f"{names.COMPACT}/manifest.json",
         weights=ancient(f"{names.COMPACT}/model"),
         data=tuning_data,
+        teacher=teacher_of,
         code=code("recover"),
         launch=LAUNCH,
     output:
@@ -51,7 +59,8 @@ rule recover:
     params:
         settings=tuning_settings,
         output=subpath(output[0], parent=True),
+        teacher=lambda w: [f"--teacher={Path(path).parent}" for path in teacher_of(w)],
     shell:
         "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --model {input.weights:q} "
-        "--manifest {input.manifest:q} --data {input.data:q} --output {params.output:q} --threads {threads} > {log:q} 2>&1"
+        "--manifest {input.manifest:q} --data {input.data:q} --output {params.output:q} {params.teacher:q} --threads {threads} > {log:q} 2>&1"

@@ -16,6 +16,7 @@ def recover(
     manifest: Annotated[Path, typer.Option(help="its manifest.json")],
     data: Annotated[Path, typer.Option(help="parquet of the tuning split")],
     output: Annotated[Path, typer.Option(help="directory for the adapter")],
+    teacher: Annotated[Path | None, typer.Option(help="directory of the dense model, to be distilled from")] = None,
     threads: int = 1,
 ) -> None:
     cli.set_threads(threads)
@@ -45,6 +46,7 @@ def recover(
     longest = max(len(ids) for ids, _ in sequences)
     loading.must_fit(model, settings["dtype"], "recovery", {**settings, "sequence_length": longest})
     network, _ = loading.load(model, settings["dtype"])
+    dense = loading.load(teacher, settings["dtype"])[0] if teacher else None
     tuned = recovery.with_adapters(network, settings)
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)
@@ -52,7 +54,9 @@ def recover(
     optimizer = torch.optim.AdamW(trainable, lr=settings["learning_rate"], weight_decay=0.0)
     cli.phase("load")
 
-    identity = artifacts.key_of(artifacts.file_hash(manifest), artifacts.file_hash(data), settings)
+    origins = [artifacts.file_hash(path) for path in (manifest, data)]
+    origins += [artifacts.file_hash(teacher / "manifest.json")] if teacher else []
+    identity = artifacts.key_of(*origins, settings)
     checkpoints = output.with_name(f".{output.name}.{identity}")
     log: list[dict] = []
     if (checkpoints / "state.safetensors").exists():
@@ -65,7 +69,7 @@ def recover(
             ids, labels = recovery.batch(
                 sequences, step, settings["batch_size"], settings["seed"], tokenizer.pad_token_id
             )
-            value = recovery.backward(tuned, ids.to(device), labels.to(device), settings["micro_batch"])
+            value = recovery.backward(tuned, ids.to(device), labels.to(device), settings["micro_batch"], dense)
             if not math.isfinite(value):
                 raise cli.InputError(
                     f"tunings: learning_rate: {settings['learning_rate']}: the loss is {value} at step {step + 1}: "

@@ -181,6 +181,10 @@ SETTINGS = {
     # Snakemake plans `costs`, whose set of inputs has changed, when no input of it is to be made anew: the next time.
     "tables.ridge": (None, {"speed": 1, "table": 1, "page": 1, "figure": 1, **PAPER}),
     "tunings.arithmetic.note": ("what to know", {"table": 1, "page": 1, **PAPER}),
+    "tunings.arithmetic.objective": (
+        "distillation",
+        {"recover": 2, "evaluate": 2, "figure": 1, "table": 1, "page": 1, **PAPER},
+    ),
     "tunings.arithmetic.steps": (3, {"recover": 2, "evaluate": 2, "figure": 1, "table": 1, "page": 1, **PAPER}),
     "trap.high": (0.9, {"trap": 1, "table": 1, "page": 1, "figure": 1, **PAPER}),
     "spectrum.draws": (3, {"spectrum": 1, "figure": 1, **PAPER}),

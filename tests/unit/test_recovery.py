@@ -174,3 +174,56 @@ def test_a_training_that_diverges_makes_no_adapter(pruned, monkeypatch):
     with pytest.raises(InputError, match=r"learning_rate: 0\.01: the loss is inf at step 1: lower it"):
         run(pruned)
     assert not (pruned / "adapter").exists()
+
+
+# distillation
+
+
+def test_the_divergence_from_a_teacher_is_the_mean_over_labelled_tokens():
+    model, teacher = tiny.qwen2(), tiny.qwen2(seed=1)
+    ids, labels = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[-100, -100, 7, 8]])
+    p, q = (network(ids).logits[0].double().softmax(-1) for network in (teacher, model))
+    expected = sum((p[at] * (p[at] / q[at]).log()).sum() for at in (1, 2)).item() / 2
+    tuned = recovery.with_adapters(model, SETTINGS)
+    assert recovery.backward(tuned, ids, labels, teacher=teacher) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_model_has_nothing_to_learn_from_itself():
+    tuned = recovery.with_adapters(tiny.qwen2(), SETTINGS)
+    ids = torch.arange(3, 15).view(2, 6)
+    assert recovery.backward(tuned, ids, ids.clone(), teacher=tiny.qwen2()) == pytest.approx(0, abs=1e-6)
+    gradients = [p.grad.abs().max() for p in tuned.parameters() if p.requires_grad]
+    assert max(gradients) < 1e-6
+
+
+@pytest.mark.parametrize("limit", [2**26, 600])
+def test_divergences_in_pieces_have_the_same_gradients(monkeypatch, limit):
+    ids = torch.arange(3, 27).view(2, 12)
+    labels = ids.masked_fill(ids % 5 == 0, -100)
+    model, teacher = tiny.qwen2(), tiny.qwen2(seed=1)
+    tuned = recovery.with_adapters(model, SETTINGS)
+    losses = torch.nn.functional.kl_div(
+        *(network(ids).logits[:, :-1].log_softmax(-1) for network in (model, teacher)),
+        reduction="none",
+        log_target=True,
+    ).sum(-1)
+    losses[labels[:, 1:] != -100].mean().backward()
+    trainable = [p for p in tuned.parameters() if p.requires_grad]
+    expected = [p.grad.clone() for p in trainable]
+    tuned.zero_grad()
+    monkeypatch.setattr(head, "LOGITS", limit)
+    recovery.backward(tuned, ids, labels, rows=1, teacher=teacher)
+    for parameter, wanted in zip(trainable, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, wanted, rtol=1e-3, atol=1e-7)
+    assert max(wanted.abs().max() for wanted in expected) > 1e-4
+
+
+def test_an_adapter_that_is_distilled_comes_nearer_to_the_dense_model(pruned):
+    content = {"files": artifacts.directory_hashes(pruned / "base")}
+    artifacts.write_json(pruned / "base/manifest.json", content, "base", {})
+    files = [pruned / name for name in ("model", "its.json", "data.parquet", "distilled")]
+    recover_stage.recover({**SETTINGS, "steps": 30}, *files, teacher=pruned / "base")
+    log = pd.read_csv(pruned / "distilled/training_log.csv")
+    assert log["loss"][25:].mean() < 0.7 * log["loss"][:5].mean()
+    plain = artifacts.read_json(run(pruned, steps=30) / "recovery.json", "recovery")
+    assert artifacts.read_json(pruned / "distilled/recovery.json", "recovery")["files"] != plain["files"]

@@ -1,6 +1,6 @@
 """Tuning: recovery of a compact model."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ class Tuning(Strict):
 
     dataset: Alias
     split: Alias = "train"
+    objective: Literal["cross_entropy", "distillation"] = "cross_entropy"
+    """Of the text's tokens (the paper's), or KL divergence from the dense model's next tokens there."""
     steps: Positive = 150
     """Optimiser steps (the paper's 150)."""
     rank: Positive = 8

@@ -51,13 +51,23 @@ def batch(sequences: Sequences, step: int, size: int, seed: int, pad: int) -> tu
     return ids, labels
 
 
-def backward(tuned: PeftModel, ids: torch.Tensor, labels: torch.Tensor, rows: int | None = None) -> float:
-    """Mean next-token cross-entropy in nats over the labelled tokens of ids and labels [B, T]; its gradients are added
-    to those of the adapters, `rows` documents at a time (None: all at once)."""
+def backward(
+    tuned: PeftModel, ids: torch.Tensor, labels: torch.Tensor, rows: int | None = None, teacher: nn.Module | None = None
+) -> float:
+    """Mean loss in nats over the labelled tokens of ids and labels [B, T]: next-token cross-entropy, or, with a
+    teacher, the KL divergence from its next tokens (Hinton et al. 2015, arXiv 1503.02531). Its gradients are added to
+    those of the adapters, `rows` documents at a time (None: all at once)."""
     model, total, count = tuned.get_base_model(), 0.0, int((labels[:, 1:] != -100).sum())
     rows = rows or len(ids)
     for some, their_labels in zip(ids.split(rows), labels.split(rows), strict=True):
-        losses = head.token_losses(model, head.hidden_states(model, some), their_labels)  # 0 where there is no label
+        hidden = head.hidden_states(model, some)
+        if teacher is None:
+            losses = head.token_losses(model, hidden, their_labels)  # 0 where there is no label
+        else:
+            with torch.no_grad():
+                wanted = head.hidden_states(teacher, some)
+            losses = head.token_divergences(model, hidden, teacher, wanted)
+            losses = losses * (their_labels[:, 1:] != -100).to(losses.device)
         share = losses.sum() / count
         share.backward()
         total += share.item()

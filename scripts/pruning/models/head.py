@@ -37,6 +37,21 @@ def token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
     return torch.cat(losses, dim=1)
 
 
+def token_divergences(model: nn.Module, hidden: Tensor, teacher: nn.Module, wanted: Tensor) -> Tensor:
+    """KL divergence of a model's next tokens from a teacher's, in nats, float32 [B, T - 1]; hidden and wanted
+    [B, T, d] are what their heads get. Gradients reach `hidden` alone."""
+    size = max(1, LOGITS // (2 * len(hidden) * model.config.get_text_config().vocab_size))
+    pieces = zip(hidden[:, :-1].split(size, dim=1), wanted[:, :-1].split(size, dim=1), strict=True)
+    return torch.cat([checkpoint(_divergences, model, teacher, *p, use_reentrant=False) for p in pieces], dim=1)
+
+
+def _divergences(model: nn.Module, teacher: nn.Module, hidden: Tensor, wanted: Tensor) -> Tensor:
+    with torch.no_grad():
+        target = logits_of(teacher, wanted).float().log_softmax(-1)
+    found = logits_of(model, hidden).float().log_softmax(-1)
+    return nn.functional.kl_div(found, target.to(found.device), reduction="none", log_target=True).sum(-1)
+
+
 @torch.no_grad()
 def drawn_tokens(model: nn.Module, hidden: Tensor, seed: int) -> Tensor:
     """Token ids [B, T] in the place of the text's own, each drawn from what the model expects there, given hidden
