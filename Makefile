@@ -12,7 +12,7 @@ help: ## This list
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --requirement envs/requirements.txt --constraint envs/lock.txt $$($(PYTHON) envs/torch_index.py)
-	$(BIN)/pip install --quiet --no-deps --editable .
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --editable .  # setuptools warns of what editable means
 	@touch $@
 
 .venv/installed-test: .venv/installed envs/test.txt

@@ -343,7 +343,7 @@ def test_changes_override_the_file_and_what_it_derived(tmp_path):
         ({"changes": {"ffn_widths": [7, 7]}}, "give the dense model's config.json"),
         ({"config": GPT2Config(n_embd=8, n_layer=1, n_head=2)}, "architecture has no .*intermediate_size"),
         (
-            {"config": MixtralConfig(**tiny.SHAPE, num_hidden_layers=1, vocab_size=9)},
+            {"config": MixtralConfig(**{**tiny.SHAPE, "vocab_size": 9}, num_hidden_layers=1)},
             "model type 'mixtral' cannot be pruned: it is a mixture of experts",
         ),
     ],
