@@ -109,7 +109,7 @@ FORMULAS = {
     "cfsp": cfsp,
     "cfsp_as_code": cfsp_released,
 }
-TESTED_APART = {"random", "utility", "parameter_taylor", "obs", "leverage", "rounds"}  # test_obs.py, test_removal_order.py
+TESTED_APART = {"random", "utility", "parameter_taylor", "obs", "leverage", "rounds"}
 
 
 def test_every_score_is_tested():
