@@ -37,8 +37,10 @@ def artefacts(folder: Path) -> dict[str, bytes]:
 
 def start(folder: Path, log: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "results/table1.csv", "--configfile", "test.yaml"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # jobs call `python`
+    own = {"cwd": folder, "env": {**os.environ, "PATH": path}, "start_new_session": True}
     with log.open("w") as stream:
-        return subprocess.Popen(command, cwd=folder, stdout=stream, stderr=stream, start_new_session=True)
+        return subprocess.Popen(command, stdout=stream, stderr=stream, **own)
 
 
 def jobs_finished(log: Path) -> list[str]:
@@ -66,7 +68,8 @@ def main(
     Workspace(folder)
     log = folder / "run.log"
     began = time.monotonic()
-    start(folder, log).wait()
+    if start(folder, log).wait():
+        sys.exit(f"error: undisturbed, it fails:\n{log.read_text()[-2000:]}")
     expected, whole = artefacts(folder), time.monotonic() - began
     print(f"undisturbed: {len(jobs_finished(log))} jobs, {len(expected)} artefacts, {whole:.0f} s", flush=True)
 
