@@ -57,14 +57,19 @@ def dtype(base: Checkpoint, name: str) -> str:
         return tensors.get_slice(name).get_dtype()
 
 
+def number(value: float) -> str:
+    """Of what is counted, whole, as a budget may be given."""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
 def unmet(what: str, target: str, least: Cost, at: str) -> InputError:
     """A budget that no pruning meets. Args: texts of the kind, the target, and where the least is had."""
-    shown = f"{least.value:.6g}" + (f" [{least.low:.6g}, {least.high:.6g}]" if least.low < least.high else "")
+    shown = number(least.value) + (f" [{number(least.low)}, {number(least.high)}]" if least.low < least.high else "")
     return InputError(f"budget: {what}: {target} is less than can be had: the least is {shown}, {at}")
 
 
 def nothing(what: str, target: str, dense: float) -> InputError:
-    return InputError(f"budget: {what}: the dense model's {dense:.6g} meet {target}: nothing to prune")
+    return InputError(f"budget: {what}: the dense model's {number(dense)} meet {target}: nothing to prune")
 
 
 def scanned(costs: Mapping[int, Cost], target: float) -> int | None:

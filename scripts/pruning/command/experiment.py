@@ -124,7 +124,7 @@ def config(
 def levels(sparsities: Sequence[int] | Mapping[str, int]) -> dict[str, Any]:
     """Of a table."""
     if isinstance(sparsities, Mapping):
-        return {"sparsities": [], "at": dict(sparsities)}
+        return {"sparsities": None, "at": dict(sparsities)}
     return {"sparsities": list(sparsities)}
 
 

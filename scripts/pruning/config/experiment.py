@@ -39,10 +39,10 @@ class Table(Strict):
     title: str
     tasks: NonEmpty[str]
     """Columns: a task, or `task@tuning`, the task after a LoRA recovery."""
-    sparsities: list[Percent] = []
-    """Per cent of FFN neurons removed."""
+    sparsities: NonEmpty[Percent] | None = None
+    """Per cent of FFN neurons removed; null where `at` says it."""
     at: dict[Alias, Percent] | None = None
-    """In their place: each method's own, as budgets chose; the methods are then compared at equal cost."""
+    """Each method's own, as budgets chose; the methods are then compared at equal cost."""
     models: NonEmpty[Alias] | None = None
     """Here and below: the experiment's, where null."""
     calibrations: NonEmpty[Alias] | None = None
@@ -57,7 +57,9 @@ class Table(Strict):
     @property
     def pruned(self) -> list[tuple[str, int]]:
         """Methods and their sparsities, method by method."""
-        return [(m, self.at[m]) for m in self.methods] if self.at else list(product(self.methods, self.sparsities))
+        return (
+            [(m, self.at[m]) for m in self.methods] if self.at else list(product(self.methods, self.sparsities or []))
+        )
 
     @property
     def columns(self) -> list[Column]:

@@ -105,14 +105,12 @@ def _table(config: Config, name: str) -> None:
 
 
 def _sparsities(place: str, table: Table) -> None:
-    if table.at is None:
-        if not table.sparsities:
-            raise ValueError(f"{place}.sparsities: needs 1 or more entries, has 0; or give each method's own, `at`")
-        return
-    if table.sparsities:
-        raise ValueError(f"{place}.at: stands in the place of sparsities: set `sparsities: []`, or leave it out")
-    if differing := sorted(set(table.at) ^ set(table.methods)):
-        raise ValueError(f"{place}.at: gives a sparsity to each of the table's methods and no others: {differing}")
+    if table.at is None and table.sparsities is None:
+        raise ValueError(f"{place}.sparsities: missing; give per cents, or each method's own under `at`")
+    if table.at is not None and table.sparsities is not None:
+        raise ValueError(f"{place}.at: stands in the place of sparsities: set `sparsities: null`, or leave `at` out")
+    if table.at is not None and (differing := sorted(set(table.at) ^ set(table.methods))):
+        raise ValueError(f"{place}.at: needs a sparsity for each of the table's methods and no others: {differing}")
 
 
 def _datasets(config: Config) -> None:
