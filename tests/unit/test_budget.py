@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import tiny
@@ -267,10 +265,13 @@ def test_a_real_clock_says_how_it_measured(place):
         found(place, asked("prefill_ms", "90%") | {"prompt_tokens": 600})
 
 
-@given(st.lists(st.floats(0.01, 1), min_size=99, max_size=99), st.floats(0.01, 1))
-def test_scan_and_bisection_agree_where_costs_fall(values, target):
-    costs = {sparsity: budget.counted(value) for sparsity, value in enumerate(sorted(values, reverse=True), 1)}
-    assert budget.bisected(costs.__getitem__, target) == budget.scanned(costs, target)
+@pytest.mark.parametrize("least", [*range(1, 100), None])
+def test_scan_and_bisection_agree_where_costs_fall(least):
+    """Seven candidates and the smallest model are measured."""
+    costs = {s: budget.counted(2 - s / 100 if least is None or s < least else 1 - s / 100) for s in range(1, 100)}
+    asked = set()
+    found = budget.bisected(lambda sparsity: asked.add(sparsity) or costs[sparsity], 1)
+    assert found == budget.scanned(costs, 1) == least and len(asked) <= (1 if least is None else 8)
 
 
 # What is asked
