@@ -78,6 +78,8 @@ def budget(
     if sparsity is None:
         last = min(costs, key=lambda s: costs[s].value)
         kept = f"at {last}% and `min_keep: {settings['min_keep']}`"
+        if costs[last].low < target:
+            kept += ", and its interval reaches below: more `rounds`, and nothing else running, would tell"
         raise stage.unmet(kind, settings["text"], costs[last], kept)
     found = {
         "kind": kind,

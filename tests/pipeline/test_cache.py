@@ -288,7 +288,7 @@ KEYS = {
     "tables.table1.title": ("Another", {"table": 1}),
     "tables.table1.tasks": (["gsm_symbolic_options"], {"leakage": 1, **FROM_EVALUATE}),
     "tables.table1.sparsities": ([30, 50, 70], {"mask": 3, "compact": 3, "evaluate": 3, "table": 1}),
-    "tables.table1.at": (None, None),  # in their place: see test_budget.py
+    "tables.table1.at": (None, None),  # in their place: see test_tables.py
     "tables.table1.models": (None, None),
     "tables.table1.calibrations": (None, None),
     "tables.table1.methods": (["wanda", "rku"], {"table": 1}),

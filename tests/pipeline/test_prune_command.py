@@ -55,7 +55,7 @@ def test_mistakes_are_one_line_in_the_words_of_what_failed(own):
 
 
 def test_a_budget_in_place_of_a_sparsity_compares_methods_at_equal_cost(own):
-    """FLAP's rounding and its biases make its sparsity another than Wanda's."""
+    """FLAP's biases make its sparsity another than Wanda's."""
     options = ("--budget", "parameters=80%", "--methods", "wanda,flap")
     done = prune(own, *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

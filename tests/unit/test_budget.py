@@ -224,6 +224,14 @@ def test_the_whole_interval_must_be_within_the_budget(place, monkeypatch):
     assert not any(each["meets"] for each in noisy["tried"] if each["sparsity"] <= quiet["sparsity"])
 
 
+def test_a_clock_too_noisy_to_tell_is_said(place, monkeypatch):
+    clock(monkeypatch, linear, lambda label, number, _: 1 + 9 * (label == "pruned") * (number % 2))
+    with pytest.raises(
+        InputError, match=r"60% is less than can be had: .* and its interval reaches below: more `rounds`"
+    ):
+        found(place, asked("prefill_ms", "60%"))
+
+
 def test_what_drifts_hits_both_and_changes_nothing(place, monkeypatch):
     """A machine that slows down by a tenth with every candidate."""
     clock(monkeypatch, linear)
@@ -257,8 +265,8 @@ def test_times_that_no_pruning_meets_or_that_dense_meets(place, monkeypatch):
 
 
 def test_a_real_clock_says_how_it_measured(place):
-    long = {"prompt_tokens": 256}
-    answer = found(laid(place / "wide", tiny.qwen2(intermediate_size=6000)), asked("prefill_ms", "70%") | long)
+    long = {"prompt_tokens": 256, "rounds": 9}
+    answer = found(laid(place / "wide", tiny.qwen2(intermediate_size=6000)), asked("prefill_ms", "90%") | long)
     assert 1 <= answer["sparsity"] <= 99 and answer["cost"]["high"] <= answer["target"] < answer["dense"]
     assert {"device", "threads", "rounds", "prompt_tokens", "confidence"} <= answer.keys()
     with pytest.raises(InputError, match=r"prompt_tokens \+ decode_tokens: 600 \+ 1 is longer"):

@@ -128,7 +128,9 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     own = config.budgets[budget]
     if own.kind in TIMED or not Path(names.BASE.format(model=model)).is_file():
         return
-    from pruning.analysis import budget as counting  # need torch
+    import numpy as np
+
+    from pruning.analysis import budget as counting  # needs torch
     from pruning.methods import allocation
     from pruning.models.checkpoint import Checkpoint
 
@@ -137,7 +139,7 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
-    least = counting.counted(sizes.of(allocation.floors(base.widths, kept.min_keep)))
+    least = counting.counted(sizes.of(allocation.floors(np.array(base.widths), kept.min_keep)))
     if target < least.value:
         raise counting.unmet(own.kind, own.text, least, f"which `min_keep: {kept.min_keep}` of {method} leaves")
 
