@@ -246,7 +246,10 @@ def test_at_equal_cost_the_best_is_taken_however_much_is_removed():
     assert not decision.choose(found, 0.01, equal_cost=True).within
     text = decision.page(found, choice, 0.1, "wanda", "out/x", BUDGETS)
     assert "The budget is 84 ms of prefill (`prefill_ms=70%`; the dense model: 120 ms of prefill)" in text
-    assert "* wanda: 31%, 83 ms of prefill [82.5, 83.9]\n* agf: 34%, 81 ms of prefill [80.2, 82]" in text
+    assert (
+        "* wanda: 31%, 83 ms of prefill [82.5, 83.9], 69% of dense\n* agf: 34%, 81 ms of prefill [80.2, 82], 68%"
+        in text
+    )
     assert "**Take wanda at 31%**: of the models that meet the budget it is the best: +2.0%, at most 10%" in text
     assert "differs from wanda at equal cost" in text
     counted = {"kind": "bytes", "asked": "9MB", "target": 9e6, "dense": 12e6, "sparsity": 20}
@@ -258,7 +261,7 @@ def test_at_equal_cost_the_best_is_taken_however_much_is_removed():
         "x",
         {"wanda": {**counted, "cost": dict.fromkeys(("value", "low", "high"), 8.9e6)}},
     )
-    assert "* wanda: 20%, 8.90 MB of weights\n" in text and "in turn" not in text
+    assert "* wanda: 20%, 8.90 MB of weights, 74% of dense\n" in text and "in turn" not in text
 
 
 # the status

@@ -83,7 +83,8 @@ def at_equal_cost(budgets: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for method, found in budgets.items():
         cost = found["cost"]
         interval = f" [{cost['low']:.3g}, {cost['high']:.3g}]" if cost["low"] < cost["high"] else ""
-        lines.append(f"* {method}: {found['sparsity']}%, {amount(kind, cost['value'])}{interval}")
+        share = f"{cost['value'] / found['dense']:.0%} of dense"
+        lines.append(f"* {method}: {found['sparsity']}%, {amount(kind, cost['value'])}{interval}, {share}")
     if kind in TIMED:
         lines += [
             "",
