@@ -24,7 +24,7 @@ def advice(target):
     methods = CONFIG.method_names
     declared = {"model": CONFIG.models, "dataset": CONFIG.datasets, "calib": CONFIG.calibrations, "task": CONFIG.tasks}
     declared |= {"method": methods, "first": methods, "second": methods, "tuning": CONFIG.tunings}
-    declared |= {"table": PAGES, "figure": FIGURES}
+    declared |= {"table": PAGES, "figure": FIGURES, "budget": CONFIG.budgets}
     declared |= {"shape": catalogue.latency_shapes(CONFIG)} if CONFIG.latency else {}
     declared["variant"] = [str(names.DENSE), *CONFIG.calibrations, *methods, *CONFIG.tunings]
     files = [output.pattern for output in outputs if "{" not in output.pattern]

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
 import tiny
 import workspace
+from pruning.models.checkpoint import Checkpoint
 
 RECORDS = [
     {"question": f"What is {n} + {n % 7}?", "answer": f"{n + n % 7} of course, as anyone sees"} for n in range(250)
@@ -50,3 +52,46 @@ def test_mistakes_are_one_line_in_the_words_of_what_failed(own):
     (own / "mine.jsonl").write_text('{"a": "b"}')
     done = prune(own)
     assert done.returncode == 1 and "its records have a; one of these is needed" in done.stderr
+
+
+def test_a_budget_in_place_of_a_sparsity_compares_methods_at_equal_cost(own):
+    """FLAP's biases make its sparsity another than Wanda's."""
+    options = ("--budget", "parameters=80%", "--methods", "wanda,flap")
+    done = prune(own, *options)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    folder, page = own / "pruned/results", (own / "pruned/decision.md").read_text()
+    [model] = {path.parents[3].name for path in folder.glob("*/budget/own/*/asked.json")}
+    dense = Checkpoint(folder / model / "base").parameters
+    kept = {}
+    for method in ("wanda", "flap"):
+        found = json.loads((folder / model / f"budget/own/{method}/asked.json").read_text())
+        tensors = Checkpoint(folder / model / f"compact/own/{method}/{found['sparsity']}/model")
+        kept[method] = tensors.parameters
+        assert found["cost"]["value"] == tensors.parameters <= 0.8 * dense == found["target"]
+        assert found["tried"][found["sparsity"] - 2]["value"] > 0.8 * dense  # a per cent less
+        assert f"* {method}: {found['sparsity']}%, {tensors.parameters:,} parameters" in page
+        assert page.count(f"{method}, {found['sparsity']}%") == 1
+    table = pd.read_csv(folder / "table1.csv")
+    assert table["method"].tolist() == ["dense", "wanda", "flap"] and table["reference"].tolist()[2] == "wanda"
+    assert "of the models that meet the budget it is the best" in page and "at equal cost" in page
+    taken = own / page.split("It lies in `")[1].partition("`")[0]
+    assert AutoModelForCausalLM.from_pretrained(taken, trust_remote_code=True).num_parameters() in kept.values()
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
+    assert prune(own, *options).returncode == 0
+    assert made == {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
+    # A budget out of reach ends before any job.
+    refused = prune(own, "--budget", "parameters=14000", "--methods", "wanda")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "budget: parameters: 14000 is less than can be had: the least is 14848" in refused.stderr
+    assert "nothing to prune" in prune(own, "--budget", "bytes=1GB", "--methods", "wanda").stderr
+
+
+def test_mistakes_in_a_budget_are_one_line(own):
+    for options, message in (
+        (("--budget", "parameters=70%", "--sparsity", "30"), "--budget and --sparsity 30"),
+        (("--budget", "parameters=70%", "--budget", "bytes=70%"), "one budget at a time"),
+        (("--budget", "bytes=9QB"), "unknown unit 'QB'"),
+    ):
+        done = prune(own, *options)
+        assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
+        assert not (own / "pruned").exists()

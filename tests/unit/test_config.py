@@ -250,6 +250,48 @@ def test_what_is_said_of_too_few(key: str, value: object, message: str):
     assert refusal(edited({key: value})) == message
 
 
+AT = {"methods": ["wanda", "rku"], "tasks": ["gsm_symbolic"], "title": "t"}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({}, "tables.mine.sparsities: missing; give per cents, or each method's own under `at`"),
+        (
+            {"sparsities": [30], "at": {"wanda": 30, "rku": 31}},
+            "tables.mine.at: stands in the place of sparsities: set `sparsities: null`, or leave `at` out",
+        ),
+        (
+            {"at": {"wanda": 30, "agf": 20}},
+            "tables.mine.at: needs a sparsity for each of the table's methods and no others: ['agf', 'rku']",
+        ),
+        ({"at": {"wanda": 30, "rku": 100}}, "tables.mine.at.rku: Input should be less than 100 (given: 100)"),
+    ],
+)
+def test_sparsities_are_of_all_methods_or_each_ones_own(table: dict, message: str):
+    assert refusal(edited({"tables|mine": {**AT, **table}})) == message
+    good = validate(edited({"tables|mine": {**AT, "at": {"wanda": 30, "rku": 31}}}))
+    variants = list(map(str, catalogue.pruned_variants(good.table("mine"))))
+    assert variants[:2] == ["gsm_symbolic-s0/wanda/30", "gsm_symbolic-s0/rku/31"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"parameters": "1B", "bytes": "1GB"}, "budgets.b: give one of parameters, bytes, prefill_ms, decode_ms, not"),
+        (
+            {"bytes": "1TB"},
+            "budgets.b: bytes: unknown unit 'TB' in '1TB'; known: kB, MB, GB, KiB, MiB, GiB, %, or none",
+        ),
+        ({"parameters": [1]}, "budgets.b.parameters: a number with a unit, or a share of the dense model's: 70%"),
+        ({"parameters": "70%", "rounds": 3}, "budgets.b.rounds: Input should be greater than or equal to 5"),
+        ({"flops": 1}, "budgets.b.flops: unknown key"),
+    ],
+)
+def test_mistakes_in_budgets_are_named(budget: dict, message: str):
+    assert refusal(edited({"budgets|b": budget})).startswith(message)
+
+
 MODEL = {"source": {"kind": "local", "path": "x"}}
 TABLE = {"title": "t", "tasks": ["gsm_symbolic"], "sparsities": [30]}
 

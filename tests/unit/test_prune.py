@@ -145,6 +145,46 @@ def test_sparsities_are_whole_per_cent():
             numbers(text)
 
 
+# a budget
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["parameters=1B", "bytes=1GB"], "--budget parameters=1B bytes=1GB: one budget at a time"),
+        (["parameters=1B,bytes=1GB"], "--budget parameters=1B,bytes=1GB: one budget at a time"),
+        (["1.2B"], "--budget 1.2B: no budget '1.2B'; give one of parameters=…, bytes=…, prefill_ms=…, decode_ms=…"),
+        (["flops=9"], "--budget flops=9: no budget 'flops'; give one of"),
+        (["bytes=many"], "--budget bytes=many: bytes: 'many' is no amount"),
+        (["bytes=9XB"], "--budget bytes=9XB: bytes: unknown unit 'XB'"),
+        (["decode_ms="], "--budget decode_ms=: decode_ms: '' is no amount"),
+    ],
+)
+def test_what_is_no_budget_is_said(given, message):
+    with pytest.raises(InputError) as error:
+        experiment.budget_of(given)
+    assert str(error.value).startswith(message)
+    assert experiment.budget_of([]) is None and experiment.budget_of(["bytes=9 MB"]) == {"bytes": "9 MB"}
+
+
+def test_a_budget_is_looked_for_before_there_is_a_table():
+    model = experiment.model_section("m", {"kind": "local", "path": "x"}, 10**6, MACHINE)
+    own = {"methods": ["agf", "rku"], "recover": True, "budget": {"prefill_ms": "70%"}}
+    made = []
+    for sparsities in ([], {"agf": 31, "rku": 33}):
+        content = experiment.config(model, experiment.Size(9000, 3000), 512, sparsities=sparsities, **own)
+        whole = json.loads(json.dumps(DEFAULT.model_dump()))
+        update_config(whole, yaml.safe_load(experiment.text(content, "prune …")))
+        made.append(validate(whole))
+    before, after = made
+    assert not any(before.tables.values()) and not catalogue.timed(before)
+    asked = after.budgets["asked"]
+    assert (asked.kind, asked.text, asked.prompt_tokens) == ("prefill_ms", "70%", after.tradeoff.prompt_tokens)
+    assert before.budgets == after.budgets
+    names = [f"own/{variant}" for variant in ("agf/31", "agf/31/own", "rku/33", "rku/33/own")]
+    assert sorted(map(str, catalogue.timed(after)["m"])) == ["dense", *names]
+
+
 # the decision
 
 COLUMNS = ["calib", "method", "sparsity", "tuning", "value", "ci_low", "ci_high", "p_holm"]
@@ -189,6 +229,39 @@ def test_the_page_shows_every_model_and_says_which_to_take():
     assert "**Take agf at 30%**" in text and "`out/x`" in text
     text = decision.page(found, decision.choose(found, 0.01), 0.01, "wanda", "out/x")
     assert "no model is within 1% of the dense model; this one is the nearest, +5%" in text
+
+
+FOUND = {"kind": "prefill_ms", "asked": "70%", "target": 84.0, "dense": 120.0}
+BUDGETS = {
+    "wanda": {**FOUND, "sparsity": 31, "cost": {"value": 83.0, "low": 82.5, "high": 83.9}},
+    "agf": {**FOUND, "sparsity": 34, "cost": {"value": 81.0, "low": 80.2, "high": 82.0}},
+}
+
+
+def test_at_equal_cost_the_best_is_taken_however_much_is_removed():
+    found = models(row("wanda", 31, 10.2), row("agf", 34, 10.8, p=0.5))
+    assert str(decision.choose(found, 0.1).variant) == "own/agf/34"
+    choice = decision.choose(found, 0.1, equal_cost=True)
+    assert (str(choice.variant), choice.within) == ("own/wanda/31", True)
+    assert not decision.choose(found, 0.01, equal_cost=True).within
+    text = decision.page(found, choice, 0.1, "wanda", "out/x", BUDGETS)
+    assert "The budget is 84 ms of prefill (`prefill_ms=70%`; the dense model: 120 ms of prefill)" in text
+    assert (
+        "* wanda: 31%, 83 ms of prefill [82.5, 83.9], 69% of dense\n* agf: 34%, 81 ms of prefill [80.2, 82], 68%"
+        in text
+    )
+    assert "**Take wanda at 31%**: of the models that meet the budget it is the best: +2.0%, at most 10%" in text
+    assert "differs from wanda at equal cost" in text
+    counted = {"kind": "bytes", "asked": "9MB", "target": 9e6, "dense": 12e6, "sparsity": 20}
+    text = decision.page(
+        found,
+        choice,
+        0.01,
+        "wanda",
+        "x",
+        {"wanda": {**counted, "cost": dict.fromkeys(("value", "low", "high"), 8.9e6)}},
+    )
+    assert "* wanda: 20%, 8.90 MB of weights, 74% of dense\n" in text and "in turn" not in text
 
 
 # the status

@@ -562,6 +562,26 @@ def test_long_tables_have_a_row_a_method_and_sparsity(study):
     assert "multicolumn" not in study.outputs["tex"].read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("layout", ["wide", "long"])
+def test_at_equal_cost_each_method_has_its_own_sparsity_and_is_compared_there(study, written, layout):
+    at = {"wanda": 50, "wanda_global": 30, "rku": 30, "agf": 50}
+    study.settings |= {"at": at, "sparsities": None, "layout": layout}
+    frame = study.run()
+    assert len(frame) == 2 * (2 + 2 * 4 * 2)  # models, tasks of dense, calibrations and methods
+    whole = pd.read_csv(written.outputs["csv"])
+    for method, sparsity in at.items():
+        ours, alone = one(frame, method, sparsity), one(whole, method, sparsity)
+        assert (ours.value, ours.ci_low, ours.achieved_sparsity) == (alone.value, alone.ci_low, alone.achieved_sparsity)
+    rku, others = one(frame, "rku", 30), set(RIGHT["wanda", 50])
+    assert rku.delta == pytest.approx((40 - 10) / 60) and rku.reference == "wanda"
+    ways = len(set(range(40)) - others), len(others - set(range(40)))
+    assert (rku.discordant, rku.p_value) == (sum(ways), pytest.approx(binomial_p(*ways), rel=1e-4))
+    text, tex = (study.outputs[form].read_text(encoding="utf-8") for form in ("md", "tex"))
+    assert "`wanda`, at equal cost" in text and "the same sparsity" not in text
+    assert markdown_row(text, "`rku`, 30%")[1].startswith("**66.7**")
+    assert "equal cost sparsity" not in tex and ("{equal cost}" in tex) == (layout == "wide")
+
+
 class Recovered(Study):
     """The same, where the task is answered before and after a recovery named `lora`."""
 

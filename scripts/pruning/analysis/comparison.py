@@ -94,8 +94,20 @@ def _check_reference(settings: Mapping[str, Any]) -> None:
             )
 
 
+def groups(settings: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """What is compared with each other: a sparsity, or (`at`) equal cost -> method -> its sparsity."""
+    if settings.get("at"):
+        return {"equal cost": settings["at"]}
+    return {f"{sparsity}%": dict.fromkeys(settings["methods"], sparsity) for sparsity in settings["sparsities"]}
+
+
+def pruned_variants(settings: Mapping[str, Any]) -> list[Variant]:
+    """Method by method."""
+    return [(method, group[method]) for method in settings["methods"] for group in groups(settings).values()]
+
+
 def reference_of(method: str, column: str, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(method, column) that a result is compared with, at the same sparsity; None for a reference itself."""
+    """(method, column) that a result is compared with, in the same group; None for a reference itself."""
     if settings["reference"] == UNTUNED:
         return (method, task_of(column, settings)) if tuning_of(column, settings) else None
     if settings["reference"] == UNCOMPENSATED:
@@ -266,7 +278,7 @@ def _calibration_rows(
     sizes: Mapping[Variant, Mapping[str, Any]],
     settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    variants = [(method, sparsity) for method in settings["methods"] for sparsity in settings["sparsities"]]
+    variants = pruned_variants(settings)
     names = {variant: f"{calib}/{variant[0]}/{variant[1]}" for variant in variants}
     outcomes, rows = {}, {}
     for column, metric, kind in measures(settings):
@@ -282,10 +294,11 @@ def _calibration_rows(
             row |= {"calib": calib, "seed": settings["models"][model]["calibrations"][calib]["seed"]}
             if reference := reference_of(method, column, settings):
                 name = UNTUNED if settings["reference"] == UNTUNED else reference[0]
-                row |= _compare(ours, outcomes[(reference[0], sparsity), reference[1], metric], name, kind, settings)
+                beside = (reference[0], settings["at"][reference[0]] if settings.get("at") else sparsity)
+                row |= _compare(ours, outcomes[beside, reference[1], metric], name, kind, settings)
             rows[variant, column, metric] = row
-        for sparsity in settings["sparsities"]:
-            group = [((method, sparsity), column, metric) for method in settings["methods"]]
+        for members in groups(settings).values():
+            group = [((method, members[method]), column, metric) for method in settings["methods"]]
             _mark_best([rows[key] for key in group], [outcomes[key] for key in group], kind, settings)
     ordered = [rows[variant, column, metric] for variant in variants for column, metric, _ in measures(settings)]
     for name, adjusted in (("p_value", "p_holm"), ("p_cluster", "p_cluster_holm")):

@@ -1,10 +1,13 @@
 """One page to decide by: quality, size and speed of every pruned model, and which one to take."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from pruning.analysis.tradeoff import COSTS, FRONT, variant_of
+from pruning.config.budgets import TIMED
 from pruning.core.names import Variant
 
 
@@ -47,27 +50,62 @@ def rows(table: pd.DataFrame, tradeoff: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def choose(models: pd.DataFrame, tolerance: float) -> Choice:
+def choose(models: pd.DataFrame, tolerance: float, equal_cost: bool = False) -> Choice:
     """The most heavily pruned model, and of equally pruned ones the best, whose perplexity is within `tolerance` (a
-    share) of the dense model's; where there is none, the best of all."""
+    share) of the dense model's; where there is none, or where all cost the same, the best of all."""
     pruned = models[models["method"] != "dense"]
     within = pruned[pruned["loss"] <= tolerance]
-    best = (
-        (within if len(within) else pruned)
-        .sort_values(
-            ["sparsity", "loss"] if len(within) else ["loss"], ascending=[False, True] if len(within) else [True]
-        )
-        .iloc[0]
-    )
+    if len(within) and not equal_cost:
+        best = within.sort_values(["sparsity", "loss"], ascending=[False, True]).iloc[0]
+    else:
+        best = pruned.sort_values("loss").iloc[0]
     variant = Variant(best["calib"], best["method"], int(best["sparsity"]), best["tuning"] or None)
-    return Choice(variant, bool(len(within)), float(best["loss"]))
+    return Choice(variant, bool(best["loss"] <= tolerance), float(best["loss"]))
 
 
-def page(models: pd.DataFrame, choice: Choice, tolerance: float, reference: str, folder: str) -> str:
-    """Markdown."""
+def amount(kind: str, value: float) -> str:
+    """In words, of a cost as a budget names it."""
+    if kind == "parameters":
+        return f"{value:,.0f} parameters"
+    if kind == "bytes":
+        return f"{value / 1e6:,.2f} MB of weights"
+    return f"{value:.3g} ms {'of prefill' if kind == 'prefill_ms' else 'a token'}"
+
+
+def at_equal_cost(budgets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How the sparsities came about. budgets: what scripts/budget.py found, by method."""
+    kind, asked, most, dense = (next(iter(budgets.values()))[key] for key in ("kind", "asked", "target", "dense"))
+    lines = [
+        f"The budget is {amount(kind, most)} (`{kind}={asked}`; the dense model: {amount(kind, dense)}). Each method "
+        "removes the least, in whole per cent of the FFN neurons, that meets it: they are compared at equal cost.",
+        "",
+    ]
+    for method, found in budgets.items():
+        cost = found["cost"]
+        interval = f" [{cost['low']:.3g}, {cost['high']:.3g}]" if cost["low"] < cost["high"] else ""
+        share = f"{cost['value'] / found['dense']:.0%} of dense"
+        lines.append(f"* {method}: {found['sparsity']}%, {amount(kind, cost['value'])}{interval}, {share}")
+    if kind in TIMED:
+        lines += [
+            "",
+            "Times were measured in turn with the dense model; their whole interval is within the budget.",
+        ]
+    return [*lines, ""]
+
+
+def page(
+    models: pd.DataFrame,
+    choice: Choice,
+    tolerance: float,
+    reference: str,
+    folder: str,
+    budgets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """Markdown. budgets: where one was asked for, what scripts/budget.py found, by method."""
     lines = [
         "# Which model to take",
         "",
+        *(at_equal_cost(budgets) if budgets else []),
         "Perplexity on your test data (lower is better), size, and speed here, against the dense model:",
         "",
         "| model | perplexity | above dense | weights | prefill | decoding | |",
@@ -86,8 +124,12 @@ def page(models: pd.DataFrame, choice: Choice, tolerance: float, reference: str,
         value = f"{row.perplexity:.2f} [{row.low:.2f}, {row.high:.2f}]{differs}"
         cells = [f"{mark}{name}{mark}", value, f"{row.loss:+.1%}", *cost]
         lines.append(f"| {' | '.join(cells)} |")
+    same = "equal cost" if budgets else "the same sparsity"
     what = f"{choice.variant.method} at {choice.variant.sparsity}%" + (", recovered" if choice.variant.tuning else "")
-    if choice.within:
+    if budgets:
+        limit = "at most" if choice.within else "which is more than"
+        why = f"of the models that meet the budget it is the best: {choice.loss:+.1%}, {limit} {tolerance:.0%}"
+    elif choice.within:
         why = f"of the models whose perplexity is at most {tolerance:.0%} above the dense model's it is the smallest"
     else:
         why = f"no model is within {tolerance:.0%} of the dense model; this one is the nearest, {choice.loss:+.0%}"
@@ -100,7 +142,7 @@ def page(models: pd.DataFrame, choice: Choice, tolerance: float, reference: str,
             "* Intervals are 95%, of the choice of test text. Speeds are of these very models, here, against the dense "
             "one's (results/tradeoff.md has their intervals; figure: results/figures/tradeoff.png).",
             "* ✓: every model that is better is clearly larger or slower than this one.",
-            f"* † differs from {reference} at the same sparsity (paired test over windows, p < 0.05 after Holm).",
+            f"* † differs from {reference} at {same} (paired test over windows, p < 0.05 after Holm).",
             "* Perplexity is not accuracy: before you rely on the model, ask it what you will ask it.",
             "",
         ]

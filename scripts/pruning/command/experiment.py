@@ -1,13 +1,14 @@
 """The configuration that `prune` writes: commented, for the same workflow. Change it, and run snakemake yourself."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pruning.config.budgets import UNITS, amount
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
 
@@ -15,6 +16,7 @@ SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 SEQUENCE = 512  # tokens at most
 SEQUENCES = {"cpu": 32, "gpu": 128}  # of calibration, at most
 TESTED = {"cpu": 40 * 1024, "gpu": 128 * 2048}  # tokens, at most
+BUDGET = "asked"
 OFF = ("table2", "table3", "table6", "table7", "recovery", "ridge", "seeds")
 SECTIONS_OFF = ("overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation", "latency", "reasoner")
 
@@ -72,10 +74,13 @@ def config(
     context: int,
     *,
     methods: Sequence[str],
-    sparsities: Sequence[int],
+    sparsities: Sequence[int] | Mapping[str, int],
     recover: bool,
+    budget: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What is pruned, measured and compared. Raises InputError where the data are too few to tell anything."""
+    """What is pruned, measured and compared. sparsities: of all methods, or method -> its own, which a budget chose;
+    none as long as that is still to be found: no tables. Raises InputError where the data are too few to tell anything.
+    """
     [alias] = model
     kind = "gpu" if model[alias]["gpus"] else "cpu"
     tested = min(size.test, TESTED[kind])
@@ -85,6 +90,7 @@ def config(
         raise InputError(f"--data: {size.test} tokens are left to test on, {least} are needed: give more records")
     length = min(SEQUENCE, context, size.train)
     samples = min(SEQUENCES[kind], size.train // length)
+    speed = {"prompt_tokens": min(512, context // 2), "decode_tokens": 32}
     data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
     files = {"path": "own-data/{split}.jsonl", "splits": {"train": "train", "test": "test"}}
     text = {"kind": "perplexity", "title": "your data, perplexity", "dataset": "own", "text": "{prompt}{completion}"}
@@ -102,17 +108,40 @@ def config(
         },
         "tasks": {"own": {**text, "seqlen": fitting[0], "tokens": tested, "batch_size": 1}},
         "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods), "reference": methods[0]},
-        "tables": {
-            "table1": {"title": "Your model, pruned", "tasks": ["own"], "sparsities": list(sparsities), "paper": None}
-        },
-        "tradeoff": {"tables": ["table1"], "prompt_tokens": min(512, context // 2), "decode_tokens": 32, "rounds": 5},
+        "tables": {"table1": {"title": "Your model, pruned", "tasks": ["own"], **levels(sparsities), "paper": None}},
+        "tradeoff": {"tables": ["table1"], **speed, "rounds": 5},
     }
+    if budget:
+        own["budgets"] = {BUDGET: {**budget, **speed}}
     if recover:
         own["tunings"] = {"own": {"dataset": "own", "batch_size": 4, "sequence_length": length, "learning_rate": 2e-4}}
         own["tables"]["table1"]["tasks"].append("own@own")
     off = nothing_else()
-    own["tables"] = {**own["tables"], **off["tables"], "table1": own["tables"]["table1"]}
+    own["tables"] = {**off["tables"], **(own["tables"] if sparsities else {})}
     return own | {key: value for key, value in off.items() if key not in own}
+
+
+def levels(sparsities: Sequence[int] | Mapping[str, int]) -> dict[str, Any]:
+    """Of a table."""
+    if isinstance(sparsities, Mapping):
+        return {"sparsities": None, "at": dict(sparsities)}
+    return {"sparsities": list(sparsities)}
+
+
+def budget_of(given: Sequence[str]) -> dict[str, str] | None:
+    """KIND=AMOUNT of the command line. Raises InputError for what is none, and for several."""
+    if not given:
+        return None
+    if len(given) > 1 or given[0].count("=") > 1:
+        raise InputError(f"--budget {' '.join(given)}: one budget at a time")
+    kind, _, text = given[0].partition("=")
+    try:
+        if kind not in UNITS:
+            raise ValueError(f"no budget {kind!r}; give one of {', '.join(f'{kind}=…' for kind in UNITS)}")
+        amount(kind, text)
+    except ValueError as error:
+        raise InputError(f"--budget {given[0]}: {error}") from None
+    return {kind: text}
 
 
 COMMENTS = {
@@ -123,6 +152,7 @@ COMMENTS = {
     "experiment": "What is compared; the first method is what the others are compared with.",
     "tables": "results/table1.csv, .md, .tex; the others are switched off.",
     "tradeoff": "Size and speed of the pruned models.",
+    "budgets": "What a pruned model may cost; the table's sparsities (`at`) follow from it.",
     "tunings": "LoRA recovery on your training data.",
 }
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pruning.command import decision, experiment, own_data
-from pruning.core import devices, names
+from pruning.core import artifacts, devices, names
 from pruning.core.errors import InputError
 from pruning.data import datasets
 
@@ -29,7 +29,17 @@ def prune(
             exists=True, dir_okay=False, help="JSON Lines: messages, prompt/completion, question/answer, or text"
         ),
     ],
-    sparsity: Annotated[str, typer.Option(help="per cent of FFN neurons to remove, with commas")] = "20,30",
+    sparsity: Annotated[
+        str | None, typer.Option(help="per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=AMOUNT",
+            help="in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, or a "
+            "share of the dense model's: parameters=70%",
+        ),
+    ] = None,
     methods: Annotated[
         str, typer.Option(help="with commas; the first is what others are compared with")
     ] = "wanda,agf,rku",
@@ -42,7 +52,10 @@ def prune(
     from transformers import AutoConfig, AutoTokenizer
 
     alias, source = experiment.model_source(model)
-    sparsities = numbers(sparsity)
+    asked = experiment.budget_of(budget or [])
+    if asked and sparsity:
+        raise InputError(f"--budget and --sparsity {sparsity}: the budget says how much is pruned; give one of them")
+    sparsities = [] if asked else numbers(sparsity or "20,30")
     records, machine = datasets.read_jsonl(data), experiment.Machine(min(1, len(devices.visible())), cores)
     out.mkdir(parents=True, exist_ok=True)
     base = names.BASE.format(model=alias)
@@ -64,20 +77,27 @@ def prune(
     )
     parameters = json.loads((out / base).read_text())["parameters"]
     section = experiment.model_section(alias, source, parameters, machine)
-    content = experiment.config(
-        section, size, context, methods=methods.split(","), sparsities=sparsities, recover=recover
-    )
-    write(out, content, shlex.join(["prune", *sys.argv[1:]]))
+    own = {"methods": methods.split(","), "recover": recover, "budget": asked}
+    line = shlex.join(["prune", *sys.argv[1:]])
+    budgets = {}
+    if asked:
+        write(out, experiment.config(section, size, context, sparsities=[], **own), line)
+        place = {"model": alias, "calib": "own", "budget": experiment.BUDGET}
+        found = {method: names.BUDGET.format(method=method, **place) for method in own["methods"]}
+        run(out, cores, "looking for the sparsities", *found.values())
+        budgets = {method: artifacts.read_json(out / path, "budget") for method, path in found.items()}
+        sparsities = {method: each["sparsity"] for method, each in budgets.items()}
+    write(out, experiment.config(section, size, context, sparsities=sparsities, **own), line)
     tables = ["results/table1.csv", "results/tradeoff.csv"]
     run(out, cores, "pruning and measuring", *tables, "results/figures/tradeoff.png")
 
     import pandas as pd
 
     models = decision.rows(*(pd.read_csv(out / table) for table in tables))
-    choice = decision.choose(models, tolerance / 100)
+    choice = decision.choose(models, tolerance / 100, equal_cost=bool(asked))
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(out, cores, "writing the model to take", target)
-    text = decision.page(models, choice, tolerance / 100, methods.split(",")[0], str(out / target))
+    text = decision.page(models, choice, tolerance / 100, methods.split(",")[0], str(out / target), budgets)
     put(out / PAGE, text)
     from rich.console import Console
     from rich.markdown import Markdown

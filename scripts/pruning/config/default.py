@@ -12,6 +12,7 @@ from pruning.config.analyses import (
     Tradeoff,
     Trap,
 )
+from pruning.config.budgets import Budget
 from pruning.config.calibration import Calibration
 from pruning.config.datasets import GeneratedDataset
 from pruning.config.default_datasets import PUBLISHED
@@ -330,6 +331,7 @@ DEFAULT = Config(
             sparsities=[40],
         ),
     },
+    budgets={"four_fifths": Budget(parameters="80%")},
     overlap=Overlap(pairs=[("rku", "wanda"), ("rku", "taylor_fo"), ("rku", "agf"), ("rku_global", "wanda")]),
     readings=Readings(rows=READINGS),
     spectrum=Spectrum(),

@@ -1,5 +1,6 @@
 """What is compared: the experiment, and the tables that say otherwise."""
 
+from itertools import product
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -38,8 +39,10 @@ class Table(Strict):
     title: str
     tasks: NonEmpty[str]
     """Columns: a task, or `task@tuning`, the task after a LoRA recovery."""
-    sparsities: NonEmpty[Percent]
-    """Per cent of FFN neurons removed."""
+    sparsities: NonEmpty[Percent] | None = None
+    """Per cent of FFN neurons removed; null where `at` says it."""
+    at: dict[Alias, Percent] | None = None
+    """Each method's own, as budgets chose; the methods are then compared at equal cost."""
     models: NonEmpty[Alias] | None = None
     """Here and below: the experiment's, where null."""
     calibrations: NonEmpty[Alias] | None = None
@@ -50,6 +53,13 @@ class Table(Strict):
     """`wide`: a column group a sparsity; `long`: a row a sparsity."""
     paper: Literal["table1", "table2", "table3", "table6", "table7"] | None = None
     """Table of the paper whose numbers stand beside the measured ones."""
+
+    @property
+    def pruned(self) -> list[tuple[str, int]]:
+        """Methods and their sparsities, method by method."""
+        return (
+            [(m, self.at[m]) for m in self.methods] if self.at else list(product(self.methods, self.sparsities or []))
+        )
 
     @property
     def columns(self) -> list[Column]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
 from pruning.config.base import known
+from pruning.config.budgets import TIMED
 from pruning.config.experiment import Table
 from pruning.config.models import GgufSource
 from pruning.config.schema import Config
@@ -119,6 +120,28 @@ def check(config: Config) -> None:
         raise InputError(f"config: {error}" if type(error) is ValueError else str(error)) from None
     for name in config.models_used:
         _check_model(config, name)
+
+
+def check_budget(config: Config, budget: str, model: str, method: str) -> None:
+    """Raises InputError for parameters or bytes that the dense model has no more of, or that the least which a layer
+    keeps exceeds; of a model that is there."""
+    own = config.budgets[budget]
+    if own.kind in TIMED or not Path(names.BASE.format(model=model)).is_file():
+        return
+    import numpy as np
+
+    from pruning.analysis import budget as counting  # needs torch
+    from pruning.methods import allocation
+    from pruning.models.checkpoint import Checkpoint
+
+    base, kept = Checkpoint(_base(model)), config.method(method)
+    sizes = counting.Sizes(base, own.kind, kept.compensate == "bias")
+    target = own.amount.value * (sizes.dense if own.amount.share else 1)
+    if target >= sizes.dense:
+        raise counting.nothing(own.kind, own.text, sizes.dense)
+    least = counting.counted(sizes.of(allocation.floors(np.array(base.widths), kept.min_keep)))
+    if target < least.value:
+        raise counting.unmet(own.kind, own.text, least, f"which `min_keep: {kept.min_keep}` of {method} leaves")
 
 
 def _check_data_file(config: Config, definition: Path, file: str) -> str:

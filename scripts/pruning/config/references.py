@@ -17,6 +17,7 @@ from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
 
 if TYPE_CHECKING:
+    from pruning.config.experiment import Table
     from pruning.config.schema import Config
 
 # Folders and files directly below results/, besides the models and the tables of the config.
@@ -94,12 +95,22 @@ def _table(config: Config, name: str) -> None:
     known(f"{place}.calibrations", table.calibrations, config.calibrations)
     known(f"{place}.methods", table.methods, config.method_names)
     _gradients(config, f"{place}.methods", table.methods, table.calibrations)
+    _sparsities(place, table)
     known(f"{place}.reference", [table.reference], [*table.methods, "untuned", "uncompensated"])
     for column in table.columns:
         known(f"{place}.tasks", [column.task], config.tasks)
         known(f"{place}.tasks: the recovery of '{column}'", [column.tuning] if column.tuning else [], config.tunings)
         if table.reference == "untuned" and column.tuning and column.task not in table.tasks:
             raise ValueError(f"{place}.tasks: '{column}' is compared with {column.task!r}: name that as well")
+
+
+def _sparsities(place: str, table: Table) -> None:
+    if table.at is None and table.sparsities is None:
+        raise ValueError(f"{place}.sparsities: missing; give per cents, or each method's own under `at`")
+    if table.at is not None and table.sparsities is not None:
+        raise ValueError(f"{place}.at: stands in the place of sparsities: set `sparsities: null`, or leave `at` out")
+    if table.at is not None and (differing := sorted(set(table.at) ^ set(table.methods))):
+        raise ValueError(f"{place}.at: needs a sparsity for each of the table's methods and no others: {differing}")
 
 
 def _datasets(config: Config) -> None:

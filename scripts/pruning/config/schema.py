@@ -14,6 +14,7 @@ from pydantic import model_validator
 from pruning.config import references
 from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Spectrum, Tradeoff, Trap
 from pruning.config.base import Alias, Positive, Strict
+from pruning.config.budgets import Budget
 from pruning.config.calibration import Calibration
 from pruning.config.datasets import Dataset, HubFiles, LocalFiles
 from pruning.config.experiment import Experiment, Table
@@ -35,6 +36,8 @@ class Config(Strict):
     methods: dict[Alias, Method]
     tasks: dict[Alias, Task]
     tunings: dict[Alias, Tuning] = {}
+    budgets: dict[Alias, Budget] = {}
+    """What a model may cost: results/{model}/budget/{calib}/{method}/{budget}.json says at which sparsity it does."""
     experiment: Experiment
     tables: dict[Alias, Table | None]
     """results/{table}.csv, .md and .tex; null leaves one out. Here and below."""

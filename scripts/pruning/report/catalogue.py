@@ -88,7 +88,7 @@ ASKED = ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks", "fir
 
 
 def pruned_variants(table: Table) -> list[Variant]:
-    return [Variant(*variant) for variant in product(table.calibrations, table.methods, table.sparsities)]
+    return [Variant(calib, *pair) for calib, pair in product(table.calibrations, table.pruned)]
 
 
 def results(config: Config, name: str) -> Entry:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.analysis.comparison import DENSE, measures, reference_of, task_of, tuning_of
+from pruning.analysis.comparison import DENSE, groups, measures, pruned_variants, reference_of, task_of, tuning_of
 from pruning.core.errors import InputError
 from pruning.report.notes import asked, legend, published_notes, widths
 from pruning.report.printing import Block, Cell, percent, plain
@@ -63,10 +63,8 @@ def _cells(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any
     for column, metric, _ in measures(settings):
         task, tuning = task_of(column, settings), _text(tuning_of(column, settings))
         cells[(*DENSE, column, metric)] = _cell(of_dense[task, metric], column, settings)
-        for method in settings["methods"]:
-            for sparsity in settings["sparsities"]:
-                row = of[method, sparsity, task, tuning, metric]
-                cells[method, sparsity, column, metric] = _cell(row, column, settings)
+        for variant in pruned_variants(settings):
+            cells[(*variant, column, metric)] = _cell(of[(*variant, task, tuning, metric)], column, settings)
     return cells
 
 
@@ -80,17 +78,23 @@ def _arranged(
     """Cells of `_cells` as a block, wide or long; the dense model's stand in every column group, or on top."""
     keys = [measure[:2] for measure in measures(settings)]
     label = {m: f"`{m}` (reference)" if m == settings["reference"] else f"`{m}`" for m in settings["methods"]}
-    sparsities = settings["sparsities"]
+    compared = groups(settings)
+    if settings.get("at"):
+        label = {method: f"{text}, {settings['at'][method]}%" for method, text in label.items()}
     dense = [cells[(*DENSE, *measure)] for measure in keys if (*DENSE, *measure) in cells]
     if settings["layout"] == "wide":
-        groups = [f"{sparsity}%" for sparsity in sparsities]
-        rows = [("dense", dense * len(sparsities))] if dense else []
-        rows += [(label[m], [cells[m, s, *key] for s in sparsities for key in keys]) for m in label]
+        heads = list(compared)
+        rows = [("dense", dense * len(heads))] if dense else []
+        rows += [(label[m], [cells[m, own[m], *key] for own in compared.values() for key in keys]) for m in label]
     else:
-        groups = [""]
+        heads = [""]
         rows = [("dense", dense)] if dense else []
-        rows += [(f"{label[m]}, {s}%", [cells[m, s, *key] for key in keys]) for s in sparsities for m in label]
-    return Block(name, title, groups, [_title(*key, settings) for key in keys], rows, notes)
+        rows += [
+            (label[m] if settings.get("at") else f"{label[m]}, {head}", [cells[m, own[m], *key] for key in keys])
+            for head, own in compared.items()
+            for m in label
+        ]
+    return Block(name, title, heads, [_title(*key, settings) for key in keys], rows, notes)
 
 
 def _spread_block(model: str, dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> Block:
@@ -101,11 +105,10 @@ def _spread_block(model: str, dense: pd.DataFrame, pruned: pd.DataFrame, setting
     cells = {}
     for column, metric, kind in measures(settings):
         show = percent if kind == "accuracy" else plain
-        for method in settings["methods"]:
-            for sparsity in settings["sparsities"]:
-                key = (method, sparsity, task_of(column, settings), _text(tuning_of(column, settings)), metric)
-                mean, deviation, low, high = show(*spread.loc[key])
-                cells[method, sparsity, column, metric] = Cell(f"{mean} ± {deviation}", f"[{low}, {high}]")
+        for variant in pruned_variants(settings):
+            key = (*variant, task_of(column, settings), _text(tuning_of(column, settings)), metric)
+            mean, deviation, low, high = show(*spread.loc[key])
+            cells[(*variant, column, metric)] = Cell(f"{mean} ± {deviation}", f"[{low}, {high}]")
     named = ", ".join(f"`{name}` (seed {entry['seed']})" for name, entry in calibrations.items())
     notes = [
         f"Mean ± standard deviation over {len(calibrations)} calibrations, the smallest and largest value in brackets: "

@@ -33,10 +33,11 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any
         notes.append("Columns without `tuned on`: the pruned models as they are, before any recovery.")
     comparisons = int(pruned["p_value"].notna().sum())
     alpha = f"{1 - settings['confidence']:.3g}"
+    same = "equal cost" if settings.get("at") else "the same sparsity"
     reference = {
         UNTUNED: "the same model before LoRA recovery",
         UNCOMPENSATED: "the same method without ridge compensation",
-    }.get(settings["reference"], f"the reference method, `{settings['reference']}`, at the same sparsity")
+    }.get(settings["reference"], f"the reference method, `{settings['reference']}`, at {same}")
     if comparisons:
         named = ", ".join(f"{TESTS[kind]} for {kind}" for kind in kinds)
         notes.append(
@@ -45,7 +46,7 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any
             "differs significantly, up or down. Differences, intervals and p-values are in the CSV beside this table."
         )
     notes += _cluster_notes(dense, pruned, settings)
-    where = "of its column" if settings["layout"] == "wide" else "at its sparsity"
+    where = "of its column" if settings["layout"] == "wide" or settings.get("at") else "at its sparsity"
     notes.append(
         f"Bold: best {where}, dense left aside. †: not significantly worse than the best (same tests, Holm within the "
         "column). No p-value is given for either: the best was chosen by looking at these very items."

@@ -73,7 +73,7 @@ def _tex_block(name: str, block: Block) -> str:
         r"\toprule",
     ]
     if any(block.groups):
-        groups = [f"\\multicolumn{{{width}}}{{c}}{{{tex_escape(group)} sparsity}}" for group in block.groups]
+        groups = [f"\\multicolumn{{{width}}}{{c}}{{{tex_escape(head(group))}}}" for group in block.groups]
         starts = [2 + width * i for i in range(len(groups))]
         lines += [
             " & ".join(["", *groups]) + r" \\",
@@ -87,6 +87,11 @@ def _tex_block(name: str, block: Block) -> str:
     notes = [f"{tex_escape(note)}\\par" for note in block.notes]
     minipage = [r"\par\medskip", r"\begin{minipage}{\textwidth}\footnotesize", *notes, r"\end{minipage}"]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", *minipage, r"\end{table*}", ""])
+
+
+def head(group: str) -> str:
+    """Of a group of columns: a sparsity, or words of its own."""
+    return f"{group} sparsity" if group.endswith("%") else group
 
 
 def _tex_rows(label: str, cells: Sequence[Cell], beside: bool) -> list[str]:

@@ -83,13 +83,16 @@ def _of_model(frame: pd.DataFrame, titles: Mapping[str, str], confidence: float)
     perplexity = leading["metric"] == "perplexity"
     title = titles.get(leading["task"], leading["task"]).removesuffix(", perplexity")
     sparsities = sorted(pruned["sparsity"].unique())
+    at_equal_cost = len(sparsities) > 1 and pruned.groupby("method")["sparsity"].nunique().max() == 1
+    if at_equal_cost:  # each method at its own, as a budget chose
+        sparsities = sparsities[:1]
     if len(sparsities) > MOST:
         sparsities = [sparsities[0], sparsities[len(sparsities) // 2], sparsities[-1]]
     count, parts = pruned["method"].nunique(), []
     for sparsity in sparsities:
-        of = pruned[pruned["sparsity"] == sparsity]
+        of = pruned if at_equal_cost else pruned[pruned["sparsity"] == sparsity]
         best = of.loc[of["value"].idxmin() if perplexity else of["value"].idxmax()]
-        share = f"{100 * sparsity:.0f}%{'' if parts else ' of the FFN neurons removed'}"
+        share = f"{100 * best['sparsity']:.0f}%{'' if parts else ' of the FFN neurons removed'}"
         parts.append(f"at {share} `{best['method']}`, {_value(best)}{_verdict(best, confidence)}")
     return (
         f"`{leading['model']}` has {'a perplexity of' if perplexity else 'an accuracy of'} {_value(dense)} on {title} "

@@ -6,12 +6,11 @@ compared with, or `untuned` (each recovered model with itself before recovery), 
 bootstraps; `paper` (the paper's table, `table1`, or null); `models`: alias -> {`note` (text or null), `calibrations`:
 alias -> {`seed`}}; `tasks`: column -> {`task`, `tuning` (or null), `metrics`, `kind` (`accuracy` or `perplexity`),
 `title`, `asked` (how, where the config says so)}; `methods` and `sparsities` (whole per cent), in the order of rows
-and columns.
+and columns, or `at`: method -> its sparsity.
 
 Files: `samples` and `results`, templates; `published` and `notes` where there is `paper`; `leakage`.
 """
 
-from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -56,7 +55,7 @@ def model_rows(model: str, files: Files, published: pd.DataFrame, settings: dict
         return artifacts.read_json(path, "evaluation")["pruned"]
 
     for calib in settings["models"][model]["calibrations"]:
-        keys = list(product(settings["methods"], settings["sparsities"]))
+        keys = comparison.pruned_variants(settings)
         pruned[calib] = {(method, sparsity): samples(Variant(calib, method, sparsity)) for method, sparsity in keys}
         sizes[calib] = {(method, sparsity): size(Variant(calib, method, sparsity)) for method, sparsity in keys}
     return comparison.table_rows(model, samples(DENSE), pruned, sizes, published, settings)

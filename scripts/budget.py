@@ -1,0 +1,144 @@
+"""The least sparsity, in whole per cent, at which a method's model costs no more than a budget: a JSON that says it,
+what that model costs, and all that was tried.
+
+Widths are those that scripts/mask.py allocates; no mask and no model is written.
+"""
+
+import importlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning.core import cli
+
+
+def budget(
+    settings: cli.Settings,
+    scores: Annotated[Path, typer.Option(help="scores of one method")],
+    layers: Annotated[Path, typer.Option(help="layers.parquet of the calibration")],
+    base: Annotated[Path, typer.Option(help="manifest.json of the model")],
+    output: Annotated[Path, typer.Option(help="JSON")],
+    threads: int = 1,
+) -> None:
+    """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
+    `options`, `min_keep`, `round_to`, `compensate`, `export`; of times `dtype`, `prompt_tokens`, `decode_tokens`,
+    `rounds`, `warmup`, `confidence`, `resamples`, `seed`."""
+    cli.set_threads(threads)
+    import numpy as np
+
+    from pruning.analysis import budget as stage
+    from pruning.core import artifacts
+    from pruning.methods import allocation
+    from pruning.models.checkpoint import Checkpoint
+
+    cli.phase("start-up")
+    frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "unit"], ignore_index=True)
+    per_layer = artifacts.read_parquet(layers, "layers").sort_values("layer")
+    original = np.array(artifacts.read_json(base, "base")["original"]["widths"])
+    values = [rows.to_numpy() for _, rows in frame.groupby("layer")["score"]]
+    floor = np.minimum(allocation.floors(original, settings["min_keep"]), list(map(len, values)))
+    importance = (per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy()
+    problem = allocation.Problem(values, original, 0, importance, floor)
+    scheme = importlib.import_module(f"pruning.methods.allocation.{settings['allocate']}")
+
+    def widths(sparsity: int) -> tuple[int, ...]:
+        """As the model has them: a padded one's are the widest, everywhere."""
+        own = replace(problem, sparsity=sparsity)
+        found = allocation.finish(scheme.widths(own, **settings["options"]), own, settings["round_to"]).tolist()
+        return (max(found),) * len(found) if settings["export"] == "pad" else tuple(found)
+
+    kind, biased = settings["kind"], settings["compensate"] == "bias"
+    timed, notes = kind not in ("parameters", "bytes"), {}
+    if timed:
+        measured, dense, notes = clock(base.parent, kind, biased, settings, threads)
+    else:
+        sizes = stage.Sizes(Checkpoint(base.parent), kind, biased)
+        dense = sizes.dense
+    # Of times, shares of the dense model's are what is measured.
+    unit = dense if timed else 1
+    target = settings["value"] * dense if settings["share"] else settings["value"]
+    if target >= dense:
+        raise stage.nothing(kind, settings["text"], dense)
+    costs: dict[int, stage.Cost] = {}
+
+    def cost(sparsity: int) -> stage.Cost:
+        own = widths(sparsity)
+        costs[sparsity] = measured(own) if timed else stage.counted(sizes.of(own))
+        return costs[sparsity]
+
+    if timed:
+        sparsity = stage.bisected(cost, target / unit)
+    else:
+        for each in range(1, stage.MOST + 1):
+            cost(each)
+        sparsity = stage.scanned(costs, target)
+    costs = {s: stage.Cost(c.value * unit, c.low * unit, c.high * unit) for s, c in sorted(costs.items())}
+    if sparsity is None:
+        last = min(costs, key=lambda s: costs[s].value)
+        kept = f"at {last}% and `min_keep: {settings['min_keep']}`"
+        if costs[last].low < target:
+            kept += ", and its interval reaches below: more `rounds`, and nothing else running, would tell"
+        raise stage.unmet(kind, settings["text"], costs[last], kept)
+    found = {
+        "kind": kind,
+        "asked": settings["text"],
+        "target": target,
+        "dense": dense,
+        "sparsity": sparsity,
+        "cost": asdict(costs[sparsity]),
+        "widths": widths(sparsity),
+        **notes,
+        "tried": [{"sparsity": s, **asdict(c), "meets": c.high <= target} for s, c in costs.items()],
+    }
+    artifacts.write_json(output, found, "budget", settings)
+    print(f"{kind} of at most {target:.6g} ({settings['text']}): {sparsity}%, {costs[sparsity]}; dense {dense:.6g}")
+
+
+def clock(model: Path, kind: str, biased: bool, settings: dict, threads: int):
+    """A function from widths to a Cost as a share of the dense model's time, that time in ms, and how it was measured.
+
+    Equal widths are measured once. A candidate is cut in the dense model's memory (analysis/latency.py)."""
+    import torch
+
+    from pruning.analysis import budget as stage
+    from pruning.analysis import latency
+    from pruning.core import out_of_memory
+    from pruning.models import loading
+    from pruning.models.structures import ffn
+
+    torch.set_num_threads(threads)
+    part = kind.removesuffix("_ms")
+    prompt, decoded = settings["prompt_tokens"], settings["decode_tokens"] if part == "decode" else 1
+    plan = (prompt, decoded, settings["rounds"], settings["warmup"])
+    chance = (settings["confidence"], settings["resamples"], settings["seed"])
+    advice = f"two models and `prompt_tokens: {prompt}` of the budget: lower it"
+    with out_of_memory.advise(advice):
+        dense, _ = loading.load(model, settings["dtype"])
+        latency.check_context(prompt, decoded, dense.config)
+        cli.phase("load")
+        alone = latency.measure({"dense": dense}, *plan, settings["seed"])[f"{part}_s"].median()
+    known: dict[tuple[int, ...], stage.Cost] = {}
+
+    def measured(widths: tuple[int, ...]) -> stage.Cost:
+        if widths not in known:
+            with out_of_memory.advise(advice):
+                pruned = latency.narrowed(dense, widths)
+                if biased and ffn.sites(pruned)[0].bias is None:
+                    ffn.add_down_bias(pruned)
+                both = {"dense": dense, "pruned": pruned}
+                times = latency.measure(both, *plan, settings["seed"] + len(known) + 1)
+            times = times.pivot(index="round", columns="variant", values=f"{part}_s")
+            median, low, high = latency.speedup(times["dense"], times["pruned"], *chance)
+            known[widths] = stage.Cost(1 / median, 1 / high, 1 / low)
+        return known[widths]
+
+    per_token = 1000 / (decoded if part == "decode" else 1)
+    keys = ("dtype", "prompt_tokens", "rounds", "confidence") + (("decode_tokens",) if part == "decode" else ())
+    how = {"device": latency.device_name(dense.device), "threads": threads, **{key: settings[key] for key in keys}}
+    return measured, float(alone) * per_token, how
+
+
+if __name__ == "__main__":
+    cli.run(budget)

@@ -1,0 +1,46 @@
+"""Budgets in the workflow: counted and measured, planned once, refused before any job."""
+
+import json
+
+import yaml
+
+import tiny
+from workspace import Workspace, changed
+
+FOLDER = "results/tiny-reasoner/budget/gsm_symbolic-s0/wanda"
+
+
+def test_a_budget_is_met_once_and_again_when_it_changes(workspace: Workspace):
+    tiny.save(tiny.qwen2(intermediate_size=4000), workspace.path / "resources/model")  # FFNs take most of the time
+    config = workspace.path / "test.yaml"
+    content = yaml.safe_load(config.read_text())
+    quick = {"prefill_ms": "90%", "prompt_tokens": 256, "rounds": 9}
+    content["budgets"] = {"small": {"parameters": "80%"}, "quick": quick, "none": {"bytes": "9kB"}}
+    config.write_text(yaml.safe_dump(content))
+    targets = [f"{FOLDER}/{name}.json" for name in ("small", "quick")]
+    workspace.snakemake(*targets, "--cores", "1")  # threads that wait for each other would make the clock noisy
+    small, quick = (json.loads((workspace.path / target).read_text()) for target in targets)
+    assert (
+        small["cost"]["value"]
+        <= small["target"]
+        == 0.8 * small["dense"]
+        < small["tried"][small["sparsity"] - 2]["value"]
+    )
+    assert quick["cost"]["high"] <= quick["target"] < quick["dense"] and quick["rounds"] == 9
+    assert set(small["provenance"]["inputs"]) == {
+        f"results/tiny-reasoner/{name}"
+        for name in (
+            "scores/gsm_symbolic-s0/wanda.parquet",
+            "calibration/gsm_symbolic-s0/layers.parquet",
+            "base/manifest.json",
+        )
+    }
+    assert workspace.planned(*targets) == {}
+    content["budgets"]["small"] = {"parameters": "70%"}
+    with changed(config, yaml.safe_dump(content)):
+        assert workspace.planned(*targets) == {"budget": 1}
+    refused = workspace.snakemake(f"{FOLDER}/none.json", check=False)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "error: budget: bytes: 9kB is less than can be had: the least is" in refused.stderr
+    misspelt = workspace.snakemake(f"{FOLDER}/smal.json", check=False).stderr
+    assert f"no budget 'smal'; nearest: {FOLDER}/small.json" in misspelt
