@@ -1,7 +1,6 @@
 """Reasoning-aware structural pruning of LLMs, as a DAG of artefacts (docs/architecture.md).
 
-snakemake --cores 8 paper                                                         every table and figure
-snakemake --cores 8 results/table1.csv                                            the embedded model's Table 1
+snakemake --cores 8 paper                   every table and figure; one of them: results/table1.csv
 """
 
 import os
