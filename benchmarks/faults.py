@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,16 @@ def start(folder: Path, log: Path) -> subprocess.Popen:
     own = {"cwd": folder, "env": {**os.environ, "PATH": path}, "start_new_session": True}
     with log.open("w") as stream:
         return subprocess.Popen(command, stdout=stream, stderr=stream, **own)
+
+
+def jobs_of(run: subprocess.Popen) -> list[psutil.Process]:
+    """Processes of the jobs that are at work."""
+    found = []
+    for process in psutil.Process(run.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if "scripts/" in str(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def jobs_finished(log: Path) -> list[str]:
@@ -83,12 +94,11 @@ def main(
                     run.wait(timeout=rng.uniform(1, longest))
                 except subprocess.TimeoutExpired:
                     counts["kills"] += 1
-                    jobs = [
-                        p for p in psutil.Process(run.pid).children(recursive=True) if "scripts/" in str(p.cmdline())
-                    ]
+                    jobs = jobs_of(run)
                     if jobs and rng.random() < 0.5:
                         counts["of one job"] += 1
-                        rng.choice(jobs).kill()
+                        with suppress(psutil.Error):
+                            rng.choice(jobs).kill()
                     else:
                         os.killpg(run.pid, signal.SIGKILL)
                         for job in jobs:  # in sessions of their own, if any
