@@ -45,6 +45,9 @@ def score(
     for kind_of, path in (pair.split("=", 1) for pair in evidence or ()):
         matrices[kind_of] = layer_files.read(Path(path), kind_of, checkpoint().widths)
 
+    if missing := sorted({*getattr(plugin, "NEEDS", ())} - matrices.keys()):
+        raise cli.InputError(f"score {settings['score']!r} needs --evidence of {', '.join(missing)} (rules/score.smk)")
+
     def read(layer: int, kind_of: str) -> dict:
         tensors, manifest = matrices[kind_of]
         return {**tensors(layer), **{key: manifest[key] for key in manifest if key.startswith("tokens")}}

@@ -37,6 +37,9 @@ def output_gradients(
         predicted = batch.objective[:, 1:].to(device)
         with torch.enable_grad(), _adding(model, counted, sums):
             hidden = head.hidden_states(model, batch.ids.to(device), counted.long())
+            if not torch.isfinite(hidden).all():
+                where = f"hidden states from calibration sample {int(batch.samples[0])} on"
+                raise InputError(f"NaN or Inf in {where}: check the weights, or use a wider dtype")
             drawn = head.drawn_tokens(model, hidden.detach(), seed * 2**32 + int(batch.samples[0]))
             losses = head.token_losses(model, hidden, drawn)
             (losses * predicted.to(losses.device)).sum().backward()

@@ -33,5 +33,4 @@ class Compensated:
     weight: np.ndarray  # float32 [d, k]
     bias: np.ndarray | None  # float32 [d], to be added to down_proj's bias; None adds none
     record: dict  # what the manifest says of it; a text under `warning` goes to the log too
-    attention: np.ndarray | None = None  # float32 [d, h], attention's output projection; a module with these says so
-    # by a constant ATTENTION
+    attention: np.ndarray | None = None  # float32 [d, h], attention's output projection; a scheme with it has ATTENTION
