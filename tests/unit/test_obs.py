@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import score as score_stage
 import torch
 from test_second_moments import MODELS, micro_batches
 
@@ -109,6 +110,12 @@ def test_leverage_is_the_share_of_a_neuron_that_ridge_regression_keeps(example):
     found = leverage.score(layer_of(a, down, g), ridge=0.5)
     assert found == pytest.approx(expected, rel=1e-5)
     assert found.sum() == pytest.approx(np.trace(smoother), rel=1e-5)
+
+
+def test_evidence_that_is_not_given_is_named(tmp_path):
+    settings = {"score": "obs", "options": {}, "normalise": "none", "shuffle": None}
+    with pytest.raises(InputError, match="score 'obs' needs --evidence of output_gradients, second_moments"):
+        score_stage.score(settings, tmp_path, tmp_path / "statistics.parquet", tmp_path / "scores.parquet")
 
 
 # output gradients
