@@ -3,7 +3,8 @@ One calibration pass collects every statistic of every method; shards are separa
 
 INPUT
     results/{model}/base/manifest.json                          the dense model
-    results/data/{dataset}/{split}.parquet                      calibration text
+    results/data/{dataset}/{split}.parquet                      calibration text, or
+    results/{model}/answers/{task}.parquet                      the model's own answers
 OUTPUT
     results/{model}/calibration/{calib}/statistics.parquet      one row a neuron (scripts/pruning/calibration/columns.py)
     results/{model}/calibration/{calib}/layers.parquet          one row a layer
@@ -19,19 +20,16 @@ CALIBRATION_FILES = ("statistics", "layers")
 
 
 def calibration_data(wildcards):
-    calibration = CONFIG.calibrations[wildcards.calib]
-    return names.DATA.format(dataset=calibration.dataset, split=calibration.split)
+    return text_file(CONFIG.calibrations[wildcards.calib], wildcards.model)
 
 
 def calibration_settings(wildcards, exclude=(), **extra):
     calibration = CONFIG.calibrations[wildcards.calib]
-    text = CONFIG.datasets[calibration.dataset]
     return settings(
         calibration,
-        exclude=["shards", "dataset", "split", "rounds", *exclude],
+        exclude=["shards", *WHERE, "rounds", *exclude],
         dtype=CONFIG.models[wildcards.model].dtype,
-        prompt=text.prompt,
-        completion=text.completion,
+        **text_format(calibration),
         **extra,
     )
 
@@ -96,7 +94,7 @@ rule merge_calibration:
     resources:
         mem_mb=memory_mb,
     params:
-        settings=lambda w: settings(CONFIG.calibrations[w.calib], exclude=["rounds"]),
+        settings=lambda w: settings(CONFIG.calibrations[w.calib], exclude=["rounds", "answers"]),
         shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],
         output=subpath(output[0], parent=True),
     shell:

@@ -1,11 +1,30 @@
 """
-Datasets, generated or fetched once, so that no other job needs internet.
+Datasets, generated or fetched once, so that no other job needs internet; and texts that a model wrote itself.
 
 INPUT
     a local JSON Lines file, the hub, or reasoning-gym's templates, as the config says
+    results/{model}/eval/dense/{task}.samples.parquet       for the model's own answers
 OUTPUT
     results/data/{dataset}/{split}.parquet      one row a record, in the fields of the hub's copy
+    results/{model}/answers/{task}.parquet      one row a question that the dense model answered right: item, prompt, completion
 """
+
+WHERE = ("dataset", "split", "answers")  # of the settings of a text: what its file already says
+
+
+def text_file(user, model):
+    """The records that a calibration or a tuning is made of."""
+    if user.answers:
+        return names.ANSWERS.format(model=model, task=user.answers)
+    return names.DATA.format(dataset=user.dataset, split=user.split)
+
+
+def text_format(user):
+    """How a record becomes text: templates of the prompt and of the completion."""
+    if user.answers:
+        return {"prompt": "{prompt}", "completion": "{completion}"}
+    dataset = CONFIG.datasets[user.dataset]
+    return {"prompt": dataset.prompt, "completion": dataset.completion}
 
 
 def source_of(wildcards):
@@ -52,4 +71,26 @@ rule fetch_dataset:
         settings=source_of,
     shell:
         "python {input.code[0]:q} --settings {params.settings:q} --split {wildcards.split} "
+        "--output {output:q} > {log:q} 2>&1"
+
+
+rule own_answers:
+    """What the dense model itself answered, where it is right."""
+    input:
+        samples=names.DENSE.samples("{model}", "{task}"),
+        code=code("own_answers"),
+    output:
+        names.ANSWERS,
+    log:
+        log_of(names.ANSWERS),
+    benchmark:
+        benchmark_of(names.ANSWERS)
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=grown(1000),
+    params:
+        settings=lambda w: settings(None, task=w.task, metric=CONFIG.tasks[w.task].metrics[0]),
+    shell:
+        "python {input.code[0]:q} --settings {params.settings:q} --samples {input.samples:q} "
         "--output {output:q} > {log:q} 2>&1"

@@ -3,7 +3,8 @@ LoRA recovery of compact models, by one of `tunings` in the config; rules/evalua
 
 INPUT
     results/{model}/compact/{calib}/{method}/{sparsity}/            the pruned model
-    results/data/{dataset}/{split}.parquet                          tuning text
+    results/data/{dataset}/{split}.parquet                          tuning text, or
+    results/{model}/answers/{task}.parquet                          the dense model's own answers
     results/{model}/base/manifest.json                              the dense model, only to distil from it
 OUTPUT
     results/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}/     PEFT adapter, training_log.csv, recovery.json
@@ -14,17 +15,15 @@ RECOVERY_FILES = ("adapter_model.safetensors", "adapter_config.json", "training_
 
 
 def tuning_data(wildcards):
-    tuning = CONFIG.tunings[wildcards.tuning]
-    return names.DATA.format(dataset=tuning.dataset, split=tuning.split)
+    return text_file(CONFIG.tunings[wildcards.tuning], wildcards.model)
 
 
 def tuning_settings(wildcards):
     tuning = CONFIG.tunings[wildcards.tuning]
-    text = CONFIG.datasets[tuning.dataset]
     whose = {key: wildcards[key] for key in ("model", "calib", "method", "tuning")}
     whose["sparsity"] = int(wildcards.sparsity) / 100
-    own = {"dtype": CONFIG.models[wildcards.model].dtype, "prompt": text.prompt, "completion": text.completion}
-    return settings(tuning, exclude=["dataset", "split", "note", "objective"], **own, names=whose)
+    own = {"dtype": CONFIG.models[wildcards.model].dtype, **text_format(tuning)}
+    return settings(tuning, exclude=[*WHERE, "note", "objective"], **own, names=whose)
 
 
 def teacher_of(wildcards):

@@ -13,6 +13,9 @@ Objective = Literal[tuple(OBJECTIVES)]
 class Calibration(Strict):
     dataset: Alias
     split: Alias = "train"
+    answers: Alias | None = None
+    """Task that asks this split's questions: the text is then the model's own right answers to it, in the format in
+    which it was asked; null: the text of the split."""
     samples: Positive = 256
     """Token sequences."""
     sequence_length: Annotated[int, Field(ge=2)] = 256

@@ -126,7 +126,11 @@ def _texts(config: Config) -> None:
     for section in ("calibrations", "tunings"):
         for name, user in getattr(config, section).items():
             dataset = _dataset(config, f"{section}.{name}", user)
-            _fields(f"{section}.{name}", dataset, dataset.prompt, dataset.completion)
+            if user.answers:
+                asking = [task for task, own in config.tasks.items() if own.kind == "lm_eval"]
+                known(f"{section}.{name}.answers", [user.answers], asking)
+            else:
+                _fields(f"{section}.{name}", dataset, dataset.prompt, dataset.completion)
     for name, task in config.tasks.items():
         if task.kind == "perplexity":
             _fields(f"tasks.{name}", _dataset(config, f"tasks.{name}", task), task.text)

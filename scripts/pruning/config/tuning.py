@@ -12,6 +12,8 @@ class Tuning(Strict):
 
     dataset: Alias
     split: Alias = "train"
+    answers: Alias | None = None
+    """As of a calibration: the text is the dense model's own right answers to this task."""
     objective: Literal["cross_entropy", "distillation"] = "cross_entropy"
     """Of the text's tokens (the paper's), or KL divergence from the dense model's next tokens there."""
     steps: Positive = 150

@@ -23,6 +23,7 @@ def own(path: str) -> str:
 
 
 DATA = "results/data/{dataset}/{split}.parquet"
+ANSWERS = "results/{model}/answers/{task}.parquet"
 BASE = "results/{model}/base/manifest.json"
 
 CALIBRATION = "results/{model}/calibration/{calib}"

@@ -5,6 +5,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pandas as pd
+
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 
@@ -25,6 +27,24 @@ def documents(data: Path, prompt: str, completion: str) -> list[tuple[str, str]]
         return [(render(record, prompt), render(record, completion)) for record in records]
     except KeyError as field:
         raise InputError(f"{data}: the text needs a field {field}; it has {sorted(records[0])}") from None
+
+
+def own_answers(samples: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
+    """`item`, `prompt` and `completion` of the questions that a model answered right, and to the end: what it generates
+    itself is the text that it must be able to generate when it is pruned (RESP, arXiv 2512.02185).
+
+    samples: of one evaluation (docs/artefacts.md). Raises InputError where no answer is right, or where nothing was
+    generated."""
+    asked = samples[samples["metric"] == metric]
+    if asked["response"].isna().all():
+        raise InputError(f"tasks.{task}: its options are scored, nothing is generated: name another task as `answers`")
+    right = asked[(asked["value"] == 1) & ~asked["finish_reason"].isin(["length", "loop"])]
+    if right.empty:
+        raise InputError(
+            f"tasks.{task}: the model answers none of {len(asked)} questions right and to the end ({metric}): calibrate "
+            "on the text of the dataset (leave `answers` out), or ask an easier task"
+        )
+    return right[["item", "prompt", "response"]].rename(columns={"response": "completion"})
 
 
 def token_samples(
@@ -48,7 +68,9 @@ def token_samples(
     ids: list[int] = []
     answer: list[bool] = []
     for prompt, completion in documents:
-        p, c = tokenizer(prompt)["input_ids"], tokenizer(completion, add_special_tokens=False)["input_ids"]
+        started = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)  # by a chat format
+        p = tokenizer(prompt, add_special_tokens=not started)["input_ids"]
+        c = tokenizer(completion, add_special_tokens=False)["input_ids"]
         end = [tokenizer.eos_token_id]
         ids += p + c + end
         answer += [False] * len(p) + [True] * (len(c) + 1)

@@ -5,6 +5,7 @@ dropped. (lm-eval's own cache pickles into SQLite, keyed by the request alone: a
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,29 @@ ANSWERS = 3  # what a line holds; raise it when that changes: it is part of the 
 class AnswerFile:
     """Maps a request's key to its record {response, tokens?, finish?}, JSON-like throughout.
 
-    The path must be unique to the model, the task and the library versions (`artifacts.key_of` makes such names). Lines
-    that are broken, or no longer what was written, are not believed: one printed line counts them."""
+    The path must be unique to the model, the task and the library versions (`artifacts.key_of` makes such names);
+    `others` are files of the same, of tasks that ask fewer or more questions: they are read, never written. Lines that
+    are broken, or no longer what was written, are not believed: one printed line a file counts them."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, others: Iterable[Path] = ()):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.records: dict[str, dict[str, Any]] = {}
+        for other in others:
+            self._take(other)
+        whole = self._take(path)
+        self.file = path.open("r+b" if path.exists() else "w+b")
+        self.file.truncate(whole)
+        self.file.seek(whole)
+
+    def _take(self, path: Path) -> int:
+        """The records of a file; how many bytes its whole lines are."""
         raw = path.read_bytes() if path.exists() else b""
         whole = raw.rfind(b"\n") + 1
         lines = [_read(line) for line in raw[:whole].split(b"\n")[:-1]]
         self.records.update(line for line in lines if line)
         if bad := lines.count(None):
             print(f"{path}: {bad} of {len(lines)} lines broken or altered; what no sound line answers is asked again")
-        self.file = path.open("r+b" if path.exists() else "w+b")
-        self.file.truncate(whole)
-        self.file.seek(whole)
+        return whole
 
     @staticmethod
     def key(kind: str, arguments: Any) -> str:

@@ -12,6 +12,17 @@ from pruning.evaluation.answers import AnswerFile
 from pruning.evaluation.degeneration import repetition
 
 
+TYPES = {
+    "cluster": "string",
+    "generated_tokens": "Int64",
+    "finish_reason": "string",
+    "repetition": "float64",
+    "prompt": "string",
+    "response": "string",
+}
+"""Of columns that may be all empty."""
+
+
 def outcomes(result: dict[str, Any], answers: AnswerFile, metrics: Sequence[str]) -> pd.DataFrame:
     """One row an item and metric, in the schema shared with perplexity (docs/artefacts.md).
 
@@ -45,16 +56,16 @@ def outcomes(result: dict[str, Any], answers: AnswerFile, metrics: Sequence[str]
                 )
     if unknown := set(metrics) - available:
         raise InputError(f"metrics: {sorted(unknown)} not among this task's: {sorted(available)}")
-    frame = pd.DataFrame(rows).sort_values(["metric", "item"], ignore_index=True)
-    types = {"cluster": "string", "generated_tokens": "Int64", "finish_reason": "string", "repetition": "float64"}
-    return frame.astype(types)
+    return pd.DataFrame(rows).sort_values(["metric", "item"], ignore_index=True).astype(TYPES)
 
 
 def generated(sample: dict[str, Any], answers: AnswerFile) -> dict[str, Any]:
-    """Tokens generated, finish reason (`stop`, `length` or `loop`) and share of repeated 4-grams of words and signs.
+    """Tokens generated, finish reason (`stop`, `length` or `loop`), share of repeated 4-grams of words and signs, the
+    prompt as it was asked, and the text generated.
 
     All None for scored options; the first two also where the backend does not tell them."""
     record: dict[str, Any] = {}
+    first = (None,)
     arguments = list(sample["arguments"].values()) if isinstance(sample["arguments"], dict) else sample["arguments"]
     if arguments:
         first = tuple(arguments[0].values()) if isinstance(arguments[0], dict) else tuple(arguments[0])
@@ -64,6 +75,8 @@ def generated(sample: dict[str, Any], answers: AnswerFile) -> dict[str, Any]:
         "generated_tokens": record.get("tokens"),
         "finish_reason": record.get("finish"),
         "repetition": repeated,
+        "prompt": first[0] if record else None,
+        "response": record.get("response"),
     }
 
 

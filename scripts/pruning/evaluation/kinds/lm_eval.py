@@ -24,7 +24,9 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Reme
     backend = importlib.import_module(f"pruning.evaluation.backends.{task.get('backend', 'hf')}")
     own = (definition, asked, data, task["dtype"], lm_eval.__version__, *backend.origin().items())
     identity = artifacts.key_of(ANSWERS, *remembered.model, *own)
-    answers = AnswerFile(remembered.folder / f".{remembered.name}.{identity}.jsonl")
+    own_file = remembered.folder / f".{remembered.name}.{identity}.jsonl"
+    same = remembered.folder.glob(f".*.{identity}.jsonl")  # of tasks that differ in `first` and `limit` alone
+    answers = AnswerFile(own_file, sorted(file for file in same if file != own_file))
     lm = RememberedLM(backend.lm(network, tokenizer, task["batch_size"]), answers)
     result = harness.evaluate(lm, definition, task["limit"], task["first"], **asked)
     frame = outcomes(result, answers, task["metrics"])

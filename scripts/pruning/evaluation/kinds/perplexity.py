@@ -13,6 +13,7 @@ from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.evaluation.kinds import Outcome, Remembered
 from pruning.evaluation.perplexity import negative_log_likelihoods, windows
+from pruning.evaluation.samples import TYPES
 
 
 def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Remembered) -> Outcome:
@@ -33,14 +34,16 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Reme
             "metric": "perplexity",
             "value": nll,
             "weight": seqlen - 1,
-            "cluster": pd.array([None] * len(cut), dtype="string"),
+            "cluster": None,
             "prediction": "",
             "target": "",
-            "generated_tokens": pd.array([None] * len(cut), dtype="Int64"),
-            "finish_reason": pd.array([None] * len(cut), dtype="string"),
-            "repetition": pd.array([None] * len(cut), dtype="float64"),
+            "generated_tokens": None,
+            "finish_reason": None,
+            "repetition": None,
+            "prompt": None,
+            "response": None,
         }
-    )
+    ).astype(TYPES)
     tokens = int(frame["weight"].sum())
     result = {"perplexity": math.exp(sum(nll) / tokens), "tokens": tokens, "windows": len(cut), "seqlen": seqlen}
     words = f"perplexity {result['perplexity']:.3f} over {tokens} tokens, seqlen {seqlen}"

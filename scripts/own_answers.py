@@ -1,0 +1,25 @@
+"""A model's own right answers as text to calibrate or tune on: item, prompt, completion."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning.core import cli
+
+
+def own_answers(
+    settings: cli.Settings,
+    samples: Annotated[Path, typer.Option(help="the dense model's outcomes on the task")],
+    output: Annotated[Path, typer.Option(help="parquet to write")],
+) -> None:
+    """Settings: the `task`, and the `metric` that says what is right."""
+    from pruning.core import artifacts
+    from pruning.data import text
+
+    answers = text.own_answers(artifacts.read_parquet(samples, "samples"), **settings)
+    artifacts.write_parquet(output, answers, "dataset", settings)
+
+
+if __name__ == "__main__":
+    cli.run(own_answers)
