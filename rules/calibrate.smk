@@ -94,7 +94,7 @@ rule merge_calibration:
     resources:
         mem_mb=memory_mb,
     params:
-        settings=lambda w: settings(CONFIG.calibrations[w.calib], exclude=["rounds", "answers"]),
+        settings=lambda w: settings(CONFIG.calibrations[w.calib], exclude=["rounds", "answers", "completion"]),
         shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],
         output=subpath(output[0], parent=True),
     shell:

@@ -9,7 +9,7 @@ OUTPUT
     results/{model}/answers/{task}.parquet      one row a question that the dense model answered right: item, prompt, completion
 """
 
-WHERE = ("dataset", "split", "answers")  # of the settings of a text: what its file already says
+WHERE = ("dataset", "split", "answers", "completion")  # settings of a text: `text_file` and `text_format` say them
 
 
 def text_file(user, model):
@@ -24,7 +24,8 @@ def text_format(user):
     if user.answers:
         return {"prompt": "{prompt}", "completion": "{completion}"}
     dataset = CONFIG.datasets[user.dataset]
-    return {"prompt": dataset.prompt, "completion": dataset.completion}
+    own = getattr(user, "completion", None)  # a calibration's
+    return {"prompt": dataset.prompt, "completion": dataset.completion if own is None else own}
 
 
 def source_of(wildcards):

@@ -40,6 +40,23 @@ def test_records_are_there_at_once_and_after_reopening(path):
         assert C not in answers
 
 
+def test_what_another_task_of_the_same_asked_is_known_and_stays_there(path, tmp_path, capsys):
+    other = tmp_path / "other.jsonl"
+    theirs = AnswerFile(other)
+    theirs.add(C, {"response": "drei"})
+    theirs.add(A, {"response": "old"})
+    filled(path)
+    before = other.read_bytes() + b"half a li"  # somebody is writing
+    other.write_bytes(before)
+    answers = AnswerFile(path, [other])
+    assert answers.records.keys() == {A, B, C}
+    assert answers[A]["response"] == "eins"  # its own go first
+    answers.add(C, {"response": "neu"})
+    assert other.read_bytes() == before
+    assert AnswerFile(path)[C] == {"response": "neu"}
+    assert AGAIN not in capsys.readouterr().out
+
+
 def test_a_record_is_on_disk_before_the_next_is_computed(path):
     answers = filled(path)
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == [A, B]

@@ -1,5 +1,6 @@
 """Calibration text as tokens: packing by hand, masks by hand, and shards that never change what is measured."""
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 import tiny
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
 from pruning.core.errors import InputError
-from pruning.data.text import render, token_samples
+from pruning.data.text import own_answers, render, token_samples
 
 TOKENIZER = tiny.tokenizer()  # a token a character
 END = TOKENIZER.eos_token_id
@@ -76,6 +77,52 @@ def test_not_enough_text_says_how_much_there_is(changes, message):
 
 def test_render_puts_the_fields_in():
     assert render({"question": "1+1?", "answer": "2"}, "Question: {question}\nAnswer:") == "Question: 1+1?\nAnswer:"
+
+
+def test_a_prompt_that_brings_its_own_first_token_gets_no_second():
+    tokenizer = tiny.tokenizer()
+    start = tokenizer.eos_token
+
+    def with_start(text: str, add_special_tokens: bool = True):
+        return {"input_ids": [END] * add_special_tokens + tokenizer(text, add_special_tokens=False)["input_ids"]}
+
+    with_start.bos_token, with_start.eos_token_id = start, END  # as Llama's tokenizers do
+    wanted = {"samples": 1, "sequence_length": 99, "packing": "document", "seed": 0}
+    [(plain, _)] = token_samples([("ab", "C")], with_start, **wanted)
+    [(formatted, answer)] = token_samples([(f"{start}ab", "C")], with_start, **wanted)
+    assert plain == formatted == [END, *tokenizer("abC", add_special_tokens=False)["input_ids"], END]
+    assert answer == [False, False, False, True, True]
+
+
+def asked(**changes) -> pd.DataFrame:
+    columns = {
+        "item": [0, 1, 2, 3],
+        "metric": "exact_match,strict-match",
+        "value": [1.0, 0.0, 1.0, 1.0],
+        "finish_reason": pd.array(["stop", "stop", "length", None], dtype="string"),
+        "prompt": pd.array(["p0", "p1", "p2", "p3"], dtype="string"),
+        "response": pd.array(["r0", "r1", "r2", "r3"], dtype="string"),
+    }
+    return pd.DataFrame({**columns, **changes})
+
+
+def test_own_answers_are_the_right_ones_that_came_to_an_end():
+    both = pd.concat([asked(), asked(metric="another", value=1.0)])
+    found = own_answers(both, "task", "exact_match,strict-match")
+    assert found.to_dict("list") == {"item": [0, 3], "prompt": ["p0", "p3"], "completion": ["r0", "r3"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"value": 0.0}, r"tasks.task: the model answers none of 4 questions right and to the end \(exact_match"),
+        ({"finish_reason": "loop"}, "answers none of 4 questions right and to the end"),
+        ({"response": pd.array([None] * 4, dtype="string")}, "its options are scored, nothing is generated"),
+    ],
+)
+def test_a_task_that_gives_no_own_answers_is_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        own_answers(asked(**changes), "task", "exact_match,strict-match")
 
 
 SEQUENCES = [([1, 2, 3], [False, True, True]), ([4, 5], [False, True]), ([6, 7, 8, 9], [False, False, False, True])]

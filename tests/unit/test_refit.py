@@ -16,6 +16,7 @@ import tiny
 from pruning.calibration import prepare
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.methods import least_squares
 from pruning.methods import refit as fitting
 from pruning.methods.compact import compensation, cut, refits_attention, write_compact
 from pruning.models import families
@@ -91,7 +92,7 @@ def solved(module, x, wanted, relative: float) -> np.ndarray:
 
 @pytest.mark.parametrize("scheme", fitting.SCHEMES)
 def test_each_weight_is_the_least_squares_solution_given_those_before(scheme, monkeypatch):
-    monkeypatch.setattr(fitting, "LAMBDAS", (0.01,))
+    monkeypatch.setattr(least_squares, "LAMBDAS", (0.01,))
     batches = micro_batches()
     expected = by_hand(model_of(), batches, scheme, 0.01)
     own = [layer.mlp.down_proj.weight.numpy() for layer in model_of().model.layers]
@@ -104,7 +105,7 @@ def test_each_weight_is_the_least_squares_solution_given_those_before(scheme, mo
 
 def test_tokens_beside_the_objectives_count_a_quarter(monkeypatch):
     """As if each token of the objectives were there four times."""
-    monkeypatch.setattr(fitting, "LAMBDAS", (0.0,))
+    monkeypatch.setattr(least_squares, "LAMBDAS", (0.0,))
     batches = micro_batches(lengths=(16,) * 20)
     halves = [dataclasses.replace(b, objective=b.counted & (torch.arange(16) % 2 == 0)) for b in batches]
     [found] = [w["down"] for w, _ in itertools.islice(fitting.refit(model_of(), halves, KEEPS, "sequential"), 1)]
@@ -135,7 +136,7 @@ def test_nothing_removed_changes_nothing():
 
 def test_held_out_errors_are_those_of_the_held_out_tokens(monkeypatch):
     """Of the first layer, whose inputs are the dense model's."""
-    monkeypatch.setattr(fitting, "LAMBDAS", (math.inf,))
+    monkeypatch.setattr(least_squares, "LAMBDAS", (math.inf,))
     batches = micro_batches()
     _, record = next(fitting.refit(model_of(), batches, KEEPS, "sequential"))
     record, tokens = record["down"], seen(model_of(), batches)[0]

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from pruning.core import artifacts
+from pruning.methods import least_squares
 from pruning.methods.compensation import ridge
 from pruning.models.loading import load
 
@@ -36,12 +37,17 @@ def evidence(fit: np.ndarray, held_out: np.ndarray) -> dict:
     return {"fit": np.float32(fit.T @ fit), "held_out": np.float32(held_out.T @ held_out), **counts}
 
 
-def least_squares(down, keep, a, penalty: float) -> np.ndarray:
+def by_tokens(down, keep, a, penalty: float) -> np.ndarray:
     """argmin_W' Σ_t ‖W a - W' a_k‖² + λ ‖W' - W_k‖², as one least-squares system with a row a token and column."""
     kept = a[:, keep]
     left = np.vstack([kept, math.sqrt(penalty) * np.eye(keep.sum())])
     right = np.vstack([a @ down.T, math.sqrt(penalty) * down[:, keep].T])
     return np.linalg.lstsq(left, right, rcond=None)[0].T
+
+
+def changed(down, keep, moments, relative: float) -> np.ndarray:
+    own = ridge.sums(down, keep, moments)
+    return least_squares.changed(own.inner, own.outer, relative)
 
 
 def relative_error(down, keep, weight, a) -> float:
@@ -53,15 +59,15 @@ def relative_error(down, keep, weight, a) -> float:
 def test_the_refit_is_the_penalised_least_squares_solution(relative):
     down, a = weights().astype(np.float64), activations(60)
     s = a.T @ a
-    [change] = ridge.changes(down, KEEP, s, [relative])
+    change = changed(down, KEEP, s, relative)
     penalty = relative * s.diagonal()[KEEP].mean()
-    np.testing.assert_allclose(down[:, KEEP] + change, least_squares(down, KEEP, a, penalty), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(down[:, KEEP] + change, by_tokens(down, KEEP, a, penalty), rtol=1e-8, atol=1e-9)
     assert np.abs(change).max() > 1e-3
 
 
 def test_an_infinite_penalty_changes_nothing_and_a_huge_one_nearly_nothing():
     down, s = weights(), activations(60).T @ activations(60)
-    none, tiny_change = ridge.changes(down, KEEP, s, [math.inf, 1e8])
+    none, tiny_change = (changed(down, KEEP, s, relative) for relative in (math.inf, 1e8))
     assert not none.any()
     assert 0 < np.abs(tiny_change).max() < 1e-6
 
@@ -81,7 +87,7 @@ def test_a_removed_twin_is_recovered_exactly_as_the_penalty_goes_to_zero():
     keep = KEEP.copy()
     keep[removed[1:]] = True  # one neuron only is removed
     a[:, removed[0]] = a[:, kept]
-    [change] = ridge.changes(down, keep, a.T @ a, [1e-11])
+    change = changed(down, keep, a.T @ a, 1e-11)
     expected = np.zeros_like(down, dtype=np.float64)
     expected[:, kept] = down[:, removed[0]]
     np.testing.assert_allclose(change, expected[:, keep], atol=1e-6)
@@ -90,8 +96,8 @@ def test_a_removed_twin_is_recovered_exactly_as_the_penalty_goes_to_zero():
 def test_errors_are_those_of_the_tokens():
     down, fit, held_out = weights(), activations(40), activations(30, seed=1)
     lambdas = [math.inf, 1.0, 1e-3]
-    every_change = list(ridge.changes(down, KEEP, fit.T @ fit, lambdas))
-    found = list(ridge.relative_errors(down, KEEP, every_change, held_out.T @ held_out))
+    every_change = [changed(down, KEEP, fit.T @ fit, relative) for relative in lambdas]
+    found = [ridge.sums(down, KEEP, held_out.T @ held_out).error(change) for change in every_change]
     expected = [relative_error(down, KEEP, down[:, KEEP] + change, held_out) for change in every_change]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
@@ -101,16 +107,40 @@ def test_lambda_has_the_least_held_out_error_and_the_last_fit_sees_all_tokens():
     made = ridge.compensate(down, KEEP, evidence(fit, held_out))
     scale = (fit**2).sum(0)[KEEP].mean()
     candidates = {"inf": down[:, KEEP]} | {
-        relative: least_squares(down, KEEP, fit, relative * scale) for relative in ridge.LAMBDAS[1:]
+        relative: by_tokens(down, KEEP, fit, relative * scale) for relative in least_squares.LAMBDAS[1:]
     }
     errors = {relative: relative_error(down, KEEP, weight, held_out) for relative, weight in candidates.items()}
     chosen = min(errors, key=errors.get)
-    assert made.record["lambda"] == chosen not in ("inf", ridge.LAMBDAS[-1])
+    assert made.record["lambda"] == chosen not in ("inf", least_squares.LAMBDAS[-1])
     assert made.record["held_out_error"] == pytest.approx(errors[chosen], rel=1e-5)
     assert made.record["held_out_error_uncompensated"] == pytest.approx(errors["inf"], rel=1e-5)
     both = np.vstack([fit, held_out])
-    expected = least_squares(down, KEEP, both, chosen * (both**2).sum(0)[KEEP].mean())
+    expected = by_tokens(down, KEEP, both, chosen * (both**2).sum(0)[KEEP].mean())
     np.testing.assert_allclose(made.weight, expected, rtol=1e-4, atol=1e-5)
+
+
+VALLEY = [5, 4, 3, 2, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("values", [VALLEY, list(range(8)), list(range(8, 0, -1)), [0] * 8])
+def test_the_lowest_of_a_valley_is_found_by_few_questions(values):
+    asked = []
+
+    def error(candidate):
+        asked.append(candidate)
+        return values[candidate]
+
+    assert least_squares.lowest(range(8), error) == values.index(min(values))
+    assert values != VALLEY or set(asked) == {3, 4, 5}
+
+
+@pytest.mark.parametrize("tokens", [30, 100, 1000])
+@pytest.mark.parametrize("seed", range(4))
+def test_walking_downhill_finds_what_asking_all_finds(tokens, seed):
+    n, keep = 40, np.arange(40) < 25
+    own = [ridge.sums(weights(n), keep, a.T @ a) for a in (activations(tokens, seed + i, 0.3, n) for i in (0, 50))]
+    errors = [own[1].error(least_squares.changed(own[0].inner, own[0].outer, r)) for r in least_squares.LAMBDAS]
+    assert least_squares.fitted(*own)[1]["held_out_error"] == min(errors)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -237,7 +267,7 @@ def test_own_biases_stay_and_the_dtype_too(tmp_path):
 
 def test_removed_twins_cost_nothing(tmp_path, monkeypatch):
     """Neurons 40 to 47 do what 0 to 7 do, with other output weights."""
-    monkeypatch.setattr(ridge, "LAMBDAS", (math.inf, 1.0, 1e-9))
+    monkeypatch.setattr(least_squares, "LAMBDAS", (math.inf, 1.0, 1e-9))
     model = tiny.llama()
     for layer in model.model.layers:
         for projection in (layer.mlp.gate_proj, layer.mlp.up_proj):

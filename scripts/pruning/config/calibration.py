@@ -16,6 +16,8 @@ class Calibration(Strict):
     answers: Alias | None = None
     """Task that asks this split's questions: the text is then the model's own right answers to it, in the format in
     which it was asked; null: the text of the split."""
+    completion: str | None = None
+    """In the place of the dataset's `completion`; empty: the questions alone."""
     samples: Positive = 256
     """Token sequences."""
     sequence_length: Annotated[int, Field(ge=2)] = 256

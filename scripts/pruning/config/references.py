@@ -127,10 +127,14 @@ def _texts(config: Config) -> None:
         for name, user in getattr(config, section).items():
             dataset = _dataset(config, f"{section}.{name}", user)
             if user.answers:
+                if getattr(user, "completion", None) is not None:
+                    raise ValueError(f"{section}.{name}.completion: the model's own answers stand there: leave it out")
                 asking = [task for task, own in config.tasks.items() if own.kind == "lm_eval"]
                 known(f"{section}.{name}.answers", [user.answers], asking)
             else:
-                _fields(f"{section}.{name}", dataset, dataset.prompt, dataset.completion)
+                completion = getattr(user, "completion", None)
+                own = dataset.completion if completion is None else completion
+                _fields(f"{section}.{name}", dataset, dataset.prompt, own)
     for name, task in config.tasks.items():
         if task.kind == "perplexity":
             _fields(f"tasks.{name}", _dataset(config, f"tasks.{name}", task), task.text)

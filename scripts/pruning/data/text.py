@@ -41,8 +41,8 @@ def own_answers(samples: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
     right = asked[(asked["value"] == 1) & ~asked["finish_reason"].isin(["length", "loop"])]
     if right.empty:
         raise InputError(
-            f"tasks.{task}: the model answers none of {len(asked)} questions right and to the end ({metric}): calibrate "
-            "on the text of the dataset (leave `answers` out), or ask an easier task"
+            f"tasks.{task}: the model answers none of {len(asked)} questions right and to the end ({metric}): "
+            "calibrate on the text of the dataset (leave `answers` out), or ask an easier task"
         )
     return right[["item", "prompt", "response"]].rename(columns={"response": "completion"})
 

@@ -11,7 +11,6 @@ from pruning.core.errors import InputError
 from pruning.evaluation.answers import AnswerFile
 from pruning.evaluation.degeneration import repetition
 
-
 TYPES = {
     "cluster": "string",
     "generated_tokens": "Int64",

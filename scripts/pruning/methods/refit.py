@@ -1,8 +1,7 @@
 """Refits in a model that is pruned layer by layer, on what it then sees: what comes out of the layers before a layer is
 the pruned model's own.
 
-    min over W' of Σ_t ‖y - W' x‖² + λ ‖W' - W‖²
-    gives W' = W + D, D = B (A + λ I)⁻¹, A = Σ x xᵀ, B = Σ (y - W x) xᵀ
+    min over W' of Σ_t ‖y - W' x‖² + λ ‖W' - W‖²                (least_squares.py, with e = y - W x)
 
 with sums over tokens t, those of the answer counting more where the calibration tells them apart (OTHERS), and
 with x the kept neurons' activations, W the kept columns of down_proj. `sequential`: y is the dense FFN's output.
@@ -11,26 +10,25 @@ in OBC's sequential correction, Frantar & Alistarh 2022, arXiv 2208.11580). `att
 projection of attention is refitted before the FFN in the same way, x being what the heads hand it.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor, nn
 
 from pruning.calibration import layerwise
 from pruning.calibration.prepare import Batch
 from pruning.calibration.second_moments import parts
 from pruning.core.errors import InputError
-from pruning.methods.compensation import LAMBDAS
+from pruning.methods import least_squares
 from pruning.models import families
 from pruning.models.structures import ffn
 
 OTHERS = 0.25
 """What a token counts that the objectives do not look at (`token_mask: answer`), against one that they do: the later
 layers' attention needs those as well."""
+PARTS = ("fit", "held_out")
 SCHEMES = ("sequential", "corrective", "attention")
 
 
@@ -61,7 +59,7 @@ def refit(
         refitted = {"attention": layer.get_submodule(family.attention_out)} if scheme == "attention" else {}
         weights, records = {}, {}
         for name, module in {**refitted, "down": down}.items():
-            sums = Sums(module)
+            sums = Running(module)
             for number, batch in enumerate(batches):
                 own: list[Tensor] = []
                 found = []
@@ -79,7 +77,7 @@ def refit(
                 weight = torch.where(batch.objective, 1.0, OTHERS)
                 for part, rows in parts(batch).items():
                     sums.add(part, x[rows], missing[rows], target[rows], weight[rows])
-            change, records[name] = sums.solve()
+            change, records[name] = sums.fitted()
             weights[name] = module.weight.float().cpu() + torch.from_numpy(change).float()
             with torch.no_grad():
                 module.weight.copy_(weights[name])
@@ -94,20 +92,22 @@ def _keeping(found: list[Tensor]) -> Callable[[Tensor, Tensor], None]:
     return lambda x, y: found.extend((x.cpu(), y.cpu()))
 
 
-class Sums:
-    """A and B of both parts of the tokens, and the squares that errors are made of, on the weights' device."""
+class Running:
+    """The sums of both parts of the tokens, on the weights' device: products within a micro-batch in float32, sums over
+    micro-batches in float64 (float32 on a GPU)."""
 
     def __init__(self, module: nn.Linear):
         device, (outputs, inputs) = module.weight.device, module.weight.shape
         new = {"device": device, "dtype": torch.float32 if device.type == "cuda" else torch.float64}
-        self.inner = {part: torch.zeros(inputs, inputs, **new) for part in ("fit", "held_out")}
-        self.outer = {part: torch.zeros(outputs, inputs, **new) for part in ("fit", "held_out")}
-        self.missing = dict.fromkeys(("fit", "held_out"), 0.0)
-        self.whole = dict.fromkeys(("fit", "held_out"), 0.0)
+        self.inner = {part: torch.zeros(inputs, inputs, **new) for part in PARTS}
+        self.outer = {part: torch.zeros(outputs, inputs, **new) for part in PARTS}
+        self.missing, self.whole = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
 
     def add(self, part: str, x: Tensor, missing: Tensor, target: Tensor, weight: Tensor) -> None:
         """x [tokens, k], what is missing of the target with the present weights, and the target, [tokens, d]; how much
         a token counts, [tokens]."""
+        if not len(x):
+            return
         root = weight.sqrt()[:, None]
         x, missing, target = ((root * rows.float()).to(self.inner[part].device) for rows in (x, missing, target))
         self.inner[part] += x.T @ x
@@ -115,34 +115,13 @@ class Sums:
         self.missing[part] += float(missing.square().sum())
         self.whole[part] += float(target.square().sum())
 
-    def solve(self) -> tuple[np.ndarray, dict[str, Any]]:
-        """D [d, k] in float64, of all tokens, with the λ whose fit on the one part errs least on the other."""
-        inner, outer = (_numpy(sums) for sums in (self.inner, self.outer))
-        missing, whole = self.missing["held_out"], max(self.whole["held_out"], 1e-30)
-        errors = {}
-        for relative in LAMBDAS:
-            change = changed(inner["fit"], outer["fit"], relative)
-            error = missing - 2 * np.vdot(change, outer["held_out"]) + np.vdot(change @ inner["held_out"], change)
-            errors[relative] = math.sqrt(max(float(error), 0) / whole)
-        chosen = min(errors, key=errors.get)  # the strongest of equals
-        record = {
-            "lambda": "inf" if chosen == math.inf else chosen,
-            "held_out_error": errors[chosen],
-            "held_out_error_uncompensated": math.sqrt(missing / whole),
-        }
-        return changed(inner["fit"] + inner["held_out"], outer["fit"] + outer["held_out"], chosen), record
+    def fitted(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """The weight's change [d, k] in float64, and a record of λ and errors."""
+        return least_squares.fitted(*(self._sums(part) for part in PARTS))
 
-
-def _numpy(sums: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    return {part: total.double().cpu().numpy() for part, total in sums.items()}
-
-
-def changed(inner: np.ndarray, outer: np.ndarray, relative: float) -> np.ndarray:
-    """D = B (A + λ I)⁻¹ [d, k], λ in units of A's mean diagonal; A [k, k], B [d, k] in float64."""
-    if relative == math.inf:
-        return np.zeros_like(outer)
-    penalty = relative * inner.diagonal().mean() + 1e-30
-    return cho_solve(cho_factor(inner + penalty * np.eye(len(inner))), outer.T).T
+    def _sums(self, part: str) -> least_squares.Sums:
+        inner, outer = (sums[part].double().cpu().numpy() for sums in (self.inner, self.outer))
+        return least_squares.Sums(inner, outer, self.missing[part], self.whole[part])
 
 
 def adds(model: nn.Module, batch: Batch) -> bool:

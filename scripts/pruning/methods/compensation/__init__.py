@@ -5,13 +5,10 @@ Each has `evidence(path, widths)`, a function from a layer's number to what of t
 and say in rules/compact.smk (EVIDENCE) which artefact it reads.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-LAMBDAS = (math.inf, 1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4)
-"""Candidates of a ridge's λ, in units of the mean diagonal, strongest first; inf leaves the weights as they are."""
 TOKENS_A_COLUMN = 10
 """With fewer the fit is warned of: a trial on a 0.5B model with 5 raised perplexity on other text."""
 

@@ -1,0 +1,82 @@
+"""Calibrating and tuning on what the dense model answers itself."""
+
+import string
+
+import pandas as pd
+import yaml
+
+from pruning.data.text import documents
+from workspace import Workspace
+
+# Whoever writes no number is right, and any letter ends an answer: the random model's answers do both.
+CHANGES = {
+    "task": "loose",
+    "doc_to_target": "[invalid]",
+    "generation_kwargs": {
+        "until": [*string.ascii_letters, *string.digits, " "],
+        "max_gen_toks": 40,
+        "do_sample": False,
+    },
+}
+ANSWERS = "results/tiny-reasoner/answers/loose.parquet"
+
+
+def configured(workspace: Workspace, **tasks) -> None:
+    content = yaml.safe_load((workspace.path / "test.yaml").read_text())
+    own = {**content["calibrations"]["gsm_symbolic-s0"], "dataset": "gsm_symbolic", "split": "test", "answers": "loose"}
+    content["calibrations"]["own"] = {
+        **own,
+        "samples": 2,
+        "token_mask": "answer",
+        "packing": "document",
+        "sequence_length": 512,
+    }
+    content["tunings"]["own"] = {"dataset": "gsm_symbolic", "answers": "loose", "steps": 2, "batch_size": 2}
+    content["tasks"] |= {
+        "loose": {"kind": "lm_eval", "title": "Loose", "metrics": ["exact_match,strict-match"], **tasks}
+    }
+    (workspace.path / "own.yaml").write_text(yaml.safe_dump(content))
+    define(workspace)
+
+
+def define(workspace: Workspace, **changes) -> None:
+    tasks = workspace.path / "config/tasks"
+    known = yaml.safe_load((tasks / "gsm_symbolic.yaml").read_text())
+    (tasks / "loose.yaml").write_text(yaml.safe_dump(known | CHANGES | changes))
+
+
+def test_text_is_what_the_dense_model_answered(finished: Workspace):
+    configured(finished, limit=12)
+    target = "results/tiny-reasoner/recovered/own/rku/50/own/recovery.json"
+    finished.snakemake(target, configfile="own.yaml")
+    results = finished.path / "results/tiny-reasoner"
+    asked = pd.read_parquet(results / "eval/dense/loose.samples.parquet")
+    right = asked[(asked["value"] == 1) & (asked["finish_reason"] == "stop")]
+    assert 2 <= len(right) <= 12
+    questions = pd.read_parquet(finished.path / "results/data/gsm_symbolic/test.parquet")["question"]
+    expected = [(f"Question: {questions[item]}\nAnswer:", text) for item, text in right[["item", "response"]].values]
+    assert documents(finished.path / ANSWERS, "{prompt}", "{completion}") == expected
+    measured = pd.read_parquet(results / "calibration/own/statistics.parquet")
+    assert measured["n_samples"].eq(2).all()
+
+
+def test_a_model_that_is_never_right_is_one_line(workspace: Workspace):
+    configured(workspace, limit=3)
+    define(workspace, doc_to_target="impossible")
+    done = workspace.snakemake(ANSWERS, configfile="own.yaml", check=False)
+    log = (workspace.path / "results/logs/tiny-reasoner/answers/loose.log").read_text()
+    assert done.returncode and "Traceback" not in log
+    assert "error: tasks.loose: the model answers none of 3 questions right and to the end (exact_match" in log
+
+
+def test_answers_of_what_is_no_such_task_are_refused(workspace: Workspace):
+    configured(workspace)
+    content = yaml.safe_load((workspace.path / "own.yaml").read_text())
+    content["calibrations"]["own"] |= {"answers": "gsm_symbolic_text"}
+    (workspace.path / "own.yaml").write_text(yaml.safe_dump(content))
+    done = workspace.snakemake("-n", ANSWERS, configfile="own.yaml", check=False)
+    assert "calibrations.own.answers: unknown name 'gsm_symbolic_text'" in done.stdout + done.stderr
+    content["calibrations"]["own"] |= {"answers": "loose", "completion": ""}
+    (workspace.path / "own.yaml").write_text(yaml.safe_dump(content))
+    done = workspace.snakemake("-n", ANSWERS, configfile="own.yaml", check=False)
+    assert "calibrations.own.completion: the model's own answers stand there" in done.stdout + done.stderr
