@@ -29,7 +29,7 @@ def token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
     size = max(1, LOGITS // (len(ids) * model.config.get_text_config().vocab_size))
     if size >= targets.shape[1]:
         return _losses(model, hidden, targets)
-    pieces = zip(hidden.split(size, dim=1), targets.split(size, dim=1), strict=False)  # nothing follows the last token
+    pieces = zip(_cut(hidden, size), targets.split(size, dim=1), strict=False)  # nothing follows the last token
     if torch.is_grad_enabled():
         losses = [checkpoint(_losses, model, *piece, use_reentrant=False) for piece in pieces]
     else:
@@ -41,8 +41,14 @@ def token_divergences(model: nn.Module, hidden: Tensor, teacher: nn.Module, want
     """KL divergence of a model's next tokens from a teacher's, in nats, float32 [B, T - 1]; hidden and wanted
     [B, T, d] are what their heads get. Gradients reach `hidden` alone."""
     size = max(1, LOGITS // (2 * len(hidden) * model.config.get_text_config().vocab_size))
-    pieces = zip(hidden[:, :-1].split(size, dim=1), wanted[:, :-1].split(size, dim=1), strict=True)
+    pieces = zip(_cut(hidden[:, :-1], size), _cut(wanted[:, :-1], size), strict=True)
     return torch.cat([checkpoint(_divergences, model, teacher, *p, use_reentrant=False) for p in pieces], dim=1)
+
+
+def _cut(hidden: Tensor, size: int) -> list[Tensor]:
+    """Pieces of `size` tokens of hidden [B, T, d], copied: on a CPU the head takes a hundred times as long for a view of
+    several rows (bfloat16, torch 2.13: a product a row instead of one)."""
+    return [piece.contiguous() for piece in hidden.split(size, dim=1)]
 
 
 def _divergences(model: nn.Module, teacher: nn.Module, hidden: Tensor, wanted: Tensor) -> Tensor:
@@ -59,7 +65,7 @@ def drawn_tokens(model: nn.Module, hidden: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     size = max(1, LOGITS // (len(hidden) * model.config.get_text_config().vocab_size))
     drawn = [torch.zeros(len(hidden), 1, dtype=torch.long)]
-    for piece in hidden[:, :-1].split(size, dim=1):
+    for piece in _cut(hidden[:, :-1], size):
         chances = logits_of(model, piece).float().softmax(-1).cpu()
         drawn.append(torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view(chances.shape[:2]))
     return torch.cat(drawn, dim=1).to(hidden.device)
