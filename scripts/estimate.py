@@ -30,7 +30,7 @@ from pruning.core.names import Variant
 
 # Stages that load a model to compute with it.
 LOADING = (
-    *("calibrate_shard", "observe", "second_moments", "parameter_gradients"),
+    *("calibrate_shard", "observe", "second_moments", "output_gradients", "parameter_gradients", "rounds", "refit"),
     *("evaluate", "recover", "cases"),
 )
 PROMPT, ANSWER = 1024, 256  # tokens, where only the data know
@@ -160,14 +160,15 @@ def memory(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
             continue
         network = rehearsal.model(place, config.models[model].dtype)
         weights = sum(parameter.nbytes for parameter in network.parameters())
-        if stage in ("calibrate_shard", "observe", "second_moments"):
-            own = config.calibrations[key].model_dump()
-            own_footprint = footprint.second_moments if stage == "second_moments" else footprint.calibration
-            beside = own_footprint(network, own)
+        if KEYS[stage] == "calib":
+            reckoned = getattr(footprint, "calibration" if stage in ("calibrate_shard", "observe") else stage)
+            beside = reckoned(network, config.calibrations[key].model_dump())
         elif stage == "evaluate":
             beside = asked(network, config.tasks[key])
         else:
-            beside = footprint.lora(network, config.tunings[key].model_dump())
+            tuning = config.tunings[key]
+            beside = footprint.lora(network, tuning.model_dump())
+            weights *= 2 if tuning.objective == "distillation" else 1  # the teacher's
         found.append((weights + beside) / 1e9)
     return max(found, default=None)
 
@@ -183,7 +184,7 @@ def asked(network, task) -> float:
 
 # What of a job's wildcards its memory depends on, besides the model.
 KEYS = {
-    **dict.fromkeys(("calibrate_shard", "observe", "second_moments"), "calib"),
+    **dict.fromkeys(("calibrate_shard", "observe", "second_moments", "output_gradients", "rounds", "refit"), "calib"),
     "evaluate": "task",
     "recover": "tuning",
 }
@@ -216,7 +217,9 @@ def work_of(config, stage: str, job: dict[str, str], shape: work.Shape) -> work.
     if stage == "recover":
         return work.recovery(shape, config.tunings[job["tuning"]].model_dump(), int(job["sparsity"]) / 100)
     own = config.calibrations[job["calib"]].model_dump()
-    return work.second_moments(shape, own) if stage == "second_moments" else work.calibration(shape, own)
+    if stage == "refit":
+        return work.refit(shape, own, config.method(job["method"]).compensate, int(job["sparsity"]) / 100)
+    return getattr(work, "calibration" if stage in ("calibrate_shard", "observe") else stage)(shape, own)
 
 
 def shape(config, model: str) -> work.Shape | None:
@@ -231,7 +234,7 @@ def shape(config, model: str) -> work.Shape | None:
 
 
 def written(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
-    """Gigabytes of models and second moments that a stage writes in all, whether they are kept or not."""
+    """Gigabytes of models, moments and refits that a stage writes in all, whether they are kept or not."""
     total = 0.0
     for job in jobs:
         model = job.get("model", "")
@@ -241,6 +244,10 @@ def written(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
         layers, width, hidden = (shape[key] for key in ("num_hidden_layers", "intermediate_size", "hidden_size"))
         if stage == "second_moments":
             total += layers * 2 * width**2 * 4
+        elif stage == "output_gradients":
+            total += layers * hidden**2 * 4
+        elif stage == "refit":
+            total += layers * hidden * width * (1 - int(job["sparsity"]) / 100) * 4
         elif stage in ("compact", "fetch_model"):
             from pruning.models import rehearsal
 

@@ -33,7 +33,7 @@ def observe(
     from pruning.models.checkpointing import checkpoint_gradients
     from pruning.models.structures import ffn
 
-    network, tokenizer, batches = prepare.loaded(model, data, settings, threads)
+    network, tokenizer, batches = prepare.loaded(model, data, settings, threads, "calibration")
     layer = chosen(settings["layer"], len(ffn.sites(network)))
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)

@@ -26,7 +26,7 @@ def output_gradients(
     from pruning.models.checkpointing import checkpoint_gradients
     from pruning.models.structures import ffn
 
-    network, _, batches = prepare.loaded(model, data, settings, threads)
+    network, _, batches = prepare.loaded(model, data, settings, threads, "output_gradients")
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)
     progress = partial(tqdm, desc="micro-batches", mininterval=5)

@@ -44,7 +44,7 @@ def recover(
     )
     sequences = recovery.answered(sequences, settings["sequence_length"])
     longest = max(len(ids) for ids, _ in sequences)
-    loading.must_fit(model, settings["dtype"], "recovery", {**settings, "sequence_length": longest})
+    loading.must_fit(model, settings["dtype"], "recovery", {**settings, "sequence_length": longest}, teacher)
     network, _ = loading.load(model, settings["dtype"])
     dense = loading.load(teacher, settings["dtype"])[0] if teacher else None
     tuned = recovery.with_adapters(network, settings)

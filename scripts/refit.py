@@ -32,7 +32,7 @@ def refit(
     from pruning.models.checkpoint import Checkpoint
 
     keeps = keeps_of(mask, Checkpoint(model))
-    network, _, batches = prepare.loaded(model, data, settings, threads)
+    network, _, batches = prepare.loaded(model, data, settings, threads, "refit")
     widths = [int(keep.sum()) for keep in keeps]
     content = {**token_counts(batches), "layers": len(widths), "widths": widths, "records": []}
 

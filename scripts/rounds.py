@@ -28,7 +28,7 @@ def rounds(
     from pruning.models import loading
     from pruning.models.checkpointing import checkpoint_gradients
 
-    first, _, batches = prepare.loaded(model, data, settings, threads)
+    first, _, batches = prepare.loaded(model, data, settings, threads, "rounds")
     token_counts(batches)  # refuses what leaves none to hold out
     models = [first]
     del first

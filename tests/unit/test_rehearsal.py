@@ -28,6 +28,9 @@ STAGES = {
         network, {**CALIBRATION, "gradient_checkpointing": True}
     ),
     "second moments": lambda network: footprint.second_moments(network, CALIBRATION),
+    "output gradients": lambda network: footprint.output_gradients(network, CALIBRATION),
+    "refit": lambda network: footprint.refit(network, CALIBRATION),
+    "rounds": lambda network: footprint.rounds(network, CALIBRATION),
     "perplexity": lambda network: footprint.perplexity(network, {"batch_size": 3, "seqlen": 100}),
     "answers": lambda network: footprint.answers(network, 4, 60, 30),
     "recovery": lambda network: footprint.lora(network, LORA),
@@ -88,12 +91,18 @@ def test_the_papers_model_fits_a_card_of_24_gb():
 MEANT = {
     "calibration": (footprint.calibration, CALIBRATION),
     "second_moments": (footprint.second_moments, CALIBRATION),
+    "output_gradients": (footprint.output_gradients, CALIBRATION),
+    "refit": (footprint.refit, CALIBRATION),
+    "rounds": (footprint.rounds, CALIBRATION),
     "perplexity": (footprint.perplexity, {"batch_size": 3, "seqlen": 100}),
     "recovery": (footprint.lora, LORA),
 }
 HELPS = {
     "calibration": {"gradient_checkpointing: true` in `calibrations`", "micro_batch: 1` in `calibrations`"},
     "second_moments": {"micro_batch: 1` in `calibrations`"},
+    "output_gradients": {"gradient_checkpointing: true` in `calibrations`", "micro_batch: 1` in `calibrations`"},
+    "refit": {"micro_batch: 1` in `calibrations`"},
+    "rounds": {"micro_batch: 1` in `calibrations`"},
     "perplexity": {"batch_size: 1` in `tasks`"},
     "recovery": {"gradient_checkpointing: true` in `tunings`", "micro_batch: 1` in `tunings`"},
 }
@@ -167,7 +176,10 @@ def run(stage: str, folder: Path, place: Path) -> None:
     import calibrate
     import evaluate
     import observe
+    import output_gradients
     import recover
+    import refit
+    import rounds
     import second_moments
 
     data, own = place / "data.parquet", {**SETTINGS, **CALIBRATION, "seed": 0}
@@ -177,8 +189,17 @@ def run(stage: str, folder: Path, place: Path) -> None:
         observe.observe(own, folder, data, place / "a.parquet", place / "b.parquet")
     elif stage == "second_moments":
         second_moments.second_moments(own, folder, data, place / "moments")
-    elif stage == "recovery":
-        recover.recover({**SETTINGS, **LORA}, folder, data, data, place / "adapter")
+    elif stage == "output_gradients":
+        output_gradients.output_gradients(own, folder, data, place / "gradients", place / "gradients.json")
+    elif stage == "refit":
+        refit.refit(
+            {**own, "scheme": "sequential"}, folder, data, place / "mask.parquet", place / "r", place / "r.json"
+        )
+    elif stage == "rounds":
+        rounds.rounds({**own, "rounds": [50]}, folder, data, place / "rounds.parquet")
+    elif stage in ("recovery", "distillation"):
+        teacher = folder if stage == "distillation" else None
+        recover.recover({**SETTINGS, **LORA}, folder, data, data, place / "adapter", teacher)
     else:
         model, original = shutil.copytree(folder, place / "model", dirs_exist_ok=True), {"widths": [1], "parameters": 1}
         artifacts.write_json(model / "manifest.json", {"files": {}, "original": original, **original}, "base", {})
@@ -190,7 +211,11 @@ LENGTHS = {
     "calibration": ("calibration", {"sequence_length": 21}),
     "observation": ("calibration", {"sequence_length": 21}),
     "second_moments": ("second_moments", {"sequence_length": 21}),
+    "output_gradients": ("output_gradients", {"sequence_length": 21}),
+    "refit": ("refit", {"sequence_length": 21}),
+    "rounds": ("rounds", {"sequence_length": 21}),
     "recovery": ("recovery", {"sequence_length": 21}),
+    "distillation": ("recovery", {"sequence_length": 21}),
     "perplexity": ("perplexity", {"seqlen": 8}),
 }
 
@@ -199,7 +224,10 @@ LENGTHS = {
 def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(folder, tmp_path, monkeypatch, name):
     stage, lengths = LENGTHS[name]
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": TEXT}), "dataset", {})
-    total = sum(needed(folder, stage, **lengths))
+    mask = pd.DataFrame([(layer, unit, unit < 100) for layer in range(3) for unit in range(512)])
+    artifacts.write_parquet(tmp_path / "mask.parquet", mask.set_axis(["layer", "unit", "keep"], axis=1), "mask", {})
+    weights, beside = needed(folder, stage, **lengths)
+    total = weights * (2 if name == "distillation" else 1) + beside  # the teacher's
 
     def loaded(*_, **__):
         raise InterruptedError

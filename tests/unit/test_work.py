@@ -2,13 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
 from pruning.analysis import work
+from pruning.calibration import output_gradients as gradients
+from pruning.calibration import prepare
 from pruning.core.errors import InputError
+from pruning.methods import refit
 from pruning.models.structures import ffn
 
 
@@ -41,6 +45,46 @@ def test_backward_to_activations_costs_as_much_again():
     found = counted(lambda: model(inputs_embeds=embedded).logits.sum().backward())
     own = {"samples": 3, "sequence_length": 16, "shards": 1, "objectives": ["ce"], "gradient_checkpointing": False}
     assert work.calibration(shape(model), own).flops == pytest.approx(found, rel=0.02)
+
+
+def micro_batches(rows: int, length: int) -> list[prepare.Batch]:
+    sequences = [([1 + row] * length, [True] * length) for row in range(rows)]
+    return prepare.micro_batches(sequences, rows, pad=0, token_mask="all")
+
+
+TEXT = {"samples": 5, "sequence_length": 16, "gradient_checkpointing": False, "rounds": [25, 50]}
+
+
+def test_curvature_costs_two_passes_and_the_products_of_gradients():
+    model = tiny.qwen2(layers=12)
+    found = counted(lambda: gradients.output_gradients(model, micro_batches(5, 16), 0))
+    expected = work.output_gradients(shape(model), TEXT).flops
+    assert expected == pytest.approx(found, rel=0.05)  # of the first layer no gradient is asked
+
+
+@pytest.mark.parametrize("scheme", ["sequential", "corrective", "attention"])
+def test_a_refit_costs_passes_of_the_dense_and_of_the_cut_layers_and_sums(scheme, monkeypatch):
+    model, keeps = tiny.qwen2(), [np.arange(48) < 24] * 2
+    monkeypatch.setattr(refit, "adds", lambda *_: True)
+    found = counted(lambda: list(refit.refit(model, micro_batches(5, 16), keeps, scheme)))
+    expected = work.refit(shape(tiny.qwen2()), TEXT, f"ridge_{scheme}", 0.5).flops
+    assert expected == pytest.approx(found, rel=0.15)  # sums of the other products, of d
+
+
+def test_rounds_cost_their_passes():
+    own = shape(tiny.qwen2())
+    each = work.output_gradients(own, TEXT) + work.second_moments(own, TEXT)
+    refits = [work.refit(own, TEXT, "ridge_attention", gone) for gone in (0.25, 0.5)]
+    assert work.rounds(own, TEXT).flops == 3 * each.flops + refits[0].flops + refits[1].flops
+
+
+def test_a_teacher_costs_its_own_pass():
+    own = shape(tiny.qwen2())
+    tuning = {"steps": 3, "batch_size": 2, "sequence_length": 8, "gradient_checkpointing": False}
+    alone, taught = (
+        work.recovery(own, {**tuning, "objective": objective}, 0.5) for objective in ("cross_entropy", "distillation")
+    )
+    assert taught.flops - alone.flops == 2 * 48 * (own.matrices + own.head)
 
 
 def test_pruned_models_cost_what_is_left_of_them():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruning.calibration import output_gradients as curvature
 from pruning.calibration import second_moments as moments
 from pruning.calibration.gradients import Calibration
 from pruning.calibration.prepare import Batch, micro_batches
@@ -36,6 +37,30 @@ def calibration(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Pe
 def second_moments(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
     """settings: `micro_batch`, `sequence_length`. A layer at a time, sums in float64 (half of them on a GPU)."""
     return rehearsal.peak(network, lambda: next(moments.second_moments(network, _batches(settings))))
+
+
+def output_gradients(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
+    """settings: `micro_batch`, `sequence_length`, `gradient_checkpointing`."""
+    if settings["gradient_checkpointing"]:
+        checkpoint_gradients(network)
+    return rehearsal.peak(network, lambda: curvature.output_gradients(network, _batches(settings), 0))
+
+
+def refit(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
+    """settings: `micro_batch`, `sequence_length`. A layer of which nothing is removed: sums as of the second moments;
+    the least squares need three more [n, n] and six [d, n] in float64, on the CPU also where there is a GPU."""
+    site = max(ffn.sites(network), key=lambda site: site.in_features)
+    solving = 8 * (3 * site.in_features**2 + 6 * site.in_features * site.out_features)
+    return _more(second_moments(network, settings), solving * (site.weight.device.type != "cuda"))
+
+
+def rounds(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
+    """settings: `micro_batch`, `sequence_length`, `gradient_checkpointing`. The most that one of its passes takes: the
+    curvature; the second moments with what scores/obs.py says of itself and a copy; the refit."""
+    site = max(ffn.sites(network), key=lambda site: site.in_features)
+    scoring = 8 * (6 * site.in_features**2 + 2 * site.in_features * site.out_features)
+    ranked = _more(second_moments(network, settings), scoring)
+    return max(refit(network, settings), ranked, output_gradients(network, settings))
 
 
 def perplexity(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
@@ -81,6 +106,13 @@ def lora(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
     return rehearsal.peak(network, work)
 
 
+def _more(peak: rehearsal.Peak, others: int) -> rehearsal.Peak:
+    """With so many bytes that are no logits."""
+    found = rehearsal.Peak(peak + others)
+    found.logits = peak.logits
+    return found
+
+
 def _batches(settings: Mapping[str, Any]) -> list[Batch]:
     """One micro-batch, with a sample that is held out of fits."""
     length, size = settings["sequence_length"], settings["micro_batch"]
@@ -91,24 +123,38 @@ def _batches(settings: Mapping[str, Any]) -> list[Batch]:
 STAGES = {
     "calibration": (calibration, "calibrations", ({"gradient_checkpointing": True}, {"micro_batch": 1})),
     "second_moments": (second_moments, "calibrations", ({"micro_batch": 1},)),
+    "output_gradients": (
+        output_gradients,
+        "calibrations",
+        ({"gradient_checkpointing": True}, {"micro_batch": 1}),
+    ),
+    "refit": (refit, "calibrations", ({"micro_batch": 1},)),
+    "rounds": (rounds, "calibrations", ({"gradient_checkpointing": True}, {"micro_batch": 1})),
     "perplexity": (perplexity, "tasks", ({"batch_size": 1},)),
     "recovery": (lora, "tunings", ({"gradient_checkpointing": True}, {"micro_batch": 1})),
 }
 
 
 def must_fit(
-    directory: Path, dtype: str, stage: str, settings: Mapping[str, Any], free: list[float], on_gpus: bool
+    directory: Path,
+    dtype: str,
+    stage: str,
+    settings: Mapping[str, Any],
+    free: list[float],
+    on_gpus: bool,
+    others: int = 0,
 ) -> None:
-    """Raises InputError if the weights and a stage's work are more than what is free (loading.free_memory)."""
+    """Raises InputError if the weights, bytes of `others`, and a stage's work are more than what is free
+    (loading.free_memory)."""
     work, section, changes = STAGES[stage]
 
     def rehearsed(changed: Mapping[str, Any]) -> tuple[int, int, int]:
         """Bytes of weights, of logits, of all else."""
         network = rehearsal.model(directory, dtype)
-        weights = sum(parameter.nbytes for parameter in network.parameters())
+        weights = sum(parameter.nbytes for parameter in network.parameters()) + others
         widest = max(site.in_features for site in ffn.sites(network))
         beside = work(network, {**settings, **changed})
-        narrower = 2 * 4 * widest**2 if on_gpus and stage == "second_moments" else 0  # sums in float32 there
+        narrower = 2 * 4 * widest**2 if on_gpus and stage in ("second_moments", "refit") else 0  # float32 sums there
         return weights, beside.logits, beside - beside.logits - narrower
 
     parts = rehearsed({})

@@ -32,6 +32,8 @@ class Shape:
     layers: int
     width: int
     """Neurons of an FFN."""
+    hidden: int
+    """Of the residual stream."""
     size: int
     """Bytes of a parameter."""
 
@@ -76,7 +78,7 @@ def shape_of(config: Mapping[str, Any], layers: int, embedding: int, total: int,
     width, hidden = config["intermediate_size"], config["hidden_size"]
     head = config["vocab_size"] * hidden
     matrices = total - embedding - (0 if config.get("tie_word_embeddings") else head)
-    return Shape(matrices, head, layers * 3 * width * hidden, layers, width, size)
+    return Shape(matrices, head, layers * 3 * width * hidden, layers, width, hidden, size)
 
 
 def forward(shape: Shape, tokens: float, logits: float, sparsity: float = 0) -> Work:
@@ -103,10 +105,34 @@ def second_moments(shape: Shape, own: Mapping[str, Any]) -> Work:
     return forward(shape, tokens, 0) + Work(2 * tokens * shape.layers * shape.width**2)
 
 
+def output_gradients(shape: Shape, own: Mapping[str, Any]) -> Work:
+    """Forward, backward (and forward again where layers are computed twice), the head once more: labels are drawn."""
+    tokens = own["samples"] * own["sequence_length"]
+    gradients = Work(2 * tokens * shape.layers * shape.hidden**2)
+    return forward(shape, (3 if own["gradient_checkpointing"] else 2) * tokens, 3 * tokens) + gradients
+
+
+def refit(shape: Shape, own: Mapping[str, Any], scheme: str, sparsity: float) -> Work:
+    """Each layer once as it was and, cut, before each fit and after the last; and the sums. Solving is the CPU's."""
+    tokens, passes = own["samples"] * own["sequence_length"], 3 if scheme == "ridge_attention" else 2
+    sums = Work(2 * tokens * shape.layers * ((1 - sparsity) * shape.width) ** 2)
+    return forward(shape, tokens, 0) + forward(shape, passes * tokens, 0, sparsity) + sums
+
+
+def rounds(shape: Shape, own: Mapping[str, Any]) -> Work:
+    """Curvature and second moments in every round, a refit between two."""
+    gone = [0, *own["rounds"]]
+    measured = (output_gradients(shape, own) + second_moments(shape, own) for _ in gone)
+    refitted = (refit(shape, own, "ridge_attention", each / 100) for each in own["rounds"])
+    return sum([*measured, *refitted], Work())
+
+
 def recovery(shape: Shape, own: Mapping[str, Any], sparsity: float) -> Work:
-    """Forward and backward of full sequences (adapters are small); forward again where layers are computed twice."""
+    """Forward and backward of full sequences (adapters are small); forward again where layers are computed twice; and
+    the dense model's forward pass where it is distilled."""
     tokens = own["steps"] * own["batch_size"] * own["sequence_length"]
-    return forward(shape, (3 if own["gradient_checkpointing"] else 2) * tokens, 2 * tokens, sparsity)
+    teacher = forward(shape, tokens, tokens) if own["objective"] == "distillation" else Work()
+    return teacher + forward(shape, (3 if own["gradient_checkpointing"] else 2) * tokens, 2 * tokens, sparsity)
 
 
 def evaluation(shape: Shape, name: str, own: Mapping[str, Any], sparsity: float) -> Work:

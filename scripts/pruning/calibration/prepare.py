@@ -32,7 +32,7 @@ class Batch:
 
 
 def loaded(
-    model: Path, data: Path, settings: Mapping[str, Any], threads: int, stage: str | None = "calibration"
+    model: Path, data: Path, settings: Mapping[str, Any], threads: int, stage: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[Batch]]:
     """The model, its tokenizer and the micro-batches: what every measuring stage begins with.
 

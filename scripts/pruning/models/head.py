@@ -46,8 +46,8 @@ def token_divergences(model: nn.Module, hidden: Tensor, teacher: nn.Module, want
 
 
 def _cut(hidden: Tensor, size: int) -> list[Tensor]:
-    """Pieces of `size` tokens of hidden [B, T, d], copied: on a CPU the head takes a hundred times as long for a view of
-    several rows (bfloat16, torch 2.13: a product a row instead of one)."""
+    """Pieces of `size` tokens of hidden [B, T, d], copied: of a view of several rows the head makes a product a row,
+    which takes twenty times as long on a CPU (bfloat16, torch 2.13)."""
     return [piece.contiguous() for piece in hidden.split(size, dim=1)]
 
 
@@ -64,11 +64,11 @@ def drawn_tokens(model: nn.Module, hidden: Tensor, seed: int) -> Tensor:
     [B, T, d]; the first ones, which nothing predicts, are 0. Drawn on the CPU: the same with and without a GPU."""
     generator = torch.Generator().manual_seed(seed)
     size = max(1, LOGITS // (len(hidden) * model.config.get_text_config().vocab_size))
-    drawn = [torch.zeros(len(hidden), 1, dtype=torch.long)]
+    drawn: list[Tensor] = []
     for piece in _cut(hidden[:, :-1], size):
         chances = logits_of(model, piece).float().softmax(-1).cpu()
         drawn.append(torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view(chances.shape[:2]))
-    return torch.cat(drawn, dim=1).to(hidden.device)
+    return torch.cat([torch.zeros_like(drawn[0][:, :1]), *drawn], dim=1).to(hidden.device)
 
 
 def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:

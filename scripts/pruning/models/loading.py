@@ -82,16 +82,18 @@ def check_memory(directory: Path, dtype: str, device: str = "cpu") -> None:
         raise InputError(f"model {directory} needs {needed:.2f} GB in {dtype}, {lack(needed, free, on_gpus, smaller)}")
 
 
-def must_fit(directory: Path, dtype: str, stage: str, settings: Mapping[str, Any]) -> None:
+def must_fit(directory: Path, dtype: str, stage: str, settings: Mapping[str, Any], beside: Path | None = None) -> None:
     """Raises InputError if a stage (one of footprint.STAGES) of this model would not fit, before anything is loaded.
 
-    settings: the stage's, with the lengths that its data have. A small model is not rehearsed: it takes seconds."""
+    settings: the stage's, with the lengths that its data have. beside: a model that is loaded as well. A small model is
+    not rehearsed: it takes seconds."""
     free, on_gpus = free_memory()
     check_memory(directory, dtype, "cuda" if on_gpus else "cpu")
     if free and memory.gigabytes(memory.parameters(directory), dtype) >= SMALL * sum(free):
         # By name: what is predicted changes no result, so the workflow need not follow it, nor do the rooms.
         footprint = importlib.import_module("pruning.analysis.footprint")
-        footprint.must_fit(directory, dtype, stage, settings, free, on_gpus)
+        others = memory.parameters(beside) * memory.BYTES[dtype] if beside else 0
+        footprint.must_fit(directory, dtype, stage, settings, free, on_gpus, others)
 
 
 def lack(needed: float, free: list[float], on_gpus: bool, smaller: str) -> str:
