@@ -21,6 +21,7 @@ def score(
 ) -> None:
     import numpy as np
     import pandas as pd
+    from tqdm import tqdm
 
     from pruning.core import artifacts, layer_files
     from pruning.methods.normalise import NORMALISATIONS
@@ -53,7 +54,8 @@ def score(
         return {**tensors(layer), **{key: manifest[key] for key in manifest if key.startswith("tokens")}}
 
     frames = []
-    for index, rows in artifacts.read_parquet(statistics, kind).groupby("layer"):
+    by_layer = list(artifacts.read_parquet(statistics, kind).groupby("layer"))
+    for index, rows in tqdm(by_layer, "layers", mininterval=5):
         columns = {name: rows[name].to_numpy() for name in rows.columns}
         try:
             values = normalise(
