@@ -4,8 +4,7 @@ what that model costs, and all that was tried.
 Widths are those that scripts/mask.py allocates; no mask and no model is written.
 """
 
-import importlib
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +25,6 @@ def budget(
     `options`, `min_keep`, `round_to`, `compensate`, `export`; of times `dtype`, `prompt_tokens`, `decode_tokens`,
     `rounds`, `warmup`, `confidence`, `resamples`, `seed`."""
     cli.set_threads(threads)
-    import numpy as np
-
     from pruning.analysis import budget as stage
     from pruning.core import artifacts
     from pruning.methods import allocation
@@ -35,18 +32,12 @@ def budget(
 
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "unit"], ignore_index=True)
-    per_layer = artifacts.read_parquet(layers, "layers").sort_values("layer")
-    original = np.array(artifacts.read_json(base, "base")["original"]["widths"])
-    values = [rows.to_numpy() for _, rows in frame.groupby("layer")["score"]]
-    floor = np.minimum(allocation.floors(original, settings["min_keep"]), list(map(len, values)))
-    importance = (per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy()
-    problem = allocation.Problem(values, original, 0, importance, floor)
-    scheme = importlib.import_module(f"pruning.methods.allocation.{settings['allocate']}")
+    original = artifacts.read_json(base, "base")["original"]["widths"]
+    problem = allocation.problem_of(frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"])
 
     def widths(sparsity: int) -> tuple[int, ...]:
         """As the model has them: a padded one's are the widest, everywhere."""
-        own = replace(problem, sparsity=sparsity)
-        found = allocation.finish(scheme.widths(own, **settings["options"]), own, settings["round_to"]).tolist()
+        found = allocation.widths(problem, sparsity, settings).tolist()
         return (max(found),) * len(found) if settings["export"] == "pad" else tuple(found)
 
     kind, biased = settings["kind"], settings["compensate"] == "bias"

@@ -64,13 +64,6 @@ def latency(
     samples = samples.pivot(index="round", columns="variant")
     dense_flops = stage.prefill_flops(config, variants["dense"], prompt_tokens)
 
-    def speedups(part: str, variant: str) -> dict[str, float]:
-        times, key = samples[f"{part}_s"], f"{part}_speedup"
-        values = stage.speedup(
-            times["dense"], times[variant], settings["confidence"], settings["resamples"], settings["seed"]
-        )
-        return dict(zip((key, f"{key}_low", f"{key}_high"), values, strict=True))
-
     rows = []
     for label, widths in variants.items():
         measured = label_of[widths]
@@ -85,15 +78,12 @@ def latency(
             "decode_tokens": decode_tokens,
             "rounds": rounds,
             "parameters": stage.parameters(models[measured]),
-            "prefill_s": samples["prefill_s"][measured].median(),
-            **speedups("prefill", measured),
-            "flop_ratio": dense_flops / stage.prefill_flops(config, widths, prompt_tokens),
-            "decode_tokens_per_s": decode_tokens / samples["decode_s"][measured].median(),
-            **speedups("decode", measured),
-            "peak_memory_mb": samples["peak_memory_mb"][measured].max(),
+            **stage.timings(samples, measured, settings),
         }
         rows.append(row)
     frame = pd.DataFrame(rows)
+    ratios = [dense_flops / stage.prefill_flops(config, widths, prompt_tokens) for widths in variants.values()]
+    frame.insert(frame.columns.get_loc("decode_tokens_per_s"), "flop_ratio", ratios)
     with artifacts.atomic(output) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.6g")
     print(frame[["variant", "prefill_s", "prefill_speedup", "flop_ratio", "decode_speedup"]].to_string(index=False))

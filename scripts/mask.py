@@ -1,6 +1,5 @@
 """Turn scores into a mask at one sparsity: one row a neuron (layer, unit, keep)."""
 
-import importlib
 from pathlib import Path
 from typing import Annotated
 
@@ -24,22 +23,12 @@ def mask(
 
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "unit"], ignore_index=True)
-    per_layer = artifacts.read_parquet(layers, "layers").sort_values("layer")
-    values = [rows.to_numpy() for _, rows in frame.groupby("layer")["score"]]
-    sizes = np.array([len(v) for v in values])
-    original = np.array(artifacts.read_json(base, "base")["original"]["widths"])
-    problem = allocation.Problem(
-        scores=values,
-        original=original,
-        sparsity=sparsity,
-        importance=(per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
-        floor=np.minimum(allocation.floors(original, settings["min_keep"]), sizes),
-    )
-    scheme = importlib.import_module(f"pruning.methods.allocation.{settings['allocate']}")
-    widths = allocation.finish(scheme.widths(problem, **settings["options"]), problem, settings["round_to"])
-    frame["keep"] = np.concatenate(allocation.masks(values, widths))
+    original = artifacts.read_json(base, "base")["original"]["widths"]
+    problem = allocation.problem_of(frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"])
+    widths = allocation.widths(problem, sparsity, settings)
+    frame["keep"] = np.concatenate(allocation.masks(problem.scores, widths))
     artifacts.write_parquet(output, frame[["layer", "unit", "keep"]], "mask", {**settings, "sparsity": sparsity})
-    print(f"asked {sparsity / 100:.1%}, achieved {1 - widths.sum() / original.sum():.1%}; widths {widths.tolist()}")
+    print(f"asked {sparsity / 100:.1%}, achieved {1 - widths.sum() / sum(original):.1%}; widths {widths.tolist()}")
 
 
 if __name__ == "__main__":

@@ -62,13 +62,6 @@ def speed(
     samples = pd.concat(rounds, names=["beside", None]).reset_index("beside")
     samples = samples.pivot(index=["beside", "round"], columns="variant")
 
-    def speedups(part: str, label: str) -> dict[str, float]:
-        times, key = samples[f"{part}_s"], f"{part}_speedup"
-        own = times[label].dropna()
-        chance = (settings["confidence"], settings["resamples"], settings["seed"])
-        values = latency.speedup(times["dense"][own.index], own, *chance)
-        return dict(zip((key, f"{key}_low", f"{key}_high"), values, strict=True))
-
     rows = []
     for label, part in parts.items():
         timed = labels[outlines[label]]
@@ -84,11 +77,7 @@ def speed(
             "prompt_tokens": prompt_tokens,
             "decode_tokens": decode_tokens,
             "rounds": settings["rounds"],
-            "prefill_s": samples["prefill_s"][timed].median(),
-            **speedups("prefill", timed),
-            "decode_tokens_per_s": decode_tokens / samples["decode_s"][timed].median(),
-            **speedups("decode", timed),
-            "peak_memory_mb": samples["peak_memory_mb"][timed].max(),
+            **latency.timings(samples, timed, settings),
         }
         rows.append(row)
     frame = pd.DataFrame(rows)

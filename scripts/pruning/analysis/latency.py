@@ -184,6 +184,28 @@ def speedup(
     return median, float(interval.low), float(interval.high)
 
 
+def timings(samples: pd.DataFrame, variant: str, settings: Mapping[str, Any]) -> dict[str, float]:
+    """What was measured of one variant, as columns: medians, and speed-ups over `dense` with their intervals.
+
+    samples: of `measure`, pivoted: `variant` as columns. settings: `decode_tokens`, `confidence`, `resamples` and
+    `seed`."""
+
+    def speedups(part: str) -> dict[str, float]:
+        times, key = samples[f"{part}_s"], f"{part}_speedup"
+        own = times[variant].dropna()  # of the rounds that it was in
+        chance = (settings["confidence"], settings["resamples"], settings["seed"])
+        values = speedup(times["dense"][own.index], own, *chance)
+        return dict(zip((key, f"{key}_low", f"{key}_high"), values, strict=True))
+
+    return {
+        "prefill_s": samples["prefill_s"][variant].median(),
+        **speedups("prefill"),
+        "decode_tokens_per_s": settings["decode_tokens"] / samples["decode_s"][variant].median(),
+        **speedups("decode"),
+        "peak_memory_mb": samples["peak_memory_mb"][variant].max(),
+    }
+
+
 def measure(
     models: Mapping[str, PreTrainedModel],
     prompt_tokens: int,

@@ -5,10 +5,13 @@ for all. Within a layer the best-scored neurons stay, ties going to the lower in
 are nested as long as a scheme's widths shrink. To add a scheme, add a file here.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,27 @@ class Problem:
     @property
     def sizes(self) -> np.ndarray:
         return np.array([len(scores) for scores in self.scores])
+
+
+def problem_of(scores: pd.DataFrame, layers: pd.DataFrame, original: Sequence[int], min_keep: float) -> Problem:
+    """At sparsity 0, from artefacts: scores of one method, in the order of layers and units; the calibration's layers;
+    widths before any pruning."""
+    values = [rows.to_numpy() for _, rows in scores.groupby("layer")["score"]]
+    per_layer, original = layers.sort_values("layer"), np.array(original)
+    return Problem(
+        scores=values,
+        original=original,
+        sparsity=0,
+        importance=(per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
+        floor=np.minimum(floors(original, min_keep), [len(own) for own in values]),
+    )
+
+
+def widths(problem: Problem, sparsity: int, method: Mapping[str, Any]) -> np.ndarray:
+    """int [layers]. method: `allocate`, its `options`, and `round_to`."""
+    scheme = importlib.import_module(f"pruning.methods.allocation.{method['allocate']}")
+    own = replace(problem, sparsity=sparsity)
+    return finish(scheme.widths(own, **method["options"]), own, method["round_to"])
 
 
 def kept(size: int | np.ndarray, sparsity: int) -> int | np.ndarray:
