@@ -54,6 +54,8 @@ CODE = {
     "scripts/launch.py": NOTHING,
     **dict.fromkeys(
         (
+            "scripts/own_answers.py",
+            "scripts/pruning/methods/least_squares.py",
             "scripts/overlap.py",
             "scripts/spectrum.py",
             "scripts/trap.py",
@@ -243,6 +245,8 @@ KEYS = {
     "datasets.gsm_symbolic.completion": ("{answer}", FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.dataset": (None, None),  # another dataset: see splits
     "calibrations.gsm_symbolic-s0.split": ("test", {"leakage": 1, **FROM_CALIBRATION}),
+    "calibrations.gsm_symbolic-s0.answers": ("gsm_symbolic", {"own_answers": 1, **FROM_CALIBRATION}),
+    "calibrations.gsm_symbolic-s0.completion": ("{answer}", FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.samples": (10, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.sequence_length": (50, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.packing": ("concat", FROM_CALIBRATION),
