@@ -59,6 +59,26 @@ def test_the_yaml_reads_back_as_the_default():
     assert validate(default()) == DEFAULT
 
 
+RECIPES = {"best": [], "best-smollm2-135m": ["smollm2-135m"], "best-qwen2_5-coder-1_5b": ["qwen2_5-coder-1_5b"]}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_stack_on_their_models_experiments(name: str):
+    raw = default()
+    for each in (*RECIPES[name], name):
+        update_config(raw, yaml.safe_load((ROOT / f"config/{each}.yaml").read_text()))
+    loaded = validate(raw)
+    assert loaded.experiment.models == (RECIPES[name] or ["tiny-reasoner"])
+    assert loaded.table("best").reference in loaded.table("best").methods
+    assert catalogue.tables(loaded)["best"].inputs
+    preflight.check(loaded)
+
+
+def test_every_shipped_experiment_is_tried():
+    shipped = {path.stem for path in (ROOT / "config").glob("*.yaml")} - {"config"}
+    assert shipped == {*RECIPES, "smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"}
+
+
 @pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"])
 def test_experiments_stack_on_the_default(name: str):
     loaded = validate(stacked(name))
