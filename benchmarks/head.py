@@ -15,8 +15,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from pruning.models import head
-
 
 @torch.inference_mode()
 def main(
@@ -27,6 +25,8 @@ def main(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, …")] = "bfloat16",
     threads: int = 2,
 ) -> None:
+    from pruning.models import head
+
     torch.set_num_threads(threads)
     shape = {"hidden_size": hidden, "vocab_size": vocabulary, "num_hidden_layers": 1, "intermediate_size": hidden}
     config = AutoConfig.for_model("qwen2", num_attention_heads=12, num_key_value_heads=2, **shape)
