@@ -3,8 +3,10 @@ the pruned model's own.
 
     min over W' of Σ_t ‖y - W' x‖² + λ ‖W' - W‖²                (least_squares.py, with e = y - W x)
 
-with sums over tokens t, those of the answer counting more where the calibration tells them apart (OTHERS), and
-with x the kept neurons' activations, W the kept columns of down_proj. `sequential`: y is the dense FFN's output.
+with sums over tokens t, each divided by the mean square of the dense model's residual stream there: all that follows
+reads the stream through a norm, and in squares a first token with activations a thousand times the others' would be all
+that is fitted. Tokens of the answer count more where the calibration tells them apart (OTHERS). x are the kept neurons'
+activations, W the kept columns of down_proj. `sequential`: y is the dense FFN's output.
 `corrective`: y is what takes the residual stream to the dense model's, so that a layer makes up for those before it (as
 in OBC's sequential correction, Frantar & Alistarh 2022, arXiv 2208.11580). `attention`: corrective, and the output
 projection of attention is refitted before the FFN in the same way, x being what the heads hand it.
@@ -66,15 +68,16 @@ def refit(
                 looks = {down: _keeping(found), module: _keeping(own)}  # once, where they are the same
                 after = layerwise.run(model, layer, batch, pruned[number], looks)
                 x, y = own
+                stream = dense[number].float()
                 if scheme == "sequential":
                     target, present = outputs[number].float(), y.float()
                 elif name == "down":
-                    target, present = dense[number].float(), after.float()
+                    target, present = stream, after.float()
                 else:  # the stream between attention and FFN
-                    target = dense[number].float() - outputs[number].float()
+                    stream = target = stream - outputs[number].float()
                     present = after.float() - found[1].float()
                 missing = target - present
-                weight = torch.where(batch.objective, 1.0, OTHERS)
+                weight = torch.where(batch.objective, 1.0, OTHERS) / stream.square().mean(-1).clamp_min(1e-12)
                 for part, rows in parts(batch).items():
                     sums.add(part, x[rows], missing[rows], target[rows], weight[rows])
             change, records[name] = sums.fitted()
