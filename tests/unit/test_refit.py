@@ -72,22 +72,16 @@ def by_hand(model, batches, scheme: str, relative: float) -> list[dict[str, np.n
             now = seen(pruned, batches)[index]
             between = dense[index]["h"] - dense[index]["y"]
             wanted = between - (now["h"] - now["y"] - now["o"])
-            fitted["attention"] = solved(layer.self_attn.o_proj, now["heads"], wanted, relative, between)
+            fitted["attention"] = solved(layer.self_attn.o_proj, now["heads"], wanted, relative)
         now = seen(pruned, batches)[index]
         wanted = dense[index]["y"] if scheme == "sequential" else dense[index]["h"] - (now["h"] - now["y"])
-        fitted["down"] = solved(layer.mlp.down_proj, now["a"], wanted, relative, dense[index]["h"])
+        fitted["down"] = solved(layer.mlp.down_proj, now["a"], wanted, relative)
         weights.append(fitted)
     return weights
 
 
-def scaled(rows: np.ndarray, stream: np.ndarray) -> np.ndarray:
-    """Each token's by the size of the residual stream there."""
-    return rows / np.sqrt(np.square(stream).mean(1, keepdims=True))
-
-
-def solved(module, x, wanted, relative: float, stream) -> np.ndarray:
+def solved(module, x, wanted, relative: float) -> np.ndarray:
     """The module's new weight, put in place."""
-    x, wanted = scaled(x, stream), scaled(wanted, stream)
     present = module.weight.double().numpy()
     penalty = math.sqrt(relative * np.square(x).sum(0).mean())
     left = np.vstack([x, penalty * np.eye(x.shape[1])])
@@ -117,9 +111,19 @@ def test_tokens_beside_the_objectives_count_a_quarter(monkeypatch):
     [found] = [w["down"] for w, _ in itertools.islice(fitting.refit(model_of(), halves, KEEPS, "sequential"), 1)]
     tokens = seen(model_of(), batches)[0]
     rows = np.concatenate([np.arange(len(tokens["a"]))] + 3 * [np.arange(0, len(tokens["a"]), 2)])
-    x, y = (scaled(tokens[name], tokens["h"])[rows] for name in ("a", "y"))
-    expected = np.linalg.lstsq(x[:, KEEPS[0]], y, rcond=None)[0].T
+    expected = np.linalg.lstsq(tokens["a"][rows][:, KEEPS[0]], tokens["y"][rows], rcond=None)[0].T
     np.testing.assert_allclose(found, expected, rtol=0.01, atol=2e-3 * np.abs(expected).max())
+
+
+def test_a_loud_token_counts_as_ten_times_the_median():
+    ids = torch.ones(1, 6, dtype=torch.long)
+    counted = torch.tensor([[True, True, True, True, True, False]])
+    objective = torch.tensor([[False, True, True, True, True, False]])
+    batch = prepare.Batch(torch.tensor([0]), ids, counted, objective)
+    sizes = torch.tensor([1000.0, 2.0, 1.0, 4.0, 3.0, 9e9])  # the median of those that count: 3; the last is padding
+    hidden = sizes.sqrt()[None, :, None] * torch.tensor([1.0, -1.0])
+    [found] = fitting.weights_of([hidden], [batch])
+    np.testing.assert_allclose(found[0, :5], [0.25 * 30 / 1000, 1, 1, 1, 1], rtol=1e-6)
 
 
 def test_each_scheme_ends_nearer_to_the_dense_model_than_the_one_before():
@@ -152,8 +156,8 @@ def test_held_out_errors_are_those_of_the_held_out_tokens(monkeypatch):
     )
     rows = np.isin(samples, (4, 9))
     down = model_of().model.layers[0].mlp.down_proj.weight.double().numpy()
-    x, y = (scaled(tokens[name], tokens["h"])[rows] for name in ("a", "y"))
-    expected = np.linalg.norm(x[:, ~KEEPS[0]] @ down[:, ~KEEPS[0]].T) / np.linalg.norm(y)
+    missing = tokens["a"][rows][:, ~KEEPS[0]] @ down[:, ~KEEPS[0]].T
+    expected = np.linalg.norm(missing) / np.linalg.norm(tokens["y"][rows])
     assert record["held_out_error"] == pytest.approx(expected, rel=1e-4) and record["lambda"] == "inf"
 
 

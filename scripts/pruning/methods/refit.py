@@ -3,11 +3,9 @@ the pruned model's own.
 
     min over W' of Σ_t ‖y - W' x‖² + λ ‖W' - W‖²                (least_squares.py, with e = y - W x)
 
-with sums over tokens t, each divided by the mean square of the dense model's residual stream there: all that follows
-reads the stream through a norm, and in squares a first token with activations a thousand times the others' would be all
-that is fitted. Tokens of the answer count more where the calibration tells them apart (OTHERS). x are the kept neurons'
-activations, W the kept columns of down_proj. `sequential`: y is the dense FFN's output.
-`corrective`: y is what takes the residual stream to the dense model's, so that a layer makes up for those before it (as
+with sums over tokens t, those of the answer counting more where the calibration tells them apart (OTHERS), and loud
+ones less (LOUD). x are the kept neurons' activations, W the kept columns of down_proj. `sequential`: y is the dense
+FFN's output. `corrective`: y is what takes the residual stream to the dense model's, so that a layer makes up for those before it (as
 in OBC's sequential correction, Frantar & Alistarh 2022, arXiv 2208.11580). `attention`: corrective, and the output
 projection of attention is refitted before the FFN in the same way, x being what the heads hand it.
 """
@@ -30,6 +28,10 @@ from pruning.models.structures import ffn
 OTHERS = 0.25
 """What a token counts that the objectives do not look at (`token_mask: answer`), against one that they do: the later
 layers' attention needs those as well."""
+LOUD = 10.0
+"""A token whose residual stream is louder than so many times the median (mean squares) counts as if it were so loud:
+all that follows reads the stream through a norm, and in plain squares the first token of a model like Qwen2.5, which is
+thousands of times as loud as the others, would be all that is fitted."""
 PARTS = ("fit", "held_out")
 SCHEMES = ("sequential", "corrective", "attention")
 
@@ -57,6 +59,7 @@ def refit(
             found: list[Tensor] = []
             dense[number] = layerwise.run(model, layer, batch, dense[number], {down: _keeping(found)})
             outputs.append(found[1])
+        counts = weights_of(dense, batches)
         ffn.shrink(layer, index, keeps, family)
         refitted = {"attention": layer.get_submodule(family.attention_out)} if scheme == "attention" else {}
         weights, records = {}, {}
@@ -68,16 +71,14 @@ def refit(
                 looks = {down: _keeping(found), module: _keeping(own)}  # once, where they are the same
                 after = layerwise.run(model, layer, batch, pruned[number], looks)
                 x, y = own
-                stream = dense[number].float()
                 if scheme == "sequential":
                     target, present = outputs[number].float(), y.float()
                 elif name == "down":
-                    target, present = stream, after.float()
+                    target, present = dense[number].float(), after.float()
                 else:  # the stream between attention and FFN
-                    stream = target = stream - outputs[number].float()
+                    target = dense[number].float() - outputs[number].float()
                     present = after.float() - found[1].float()
-                missing = target - present
-                weight = torch.where(batch.objective, 1.0, OTHERS) / stream.square().mean(-1).clamp_min(1e-12)
+                missing, weight = target - present, counts[number]
                 for part, rows in parts(batch).items():
                     sums.add(part, x[rows], missing[rows], target[rows], weight[rows])
             change, records[name] = sums.fitted()
@@ -89,6 +90,17 @@ def refit(
         if not all(bool(torch.isfinite(hidden).all()) for hidden in pruned):
             raise InputError(f"NaN or Inf after layer {index}: check the weights, or use a wider dtype")
         yield weights, records
+
+
+def weights_of(hidden: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]:
+    """How much each token counts, float32 [B, T] a batch; hidden: the dense model's residual stream, [B, T, d]."""
+    loudness = [each.float().square().mean(-1) for each in hidden]
+    counted = torch.cat([each[batch.counted] for each, batch in zip(loudness, batches, strict=True)])
+    most = LOUD * counted.median()
+    return [
+        torch.where(batch.objective, 1.0, OTHERS) * (most / each.clamp_min(most))
+        for each, batch in zip(loudness, batches, strict=True)
+    ]
 
 
 def _keeping(found: list[Tensor]) -> Callable[[Tensor, Tensor], None]:
