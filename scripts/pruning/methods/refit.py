@@ -5,9 +5,9 @@ the pruned model's own.
 
 with sums over tokens t, those of the answer counting more where the calibration tells them apart (OTHERS), and loud
 ones less (LOUD). x are the kept neurons' activations, W the kept columns of down_proj. `sequential`: y is the dense
-FFN's output. `corrective`: y is what takes the residual stream to the dense model's, so that a layer makes up for those before it (as
-in OBC's sequential correction, Frantar & Alistarh 2022, arXiv 2208.11580). `attention`: corrective, and the output
-projection of attention is refitted before the FFN in the same way, x being what the heads hand it.
+FFN's output. `corrective`: y is what takes the residual stream to the dense model's, so that a layer makes up for those
+before it (as in OBC's sequential correction, Frantar & Alistarh 2022, arXiv 2208.11580). `attention`: corrective, and
+the output projection of attention is refitted before the FFN in the same way, x being what the heads hand it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
