@@ -5,7 +5,6 @@ llama.cpp) unless they are there. Logits are held against our own loader's; spee
 each variant in turn with the dense model in the same tool, medians of the rounds.
 
     python benchmarks/runtimes.py                                                      the embedded model
-    python benchmarks/runtimes.py --configfile config/smollm2-135m.yaml --tuning gsm8k --config data_folder=/path
 """
 
 import json
