@@ -68,7 +68,7 @@ def test_a_refit_costs_passes_of_the_dense_and_of_the_cut_layers_and_sums(scheme
     monkeypatch.setattr(refit, "adds", lambda *_: True)
     found = counted(lambda: list(refit.refit(model, micro_batches(5, 16), keeps, scheme)))
     expected = work.refit(shape(tiny.qwen2()), TEXT, f"ridge_{scheme}", 0.5).flops
-    assert expected == pytest.approx(found, rel=0.15)  # sums of the other products, of d
+    assert expected == pytest.approx(found, rel=0.1)  # attention's own sums
 
 
 def test_rounds_cost_their_passes():

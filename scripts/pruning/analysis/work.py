@@ -115,7 +115,8 @@ def output_gradients(shape: Shape, own: Mapping[str, Any]) -> Work:
 def refit(shape: Shape, own: Mapping[str, Any], scheme: str, sparsity: float) -> Work:
     """Each layer once as it was and, cut, before each fit and after the last; and the sums. Solving is the CPU's."""
     tokens, passes = own["samples"] * own["sequence_length"], 3 if scheme == "ridge_attention" else 2
-    sums = Work(2 * tokens * shape.layers * ((1 - sparsity) * shape.width) ** 2)
+    width = (1 - sparsity) * shape.width
+    sums = Work(2 * tokens * shape.layers * width * (width + shape.hidden))
     return forward(shape, tokens, 0) + forward(shape, passes * tokens, 0, sparsity) + sums
 
 
