@@ -51,7 +51,7 @@ def export(
     del ours
     cli.phase("load")
     with artifacts.atomic_directory(output) as directory:
-        from_pruned(model, adapter, directory)
+        from_pruned(model, adapter, directory, settings["dtype"])
         for file in directory.iterdir():
             if not any(fnmatch(file.name, pattern) for pattern in WANTED):
                 file.unlink()

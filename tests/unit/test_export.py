@@ -119,8 +119,10 @@ def test_flaps_bias_goes_with_it(tmp_path):
 
 
 @pytest.mark.parametrize("widths", [(20, 20), (7, 31)], ids=["uniform", "uneven"])
-def test_a_recovery_is_merged(tmp_path, widths):
-    arguments, out = pruned(tmp_path, tiny.qwen2(), widths), tmp_path / "out"
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_a_recovery_is_merged(tmp_path, widths, stored):
+    """Whatever the base is stored in: what it is measured in is what is exported."""
+    arguments, out = pruned(tmp_path, tiny.qwen2().to(stored), widths), tmp_path / "out"
     network, _ = loading.load(arguments[0], "float32", "cpu")
     tuned = recovery.with_adapters(network, {"seed": 0, "rank": 2, "alpha": 4, "targets": ["q_proj", "down_proj"]})
     for name, parameter in tuned.named_parameters():
@@ -130,6 +132,7 @@ def test_a_recovery_is_merged(tmp_path, widths):
     tuning = {"dataset": "gsm8k", "rank": 2, "steps": 3}
     stage.export(SETTINGS | {"tuning": tuning}, *arguments, out, adapter=tmp_path / "adapter")
     stock = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=widths != (20, 20))
+    assert stock.dtype == torch.float32
     torch.testing.assert_close(logits(stock), logits(tuned), rtol=1e-4, atol=1e-5)
     assert "LoRA of rank 2, 3 steps" in (out / "README.md").read_text()
 
