@@ -63,7 +63,9 @@ def main(
     folder = Path("results") / model / "export"
     targets = {name: folder / variant / "model" for name, variant in variants.items()}
     files = {
-        (name, kind): folder / variant / f"gguf/{kind}.gguf" for name, variant in variants.items() for kind in kinds
+        (name, kind): folder / variant / f"gguf/{kind}.gguf"
+        for name, variant in {"dense": "dense", **variants}.items()
+        for kind in kinds
     }
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as changes:
         yaml.safe_dump({"methods": {"agf_global_padded": PADDED}}, changes)
@@ -86,12 +88,9 @@ def main(
             timed = rate(speeds, name) if tool == "transformers" else ("", "")
             table.add_row(name, tool, megabytes(target), f"{check['max_difference']:.1e}", *timed)
     if find_spec("llama_cpp"):
-        dense = {kind: dense_file(base, kind, cores) for kind in kinds}
         for kind in kinds:
-            own = {name: in_llama_cpp(files[name, kind], cores) for name in variants}
-            speeds = in_turn({"dense": in_llama_cpp(dense[kind], cores), **own}, rounds)
-            table.add_row("dense", f"llama.cpp, {kind}", megabytes(dense[kind]), "", *rate(speeds, "dense"))
-            for name in variants:
+            speeds = in_turn({name: in_llama_cpp(files[name, kind], cores) for name in ["dense", *variants]}, rounds)
+            for name in ["dense", *variants]:
                 check = json.loads(files[name, kind].with_suffix(".json").read_text())["checks"]["llama.cpp"]
                 apart = f"{check['max_difference']:.1e} (KL {check['kl_divergence']:.0e})"
                 table.add_row(name, f"llama.cpp, {kind}", megabytes(files[name, kind]), apart, *rate(speeds, name))
@@ -153,20 +152,6 @@ def in_llama_cpp(file: Path, threads: int) -> Callable[[], float]:
         return TOKENS / (time.perf_counter() - began)
 
     return run
-
-
-def dense_file(base: Path, kind: str, threads: int) -> Path:
-    """The dense model for llama.cpp, in a folder for temporary files."""
-    from pruning.models import gguf_model, gguf_types
-
-    place = Path(tempfile.mkdtemp()) / f"{kind}.gguf"
-    about = {"name": "dense", "type": kind, "dtype": "float32"}
-    if kind in gguf_types.K_QUANTS:
-        gguf_model.write(base, whole := place.with_name("f16.gguf"), "f16", about)
-        gguf_model.quantise(whole, place, kind, threads)
-    else:
-        gguf_model.write(base, place, kind, about)
-    return place
 
 
 if __name__ == "__main__":

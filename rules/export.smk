@@ -9,7 +9,8 @@ INPUT
     results/{model}/eval/{variant}/, eval/dense/                    what is there when the card is written
 OUTPUT
     results/{model}/export/{variant}/model/                         weights, tokenizer, README.md, manifest.json with hashes and checks
-    results/{model}/export/{variant}/gguf/{type}.gguf               the same for llama.cpp, in one file; .md, .json: its card and manifest
+    results/{model}/export/{variant}/gguf/{type}.gguf               the same for llama.cpp, in one file; .md, .json: its card and manifest;
+                                                                    of variant `dense` too, to be compared with
 """
 
 from pruning.models import gguf_types
@@ -98,15 +99,17 @@ rule export:
 
 
 def gguf_source(wildcards):
-    """The exported folder, if it can become such a file at all."""
+    """The exported folder, or the dense model's manifest, if it can become such a file at all."""
     checked(gguf_types.check, wildcards.type)
-    return names.EXPORT.format(**wildcards)
+    return (names.BASE if variant_of(wildcards) == names.DENSE else names.EXPORT).format(**wildcards)
 
 
 def gguf_settings(wildcards):
     own, source = CONFIG.models[wildcards.model], CONFIG.models[wildcards.model].source
     repo = {"repo": source.repo, "revision": source.revision} if source.kind == "hub" else {}
-    return settings(None, name=export_name(wildcards), type=wildcards.type, dtype=own.dtype, **repo)
+    return settings(
+        None, name=export_name(wildcards), variant=wildcards.variant, type=wildcards.type, dtype=own.dtype, **repo
+    )
 
 
 rule gguf:
@@ -122,7 +125,6 @@ rule gguf:
     benchmark:
         benchmark_of(names.GGUF)
     wildcard_constraints:
-        variant=VARIANT.removeprefix("dense|"),
         type="[^/.]+",
     conda:
         "../envs/cpu.yaml"
@@ -131,6 +133,7 @@ rule gguf:
         mem_mb=memory_mb,
     params:
         settings=gguf_settings,
+        model=lambda w, input: str(input.model).removesuffix("/manifest.json"),
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --model {input.model:q} --output {output.file:q} "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --output {output.file:q} "
         "--threads {threads} > {log:q} 2>&1"

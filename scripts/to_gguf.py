@@ -1,4 +1,4 @@
-"""An exported model as one GGUF file, tried in llama.cpp where that is installed; its card and manifest beside it."""
+"""An exported model, or the dense one, as one GGUF file with card and manifest, tried in llama.cpp if that is there."""
 
 import tempfile
 from importlib.metadata import version
@@ -16,7 +16,7 @@ TOOLS = {"gguf": "gguf", "llama-cpp-python": "llama_cpp"}
 
 def to_gguf(
     settings: cli.Settings,
-    model: Annotated[Path, typer.Option(help="directory of the exported model")],
+    model: Annotated[Path, typer.Option(help="directory of the exported model, or of the dense one")],
     output: Annotated[Path, typer.Option(help="file to write; its card and manifest have the same name")],
     threads: int = 1,
 ) -> None:
@@ -31,7 +31,7 @@ def to_gguf(
     torch.set_num_threads(threads)
     cli.phase("start-up")
     gguf_types.check(kind := settings["type"])
-    made = artifacts.read_json(model / "manifest.json", "export")
+    made = artifacts.read_json(model / "manifest.json", "export", "base")
     artifacts.check_model(model)
     with artifacts.atomic(output) as temporary:
         if kind in gguf_types.K_QUANTS:

@@ -121,6 +121,8 @@ def test_an_exported_model_becomes_a_gguf_file(finished: Workspace):
     card = (finished.path / target / "gguf/bf16.md").read_text()
     assert card.startswith("# tiny-reasoner-gsm_symbolic-s0-wanda-50, bf16\n")
     assert finished.planned(f"{target}/gguf/bf16.gguf") == {}
+    dense = "results/tiny-reasoner/export/dense/gguf/f16.gguf"
+    assert list(finished.planned(dense)) == ["gguf"]
     shutil.rmtree(finished.path / "results/tiny-reasoner/export")
 
 

@@ -382,7 +382,7 @@ def exported(tmp_path, monkeypatch):
     return make
 
 
-SETTINGS = {"name": "tiny-wanda-50", "dtype": "float32"}
+SETTINGS = {"name": "tiny-wanda-50", "variant": "c/wanda/50", "dtype": "float32"}
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0", pytest.param("q4_k_m", marks=needs_llama_cpp)])
@@ -400,6 +400,15 @@ def test_a_card_and_a_manifest_lie_beside_the_file(tmp_path, exported, kind):
     if importlib.util.find_spec("llama_cpp"):
         assert set(manifest["checks"]["llama.cpp"]) == {"max_difference", "same_text", "kl_divergence"}
         assert "llama.cpp: logits within" in card and "nats a token" in card
+
+
+def test_the_dense_model_becomes_one_too(tmp_path):
+    model = folder(tmp_path, "llama").with_name("base")
+    about = {"files": artifacts.directory_hashes(model), "widths": [48] * 4}
+    artifacts.write_json(model / "manifest.json", about, "base", {})
+    stage.to_gguf(SETTINGS | {"variant": "dense", "type": "f16"}, model, tmp_path / "f16.gguf")
+    assert fields(tmp_path / "f16.gguf")["llama.feed_forward_length"] == 48
+    assert "the dense model." in (tmp_path / "f16.md").read_text()
 
 
 def test_a_file_that_could_not_be_tried_says_so(tmp_path, exported, monkeypatch):

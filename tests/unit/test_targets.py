@@ -21,6 +21,7 @@ OUTPUTS = [
     output("results/{model}/masks/{calib}/{method}/{sparsity}.parquet"),
     output("results/{model}/scores/{calib}/{method}.parquet"),
     output("results/{model}/eval/{variant}/{task}.json", variant=VARIANT, task="gsm|piqa"),
+    output("results/{model}/export/{variant}/model", variant=VARIANT.removeprefix("dense|")),
     output("results/{table}.csv", table="table1|table2"),
     output("results/widths.csv"),
 ]
@@ -46,6 +47,9 @@ SAID = {
     ),
     "results/a/mask/text/rku/50.parquet": (
         "no such rule, and none makes such a file; nearest: results/a/masks/text/rku/50.parquet"
+    ),
+    "results/a/export/dense/model": (
+        "no variant 'dense'; a variant is {calib}/{method}/{sparsity} here, or that and /{tuning}"
     ),
     "papr": "no such rule, and none makes such a file; nearest: paper",
     "x": "no such rule, and none makes such a file; nearest: none",

@@ -51,12 +51,21 @@ def advice(
     if not wrong:
         return f"{target}: ask for it by its path from here, {given}" if given != target else ""
     said = [f"no {name} {values[name]!r}" for name in wrong]
-    near = [_near(name, values[name], declared.get(name, ())) for name in wrong]
+    near = [
+        [
+            found
+            for found in _near(name, values[name], declared.get(name, ()))
+            if output.constraints[name].fullmatch(found)
+        ]
+        for name in wrong
+    ]
     if all(near):
         paths = [output.pattern.format(**values | dict(zip(wrong, found, strict=True))) for found in zip(*near)]  # noqa: B905
         said.append(f"nearest: {', '.join(paths)}")
     else:
-        said += [_allowed(output, name, declared) for name, found in zip(wrong, near, strict=True) if not found]
+        said += [
+            _allowed(output, name, values[name], declared) for name, found in zip(wrong, near, strict=True) if not found
+        ]
     return f"{target}: {'; '.join(said)}"
 
 
@@ -81,7 +90,9 @@ def _near(name: str, value: str, declared: Collection[str]) -> list[str]:
     return ["/".join(parts)] if all(parts) else []
 
 
-def _allowed(output: Output, name: str, declared: Mapping[str, Collection[str]]) -> str:
+def _allowed(output: Output, name: str, value: str, declared: Mapping[str, Collection[str]]) -> str:
+    if name == "variant" and value in declared.get(name, ()):  # a part of one, or the dense model where it cannot be
+        return "a variant is {calib}/{method}/{sparsity} here, or that and /{tuning}"
     if name in declared:
         return f"declared: {', '.join(sorted(declared[name])[:30])}"
     return f"{name} is of the form {output.constraints[name].pattern}"

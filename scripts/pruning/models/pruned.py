@@ -10,8 +10,8 @@ from pruning.models.sources import from_local
 
 
 def from_pruned(pruned: Path, adapter: Path | None, output: Path, dtype: str | None = None) -> None:
-    """A compact model as it is, or with a LoRA adapter merged into its weights, in `dtype`: that in which the adapter was
-    trained and measured, since a narrower one rounds a part of the recovery away. None: in that of the weights."""
+    """A compact model as it is, or with a LoRA adapter merged into its weights, in `dtype`: that in which the adapter
+    was trained and measured, since a narrower one rounds some of the recovery away. None: in that of the weights."""
     from_local(pruned, output)
     if (code := pruned / remote_code.FILE).exists():  # ours, and not run here
         shutil.copyfile(code, output / remote_code.FILE)

@@ -91,7 +91,7 @@ OWN_CODE = (
 
 GGUF_CARD = Template("""# $name, $type
 
-`$file` for llama.cpp and what is built on it: a pruned model, whose card is in `../model/README.md`.
+`$file` for llama.cpp and what is built on it: $what.
 
 | | |
 |---|---|
@@ -109,7 +109,7 @@ Checked when it was written, against the model in $dtype in transformers: $check
 
 def gguf_card(settings: Mapping[str, Any], content: Mapping[str, Any], block: int) -> str:
     """Markdown. content: of the file's manifest. block: values that its type stores together."""
-    own = content["architecture"]
+    own, dense = content["architecture"], settings["variant"] == "dense"
     kept = [width for width in content["widths"] if width % block]
     fallback = ""
     if kept:
@@ -120,6 +120,7 @@ def gguf_card(settings: Mapping[str, Any], content: Mapping[str, Any], block: in
     checks = "; ".join(f"{name}: {said(found)}" for name, found in content["checks"].items())
     return GGUF_CARD.substitute(
         name=settings["name"],
+        what="the dense model" if dense else "a pruned model, whose card is in `../model/README.md`",
         type=content["type"],
         file=f"{content['type']}.gguf",
         architecture=own,
