@@ -1,0 +1,76 @@
+"""How long it takes to plan a grid of ten thousand jobs: a dry-run of `snakemake` in an empty folder.
+
+The embedded model's experiment with more calibration texts: each asks every method at every sparsity for every task,
+in jobs of their own.
+
+    python benchmarks/planning.py                    this checkout
+    python benchmarks/planning.py ../another         that one too, in turns
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+import yaml
+
+ROOT = Path(__file__).parent.parent
+SPARSITIES = list(range(5, 95, 5))
+
+
+def grid(calibrations: int) -> dict:
+    """Only what differs from config/config.yaml."""
+    text = {"dataset": "gsm_symbolic", "samples": 512, "sequence_length": 256, "packing": "document"}
+    text["objectives"] = ["energy", "energy_post", "energy_last", "energy_rest", "ce"]
+    names = {f"text-{seed}": {**text, "seed": seed} for seed in range(calibrations)}
+    table = {
+        "title": "A grid",
+        "calibrations": list(names),
+        "sparsities": SPARSITIES,
+        "tasks": ["gsm_symbolic", "arithmetic"],
+    }
+    return {
+        "calibrations": names,
+        "experiment": {"calibrations": list(names), "together": []},
+        "tables": {"grid": table},
+        "readings": None,
+    }
+
+
+def main(
+    others: Annotated[list[Path] | None, typer.Argument(help="checkouts to compare with")] = None,
+    calibrations: int = 20,
+    rounds: int = 3,
+) -> None:
+    places = [ROOT, *(others or [])]
+    times: dict[Path, list[float]] = {place: [] for place in places}
+    with tempfile.TemporaryDirectory() as scratch:
+        config = Path(scratch, "grid.yaml")
+        config.write_text(yaml.safe_dump(grid(calibrations)))
+        for number in range(rounds):
+            for place in places:
+                command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--directory", scratch]
+                command += ["--snakefile", place / "Snakefile", "--configfile", config, "--config", "confirm=true"]
+                began = time.perf_counter()
+                done = subprocess.run([*command, "--quiet", "rules", "--", "results/grid.csv"], **PIPES)
+                times[place].append(time.perf_counter() - began)
+                if done.returncode:
+                    sys.exit(done.stdout[-2000:])
+                jobs = re.search(r"^total +(\d+)", done.stdout, re.M)[1]
+                print(f"round {number + 1}, {place}: {jobs} jobs in {times[place][-1]:.1f} s", flush=True)
+    for place in places:
+        print(f"{place}: median {median(times[place]):.1f} s")
+        if place != ROOT:
+            print(f"{median(b / a for a, b in zip(times[ROOT], times[place], strict=True)):.2f}x of this checkout's")
+
+
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+
+
+if __name__ == "__main__":
+    typer.run(main)
