@@ -98,6 +98,8 @@ def evaluation_settings(wildcards, tasks):
     model = CONFIG.models[wildcards.model]
     own = {t: CONFIG.tasks[t].model_dump(exclude={"title", "chance"}) | {"dtype": model.dtype} for t in tasks}
     for task in tasks:
+        if own[task].get("stop_early") is None:
+            own[task].pop("stop_early", None)
         if (backend := backend_of(wildcards.model, task)) != "hf":
             own[task] |= {"backend": backend, "max_model_len": model.max_model_len}
     return settings(None, tasks=own)

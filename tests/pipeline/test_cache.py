@@ -278,6 +278,7 @@ KEYS = {
     "tasks.gsm_symbolic.shared_examples": (True, FROM_EVALUATE),
     "tasks.gsm_symbolic.chat_template": (None, None),  # the model has none
     "tasks.gsm_symbolic.max_gen_toks": (50, FROM_EVALUATE),
+    **{f"tasks.gsm_symbolic.stop_early.{key}": (None, None) for key in ("after", "below", "confidence")},  # below
     "experiment.name": ("mine", None),  # see test_paper.py
     "experiment.models": (None, None),
     "experiment.calibrations": (None, None),
@@ -401,6 +402,14 @@ def test_changing_a_setting_plans_its_dependants(finished: Workspace, key: str):
     section[last] = value
     with changed(finished.path / "test.yaml", yaml.safe_dump(content)):
         assert finished.planned("results/table1.csv") == jobs
+
+
+def test_stopping_early_asks_again(finished: Workspace):
+    content = yaml.safe_load((finished.path / "test.yaml").read_text())
+    content["tasks"]["gsm_symbolic"]["stop_early"] = {"after": 3, "below": 0.1}
+    content |= {"collapse": None, "ablation": None}  # which need every item
+    with changed(finished.path / "test.yaml", yaml.safe_dump(content)):
+        assert finished.planned("results/table1.csv") == FROM_EVALUATE
 
 
 def test_what_vllm_is_told_re_runs_what_it_answers(finished: Workspace):

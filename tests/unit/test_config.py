@@ -158,6 +158,19 @@ KEYS = {
         {"tasks|gsm_symbolic_text|seqlen": 1},
         "tasks.gsm_symbolic_text.seqlen: Input should be greater than or equal to 2 (given: 1)",
     ),
+    "no more to be asked after an early stop": (
+        {"tasks|gsm_symbolic|stop_early": {"after": 400, "below": 0.1}},
+        "tasks.gsm_symbolic: stop_early.after: 400 items are all that `limit` asks (400)",
+    ),
+    "an early stop of guessing": (
+        {"tasks|gsm_symbolic_options|stop_early": {"after": 100, "below": 0.2}},
+        "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than guessing (chance: 0.2)",
+    ),
+    "an early stop where every item is needed": (
+        {"tasks|gsm_symbolic|stop_early": {"after": 100, "below": 0.1}},
+        "collapse.task: models stop early in 'gsm_symbolic', and here each is asked all of it: name a task without "
+        "stop_early (one of the same `definition` shares its answers)",
+    ),
     "the name itself": (
         {"datasets|gsm_symbolic|splits|a.b": 1},
         "datasets.gsm_symbolic.splits.a.b: names may hold only a-z, 0-9, _ and - (given: 'a.b')",

@@ -9,20 +9,23 @@ import evaluate as evaluate_stage
 import pandas as pd
 import pytest
 import torch
+import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.filters import build_filter_ensemble
 from lm_eval.models.huggingface import HFLM
 
 import tiny
 from pruning.config.default_datasets import PUBLISHED
+from pruning.config.tasks import LmEvalTask
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data import adapters
 from pruning.data.datasets import adapt
-from pruning.evaluation import generation, harness, tasks
+from pruning.evaluation import generation, harness, kinds, tasks
 from pruning.evaluation.answers import AnswerFile, RememberedLM
 from pruning.evaluation.backends.hf import HuggingFaceLM
 from pruning.evaluation.generation import Generated
+from pruning.evaluation.kinds import lm_eval as of_lm_eval
 from pruning.evaluation.perplexity import negative_log_likelihoods, windows
 from pruning.evaluation.samples import outcomes, prediction
 
@@ -557,6 +560,37 @@ PROBLEMS = [
     {"question": "How many days are two weeks?", "answer": "2 * 7 = 14\n#### 14", "template": 95},
     {"question": "What is 3 * 400?", "answer": "3 * 400 = 1,200\n#### 1200", "template": 4},
 ]
+
+
+@pytest.mark.parametrize("right", [0, 1], ids=["none of four right", "one of four"])
+def test_a_hopeless_model_is_asked_no_further(lab, monkeypatch, right):
+    """The upper end of Wilson's 99% interval is z²/(4 + z²) = 0.624 after no right answer of four, 0.785 after one."""
+    problems = [{"question": f"What is {n} + {n}?", "answer": f"#### {2 * n}", "template": n} for n in range(9)]
+    texts = {p["question"]: f"#### {2 * n + (n >= right)}\n\nQuestion:" for n, p in enumerate(problems)}
+    said, seen = speak(texts, lab), []
+    monkeypatch.setattr(generation, "greedy", lambda *args, **kw: (seen.append(len(args[1])), said(*args, **kw))[1])
+    data, source = lab.path.with_name("data.parquet"), lab.path.with_name("task.yaml")
+    artifacts.write_parquet(data, pd.DataFrame(problems), "dataset", {})
+    definition = tasks.definition(TASKS / "gsm_symbolic.yaml")
+    definition["dataset_kwargs"]["data_files"] = {"test": str(data)}
+    source.write_text(yaml.safe_dump(definition))
+    settings = LmEvalTask(
+        kind="lm_eval",
+        title="T",
+        metrics=["exact_match,strict-match"],
+        stop_early={"after": 4, "below": 0.7},
+        limit=8,
+        batch_size=2,
+    ).model_dump() | {"dtype": "float32"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
+        remembered = kinds.Remembered(lab.path.parent, "t", ["m"])
+        outcome = of_lm_eval.ask(lab.model, lab.tokenizer, settings, source, remembered)
+    asked = 8 if right else 4
+    assert outcome.samples["item"].tolist() == list(range(asked)) and outcome.samples["value"].sum() == right
+    assert sum(seen) == asked  # the first four not again
+    stopped = None if right else {"exact_match,strict-match": pytest.approx(0.62388, abs=1e-5)}
+    assert outcome.result.get("stopped_early") == stopped
 
 
 @pytest.fixture

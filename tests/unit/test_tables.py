@@ -317,6 +317,31 @@ def test_variants_scored_on_fewer_items_are_refused(study):
     assert "against absent" in message
 
 
+def test_a_model_that_stopped_early_is_compared_on_what_it_was_asked(study, frame):
+    """Of the first 20 items `agf` at 50% has 8 right, the reference those 8 and two more."""
+    study.settings["tasks"]["gsm8k"]["stop_early"] = {"after": 20, "below": 0.7, "confidence": 0.99}
+    path = study.samples(PAPER_MODEL, f"{CALIBS[0]}/agf/50", "gsm8k")
+    samples = artifacts.read_parquet(path, "samples")
+    artifacts.write_parquet(path, samples[samples["item"] < 20], "samples", {})
+    found = study.run()
+    row = one(found, "agf", 50)
+    assert (row.n, row.value, row.discordant) == (20, 0.4, 2)
+    assert row.delta == pytest.approx(-0.1) and row.p_value == pytest.approx(binomial_p(0, 2))
+    others = found["method"] != "agf"
+    columns = ["n", "value", "delta", "p_value"]
+    pd.testing.assert_frame_equal(found.loc[others, columns], frame.loc[others, columns])
+    note = (
+        "gsm8k: `agf` at 50% were asked, and compared on, the first 20 items alone: the upper end of the 99% interval "
+        "was below 70% there."
+    )
+    assert study.outputs["md"].read_text().count(note) == 1
+
+
+def test_a_model_that_was_asked_less_than_early_stopping_allows_is_refused(study):
+    study.settings["tasks"]["gsm8k"]["stop_early"] = {"after": 20, "below": 0.7, "confidence": 0.99}
+    assert "41 of 60 differ, e.g. item 19" in variant_error(study, lambda s: s[s.item < 19])
+
+
 def test_windows_of_other_lengths_are_refused(study):
     message = variant_error(study, lambda s: s.assign(weight=s.weight + (s.item == 3)), "wikitext2")
     assert "wikitext2: " in message

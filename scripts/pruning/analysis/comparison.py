@@ -116,22 +116,24 @@ def reference_of(method: str, column: str, settings: Mapping[str, Any]) -> tuple
     return None if method == settings["reference"] else (settings["reference"], column)
 
 
-def same_items(samples: Mapping[str, pd.DataFrame], task: str) -> None:
+def same_items(samples: Mapping[str, pd.DataFrame], task: str, stop: int | None = None) -> None:
     """Raise InputError, naming both variants and the task, unless all were scored on the same items.
 
-    Args: `samples` maps a variant's name to its samples of one metric; items are the same if the number, the hash
-    and the weight agree. Everything is compared with the first variant.
+    Args: `samples` maps a variant's name to its samples of one metric, in the order of the items; items are the same if
+    the number, the hash and the weight agree. Everything is compared with the first variant; with `stop` with the first
+    of those with most items, of which others may have the first `stop` alone (a task's `stop_early`).
     """
-    names = list(samples)
+    first, *_ = samples if stop is None else sorted(samples, key=lambda name: -len(samples[name]))
     key = ["item", "item_hash", "weight"]
-    for name in names[1:]:
-        both = samples[names[0]][key].merge(samples[name][key], on="item", how="outer", suffixes=("_a", "_b"))
+    for name in samples:
+        whole = samples[first].head(stop) if len(samples[name]) == stop else samples[first]
+        both = whole[key].merge(samples[name][key], on="item", how="outer", suffixes=("_a", "_b"))
         differs = (both["item_hash_a"] != both["item_hash_b"]) | (both["weight_a"] != both["weight_b"])
         differs |= both[["item_hash_a", "item_hash_b"]].isna().any(axis=1)
         if differs.any():
             example = both[differs].iloc[0]
             raise InputError(
-                f"{task}: {names[0]} and {name} were scored on different items ({differs.sum()} of {len(both)} "
+                f"{task}: {first} and {name} were scored on different items ({differs.sum()} of {len(both)} "
                 f"differ, e.g. item {example['item']}: {_side(example, 'a')} against {_side(example, 'b')}); "
                 "evaluate both on the same data"
             )
@@ -207,6 +209,12 @@ def measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> d
     return {"n": n, **size, "value": value, "ci_low": low, "ci_high": high, **_generation(outcomes)}
 
 
+def common(ours: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The items that both have, of which one may have stopped early."""
+    n = min(len(ours), len(other))
+    return ours.head(n), other.head(n)
+
+
 def clusters_of(outcomes: pd.DataFrame) -> pd.Series | None:
     """Clusters of the items, where they have any."""
     return outcomes["cluster"] if "cluster" in outcomes and outcomes["cluster"].notna().all() else None
@@ -230,7 +238,8 @@ def _generation(outcomes: pd.DataFrame) -> dict[str, float]:
 def _compare(
     ours: pd.DataFrame, reference: pd.DataFrame, name: str, kind: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The paired comparison of a variant with its reference, `name`, on the same items."""
+    """The paired comparison of a variant with its reference, `name`, on the same items: those that both were asked."""
+    ours, reference = common(ours, reference)
     comparison = {"reference": name, "test": TESTS[kind]}
     if kind == "perplexity":
         windows = ours["value"], reference["value"], ours["weight"]
@@ -262,6 +271,7 @@ def _mark_best(
 
 def _p_value(ours: pd.DataFrame, other: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> float:
     """Of items in clusters the larger p of the two tests."""
+    ours, other = common(ours, other)
     outcomes = ours["value"], other["value"]
     if kind == "perplexity":
         return significance.paired_perplexity(*outcomes, ours["weight"], settings["confidence"])[-1]
@@ -284,7 +294,8 @@ def _calibration_rows(
     for column, metric, kind in measures(settings):
         found = {v: outcomes_of(pruned[v][column], names[v], column, metric, kind) for v in variants}
         baseline = outcomes_of(dense[column], "dense", column, metric, kind)
-        same_items({f"{model}/dense": baseline} | {f"{model}/{names[v]}": found[v] for v in variants}, column)
+        stop = (settings["tasks"][column].get("stop_early") or {}).get("after")
+        same_items({f"{model}/dense": baseline} | {f"{model}/{names[v]}": found[v] for v in variants}, column, stop)
         outcomes |= {(v, column, metric): samples for v, samples in found.items()}
     for column, metric, kind in measures(settings):
         for variant in variants:

@@ -240,13 +240,18 @@ def _fields(place: str, dataset: Dataset, *templates: str) -> None:
 
 
 def _accuracy(config: Config, place: str, task: str) -> None:
-    """A task whose outcomes are right or wrong."""
+    """A task whose outcomes are right or wrong, every model being asked all of it."""
     known(place, [task], config.tasks)
     if config.tasks[task].kind != "lm_eval":
         accuracies = [name for name, other in config.tasks.items() if other.kind == "lm_eval"]
         raise ValueError(
             f"{place}: {task!r} is a perplexity, an accuracy task (kind: lm_eval) is needed; declared: "
             f"{', '.join(sorted(accuracies)) or 'none'}"
+        )
+    if config.tasks[task].stop_early:
+        raise ValueError(
+            f"{place}: models stop early in {task!r}, and here each is asked all of it: name a task without stop_early "
+            f"(one of the same `definition` shares its answers)"
         )
 
 

@@ -1,10 +1,21 @@
 """Tasks: what a model is asked, and the text whose perplexity is measured."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pruning.config.base import Alias, NonEmpty, Positive, Strict
+
+
+class StopEarly(Strict):
+    """When a model is asked no more: its first answers leave nothing of interest."""
+
+    after: Positive
+    """Items that every model is asked, the first of them."""
+    below: Annotated[float, Field(gt=0, lt=1)]
+    """An accuracy that would not matter: a model stops whose interval ends before it, in every metric."""
+    confidence: Annotated[float, Field(ge=0.9, lt=1)] = 0.99
+    """Of that interval."""
 
 
 class LmEvalTask(Strict):
@@ -19,6 +30,8 @@ class LmEvalTask(Strict):
     """At most this many items, from `first` on."""
     first: Annotated[int, Field(ge=0)] = 0
     """Number of the first item that is asked."""
+    stop_early: StopEarly | None = None
+    """Spare what a collapsed model would still be asked; its row says so."""
     chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Accuracy of guessing, as a fraction: what a collapsed model is left with."""
     batch_size: Positive = 32
@@ -32,6 +45,15 @@ class LmEvalTask(Strict):
     """Ask in the tokenizer's chat format."""
     max_gen_toks: Positive | None = None
     """Most tokens of a generated answer; null: as many as the task says."""
+
+    @model_validator(mode="after")
+    def _worth_stopping(self) -> Self:
+        if early := self.stop_early:
+            if self.limit is not None and early.after >= self.limit:
+                raise ValueError(f"stop_early.after: {early.after} items are all that `limit` asks ({self.limit})")
+            if early.below <= self.chance:
+                raise ValueError(f"stop_early.below: {early.below} is no better than guessing (chance: {self.chance})")
+        return self
 
 
 class PerplexityTask(Strict):

@@ -144,7 +144,8 @@ def described(config: Config, column: Column) -> dict[str, Any]:
     if task.kind == "perplexity":
         return {**own, "metrics": ["perplexity"], "kind": "perplexity", "title": f"{task.title} (seqlen {task.seqlen})"}
     asked = {key: getattr(task, key) for key in ASKED}
-    return {**own, "metrics": task.metrics, "kind": "accuracy", "title": task.title, "asked": asked}
+    early = {"stop_early": task.stop_early.model_dump()} if task.stop_early else {}
+    return {**own, "metrics": task.metrics, "kind": "accuracy", "title": task.title, "asked": asked, **early}
 
 
 # Other tables ---------------------------------------------------------------------------------------------------------

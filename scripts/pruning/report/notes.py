@@ -9,6 +9,8 @@ from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED, measures,
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.report.printing import percent
 
+VARIANT = ["calib", "method", "sparsity"]
+
 
 def legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     """The notes that say what the numbers are and how they were compared."""
@@ -25,6 +27,7 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any
         f"Each cell: {shown}. Intervals and tests cover the choice of test items, not that of the calibration text: "
         f"calibration seed {seed} only.",
         f"Size of the tests: {_sizes(dense, settings)}. All variants were scored on the same items.",
+        *_stopped(dense, pruned, settings),
         "Sparsity is the share of FFN neurons removed. dense is the unpruned model, sparsity 0: one measurement, "
         "repeated under every sparsity.",
     ]
@@ -124,6 +127,23 @@ def _sizes(dense: pd.DataFrame, settings: Mapping[str, Any]) -> str:
                 unit += f" (fewer than {LEAST_WINDOWS} windows: their tests tell little)"
         parts.append(f"{of_task[row.task]['title']} n = {row.n:,} {unit} (`{row.metric}`)")
     return "; ".join(parts)
+
+
+def _stopped(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+    """Which models were asked the first items alone (a task's `stop_early`)."""
+    notes = []
+    for column, entry in settings["tasks"].items():
+        task, tuning = task_of(column, settings), tuning_of(column, settings)
+        own = pruned[(pruned["task"] == task) & (pruned["tuning"].fillna("") == (tuning or ""))]
+        short = own[own["n"] < max(own["n"].max(), dense.loc[dense["task"] == task, "n"].max())]
+        named = ", ".join(f"`{row.method}` at {row.sparsity}%" for row in short.drop_duplicates(VARIANT).itertuples())
+        if named:
+            early = entry["stop_early"]
+            notes.append(
+                f"{column}: {named} were asked, and compared on, the first {early['after']} items alone: the upper end "
+                f"of the {100 * early['confidence']:g}% interval was below {100 * early['below']:g}% there."
+            )
+    return notes
 
 
 def widths(pruned: pd.DataFrame) -> list[str]:

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+import pandas as pd
 
 from pruning.core import artifacts
+from pruning.core.errors import InputError
+from pruning.core.significance import wilson
 from pruning.evaluation import harness, tasks
 from pruning.evaluation.answers import ANSWERS, AnswerFile, RememberedLM
 from pruning.evaluation.kinds import Outcome, Remembered
@@ -28,9 +31,31 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Reme
     same = remembered.folder.glob(f".*.{identity}.jsonl")  # of tasks that differ in `first` and `limit` alone
     answers = AnswerFile(own_file, sorted(file for file in same if file != own_file))
     lm = RememberedLM(backend.lm(network, tokenizer, task["batch_size"]), answers)
-    result = harness.evaluate(lm, definition, task["limit"], task["first"], **asked)
-    frame = outcomes(result, answers, task["metrics"])
+    for limit in limits(task):
+        result = harness.evaluate(lm, definition, limit, task["first"], **asked)
+        frame = outcomes(result, answers, task["metrics"])
+        if limit != task["limit"] and (stopped := hopeless(frame, **task["stop_early"])):
+            result["stopped_early"] = stopped
+            break
     for key in ("samples", *OF_THE_RUN):
         result.pop(key, None)
     means = frame.groupby("metric")["value"].agg(["mean", "count"]).to_string()
     return Outcome(frame, result, means, {"data": data, **backend.origin()})
+
+
+def limits(task: dict[str, Any]) -> list[int | None]:
+    """How many items are asked, and after how many it is seen whether more are."""
+    early = task.get("stop_early")
+    return [early["after"], task["limit"]] if early else [task["limit"]]
+
+
+def hopeless(samples: pd.DataFrame, after: int, below: float, confidence: float) -> dict[str, float]:
+    """Metric -> the upper end of Wilson's interval, if each of them is below what would matter; else nothing.
+
+    Raises InputError for a metric that is no accuracy."""
+    ends = {}
+    for metric, values in samples.groupby("metric")["value"]:
+        if not values.isin([0, 1]).all():
+            raise InputError(f"stop_early: {metric} is no accuracy (0 or 1 an item): leave it out of `metrics`")
+        ends[metric] = wilson(int(values.sum()), len(values), confidence)[1]
+    return ends if max(ends.values()) < below else {}
