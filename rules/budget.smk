@@ -41,6 +41,7 @@ rule budget:
         scores=budget_scores,
         layers=names.LAYERS,
         base=names.BASE,
+        measured=measured_cuts,
         code=lambda w: code("budget", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
         launch=LAUNCH,
     output:
@@ -59,7 +60,8 @@ rule budget:
         mem_mb=memory_mb,
     params:
         settings=budget_settings,
+        measured=measured_options,
     shell:
         "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --scores {input.scores:q} --layers {input.layers:q} "
-        "--base {input.base:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
+        "--base {input.base:q} {params.measured:q} --output {output:q} --threads {threads} > {log:q} 2>&1"

@@ -27,7 +27,7 @@ def calibration_settings(wildcards, exclude=(), **extra):
     calibration = CONFIG.calibrations[wildcards.calib]
     return settings(
         calibration,
-        exclude=["shards", *WHERE, "rounds", *exclude],
+        exclude=["shards", *WHERE, "rounds", "probed", *exclude],
         dtype=CONFIG.models[wildcards.model].dtype,
         **text_format(calibration),
         **extra,
@@ -94,7 +94,7 @@ rule merge_calibration:
     resources:
         mem_mb=memory_mb,
     params:
-        settings=lambda w: settings(CONFIG.calibrations[w.calib], exclude=["rounds", "answers", "completion"]),
+        settings=lambda w: settings(CONFIG.calibrations[w.calib], exclude=["rounds", "probed", "answers", "completion"]),
         shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],
         output=subpath(output[0], parent=True),
     shell:

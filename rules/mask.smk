@@ -1,13 +1,76 @@
 """
-Masks: which neurons stay, at one sparsity. All sparsities come from one score file.
+Masks: which neurons stay, at one sparsity. All sparsities come from one score file, and from one measurement of what
+cutting each layer costs where the method's allocation asks for it (`sensitivity`, `greedy`).
 
 INPUT
     results/{model}/scores/{calib}/{method}.parquet
     results/{model}/calibration/{calib}/layers.parquet              layer importance, for allocations that want it
     results/{model}/base/manifest.json                              widths before any pruning, which sparsity is counted against
+    results/data/{dataset}/{split}.parquet, …/second_moments.json   for that measurement; the latter where the method refits
 OUTPUT
+    results/{model}/sensitivity/{calib}/{method}.parquet            layer, width, divergence, passes: one row a cut
     results/{model}/masks/{calib}/{method}/{sparsity}.parquet       layer, unit, keep
 """
+
+from pruning.methods import allocation
+
+
+def searched(wildcards):
+    """What of methods/sensitivity.py the method's allocation asks for, if anything."""
+    return allocation.search_of(CONFIG.method(wildcards.method).allocate)
+
+
+def measured_cuts(wildcards):
+    """What cuts cost, where the method's allocation asks for it."""
+    return [names.SENSITIVITY.format(**wildcards)] if searched(wildcards) else []
+
+
+def measured_options(wildcards):
+    return [f"--measured={path}" for path in measured_cuts(wildcards)]
+
+
+def refitted_cuts(wildcards):
+    """Second moments, where what cuts leave is refitted: by plain ridge regression, whatever the method's scheme."""
+    return names.SECOND_MOMENTS.format(**wildcards) if compensation_of(wildcards).startswith("ridge") else None
+
+
+def sensitivity_settings(wildcards):
+    own = {"probed": CONFIG.calibrations[wildcards.calib].probed, "min_keep": CONFIG.method(wildcards.method).min_keep}
+    return calibration_settings(
+        wildcards, ["objectives", "gradient_checkpointing"], search=searched(wildcards), **own
+    )
+
+
+rule sensitivity:
+    """What cutting each layer costs one method."""
+    input:
+        model=names.BASE,
+        data=calibration_data,
+        scores=names.SCORES,
+        evidence=lambda w: f"{path}.json" if (path := refitted_cuts(w)) else [],
+        moments=lambda w: ancient(path) if (path := refitted_cuts(w)) else [],
+        code=code("sensitivity"),
+        launch=LAUNCH,
+    output:
+        names.SENSITIVITY,
+    log:
+        log_of(names.SENSITIVITY),
+    benchmark:
+        benchmark_of(names.SENSITIVITY)
+    conda:
+        "../envs/gpu.yaml"
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    params:
+        settings=sensitivity_settings,
+        model=subpath(input.model, parent=True),
+        evidence=lambda w, input: [f"--evidence={input.evidence}"] if input.evidence else [],
+    shell:
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
+        "--scores {input.scores:q} {params.evidence:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
 
 
 def mask_settings(wildcards):
@@ -22,6 +85,7 @@ rule mask:
         scores=names.SCORES,
         layers=names.LAYERS,
         base=names.BASE,
+        measured=measured_cuts,
         code=lambda w: code("mask", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
     output:
         names.MASK,
@@ -35,6 +99,8 @@ rule mask:
         mem_mb=grown(1000),
     params:
         settings=mask_settings,
+        measured=measured_options,
     shell:
         "python {input.code[0]:q} --settings {params.settings:q} --scores {input.scores:q} "
-        "--layers {input.layers:q} --base {input.base:q} --sparsity {wildcards.sparsity} --output {output:q} > {log:q} 2>&1"
+        "--layers {input.layers:q} --base {input.base:q} --sparsity {wildcards.sparsity} {params.measured:q} "
+        "--output {output:q} > {log:q} 2>&1"

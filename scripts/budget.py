@@ -19,6 +19,7 @@ def budget(
     layers: Annotated[Path, typer.Option(help="layers.parquet of the calibration")],
     base: Annotated[Path, typer.Option(help="manifest.json of the model")],
     output: Annotated[Path, typer.Option(help="JSON")],
+    measured: Annotated[Path | None, typer.Option(help="what cuts cost, for allocations that ask for it")] = None,
     threads: int = 1,
 ) -> None:
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
@@ -33,7 +34,10 @@ def budget(
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "unit"], ignore_index=True)
     original = artifacts.read_json(base, "base")["original"]["widths"]
-    problem = allocation.problem_of(frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"])
+    own = artifacts.read_parquet(measured, "sensitivity") if measured else None
+    problem = allocation.problem_of(
+        frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"], own
+    )
 
     def widths(sparsity: int) -> tuple[int, ...]:
         """As the model has them: a padded one's are the widest, everywhere."""

@@ -27,11 +27,12 @@ from pruning.config import validation
 from pruning.core import names
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
+from pruning.methods import allocation
 
 # Stages that load a model to compute with it.
 LOADING = (
     *("calibrate_shard", "observe", "second_moments", "output_gradients", "parameter_gradients", "rounds", "refit"),
-    *("evaluate", "recover", "cases"),
+    *("sensitivity", "evaluate", "recover", "cases"),
 )
 PROMPT, ANSWER = 1024, 256  # tokens, where only the data know
 READING = 2e9  # bytes a second of a checkpoint, from disk to device
@@ -185,6 +186,7 @@ def asked(network, task) -> float:
 # What of a job's wildcards its memory depends on, besides the model.
 KEYS = {
     **dict.fromkeys(("calibrate_shard", "observe", "second_moments", "output_gradients", "rounds", "refit"), "calib"),
+    "sensitivity": "calib",
     "evaluate": "task",
     "recover": "tuning",
 }
@@ -219,6 +221,8 @@ def work_of(config, stage: str, job: dict[str, str], shape: work.Shape) -> work.
     own = config.calibrations[job["calib"]].model_dump()
     if stage == "refit":
         return work.refit(shape, own, config.method(job["method"]).compensate, int(job["sparsity"]) / 100)
+    if stage == "sensitivity":
+        return work.sensitivity(shape, own, allocation.search_of(config.method(job["method"]).allocate))
     return getattr(work, "calibration" if stage in ("calibrate_shard", "observe") else stage)(shape, own)
 
 

@@ -15,6 +15,7 @@ def mask(
     base: Annotated[Path, typer.Option(help="manifest.json of the model")],
     sparsity: Annotated[int, typer.Option(help="per cent of FFN neurons to remove")],
     output: Annotated[Path, typer.Option()],
+    measured: Annotated[Path | None, typer.Option(help="what cuts cost, for allocations that ask for it")] = None,
 ) -> None:
     import numpy as np
 
@@ -24,7 +25,10 @@ def mask(
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "unit"], ignore_index=True)
     original = artifacts.read_json(base, "base")["original"]["widths"]
-    problem = allocation.problem_of(frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"])
+    own = artifacts.read_parquet(measured, "sensitivity") if measured else None
+    problem = allocation.problem_of(
+        frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"], own
+    )
     widths = allocation.widths(problem, sparsity, settings)
     frame["keep"] = np.concatenate(allocation.masks(problem.scores, widths))
     artifacts.write_parquet(output, frame[["layer", "unit", "keep"]], "mask", {**settings, "sparsity": sparsity})

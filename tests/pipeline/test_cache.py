@@ -95,6 +95,10 @@ CODE = {
             "scripts/pruning/calibration/layerwise.py",
             "scripts/output_gradients.py",
             "scripts/pruning/calibration/output_gradients.py",
+            "scripts/sensitivity.py",
+            "scripts/pruning/methods/sensitivity.py",
+            "scripts/pruning/methods/allocation/sensitivity.py",
+            "scripts/pruning/methods/allocation/greedy.py",
             "scripts/rounds.py",
             "scripts/pruning/methods/rounds.py",
             "scripts/refit.py",
@@ -257,6 +261,7 @@ KEYS = {
     "calibrations.gsm_symbolic-s0.shards": (3, {**FROM_CALIBRATION, "calibrate_shard": 3}),
     "calibrations.gsm_symbolic-s0.gradient_checkpointing": (True, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.rounds": ([50], NOTHING),
+    "calibrations.gsm_symbolic-s0.probed": (3, NOTHING),
     "methods.random.score": ("magnitude", None),  # takes no seed: see options
     "methods.random.options": ({"seed": 1}, ONE_METHOD),
     "methods.rku.normalise": ("layer_mean", ONE_METHOD),

@@ -1,8 +1,9 @@
-"""Pruning in rounds: a compact, recovered model is the base of the next one."""
+"""Pruning in rounds: a compact, recovered model is the base of the next one. Widths by what cuts cost."""
 
 import json
 
 import pandas as pd
+import pytest
 import torch
 import yaml
 
@@ -76,3 +77,27 @@ def test_a_circle_of_models_is_named(finished: Workspace):
     (finished.path / "rounds.yaml").write_text(yaml.safe_dump(content))
     done = finished.snakemake("-n", TARGET, configfile="rounds.yaml", check=False)
     assert "models.second.source.model: second is made of third is made of second: name another one" in done.stderr
+
+
+def test_widths_by_what_cuts_cost(finished: Workspace):
+    """One measurement of each method serves its sparsities; the second one refits what cuts leave."""
+    masks = "results/tiny-reasoner/masks/gsm_symbolic-s0/{}/{}.parquet"
+    asked = [masks.format(method, sparsity) for method in ("sensitivity", "ridge_greedy") for sparsity in (30, 60)]
+    planned = finished.planned(*asked)
+    assert planned["sensitivity"] == 2 and planned["mask"] == 4 and planned["second_moments"] == 1
+    finished.snakemake(*asked)
+    for path, sparsity in zip(asked, (30, 60, 30, 60), strict=True):
+        assert (~pd.read_parquet(finished.path / path)["keep"]).mean() == pytest.approx(sparsity / 100, abs=1 / 64)
+    cuts = {
+        m: pd.read_parquet(finished.path / f"results/tiny-reasoner/sensitivity/gsm_symbolic-s0/{m}.parquet")
+        for m in ("sensitivity", "ridge_greedy")
+    }
+    assert [len(own) for own in cuts.values()] == [32, 32]
+    assert (cuts["ridge_greedy"]["passes"].diff().dropna() > 0).all()
+    budget = finished.planned(
+        "results/tiny-reasoner/budget/gsm_symbolic-s0/sensitivity/small.json",
+        "--config",
+        "budgets={small: {parameters: 80%}}",
+    )
+    assert budget == {"budget": 1}
+    assert finished.planned(*asked) == {}

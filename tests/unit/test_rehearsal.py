@@ -31,6 +31,7 @@ STAGES = {
     "output gradients": lambda network: footprint.output_gradients(network, CALIBRATION),
     "refit": lambda network: footprint.refit(network, CALIBRATION),
     "rounds": lambda network: footprint.rounds(network, CALIBRATION),
+    "sensitivity": lambda network: footprint.sensitivity(network, {**CALIBRATION, "probed": 9, "search": "layers"}),
     "perplexity": lambda network: footprint.perplexity(network, {"batch_size": 3, "seqlen": 100}),
     "answers": lambda network: footprint.answers(network, 4, 60, 30),
     "recovery": lambda network: footprint.lora(network, LORA),
@@ -94,6 +95,7 @@ MEANT = {
     "output_gradients": (footprint.output_gradients, CALIBRATION),
     "refit": (footprint.refit, CALIBRATION),
     "rounds": (footprint.rounds, CALIBRATION),
+    "sensitivity": (footprint.sensitivity, {**CALIBRATION, "probed": 64, "search": "greedy"}),
     "perplexity": (footprint.perplexity, {"batch_size": 3, "seqlen": 100}),
     "recovery": (footprint.lora, LORA),
 }
@@ -103,6 +105,7 @@ HELPS = {
     "output_gradients": {"gradient_checkpointing: true` in `calibrations`", "micro_batch: 1` in `calibrations`"},
     "refit": {"micro_batch: 1` in `calibrations`"},
     "rounds": {"micro_batch: 1` in `calibrations`"},
+    "sensitivity": {"micro_batch: 1` in `calibrations`", "probed: 16` in `calibrations`"},
     "perplexity": {"batch_size: 1` in `tasks`"},
     "recovery": {"gradient_checkpointing: true` in `tunings`", "micro_batch: 1` in `tunings`"},
 }
@@ -145,6 +148,27 @@ def test_on_gpus_it_says_how_many_and_sums_are_narrower(folder, monkeypatch):
         loading.must_fit(folder, "float32", "second_moments", CALIBRATION)
 
 
+@pytest.mark.parametrize("stage", ["refit", "sensitivity", "rounds"])
+def test_what_stays_with_the_cpu_is_not_asked_of_a_gpu(folder, monkeypatch, stage):
+    """Least squares of a layer: three [n, n] and six [d, n] in float64."""
+    solving = 8 * (3 * 512**2 + 6 * 512 * 64)
+    sums = 2 * 4 * 512**2
+    states = 5 * 64 * 64 * 64 * 4  # of 64 samples of 64 tokens: before three layers, after the last, wanted
+    ranked = needed(folder, "rounds")[1] - needed(folder, "second_moments")[1]  # in float64 on the device
+    spared = {"refit": sums + solving, "sensitivity": states + solving, "rounds": sums}[stage]
+    assert stage != "rounds" or ranked > solving
+    weights, beside = needed(folder, stage)
+    on_gpu = weights + beside - spared
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    free = [on_gpu]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: (free[card], 10**12))
+    loading.must_fit(folder, "float32", stage, MEANT[stage][1])
+    free[0] -= 10
+    with pytest.raises(InputError, match=f"{stage}: model"):
+        loading.must_fit(folder, "float32", stage, MEANT[stage][1])
+
+
 def test_logits_are_told_from_the_rest(folder):
     """With few neurons, the peak of three windows is where logits, a float32 copy and a softmax lie side by side."""
     wide = tiny.save(tiny.qwen2(), folder.parent / "narrow")
@@ -181,6 +205,7 @@ def run(stage: str, folder: Path, place: Path) -> None:
     import refit
     import rounds
     import second_moments
+    import sensitivity
 
     data, own = place / "data.parquet", {**SETTINGS, **CALIBRATION, "seed": 0}
     if stage == "calibration":
@@ -197,6 +222,9 @@ def run(stage: str, folder: Path, place: Path) -> None:
         )
     elif stage == "rounds":
         rounds.rounds({**own, "rounds": [50]}, folder, data, place / "rounds.parquet")
+    elif stage == "sensitivity":
+        searched = {**own, "search": "greedy", "probed": 64, "min_keep": 0.1}
+        sensitivity.sensitivity(searched, folder, data, place / "scores.parquet", place / "cuts.parquet")
     elif stage in ("recovery", "distillation"):
         teacher = folder if stage == "distillation" else None
         recover.recover({**SETTINGS, **LORA}, folder, data, data, place / "adapter", teacher)
@@ -214,6 +242,7 @@ LENGTHS = {
     "output_gradients": ("output_gradients", {"sequence_length": 21}),
     "refit": ("refit", {"sequence_length": 21}),
     "rounds": ("rounds", {"sequence_length": 21}),
+    "sensitivity": ("sensitivity", {"sequence_length": 21}),
     "recovery": ("recovery", {"sequence_length": 21}),
     "distillation": ("recovery", {"sequence_length": 21}),
     "perplexity": ("perplexity", {"seqlen": 8}),
@@ -226,6 +255,9 @@ def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(folde
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": TEXT}), "dataset", {})
     mask = pd.DataFrame([(layer, unit, unit < 100) for layer in range(3) for unit in range(512)])
     artifacts.write_parquet(tmp_path / "mask.parquet", mask.set_axis(["layer", "unit", "keep"], axis=1), "mask", {})
+    scores = pd.DataFrame([(layer, unit, 1.0) for layer in range(3) for unit in range(512)])
+    scores = scores.set_axis(["layer", "unit", "score"], axis=1)
+    artifacts.write_parquet(tmp_path / "scores.parquet", scores, "scores", {})
     weights, beside = needed(folder, stage, **lengths)
     total = weights * (2 if name == "distillation" else 1) + beside  # the teacher's
 

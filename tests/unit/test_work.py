@@ -12,7 +12,7 @@ from pruning.analysis import work
 from pruning.calibration import output_gradients as gradients
 from pruning.calibration import prepare
 from pruning.core.errors import InputError
-from pruning.methods import refit
+from pruning.methods import refit, sensitivity
 from pruning.models.structures import ffn
 
 
@@ -76,6 +76,16 @@ def test_rounds_cost_their_passes():
     each = work.output_gradients(own, TEXT) + work.second_moments(own, TEXT)
     refits = [work.refit(own, TEXT, "ridge_attention", gone) for gone in (0.25, 0.5)]
     assert work.rounds(own, TEXT).flops == 3 * each.flops + refits[0].flops + refits[1].flops
+
+
+@pytest.mark.parametrize("search", ["layers", "greedy"])
+def test_measuring_cuts_costs_the_layers_that_follow_them(search):
+    model, scores = tiny.qwen2(layers=4), [np.arange(48.0)] * 4
+    run = getattr(sensitivity, search)
+    found = counted(lambda: list(run(sensitivity.Probe(model, micro_batches(5, 16), scores, [1] * 4))))
+    expected = work.sensitivity(shape(tiny.qwen2(layers=4)), {**TEXT, "probed": 64}, search).flops
+    # that a layer at its least is tried no more is left out
+    assert expected == pytest.approx(found, rel=0.1) if search == "layers" else found < expected < 2 * found
 
 
 def test_a_teacher_costs_its_own_pass():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruning.calibration import layerwise
 from pruning.calibration import output_gradients as curvature
 from pruning.calibration import second_moments as moments
 from pruning.calibration.gradients import Calibration
@@ -35,8 +36,9 @@ def calibration(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Pe
 
 
 def second_moments(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
-    """settings: `micro_batch`, `sequence_length`. A layer at a time, sums in float64 (half of them on a GPU)."""
-    return rehearsal.peak(network, lambda: next(moments.second_moments(network, _batches(settings))))
+    """settings: `micro_batch`, `sequence_length`. A layer at a time, sums in float64 (in float32 on a GPU)."""
+    peak = rehearsal.peak(network, lambda: next(moments.second_moments(network, _batches(settings))))
+    return _more(peak, 0, spared=2 * 4 * max(site.in_features for site in ffn.sites(network)) ** 2)
 
 
 def output_gradients(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
@@ -49,9 +51,8 @@ def output_gradients(network: nn.Module, settings: Mapping[str, Any]) -> rehears
 def refit(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
     """settings: `micro_batch`, `sequence_length`. A layer of which nothing is removed: sums as of the second moments;
     the least squares need three more [n, n] and six [d, n] in float64, on the CPU also where there is a GPU."""
-    site = max(ffn.sites(network), key=lambda site: site.in_features)
-    solving = 8 * (3 * site.in_features**2 + 6 * site.in_features * site.out_features)
-    return _more(second_moments(network, settings), solving * (site.weight.device.type != "cuda"))
+    solving, sums = _solving(network), second_moments(network, settings)
+    return _more(sums, solving, spared=sums.spared + solving)
 
 
 def rounds(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
@@ -60,7 +61,26 @@ def rounds(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
     site = max(ffn.sites(network), key=lambda site: site.in_features)
     scoring = 8 * (6 * site.in_features**2 + 2 * site.in_features * site.out_features)
     ranked = _more(second_moments(network, settings), scoring)
-    return max(refit(network, settings), ranked, output_gradients(network, settings))
+    passes = [refit(network, settings), ranked, output_gradients(network, settings)]
+    return _more(max(passes), 0, spared=max(passes) - max(each - each.spared for each in passes))
+
+
+def sensitivity(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
+    """settings: `micro_batch`, `sequence_length`, `probed` and, unless it is `greedy`, `search`. One cut of the first
+    layer; besides, the hidden states that are kept, a down_proj for every cut at hand, and its fit (`refit`)."""
+    sites, greedy = ffn.sites(network), settings.get("search", "greedy") == "greedy"
+    site = max(sites, key=lambda site: site.in_features)
+
+    def work() -> None:
+        with torch.inference_mode():
+            end = layerwise.rest(network, 0, _batches(settings)[0], None)
+            end = end.to(site.weight.device)
+            head.token_divergences(network, end, network, end)
+
+    tokens = settings["probed"] * settings["sequence_length"]
+    states = (len(sites) + 2 if greedy else 3) * tokens * site.out_features * site.weight.element_size()
+    cuts, spared = (len(sites) if greedy else 1) * site.weight.nbytes, states + _solving(network)
+    return _more(rehearsal.peak(network, work), cuts + spared, spared)
 
 
 def perplexity(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
@@ -106,11 +126,17 @@ def lora(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
     return rehearsal.peak(network, work)
 
 
-def _more(peak: rehearsal.Peak, others: int) -> rehearsal.Peak:
-    """With so many bytes that are no logits."""
+def _more(peak: rehearsal.Peak, others: int, spared: int | None = None) -> rehearsal.Peak:
+    """With so many bytes that are no logits; spared: what a GPU is spared (None: as before)."""
     found = rehearsal.Peak(peak + others)
-    found.logits = peak.logits
+    found.logits, found.spared = peak.logits, peak.spared if spared is None else spared
     return found
+
+
+def _solving(network: nn.Module) -> int:
+    """Bytes of the least squares of the widest layer, on the CPU also where there is a GPU."""
+    site = max(ffn.sites(network), key=lambda site: site.in_features)
+    return 8 * (3 * site.in_features**2 + 6 * site.in_features * site.out_features)
 
 
 def _batches(settings: Mapping[str, Any]) -> list[Batch]:
@@ -130,6 +156,7 @@ STAGES = {
     ),
     "refit": (refit, "calibrations", ({"micro_batch": 1},)),
     "rounds": (rounds, "calibrations", ({"gradient_checkpointing": True}, {"micro_batch": 1})),
+    "sensitivity": (sensitivity, "calibrations", ({"micro_batch": 1}, {"probed": 16})),
     "perplexity": (perplexity, "tasks", ({"batch_size": 1},)),
     "recovery": (lora, "tunings", ({"gradient_checkpointing": True}, {"micro_batch": 1})),
 }
@@ -152,10 +179,8 @@ def must_fit(
         """Bytes of weights, of logits, of all else."""
         network = rehearsal.model(directory, dtype)
         weights = sum(parameter.nbytes for parameter in network.parameters()) + others
-        widest = max(site.in_features for site in ffn.sites(network))
         beside = work(network, {**settings, **changed})
-        narrower = 2 * 4 * widest**2 if on_gpus and stage in ("second_moments", "refit") else 0  # float32 sums there
-        return weights, beside.logits, beside - beside.logits - narrower
+        return weights, beside.logits, beside - beside.logits - (beside.spared if on_gpus else 0)
 
     parts = rehearsed({})
     if (needed := sum(parts) / 1e9) <= sum(free):

@@ -15,6 +15,7 @@ from typing import Any
 
 from pruning.core import names
 from pruning.core.errors import InputError
+from pruning.methods.allocation import LEVELS
 
 SIZES = names.HOME / "resources/task_sizes.csv"  # items of published test sets; tokens an item, by Qwen2.5's tokenizer
 
@@ -126,6 +127,15 @@ def rounds(shape: Shape, own: Mapping[str, Any]) -> Work:
     measured = (output_gradients(shape, own) + second_moments(shape, own) for _ in gone)
     refitted = (refit(shape, own, "ridge_attention", each / 100) for each in own["rounds"])
     return sum([*measured, *refitted], Work())
+
+
+def sensitivity(shape: Shape, own: Mapping[str, Any], search: str) -> Work:
+    """One layer's cuts run that layer and all after it; `greedy` tries every layer's next cut in each step (fewer, once
+    some are at their least), and runs what follows the one that it takes again."""
+    tokens, cuts = min(own["samples"], own["probed"]) * own["sequence_length"], LEVELS * shape.layers
+    tried = cuts * (shape.layers if search == "greedy" else 1)
+    passes = tried * (shape.layers + 1) / (2 * shape.layers) + (cuts / 2 if search == "greedy" else 0) + 2
+    return forward(shape, passes * tokens, 2 * tried * tokens)
 
 
 def recovery(shape: Shape, own: Mapping[str, Any], sparsity: float) -> Work:

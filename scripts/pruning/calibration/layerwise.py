@@ -35,30 +35,50 @@ def run(
 
     looks: linear modules of the layer, and what is called with the input and the output of each, [B, T, ...]."""
 
-    def resume(_, args: tuple):
-        return None if hidden is None else (hidden.to(args[0].device), *args[1:])
-
     def leave(_, args: tuple, output):
         outputs.append((output[0] if isinstance(output, tuple) else output).cpu())
 
     outputs: list[Tensor] = []
-    hooks = [layer.register_forward_pre_hook(resume), layer.register_forward_hook(leave)]
+    hooks = [layer.register_forward_hook(leave)]
     for site, look in (looks or {}).items():
 
         def show(_, args: tuple, output: Tensor, look: Callable[[Tensor, Tensor], None] = look) -> None:
             look(args[0], output)
 
         hooks.append(site.register_forward_hook(show))
-    device = model.get_input_embeddings().weight.device
     others = [other for other in families.decoder_layers(model) if other is not layer]
     try:
-        with idle(others):
-            mask = batch.counted.to(device).long()
-            families.backbone(model)(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)
+        _resumed(model, layer, others, batch, hidden)
     finally:
         for hook in hooks:
             hook.remove()
     return outputs[0]
+
+
+@torch.inference_mode()
+def rest(model: nn.Module, index: int, batch: Batch, hidden: Tensor | None) -> Tensor:
+    """What the head gets [B, T, d], on the CPU, where before layer number `index` the hidden states are `hidden`, or
+    the embeddings (None)."""
+    layers = families.decoder_layers(model)
+    return _resumed(model, layers[index], layers[:index], batch, hidden).cpu()
+
+
+def _resumed(
+    model: nn.Module, layer: nn.Module, idling: Sequence[nn.Module], batch: Batch, hidden: Tensor | None
+) -> Tensor:
+    """A forward pass in which these layers idle and this one gets `hidden`, where there is some."""
+
+    def resume(_, args: tuple):
+        return None if hidden is None else (hidden.to(args[0].device), *args[1:])
+
+    device = model.get_input_embeddings().weight.device
+    hook = layer.register_forward_pre_hook(resume)
+    try:
+        with idle(idling):
+            mask = batch.counted.to(device).long()
+            return families.backbone(model)(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)[0]
+    finally:
+        hook.remove()
 
 
 @contextmanager

@@ -104,6 +104,12 @@ def shard_of(batches: Sequence[Batch], shard: int, shards: int) -> Sequence[Batc
     return batches[len(batches) * shard // shards : len(batches) * (shard + 1) // shards]
 
 
+def first_samples(batches: Sequence[Batch], samples: int) -> list[Batch]:
+    """Whole micro-batches with so many samples, or the next more."""
+    starts = [int(batch.samples[0]) for batch in batches]
+    return [batch for batch, start in zip(batches, starts, strict=True) if start < samples]
+
+
 def sampled_positions(batches: Sequence[Batch], tokens: int, seed: int) -> dict[int, list[int]]:
     """Which tokens' activations are kept: sample -> positions, drawn from all counted tokens of the whole set."""
     every = [

@@ -36,6 +36,8 @@ class Calibration(Strict):
     """Separate jobs, one GPU each; merging is exact."""
     gradient_checkpointing: bool = False
     """Less memory, about one more forward pass an objective."""
+    probed: Positive = 64
+    """Samples, the first, on which the allocations `sensitivity` and `greedy` measure what cuts cost."""
     rounds: NonEmpty[Annotated[int, Field(gt=0, lt=100)]] = [20, 40, 50, 60, 70, 80]
     """Per cent of the neurons gone after each round of the score `rounds`, growing."""
 

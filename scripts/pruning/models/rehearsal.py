@@ -126,9 +126,11 @@ def _thin(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: An
 
 
 class Peak(int):
-    """Bytes at once; `logits`, those of them that are logits, their softmax or its gradient."""
+    """Bytes at once; `logits`, those of them that are logits, their softmax or its gradient; `spared`, those that a GPU
+    need not hold: what stays with the CPU, and half of what is narrower there."""
 
     logits: int
+    spared: int = 0
 
 
 def peak(network: nn.Module, work: Callable[[], Any]) -> Peak:

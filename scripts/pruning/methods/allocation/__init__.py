@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+LEVELS = 16
+"""Widths of a layer that are measured where a scheme asks for it: sixteenths, and the least."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -23,15 +26,22 @@ class Problem:
     sparsity: int  # per cent of the original FFN neurons to remove
     importance: np.ndarray  # [layers], mean angular distance a token between a layer's input and output
     floor: np.ndarray  # [layers], least neurons a layer keeps
+    measured: pd.DataFrame | None = None  # what cuts cost (methods/sensitivity.py), for schemes that have SEARCH
 
     @property
     def sizes(self) -> np.ndarray:
         return np.array([len(scores) for scores in self.scores])
 
 
-def problem_of(scores: pd.DataFrame, layers: pd.DataFrame, original: Sequence[int], min_keep: float) -> Problem:
+def problem_of(
+    scores: pd.DataFrame,
+    layers: pd.DataFrame,
+    original: Sequence[int],
+    min_keep: float,
+    measured: pd.DataFrame | None = None,
+) -> Problem:
     """At sparsity 0, from artefacts: scores of one method, in the order of layers and units; the calibration's layers;
-    widths before any pruning."""
+    widths before any pruning; what cuts cost, where the scheme asks for it."""
     values = [rows.to_numpy() for _, rows in scores.groupby("layer")["score"]]
     per_layer, original = layers.sort_values("layer"), np.array(original)
     return Problem(
@@ -40,7 +50,13 @@ def problem_of(scores: pd.DataFrame, layers: pd.DataFrame, original: Sequence[in
         sparsity=0,
         importance=(per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
         floor=np.minimum(floors(original, min_keep), [len(own) for own in values]),
+        measured=measured,
     )
+
+
+def search_of(scheme: str) -> str | None:
+    """Which measurement a scheme asks for (methods/sensitivity.py), if any."""
+    return getattr(importlib.import_module(f"pruning.methods.allocation.{scheme}"), "SEARCH", None)
 
 
 def widths(problem: Problem, sparsity: int, method: Mapping[str, Any]) -> np.ndarray:

@@ -1,0 +1,137 @@
+"""What each layer's width costs, measured: how far the model's next tokens are from the dense model's where that layer
+has so many of its neurons left,
+
+    D(l, w) = mean over tokens t of KL(p_dense(. | before t) ‖ p_cut(. | before t))                       in nats
+
+over the tokens that the calibration's objectives look at. `layers`: one layer is cut at a time, as in SPDY (Frantar &
+Alistarh 2022, arXiv 2201.13096), whose widths are then found by a dynamic programme (allocation/sensitivity.py).
+`greedy`: all layers are cut in steps, each time the one whose step costs the present model least a neuron, so that what
+layers do to each other is seen (allocation/greedy.py).
+
+In a layer the best-scored neurons stay: removed ones are columns of zeros in down_proj.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruning.calibration import layerwise
+from pruning.calibration.prepare import Batch
+from pruning.methods.allocation import LEVELS, ranking
+from pruning.methods.compensation import Compensated
+from pruning.models import families, head
+from pruning.models.structures import ffn
+
+States = list[Tensor | None]
+"""Hidden states [B, T, d] of every micro-batch, on the CPU; None: the embeddings."""
+Fit = Callable[[int, np.ndarray], Compensated]
+"""What is left of down_proj: of a layer's number and of keep [n]."""
+
+
+def levels(size: int, least: int) -> list[int]:
+    """Widths below the whole layer, the largest first."""
+    return sorted({max(least, size * part // LEVELS) for part in range(LEVELS)} - {size}, reverse=True)
+
+
+class Probe:
+    """A model whose layers are cut, and how far its next tokens are from those of the model as it was."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        scores: Sequence[np.ndarray],
+        least: Sequence[int],
+        fit: Fit | None = None,
+    ):
+        """scores: [n] a layer; least: its least width. fit: refits what is left. Raises InputError as layerwise.check
+        does."""
+        layerwise.check(model)
+        self.model, self.batches, self.scores, self.least, self.fit = model, batches, scores, least, fit
+        self.sites, self.layers = ffn.sites(model), families.decoder_layers(model)
+        self.widths = [site.in_features for site in self.sites]
+        self.layers_run = 0  # over all micro-batches
+        self.start: States = [None] * len(batches)
+        self.wanted = self.ends(0, self.start)
+
+    @property
+    def passes(self) -> float:
+        """Forward passes over all micro-batches that were made, a part of the layers being a part of one."""
+        return self.layers_run / len(self.layers)
+
+    @torch.inference_mode()
+    def weight(self, layer: int, width: int) -> Tensor:
+        """down_proj [d, n] of a layer that has so many neurons left."""
+        site = self.sites[layer]
+        keep = np.zeros(len(self.scores[layer]), dtype=bool)
+        keep[ranking(self.scores[layer])[:width]] = True
+        columns = torch.from_numpy(keep).to(site.weight.device)
+        cut = torch.zeros_like(site.weight)
+        if self.fit is None:
+            cut[:, columns] = site.weight[:, columns]
+        else:
+            cut[:, columns] = torch.from_numpy(self.fit(layer, keep).weight).to(cut)
+        return cut
+
+    @torch.inference_mode()
+    def divergence(self, layer: int, weight: Tensor, states: States) -> float:
+        """D, with this down_proj in a layer before which the hidden states are these."""
+        own, site = self.sites[layer].weight, self.sites[layer]
+        site.weight = nn.Parameter(weight, requires_grad=False)
+        try:
+            ends = self.ends(layer, states)
+        finally:
+            site.weight = own
+        total, tokens = 0.0, 0
+        for batch, end, wanted in zip(self.batches, ends, self.wanted, strict=True):
+            looked_at = batch.objective[:, 1:]
+            apart = head.token_divergences(self.model, end, self.model, wanted.to(end.device)).cpu()
+            total += float(apart[looked_at].double().sum())
+            tokens += int(looked_at.sum())
+        return total / tokens
+
+    @torch.inference_mode()
+    def ends(self, layer: int, states: States) -> list[Tensor]:
+        """What the head gets [B, T, d] of hidden states before a layer."""
+        self.layers_run += len(self.layers) - layer
+        return [layerwise.rest(self.model, layer, *pair) for pair in zip(self.batches, states, strict=True)]
+
+    def after(self, layer: int, states: States) -> States:
+        """Hidden states after a layer."""
+        self.layers_run += 1
+        pairs = zip(self.batches, states, strict=True)
+        return [layerwise.run(self.model, self.layers[layer], *pair) for pair in pairs]
+
+
+Row = tuple[int, int, float]
+"""Layer, width, divergence in nats."""
+
+
+def layers(probe: Probe, progress: Callable = iter) -> Iterator[Row]:
+    """Each layer at each of its levels, all others being whole."""
+    states = probe.start
+    for layer in progress(range(len(probe.layers))):
+        for width in levels(probe.widths[layer], probe.least[layer]):
+            yield layer, width, probe.divergence(layer, probe.weight(layer, width), states)
+        states = probe.after(layer, states)
+
+
+def greedy(probe: Probe, progress: Callable = iter) -> Iterator[Row]:
+    """The layer that is cut next, what is left of it, and where the model then is; until all are at their least."""
+    left = [levels(*pair) for pair in zip(probe.widths, probe.least, strict=True)]
+    widths, states, present = list(probe.widths), [probe.start], 0.0
+    for layer in range(len(left) - 1):
+        states.append(probe.after(layer, states[layer]))
+    weights = {layer: probe.weight(layer, own[0]) for layer, own in enumerate(left) if own}
+    for _ in progress(range(sum(map(len, left)))):
+        found = {layer: probe.divergence(layer, weight, states[layer]) for layer, weight in weights.items()}
+        chosen = min(found, key=lambda layer: ((found[layer] - present) / (widths[layer] - left[layer][0]), layer))
+        present, widths[chosen] = found[chosen], left[chosen].pop(0)
+        probe.sites[chosen].weight = nn.Parameter(weights.pop(chosen), requires_grad=False)
+        yield chosen, widths[chosen], present
+        for layer in range(chosen, len(left) - 1):
+            states[layer + 1] = probe.after(layer, states[layer])
+        if left[chosen]:
+            weights[chosen] = probe.weight(chosen, left[chosen][0])  # of columns that are still as they were

@@ -1,0 +1,155 @@
+"""What cuts cost: against whole forward passes of masked copies; widths against every combination."""
+
+import copy
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_second_moments import MODELS, micro_batches
+
+from pruning.calibration import prepare
+from pruning.methods import allocation, sensitivity
+from pruning.methods.allocation import greedy as greedy_widths
+from pruning.methods.allocation import sensitivity as programme
+from pruning.methods.compensation import Compensated
+from pruning.models.structures import ffn
+
+N = 48
+LEAST = [40, 5, 44]
+
+
+def scores() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.permutation(N).astype(float) for _ in range(3)]
+
+
+def probe(family="llama", fit=None):
+    """Answers are the second halves of the samples."""
+    batches = micro_batches()
+    for batch in batches:
+        batch.objective[:, : batch.ids.shape[1] // 2] = False
+    return sensitivity.Probe(MODELS[family](), batches, scores(), LEAST, fit)
+
+
+@torch.no_grad()
+def brute_force(own: sensitivity.Probe, dense, widths, change=lambda weight: weight) -> float:
+    """Mean KL over answers of the model whose layers have these widths, by masks on what down_proj gets."""
+    cut = copy.deepcopy(dense)
+    for site, width, of_layer in zip(ffn.sites(cut), widths, scores(), strict=True):
+        if width < N:
+            keep = torch.tensor(of_layer >= N - width)  # ranks: the largest are the best
+            site.weight = torch.nn.Parameter(change(site.weight))
+            site.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep,))
+    total, tokens = 0.0, 0
+    for batch in own.batches:
+        inputs = {"input_ids": batch.ids, "attention_mask": batch.counted.long()}
+        p, q = (model(**inputs).logits.double().log_softmax(-1)[:, :-1] for model in (dense, cut))
+        apart = (p.exp() * (p - q)).sum(-1)[batch.objective[:, 1:]]
+        total, tokens = total + float(apart.sum()), tokens + len(apart)
+    return total / tokens
+
+
+def test_levels_by_hand():
+    assert sensitivity.levels(48, 1) == [45, 42, 39, 36, 33, 30, 27, 24, 21, 18, 15, 12, 9, 6, 3, 1]
+    assert sensitivity.levels(48, 30) == [45, 42, 39, 36, 33, 30]
+    assert sensitivity.levels(5, 2) == [4, 3, 2]
+    assert sensitivity.levels(3, 3) == []
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_each_cut_is_measured_as_a_whole_forward_pass_would(family):
+    own = probe(family)
+    dense = copy.deepcopy(own.model)
+    rows = list(sensitivity.layers(own))
+    assert [row[:2] for row in rows] == [(n, w) for n in range(3) for w in sensitivity.levels(N, LEAST[n])]
+    for layer, width, divergence in rows[::7]:
+        widths = [width if n == layer else N for n in range(3)]
+        assert divergence == pytest.approx(brute_force(own, dense, widths), rel=2e-3, abs=1e-7)
+    for left, right in zip(own.model.parameters(), dense.parameters(), strict=True):
+        assert torch.equal(left, right)  # the model is left as it was
+
+
+def test_what_is_left_is_refitted_where_there_is_a_fit():
+    base = ffn.sites(MODELS["llama"]())
+
+    def doubled(layer: int, keep: np.ndarray) -> Compensated:
+        return Compensated(2 * base[layer].weight.detach().numpy()[:, keep], None, {})
+
+    own = probe(fit=doubled)
+    dense = copy.deepcopy(own.model)
+    layer, width, divergence = list(sensitivity.layers(own))[10]
+    widths = [width if n == layer else N for n in range(3)]
+    assert divergence == pytest.approx(brute_force(own, dense, widths, lambda weight: 2 * weight), rel=2e-3)
+
+
+def test_passes_are_counted():
+    """The dense model; each level of each layer runs it and those after it; then the layer itself once."""
+    own = probe()
+    list(sensitivity.layers(own))
+    levels = [len(sensitivity.levels(N, least)) for least in LEAST]
+    assert own.passes == (3 + sum(levels[n] * (3 - n) for n in range(3)) + 3) / 3
+
+
+def test_greedy_takes_the_cheapest_next_cut_of_the_present_model():
+    own = probe()
+    dense = copy.deepcopy(own.model)
+    rows = list(sensitivity.greedy(own))
+    assert len(rows) == sum(len(sensitivity.levels(N, least)) for least in LEAST)
+    widths, present = [N] * 3, 0.0
+    for layer, width, divergence in rows:
+        rates, tried = {}, {}
+        for each in range(3):
+            if following := [w for w in sensitivity.levels(N, LEAST[each]) if w < widths[each]]:
+                tried[each] = brute_force(own, dense, [following[0] if n == each else w for n, w in enumerate(widths)])
+                rates[each] = (tried[each] - present) / (widths[each] - following[0])
+        assert rates[layer] == pytest.approx(min(rates.values()), rel=1e-2, abs=1e-8)
+        assert divergence == pytest.approx(tried[layer], rel=2e-3, abs=1e-7)
+        widths[layer], present = width, divergence
+    assert widths == LEAST
+
+
+def problem(measured: pd.DataFrame, sizes, sparsity: int, floor=(1, 1, 1)) -> allocation.Problem:
+    own = [np.arange(size, dtype=float) for size in sizes]
+    ones = np.ones(len(sizes))
+    return allocation.Problem(own, np.array(sizes), sparsity, ones, np.array(floor), measured)
+
+
+@pytest.mark.parametrize("sparsity", [10, 35, 50, 77])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_programme_finds_the_best_of_all_combinations(sparsity, seed):
+    rng, sizes = np.random.default_rng(seed), (9, 12, 7)
+    rows = [(n, w, v) for n, s in enumerate(sizes) for w, v in zip(range(s), rng.random(s).cumsum()[::-1], strict=True)]
+    measured = pd.DataFrame(rows, columns=["layer", "width", "divergence"]).sample(frac=1, random_state=seed)
+    cost = {(n, w): v for n, w, v in rows} | {(n, s): 0.0 for n, s in enumerate(sizes)}
+    most = allocation.kept(sum(sizes), sparsity)
+    every = [w for w in product(*(range(1, s + 1) for s in sizes)) if sum(w) <= most]
+    best = min(every, key=lambda widths: sum(cost[pair] for pair in enumerate(widths)))
+    found = programme.widths(problem(measured, sizes, sparsity))
+    assert sum(found) <= most
+    assert sum(cost[pair] for pair in enumerate(found)) == pytest.approx(sum(cost[pair] for pair in enumerate(best)))
+
+
+def test_costs_between_measured_widths_are_interpolated():
+    measured = pd.DataFrame({"layer": [0, 0], "width": [4, 1], "divergence": [0.4, 1.0]})
+    assert programme.cost(measured, 0, 8, np.array([1, 2, 4, 6, 8])).tolist() == pytest.approx([1, 0.8, 0.4, 0.2, 0])
+
+
+def test_a_floor_holds_where_more_is_asked_than_may_go():
+    measured = pd.DataFrame({"layer": [0, 1], "width": [1, 1], "divergence": [1.0, 1.0]})
+    assert programme.widths(problem(measured, (10, 10), 90, (3, 4))).tolist() == [3, 4]
+
+
+def test_greedy_widths_are_whole_steps_and_a_part_of_the_next():
+    measured = pd.DataFrame({"layer": [1, 0, 1], "width": [6, 5, 2], "divergence": [0.1, 0.2, 0.3]})
+    found = {s: greedy_widths.widths(problem(measured, (10, 10), s)).tolist() for s in (10, 20, 30, 45, 60, 95)}
+    assert found == {10: [10, 8], 20: [10, 6], 30: [8, 6], 45: [5, 6], 60: [5, 3], 95: [5, 2]}
+
+
+def test_whole_micro_batches_are_looked_at():
+    batches = micro_batches()
+    starts = [int(batch.samples[0]) for batch in batches]
+    assert prepare.first_samples(batches, 1) == batches[:1]
+    assert prepare.first_samples(batches, starts[1] + 1) == batches[:2]
+    assert prepare.first_samples(batches, 10**6) == batches
