@@ -166,6 +166,10 @@ KEYS = {
         {"tasks|gsm_symbolic_options|stop_early": {"after": 100, "below": 0.2}},
         "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than guessing (chance: 0.2)",
     ),
+    "a background of another experiment": (
+        {"collapse|background": ["obs"]},
+        "collapse.background: unknown name 'obs'; declared: agf, cfsp, flap, random, rku, taylor_fo, wanda",
+    ),
     "an early stop where every item is needed": (
         {"tasks|gsm_symbolic|stop_early": {"after": 100, "below": 0.1}},
         "collapse.task: models stop early in 'gsm_symbolic', and here each is asked all of it: name a task without "

@@ -355,6 +355,15 @@ def test_collapse_draws_accuracies_fit_and_arrows():
     assert len(lower.texts) == 2 and all(arrow.xy[0] == 99 for arrow in lower.texts)  # rku's interval and random
 
 
+def test_collapse_has_methods_of_the_background_in_grey():
+    figure = drawn("collapse", background=["wanda"])
+    for axis in (panel(figure, "Five options"), panels(figure)[-1]):
+        colors = {of.get_color() for of in axis.lines}
+        assert WANDA not in colors and {style.FAINT, RKU} <= colors
+    (handle,) = [h for h in figure.legends[0].legend_handles if h.get_label() == "Wanda-Struct"]
+    assert handle.get_color() == style.FAINT
+
+
 def test_widths_are_the_tables_and_uniform_methods_flat():
     widths = made("widths")[0]["widths"].query("sparsity == 0.5").pivot(index="method", columns="layer")
     axis = panel(drawn("widths"), "Neurons that each layer keeps at 50%")

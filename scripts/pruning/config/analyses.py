@@ -94,6 +94,8 @@ class Collapse(Strict):
     sparsities: Annotated[list[Percent], Field(min_length=2)] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
     resamples: Positive = 2000
     """Bootstrap resamples over items of the fitted collapse points, and of their differences from the reference's."""
+    background: list[str] = []
+    """Methods that the figure has in grey, so that the others stand out."""
 
 
 class Ablation(Strict):

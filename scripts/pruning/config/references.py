@@ -170,6 +170,7 @@ def _readings(config: Config, readings: Readings) -> None:
 
 def _collapse(config: Config, collapse: Collapse) -> None:
     _accuracy(config, "collapse.task", collapse.task)
+    known("collapse.background", collapse.background, config.experiment.methods)
     comparisons = len(set(config.experiment.methods)) - 1
     if collapse.resamples < (least := least_resamples(config.experiment.confidence, comparisons)):
         raise ValueError(

@@ -372,7 +372,10 @@ def collapse_figure(config: Config) -> Entry:
         "Accuracy after pruning, by sparsity, with intervals. The collapse point is the sparsity at which the accuracy "
         "has fallen halfway from the dense model's to guessing; an arrow: not within the sparsities measured.",
         {"accuracy": [config.places.accuracy], "collapse": [config.places.collapse]},
-        {"titles": {config.collapse.task: config.tasks[config.collapse.task].title}},
+        {
+            "titles": {config.collapse.task: config.tasks[config.collapse.task].title},
+            **({"background": config.collapse.background} if config.collapse.background else {}),
+        },
     )
 
 

@@ -4,8 +4,8 @@ Tables: `accuracy` (model, calib, method, sparsity, task, metric, value, ci_low,
 model) and `collapse` (model, calib, method, task, metric, dense, chance, collapse, ci_low, ci_high, width,
 censored). Accuracies are fractions; collapse, its interval and width are sparsities. The fitted curve is
 that of analysis/collapse.py. Where a point, or the end of its interval, is beyond the sparsities measured (censored,
-NaN), an arrow says so. Settings: `titles`, task -> text (optional). One column of panels a task and metric of
-`collapse`.
+NaN), an arrow says so. Settings: `titles`, task -> text, and `background`, methods in grey (both optional). One column
+of panels a task and metric of `collapse`.
 """
 
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
 
 
 def _curves(axis: Axes, rows: pd.DataFrame, fits: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    looks = style.styles(["dense", *settings["methods"]])
+    looks = style.styles(["dense", *settings["methods"]], settings.get("background", ()))
     methods = style.methods_of(rows, "accuracy", settings)
     at = np.linspace(0, rows["sparsity"].max(), 200)
     for method, of_method in methods.items():
@@ -71,7 +71,7 @@ def _curves(axis: Axes, rows: pd.DataFrame, fits: pd.DataFrame, settings: Mappin
 
 def _points(axis: Axes, fits: pd.DataFrame, beyond: float, settings: Mapping[str, Any]) -> None:
     """Collapse points with intervals; `beyond` is the largest sparsity measured, in per cent."""
-    looks = style.styles(settings["methods"])
+    looks = style.styles(settings["methods"], settings.get("background", ()))
     methods = style.methods_of(fits, "collapse", settings)
     for y, (method, fit) in zip(style.categories(axis, list(map(style.label, methods))), methods.items(), strict=True):
         look = looks[method].points

@@ -7,7 +7,7 @@ with any colour vision tell apart; a variant of a method has the method's hue an
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pruning.core.errors import InputError
 
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.2  # inches
-INK, GREY, LIGHT = "#222222", "#767676", "#DDDDDD"
+INK, GREY, FAINT, LIGHT = "#222222", "#767676", "#A6A6A6", "#DDDDDD"
 SEQUENTIAL = "cividis"  # its lightness is monotone, so it reads in grey
 RC = {
     **sns.axes_style("ticks"),
@@ -118,15 +118,17 @@ CYCLE = [
 ]
 
 
-def styles(names: Iterable[str]) -> dict[str, Style]:
-    """The style of each method; those not in METHODS get the next of CYCLE, in their order."""
+def styles(names: Iterable[str], background: Iterable[str] = ()) -> dict[str, Style]:
+    """The style of each method; those not in METHODS get the next of CYCLE, in their order; those of the background
+    are grey."""
     names = list(names)
     unknown = [name for name in names if name not in METHODS]
     extra = {}
     for i, name in enumerate(unknown):
         color, marker, line = CYCLE[i % len(CYCLE)]
         extra[name] = Style(name, color, marker, line, hollow=i // len(CYCLE) % 2 == 1)
-    return {name: METHODS.get(name) or extra[name] for name in names}
+    found = {name: METHODS.get(name) or extra[name] for name in names}
+    return found | {name: replace(found[name], color=FAINT) for name in background if name in found}
 
 
 def label(method: str) -> str:
@@ -245,7 +247,7 @@ def legend(made: Figure, handles: Sequence[Any]) -> Legend:
 
 
 def method_handles(methods: Iterable[str], settings: Mapping[str, Any]) -> list[Line2D]:
-    looks = styles(settings["methods"])
+    looks = styles(settings["methods"], settings.get("background", ()))
     return [Line2D([], [], label=label(m), **(looks.get(m) or METHODS[m]).line) for m in methods]
 
 
