@@ -261,7 +261,7 @@ def test_lists_that_would_leave_nothing_to_do_are_refused():
     asked = {"experiment|calibrations", "overlap|pairs", "tables|table1|tasks", "readings|sparsities", "cases|items"}
     assert asked < found and len(found) > 50
     may_be_empty = {"cases|until": [], "latency|methods": [], "datasets|arithmetic|templates": [], "custom_rules": []}
-    may_be_empty |= {"experiment|together": []}
+    may_be_empty |= {"experiment|together": [], "collapse|background": []}
     validate(edited(may_be_empty))
     found = found - set(may_be_empty) | {f"tables|table1|{key}" for key in ("models", "calibrations", "methods")}
     with pytest.raises(InputError) as error:
