@@ -9,7 +9,6 @@ import pandas as pd
 
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.core.significance import wilson
 from pruning.evaluation import harness, tasks
 from pruning.evaluation.answers import ANSWERS, AnswerFile, RememberedLM
 from pruning.evaluation.kinds import Outcome, Remembered
@@ -53,9 +52,11 @@ def hopeless(samples: pd.DataFrame, after: int, below: float, confidence: float)
     """Metric -> the upper end of Wilson's interval, if each of them is below what would matter; else nothing.
 
     Raises InputError for a metric that is no accuracy."""
+    from statsmodels.stats.proportion import proportion_confint  # slow, and unneeded by most
+
     ends = {}
     for metric, values in samples.groupby("metric")["value"]:
         if not values.isin([0, 1]).all():
             raise InputError(f"stop_early: {metric} is no accuracy (0 or 1 an item): leave it out of `metrics`")
-        ends[metric] = wilson(int(values.sum()), len(values), confidence)[1]
+        ends[metric] = float(proportion_confint(values.sum(), len(values), 1 - confidence, method="wilson")[1])
     return ends if max(ends.values()) < below else {}
