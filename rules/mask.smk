@@ -36,9 +36,7 @@ def refitted_cuts(wildcards):
 
 def sensitivity_settings(wildcards):
     own = {"probed": CONFIG.calibrations[wildcards.calib].probed, "min_keep": CONFIG.method(wildcards.method).min_keep}
-    return calibration_settings(
-        wildcards, ["objectives", "gradient_checkpointing"], search=searched(wildcards), **own
-    )
+    return calibration_settings(wildcards, ["objectives", "gradient_checkpointing"], search=searched(wildcards), **own)
 
 
 rule sensitivity:
