@@ -104,6 +104,11 @@ def gguf_source(wildcards):
     return (names.BASE if variant_of(wildcards) == names.DENSE else names.EXPORT).format(**wildcards)
 
 
+def gguf_folder(wildcards):
+    dense = variant_of(wildcards) == names.DENSE
+    return names.DENSE.weights(wildcards.model) if dense else names.EXPORT.format(**wildcards)
+
+
 def gguf_settings(wildcards):
     own, source = CONFIG.models[wildcards.model], CONFIG.models[wildcards.model].source
     repo = {"repo": source.repo, "revision": source.revision} if source.kind == "hub" else {}
@@ -133,7 +138,7 @@ rule gguf:
         mem_mb=memory_mb,
     params:
         settings=gguf_settings,
-        model=lambda w, input: str(input.model).removesuffix("/manifest.json"),
+        model=gguf_folder,
     shell:
         "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --output {output.file:q} "
         "--threads {threads} > {log:q} 2>&1"
