@@ -334,7 +334,8 @@ def test_a_model_that_stopped_early_is_compared_on_what_it_was_asked(study, fram
         "gsm8k: `agf` at 50% were asked, and compared on, the first 20 items alone: the upper end of the 99% interval "
         "was below 70% there."
     )
-    assert study.outputs["md"].read_text().count(note) == 1
+    printed = study.outputs["md"].read_text()
+    assert printed.count(note) == 1 and "the same items, but for those that stopped early." in printed
 
 
 def test_a_model_that_was_asked_less_than_early_stopping_allows_is_refused(study):

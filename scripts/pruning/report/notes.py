@@ -26,8 +26,9 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any
     notes = [
         f"Each cell: {shown}. Intervals and tests cover the choice of test items, not that of the calibration text: "
         f"calibration seed {seed} only.",
-        f"Size of the tests: {_sizes(dense, settings)}. All variants were scored on the same items.",
-        *_stopped(dense, pruned, settings),
+        f"Size of the tests: {_sizes(dense, settings)}. All variants were scored on the same items"
+        + (", but for those that stopped early." if (stopped := _stopped(dense, pruned, settings)) else "."),
+        *stopped,
         "Sparsity is the share of FFN neurons removed. dense is the unpruned model, sparsity 0: one measurement, "
         "repeated under every sparsity.",
     ]
