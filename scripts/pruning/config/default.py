@@ -103,6 +103,8 @@ METHODS = {
     "obs_output": Method(score="obs", options={"metric": "output"}, allocate="global"),
     "leverage": Method(score="leverage"),
     "rounds": Method(score="rounds", allocate="global"),
+    "rounds_sensitivity": Method(score="rounds", allocate="sensitivity"),
+    "rounds_greedy": Method(score="rounds", allocate="greedy"),
     "sensitivity": Method(score="obs", allocate="sensitivity"),
     "greedy": Method(score="obs", allocate="greedy"),
     "best": Method(score="rounds", allocate="global", compensate="ridge_attention"),
