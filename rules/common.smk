@@ -19,6 +19,7 @@ from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.utils import update_config
 
 sys.path.insert(0, os.path.join(HOME, "scripts"))

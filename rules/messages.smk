@@ -6,7 +6,6 @@ why a job failed, the job's own words.
 import logging
 
 from snakemake.io import get_wildcard_constraints, strip_wildcard_constraints
-from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 

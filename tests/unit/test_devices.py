@@ -1,6 +1,7 @@
 """Leases on GPUs, with devices that exist only by name."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -75,3 +76,26 @@ def test_leases_that_cannot_be_written_are_one_line(tmp_path):
     _, errors = job.communicate(timeout=20)
     assert job.returncode == 1 and errors.startswith("error: no lease on a GPU can be written: ")
     assert "set TMPDIR" in errors and len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "slow"),
+    [
+        ("fpu avx avx2 f16c", ("bfloat16", "float16")),  # EPYC 7003: 1.3 GFLOP/s in both, 146 in float32
+        ("fpu avx512f avx512bw avx512vl avx512dq", ("float16",)),
+        ("fpu avx512bw avx512vl avx512dq avx512_bf16 avx512_fp16 amx_bf16", ()),
+    ],
+)
+def test_the_types_that_a_cpu_is_slow_in(flags: str, slow: tuple[str, ...]):
+    assert devices.slow_dtypes(flags) == slow
+
+
+def test_torch_says_the_same_of_this_cpu():
+    import torch
+
+    has = {
+        "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+    }
+    if platform.machine() == "x86_64":
+        assert devices.slow_dtypes() == tuple(dtype for dtype, fast in has.items() if not fast)

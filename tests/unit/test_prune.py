@@ -12,6 +12,7 @@ from pruning.command import decision, experiment, own_data
 from pruning.command.prune import numbers, progress_of
 from pruning.config.default import DEFAULT
 from pruning.config.validation import validate
+from pruning.core import devices
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.data import datasets
@@ -130,6 +131,13 @@ def test_a_cpu_is_asked_for_less_than_a_gpu():
         calibration, task = own["calibrations"]["own"], own["tasks"]["own"]
         sizes[gpus] = (calibration["samples"], task["seqlen"], task["tokens"])
     assert sizes == {0: (32, 1024, 40 * 1024), 1: (128, 2048, 128 * 2048)}
+
+
+def test_a_large_model_is_in_bfloat16_where_the_cpu_has_instructions_for_it(monkeypatch):
+    for slow, dtype, memory_gb in (((), "bfloat16", 8), (("bfloat16", "float16"), "float32", 14)):
+        monkeypatch.setattr(devices, "slow_dtypes", lambda slow=slow: slow)
+        model = experiment.model_section("m", {"kind": "local", "path": "x"}, 1_500_000_000, MACHINE)["m"]
+        assert (model["dtype"], model["memory_gb"]) == (dtype, memory_gb)
 
 
 def test_too_little_to_test_on_is_said_with_the_number_needed():

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pruning.config.budgets import UNITS, amount
+from pruning.core import devices
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
 
@@ -56,8 +57,9 @@ def model_source(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def model_section(alias: str, source: dict[str, Any], parameters: int | None, machine: Machine) -> dict[str, Any]:
-    """bfloat16 for a billion parameters or on a GPU; memory for the weights twice and the libraries."""
-    dtype = "bfloat16" if machine.gpus or (parameters or 0) > 10**9 else "float32"
+    """bfloat16 on a GPU, or for a billion where the CPU can; memory for the weights twice and the libraries."""
+    large = (parameters or 0) > 10**9 and "bfloat16" not in devices.slow_dtypes()
+    dtype = "bfloat16" if machine.gpus or large else "float32"
     size = (parameters or 0) * (2 if dtype == "bfloat16" else 4) / 1e9
     own = {"source": source, "dtype": dtype, "gpus": machine.gpus, "threads": machine.threads}
     return {alias: {**own, "memory_gb": max(2, round(2 * size + 2))}}

@@ -16,11 +16,14 @@ from pruning.config.budgets import TIMED
 from pruning.config.experiment import Table
 from pruning.config.models import GgufSource
 from pruning.config.schema import Config
-from pruning.core import memory, names
+from pruning.core import devices, memory, names
 from pruning.core.errors import InputError
 from pruning.evaluation import backends, tasks
 from pruning.models import sources
 from pruning.models.families import family_of
+
+NOTICEABLE = 0.2
+"""GB of weights from which a type that this CPU has no instructions for is warned of: hours, not seconds."""
 
 
 class _DataFiles(BaseModel):
@@ -279,6 +282,17 @@ def check_machine(config: Config, visible: list[str]) -> None:
                 f"models.{name}.dtype: the weights take {needed:.1f} GB in {model.dtype}, this machine has "
                 f"{machine:.1f} GB of memory: {smaller}set `gpus`, or run on a larger machine"
             )
+
+
+def slow_models(config: Config, visible: list[str]) -> list[str]:
+    """Warnings of models that this machine runs in a type that its CPU has no instructions for; small ones excepted."""
+    slow = () if visible else devices.slow_dtypes()
+    return [
+        f"models.{name}.dtype: this CPU has no instructions for {model.dtype}; a product takes about a hundred times "
+        "as long as in float32: set `dtype: float32` (twice the memory), or run on another machine"
+        for name in config.models_used
+        if (model := config.models[name]).gpus == 0 and model.dtype in slow and weights_gb(config, name) > NOTICEABLE
+    ]
 
 
 def check_python() -> None:

@@ -1,4 +1,5 @@
-"""GPUs: which are visible, and a lease on some of them that the kernel gives back even after SIGKILL."""
+"""GPUs: which are visible, and a lease on some of them that the kernel gives back even after SIGKILL. The CPU: in which
+types it is slow."""
 
 import fcntl
 import os
@@ -21,6 +22,20 @@ def visible() -> list[str]:
     except (OSError, subprocess.CalledProcessError):
         return []
     return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
+
+
+def slow_dtypes(flags: str | None = None) -> tuple[str, ...]:
+    """Types that torch has no kernels for on this CPU (2.13 on AVX2: products take a hundred times float32's).
+
+    flags: as /proc/cpuinfo has them; None: of this machine. Where they are unknown, no type is called slow."""
+    if flags is None:
+        try:
+            flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+        except (OSError, StopIteration):
+            return ()
+    have = set(flags.split())
+    needed = {"bfloat16": {"avx512bw", "avx512vl", "avx512dq"}, "float16": {"avx512_fp16"}}  # oneDNN's isa checks
+    return tuple(dtype for dtype, instructions in needed.items() if not instructions <= have)
 
 
 def lease(count: int, devices: list[str], poll_seconds: float = 1.0) -> list[str]:
