@@ -44,6 +44,10 @@ def estimate(
     configfile: Annotated[list[str] | None, typer.Option(help="as for snakemake")] = None,
     config: Annotated[list[str] | None, typer.Option(help="as for snakemake: KEY=VALUE; repeat")] = None,
     card: Annotated[str, typer.Option(help=f"hours on which: {', '.join(work.CARDS)}")] = "rtx4090",
+    stops_from: Annotated[
+        int,
+        typer.Option(help="models of so many per cent and more stop early where a task lets them"),
+    ] = 101,
 ) -> None:
     warnings.simplefilter("ignore")  # transformers' own, about its own
     from rich.console import Console
@@ -74,8 +78,8 @@ def estimate(
         took = [seconds.get((stage, job.get("model", ""), tasks_of(stage, job))) for job in jobs]
         hours = sum(took) / 3600 if None not in took else None
         total, unknown = total + (hours or 0), unknown + (hours is None)
-        needed, disk = memory(settings, stage, jobs), written(settings, stage, jobs)
-        busy = card_hours(settings, stage, jobs, work.CARDS[card])
+        needed, disk = memory(settings, stage, jobs, work.CARDS[card]), written(settings, stage, jobs)
+        busy = card_hours(settings, stage, jobs, work.CARDS[card], stops_from)
         on_card += busy or 0
         table.add_row(
             stage,
@@ -92,6 +96,8 @@ def estimate(
     if on_card:
         share = work.CARDS[card].share
         print(f"{on_card:.1f} hours of a {card}, at {share:.0%} of its data sheet and {READING / 1e9:.0f} GB/s to load")
+        if stops_from <= 100:
+            print(f"if all models of {stops_from}% and more, but for recovered ones, stop early")
 
 
 def planned(arguments: list[str]) -> list[tuple[str, dict[str, str]]]:
@@ -149,8 +155,9 @@ def directory(config, model: str) -> Path | None:
     return SHAPES / model if (SHAPES / model).is_dir() else None  # a published shape, until the model is fetched
 
 
-def memory(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
-    """Gigabytes that the largest of a stage's jobs takes, weights included; None where that is not known."""
+def memory(config, stage: str, jobs: list[dict[str, str]], card: work.Card) -> float | None:
+    """Gigabytes that the largest of a stage's jobs takes, weights included; of lm-eval's tasks with the batch that a
+    card holds. None where it is not known."""
     from pruning.analysis import footprint
     from pruning.models import rehearsal
 
@@ -165,7 +172,7 @@ def memory(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
             reckoned = getattr(footprint, "calibration" if stage in ("calibrate_shard", "observe") else stage)
             beside = reckoned(network, config.calibrations[key].model_dump())
         elif stage == "evaluate":
-            beside = asked(network, config.tasks[key])
+            beside = asked(config, model, key, room(config, model, weights, card))[1]
         else:
             tuning = config.tunings[key]
             beside = footprint.lora(network, tuning.model_dump())
@@ -174,13 +181,41 @@ def memory(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
     return max(found, default=None)
 
 
-def asked(network, task) -> float:
-    """Bytes of a task beside the weights."""
-    from pruning.analysis import footprint
+def room(config, model: str, weights: float, card: work.Card) -> float:
+    """Bytes that are left beside the weights; on a CPU it is not asked."""
+    gpus = config.models[model].gpus
+    return gpus * card.gb * 1e9 - weights if gpus else float("inf")
 
-    if task.kind == "perplexity":
-        return footprint.perplexity(network, task.model_dump())
-    return footprint.answers(network, task.batch_size, PROMPT, task.max_gen_toks or ANSWER)
+
+def asked(config, model: str, name: str, room: float) -> tuple[int, int]:
+    """The largest batch of a task that fits, halved from its own, and the bytes that it takes beside the weights."""
+    batch, halved = config.tasks[name].batch_size, config.tasks[name].kind != "perplexity"
+    while (beside := held(config, model, name, batch)) > room and halved and batch > 1:
+        batch //= 2
+    return batch, beside
+
+
+def held(config, model: str, name: str, batch: int) -> int:
+    """Bytes of a task's batch beside the weights. Prompts are taken to be twice the mean, beyond what they share."""
+    from pruning.analysis import footprint
+    from pruning.models import rehearsal
+
+    if (key := (model, name, batch)) not in HELD:
+        network, task = rehearsal.model(directory(config, model), config.models[model].dtype), config.tasks[name]
+        size = work.known_sizes().get(getattr(task, "definition", None) or name)
+        if task.kind == "perplexity":
+            HELD[key] = footprint.perplexity(network, task.model_dump())
+        elif size is None or not size["answer_tokens"]:
+            HELD[key] = footprint.options(network, batch, PROMPT, ANSWER)
+        else:
+            shared = int(size["examples_tokens"]) if task.shared_examples else 0
+            prompt = shared + 2 * int(size["context_tokens"] - shared)
+            answer = int(task.max_gen_toks or size["answer_tokens"])
+            HELD[key] = footprint.answers(network, batch, prompt, answer, shared)
+    return HELD[key]
+
+
+HELD: dict[tuple[str, str, int], int] = {}  # each takes seconds
 
 
 # What of a job's wildcards its memory depends on, besides the model.
@@ -192,7 +227,7 @@ KEYS = {
 }
 
 
-def card_hours(config, stage: str, jobs: list[dict[str, str]], card: work.Card) -> float | None:
+def card_hours(config, stage: str, jobs: list[dict[str, str]], card: work.Card, stops_from: int) -> float | None:
     """Of a stage's jobs on a card; None where it uses none, or where a shape or a size is not known."""
     if stage not in KEYS:
         return None
@@ -204,18 +239,16 @@ def card_hours(config, stage: str, jobs: list[dict[str, str]], card: work.Card) 
         if (own := shapes[model]) is None:
             return None
         try:
-            seconds += card.seconds(work_of(config, stage, job, own))
+            seconds += card.seconds(work_of(config, stage, job, own, card, stops_from))
         except InputError:
             return None
         seconds += (own.matrices + own.head) * own.size / READING
     return seconds / 3600
 
 
-def work_of(config, stage: str, job: dict[str, str], shape: work.Shape) -> work.Work:
+def work_of(config, stage: str, job: dict[str, str], shape: work.Shape, card: work.Card, stops_from: int) -> work.Work:
     if stage == "evaluate":
-        sparsity = Variant.parse(job["variant"]).sparsity / 100
-        tasks = {task: config.tasks[task].model_dump() for task in job["task"].split(",")}
-        return sum((work.evaluation(shape, name, own, sparsity) for name, own in tasks.items()), work.Work())
+        return evaluation(config, job, shape, card, stops_from)
     if stage == "recover":
         return work.recovery(shape, config.tunings[job["tuning"]].model_dump(), int(job["sparsity"]) / 100)
     own = config.calibrations[job["calib"]].model_dump()
@@ -224,6 +257,25 @@ def work_of(config, stage: str, job: dict[str, str], shape: work.Shape) -> work.
     if stage == "sensitivity":
         return work.sensitivity(shape, own, allocation.search_of(config.method(job["method"]).allocate))
     return getattr(work, "calibration" if stage in ("calibrate_shard", "observe") else stage)(shape, own)
+
+
+def evaluation(config, job: dict[str, str], shape: work.Shape, card: work.Card, stops_from: int) -> work.Work:
+    """Of all tasks that a variant is asked in one job; of those that share their answers the dearest."""
+    model, variant = job["model"], Variant.parse(job["variant"])
+    sparsity, stopped = variant.sparsity / 100, variant.sparsity >= stops_from and not variant.tuning
+    left = room(config, model, (shape.kept(sparsity) + 2 * shape.head) * shape.size, card)
+    dearest: list[tuple[str, dict, work.Work]] = []
+    for name in job["task"].split(","):
+        own = config.tasks[name].model_dump()
+        if own["kind"] == "lm_eval":
+            own["batch_size"] = asked(config, model, name, left)[0]
+        one = work.evaluation(shape, name, own, sparsity, stopped)
+        same = next((i for i, (n, o, _) in enumerate(dearest) if work.shares_answers(own, name, o, n)), None)
+        if same is None:
+            dearest.append((name, own, one))
+        elif card.seconds(one) > card.seconds(dearest[same][2]):
+            dearest[same] = (name, own, one)
+    return sum((one for *_, one in dearest), work.Work())
 
 
 def shape(config, model: str) -> work.Shape | None:

@@ -1,5 +1,8 @@
 """Greedy generation against transformers' own, one prompt at a time; what ends a row, by hand."""
 
+from functools import partial
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, MistralForCausalLM
 
 import tiny
-from pruning.evaluation import generation
+from pruning.evaluation import generation, shared_prefix
 from pruning.evaluation.generation import PERIOD, REPEATED, StopStrings, common_prefix, greedy, loops, prefix_cache
 
 EXAMPLES = list(range(30, 60))
@@ -120,3 +123,39 @@ def test_stop_strings_are_found_when_the_whole_text_has_them(ids, stops):
     first = next(n for n in range(1, len(ids) + 1) if found(ids[:n]))
     assert any(stop in tokenizer.decode(ids[:first]) for stop in stops)
     assert not any(stop in tokenizer.decode(ids[: first - 1]) for stop in stops)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("scores", [1, 2**26])  # a row at a time, all at once
+def test_attention_over_a_shared_prefix_is_attention_over_keys_with_it(softcap, scores, monkeypatch):
+    """Against the plain formula, one row and head at a time; heads 0 and 1, 2 and 3, … have a key in common."""
+    monkeypatch.setattr(shared_prefix, "SCORES", scores)
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    query, shared = draw(3, 6, 2, 4), (draw(3, 5, 4), draw(3, 5, 4))
+    key, value, mask = draw(3, 3, 7, 4), draw(3, 3, 7, 4), draw(3, 1, 2, 12)
+    found = shared_prefix.attend(query, key, value, *shared, mask, 0.3, softcap)
+    for row, head in product(range(3), range(6)):
+        keys, values = (torch.cat([s[head // 2], t[row, head // 2]]) for s, t in zip(shared, (key, value), strict=True))
+        scored = 0.3 * query[row, head] @ keys.T
+        if softcap:
+            scored = softcap * torch.tanh(scored / softcap)
+        expected = torch.softmax(scored + mask[row, 0], -1) @ values
+        torch.testing.assert_close(found[row, :, head], expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_prefix_is_held_once_and_attention_is_as_it_was_afterwards():
+    model = tiny.qwen2()
+    before, prefix = model.config._attn_implementation, prefix_cache(model, EXAMPLES)
+    rows = []
+    monitored = generation.GrowingLayer.update
+
+    def update(self, key_states, value_states, *rest, **options):
+        keys, values = monitored(self, key_states, value_states, *rest, **options)
+        rows.append(tuple(keys.shape))
+        return keys, values
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation.GrowingLayer, "update", update)
+        greedy(model, PROMPTS, 3, never, pad=0, prefix=prefix, shared=30)
+    assert {shape[2] for shape in rows} == {7, 8, 9}  # a row's own seven tokens, and what is generated
+    assert model.config._attn_implementation == before

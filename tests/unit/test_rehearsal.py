@@ -13,6 +13,7 @@ import tiny
 from pruning.analysis import footprint
 from pruning.core import artifacts, memory
 from pruning.core.errors import InputError
+from pruning.evaluation import generation
 from pruning.models import loading, rehearsal
 from pruning.models.loading import load
 from workspace import ROOT
@@ -34,6 +35,8 @@ STAGES = {
     "sensitivity": lambda network: footprint.sensitivity(network, {**CALIBRATION, "probed": 9, "search": "layers"}),
     "perplexity": lambda network: footprint.perplexity(network, {"batch_size": 3, "seqlen": 100}),
     "answers": lambda network: footprint.answers(network, 4, 60, 30),
+    "answers after a shared beginning": lambda network: footprint.answers(network, 4, 60, 30, shared=40),
+    "options": lambda network: footprint.options(network, 4, 60, 30),
     "recovery": lambda network: footprint.lora(network, LORA),
     "recovery, a document at a time": lambda network: footprint.lora(network, {**LORA, "micro_batch": 1}),
 }
@@ -51,6 +54,19 @@ def test_memory_without_data_is_memory_with_data(folder, stage):
     predicted = STAGES[stage](rehearsal.model(folder, "float32"))
     assert predicted == pytest.approx(STAGES[stage](load(folder, "float32", "cpu")[0]), rel=0.02)
     assert predicted > 100_000
+
+
+@pytest.mark.parametrize("shared", [0, 40])
+def test_answers_take_what_generation_takes(folder, shared):
+    network, beginning = load(folder, "float32", "cpu")[0], list(range(100, 100 + shared))
+    prompts = [beginning + [row] * (60 - shared) for row in range(1, 17)]
+
+    def generate() -> None:
+        prefix = generation.prefix_cache(network, beginning) if shared else None
+        generation.greedy(network, prompts, 30, lambda *_: False, pad=0, prefix=prefix, shared=shared)
+
+    predicted = footprint.answers(rehearsal.model(folder, "float32"), 16, 60, 30, shared)
+    assert predicted == pytest.approx(rehearsal.peak(network, generate), rel=0.1)
 
 
 def test_memory_is_counted_once_and_only_while_it_is_alive():
@@ -81,7 +97,8 @@ def test_the_papers_model_fits_a_card_of_24_gb():
     calibration, tuning = config["calibrations"]["gsm8k-s0"], config["tunings"]["gsm8k-150"]
     assert footprint.calibration(network, calibration) < left
     assert footprint.perplexity(network, {"batch_size": 4, "seqlen": 2048}) < left
-    assert footprint.answers(network, 32, 1024, 256) < left
+    assert footprint.options(network, 32, 1024, 256) < left
+    assert footprint.answers(network, 256, 1058, 256, shared=936) < left  # GSM8K; 256, too
     assert footprint.second_moments(network, calibration) < left
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     assert footprint.lora(network, {"micro_batch": None, "seed": 0, "targets": targets, **tuning}) < left

@@ -104,11 +104,36 @@ def test_pruned_models_cost_what_is_left_of_them():
 
 def test_generation_reads_the_weights_once_a_step_whatever_the_batch():
     own = shape(tiny.qwen2())
-    one, many = (work.generated(own, 8, 10, batch) for batch in (1, 8))
-    assert one.flops == many.flops and one.moved == 8 * many.moved
-    assert many.moved == 10 * 4 * (own.matrices + own.head)
-    card = work.Card(tflops=2, gbps=4, share=0.5)
+    one, many = (work.generated(own, 8, 10, batch, prompt=7, shared=30) for batch in (1, 8))
+    assert one.flops == many.flops
+    weights, rows = 10 * 4 * (own.matrices + own.head), 4 * own.cached * 8 * 10 * (7 + 5)
+    once = 4 * own.cached * 10 * 30  # what all rows share, a step
+    assert many.moved == weights + rows + once and one.moved == 8 * weights + rows + 8 * once
+    card = work.Card(tflops=2, gbps=4, gb=1, share=0.5)
     assert card.seconds(work.Work(flops=1e12, moved=2e9)) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("make", [tiny.qwen2, tiny.llama])
+def test_a_token_keeps_what_the_cache_holds_of_it(make):
+    model = make()
+    cache = model(torch.randint(1, 257, (1, 5)), use_cache=True).past_key_values
+    assert 5 * shape(model).cached == sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+
+
+def test_a_model_that_stops_early_is_asked_less():
+    own, task = shape(tiny.qwen2()), {"kind": "lm_eval", "definition": "gsm8k", "limit": None, "batch_size": 1}
+    task |= {"max_gen_toks": 1, "shared_examples": False, "stop_early": {"after": 200}}
+    whole, stopped = (work.evaluation(own, "t", task, 0, stopped=s).flops for s in (False, True))
+    assert stopped / whole == pytest.approx(200 / work.known_sizes()["gsm8k"]["items"])
+    assert work.evaluation(own, "t", task | {"stop_early": None}, 0, stopped=True).flops == whole
+
+
+def test_tasks_of_the_same_questions_share_their_answers():
+    task = {"kind": "lm_eval", "definition": None, "num_fewshot": 0, "limit": None, "batch_size": 8}
+    part = task | {"definition": "gsm8k", "limit": 100, "batch_size": 1}
+    assert work.shares_answers(task, "gsm8k", part, "part") and work.shares_answers(part, "part", task, "gsm8k")
+    assert not work.shares_answers(task, "aqua", part, "part")
+    assert not work.shares_answers(task | {"num_fewshot": 5}, "gsm8k", part, "part")
 
 
 def test_examples_that_all_questions_share_are_computed_once():

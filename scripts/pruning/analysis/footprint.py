@@ -95,18 +95,39 @@ def perplexity(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Pea
     return rehearsal.peak(network, work)
 
 
-def answers(network: nn.Module, batch_size: int, prompt: int, answer: int) -> rehearsal.Peak:
-    """Prompts of so many tokens, and answers, with keys and values of all of them kept: of generation as of options."""
-    device = network.get_input_embeddings().weight.device
+def options(network: nn.Module, batch_size: int, prompt: int, option: int) -> rehearsal.Peak:
+    """Prompts of so many tokens, and options after them, with keys and values of all of them kept."""
 
     def work() -> None:
-        with torch.no_grad():
-            cache = generation.new_cache(network)
-            for tokens in (prompt, answer):
-                ids = torch.zeros(batch_size, tokens, dtype=torch.long, device=device)
-                network(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = generation.new_cache(network)
+        for tokens in (prompt, option):
+            _read(network, cache, batch_size, tokens)
 
     return rehearsal.peak(network, work)
+
+
+def answers(network: nn.Module, batch_size: int, prompt: int, answer: int, shared: int = 0) -> rehearsal.Peak:
+    """Prompts of so many tokens, of which the first `shared` are common to all and computed once, and answers that are
+    generated a token at a time (evaluation/generation.py)."""
+
+    def work() -> None:
+        prefix = generation.new_cache(network)
+        if shared:
+            _read(network, prefix, 1, shared)
+        cache = generation.new_cache(network, shared)
+        _read(network, cache, batch_size, prompt - shared)
+        for layer in cache.layers:
+            *rows, _, size = layer.keys.shape
+            layer.update(layer.keys.new_empty(*rows, answer - 1, size), layer.keys.new_empty(*rows, answer - 1, size))
+        _read(network, cache, batch_size, 1)
+
+    return rehearsal.peak(network, work)
+
+
+@torch.no_grad()
+def _read(network: nn.Module, cache: Any, rows: int, tokens: int) -> None:
+    ids = torch.zeros(rows, tokens, dtype=torch.long, device=network.get_input_embeddings().weight.device)
+    network(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 
 def lora(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:

@@ -1,8 +1,9 @@
 """What a stage's job computes and moves, counted from the config and the model's shape before anything runs.
 
 A matrix of p parameters costs 2p floating-point operations a token, forward and as much backward (weights are frozen:
-only activations have gradients). A token that is generated needs all weights read once a step, whatever the batch. What
-is counted is a bound from below on real time: attention's scores, norms and start-ups are left out.
+only activations have gradients). A token that is generated needs all weights read once a step, whatever the batch, and
+the keys and values of each row. What is counted is a bound from below on real time: attention's scores, norms and
+start-ups are left out.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Shape:
     """Of the residual stream."""
     size: int
     """Bytes of a parameter."""
+    cached: int
+    """Numbers that are kept of a token, its keys and values in all layers."""
 
     def kept(self, sparsity: float) -> int:
         """Parameters of the layers when this share of the FFN neurons is gone."""
@@ -48,7 +51,7 @@ class Work:
     flops: float = 0
     """Floating-point operations."""
     moved: float = 0
-    """Bytes of weights read from memory to generate, one token at a time."""
+    """Bytes of weights, keys and values read from memory to generate, one token at a time."""
 
     def __add__(self, other: Work) -> Work:
         return Work(self.flops + other.flops, self.moved + other.moved)
@@ -56,10 +59,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Card:
-    """What a device does by its data sheet (dense bfloat16), and the share of it that is counted on."""
+    """What a device does by its data sheet (dense bfloat16), the share of it that is counted on, and what it holds."""
 
     tflops: float
     gbps: float
+    gb: float
+    """Of memory, less half a gigabyte for CUDA itself."""
     share: float = 0.4
 
     def seconds(self, work: Work) -> float:
@@ -67,10 +72,10 @@ class Card:
 
 
 CARDS = {
-    "rtx4090": Card(165, 1008),
-    "a100": Card(312, 2039),
-    "h100": Card(989, 3350),
-    "h200": Card(989, 4800),
+    "rtx4090": Card(165, 1008, 25.2),
+    "a100": Card(312, 2039, 85.3),
+    "h100": Card(989, 3350, 85.3),
+    "h200": Card(989, 4800, 150),
 }
 
 
@@ -79,7 +84,9 @@ def shape_of(config: Mapping[str, Any], layers: int, embedding: int, total: int,
     width, hidden = config["intermediate_size"], config["hidden_size"]
     head = config["vocab_size"] * hidden
     matrices = total - embedding - (0 if config.get("tie_word_embeddings") else head)
-    return Shape(matrices, head, layers * 3 * width * hidden, layers, width, hidden, size)
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    of_head = config.get("head_dim") or hidden // config["num_attention_heads"]
+    return Shape(matrices, head, layers * 3 * width * hidden, layers, width, hidden, size, 2 * layers * heads * of_head)
 
 
 def forward(shape: Shape, tokens: float, logits: float, sparsity: float = 0) -> Work:
@@ -87,11 +94,14 @@ def forward(shape: Shape, tokens: float, logits: float, sparsity: float = 0) -> 
     return Work(2 * (shape.kept(sparsity) * tokens + shape.head * logits))
 
 
-def generated(shape: Shape, rows: int, tokens: float, batch: int, sparsity: float = 0) -> Work:
-    """So many tokens more in each row."""
+def generated(
+    shape: Shape, rows: int, tokens: float, batch: int, sparsity: float = 0, prompt: float = 0, shared: float = 0
+) -> Work:
+    """So many tokens more in each row, after so many of its own and those that all rows share."""
     steps = -(-rows // batch) * tokens
-    weights = (shape.kept(sparsity) + shape.head) * shape.size
-    return forward(shape, rows * tokens, rows * tokens, sparsity) + Work(moved=steps * weights)
+    weights = shape.kept(sparsity) + shape.head
+    cached = shape.cached * (steps * shared + rows * tokens * (prompt + tokens / 2))
+    return forward(shape, rows * tokens, rows * tokens, sparsity) + Work(moved=shape.size * (steps * weights + cached))
 
 
 def calibration(shape: Shape, own: Mapping[str, Any]) -> Work:
@@ -146,8 +156,8 @@ def recovery(shape: Shape, own: Mapping[str, Any], sparsity: float) -> Work:
     return teacher + forward(shape, (3 if own["gradient_checkpointing"] else 2) * tokens, 2 * tokens, sparsity)
 
 
-def evaluation(shape: Shape, name: str, own: Mapping[str, Any], sparsity: float) -> Work:
-    """A task's. Raises InputError for one whose size is not known."""
+def evaluation(shape: Shape, name: str, own: Mapping[str, Any], sparsity: float, stopped: bool = False) -> Work:
+    """A task's. stopped: the model stops early, where the task lets it. Raises InputError for one of unknown size."""
     sizes = known_sizes()
     if own["kind"] == "perplexity":
         tokens = own["tokens"] or (sizes[own["dataset"]]["context_tokens"] if own["dataset"] in sizes else None)
@@ -158,13 +168,23 @@ def evaluation(shape: Shape, name: str, own: Mapping[str, Any], sparsity: float)
     if size is None:
         raise InputError(f"tasks.{name}: how many items it has, and how long, is not known ({SIZES.name})")
     items = min(size["items"], own["limit"] or size["items"])
+    if stopped and own["stop_early"]:
+        items = own["stop_early"]["after"]
     if size["answer_tokens"]:
         answer = own["max_gen_toks"] or size["answer_tokens"]
         once = size["examples_tokens"] if own["shared_examples"] else 0  # of all prompts, computed once
         asked = forward(shape, items * (size["context_tokens"] - once) + once, items, sparsity)
-        return asked + generated(shape, round(items), answer, own["batch_size"], sparsity)
+        prompt = size["context_tokens"] - once
+        return asked + generated(shape, round(items), answer, own["batch_size"], sparsity, prompt, once)
     tokens = items * (size["contexts"] * size["context_tokens"] + size["continuation_tokens"])
     return forward(shape, tokens, items * size["continuation_tokens"], sparsity)
+
+
+def shares_answers(own: Mapping[str, Any], name: str, other: Mapping[str, Any], other_name: str) -> bool:
+    """Whether two tasks ask the same questions in the same way, so that a model answers them once."""
+    keys = ("kind", "num_fewshot", "shared_examples", "chat_template", "max_gen_toks")
+    same = all(own.get(key) == other.get(key) for key in keys)
+    return same and own["kind"] == "lm_eval" and (own["definition"] or name) == (other["definition"] or other_name)
 
 
 @cache

@@ -1,11 +1,11 @@
 """Greedy generation for many prompts at once, without work that changes no answer.
 
-What all prompts begin with (few-shot examples) is computed once; keys and values lie in buffers instead of being copied
-for every token; rows that have ended leave the batch, and so do rows caught in a loop. The tokens are those of
-transformers' `generate` with `do_sample=False`, up to rounding: sums over a batch depend on its shape.
+What all prompts begin with (few-shot examples) is computed and held once (shared_prefix.py); keys and values lie in
+buffers instead of being copied for every token; rows that have ended leave the batch, and so do rows caught in a loop.
+The tokens are those of transformers' `generate` with `do_sample=False`, up to rounding: sums over a batch depend on its
+shape.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+
+from pruning.evaluation import shared_prefix
 
 # The last position's logits alone. As an index, not as a number: transformers would pass the head a slice of the hidden
 # states, for which torch on a CPU copies the head's whole matrix for every row.
@@ -32,7 +34,16 @@ class Generated:
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values in buffers with room for more: DynamicLayer copies all of them at every token."""
+    """Keys and values in buffers with room for more: DynamicLayer copies all of them at every token.
+
+    shared: tokens before them whose keys and values lie elsewhere, once for all rows (shared_prefix.py)."""
+
+    def __init__(self, shared: int = 0):
+        super().__init__()
+        self.shared = shared
+
+    def get_seq_length(self) -> int:
+        return self.shared + super().get_seq_length()
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
@@ -42,7 +53,8 @@ class GrowingLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *_, **__) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        old, new = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        old = super().get_seq_length()
+        new = old + key_states.shape[-2]
         if new > self.buffers[0].shape[-2]:
             self.buffers = tuple(grown(s[:, :, :old], new + ROOM) for s in self.buffers)
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
@@ -50,15 +62,9 @@ class GrowingLayer(DynamicLayer):
         self._show(new)
         return self.keys, self.values
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self._replace(lambda buffer: buffer.repeat_interleave(repeats, dim=0))
-
     def batch_select_indices(self, indices: Tensor) -> None:
-        self._replace(lambda buffer: buffer[indices])
-
-    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
-        length = self.get_seq_length()
-        self.buffers = tuple(map(change, self.buffers))
+        length = super().get_seq_length()
+        self.buffers = tuple(buffer[indices] for buffer in self.buffers)
         self._show(length)
 
     def _show(self, length: int) -> None:
@@ -72,10 +78,11 @@ def grown(states: Tensor, length: int) -> Tensor:
     return buffer
 
 
-def new_cache(model: PreTrainedModel) -> DynamicCache:
-    """transformers' cache for this model, its plain layers growing in place (sliding-window ones stay theirs)."""
+def new_cache(model: PreTrainedModel, shared: int = 0) -> DynamicCache:
+    """transformers' cache for this model, its plain layers growing in place (sliding-window ones stay theirs), after so
+    many tokens that all rows share."""
     cache = DynamicCache(config=model.config)
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [GrowingLayer(shared) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
@@ -113,7 +120,7 @@ def greedy(
     """Continuations of at most `limit` tokens, in the order of the prompts (token ids, none empty), in one batch.
 
     ended(row, tokens): whether the row's continuation has come to its end; asked after every token.
-    prefix: keys and values of the first `shared` tokens of every prompt (`prefix_cache`); it is copied, not changed."""
+    prefix: keys and values of the first `shared` tokens of every prompt (`prefix_cache`); it is not changed."""
     device = model.get_input_embeddings().weight.device
     width = max(len(prompt) - shared for prompt in prompts)
     ids = torch.full((len(prompts), width), pad, device=device)
@@ -123,37 +130,39 @@ def greedy(
         ids[row, width - (len(prompt) - shared) :] = torch.tensor(prompt[shared:], device=device)
         real[row, shared + width - (len(prompt) - shared) :] = 1
     positions = (real.cumsum(1) - 1).clamp_min(0)[:, shared:]
-    cache = new_cache(model)
-    if prefix is not None:
-        cache = copy.deepcopy(prefix)
-        cache.batch_repeat_interleave(len(prompts))
+    cache = new_cache(model, shared)
     rows = torch.arange(len(prompts), device=device)  # of those still in the batch
     tokens: list[list[int]] = [[] for _ in prompts]
     finish = ["length"] * len(prompts)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
     recent = ids.new_empty((len(prompts), 0))
-    for step in range(1, limit + 1):
-        logits = model(
-            input_ids=ids, attention_mask=real, position_ids=positions, past_key_values=cache, logits_to_keep=LAST
-        ).logits[:, -1]
-        ids = logits.argmax(-1, keepdim=True)
-        recent = torch.cat([recent, ids], dim=1)
-        for place, (row, token, live) in enumerate(zip(rows.tolist(), ids[:, 0].tolist(), alive.tolist(), strict=True)):
-            if live:
-                tokens[row].append(token)
-                if ended(row, tokens[row]):
-                    finish[row], alive[place] = "stop", False
-        if step % LOOK == 0:
-            for place in (loops(recent) & alive).nonzero().flatten().tolist():
-                finish[rows[place]], alive[place] = "loop", False
-        if not alive.any():
-            break
-        if step % LOOK == 0 and not alive.all():
-            left = alive.nonzero().flatten()
-            cache.batch_select_indices(left)
-            rows, ids, real, positions, recent, alive = (t[left] for t in (rows, ids, real, positions, recent, alive))
-        real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
-        positions = positions[:, -1:] + 1
+    with shared_prefix.attending(model, prefix):
+        for step in range(1, limit + 1):
+            logits = model(
+                input_ids=ids, attention_mask=real, position_ids=positions, past_key_values=cache, logits_to_keep=LAST
+            ).logits[:, -1]
+            ids = logits.argmax(-1, keepdim=True)
+            recent = torch.cat([recent, ids], dim=1)
+            for place, (row, token, live) in enumerate(
+                zip(rows.tolist(), ids[:, 0].tolist(), alive.tolist(), strict=True)
+            ):
+                if live:
+                    tokens[row].append(token)
+                    if ended(row, tokens[row]):
+                        finish[row], alive[place] = "stop", False
+            if step % LOOK == 0:
+                for place in (loops(recent) & alive).nonzero().flatten().tolist():
+                    finish[rows[place]], alive[place] = "loop", False
+            if not alive.any():
+                break
+            if step % LOOK == 0 and not alive.all():
+                left = alive.nonzero().flatten()
+                cache.batch_select_indices(left)
+                rows, ids, real, positions, recent, alive = (
+                    t[left] for t in (rows, ids, real, positions, recent, alive)
+                )
+            real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
+            positions = positions[:, -1:] + 1
     return [Generated(*pair) for pair in zip(tokens, finish, strict=True)]
 
 
