@@ -185,6 +185,7 @@ CODE = {
     "scripts/pruning/core/failures.py": NOTHING,  # rules/messages.smk alone
     "scripts/pruning/evaluation/harness.py": FROM_EVALUATE,
     "scripts/pruning/evaluation/generation.py": FROM_EVALUATE,
+    "scripts/pruning/evaluation/shared_prefix.py": FROM_EVALUATE,
     "scripts/pruning/core/significance.py": {"table": 1},
     "scripts/pruning/evaluation/likelihood.py": FROM_EVALUATE,
     "scripts/pruning/core/names.py": {"table": 1},

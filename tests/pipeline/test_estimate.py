@@ -3,6 +3,7 @@
 import estimate
 import pytest
 
+from pruning.analysis import work
 from workspace import ROOT, Workspace
 
 
@@ -76,3 +77,26 @@ def test_shapes_are_those_of_the_models(name):
 def test_single_values_count_as_in_the_plan():
     found = estimate.configuration([], ["tunings={arithmetic: {batch_size: 3}}"])
     assert found.tunings["arithmetic"].batch_size == 3
+
+
+PART = "tasks={gsm8k: {stop_early: {after: 256, below: 0.1}}, gsm8k_256: {kind: lm_eval, title: part, metrics: [m], \
+definition: gsm8k, limit: 256, batch_size: 512, shared_examples: true}}"
+
+
+def test_an_evaluation_is_asked_in_the_batch_that_fits_and_shared_answers_once(monkeypatch):
+    config = estimate.configuration([str(ROOT / "config/qwen2_5-7b.yaml")], [PART])
+    monkeypatch.setattr(estimate, "held", lambda config, model, name, batch: batch * 10**8)
+    shape, card = estimate.shape(config, "qwen2_5-7b"), work.Card(165, 1008, 25.2)
+
+    def of(tasks: str, stops_from: int = 101, variant: str = "gsm8k-s0/wanda/50") -> float:
+        job = {"model": "qwen2_5-7b", "variant": variant, "task": tasks}
+        return card.seconds(estimate.evaluation(config, job, shape, card, stops_from))
+
+    left = 25.2e9 - 2 * (shape.kept(0.5) + 2 * shape.head)
+    assert 128e8 < left < 256e8 and estimate.asked(config, "qwen2_5-7b", "gsm8k", left) == (128, 128 * 10**8)
+    task = config.tasks["gsm8k"].model_dump() | {"batch_size": 128}
+    assert of("gsm8k") == pytest.approx(card.seconds(work.evaluation(shape, "gsm8k", task, 0.5)))
+    assert of("gsm8k,gsm8k_256") == of("gsm8k_256,gsm8k") == of("gsm8k") > of("gsm8k_256") > 0
+    assert of("gsm8k,aqua") == pytest.approx(of("gsm8k") + of("aqua"))
+    assert of("gsm8k", 50) == pytest.approx(of("gsm8k_256")) and of("gsm8k", 60) == of("gsm8k")
+    assert of("gsm8k", 50, "gsm8k-s0/wanda/50/gsm8k-150") == of("gsm8k")  # a recovered model need not fail
