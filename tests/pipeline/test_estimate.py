@@ -84,7 +84,8 @@ definition: gsm8k, limit: 256, batch_size: 512, shared_examples: true}}"
 
 
 def test_an_evaluation_is_asked_in_the_batch_that_fits_and_shared_answers_once(monkeypatch):
-    config = estimate.configuration([str(ROOT / "config/qwen2_5-7b.yaml")], [PART])
+    others = ["collapse={task: gsm8k_256}", "ablation={task: gsm8k_256}"]
+    config = estimate.configuration([str(ROOT / "config/qwen2_5-7b.yaml")], [PART, *others])
     monkeypatch.setattr(estimate, "held", lambda config, model, name, batch: batch * 10**8)
     shape, card = estimate.shape(config, "qwen2_5-7b"), work.Card(165, 1008, 25.2)
 
