@@ -27,12 +27,14 @@ def sensitivity(
 
     from pruning.calibration import prepare, second_moments
     from pruning.core import artifacts, out_of_memory
+    from pruning.methods import allocation
     from pruning.methods import sensitivity as measuring
-    from pruning.methods.allocation import floors
     from pruning.methods.compensation import ridge
     from pruning.models.checkpoint import Checkpoint
 
     base = Checkpoint(model)
+    original = artifacts.read_json(model / "manifest.json", "base")["original"]["widths"]
+    least = allocation.least(original, base.widths, settings["min_keep"])
     fit = None
     if evidence is not None:
         of_layer = second_moments.read(evidence, base.widths)
@@ -45,7 +47,7 @@ def sensitivity(
     network, _, batches = prepare.loaded(model, data, settings, threads, "sensitivity")
     batches = prepare.first_samples(batches, settings["probed"])
     with out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"):
-        probe = measuring.Probe(network, batches, ranked, floors(np.array(base.widths), settings["min_keep"]), fit)
+        probe = measuring.Probe(network, batches, ranked, least, fit)
         search = getattr(measuring, settings["search"])
         rows = [(*row, probe.passes) for row in search(probe, partial(tqdm, desc=settings["search"], mininterval=5))]
     found = pd.DataFrame(rows, columns=["layer", "width", "divergence", "passes"])

@@ -17,8 +17,10 @@ TARGET = "results/second/compact/gsm_symbolic-s0/rku_global/50/manifest.json"
 def test_two_rounds_with_a_recovery_between(finished: Workspace):
     content = yaml.safe_load((finished.path / "test.yaml").read_text())
     content["models"]["second"] = {"source": {**SOURCE, "tuning": "arithmetic"}}
+    content.setdefault("methods", {})["sensitivity"] = {"min_keep": 0.25}
     (finished.path / "rounds.yaml").write_text(yaml.safe_dump(content))
-    finished.snakemake(TARGET, configfile="rounds.yaml")
+    measured = "results/second/sensitivity/gsm_symbolic-s0/sensitivity.parquet"
+    finished.snakemake(TARGET, measured, configfile="rounds.yaml")
     results = finished.path / "results"
     base = json.loads((results / "second/base/manifest.json").read_text())
     first = json.loads((results / "tiny-reasoner/base/manifest.json").read_text())
@@ -29,6 +31,7 @@ def test_two_rounds_with_a_recovery_between(finished: Workspace):
     assert made["parameters"] == first["parameters"]
     statistics = pd.read_parquet(results / "second/calibration/gsm_symbolic-s0/statistics.parquet")
     assert len(statistics) == 72  # the second round is measured on what the first one left
+    assert pd.read_parquet(finished.path / measured)["width"].min() == 12  # a quarter of what was there at first, 48
     compact = results / "tiny-reasoner/compact/gsm_symbolic-s0/wanda/25/model"
     adapter = results / "tiny-reasoner/recovered/gsm_symbolic-s0/wanda/25/arithmetic"
     ids = torch.arange(1, 40)[None]

@@ -49,7 +49,7 @@ def problem_of(
         original=original,
         sparsity=0,
         importance=(per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
-        floor=np.minimum(floors(original, min_keep), [len(own) for own in values]),
+        floor=least(original, [len(own) for own in values], min_keep),
         measured=measured,
     )
 
@@ -74,6 +74,11 @@ def kept(size: int | np.ndarray, sparsity: int) -> int | np.ndarray:
 def floors(sizes: np.ndarray, min_keep: float) -> np.ndarray:
     """Least width of each layer: the fraction `min_keep` of it, at least one neuron."""
     return np.maximum(1, np.ceil(sizes * min_keep)).astype(int)
+
+
+def least(original: Sequence[int], sizes: Sequence[int], min_keep: float) -> np.ndarray:
+    """Least width of each layer: the floor of the layer before any pruning, or all that is left of it."""
+    return np.minimum(floors(np.asarray(original), min_keep), sizes)
 
 
 def finish(wishes: np.ndarray, problem: Problem, round_to: int) -> np.ndarray:
