@@ -1,0 +1,153 @@
+"""What stages take beside the weights: predicted by a rehearsal without data, and resident memory of the real code.
+
+Each stage runs in a process of its own, on random tokens. Prints gigabytes, their ratio, and seconds. A folder with no
+more than a config.json stands for random weights; --layers cuts a model of such a shape short.
+
+    python benchmarks/memory.py results/smollm2-135m/base --rows 4 --length 512 --threads 2
+    python benchmarks/memory.py resources/architectures/qwen2_5-7b --layers 1 --rows 1 --length 2048 --threads 2
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+
+import torch
+
+from pruning.analysis import footprint
+from pruning.calibration import output_gradients, prepare, second_moments
+from pruning.calibration.gradients import Calibration
+from pruning.evaluation import generation, perplexity, recovery
+from pruning.models import loading, rehearsal
+from pruning.models.checkpointing import checkpoint_gradients
+
+LORA = {"rank": 16, "alpha": 32, "seed": 0, "targets": ["q_proj", "v_proj", "down_proj"]}
+ANSWER = 32
+
+
+def settings_of(rows: int, length: int) -> dict[str, dict[str, Any]]:
+    text = {"micro_batch": rows, "sequence_length": length, "objectives": ["energy", "ce"]}
+    tuning = LORA | {"batch_size": rows, "micro_batch": None, "sequence_length": length}
+    found: dict[str, dict[str, Any]] = {}
+    for again in (False, True):
+        own, more = {"gradient_checkpointing": again}, ", layers computed again" * again
+        found[f"calibration{more}"] = text | own
+        found[f"recovery{more}"] = tuning | own
+    plain = text | {"gradient_checkpointing": False}
+    found |= {"second_moments": plain, "output_gradients": plain}
+    return found | {"perplexity": {"batch_size": rows, "seqlen": length}, "answers": {"rows": rows, "length": length}}
+
+
+def predicted(stage: str, network: torch.nn.Module, own: dict[str, Any]) -> int:
+    kind = stage.partition(",")[0]
+    if kind == "answers":
+        return footprint.answers(network, own["rows"], own["length"], ANSWER)
+    return getattr(footprint, {"recovery": "lora"}.get(kind, kind))(network, own)
+
+
+def work(stage: str, network: torch.nn.Module, own: dict[str, Any], rows: int, length: int) -> Callable[[], Any]:
+    kind = stage.partition(",")[0]
+    ids = torch.randint(0, network.config.vocab_size, (rows, length))
+    if own.get("gradient_checkpointing"):
+        checkpoint_gradients(network)
+    if kind == "answers":
+        prompts = ids.tolist()
+        return lambda: generation.greedy(network, prompts, ANSWER, lambda *_: False, pad=0)
+    if kind == "perplexity":
+        return lambda: list(perplexity.negative_log_likelihoods(network, ids, rows))
+    if kind == "recovery":
+        return lambda: tuned(network, ids, own)
+    sequences = [(row, [True] * length) for row in ids.tolist()]
+    batches = prepare.micro_batches(sequences, rows, pad=0, token_mask="all")
+    if kind == "calibration":
+        return lambda: measured(network, batches, own["objectives"])
+    if kind == "second_moments":
+        return lambda: [None for _ in second_moments.second_moments(network, batches)]
+    return lambda: output_gradients.output_gradients(network, batches, 0)
+
+
+def measured(network: torch.nn.Module, batches: list, objectives: list[str]) -> None:
+    with Calibration(network, objectives) as run:
+        run.run(batches)
+
+
+def tuned(network: torch.nn.Module, ids: torch.Tensor, own: dict[str, Any]) -> None:
+    model = recovery.with_adapters(network, own)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], weight_decay=0.0)
+    for _ in range(2):
+        recovery.backward(model, ids, ids)
+        optimizer.step()
+
+
+def random_weights(directory: Path, dtype: str) -> torch.nn.Module:
+    network = rehearsal.model(directory, dtype).to_empty(device="cpu")
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.is_floating_point():
+            tensor.data.uniform_(-0.02, 0.02)
+    return network
+
+
+def status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(key)))
+
+
+def one(directory: Path, stage: str, rows: int, length: int, threads: int, dtype: str) -> None:
+    torch.set_num_threads(threads)
+    whole = any(directory.glob("*.safetensors"))
+    network = loading.load(directory, dtype, "cpu")[0] if whole else random_weights(directory, dtype)
+    own = settings_of(rows, length)[stage]
+    tiny = prepare.micro_batches([([1] * 16, [True] * 16)], 1, pad=0, token_mask="all")
+    measured(network, tiny, ["energy", "ce"])  # what libraries keep from their first use on
+    run = work(stage, network, own, rows, length)
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    start = time.perf_counter()
+    run()
+    print(json.dumps({"bytes": status("VmHWM") - before, "seconds": time.perf_counter() - start}))
+
+
+def main(
+    model: Annotated[Path, typer.Argument(help="model directory, or one with a config.json alone")],
+    rows: int = 4,
+    length: int = 512,
+    layers: Annotated[int | None, typer.Option(help="of a shape without weights")] = None,
+    threads: int = 1,
+    dtype: str = "float32",
+    stage: Annotated[str | None, typer.Option(help="one alone, in this process")] = None,
+) -> None:
+    if stage and not layers:
+        return one(model, stage, rows, length, threads, dtype)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = model
+        if layers:
+            config = json.loads((model / "config.json").read_text())
+            directory = Path(scratch)
+            (directory / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+        weights = sum(parameter.nbytes for parameter in rehearsal.model(directory, dtype).parameters())
+        print(f"weights {weights / 1e9:.2f} GB in {dtype}, {rows} x {length} tokens")
+        for name, own in settings_of(rows, length).items():
+            beside = predicted(name, rehearsal.model(directory, dtype), own)
+            arguments = [str(directory), f"--stage={name}", f"--rows={rows}", f"--length={length}", f"--dtype={dtype}"]
+            command = [sys.executable, __file__, *arguments, f"--threads={threads}"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stderr)
+            found = json.loads(done.stdout.splitlines()[-1])
+            print(
+                f"{name}: predicted {beside / 1e9:.2f} GB, resident {found['bytes'] / 1e9:.2f} GB "
+                f"({found['bytes'] / beside:.2f}x), {found['seconds']:.1f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    typer.run(main)
