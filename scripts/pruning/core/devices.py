@@ -25,7 +25,7 @@ def visible() -> list[str]:
 
 
 def slow_dtypes(flags: str | None = None) -> tuple[str, ...]:
-    """Types that torch has no kernels for on this CPU (2.13 on AVX2: products take a hundred times float32's).
+    """Types that torch has no kernels for on this CPU (2.13 on AVX2: a product takes a hundred times as long).
 
     flags: as /proc/cpuinfo has them; None: of this machine. Where they are unknown, no type is called slow."""
     if flags is None:
