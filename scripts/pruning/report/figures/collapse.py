@@ -47,6 +47,8 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
             upper.set_title(settings.get("titles", {}).get(task, f"{task} ({metric})"))
         axes[0, 0].set_ylabel("accuracy (%)")
     handles = style.method_handles(drawn, settings)
+    for handle in handles:
+        handle.set_linestyle("none")  # methods are points; every curve is a fit
     for text, line in (("logistic fit", "-"), ("chance", ":")):
         handles.append(Line2D([], [], color=style.GREY, linestyle=line, linewidth=0.8, label=text))
     style.legend(made, handles)
