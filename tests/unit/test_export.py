@@ -18,6 +18,7 @@ from pruning.core.names import Variant
 from pruning.evaluation import recovery
 from pruning.models import loading
 from pruning.models.families import FAMILIES
+from pruning.report import card
 
 IDS = torch.tensor([[3, 77, 250, 14, 9, 120, 33, 8, 201, 5, 66, 17]])
 METHOD = {"score": "wanda", "options": {}, "normalise": "none", "allocate": "uniform", "compensate": "none"}
@@ -157,12 +158,12 @@ def test_the_card_says_what_was_measured(tmp_path, monkeypatch):
     found.append(Path(variant.samples("m", "text")))
     samples(found[-1], "perplexity", [7.0 + n % 3 for n in range(40)], 7)
     stage.export(SETTINGS, *arguments, tmp_path / "out", measured=found)
-    card = (tmp_path / "out/README.md").read_text()
-    assert "| GSM8K, acc | 60.0% [46.2, 72.4] | 80.0% [67.0, 88.8] | 50 items |" in card  # Wilson, by statsmodels
-    line = next(line for line in card.splitlines() if line.startswith("| Text, perplexity"))
+    text = (tmp_path / "out/README.md").read_text()
+    assert "| GSM8K, acc | 60.0% [46.2, 72.4] | 80.0% [67.0, 88.8] | 50 items |" in text  # Wilson, by statsmodels
+    line = next(line for line in text.splitlines() if line.startswith("| Text, perplexity"))
     assert line.endswith("| not measured | 40 windows |")
-    assert "base_model: a/b\n" in card and f"a/b at {'0' * 40}" in card
-    assert "58.3% (asked: 50%)" in card and "20 in each of 2 layers" in card
+    assert "base_model: a/b\n" in text and f"a/b at {'0' * 40}" in text
+    assert "58.3% (asked: 50%)" in text and "20 in each of 2 layers" in text
 
 
 def test_a_model_that_was_never_measured_says_so(tmp_path):
@@ -184,3 +185,22 @@ def test_what_stock_tools_load_wrongly_is_not_exported(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="in transformers the logits are up to .* not exported"):
         stage.export(SETTINGS, *arguments, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "written"),
+    [
+        ({}, "m.gguf, dequantised"),
+        ({"package": "some"}, "m.gguf in the Python package some, dequantised"),
+        ({"package": "some", "version": "1.2"}, "m.gguf in the Python package some 1.2, dequantised"),
+        (
+            {"package": "p{part}", "path": "d/{part:02}.bin", "parts": 22, "version": "1"},
+            "d/01.bin … d/22.bin in the Python packages p1 … p22 1, dequantised",
+        ),
+        ({"path": "d/{part}.bin", "parts": 1}, "d/1.bin, dequantised"),
+        ({"path": "odd {name}.gguf"}, "odd {name}.gguf, dequantised"),
+    ],
+)
+def test_a_card_says_which_files_a_gguf_model_came_from(changes: dict, written: str):
+    source = {"kind": "gguf", "path": "m.gguf", "package": None, "version": None, "parts": None}
+    assert card.origin(source | changes) == written

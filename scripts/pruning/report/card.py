@@ -134,13 +134,21 @@ def gguf_card(settings: Mapping[str, Any], content: Mapping[str, Any], block: in
     )
 
 
+def ends(template: str | None, parts: int | None) -> str | None:
+    """The first and the last of numbered parts (`{part}`), if there are some."""
+    if not (template and parts):
+        return template
+    return " … ".join(dict.fromkeys(template.format(part=number) for number in (1, parts)))
+
+
 def origin(source: Mapping[str, Any]) -> str:
     if source["kind"] == "hub":
         return f"{source['repo']} at {source['revision']}"
     if source["kind"] == "gguf":
-        package = f"{source['package']} {source['version'] or ''}".rstrip()
-        where = f" in the Python package {package}" if source["package"] else ""
-        return f"{source['path']}{where}, dequantised"
+        file, package = (ends(source[key], source["parts"]) for key in ("path", "package"))
+        several = "packages" if "…" in (package or "") else "package"
+        where = f" in the Python {several} {package} {source['version'] or ''}".rstrip() if package else ""
+        return f"{file}{where}, dequantised"
     return source.get("path") or f"{source['model']}, pruned before ({source['method']}, {source['sparsity']}%)"
 
 
