@@ -241,15 +241,22 @@ def run(stage: str, folder: Path, place: Path) -> None:
         rounds.rounds({**own, "rounds": [50]}, folder, data, place / "rounds.parquet")
     elif stage == "sensitivity":
         searched = {**own, "search": "greedy", "probed": 64, "min_keep": 0.1}
-        sensitivity.sensitivity(searched, folder, data, place / "scores.parquet", place / "cuts.parquet")
+        sensitivity.sensitivity(
+            searched, fetched(folder, place), data, place / "scores.parquet", place / "cuts.parquet"
+        )
     elif stage in ("recovery", "distillation"):
         teacher = folder if stage == "distillation" else None
         recover.recover({**SETTINGS, **LORA}, folder, data, data, place / "adapter", teacher)
     else:
-        model, original = shutil.copytree(folder, place / "model", dirs_exist_ok=True), {"widths": [1], "parameters": 1}
-        artifacts.write_json(model / "manifest.json", {"files": {}, "original": original, **original}, "base", {})
-        task = {**PERPLEXITY, "dtype": "float32"}
+        model, task = fetched(folder, place), {**PERPLEXITY, "dtype": "float32"}
         evaluate.evaluate({"tasks": {"text": task}}, model, model / "manifest.json", [f"text={data}"], place)
+
+
+def fetched(folder: Path, place: Path) -> Path:
+    """The model with the manifest that fetching writes."""
+    model, own = shutil.copytree(folder, place / "model", dirs_exist_ok=True), {"widths": [512] * 3, "parameters": 1}
+    artifacts.write_json(model / "manifest.json", {"files": {}, "original": own, **own}, "base", {})
+    return model
 
 
 LENGTHS = {
