@@ -17,6 +17,7 @@ from pruning.models import families
 from pruning.models.structures import ffn
 
 HELD_OUT_EVERY = 5
+ROWS = 1024
 
 
 def held_out(samples: Tensor) -> Tensor:
@@ -56,12 +57,18 @@ def second_moments(model: nn.Module, batches: Sequence[Batch]) -> Iterator[dict[
                 for part, rows in parts(batch).items():
                     x = a[rows.to(a.device)].float()  # [tokens, n]
                     if len(x):
-                        sums[part] += x.T @ x
+                        add(sums[part], x.T @ x)
 
             hidden[number] = layerwise.run(model, layer, batch, hidden[number], {down: accumulate})
         if not all(torch.isfinite(total.sum()) for total in sums.values()):
             raise InputError(f"NaN or Inf in activations of layer {index}: check the weights, or use a wider dtype")
-        yield {part: total.float().cpu() for part, total in sums.items()}
+        yield {part: sums.pop(part).float().cpu() for part in list(sums)}  # each wide one goes as its narrow one comes
+
+
+def add(sums: Tensor, product: Tensor) -> None:
+    """sums += product, some rows at a time: added to wider sums, torch first makes a wide copy of it on a CPU."""
+    for into, rows in zip(sums.split(ROWS), product.split(ROWS), strict=True):
+        into += rows
 
 
 def parts(batch: Batch) -> dict[str, Tensor]:

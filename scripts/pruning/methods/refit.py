@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pruning.calibration import layerwise
 from pruning.calibration.prepare import Batch
-from pruning.calibration.second_moments import parts
+from pruning.calibration.second_moments import add, parts
 from pruning.core.errors import InputError
 from pruning.methods import least_squares
 from pruning.models import families
@@ -125,8 +125,8 @@ class Running:
             return
         root = weight.sqrt()[:, None]
         x, missing, target = ((root * rows.float()).to(self.inner[part].device) for rows in (x, missing, target))
-        self.inner[part] += x.T @ x
-        self.outer[part] += missing.T @ x
+        add(self.inner[part], x.T @ x)
+        add(self.outer[part], missing.T @ x)
         self.missing[part] += float(missing.square().sum())
         self.whole[part] += float(target.square().sum())
 
