@@ -63,9 +63,7 @@ def main(
         for name, (new_cache, attending) in ways.items():
             with patch.object(generation, "new_cache", new_cache), patch.object(shared_prefix, "attending", attending):
                 start = time.perf_counter()
-                made = generation.greedy(
-                    network, prompts, tokens, lambda *_: False, pad=0, prefix=prefix, shared=shared
-                )
+                made = generation.greedy(network, prompts, tokens, never, pad=0, prefix=prefix, shared=shared)
                 seconds[name].append(time.perf_counter() - start)
             answers[name] = [row.tokens for row in made]
             held[name] = sum(buffer.nbytes for layer in caches.pop().layers for buffer in layer.buffers)

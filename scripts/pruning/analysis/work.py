@@ -169,7 +169,7 @@ def evaluation(shape: Shape, name: str, own: Mapping[str, Any], sparsity: float,
         raise InputError(f"tasks.{name}: how many items it has, and how long, is not known ({SIZES.name})")
     items = min(size["items"], own["limit"] or size["items"])
     if stopped and own["stop_early"]:
-        items = own["stop_early"]["after"]
+        items = min(items, own["stop_early"]["after"])
     if size["answer_tokens"]:
         answer = own["max_gen_toks"] or size["answer_tokens"]
         once = size["examples_tokens"] if own["shared_examples"] else 0  # of all prompts, computed once
