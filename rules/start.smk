@@ -25,7 +25,7 @@ onstart:
     if workflow.local_exec:
         visible = devices.visible()
         checked(preflight.check_machine, CONFIG, visible)
-        for slow in preflight.slow_models(CONFIG, visible):
+        for slow in preflight.slow_models(CONFIG):
             logger.warning(f"warning: {slow}")
         if not workflow.deployment_settings.deployment_method:  # jobs see the packages that are seen here
             checked(preflight.check_python)

@@ -126,6 +126,7 @@ def test_a_model_that_stops_early_is_asked_less():
     whole, stopped = (work.evaluation(own, "t", task, 0, stopped=s).flops for s in (False, True))
     assert stopped / whole == pytest.approx(200 / work.known_sizes()["gsm8k"]["items"])
     assert work.evaluation(own, "t", task | {"stop_early": None}, 0, stopped=True).flops == whole
+    assert work.evaluation(own, "t", task | {"stop_early": {"after": 9999}}, 0, stopped=True).flops == whole
 
 
 def test_tasks_of_the_same_questions_share_their_answers():

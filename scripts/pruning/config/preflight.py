@@ -284,9 +284,10 @@ def check_machine(config: Config, visible: list[str]) -> None:
             )
 
 
-def slow_models(config: Config, visible: list[str]) -> list[str]:
-    """Warnings of models that this machine runs in a type that its CPU has no instructions for; small ones excepted."""
-    slow = () if visible else devices.slow_dtypes()
+def slow_models(config: Config) -> list[str]:
+    """Warnings of models that run on the CPU (`gpus: 0` hides GPUs from their jobs) in a type that it has no
+    instructions for; small ones excepted."""
+    slow = devices.slow_dtypes()
     return [
         f"models.{name}.dtype: this CPU has no instructions for {model.dtype}; a product takes about a hundred times "
         "as long as in float32: set `dtype: float32` (twice the memory), or run on another machine"
