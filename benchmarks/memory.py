@@ -1,7 +1,9 @@
 """What stages take beside the weights: predicted by a rehearsal without data, and resident memory of the real code.
 
-Each stage runs in a process of its own, on random tokens. Prints gigabytes, their ratio, and seconds. A folder with no
-more than a config.json stands for random weights; --layers cuts a model of such a shape short.
+Each stage runs in a process of its own, on random tokens; a refit for its first layer alone. Prints a table: gigabytes,
+their ratio, and seconds beside those that the counted work would take at --share of what a large float32 product
+reaches here (`estimate` reckons so with a card's data sheet). A folder with no more than a config.json stands for
+random weights; --layers cuts a model of such a shape short.
 
     python benchmarks/memory.py results/smollm2-135m/base --rows 4 --length 512 --threads 2
     python benchmarks/memory.py resources/architectures/qwen2_5-7b --layers 1 --rows 1 --length 2048 --threads 2
@@ -20,17 +22,21 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
+import numpy as np
 import torch
 
-from pruning.analysis import footprint
+from pruning.analysis import footprint, work
 from pruning.calibration import output_gradients, prepare, second_moments
 from pruning.calibration.gradients import Calibration
 from pruning.evaluation import generation, perplexity, recovery
+from pruning.methods import refit
 from pruning.models import loading, rehearsal
 from pruning.models.checkpointing import checkpoint_gradients
+from pruning.models.structures import ffn
 
 LORA = {"rank": 16, "alpha": 32, "seed": 0, "targets": ["q_proj", "v_proj", "down_proj"]}
 ANSWER = 32
+STEPS = 2  # of recovery
 
 
 def settings_of(rows: int, length: int) -> dict[str, dict[str, Any]]:
@@ -42,7 +48,7 @@ def settings_of(rows: int, length: int) -> dict[str, dict[str, Any]]:
         found[f"calibration{more}"] = text | own
         found[f"recovery{more}"] = tuning | own
     plain = text | {"gradient_checkpointing": False}
-    found |= {"second_moments": plain, "output_gradients": plain}
+    found |= {"second_moments": plain, "output_gradients": plain, "refit": plain}
     return found | {"perplexity": {"batch_size": rows, "seqlen": length}, "answers": {"rows": rows, "length": length}}
 
 
@@ -53,7 +59,29 @@ def predicted(stage: str, network: torch.nn.Module, own: dict[str, Any]) -> int:
     return getattr(footprint, {"recovery": "lora"}.get(kind, kind))(network, own)
 
 
-def work(stage: str, network: torch.nn.Module, own: dict[str, Any], rows: int, length: int) -> Callable[[], Any]:
+def counted(stage: str, shape: work.Shape, own: dict[str, Any], rows: int, length: int) -> work.Work | None:
+    """What `estimate` reckons with; None: the least squares of a refit are not in it."""
+    kind, tokens = stage.partition(",")[0], rows * length
+    more = {"samples": rows, "shards": 1, "steps": STEPS, "objective": "cross_entropy"}
+    if kind == "answers":
+        return work.forward(shape, tokens, rows) + work.generated(shape, rows, ANSWER, rows, prompt=length)
+    if kind == "perplexity":
+        return work.forward(shape, tokens, tokens)
+    if kind == "recovery":
+        return work.recovery(shape, own | more, 0)
+    return None if kind == "refit" else getattr(work, kind)(shape, own | more)
+
+
+def speed(size: int = 4096) -> float:
+    """Floating-point operations a second of a large product in float32."""
+    a, b = torch.rand(2, size, size)
+    a @ b
+    start = time.perf_counter()
+    a @ b
+    return 2 * size**3 / (time.perf_counter() - start)
+
+
+def job(stage: str, network: torch.nn.Module, own: dict[str, Any], rows: int, length: int) -> Callable[[], Any]:
     kind = stage.partition(",")[0]
     ids = torch.randint(0, network.config.vocab_size, (rows, length))
     if own.get("gradient_checkpointing"):
@@ -65,12 +93,17 @@ def work(stage: str, network: torch.nn.Module, own: dict[str, Any], rows: int, l
         return lambda: list(perplexity.negative_log_likelihoods(network, ids, rows))
     if kind == "recovery":
         return lambda: tuned(network, ids, own)
+    if kind == "refit":
+        ids = ids.repeat(5, 1)  # a fifth of the samples is held out
     sequences = [(row, [True] * length) for row in ids.tolist()]
     batches = prepare.micro_batches(sequences, rows, pad=0, token_mask="all")
     if kind == "calibration":
         return lambda: measured(network, batches, own["objectives"])
     if kind == "second_moments":
-        return lambda: [None for _ in second_moments.second_moments(network, batches)]
+        return lambda: [layer.clear() for layer in second_moments.second_moments(network, batches)]
+    if kind == "refit":
+        keeps = [np.ones(site.in_features, dtype=bool) for site in ffn.sites(network)]
+        return lambda: next(refit.refit(network, batches, keeps, "corrective"))
     return lambda: output_gradients.output_gradients(network, batches, 0)
 
 
@@ -82,7 +115,7 @@ def measured(network: torch.nn.Module, batches: list, objectives: list[str]) -> 
 def tuned(network: torch.nn.Module, ids: torch.Tensor, own: dict[str, Any]) -> None:
     model = recovery.with_adapters(network, own)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], weight_decay=0.0)
-    for _ in range(2):
+    for _ in range(STEPS):
         recovery.backward(model, ids, ids)
         optimizer.step()
 
@@ -107,7 +140,7 @@ def one(directory: Path, stage: str, rows: int, length: int, threads: int, dtype
     own = settings_of(rows, length)[stage]
     tiny = prepare.micro_batches([([1] * 16, [True] * 16)], 1, pad=0, token_mask="all")
     measured(network, tiny, ["energy", "ce"])  # what libraries keep from their first use on
-    run = work(stage, network, own, rows, length)
+    run = job(stage, network, own, rows, length)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     start = time.perf_counter()
@@ -122,18 +155,25 @@ def main(
     layers: Annotated[int | None, typer.Option(help="of a shape without weights")] = None,
     threads: int = 1,
     dtype: str = "float32",
+    share: float = work.Card.share,
     stage: Annotated[str | None, typer.Option(help="one alone, in this process")] = None,
 ) -> None:
     if stage and not layers:
         return one(model, stage, rows, length, threads, dtype)
+    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
-        directory = model
+        directory, config = model, json.loads((model / "config.json").read_text())
         if layers:
-            config = json.loads((model / "config.json").read_text())
-            directory = Path(scratch)
-            (directory / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
-        weights = sum(parameter.nbytes for parameter in rehearsal.model(directory, dtype).parameters())
-        print(f"weights {weights / 1e9:.2f} GB in {dtype}, {rows} x {length} tokens")
+            directory, config = Path(scratch), config | {"num_hidden_layers": layers}
+            (directory / "config.json").write_text(json.dumps(config))
+        network, fast = rehearsal.model(directory, dtype), speed()
+        numbers, embedding = [p.numel() for p in network.parameters()], network.get_input_embeddings().weight
+        shape = work.shape_of(
+            config, config["num_hidden_layers"], embedding.numel(), sum(numbers), embedding.element_size()
+        )
+        print(f"weights {sum(numbers) * shape.size / 1e9:.2f} GB in {dtype}, {rows} x {length} tokens")
+        print(f"{threads} threads, a large product in float32: {fast / 1e9:.0f} GFLOP/s\n")
+        print("| stage | GB predicted | resident | ratio | seconds predicted | measured |\n|---|---|---|---|---|---|")
         for name, own in settings_of(rows, length).items():
             beside = predicted(name, rehearsal.model(directory, dtype), own)
             arguments = [str(directory), f"--stage={name}", f"--rows={rows}", f"--length={length}", f"--dtype={dtype}"]
@@ -141,12 +181,10 @@ def main(
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
-            found = json.loads(done.stdout.splitlines()[-1])
-            print(
-                f"{name}: predicted {beside / 1e9:.2f} GB, resident {found['bytes'] / 1e9:.2f} GB "
-                f"({found['bytes'] / beside:.2f}x), {found['seconds']:.1f} s",
-                flush=True,
-            )
+            found, expected = json.loads(done.stdout.splitlines()[-1]), counted(name, shape, own, rows, length)
+            cells = [f"{beside / 1e9:.2f}", f"{found['bytes'] / 1e9:.2f}", f"{found['bytes'] / beside:.2f}"]
+            cells += [f"{expected.flops / fast / share:.1f}" if expected else "", f"{found['seconds']:.1f}"]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

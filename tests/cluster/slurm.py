@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,6 +102,16 @@ def descendants(process: int) -> list[int]:
     return found[1:]
 
 
+def of_jobs() -> list[int]:
+    """Processes of this Slurm's jobs. One that left its job's tree when that was killed for its memory outlives it."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if b"SLURM_CLUSTER_NAME=lab\0" in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
 class Slurm:
     def __init__(self, state: Path):
         self.state = state
@@ -146,8 +156,7 @@ class Slurm:
 
     def kill_node(self, name: str) -> None:
         """The node and all that runs on it are gone at once, as when its power fails."""
-        for process in [self.daemons[name], *descendants(self.daemons[name])]:
-            self._kill(process, signal.SIGKILL)
+        self._kill_all([self.daemons[name], *descendants(self.daemons[name])])
         del self.daemons[name]
         (self.state / f"slurmd.{name}.pid").unlink(missing_ok=True)
 
@@ -169,6 +178,7 @@ class Slurm:
         """No job is left, and both nodes are back."""
         subprocess.run(["scancel", "--user=root", "--quiet"])
         until(lambda: not output("squeue", "--noheader"), 60, "all jobs end")
+        self._kill_all(of_jobs())
         for name in NODES:
             if name not in self.daemons:
                 self.start_node(name)
@@ -180,11 +190,15 @@ class Slurm:
             time.sleep(1)
         for name in (*NODES, "slurmctld", "munged"):
             if name in self.daemons:
-                for process in descendants(self.daemons[name]):
-                    self._kill(process, signal.SIGKILL)
+                self._kill_all(descendants(self.daemons[name]))
                 self._end(name, signal.SIGTERM)
+        self._kill_all(of_jobs())
         for name in ("slurm.conf", "gres.conf", "cgroup.conf"):
             (ETC / name).unlink(missing_ok=True)
+
+    def _kill_all(self, processes: Iterable[int]) -> None:
+        for process in processes:
+            self._kill(process, signal.SIGKILL)
 
     @staticmethod
     def _kill(process: int, how: int) -> None:

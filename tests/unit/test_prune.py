@@ -230,13 +230,21 @@ def test_a_recovered_model_can_be_the_one():
 def test_the_page_shows_every_model_and_says_which_to_take():
     found = models(row("wanda", 30, 12.0), row("agf", 30, 10.5, p=0.01))
     choice = decision.choose(found, 0.1)
-    text = decision.page(found, choice, 0.1, "wanda", "out/x")
+    text = decision.page(found, choice, 0.1, "wanda", "out/x", 1000)
+    assert "does not know" not in text
     assert "| dense | 10.00 [9.50, 10.50] | +0.0% | 2.0 MB (100%) | 1.00x | 1.00x | ✓ |" in text
     assert "| **agf, 30%** | 10.50 [9.50, 11.50] † | +5.0% | 1.4 MB (70%) | 1.30x | 1.20x |  |" in text
     assert "| wanda, 30% | 12.00 [11.00, 13.00] | +20.0% |" in text
     assert "**Take agf at 30%**" in text and "`out/x`" in text
-    text = decision.page(found, decision.choose(found, 0.01), 0.01, "wanda", "out/x")
+    text = decision.page(found, decision.choose(found, 0.01), 0.01, "wanda", "out/x", 1000)
     assert "no model is within 1% of the dense model; this one is the nearest, +5%" in text
+
+
+def test_a_dense_model_that_guesses_is_said_before_all_else():
+    found = models(row("wanda", 30, 12.0, p=0.5))
+    text = decision.page(found, decision.choose(found, 0.1), 0.1, "wanda", "out/x", 9)
+    assert text.startswith("# Which model to take\n\n**The dense model does not know this text**: its perplexity is")
+    assert "that of guessing among its 9 words 9." in text
 
 
 FOUND = {"kind": "prefill_ms", "asked": "70%", "target": 84.0, "dense": 120.0}
@@ -252,7 +260,7 @@ def test_at_equal_cost_the_best_is_taken_however_much_is_removed():
     choice = decision.choose(found, 0.1, equal_cost=True)
     assert (str(choice.variant), choice.within) == ("own/wanda/31", True)
     assert not decision.choose(found, 0.01, equal_cost=True).within
-    text = decision.page(found, choice, 0.1, "wanda", "out/x", BUDGETS)
+    text = decision.page(found, choice, 0.1, "wanda", "out/x", 1000, BUDGETS)
     assert "The budget is 84 ms of prefill (`prefill_ms=70%`; the dense model: 120 ms of prefill)" in text
     assert (
         "* wanda: 31%, 83 ms of prefill [82.5, 83.9], 69% of dense\n* agf: 34%, 81 ms of prefill [80.2, 82], 68%"
@@ -267,6 +275,7 @@ def test_at_equal_cost_the_best_is_taken_however_much_is_removed():
         0.01,
         "wanda",
         "x",
+        1000,
         {"wanda": {**counted, "cost": dict.fromkeys(("value", "low", "high"), 8.9e6)}},
     )
     assert "* wanda: 20%, 8.90 MB of weights, 74% of dense\n" in text and "in turn" not in text

@@ -11,9 +11,11 @@ import yaml
 
 import tiny
 from pruning.analysis import footprint
-from pruning.core import artifacts, memory
+from pruning.calibration import second_moments
+from pruning.core import artifacts, layer_files, memory
 from pruning.core.errors import InputError
 from pruning.evaluation import generation
+from pruning.methods import rounds
 from pruning.models import loading, rehearsal
 from pruning.models.loading import load
 from workspace import ROOT
@@ -54,6 +56,15 @@ def test_memory_without_data_is_memory_with_data(folder, stage):
     predicted = STAGES[stage](rehearsal.model(folder, "float32"))
     assert predicted == pytest.approx(STAGES[stage](load(folder, "float32", "cpu")[0]), rel=0.02)
     assert predicted > 100_000
+
+
+def test_no_layers_moments_wait_for_the_next_layers(folder, tmp_path):
+    network, batches = load(folder, "float32", "cpu")[0], footprint._batches(CALIBRATION)
+    layers = second_moments.second_moments(network, batches)
+    held = rehearsal.peak(network, lambda: layer_files.write(tmp_path / "s", None, "second_moments", {}, layers, {}))
+    assert held == pytest.approx(footprint.second_moments(network, CALIBRATION), rel=0.02)
+    held = rehearsal.peak(network, lambda: list(rounds.losses(network, batches, 0)))
+    assert held <= 1.02 * footprint.rounds(network, CALIBRATION)
 
 
 @pytest.mark.parametrize("shared", [0, 40])

@@ -93,18 +93,34 @@ def at_equal_cost(budgets: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
+def no_better_than_guessing(models: pd.DataFrame, vocabulary: int) -> list[str]:
+    """A warning, where there is nothing that pruning could spoil."""
+    dense = models["perplexity"].iloc[0]
+    if dense < vocabulary:
+        return []
+    return [
+        f"**The dense model does not know this text**: its perplexity is {dense:,.0f}, that of guessing among its "
+        f"{vocabulary:,} words {vocabulary:,}. No comparison below means anything: look whether the weights are whole, "
+        "and whether the data are in the form that the model was made for.",
+        "",
+    ]
+
+
 def page(
     models: pd.DataFrame,
     choice: Choice,
     tolerance: float,
     reference: str,
     folder: str,
+    vocabulary: int,
     budgets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """Markdown. budgets: where one was asked for, what scripts/budget.py found, by method."""
+    """Markdown. vocabulary: words that the model chooses from, what guessing has as its perplexity.
+    budgets: where one was asked for, what scripts/budget.py found, by method."""
     lines = [
         "# Which model to take",
         "",
+        *(no_better_than_guessing(models, vocabulary)),
         *(at_equal_cost(budgets) if budgets else []),
         "Perplexity on your test data (lower is better), size, and speed here, against the dense model:",
         "",

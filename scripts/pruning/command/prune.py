@@ -65,7 +65,8 @@ def prune(
 
     folder = out / Path(base).parent
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    context = AutoConfig.from_pretrained(folder).max_position_embeddings
+    shape = AutoConfig.from_pretrained(folder).get_text_config()
+    context = shape.max_position_embeddings
     pairs = own_data.texts(records, tokenizer, data)
     train, test = own_data.split(pairs)
     for name, part in (("train", train), ("test", test)):
@@ -97,7 +98,8 @@ def prune(
     choice = decision.choose(models, tolerance / 100, equal_cost=bool(asked))
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(out, cores, "writing the model to take", target)
-    text = decision.page(models, choice, tolerance / 100, methods.split(",")[0], str(out / target), budgets)
+    compared = {"reference": methods.split(",")[0], "vocabulary": shape.vocab_size, "budgets": budgets}
+    text = decision.page(models, choice, tolerance / 100, folder=str(out / target), **compared)
     put(out / PAGE, text)
     from rich.console import Console
     from rich.markdown import Markdown

@@ -19,15 +19,17 @@ def write(
     manifest: Path | None,
     kind: str,
     settings: dict[str, Any],
-    layers: Iterable[Mapping[str, "Tensor"]],
+    layers: Iterable[dict[str, "Tensor"]],
     content: Mapping[str, Any],
 ) -> None:
-    """layers: each layer's tensors, written as they come. content: of the manifest, looked at after the last layer."""
+    """layers: each layer's tensors, written as they come, and taken out of their dict. content: of the manifest, looked
+    at after the last layer."""
     from safetensors.torch import save_file
 
     with artifacts.atomic_directory(directory) as temporary:
         for layer, tensors in enumerate(layers):
-            save_file(dict(tensors), temporary / f"{layer}.safetensors")
+            save_file(tensors, temporary / f"{layer}.safetensors")
+            tensors.clear()  # loops hold on to the dict while the next layer's are made
         whole = {**content, "files": artifacts.directory_hashes(temporary)}
         if manifest is None:
             artifacts.write_json(temporary / "manifest.json", whole, kind, settings)

@@ -56,8 +56,9 @@ def losses(model: nn.Module, batches: Sequence[Batch], seed: int) -> Iterator[np
     gradients, tokens = output_gradients(model, batches, seed)
     counted = sum(int(batch.counted.sum()) for batch in batches)
     for site, gradient, sums in zip(ffn.sites(model), gradients, second_moments(model, batches), strict=True):
-        second = (sums["fit"].double() + sums["held_out"].double()) / counted
+        second = (sums.pop("fit").double() + sums.pop("held_out").double()) / counted  # zip holds on to the dict
         yield obs.least_losses(second, gradient.double() / tokens, site.weight.detach().double(), site.weight.device)
+        del second  # before the next layer's are made
 
 
 def ranked(losses: Sequence[np.ndarray], least: Sequence[int]) -> list[tuple[int, int]]:
