@@ -14,6 +14,7 @@ OUTPUT
     results/{model}/calibration/{calib}/output_gradients/       sum of g g^T at every FFN's output, for the score obs
     results/{model}/calibration/{calib}/rounds.parquet          one row a neuron, for the score rounds
     results/{model}/calibration/{calib}/parameter_taylor.parquet    one row a neuron, for the score parameter_taylor
+    results/{model}/calibration/{calib}/attention.parquet       one row a channel, for the allocation joint
 """
 
 CALIBRATION_FILES = ("statistics", "layers")
@@ -129,6 +130,34 @@ rule observe:
         "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
         "--output-activations {output.activations:q} --output-classes {output.classes:q} --threads {threads} > {log:q} 2>&1"
+
+
+rule attention_statistics:
+    """What the calibration measures of neurons, of the channels that attention hands on."""
+    input:
+        model=names.BASE,
+        data=calibration_data,
+        code=code("attention_statistics"),
+        launch=LAUNCH,
+    output:
+        names.ATTENTION,
+    log:
+        log_of(names.ATTENTION),
+    benchmark:
+        benchmark_of(names.ATTENTION)
+    conda:
+        "../envs/gpu.yaml"
+    threads: threads_of
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    params:
+        settings=calibration_settings,
+        model=subpath(input.model, parent=True),
+    shell:
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
+        "--output {output:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule second_moments:

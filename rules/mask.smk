@@ -9,7 +9,7 @@ INPUT
     results/data/{dataset}/{split}.parquet, …/second_moments.json   for that measurement; the latter where the method refits
 OUTPUT
     results/{model}/sensitivity/{calib}/{method}.parquet            layer, width, divergence, passes: one row a cut
-    results/{model}/masks/{calib}/{method}/{sparsity}.parquet       layer, unit, keep
+    results/{model}/masks/{calib}/{method}/{sparsity}.parquet       layer, unit, keep; of key-value groups, too: structure
 """
 
 from pruning.methods import allocation

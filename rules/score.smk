@@ -8,9 +8,12 @@ INPUT
     results/{model}/base/manifest.json                          the dense model's weights, for scores that want them
     results/{model}/calibration/{calib}/second_moments/         only for scores that need them (`obs`, `leverage`)
     results/{model}/calibration/{calib}/output_gradients/       only for `obs`
+    results/{model}/calibration/{calib}/attention.parquet       only where the method's allocation cuts groups (`joint`)
 OUTPUT
-    results/{model}/scores/{calib}/{method}.parquet             layer, unit, score
+    results/{model}/scores/{calib}/{method}.parquet             layer, unit, score; of groups, too: structure, parameters
 """
+
+from pruning.methods import allocation
 
 SCORE_KEYS = {"score", "options", "normalise", "shuffle"}
 STATISTICS = {"parameter_taylor": names.PARAMETER_TAYLOR, "rounds": names.ROUNDS}
@@ -29,10 +32,17 @@ def matrices_of(wildcards):
     return {kind: MATRICES[kind].format(**wildcards) for kind in kinds}
 
 
+def attention_of(wildcards):
+    """Statistics of attention, where the method's allocation cuts key-value groups as well."""
+    method = CONFIG.method(wildcards.method)
+    return [names.ATTENTION.format(**wildcards)] if allocation.cuts_groups(method.allocate) else []
+
+
 rule score:
     """Scores of all FFN neurons by one method."""
     input:
         statistics=statistics_of,
+        attention=attention_of,
         model=names.BASE,
         manifests=lambda w: [f"{path}.json" for path in matrices_of(w).values()],
         matrices=lambda w: [ancient(path) for path in matrices_of(w).values()],
@@ -52,9 +62,10 @@ rule score:
         mem_mb=memory_mb,
     params:
         evidence=lambda w: [f"--evidence={kind}={path}.json" for kind, path in matrices_of(w).items()],
+        attention=lambda w, input: [f"--attention={path}" for path in input.attention],
         settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include=SCORE_KEYS), sort_keys=True),
         model=subpath(input.model, parent=True),
     shell:
         "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
-        "--statistics {input.statistics:q} {params.evidence:q} --output {output:q} > {log:q} 2>&1"
+        "--statistics {input.statistics:q} {params.evidence:q} {params.attention:q} --output {output:q} > {log:q} 2>&1"

@@ -39,6 +39,11 @@ def budget(
         frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"], own
     )
 
+    if problem.groups:
+        raise cli.InputError(
+            f"budget: allocation {settings['allocate']!r} cuts key-value groups as well: give a sparsity"
+        )
+
     def widths(sparsity: int) -> tuple[int, ...]:
         """As the model has them: a padded one's are the widest, everywhere."""
         found = allocation.widths(problem, sparsity, settings).tolist()

@@ -21,14 +21,16 @@ def compact(
 ) -> None:
 
     from pruning.core import artifacts, chain
-    from pruning.methods.compact import compensation, keeps_of, loader_of, refits_attention, write_compact
+    from pruning.methods import masks
+    from pruning.methods.compact import achieved, compensation, keeps_of, loader_of, refits_attention, write_compact
     from pruning.models.checkpoint import Checkpoint
 
     cli.phase("start-up")
     artifacts.check_model(model)
     base = Checkpoint(model)
     original = artifacts.read_json(base_manifest, "base")["original"]
-    keeps = keeps_of(mask, base)
+    keeps, groups = keeps_of(mask, base), masks.groups_of(mask)
+    widths = [int(keep.sum()) for keep in keeps]
     compensated, records = compensation(settings["compensate"], evidence, base, keeps), {}
 
     def compensate(layer: int):
@@ -40,11 +42,13 @@ def compact(
 
     with artifacts.atomic_directory(output) as directory:
         attention = refits_attention(settings["compensate"])
-        write_compact(base, directory, keeps, compensate if compensated else None, settings["export"], attention)
+        own = compensate if compensated else None
+        write_compact(base, directory, keeps, own, settings["export"], attention, groups)
     content = {
         "original": original,
-        "achieved_sparsity": 1 - sum(int(keep.sum()) for keep in keeps) / sum(original["widths"]),
-        "widths": [int(keep.sum()) for keep in keeps],
+        "achieved_sparsity": achieved(base, original["widths"], widths, groups),
+        "widths": widths,
+        **({"kv_groups": [int(keep.sum()) for keep in groups]} if groups else {}),
         "parameters": original["parameters"],
         "parameters_kept": Checkpoint(output).parameters,
         "loads_with": loader_of(output),

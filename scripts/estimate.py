@@ -29,9 +29,10 @@ from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.methods import allocation
 
+PASSES = ("calibrate_shard", "observe", "attention_statistics")  # of a calibration's text, with gradients
 # Stages that load a model to compute with it.
 LOADING = (
-    *("calibrate_shard", "observe", "second_moments", "output_gradients", "parameter_gradients", "rounds", "refit"),
+    *(*PASSES, "second_moments", "output_gradients", "parameter_gradients", "rounds", "refit"),
     *("sensitivity", "evaluate", "recover", "cases"),
 )
 PROMPT, ANSWER = 1024, 256  # tokens, where only the data know
@@ -169,7 +170,7 @@ def memory(config, stage: str, jobs: list[dict[str, str]], card: work.Card) -> f
         network = rehearsal.model(place, config.models[model].dtype)
         weights = sum(parameter.nbytes for parameter in network.parameters())
         if KEYS[stage] == "calib":
-            reckoned = getattr(footprint, "calibration" if stage in ("calibrate_shard", "observe") else stage)
+            reckoned = getattr(footprint, "calibration" if stage in PASSES else stage)
             beside = reckoned(network, config.calibrations[key].model_dump())
         elif stage == "evaluate":
             beside = asked(config, model, key, room(config, model, weights, card))[1]
@@ -220,7 +221,7 @@ HELD: dict[tuple[str, str, int], int] = {}  # each takes seconds
 
 # What of a job's wildcards its memory depends on, besides the model.
 KEYS = {
-    **dict.fromkeys(("calibrate_shard", "observe", "second_moments", "output_gradients", "rounds", "refit"), "calib"),
+    **dict.fromkeys((*PASSES, "second_moments", "output_gradients", "rounds", "refit"), "calib"),
     "sensitivity": "calib",
     "evaluate": "task",
     "recover": "tuning",
@@ -256,7 +257,7 @@ def work_of(config, stage: str, job: dict[str, str], shape: work.Shape, card: wo
         return work.refit(shape, own, config.method(job["method"]).compensate, int(job["sparsity"]) / 100)
     if stage == "sensitivity":
         return work.sensitivity(shape, own, allocation.search_of(config.method(job["method"]).allocate))
-    return getattr(work, "calibration" if stage in ("calibrate_shard", "observe") else stage)(shape, own)
+    return getattr(work, "calibration" if stage in PASSES else stage)(shape, own)
 
 
 def evaluation(config, job: dict[str, str], shape: work.Shape, card: work.Card, stops_from: int) -> work.Work:

@@ -37,6 +37,7 @@ def export(
     from pruning.core import artifacts
     from pruning.core.names import sample_of
     from pruning.evaluation import runtimes
+    from pruning.methods import masks
     from pruning.methods.compact import keeps_of
     from pruning.models import loading
     from pruning.models.checkpoint import Checkpoint
@@ -60,15 +61,16 @@ def export(
         checks = runtimes.check(directory, wanted)
         if settings["method"]["compensate"] == "none" and adapter is None:
             dense, _ = loading.load(base.parent, settings["dtype"], "cpu")
-            apart = runtimes.masked(dense, keeps_of(mask, Checkpoint(base.parent)), wanted)
+            keeps = keeps_of(mask, Checkpoint(base.parent))
+            apart = runtimes.masked(dense, keeps, wanted, masks.groups_of(mask))
             checks["the dense model, masked"] = {"max_difference": apart}
         samples = {sample_of(path.as_posix()): path for path in measured or () if path.suffix == ".parquet"}
         results = [row for task in settings["tasks"] for row in rows(task, settings, samples)]
         own_code = (directory / "modeling_pruned.py").exists()
         text = card.card(settings, made, results, checks, wanted.ids.shape[1], own_code)
         (directory / "README.md").write_text(text, encoding="utf-8")
-        keys = ("original", "achieved_sparsity", "widths", "parameters", "parameters_kept")
-        content = {**{key: made[key] for key in keys}, "checks": checks}
+        keys = ("original", "achieved_sparsity", "widths", "kv_groups", "parameters", "parameters_kept")
+        content = {**{key: made[key] for key in keys if key in made}, "checks": checks}
         content["files"] = artifacts.directory_hashes(directory)
         artifacts.write_json(directory / "manifest.json", content, "export", settings)
     print(text)

@@ -24,6 +24,7 @@ def latency(
 
     from pruning.analysis import latency as stage
     from pruning.core import artifacts, out_of_memory
+    from pruning.methods import masks
     from pruning.methods.allocation import kept
 
     torch.set_num_threads(threads)
@@ -44,7 +45,9 @@ def latency(
     for label, _, path in (pair.partition("=") for pair in mask or ()):
         if not path or label in variants:
             raise cli.InputError(f"--mask {label}={path}: expected LABEL=PATH with a label of its own")
-        widths = artifacts.read_parquet(Path(path), "mask").groupby("layer")["keep"].sum().tolist()
+        if masks.groups_of(Path(path)):
+            raise cli.InputError(f"{path}: cuts key-value groups: only whole models are timed with those (`tradeoff`)")
+        widths = masks.rows(Path(path), "mask").groupby("layer")["keep"].sum().tolist()
         stage.check_widths(widths, config, path)
         # A padded model's file holds the widest, everywhere.
         variants[label] = (max(widths),) * layers if label in settings["padded"] else tuple(widths)

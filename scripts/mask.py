@@ -1,4 +1,5 @@
-"""Turn scores into a mask at one sparsity: one row a neuron (layer, unit, keep)."""
+"""Turn scores into a mask at one sparsity: one row a neuron (layer, unit, keep), and a key-value group, where those are
+cut as well (structure)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,20 +19,28 @@ def mask(
     measured: Annotated[Path | None, typer.Option(help="what cuts cost, for allocations that ask for it")] = None,
 ) -> None:
     import numpy as np
+    import pandas as pd
 
     from pruning.core import artifacts
-    from pruning.methods import allocation
+    from pruning.methods import allocation, masks
 
     cli.phase("start-up")
-    frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "unit"], ignore_index=True)
+    frame = artifacts.read_parquet(scores, "scores")
     original = artifacts.read_json(base, "base")["original"]["widths"]
     own = artifacts.read_parquet(measured, "sensitivity") if measured else None
     problem = allocation.problem_of(
         frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"], own
     )
     widths = allocation.widths(problem, sparsity, settings)
-    frame["keep"] = np.concatenate(allocation.masks(problem.scores, widths))
-    artifacts.write_parquet(output, frame[["layer", "unit", "keep"]], "mask", {**settings, "sparsity": sparsity})
+    neurons = masks.of(frame, masks.NEURONS)
+    neurons["keep"] = np.concatenate(allocation.masks(problem.scores, widths))
+    found = neurons[["layer", "unit", "keep"]]
+    if (counts := allocation.counts(problem, sparsity, settings)) is not None:
+        groups = masks.of(frame, masks.GROUPS)
+        groups["keep"] = np.concatenate(allocation.masks(problem.groups, counts))
+        found = pd.concat([neurons, groups], ignore_index=True)[["structure", "layer", "unit", "keep"]]
+        print(f"key-value groups {counts.tolist()}")
+    artifacts.write_parquet(output, found, "mask", {**settings, "sparsity": sparsity})
     print(f"asked {sparsity / 100:.1%}, achieved {1 - widths.sum() / sum(original):.1%}; widths {widths.tolist()}")
 
 

@@ -19,11 +19,12 @@ def overlap(
 
     from pruning.analysis.overlap import expected_iou, iou
     from pruning.core import artifacts
+    from pruning.methods import masks
 
     rows = []
     for path_a, path_b in zip(first, second, strict=True):
-        pairs = artifacts.read_parquet(path_a, "mask").merge(
-            artifacts.read_parquet(path_b, "mask"), on=["layer", "unit"], validate="one_to_one"
+        pairs = masks.rows(path_a, "mask").merge(
+            masks.rows(path_b, "mask"), on=["layer", "unit"], validate="one_to_one"
         )
         for layer, rows_of in pairs.groupby("layer"):
             a, b = rows_of["keep_x"].to_numpy(), rows_of["keep_y"].to_numpy()

@@ -27,6 +27,7 @@ def refit(
     from pruning.calibration import prepare
     from pruning.calibration.second_moments import token_counts
     from pruning.core import layer_files, out_of_memory
+    from pruning.methods import masks
     from pruning.methods import refit as fitting
     from pruning.methods.compact import keeps_of
     from pruning.models.checkpoint import Checkpoint
@@ -38,7 +39,8 @@ def refit(
 
     def layers():
         progress = partial(tqdm, desc="layers", mininterval=5)
-        for weights, record in fitting.refit(network, batches, keeps, settings["scheme"], progress):
+        refits = fitting.refit(network, batches, keeps, settings["scheme"], progress, masks.groups_of(mask))
+        for weights, record in refits:
             content["records"].append(record)
             yield weights
 

@@ -1,4 +1,5 @@
-"""Score every FFN neuron by one method: results/{model}/scores/{calib}/{method}.parquet (layer, unit, score)."""
+"""Score every FFN neuron by one method: results/{model}/scores/{calib}/{method}.parquet (layer, unit, score), and every
+key-value group, where the method cuts those as well (structure, and parameters: those of one neuron, or group)."""
 
 import importlib
 from functools import cache, partial
@@ -18,12 +19,14 @@ def score(
     evidence: Annotated[
         list[str] | None, typer.Option(metavar="KIND=PATH", help="manifest of what else the score needs; repeat")
     ] = None,
+    attention: Annotated[Path | None, typer.Option(help="statistics of attention's channels, to score groups")] = None,
 ) -> None:
     import numpy as np
     import pandas as pd
     from tqdm import tqdm
 
     from pruning.core import artifacts, layer_files
+    from pruning.methods import masks
     from pruning.methods.normalise import NORMALISATIONS
     from pruning.methods.scores import Layer, Weights
 
@@ -53,21 +56,33 @@ def score(
         tensors, manifest = matrices[kind_of]
         return {**tensors(layer), **{key: manifest[key] for key in manifest if key.startswith("tokens")}}
 
-    frames = []
-    by_layer = list(artifacts.read_parquet(statistics, kind).groupby("layer"))
-    for index, rows in tqdm(by_layer, "layers", mininterval=5):
-        columns = {name: rows[name].to_numpy() for name in rows.columns}
+    def scored(layer: Layer, of: Path, groups: int | None = None) -> np.ndarray:
+        """A score a neuron; a group's is the sum of its channels'."""
         try:
-            values = normalise(
-                plugin.score(Layer(index, columns, weights(index), partial(read, index)), **settings["options"])
-            )
+            values = plugin.score(layer, **settings["options"])
+            values = normalise(values if groups is None else values.reshape(groups, -1).sum(1))
         except (TypeError, ValueError) as error:
             raise cli.InputError(f"score {settings['score']!r} with options {settings['options']}: {error}") from None
         if settings["shuffle"] is not None:
-            values = np.random.default_rng((settings["shuffle"], index)).permutation(values)
+            values = np.random.default_rng((settings["shuffle"], layer.index)).permutation(values)
         if not np.isfinite(values).all():
-            raise cli.InputError(f"score {settings['score']!r}: NaN or Inf in layer {index} of {statistics}")
+            raise cli.InputError(f"score {settings['score']!r}: NaN or Inf in layer {layer.index} of {of}")
+        return values
+
+    frames = []
+    for index, rows in tqdm(list(artifacts.read_parquet(statistics, kind).groupby("layer")), "layers", mininterval=5):
+        columns = {name: rows[name].to_numpy() for name in rows.columns}
+        values = scored(Layer(index, columns, weights(index), partial(read, index)), statistics)
         frames.append(pd.DataFrame({"layer": index, "unit": columns["unit"], "score": values}))
+    if attention is not None:
+        sizes, counts = checkpoint().sizes, checkpoint().groups
+        frames = [frame.assign(structure=masks.NEURONS, parameters=sizes["neuron"]) for frame in frames]
+        for index, rows in artifacts.read_parquet(attention, "attention").groupby("layer"):
+            columns = {name: rows[name].to_numpy() for name in rows.columns}
+            layer = Layer(index, columns, Weights(partial(checkpoint().attention_matrix, index)))
+            values = scored(layer, attention, counts[index])
+            own = pd.DataFrame({"layer": index, "unit": np.arange(len(values)), "score": values})
+            frames.append(own.assign(structure=masks.GROUPS, parameters=sizes["group"]))
     artifacts.write_parquet(output, pd.concat(frames, ignore_index=True), "scores", settings)
 
 

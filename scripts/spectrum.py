@@ -34,6 +34,7 @@ def spectrum(
     from pruning.analysis.spectrum import measure, random_choices
     from pruning.core import artifacts
     from pruning.methods import allocation
+    from pruning.methods.masks import rows as rows_of
 
     cli.phase("start-up")
     score_paths, mask_paths = (dict(named.split("=", 1) for named in pairs) for pairs in (scores, masks))
@@ -52,7 +53,7 @@ def spectrum(
     width = allocation.kept(neurons, settings["sparsity"])
 
     def of_layer(path: str, kind: str) -> np.ndarray:
-        frame = artifacts.read_parquet(Path(path), kind).sort_values(["layer", "unit"])
+        frame = rows_of(Path(path), kind)
         column = frame.loc[frame["layer"] == layer, "keep" if kind == "mask" else "score"].to_numpy()
         if len(column) != neurons:
             raise cli.InputError(

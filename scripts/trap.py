@@ -28,6 +28,7 @@ def trap(
     from pruning.analysis import trap as analysis
     from pruning.analysis.layer import chosen
     from pruning.core import artifacts
+    from pruning.methods.masks import rows as rows_of
 
     cli.phase("start-up")
     high, low = settings["high"], settings["low"]
@@ -37,7 +38,7 @@ def trap(
     layers = frame["layer"].nunique()
     analysed = chosen(settings["layer"], layers)
     paths = dict(named.split("=", 1) for named in masks)
-    read = {method: artifacts.read_parquet(Path(path), "mask") for method, path in paths.items()}
+    read = {method: rows_of(Path(path), "mask") for method, path in paths.items()}
     per_class = artifacts.read_parquet(token_classes, "token_classes")
     try:
         frame = analysis.with_masks(frame, read)

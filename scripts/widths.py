@@ -18,11 +18,12 @@ def widths(
     import pandas as pd
 
     from pruning.core import artifacts
+    from pruning.methods.masks import rows as neurons
 
     frames, calib = [], settings["calib"]
     for model, method, sparsity in product(settings["models"], settings["methods"], settings["sparsities"]):
         path = Path(masks.format(model=model, calib=calib, method=method, sparsity=sparsity))
-        mask = artifacts.read_parquet(path, "mask")
+        mask = neurons(path, "mask")
         kept = mask.groupby("layer")["keep"].agg(width="sum", dense_width="size", kept_share="mean").reset_index()
         named = {"model": model, "calib": calib, "method": method, "sparsity": sparsity / 100}
         frames.append(kept.assign(**named)[[*named, *kept.columns]])

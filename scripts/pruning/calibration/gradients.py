@@ -83,12 +83,18 @@ class Pass:
 
     What is taken from them, subclasses say: `begin`, `take_activation`, `take_gradient`, `take_layer`.
 
-    objectives: names of objectives.py; one backward pass each.
+    objectives: names of objectives.py; one backward pass each. sites: the module of each layer that is looked at; its
+    input is called a. None: the FFNs' down projections.
     """
 
-    def __init__(self, model: nn.Module, objectives: Sequence[str] = ("energy", "ce")):
+    def __init__(
+        self,
+        model: nn.Module,
+        objectives: Sequence[str] = ("energy", "ce"),
+        sites: Sequence[nn.Linear] | None = None,
+    ):
         self.model, self.objectives = model, objectives
-        self.sites = ffn.sites(model)
+        self.sites = ffn.sites(model) if sites is None else sites
         self.layers = families.decoder_layers(model)
 
     def begin(self, batch: Batch) -> None:
@@ -178,8 +184,13 @@ class Pass:
 class Calibration(Pass):
     """Accumulates every statistic of columns.py over micro-batches."""
 
-    def __init__(self, model: nn.Module, objectives: Sequence[str] = ("energy", "ce")):
-        super().__init__(model, objectives)
+    def __init__(
+        self,
+        model: nn.Module,
+        objectives: Sequence[str] = ("energy", "ce"),
+        sites: Sequence[nn.Linear] | None = None,
+    ):
+        super().__init__(model, objectives, sites)
         self.sums: list[dict[str, Tensor]] = [{} for _ in self.layers]  # [n]
         self.angular = [0.0 for _ in self.layers]
         self.tokens = self.samples = 0

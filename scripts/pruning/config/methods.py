@@ -14,6 +14,9 @@ from pruning.methods.scores.utility import REDUCTIONS
 CHOICES = (tuple(OBJECTIVES), REDUCTIONS, tuple(NORMALISATIONS), tuple(choices("methods/allocation")))
 GRID = {"-".join(parts) for parts in product(*CHOICES)}
 
+# Scores that statistics of a channel and its column of the output projection suffice for.
+CHANNELS = ("fluctuation", "minitron", "random", "utility", "wanda")
+
 # What a prefix, `{prefix}_<m>`, changes of a method.
 PREFIXES: dict[str, dict[str, Any]] = {
     "shuffle": {"shuffle": 0},
@@ -56,4 +59,13 @@ class Method(Strict):
             names = choices(folder) + extra
             if getattr(self, key) not in names:
                 raise ValueError(f"unknown {key} {getattr(self, key)!r}; known: {', '.join(names)}")
+        if self.allocate == "joint" and self.export == "pad":
+            raise ValueError(
+                "allocate: joint cuts key-value groups, for which stock tools have no place: use `export: exact`"
+            )
+        if self.allocate == "joint" and self.score not in CHANNELS:
+            raise ValueError(
+                f"allocate: joint scores attention's channels as well, which score {self.score!r} cannot; those that "
+                f"can: {', '.join(CHANNELS)}"
+            )
         return self

@@ -35,6 +35,7 @@ SHARD = f"{CALIBRATION}/shards/{{shard}}-of-{{shards}}"
 SECOND_MOMENTS = f"{CALIBRATION}/second_moments"
 OUTPUT_GRADIENTS = f"{CALIBRATION}/output_gradients"
 ROUNDS = f"{CALIBRATION}/rounds.parquet"
+ATTENTION = f"{CALIBRATION}/attention.parquet"
 PARAMETER_TAYLOR = f"{CALIBRATION}/parameter_taylor.parquet"
 
 SCORES = "results/{model}/scores/{calib}/{method}.parquet"

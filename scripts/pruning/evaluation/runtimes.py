@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from pruning.core.errors import InputError
 from pruning.models.checkpoint import read_config
-from pruning.models.structures import ffn
+from pruning.models.structures import ffn, kv_groups
 
 TEXT = "Question: Tom has 3 boxes of 12 pencils and gives 7 pencils away. How many pencils are left?\nAnswer: 3 x 12 ="
 HARD_TEXT = "It's 3.14159, WE'LL pay 1,234,567 €\n\n\tdef f(x):  return x**2  # naïve café, 日本語, कैसे, 👩‍💻 …!?\r\n "
@@ -146,11 +146,19 @@ def in_llama_cpp(
 
 
 @torch.inference_mode()
-def masked(dense: PreTrainedModel, keeps: Sequence[np.ndarray], wanted: Expected) -> float:
-    """Largest difference from the dense model whose removed neurons are set to 0 at every token."""
+def masked(
+    dense: PreTrainedModel,
+    keeps: Sequence[np.ndarray],
+    wanted: Expected,
+    groups: Sequence[np.ndarray] | None = None,
+) -> float:
+    """Largest difference from the dense model whose removed neurons and key-value groups put out 0 at every token."""
+    cut = list(zip(ffn.sites(dense), keeps, strict=True))
+    for site, keep in zip(kv_groups.sites(dense), groups, strict=True) if groups else ():
+        cut.append((site, np.repeat(keep, site.in_features // len(keep))))
     hooks = [
         site.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep.to(args[0]),))
-        for site, keep in zip(ffn.sites(dense), map(torch.from_numpy, keeps), strict=True)
+        for site, keep in ((site, torch.from_numpy(keep)) for site, keep in cut)
     ]
     found = dense(wanted.ids.to(dense.device)).logits
     for hook in hooks:

@@ -1,4 +1,5 @@
-"""Physically smaller models: rows of gate/up and columns of down_proj cut out, everything else as it was.
+"""Physically smaller models: rows of gate/up and columns of down_proj cut out, and where a mask says so key-value
+groups of attention; everything else as it was.
 
 On disk it works tensor by tensor on safetensors, shard for shard, so a 7B model needs the memory of one shard; in
 memory, layer by layer.
@@ -16,12 +17,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.methods import masks
 from pruning.methods.compensation import Compensated
 from pruning.models import families, remote_code
 from pruning.models.checkpoint import Checkpoint, has_mlp_bias, read_config
-from pruning.models.structures import ffn
+from pruning.models.structures import ffn, kv_groups
 
 
 def no_slot(config: dict) -> str:
@@ -39,17 +40,21 @@ def write_compact(
     compensate: Callable[[int], Compensated] | None = None,
     export: str = "exact",
     attention: bool = False,
+    groups: Sequence[np.ndarray] | None = None,
 ) -> None:
     """Write the compact model below the existing directory `output`.
 
-    keeps: one bool [n_l] a layer. compensate: gives a layer's down_proj in place of the kept columns; called once a
+    keeps: one bool [n_l] a layer. groups: the same of key-value groups, where any are cut. compensate: gives a layer's
+    down_proj in place of the kept columns; called once a
     layer, in any order. attention: it gives attention's output projection as well. Llama stores its bias with
     `mlp_bias`; for a family without a slot the tensor is written all the same and config.json says `ffn_down_bias`,
     which models/loading.py reads. export: `exact` widths, or `pad` with zero neurons to the widest layer so that stock
     tools load it.
 
-    Raises InputError for `pad` where the stock class has no slot for down_proj's bias."""
+    Raises InputError for `pad` where the stock class has no slot for down_proj's bias, or where groups are cut."""
     config = read_config(base.directory)
+    if export == "pad" and groups:
+        raise InputError("export: pad makes models for stock tools, which have as many key-value groups in every layer")
     widths = [int(keep.sum()) for keep in keeps]
     pad_to = max(widths) if export == "pad" else None
     index = {}
@@ -59,7 +64,8 @@ def write_compact(
         for name in (n for n, f in base.file_of.items() if f == file and n not in with_down):
             part = ffn.parse(name, base.family)
             if not compensate or not part or part.projections != ("down",):
-                tensors[name] = ffn.cut(name, base.tensor(name), keeps, base.family, pad_to=pad_to)
+                tensor = ffn.cut(name, base.tensor(name), keeps, base.family, pad_to=pad_to)
+                tensors[name] = kv_groups.cut(name, tensor, groups, base.family) if groups else tensor
             elif part.kind == "weight":  # its bias is written with it, and attention's weight where that is another
                 tensors |= compensated_tensors(base, part.layer, compensate(part.layer), config, pad_to)
         save_file(tensors, output / file.name, metadata={"format": "pt"})
@@ -74,7 +80,9 @@ def write_compact(
         config["mlp_bias" if has_mlp_bias(config) else ffn.DOWN_BIAS] = True
     if export == "pad" and config.get(ffn.DOWN_BIAS):
         raise InputError(f"export: {no_slot(config)}")
-    if {ffn.WIDTHS, ffn.DOWN_BIAS} & config.keys():
+    if groups:
+        config[kv_groups.CONFIG_KEY] = [int(keep.sum()) for keep in groups]
+    if {ffn.WIDTHS, ffn.DOWN_BIAS, kv_groups.CONFIG_KEY} & config.keys():
         config.setdefault(ffn.WIDTHS, widths)
         (output / remote_code.FILE).write_text(remote_code.source(config, base.family), encoding="utf-8")
         config = remote_code.named(config)
@@ -91,12 +99,7 @@ def write_compact(
 
 def keeps_of(mask: Path, base: Checkpoint) -> list[np.ndarray]:
     """bool [n_l] a layer. Raises InputError if the mask does not fit the model."""
-    keeps = [rows.to_numpy() for _, rows in artifacts.read_parquet(mask, "mask").groupby("layer")["keep"]]
-    if [len(keep) for keep in keeps] != base.widths:
-        raise InputError(
-            f"{mask}: not a mask of {base.directory}: layer widths {[len(k) for k in keeps]}, not {base.widths}"
-        )
-    return keeps
+    return masks.keeps_of(mask, base.directory, base.widths)
 
 
 def compensation(
@@ -124,12 +127,15 @@ def cut(
     base: Checkpoint,
     keeps: Sequence[np.ndarray],
     compensate: Callable[[int], Compensated] | None = None,
+    groups: Sequence[np.ndarray] | None = None,
 ) -> None:
     """Make the dense model, loaded from `base`, in place what loading a compact one of these arguments gives
     (write_compact), up to its config."""
     layers = families.decoder_layers(model)
     for layer in range(len(keeps)):
         ffn.shrink(layers[layer], layer, keeps, base.family)
+        if groups:
+            kv_groups.shrink(layers[layer], layer, groups, base.family)
         if compensate is None:
             continue
         made = compensated_tensors(base, layer, compensate(layer), {}, None)
@@ -142,22 +148,38 @@ def cut(
                 setattr(module, kind, torch.nn.Parameter(own, requires_grad=False))
 
 
-def parameters(base: Checkpoint, widths: Sequence[int], biased: bool = False) -> int:
+def parameters(
+    base: Checkpoint, widths: Sequence[int], biased: bool = False, groups: Sequence[np.ndarray] | None = None
+) -> int:
     """Parameters of the compact model of these widths, without making it; tied weights count once.
 
-    biased: every down_proj has got a bias, and with Llama's `mlp_bias` gate and up as well."""
+    groups: the key-value groups that stay, where any are cut. biased: every down_proj has got a bias, and with Llama's
+    `mlp_bias` gate and up as well."""
     total = 0
     for name in base.file_of:
         part, shape = ffn.parse(name, base.family), base.shape(name)
         if part and part.axis is not None:
             shape[part.axis] = len(part.projections) * widths[part.layer]
-        total += math.prod(shape)
+        total += math.prod(kv_groups.cut_shape(name, shape, groups, base.family) if groups else shape)
     if biased:
         slots = ("gate", "up", "down") if has_mlp_bias(read_config(base.directory)) else ("down",)
         for (layer, width), slot in product(enumerate(widths), slots):
             if base.name(layer, slot, "bias") not in base.file_of:
                 total += base.shape(base.name(layer, "down"))[0] if slot == "down" else width
     return total
+
+
+def achieved(
+    base: Checkpoint, original: Sequence[int], widths: Sequence[int], groups: Sequence[np.ndarray] | None = None
+) -> float:
+    """The share of the FFN neurons that is gone, original: widths before any pruning; key-value groups that are cut
+    count as the neurons of as many parameters."""
+    share = 1 - sum(widths) / sum(original)
+    if not groups:
+        return share
+    neuron = (parameters(base, [2] * base.layers) - parameters(base, [1] * base.layers)) / base.layers
+    cut = parameters(base, base.widths) - parameters(base, base.widths, groups=groups)
+    return share + cut / neuron / sum(original)
 
 
 def loader_of(directory: Path) -> str:

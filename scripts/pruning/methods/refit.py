@@ -23,7 +23,7 @@ from pruning.calibration.second_moments import add, parts
 from pruning.core.errors import InputError
 from pruning.methods import least_squares
 from pruning.models import families
-from pruning.models.structures import ffn
+from pruning.models.structures import ffn, kv_groups
 
 OTHERS = 0.25
 """What a token counts that the objectives do not look at (`token_mask: answer`), against one that they do: the later
@@ -37,11 +37,17 @@ SCHEMES = ("sequential", "corrective", "attention")
 
 
 def refit(
-    model: nn.Module, batches: Sequence[Batch], keeps: Sequence[np.ndarray], scheme: str, progress: Callable = iter
+    model: nn.Module,
+    batches: Sequence[Batch],
+    keeps: Sequence[np.ndarray],
+    scheme: str,
+    progress: Callable = iter,
+    groups: Sequence[np.ndarray] | None = None,
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
     """(float32 weights, record) of one layer after the other: `down` [d, k] and with `attention` that, [d, heads · e].
 
-    The model, dense at first, is cut and refitted as it goes. record: of each weight `lambda`, `held_out_error` and
+    The model, dense at first, is cut and refitted as it goes. groups: key-value groups that stay, where any are cut.
+    record: of each weight `lambda`, `held_out_error` and
     `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖². Raises InputError as layerwise.check does,
     and but for `sequential` where `adds` is false."""
     layerwise.check(model)
@@ -61,6 +67,8 @@ def refit(
             outputs.append(found[1])
         counts = weights_of(dense, batches)
         ffn.shrink(layer, index, keeps, family)
+        if groups:
+            kv_groups.shrink(layer, index, groups, family)
         refitted = {"attention": layer.get_submodule(family.attention_out)} if scheme == "attention" else {}
         weights, records = {}, {}
         for name, module in {**refitted, "down": down}.items():

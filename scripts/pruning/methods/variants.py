@@ -14,10 +14,11 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.core import artifacts
-from pruning.methods import compact
+from pruning.methods import compact, masks
 from pruning.models import loading
-from pruning.models.checkpoint import Checkpoint
+from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.pruned import from_pruned
+from pruning.models.structures import kv_groups
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def load(parts: Parts, dtype: str, device: str = "auto") -> tuple[PreTrainedMode
     network, tokenizer = loading.load(parts.model, dtype, device)
     base = Checkpoint(parts.model)
     keeps = compact.keeps_of(parts.mask, base)
-    compact.cut(network, base, keeps, compact.compensation(parts.compensate, parts.evidence, base, keeps))
+    compensate = compact.compensation(parts.compensate, parts.evidence, base, keeps)
+    compact.cut(network, base, keeps, compensate, masks.groups_of(parts.mask))
     return (loading.merged(network, parts.adapter) if parts.adapter else network), tokenizer
 
 
@@ -59,7 +61,8 @@ def written(parts: Parts, dtype: str) -> Iterator[Path]:
             keeps = compact.keeps_of(parts.mask, base)
             cut.mkdir()
             compensate = compact.compensation(parts.compensate, parts.evidence, base, keeps)
-            compact.write_compact(base, directory := cut, keeps, compensate)
+            attention, groups = compact.refits_attention(parts.compensate), masks.groups_of(parts.mask)
+            compact.write_compact(base, directory := cut, keeps, compensate, attention=attention, groups=groups)
         if parts.adapter is not None:
             merged = Path(scratch, "merged")
             merged.mkdir()
@@ -78,12 +81,16 @@ def identity(parts: Parts) -> list[Any]:
     return [*own, parts.compensate, origins]
 
 
-def outline(parts: Parts) -> tuple[tuple[int, ...], bool]:
-    """What a variant's speed depends on: the FFN width of each layer, and whether down_proj has a bias."""
+def outline(parts: Parts) -> tuple[tuple[int, ...], bool, tuple[int, ...]]:
+    """What a variant's speed depends on: the FFN width of each layer, whether down_proj has a bias, and, where any are
+    cut, the key-value groups of each layer."""
     base = Checkpoint(parts.model)
+    groups = kv_groups.listed(read_config(parts.model))
+    if parts.mask is not None and (cut := masks.groups_of(parts.mask)):
+        groups = [int(keep.sum()) for keep in cut]
     biased = base.name(0, "down", "bias") in base.file_of or (parts.mask is not None and parts.compensate == "bias")
     widths = base.widths if parts.mask is None else [int(keep.sum()) for keep in compact.keeps_of(parts.mask, base)]
-    return tuple(widths), biased
+    return tuple(widths), biased, tuple(groups)
 
 
 def stored(parts: Parts) -> int:
@@ -94,17 +101,18 @@ def stored(parts: Parts) -> int:
 
 
 def pruned(parts: Parts) -> dict[str, Any]:
-    """How much is gone, against the model before any pruning: `achieved_sparsity` of the FFN neurons, `parameters` it
+    """How much is gone, against the model before any pruning: `achieved_sparsity` (compact.achieved), `parameters` it
     had and `parameters_kept`."""
     if parts.mask is None:
         content = artifacts.read_json(parts.manifest, "base" if parts.manifest.parent == parts.model else "compact")
         if "achieved_sparsity" in content:
             return {key: content[key] for key in ("achieved_sparsity", "parameters", "parameters_kept")}
-        original, widths, kept = content["original"], content["widths"], content["parameters"]
+        original, kept = content["original"], content["parameters"]
+        achieved = 1 - sum(content["widths"]) / sum(original["widths"])
     else:
         original, base = artifacts.read_json(parts.manifest, "base")["original"], Checkpoint(parts.model)
         keeps = compact.keeps_of(parts.mask, base)
-        widths = [int(keep.sum()) for keep in keeps]
-        kept = compact.parameters(base, widths, biased=parts.compensate == "bias")
-    achieved = 1 - sum(widths) / sum(original["widths"])
+        widths, groups = [int(keep.sum()) for keep in keeps], masks.groups_of(parts.mask)
+        kept = compact.parameters(base, widths, biased=parts.compensate == "bias", groups=groups)
+        achieved = compact.achieved(base, original["widths"], widths, groups)
     return {"achieved_sparsity": achieved, "parameters": original["parameters"], "parameters_kept": kept}

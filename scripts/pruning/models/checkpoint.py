@@ -4,6 +4,7 @@ No model code is imported, so scoring and compaction of a 7B model need the memo
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from pruning.core.errors import InputError
 from pruning.models.families import family_of
-from pruning.models.structures import ffn
+from pruning.models.structures import ffn, kv_groups
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -86,6 +87,37 @@ class Checkpoint:
     def widths(self) -> list[int]:
         """FFN neurons of each layer."""
         return [self.shape(self.name(layer, "down"))[1] for layer in range(self.layers)]
+
+    def attention_matrix(self, layer: int, projection: str) -> np.ndarray:
+        """Attention's output projection as float32 [d, channels], in the place of an FFN's `down`, [d, n].
+
+        Raises InputError for another: channels have no rows of their own."""
+        if projection != "down":
+            raise InputError(f"this score looks at {projection}_proj, which attention's channels have not: no `joint`")
+        return self.tensor(self.attention_out(layer)).float().numpy()
+
+    @property
+    def groups(self) -> list[int]:
+        """Key-value groups of each layer. Raises InputError as kv_groups.counts_of does, and if any were cut before:
+        what is counted against is a model with all of them."""
+        config = read_config(self.directory)
+        if kv_groups.listed(config):
+            raise InputError(
+                f"{self.directory}: key-value groups were cut before: `joint` is for models with all of them"
+            )
+        return kv_groups.counts_of(config)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Parameters of one FFN `neuron` and of one key-value `group`."""
+        total, counts = {"neuron": 0, "group": 0}, self.groups
+        for name in self.file_of:
+            part, axis = ffn.parse(name, self.family), kv_groups.axis_of(name, self.family)
+            if part and part.axis is not None and part.layer == 0:
+                total["neuron"] += len(part.projections) * math.prod(self.shape(name)) // self.shape(name)[part.axis]
+            if axis and axis[0] == 0:
+                total["group"] += math.prod(self.shape(name)) // counts[0]
+        return total
 
     @property
     def parameters(self) -> int:

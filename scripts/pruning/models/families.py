@@ -33,12 +33,15 @@ class Family:
     """Its linear module with a column a neuron."""
     attention_out: str = "self_attn.o_proj"
     """The linear module whose output attention adds to the residual stream, from a layer."""
+    qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    """Its linear modules with rows a head; none: not to be cut by heads (fused, or with a norm over all of them)."""
 
 
 FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite"), Family()),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite"), Family()),
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "cohere", "cohere2"), Family()),
-    "phi3": Family(gate_up=("gate_up_proj",)),
+    "olmo2": Family(qkv=()),
+    "phi3": Family(gate_up=("gate_up_proj",), qkv=()),
 }
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # keys of a config.json

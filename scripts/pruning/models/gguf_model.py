@@ -18,6 +18,7 @@ import numpy as np
 from pruning.core.errors import InputError
 from pruning.models import gguf_tokenizer, gguf_types
 from pruning.models.checkpoint import Checkpoint
+from pruning.models.structures import kv_groups
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -88,6 +89,8 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     from transformers import AutoConfig
 
     checkpoint, config = Checkpoint(folder), AutoConfig.from_pretrained(folder)
+    if kv_groups.listed(config.to_dict()):
+        raise InputError(f"gguf: {folder}: layers with key-value groups of their own number are not converted")
     own = architecture(config.model_type, checkpoint.widths, has_ffn_biases(checkpoint))
     writer = gguf.GGUFWriter(output, own.name)
     describe(writer, about, kind)

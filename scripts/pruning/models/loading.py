@@ -13,7 +13,7 @@ from transformers.configuration_utils import PretrainedConfig
 from pruning.core import artifacts, memory
 from pruning.core.errors import InputError
 from pruning.models import complete
-from pruning.models.structures import ffn
+from pruning.models.structures import ffn, kv_groups
 
 SMALL = 0.01
 """Of the memory that is free: whether a model of less fits is not asked."""
@@ -118,12 +118,12 @@ def stock_config(directory: Path) -> PretrainedConfig:
 
 
 def model_class(directory: Path) -> type[PreTrainedModel]:
-    """The stock class, or a subclass whose FFNs have their own widths and biases, so that loading stays transformers'
-    own."""
+    """The stock class, or a subclass whose FFNs have their own widths and biases, and attention its own groups, so that
+    loading stays transformers' own."""
     stock = stock_class(stock_config(directory), directory)
     raw, _ = PretrainedConfig.get_config_dict(directory)
-    widths, biased = ffn.widths_of(raw), raw.get(ffn.DOWN_BIAS)
-    if not widths and not biased:
+    widths, biased, groups = ffn.widths_of(raw), raw.get(ffn.DOWN_BIAS), kv_groups.listed(raw)
+    if not widths and not biased and not groups:
         return stock
 
     def own(self, config: PretrainedConfig) -> None:
@@ -131,6 +131,8 @@ def model_class(directory: Path) -> type[PreTrainedModel]:
         ffn.resize(self, widths)
         if biased:
             ffn.add_down_bias(self)
+        if groups:
+            kv_groups.resize(self, groups)
 
     return type(stock.__name__, (stock,), {"__init__": own, "__module__": stock.__module__})
 

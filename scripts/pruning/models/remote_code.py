@@ -6,13 +6,14 @@ Its own loader reads the same list of widths and runs no code from a folder.
 """
 
 import json
+import re
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from pruning.core.errors import InputError
 from pruning.models.families import Family, family_of
-from pruning.models.structures import ffn
+from pruning.models.structures import ffn, kv_groups
 
 FILE = "modeling_pruned.py"
 
@@ -56,6 +57,21 @@ def linear(old, inputs, outputs, bias):
     return nn.Linear(inputs, outputs, bias=bias, dtype=old.weight.dtype, device=old.weight.device)
 ''')
 
+REGROUPED = Template('''
+
+def regroup(layers, config):
+    """Attention of as many key-value groups as `kv_groups` says: the query heads of each are as many as ever."""
+    whole = config.num_key_value_heads
+    for layer, groups in zip(layers, config.kv_groups, strict=True):
+        for name in $qkv:
+            old = layer.get_submodule(name)
+            new = linear(old, old.in_features, old.out_features // whole * groups, old.bias is not None)
+            layer.set_submodule(name, new)
+        old = layer.get_submodule("$attention_out")
+        new = linear(old, old.in_features // whole * groups, old.out_features, old.bias is not None)
+        layer.set_submodule("$attention_out", new)
+''')
+
 
 def stock_name(config: dict[str, Any]) -> str:
     """transformers' class of a causal language model with this config.json."""
@@ -76,9 +92,14 @@ def source(config: dict[str, Any], family: Family) -> str:
     fused = 2 if len(family.gate_up) == 1 else 1
     names = {"layers": family.layers, "ffn": family.ffn, "gate_up": list(family.gate_up), "down": family.down}
     own_layers = family.layers.partition(".")[2]  # without the attribute that holds the model without a head
-    return SOURCE.substitute(
+    text = SOURCE.substitute(
         names, own_layers=own_layers, stock=stock_name(config), base=base_name(config), fused=fused
     )
+    if not kv_groups.listed(config):
+        return text
+    text = re.sub(r"^( *)resize\((.*), config\)$", r"\g<0>\n\1regroup(\2, config)", text, flags=re.M)
+    text = text.replace("says.", "says, its attention the groups that `kv_groups` says.", 1)
+    return text + REGROUPED.substitute(qkv=list(family.qkv), attention_out=family.attention_out)
 
 
 def named(config: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +118,7 @@ def trusted(directory: Path) -> bool:
 
     Raises InputError if a model that needs it brings other code along."""
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    if not {ffn.WIDTHS, ffn.DOWN_BIAS} & config.keys():
+    if not {ffn.WIDTHS, ffn.DOWN_BIAS, kv_groups.CONFIG_KEY} & config.keys():
         return False
     family = family_of(config, directory)
     own = config.get("auto_map") == named(config)["auto_map"]

@@ -21,7 +21,7 @@ $what
 | neurons of its FFNs removed | $achieved (asked: $asked) |
 | parameters | $kept of $parameters |
 | FFN widths | $widths |
-| calibrated on | $calibration |
+$groups| calibrated on | $calibration |
 $tuned
 ## Measured
 
@@ -50,7 +50,11 @@ def card(
     """Markdown. results: `title`, `metric`, `dense` and `pruned`, each a measure (comparison.measure) or None."""
     variant, source = settings["variant"], settings["source"]
     repo = f"base_model: {source['repo']}\n" if source["kind"] == "hub" else ""
-    what = f"A structurally pruned model: {variant['sparsity']}% of the neurons of its feed-forward layers are gone."
+    gone = "the neurons of its feed-forward layers are gone"
+    if groups := manifest.get("kv_groups"):
+        gone = "the parameters of its feed-forward layers are gone, in neurons and in key-value groups of attention"
+        groups = f"| key-value groups | {widths(groups)} |\n"
+    what = f"A structurally pruned model: {variant['sparsity']}% of {gone}."
     if settings["note"]:
         what += f" Base: {settings['note']}."
     calibration = settings["calibration"]
@@ -72,6 +76,7 @@ def card(
         kept=f"{manifest['parameters_kept']:,}",
         parameters=f"{manifest['parameters']:,}",
         widths=widths(manifest["widths"]),
+        groups=groups or "",
         calibration=shown,
         tuned=tuned,
         measured=table(results, settings["confidence"]),

@@ -22,6 +22,7 @@ from pruning.evaluation.backends import check_installed, check_length
 from pruning.methods import variants
 from pruning.models import loading, remote_code
 from pruning.models.checkpoint import Checkpoint, read_config
+from pruning.models.structures import kv_groups
 
 check_installed("vllm")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -140,7 +141,13 @@ def check_model(directory: Path, own_code: bool, gpus: int) -> None:
             f"backend: vllm splits every layer over the job's {gpus} GPUs, and {odd[0]} neurons are no multiple of "
             f"{gpus}: set the method's `round_to` to one, the model's `gpus` to 1, or its `backend: hf`"
         )
-    if own_code and read_config(directory).get("logits_scaling", 1) != 1:
+    config = read_config(directory)
+    if kv_groups.listed(config):
+        raise InputError(
+            "backend: vllm keeps keys and values of equally many groups in every layer: use an `allocate` other than "
+            "`joint`, or the model's `backend: hf`"
+        )
+    if own_code and config.get("logits_scaling", 1) != 1:
         raise InputError(
             "backend: vllm's Transformers backend, which other widths in every layer need, leaves out this model's "
             "`logits_scaling`: use `allocate: uniform` or `export: pad`, or the model's `backend: hf`"

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pruning.methods import masks as masks_of
+
 LEVELS = 16
 """Widths of a layer that are measured where a scheme asks for it: sixteenths, and the least."""
 
@@ -27,6 +29,8 @@ class Problem:
     importance: np.ndarray  # [layers], mean angular distance a token between a layer's input and output
     floor: np.ndarray  # [layers], least neurons a layer keeps
     measured: pd.DataFrame | None = None  # what cuts cost (methods/sensitivity.py), for schemes that have SEARCH
+    groups: Sequence[np.ndarray] = ()  # scores of key-value groups, a float64 [groups] a layer, for schemes with GROUPS
+    neurons_worth: float = 0.0  # neurons of as many parameters as a group
 
     @property
     def sizes(self) -> np.ndarray:
@@ -42,7 +46,10 @@ def problem_of(
 ) -> Problem:
     """At sparsity 0, from artefacts: scores of one method, in the order of layers and units; the calibration's layers;
     widths before any pruning; what cuts cost, where the scheme asks for it."""
-    values = [rows.to_numpy() for _, rows in scores.groupby("layer")["score"]]
+    values = masks_of.by_layer(masks_of.of(scores, masks_of.NEURONS), "score")
+    groups, worth = masks_of.of(scores, masks_of.GROUPS), 0.0
+    if len(groups):
+        worth = groups["parameters"].iloc[0] / scores.loc[scores["structure"] == masks_of.NEURONS, "parameters"].iloc[0]
     per_layer, original = layers.sort_values("layer"), np.array(original)
     return Problem(
         scores=values,
@@ -51,6 +58,8 @@ def problem_of(
         importance=(per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
         floor=least(original, [len(own) for own in values], min_keep),
         measured=measured,
+        groups=masks_of.by_layer(groups, "score"),
+        neurons_worth=worth,
     )
 
 
@@ -59,11 +68,22 @@ def search_of(scheme: str) -> str | None:
     return getattr(importlib.import_module(f"pruning.methods.allocation.{scheme}"), "SEARCH", None)
 
 
+def cuts_groups(scheme: str) -> bool:
+    """Whether it cuts key-value groups as well; such a scheme has `counts(problem)` of them beside `widths`."""
+    return getattr(importlib.import_module(f"pruning.methods.allocation.{scheme}"), "GROUPS", False)
+
+
 def widths(problem: Problem, sparsity: int, method: Mapping[str, Any]) -> np.ndarray:
     """int [layers]. method: `allocate`, its `options`, and `round_to`."""
     scheme = importlib.import_module(f"pruning.methods.allocation.{method['allocate']}")
     own = replace(problem, sparsity=sparsity)
     return finish(scheme.widths(own, **method["options"]), own, method["round_to"])
+
+
+def counts(problem: Problem, sparsity: int, method: Mapping[str, Any]) -> np.ndarray | None:
+    """int [layers] of key-value groups; None where the scheme cuts none. method: as of `widths`."""
+    scheme = importlib.import_module(f"pruning.methods.allocation.{method['allocate']}")
+    return scheme.counts(replace(problem, sparsity=sparsity), **method["options"]) if problem.groups else None
 
 
 def kept(size: int | np.ndarray, sparsity: int) -> int | np.ndarray:

@@ -26,6 +26,7 @@ from pruning.analysis.readings import (
     suggested,
 )
 from pruning.core import artifacts
+from pruning.methods.masks import rows as rows_of
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell, percent
@@ -44,7 +45,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
 
     def keep(model: str, method: str, layer: int) -> np.ndarray:
         path = files.at("masks", model=model, calib=calib, method=method, sparsity=sparsity)
-        mask = artifacts.read_parquet(path, "mask")
+        mask = rows_of(path, "mask")
         return mask[mask["layer"] == layer].sort_values("unit")["keep"].to_numpy()
 
     tables, pages = [], []

@@ -1,0 +1,37 @@
+"""Neurons and key-value groups cut together, from calibration to a folder that stock tools load."""
+
+import json
+
+import pandas as pd
+
+from workspace import Workspace, in_fork
+
+MODEL = "results/tiny-reasoner"
+JOINT, CALIB = "energy-abs-none-joint", "gsm_symbolic-s0"
+
+
+def test_neurons_and_groups_leave_together_at_equal_size(finished: Workspace):
+    exported = f"{MODEL}/export/{CALIB}/attention_{JOINT}/90/model"
+    neurons = f"{MODEL}/compact/{CALIB}/energy-abs-none-global/90/manifest.json"
+    overlap = f"{MODEL}/analysis/overlap/{CALIB}/{JOINT}/wanda.csv"
+    finished.snakemake(exported, neurons, overlap)
+    made, others = (json.loads((finished.path / path).read_text()) for path in (f"{exported}/manifest.json", neurons))
+    mask = pd.read_parquet(finished.path / MODEL / "masks" / CALIB / f"attention_{JOINT}/90.parquet")
+    kept = mask.groupby(["structure", "layer"])["keep"].sum()
+    assert kept["ffn"].tolist() == made["widths"] and kept["kv_groups"].tolist() == made["kv_groups"]
+    assert made["kv_groups"] == [2, 1] and sum(made["widths"]) > sum(others["widths"])
+    scores = pd.read_parquet(finished.path / MODEL / "scores" / CALIB / f"attention_{JOINT}.parquet")
+    group = scores[scores["structure"] == "kv_groups"]["parameters"].iloc[0]
+    assert 0 <= others["parameters_kept"] - made["parameters_kept"] < group
+    assert {"transformers", "lm_eval", "peft"} <= made["checks"].keys(), made["checks"]
+    assert "in neurons and in key-value groups of attention" in (finished.path / exported / "README.md").read_text()
+    assert len(pd.read_csv(finished.path / overlap)) > 0  # of the neurons alone
+
+
+def test_what_cannot_score_channels_is_refused_before_any_job(finished: Workspace):
+    methods = "methods: {odd: {score: cfsp, allocate: joint}}"
+    (finished.path / "odd.yaml").write_text(methods)
+    target = f"{MODEL}/masks/{CALIB}/odd/50.parquet"
+    status, output = in_fork(finished.path, ["-n", "--cores", "2", target, "--configfile", "test.yaml", "odd.yaml"])
+    assert status != 0 and "Traceback" not in output
+    assert "allocate: joint scores attention's channels as well, which score 'cfsp' cannot" in output
