@@ -165,7 +165,7 @@ CODE = {
     "scripts/pruning/methods/allocation/global.py": NOTHING,
     "scripts/pruning/methods/allocation/joint.py": NOTHING,
     "scripts/pruning/methods/allocation/uniform.py": FROM_MASK,
-    "scripts/pruning/methods/masks.py": FROM_SCORE,
+    "scripts/pruning/methods/masks.py": FROM_SCORE | FROM_EVALUATE,
     "scripts/pruning/models/pruned.py": FROM_EVALUATE,
     "scripts/pruning/models/sources.py": FROM_MODEL,
     "scripts/pruning/calibration/gradients.py": FROM_CALIBRATION,
@@ -309,6 +309,7 @@ KEYS = {
     "tables.table1.methods": (["wanda", "rku"], {"table": 1}),
     "tables.table1.reference": ("rku", {"table": 1}),
     "tables.table1.layout": ("long", {"table": 1}),
+    "tables.table1.costs": (True, {"table": 1}),
     "tables.table1.paper": (None, None),  # see test_a_table_without_the_paper
     "storage.second_moments": ("keep", NOTHING),
     "storage.compact": (None, None),  # see test_temporary_models

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from pruning.analysis import costs
+from pruning.config.methods import Method
 from pruning.core import names
 from pruning.core.errors import InputError
+from pruning.report import catalogue
 from pruning.report.tables import costs as printed
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\tjobid\trule_name\tparams\n"
@@ -35,6 +37,41 @@ def test_sums_medians_and_peaks_of_the_last_runs(benchmarks: Path):
         ["2", "4", "25.0", "2.0", "3.0", "100"],
         ["3", "16", "100.0", "", "", ""],
     ]
+
+
+def test_a_methods_models_take_what_it_is_made_of_its_scores_and_one_model(tmp_path: Path):
+    jobs = {
+        "calibration/c/shards/0-of-2": 10,
+        "calibration/c/shards/1-of-2": 20,
+        "calibration/c/second_moments": 400,
+        "calibration/other/second_moments": 9999,
+        "scores/c/obs": 3,
+        "sensitivity/c/obs": 70,
+        "masks/c/obs/40": 1,
+        "refit/c/obs/40": 100,
+        "compact/c/obs/40": 2,
+        "masks/c/obs/60": 1,
+        "refit/c/obs/60": 80,
+        "scores/c/wanda": 5,
+        "masks/c/wanda/40": 1,
+    }
+    for number, (place, seconds) in enumerate(jobs.items()):
+        path = tmp_path / f"{place}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(HEADER + f"{seconds}\t0:00:01\t{100 + number}{REST}rule\t{PARAMS}\n")
+    needed = {"obs": ["shards", "second_moments"], "wanda": ["shards"], "random": []}
+    table = costs.of_methods(tmp_path, "c", needed).set_index("method")
+    assert table.loc["obs"].tolist() == [430, 73, (103 + 81) / 2, 110]
+    assert table.loc["wanda"].tolist() == [30, 5, 1, 112]
+    assert table.loc["random"].tolist()[:3] == [0, 0, 0]
+
+
+def test_what_a_method_is_made_of():
+    obs = Method(score="obs", allocate="sensitivity", compensate="ridge_attention")
+    assert catalogue.passes(obs) == ["shards", "second_moments", "output_gradients"]
+    assert catalogue.passes(Method(score="rounds")) == ["shards", "rounds"]
+    assert catalogue.passes(Method(score="wanda", allocate="joint")) == ["shards", "attention"]
+    assert catalogue.passes(Method(score="wanda", compensate="ridge")) == ["shards", "second_moments"]
 
 
 def test_no_benchmarks_are_an_error(tmp_path: Path):

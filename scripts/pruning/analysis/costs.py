@@ -2,8 +2,9 @@
 
 import csv
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -46,3 +47,37 @@ def summary(jobs: pd.DataFrame) -> pd.DataFrame:
     table["peak_memory_mb"] = groups["memory_mb"].max()
     table["share"] = table["total_s"] / table["total_s"].sum()
     return table.sort_values("total_s", ascending=False, kind="stable").reset_index()
+
+
+def of_methods(folder: Path, calib: str, passes: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """What making a model takes, one row a method: seconds of its `calibration`, which methods share, of its `scores`,
+    what cuts cost included, and of one `model` (mask, refit, weights; the median of the sparsities), `memory_mb` the
+    most of any of these jobs.
+
+    folder: benchmark files of one model. passes: method -> the calibration's results that it is made of. What is not
+    there any more, or was never needed, counts nothing."""
+    rows = []
+    for method, needed in passes.items():
+        shared = [job(path) for name in needed for path in _files(folder / "calibration" / calib / name)]
+        once = [job(path) for kind in ("scores", "sensitivity") for path in _files(folder / kind / calib / method)]
+        each: dict[str, list[dict]] = {}
+        for kind in ("masks", "refit", "compact"):
+            for path in _files(folder / kind / calib / method):
+                each.setdefault(path.stem, []).append(job(path))
+        models = [sum(one["seconds"] for one in jobs) for jobs in each.values()]
+        everything = [*shared, *once, *(one for jobs in each.values() for one in jobs)]
+        rows.append(
+            {
+                "method": method,
+                "calibration": sum(one["seconds"] for one in shared),
+                "scores": sum(one["seconds"] for one in once),
+                "model": median(models) if models else 0.0,
+                "memory_mb": max((one["memory_mb"] for one in everything), default=float("nan")),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _files(place: Path) -> list[Path]:
+    """A result's benchmark file, or those in its folder."""
+    return [path for path in [place.with_name(f"{place.name}.tsv"), *sorted(place.glob("*.tsv"))] if path.is_file()]

@@ -53,6 +53,8 @@ class Table(Strict):
     """`wide`: a column group a sparsity; `long`: a row a sparsity."""
     paper: Literal["table1", "table2", "table3", "table6", "table7"] | None = None
     """Table of the paper whose numbers stand beside the measured ones."""
+    costs: bool = False
+    """Also print what making each method's models took here, of time and memory."""
 
     @property
     def pruned(self) -> list[tuple[str, int]]:

@@ -4,6 +4,7 @@ Rules list an entry's files as their input and hand them on with the settings; t
 `tables/{maker}.py` and `figures/{maker}.py` make it. To add one: a file there, and an entry here.
 """
 
+import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -11,9 +12,11 @@ from typing import Any
 
 from pruning.config.analyses import Trap
 from pruning.config.experiment import Table
+from pruning.config.methods import Method
 from pruning.config.schema import Config
 from pruning.core import names
 from pruning.core.names import DENSE, Column, Variant
+from pruning.methods import allocation
 
 Inputs = Mapping[str, list[str]]
 
@@ -110,15 +113,28 @@ def results(config: Config, name: str) -> Entry:
         files |= {"published": [names.PUBLISHED.format(table=table.paper)], "notes": [names.PAPER_NOTES]}
     calibrations = {name: {"seed": config.calibrations[name].seed} for name in table.calibrations}
     settings = {
-        **table.model_dump(),
+        **table.model_dump(exclude={"costs"}),
         "name": name,
         "models": {m: {"note": config.models[m].note, "calibrations": calibrations} for m in table.models},
         "tasks": {str(column): described(config, column) for column in columns},
         **statistical(config, "confidence", "resamples", "seed"),
     }
+    if table.costs:
+        settings["costs"] = {"folder": names.BENCHMARKS, "passes": {m: passes(config.method(m)) for m in table.methods}}
     caption = CAPTIONS.get(name, "A table of this experiment's configuration.")
     templates = {"samples": names.SAMPLES, "results": names.RESULT}
     return Entry("results", caption, files, settings, table.title, templates)
+
+
+def passes(method: Method) -> list[str]:
+    """Results of a calibration that a method is made of, by their paths below its folder."""
+    score = importlib.import_module(f"pruning.methods.scores.{method.score}")
+    found = ["shards", *getattr(score, "NEEDS", ())]
+    found += [own] if (own := getattr(score, "STATISTICS", None)) else []
+    found += ["attention"] if allocation.cuts_groups(method.allocate) else []
+    measured = allocation.search_of(method.allocate) and method.compensate.startswith("ridge")
+    found += ["second_moments"] if method.compensate == "ridge" or measured else []
+    return list(dict.fromkeys(found))
 
 
 def together(config: Config) -> dict[tuple[str, tuple[str, ...]], list[Variant]]:

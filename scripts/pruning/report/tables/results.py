@@ -8,15 +8,17 @@ alias -> {`seed`}}; `tasks`: column -> {`task`, `tuning` (or null), `metrics`, `
 `title`, `asked` (how, where the config says so)}; `methods` and `sparsities` (whole per cent), in the order of rows
 and columns, or `at`: method -> its sparsity.
 
+`costs`, where the table shows them: `folder` of the benchmark files and `passes` (costs.of_methods).
 Files: `samples` and `results`, templates; `published` and `notes` where there is `paper`; `leakage`.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from pruning.analysis import comparison
+from pruning.analysis import comparison, costs
 from pruning.core import artifacts
 from pruning.core.names import DENSE, Column, Variant
 from pruning.report import layout, printing
@@ -34,8 +36,32 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     frames = [model_rows(model, files, published, settings) for model in settings["models"]]
     frame = pd.concat(frames, ignore_index=True)
     blocks = layout.layout(frame, published, settings)
+    if own := settings.pop("costs", None):
+        blocks += [
+            cost_block(model, calib, own)
+            for model, entry in settings["models"].items()
+            for calib in entry["calibrations"]
+        ]
     tidy = frame[comparison.COLUMNS].assign(sparsity=frame["sparsity"] / 100)
     return printing.page(settings["name"], settings["title"], tidy, blocks)
+
+
+def cost_block(model: str, calib: str, own: dict[str, Any]) -> printing.Block:
+    """What making each method's models took, from benchmark files."""
+    table = costs.of_methods(Path(own["folder"]) / model, calib, own["passes"])
+    lines = []
+    for row in table.itertuples():
+        memory = "–" if pd.isna(row.memory_mb) else f"{row.memory_mb:,.0f}"
+        texts = [f"{row.calibration:,.0f}", f"{row.scores:,.0f}", f"{row.model:,.0f}", memory]
+        lines.append((f"`{row.method}`", [printing.Cell(text, "") for text in texts]))
+    columns = ["Calibration (s)", "Scores, measured cuts (s)", "One model (s)", "Peak memory (MiB)"]
+    notes = [
+        "Seconds of jobs as they ran here, whatever else ran beside them. Calibration: the passes over its text that "
+        "the method is made of; methods share them. One model: its mask, its refit where it has one, its weights; the "
+        "median of the sparsities. Memory: the most of any of these jobs.",
+    ]
+    title = f"What it takes: {model}, calibrated on {calib}"
+    return printing.Block(f"{model}-{calib}-costs", title, [""], columns, lines, notes)
 
 
 def model_rows(model: str, files: Files, published: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
