@@ -51,6 +51,7 @@ CODE = {
     "scripts/compact.py": FROM_COMPACT,
     "scripts/evaluate.py": FROM_EVALUATE,
     "scripts/table.py": {"table": 1},
+    "scripts/pruning/analysis/costs.py": {"table": 1},
     "scripts/launch.py": NOTHING,
     **dict.fromkeys(
         (
@@ -89,7 +90,6 @@ CODE = {
             "scripts/pruning/analysis/ablation.py",
             "scripts/pruning/analysis/cases.py",
             "scripts/pruning/analysis/collapse.py",
-            "scripts/pruning/analysis/costs.py",
             "scripts/pruning/analysis/latency.py",
             "scripts/pruning/analysis/tradeoff.py",
             "scripts/pruning/calibration/second_moments.py",
