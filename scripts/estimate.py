@@ -305,6 +305,9 @@ def written(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
             total += layers * hidden**2 * 4
         elif stage == "refit":
             total += layers * hidden * width * (1 - int(job["sparsity"]) / 100) * 4
+            if config.method(job["method"]).compensate == "ridge_attention":
+                size = shape.get("head_dim") or hidden // shape["num_attention_heads"]
+                total += layers * hidden * shape["num_attention_heads"] * size * 4
         elif stage in ("compact", "fetch_model"):
             from pruning.models import rehearsal
 

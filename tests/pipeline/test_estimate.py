@@ -2,6 +2,7 @@
 
 import estimate
 import pytest
+from safetensors.torch import load_file
 
 from pruning.analysis import work
 from workspace import ROOT, Workspace
@@ -37,6 +38,30 @@ def test_finished_runs_take_nothing_and_later_ones_what_they_took(finished: Work
     assert {"evaluate", "mask", "score"} <= stages and 0 < seconds["evaluate", "tiny-reasoner", "gsm_symbolic"] < 60
     assert ("fetch_dataset", "", "") in seconds
     assert {model for _, model, _ in estimate.measured(["another"])} == {""}
+
+
+def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch):
+    """Bytes of the tensors themselves, whether Snakemake keeps the files or not."""
+    own, calib = "results/tiny-reasoner", "gsm_symbolic-s0"
+    places = {
+        "fetch_model": f"{own}/base",
+        "compact": f"{own}/compact/{calib}/wanda/50/model",
+        "second_moments": f"{own}/calibration/{calib}/second_moments",
+        "output_gradients": f"{own}/calibration/{calib}/output_gradients",
+        "refit": f"{own}/refit/{calib}/attention_wanda/50",
+    }
+    wanted = [places[stage] + ".json" for stage in ("second_moments", "output_gradients", "refit")]
+    finished.snakemake(*wanted, f"{own}/compact/{calib}/wanda/50/manifest.json", "--notemp")
+    monkeypatch.chdir(finished.path)
+    config = estimate.configuration(["test.yaml"], [])
+    for stage, place in places.items():
+        tensors = [load_file(path) for path in (finished.path / place).glob("*.safetensors")]
+        found = sum(tensor.nbytes for held in tensors for tensor in held.values())
+        method = "attention_wanda" if stage == "refit" else "wanda"
+        job = {"model": "tiny-reasoner"}
+        if stage in ("compact", "refit"):
+            job |= {"calib": calib, "method": method, "sparsity": "50"}
+        assert estimate.written(config, stage, [job, job]) == pytest.approx(2 * found / 1e9, rel=0.01), stage
 
 
 def test_evaluations_of_other_tasks_tell_nothing(tmp_path, monkeypatch):
