@@ -3,6 +3,7 @@
 from functools import partial
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,8 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, Mis
 import tiny
 from pruning.evaluation import generation, shared_prefix
 from pruning.evaluation.generation import PERIOD, REPEATED, StopStrings, common_prefix, greedy, loops, prefix_cache
+from pruning.models import families
+from pruning.models.structures import kv_groups
 
 EXAMPLES = list(range(30, 60))
 PROMPTS = [EXAMPLES + own for own in ([7, 8], [9], [200, 3, 5, 12, 40, 41, 42], [7, 9, 11])]
@@ -28,7 +31,14 @@ def gemma3():
     return tiny._spread(Gemma3ForCausalLM, Gemma3TextConfig, 2, 0, **kinds)
 
 
-MODELS = {"qwen2": tiny.qwen2, "llama": tiny.llama, "mistral": mistral, "gemma3": gemma3}
+def groups_cut():
+    """The first layer has one key-value group of two."""
+    model = tiny.qwen2()
+    kv_groups.shrink(model.model.layers[0], 0, [np.array([False, True])], families.of(model))
+    return model
+
+
+MODELS = {"groups cut": groups_cut, "qwen2": tiny.qwen2, "llama": tiny.llama, "mistral": mistral, "gemma3": gemma3}
 
 
 def reference(model, prompt: list[int], limit: int) -> list[int]:

@@ -29,11 +29,11 @@ def attending(model: PreTrainedModel, prefix: DynamicCache | None) -> Iterator[N
     def attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, **options
     ) -> tuple[Tensor, None]:
-        layer = prefix.layers[module.layer_idx]
+        layer = layers[module.layer_idx]
         shared = (layer.keys[0].to(key), layer.values[0].to(value))
         return attend(query, key, value, *shared, mask, scaling, options.get("softcap")), None
 
-    before = model.config._attn_implementation
+    layers, before = list(prefix.layers), model.config._attn_implementation
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, eager_mask)
     model.set_attn_implementation(NAME)
@@ -41,6 +41,7 @@ def attending(model: PreTrainedModel, prefix: DynamicCache | None) -> Iterator[N
         yield
     finally:
         model.set_attn_implementation(before)
+        layers.clear()  # transformers holds on to the function
 
 
 def attend(
