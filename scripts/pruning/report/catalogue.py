@@ -119,6 +119,8 @@ def results(config: Config, name: str) -> Entry:
         "tasks": {str(column): described(config, column) for column in columns},
         **statistical(config, "confidence", "resamples", "seed"),
     }
+    if both := [method for method in table.methods if allocation.cuts_groups(config.method(method).allocate)]:
+        settings["groups"] = both
     if table.costs:
         settings["costs"] = {"folder": names.BENCHMARKS, "passes": {m: passes(config.method(m)) for m in table.methods}}
     caption = CAPTIONS.get(name, "A table of this experiment's configuration.")

@@ -32,6 +32,11 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any
         "Sparsity is the share of FFN neurons removed. dense is the unpruned model, sparsity 0: one measurement, "
         "repeated under every sparsity.",
     ]
+    if both := settings.get("groups"):
+        names = ", ".join(f"`{method}`" for method in both)
+        notes.append(
+            f"{names}: key-value groups of attention are cut as well, and count as neurons of as many parameters."
+        )
     tuned = [bool(tuning_of(column, settings)) for column in settings["tasks"]]
     if any(tuned) and not all(tuned):
         notes.append("Columns without `tuned on`: the pruned models as they are, before any recovery.")
