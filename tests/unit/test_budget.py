@@ -156,6 +156,15 @@ def test_less_than_min_keep_allows_is_an_error_that_says_the_least(place, tmp_pa
     assert found(place, asked(kind, str(least), min_keep=0.25))["cost"]["value"] == least
 
 
+def test_an_allocation_that_cuts_groups_wants_a_sparsity(place, tmp_path):
+    rows = pd.read_parquet(place / "scores.parquet").assign(structure="ffn", parameters=96)
+    groups = rows.iloc[[0, 1, -2, -1]].assign(structure="kv_groups", parameters=1568)
+    (place / "scores.parquet").unlink()
+    artifacts.write_parquet(place / "scores.parquet", pd.concat([rows, groups], ignore_index=True), "scores", {})
+    with pytest.raises(InputError, match="allocation 'joint' cuts key-value groups as well: give a sparsity"):
+        found(place, asked("parameters", "90%", allocate="joint"))
+
+
 def test_a_dense_model_within_the_budget_leaves_nothing_to_prune(place):
     dense = Checkpoint(place / "base").parameters
     with pytest.raises(InputError, match=f"the dense model's {dense} meet 1B: nothing to prune"):

@@ -317,6 +317,17 @@ def test_padded_models_are_as_wide_as_their_widest_layer(tmp_path):
     assert frame["sparsity"].tolist() == [0, 0.25, 0.25]
 
 
+def test_a_mask_that_cuts_key_value_groups_is_refused(tmp_path):
+    own = mask(tmp_path, "both", [48, 12])
+    rows = pd.read_parquet(tmp_path / "both.parquet").assign(structure="ffn")
+    groups = pd.DataFrame({"layer": [0, 0, 1, 1], "unit": [0, 1, 0, 1], "keep": [True] * 3 + [False]})
+    both = pd.concat([rows, groups.assign(structure="kv_groups")], ignore_index=True)
+    (tmp_path / "both.parquet").unlink()
+    artifacts.write_parquet(tmp_path / "both.parquet", both, "mask", {})
+    with pytest.raises(InputError, match="cuts key-value groups: only whole models are timed with those"):
+        run(tmp_path, own)
+
+
 def test_a_whole_config_in_changes_needs_no_file(tmp_path):
     changes = {**tiny.SHAPE, "model_type": "llama", "num_hidden_layers": 3, "vocab_size": 50}
     stage.latency({**SETTINGS, "changes": changes}, tmp_path / "latency.csv")

@@ -297,6 +297,15 @@ def test_logits_that_it_would_not_scale_are_refused(tmp_path, backend, monkeypat
         backend.check_model(lab.folder / "base", True, 1)
 
 
+def test_layers_with_groups_of_their_own_number_are_refused(tmp_path, backend):
+    folder = Lab(tmp_path, "llama").folder / "base"
+    backend.check_model(folder, True, 1)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"kv_groups": [1, 2]}))
+    with pytest.raises(InputError, match="equally many groups in every layer: use an `allocate` other than `joint`"):
+        backend.check_model(folder, True, 1)
+
+
 @pytest.mark.parametrize("change", ["code", "another file", "another class", "tokenizer"])
 def test_no_code_is_run_but_what_is_written_here(lab, change):
     parts = variants.Parts(lab.folder / "base", lab.folder / "base/manifest.json", lab.mask((7, 31)))

@@ -1,6 +1,7 @@
 """Structures: what can be cut out of a model, one file each.
 
 A structure's *units* are what scores rank and masks keep. Its file says, and nothing else does, where a unit's
-activation is measured (`sites`), which rows and columns of which tensors are a unit's (`parse`, `cut`), what
-config.json calls their number (`compact_config`, `widths_of`), and how a loaded model gets another (`resize`).
+activation is measured (`sites`), which rows and columns of which tensors are a unit's (`parse` or `axis_of`, `cut`),
+what config.json calls their number (`compact_config`, `widths_of`; `counts_of`, `listed`), and how a loaded model gets
+another (`resize`, `shrink`).
 """
