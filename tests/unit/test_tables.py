@@ -677,6 +677,30 @@ def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):
     )
 
 
+def test_methods_that_cut_groups_are_named_with_what_groups_count_as(study, printed):
+    said = "key-value groups of attention are cut as well, and count as neurons of as many parameters"
+    assert said not in printed["md"]
+    study.settings = {**study.settings, "groups": ["rku"]}
+    study.run()
+    assert f"* `rku`: {said}." in study.outputs["md"].read_text(encoding="utf-8")
+
+
+def test_what_models_took_is_a_block_of_its_own(study, tmp_path):
+    path = tmp_path / f"benchmarks/{PAPER_MODEL}/scores/{CALIBS[0]}/rku.tsv"
+    path.parent.mkdir(parents=True)
+    path.write_text("s\tmax_rss\trule_name\n61\t900\tscore\n")
+    passes = dict.fromkeys(study.settings["methods"], ["shards"])
+    study.settings = {**study.settings, "costs": {"folder": str(tmp_path / "benchmarks"), "passes": passes}}
+    study.run()
+    block = (
+        study.outputs["md"]
+        .read_text(encoding="utf-8")
+        .split(f"## What it takes: {PAPER_MODEL}, calibrated on {CALIBS[0]}")[1]
+    )
+    cells = next(line for line in block.splitlines() if line.startswith("| `rku`")).split("|")
+    assert [cell.strip() for cell in cells[2:6]] == ["0", "61", "0", "900"]
+
+
 def test_notes_of_another_model_do_not_mention_the_paper(printed):
     other = printed["md"].split("\n## ")[4]
     assert OTHER_MODEL in other.splitlines()[0]
