@@ -13,23 +13,21 @@ OUTPUT
     results/{model}/scores/{calib}/{method}.parquet             layer, unit, score; of groups, too: structure, parameters
 """
 
-from pruning.methods import allocation
+from pruning.methods import allocation, scores
 
 SCORE_KEYS = {"score", "options", "normalise", "shuffle"}
-STATISTICS = {"parameter_taylor": names.PARAMETER_TAYLOR, "rounds": names.ROUNDS}
-NEEDS = {"obs": ("second_moments", "output_gradients"), "leverage": ("second_moments",)}
-MATRICES = {"second_moments": names.SECOND_MOMENTS, "output_gradients": names.OUTPUT_GRADIENTS}
 
 
 def statistics_of(wildcards):
     """The calibration result that the method's score is made of."""
-    return STATISTICS.get(CONFIG.method(wildcards.method).score, names.STATISTICS).format(**wildcards)
+    kind = scores.statistics_of(CONFIG.method(wildcards.method).score)
+    return getattr(names, kind.upper()).format(**wildcards)
 
 
 def matrices_of(wildcards):
     """Directories of a file a layer that the method's score reads as well, by kind."""
-    kinds = NEEDS.get(CONFIG.method(wildcards.method).score, ())
-    return {kind: MATRICES[kind].format(**wildcards) for kind in kinds}
+    kinds = scores.needs_of(CONFIG.method(wildcards.method).score)
+    return {kind: getattr(names, kind.upper()).format(**wildcards) for kind in kinds}
 
 
 def attention_of(wildcards):

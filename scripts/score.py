@@ -28,11 +28,11 @@ def score(
     from pruning.core import artifacts, layer_files
     from pruning.methods import masks
     from pruning.methods.normalise import NORMALISATIONS
-    from pruning.methods.scores import Layer, Weights
+    from pruning.methods.scores import Layer, Weights, needs_of, statistics_of
 
     cli.phase("start-up")
     plugin = importlib.import_module(f"pruning.methods.scores.{settings['score']}")
-    kind = getattr(plugin, "STATISTICS", "statistics")
+    kind = statistics_of(settings["score"])
     normalise = NORMALISATIONS[settings["normalise"]]
 
     @cache
@@ -49,7 +49,7 @@ def score(
     for kind_of, path in (pair.split("=", 1) for pair in evidence or ()):
         matrices[kind_of] = layer_files.read(Path(path), kind_of, checkpoint().widths)
 
-    if missing := sorted({*getattr(plugin, "NEEDS", ())} - matrices.keys()):
+    if missing := sorted({*needs_of(settings["score"])} - matrices.keys()):
         raise cli.InputError(f"score {settings['score']!r} needs --evidence of {', '.join(missing)} (rules/score.smk)")
 
     def read(layer: int, kind_of: str) -> dict:

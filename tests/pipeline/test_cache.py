@@ -102,6 +102,7 @@ CODE = {
             "scripts/pruning/methods/allocation/greedy.py",
             "scripts/rounds.py",
             "scripts/pruning/methods/rounds.py",
+            "scripts/pruning/methods/surgeon.py",
             "scripts/refit.py",
             "scripts/pruning/methods/refit.py",
             "scripts/pruning/methods/compensation/ridge_sequential.py",

@@ -69,6 +69,7 @@ def test_a_methods_models_take_what_it_is_made_of_its_scores_and_one_model(tmp_p
 def test_what_a_method_is_made_of():
     obs = Method(score="obs", allocate="sensitivity", compensate="ridge_attention")
     assert catalogue.passes(obs) == ["shards", "second_moments", "output_gradients"]
+    assert catalogue.passes(Method(score="parameter_taylor")) == ["shards", "parameter_taylor"]
     assert catalogue.passes(Method(score="rounds")) == ["shards", "rounds"]
     assert catalogue.passes(Method(score="wanda", allocate="joint")) == ["shards", "attention"]
     assert catalogue.passes(Method(score="wanda", compensate="ridge")) == ["shards", "second_moments"]

@@ -8,6 +8,7 @@ from test_second_moments import MODELS, micro_batches
 
 from pruning.calibration import output_gradients as gradients
 from pruning.core.errors import InputError
+from pruning.methods import surgeon
 from pruning.methods.scores import Layer, Weights, leverage, obs
 from pruning.models import head
 
@@ -75,7 +76,7 @@ def test_neurons_leave_as_brute_force_over_subsets_has_them(example, metric):
 def test_those_that_leave_together_leave_what_brute_force_leaves(example):
     a, down, _ = example
     second, weight = torch.from_numpy(a.T @ a / len(a)), torch.from_numpy(down).double()
-    order, losses = obs.removals(second, weight, 1e-3, at_once=4)
+    order, losses = surgeon.removals(second, weight, 1e-3, at_once=4)
     alone = [loss_without([c], down.astype(np.float64), damped(a), np.eye(D)) for c in range(N)]
     assert order[:4].tolist() == np.argsort(alone)[:4].tolist()
     assert losses[:4] == pytest.approx(sorted(alone)[:4])

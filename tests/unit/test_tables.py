@@ -690,15 +690,22 @@ def test_what_models_took_is_a_block_of_its_own(study, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text("s\tmax_rss\trule_name\n61\t900\tscore\n")
     passes = dict.fromkeys(study.settings["methods"], ["shards"])
-    study.settings = {**study.settings, "costs": {"folder": str(tmp_path / "benchmarks"), "passes": passes}}
-    study.run()
+    own = {"folder": str(tmp_path / "benchmarks"), "passes": passes, "searched": ["rku"]}
+    study.settings = {**study.settings, "costs": own}
+    cuts = pd.DataFrame({"layer": [0, 1], "width": [4, 4], "divergence": [0.1, 0.3], "passes": [2.5, 1234.4]})
+    for model, entry in study.settings["models"].items():
+        for calib in entry["calibrations"]:
+            artifacts.write_parquet(tmp_path / model / calib / "rku.parquet", cuts, "sensitivity", {})
+    files = [*study.files, f"sensitivity={tmp_path}/{{model}}/{{calib}}/{{method}}.parquet"]
+    table.table(study.settings, "results", *study.outputs.values(), file=files)
     block = (
         study.outputs["md"]
         .read_text(encoding="utf-8")
         .split(f"## What it takes: {PAPER_MODEL}, calibrated on {CALIBS[0]}")[1]
     )
     cells = next(line for line in block.splitlines() if line.startswith("| `rku`")).split("|")
-    assert [cell.strip() for cell in cells[2:6]] == ["0", "61", "0", "900"]
+    assert [cell.strip() for cell in cells[2:7]] == ["0", "61", "1,234", "0", "900"]
+    assert next(line for line in block.splitlines() if line.startswith("| `wanda`")).split("|")[4].strip() == "–"
 
 
 def test_notes_of_another_model_do_not_mention_the_paper(printed):

@@ -57,7 +57,7 @@ def refit(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
 
 def rounds(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
     """settings: `micro_batch`, `sequence_length`, `gradient_checkpointing`. The most that one of its passes takes: the
-    curvature; the second moments with what scores/obs.py says of itself and a copy; the refit."""
+    curvature; the second moments with what surgeon.py says of itself and a copy; the refit."""
     site = max(ffn.sites(network), key=lambda site: site.in_features)
     scoring = 8 * (6 * site.in_features**2 + 2 * site.in_features * site.out_features)
     ranked = _more(second_moments(network, settings), scoring)

@@ -14,8 +14,8 @@ from pruning.calibration.output_gradients import output_gradients
 from pruning.calibration.prepare import Batch
 from pruning.calibration.second_moments import second_moments
 from pruning.methods import refit as fitting
+from pruning.methods import surgeon
 from pruning.methods.allocation import floors
-from pruning.methods.scores import obs
 from pruning.models.structures import ffn
 
 
@@ -57,7 +57,9 @@ def losses(model: nn.Module, batches: Sequence[Batch], seed: int) -> Iterator[np
     counted = sum(int(batch.counted.sum()) for batch in batches)
     for site, gradient, sums in zip(ffn.sites(model), gradients, second_moments(model, batches), strict=True):
         second = (sums.pop("fit").double() + sums.pop("held_out").double()) / counted  # zip holds on to the dict
-        yield obs.least_losses(second, gradient.double() / tokens, site.weight.detach().double(), site.weight.device)
+        yield surgeon.least_losses(
+            second, gradient.double() / tokens, site.weight.detach().double(), site.weight.device
+        )
         del second  # before the next layer's are made
 
 

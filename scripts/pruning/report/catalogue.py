@@ -4,7 +4,6 @@ Rules list an entry's files as their input and hand them on with the settings; t
 `tables/{maker}.py` and `figures/{maker}.py` make it. To add one: a file there, and an entry here.
 """
 
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -16,7 +15,7 @@ from pruning.config.methods import Method
 from pruning.config.schema import Config
 from pruning.core import names
 from pruning.core.names import DENSE, Column, Variant
-from pruning.methods import allocation
+from pruning.methods import allocation, scores
 
 Inputs = Mapping[str, list[str]]
 
@@ -121,18 +120,22 @@ def results(config: Config, name: str) -> Entry:
     }
     if both := [method for method in table.methods if allocation.cuts_groups(config.method(method).allocate)]:
         settings["groups"] = both
-    if table.costs:
-        settings["costs"] = {"folder": names.BENCHMARKS, "passes": {m: passes(config.method(m)) for m in table.methods}}
-    caption = CAPTIONS.get(name, "A table of this experiment's configuration.")
     templates = {"samples": names.SAMPLES, "results": names.RESULT}
+    if table.costs:
+        searched = [method for method in table.methods if allocation.search_of(config.method(method).allocate)]
+        made_of = {method: passes(config.method(method)) for method in table.methods}
+        settings["costs"] = {"folder": names.BENCHMARKS, "passes": made_of, "searched": searched}
+        places = product(table.models, table.calibrations, searched)
+        files["sensitivity"] = [names.SENSITIVITY.format(model=m, calib=c, method=method) for m, c, method in places]
+        templates["sensitivity"] = names.SENSITIVITY
+    caption = CAPTIONS.get(name, "A table of this experiment's configuration.")
     return Entry("results", caption, files, settings, table.title, templates)
 
 
 def passes(method: Method) -> list[str]:
     """Results of a calibration that a method is made of, by their paths below its folder."""
-    score = importlib.import_module(f"pruning.methods.scores.{method.score}")
-    found = ["shards", *getattr(score, "NEEDS", ())]
-    found += [own] if (own := getattr(score, "STATISTICS", None)) else []
+    found = ["shards", *scores.needs_of(method.score)]
+    found += [own] if (own := scores.statistics_of(method.score)) != "statistics" else []
     found += ["attention"] if allocation.cuts_groups(method.allocate) else []
     measured = allocation.search_of(method.allocate) and method.compensate.startswith("ridge")
     found += ["second_moments"] if method.compensate == "ridge" or measured else []

@@ -3,10 +3,12 @@
 A higher score is a more important neuron. The file's name is the score's name in the config, and
 the keyword arguments of its function are the options it takes. A score that needs weights reads
 `layer.weights`; nothing is loaded for the others. To add a score, add a file here. One made of another artefact than
-statistics.parquet gives its kind, as `STATISTICS = "parameter_taylor"`, and rules/score.smk (STATISTICS) its file. One
-that reads matrices as well names their kinds, as `NEEDS = ("second_moments",)`, and has them from `layer.read`.
+statistics.parquet gives its kind, as `STATISTICS = "parameter_taylor"`, and core/names.py its file (PARAMETER_TAYLOR).
+One that reads matrices as well names their kinds, as `NEEDS = ("second_moments",)`, and has them from `layer.read`.
+Planning reads both: what a file imports at its top is imported there.
 """
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,3 +57,17 @@ class Layer:
 
     def __getitem__(self, column: str) -> np.ndarray:
         return self.statistics[column]
+
+
+def statistics_of(score: str) -> str:
+    """The kind of artefact that a score is made of."""
+    return getattr(_plugin(score), "STATISTICS", "statistics")
+
+
+def needs_of(score: str) -> tuple[str, ...]:
+    """Kinds of matrices that a score reads as well."""
+    return getattr(_plugin(score), "NEEDS", ())
+
+
+def _plugin(score: str):
+    return importlib.import_module(f"pruning.methods.scores.{score}")

@@ -8,8 +8,10 @@ alias -> {`seed`}}; `tasks`: column -> {`task`, `tuning` (or null), `metrics`, `
 `title`, `asked` (how, where the config says so)}; `methods` and `sparsities` (whole per cent), in the order of rows
 and columns, or `at`: method -> its sparsity.
 
-`costs`, where the table shows them: `folder` of the benchmark files and `passes` (costs.of_methods).
-Files: `samples` and `results`, templates; `published` and `notes` where there is `paper`; `leakage`.
+`costs`, where the table shows them: `folder` of the benchmark files, `passes` (costs.of_methods), and `searched`: the
+methods whose widths are found by measuring cuts.
+Files: `samples`, `results` and, of `searched`, `sensitivity`, templates; `published` and `notes` where there is
+`paper`; `leakage`.
 """
 
 from pathlib import Path
@@ -38,7 +40,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     blocks = layout.layout(frame, published, settings)
     if own := settings.pop("costs", None):
         blocks += [
-            cost_block(model, calib, own)
+            cost_block(model, calib, files, own)
             for model, entry in settings["models"].items()
             for calib in entry["calibrations"]
         ]
@@ -46,19 +48,30 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     return printing.page(settings["name"], settings["title"], tidy, blocks)
 
 
-def cost_block(model: str, calib: str, own: dict[str, Any]) -> printing.Block:
-    """What making each method's models took, from benchmark files."""
+def cost_block(model: str, calib: str, files: Files, own: dict[str, Any]) -> printing.Block:
+    """What making each method's models took, from benchmark files, and forward passes, from what was measured."""
     table = costs.of_methods(Path(own["folder"]) / model, calib, own["passes"])
     lines = []
     for row in table.itertuples():
+        tried = "–"
+        if row.method in own["searched"]:
+            path = files.at("sensitivity", model=model, calib=calib, method=row.method)
+            tried = f"{artifacts.read_parquet(path, 'sensitivity')['passes'].max():,.0f}"
         memory = "–" if pd.isna(row.memory_mb) else f"{row.memory_mb:,.0f}"
-        texts = [f"{row.calibration:,.0f}", f"{row.scores:,.0f}", f"{row.model:,.0f}", memory]
+        texts = [f"{row.calibration:,.0f}", f"{row.scores:,.0f}", tried, f"{row.model:,.0f}", memory]
         lines.append((f"`{row.method}`", [printing.Cell(text, "") for text in texts]))
-    columns = ["Calibration (s)", "Scores, measured cuts (s)", "One model (s)", "Peak memory (MiB)"]
+    columns = [
+        "Calibration (s)",
+        "Scores, measured cuts (s)",
+        "Measured cuts (forward passes)",
+        "One model (s)",
+        "Peak memory (MiB)",
+    ]
     notes = [
         "Seconds of jobs as they ran here, whatever else ran beside them. Calibration: the passes over its text that "
-        "the method is made of; methods share them. One model: its mask, its refit where it has one, its weights; the "
-        "median of the sparsities. Memory: the most of any of these jobs.",
+        "the method is made of; methods share them. Forward passes: over the calibration's `probed` samples, to "
+        "measure what cuts cost. One model: its mask, its refit where it has one, its weights; the median of the "
+        "sparsities. Memory: the most of any of these jobs.",
     ]
     title = f"What it takes: {model}, calibrated on {calib}"
     return printing.Block(f"{model}-{calib}-costs", title, [""], columns, lines, notes)
