@@ -2,6 +2,7 @@
 
 import copy
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -92,22 +93,66 @@ def test_passes_are_counted():
     assert own.passes == (3 + sum(levels[n] * (3 - n) for n in range(3)) + 3) / 3
 
 
-def test_greedy_takes_the_cheapest_next_cut_of_the_present_model():
+def test_greedy_takes_the_cheapest_next_cut_as_each_was_last_measured(monkeypatch):
+    """Its own is measured on the present model."""
     own = probe()
-    dense = copy.deepcopy(own.model)
-    rows = list(sensitivity.greedy(own))
-    assert len(rows) == sum(len(sensitivity.levels(N, least)) for least in LEAST)
-    widths, present = [N] * 3, 0.0
-    for layer, width, divergence in rows:
-        rates, tried = {}, {}
-        for each in range(3):
-            if following := [w for w in sensitivity.levels(N, LEAST[each]) if w < widths[each]]:
-                tried[each] = brute_force(own, dense, [following[0] if n == each else w for n, w in enumerate(widths)])
-                rates[each] = (tried[each] - present) / (widths[each] - following[0])
-        assert rates[layer] == pytest.approx(min(rates.values()), rel=1e-2, abs=1e-8)
-        assert divergence == pytest.approx(tried[layer], rel=2e-3, abs=1e-7)
-        widths[layer], present = width, divergence
-    assert widths == LEAST
+    dense, measured, measure = copy.deepcopy(own.model), {}, own.divergence
+
+    def spied(layer, *rest):
+        following = next(w for w in sensitivity.levels(N, LEAST[layer]) if w < widths[layer])
+        found = measure(layer, *rest)
+        measured[layer] = (found - present) / (widths[layer] - following)
+        return found
+
+    monkeypatch.setattr(own, "divergence", spied)
+    widths, present, steps = [N] * 3, 0.0, 0
+    for layer, width, divergence in sensitivity.greedy(own):
+        open_still = [n for n in range(3) if widths[n] > LEAST[n]]
+        assert measured[layer] == min(measured[n] for n in open_still)
+        assert measured[layer] == pytest.approx((divergence - present) / (widths[layer] - width))
+        widths[layer], present, steps = width, divergence, steps + 1
+        assert divergence == pytest.approx(brute_force(own, dense, widths), rel=2e-3, abs=1e-7)
+    assert widths == LEAST and steps == sum(len(sensitivity.levels(N, least)) for least in LEAST)
+
+
+class Convex:
+    """Stands for a probe whose steps cost more, the more is gone: of all layers together, and of its own."""
+
+    def __init__(self, layers: int):
+        self.prices = np.random.default_rng(layers).uniform(0.5, 2, layers)
+        self.widths, self.least, self.start, self.tried = [N] * layers, [1 + n for n in range(layers)], None, 0
+        self.sites = [SimpleNamespace(weight=torch.tensor(float(N))) for _ in range(layers)]
+
+    def weight(self, layer, width):
+        return torch.tensor(float(width))
+
+    def after(self, layer, states):
+        return states
+
+    def divergence(self, layer, weight, states):
+        self.tried += 1
+        left = [float(weight if n == layer else site.weight) for n, site in enumerate(self.sites)]
+        return self.cost(left)
+
+    def cost(self, widths) -> float:
+        return float((self.prices * (N - np.array(widths)) ** 1.5).sum() ** 1.3)
+
+
+def test_greedy_finds_what_trying_every_layer_in_every_step_would_where_steps_only_get_dearer():
+    own = Convex(7)
+    expected, widths, tried = [], list(own.widths), 0
+    while any(w > least for w, least in zip(widths, own.least, strict=True)):
+        costs = {}
+        for layer, least in enumerate(own.least):
+            if following := [w for w in sensitivity.levels(N, least) if w < widths[layer]]:
+                cut = [following[0] if n == layer else w for n, w in enumerate(widths)]
+                costs[layer] = (own.cost(cut) - own.cost(widths)) / (widths[layer] - following[0]), cut
+        tried += len(costs)
+        chosen = min(costs, key=lambda layer: costs[layer][0])
+        widths = costs[chosen][1]
+        expected.append((chosen, widths[chosen], pytest.approx(own.cost(widths))))
+    assert list(sensitivity.greedy(own)) == expected
+    assert own.tried < 0.6 * tried
 
 
 def problem(measured: pd.DataFrame, sizes, sparsity: int, floor=(1, 1, 1)) -> allocation.Problem:

@@ -140,10 +140,10 @@ def rounds(shape: Shape, own: Mapping[str, Any]) -> Work:
 
 
 def sensitivity(shape: Shape, own: Mapping[str, Any], search: str) -> Work:
-    """One layer's cuts run that layer and all after it; `greedy` tries every layer's next cut in each step (fewer, once
-    some are at their least), and runs what follows the one that it takes again."""
+    """One layer's cuts run that layer and all after it; `greedy` tries about two cuts in each step (docs/methods.md has
+    what was counted), and runs what follows the one that it takes again."""
     tokens, cuts = min(own["samples"], own["probed"]) * own["sequence_length"], LEVELS * shape.layers
-    tried = cuts * (shape.layers if search == "greedy" else 1)
+    tried = cuts * (2 if search == "greedy" else 1)
     passes = tried * (shape.layers + 1) / (2 * shape.layers) + (cuts / 2 if search == "greedy" else 0) + 2
     return forward(shape, passes * tokens, 2 * tried * tokens)
 
