@@ -68,6 +68,34 @@ def test_tokens_are_those_of_transformers(family, shared, monkeypatch):
     assert len({tuple(tokens) for tokens in expected}) == len(PROMPTS)
 
 
+@pytest.mark.parametrize("shared", [0, 30])
+@pytest.mark.parametrize("family", ["groups cut", "qwen2", "gemma3"])
+def test_prompts_of_unlike_lengths_are_read_apart(family, shared):
+    """Tokens are those of transformers; padding is computed where windows would count it."""
+    model, read = MODELS[family](), []
+    prompts = [EXAMPLES + [(7 * row + 3 * n) % 250 for n in range(size)] for row, size in enumerate((90, 1, 40, 18))]
+    prefix = prefix_cache(model, EXAMPLES) if shared else None
+    shared = shared if prefix else 0
+    hook = lambda _, a, k: read.append(tuple(k["input_ids"].shape))  # noqa: E731
+    handle = model.register_forward_pre_hook(hook, with_kwargs=True)
+    made = greedy(model, prompts, 12, never, pad=0, prefix=prefix, shared=shared)
+    handle.remove()
+    assert [row.tokens for row in made] == [reference(model, prompt, 12) for prompt in prompts]
+    wanted = {0: [(2, 48), (1, 70), (1, 120)], 30: [(1, 1), (1, 18), (1, 40), (1, 90)]}
+    assert read[:-11] == ([(4, 120)] if family == "gemma3" else wanted[shared])
+
+
+@given(lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=40))
+def test_groups_are_all_rows_and_no_row_is_padded_far(lengths):
+    groups = generation.alike(lengths)
+    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
+    for group in groups:
+        own = [lengths[row] for row in group]
+        assert group == sorted(group) and max(own) <= 1.25 * min(own) + 16
+    for before, after in zip(groups, groups[1:], strict=False):
+        assert max(lengths[row] for row in before) < min(lengths[row] for row in after)
+
+
 @pytest.mark.parametrize("family", MODELS)
 def test_rows_that_end_leave_the_others_alone(family):
     """Rows end after 3, never, after 17, after 20 tokens: two of them leave the batch before the others end."""

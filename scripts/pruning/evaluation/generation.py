@@ -1,7 +1,8 @@
 """Greedy generation for many prompts at once, without work that changes no answer.
 
-What all prompts begin with (few-shot examples) is computed and held once (shared_prefix.py); keys and values lie in
-buffers instead of being copied for every token; rows that have ended leave the batch, and so do rows caught in a loop.
+What all prompts begin with (few-shot examples) is computed and held once (shared_prefix.py); prompts are read beside
+others of about their length, so that few are padded far; keys and values lie in buffers instead of being copied for
+every token; rows that have ended leave the batch, and so do rows caught in a loop.
 The tokens are those of transformers' `generate` with `do_sample=False`, up to rounding: sums over a batch depend on its
 shape.
 """
@@ -22,6 +23,7 @@ LAST = torch.tensor([-1])
 SHARED = 16  # a shorter common beginning is not worth a forward pass of its own
 ROOM = 64  # tokens that a buffer grows by
 PERIOD, REPEATED = 48, 64  # a loop repeats at most 48 tokens, and has repeated the last 64 (and three periods) exactly
+LONGER, MORE = 1.25, 16  # prompts of l to LONGER l + MORE tokens are read together
 LOOK = 8  # loops are looked for, and ended rows leave, every so many tokens
 
 
@@ -61,6 +63,15 @@ class GrowingLayer(DynamicLayer):
             buffer[:, :, old:new] = states
         self._show(new)
         return self.keys, self.values
+
+    def take(self, rows: Tensor, batch: int, width: int, other: "GrowingLayer") -> None:
+        """Some rows of the batch, from a cache of their own: its tokens are these rows' last, of so many."""
+        if not self.is_initialized:
+            self.lazy_initialization(other.keys, other.values)
+            self.buffers = tuple(s.new_zeros((batch, s.shape[1], width + ROOM, s.shape[3])) for s in self.buffers)
+            self._show(width)
+        for buffer, states in zip(self.buffers, (other.keys, other.values), strict=True):
+            buffer[rows, :, width - states.shape[-2] : width] = states
 
     def batch_select_indices(self, indices: Tensor) -> None:
         length = super().get_seq_length()
@@ -122,25 +133,15 @@ def greedy(
     ended(row, tokens): whether the row's continuation has come to its end; asked after every token.
     prefix: keys and values of the first `shared` tokens of every prompt (`prefix_cache`); it is not changed."""
     device = model.get_input_embeddings().weight.device
-    width = max(len(prompt) - shared for prompt in prompts)
-    ids = torch.full((len(prompts), width), pad, device=device)
-    real = torch.zeros(len(prompts), shared + width, dtype=torch.long, device=device)
-    real[:, :shared] = 1
-    for row, prompt in enumerate(prompts):
-        ids[row, width - (len(prompt) - shared) :] = torch.tensor(prompt[shared:], device=device)
-        real[row, shared + width - (len(prompt) - shared) :] = 1
-    positions = (real.cumsum(1) - 1).clamp_min(0)[:, shared:]
-    cache = new_cache(model, shared)
     rows = torch.arange(len(prompts), device=device)  # of those still in the batch
     tokens: list[list[int]] = [[] for _ in prompts]
     finish = ["length"] * len(prompts)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    recent = ids.new_empty((len(prompts), 0))
+    recent = rows.new_empty((len(prompts), 0))
     with shared_prefix.attending(model, prefix):
+        cache, real, logits = read(model, prompts, pad, shared)
+        positions = real.sum(1, keepdim=True)
         for step in range(1, limit + 1):
-            logits = model(
-                input_ids=ids, attention_mask=real, position_ids=positions, past_key_values=cache, logits_to_keep=LAST
-            ).logits[:, -1]
             ids = logits.argmax(-1, keepdim=True)
             recent = torch.cat([recent, ids], dim=1)
             for place, (row, token, live) in enumerate(
@@ -153,7 +154,7 @@ def greedy(
             if step % LOOK == 0:
                 for place in (loops(recent) & alive).nonzero().flatten().tolist():
                     finish[rows[place]], alive[place] = "loop", False
-            if not alive.any():
+            if step == limit or not alive.any():
                 break
             if step % LOOK == 0 and not alive.all():
                 left = alive.nonzero().flatten()
@@ -162,8 +163,59 @@ def greedy(
                     t[left] for t in (rows, ids, real, positions, recent, alive)
                 )
             real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
-            positions = positions[:, -1:] + 1
+            logits = following(model, ids, real, positions, cache)
+            positions = positions + 1
     return [Generated(*pair) for pair in zip(tokens, finish, strict=True)]
+
+
+def following(model: PreTrainedModel, ids: Tensor, real: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    """Logits [B, vocabulary] of the token after these; real: which of these and of those before them there are."""
+    where = {"attention_mask": real, "position_ids": positions, "past_key_values": cache}
+    return model(input_ids=ids, **where, logits_to_keep=LAST).logits[:, -1]
+
+
+def read(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad: int, shared: int
+) -> tuple[DynamicCache, Tensor, Tensor]:
+    """(cache of all rows, which of its tokens there are: int64 [B, shared + T], next tokens' logits [B, vocabulary]).
+
+    Rows are padded on the left to the longest prompt, but computed beside those of about their own length."""
+    device = model.get_input_embeddings().weight.device
+    lengths = [len(prompt) - shared for prompt in prompts]
+    width = max(lengths)
+    cache = new_cache(model, shared)
+    # In a sliding window padding counts as tokens: caches of unlike width are no parts of one.
+    joins = all(isinstance(layer, GrowingLayer) for layer in cache.layers)
+    groups = alike(lengths) if joins else [list(range(len(prompts)))]
+    real = torch.zeros(len(prompts), shared + width, dtype=torch.long, device=device)
+    real[:, :shared] = 1
+    logits: dict[int, Tensor] = {}
+    for group in groups:
+        longest = max(lengths[row] for row in group)
+        ids = torch.full((len(group), longest), pad, device=device)
+        for place, row in enumerate(group):
+            ids[place, longest - lengths[row] :] = torch.tensor(prompts[row][shared:], device=device)
+            real[row, shared + width - lengths[row] :] = 1
+        rows = torch.tensor(group, device=device)
+        own = torch.cat([real[rows, :shared], real[rows, shared + width - longest :]], dim=1)
+        positions = (own.cumsum(1) - 1).clamp_min(0)[:, shared:]
+        part = cache if len(groups) == 1 else new_cache(model, shared)
+        for row, found in zip(group, following(model, ids, own, positions, part), strict=True):
+            logits[row] = found
+        if part is not cache:
+            for layer, of_part in zip(cache.layers, part.layers, strict=True):
+                layer.take(rows, len(prompts), width, of_part)
+    return cache, real, torch.stack([logits[row] for row in range(len(prompts))])
+
+
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows in groups of about one length, the shortest first; in a group in their order."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not groups or lengths[row] > LONGER * lengths[groups[-1][0]] + MORE:  # the shortest of its group
+            groups.append([])
+        groups[-1].append(row)
+    return [sorted(group) for group in groups]
 
 
 @torch.inference_mode()

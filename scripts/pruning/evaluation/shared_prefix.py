@@ -71,6 +71,8 @@ def _attend(
     scaling: float,
     softcap: float | None,
 ) -> Tensor:
+    if key.device.type == "cpu":  # or torch's product in bfloat16 copies a part of a buffer number by number
+        key = key.contiguous()
     batch, heads, length, size = query.shape
     groups, before = key.shape[1], shared_key.shape[1]
     # Heads of a group stand side by side: they have one key.
