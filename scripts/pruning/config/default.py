@@ -107,7 +107,7 @@ METHODS = {
     "rounds_greedy": Method(score="rounds", allocate="greedy"),
     "sensitivity": Method(score="obs", allocate="sensitivity"),
     "greedy": Method(score="obs", allocate="greedy"),
-    "best": Method(score="rounds", allocate="global", compensate="ridge_attention"),
+    "best": Method(score="rounds", allocate="sensitivity", compensate="ridge_attention"),
     "minitron": Method(score="minitron"),
     "random": Method(score="random", options={"seed": 0}),
     "magnitude": Method(score="magnitude"),
