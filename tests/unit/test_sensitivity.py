@@ -93,6 +93,24 @@ def test_passes_are_counted():
     assert own.passes == (3 + sum(levels[n] * (3 - n) for n in range(3)) + 3) / 3
 
 
+def test_greedy_takes_the_cheapest_next_cut_of_the_present_model():
+    own = probe()
+    dense = copy.deepcopy(own.model)
+    rows = list(sensitivity.greedy(own, exact=True))
+    assert len(rows) == sum(len(sensitivity.levels(N, least)) for least in LEAST)
+    widths, present = [N] * 3, 0.0
+    for layer, width, divergence in rows:
+        rates, tried = {}, {}
+        for each in range(3):
+            if following := [w for w in sensitivity.levels(N, LEAST[each]) if w < widths[each]]:
+                tried[each] = brute_force(own, dense, [following[0] if n == each else w for n, w in enumerate(widths)])
+                rates[each] = (tried[each] - present) / (widths[each] - following[0])
+        assert rates[layer] == pytest.approx(min(rates.values()), rel=1e-2, abs=1e-8)
+        assert divergence == pytest.approx(tried[layer], rel=2e-3, abs=1e-7)
+        widths[layer], present = width, divergence
+    assert widths == LEAST
+
+
 def test_greedy_takes_the_cheapest_next_cut_as_each_was_last_measured(monkeypatch):
     """Its own is measured on the present model."""
     own = probe()

@@ -121,8 +121,10 @@ def layers(probe: Probe, progress: Callable = iter) -> Iterator[Row]:
         states = probe.after(layer, states)
 
 
-def greedy(probe: Probe, progress: Callable = iter) -> Iterator[Row]:
-    """The layer that is cut next, what is left of it, and where the model then is; until all are at their least."""
+def greedy(probe: Probe, progress: Callable = iter, exact: bool = False) -> Iterator[Row]:
+    """The layer that is cut next, what is left of it, and where the model then is; until all are at their least.
+
+    exact: all layers are measured in every step, so that nothing is taken for a bound (benchmarks/greedy.py)."""
     left = [levels(*pair) for pair in zip(probe.widths, probe.least, strict=True)]
     widths, states, present = list(probe.widths), [probe.start], 0.0
     for layer in range(len(left) - 1):
@@ -131,6 +133,8 @@ def greedy(probe: Probe, progress: Callable = iter) -> Iterator[Row]:
     rates = {layer: -math.inf for layer, own in enumerate(left) if own}  # nats a neuron, when last measured
     for _ in progress(range(sum(map(len, left)))):
         found: dict[int, float] = {}  # of the present model
+        if exact:
+            rates = dict.fromkeys(rates, -math.inf)
         while (chosen := min(rates, key=lambda layer: (rates[layer], layer))) not in found:
             if chosen not in weights:
                 weights[chosen] = probe.weight(chosen, left[chosen][0])  # of columns that are still as they were
