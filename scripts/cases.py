@@ -36,6 +36,7 @@ def cases(
     from pruning.core import artifacts, out_of_memory
     from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
     from pruning.methods import variants
+    from pruning.models import packing
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
@@ -44,6 +45,7 @@ def cases(
     prompts, targets = texts(artifacts.read_table(data, "dataset").to_pylist(), data, settings)
     parts = variants.Parts(model, manifest, mask, compensate, evidence, adapter)
     network, tokenizer = variants.load(parts, settings["dtype"])
+    packing.pack(network)
     cli.phase("load")
     asked = in_chat_format(tokenizer, prompts) if settings.get("chat_template") else prompts
     with out_of_memory.advise(f"`cases: items`: {len(prompts)} are generated at once: name fewer"):

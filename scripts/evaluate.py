@@ -71,9 +71,11 @@ def evaluate(
 def opened(backend: str, parts, task: dict):
     """A context manager that gives the variant to be asked and its tokenizer. `task`: settings of any of its tasks."""
     from pruning.methods import variants
+    from pruning.models import packing
 
     if backend == "hf":
-        return nullcontext(variants.load(parts, task["dtype"]))
+        network, tokenizer = variants.load(parts, task["dtype"])
+        return nullcontext((packing.pack(network), tokenizer))
     return importlib.import_module(f"pruning.evaluation.backends.{backend}").opened(parts, task)
 
 

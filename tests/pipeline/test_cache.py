@@ -199,6 +199,7 @@ CODE = {
     "scripts/pruning/core/slurm.py": NOTHING,
     "scripts/pruning/core/hub.py": FROM_MODEL | FROM_DATA,
     "scripts/pruning/models/loading.py": FROM_CALIBRATION | FROM_EVALUATE,
+    "scripts/pruning/models/packing.py": FROM_EVALUATE,
     "scripts/pruning/core/memory.py": FROM_CALIBRATION | FROM_EVALUATE,
     "scripts/pruning/methods/normalise.py": FROM_SCORE,
     "scripts/pruning/calibration/objectives.py": ONE_METHOD,

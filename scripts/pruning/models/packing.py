@@ -1,0 +1,42 @@
+"""Linear layers whose weights lie in memory as oneDNN multiplies by them.
+
+torch on a CPU brings a weight in bfloat16 into that order anew for every product. For the few rows of a step of
+generation that takes a good part of the time (benchmarks/packing.py). The products are the same, bit for bit.
+"""
+
+import torch
+from torch import Tensor, nn
+
+ROWS = 64  # of a typical product: a hint
+
+
+class PackedLinear(nn.Module):
+    """What `linear` computes, without gradients. Its weight is a tensor that no other operation of torch reads."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+def pack(model: nn.Module) -> nn.Module:
+    """The model, for inference alone from now on: its linear layers in bfloat16 on a CPU packed in place, one after the
+    other. Weights that something else has as well (a head tied to the embeddings) stay, as all do where the processor
+    has no products in bfloat16."""
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return model
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    for name, module in list(model.named_modules()):
+        if type(module) is not nn.Linear or owners[id(module.weight)] > 1:
+            continue
+        if module.weight.dtype == torch.bfloat16 and module.weight.device.type == "cpu":
+            model.set_submodule(name, PackedLinear(module))
+    return model
