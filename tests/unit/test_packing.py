@@ -9,11 +9,9 @@ from torch.nn.functional import linear
 
 import tiny
 from pruning.evaluation.generation import greedy
-from pruning.models.packing import PackedLinear, pack
+from pruning.models.packing import PackedLinear, pack, possible
 
-packs = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no products in bfloat16"
-)
+packs = pytest.mark.skipif(not possible(), reason="this processor has no products in bfloat16")
 
 
 @packs

@@ -24,11 +24,16 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
+def possible() -> bool:
+    """Whether this processor, and this build of torch, has products in bfloat16 through oneDNN."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def pack(model: nn.Module) -> nn.Module:
     """The model, for inference alone from now on: its linear layers in bfloat16 on a CPU packed in place, one after the
-    other. Weights that something else has as well (a head tied to the embeddings) stay, as all do where the processor
-    has no products in bfloat16."""
-    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    other. Weights that something else has as well (a head tied to the embeddings) stay, as all do where it is not
+    `possible`."""
+    if not possible():
         return model
     owners: dict[int, int] = {}
     for module in model.modules():
