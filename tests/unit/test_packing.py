@@ -1,6 +1,7 @@
 """Packed weights against the plain ones: the same products, bit for bit, and the same answers."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn.functional import linear
 
 import tiny
 from pruning.evaluation.generation import greedy
+from pruning.models import loading
 from pruning.models.packing import PackedLinear, pack, possible
 
 packs = pytest.mark.skipif(not possible(), reason="this processor has no products in bfloat16")
@@ -53,3 +55,14 @@ def test_all_are_packed_but_a_head_that_is_the_embeddings():
 
 def test_other_dtypes_stay():
     assert "PackedLinear" not in kinds(pack(tiny.qwen2()))
+
+
+@packs
+def test_the_file_of_the_weights_is_let_go(tmp_path):
+    """Else its pages, all of them read, stay beside the packed weights."""
+    tiny.save(tiny.qwen2().bfloat16(), tmp_path)
+    model, _ = loading.load(tmp_path, "bfloat16")
+    maps = Path("/proc/self/maps")
+    assert str(tmp_path) in maps.read_text()
+    pack(model)
+    assert str(tmp_path) not in maps.read_text()

@@ -4,6 +4,8 @@ torch on a CPU brings a weight in bfloat16 into that order anew for every produc
 generation that takes a good part of the time (benchmarks/packing.py). The products are the same, bit for bit.
 """
 
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 
@@ -35,13 +37,22 @@ def pack(model: nn.Module) -> nn.Module:
     `possible`."""
     if not possible():
         return model
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    for name, module in list(model.named_modules()):
-        if type(module) is not nn.Linear or owners[id(module.weight)] > 1:
-            continue
-        if module.weight.dtype == torch.bfloat16 and module.weight.device.type == "cpu":
-            model.set_submodule(name, PackedLinear(module))
+    owners = Counter(id(own) for module in model.modules() for own in module.parameters(recurse=False))
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and owners[id(module.weight)] == 1 and _packs(module.weight)
+    }
+    if linear:
+        packed = {id(module.weight) for module in linear.values()}
+        for parameter in model.parameters():
+            if id(parameter) not in packed:  # in memory of its own, or it would keep the whole mapped file resident
+                parameter.data = parameter.data.clone()
+    while linear:
+        name, module = linear.popitem()
+        model.set_submodule(name, PackedLinear(module))
     return model
+
+
+def _packs(weight: Tensor) -> bool:
+    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
