@@ -32,6 +32,7 @@ def kinds(model):
     return [type(module).__name__ for module in model.modules() if "Linear" in type(module).__name__]
 
 
+@packs
 @pytest.mark.parametrize("family", [tiny.qwen2, tiny.llama])
 def test_a_packed_model_answers_as_before(family):
     model = family().bfloat16()
