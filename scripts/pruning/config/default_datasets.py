@@ -34,7 +34,7 @@ PUBLISHED = {
         hub=HubFiles(
             repo="deepmind/aqua_rat",
             name="raw",
-            revision="main",
+            revision="33301c6a050c96af81f63cad5562cb5363e88971",
             splits={"train": "train[:20000]"},
             adapter="aqua_rationale",
         ),

@@ -158,7 +158,7 @@ def masked(
         cut.append((site, np.repeat(keep, site.in_features // len(keep))))
     hooks = [
         site.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep.to(args[0]),))
-        for site, keep in ((site, torch.from_numpy(keep)) for site, keep in cut)
+        for site, keep in ((site, torch.tensor(keep)) for site, keep in cut)
     ]
     found = dense(wanted.ids.to(dense.device)).logits
     for hook in hooks:
