@@ -5,7 +5,8 @@ INPUT
     results/{model}/compact/{calib}/{method}/{sparsity}/            the pruned model
     results/data/{dataset}/{split}.parquet                          tuning text, or
     results/{model}/answers/{task}.parquet                          the dense model's own answers
-    results/{model}/base/manifest.json                              the dense model, only to distil from it
+    results/{model}/base/manifest.json                              the dense model, only to distil from it; of a model
+                                                                    pruned in rounds the first one
 OUTPUT
     results/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}/     PEFT adapter, training_log.csv, recovery.json
 A killed training goes on from its last checkpoint, kept in a hidden folder beside the output.
@@ -27,9 +28,9 @@ def tuning_settings(wildcards):
 
 
 def teacher_of(wildcards):
-    """The dense model, where the tuning distils it."""
+    """The dense model, where the tuning distils it: what no round has pruned yet."""
     distils = CONFIG.tunings[wildcards.tuning].objective == "distillation"
-    return [names.BASE.format(**wildcards)] if distils else []
+    return [names.BASE.format(model=CONFIG.lineage(wildcards.model)[-1])] if distils else []
 
 
 rule recover:

@@ -1,6 +1,7 @@
 """Pruning in rounds: a compact, recovered model is the base of the next one. Widths by what cuts cost."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -45,6 +46,18 @@ def test_two_rounds_with_a_recovery_between(finished: Workspace):
     )
     torch.testing.assert_close(merged, tuned)
     assert not torch.allclose(merged, plain)
+
+
+def test_a_further_round_is_distilled_from_the_whole_model(finished: Workspace):
+    content = yaml.safe_load((finished.path / "test.yaml").read_text())
+    content["models"]["second"] = {"source": SOURCE}
+    content["models"]["third"] = {"source": {**SOURCE, "model": "second", "sparsity": 50}}
+    content["tunings"]["distilled"] = {"dataset": "arithmetic", "objective": "distillation"}
+    (finished.path / "rounds.yaml").write_text(yaml.safe_dump(content))
+    for model in ("tiny-reasoner", "second", "third"):
+        adapter = f"results/{model}/recovered/gsm_symbolic-s0/wanda/75/distilled/recovery.json"
+        planned = finished.snakemake("-n", "-p", adapter, configfile="rounds.yaml")
+        assert re.findall(r"--teacher=(\S+)", planned.stdout + planned.stderr) == ["results/tiny-reasoner/base"]
 
 
 def test_padding_is_what_a_further_round_removes_first(finished: Workspace):

@@ -90,12 +90,15 @@ class Config(Strict):
     def models_used(self) -> list[str]:
         """Models of the experiment and of the tables, and those that they are made of."""
         tables = [self.table(name) for name, table in self.tables.items() if table]
-        used = dict.fromkeys([*self.experiment.models, *(model for table in tables for model in table.models)])
-        for name in list(used):
-            while self.models[name].source.kind == "pruned":
-                name = self.models[name].source.model
-                used[name] = None
-        return list(used)
+        used = [*self.experiment.models, *(model for table in tables for model in table.models)]
+        return list(dict.fromkeys([*used, *(name for model in used for name in self.lineage(model))]))
+
+    def lineage(self, model: str) -> list[str]:
+        """The model and what it was pruned from, round by round; the last one is whole."""
+        found = [model]
+        while (source := self.models[found[-1]].source).kind == "pruned":
+            found.append(source.model)
+        return found
 
     @property
     def method_names(self) -> list[str]:
