@@ -78,7 +78,7 @@ class Study:
             **{"name": "table1", "title": "Table 1: what pruning leaves of each model", "layout": "wide"},
             **{"paper": "table1", "reference": "wanda", "confidence": 0.95, "resamples": 500, "seed": 0},
             "models": {
-                PAPER_MODEL: {"note": note, "calibrations": calibrations},
+                PAPER_MODEL: {"note": note, "dtype": "bfloat16", "calibrations": calibrations},
                 OTHER_MODEL: {"note": None, "calibrations": calibrations},
             },
             **{"tasks": {"gsm8k": task, "wikitext2": windows}, "methods": METHODS, "sparsities": SPARSITIES},
@@ -174,6 +174,12 @@ def test_how_questions_were_put_is_said_where_the_config_says_so():
         "GSM8K: no worked examples, the model's chat format, answers of at most 320 tokens.",
         "Training: 3 worked examples, the same ones before every question, items from number 1,000 on.",
     ]
+
+
+def test_rounding_is_warned_of_where_answers_were_generated_in_a_short_format():
+    generated, chosen = pd.DataFrame({"mean_tokens": [88.0, None]}), pd.DataFrame({"mean_tokens": [None]})
+    assert "in bfloat16" in notes.rounding(generated, "bfloat16")[0]
+    assert notes.rounding(generated, None) == notes.rounding(chosen, "bfloat16") == []
 
 
 def test_columns_and_rows_are_those_promised(printed, frame):
@@ -545,6 +551,7 @@ def test_notes_say_all_a_reader_needs(printed, name):
     first = text.split("## " if name == "md" else "caption{")[1]
     for fragment in [
         "weights are Q4_1-quantised",
+        "Answers were generated in bfloat16",
         "Wilson's 95% interval",
         "95% t interval over blocks of neighbouring windows",
         "calibration seed 0 only",
@@ -713,6 +720,7 @@ def test_notes_of_another_model_do_not_mention_the_paper(printed):
     assert OTHER_MODEL in other.splitlines()[0]
     assert "paper" not in other
     assert "quantised" not in other
+    assert "bfloat16" not in other
     assert "calibration seed 1 only" in printed["md"].split("\n## ")[5]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from pruning.config.analyses import Trap
 from pruning.config.experiment import Table
 from pruning.config.methods import Method
+from pruning.config.models import Model
 from pruning.config.schema import Config
 from pruning.core import names
 from pruning.core.names import DENSE, Column, Variant
@@ -114,7 +115,7 @@ def results(config: Config, name: str) -> Entry:
     settings = {
         **table.model_dump(exclude={"costs"}),
         "name": name,
-        "models": {m: {"note": config.models[m].note, "calibrations": calibrations} for m in table.models},
+        "models": {m: {**of_model(config.models[m]), "calibrations": calibrations} for m in table.models},
         "tasks": {str(column): described(config, column) for column in columns},
         **statistical(config, "confidence", "resamples", "seed"),
     }
@@ -130,6 +131,11 @@ def results(config: Config, name: str) -> Entry:
         templates["sensitivity"] = names.SENSITIVITY
     caption = CAPTIONS.get(name, "A table of this experiment's configuration.")
     return Entry("results", caption, files, settings, table.title, templates)
+
+
+def of_model(model: Model) -> dict[str, Any]:
+    """What a table says of a model: its note, and its numbers' format where that is a short one."""
+    return {"note": model.note, **({} if model.dtype == "float32" else {"dtype": model.dtype})}
 
 
 def passes(method: Method) -> list[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pruning.analysis.comparison import DENSE, groups, measures, pruned_variants, reference_of, task_of, tuning_of
 from pruning.core.errors import InputError
-from pruning.report.notes import asked, legend, published_notes, widths
+from pruning.report.notes import asked, legend, published_notes, rounding, widths
 from pruning.report.printing import Block, Cell, percent, plain
 
 
@@ -46,7 +46,7 @@ def _block(
     notes = legend(dense, pruned, settings) + widths(pruned) + published_notes(pruned, published, settings)
     if note := settings["models"][model]["note"]:
         notes.insert(0, f"`{model}`: {note.rstrip('.')}.")
-    notes += asked(settings)
+    notes += asked(settings) + rounding(dense, settings["models"][model].get("dtype"))
     tunings = {entry["tuning"]: entry["note"] for entry in settings["tasks"].values() if entry.get("note")}
     notes += [f"`{tuning}`: {note.rstrip('.')}." for tuning, note in tunings.items()]
     title = f"`{model}` after FFN neurons were removed by each method, calibrated on `{calib}`"

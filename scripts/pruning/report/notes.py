@@ -82,6 +82,17 @@ def asked(settings: Mapping[str, Any]) -> list[str]:
     return list(notes.values())
 
 
+def rounding(dense: pd.DataFrame, dtype: str | None) -> list[str]:
+    """That answers generated in a short format of numbers, where a model is in one, are not a machine's to repeat."""
+    if not dtype or dense["mean_tokens"].isna().all():
+        return []
+    return [
+        f"Answers were generated in {dtype}, in which rounding now and then settles which token is likeliest: the same "
+        "model answers some questions otherwise on another processor, or in batches of another size. Intervals and "
+        "tests do not cover that."
+    ]
+
+
 def _cluster_notes(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     """What the tests speak of where items share templates, and what two forms of an accuracy are."""
     of_task = {task_of(column, settings): entry["title"] for column, entry in reversed(settings["tasks"].items())}
