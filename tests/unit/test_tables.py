@@ -182,6 +182,14 @@ def test_rounding_is_warned_of_where_answers_were_generated_in_a_short_format():
     assert notes.rounding(generated, None) == notes.rounding(chosen, "bfloat16") == []
 
 
+def test_templates_are_no_matter_of_tests_where_nothing_is_compared():
+    settings = {"tasks": {"gsm8k": {"task": "gsm8k", "tuning": None, "title": "GSM8K"}}}
+    dense = pd.DataFrame({"task": ["gsm8k"], "clusters": [22], "metric": ["exact_match"]})
+    alone = pd.DataFrame({"p_cluster": [None], "design_effect": [None]})
+    said = notes._cluster_notes(dense, alone, settings)
+    assert said == ["Items share templates (GSM8K 22). Wilson's interval speaks of these stories with other numbers."]
+
+
 def test_columns_and_rows_are_those_promised(printed, frame):
     assert printed["csv"].splitlines()[0] == EXPECTED_COLUMNS
     tasks = ["gsm8k", "wikitext2"]

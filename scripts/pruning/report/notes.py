@@ -100,11 +100,14 @@ def _cluster_notes(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[
     notes = []
     if len(clustered):
         named = ", ".join(f"{of_task[row.task]} {row.clusters}" for row in clustered.itertuples())
-        notes.append(
-            f"Items share templates ({named}). Wilson's interval and McNemar's test speak of these stories with other "
-            "numbers, a t-test over templates (cluster-robust) of other stories of the same kind: n.s. unless both are "
-            f"significant, the latter after Holm over its own {int(pruned['p_cluster'].notna().sum())} comparisons."
-        )
+        spoken = "Wilson's interval speaks of these stories with other numbers."
+        if comparisons := int(pruned["p_cluster"].notna().sum()):
+            spoken = (
+                "Wilson's interval and McNemar's test speak of these stories with other numbers, a t-test over "
+                "templates (cluster-robust) of other stories of the same kind: n.s. unless both are significant, the "
+                f"latter after Holm over its own {comparisons} comparisons."
+            )
+        notes.append(f"Items share templates ({named}). {spoken}")
         if (effects := pruned["design_effect"].dropna()).size:
             notes[-1] += (
                 f" Design effect of the differences (their variance with templates over that without): median "
