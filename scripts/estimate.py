@@ -168,7 +168,7 @@ def memory(config, stage: str, jobs: list[dict[str, str]], card: work.Card) -> f
         if stage not in KEYS or model not in config.models or not (place := directory(config, model)):
             continue
         network = rehearsal.model(place, config.models[model].dtype)
-        weights = sum(parameter.nbytes for parameter in network.parameters())
+        weights = loaded_bytes(network)
         if KEYS[stage] == "calib":
             reckoned = getattr(footprint, "calibration" if stage in PASSES else stage)
             beside = reckoned(network, config.calibrations[key].model_dump())
@@ -177,9 +177,14 @@ def memory(config, stage: str, jobs: list[dict[str, str]], card: work.Card) -> f
         else:
             tuning = config.tunings[key]
             beside = footprint.lora(network, tuning.model_dump())
-            weights *= 2 if tuning.objective == "distillation" else 1  # the teacher's
+            if tuning.objective == "distillation" and (dense := directory(config, config.lineage(model)[-1])):
+                weights += loaded_bytes(rehearsal.model(dense, config.models[model].dtype))  # the teacher's
         found.append((weights + beside) / 1e9)
     return max(found, default=None)
+
+
+def loaded_bytes(network) -> int:
+    return sum(parameter.nbytes for parameter in network.parameters())
 
 
 def room(config, model: str, weights: float, card: work.Card) -> float:
@@ -236,7 +241,7 @@ def card_hours(config, stage: str, jobs: list[dict[str, str]], card: work.Card, 
     for job in jobs:
         model = job["model"]
         if model not in shapes:
-            shapes[model] = shape(config, model)
+            shapes[model] = shape_of(config, model)
         if (own := shapes[model]) is None:
             return None
         try:
@@ -251,7 +256,8 @@ def work_of(config, stage: str, job: dict[str, str], shape: work.Shape, card: wo
     if stage == "evaluate":
         return evaluation(config, job, shape, card, stops_from)
     if stage == "recover":
-        return work.recovery(shape, config.tunings[job["tuning"]].model_dump(), int(job["sparsity"]) / 100)
+        dense = shape_of(config, config.lineage(job["model"])[-1]) or shape
+        return work.recovery(shape, config.tunings[job["tuning"]].model_dump(), int(job["sparsity"]) / 100, dense)
     own = config.calibrations[job["calib"]].model_dump()
     if stage == "refit":
         return work.refit(shape, own, config.method(job["method"]).compensate, int(job["sparsity"]) / 100)
@@ -279,7 +285,7 @@ def evaluation(config, job: dict[str, str], shape: work.Shape, card: work.Card, 
     return sum((one for *_, one in dearest), work.Work())
 
 
-def shape(config, model: str) -> work.Shape | None:
+def shape_of(config, model: str) -> work.Shape | None:
     from pruning.models import rehearsal
 
     if not (place := directory(config, model)):

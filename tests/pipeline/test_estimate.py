@@ -1,5 +1,6 @@
 """What a run would take, told before it starts."""
 
+import json
 import shutil
 
 import estimate
@@ -8,6 +9,8 @@ from safetensors.torch import load_file
 
 from pruning.analysis import work
 from workspace import ROOT, Workspace
+
+CARD = work.Card(165, 1008, 25.2)
 
 
 def test_a_plan_is_counted_by_stage(workspace: Workspace, monkeypatch, capsys):
@@ -116,7 +119,7 @@ def test_an_evaluation_is_asked_in_the_batch_that_fits_and_shared_answers_once(m
     others = ["collapse={task: gsm8k_256}", "ablation={task: gsm8k_256}"]
     config = estimate.configuration([str(ROOT / "config/qwen2_5-7b.yaml")], [PART, *others])
     monkeypatch.setattr(estimate, "held", lambda config, model, name, batch: batch * 10**8)
-    shape, card = estimate.shape(config, "qwen2_5-7b"), work.Card(165, 1008, 25.2)
+    shape, card = estimate.shape_of(config, "qwen2_5-7b"), CARD
 
     def of(tasks: str, stops_from: int = 101, variant: str = "gsm8k-s0/wanda/50") -> float:
         job = {"model": "qwen2_5-7b", "variant": variant, "task": tasks}
@@ -130,3 +133,27 @@ def test_an_evaluation_is_asked_in_the_batch_that_fits_and_shared_answers_once(m
     assert of("gsm8k,aqua") == pytest.approx(of("gsm8k") + of("aqua"))
     assert of("gsm8k", 50) == pytest.approx(of("gsm8k_256")) and of("gsm8k", 60) == of("gsm8k")
     assert of("gsm8k", 50, "gsm8k-s0/wanda/50/gsm8k-150") == of("gsm8k")  # a recovered model need not fail
+
+
+def test_a_further_round_is_distilled_from_a_model_as_large_as_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "SHAPES", estimate.SHAPES.resolve())
+    monkeypatch.chdir(tmp_path)
+    source = "{kind: pruned, model: qwen2_5-7b, calib: gsm8k-s0, method: rku, sparsity: 50}"
+    second = f"second: {{dtype: bfloat16, source: {source}}}"
+    taught = "taught: {dataset: gsm8k, objective: distillation}, told: {dataset: gsm8k}"
+    values = [f"models={{{second}}}", f"tunings={{{taught}}}"]
+    config = estimate.configuration([str(ROOT / "config/qwen2_5-7b.yaml")], values)
+    base = tmp_path / "results/second/base"
+    base.mkdir(parents=True)
+    shape = json.loads((estimate.SHAPES / "qwen2_5-7b/config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**shape, "intermediate_size": shape["intermediate_size"] // 2}))
+
+    def of(tuning: str) -> tuple[float, float]:
+        jobs = [{"model": "second", "tuning": tuning, "sparsity": "50"}]
+        return estimate.memory(config, "recover", jobs, CARD), estimate.card_hours(config, "recover", jobs, CARD, 101)
+
+    (memory, hours), (alone, hours_alone) = of("taught"), of("told")
+    assert memory - alone == pytest.approx(7.615616512 * 2, rel=1e-6)  # bfloat16
+    tuning, whole = config.tunings["taught"], estimate.shape_of(config, "qwen2_5-7b")
+    tokens = tuning.steps * tuning.batch_size * tuning.sequence_length
+    assert hours - hours_alone == pytest.approx(CARD.seconds(work.forward(whole, tokens, tokens)) / 3600)

@@ -148,11 +148,11 @@ def sensitivity(shape: Shape, own: Mapping[str, Any], search: str) -> Work:
     return forward(shape, passes * tokens, 2 * tried * tokens)
 
 
-def recovery(shape: Shape, own: Mapping[str, Any], sparsity: float) -> Work:
+def recovery(shape: Shape, own: Mapping[str, Any], sparsity: float, dense: Shape) -> Work:
     """Forward and backward of full sequences (adapters are small); forward again where layers are computed twice; and
-    the dense model's forward pass where it is distilled."""
+    the forward pass of the dense model, before any round, where it is distilled."""
     tokens = own["steps"] * own["batch_size"] * own["sequence_length"]
-    teacher = forward(shape, tokens, tokens) if own["objective"] == "distillation" else Work()
+    teacher = forward(dense, tokens, tokens) if own["objective"] == "distillation" else Work()
     return teacher + forward(shape, (3 if own["gradient_checkpointing"] else 2) * tokens, 2 * tokens, sparsity)
 
 
