@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -237,12 +238,9 @@ def card_hours(config, stage: str, jobs: list[dict[str, str]], card: work.Card, 
     """Of a stage's jobs on a card; None where it uses none, or where a shape or a size is not known."""
     if stage not in KEYS:
         return None
-    seconds, shapes = 0.0, {}
+    seconds = 0.0
     for job in jobs:
-        model = job["model"]
-        if model not in shapes:
-            shapes[model] = shape_of(config, model)
-        if (own := shapes[model]) is None:
+        if (own := shape_of(config, job["model"])) is None:
             return None
         try:
             seconds += card.seconds(work_of(config, stage, job, own, card, stops_from))
@@ -286,11 +284,15 @@ def evaluation(config, job: dict[str, str], shape: work.Shape, card: work.Card, 
 
 
 def shape_of(config, model: str) -> work.Shape | None:
+    place = directory(config, model)
+    return shape_in(place.resolve(), config.models[model].dtype) if place else None
+
+
+@cache
+def shape_in(place: Path, dtype: str) -> work.Shape:
     from pruning.models import rehearsal
 
-    if not (place := directory(config, model)):
-        return None
-    network = rehearsal.model(place, config.models[model].dtype)
+    network = rehearsal.model(place, dtype)
     total, embedding = sum(p.numel() for p in network.parameters()), network.get_input_embeddings().weight
     raw = json.loads((place / "config.json").read_text(encoding="utf-8"))
     return work.shape_of(raw, raw["num_hidden_layers"], embedding.numel(), total, embedding.element_size())
