@@ -18,7 +18,7 @@ from pruning.models.structures import ffn
 
 HELD_OUT_EVERY = 5
 ROWS = 128
-"""Added at once: a CPU's allocator keeps their wide copy (under 32 MB) for the next, which is six times as fast."""
+"""Added at once: a CPU's allocator keeps their wide copy (under 32 MB) for the next."""
 
 
 def held_out(samples: Tensor) -> Tensor:
