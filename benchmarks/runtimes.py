@@ -132,7 +132,7 @@ def in_transformers(folder: Path, dtype: str) -> Callable[[], float]:
         state = model(ids, use_cache=True)
         began = time.perf_counter()
         for _ in range(TOKENS):
-            state = model(state.logits[:, -1:].argmax(-1), past_key_values=state.past_key_values, use_cache=True)
+            state = model(state.logits[:, -1:].argmax(-1), cache=state.cache, use_cache=True)
         return TOKENS / (time.perf_counter() - began)
 
     return run

@@ -170,6 +170,21 @@ KEYS = {
         {"collapse|background": ["obs"]},
         "collapse.background: unknown name 'obs'; declared: agf, cfsp, flap, random, rku, taylor_fo, wanda",
     ),
+    "a reference that a table has not": (
+        {"tables|table1|reference": "gsm_symbolic-s1"},
+        "tables.table1.reference: unknown name 'gsm_symbolic-s1'; declared: agf, cfsp, flap, gsm_symbolic-s0, random, "
+        "rku, taylor_fo, uncompensated, untuned, wanda",
+    ),
+    "one of a text that a table has not": (
+        {"tables|table1|reference": "gsm_symbolic-s1/wanda"},
+        "tables.table1.reference: the calibration of 'gsm_symbolic-s1/wanda': unknown name 'gsm_symbolic-s1'; "
+        "declared: gsm_symbolic-s0",
+    ),
+    "one of a method that a table has not": (
+        {"tables|table1|reference": "gsm_symbolic-s0/obs"},
+        "tables.table1.reference: the method of 'gsm_symbolic-s0/obs': unknown name 'obs'; declared: agf, "
+        "cfsp, flap, random, rku, taylor_fo, wanda",
+    ),
     "an early stop where every item is needed": (
         {"tasks|gsm_symbolic|stop_early": {"after": 100, "below": 0.1}},
         "collapse.task: models stop early in 'gsm_symbolic', and here each is asked all of it: name a task without "

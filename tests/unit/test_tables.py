@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import table
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from pruning.analysis import comparison
 from pruning.core import artifacts, names
@@ -448,7 +449,7 @@ def test_markdown_cells_carry_interval_marks_and_published_value(printed):
 
 
 def test_difference_from_the_paper_is_signed_and_never_minus_zero(study):
-    row = {"method": "wanda", "ci_low": 0.1, "ci_high": 0.2, "best": False, "near_best": False}
+    row = {"calib": CALIBS[0], "method": "wanda", "ci_low": 0.1, "ci_high": 0.2, "best": False, "near_best": False}
     shown = [
         layout._cell({**row, "value": v, "published": 0.1372}, "gsm8k", study.settings).published for v in (0.137, 0.12)
     ]
@@ -457,7 +458,15 @@ def test_difference_from_the_paper_is_signed_and_never_minus_zero(study):
 
 @pytest.mark.parametrize(("p_cluster", "marks"), [(0.04, ()), (0.06, ("n.s.",)), (math.nan, ("n.s.",))])
 def test_items_in_clusters_must_be_significant_both_ways(study, p_cluster, marks):
-    row = {"method": "rku", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "published": math.nan, "clusters": 12}
+    row = {
+        "calib": CALIBS[0],
+        "method": "rku",
+        "value": 0.2,
+        "ci_low": 0.1,
+        "ci_high": 0.3,
+        "published": math.nan,
+        "clusters": 12,
+    }
     row |= {"best": False, "near_best": False, "p_holm": 0.01, "p_cluster_holm": p_cluster}
     assert layout._cell(row, "gsm8k", study.settings).marks == marks
     assert layout._cell({**row, "clusters": pd.NA}, "gsm8k", study.settings).marks == ()
@@ -467,7 +476,7 @@ def test_items_in_clusters_must_be_significant_both_ways(study, p_cluster, marks
     ("p_value", "p_holm", "marks"), [(0.01, 0.12, ("n.s.",)), (0.01, 0.04, ()), (0.2, 0.2, ("n.s.",))]
 )
 def test_significance_is_marked_after_holm(study, p_value, p_holm, marks):
-    row = {"method": "rku", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "published": math.nan}
+    row = {"calib": CALIBS[0], "method": "rku", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "published": math.nan}
     row |= {"best": False, "near_best": False, "p_value": p_value, "p_holm": p_holm}
     assert layout._cell(row, "gsm8k", study.settings).marks == marks
 
@@ -673,6 +682,37 @@ def test_ridge_is_compared_with_the_same_method_without(study):
     assert set(frame[frame.reference.notna()].method) == {"ridge_rku"}
     row = one(frame, "ridge_rku", 30)
     assert (row.reference, row.discordant, row.delta) == ("rku", 10, pytest.approx(10 / 60, rel=1e-4))
+
+
+def test_another_text_is_compared_method_by_method(study):
+    """On the second text `rku` at 30% answers 8 of the first text's 40 wrongly and three others rightly."""
+    path = f"{CALIBS[1]}/rku/30"
+    study.replace(PAPER_MODEL, path, "gsm8k", accuracy_samples({*range(8, 43)}))
+    study.settings |= {"reference": CALIBS[0]}
+    frame = study.run()
+    assert frame[frame.calib == CALIBS[0]].reference.isna().all()
+    row = one(frame, "rku", 30, calib=CALIBS[1])
+    assert (row.reference, row.discordant, row.delta) == (f"{CALIBS[0]}/rku", 11, pytest.approx(-5 / 60, rel=1e-4))
+    assert row.p_value == pytest.approx(binomial_p(8, 3), rel=1e-5)
+    first, second = study.outputs["md"].read_text(encoding="utf-8").split("calibrated on `gsm8k-s1`")[:2]
+    assert "n.s." not in first and "(reference)" not in first
+    said = "not significantly different from the same method calibrated on `gsm8k-s0`, at the same sparsity"
+    assert said in second and "over the 16 comparisons" in second
+
+
+def test_one_model_of_another_text_is_what_all_are_compared_with(study):
+    study.settings |= {"reference": f"{CALIBS[0]}/wanda"}
+    frame = study.run()
+    assert set(frame.reference.dropna()) == {"wanda", f"{CALIBS[0]}/wanda"}
+    assert one(frame, "wanda", 30, calib=CALIBS[0])[["reference", "p_value"]].isna().all()
+    row = one(frame, "rku", 30, calib=CALIBS[1])
+    assert (row.reference, row.discordant) == (f"{CALIBS[0]}/wanda", 20)
+    for _, rows in frame[frame.p_value.notna()].groupby("model"):  # one family over both texts
+        assert len(rows) == (8 + 6) * 2
+        assert rows.p_holm.tolist() == pytest.approx(multipletests(rows.p_value, method="holm")[1].tolist(), rel=1e-4)
+    text = study.outputs["md"].read_text(encoding="utf-8")
+    assert text.count("`wanda` (reference)") == 2 and "over the 28 comparisons" in text  # once a model
+    assert "not significantly different from `wanda` calibrated on `gsm8k-s0`" in text
 
 
 def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):

@@ -117,7 +117,7 @@ def test_generation_reads_the_weights_once_a_step_whatever_the_batch():
 @pytest.mark.parametrize("make", [tiny.qwen2, tiny.llama])
 def test_a_token_keeps_what_the_cache_holds_of_it(make):
     model = make()
-    cache = model(torch.randint(1, 257, (1, 5)), use_cache=True).past_key_values
+    cache = model(torch.randint(1, 257, (1, 5)), use_cache=True).cache
     assert 5 * shape(model).cached == sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
 
 

@@ -53,20 +53,24 @@ def table_rows(
     and variant to what compaction recorded (`achieved_sparsity` as a fraction, `parameters` before and
     `parameters_kept` after); `published` as `read_published` returns it.
     Returns COLUMNS and MARKS. Accuracies, their intervals and differences are fractions; differences are the
-    method's value minus the reference's. p_holm is Holm's adjustment over all comparisons of a calibration,
-    p_cluster_holm that of the cluster-robust p over all that have one.
+    method's value minus the reference's. p_holm is Holm's adjustment over all comparisons with models of one
+    calibration, p_cluster_holm that of the cluster-robust p over all of these that have one.
     Raises InputError if samples lack a metric, hold values of another kind, or cover other items than each other.
     """
-    _check_reference(settings)
+    _check_reference(list(pruned), settings)
     rows = {}  # one a task, however many columns it has: the dense model is never tuned
     for column, metric, measure in _measured(dense, "dense", settings):
         row = _row(model, DENSE, column, metric, measure, settings) | {"tuning": None}
         rows.setdefault((row["task"], metric), row)
-    rows = list(rows.values())
+    outcomes = {}
     for calib, variants in pruned.items():
-        rows += _calibration_rows(model, calib, dense, variants, sizes[calib], settings)
+        outcomes |= _outcomes(model, calib, dense, variants, settings)
+    rows = list(rows.values())
+    for calib in pruned:
+        rows += _calibration_rows(model, calib, outcomes, sizes[calib], settings)
+    _adjust(rows)
     _add_published(rows, published)
-    frame = pd.DataFrame(rows, columns=COLUMNS + MARKS)
+    frame = pd.DataFrame(rows, columns=COLUMNS + MARKS)  # without `beside`
     numbers = [name for name in COLUMNS if name not in INTEGERS + TEXTS]
     types = dict.fromkeys(INTEGERS, "Int64") | dict.fromkeys(numbers, "float64") | dict.fromkeys(MARKS, "bool")
     return frame.astype(types)
@@ -80,9 +84,11 @@ def tuning_of(column: str, settings: Mapping[str, Any]) -> str | None:
     return settings["tasks"][column].get("tuning")
 
 
-def _check_reference(settings: Mapping[str, Any]) -> None:
+def _check_reference(calibrations: Sequence[str], settings: Mapping[str, Any]) -> None:
     reference, name = settings["reference"], settings["name"]
-    if reference not in (UNTUNED, UNCOMPENSATED, *settings["methods"]):
+    text, _, method = reference.partition("/")
+    other = text in calibrations and (not method or method in settings["methods"])
+    if reference not in (UNTUNED, UNCOMPENSATED, *settings["methods"]) and not other:
         raise InputError(
             f"{name}.reference: {reference!r} is not among the methods of this table "
             f"({', '.join(settings['methods'])}); name one of them"
@@ -106,14 +112,25 @@ def pruned_variants(settings: Mapping[str, Any]) -> list[Variant]:
     return [(method, group[method]) for method in settings["methods"] for group in groups(settings).values()]
 
 
-def reference_of(method: str, column: str, settings: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(method, column) that a result is compared with, in the same group; None for a reference itself."""
-    if settings["reference"] == UNTUNED:
-        return (method, task_of(column, settings)) if tuning_of(column, settings) else None
-    if settings["reference"] == UNCOMPENSATED:
+def reference_of(calib: str, method: str, column: str, settings: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """(calibration, method, column) that a result is compared with, in the same group; None for a reference itself."""
+    reference = settings["reference"]
+    if reference == UNTUNED:
+        return (calib, method, task_of(column, settings)) if tuning_of(column, settings) else None
+    if reference == UNCOMPENSATED:
         plain = COMPENSATIONS.sub("", method, count=1) if COMPENSATIONS.match(method) else method
-        return (plain, column) if plain != method and plain in settings["methods"] else None
-    return None if method == settings["reference"] else (settings["reference"], column)
+        return (calib, plain, column) if plain != method and plain in settings["methods"] else None
+    if reference in settings["methods"]:
+        beside = calib, reference
+    else:  # the same method, or one, on another text
+        text, _, one = reference.partition("/")
+        beside = text, one or method
+    return None if beside == (calib, method) else (*beside, column)
+
+
+def across(settings: Mapping[str, Any]) -> bool:
+    """Whether results are compared with those of another calibration."""
+    return settings["reference"] not in (UNTUNED, UNCOMPENSATED, *settings["methods"])
 
 
 def same_items(samples: Mapping[str, pd.DataFrame], task: str, stop: int | None = None) -> None:
@@ -280,42 +297,62 @@ def _p_value(ours: pd.DataFrame, other: pd.DataFrame, kind: str, settings: Mappi
     return p if clusters is None else float(np.maximum(p, significance.cluster_robust(*outcomes, clusters)[1]))
 
 
-def _calibration_rows(
+def _outcomes(
     model: str,
     calib: str,
     dense: Mapping[str, pd.DataFrame],
     pruned: Mapping[Variant, Mapping[str, pd.DataFrame]],
-    sizes: Mapping[Variant, Mapping[str, Any]],
     settings: Mapping[str, Any],
-) -> list[dict[str, Any]]:
+) -> dict[tuple[str, Variant, str, str], pd.DataFrame]:
+    """(calibration, variant, column, metric) -> samples, all of the dense model's items."""
     variants = pruned_variants(settings)
     names = {variant: f"{calib}/{variant[0]}/{variant[1]}" for variant in variants}
-    outcomes, rows = {}, {}
+    outcomes = {}
     for column, metric, kind in measures(settings):
         found = {v: outcomes_of(pruned[v][column], names[v], column, metric, kind) for v in variants}
         baseline = outcomes_of(dense[column], "dense", column, metric, kind)
         stop = (settings["tasks"][column].get("stop_early") or {}).get("after")
         same_items({f"{model}/dense": baseline} | {f"{model}/{names[v]}": found[v] for v in variants}, column, stop)
-        outcomes |= {(v, column, metric): samples for v, samples in found.items()}
+        outcomes |= {(calib, v, column, metric): samples for v, samples in found.items()}
+    return outcomes
+
+
+def _calibration_rows(
+    model: str,
+    calib: str,
+    outcomes: Mapping[tuple[str, Variant, str, str], pd.DataFrame],
+    sizes: Mapping[Variant, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Rows of one calibration; `beside`: the calibration that holds what a row is compared with."""
+    variants, rows = pruned_variants(settings), {}
     for column, metric, kind in measures(settings):
         for variant in variants:
             method, sparsity = variant
-            ours = outcomes[variant, column, metric]
+            ours = outcomes[calib, variant, column, metric]
             row = _row(model, variant, column, metric, measure(ours, kind, settings), settings, sizes[variant])
             row |= {"calib": calib, "seed": settings["models"][model]["calibrations"][calib]["seed"]}
-            if reference := reference_of(method, column, settings):
-                name = UNTUNED if settings["reference"] == UNTUNED else reference[0]
-                beside = (reference[0], settings["at"][reference[0]] if settings.get("at") else sparsity)
-                row |= _compare(ours, outcomes[beside, reference[1], metric], name, kind, settings)
+            if reference := reference_of(calib, method, column, settings):
+                text, other, its_column = reference
+                name = other if text == calib else f"{text}/{other}"
+                beside = (other, settings["at"][other] if settings.get("at") else sparsity)
+                samples = outcomes[text, beside, its_column, metric]
+                row |= _compare(ours, samples, UNTUNED if settings["reference"] == UNTUNED else name, kind, settings)
+                row["beside"] = text
             rows[variant, column, metric] = row
         for members in groups(settings).values():
             group = [((method, members[method]), column, metric) for method in settings["methods"]]
-            _mark_best([rows[key] for key in group], [outcomes[key] for key in group], kind, settings)
-    ordered = [rows[variant, column, metric] for variant in variants for column, metric, _ in measures(settings)]
-    for name, adjusted in (("p_value", "p_holm"), ("p_cluster", "p_cluster_holm")):
-        for row, p in zip(ordered, significance.holm([row.get(name) for row in ordered]), strict=True):
-            row[adjusted] = p
-    return ordered
+            _mark_best([rows[key] for key in group], [outcomes[calib, *key] for key in group], kind, settings)
+    return [rows[variant, column, metric] for variant in variants for column, metric, _ in measures(settings)]
+
+
+def _adjust(rows: Sequence[dict[str, Any]]) -> None:
+    """Holm's adjustment, over what is compared with models of one calibration."""
+    for text in {row["beside"] for row in rows if "beside" in row}:
+        compared = [row for row in rows if row.get("beside") == text]
+        for name, adjusted in (("p_value", "p_holm"), ("p_cluster", "p_cluster_holm")):
+            for row, p in zip(compared, significance.holm([row.get(name) for row in compared]), strict=True):
+                row[adjusted] = p
 
 
 def _row(

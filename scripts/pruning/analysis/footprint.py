@@ -127,7 +127,7 @@ def answers(network: nn.Module, batch_size: int, prompt: int, answer: int, share
 @torch.no_grad()
 def _read(network: nn.Module, cache: Any, rows: int, tokens: int) -> None:
     ids = torch.zeros(rows, tokens, dtype=torch.long, device=network.get_input_embeddings().weight.device)
-    network(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    network(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
 
 
 def lora(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:

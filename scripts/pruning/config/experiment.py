@@ -47,8 +47,9 @@ class Table(Strict):
     """Here and below: the experiment's, where null."""
     calibrations: NonEmpty[Alias] | None = None
     methods: NonEmpty[Alias] | None = None
-    reference: Alias | None = None
-    """A method; or `untuned`, the same model before recovery; or `uncompensated`, <m> for `ridge_<m>` and the like."""
+    reference: str | None = None
+    """A method; or `untuned`, the same model before recovery; or `uncompensated`, <m> for `ridge_<m>` and the like; or
+    a calibration, the same method on that text; or `calibration/method`, that one on that text."""
     layout: Literal["wide", "long"] = "wide"
     """`wide`: a column group a sparsity; `long`: a row a sparsity."""
     paper: Literal["table1", "table2", "table3", "table6", "table7"] | None = None

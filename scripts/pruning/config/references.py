@@ -96,12 +96,21 @@ def _table(config: Config, name: str) -> None:
     known(f"{place}.methods", table.methods, config.method_names)
     _gradients(config, f"{place}.methods", table.methods, table.calibrations)
     _sparsities(place, table)
-    known(f"{place}.reference", [table.reference], [*table.methods, "untuned", "uncompensated"])
+    _reference(place, table)
     for column in table.columns:
         known(f"{place}.tasks", [column.task], config.tasks)
         known(f"{place}.tasks: the recovery of '{column}'", [column.tuning] if column.tuning else [], config.tunings)
         if table.reference == "untuned" and column.tuning and column.task not in table.tasks:
             raise ValueError(f"{place}.tasks: '{column}' is compared with {column.task!r}: name that as well")
+
+
+def _reference(place: str, table: Table) -> None:
+    text, _, method = table.reference.partition("/")
+    if method:
+        known(f"{place}.reference: the calibration of '{table.reference}'", [text], table.calibrations)
+        known(f"{place}.reference: the method of '{table.reference}'", [method], table.methods)
+    else:
+        known(f"{place}.reference", [text], [*table.methods, "untuned", "uncompensated", *table.calibrations])
 
 
 def _sparsities(place: str, table: Table) -> None:

@@ -170,7 +170,7 @@ def greedy(
 
 def following(model: PreTrainedModel, ids: Tensor, real: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
     """Logits [B, vocabulary] of the token after these; real: which of these and of those before them there are."""
-    where = {"attention_mask": real, "position_ids": positions, "past_key_values": cache}
+    where = {"attention_mask": real, "position_ids": positions, "cache": cache}
     return model(input_ids=ids, **where, logits_to_keep=LAST).logits[:, -1]
 
 
@@ -227,7 +227,7 @@ def prefix_cache(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache 
     if any(layer.is_sliding for layer in cache.layers):
         return None
     device = model.get_input_embeddings().weight.device
-    model(input_ids=torch.tensor([list(tokens)], device=device), past_key_values=cache, logits_to_keep=LAST)
+    model(input_ids=torch.tensor([list(tokens)], device=device), cache=cache, logits_to_keep=LAST)
     return cache
 
 

@@ -48,7 +48,7 @@ def score(
         input_ids=ids,
         attention_mask=real,
         position_ids=positions,
-        past_key_values=cache,
+        cache=cache,
         logits_to_keep=torch.arange(width - kept, width),
     ).logits  # of what follows the last `kept` tokens
     owner = [number for number, own in enumerate(continuations) for _ in own]
@@ -62,7 +62,7 @@ def score(
         ids = torch.tensor([rest[:-1] + [pad] * (more + 1 - len(rest)) for rest in rests], device=device)
         real = torch.cat([real[index], torch.ones_like(ids)], dim=1)  # padding on the right is never looked back at
         positions = positions[index, -1:] + torch.arange(1, more + 1, device=device)
-        second = model(input_ids=ids, attention_mask=real, position_ids=positions, past_key_values=cache).logits
+        second = model(input_ids=ids, attention_mask=real, position_ids=positions, cache=cache).logits
     scores: list[list[tuple[float, bool]]] = [[] for _ in contexts]
     for place, (number, row, rest) in enumerate(zip(owner, rows, rests, strict=True)):
         logits = first[number, kept - 1 - shared[number] :]

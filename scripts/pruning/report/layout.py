@@ -6,7 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.analysis.comparison import DENSE, groups, measures, pruned_variants, reference_of, task_of, tuning_of
+from pruning.analysis.comparison import (
+    DENSE,
+    across,
+    groups,
+    measures,
+    pruned_variants,
+    reference_of,
+    task_of,
+    tuning_of,
+)
 from pruning.core.errors import InputError
 from pruning.report.notes import asked, legend, published_notes, rounding, widths
 from pruning.report.printing import Block, Cell, percent, plain
@@ -24,7 +33,9 @@ def layout(frame: pd.DataFrame, published: pd.DataFrame, settings: Mapping[str, 
         of_model = frame[frame["model"] == model]
         dense, pruned = of_model[of_model["method"] == DENSE[0]], of_model[of_model["method"] != DENSE[0]]
         for calib in entry["calibrations"]:
-            blocks.append(_block(model, calib, dense, pruned[pruned["calib"] == calib], published, settings))
+            own = pruned[pruned["calib"] == calib]
+            comparisons = int((pruned if across(settings) else own)["p_value"].notna().sum())
+            blocks.append(_block(model, calib, dense, own, comparisons, published, settings))
         if len(entry["calibrations"]) > 1:
             blocks.append(_spread_block(model, dense, pruned, settings))
     return blocks
@@ -40,17 +51,19 @@ def _block(
     calib: str,
     dense: pd.DataFrame,
     pruned: pd.DataFrame,
+    comparisons: int,
     published: pd.DataFrame,
     settings: Mapping[str, Any],
 ) -> Block:
-    notes = legend(dense, pruned, settings) + widths(pruned) + published_notes(pruned, published, settings)
+    notes = legend(dense, pruned, comparisons, settings) + widths(pruned) + published_notes(pruned, published, settings)
     if note := settings["models"][model]["note"]:
         notes.insert(0, f"`{model}`: {note.rstrip('.')}.")
     notes += asked(settings) + rounding(dense, settings["models"][model].get("dtype"))
     tunings = {entry["tuning"]: entry["note"] for entry in settings["tasks"].values() if entry.get("note")}
     notes += [f"`{tuning}`: {note.rstrip('.')}." for tuning, note in tunings.items()]
     title = f"`{model}` after FFN neurons were removed by each method, calibrated on `{calib}`"
-    return _arranged(f"{model}-{calib}", title, _cells(dense, pruned, settings), notes, settings)
+    reference = settings["reference"].removeprefix(f"{calib}/")
+    return _arranged(f"{model}-{calib}", title, _cells(dense, pruned, settings), notes, reference, settings)
 
 
 def _cells(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> dict[tuple, Cell]:
@@ -73,11 +86,11 @@ def _text(value: Any) -> str:
 
 
 def _arranged(
-    name: str, title: str, cells: Mapping[tuple, Cell], notes: list[str], settings: Mapping[str, Any]
+    name: str, title: str, cells: Mapping[tuple, Cell], notes: list[str], reference: str, settings: Mapping[str, Any]
 ) -> Block:
     """Cells of `_cells` as a block, wide or long; the dense model's stand in every column group, or on top."""
     keys = [measure[:2] for measure in measures(settings)]
-    label = {m: f"`{m}` (reference)" if m == settings["reference"] else f"`{m}`" for m in settings["methods"]}
+    label = {m: f"`{m}` (reference)" if m == reference else f"`{m}`" for m in settings["methods"]}
     compared = groups(settings)
     if settings.get("at"):
         label = {method: f"{text}, {settings['at'][method]}%" for method, text in label.items()}
@@ -115,7 +128,7 @@ def _spread_block(model: str, dense: pd.DataFrame, pruned: pd.DataFrame, setting
         f"{named}. The test items are the same, so this is the spread that the choice of calibration text brings."
     ]
     title = f"`{model}`: spread over calibrations"
-    return _arranged(f"{model}-spread", title, cells, notes, settings)
+    return _arranged(f"{model}-spread", title, cells, notes, settings["reference"], settings)
 
 
 def _title(column: str, metric: str, settings: Mapping[str, Any]) -> str:
@@ -129,7 +142,7 @@ def _cell(row: Mapping[str, Any], column: str, settings: Mapping[str, Any]) -> C
     accuracy = settings["tasks"][column]["kind"] == "accuracy"
     show, unit = (percent, 100) if accuracy else (plain, 1)
     marks = ["†"] if row["near_best"] else []
-    compared = row["method"] != DENSE[0] and reference_of(row["method"], column, settings)
+    compared = row["method"] != DENSE[0] and reference_of(row["calib"], row["method"], column, settings)
     if compared and not significant(row, settings):
         marks.append("n.s.")
     value, low, high = show(row["value"], row["ci_low"], row["ci_high"])

@@ -5,15 +5,15 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED, measures, task_of, tuning_of
+from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED, across, measures, task_of, tuning_of
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.report.printing import percent
 
 VARIANT = ["calib", "method", "sparsity"]
 
 
-def legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
-    """The notes that say what the numbers are and how they were compared."""
+def legend(dense: pd.DataFrame, pruned: pd.DataFrame, comparisons: int, settings: Mapping[str, Any]) -> list[str]:
+    """The notes that say what the numbers are and how they were compared. comparisons: those adjusted together."""
     kinds = list(dict.fromkeys(kind for _, _, kind in measures(settings)))
     level = f"{100 * settings['confidence']:g}%"
     what = {
@@ -40,14 +40,16 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any
     tuned = [bool(tuning_of(column, settings)) for column in settings["tasks"]]
     if any(tuned) and not all(tuned):
         notes.append("Columns without `tuned on`: the pruned models as they are, before any recovery.")
-    comparisons = int(pruned["p_value"].notna().sum())
     alpha = f"{1 - settings['confidence']:.3g}"
     same = "equal cost" if settings.get("at") else "the same sparsity"
+    text, _, method = settings["reference"].partition("/")
     reference = {
         UNTUNED: "the same model before LoRA recovery",
         UNCOMPENSATED: "the same method without ridge compensation",
     }.get(settings["reference"], f"the reference method, `{settings['reference']}`, at {same}")
-    if comparisons:
+    if across(settings):
+        reference = f"{f'`{method}`' if method else 'the same method'} calibrated on `{text}`, at {same}"
+    if pruned["p_value"].notna().any():
         named = ", ".join(f"{TESTS[kind]} for {kind}" for kind in kinds)
         notes.append(
             f"n.s.: not significantly different from {reference}, on the same items ({named}; p > {alpha} after "

@@ -2,9 +2,10 @@
 
 Settings: `name` and `title` of the table; `layout` (`wide` or `long`); `reference`: the method that all others are
 compared with, or `untuned` (each recovered model with itself before recovery), or `uncompensated` (`ridge_<m>` with
-<m>); `confidence` of the intervals, and 1 - confidence the level of the tests; `resamples` and `seed` of the
-bootstraps; `paper` (the paper's table, `table1`, or null); `models`: alias -> {`note` (text or null), `dtype` where
-it is a short one, `calibrations`: alias -> {`seed`}}; `tasks`: column -> {`task`, `tuning` (or null), `metrics`,
+<m>), or a calibration (the same method there), or `calibration/method`; `confidence` of the intervals, and
+1 - confidence the level of the tests; `resamples` and `seed` of the bootstraps; `paper` (the paper's table, `table1`,
+or null); `models`: alias -> {`note` (text or null), `dtype` where it is a short one, `calibrations`: alias ->
+{`seed`}}; `tasks`: column -> {`task`, `tuning` (or null), `metrics`,
 `kind` (`accuracy` or `perplexity`), `title`, `asked` (how, where the config says so)}; `methods` and `sparsities`
 (whole per cent), in the order of rows and columns, or `at`: method -> its sparsity.
 
