@@ -187,7 +187,7 @@ def test_templates_are_no_matter_of_tests_where_nothing_is_compared():
     settings = {"tasks": {"gsm8k": {"task": "gsm8k", "tuning": None, "title": "GSM8K"}}}
     dense = pd.DataFrame({"task": ["gsm8k"], "clusters": [22], "metric": ["exact_match"]})
     alone = pd.DataFrame({"p_cluster": [None], "design_effect": [None]})
-    said = notes._cluster_notes(dense, alone, settings)
+    said = notes._cluster_notes(dense, alone, alone, settings)
     assert said == ["Items share templates (GSM8K 22). Wilson's interval speaks of these stories with other numbers."]
 
 
@@ -514,6 +514,10 @@ def test_items_that_share_templates_are_tested_by_template_as_well(study):
     assert "(GSM8K 6)" in note and "stories with other numbers" in note and "other stories of the same kind" in note
     assert "over its own 6 comparisons" in note
     assert f"median {block.design_effect.median():.1f}, largest {block.design_effect.max():.1f}" in note
+    study.settings |= {"reference": f"{CALIBS[0]}/wanda"}
+    study.run()
+    text = study.outputs["md"].read_text(encoding="utf-8")
+    assert text.count("over its own 14 comparisons") == 4  # 8 models of each text, but for the one
 
 
 def test_not_worse_than_the_best_counts_templates_as_well():

@@ -34,8 +34,8 @@ def layout(frame: pd.DataFrame, published: pd.DataFrame, settings: Mapping[str, 
         dense, pruned = of_model[of_model["method"] == DENSE[0]], of_model[of_model["method"] != DENSE[0]]
         for calib in entry["calibrations"]:
             own = pruned[pruned["calib"] == calib]
-            comparisons = int((pruned if across(settings) else own)["p_value"].notna().sum())
-            blocks.append(_block(model, calib, dense, own, comparisons, published, settings))
+            family = pruned if across(settings) else own
+            blocks.append(_block(model, calib, dense, own, family, published, settings))
         if len(entry["calibrations"]) > 1:
             blocks.append(_spread_block(model, dense, pruned, settings))
     return blocks
@@ -51,11 +51,11 @@ def _block(
     calib: str,
     dense: pd.DataFrame,
     pruned: pd.DataFrame,
-    comparisons: int,
+    family: pd.DataFrame,
     published: pd.DataFrame,
     settings: Mapping[str, Any],
 ) -> Block:
-    notes = legend(dense, pruned, comparisons, settings) + widths(pruned) + published_notes(pruned, published, settings)
+    notes = legend(dense, pruned, family, settings) + widths(pruned) + published_notes(pruned, published, settings)
     if note := settings["models"][model]["note"]:
         notes.insert(0, f"`{model}`: {note.rstrip('.')}.")
     notes += asked(settings) + rounding(dense, settings["models"][model].get("dtype"))

@@ -12,8 +12,8 @@ from pruning.report.printing import percent
 VARIANT = ["calib", "method", "sparsity"]
 
 
-def legend(dense: pd.DataFrame, pruned: pd.DataFrame, comparisons: int, settings: Mapping[str, Any]) -> list[str]:
-    """The notes that say what the numbers are and how they were compared. comparisons: those adjusted together."""
+def legend(dense: pd.DataFrame, pruned: pd.DataFrame, family: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+    """The notes that say what the numbers are and how they were compared. family: all rows adjusted together."""
     kinds = list(dict.fromkeys(kind for _, _, kind in measures(settings)))
     level = f"{100 * settings['confidence']:g}%"
     what = {
@@ -53,10 +53,11 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, comparisons: int, settings
         named = ", ".join(f"{TESTS[kind]} for {kind}" for kind in kinds)
         notes.append(
             f"n.s.: not significantly different from {reference}, on the same items ({named}; p > {alpha} after "
-            f"Holm's adjustment over the {comparisons} comparisons of this table). A compared value without n.s. "
-            "differs significantly, up or down. Differences, intervals and p-values are in the CSV beside this table."
+            f"Holm's adjustment over the {family['p_value'].notna().sum()} comparisons of this table). A compared "
+            "value without n.s. differs significantly, up or down. Differences, intervals and p-values are in the CSV "
+            "beside this table."
         )
-    notes += _cluster_notes(dense, pruned, settings)
+    notes += _cluster_notes(dense, pruned, family, settings)
     where = "of its column" if settings["layout"] == "wide" or settings.get("at") else "at its sparsity"
     notes.append(
         f"Bold: best {where}, dense left aside. †: not significantly worse than the best (same tests, Holm within the "
@@ -95,7 +96,9 @@ def rounding(dense: pd.DataFrame, dtype: str | None) -> list[str]:
     ]
 
 
-def _cluster_notes(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+def _cluster_notes(
+    dense: pd.DataFrame, pruned: pd.DataFrame, family: pd.DataFrame, settings: Mapping[str, Any]
+) -> list[str]:
     """What the tests speak of where items share templates, and what two forms of an accuracy are."""
     of_task = {task_of(column, settings): entry["title"] for column, entry in reversed(settings["tasks"].items())}
     clustered = dense[dense["clusters"].notna()].drop_duplicates("task")
@@ -103,11 +106,11 @@ def _cluster_notes(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[
     if len(clustered):
         named = ", ".join(f"{of_task[row.task]} {row.clusters}" for row in clustered.itertuples())
         spoken = "Wilson's interval speaks of these stories with other numbers."
-        if comparisons := int(pruned["p_cluster"].notna().sum()):
+        if pruned["p_cluster"].notna().any():
             spoken = (
                 "Wilson's interval and McNemar's test speak of these stories with other numbers, a t-test over "
                 "templates (cluster-robust) of other stories of the same kind: n.s. unless both are significant, the "
-                f"latter after Holm over its own {comparisons} comparisons."
+                f"latter after Holm over its own {family['p_cluster'].notna().sum()} comparisons."
             )
         notes.append(f"Items share templates ({named}). {spoken}")
         if (effects := pruned["design_effect"].dropna()).size:
