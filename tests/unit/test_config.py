@@ -175,6 +175,10 @@ KEYS = {
         "tables.table1.reference: unknown name 'gsm_symbolic-s1'; declared: agf, cfsp, flap, gsm_symbolic-s0, random, "
         "rku, taylor_fo, uncompensated, untuned, wanda",
     ),
+    "a reference of half a name": (
+        {"tables|table1|reference": "wanda/"},
+        "tables.table1.reference: names may hold only a-z, 0-9, _ and - (given: 'wanda/')",
+    ),
     "one of a text that a table has not": (
         {"tables|table1|reference": "gsm_symbolic-s1/wanda"},
         "tables.table1.reference: the calibration of 'gsm_symbolic-s1/wanda': unknown name 'gsm_symbolic-s1'; "

@@ -91,7 +91,7 @@ def _check_reference(calibrations: Sequence[str], settings: Mapping[str, Any]) -
     if reference not in (UNTUNED, UNCOMPENSATED, *settings["methods"]) and not other:
         raise InputError(
             f"{name}.reference: {reference!r} is not among the methods of this table "
-            f"({', '.join(settings['methods'])}); name one of them"
+            f"({', '.join(settings['methods'])}) or its calibrations ({', '.join(calibrations)}); name one of them"
         )
     for column in settings["tasks"]:
         if reference == UNTUNED and tuning_of(column, settings) and task_of(column, settings) not in settings["tasks"]:

@@ -3,10 +3,12 @@
 from itertools import product
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from pruning.config.base import Alias, NonEmpty, Percent, Positive, Strict
 from pruning.core.names import Column
+
+Reference = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)?$")]
 
 
 class Experiment(Strict):
@@ -47,7 +49,7 @@ class Table(Strict):
     """Here and below: the experiment's, where null."""
     calibrations: NonEmpty[Alias] | None = None
     methods: NonEmpty[Alias] | None = None
-    reference: str | None = None
+    reference: Reference | None = None
     """A method; or `untuned`, the same model before recovery; or `uncompensated`, <m> for `ridge_<m>` and the like; or
     a calibration, the same method on that text; or `calibration/method`, that one on that text."""
     layout: Literal["wide", "long"] = "wide"
