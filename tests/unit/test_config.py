@@ -177,7 +177,8 @@ KEYS = {
     ),
     "a reference of half a name": (
         {"tables|table1|reference": "wanda/"},
-        "tables.table1.reference: names may hold only a-z, 0-9, _ and - (given: 'wanda/')",
+        "tables.table1.reference: names may hold only a-z, 0-9, _ and -, and one / between two of them"
+        " (given: 'wanda/')",
     ),
     "one of a text that a table has not": (
         {"tables|table1|reference": "gsm_symbolic-s1/wanda"},

@@ -45,7 +45,8 @@ def _line(mistake: dict[str, Any]) -> str:
     shown = "" if isinstance(given, (dict, list)) else f" (given: {given!r})"
     message = mistake["msg"].removeprefix("Value error, ")
     if "[a-z0-9_-]+" in message:
-        message = "names may hold only a-z, 0-9, _ and -"
+        two = ", and one / between two of them" if "/" in message else ""
+        message = f"names may hold only a-z, 0-9, _ and -{two}"
     if mistake["type"] == "extra_forbidden":
         message, shown = "unknown key", ""
     if mistake["type"] == "too_short":
