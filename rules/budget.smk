@@ -42,6 +42,7 @@ rule budget:
         layers=names.LAYERS,
         base=names.BASE,
         measured=measured_cuts,
+        latencies=latencies,
         code=lambda w: code("budget", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
         launch=LAUNCH,
     output:

@@ -1,6 +1,6 @@
 """
 How fast models are, measured in turn in one process that takes all cores for itself: dense and compact shapes with random weights
-(`latency`), and the very models of the tables that `tradeoff` names (`speed`).
+(`latency`), the very models of the tables that `tradeoff` names (`speed`), and what allocations keep to (`latency_table`).
 
 INPUT
     what evaluation loads of every model of a table                 rules/evaluate.smk: manifests, weights, masks, adapters
@@ -9,6 +9,7 @@ INPUT
 OUTPUT
     results/latency/{shape}.csv                                     one shape
     results/analysis/speed/{model}.csv                              one model's variants
+    results/{model}/latency_table.parquet                           structure, units, flops, prefill, decode
 """
 
 from types import SimpleNamespace
@@ -75,6 +76,38 @@ if CONFIG.latency:
             "python {input.launch:q} --gpus {resources.gpu} -- "
             "python {input.code[0]:q} --settings {params.settings:q} {params.files:q} --output {output:q} --threads {threads} "
             "> {log:q} 2>&1"
+
+
+rule latency_table:
+    """What a model costs with so many neurons, or key-value groups, in every layer."""
+    input:
+        model=names.BASE,
+        code=code("latency_table"),
+        launch=LAUNCH,
+    output:
+        names.LATENCY_TABLE,
+    log:
+        log_of(names.LATENCY_TABLE),
+    benchmark:
+        benchmark_of(names.LATENCY_TABLE)
+    conda:
+        "../envs/gpu.yaml"
+    threads: ALL_CORES
+    resources:
+        gpu=gpus,
+        mem_mb=memory_mb,
+    params:
+        settings=lambda w: settings(
+            CONFIG.latency_table,
+            dtype=CONFIG.models[w.model].dtype,
+            device="cuda" if gpus(w) else "cpu",
+            **catalogue.statistical(CONFIG, "seed"),
+        ),
+        model=subpath(input.model, parent=True),
+    shell:
+        "python {input.launch:q} --gpus {resources.gpu} -- "
+        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --output {output:q} "
+        "--threads {threads} > {log:q} 2>&1"
 
 
 TIMED = catalogue.timed(CONFIG)  # model -> its variants

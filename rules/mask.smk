@@ -6,13 +6,14 @@ INPUT
     results/{model}/scores/{calib}/{method}.parquet
     results/{model}/calibration/{calib}/layers.parquet              layer importance, for allocations that want it
     results/{model}/base/manifest.json                              widths before any pruning, which sparsity is counted against
+    results/{model}/latency_table.parquet                           for allocations that keep to a speed (`per`)
     results/data/{dataset}/{split}.parquet, …/second_moments.json   for that measurement; the latter where the method refits
 OUTPUT
     results/{model}/sensitivity/{calib}/{method}.parquet            layer, width, divergence, passes: one row a cut
     results/{model}/masks/{calib}/{method}/{sparsity}.parquet       layer, unit, keep; of key-value groups, too: structure
 """
 
-from pruning.methods import allocation
+from pruning.methods import allocation, latency_table
 
 
 def searched(wildcards):
@@ -25,8 +26,15 @@ def measured_cuts(wildcards):
     return [names.SENSITIVITY.format(**wildcards)] if searched(wildcards) else []
 
 
+def latencies(wildcards):
+    """How fast models are, where the method's allocation keeps to a speed."""
+    per = latency_table.per_of(CONFIG.method(wildcards.method).allocate_options)
+    return [] if per == latency_table.PARAMETERS else [names.LATENCY_TABLE.format(**wildcards)]
+
+
 def measured_options(wildcards):
-    return [f"--measured={path}" for path in measured_cuts(wildcards)]
+    cuts, speeds = measured_cuts(wildcards), latencies(wildcards)
+    return [f"--measured={path}" for path in cuts] + [f"--latencies={path}" for path in speeds]
 
 
 def refitted_cuts(wildcards):
@@ -84,6 +92,7 @@ rule mask:
         layers=names.LAYERS,
         base=names.BASE,
         measured=measured_cuts,
+        latencies=latencies,
         code=lambda w: code("mask", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
     output:
         names.MASK,

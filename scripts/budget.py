@@ -12,6 +12,9 @@ import typer
 
 from pruning.core import cli
 
+Shape = tuple[tuple[int, ...], tuple[int, ...] | None]
+"""Widths, and key-value groups, of every layer; None where no groups are cut."""
+
 
 def budget(
     settings: cli.Settings,
@@ -20,6 +23,7 @@ def budget(
     base: Annotated[Path, typer.Option(help="manifest.json of the model")],
     output: Annotated[Path, typer.Option(help="JSON")],
     measured: Annotated[Path | None, typer.Option(help="what cuts cost, for allocations that ask for it")] = None,
+    latencies: Annotated[Path | None, typer.Option(help="latency table, for allocations that ask for it")] = None,
     threads: int = 1,
 ) -> None:
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
@@ -32,27 +36,26 @@ def budget(
     from pruning.models.checkpoint import Checkpoint
 
     cli.phase("start-up")
-    frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "unit"], ignore_index=True)
-    original = artifacts.read_json(base, "base")["original"]["widths"]
-    own = artifacts.read_parquet(measured, "sensitivity") if measured else None
     problem = allocation.problem_of(
-        frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"], own
+        artifacts.read_parquet(scores, "scores"),
+        artifacts.read_parquet(layers, "layers"),
+        artifacts.read_json(base, "base")["original"]["widths"],
+        settings["min_keep"],
+        artifacts.read_parquet(measured, "sensitivity") if measured else None,
+        artifacts.read_parquet(latencies, "latency_table") if latencies else None,
     )
 
-    if problem.groups:
-        raise cli.InputError(
-            f"budget: allocation {settings['allocate']!r} cuts key-value groups as well: give a sparsity"
-        )
-
-    def widths(sparsity: int) -> tuple[int, ...]:
-        """As the model has them: a padded one's are the widest, everywhere."""
+    def shape(sparsity: int) -> Shape:
+        """As the model has it: a padded one's widths are the widest, everywhere."""
         found = allocation.widths(problem, sparsity, settings).tolist()
-        return (max(found),) * len(found) if settings["export"] == "pad" else tuple(found)
+        groups = allocation.counts(problem, sparsity, settings)
+        widths = [max(found)] * len(found) if settings["export"] == "pad" else found
+        return tuple(widths), None if groups is None else tuple(groups.tolist())
 
     kind, biased = settings["kind"], settings["compensate"] == "bias"
     timed, notes = kind not in ("parameters", "bytes"), {}
     if timed:
-        measured, dense, notes = clock(base.parent, kind, biased, settings, threads)
+        clocked, dense, notes = clock(base.parent, kind, biased, settings, threads)
     else:
         sizes = stage.Sizes(Checkpoint(base.parent), kind, biased)
         dense = sizes.dense
@@ -64,8 +67,8 @@ def budget(
     costs: dict[int, stage.Cost] = {}
 
     def cost(sparsity: int) -> stage.Cost:
-        own = widths(sparsity)
-        costs[sparsity] = measured(own) if timed else stage.counted(sizes.of(own))
+        own = shape(sparsity)
+        costs[sparsity] = clocked(own) if timed else stage.counted(sizes.of(*own))
         return costs[sparsity]
 
     if timed:
@@ -81,6 +84,7 @@ def budget(
         if costs[last].low < target:
             kept += ", and its interval reaches below: more `rounds`, and nothing else running, would tell"
         raise stage.unmet(kind, settings["text"], costs[last], kept)
+    widths, groups = shape(sparsity)
     found = {
         "kind": kind,
         "asked": settings["text"],
@@ -88,7 +92,8 @@ def budget(
         "dense": dense,
         "sparsity": sparsity,
         "cost": asdict(costs[sparsity]),
-        "widths": widths(sparsity),
+        "widths": widths,
+        **({"kv_groups": groups} if groups else {}),
         **notes,
         "tried": [{"sparsity": s, **asdict(c), "meets": c.high <= target} for s, c in costs.items()],
     }
@@ -97,9 +102,9 @@ def budget(
 
 
 def clock(model: Path, kind: str, biased: bool, settings: dict, threads: int):
-    """A function from widths to a Cost as a share of the dense model's time, that time in ms, and how it was measured.
+    """A function from a shape to a Cost as a share of the dense model's time, that time in ms, and how it was measured.
 
-    Equal widths are measured once. A candidate is cut in the dense model's memory (analysis/latency.py)."""
+    Equal shapes are measured once. A candidate is cut in the dense model's memory (analysis/latency.py)."""
     import torch
 
     from pruning.analysis import budget as stage
@@ -119,20 +124,20 @@ def clock(model: Path, kind: str, biased: bool, settings: dict, threads: int):
         latency.check_context(prompt, decoded, dense.config)
         cli.phase("load")
         alone = latency.measure({"dense": dense}, *plan, settings["seed"])[f"{part}_s"].median()
-    known: dict[tuple[int, ...], stage.Cost] = {}
+    known: dict[Shape, stage.Cost] = {}
 
-    def measured(widths: tuple[int, ...]) -> stage.Cost:
-        if widths not in known:
+    def measured(shape: Shape) -> stage.Cost:
+        if shape not in known:
             with out_of_memory.advise(advice):
-                pruned = latency.narrowed(dense, widths)
+                pruned = latency.narrowed(dense, *shape)
                 if biased and ffn.sites(pruned)[0].bias is None:
                     ffn.add_down_bias(pruned)
                 both = {"dense": dense, "pruned": pruned}
                 times = latency.measure(both, *plan, settings["seed"] + len(known) + 1)
             times = times.pivot(index="round", columns="variant", values=f"{part}_s")
             median, low, high = latency.speedup(times["dense"], times["pruned"], *chance)
-            known[widths] = stage.Cost(1 / median, 1 / high, 1 / low)
-        return known[widths]
+            known[shape] = stage.Cost(1 / median, 1 / high, 1 / low)
+        return known[shape]
 
     per_token = 1000 / (decoded if part == "decode" else 1)
     keys = ("dtype", "prompt_tokens", "rounds", "confidence") + (("decode_tokens",) if part == "decode" else ())

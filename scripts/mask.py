@@ -17,6 +17,7 @@ def mask(
     sparsity: Annotated[int, typer.Option(help="per cent of FFN neurons to remove")],
     output: Annotated[Path, typer.Option()],
     measured: Annotated[Path | None, typer.Option(help="what cuts cost, for allocations that ask for it")] = None,
+    latencies: Annotated[Path | None, typer.Option(help="latency table, for allocations that ask for it")] = None,
 ) -> None:
     import numpy as np
     import pandas as pd
@@ -27,9 +28,13 @@ def mask(
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores")
     original = artifacts.read_json(base, "base")["original"]["widths"]
-    own = artifacts.read_parquet(measured, "sensitivity") if measured else None
     problem = allocation.problem_of(
-        frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"], own
+        frame,
+        artifacts.read_parquet(layers, "layers"),
+        original,
+        settings["min_keep"],
+        artifacts.read_parquet(measured, "sensitivity") if measured else None,
+        artifacts.read_parquet(latencies, "latency_table") if latencies else None,
     )
     widths = allocation.widths(problem, sparsity, settings)
     neurons = masks.of(frame, masks.NEURONS)

@@ -78,6 +78,9 @@ CODE = {
             "scripts/pruning/models/gguf_types.py",
             "scripts/pruning/report/card.py",
             "scripts/latency.py",
+            "scripts/latency_table.py",
+            "scripts/pruning/analysis/latency_table.py",
+            "scripts/pruning/methods/latency_table.py",
             "scripts/speed.py",
             "scripts/budget.py",
             "scripts/pruning/analysis/budget.py",
@@ -313,6 +316,10 @@ KEYS = {
     "tables.table1.layout": ("long", {"table": 1}),
     "tables.table1.costs": (True, {"table": 1}),
     "tables.table1.paper": (None, None),  # see test_a_table_without_the_paper
+    "latency_table.prompt_tokens": (64, NOTHING),  # see test_what_keeps_to_a_speed_...
+    "latency_table.decode_tokens": (4, NOTHING),
+    "latency_table.rounds": (5, NOTHING),
+    "latency_table.warmup": (2, NOTHING),
     "storage.second_moments": ("keep", NOTHING),
     "storage.compact": (None, None),  # see test_temporary_models
     "reasoner": (None, NOTHING),
@@ -454,6 +461,26 @@ def test_adding_a_preset_plans_only_its_jobs(finished: Workspace):
     content["experiment"]["methods"].append("taylor_sq")
     with changed(finished.path / "test.yaml", yaml.safe_dump(content)):
         assert finished.planned("results/table1.csv") == ONE_METHOD
+
+
+def test_what_keeps_to_a_speed_measures_it_once(finished: Workspace):
+    """One table for all methods of a model; how it is measured re-runs their masks, and nobody else's."""
+    content = yaml.safe_load((finished.path / "test.yaml").read_text())
+    fast = {"score": "wanda", "allocate": "sensitivity", "allocate_options": {"per": "decode"}}
+    content["methods"] = {"fast": fast, "joint": {**fast, "allocate": "joint"}}
+    content["latency_table"] = {"prompt_tokens": 32, "decode_tokens": 2, "rounds": 5}
+    masks = [f"results/tiny-reasoner/masks/gsm_symbolic-s0/{name}/50.parquet" for name in ("fast", "joint")]
+    with changed(finished.path / "test.yaml", yaml.safe_dump(content)):
+        planned = {"latency_table": 1, "score": 2, "sensitivity": 1, "attention_statistics": 1, "mask": 2}
+        assert finished.planned(*masks) == planned
+        finished.snakemake("results/tiny-reasoner/latency_table.parquet", masks[0])
+        table = pd.read_parquet(finished.path / "results/tiny-reasoner/latency_table.parquet")
+        assert table["units"].tolist() == [*range(0, 49, 3), 1, 2]
+        assert finished.planned(masks[0]) == NOTHING
+        content["latency_table"]["rounds"] = 6
+        (finished.path / "test.yaml").write_text(yaml.safe_dump(content))
+        assert finished.planned(masks[0]) == {"latency_table": 1, "mask": 1}
+        assert finished.planned("results/table1.csv") == NOTHING
 
 
 GRADIENTS = "results/tiny-reasoner/scores/gsm_symbolic-s0/by_gradients.parquet"

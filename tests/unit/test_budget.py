@@ -15,6 +15,7 @@ from pruning.analysis import budget
 from pruning.config.budgets import Amount, Budget, amount
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.methods import masks
 from pruning.methods.compact import compensation, write_compact
 from pruning.models.checkpoint import Checkpoint
 
@@ -69,7 +70,7 @@ def made(place, settings: dict, sparsity: int, folder) -> dict[str, torch.Tensor
     files = [place / name for name in ("scores.parquet", "layers.parquet", "base/manifest.json")]
     mask({key: settings[key] for key in ("allocate", "options", "min_keep", "round_to")}, *files, sparsity, path)
     base = Checkpoint(place / "base")
-    keeps = [rows.to_numpy() for _, rows in artifacts.read_parquet(path, "mask").groupby("layer")["keep"]]
+    keeps = masks.by_layer(masks.rows(path, "mask"), "keep")
     statistics = pd.DataFrame(
         [
             {"layer": layer, "unit": unit, "act_sum": 1.0 + unit, "n_tokens": 10}
@@ -80,7 +81,7 @@ def made(place, settings: dict, sparsity: int, folder) -> dict[str, torch.Tensor
     artifacts.write_parquet(place / "statistics.parquet", statistics, "statistics", {})
     compensate = compensation(settings["compensate"], place / "statistics.parquet", base, keeps)
     folder.mkdir()
-    write_compact(base, folder, keeps, compensate, settings["export"])
+    write_compact(base, folder, keeps, compensate, settings["export"], groups=masks.groups_of(path))
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
@@ -156,13 +157,26 @@ def test_less_than_min_keep_allows_is_an_error_that_says_the_least(place, tmp_pa
     assert found(place, asked(kind, str(least), min_keep=0.25))["cost"]["value"] == least
 
 
-def test_an_allocation_that_cuts_groups_wants_a_sparsity(place, tmp_path):
+def with_groups(place):
+    """Scores of key-value groups beside those of neurons."""
     rows = pd.read_parquet(place / "scores.parquet").assign(structure="ffn", parameters=96)
-    groups = rows.iloc[[0, 1, -2, -1]].assign(structure="kv_groups", parameters=1568)
+    groups = rows.iloc[[0, 1, -2, -1]].assign(
+        structure="kv_groups", parameters=1568, unit=[0, 1, 0, 1], score=[9.0, 8, 70, 90]
+    )
     (place / "scores.parquet").unlink()
     artifacts.write_parquet(place / "scores.parquet", pd.concat([rows, groups], ignore_index=True), "scores", {})
-    with pytest.raises(InputError, match="allocation 'joint' cuts key-value groups as well: give a sparsity"):
-        found(place, asked("parameters", "90%", allocate="joint"))
+    return place
+
+
+@pytest.mark.parametrize("kind", COUNT)
+@pytest.mark.parametrize("model", ["qwen2", "llama", "mixed"])
+def test_groups_count_as_what_they_hold(tmp_path, model, kind):
+    place, settings = with_groups(laid(tmp_path, MODELS[model]())), asked(kind, "85%", allocate="joint")
+    answer = found(place, settings)
+    assert answer["kv_groups"] in ([1, 2], [2, 1]) and sum(answer["widths"]) < 96
+    for number, sparsity in enumerate((answer["sparsity"], 99)):
+        tried = next(each for each in answer["tried"] if each["sparsity"] == sparsity)
+        assert tried["value"] == COUNT[kind](made(place, settings, sparsity, tmp_path / f"made{number}")), sparsity
 
 
 def test_a_dense_model_within_the_budget_leaves_nothing_to_prune(place):
@@ -271,6 +285,17 @@ def test_times_that_no_pruning_meets_or_that_dense_meets(place, monkeypatch):
     assert len(log) == 2  # of one candidate alone
     with pytest.raises(InputError, match="the dense model's 11.22 meet 12ms: nothing to prune"):
         found(place, asked("prefill_ms", "12ms"))
+
+
+def test_groups_are_cut_of_what_is_timed(place, monkeypatch, tmp_path):
+    """A model's time is here that of all its weights."""
+    monkeypatch.setitem(globals(), "ffn_weights", lambda model: sum(p.numel() for p in model.parameters()))
+    log, settings = clock(monkeypatch, linear), asked("prefill_ms", "70%", allocate="joint")
+    answer = found(with_groups(place), settings)
+    assert sum(answer["kv_groups"]) < 4
+    written = COUNT["parameters"](made(place, settings, answer["sparsity"], tmp_path / "made"))
+    assert written in [pair["pruned"] for pair in log[1:]]
+    assert answer["cost"]["value"] == pytest.approx(1000 * linear(written))
 
 
 def test_a_real_clock_says_how_it_measured(place):

@@ -5,8 +5,9 @@ that their ratio holds on a machine that is not quiet; a time in ms is that rati
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from safetensors import safe_open
@@ -33,7 +34,7 @@ def counted(value: float) -> Cost:
 
 
 class Sizes:
-    """Parameters or bytes of a model pruned to any widths, without making it."""
+    """Parameters or bytes of a model pruned to any widths and key-value groups, without making it."""
 
     def __init__(self, base: Checkpoint, kind: str, biased: bool = False):
         """kind: `parameters` or `bytes`. biased: as in compact.parameters."""
@@ -46,9 +47,18 @@ class Sizes:
             whole = sum(int(np.prod(base.shape(name))) * BYTES[dtype(base, name)] for name in base.file_of)
             self.empty, self.dense = whole - unit * (self.dense - self.empty), whole
         self.neuron = self.neuron * unit
+        self.base, self.kind = base, kind
 
-    def of(self, widths: np.ndarray) -> int:
-        return self.empty + int(self.neuron @ np.asarray(widths))
+    @cached_property
+    def group(self) -> int:
+        """Of one key-value group of a layer; raises InputError as Checkpoint.groups does."""
+        stored = BYTES[dtype(self.base, self.base.attention_out(0))] if self.kind == "bytes" else 1
+        return self.base.sizes["group"] * stored
+
+    def of(self, widths: Sequence[int], groups: Sequence[int] | None = None) -> int:
+        """groups: that stay, a layer; None: all."""
+        whole = self.empty + int(self.neuron @ np.asarray(widths))
+        return whole if groups is None else whole - self.group * (sum(self.base.groups) - sum(groups))
 
 
 def dtype(base: Checkpoint, name: str) -> str:

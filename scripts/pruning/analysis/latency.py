@@ -24,8 +24,8 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from pruning.core.errors import InputError
-from pruning.models import families, loading
-from pruning.models.structures import ffn
+from pruning.models import loading
+from pruning.models.structures import ffn, kv_groups
 
 # What a shape is made of: a missing one would silently be the default of another model.
 REQUIRED = (
@@ -110,20 +110,27 @@ def build(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) ->
     return _randomised(model)
 
 
-def narrowed(dense: PreTrainedModel, widths: Sequence[int]) -> PreTrainedModel:
-    """A model with these FFN widths, one a layer, in the dense model's memory.
+def narrowed(dense: PreTrainedModel, widths: Sequence[int], groups: Sequence[int] | None = None) -> PreTrainedModel:
+    """A model with these FFN widths, one a layer, and so many key-value groups, in the dense model's memory.
 
-    Its FFN weights are the beginnings of the dense ones (random either way), contiguous; all others are these."""
+    Its weights there are the beginnings of the dense ones (random either way), contiguous; all others are these."""
     shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
-    model, family = copy.deepcopy(dense, shared), families.of(dense)
-    both = zip(families.decoder_layers(model), families.decoder_layers(dense), strict=True)
-    for index, (layer, whole) in enumerate(both):
-        with no_init_weights():
-            ffn.resize(model, {index: widths[index]})
-        for own, source in zip(ffn.modules(layer, family).values(), ffn.modules(whole, family).values(), strict=True):
-            for name, parameter in own.named_parameters():
-                parameter.data = source.get_parameter(name).data.flatten()[: parameter.numel()].view_as(parameter)
+    model = copy.deepcopy(dense, shared)
+    with no_init_weights():
+        for index, width in enumerate(widths):
+            ffn.resize(model, {index: width})
+            _lend(dense, model)
+        if groups:
+            kv_groups.resize(model, groups)
+            _lend(dense, model)
     return model.eval().requires_grad_(False)
+
+
+def _lend(dense: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Let parameters that are not the dense model's be in its memory."""
+    for parameter, whole in zip(model.parameters(), dense.parameters(), strict=True):
+        if parameter is not whole:
+            parameter.data = whole.data.flatten()[: parameter.numel()].view_as(parameter)
 
 
 @torch.no_grad()
@@ -139,19 +146,23 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def prefill_flops(config: PretrainedConfig, widths: Sequence[int], tokens: int) -> int:
+def prefill_flops(
+    config: PretrainedConfig, widths: Sequence[int], tokens: int, groups: Sequence[int] | None = None
+) -> int:
     """FLOPs of the matrix products of one prefill of `tokens` tokens, with the LM head on the last position alone.
 
-    widths: FFN width of each layer. A product of [a, b] and [b, c] counts 2abc. Of the attention scores only the
-    causal ones, T(T+1)/2, count, whatever a kernel computes beside them: the ratio of two variants' FLOPs, in which
-    attention weighs as little as it can, then bounds the speed-up of a compute-bound prefill."""
+    widths: FFN width of each layer; groups: its key-value groups, all if None. A product of [a, b] and [b, c] counts
+    2abc. Of the attention scores only the causal ones, T(T+1)/2, count, whatever a kernel computes beside them: the
+    ratio of two variants' FLOPs, in which attention weighs as little as it can, then bounds the speed-up of a
+    compute-bound prefill."""
     hidden, heads = config.hidden_size, config.num_attention_heads
     key_value_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or hidden // heads
-    projections = 2 * hidden * heads * head_dim + 2 * hidden * key_value_heads * head_dim  # q and o, k and v
-    scores = 2 * heads * head_dim * (tokens * (tokens + 1) // 2)  # QK' and its product with V
-    layers = [tokens * (projections + 3 * hidden * width) + scores for width in widths]
-    return 2 * (sum(layers) + hidden * config.vocab_size)
+    queries = heads // key_value_heads  # of a group
+    projections = 2 * hidden * (queries + 1) * head_dim  # q and o, k and v
+    scores = 2 * queries * head_dim * (tokens * (tokens + 1) // 2)  # QK' and its product with V
+    attention = [(tokens * projections + scores) * count for count in groups or [key_value_heads] * len(widths)]
+    return 2 * (sum(attention) + 3 * hidden * tokens * sum(widths) + hidden * config.vocab_size)
 
 
 def speedup(

@@ -1,4 +1,5 @@
-"""Budgets: what a pruned model may cost at most; its sparsity follows (docs/howto.md)."""
+"""Budgets: what a pruned model may cost at most, from which its sparsity follows (docs/howto.md); and how the speed is
+measured that allocations may keep to."""
 
 import re
 from dataclasses import dataclass
@@ -88,3 +89,13 @@ class Budget(Strict):
     @property
     def amount(self) -> Amount:
         return amount(self.kind, self.text)
+
+
+class LatencyTable(Strict):
+    """How fast models are that have so many units in every layer (docs/methods.md, "Measured speed")."""
+
+    prompt_tokens: Positive = 256
+    decode_tokens: Positive = 8
+    rounds: Annotated[int, Field(ge=5)] = 9
+    """Every round measures all of them, in changing order."""
+    warmup: Positive = 1

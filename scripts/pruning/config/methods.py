@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import Positive, Strict, choices
+from pruning.methods import latency_table
 from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
 
@@ -37,7 +38,8 @@ class Method(Strict):
     allocate: str = "uniform"
     """File of scripts/pruning/methods/allocation: neurons each layer keeps."""
     allocate_options: dict[str, Any] = {}
-    """Keyword arguments of the allocation."""
+    """Keyword arguments of the allocation: for `sensitivity` and `joint`, `per: prefill`, `decode` or `flops`, to keep
+    to a speed and not to a number of parameters."""
     compensate: str = "none"
     """`none` or a file of scripts/pruning/methods/compensation."""
     min_keep: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -59,6 +61,9 @@ class Method(Strict):
             names = choices(folder) + extra
             if getattr(self, key) not in names:
                 raise ValueError(f"unknown {key} {getattr(self, key)!r}; known: {', '.join(names)}")
+        per = latency_table.per_of(self.allocate_options)
+        if per != latency_table.PARAMETERS and self.allocate not in ("joint", "sensitivity"):
+            raise ValueError(f"allocate_options: per: {per} is for `joint` and `sensitivity`, not {self.allocate!r}")
         if self.allocate == "joint" and self.export == "pad":
             raise ValueError(
                 "allocate: joint cuts key-value groups, for which stock tools have no place: use `export: exact`"

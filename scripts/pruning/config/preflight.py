@@ -142,7 +142,8 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
-    least = counting.counted(sizes.of(allocation.floors(np.array(base.widths), kept.min_keep)))
+    groups = [1] * base.layers if allocation.cuts_groups(kept.allocate) else None
+    least = counting.counted(sizes.of(allocation.floors(np.array(base.widths), kept.min_keep), groups))
     if target < least.value:
         raise counting.unmet(own.kind, own.text, least, f"which `min_keep: {kept.min_keep}` of {method} leaves")
 

@@ -14,7 +14,7 @@ from pydantic import model_validator
 from pruning.config import references
 from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Spectrum, Tradeoff, Trap
 from pruning.config.base import Alias, Positive, Strict
-from pruning.config.budgets import Budget
+from pruning.config.budgets import Budget, LatencyTable
 from pruning.config.calibration import Calibration
 from pruning.config.datasets import Dataset, HubFiles, LocalFiles
 from pruning.config.experiment import Experiment, Table
@@ -38,6 +38,9 @@ class Config(Strict):
     tunings: dict[Alias, Tuning] = {}
     budgets: dict[Alias, Budget] = {}
     """What a model may cost: results/{model}/budget/{calib}/{method}/{budget}.json says at which sparsity it does."""
+    latency_table: LatencyTable = LatencyTable()
+    """For methods with `allocate_options: {per: prefill}`, or `decode` or `flops`: how that is measured, in
+    results/{model}/latency_table.parquet."""
     experiment: Experiment
     tables: dict[Alias, Table | None]
     """results/{table}.csv, .md and .tex; null leaves one out. Here and below."""

@@ -40,6 +40,7 @@ PARAMETER_TAYLOR = f"{CALIBRATION}/parameter_taylor.parquet"
 
 SCORES = "results/{model}/scores/{calib}/{method}.parquet"
 SENSITIVITY = "results/{model}/sensitivity/{calib}/{method}.parquet"
+LATENCY_TABLE = "results/{model}/latency_table.parquet"
 BUDGET = "results/{model}/budget/{calib}/{method}/{budget}.json"
 MASK = "results/{model}/masks/{calib}/{method}/{sparsity}.parquet"
 COMPACT = "results/{model}/compact/{calib}/{method}/{sparsity}"

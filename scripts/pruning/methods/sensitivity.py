@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pruning.calibration import layerwise
 from pruning.calibration.prepare import Batch
-from pruning.methods.allocation import LEVELS, ranking
+from pruning.methods.allocation import levels, ranking
 from pruning.methods.compensation import Compensated
 from pruning.models import families, head
 from pruning.models.structures import ffn
@@ -31,11 +31,6 @@ States = list[Tensor | None]
 """Hidden states [B, T, d] of every micro-batch, on the CPU; None: the embeddings."""
 Fit = Callable[[int, np.ndarray], Compensated]
 """What is left of down_proj: of a layer's number and of keep [n]."""
-
-
-def levels(size: int, least: int) -> list[int]:
-    """Widths below the whole layer, the largest first."""
-    return sorted({max(least, size * part // LEVELS) for part in range(LEVELS)} - {size}, reverse=True)
 
 
 class Probe:

@@ -29,6 +29,7 @@ class Problem:
     importance: np.ndarray  # [layers], mean angular distance a token between a layer's input and output
     floor: np.ndarray  # [layers], least neurons a layer keeps
     measured: pd.DataFrame | None = None  # what cuts cost (methods/sensitivity.py), for schemes that have SEARCH
+    latencies: pd.DataFrame | None = None  # methods/latency_table.py, for schemes whose option `per` asks for it
     groups: Sequence[np.ndarray] = ()  # scores of key-value groups, a float64 [groups] a layer, for schemes with GROUPS
     neurons_worth: float = 0.0  # neurons of as many parameters as a group
 
@@ -43,9 +44,10 @@ def problem_of(
     original: Sequence[int],
     min_keep: float,
     measured: pd.DataFrame | None = None,
+    latencies: pd.DataFrame | None = None,
 ) -> Problem:
     """At sparsity 0, from artefacts: scores of one method, in the order of layers and units; the calibration's layers;
-    widths before any pruning; what cuts cost, where the scheme asks for it."""
+    widths before any pruning; what cuts cost and how fast models are, where the scheme asks for it."""
     values = masks_of.by_layer(masks_of.of(scores, masks_of.NEURONS), "score")
     groups, worth = masks_of.of(scores, masks_of.GROUPS), 0.0
     if len(groups):
@@ -58,9 +60,15 @@ def problem_of(
         importance=(per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
         floor=least(original, [len(own) for own in values], min_keep),
         measured=measured,
+        latencies=latencies,
         groups=masks_of.by_layer(groups, "score"),
         neurons_worth=worth,
     )
+
+
+def levels(size: int, least: int) -> list[int]:
+    """Widths below the whole layer, the largest first."""
+    return sorted({max(least, size * part // LEVELS) for part in range(LEVELS)} - {size}, reverse=True)
 
 
 def search_of(scheme: str) -> str | None:

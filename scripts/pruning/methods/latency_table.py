@@ -1,0 +1,55 @@
+"""What a layer's width and its number of key-value groups cost in operations and in time on the machine at hand: a
+table with which an allocation keeps to a speed rather than to a size, as in ZipLM (Kurtic et al. 2023, arXiv
+2302.04089).
+
+Its rows are of whole models that have so many units in every layer (scripts/latency_table.py).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pruning.core.errors import InputError
+from pruning.methods.masks import GROUPS, NEURONS
+
+PARAMETERS = "parameters"
+PER = (PARAMETERS, "flops", "prefill", "decode")
+"""What an allocation may count (its option `per`); all but the first are columns of the table."""
+
+
+def per_of(options: Mapping[str, Any]) -> str:
+    """Of an allocation's options. Raises ValueError for what cannot be counted."""
+    if (per := options.get("per", PARAMETERS)) not in PER:
+        raise ValueError(f"per: unknown {per!r}; known: {', '.join(PER)}")
+    return per
+
+
+def prices(table: pd.DataFrame, per: str, structure: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from numbers of units, any shape, to what they cost above the least number measured, in all layers.
+
+    Between measured numbers it is linear; more units never cost less: what the clock says otherwise is its noise, and
+    the nearest curve in squares that never falls stands for it (isotonic regression, Barlow et al. 1972).
+    Raises InputError if all numbers cost the same."""
+    from scipy.optimize import isotonic_regression  # slow, and planning reads the schemes
+
+    own = table[table["structure"] == structure].sort_values("units")
+    fitted = isotonic_regression(own[per]).x if len(own) else np.zeros(1)
+    if fitted[-1] <= fitted[0]:
+        raise InputError(
+            f"latency table: {per} of a model does not grow with its {structure}: use `per: {PARAMETERS}`, or raise "
+            "`latency_table.rounds` or `prompt_tokens` if it should"
+        )
+    return lambda units: np.interp(units, own["units"], fitted) - fitted[0]
+
+
+def neurons_worth(table: pd.DataFrame, per: str) -> float:
+    """Neurons that cost as much as a key-value group, on average over all that a layer has.
+
+    Raises InputError as `prices` does."""
+    rates = {}
+    for structure in (NEURONS, GROUPS):
+        units = table.loc[table["structure"] == structure, "units"]
+        rates[structure] = prices(table, per, structure)(units.max()) / (units.max() - units.min())
+    return float(rates[GROUPS] / rates[NEURONS])
