@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import score as score_stage
 import torch
-from test_second_moments import MODELS, micro_batches
+from test_second_moments import MODELS, SITES, micro_batches
 
 from pruning.calibration import output_gradients as gradients
 from pruning.core.errors import InputError
 from pruning.methods import surgeon
 from pruning.methods.scores import Layer, Weights, leverage, obs
-from pruning.models import head
+from pruning.models import head, structures
+from pruning.models.checkpointing import checkpoint_gradients
 
 N, D, TOKENS = 9, 4, 60
 
@@ -171,10 +172,11 @@ def test_evidence_that_is_not_given_is_named(tmp_path):
 # output gradients
 
 
-def by_tokens(model, batches) -> tuple[list[np.ndarray], int]:
+def by_tokens(model, batches, structure) -> tuple[list[np.ndarray], int]:
     """Σ g gᵀ a token at a time, of one forward and backward a sample, unpadded, with the text's own labels."""
     outputs: list[torch.Tensor] = []
-    hooks = [layer.mlp.down_proj.register_forward_hook(lambda *a: outputs.append(a[2])) for layer in model.model.layers]
+    sites = [layer.get_submodule(SITES[structure]) for layer in model.model.layers]
+    hooks = [site.register_forward_hook(lambda *a: outputs.append(a[2])) for site in sites]
     d, tokens = model.config.hidden_size, 0
     sums = [np.zeros((d, d)) for _ in hooks]
     for batch in batches:
@@ -193,12 +195,16 @@ def by_tokens(model, batches) -> tuple[list[np.ndarray], int]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_output_gradients_are_those_of_each_token(name, monkeypatch):
+@pytest.mark.parametrize("structure", SITES)
+@pytest.mark.parametrize("again", [False, True], ids=["", "layers computed again"])
+def test_output_gradients_are_those_of_each_token(name, structure, again, monkeypatch):
     model, batches = MODELS[name](), micro_batches()
+    expected, number = by_tokens(model, batches, structure)
+    if again:
+        checkpoint_gradients(model)
     ids = iter([batch.ids for batch in batches])
     monkeypatch.setattr(head, "drawn_tokens", lambda *_: next(ids))
-    found, tokens = gradients.output_gradients(model, batches, seed=0)
-    expected, number = by_tokens(model, batches)
+    found, tokens = gradients.output_gradients(model, batches, 0, sites=structures.sites(model, structure))
     assert tokens == number
     for total, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(total, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
