@@ -14,10 +14,10 @@ OUTPUT
     results/{model}/calibration/{calib}/output_gradients/       sum of g g^T at every FFN's output, for the score obs
     results/{model}/calibration/{calib}/rounds.parquet          one row a neuron, for the score rounds
     results/{model}/calibration/{calib}/parameter_taylor.parquet    one row a neuron, for the score parameter_taylor
-    results/{model}/calibration/{calib}/attention.parquet       one row a channel, for the allocation joint, or, where
-                                                                the score is made of matrices (obs, leverage),
-    results/{model}/calibration/{calib}/attention_second_moments/   sum of a a^T of what heads hand to attention's output
-    results/{model}/calibration/{calib}/attention_output_gradients/     projection, of g g^T at its output
+    results/{model}/calibration/{calib}/attention.parquet       one row a channel, for the allocation joint; for joint by
+                                                                the scores obs and leverage instead:
+    results/{model}/calibration/{calib}/attention_second_moments/   sum of a a^T of the inputs of attention's output projection
+    results/{model}/calibration/{calib}/attention_output_gradients/ sum of g g^T at its output
 """
 
 CALIBRATION_FILES = ("statistics", "layers")

@@ -70,6 +70,11 @@ def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch)
         if stage in ("compact", "refit"):
             job |= {"calib": calib, "method": method, "sparsity": "50"}
         assert estimate.written(config, stage, [job, job]) == pytest.approx(2 * found / 1e9, rel=0.01), stage
+    job = {"model": "tiny-reasoner", "calib": calib}
+    for reckon in (estimate.memory, lambda *asked: estimate.card_hours(*asked, 101)):
+        own, ffn = (reckon(config, f"{of}second_moments", [job], CARD) for of in ("attention_", ""))
+        assert 0 < own < ffn  # 32 channels, 48 neurons
+        assert reckon(config, "attention_output_gradients", [job], CARD) > 0
     for stage in layered:  # as without --notemp: others plan in this folder
         shutil.rmtree(finished.path / places[stage])
 
