@@ -14,7 +14,10 @@ OUTPUT
     results/{model}/calibration/{calib}/output_gradients/       sum of g g^T at every FFN's output, for the score obs
     results/{model}/calibration/{calib}/rounds.parquet          one row a neuron, for the score rounds
     results/{model}/calibration/{calib}/parameter_taylor.parquet    one row a neuron, for the score parameter_taylor
-    results/{model}/calibration/{calib}/attention.parquet       one row a channel, for the allocation joint
+    results/{model}/calibration/{calib}/attention.parquet       one row a channel, for the allocation joint; for joint by
+                                                                the scores obs and leverage instead:
+    results/{model}/calibration/{calib}/attention_second_moments/   sum of a a^T of the inputs of attention's output projection
+    results/{model}/calibration/{calib}/attention_output_gradients/ sum of g g^T at its output
 """
 
 CALIBRATION_FILES = ("statistics", "layers")
@@ -189,6 +192,18 @@ rule second_moments:
         "--output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"
 
 
+use rule second_moments as attention_second_moments with:
+    output:
+        manifest=f"{names.ATTENTION_SECOND_MOMENTS}.json",
+        layers=kept_or_temp(directory(names.ATTENTION_SECOND_MOMENTS), CONFIG.storage.second_moments),
+    log:
+        log_of(names.ATTENTION_SECOND_MOMENTS),
+    benchmark:
+        benchmark_of(names.ATTENTION_SECOND_MOMENTS)
+    params:
+        settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"], structure="kv_groups"),
+
+
 rule output_gradients:
     """Second moments of the loss gradient at every FFN's output, to labels drawn from the model."""
     input:
@@ -216,6 +231,18 @@ rule output_gradients:
         "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
         "--output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"
+
+
+use rule output_gradients as attention_output_gradients with:
+    output:
+        manifest=f"{names.ATTENTION_OUTPUT_GRADIENTS}.json",
+        layers=directory(names.ATTENTION_OUTPUT_GRADIENTS),
+    log:
+        log_of(names.ATTENTION_OUTPUT_GRADIENTS),
+    benchmark:
+        benchmark_of(names.ATTENTION_OUTPUT_GRADIENTS)
+    params:
+        settings=lambda w: calibration_settings(w, ["objectives"], structure="kv_groups"),
 
 
 rule rounds:

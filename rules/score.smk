@@ -8,7 +8,9 @@ INPUT
     results/{model}/base/manifest.json                          the dense model's weights, for scores that want them
     results/{model}/calibration/{calib}/second_moments/         only for scores that need them (`obs`, `leverage`)
     results/{model}/calibration/{calib}/output_gradients/       only for `obs`
-    results/{model}/calibration/{calib}/attention.parquet       only where the method's allocation cuts groups (`joint`)
+    results/{model}/calibration/{calib}/attention.parquet       only where the method's allocation cuts groups (`joint`),
+                                                                or, as the score says in its own file (GROUPS),
+    results/{model}/calibration/{calib}/attention_second_moments/, attention_output_gradients/
 OUTPUT
     results/{model}/scores/{calib}/{method}.parquet             layer, unit, score; of groups, too: structure, parameters
 """
@@ -24,16 +26,22 @@ def statistics_of(wildcards):
     return getattr(names, kind.upper()).format(**wildcards)
 
 
-def matrices_of(wildcards):
-    """Directories of a file a layer that the method's score reads as well, by kind."""
-    kinds = scores.needs_of(CONFIG.method(wildcards.method).score)
+def ingredients_of(wildcards):
+    """What the method's score reads as well, by kind; of attention where the allocation cuts key-value groups."""
+    method = CONFIG.method(wildcards.method)
+    kinds = [*scores.needs_of(method.score)]
+    kinds += scores.groups_by(method.score) if allocation.cuts_groups(method.allocate) else []
     return {kind: getattr(names, kind.upper()).format(**wildcards) for kind in kinds}
 
 
+def matrices_of(wildcards):
+    """Those that are directories of a file a layer."""
+    return {kind: path for kind, path in ingredients_of(wildcards).items() if kind != "attention"}
+
+
 def attention_of(wildcards):
-    """Statistics of attention, where the method's allocation cuts key-value groups as well."""
-    method = CONFIG.method(wildcards.method)
-    return [names.ATTENTION.format(**wildcards)] if allocation.cuts_groups(method.allocate) else []
+    """Statistics of attention, if it reads them."""
+    return [path for kind, path in ingredients_of(wildcards).items() if kind == "attention"]
 
 
 rule score:

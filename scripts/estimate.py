@@ -15,11 +15,12 @@ import subprocess
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,9 +32,10 @@ from pruning.core.names import Variant
 from pruning.methods import allocation
 
 PASSES = ("calibrate_shard", "observe", "attention_statistics")  # of a calibration's text, with gradients
+ATTENTION = ("attention_second_moments", "attention_output_gradients")  # as those of FFNs
 # Stages that load a model to compute with it.
 LOADING = (
-    *(*PASSES, "second_moments", "output_gradients", "parameter_gradients", "rounds", "refit"),
+    *(*PASSES, "second_moments", "output_gradients", *ATTENTION, "parameter_gradients", "rounds", "refit"),
     *("sensitivity", "evaluate", "recover", "cases"),
 )
 PROMPT, ANSWER = 1024, 256  # tokens, where only the data know
@@ -171,8 +173,9 @@ def memory(config, stage: str, jobs: list[dict[str, str]], card: work.Card) -> f
         network = rehearsal.model(place, config.models[model].dtype)
         weights = loaded_bytes(network)
         if KEYS[stage] == "calib":
-            reckoned = getattr(footprint, "calibration" if stage in PASSES else stage)
-            beside = reckoned(network, config.calibrations[key].model_dump())
+            reckoned = getattr(footprint, "calibration" if stage in PASSES else stage.removeprefix("attention_"))
+            structure = {"structure": "kv_groups"} if stage in ATTENTION else {}
+            beside = reckoned(network, {**config.calibrations[key].model_dump(), **structure})
         elif stage == "evaluate":
             beside = asked(config, model, key, room(config, model, weights, card))[1]
         else:
@@ -227,7 +230,7 @@ HELD: dict[tuple[str, str, int], int] = {}  # each takes seconds
 
 # What of a job's wildcards its memory depends on, besides the model.
 KEYS = {
-    **dict.fromkeys((*PASSES, "second_moments", "output_gradients", "rounds", "refit"), "calib"),
+    **dict.fromkeys((*PASSES, "second_moments", "output_gradients", *ATTENTION, "rounds", "refit"), "calib"),
     "sensitivity": "calib",
     "evaluate": "task",
     "recover": "tuning",
@@ -261,7 +264,16 @@ def work_of(config, stage: str, job: dict[str, str], shape: work.Shape, card: wo
         return work.refit(shape, own, config.method(job["method"]).compensate, int(job["sparsity"]) / 100)
     if stage == "sensitivity":
         return work.sensitivity(shape, own, allocation.search_of(config.method(job["method"]).allocate))
-    return getattr(work, "calibration" if stage in PASSES else stage)(shape, own)
+    if stage in ATTENTION:
+        raw = json.loads((directory(config, job["model"]) / "config.json").read_text(encoding="utf-8"))
+        shape = replace(shape, width=channels(raw))
+    return getattr(work, "calibration" if stage in PASSES else stage.removeprefix("attention_"))(shape, own)
+
+
+def channels(shape: Mapping[str, Any]) -> int:
+    """Inputs of attention's output projection, by config.json."""
+    size = shape.get("head_dim") or shape["hidden_size"] // shape["num_attention_heads"]
+    return shape["num_attention_heads"] * size
 
 
 def evaluation(config, job: dict[str, str], shape: work.Shape, card: work.Card, stops_from: int) -> work.Work:
@@ -307,15 +319,14 @@ def written(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
             continue
         shape = json.loads((place / "config.json").read_text(encoding="utf-8"))
         layers, width, hidden = (shape[key] for key in ("num_hidden_layers", "intermediate_size", "hidden_size"))
-        if stage == "second_moments":
-            total += layers * 2 * width**2 * 4
-        elif stage == "output_gradients":
+        if stage in ("second_moments", "attention_second_moments"):
+            total += layers * 2 * (width if stage == "second_moments" else channels(shape)) ** 2 * 4
+        elif stage in ("output_gradients", "attention_output_gradients"):
             total += layers * hidden**2 * 4
         elif stage == "refit":
             total += layers * hidden * width * (1 - int(job["sparsity"]) / 100) * 4
             if config.method(job["method"]).compensate == "ridge_attention":
-                size = shape.get("head_dim") or hidden // shape["num_attention_heads"]
-                total += layers * hidden * shape["num_attention_heads"] * size * 4
+                total += layers * hidden * channels(shape) * 4
         elif stage in ("compact", "fetch_model"):
             from pruning.models import rehearsal
 

@@ -1,4 +1,6 @@
-"""Second moments of the loss gradient at every FFN's output, for the score `obs`: one float32 [d, d] a layer."""
+"""Second moments of the loss gradient at every FFN's output, for the score `obs`: one float32 [d, d] a layer; with
+`structure` in the settings at the output of another's sites (models/structures/), as of attention.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -23,18 +25,20 @@ def output_gradients(
     from pruning.calibration import output_gradients as gradients
     from pruning.calibration import prepare
     from pruning.core import layer_files, out_of_memory
+    from pruning.models import structures
     from pruning.models.checkpointing import checkpoint_gradients
-    from pruning.models.structures import ffn
 
     network, _, batches = prepare.loaded(model, data, settings, threads, "output_gradients")
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)
-    progress = partial(tqdm, desc="micro-batches", mininterval=5)
+    progress, structure = partial(tqdm, desc="micro-batches", mininterval=5), settings.get("structure", "ffn")
+    sites = structures.sites(network, structure)
     with out_of_memory.advise(prepare.advice(settings)):
-        sums, tokens = gradients.output_gradients(network, batches, settings["seed"], progress)
+        sums, tokens = gradients.output_gradients(network, batches, settings["seed"], progress, sites)
     layers = [{"gradients": total / tokens} for total in sums]
-    content = {"tokens": tokens, "layers": len(layers), "widths": [site.in_features for site in ffn.sites(network)]}
-    layer_files.write(output, manifest, "output_gradients", settings, layers, content)
+    content = {"tokens": tokens, "layers": len(layers), "widths": [site.in_features for site in sites]}
+    kind = layer_files.kind_of("output_gradients", structure)
+    layer_files.write(output, manifest, kind, settings, layers, content)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ def score(
     statistics: Annotated[Path, typer.Option(help="statistics.parquet, or what the score names instead")],
     output: Annotated[Path, typer.Option()],
     evidence: Annotated[
-        list[str] | None, typer.Option(metavar="KIND=PATH", help="manifest of what else the score needs; repeat")
+        list[str] | None,
+        typer.Option(metavar="KIND=PATH", help="manifest of what else the score needs, of attention's too; repeat"),
     ] = None,
     attention: Annotated[Path | None, typer.Option(help="statistics of attention's channels, to score groups")] = None,
 ) -> None:
@@ -28,7 +29,7 @@ def score(
     from pruning.core import artifacts, layer_files
     from pruning.methods import masks
     from pruning.methods.normalise import NORMALISATIONS
-    from pruning.methods.scores import Layer, Weights, needs_of, statistics_of
+    from pruning.methods.scores import Layer, Weights, groups_by, needs_of, statistics_of
 
     cli.phase("start-up")
     plugin = importlib.import_module(f"pruning.methods.scores.{settings['score']}")
@@ -45,19 +46,22 @@ def score(
     def weights(layer: int) -> Weights:
         return Weights(lambda projection: checkpoint().matrix(layer, projection))
 
-    matrices = {}
+    of_groups, matrices = groups_by(settings["score"]), {}
     for kind_of, path in (pair.split("=", 1) for pair in evidence or ()):
-        matrices[kind_of] = layer_files.read(Path(path), kind_of, checkpoint().widths)
+        widths = checkpoint().channels if kind_of in of_groups else checkpoint().widths
+        matrices[kind_of] = layer_files.read(Path(path), kind_of, widths)
 
-    if missing := sorted({*needs_of(settings["score"])} - matrices.keys()):
+    both = attention is not None or not matrices.keys().isdisjoint(of_groups)
+    needed = {*needs_of(settings["score"]), *(of_groups if both else ())}
+    if missing := sorted(needed - matrices.keys() - {"attention" if attention else ""}):
         raise cli.InputError(f"score {settings['score']!r} needs --evidence of {', '.join(missing)} (rules/score.smk)")
 
-    def read(layer: int, kind_of: str) -> dict:
-        tensors, manifest = matrices[kind_of]
+    def read(layer: int, structure: str, matrix: str) -> dict:
+        tensors, manifest = matrices[layer_files.kind_of(matrix, structure)]
         return {**tensors(layer), **{key: manifest[key] for key in manifest if key.startswith("tokens")}}
 
-    def scored(layer: Layer, of: Path, groups: int | None = None) -> np.ndarray:
-        """A score a neuron; a group's is the sum of its channels'."""
+    def scored(layer: Layer, of: Path | str, groups: int | None = None) -> np.ndarray:
+        """A score a neuron, or a group: one that is made of channels' is their sum."""
         try:
             values = plugin.score(layer, **settings["options"])
             values = normalise(values if groups is None else values.reshape(groups, -1).sum(1))
@@ -72,17 +76,18 @@ def score(
     frames = []
     for index, rows in tqdm(list(artifacts.read_parquet(statistics, kind).groupby("layer")), "layers", mininterval=5):
         columns = {name: rows[name].to_numpy() for name in rows.columns}
-        values = scored(Layer(index, columns, weights(index), partial(read, index)), statistics)
+        values = scored(Layer(index, columns, weights(index), partial(read, index, masks.NEURONS)), statistics)
         frames.append(pd.DataFrame({"layer": index, "unit": columns["unit"], "score": values}))
-    if attention is not None:
-        sizes, counts = checkpoint().sizes, checkpoint().groups
+    if both:
+        sizes, channels = checkpoint().sizes, checkpoint().channels
         frames = [frame.assign(structure=masks.NEURONS, parameters=sizes["neuron"]) for frame in frames]
-        for index, rows in artifacts.read_parquet(attention, "attention").groupby("layer"):
-            columns = {name: rows[name].to_numpy() for name in rows.columns}
-            layer = Layer(index, columns, Weights(partial(checkpoint().attention_matrix, index)))
-            values = scored(layer, attention, counts[index])
-            own = pd.DataFrame({"layer": index, "unit": np.arange(len(values)), "score": values})
-            frames.append(own.assign(structure=masks.GROUPS, parameters=sizes["group"]))
+        tables = dict(list(artifacts.read_parquet(attention, "attention").groupby("layer"))) if attention else {}
+        for index, count in enumerate(checkpoint().groups):
+            columns = {name: column.to_numpy() for name, column in tables[index].items()} if tables else {}
+            own = Weights(partial(checkpoint().attention_matrix, index)), partial(read, index, masks.GROUPS)
+            values = scored(Layer(index, columns, *own, channels[index] // count), attention or "attention", count)
+            frame = pd.DataFrame({"layer": index, "unit": np.arange(count), "score": values})
+            frames.append(frame.assign(structure=masks.GROUPS, parameters=sizes["group"]))
     artifacts.write_parquet(output, pd.concat(frames, ignore_index=True), "scores", settings)
 
 

@@ -1,4 +1,5 @@
-"""Second moments of every layer's down_proj inputs over the calibration text, for `compensate: ridge`.
+"""Second moments of every layer's down_proj inputs over the calibration text, for `compensate: ridge`; with `structure`
+in the settings those of another's sites (models/structures/), as of attention's channels for the score `obs`.
 
 Writes a file {layer}.safetensors a layer (`fit` and `held_out`, float32 [n, n]) and a manifest with token counts.
 """
@@ -25,15 +26,17 @@ def second_moments(
     from pruning.calibration import prepare
     from pruning.calibration import second_moments as moments
     from pruning.core import layer_files, out_of_memory
-    from pruning.models.structures import ffn
+    from pruning.models import structures
 
     network, _, batches = prepare.loaded(model, data, settings, threads, "second_moments")
-    counts = moments.token_counts(batches)
-    widths = [site.in_features for site in ffn.sites(network)]
+    counts, structure = moments.token_counts(batches), settings.get("structure", "ffn")
+    sites = structures.sites(network, structure)
+    widths = [site.in_features for site in sites]
     content = {**counts, "layers": len(widths), "widths": widths}
     with out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"):
-        layers = tqdm(moments.second_moments(network, batches), "layers", total=len(widths), mininterval=5)
-        layer_files.write(output, manifest, "second_moments", settings, layers, content)
+        layers = tqdm(moments.second_moments(network, batches, sites), "layers", total=len(widths), mininterval=5)
+        kind = layer_files.kind_of("second_moments", structure)
+        layer_files.write(output, manifest, kind, settings, layers, content)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ import typer
 from pruning.core import cli
 
 # Where the files lie that a manifest records, unless beside it.
-FOLDERS = {
-    "compact": lambda path: path.parent / "model",
-    **dict.fromkeys(("second_moments", "output_gradients", "refit"), lambda path: path.with_suffix("")),
-}
+BESIDE = ("second_moments", "output_gradients", "attention_second_moments", "attention_output_gradients", "refit")
+FOLDERS = {"compact": lambda path: path.parent / "model", **dict.fromkeys(BESIDE, lambda path: path.with_suffix(""))}
 
 
 def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] = Path("results")) -> None:

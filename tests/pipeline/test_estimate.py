@@ -53,9 +53,12 @@ def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch)
         "compact": f"{own}/compact/{calib}/wanda/50/model",
         "second_moments": f"{own}/calibration/{calib}/second_moments",
         "output_gradients": f"{own}/calibration/{calib}/output_gradients",
+        "attention_second_moments": f"{own}/calibration/{calib}/attention_second_moments",
+        "attention_output_gradients": f"{own}/calibration/{calib}/attention_output_gradients",
         "refit": f"{own}/refit/{calib}/attention_wanda/50",
     }
-    wanted = [places[stage] + ".json" for stage in ("second_moments", "output_gradients", "refit")]
+    layered = [stage for stage in places if stage not in ("fetch_model", "compact")]
+    wanted = [places[stage] + ".json" for stage in layered]
     finished.snakemake(*wanted, f"{own}/compact/{calib}/wanda/50/manifest.json", "--notemp")
     monkeypatch.chdir(finished.path)
     config = estimate.configuration(["test.yaml"], [])
@@ -67,7 +70,12 @@ def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch)
         if stage in ("compact", "refit"):
             job |= {"calib": calib, "method": method, "sparsity": "50"}
         assert estimate.written(config, stage, [job, job]) == pytest.approx(2 * found / 1e9, rel=0.01), stage
-    for stage in ("second_moments", "output_gradients", "refit"):  # as without --notemp: others plan in this folder
+    job = {"model": "tiny-reasoner", "calib": calib}
+    for reckon in (estimate.memory, lambda *asked: estimate.card_hours(*asked, 101)):
+        own, ffn = (reckon(config, f"{of}second_moments", [job], CARD) for of in ("attention_", ""))
+        assert 0 < own < ffn  # 32 channels, 48 neurons
+        assert reckon(config, "attention_output_gradients", [job], CARD) > 0
+    for stage in layered:  # as without --notemp: others plan in this folder
         shutil.rmtree(finished.path / places[stage])
 
 

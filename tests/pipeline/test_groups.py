@@ -1,10 +1,12 @@
 """Neurons and key-value groups cut together, from calibration to a folder that stock tools load."""
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 
-from workspace import Workspace, in_fork
+from workspace import Workspace, changed, in_fork
 
 MODEL = "results/tiny-reasoner"
 JOINT, CALIB = "energy-abs-none-joint", "gsm_symbolic-s0"
@@ -26,6 +28,46 @@ def test_neurons_and_groups_leave_together_at_equal_size(finished: Workspace):
     assert {"transformers", "lm_eval", "peft"} <= made["checks"].keys(), made["checks"]
     assert "in neurons and in key-value groups of attention" in (finished.path / exported / "README.md").read_text()
     assert len(pd.read_csv(finished.path / overlap)) > 0  # of the neurons alone
+
+
+def test_second_moments_rank_neurons_and_groups(workspace: Workspace):
+    """Each measured of both, attention's without the statistics that these scores do not look at."""
+    (workspace.path / "more.yaml").write_text("methods: {leverage_joint: {score: leverage, allocate: joint}}")
+    config, folder = ("--configfile", "test.yaml", "more.yaml"), workspace.path / MODEL
+    masks = {m: f"{MODEL}/masks/{CALIB}/{m}/90.parquet" for m in ("leverage_joint", "attention_obs_joint")}
+    moments = {"second_moments": 1, "attention_second_moments": 1}
+    gradients = {"output_gradients": 1, "attention_output_gradients": 1}
+    rest = {"fetch_dataset": 1, "fetch_model": 1, "calibrate_shard": 2, "merge_calibration": 1, "score": 1, "mask": 1}
+    assert workspace.planned(masks["leverage_joint"], *config) == rest | moments
+    assert workspace.planned(masks["attention_obs_joint"], *config) == rest | moments | gradients
+    compact = f"{MODEL}/compact/{CALIB}/attention_obs_joint/90/manifest.json"
+    workspace.snakemake(*masks.values(), compact, *config)
+    for method, path in masks.items():
+        mask = pd.read_parquet(workspace.path / path)
+        kept = mask.groupby(["structure", "layer"])["keep"].sum()
+        assert kept["kv_groups"].between(1, 2).all() and 2 <= kept["ffn"].sum() < 96
+        scores = pd.read_parquet(folder / "scores" / CALIB / f"{method}.parquet")
+        assert (scores["score"] > 0).all() and scores.groupby("structure").size().to_dict() == {
+            "ffn": 96,
+            "kv_groups": 4,
+        }
+    made = json.loads((workspace.path / compact).read_text())
+    assert kept["kv_groups"].tolist() == made["kv_groups"] and kept["ffn"].tolist() == made["widths"]
+    calibration = folder / "calibration" / CALIB
+    assert not (calibration / "attention_second_moments").exists()  # temporary, as those of neurons
+    assert len(list((calibration / "attention_output_gradients").glob("*.safetensors"))) == 2
+    verify = subprocess.run([sys.executable, "scripts/verify.py"], cwd=workspace.path, capture_output=True, text=True)
+    assert verify.returncode == 0 and " 0 mistakes" in verify.stdout, verify.stdout
+    again = {**moments, "score": 1, "mask": 1}  # a score that is made again wants what was temporary
+    edits = {
+        "scripts/pruning/methods/surgeon.py": again,
+        "scripts/second_moments.py": again,
+        "scripts/output_gradients.py": again | gradients,
+        "scripts/attention_statistics.py": {},
+    }
+    for file, jobs in edits.items():
+        with changed(workspace.path / file, (workspace.path / file).read_text() + "\n# edited\n"):
+            assert workspace.planned(masks["attention_obs_joint"], *config) == jobs, file
 
 
 def test_what_cannot_score_channels_is_refused_before_any_job(finished: Workspace):

@@ -72,6 +72,9 @@ def test_what_a_method_is_made_of():
     assert catalogue.passes(Method(score="parameter_taylor")) == ["shards", "parameter_taylor"]
     assert catalogue.passes(Method(score="rounds")) == ["shards", "rounds"]
     assert catalogue.passes(Method(score="wanda", allocate="joint")) == ["shards", "attention"]
+    of_attention = ["attention_second_moments", "attention_output_gradients"]
+    joint = Method(score="obs", allocate="joint")
+    assert catalogue.passes(joint) == ["shards", "second_moments", "output_gradients", *of_attention]
     assert catalogue.passes(Method(score="wanda", compensate="ridge")) == ["shards", "second_moments"]
 
 

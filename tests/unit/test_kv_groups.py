@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import score as score_stage
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -13,10 +14,13 @@ import tiny
 from pruning.calibration.gradients import Calibration
 from pruning.calibration.prepare import micro_batches
 from pruning.calibration.second_moments import token_counts
+from pruning.config.default import DEFAULT
+from pruning.config.methods import Method
 from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.methods import compact, masks, refit, variants
 from pruning.methods.allocation import Problem, joint
+from pruning.methods.scores import groups_by
 from pruning.models import gguf_model
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
@@ -206,3 +210,88 @@ def test_groups_are_cut_once(tmp_path):
     model = load(tmp_path / "again", "float32", "cpu")[0]
     assert [site.in_features for site in kv_groups.sites(model)] == [16, 32]
     assert [site.in_features for site in ffn.sites(model)] == [9, 11]
+
+
+def measured(folder) -> tuple[list[str], dict[str, list[dict]]]:
+    """Matrices as the calibration's, of 48 neurons and 32 channels, no two alike: options that name them; tensors."""
+    rng, options, made = np.random.default_rng(0), [], {}
+    for prefix, width in (("", 48), ("attention_", 32)):
+        draw = {"second_moments": (("fit", width), ("held_out", width)), "output_gradients": (("gradients", 32),)}
+        for kind, tensors in draw.items():
+            roots = [{name: rng.normal(size=(2 * size, size)) for name, size in tensors} for _ in range(2)]
+            made[prefix + kind] = [
+                {n: torch.from_numpy(np.float32(r.T @ r)) for n, r in each.items()} for each in roots
+            ]
+            content = {"tokens_fit": 70, "tokens_held_out": 30, "tokens": 90, "layers": 2, "widths": [width] * 2}
+            path, layers = folder / f"{prefix}{kind}.json", [dict(each) for each in made[prefix + kind]]
+            layer_files.write(path.with_suffix(""), path, prefix + kind, {}, layers, content)
+            options.append(f"{prefix}{kind}={path}")
+    return options, made
+
+
+def scored(own: variants.Parts, evidence, score: str, options=None) -> pd.DataFrame:
+    rows = pd.DataFrame([(layer, unit) for layer in (0, 1) for unit in range(48)], columns=["layer", "unit"])
+    folder = own.model.parent
+    artifacts.write_parquet(folder / "statistics.parquet", rows, "statistics", {})
+    settings = {"score": score, "options": options or {}, "normalise": "none", "shuffle": None}
+    score_stage.score(settings, own.model, folder / "statistics.parquet", folder / "scores.parquet", evidence)
+    return artifacts.read_parquet(folder / "scores.parquet", "scores")
+
+
+@pytest.mark.parametrize("metric", ["fisher", "output"])
+def test_groups_are_scored_by_attentions_own_moments(tmp_path, metric):
+    own = variant(tmp_path)
+    evidence, made = measured(tmp_path)
+    found = scored(own, evidence, "obs", {"metric": metric})
+    groups, neurons = (masks.by_layer(masks.of(found, kind), "score") for kind in ("kv_groups", "ffn"))
+    alone = scored(
+        own, [option for option in evidence if not option.startswith("attention_")], "obs", {"metric": metric}
+    )
+    assert "structure" not in alone and np.array_equal(np.concatenate(neurons), alone["score"])
+    model = load(own.model, "float32", "cpu")[0]
+    for layer, values in enumerate(groups):
+        second = sum(m.double().numpy() for m in made["attention_second_moments"][layer].values()) / 100
+        root = np.linalg.cholesky(second + 1e-3 * second.diagonal().mean() * np.eye(32))  # ‖D root‖² = tr(D S Dᵀ)
+        gradients = made["attention_output_gradients"][layer]["gradients"].double().numpy()
+        target = kv_groups.sites(model)[layer].weight.double().numpy() @ root
+        if metric == "fisher":
+            target = np.linalg.cholesky(gradients).T @ target
+        losses = []
+        for stay in (slice(16, 32), slice(0, 16)):  # without the first group, without the second
+            fit = np.linalg.lstsq(root[stay].T, target.T, rcond=None)[0].T @ root[stay]
+            losses.append(0.5 * np.square(target - fit).sum())
+        first = int(np.argmin(losses))
+        assert values[first] == pytest.approx(losses[first], rel=1e-4)
+        last = max(losses[first], 0.5 * np.square(target).sum() - losses[first])
+        assert values[1 - first] == pytest.approx(last, rel=1e-4)
+
+
+def test_a_groups_leverage_is_its_channels(tmp_path):
+    own = variant(tmp_path)
+    evidence, made = measured(tmp_path)
+    moments = [option for option in evidence if "second_moments" in option]
+    for layer, values in enumerate(masks.by_layer(masks.of(scored(own, moments, "leverage"), "kv_groups"), "score")):
+        second = sum(m.double().numpy() for m in made["attention_second_moments"][layer].values())
+        smoother = second @ np.linalg.inv(second + second.diagonal().mean() * np.eye(32))
+        assert values == pytest.approx([np.trace(smoother[:16, :16]), np.trace(smoother[16:, 16:])], rel=1e-5)
+
+
+def test_moments_of_attention_that_are_missing_or_anothers_are_refused(tmp_path):
+    own = variant(tmp_path)
+    evidence, made = measured(tmp_path)
+    with pytest.raises(InputError, match="score 'obs' needs --evidence of attention_output_gradients"):
+        scored(own, evidence[:3], "obs")
+    path = tmp_path / "attention_second_moments.json"
+    content = {"tokens_fit": 70, "tokens_held_out": 30, "layers": 2, "widths": [48, 48]}
+    layers = [dict(each) for each in made["second_moments"]]
+    layer_files.write(path.with_suffix(""), path, "attention_second_moments", {}, layers, content)
+    with pytest.raises(InputError, match=r"attention second moments of another model: .* not \[32, 32\]"):
+        scored(own, evidence, "obs")
+
+
+def test_scores_say_whether_they_can_score_groups():
+    assert groups_by("wanda") == ("attention",) and not groups_by("parameter_taylor")
+    for name in ("cfsp", "magnitude", "parameter_taylor", "rounds"):
+        with pytest.raises(ValueError, match=f"which score '{name}' cannot; .*leverage, minitron, obs, random"):
+            Method(score=name, allocate="joint")
+    assert DEFAULT.method("attention_obs_joint").compensate == "ridge_attention"

@@ -1,16 +1,19 @@
 """Optimal brain surgeon and leverage scores against brute force over subsets, and the curvature that is in them."""
 
+import math
+
 import numpy as np
 import pytest
 import score as score_stage
 import torch
-from test_second_moments import MODELS, micro_batches
+from test_second_moments import MODELS, SITES, micro_batches
 
 from pruning.calibration import output_gradients as gradients
 from pruning.core.errors import InputError
 from pruning.methods import surgeon
 from pruning.methods.scores import Layer, Weights, leverage, obs
-from pruning.models import head
+from pruning.models import head, structures
+from pruning.models.checkpointing import checkpoint_gradients
 
 N, D, TOKENS = 9, 4, 60
 
@@ -23,7 +26,7 @@ def example():
     return a, rng.normal(size=(D, N)).astype(np.float32), g
 
 
-def layer_of(a, down, g) -> Layer:
+def layer_of(a, down, g, block: int = 1) -> Layer:
     half = len(a) // 3
     kinds = {
         "second_moments": {
@@ -34,7 +37,7 @@ def layer_of(a, down, g) -> Layer:
         },
         "output_gradients": {"gradients": np.float32(g.T @ g / len(g))},
     }
-    return Layer(0, {"n_tokens": np.ones(N)}, Weights(lambda _: down), kinds.__getitem__)
+    return Layer(0, {"n_tokens": np.ones(N)}, Weights(lambda _: down), kinds.__getitem__, block)
 
 
 def damped(a, damping=1e-3):
@@ -52,23 +55,25 @@ def loss_without(out: list[int], down, hessian, metric) -> float:
     return 0.5 * float(np.trace(rest.T @ metric @ rest))
 
 
-def greedy(down, hessian, metric) -> tuple[list[int], list[float]]:
-    """Each time, of all neurons left, the one without which the loss is least."""
+def greedy(down, hessian, metric, block: int = 1) -> tuple[list[int], list[float]]:
+    """Each time, of all blocks of neighbouring columns that are left, the one without which the loss is least."""
     out, losses = [], [0.0]
-    while len(out) < N:
-        left = [c for c in range(N) if c not in out]
-        totals = [loss_without([*out, c], down, hessian, metric) for c in left]
+    while len(out) < N // block:
+        left = [b for b in range(N // block) if b not in out]
+        columns = [[b * block + c for b in [*out, more] for c in range(block)] for more in left]
+        totals = [loss_without(each, down, hessian, metric) for each in columns]
         out.append(left[int(np.argmin(totals))])
         losses.append(min(totals))
     return out, list(np.diff(losses))
 
 
 @pytest.mark.parametrize("metric", ["fisher", "output"])
-def test_neurons_leave_as_brute_force_over_subsets_has_them(example, metric):
+@pytest.mark.parametrize("block", [1, 3])
+def test_neurons_and_groups_leave_as_brute_force_over_subsets_has_them(example, metric, block):
     a, down, g = example
     curvature = g.T @ g / len(g) if metric == "fisher" else np.eye(D)
-    order, losses = greedy(down.astype(np.float64), damped(a), curvature)
-    scores = obs.score(layer_of(a, down, g), metric=metric)
+    order, losses = greedy(down.astype(np.float64), damped(a), curvature, block)
+    scores = obs.score(layer_of(a, down, g, block), metric=metric)
     assert np.argsort(scores, kind="stable").tolist() == order
     assert scores[order] == pytest.approx(np.maximum.accumulate(losses), rel=1e-4)
 
@@ -84,6 +89,51 @@ def test_those_that_leave_together_leave_what_brute_force_leaves(example):
     fifth = loss_without(order[:5].tolist(), down.astype(np.float64), damped(a), np.eye(D))
     assert losses[4] == pytest.approx(fifth - before)
     assert sorted(order) == list(range(N))
+
+
+@pytest.mark.parametrize("block", [2, 3])
+def test_blocks_of_any_order_leave_what_brute_force_leaves(block):
+    """Six channels: three groups of two, two of three; every order of them in turn the cheapest, loss by loss."""
+    rng, number, orders = np.random.default_rng(1), 6 // block, set()
+    for _ in range(40):
+        a = rng.normal(size=(50, 6)) @ rng.normal(size=(6, 6)) * np.repeat(rng.uniform(0.3, 3, number), block)
+        down, root = rng.normal(size=(D, 6)), rng.normal(size=(D, D))
+        second, weight = torch.from_numpy(a.T @ a / len(a)), torch.from_numpy(root @ down)
+        order, losses = surgeon.removals(second, weight, 0, block=block)
+        orders.add(tuple(order))
+        for gone in range(1, number + 1):
+            stay = np.repeat(~np.isin(np.arange(number), order[:gone]), block)
+            target = a @ down.T @ root.T
+            fit = a[:, stay] @ np.linalg.lstsq(a[:, stay], target, rcond=None)[0]
+            assert losses[:gone].sum() == pytest.approx(0.5 * np.square(target - fit).sum() / len(a))
+    assert len(orders) == math.factorial(number)
+
+
+def test_a_group_of_one_channel_is_a_neuron_and_a_silent_one_leaves_first(example):
+    a, down, g = example
+    second, weight = torch.from_numpy(a.T @ a / len(a)), torch.from_numpy(down).double()
+    spread = torch.zeros(N, 2, N, 2, dtype=torch.float64)  # every column, and a second one that is silent
+    spread[:, 0, :, 0] = second
+    wide = torch.stack([weight, torch.zeros_like(weight)], 2).flatten(1)
+    found = surgeon.removals(spread.reshape(2 * N, 2 * N), wide, 2e-3, block=2)  # half the mean diagonal
+    for own, expected in zip(found, surgeon.removals(second, weight, 1e-3), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-9)
+    a[:, 3:6] = 0
+    assert obs.score(layer_of(a, down, g, 3)).argmin() == 1
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_what_is_worth_little_without_what_has_left_is_no_cheaper(block):
+    """A target s, told by a loud s + m and by m, which is loud noise: either alone is worth next to nothing."""
+    s, m, *silent = np.random.default_rng(0).normal(size=(4, 500)) * [[1], [10], [1], [1]]
+    columns = [s + m, m] if block == 1 else [s + m, silent[0], m, silent[1]]
+    down = torch.zeros(1, len(columns), dtype=torch.float64)
+    down[0, 0], down[0, block] = 1, -1
+    second = torch.from_numpy(np.array(columns) @ np.transpose(columns) / 500)
+    order, losses = surgeon.removals(second, down, 1e-9, block=block)
+    assert losses[1] < 0.1 * losses[0]
+    scores = surgeon.least_losses(second, None, down, torch.device("cpu"), 1e-9, block)
+    assert scores[order[0]] == losses[0] < scores[order[1]]
 
 
 def test_a_direction_that_no_answer_depends_on_costs_nothing(example):
@@ -122,10 +172,11 @@ def test_evidence_that_is_not_given_is_named(tmp_path):
 # output gradients
 
 
-def by_tokens(model, batches) -> tuple[list[np.ndarray], int]:
+def by_tokens(model, batches, structure) -> tuple[list[np.ndarray], int]:
     """Σ g gᵀ a token at a time, of one forward and backward a sample, unpadded, with the text's own labels."""
     outputs: list[torch.Tensor] = []
-    hooks = [layer.mlp.down_proj.register_forward_hook(lambda *a: outputs.append(a[2])) for layer in model.model.layers]
+    sites = [layer.get_submodule(SITES[structure]) for layer in model.model.layers]
+    hooks = [site.register_forward_hook(lambda *a: outputs.append(a[2])) for site in sites]
     d, tokens = model.config.hidden_size, 0
     sums = [np.zeros((d, d)) for _ in hooks]
     for batch in batches:
@@ -144,12 +195,16 @@ def by_tokens(model, batches) -> tuple[list[np.ndarray], int]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_output_gradients_are_those_of_each_token(name, monkeypatch):
+@pytest.mark.parametrize("structure", SITES)
+@pytest.mark.parametrize("again", [False, True], ids=["", "layers computed again"])
+def test_output_gradients_are_those_of_each_token(name, structure, again, monkeypatch):
     model, batches = MODELS[name](), micro_batches()
+    expected, number = by_tokens(model, batches, structure)
+    if again:
+        checkpoint_gradients(model)
     ids = iter([batch.ids for batch in batches])
     monkeypatch.setattr(head, "drawn_tokens", lambda *_: next(ids))
-    found, tokens = gradients.output_gradients(model, batches, seed=0)
-    expected, number = by_tokens(model, batches)
+    found, tokens = gradients.output_gradients(model, batches, 0, sites=structures.sites(model, structure))
     assert tokens == number
     for total, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(total, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())

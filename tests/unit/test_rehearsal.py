@@ -21,6 +21,7 @@ from pruning.models.loading import load
 from workspace import ROOT
 
 CALIBRATION = {"micro_batch": 5, "sequence_length": 64, "objectives": ["energy", "ce"], "gradient_checkpointing": False}
+ATTENTION = {**CALIBRATION, "structure": "kv_groups"}
 LORA = {
     **{"rank": 4, "alpha": 8, "seed": 0, "targets": ["q_proj", "down_proj"], "batch_size": 4, "sequence_length": 64},
     **{"micro_batch": None, "gradient_checkpointing": False},
@@ -32,6 +33,8 @@ STAGES = {
     ),
     "second moments": lambda network: footprint.second_moments(network, CALIBRATION),
     "output gradients": lambda network: footprint.output_gradients(network, CALIBRATION),
+    "second moments of attention": lambda network: footprint.second_moments(network, ATTENTION),
+    "output gradients of attention": lambda network: footprint.output_gradients(network, ATTENTION),
     "refit": lambda network: footprint.refit(network, CALIBRATION),
     "rounds": lambda network: footprint.rounds(network, CALIBRATION),
     "sensitivity": lambda network: footprint.sensitivity(network, {**CALIBRATION, "probed": 9, "search": "layers"}),
@@ -97,6 +100,7 @@ def test_less_is_held_with_the_means_to_hold_less(folder):
         return STAGES[stage](rehearsal.model(folder, "float32"))
 
     assert held("calibration, layers computed again") < held("calibration")
+    assert held("second moments of attention") < held("second moments")  # of 64 channels, not of 512 neurons
     assert held("recovery, a document at a time") < 0.5 * held("recovery")
 
 

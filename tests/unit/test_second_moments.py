@@ -17,6 +17,7 @@ from pruning.calibration.second_moments import held_out, read, second_moments, t
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data import text
+from pruning.models import structures
 from pruning.models.loading import load
 
 WINDOWS = {"sliding_window": 4, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
@@ -43,14 +44,18 @@ def micro_batches(lengths=(12, 9, 16, 7, 10, 16, 5, 11, 16, 13, 8), size=3) -> l
     return prepare.micro_batches(samples, size, pad=0, token_mask="all")
 
 
-def by_hooks(model, batches) -> list[dict[str, np.ndarray]]:
+SITES = {"ffn": "mlp.down_proj", "kv_groups": "self_attn.o_proj"}
+
+
+def by_hooks(model, batches, structure="ffn") -> list[dict[str, np.ndarray]]:
     """Σ a aᵀ in float64, a token at a time, of one ordinary forward pass a sample, unpadded."""
     inputs: dict[int, torch.Tensor] = {}
+    sites = [layer.get_submodule(SITES[structure]) for layer in model.model.layers]
     hooks = [
-        layer.mlp.down_proj.register_forward_pre_hook(lambda _, args, number=number: inputs.update({number: args[0]}))
-        for number, layer in enumerate(model.model.layers)
+        site.register_forward_pre_hook(lambda _, args, number=number: inputs.update({number: args[0]}))
+        for number, site in enumerate(sites)
     ]
-    n = model.config.intermediate_size
+    n = sites[0].in_features
     sums = [{"fit": np.zeros((n, n)), "held_out": np.zeros((n, n))} for _ in hooks]
     for batch in batches:
         for sample, ids, counted in zip(batch.samples.tolist(), batch.ids, batch.counted, strict=True):
@@ -74,9 +79,11 @@ def assert_moments(found, expected):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("size", [1, 3])
-def test_equal_to_hooks_on_an_ordinary_forward(name, size):
+@pytest.mark.parametrize("structure", SITES)
+def test_equal_to_hooks_on_an_ordinary_forward(name, size, structure):
     model, batches = MODELS[name](), micro_batches(size=size)
-    assert_moments(list(second_moments(model, batches)), by_hooks(model, batches))
+    sites = structures.sites(model, structure)
+    assert_moments(list(second_moments(model, batches, sites)), by_hooks(model, batches, structure))
 
 
 def test_the_windows_matter():
@@ -174,6 +181,14 @@ def test_the_stage_writes_a_file_a_layer_and_a_manifest(tmp_path):
     moments = read(output / "manifest.json", [48, 48])(1)
     assert moments["tokens_fit"] == manifest["tokens_fit"]
     np.testing.assert_array_equal(moments["fit"], load_file(output / "1.safetensors")["fit"])
+
+
+def test_the_stage_measures_attention_where_it_is_told_to(tmp_path):
+    output = run_stage(tmp_path, structure="kv_groups")
+    manifest = artifacts.read_json(output / "manifest.json", "attention_second_moments")
+    assert manifest["widths"] == [32, 32] and load_file(output / "1.safetensors")["fit"].shape == (32, 32)
+    with pytest.raises(InputError, match="not a second_moments artefact"):
+        read(output / "manifest.json", [32, 32])
 
 
 def test_the_manifest_may_lie_elsewhere(tmp_path):

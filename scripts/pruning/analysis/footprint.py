@@ -18,7 +18,7 @@ from pruning.calibration.gradients import Calibration
 from pruning.calibration.prepare import Batch, micro_batches
 from pruning.core.errors import InputError
 from pruning.evaluation import generation, recovery
-from pruning.models import head, loading, rehearsal
+from pruning.models import head, loading, rehearsal, structures
 from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.structures import ffn
 
@@ -36,16 +36,19 @@ def calibration(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Pe
 
 
 def second_moments(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
-    """settings: `micro_batch`, `sequence_length`. A layer at a time, sums in float64 (in float32 on a GPU)."""
-    peak = rehearsal.peak(network, lambda: next(moments.second_moments(network, _batches(settings))))
-    return _more(peak, 0, spared=2 * 4 * max(site.in_features for site in ffn.sites(network)) ** 2)
+    """settings: `micro_batch`, `sequence_length`, `structure` unless it is FFN neurons. A layer at a time, sums in
+    float64 (in float32 on a GPU)."""
+    sites = structures.sites(network, settings.get("structure", "ffn"))
+    peak = rehearsal.peak(network, lambda: next(moments.second_moments(network, _batches(settings), sites)))
+    return _more(peak, 0, spared=2 * 4 * max(site.in_features for site in sites) ** 2)
 
 
 def output_gradients(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:
-    """settings: `micro_batch`, `sequence_length`, `gradient_checkpointing`."""
+    """settings: `micro_batch`, `sequence_length`, `gradient_checkpointing`, `structure` unless it is FFN neurons."""
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)
-    return rehearsal.peak(network, lambda: curvature.output_gradients(network, _batches(settings), 0))
+    sites = structures.sites(network, settings.get("structure", "ffn"))
+    return rehearsal.peak(network, lambda: curvature.output_gradients(network, _batches(settings), 0, sites=sites))
 
 
 def refit(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Peak:

@@ -1,7 +1,8 @@
 """Second moments of the loss gradient at each FFN's output, G = Σ_t g gᵀ: in which directions an error there matters.
 
 With the second moments S of down_proj's inputs they are the Kronecker factors of its Fisher information, S ⊗ G (K-FAC;
-for structured pruning: van der Ouderaa et al. 2024, LLM Surgeon, arXiv 2312.17244). The labels are drawn from the model
+for structured pruning: van der Ouderaa et al. 2024, LLM Surgeon, arXiv 2312.17244). Those at attention's output, with
+the moments of its inputs, are the factors of attention's output projection. The labels are drawn from the model
 itself: then G is the curvature of the KL divergence from the dense model's answers. With the text's own labels a model
 that is sure of them shows the few tokens that it gets wrong, and nothing else.
 """
@@ -19,23 +20,28 @@ from pruning.models.structures import ffn
 
 
 def output_gradients(
-    model: nn.Module, batches: Sequence[Batch], seed: int, progress: Callable = iter
+    model: nn.Module,
+    batches: Sequence[Batch],
+    seed: int,
+    progress: Callable = iter,
+    sites: Sequence[nn.Linear] | None = None,
 ) -> tuple[list[Tensor], int]:
     """(G of every layer, float32 [d, d] on the CPU; the number of tokens), of the cross-entropy in nats, summed over
     the objective's tokens, to labels drawn with the seed. Gradients reach all earlier tokens.
 
+    sites: the module of each layer at whose output they are; None: the FFNs' down projections.
     Products within a micro-batch are float32, sums over them float64 (float32 on a GPU).
     Raises InputError at a NaN or Inf, naming the layer."""
     device = model.get_input_embeddings().weight.device
-    sums: list[Tensor] = []
-    for site in ffn.sites(model):
+    sites, sums = ffn.sites(model) if sites is None else sites, []
+    for site in sites:
         wide = torch.float32 if site.weight.device.type == "cuda" else torch.float64
         sums.append(torch.zeros(2 * (site.out_features,), dtype=wide, device=site.weight.device))
     tokens = 0
     for batch in progress(batches):
         counted = batch.counted.to(device)
         predicted = batch.objective[:, 1:].to(device)
-        with torch.enable_grad(), _adding(model, counted, sums):
+        with torch.enable_grad(), _adding(sites, counted, sums):
             hidden = head.hidden_states(model, batch.ids.to(device), counted.long())
             if not torch.isfinite(hidden).all():
                 where = f"hidden states from calibration sample {int(batch.samples[0])} on"
@@ -51,8 +57,8 @@ def output_gradients(
 
 
 @contextmanager
-def _adding(model: nn.Module, counted: Tensor, sums: list[Tensor]) -> Iterator[None]:
-    """Backward passes add g gᵀ of the counted tokens to the sums; the graph begins at the first layer's FFN."""
+def _adding(sites: Sequence[nn.Linear], counted: Tensor, sums: list[Tensor]) -> Iterator[None]:
+    """Backward passes add g gᵀ of the counted tokens to the sums; the graph begins at the first site's output."""
 
     def at_output(index: int, output: Tensor) -> None:
         if not output.requires_grad:
@@ -66,7 +72,7 @@ def _adding(model: nn.Module, counted: Tensor, sums: list[Tensor]) -> Iterator[N
 
     hooks = [
         site.register_forward_hook(lambda _, __, output, index=index: at_output(index, output))
-        for index, site in enumerate(ffn.sites(model))
+        for index, site in enumerate(sites)
     ]
     try:
         yield

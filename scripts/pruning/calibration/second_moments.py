@@ -1,4 +1,5 @@
-"""Second moments of the down_proj inputs, S = Σ_t a aᵀ, a layer at a time: what ridge compensation is fitted on.
+"""Second moments of the down_proj inputs, S = Σ_t a aᵀ, a layer at a time: what ridge compensation is fitted on. Those
+of what heads hand to attention's output projection are measured alike.
 
 One forward pass in all, with the S of one layer in memory (layerwise.py).
 """
@@ -41,17 +42,21 @@ def token_counts(batches: Sequence[Batch]) -> dict[str, int]:
     return counts
 
 
-def second_moments(model: nn.Module, batches: Sequence[Batch]) -> Iterator[dict[str, Tensor]]:
+def second_moments(
+    model: nn.Module, batches: Sequence[Batch], sites: Sequence[nn.Linear] | None = None
+) -> Iterator[dict[str, Tensor]]:
     """S of one layer after the other, over the counted tokens: `fit` and `held_out`, float32 [n, n] on the CPU.
 
+    sites: the module of each layer whose inputs these are; None: the FFNs' down projections.
     Products within a micro-batch are float32, sums over micro-batches float64 (float32 on a GPU).
     Raises InputError if a layer's S is not finite, or if layers use each other's keys and values."""
     layerwise.check(model)
     hidden: list[Tensor | None] = [None] * len(batches)  # [B, T, d] before the layer, on the CPU; None: the embeddings
-    for index, (layer, down) in enumerate(zip(families.decoder_layers(model), ffn.sites(model), strict=True)):
-        wide = torch.float32 if down.weight.device.type == "cuda" else torch.float64
-        shape = (down.in_features, down.in_features)
-        sums = {part: torch.zeros(shape, dtype=wide, device=down.weight.device) for part in ("fit", "held_out")}
+    sites = ffn.sites(model) if sites is None else sites
+    for index, (layer, site) in enumerate(zip(families.decoder_layers(model), sites, strict=True)):
+        wide = torch.float32 if site.weight.device.type == "cuda" else torch.float64
+        shape = (site.in_features, site.in_features)
+        sums = {part: torch.zeros(shape, dtype=wide, device=site.weight.device) for part in ("fit", "held_out")}
         for number, batch in enumerate(batches):
 
             def accumulate(a: Tensor, _, batch: Batch = batch, sums: dict[str, Tensor] = sums) -> None:
@@ -60,7 +65,7 @@ def second_moments(model: nn.Module, batches: Sequence[Batch]) -> Iterator[dict[
                     if len(x):
                         add(sums[part], x.T @ x)
 
-            hidden[number] = layerwise.run(model, layer, batch, hidden[number], {down: accumulate})
+            hidden[number] = layerwise.run(model, layer, batch, hidden[number], {site: accumulate})
         if not all(torch.isfinite(total.sum()) for total in sums.values()):
             raise InputError(f"NaN or Inf in activations of layer {index}: check the weights, or use a wider dtype")
         yield {part: sums.pop(part).float().cpu() for part in list(sums)}  # each wide one goes as its narrow one comes

@@ -100,6 +100,7 @@ METHODS = {
     "rku_global_post": utility("energy_post", "abs", normalise="layer_sum", allocate="global"),
     # Not the paper's: what the parts of the field make together (docs/methods.md, "The best that we know").
     "obs": Method(score="obs", allocate="global"),
+    "obs_joint": Method(score="obs", allocate="joint"),
     "obs_output": Method(score="obs", options={"metric": "output"}, allocate="global"),
     "leverage": Method(score="leverage"),
     "rounds": Method(score="rounds", allocate="global"),

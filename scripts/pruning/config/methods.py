@@ -7,16 +7,13 @@ from pydantic import Field, model_validator
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import Positive, Strict, choices
-from pruning.methods import latency_table
+from pruning.methods import latency_table, scores
 from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
 
 # Names of the recombinations of a utility score; the ablation is made of them.
 CHOICES = (tuple(OBJECTIVES), REDUCTIONS, tuple(NORMALISATIONS), tuple(choices("methods/allocation")))
 GRID = {"-".join(parts) for parts in product(*CHOICES)}
-
-# Scores that statistics of a channel and its column of the output projection suffice for.
-CHANNELS = ("fluctuation", "minitron", "random", "utility", "wanda")
 
 # What a prefix, `{prefix}_<m>`, changes of a method.
 PREFIXES: dict[str, dict[str, Any]] = {
@@ -68,9 +65,10 @@ class Method(Strict):
             raise ValueError(
                 "allocate: joint cuts key-value groups, for which stock tools have no place: use `export: exact`"
             )
-        if self.allocate == "joint" and self.score not in CHANNELS:
+        if self.allocate == "joint" and not scores.groups_by(self.score):
+            can = ", ".join(name for name in choices("methods/scores") if scores.groups_by(name))
             raise ValueError(
                 f"allocate: joint scores attention's channels as well, which score {self.score!r} cannot; those that "
-                f"can: {', '.join(CHANNELS)}"
+                f"can: {can}"
             )
         return self

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor  # slow, and unneeded to read a manifest
 
 
+def kind_of(matrices: str, structure: str = "ffn") -> str:
+    """Of matrices that are measured at a structure's sites: those of FFN neurons have the plain name."""
+    return {"ffn": matrices, "kv_groups": f"attention_{matrices}"}[structure]
+
+
 def write(
     directory: Path,
     manifest: Path | None,

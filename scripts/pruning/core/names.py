@@ -36,6 +36,8 @@ SECOND_MOMENTS = f"{CALIBRATION}/second_moments"
 OUTPUT_GRADIENTS = f"{CALIBRATION}/output_gradients"
 ROUNDS = f"{CALIBRATION}/rounds.parquet"
 ATTENTION = f"{CALIBRATION}/attention.parquet"
+ATTENTION_SECOND_MOMENTS = f"{CALIBRATION}/attention_second_moments"
+ATTENTION_OUTPUT_GRADIENTS = f"{CALIBRATION}/attention_output_gradients"
 PARAMETER_TAYLOR = f"{CALIBRATION}/parameter_taylor.parquet"
 
 SCORES = "results/{model}/scores/{calib}/{method}.parquet"

@@ -1,6 +1,7 @@
 """Structured optimal brain surgeon: neurons leave one after the other, each the one whose loss, after the rest has been
 refitted for it, is least (Hassibi & Stork 1993; for structures of language models: Kurtic et al. 2023, ZipLM,
 arXiv 2302.04089; Ling et al. 2024, SlimGPT, arXiv 2412.18110; van der Ouderaa et al. 2024, LLM Surgeon, 2312.17244).
+So do blocks of columns that can only leave whole, as the channels of a key-value group; a neuron is a block of one.
 """
 
 import numpy as np
@@ -14,14 +15,21 @@ ROUNDS = 512
 
 
 def least_losses(
-    second: Tensor, gradients: Tensor | None, down: Tensor, device: torch.device, damping: float = 1e-3
+    second: Tensor,
+    gradients: Tensor | None,
+    down: Tensor,
+    device: torch.device,
+    damping: float = 1e-3,
+    block: int = 1,
 ) -> np.ndarray:
-    """The loss when a neuron leaves, never less than that of those before it: float64 [n].
+    """The loss when a neuron, or a block of so many, leaves, never less than that of those before it: float64
+    [n / block].
 
     Matrices in float64: mean of a aᵀ [n, n], mean of g gᵀ [d, d] (None: the identity), W [d, n]."""
     if gradients is not None:
         down = root(gradients.to(device)) @ down.to(device)
-    order, losses = removals(second.to(device), down.to(device), damping, max(1, len(second) // ROUNDS))
+    at_once = max(1, len(second) // block // ROUNDS)
+    order, losses = removals(second.to(device), down.to(device), damping, at_once, block)
     scores = np.empty(len(order))
     scores[order] = np.maximum.accumulate(losses) * (1 + 1e-12 * np.arange(len(order)))  # equal ones in their order
     return scores
@@ -33,28 +41,45 @@ def root(matrix: Tensor) -> Tensor:
     return values.clamp_min(0).sqrt()[:, None] * vectors.T
 
 
-def removals(second: Tensor, down: Tensor, damping: float, at_once: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """(neurons in the order in which they leave, the loss that each adds), both [n].
+def removals(
+    second: Tensor, down: Tensor, damping: float, at_once: int = 1, block: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """(blocks in the order in which they leave, the loss that each adds), both [n / block].
 
-    second: mean of a aᵀ [n, n]; down: W [d, n], columns in the metric of the loss. Without neuron j, and the others
-    refitted, the loss ½ E‖W a - W' a‖² grows by ½ ‖w_j‖² / C_jj, with C = (second + damping · mean diagonal · I)⁻¹;
-    then W -= w_j C_j,: / C_jj and C -= C_:,j C_j,: / C_jj, of `at_once` neurons together, in place: rows and columns of
-    those that have left stay until they are an eighth of all. Memory: four [n, n] and two [d, n] of float64."""
-    number = len(second)
+    second: mean of a aᵀ [n, n]; down: W [d, n], columns in the metric of the loss; a block B is so many neighbouring
+    columns. Without it, and the others refitted, the loss ½ E‖W a - W' a‖² grows by ½ tr(W_B C_BB⁻¹ W_Bᵀ), of a single
+    neuron j ½ ‖w_j‖² / C_jj, with C = (second + damping · mean diagonal · I)⁻¹; then W -= W_B C_BB⁻¹ C_B,: and
+    C -= C_:,B C_BB⁻¹ C_B,:, of `at_once` blocks together, in place: rows and columns of neurons that have left stay
+    until they are an eighth of all. Memory: four [n, n] and two [d, n] of float64."""
+    number = len(second) // block
     ridge = damping * second.diagonal().mean() + TINY
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(second + ridge * torch.eye(number, device=second.device)))
+    inverse = torch.cholesky_inverse(
+        torch.linalg.cholesky(second + ridge * torch.eye(len(second), device=second.device))
+    )
     down, left, order, losses = down.clone(), torch.arange(number, device=second.device), [], []
     here = torch.ones(number, dtype=torch.bool, device=second.device)
     while len(order) < number:
-        loss = torch.where(here, 0.5 * down.square().sum(0) / inverse.diagonal(), torch.inf)
+        loss = torch.where(here, block_losses(inverse, down, block), torch.inf)
         out = loss.argsort(stable=True)[: min(at_once, number - len(order))]
         order += left[out].tolist()
         losses += loss[out].tolist()
-        change = torch.linalg.solve(inverse[out][:, out], inverse[out])  # [out, n]
-        down.addmm_(down[:, out], change, alpha=-1)
-        inverse.addmm_(inverse[:, out], change, alpha=-1)
+        columns = (out[:, None] * block + torch.arange(block, device=out.device)).flatten()
+        change = torch.linalg.solve(inverse[columns][:, columns], inverse[columns])  # [columns, n]
+        down.addmm_(down[:, columns], change, alpha=-1)
+        inverse.addmm_(inverse[:, columns], change, alpha=-1)
         here[out] = False
-        if 8 * int(here.sum()) < 7 * len(here):
-            down, inverse, left = down[:, here], inverse[here][:, here], left[here]
+        if block > 1 or 8 * int(here.sum()) < 7 * len(here):  # a block that has left could not be solved for
+            stay = here.repeat_interleave(block)
+            down, inverse, left = down[:, stay], inverse[stay][:, stay], left[here]
             here = here[here]
     return np.array(order), np.array(losses)
+
+
+def block_losses(inverse: Tensor, down: Tensor, block: int) -> Tensor:
+    """½ tr(W_B C_BB⁻¹ W_Bᵀ) of each block B of so many columns, [n / block]; inverse: C [n, n], down: W [d, n]."""
+    if block == 1:
+        return 0.5 * down.square().sum(0) / inverse.diagonal()
+    number = len(inverse) // block
+    own = inverse.unflatten(1, (number, block)).unflatten(0, (number, block)).diagonal(dim1=0, dim2=2).movedim(-1, 0)
+    columns = down.T.unflatten(0, (number, block))  # [n / block, block, d]
+    return 0.5 * (columns * torch.linalg.solve(own, columns)).sum((1, 2))

@@ -88,6 +88,11 @@ class Checkpoint:
         """FFN neurons of each layer."""
         return [self.shape(self.name(layer, "down"))[1] for layer in range(self.layers)]
 
+    @property
+    def channels(self) -> list[int]:
+        """Inputs of each layer's attention output projection."""
+        return [self.shape(self.attention_out(layer))[1] for layer in range(self.layers)]
+
     def attention_matrix(self, layer: int, projection: str) -> np.ndarray:
         """Attention's output projection as float32 [d, channels], in the place of an FFN's `down`, [d, n].
 

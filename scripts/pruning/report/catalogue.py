@@ -142,7 +142,7 @@ def passes(method: Method) -> list[str]:
     """Results of a calibration that a method is made of, by their paths below its folder."""
     found = ["shards", *scores.needs_of(method.score)]
     found += [own] if (own := scores.statistics_of(method.score)) != "statistics" else []
-    found += ["attention"] if allocation.cuts_groups(method.allocate) else []
+    found += scores.groups_by(method.score) if allocation.cuts_groups(method.allocate) else []
     measured = allocation.search_of(method.allocate) and method.compensate.startswith("ridge")
     found += ["second_moments"] if method.compensate == "ridge" or measured else []
     return list(dict.fromkeys(found))

@@ -5,7 +5,10 @@ the keyword arguments of its function are the options it takes. A score that nee
 `layer.weights`; nothing is loaded for the others. To add a score, add a file here. One made of another artefact than
 statistics.parquet gives its kind, as `STATISTICS = "parameter_taylor"`, and core/names.py its file (PARAMETER_TAYLOR).
 One that reads matrices as well names their kinds, as `NEEDS = ("second_moments",)`, and has them from `layer.read`.
-Planning reads both: what a file imports at its top is imported there.
+One that can score key-value groups, too, names what of attention's channels it is made of, as `GROUPS = ("attention",)`
+(their statistics): it is called with channels in place of neurons, and gives a score a channel, of which a group's is
+the sum, or a score a group, of `layer.block` channels each. Planning reads these: what a file imports at its top is
+imported there.
 """
 
 import importlib
@@ -49,7 +52,10 @@ class Layer:
     statistics: Mapping[str, np.ndarray]  # column -> float64 [n]
     weights: Weights
     read: Callable[[str], Mapping[str, np.ndarray]] | None = None
-    """A layer's matrices of a kind that the score NEEDS, with the manifest's counts of tokens."""
+    """A layer's matrices of a kind that the score NEEDS, with the manifest's counts of tokens. Of attention's channels
+    they have the names of neurons'."""
+    block: int = 1
+    """Neighbouring units that can only leave together: the channels of a key-value group."""
 
     @property
     def size(self) -> int:
@@ -67,6 +73,11 @@ def statistics_of(score: str) -> str:
 def needs_of(score: str) -> tuple[str, ...]:
     """Kinds of matrices that a score reads as well."""
     return getattr(_plugin(score), "NEEDS", ())
+
+
+def groups_by(score: str) -> tuple[str, ...]:
+    """Kinds of artefacts of attention's channels that key-value groups are scored by; empty for a score that cannot."""
+    return getattr(_plugin(score), "GROUPS", ())
 
 
 def _plugin(score: str):

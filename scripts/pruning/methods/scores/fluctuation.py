@@ -4,6 +4,8 @@ import numpy as np
 
 from pruning.methods.scores import Layer
 
+GROUPS = ("attention",)
+
 
 def score(layer: Layer) -> np.ndarray:
     """S_c = Var_t(a_c) * sum_i W_ic^2, the plain (unbiased) variance over calibration tokens.

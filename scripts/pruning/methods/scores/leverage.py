@@ -8,6 +8,7 @@ from scipy.linalg import cho_factor, cho_solve
 from pruning.methods.scores import TINY, Layer
 
 NEEDS = ("second_moments",)
+GROUPS = ("attention_second_moments",)
 
 
 def score(layer: Layer, ridge: float = 1.0) -> np.ndarray:

@@ -4,6 +4,8 @@ import numpy as np
 
 from pruning.methods.scores import Layer
 
+GROUPS = ("attention",)
+
 
 def score(layer: Layer) -> np.ndarray:
     """S_c = sqrt( sum_x (mean_t |a_c|)^2 )."""

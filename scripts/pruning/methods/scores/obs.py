@@ -1,17 +1,21 @@
-"""Structured optimal brain surgeon (methods/surgeon.py): the loss, refitted for, with which a neuron leaves."""
+"""Structured optimal brain surgeon (methods/surgeon.py): the loss, refitted for, with which a neuron leaves, or all
+channels of a key-value group at once.
+"""
 
 import numpy as np
 
 from pruning.methods.scores import Layer
 
 NEEDS = ("second_moments", "output_gradients")
+GROUPS = ("attention_second_moments", "attention_output_gradients")
 
 
 def score(layer: Layer, damping: float = 1e-3, metric: str = "fisher") -> np.ndarray:
-    """The loss when a neuron leaves, never less than that of those before it: float64 [n].
+    """The loss when a neuron, or a group, leaves, never less than that of those before it: float64 [n / block].
 
-    `fisher`: nats of KL divergence a token, by the Kronecker-factored Fisher information S ⊗ G of down_proj. So layers
-    compare, and one ranking of them all is an allocation. `output`: half the squared error of the FFN's output."""
+    `fisher`: nats of KL divergence a token, by the Kronecker-factored Fisher information S ⊗ G of down_proj, or of
+    attention's output projection. So layers compare, and neurons with groups: one ranking of them all is an allocation.
+    `output`: half the squared error of the FFN's, or of attention's, output."""
     if metric not in ("fisher", "output"):
         raise ValueError(f"unknown metric {metric!r}; known: fisher, output")
     import torch  # planning reads NEEDS
@@ -25,4 +29,4 @@ def score(layer: Layer, damping: float = 1e-3, metric: str = "fisher") -> np.nda
     down = torch.from_numpy(layer.weights.down).double()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gradients = None if gradients is None else torch.from_numpy(gradients).double()
-    return surgeon.least_losses(second / tokens, gradients, down, device, damping)
+    return surgeon.least_losses(second / tokens, gradients, down, device, damping, layer.block)

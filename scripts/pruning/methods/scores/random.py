@@ -4,6 +4,8 @@ import numpy as np
 
 from pruning.methods.scores import Layer
 
+GROUPS = ("attention",)
+
 
 def score(layer: Layer, seed: int = 0) -> np.ndarray:
     """S_c ~ U(0, 1), a function of (seed, layer) alone."""

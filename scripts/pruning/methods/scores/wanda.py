@@ -5,6 +5,8 @@ import numpy as np
 
 from pruning.methods.scores import Layer
 
+GROUPS = ("attention",)
+
 
 def score(layer: Layer) -> np.ndarray:
     """S_c = mean_i |W_ic| * ||a_c||_2, W = down_proj [d, n], norm over calibration tokens."""
