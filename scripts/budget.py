@@ -23,7 +23,7 @@ def budget(
     threads: int = 1,
 ) -> None:
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
-    `options`, `min_keep`, `round_to`, `compensate`, `export`; of times `dtype`, `prompt_tokens`, `decode_tokens`,
+    `options`, `min_keep` (or `drop_layers`), `round_to`, `compensate`, `export`; of times `dtype`, `prompt_tokens`, `decode_tokens`,
     `rounds`, `warmup`, `confidence`, `resamples`, `seed`."""
     cli.set_threads(threads)
     from pruning.analysis import budget as stage
@@ -36,7 +36,7 @@ def budget(
     original = artifacts.read_json(base, "base")["original"]["widths"]
     own = artifacts.read_parquet(measured, "sensitivity") if measured else None
     problem = allocation.problem_of(
-        frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"], own
+        frame, artifacts.read_parquet(layers, "layers"), original, settings.get("min_keep"), own
     )
 
     if problem.groups:
@@ -77,7 +77,7 @@ def budget(
     costs = {s: stage.Cost(c.value * unit, c.low * unit, c.high * unit) for s, c in sorted(costs.items())}
     if sparsity is None:
         last = min(costs, key=lambda s: costs[s].value)
-        kept = f"at {last}% and `min_keep: {settings['min_keep']}`"
+        kept = f"at {last}%" + (f" and `min_keep: {settings['min_keep']}`" if "min_keep" in settings else "")
         if costs[last].low < target:
             kept += ", and its interval reaches below: more `rounds`, and nothing else running, would tell"
         raise stage.unmet(kind, settings["text"], costs[last], kept)

@@ -29,7 +29,7 @@ def mask(
     original = artifacts.read_json(base, "base")["original"]["widths"]
     own = artifacts.read_parquet(measured, "sensitivity") if measured else None
     problem = allocation.problem_of(
-        frame, artifacts.read_parquet(layers, "layers"), original, settings["min_keep"], own
+        frame, artifacts.read_parquet(layers, "layers"), original, settings.get("min_keep"), own
     )
     widths = allocation.widths(problem, sparsity, settings)
     neurons = masks.of(frame, masks.NEURONS)

@@ -142,9 +142,10 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
-    least = counting.counted(sizes.of(allocation.floors(np.array(base.widths), kept.min_keep)))
+    least = counting.counted(sizes.of(allocation.floors(np.array(base.widths), kept.least.get("min_keep"))))
     if target < least.value:
-        raise counting.unmet(own.kind, own.text, least, f"which `min_keep: {kept.min_keep}` of {method} leaves")
+        (said,) = (f"`{key}: {str(value).lower()}`" for key, value in kept.least.items())
+        raise counting.unmet(own.kind, own.text, least, f"which {said} of {method} leaves")
 
 
 def _check_data_file(config: Config, definition: Path, file: str) -> str:

@@ -1,7 +1,7 @@
 """One ranking of all FFN neurons and key-value groups of the model, by score for each parameter.
 
 As many parameters leave as `sparsity` per cent of the FFN neurons have, or up to a group's more: models are compared
-with those of other schemes at equal size. Safe are each layer's `floor` best neurons and its best group; the others go
+with those of other schemes at equal size. Safe are each layer's `floor` best neurons and its best group (none with `drop_layers`); the others go
 in the order of score for each parameter, ties to the lower layer, neurons before groups. One order for all sparsities:
 masks nest.
 """
@@ -25,7 +25,7 @@ def _winners(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     """Neurons and groups kept, int [layers] each. Sizes are in neurons: a group has `neurons_worth` of them."""
     kinds = (
         (problem.scores, problem.floor, 1.0),
-        (problem.groups, np.ones(len(problem.groups), int), problem.neurons_worth),
+        (problem.groups, np.full(len(problem.groups), problem.least_groups), problem.neurons_worth),
     )
     scores, layers, sizes, of_groups, safe = [], [], [], [], 0.0
     for number, (own, floor, size) in enumerate(kinds):
@@ -41,5 +41,5 @@ def _winners(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     order = ranking(np.concatenate(scores))
     seats = np.searchsorted(np.cumsum(np.concatenate(sizes)[order]), room + 1e-6, side="right")
     won, group = np.concatenate(layers)[order][:seats], np.concatenate(of_groups)[order][:seats]
-    size = len(problem.scores)
-    return problem.floor + np.bincount(won[~group], minlength=size), 1 + np.bincount(won[group], minlength=size)
+    widths, counts = (np.bincount(won[own], minlength=len(problem.scores)) for own in (~group, group))
+    return problem.floor + widths, problem.least_groups + counts

@@ -16,7 +16,7 @@ SEARCH = "layers"
 
 
 def widths(problem: Problem) -> np.ndarray:
-    unit = max(1, min(problem.sizes) // PARTS)
+    unit = max(1, min(problem.sizes[problem.sizes > 0]) // PARTS)
     seats = max(int(kept(problem.original.sum(), problem.sparsity)), 0) // unit
     least = -(-problem.floor // unit)
     seats = max(seats, int(least.sum()))
