@@ -23,8 +23,8 @@ def budget(
     threads: int = 1,
 ) -> None:
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
-    `options`, `min_keep` (or `drop_layers`), `round_to`, `compensate`, `export`; of times `dtype`, `prompt_tokens`, `decode_tokens`,
-    `rounds`, `warmup`, `confidence`, `resamples`, `seed`."""
+    `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`; of times `dtype`, `prompt_tokens`,
+    `decode_tokens`, `rounds`, `warmup`, `confidence`, `resamples`, `seed`."""
     cli.set_threads(threads)
     from pruning.analysis import budget as stage
     from pruning.core import artifacts

@@ -1,8 +1,8 @@
 """Allocation: how many neurons each layer keeps. One file a scheme, each with `widths(problem, **options)`.
 
-Schemes return wishes; `finish` turns them into whole numbers that respect `min_keep` (or, with `drop_layers`, none) and
-`round_to`, the same way for all. Within a layer the best-scored neurons stay, ties going to the lower index, so masks at growing sparsity
-are nested as long as a scheme's widths shrink. To add a scheme, add a file here.
+Schemes return wishes; `finish` turns them into whole numbers that respect `round_to` and `min_keep` (with `drop_layers`
+there is no least width), the same way for all. Within a layer the best-scored neurons stay, ties going to the lower
+index, so masks at growing sparsity are nested as long as a scheme's widths shrink. To add a scheme, add a file here.
 """
 
 import importlib
@@ -47,7 +47,7 @@ def problem_of(
     measured: pd.DataFrame | None = None,
 ) -> Problem:
     """At sparsity 0, from artefacts: scores of one method, in the order of layers and units; the calibration's layers;
-    widths before any pruning; None for `min_keep`, where layers may be dropped; what cuts cost, where the scheme asks for
+    widths before any pruning; `min_keep`, None where layers may be dropped; what cuts cost, where the scheme asks for
     it."""
     values = masks_of.by_layer(masks_of.of(scores, masks_of.NEURONS), "score", len(original))
     groups, worth = masks_of.of(scores, masks_of.GROUPS), 0.0
@@ -124,8 +124,8 @@ def masks(scores: Sequence[np.ndarray], widths: np.ndarray) -> list[np.ndarray]:
     """keep[c] of each layer: True for its `width` best neurons. Raises InputError if none is kept in any layer."""
     if not np.any(widths):
         raise InputError(
-            "drop_layers: of all layers no FFN neuron would stay, or no key-value group: ask for a lower sparsity, or "
-            "leave `drop_layers` out"
+            "drop_layers: of all layers no FFN neuron would stay, or no key-value group: ask for a lower sparsity "
+            "or `round_to`, or leave `drop_layers` out"
         )
     keeps = []
     for layer_scores, width in zip(scores, widths, strict=True):

@@ -1,9 +1,9 @@
 """One ranking of all FFN neurons and key-value groups of the model, by score for each parameter.
 
 As many parameters leave as `sparsity` per cent of the FFN neurons have, or up to a group's more: models are compared
-with those of other schemes at equal size. Safe are each layer's `floor` best neurons and its best group (none with `drop_layers`); the others go
-in the order of score for each parameter, ties to the lower layer, neurons before groups. One order for all sparsities:
-masks nest.
+with those of other schemes at equal size. Safe are each layer's `floor` best neurons and its `least_groups` best
+groups; the others go in the order of score for each parameter, ties to the lower layer, neurons before groups. One
+order for all sparsities: masks nest.
 """
 
 import numpy as np
