@@ -27,7 +27,10 @@ def main(width: int = 18944, hidden: int = 3584, doublings: int = 2, threads: in
     for size in [width >> times for times in reversed(range(doublings + 1))]:
         torch.manual_seed(0)
         a = torch.randn(size // 4, size, dtype=torch.float64)
-        second, down = a.T @ a / len(a), torch.randn(hidden >> (width // size).bit_length() - 1, size, dtype=torch.float64)
+        second, down = (
+            a.T @ a / len(a),
+            torch.randn(hidden >> (width // size).bit_length() - 1, size, dtype=torch.float64),
+        )
         gradients = torch.eye(len(down), dtype=torch.float64)
         matrix, before = 8 * size**2 / 1e9, peak(device)
         start = perf_counter()

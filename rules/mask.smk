@@ -43,7 +43,7 @@ def refitted_cuts(wildcards):
 
 
 def sensitivity_settings(wildcards):
-    own = {"probed": CONFIG.calibrations[wildcards.calib].probed, "min_keep": CONFIG.method(wildcards.method).min_keep}
+    own = {"probed": CONFIG.calibrations[wildcards.calib].probed, **CONFIG.method(wildcards.method).least}
     return calibration_settings(wildcards, ["objectives", "gradient_checkpointing"], search=searched(wildcards), **own)
 
 
@@ -82,7 +82,7 @@ rule sensitivity:
 def mask_settings(wildcards):
     method = CONFIG.method(wildcards.method)
     kept = {"allocate": method.allocate, "options": method.allocate_options}
-    return settings(None, **kept, min_keep=method.min_keep, round_to=method.round_to)
+    return settings(None, **kept, **method.least, round_to=method.round_to)
 
 
 rule mask:

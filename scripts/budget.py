@@ -27,8 +27,8 @@ def budget(
     threads: int = 1,
 ) -> None:
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
-    `options`, `min_keep`, `round_to`, `compensate`, `export`; of times `dtype`, `prompt_tokens`, `decode_tokens`,
-    `rounds`, `warmup`, `confidence`, `resamples`, `seed`."""
+    `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`; of times `dtype`, `prompt_tokens`,
+    `decode_tokens`, `rounds`, `warmup`, `confidence`, `resamples`, `seed`."""
     cli.set_threads(threads)
     from pruning.analysis import budget as stage
     from pruning.core import artifacts
@@ -40,7 +40,7 @@ def budget(
         artifacts.read_parquet(scores, "scores"),
         artifacts.read_parquet(layers, "layers"),
         artifacts.read_json(base, "base")["original"]["widths"],
-        settings["min_keep"],
+        settings.get("min_keep"),
         artifacts.read_parquet(measured, "sensitivity") if measured else None,
         artifacts.read_parquet(latencies, "latency_table") if latencies else None,
     )
@@ -80,7 +80,7 @@ def budget(
     costs = {s: stage.Cost(c.value * unit, c.low * unit, c.high * unit) for s, c in sorted(costs.items())}
     if sparsity is None:
         last = min(costs, key=lambda s: costs[s].value)
-        kept = f"at {last}% and `min_keep: {settings['min_keep']}`"
+        kept = f"at {last}%" + (f" and `min_keep: {settings['min_keep']}`" if "min_keep" in settings else "")
         if costs[last].low < target:
             kept += ", and its interval reaches below: more `rounds`, and nothing else running, would tell"
         raise stage.unmet(kind, settings["text"], costs[last], kept)

@@ -32,7 +32,7 @@ def mask(
         frame,
         artifacts.read_parquet(layers, "layers"),
         original,
-        settings["min_keep"],
+        settings.get("min_keep"),
         artifacts.read_parquet(measured, "sensitivity") if measured else None,
         artifacts.read_parquet(latencies, "latency_table") if latencies else None,
     )

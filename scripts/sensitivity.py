@@ -19,7 +19,7 @@ def sensitivity(
     threads: int = 1,
 ) -> None:
     """Settings: a calibration's, of which the first `probed` samples are looked at; `search` (`layers` or `greedy`)
-    and `min_keep`."""
+    and `min_keep`, or `drop_layers` in its place."""
     cli.set_threads(threads)
     import numpy as np
     import pandas as pd
@@ -27,14 +27,14 @@ def sensitivity(
 
     from pruning.calibration import prepare, second_moments
     from pruning.core import artifacts, out_of_memory
-    from pruning.methods import allocation
+    from pruning.methods import allocation, masks
     from pruning.methods import sensitivity as measuring
     from pruning.methods.compensation import ridge
     from pruning.models.checkpoint import Checkpoint
 
     base = Checkpoint(model)
     original = artifacts.read_json(model / "manifest.json", "base")["original"]["widths"]
-    least = allocation.least(original, base.widths, settings["min_keep"])
+    least = allocation.least(original, base.widths, settings.get("min_keep"))
     fit = None
     if evidence is not None:
         of_layer = second_moments.read(evidence, base.widths)
@@ -42,8 +42,7 @@ def sensitivity(
         def fit(layer: int, keep: np.ndarray):
             return ridge.compensate(base.matrix(layer, "down"), keep, of_layer(layer))
 
-    frame = artifacts.read_parquet(scores, "scores").sort_values(["layer", "unit"])
-    ranked = [rows.to_numpy() for _, rows in frame.groupby("layer")["score"]]
+    ranked = masks.by_layer(masks.rows(scores, "scores"), "score", base.layers)
     network, _, batches = prepare.loaded(model, data, settings, threads, "sensitivity")
     batches = prepare.first_samples(batches, settings["probed"])
     with out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"):

@@ -279,6 +279,7 @@ KEYS = {
     "methods.rku.allocate_options": ({"alpha": 1}, FROM_MASK_OF_ONE),
     "methods.rku.compensate": ("bias", {"compact": 2, "evaluate": 2, "table": 1}),
     "methods.rku.min_keep": (0.1, FROM_MASK_OF_ONE),
+    "methods.rku.drop_layers": (True, FROM_MASK_OF_ONE),
     "methods.rku.round_to": (8, FROM_MASK_OF_ONE),
     "methods.rku.export": ("pad", {"compact": 2, "evaluate": 2, "table": 1}),
     "methods.rku.shuffle": (1, ONE_METHOD),

@@ -70,6 +70,43 @@ def test_second_moments_rank_neurons_and_groups(workspace: Workspace):
             assert workspace.planned(masks["attention_obs_joint"], *config) == jobs, file
 
 
+DROPPED = """
+methods:
+  dropped: {score: wanda, allocate: joint, drop_layers: true}
+  shallow: {score: utility, options: {objective: energy}, allocate: global, drop_layers: true, round_to: 8}
+  searched: {score: wanda, allocate: sensitivity, drop_layers: true}
+  gone: {score: wanda, allocate: uniform, drop_layers: true, round_to: 64}
+"""
+
+
+def test_layers_are_dropped_on_the_way_to_an_exported_folder(finished: Workspace):
+    """Attention: refitted beside, and recovered after it; an FFN, by one ranking, and as was measured."""
+    (finished.path / "dropped.yaml").write_text(DROPPED)
+    made = {
+        variant: f"{MODEL}/export/{CALIB}/{variant}/model"
+        for variant in ("attention_dropped/95", "dropped/95/gsm_symbolic", "shallow/90")
+    }
+    mask = f"{MODEL}/masks/{CALIB}/searched/90.parquet"
+    config = ("--configfile", "test.yaml", "dropped.yaml")
+    finished.snakemake(*made.values(), mask, *config)
+    manifests = {v: json.loads((finished.path / path / "manifest.json").read_text()) for v, path in made.items()}
+    for variant, manifest in manifests.items():
+        assert manifest.get("kv_groups", [0, 2]) == [0, 2] and ("kv_groups" in manifest) == ("dropped" in variant)
+        assert {"transformers", "lm_eval", "peft"} <= manifest["checks"].keys()
+        assert manifest["checks"]["transformers"]["same_text"], variant
+        card = (finished.path / made[variant] / "README.md").read_text()
+        assert "whole layers may go" in card and ("| key-value groups | 0, 2 |" in card) == ("dropped" in variant)
+    assert manifests["shallow/90"]["widths"] == [8, 0]
+    assert "the dense model, masked" in manifests["shallow/90"]["checks"]
+    settings = manifests["shallow/90"]["provenance"]["settings"]["method"]
+    assert settings["drop_layers"] is True
+    measured = pd.read_parquet(finished.path / MODEL / "sensitivity" / CALIB / "searched.parquet")
+    assert measured.groupby("layer")["width"].min().tolist() == [0, 0]
+    assert pd.read_parquet(finished.path / mask)["keep"].any()
+    refused = finished.snakemake(f"{MODEL}/masks/{CALIB}/gone/70.parquet", *config, check=False)
+    assert refused.returncode and "of all layers no FFN neuron would stay" in refused.stderr + refused.stdout
+
+
 def test_what_cannot_score_channels_is_refused_before_any_job(finished: Workspace):
     methods = "methods: {odd: {score: cfsp, allocate: joint}}"
     (finished.path / "odd.yaml").write_text(methods)

@@ -59,6 +59,13 @@ def test_the_yaml_reads_back_as_the_default():
     assert validate(default()) == DEFAULT
 
 
+def test_only_a_method_that_drops_layers_says_so():
+    """Settings of all others are what they were."""
+    methods = validate(edited({"methods|wanda|drop_layers": True})).methods
+    assert methods["wanda"].model_dump()["drop_layers"] and methods["wanda"].least == {"drop_layers": True}
+    assert "drop_layers" not in methods["rku"].model_dump() and methods["rku"].least == {"min_keep": 0.01}
+
+
 RECIPES = {"best": [], "best-smollm2-135m": ["smollm2-135m"], "best-qwen2_5-coder-1_5b": ["qwen2_5-coder-1_5b"]}
 
 
@@ -165,6 +172,10 @@ KEYS = {
     "an early stop of guessing": (
         {"tasks|gsm_symbolic_options|stop_early": {"after": 100, "below": 0.2}},
         "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than guessing (chance: 0.2)",
+    ),
+    "all of a layer, and some of it": (
+        {"methods|rku|drop_layers": True, "methods|rku|min_keep": 0.1},
+        "methods.rku: drop_layers: true keeps nothing of a layer, min_keep: 0.1 some of each: give one of them",
     ),
     "a background of another experiment": (
         {"collapse|background": ["obs"]},

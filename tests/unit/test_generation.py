@@ -14,7 +14,7 @@ import tiny
 from pruning.evaluation import generation, shared_prefix
 from pruning.evaluation.generation import PERIOD, REPEATED, StopStrings, common_prefix, greedy, loops, prefix_cache
 from pruning.models import families
-from pruning.models.structures import kv_groups
+from pruning.models.structures import ffn, kv_groups
 
 EXAMPLES = list(range(30, 60))
 PROMPTS = [EXAMPLES + own for own in ([7, 8], [9], [200, 3, 5, 12, 40, 41, 42], [7, 9, 11])]
@@ -38,7 +38,23 @@ def groups_cut():
     return model
 
 
-MODELS = {"groups cut": groups_cut, "qwen2": tiny.qwen2, "llama": tiny.llama, "mistral": mistral, "gemma3": gemma3}
+def first_dropped():
+    """The first layer has no attention, the second no FFN."""
+    model = tiny.qwen2(3)
+    family, layers = families.of(model), model.model.layers
+    kv_groups.shrink(layers[0], 0, [np.array([False, False])], family)
+    ffn.shrink(layers[1], 1, [None, np.zeros(48, dtype=bool)], family)
+    return model
+
+
+MODELS = {
+    "first dropped": first_dropped,
+    "groups cut": groups_cut,
+    "qwen2": tiny.qwen2,
+    "llama": tiny.llama,
+    "mistral": mistral,
+    "gemma3": gemma3,
+}
 
 
 def reference(model, prompt: list[int], limit: int) -> list[int]:

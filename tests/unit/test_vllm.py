@@ -306,6 +306,13 @@ def test_layers_with_groups_of_their_own_number_are_refused(tmp_path, backend):
         backend.check_model(folder, True, 1)
 
 
+def test_layers_without_an_ffn_are_refused(lab, backend):
+    parts = variants.Parts(lab.folder / "base", lab.folder / "base/manifest.json", lab.mask((0, 31)))
+    refused = pytest.raises(InputError, match="layers without an FFN were never tried in it: use a method without")
+    with variants.written(parts, "float32") as folder, refused:
+        backend.check_model(folder, True, 1)
+
+
 @pytest.mark.parametrize("change", ["code", "another file", "another class", "tokenizer"])
 def test_no_code_is_run_but_what_is_written_here(lab, change):
     parts = variants.Parts(lab.folder / "base", lab.folder / "base/manifest.json", lab.mask((7, 31)))

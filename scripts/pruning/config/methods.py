@@ -41,6 +41,9 @@ class Method(Strict):
     """`none` or a file of scripts/pruning/methods/compensation."""
     min_keep: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Least fraction of a layer that stays, at least one neuron."""
+    drop_layers: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """A layer's FFN may lose all of its neurons, and with `allocate: joint` its attention all of its key-value groups:
+    in place of `min_keep`."""
     round_to: Positive = 1
     """Widths are multiples of this (128 suits GPUs)."""
     export: Literal["exact", "pad"] = "exact"
@@ -61,6 +64,10 @@ class Method(Strict):
         per = latency_table.per_of(self.allocate_options)
         if per != latency_table.PARAMETERS and self.allocate not in ("joint", "sensitivity"):
             raise ValueError(f"allocate_options: per: {per} is for `joint` and `sensitivity`, not {self.allocate!r}")
+        if self.drop_layers and self.min_keep != type(self).model_fields["min_keep"].default:
+            raise ValueError(
+                f"drop_layers: true keeps nothing of a layer, min_keep: {self.min_keep} some of each: give one of them"
+            )
         if self.allocate == "joint" and self.export == "pad":
             raise ValueError(
                 "allocate: joint cuts key-value groups, for which stock tools have no place: use `export: exact`"
@@ -72,3 +79,8 @@ class Method(Strict):
                 f"can: {can}"
             )
         return self
+
+    @property
+    def least(self) -> dict[str, Any]:
+        """What of a layer stays, as a stage's settings have it."""
+        return {"drop_layers": True} if self.drop_layers else {"min_keep": self.min_keep}

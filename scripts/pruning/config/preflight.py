@@ -142,10 +142,12 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
-    groups = [1] * base.layers if allocation.cuts_groups(kept.allocate) else None
-    least = counting.counted(sizes.of(allocation.floors(np.array(base.widths), kept.min_keep), groups))
+    groups = [0 if kept.drop_layers else 1] * base.layers if allocation.cuts_groups(kept.allocate) else None
+    floors = allocation.floors(np.array(base.widths), kept.least.get("min_keep"))
+    least = counting.counted(sizes.of(floors, groups))
     if target < least.value:
-        raise counting.unmet(own.kind, own.text, least, f"which `min_keep: {kept.min_keep}` of {method} leaves")
+        (said,) = (f"`{key}: {str(value).lower()}`" for key, value in kept.least.items())
+        raise counting.unmet(own.kind, own.text, least, f"which {said} of {method} leaves")
 
 
 def _check_data_file(config: Config, definition: Path, file: str) -> str:

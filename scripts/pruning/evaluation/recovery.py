@@ -17,15 +17,18 @@ from pruning.models import head
 
 
 def with_adapters(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:
-    """The model with trainable LoRA adapters on `targets`, everything else frozen.
+    """The model with trainable LoRA adapters on `targets`, everything else frozen; on none that is empty, where a layer
+    was dropped.
 
     Raises InputError if the model has no such modules."""
-    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    empty = [name for name, module in linear.items() if not module.weight.numel()]
+    names = {name.rsplit(".", 1)[-1] for name in linear.keys() - empty}
     if missing := sorted(set(settings["targets"]) - names):
         raise InputError(f"tunings: targets: no linear modules {missing} in the model; it has {sorted(names)}")
     torch.manual_seed(settings["seed"])
-    lora = LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], target_modules=sorted(settings["targets"]))
-    return get_peft_model(model, lora)
+    where = {"target_modules": sorted(settings["targets"]), **({"exclude_modules": empty} if empty else {})}
+    return get_peft_model(model, LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], **where))
 
 
 def answered(sequences: Sequences, length: int) -> Sequences:
@@ -80,7 +83,9 @@ def save(directory: Path, tuned: PeftModel) -> None:
     tuned.save_pretrained(directory)
     path = directory / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["target_modules"].sort()
+    for key in ("target_modules", "exclude_modules"):
+        if config.get(key):
+            config[key].sort()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -68,8 +68,8 @@ def lowest(candidates: Sequence[float], error: Callable[[float], float]) -> floa
 
 
 def changed(inner: np.ndarray, outer: np.ndarray, relative: float) -> np.ndarray:
-    """D [d, k], λ in units of A's mean diagonal; zeros where it is infinite."""
-    if relative == math.inf:
+    """D [d, k], λ in units of A's mean diagonal; zeros where it is infinite, or k is 0."""
+    if relative == math.inf or not len(inner):
         return np.zeros_like(outer)
     penalised = inner.copy()
     penalised[np.diag_indices(len(inner))] += relative * inner.diagonal().mean() + 1e-30

@@ -28,13 +28,16 @@ def of(frame: pd.DataFrame, structure: str) -> pd.DataFrame:
     return frame.sort_values(["layer", "unit"], ignore_index=True)
 
 
-def by_layer(frame: pd.DataFrame, column: str) -> list[np.ndarray]:
-    return [values.to_numpy() for _, values in frame.groupby("layer")[column]]
+def by_layer(frame: pd.DataFrame, column: str, layers: int = 0) -> list[np.ndarray]:
+    """layers: of the model, the last of which may have no row, for want of units."""
+    own = {layer: values.to_numpy() for layer, values in frame.groupby("layer")[column]}
+    nothing = frame[column].to_numpy()[:0]
+    return [own.get(layer, nothing) for layer in range(max([layers, *(layer + 1 for layer in own)]))]
 
 
 def keeps_of(mask: Path, directory: Path, widths: Sequence[int]) -> list[np.ndarray]:
     """Neurons that stay, bool [n_l] a layer. Raises InputError if the mask is not one of this model."""
-    keeps = by_layer(rows(mask, "mask"), "keep")
+    keeps = by_layer(rows(mask, "mask"), "keep", len(widths))
     if [len(keep) for keep in keeps] != list(widths):
         found = [len(keep) for keep in keeps]
         raise InputError(f"{mask}: not a mask of {directory}: layer widths {found}, not {list(widths)}")

@@ -148,22 +148,28 @@ class Running:
 
 
 def adds(model: nn.Module, batch: Batch) -> bool:
-    """Whether the first layer adds what its attention and its FFN put out, as it is, to the residual stream."""
-    layer, site = families.decoder_layers(model)[0], ffn.sites(model)[0]
-    attention = layer.get_submodule(families.of(model).attention_out)
-    own: dict[nn.Module, list[Tensor]] = {site: [], attention: []}
+    """Whether layers add what their attention and their FFN put out, as it is, to the residual stream; each is looked
+    at in the first layer that was not robbed of it."""
+    place, layers, sites = families.of(model).attention_out, families.decoder_layers(model), ffn.sites(model)
 
-    def stream(*silent: nn.Module) -> Tensor:
+    def stream(layer: nn.Module, silent: Sequence[nn.Module], looks: dict | None = None) -> Tensor:
         """After the layer, of counted tokens, while these put out nothing."""
         hooks = [module.register_forward_hook(lambda _, __, output: torch.zeros_like(output)) for module in silent]
-        looks = {module: _keeping(found) for module, found in own.items()} if not silent else None
         try:
             return layerwise.run(model, layer, batch, None, looks)[batch.counted].float()
         finally:
             for hook in hooks:
                 hook.remove()
 
-    whole, without, neither = stream(), stream(site), stream(site, attention)
-    pairs = ((whole - without, own[site][1]), (without - neither, own[attention][1]))
-    expected = ((added, output[batch.counted].float()) for added, output in pairs)
-    return all(bool((added - output).norm() < 0.05 * output.norm()) for added, output in expected)
+    def added(modules: Sequence[nn.Linear], others: Sequence[nn.Linear]) -> bool:
+        """modules: one a layer. others: those that are silent meanwhile."""
+        at = next((number for number, module in enumerate(modules) if module.in_features), None)
+        if at is None:
+            return True
+        own: list[Tensor] = []
+        quiet = [*others[at : at + 1]]
+        change = stream(layers[at], quiet, {modules[at]: _keeping(own)}) - stream(layers[at], [*quiet, modules[at]])
+        output = own[1][batch.counted].float()
+        return bool((change - output).norm() < 0.05 * output.norm())
+
+    return added(sites, []) and added([layer.get_submodule(place) for layer in layers], sites)

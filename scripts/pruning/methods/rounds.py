@@ -56,6 +56,9 @@ def losses(model: nn.Module, batches: Sequence[Batch], seed: int) -> Iterator[np
     gradients, tokens = output_gradients(model, batches, seed)
     counted = sum(int(batch.counted.sum()) for batch in batches)
     for site, gradient, sums in zip(ffn.sites(model), gradients, second_moments(model, batches), strict=True):
+        if not site.in_features:
+            yield np.zeros(0)
+            continue
         second = (sums.pop("fit").double() + sums.pop("held_out").double()) / counted  # zip holds on to the dict
         yield surgeon.least_losses(
             second, gradient.double() / tokens, site.weight.detach().double(), site.weight.device

@@ -116,9 +116,10 @@ class Checkpoint:
     def sizes(self) -> dict[str, int]:
         """Parameters of one FFN `neuron` and of one key-value `group`."""
         total, counts = {"neuron": 0, "group": 0}, self.groups
+        first = next(layer for layer, width in enumerate(self.widths) if width)
         for name in self.file_of:
             part, axis = ffn.parse(name, self.family), kv_groups.axis_of(name, self.family)
-            if part and part.axis is not None and part.layer == 0:
+            if part and part.axis is not None and part.layer == first:
                 total["neuron"] += len(part.projections) * math.prod(self.shape(name)) // self.shape(name)[part.axis]
             if axis and axis[0] == 0:
                 total["group"] += math.prod(self.shape(name)) // counts[0]

@@ -67,6 +67,10 @@ def architecture(kind: str, widths: Sequence[int], biased: bool) -> Architecture
     """For a model type, its FFN widths, and whether its FFNs have biases. Raises InputError if llama.cpp has none."""
     if kind not in STOCK:
         raise InputError(f"gguf: model type {kind!r} is not converted; {', '.join(STOCK)} are")
+    if 0 in widths:
+        raise InputError(
+            "gguf: layers without an FFN are not converted: use a method without `drop_layers`, or `export: pad`"
+        )
     stock = STOCK[kind]
     if len(set(widths)) == 1 and (stock.ffn_biases or not biased):
         return stock

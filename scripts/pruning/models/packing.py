@@ -55,4 +55,4 @@ def pack(model: nn.Module) -> nn.Module:
 
 
 def _packs(weight: Tensor) -> bool:
-    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.numel() > 0

@@ -72,6 +72,26 @@ def regroup(layers, config):
         layer.set_submodule("$attention_out", new)
 ''')
 
+DROPPED = Template('''
+
+class Dropped(nn.Module):
+    """Attention without a group: its output projection makes zeros of nothing, or its bias. Lengths are read from the
+    cache, which gets a channel of zeros for each token."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.layer_idx = attention.layer_idx
+        for name, module in attention.named_children():
+            self.add_module(name, module)
+
+    def forward(self, hidden_states, cache=None, past_key_values=None, **_):
+        cache = past_key_values if cache is None else cache  # its name before transformers 5.24
+        if cache is not None:
+            nothing = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
+            cache.update(nothing, nothing, self.layer_idx)
+        return self.$out(hidden_states[..., :0]), None
+''')
+
 
 def stock_name(config: dict[str, Any]) -> str:
     """transformers' class of a causal language model with this config.json."""
@@ -99,7 +119,14 @@ def source(config: dict[str, Any], family: Family) -> str:
         return text
     text = re.sub(r"^( *)resize\((.*), config\)$", r"\g<0>\n\1regroup(\2, config)", text, flags=re.M)
     text = text.replace("says.", "says, its attention the groups that `kv_groups` says.", 1)
-    return text + REGROUPED.substitute(qkv=list(family.qkv), attention_out=family.attention_out)
+    text += REGROUPED.substitute(qkv=list(family.qkv), attention_out=family.attention_out)
+    if 0 not in kv_groups.listed(config):
+        return text
+    place, _, out = family.attention_out.rpartition(".")
+    dropped = (
+        f'        if not groups:\n            layer.set_submodule("{place}", Dropped(layer.get_submodule("{place}")))\n'
+    )
+    return text + dropped + DROPPED.substitute(out=out)
 
 
 def named(config: dict[str, Any]) -> dict[str, Any]:

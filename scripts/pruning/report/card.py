@@ -161,7 +161,7 @@ def described(method: Mapping[str, Any]) -> str:
     options = ", ".join(f"{key}: {value}" for key, value in method["options"].items())
     parts = [f"score {method['score']}" + (f" of {options}" if options else "")]
     parts += [f"normalised by {method['normalise']}"] if method["normalise"] != "none" else []
-    parts += [f"{method['allocate']} widths"]
+    parts += [f"{method['allocate']} widths" + (", whole layers may go" if method.get("drop_layers") else "")]
     parts += [f"compensated by {method['compensate']}"] if method["compensate"] != "none" else []
     return "; ".join(parts)
 

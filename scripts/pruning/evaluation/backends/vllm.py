@@ -136,6 +136,11 @@ def opened(parts: variants.Parts, task: Mapping[str, Any]) -> Iterator[tuple[Rem
 def check_model(directory: Path, own_code: bool, gpus: int) -> None:
     """Raises InputError for a model that vLLM cannot split over these GPUs, or whose logits it would not scale."""
     widths = Checkpoint(directory).widths
+    if 0 in widths:
+        raise InputError(
+            "backend: vllm: layers without an FFN were never tried in it: use a method without `drop_layers`, "
+            "`export: pad`, or the model's `backend: hf`"
+        )
     if odd := sorted({width for width in widths if width % gpus}):
         raise InputError(
             f"backend: vllm splits every layer over the job's {gpus} GPUs, and {odd[0]} neurons are no multiple of "

@@ -1,8 +1,8 @@
 """Allocation: how many neurons each layer keeps. One file a scheme, each with `widths(problem, **options)`.
 
-Schemes return wishes; `finish` turns them into whole numbers that respect `min_keep` and `round_to`, the same way
-for all. Within a layer the best-scored neurons stay, ties going to the lower index, so masks at growing sparsity
-are nested as long as a scheme's widths shrink. To add a scheme, add a file here.
+Schemes return wishes; `finish` turns them into whole numbers that respect `round_to` and `min_keep` (with `drop_layers`
+there is no least width), the same way for all. Within a layer the best-scored neurons stay, ties going to the lower
+index, so masks at growing sparsity are nested as long as a scheme's widths shrink. To add a scheme, add a file here.
 """
 
 import importlib
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pruning.core.errors import InputError
 from pruning.methods import masks as masks_of
 
 LEVELS = 16
@@ -32,6 +33,7 @@ class Problem:
     latencies: pd.DataFrame | None = None  # methods/latency_table.py, for schemes whose option `per` asks for it
     groups: Sequence[np.ndarray] = ()  # scores of key-value groups, a float64 [groups] a layer, for schemes with GROUPS
     neurons_worth: float = 0.0  # neurons of as many parameters as a group
+    least_groups: int = 1  # that a layer keeps
 
     @property
     def sizes(self) -> np.ndarray:
@@ -42,13 +44,14 @@ def problem_of(
     scores: pd.DataFrame,
     layers: pd.DataFrame,
     original: Sequence[int],
-    min_keep: float,
+    min_keep: float | None,
     measured: pd.DataFrame | None = None,
     latencies: pd.DataFrame | None = None,
 ) -> Problem:
     """At sparsity 0, from artefacts: scores of one method, in the order of layers and units; the calibration's layers;
-    widths before any pruning; what cuts cost and how fast models are, where the scheme asks for it."""
-    values = masks_of.by_layer(masks_of.of(scores, masks_of.NEURONS), "score")
+    widths before any pruning; `min_keep`, None where layers may be dropped; what cuts cost and how fast models are,
+    where the scheme asks for it."""
+    values = masks_of.by_layer(masks_of.of(scores, masks_of.NEURONS), "score", len(original))
     groups, worth = masks_of.of(scores, masks_of.GROUPS), 0.0
     if len(groups):
         worth = groups["parameters"].iloc[0] / scores.loc[scores["structure"] == masks_of.NEURONS, "parameters"].iloc[0]
@@ -63,6 +66,7 @@ def problem_of(
         latencies=latencies,
         groups=masks_of.by_layer(groups, "score"),
         neurons_worth=worth,
+        least_groups=0 if min_keep is None else 1,
     )
 
 
@@ -99,12 +103,14 @@ def kept(size: int | np.ndarray, sparsity: int) -> int | np.ndarray:
     return size - (size * sparsity + 50) // 100
 
 
-def floors(sizes: np.ndarray, min_keep: float) -> np.ndarray:
-    """Least width of each layer: the fraction `min_keep` of it, at least one neuron."""
+def floors(sizes: np.ndarray, min_keep: float | None) -> np.ndarray:
+    """Least width of each layer: the fraction `min_keep` of it, at least one neuron; None: no neuron at all."""
+    if min_keep is None:
+        return np.zeros(len(sizes), dtype=int)
     return np.maximum(1, np.ceil(sizes * min_keep)).astype(int)
 
 
-def least(original: Sequence[int], sizes: Sequence[int], min_keep: float) -> np.ndarray:
+def least(original: Sequence[int], sizes: Sequence[int], min_keep: float | None) -> np.ndarray:
     """Least width of each layer: the floor of the layer before any pruning, or all that is left of it."""
     return np.minimum(floors(np.asarray(original), min_keep), sizes)
 
@@ -123,7 +129,12 @@ def ranking(scores: np.ndarray) -> np.ndarray:
 
 
 def masks(scores: Sequence[np.ndarray], widths: np.ndarray) -> list[np.ndarray]:
-    """keep[c] of each layer: True for its `width` best neurons."""
+    """keep[c] of each layer: True for its `width` best neurons. Raises InputError if none is kept in any layer."""
+    if not np.any(widths):
+        raise InputError(
+            "drop_layers: of all layers no FFN neuron would stay, or no key-value group: ask for a lower sparsity "
+            "or `round_to`, or leave `drop_layers` out"
+        )
     keeps = []
     for layer_scores, width in zip(scores, widths, strict=True):
         keep = np.zeros(len(layer_scores), dtype=bool)

@@ -3,8 +3,8 @@ or second that they take (`per`, methods/latency_table.py).
 
 As many parameters leave as `sparsity` per cent of the FFN neurons have, or up to a group's more: models are compared
 with those of other schemes at equal size; so with operations and seconds, at equal speed. Safe are each layer's
-`floor` best neurons and its best group; the others go in the order of score for each parameter, ties to the lower
-layer, neurons before groups. One order for all sparsities: masks nest.
+`floor` best neurons and its `least_groups` best groups; the others go in the order of score for each parameter, ties to
+the lower layer, neurons before groups. One order for all sparsities: masks nest.
 """
 
 import numpy as np
@@ -29,7 +29,8 @@ def _winners(problem: Problem, per: str) -> tuple[np.ndarray, np.ndarray]:
         worth = problem.neurons_worth
     else:
         worth = latency_table.neurons_worth(problem.latencies, per)
-    kinds = ((problem.scores, problem.floor, 1.0), (problem.groups, np.ones(len(problem.groups), int), worth))
+    least = np.full(len(problem.groups), problem.least_groups)
+    kinds = ((problem.scores, problem.floor, 1.0), (problem.groups, least, worth))
     scores, layers, sizes, of_groups, safe = [], [], [], [], 0.0
     for number, (own, floor, size) in enumerate(kinds):
         for layer, values in enumerate(own):
@@ -44,5 +45,5 @@ def _winners(problem: Problem, per: str) -> tuple[np.ndarray, np.ndarray]:
     order = ranking(np.concatenate(scores))
     seats = np.searchsorted(np.cumsum(np.concatenate(sizes)[order]), room + 1e-6, side="right")
     won, group = np.concatenate(layers)[order][:seats], np.concatenate(of_groups)[order][:seats]
-    size = len(problem.scores)
-    return problem.floor + np.bincount(won[~group], minlength=size), 1 + np.bincount(won[group], minlength=size)
+    widths, counts = (np.bincount(won[own], minlength=len(problem.scores)) for own in (~group, group))
+    return problem.floor + widths, problem.least_groups + counts

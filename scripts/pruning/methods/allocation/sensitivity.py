@@ -21,7 +21,7 @@ SEARCH = "layers"
 
 
 def widths(problem: Problem, per: str = "parameters") -> np.ndarray:
-    unit = max(1, min(problem.sizes) // PARTS)
+    unit = max(1, min(problem.sizes[problem.sizes > 0]) // PARTS)
     options = [
         np.arange(-(-floor // unit), -(-size // unit) + 1)
         for floor, size in zip(problem.floor, problem.sizes, strict=True)

@@ -14,8 +14,9 @@ from pruning.methods.compensation import Compensated
 
 def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, np.ndarray]]:
     """A layer's columns of statistics.parquet, each float64 [n]."""
-    rows = dict(list(artifacts.read_parquet(path, "statistics").groupby("layer")))
-    return lambda layer: {name: rows[layer][name].to_numpy() for name in rows[layer]}
+    frame = artifacts.read_parquet(path, "statistics")
+    rows = dict(list(frame.groupby("layer")))  # of a layer without neurons there are none
+    return lambda layer: {name: column.to_numpy() for name, column in rows.get(layer, frame.iloc[:0]).items()}
 
 
 def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, np.ndarray]) -> Compensated:

@@ -163,4 +163,4 @@ def shrink(block: nn.Module, layer: int, keeps: Sequence[np.ndarray], family: Fa
 def add_down_bias(model: nn.Module) -> None:
     """Give every down projection a bias, new, on the device and in the dtype of the weights, which stay."""
     for down in sites(model):
-        down.bias = nn.Parameter(torch.zeros_like(down.weight[:, 0]))
+        down.bias = nn.Parameter(down.weight.new_zeros(down.out_features))

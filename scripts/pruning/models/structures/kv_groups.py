@@ -4,7 +4,7 @@ input of o, channel by channel.
 
 How many query heads read a group stays the same, so a layer's attention is what transformers' own class computes: it
 takes the number of heads from the tensors. config.json keeps the dense model's heads, and lists the groups of each
-layer under `kv_groups`.
+layer under `kv_groups`. A layer without a group has a `Dropped` in the place of its attention.
 """
 
 import re
@@ -89,6 +89,35 @@ def listed(config: Mapping[str, Any]) -> list[int]:
 # In memory -----------------------------------------------------------------------------------------------------------
 
 
+class Dropped(nn.Module):
+    """Attention without a group: its output projection [d, 0] makes zeros of nothing, or its bias.
+
+    transformers' own classes cannot count heads of no channels. Lengths, and with them masks and positions, are read
+    from what the cache holds of a layer, so it gets a channel of zeros for each token."""
+
+    def __init__(self, attention: nn.Module, out: str):
+        """out: name of its output projection. The modules that it has stay, under their names."""
+        super().__init__()
+        self.layer_idx, self.out = attention.layer_idx, out
+        for name, module in attention.named_children():
+            self.add_module(name, module)
+
+    def forward(
+        self, hidden_states: Tensor, cache: Any = None, past_key_values: Any = None, **_: Any
+    ) -> tuple[Tensor, None]:
+        cache = past_key_values if cache is None else cache  # its name before transformers 5.24
+        if cache is not None:
+            nothing = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
+            cache.update(nothing, nothing, self.layer_idx)
+        return self.get_submodule(self.out)(hidden_states[..., :0]), None
+
+
+def drop(block: nn.Module, family: Family) -> None:
+    """Put a `Dropped` in the place of a decoder layer's attention, whose projections have no groups left."""
+    place, _, out = family.attention_out.rpartition(".")
+    block.set_submodule(place, Dropped(block.get_submodule(place), out))
+
+
 def sites(model: nn.Module) -> list[nn.Linear]:
     """The module of each layer whose input [B, T, groups * channels] holds what the groups hand on."""
     family = families.of(model)
@@ -109,6 +138,8 @@ def resize(model: nn.Module, counts: Sequence[int]) -> None:
             shape[1 - axis] = shape[1 - axis] // whole * count
             new = nn.Linear(*shape, bias=old.bias is not None, dtype=old.weight.dtype, device=old.weight.device)
             layer.set_submodule(name, new)
+        if not count:
+            drop(layer, family)
 
 
 def shrink(block: nn.Module, layer: int, keeps: Sequence[np.ndarray], family: Family) -> None:
@@ -119,3 +150,5 @@ def shrink(block: nn.Module, layer: int, keeps: Sequence[np.ndarray], family: Fa
             kept = cut(f"{family.layers}.{layer}.{name}.{kind}", parameter.data, keeps, family)
             setattr(module, kind, nn.Parameter(kept, requires_grad=parameter.requires_grad))
         module.out_features, module.in_features = module.weight.shape
+    if not keeps[layer].any():
+        drop(block, family)
