@@ -6,15 +6,12 @@ what config.json calls their number (`compact_config`, `widths_of`; `counts_of`,
 another (`resize`, `shrink`).
 """
 
-from typing import TYPE_CHECKING
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import nn  # slow, and unneeded to read a file's name
+from pruning.models.structures import ffn, kv_groups
 
 
-def sites(model: "nn.Module", structure: str = "ffn") -> list["nn.Linear"]:
+def sites(model: nn.Module, structure: str = "ffn") -> list[nn.Linear]:
     """The module of each layer whose input holds the activations of a structure's units. Raises InputError as its file
     does."""
-    from pruning.models.structures import ffn, kv_groups
-
     return {"ffn": ffn, "kv_groups": kv_groups}[structure].sites(model)
