@@ -48,8 +48,6 @@ def spectrum(
         raise cli.InputError(f"{activations}: does not say of which layer it is; delete it and run again")
     if len(a) == 0:
         raise cli.InputError(f"{activations}: holds no token; raise `spectrum.tokens`")
-    if not len(a[0]):
-        raise cli.InputError(f"{activations}: layer {layer} has no FFN neuron: set `experiment.layer` to another")
     a = a.combine_chunks().flatten().to_numpy().reshape(len(a), -1).astype(np.float64)
     tokens, neurons = a.shape
     width = allocation.kept(neurons, settings["sparsity"])

@@ -203,11 +203,11 @@ def batches_of(samples=10):
     return micro_batches(sequences, 2, pad=0, token_mask="all")
 
 
-def parts(folder, case="the first layer's", compensate="none", evidence=None) -> variants.Parts:
+def parts(folder, case="the first layer's", compensate="none", evidence=None, model=tiny.qwen2) -> variants.Parts:
     """The dense model, its manifest and a mask of the case."""
     base = folder / "base"
     if not base.exists():
-        tiny.save(tiny.qwen2(LAYERS), base)
+        tiny.save(model(LAYERS), base)
     frames = [
         pd.DataFrame({"structure": kind, "layer": number, "unit": range(len(keep)), "keep": keep})
         for kind, keeps in zip(("ffn", "kv_groups"), CASES[case], strict=True)
@@ -436,3 +436,21 @@ def test_a_neurons_size_is_that_of_a_layer_that_has_some(tmp_path):
     (tmp_path / "cut").mkdir()
     compact.write_compact(base, tmp_path / "cut", [NONE, SOME])
     assert Checkpoint(tmp_path / "cut").sizes == base.sizes
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "options",
+    [{"num_beams": 3}, {"prompt_lookup_num_tokens": 3}, {"cache_implementation": "static"}],
+    ids=["reordered", "cropped", "static"],
+)
+def test_caches_of_every_kind_hold_its_place(tmp_path, case, options):
+    neurons, groups = CASES[case]
+    ids, real = (IDS[:1].repeat(1, 2), None) if "prompt_lookup_num_tokens" in options else (IDS, REAL)
+    real = torch.ones_like(ids) if real is None else real
+    dense = masked(tiny.llama(LAYERS), neurons, groups)
+    with variants.written(parts(tmp_path, case, model=tiny.llama), "float32") as folder:
+        ours = load(folder, "float32", "cpu")[0]
+        theirs = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    expected = continued(dense, ids, real, **options)
+    assert continued(ours, ids, real, **options) == continued(theirs, ids, real, **options) == expected
