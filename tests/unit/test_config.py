@@ -66,18 +66,23 @@ def test_only_a_method_that_drops_layers_says_so():
     assert "drop_layers" not in methods["rku"].model_dump() and methods["rku"].least == {"min_keep": 0.01}
 
 
-RECIPES = {"best": [], "best-smollm2-135m": ["smollm2-135m"], "best-qwen2_5-coder-1_5b": ["qwen2_5-coder-1_5b"]}
+RECIPES = {  # name -> what it is stacked on, the model, a table
+    "best": ([], "tiny-reasoner", "best"),
+    "best-structures": (["best"], "tiny-reasoner", "speed"),
+    "best-smollm2-135m": (["smollm2-135m"], "smollm2-135m", "best"),
+    "best-qwen2_5-coder-1_5b": (["qwen2_5-coder-1_5b"], "qwen2_5-coder-1_5b", "best"),
+}
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_stack_on_their_models_experiments(name: str):
-    raw = default()
-    for each in (*RECIPES[name], name):
+    raw, (below, model, table) = default(), RECIPES[name]
+    for each in (*below, name):
         update_config(raw, yaml.safe_load((ROOT / f"config/{each}.yaml").read_text()))
     loaded = validate(raw)
-    assert loaded.experiment.models == (RECIPES[name] or ["tiny-reasoner"])
-    assert loaded.table("best").reference in loaded.table("best").methods
-    assert catalogue.tables(loaded)["best"].inputs
+    assert loaded.experiment.models == [model]
+    assert loaded.table(table).reference in loaded.table(table).methods
+    assert catalogue.tables(loaded)[table].inputs
     preflight.check(loaded)
 
 
