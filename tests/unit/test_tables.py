@@ -744,6 +744,21 @@ def test_methods_that_cut_groups_are_named_with_what_groups_count_as(study, prin
     assert f"* `rku`: {said}." in study.outputs["md"].read_text(encoding="utf-8")
 
 
+def test_methods_that_keep_to_a_speed_say_so(study):
+    study.settings = {**study.settings, "groups": ["rku", "wanda"], "kept_to": {"rku": "decode", "random": "flops"}}
+    study.run()
+    notes = study.outputs["md"].read_text(encoding="utf-8")
+    assert (
+        "* `wanda`: key-value groups of attention are cut as well, and count as neurons of as many parameters." in notes
+    )
+    assert (
+        "* `rku` takes no longer for a token than a model whose layers have all lost this share of their neurons, by "
+        "times measured on this machine, noise included (latency_table.parquet): of parameters another share is gone. "
+        "Key-value groups of attention are cut as well, and count as the neurons that cost as much.\n" in notes
+    )
+    assert "* `random` has no more operations in a prompt than" in notes and "another share is gone.\n" in notes
+
+
 def test_what_models_took_is_a_block_of_its_own(study, tmp_path):
     path = tmp_path / f"benchmarks/{PAPER_MODEL}/scores/{CALIBS[0]}/rku.tsv"
     path.parent.mkdir(parents=True)

@@ -16,7 +16,7 @@ from pruning.config.models import Model
 from pruning.config.schema import Config
 from pruning.core import names
 from pruning.core.names import DENSE, Column, Variant
-from pruning.methods import allocation, scores
+from pruning.methods import allocation, latency_table, scores
 
 Inputs = Mapping[str, list[str]]
 
@@ -121,6 +121,9 @@ def results(config: Config, name: str) -> Entry:
     }
     if both := [method for method in table.methods if allocation.cuts_groups(config.method(method).allocate)]:
         settings["groups"] = both
+    per = {method: latency_table.per_of(config.method(method).allocate_options) for method in table.methods}
+    if kept := {method: what for method, what in per.items() if what != latency_table.PARAMETERS}:
+        settings["kept_to"] = kept
     templates = {"samples": names.SAMPLES, "results": names.RESULT}
     if table.costs:
         searched = [method for method in table.methods if allocation.search_of(config.method(method).allocate)]

@@ -32,11 +32,7 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, family: pd.DataFrame, sett
         "Sparsity is the share of FFN neurons removed. dense is the unpruned model, sparsity 0: one measurement, "
         "repeated under every sparsity.",
     ]
-    if both := settings.get("groups"):
-        names = ", ".join(f"`{method}`" for method in both)
-        notes.append(
-            f"{names}: key-value groups of attention are cut as well, and count as neurons of as many parameters."
-        )
+    notes += _constraints(settings)
     tuned = [bool(tuning_of(column, settings)) for column in settings["tasks"]]
     if any(tuned) and not all(tuned):
         notes.append("Columns without `tuned on`: the pruned models as they are, before any recovery.")
@@ -64,6 +60,29 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, family: pd.DataFrame, sett
         "column). No p-value is given for either: the best was chosen by looking at these very items."
     )
     return notes + _leakage(pruned, settings)
+
+
+def _constraints(settings: Mapping[str, Any]) -> list[str]:
+    """What methods cut beside neurons, and what they keep to in place of a number of parameters."""
+    cut, kept, notes = settings.get("groups", []), settings.get("kept_to", {}), []
+    if by_size := [method for method in cut if method not in kept]:
+        names = ", ".join(f"`{method}`" for method in by_size)
+        notes.append(
+            f"{names}: key-value groups of attention are cut as well, and count as neurons of as many parameters."
+        )
+    for method, per in kept.items():
+        least = {
+            "flops": "has no more operations in a prompt than",
+            "prefill": "takes no longer for a prompt than",
+            "decode": "takes no longer for a token than",
+        }[per]
+        how = "by arithmetic" if per == "flops" else "by times measured on this machine, noise included"
+        groups = " Key-value groups of attention are cut as well, and count as the neurons that cost as much."
+        notes.append(
+            f"`{method}` {least} a model whose layers have all lost this share of their neurons, {how} "
+            f"(latency_table.parquet): of parameters another share is gone.{groups if method in cut else ''}"
+        )
+    return notes
 
 
 def asked(settings: Mapping[str, Any]) -> list[str]:
