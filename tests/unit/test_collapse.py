@@ -259,7 +259,7 @@ def test_the_table_to_read(results):
         ["`wanda` (reference)", "> 60% [60.0, > 60%]", "", "", "80.0", "80.0", "80.0"],
     ]
     text = (results / "collapse.md").read_text()
-    assert "paired bootstrap over the same items, Holm over the 1 comparisons of this table, at p = 0.05." in text
+    assert "paired bootstrap over the same items, Holm over the 1 comparison of this table, at p = 0.05." in text
     assert "Accuracy collapses earlier than the reference, `rku`. The order of two other" in text
     assert r"$>$ 60\%" in (results / "collapse.tex").read_text()
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED, across, measures, task_of, tuning_of
 from pruning.core.limits import LEAST_WINDOWS
-from pruning.report.printing import percent
+from pruning.report.printing import comparisons, percent
 
 VARIANT = ["calib", "method", "sparsity"]
 
@@ -49,7 +49,7 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, family: pd.DataFrame, sett
         named = ", ".join(f"{TESTS[kind]} for {kind}" for kind in kinds)
         notes.append(
             f"n.s.: not significantly different from {reference}, on the same items ({named}; p > {alpha} after "
-            f"Holm's adjustment over the {family['p_value'].notna().sum()} comparisons of this table). A compared "
+            f"Holm's adjustment over the {comparisons(family['p_value'])} of this table). A compared "
             "value without n.s. differs significantly, up or down. Differences, intervals and p-values are in the CSV "
             "beside this table."
         )
@@ -129,7 +129,7 @@ def _cluster_notes(
             spoken = (
                 "Wilson's interval and McNemar's test speak of these stories with other numbers, a t-test over "
                 "templates (cluster-robust) of other stories of the same kind: n.s. unless both are significant, the "
-                f"latter after Holm over its own {family['p_cluster'].notna().sum()} comparisons."
+                f"latter after Holm over its own {comparisons(family['p_cluster'])}."
             )
         notes.append(f"Items share templates ({named}). {spoken}")
         if (effects := pruned["design_effect"].dropna()).size:

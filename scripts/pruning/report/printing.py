@@ -119,6 +119,12 @@ def tex_escape(text: str) -> str:
     return "".join(f"\\texttt{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
 
 
+def comparisons(p_values: pd.Series) -> str:
+    """How many were tested, in words."""
+    number = int(p_values.notna().sum())
+    return f"{number} comparison" + ("" if number == 1 else "s")
+
+
 def percent(*values: float) -> list[str]:
     """Fractions in per cent with one decimal."""
     return ["–" if math.isnan(value) else f"{100 * value:.1f}" for value in values]

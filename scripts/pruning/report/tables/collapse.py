@@ -13,7 +13,7 @@ import pandas as pd
 from pruning.analysis.collapse import larger_p
 from pruning.report import printing
 from pruning.report.files import Files
-from pruning.report.printing import Block, Cell, percent
+from pruning.report.printing import Block, Cell, comparisons, percent
 
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
@@ -64,17 +64,16 @@ def layout(points: pd.DataFrame, accuracies: pd.DataFrame, settings: Mapping[str
 
 def _test_notes(of: pd.DataFrame, reference: str, alpha: float, found: str) -> list[str]:
     """How the order of the collapse points was tested, and which orders are significant."""
-    comparisons = int(of["p_value"].notna().sum())
-    if not comparisons:
+    if of["p_value"].isna().all():
         return []
     tests = (
         f"Only orders against `{reference}` are tested: paired bootstrap over the same items, Holm over the "
-        f"{comparisons} comparisons of this table, at p = {alpha:.3g}"
+        f"{comparisons(of['p_value'])} of this table, at p = {alpha:.3g}"
     )
     if (templates := of["clusters"].iloc[0]) is not pd.NA:
         tests += (
             f". Items share {templates} templates: the bootstrap speaks of these stories with other numbers, a "
-            f"jackknife t-test over templates (Holm over its own {of['p_cluster'].notna().sum()} comparisons) of other "
+            f"jackknife t-test over templates (Holm over its own {comparisons(of['p_cluster'])}) of other "
             "stories of the same kind; p is the larger of the two"
         )
     return [f"{tests}. Accuracy collapses {found}. The order of two other methods is not tested."]
