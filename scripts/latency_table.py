@@ -1,7 +1,6 @@
 """What widths, and numbers of key-value groups, cost in operations and in time on this machine: a parquet, one row a
 number of units that every layer of a model with random weights has."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,14 +22,12 @@ def latency_table(
     from pruning.analysis import latency
     from pruning.analysis import latency_table as stage
     from pruning.core import artifacts, out_of_memory
+    from pruning.models.checkpoint import read_config
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
-    try:
-        raw = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise cli.InputError(f"{model}/config.json: {error}") from None
-    config, device = latency.configuration(stage.unpruned(raw), {}), latency.choose_device(settings["device"])
+    config = latency.configuration(stage.unpruned(read_config(model)), {})
+    device = latency.choose_device(settings["device"])
     plan = [settings[key] for key in ("prompt_tokens", "decode_tokens", "rounds", "warmup", "seed")]
     latency.check_context(*plan[:2], config)
     with out_of_memory.advise(f"`latency_table.prompt_tokens: {plan[0]}` and a model of random weights: lower it"):

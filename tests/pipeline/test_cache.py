@@ -317,7 +317,7 @@ KEYS = {
     "tables.table1.layout": ("long", {"table": 1}),
     "tables.table1.costs": (True, {"table": 1}),
     "tables.table1.paper": (None, None),  # see test_a_table_without_the_paper
-    "latency_table.prompt_tokens": (64, NOTHING),  # see test_what_keeps_to_a_speed_...
+    "latency_table.prompt_tokens": (64, NOTHING),  # see test_what_keeps_to_a_speed_measures_it_once
     "latency_table.decode_tokens": (4, NOTHING),
     "latency_table.rounds": (5, NOTHING),
     "latency_table.warmup": (2, NOTHING),

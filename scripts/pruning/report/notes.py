@@ -71,17 +71,15 @@ def _constraints(settings: Mapping[str, Any]) -> list[str]:
             f"{names}: key-value groups of attention are cut as well, and count as neurons of as many parameters."
         )
     for method, per in kept.items():
-        least = {
-            "flops": "has no more operations in a prompt than",
-            "prefill": "takes no longer for a prompt than",
-            "decode": "takes no longer for a token than",
-        }[per]
+        cost = {"flops": "operations for a prompt", "prefill": "time for a prompt", "decode": "time for a token"}[per]
         how = "by arithmetic" if per == "flops" else "by times measured on this machine, noise included"
-        groups = " Key-value groups of attention are cut as well, and count as the neurons that cost as much."
-        notes.append(
-            f"`{method}` {least} a model whose layers have all lost this share of their neurons, {how} "
-            f"(latency_table.parquet): of parameters another share is gone.{groups if method in cut else ''}"
-        )
+        what = f"takes no more {cost} than a model whose layers have all lost this share of their neurons, {how}"
+        if method in cut:  # which a ranking cannot promise where time is not in proportion to width
+            what = (
+                f"loses neurons, and key-value groups of attention, that take as much {cost} as this share of all "
+                f"neurons, each at the average of its kind, {how}"
+            )
+        notes.append(f"`{method}` {what} (latency_table.parquet): of parameters another share is gone.")
     return notes
 
 
