@@ -15,9 +15,10 @@ OUTPUT
     results/{model}/calibration/{calib}/rounds.parquet          one row a neuron, for the score rounds
     results/{model}/calibration/{calib}/parameter_taylor.parquet    one row a neuron, for the score parameter_taylor
     results/{model}/calibration/{calib}/attention.parquet       one row a channel, for the allocation joint; for joint by
-                                                                the scores obs and leverage instead:
+                                                                the scores obs, leverage and parameter_taylor instead:
     results/{model}/calibration/{calib}/attention_second_moments/   sum of a a^T of the inputs of attention's output projection
     results/{model}/calibration/{calib}/attention_output_gradients/ sum of g g^T at its output
+    results/{model}/calibration/{calib}/attention_parameter_taylor.parquet      one row a key-value group
 """
 
 CALIBRATION_FILES = ("statistics", "layers")
@@ -299,3 +300,14 @@ rule parameter_gradients:
         "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
         "--data {input.data:q} --output {output:q} --memory-mb {resources.mem_mb} --threads {threads} > {log:q} 2>&1"
+
+
+use rule parameter_gradients as attention_parameter_gradients with:
+    output:
+        names.ATTENTION_PARAMETER_TAYLOR,
+    log:
+        log_of(names.ATTENTION_PARAMETER_TAYLOR),
+    benchmark:
+        benchmark_of(names.ATTENTION_PARAMETER_TAYLOR)
+    params:
+        settings=lambda w: calibration_settings(w, ["objectives"], structure="kv_groups"),

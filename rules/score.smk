@@ -10,7 +10,8 @@ INPUT
     results/{model}/calibration/{calib}/output_gradients/       only for `obs`
     results/{model}/calibration/{calib}/attention.parquet       only where the method's allocation cuts groups (`joint`),
                                                                 or, as the score says in its own file (GROUPS),
-    results/{model}/calibration/{calib}/attention_second_moments/, attention_output_gradients/
+    results/{model}/calibration/{calib}/attention_second_moments/, attention_output_gradients/,
+                                                                attention_parameter_taylor.parquet
 OUTPUT
     results/{model}/scores/{calib}/{method}.parquet             layer, unit, score; of groups, too: structure, parameters
 """
@@ -36,12 +37,12 @@ def ingredients_of(wildcards):
 
 def matrices_of(wildcards):
     """Those that are directories of a file a layer."""
-    return {kind: path for kind, path in ingredients_of(wildcards).items() if kind != "attention"}
+    return {kind: path for kind, path in ingredients_of(wildcards).items() if not path.endswith(".parquet")}
 
 
 def attention_of(wildcards):
     """Statistics of attention, if it reads them."""
-    return [path for kind, path in ingredients_of(wildcards).items() if kind == "attention"]
+    return [path for path in ingredients_of(wildcards).values() if path.endswith(".parquet")]
 
 
 rule score:

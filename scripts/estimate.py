@@ -35,8 +35,15 @@ PASSES = ("calibrate_shard", "observe", "attention_statistics")  # of a calibrat
 ATTENTION = ("attention_second_moments", "attention_output_gradients")  # as those of FFNs
 # Stages that load a model to compute with it.
 LOADING = (
-    *(*PASSES, "second_moments", "output_gradients", *ATTENTION, "parameter_gradients", "rounds", "refit"),
-    *("sensitivity", "evaluate", "recover", "cases"),
+    *(
+        *PASSES,
+        "second_moments",
+        "output_gradients",
+        *ATTENTION,
+        "parameter_gradients",
+        "attention_parameter_gradients",
+    ),
+    *("rounds", "refit", "sensitivity", "evaluate", "recover", "cases"),
 )
 PROMPT, ANSWER = 1024, 256  # tokens, where only the data know
 READING = 2e9  # bytes a second of a checkpoint, from disk to device

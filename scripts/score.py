@@ -20,7 +20,7 @@ def score(
         list[str] | None,
         typer.Option(metavar="KIND=PATH", help="manifest of what else the score needs, of attention's too; repeat"),
     ] = None,
-    attention: Annotated[Path | None, typer.Option(help="statistics of attention's channels, to score groups")] = None,
+    attention: Annotated[Path | None, typer.Option(help="statistics of attention, to score groups")] = None,
 ) -> None:
     import numpy as np
     import pandas as pd
@@ -47,13 +47,14 @@ def score(
         return Weights(lambda projection: checkpoint().matrix(layer, projection))
 
     of_groups, matrices = groups_by(settings["score"]), {}
+    attention_kind = layer_files.kind_of(kind, "kv_groups")
     for kind_of, path in (pair.split("=", 1) for pair in evidence or ()):
         widths = checkpoint().channels if kind_of in of_groups else checkpoint().widths
         matrices[kind_of] = layer_files.read(Path(path), kind_of, widths)
 
     both = attention is not None or not matrices.keys().isdisjoint(of_groups)
     needed = {*needs_of(settings["score"]), *(of_groups if both else ())}
-    if missing := sorted(needed - matrices.keys() - {"attention" if attention else ""}):
+    if missing := sorted(needed - matrices.keys() - {attention_kind if attention else ""}):
         raise cli.InputError(f"score {settings['score']!r} needs --evidence of {', '.join(missing)} (rules/score.smk)")
 
     def read(layer: int, structure: str, matrix: str) -> dict:
@@ -81,7 +82,7 @@ def score(
     if both:
         sizes, channels = checkpoint().sizes, checkpoint().channels
         frames = [frame.assign(structure=masks.NEURONS, parameters=sizes["neuron"]) for frame in frames]
-        tables = dict(list(artifacts.read_parquet(attention, "attention").groupby("layer"))) if attention else {}
+        tables = dict(list(artifacts.read_parquet(attention, attention_kind).groupby("layer"))) if attention else {}
         for index, count in enumerate(checkpoint().groups):
             columns = {name: column.to_numpy() for name, column in tables[index].items()} if tables else {}
             own = Weights(partial(checkpoint().attention_matrix, index)), partial(read, index, masks.GROUPS)

@@ -490,7 +490,10 @@ GRADIENTS = "results/tiny-reasoner/scores/gsm_symbolic-s0/by_gradients.parquet"
 def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
     """Only the score that wants them runs them, without the statistics; what those alone depend on re-runs nothing."""
     content = yaml.safe_load((workspace.path / "test.yaml").read_text())
-    content["methods"] = {"by_gradients": {"score": "parameter_taylor"}}
+    content["methods"] = {
+        "by_gradients": {"score": "parameter_taylor"},
+        "by_gradients_joint": {"score": "parameter_taylor", "allocate": "joint"},
+    }
     (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
     workspace.snakemake(GRADIENTS)
     assert len(pd.read_parquet(workspace.path / GRADIENTS)) == 96
@@ -515,6 +518,15 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
         with changed(workspace.path / "test.yaml", yaml.safe_dump(content)):
             assert workspace.planned(GRADIENTS) == (NOTHING if key == "objectives" else again)
         del content["calibrations"]["gsm_symbolic-s0"][key]
+    joint = GRADIENTS.replace("by_gradients", "by_gradients_joint")
+    assert workspace.planned(joint) == {"attention_parameter_gradients": 1, "score": 1}
+    workspace.snakemake(joint)
+    scores = pd.read_parquet(workspace.path / joint)
+    assert scores.groupby("structure").size().to_dict() == {"ffn": 96, "kv_groups": 4} and (scores["score"] > 0).all()
+    for file in ("parameter_gradients.py", "pruning/calibration/parameter_gradients.py"):
+        path = workspace.path / "scripts" / file
+        with changed(path, path.read_text() + "\n# edited\n"):
+            assert workspace.planned(joint) == again | {"attention_parameter_gradients": 1}
 
 
 def test_editing_a_task_definition_plans_its_evaluations(finished: Workspace):

@@ -70,6 +70,8 @@ def test_what_a_method_is_made_of():
     obs = Method(score="obs", allocate="sensitivity", compensate="ridge_attention")
     assert catalogue.passes(obs) == ["shards", "second_moments", "output_gradients"]
     assert catalogue.passes(Method(score="parameter_taylor")) == ["shards", "parameter_taylor"]
+    joint = Method(score="parameter_taylor", allocate="joint")
+    assert catalogue.passes(joint) == ["shards", "parameter_taylor", "attention_parameter_taylor"]
     assert catalogue.passes(Method(score="rounds")) == ["shards", "rounds"]
     assert catalogue.passes(Method(score="wanda", allocate="joint")) == ["shards", "attention"]
     of_attention = ["attention_second_moments", "attention_output_gradients"]

@@ -9,7 +9,7 @@ import torch
 
 import tiny
 from pruning.calibration import prepare
-from pruning.calibration.parameter_gradients import layers_that_fit, neuron_taylor, parameter_taylor
+from pruning.calibration.parameter_gradients import layers_that_fit, parameter_taylor, unit_taylor
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data import text
@@ -144,7 +144,7 @@ def test_half_precision_is_summed_in_single(tmp_path):
         torch.testing.assert_close(own, 200 * expected, rtol=1e-4, atol=0)
 
 
-def test_neuron_taylor_by_hand():
+def test_unit_taylor_by_hand():
     """Two neurons, one hidden dimension of two; -1 * 2 and 2 * 1 do not cancel."""
     weight = {
         ("gate",): torch.tensor([[-1.0, 2.0], [0.0, 3.0]]),
@@ -156,9 +156,47 @@ def test_neuron_taylor_by_hand():
         ("up",): torch.tensor([[0.5, -0.5], [1.0, 2.0]]),
         ("down",): torch.tensor([[3.0, 10.0], [0.0, 20.0]]),
     }
-    found = neuron_taylor(weight, gradient)
+    found = unit_taylor(weight, gradient, 2)
     assert found.dtype == torch.float64
     assert found.tolist() == [2 + 2 + 0.5 + 0.5 + 6 + 0, 0 + 3 + 5 + 10 + 10 + 20]
+    fused = [
+        {("gate", "up"): torch.cat([own["gate",], own["up",]]), ("down",): own["down",]} for own in (weight, gradient)
+    ]
+    assert unit_taylor(*fused, 2).tolist() == found.tolist()
+    dropped = {("gate",): torch.empty(0, 2), ("up",): torch.empty(0, 2), ("down",): torch.empty(2, 0)}
+    assert unit_taylor(dropped, dropped, 0).tolist() == []
+
+
+def test_unit_taylor_of_groups_by_hand():
+    """Two groups of two query heads and one key-value head, of one channel each; one hidden dimension."""
+    weight = {
+        ("q",): torch.tensor([[1.0], [-2.0], [3.0], [4.0]]),
+        ("k",): torch.tensor([[5.0], [6.0]]),
+        ("v",): torch.tensor([[7.0], [8.0]]),
+        ("o",): torch.tensor([[1.0, -1.0, 2.0, -2.0]]),
+    }
+    gradient = {name: torch.full_like(own, 2.0) for name, own in weight.items()} | {("v",): torch.tensor([[0.0], [-1]])}
+    assert unit_taylor(weight, gradient, 2).tolist() == [6 + 10 + 0 + 4, 14 + 12 + 8 + 8]
+
+
+@pytest.mark.parametrize("layers_a_pass", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_groups_are_equal_to_a_whole_backward_weight_by_weight(family, layers_a_pass):
+    model, batches = FAMILIES[family](layers=3).double(), micro_batches()
+    found = list(parameter_taylor(model, batches, layers_a_pass, structure="kv_groups"))
+    assert not any(p.requires_grad for p in model.parameters())
+    model.requires_grad_(True)
+    sum(losses(model, batches)).backward()
+    for own, layer in zip(found, model.model.layers, strict=True):
+        heads = model.config.num_attention_heads // model.config.num_key_value_heads
+        expected = [0.0] * model.config.num_key_value_heads
+        for name, size in {"q": heads, "k": 1, "v": 1, "o": heads}.items():
+            weight = getattr(layer.self_attn, f"{name}_proj").weight
+            products = (weight.detach() * weight.grad).abs()
+            rows = (products if name != "o" else products.T).sum(1).tolist()
+            for row, value in enumerate(rows):
+                expected[row // (size * 8)] += value  # channels a head
+        assert own.tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_layers_a_pass_fit_half_of_what_the_weights_leave():
@@ -168,6 +206,8 @@ def test_layers_a_pass_fit_half_of_what_the_weights_leave():
     for room, layers in [(0, 1), (4 * 18432 - 1, 1), (4 * 18432, 2), (10**9, 4)]:
         assert layers_that_fit(model, held + room) == layers
     assert layers_that_fit(model) == 4
+    group = 4 * (2 * 32 * 32 + 2 * 16 * 32)  # q and o, k and v
+    assert [layers_that_fit(model, held + room, "kv_groups") for room in (4 * group - 1, 4 * group)] == [1, 2]
 
 
 def test_a_broken_weight_is_named_by_the_first_sample():
@@ -210,9 +250,10 @@ def run_stage(tmp_path, memory_mb=None, **changes) -> pd.DataFrame:
     tiny.save(tiny.llama(), tmp_path / "model")
     texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
     artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
-    paths = tmp_path / "model", tmp_path / "data.parquet", tmp_path / "parameter_taylor.parquet"
+    kind = "attention_parameter_taylor" if "structure" in changes else "parameter_taylor"
+    paths = tmp_path / "model", tmp_path / "data.parquet", tmp_path / f"{kind}.parquet"
     stage.parameter_gradients({**SETTINGS, **changes}, *paths, memory_mb)
-    return artifacts.read_parquet(paths[2], "parameter_taylor")
+    return artifacts.read_parquet(paths[2], kind)
 
 
 def test_the_stage_writes_a_row_a_neuron(tmp_path):
@@ -230,6 +271,21 @@ def test_the_stage_writes_a_row_a_neuron(tmp_path):
     assert frame[["layer", "unit"]].to_numpy().tolist() == [[layer, c] for layer in (0, 1) for c in range(48)]
 
 
+def test_key_value_groups_are_ranked_by_their_own(tmp_path):
+    neurons, groups = run_stage(tmp_path), run_stage(tmp_path, structure="kv_groups")
+    assert groups[["layer", "unit"]].to_numpy().tolist() == [[layer, unit] for layer in (0, 1) for unit in (0, 1)]
+    own = tmp_path / "attention_parameter_taylor.parquet"
+    scores = run_score(tmp_path, "parameter_taylor", tmp_path / "parameter_taylor.parquet", own)
+    both = pd.concat([neurons, groups])
+    assert scores["score"].to_numpy() == pytest.approx(both["ce_param_abs"].to_numpy() / 11)
+    assert dict(scores["structure"].value_counts()) == {"ffn": 96, "kv_groups": 4}
+    assert set(scores["parameters"]) == {3 * 32, 2 * 16 * 32 + 2 * 8 * 32}
+    with pytest.raises(
+        InputError, match="kind='parameter_taylor' schema=3, expected kind='attention_parameter_taylor'"
+    ):
+        run_score(tmp_path, "parameter_taylor", *[tmp_path / "parameter_taylor.parquet"] * 2)
+
+
 def test_a_tight_bound_and_checkpointing_change_nothing(tmp_path, capsys):
     plain = run_stage(tmp_path)
     assert "2 layers a pass of 2" in capsys.readouterr().out
@@ -245,9 +301,9 @@ def test_the_score_is_the_mean_gradients():
     assert layer.size == 3
 
 
-def run_score(tmp_path, score, statistics):
+def run_score(tmp_path, score, statistics, attention=None):
     settings = {"score": score, "options": {}, "normalise": "none", "shuffle": None}
-    score_stage.score(settings, tmp_path / "model", statistics, tmp_path / "scores.parquet")
+    score_stage.score(settings, tmp_path / "model", statistics, tmp_path / "scores.parquet", attention=attention)
     return artifacts.read_parquet(tmp_path / "scores.parquet", "scores")
 
 

@@ -1,10 +1,11 @@
-"""Gradients of the FFN weights over the whole calibration set, one number a neuron: LLM-Pruner's `param_first`.
+"""Gradients of the weights over the whole calibration set, one number a neuron, or key-value group: LLM-Pruner's
+`param_first`.
 
 The absolute value is taken of the gradient's sum over all samples, so it is no sum over samples itself: shards could
 not merge, and one job holds the summed gradients G = sum_x dCE(x)/dW of whole layers, 12 n d bytes a layer in float32
 (815 MB on Qwen2.5-7B). As many layers as fit are done in one pass over the text; then come the next. Gradients flow
-through activations and into the FFN weights of these layers only: a pass stops at its lowest layer. A weight's
-gradient within a micro-batch is of the weight's dtype; it is added in float32 and dropped at once.
+through activations and into the weights of these layers' FFN (or attention) only: a pass stops at its lowest layer. A
+weight's gradient within a micro-batch is of the weight's dtype; it is added in float32 and dropped at once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,47 +17,57 @@ from torch import Tensor, nn
 from pruning.calibration.gradients import cross_entropy
 from pruning.calibration.prepare import Batch
 from pruning.core.errors import InputError
-from pruning.models import families, head
+from pruning.models import families, head, structures
 from pruning.models.families import Family
-from pruning.models.structures import ffn
+from pruning.models.structures import ffn, kv_groups
 
 Weights = Mapping[tuple[str, ...], Tensor]
+"""By the projections in them: gate and up [n, d] (fused: [2n, d]) and down [d, n], or q, k and v [rows, d] and o
+[d, rows], each with so many rows a key-value group."""
+
+COLUMNS = ("down",), ("o",)
 
 
-def neuron_taylor(weights: Weights, gradients: Weights) -> Tensor:
-    """sum |w g| over each neuron's gate row, up row and down column; float64 [n].
-
-    Both hold, by the projections in them, gate and up [n, d] (fused: [2n, d]) and down [d, n]."""
+def unit_taylor(weights: Weights, gradients: Weights, units: int) -> Tensor:
+    """sum |w g| over the rows and columns of each neuron or key-value group; float64 [units]."""
     totals = []
     for held, weight in weights.items():
-        products = (weight.float() * gradients[held]).abs().sum(0 if held == ("down",) else 1, dtype=torch.float64)
-        totals += products.chunk(len(held))
+        products = (weight.float() * gradients[held]).abs().sum(0 if held in COLUMNS else 1, dtype=torch.float64)
+        totals += [part.reshape(units, len(part) // max(units, 1)).sum(1) for part in products.chunk(len(held))]
     return sum(totals)
 
 
 def parameter_taylor(
-    model: nn.Module, batches: Sequence[Batch], layers_a_pass: int, progress: Callable = iter
+    model: nn.Module,
+    batches: Sequence[Batch],
+    layers_a_pass: int,
+    progress: Callable = iter,
+    structure: str = "ffn",
 ) -> Iterator[Tensor]:
-    """sum |w G| of one layer after the other, G = sum_x dCE(x)/dw over all samples; float64 [n] on the CPU.
+    """sum |w G| of one layer after the other, G = sum_x dCE(x)/dw over all samples; float64 [units] on the CPU.
 
     `layers_a_pass` bounds the memory and changes no number. `progress` wraps the micro-batches of a pass.
-    Raises InputError at a NaN or Inf, naming the sample or the layer."""
-    layers, family = families.decoder_layers(model), families.of(model)
-    ffn.sites(model)  # refuses what has none
+    Raises InputError at a NaN or Inf, naming the sample or the layer, and for a model without such units."""
+    layers = [weights_of(layer, families.of(model), structure) for layer in families.decoder_layers(model)]
+    units = structures.counts(model, structure)
     for start in range(0, len(layers), layers_a_pass):
-        chunk = [ffn_weights(layer, family) for layer in layers[start : start + layers_a_pass]]
+        chunk = layers[start : start + layers_a_pass]
         with summed_gradients(chunk) as sums:
             for batch in progress(batches):
                 backward(model, batch)
         for index, (weights, gradients) in enumerate(zip(chunk, sums, strict=True), start=start):
-            found = neuron_taylor(weights, gradients).cpu()
+            found = unit_taylor(weights, gradients, units[index]).cpu()
             if not torch.isfinite(found).all():
                 raise not_finite(f"weight gradients of layer {index}")
             yield found
 
 
-def ffn_weights(layer: nn.Module, family: Family) -> dict[tuple[str, ...], nn.Parameter]:
-    return {held: module.weight for held, module in ffn.modules(layer, family).items()}
+def weights_of(layer: nn.Module, family: Family, structure: str) -> dict[tuple[str, ...], nn.Parameter]:
+    """The weights that a decoder layer's units are rows and columns of."""
+    if structure == "ffn":
+        return {held: module.weight for held, module in ffn.modules(layer, family).items()}
+    names = zip(("q", "k", "v", "o"), kv_groups.projections(family), strict=True)
+    return {(held,): layer.get_submodule(module).weight for held, module in names}
 
 
 def backward(model: nn.Module, batch: Batch) -> None:
@@ -102,12 +113,12 @@ def summed_gradients(chunk: Sequence[Weights]) -> Iterator[list[Weights]]:
                 weight.requires_grad_(False)
 
 
-def layers_that_fit(model: nn.Module, memory: int | None = None) -> int:
+def layers_that_fit(model: nn.Module, memory: int | None = None, structure: str = "ffn") -> int:
     """How many layers' float32 gradients take at most half of the memory left, at least one.
 
     memory: bytes that the process may use, weights included; on a GPU what is free there counts instead."""
     layers, family = families.decoder_layers(model), families.of(model)
-    largest = max(4 * sum(weight.numel() for weight in ffn_weights(layer, family).values()) for layer in layers)
+    largest = max(4 * sum(w.numel() for w in weights_of(layer, family, structure).values()) for layer in layers)
     devices = {parameter.device for parameter in model.parameters()}
     if any(device.type == "cuda" for device in devices):
         left = min(torch.cuda.mem_get_info(device)[0] for device in devices if device.type == "cuda")

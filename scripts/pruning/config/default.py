@@ -88,6 +88,7 @@ METHODS = {
     "taylor_fo_global": utility("ce", "net_abs", normalise="layer_l2", allocate="global"),
     "taylor_param": Method(score="parameter_taylor"),
     "taylor_param_global": Method(score="parameter_taylor", allocate="global"),
+    "taylor_param_joint": Method(score="parameter_taylor", allocate="joint"),
     "cfsp": Method(score="cfsp", allocate="cfsp"),
     "cfsp_refill": Method(score="cfsp", allocate="cfsp_refill"),
     "cfsp_as_code": Method(score="cfsp_as_code", allocate="cfsp"),

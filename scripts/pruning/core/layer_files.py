@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor  # slow, and unneeded to read a manifest
 
 
-def kind_of(matrices: str, structure: str = "ffn") -> str:
-    """Of matrices that are measured at a structure's sites: those of FFN neurons have the plain name."""
-    return {"ffn": matrices, "kv_groups": f"attention_{matrices}"}[structure]
+def kind_of(measured: str, structure: str = "ffn") -> str:
+    """Of what is measured of a structure: that of FFN neurons has the plain name."""
+    return {"ffn": measured, "kv_groups": f"attention_{measured}".removesuffix("_statistics")}[structure]
 
 
 def write(

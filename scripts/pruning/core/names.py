@@ -39,6 +39,7 @@ ATTENTION = f"{CALIBRATION}/attention.parquet"
 ATTENTION_SECOND_MOMENTS = f"{CALIBRATION}/attention_second_moments"
 ATTENTION_OUTPUT_GRADIENTS = f"{CALIBRATION}/attention_output_gradients"
 PARAMETER_TAYLOR = f"{CALIBRATION}/parameter_taylor.parquet"
+ATTENTION_PARAMETER_TAYLOR = f"{CALIBRATION}/attention_parameter_taylor.parquet"
 
 SCORES = "results/{model}/scores/{calib}/{method}.parquet"
 SENSITIVITY = "results/{model}/sensitivity/{calib}/{method}.parquet"

@@ -10,9 +10,11 @@ import numpy as np
 from pruning.methods.scores import Layer
 
 STATISTICS = "parameter_taylor"
+GROUPS = ("attention_parameter_taylor",)
 
 
 def score(layer: Layer) -> np.ndarray:
     """S_c = sum over w in (G_c, U_c, W_c) of |w mean_x dCE(x)/dw|: what samples disagree on cancels, unlike in the
-    activation utilities. Float64 [n]; calibration/parameter_gradients.py makes the sum."""
+    activation utilities. Of a key-value group, as LLM-Pruner prunes attention, over its rows of q, k and v and its
+    columns of o. Float64 [units]; calibration/parameter_gradients.py makes the sum."""
     return layer["ce_param_abs"] / layer["n_samples"]

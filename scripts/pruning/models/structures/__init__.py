@@ -15,3 +15,9 @@ def sites(model: nn.Module, structure: str = "ffn") -> list[nn.Linear]:
     """The module of each layer whose input holds the activations of a structure's units. Raises InputError as its file
     does."""
     return {"ffn": ffn, "kv_groups": kv_groups}[structure].sites(model)
+
+
+def counts(model: nn.Module, structure: str = "ffn") -> list[int]:
+    """Units of each layer. Raises InputError as `sites` does."""
+    widths = [site.in_features for site in sites(model, structure)]
+    return kv_groups.counts_of(model.config.to_dict()) if structure == "kv_groups" else widths
