@@ -9,7 +9,7 @@ from pruning.config.targets import Output, advice
 from pruning.core.failures import words
 
 PLAIN = {"model": "a|b-1", "calib": "text", "method": "wanda|wanda_global|rku", "sparsity": r"\d{1,2}"}
-VARIANT = r"dense|text/(wanda|rku)/\d{1,2}"
+VARIANT = r"dense|text/(wanda|rku)/\d{1,2}(/lora)?"
 
 
 def output(pattern: str, **constraints: str) -> Output:
@@ -45,6 +45,11 @@ SAID = {
     "results/a/eval/txt/wanda/50/gms.json": (
         "no variant 'txt/wanda/50'; no task 'gms'; nearest: results/a/eval/text/wanda/50/gsm.json"
     ),
+    "results/a/eval/text/wanda/50/gsm@lora.json": (
+        "what a recovered model is asked lies in a folder of its tuning; nearest: "
+        "results/a/eval/text/wanda/50/lora/gsm.json"
+    ),
+    "results/a/eval/text/wanda/50/gsm@lor.json": "no task 'gsm@lor'; nearest: results/a/eval/text/wanda/50/gsm.json",
     "results/a/mask/text/rku/50.parquet": (
         "no such rule, and none makes such a file; nearest: results/a/masks/text/rku/50.parquet"
     ),

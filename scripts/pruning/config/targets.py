@@ -50,6 +50,8 @@ def advice(
     wrong = output.wrong(values)
     if not wrong:
         return f"{target}: ask for it by its path from here, {given}" if given != target else ""
+    if recovered := _recovered(output, values):
+        return f"{target}: what a recovered model is asked lies in a folder of its tuning; nearest: {recovered}"
     said = [f"no {name} {values[name]!r}" for name in wrong]
     near = [
         [
@@ -67,6 +69,13 @@ def advice(
             _allowed(output, name, values[name], declared) for name, found in zip(wrong, near, strict=True) if not found
         ]
     return f"{target}: {'; '.join(said)}"
+
+
+def _recovered(output: Output, values: Mapping[str, str]) -> str | None:
+    """The path of a result that was asked for as tables name their columns, by `task@tuning`."""
+    task, _, tuning = values.get("task", "").partition("@")
+    moved = {**values, "task": task, "variant": f"{values.get('variant')}/{tuning}"}
+    return output.pattern.format(**moved) if tuning and not output.wrong(moved) else None
 
 
 def _misspelt(path: str, outputs: Collection[Output]) -> list[str]:
