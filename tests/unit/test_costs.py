@@ -54,16 +54,18 @@ def test_a_methods_models_take_what_it_is_made_of_its_scores_and_one_model(tmp_p
         "refit/c/obs/60": 80,
         "scores/c/wanda": 5,
         "masks/c/wanda/40": 1,
+        "latency_table": 7,
     }
     for number, (place, seconds) in enumerate(jobs.items()):
         path = tmp_path / f"{place}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(HEADER + f"{seconds}\t0:00:01\t{100 + number}{REST}rule\t{PARAMS}\n")
-    needed = {"obs": ["shards", "second_moments"], "wanda": ["shards"], "random": []}
+    needed = {"obs": ["shards", "second_moments"], "wanda": ["shards"], "random": [], "timed": ["latency_table"]}
     table = costs.of_methods(tmp_path, "c", needed).set_index("method")
     assert table.loc["obs"].tolist() == [430, 73, (103 + 81) / 2, 110]
     assert table.loc["wanda"].tolist() == [30, 5, 1, 112]
     assert table.loc["random"].tolist()[:3] == [0, 0, 0]
+    assert table.loc["timed"].tolist()[:3] == [7, 0, 0]  # one a model, in no calibration's folder
 
 
 def test_what_a_method_is_made_of():
@@ -78,6 +80,8 @@ def test_what_a_method_is_made_of():
     joint = Method(score="obs", allocate="joint")
     assert catalogue.passes(joint) == ["shards", "second_moments", "output_gradients", *of_attention]
     assert catalogue.passes(Method(score="wanda", compensate="ridge")) == ["shards", "second_moments"]
+    timed = Method(score="wanda", allocate="joint", allocate_options={"per": "prefill"})
+    assert catalogue.passes(timed) == ["shards", "attention", "latency_table"]
 
 
 def test_no_benchmarks_are_an_error(tmp_path: Path):

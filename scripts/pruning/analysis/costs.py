@@ -54,11 +54,12 @@ def of_methods(folder: Path, calib: str, passes: Mapping[str, Sequence[str]]) ->
     what cuts cost included, and of one `model` (mask, refit, weights; the median of the sparsities), `memory_mb` the
     most of any of these jobs.
 
-    folder: benchmark files of one model. passes: method -> the calibration's results that it is made of. What is not
-    there any more, or was never needed, counts nothing."""
+    folder: benchmark files of one model. passes: method -> the calibration's results that it is made of, and the
+    model's. What is not there any more, or was never needed, counts nothing."""
     rows = []
     for method, needed in passes.items():
-        shared = [job(path) for name in needed for path in _files(folder / "calibration" / calib / name)]
+        places = [place / name for name in needed for place in (folder / "calibration" / calib, folder)]
+        shared = [job(path) for place in places for path in _files(place)]
         once = [job(path) for kind in ("scores", "sensitivity") for path in _files(folder / kind / calib / method)]
         each: dict[str, list[dict]] = {}
         for kind in ("masks", "refit", "compact"):

@@ -142,12 +142,13 @@ def of_model(model: Model) -> dict[str, Any]:
 
 
 def passes(method: Method) -> list[str]:
-    """Results of a calibration that a method is made of, by their paths below its folder."""
+    """Results of a calibration that a method is made of, by their paths below its folder, and of the model, below its."""
     found = ["shards", *scores.needs_of(method.score)]
     found += [own] if (own := scores.statistics_of(method.score)) != "statistics" else []
     found += scores.groups_by(method.score) if allocation.cuts_groups(method.allocate) else []
     measured = allocation.search_of(method.allocate) and method.compensate.startswith("ridge")
     found += ["second_moments"] if method.compensate == "ridge" or measured else []
+    found += ["latency_table"] if latency_table.per_of(method.allocate_options) != latency_table.PARAMETERS else []
     return list(dict.fromkeys(found))
 
 
