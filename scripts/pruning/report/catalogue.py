@@ -142,7 +142,7 @@ def of_model(model: Model) -> dict[str, Any]:
 
 
 def passes(method: Method) -> list[str]:
-    """Results of a calibration that a method is made of, by their paths below its folder, and of the model, below its."""
+    """Results of a calibration that a method is made of, by their paths below its folder; and of the model, by its."""
     found = ["shards", *scores.needs_of(method.score)]
     found += [own] if (own := scores.statistics_of(method.score)) != "statistics" else []
     found += scores.groups_by(method.score) if allocation.cuts_groups(method.allocate) else []
