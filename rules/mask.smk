@@ -7,9 +7,11 @@ INPUT
     results/{model}/calibration/{calib}/layers.parquet              layer importance, for allocations that want it
     results/{model}/base/manifest.json                              widths before any pruning, which sparsity is counted against
     results/{model}/latency_table.parquet                           for allocations that keep to a speed (`per`)
-    results/data/{dataset}/{split}.parquet, …/second_moments.json   for that measurement; the latter where the method refits
+    results/data/{dataset}/{split}.parquet, …/second_moments.json   for that measurement; the latter where the method refits,
+    …/attention_second_moments.json                                 and this one where it measures cuts of groups and refits them
 OUTPUT
-    results/{model}/sensitivity/{calib}/{method}.parquet            layer, width, divergence, passes: one row a cut
+    results/{model}/sensitivity/{calib}/{method}.parquet            layer, width, divergence, passes: one row a cut; of
+                                                                    `sensitivity_joint` also structure
     results/{model}/masks/{calib}/{method}/{sparsity}.parquet       layer, unit, keep; of key-value groups, too: structure
 """
 
@@ -42,8 +44,28 @@ def refitted_cuts(wildcards):
     return names.SECOND_MOMENTS.format(**wildcards) if compensation_of(wildcards).startswith("ridge") else None
 
 
+def refitted_groups(wildcards):
+    """The same of attention, where cuts of groups are measured and the method's scheme refits them."""
+    both = measures_groups(wildcards) and compensation_of(wildcards) == "ridge_attention"
+    return names.ATTENTION_SECOND_MOMENTS.format(**wildcards) if both else None
+
+
+def measures_groups(wildcards):
+    return bool(searched(wildcards)) and allocation.cuts_groups(CONFIG.method(wildcards.method).allocate)
+
+
+def evidence_options(wildcards):
+    paths = {"evidence": refitted_cuts(wildcards), "attention": refitted_groups(wildcards)}
+    return [f"--{option}={path}.json" for option, path in paths.items() if path]
+
+
+def moments_of(wildcards):
+    return [path for path in (refitted_cuts(wildcards), refitted_groups(wildcards)) if path]
+
+
 def sensitivity_settings(wildcards):
     own = {"probed": CONFIG.calibrations[wildcards.calib].probed, **CONFIG.method(wildcards.method).least}
+    own |= {"groups": True} if measures_groups(wildcards) else {}
     return calibration_settings(wildcards, ["objectives", "gradient_checkpointing"], search=searched(wildcards), **own)
 
 
@@ -53,8 +75,8 @@ rule sensitivity:
         model=names.BASE,
         data=calibration_data,
         scores=names.SCORES,
-        evidence=lambda w: f"{path}.json" if (path := refitted_cuts(w)) else [],
-        moments=lambda w: ancient(path) if (path := refitted_cuts(w)) else [],
+        evidence=lambda w: [f"{path}.json" for path in moments_of(w)],
+        moments=lambda w: [ancient(path) for path in moments_of(w)],
         code=code("sensitivity"),
         launch=LAUNCH,
     output:
@@ -72,7 +94,7 @@ rule sensitivity:
     params:
         settings=sensitivity_settings,
         model=subpath(input.model, parent=True),
-        evidence=lambda w, input: [f"--evidence={input.evidence}"] if input.evidence else [],
+        evidence=evidence_options,
     shell:
         "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "

@@ -20,6 +20,7 @@ from pruning.methods import allocation
 from pruning.methods.allocation import Problem, finish, floors, kept, masks
 from pruning.methods.normalise import NORMALISATIONS
 
+PROGRAMMES = ("sensitivity", "sensitivity_joint")
 SCHEMES = sorted(path.stem for path in Path(allocation.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
@@ -38,7 +39,7 @@ def measured(scores) -> pd.DataFrame:
     """Costs of cuts, a sixteenth of every layer after the other: the sum of what leaves."""
     cuts = dict.fromkeys((n, max(1, len(own) * p // 16)) for p in range(15, -1, -1) for n, own in enumerate(scores))
     rows = [(n, width, float(np.sort(scores[n])[: len(scores[n]) - width].sum())) for n, width in cuts]
-    return pd.DataFrame(rows, columns=["layer", "width", "divergence"])
+    return pd.DataFrame(rows, columns=["layer", "width", "divergence"]).assign(structure="ffn")
 
 
 def widths(name: str, p: Problem, round_to: int = 1, **options) -> list[int]:
@@ -248,7 +249,7 @@ def test_masks_are_nested_and_widths_shrink_within_bounds(name, round_to, at):
         assert all(f <= w <= n for w, f, n in zip(found, p.floor, p.sizes, strict=True))
         now = [set(k) for k in keep(name, p, round_to)]
         assert [len(k) for k in now] == found
-        if earlier is not None and name not in ("cfsp", "sensitivity"):
+        if earlier is not None and name not in ("cfsp", *PROGRAMMES):
             assert all(new <= old for new, old in zip(now, earlier, strict=True))
         earlier = now
 

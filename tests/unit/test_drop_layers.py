@@ -14,7 +14,7 @@ import test_budget
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_allocation import SCHEMES, layer, problem, widths
+from test_allocation import PROGRAMMES, SCHEMES, layer, problem, widths
 from transformers import AutoModelForCausalLM
 
 import tiny
@@ -26,7 +26,7 @@ from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.evaluation import recovery
 from pruning.methods import allocation, compact, masks, refit, rounds, sensitivity, variants
-from pruning.methods.allocation import Problem, joint
+from pruning.methods.allocation import Problem, joint, sensitivity_joint
 from pruning.methods.allocation import sensitivity as programme
 from pruning.methods.compensation import Compensated, bias, ridge
 from pruning.models import families, gguf_model, packing, remote_code
@@ -139,7 +139,7 @@ def test_global_and_uniform_take_a_layers_last_neuron():
     ]
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEMES if name not in ("cfsp", "sensitivity")])
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name not in ("cfsp", *PROGRAMMES)])
 @given(st.lists(layer, min_size=1, max_size=4))
 def test_masks_nest_down_to_nothing(name, scores):
     cuts = [(n, width, 0.0) for n, own in enumerate(scores) for width in sensitivity.levels(len(own), 0)]
@@ -174,6 +174,16 @@ def test_the_programme_prices_a_dropped_ffn_as_it_was_measured(sparsity):
     # A layer that has no neuron left from an earlier round does not make the steps small.
     own = Problem([own[0][:0], np.arange(640.0)], np.array([0, 640]), 45, np.ones(2), np.zeros(2, int), measured)
     assert programme.widths(own).tolist() == [0, 350]  # in tens, of 352
+
+
+def test_the_programme_drops_an_attention_that_costs_nothing():
+    rows = [("ffn", 0, 0, 9.0), ("ffn", 1, 0, 9.0), *(("kv_groups", n, 0, float(n)) for n in (0, 1))]
+    rows += [("kv_groups", n, 1, 0.9 * n) for n in (0, 1)]
+    cuts = pd.DataFrame(rows, columns=["structure", "layer", "width", "divergence"])
+    own = replace(groups_beside(50), measured=cuts)
+    assert sensitivity_joint.counts(own).tolist() == [0, 2] and sensitivity_joint.widths(own).tolist() == [4, 4]
+    own = replace(own, least_groups=1)
+    assert sensitivity_joint.counts(own).tolist() == [1, 1]
 
 
 def test_a_dropped_ffn_is_measured_as_such():

@@ -18,7 +18,7 @@ from pruning.config.methods import Method
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import allocation, latency_table
-from pruning.methods.allocation import Problem, joint, sensitivity
+from pruning.methods.allocation import Problem, joint, sensitivity, sensitivity_joint
 from pruning.models.structures import ffn, kv_groups
 
 CPU = torch.device("cpu")
@@ -110,6 +110,56 @@ def test_groups_and_neurons_compete_by_the_time_that_they_take():
     assert joint.counts(own, per="prefill").tolist() == [2, 1]
 
 
+@pytest.mark.parametrize("sparsity", [20, 45, 60, 80])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("per", ["parameters", "prefill"])
+def test_widths_and_groups_are_the_best_of_all_combinations(sparsity, seed, per):
+    """Two layers of eight neurons and two groups, of 2.5 neurons' parameters each; in time of two and four."""
+    rng, costs, rows = np.random.default_rng(seed), {}, []
+    for structure, size, scale in (("ffn", 8, 1.0), ("kv_groups", 2, 3.0)):
+        for layer in range(2):
+            for units, value in zip(range(1, size), scale * rng.random(size - 1).cumsum()[::-1], strict=True):
+                rows.append((structure, layer, units, value))
+    cuts = pd.DataFrame(rows, columns=["structure", "layer", "width", "divergence"]).sample(frac=1, random_state=1)
+    costs = {tuple(row[:3]): row[3] for row in rows}
+    of_groups = {1: 2.0, 2: 6.0} if per == "prefill" else {1: 2.5, 2: 5.0}
+    times = table([(0, 1.0), (8, 9.0)], [(1, 3.0), (2, 7.0)])
+    own = Problem(
+        *([np.arange(8.0)] * 2, np.array([8, 8]), sparsity, np.ones(2), np.ones(2, int), cuts, times),
+        groups=[np.arange(2.0)] * 2,
+        neurons_worth=2.5,
+    )
+    most = allocation.kept(16, sparsity) if per == "parameters" else 2 * allocation.kept(8, sparsity)
+    most, best = most + 2 * of_groups[2], {}
+    for widths in product(range(1, 9), repeat=2):
+        for counts in product((1, 2), repeat=2):
+            size = sum(widths) + sum(map(of_groups.get, counts))
+            pairs = [("ffn", n, w) for n, w in enumerate(widths)] + [("kv_groups", n, c) for n, c in enumerate(counts)]
+            best[widths, counts] = size <= most, sum(costs.get(pair, 0.0) for pair in pairs)
+    found = (*(tuple(scheme(own, per=per)) for scheme in (sensitivity_joint.widths, sensitivity_joint.counts)),)
+    fits, cost = best[found]
+    assert fits and cost == pytest.approx(min(cost for fits, cost in best.values() if fits))
+
+
+@pytest.mark.parametrize(
+    ("worth", "sparsity"),
+    # A neuron is 6.5 parts. Four groups are a third of a part less or more than whole ones; three are 210.93 neurons of
+    # the 211 that are to go, in whole parts 1371 of 1371.5.
+    [(30 - 1 / 19.5, 50), (30 + 1 / 19.5, 50), (30 + 1 / 19.5, 70), (457.02 / 6.5, 33)],
+)
+def test_no_more_is_kept_than_asked_where_groups_are_no_whole_numbers_of_parts(worth, sparsity):
+    rows = [("ffn", n, 1, 1.0) for n in range(4)] + [("kv_groups", n, 1, [0.0, 9.0][n == 3]) for n in range(4)]
+    cuts = pd.DataFrame(rows, columns=["structure", "layer", "width", "divergence"])
+    own = Problem(
+        *([np.arange(160.0)] * 4, np.full(4, 160), sparsity, np.ones(4), np.ones(4, int), cuts),
+        groups=[np.arange(2.0)] * 4,
+        neurons_worth=worth,
+    )
+    assert sensitivity_joint.counts(own).tolist() == [1, 1, 1, 2]
+    gone = 640 - sensitivity_joint.widths(own).sum() + 3 * worth
+    assert 0 <= gone - (640 - allocation.kept(640, sparsity)) < 3
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
@@ -117,7 +167,10 @@ def test_groups_and_neurons_compete_by_the_time_that_they_take():
             {"allocate": "sensitivity", "allocate_options": {"per": "seconds"}},
             "per: unknown 'seconds'; known: parameters",
         ),
-        ({"allocate": "global", "allocate_options": {"per": "decode"}}, "per: decode is for `joint` and `sensitivity`"),
+        (
+            {"allocate": "global", "allocate_options": {"per": "decode"}},
+            "per: decode is not for 'global', but for: joint, sensitivity, sensitivity_joint",
+        ),
     ],
 )
 def test_what_cannot_be_kept_to_is_refused(method, message):

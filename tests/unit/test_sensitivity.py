@@ -15,6 +15,7 @@ from pruning.methods import allocation, sensitivity
 from pruning.methods.allocation import greedy as greedy_widths
 from pruning.methods.allocation import sensitivity as programme
 from pruning.methods.compensation import Compensated
+from pruning.models import structures
 from pruning.models.structures import ffn
 
 N = 48
@@ -70,6 +71,30 @@ def test_each_cut_is_measured_as_a_whole_forward_pass_would(family):
         assert divergence == pytest.approx(brute_force(own, dense, widths), rel=2e-3, abs=1e-7)
     for left, right in zip(own.model.parameters(), dense.parameters(), strict=True):
         assert torch.equal(left, right)  # the model is left as it was
+
+
+@pytest.mark.parametrize(("family", "per_group"), [("llama", 16), ("gemma2", 16)])
+@torch.no_grad()
+def test_cuts_of_groups_are_measured_as_a_whole_forward_pass_would(family, per_group):
+    """By masks on what o_proj gets: two groups a layer, of two query heads each."""
+    model, batches = MODELS[family](), micro_batches()
+    ranks = [np.array(own) for own in ([1.0, 2.0], [2.0, 1.0], [1.0, 2.0])]
+    own = sensitivity.Probe(model, batches, ranks, [1, 0, 1], None, "kv_groups")
+    rows = list(sensitivity.layers(own))
+    assert [row[:2] for row in rows] == [(0, 1), (1, 1), (1, 0), (2, 1)]
+    for layer, count, divergence in rows:
+        cut = copy.deepcopy(model)
+        site = structures.sites(cut, "kv_groups")[layer]
+        assert site.in_features == 2 * per_group
+        keep = torch.tensor(ranks[layer] > 2 - count).repeat_interleave(per_group)
+        site.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep,))
+        total, tokens = 0.0, 0
+        for batch in batches:
+            inputs = {"input_ids": batch.ids, "attention_mask": batch.counted.long()}
+            p, q = (each(**inputs).logits.double().log_softmax(-1)[:, :-1] for each in (model, cut))
+            apart = (p.exp() * (p - q)).sum(-1)[batch.objective[:, 1:]]
+            total, tokens = total + float(apart.sum()), tokens + len(apart)
+        assert divergence == pytest.approx(total / tokens, rel=2e-3, abs=1e-7)
 
 
 def test_what_is_left_is_refitted_where_there_is_a_fit():

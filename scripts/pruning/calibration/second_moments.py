@@ -83,9 +83,9 @@ def parts(batch: Batch) -> dict[str, Tensor]:
     return {"fit": batch.counted & ~held, "held_out": batch.counted & held}
 
 
-def read(manifest: Path, widths: Sequence[int]) -> Callable[[int], dict]:
+def read(manifest: Path, widths: Sequence[int], structure: str = "ffn") -> Callable[[int], dict]:
     """A function from a layer's number to what compensation takes: `fit`, `held_out`, `tokens_fit`, `tokens_held_out`.
 
     Raises InputError as layer_files.read does."""
-    tensors, content = layer_files.read(manifest, "second_moments", widths)
+    tensors, content = layer_files.read(manifest, layer_files.kind_of("second_moments", structure), widths)
     return lambda layer: {**tensors(layer), **{key: content[key] for key in ("tokens_fit", "tokens_held_out")}}

@@ -108,6 +108,7 @@ METHODS = {
     "rounds_sensitivity": Method(score="rounds", allocate="sensitivity"),
     "rounds_greedy": Method(score="rounds", allocate="greedy"),
     "sensitivity": Method(score="obs", allocate="sensitivity"),
+    "sensitivity_joint": Method(score="obs", allocate="sensitivity_joint"),
     "greedy": Method(score="obs", allocate="greedy"),
     "best": Method(score="rounds", allocate="sensitivity", compensate="ridge_attention"),
     "minitron": Method(score="minitron"),

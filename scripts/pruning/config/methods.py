@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import Positive, Strict, choices
-from pruning.methods import latency_table, scores
+from pruning.methods import allocation, latency_table, scores
 from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
 
@@ -35,15 +35,15 @@ class Method(Strict):
     allocate: str = "uniform"
     """File of scripts/pruning/methods/allocation: neurons each layer keeps."""
     allocate_options: dict[str, Any] = {}
-    """Keyword arguments of the allocation: for `sensitivity` and `joint`, `per: prefill`, `decode` or `flops`, to keep
-    to a speed and not to a number of parameters."""
+    """Keyword arguments of the allocation: for `sensitivity`, `joint` and `sensitivity_joint`, `per: prefill`, `decode`
+    or `flops`, to keep to a speed and not to a number of parameters."""
     compensate: str = "none"
     """`none` or a file of scripts/pruning/methods/compensation."""
     min_keep: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Least fraction of a layer that stays, at least one neuron."""
     drop_layers: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
-    """A layer's FFN may lose all of its neurons, and with `allocate: joint` its attention all of its key-value groups:
-    in place of `min_keep`."""
+    """A layer's FFN may lose all of its neurons, and with `allocate: joint` or `sensitivity_joint` its attention all of
+    its key-value groups: in place of `min_keep`."""
     round_to: Positive = 1
     """Widths are multiples of this (128 suits GPUs)."""
     export: Literal["exact", "pad"] = "exact"
@@ -62,21 +62,23 @@ class Method(Strict):
             if getattr(self, key) not in names:
                 raise ValueError(f"unknown {key} {getattr(self, key)!r}; known: {', '.join(names)}")
         per = latency_table.per_of(self.allocate_options)
-        if per != latency_table.PARAMETERS and self.allocate not in ("joint", "sensitivity"):
-            raise ValueError(f"allocate_options: per: {per} is for `joint` and `sensitivity`, not {self.allocate!r}")
+        if per != latency_table.PARAMETERS and not allocation.keeps_to_speed(self.allocate):
+            can = ", ".join(name for name in choices("methods/allocation") if allocation.keeps_to_speed(name))
+            raise ValueError(f"allocate_options: per: {per} is not for {self.allocate!r}, but for: {can}")
         if self.drop_layers and self.min_keep != type(self).model_fields["min_keep"].default:
             raise ValueError(
                 f"drop_layers: true keeps nothing of a layer, min_keep: {self.min_keep} some of each: give one of them"
             )
-        if self.allocate == "joint" and self.export == "pad":
+        if allocation.cuts_groups(self.allocate) and self.export == "pad":
             raise ValueError(
-                "allocate: joint cuts key-value groups, for which stock tools have no place: use `export: exact`"
+                f"allocate: {self.allocate} cuts key-value groups, for which stock tools have no place: use `export: "
+                "exact`"
             )
-        if self.allocate == "joint" and not scores.groups_by(self.score):
+        if allocation.cuts_groups(self.allocate) and not scores.groups_by(self.score):
             can = ", ".join(name for name in choices("methods/scores") if scores.groups_by(name))
             raise ValueError(
-                f"allocate: joint scores attention's channels as well, which score {self.score!r} cannot; those that "
-                f"can: {can}"
+                f"allocate: {self.allocate} scores attention's channels as well, which score {self.score!r} cannot; "
+                f"those that can: {can}"
             )
         return self
 

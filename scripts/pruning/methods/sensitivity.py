@@ -1,5 +1,5 @@
 """What each layer's width costs, measured: how far the model's next tokens are from the dense model's where that layer
-has so many of its neurons left,
+has so many of its neurons left, or of its key-value groups,
 
     D(l, w) = mean over tokens t of KL(p_dense(. | before t) ‖ p_cut(. | before t))                       in nats
 
@@ -10,7 +10,7 @@ layers do to each other is seen (allocation/greedy.py). A step hardly ever gets 
 it cost when it was last measured is taken for a bound from below: a layer is measured again only when it would be next
 (accelerated greedy, Minoux 1978).
 
-In a layer the best-scored neurons stay: removed ones are columns of zeros in down_proj.
+In a layer the best-scored neurons stay: removed ones are columns of zeros in down_proj, and removed groups in o_proj.
 """
 
 import math
@@ -24,13 +24,12 @@ from pruning.calibration import layerwise
 from pruning.calibration.prepare import Batch
 from pruning.methods.allocation import levels, ranking
 from pruning.methods.compensation import Compensated
-from pruning.models import families, head
-from pruning.models.structures import ffn
+from pruning.models import families, head, structures
 
 States = list[Tensor | None]
 """Hidden states [B, T, d] of every micro-batch, on the CPU; None: the embeddings."""
 Fit = Callable[[int, np.ndarray], Compensated]
-"""What is left of down_proj: of a layer's number and of keep [n]."""
+"""What is left of down_proj (or o_proj): of a layer's number and of keep [its columns]."""
 
 
 class Probe:
@@ -43,13 +42,15 @@ class Probe:
         scores: Sequence[np.ndarray],
         least: Sequence[int],
         fit: Fit | None = None,
+        structure: str = "ffn",
     ):
-        """scores: [n] a layer; least: its least width. fit: refits what is left. Raises InputError as layerwise.check
-        does."""
+        """scores: [units] a layer; least: its least width. fit: refits what is left. structure: whose units.
+
+        Raises InputError as layerwise.check and structures.sites do."""
         layerwise.check(model)
         self.model, self.batches, self.scores, self.least, self.fit = model, batches, scores, least, fit
-        self.sites, self.layers = ffn.sites(model), families.decoder_layers(model)
-        self.widths = [site.in_features for site in self.sites]
+        self.sites, self.layers = structures.sites(model, structure), families.decoder_layers(model)
+        self.widths = [len(own) for own in scores]
         self.layers_run = 0  # over all micro-batches
         self.start: States = [None] * len(batches)
         self.wanted = self.ends(0, self.start)
@@ -61,10 +62,11 @@ class Probe:
 
     @torch.inference_mode()
     def weight(self, layer: int, width: int) -> Tensor:
-        """down_proj [d, n] of a layer that has so many neurons left."""
-        site = self.sites[layer]
-        keep = np.zeros(len(self.scores[layer]), dtype=bool)
+        """down_proj [d, n] of a layer that has so many neurons left; of groups, o_proj [d, channels]."""
+        site, units = self.sites[layer], len(self.scores[layer])
+        keep = np.zeros(units, dtype=bool)
         keep[ranking(self.scores[layer])[:width]] = True
+        keep = keep.repeat(site.in_features // units)
         columns = torch.from_numpy(keep).to(site.weight.device)
         cut = torch.zeros_like(site.weight)
         if self.fit is None:

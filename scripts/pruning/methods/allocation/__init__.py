@@ -6,6 +6,7 @@ index, so masks at growing sparsity are nested as long as a scheme's widths shri
 """
 
 import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -83,6 +84,12 @@ def search_of(scheme: str) -> str | None:
 def cuts_groups(scheme: str) -> bool:
     """Whether it cuts key-value groups as well; such a scheme has `counts(problem)` of them beside `widths`."""
     return getattr(importlib.import_module(f"pruning.methods.allocation.{scheme}"), "GROUPS", False)
+
+
+def keeps_to_speed(scheme: str) -> bool:
+    """Whether it has the option `per` (methods/latency_table.py)."""
+    own = importlib.import_module(f"pruning.methods.allocation.{scheme}").widths
+    return "per" in inspect.signature(own).parameters
 
 
 def widths(problem: Problem, sparsity: int, method: Mapping[str, Any]) -> np.ndarray:
