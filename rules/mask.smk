@@ -54,12 +54,12 @@ def measures_groups(wildcards):
     return bool(searched(wildcards)) and allocation.cuts_groups(CONFIG.method(wildcards.method).allocate)
 
 
-def evidence_options(wildcards):
+def evidence_of_cuts(wildcards):
     paths = {"evidence": refitted_cuts(wildcards), "attention": refitted_groups(wildcards)}
     return [f"--{option}={path}.json" for option, path in paths.items() if path]
 
 
-def moments_of(wildcards):
+def moments_of_cuts(wildcards):
     return [path for path in (refitted_cuts(wildcards), refitted_groups(wildcards)) if path]
 
 
@@ -75,8 +75,8 @@ rule sensitivity:
         model=names.BASE,
         data=calibration_data,
         scores=names.SCORES,
-        evidence=lambda w: [f"{path}.json" for path in moments_of(w)],
-        moments=lambda w: [ancient(path) for path in moments_of(w)],
+        evidence=lambda w: [f"{path}.json" for path in moments_of_cuts(w)],
+        moments=lambda w: [ancient(path) for path in moments_of_cuts(w)],
         code=code("sensitivity"),
         launch=LAUNCH,
     output:
@@ -94,7 +94,7 @@ rule sensitivity:
     params:
         settings=sensitivity_settings,
         model=subpath(input.model, parent=True),
-        evidence=evidence_options,
+        evidence=evidence_of_cuts,
     shell:
         "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "

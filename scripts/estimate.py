@@ -261,6 +261,8 @@ def card_hours(config, stage: str, jobs: list[dict[str, str]], card: work.Card, 
 
 
 def work_of(config, stage: str, job: dict[str, str], shape: work.Shape, card: work.Card, stops_from: int) -> work.Work:
+    from pruning.models.structures import kv_groups  # imports torch
+
     if stage == "evaluate":
         return evaluation(config, job, shape, card, stops_from)
     if stage == "recover":
@@ -270,11 +272,17 @@ def work_of(config, stage: str, job: dict[str, str], shape: work.Shape, card: wo
     if stage == "refit":
         return work.refit(shape, own, config.method(job["method"]).compensate, int(job["sparsity"]) / 100)
     if stage == "sensitivity":
-        return work.sensitivity(shape, own, allocation.search_of(config.method(job["method"]).allocate))
+        scheme = config.method(job["method"]).allocate
+        groups = kv_groups.counts_of(raw_of(config, job["model"]))[0] if allocation.cuts_groups(scheme) else 1
+        return work.sensitivity(shape, own, allocation.search_of(scheme), groups)
     if stage in ATTENTION:
-        raw = json.loads((directory(config, job["model"]) / "config.json").read_text(encoding="utf-8"))
-        shape = replace(shape, width=channels(raw))
+        shape = replace(shape, width=channels(raw_of(config, job["model"])))
     return getattr(work, "calibration" if stage in PASSES else stage.removeprefix("attention_"))(shape, own)
+
+
+def raw_of(config, model: str) -> dict[str, Any]:
+    """A model's config.json."""
+    return json.loads((directory(config, model) / "config.json").read_text(encoding="utf-8"))
 
 
 def channels(shape: Mapping[str, Any]) -> int:

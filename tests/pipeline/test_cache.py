@@ -168,6 +168,7 @@ CODE = {
     "scripts/pruning/methods/allocation/cfsp_refill.py": NOTHING,
     "scripts/pruning/methods/allocation/global.py": NOTHING,
     "scripts/pruning/methods/allocation/joint.py": NOTHING,
+    "scripts/pruning/methods/allocation/sensitivity_joint.py": NOTHING,
     "scripts/pruning/methods/allocation/uniform.py": FROM_MASK,
     "scripts/pruning/methods/masks.py": FROM_SCORE | FROM_EVALUATE,
     "scripts/pruning/models/pruned.py": FROM_EVALUATE,

@@ -70,6 +70,32 @@ def test_second_moments_rank_neurons_and_groups(workspace: Workspace):
             assert workspace.planned(masks["attention_obs_joint"], *config) == jobs, file
 
 
+def test_cuts_of_neurons_and_groups_are_measured_together(workspace: Workspace):
+    """Refitted as the method refits: attention's second moments are read twice, for scores and for cuts."""
+    path, method = workspace.path, "attention_sensitivity_joint"
+    place = {kind: f"{MODEL}/{kind}/{CALIB}/{method}" for kind in ("sensitivity", "masks", "compact")}
+    compact = f"{place['compact']}/90/manifest.json"
+    moments = {"second_moments": 1, "attention_second_moments": 1}
+    gradients = {"output_gradients": 1, "attention_output_gradients": 1}
+    rest = {"fetch_dataset": 1, "fetch_model": 1, "calibrate_shard": 2, "merge_calibration": 1, "score": 1, "mask": 1}
+    more = {"sensitivity": 1, "refit": 1, "compact": 1}
+    assert workspace.planned(compact) == rest | moments | gradients | more
+    workspace.snakemake(compact)
+    cuts = pd.read_parquet(path / f"{place['sensitivity']}.parquet")
+    assert cuts.groupby(["structure", "layer"]).size().tolist() == [16, 16, 1, 1]
+    assert (cuts["divergence"] > 0).all() and cuts["passes"].is_monotonic_increasing
+    kept = pd.read_parquet(path / f"{place['masks']}/90.parquet").groupby(["structure", "layer"])["keep"].sum()
+    made = json.loads((path / compact).read_text())
+    assert kept["kv_groups"].tolist() == made["kv_groups"] and kept["ffn"].tolist() == made["widths"]
+    again = {"sensitivity": 1, "mask": 1, "refit": 1, "compact": 1}
+    for file, jobs in {
+        "scripts/sensitivity.py": again | moments | {"score": 1},  # of the moments' new manifests
+        "scripts/pruning/methods/allocation/sensitivity.py": {"mask": 1, "refit": 1, "compact": 1},
+    }.items():
+        with changed(path / file, (path / file).read_text() + "\n# edited\n"):
+            assert workspace.planned(compact) == jobs, file
+
+
 DROPPED = """
 methods:
   dropped: {score: wanda, allocate: joint, drop_layers: true}

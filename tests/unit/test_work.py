@@ -88,6 +88,19 @@ def test_measuring_cuts_costs_the_layers_that_follow_them(search):
     assert expected == pytest.approx(found, rel=0.1) if search == "layers" else found < expected < 2 * found
 
 
+def test_measuring_cuts_of_groups_costs_one_a_layer_more_here():
+    model = tiny.qwen2(layers=4)
+    parts = [(np.arange(48.0), "ffn"), (np.arange(2.0), "kv_groups")]
+
+    def both() -> None:
+        for scores, structure in parts:
+            probe = sensitivity.Probe(model, micro_batches(5, 16), [scores] * 4, [1] * 4, None, structure)
+            list(sensitivity.layers(probe))
+
+    expected = work.sensitivity(shape(tiny.qwen2(layers=4)), {**TEXT, "probed": 64}, "layers", groups=2).flops
+    assert expected == pytest.approx(counted(both), rel=0.1)
+
+
 def test_a_teacher_costs_its_own_pass_as_large_as_it_is():
     own, dense = shape(tiny.qwen2(intermediate_size=24)), shape(tiny.qwen2())
     tuning = {"steps": 3, "batch_size": 2, "sequence_length": 8, "gradient_checkpointing": False}

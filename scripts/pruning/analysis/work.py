@@ -139,10 +139,12 @@ def rounds(shape: Shape, own: Mapping[str, Any]) -> Work:
     return sum([*measured, *refitted], Work())
 
 
-def sensitivity(shape: Shape, own: Mapping[str, Any], search: str) -> Work:
+def sensitivity(shape: Shape, own: Mapping[str, Any], search: str, groups: int = 1) -> Work:
     """One layer's cuts run that layer and all after it; `greedy` tries about two cuts in each step (docs/methods.md has
-    what was counted), and runs what follows the one that it takes again."""
-    tokens, cuts = min(own["samples"], own["probed"]) * own["sequence_length"], LEVELS * shape.layers
+    what was counted), and runs what follows the one that it takes again. groups: of a layer, where cuts of them are
+    measured as well."""
+    levels = LEVELS + min(LEVELS, groups - 1)
+    tokens, cuts = min(own["samples"], own["probed"]) * own["sequence_length"], levels * shape.layers
     tried = cuts * (2 if search == "greedy" else 1)
     passes = tried * (shape.layers + 1) / (2 * shape.layers) + (cuts / 2 if search == "greedy" else 0) + 2
     return forward(shape, passes * tokens, 2 * tried * tokens)
