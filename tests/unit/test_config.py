@@ -86,6 +86,18 @@ def test_recipes_stack_on_their_models_experiments(name: str):
     preflight.check(loaded)
 
 
+def test_tables_know_which_methods_rank_what_they_cut_by_its_time():
+    """As against those whose programme keeps to it."""
+    timed = {"score": "obs", "allocate_options": {"per": "prefill"}}
+    methods = {f"by_{allocate}": {**timed, "allocate": allocate} for allocate in ("joint", "sensitivity_joint")}
+    table = {"title": "T", "methods": [*methods, "obs_joint", "wanda"], "tasks": ["gsm_symbolic"], "sparsities": [50]}
+    raw = default()
+    update_config(raw, {"methods": methods, "tables": {"timed": {**table, "reference": "wanda"}}})
+    settings = catalogue.tables(validate(raw))["timed"].settings
+    assert settings["groups"] == ["by_joint", "by_sensitivity_joint", "obs_joint"]
+    assert settings["kept_to"] == dict.fromkeys(methods, "prefill") and settings["ranked"] == ["by_joint", "obs_joint"]
+
+
 def test_every_shipped_experiment_is_tried():
     shipped = {path.stem for path in (ROOT / "config").glob("*.yaml")} - {"config"}
     assert shipped == {*RECIPES, "smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"}

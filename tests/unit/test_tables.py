@@ -745,7 +745,9 @@ def test_methods_that_cut_groups_are_named_with_what_groups_count_as(study, prin
 
 
 def test_methods_that_keep_to_a_speed_say_so(study):
-    study.settings = {**study.settings, "groups": ["rku", "wanda"], "kept_to": {"rku": "decode", "random": "flops"}}
+    kept_to = {"rku": "decode", "random": "flops", "taylor_fo": "prefill"}
+    cut = {"groups": ["rku", "taylor_fo", "wanda"], "ranked": ["rku", "wanda"], "kept_to": kept_to}
+    study.settings = {**study.settings, **cut}
     study.run()
     notes = study.outputs["md"].read_text(encoding="utf-8")
     assert (
@@ -760,6 +762,7 @@ def test_methods_that_keep_to_a_speed_say_so(study):
         "* `random` takes no more operations for a prompt than a model whose layers have all lost this share of their "
         "neurons, by arithmetic (latency_table.parquet): of parameters another share is gone.\n" in notes
     )
+    assert "* `taylor_fo` takes no more time for a prompt than a model" in notes
 
 
 def test_what_models_took_is_a_block_of_its_own(study, tmp_path):

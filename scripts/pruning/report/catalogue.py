@@ -124,6 +124,7 @@ def results(config: Config, name: str) -> Entry:
     per = {method: latency_table.per_of(config.method(method).allocate_options) for method in table.methods}
     if kept := {method: what for method, what in per.items() if what != latency_table.PARAMETERS}:
         settings["kept_to"] = kept
+        settings["ranked"] = [method for method in both if not allocation.search_of(config.method(method).allocate)]
     templates = {"samples": names.SAMPLES, "results": names.RESULT}
     if table.costs:
         searched = [method for method in table.methods if allocation.search_of(config.method(method).allocate)]

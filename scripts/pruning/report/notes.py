@@ -74,7 +74,7 @@ def _constraints(settings: Mapping[str, Any]) -> list[str]:
         cost = {"flops": "operations for a prompt", "prefill": "time for a prompt", "decode": "time for a token"}[per]
         how = "by arithmetic" if per == "flops" else "by times measured on this machine, noise included"
         what = f"takes no more {cost} than a model whose layers have all lost this share of their neurons, {how}"
-        if method in cut:  # which a ranking cannot promise where time is not in proportion to width
+        if method in settings["ranked"]:  # a ranking cannot promise that where time is not in proportion to width
             what = (
                 f"loses neurons, and key-value groups of attention, that take as much {cost} as this share of all "
                 f"neurons, each at the average of its kind, {how}"
