@@ -98,7 +98,7 @@ class Checkpoint:
 
         Raises InputError for another: channels have no rows of their own."""
         if projection != "down":
-            raise InputError(f"this score looks at {projection}_proj, which attention's channels have not: no `joint`")
+            raise InputError(f"this score looks at {projection}_proj, which attention's channels have not")
         return self.tensor(self.attention_out(layer)).float().numpy()
 
     @property
@@ -108,7 +108,7 @@ class Checkpoint:
         config = read_config(self.directory)
         if kv_groups.listed(config):
             raise InputError(
-                f"{self.directory}: key-value groups were cut before: `joint` is for models with all of them"
+                f"{self.directory}: key-value groups were cut before: allocations that cut them are for models with all"
             )
         return kv_groups.counts_of(config)
 

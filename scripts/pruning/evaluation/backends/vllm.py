@@ -150,7 +150,7 @@ def check_model(directory: Path, own_code: bool, gpus: int) -> None:
     if kv_groups.listed(config):
         raise InputError(
             "backend: vllm keeps keys and values of equally many groups in every layer: use an `allocate` other than "
-            "`joint`, or the model's `backend: hf`"
+            "`joint` and `sensitivity_joint`, or the model's `backend: hf`"
         )
     if own_code and config.get("logits_scaling", 1) != 1:
         raise InputError(

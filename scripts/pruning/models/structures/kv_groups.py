@@ -31,7 +31,7 @@ def projections(family: Family) -> dict[str, int]:
     if not family.qkv:
         raise InputError(
             "key-value groups cannot be cut out of this family's attention (fused projections, or norms over all "
-            "heads); use an allocation other than `joint`"
+            "heads); use an allocation other than `joint` and `sensitivity_joint`"
         )
     return {**dict.fromkeys(family.qkv, 0), family.attention_out: 1}
 
@@ -76,7 +76,7 @@ def counts_of(config: Mapping[str, Any]) -> list[int]:
     if not groups or groups == heads:
         raise InputError(
             f"{config.get('model_type')} model with {heads} query and as many key-value heads: no grouped-query "
-            "attention, so no groups to cut; use an allocation other than `joint`"
+            "attention, so no groups to cut; use an allocation other than `joint` and `sensitivity_joint`"
         )
     return list(config.get(CONFIG_KEY) or [groups] * config["num_hidden_layers"])
 
