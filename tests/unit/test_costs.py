@@ -80,6 +80,8 @@ def test_what_a_method_is_made_of():
     joint = Method(score="obs", allocate="joint")
     assert catalogue.passes(joint) == ["shards", "second_moments", "output_gradients", *of_attention]
     assert catalogue.passes(Method(score="wanda", compensate="ridge")) == ["shards", "second_moments"]
+    both = Method(score="wanda", allocate="sensitivity_joint", compensate="ridge_attention")
+    assert catalogue.passes(both) == ["shards", "attention", "second_moments", "attention_second_moments"]
     timed = Method(score="wanda", allocate="joint", allocate_options={"per": "prefill"})
     assert catalogue.passes(timed) == ["shards", "attention", "latency_table"]
 

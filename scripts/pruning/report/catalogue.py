@@ -149,6 +149,8 @@ def passes(method: Method) -> list[str]:
     found += scores.groups_by(method.score) if allocation.cuts_groups(method.allocate) else []
     measured = allocation.search_of(method.allocate) and method.compensate.startswith("ridge")
     found += ["second_moments"] if method.compensate == "ridge" or measured else []
+    both = measured and allocation.cuts_groups(method.allocate) and method.compensate == "ridge_attention"
+    found += ["attention_second_moments"] if both else []
     found += ["latency_table"] if latency_table.per_of(method.allocate_options) != latency_table.PARAMETERS else []
     return list(dict.fromkeys(found))
 
