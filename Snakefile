@@ -45,6 +45,9 @@ for path in CONFIG.custom_rules:
     include: os.path.abspath(path)
 
 
+include: "rules/lineage.smk"
+
+
 localrules:  # on the machine where snakemake runs: of a cluster only that one may have internet
     all,
     paper,

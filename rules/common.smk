@@ -27,7 +27,7 @@ sys.path.insert(0, os.path.join(HOME, "scripts"))
 from pruning.config import preflight
 from pruning.config.analyses import Spectrum, Trap
 from pruning.config.validation import validate
-from pruning.core import devices, hub, locks, memory, names, slurm
+from pruning.core import artifacts, devices, hub, locks, memory, names, slurm
 from pruning.core.errors import InputError
 from pruning.core.names import Variant, benchmark_of, log_of
 from pruning.models import sources

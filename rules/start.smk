@@ -7,6 +7,8 @@ if workflow.is_main_process:
     checked(preflight.check_place, HOME)
     LIVE = locks.clear_stale(Path(".snakemake"))
     checked(preflight.check, CONFIG)
+    if old := artifacts.of_earlier_versions(Path("results")):
+        logger.warning(f"{old[0].parts[1]}: an earlier version made these results; all of them are made again, once")
     if plugin := sys.modules.get("snakemake_executor_plugin_slurm"):
         slurm.survive_outages(plugin.Executor)
 elif workflow.remote_exec:

@@ -13,7 +13,7 @@ def fetch_dataset(
 ) -> None:
     import pandas as pd
 
-    from pruning.core import artifacts, hub
+    from pruning.core import artifacts, chain, hub
     from pruning.data import datasets
 
     cli.phase("start-up")
@@ -21,6 +21,7 @@ def fetch_dataset(
         origin, records = f"generated {split}", datasets.generated(settings, split)
     elif settings["kind"] == "local":
         path = Path(settings["path"])
+        chain.read_source(path)
         origin, records = str(path), datasets.read_jsonl(path)
     else:
         origin = f"{settings['repo']} {split}"

@@ -26,8 +26,13 @@ def fetch_model(
     with artifacts.atomic_directory(output.parent) as directory, naming(directory, settings):
         if settings["kind"] == "local":
             sources.from_local(Path(settings["path"]), directory)
+            for file in sorted(Path(settings["path"]) / copy.name for copy in directory.iterdir()):
+                chain.read_source(file)
         elif settings["kind"] == "gguf":
             sources.from_gguf(settings, directory)
+            for package, path in sources.locations(settings):
+                if not package:
+                    chain.read_source(Path(path))
         elif settings["kind"] == "pruned":
             importlib.import_module("pruning.models.pruned").from_pruned(pruned, adapter, directory)
         else:

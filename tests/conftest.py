@@ -20,6 +20,8 @@ from workspace import Workspace
 def no_inputs_of_others():
     """A stage records what its process has read; tests run many in one."""
     chain.inputs.clear()
+    chain.parents.clear()
+    chain.lineage = None
 
 
 @pytest.fixture

@@ -44,12 +44,19 @@ class Workspace:
         return {rule: int(count) for rule, count in rows}
 
     def snakemake(
-        self, *arguments: str, check: bool = True, configfile: str = "test.yaml", forking: bool = True
+        self,
+        *arguments: str,
+        check: bool = True,
+        configfile: str = "test.yaml",
+        forking: bool = True,
+        before: Sequence[str] = (),
+        **variables: str,
     ) -> subprocess.CompletedProcess:
+        """Run it. `before`: folders to put first in PATH; `variables`: of the environment."""
         cores = [] if "--report" in arguments else ["--cores", "2"]
         command = [sys.executable, "-m", "snakemake", *cores, *with_config(arguments, configfile)]
-        path = os.pathsep.join([*(FORKING if forking else []), os.environ["PATH"]])
-        environment = {**os.environ, "PATH": path}
+        path = os.pathsep.join([*before, *(FORKING if forking else []), os.environ["PATH"]])
+        environment = {**os.environ, "PATH": path, **variables}
         done = subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True)
         if check and done.returncode:
             raise AssertionError(f"snakemake failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pruning.core import chain
 from pruning.core.errors import InputError
 
-SCHEMA = 3
+SCHEMA = 4
 LIBRARIES = ("torch", "transformers", "datasets", "lm_eval", "numpy", "pandas", "pyarrow", "reasoning-gym")
 
 
@@ -39,7 +39,8 @@ def provenance(path: Path, digest: str, kind: str, settings: dict[str, Any]) -> 
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     made = {"kind": kind, "schema": SCHEMA, "settings": settings, "threads": threads, "versions": versions}
     own = chain.place(path)
-    return {**made, "place": own, "digest": digest, "inputs": dict(sorted(chain.inputs.items()))}
+    made |= {"place": own, "digest": digest, "lineage": chain.lineage}
+    return {**made, "inputs": dict(sorted(chain.inputs.items()))}
 
 
 @contextmanager
@@ -128,6 +129,27 @@ def read_json(path: Path, *kinds: str) -> dict[str, Any]:
     held = {key: value for key, value in content.items() if key != "provenance"}
     chain.check(path, origin, chain.digest_of_json(held))
     return content
+
+
+def lineage_of(path: Path) -> str | None:
+    """The lineage that an artefact says it has; None of what says nothing, like a page or a broken file."""
+    try:
+        if path.suffix == ".parquet":
+            return read_provenance(path)["lineage"]
+        return json.loads(path.read_text(encoding="utf-8"))["provenance"]["lineage"] if path.suffix == ".json" else None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return None
+
+
+def of_earlier_versions(results: Path) -> list[Path]:
+    """Manifests of models that an earlier version of the pipeline wrote, whose results are all made again."""
+    found = []
+    for path in results.glob("*/base/manifest.json"):
+        try:
+            found += [path] if json.loads(path.read_text())["provenance"]["schema"] < SCHEMA else []
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def check_model(directory: Path) -> None:

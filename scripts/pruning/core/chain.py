@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,22 @@ import pyarrow.compute as pc
 
 from pruning.core.errors import InputError
 
+SOURCES = Path(".snakemake/sources.json")  # digests of users' files
+LARGE = 10**6  # bytes of a file whose digest is worth a note there
 TEMPORARY = re.compile(r"\.(.+)\.[^.]+\.tmp")  # as `artifacts.atomic` names what is not yet whole
 inputs: dict[str, str] = {}
-"""Place and digest of each artefact that this process has read."""
+"""Place and digest of each artefact that this process has read; path and digest of each file of a user's."""
+lineage: str | None = None
+"""The digest of all that this process's results are made from (rules/lineage.smk); None where no workflow told it."""
+parents: set[str] = set()
+"""The lineages of the jobs that make its inputs."""
+
+
+def begin(lineages: Sequence[str]) -> None:
+    """Take what the workflow says: the own lineage, then those of the inputs."""
+    global lineage
+    lineage, *others = lineages
+    parents.update(others)
 
 
 def place(path: Path) -> str | None:
@@ -51,11 +64,43 @@ def check(path: Path, origin: Mapping[str, Any], found: str) -> None:
     Args: `origin`: its provenance; `found`: the digest of what it holds now."""
     if origin.get("digest") != found:
         raise InputError(f"{path}: was changed after it was made; delete it and run again, so that it is remade")
+    if lineage:
+        check_lineage(path, origin.get("lineage"), parents)
     here, own = place(path), origin.get("place")
     if here and own and here != own:
         raise InputError(f"{path}: is {own}, put in another's place; delete it and run again, so that it is remade")
     if here:
         inputs[here] = found
+
+
+def check_lineage(path: Path, found: str | None, expected: set[str]) -> None:
+    """Raise InputError if an artefact says that it was made from other settings, code or sources than those of now."""
+    if found not in expected:
+        raise InputError(
+            f"{path}: was made with other settings, code or data than those of this run; delete it (or all of results) "
+            "and run again, so that it is remade"
+        )
+
+
+def read_source(path: Path) -> None:
+    """Remember a user's file as an input, by its content, so that scripts/verify.py can look at it again."""
+    if found := content(path, SOURCES):
+        inputs[str(path)] = found
+
+
+def content(path: Path, known: Path | None = None) -> str | None:
+    """sha256 of a file, None if there is none. `known`: a JSON of digests by path, size, times and inode, for files that
+    are too large to be read every time."""
+    if not path.is_file():
+        return None
+    looks, key = _looks(path), os.path.abspath(path)
+    digests = _read_digests(known) if known else {}
+    if digests.get(key, [None])[1:] != looks:
+        with path.open("rb") as file:
+            digests[key] = [hashlib.file_digest(file, "sha256").hexdigest(), *looks]
+        if known and looks[0] > LARGE:
+            _write(known, digests)
+    return digests[key][0]
 
 
 def check_files(directory: Path, manifest: Path, content: Mapping[str, Any], again: bool = False) -> None:
@@ -83,13 +128,23 @@ def check_files(directory: Path, manifest: Path, content: Mapping[str, Any], aga
 
 def remember(directory: Path, manifest: Path, files: Mapping[str, str]) -> None:
     """Note beside a manifest that these files, sha256 by name, are now known to be right."""
-    stamp = _stamp(manifest)
-    temporary = stamp.with_name(f"{stamp.name}.{os.getpid()}.tmp")
+    _write(_stamp(manifest), _state(directory, files))
+
+
+def _write(path: Path, content: Mapping[str, list]) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(_state(directory, files)))
-        os.replace(temporary, stamp)
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, path)
     except OSError:
         pass  # a place that only others may write to: read again next time
+
+
+def _read_digests(path: Path) -> dict[str, list]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _stamp(manifest: Path) -> Path:
@@ -97,8 +152,12 @@ def _stamp(manifest: Path) -> Path:
 
 
 def _state(directory: Path, files: Mapping[str, str]) -> dict[str, list]:
-    found = {name: (directory / name).stat() for name in files if (directory / name).is_file()}
-    return {name: [files[name], s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in found.items()}
+    return {name: [files[name], *_looks(directory / name)] for name in files if (directory / name).is_file()}
+
+
+def _looks(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _add(total: "hashlib._Hash", array: pa.Array) -> None:

@@ -10,10 +10,20 @@ from typing import Annotated
 
 import typer
 
+from pruning.core import chain
 from pruning.core.errors import InputError as InputError
 
-# The labelled dict of settings of one job, as JSON: what the workflow tracks to know when to re-run it.
-Settings = Annotated[dict, typer.Option(parser=json.loads, metavar="JSON", help="the stage's settings")]
+
+def told(text: str) -> dict:
+    """A job's settings from the workflow's JSON; the lineages in it are for what the stage reads and writes."""
+    settings = json.loads(text)
+    if lineages := settings.pop("lineage", None):
+        chain.begin(lineages)
+    return settings
+
+
+# The labelled dict of settings of one job: what the workflow tracks to know when to re-run it.
+Settings = Annotated[dict, typer.Option(parser=told, metavar="JSON", help="the stage's settings")]
 
 
 def run(stage: Callable[..., None]) -> None:

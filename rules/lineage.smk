@@ -1,0 +1,95 @@
+"""
+Lineage: one digest of all that a job's results are made from, so that a change is never lost.
+
+Snakemake does not remake a missing intermediate whose descendants look current: where a job fails after an edit, the results
+made from it before keep settings that look up to date. So every job's tracked settings hold the digest of its whole line of ancestors:
+their settings, commands, code and sources, by content. Stages write it into what they make, and refuse an input of another one.
+
+"""
+
+from snakemake.iocontainers import Wildcards
+from snakemake.jobs import Job
+from snakemake.output_index import OutputIndex
+
+from pruning.core.chain import SOURCES, check_lineage, content
+
+OWN = {}  # rule -> what gives a job's settings without its lineage
+lineages, producers = {}, {}
+
+
+@cache
+def index_of_products():
+    return OutputIndex(workflow.rules)
+
+
+def job_that_makes(path):
+    """The job of a file, as Snakemake chooses it; None of a source."""
+    if path not in producers:
+        rules = sorted(index_of_products().match_producers(path), reverse=True)
+        producers[path] = job_of(rules[0], rules[0].get_wildcards(path)) if rules else None
+    return producers[path]
+
+
+def job_of(rule, wildcards):
+    """The plan's own job; on a node of a cluster, where the plan holds one job alone, another that is equal."""
+    key = (rule.name, *sorted(wildcards.items()))
+    return workflow.dag.job_factory.cache.get(key) or Job(rule, workflow.dag, dict(wildcards))
+
+
+@cache
+def content_of(path):
+    """sha256 of a source. Those outside the workflow may be large: they are read again only when they look changed."""
+    return content(Path(path), None if path.startswith(SCRIPTS) else SOURCES)
+
+
+def tracked(rule, wildcards):
+    """A job's settings and other params that do not come from its files, without its lineage."""
+    given = [OWN[rule]] + [item for name, item in rule.params._allitems() if name not in ("settings", "lineage")]
+    for item in given:
+        if not rule._is_deriving_function(item):
+            yield item(Wildcards(fromdict=wildcards)) if callable(item) else item
+
+
+def lineage_of(job):
+    """The job's digest, and the digests of the jobs that make its inputs."""
+    key = (job.rule.name, *sorted(job.wildcards_dict.items()))
+    if key not in lineages:
+        line, parents = [job.rule.shellcmd, *tracked(job.rule, job.wildcards_dict), *map(str, job.output)], []
+        for file in (file for file in job.input if not file.is_ancient):  # what is ancient is no reason to run again
+            if maker := job_that_makes(str(file)):
+                parents.append(lineage_of(maker)[0])
+            line.append([os.path.basename(file), parents[-1] if maker else content_of(str(file))])
+        lineages[key] = artifacts.key_of(*line)[:16], list(dict.fromkeys(parents))
+    return lineages[key]
+
+
+def refuse_foreign(job, own):
+    """End the run if results that Snakemake has no record of, as after a copy without .snakemake, are of another lineage."""
+    made = [path for path in job.output if os.path.exists(path)]
+    if made and workflow.dag.forcefiles.isdisjoint(made) and not workflow.persistence.has_metadata(job):
+        for path in map(Path, made):
+            checked(check_lineage, path, artifacts.lineage_of(path) or own, {own})
+
+
+def with_lineage(rule):
+    """A param of a rule that holds its jobs' lineage: in their settings, where they have any, so that stages are told."""
+
+    def lineage(wildcards):
+        job = job_of(rule, dict(wildcards.items()))
+        own, parents = lineage_of(job)
+        if workflow.is_main_process:
+            refuse_foreign(job, own)
+        if OWN[rule] is None:
+            return own
+        settings = OWN[rule](wildcards) if callable(OWN[rule]) else OWN[rule]
+        return json.dumps({**json.loads(settings), "lineage": [own, *parents]})
+
+    return lineage
+
+
+for rule_ in [each for each in workflow.rules if each.output and each not in OWN]:
+    OWN[rule_] = getattr(rule_.params, "settings", None)
+    if OWN[rule_] is None:
+        rule_.set_params(lineage=with_lineage(rule_))
+    else:
+        rule_.params.settings = with_lineage(rule_)

@@ -1,0 +1,153 @@
+"""A change is never lost: whatever fails or is killed after an edit, the next run ends in what a fresh one makes."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import tiny
+from pruning.core.artifacts import read_provenance
+from workspace import Workspace, in_fork
+
+TABLE = "results/table1.csv"
+KILL = "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)"  # the parent of the job's shell: snakemake itself
+BREAKING = """#!/bin/sh
+case "$*" in *scripts/$BROKEN.py*) $BREAK;; esac
+PATH="${PATH#*:}" exec python "$@"
+"""
+
+
+@pytest.fixture(scope="session")
+def breaking(tmp_path_factory) -> list[str]:
+    """A folder, to be first in PATH, with a `python` that does what BREAK says where it is to run the stage BROKEN."""
+    folder = tmp_path_factory.mktemp("breaking")
+    (folder / "python").write_text(BREAKING)
+    (folder / "python").chmod(0o755)
+    return [str(folder)]
+
+
+@pytest.fixture
+def run(finished: Workspace, tmp_path: Path) -> Workspace:
+    """A finished run of one's own."""
+    shutil.copytree(finished.path, tmp_path, dirs_exist_ok=True)
+    return Workspace.at(tmp_path)
+
+
+def edit(run: Workspace, **sections) -> None:
+    content = yaml.safe_load((run.path / "test.yaml").read_text())
+    for section, values in sections.items():
+        for name, own in values.items():
+            content.setdefault(section, {}).setdefault(name, {}).update(own)
+    (run.path / "test.yaml").write_text(yaml.safe_dump(content))
+
+
+def artefacts(run: Workspace) -> dict[str, bytes]:
+    found = {path.relative_to(run.path): path for path in (run.path / "results").rglob("*") if path.is_file()}
+    ours = {str(n): path for n, path in found.items() if n.name[0] != "." and n.parts[1] not in OF_THE_RUN}
+    return {name: path.read_bytes() for name, path in ours.items()}
+
+
+OF_THE_RUN = ("logs", "benchmarks", "cache")
+OTHER_TEXT = {"calibrations": {"gsm_symbolic-s0": {"seed": 7}}, "datasets": {"gsm_symbolic": {"seed": 3}}}
+
+
+def test_a_setting_that_a_job_refuses_is_refused_again(run: Workspace):
+    """Where the second run once said «Nothing to be done» beside the old table."""
+    edit(run, methods={"wanda": {"options": {"x": 1}}})
+    for _ in range(2):
+        done = run.snakemake(TABLE, check=False)
+        assert done.returncode == 1 and "error: score 'wanda' with options {'x': 1}" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("how", ["exit 1", KILL], ids=["fails", "killed"])
+@pytest.mark.parametrize("stage", ["fetch_dataset", "merge_calibration", "score", "mask", "compact", "evaluate"])
+def test_after_an_edit_and_a_failure_the_table_is_out_of_date(run: Workspace, breaking, stage: str, how: str):
+    edit(run, **OTHER_TEXT)
+    done = run.snakemake(TABLE, check=False, before=breaking, BROKEN=stage, BREAK=how)
+    assert done.returncode == (1 if how == "exit 1" else -9)
+    assert run.planned(TABLE)["table"] == 1
+
+
+def test_edits_failures_and_kills_end_in_what_a_fresh_run_makes(run: Workspace, breaking, tmp_path_factory):
+    """One after another, in one folder; each takes something away that the next does not look for."""
+    for stage, how, edits in (
+        ("score", "exit 1", OTHER_TEXT),
+        ("compact", KILL, {"methods": {"rku": {"round_to": 8}}}),
+        ("mask", "exit 1", {"methods": {"rku": {"round_to": 4}}}),
+        ("evaluate", KILL, {"tasks": {"gsm_symbolic": {"max_gen_toks": 20}}}),
+        ("table", "exit 1", {"tables": {"table1": {"title": "Another"}}}),
+    ):
+        edit(run, **edits)
+        assert run.snakemake(TABLE, check=False, before=breaking, BROKEN=stage, BREAK=how).returncode
+    run.snakemake(TABLE)
+    fresh = tmp_path_factory.mktemp("fresh")
+    shutil.copytree(run.path / "resources/model", fresh / "resources/model")
+    new = Workspace(fresh)
+    shutil.copy(run.path / "test.yaml", fresh / "test.yaml")
+    new.snakemake(TABLE)
+    assert artefacts(run) == artefacts(new)
+
+
+def test_a_deleted_intermediate_is_made_again_only_where_it_is_needed(run: Workspace):
+    folder = run.path / "results/tiny-reasoner"
+    shutil.rmtree(folder / "scores")
+    assert run.planned(TABLE) == {}
+    edit(run, methods={"rku": {"round_to": 8}})
+    assert run.planned(TABLE)["score"] == 1
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer_config.json"])
+def test_an_older_file_in_place_of_a_users_own_is_seen(run: Workspace, file: str):
+    """As `cp -p` and `tar` put it there: time stamps say that nothing was changed."""
+    path = run.path / "resources/model" / file
+    stat = path.stat()
+    if file.endswith("safetensors"):
+        tiny.save(tiny.qwen2(seed=1), path.parent)
+    else:
+        path.write_text(path.read_text() + " ")
+    os.utime(path, (stat.st_mtime - 10**6, stat.st_mtime - 10**6))
+    verify = subprocess.run([sys.executable, "scripts/verify.py"], cwd=run.path, capture_output=True, text=True)
+    assert verify.returncode == 1 and f"was made from another resources/model/{file}" in verify.stdout
+    assert run.planned(TABLE)["fetch_model"] == run.planned(TABLE)["table"] == 1
+
+
+def test_an_older_artefact_put_back_is_refused(run: Workspace):
+    path = run.path / "results/tiny-reasoner/masks/gsm_symbolic-s0/wanda/50.parquet"
+    older = path.read_bytes()
+    edit(run, methods={"wanda": {"round_to": 8}})
+    run.snakemake(TABLE)
+    path.write_bytes(older)
+    done = run.snakemake(TABLE, check=False)
+    assert done.returncode == 1 and "wanda/50.parquet: was made with other settings" in done.stderr, done.stderr
+
+
+def test_results_of_other_settings_without_snakemakes_record_are_refused(run: Workspace):
+    shutil.rmtree(run.path / ".snakemake")
+    assert run.planned(TABLE) == {}  # of the same settings
+    edit(run, methods={"wanda": {"round_to": 8}})
+    status, output = in_fork(run.path, ["-n", "--cores", "1", TABLE, "--configfile", "test.yaml"])
+    assert status and "wanda/30.parquet: was made with other settings" in output and "Traceback" not in output
+
+
+def test_every_job_of_the_paper_is_told_of_the_jobs_that_make_its_inputs(paper: Workspace):
+    """By induction each then holds its whole line of ancestors."""
+    records, own, parents = {}, {}, {}
+    for file in (paper.path / ".snakemake/metadata").iterdir():
+        record = json.loads(file.read_text())
+        place = base64.b64decode(file.name).decode()
+        told = next(found for param in record["params"] if (found := re.search(r'"lineage": \\[(.*?)\\]', param)))
+        records[place] = record
+        own[place], *parents[place] = re.findall(r"[0-9a-f]{16}", told[1])
+    assert {record["rule"] for record in records.values()} >= {"recover", "refit", "costs", "first_page", "figure"}
+    for place, record in records.items():
+        made = {own[file] for file in record["input"] if file in own}
+        assert made <= {own[place], *parents[place]}, place
+        if place.endswith(".parquet"):
+            assert read_provenance(paper.path / place)["lineage"] == own[place]
