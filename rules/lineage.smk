@@ -4,14 +4,13 @@ Lineage: one digest of all that a job's results are made from, so that a change 
 Snakemake does not remake a missing intermediate whose descendants look current: where a job fails after an edit, the results
 made from it before keep settings that look up to date. So every job's tracked settings hold the digest of its whole line of ancestors:
 their settings, commands, code and sources, by content. Stages write it into what they make, and refuse an input of another one.
-
 """
 
 from snakemake.iocontainers import Wildcards
 from snakemake.jobs import Job
 from snakemake.output_index import OutputIndex
 
-from pruning.core.chain import SOURCES, check_lineage, content
+from pruning.core.chain import LINEAGE, SOURCES, check_lineage, content
 
 OWN = {}  # rule -> what gives a job's settings without its lineage
 lineages, producers = {}, {}
@@ -59,7 +58,7 @@ def lineage_of(job):
             if maker := job_that_makes(str(file)):
                 parents.append(lineage_of(maker)[0])
             line.append([os.path.basename(file), parents[-1] if maker else content_of(str(file))])
-        lineages[key] = artifacts.key_of(*line)[:16], list(dict.fromkeys(parents))
+        lineages[key] = artifacts.key_of(*line)[:LINEAGE], list(dict.fromkeys(parents))
     return lineages[key]
 
 
@@ -82,7 +81,7 @@ def with_lineage(rule):
         if OWN[rule] is None:
             return own
         settings = OWN[rule](wildcards) if callable(OWN[rule]) else OWN[rule]
-        return json.dumps({**json.loads(settings), "lineage": [own, *parents]})
+        return json.dumps({**json.loads(settings), "lineage": own + "".join(parents)})
 
     return lineage
 

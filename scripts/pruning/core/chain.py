@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pruning.core.errors import InputError
 
 SOURCES = Path(".snakemake/sources.json")  # digests of users' files
+LINEAGE = 10  # hexadecimal digits: a table's command line names those of thousands of jobs
 LARGE = 10**6  # bytes of a file whose digest is worth a note there
 TEMPORARY = re.compile(r"\.(.+)\.[^.]+\.tmp")  # as `artifacts.atomic` names what is not yet whole
 inputs: dict[str, str] = {}
@@ -28,10 +29,10 @@ parents: set[str] = set()
 """The lineages of the jobs that make its inputs."""
 
 
-def begin(lineages: Sequence[str]) -> None:
-    """Take what the workflow says: the own lineage, then those of the inputs."""
+def begin(told: str) -> None:
+    """Take what the workflow says: the own lineage, then those of the inputs, one after another."""
     global lineage
-    lineage, *others = lineages
+    lineage, *others = (told[start : start + LINEAGE] for start in range(0, len(told), LINEAGE))
     parents.update(others)
 
 
@@ -89,8 +90,9 @@ def read_source(path: Path) -> None:
 
 
 def content(path: Path, known: Path | None = None) -> str | None:
-    """sha256 of a file, None if there is none. `known`: a JSON of digests by path, size, times and inode, for files that
-    are too large to be read every time."""
+    """sha256 of a file, None if there is none.
+
+    Args: `known`: a JSON of digests by path, size, times and inode, so that large files are not read every time."""
     if not path.is_file():
         return None
     looks, key = _looks(path), os.path.abspath(path)

@@ -15,10 +15,10 @@ from pruning.core.errors import InputError as InputError
 
 
 def told(text: str) -> dict:
-    """A job's settings from the workflow's JSON; the lineages in it are for what the stage reads and writes."""
+    """A job's settings from the workflow's JSON; the lineage in it is for what the stage reads and writes."""
     settings = json.loads(text)
-    if lineages := settings.pop("lineage", None):
-        chain.begin(lineages)
+    if lineage := settings.pop("lineage", None):
+        chain.begin(lineage)
     return settings
 
 
