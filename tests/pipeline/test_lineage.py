@@ -141,7 +141,7 @@ def test_every_job_of_the_paper_is_told_of_the_jobs_that_make_its_inputs(paper: 
     records, own, parents, state = {}, {}, {}, paper.path / ".snakemake/metadata"
     for file in (path for path in state.rglob("*") if path.is_file()):
         record = json.loads(file.read_text())
-        place = base64.b64decode(str(file.relative_to(state)).replace("/", "").replace("@", "")).decode()
+        place = base64.urlsafe_b64decode(str(file.relative_to(state)).replace("/", "").replace("@", "")).decode()
         told = "".join(re.findall(r"(?:\"lineage\": \"|^')([0-9a-f]{10,})['\"]", "\n".join(record["params"]), re.M))
         records[place] = record
         own[place], *parents[place] = re.findall(".{10}", told)
