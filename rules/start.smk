@@ -5,7 +5,7 @@ of a killed run are looked for in Slurm's queue.
 
 if workflow.is_main_process:
     checked(preflight.check_place, HOME)
-    LIVE = locks.clear_stale(Path(".snakemake"))
+    LIVE = checked(locks.clear_stale, Path(".snakemake"))
     checked(preflight.check, CONFIG)
     if plugin := sys.modules.get("snakemake_executor_plugin_slurm"):
         slurm.survive_outages(plugin.Executor)

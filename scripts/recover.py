@@ -24,15 +24,15 @@ def recover(
     import torch
     from tqdm import tqdm
 
-    from pruning.core import artifacts, out_of_memory
+    from pruning.core import artifacts, files, out_of_memory
     from pruning.data import text
     from pruning.evaluation import recovery
-    from pruning.models import loading
+    from pruning.models import loading, tokenizers
     from pruning.models.checkpointing import checkpoint_gradients
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
-    tokenizer = loading.tokenizer_of(model)
+    tokenizer = tokenizers.load(model)
     texts = text.documents(data, settings["prompt"], settings["completion"])
     sequences = text.token_samples(
         texts,
@@ -60,8 +60,9 @@ def recover(
     checkpoints = output.with_name(f".{output.name}.{identity}")
     log: list[dict] = []
     if (checkpoints / "state.safetensors").exists():
-        recovery.load_state(checkpoints / "state.safetensors", tuned, optimizer)
-        log = pd.read_csv(checkpoints / "training_log.csv").to_dict("records")
+        with files.reading(checkpoints, files.REMAKE):
+            recovery.load_state(checkpoints / "state.safetensors", tuned, optimizer)
+            log = pd.read_csv(checkpoints / "training_log.csv").to_dict("records")
         print(f"resumed after step {len(log)}")
     device = network.get_input_embeddings().weight.device
     with out_of_memory.advise("`tunings: micro_batch`: lower it, or set `gradient_checkpointing: true`"):

@@ -13,7 +13,7 @@ import typer
 
 from pruning.command import decision, experiment, own_data
 from pruning.core import artifacts, devices, names
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, one_line
 from pruning.data import datasets
 
 CONFIG, LOG, PAGE = "prune.yaml", "prune.log", "decision.md"
@@ -192,13 +192,11 @@ def last_line(log: Path) -> str:
 
 
 def main() -> None:
-    try:
+    with one_line():
         if sys.argv[1:2] == ["status"]:
             del sys.argv[1]
             typer.run(status)
         app()
-    except InputError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
