@@ -3,11 +3,13 @@
 snakemake --cores 8 paper                   every table and figure; one of them: results/table1.csv
 """
 
+import logging
 import os
 
 from snakemake.utils import min_version
 
 min_version("9.0")
+logging.raiseExceptions = False  # of a full disk rules/start.smk tells, once
 
 
 HOME = workflow.current_basedir.get_path_or_uri(secret_free=True)  # where this file lies, also as a module of another

@@ -48,7 +48,7 @@ class Remedies(logging.Filter):
         quiet = Quietness.RULES in (workflow.output_settings.quiet or ())
         if quiet and getattr(record, "event", None) in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR):
             for name, logs in failed(record):
-                logger.error(f"{name}: {failures.words(map(Path, logs))}\n(all of it: {', '.join(logs)})")
+                logger.error(f"{name}: {failures.words([Path(log) for log in logs])}\n(all of it: {', '.join(logs)})")
         return True
 
 

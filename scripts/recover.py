@@ -24,7 +24,7 @@ def recover(
     import torch
     from tqdm import tqdm
 
-    from pruning.core import artifacts, files, out_of_memory
+    from pruning.core import artifacts, out_of_memory
     from pruning.data import text
     from pruning.evaluation import recovery
     from pruning.models import loading, tokenizers
@@ -60,9 +60,8 @@ def recover(
     checkpoints = output.with_name(f".{output.name}.{identity}")
     log: list[dict] = []
     if (checkpoints / "state.safetensors").exists():
-        with files.reading(checkpoints, files.REMAKE):
-            recovery.load_state(checkpoints / "state.safetensors", tuned, optimizer)
-            log = pd.read_csv(checkpoints / "training_log.csv").to_dict("records")
+        recovery.load_state(checkpoints / "state.safetensors", tuned, optimizer)
+        log = pd.read_csv(checkpoints / "training_log.csv").to_dict("records")
         print(f"resumed after step {len(log)}")
     device = network.get_input_embeddings().weight.device
     with out_of_memory.advise("`tunings: micro_batch`: lower it, or set `gradient_checkpointing: true`"):

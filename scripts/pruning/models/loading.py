@@ -50,12 +50,10 @@ def load(
 
 
 def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """With a LoRA adapter in its weights, frozen, in eval mode. Raises InputError if the adapter cannot be read."""
+    """With a LoRA adapter in its weights, frozen, in eval mode."""
     from peft import PeftModel  # slow, and unneeded where there is none
 
-    with files.reading(adapter, files.REMAKE):
-        tuned = PeftModel.from_pretrained(model, adapter)
-    return tuned.merge_and_unload().eval().requires_grad_(False)
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval().requires_grad_(False)
 
 
 def free_memory(device: str = "auto") -> tuple[list[float], bool]:

@@ -19,10 +19,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from pruning.core.errors import InputError
 from pruning.core.files import reading
 
-SECONDS = 10
+SECONDS = 5
 """Of computing, at most, to render a conversation: real ones take milliseconds."""
 MEMORY = 2**30
 """Bytes of memory, at most, for that."""
+LENGTH = 10**6
+"""Characters of a template, at most: real ones have up to 20,000."""
 
 
 def load(directory: Path) -> PreTrainedTokenizerBase:
@@ -31,7 +33,7 @@ def load(directory: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.apply_chat_template = bounded(tokenizer.apply_chat_template, directory)
+    tokenizer.apply_chat_template = bounded(tokenizer, directory)
     return tokenizer
 
 
@@ -52,9 +54,9 @@ def check(directory: Path, rows: int) -> None:
         )
 
 
-def bounded(render: Callable[..., Any], directory: Path) -> Callable[..., Any]:
-    """A tokenizer's `apply_chat_template` within SECONDS and MEMORY. Raises InputError for what fails or takes more."""
-
+def bounded(tokenizer: PreTrainedTokenizerBase, directory: Path) -> Callable[..., Any]:
+    """Its `apply_chat_template` within SECONDS and MEMORY. Raises InputError for what fails or takes more."""
+    render = tokenizer.apply_chat_template
     what = "its chat template cannot be rendered"
     remedy = "correct it, or do without (`chat_template: false`)"
 
@@ -62,6 +64,8 @@ def bounded(render: Callable[..., Any], directory: Path) -> Callable[..., Any]:
     def rendered(*arguments: Any, **options: Any) -> Any:
         try:
             with reading(directory, remedy, what), limited():
+                if len(str(tokenizer.chat_template)) > LENGTH:  # one that takes long to parse heeds no signal
+                    raise ValueError(f"it has more than {LENGTH:,} characters")
                 return render(*arguments, **options)
         except MemoryError:
             raise InputError(f"{directory}: {what} (it takes more than {MEMORY >> 20} MB); {remedy}") from None
@@ -79,15 +83,15 @@ def limited() -> Iterator[None]:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = min(limit for limit in (soft, mapped + MEMORY) if limit != resource.RLIM_INFINITY)
-    handler = signal.signal(signal.SIGVTALRM, _too_long)
+    handler = signal.signal(signal.SIGPROF, _too_long)
     try:
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-        signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGVTALRM, handler)
+        signal.signal(signal.SIGPROF, handler)
 
 
 def _too_long(*_: Any) -> None:
