@@ -21,10 +21,10 @@ from pruning.core.files import reading
 
 SECONDS = 5
 """Of computing, at most, to render a conversation: real ones take milliseconds."""
-MEMORY = 2**30
+MEMORY = 2**29
 """Bytes of memory, at most, for that."""
 LENGTH = 10**6
-"""Characters of a template, at most: real ones have up to 20,000."""
+"""Characters of a template, at most: real ones have up to 20,000. Ten times as many of what it makes."""
 
 
 def load(directory: Path) -> PreTrainedTokenizerBase:
@@ -43,11 +43,14 @@ def check(directory: Path, rows: int) -> None:
     tokenizer = load(directory)
     with reading(directory / "tokenizer*.json"):
         made, numbers = tokenizer("a b")["input_ids"], tokenizer.get_vocab()
-        unused = set(tokenizer.all_special_ids) | {n for n, t in tokenizer.added_tokens_decoder.items() if t.special}
+        special = {
+            *tokenizer.all_special_tokens,
+            *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special),
+        }
         used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
     if not made:
         raise InputError(f"{directory}: its tokenizer makes no tokens of text: is tokenizer.json missing?")
-    if beyond := [token for token, n in numbers.items() if n >= rows and (n in used or n not in unused)]:
+    if beyond := [token for token, n in numbers.items() if n >= rows and (n in used or token not in special)]:
         raise InputError(
             f"{directory}/tokenizer.json: token {beyond[0]!r} has number {numbers[beyond[0]]}, but the model has "
             f"embeddings for 0 to {rows - 1} (`vocab_size` of config.json): give the tokenizer of this model"
@@ -66,7 +69,10 @@ def bounded(tokenizer: PreTrainedTokenizerBase, directory: Path) -> Callable[...
             with reading(directory, remedy, what), limited():
                 if len(str(tokenizer.chat_template)) > LENGTH:  # one that takes long to parse heeds no signal
                     raise ValueError(f"it has more than {LENGTH:,} characters")
-                return render(*arguments, **options)
+                made = render(*arguments, **options)
+                if isinstance(made, str) and len(made) > 10 * LENGTH:
+                    raise ValueError(f"it makes {len(made):,} characters")
+                return made
         except MemoryError:
             raise InputError(f"{directory}: {what} (it takes more than {MEMORY >> 20} MB); {remedy}") from None
 
