@@ -49,7 +49,9 @@ def prune(
     cores: Annotated[int, typer.Option(help="CPU cores")] = os.cpu_count() or 1,
 ) -> None:
     """Prune a model on your data, measure what is left, and take the one to use."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
+
+    from pruning.models import tokenizers
 
     alias, source = experiment.model_source(model)
     asked = experiment.budget_of(budget or [])
@@ -64,7 +66,7 @@ def prune(
     run(out, cores, f"fetching {model}", base)
 
     folder = out / Path(base).parent
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = tokenizers.load(folder)
     shape = AutoConfig.from_pretrained(folder).get_text_config()
     context = shape.max_position_embeddings
     pairs = own_data.texts(records, tokenizer, data)

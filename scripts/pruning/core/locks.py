@@ -20,7 +20,7 @@ def clear_stale(state: Path) -> int | None:
         state.mkdir(exist_ok=True)
         descriptor = os.open(state / "live", os.O_CREAT | os.O_RDWR, 0o666)
         try:
-            os.pwrite(descriptor, bytes(2**20), 0)
+            (state / "live").write_bytes(bytes(2**20))
         finally:
             os.ftruncate(descriptor, 0)
     try:
