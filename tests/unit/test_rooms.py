@@ -37,7 +37,7 @@ def test_paths_of_results_are_written_in_one_place():
 
 def test_shared_rules_stay_small():
     assert len((ROOT / "rules/common.smk").read_text().splitlines()) <= 130
-    assert len((ROOT / "Snakefile").read_text().splitlines()) < 60
+    assert len((ROOT / "Snakefile").read_text().splitlines()) < 62
 
 
 def rules() -> dict[str, str]:
