@@ -5,11 +5,6 @@ snakemake --cores 8 paper                   every table and figure; one of them:
 
 import os
 
-from snakemake.utils import min_version
-
-min_version("9.0")
-
-
 HOME = workflow.current_basedir.get_path_or_uri(secret_free=True)  # where this file lies, also as a module of another
 
 

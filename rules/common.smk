@@ -28,7 +28,7 @@ from pruning.config import preflight
 from pruning.config.analyses import Spectrum, Trap
 from pruning.config.validation import validate
 from pruning.core import artifacts, devices, hub, locks, memory, names, slurm
-from pruning.core.errors import InputError
+from pruning.core.errors import one_line
 from pruning.core.names import Variant, benchmark_of, log_of
 from pruning.models import sources
 from pruning.report import catalogue
@@ -36,10 +36,8 @@ from pruning.report import catalogue
 
 def checked(function, *arguments):
     """Call; bad input ends the run before any job starts, with one line a mistake and no traceback."""
-    try:
+    with one_line():
         return function(*arguments)
-    except InputError as error:
-        sys.exit(f"error: {error}")
 
 
 SCRIPTS = names.own("scripts")

@@ -48,9 +48,10 @@ class Remedies(logging.Filter):
         quiet = Quietness.RULES in (workflow.output_settings.quiet or ())
         if quiet and getattr(record, "event", None) in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR):
             for name, logs in failed(record):
-                logger.error(f"{name}: {failures.words(map(Path, logs))}\n(all of it: {', '.join(logs)})")
+                logger.error(f"{name}: {failures.words([Path(log) for log in logs])}\n(all of it: {', '.join(logs)})")
         return True
 
 
+logging.raiseExceptions = False  # of a full disk rules/start.smk tells, once
 if workflow.is_main_process:
     logger.addFilter(Remedies())

@@ -3,9 +3,13 @@ Before any job: a stale lock is cleared, what the config names is looked for, wh
 of a killed run are looked for in Slurm's queue.
 """
 
+from snakemake.utils import min_version
+
+min_version("9.0")
+
 if workflow.is_main_process:
     checked(preflight.check_place, HOME)
-    LIVE = locks.clear_stale(Path(".snakemake"))
+    LIVE = checked(locks.clear_stale, Path(".snakemake"))
     checked(preflight.check, CONFIG)
     if old := artifacts.of_earlier_versions(Path("results")):
         logger.warning(f"{old[0].parts[1]}: an earlier version made these results; all of them are made again, once")

@@ -8,7 +8,6 @@ work that is counted (analysis/work.py) at a share of what its data sheet promis
 load. Hours here are what finished jobs of the same stage, model and tasks took (results/benchmarks).
 """
 
-import json
 import re
 import shutil
 import subprocess
@@ -30,6 +29,7 @@ from pruning.core import names
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.methods import allocation
+from pruning.models.families import read_config
 
 PASSES = ("calibrate_shard", "observe", "attention_statistics")  # of a calibration's text, with gradients
 ATTENTION = ("attention_second_moments", "attention_output_gradients")  # as those of FFNs
@@ -282,7 +282,7 @@ def work_of(config, stage: str, job: dict[str, str], shape: work.Shape, card: wo
 
 def raw_of(config, model: str) -> dict[str, Any]:
     """A model's config.json."""
-    return json.loads((directory(config, model) / "config.json").read_text(encoding="utf-8"))
+    return read_config(directory(config, model))
 
 
 def channels(shape: Mapping[str, Any]) -> int:
@@ -321,7 +321,7 @@ def shape_in(place: Path, dtype: str) -> work.Shape:
 
     network = rehearsal.model(place, dtype)
     total, embedding = sum(p.numel() for p in network.parameters()), network.get_input_embeddings().weight
-    raw = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    raw = read_config(place)
     return work.shape_of(raw, raw["num_hidden_layers"], embedding.numel(), total, embedding.element_size())
 
 
@@ -332,7 +332,7 @@ def written(config, stage: str, jobs: list[dict[str, str]]) -> float | None:
         model = job.get("model", "")
         if model not in config.models or not (place := directory(config, model)):
             continue
-        shape = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        shape = read_config(place)
         layers, width, hidden = (shape[key] for key in ("num_hidden_layers", "intermediate_size", "hidden_size"))
         if stage in ("second_moments", "attention_second_moments"):
             total += layers * 2 * (width if stage == "second_moments" else channels(shape)) ** 2 * 4

@@ -27,12 +27,12 @@ def recover(
     from pruning.core import artifacts, out_of_memory
     from pruning.data import text
     from pruning.evaluation import recovery
-    from pruning.models import loading
+    from pruning.models import loading, tokenizers
     from pruning.models.checkpointing import checkpoint_gradients
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
-    tokenizer = loading.tokenizer_of(model)
+    tokenizer = tokenizers.load(model)
     texts = text.documents(data, settings["prompt"], settings["completion"])
     sequences = text.token_samples(
         texts,

@@ -191,7 +191,7 @@ def test_a_truncated_json_is_named(tmp_path, text):
     assert "broken JSON" in error_of(read_json, tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("content", [{}, {"provenance": {"kind": "mask"}}, {"provenance": "a friend"}, [1, 2], None])
+@pytest.mark.parametrize("content", [{}, {"provenance": {"kind": "mask"}}, {"provenance": "a friend"}])
 def test_a_json_that_others_made_is_named(tmp_path, content):
     (tmp_path / "a.json").write_text(json.dumps(content))
     assert "not a scores artefact" in error_of(read_json, tmp_path / "a.json")

@@ -45,7 +45,7 @@ CONFIGS = {
     "more layers than weights": ({"num_hidden_layers": 3, "layer_types": None}, "lacks model.layers.2."),
     "fewer layers than weights": ({"num_hidden_layers": 1, "layer_types": None}, "holds model.layers.1."),
     "no model type": ({"model_type": None}, "model type None cannot be pruned"),
-    "heads that do not divide": ({"num_attention_heads": 0}, "cannot build this model"),
+    "no heads": ({"num_attention_heads": 0}, "num_attention_heads: 0 is not a whole number from 1 to"),
 }
 
 

@@ -18,7 +18,7 @@ from pruning.core import cli
 from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.data.text import Sequences
-from pruning.models import loading
+from pruning.models import loading, tokenizers
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def loaded(
     Raises InputError if `stage` (loading.must_fit; None: the weights alone) does not fit into memory."""
     torch.set_num_threads(threads)
     cli.phase("start-up")
-    made = batches(data, loading.tokenizer_of(model), settings)
+    made = batches(data, tokenizers.load(model), settings)
     if stage:
         rows, length = max((batch.ids.shape for batch in made), key=math.prod)
         loading.must_fit(model, settings["dtype"], stage, {**settings, "micro_batch": rows, "sequence_length": length})

@@ -13,7 +13,7 @@ import typer
 
 from pruning.command import decision, experiment, own_data
 from pruning.core import artifacts, devices, names
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, one_line
 from pruning.data import datasets
 
 CONFIG, LOG, PAGE = "prune.yaml", "prune.log", "decision.md"
@@ -49,7 +49,9 @@ def prune(
     cores: Annotated[int, typer.Option(help="CPU cores")] = os.cpu_count() or 1,
 ) -> None:
     """Prune a model on your data, measure what is left, and take the one to use."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
+
+    from pruning.models import tokenizers
 
     alias, source = experiment.model_source(model)
     asked = experiment.budget_of(budget or [])
@@ -64,7 +66,7 @@ def prune(
     run(out, cores, f"fetching {model}", base)
 
     folder = out / Path(base).parent
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = tokenizers.load(folder)
     shape = AutoConfig.from_pretrained(folder).get_text_config()
     context = shape.max_position_embeddings
     pairs = own_data.texts(records, tokenizer, data)
@@ -192,13 +194,11 @@ def last_line(log: Path) -> str:
 
 
 def main() -> None:
-    try:
+    with one_line():
         if sys.argv[1:2] == ["status"]:
             del sys.argv[1]
             typer.run(status)
         app()
-    except InputError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

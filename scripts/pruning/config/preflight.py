@@ -1,6 +1,5 @@
 """Checks of a run before any job starts: what the config names exists and fits together."""
 
-import json
 import os
 import re
 import subprocess
@@ -18,9 +17,10 @@ from pruning.config.models import GgufSource
 from pruning.config.schema import Config
 from pruning.core import devices, memory, names
 from pruning.core.errors import InputError
+from pruning.core.files import read_object, reading
 from pruning.evaluation import backends, tasks
 from pruning.models import sources
-from pruning.models.families import family_of
+from pruning.models.families import family_of, read_config
 
 NOTICEABLE = 0.2
 """GB of weights from which a type that this CPU has no instructions for is warned of: hours, not seconds."""
@@ -170,16 +170,18 @@ def _check_model(config: Config, name: str) -> None:
     source = config.models[name].source
     if source.kind == "gguf" and not source.package:
         _check_gguf(config, name)
-    _check_memory(config, name)
     directory = Path(source.path) if source.kind == "local" else _base(name)
     if source.kind == "local":
         try:
             sources.check_folder(directory)
+            if not Path(names.BASE.format(model=name)).is_file():  # else the job checks what is new
+                sources.check_files(directory)
         except InputError as error:
             raise InputError(f"models.{name}.source.path: {error}") from None
+    _check_memory(config, name)
     if not (directory / "config.json").is_file():
         return  # not fetched yet: the job itself will check
-    architecture = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    architecture = read_config(directory)
     family_of(architecture, f"models.{name}")
     tables = [config.table(table) for table, content in config.tables.items() if content]
     shown = [table for table in tables if name in table.models]
@@ -250,7 +252,7 @@ def _tunings(tables: list[Table]) -> list[str]:
 def _check_chat(config: Config, name: str, tables: list[Table], directory: Path) -> None:
     """A chat format asked of a model that has none."""
     settings = directory / "tokenizer_config.json"
-    known_here = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    known_here = read_object(settings) if settings.is_file() else {}
     if "chat_template" in known_here or any(directory.glob("*chat_template*")):
         return
     for task in sorted({column.task for table in tables for column in table.columns}):
@@ -262,7 +264,7 @@ def _check_targets(config: Config, name: str, tables: list[Table], directory: Pa
     """Modules for LoRA that the model of these tables does not have."""
     modules: set[str] = set()
     for file in directory.glob("*.safetensors"):
-        with safe_open(file, "numpy") as tensors:
+        with reading(file), safe_open(file, "numpy") as tensors:
             modules |= {key.split(".")[-2] for key in tensors.keys() if key.endswith(".weight")}  # noqa: SIM118
     for tuning in _tunings(tables):
         if modules and (missing := sorted(set(config.tunings[tuning].targets) - modules)):
@@ -330,6 +332,6 @@ def _fetched(name: str, source: GgufSource) -> bool:
     """Whether the model has been made from this source."""
     manifest = Path(names.BASE.format(model=name))
     try:
-        return json.loads(manifest.read_text(encoding="utf-8"))["provenance"]["settings"] == source.model_dump()
-    except (OSError, ValueError, KeyError):
+        return read_object(manifest)["provenance"]["settings"] == source.model_dump()
+    except (InputError, KeyError, TypeError):
         return False

@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruning.core import chain
+from pruning.core import chain, files
 from pruning.core.errors import InputError
 
 SCHEMA = 4
@@ -46,11 +46,12 @@ def provenance(path: Path, digest: str, kind: str, settings: dict[str, Any]) -> 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with files.writing(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -61,11 +62,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        with files.writing(path):
+            yield temporary
+            temporary.chmod(0o755)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -90,10 +92,9 @@ def read_table(path: Path, kind: str) -> pa.Table:
         raise InputError(f"{path}: no such file; run snakemake to make it") from None
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: not a whole parquet file ({reason}); delete it and run again, so that it is remade"
-        ) from None
-    found = json.loads((table.schema.metadata or {}).get(b"provenance", b"{}"))
+        raise InputError(f"{path}: not a whole parquet file ({reason}); {files.REMAKE}") from None
+    with files.reading(path, files.REMAKE):
+        found = dict(json.loads((table.schema.metadata or {}).get(b"provenance", b"{}")))
     if (found.get("kind"), found.get("schema")) != (kind, SCHEMA):
         raise InputError(
             f"{path}: holds kind={found.get('kind')!r} schema={found.get('schema')!r}, expected kind={kind!r} "
@@ -115,13 +116,10 @@ def write_json(path: Path, content: dict[str, Any], kind: str, settings: dict[st
 
 
 def read_json(path: Path, *kinds: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run snakemake to make it") from None
-    except ValueError as error:
-        raise InputError(f"{path}: broken JSON ({error}); delete it and run again") from None
-    origin = content.get("provenance") if isinstance(content, dict) else None
+    if not path.exists():
+        raise InputError(f"{path}: no such file; run snakemake to make it")
+    content = files.read_object(path, files.REMAKE)
+    origin = content.get("provenance")
     if not isinstance(origin, dict) or origin.get("kind") not in kinds or origin.get("schema") != SCHEMA:
         raise InputError(
             f"{path}: not a {' or '.join(kinds)} artefact of this version of the pipeline; delete it and run again"
@@ -169,8 +167,8 @@ def file_hash(path: Path) -> str:
 
 def directory_hashes(directory: Path, exclude: Sequence[str] = ("manifest.json",)) -> dict[str, str]:
     """sha256 of every file below a directory: what a manifest holds and dependants are compared by."""
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name not in exclude)
-    return {str(p.relative_to(directory)): file_hash(p) for p in files}
+    found = sorted(p for p in directory.rglob("*") if p.is_file() and p.name not in exclude)
+    return {str(p.relative_to(directory)): file_hash(p) for p in found}
 
 
 def key_of(*parts: Any) -> str:

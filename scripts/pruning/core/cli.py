@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from functools import wraps
@@ -12,6 +11,7 @@ import typer
 
 from pruning.core import chain
 from pruning.core.errors import InputError as InputError
+from pruning.core.errors import one_line
 
 
 def told(text: str) -> dict:
@@ -27,7 +27,7 @@ Settings = Annotated[dict, typer.Option(parser=told, metavar="JSON", help="the s
 
 
 def run(stage: Callable[..., None]) -> None:
-    """Run a stage as a command line; bad input ends in one line on stderr and exit code 1."""
+    """Run a stage as a command line; bad input or a full disk ends in one line on stderr and exit code 1."""
 
     @wraps(stage)
     def timed(**arguments) -> None:
@@ -36,10 +36,8 @@ def run(stage: Callable[..., None]) -> None:
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(timed)
-    try:
+    with one_line():
         app()
-    except InputError as error:
-        sys.exit(f"error: {error}")
 
 
 def set_threads(threads: int) -> None:

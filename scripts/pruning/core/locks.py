@@ -8,13 +8,21 @@ import fcntl
 import os
 from pathlib import Path
 
+from pruning.core import files
+
 
 def clear_stale(state: Path) -> int | None:
     """Remove Snakemake's locks below `state` (.snakemake) if no run is alive, and mark this process as a live run.
 
-    Returns the descriptor that marks it, open as long as the process; None where the file system knows no flock."""
-    state.mkdir(exist_ok=True)
-    descriptor = os.open(state / "live", os.O_CREAT | os.O_RDWR, 0o666)
+    Returns the descriptor that marks it, open as long as the process; None where the file system knows no flock.
+    Raises InputError where not a megabyte can be written: Snakemake itself would end in a traceback."""
+    with files.writing(state / "live"):
+        state.mkdir(exist_ok=True)
+        descriptor = os.open(state / "live", os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            (state / "live").write_bytes(bytes(2**20))
+        finally:
+            os.ftruncate(descriptor, 0)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -44,7 +44,7 @@ def gguf_parameters(file: Path) -> int | None:
                 _skip_string(stream)
                 _skip_value(stream, *_numbers(stream, "I"))
             return sum(prod(shape) for shape in _shapes(stream, tensors))
-        except (struct.error, KeyError):  # it ends here, or is of a later format
+        except Exception:  # it ends here, is of a later format, or its numbers are none: transformers will say
             return None
 
 

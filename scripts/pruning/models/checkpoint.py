@@ -3,7 +3,6 @@
 No model code is imported, so scoring and compaction of a 7B model need the memory of one shard.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pruning.core.errors import InputError
-from pruning.models.families import family_of
+from pruning.models.families import family_of, read_config
 from pruning.models.structures import ffn, kv_groups
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -141,10 +140,3 @@ def has_mlp_bias(config: dict) -> bool:
         return hasattr(AutoConfig.for_model(config["model_type"]), "mlp_bias")
     except (KeyError, ValueError):
         return False  # a family that transformers does not know, which loading will say
-
-
-def read_config(directory: Path) -> dict:
-    try:
-        return json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{directory}/config.json: {error}") from None

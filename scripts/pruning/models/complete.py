@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError
+from pruning.core.files import reading
+from pruning.models import tokenizers
 from pruning.models.checkpoint import Checkpoint, read_config
 
 LOADING = {"output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -14,19 +16,15 @@ LOADING = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 def check(directory: Path) -> None:
     """Hold a dense checkpoint against the model that its config describes, without reading weights.
 
-    Raises InputError as `refuse` does; if transformers cannot build the model; and if the head is another one than the
-    embedding that the config ties it to."""
+    Raises InputError as `refuse` and `tokenizers.check` do; if transformers cannot build the model; and if the head is
+    another one than the embedding that the config ties it to."""
     from transformers import AutoModelForCausalLM  # slow
 
     checkpoint = Checkpoint(directory)
-    try:
+    with reading(directory / "config.json", what="transformers cannot build this model"):
         model, found = AutoModelForCausalLM.from_pretrained(directory, device_map="meta", **LOADING)
-    except Exception as error:  # whatever a config.json may hold, down to an unknown activation
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise InputError(
-            f"{directory}/config.json: transformers cannot build this model ({type(error).__name__}: {reason})"
-        ) from None
     refuse(directory, found)
+    tokenizers.check(directory, model.get_input_embeddings().num_embeddings)
     for target, source in model.all_tied_weights_keys.items():
         both = {target, source} <= set(checkpoint.file_of)
         if both and not checkpoint.tensor(target).equal(checkpoint.tensor(source)):

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError
+from pruning.core.files import REPLACE, read_object
 
 if TYPE_CHECKING:
     from torch import nn  # slow, and unneeded for names
@@ -45,6 +47,36 @@ FAMILIES: dict[str, Family] = {
 }
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # keys of a config.json
+
+WIDTHS, GROUPS, DOWN_BIAS = "ffn_widths", "kv_groups", "ffn_down_bias"
+"""Keys of config.json that are ours: each layer's FFN neurons, its key-value groups, and whether down projections have
+biases for which the stock class has no slot. What they mean is in structures/."""
+SIZES = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers")
+SIZES += ("num_key_value_heads", "vocab_size")
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json. Raises InputError if it is broken, or if a key that is read here has no value of its kind."""
+    path = directory / "config.json"
+    config = read_object(path)
+
+    def expect(key: str, what: str, right: bool) -> None:
+        if config.get(key) is not None and not right:
+            raise InputError(f"{path}: {key}: {str(config[key])[:80]} is not {what}; {REPLACE}")
+
+    expect("model_type", "a name", isinstance(config.get("model_type"), str))
+    for key in SIZES if config.get("model_type") in FAMILIES else ():
+        expect(key, "a whole number from 1 to 2147483647", _counts([config.get(key)], 1, 2**31 - 1))
+    for key, whole in ((WIDTHS, "intermediate_size"), (GROUPS, "num_key_value_heads")):
+        layers, most, found = config.get("num_hidden_layers"), config.get(whole), config.get(key)
+        right = isinstance(found, list) and len(found) == layers and _counts([most, *found], 0, most)
+        expect(key, f"a list of {layers} whole numbers up to {whole}, one for each layer", right)
+    expect(DOWN_BIAS, "true or false", isinstance(config.get(DOWN_BIAS), bool))
+    return config
+
+
+def _counts(values: list[Any], least: int, most: Any) -> bool:
+    return all(type(value) is int for value in (*values, most)) and all(least <= value <= most for value in values)
 
 
 def family_of(config: Mapping[str, Any], source: object) -> Family:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError
+from pruning.core.files import read_object
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -60,12 +61,7 @@ def write(writer: "GGUFWriter", folder: Path, size: int) -> None:
 
 def read(folder: Path) -> dict[str, Any]:
     """tokenizer.json. Raises InputError if there is none, or if it has no merges."""
-    try:
-        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"gguf: {folder}/tokenizer.json: {error}; a GGUF file holds its tokenizer, made from that"
-        ) from None
+    content = read_object(folder / "tokenizer.json", "a GGUF file holds its tokenizer, made from that")
     if content["model"].get("type") != "BPE" or not content["model"].get("merges"):
         raise InputError(f"gguf: {folder}/tokenizer.json: llama.cpp wants a BPE model with merges here")
     return content

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PretrainedConfig
 
-from pruning.core import artifacts, memory
+from pruning.core import artifacts, files, memory
 from pruning.core.errors import InputError
-from pruning.models import complete
+from pruning.models import complete, tokenizers
+from pruning.models.checkpoint import read_config
 from pruning.models.structures import ffn, kv_groups
 
 SMALL = 0.01
@@ -45,15 +46,7 @@ def load(
     complete.refuse(directory, found)
     if adapter is not None:
         model = merged(model, adapter)
-    return model.eval().requires_grad_(False), tokenizer_of(directory)
-
-
-def tokenizer_of(directory: Path) -> PreTrainedTokenizerBase:
-    """Padding on the left for generation."""
-    tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    return model.eval().requires_grad_(False), tokenizers.load(directory)
 
 
 def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
@@ -112,16 +105,17 @@ def lack(needed: float, free: list[float], on_gpus: bool, smaller: str) -> str:
 
 def stock_config(directory: Path) -> PretrainedConfig:
     """The model's config; code that it names is not run."""
-    raw, _ = PretrainedConfig.get_config_dict(directory)
+    raw = read_config(directory)
     raw.pop("auto_map", None)
-    return AutoConfig.for_model(**raw)
+    with files.reading(directory / "config.json"):
+        return AutoConfig.for_model(**raw)
 
 
 def model_class(directory: Path) -> type[PreTrainedModel]:
     """The stock class, or a subclass whose FFNs have their own widths and biases, and attention its own groups, so that
     loading stays transformers' own."""
     stock = stock_class(stock_config(directory), directory)
-    raw, _ = PretrainedConfig.get_config_dict(directory)
+    raw = read_config(directory)
     widths, biased, groups = ffn.widths_of(raw), raw.get(ffn.DOWN_BIAS), kv_groups.listed(raw)
     if not widths and not biased and not groups:
         return stock

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from pruning.models import loading, remote_code
-from pruning.models.checkpoint import Checkpoint
+from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.sources import from_local
 
 
@@ -17,7 +17,7 @@ def from_pruned(pruned: Path, adapter: Path | None, output: Path, dtype: str | N
         shutil.copyfile(code, output / remote_code.FILE)
     if adapter is None:
         return
-    config = json.loads((pruned / "config.json").read_text(encoding="utf-8"))
+    config = read_config(pruned)
     checkpoint = Checkpoint(pruned)
     dtype = dtype or str(checkpoint.tensor(checkpoint.name(0, "down")).dtype).removeprefix("torch.")
     model, _ = loading.load(pruned, dtype, "cpu", adapter)

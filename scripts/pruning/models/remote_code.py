@@ -5,14 +5,13 @@ They are written beside the weights (`modeling_pruned.py`, named by `auto_map` i
 Its own loader reads the same list of widths and runs no code from a folder.
 """
 
-import json
 import re
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from pruning.core.errors import InputError
-from pruning.models.families import Family, family_of
+from pruning.models.families import Family, family_of, read_config
 from pruning.models.structures import ffn, kv_groups
 
 FILE = "modeling_pruned.py"
@@ -144,7 +143,7 @@ def trusted(directory: Path) -> bool:
     """Whether other tools need, and may be given, leave to run the code beside a model: only what `source` writes is.
 
     Raises InputError if a model that needs it brings other code along."""
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = read_config(directory)
     if not {ffn.WIDTHS, ffn.DOWN_BIAS, kv_groups.CONFIG_KEY} & config.keys():
         return False
     family = family_of(config, directory)

@@ -4,15 +4,19 @@ import base64
 import importlib.util
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError
+from pruning.core.files import REPLACE, read_object, reading
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
+OBJECTS = ("config.json", "generation_config.json", "*.index.json", "tokenizer*.json", "special_tokens_map.json")
+OBJECTS += ("added_tokens.json", "vocab.json", "chat_template.json")
+"""Of these, JSON that holds an object."""
 Source = Mapping[str, Any]  # a GgufSource of the config, as a job gets it
 
 
@@ -31,7 +35,10 @@ MERGED = (
 
 def check_folder(path: Path) -> None:
     """Raises InputError, saying what to run, for a folder that is no model to be copied: one without a config.json or
-    safetensors, or a LoRA adapter's."""
+    safetensors, a LoRA adapter's, or one with folders or pipes in the place of files."""
+    for file in _files(path, FILES):
+        if not file.is_file():
+            raise InputError(f"{file}: is no file: remove it, or put the file there")
     weights = {file.name for file in path.glob("*.safetensors")} - {"adapter_model.safetensors"}
     if (path / "adapter_config.json").is_file() and not weights:
         raise InputError(f"{path} is a LoRA adapter, no model: merge it, {_remedy(MERGED, path, 'merged')}")
@@ -46,22 +53,39 @@ def check_folder(path: Path) -> None:
         )
 
 
+def check_files(path: Path) -> None:
+    """Raises InputError, naming it, for a file of a model's folder that holds no JSON object where it must, and for an
+    index that names files which are not there."""
+    for file in _files(path, OBJECTS):
+        content = read_object(file)
+        if file.name.endswith(".index.json"):
+            with reading(file):
+                missing = [name for name in set(content["weight_map"].values()) if not (path / name).is_file()]
+            if missing:
+                raise InputError(f"{file}: names {sorted(missing)[0]}, which is not there; {REPLACE}")
+
+
+def _files(path: Path, patterns: Sequence[str]) -> list[Path]:
+    return sorted({file for pattern in patterns for file in path.glob(pattern)})
+
+
 def _remedy(program: str, path: Path, name: str) -> str:
     to = f"{path}-{name}"
     return f"and give {to}: {shlex.join(['python', '-c', program, str(path), to])}"
 
 
 def from_local(path: Path, output: Path) -> None:
-    """Raises InputError as `check_folder` does."""
+    """Raises InputError as `check_folder` and `check_files` do."""
     check_folder(path)
-    for file in sorted({f for pattern in FILES for f in path.glob(pattern)}):
+    check_files(path)
+    for file in _files(path, FILES):
         shutil.copyfile(file, output / file.name)
 
 
 def from_hub(repo: str, revision: str, output: Path) -> None:
     """A snapshot at a pinned revision.
 
-    Raises InputError if it is missing, gated or out of reach, and as `check_folder` does."""
+    Raises InputError if it is missing, gated or out of reach, and as `check_folder` and `check_files` do."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -77,6 +101,7 @@ def from_hub(repo: str, revision: str, output: Path) -> None:
         raise InputError(f"model {repo}@{revision}: {reason} ({type(error).__name__})") from None
     shutil.rmtree(output / ".cache", ignore_errors=True)
     check_folder(output)
+    check_files(output)
 
 
 def from_gguf(source: Source, output: Path) -> None:
@@ -96,10 +121,7 @@ def from_gguf(source: Source, output: Path) -> None:
     with joined(files, output) as file:
         if source["sha256"] and (found := artifacts.file_hash(file)) != source["sha256"]:
             raise InputError(wrong_checksum(source, files, found))
-        with file.open("rb") as start:
-            if start.read(4) != b"GGUF":
-                raise InputError(f"{files[0]}: not a GGUF file; check `path`")
-        try:
+        with reading(files[0], "fetch it again, or take another", "transformers cannot dequantise this"):
             model, found = AutoModelForCausalLM.from_pretrained(
                 file.parent,
                 gguf_file=file.name,
@@ -108,8 +130,6 @@ def from_gguf(source: Source, output: Path) -> None:
                 **complete.LOADING,
             )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        except ValueError as error:  # an architecture or a quantisation that it does not know
-            raise InputError(f"{files[0]}: transformers cannot dequantise this: {str(error).splitlines()[0]}") from None
     model.save_pretrained(output)
     complete.refuse(output, found)
     tokenizer.save_pretrained(output)
@@ -127,7 +147,7 @@ def locations(source: Source) -> list[tuple[str | None, str]]:
 def gguf_files(source: Source) -> list[Path]:
     """The GGUF file, or its parts in order.
 
-    Raises InputError if a package is not installed or has another version, or a file is missing."""
+    Raises InputError if a package is not installed or has another version, or a file is missing or another kind's."""
     places = locations(source)
     packages = list(dict.fromkeys(package for package, _ in places if package))
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
@@ -148,6 +168,9 @@ def gguf_files(source: Source) -> list[Path]:
     for file in files:
         if not file.is_file():
             raise InputError(f"{file}: no such GGUF file; check `path`")
+    with files[0].open("rb") as start:
+        if start.read(4) != b"GGUF":
+            raise InputError(f"{files[0]}: not a GGUF file; check `path`")
     return files
 
 

@@ -16,12 +16,10 @@ from pruning.models.families import Family
 
 CONFIG_KEY = "intermediate_size"
 
-WIDTHS = "ffn_widths"
-"""Key of config.json that says each layer's width, where the stock class does not build the model by itself."""
-
-DOWN_BIAS = "ffn_down_bias"
-"""Key of config.json that says that every down projection has a bias for which the family's stock class has no slot;
-only models/loading.py builds such a model."""
+WIDTHS = families.WIDTHS
+"""Where the stock class does not build the model by itself."""
+DOWN_BIAS = families.DOWN_BIAS
+"""Only models/loading.py builds such a model."""
 
 
 # On disk -------------------------------------------------------------------------------------------------------------
@@ -55,7 +53,7 @@ def names(family: Family) -> dict[tuple[str, ...], str]:
 def pattern(family: Family) -> re.Pattern[str]:
     layers, modules = family.layers.rpartition(".")[2], "|".join(names(family).values())
     return re.compile(
-        rf"^(?P<prefix>.*\b{layers})\.(?P<layer>\d+)\.{family.ffn}\.(?P<module>{modules})\.(?P<kind>weight|bias)$"
+        rf"^(?P<prefix>.*\b{layers})\.(?P<layer>\d{{1,9}})\.{family.ffn}\.(?P<module>{modules})\.(?P<kind>weight|bias)$"
     )
 
 

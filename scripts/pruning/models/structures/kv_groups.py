@@ -20,8 +20,8 @@ from pruning.core.errors import InputError
 from pruning.models import families
 from pruning.models.families import Family
 
-CONFIG_KEY = "kv_groups"
-"""Key of config.json that says how many each layer has; absent: as many everywhere as `num_key_value_heads`."""
+CONFIG_KEY = families.GROUPS
+"""Absent: as many everywhere as `num_key_value_heads`."""
 
 
 def projections(family: Family) -> dict[str, int]:
