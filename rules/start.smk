@@ -5,7 +5,7 @@ of a killed run are looked for in Slurm's queue.
 
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.27")
 
 if workflow.is_main_process:
     checked(preflight.check_place, HOME)
