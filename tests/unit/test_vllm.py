@@ -128,9 +128,6 @@ class Lab:
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch) -> Lab:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     return Lab(tmp_path)
