@@ -742,7 +742,12 @@ def test_negative_log_likelihoods_are_a_hand_loop(batch_size):
 def windowed(folder, task) -> SimpleNamespace:
     """The stage's results on data.parquet, with the model beside it."""
     original = {"widths": [1], "parameters": 1}
-    artifacts.write_json(folder / "model/manifest.json", {"files": {}, "original": original, **original}, "base", {})
+    artifacts.write_json(
+        folder / "model/manifest.json",
+        {"files": artifacts.directory_hashes(folder / "model"), "original": original, **original},
+        "base",
+        {},
+    )
     task = {"kind": "perplexity", "dtype": "float32", "tokens": None, "batch_size": 2, **task}
     source = [f"wiki={folder}/data.parquet"]
     model = folder / "model"

@@ -487,7 +487,7 @@ def test_the_command_joins_tables_and_repeats_its_bytes(tmp_path):
                 origin = {"model": model, "calib": "gsm"}
                 artifacts.write_parquet(path, rows.drop(columns=["model", "calib"]), "trap", origin)
             else:
-                rows.to_csv(path, index=False)
+                artifacts.write_csv(path, rows, {})
             arguments.append(f"{name}={path}")
     pd.testing.assert_frame_equal(
         figure_stage.read(Files(arguments))["neurons"][tables["neurons"].columns],
@@ -513,8 +513,8 @@ def test_the_command_names_what_is_wrong(tmp_path):
         ),
         ("widths", ["widths"], "--file widths: expected NAME=PATH"),
         ("widths", [f"widths={tmp_path}/none.csv"], "none.csv: no such file"),
-        ("widths", [f"widths={tmp_path}/empty.csv"], "empty.csv: not a table"),
-        ("widths", [f"widths={tmp_path}/empty.parquet"], "empty.parquet: not a table"),
+        ("widths", [f"widths={tmp_path}/empty.csv"], "empty.csv: lacks empty.csv.json"),
+        ("widths", [f"widths={tmp_path}/empty.parquet"], "empty.parquet: not a whole parquet file"),
     ):
         for name in ("empty.csv", "empty.parquet"):
             (tmp_path / name).touch()

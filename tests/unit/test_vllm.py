@@ -81,7 +81,12 @@ class Lab:
         self.folder = folder
         base = tiny.save(tiny.of_family(family), folder / "base")
         original = {"widths": [48, 48], "parameters": 1}
-        artifacts.write_json(base / "manifest.json", {"files": {}, "original": original, **original}, "base", {})
+        artifacts.write_json(
+            base / "manifest.json",
+            {"files": artifacts.directory_hashes(base), "original": original, **original},
+            "base",
+            {},
+        )
         rows = pd.DataFrame({"question": QUESTIONS, "answer": "x"})
         artifacts.write_parquet(folder / "data.parquet", rows, "dataset", {})
         for task in (SUMS, OPTIONS):

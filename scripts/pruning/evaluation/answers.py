@@ -44,7 +44,8 @@ class AnswerFile:
         lines = [_read(line, path) for line in raw[:whole].split(b"\n")[:-1]]
         self.records.update(line for line in lines if line)
         if bad := lines.count(None):
-            print(f"{path}: {bad} of {len(lines)} lines broken, altered or foreign; what no sound line answers is asked again")
+            told = f"{bad} of {len(lines)} lines broken, altered or foreign"
+            print(f"{path}: {told}; what no sound line answers is asked again")
         return whole
 
     @staticmethod
@@ -61,7 +62,8 @@ class AnswerFile:
     def add(self, key: str, record: dict[str, Any]) -> None:
         """On disk when it returns, but for a crash of the machine; a later record of the same key replaces this one."""
         record = self.records[key] = plain(record)
-        self.file.write(json.dumps({"key": key, **record, "checksum": _checksum(self.path, key, record)}).encode() + b"\n")
+        line = {"key": key, **record, "checksum": _checksum(self.path, key, record)}
+        self.file.write(json.dumps(line).encode() + b"\n")
         self.file.flush()
 
 

@@ -44,7 +44,7 @@ def evaluate(
     if shared_examples:
         task = {**task, "fewshot_config": {"sampler": "first_n"}}
     with tempfile.TemporaryDirectory() as directory:
-        # datasets' own cache goes by paths and times, not by content, and believes what lies there: none outlives a job.
+        # datasets finds what it cached by path and time, not by content, and trusts it: no cache outlives a job.
         task = {**task, "dataset_kwargs": {**task.get("dataset_kwargs", {}), "cache_dir": directory}}
         path = Path(directory) / "task.yaml"  # a file, because only files may include packaged ones
         path.write_text(yaml.safe_dump(task), encoding="utf-8")

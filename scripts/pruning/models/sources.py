@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.core.errors import InputError
+from pruning.models import adapters
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
 Source = Mapping[str, Any]  # a GgufSource of the config, as a job gets it
@@ -31,7 +32,7 @@ MERGED = (
 
 def check_folder(path: Path) -> None:
     """Raises InputError, saying what to run, for a folder that is no model to be copied: one without a config.json or
-    safetensors, or a LoRA adapter's."""
+    safetensors, with a LoRA adapter, or with links to files that lie elsewhere."""
     weights = {file.name for file in path.glob("*.safetensors")} - {"adapter_model.safetensors"}
     if (path / "adapter_config.json").is_file() and not weights:
         raise InputError(f"{path} is a LoRA adapter, no model: merge it, {_remedy(MERGED, path, 'merged')}")
@@ -44,6 +45,19 @@ def check_folder(path: Path) -> None:
             f"{path} holds no *.safetensors, and weights of another kind (*.bin are pickles) are not read: "
             f"write them anew, {_remedy(REWRITTEN, path, 'safetensors')}"
         )
+    adapters.refuse(path)
+    whole = path.resolve()
+    own = [whole, *([whole.parents[1] / "blobs"] if whole.parent.name == "snapshots" else [])]  # as the hub's cache has
+    for file in _copied(path):
+        if not any(file.resolve().is_relative_to(folder) for folder in own):
+            raise InputError(
+                f"{file} is a link to {file.resolve()}, outside of the folder: copy that file into it, or name the "
+                "folder that holds all of the model"
+            )
+
+
+def _copied(path: Path) -> list[Path]:
+    return sorted({file for pattern in FILES for file in path.glob(pattern)})
 
 
 def _remedy(program: str, path: Path, name: str) -> str:
@@ -54,7 +68,7 @@ def _remedy(program: str, path: Path, name: str) -> str:
 def from_local(path: Path, output: Path) -> None:
     """Raises InputError as `check_folder` does."""
     check_folder(path)
-    for file in sorted({f for pattern in FILES for f in path.glob(pattern)}):
+    for file in _copied(path):
         shutil.copyfile(file, output / file.name)
 
 
