@@ -7,6 +7,7 @@ from itertools import combinations, product
 import figure as figure_stage
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -501,6 +502,16 @@ def test_the_command_joins_tables_and_repeats_its_bytes(tmp_path):
     assert b"<dc:date>" not in files[0][0].read_bytes()
     with Image.open(files[0][1]) as image:
         assert image.width == pytest.approx(7.2 * 200, abs=1) and image.info["dpi"][0] == pytest.approx(200, abs=0.1)
+
+
+def test_changed_neurons_are_not_drawn(tmp_path):
+    path, origin = tmp_path / "neurons.parquet", {"model": "m", "calib": "c"}
+    rows = made("fig2")[0]["neurons"].drop(columns=["model", "calib"])
+    artifacts.write_parquet(path, rows, "trap", origin)
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
+    with pytest.raises(InputError, match="neurons.parquet: was changed after it was made"):
+        figure_stage.read(Files([f"neurons={path}"]))
 
 
 def test_the_command_names_what_is_wrong(tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pruning.core import artifacts, names
+from pruning.core import artifacts
 from pruning.methods import compact, masks
 from pruning.models import loading
 from pruning.models.checkpoint import Checkpoint, read_config
@@ -73,7 +73,7 @@ def written(parts: Parts, dtype: str) -> Iterator[Path]:
 
 def identity(parts: Parts) -> list[Any]:
     """What the weights are, JSON-like: equal for equal weights alone."""
-    adapter = [artifacts.file_hash(parts.adapter / name) for name in names.ADAPTER] if parts.adapter else None
+    adapter = [artifacts.file_hash(path) for path in sorted(parts.adapter.glob("adapter_*"))] if parts.adapter else None
     own = [artifacts.file_hash(parts.manifest), adapter]
     if parts.mask is None:
         return own
