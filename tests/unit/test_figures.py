@@ -514,6 +514,10 @@ def test_changed_neurons_are_not_drawn(tmp_path):
         figure_stage.read(Files([f"neurons={path}"]))
 
 
+def test_the_papers_numbers_need_no_record():
+    assert len(figure_stage.read(Files(["published=resources/paper/table4.csv"]))["published"]) > 0
+
+
 def test_the_command_names_what_is_wrong(tmp_path):
     outputs = (tmp_path / "a.svg", tmp_path / "a.png")
     for figure, tables, message in (
