@@ -32,9 +32,7 @@ def cut_in_memory(variant):
 def parts_of(wildcards):
     """The files that a variant's model is made of."""
     variant, model = variant_of(wildcards), wildcards.model
-    found = {"adapter": []}
-    if folder := variant.adapter(model):
-        found["adapter"] = [f"{folder}/{name}" for name in ("adapter_model.safetensors", "adapter_config.json")]
+    found = {"adapter": variant.adapter_files(model)}
     if cut_in_memory(variant):
         own = {"model": model, "calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity}
         evidence = EVIDENCE.get(CONFIG.method(variant.method).compensate)

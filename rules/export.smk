@@ -20,14 +20,13 @@ def exported(wildcards):
     """The files that an exported model is made of."""
     variant, model = variant_of(wildcards), wildcards.model
     own = {"model": model, "calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity}
-    compact, adapter = names.COMPACT.format(**own), variant.adapter(model)
-    files = ("adapter_model.safetensors", "adapter_config.json")
+    compact = names.COMPACT.format(**own)
     return {
         "base": names.BASE.format(**own),
         "mask": names.MASK.format(**own),
         "manifest": f"{compact}/manifest.json",
         "weights": ancient(f"{compact}/model"),
-        "adapter": [f"{adapter}/{file}" for file in files] if adapter else [],
+        "adapter": variant.adapter_files(model),
         "measured": measured_of(model, variant),
     }
 

@@ -12,11 +12,7 @@ def model_files(wildcards):
     """Files outside packages that the dense model is made from."""
     source = CONFIG.models[wildcards.model].source
     if source.kind == "pruned":
-        folder = source.variant.adapter(source.model)
-        adapter = (
-            [f"{folder}/{name}" for name in ("adapter_model.safetensors", "adapter_config.json")] if folder else []
-        )
-        return [source.variant.manifest(source.model), *adapter]
+        return [source.variant.manifest(source.model), *source.variant.adapter_files(source.model)]
     if source.kind == "gguf":
         return [path for package, path in sources.locations(source.model_dump()) if not package]
     patterns = sources.FILES if source.kind == "local" else ()

@@ -12,8 +12,6 @@ OUTPUT
 A killed training goes on from its last checkpoint, kept in a hidden folder beside the output.
 """
 
-RECOVERY_FILES = ("adapter_model.safetensors", "adapter_config.json", "training_log.csv", "recovery.json")
-
 
 def tuning_data(wildcards):
     return text_file(CONFIG.tunings[wildcards.tuning], wildcards.model)
@@ -43,7 +41,7 @@ rule recover:
         code=code("recover"),
         launch=LAUNCH,
     output:
-        [f"{names.RECOVERED}/{name}" for name in RECOVERY_FILES],
+        [f"{names.RECOVERED}/{name}" for name in (*names.ADAPTER, "training_log.csv", "recovery.json")],
     log:
         log_of(names.RECOVERED),
     benchmark:

@@ -87,8 +87,7 @@ def collapse(
             points += fits.compared(rows, found, settings["reference"], confidence)
     points, accuracies = pd.DataFrame(points).astype({"clusters": "Int64"}), pd.DataFrame(accuracies)
     for path, frame in ((output_collapse, points), (output_accuracy, accuracies)):
-        with artifacts.atomic(path) as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.6g")
+        artifacts.write_csv(path, frame, settings)
     print(
         points[["model", "calib", "method", "collapse", "ci_low", "ci_high", "delta", "p_holm"]].to_string(index=False)
     )

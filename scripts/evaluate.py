@@ -30,8 +30,8 @@ def evaluate(
     """Settings: `tasks`: name -> a task's settings, `dtype` and, where it is not `hf`, `backend` among them."""
     cli.set_threads(threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    for library in ("datasets", "modules"):  # modules: copies of the code that is written beside some models
-        os.environ.setdefault(f"HF_{library.upper()}_CACHE", str(Path(f"results/cache/{library}").absolute()))
+    # Copies of the code that is written beside some models.
+    os.environ.setdefault("HF_MODULES_CACHE", str(Path("results/cache/modules").absolute()))
     import torch
 
     from pruning.core import artifacts

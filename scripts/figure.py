@@ -4,7 +4,6 @@ Settings (JSON): `methods` and `models`, in the order of drawing, and the figure
 says which, and which tables it takes. Equal tables and settings make equal bytes.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,28 +42,22 @@ def read(files) -> dict[str, Any]:
     """Data frames by name. Raises InputError naming the file at fault."""
     import pandas as pd
 
+    from pruning.core import artifacts
+
     tables = {}
-    for name, path in ((named, str(path)) for named in files.named for path in files.all(named)):
-        try:
-            frame = read_parquet(path) if path.endswith(".parquet") else pd.read_csv(path)
-        except FileNotFoundError:
-            raise cli.InputError(f"{path}: no such file; run snakemake to make it") from None
-        except (ValueError, OSError) as error:  # pandas' and pyarrow's errors are these
-            reason = str(error).splitlines()[0]
-            raise cli.InputError(f"{path}: not a table ({reason}); delete it and run again") from None
+    for name, path in ((named, path) for named in files.named for path in files.all(named)):
+        own = pd.read_csv if name == "published" else artifacts.read_csv  # the paper's numbers are no result
+        frame = read_neurons(path) if path.suffix == ".parquet" else own(path)
         tables.setdefault(name, []).append(frame)
     return {name: pd.concat(frames, ignore_index=True) for name, frames in tables.items()}
 
 
-def read_parquet(path: str) -> Any:
-    """A parquet file of any kind, with the model and calibration of its provenance where it has no such columns."""
-    import pyarrow.parquet as pq
+def read_neurons(path: Path) -> Any:
+    """What the stage `trap` says of each neuron, with the model and calibration of its provenance."""
+    from pruning.core import artifacts
 
-    table = pq.read_table(path, partitioning=None)
-    settings = json.loads((table.schema.metadata or {}).get(b"provenance", b"{}")).get("settings", {})
-    names = {name: settings[name] for name in ("model", "calib") if name in settings}
-    frame = table.to_pandas()
-    return frame.assign(**{name: value for name, value in names.items() if name not in frame})
+    frame, settings = artifacts.read_parquet(path, "trap"), artifacts.read_provenance(path)["settings"]
+    return frame.assign(model=settings["model"], calib=settings["calib"])
 
 
 if __name__ == "__main__":

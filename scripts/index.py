@@ -20,8 +20,6 @@ def index(
 ) -> None:
     """Settings: `tables` (name, maker, caption), `figures` (name, title, caption), in the page's order, the headline's
     first; `titles`: task -> text; `title`; `confidence`."""
-    import pandas as pd
-
     from pruning.core import artifacts
     from pruning.report import site
     from pruning.report.files import Files
@@ -33,8 +31,9 @@ def index(
 
     def table(entry: dict) -> dict:
         stem = files.at("table", table=entry["name"])
-        markdown = stem.with_suffix(".md").read_text(encoding="utf-8")
-        words = site.sentence(entry["maker"], pd.read_csv(f"{stem}.csv"), settings["titles"], settings["confidence"])
+        markdown = artifacts.read_beside(stem.with_suffix(".md"))
+        frame = artifacts.read_csv(stem.with_suffix(".csv"))
+        words = site.sentence(entry["maker"], frame, settings["titles"], settings["confidence"])
         return {
             **entry,
             "title": site.title_of(markdown),

@@ -87,8 +87,7 @@ def latency(
     frame = pd.DataFrame(rows)
     ratios = [dense_flops / stage.prefill_flops(config, widths, prompt_tokens) for widths in variants.values()]
     frame.insert(frame.columns.get_loc("decode_tokens_per_s"), "flop_ratio", ratios)
-    with artifacts.atomic(output) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.6g")
+    artifacts.write_csv(output, frame, settings)
     print(frame[["variant", "prefill_s", "prefill_speedup", "flop_ratio", "decode_speedup"]].to_string(index=False))
 
 

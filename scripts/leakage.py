@@ -27,8 +27,7 @@ def leakage(settings: cli.Settings, output: Annotated[Path, typer.Option(help="C
             identical, overlapping = overlap(text, items, n)
             row = {"source": source, "task": task, "items": len(items), "identical": identical}
             rows.append({**row, "overlapping": overlapping, "n": n})
-    with artifacts.atomic(output) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+    artifacts.write_csv(output, pd.DataFrame(rows), settings)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,7 @@ def overlap(
                 {**settings, "sparsity": int(path_a.stem) / 100, "layer": layer, "iou": iou(a, b), "chance": chance}
             )
     frame = pd.DataFrame(rows)
-    with artifacts.atomic(output) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.6g")
+    artifacts.write_csv(output, frame, settings)
     print(frame.groupby("sparsity")[["iou", "chance"]].mean().to_string())
 
 

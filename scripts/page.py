@@ -16,7 +16,7 @@ def page(
     from pruning.core import artifacts
     from pruning.report import site
 
-    text = markdown.read_text(encoding="utf-8")
+    text = artifacts.read_beside(markdown)
     page = site.fill(template, title=site.title_of(text), html=site.rendered(site.without_title(text)))
     with artifacts.atomic(output) as temporary:
         temporary.write_text(page, encoding="utf-8")

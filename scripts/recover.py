@@ -59,10 +59,12 @@ def recover(
     identity = artifacts.key_of(*origins, settings)
     checkpoints = output.with_name(f".{output.name}.{identity}")
     log: list[dict] = []
-    if (checkpoints / "state.safetensors").exists():
+    if recovery.is_of(checkpoints, identity):
         recovery.load_state(checkpoints / "state.safetensors", tuned, optimizer)
         log = pd.read_csv(checkpoints / "training_log.csv").to_dict("records")
         print(f"resumed after step {len(log)}")
+    elif checkpoints.exists():
+        print(f"{checkpoints}: not a whole checkpoint of this training, which starts anew")
     device = network.get_input_embeddings().weight.device
     with out_of_memory.advise("`tunings: micro_batch`: lower it, or set `gradient_checkpointing: true`"):
         for step in tqdm(range(len(log), settings["steps"]), "LoRA steps", mininterval=5):
@@ -82,11 +84,12 @@ def recover(
                 with artifacts.atomic_directory(checkpoints) as directory:
                     recovery.save_state(directory / "state.safetensors", tuned, optimizer)
                     pd.DataFrame(log).to_csv(directory / "training_log.csv", index=False)
+                    recovery.bind(directory, identity)
     with artifacts.atomic_directory(output) as directory:
         recovery.save(directory, tuned)
         names = settings.get("names", {})  # so that logs of several recoveries can be read as one table
         frame = pd.DataFrame(log).assign(**names)[[*names, "step", "loss"]]
-        frame.to_csv(directory / "training_log.csv", index=False, float_format="%.6g")
+        artifacts.write_csv(directory / "training_log.csv", frame, settings)
         content = {"last_loss": log[-1]["loss"], "files": artifacts.directory_hashes(directory)}
         artifacts.write_json(directory / "recovery.json", content, "recovery", settings)
     shutil.rmtree(checkpoints, ignore_errors=True)

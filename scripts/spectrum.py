@@ -80,8 +80,7 @@ def spectrum(
         summaries.append({**row, **ranks})
     summary = pd.DataFrame(summaries)
     for path, frame in ((output_spectrum, pd.concat(curves)), (output_summary, summary)):
-        with artifacts.atomic(path) as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.6g")
+        artifacts.write_csv(path, frame, settings)
     print(summary.drop(columns=list(shared)).to_string(index=False))
 
 

@@ -81,8 +81,7 @@ def speed(
         }
         rows.append(row)
     frame = pd.DataFrame(rows)
-    with artifacts.atomic(output) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.9g")
+    artifacts.write_csv(output, frame, settings, digits=9)
     shown = frame[frame["timed"] == frame["variant"]]
     print(shown[["variant", "bytes", "prefill_s", "prefill_speedup", "decode_speedup"]].to_string(index=False))
 

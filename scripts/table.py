@@ -26,9 +26,10 @@ def table(
     if maker not in known:
         raise cli.InputError(f"--maker {maker}: no such table; there are {', '.join(known)}")
     page = importlib.import_module(f"pruning.report.tables.{maker}").make(Files(file or ()), settings)
-    for path, text in ((output_csv, page.csv), (output_md, page.markdown), (output_tex, page.tex)):
+    for path, text in ((output_md, page.markdown), (output_tex, page.tex)):
         with artifacts.atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    artifacts.write_csv(output_csv, page.frame, settings, beside=(output_md, output_tex))
 
 
 if __name__ == "__main__":

@@ -52,8 +52,7 @@ def trap(
     for path, rows in ((output_regions, regions), (output_classes, classes)):
         rows.insert(0, "model", settings["model"])
         rows.insert(1, "calib", settings["calib"])
-        with artifacts.atomic(path) as temporary:
-            rows.to_csv(temporary, index=False, float_format="%.6g")
+        artifacts.write_csv(path, rows, settings)
     pooled = regions[regions["layer"] == "all"]
     print(pooled[["method", "region", "neurons", "expected", "kept_share", "layer_kept_share"]].to_string(index=False))
 

@@ -38,7 +38,11 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
                 if not isinstance(origin, dict) or "kind" not in origin:
                     continue  # not ours
                 content = artifacts.read_json(path, origin["kind"])
-            if path.suffix == ".json" and "files" in content and (directory := folder_of(path, origin)).is_dir():
+            if origin["kind"] == "csv":
+                for file in (path.with_name(name) for name in content["files"]):
+                    if file.is_file():
+                        artifacts.check_recorded(file, path)
+            elif path.suffix == ".json" and "files" in content and (directory := folder_of(path, origin)).is_dir():
                 chain.check_files(directory, path, content, again=True)
                 files += len(content["files"])
         except (cli.InputError, ValueError, OSError, pa.ArrowException) as error:
@@ -53,7 +57,8 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
             now = digests.get(source) or (None if source.startswith("results/") else chain.content(Path(source)))
             links += now is not None
             if now not in (None, digest):
-                mistakes.append(f"{place}: was made from another {source}; delete it and run again")
+                made = place.replace(".csv.json", ".csv")  # the record tells of the table
+                mistakes.append(f"{made}: was made from another {source}; delete it and run again")
     for mistake in mistakes:
         print(f"error: {mistake}")
     print(f"{len(digests)} artefacts, {files} files of models and moments, {links} links: {len(mistakes)} mistakes")

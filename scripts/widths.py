@@ -27,8 +27,7 @@ def widths(
         kept = mask.groupby("layer")["keep"].agg(width="sum", dense_width="size", kept_share="mean").reset_index()
         named = {"model": model, "calib": calib, "method": method, "sparsity": sparsity / 100}
         frames.append(kept.assign(**named)[[*named, *kept.columns]])
-    with artifacts.atomic(output) as temporary:
-        pd.concat(frames, ignore_index=True).to_csv(temporary, index=False, float_format="%.6g")
+    artifacts.write_csv(output, pd.concat(frames, ignore_index=True), settings)
 
 
 if __name__ == "__main__":

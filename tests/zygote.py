@@ -88,8 +88,6 @@ def work(channel: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    if loaded := sys.modules.get("datasets"):  # which read its folder from the environment when it was loaded
-        loaded.config.HF_DATASETS_CACHE = Path(folder, "results/cache/datasets")
     sys.argv = arguments
     sys.path.insert(0, os.path.abspath(os.path.dirname(arguments[0])))
     code = 0

@@ -173,6 +173,7 @@ CODE = {
     "scripts/pruning/methods/allocation/uniform.py": FROM_MASK,
     "scripts/pruning/methods/masks.py": FROM_SCORE | FROM_EVALUATE,
     "scripts/pruning/models/pruned.py": FROM_EVALUATE,
+    "scripts/pruning/models/adapters.py": FROM_MODEL,
     "scripts/pruning/models/sources.py": FROM_MODEL,
     "scripts/pruning/calibration/gradients.py": FROM_CALIBRATION,
     "scripts/pruning/calibration/prepare.py": FROM_CALIBRATION,

@@ -124,7 +124,7 @@ def test_numbers_of_numpy_and_torch_become_plain_ones(path):
 
 def line(key=A, checksum=None, **record) -> bytes:
     """A line with the checksum that it ought to have, or another."""
-    return json.dumps({"key": key, **record, "checksum": checksum or key_of(key, record)}).encode()
+    return json.dumps({"key": key, **record, "checksum": checksum or key_of("task", key, record)}).encode()
 
 
 ALTERED = {
@@ -148,7 +148,7 @@ def test_an_altered_line_is_not_believed(path, alter, capsys):
     path.write_bytes(alter(first) + b"\n" + second + b"\n")
     answers = AnswerFile(path)
     assert answers.records.keys() == {B}
-    assert capsys.readouterr().out == f"{path}: 1 of 2 lines broken or altered; {AGAIN}\n"
+    assert capsys.readouterr().out == f"{path}: 1 of 2 lines broken, altered or foreign; {AGAIN}\n"
     answers.add(A, {"response": "eins"})
     assert AnswerFile(path).records == {A: {"response": "eins"}, B: {"response": [-1.5, True]}}
 
@@ -159,7 +159,7 @@ FOREIGN = {
     "list": b'["key", "response"]',
     "null": b"null",
     "empty": b"",
-    "no key": json.dumps({"response": "eins", "checksum": key_of(A, {"response": "eins"})}).encode(),
+    "no key": json.dumps({"response": "eins", "checksum": key_of("task", A, {"response": "eins"})}).encode(),
     "no response": line(tokens=4),
     "no checksum, as files before had none": json.dumps({"key": A, "response": "eins"}).encode(),
     "key of another type": line(key=5, response="eins"),
@@ -178,14 +178,14 @@ def test_a_line_that_is_no_record_is_not_believed(path, foreign, capsys):
     answers = AnswerFile(path)
     assert answers.records.keys() == {A, B}
     assert answers[A] == {"response": "eins", "tokens": 4, "finish": "stop"}
-    assert capsys.readouterr().out == f"{path}: 1 of 3 lines broken or altered; {AGAIN}\n"
+    assert capsys.readouterr().out == f"{path}: 1 of 3 lines broken, altered or foreign; {AGAIN}\n"
 
 
 def test_bad_lines_are_told_of_once_with_their_number(path, capsys):
     filled(path)
     path.write_bytes(b"5\n" * 7 + path.read_bytes())
     AnswerFile(path)
-    assert capsys.readouterr().out == f"{path}: 7 of 9 lines broken or altered; {AGAIN}\n"
+    assert capsys.readouterr().out == f"{path}: 7 of 9 lines broken, altered or foreign; {AGAIN}\n"
 
 
 def test_nothing_is_told_of_a_sound_file_and_of_one_that_a_kill_cut_off(path, capsys):
@@ -194,6 +194,19 @@ def test_nothing_is_told_of_a_sound_file_and_of_one_that_a_kill_cut_off(path, ca
     path.write_bytes(path.read_bytes()[:-5])
     assert AnswerFile(path).records.keys() == {A}
     assert capsys.readouterr().out == ""
+
+
+def test_answers_of_another_model_or_task_are_not_believed(path, tmp_path, capsys):
+    """Copied over this file, or appended to it; two names of one identity are of the same."""
+    other, same = (tmp_path / name for name in (".task.other.jsonl", ".some.task.jsonl"))
+    AnswerFile(other).add(A, {"response": "their"})
+    AnswerFile(same).add(C, {"response": "drei"})
+    filled(path)
+    path.write_bytes(path.read_bytes() + other.read_bytes() + same.read_bytes())
+    assert AnswerFile(path)[A]["response"] == "eins" and C in AnswerFile(path)
+    assert f"{path}: 1 of 4 lines broken, altered or foreign; {AGAIN}\n" in capsys.readouterr().out
+    path.write_bytes(other.read_bytes())
+    assert AnswerFile(path).records == {}
 
 
 def test_the_later_of_two_lines_counts(path):

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -233,6 +234,47 @@ def test_an_adapters_folder_says_what_to_run_and_that_works(tmp_path: Path):
     tokens = torch.arange(5)[None]
     assert torch.allclose(new(tokens).logits, adapted(tokens).logits, atol=1e-5)
     assert not torch.allclose(new(tokens).logits, model(tokens).logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["user's", "compact"])
+def test_an_adapter_beside_weights_is_refused_and_merged_by_the_command(tmp_path: Path, kind: str):
+    """transformers would load it unasked."""
+    import peft
+
+    model, folder = tiny.qwen2(), tmp_path / "it's"
+    tiny.save(model, folder)
+    adapted = peft.get_peft_model(load(folder, "float32")[0], peft.LoraConfig(init_lora_weights=False, r=2))
+    adapted.save_pretrained(folder)
+    read = {"user's": sources.check_folder, "compact": lambda path: load(path, "float32", "cpu")}[kind]
+    with pytest.raises(InputError, match="holds weights and a LoRA adapter") as error:
+        read(folder)
+    _, _, command = str(error.value).partition(": mkdir ")
+    subprocess.run(f"mkdir {command}".replace("python", sys.executable, 1), shell=True, check=True, cwd=tmp_path)  # noqa: S602
+    tokens = torch.arange(5)[None]
+    assert torch.allclose(load(folder, "float32")[0](tokens).logits, model(tokens).logits, atol=1e-6)  # alone again
+    new, _ = load(tmp_path / "it's-merged", "float32")
+    assert torch.allclose(new(tokens).logits, adapted(tokens).logits, atol=1e-5)
+    assert not torch.allclose(new(tokens).logits, model(tokens).logits, atol=1e-3)
+
+
+def test_links_out_of_a_model_folder_are_refused_but_for_the_hubs_cache(tmp_path: Path):
+    own, blobs, snapshot = (tmp_path / name for name in ("own", "models--a--b/blobs", "models--a--b/snapshots/c0ffee"))
+    tiny.save(tiny.qwen2(), own)
+    shutil.copytree(own, snapshot)
+    blobs.mkdir()
+    for file in list(snapshot.iterdir()):
+        file.rename(blobs / file.name)
+        file.symlink_to(f"../../blobs/{file.name}")
+    (tmp_path / "link").symlink_to(snapshot)
+    for folder in (snapshot, tmp_path / "link"):
+        sources.check_folder(folder)
+    (own / "again.json").symlink_to("config.json")
+    sources.check_folder(own)
+    (tmp_path / "secret").write_text("secret")
+    for folder in (own, snapshot):
+        (folder / "tokens.json").symlink_to(tmp_path / "secret")
+        with pytest.raises(InputError, match=r"tokens.json is a link to .*/secret, outside of the folder: copy that"):
+            sources.from_local(folder, tmp_path)
 
 
 def test_a_folder_of_gguf_files_says_so(tmp_path: Path):

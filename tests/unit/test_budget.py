@@ -46,7 +46,9 @@ def laid(folder, model):
     base = tiny.save(model, folder / "base")
     checkpoint = Checkpoint(base)
     original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
-    artifacts.write_json(base / "manifest.json", {"original": original, "files": {}}, "base", {})
+    artifacts.write_json(
+        base / "manifest.json", {"original": original, "files": artifacts.directory_hashes(base)}, "base", {}
+    )
     rng = np.random.default_rng(0)
     units = [(layer, unit) for layer, width in enumerate(checkpoint.widths) for unit in range(width)]
     frame = pd.DataFrame(units, columns=["layer", "unit"]).assign(score=rng.lognormal(size=len(units)))

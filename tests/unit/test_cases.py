@@ -217,7 +217,7 @@ def write(folder, made, models=("tiny",)) -> Files:
 def test_the_table_has_all_three_forms(tmp_path, made):
     models = ["tiny", "small"]
     page = table5.make(write(tmp_path, made, models), {**TABLE, "models": models})
-    frame = pd.read_csv(StringIO(page.csv))
+    frame = pd.read_csv(StringIO(page.frame.to_csv(index=False)))
     assert ",".join(frame.columns) == (
         "model,calib,method,sparsity,item,tokens,finish,repetition,final_loop,format_failure,answer,target,correct,text"
     )

@@ -128,6 +128,87 @@ def test_what_was_made_from_other_inputs_is_found(results, capsys):
     assert f"error: {mask_of('wanda')}: was made from another {scores_of('wanda')}" in found(capsys)
 
 
+SPEED = pd.DataFrame({"variant": ["dense", "c/wanda/40"], "prefill_speedup": [1.0, 1.5]})
+CSV = Path("results/analysis/speed/m.csv")
+
+
+def edited(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+CSV_CHANGES = {
+    "a digit": (lambda: edited(CSV, "1.5", "2.5"), "m.csv: was changed after it was made; delete it"),
+    "cut": (lambda: CSV.write_text(CSV.read_text()[:30]), "m.csv: was changed after it was made; delete it"),
+    "another's": (lambda: shutil.copy(CSV.with_name("n.csv"), CSV), "m.csv: was changed after it was made; delete it"),
+    "another's, with its record": (
+        lambda: [shutil.copy(CSV.with_name(f"n.csv{end}"), f"{CSV}{end}") for end in ("", ".json")],
+        "m.csv.json: is results/analysis/speed/n.csv.json, put in another's place",
+    ),
+    "its record, too": (
+        lambda: [edited(CSV, "1.5", "2.5"), edited(CSV.with_name("m.csv.json"), artifacts.file_hash(AS_MADE), HASH)],
+        "m.csv.json: was changed after it was made",
+    ),
+}
+AS_MADE, HASH = Path("as_made.csv"), "0" * 64
+
+
+@pytest.fixture
+def csv(results) -> None:
+    for name, frame in (("m", SPEED), ("n", SPEED[:1])):
+        CSV.with_name(f"{name}.md").parent.mkdir(parents=True, exist_ok=True)
+        CSV.with_name(f"{name}.md").write_text("| dense |")
+        artifacts.write_csv(CSV.with_name(f"{name}.csv"), frame, {}, beside=[CSV.with_name(f"{name}.md")])
+    shutil.copy(CSV, AS_MADE)
+
+
+def test_a_csv_comes_back_and_its_origin_is_recorded(csv, capsys):
+    pd.testing.assert_frame_equal(artifacts.read_csv(CSV), SPEED)
+    assert artifacts.read_beside(CSV.with_suffix(".md")) == "| dense |"
+    verify.verify()
+    CSV.unlink()  # its record alone is no mistake: the next run writes both
+    verify.verify()
+    assert capsys.readouterr().out.count("7 artefacts, 6 files of models and moments, 3 links: 0 mistakes") == 2
+
+
+@pytest.mark.parametrize("name", CSV_CHANGES)
+def test_a_changed_csv_is_refused(csv, capsys, name):
+    change, words = CSV_CHANGES[name]
+    change()
+    with pytest.raises(InputError, match=words):
+        artifacts.read_csv(CSV)
+    assert f"error: results/analysis/speed/{words}" in found(capsys)
+
+
+def test_a_csv_without_its_record_and_a_changed_text_beside_one_are_refused(csv, capsys):
+    CSV.with_suffix(".md").write_text("| dens |")
+    with pytest.raises(InputError, match="m.md: was changed after it was made; delete it"):
+        artifacts.read_beside(CSV.with_suffix(".md"))
+    assert "error: results/analysis/speed/m.md: was changed" in found(capsys)
+    CSV.with_name("m.csv.json").unlink()
+    with pytest.raises(InputError, match="m.csv: lacks m.csv.json, which says how it was made; delete it and run"):
+        artifacts.read_csv(CSV)
+
+
+def test_a_bit_that_flips_on_disk_is_found_by_verify_alone(results, capsys):
+    """Neither sizes nor times tell of it: that is what is promised of files once found right."""
+    load(MODEL, "float32", "cpu")
+    weights, manifest = MODEL / "model.safetensors", MODEL.parent / "manifest.json"
+    whole = bytearray(weights.read_bytes())
+    whole[-1] ^= 1
+    weights.write_bytes(whole)
+    chain.remember(MODEL, manifest, artifacts.read_json(manifest, "compact")["files"])  # as if no time had changed
+    load(MODEL, "float32", "cpu")
+    assert "model.safetensors: is not the file" in found(capsys)
+
+
+def test_a_file_that_the_manifest_does_not_record_is_refused(results):
+    (MODEL / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(InputError, match="chat_template.jinja: .*manifest.json does not record it; .* move it away"):
+        load(MODEL, "float32", "cpu")
+
+
 def test_deleted_inputs_are_no_mistake(results, capsys):
     scores_of("wanda").unlink()
     shutil.rmtree(MODEL)

@@ -225,7 +225,12 @@ def parts(folder, case="the first layer's", compensate="none", evidence=None, mo
     ]
     artifacts.write_parquet(folder / "mask.parquet", pd.concat(frames, ignore_index=True), "mask", {})
     original = {"widths": [N] * LAYERS, "parameters": Checkpoint(base).parameters}
-    artifacts.write_json(base / "manifest.json", {"files": {}, "original": original, **original}, "base", {})
+    artifacts.write_json(
+        base / "manifest.json",
+        {"files": artifacts.directory_hashes(base), "original": original, **original},
+        "base",
+        {},
+    )
     return variants.Parts(base, base / "manifest.json", folder / "mask.parquet", compensate, evidence)
 
 

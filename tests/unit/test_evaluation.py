@@ -1,12 +1,13 @@
 """Evaluation: lm-eval's answers, remembered; its prompts, rendered from our data; perplexity by a hand loop."""
 
 import math
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import datasets
 import evaluate as evaluate_stage
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -366,15 +367,14 @@ def run(lab: Lab, task: str, records: list[dict], adapter: str | None, fields: l
     data = lab.path.with_name("data.parquet")
     frame = pd.DataFrame.from_records(adapt(records, adapter, fields, "test"), columns=fields)
     artifacts.write_parquet(data, frame, "dataset", {})
+    os.utime(data, (1, 1))  # the same for all contents
     definition = tasks.definition(TASKS / f"{task}.yaml")
     definition["dataset_kwargs"]["data_files"] = {
         split: str(data) for split in definition["dataset_kwargs"]["data_files"]
     }
     if "generation_kwargs" in definition:
         definition["generation_kwargs"]["max_gen_toks"] = 192  # the random model has a short context
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
-        return harness.evaluate(lab.cached(), definition, None)
+    return harness.evaluate(lab.cached(), definition, None)
 
 
 @pytest.fixture(scope="module")
@@ -582,15 +582,47 @@ def test_a_hopeless_model_is_asked_no_further(lab, monkeypatch, right):
         limit=8,
         batch_size=2,
     ).model_dump() | {"dtype": "float32"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
-        remembered = kinds.Remembered(lab.path.parent, "t", ["m"])
-        outcome = of_lm_eval.ask(lab.model, lab.tokenizer, settings, source, remembered)
+    remembered = kinds.Remembered(lab.path.parent, "t", ["m"])
+    outcome = of_lm_eval.ask(lab.model, lab.tokenizer, settings, source, remembered)
     asked = 8 if right else 4
     assert outcome.samples["item"].tolist() == list(range(asked)) and outcome.samples["value"].sum() == right
     assert sum(seen) == asked  # the first four not again
     stopped = None if right else {"exact_match,strict-match": pytest.approx(0.62388, abs=1e-5)}
     assert outcome.result.get("stopped_early") == stopped
+
+
+SWAPS = {
+    "shuffled": lambda table, train: (table.take([2, 0, 1]), "was changed after it was made"),
+    "another split's": lambda table, train: (train, "is results/data/sums/train.parquet, put in another's place"),
+}
+
+
+@pytest.mark.parametrize("swap", SWAPS.values(), ids=SWAPS)
+def test_items_that_are_not_the_tasks_own_are_refused(lab, swap):
+    folder, source = lab.path.parent / "results/data/sums", lab.path.with_name("task.yaml")
+    for split in ("test", "train"):
+        artifacts.write_parquet(folder / f"{split}.parquet", pd.DataFrame(PROBLEMS).iloc[::-1], "dataset", {})
+    data, words = swap(*(pq.read_table(folder / f"{split}.parquet", partitioning=None) for split in ("test", "train")))
+    pq.write_table(data, folder / "test.parquet")
+    definition = tasks.definition(TASKS / "gsm_symbolic.yaml")
+    definition["dataset_kwargs"]["data_files"] = {"test": str(folder / "test.parquet")}
+    source.write_text(yaml.safe_dump(definition))
+    settings = LmEvalTask(kind="lm_eval", title="T", metrics=["exact_match,strict-match"]).model_dump()
+    with pytest.raises(InputError, match=f"sums/test.parquet: {words}; delete it"):
+        of_lm_eval.ask(
+            lab.model, lab.tokenizer, settings | {"dtype": "float32"}, source, kinds.Remembered(folder, "t", ["m"])
+        )
+
+
+def test_items_are_read_anew_though_path_and_times_are_as_before(lab):
+    """datasets' own cache would give the earlier ones."""
+    asked = []
+    for name in ("1", "2"):
+        records = [{"question": f"What is {name} + 1?", "answer": "#### 2", "template": 0}]
+        result = run(lab, "gsm_symbolic", records, None, ["question", "answer", "template"])
+        asked += [sample["doc"]["question"] for samples in result["samples"].values() for sample in samples]
+    assert asked == ["What is 1 + 1?", "What is 2 + 1?"]
+    assert "cache_dir" not in str(result["configs"])
 
 
 @pytest.fixture
@@ -620,9 +652,7 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     definition["dataset_kwargs"]["data_files"] = {"test": str(data)}
     definition["fewshot_split"] = "test"
     asked = {"num_fewshot": 2, "shared_examples": True, "chat_template": True, "max_gen_toks": 7}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
-        result = harness.evaluate(lab.cached(), definition, 1, 2, **asked)
+    result = harness.evaluate(lab.cached(), definition, 1, 2, **asked)
     ((samples),) = result["samples"].values()
     (sample,) = samples
     first, second, third = PROBLEMS
@@ -646,10 +676,8 @@ def test_a_template_gets_at_the_items_fields_alone(lab, template, message):
     data = lab.path.with_name("data.parquet")
     artifacts.write_parquet(data, pd.DataFrame(PROBLEMS), "dataset", {})
     definition |= {"dataset_kwargs": {"data_files": {"test": str(data)}}, "doc_to_text": template}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
-        with pytest.raises(InputError, match=f"a template cannot be rendered: .*{message}"):
-            harness.evaluate(lab.cached(), definition, 1)
+    with pytest.raises(InputError, match=f"a template cannot be rendered: .*{message}"):
+        harness.evaluate(lab.cached(), definition, 1)
 
 
 def test_a_chat_format_that_is_not_there_is_refused(lab):
@@ -714,7 +742,12 @@ def test_negative_log_likelihoods_are_a_hand_loop(batch_size):
 def windowed(folder, task) -> SimpleNamespace:
     """The stage's results on data.parquet, with the model beside it."""
     original = {"widths": [1], "parameters": 1}
-    artifacts.write_json(folder / "model/manifest.json", {"files": {}, "original": original, **original}, "base", {})
+    artifacts.write_json(
+        folder / "model/manifest.json",
+        {"files": artifacts.directory_hashes(folder / "model"), "original": original, **original},
+        "base",
+        {},
+    )
     task = {"kind": "perplexity", "dtype": "float32", "tokens": None, "batch_size": 2, **task}
     source = [f"wiki={folder}/data.parquet"]
     model = folder / "model"

@@ -57,7 +57,12 @@ def pruned(folder, model, widths=(20, 20), compensate="none"):
     (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     (base / "config.json").chmod(0o600)
     original = {"widths": [48, 48], "parameters": sum(p.numel() for p in model.parameters())}
-    artifacts.write_json(base / "manifest.json", {"files": {}, "original": original, **original}, "base", {})
+    artifacts.write_json(
+        base / "manifest.json",
+        {"files": artifacts.directory_hashes(base), "original": original, **original},
+        "base",
+        {},
+    )
     rng = np.random.default_rng(0)
     keep = [np.isin(np.arange(48), rng.permutation(48)[:width]) for width in widths]
     rows = [

@@ -7,6 +7,7 @@ from itertools import combinations, product
 import figure as figure_stage
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -487,7 +488,7 @@ def test_the_command_joins_tables_and_repeats_its_bytes(tmp_path):
                 origin = {"model": model, "calib": "gsm"}
                 artifacts.write_parquet(path, rows.drop(columns=["model", "calib"]), "trap", origin)
             else:
-                rows.to_csv(path, index=False)
+                artifacts.write_csv(path, rows, {})
             arguments.append(f"{name}={path}")
     pd.testing.assert_frame_equal(
         figure_stage.read(Files(arguments))["neurons"][tables["neurons"].columns],
@@ -503,6 +504,20 @@ def test_the_command_joins_tables_and_repeats_its_bytes(tmp_path):
         assert image.width == pytest.approx(7.2 * 200, abs=1) and image.info["dpi"][0] == pytest.approx(200, abs=0.1)
 
 
+def test_changed_neurons_are_not_drawn(tmp_path):
+    path, origin = tmp_path / "neurons.parquet", {"model": "m", "calib": "c"}
+    rows = made("fig2")[0]["neurons"].drop(columns=["model", "calib"])
+    artifacts.write_parquet(path, rows, "trap", origin)
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
+    with pytest.raises(InputError, match="neurons.parquet: was changed after it was made"):
+        figure_stage.read(Files([f"neurons={path}"]))
+
+
+def test_the_papers_numbers_need_no_record():
+    assert len(figure_stage.read(Files(["published=resources/paper/table4.csv"]))["published"]) > 0
+
+
 def test_the_command_names_what_is_wrong(tmp_path):
     outputs = (tmp_path / "a.svg", tmp_path / "a.png")
     for figure, tables, message in (
@@ -513,8 +528,8 @@ def test_the_command_names_what_is_wrong(tmp_path):
         ),
         ("widths", ["widths"], "--file widths: expected NAME=PATH"),
         ("widths", [f"widths={tmp_path}/none.csv"], "none.csv: no such file"),
-        ("widths", [f"widths={tmp_path}/empty.csv"], "empty.csv: not a table"),
-        ("widths", [f"widths={tmp_path}/empty.parquet"], "empty.parquet: not a table"),
+        ("widths", [f"widths={tmp_path}/empty.csv"], "empty.csv: lacks empty.csv.json"),
+        ("widths", [f"widths={tmp_path}/empty.parquet"], "empty.parquet: not a whole parquet file"),
     ):
         for name in ("empty.csv", "empty.parquet"):
             (tmp_path / name).touch()

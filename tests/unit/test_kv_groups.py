@@ -155,7 +155,12 @@ def variant(folder, groups=GROUPS) -> variants.Parts:
     rows = pd.concat(frames, ignore_index=True)
     artifacts.write_parquet(folder / "mask.parquet", rows if groups else rows.drop(columns="structure"), "mask", {})
     original = {"widths": [48, 48], "parameters": Checkpoint(base).parameters}
-    artifacts.write_json(base / "manifest.json", {"files": {}, "original": original, **original}, "base", {})
+    artifacts.write_json(
+        base / "manifest.json",
+        {"files": artifacts.directory_hashes(base), "original": original, **original},
+        "base",
+        {},
+    )
     return variants.Parts(base, base / "manifest.json", folder / "mask.parquet")
 
 

@@ -185,10 +185,8 @@ def results(tmp_path: Path) -> Path:
     ious |= {("sq", "sq"): 1.0, ("sq", "taylor_fo"): 0.4, ("sq", "wanda"): 0.3}
     for (first, second), iou in ious.items():
         rows = [(s, layer, iou) for s in (0.2, 0.4) for layer in range(3)]
-        (folder / f"analysis/overlap/c/{first}").mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows, columns=["sparsity", "layer", "iou"]).to_csv(
-            folder / f"analysis/overlap/c/{first}/{second}.csv", index=False
-        )
+        rows = pd.DataFrame(rows, columns=["sparsity", "layer", "iou"])
+        artifacts.write_csv(folder / f"analysis/overlap/c/{first}/{second}.csv", rows, {})
     return tmp_path
 
 
@@ -209,7 +207,7 @@ def test_the_table_has_the_best_reading_first_and_marks_the_presets(results: Pat
     templates = {"overlap": names.OVERLAP, "masks": names.MASK, "statistics": names.STATISTICS}
     files = [f"{name}={results}/{template}" for name, template in templates.items()]
     page = printed.make(Files([*files, *(f"table{n}={PAPER}/table{n}.csv" for n in (1, 4, 6, 7))]), settings)
-    frame = pd.read_csv(StringIO(page.csv)).set_index("reading")
+    frame = pd.read_csv(StringIO(page.frame.to_csv(index=False))).set_index("reading")
     assert frame["layer"].tolist() == [1, 1]
     assert frame["chosen"].tolist() == [False, True]
     assert frame.loc["own", "distance_wanda_mean"] == pytest.approx(75 - 71.82)  # Table 4 at 40%

@@ -1,21 +1,26 @@
 """LoRA recovery: what is trained, on which tokens, and going on after a kill."""
 
 import json
+import os
+import shutil
 
 import pandas as pd
 import pytest
 import recover as recover_stage
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 import tiny
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.evaluation import recovery
+from pruning.methods import variants
 from pruning.methods.compact import write_compact
 from pruning.models import head, loading
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.checkpointing import checkpoint_gradients
+from pruning.models.pruned import from_pruned
 
 SETTINGS = {
     "steps": 6,
@@ -132,6 +137,86 @@ def test_after_a_kill_it_goes_on_from_the_last_checkpoint_to_the_same_adapter(pr
     assert len(steps) == 6 + 2  # the checkpoint was after step 4
     for name in ("adapter_model.safetensors", "training_log.csv"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def killed(folder, monkeypatch, name="adapter", **changes):
+    """The checkpoint of a training that is killed at its end."""
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, name, **changes)
+    (found,) = folder.glob(f".{name}.*")
+    return found
+
+
+CHECKPOINTS = {
+    "a sibling's state": lambda own, other: shutil.copy(other / "state.safetensors", own),
+    "a sibling's log": lambda own, other: shutil.copy(other / "training_log.csv", own),
+    "all of a sibling's": lambda own, other: shutil.copytree(other, own, dirs_exist_ok=True),
+    "half a state": lambda own, other: os.truncate(own / "state.safetensors", 500),
+    "an empty log": lambda own, other: os.truncate(own / "training_log.csv", 0),
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_that_is_not_its_own_is_not_gone_on_from(pruned, monkeypatch, capsys, name):
+    whole = run(pruned, "whole")
+    checkpoint = killed(pruned, monkeypatch)
+    CHECKPOINTS[name](checkpoint, killed(pruned, monkeypatch, "sibling", learning_rate=0.02))
+    resumed = run(pruned)
+    assert f"{checkpoint}: not a whole checkpoint of this training, which starts anew" in capsys.readouterr().out
+    for file in ("adapter_model.safetensors", "training_log.csv"):
+        assert (resumed / file).read_bytes() == (whole / file).read_bytes()
+
+
+def flipped(path):
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+
+
+def without_a_tensor(path):
+    tensors = load_file(path)
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, path)
+
+
+def with_config(**changes):
+    def change(adapter, other):
+        path = adapter / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+ADAPTERS = {
+    "one bit": lambda own, other: flipped(own / "adapter_model.safetensors"),
+    "a tensor less": lambda own, other: without_a_tensor(own / "adapter_model.safetensors"),
+    "a target less": with_config(target_modules=["q_proj"]),
+    "another alpha": with_config(lora_alpha=400),
+    "a sibling's weights": lambda own, other: shutil.copy(other / "adapter_model.safetensors", own),
+    "a sibling's log": lambda own, other: shutil.copy(other / "training_log.csv", own),
+    "all of a sibling's": lambda own, other: shutil.copytree(other, own, dirs_exist_ok=True),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_that_is_not_as_it_was_made_is_refused(pruned, name):
+    """By whatever puts it on a model: evaluation, cases, speed (`load`), an export, another round (`from_pruned`)."""
+    adapter, other = (
+        run(pruned, f"results/{name}", learning_rate=rate) for name, rate in (("own", 0.01), ("its", 0.02))
+    )
+    parts = variants.Parts(pruned / "model", pruned / "its.json", adapter=adapter)
+    before = variants.identity(parts)
+    variants.load(parts, "float32", "cpu")
+    assert variants.identity(parts) == before  # what is noted of the files changes nothing
+    ADAPTERS[name](adapter, other)
+    words = "is not the file that .*recovery.json records|recovery.json: is results/its/recovery.json, put in another's"
+    with pytest.raises(InputError, match=words):
+        variants.load(parts, "float32", "cpu")
+    (pruned / "merged").mkdir()
+    with pytest.raises(InputError, match=words):
+        from_pruned(pruned / "model", adapter, pruned / "merged")
 
 
 def test_other_settings_do_not_go_on_from_that_checkpoint(pruned, monkeypatch):

@@ -270,7 +270,9 @@ def run(stage: str, folder: Path, place: Path) -> None:
 def fetched(folder: Path, place: Path) -> Path:
     """The model with the manifest that fetching writes."""
     model, own = shutil.copytree(folder, place / "model", dirs_exist_ok=True), {"widths": [512] * 3, "parameters": 1}
-    artifacts.write_json(model / "manifest.json", {"files": {}, "original": own, **own}, "base", {})
+    artifacts.write_json(
+        model / "manifest.json", {"files": artifacts.directory_hashes(model), "original": own, **own}, "base", {}
+    )
     return model
 
 

@@ -5,7 +5,6 @@ import random
 import re
 from types import SimpleNamespace
 
-import datasets
 import pandas as pd
 import pytest
 import torch
@@ -177,7 +176,7 @@ def test_what_was_altered_on_disk_is_asked_again(kind, path, capsys):
     inner = make("stock")
     assert_same(ask(RememberedLM(inner, AnswerFile(path)), kind), first)
     assert len(inner.seen) == 1
-    assert "1 of 5 lines broken or altered" in capsys.readouterr().out
+    assert "1 of 5 lines broken, altered or foreign" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -354,7 +353,6 @@ def evaluated(lm: LM, task: str, folder, monkeypatch, limit=None, first=0) -> di
     definition = tasks.definition(ROOT / f"config/tasks/{task}.yaml")
     data = records(folder / f"{task}.parquet", TASKS[task][0])
     definition["dataset_kwargs"]["data_files"] = dict.fromkeys(definition["dataset_kwargs"]["data_files"], data)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "datasets"))
     return harness.evaluate(lm, definition, limit, first, max_gen_toks=12)
 
 
@@ -407,7 +405,6 @@ class Chatting(DummyLM):
 def test_a_model_without_a_tokenizer_chats_as_it_does(path, tmp_path, monkeypatch):
     definition = tasks.definition(ROOT / "config/tasks/gsm_symbolic.yaml")
     definition["dataset_kwargs"]["data_files"] = {"test": records(tmp_path / "data.parquet", SUMS)}
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     result = harness.evaluate(RememberedLM(Chatting(), AnswerFile(path)), definition, 1, chat_template=True)
     ((sample,),) = result["samples"].values()
     assert sample["arguments"][0][0] == "<Question: What is 0 + 1?\nAnswer:>"

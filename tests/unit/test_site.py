@@ -11,6 +11,7 @@ import index as index_stage
 import pandas as pd
 import pytest
 
+from pruning.core import artifacts
 from pruning.report import site
 from workspace import ROOT
 
@@ -116,7 +117,6 @@ def first_page(folder: Path, title="mine: what pruning leaves") -> Path:
     """Of a wide table with long notes and a wide figure."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [DENSE, ("rku", 0.3, 0.80, 0.76, 0.84, None, None, None, None)]
-    results(*rows).to_csv(folder / "table1.csv", index=False)
     header = " | ".join(f"{n}: a long name of a column" for n in range(12))
     cells = " | ".join("80.0 [76.0, 84.0] † n.s." for _ in range(12))
     note = "* `exact_match,strict-match` " + "what_a_long_word_without_any_break_at_all_" * 5
@@ -125,7 +125,9 @@ def first_page(folder: Path, title="mine: what pruning leaves") -> Path:
     )
     (folder / "table1.md").write_text(text)
     (folder / "costs.md").write_text(text.replace("Table 1: reasoning", "Costs"))
-    pd.DataFrame({"stage": ["evaluate"], "jobs": [3], "total_s": [7200.0]}).to_csv(folder / "costs.csv", index=False)
+    costs = pd.DataFrame({"stage": ["evaluate"], "jobs": [3], "total_s": [7200.0]})
+    for name, frame in (("table1", results(*rows)), ("costs", costs)):
+        artifacts.write_csv(folder / f"{name}.csv", frame, {}, beside=[folder / f"{name}.md"])
     (folder / "fig.svg").write_text(SVG)
     settings = {
         "title": title,

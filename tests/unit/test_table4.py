@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.report.files import Files
 from pruning.report.tables import table4
@@ -24,7 +25,7 @@ def overlaps(tmp_path):
         frame = pd.DataFrame(rows, columns=["sparsity", "layer", "iou", "chance"])
         named = {"model": "qwen2_5-7b", "calib": "gsm8k-s0", "first": first, "second": second}
         paths.append(tmp_path / f"{first}.csv")
-        frame.assign(**named)[[*named, *frame.columns]].to_csv(paths[-1], index=False)
+        artifacts.write_csv(paths[-1], frame.assign(**named)[[*named, *frame.columns]], {})
     return paths
 
 
@@ -33,7 +34,7 @@ def run(overlaps, tmp_path, **changes) -> tuple[pd.DataFrame, str]:
     settings = {"models": ["qwen2_5-7b"], "pairs": pairs, "layer": None, **changes}
     files = [f"overlap={path}" for path in overlaps]
     page = table4.make(Files([*files, f"published={ROOT / PUBLISHED}", f"notes={ROOT / NOTES}"]), settings)
-    return pd.read_csv(StringIO(page.csv)), page.markdown
+    return pd.read_csv(StringIO(page.frame.to_csv(index=False))), page.markdown
 
 
 def test_averages_the_last_layer_but_one_and_the_papers_values(overlaps, tmp_path):

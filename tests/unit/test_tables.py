@@ -725,7 +725,7 @@ def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):
     samples.loc[:14, ["prediction", "finish_reason"]] = ["[invalid]", "length"]
     artifacts.write_parquet(path, samples, "samples", {})
     leaks = {"source": CALIBS[0], "task": "gsm8k", "items": 60, "identical": 0, "overlapping": 7, "n": 8}
-    pd.DataFrame([leaks]).to_csv(tmp_path / "leakage.csv", index=False)
+    artifacts.write_csv(tmp_path / "leakage.csv", pd.DataFrame([leaks]), {})
     files = [*study.files, f"leakage={tmp_path}/leakage.csv"]
     table.table(study.settings, "results", *study.outputs.values(), file=files)
     row = one(pd.read_csv(study.outputs["csv"]), "rku", 30)

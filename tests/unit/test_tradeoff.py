@@ -10,6 +10,7 @@ from test_variants import parts, written
 
 import tiny
 from pruning.analysis import tradeoff
+from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import variants
 from pruning.models.checkpoint import Checkpoint
@@ -153,9 +154,9 @@ def timed(*names) -> pd.DataFrame:
 
 
 def test_the_table_has_each_model_once_from_whichever_table_it_is(tmp_path):
-    quality(DENSE, WANDA).to_csv(tmp_path / "one.csv", index=False)
-    quality(DENSE, WANDA, TUNED).to_csv(tmp_path / "two.csv", index=False)
-    timed("dense", "c/wanda/30", "c/wanda/30/lora").to_csv(tmp_path / "speed.csv", index=False)
+    artifacts.write_csv(tmp_path / "one.csv", quality(DENSE, WANDA), {})
+    artifacts.write_csv(tmp_path / "two.csv", quality(DENSE, WANDA, TUNED), {})
+    artifacts.write_csv(tmp_path / "speed.csv", timed("dense", "c/wanda/30", "c/wanda/30/lora"), {})
     files = Files([f"quality={tmp_path}/one.csv", f"quality={tmp_path}/two.csv", f"speed={tmp_path}/speed.csv"])
     settings = {"task": "t", "metric": "acc", "kind": "accuracy", "title": "Sums", "confidence": 0.95}
     page = table.make(files, settings)

@@ -41,7 +41,7 @@ def parts(folder, model, widths, compensate="none") -> variants.Parts:
     statistics(folder / "statistics.parquet")
     evidence = folder / "statistics.parquet" if compensate == "bias" else None
     original = {"widths": [48, 48], "parameters": Checkpoint(base).parameters}
-    manifest = {"files": {}, "original": original, **original}
+    manifest = {"files": artifacts.directory_hashes(base), "original": original, **original}
     artifacts.write_json(base / "manifest.json", manifest, "base", {})
     return variants.Parts(base, base / "manifest.json", folder / "mask.parquet", compensate, evidence)
 
@@ -114,6 +114,7 @@ def test_answers_of_one_variant_are_no_others(tmp_path):
 
 def test_a_mask_of_another_model_is_refused(tmp_path):
     own = parts(tmp_path, tiny.qwen2(), (20, 20))
+    own.manifest.unlink()
     tiny.save(tiny.qwen2(intermediate_size=40), own.model)
     with pytest.raises(
         InputError, match=r"mask.parquet: not a mask of .*base: layer widths \[48, 48\], not \[40, 40\]"

@@ -81,7 +81,12 @@ class Lab:
         self.folder = folder
         base = tiny.save(tiny.of_family(family), folder / "base")
         original = {"widths": [48, 48], "parameters": 1}
-        artifacts.write_json(base / "manifest.json", {"files": {}, "original": original, **original}, "base", {})
+        artifacts.write_json(
+            base / "manifest.json",
+            {"files": artifacts.directory_hashes(base), "original": original, **original},
+            "base",
+            {},
+        )
         rows = pd.DataFrame({"question": QUESTIONS, "answer": "x"})
         artifacts.write_parquet(folder / "data.parquet", rows, "dataset", {})
         for task in (SUMS, OPTIONS):
@@ -128,9 +133,6 @@ class Lab:
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch) -> Lab:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     return Lab(tmp_path)

@@ -94,9 +94,7 @@ def prune(
     tables = ["results/table1.csv", "results/tradeoff.csv"]
     run(out, cores, "pruning and measuring", *tables, "results/figures/tradeoff.png")
 
-    import pandas as pd
-
-    models = decision.rows(*(pd.read_csv(out / table) for table in tables))
+    models = decision.rows(*(artifacts.read_csv(out / table) for table in tables))
     choice = decision.choose(models, tolerance / 100, equal_cost=bool(asked))
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(out, cores, "writing the model to take", target)

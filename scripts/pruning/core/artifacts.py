@@ -134,6 +134,7 @@ def lineage_of(path: Path) -> str | None:
     try:
         if path.suffix == ".parquet":
             return read_provenance(path)["lineage"]
+        path = record_of(path) if path.suffix == ".csv" else path
         return json.loads(path.read_text(encoding="utf-8"))["provenance"]["lineage"] if path.suffix == ".json" else None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None
@@ -150,14 +151,61 @@ def of_earlier_versions(results: Path) -> list[Path]:
     return found
 
 
-def check_model(directory: Path) -> None:
-    """Hold a model directory against its manifest, where it has one: in it (a dense model's) or beside it (compact).
+def write_csv(
+    path: Path, frame: pd.DataFrame, settings: dict[str, Any], digits: int = 6, beside: Sequence[Path] = ()
+) -> None:
+    """A table as CSV, numbers of so many significant digits, and its record {name}.csv.json: provenance, and sha256.
 
-    Raises InputError if a file was changed or is missing."""
-    for path in (directory / "manifest.json", directory.parent / "manifest.json"):
+    The record is no output of a rule's: it is written first, so that a CSV that is there was written after its own.
+    `beside`: files made with it, that the record tells of as well."""
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format=f"%.{digits}g", lineterminator="\n")
+        files = {path.name: file_hash(temporary), **{file.name: file_hash(file) for file in beside}}
+        write_json(record_of(path), {"files": files}, "csv", settings)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """The table. Raises InputError as `check_recorded` does."""
+    check_recorded(path, record_of(path))
+    return pd.read_csv(path)
+
+
+def read_beside(path: Path) -> str:
+    """A text that was written with the CSV of its name. Raises InputError as `check_recorded` does."""
+    check_recorded(path, record_of(path.with_suffix(".csv")))
+    return path.read_text(encoding="utf-8")
+
+
+def check_recorded(path: Path, record: Path) -> None:
+    """Raise InputError unless a file is there and as a CSV's record says."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run snakemake to make it")
+    if not record.is_file():
+        raise InputError(f"{path}: lacks {record.name}, which says how it was made; delete it and run again")
+    if file_hash(path) != read_json(record, "csv")["files"].get(path.name):
+        raise InputError(f"{path}: was changed after it was made; delete it and run again, so that it is remade")
+
+
+def record_of(path: Path) -> Path:
+    """Where it is said of a CSV how it was made."""
+    return path.with_name(f"{path.name}.json")
+
+
+def check_model(directory: Path) -> None:
+    """Hold a directory of weights against its manifest, where it has one: in it (a dense model's, an adapter's) or
+    beside it (compact).
+
+    Raises InputError if a file was changed, is missing, or is not recorded: libraries read more than they are told."""
+    of_kinds = {"manifest.json": ("base", "export"), "recovery.json": ("recovery",), "../manifest.json": ("compact",)}
+    for name, kinds in of_kinds.items():
+        path = Path(os.path.normpath(directory / name))
         if path.is_file():
-            kinds = ("base", "export") if path.parent == directory else ("compact",)
-            return chain.check_files(directory, path, read_json(path, *kinds))
+            content = read_json(path, *kinds)
+            chain.check_files(directory, path, content)
+            for file in sorted(directory.glob("[!.]*")):
+                if file != path and file.is_file() and file.name not in content["files"]:
+                    raise InputError(f"{file}: {path} does not record it; libraries might read it: move it away")
+            return
 
 
 def file_hash(path: Path) -> str:

@@ -49,6 +49,7 @@ MASK = "results/{model}/masks/{calib}/{method}/{sparsity}.parquet"
 COMPACT = "results/{model}/compact/{calib}/{method}/{sparsity}"
 REFIT = "results/{model}/refit/{calib}/{method}/{sparsity}"
 RECOVERED = "results/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}"
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 
 EXPORT = "results/{model}/export/{variant}/model"
 GGUF = "results/{model}/export/{variant}/gguf/{type}"
@@ -185,6 +186,11 @@ class Variant:
     def adapter(self, model: str) -> str | None:
         """The directory of its LoRA adapter, where it is a recovered one."""
         return self._fill(RECOVERED, model) if self.tuning else None
+
+    def adapter_files(self, model: str) -> list[str]:
+        """What a job reads of that directory: the adapter and the record that it is held against."""
+        folder = self.adapter(model)
+        return [f"{folder}/{name}" for name in (*ADAPTER, "recovery.json")] if folder else []
 
     def samples(self, model: str, task: str) -> str:
         """Its outcomes on a task."""

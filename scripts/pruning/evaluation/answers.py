@@ -15,18 +15,20 @@ from lm_eval.api.model import LM
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
 
-ANSWERS = 3  # what a line holds; raise it when that changes: it is part of the files' names, older ones are not read
+ANSWERS = 4  # what a line holds; raise it when that changes: it is part of the files' names, older ones are not read
 
 
 class AnswerFile:
     """Maps a request's key to its record {response, tokens?, finish?}, JSON-like throughout.
 
-    The path must be unique to the model, the task and the library versions (`artifacts.key_of` makes such names);
-    `others` are files of the same, of tasks that ask fewer or more questions: they are read, never written. Lines that
-    are broken, or no longer what was written, are not believed: one printed line a file counts them."""
+    The last part of the path's stem must be unique to the model, the task, its data and the library versions
+    (`artifacts.key_of` makes such names): each line's checksum covers it. `others` are files of the same, of tasks that
+    ask fewer or more questions: they are read, never written. Lines that are broken, no longer what was written, or
+    another model's are not believed: one printed line per file counts them."""
 
     def __init__(self, path: Path, others: Iterable[Path] = ()):
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
         self.records: dict[str, dict[str, Any]] = {}
         for other in others:
             self._take(other)
@@ -39,10 +41,11 @@ class AnswerFile:
         """The records of a file; how many bytes its whole lines are."""
         raw = path.read_bytes() if path.exists() else b""
         whole = raw.rfind(b"\n") + 1
-        lines = [_read(line) for line in raw[:whole].split(b"\n")[:-1]]
+        lines = [_read(line, path) for line in raw[:whole].split(b"\n")[:-1]]
         self.records.update(line for line in lines if line)
         if bad := lines.count(None):
-            print(f"{path}: {bad} of {len(lines)} lines broken or altered; what no sound line answers is asked again")
+            told = f"{bad} of {len(lines)} lines broken, altered or foreign"
+            print(f"{path}: {told}; what no sound line answers is asked again")
         return whole
 
     @staticmethod
@@ -59,19 +62,24 @@ class AnswerFile:
     def add(self, key: str, record: dict[str, Any]) -> None:
         """On disk when it returns, but for a crash of the machine; a later record of the same key replaces this one."""
         record = self.records[key] = plain(record)
-        self.file.write(json.dumps({"key": key, **record, "checksum": key_of(key, record)}).encode() + b"\n")
+        line = {"key": key, **record, "checksum": _checksum(self.path, key, record)}
+        self.file.write(json.dumps(line).encode() + b"\n")
         self.file.flush()
 
 
-def _read(line: bytes) -> tuple[str, dict[str, Any]] | None:
-    """Key and record of a line as it was written; None for any other."""
+def _read(line: bytes, path: Path) -> tuple[str, dict[str, Any]] | None:
+    """Key and record of a line as it was written to this file; None for any other."""
     try:
         record = json.loads(line)
         key, checksum = record.pop("key"), record.pop("checksum")
     except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
         return None
-    whole = isinstance(key, str) and "response" in record and checksum == key_of(key, record)
+    whole = isinstance(key, str) and "response" in record and checksum == _checksum(path, key, record)
     return (key, record) if whole else None
+
+
+def _checksum(path: Path, key: str, record: dict[str, Any]) -> str:
+    return key_of(path.stem.rpartition(".")[2], key, record)
 
 
 def plain(value: Any) -> Any:

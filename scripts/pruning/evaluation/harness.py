@@ -44,6 +44,8 @@ def evaluate(
     if shared_examples:
         task = {**task, "fewshot_config": {"sampler": "first_n"}}
     with tempfile.TemporaryDirectory() as directory:
+        # datasets finds what it cached by path and time, not by content, and trusts it: no cache outlives a job.
+        task = {**task, "dataset_kwargs": {**task.get("dataset_kwargs", {}), "cache_dir": directory}}
         path = Path(directory) / "task.yaml"  # a file, because only files may include packaged ones
         path.write_text(yaml.safe_dump(task), encoding="utf-8")
         chosen = {tasks.with_includes(task)["task"]: list(range(first, first + limit))} if first and limit else None
@@ -64,4 +66,5 @@ def evaluate(
             raise InputError(f"task {task.get('task')}: a template cannot be rendered: {error}") from None
     for config in result["configs"].values():
         config.get("metadata", {}).pop("config_source", None)  # the temporary file
+        config.get("dataset_kwargs", {}).pop("cache_dir", None)
     return result

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data.text import Sequences
 from pruning.models import head
@@ -87,6 +88,21 @@ def save(directory: Path, tuned: PeftModel) -> None:
         if config.get(key):
             config[key].sort()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def bind(checkpoint: Path, identity: str) -> None:
+    """Write beside a checkpoint's files whose they are, and their hashes."""
+    content = [identity, artifacts.directory_hashes(checkpoint)]
+    (checkpoint / "run.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def is_of(checkpoint: Path, identity: str) -> bool:
+    """Whether a checkpoint's files are those of this training, as they were written."""
+    try:
+        content = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return content == [identity, artifacts.directory_hashes(checkpoint, exclude=["run.json"])]
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

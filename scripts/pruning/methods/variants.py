@@ -73,7 +73,7 @@ def written(parts: Parts, dtype: str) -> Iterator[Path]:
 
 def identity(parts: Parts) -> list[Any]:
     """What the weights are, JSON-like: equal for equal weights alone."""
-    adapter = artifacts.directory_hashes(parts.adapter) if parts.adapter else None
+    adapter = [artifacts.file_hash(path) for path in sorted(parts.adapter.glob("adapter_*"))] if parts.adapter else None
     own = [artifacts.file_hash(parts.manifest), adapter]
     if parts.mask is None:
         return own

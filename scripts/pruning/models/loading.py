@@ -12,7 +12,7 @@ from transformers.configuration_utils import PretrainedConfig
 
 from pruning.core import artifacts, files, memory
 from pruning.core.errors import InputError
-from pruning.models import complete, tokenizers
+from pruning.models import adapters, complete, tokenizers
 from pruning.models.checkpoint import read_config
 from pruning.models.structures import ffn, kv_groups
 
@@ -29,9 +29,10 @@ def load(
     `device`: `cpu`, `cuda`, or `auto`: the visible GPUs, over which a model bigger than one is spread, else the CPU.
 
     Raises InputError if free memory cannot hold the weights, if the directory lacks some of them, or holds
-    others than its manifest says."""
+    others than its manifest says; so of the adapter."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    adapters.refuse(directory)
     artifacts.check_model(directory)
     check_memory(directory, dtype, device)
     device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device
@@ -50,9 +51,10 @@ def load(
 
 
 def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """With a LoRA adapter in its weights, frozen, in eval mode."""
+    """With a LoRA adapter in its weights, frozen, in eval mode. Raises InputError if that is not as it was made."""
     from peft import PeftModel  # slow, and unneeded where there is none
 
+    artifacts.check_model(adapter)
     return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval().requires_grad_(False)
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from pruning.core import artifacts
 from pruning.models import loading, remote_code
 from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.sources import from_local
@@ -12,6 +13,7 @@ from pruning.models.sources import from_local
 def from_pruned(pruned: Path, adapter: Path | None, output: Path, dtype: str | None = None) -> None:
     """A compact model as it is, or with a LoRA adapter merged into its weights, in `dtype`: that in which the adapter
     was trained and measured, since a narrower one rounds some of the recovery away. None: in that of the weights."""
+    artifacts.check_model(pruned)
     from_local(pruned, output)
     if (code := pruned / remote_code.FILE).exists():  # ours, and not run here
         shutil.copyfile(code, output / remote_code.FILE)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pruning.core.errors import InputError
 from pruning.core.files import REPLACE, read_object, reading
+from pruning.models import adapters
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
 OBJECTS = ("config.json", "generation_config.json", "*.index.json", "tokenizer*.json", "special_tokens_map.json")
@@ -35,7 +36,7 @@ MERGED = (
 
 def check_folder(path: Path) -> None:
     """Raises InputError, saying what to run, for a folder that is no model to be copied: one without a config.json or
-    safetensors, a LoRA adapter's, or one with folders or pipes in the place of files."""
+    safetensors, with a LoRA adapter, with folders or pipes in the place of files, or with links out of it."""
     for file in _files(path, FILES):
         if not file.is_file():
             raise InputError(f"{file}: is no file: remove it, or put the file there")
@@ -51,6 +52,15 @@ def check_folder(path: Path) -> None:
             f"{path} holds no *.safetensors, and weights of another kind (*.bin are pickles) are not read: "
             f"write them anew, {_remedy(REWRITTEN, path, 'safetensors')}"
         )
+    adapters.refuse(path)
+    whole = path.resolve()
+    own = [whole, *([whole.parents[1] / "blobs"] if whole.parent.name == "snapshots" else [])]  # as the hub's cache has
+    for file in _files(path, FILES):
+        if not any(file.resolve().is_relative_to(folder) for folder in own):
+            raise InputError(
+                f"{file} is a link to {file.resolve()}, outside of the folder: copy that file into it, or name the "
+                "folder that holds all of the model"
+            )
 
 
 def check_files(path: Path) -> None:

@@ -145,10 +145,6 @@ class Page:
     markdown: str
     tex: str
 
-    @property
-    def csv(self) -> str:
-        return self.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-
 
 def page(name: str, title: str, frame: pd.DataFrame, blocks: Sequence[Block]) -> Page:
     return Page(frame, to_markdown(title, blocks), to_tex(name, blocks))

@@ -19,9 +19,12 @@ OF_THE_RUN = ("date", "pretty_env_info", "git_hash", "upper_git_hash", "total_ev
 
 
 def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Remembered) -> Outcome:
-    """`source`: the task's YAML. Raises InputError as harness.evaluate does."""
+    """`source`: the task's YAML. Raises InputError as harness.evaluate and artifacts.read_table do."""
     definition = tasks.definition(source)
-    data = {name: artifacts.file_hash(Path(path)) for name, path in definition["dataset_kwargs"]["data_files"].items()}
+    files = {name: Path(path) for name, path in definition["dataset_kwargs"]["data_files"].items()}
+    for path in files.values():
+        artifacts.read_table(path, "dataset")  # lm-eval reads them itself, and would take any
+    data = {name: artifacts.file_hash(path) for name, path in files.items()}
     asked = {key: task[key] for key in ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")}
     backend = importlib.import_module(f"pruning.evaluation.backends.{task.get('backend', 'hf')}")
     own = (definition, asked, data, task["dtype"], lm_eval.__version__, *backend.origin().items())

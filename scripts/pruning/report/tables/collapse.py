@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from pruning.analysis.collapse import larger_p
+from pruning.core import artifacts
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell, comparisons, percent
 
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
-    points, accuracies = (pd.read_csv(files.one(name)) for name in ("collapse", "accuracy"))
+    points, accuracies = (artifacts.read_csv(files.one(name)) for name in ("collapse", "accuracy"))
     return printing.page("collapse", "Where each method collapses", points, layout(points, accuracies, settings))
 
 

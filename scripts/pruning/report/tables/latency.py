@@ -4,13 +4,14 @@ from typing import Any
 
 import pandas as pd
 
+from pruning.core import artifacts
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell
 
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
-    frames = [pd.read_csv(path) for path in files.all("shapes")]
+    frames = [artifacts.read_csv(path) for path in files.all("shapes")]
     blocks = [block(frame) for frame in frames]
     return printing.page("latency", "Latency: what smaller FFNs gain", pd.concat(frames, ignore_index=True), blocks)
 

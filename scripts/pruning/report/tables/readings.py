@@ -39,7 +39,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     calib, sparsity = settings["calib"], settings["sparsity"]
 
     def curve(model: str, first: str, second: str) -> pd.DataFrame:
-        overlap = pd.read_csv(files.at("overlap", model=model, calib=calib, first=first, second=second))
+        overlap = artifacts.read_csv(files.at("overlap", model=model, calib=calib, first=first, second=second))
         overlap["sparsity"] = (100 * overlap["sparsity"]).round().astype(int)
         return readings.curve(overlap[overlap["sparsity"].isin(settings["sparsities"])], settings["layer"])
 

@@ -35,7 +35,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
         published = comparison.read_published(path)
         settings["paper_notes"] = yaml.safe_load(files.one("notes").read_text(encoding="utf-8"))[settings["paper"]]
     leakage = files.one("leakage")
-    settings["leakage"] = pd.read_csv(leakage).to_dict("records") if leakage else []
+    settings["leakage"] = artifacts.read_csv(leakage).to_dict("records") if leakage else []
     frames = [model_rows(model, files, published, settings) for model in settings["models"]]
     frame = pd.concat(frames, ignore_index=True)
     blocks = layout.layout(frame, published, settings)

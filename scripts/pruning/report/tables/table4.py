@@ -11,13 +11,14 @@ import pandas as pd
 import yaml
 
 from pruning.analysis.layer import chosen
+from pruning.core import artifacts
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell, percent
 
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
-    frame = pd.concat([pd.read_csv(path) for path in files.all("overlap")], ignore_index=True)
+    frame = pd.concat([artifacts.read_csv(path) for path in files.all("overlap")], ignore_index=True)
     found = rows(frame, pd.read_csv(files.one("published")), settings["layer"])
     known_trouble = yaml.safe_load(files.one("notes").read_text(encoding="utf-8"))["table4"]
     pairs = [tuple(pair) for pair in settings["pairs"]]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pruning.analysis import tradeoff
 from pruning.analysis.tradeoff import COSTS, FRONT
+from pruning.core import artifacts
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell, percent, plain
@@ -25,7 +26,9 @@ MARKS = {tradeoff.FRONT: "✓", tradeoff.NEAR: "(✓)", tradeoff.BEHIND: ""}
 
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
-    quality, speed = (pd.concat(map(pd.read_csv, files.all(name)), ignore_index=True) for name in ("quality", "speed"))
+    quality, speed = (
+        pd.concat(map(artifacts.read_csv, files.all(name)), ignore_index=True) for name in ("quality", "speed")
+    )
     models = tradeoff.joined(quality, speed, settings["task"], settings["metric"])
     blocks, frames = [], []
     for model, of_model in models.groupby("model", sort=False):
