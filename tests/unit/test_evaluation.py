@@ -111,6 +111,27 @@ def test_answers_are_those_of_lm_evals_own_class(lab, kind):
     assert len({str(answer) for answer in expected}) > 3  # the answers differ, so that their order shows
 
 
+GENERATION = {  # of a model: what the answers would be without it is another thing for most prompts
+    "two ends": {"eos_token_id": [199, 245]},
+    "an end that is not the tokenizer's": {"eos_token_id": 199},
+    "a penalty": {"repetition_penalty": 1.3},
+    "a penalty, sampling that is not asked for": {"repetition_penalty": 1.3, "do_sample": True, "temperature": 0.6},
+    "nothing twice": {"no_repeat_ngram_size": 2, "bad_words_ids": [[245], [33, 190]]},
+    "a least length": {"eos_token_id": [199, 245], "min_new_tokens": 9},
+}
+TWELVE = [" ".join("abcdefghijkl"[: n + 1]) for n in range(12)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize("own", GENERATION)
+def test_a_models_own_generation_settings_are_obeyed_as_lm_eval_does(lab, own, batch_size):
+    plain = ask(lab.plain(), "generate_until", generations(TWELVE, []))
+    lab.model.generation_config.update(**GENERATION[own])
+    expected = ask(lab.plain(1), "generate_until", generations(TWELVE, []))
+    assert sum(a != b for a, b in zip(expected, plain, strict=True)) >= 6
+    assert ask(lab.cached(batch_size), "generate_until", generations(TWELVE, [])) == expected
+
+
 @pytest.mark.parametrize("kind", ASK)
 def test_a_second_run_computes_nothing(lab, kind):
     first = ask(lab.cached(), kind)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from pruning.evaluation import shared_prefix
@@ -127,11 +127,13 @@ def greedy(
     pad: int,
     prefix: DynamicCache | None = None,
     shared: int = 0,
+    processors: LogitsProcessorList | None = None,
 ) -> list[Generated]:
     """Continuations of at most `limit` tokens, in the order of the prompts (token ids, none empty), in one batch.
 
     ended(row, tokens): whether the row's continuation has come to its end; asked after every token.
-    prefix: keys and values of the first `shared` tokens of every prompt (`prefix_cache`); it is not changed."""
+    prefix: keys and values of the first `shared` tokens of every prompt (`prefix_cache`); it is not changed.
+    processors: transformers' own of these prompts, padded on the left to one length, which change the logits."""
     device = model.get_input_embeddings().weight.device
     rows = torch.arange(len(prompts), device=device)  # of those still in the batch
     tokens: list[list[int]] = [[] for _ in prompts]
@@ -141,8 +143,16 @@ def greedy(
     with shared_prefix.attending(model, prefix):
         cache, real, logits = read(model, prompts, pad, shared)
         positions = real.sum(1, keepdim=True)
+        # What processors read: all rows, since they know of none that left.
+        written = torch.cat([padded(prompts, pad, device), rows.new_full((len(prompts), limit), pad)], dim=1)
+        width = written.shape[1] - limit
         for step in range(1, limit + 1):
+            if processors:
+                whole = logits.new_zeros((len(prompts), logits.shape[1]), dtype=torch.float32)
+                whole[rows] = logits.float()
+                logits = processors(written[:, : width + step - 1], whole)[rows]
             ids = logits.argmax(-1, keepdim=True)
+            written[rows, width + step - 1] = ids[:, 0]
             recent = torch.cat([recent, ids], dim=1)
             for place, (row, token, live) in enumerate(
                 zip(rows.tolist(), ids[:, 0].tolist(), alive.tolist(), strict=True)
@@ -166,6 +176,12 @@ def greedy(
             logits = following(model, ids, real, positions, cache)
             positions = positions + 1
     return [Generated(*pair) for pair in zip(tokens, finish, strict=True)]
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
+    """Token ids [B, T], padded on the left."""
+    width = max(map(len, rows))
+    return torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
 
 
 def following(model: PreTrainedModel, ids: Tensor, real: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
@@ -192,9 +208,8 @@ def read(
     logits: dict[int, Tensor] = {}
     for group in groups:
         longest = max(lengths[row] for row in group)
-        ids = torch.full((len(group), longest), pad, device=device)
-        for place, row in enumerate(group):
-            ids[place, longest - lengths[row] :] = torch.tensor(prompts[row][shared:], device=device)
+        ids = padded([prompts[row][shared:] for row in group], pad, device)
+        for row in group:
             real[row, shared + width - lengths[row] :] = 1
         rows = torch.tensor(group, device=device)
         own = torch.cat([real[rows, :shared], real[rows, shared + width - longest :]], dim=1)
