@@ -346,6 +346,18 @@ def test_generated_tokens_and_finish_reason_by_hand(lab, monkeypatch):
         assert (record["tokens"], record["finish"]) == (tokens, finish), request.args[0]
 
 
+def test_an_answer_caught_in_a_loop_counts_to_its_limit(lab):
+    """What is generated of it is what lm-eval's own class generates first."""
+    asked = [Instance("generate_until", {}, (text, {"max_gen_toks": 300, "until": []}), 0) for text in TWELVE]
+    lm, expected = lab.cached(), ask(lab.plain(), "generate_until", asked)
+    found = ask(lm, "generate_until", asked)
+    records = [lm.answers[AnswerFile.key("generate_until", request.args)] for request in asked]
+    assert {record["finish"] for record in records} >= {"loop", "length"}
+    for ours, theirs, record in zip(found, expected, records, strict=True):
+        assert theirs.startswith(ours.rstrip("\ufffd")) and (ours == theirs) == (record["finish"] != "loop")
+        assert (record["tokens"] == 300) == (record["finish"] != "stop")
+
+
 # lm-eval's tasks on our data
 
 ARC = [

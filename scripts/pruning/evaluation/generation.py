@@ -22,7 +22,8 @@ from pruning.evaluation import shared_prefix
 LAST = torch.tensor([-1])
 SHARED = 16  # a shorter common beginning is not worth a forward pass of its own
 ROOM = 64  # tokens that a buffer grows by
-PERIOD, REPEATED = 48, 64  # a loop repeats at most 48 tokens, and has repeated the last 64 (and three periods) exactly
+# A loop repeats at most 48 tokens, and has repeated the last 64, three periods and twice what is left exactly.
+PERIOD, REPEATED, PERIODS, LEFT = 48, 64, 3, 2
 LONGER, MORE = 1.25, 16  # prompts of l to LONGER l + MORE tokens are read together
 LOOK = 8  # loops are looked for, and ended rows leave, every so many tokens
 
@@ -32,7 +33,7 @@ class Generated:
     """One prompt's continuation."""
 
     tokens: list[int]
-    finish: str  # `stop` (the end was met), `length` (the limit was), `loop` (it repeats itself)
+    finish: str  # `stop` (the end was met), `length` (the limit was), `loop` (it repeats itself, to the limit)
 
 
 class GrowingLayer(DynamicLayer):
@@ -104,13 +105,15 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return min(shared, min(map(len, prompts)) - 1)
 
 
-def loops(tokens: Tensor) -> Tensor:
-    """bool [B]: rows of tokens [B, T] whose end repeats itself: for some period p <= PERIOD the last max(REPEATED, 3p)
-    tokens equal those p before them. A greedy model that has come that far hardly ever gets out again
-    (benchmarks/generation.py counts the answers that this changes)."""
+def loops(tokens: Tensor, left: int) -> Tensor:
+    """bool [B]: rows of tokens [B, T] that repeat themselves to their limit, which is `left` tokens away, by what is
+    seen: for some period p <= PERIOD the last max(REPEATED, PERIODS p, LEFT left) tokens equal those p before them.
+
+    No repetition proves that a model stays in its loop, since every token's position is new. How often one was left in
+    time is in docs/methods.md."""
     found = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     for period in range(1, PERIOD + 1):
-        span = max(REPEATED, 3 * period)
+        span = max(REPEATED, PERIODS * period, LEFT * left)
         if span + period > tokens.shape[1]:
             break
         found |= (tokens[:, -span:] == tokens[:, -span - period : -period]).all(1)
@@ -161,8 +164,8 @@ def greedy(
                     tokens[row].append(token)
                     if ended(row, tokens[row]):
                         finish[row], alive[place] = "stop", False
-            if step % LOOK == 0:
-                for place in (loops(recent) & alive).nonzero().flatten().tolist():
+            if step % LOOK == 0 and step < limit:
+                for place in (loops(recent, limit - step) & alive).nonzero().flatten().tolist():
                     finish[rows[place]], alive[place] = "loop", False
             if step == limit or not alive.any():
                 break

@@ -23,7 +23,8 @@ def lm(network: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size:
 
 
 def origin(network: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    return {"generation": generation_settings(network.generation_config, tokenizer)}
+    rule = (generation.PERIOD, generation.REPEATED, generation.PERIODS, generation.LEFT)
+    return {"generation": generation_settings(network.generation_config, tokenizer), "loops": rule}
 
 
 class HuggingFaceLM(HFLM):
@@ -35,7 +36,7 @@ class HuggingFaceLM(HFLM):
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
         self.listener, self.cache_hook = self.cache_hook, self
         self.details: dict[str, Any] = {}
-        self.pending: deque[generation.Generated] = deque()  # rows of the batch that are not yet reported
+        self.pending: deque[dict[str, Any]] = deque()  # details of the batch's rows that are not yet reported
         self.given: dict[str, str] = {}  # answers of this call to generate_until, by their arguments
         self.stops: dict[tuple[str, ...], generation.StopStrings] = {}
         self.shared: list[int] = []  # token ids that all prompts begin with
@@ -48,8 +49,7 @@ class HuggingFaceLM(HFLM):
         """What HFLM calls for every answer, in the order of a batch's rows; passed on to the cache hook."""
         self.details = {}
         if kind == "generate_until":
-            made = self.pending.popleft()
-            self.details = {"tokens": len(made.tokens), "finish": made.finish}
+            self.details = self.pending.popleft()
             self.given[key_of(arguments)] = response
         self.listener.add_partial(kind, arguments, response)
 
@@ -91,18 +91,22 @@ class HuggingFaceLM(HFLM):
             self.shared, self.prefix = [], None
 
         def loop(model, input_ids, logits_processor, stopping_criteria, generation_config, **_) -> torch.Tensor:
+            limit = max_length - input_ids.shape[1]
             ends = set(end_tokens(generation_config, self.tokenizer))
             made = generation.greedy(
                 model,
                 prompts,
-                max_length - input_ids.shape[1],
+                limit,
                 lambda _, tokens: tokens[-1] in ends or stopped(tokens),
                 pad=self.tokenizer.pad_token_id,
                 prefix=self.prefix,
                 shared=len(self.shared),
                 processors=logits_processor,
             )
-            self.pending = deque(made)
+            # A loop is taken to go on to the limit: what was not generated counts as if it had been.
+            self.pending = deque(
+                {"tokens": limit if row.finish == "loop" else len(row.tokens), "finish": row.finish} for row in made
+            )
             longest = max(len(row.tokens) for row in made)
             rows = [row.tokens + [self.tokenizer.pad_token_id] * (longest - len(row.tokens)) for row in made]
             return torch.cat([input_ids, torch.tensor(rows, device=input_ids.device)], dim=1)
