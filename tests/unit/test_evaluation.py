@@ -349,6 +349,7 @@ def test_generated_tokens_and_finish_reason_by_hand(lab, monkeypatch):
 def test_an_answer_caught_in_a_loop_counts_to_its_limit(lab):
     """What is generated of it is what lm-eval's own class generates first."""
     asked = [Instance("generate_until", {}, (text, {"max_gen_toks": 300, "until": []}), 0) for text in TWELVE]
+    lab.model.generation_config.eos_token_id = 0
     lm, expected = lab.cached(), ask(lab.plain(), "generate_until", asked)
     found = ask(lm, "generate_until", asked)
     records = [lm.answers[AnswerFile.key("generate_until", request.args)] for request in asked]

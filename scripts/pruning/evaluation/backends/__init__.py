@@ -57,7 +57,7 @@ def check_greedy(config: Any, asked: Mapping[str, Any], applied: Collection[str]
 
     applied: those that the backend applies. Raises InputError for others, and for those that ask for another search."""
     config = copy.deepcopy(config)
-    unknown = config.update(**asked)
+    unknown = config.update(**{key: value for key, value in asked.items() if key != "temperature"})  # 0, lm-eval's
     changed = _changed(config, APPLIED)
     refused = {**unknown, **_changed(config, REFUSED), **{k: v for k, v in changed.items() if k not in applied}}
     if asked.get("do_sample"):

@@ -62,8 +62,8 @@ class RememberableVLLM(VLLM):
         self.listener.add_partial(kind, arguments, response)
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-        """Raises InputError if a prompt and its answer do not fit the context, and for settings of the model or the task
-        that ask for more than greedy answers with a `repetition_penalty`."""
+        """Raises InputError if a prompt and its answer do not fit the context, and for settings of the model or the
+        task that ask for more than greedy answers with a `repetition_penalty`."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             check_length(
@@ -82,10 +82,11 @@ class RememberableVLLM(VLLM):
     def modify_gen_kwargs(
         self, gen_kwargs: dict[str, Any], eos: str | list[str] | None = None, default_max_gen_toks: int = 256
     ) -> tuple[dict[str, Any], list[str], int]:
-        """Greedy where nothing is said of it (VLLM would leave vLLM's own temperature, which is 1), with the model's own
-        ends and penalty (lm-eval's sampling parameters replace those that vLLM reads from generation_config.json)."""
+        """Greedy where nothing is said of it (VLLM would leave vLLM's own temperature, which is 1), with the model's
+        own ends and penalty (lm-eval's parameters replace those that vLLM reads from generation_config.json)."""
         asked, until, tokens = VLLM.modify_gen_kwargs(gen_kwargs, eos, default_max_gen_toks)
-        settings = check_greedy(self.own, {k: v for k, v in asked.items() if k in vars(self.own)}, ["repetition_penalty"])
+        known = {key: value for key, value in asked.items() if key in vars(self.own)}
+        settings = check_greedy(self.own, known, ["repetition_penalty"])
         ends = {"stop_token_ids": end_tokens(self.own, self.tokenizer)}
         return {**settings, **ends, **asked, "temperature": 0.0}, until, tokens
 
