@@ -119,7 +119,7 @@ def test_an_artefact_says_where_it_comes_from(tmp_path):
     assert (found["kind"], found["schema"], found["settings"]) == ("scores", artifacts.SCHEMA, SETTINGS)
     assert found["versions"]["pandas"] == pd.__version__
     assert found["versions"]["pyarrow"] == pa.__version__
-    own = {"kind", "schema", "settings", "threads", "versions", "place", "digest", "inputs"}
+    own = {"kind", "schema", "settings", "threads", "versions", "place", "digest", "lineage", "inputs"}
     assert found.keys() == own  # and not when, nor on which machine
 
 

@@ -112,6 +112,27 @@ def test_answers_are_those_of_lm_evals_own_class(lab, kind):
     assert len({str(answer) for answer in expected}) > 3  # the answers differ, so that their order shows
 
 
+GENERATION = {  # of a model: what the answers would be without it is another thing for most prompts
+    "two ends": {"eos_token_id": [199, 245]},
+    "an end that is not the tokenizer's": {"eos_token_id": 199},
+    "a penalty": {"repetition_penalty": 1.3},
+    "a penalty, sampling that is not asked for": {"repetition_penalty": 1.3, "do_sample": True, "temperature": 0.6},
+    "nothing twice": {"no_repeat_ngram_size": 2, "bad_words_ids": [[245], [33, 190]]},
+    "a least length": {"eos_token_id": [199, 245], "min_new_tokens": 9},
+}
+TWELVE = [" ".join("abcdefghijkl"[: n + 1]) for n in range(12)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize("own", GENERATION)
+def test_a_models_own_generation_settings_are_obeyed_as_lm_eval_does(lab, own, batch_size):
+    plain = ask(lab.plain(), "generate_until", generations(TWELVE, []))
+    lab.model.generation_config.update(**GENERATION[own])
+    expected = ask(lab.plain(1), "generate_until", generations(TWELVE, []))
+    assert sum(a != b for a, b in zip(expected, plain, strict=True)) >= 6
+    assert ask(lab.cached(batch_size), "generate_until", generations(TWELVE, [])) == expected
+
+
 @pytest.mark.parametrize("kind", ASK)
 def test_a_second_run_computes_nothing(lab, kind):
     first = ask(lab.cached(), kind)
@@ -324,6 +345,19 @@ def test_generated_tokens_and_finish_reason_by_hand(lab, monkeypatch):
     for request, (_, tokens, finish, _) in zip(requests, written.values(), strict=True):
         record = lm.answers[AnswerFile.key("generate_until", request.args)]
         assert (record["tokens"], record["finish"]) == (tokens, finish), request.args[0]
+
+
+def test_an_answer_caught_in_a_loop_counts_to_its_limit(lab):
+    """What is generated of it is what lm-eval's own class generates first."""
+    asked = [Instance("generate_until", {}, (text, {"max_gen_toks": 300, "until": []}), 0) for text in TWELVE]
+    lab.model.generation_config.eos_token_id = 0
+    lm, expected = lab.cached(), ask(lab.plain(), "generate_until", asked)
+    found = ask(lm, "generate_until", asked)
+    records = [lm.answers[AnswerFile.key("generate_until", request.args)] for request in asked]
+    assert {record["finish"] for record in records} >= {"loop", "length"}
+    for ours, theirs, record in zip(found, expected, records, strict=True):
+        assert theirs.startswith(ours.rstrip("\ufffd")) and (ours == theirs) == (record["finish"] != "loop")
+        assert (record["tokens"] == 300) == (record["finish"] != "stop")
 
 
 # lm-eval's tasks on our data

@@ -12,7 +12,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, Mis
 
 import tiny
 from pruning.evaluation import generation, shared_prefix
-from pruning.evaluation.generation import PERIOD, REPEATED, StopStrings, common_prefix, greedy, loops, prefix_cache
+from pruning.evaluation.generation import StopStrings, common_prefix, greedy, loops, prefix_cache
 from pruning.models import families
 from pruning.models.structures import ffn, kv_groups
 
@@ -142,26 +142,39 @@ def test_the_common_prefix_is_the_longest_that_leaves_every_prompt_a_token(promp
     assert len(longer) > 1 or min(map(len, prompts)) == length + 1
 
 
-@pytest.mark.parametrize("period", [1, 2, 13, 21, 22, PERIOD, PERIOD + 1])
+@pytest.mark.parametrize("left", [0, 32, 33, 100])
+@pytest.mark.parametrize("period", [1, 2, 13, 21, 22, 48, 49])
 @pytest.mark.parametrize("short", [0, 1])
-def test_a_loop_is_its_definition(period, short):
+def test_a_loop_is_its_definition(period, short, left):
     """Noise, then a block of `period` different tokens over and over: enough of them, or one too few."""
-    repeated = max(REPEATED, 3 * period) - short
+    repeated = max(64, 3 * period, 2 * left) - short
     row = [900, 901] + [i % period for i in range(period + repeated)]
     noise = list(range(1000, 1000 + len(row)))
-    assert loops(torch.tensor([row, noise])).tolist() == [short == 0 and period <= PERIOD, False]
+    assert loops(torch.tensor([row, noise]), left).tolist() == [short == 0 and period <= 48, False]
 
 
 def test_a_row_in_a_loop_ends_there():
-    """A random model soon repeats itself. What is left out would not have been an answer's end on its own."""
+    """A random model soon repeats itself, the longer the surer."""
     model = tiny.qwen2(seed=3)
     made = greedy(model, PROMPTS, 400, never, pad=0)
     expected = [reference(model, prompt, 400) for prompt in PROMPTS]
     assert {"loop"} <= {row.finish for row in made}
     for row, tokens in zip(made, expected, strict=True):
-        looping = [bool(loops(torch.tensor([tokens[:n]]))) for n in range(8, 401, 8)]
+        looping = [bool(loops(torch.tensor([tokens[:n]]), 400 - n)) for n in range(8, 400, 8)]
         end = 8 * (looping.index(True) + 1) if True in looping else 400
         assert (row.tokens, row.finish) == (tokens[:end], "loop" if True in looping else "length")
+
+
+@pytest.mark.parametrize(("end", "length", "finish"), [(96, 97, "stop"), (250, 251, "stop"), (999, 272, "loop")])
+def test_a_row_that_may_still_leave_its_loop_is_let_go_on(end, length, finish):
+    """What is said is dictated: two tokens by turns, for some time; 272 is the first look with 2 (400 - n) repeated."""
+
+    def dictate(written, scores):
+        said = written.shape[1] - len(PROMPTS[1])
+        return torch.nn.functional.one_hot(torch.tensor([9 if said == end else said % 2]), scores.shape[1]).float()
+
+    (row,) = greedy(tiny.qwen2(), PROMPTS[1:2], 400, lambda _, t: t[-1] == 9, pad=0, processors=dictate)
+    assert (len(row.tokens), row.finish) == (length, finish)
 
 
 TOKENS = st.lists(st.integers(1, 256), min_size=1, max_size=12)

@@ -255,9 +255,13 @@ def test_greedy_is_not(asked, path):
 
 
 def test_ours_alone_refuses_what_is_not_greedy():
-    for asked in ({"do_sample": True}, {"do_sample": False, "num_beams": 2}):
+    for asked in ({"do_sample": True}, {"num_beams": 2}, {"repetion_penalty": 2}):
         with pytest.raises(InputError, match="answers are greedy"):
-            ask(make("ours"), "generate_until", [("one", {"until": ["Q"], "max_gen_toks": 3, **asked})])
+            ask(
+                make("ours"),
+                "generate_until",
+                [("one", {"until": ["Q"], "max_gen_toks": 3, "do_sample": False, **asked})],
+            )
 
 
 def test_several_processes_are_refused(path):

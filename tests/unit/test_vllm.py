@@ -93,6 +93,14 @@ class Lab:
             own = {**task, "dataset_kwargs": {"data_files": {"test": str(folder / "data.parquet")}}}
             (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(own))
 
+    def settings(self, **own) -> None:
+        """The model's generation_config.json; its ends are special tokens, as they are."""
+        tokenizer = tiny.tokenizer()
+        ends = tokenizer.convert_ids_to_tokens(np.atleast_1d(own.get("eos_token_id", 0)).tolist())
+        tokenizer.add_special_tokens({"extra_special_tokens": ends})
+        tokenizer.save_pretrained(self.folder / "base")
+        (self.folder / "base/generation_config.json").write_text(json.dumps(own))
+
     def mask(self, widths: tuple[int, int]) -> Path:
         rng = np.random.default_rng(0)
         keep = [np.isin(np.arange(48), rng.permutation(48)[:width]) for width in widths]
@@ -144,12 +152,15 @@ VARIANTS = {
     "uneven": {"mask": (7, 31)},
     "uneven, with a bias": {"mask": (7, 31), "compensate": "bias"},
     "uniform, with a bias": {"mask": (20, 20), "compensate": "bias"},
+    "dense, two ends": {"generation": {"eos_token_id": [26, 83]}},
+    "uneven, ends and a penalty": {"mask": (7, 31), "generation": {"eos_token_id": [26], "repetition_penalty": 1.3}},
 }
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_answers_are_those_of_the_model_itself(lab, stand_in, kind):
     parts = dict(VARIANTS[kind])
+    lab.settings(**(own := parts.pop("generation", {"eos_token_id": 0})))
     if "mask" in parts:
         parts["mask"] = lab.mask(parts["mask"])
     if "compensate" in parts:
@@ -160,15 +171,33 @@ def test_answers_are_those_of_the_model_itself(lab, stand_in, kind):
     assert {"stop", "length"} == set(found["sums"]["finish_reason"]) and found["sums"]["prediction"].nunique() > 3
     assert found["options"]["prediction"].nunique() > 1 and found["options"]["generated_tokens"].isna().all()
     (made,) = stand_in.LLM.made  # for both tasks
-    own_code = kind in ("uneven", "uneven, with a bias", "uniform, with a bias")
+    own_code = kind.startswith("uneven") or kind == "uniform, with a bias"
     assert made.arguments["model_impl"] == ("transformers" if own_code else "auto")
     assert made.arguments["trust_remote_code"] is own_code
-    assert Path(made.arguments["model"]).is_relative_to(lab.folder / "scratch") == (kind != "dense")
+    assert Path(made.arguments["model"]).is_relative_to(lab.folder / "scratch") == ("mask" in parts)
     assert list((lab.folder / "scratch").iterdir()) == []  # removed
     for task in expected:
         ours, theirs = (json.loads((lab.folder / f / f"{task}.json").read_text()) for f in ("ours", "theirs"))
         assert theirs["results"] == ours["results"] and theirs["pruned"] == ours["pruned"]
-        assert theirs["provenance"]["settings"]["vllm"] == "0.33.0" and "vllm" not in ours["provenance"]["settings"]
+        said = [result["provenance"]["settings"] for result in (ours, theirs)]
+        assert said[1]["vllm"] == "0.33.0" and "vllm" not in said[0]
+        ends = {0, *np.atleast_1d(own["eos_token_id"]).tolist()}  # the tokenizer's is one
+        assert said[0]["generation"] == said[1]["generation"] == {**own, "eos_token_id": sorted(ends)}
+
+
+@pytest.mark.parametrize("backend_name", ["hf", "vllm"])
+def test_answers_by_other_settings_are_not_served_and_a_search_is_refused(lab, stand_in, backend_name):
+    answers = []
+    for own in ({}, {"eos_token_id": [26, 83]}, {"repetition_penalty": 1.3}, {"repetition_penalty": 1.0}):
+        lab.settings(**own)
+        answers.append(lab.ask(backend_name, "same", tasks=["sums"])["sums"]["response"].tolist())
+    assert answers[0] == answers[3] and answers[0] not in answers[1:3]
+    refused = {"num_beams": 4, "stop_strings": ["x"]} | ({"no_repeat_ngram_size": 2} if backend_name == "vllm" else {})
+    for key, value in refused.items():
+        lab.settings(**{key: value}, top_p=0.8, top_k=20)
+        assert lab.ask(backend_name, key, tasks=["options"])["options"]["value"].notna().all()  # nothing is generated
+        with pytest.raises(InputError, match=rf"^`{key}: .*`: answers are greedy, .* generation_config.json$"):
+            lab.ask(backend_name, key, tasks=["sums"])
 
 
 def test_a_recovery_is_merged_into_what_it_reads(lab, stand_in):

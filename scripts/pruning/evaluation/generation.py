@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from pruning.evaluation import shared_prefix
@@ -22,7 +22,8 @@ from pruning.evaluation import shared_prefix
 LAST = torch.tensor([-1])
 SHARED = 16  # a shorter common beginning is not worth a forward pass of its own
 ROOM = 64  # tokens that a buffer grows by
-PERIOD, REPEATED = 48, 64  # a loop repeats at most 48 tokens, and has repeated the last 64 (and three periods) exactly
+# A loop repeats at most 48 tokens, and has repeated the last 64, three periods and twice what is left exactly.
+PERIOD, REPEATED, PERIODS, LEFT = 48, 64, 3, 2
 LONGER, MORE = 1.25, 16  # prompts of l to LONGER l + MORE tokens are read together
 LOOK = 8  # loops are looked for, and ended rows leave, every so many tokens
 
@@ -32,7 +33,7 @@ class Generated:
     """One prompt's continuation."""
 
     tokens: list[int]
-    finish: str  # `stop` (the end was met), `length` (the limit was), `loop` (it repeats itself)
+    finish: str  # `stop` (the end was met), `length` (the limit was), `loop` (it repeats itself, to the limit)
 
 
 class GrowingLayer(DynamicLayer):
@@ -104,13 +105,15 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return min(shared, min(map(len, prompts)) - 1)
 
 
-def loops(tokens: Tensor) -> Tensor:
-    """bool [B]: rows of tokens [B, T] whose end repeats itself: for some period p <= PERIOD the last max(REPEATED, 3p)
-    tokens equal those p before them. A greedy model that has come that far hardly ever gets out again
-    (benchmarks/generation.py counts the answers that this changes)."""
+def loops(tokens: Tensor, left: int) -> Tensor:
+    """bool [B]: rows of tokens [B, T] that repeat themselves to their limit, which is `left` tokens away, by what is
+    seen: for some period p <= PERIOD the last max(REPEATED, PERIODS p, LEFT left) tokens equal those p before them.
+
+    No repetition proves that a model stays in its loop, since every token's position is new. How often one was left in
+    time is in docs/methods.md."""
     found = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     for period in range(1, PERIOD + 1):
-        span = max(REPEATED, 3 * period)
+        span = max(REPEATED, PERIODS * period, LEFT * left)
         if span + period > tokens.shape[1]:
             break
         found |= (tokens[:, -span:] == tokens[:, -span - period : -period]).all(1)
@@ -127,11 +130,13 @@ def greedy(
     pad: int,
     prefix: DynamicCache | None = None,
     shared: int = 0,
+    processors: LogitsProcessorList | None = None,
 ) -> list[Generated]:
     """Continuations of at most `limit` tokens, in the order of the prompts (token ids, none empty), in one batch.
 
     ended(row, tokens): whether the row's continuation has come to its end; asked after every token.
-    prefix: keys and values of the first `shared` tokens of every prompt (`prefix_cache`); it is not changed."""
+    prefix: keys and values of the first `shared` tokens of every prompt (`prefix_cache`); it is not changed.
+    processors: transformers' own of these prompts, padded on the left to one length, which change the logits."""
     device = model.get_input_embeddings().weight.device
     rows = torch.arange(len(prompts), device=device)  # of those still in the batch
     tokens: list[list[int]] = [[] for _ in prompts]
@@ -141,8 +146,16 @@ def greedy(
     with shared_prefix.attending(model, prefix):
         cache, real, logits = read(model, prompts, pad, shared)
         positions = real.sum(1, keepdim=True)
+        # What processors read: all rows, since they know of none that left.
+        written = torch.cat([padded(prompts, pad, device), rows.new_full((len(prompts), limit), pad)], dim=1)
+        width = written.shape[1] - limit
         for step in range(1, limit + 1):
+            if processors:
+                whole = logits.new_zeros((len(prompts), logits.shape[1]), dtype=torch.float32)
+                whole[rows] = logits.float()
+                logits = processors(written[:, : width + step - 1], whole)[rows]
             ids = logits.argmax(-1, keepdim=True)
+            written[rows, width + step - 1] = ids[:, 0]
             recent = torch.cat([recent, ids], dim=1)
             for place, (row, token, live) in enumerate(
                 zip(rows.tolist(), ids[:, 0].tolist(), alive.tolist(), strict=True)
@@ -151,8 +164,8 @@ def greedy(
                     tokens[row].append(token)
                     if ended(row, tokens[row]):
                         finish[row], alive[place] = "stop", False
-            if step % LOOK == 0:
-                for place in (loops(recent) & alive).nonzero().flatten().tolist():
+            if step % LOOK == 0 and step < limit:
+                for place in (loops(recent, limit - step) & alive).nonzero().flatten().tolist():
                     finish[rows[place]], alive[place] = "loop", False
             if step == limit or not alive.any():
                 break
@@ -166,6 +179,12 @@ def greedy(
             logits = following(model, ids, real, positions, cache)
             positions = positions + 1
     return [Generated(*pair) for pair in zip(tokens, finish, strict=True)]
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
+    """Token ids [B, T], padded on the left."""
+    width = max(map(len, rows))
+    return torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
 
 
 def following(model: PreTrainedModel, ids: Tensor, real: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
@@ -192,9 +211,8 @@ def read(
     logits: dict[int, Tensor] = {}
     for group in groups:
         longest = max(lengths[row] for row in group)
-        ids = torch.full((len(group), longest), pad, device=device)
-        for place, row in enumerate(group):
-            ids[place, longest - lengths[row] :] = torch.tensor(prompts[row][shared:], device=device)
+        ids = padded([prompts[row][shared:] for row in group], pad, device)
+        for row in group:
             real[row, shared + width - lengths[row] :] = 1
         rows = torch.tensor(group, device=device)
         own = torch.cat([real[rows, :shared], real[rows, shared + width - longest :]], dim=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PretrainedConfig
 
 from pruning.core import artifacts, files, memory
@@ -48,6 +48,13 @@ def load(
     if adapter is not None:
         model = merged(model, adapter)
     return model.eval().requires_grad_(False), tokenizers.load(directory)
+
+
+def generation_config(directory: Path) -> GenerationConfig:
+    """A model's generation settings, as transformers has them when it loads the model."""
+    if (directory / "generation_config.json").exists():
+        return GenerationConfig.from_pretrained(directory)
+    return GenerationConfig.from_model_config(stock_config(directory))
 
 
 def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:

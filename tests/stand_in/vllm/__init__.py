@@ -31,7 +31,9 @@ class TokensPrompt(TypedDict):
 @dataclass
 class SamplingParams:
     temperature: float = 1.0
+    repetition_penalty: float = 1.0
     stop: list[str] = field(default_factory=list)
+    stop_token_ids: list[int] = field(default_factory=list)
     max_tokens: int = 16
     prompt_logprobs: int | None = None
     detokenize: bool = True
@@ -81,10 +83,13 @@ class LLM:
         ids, text, finish = [], "", "length"
         while len(ids) < asked.max_tokens and finish == "length":
             row = self.logits(torch.tensor([[*prompt, *ids]]))[0, -1].float()
+            seen = torch.tensor([*prompt, *ids]).unique()  # vllm/model_executor/layers/utils.py, apply_penalties
+            penalty = asked.repetition_penalty
+            row[seen] = torch.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
             if asked.temperature:
                 row = row / asked.temperature - torch.empty_like(row).exponential_().log()
             ids.append(int(row.argmax()))
-            if ids[-1] == self.tokenizer.eos_token_id:
+            if ids[-1] in {self.tokenizer.eos_token_id, *asked.stop_token_ids}:  # v1/core/sched/utils.py, check_stop
                 finish = "stop"
                 break
             if asked.detokenize:

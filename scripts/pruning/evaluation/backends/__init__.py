@@ -14,13 +14,65 @@ listens to its cache hook. To add one:
 3. If it knows how an answer came about, have an attribute `details`: a JSON-like dict about the answer that is being
    reported, {} if there is nothing to say. Known are `tokens` (how many were generated, an int) and `finish` (`stop`,
    `length` or `loop`). Without it the columns `generated_tokens` and `finish_reason` are empty.
-4. Answers of another backend are not this one's: `origin()` says which it is, JSON-like ({} for `hf`).
+4. Answers of another backend, or by other generation settings, are not this one's: `origin(network, tokenizer)` says
+   what they come from, JSON-like. It is part of the answers' file name and of the result (`provenance`).
 """
 
+import copy
 import sys
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
+from typing import Any
 
 from pruning.core.errors import InputError
+
+APPLIED = {
+    **{"repetition_penalty": 1, "no_repeat_ngram_size": 0, "bad_words_ids": None, "sequence_bias": None},
+    **{"suppress_tokens": None, "begin_suppress_tokens": None, "min_length": 0, "min_new_tokens": 0},
+    **{"forced_bos_token_id": None, "forced_eos_token_id": None, "exponential_decay_length_penalty": None},
+    **{"remove_invalid_values": False},
+}
+"""Generation settings, by transformers' names, that change greedy answers; the value that changes nothing."""
+REFUSED = {
+    **{"num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "guidance_scale": 1, "penalty_alpha": 0},
+    **dict.fromkeys(["constraints", "force_words_ids", "dola_layers", "watermarking_config", "token_healing"], False),
+    **dict.fromkeys(["stop_strings", "max_time", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"], False),
+}
+"""Those that ask for another search than the greedy one, or for another end of answers; the value that does not."""
+
+
+def end_tokens(config: Any, tokenizer: Any) -> list[int]:
+    """Ids that end an answer: all that the generation config lists, and the tokenizer's."""
+    listed = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return sorted({token for token in (*listed, tokenizer.eos_token_id) if token is not None})
+
+
+def generation_settings(config: Any, tokenizer: Any) -> dict[str, Any]:
+    """What of a model's GenerationConfig counts in greedy answers, JSON-like."""
+    return {"eos_token_id": end_tokens(config, tokenizer), **_changed(config, APPLIED)}
+
+
+def check_greedy(config: Any, asked: Mapping[str, Any], applied: Collection[str] = tuple(APPLIED)) -> dict[str, Any]:
+    """The settings of a model's GenerationConfig, overridden by those that a task asks for, that change greedy answers.
+
+    applied: those that the backend applies. Raises InputError for others, and for those that ask for another search."""
+    config = copy.deepcopy(config)
+    unknown = config.update(**{key: value for key, value in asked.items() if key != "temperature"})  # 0, lm-eval's
+    changed = _changed(config, APPLIED)
+    refused = {**unknown, **_changed(config, REFUSED), **{k: v for k, v in changed.items() if k not in applied}}
+    if asked.get("do_sample"):
+        refused["do_sample"] = True
+    if refused:
+        named = ", ".join(f"`{key}: {value}`" for key, value in refused.items())
+        raise InputError(
+            f"{named}: answers are greedy, and these settings are not supported: leave them out of the task's "
+            "generation_kwargs or the model's generation_config.json"
+        )
+    return changed
+
+
+def _changed(config: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, none in fields.items() if (value := getattr(config, key, None)) not in (None, none)}
 
 
 def check_installed(backend: str) -> None:

@@ -15,15 +15,16 @@ from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
 from pruning.core.out_of_memory import is_out_of_memory
 from pruning.evaluation import generation, likelihood
-from pruning.evaluation.backends import check_length
+from pruning.evaluation.backends import check_greedy, check_length, end_tokens, generation_settings
 
 
 def lm(network: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> "HuggingFaceLM":
     return HuggingFaceLM(network, tokenizer, batch_size)
 
 
-def origin() -> dict[str, Any]:
-    return {}
+def origin(network: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    rule = (generation.PERIOD, generation.REPEATED, generation.PERIODS, generation.LEFT)
+    return {"generation": generation_settings(network.generation_config, tokenizer), "loops": rule}
 
 
 class HuggingFaceLM(HFLM):
@@ -35,7 +36,7 @@ class HuggingFaceLM(HFLM):
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
         self.listener, self.cache_hook = self.cache_hook, self
         self.details: dict[str, Any] = {}
-        self.pending: deque[generation.Generated] = deque()  # rows of the batch that are not yet reported
+        self.pending: deque[dict[str, Any]] = deque()  # details of the batch's rows that are not yet reported
         self.given: dict[str, str] = {}  # answers of this call to generate_until, by their arguments
         self.stops: dict[tuple[str, ...], generation.StopStrings] = {}
         self.shared: list[int] = []  # token ids that all prompts begin with
@@ -48,8 +49,7 @@ class HuggingFaceLM(HFLM):
         """What HFLM calls for every answer, in the order of a batch's rows; passed on to the cache hook."""
         self.details = {}
         if kind == "generate_until":
-            made = self.pending.popleft()
-            self.details = {"tokens": len(made.tokens), "finish": made.finish}
+            self.details = self.pending.popleft()
             self.given[key_of(arguments)] = response
         self.listener.add_partial(kind, arguments, response)
 
@@ -76,30 +76,44 @@ class HuggingFaceLM(HFLM):
         return [self.given[key] for key in keys]
 
     def _model_generate(
-        self, context: torch.Tensor, max_length: int, stop: list[str], attention_mask: torch.Tensor, **kwargs
+        self, context: torch.Tensor, max_length: int, stop: list[str], attention_mask: torch.Tensor, **asked: Any
     ) -> torch.Tensor:
-        """Prompts and continuations, [B, T]; prompts are padded on the left, continuations on the right."""
-        if kwargs.get("do_sample") or kwargs.get("num_beams", 1) > 1:
-            raise InputError("generation_kwargs: answers are greedy: set `do_sample: false` and leave `num_beams` at 1")
+        """Prompts and continuations, [B, T]; prompts are padded on the left, continuations on the right.
+
+        HFLM and transformers' `generate` prepare all that they would (the model's own generation settings, the task's);
+        only the loop is ours. Raises InputError for settings that ask for more than greedy answers."""
+        check_greedy(self.model.generation_config, asked)
         if tuple(stop) not in self.stops:
             self.stops[tuple(stop)] = generation.StopStrings(self.tokenizer, stop)
-        ended = self.stops[tuple(stop)]
+        stopped = self.stops[tuple(stop)]
         prompts = [row[mask.bool()].tolist() for row, mask in zip(context, attention_mask, strict=True)]
         if any(prompt[: len(self.shared)] != self.shared for prompt in prompts):
             self.shared, self.prefix = [], None
-        made = generation.greedy(
-            self.model,
-            prompts,
-            max_length - context.shape[1],
-            lambda _, tokens: ended(tokens),
-            pad=self.tokenizer.pad_token_id,
-            prefix=self.prefix,
-            shared=len(self.shared),
+
+        def loop(model, input_ids, logits_processor, stopping_criteria, generation_config, **_) -> torch.Tensor:
+            limit = max_length - input_ids.shape[1]
+            ends = set(end_tokens(generation_config, self.tokenizer))
+            made = generation.greedy(
+                model,
+                prompts,
+                limit,
+                lambda _, tokens: tokens[-1] in ends or stopped(tokens),
+                pad=self.tokenizer.pad_token_id,
+                prefix=self.prefix,
+                shared=len(self.shared),
+                processors=logits_processor,
+            )
+            # A loop is taken to go on to the limit: what was not generated counts as if it had been.
+            self.pending = deque(
+                {"tokens": limit if row.finish == "loop" else len(row.tokens), "finish": row.finish} for row in made
+            )
+            longest = max(len(row.tokens) for row in made)
+            rows = [row.tokens + [self.tokenizer.pad_token_id] * (longest - len(row.tokens)) for row in made]
+            return torch.cat([input_ids, torch.tensor(rows, device=input_ids.device)], dim=1)
+
+        return super()._model_generate(
+            context, max_length, stop, attention_mask=attention_mask, custom_generate=loop, **asked
         )
-        self.pending = deque(made)
-        longest = max(len(row.tokens) for row in made)
-        rows = [row.tokens + [self.tokenizer.pad_token_id] * (longest - len(row.tokens)) for row in made]
-        return torch.cat([context, torch.tensor(rows, device=context.device)], dim=1)
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None) -> list:
         """(log-likelihood in nats, whether it is greedy) of each request (its arguments, context, continuation), the

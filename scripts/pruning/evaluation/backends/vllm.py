@@ -18,7 +18,7 @@ import torch
 from pruning.core import devices
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
-from pruning.evaluation.backends import check_installed, check_length
+from pruning.evaluation.backends import check_greedy, check_installed, check_length, end_tokens, generation_settings
 from pruning.methods import variants
 from pruning.models import loading, remote_code
 from pruning.models.checkpoint import Checkpoint, read_config
@@ -42,6 +42,7 @@ class RememberableVLLM(VLLM):
 
     def __init__(self, directory: Path, **settings: Any):
         super().__init__(str(directory), **settings)
+        self.own = loading.generation_config(directory)
         self.listener, self.cache_hook = self.cache_hook, self
         self.details: dict[str, Any] = {}
         self.generated: deque[Any] = deque()  # vLLM's outputs of the batch that are not yet reported
@@ -61,7 +62,8 @@ class RememberableVLLM(VLLM):
         self.listener.add_partial(kind, arguments, response)
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-        """Raises InputError if a prompt and its answer do not fit the context."""
+        """Raises InputError if a prompt and its answer do not fit the context, and for settings of the model or the
+        task that ask for more than greedy answers with a `repetition_penalty`."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             check_length(
@@ -77,11 +79,16 @@ class RememberableVLLM(VLLM):
             answers |= zip(numbers, super().generate_until(own, disable_tqdm), strict=True)
         return [answers[number] for number in range(len(requests))]
 
-    @staticmethod
-    def modify_gen_kwargs(*arguments: Any, **keywords: Any) -> tuple[dict[str, Any], list[str], int]:
-        """Greedy where nothing is said of it: VLLM would leave vLLM's own temperature, which is 1."""
-        asked, until, tokens = VLLM.modify_gen_kwargs(*arguments, **keywords)
-        return {**asked, "temperature": 0.0}, until, tokens
+    def modify_gen_kwargs(
+        self, gen_kwargs: dict[str, Any], eos: str | list[str] | None = None, default_max_gen_toks: int = 256
+    ) -> tuple[dict[str, Any], list[str], int]:
+        """Greedy where nothing is said of it (VLLM would leave vLLM's own temperature, which is 1), with the model's
+        own ends and penalty (lm-eval's parameters replace those that vLLM reads from generation_config.json)."""
+        asked, until, tokens = VLLM.modify_gen_kwargs(gen_kwargs, eos, default_max_gen_toks)
+        known = {key: value for key, value in asked.items() if key in vars(self.own)}
+        settings = check_greedy(self.own, known, ["repetition_penalty"])
+        ends = {"stop_token_ids": end_tokens(self.own, self.tokenizer)}
+        return {**settings, **ends, **asked, "temperature": 0.0}, until, tokens
 
     def _model_generate(self, requests: list, generate: bool = False, sampling_params: Any = None) -> list:
         outputs = super()._model_generate(requests, generate, sampling_params)
@@ -100,8 +107,8 @@ def lm(network: RememberableVLLM, tokenizer: Any, batch_size: int) -> Rememberab
     return network
 
 
-def origin() -> dict[str, Any]:
-    return {"vllm": version("vllm")}
+def origin(network: RememberableVLLM, tokenizer: Any) -> dict[str, Any]:
+    return {"vllm": version("vllm"), "generation": generation_settings(network.own, tokenizer)}
 
 
 @contextmanager
@@ -127,7 +134,7 @@ def opened(parts: variants.Parts, task: Mapping[str, Any]) -> Iterator[tuple[Rem
             trust_remote_code=own_code,
             model_impl="transformers" if own_code else "auto",
             tensor_parallel_size=max(gpus, 1),
-            generation_config="vllm",  # not the model's own: tasks say how answers end
+            generation_config="vllm",  # the model's own settings are given with every request
             **({"gpu_memory_utilization": min(SHARE, *(0.98 * left / whole for left, whole in free))} if gpus else {}),
         )
         yield network, network.tokenizer

@@ -27,7 +27,8 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Reme
     data = {name: artifacts.file_hash(path) for name, path in files.items()}
     asked = {key: task[key] for key in ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")}
     backend = importlib.import_module(f"pruning.evaluation.backends.{task.get('backend', 'hf')}")
-    own = (definition, asked, data, task["dtype"], lm_eval.__version__, *backend.origin().items())
+    origin = backend.origin(network, tokenizer)
+    own = (definition, asked, data, task["dtype"], lm_eval.__version__, *origin.items())
     identity = artifacts.key_of(ANSWERS, *remembered.model, *own)
     own_file = remembered.folder / f".{remembered.name}.{identity}.jsonl"
     same = remembered.folder.glob(f".*.{identity}.jsonl")  # of tasks that differ in `first` and `limit` alone
@@ -42,7 +43,7 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Reme
     for key in ("samples", *OF_THE_RUN):
         result.pop(key, None)
     means = frame.groupby("metric")["value"].agg(["mean", "count"]).to_string()
-    return Outcome(frame, result, means, {"data": data, **backend.origin()})
+    return Outcome(frame, result, means, {"data": data, **origin})
 
 
 def limits(task: dict[str, Any]) -> list[int | None]:
