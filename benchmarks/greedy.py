@@ -36,8 +36,8 @@ def main(
     own = artifacts.read_provenance(results / "sensitivity" / calib / f"{method}.parquet")["settings"]
     scores = artifacts.read_parquet(results / "scores" / calib / f"{method}.parquet", "scores")
     layers = artifacts.read_parquet(results / "calibration" / calib / "layers.parquet", "layers")
-    original = artifacts.read_json(results / "base/manifest.json", "base")["original"]["widths"]
-    problem = allocation.problem_of(scores.sort_values(["layer", "unit"]), layers, original, own["min_keep"])
+    base = artifacts.read_json(results / "base/manifest.json", "base")
+    problem = allocation.problem_of(scores.sort_values(["layer", "unit"]), layers, base, own["min_keep"])
     found, passes = {}, {}
     for exact in (False, True):
         network, _, batches = prepare.loaded(results / "base", data, own, threads, None)

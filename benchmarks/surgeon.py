@@ -1,13 +1,18 @@
 """What the score `obs` takes of one layer of a given width: seconds and memory, on a GPU where there is one.
 
-    python benchmarks/surgeon.py --width 18944 --hidden 3584        one FFN of Qwen2.5-7B
+    python benchmarks/surgeon.py cost --width 18944 --hidden 3584   one FFN of Qwen2.5-7B
+    python benchmarks/surgeon.py twins                              what removal in chunks loses against one by one
 
 The second moments are of random activations in `width` / 4 directions, with the diagonal that the damping adds: what it
 takes does not depend on them. Prints a row a width, up to the one asked by doubling, and the ratios of one to the next.
+
+`twins`: half of the neurons repeat the others up to noise. Prints the loss of the pruned layer over that of removal one
+by one, for chunks chosen among 1 and among `CANDIDATES` times as many neurons, and the seconds of each.
 """
 
 import resource
 import sys
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 
@@ -19,8 +24,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 from pruning.methods import surgeon
 
+app = typer.Typer(add_completion=False)
 
-def main(width: int = 18944, hidden: int = 3584, doublings: int = 2, threads: int = 2) -> None:
+
+@app.command()
+def cost(width: int = 18944, hidden: int = 3584, doublings: int = 2, threads: int = 2) -> None:
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
@@ -46,6 +54,29 @@ def main(width: int = 18944, hidden: int = 3584, doublings: int = 2, threads: in
     print(frame.to_string(index=False, float_format="%.1f"))
 
 
+@app.command()
+def twins(widths: str = "256,512,1024", noises: str = "0.01,0.05,0.2", chunk: int = 4, hidden: int = 64) -> None:
+    torch.set_num_threads(1)
+    rows, choices = [], (1, surgeon.CANDIDATES)
+    for width, noise in product(map(int, widths.split(",")), map(float, noises.split(","))):
+        torch.manual_seed(0)
+        first = torch.randn(4 * width, width // 2, dtype=torch.float64)
+        first @= torch.randn(width // 2, width // 2, dtype=torch.float64) / (width // 2) ** 0.5
+        a = torch.cat([first, first + noise * torch.randn_like(first)], 1)
+        second, down = a.T @ a / len(a), torch.randn(hidden, width, dtype=torch.float64)
+        _, exact = surgeon.removals(second, down, 1e-3)
+        row = {"width": width, "noise": noise}
+        for surgeon.CANDIDATES in choices:
+            start = perf_counter()
+            _, losses = surgeon.removals(second, down, 1e-3, chunk)
+            row[f"s, {surgeon.CANDIDATES}x"] = perf_counter() - start
+            for sparsity in (25, 50, 75):
+                gone = width * sparsity // 100
+                row[f"{sparsity}%, {surgeon.CANDIDATES}x"] = losses[:gone].sum() / exact[:gone].sum()
+        rows.append(row)
+    print(pd.DataFrame(rows).to_string(index=False, float_format="%.3f"))
+
+
 def peak(device: torch.device) -> float:
     """GB, at most so far."""
     if device.type == "cuda":
@@ -54,4 +85,4 @@ def peak(device: torch.device) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -39,7 +39,7 @@ def budget(
     problem = allocation.problem_of(
         artifacts.read_parquet(scores, "scores"),
         artifacts.read_parquet(layers, "layers"),
-        artifacts.read_json(base, "base")["original"]["widths"],
+        artifacts.read_json(base, "base"),
         settings.get("min_keep"),
         artifacts.read_parquet(measured, "sensitivity") if measured else None,
         artifacts.read_parquet(latencies, "latency_table") if latencies else None,

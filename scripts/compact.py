@@ -23,7 +23,8 @@ def compact(
     from pruning.core import artifacts, chain
     from pruning.methods import masks
     from pruning.methods.compact import achieved, compensation, keeps_of, loader_of, refits_attention, write_compact
-    from pruning.models.checkpoint import Checkpoint
+    from pruning.models.checkpoint import Checkpoint, read_config
+    from pruning.models.structures import kv_groups
 
     cli.phase("start-up")
     artifacts.check_model(model)
@@ -48,7 +49,7 @@ def compact(
         "original": original,
         "achieved_sparsity": achieved(base, original["widths"], widths, groups),
         "widths": widths,
-        **({"kv_groups": [int(keep.sum()) for keep in groups]} if groups else {}),
+        **({"kv_groups": left} if (left := kv_groups.listed(read_config(output))) else {}),
         "parameters": original["parameters"],
         "parameters_kept": Checkpoint(output).parameters,
         "loads_with": loader_of(output),

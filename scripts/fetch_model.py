@@ -44,11 +44,13 @@ def fetch_model(
         original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
         if pruned_manifest is not None:
             original = artifacts.read_json(pruned_manifest, "compact")["original"]
+        removed = checkpoint.groups_removed()
         content = {
             "model_type": read_config(directory).get("model_type"),
             "parameters": checkpoint.parameters,
             "widths": checkpoint.widths,
             "original": original,
+            **({"groups_removed": removed} if removed else {}),
             "files": artifacts.directory_hashes(directory),
         }
         artifacts.write_json(directory / "manifest.json", content, "base", settings)

@@ -8,6 +8,9 @@ import typer
 
 from pruning.core import cli
 
+TOLERANCE = 0.005
+"""Share of the neurons by which a mask may miss the sparsity without a warning: half of the steps that can be asked."""
+
 
 def mask(
     settings: cli.Settings,
@@ -27,11 +30,10 @@ def mask(
 
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores")
-    original = artifacts.read_json(base, "base")["original"]["widths"]
     problem = allocation.problem_of(
         frame,
         artifacts.read_parquet(layers, "layers"),
-        original,
+        artifacts.read_json(base, "base"),
         settings.get("min_keep"),
         artifacts.read_parquet(measured, "sensitivity") if measured else None,
         artifacts.read_parquet(latencies, "latency_table") if latencies else None,
@@ -40,13 +42,20 @@ def mask(
     neurons = masks.of(frame, masks.NEURONS)
     neurons["keep"] = np.concatenate(allocation.masks(problem.scores, widths))
     found = neurons[["layer", "unit", "keep"]]
-    if (counts := allocation.counts(problem, sparsity, settings)) is not None:
+    counts = allocation.counts(problem, sparsity, settings)
+    if counts is not None:
         groups = masks.of(frame, masks.GROUPS)
         groups["keep"] = np.concatenate(allocation.masks(problem.groups, counts))
         found = pd.concat([neurons, groups], ignore_index=True)[["structure", "layer", "unit", "keep"]]
         print(f"key-value groups {counts.tolist()}")
     artifacts.write_parquet(output, found, "mask", {**settings, "sparsity": sparsity})
-    print(f"asked {sparsity / 100:.1%}, achieved {1 - widths.sum() / sum(original):.1%}; widths {widths.tolist()}")
+    achieved = allocation.achieved(problem, widths, counts)
+    print(f"asked {sparsity / 100:.1%}, achieved {achieved:.1%}; widths {widths.tolist()}")
+    if abs(achieved - sparsity / 100) > TOLERANCE and settings["options"].get("per", "parameters") == "parameters":
+        print(
+            f"warning: {achieved:.1%} removed where {sparsity}% was asked: layers, `min_keep` and `round_to` permit "
+            "nothing nearer; lower these two, or do not compare this mask at equal sparsity"
+        )
 
 
 if __name__ == "__main__":

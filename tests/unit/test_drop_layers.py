@@ -414,7 +414,7 @@ def test_a_model_without_some_of_its_layers_is_pruned_again(tmp_path, case):
     assert not statistics.isna().any(axis=None)
     assert [len(losses) for losses in rounds.losses(network, batches, 0)] == own.widths == left
     scores = statistics[["layer", "unit"]].assign(score=statistics["ce_abs_sum"])
-    problem = allocation.problem_of(scores, layers, [N] * LAYERS, 0.01)
+    problem = allocation.problem_of(scores, layers, {"original": {"widths": [N] * LAYERS}}, 0.01)
     kept = allocation.widths(problem, 90, {"allocate": "global", "options": {}, "round_to": 1})
     assert (kept <= left).all() and kept.sum() == allocation.kept(N * LAYERS, 90)
     rows = scores.assign(keep=np.concatenate(allocation.masks(problem.scores, kept)))[["layer", "unit", "keep"]]

@@ -3,6 +3,9 @@
 import json
 import shutil
 
+import compact as compact_stage
+import fetch_model
+import mask as mask_stage
 import numpy as np
 import pandas as pd
 import pytest
@@ -302,3 +305,44 @@ def test_scores_say_whether_they_can_score_groups():
         ):
             Method(score=name, allocate="joint")
     assert DEFAULT.method("attention_obs_joint").compensate == "ridge_attention"
+
+
+def test_sparsity_counts_groups_removed_in_an_earlier_iteration(tmp_path):
+    """Through the stages: pruned in neurons and groups, taken as a base, pruned again in neurons."""
+    base, first = tiny.save(tiny.qwen2(), tmp_path / "base"), tmp_path / "first"
+    original = {"widths": [48, 48], "parameters": Checkpoint(base).parameters}
+    artifacts.write_json(base / "manifest.json", {"original": original, "files": {}}, "base", {})
+    frames = [
+        pd.DataFrame({"structure": kind, "layer": number, "unit": range(len(keep)), "keep": keep})
+        for kind, keeps in (("ffn", NEURONS), ("kv_groups", GROUPS))
+        for number, keep in enumerate(keeps)
+    ]
+    artifacts.write_parquet(tmp_path / "mask.parquet", pd.concat(frames, ignore_index=True), "mask", {})
+    settings = {"compensate": "none", "export": "exact"}
+
+    def cut(model, mask, name):
+        made = tmp_path / name, tmp_path / f"{name}.json"
+        compact_stage.compact(settings, model, model / "manifest.json", mask, *made)
+        return json.loads(made[1].read_text())
+
+    once = cut(base, tmp_path / "mask.parquet", "first")
+    neuron, group = 3 * 32, (16 + 8 + 8) * (32 + 1) + 16 * 32  # as above
+    gone = (28 + 16 + group / neuron) / 96
+    assert once["achieved_sparsity"] == pytest.approx(gone)
+    again = tmp_path / "again/manifest.json"
+    fetch_model.fetch_model({"kind": "pruned"}, again, first, tmp_path / "first.json")
+    assert variants.pruned(variants.Parts(again.parent, again))["achieved_sparsity"] == pytest.approx(gone)
+    units = [(layer, unit) for layer, width in enumerate((20, 32)) for unit in range(width)]
+    scores = pd.DataFrame(units, columns=["layer", "unit"]).assign(score=1.0)
+    artifacts.write_parquet(tmp_path / "scores.parquet", scores, "scores", {})
+    layers = pd.DataFrame({"layer": [0, 1], "n_tokens": 1, "angular_sum": 1.0})
+    artifacts.write_parquet(tmp_path / "layers.parquet", layers, "layers", {})
+    method = {"allocate": "uniform", "options": {}, "round_to": 1, "min_keep": 0.01}
+    for sparsity, expected in ((40, gone), (80, 0.8)):
+        mask = tmp_path / f"{sparsity}.parquet"
+        mask_stage.mask(method, tmp_path / "scores.parquet", tmp_path / "layers.parquet", again, sparsity, mask)
+        made = cut(again.parent, mask, f"at-{sparsity}")
+        assert made["achieved_sparsity"] == pytest.approx(expected, abs=1 / 96)
+        assert made["kv_groups"] == once["kv_groups"] == [1, 2]
+        masked = variants.Parts(again.parent, again, mask)
+        assert variants.pruned(masked)["achieved_sparsity"] == pytest.approx(made["achieved_sparsity"])

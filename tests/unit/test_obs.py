@@ -78,17 +78,34 @@ def test_neurons_and_groups_leave_as_brute_force_over_subsets_has_them(example, 
     assert scores[order] == pytest.approx(np.maximum.accumulate(losses), rel=1e-4)
 
 
-def test_those_that_leave_together_leave_what_brute_force_leaves(example):
+@pytest.mark.parametrize(("at_once", "block"), [(3, 1), (4, 1), (2, 3)])
+def test_a_chunk_is_chosen_one_after_another_where_all_are_candidates(example, at_once, block):
     a, down, _ = example
     second, weight = torch.from_numpy(a.T @ a / len(a)), torch.from_numpy(down).double()
-    order, losses = surgeon.removals(second, weight, 1e-3, at_once=4)
-    alone = [loss_without([c], down.astype(np.float64), damped(a), np.eye(D)) for c in range(N)]
-    assert order[:4].tolist() == np.argsort(alone)[:4].tolist()
-    assert losses[:4] == pytest.approx(sorted(alone)[:4])
-    before = loss_without(order[:4].tolist(), down.astype(np.float64), damped(a), np.eye(D))
-    fifth = loss_without(order[:5].tolist(), down.astype(np.float64), damped(a), np.eye(D))
-    assert losses[4] == pytest.approx(fifth - before)
-    assert sorted(order) == list(range(N))
+    order, losses = surgeon.removals(second, weight, 1e-3, at_once, block)
+    expected = greedy(down.astype(np.float64), damped(a), np.eye(D), block)
+    assert order.tolist() == expected[0]
+    assert losses == pytest.approx(expected[1])
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("block", [1, 3])
+def test_twins_are_not_removed_together(noise, block):
+    """Half of the blocks repeat the others up to noise: removed in chunks, half cost what they do one by one."""
+    rng, half = np.random.default_rng(0), 128 // block
+    first = rng.normal(size=(1000, half * block)) @ rng.normal(size=(half * block, half * block)) / 11
+    a = np.hstack([first, first + noise * rng.normal(size=first.shape)])
+    second, down = a.T @ a / len(a), rng.normal(size=(64, a.shape[1]))
+    inverse = np.linalg.inv(second + 1e-3 * second.diagonal().mean() * np.eye(len(second)))
+    whole = []
+    for at_once in (1, 8):
+        order, losses = surgeon.removals(torch.from_numpy(second), torch.from_numpy(down), 1e-3, at_once, block)
+        gone = (order[:half, None] * block + np.arange(block)).flatten()
+        without = 0.5 * np.trace(down[:, gone] @ np.linalg.solve(inverse[np.ix_(gone, gone)], down[:, gone].T))
+        assert losses[:half].sum() == pytest.approx(without)
+        assert sorted(order) == list(range(2 * half))
+        whole.append(without)
+    assert whole[1] == pytest.approx(whole[0], rel=0.01)
 
 
 @pytest.mark.parametrize("block", [2, 3])

@@ -58,6 +58,19 @@ def test_a_round_ranks_what_the_round_before_left_of_the_model():
     assert not np.array_equal(whole, np.concatenate(places))  # measuring again changes something
 
 
+def test_rounds_remove_as_many_as_masks_of_their_sparsity(monkeypatch):
+    """Of 144 neurons 20% are 28.8: 29, as at that sparsity a mask removes."""
+    removed, refit = [], fitting.refit
+
+    def spied(model, batches, keeps, scheme):
+        removed.append(sum(int((~keep).sum()) for keep in keeps))
+        return refit(model, batches, keeps, scheme)
+
+    monkeypatch.setattr(fitting, "refit", spied)
+    order(ends=(20, 45))
+    assert removed == [29, 65]
+
+
 def test_a_model_with_norms_after_its_ffns_is_refitted_sequentially():
     places = rounds.removal_order(MODELS["gemma2"], micro_batches(), (50,), seed=0)
     assert sorted(np.concatenate(places)) == list(range(sum(map(len, places))))

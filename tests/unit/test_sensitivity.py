@@ -1,6 +1,8 @@
 """What cuts cost: against whole forward passes of masked copies; widths against every combination."""
 
 import copy
+import tracemalloc
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
@@ -217,6 +219,21 @@ def test_the_programme_finds_the_best_of_all_combinations(sparsity, seed):
     found = programme.widths(problem(measured, sizes, sparsity))
     assert sum(found) <= most
     assert sum(cost[pair] for pair in enumerate(found)) == pytest.approx(sum(cost[pair] for pair in enumerate(best)))
+
+
+def test_one_narrow_layer_does_not_make_the_programme_large():
+    """28 layers of 18,944 neurons and one of 7: in steps of the narrow one, a table of 46 GiB a layer."""
+    sizes = [18944] * 28 + [7]
+    rows = [(n, s * part // 16, float(16 - part)) for n, s in enumerate(sizes) for part in range(16)]
+    measured = pd.DataFrame(rows, columns=["layer", "width", "divergence"])
+    own = problem(measured, sizes, 40, floor=[1] * 29)
+    own = replace(own, original=np.full(29, 18944))
+    tracemalloc.start()
+    found = programme.widths(own)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+    assert 0 <= allocation.kept(29 * 18944, 40) - found.sum() < 18944 // 64 and found[-1] == 7
 
 
 def test_costs_between_measured_widths_are_interpolated():

@@ -172,14 +172,9 @@ def parameters(
 def achieved(
     base: Checkpoint, original: Sequence[int], widths: Sequence[int], groups: Sequence[np.ndarray] | None = None
 ) -> float:
-    """The share of the FFN neurons that is gone, original: widths before any pruning; key-value groups that are cut
-    count as the neurons of as many parameters."""
-    share = 1 - sum(widths) / sum(original)
-    if not groups:
-        return share
-    neuron = (parameters(base, [2] * base.layers) - parameters(base, [1] * base.layers)) / base.layers
-    cut = parameters(base, base.widths) - parameters(base, base.widths, groups=groups)
-    return share + cut / neuron / sum(original)
+    """The share of the FFN neurons that is removed, original: widths before any pruning; key-value groups that were
+    removed, in earlier iterations as well, count as the neurons of as many parameters."""
+    return 1 - sum(widths) / sum(original) + base.groups_removed(groups) / sum(original)
 
 
 def loader_of(directory: Path) -> str:

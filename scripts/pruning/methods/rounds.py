@@ -15,7 +15,7 @@ from pruning.calibration.prepare import Batch
 from pruning.calibration.second_moments import second_moments
 from pruning.methods import refit as fitting
 from pruning.methods import surgeon
-from pruning.methods.allocation import floors
+from pruning.methods.allocation import floors, kept
 from pruning.models.structures import ffn
 
 
@@ -42,7 +42,7 @@ def removal_order(
             model = load()
             for _ in fitting.refit(model, batches, keeps, scheme):
                 pass
-        leaving = ranked(list(losses(model, batches, seed)), least)[: total * per_cent // 100 - gone]
+        leaving = ranked(list(losses(model, batches, seed)), least)[: total - kept(total, per_cent) - gone]
         units = [keep.nonzero()[0] for keep in keeps]
         for place, (layer, index) in enumerate(leaving, start=gone):
             places[layer][units[layer][index]] = place

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from pruning.methods.scores import TINY
 
-ROUNDS = 512
-"""Neurons leave in about so many rounds, those of a round together: one by one up to this width."""
+CHUNKS = 512
+"""Neurons are removed in about so many chunks, each one update of the large matrices: one by one up to this width."""
+CANDIDATES = 3
+"""A chunk is chosen among so many times as many, the cheapest."""
 
 
 def least_losses(
@@ -28,7 +30,7 @@ def least_losses(
     Matrices in float64: mean of a aᵀ [n, n], mean of g gᵀ [d, d] (None: the identity), W [d, n]."""
     if gradients is not None:
         down = root(gradients.to(device)) @ down.to(device)
-    at_once = max(1, len(second) // block // ROUNDS)
+    at_once = max(1, len(second) // block // CHUNKS)
     order, losses = removals(second.to(device), down.to(device), damping, at_once, block)
     scores = np.empty(len(order))
     scores[order] = np.maximum.accumulate(losses) * (1 + 1e-12 * np.arange(len(order)))  # equal ones in their order
@@ -44,35 +46,58 @@ def root(matrix: Tensor) -> Tensor:
 def removals(
     second: Tensor, down: Tensor, damping: float, at_once: int = 1, block: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(blocks in the order in which they leave, the loss that each adds), both [n / block].
+    """(blocks in the order of their removal, the loss that each adds), both [n / block].
 
     second: mean of a aᵀ [n, n]; down: W [d, n], columns in the metric of the loss; a block B is so many neighbouring
     columns. Without it, and the others refitted, the loss ½ E‖W a - W' a‖² grows by ½ tr(W_B C_BB⁻¹ W_Bᵀ), of a single
     neuron j ½ ‖w_j‖² / C_jj, with C = (second + damping · mean diagonal · I)⁻¹; then W -= W_B C_BB⁻¹ C_B,: and
-    C -= C_:,B C_BB⁻¹ C_B,:, of `at_once` blocks together, in place: rows and columns of neurons that have left stay
-    until they are an eighth of all. Memory: four [n, n] and two [d, n] of float64."""
-    number = len(second) // block
+    C -= C_:,B C_BB⁻¹ C_B,:. Memory: four [n, n] and two [d, n] of float64."""
     ridge = damping * second.diagonal().mean() + TINY
     inverse = torch.cholesky_inverse(
         torch.linalg.cholesky(second + ridge * torch.eye(len(second), device=second.device))
     )
-    down, left, order, losses = down.clone(), torch.arange(number, device=second.device), [], []
-    here = torch.ones(number, dtype=torch.bool, device=second.device)
+    order, losses = cheapest(inverse, down.clone(), len(second) // block, at_once, block)
+    return np.array(order), np.array(losses)
+
+
+def cheapest(
+    inverse: Tensor, down: Tensor, number: int, at_once: int = 1, block: int = 1
+) -> tuple[list[int], list[float]]:
+    """The first `number` blocks to remove, and the loss that each adds; inverse: C [n, n] and down: W [d, n], which are
+    updated in place, for `at_once` blocks together.
+
+    Those are chosen one after another: a redundant neuron becomes important once its duplicates are removed. Only
+    `CANDIDATES` times as many, the cheapest, are compared, on their own rows and columns, on the CPU.
+    Rows and columns of removed neurons stay until they are an eighth of all."""
+    left = torch.arange(len(inverse) // block, device=inverse.device)
+    order, losses, here = [], [], torch.ones(len(left), dtype=torch.bool, device=inverse.device)
     while len(order) < number:
         loss = torch.where(here, block_losses(inverse, down, block), torch.inf)
-        out = loss.argsort(stable=True)[: min(at_once, number - len(order))]
+        chunk = min(at_once, number - len(order))
+        out = loss.argsort(stable=True)[: min(CANDIDATES * chunk, int(here.sum())) if chunk > 1 else 1]
+        if chunk > 1:
+            columns = columns_of(out, block)
+            own = torch.linalg.qr(down[:, columns], mode="r").R  # as long as they are, and as far apart
+            chosen, added = cheapest(inverse[columns][:, columns].cpu(), own.cpu(), chunk, 1, block)
+            out = out[chosen]
+        else:
+            added = loss[out].tolist()
         order += left[out].tolist()
-        losses += loss[out].tolist()
-        columns = (out[:, None] * block + torch.arange(block, device=out.device)).flatten()
+        losses += added
+        columns = columns_of(out, block)
         change = torch.linalg.solve(inverse[columns][:, columns], inverse[columns])  # [columns, n]
         down.addmm_(down[:, columns], change, alpha=-1)
         inverse.addmm_(inverse[:, columns], change, alpha=-1)
         here[out] = False
-        if block > 1 or 8 * int(here.sum()) < 7 * len(here):  # a block that has left could not be solved for
+        if block > 1 or 8 * int(here.sum()) < 7 * len(here):  # a block that was removed could not be solved for
             stay = here.repeat_interleave(block)
             down, inverse, left = down[:, stay], inverse[stay][:, stay], left[here]
             here = here[here]
-    return np.array(order), np.array(losses)
+    return order, losses
+
+
+def columns_of(blocks: Tensor, block: int) -> Tensor:
+    return (blocks[:, None] * block + torch.arange(block, device=blocks.device)).flatten()
 
 
 def block_losses(inverse: Tensor, down: Tensor, block: int) -> Tensor:

@@ -108,7 +108,8 @@ def pruned(parts: Parts) -> dict[str, Any]:
         if "achieved_sparsity" in content:
             return {key: content[key] for key in ("achieved_sparsity", "parameters", "parameters_kept")}
         original, kept = content["original"], content["parameters"]
-        achieved = 1 - sum(content["widths"]) / sum(original["widths"])
+        whole = sum(original["widths"])
+        achieved = 1 - (sum(content["widths"]) - content.get("groups_removed", 0.0)) / whole
     else:
         original, base = artifacts.read_json(parts.manifest, "base")["original"], Checkpoint(parts.model)
         keeps = compact.keeps_of(parts.mask, base)

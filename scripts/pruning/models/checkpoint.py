@@ -4,6 +4,7 @@ No model code is imported, so scoring and compaction of a 7B model need the memo
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,15 +115,23 @@ class Checkpoint:
     @property
     def sizes(self) -> dict[str, int]:
         """Parameters of one FFN `neuron` and of one key-value `group`."""
-        total, counts = {"neuron": 0, "group": 0}, self.groups
-        first = next(layer for layer, width in enumerate(self.widths) if width)
+        total, counts = {"neuron": 0, "group": 0}, kv_groups.counts_of(read_config(self.directory))
+        first, attending = (next(n for n, count in enumerate(own) if count) for own in (self.widths, counts))
         for name in self.file_of:
             part, axis = ffn.parse(name, self.family), kv_groups.axis_of(name, self.family)
             if part and part.axis is not None and part.layer == first:
                 total["neuron"] += len(part.projections) * math.prod(self.shape(name)) // self.shape(name)[part.axis]
-            if axis and axis[0] == 0:
-                total["group"] += math.prod(self.shape(name)) // counts[0]
+            if axis and axis[0] == attending:
+                total["group"] += math.prod(self.shape(name)) // counts[attending]
         return total
+
+    def groups_removed(self, keeps: Sequence[np.ndarray] | None = None) -> float:
+        """Key-value groups removed by `keeps`, or in earlier iterations, as neurons of as many parameters."""
+        config = read_config(self.directory)
+        left = [int(keep.sum()) for keep in keeps or ()] or kv_groups.listed(config)
+        if not left:
+            return 0.0
+        return (config["num_key_value_heads"] * self.layers - sum(left)) * self.sizes["group"] / self.sizes["neuron"]
 
     @property
     def parameters(self) -> int:

@@ -1,9 +1,10 @@
 """Widths whose costs, each measured with all other layers whole (methods/sensitivity.py, `layers`), add up to least:
 an exact dynamic programme over layers, as in SPDY (Frantar & Alistarh 2022, arXiv 2201.13096).
 
-Costs between measured widths are interpolated. Widths are multiples of a 64th of the smallest layer, and no more is
-kept than asked: no more neurons, or, with `per`, no more than a model of equal widths has in operations or takes in
-time (methods/latency_table.py). Masks at growing sparsity need not nest.
+Costs between measured widths are interpolated. Layers lose multiples of a 64th of the largest one, so memory grows with
+the number of layers and not with their widths. No more is kept than asked: no more neurons, or, with `per`, no more
+than a model of equal widths has in operations or takes in time (methods/latency_table.py). Masks at growing sparsity
+need not nest.
 """
 
 from collections.abc import Sequence
@@ -25,8 +26,9 @@ SEARCH = "layers"
 def widths(problem: Problem, per: str = "parameters") -> np.ndarray:
     unit, choices = options(problem)
     if per == latency_table.PARAMETERS:
-        prices = [-(-own // unit) for own in choices]
-        seats = max(int(kept(problem.original.sum(), problem.sparsity)), 0) // unit
+        prices = [-(-size // unit) - (size - own) // unit for size, own in zip(problem.sizes, choices, strict=True)]
+        too_many = max(0, int(problem.sizes.sum() - kept(problem.original.sum(), problem.sparsity)))
+        seats = int(sum(-(-problem.sizes // unit))) - -(-too_many // unit)
     else:
         price = latency_table.prices(problem.latencies, per, NEURONS)
         grain = float(price(max(problem.sizes))) / GRAINS
@@ -39,10 +41,11 @@ def widths(problem: Problem, per: str = "parameters") -> np.ndarray:
 
 
 def options(problem: Problem) -> tuple[int, list[np.ndarray]]:
-    """(step, widths that each layer may have: multiples of the step from the floor on, and the whole layer)."""
-    unit = max(1, min(problem.sizes[problem.sizes > 0]) // PARTS)
+    """(step, widths that each layer may have: from the whole layer down to its floor in steps; growing)."""
+    unit = max(1, max(problem.sizes) // PARTS)
     pairs = zip(problem.floor, problem.sizes, strict=True)
-    return unit, [np.minimum(np.arange(-(-floor // unit), -(-size // unit) + 1) * unit, size) for floor, size in pairs]
+    steps = [size - np.arange(0, size - floor + 1, unit)[::-1] for floor, size in pairs]
+    return unit, [own if floor else np.union1d(own, 0) for own, floor in zip(steps, problem.floor, strict=True)]
 
 
 def grains(prices: np.ndarray, grain: float) -> np.ndarray:
