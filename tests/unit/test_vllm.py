@@ -79,19 +79,19 @@ class Lab:
 
     def __init__(self, folder: Path, family: str = "qwen2"):
         self.folder = folder
-        base = tiny.save(tiny.of_family(family), folder / "base")
-        original = {"widths": [48, 48], "parameters": 1}
-        artifacts.write_json(
-            base / "manifest.json",
-            {"files": artifacts.directory_hashes(base), "original": original, **original},
-            "base",
-            {},
-        )
+        tiny.save(tiny.of_family(family), folder / "base")
+        self.record()
         rows = pd.DataFrame({"question": QUESTIONS, "answer": "x"})
         artifacts.write_parquet(folder / "data.parquet", rows, "dataset", {})
         for task in (SUMS, OPTIONS):
             own = {**task, "dataset_kwargs": {"data_files": {"test": str(folder / "data.parquet")}}}
             (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(own))
+
+    def record(self) -> None:
+        """The dense model's manifest."""
+        base, original = self.folder / "base", {"widths": [48, 48], "parameters": 1}
+        content = {"files": artifacts.directory_hashes(base), "original": original, **original}
+        artifacts.write_json(base / "manifest.json", content, "base", {})
 
     def settings(self, **own) -> None:
         """The model's generation_config.json; its ends are special tokens, as they are."""
@@ -100,6 +100,7 @@ class Lab:
         tokenizer.add_special_tokens({"extra_special_tokens": ends})
         tokenizer.save_pretrained(self.folder / "base")
         (self.folder / "base/generation_config.json").write_text(json.dumps(own))
+        self.record()
 
     def mask(self, widths: tuple[int, int]) -> Path:
         rng = np.random.default_rng(0)
