@@ -311,7 +311,9 @@ def test_sparsity_counts_groups_removed_in_an_earlier_iteration(tmp_path):
     """Through the stages: pruned in neurons and groups, taken as a base, pruned again in neurons."""
     base, first = tiny.save(tiny.qwen2(), tmp_path / "base"), tmp_path / "first"
     original = {"widths": [48, 48], "parameters": Checkpoint(base).parameters}
-    artifacts.write_json(base / "manifest.json", {"original": original, "files": {}}, "base", {})
+    artifacts.write_json(
+        base / "manifest.json", {"original": original, "files": artifacts.directory_hashes(base)}, "base", {}
+    )
     frames = [
         pd.DataFrame({"structure": kind, "layer": number, "unit": range(len(keep)), "keep": keep})
         for kind, keeps in (("ffn", NEURONS), ("kv_groups", GROUPS))

@@ -214,8 +214,8 @@ def file_hash(path: Path) -> str:
 
 
 def directory_hashes(directory: Path, exclude: Sequence[str] = ("manifest.json",)) -> dict[str, str]:
-    """sha256 of every file below a directory: what a manifest holds and dependants are compared by."""
-    found = sorted(p for p in directory.rglob("*") if p.is_file() and p.name not in exclude)
+    """sha256 of every file below a directory but hidden ones: what a manifest holds and dependants are compared by."""
+    found = sorted(p for p in directory.rglob("[!.]*") if p.is_file() and p.name not in exclude)
     return {str(p.relative_to(directory)): file_hash(p) for p in found}
 
 
