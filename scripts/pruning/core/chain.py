@@ -65,11 +65,11 @@ def check(path: Path, origin: Mapping[str, Any], found: str) -> None:
     Args: `origin`: its provenance; `found`: the digest of what it holds now."""
     if origin.get("digest") != found:
         raise InputError(f"{path}: was changed after it was made; delete it and run again, so that it is remade")
-    if lineage:
-        check_lineage(path, origin.get("lineage"), parents)
     here, own = place(path), origin.get("place")
     if here and own and here != own:
         raise InputError(f"{path}: is {own}, put in another's place; delete it and run again, so that it is remade")
+    if lineage:
+        check_lineage(path, origin.get("lineage"), parents)
     if here:
         inputs[here] = found
 
