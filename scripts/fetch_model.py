@@ -23,11 +23,12 @@ def fetch_model(
     from pruning.models.checkpoint import Checkpoint, read_config
 
     cli.phase("start-up")
+    head = None
     with artifacts.atomic_directory(output.parent) as directory, naming(directory, settings):
         if settings["kind"] == "local":
             sources.from_local(Path(settings["path"]), directory)
         elif settings["kind"] == "gguf":
-            sources.from_gguf(settings, directory)
+            head = sources.from_gguf(settings, directory)
         elif settings["kind"] == "pruned":
             importlib.import_module("pruning.models.pruned").from_pruned(pruned, adapter, directory)
         else:
@@ -44,6 +45,7 @@ def fetch_model(
             "parameters": checkpoint.parameters,
             "widths": checkpoint.widths,
             "original": original,
+            **({"head": head} if head else {}),
             "files": artifacts.directory_hashes(directory),
         }
         artifacts.write_json(directory / "manifest.json", content, "base", settings)
