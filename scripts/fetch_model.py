@@ -23,13 +23,14 @@ def fetch_model(
     from pruning.models.checkpoint import Checkpoint, read_config
 
     cli.phase("start-up")
+    head = None
     with artifacts.atomic_directory(output.parent) as directory, naming(directory, settings):
         if settings["kind"] == "local":
             sources.from_local(Path(settings["path"]), directory)
             for file in sorted(Path(settings["path"]) / copy.name for copy in directory.iterdir()):
                 chain.read_source(file)
         elif settings["kind"] == "gguf":
-            sources.from_gguf(settings, directory)
+            head = sources.from_gguf(settings, directory)
             for package, path in sources.locations(settings):
                 if not package:
                     chain.read_source(Path(path))
@@ -51,6 +52,7 @@ def fetch_model(
             "widths": checkpoint.widths,
             "original": original,
             **({"groups_removed": removed} if removed else {}),
+            **({"head": head} if head else {}),
             "files": artifacts.directory_hashes(directory),
         }
         artifacts.write_json(directory / "manifest.json", content, "base", settings)

@@ -91,8 +91,9 @@ def manifest(base: Path) -> Path:
     return path
 
 
-def gguf(model: LlamaForCausalLM, file: Path) -> Path:
-    """The model as a GGUF file: matrices Q4_1 where rows are whole blocks of 32, the rest float32, embeddings tied."""
+def gguf(model: LlamaForCausalLM, file: Path, head: tuple[torch.Tensor, str] | None = None) -> Path:
+    """The model as a GGUF file: matrices Q4_1 where rows are whole blocks of 32, the rest float32, embeddings tied or,
+    where a head and its type are given, beside that."""
     import gguf as library
 
     config, vocabulary = model.config, tokenizer().get_vocab()
@@ -124,6 +125,9 @@ def gguf(model: LlamaForCausalLM, file: Path) -> Path:
             writer.add_tensor(short, library.quants.quantize(values, quantisation), raw_dtype=quantisation)
         else:
             writer.add_tensor(short, values)
+    if head:
+        kind = library.GGMLQuantizationType[head[1]]
+        writer.add_tensor("output.weight", library.quants.quantize(head[0].numpy(), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -32,14 +32,31 @@ def own(tmp_path):
     return tmp_path
 
 
-def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothing(own):
-    options = ("--sparsity", "50", "--methods", "agf_global")
+@pytest.mark.parametrize(
+    ("family", "method", "note"),
+    [
+        ("qwen2", "attention_obs", None),
+        (
+            "gemma2",
+            "sequential_obs",
+            "sequential_obs stands in for attention_obs, which cannot refit this model: gemma2",
+        ),
+    ],
+)
+def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothing(own, family, method, note):
+    """With the methods that are compared by default, recovered as well."""
+    tiny.save(tiny.of_family(family), own / "Model")
+    options = ("--sparsity", "50", "--recover")
     done = prune(own, *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     page = (own / "pruned/decision.md").read_text()
     folder = own / page.split("It lies in `")[1].partition("`")[0]
     assert AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).num_parameters() > 0
-    assert page.count("| dense |") == 1 and "agf_global, 50%" in page and "your test data" in done.stdout
+    assert page.count("| dense |") == 1 and "your test data" in done.stdout
+    for name in (method, "wanda"):
+        assert f"{name}, 50% |" in page.replace("**", "") and f"{name}, 50%, recovered |" in page.replace("**", "")
+    assert f"differs from {method} at" in page and "Refits take up to 0.0 GB of memory" in done.stdout
+    assert note is None or f"Note: {note}" in done.stdout and f"* {note}" in page
     made = {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
     assert prune(own, *options).returncode == 0
     assert made == {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
@@ -56,14 +73,14 @@ def test_mistakes_are_one_line_in_the_words_of_what_failed(own):
 
 def test_a_budget_in_place_of_a_sparsity_compares_methods_at_equal_cost(own):
     """FLAP's biases make its sparsity another than Wanda's."""
-    options = ("--budget", "parameters=80%", "--methods", "wanda,flap")
+    options = ("--budget", "parameters=80%", "--methods", "wanda,flap,attention_obs")
     done = prune(own, *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     folder, page = own / "pruned/results", (own / "pruned/decision.md").read_text()
     [model] = {path.parents[3].name for path in folder.glob("*/budget/own/*/asked.json")}
     dense = Checkpoint(folder / model / "base").parameters
     kept = {}
-    for method in ("wanda", "flap"):
+    for method in ("wanda", "flap", "attention_obs"):
         found = json.loads((folder / model / f"budget/own/{method}/asked.json").read_text())
         tensors = Checkpoint(folder / model / f"compact/own/{method}/{found['sparsity']}/model")
         kept[method] = tensors.parameters
@@ -72,7 +89,10 @@ def test_a_budget_in_place_of_a_sparsity_compares_methods_at_equal_cost(own):
         assert f"* {method}: {found['sparsity']}%, {tensors.parameters:,} parameters" in page
         assert page.count(f"{method}, {found['sparsity']}%") == 1
     table = pd.read_csv(folder / "table1.csv")
-    assert table["method"].tolist() == ["dense", "wanda", "flap"] and table["reference"].tolist()[2] == "wanda"
+    assert (
+        table["method"].tolist() == ["dense", "wanda", "flap", "attention_obs"]
+        and table["reference"].tolist()[2] == "wanda"
+    )
     assert "of the models that meet the budget it is the best" in page and "at equal cost" in page
     taken = own / page.split("It lies in `")[1].partition("`")[0]
     assert AutoModelForCausalLM.from_pretrained(taken, trust_remote_code=True).num_parameters() in kept.values()

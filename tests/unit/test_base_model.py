@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fetch_model as stage
 import gguf
 import pytest
 import torch
@@ -90,6 +92,56 @@ def test_a_gguf_is_dequantised_to_float32(file: Path, whole: Path):
     assert "quantization_config" not in read_config(whole)
     model, tokenizer = load(whole, "float32", "cpu")
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id == tokenizer.pad_token_id == 0
+
+
+def one_row_differs(matrix: torch.Tensor) -> torch.Tensor:
+    return torch.cat([matrix[:9], matrix[9:10].flip(1), matrix[10:]])
+
+
+def noisy(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix + 0.2 * matrix.std() * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("head", "kind", "kept"),
+    [
+        (torch.clone, "Q8_0", "output.weight"),
+        (torch.clone, "BF16", "output.weight"),
+        (torch.clone, "Q4_0", "token_embd.weight"),
+        (torch.clone, "Q4_1", "token_embd.weight"),  # as many bits
+        (torch.neg, "Q8_0", None),
+        (one_row_differs, "Q8_0", None),
+        (noisy, "Q8_0", None),
+        (noisy, "Q4_0", None),
+    ],
+)
+def test_two_quantisations_of_one_matrix_are_tied_again(tmp_path: Path, monkeypatch, head, kind, kept):
+    """The copy with more bits stays (the embedding is Q4_1: 5 a value); matrices that differ stay apart."""
+    model = tiny.llama(tie_word_embeddings=True)
+    file = tiny.gguf(model, tmp_path / "two.gguf", (head(model.lm_head.weight), kind))
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    names = ("token_embd.weight", "output.weight")
+    embedding, other = (
+        torch.tensor(gguf.dequantize(stored[name].data, stored[name].tensor_type)).view(257, 32) for name in names
+    )
+    monkeypatch.chdir(tmp_path)
+    stage.fetch_model(source(path=str(file)), tmp_path / "base/manifest.json")
+    base, manifest = Checkpoint(tmp_path / "base"), json.loads((tmp_path / "base/manifest.json").read_text())
+    said = manifest["head"]
+    assert (
+        (said["tied"], said["kept"])
+        == (kept is not None, kept)
+        == (read_config(base.directory)["tie_word_embeddings"], kept)
+    )
+    assert said["types"] == {"token_embd.weight": "Q4_1", "output.weight": kind}
+    assert said["difference"] == pytest.approx(float((embedding - other).norm() / other.norm()), rel=1e-5)
+    assert said["row_difference"] == pytest.approx(float(((embedding - other).norm(dim=1) / other.norm(dim=1)).max()))
+    size = model.num_parameters()
+    assert base.parameters == manifest["parameters"] == (size if kept else size + 257 * 32)
+    loaded, _ = load(base.directory, "float32", "cpu")
+    expected = (embedding, other) if not kept else 2 * [other if kept == "output.weight" else embedding]
+    assert torch.equal(loaded.model.embed_tokens.weight, expected[0])
+    assert torch.equal(loaded.lm_head.weight, expected[1])
 
 
 def test_the_tokenizer_and_its_chat_template_come_with_it(whole: Path):

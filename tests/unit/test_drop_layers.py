@@ -433,19 +433,6 @@ def test_a_model_without_some_of_its_layers_is_pruned_again(tmp_path, case):
     assert [weights["down"].shape[1] for weights, _ in refits] == kept.tolist()
 
 
-@pytest.mark.parametrize(("family", "adds"), [("qwen2", True), ("gemma2", False)])
-@pytest.mark.parametrize("robbed", [(0, 0), (0, 1), (1, 0), (2, 3), (3, 1)])
-def test_what_a_layer_adds_is_seen_where_there_is_something_to_add(family, adds, robbed):
-    """robbed: so many of the first layers, of attention and of the FFN."""
-    model = tiny.of_family(family, LAYERS)
-    own, layers = families.of(model), model.model.layers
-    for number in range(robbed[0]):
-        kv_groups.shrink(layers[number], number, [NO_GROUP] * LAYERS, own)
-    for number in range(robbed[1]):
-        ffn.shrink(layers[number], number, [NONE] * LAYERS, own)
-    assert refit.adds(model, batches_of()[0]) == adds
-
-
 def test_a_neurons_size_is_that_of_a_layer_that_has_some(tmp_path):
     base = Checkpoint(tiny.save(tiny.qwen2(), tmp_path / "base"))
     (tmp_path / "cut").mkdir()

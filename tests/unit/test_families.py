@@ -119,6 +119,25 @@ def test_compact_is_the_masked_model_saved_and_loaded_again(tmp_path, family, wi
 
 
 @families_of_models
+def test_a_plain_residual_stream_is_what_attention_and_ffn_put_out(family):
+    """In every layer: what goes in, and what the two linear modules put out."""
+    model, own = tiny.of_family(family), FAMILIES[family]
+    for layer in families.decoder_layers(model):
+        seen = {}
+        places = {
+            "attention": layer.get_submodule(own.attention_out),
+            "ffn": layer.get_submodule(own.ffn),
+            "out": layer,
+        }
+        for name, module in places.items():
+            module.register_forward_hook(lambda _, args, out, name=name, seen=seen: seen.update({name: out}))
+        layer.register_forward_pre_hook(lambda _, args, seen=seen: seen.update({"in": args[0]}))
+        logits(model)
+        added = seen["in"] + seen["attention"] + seen["ffn"]
+        assert torch.allclose(seen["out"], added, atol=1e-4) == families.has_plain_residual(model.config.to_dict())
+
+
+@families_of_models
 def test_matrices_of_the_checkpoint_are_those_of_the_model(tmp_path, family):
     """gate, up and down give the FFN's output, whatever tensors hold them."""
     model = tiny.of_family(family)

@@ -8,8 +8,9 @@ import yaml
 from snakemake.utils import update_config
 
 import tiny
-from pruning.command import decision, experiment, own_data
+from pruning.command import decision, defaults, experiment, own_data
 from pruning.command.prune import numbers, progress_of
+from pruning.config import preflight
 from pruning.config.default import DEFAULT
 from pruning.config.validation import validate
 from pruning.core import devices
@@ -17,6 +18,7 @@ from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.data import datasets
 from pruning.report import catalogue
+from workspace import ROOT
 
 MACHINE = experiment.Machine(gpus=0, threads=2)
 CHAT = (
@@ -140,6 +142,17 @@ def test_a_large_model_is_in_bfloat16_where_the_cpu_has_instructions_for_it(monk
         assert (model["dtype"], model["memory_gb"]) == (dtype, memory_gb)
 
 
+def test_a_models_size_is_known_before_it_is_fetched(tmp_path):
+    """Without, a first run of a model larger than `memory_gb`'s least is refused."""
+    model = tiny.llama(tie_word_embeddings=True)
+    tiny.save(model, tmp_path / "m")
+    file = tiny.gguf(model, tmp_path / "m.gguf")
+    for text, base in ((tmp_path / "m", "none"), (file, "none"), ("org/name", "m")):
+        _, source = experiment.model_source(str(text))
+        assert experiment.parameters_of(source, tmp_path / base) == model.num_parameters()
+    assert experiment.parameters_of(source, tmp_path / "none") is None
+
+
 def test_too_little_to_test_on_is_said_with_the_number_needed():
     model = experiment.model_section("m", {"kind": "local", "path": "x"}, None, MACHINE)
     with pytest.raises(InputError, match="1279 tokens are left to test on, 1280 are needed"):
@@ -151,6 +164,105 @@ def test_sparsities_are_whole_per_cent():
     for text in ("", "0", "100", "0.3", "20;30", "-5"):
         with pytest.raises(InputError, match="--sparsity"):
             numbers(text)
+
+
+# the methods
+
+LLAMA, GEMMA2, GRANITE = {"model_type": "llama"}, {"model_type": "gemma2"}, {"model_type": "granite"}
+SCALED = "sequential_obs stands in for attention_obs, which cannot refit this model: {} normalises or scales"
+SHORT = "refits take 34.4 GB of memory, 16.0 GB are there"
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape", "lacking", "methods", "said"),
+    [
+        (None, LLAMA, None, ["attention_obs", "wanda"], None),
+        (None, GEMMA2, None, ["sequential_obs", "wanda"], SCALED.format("gemma2")),
+        (None, {**GRANITE, "residual_multiplier": 0.22}, None, ["sequential_obs", "wanda"], SCALED.format("granite")),
+        (None, GRANITE, None, ["attention_obs", "wanda"], None),
+        (None, GEMMA2, SHORT, ["cfsp", "wanda"], f"cfsp stands in for attention_obs, which cannot run here: {SHORT}"),
+        (["rku", "wandaa"], GEMMA2, SHORT, ["rku", "wandaa"], None),
+    ],
+)
+def test_the_default_is_what_model_and_machine_can_do(asked, shape, lacking, methods, said):
+    chosen, notes = defaults.chosen(asked, shape, lacking)
+    assert chosen == methods and len(notes) == (said is not None) and (not said or notes[0].startswith(said))
+
+
+def test_what_was_asked_for_and_cannot_run_is_refused_with_what_can():
+    with pytest.raises(InputError) as error:
+        defaults.chosen(["agf", "attention_obs", "ridge_rku"], LLAMA, SHORT)
+    assert str(error.value) == f"--methods attention_obs,ridge_rku: {SHORT}: use --methods agf,cfsp,wanda"
+    needs = defaults.Refits(memory=4.0, disk=9.0)
+    assert needs.lacking(4, 9) is None and needs.lacking(3.9, 9) == "refits take 4.0 GB of memory, 3.9 GB are there"
+    assert needs.lacking(4, 8) == "refits take 9.0 GB of disk, 8.0 GB are there"
+
+
+@pytest.mark.parametrize(
+    ("method", "instead"),
+    [
+        ("attention_obs", "sequential_obs"),
+        ("corrective_wanda", "sequential_wanda"),
+        ("best", "`compensate: ridge_sequential`"),
+        ("sequential_obs", None),
+        ("ridge_obs", None),
+    ],
+)
+def test_what_a_family_cannot_do_is_said_before_any_job(tmp_path, method, instead):
+    tiny.save(tiny.of_family("gemma2"), tmp_path / "m")
+    model = experiment.model_section(*experiment.model_source(str(tmp_path / "m")), 10**6, MACHINE)
+    own = experiment.config(model, experiment.Size(9000, 3000), 512, methods=[method], sparsities=[20], recover=False)
+    whole = json.loads(json.dumps(DEFAULT.model_dump()))
+    update_config(whole, yaml.safe_load(experiment.text(own, "prune …")) | {"data_folder": str(tmp_path)})
+    for split in ("train", "test"):
+        (tmp_path / "own-data").mkdir(exist_ok=True)
+        (tmp_path / f"own-data/{split}.jsonl").touch()
+    if instead is None:
+        preflight.check(validate(whole))
+        return
+    with pytest.raises(InputError) as error:
+        preflight.check(validate(whole))
+    said = str(error.value)
+    assert said.startswith(f"methods.{method}.compensate: ridge_") and said.endswith(f"solve for: use {instead}")
+    assert "model type 'gemma2' normalises or scales" in said
+
+
+def test_refits_take_what_the_documents_say_of_a_7b_model():
+    """docs/memory.md: 34.6 GB on a CPU, of which 15.2 are weights; 17.6 GB of a GPU's machine; 80 GB of matrices."""
+    text = experiment.calibration(experiment.Size(10**6, 0), 4096, experiment.Machine(1, 1)) | {"sequence_length": 2048}
+    folder = ROOT / "resources/architectures/qwen2_5-7b"
+    found = [defaults.refits(folder, "bfloat16", text, on_gpus) for on_gpus in (False, True)]
+    assert [each.memory for each in found] == pytest.approx([34.6, 17.6], abs=0.1)
+    assert found[0].disk == pytest.approx(28 * (8 * 18944**2 + 4 * 3584**2) / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("methods", "shape", "width", "sparsity", "said"),
+    [
+        (["attention_obs"], LLAMA, 1536, 20, None),  # 26 of 32 sequences of 512: 13,312 tokens for 1,229 columns
+        (
+            ["attention_obs"],
+            LLAMA,
+            1536,
+            0,
+            "attention_obs: 13,312 calibration tokens fit 1,536 columns a layer, fewer",
+        ),
+        (["wanda", "rku"], LLAMA, 9000, 20, None),
+        (["attention_obs", "wanda"], {"model_type": "qwen3"}, 64, 20, "attention_obs: layers of different widths, whi"),
+        (["attention_obs"], {"model_type": "qwen2"}, 64, 20, None),  # `deci` has them
+        (["wanda"], {"model_type": "qwen3"}, 64, 20, None),
+    ],
+)
+def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, shape, width, sparsity, said):
+    text = {"samples": 32, "sequence_length": 512}
+    found = defaults.remarks(methods, shape, width, text, sparsity)
+    assert len(found) == (said is not None) and (not said or found[0].startswith(said))
+
+
+@pytest.mark.parametrize(("train", "cut"), [(20_000, (32, 512)), (9_000, (17, 512)), (2_000, (5, 400)), (7, (7, 1))])
+def test_few_records_are_cut_into_as_many_sequences_as_refits_need(train, cut):
+    text = experiment.calibration(experiment.Size(train, 0), 4096, MACHINE)
+    assert (text["samples"], text["sequence_length"]) == cut
 
 
 # a budget
@@ -238,6 +350,12 @@ def test_the_page_shows_every_model_and_says_which_to_take():
     assert "**Take agf at 30%**" in text and "`out/x`" in text
     text = decision.page(found, decision.choose(found, 0.01), 0.01, "wanda", "out/x", 1000)
     assert "no model is within 1% of the dense model; this one is the nearest, +5%" in text
+
+
+def test_the_page_repeats_what_was_said_beforehand():
+    found = models(row("wanda", 30, 12.0, p=0.5))
+    text = decision.page(found, decision.choose(found, 0.1), 0.1, "wanda", "out/x", 1000, notes=["few tokens"])
+    assert "\n* few tokens\n" in text
 
 
 def test_a_dense_model_that_guesses_is_said_before_all_else():

@@ -1,6 +1,6 @@
 """One page to decide by: quality, size and speed of every pruned model, and which one to take."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,9 +114,10 @@ def page(
     folder: str,
     vocabulary: int,
     budgets: Mapping[str, Mapping[str, Any]] | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """Markdown. vocabulary: words that the model chooses from, what guessing has as its perplexity.
-    budgets: where one was asked for, what scripts/budget.py found, by method."""
+    budgets: where one was asked for, what scripts/budget.py found, by method. notes: what defaults.py says."""
     lines = [
         "# Which model to take",
         "",
@@ -159,6 +160,7 @@ def page(
             "one's (results/tradeoff.md has their intervals; figure: results/figures/tradeoff.png).",
             "* ✓: every model that is better is clearly larger or slower than this one.",
             f"* † differs from {reference} at {same} (paired test over windows, p < 0.05 after Holm).",
+            *(f"* {note}" for note in notes),
             "* Perplexity is not accuracy: before you rely on the model, ask it what you will ask it.",
             "",
         ]

@@ -9,9 +9,11 @@ from typing import Any
 import yaml
 
 from pruning.config.budgets import UNITS, amount
-from pruning.core import devices
+from pruning.config.models import GgufSource
+from pruning.core import devices, memory
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
+from pruning.models import sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 SEQUENCE = 512  # tokens at most
@@ -56,6 +58,17 @@ def model_source(text: str) -> tuple[str, dict[str, Any]]:
     return re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-") or "model", source
 
 
+def parameters_of(source: Mapping[str, Any], base: Path) -> int | None:
+    """As many as the model has, as far as that is known. base: where it lies once it is fetched.
+
+    Raises InputError as sources.gguf_files does."""
+    if found := memory.parameters(Path(source["path"]) if source["kind"] == "local" else base):
+        return found
+    if source["kind"] != "gguf":
+        return None
+    return memory.gguf_parameters(sources.gguf_files(GgufSource(**source).model_dump())[0])
+
+
 def model_section(alias: str, source: dict[str, Any], parameters: int | None, machine: Machine) -> dict[str, Any]:
     """bfloat16 on a GPU, or for a billion where the CPU can; memory for the weights twice and the libraries."""
     large = (parameters or 0) > 10**9 and "bfloat16" not in devices.slow_dtypes()
@@ -90,25 +103,16 @@ def config(
     if not fitting:
         least = LEAST_WINDOWS * SEQLENS[-1]
         raise InputError(f"--data: {size.test} tokens are left to test on, {least} are needed: give more records")
-    length = min(SEQUENCE, context, size.train)
-    samples = min(SEQUENCES[kind], size.train // length)
+    text = calibration(size, context, Machine(model[alias]["gpus"], model[alias]["threads"]))
     speed = {"prompt_tokens": min(512, context // 2), "decode_tokens": 32}
     data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
     files = {"path": "own-data/{split}.jsonl", "splits": {"train": "train", "test": "test"}}
-    text = {"kind": "perplexity", "title": "your data, perplexity", "dataset": "own", "text": "{prompt}{completion}"}
+    asked = {"kind": "perplexity", "title": "your data, perplexity", "dataset": "own", "text": "{prompt}{completion}"}
     own = {
         "models": model,
         "datasets": {"own": {"kind": "published", **data, "local": files}},
-        "calibrations": {
-            "own": {
-                "dataset": "own",
-                "samples": samples,
-                "sequence_length": length,
-                "packing": "concat",
-                "micro_batch": 1,
-            }
-        },
-        "tasks": {"own": {**text, "seqlen": fitting[0], "tokens": tested, "batch_size": 1}},
+        "calibrations": {"own": text},
+        "tasks": {"own": {**asked, "seqlen": fitting[0], "tokens": tested, "batch_size": 1}},
         "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods), "reference": methods[0]},
         "tables": {"table1": {"title": "Your model, pruned", "tasks": ["own"], **levels(sparsities), "paper": None}},
         "tradeoff": {"tables": ["table1"], **speed, "rounds": 5},
@@ -116,11 +120,27 @@ def config(
     if budget:
         own["budgets"] = {BUDGET: {**budget, **speed}}
     if recover:
-        own["tunings"] = {"own": {"dataset": "own", "batch_size": 4, "sequence_length": length, "learning_rate": 2e-4}}
+        own["tunings"] = {"own": {"dataset": "own", "batch_size": 4, "learning_rate": 2e-4}}
+        own["tunings"]["own"]["sequence_length"] = text["sequence_length"]
         own["tables"]["table1"]["tasks"].append("own@own")
     off = nothing_else()
     own["tables"] = {**off["tables"], **(own["tables"] if sparsities else {})}
     return own | {key: value for key, value in off.items() if key not in own}
+
+
+def calibration(size: Size, context: int, machine: Machine) -> dict[str, Any]:
+    """The calibration's section: so much training data, in sequences enough for refits to hold some out."""
+    from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
+
+    length = max(1, min(SEQUENCE, context, size.train // HELD_OUT_EVERY))
+    samples = min(SEQUENCES["gpu" if machine.gpus else "cpu"], size.train // length)
+    return {
+        "dataset": "own",
+        "samples": samples,
+        "sequence_length": length,
+        "packing": "concat",
+        "micro_batch": 1,
+    }
 
 
 def levels(sparsities: Sequence[int] | Mapping[str, int]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """prune MODEL --data mine.jsonl: a configuration, the workflow, a page to decide by, and the model to take."""
 
 import json
+import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from pruning.command import decision, experiment, own_data
-from pruning.core import artifacts, devices, names
+from pruning.command import decision, defaults, experiment, own_data
+from pruning.core import artifacts, devices, memory, names
 from pruning.core.errors import InputError, one_line
 from pruning.data import datasets
 
@@ -41,8 +43,12 @@ def prune(
         ),
     ] = None,
     methods: Annotated[
-        str, typer.Option(help="with commas; the first is what others are compared with")
-    ] = "wanda,agf,rku",
+        str | None,
+        typer.Option(
+            help="with commas; the first is what others are compared with; attention_obs,wanda, or what this model and "
+            "machine can do in their place"
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder for all of it; a run that stopped goes on there")] = Path("pruned"),
     recover: Annotated[bool, typer.Option(help="also tune each pruned model by LoRA, 150 steps")] = False,
     tolerance: Annotated[float, typer.Option(help="per cent of perplexity that may be lost")] = 10.0,
@@ -61,7 +67,8 @@ def prune(
     records, machine = datasets.read_jsonl(data), experiment.Machine(min(1, len(devices.visible())), cores)
     out.mkdir(parents=True, exist_ok=True)
     base = names.BASE.format(model=alias)
-    first = {"models": experiment.model_section(alias, source, None, machine), **experiment.nothing_else()}
+    known = experiment.parameters_of(source, out / Path(base).parent)
+    first = {"models": experiment.model_section(alias, source, known, machine), **experiment.nothing_else()}
     write(out, first | {"experiment": {"models": [alias], "methods": ["wanda"]}}, "prune, before it has seen the model")
     run(out, cores, f"fetching {model}", base)
 
@@ -78,9 +85,21 @@ def prune(
     size = experiment.Size(
         *(sum(len(tokenizer(p["prompt"] + p["completion"])["input_ids"]) for p in s) for s in (train, test))
     )
-    parameters = json.loads((out / base).read_text())["parameters"]
-    section = experiment.model_section(alias, source, parameters, machine)
-    own = {"methods": methods.split(","), "recover": recover, "budget": asked}
+    manifest = json.loads((out / base).read_text())
+    section = experiment.model_section(alias, source, manifest["parameters"], machine)
+    text = experiment.calibration(size, context, machine)
+    refits = defaults.refits(folder, section[alias]["dtype"], text, bool(machine.gpus))
+    here = shutil.disk_usage(out).free + sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    lacking = refits.lacking(memory.physical() / 1e9, here / 1e9)
+    raw = json.loads((folder / "config.json").read_text())
+    compared, notes = defaults.chosen(methods.split(",") if methods else None, raw, lacking)
+    if defaults.refitted(compared):
+        section[alias]["memory_gb"] = max(section[alias]["memory_gb"], math.ceil(refits.memory))
+        print(f"Refits take up to {refits.memory:.1f} GB of memory and {refits.disk:.1f} GB of disk meanwhile.")
+    notes += defaults.remarks(compared, raw, max(manifest["widths"]), text, min(sparsities, default=0))
+    for note in notes:
+        print(f"Note: {note}", flush=True)
+    own = {"methods": compared, "recover": recover, "budget": asked}
     line = shlex.join(["prune", *sys.argv[1:]])
     budgets = {}
     if asked:
@@ -98,13 +117,13 @@ def prune(
     choice = decision.choose(models, tolerance / 100, equal_cost=bool(asked))
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(out, cores, "writing the model to take", target)
-    compared = {"reference": methods.split(",")[0], "vocabulary": shape.vocab_size, "budgets": budgets}
-    text = decision.page(models, choice, tolerance / 100, folder=str(out / target), **compared)
-    put(out / PAGE, text)
+    about = {"reference": compared[0], "vocabulary": shape.vocab_size, "budgets": budgets, "notes": notes}
+    page = decision.page(models, choice, tolerance / 100, folder=str(out / target), **about)
+    put(out / PAGE, page)
     from rich.console import Console
     from rich.markdown import Markdown
 
-    Console().print(Markdown(text))
+    Console().print(Markdown(page))
     print(f"This page: {out / PAGE}   configuration: {out / CONFIG}   tables: {out / 'results'}")
 
 

@@ -20,7 +20,7 @@ from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
 from pruning.evaluation import backends, tasks
 from pruning.models import sources
-from pruning.models.families import family_of, read_config
+from pruning.models.families import check_plain_residual, family_of, read_config
 
 NOTICEABLE = 0.2
 """GB of weights from which a type that this CPU has no instructions for is warned of: hours, not seconds."""
@@ -190,6 +190,10 @@ def _check_model(config: Config, name: str) -> None:
     _check_chat(config, name, shown, directory)
     for method in sorted({*config.experiment.methods, *(m for table in tables for m in table.methods)}):
         own = config.method(method)
+        if own.compensate in ("ridge_corrective", "ridge_attention"):
+            kind, _, rest = method.partition("_")
+            instead = f"sequential_{rest}" if kind in ("corrective", "attention") else "`compensate: ridge_sequential`"
+            check_plain_residual(architecture, f"methods.{method}.compensate: {own.compensate}", instead)
         if (own.compensate, own.export) != ("bias", "pad"):
             continue
         from pruning.methods.compact import no_slot

@@ -49,13 +49,11 @@ def refit(
     The model, dense at first, is cut and refitted as it goes. groups: key-value groups that stay, where any are cut.
     record: of each weight `lambda`, `held_out_error` and
     `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖². Raises InputError as layerwise.check does,
-    and but for `sequential` where `adds` is false."""
+    and but for `sequential` as families.check_plain_residual does."""
     layerwise.check(model)
-    if scheme != "sequential" and not adds(model, batches[0]):
-        raise InputError(
-            f"compensate: ridge_{scheme}: {type(model).__name__} changes what attention or an FFN puts out before it "
-            "adds it to the residual stream; use `compensate: ridge_sequential`"
-        )
+    if scheme != "sequential":
+        where = f"compensate: ridge_{scheme}"
+        families.check_plain_residual(model.config.to_dict(), where, "`compensate: ridge_sequential`")
     family, layers, sites = families.of(model), families.decoder_layers(model), ffn.sites(model)
     dense: list[Tensor | None] = [None] * len(batches)  # hidden states [B, T, d] before the layer, on the CPU
     pruned: list[Tensor | None] = [None] * len(batches)
@@ -145,31 +143,3 @@ class Running:
     def _sums(self, part: str) -> least_squares.Sums:
         inner, outer = (sums[part].double().cpu().numpy() for sums in (self.inner, self.outer))
         return least_squares.Sums(inner, outer, self.missing[part], self.whole[part])
-
-
-def adds(model: nn.Module, batch: Batch) -> bool:
-    """Whether layers add what their attention and their FFN put out, as it is, to the residual stream; each is looked
-    at in the first layer that was not robbed of it."""
-    place, layers, sites = families.of(model).attention_out, families.decoder_layers(model), ffn.sites(model)
-
-    def stream(layer: nn.Module, silent: Sequence[nn.Module], looks: dict | None = None) -> Tensor:
-        """After the layer, of counted tokens, while these put out nothing."""
-        hooks = [module.register_forward_hook(lambda _, __, output: torch.zeros_like(output)) for module in silent]
-        try:
-            return layerwise.run(model, layer, batch, None, looks)[batch.counted].float()
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def added(modules: Sequence[nn.Linear], others: Sequence[nn.Linear]) -> bool:
-        """modules: one a layer. others: those that are silent meanwhile."""
-        at = next((number for number, module in enumerate(modules) if module.in_features), None)
-        if at is None:
-            return True
-        own: list[Tensor] = []
-        quiet = [*others[at : at + 1]]
-        change = stream(layers[at], quiet, {modules[at]: _keeping(own)}) - stream(layers[at], [*quiet, modules[at]])
-        output = own[1][batch.counted].float()
-        return bool((change - output).norm() < 0.05 * output.norm())
-
-    return added(sites, []) and added([layer.get_submodule(place) for layer in layers], sites)

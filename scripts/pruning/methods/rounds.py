@@ -16,6 +16,7 @@ from pruning.calibration.second_moments import second_moments
 from pruning.methods import refit as fitting
 from pruning.methods import surgeon
 from pruning.methods.allocation import floors, kept
+from pruning.models import families
 from pruning.models.structures import ffn
 
 
@@ -36,7 +37,7 @@ def removal_order(
     places = [np.zeros(len(keep)) for keep in keeps]
     total, gone = sum(map(len, keeps)), 0
     least = floors(np.array(list(map(len, keeps))), min_keep)
-    scheme = "attention" if fitting.adds(model, batches[0]) else "sequential"
+    scheme = "attention" if families.has_plain_residual(model.config.to_dict()) else "sequential"
     for number, per_cent in enumerate(progress([*rounds, 100])):
         if number:
             model = load()

@@ -37,12 +37,15 @@ class Family:
     """The linear module whose output attention adds to the residual stream, from a layer."""
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     """Its linear modules with rows a head; none: not to be cut by heads (fused, or with a norm over all of them)."""
+    norm_after: bool = False
+    """Whether what attention and FFN put out is normalised before it is added to the residual stream."""
 
 
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite"), Family()),
-    **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "cohere", "cohere2"), Family()),
-    "olmo2": Family(qkv=()),
+    **dict.fromkeys(("gemma", "cohere", "cohere2"), Family()),
+    **dict.fromkeys(("gemma2", "gemma3_text"), Family(norm_after=True)),
+    "olmo2": Family(qkv=(), norm_after=True),
     "phi3": Family(gate_up=("gate_up_proj",), qkv=()),
 }
 
@@ -93,6 +96,21 @@ def family_of(config: Mapping[str, Any], source: object) -> Family:
         f"{source}: model type {kind!r} cannot be pruned: {reason}; supported: {', '.join(sorted(FAMILIES))} "
         "(scripts/pruning/models/families.py)"
     )
+
+
+def has_plain_residual(config: Mapping[str, Any]) -> bool:
+    """Whether a model of this config.json adds what its attention and its FFNs put out to the residual stream as it is:
+    neither normalised nor scaled (Granite)."""
+    return not family_of(config, "config.json").norm_after and config.get("residual_multiplier", 1) == 1
+
+
+def check_plain_residual(config: Mapping[str, Any], place: str, instead: str) -> None:
+    """Raises InputError, naming the setting `place` and what to use `instead`, unless `has_plain_residual`."""
+    if not has_plain_residual(config):
+        raise InputError(
+            f"{place}: model type {config['model_type']!r} normalises or scales what attention and FFN put out before "
+            f"it is added to the residual stream, which this refit does not solve for: use {instead}"
+        )
 
 
 def of(model: nn.Module) -> Family:

@@ -8,11 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError
 from pruning.core.files import REPLACE, read_object, reading
 from pruning.models import adapters
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.*")
 OBJECTS = ("config.json", "generation_config.json", "*.index.json", "tokenizer*.json", "special_tokens_map.json")
@@ -20,6 +24,12 @@ OBJECTS += ("added_tokens.json", "vocab.json", "chat_template.json")
 """Of these, JSON that holds an object."""
 Source = Mapping[str, Any]  # a GgufSource of the config, as a job gets it
 
+
+SAME = (4, 8)
+"""Two quantisations are of one matrix if they differ by at most so many times 2^-bits of the coarser one, as a whole
+and in every row: Q4_0 to Q8_0 lose 2 to 3 times that, up to 4.6 in a row with outliers (Student's t with 3 degrees)."""
+SAME_LEAST, SAME_MOST = 0.01, 0.7
+"""But no bound is as small as the rounding of 16 bits, or as large as 1, by which unrelated rows differ."""
 
 REWRITTEN = (
     "from sys import argv; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
@@ -114,8 +124,8 @@ def from_hub(repo: str, revision: str, output: Path) -> None:
     check_files(output)
 
 
-def from_gguf(source: Source, output: Path) -> None:
-    """Dequantise a GGUF file to safetensors of the source's dtype, tensor by tensor.
+def from_gguf(source: Source, output: Path) -> dict[str, Any] | None:
+    """Dequantise a GGUF file to safetensors of the source's dtype, tensor by tensor; returns what `tied` says of it.
 
     Its parts are joined in a temporary file in `output`. Peak memory: less than all weights in that dtype and five
     float32 copies of the largest tensor (Qwen2.5-Coder-1.5B in bfloat16, which has 3.6 and 0.9 GB: 5.8 GB).
@@ -140,9 +150,64 @@ def from_gguf(source: Source, output: Path) -> None:
                 **complete.LOADING,
             )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            record = tied(model, file)
     model.save_pretrained(output)
     complete.refuse(output, found)
     tokenizer.save_pretrained(output)
+    return record
+
+
+def tied(model: "PreTrainedModel", file: Path) -> dict[str, Any] | None:
+    """Tie head and embedding again where a GGUF file holds two quantisations of one matrix; None if it holds one.
+
+    Its metadata do not say, so the two are compared: they are one matrix if they differ by no more than quantising
+    explains (SAME). The copy with more bits is kept. Returns `tied`, `kept`, the `types` of both, and their relative
+    `difference` and the largest of a row, `row_difference`, each with its `…_bound`."""
+    import gguf
+
+    names = ("token_embd.weight", "output.weight")
+    types = {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(file).tensors if tensor.name in names}
+    if len(types) < len(names):
+        return None
+    modules = dict(zip(names, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True))
+    values_bytes = {name: gguf.GGML_QUANT_SIZES[kind] for name, kind in types.items()}
+    bits = {name: 8 * size / values for name, (values, size) in values_bytes.items()}
+    kept = max(names, key=bits.get)  # the embedding, where both have as many
+    whole, row = differences(*(modules[name].weight for name in names))
+    bounds = [min(SAME_MOST, max(SAME_LEAST, factor * 2 ** -min(bits.values()))) for factor in SAME]
+    same = whole <= bounds[0] and row <= bounds[1]
+    if same:
+        weight = modules[kept].weight
+        for module in modules.values():
+            module.weight = weight
+        model.config.tie_word_embeddings = True
+        model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+    return {
+        "tied": same,
+        "kept": kept if same else None,
+        "types": {name: kind.name for name, kind in types.items()},
+        **{
+            "difference": whole,
+            "difference_bound": bounds[0],
+            "row_difference": row,
+            "row_difference_bound": bounds[1],
+        },
+    }
+
+
+def differences(embedding: "Tensor", head: "Tensor") -> tuple[float, float]:
+    """‖E - H‖ / ‖H‖ of two matrices [words, d] as a whole, and the largest of a row (of rows with next to nothing in
+    them, over a hundredth of the median row's norm)."""
+    import torch
+
+    if embedding.shape != head.shape:
+        return float("inf"), float("inf")
+    apart, norms = [], []
+    for ours, theirs in zip(embedding.detach().split(8192), head.detach().split(8192), strict=True):
+        apart.append((ours.float() - theirs.float()).norm(dim=1))
+        norms.append(theirs.float().norm(dim=1))
+    apart, norms = torch.cat(apart).double(), torch.cat(norms).double()
+    return float(apart.norm() / norms.norm()), float((apart / norms.clamp_min(norms.median() / 100)).max())
 
 
 def locations(source: Source) -> list[tuple[str | None, str]]:
