@@ -170,6 +170,25 @@ def test_the_config_is_checked_before_any_job(workspace: Workspace, name: str):
     assert not (workspace.path / "results/data").exists()
 
 
+BAD_YAML = {
+    b"experiment: {name: caf\xe9s}\n": "bad.yaml: not UTF-8",
+    b"models: &a {x: *a}\n": "bad.yaml:1: models.x: the alias *a stands within what it stands for",
+    b"ask_above: 10\nexperiment: {seed: 1}\nask_above: 20\n": "bad.yaml:3: ask_above: this key stands twice",
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "profile"), [*((content, "profiles/default") for content in BAD_YAML), ([*BAD_YAML][-1], "none")]
+)
+def test_a_config_file_is_checked_as_text(workspace: Workspace, content: bytes, profile: str):
+    """Before Snakemake reads it, by profiles/default; what Snakemake survives, without that profile too."""
+    (workspace.path / "bad.yaml").write_bytes(content)
+    options = ["--cores", "2", "-n", "--workflow-profile", profile, "--configfile", "test.yaml", "bad.yaml"]
+    status, output = in_fork(workspace.path, options)
+    (line,) = [line for line in output.splitlines() if "error: " in line]
+    assert status != 0 and BAD_YAML[content] in line and "Traceback" not in output
+
+
 def test_more_gpus_than_visible_is_an_error_not_a_clamp(workspace: Workspace, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     edited(workspace, {"models|tiny-reasoner|gpus": 2})
