@@ -199,6 +199,16 @@ def test_more_gpus_than_visible_is_an_error_not_a_clamp(workspace: Workspace, mo
     assert workspace.planned("results/table1.csv")  # planning for another machine is fine
 
 
+@pytest.mark.parametrize("key", ["models|tiny-reasoner|gpus", "latency|gpus"])
+def test_a_gpu_that_torch_cannot_use_is_an_error_and_not_the_cpu(workspace: Workspace, monkeypatch, key: str):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4096")
+    edited(workspace, {key: 1})
+    done = workspace.snakemake("results/table1.csv", check=False)
+    said = f"error: {key.replace('|', '.')}: torch can use 0 GPUs here (CUDA_VISIBLE_DEVICES=4096): name GPUs"
+    assert done.returncode == 1 and said in done.stdout + done.stderr
+    assert not (workspace.path / "results/data").exists()
+
+
 def test_a_package_that_ships_a_model_is_missed_before_any_job(workspace: Workspace):
     edited(workspace, {"models|tiny-reasoner|source": {"kind": "gguf", "package": "llm_nothing", "path": "x.gguf"}})
     done = workspace.snakemake("results/table1.csv", check=False)

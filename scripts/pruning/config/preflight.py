@@ -269,15 +269,32 @@ def _check_targets(config: Config, name: str, tables: list[Table], directory: Pa
             raise InputError(f"tunings.{tuning}.targets: {name} has no {missing}; it has {sorted(modules)}")
 
 
-def check_machine(config: Config, visible: list[str]) -> None:
-    """What only the machine that runs the jobs can say: its GPUs and memory. Raises InputError."""
-    for name in config.models_used:
-        model = config.models[name]
-        if model.gpus > len(visible):
+def gpus_asked(config: Config) -> dict[str, int]:
+    """Keys that ask for GPUs, and how many."""
+    asked = {f"models.{name}.gpus": config.models[name].gpus for name in config.models_used}
+    asked |= {"latency.gpus": config.latency.gpus} if config.latency else {}
+    return {key: count for key, count in asked.items() if count}
+
+
+def check_gpus(config: Config, visible: list[str], same_packages: bool) -> None:
+    """Raises InputError if fewer GPUs are visible here than a job asks for, or if torch cannot use them.
+
+    same_packages: whether jobs see the packages that are seen here."""
+    asked = gpus_asked(config)
+    for key, count in asked.items():
+        if count > len(visible):
             raise InputError(
-                f"models.{name}.gpus: {model.gpus} GPUs asked, {len(visible)} visible on this machine: "
+                f"{key}: {count} GPUs asked, {len(visible)} visible on this machine: "
                 "lower it, or run through a cluster profile (profiles/README.md)"
             )
+    if asked and same_packages and (usable := devices.usable()) < len(visible):
+        raise InputError(f"{next(iter(asked))}: {devices.refusal(usable)}")
+
+
+def check_memory(config: Config) -> None:
+    """Raises InputError for a model whose weights this machine's memory cannot hold."""
+    for name in config.models_used:
+        model = config.models[name]
         needed, machine = weights_gb(config, name), memory.physical() / 1e9
         if model.gpus == 0 and needed > machine:
             smaller = "use bfloat16, " if model.dtype == "float32" else ""
