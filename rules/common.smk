@@ -27,7 +27,7 @@ sys.path.insert(0, os.path.join(HOME, "scripts"))
 from pruning.config import preflight
 from pruning.config.analyses import Spectrum, Trap
 from pruning.config.validation import validate
-from pruning.core import devices, hub, locks, memory, names, slurm, strict_yaml
+from pruning.core import devices, hub, locks, memory, names, slurm
 from pruning.core.errors import InputError
 from pruning.core.names import Variant, benchmark_of, log_of
 from pruning.models import sources
@@ -44,12 +44,10 @@ def checked(function, *arguments):
 
 SCRIPTS = names.own("scripts")
 LAUNCH = ancient(f"{SCRIPTS}/launch.py")  # changes no result
-for file in workflow.configfiles:
-    checked(strict_yaml.check, Path(file))
 # A module's configuration holds only what differs, as an additional configfile does: the default is below either.
 whole = load_configfile(os.path.join(HOME, "config/config.yaml"))
 update_config(whole, config)
-CONFIG = checked(validate, whole)
+CONFIG = checked(validate, whole, workflow.configfiles)
 METHOD = CONFIG.method_pattern
 EXPERIMENT = CONFIG.experiment
 PLACES = CONFIG.places

@@ -47,6 +47,14 @@ BAD_CONFIGS = {
         "config/tasks/mine.yaml: no such task definition",
     ),
     "unknown metric": ({"tasks|gsm_symbolic|metrics": ["f1"]}, "tasks.gsm_symbolic.metrics: unknown name 'f1'"),
+    "first item beyond the last": (
+        {"tasks|gsm_symbolic|first": 12, "tasks|gsm_symbolic|limit": None},
+        "tasks.gsm_symbolic.first: 12, but gsm_symbolic's split 'test' has 12 items, from 0 on",
+    ),
+    "sparsity that YAML reads as yes": (
+        {"tables|table1|sparsities": [True]},
+        "tables.table1.sparsities.0: a number is needed, and YAML reads yes",
+    ),
     "sparsity 0": ({"tables|table1|sparsities": [0]}, "tables.table1.sparsities.0: Input should be greater than 0"),
     "sparsity 100": ({"tables|table1|sparsities": [100]}, "tables.table1.sparsities.0: Input should be less than 100"),
     "sparsity as a fraction": (

@@ -623,6 +623,11 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(lab.path.with_name("datasets")))
         result = harness.evaluate(lab.cached(), definition, 1, 2, **asked)
+        for limit, expected in ((None, [1, 2]), (5, [1, 2]), (1, [1])):
+            ((some),) = harness.evaluate(lab.cached(), definition, limit, 1, **asked)["samples"].values()
+            assert [sample["doc_id"] for sample in some] == expected
+        with pytest.raises(InputError, match=r"first: 3, but .*data\.parquet has only 3 items"):
+            harness.evaluate(lab.cached(), definition, None, 3, **asked)
     ((samples),) = result["samples"].values()
     (sample,) = samples
     first, second, third = PROBLEMS

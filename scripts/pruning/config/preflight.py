@@ -111,6 +111,7 @@ def check(config: Config) -> None:
                 definition = config.definition(name)
                 known(f"tasks.{name}.metrics", task.metrics, metric_names(definition))
                 used |= {_check_data_file(config, definition, file) for file in data_files(definition)}
+                _check_first(config, name, test_file(definition))
             else:
                 used.add(task.dataset)
         for name in sorted(used):
@@ -159,6 +160,14 @@ def _check_data_file(config: Config, definition: Path, file: str) -> str:
     known(f"{definition}: data file {file}: dataset", [dataset], config.datasets)
     known(f"{definition}: data file {file}: split", [split], config.splits(dataset))
     return dataset
+
+
+def _check_first(config: Config, task: str, file: str) -> None:
+    """A first item that a generated dataset does not have; of others the job says it."""
+    dataset, split = Path(file).parent.name, Path(file).stem
+    first, has = config.tasks[task].first, config.splits(dataset)[split]
+    if isinstance(has, int) and first >= has:
+        raise InputError(f"tasks.{task}.first: {first}, but {dataset}'s split {split!r} has {has} items, from 0 on")
 
 
 def _base(model: str) -> Path:

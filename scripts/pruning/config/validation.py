@@ -1,6 +1,7 @@
 """The configuration as stacked by Snakemake, checked: one line a mistake, which names its key."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -8,11 +9,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from pruning.config.schema import Config
+from pruning.core import strict_yaml
 from pruning.core.errors import InputError
 
 
-def validate(raw: dict[str, Any]) -> Config:
-    """Raises InputError with one line a mistake, naming the key."""
+def validate(raw: dict[str, Any], files: Sequence[str | Path] = ()) -> Config:
+    """Raises InputError with one line a mistake, naming the key. files: that it was read from, checked as text first."""
+    for file in files:
+        strict_yaml.check(Path(file))
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:

@@ -11,6 +11,7 @@ from jinja2.exceptions import TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
+from pyarrow import parquet
 
 from pruning.core.errors import InputError
 from pruning.evaluation import tasks
@@ -20,6 +21,16 @@ from pruning.evaluation import tasks
 _sandbox = SandboxedEnvironment(loader=lm_eval.utils.env.loader, undefined=StrictUndefined, keep_trailing_newline=True)
 _sandbox.filters |= lm_eval.utils.env.filters
 lm_eval.utils.env = _sandbox
+
+
+def _items(task: dict[str, Any], first: int, limit: int | None) -> list[int]:
+    """Numbers of at most `limit` items from number `first` on. Raises InputError if there is none."""
+    whole = tasks.with_includes(task)
+    file = whole["dataset_kwargs"]["data_files"][whole.get("test_split") or whole.get("validation_split")]
+    count = parquet.read_metadata(file).num_rows
+    if first >= count:
+        raise InputError(f"first: {first}, but {file} has only {count} items, counted from 0")
+    return list(range(first, count if limit is None else min(first + limit, count)))
 
 
 def evaluate(
@@ -36,8 +47,8 @@ def evaluate(
     """lm-eval's result for one task definition, samples included; at most `limit` items from number `first` on.
 
     task: as `tasks.definition` reads it. The rest is as the config's tasks have it.
-    Raises InputError if a chat format is asked for and the model's tokenizer has none (a model without a tokenizer, as
-    those behind a service are, is trusted to have one)."""
+    Raises InputError if there is no item number `first`, or if a chat format is asked for and the model's tokenizer has
+    none (a model without a tokenizer, as those behind a service are, is trusted to have one)."""
     tokenizer = getattr(lm, "tokenizer", None) if chat_template else None
     if tokenizer is not None and not tokenizer.chat_template:
         raise InputError("chat_template: this model's tokenizer has none: set `chat_template: false`")
@@ -46,7 +57,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "task.yaml"  # a file, because only files may include packaged ones
         path.write_text(yaml.safe_dump(task), encoding="utf-8")
-        chosen = {tasks.with_includes(task)["task"]: list(range(first, first + limit))} if first and limit else None
+        chosen = {tasks.with_includes(task)["task"]: _items(task, first, limit)} if first else None
         try:
             result = lm_eval.simple_evaluate(
                 model=lm,
