@@ -14,7 +14,7 @@ from pruning.core.errors import InputError
 
 
 def validate(raw: dict[str, Any], files: Sequence[str | Path] = ()) -> Config:
-    """Raises InputError with one line a mistake, naming the key. files: that it was read from, checked as text first."""
+    """Raises InputError with one line a mistake, naming the key. files: what it is read from, whose text is checked."""
     for file in files:
         strict_yaml.check(Path(file))
     try:

@@ -1,5 +1,6 @@
 """What every stage's command line shares: one settings dict, one line an error."""
 
+import importlib
 import json
 import os
 import sys
@@ -10,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from pruning.core import devices
 from pruning.core.errors import InputError as InputError
 
 # The labelled dict of settings of one job, as JSON: what the workflow tracks to know when to re-run it.
@@ -47,6 +47,8 @@ def check_gpus() -> None:
     """Raises InputError if torch can use fewer GPUs than scripts/launch.py gave this job: it would run on the CPU.
 
     Asked in a child process, since workers of a process in which CUDA has been started cannot be forked."""
+    # By name: what is said of GPUs changes no result, so the workflow need not follow it.
+    devices = importlib.import_module("pruning.core.devices")
     if not (asked := int(os.environ.get(devices.ASKED, 0))):
         return
     import torch
