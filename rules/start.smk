@@ -23,7 +23,8 @@ onstart:
     # Snakemake starts as many local jobs as there are cores; memory and GPUs must suffice as well. Known only now:
     # whether jobs run here at all, and that this is no dry-run.
     if workflow.local_exec:
-        own_packages = not workflow.deployment_settings.deployment_method  # jobs see the packages that are seen here
+        # Whether jobs see the packages that are seen here.
+        own_packages = not workflow.deployment_settings.deployment_method
         visible = checked(devices.visible) if preflight.gpus_asked(CONFIG) or CONFIG.custom_rules else []
         checked(preflight.check_gpus, CONFIG, visible, own_packages)
         checked(preflight.check_memory, CONFIG)
