@@ -53,7 +53,7 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     config.write_text(mine)
     done = prune(own, *options)
     assert done.returncode == 0 and config.read_text() == mine
-    assert "pruned/prune.yaml: tables.table1.title: Mine (by the command line: 'Your model, pruned')" in done.stdout
+    assert "pruned/prune.yaml: tables.table1.title: Mine (by the command line: Your model, pruned)" in done.stdout
     assert "Mine" in (own / "pruned/results/table1.md").read_text()
     config.write_text(mine.replace("micro_batch", "microbatch"))
     done = prune(own, *options)
