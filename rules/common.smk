@@ -45,7 +45,7 @@ LAUNCH = ancient(f"{SCRIPTS}/launch.py")  # changes no result
 # A module's configuration holds only what differs, as an additional configfile does: the default is below either.
 whole = load_configfile(os.path.join(HOME, "config/config.yaml"))
 update_config(whole, config)
-CONFIG = checked(validate, whole)
+CONFIG = checked(validate, whole, workflow.configfiles)
 METHOD = CONFIG.method_pattern
 EXPERIMENT = CONFIG.experiment
 PLACES = CONFIG.places

@@ -62,7 +62,7 @@ rule score:
     benchmark:
         benchmark_of(names.SCORES)
     conda:
-        "../envs/cpu.yaml"
+        "../envs/gpu.yaml"
     threads: lambda w: threads_of(w) if matrices_of(w) else 1
     resources:
         gpu=lambda w: gpus(w) if matrices_of(w) else 0,

@@ -29,11 +29,14 @@ onstart:
     # Snakemake starts as many local jobs as there are cores; memory and GPUs must suffice as well. Known only now:
     # whether jobs run here at all, and that this is no dry-run.
     if workflow.local_exec:
-        visible = devices.visible()
-        checked(preflight.check_machine, CONFIG, visible)
+        # Whether jobs see the packages that are seen here.
+        own_packages = not workflow.deployment_settings.deployment_method
+        visible = checked(devices.visible) if preflight.gpus_asked(CONFIG) or CONFIG.custom_rules else []
+        checked(preflight.check_gpus, CONFIG, visible, own_packages)
+        checked(preflight.check_memory, CONFIG)
         for slow in preflight.slow_models(CONFIG):
             logger.warning(f"warning: {slow}")
-        if not workflow.deployment_settings.deployment_method:  # jobs see the packages that are seen here
+        if own_packages:
             checked(preflight.check_python)
             checked(preflight.check_packages, CONFIG)
         for name, limit in (("mem_mb", memory.physical() // 10**6), ("gpu", len(visible))):

@@ -25,7 +25,7 @@ import typer
 
 from pruning.analysis import costs, work
 from pruning.config import validation
-from pruning.core import names
+from pruning.core import names, strict_yaml
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.methods import allocation
@@ -65,7 +65,7 @@ def estimate(
     from rich.table import Table
 
     for file in configfile or []:
-        validation.check_syntax(Path(file))
+        strict_yaml.check(Path(file))
     options = [*(["--configfile", *configfile] if configfile else []), *(["--config", *config] if config else [])]
     plan = planned([*(targets or ["paper"]), *options])
     if not plan:

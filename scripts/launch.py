@@ -1,7 +1,8 @@
 """Run a command on leased GPUs: `launch.py --gpus N -- command …`; 0 hides all GPUs.
 
 Snakemake counts GPUs but does not say which are whose. This takes a lease on N of the visible ones, exports
-CUDA_VISIBLE_DEVICES and becomes the command. Inside Slurm the allocation is trusted as it is.
+CUDA_VISIBLE_DEVICES and becomes the command, which refuses to run without them (core/cli.py). Inside Slurm the
+allocation is trusted as it is.
 """
 
 import os
@@ -13,6 +14,7 @@ from pruning.core.errors import InputError
 
 def main(arguments: list[str]) -> None:
     gpus, command = int(arguments[arguments.index("--gpus") + 1]), arguments[arguments.index("--") + 1 :]
+    os.environ[devices.ASKED] = str(gpus)
     if gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif "SLURM_JOB_ID" not in os.environ:

@@ -22,6 +22,7 @@ def score(
     ] = None,
     attention: Annotated[Path | None, typer.Option(help="statistics of attention, to score groups")] = None,
 ) -> None:
+    cli.check_gpus()
     import numpy as np
     import pandas as pd
     from tqdm import tqdm

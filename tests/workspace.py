@@ -83,6 +83,7 @@ def in_fork(folder: Path, arguments: list[str]) -> tuple[int, str]:
                 for name in [name for name in sys.modules if name.split(".")[0] == "pruning"]:
                     del sys.modules[name]  # the folder has its own, which may be edited
                 sys.path = [path for path in sys.path if Path(path) != ROOT / "scripts"]
+                sys.argv = ["snakemake", *arguments]
                 snakemake.cli.main(arguments)
             except SystemExit as end:
                 code = int(end.code or 0) if not isinstance(end.code, str) else 1

@@ -47,6 +47,14 @@ BAD_CONFIGS = {
         "config/tasks/mine.yaml: no such task definition",
     ),
     "unknown metric": ({"tasks|gsm_symbolic|metrics": ["f1"]}, "tasks.gsm_symbolic.metrics: unknown name 'f1'"),
+    "first item beyond the last": (
+        {"tasks|gsm_symbolic|first": 12, "tasks|gsm_symbolic|limit": None},
+        "tasks.gsm_symbolic.first: 12, but gsm_symbolic's split 'test' has 12 items, from 0 on",
+    ),
+    "sparsity that YAML reads as yes": (
+        {"tables|table1|sparsities": [True]},
+        "tables.table1.sparsities.0: a number is needed, and YAML reads yes",
+    ),
     "sparsity 0": ({"tables|table1|sparsities": [0]}, "tables.table1.sparsities.0: Input should be greater than 0"),
     "sparsity 100": ({"tables|table1|sparsities": [100]}, "tables.table1.sparsities.0: Input should be less than 100"),
     "sparsity as a fraction": (
@@ -170,6 +178,25 @@ def test_the_config_is_checked_before_any_job(workspace: Workspace, name: str):
     assert not (workspace.path / "results/data").exists()
 
 
+BAD_YAML = {
+    b"experiment: {name: caf\xe9s}\n": "bad.yaml: not UTF-8",
+    b"models: &a {x: *a}\n": "bad.yaml:1: models.x: the alias *a stands within what it stands for",
+    b"ask_above: 10\nexperiment: {seed: 1}\nask_above: 20\n": "bad.yaml:3: ask_above: this key stands twice",
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "profile"), [*((content, "profiles/default") for content in BAD_YAML), ([*BAD_YAML][-1], "none")]
+)
+def test_a_config_file_is_checked_as_text(workspace: Workspace, content: bytes, profile: str):
+    """Before Snakemake reads it, by profiles/default; what Snakemake survives, without that profile too."""
+    (workspace.path / "bad.yaml").write_bytes(content)
+    options = ["--cores", "2", "-n", "--workflow-profile", profile, "--configfile", "test.yaml", "bad.yaml"]
+    status, output = in_fork(workspace.path, options)
+    (line,) = [line for line in output.splitlines() if "error: " in line]
+    assert status != 0 and BAD_YAML[content] in line and "Traceback" not in output
+
+
 def test_more_gpus_than_visible_is_an_error_not_a_clamp(workspace: Workspace, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     edited(workspace, {"models|tiny-reasoner|gpus": 2})
@@ -178,6 +205,16 @@ def test_more_gpus_than_visible_is_an_error_not_a_clamp(workspace: Workspace, mo
     assert "models.tiny-reasoner.gpus: 2 GPUs asked, 1 visible on this machine" in done.stdout + done.stderr
     assert not (workspace.path / "results/data").exists()
     assert workspace.planned("results/table1.csv")  # planning for another machine is fine
+
+
+@pytest.mark.parametrize("key", ["models|tiny-reasoner|gpus", "latency|gpus"])
+def test_a_gpu_that_torch_cannot_use_is_an_error_and_not_the_cpu(workspace: Workspace, monkeypatch, key: str):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4096")
+    edited(workspace, {key: 1})
+    done = workspace.snakemake("results/table1.csv", check=False)
+    said = f"error: {key.replace('|', '.')}: torch can use 0 GPUs here (CUDA_VISIBLE_DEVICES=4096): name GPUs"
+    assert done.returncode == 1 and said in done.stdout + done.stderr
+    assert not (workspace.path / "results/data").exists()
 
 
 def test_a_package_that_ships_a_model_is_missed_before_any_job(workspace: Workspace):

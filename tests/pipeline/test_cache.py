@@ -203,6 +203,7 @@ CODE = {
     "scripts/pruning/core/names.py": {"table": 1},
     "scripts/pruning/core/limits.py": {"table": 1},
     "scripts/pruning/core/locks.py": NOTHING,
+    "scripts/pruning/core/strict_yaml.py": NOTHING,
     "scripts/pruning/core/slurm.py": NOTHING,
     "scripts/pruning/core/hub.py": FROM_MODEL | FROM_DATA,
     "scripts/pruning/models/loading.py": FROM_CALIBRATION | FROM_EVALUATE,

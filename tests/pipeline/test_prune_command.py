@@ -60,6 +60,21 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     made = {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
     assert prune(own, *options).returncode == 0
     assert made == {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
+    status = [sys.executable, "-m", "pruning.command.prune", "status"]
+    environment = {**os.environ, "PYTHONPATH": str(workspace.ROOT / "scripts")}
+    said = subprocess.run(status, cwd=own, env=environment, capture_output=True, text=True).stdout
+    assert "at work" not in said and "stopped" not in said
+    # A configuration that was edited is used as it is, and stays.
+    config = own / "pruned/prune.yaml"
+    mine = config.read_text().replace("title: Your model, pruned", "title: Mine")
+    config.write_text(mine)
+    done = prune(own, *options)
+    assert done.returncode == 0 and config.read_text() == mine
+    assert "pruned/prune.yaml: tables.table1.title: Mine (by the command line: Your model, pruned)" in done.stdout
+    assert "Mine" in (own / "pruned/results/table1.md").read_text()
+    config.write_text(mine.replace("micro_batch", "microbatch"))
+    done = prune(own, *options)
+    assert done.returncode == 1 and "prune.yaml: calibrations.own.microbatch: unknown key" in done.stderr
 
 
 def test_mistakes_are_one_line_in_the_words_of_what_failed(own):

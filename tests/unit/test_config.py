@@ -2,7 +2,6 @@
 
 import random
 import re
-from pathlib import Path
 
 import pytest
 import yaml
@@ -10,7 +9,7 @@ from snakemake.utils import update_config
 
 from pruning.config import preflight, references, write
 from pruning.config.default import DEFAULT
-from pruning.config.validation import check_syntax, validate
+from pruning.config.validation import validate
 from pruning.core import limits
 from pruning.core.errors import InputError
 from pruning.models import sources
@@ -519,20 +518,52 @@ def test_no_value_of_any_key_ends_in_a_traceback(seed, monkeypatch):
             assert str(error).strip(), (path, value)
 
 
-BROKEN = {
-    "models:\n  a: {b: 1\n  c: 2\n": "mine.yaml:3:4: expected ',' or '}', but got ':' while parsing a flow mapping of "
-    "line 2",
-    "models:\n\ta: 1\n": "mine.yaml:2:1: found character '\\t' that cannot start any token"
-    "; indent with spaces, not tabs",
-    'a: 1\nb: "x\n': "mine.yaml:3:1: found unexpected end of stream while scanning a quoted scalar of line 2",
-    "- a\n": "mine.yaml: no keys at its top level",
-}
+def numbers(value: object, path: tuple = ()):
+    """Paths of all numbers in a config."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in entries:
+        if isinstance(each, int | float) and not isinstance(each, bool):
+            yield (*path, key)
+        yield from numbers(each, (*path, key))
 
 
-@pytest.mark.parametrize("text", BROKEN)
-def test_broken_yaml_is_named_with_file_and_line(text: str, tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(InputError) as error:
-        check_syntax(Path("mine.yaml"))
-    assert str(error.value) == BROKEN[text]
+def test_yes_is_no_number_at_any_key():
+    """YAML's `yes`, `no`, `on` and `off` are booleans, which pydantic takes for 1 and 0. Options of methods and shapes
+    are of any type, and checked by what takes them."""
+    raw, kinds = default(), {}
+    for path in numbers(raw):
+        words = [part for part in path if isinstance(part, str)]
+        if not {"options", "allocate_options", "shapes"} & set(words):
+            kinds.setdefault((words[0], words[-1]), path)
+    assert len(kinds) > 50
+    for (_, name), path in kinds.items():
+        section = raw
+        for key in path[:-1]:
+            section = section[key]
+        before, section[path[-1]] = section[path[-1]], True
+        with pytest.raises(InputError) as error:
+            validate(raw)
+        assert name in str(error.value), path
+        section[path[-1]] = before
+    assert refusal(edited({"tables|table1|sparsities": [True, 40]})) == (
+        "tables.table1.sparsities.0: a number is needed, and YAML reads yes, no, on, off, true and false as none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "said"),
+    [
+        (
+            "tunings|arithmetic|learning_rate",
+            float("inf"),
+            "tunings.arithmetic.learning_rate: Input should be a finite",
+        ),
+        ("experiment|confidence", float("nan"), "experiment.confidence: Input should be a finite number"),
+        ("ask_above", 1e300, "ask_above: Unable to parse input string as an integer"),
+        ("ask_above", "1e300", "ask_above: Input should be a valid integer"),
+        ("ask_above", "x" * 10**6, "ask_above: Input should be a valid integer"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_in_a_short_line(key: str, given: object, said: str):
+    line = refusal(edited({key: given}))
+    assert line.startswith(said) and len(line) < 250

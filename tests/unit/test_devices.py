@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,50 @@ def test_visible_devices(monkeypatch):
     assert devices.visible() == []
     with pytest.raises(InputError, match="1 GPUs asked, 0 visible"):
         devices.lease(1, devices.visible())
+
+
+NONE_LIKE_IT = "4096"  # no machine has so many
+SCORE = ["--model", "m", "--statistics", "s", "--settings", "{}", "--output", "o"]
+CALIBRATE = ["--model", "m", "--data", "d", "--settings", "{}", "--output", "o", "--shard", "0"]
+
+
+@pytest.mark.parametrize(("stage", "options"), [("score", SCORE), ("calibrate", CALIBRATE)])
+def test_a_job_whose_gpu_torch_cannot_use_does_not_run_on_the_cpu(stage: str, options: list[str]):
+    python = [sys.executable, str(ROOT / f"scripts/{stage}.py"), *options]
+    job = launch(*python, gpus=1, visible=NONE_LIKE_IT)
+    _, errors = job.communicate(timeout=60)
+    said = f"error: 1 GPUs asked: torch can use 0 GPUs here (CUDA_VISIBLE_DEVICES={NONE_LIKE_IT}): name GPUs that"
+    assert job.returncode == 1 and errors.startswith(said) and len(errors.splitlines()) == 1
+    on_the_cpu = launch(*python, gpus=0, HF_HUB_OFFLINE="1")
+    assert "GPU" not in on_the_cpu.communicate(timeout=60)[1]
+
+
+def test_every_stage_that_is_given_gpus_looks_for_them():
+    launched = set()
+    for rules in (ROOT / "rules").glob("*.smk"):
+        for rule in re.split(r"^ *rule ", rules.read_text(), flags=re.M):
+            if "launch=LAUNCH" in rule:
+                launched |= set(re.findall(r"code(?:=lambda w: |=|\()code\(\"(\w+)\"|code\(\s*\"(\w+)\"", rule))
+    stages = {name for found in launched for name in found if name}
+    assert len(stages) > 12
+    for stage in stages:
+        assert re.search(r"cli\.(set_threads|check_gpus)\(", (ROOT / f"scripts/{stage}.py").read_text()), stage
+
+
+def test_a_driver_that_does_not_answer_ends_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nsleep 60\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "ANSWER_SECONDS", 0.5)
+    started = time.monotonic()
+    with pytest.raises(InputError, match="nvidia-smi has not answered for 0 seconds: .* CUDA_VISIBLE_DEVICES"):
+        devices.visible()
+    assert time.monotonic() - started < 10
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho GPU 0: A; echo GPU 1: B\n")
+    assert devices.visible() == ["0", "1"]
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert devices.visible() == []
 
 
 def test_leases_that_cannot_be_written_are_one_line(tmp_path):

@@ -687,6 +687,11 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     definition["fewshot_split"] = "test"
     asked = {"num_fewshot": 2, "shared_examples": True, "chat_template": True, "max_gen_toks": 7}
     result = harness.evaluate(lab.cached(), definition, 1, 2, **asked)
+    for limit, expected in ((None, [1, 2]), (5, [1, 2]), (1, [1])):
+        ((some),) = harness.evaluate(lab.cached(), definition, limit, 1, **asked)["samples"].values()
+        assert [sample["doc_id"] for sample in some] == expected
+    with pytest.raises(InputError, match=r"first: 3, but .*data\.parquet has only 3 items"):
+        harness.evaluate(lab.cached(), definition, None, 3, **asked)
     ((samples),) = result["samples"].values()
     (sample,) = samples
     first, second, third = PROBLEMS
@@ -703,15 +708,66 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     [
         ("{{ question.__class__.__mro__[1].__subclasses__() }}", "access to attribute '__class__'"),
         ("{{ questoin }}", "'questoin' is undefined"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "it takes more than 0.2 s"),
+        ("{{ 'x' * 10**10 }}", r"\* makes more than 1,000,000 of something"),
+        ("{{ 9**9**9 }}", r"\*\* makes more than 1,000,000 of something"),
     ],
 )
-def test_a_template_gets_at_the_items_fields_alone(lab, template, message):
+def test_a_template_gets_at_the_items_fields_alone(lab, template, message, monkeypatch):
+    monkeypatch.setattr(harness, "SECONDS", 0.2)
     definition = tasks.definition(TASKS / "gsm_symbolic.yaml")
     data = lab.path.with_name("data.parquet")
     artifacts.write_parquet(data, pd.DataFrame(PROBLEMS), "dataset", {})
     definition |= {"dataset_kwargs": {"data_files": {"test": str(data)}}, "doc_to_text": template}
     with pytest.raises(InputError, match=f"a template cannot be rendered: .*{message}"):
         harness.evaluate(lab.cached(), definition, 1)
+
+
+REGEX = {"function": "regex", "regex_pattern": "("}
+MEAN = {"aggregation": "mean", "higher_is_better": True}
+ODD = {  # changes of a definition -> what is said
+    "looping": (
+        {"doc_to_text": "{% for i in range(10**9) %}x{% endfor %}"},
+        "apply_template: OverflowError Range too big",
+    ),
+    "division": ({"doc_to_text": "{{ 1 / 0 }}"}, "apply_template: ZeroDivisionError division by zero"),
+    "types": ({"doc_to_text": "{{ question + 1 }}"}, "apply_template: TypeError can only concatenate"),
+    "recursion": ({"doc_to_text": "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}"}, "apply_template: RecursionError"),
+    "no text": ({"doc_to_text": 3}, "build_qa_turn: AssertionError Context is not a string"),
+    "unknown key": ({"doc_to_txt": "x"}, "init: TypeError .* unexpected keyword argument 'doc_to_txt'"),
+    "unknown filter": ({"filter_list": [{"name": "s", "filter": [{"function": "shout"}]}]}, "Unknown filter 'shout'"),
+    "broken pattern": ({"filter_list": [{"name": "s", "filter": [REGEX]}]}, "unterminated subpattern"),
+    "unknown metric": ({"metric_list": [{"metric": "wow", **MEAN}]}, "process_results: TypeError"),
+    "unknown sampler": ({"fewshot_config": {"sampler": "wow"}, "num_fewshot": 1}, "no sampling strategy"),
+    "no such split": ({"fewshot_split": "none", "num_fewshot": 1}, "fewshot_docs: KeyError 'none'"),
+    "too many examples": ({"fewshot_split": "test", "num_fewshot": 9}, "Sample larger than population"),
+    "a function in words": ({"process_docs": "x"}, "'str' object is not callable"),
+    "unknown option": ({"dataset_kwargs": {"nope": 1}}, "unexpected keyword argument 'nope'"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_lm_eval_cannot_ask_is_one_line(lab, name: str, monkeypatch):
+    changes, message = ODD[name]
+    monkeypatch.setattr(generation, "greedy", speak({"Question": "mm"}, lab))
+    data = lab.path.with_name("data.parquet")
+    artifacts.write_parquet(data, pd.DataFrame(PROBLEMS), "dataset", {})
+    definition = {**tasks.definition(TASKS / "gsm_symbolic.yaml"), **changes}
+    definition["dataset_kwargs"] = {**changes.get("dataset_kwargs", {}), "data_files": {"test": str(data)}}
+    with pytest.raises(
+        InputError, match=f"task gsm_symbolic: lm-eval cannot ask it as it is defined: .*{message}"
+    ) as error:
+        harness.evaluate(lab.cached(), definition, 1)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_an_error_of_the_model_is_not_taken_for_one_of_the_task(lab, monkeypatch):
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("of the model")
+
+    monkeypatch.setattr(generation, "greedy", fails)
+    with pytest.raises(ValueError, match="^of the model$"):
+        run(lab, "gsm_symbolic", PROBLEMS, None, ["question", "answer", "template"])
 
 
 def test_a_chat_format_that_is_not_there_is_refused(lab):

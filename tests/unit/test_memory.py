@@ -171,12 +171,12 @@ def test_weights_larger_than_the_machine_are_refused(tmp_path: Path, monkeypatch
     directory = sparse(tmp_path / "model", 8)
     monkeypatch.setattr(memory, "physical", lambda: 5 * GB)
     with pytest.raises(InputError) as error:
-        preflight.check_machine(local(directory, memory_gb=9), [])
+        preflight.check_memory(local(directory, memory_gb=9))
     assert str(error.value).startswith(
         "models.big.dtype: the weights take 8.0 GB in float32, this machine has 5.0 GB of memory: use bfloat16, "
     )
-    preflight.check_machine(local(directory, memory_gb=9, dtype="bfloat16"), [])
-    preflight.check_machine(local(directory, memory_gb=9, gpus=1), ["0"])
+    preflight.check_memory(local(directory, memory_gb=9, dtype="bfloat16"))
+    preflight.check_memory(local(directory, memory_gb=9, gpus=1))
 
 
 def test_a_type_that_the_cpu_is_slow_in_is_warned_of(tmp_path: Path, monkeypatch):

@@ -1,6 +1,9 @@
 """What `prune` makes of a user's data, model and results."""
 
+import hashlib
 import json
+import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,12 +11,12 @@ import yaml
 from snakemake.utils import update_config
 
 import tiny
-from pruning.command import decision, defaults, experiment, own_data
+from pruning.command import config_file, decision, defaults, experiment, own_data
 from pruning.command.prune import numbers, progress_of
 from pruning.config import preflight
 from pruning.config.default import DEFAULT
 from pruning.config.validation import validate
-from pruning.core import devices
+from pruning.core import devices, locks
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.data import datasets
@@ -69,10 +72,64 @@ def test_odd_data_are_named(tmp_path, records, message):
     assert message in str(error.value)
 
 
-def test_a_conversation_must_end_in_an_answer(tmp_path):
+ODD = {  # content of the file -> what is said of it
+    b'{"text": "a"}\n{"text": "\\ud83d"}\n': "mine.jsonl:2: half of a character",
+    b'{"text": ' + b"[" * 10**5 + b"]" * 10**5 + b"}": "mine.jsonl:1: JSON nested too deeply",
+    b'{"text": ' + b"9" * 5000 + b"}": "mine.jsonl:1: broken JSON (Exceeds the limit",
+    b'{"text": "a\0b"}': "mine.jsonl:1: broken JSON (Invalid control character",
+    b"\0" * 1000: "mine.jsonl:1: broken JSON",
+    b'{"text": "caf\xe9"}': "mine.jsonl:1: not UTF-8",
+    '{"text": "a"}'.encode("utf-16"): "mine.jsonl:1: not UTF-8",
+    b'\xef\xbb\xbf{"text": "a"}': "mine.jsonl:1: broken JSON (Unexpected UTF-8 BOM",
+    b'{"text": "' + b"x" * 10**7: "mine.jsonl:1: broken JSON (Unterminated string",
+}
+
+
+@pytest.mark.parametrize("content", ODD, ids=lambda content: repr(content[:20]))
+def test_files_that_are_no_json_lines_are_named(tmp_path, content):
     path = tmp_path / "mine.jsonl"
-    with pytest.raises(InputError, match="record 1: `messages` must end in an answer"):
-        own_data.texts(lines(path, {"messages": [{"role": "user", "content": "hi"}]}), tokenizer(CHAT), path)
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        datasets.read_jsonl(path)
+    assert ODD[content] in str(error.value) and len(str(error.value)) < 500 and "\n" not in str(error.value)
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(InputError, match=f"{path}: not a regular file"):
+            datasets.read_jsonl(path)
+    (tmp_path / "fine.jsonl").write_text('{"text": "\\ud83d\\ude00"}')
+    assert datasets.read_jsonl(tmp_path / "fine.jsonl") == [{"text": "😀"}]
+
+
+def said(*roles: str) -> list[dict]:
+    return [{"role": role, "content": "hi"} for role in roles]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (said("user"), "`messages` must end in an answer"),
+        (["user", "assistant"], "`messages` must end in an answer"),
+        (said("assistant", "assistant"), "the model's chat format refuses it: twice"),
+        (said("assistant"), "the model's chat format refuses it: Cannot apply chat template to an empty conversation"),
+        ([*said("user"), {"role": "assistant", "content": 3}], "the model's chat format refuses it: can only concat"),
+    ],
+)
+def test_conversations_that_cannot_be_written_are_named(tmp_path, messages, message):
+    path = tmp_path / "mine.jsonl"
+    chat = "{% for m in messages %}{{ '<' + m.content }}{% endfor %}"
+    chat += "{% if messages[0].role == 'assistant' %}{{ raise_exception('twice') }}{% endif %}"
+    with pytest.raises(InputError, match=f"record 1: {message}"):
+        own_data.texts(lines(path, {"messages": messages}), tokenizer(chat), path)
+
+
+@pytest.mark.parametrize("prompt", ["a", "XX"])
+def test_records_that_all_fall_on_one_side_are_refused(prompt):
+    side = "calibrate" if hashlib.sha256(prompt.encode()).digest()[0] < 256 * 0.2 else "test"
+    with pytest.raises(InputError, match=f"--data: none of its 9 records is left to {side} on"):
+        own_data.split([{"prompt": prompt, "completion": str(n)} for n in range(9)])
 
 
 def test_equal_prompts_are_on_one_side_and_new_records_move_no_other():
@@ -157,6 +214,68 @@ def test_too_little_to_test_on_is_said_with_the_number_needed():
     model = experiment.model_section("m", {"kind": "local", "path": "x"}, None, MACHINE)
     with pytest.raises(InputError, match="1279 tokens are left to test on, 1280 are needed"):
         experiment.config(model, experiment.Size(9000, 1279), 512, methods=["agf"], sparsities=[20], recover=False)
+
+
+def test_a_context_too_short_to_test_in_is_said_as_such():
+    model = experiment.model_section("m", {"kind": "local", "path": "x"}, None, MACHINE)
+    with pytest.raises(InputError, match="its context of 8 tokens is shorter than 32, the least to test on"):
+        experiment.config(model, experiment.Size(9000, 9000), 8, methods=["agf"], sparsities=[20], recover=False)
+    own = experiment.config(model, experiment.Size(9000, 9000), 32, methods=["agf"], sparsities=[20], recover=False)
+    assert own["tradeoff"]["prompt_tokens"] + own["tradeoff"]["decode_tokens"] <= 32
+
+
+# the configuration, edited
+
+
+@pytest.fixture
+def written(tmp_path):
+    tiny.save(tiny.qwen2(), tmp_path / "m")
+    model = experiment.model_section(*experiment.model_source(str(tmp_path / "m")), 10**6, MACHINE)
+    own = experiment.config(model, experiment.Size(9000, 3000), 512, methods=["agf"], sparsities=[20], recover=False)
+    path = tmp_path / "prune.yaml"
+    path.write_text(config_file.signed(experiment.text(own, "prune …")))
+    return path, own
+
+
+def test_a_file_as_it_was_written_is_not_edited(written, tmp_path):
+    path, own = written
+    assert config_file.edited(path) is None and config_file.edited(tmp_path / "none.yaml") is None
+    assert yaml.safe_load(path.read_text()) == own
+
+
+def test_what_was_edited_is_used_and_told_by_its_keys(written):
+    path, own = written
+    text = path.read_text()
+    text = text.replace("memory_gb: 2", "memory_gb: 7").replace("micro_batch: 1", "seed: 5").replace("- 20", "- 40")
+    path.write_text(text)
+    content, config = config_file.edited(path)
+    assert config.models["m"].memory_gb == 7 and config.table("table1").sparsities == [40]
+    assert list(config_file.differences(content, own)) == [
+        "models.m.memory_gb: 7 (by the command line: 2)",
+        "calibrations.own.seed: 5 (the command line says nothing of it)",
+        "calibrations.own.micro_batch: left out (by the command line: 1)",
+        "tables.table1.sparsities: [40] (by the command line: [20])",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("memory_gb:", "memory:", "prune.yaml: models.m.memory: unknown key"),
+        ("models:", "modles: {}\nmodels:", "prune.yaml: modles: unknown key"),
+        ("micro_batch: 1", "micro_batch: yes", "prune.yaml: calibrations.own.micro_batch: a number is needed"),
+        ("micro_batch: 1", "samples: 1", r"prune.yaml:\d+: calibrations.own.samples: this key stands twice"),
+        ("# Written", "tables: &a [*a]\n# Written", "prune.yaml:1: tables: the alias"),
+        ("  table1:", "  mine:", "prune.yaml: tables.table1: missing"),
+    ],
+)
+def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
+    path, _ = written
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match=message) as error:
+        config_file.edited(path)
+    assert "\n" not in str(error.value)
 
 
 def test_sparsities_are_whole_per_cent():
@@ -418,11 +537,17 @@ rule evaluate:
 
 
 def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
-    assert progress_of("Building DAG of jobs...\n9 of 9 steps\n" + RAN, tmp_path) == [
-        "1 of 4 steps (25%) done",
-        "at work: evaluate variant=dense",
-    ]
+    before = "Building DAG of jobs...\n9 of 9 steps\n"
+    goes_on = "the same command as before goes on from here"
+    stopped = ["1 of 4 steps (25%) done", "stopped: evaluate variant=dense", goes_on]
+    assert progress_of(before + RAN, tmp_path) == stopped  # no run was ever there
+    alive = locks.clear_stale(tmp_path / ".snakemake")
+    assert progress_of(before + RAN, tmp_path) == ["1 of 4 steps (25%) done", "at work: evaluate variant=dense"]
     assert progress_of("Building DAG of jobs...\n", tmp_path) == ["no job has ended yet"]
+    os.close(alive)  # as the kernel does when the process is killed
+    assert progress_of(before + RAN, tmp_path) == stopped
+    assert progress_of("Building DAG of jobs...\n", tmp_path) == ["no job has ended yet", goes_on]
+    assert progress_of(RAN + "Building DAG of jobs...\nNothing to be done\n", tmp_path) == ["all jobs have ended"]
 
 
 def test_a_failed_job_is_named_with_its_last_words(tmp_path):

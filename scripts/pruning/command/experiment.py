@@ -99,12 +99,14 @@ def config(
     [alias] = model
     kind = "gpu" if model[alias]["gpus"] else "cpu"
     tested = min(size.test, TESTED[kind])
+    if context < SEQLENS[-1]:
+        raise InputError(f"MODEL: its context of {context} tokens is shorter than {SEQLENS[-1]}, the least to test on")
     fitting = [n for n in SEQLENS if n <= context and tested // n >= LEAST_WINDOWS]
     if not fitting:
         least = LEAST_WINDOWS * SEQLENS[-1]
         raise InputError(f"--data: {size.test} tokens are left to test on, {least} are needed: give more records")
     text = calibration(size, context, Machine(model[alias]["gpus"], model[alias]["threads"]))
-    speed = {"prompt_tokens": min(512, context // 2), "decode_tokens": 32}
+    speed = {"prompt_tokens": min(512, context // 2), "decode_tokens": min(32, context // 2)}
     data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
     files = {"path": "own-data/{split}.jsonl", "splits": {"train": "train", "test": "test"}}
     asked = {"kind": "perplexity", "title": "your data, perplexity", "dataset": "own", "text": "{prompt}{completion}"}

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from pruning.core.errors import InputError
 
 PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"), ("input", "output"))
@@ -29,11 +31,18 @@ def texts(records: Sequence[Mapping[str, Any]], tokenizer: Any, path: Path) -> l
 
 
 def split(pairs: Sequence[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Train and test, by the prompt's hash: equal prompts are on one side, and adding records moves no other."""
+    """Train and test, by the prompt's hash: equal prompts are on one side, and adding records moves no other.
+
+    Raises InputError where one of them has no record."""
     train, test = [], []
     for pair in pairs:
         key = hashlib.sha256((pair["prompt"] or pair["completion"]).encode()).digest()
         (test if key[0] < 256 * TESTED else train).append(pair)
+    if not train or not test:
+        raise InputError(
+            f"--data: none of its {len(pairs)} records is left to {'test' if train else 'calibrate'} on, since records "
+            "with equal prompts stay together: give more records with different prompts"
+        )
     return train, test
 
 
@@ -43,10 +52,14 @@ def _conversation(record: Mapping[str, Any], tokenizer: Any, path: Path, number:
         raise InputError(
             f"--data {path}: `messages`, but the model's tokenizer has no chat format; give prompt and completion"
         )
-    if not isinstance(messages, list) or not messages or messages[-1].get("role") != "assistant":
+    listed = isinstance(messages, list) and messages and all(isinstance(each, dict) for each in messages)
+    if not listed or messages[-1].get("role") != "assistant":
         raise InputError(f"--data {path}: record {number}: `messages` must end in an answer (role assistant)")
-    before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    try:
+        before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    except (TemplateError, TypeError, ValueError) as error:  # roles that do not alternate, content that is no text
+        raise InputError(f"--data {path}: record {number}: the model's chat format refuses it: {error}") from None
     if not whole.startswith(before):  # some formats rewrite earlier turns
         return {"prompt": "", "completion": whole}
     return {"prompt": before, "completion": whole[len(before) :]}

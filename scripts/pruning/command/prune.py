@@ -13,12 +13,14 @@ from typing import Annotated
 
 import typer
 
-from pruning.command import decision, defaults, experiment, own_data
-from pruning.core import artifacts, devices, memory, names
+from pruning.command import config_file, decision, defaults, experiment, own_data
+from pruning.core import artifacts, devices, locks, memory, names
 from pruning.core.errors import InputError, one_line
 from pruning.data import datasets
 
 CONFIG, LOG, PAGE = "prune.yaml", "prune.log", "decision.md"
+START = ".prune-start.yaml"
+"""The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -65,12 +67,19 @@ def prune(
         raise InputError(f"--budget and --sparsity {sparsity}: the budget says how much is pruned; give one of them")
     sparsities = [] if asked else numbers(sparsity or "20,30")
     records, machine = datasets.read_jsonl(data), experiment.Machine(min(1, len(devices.visible())), cores)
+    mine = config_file.edited(out / CONFIG)
+    if mine:
+        print(f"{out / CONFIG} was edited and is used as it is; remove it to have it written anew.", flush=True)
+        if alias not in mine[1].models:
+            raise InputError(f"{out / CONFIG}: models: does not name {alias}, the model of the command line")
+    start = CONFIG if mine else START
     out.mkdir(parents=True, exist_ok=True)
     base = names.BASE.format(model=alias)
     known = experiment.parameters_of(source, out / Path(base).parent)
     first = {"models": experiment.model_section(alias, source, known, machine), **experiment.nothing_else()}
-    write(out, first | {"experiment": {"models": [alias], "methods": ["wanda"]}}, "prune, before it has seen the model")
-    run(out, cores, f"fetching {model}", base)
+    first |= {"experiment": {"models": [alias], "methods": ["wanda"]}}
+    put(out / START, experiment.text(first, "prune, before it has seen the model"))
+    run(out, cores, f"fetching {model}", base, config=start)
 
     folder = out / Path(base).parent
     tokenizer = tokenizers.load(folder)
@@ -103,13 +112,19 @@ def prune(
     line = shlex.join(["prune", *sys.argv[1:]])
     budgets = {}
     if asked:
-        write(out, experiment.config(section, size, context, sparsities=[], **own), line)
+        put(out / START, experiment.text(experiment.config(section, size, context, sparsities=[], **own), line))
         place = {"model": alias, "calib": "own", "budget": experiment.BUDGET}
         found = {method: names.BUDGET.format(method=method, **place) for method in own["methods"]}
-        run(out, cores, "looking for the sparsities", *found.values())
+        run(out, cores, "looking for the sparsities", *found.values(), config=start)
         budgets = {method: artifacts.read_json(out / path, "budget") for method, path in found.items()}
         sparsities = {method: each["sparsity"] for method, each in budgets.items()}
-    write(out, experiment.config(section, size, context, sparsities=sparsities, **own), line)
+    wanted = experiment.config(section, size, context, sparsities=sparsities, **own)
+    if mine:
+        for difference in config_file.differences(mine[0], wanted):
+            print(f"{out / CONFIG}: {difference}", flush=True)
+        compared = [mine[1].table("table1").reference]
+    else:
+        put(out / CONFIG, config_file.signed(experiment.text(wanted, line)))
     tables = ["results/table1.csv", "results/tradeoff.csv"]
     run(out, cores, "pruning and measuring", *tables, "results/figures/tradeoff.png")
 
@@ -142,17 +157,15 @@ def put(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def write(out: Path, content: dict, command: str) -> None:
-    put(out / CONFIG, experiment.text(content, command))
+def run(out: Path, cores: int, what: str, *targets: str, config: str = CONFIG) -> None:
+    """The workflow, in `out`, by the configuration of this name, with progress.
 
-
-def run(out: Path, cores: int, what: str, *targets: str) -> None:
-    """The workflow, in `out`, with progress. Raises InputError with the failed job's own words."""
+    Raises InputError with the failed job's own words."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     snakefile = names.HOME / "Snakefile"
     command = [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(out)]
-    command += ["--cores", str(cores), "--configfile", str(out / CONFIG), "--", *targets]
+    command += ["--cores", str(cores), "--configfile", str(out / config), "--", *targets]
     environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeElapsedColumn())
     lines: list[str] = []
@@ -198,8 +211,13 @@ def progress_of(log: str, out: Path) -> list[str]:
     for number in failed:
         name, place = jobs[number]
         lines.append(f"failed: {name}: {last_line(out / place.split(' ')[0])}")
-    if "Exiting because" not in run and not failed:
-        lines += [f"at work: {name}" for number, (name, _) in jobs.items() if number not in done]
+    if "Nothing to be done" in run:
+        return ["all jobs have ended"]
+    left = [name for number, (name, _) in jobs.items() if number not in done]
+    if locks.alive(out / ".snakemake"):
+        lines += [] if failed else [f"at work: {name}" for name in left]
+    elif not failed and (left or not steps):
+        lines += [f"stopped: {name}" for name in left] + ["the same command as before goes on from here"]
     return lines
 
 

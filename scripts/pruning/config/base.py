@@ -18,7 +18,7 @@ NonEmpty = Annotated[list[Item], Field(min_length=1)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def choices(folder: str) -> list[str]:

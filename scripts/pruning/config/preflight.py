@@ -7,77 +7,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
 from pruning.config.base import known
 from pruning.config.budgets import TIMED
+from pruning.config.definitions import data_files, metric_names, test_file
 from pruning.config.experiment import Table
 from pruning.config.models import GgufSource
 from pruning.config.schema import Config
 from pruning.core import devices, memory, names
 from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
-from pruning.evaluation import backends, tasks
+from pruning.evaluation import backends
 from pruning.models import sources
 from pruning.models.families import check_plain_residual, family_of, read_config
 
 NOTICEABLE = 0.2
 """GB of weights from which a type that this CPU has no instructions for is warned of: hours, not seconds."""
-
-
-class _DataFiles(BaseModel):
-    data_files: dict[str, str]
-
-
-class _Metric(BaseModel):
-    metric: str
-
-
-class _Filter(BaseModel):
-    name: str
-
-
-class _Task(BaseModel):
-    """What this workflow reads of a task definition; the rest is lm-eval's."""
-
-    dataset_kwargs: _DataFiles
-    test_split: str | None = None
-    validation_split: str | None = None
-    metric_list: list[_Metric] = []
-    filter_list: list[_Filter] = []
-
-
-def _task(path: Path) -> _Task:
-    """A task definition with all that it includes. Raises InputError if a file is missing, broken or odd."""
-    try:
-        return _Task.model_validate(tasks.with_includes(tasks.definition(path)))
-    except ValidationError as error:
-        mistake = error.errors()[0]
-        key = ".".join(map(str, mistake["loc"]))
-        hint = " (a parquet path a split)" if key.startswith("dataset_kwargs") else ""
-        raise InputError(f"{path}: {key}{hint}: {mistake['msg']}") from None
-
-
-def data_files(path: Path) -> list[str]:
-    """The parquet files that a task reads: {split: path} under dataset_kwargs.data_files. Raises InputError without."""
-    return sorted(set(_task(path).dataset_kwargs.data_files.values()))
-
-
-def test_file(path: Path) -> str:
-    """The parquet of a task's test items (its validation items, where it has no test split)."""
-    task = _task(path)
-    files, split = task.dataset_kwargs.data_files, task.test_split or task.validation_split
-    if split not in files:
-        raise InputError(f"{path}: names no file for its items' split {split!r} under dataset_kwargs.data_files")
-    return files[split]
-
-
-def metric_names(path: Path) -> list[str]:
-    """lm-eval's names of what a task measures, with its filters."""
-    task = _task(path)
-    filters = [f",{f.name}" for f in task.filter_list] or [""]
-    return [f"{metric.metric}{name}" for metric in task.metric_list for name in filters]
 
 
 def check_place(home: str) -> None:
@@ -111,6 +57,7 @@ def check(config: Config) -> None:
                 definition = config.definition(name)
                 known(f"tasks.{name}.metrics", task.metrics, metric_names(definition))
                 used |= {_check_data_file(config, definition, file) for file in data_files(definition)}
+                _check_first(config, name, test_file(definition))
             else:
                 used.add(task.dataset)
         for name in sorted(used):
@@ -159,6 +106,14 @@ def _check_data_file(config: Config, definition: Path, file: str) -> str:
     known(f"{definition}: data file {file}: dataset", [dataset], config.datasets)
     known(f"{definition}: data file {file}: split", [split], config.splits(dataset))
     return dataset
+
+
+def _check_first(config: Config, task: str, file: str) -> None:
+    """A first item that a generated dataset does not have; of others the job says it."""
+    dataset, split = Path(file).parent.name, Path(file).stem
+    first, has = config.tasks[task].first, config.splits(dataset)[split]
+    if isinstance(has, int) and first >= has:
+        raise InputError(f"tasks.{task}.first: {first}, but {dataset}'s split {split!r} has {has} items, from 0 on")
 
 
 def _base(model: str) -> Path:
@@ -275,15 +230,32 @@ def _check_targets(config: Config, name: str, tables: list[Table], directory: Pa
             raise InputError(f"tunings.{tuning}.targets: {name} has no {missing}; it has {sorted(modules)}")
 
 
-def check_machine(config: Config, visible: list[str]) -> None:
-    """What only the machine that runs the jobs can say: its GPUs and memory. Raises InputError."""
-    for name in config.models_used:
-        model = config.models[name]
-        if model.gpus > len(visible):
+def gpus_asked(config: Config) -> dict[str, int]:
+    """Keys that ask for GPUs, and how many."""
+    asked = {f"models.{name}.gpus": config.models[name].gpus for name in config.models_used}
+    asked |= {"latency.gpus": config.latency.gpus} if config.latency else {}
+    return {key: count for key, count in asked.items() if count}
+
+
+def check_gpus(config: Config, visible: list[str], same_packages: bool) -> None:
+    """Raises InputError if fewer GPUs are visible here than a job asks for, or if torch cannot use them.
+
+    same_packages: whether jobs see the packages that are seen here."""
+    asked = gpus_asked(config)
+    for key, count in asked.items():
+        if count > len(visible):
             raise InputError(
-                f"models.{name}.gpus: {model.gpus} GPUs asked, {len(visible)} visible on this machine: "
+                f"{key}: {count} GPUs asked, {len(visible)} visible on this machine: "
                 "lower it, or run through a cluster profile (profiles/README.md)"
             )
+    if asked and same_packages and (usable := devices.usable()) < len(visible):
+        raise InputError(f"{next(iter(asked))}: {devices.refusal(usable)}")
+
+
+def check_memory(config: Config) -> None:
+    """Raises InputError for a model whose weights this machine's memory cannot hold."""
+    for name in config.models_used:
+        model = config.models[name]
         needed, machine = weights_gb(config, name), memory.physical() / 1e9
         if model.gpus == 0 and needed > machine:
             smaller = "use bfloat16, " if model.dtype == "float32" else ""

@@ -1,48 +1,50 @@
 """The configuration as stacked by Snakemake, checked: one line a mistake, which names its key."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from pruning.config.schema import Config
+from pruning.core import strict_yaml
 from pruning.core.errors import InputError
 
 
-def validate(raw: dict[str, Any]) -> Config:
-    """Raises InputError with one line a mistake, naming the key."""
+def validate(raw: dict[str, Any], files: Sequence[str | Path] = ()) -> Config:
+    """Raises InputError with one line a mistake, naming the key. files: what it is read from, whose text is checked."""
+    for file in files:
+        strict_yaml.check(Path(file))
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         raise InputError("\n".join(dict.fromkeys(map(_line, error.errors())))) from None
+    if turned := sorted(_turned(raw, config.model_dump())):
+        said = "a number is needed, and YAML reads yes, no, on, off, true and false as none"
+        raise InputError("\n".join(f"config: {key.removeprefix('.')}: {said}" for key in turned))
+    return config
 
 
-def check_syntax(path: Path) -> None:
-    """Raises InputError, naming file and line, for a file that is no YAML: Snakemake's own message names neither."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        raise InputError(f"{path}:{mark.line + 1}:{mark.column + 1}: {_problem(error)}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: no keys at its top level")
-
-
-def _problem(error: yaml.MarkedYAMLError) -> str:
-    hint = "; indent with spaces, not tabs" if "'\\t'" in str(error.problem) else ""
-    begun = f" {error.context} of line {error.context_mark.line + 1}" if error.context_mark else ""
-    return f"{error.problem}{begun}{hint}"
+def _turned(raw: Any, read: Any, key: str = "") -> Iterator[str]:
+    """Keys whose yes or no pydantic has taken for 1 or 0."""
+    if isinstance(raw, bool):
+        if not isinstance(read, bool):
+            yield key
+    elif isinstance(raw, dict) and isinstance(read, dict):
+        for name in raw.keys() & read.keys():
+            yield from _turned(raw[name], read[name], f"{key}.{name}")
+    elif isinstance(raw, list) and isinstance(read, list | tuple):
+        for number, (mine, its) in enumerate(zip(raw, read, strict=False)):
+            yield from _turned(mine, its, f"{key}.{number}")
 
 
 def _line(mistake: dict[str, Any]) -> str:
     key = ".".join(map(str, keys(mistake["loc"])))
     given = mistake["input"]
-    shown = "" if isinstance(given, (dict, list)) else f" (given: {given!r})"
+    text = repr(given)
+    shown = "" if isinstance(given, (dict, list)) else f" (given: {text[:100] + '…' if len(text) > 100 else text})"
     message = mistake["msg"].removeprefix("Value error, ")
     if "[a-z0-9_-]+" in message:
         two = ", and one / between two of them" if "/" in message else ""

@@ -1,5 +1,6 @@
 """What every stage's command line shares: one settings dict, one line an error."""
 
+import importlib
 import json
 import os
 import time
@@ -41,10 +42,29 @@ def run(stage: Callable[..., None]) -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Give torch, OpenMP, BLAS and the tokenizers the job's threads; call before importing any of them."""
+    """Give torch, OpenMP, BLAS and the tokenizers the job's threads; call before importing any of them.
+
+    Raises InputError as check_gpus does."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    check_gpus()
+
+
+def check_gpus() -> None:
+    """Raises InputError if torch can use fewer GPUs than scripts/launch.py gave this job: it would run on the CPU.
+
+    Asked in a child process, since workers of a process in which CUDA has been started cannot be forked."""
+    # By name: what is said of GPUs changes no result, so the workflow need not follow it.
+    devices = importlib.import_module("pruning.core.devices")
+    if not (asked := int(os.environ.get(devices.ASKED, 0))):
+        return
+    import torch
+
+    if (child := os.fork()) == 0:
+        os._exit(min(torch.cuda.device_count(), asked) if torch.cuda.is_available() else 0)
+    if (usable := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) != asked:
+        raise InputError(f"{asked} GPUs asked: {devices.refusal(max(usable, 0))}")
 
 
 _last = time.monotonic()

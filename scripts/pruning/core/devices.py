@@ -10,18 +10,53 @@ from pathlib import Path
 
 from pruning.core.errors import InputError
 
+ANSWER_SECONDS = 60.0
+"""That a program which looks for GPUs has: the driver of a broken card never answers."""
+ASKED = "GPUS_ASKED"
+"""Environment variable: how many GPUs a job was given, which its code must then use (core/cli.py)."""
 LEASES = Path(tempfile.gettempdir()) / f"gpu-leases-{os.getuid()}"
 
 
 def visible() -> list[str]:
-    """GPUs this process may use: CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists."""
+    """GPUs this process may use: CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists.
+
+    Raises InputError where nvidia-smi does not answer."""
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return []
+    listed = _answer(["nvidia-smi", "-L"]) or ""
     return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
+
+
+def usable() -> int:
+    """GPUs that torch can use of those visible, by the `python` that jobs call; its import takes seconds."""
+    code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+    return int(_answer(["python", "-c", code]) or 0)
+
+
+def refusal(count: int) -> str:
+    """What to say where torch can use only so many GPUs, fewer than were asked for."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    here = f"CUDA_VISIBLE_DEVICES={named}" if named is not None else "CUDA_VISIBLE_DEVICES is not set"
+    return (
+        f"torch can use {count} GPUs here ({here}): name GPUs that this machine has, install a torch that is built for "
+        "its driver, or run on the CPU (`gpus: 0`; of `prune`: CUDA_VISIBLE_DEVICES=)"
+    )
+
+
+def _answer(command: list[str]) -> str | None:
+    """What a program prints; None where it is not there or fails. Raises InputError where it does not answer."""
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        printed, _ = process.communicate(timeout=ANSWER_SECONDS)
+    except OSError:
+        return None
+    except subprocess.TimeoutExpired:
+        process.kill()  # and no wait: a program that hangs in its driver does not end even so
+        raise InputError(
+            f"{command[0]} has not answered for {ANSWER_SECONDS:.0f} seconds: see what is wrong with the GPUs' driver, "
+            "or set CUDA_VISIBLE_DEVICES, empty for none"
+        ) from None
+    return printed if process.returncode == 0 else None
 
 
 def slow_dtypes(flags: str | None = None) -> tuple[str, ...]:

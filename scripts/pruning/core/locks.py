@@ -36,3 +36,15 @@ def clear_stale(state: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def alive(state: Path) -> bool:
+    """Whether a run that called clear_stale(state) goes on."""
+    try:
+        with (state / "live").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

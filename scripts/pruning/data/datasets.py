@@ -17,6 +17,8 @@ Record = dict[str, Any]
 
 def read_jsonl(path: Path) -> list[Record]:
     """Records of a JSON Lines file. Raises InputError naming file and line."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file; give a JSON Lines file")
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -29,8 +31,14 @@ def read_jsonl(path: Path) -> list[Record]:
             continue
         try:
             record = json.loads(line.decode("utf-8"))
+            if rb"\ud" in line.lower():
+                json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{path}:{number}: half of a character (\\ud800 to \\udfff); write both halves") from None
         except UnicodeDecodeError as error:
             raise InputError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from None
+        except RecursionError:
+            raise InputError(f"{path}:{number}: JSON nested too deeply to be read") from None
         except ValueError as error:
             raise InputError(f"{path}:{number}: broken JSON ({error})") from None
         if not isinstance(record, dict):

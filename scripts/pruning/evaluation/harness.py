@@ -1,25 +1,89 @@
 """Evaluation through lm-eval: its tasks, prompts and filters unchanged, our data files."""
 
+import math
+import os
+import signal
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
 import lm_eval
 import yaml
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
+from pyarrow import parquet
 
 from pruning.core.errors import InputError
 from pruning.evaluation import tasks
 
-# Task definitions come from strangers: their templates get at the item's fields, not at Python. lm-eval's own filters
-# and options are kept.
-_sandbox = SandboxedEnvironment(loader=lm_eval.utils.env.loader, undefined=StrictUndefined, keep_trailing_newline=True)
+SECONDS = 5
+"""Of computing, at most, to render a template for one item: real ones take microseconds."""
+SIZE = 10**6
+"""Of what a template may multiply: characters, entries, or a number."""
+
+
+class _Template(Template):
+    """Bounded in time. Raises TemplateError for one that takes longer, or that fails in its own arithmetic."""
+
+    def render(self, *arguments: Any, **fields: Any) -> str:
+        before = signal.signal(signal.SIGPROF, _too_long)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        try:
+            return super().render(*arguments, **fields)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
+
+
+def _too_long(*_: Any) -> None:
+    raise TemplateError(f"it takes more than {SECONDS} s for one item")
+
+
+class _Sandbox(SandboxedEnvironment):
+    """Task definitions come from strangers: their templates get at the item's fields, not at Python, nor at all of the
+    memory."""
+
+    template_class = _Template
+    intercepted_binops = frozenset(("*", "**"))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            large = abs(left) > SIZE or abs(right) > 64
+        else:
+            sizes = [len(side) if isinstance(side, str | list | tuple) else abs(side) for side in (left, right)]
+            large = any(isinstance(side, str | list | tuple) for side in (left, right)) and math.prod(sizes) > SIZE
+        if large:
+            raise TemplateError(f"{operator} makes more than {SIZE:,} of something")
+        return super().call_binop(context, operator, left, right)
+
+
+# lm-eval's own filters and options are kept.
+_sandbox = _Sandbox(loader=lm_eval.utils.env.loader, undefined=StrictUndefined, keep_trailing_newline=True)
 _sandbox.filters |= lm_eval.utils.env.filters
 lm_eval.utils.env = _sandbox
+
+
+def _of_definition(error: Exception) -> str | None:
+    """What lm-eval was doing with a task's definition or items as it failed; None where the model was at work."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(isinstance(frame.f_locals.get("self"), LM) for frame in frames):
+        return None
+    names = [frame.f_code.co_name for frame in frames if f"{os.sep}lm_eval{os.sep}" in frame.f_code.co_filename]
+    return names[-1].strip("_<>") if names else None
+
+
+def _items(task: dict[str, Any], first: int, limit: int | None) -> list[int]:
+    """Numbers of at most `limit` items from number `first` on. Raises InputError if there is none."""
+    whole = tasks.with_includes(task)
+    file = whole["dataset_kwargs"]["data_files"][whole.get("test_split") or whole.get("validation_split")]
+    count = parquet.read_metadata(file).num_rows
+    if first >= count:
+        raise InputError(f"first: {first}, but {file} has only {count} items, counted from 0")
+    return list(range(first, count if limit is None else min(first + limit, count)))
 
 
 def evaluate(
@@ -36,8 +100,8 @@ def evaluate(
     """lm-eval's result for one task definition, samples included; at most `limit` items from number `first` on.
 
     task: as `tasks.definition` reads it. The rest is as the config's tasks have it.
-    Raises InputError if a chat format is asked for and the model's tokenizer has none (a model without a tokenizer, as
-    those behind a service are, is trusted to have one)."""
+    Raises InputError if there is no item number `first`, or if a chat format is asked for and the model's tokenizer has
+    none (a model without a tokenizer, as those behind a service are, is trusted to have one)."""
     tokenizer = getattr(lm, "tokenizer", None) if chat_template else None
     if tokenizer is not None and not tokenizer.chat_template:
         raise InputError("chat_template: this model's tokenizer has none: set `chat_template: false`")
@@ -48,7 +112,7 @@ def evaluate(
         task = {**task, "dataset_kwargs": {**task.get("dataset_kwargs", {}), "cache_dir": directory}}
         path = Path(directory) / "task.yaml"  # a file, because only files may include packaged ones
         path.write_text(yaml.safe_dump(task), encoding="utf-8")
-        chosen = {tasks.with_includes(task)["task"]: list(range(first, first + limit))} if first and limit else None
+        chosen = {tasks.with_includes(task)["task"]: _items(task, first, limit)} if first else None
         try:
             result = lm_eval.simple_evaluate(
                 model=lm,
@@ -64,6 +128,13 @@ def evaluate(
             )
         except TemplateError as error:
             raise InputError(f"task {task.get('task')}: a template cannot be rendered: {error}") from None
+        except Exception as error:  # lm-eval checks little of what it reads
+            if not (doing := _of_definition(error)):
+                raise
+            said = f"{type(error).__name__} {' '.join(str(error).split())[:300]}".strip()
+            raise InputError(
+                f"task {task.get('task')}: lm-eval cannot ask it as it is defined: {doing}: {said}"
+            ) from None
     for config in result["configs"].values():
         config.get("metadata", {}).pop("config_source", None)  # the temporary file
         config.get("dataset_kwargs", {}).pop("cache_dir", None)

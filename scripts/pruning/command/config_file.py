@@ -1,0 +1,77 @@
+"""prune.yaml: written by `prune` with a digest of its text; one that has been edited since is used as it is."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pruning.config.default import DEFAULT
+from pruning.config.schema import Config
+from pruning.config.validation import validate
+from pruning.core import strict_yaml
+from pruning.core.errors import InputError
+
+DIGEST = "# Digest of the lines above, by which `prune` knows whether they were edited: "
+
+
+def signed(text: str) -> str:
+    """With the digest as its last line."""
+    return f"{text}\n{DIGEST}{_digest(text)}\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def edited(path: Path) -> tuple[dict[str, Any], Config] | None:
+    """The content of a file that somebody edited, and the configuration that it makes of the default; None where there
+    is no file, or one as `prune` wrote it.
+
+    Raises InputError, naming the key, for one that is no configuration, or without a table1."""
+    if not path.exists():
+        return None
+    strict_yaml.check(path)
+    text = path.read_text(encoding="utf-8-sig")
+    if (found := re.fullmatch(rf"(.*)\n{DIGEST}(\w+)\n", text, re.S)) and _digest(found[1]) == found[2]:
+        return None
+    content = yaml.safe_load(text)
+    remedy = "correct it, or remove the file, which is then written anew"
+    try:
+        config = _whole(content)
+    except InputError as error:
+        raise InputError(f"{str(error).replace('config: ', f'{path}: ')}: {remedy}") from None
+    if not (content.get("tables") or {}).get("table1"):
+        raise InputError(f"{path}: tables.table1: missing, and `prune` shows that table: {remedy}")
+    return content, config
+
+
+def _whole(content: Mapping[str, Any]) -> Config:
+    """Above the default, as the workflow reads it."""
+    from snakemake.utils import update_config  # slow, and unneeded where nothing was edited
+
+    whole = json.loads(DEFAULT.model_dump_json())
+    update_config(whole, dict(content))
+    return validate(whole)
+
+
+def differences(mine: Any, given: Any, key: str = "") -> Iterator[str]:
+    """A line for each value of an edited file that is not what the command line would have made of it."""
+    if isinstance(mine, Mapping) and isinstance(given, Mapping):
+        for name in dict.fromkeys([*mine, *given]):
+            inner = f"{key}.{name}".removeprefix(".")
+            if name not in given:
+                yield f"{inner}: {_shown(mine[name])} (the command line says nothing of it)"
+            elif name not in mine:
+                yield f"{inner}: left out (by the command line: {_shown(given[name])})"
+            else:
+                yield from differences(mine[name], given[name], inner)
+    elif mine != given:
+        yield f"{key}: {_shown(mine)} (by the command line: {_shown(given)})"
+
+
+def _shown(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).split("\n")[0]
