@@ -19,7 +19,7 @@ from workspace import Workspace, in_fork
 TABLE = "results/table1.csv"
 KILL = "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)"  # the parent of the job's shell: snakemake itself
 BREAKING = """#!/bin/sh
-case "$*" in *scripts/$BROKEN.py*) $BREAK;; esac
+case "$*" in *scripts/$BROKEN.py*) eval "$BREAK";; esac
 PATH="${PATH#*:}" exec python "$@"
 """
 
