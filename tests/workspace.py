@@ -167,6 +167,7 @@ def forked(folder: Path, arguments: list[str], prepare: Callable[[], None]) -> s
         if (child := os.fork()) == 0:
             code = 1
             try:
+                prepare()
                 os.chdir(folder)
                 for stream, file in ((1, output), (2, errors)):
                     os.dup2(file.fileno(), stream)
@@ -174,7 +175,7 @@ def forked(folder: Path, arguments: list[str], prepare: Callable[[], None]) -> s
                 for name in [name for name in sys.modules if name.split(".")[0] == "pruning"]:
                     del sys.modules[name]  # the folder has its own, which may be edited
                 sys.path = [path for path in sys.path if Path(path) != ROOT / "scripts"]
-                prepare()
+                sys.argv = ["snakemake", *arguments]
                 snakemake.cli.main(arguments)
             except SystemExit as end:
                 code = int(end.code or 0) if not isinstance(end.code, str) else 1
