@@ -63,6 +63,11 @@ class Dag(dict[str, Job]):
         return found
 
 
+def python() -> str:
+    """What runs a stage: as a fork, where there is a server of them."""
+    return f"{FORKING[0]}/python" if FORKING else sys.executable
+
+
 class Workspace:
     """A copy of the workflow in a folder of its own, with a model of two layers to prune."""
 

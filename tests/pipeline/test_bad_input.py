@@ -22,7 +22,7 @@ from pruning.config.models import GgufSource
 from pruning.config.validation import validate
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from workspace import FORKING, ROOT, Workspace, in_fork
+from workspace import ROOT, Workspace, in_fork, python
 
 
 def with_changes(workspace: Workspace, changes: dict) -> dict:
@@ -251,8 +251,7 @@ def test_what_make_runs_prints_a_failed_jobs_own_error(workspace: Workspace):
 
 def stage(name: str, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
     """A stage's command line; as a fork, unless libraries are to read an environment when they are imported."""
-    python = sys.executable if environment else f"{FORKING[0]}/python"
-    command = [python, str(ROOT / f"scripts/{name}.py"), *arguments]
+    command = [sys.executable if environment else python(), str(ROOT / f"scripts/{name}.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
 
 

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +11,7 @@ import pytest
 import yaml
 
 from pruning.core import names
-from workspace import ROOT, Dag, Workspace, changed
+from workspace import ROOT, Dag, Workspace, changed, python
 
 TABLES = [
     "ablation",
@@ -230,7 +229,7 @@ def test_results_on_other_items_share_no_table(paper: Workspace, tmp_path: Path)
     settings |= {"first": 0, "num_fewshot": None, "shared_examples": False}
     settings |= {"chat_template": False, "max_gen_toks": None, "kind": "lm_eval"}
     asked = json.dumps({"tasks": {"gsm_symbolic": settings}})
-    evaluate = [sys.executable, "scripts/evaluate.py", "--settings", asked, "--model", folder / "model"]
+    evaluate = [python(), "scripts/evaluate.py", "--settings", asked, "--model", folder / "model"]
     evaluate += ["--manifest", folder / "manifest.json", "--source", "gsm_symbolic=config/tasks/gsm_symbolic.yaml"]
     evaluate += ["--output", results / "tiny-reasoner/eval" / variant]
     subprocess.run(evaluate, cwd=paper.path, check=True, capture_output=True)
@@ -247,7 +246,7 @@ def test_results_on_other_items_share_no_table(paper: Workspace, tmp_path: Path)
     table["tasks"] = {"gsm_symbolic": column | {"metrics": settings["metrics"]}}
     outputs = [f"--output-{form}={tmp_path / form}" for form in ("csv", "md", "tex")]
     command = [
-        sys.executable,
+        python(),
         ROOT / "scripts/table.py",
         "--settings",
         json.dumps(table),
