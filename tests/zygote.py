@@ -50,17 +50,24 @@ def serving(folder: Path) -> Iterator[Path]:
 
 
 def serve(address: str) -> None:
-    import lm_eval.models.huggingface  # noqa: F401 (and what else stages load)
+    import lm_eval.evaluator  # noqa: F401 (and what else stages load)
+    import lm_eval.models.huggingface  # noqa: F401
+    import lm_eval.tasks  # noqa: F401
     import pandas  # noqa: F401
     import peft  # noqa: F401
+    import pyarrow.dataset  # noqa: F401
     import pyarrow.parquet  # noqa: F401
+    import pydantic.type_adapter  # noqa: F401
     import reasoning_gym  # noqa: F401
     import scipy.stats  # noqa: F401
     import seaborn  # noqa: F401
     import statsmodels.api  # noqa: F401
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
-    import typer  # noqa: F401
+    import typer._adapters  # noqa: F401
+    from torch.utils import collect_env
 
+    about = collect_env.get_pretty_env_info()  # what lm-eval asks `pip`, `gcc` and others for, at every evaluation
+    collect_env.get_pretty_env_info = lambda: about
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")

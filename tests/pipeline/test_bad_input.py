@@ -13,15 +13,20 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from snakemake.common.configfile import load_configfile
+from snakemake.utils import update_config
 
 import tiny
+from pruning.config import preflight
 from pruning.config.models import GgufSource
+from pruning.config.validation import validate
 from pruning.core import artifacts
-from workspace import ROOT, Workspace, in_fork
+from pruning.core.errors import InputError
+from workspace import ROOT, Workspace, in_fork, python
 
 
-def edited(workspace: Workspace, changes: dict) -> Workspace:
-    """The workspace with the test config changed at dotted keys."""
+def with_changes(workspace: Workspace, changes: dict) -> dict:
+    """The workspace's test config changed at dotted keys."""
     content = yaml.safe_load((workspace.path / "test.yaml").read_text())
     for key, value in changes.items():
         section = content
@@ -29,7 +34,11 @@ def edited(workspace: Workspace, changes: dict) -> Workspace:
         for parent in parents:
             section = section.setdefault(parent, {})
         section[last] = value
-    (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
+    return content
+
+
+def edited(workspace: Workspace, changes: dict) -> Workspace:
+    (workspace.path / "test.yaml").write_text(yaml.safe_dump(with_changes(workspace, changes)))
     return workspace
 
 
@@ -166,8 +175,28 @@ BAD_CONFIGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Workspace:
+    """A workspace in which nothing runs."""
+    path = tmp_path_factory.mktemp("place")
+    tiny.save(tiny.qwen2(), path / "resources/model")
+    return Workspace(path)
+
+
 @pytest.mark.parametrize("name", BAD_CONFIGS)
-def test_the_config_is_checked_before_any_job(workspace: Workspace, name: str):
+def test_the_config_is_checked_before_any_job(place: Workspace, monkeypatch, name: str):
+    changes, message = BAD_CONFIGS[name]
+    monkeypatch.chdir(place.path)
+    config = load_configfile("config/config.yaml")
+    update_config(config, with_changes(place, changes))
+    with pytest.raises(InputError) as error:
+        preflight.check(validate(config))
+    (line,) = str(error.value).splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize("name", ["unknown key", "data file missing", "FLAP bias on Qwen2 for stock tools"])
+def test_a_bad_config_ends_the_run_in_one_line(workspace: Workspace, name: str):
     changes, message = BAD_CONFIGS[name]
     folder = edited(workspace, changes).path
     status, output = in_fork(folder, ["--cores", "2", "results/table1.csv", "--configfile", "test.yaml"])
@@ -258,7 +287,8 @@ def test_what_make_runs_prints_a_failed_jobs_own_error(workspace: Workspace):
 
 
 def stage(name: str, *arguments: str, environment: dict | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / f"scripts/{name}.py"), *arguments]
+    """A stage's command line; as a fork, unless libraries are to read an environment when they are imported."""
+    command = [sys.executable if environment else python(), str(ROOT / f"scripts/{name}.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
 
 

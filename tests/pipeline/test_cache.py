@@ -13,7 +13,7 @@ import tiny
 from pruning.config.schema import Config
 from pruning.config.tasks import PerplexityTask
 from pruning.evaluation.answers import AnswerFile
-from workspace import ROOT, Workspace, changed
+from workspace import ROOT, Dag, Workspace, changed
 
 # Jobs of the test grid: three methods, two sparsities, one task.
 ALL = {
@@ -363,8 +363,34 @@ def test_every_code_file_is_listed():
     assert files == set(CODE)
 
 
+@pytest.fixture(scope="module")
+def dag(finished: Workspace) -> Dag:
+    return finished.dag("results/table1.csv")
+
+
 @pytest.mark.parametrize("file", CODE)
-def test_editing_code_plans_its_dependants(finished: Workspace, file: str):
+def test_editing_code_plans_its_dependants(dag: Dag, file: str):
+    assert dag.after_editing(file) == CODE[file]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "scripts/launch.py",
+        "scripts/merge_calibration.py",
+        "scripts/pruning/core/names.py",
+        "scripts/pruning/data/arithmetic.py",
+        "scripts/pruning/data/leakage.py",
+        "scripts/pruning/evaluation/kinds/lm_eval.py",
+        "scripts/pruning/methods/allocation/uniform.py",
+        "scripts/pruning/methods/masks.py",
+        "scripts/pruning/methods/scores/wanda.py",
+        "scripts/pruning/models/families.py",
+        "scripts/pruning/report/catalogue.py",
+    ],
+)
+def test_snakemake_plans_what_the_dag_says(finished: Workspace, file: str):
+    """Real edits, of files of all stages: the proof of the test above."""
     path = finished.path / file
     with changed(path, path.read_text() + "\n# edited\n"):
         assert finished.planned("results/table1.csv") == CODE[file]

@@ -2,11 +2,10 @@
 
 import json
 import subprocess
-import sys
 
 import pandas as pd
 
-from workspace import Workspace, changed, in_fork
+from workspace import Workspace, changed, in_fork, python
 
 MODEL = "results/tiny-reasoner"
 JOINT, CALIB = "energy-abs-none-joint", "gsm_symbolic-s0"
@@ -56,7 +55,7 @@ def test_second_moments_rank_neurons_and_groups(workspace: Workspace):
     calibration = folder / "calibration" / CALIB
     assert not (calibration / "attention_second_moments").exists()  # temporary, as those of neurons
     assert len(list((calibration / "attention_output_gradients").glob("*.safetensors"))) == 2
-    verify = subprocess.run([sys.executable, "scripts/verify.py"], cwd=workspace.path, capture_output=True, text=True)
+    verify = subprocess.run([python(), "scripts/verify.py"], cwd=workspace.path, capture_output=True, text=True)
     assert verify.returncode == 0 and " 0 mistakes" in verify.stdout, verify.stdout
     again = {**moments, "score": 1, "mask": 1}  # a score that is made again wants what was temporary
     edits = {

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import yaml
 
 import tiny
 from pruning.core.artifacts import read_provenance
-from workspace import Workspace, in_fork
+from workspace import Workspace, in_fork, python
 
 TABLE = "results/table1.csv"
 KILL = "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)"  # the parent of the job's shell: snakemake itself
@@ -113,7 +112,7 @@ def test_an_older_file_in_place_of_a_users_own_is_seen(run: Workspace, file: str
     else:
         path.write_text(path.read_text() + " ")
     os.utime(path, (stat.st_mtime - 10**6, stat.st_mtime - 10**6))
-    verify = subprocess.run([sys.executable, "scripts/verify.py"], cwd=run.path, capture_output=True, text=True)
+    verify = subprocess.run([python(), "scripts/verify.py"], cwd=run.path, capture_output=True, text=True)
     assert verify.returncode == 1 and f"was made from another resources/model/{file}" in verify.stdout
     assert run.planned(TABLE)["fetch_model"] == run.planned(TABLE)["table"] == 1
 

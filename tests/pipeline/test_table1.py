@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -11,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from pruning.core import artifacts
 from pruning.models.structures import ffn
-from workspace import Workspace
+from workspace import Workspace, python
 
 COLUMNS = [
     *("model", "calib", "seed", "method", "sparsity", "achieved_sparsity", "params_removed", "task", "tuning"),
@@ -68,7 +67,7 @@ def test_a_second_run_elsewhere_gives_identical_bytes_everywhere(finished: Works
     assert sum("masks" in path.parts for path in made) == 6
     for path in made:
         assert (again.path / path).read_bytes() == (finished.path / path).read_bytes(), path
-    verified = subprocess.run([sys.executable, "scripts/verify.py"], cwd=tmp_path, capture_output=True, text=True)
+    verified = subprocess.run([python(), "scripts/verify.py"], cwd=tmp_path, capture_output=True, text=True)
     assert verified.returncode == 0 and " 0 mistakes" in verified.stdout, verified.stdout
 
 

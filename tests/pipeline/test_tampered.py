@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from workspace import Workspace
+from workspace import Workspace, python
 
 ADAPTER = "results/tiny-reasoner/recovered/gsm_symbolic-s0/wanda/50/gsm_symbolic"
 VARIANT = "results/tiny-reasoner/eval/gsm_symbolic-s0/wanda/50"
@@ -127,7 +126,7 @@ def test_what_nobody_changed_is_whole(finished: Workspace):
 
 def verified(workspace: Workspace, status: int) -> str:
     done = subprocess.run(
-        [sys.executable, "scripts/verify.py"], cwd=workspace.path, capture_output=True, text=True, check=False
+        [python(), "scripts/verify.py"], cwd=workspace.path, capture_output=True, text=True, check=False
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
