@@ -24,6 +24,7 @@ def refit(
     cli.set_threads(threads)
     from tqdm import tqdm
 
+    from pruning.analysis import footprint
     from pruning.calibration import prepare
     from pruning.calibration.second_moments import token_counts
     from pruning.core import layer_files, out_of_memory
@@ -33,7 +34,7 @@ def refit(
     from pruning.models.checkpoint import Checkpoint
 
     keeps = keeps_of(mask, Checkpoint(model))
-    network, _, batches = prepare.loaded(model, data, settings, threads, "refit")
+    network, _, batches = prepare.loaded(model, data, settings, threads, footprint.REFIT)
     widths = [int(keep.sum()) for keep in keeps]
     content = {**token_counts(batches), "layers": len(widths), "widths": widths, "records": []}
 

@@ -21,6 +21,7 @@ def rounds(
     import pandas as pd
     from tqdm import tqdm
 
+    from pruning.analysis import footprint
     from pruning.calibration import prepare
     from pruning.calibration.second_moments import token_counts
     from pruning.core import artifacts, out_of_memory
@@ -28,7 +29,7 @@ def rounds(
     from pruning.models import loading
     from pruning.models.checkpointing import checkpoint_gradients
 
-    first, _, batches = prepare.loaded(model, data, settings, threads, "rounds")
+    first, _, batches = prepare.loaded(model, data, settings, threads, footprint.ROUNDS)
     token_counts(batches)  # refuses what leaves none to hold out
     models = [first]
     del first
