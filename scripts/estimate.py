@@ -22,8 +22,8 @@ from typing import Annotated
 
 import typer
 
-from pruning.analysis import costs, footprint, work
-from pruning.calibration import gradients, output_gradients, second_moments
+from pruning.analysis import costs, work
+from pruning.calibration import footprint, gradients, output_gradients, second_moments
 from pruning.config import validation
 from pruning.core import names
 from pruning.core.errors import InputError

@@ -24,8 +24,7 @@ def refit(
     cli.set_threads(threads)
     from tqdm import tqdm
 
-    from pruning.analysis import footprint
-    from pruning.calibration import prepare
+    from pruning.calibration import footprint, prepare
     from pruning.calibration.second_moments import token_counts
     from pruning.core import layer_files, out_of_memory
     from pruning.methods import masks

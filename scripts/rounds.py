@@ -21,8 +21,7 @@ def rounds(
     import pandas as pd
     from tqdm import tqdm
 
-    from pruning.analysis import footprint
-    from pruning.calibration import prepare
+    from pruning.calibration import footprint, prepare
     from pruning.calibration.second_moments import token_counts
     from pruning.core import artifacts, out_of_memory
     from pruning.methods import rounds as pruning

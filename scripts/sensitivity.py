@@ -26,8 +26,7 @@ def sensitivity(
     import pandas as pd
     from tqdm import tqdm
 
-    from pruning.analysis import footprint
-    from pruning.calibration import prepare, second_moments
+    from pruning.calibration import footprint, prepare, second_moments
     from pruning.core import artifacts, out_of_memory
     from pruning.methods import allocation, masks
     from pruning.methods import sensitivity as measuring

@@ -64,7 +64,8 @@ class Rehearsal(TorchDispatchMode):
     """Counts bytes of tensors while it is entered: `now` those alive, `peak` the most at once; without a model's own.
     `flops`: floating-point operations.
 
-    On meta tensors questions about values are answered by: true, one, all of them. The CPU is taken for the device."""
+    On meta tensors questions about values are answered by: true, one, all of them. What leaves for
+    the CPU is not counted."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class Rehearsal(TorchDispatchMode):
             if function is aten.index.Tensor:
                 arguments = (first, [place for index in arguments[1] for place in _all_true(index)])
             if keywords.get("device") == CPU:
-                keywords = {**keywords, "device": META}
+                return function(*arguments, **{**keywords, "device": META})
         if torch.is_inference_mode_enabled():  # where operations that are made of others come whole
             with self:
                 if (result := function.decompose(*arguments, **keywords)) is not NotImplemented:
