@@ -103,16 +103,16 @@ def test_rounds_cost_their_passes(folder):
 @pytest.mark.parametrize(
     "search, scheme", [("layers", "sensitivity"), ("layers", "sensitivity_joint"), ("greedy", "greedy")]
 )
-def test_measuring_cuts_costs_the_layers_that_follow_them(folder, search, scheme):
-    network = load(folder, "float32", "cpu")[0]
+def test_measuring_cuts_costs_the_layers_that_follow_them(tmp_path, search, scheme):
+    network = load(tiny.save(tiny.qwen2(layers=4), tmp_path), "float32", "cpu")[0]
     parts = {"ffn": np.arange(48.0), "kv_groups": np.arange(2.0)}
 
     def measure() -> None:
         for structure in parts if scheme == "sensitivity_joint" else ["ffn"]:
-            probe = sensitivity.Probe(network, batches(), [parts[structure]] * 12, [1] * 12, None, structure)
+            probe = sensitivity.Probe(network, batches(), [parts[structure]] * 4, [1] * 4, None, structure)
             list(getattr(sensitivity, search)(probe))
 
-    found, expected = run_of(folder, {"allocate": scheme}).seconds("sensitivity", JOB), counted(measure)
+    found, expected = run_of(tmp_path, {"allocate": scheme}).seconds("sensitivity", JOB), counted(measure)
     # that a layer at its least is tried no more is left out
     assert expected == pytest.approx(found, rel=0.1) if search == "layers" else expected < found < 2 * expected
 
