@@ -181,16 +181,13 @@ class Run:
         """The largest batch of a task that fits beside a model's weights, halved from its own, and its bytes; on a CPU
         its own."""
         task, gpus, shape = self.config.tasks[name], self.config.models[model].gpus, self.shape(model)
-        weights = (shape.kept(sparsity) + 2 * shape.head) * shape.size if sparsity else self.weights(model)
+        weights = (shape.kept(sparsity) + 2 * shape.head) * shape.size if sparsity else shape.weights
         batch, room = task.batch_size, gpus * self.card.gb * 1e9 - weights if gpus else float("inf")
         while (beside := self.taken(model, "evaluate", name, batch).bytes) > room and batch > 1:
             if task.kind == "perplexity":
                 break
             batch //= 2
         return batch, beside
-
-    def weights(self, model: str) -> int:
-        return self.network(model).get_memory_footprint(return_buffers=False) if self.directory(model) else 0
 
     def memory(self, stage: str, jobs: list[dict[str, str]]) -> float | None:
         """Gigabytes that the largest of a stage's jobs takes, weights included; None where it is not known."""
@@ -200,9 +197,10 @@ class Run:
         for model, name in sorted({(job["model"], name) for job in jobs for name in job[key].split(",")}):
             if self.directory(model):
                 beside = self.asked(model, name)[1] if stage == "evaluate" else self.taken(model, stage, name).bytes
-                distilled = stage == "recover" and self.config.tunings[name].objective == "distillation"
-                teacher = self.weights(self.config.lineage(model)[-1]) if distilled else 0
-                found.append((self.weights(model) + teacher + beside) / 1e9)
+                loaded = [self.shape(model)]
+                if stage == "recover" and self.config.tunings[name].objective == "distillation":
+                    loaded.append(self.shape(self.config.lineage(model)[-1]))  # the teacher
+                found.append((sum(shape.weights for shape in loaded if shape) + beside) / 1e9)
         return max(found, default=None)
 
     def card_hours(self, stage: str, jobs: list[dict[str, str]]) -> float | None:
@@ -279,7 +277,7 @@ class Run:
             attention = channels * (self.config.method(job["method"]).compensate == "ridge_attention")
             return 4 * shape.layers * shape.hidden * (shape.width * left + attention)
         if stage in ("compact", "fetch_model"):
-            return self.weights(job["model"]) - shape.ffn * (1 - left) * shape.size
+            return shape.weights - shape.ffn * (1 - left) * shape.size
         return 0
 
 

@@ -50,8 +50,8 @@ CARDS = {
 
 
 class Shape(NamedTuple):
-    """A dense model in numbers: parameters of its decoder layers, of its head, of its FFNs; layers; neurons of an FFN;
-    residual stream; bytes of a parameter; numbers that are kept of a token, its keys and values in all layers."""
+    """A dense model in numbers: parameters of its decoder layers, its head and its FFNs; layers; neurons of an FFN;
+    residual stream; bytes of a parameter; keys and values of a token in all layers, as numbers; bytes of all weights."""
 
     matrices: int
     head: int
@@ -61,6 +61,7 @@ class Shape(NamedTuple):
     hidden: int
     size: int
     cached: int
+    weights: int
 
     def kept(self, sparsity: float) -> int:
         """Parameters of the layers when this share of the FFN neurons is gone."""
@@ -75,12 +76,14 @@ def shape_of(network: nn.Module) -> Shape:
     layers, sites, config = families.decoder_layers(network), ffn.sites(network), network.config.get_text_config()
     head, down = network.get_output_embeddings().weight, sites[0]
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return Shape(
         sum(parameter.numel() for layer in layers for parameter in layer.parameters()),
         head.numel(),
         sum(3 * site.weight.numel() for site in sites),
         *(len(layers), down.in_features, down.out_features, head.element_size()),
-        2 * len(layers) * config.num_key_value_heads * size,
+        2 * len(layers) * heads * size,
+        network.get_memory_footprint(return_buffers=False),
     )
 
 
