@@ -51,7 +51,7 @@ CARDS = {
 
 class Shape(NamedTuple):
     """A dense model in numbers: parameters of its decoder layers, its head and its FFNs; layers; neurons of an FFN;
-    residual stream; bytes of a parameter; keys and values of a token in all layers, as numbers; bytes of all weights."""
+    residual stream; bytes of a parameter; keys and values of a token, in numbers; bytes of all weights."""
 
     matrices: int
     head: int
