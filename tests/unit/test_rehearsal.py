@@ -118,7 +118,8 @@ def test_memory_is_counted_once_and_only_while_it_is_alive():
         first = torch.empty(1000, device="meta")
         second = first.view(10, 100)[3]  # the same memory
         third = torch.empty(500, device="meta")
-        del first, second, third
+        away = first.cpu()  # a GPU's memory does not hold it
+        del first, second, third, away
         output = network(torch.empty(2, 10, device="meta"))
     assert (counted.peak, counted.now, counted.flops) == (4 * 1500, 4 * output.numel(), 2 * 2 * 10 * 10)
 
