@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import numpy as np
 import torch
 
-from pruning.analysis import footprint, work
-from pruning.calibration import output_gradients, prepare, second_moments
+from pruning.analysis import work
+from pruning.calibration import footprint, gradients, output_gradients, prepare, second_moments
 from pruning.calibration.gradients import Calibration
 from pruning.evaluation import generation, perplexity, recovery
 from pruning.methods import refit
@@ -52,24 +52,22 @@ def settings_of(rows: int, length: int) -> dict[str, dict[str, Any]]:
     return found | {"perplexity": {"batch_size": rows, "seqlen": length}, "answers": {"rows": rows, "length": length}}
 
 
-def predicted(stage: str, network: torch.nn.Module, own: dict[str, Any]) -> int:
+STAGES = (gradients, second_moments, output_gradients, perplexity, recovery)
+DECLARED = {stage.name: stage for stage in (*(module.STAGE for module in STAGES), footprint.REFIT)}
+
+
+def predicted(stage: str, network: torch.nn.Module, own: dict[str, Any]) -> rehearsal.Taken:
     kind = stage.partition(",")[0]
     if kind == "answers":
-        return footprint.answers(network, own["rows"], own["length"], ANSWER)
-    return getattr(footprint, {"recovery": "lora"}.get(kind, kind))(network, own)
+        return work.reading(network, own["rows"], own["length"], ANSWER, at_once=False)
+    return DECLARED[kind].taken(network, own)
 
 
-def counted(stage: str, shape: work.Shape, own: dict[str, Any], rows: int, length: int) -> work.Work | None:
-    """What `estimate` reckons with; None: the least squares of a refit are not in it."""
-    kind, tokens = stage.partition(",")[0], rows * length
-    more = {"samples": rows, "shards": 1, "steps": STEPS, "objective": "cross_entropy"}
-    if kind == "answers":
-        return work.forward(shape, tokens, rows) + work.generated(shape, rows, ANSWER, rows, prompt=length)
-    if kind == "perplexity":
-        return work.forward(shape, tokens, tokens)
-    if kind == "recovery":
-        return work.recovery(shape, own | more, 0)
-    return None if kind == "refit" else getattr(work, kind)(shape, own | more)
+def counted(stage: str, layers: int, taken: rehearsal.Taken) -> float | None:
+    """Operations that `estimate` reckons with; None: a rehearsal does not count those of answers and of refits."""
+    times = {"recovery": STEPS, "second_moments": layers, "answers": None, "refit": None}
+    each = times.get(stage.partition(",")[0], 1)
+    return each and each * taken.flops
 
 
 def speed(size: int = 4096) -> float:
@@ -121,7 +119,7 @@ def tuned(network: torch.nn.Module, ids: torch.Tensor, own: dict[str, Any]) -> N
 
 
 def random_weights(directory: Path, dtype: str) -> torch.nn.Module:
-    network = rehearsal.model(directory, dtype).to_empty(device="cpu")
+    network = rehearsal.network(directory, dtype).to_empty(device="cpu")
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.is_floating_point():
             tensor.data.uniform_(-0.02, 0.02)
@@ -155,7 +153,7 @@ def main(
     layers: Annotated[int | None, typer.Option(help="of a shape without weights")] = None,
     threads: int = 1,
     dtype: str = "float32",
-    share: float = work.Card.share,
+    share: float = work.CARDS["rtx4090"].share,
     stage: Annotated[str | None, typer.Option(help="one alone, in this process")] = None,
 ) -> None:
     if stage and not layers:
@@ -166,24 +164,21 @@ def main(
         if layers:
             directory, config = Path(scratch), config | {"num_hidden_layers": layers}
             (directory / "config.json").write_text(json.dumps(config))
-        network, fast = rehearsal.model(directory, dtype), speed()
-        numbers, embedding = [p.numel() for p in network.parameters()], network.get_input_embeddings().weight
-        shape = work.shape_of(
-            config, config["num_hidden_layers"], embedding.numel(), sum(numbers), embedding.element_size()
-        )
-        print(f"weights {sum(numbers) * shape.size / 1e9:.2f} GB in {dtype}, {rows} x {length} tokens")
+        network, fast = rehearsal.network(directory, dtype), speed()
+        print(f"weights {network.get_memory_footprint() / 1e9:.2f} GB in {dtype}, {rows} x {length} tokens")
         print(f"{threads} threads, a large product in float32: {fast / 1e9:.0f} GFLOP/s\n")
         print("| stage | GB predicted | resident | ratio | seconds predicted | measured |\n|---|---|---|---|---|---|")
         for name, own in settings_of(rows, length).items():
-            beside = predicted(name, rehearsal.model(directory, dtype), own)
+            taken = predicted(name, rehearsal.network(directory, dtype), own)
             arguments = [str(directory), f"--stage={name}", f"--rows={rows}", f"--length={length}", f"--dtype={dtype}"]
             command = [sys.executable, __file__, *arguments, f"--threads={threads}"]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
-            found, expected = json.loads(done.stdout.splitlines()[-1]), counted(name, shape, own, rows, length)
-            cells = [f"{beside / 1e9:.2f}", f"{found['bytes'] / 1e9:.2f}", f"{found['bytes'] / beside:.2f}"]
-            cells += [f"{expected.flops / fast / share:.1f}" if expected else "", f"{found['seconds']:.1f}"]
+            found = json.loads(done.stdout.splitlines()[-1])
+            expected = counted(name, config["num_hidden_layers"], taken)
+            cells = [f"{taken.bytes / 1e9:.2f}", f"{found['bytes'] / 1e9:.2f}", f"{found['bytes'] / taken.bytes:.2f}"]
+            cells += [f"{expected / fast / share:.1f}" if expected else "", f"{found['seconds']:.1f}"]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

@@ -27,7 +27,7 @@ def attention_statistics(
     from pruning.models.checkpointing import checkpoint_gradients
     from pruning.models.structures import kv_groups
 
-    network, _, batches = prepare.loaded(model, data, settings, threads, "calibration")
+    network, _, batches = prepare.loaded(model, data, settings, threads, gradients.STAGE)
     sites = kv_groups.sites(network)
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)

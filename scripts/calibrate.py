@@ -28,7 +28,7 @@ def calibrate(
     from pruning.core import artifacts, out_of_memory
     from pruning.models.checkpointing import checkpoint_gradients
 
-    network, _, batches = prepare.loaded(model, data, settings, threads, "calibration")
+    network, _, batches = prepare.loaded(model, data, settings, threads, gradients.STAGE)
     if settings["shards"] > len(batches):
         raise cli.InputError(
             f"calibration: {settings['shards']} shards for {len(batches)} micro-batches: lower `shards`"

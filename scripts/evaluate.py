@@ -37,7 +37,6 @@ def evaluate(
     from pruning.core import artifacts
     from pruning.evaluation.kinds import Remembered
     from pruning.methods import variants
-    from pruning.models import loading
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
@@ -45,17 +44,20 @@ def evaluate(
     parts = variants.Parts(model, manifest, mask, compensate, evidence, adapter)
     what, pruned = variants.identity(parts), variants.pruned(parts)
 
-    for task in settings["tasks"].values():
-        if task["kind"] == "perplexity":  # batches of lm-eval's tasks are halved where memory runs out
-            loading.must_fit(model, task["dtype"], "perplexity", task)
+    kinds = {
+        name: importlib.import_module(f"pruning.evaluation.kinds.{task['kind']}")
+        for name, task in settings["tasks"].items()
+    }
+    for name, kind in kinds.items():
+        kind.check_memory(model, settings["tasks"][name])
 
     def ask(backend: str, tasks: dict[str, dict]) -> None:
         with opened(backend, parts, next(iter(tasks.values()))) as (network, tokenizer):
             cli.phase("load")
             for name, task in tasks.items():
-                kind = importlib.import_module(f"pruning.evaluation.kinds.{task['kind']}")
                 try:
-                    outcome = kind.ask(network, tokenizer, task, Path(sources[name]), Remembered(output, name, what))
+                    remembered = Remembered(output, name, what)
+                    outcome = kinds[name].ask(network, tokenizer, task, Path(sources[name]), remembered)
                 except cli.InputError as error:
                     raise cli.InputError(f"tasks.{name}: {error}" if len(sources) > 1 else str(error)) from None
                 artifacts.write_parquet(output / f"{name}.samples.parquet", outcome.samples, "samples", task)

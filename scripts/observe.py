@@ -26,14 +26,14 @@ def observe(
     from tqdm import tqdm
 
     from pruning.analysis.layer import chosen
-    from pruning.calibration import prepare
+    from pruning.calibration import gradients, prepare
     from pruning.calibration.observe import Observation, activation_table
     from pruning.calibration.token_classes import vocabulary_classes
     from pruning.core import artifacts, out_of_memory
     from pruning.models.checkpointing import checkpoint_gradients
     from pruning.models.structures import ffn
 
-    network, tokenizer, batches = prepare.loaded(model, data, settings, threads, "calibration")
+    network, tokenizer, batches = prepare.loaded(model, data, settings, threads, gradients.STAGE)
     layer = chosen(settings["layer"], len(ffn.sites(network)))
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)

@@ -28,7 +28,7 @@ def output_gradients(
     from pruning.models import structures
     from pruning.models.checkpointing import checkpoint_gradients
 
-    network, _, batches = prepare.loaded(model, data, settings, threads, "output_gradients")
+    network, _, batches = prepare.loaded(model, data, settings, threads, gradients.STAGE)
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)
     progress, structure = partial(tqdm, desc="micro-batches", mininterval=5), settings.get("structure", "ffn")

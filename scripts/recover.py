@@ -27,7 +27,7 @@ def recover(
     from pruning.core import artifacts, out_of_memory
     from pruning.data import text
     from pruning.evaluation import recovery
-    from pruning.models import loading, tokenizers
+    from pruning.models import loading, rehearsal, tokenizers
     from pruning.models.checkpointing import checkpoint_gradients
 
     torch.set_num_threads(threads)
@@ -44,7 +44,8 @@ def recover(
     )
     sequences = recovery.answered(sequences, settings["sequence_length"])
     longest = max(len(ids) for ids, _ in sequences)
-    loading.must_fit(model, settings["dtype"], "recovery", {**settings, "sequence_length": longest}, teacher)
+    own = {**settings, "sequence_length": longest}
+    rehearsal.must_fit(model, settings["dtype"], recovery.STAGE, own, teacher)
     network, _ = loading.load(model, settings["dtype"])
     dense = loading.load(teacher, settings["dtype"])[0] if teacher else None
     tuned = recovery.with_adapters(network, settings)

@@ -24,7 +24,7 @@ def refit(
     cli.set_threads(threads)
     from tqdm import tqdm
 
-    from pruning.calibration import prepare
+    from pruning.calibration import footprint, prepare
     from pruning.calibration.second_moments import token_counts
     from pruning.core import layer_files, out_of_memory
     from pruning.methods import masks
@@ -33,7 +33,7 @@ def refit(
     from pruning.models.checkpoint import Checkpoint
 
     keeps = keeps_of(mask, Checkpoint(model))
-    network, _, batches = prepare.loaded(model, data, settings, threads, "refit")
+    network, _, batches = prepare.loaded(model, data, settings, threads, footprint.REFIT)
     widths = [int(keep.sum()) for keep in keeps]
     content = {**token_counts(batches), "layers": len(widths), "widths": widths, "records": []}
 

@@ -21,14 +21,14 @@ def rounds(
     import pandas as pd
     from tqdm import tqdm
 
-    from pruning.calibration import prepare
+    from pruning.calibration import footprint, prepare
     from pruning.calibration.second_moments import token_counts
     from pruning.core import artifacts, out_of_memory
     from pruning.methods import rounds as pruning
     from pruning.models import loading
     from pruning.models.checkpointing import checkpoint_gradients
 
-    first, _, batches = prepare.loaded(model, data, settings, threads, "rounds")
+    first, _, batches = prepare.loaded(model, data, settings, threads, footprint.ROUNDS)
     token_counts(batches)  # refuses what leaves none to hold out
     models = [first]
     del first

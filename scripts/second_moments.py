@@ -28,7 +28,7 @@ def second_moments(
     from pruning.core import layer_files, out_of_memory
     from pruning.models import structures
 
-    network, _, batches = prepare.loaded(model, data, settings, threads, "second_moments")
+    network, _, batches = prepare.loaded(model, data, settings, threads, moments.STAGE)
     counts, structure = moments.token_counts(batches), settings.get("structure", "ffn")
     sites = structures.sites(network, structure)
     widths = [site.in_features for site in sites]

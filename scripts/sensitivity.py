@@ -26,7 +26,7 @@ def sensitivity(
     import pandas as pd
     from tqdm import tqdm
 
-    from pruning.calibration import prepare, second_moments
+    from pruning.calibration import footprint, prepare, second_moments
     from pruning.core import artifacts, out_of_memory
     from pruning.methods import allocation, masks
     from pruning.methods import sensitivity as measuring
@@ -48,7 +48,7 @@ def sensitivity(
         of_layer = second_moments.read(moments, widths, structure)
         return lambda layer, keep: ridge.compensate(matrix(layer, "down"), keep, of_layer(layer))
 
-    network, _, batches = prepare.loaded(model, data, settings, threads, "sensitivity")
+    network, _, batches = prepare.loaded(model, data, settings, threads, footprint.SENSITIVITY)
     batches = prepare.first_samples(batches, settings["probed"])
     search, frames, passes = getattr(measuring, settings["search"]), [], 0.0
     with out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"):

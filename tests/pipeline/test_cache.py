@@ -142,8 +142,8 @@ CODE = {
     "scripts/write_config.py": NOTHING,
     "scripts/verify.py": NOTHING,
     "scripts/estimate.py": NOTHING,
-    "scripts/pruning/models/rehearsal.py": NOTHING,
-    "scripts/pruning/analysis/footprint.py": NOTHING,
+    "scripts/pruning/models/rehearsal.py": FROM_CALIBRATION,  # which refuses what would not fit
+    "scripts/pruning/calibration/footprint.py": NOTHING,
     "scripts/pruning/analysis/work.py": NOTHING,
     "scripts/pruning/__init__.py": ALL,
     "scripts/pruning/core/__init__.py": ALL,

@@ -8,6 +8,8 @@ import pytest
 from safetensors.torch import load_file
 
 from pruning.analysis import work
+from pruning.models import rehearsal
+from pruning.models.rehearsal import Taken
 from workspace import ROOT, Workspace
 
 CARD = work.Card(165, 1008, 25.2)
@@ -61,7 +63,7 @@ def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch)
     wanted = [places[stage] + ".json" for stage in layered]
     finished.snakemake(*wanted, f"{own}/compact/{calib}/wanda/50/manifest.json", "--notemp")
     monkeypatch.chdir(finished.path)
-    config = estimate.configuration(["test.yaml"], [])
+    run = estimate.Run(estimate.configuration(["test.yaml"], []), CARD)
     for stage, place in places.items():
         tensors = [load_file(path) for path in (finished.path / place).glob("*.safetensors")]
         found = sum(tensor.nbytes for held in tensors for tensor in held.values())
@@ -69,12 +71,12 @@ def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch)
         job = {"model": "tiny-reasoner"}
         if stage in ("compact", "refit"):
             job |= {"calib": calib, "method": method, "sparsity": "50"}
-        assert estimate.written(config, stage, [job, job]) == pytest.approx(2 * found / 1e9, rel=0.01), stage
+        assert run.written(stage, [job, job]) == pytest.approx(2 * found / 1e9, rel=0.01), stage
     job = {"model": "tiny-reasoner", "calib": calib}
-    for reckon in (estimate.memory, lambda *asked: estimate.card_hours(*asked, 101)):
-        own, ffn = (reckon(config, f"{of}second_moments", [job], CARD) for of in ("attention_", ""))
+    for reckon in (run.memory, run.card_hours):
+        own, ffn = (reckon(f"{of}second_moments", [job]) for of in ("attention_", ""))
         assert 0 < own < ffn  # 32 channels, 48 neurons
-        assert reckon(config, "attention_output_gradients", [job], CARD) > 0
+        assert reckon("attention_output_gradients", [job]) > 0
     for stage in layered:  # as without --notemp: others plan in this folder
         shutil.rmtree(finished.path / places[stage])
 
@@ -106,9 +108,7 @@ def test_what_snakemake_refuses_ends_in_its_words(workspace: Workspace, monkeypa
 
 @pytest.mark.parametrize("name", ["qwen2_5-7b", "llama-3-8b"])
 def test_shapes_are_those_of_the_models(name):
-    from pruning.models import rehearsal
-
-    network = rehearsal.model(estimate.SHAPES / name, "bfloat16")
+    network = rehearsal.network(estimate.SHAPES / name, "bfloat16")
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert parameters == {"qwen2_5-7b": 7_615_616_512, "llama-3-8b": 8_030_261_248}[name]  # as their cards say
     assert (ROOT / f"config/{name}.yaml").is_file()
@@ -126,17 +126,18 @@ definition: gsm8k, limit: 256, batch_size: 512, shared_examples: true}}"
 def test_an_evaluation_is_asked_in_the_batch_that_fits_and_shared_answers_once(monkeypatch):
     others = ["collapse={task: gsm8k_256}", "ablation={task: gsm8k_256}"]
     config = estimate.configuration([str(ROOT / "config/qwen2_5-7b.yaml")], [PART, *others])
-    monkeypatch.setattr(estimate, "held", lambda config, model, name, batch: batch * 10**8)
-    shape, card = estimate.shape_of(config, "qwen2_5-7b"), CARD
+    monkeypatch.setattr(estimate.Run, "_taken", lambda self, model, stage, name, batch: Taken(batch * 10**8))
+    run = estimate.Run(config, CARD)
+    shape = run.shape("qwen2_5-7b")
 
     def of(tasks: str, stops_from: int = 101, variant: str = "gsm8k-s0/wanda/50") -> float:
-        job = {"model": "qwen2_5-7b", "variant": variant, "task": tasks}
-        return card.seconds(estimate.evaluation(config, job, shape, card, stops_from))
+        run.stops_from = stops_from
+        return run.seconds("evaluate", {"model": "qwen2_5-7b", "variant": variant, "task": tasks})
 
     left = 25.2e9 - 2 * (shape.kept(0.5) + 2 * shape.head)
-    assert 128e8 < left < 256e8 and estimate.asked(config, "qwen2_5-7b", "gsm8k", left) == (128, 128 * 10**8)
+    assert 128e8 < left < 256e8 and run.asked("qwen2_5-7b", "gsm8k", 0.5) == (128, 128 * 10**8)
     task = config.tasks["gsm8k"].model_dump() | {"batch_size": 128}
-    assert of("gsm8k") == pytest.approx(card.seconds(work.evaluation(shape, "gsm8k", task, 0.5)))
+    assert of("gsm8k") == pytest.approx(CARD.seconds(*work.evaluation(shape, "gsm8k", task, 0.5)))
     assert of("gsm8k,gsm8k_256") == of("gsm8k_256,gsm8k") == of("gsm8k") > of("gsm8k_256") > 0
     assert of("gsm8k,aqua") == pytest.approx(of("gsm8k") + of("aqua"))
     assert of("gsm8k", 50) == pytest.approx(of("gsm8k_256")) and of("gsm8k", 60) == of("gsm8k")
@@ -150,18 +151,18 @@ def test_a_further_round_is_distilled_from_a_model_as_large_as_the_first(tmp_pat
     second = f"second: {{dtype: bfloat16, source: {source}}}"
     taught = "taught: {dataset: gsm8k, objective: distillation}, told: {dataset: gsm8k}"
     values = [f"models={{{second}}}", f"tunings={{{taught}}}"]
-    config = estimate.configuration([str(ROOT / "config/qwen2_5-7b.yaml")], values)
+    run = estimate.Run(estimate.configuration([str(ROOT / "config/qwen2_5-7b.yaml")], values), CARD)
     base = tmp_path / "results/second/base"
     base.mkdir(parents=True)
-    shape = json.loads((estimate.SHAPES / "qwen2_5-7b/config.json").read_text())
-    (base / "config.json").write_text(json.dumps({**shape, "intermediate_size": shape["intermediate_size"] // 2}))
+    raw = json.loads((estimate.SHAPES / "qwen2_5-7b/config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**raw, "intermediate_size": raw["intermediate_size"] // 2}))
 
     def of(tuning: str) -> tuple[float, float]:
         jobs = [{"model": "second", "tuning": tuning, "sparsity": "50"}]
-        return estimate.memory(config, "recover", jobs, CARD), estimate.card_hours(config, "recover", jobs, CARD, 101)
+        return run.memory("recover", jobs), run.card_hours("recover", jobs)
 
     (memory, hours), (alone, hours_alone) = of("taught"), of("told")
     assert memory - alone == pytest.approx(7.615616512 * 2, rel=1e-6)  # bfloat16
-    tuning, whole = config.tunings["taught"], estimate.shape_of(config, "qwen2_5-7b")
+    tuning, whole = run.config.tunings["taught"], run.shape("qwen2_5-7b")
     tokens = tuning.steps * tuning.batch_size * tuning.sequence_length
-    assert hours - hours_alone == pytest.approx(CARD.seconds(work.forward(whole, tokens, tokens)) / 3600)
+    assert hours - hours_alone == pytest.approx(CARD.seconds(whole.forward(tokens, tokens)) / 3600)

@@ -1,7 +1,8 @@
-"""Work that is counted from shapes, against torch's own counter of what a model computes."""
+"""Operations that `estimate` reckons with, against torch's own counter of what the stages really compute."""
 
-import json
+from types import SimpleNamespace
 
+import estimate
 import numpy as np
 import pytest
 import torch
@@ -9,158 +10,170 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
 from pruning.analysis import work
-from pruning.calibration import output_gradients as gradients
-from pruning.calibration import prepare
+from pruning.calibration import output_gradients, prepare, second_moments
+from pruning.calibration.gradients import Calibration
+from pruning.config import calibration, methods, models, tuning
 from pruning.core.errors import InputError
+from pruning.evaluation import recovery
 from pruning.methods import refit, sensitivity
-from pruning.models.structures import ffn
+from pruning.models import rehearsal
+from pruning.models.checkpointing import checkpoint_gradients
+from pruning.models.loading import load
+
+COUNTING = work.Card(tflops=1e-12, gbps=1e-9, gb=1, share=1)  # an operation, or a byte, a second
+JOB = {"model": "tiny", "calib": "text", "tuning": "told", "method": "own"}
+TEXT = {"dataset": "d", "samples": 10, "micro_batch": 5, "sequence_length": 16, "rounds": [25, 50]}
+TOLD = {"dataset": "d", "steps": 2, "batch_size": 5, "sequence_length": 16}
 
 
-def shape(model) -> work.Shape:
-    raw = json.loads(model.config.to_json_string())
-    total, embedding = sum(p.numel() for p in model.parameters()), model.get_input_embeddings().weight.numel()
-    return work.shape_of(raw, len(ffn.sites(model)), embedding, total, 4)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.save(tiny.qwen2(layers=12), tmp_path_factory.mktemp("m") / "model")
+
+
+def run_of(folder, method: dict | None = None, text: dict | None = None, told: dict | None = None) -> estimate.Run:
+    source = {"kind": "local", "path": str(folder)}
+    config = SimpleNamespace(
+        models={"tiny": models.Model(source=source, gpus=0)},
+        calibrations={"text": calibration.Calibration(**TEXT, **(text or {}))},
+        tunings={"told": tuning.Tuning(**TOLD, **(told or {}))},
+        method=lambda _: methods.Method(score="wanda", **(method or {})),
+        lineage=lambda model: [model],
+    )
+    return estimate.Run(config, COUNTING)
+
+
+def batches() -> list[prepare.Batch]:
+    return prepare.micro_batches([([1 + row] * 16, [True] * 16) for row in range(10)], 5, pad=0, token_mask="all")
 
 
 def counted(compute) -> int:
-    """Floating-point operations of matrix products, without those between tokens (attention)."""
+    """Operations of matrix products, without those between tokens (attention)."""
     with FlopCounterMode(display=False) as counter:
         compute()
     flops = counter.get_flop_counts()["Global"]
     return sum(n for kind, n in flops.items() if str(kind) in ("aten.mm", "aten.addmm", "aten.bmm"))
 
 
-@pytest.mark.parametrize("make", [tiny.qwen2, tiny.llama])
-def test_a_forward_pass_costs_two_operations_a_parameter_and_token(make):
-    model, ids = make(), torch.randint(1, 257, (3, 16))
-    found = counted(lambda: model(ids))
-    assert work.forward(shape(model), 48, 48).flops == pytest.approx(
-        found, rel=0.02
-    )  # norms and biases are counted, too
+def calibrated(network) -> None:
+    with Calibration(network, ["energy", "ce"]) as run:
+        run.run(batches())
 
 
-def test_backward_to_activations_costs_as_much_again():
-    model, ids = tiny.qwen2().requires_grad_(False), torch.randint(1, 257, (3, 16))
-    embedded = model.get_input_embeddings()(ids).requires_grad_(True)
-    found = counted(lambda: model(inputs_embeds=embedded).logits.sum().backward())
-    own = {"samples": 3, "sequence_length": 16, "shards": 1, "objectives": ["ce"], "gradient_checkpointing": False}
-    assert work.calibration(shape(model), own).flops == pytest.approx(found, rel=0.02)
+def tuned(network) -> None:
+    adapted = recovery.with_adapters(network, tuning.Tuning(**TOLD).model_dump())
+    for _ in range(2):
+        recovery.backward(adapted, *2 * [torch.ones(5, 16, dtype=torch.long)])
 
 
-def micro_batches(rows: int, length: int) -> list[prepare.Batch]:
-    sequences = [([1 + row] * length, [True] * length) for row in range(rows)]
-    return prepare.micro_batches(sequences, rows, pad=0, token_mask="all")
+REAL = {
+    "calibrate_shard": calibrated,
+    "second_moments": lambda network: list(second_moments.second_moments(network, batches())),
+    "output_gradients": lambda network: output_gradients.output_gradients(network, batches(), 0),
+    "recover": tuned,
+}
 
 
-TEXT = {"samples": 5, "sequence_length": 16, "gradient_checkpointing": False, "rounds": [25, 50]}
-
-
-def test_curvature_costs_two_passes_and_the_products_of_gradients():
-    model = tiny.qwen2(layers=12)
-    found = counted(lambda: gradients.output_gradients(model, micro_batches(5, 16), 0))
-    expected = work.output_gradients(shape(model), TEXT).flops
-    assert expected == pytest.approx(found, rel=0.08)  # of the first layer no gradient is asked
+@pytest.mark.parametrize("again", [False, True], ids=["layers kept", "layers computed again"])
+@pytest.mark.parametrize("stage", REAL)
+def test_a_job_computes_its_rehearsed_part_so_many_times(folder, stage, again):
+    network, own = load(folder, "float32", "cpu")[0], {"gradient_checkpointing": again}
+    if again and stage != "second_moments":
+        checkpoint_gradients(network)
+    found = run_of(folder, text=own, told=own).seconds(stage, JOB)
+    assert found == pytest.approx(counted(lambda: REAL[stage](network)), rel=0.01)
 
 
 @pytest.mark.parametrize("scheme", ["sequential", "corrective", "attention"])
-def test_a_refit_costs_passes_of_the_dense_and_of_the_cut_layers_and_sums(scheme):
-    model, keeps = tiny.qwen2(), [np.arange(48) < 24] * 2
-    found = counted(lambda: list(refit.refit(model, micro_batches(5, 16), keeps, scheme)))
-    expected = work.refit(shape(tiny.qwen2()), TEXT, f"ridge_{scheme}", 0.5).flops
-    assert expected == pytest.approx(found, rel=0.1)  # attention's own sums
+def test_a_refit_costs_passes_of_the_dense_and_of_the_cut_layers_and_sums(folder, scheme):
+    network, keeps = load(folder, "float32", "cpu")[0], [np.arange(48) < 24] * 12
+    found = run_of(folder, {"compensate": f"ridge_{scheme}"}).seconds("refit", {**JOB, "sparsity": "50"})
+    expected = counted(lambda: list(refit.refit(network, batches(), keeps, scheme)))
+    assert found == pytest.approx(expected, rel=0.1)  # attention's own sums
 
 
-def test_rounds_cost_their_passes():
-    own = shape(tiny.qwen2())
-    each = work.output_gradients(own, TEXT) + work.second_moments(own, TEXT)
-    refits = [work.refit(own, TEXT, "ridge_attention", gone) for gone in (0.25, 0.5)]
-    assert work.rounds(own, TEXT).flops == 3 * each.flops + refits[0].flops + refits[1].flops
+def test_rounds_cost_their_passes(folder):
+    run = run_of(folder, {"compensate": "ridge_attention"})
+    each = sum(run.seconds(stage, JOB) for stage in ("output_gradients", "second_moments"))
+    refits = [run.seconds("refit", {**JOB, "sparsity": gone}) for gone in ("25", "50")]
+    assert run.seconds("rounds", JOB) == pytest.approx(3 * each + sum(refits))
 
 
-@pytest.mark.parametrize("search", ["layers", "greedy"])
-def test_measuring_cuts_costs_the_layers_that_follow_them(search):
-    model, scores = tiny.qwen2(layers=4), [np.arange(48.0)] * 4
-    run = getattr(sensitivity, search)
-    found = counted(lambda: list(run(sensitivity.Probe(model, micro_batches(5, 16), scores, [1] * 4))))
-    expected = work.sensitivity(shape(tiny.qwen2(layers=4)), {**TEXT, "probed": 64}, search).flops
+@pytest.mark.parametrize(
+    "search, scheme", [("layers", "sensitivity"), ("layers", "sensitivity_joint"), ("greedy", "greedy")]
+)
+def test_measuring_cuts_costs_the_layers_that_follow_them(tmp_path, search, scheme):
+    network = load(tiny.save(tiny.qwen2(layers=4), tmp_path), "float32", "cpu")[0]
+    parts = {"ffn": np.arange(48.0), "kv_groups": np.arange(2.0)}
+
+    def measure() -> None:
+        for structure in parts if scheme == "sensitivity_joint" else ["ffn"]:
+            probe = sensitivity.Probe(network, batches(), [parts[structure]] * 4, [1] * 4, None, structure)
+            list(getattr(sensitivity, search)(probe))
+
+    found, expected = run_of(tmp_path, {"allocate": scheme}).seconds("sensitivity", JOB), counted(measure)
     # that a layer at its least is tried no more is left out
-    assert expected == pytest.approx(found, rel=0.1) if search == "layers" else found < expected < 2 * found
+    assert expected == pytest.approx(found, rel=0.1) if search == "layers" else expected < found < 2 * expected
 
 
-def test_measuring_cuts_of_groups_costs_one_a_layer_more_here():
-    model = tiny.qwen2(layers=4)
-    parts = [(np.arange(48.0), "ffn"), (np.arange(2.0), "kv_groups")]
-
-    def both() -> None:
-        for scores, structure in parts:
-            probe = sensitivity.Probe(model, micro_batches(5, 16), [scores] * 4, [1] * 4, None, structure)
-            list(sensitivity.layers(probe))
-
-    expected = work.sensitivity(shape(tiny.qwen2(layers=4)), {**TEXT, "probed": 64}, "layers", groups=2).flops
-    assert expected == pytest.approx(counted(both), rel=0.1)
-
-
-def test_a_teacher_costs_its_own_pass_as_large_as_it_is():
-    own, dense = shape(tiny.qwen2(intermediate_size=24)), shape(tiny.qwen2())
-    tuning = {"steps": 3, "batch_size": 2, "sequence_length": 8, "gradient_checkpointing": False}
+def test_a_teacher_costs_its_own_pass(folder):
     alone, taught = (
-        work.recovery(own, {**tuning, "objective": objective}, 0.5, dense)
-        for objective in ("cross_entropy", "distillation")
+        run_of(folder, told={"objective": o}).seconds("recover", JOB) for o in ("cross_entropy", "distillation")
     )
-    assert taught.flops - alone.flops == 2 * 48 * (dense.matrices + dense.head)
-
-
-def test_pruned_models_cost_what_is_left_of_them():
-    narrow, whole = tiny.qwen2(intermediate_size=24), shape(tiny.qwen2())
-    assert whole.kept(0.5) == shape(narrow).matrices
-
-
-def test_generation_reads_the_weights_once_a_step_whatever_the_batch():
-    own = shape(tiny.qwen2())
-    one, many = (work.generated(own, 8, 10, batch, prompt=7, shared=30) for batch in (1, 8))
-    assert one.flops == many.flops
-    weights, rows = 10 * 4 * (own.matrices + own.head), 4 * own.cached * 8 * 10 * (7 + 5)
-    once = 4 * own.cached * 10 * 30  # what all rows share, a step
-    assert many.moved == weights + rows + once and one.moved == 8 * weights + rows + 8 * once
-    card = work.Card(tflops=2, gbps=4, gb=1, share=0.5)
-    assert card.seconds(work.Work(flops=1e12, moved=2e9)) == pytest.approx(2)
+    shape = work.shape_of(rehearsal.network(folder, "float32"))
+    assert taught - alone == pytest.approx(2 * 160 * (shape.matrices + shape.head))
 
 
 @pytest.mark.parametrize("make", [tiny.qwen2, tiny.llama])
-def test_a_token_keeps_what_the_cache_holds_of_it(make):
-    model = make()
-    cache = model(torch.randint(1, 257, (1, 5)), use_cache=True).cache
-    assert 5 * shape(model).cached == sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+def test_a_forward_pass_costs_two_operations_a_parameter_and_token(make):
+    model, ids = make(), torch.randint(1, 257, (3, 16))
+    shape = work.shape_of(model)
+    assert shape.forward(48, 48) == pytest.approx(counted(lambda: model(ids)), rel=0.02)  # norms and biases are, too
+    assert shape.kept(0.5) == work.shape_of(make(intermediate_size=24)).matrices
+    cache = model(ids[:1, :5], use_cache=True).cache
+    assert 5 * shape.cached == sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+
+
+GSM8K = {"kind": "lm_eval", "definition": "gsm8k", "limit": 100, "batch_size": 50, "max_gen_toks": 10}
+GSM8K |= {"shared_examples": False, "stop_early": None, "num_fewshot": None, "chat_template": False}
+
+
+def test_generation_reads_the_weights_once_a_step_whatever_the_batch():
+    shape, size = work.shape_of(tiny.qwen2()), work.known_sizes()["gsm8k"]
+    once, prompt = int(size["examples_tokens"]), int(size["context_tokens"] - size["examples_tokens"])
+    (one, moved), (many, less) = (
+        work.evaluation(shape, "t", GSM8K | {"shared_examples": True, "batch_size": batch}, 0) for batch in (1, 100)
+    )
+    assert one == many == shape.forward(100 * prompt + once + 1000, 1100)
+    rows = 4 * shape.cached * 1000 * (prompt + 5)
+    for found, steps in [(moved, 1000), (less, 10)]:
+        assert found == pytest.approx(steps * 4 * (shape.matrices + shape.head + shape.cached * once) + rows)
+    apart, _ = work.evaluation(shape, "t", GSM8K, 0)
+    assert apart - one == pytest.approx(2 * shape.matrices * 99 * once, rel=0.01)
+    assert work.Card(tflops=2, gbps=4, gb=1, share=0.5).seconds(1e12, 2e9) == pytest.approx(2)
 
 
 def test_a_model_that_stops_early_is_asked_less():
-    own, task = shape(tiny.qwen2()), {"kind": "lm_eval", "definition": "gsm8k", "limit": None, "batch_size": 1}
-    task |= {"max_gen_toks": 1, "shared_examples": False, "stop_early": {"after": 200}}
-    whole, stopped = (work.evaluation(own, "t", task, 0, stopped=s).flops for s in (False, True))
-    assert stopped / whole == pytest.approx(200 / work.known_sizes()["gsm8k"]["items"])
-    assert work.evaluation(own, "t", task | {"stop_early": None}, 0, stopped=True).flops == whole
-    assert work.evaluation(own, "t", task | {"stop_early": {"after": 9999}}, 0, stopped=True).flops == whole
+    shape, task = work.shape_of(tiny.qwen2()), GSM8K | {"limit": None, "batch_size": 1}
+    early = [
+        work.evaluation(shape, "t", task | {"stop_early": own}, 0, stopped=True)[0]
+        for own in ({"after": 200}, {"after": 9999}, None)
+    ]
+    whole = work.evaluation(shape, "t", task | {"stop_early": {"after": 200}}, 0)[0]
+    assert early[0] / whole == pytest.approx(200 / work.known_sizes()["gsm8k"]["items"])
+    assert early[1] == early[2] == whole
 
 
 def test_tasks_of_the_same_questions_share_their_answers():
-    task = {"kind": "lm_eval", "definition": None, "num_fewshot": 0, "limit": None, "batch_size": 8}
-    part = task | {"definition": "gsm8k", "limit": 100, "batch_size": 1}
-    assert work.shares_answers(task, "gsm8k", part, "part") and work.shares_answers(part, "part", task, "gsm8k")
-    assert not work.shares_answers(task, "aqua", part, "part")
-    assert not work.shares_answers(task | {"num_fewshot": 5}, "gsm8k", part, "part")
-
-
-def test_examples_that_all_questions_share_are_computed_once():
-    own, task = shape(tiny.qwen2()), {"kind": "lm_eval", "definition": "gsm8k", "limit": 100, "batch_size": 50}
-    task |= {"max_gen_toks": 1}
-    apart, shared = (work.evaluation(own, "t", task | {"shared_examples": s}, 0) for s in (False, True))
-    saved = 2 * own.matrices * 99 * work.known_sizes()["gsm8k"]["examples_tokens"]
-    assert apart.flops - shared.flops == pytest.approx(saved)
+    task = GSM8K | {"definition": None, "limit": None}
+    assert work.shares_answers(task, "gsm8k", GSM8K, "part") and work.shares_answers(GSM8K, "part", task, "gsm8k")
+    assert not work.shares_answers(task, "aqua", GSM8K, "part")
+    assert not work.shares_answers(task | {"num_fewshot": 5}, "gsm8k", GSM8K, "part")
 
 
 def test_what_has_no_known_size_is_named():
-    own, task = shape(tiny.qwen2()), {"kind": "lm_eval", "definition": None, "limit": None}
+    shape = work.shape_of(tiny.qwen2())
     with pytest.raises(InputError, match="tasks.mine: how many items it has"):
-        work.evaluation(own, "mine", task, 0)
+        work.evaluation(shape, "mine", GSM8K | {"definition": None}, 0)
     with pytest.raises(InputError, match="tasks.mine: how long the text is"):
-        work.evaluation(own, "mine", {"kind": "perplexity", "dataset": "d", "tokens": None}, 0)
+        work.evaluation(shape, "mine", {"kind": "perplexity", "dataset": "d", "tokens": None}, 0)

@@ -7,7 +7,7 @@ Sums within a sample are float32, sums over samples float64 (see columns.py).
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration.columns import LAYER_COLUMNS, neuron_columns
-from pruning.calibration.prepare import Batch
+from pruning.calibration.prepare import Batch, blank
 from pruning.core.errors import InputError
-from pruning.models import families, head
+from pruning.models import families, head, rehearsal
+from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.structures import ffn
 
 
@@ -235,3 +236,18 @@ class Calibration(Pass):
 def counted_only(a: Tensor, counted: Tensor) -> Tensor:
     """a [B, T, n] in float32, zero where a token is padding."""
     return (a if counted.all() else a * counted.unsqueeze(-1)).float()
+
+
+def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
+    """What a micro-batch takes."""
+    if settings["gradient_checkpointing"]:
+        checkpoint_gradients(network)
+
+    def work() -> None:
+        with Calibration(network, settings["objectives"]) as run:
+            run.run(blank(settings))
+
+    return rehearsal.rehearsed(network, work)
+
+
+STAGE = rehearsal.Stage("calibration", "calibrations", taken, {"gradient_checkpointing": True, "micro_batch": 1})

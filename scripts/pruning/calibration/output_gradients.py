@@ -7,15 +7,17 @@ itself: then G is the curvature of the KL divergence from the dense model's answ
 that is sure of them shows the few tokens that it gets wrong, and nothing else.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration.prepare import Batch
+from pruning.calibration.prepare import Batch, blank
 from pruning.core.errors import InputError
-from pruning.models import head
+from pruning.models import head, rehearsal, structures
+from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.structures import ffn
 
 
@@ -79,3 +81,14 @@ def _adding(sites: Sequence[nn.Linear], counted: Tensor, sums: list[Tensor]) -> 
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
+    """What a micro-batch takes."""
+    if settings["gradient_checkpointing"]:
+        checkpoint_gradients(network)
+    sites = structures.sites(network, settings.get("structure", "ffn"))
+    return rehearsal.rehearsed(network, lambda: output_gradients(network, blank(settings), 0, sites=sites))
+
+
+STAGE = rehearsal.Stage("output_gradients", "calibrations", taken, {"gradient_checkpointing": True, "micro_batch": 1})

@@ -18,7 +18,7 @@ from pruning.core import cli
 from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.data.text import Sequences
-from pruning.models import loading, tokenizers
+from pruning.models import loading, rehearsal, tokenizers
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,18 @@ class Batch:
 
 
 def loaded(
-    model: Path, data: Path, settings: Mapping[str, Any], threads: int, stage: str | None
+    model: Path, data: Path, settings: Mapping[str, Any], threads: int, stage: rehearsal.Stage | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[Batch]]:
     """The model, its tokenizer and the micro-batches: what every measuring stage begins with.
 
-    Raises InputError if `stage` (loading.must_fit; None: the weights alone) does not fit into memory."""
+    Raises InputError if `stage` (None: the weights alone) does not fit into memory."""
     torch.set_num_threads(threads)
     cli.phase("start-up")
     made = batches(data, tokenizers.load(model), settings)
     if stage:
         rows, length = max((batch.ids.shape for batch in made), key=math.prod)
-        loading.must_fit(model, settings["dtype"], stage, {**settings, "micro_batch": rows, "sequence_length": length})
+        own = {**settings, "micro_batch": rows, "sequence_length": length}
+        rehearsal.must_fit(model, settings["dtype"], stage, own)
     network, tokenizer = loading.load(model, settings["dtype"])
     cli.phase("load")
     return network, tokenizer, made
@@ -97,6 +98,12 @@ def micro_batches(
             )
         batches.append(Batch(torch.arange(start, start + len(chunk)), ids, counted, objective))
     return batches
+
+
+def blank(settings: Mapping[str, Any]) -> list[Batch]:
+    """One micro-batch of `micro_batch` samples of `sequence_length` tokens, for rehearsals."""
+    length, size = settings["sequence_length"], settings["micro_batch"]
+    return micro_batches([([1] * length, [True] * length)] * size, size, pad=0, token_mask="all")
 
 
 def shard_of(batches: Sequence[Batch], shard: int, shards: int) -> Sequence[Batch]:

@@ -4,17 +4,18 @@ of what heads hand to attention's output projection are measured alike.
 One forward pass in all, with the S of one layer in memory (layerwise.py).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruning.calibration import layerwise
-from pruning.calibration.prepare import Batch
+from pruning.calibration.prepare import Batch, blank
 from pruning.core import layer_files
 from pruning.core.errors import InputError
-from pruning.models import families
+from pruning.models import families, rehearsal, structures
 from pruning.models.structures import ffn
 
 HELD_OUT_EVERY = 5
@@ -89,3 +90,17 @@ def read(manifest: Path, widths: Sequence[int], structure: str = "ffn") -> Calla
     Raises InputError as layer_files.read does."""
     tensors, content = layer_files.read(manifest, layer_files.kind_of("second_moments", structure), widths)
     return lambda layer: {**tensors(layer), **{key: content[key] for key in ("tokens_fit", "tokens_held_out")}}
+
+
+def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
+    """What a micro-batch takes in the first layer. A GPU's sums are in float32."""
+    sites = structures.sites(network, settings.get("structure", "ffn"))
+    found = rehearsal.rehearsed(network, lambda: next(second_moments(network, blank(settings), sites)))
+    twice = (
+        2 * settings["micro_batch"] * settings["sequence_length"] * sites[0].in_features ** 2
+    )  # all tokens in either
+    wider = 2 * 4 * max(site.in_features for site in sites) ** 2
+    return found._replace(spared=wider, flops=found.flops - twice)
+
+
+STAGE = rehearsal.Stage("second_moments", "calibrations", taken, {"micro_batch": 1})

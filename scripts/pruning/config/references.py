@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from itertools import product
 from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Tradeoff, Trap
 from pruning.config.base import choices, fields_of, known
 from pruning.config.datasets import Dataset
+from pruning.config.experiment import Table
 from pruning.core.limits import LEAST_WINDOWS, least_resamples
 from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
 
-if TYPE_CHECKING:
-    from pruning.config.experiment import Table
-    from pruning.config.schema import Config
+Config = Any  # schema.Config, which calls `check`
 
 # Folders and files directly below results/, besides the models and the tables of the config.
 OTHER_RESULTS = frozenset(

@@ -1,12 +1,13 @@
 """Token-level perplexity over concatenated text in windows (the GPTQ/Wanda convention)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pruning.core.errors import InputError
-from pruning.models import head
+from pruning.models import head, rehearsal
 
 
 def windows(ids: Sequence[int], seqlen: int, limit: int | None) -> Tensor:
@@ -29,3 +30,18 @@ def negative_log_likelihoods(model: nn.Module, windows: Tensor, batch_size: int)
         ids = batch.to(device)
         losses = head.token_losses(model, head.hidden_states(model, ids), ids)
         yield from losses.sum(1, dtype=torch.float64).tolist()
+
+
+def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
+    """What a batch of windows takes. settings: a task's."""
+    ids = torch.zeros(settings["batch_size"], settings["seqlen"], dtype=torch.long)
+
+    @torch.inference_mode()
+    def score() -> None:
+        on_device = ids.to(network.get_input_embeddings().weight.device)
+        head.token_losses(network, head.hidden_states(network, on_device), on_device)
+
+    return rehearsal.rehearsed(network, score)
+
+
+STAGE = rehearsal.Stage("perplexity", "tasks", taken, {"batch_size": 1})

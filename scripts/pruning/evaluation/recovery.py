@@ -14,7 +14,8 @@ from torch import nn
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data.text import Sequences
-from pruning.models import head
+from pruning.models import head, rehearsal
+from pruning.models.checkpointing import checkpoint_gradients
 
 
 def with_adapters(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:
@@ -123,3 +124,22 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
             with torch.no_grad():
                 parameter.copy_(tensors[f"parameter|{name}"])
             optimizer.state[parameter] = {key: tensors[f"{key}|{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+
+
+def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
+    """What a step takes, optimiser included."""
+    device = network.get_input_embeddings().weight.device
+
+    def step() -> None:
+        tuned = with_adapters(network, settings)
+        if settings["gradient_checkpointing"]:
+            checkpoint_gradients(network)
+        optimizer = torch.optim.AdamW([each for each in tuned.parameters() if each.requires_grad], weight_decay=0.0)
+        ids = torch.ones(settings["batch_size"], settings["sequence_length"], dtype=torch.long, device=device)
+        backward(tuned, ids, ids, settings["micro_batch"])
+        optimizer.step()
+
+    return rehearsal.rehearsed(network, step)
+
+
+STAGE = rehearsal.Stage("recovery", "tunings", taken, {"gradient_checkpointing": True, "micro_batch": 1})

@@ -1,10 +1,7 @@
 """The one loader: dense, uniform and non-uniform models, on CPU, one GPU or several."""
 
-import importlib
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -15,9 +12,6 @@ from pruning.core.errors import InputError
 from pruning.models import adapters, complete, tokenizers
 from pruning.models.checkpoint import read_config
 from pruning.models.structures import ffn, kv_groups
-
-SMALL = 0.01
-"""Of the memory that is free: whether a model of less fits is not asked."""
 
 
 def load(
@@ -82,20 +76,6 @@ def check_memory(directory: Path, dtype: str, device: str = "cpu") -> None:
     free, on_gpus = free_memory(device)
     if free and needed > sum(free):
         raise InputError(f"model {directory} needs {needed:.2f} GB in {dtype}, {lack(needed, free, on_gpus, smaller)}")
-
-
-def must_fit(directory: Path, dtype: str, stage: str, settings: Mapping[str, Any], beside: Path | None = None) -> None:
-    """Raises InputError if a stage (one of footprint.STAGES) of this model would not fit, before anything is loaded.
-
-    settings: the stage's, with the lengths that its data have. beside: a model that is loaded as well. A small model is
-    not rehearsed: it takes seconds."""
-    free, on_gpus = free_memory()
-    check_memory(directory, dtype, "cuda" if on_gpus else "cpu")
-    if free and memory.gigabytes(memory.parameters(directory), dtype) >= SMALL * sum(free):
-        # By name: what is predicted changes no result, so the workflow need not follow it, nor do the rooms.
-        footprint = importlib.import_module("pruning.analysis.footprint")
-        others = memory.parameters(beside) * memory.BYTES[dtype] if beside else 0
-        footprint.must_fit(directory, dtype, stage, settings, free, on_gpus, others)
 
 
 def lack(needed: float, free: list[float], on_gpus: bool, smaller: str) -> str:

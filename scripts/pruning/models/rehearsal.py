@@ -1,142 +1,173 @@
-"""What a stage will take in memory: the very code is run on tensors without data, and the bytes alive are counted.
+"""What a stage will take: its own code is run on tensors without data; bytes alive and operations are counted.
 
 On torch's `meta` device an operation makes a shape and computes nothing, so a 7B model is rehearsed within seconds and
-without its weights. What is not seen: kernels' workspaces, the allocator's fragments, the libraries themselves.
+without its weights. Operations are counted by torch's own formulas. Why its FakeTensorMode and MemTracker do not serve
+is in docs/memory.md. Not seen: kernels' workspaces, the allocator's fragments, the libraries themselves.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 from transformers import AttentionInterface
 from transformers.initialization import no_init_weights
 
+from pruning.core import memory
+from pruning.core.errors import InputError
 from pruning.models import loading
 
 aten = torch.ops.aten
-THIN = "thin"
 CPU, META = torch.device("cpu"), torch.device("meta")
+KERNEL = aten._scaled_dot_product_flash_attention_for_cpu
+SMALL = 0.01
+"""Share of the free memory: a model whose weights take less is not rehearsed, which takes seconds."""
+
+
+class Taken(NamedTuple):
+    """What work takes beside the weights."""
+
+    bytes: int
+    """At once."""
+    spared: int = 0
+    """Those that a GPU need not hold: what stays with the CPU, and half of what is narrower there."""
+    flops: int = 0
+    """Floating-point operations of matrix products, without those between tokens (attention)."""
+
+    def plus(self, others: int, spared: int = 0) -> Taken:
+        """With so many other bytes; spared: more of all."""
+        return self._replace(bytes=self.bytes + others, spared=self.spared + spared)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a stage is rehearsed: declared beside its work."""
+
+    name: str
+    section: str
+    """Of the config: where its settings are."""
+    taken: Callable[[nn.Module, Mapping[str, Any]], Taken]
+    """Of a network without weights and the settings."""
+    smaller: Mapping[str, Any]
+    """Settings with which it takes less."""
 
 
 class Rehearsal(TorchDispatchMode):
     """Counts bytes of tensors while it is entered: `now` those alive, `peak` the most at once; without a model's own.
-    `logits`, `logits_at_peak`: those among them that hold a number for every word of the vocabulary.
+    `flops`: floating-point operations.
 
-    On meta tensors questions about values are answered by: true, one, all of them. Tensors that leave for the CPU are
-    no longer counted."""
+    On meta tensors questions about values are answered by: true, one, all of them. What leaves for
+    the CPU is not counted."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.now = self.peak = self.logits = self.logits_at_peak = 0
-        config = getattr(network, "config", None)
-        self.words = config.get_text_config().vocab_size if config else None
+        self.now = self.peak = self.flops = 0
         self.own = [tensor.untyped_storage() for tensor in (*network.parameters(), *network.buffers())]
         self.alive = {storage._cdata for storage in self.own}
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: tuple = (), keywords: dict | None = None) -> Any:
-        keywords = keywords or {}
-        first = arguments[0] if arguments else None
+        keywords, first = keywords or {}, arguments[0] if arguments else None
         if isinstance(first, Tensor) and first.is_meta:
             if function in (aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default):
                 return True if first.dtype == torch.bool else 1.0 if first.dtype.is_floating_point else 1
             if function is aten.nonzero.default:
-                return torch.empty(first.numel(), first.dim(), dtype=torch.long, device="meta")
+                return torch.empty(first.numel(), first.dim(), dtype=torch.long, device=META)
             if function is aten.index.Tensor:
                 arguments = (first, [place for index in arguments[1] for place in _all_true(index)])
-            if any(map(_is_cpu, (*arguments, *keywords.values()))):
-                arguments = tuple(META if _is_cpu(value) else value for value in arguments)
-                return function(
-                    *arguments, **{name: META if _is_cpu(value) else value for name, value in keywords.items()}
-                )
+            if keywords.get("device") == CPU:
+                return function(*arguments, **{**keywords, "device": META})
+        if torch.is_inference_mode_enabled():  # where operations that are made of others come whole
+            with self:
+                if (result := function.decompose(*arguments, **keywords)) is not NotImplemented:
+                    return result
         result = function(*arguments, **keywords)
+        if formula := flop_registry.get(function._overloadpacket):
+            self.flops += formula(*arguments, **keywords, out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage(), self.words in tensor.shape)
+                self._count(tensor.untyped_storage())
         return result
 
-    def _count(self, storage: torch.UntypedStorage, logits: bool) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key not in self.alive:
             self.alive.add(key)
             self.now += size
-            self.logits += size * logits
-            if self.now > self.peak:
-                self.peak, self.logits_at_peak = self.now, self.logits
-            weakref.finalize(storage, self._gone, key, size, logits)
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, key, size)
 
-    def _gone(self, key: int, size: int, logits: bool) -> None:
+    def _gone(self, key: int, size: int) -> None:
         self.alive.discard(key)
         self.now -= size
-        self.logits -= size * logits
-
-
-def _is_cpu(value: Any) -> bool:
-    return isinstance(value, torch.device) and value == CPU
 
 
 def _all_true(index: Tensor | None) -> list[Tensor | None]:
     """What a mask picks from, if it picks everything."""
     if index is None or index.dtype != torch.bool:
         return [index]
-    return [torch.empty(index.numel(), dtype=torch.long, device="meta") for _ in index.shape]
+    return [torch.empty(index.numel(), dtype=torch.long, device=META) for _ in index.shape]
 
 
-def model(directory: Path, dtype: str) -> nn.Module:
+def network(directory: Path, dtype: str) -> nn.Module:
     """The model of a directory's config.json, of any widths, without weights."""
     config = loading.stock_config(directory)
-    with no_init_weights(), torch.device("meta"):
+    with no_init_weights(), META:
         made = loading.model_class(directory)._from_config(config, dtype=getattr(torch, dtype))
     made.tie_weights()
     return made.eval().requires_grad_(False)
 
 
-@contextmanager
-def thin_attention(network: nn.Module) -> Iterator[None]:
-    """Attention as memory-saving kernels do it: queries, keys, values and the result are kept, no scores."""
-    before = network.config._attn_implementation
-    AttentionInterface.register(THIN, _thin)
-    network.set_attn_implementation(THIN)
-    try:
-        yield
-    finally:
-        network.set_attn_implementation(before)
-
-
-class _Thin(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        context.save_for_backward(query, key, value, result := torch.zeros_like(query))
-        return result
-
-    @staticmethod
-    def backward(context: Any, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(torch.zeros_like(tensor) for tensor in context.saved_tensors[:3])
-
-
-def _thin(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **_: Any) -> tuple[Tensor, None]:
-    return _Thin.apply(query, key, value).transpose(1, 2).contiguous(), None
-
-
-class Peak(int):
-    """Bytes at once; `logits`, those of them that are logits, their softmax or its gradient; `spared`, those that a GPU
-    need not hold: what stays with the CPU, and half of what is narrower there."""
-
-    logits: int
-    spared: int = 0
-
-
-def peak(network: nn.Module, work: Callable[[], Any]) -> Peak:
-    """Bytes that `work` takes at once, beside the weights of the network."""
-    with thin_attention(network), Rehearsal(network) as rehearsal:
+def rehearsed(network: nn.Module, work: Callable[[], Any]) -> Taken:
+    """What `work`, which runs the network, takes. Attention is that of torch's memory-saving kernels: no scores are
+    kept."""
+    usual = network.config._attn_implementation
+    AttentionInterface.register(
+        "rehearsed", lambda _, *qkv, **__: (KERNEL(*qkv[:3])[0].transpose(1, 2).contiguous(), None)
+    )
+    network.set_attn_implementation("rehearsed")
+    with Rehearsal(network) as counted:
         work()
-    found = Peak(rehearsal.peak)
-    found.logits = rehearsal.logits_at_peak
-    return found
+    network.set_attn_implementation(usual)
+    return Taken(counted.peak, flops=counted.flops)
+
+
+def must_fit(
+    directory: Path, dtype: str, stage: Stage, settings: Mapping[str, Any], beside: Path | None = None
+) -> None:
+    """Raises InputError if a model's weights and a stage's work are more than what is free, before anything is loaded.
+
+    settings: the stage's, with the lengths that its data have. beside: a model that is loaded as well."""
+    free, on_gpus = loading.free_memory()
+    loading.check_memory(directory, dtype, "cuda" if on_gpus else "cpu")
+    if not free or memory.gigabytes(memory.parameters(directory), dtype) < SMALL * sum(free):
+        return
+    others = memory.parameters(beside) * memory.BYTES[dtype] if beside else 0
+
+    def needed(**changed: Any) -> tuple[float, float]:
+        """GB of weights, and in all."""
+        own = network(directory, dtype)
+        weights, held = own.get_memory_footprint(return_buffers=False), stage.taken(own, {**settings, **changed})
+        beside = held.bytes - (held.spared if on_gpus else 0)
+        return (weights + others) / 1e9, (weights + others + beside) / 1e9
+
+    weights, whole = needed()
+    if whole <= sum(free):
+        return
+    less = {key: needed(**{key: value})[1] for key, value in stage.smaller.items()}
+    means = "".join(
+        f"set `{key}: {str(value).lower()}` in `{stage.section}` ({less[key]:.2f} GB), "
+        for key, value in stage.smaller.items()
+        if less[key] < 0.99 * whole
+    )
+    raise InputError(
+        f"{stage.name}: model {directory} needs {whole:.2f} GB in {dtype} (weights {weights:.2f}, activations and all "
+        f"else {whole - weights:.2f}), {loading.lack(whole, free, on_gpus, means)}"
+    )

@@ -1,8 +1,9 @@
 """Kinds of tasks: one file a kind (`kind` of a task in the config), so that one's code is no other's.
 
-Each has `ask(network, tokenizer, task, source, remembered) -> Outcome`: the task's settings, the file that it is made
-from, and where answers may be kept. `network` is the model, or what the task's backend has made of it (backends/). To
-add one: a file here, and its settings in pruning/config/tasks.py.
+Each has `check_memory(model, task)`, called before the model of this folder is loaded, and
+`ask(network, tokenizer, task, source, remembered) -> Outcome`: the task's settings, the file that it is made from, and
+where answers may be kept. `network` is the model, or what the task's backend has made of it (backends/). To add one: a
+file here, and its settings in pruning/config/tasks.py.
 """
 
 from dataclasses import dataclass, field

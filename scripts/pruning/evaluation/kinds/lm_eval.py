@@ -18,6 +18,10 @@ from pruning.evaluation.samples import outcomes
 OF_THE_RUN = ("date", "pretty_env_info", "git_hash", "upper_git_hash", "total_evaluation_time_seconds")
 
 
+def check_memory(model: Path, task: dict[str, Any]) -> None:
+    """Of the weights alone, on loading: batches are halved where memory runs out."""
+
+
 def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Remembered) -> Outcome:
     """`source`: the task's YAML. Raises InputError as harness.evaluate and artifacts.read_table do."""
     definition = tasks.definition(source)

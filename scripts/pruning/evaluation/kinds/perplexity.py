@@ -12,8 +12,14 @@ from pruning.core import artifacts, out_of_memory
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.evaluation.kinds import Outcome, Remembered
-from pruning.evaluation.perplexity import negative_log_likelihoods, windows
+from pruning.evaluation.perplexity import STAGE, negative_log_likelihoods, windows
 from pruning.evaluation.samples import TYPES
+from pruning.models import rehearsal
+
+
+def check_memory(model: Path, task: dict[str, Any]) -> None:
+    """Raises InputError if a batch of windows would not fit."""
+    rehearsal.must_fit(model, task["dtype"], STAGE, task)
 
 
 def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Remembered) -> Outcome:
