@@ -8,13 +8,13 @@ allocation is trusted as it is.
 import os
 import sys
 
-from pruning.core import devices
+from pruning.core import devices, gpu_request
 from pruning.core.errors import InputError
 
 
 def main(arguments: list[str]) -> None:
     gpus, command = int(arguments[arguments.index("--gpus") + 1]), arguments[arguments.index("--") + 1 :]
-    os.environ[devices.ASKED] = str(gpus)
+    os.environ[gpu_request.ASKED] = str(gpus)
     if gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif "SLURM_JOB_ID" not in os.environ:

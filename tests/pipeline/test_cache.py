@@ -194,6 +194,7 @@ CODE = {
     "scripts/pruning/methods/compensation/bias.py": NOTHING,
     "scripts/pruning/data/datasets.py": FROM_DATA,
     "scripts/pruning/core/devices.py": NOTHING,
+    "scripts/pruning/core/gpu_request.py": ALL,
     "scripts/pruning/core/failures.py": NOTHING,  # rules/messages.smk alone
     "scripts/pruning/evaluation/harness.py": FROM_EVALUATE,
     "scripts/pruning/evaluation/generation.py": FROM_EVALUATE,

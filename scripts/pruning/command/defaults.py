@@ -34,14 +34,14 @@ class Refits:
 
 def refits(folder: Path, dtype: str, calibration: Mapping[str, Any], on_gpus: bool) -> Refits:
     """Of a model in a folder, by rehearsal. calibration: `micro_batch` and `sequence_length`."""
-    from pruning.analysis import footprint  # slow
+    from pruning.calibration import footprint  # slow
     from pruning.models import rehearsal
     from pruning.models.structures import ffn
 
-    network = rehearsal.model(folder, dtype)
-    weights, beside = sum(each.nbytes for each in network.parameters()), footprint.refit(network, calibration)
+    network = rehearsal.network(folder, dtype)
+    weights, beside = sum(each.nbytes for each in network.parameters()), footprint.REFIT.taken(network, calibration)
     sites = ffn.sites(network)
-    machine = weights + beside
+    machine = weights + beside.bytes
     if on_gpus:  # which keep both sums in float32; least squares are solved beside the GPU, in float64
         machine = beside.spared + 8 * max(site.in_features for site in sites) ** 2
     matrices = sum(8 * site.in_features**2 + 4 * site.out_features**2 for site in sites)

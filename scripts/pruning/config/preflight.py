@@ -15,7 +15,7 @@ from pruning.config.definitions import data_files, metric_names, test_file
 from pruning.config.experiment import Table
 from pruning.config.models import GgufSource
 from pruning.config.schema import Config
-from pruning.core import devices, memory, names
+from pruning.core import devices, gpu_request, memory, names
 from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
 from pruning.evaluation import backends
@@ -249,7 +249,7 @@ def check_gpus(config: Config, visible: list[str], same_packages: bool) -> None:
                 "lower it, or run through a cluster profile (profiles/README.md)"
             )
     if asked and same_packages and (usable := devices.usable()) < len(visible):
-        raise InputError(f"{next(iter(asked))}: {devices.refusal(usable)}")
+        raise InputError(f"{next(iter(asked))}: {gpu_request.refusal(usable)}")
 
 
 def check_memory(config: Config) -> None:

@@ -1,6 +1,5 @@
 """What every stage's command line shares: one settings dict, one line an error."""
 
-import importlib
 import json
 import os
 import time
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pruning.core import chain
+from pruning.core import chain, gpu_request
 from pruning.core.errors import InputError as InputError
 from pruning.core.errors import one_line
 
@@ -55,16 +54,14 @@ def check_gpus() -> None:
     """Raises InputError if torch can use fewer GPUs than scripts/launch.py gave this job: it would run on the CPU.
 
     Asked in a child process, since workers of a process in which CUDA has been started cannot be forked."""
-    # By name: what is said of GPUs changes no result, so the workflow need not follow it.
-    devices = importlib.import_module("pruning.core.devices")
-    if not (asked := int(os.environ.get(devices.ASKED, 0))):
+    if not (asked := int(os.environ.get(gpu_request.ASKED, 0))):
         return
     import torch
 
     if (child := os.fork()) == 0:
         os._exit(min(torch.cuda.device_count(), asked) if torch.cuda.is_available() else 0)
     if (usable := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) != asked:
-        raise InputError(f"{asked} GPUs asked: {devices.refusal(max(usable, 0))}")
+        raise InputError(f"{asked} GPUs asked: {gpu_request.refusal(max(usable, 0))}")
 
 
 _last = time.monotonic()

@@ -12,8 +12,6 @@ from pruning.core.errors import InputError
 
 ANSWER_SECONDS = 60.0
 """That a program which looks for GPUs has: the driver of a broken card never answers."""
-ASKED = "GPUS_ASKED"
-"""Environment variable: how many GPUs a job was given, which its code must then use (core/cli.py)."""
 LEASES = Path(tempfile.gettempdir()) / f"gpu-leases-{os.getuid()}"
 
 
@@ -31,16 +29,6 @@ def usable() -> int:
     """GPUs that torch can use of those visible, by the `python` that jobs call; its import takes seconds."""
     code = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
     return int(_answer(["python", "-c", code]) or 0)
-
-
-def refusal(count: int) -> str:
-    """What to say where torch can use only so many GPUs, fewer than were asked for."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    here = f"CUDA_VISIBLE_DEVICES={named}" if named is not None else "CUDA_VISIBLE_DEVICES is not set"
-    return (
-        f"torch can use {count} GPUs here ({here}): name GPUs that this machine has, install a torch that is built for "
-        "its driver, or run on the CPU (`gpus: 0`; of `prune`: CUDA_VISIBLE_DEVICES=)"
-    )
 
 
 def _answer(command: list[str]) -> str | None:
