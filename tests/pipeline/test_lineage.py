@@ -6,8 +6,12 @@ import os
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -74,6 +78,13 @@ def test_after_an_edit_and_a_failure_the_table_is_out_of_date(run: Workspace, br
     assert run.planned(TABLE)["table"] == 1
 
 
+def working_folders() -> Iterator[str]:
+    """Of all processes."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            yield process.cwd()
+
+
 def test_edits_failures_and_kills_end_in_what_a_fresh_run_makes(run: Workspace, breaking, tmp_path_factory):
     """One after another, in one folder; each takes something away that the next does not look for."""
     for stage, how, edits in (
@@ -85,6 +96,8 @@ def test_edits_failures_and_kills_end_in_what_a_fresh_run_makes(run: Workspace, 
     ):
         edit(run, **edits)
         assert run.snakemake(TABLE, check=False, before=breaking, BROKEN=stage, BREAK=how).returncode
+        while any(folder == str(run.path) for folder in working_folders()):  # jobs that a killed run has left at work
+            time.sleep(0.1)
     run.snakemake(TABLE)
     fresh = tmp_path_factory.mktemp("fresh")
     shutil.copytree(run.path / "resources/model", fresh / "resources/model")

@@ -281,7 +281,7 @@ def test_key_value_groups_are_ranked_by_their_own(tmp_path):
     assert dict(scores["structure"].value_counts()) == {"ffn": 96, "kv_groups": 4}
     assert set(scores["parameters"]) == {3 * 32, 2 * 16 * 32 + 2 * 8 * 32}
     with pytest.raises(
-        InputError, match="kind='parameter_taylor' schema=3, expected kind='attention_parameter_taylor'"
+        InputError, match="kind='parameter_taylor' schema=4, expected kind='attention_parameter_taylor'"
     ):
         run_score(tmp_path, "parameter_taylor", *[tmp_path / "parameter_taylor.parquet"] * 2)
 
@@ -311,7 +311,7 @@ def test_the_score_stage_reads_the_kind_that_the_score_names(tmp_path):
     frame = run_stage(tmp_path)
     scores = run_score(tmp_path, "parameter_taylor", tmp_path / "parameter_taylor.parquet")
     assert scores["score"].to_numpy() == pytest.approx(frame["ce_param_abs"].to_numpy() / 11)
-    with pytest.raises(InputError, match="kind='parameter_taylor' schema=3, expected kind='statistics'"):
+    with pytest.raises(InputError, match="kind='parameter_taylor' schema=4, expected kind='statistics'"):
         run_score(tmp_path, "minitron", tmp_path / "parameter_taylor.parquet")
 
 
