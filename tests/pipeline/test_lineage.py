@@ -158,7 +158,7 @@ def test_every_job_of_the_paper_is_told_of_the_jobs_that_make_its_inputs(paper: 
         told = "".join(re.findall(r"(?:\"lineage\": \"|^')([0-9a-f]{10,})['\"]", "\n".join(record["params"]), re.M))
         records[place] = record
         own[place], *parents[place] = re.findall(".{10}", told)
-    assert {record["rule"] for record in records.values()} >= {"recover", "refit", "costs", "first_page", "figure"}
+    assert {record["rule"] for record in records.values()} >= {"recover", "second_moments", "costs", "first_page", "figure"}
     for place, record in records.items():
         if record["rule"] not in ("costs", "page", "experiments"):  # whose inputs are ancient, or who is told nothing
             assert {own[file] for file in record["input"] if file in own} <= {own[place], *parents[place]}, place
