@@ -64,10 +64,11 @@ def lineage_of(job):
 
 def refuse_foreign(job, own):
     """End the run if results that Snakemake has no record of, as after a copy without .snakemake, are of another lineage."""
-    made = [path for path in job.output if os.path.exists(path)]
-    if made and workflow.dag.forcefiles.isdisjoint(made) and not workflow.persistence.has_metadata(job):
-        for path in map(Path, made):
-            checked(check_lineage, path, artifacts.lineage_of(path) or own, {own})
+    for path in job.output:
+        known = workflow.persistence.metadata(path) or path in workflow.dag.forcefiles
+        if os.path.exists(path) and not known:
+            found = artifacts.lineage_of(Path(path)) or own
+            checked(check_lineage, Path(path), found, {own})
 
 
 def with_lineage(rule):

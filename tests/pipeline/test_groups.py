@@ -128,7 +128,7 @@ def test_layers_are_dropped_on_the_way_to_an_exported_folder(finished: Workspace
     measured = pd.read_parquet(finished.path / MODEL / "sensitivity" / CALIB / "searched.parquet")
     assert measured.groupby("layer")["width"].min().tolist() == [0, 0]
     assert pd.read_parquet(finished.path / mask)["keep"].any()
-    refused = finished.snakemake(f"{MODEL}/masks/{CALIB}/gone/70.parquet", *config, check=False)
+    refused = finished.snakemake(f"{MODEL}/masks/{CALIB}/gone/90.parquet", *config, check=False)
     assert refused.returncode and "of all layers no FFN neuron would stay" in refused.stderr + refused.stdout
 
 
