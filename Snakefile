@@ -15,6 +15,7 @@ report: "report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/stages.smk"
 include: "rules/start.smk"
 include: "rules/data.smk"
 include: "rules/model.smk"

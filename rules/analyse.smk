@@ -47,24 +47,15 @@ if CONFIG.overlap:
             code=code("overlap"),
         output:
             names.OVERLAP,
-        log:
-            log_of(names.OVERLAP),
-        benchmark:
-            benchmark_of(names.OVERLAP)
         wildcard_constraints:
             first=METHOD,
             second=METHOD,
-        conda:
-            "../envs/cpu.yaml"
-        resources:
-            mem_mb=grown(1000),
         params:
             settings=lambda w: settings(None, model=w.model, calib=w.calib, first=w.first, second=w.second),
             first=lambda w, input: [f"--first={path}" for path in input.first],
             second=lambda w, input: [f"--second={path}" for path in input.second],
         shell:
-            "python {input.code[0]:q} --settings {params.settings:q} {params.first:q} {params.second:q} "
-            "--output {output:q} > {log:q} 2>&1"
+            on_cpu("{params.first:q} {params.second:q} --output {output:q}")
 
 
 if CONFIG.spectrum:
@@ -79,12 +70,6 @@ if CONFIG.spectrum:
         output:
             spectrum=f"{names.SPECTRUM}.csv",
             summary=f"{names.SPECTRUM}.summary.csv",
-        log:
-            log_of(names.SPECTRUM),
-        benchmark:
-            benchmark_of(names.SPECTRUM)
-        conda:
-            "../envs/cpu.yaml"
         threads: threads_of
         resources:
             mem_mb=memory_mb,
@@ -93,9 +78,10 @@ if CONFIG.spectrum:
             scores=named("scores", names.SCORES),
             masks=named("masks", names.MASK),
         shell:
-            "python {input.code[0]:q} --settings {params.settings:q} --activations {input.activations:q} "
-            "{params.scores:q} {params.masks:q} --output-spectrum {output.spectrum:q} --output-summary {output.summary:q} "
-            "--threads {threads} > {log:q} 2>&1"
+            on_cpu(
+                "--activations {input.activations:q} {params.scores:q} {params.masks:q} --output-spectrum "
+                "{output.spectrum:q} --output-summary {output.summary:q} --threads {threads}"
+            )
 
 
 if CONFIG.trap:
@@ -115,21 +101,17 @@ if CONFIG.trap:
             neurons=f"{names.TRAP}.neurons.parquet",
             regions=f"{names.TRAP}.regions.csv",
             classes=f"{names.TRAP}.classes.csv",
-        log:
-            log_of(names.TRAP),
-        benchmark:
-            benchmark_of(names.TRAP)
-        conda:
-            "../envs/cpu.yaml"
         resources:
             mem_mb=memory_mb,
         params:
             settings=trap_settings,
             masks=named("masks", names.MASK),
         shell:
-            "python {input.code[0]:q} --settings {params.settings:q} --statistics {input.statistics:q} "
-            "--token-classes {input.token_classes:q} {params.masks:q} --output-neurons {output.neurons:q} "
-            "--output-regions {output.regions:q} --output-classes {output.classes:q} > {log:q} 2>&1"
+            on_cpu(
+                "--statistics {input.statistics:q} --token-classes {input.token_classes:q} {params.masks:q} "
+                "--output-neurons {output.neurons:q} --output-regions {output.regions:q} --output-classes "
+                "{output.classes:q}"
+            )
 
 
 if CONFIG.cases:
@@ -147,28 +129,15 @@ if CONFIG.cases:
             unpack(parts_of),
             data=names.DATA.format(dataset=CONFIG.cases.dataset, split=CONFIG.cases.split),
             code=lambda w: code("cases", *parts_code(w)),
-            launch=LAUNCH,
         output:
             names.CASES,
-        log:
-            log_of(names.CASES),
-        benchmark:
-            benchmark_of(names.CASES)
         wildcard_constraints:
             variant=VARIANT,
-        conda:
-            "../envs/gpu.yaml"
-        threads: threads_of
-        resources:
-            gpu=gpus,
-            mem_mb=memory_mb,
         params:
             settings=cases_settings,
             parts=parts_options,
         shell:
-            "python {input.launch:q} --gpus {resources.gpu} -- "
-            "python {input.code[0]:q} --settings {params.settings:q} {params.parts:q} "
-            "--data {input.data:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
+            on_gpu("{params.parts:q} --data {input.data:q} --output {output:q}")
 
 
 if CONFIG.collapse:
@@ -183,20 +152,16 @@ if CONFIG.collapse:
         output:
             collapse=PLACES.collapse,
             accuracy=PLACES.accuracy,
-        log:
-            log_of(PLACES.collapse),
-        benchmark:
-            benchmark_of(PLACES.collapse)
-        conda:
-            "../envs/cpu.yaml"
         resources:
             mem_mb=grown(2000),
         params:
             settings=settings(None, **catalogue.collapse_settings(CONFIG)),
             samples=lambda w: names.SAMPLES,
         shell:
-            "python {input.code[0]:q} --settings {params.settings:q} --samples {params.samples:q} "
-            "--output-collapse {output.collapse:q} --output-accuracy {output.accuracy:q} > {log:q} 2>&1"
+            on_cpu(
+                "--samples {params.samples:q} --output-collapse {output.collapse:q} --output-accuracy "
+                "{output.accuracy:q}"
+            )
 
 
 rule widths:
@@ -211,14 +176,6 @@ rule widths:
         code=code("widths"),
     output:
         PLACES.widths,
-    log:
-        log_of(PLACES.widths),
-    benchmark:
-        benchmark_of(PLACES.widths)
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=grown(1000),
     params:
         settings=settings(
             None,
@@ -229,5 +186,4 @@ rule widths:
         ),
         masks=lambda w: names.MASK,
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --masks {params.masks:q} --output {output:q} "
-        "> {log:q} 2>&1"
+        on_cpu("--masks {params.masks:q} --output {output:q}")

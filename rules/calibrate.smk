@@ -60,27 +60,16 @@ rule calibrate_shard:
         model=names.BASE,
         data=calibration_data,
         code=code("calibrate"),
-        launch=LAUNCH,
     output:
         [f"{names.SHARD}/{name}.parquet" for name in CALIBRATION_FILES],
     log:
         log_of(names.SHARD),
-    benchmark:
-        benchmark_of(names.SHARD)
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
     params:
         settings=lambda w: calibration_settings(w, shards=int(w.shards)),
         model=subpath(input.model, parent=True),
         output=subpath(output[0], parent=True),
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
-        "--data {input.data:q} --shard {wildcards.shard} --output {params.output:q} --threads {threads} > {log:q} 2>&1"
+        on_gpu("--model {params.model:q} --data {input.data:q} --shard {wildcards.shard} --output {params.output:q}")
 
 
 rule merge_calibration:
@@ -90,12 +79,6 @@ rule merge_calibration:
         code=code("merge_calibration"),
     output:
         [f"{names.CALIBRATION}/{name}.parquet" for name in CALIBRATION_FILES],
-    log:
-        log_of(names.STATISTICS),
-    benchmark:
-        benchmark_of(names.STATISTICS)
-    conda:
-        "../envs/cpu.yaml"
     resources:
         mem_mb=memory_mb,
     params:
@@ -103,8 +86,7 @@ rule merge_calibration:
         shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],
         output=subpath(output[0], parent=True),
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} {params.shards:q} "
-        "--output {params.output:q} > {log:q} 2>&1"
+        on_cpu("{params.shards:q} --output {params.output:q}")
 
 
 rule observe:
@@ -113,27 +95,17 @@ rule observe:
         model=names.BASE,
         data=calibration_data,
         code=code("observe"),
-        launch=LAUNCH,
     output:
         activations=names.ACTIVATIONS,
         classes=names.TOKEN_CLASSES,
-    log:
-        log_of(names.ACTIVATIONS),
-    benchmark:
-        benchmark_of(names.ACTIVATIONS)
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
     params:
         settings=observation_settings,
         model=subpath(input.model, parent=True),
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
-        "--output-activations {output.activations:q} --output-classes {output.classes:q} --threads {threads} > {log:q} 2>&1"
+        on_gpu(
+            "--model {params.model:q} --data {input.data:q} --output-activations {output.activations:q} "
+            "--output-classes {output.classes:q}"
+        )
 
 
 rule attention_statistics:
@@ -142,26 +114,13 @@ rule attention_statistics:
         model=names.BASE,
         data=calibration_data,
         code=code("attention_statistics"),
-        launch=LAUNCH,
     output:
         names.ATTENTION,
-    log:
-        log_of(names.ATTENTION),
-    benchmark:
-        benchmark_of(names.ATTENTION)
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
     params:
         settings=calibration_settings,
         model=subpath(input.model, parent=True),
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
-        "--output {output:q} --threads {threads} > {log:q} 2>&1"
+        on_gpu("--model {params.model:q} --data {input.data:q} --output {output:q}")
 
 
 rule second_moments:
@@ -170,37 +129,23 @@ rule second_moments:
         model=names.BASE,
         data=calibration_data,
         code=code("second_moments"),
-        launch=LAUNCH,
     output:
         manifest=f"{names.SECOND_MOMENTS}.json",
         layers=kept_or_temp(directory(names.SECOND_MOMENTS), CONFIG.storage.second_moments),
-    log:
-        log_of(names.SECOND_MOMENTS),
-    benchmark:
-        benchmark_of(names.SECOND_MOMENTS)
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
     params:
         settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"]),
         model=subpath(input.model, parent=True),
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
-        "--output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"
+        on_gpu(
+            "--model {params.model:q} --data {input.data:q} --output {output.layers:q} --manifest "
+            "{output.manifest:q}"
+        )
 
 
 use rule second_moments as attention_second_moments with:
     output:
         manifest=f"{names.ATTENTION_SECOND_MOMENTS}.json",
         layers=kept_or_temp(directory(names.ATTENTION_SECOND_MOMENTS), CONFIG.storage.second_moments),
-    log:
-        log_of(names.ATTENTION_SECOND_MOMENTS),
-    benchmark:
-        benchmark_of(names.ATTENTION_SECOND_MOMENTS)
     params:
         settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"], structure="kv_groups"),
 
@@ -211,37 +156,23 @@ rule output_gradients:
         model=names.BASE,
         data=calibration_data,
         code=code("output_gradients"),
-        launch=LAUNCH,
     output:
         manifest=f"{names.OUTPUT_GRADIENTS}.json",
         layers=directory(names.OUTPUT_GRADIENTS),
-    log:
-        log_of(names.OUTPUT_GRADIENTS),
-    benchmark:
-        benchmark_of(names.OUTPUT_GRADIENTS)
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
     params:
         settings=lambda w: calibration_settings(w, ["objectives"]),
         model=subpath(input.model, parent=True),
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
-        "--output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"
+        on_gpu(
+            "--model {params.model:q} --data {input.data:q} --output {output.layers:q} --manifest "
+            "{output.manifest:q}"
+        )
 
 
 use rule output_gradients as attention_output_gradients with:
     output:
         manifest=f"{names.ATTENTION_OUTPUT_GRADIENTS}.json",
         layers=directory(names.ATTENTION_OUTPUT_GRADIENTS),
-    log:
-        log_of(names.ATTENTION_OUTPUT_GRADIENTS),
-    benchmark:
-        benchmark_of(names.ATTENTION_OUTPUT_GRADIENTS)
     params:
         settings=lambda w: calibration_settings(w, ["objectives"], structure="kv_groups"),
 
@@ -252,26 +183,13 @@ rule rounds:
         model=names.BASE,
         data=calibration_data,
         code=code("rounds"),
-        launch=LAUNCH,
     output:
         names.ROUNDS,
-    log:
-        log_of(names.ROUNDS),
-    benchmark:
-        benchmark_of(names.ROUNDS)
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
     params:
         settings=lambda w: calibration_settings(w, ["objectives"], rounds=CONFIG.calibrations[w.calib].rounds),
         model=subpath(input.model, parent=True),
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
-        "--output {output:q} --threads {threads} > {log:q} 2>&1"
+        on_gpu("--model {params.model:q} --data {input.data:q} --output {output:q}")
 
 
 rule parameter_gradients:
@@ -280,34 +198,17 @@ rule parameter_gradients:
         model=names.BASE,
         data=calibration_data,
         code=code("parameter_gradients"),
-        launch=LAUNCH,
     output:
         names.PARAMETER_TAYLOR,
-    log:
-        log_of(names.PARAMETER_TAYLOR),
-    benchmark:
-        benchmark_of(names.PARAMETER_TAYLOR)
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
     params:
         settings=lambda w: calibration_settings(w, ["objectives"]),
         model=subpath(input.model, parent=True),
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
-        "--data {input.data:q} --output {output:q} --memory-mb {resources.mem_mb} --threads {threads} > {log:q} 2>&1"
+        on_gpu("--model {params.model:q} --data {input.data:q} --output {output:q} --memory-mb {resources.mem_mb}")
 
 
 use rule parameter_gradients as attention_parameter_gradients with:
     output:
         names.ATTENTION_PARAMETER_TAYLOR,
-    log:
-        log_of(names.ATTENTION_PARAMETER_TAYLOR),
-    benchmark:
-        benchmark_of(names.ATTENTION_PARAMETER_TAYLOR)
     params:
         settings=lambda w: calibration_settings(w, ["objectives"], structure="kv_groups"),

@@ -95,27 +95,6 @@ def settings(section, *, exclude=(), **extra):
     return json.dumps({**own, **extra})
 
 
-def kept_or_temp(output, storage):
-    return output if storage == "keep" else temp(output)
-
-
-def memory_mb(wildcards, attempt):
-    return CONFIG.models[wildcards.model].memory_gb * 1000 * attempt
-
-
-def grown(mem_mb):
-    """Memory of a stage whose model does not matter: more with each attempt (`retries`, in profiles/slurm)."""
-    return lambda wildcards, attempt: mem_mb * attempt
-
-
-def gpus(wildcards):
-    return CONFIG.models[wildcards.model].gpus
-
-
-def threads_of(wildcards):
-    return CONFIG.models[wildcards.model].threads
-
-
 wildcard_constraints:
     model=one_of(CONFIG.models),
     dataset=one_of(CONFIG.datasets),

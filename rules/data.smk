@@ -60,19 +60,10 @@ rule fetch_dataset:
         code=lambda w: code("fetch_dataset", *adapter_of(w)),
     output:
         names.DATA,
-    log:
-        log_of(names.DATA),
-    benchmark:
-        benchmark_of(names.DATA)
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=grown(1000),
     params:
         settings=source_of,
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --split {wildcards.split} "
-        "--output {output:q} > {log:q} 2>&1"
+        on_cpu("--split {wildcards.split} --output {output:q}")
 
 
 rule own_answers:
@@ -82,16 +73,7 @@ rule own_answers:
         code=code("own_answers"),
     output:
         names.ANSWERS,
-    log:
-        log_of(names.ANSWERS),
-    benchmark:
-        benchmark_of(names.ANSWERS)
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=grown(1000),
     params:
         settings=lambda w: settings(None, task=w.task, metric=CONFIG.tasks[w.task].metrics[0]),
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --samples {input.samples:q} "
-        "--output {output:q} > {log:q} 2>&1"
+        on_cpu("--samples {input.samples:q} --output {output:q}")

@@ -123,23 +123,15 @@ for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items())
         input:
             unpack(parts_of),
             unpack(evaluation(tasks)),
-            launch=LAUNCH,
         output:
             results=[f"{path}.json" for path in made],
             samples=[f"{path}.samples.parquet" for path in made],
         log:
             log_of(label),
-        benchmark:
-            benchmark_of(label)
         wildcard_constraints:
             model=one_of([model] if tasks else CONFIG.models),
             variant=one_of(map(str, variants)) if tasks else VARIANT,
-        conda:
-            "../envs/gpu.yaml"
-        threads: threads_of
         resources:
-            gpu=gpus,
-            mem_mb=memory_mb,
             runtime=lambda w, attempt: 240 * attempt,
         params:
             settings=evaluation_settings(tasks),
@@ -147,9 +139,7 @@ for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items())
             sources=task_options(tasks),
             folder=subpath(output[0], parent=True),
         shell:
-            "python {input.launch:q} --gpus {resources.gpu} -- "
-            "python {input.code[0]:q} --settings {params.settings:q} {params.parts:q} {params.sources:q} "
-            "--output {params.folder:q} --threads {threads} > {log:q} 2>&1"
+            on_gpu("{params.parts:q} {params.sources:q} --output {params.folder:q}")
 
 
 if TOGETHER:

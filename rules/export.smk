@@ -71,30 +71,19 @@ rule export:
     input:
         unpack(exported),
         code=code("export"),
-        launch=LAUNCH,
     output:
         directory(names.EXPORT),
-    log:
-        log_of(names.EXPORT),
-    benchmark:
-        benchmark_of(names.EXPORT)
     wildcard_constraints:
         variant=VARIANT.removeprefix("dense|"),
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
     params:
         settings=export_settings,
         adapter=lambda w: [f"--adapter={folder}"] if (folder := variant_of(w).adapter(w.model)) else [],
         measured=lambda w, input: [f"--measured={path}" for path in input.measured],
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {input.weights:q} --manifest {input.manifest:q} "
-        "--base {input.base:q} --mask {input.mask:q} {params.adapter:q} {params.measured:q} --output {output:q} "
-        "--threads {threads} > {log:q} 2>&1"
+        on_gpu(
+            "--model {input.weights:q} --manifest {input.manifest:q} --base {input.base:q} --mask "
+            "{input.mask:q} {params.adapter:q} {params.measured:q} --output {output:q}"
+        )
 
 
 def gguf_source(wildcards):
@@ -124,14 +113,8 @@ rule gguf:
     output:
         file=f"{names.GGUF}.gguf",
         others=[f"{names.GGUF}.{suffix}" for suffix in ("json", "md")],
-    log:
-        log_of(names.GGUF),
-    benchmark:
-        benchmark_of(names.GGUF)
     wildcard_constraints:
         type="[^/.]+",
-    conda:
-        "../envs/cpu.yaml"
     threads: threads_of
     resources:
         mem_mb=memory_mb,
@@ -139,5 +122,4 @@ rule gguf:
         settings=gguf_settings,
         model=gguf_folder,
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --output {output.file:q} "
-        "--threads {threads} > {log:q} 2>&1"
+        on_cpu("--model {params.model:q} --output {output.file:q} --threads {threads}")

@@ -23,14 +23,8 @@ rule figure:
             labels=lambda w: {"figure": FIGURES[w.figure].title},
         ),
         png=f"{PLACES.figure}.png",
-    log:
-        log_of(PLACES.figure),
-    benchmark:
-        benchmark_of(PLACES.figure)
     wildcard_constraints:
         figure=one_of(FIGURES),
-    conda:
-        "../envs/cpu.yaml"
     resources:
         mem_mb=grown(2000),
     params:
@@ -39,5 +33,4 @@ rule figure:
         files=lambda w: FIGURES[w.figure].options,
         caption=lambda w: FIGURES[w.figure].caption,
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --figure {params.maker} {params.files:q} "
-        "--output-svg {output.svg:q} --output-png {output.png:q} > {log:q} 2>&1"
+        on_cpu("--figure {params.maker} {params.files:q} --output-svg {output.svg:q} --output-png {output.png:q}")

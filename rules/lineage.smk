@@ -88,6 +88,7 @@ def with_lineage(rule):
 
 
 for rule_ in [each for each in workflow.rules if each.output and each not in OWN]:
+    complete(rule_)
     OWN[rule_] = getattr(rule_.params, "settings", None)
     if OWN[rule_] is None:
         rule_.set_params(lineage=with_lineage(rule_))

@@ -44,16 +44,10 @@ rule fetch_model:
         ),
     output:
         names.BASE,
-    log:
-        log_of(names.BASE),
-    benchmark:
-        benchmark_of(names.BASE)
-    conda:
-        "../envs/cpu.yaml"
     resources:
         mem_mb=memory_mb,
     params:
         settings=lambda w: settings(CONFIG.models[w.model].source),
         pruned=pruned_options,
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} {params.pruned:q} --output {output:q} > {log:q} 2>&1"
+        on_cpu("{params.pruned:q} --output {output:q}")

@@ -30,21 +30,15 @@ rule costs:
         csv=f"{COSTS_TABLE}.csv",
         md=f"{COSTS_TABLE}.md",
         tex=f"{COSTS_TABLE}.tex",
-    log:
-        log_of(COSTS_TABLE),
-    benchmark:
-        benchmark_of(COSTS_TABLE)
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=grown(1000),
     params:
         settings=lambda w: settings(None, **COSTS.settings),
         maker=COSTS.maker,
         files=COSTS.options,
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --maker {params.maker} {params.files:q} "
-        "--output-csv {output.csv:q} --output-md {output.md:q} --output-tex {output.tex:q} > {log:q} 2>&1"
+        on_cpu(
+            "--maker {params.maker} {params.files:q} --output-csv {output.csv:q} --output-md {output.md:q} "
+            "--output-tex {output.tex:q}"
+        )
 
 
 rule page:
@@ -60,22 +54,13 @@ rule page:
             category="Tables",
             labels=lambda w: {"table": PAGES[w.table].title or w.table},
         ),
-    log:
-        log_of(PLACES.page),
-    benchmark:
-        benchmark_of(PLACES.page)
     wildcard_constraints:
         table=one_of(PAGES),
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=grown(1000),
     params:
         title=lambda w: w.table,
         caption=lambda w: PAGES[w.table].caption,
     shell:
-        "python {input.code[0]:q} --markdown {input.table:q} --template {input.template[0]:q} --output {output:q} "
-        "> {log:q} 2>&1"
+        on_cpu("--markdown {input.table:q} --template {input.template[0]:q} --output {output:q}", settings=False)
 
 
 rule first_page:
@@ -87,14 +72,6 @@ rule first_page:
         code=code("index"),
     output:
         PLACES.index,
-    log:
-        log_of(PLACES.index),
-    benchmark:
-        benchmark_of(PLACES.index)
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=grown(1000),
     params:
         settings=lambda w: settings(None, **catalogue.first_page(CONFIG)),
         files=lambda w: [
@@ -103,8 +80,7 @@ rule first_page:
             f"--file=experiments={names.EXPERIMENTS}",
         ],
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} {params.files:q} --template {input.template[0]:q} "
-        "--output {output:q} > {log:q} 2>&1"
+        on_cpu("{params.files:q} --template {input.template[0]:q} --output {output:q}")
 
 
 rule experiments:
@@ -115,16 +91,8 @@ rule experiments:
         code=code("experiments"),
     output:
         names.EXPERIMENTS,
-    log:
-        log_of(names.EXPERIMENTS),
-    benchmark:
-        benchmark_of(names.EXPERIMENTS)
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=grown(1000),
     shell:
-        "python {input.code[0]:q} --template {input.template[0]:q} --output {output:q} > {log:q} 2>&1"
+        on_cpu("--template {input.template[0]:q} --output {output:q}", settings=False)
 
 
 rule paper:

@@ -15,17 +15,10 @@ if CONFIG.reasoner:
             code=code("train_reasoner"),
         output:
             directory(names.REASONER),
-        log:
-            log_of(names.REASONER),
-        benchmark:
-            benchmark_of(names.REASONER)
-        conda:
-            "../envs/cpu.yaml"
         threads: 8
         resources:
             mem_mb=grown(4000),
         params:
             settings=settings(CONFIG.reasoner),
         shell:
-            "python {input.code[0]:q} --settings {params.settings:q} --output {output:q} "
-            "--threads {threads} > {log:q} 2>&1"
+            on_cpu("--output {output:q} --threads {threads}")

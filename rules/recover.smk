@@ -39,26 +39,18 @@ rule recover:
         data=tuning_data,
         teacher=teacher_of,
         code=code("recover"),
-        launch=LAUNCH,
     output:
         [f"{names.RECOVERED}/{name}" for name in (*names.ADAPTER, "training_log.csv", "recovery.json")],
     log:
         log_of(names.RECOVERED),
-    benchmark:
-        benchmark_of(names.RECOVERED)
     wildcard_constraints:
         tuning=one_of(CONFIG.tunings),
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
     params:
         settings=tuning_settings,
         output=subpath(output[0], parent=True),
         teacher=lambda w: [f"--teacher={Path(path).parent}" for path in teacher_of(w)],
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {input.weights:q} "
-        "--manifest {input.manifest:q} --data {input.data:q} --output {params.output:q} {params.teacher:q} --threads {threads} > {log:q} 2>&1"
+        on_gpu(
+            "--model {input.weights:q} --manifest {input.manifest:q} --data {input.data:q} --output "
+            "{params.output:q} {params.teacher:q}"
+        )

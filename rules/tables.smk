@@ -43,20 +43,12 @@ rule leakage:
         code=code("leakage"),
     output:
         PLACES.leakage,
-    log:
-        log_of(PLACES.leakage),
-    benchmark:
-        benchmark_of(PLACES.leakage)
     wildcard_constraints:
         table=one_of(RESULT_TABLES),
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=grown(1000),
     params:
         settings=lambda w: settings(None, **leakage_settings(w)),
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --output {output:q} > {log:q} 2>&1"
+        on_cpu("--output {output:q}")
 
 
 rule table:
@@ -68,14 +60,8 @@ rule table:
         csv=f"{PLACES.table}.csv",
         md=f"{PLACES.table}.md",
         tex=f"{PLACES.table}.tex",
-    log:
-        log_of(PLACES.table),
-    benchmark:
-        benchmark_of(PLACES.table)
     wildcard_constraints:
         table=one_of(TABLES),
-    conda:
-        "../envs/cpu.yaml"
     resources:
         mem_mb=grown(2000),
     params:
@@ -83,5 +69,7 @@ rule table:
         maker=lambda w: TABLES[w.table].maker,
         files=lambda w: TABLES[w.table].options,
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --maker {params.maker} {params.files:q} "
-        "--output-csv {output.csv:q} --output-md {output.md:q} --output-tex {output.tex:q} > {log:q} 2>&1"
+        on_cpu(
+            "--maker {params.maker} {params.files:q} --output-csv {output.csv:q} --output-md {output.md:q} "
+            "--output-tex {output.tex:q}"
+        )
