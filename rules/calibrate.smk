@@ -54,22 +54,61 @@ def shards_of(wildcards):
     return [names.SHARD.format(**wildcards, shard=shard, shards=shards) for shard in range(shards)]
 
 
-rule calibrate_shard:
-    """Statistics of one shard's micro-batches."""
-    input:
-        model=names.BASE,
-        data=calibration_data,
-        code=code("calibrate"),
-    output:
+def measured(*exclude, **extra):
+    """A function of wildcards: the settings of a measurement that takes no `objectives` from the config."""
+    return lambda w: calibration_settings(w, ["objectives", *exclude], **extra)
+
+
+def by_layer(folder, storage="keep"):
+    """A manifest, and a directory of one file per layer."""
+    return [f"{folder}.json", kept_or_temp(directory(folder), storage)]
+
+
+MOMENTS = partial(by_layer, storage=CONFIG.storage.second_moments)  # large: deleted after use unless kept
+GROUPS = {"structure": "kv_groups"}
+MEASUREMENTS = {  # rule: (module of scripts/pruning/calibration/ that measures, outputs, settings)
+    "calibrate_shard": (
+        "gradients",
         [f"{names.SHARD}/{name}.parquet" for name in CALIBRATION_FILES],
-    log:
-        log_of(names.SHARD),
-    params:
-        settings=lambda w: calibration_settings(w, shards=int(w.shards)),
-        model=subpath(input.model, parent=True),
-        output=subpath(output[0], parent=True),
-    shell:
-        on_gpu("--model {params.model:q} --data {input.data:q} --shard {wildcards.shard} --output {params.output:q}")
+        lambda w: calibration_settings(w, shards=int(w.shards), shard=int(w.shard)),
+    ),
+    "attention_statistics": ("gradients", [names.ATTENTION], lambda w: calibration_settings(w, **GROUPS)),
+    "observe": ("observe", [names.ACTIVATIONS, names.TOKEN_CLASSES], observation_settings),
+    "second_moments": ("second_moments", MOMENTS(names.SECOND_MOMENTS), measured("gradient_checkpointing")),
+    "attention_second_moments": (
+        "second_moments",
+        MOMENTS(names.ATTENTION_SECOND_MOMENTS),
+        measured("gradient_checkpointing", **GROUPS),
+    ),
+    "output_gradients": ("output_gradients", by_layer(names.OUTPUT_GRADIENTS), measured()),
+    "attention_output_gradients": ("output_gradients", by_layer(names.ATTENTION_OUTPUT_GRADIENTS), measured(**GROUPS)),
+    "parameter_gradients": ("parameter_gradients", [names.PARAMETER_TAYLOR], measured()),
+    "attention_parameter_gradients": ("parameter_gradients", [names.ATTENTION_PARAMETER_TAYLOR], measured(**GROUPS)),
+}
+
+for name, (what, outputs, own_settings) in MEASUREMENTS.items():
+
+    rule:
+        """One measurement of the dense model on a calibration's text, or on a shard of it."""
+        name:
+            name
+        input:
+            model=names.BASE,
+            data=calibration_data,
+            code=code("measure", f"calibration/{what}"),
+        output:
+            outputs,
+        log:
+            log_of(names.SHARD if name == "calibrate_shard" else outputs[0]),  # one per shard, not per file
+        params:
+            settings=own_settings,
+            what=what,
+            model=subpath(input.model, parent=True),
+        shell:
+            on_gpu(
+                "{params.what} {output:q} --model {params.model:q} --data {input.data:q} "
+                "--memory-mb {resources.mem_mb}"
+            )
 
 
 rule merge_calibration:
@@ -89,94 +128,6 @@ rule merge_calibration:
         on_cpu("{params.shards:q} --output {params.output:q}")
 
 
-rule observe:
-    """What figures show of single tokens."""
-    input:
-        model=names.BASE,
-        data=calibration_data,
-        code=code("observe"),
-    output:
-        activations=names.ACTIVATIONS,
-        classes=names.TOKEN_CLASSES,
-    params:
-        settings=observation_settings,
-        model=subpath(input.model, parent=True),
-    shell:
-        on_gpu(
-            "--model {params.model:q} --data {input.data:q} --output-activations {output.activations:q} "
-            "--output-classes {output.classes:q}"
-        )
-
-
-rule attention_statistics:
-    """What the calibration measures of neurons, of the channels that attention hands on."""
-    input:
-        model=names.BASE,
-        data=calibration_data,
-        code=code("attention_statistics"),
-    output:
-        names.ATTENTION,
-    params:
-        settings=calibration_settings,
-        model=subpath(input.model, parent=True),
-    shell:
-        on_gpu("--model {params.model:q} --data {input.data:q} --output {output:q}")
-
-
-rule second_moments:
-    """Second moments of every layer's down_proj inputs, a layer at a time; deleted after use unless kept."""
-    input:
-        model=names.BASE,
-        data=calibration_data,
-        code=code("second_moments"),
-    output:
-        manifest=f"{names.SECOND_MOMENTS}.json",
-        layers=kept_or_temp(directory(names.SECOND_MOMENTS), CONFIG.storage.second_moments),
-    params:
-        settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"]),
-        model=subpath(input.model, parent=True),
-    shell:
-        on_gpu(
-            "--model {params.model:q} --data {input.data:q} --output {output.layers:q} --manifest "
-            "{output.manifest:q}"
-        )
-
-
-use rule second_moments as attention_second_moments with:
-    output:
-        manifest=f"{names.ATTENTION_SECOND_MOMENTS}.json",
-        layers=kept_or_temp(directory(names.ATTENTION_SECOND_MOMENTS), CONFIG.storage.second_moments),
-    params:
-        settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"], structure="kv_groups"),
-
-
-rule output_gradients:
-    """Second moments of the loss gradient at every FFN's output, to labels drawn from the model."""
-    input:
-        model=names.BASE,
-        data=calibration_data,
-        code=code("output_gradients"),
-    output:
-        manifest=f"{names.OUTPUT_GRADIENTS}.json",
-        layers=directory(names.OUTPUT_GRADIENTS),
-    params:
-        settings=lambda w: calibration_settings(w, ["objectives"]),
-        model=subpath(input.model, parent=True),
-    shell:
-        on_gpu(
-            "--model {params.model:q} --data {input.data:q} --output {output.layers:q} --manifest "
-            "{output.manifest:q}"
-        )
-
-
-use rule output_gradients as attention_output_gradients with:
-    output:
-        manifest=f"{names.ATTENTION_OUTPUT_GRADIENTS}.json",
-        layers=directory(names.ATTENTION_OUTPUT_GRADIENTS),
-    params:
-        settings=lambda w: calibration_settings(w, ["objectives"], structure="kv_groups"),
-
-
 rule rounds:
     """The order in which neurons leave, measured again after each round."""
     input:
@@ -190,25 +141,3 @@ rule rounds:
         model=subpath(input.model, parent=True),
     shell:
         on_gpu("--model {params.model:q} --data {input.data:q} --output {output:q}")
-
-
-rule parameter_gradients:
-    """Gradients of all FFN weights over the whole set, summed, times the weights: one number a neuron."""
-    input:
-        model=names.BASE,
-        data=calibration_data,
-        code=code("parameter_gradients"),
-    output:
-        names.PARAMETER_TAYLOR,
-    params:
-        settings=lambda w: calibration_settings(w, ["objectives"]),
-        model=subpath(input.model, parent=True),
-    shell:
-        on_gpu("--model {params.model:q} --data {input.data:q} --output {output:q} --memory-mb {resources.mem_mb}")
-
-
-use rule parameter_gradients as attention_parameter_gradients with:
-    output:
-        names.ATTENTION_PARAMETER_TAYLOR,
-    params:
-        settings=lambda w: calibration_settings(w, ["objectives"], structure="kv_groups"),

@@ -398,15 +398,9 @@ def calibrate(tmp_path: Path, model, text: str, **changes) -> subprocess.Complet
     tiny.save(model, tmp_path / "model")
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": [text]}), "dataset", {})
     settings = json.dumps({**CALIBRATION, **changes})
-    files = [
-        "--model",
-        str(tmp_path / "model"),
-        "--data",
-        str(tmp_path / "data.parquet"),
-        "--output",
-        str(tmp_path / "out"),
-    ]
-    return stage("calibrate", "--settings", settings, *files, "--shard", "0")
+    outputs = [str(tmp_path / f"{name}.parquet") for name in ("statistics", "layers")]
+    files = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "data.parquet")]
+    return stage("measure", "gradients", *outputs, "--settings", settings, *files)
 
 
 def test_too_little_calibration_text(tmp_path: Path):

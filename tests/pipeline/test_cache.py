@@ -44,7 +44,7 @@ NOTHING: dict[str, int] = {}
 CODE = {
     "scripts/fetch_dataset.py": FROM_DATA,
     "scripts/fetch_model.py": FROM_MODEL,
-    "scripts/calibrate.py": FROM_CALIBRATION,
+    "scripts/measure.py": FROM_CALIBRATION,
     "scripts/merge_calibration.py": FROM_MERGE,
     "scripts/score.py": FROM_SCORE,
     "scripts/mask.py": FROM_MASK,
@@ -61,14 +61,11 @@ CODE = {
             "scripts/spectrum.py",
             "scripts/trap.py",
             "scripts/cases.py",
-            "scripts/observe.py",
             "scripts/pruning/calibration/observe.py",
             "scripts/pruning/calibration/token_classes.py",
-            "scripts/pruning/analysis/layer.py",
+            "scripts/pruning/core/layer.py",
             "scripts/collapse.py",
             "scripts/widths.py",
-            "scripts/second_moments.py",
-            "scripts/attention_statistics.py",
             "scripts/export.py",
             "scripts/pruning/evaluation/backends/vllm.py",
             "scripts/to_gguf.py",
@@ -97,7 +94,6 @@ CODE = {
             "scripts/pruning/analysis/tradeoff.py",
             "scripts/pruning/calibration/second_moments.py",
             "scripts/pruning/calibration/layerwise.py",
-            "scripts/output_gradients.py",
             "scripts/pruning/calibration/output_gradients.py",
             "scripts/sensitivity.py",
             "scripts/pruning/methods/sensitivity.py",
@@ -116,7 +112,6 @@ CODE = {
             "scripts/pruning/methods/scores/rounds.py",
             "scripts/pruning/analysis/spectrum.py",
             "scripts/pruning/analysis/trap.py",
-            "scripts/parameter_gradients.py",
             "scripts/pruning/calibration/parameter_gradients.py",
             "scripts/pruning/methods/compensation/ridge.py",
             "scripts/pruning/data/adapters/aqua_rationale.py",
@@ -532,10 +527,10 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
     assert not (workspace.path / "results/tiny-reasoner/calibration/gsm_symbolic-s0/statistics.parquet").exists()
     again = {"parameter_gradients": 1, "score": 1}
     for file, jobs in {
-        "parameter_gradients.py": again,
+        "measure.py": again,
         "pruning/calibration/parameter_gradients.py": again,
         "pruning/methods/scores/parameter_taylor.py": {"score": 1},
-        "calibrate.py": NOTHING,
+        "merge_calibration.py": NOTHING,
     }.items():
         path = workspace.path / "scripts" / file
         with changed(path, path.read_text() + "\n# edited\n"):
@@ -555,7 +550,7 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
     workspace.snakemake(joint)
     scores = pd.read_parquet(workspace.path / joint)
     assert scores.groupby("structure").size().to_dict() == {"ffn": 96, "kv_groups": 4} and (scores["score"] > 0).all()
-    for file in ("parameter_gradients.py", "pruning/calibration/parameter_gradients.py"):
+    for file in ("measure.py", "pruning/calibration/parameter_gradients.py"):
         path = workspace.path / "scripts" / file
         with changed(path, path.read_text() + "\n# edited\n"):
             assert workspace.planned(joint) == again | {"attention_parameter_gradients": 1}

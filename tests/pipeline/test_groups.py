@@ -60,9 +60,9 @@ def test_second_moments_rank_neurons_and_groups(workspace: Workspace):
     again = {**moments, "score": 1, "mask": 1}  # a score that is made again wants what was temporary
     edits = {
         "scripts/pruning/methods/surgeon.py": again,
-        "scripts/second_moments.py": again,
-        "scripts/output_gradients.py": again | gradients,
-        "scripts/attention_statistics.py": {},
+        "scripts/pruning/calibration/second_moments.py": again,
+        "scripts/pruning/calibration/output_gradients.py": again | gradients,
+        "scripts/pruning/calibration/observe.py": {},
     }
     for file, jobs in edits.items():
         with changed(workspace.path / file, (workspace.path / file).read_text() + "\n# edited\n"):

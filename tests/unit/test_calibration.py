@@ -4,10 +4,9 @@ import copy
 import importlib
 from functools import partial
 
-import calibrate as calibrate_stage
+import measure
 import merge_calibration
 import numpy as np
-import observe as observe_stage
 import pandas as pd
 import pytest
 import torch
@@ -297,11 +296,12 @@ def test_the_stages_write_what_they_say(tmp_path):
     files, merged = (tmp_path / "model", tmp_path / "data.parquet"), tmp_path / "merged"
     shards = [tmp_path / str(shard) for shard in range(2)]
     for number, shard in enumerate(shards):
-        calibrate_stage.calibrate(settings_of(shards=2), *files, number, shard)
+        outputs = [shard / "statistics.parquet", shard / "layers.parquet"]
+        measure.measure("gradients", outputs, settings_of(shards=2, shard=number), *files)
     merge_calibration.merge_calibration(settings_of(shards=2), shards, merged)
     assert sorted(path.name for path in merged.iterdir()) == ["layers.parquet", "statistics.parquet"]
     outputs = [tmp_path / f"{name}.parquet" for name in ("activations", "token_classes")]
-    observe_stage.observe(settings_of(tokens=9, layer=None), *files, *outputs)
+    measure.measure("observe", outputs, settings_of(tokens=9, layer=None), *files)
     assert artifacts.read_provenance(outputs[0])["settings"]["layer"] == 1
     kept = artifacts.read_table(outputs[0], "activations").to_pylist()
     assert len(kept) == 9
@@ -320,7 +320,7 @@ def test_the_stages_write_what_they_say(tmp_path):
     for name in columns.token_class_columns(BOTH):
         assert_close(sums[name], total[name], rtol=1e-5)
     with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
-        observe_stage.observe(settings_of(tokens=9, layer=3), *files, *outputs)
+        measure.measure("observe", outputs, settings_of(tokens=9, layer=3), *files)
 
 
 def hooks_of(model) -> list:

@@ -73,10 +73,10 @@ def test_visible_devices(monkeypatch):
 
 NONE_LIKE_IT = "4096"  # no machine has so many
 SCORE = ["--model", "m", "--statistics", "s", "--settings", "{}", "--output", "o"]
-CALIBRATE = ["--model", "m", "--data", "d", "--settings", "{}", "--output", "o", "--shard", "0"]
+MEASURE = ["gradients", "o", "--model", "m", "--data", "d", "--settings", "{}"]
 
 
-@pytest.mark.parametrize(("stage", "options"), [("score", SCORE), ("calibrate", CALIBRATE)])
+@pytest.mark.parametrize(("stage", "options"), [("score", SCORE), ("measure", MEASURE)])
 def test_a_job_whose_gpu_torch_cannot_use_does_not_run_on_the_cpu(stage: str, options: list[str]):
     python = [sys.executable, str(ROOT / f"scripts/{stage}.py"), *options]
     job = launch(*python, gpus=1, visible=NONE_LIKE_IT)
@@ -91,12 +91,11 @@ def test_every_stage_that_is_given_gpus_looks_for_them():
     launched = set()
     for rules in (ROOT / "rules").glob("*.smk"):
         for rule in re.split(r"^ *rule ", rules.read_text(), flags=re.M):
-            if "launch=LAUNCH" in rule:
-                launched |= set(re.findall(r"code(?:=lambda w: |=|\()code\(\"(\w+)\"|code\(\s*\"(\w+)\"", rule))
-    stages = {name for found in launched for name in found if name}
-    assert len(stages) > 12
-    for stage in stages:
-        assert re.search(r"cli\.(set_threads|check_gpus)\(", (ROOT / f"scripts/{stage}.py").read_text()), stage
+            if "launch=LAUNCH" in rule or "on_gpu(" in rule:
+                launched |= set(re.findall(r"code\(\s*\"(\w+)\"", rule))
+    assert len(launched) > 12
+    for stage in launched:
+        assert f"cli.run({stage})" in (ROOT / f"scripts/{stage}.py").read_text(), stage
 
 
 def test_a_driver_that_does_not_answer_ends_in_one_line(tmp_path, monkeypatch):

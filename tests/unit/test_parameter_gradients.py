@@ -1,8 +1,8 @@
 """Parameter Taylor against plain autograd a sample, finite differences, and numbers worked by hand."""
 
+import measure
 import numpy as np
 import pandas as pd
-import parameter_gradients as stage
 import pytest
 import score as score_stage
 import torch
@@ -251,9 +251,9 @@ def run_stage(tmp_path, memory_mb=None, **changes) -> pd.DataFrame:
     texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
     artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
     kind = "attention_parameter_taylor" if "structure" in changes else "parameter_taylor"
-    paths = tmp_path / "model", tmp_path / "data.parquet", tmp_path / f"{kind}.parquet"
-    stage.parameter_gradients({**SETTINGS, **changes}, *paths, memory_mb)
-    return artifacts.read_parquet(paths[2], kind)
+    output, paths = tmp_path / f"{kind}.parquet", (tmp_path / "model", tmp_path / "data.parquet")
+    measure.measure("parameter_gradients", [output], {**SETTINGS, **changes}, *paths, memory_mb)
+    return artifacts.read_parquet(output, kind)
 
 
 def test_the_stage_writes_a_row_a_neuron(tmp_path):

@@ -91,7 +91,7 @@ def test_no_layers_moments_wait_for_the_next_layers(folder, tmp_path):
     network, batches = load(folder, "float32", "cpu")[0], prepare.blank(CALIBRATION)
     layers = second_moments.second_moments(network, batches)
     held = rehearsal.rehearsed(
-        network, lambda: layer_files.write(tmp_path / "s", None, "second_moments", {}, layers, {})
+        network, lambda: layer_files.write(tmp_path / "s", tmp_path / "s.json", "second_moments", {}, layers, {})
     )
     assert held.bytes == pytest.approx(second_moments.taken(network, CALIBRATION).bytes, rel=0.02)
     held = rehearsal.rehearsed(network, lambda: list(rounds.losses(network, batches, 0)))
@@ -243,25 +243,20 @@ PERPLEXITY = {"kind": "perplexity", "text": "{text}", "joiner": "-", "batch_size
 
 
 def run(stage: str, folder: Path, place: Path) -> None:
-    import calibrate
     import evaluate
-    import observe
-    import output_gradients
+    import measure
     import recover
     import refit
     import rounds
-    import second_moments
     import sensitivity
 
     data, own = place / "data.parquet", {**SETTINGS, **CALIBRATION, "seed": 0}
     if stage == "calibration":
-        calibrate.calibrate(own, folder, data, 0, place)
+        measure.measure("gradients", [place / "s.parquet", place / "l.parquet"], own, folder, data)
     elif stage == "observation":
-        observe.observe(own, folder, data, place / "a.parquet", place / "b.parquet")
-    elif stage == "second_moments":
-        second_moments.second_moments(own, folder, data, place / "moments")
-    elif stage == "output_gradients":
-        output_gradients.output_gradients(own, folder, data, place / "gradients", place / "gradients.json")
+        measure.measure("observe", [place / "a.parquet", place / "b.parquet"], own, folder, data)
+    elif stage in ("second_moments", "output_gradients"):
+        measure.measure(stage, [place / f"{stage}.json", place / stage], own, folder, data)
     elif stage == "refit":
         refit.refit(
             {**own, "scheme": "sequential"}, folder, data, place / "mask.parquet", place / "r", place / "r.json"

@@ -3,10 +3,10 @@
 import math
 
 import compact as compact_stage
+import measure
 import numpy as np
 import pandas as pd
 import pytest
-import second_moments as moments_stage
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -195,8 +195,8 @@ def records() -> list[dict]:
 def moments_of(base, tmp_path, **changes):
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame(records()), "dataset", {})
     output = tmp_path / "second_moments.json"
-    stage = moments_stage.second_moments
-    stage({**SETTINGS, **changes}, base, tmp_path / "data.parquet", tmp_path / "second_moments", output)
+    outputs = [output, tmp_path / "second_moments"]
+    measure.measure("second_moments", outputs, {**SETTINGS, **changes}, base, tmp_path / "data.parquet")
     return output
 
 

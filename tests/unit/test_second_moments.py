@@ -2,10 +2,10 @@
 
 from functools import partial
 
+import measure
 import numpy as np
 import pandas as pd
 import pytest
-import second_moments as stage
 import torch
 from safetensors.torch import load_file
 from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3nTextConfig, Gemma3TextConfig
@@ -154,67 +154,59 @@ SETTINGS = {
 }
 
 
-def run_stage(tmp_path, manifest=None, **changes):
+def run_stage(tmp_path, **changes):
     tiny.save(tiny.llama(), tmp_path / "model")
     texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
     artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
-    paths = tmp_path / "model", tmp_path / "data.parquet", tmp_path / "out", manifest
-    stage.second_moments({**SETTINGS, **changes}, *paths)
-    return tmp_path / "out"
+    outputs, files = [tmp_path / "out.json", tmp_path / "out"], (tmp_path / "model", tmp_path / "data.parquet")
+    measure.measure("second_moments", outputs, {**SETTINGS, **changes}, *files)
+    return outputs
 
 
 def test_the_stage_writes_a_file_a_layer_and_a_manifest(tmp_path):
-    output = run_stage(tmp_path)
+    """The manifest lies beside the files, so that the workflow can keep it when it deletes the layers."""
+    path, output = run_stage(tmp_path)
     model, tokenizer = load(tmp_path / "model", "float32", "cpu")
     records = artifacts.read_table(tmp_path / "data.parquet", "dataset").to_pylist()
     texts = [("Q: {question}\n".format_map(r), "A: {answer}".format_map(r)) for r in records]
     names = ("samples", "sequence_length", "packing", "seed")
     sequences = text.token_samples(texts, tokenizer, **{name: SETTINGS[name] for name in names})
     batches = prepare.micro_batches(sequences, 1, pad=0, token_mask="all")
-    assert {file.name for file in output.iterdir()} == {"0.safetensors", "1.safetensors", "manifest.json"}
+    assert {file.name for file in output.iterdir()} == {"0.safetensors", "1.safetensors"}
     assert_moments([load_file(output / f"{layer}.safetensors") for layer in (0, 1)], by_hooks(model, batches))
-    manifest = artifacts.read_json(output / "manifest.json", "second_moments")
+    manifest = artifacts.read_json(path, "second_moments")
     lengths = [len(ids) for ids, _ in sequences]
     assert manifest["tokens_held_out"] == lengths[4] + lengths[9]
     assert manifest["tokens_fit"] == sum(lengths) - lengths[4] - lengths[9]
     assert (manifest["layers"], manifest["widths"]) == (2, [48, 48])
-    moments = read(output / "manifest.json", [48, 48])(1)
+    moments = read(path, [48, 48])(1)
     assert moments["tokens_fit"] == manifest["tokens_fit"]
     np.testing.assert_array_equal(moments["fit"], load_file(output / "1.safetensors")["fit"])
 
 
 def test_the_stage_measures_attention_where_it_is_told_to(tmp_path):
-    output = run_stage(tmp_path, structure="kv_groups")
-    manifest = artifacts.read_json(output / "manifest.json", "attention_second_moments")
+    path, output = run_stage(tmp_path, structure="kv_groups")
+    manifest = artifacts.read_json(path, "attention_second_moments")
     assert manifest["widths"] == [32, 32] and load_file(output / "1.safetensors")["fit"].shape == (32, 32)
     with pytest.raises(InputError, match="not a second_moments artefact"):
-        read(output / "manifest.json", [32, 32])
-
-
-def test_the_manifest_may_lie_elsewhere(tmp_path):
-    """So that the workflow can keep it when it deletes the layers."""
-    inside = artifacts.read_json(run_stage(tmp_path) / "manifest.json", "second_moments")
-    output = run_stage(tmp_path, manifest=tmp_path / "out.json")
-    assert {file.name for file in output.iterdir()} == {"0.safetensors", "1.safetensors"}
-    assert artifacts.read_json(tmp_path / "out.json", "second_moments") == inside
-    assert read(tmp_path / "out.json", [48, 48])(0)["tokens_fit"] == inside["tokens_fit"]
+        read(path, [32, 32])
 
 
 def test_too_few_samples_leave_nothing_behind(tmp_path):
     with pytest.raises(InputError, match="raise `samples`"):
         run_stage(tmp_path, samples=4)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.json").exists()
 
 
 def test_moments_of_another_model_or_half_a_directory_are_refused(tmp_path):
-    output = run_stage(tmp_path)
+    path, output = run_stage(tmp_path)
     with pytest.raises(InputError, match=r"another model: layer widths \[48, 48\], not \[48, 40\]"):
-        read(output / "manifest.json", [48, 40])
+        read(path, [48, 40])
     (output / "1.safetensors").unlink()
     with pytest.raises(InputError, match=r"1\.safetensors: no such file"):
-        read(output / "manifest.json", [48, 48])(1)
-    with pytest.raises(InputError, match=r"manifest\.json: no such file"):
-        read(tmp_path / "nowhere/manifest.json", [48, 48])
+        read(path, [48, 48])(1)
+    with pytest.raises(InputError, match=r"nowhere\.json: no such file"):
+        read(tmp_path / "nowhere.json", [48, 48])
 
 
 def test_sums_are_added_to_some_rows_at_a_time(monkeypatch):

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration.columns import LAYER_COLUMNS, neuron_columns
-from pruning.calibration.prepare import Batch, blank
+from pruning.calibration.prepare import Batch, Measurement, blank, shard_of
+from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.models import families, head, rehearsal
+from pruning.models import families, head, rehearsal, structures
 from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.structures import ffn
 
@@ -236,6 +237,21 @@ class Calibration(Pass):
 def counted_only(a: Tensor, counted: Tensor) -> Tensor:
     """a [B, T, n] in float32, zero where a token is padding."""
     return (a if counted.all() else a * counted.unsqueeze(-1)).float()
+
+
+def measure(job: Measurement) -> None:
+    """Write the statistics of a shard: one row per neuron, and one row per layer; or those of attention, one row per
+    channel of what heads hand to its output projection, whose columns have the same names.
+
+    Raises InputError if there are more shards than micro-batches."""
+    settings, batches = job.settings, job.batches
+    if (shards := settings.get("shards", 1)) > len(batches):
+        raise InputError(f"calibration: {shards} shards for {len(batches)} micro-batches: lower `shards`")
+    with Calibration(job.network, settings["objectives"], structures.sites(job.network, job.structure)) as run:
+        run.run(job.progress(shard_of(batches, settings.get("shard", 0), shards)))
+    kinds = {"ffn": ("statistics", "layers"), "kv_groups": ("attention",)}[job.structure]
+    for path, frame, kind in zip(job.outputs, run.frames(), kinds, strict=False):
+        artifacts.write_parquet(path, frame, kind, settings)
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:

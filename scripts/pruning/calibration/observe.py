@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration.columns import TOKEN_CLASSES, token_class_columns
+from pruning.calibration.gradients import STAGE as STAGE
 from pruning.calibration.gradients import Pass, counted_only
-from pruning.calibration.prepare import Batch
-from pruning.calibration.token_classes import classes_of
+from pruning.calibration.prepare import Batch, Measurement, sampled_positions
+from pruning.calibration.token_classes import classes_of, vocabulary_classes
+from pruning.core import artifacts
+from pruning.core.layer import chosen
+from pruning.models import families
 
 KEYS = ("layer", "unit", "token_class")
 
@@ -79,6 +83,28 @@ class Observation(Pass):
             }
             frames.append(pd.DataFrame({**rows, **{name: v.T.flatten().cpu().numpy() for name, v in sums.items()}}))
         return pd.concat(frames, ignore_index=True)[[*KEYS, *token_class_columns(self.objectives)]]
+
+
+def measure(job: Measurement) -> None:
+    """Write the activations of some tokens (one row per token), then sums by class (one row per neuron and class).
+
+    Settings besides the calibration's: `tokens`, how many activations are kept; `layer` (null: the last but one), whose
+    they are; `objectives`, whose gradients are split by class. Raises InputError if there is no such layer."""
+    network, settings = job.network, job.settings
+    layer = chosen(settings["layer"], len(families.decoder_layers(network)))
+    run = Observation(
+        network,
+        vocabulary_classes(job.tokenizer, network.get_input_embeddings().num_embeddings),
+        layer=layer,
+        keep=sampled_positions(job.batches, settings["tokens"], settings["seed"]),
+        objectives=settings["objectives"],
+    )
+    with run:
+        run.run(job.progress(job.batches))
+    activations, classes = job.outputs
+    origin = {**settings, "layer": layer}
+    artifacts.write_parquet(classes, run.class_frame(), "token_classes", origin)
+    artifacts.write_parquet(activations, activation_table(run.kept), "activations", origin)
 
 
 def activation_table(kept: Sequence[Mapping]) -> pa.Table:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration.prepare import Batch, blank
+from pruning.calibration.prepare import Batch, Measurement, blank
+from pruning.core import layer_files
 from pruning.core.errors import InputError
 from pruning.models import head, rehearsal, structures
 from pruning.models.checkpointing import checkpoint_gradients
@@ -81,6 +82,17 @@ def _adding(sites: Sequence[nn.Linear], counted: Tensor, sums: list[Tensor]) -> 
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def measure(job: Measurement) -> None:
+    """Write a manifest, and the file {layer}.safetensors of every layer: `gradients`, G divided by the tokens."""
+    sites = structures.sites(job.network, job.structure)
+    sums, tokens = output_gradients(job.network, job.batches, job.settings["seed"], job.progress, sites)
+    layers = [{"gradients": total / tokens} for total in sums]
+    kind = layer_files.kind_of("output_gradients", job.structure)
+    manifest, folder = job.outputs
+    content = {"tokens": tokens, "layers": len(layers), "widths": [site.in_features for site in sites]}
+    layer_files.write(folder, manifest, kind, job.settings, layers, content)
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:

@@ -11,11 +11,13 @@ weight's gradient within a micro-batch is of the weight's dtype; it is added in 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from pruning.calibration.gradients import cross_entropy
-from pruning.calibration.prepare import Batch
+from pruning.calibration.prepare import Batch, Measurement
+from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.models import families, head, structures
 from pruning.models.families import Family
@@ -26,6 +28,22 @@ Weights = Mapping[tuple[str, ...], Tensor]
 [d, rows], each with so many rows a key-value group."""
 
 COLUMNS = ("down",), ("o",)
+STAGE = None  # rehearses nothing: it takes as many layers a pass as fit
+
+
+def measure(job: Measurement) -> None:
+    """Write one row per neuron, or key-value group: layer, unit, n_samples, ce_param_abs = sum |w sum_x dCE(x)/dw|."""
+    network, structure = job.network, job.structure
+    layers = layers_that_fit(network, job.memory, structure)
+    print(f"{layers} layers a pass of {network.config.num_hidden_layers}")
+    frames = [
+        pd.DataFrame({"layer": layer, "unit": range(len(values)), "ce_param_abs": values.numpy()})
+        for layer, values in enumerate(parameter_taylor(network, job.batches, layers, job.progress, structure))
+    ]
+    frame = pd.concat(frames, ignore_index=True)
+    frame.insert(2, "n_samples", float(sum(len(batch.samples) for batch in job.batches)))
+    kind = layer_files.kind_of("parameter_taylor", structure)
+    artifacts.write_parquet(job.outputs[0], frame, kind, job.settings)
 
 
 def unit_taylor(weights: Weights, gradients: Weights, units: int) -> Tensor:

@@ -5,13 +5,15 @@ whatever the shard count, and masks do not depend on it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.core import cli
@@ -29,6 +31,29 @@ class Batch:
     ids: torch.Tensor  # int64 [B, T]
     counted: torch.Tensor  # bool [B, T], real tokens (not padding): what activations are summed over
     objective: torch.Tensor  # bool [B, T], tokens that the objectives average over
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What scripts/measure.py hands to the `measure` of a module here, and where that writes its artefacts."""
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    batches: list[Batch]
+    settings: dict[str, Any]
+    outputs: list[Path]
+    memory: int | None = None
+    """Bytes that the process may use on a CPU; None: no bound."""
+
+    @property
+    def structure(self) -> str:
+        """What is measured (models/structures/): FFN neurons, unless the settings name another."""
+        return self.settings.get("structure", "ffn")
+
+    @property
+    def progress(self) -> Callable:
+        """A progress bar around what is iterated over: the micro-batches, unless `desc` says otherwise."""
+        return partial(tqdm, desc="micro-batches", mininterval=5)
 
 
 def loaded(
@@ -64,8 +89,9 @@ def batches(data: Path, tokenizer, settings: Mapping[str, Any]) -> list[Batch]:
 
 
 def advice(settings: Mapping[str, Any]) -> str:
-    """What to do where memory runs out."""
-    return f"`micro_batch: {settings['micro_batch']}`: lower it, or set `gradient_checkpointing: true`"
+    """What to do where memory runs out; `gradient_checkpointing` is a setting of passes that go backward as well."""
+    checkpointing = ", or set `gradient_checkpointing: true`" if "gradient_checkpointing" in settings else ""
+    return f"`micro_batch: {settings['micro_batch']}`: lower it{checkpointing}"
 
 
 def micro_batches(

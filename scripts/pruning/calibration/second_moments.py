@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration import layerwise
-from pruning.calibration.prepare import Batch, blank
+from pruning.calibration.prepare import Batch, Measurement, blank
 from pruning.core import layer_files
 from pruning.core.errors import InputError
 from pruning.models import families, rehearsal, structures
@@ -82,6 +82,17 @@ def parts(batch: Batch) -> dict[str, Tensor]:
     """A micro-batch's counted tokens, bool [B, T]: those to fit on, and those held out."""
     held = held_out(batch.samples)[:, None]
     return {"fit": batch.counted & ~held, "held_out": batch.counted & held}
+
+
+def measure(job: Measurement) -> None:
+    """Write a manifest with token counts, and the file {layer}.safetensors of every layer (`fit` and `held_out`)."""
+    counts, sites = token_counts(job.batches), structures.sites(job.network, job.structure)
+    widths = [site.in_features for site in sites]
+    layers = job.progress(second_moments(job.network, job.batches, sites), desc="layers", total=len(widths))
+    kind = layer_files.kind_of("second_moments", job.structure)
+    manifest, folder = job.outputs
+    content = {**counts, "layers": len(widths), "widths": widths}
+    layer_files.write(folder, manifest, kind, job.settings, layers, content)
 
 
 def read(manifest: Path, widths: Sequence[int], structure: str = "ffn") -> Callable[[int], dict]:

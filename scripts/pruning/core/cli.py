@@ -1,10 +1,11 @@
-"""What every stage's command line shares: one settings dict, one line an error."""
+"""What every stage's command line shares: one settings dict, threads and GPUs, one line per error."""
 
 import json
 import os
 import time
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,13 +25,22 @@ def told(text: str) -> dict:
 
 # The labelled dict of settings of one job: what the workflow tracks to know when to re-run it.
 Settings = Annotated[dict, typer.Option(parser=told, metavar="JSON", help="the stage's settings")]
+Model = Annotated[Path, typer.Option(help="directory of the dense model")]
+Data = Annotated[Path, typer.Option(help="parquet of the calibration split")]
+Output = Annotated[Path, typer.Option(help="what to write")]
 
 
 def run(stage: Callable[..., None]) -> None:
-    """Run a stage as a command line; bad input or a full disk ends in one line on stderr and exit code 1."""
+    """Run a stage as a command line, on the GPUs that it was given and with its `threads`, where it declares them.
+
+    Bad input or a full disk ends in one line on stderr and exit code 1."""
 
     @wraps(stage)
     def timed(**arguments) -> None:
+        if "threads" in arguments:
+            set_threads(arguments["threads"])
+        else:
+            check_gpus()
         stage(**arguments)
         phase("compute")
 

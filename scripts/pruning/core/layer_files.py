@@ -1,6 +1,5 @@
-"""Artefacts of a file a layer: a directory of {layer}.safetensors, and a manifest with their hashes.
-
-The manifest is {directory}.json beside it where Snakemake may delete the directory after use, else manifest.json in it.
+"""Artefacts of one file per layer: a directory of {layer}.safetensors, and {directory}.json beside it, a manifest with
+their hashes, which stays when Snakemake deletes the directory after use.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ def kind_of(measured: str, structure: str = "ffn") -> str:
 
 def write(
     directory: Path,
-    manifest: Path | None,
+    manifest: Path,
     kind: str,
     settings: dict[str, Any],
     layers: Iterable[dict[str, "Tensor"]],
@@ -36,11 +35,8 @@ def write(
             save_file(tensors, temporary / f"{layer}.safetensors")
             tensors.clear()  # loops hold on to the dict while the next layer's are made
         whole = {**content, "files": artifacts.directory_hashes(temporary)}
-        if manifest is None:
-            artifacts.write_json(temporary / "manifest.json", whole, kind, settings)
-    if manifest is not None:
-        artifacts.write_json(manifest, whole, kind, settings)
-        chain.remember(directory, manifest, whole["files"])
+    artifacts.write_json(manifest, whole, kind, settings)
+    chain.remember(directory, manifest, whole["files"])
 
 
 def read(
@@ -49,7 +45,7 @@ def read(
     """(a function from a layer's number to its tensors as numpy arrays, what the manifest says).
 
     Raises InputError if the files are not whole, or, where `widths` are given, of a model of other layer widths."""
-    directory = manifest.parent if manifest.name == "manifest.json" else manifest.with_suffix("")
+    directory = manifest.with_suffix("")
     content = artifacts.read_json(manifest, kind)
     if widths is not None and content["widths"] != list(widths):
         what = kind.replace("_", " ")
