@@ -32,12 +32,10 @@ def analysis_settings(section, **extra):
 
 if CONFIG.overlap:
 
-    def masks_of(method):
+    def masks_of(wildcard):
         """Masks of the method that a wildcard names, at every sparsity."""
-        return [
-            names.MASK.replace("{method}", f"{{{method}}}").replace("{sparsity}", str(s))
-            for s in CONFIG.overlap.sparsities
-        ]
+        path = names.MASK.replace("{method}", f"{{{wildcard}}}")
+        return [path.replace("{sparsity}", str(sparsity)) for sparsity in CONFIG.overlap.sparsities]
 
     rule overlap:
         """Agreement of two methods' masks over the sparsities."""
@@ -86,10 +84,6 @@ if CONFIG.spectrum:
 
 if CONFIG.trap:
 
-    def trap_settings(wildcards):
-        own = catalogue.statistical(CONFIG, "confidence", "layer")
-        return analysis_settings(CONFIG.trap, **own)(wildcards)
-
     rule trap:
         """Neurons that are active without gradient, or the reverse; which are kept; what they react to."""
         input:
@@ -104,7 +98,7 @@ if CONFIG.trap:
         resources:
             mem_mb=memory_mb,
         params:
-            settings=trap_settings,
+            settings=analysis_settings(CONFIG.trap, **catalogue.statistical(CONFIG, "confidence", "layer")),
             masks=named("masks", names.MASK),
         shell:
             on_cpu(
@@ -117,11 +111,8 @@ if CONFIG.trap:
 if CONFIG.cases:
 
     def cases_settings(wildcards):
-        own = {
-            "prompt": CONFIG.datasets[CONFIG.cases.dataset].prompt,
-            "dtype": CONFIG.models[wildcards.model].dtype,
-        }
-        return settings(CONFIG.cases, exclude=["dataset", "split", "excerpt"], **own)
+        prompt, dtype = CONFIG.datasets[CONFIG.cases.dataset].prompt, CONFIG.models[wildcards.model].dtype
+        return settings(CONFIG.cases, exclude=["dataset", "split", "excerpt"], prompt=prompt, dtype=dtype)
 
     rule cases:
         """What one variant writes when asked a few questions."""

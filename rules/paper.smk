@@ -19,26 +19,21 @@ TEMPLATES = {
 }
 
 
-rule costs:
-    """Time and peak memory of every stage that made the tables and figures."""
+# Time and peak memory of every stage that made the tables and figures.
+use rule table as costs with:
     input:
         # Ancient: a figure drawn anew does not make the costs anew; delete results/costs.csv for fresh ones.
         ancient(expand(f"{PLACES.table}.csv", table=TABLES)),
         ancient(expand(f"{PLACES.figure}.svg", figure=FIGURES)),
         code=code("table", f"report/tables/{COSTS.maker}"),
     output:
-        csv=f"{COSTS_TABLE}.csv",
-        md=f"{COSTS_TABLE}.md",
-        tex=f"{COSTS_TABLE}.tex",
+        **{form: f"{COSTS_TABLE}.{form}" for form in ("csv", "md", "tex")},
+    resources:
+        mem_mb=grown(1000),
     params:
         settings=lambda w: settings(None, **COSTS.settings),
         maker=COSTS.maker,
         files=COSTS.options,
-    shell:
-        on_cpu(
-            "--maker {params.maker} {params.files:q} --output-csv {output.csv:q} --output-md {output.md:q} "
-            "--output-tex {output.tex:q}"
-        )
 
 
 rule page:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -29,53 +30,45 @@ class Killed(Exception):
     """What ends a job half way."""
 
 
-# atomic writes
+# atomic writes: of a file, and of a directory with one file
 
 
-def test_an_exception_leaves_the_old_file_and_no_temporary_one(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(Killed), atomic(path) as temporary:
-        temporary.write_text("half")
+def put(whole, text: str, path: Path) -> None:
+    if whole is atomic_directory:
+        path.mkdir(exist_ok=True)
+        path = path / text
+    path.write_text(text)
+
+
+def content(whole, path: Path) -> str:
+    return path.read_text() if whole is atomic else ", ".join(file.name for file in path.iterdir())
+
+
+@pytest.mark.parametrize("whole", [atomic, atomic_directory])
+def test_an_exception_leaves_what_was_there_and_nothing_temporary(tmp_path, whole):
+    path = tmp_path / "artefact"
+    put(whole, "old", path)
+    with pytest.raises(Killed), whole(path) as temporary:
+        put(whole, "half", temporary)
         raise Killed
-    assert path.read_text() == "old"
+    assert content(whole, path) == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
-    path = tmp_path / "deep" / "er" / "a.txt"
-    with atomic(path) as temporary:
-        temporary.write_text("new")
+@pytest.mark.parametrize("whole", [atomic, atomic_directory])
+def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path, whole):
+    path = tmp_path / "deep" / "er" / "artefact"
+    with whole(path) as temporary:
+        put(whole, "new", temporary)
         assert not path.exists()
         assert temporary.parent == path.parent  # the same file system, so that renaming is atomic
-    assert path.read_text() == "new"
-    with atomic(path) as temporary:
-        temporary.write_text("newer")
-        assert path.read_text() == "new"
-    assert path.read_text() == "newer"
-
-
-def test_an_exception_leaves_the_old_directory_and_no_temporary_one(tmp_path):
-    path = tmp_path / "model"
-    path.mkdir()
-    (path / "old").touch()
-    with pytest.raises(Killed), atomic_directory(path) as temporary:
-        (temporary / "new").touch()
-        raise Killed
-    assert [p.name for p in path.iterdir()] == ["old"]
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_directory_replaces_the_earlier_one_whole(tmp_path):
-    path = tmp_path / "results" / "model"
-    path.mkdir(parents=True)
-    (path / "old").touch()
-    with atomic_directory(path) as temporary:
-        (temporary / "new").touch()
-        assert [p.name for p in path.iterdir()] == ["old"]
-    assert [p.name for p in path.iterdir()] == ["new"]
+    assert content(whole, path) == "new"
+    with whole(path) as temporary:
+        put(whole, "newer", temporary)
+        assert content(whole, path) == "new"
+    assert content(whole, path) == "newer"
     assert list(path.parent.iterdir()) == [path]
-    assert path.stat().st_mode & 0o777 == 0o755
+    assert whole is atomic or path.stat().st_mode & 0o777 == 0o755
 
 
 @pytest.mark.parametrize("write", [write_parquet, write_json])
@@ -94,23 +87,18 @@ def test_writers_that_fail_leave_the_old_artefact(tmp_path, write):
 
 
 def test_parquet_comes_back_as_it_was(tmp_path):
-    write_parquet(tmp_path / "a.parquet", FRAME, "scores", SETTINGS)
+    write_parquet(tmp_path / "a.parquet", FRAME.set_index(pd.Index([7, 1, 4])), "scores", SETTINGS)  # no column
     pd.testing.assert_frame_equal(read_parquet(tmp_path / "a.parquet", "scores"), FRAME, check_exact=True)
     table = pa.table({"activation": pa.array([[1.0, 2.0], []], pa.list_(pa.float32()))})
     write_parquet(tmp_path / "b.parquet", table, "activations", {})
     assert read_table(tmp_path / "b.parquet", "activations").to_pydict() == {"activation": [[1, 2], []]}
 
 
-def test_a_frames_index_is_no_column(tmp_path):
-    write_parquet(tmp_path / "a.parquet", FRAME.set_index(pd.Index([7, 1, 4])), "scores", {})
-    assert read_table(tmp_path / "a.parquet", "scores").column_names == ["layer", "score"]
-
-
 def test_json_comes_back_as_it_was(tmp_path):
     write_json(tmp_path / "a.json", {"widths": [1, 2], "text": "é"}, "compact", SETTINGS)
-    content = read_json(tmp_path / "a.json", "compact")
-    assert content.pop("provenance")["settings"] == SETTINGS
-    assert content == {"widths": [1, 2], "text": "é"}
+    found = read_json(tmp_path / "a.json", "compact")
+    assert found.pop("provenance")["settings"] == SETTINGS
+    assert found == {"widths": [1, 2], "text": "é"}
 
 
 def test_an_artefact_says_where_it_comes_from(tmp_path):
@@ -123,21 +111,17 @@ def test_an_artefact_says_where_it_comes_from(tmp_path):
     assert found.keys() == own  # and not when, nor on which machine
 
 
-def test_equal_input_makes_equal_bytes(tmp_path, monkeypatch):
-    for name, clock in (("a", 0.0), ("b", 1e9)):
+def test_equal_input_makes_equal_bytes_and_other_settings_make_others(tmp_path, monkeypatch):
+    made = {}
+    for name, clock, settings in (("a", 0.0, SETTINGS), ("b", 1e9, SETTINGS), ("c", 0.0, {"seed": 1})):
         monkeypatch.setattr(time, "time", lambda clock=clock: clock)
-        write_parquet(tmp_path / f"{name}.parquet", FRAME.copy(), "scores", dict(SETTINGS))
-        write_json(tmp_path / f"{name}.json", {"x": 0.1}, "compact", dict(SETTINGS))
-    for suffix in ("parquet", "json"):
-        first, second = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in "ab")
-        assert first == second
-        assert str(tmp_path).encode() not in first
-
-
-def test_other_settings_make_other_bytes(tmp_path):
-    for name, seed in (("a", 0), ("b", 1)):
-        write_parquet(tmp_path / name, FRAME, "scores", {"seed": seed})
-    assert (tmp_path / "a").read_bytes() != (tmp_path / "b").read_bytes()
+        write_parquet(tmp_path / f"{name}.parquet", FRAME.copy(), "scores", dict(settings))
+        write_json(tmp_path / f"{name}.json", {"x": 0.1}, "compact", dict(settings))
+        made[name] = [(tmp_path / f"{name}.{suffix}").read_bytes() for suffix in ("parquet", "json")]
+    assert made["a"] == made["b"]
+    for own, other in zip(made["a"], made["c"], strict=True):
+        assert own != other
+        assert str(tmp_path).encode() not in own
 
 
 # broken and foreign files
@@ -164,40 +148,42 @@ def test_a_truncated_parquet_is_named(tmp_path, left):
     assert "not a whole parquet file" in error_of(read_parquet, path)
 
 
-def test_a_parquet_of_another_kind_is_named(tmp_path):
-    write_parquet(tmp_path / "a.parquet", FRAME, "mask", {})
-    message = error_of(read_parquet, tmp_path / "a.parquet")
-    assert "kind='mask'" in message
-    assert "expected kind='scores'" in message
+def of_another_kind(path: Path, _) -> None:
+    write_parquet(path, FRAME, "mask", {})
 
 
-def test_a_parquet_of_another_schema_version_is_named(tmp_path, monkeypatch):
+def of_another_schema(path: Path, monkeypatch) -> None:
     monkeypatch.setattr(artifacts, "SCHEMA", artifacts.SCHEMA + 1)
-    write_parquet(tmp_path / "a.parquet", FRAME, "scores", {})
+    write_parquet(path, FRAME, "scores", {})
     monkeypatch.undo()
-    assert f"schema={artifacts.SCHEMA + 1}, expected" in error_of(read_parquet, tmp_path / "a.parquet")
 
 
-def test_a_parquet_that_others_made_is_named(tmp_path):
-    FRAME.to_parquet(tmp_path / "pandas.parquet")
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "arrow.parquet")
-    for name in ("pandas", "arrow"):
-        assert "not made by this pipeline" in error_of(read_parquet, tmp_path / f"{name}.parquet")
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (of_another_kind, f"holds kind='mask' schema={artifacts.SCHEMA}, expected kind='scores'"),
+        (of_another_schema, f"schema={artifacts.SCHEMA + 1}, expected kind='scores' schema={artifacts.SCHEMA}"),
+        (lambda path, _: FRAME.to_parquet(path), "not made by this pipeline"),
+        (lambda path, _: pq.write_table(pa.table({"x": [1]}), path), "not made by this pipeline"),
+    ],
+    ids=["kind", "schema", "pandas", "arrow"],
+)
+def test_a_foreign_parquet_is_named(tmp_path, monkeypatch, write, said):
+    write(tmp_path / "a.parquet", monkeypatch)
+    assert said in error_of(read_parquet, tmp_path / "a.parquet")
 
 
-@pytest.mark.parametrize("text", ["", '{"provenance": {"kind": "sco', "\x00"])
-def test_a_truncated_json_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *((text, "broken JSON") for text in ("", '{"provenance": {"kind": "sco', "\x00")),
+        *((json.dumps(own), "not a scores artefact") for own in ({}, {"provenance": {"kind": "mask"}})),
+        (json.dumps({"provenance": "a friend"}), "not a scores artefact"),
+    ],
+)
+def test_a_truncated_or_foreign_json_is_named(tmp_path, text, said):
     (tmp_path / "a.json").write_text(text)
-    assert "broken JSON" in error_of(read_json, tmp_path / "a.json")
-
-
-@pytest.mark.parametrize("content", [{}, {"provenance": {"kind": "mask"}}, {"provenance": "a friend"}])
-def test_a_json_that_others_made_is_named(tmp_path, content):
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    assert "not a scores artefact" in error_of(read_json, tmp_path / "a.json")
-
-
-# hashes
+    assert said in error_of(read_json, tmp_path / "a.json")
 
 
 def test_hashes_are_sha256_of_all_files_but_the_manifest(tmp_path):

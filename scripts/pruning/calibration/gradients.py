@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from pruning.calibration.columns import LAYER_COLUMNS, neuron_columns
-from pruning.calibration.prepare import Batch, Measurement, blank, shard_of
+from pruning.calibration.prepare import Batch, Measurement, blank, require_finite, shard_of
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.models import families, head, rehearsal, structures
@@ -139,13 +138,11 @@ class Pass:
             sums[name] = sums[name] + total if name in sums else total
 
     def check_finite(self, value: Tensor, where: str) -> None:
-        """value [B, ...]."""
+        """Raises InputError, naming the sample, at a NaN or Inf in value [B, ...], or where their sum has one."""
         if not torch.isfinite(value.sum()):
-            bad = ~torch.isfinite(value.reshape(len(value), -1)).all(dim=1)
-            sample = int(self.batch.samples[int(bad.nonzero()[0])]) if bad.any() else "(sum overflows)"
-            raise InputError(
-                f"NaN or Inf in {where} at calibration sample {sample}: check the weights, or use a wider dtype"
-            )
+            for sample, own in zip(self.batch.samples.tolist(), value, strict=True):
+                require_finite(own, f"{where} at calibration sample {sample}")
+            require_finite(value, f"{where} at calibration sample (sum overflows)")
 
     def _forward_and_backward(self, batch: Batch) -> None:
         with torch.enable_grad():
@@ -186,13 +183,8 @@ class Pass:
 class Calibration(Pass):
     """Accumulates every statistic of columns.py over micro-batches."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        objectives: Sequence[str] = ("energy", "ce"),
-        sites: Sequence[nn.Linear] | None = None,
-    ):
-        super().__init__(model, objectives, sites)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self.sums: list[dict[str, Tensor]] = [{} for _ in self.layers]  # [n]
         self.angular = [0.0 for _ in self.layers]
         self.tokens = self.samples = 0
@@ -218,20 +210,16 @@ class Calibration(Pass):
         self.angular[index] += (cosine.arccos() / torch.pi)[counted].sum(dtype=torch.float64).item()
 
     def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """(one row a neuron, one row a layer), float64 columns of columns.py. Empty if nothing ran."""
-        neurons = [
-            pd.DataFrame({"layer": index, "unit": np.arange(len(next(iter(sums.values())))), **counts, **columns})
-            for index, sums in enumerate(self.sums)
-            if sums
-            for counts in [{"n_tokens": float(self.tokens), "n_samples": float(self.samples)}]
-            for columns in [{name: value.cpu().numpy() for name, value in sums.items()}]
-        ]
-        layers = pd.DataFrame(
-            {"layer": range(len(self.layers)), "n_tokens": float(self.tokens), "angular_sum": self.angular}
-        )[["layer", *LAYER_COLUMNS]]
-        if not neurons:
-            return pd.DataFrame(), layers
-        return pd.concat(neurons, ignore_index=True)[["layer", "unit", *neuron_columns(self.objectives)]], layers
+        """(one row a neuron, one row a layer), float64 columns of columns.py."""
+        counts = {"n_tokens": float(self.tokens), "n_samples": float(self.samples)}
+        neurons = []
+        for index, (site, sums) in enumerate(zip(self.sites, self.sums, strict=True)):
+            columns = {name: total.cpu().numpy() for name, total in sums.items()}
+            if columns:
+                rows = {"layer": index, "unit": range(site.in_features), **counts, **columns}
+                neurons.append(pd.DataFrame(rows)[["layer", "unit", *neuron_columns(self.objectives)]])
+        layers = {"layer": range(len(self.layers)), "n_tokens": float(self.tokens), "angular_sum": self.angular}
+        return pd.concat(neurons, ignore_index=True), pd.DataFrame(layers)[["layer", *LAYER_COLUMNS]]
 
 
 def counted_only(a: Tensor, counted: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration.prepare import Batch, Measurement, blank
+from pruning.calibration.prepare import Batch, Measurement, blank, require_finite
 from pruning.core import layer_files
-from pruning.core.errors import InputError
 from pruning.models import head, rehearsal, structures
 from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.structures import ffn
@@ -46,16 +45,13 @@ def output_gradients(
         predicted = batch.objective[:, 1:].to(device)
         with torch.enable_grad(), _adding(sites, counted, sums):
             hidden = head.hidden_states(model, batch.ids.to(device), counted.long())
-            if not torch.isfinite(hidden).all():
-                where = f"hidden states from calibration sample {int(batch.samples[0])} on"
-                raise InputError(f"NaN or Inf in {where}: check the weights, or use a wider dtype")
+            require_finite(hidden, f"hidden states from calibration sample {int(batch.samples[0])} on")
             drawn = head.drawn_tokens(model, hidden.detach(), seed * 2**32 + int(batch.samples[0]))
             losses = head.token_losses(model, hidden, drawn)
             (losses * predicted.to(losses.device)).sum().backward()
         tokens += int(predicted.sum())
     for index, total in enumerate(sums):
-        if not torch.isfinite(total.sum()):
-            raise InputError(f"NaN or Inf in gradients of layer {index}: check the weights, or use a wider dtype")
+        require_finite(total, f"gradients of layer {index}")
     return [total.float().cpu() for total in sums], tokens
 
 

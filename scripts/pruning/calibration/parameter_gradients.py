@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration.gradients import cross_entropy
-from pruning.calibration.prepare import Batch, Measurement
+from pruning.calibration.prepare import Batch, Measurement, require_finite
 from pruning.core import artifacts, layer_files
-from pruning.core.errors import InputError
 from pruning.models import families, head, structures
 from pruning.models.families import Family
 from pruning.models.structures import ffn, kv_groups
@@ -75,8 +74,7 @@ def parameter_taylor(
                 backward(model, batch)
         for index, (weights, gradients) in enumerate(zip(chunk, sums, strict=True), start=start):
             found = unit_taylor(weights, gradients, units[index]).cpu()
-            if not torch.isfinite(found).all():
-                raise not_finite(f"weight gradients of layer {index}")
+            require_finite(found, f"weight gradients of layer {index}")
             yield found
 
 
@@ -95,14 +93,9 @@ def backward(model: nn.Module, batch: Batch) -> None:
         mask = batch.counted.to(device).long()
         ids = batch.ids.to(device)
         values = cross_entropy(head.token_losses(model, head.hidden_states(model, ids, mask), ids), batch.objective)
-        if not torch.isfinite(values).all():
-            sample = int(batch.samples[int((~torch.isfinite(values)).nonzero()[0])])
-            raise not_finite(f"the objective ce at calibration sample {sample}")
+        for sample, value in zip(batch.samples.tolist(), values, strict=True):
+            require_finite(value, f"the objective ce at calibration sample {sample}")
         values.sum().backward()
-
-
-def not_finite(where: str) -> InputError:
-    return InputError(f"NaN or Inf in {where}: check the weights, or use a wider dtype")
 
 
 @contextmanager

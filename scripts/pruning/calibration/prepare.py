@@ -94,13 +94,13 @@ def advice(settings: Mapping[str, Any]) -> str:
     return f"`micro_batch: {settings['micro_batch']}`: lower it{checkpointing}"
 
 
-def micro_batches(
-    sequences: Sequences,
-    size: int,
-    *,
-    pad: int,
-    token_mask: str,
-) -> list[Batch]:
+def require_finite(value: torch.Tensor, where: str) -> None:
+    """Raises InputError, naming the place, at a NaN or Inf. The sum tells: a comparison would take a copy's memory."""
+    if not torch.isfinite(value.sum(dtype=torch.float32 if value.itemsize < 4 else None)):
+        raise InputError(f"NaN or Inf in {where}: check the weights, or use a wider dtype")
+
+
+def micro_batches(sequences: Sequences, size: int, *, pad: int, token_mask: str) -> list[Batch]:
     """Micro-batches of `size` samples in order. `token_mask` says which tokens the objectives average over; every real
     token counts in the sums.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration import layerwise
-from pruning.calibration.prepare import Batch, Measurement, blank
+from pruning.calibration.prepare import Batch, Measurement, blank, require_finite
 from pruning.core import layer_files
 from pruning.core.errors import InputError
 from pruning.models import families, rehearsal, structures
@@ -67,8 +67,8 @@ def second_moments(
                         add(sums[part], x.T @ x)
 
             hidden[number] = layerwise.run(model, layer, batch, hidden[number], {site: accumulate})
-        if not all(torch.isfinite(total.sum()) for total in sums.values()):
-            raise InputError(f"NaN or Inf in activations of layer {index}: check the weights, or use a wider dtype")
+        for total in sums.values():
+            require_finite(total, f"activations of layer {index}")
         yield {part: sums.pop(part).float().cpu() for part in list(sums)}  # each wide one goes as its narrow one comes
 
 
