@@ -28,38 +28,35 @@ def samples(documents=DOCUMENTS, **changes) -> list[tuple[str, str]]:
     ]
 
 
-def test_concat_joins_documents_with_an_end_token_and_cuts_full_sequences():
-    assert samples() == [("abCD", "--AA"), (".eFG", "A-AA"), ("H.ij", "AA--")]
+LONG = [("abcdefghij", "KLM")]
 
 
-def test_concat_of_one_long_document_spans_sequences():
-    assert samples([("abcdefghij", "KLM")]) == [("abcd", "----"), ("efgh", "----"), ("ijKL", "--AA")]
-
-
-def test_document_makes_one_sample_of_each_and_cuts_it():
-    assert samples(packing="document") == [("abCD", "--AA"), ("eFGH", "-AAA"), ("ijkL", "---A")]
-    uncut = [("abCD.", "--AAA"), ("eFGH.", "-AAAA"), ("ijkL.", "---AA")]
-    assert samples(packing="document", sequence_length=99) == uncut
-
-
-def test_no_more_samples_than_asked():
-    assert samples(samples=1) == [("abCD", "--AA")]
-    assert samples([("abcdefghij", "KLM")], samples=1) == [("abcd", "----")]
-    assert samples(samples=2, packing="document") == [("abCD", "--AA"), ("eFGH", "-AAA")]
+@pytest.mark.parametrize(
+    ("documents", "changes", "expected"),
+    [
+        (DOCUMENTS, {}, [("abCD", "--AA"), (".eFG", "A-AA"), ("H.ij", "AA--")]),  # joined by an end token, and cut
+        (LONG, {}, [("abcd", "----"), ("efgh", "----"), ("ijKL", "--AA")]),
+        (DOCUMENTS, {"packing": "document"}, [("abCD", "--AA"), ("eFGH", "-AAA"), ("ijkL", "---A")]),
+        (
+            DOCUMENTS,
+            {"packing": "document", "sequence_length": 99},
+            [("abCD.", "--AAA"), ("eFGH.", "-AAAA"), ("ijkL.", "---AA")],
+        ),
+        (DOCUMENTS, {"samples": 1}, [("abCD", "--AA")]),
+        (LONG, {"samples": 1}, [("abcd", "----")]),
+        (DOCUMENTS, {"samples": 2, "packing": "document"}, [("abCD", "--AA"), ("eFGH", "-AAA")]),
+    ],
+)
+def test_packing_by_hand(documents, changes, expected):
+    assert samples(documents, **changes) == expected
 
 
 def test_the_seed_orders_the_documents():
     many = [(chr(ord("a") + i), "") for i in range(20)]
+    before = list(many)
     first, again, other = (samples(many, samples=20, packing="document", seed=seed) for seed in (0, 0, 1))
-    assert first == again != other
+    assert first == again != other and many == before
     assert sorted(first) == sorted(other) == [(f"{prompt}.", "-A") for prompt, _ in many]
-
-
-def test_the_documents_given_stay_in_order():
-    documents = [(chr(ord("a") + i), "") for i in range(20)]
-    before = list(documents)
-    token_samples(documents, TOKENIZER, samples=1, sequence_length=4, packing="concat", seed=1)
-    assert documents == before
 
 
 @pytest.mark.parametrize(
@@ -134,26 +131,15 @@ def batches(size=2, **changes):
 
 def test_micro_batches_pad_on_the_right_to_their_own_longest_sample():
     first, second = batches()
-    assert first.samples.tolist() == [0, 1]
-    assert first.ids.tolist() == [[1, 2, 3], [4, 5, 0]]
-    assert first.counted.tolist() == [[True, True, True], [True, True, False]]
+    assert (first.samples.tolist(), second.samples.tolist()) == ([0, 1], [2])
+    assert (first.ids.tolist(), second.ids.tolist()) == ([[1, 2, 3], [4, 5, 0]], [[6, 7, 8, 9]])
+    assert first.counted.tolist() == [[True, True, True], [True, True, False]] and second.counted.all()
     assert first.objective.equal(first.counted)
-    assert second.samples.tolist() == [2]
-    assert second.ids.tolist() == [[6, 7, 8, 9]]
-    assert second.counted.all()
-
-
-def test_the_answer_mask_leaves_the_counted_tokens_alone():
-    first, second = batches(token_mask="answer")
-    assert first.objective.tolist() == [[False, True, True], [False, True, False]]
-    assert second.objective.tolist() == [[False, False, False, True]]
-    assert first.counted.tolist() == [[True, True, True], [True, True, False]]
-
-
-def test_padding_may_be_a_token_that_also_occurs_in_the_text():
-    texts = [([7, 7, 7], [False] * 3), ([7, 7], [False] * 2)]
-    (batch,) = micro_batches(texts, 2, pad=7, token_mask="all")
-    assert batch.counted.sum(1).tolist() == [3, 2]
+    assert batches(pad=4)[0].counted.equal(first.counted)  # a token that also occurs in the text
+    masked, last = batches(token_mask="answer")
+    assert masked.objective.tolist() == [[False, True, True], [False, True, False]]
+    assert last.objective.tolist() == [[False, False, False, True]]
+    assert masked.counted.equal(first.counted)
 
 
 @pytest.mark.parametrize(

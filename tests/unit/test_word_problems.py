@@ -14,19 +14,10 @@ from hypothesis import strategies as st
 
 from pruning.config.default import TEMPLATES
 from pruning.data import word_problems
-from pruning.data.word_problems import (
-    LETTERS,
-    Problem,
-    generate,
-    options,
-    options_text,
-    prompt,
-    sample,
-    solutions,
-    stream,
-)
+from pruning.data.word_problems import LETTERS, Problem, generate, options, options_text, prompt, sample, solutions
 from pruning.models import reasoner
 
+SPLITS = ("train", "validation", "test")
 HELD_OUT = [1, 12, 31, 43, 55, 62]
 FEW = [4, 9, 14, 20]  # with more problems than are asked for here
 SCARCE = 6  # with about ten test problems
@@ -50,16 +41,9 @@ def made_up(numbers: str, name: str = "Ann", template: int = 4) -> Problem:
 # splits
 
 
-def test_splits_share_no_template_and_numbers_of_the_solution():
-    keys = [{(p.template, p.numbers) for p in of_all_templates(split)} for split in word_problems.SPLITS]
-    assert all(a.isdisjoint(b) for a, b in combinations(keys, 2))
-
-
-def test_splits_share_no_template_and_numbers_of_the_question():
-    keys = [
-        {(p.template, *NUMBER_IN_QUESTION.findall(p.question)) for p in of_all_templates(split)}
-        for split in word_problems.SPLITS
-    ]
+@pytest.mark.parametrize("numbers", [lambda p: p.numbers, lambda p: tuple(NUMBER_IN_QUESTION.findall(p.question))])
+def test_splits_share_no_template_and_numbers_of_the_solution_or_of_the_question(numbers):
+    keys = [{(p.template, numbers(p)) for p in of_all_templates(split)} for split in SPLITS]
     assert all(a.isdisjoint(b) for a, b in combinations(keys, 2))
 
 
@@ -86,19 +70,17 @@ def test_the_split_is_a_hash_and_so_the_same_for_ever():
 
 def test_splits_are_80_10_10():
     counts = Counter(made_up(f"{n} {n + 1}").split for n in range(3000))
-    assert counts["train"] / 3000 == pytest.approx(0.8, abs=0.03)
-    assert counts["test"] / 3000 == pytest.approx(0.1, abs=0.03)
-    assert counts["validation"] / 3000 == pytest.approx(0.1, abs=0.03)
+    assert [counts[split] / 3000 for split in SPLITS] == pytest.approx([0.8, 0.1, 0.1], abs=0.03)
 
 
 def test_stream_yields_its_own_split_only():
-    assert {p.split for p in islice(stream("train", FEW, Random(0)), 40)} == {"train"}
+    assert {p.split for p in islice(word_problems.stream("train", FEW, Random(0)), 40)} == {"train"}
 
 
 # samples
 
 
-@pytest.mark.parametrize("split", word_problems.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_samples_are_distinct_of_their_split_and_balanced(split):
     found = problems(split)
     assert {p.split for p in found} == {split}
@@ -124,9 +106,6 @@ def test_more_problems_than_there_are_is_an_error(monkeypatch):
     assert len(sample(None, [1, 2], 14, 0)) == 14
     with pytest.raises(ValueError, match=r"templates \[1, 2\] hold only about 14 distinct problems, 15 were asked"):
         sample(None, [1, 2], 15, 0)
-
-
-def test_an_unknown_template_is_a_key_error():
     with pytest.raises(KeyError):
         generate(10_000, Random(0))
 
@@ -139,18 +118,15 @@ def of_every_template(each: int = 6) -> list[Problem]:
 
 
 def test_options_hold_the_right_answer_once_with_its_letter():
+    """And are a function of the problem, whose worked solution ends in its answer."""
     for problem in of_every_template():
+        assert re.fullmatch(r"-?\d+(\.\d+)?", problem.final) and problem.answer.endswith(f"#### {problem.final}")
         values, letter = options(problem)
+        assert (values, letter) == options(Problem(problem.template, problem.question, problem.answer))
         assert len(values) == 5
         right = float(problem.answer.split("####")[1])
         assert [float(value) == right for value in values] == [letter == other for other in LETTERS]
         assert len({float(value) for value in values}) == 5
-
-
-def test_options_are_a_function_of_the_problem():
-    for problem in of_every_template(each=2):
-        twin = Problem(problem.template, problem.question, problem.answer)
-        assert options(problem) == options(twin)
 
 
 def test_no_letter_gives_the_answer_away():
@@ -163,12 +139,6 @@ def test_prompts_by_hand():
     assert prompt("1+1?") == "Question: 1+1?\nAnswer:"
     assert options_text(list("12345")) == "(A) 1 (B) 2 (C) 3 (D) 4 (E) 5"
     assert prompt("1+1?", list("12345")) == "Question: 1+1?\nOptions: (A) 1 (B) 2 (C) 3 (D) 4 (E) 5\nAnswer:"
-
-
-def test_worked_solutions_end_in_their_answer():
-    for problem in of_every_template(each=2):
-        assert re.fullmatch(r"-?\d+(\.\d+)?", problem.final)
-        assert problem.answer.endswith(f"#### {problem.final}")
 
 
 # drills and training text
@@ -190,19 +160,13 @@ def test_drills_are_right(seed):
             assert value == (a + b if operator == "+" else a - b if operator == "-" else sum([a] * b))
 
 
-def test_a_problem_document_weighs_the_solution_in_full():
-    problem = problems("train")[0]
-    (question, low), (solution, high) = reasoner.problem_document(problem, with_options=False)
-    assert (question, low) == (f"Question: {problem.question}\nAnswer:", 0.1)
-    assert (solution, high) == (f" {problem.answer}<|endoftext|>", 1.0)
-
-
-def test_a_document_with_options_ends_in_the_right_letter():
+def test_a_problem_document_weighs_the_solution_in_full_and_ends_in_the_right_letter():
     problem = problems("train")[0]
     values, letter = options(problem)
-    (question, low), (solution, full) = reasoner.problem_document(problem, with_options=True)
-    assert (question, low) == (f"Question: {problem.question}\nOptions: {options_text(values)}\nAnswer:", 0.1)
-    assert (solution, full) == (f" {problem.answer}\nThe answer is ({letter})<|endoftext|>", 1.0)
+    for with_options, choice, end in ((False, "", ""), (True, f"\nOptions: {options_text(values)}", letter)):
+        solution = f" {problem.answer}" + (f"\nThe answer is ({end})" if end else "")
+        expected = [(f"Question: {problem.question}{choice}\nAnswer:", 0.1), (f"{solution}<|endoftext|>", 1.0)]
+        assert reasoner.problem_document(problem, with_options=with_options) == expected
 
 
 def test_worked_options_by_hand():

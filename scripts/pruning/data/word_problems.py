@@ -16,7 +16,6 @@ from random import Random
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 LETTERS = "ABCDE"
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
