@@ -34,10 +34,9 @@ def parts_of(wildcards):
     variant, model = variant_of(wildcards), wildcards.model
     found = {"adapter": variant.adapter_files(model)}
     if cut_in_memory(variant):
-        own = {"model": model, "calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity}
         evidence = EVIDENCE.get(CONFIG.method(variant.method).compensate)
-        found |= {"manifest": names.BASE.format(**own), "mask": names.MASK.format(**own)}
-        return found | {"evidence": evidence.format(**own) if evidence else []}
+        found |= {"manifest": names.BASE.format(model=model), "mask": variant.fill(names.MASK, model)}
+        return found | {"evidence": variant.fill(evidence, model) if evidence else []}
     found["manifest"] = variant.manifest(model)
     if variant != names.DENSE:
         # The directory, so that a deleted one is made again; the manifest says whether it changed.

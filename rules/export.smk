@@ -13,19 +13,19 @@ OUTPUT
                                                                     of variant `dense` too, to be compared with
 """
 
+from dataclasses import asdict, astuple
+
 from pruning.models import gguf_types
 
 
 def exported(wildcards):
     """The files that an exported model is made of."""
     variant, model = variant_of(wildcards), wildcards.model
-    own = {"model": model, "calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity}
-    compact = names.COMPACT.format(**own)
     return {
-        "base": names.BASE.format(**own),
-        "mask": names.MASK.format(**own),
-        "manifest": f"{compact}/manifest.json",
-        "weights": ancient(f"{compact}/model"),
+        "base": names.BASE.format(model=model),
+        "mask": variant.fill(names.MASK, model),
+        "manifest": variant.manifest(model),
+        "weights": ancient(variant.weights(model)),
         "adapter": variant.adapter_files(model),
         "measured": measured_of(model, variant),
     }
@@ -42,14 +42,11 @@ def measured_of(model, variant):
 
 def export_name(wildcards):
     """What an export is called."""
-    variant = variant_of(wildcards)
-    parts = (wildcards.model, variant.calib, variant.method, variant.sparsity, variant.tuning)
-    return "-".join(str(part) for part in parts if part)
+    return "-".join(str(part) for part in (wildcards.model, *astuple(variant_of(wildcards))) if part)
 
 
 def export_settings(wildcards):
     variant, model = variant_of(wildcards), CONFIG.models[wildcards.model]
-    whose = {"calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity, "tuning": variant.tuning}
     tasks = {name: catalogue.described(CONFIG, names.Column(name)) for name in CONFIG.tasks}
     return settings(
         None,
@@ -57,7 +54,7 @@ def export_settings(wildcards):
         dtype=model.dtype,
         source=model.source.model_dump(),
         note=model.note,
-        variant=whose,
+        variant=asdict(variant),
         method=CONFIG.method(variant.method).model_dump(),
         calibration=CONFIG.calibrations[variant.calib].model_dump(),
         tuning=CONFIG.tunings[variant.tuning].model_dump() if variant.tuning else None,
