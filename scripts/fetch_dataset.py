@@ -8,9 +8,7 @@ import typer
 from pruning.core import cli
 
 
-def fetch_dataset(
-    settings: cli.Settings, split: Annotated[str, typer.Option()], output: Annotated[Path, typer.Option()]
-) -> None:
+def fetch_dataset(settings: cli.Settings, split: Annotated[str, typer.Option()], output: cli.Output) -> None:
     import pandas as pd
 
     from pruning.core import artifacts, chain, hub

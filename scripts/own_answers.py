@@ -11,7 +11,7 @@ from pruning.core import cli
 def own_answers(
     settings: cli.Settings,
     samples: Annotated[Path, typer.Option(help="the dense model's outcomes on the task")],
-    output: Annotated[Path, typer.Option(help="parquet to write")],
+    output: cli.Output,
 ) -> None:
     """Settings: the `task`, and the `metric` that says what is right."""
     from pruning.core import artifacts

@@ -80,6 +80,24 @@ def save(model, directory: Path) -> Path:
     return directory
 
 
+CALIBRATION = {
+    **{"samples": 11, "sequence_length": 24, "packing": "document", "seed": 3, "micro_batch": 4, "dtype": "float32"},
+    **{"token_mask": "answer", "prompt": "Q: {question}\n", "completion": "A: {answer}"},
+}
+"""A calibration's settings, as a stage gets them, for the text of `to_calibrate`."""
+
+
+def to_calibrate(folder: Path) -> tuple[Path, Path]:
+    """A model's directory, and the parquet of twelve questions with answers of uneven lengths."""
+    import pandas as pd
+
+    from pruning.core import artifacts
+
+    texts = {"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]}
+    artifacts.write_parquet(folder / "data.parquet", pd.DataFrame(texts), "dataset", {})
+    return save(llama(), folder / "model"), folder / "data.parquet"
+
+
 def manifest(base: Path) -> Path:
     """What fetching says of a model directory, written beside it."""
     from pruning.core import artifacts

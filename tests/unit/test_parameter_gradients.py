@@ -12,7 +12,6 @@ from pruning.calibration import prepare
 from pruning.calibration.parameter_gradients import layers_that_fit, parameter_taylor, unit_taylor
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.data import text
 from pruning.methods.scores import Layer
 from pruning.methods.scores import parameter_taylor as plugin
 from pruning.models.checkpointing import checkpoint_gradients
@@ -232,38 +231,20 @@ def test_a_broken_gradient_is_named_by_its_layer():
 
 # the score and the stages
 
-SETTINGS = {
-    "samples": 11,
-    "sequence_length": 24,
-    "packing": "document",
-    "seed": 3,
-    "micro_batch": 4,
-    "token_mask": "answer",
-    "gradient_checkpointing": False,
-    "dtype": "float32",
-    "prompt": "Q: {question}\n",
-    "completion": "A: {answer}",
-}
+SETTINGS = {**tiny.CALIBRATION, "gradient_checkpointing": False}
 
 
 def run_stage(tmp_path, memory_mb=None, **changes) -> pd.DataFrame:
-    tiny.save(tiny.llama(), tmp_path / "model")
-    texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
-    artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
     kind = "attention_parameter_taylor" if "structure" in changes else "parameter_taylor"
-    output, paths = tmp_path / f"{kind}.parquet", (tmp_path / "model", tmp_path / "data.parquet")
-    measure.measure("parameter_gradients", [output], {**SETTINGS, **changes}, *paths, memory_mb)
+    output, files = tmp_path / f"{kind}.parquet", tiny.to_calibrate(tmp_path)
+    measure.measure("parameter_gradients", [output], {**SETTINGS, **changes}, *files, memory_mb)
     return artifacts.read_parquet(output, kind)
 
 
 def test_the_stage_writes_a_row_a_neuron(tmp_path):
     frame = run_stage(tmp_path)
     model, tokenizer = load(tmp_path / "model", "float32", "cpu")
-    records = artifacts.read_table(tmp_path / "data.parquet", "dataset").to_pylist()
-    texts = [("Q: {question}\n".format_map(r), "A: {answer}".format_map(r)) for r in records]
-    names = ("samples", "sequence_length", "packing", "seed")
-    sequences = text.token_samples(texts, tokenizer, **{name: SETTINGS[name] for name in names})
-    batches = prepare.micro_batches(sequences, 1, pad=0, token_mask="answer")
+    batches = prepare.batches(tmp_path / "data.parquet", tokenizer, {**SETTINGS, "micro_batch": 1})
     expected = torch.cat(list(parameter_taylor(model, batches, 2)))
     assert list(frame) == ["layer", "unit", "n_samples", "ce_param_abs"]
     assert frame["ce_param_abs"].to_numpy() == pytest.approx(expected.numpy(), rel=1e-4)

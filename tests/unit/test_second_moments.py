@@ -4,7 +4,6 @@ from functools import partial
 
 import measure
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -141,25 +140,12 @@ def test_layers_that_share_keys_and_values_are_refused():
 
 # the stage
 
-SETTINGS = {
-    "samples": 11,
-    "sequence_length": 24,
-    "packing": "document",
-    "seed": 3,
-    "micro_batch": 4,
-    "token_mask": "answer",
-    "dtype": "float32",
-    "prompt": "Q: {question}\n",
-    "completion": "A: {answer}",
-}
+SETTINGS = tiny.CALIBRATION
 
 
 def run_stage(tmp_path, **changes):
-    tiny.save(tiny.llama(), tmp_path / "model")
-    texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
-    artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
-    outputs, files = [tmp_path / "out.json", tmp_path / "out"], (tmp_path / "model", tmp_path / "data.parquet")
-    measure.measure("second_moments", outputs, {**SETTINGS, **changes}, *files)
+    outputs = [tmp_path / "out.json", tmp_path / "out"]
+    measure.measure("second_moments", outputs, {**SETTINGS, **changes}, *tiny.to_calibrate(tmp_path))
     return outputs
 
 
