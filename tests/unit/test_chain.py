@@ -72,34 +72,75 @@ def test_untouched_results_are_whole(results, capsys):
     assert "5 artefacts, 6 files of models and moments, 3 links: 0 mistakes" in capsys.readouterr().out
 
 
-CHANGES = {
-    "rows shuffled": lambda frame: frame.iloc[[1, 0, 2, 3]].reset_index(drop=True),
-    "a layer all false": lambda frame: frame.assign(keep=frame["keep"] & (frame["layer"] == 0)),
-    "a row less": lambda frame: frame.iloc[:3],
+SPEED = pd.DataFrame({"variant": ["dense", "c/wanda/40"], "prefill_speedup": [1.0, 1.5]})
+CSV, OTHER_CSV = Path("results/analysis/speed/m.csv"), Path("results/analysis/speed/n.csv")
+AS_MADE, HASH = Path("as_made.csv"), "0" * 64
+
+
+@pytest.fixture
+def csv(results) -> None:
+    for path, frame in ((CSV, SPEED), (OTHER_CSV, SPEED[:1])):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".md").write_text("| dense |")
+        artifacts.write_csv(path, frame, {}, beside=[path.with_suffix(".md")])
+    shutil.copy(CSV, AS_MADE)
+
+
+def edited(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+MANIFEST = MODEL.parent / "manifest.json"
+WANDA, CHANGED = mask_of("wanda"), "was changed after it was made; delete it"
+TAMPERED = {  # what is done, how the file is read, and what is said
+    "rows shuffled": (lambda: rewritten(WANDA, lambda frame: frame.iloc[[1, 0, 2, 3]]), "mask", f"{WANDA}: {CHANGED}"),
+    "a layer all false": (
+        lambda: rewritten(WANDA, lambda frame: frame.assign(keep=frame["keep"] & (frame["layer"] == 0))),
+        "mask",
+        f"{WANDA}: {CHANGED}",
+    ),
+    "a row less": (lambda: rewritten(WANDA, lambda frame: frame.iloc[:3]), "mask", f"{WANDA}: {CHANGED}"),
+    "another method's scores": (
+        lambda: shutil.copyfile(scores_of("rku"), scores_of("wanda")),
+        "scores",
+        f"{scores_of('wanda')}: is results/m/scores/c/rku.parquet, put in another's place",
+    ),
+    "an edited manifest": (lambda: edited(MANIFEST, "[\n    1,", "[\n    2,"), "model", f"{MANIFEST}: {CHANGED}"),
+    "a digit": (lambda: edited(CSV, "1.5", "2.5"), "csv", f"{CSV}: {CHANGED}"),
+    "cut": (lambda: CSV.write_text(CSV.read_text()[:30]), "csv", f"{CSV}: {CHANGED}"),
+    "another CSV": (lambda: shutil.copy(OTHER_CSV, CSV), "csv", f"{CSV}: {CHANGED}"),
+    "another CSV, with its record": (
+        lambda: [shutil.copy(OTHER_CSV, CSV), shutil.copy(record(OTHER_CSV), record(CSV))],
+        "csv",
+        f"{record(CSV)}: is {record(OTHER_CSV)}, put in another's place",
+    ),
+    "a CSV and its record": (
+        lambda: [edited(CSV, "1.5", "2.5"), edited(record(CSV), artifacts.file_hash(AS_MADE), HASH)],
+        "csv",
+        f"{record(CSV)}: {CHANGED}",
+    ),
+}
+READ = {
+    "mask": lambda: artifacts.read_parquet(WANDA, "mask"),
+    "scores": lambda: artifacts.read_parquet(scores_of("wanda"), "scores"),
+    "model": lambda: load(MODEL, "float32", "cpu"),
+    "csv": lambda: artifacts.read_csv(CSV),
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_changed_mask_is_refused(results, capsys, name):
-    rewritten(mask_of("wanda"), CHANGES[name])
-    with pytest.raises(InputError, match="masks/c/wanda/40.parquet: was changed after it was made; delete it"):
-        artifacts.read_parquet(mask_of("wanda"), "mask")
-    assert "error: results/m/masks/c/wanda/40.parquet: was changed" in found(capsys)
-
-
-def test_another_methods_scores_are_refused_in_this_ones_place(results, capsys):
-    shutil.copyfile(scores_of("rku"), scores_of("wanda"))
-    with pytest.raises(InputError, match="wanda.parquet: is results/m/scores/c/rku.parquet, put in another's place"):
-        artifacts.read_parquet(scores_of("wanda"), "scores")
-    assert "put in another's place" in found(capsys)
-
-
-def test_an_edited_manifest_is_refused(results, capsys):
-    path = MODEL.parent / "manifest.json"
-    path.write_text(path.read_text().replace('"widths": [\n    1,', '"widths": [\n    2,'))
-    with pytest.raises(InputError, match="manifest.json: was changed after it was made"):
-        load(MODEL, "float32", "cpu")
-    assert "manifest.json: was changed" in found(capsys)
+@pytest.mark.parametrize("name", TAMPERED)
+def test_what_was_tampered_with_is_refused(csv, capsys, name):
+    tamper, kind, words = TAMPERED[name]
+    tamper()
+    with pytest.raises(InputError, match=words):
+        READ[kind]()
+    assert f"error: {words}" in found(capsys)
 
 
 def test_a_replaced_weight_file_is_refused_also_after_it_was_found_right(results, capsys):
@@ -128,41 +169,6 @@ def test_what_was_made_from_other_inputs_is_found(results, capsys):
     assert f"error: {mask_of('wanda')}: was made from another {scores_of('wanda')}" in found(capsys)
 
 
-SPEED = pd.DataFrame({"variant": ["dense", "c/wanda/40"], "prefill_speedup": [1.0, 1.5]})
-CSV = Path("results/analysis/speed/m.csv")
-
-
-def edited(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert text.count(old) == 1
-    path.write_text(text.replace(old, new))
-
-
-CSV_CHANGES = {
-    "a digit": (lambda: edited(CSV, "1.5", "2.5"), "m.csv: was changed after it was made; delete it"),
-    "cut": (lambda: CSV.write_text(CSV.read_text()[:30]), "m.csv: was changed after it was made; delete it"),
-    "another's": (lambda: shutil.copy(CSV.with_name("n.csv"), CSV), "m.csv: was changed after it was made; delete it"),
-    "another's, with its record": (
-        lambda: [shutil.copy(CSV.with_name(f"n.csv{end}"), f"{CSV}{end}") for end in ("", ".json")],
-        "m.csv.json: is results/analysis/speed/n.csv.json, put in another's place",
-    ),
-    "its record, too": (
-        lambda: [edited(CSV, "1.5", "2.5"), edited(CSV.with_name("m.csv.json"), artifacts.file_hash(AS_MADE), HASH)],
-        "m.csv.json: was changed after it was made",
-    ),
-}
-AS_MADE, HASH = Path("as_made.csv"), "0" * 64
-
-
-@pytest.fixture
-def csv(results) -> None:
-    for name, frame in (("m", SPEED), ("n", SPEED[:1])):
-        CSV.with_name(f"{name}.md").parent.mkdir(parents=True, exist_ok=True)
-        CSV.with_name(f"{name}.md").write_text("| dense |")
-        artifacts.write_csv(CSV.with_name(f"{name}.csv"), frame, {}, beside=[CSV.with_name(f"{name}.md")])
-    shutil.copy(CSV, AS_MADE)
-
-
 def test_a_csv_comes_back_and_its_origin_is_recorded(csv, capsys):
     pd.testing.assert_frame_equal(artifacts.read_csv(CSV), SPEED)
     assert artifacts.read_beside(CSV.with_suffix(".md")) == "| dense |"
@@ -172,21 +178,12 @@ def test_a_csv_comes_back_and_its_origin_is_recorded(csv, capsys):
     assert capsys.readouterr().out.count("7 artefacts, 6 files of models and moments, 3 links: 0 mistakes") == 2
 
 
-@pytest.mark.parametrize("name", CSV_CHANGES)
-def test_a_changed_csv_is_refused(csv, capsys, name):
-    change, words = CSV_CHANGES[name]
-    change()
-    with pytest.raises(InputError, match=words):
-        artifacts.read_csv(CSV)
-    assert f"error: results/analysis/speed/{words}" in found(capsys)
-
-
 def test_a_csv_without_its_record_and_a_changed_text_beside_one_are_refused(csv, capsys):
     CSV.with_suffix(".md").write_text("| dens |")
     with pytest.raises(InputError, match="m.md: was changed after it was made; delete it"):
         artifacts.read_beside(CSV.with_suffix(".md"))
     assert "error: results/analysis/speed/m.md: was changed" in found(capsys)
-    CSV.with_name("m.csv.json").unlink()
+    record(CSV).unlink()
     with pytest.raises(InputError, match="m.csv: lacks m.csv.json, which says how it was made; delete it and run"):
         artifacts.read_csv(CSV)
 
