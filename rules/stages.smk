@@ -31,7 +31,8 @@ def on_cpu(options, settings=True):
 def on_gpu(options):
     """The same on leased GPUs, if the job asks for any, and with its threads."""
     launcher = shlex.quote(f"{SCRIPTS}/launch.py")  # changes no result, so it is no input
-    return f"python {launcher} --gpus {LEASED} -- {on_cpu(options + ' --threads {threads}')}"
+    command = on_cpu(f"{options} --threads {{threads}}")
+    return f"python {launcher} --gpus {LEASED} -- {command}"
 
 
 def memory_mb(wildcards, attempt):
