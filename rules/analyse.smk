@@ -115,7 +115,7 @@ if CONFIG.cases:
         return settings(CONFIG.cases, exclude=["dataset", "split", "excerpt"], prompt=prompt, dtype=dtype)
 
     rule cases:
-        """What one variant writes when asked a few questions."""
+        """What one variant generates for a few questions."""
         input:
             unpack(parts_of),
             data=names.DATA.format(dataset=CONFIG.cases.dataset, split=CONFIG.cases.split),

@@ -6,19 +6,19 @@ INPUT
     results/data/{dataset}/{split}.parquet                      calibration text, or
     results/{model}/answers/{task}.parquet                      the model's own answers
 OUTPUT
-    results/{model}/calibration/{calib}/statistics.parquet      one row a neuron (scripts/pruning/calibration/columns.py)
-    results/{model}/calibration/{calib}/layers.parquet          one row a layer
-    results/{model}/calibration/{calib}/token_classes.parquet   one row a neuron and token class (digits, operators, …)
+    results/{model}/calibration/{calib}/statistics.parquet      one row per neuron (scripts/pruning/calibration/columns.py)
+    results/{model}/calibration/{calib}/layers.parquet          one row per layer
+    results/{model}/calibration/{calib}/token_classes.parquet   one row per neuron and token class (digits, operators, …)
     results/{model}/calibration/{calib}/activations.parquet     sampled tokens x neurons of the analysed layer
     results/{model}/calibration/{calib}/second_moments/         sum of a a^T of down_proj's inputs, for ridge compensation
     results/{model}/calibration/{calib}/output_gradients/       sum of g g^T at every FFN's output, for the score obs
-    results/{model}/calibration/{calib}/rounds.parquet          one row a neuron, for the score rounds
-    results/{model}/calibration/{calib}/parameter_taylor.parquet    one row a neuron, for the score parameter_taylor
-    results/{model}/calibration/{calib}/attention.parquet       one row a channel, for the allocation joint; for joint by
+    results/{model}/calibration/{calib}/rounds.parquet          one row per neuron, for the score rounds
+    results/{model}/calibration/{calib}/parameter_taylor.parquet    one row per neuron, for the score parameter_taylor
+    results/{model}/calibration/{calib}/attention.parquet       one row per channel, for the allocation joint; for joint by
                                                                 the scores obs, leverage and parameter_taylor instead:
     results/{model}/calibration/{calib}/attention_second_moments/   sum of a a^T of the inputs of attention's output projection
     results/{model}/calibration/{calib}/attention_output_gradients/ sum of g g^T at its output
-    results/{model}/calibration/{calib}/attention_parameter_taylor.parquet      one row a key-value group
+    results/{model}/calibration/{calib}/attention_parameter_taylor.parquet      one row per key-value group
 """
 
 CALIBRATION_FILES = ("statistics", "layers")

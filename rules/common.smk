@@ -35,7 +35,7 @@ from pruning.report import catalogue
 
 
 def checked(function, *arguments):
-    """Call; bad input ends the run before any job starts, with one line a mistake and no traceback."""
+    """Call; bad input ends the run before any job starts, with one line per mistake and no traceback."""
     with one_line():
         return function(*arguments)
 

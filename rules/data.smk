@@ -5,8 +5,8 @@ INPUT
     a local JSON Lines file, the hub, or reasoning-gym's templates, as the config says
     results/{model}/eval/dense/{task}.samples.parquet       for the model's own answers
 OUTPUT
-    results/data/{dataset}/{split}.parquet      one row a record, in the fields of the hub's copy
-    results/{model}/answers/{task}.parquet      one row a question that the dense model answered right: item, prompt, completion
+    results/data/{dataset}/{split}.parquet      one row per record, in the fields of the hub's copy
+    results/{model}/answers/{task}.parquet      one row per question that the dense model answered right: item, prompt, completion
 """
 
 WHERE = ("dataset", "split", "answers", "completion")  # settings of a text: `text_file` and `text_format` say them

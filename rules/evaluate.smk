@@ -2,19 +2,19 @@
 Evaluation of the dense model, of every pruned one and of every recovered one, item by item.
 
 `variant` is `dense`, `{calib}/{method}/{sparsity}`, or that and `/{tuning}`. A task is either lm-eval's (config/tasks/{task}.yaml) or a
-windowed perplexity (tasks.{task} in the config). Tasks that `experiment.together` names are asked in one job: the model is loaded once.
+windowed perplexity (tasks.{task} in the config). Tasks that `experiment.together` names are evaluated in one job: the model is loaded once.
 
 INPUT
     manifest.json and files of the variant's model; with `storage.compact: memory` the dense model's, and a mask
     results/data/…                                          the data files that the task names
 OUTPUT
     results/{model}/eval/{variant}/{task}.json              the whole result
-    results/{model}/eval/{variant}/{task}.samples.parquet   one row an item and metric
-Answers already given are kept in a hidden file beside the outputs: a killed evaluation goes on where it stopped.
+    results/{model}/eval/{variant}/{task}.samples.parquet   one row per item and metric
+Responses are cached in a hidden file beside the outputs: a killed evaluation resumes where it stopped.
 """
 
 VARIANT = rf"dense|({one_of(CONFIG.calibrations)})/({METHOD})/\d{{1,2}}(/({one_of(CONFIG.tunings)}))?"
-TOGETHER = catalogue.together(CONFIG)  # (model, tasks) -> the variants that all of these tasks are asked of
+TOGETHER = catalogue.together(CONFIG)  # (model, tasks) -> the variants that are evaluated on all of these tasks
 
 
 def variant_of(wildcards):
@@ -102,13 +102,13 @@ def evaluation_settings(wildcards, tasks):
     return settings(None, tasks=own)
 
 
-def asked(function):
+def of_tasks(function):
     """A function of wildcards and of the tasks of a rule, as one of wildcards alone."""
     return lambda tasks: lambda wildcards: function(wildcards, tasks or [wildcards.task])
 
 
-evaluation, evaluation_settings = asked(evaluation), asked(evaluation_settings)
-task_options = asked(lambda w, tasks: [f"--source={task}={made_from(task)}" for task in tasks])
+evaluation, evaluation_settings = of_tasks(evaluation), of_tasks(evaluation_settings)
+task_options = of_tasks(lambda w, tasks: [f"--source={task}={made_from(task)}" for task in tasks])
 ONE = {("", ()): VARIANT}  # of any model, any one task
 
 for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items()):

@@ -1,6 +1,6 @@
 """Walk all of `results`: is every artefact as it was made, where it belongs, and made from what is there now?
 
-Prints a line a mistake, and exits with 1 if there is one. What was deleted after use (`storage: temp`) is no mistake.
+Prints one line per mistake, and exits with 1 if there is one. What was deleted after use (`storage: temp`) is none.
 """
 
 import json

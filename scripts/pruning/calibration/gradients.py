@@ -1,4 +1,4 @@
-"""The calibration pass: one forward and one activation-gradient backward an objective give every method's statistics.
+"""The calibration pass: a forward pass, and a backward pass per objective to the activations, give every statistic.
 
 All weights are frozen. Gradients flow only through activations, from the first layer's down_proj input on; each
 layer's product a * g is reduced the moment its gradient arrives, so no two layers' gradients are held at once.
@@ -25,7 +25,7 @@ from pruning.models.structures import ffn
 def objective_values(
     names: Sequence[str], hidden: Tensor, normed: Tensor, losses: Callable[[], Tensor], mask: Tensor
 ) -> dict[str, Tensor]:
-    """Each objective of objectives.py that is asked for, a value a sample [B].
+    """Each objective of objectives.py that is named, one value per sample [B].
 
     hidden [B, T, d] before the final norm, normed [B, T, d] after it; losses gives each token's cross-entropy
     [B, T - 1], and is called for `ce` alone. mask [B, T]: tokens that the objectives average over."""
@@ -210,7 +210,7 @@ class Calibration(Pass):
         self.angular[index] += (cosine.arccos() / torch.pi)[counted].sum(dtype=torch.float64).item()
 
     def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """(one row a neuron, one row a layer), float64 columns of columns.py."""
+        """(one row per neuron, one row per layer), float64 columns of columns.py."""
         counts = {"n_tokens": float(self.tokens), "n_samples": float(self.samples)}
         neurons = []
         for index, (site, sums) in enumerate(zip(self.sites, self.sums, strict=True)):

@@ -71,7 +71,7 @@ class Observation(Pass):
                 self.kept.append({"sample": sample, "position": position, "token": token, "activation": values})
 
     def class_frame(self) -> pd.DataFrame:
-        """One row a neuron and token class, float64 columns of columns.py."""
+        """One row per neuron and token class, float64 columns of columns.py."""
         frames = []
         for index, sums in enumerate(self.sums):
             width = next(iter(sums.values())).shape[1]
@@ -108,7 +108,7 @@ def measure(job: Measurement) -> None:
 
 
 def activation_table(kept: Sequence[Mapping]) -> pa.Table:
-    """Sampled activations, one row a token: sample, position, token id, activation (list of float32 [n])."""
+    """Sampled activations, one row per token: sample, position, token id, activation (list of float32 [n])."""
     schema = pa.schema(
         [
             ("sample", pa.int64()),
