@@ -29,7 +29,7 @@ def printed(tmp_path_factory) -> dict[tuple, dict[str, str]]:
         config.write("\ncustom_rules: [own.smk]\n")
     found = {}
     for options in (PLAIN, OVERRIDDEN):
-        done = own.snakemake("-n", *options, "--", "results/table1.csv", "mine.txt")
+        done = own.snakemake("-n", "results/table1.csv", "mine.txt", *options)
         jobs = re.findall(r"^(?:local)?rule (\w+):\n(.*?)\n\n", done.stdout + done.stderr, re.S | re.M)
         found[options] = dict(reversed(jobs))
     return found

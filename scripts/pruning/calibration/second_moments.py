@@ -67,8 +67,8 @@ def second_moments(
                         add(sums[part], x.T @ x)
 
             hidden[number] = layerwise.run(model, layer, batch, hidden[number], {site: accumulate})
-        for total in sums.values():
-            require_finite(total, f"activations of layer {index}")
+        for part in sums:  # no name holds on to a sum
+            require_finite(sums[part], f"activations of layer {index}")
         yield {part: sums.pop(part).float().cpu() for part in list(sums)}  # each wide one goes as its narrow one comes
 
 
