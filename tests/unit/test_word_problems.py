@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.config.default import TEMPLATES
+from pruning.config.default import DEFAULT
 from pruning.data import word_problems
 from pruning.data.word_problems import (
     LETTERS,
@@ -27,6 +27,7 @@ from pruning.data.word_problems import (
 )
 from pruning.models import reasoner
 
+TEMPLATES = DEFAULT.datasets["gsm_symbolic"].templates
 HELD_OUT = [1, 12, 31, 43, 55, 62]
 FEW = [4, 9, 14, 20]  # with more problems than are asked for here
 SCARCE = 6  # with about ten test problems
