@@ -1,17 +1,19 @@
 """Analyses: the other tables and figures, a section each."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pruning.config.base import Alias, Dtype, NonEmpty, Percent, Positive, Strict
+from pruning.config.base import Alias, Dtype, NonEmpty, Of, Percent, Positive, Strict, choices
 from pruning.config.calibration import Objective
+from pruning.methods.normalise import NORMALISATIONS
+from pruning.methods.scores.utility import REDUCTIONS
 
 
 class Overlap(Strict):
     """Table 4 and Figure 3."""
 
-    pairs: NonEmpty[tuple[Alias, Alias]]
+    pairs: Annotated[NonEmpty[tuple[Alias, Alias]], Of("methods")]
     """Methods whose masks are compared; the heat map shows the first."""
     sparsities: NonEmpty[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
 
@@ -21,11 +23,11 @@ class Reading(Strict):
 
     title: str
     """In words, for the table."""
-    rku: Alias
+    rku: Annotated[Alias, Of("methods")]
     """Methods: presets, or `{objective}-{reduction}-{normalise}-{allocate}`."""
-    agf: Alias
-    taylor: Alias
-    wanda: Alias = "wanda"
+    agf: Annotated[Alias, Of("methods")]
+    taylor: Annotated[Alias, Of("methods")]
+    wanda: Annotated[Alias, Of("methods")] = "wanda"
 
 
 class Readings(Strict):
@@ -70,7 +72,7 @@ class Trap(Strict):
 class Cases(Strict):
     """Table 5."""
 
-    dataset: Alias
+    dataset: Annotated[Alias, Of("datasets")]
     split: Alias = "test"
     items: NonEmpty[int]
     """Row numbers of the split, from 0."""
@@ -103,10 +105,10 @@ class Ablation(Strict):
 
     task: Alias
     objectives: NonEmpty[Objective] = ["energy", "energy_post", "ce"]
-    reductions: NonEmpty[str] = ["net_abs", "abs", "share", "sq", "grad_sq"]
-    normalisations: NonEmpty[str] = ["none", "layer_sum"]
+    reductions: NonEmpty[Literal[REDUCTIONS]] = ["net_abs", "abs", "share", "sq", "grad_sq"]
+    normalisations: NonEmpty[Literal[tuple(NORMALISATIONS)]] = ["none", "layer_sum"]
     """With uniform allocation no normalisation changes a mask: it is left out there."""
-    allocations: NonEmpty[str] = ["uniform", "global"]
+    allocations: NonEmpty[Literal[choices("methods/allocation")]] = ["uniform", "global"]
 
 
 class Tradeoff(Strict):

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from pruning.calibration.objectives import OBJECTIVES
-from pruning.config.base import Alias, NonEmpty, Positive, Strict
+from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
 
 Objective = Literal[tuple(OBJECTIVES)]
 
 
 class Calibration(Strict):
-    dataset: Alias
+    dataset: Annotated[Alias, Of("datasets")]
     split: Alias = "train"
     answers: Alias | None = None
     """Task that asks this split's questions: the text is then the model's own right answers to it, in the format in

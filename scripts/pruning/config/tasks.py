@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pruning.config.base import Alias, NonEmpty, Positive, Strict
+from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
 
 
 class StopEarly(Strict):
@@ -59,7 +59,7 @@ class LmEvalTask(Strict):
 class PerplexityTask(Strict):
     kind: Literal["perplexity"]
     title: str
-    dataset: Alias
+    dataset: Annotated[Alias, Of("datasets")]
     split: Alias = "test"
     text: str = "{text}"
     """Text of a record; fields in braces."""

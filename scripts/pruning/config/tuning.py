@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pruning.config.base import Alias, NonEmpty, Positive, Strict
+from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
 
 
 class Tuning(Strict):
     """LoRA recovery. The paper names only the 150 steps: everything else here is our choice."""
 
-    dataset: Alias
+    dataset: Annotated[Alias, Of("datasets")]
     split: Alias = "train"
     answers: Alias | None = None
     """As of a calibration: the text is the dense model's own right answers to this task."""
