@@ -153,6 +153,7 @@ GGUF = {"kind": "gguf", "path": "x"}
 TABLE = {"title": "t", "tasks": ["gsm_symbolic"], "sparsities": [30]}
 AT = {"title": "t", "tasks": ["gsm_symbolic"], "methods": ["wanda", "rku"]}
 HUB = {"kind": "hub", "repo": "a/b", "revision": "v1.0"}
+PRUNED = {"kind": "pruned", "model": "m", "calib": "gsm_symbolic-s0", "method": "wanda", "sparsity": 20}
 FEWER = ["energy", "energy_post", "ce"]
 READING = {"title": "t", "rku": "rku", "agf": "agf", "taylor": "taylor_fo"}
 REFUSED = [
@@ -215,6 +216,10 @@ REFUSED = [
     ("experiment|models", ["x"], ": unknown name 'x'; declared: tiny-reasoner"),
     ("experiment|calibrations", ["x"], ": unknown name 'x'; declared: gsm_symbolic-s0, …"),
     ("experiment|reference", "obs", ": unknown name 'obs'; declared: agf, cfsp, flap, random, rku, taylor_fo, wanda"),
+    ("experiment|together", [["arithmetic", "arithmetic"]], ": names arithmetic twice; a task is asked in one job"),
+    ("models|m", {"source": {**PRUNED, "model": "x"}}, ".source.model: unknown name 'x'; declared: m, tiny-reasoner"),
+    ("models|m", {"source": {**PRUNED, "method": "owl"}}, ".source.method: unknown name 'owl'; nearest: …"),
+    ("models|m", {"source": PRUNED}, ".source.model: m is made of m: name another one"),
     ("tables|table1|models", ["x"], ": unknown name 'x'; declared: tiny-reasoner"),
     ("tables|table1|calibrations", ["x"], ": unknown name 'x'; declared: …"),
     ("tables|table1|methods", ["wanda", "owl"], ": unknown name 'owl'; nearest: …"),
@@ -273,6 +278,14 @@ OTHERS = {
     "models.mine: this name is taken by tables.mine; choose another for one of them": {
         "models|mine": MODEL,
         "tables|mine": TABLE,
+    },
+    "models.m.source.model: m is made of n is made of m: name another one": {
+        "models|m": {"source": {**PRUNED, "model": "n"}},
+        "models|n": {"source": PRUNED},
+    },
+    "models.m.source.method: rku needs the gradient of 'energy': add it to calibrations.gsm_symbolic-s1.objectives": {
+        "calibrations|gsm_symbolic-s1|objectives": ["ce"],
+        "models|m": {"source": {**PRUNED, "model": "tiny-reasoner", "calib": "gsm_symbolic-s1", "method": "rku"}},
     },
     "tables.seeds.methods: rku needs the gradient of 'energy': add it to calibrations.gsm_symbolic-s1.objectives": {
         "calibrations|gsm_symbolic-s1|objectives": ["ce"],

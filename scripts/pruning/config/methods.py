@@ -12,7 +12,7 @@ from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
 
 # Names of the recombinations of a utility score; the ablation is made of them.
-SCORES, ALLOCATIONS = choices("methods/scores"), choices("methods/allocation")
+ALLOCATIONS = choices("methods/allocation")
 CHOICES = (tuple(OBJECTIVES), REDUCTIONS, tuple(NORMALISATIONS), ALLOCATIONS)
 GRID = {"-".join(parts) for parts in product(*CHOICES)}
 
@@ -27,7 +27,7 @@ PREFIXES: dict[str, dict[str, Any]] = {
 
 
 class Method(Strict):
-    score: Literal[SCORES]
+    score: Literal[choices("methods/scores")]
     """File of scripts/pruning/methods/scores."""
     options: dict[str, Any] = {}
     """Keyword arguments of the score."""
@@ -68,7 +68,7 @@ class Method(Strict):
                 "exact`"
             )
         if allocation.cuts_groups(self.allocate) and not scores.groups_by(self.score):
-            can = ", ".join(name for name in SCORES if scores.groups_by(name))
+            can = ", ".join(name for name in choices("methods/scores") if scores.groups_by(name))
             raise ValueError(
                 f"allocate: {self.allocate} scores attention's channels as well, which score {self.score!r} cannot; "
                 f"those that can: {can}"

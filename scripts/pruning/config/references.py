@@ -1,7 +1,7 @@
 """What one section of the configuration says of another: every name that is used is declared and can be used there.
 
 Fields that hold names are marked with the section that declares them (`base.Of`); what a mark cannot say is said here.
-All raises ValueError, which names the key. What needs files, models or the machine is in preflight.py.
+All of it raises ValueError, which names the key. What needs files, models or the machine is in preflight.py.
 """
 
 from collections.abc import Iterator
@@ -59,10 +59,10 @@ def check(config: Config) -> None:
 def _uses(value: Any, key: str = "") -> Iterator[tuple[str, str, list[str], Any]]:
     """(key, section that declares its names, the names, what has the key), of all marked fields in a value."""
     if isinstance(value, BaseModel):
-        marks = {name: mark for name, field in type(value).model_fields.items() for mark in field.metadata}
-        for name, mark in marks.items():
-            if isinstance(mark, Of):
-                yield f"{key}.{name}", mark.section, list(_names(getattr(value, name))), value
+        for name, field in type(value).model_fields.items():
+            for mark in field.metadata:
+                if isinstance(mark, Of):
+                    yield f"{key}.{name}", mark.section, list(_names(getattr(value, name))), value
         value = dict(value)
     if isinstance(value, dict):
         for name, entry in value.items():

@@ -5,6 +5,7 @@ is written from here (`make config`). `config/config.yaml` is the default: other
 stacked on top with `--configfile`. Unknown keys are errors.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -144,14 +145,12 @@ class Config(Strict):
         """The preset that a recombination is the same as, where there is one (normalisation cannot matter under
         uniform allocation)."""
 
-        def choices_of(method: Method) -> dict[str, Any]:
+        def choices_of(method: Method) -> str:
             same = {"normalise": "none"} if method.allocate == "uniform" else {}
-            return {**method.model_dump(), **same}
+            return json.dumps({**method.model_dump(), **same}, sort_keys=True)
 
-        declared = {name: choices_of(method) for name, method in self.methods.items()}
-        found = {
-            name: next((p for p, m in declared.items() if m == choices_of(self.method(name))), "") for name in names
-        }
+        declared = {choices_of(method): name for name, method in reversed(self.methods.items())}
+        found = {name: declared.get(choices_of(self.method(name))) for name in names}
         return {name: preset for name, preset in found.items() if preset}
 
     def method(self, name: str) -> Method:
