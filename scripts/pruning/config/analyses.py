@@ -83,7 +83,7 @@ class Cases(Strict):
     until: list[str] = []
     """The answer is looked for before the first of these; the text goes on."""
     chat_template: bool = False
-    """Ask in the tokenizer's chat format."""
+    """Prompt in the tokenizer's chat format."""
     tokens: Positive = 300
     excerpt: Positive = 600
     """Characters that the table shows."""

@@ -33,8 +33,8 @@ class Experiment(Strict):
     """Bootstrap resamples."""
     seed: int = 0
     together: Annotated[list[NonEmpty[Alias]], Of("tasks")] = []
-    """Lists of tasks that are asked in one job, so that a model is loaded once for them: those that any table or figure
-    asks of it, whichever is made. Other tasks have a job each."""
+    """Lists of tasks that are evaluated in one job, so that a model is loaded once for them: those that any table or
+    figure needs of it, whichever is made. Other tasks have one job each."""
 
 
 class Table(Strict):
@@ -51,9 +51,9 @@ class Table(Strict):
     methods: Annotated[NonEmpty[Alias] | None, Of("methods")] = None
     reference: Reference | None = None
     """A method; or `untuned`, the same model before recovery; or `uncompensated`, <m> for `ridge_<m>` and the like; or
-    a calibration, the same method on that text; or `calibration/method`, that one on that text."""
+    a calibration, the same method on that data; or `calibration/method`, that one on that data."""
     layout: Literal["wide", "long"] = "wide"
-    """`wide`: a column group a sparsity; `long`: a row a sparsity."""
+    """`wide`: one column group per sparsity; `long`: one row per sparsity."""
     paper: Literal["table1", "table2", "table3", "table6", "table7"] | None = None
     """Table of the paper whose numbers stand beside the measured ones."""
     costs: bool = False

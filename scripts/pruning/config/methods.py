@@ -41,12 +41,12 @@ class Method(Strict):
     compensate: Literal["none", *choices("methods/compensation")] = "none"
     """`none` or a file of scripts/pruning/methods/compensation."""
     min_keep: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Least fraction of a layer that stays, at least one neuron."""
+    """Least fraction of a layer that is kept, at least one neuron."""
     drop_layers: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     """A layer's FFN may lose all of its neurons, and with `allocate: joint` or `sensitivity_joint` its attention all of
     its key-value groups: in place of `min_keep`."""
     round_to: Positive = 1
-    """Widths are multiples of this (128 suits GPUs)."""
+    """Intermediate sizes are multiples of this (128 suits GPUs)."""
     export: Literal["exact", "pad"] = "exact"
     """`pad` zero-pads to the widest layer, so that stock tools load non-uniform widths."""
     shuffle: int | None = None

@@ -34,7 +34,7 @@ class Storage(Strict):
     """`temp` deletes a compact model after its last evaluation. `memory` writes none to evaluate it: the dense one is
     loaded and cut. Compact models are then made for recovery, for ridge and `pad`, and where one asks for them."""
     second_moments: Literal["keep", "temp"] = "temp"
-    """`temp` deletes the second moments after the last ridge compensation (1.4 GB a layer on a 7B)."""
+    """`temp` deletes the second moments after the last ridge compensation (1.4 GB per layer on a 7B)."""
 
 
 class Config(Strict):
@@ -107,7 +107,7 @@ class Config(Strict):
         return list(dict.fromkeys([*used, *(name for model in used for name in self.lineage(model))]))
 
     def lineage(self, model: str) -> list[str]:
-        """The model and what it was pruned from, round by round; the last one is whole."""
+        """The model and what it was pruned from, iteration by iteration; the last one is whole."""
         found = [model]
         while (source := self.models[found[-1]].source).kind == "pruned":
             found.append(source.model)

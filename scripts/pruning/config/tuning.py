@@ -13,9 +13,9 @@ class Tuning(Strict):
     dataset: Annotated[Alias, Of("datasets")]
     split: Alias = "train"
     answers: Alias | None = None
-    """As of a calibration: the text is the dense model's own right answers to this task."""
+    """As of a calibration: the training data is the dense model's own right answers to this task."""
     objective: Literal["cross_entropy", "distillation"] = "cross_entropy"
-    """Of the text's tokens (the paper's), or KL divergence from the dense model's next tokens there."""
+    """On the training data's tokens (the paper's), or KL divergence from the dense model's next tokens there."""
     steps: Positive = 150
     """Optimiser steps (the paper's 150)."""
     rank: Positive = 8
@@ -27,13 +27,13 @@ class Tuning(Strict):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """AdamW, constant; ours."""
     batch_size: Positive = 16
-    """Documents a step; ours."""
+    """Documents per step; ours."""
     micro_batch: Positive | None = None
     """Documents that go through the model at once; null: all of a step. Fewer take less memory; gradients add up."""
     gradient_checkpointing: bool = False
     """Compute each layer again in the backward pass instead of keeping it: less memory, a third more time."""
     sequence_length: Annotated[int, Field(ge=2)] = 512
-    """Tokens a document; longer ones are cut; ours."""
+    """Tokens per document; longer ones are cut; ours."""
     seed: int = 0
     """Initial adapters and order of the documents."""
     checkpoint_every: Positive = 25
