@@ -92,7 +92,7 @@ class Cases(Strict):
 class Collapse(Strict):
     """Accuracy against sparsity, with the sparsity at which it has fallen halfway to chance."""
 
-    task: Alias
+    task: Annotated[Alias, Of("tasks")]
     sparsities: Annotated[list[Percent], Field(min_length=2)] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
     resamples: Positive = 2000
     """Bootstrap resamples over items of the fitted collapse points, and of their differences from the reference's."""
@@ -103,7 +103,7 @@ class Collapse(Strict):
 class Ablation(Strict):
     """RKU's choices, one by one: every combination at the experiment's sparsity."""
 
-    task: Alias
+    task: Annotated[Alias, Of("tasks")]
     objectives: NonEmpty[Objective] = ["energy", "energy_post", "ce"]
     reductions: NonEmpty[Literal[REDUCTIONS]] = ["net_abs", "abs", "share", "sq", "grad_sq"]
     normalisations: NonEmpty[Literal[tuple(NORMALISATIONS)]] = ["none", "layer_sum"]
@@ -114,7 +114,7 @@ class Ablation(Strict):
 class Tradeoff(Strict):
     """Quality, size and speed of the very models that tables show, and which of them no other beats."""
 
-    tables: NonEmpty[Alias]
+    tables: Annotated[NonEmpty[Alias], Of("tables")]
     """Their models, where they ask the task; those that are null are left out."""
     task: Alias | None = None
     """What quality is; null: the first column of the first of these tables."""
@@ -132,7 +132,7 @@ class Latency(Strict):
     """Name -> a whole transformers config (with `model_type`), null for none; the experiment's models need none."""
     sparsities: NonEmpty[Percent] = [30, 50]
     """Uniform widths that are measured for each shape."""
-    methods: list[Alias] = []
+    methods: Annotated[list[Alias], Of("methods")] = []
     """Methods whose widths are measured for the experiment's models, at `sparsities`."""
     prompt_tokens: Positive = 2048
     """Prefill (the paper's 2048)."""

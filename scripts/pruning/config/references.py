@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Readings, Tradeoff, Trap
+from pruning.config.analyses import Ablation, Collapse, Readings, Tradeoff, Trap
 from pruning.config.base import Of, fields_of, known
 from pruning.config.datasets import Dataset
 from pruning.config.experiment import Table
@@ -132,7 +132,7 @@ def _table(config: Config, place: str, table: Table) -> None:
 
 
 def _texts(config: Config) -> None:
-    """Texts of calibrations, tunings and perplexities."""
+    """Texts of calibrations, tunings, perplexities and cases."""
     for section in ("calibrations", "tunings"):
         for name, user in getattr(config, section).items():
             dataset = config.datasets[user.dataset]
@@ -154,6 +154,9 @@ def _texts(config: Config) -> None:
                     f"{task.seqlen}, too few to compare perplexities; set {LEAST_WINDOWS * task.seqlen} or more "
                     f"({LEAST_WINDOWS} windows), null for all of the text, or a lower seqlen"
                 )
+    if cases := config.cases:
+        dataset = config.datasets[cases.dataset]
+        _fields("cases", dataset, dataset.prompt, cases.target)
 
 
 def _readings(config: Config, readings: Readings) -> None:
@@ -189,20 +192,9 @@ def _trap(config: Config, trap: Trap) -> None:
 
 
 def _tradeoff(config: Config, tradeoff: Tradeoff) -> None:
-    known("tradeoff.tables", tradeoff.tables, config.tables)
     used = [config.table(name) for name in tradeoff.tables if config.tables[name]]
     asked = {column.task for table in used for column in table.columns}
     known("tradeoff.task: of the tasks of tradeoff.tables", [tradeoff.task] if tradeoff.task and used else [], asked)
-
-
-def _latency(config: Config, latency: Latency) -> None:
-    known("latency.methods", latency.methods, config.method_names)
-    _gradients(config, "latency.methods", latency.methods)
-
-
-def _cases(config: Config, cases: Cases) -> None:
-    dataset = config.datasets[cases.dataset]
-    _fields("cases", dataset, dataset.prompt, cases.target)
 
 
 SECTIONS = {
@@ -211,8 +203,6 @@ SECTIONS = {
     "ablation": _ablation,
     "trap": _trap,
     "tradeoff": _tradeoff,
-    "latency": _latency,
-    "cases": _cases,
 }
 
 
@@ -230,7 +220,6 @@ def _fields(place: str, dataset: Dataset, *templates: str) -> None:
 
 def _accuracy(config: Config, place: str, task: str) -> None:
     """A task whose outcomes are right or wrong, every model being asked all of it."""
-    known(place, [task], config.tasks)
     if config.tasks[task].kind != "lm_eval":
         accuracies = [name for name, other in config.tasks.items() if other.kind == "lm_eval"]
         raise ValueError(
