@@ -14,6 +14,7 @@ from safetensors import safe_open
 from pruning.config.base import known
 from pruning.config.budgets import TIMED
 from pruning.config.definitions import data_files, metric_names, test_file
+from pruning.config.references import uses
 from pruning.config.schema import Config
 from pruning.core import devices, gpu_request, memory, names
 from pruning.core.errors import InputError
@@ -68,11 +69,9 @@ def check(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     """Task definitions, the data files that they name, and local copies of the datasets that are used."""
-    users = [*config.calibrations.values(), *config.tunings.values(), *([config.cases] if config.cases else [])]
-    used = {user.dataset for user in users}
+    used = {name for _, section, found, _ in uses(config) if section == "datasets" for name in found}
     for name, task in config.tasks.items():
         if task.kind == "perplexity":
-            used.add(task.dataset)
             continue
         definition = config.definition(name)
         known(f"tasks.{name}.metrics", task.metrics, metric_names(definition))

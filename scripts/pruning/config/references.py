@@ -33,13 +33,13 @@ def check(config: Config) -> None:
     _results(config)
     tables = {name: config.table(name) for name, table in config.tables.items() if table}
     sections = {name: getattr(config, name) for name in type(config).model_fields} | {"tables": tables}
-    uses = list(_uses(sections))
+    used = list(uses(sections))
     methods = set(config.method_names)
-    for key, section, names, user in uses:
+    for key, section, names, user in used:
         known(key, names, methods if section == "methods" else getattr(config, section))
         if section == "datasets":
             known(f"{key.removesuffix('dataset')}split", [user.split], config.splits(user.dataset))
-    for key, section, names, user in uses:
+    for key, section, names, user in used:
         if section == "methods":
             calib = getattr(user, "calib", None)
             _gradients(config, key, names, [calib] if calib else getattr(user, "calibrations", None))
@@ -56,7 +56,7 @@ def check(config: Config) -> None:
             check_section(config, section)
 
 
-def _uses(value: Any, key: str = "") -> Iterator[tuple[str, str, list[str], Any]]:
+def uses(value: Any, key: str = "") -> Iterator[tuple[str, str, list[str], Any]]:
     """(key, section that declares its names, the names, what has the key), of all marked fields in a value."""
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
@@ -66,7 +66,7 @@ def _uses(value: Any, key: str = "") -> Iterator[tuple[str, str, list[str], Any]
         value = dict(value)
     if isinstance(value, dict):
         for name, entry in value.items():
-            yield from _uses(entry, f"{key}.{name}" if key else name)
+            yield from uses(entry, f"{key}.{name}" if key else name)
 
 
 def _names(value: Any) -> Iterator[str]:
