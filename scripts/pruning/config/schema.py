@@ -16,14 +16,13 @@ from pruning.config import references
 from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Spectrum, Tradeoff, Trap
 from pruning.config.base import Alias, Positive, Strict
 from pruning.config.budgets import Budget, LatencyTable
-from pruning.config.calibration import Calibration
+from pruning.config.calibration import Calibration, Tuning
 from pruning.config.datasets import Dataset, HubFiles, LocalFiles
 from pruning.config.experiment import Experiment, Table
 from pruning.config.methods import CHOICES, GRID, PREFIXES, Method
 from pruning.config.models import Model
 from pruning.config.reasoner import Reasoner
 from pruning.config.tasks import Task
-from pruning.config.tuning import Tuning
 from pruning.core import names
 
 
