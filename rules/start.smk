@@ -14,7 +14,7 @@ if workflow.is_main_process:
     if old := artifacts.of_earlier_versions(Path("results")):
         logger.warning(f"{old[0].parts[1]}: an earlier version made these results; all of them are made again, once")
     if plugin := sys.modules.get("snakemake_executor_plugin_slurm"):
-        slurm.wait_for_controller(plugin.Executor)
+        slurm.survive_outages(plugin.Executor)
 elif workflow.remote_exec:
     # A job on a node of a cluster: only the login node fetches, and the jobs of a group run one after another, in what
     # the largest of them asks for (Snakemake does not hand the profile's `resources` on).

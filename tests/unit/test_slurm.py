@@ -1,6 +1,7 @@
-"""Whose jobs are whose in Slurm's queue, what waits while it is away, and who may ask the hub. The real Slurm is in
-tests/cluster."""
+"""Whose jobs are whose in Slurm's queue, what is kept while Slurm is silent, and who may ask the hub. The real Slurm
+is in tests/cluster."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -45,16 +46,36 @@ def test_a_silent_slurm_stops_its_own_runs_alone(tmp_path, program):
         slurm.refuse_twice(tmp_path, must_know=True)
 
 
+@pytest.mark.parametrize(("answers", "kept"), [(True, ["b"]), (False, ["a", "b"])])
+def test_jobs_that_slurm_says_nothing_about_are_kept(answers, kept):
+    class Executor:
+        _status_query_calls, run_job = 0, None
+
+        async def check_active_jobs(self, active_jobs):
+            if answers:
+                self._status_query_calls += 1
+                yield active_jobs[-1]  # the other one has ended
+
+    slurm.survive_outages(Executor)
+
+    async def all_of():
+        return [job async for job in Executor().check_active_jobs(["a", "b"])]
+
+    assert asyncio.run(all_of()) == kept
+
+
 def test_a_submission_waits_for_the_controller(tmp_path, program):
     asked, submitted = tmp_path / "asked", []
     ping = f'echo "Slurmctld(primary) at a is $(test $(wc -l < {asked}) -lt 3 && echo DOWN || echo UP)"'
     program("scontrol", f"echo asked >> {asked}\n{ping}")
 
     class Executor:
+        check_active_jobs = None
+
         def run_job(self, job):
             submitted.append((job, len(asked.read_text().split())))
 
-    slurm.wait_for_controller(Executor, pause=0)
+    slurm.survive_outages(Executor, pause=0)
     Executor().run_job("a")
     assert submitted == [("a", 3)]
 

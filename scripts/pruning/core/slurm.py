@@ -1,4 +1,4 @@
-"""What a run through Slurm needs beside Snakemake's plugin: no job twice, and patience while Slurm is away."""
+"""What a run through Slurm needs beside Snakemake's plugin: no job twice, no job forgotten."""
 
 import os
 import re
@@ -47,20 +47,29 @@ def refuse_twice(folder: Path, *, must_know: bool) -> None:
         )
 
 
-def wait_for_controller(executor: Any, pause: float = 10) -> None:
-    """Make the plugin's executor submit no job while Slurm's controller is away, as while slurmctld restarts.
+def survive_outages(executor: Any, pause: float = 10) -> None:
+    """Make the plugin's executor wait for a controller that is away: version 2.8 does not, as while slurmctld restarts.
 
-    The plugin (2.8.0) tries once, and a submission fails after nine seconds (github.com/snakemake/
-    snakemake-executor-plugin-slurm, issues 313 and 320); a version that tries again needs none of this. Queries of
-    jobs' states are tried again by its own option `slurm-status-attempts` (profiles/slurm; issue 207)."""
-    submit = executor.run_job
+    When every query of a round fails it forgets its jobs, and the run waits for ever; submissions fail after nine
+    seconds (github.com/snakemake/snakemake-executor-plugin-slurm, issues 207, 313 and 320; a version that asks again
+    needs none of this). Its option `slurm-status-attempts` does not help: all queries of a round use the program that
+    was chosen when it began, and while the controller is away that is `sacct`, which needs a database of accounts."""
+    ask, submit = executor.check_active_jobs, executor.run_job
+
+    async def check_active_jobs(self, active_jobs):
+        answered = self._status_query_calls
+        async for job in ask(self, active_jobs):
+            yield job
+        if self._status_query_calls == answered:
+            for job in active_jobs:
+                yield job
 
     def run_job(self, job):
         while _away():
             time.sleep(pause)
         submit(self, job)
 
-    executor.run_job = run_job
+    executor.check_active_jobs, executor.run_job = check_active_jobs, run_job
 
 
 def _away() -> bool:
