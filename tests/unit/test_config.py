@@ -336,7 +336,8 @@ def test_values_that_do_not_go_together_are_refused_in_one_line(said: str):
 
 
 def test_what_is_just_enough_passes():
-    changes = {"collapse|resamples": 239, "tasks|gsm_symbolic_text|tokens": 40 * 256, "tables|ridge": None}
+    changes = {"collapse|resamples": 239, "tables|ridge": None}
+    changes |= {"tasks|gsm_symbolic_text|tokens": 40 * 256, "tasks|gsm_symbolic_wider_text|tokens": None}
     loaded = validate(edited({**changes, "tables|mine": {**AT, "at": {"wanda": 30, "rku": 31}}, "models|ridge": MODEL}))
     variants = list(map(str, catalogue.pruned_variants(loaded.table("mine"))))
     assert variants[:2] == ["gsm_symbolic-s0/wanda/30", "gsm_symbolic-s0/rku/31"]
