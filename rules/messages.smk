@@ -1,6 +1,6 @@
 """
-What Snakemake says, and what to do about it: the nearest targets to one that nothing makes, and with `--quiet rules`, which hides
-why a job failed, the job's own words.
+What Snakemake says, and what to do about it: the nearest targets to one that nothing makes, of which it suggests none (9.27),
+and with `--quiet rules`, which hides why a job failed, the job's own words.
 """
 
 import logging

@@ -42,8 +42,9 @@ onstart:
         for name, limit in (("mem_mb", memory.physical() // 10**6), ("gpu", len(visible))):
             if name not in workflow.global_resources:
                 workflow.register_resource(name, limit)
-        # Submissions to a queue are limited to 100 a second; jobs here by the cores. The limiter sets a timer at every
-        # job's end that sets another a second later (Snakemake 9.27): after 200 jobs they took 44% of a core.
+        # Jobs here are limited by the cores, but Snakemake limits all submissions, to 100 a second, and no value of
+        # `max-jobs-per-timespan` says none. Its limiter sets a timer at every job's end that sets another a second later
+        # (9.27; github.com/snakemake/snakemake, PR 3744, open): after 200 jobs they took 44% of a core.
         workflow.scheduler.job_rate_limiter = None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 FORKING: list[str] = []
@@ -61,6 +62,17 @@ class Dag(dict[str, Job]):
             found |= new
             queue.extend(new)
         return found
+
+
+def set_keys(content: dict, changes: dict[str | tuple, Any]) -> dict:
+    """A configuration with other values at keys, their parts divided by bars, or given one by one."""
+    for key, value in changes.items():
+        *parents, last = key.split("|") if isinstance(key, str) else key
+        section = content
+        for parent in parents:
+            section = section.setdefault(parent, {}) if isinstance(section, dict) else section[parent]
+        section[last] = value
+    return content
 
 
 def python() -> str:

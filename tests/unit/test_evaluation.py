@@ -16,7 +16,7 @@ from lm_eval.filters import build_filter_ensemble
 from lm_eval.models.huggingface import HFLM
 
 import tiny
-from pruning.config.default_datasets import PUBLISHED
+from pruning.config.default import DEFAULT
 from pruning.config.tasks import LmEvalTask
 from pruning.core import artifacts
 from pruning.core.errors import InputError
@@ -468,7 +468,7 @@ def test_aqua_is_rendered_as_agieval_does(lab):
 
 def test_aqua_is_tuned_on_the_form_it_is_asked_and_read_in(lab):
     """The recovery's text: the question as AGIEval words it, the rationale, the letter where aqua_cot looks for it."""
-    dataset = PUBLISHED["aqua_rat"]
+    dataset = DEFAULT.datasets["aqua_rat"]
     (_, add) = adapt(AQUA, "aqua_rationale", dataset.fields, "train")
     question = "Q: Add: +45 and -30 Answer Choices: (A)-30 (B)+30 (C)0 (D)15 (E)-15\nA:"
     completion = " 45 - 30 = 15\nANSWER : D\nThe answer is (D)"

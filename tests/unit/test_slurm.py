@@ -1,5 +1,5 @@
-"""Whose jobs are whose in Slurm's queue, what is kept while Slurm is silent, and who may ask the hub. The real Slurm is
-in tests/cluster."""
+"""Whose jobs are whose in Slurm's queue, what is kept while Slurm is silent, and who may ask the hub. The real Slurm
+is in tests/cluster."""
 
 import asyncio
 import os
@@ -17,30 +17,30 @@ RUN = "eb518f41-0e07-45c2-b204-385e00bdeaca"
 
 
 @pytest.fixture
-def queue(tmp_path: Path, monkeypatch):
-    """A squeue that answers what it is told."""
-
-    def answer(text: str, code: int = 0) -> None:
-        program = tmp_path / "squeue"
-        program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\necho cannot reach it >&2\nexit {code}\n")
-        program.chmod(0o755)
-
+def program(tmp_path: Path, monkeypatch):
+    """Makes programs of Slurm's that do what they are told."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    return answer
+
+    def make(name: str, script: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+
+    return make
 
 
-def test_only_unfinished_jobs_of_runs_in_this_folder_count(tmp_path, monkeypatch, queue):
+def test_only_unfinished_jobs_of_runs_in_this_folder_count(tmp_path, monkeypatch, program):
     monkeypatch.setenv("SLURM_JOB_ID", "6")  # snakemake itself within a job
     (tmp_path / "link").symlink_to(tmp_path)
     lines = [f"1|{RUN}|{tmp_path}", f"2|{RUN}|{tmp_path}/other", f"3|bash|{tmp_path}", f"4|my_run-1_{RUN}|{tmp_path}"]
-    queue("\n".join([f"10|{RUN}|{tmp_path}/link", f"6|{RUN}|{tmp_path}", *reversed(lines)]))
+    lines = [f"10|{RUN}|{tmp_path}/link", f"6|{RUN}|{tmp_path}", *reversed(lines)]
+    program("squeue", "\n".join(["cat <<'END'", *lines, "END"]))
     assert slurm.live_jobs(tmp_path) == ["1", "4", "10"]
     with pytest.raises(InputError, match="^3 Slurm jobs of an earlier run .*: scancel 1 4 10$"):
         slurm.refuse_twice(tmp_path, must_know=False)
 
 
-def test_a_silent_slurm_stops_its_own_runs_alone(tmp_path, queue):
-    queue("", code=1)
+def test_a_silent_slurm_stops_its_own_runs_alone(tmp_path, program):
+    program("squeue", "echo cannot reach it >&2\nexit 1")
     slurm.refuse_twice(tmp_path, must_know=False)
     with pytest.raises(InputError, match=r"^squeue does not answer \(cannot reach it\)"):
         slurm.refuse_twice(tmp_path, must_know=True)
@@ -49,14 +49,12 @@ def test_a_silent_slurm_stops_its_own_runs_alone(tmp_path, queue):
 @pytest.mark.parametrize(("answers", "kept"), [(True, ["b"]), (False, ["a", "b"])])
 def test_jobs_that_slurm_says_nothing_about_are_kept(answers, kept):
     class Executor:
-        _status_query_calls = 0
+        _status_query_calls, run_job = 0, None
 
         async def check_active_jobs(self, active_jobs):
             if answers:
                 self._status_query_calls += 1
                 yield active_jobs[-1]  # the other one has ended
-
-        def run_job(self, job): ...
 
     slurm.survive_outages(Executor)
 
@@ -66,19 +64,16 @@ def test_jobs_that_slurm_says_nothing_about_are_kept(answers, kept):
     assert asyncio.run(all_of()) == kept
 
 
-def test_a_submission_waits_for_the_controller(tmp_path, monkeypatch):
-    program = tmp_path / "scontrol"
-    ping = f'echo "Slurmctld(primary) at a is $(test $(wc -l < {tmp_path}/asked) -lt 3 && echo DOWN || echo UP)"'
-    program.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\n{ping}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    submitted = []
+def test_a_submission_waits_for_the_controller(tmp_path, program):
+    asked, submitted = tmp_path / "asked", []
+    ping = f'echo "Slurmctld(primary) at a is $(test $(wc -l < {asked}) -lt 3 && echo DOWN || echo UP)"'
+    program("scontrol", f"echo asked >> {asked}\n{ping}")
 
     class Executor:
         check_active_jobs = None
 
         def run_job(self, job):
-            submitted.append((job, len((tmp_path / "asked").read_text().split())))
+            submitted.append((job, len(asked.read_text().split())))
 
     slurm.survive_outages(Executor, pause=0)
     Executor().run_job("a")

@@ -22,6 +22,7 @@ OUTPUTS = [
     output("results/{model}/scores/{calib}/{method}.parquet"),
     output("results/{model}/eval/{variant}/{task}.json", variant=VARIANT, task="gsm|piqa"),
     output("results/{model}/export/{variant}/model", variant=VARIANT.removeprefix("dense|")),
+    output("results/{model}/answers/{task}.parquet", task="gsm|piqa"),
     output("results/{table}.csv", table="table1|table2"),
     output("results/widths.csv"),
 ]
@@ -46,10 +47,11 @@ SAID = {
         "no variant 'txt/wanda/50'; no task 'gms'; nearest: results/a/eval/text/wanda/50/gsm.json"
     ),
     "results/a/eval/text/wanda/50/gsm@lora.json": (
-        "what a recovered model is asked lies in a folder of its tuning; nearest: "
+        "results of a recovered model lie in a folder of its tuning; nearest: "
         "results/a/eval/text/wanda/50/lora/gsm.json"
     ),
     "results/a/eval/text/wanda/50/gsm@lor.json": "no task 'gsm@lor'; nearest: results/a/eval/text/wanda/50/gsm.json",
+    "results/a/answers/gsm@lora.parquet": "no task 'gsm@lora'; nearest: results/a/answers/gsm.parquet",
     "results/a/mask/text/rku/50.parquet": (
         "no such rule, and none makes such a file; nearest: results/a/masks/text/rku/50.parquet"
     ),

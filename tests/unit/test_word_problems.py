@@ -12,12 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.config.default import TEMPLATES
+from pruning.config.default import DEFAULT
 from pruning.data import word_problems
 from pruning.data.word_problems import LETTERS, Problem, generate, options, options_text, prompt, sample, solutions
 from pruning.models import reasoner
 
 SPLITS = ("train", "validation", "test")
+TEMPLATES = DEFAULT.datasets["gsm_symbolic"].templates
 HELD_OUT = [1, 12, 31, 43, 55, 62]
 FEW = [4, 9, 14, 20]  # with more problems than are asked for here
 SCARCE = 6  # with about ten test problems

@@ -1,17 +1,19 @@
 """Analyses: the other tables and figures, a section each."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pruning.config.base import Alias, Dtype, NonEmpty, Percent, Positive, Strict
+from pruning.config.base import Alias, Dtype, NonEmpty, Of, Percent, Positive, Strict, choices
 from pruning.config.calibration import Objective
+from pruning.methods.normalise import NORMALISATIONS
+from pruning.methods.scores.utility import REDUCTIONS
 
 
 class Overlap(Strict):
     """Table 4 and Figure 3."""
 
-    pairs: NonEmpty[tuple[Alias, Alias]]
+    pairs: Annotated[NonEmpty[tuple[Alias, Alias]], Of("methods")]
     """Methods whose masks are compared; the heat map shows the first."""
     sparsities: NonEmpty[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
 
@@ -21,11 +23,11 @@ class Reading(Strict):
 
     title: str
     """In words, for the table."""
-    rku: Alias
+    rku: Annotated[Alias, Of("methods")]
     """Methods: presets, or `{objective}-{reduction}-{normalise}-{allocate}`."""
-    agf: Alias
-    taylor: Alias
-    wanda: Alias = "wanda"
+    agf: Annotated[Alias, Of("methods")]
+    taylor: Annotated[Alias, Of("methods")]
+    wanda: Annotated[Alias, Of("methods")] = "wanda"
 
 
 class Readings(Strict):
@@ -70,7 +72,7 @@ class Trap(Strict):
 class Cases(Strict):
     """Table 5."""
 
-    dataset: Alias
+    dataset: Annotated[Alias, Of("datasets")]
     split: Alias = "test"
     items: NonEmpty[int]
     """Row numbers of the split, from 0."""
@@ -81,7 +83,7 @@ class Cases(Strict):
     until: list[str] = []
     """The answer is looked for before the first of these; the text goes on."""
     chat_template: bool = False
-    """Ask in the tokenizer's chat format."""
+    """Prompt in the tokenizer's chat format."""
     tokens: Positive = 300
     excerpt: Positive = 600
     """Characters that the table shows."""
@@ -90,7 +92,7 @@ class Cases(Strict):
 class Collapse(Strict):
     """Accuracy against sparsity, with the sparsity at which it has fallen halfway to chance."""
 
-    task: Alias
+    task: Annotated[Alias, Of("tasks")]
     sparsities: Annotated[list[Percent], Field(min_length=2)] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
     resamples: Positive = 2000
     """Bootstrap resamples over items of the fitted collapse points, and of their differences from the reference's."""
@@ -101,18 +103,18 @@ class Collapse(Strict):
 class Ablation(Strict):
     """RKU's choices, one by one: every combination at the experiment's sparsity."""
 
-    task: Alias
+    task: Annotated[Alias, Of("tasks")]
     objectives: NonEmpty[Objective] = ["energy", "energy_post", "ce"]
-    reductions: NonEmpty[str] = ["net_abs", "abs", "share", "sq", "grad_sq"]
-    normalisations: NonEmpty[str] = ["none", "layer_sum"]
+    reductions: NonEmpty[Literal[REDUCTIONS]] = ["net_abs", "abs", "share", "sq", "grad_sq"]
+    normalisations: NonEmpty[Literal[tuple(NORMALISATIONS)]] = ["none", "layer_sum"]
     """With uniform allocation no normalisation changes a mask: it is left out there."""
-    allocations: NonEmpty[str] = ["uniform", "global"]
+    allocations: NonEmpty[Literal[choices("methods/allocation")]] = ["uniform", "global"]
 
 
 class Tradeoff(Strict):
     """Quality, size and speed of the very models that tables show, and which of them no other beats."""
 
-    tables: NonEmpty[Alias]
+    tables: Annotated[NonEmpty[Alias], Of("tables")]
     """Their models, where they ask the task; those that are null are left out."""
     task: Alias | None = None
     """What quality is; null: the first column of the first of these tables."""
@@ -130,7 +132,7 @@ class Latency(Strict):
     """Name -> a whole transformers config (with `model_type`), null for none; the experiment's models need none."""
     sparsities: NonEmpty[Percent] = [30, 50]
     """Uniform widths that are measured for each shape."""
-    methods: list[Alias] = []
+    methods: Annotated[list[Alias], Of("methods")] = []
     """Methods whose widths are measured for the experiment's models, at `sparsities`."""
     prompt_tokens: Positive = 2048
     """Prefill (the paper's 2048)."""

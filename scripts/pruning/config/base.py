@@ -1,5 +1,6 @@
 """What the sections of the configuration share: the strict model, types, and checks of names."""
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from string import Formatter
@@ -21,9 +22,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-def choices(folder: str) -> list[str]:
+@dataclass(frozen=True)
+class Of:
+    """Marks a field that holds names: a section of the configuration declares them (references.py checks it)."""
+
+    section: str
+
+
+def choices(folder: str) -> tuple[str, ...]:
     """The plug-ins of a library folder: one file each."""
-    return sorted(path.stem for path in (LIBRARY / folder).glob("*.py") if path.stem != "__init__")
+    return tuple(sorted(path.stem for path in (LIBRARY / folder).glob("*.py") if path.stem != "__init__"))
 
 
 def fields_of(template: str) -> list[str]:

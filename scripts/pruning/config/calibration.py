@@ -1,45 +1,46 @@
-"""Calibration: the text, and what is measured on it."""
+"""Calibration: the data, and what is measured on it. Tuning: recovery of a compact model."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from pruning.calibration.objectives import OBJECTIVES
-from pruning.config.base import Alias, NonEmpty, Positive, Strict
+from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
 
 Objective = Literal[tuple(OBJECTIVES)]
 
 
 class Calibration(Strict):
-    dataset: Alias
+    dataset: Annotated[Alias, Of("datasets")]
     split: Alias = "train"
     answers: Alias | None = None
-    """Task that asks this split's questions: the text is then the model's own right answers to it, in the format in
-    which it was asked; null: the text of the split."""
+    """Task that evaluates on this split: the calibration data is then the model's own right answers to it, in the
+    task's format; null: the split's own text."""
     completion: str | None = None
     """In the place of the dataset's `completion`; empty: the questions alone."""
     samples: Positive = 256
     """Token sequences."""
     sequence_length: Annotated[int, Field(ge=2)] = 256
-    """Tokens a sequence; longer documents are cut."""
+    """Tokens per sequence; longer documents are cut."""
     packing: Literal["concat", "document"] = "document"
     """`concat`: documents joined and cut into full sequences; `document`: one sequence each."""
     seed: int = 0
     """Order of the documents."""
     objectives: NonEmpty[Objective] = ["energy", "ce"]
-    """Whose gradients are measured, a backward pass each: energy, energy_post, energy_last, energy_rest, ce."""
+    """Whose gradients are measured, one backward pass each: energy, energy_post, energy_last, energy_rest, ce."""
     token_mask: Literal["all", "answer"] = "all"
     """Tokens the objectives average over."""
     micro_batch: Positive = 8
-    """Sequences a forward pass; part of the result's identity, unlike memory."""
+    """Sequences per forward pass; part of the result's identity, unlike memory."""
     shards: Positive = 1
     """Separate jobs, one GPU each; merging is exact."""
     gradient_checkpointing: bool = False
-    """Less memory, about one more forward pass an objective."""
+    """Less memory, about one more forward pass per objective."""
     probed: Positive = 64
-    """Samples, the first, on which the allocations `sensitivity` and `greedy` measure what cuts cost."""
+    """How many samples, from the first on, the allocations `sensitivity` and `greedy` measure the cost of removals
+    on."""
     rounds: NonEmpty[Annotated[int, Field(gt=0, lt=100)]] = [20, 40, 50, 60, 70, 80]
-    """Per cent of the neurons gone after each round of the score `rounds`, growing."""
+    """Per cent of the neurons removed after each iteration of the score `rounds`, growing."""
 
     @field_validator("rounds")
     @classmethod
@@ -47,3 +48,38 @@ class Calibration(Strict):
         if sorted(set(rounds)) != rounds:
             raise ValueError(f"must grow from round to round, not {rounds}")
         return rounds
+
+
+class Tuning(Strict):
+    """LoRA recovery. The paper names only the 150 steps: everything else here is our choice."""
+
+    dataset: Annotated[Alias, Of("datasets")]
+    split: Alias = "train"
+    answers: Alias | None = None
+    """As of a calibration: the training data is the dense model's own right answers to this task."""
+    objective: Literal["cross_entropy", "distillation"] = "cross_entropy"
+    """On the training data's tokens (the paper's), or KL divergence from the dense model's next tokens there."""
+    steps: Positive = 150
+    """Optimiser steps (the paper's 150)."""
+    rank: Positive = 8
+    """LoRA rank; ours."""
+    alpha: Positive = 16
+    """LoRA scaling; ours."""
+    targets: NonEmpty[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    """Linear modules that get adapters; ours."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """AdamW, constant; ours."""
+    batch_size: Positive = 16
+    """Documents per step; ours."""
+    micro_batch: Positive | None = None
+    """Documents that go through the model at once; null: all of a step. Fewer take less memory; gradients add up."""
+    gradient_checkpointing: bool = False
+    """Compute each layer again in the backward pass instead of keeping it: less memory, a third more time."""
+    sequence_length: Annotated[int, Field(ge=2)] = 512
+    """Tokens per document; longer ones are cut; ours."""
+    seed: int = 0
+    """Initial adapters and order of the documents."""
+    checkpoint_every: Positive = 25
+    """Steps after which a killed training can go on."""
+    note: str | None = None
+    """What a reader of the tables must know about this recovery."""

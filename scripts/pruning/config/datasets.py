@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from pruning.config.base import Alias, NonEmpty, Positive, Revision, Strict
+from pruning.config.base import Alias, NonEmpty, Positive, Revision, Strict, choices
 
 Entry = TypeVar("Entry")
 Splits = Annotated[dict[Alias, Entry], Field(min_length=1)]
@@ -36,7 +36,7 @@ class LocalFiles(Strict):
     """JSON Lines file below `data_folder`; `{split}` stands for the source's name of the split."""
     splits: Splits[str]
     """Split and the name it has in the source."""
-    adapter: str | None = None
+    adapter: Literal[choices("data/adapters")] | None = None
     """File of scripts/pruning/data/adapters that turns the source's records into `fields`."""
 
 
@@ -49,7 +49,7 @@ class HubFiles(Strict):
     revision: Revision
     splits: Splits[str]
     """Split and its expression on the hub (slices such as `validation[:1000]` work)."""
-    adapter: str | None = None
+    adapter: Literal[choices("data/adapters")] | None = None
 
 
 class PublishedDataset(Strict):

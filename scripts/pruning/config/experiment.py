@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from pruning.config.base import Alias, NonEmpty, Percent, Positive, Strict
+from pruning.config.base import Alias, NonEmpty, Of, Percent, Positive, Strict
 from pruning.core.names import Column
 
 Reference = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)?$")]
@@ -16,10 +16,10 @@ class Experiment(Strict):
 
     name: Alias | None = None
     """Folder below results/ of this experiment's tables, figures and pages; null: directly there, over the last's."""
-    models: NonEmpty[Alias]
-    calibrations: NonEmpty[Alias]
+    models: Annotated[NonEmpty[Alias], Of("models")]
+    calibrations: Annotated[NonEmpty[Alias], Of("calibrations")]
     """Tables have a block for each; analyses and figures take the first."""
-    methods: NonEmpty[Alias]
+    methods: Annotated[NonEmpty[Alias], Of("methods")]
     """Presets, or `{prefix}_<m>` (shuffle, ridge, sequential, corrective, attention), or
     `{objective}-{reduction}-{normalise}-{allocate}` (docs/methods.md)."""
     reference: Alias = "wanda"
@@ -32,9 +32,9 @@ class Experiment(Strict):
     resamples: Positive = 10_000
     """Bootstrap resamples."""
     seed: int = 0
-    together: list[NonEmpty[Alias]] = []
-    """Lists of tasks that are asked in one job, so that a model is loaded once for them: those that any table or figure
-    asks of it, whichever is made. Other tasks have a job each."""
+    together: Annotated[list[NonEmpty[Alias]], Of("tasks")] = []
+    """Lists of tasks that are evaluated in one job, so that a model is loaded once for them: those that any table or
+    figure needs of it, whichever is made. Other tasks have one job each."""
 
 
 class Table(Strict):
@@ -45,15 +45,15 @@ class Table(Strict):
     """Per cent of FFN neurons removed; null where `at` says it."""
     at: dict[Alias, Percent] | None = None
     """Each method's own, as budgets chose; the methods are then compared at equal cost."""
-    models: NonEmpty[Alias] | None = None
+    models: Annotated[NonEmpty[Alias] | None, Of("models")] = None
     """Here and below: the experiment's, where null."""
-    calibrations: NonEmpty[Alias] | None = None
-    methods: NonEmpty[Alias] | None = None
+    calibrations: Annotated[NonEmpty[Alias] | None, Of("calibrations")] = None
+    methods: Annotated[NonEmpty[Alias] | None, Of("methods")] = None
     reference: Reference | None = None
     """A method; or `untuned`, the same model before recovery; or `uncompensated`, <m> for `ridge_<m>` and the like; or
-    a calibration, the same method on that text; or `calibration/method`, that one on that text."""
+    a calibration, the same method on that data; or `calibration/method`, that one on that data."""
     layout: Literal["wide", "long"] = "wide"
-    """`wide`: a column group a sparsity; `long`: a row a sparsity."""
+    """`wide`: one column group per sparsity; `long`: one row per sparsity."""
     paper: Literal["table1", "table2", "table3", "table6", "table7"] | None = None
     """Table of the paper whose numbers stand beside the measured ones."""
     costs: bool = False

@@ -12,7 +12,8 @@ from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
 
 # Names of the recombinations of a utility score; the ablation is made of them.
-CHOICES = (tuple(OBJECTIVES), REDUCTIONS, tuple(NORMALISATIONS), tuple(choices("methods/allocation")))
+ALLOCATIONS = choices("methods/allocation")
+CHOICES = (tuple(OBJECTIVES), REDUCTIONS, tuple(NORMALISATIONS), ALLOCATIONS)
 GRID = {"-".join(parts) for parts in product(*CHOICES)}
 
 # What a prefix, `{prefix}_<m>`, changes of a method.
@@ -26,44 +27,36 @@ PREFIXES: dict[str, dict[str, Any]] = {
 
 
 class Method(Strict):
-    score: str
+    score: Literal[choices("methods/scores")]
     """File of scripts/pruning/methods/scores."""
     options: dict[str, Any] = {}
     """Keyword arguments of the score."""
     normalise: Literal[tuple(NORMALISATIONS)] = "none"
     """Within a layer, before layers compete."""
-    allocate: str = "uniform"
+    allocate: Literal[ALLOCATIONS] = "uniform"
     """File of scripts/pruning/methods/allocation: neurons each layer keeps."""
     allocate_options: dict[str, Any] = {}
     """Keyword arguments of the allocation: for `sensitivity`, `joint` and `sensitivity_joint`, `per: prefill`, `decode`
     or `flops`, to keep to a speed and not to a number of parameters."""
-    compensate: str = "none"
+    compensate: Literal["none", *choices("methods/compensation")] = "none"
     """`none` or a file of scripts/pruning/methods/compensation."""
     min_keep: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Least fraction of a layer that stays, at least one neuron."""
+    """Least fraction of a layer that is kept, at least one neuron."""
     drop_layers: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     """A layer's FFN may lose all of its neurons, and with `allocate: joint` or `sensitivity_joint` its attention all of
     its key-value groups: in place of `min_keep`."""
     round_to: Positive = 1
-    """Widths are multiples of this (128 suits GPUs)."""
+    """Intermediate sizes are multiples of this (128 suits GPUs)."""
     export: Literal["exact", "pad"] = "exact"
     """`pad` zero-pads to the widest layer, so that stock tools load non-uniform widths."""
     shuffle: int | None = None
     """Seed to shuffle scores within each layer: the same widths, other neurons."""
 
     @model_validator(mode="after")
-    def _known(self) -> "Method":
-        for key, folder, extra in (
-            ("score", "methods/scores", []),
-            ("allocate", "methods/allocation", []),
-            ("compensate", "methods/compensation", ["none"]),
-        ):
-            names = choices(folder) + extra
-            if getattr(self, key) not in names:
-                raise ValueError(f"unknown {key} {getattr(self, key)!r}; known: {', '.join(names)}")
+    def _together(self) -> "Method":
         per = latency_table.per_of(self.allocate_options)
         if per != latency_table.PARAMETERS and not allocation.keeps_to_speed(self.allocate):
-            can = ", ".join(name for name in choices("methods/allocation") if allocation.keeps_to_speed(name))
+            can = ", ".join(name for name in ALLOCATIONS if allocation.keeps_to_speed(name))
             raise ValueError(f"allocate_options: per: {per} is not for {self.allocate!r}, but for: {can}")
         if self.drop_layers and self.min_keep != type(self).model_fields["min_keep"].default:
             raise ValueError(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from pruning.config.base import Alias, Dtype, Percent, Positive, Revision, Strict, fields_of
+from pruning.config.base import Alias, Dtype, Of, Percent, Positive, Revision, Strict, fields_of
 from pruning.core import names
 from pruning.core.names import Variant
 from pruning.models import sources
@@ -62,11 +62,11 @@ class PrunedSource(Strict):
     """A compact model of this workflow, to be pruned further: sparsities are still counted against the first one."""
 
     kind: Literal["pruned"]
-    model: Alias
-    calib: Alias
-    method: Alias
+    model: Annotated[Alias, Of("models")]
+    calib: Annotated[Alias, Of("calibrations")]
+    method: Annotated[Alias, Of("methods")]
     sparsity: Percent
-    tuning: Alias | None = None
+    tuning: Annotated[Alias | None, Of("tunings")] = None
     """Recovery whose adapter is merged into the weights first."""
 
     @property

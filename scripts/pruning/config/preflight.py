@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,7 @@ from safetensors import safe_open
 from pruning.config.base import known
 from pruning.config.budgets import TIMED
 from pruning.config.definitions import data_files, metric_names, test_file
-from pruning.config.experiment import Table
-from pruning.config.models import GgufSource
+from pruning.config.references import uses
 from pruning.config.schema import Config
 from pruning.core import devices, gpu_request, memory, names
 from pruning.core.errors import InputError
@@ -42,6 +43,15 @@ def check_size(config: Config, jobs: int) -> None:
         )
 
 
+@contextmanager
+def _of(key: str) -> Iterator[None]:
+    """Errors of what a key names begin with the key."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{key}{error}") from None
+
+
 def check(config: Config) -> None:
     """Raises InputError at the first thing that cannot work."""
     for path in config.custom_rules:
@@ -50,26 +60,44 @@ def check(config: Config) -> None:
                 f"custom_rules: no file {path}; paths are relative to the folder that the workflow runs in"
             )
     try:
-        users = [*config.calibrations.values(), *config.tunings.values(), *([config.cases] if config.cases else [])]
-        used = {user.dataset for user in users}
-        for name, task in config.tasks.items():
-            if task.kind == "lm_eval":
-                definition = config.definition(name)
-                known(f"tasks.{name}.metrics", task.metrics, metric_names(definition))
-                used |= {_check_data_file(config, definition, file) for file in data_files(definition)}
-                _check_first(config, name, test_file(definition))
-            else:
-                used.add(task.dataset)
-        for name in sorted(used):
-            for split in config.splits(name):
-                if (path := config.local_path(name, split)) and not path.is_file():
-                    raise InputError(
-                        f"datasets.{name}: no file {path} for the split {split!r}; check `data_folder` and `path`"
-                    )
+        _check_data(config)
     except ValueError as error:
         raise InputError(f"config: {error}" if type(error) is ValueError else str(error)) from None
     for name in config.models_used:
         _check_model(config, name)
+
+
+def _check_data(config: Config) -> None:
+    """Task definitions, the data files that they name, and local copies of the datasets that are used."""
+    used = {name for _, section, found, _ in uses(config) if section == "datasets" for name in found}
+    for name, task in config.tasks.items():
+        if task.kind == "perplexity":
+            continue
+        definition = config.definition(name)
+        known(f"tasks.{name}.metrics", task.metrics, metric_names(definition))
+        used |= {_dataset_of(config, definition, file) for file in data_files(definition)}
+        items = Path(test_file(definition))
+        has = config.splits(items.parent.name)[items.stem]
+        if isinstance(has, int) and task.first >= has:  # of a generated one; of others the job says it
+            place = f"{items.parent.name}'s split {items.stem!r}"
+            raise InputError(f"tasks.{name}.first: {task.first}, but {place} has {has} items, from 0 on")
+    for name in sorted(used):
+        for split in config.splits(name):
+            if (path := config.local_path(name, split)) and not path.is_file():
+                raise InputError(
+                    f"datasets.{name}: no file {path} for the split {split!r}; check `data_folder` and `path`"
+                )
+
+
+def _dataset_of(config: Config, definition: Path, file: str) -> str:
+    """The dataset that a task's data file belongs to."""
+    match = re.fullmatch(r"results/data/([a-z0-9_-]+)/([a-z0-9_-]+)\.parquet", file)
+    if not match:
+        raise InputError(f"{definition}: data file {file} is not results/data/{{dataset}}/{{split}}.parquet")
+    dataset, split = match.groups()
+    known(f"{definition}: data file {file}: dataset", [dataset], config.datasets)
+    known(f"{definition}: data file {file}: split", [split], config.splits(dataset))
+    return dataset
 
 
 def check_budget(config: Config, budget: str, model: str, method: str) -> None:
@@ -97,25 +125,6 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
         raise counting.unmet(own.kind, own.text, least, f"which {said} of {method} leaves")
 
 
-def _check_data_file(config: Config, definition: Path, file: str) -> str:
-    """The dataset that a task's data file belongs to."""
-    match = re.fullmatch(r"results/data/([a-z0-9_-]+)/([a-z0-9_-]+)\.parquet", file)
-    if not match:
-        raise InputError(f"{definition}: data file {file} is not results/data/{{dataset}}/{{split}}.parquet")
-    dataset, split = match.groups()
-    known(f"{definition}: data file {file}: dataset", [dataset], config.datasets)
-    known(f"{definition}: data file {file}: split", [split], config.splits(dataset))
-    return dataset
-
-
-def _check_first(config: Config, task: str, file: str) -> None:
-    """A first item that a generated dataset does not have; of others the job says it."""
-    dataset, split = Path(file).parent.name, Path(file).stem
-    first, has = config.tasks[task].first, config.splits(dataset)[split]
-    if isinstance(has, int) and first >= has:
-        raise InputError(f"tasks.{task}.first: {first}, but {dataset}'s split {split!r} has {has} items, from 0 on")
-
-
 def _base(model: str) -> Path:
     """Where a model that is not a local one is fetched to."""
     return Path(names.BASE.format(model=model)).parent
@@ -125,44 +134,29 @@ def _check_model(config: Config, name: str) -> None:
     source = config.models[name].source
     if source.kind == "gguf" and not source.package:
         _check_gguf(config, name)
-    directory = Path(source.path) if source.kind == "local" else _base(name)
+    folder = Path(source.path) if source.kind == "local" else _base(name)
     if source.kind == "local":
-        try:
-            sources.check_folder(directory)
+        with _of(f"models.{name}.source.path: "):
+            sources.check_folder(folder)
             if not Path(names.BASE.format(model=name)).is_file():  # else the job checks what is new
-                sources.check_files(directory)
-        except InputError as error:
-            raise InputError(f"models.{name}.source.path: {error}") from None
+                sources.check_files(folder)
     _check_memory(config, name)
-    if not (directory / "config.json").is_file():
+    if not (folder / "config.json").is_file():
         return  # not fetched yet: the job itself will check
-    architecture = read_config(directory)
-    family_of(architecture, f"models.{name}")
-    tables = [config.table(table) for table, content in config.tables.items() if content]
-    shown = [table for table in tables if name in table.models]
-    _check_shape(config, name, shown, architecture)
-    _check_targets(config, name, shown, directory)
-    _check_chat(config, name, shown, directory)
-    for method in sorted({*config.experiment.methods, *(m for table in tables for m in table.methods)}):
-        own = config.method(method)
-        if own.compensate in ("ridge_corrective", "ridge_attention"):
-            kind, _, rest = method.partition("_")
-            instead = f"sequential_{rest}" if kind in ("corrective", "attention") else "`compensate: ridge_sequential`"
-            check_plain_residual(architecture, f"methods.{method}.compensate: {own.compensate}", instead)
-        if (own.compensate, own.export) != ("bias", "pad"):
-            continue
-        from pruning.methods.compact import no_slot
-        from pruning.models.checkpoint import has_mlp_bias  # need torch: slow for every start of snakemake
-
-        if not has_mlp_bias(architecture):
-            raise InputError(f"methods.{method}.export: {no_slot(architecture)}")
+    shape = read_config(folder)
+    family_of(shape, f"models.{name}")
+    tables = [table for each, own in config.tables.items() if own and name in (table := config.table(each)).models]
+    columns = [column for table in tables for column in table.columns]
+    tasks, tunings = {column.task for column in columns}, {column.tuning for column in columns if column.tuning}
+    _check_shape(config, name, shape, tasks, tunings)
+    _check_targets(config, name, folder, tunings)
+    _check_chat(config, name, folder, tasks)
+    _check_methods(config, shape, {*config.experiment.methods, *(own for table in tables for own in table.methods)})
 
 
 def _check_gguf(config: Config, name: str) -> None:
-    try:
+    with _of(f"models.{name}.source: "):
         sources.gguf_files(config.models[name].source.model_dump())
-    except InputError as error:
-        raise InputError(f"models.{name}.source: {error}") from None
 
 
 def _check_memory(config: Config, name: str) -> None:
@@ -188,46 +182,56 @@ def weights_gb(config: Config, name: str) -> float:
     return memory.gigabytes(count, model.dtype)
 
 
-def _check_shape(config: Config, name: str, tables: list[Table], architecture: dict[str, Any]) -> None:
-    """Layers and lengths that the model of these tables does not have."""
-    layers, context = (architecture.get(key) for key in ("num_hidden_layers", "max_position_embeddings"))
+def _check_shape(config: Config, name: str, shape: dict[str, Any], tasks: set[str], tunings: set[str]) -> None:
+    """Layers and lengths that the model does not have."""
+    layers, context = (shape.get(key) for key in ("num_hidden_layers", "max_position_embeddings"))
     if layers and config.experiment.layer is not None and not 0 <= config.experiment.layer < layers:
         raise InputError(
             f"experiment.layer: {config.experiment.layer} is out of range, {name} has layers 0 to {layers - 1}"
         )
-    tasks = [column.task for table in tables for column in table.columns]
     lengths = {f"tasks.{task}.seqlen": getattr(config.tasks[task], "seqlen", 0) for task in tasks}
-    for tuning in _tunings(tables):
-        lengths[f"tunings.{tuning}.sequence_length"] = config.tunings[tuning].sequence_length
+    lengths |= {f"tunings.{tuning}.sequence_length": config.tunings[tuning].sequence_length for tuning in tunings}
     for key, length in sorted(lengths.items()):
         if context and length > context:
             raise InputError(f"{key}: {length} is longer than {name}'s context of {context} tokens")
 
 
-def _tunings(tables: list[Table]) -> list[str]:
-    return sorted({column.tuning for table in tables for column in table.columns if column.tuning})
+def _check_targets(config: Config, name: str, folder: Path, tunings: set[str]) -> None:
+    """Modules for LoRA that the model does not have."""
+    modules: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with reading(file), safe_open(file, "numpy") as tensors:
+            modules |= {key.split(".")[-2] for key in tensors.keys() if key.endswith(".weight")}  # noqa: SIM118
+    for tuning in sorted(tunings):
+        if modules and (missing := sorted(set(config.tunings[tuning].targets) - modules)):
+            raise InputError(f"tunings.{tuning}.targets: {name} has no {missing}; it has {sorted(modules)}")
 
 
-def _check_chat(config: Config, name: str, tables: list[Table], directory: Path) -> None:
+def _check_chat(config: Config, name: str, folder: Path, tasks: set[str]) -> None:
     """A chat format asked of a model that has none."""
-    settings = directory / "tokenizer_config.json"
+    settings = folder / "tokenizer_config.json"
     known_here = read_object(settings) if settings.is_file() else {}
-    if "chat_template" in known_here or any(directory.glob("*chat_template*")):
+    if "chat_template" in known_here or any(folder.glob("*chat_template*")):
         return
-    for task in sorted({column.task for table in tables for column in table.columns}):
+    for task in sorted(tasks):
         if getattr(config.tasks[task], "chat_template", False):
             raise InputError(f"tasks.{task}.chat_template: {name}'s tokenizer has no chat template; set it to false")
 
 
-def _check_targets(config: Config, name: str, tables: list[Table], directory: Path) -> None:
-    """Modules for LoRA that the model of these tables does not have."""
-    modules: set[str] = set()
-    for file in directory.glob("*.safetensors"):
-        with reading(file), safe_open(file, "numpy") as tensors:
-            modules |= {key.split(".")[-2] for key in tensors.keys() if key.endswith(".weight")}  # noqa: SIM118
-    for tuning in _tunings(tables):
-        if modules and (missing := sorted(set(config.tunings[tuning].targets) - modules)):
-            raise InputError(f"tunings.{tuning}.targets: {name} has no {missing}; it has {sorted(modules)}")
+def _check_methods(config: Config, shape: dict[str, Any], methods: set[str]) -> None:
+    """Compensations and exports that the model's architecture has no place for."""
+    for name in sorted(methods):
+        method = config.method(name)
+        if method.compensate in ("ridge_corrective", "ridge_attention"):
+            kind, _, rest = name.partition("_")
+            instead = f"sequential_{rest}" if kind in ("corrective", "attention") else "`compensate: ridge_sequential`"
+            check_plain_residual(shape, f"methods.{name}.compensate: {method.compensate}", instead)
+        if (method.compensate, method.export) == ("bias", "pad"):
+            from pruning.methods.compact import no_slot
+            from pruning.models.checkpoint import has_mlp_bias  # need torch: slow for every start of snakemake
+
+            if not has_mlp_bias(shape):
+                raise InputError(f"methods.{name}.export: {no_slot(shape)}")
 
 
 def gpus_asked(config: Config) -> dict[str, int]:
@@ -295,19 +299,16 @@ def check_packages(config: Config) -> None:
     """The packages that answer, and those whose GGUF files are still to be fetched. Raises InputError if one is missing
     or another version."""
     for name in config.models_used:
-        try:
+        with _of(f"models.{name}."):
             backends.check_installed(config.models[name].backend)
-        except InputError as error:
-            raise InputError(f"models.{name}.{error}") from None
         source = config.models[name].source
-        if source.kind == "gguf" and source.package and not _fetched(name, source):
+        if source.kind == "gguf" and source.package and not _fetched(name, source.model_dump()):
             _check_gguf(config, name)
 
 
-def _fetched(name: str, source: GgufSource) -> bool:
+def _fetched(name: str, source: dict[str, Any]) -> bool:
     """Whether the model has been made from this source."""
-    manifest = Path(names.BASE.format(model=name))
     try:
-        return read_object(manifest)["provenance"]["settings"] == source.model_dump()
+        return read_object(Path(names.BASE.format(model=name)))["provenance"]["settings"] == source
     except (InputError, KeyError, TypeError):
         return False

@@ -1,21 +1,21 @@
 """What one section of the configuration says of another: every name that is used is declared and can be used there.
 
-The functions raise ValueError, which names the key. What needs files, models or the machine is in preflight.py.
+Fields that hold names are marked with the section that declares them (`base.Of`); what a mark cannot say is said here.
+All of it raises ValueError, which names the key. What needs files, models or the machine is in preflight.py.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from itertools import product
 from string import Formatter
 from typing import Any
 
-from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Tradeoff, Trap
-from pruning.config.base import choices, fields_of, known
+from pydantic import BaseModel
+
+from pruning.config.analyses import Ablation, Collapse, Readings, Tradeoff, Trap
+from pruning.config.base import Of, fields_of, known
 from pruning.config.datasets import Dataset
 from pruning.config.experiment import Table
 from pruning.core.limits import LEAST_WINDOWS, least_resamples
-from pruning.methods.normalise import NORMALISATIONS
-from pruning.methods.scores.utility import REDUCTIONS
 
 Config = Any  # schema.Config, which calls `check`
 
@@ -30,20 +30,54 @@ OTHER_RESULTS = frozenset(
 
 
 def check(config: Config) -> None:
-    _names(config)
-    _models(config)
+    _results(config)
+    tables = {name: config.table(name) for name, table in config.tables.items() if table}
+    sections = {name: getattr(config, name) for name in type(config).model_fields} | {"tables": tables}
+    used = list(uses(sections))
+    methods = set(config.method_names)
+    for key, section, names, user in used:
+        known(key, names, methods if section == "methods" else getattr(config, section))
+        if section == "datasets":
+            known(f"{key.removesuffix('dataset')}split", [user.split], config.splits(user.dataset))
+    for key, section, names, user in used:
+        if section == "methods":
+            calib = getattr(user, "calib", None)
+            _gradients(config, key, names, [calib] if calib else getattr(user, "calibrations", None))
+    _lineages(config)
     _experiment(config)
-    for name, table in config.tables.items():
-        if table:
-            _table(config, name)
-    _datasets(config)
+    for name, table in tables.items():
+        _table(config, f"tables.{name}", table)
+    for name, dataset in config.datasets.items():
+        if dataset.kind == "generated" and dataset.content == "word_problems" and not dataset.templates:
+            raise ValueError(f"datasets.{name}.templates: word problems are made of these; name one or more")
     _texts(config)
     for name, check_section in SECTIONS.items():
         if section := getattr(config, name):
             check_section(config, section)
 
 
-def _names(config: Config) -> None:
+def uses(value: Any, key: str = "") -> Iterator[tuple[str, str, list[str], Any]]:
+    """(key, section that declares its names, the names, what has the key), of all marked fields in a value."""
+    if isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            for mark in field.metadata:
+                if isinstance(mark, Of):
+                    yield f"{key}.{name}", mark.section, list(_names(getattr(value, name))), value
+        value = dict(value)
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from uses(entry, f"{key}.{name}" if key else name)
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of a field: one, lists of them, or none."""
+    if isinstance(value, str):
+        yield value
+    for entry in value if isinstance(value, list | tuple) else ():
+        yield from _names(entry)
+
+
+def _results(config: Config) -> None:
     """Names that the results of something else bear."""
     if "dense" in config.methods:
         raise ValueError("methods: the name 'dense' is taken by the unpruned model")
@@ -58,44 +92,38 @@ def _names(config: Config) -> None:
             raise ValueError(f"models.{name}: this name is taken by tables.{name}; choose another for one of them")
 
 
-def _models(config: Config) -> None:
-    """Models made of others of this workflow."""
+def _lineages(config: Config) -> None:
+    """Models that are made of themselves."""
     for name, model in config.models.items():
-        place, seen = f"models.{name}.source", [name]
+        seen = [name]
         while model.source.kind == "pruned":
-            source = model.source
-            known(f"{place}.model", [source.model], config.models)
-            known(f"{place}.calib", [source.calib], config.calibrations)
-            known(f"{place}.method", [source.method], config.method_names)
-            known(f"{place}.tuning", [source.tuning] if source.tuning else [], config.tunings)
-            _gradients(config, f"{place}.method", [source.method], [source.calib])
-            if source.model in seen:
-                raise ValueError(f"{place}.model: {' is made of '.join([*seen, source.model])}: name another one")
-            seen.append(source.model)
-            model = config.models[source.model]
+            seen.append(model.source.model)
+            if seen[-1] in seen[:-1]:
+                raise ValueError(f"models.{name}.source.model: {' is made of '.join(seen)}: name another one")
+            model = config.models[seen[-1]]
 
 
 def _experiment(config: Config) -> None:
     e = config.experiment
-    known("experiment.methods", e.methods, config.method_names)
-    known("experiment.models", e.models, config.models)
-    known("experiment.calibrations", e.calibrations, config.calibrations)
     known("experiment.reference", [e.reference], e.methods)
-    _gradients(config, "experiment.methods", e.methods, e.calibrations)
     together = [task for tasks in e.together for task in tasks]
-    known("experiment.together", together, config.tasks)
     if twice := sorted({task for task in together if together.count(task) > 1}):
         raise ValueError(f"experiment.together: names {', '.join(twice)} twice; a task is asked in one job")
 
 
-def _table(config: Config, name: str) -> None:
-    place, table = f"tables.{name}", config.table(name)
-    known(f"{place}.models", table.models, config.models)
-    known(f"{place}.calibrations", table.calibrations, config.calibrations)
-    known(f"{place}.methods", table.methods, config.method_names)
-    _gradients(config, f"{place}.methods", table.methods, table.calibrations)
-    _sparsities(place, table)
-    _reference(place, table)
+def _table(config: Config, place: str, table: Table) -> None:
+    if table.at is None and table.sparsities is None:
+        raise ValueError(f"{place}.sparsities: missing; give per cents, or each method's own under `at`")
+    if table.at is not None and table.sparsities is not None:
+        raise ValueError(f"{place}.at: stands in the place of sparsities: set `sparsities: null`, or leave `at` out")
+    if table.at is not None and (differing := sorted(set(table.at) ^ set(table.methods))):
+        raise ValueError(f"{place}.at: needs a sparsity for each of the table's methods and no others: {differing}")
+    text, _, method = table.reference.partition("/")
+    if method:
+        known(f"{place}.reference: the calibration of '{table.reference}'", [text], table.calibrations)
+        known(f"{place}.reference: the method of '{table.reference}'", [method], table.methods)
+    else:
+        known(f"{place}.reference", [text], [*table.methods, "untuned", "uncompensated", *table.calibrations])
     for column in table.columns:
         known(f"{place}.tasks", [column.task], config.tasks)
         known(f"{place}.tasks: the recovery of '{column}'", [column.tuning] if column.tuning else [], config.tunings)
@@ -103,37 +131,11 @@ def _table(config: Config, name: str) -> None:
             raise ValueError(f"{place}.tasks: '{column}' is compared with {column.task!r}: name that as well")
 
 
-def _reference(place: str, table: Table) -> None:
-    text, _, method = table.reference.partition("/")
-    if method:
-        known(f"{place}.reference: the calibration of '{table.reference}'", [text], table.calibrations)
-        known(f"{place}.reference: the method of '{table.reference}'", [method], table.methods)
-    else:
-        known(f"{place}.reference", [text], [*table.methods, "untuned", "uncompensated", *table.calibrations])
-
-
-def _sparsities(place: str, table: Table) -> None:
-    if table.at is None and table.sparsities is None:
-        raise ValueError(f"{place}.sparsities: missing; give per cents, or each method's own under `at`")
-    if table.at is not None and table.sparsities is not None:
-        raise ValueError(f"{place}.at: stands in the place of sparsities: set `sparsities: null`, or leave `at` out")
-    if table.at is not None and (differing := sorted(set(table.at) ^ set(table.methods))):
-        raise ValueError(f"{place}.at: needs a sparsity for each of the table's methods and no others: {differing}")
-
-
-def _datasets(config: Config) -> None:
-    for name, dataset in config.datasets.items():
-        if dataset.kind == "published" and (adapter := config.files(name).adapter):
-            known(f"datasets.{name}.adapter", [adapter], choices("data/adapters"))
-        if dataset.kind == "generated" and dataset.content == "word_problems" and not dataset.templates:
-            raise ValueError(f"datasets.{name}.templates: word problems are made of these; name one or more")
-
-
 def _texts(config: Config) -> None:
-    """Texts of calibrations, tunings and perplexities."""
+    """Texts of calibrations, tunings, perplexities and cases."""
     for section in ("calibrations", "tunings"):
         for name, user in getattr(config, section).items():
-            dataset = _dataset(config, f"{section}.{name}", user)
+            dataset = config.datasets[user.dataset]
             if user.answers:
                 if getattr(user, "completion", None) is not None:
                     raise ValueError(f"{section}.{name}.completion: the model's own answers stand there: leave it out")
@@ -145,19 +147,16 @@ def _texts(config: Config) -> None:
                 _fields(f"{section}.{name}", dataset, dataset.prompt, own)
     for name, task in config.tasks.items():
         if task.kind == "perplexity":
-            _fields(f"tasks.{name}", _dataset(config, f"tasks.{name}", task), task.text)
+            _fields(f"tasks.{name}", config.datasets[task.dataset], task.text)
             if task.tokens and task.tokens // task.seqlen < LEAST_WINDOWS:
                 raise ValueError(
                     f"tasks.{name}.tokens: {task.tokens} are {task.tokens // task.seqlen} windows of seqlen "
                     f"{task.seqlen}, too few to compare perplexities; set {LEAST_WINDOWS * task.seqlen} or more "
                     f"({LEAST_WINDOWS} windows), null for all of the text, or a lower seqlen"
                 )
-
-
-def _overlap(config: Config, overlap: Overlap) -> None:
-    paired = [method for pair in overlap.pairs for method in pair]
-    known("overlap.pairs", paired, config.method_names)
-    _gradients(config, "overlap.pairs", paired)
+    if cases := config.cases:
+        dataset = config.datasets[cases.dataset]
+        _fields("cases", dataset, dataset.prompt, cases.target)
 
 
 def _readings(config: Config, readings: Readings) -> None:
@@ -169,11 +168,6 @@ def _readings(config: Config, readings: Readings) -> None:
         if sparsity not in config.overlap.sparsities:
             listed = ", ".join(map(str, config.overlap.sparsities))
             raise ValueError(f"readings.sparsities: {sparsity} is not among overlap.sparsities ({listed})")
-    for name, reading in readings.used.items():
-        for role in ("rku", "agf", "taylor", "wanda"):
-            place, method = f"readings.rows.{name}.{role}", getattr(reading, role)
-            known(place, [method], config.method_names)
-            _gradients(config, place, [method])
 
 
 def _collapse(config: Config, collapse: Collapse) -> None:
@@ -189,9 +183,6 @@ def _collapse(config: Config, collapse: Collapse) -> None:
 
 def _ablation(config: Config, ablation: Ablation) -> None:
     _accuracy(config, "ablation.task", ablation.task)
-    known("ablation.reductions", ablation.reductions, REDUCTIONS)
-    known("ablation.normalisations", ablation.normalisations, NORMALISATIONS)
-    known("ablation.allocations", ablation.allocations, choices("methods/allocation"))
     grid = [f"{objective}-abs-none-uniform" for objective in ablation.objectives]
     _gradients(config, "ablation.objectives", grid)
 
@@ -201,39 +192,18 @@ def _trap(config: Config, trap: Trap) -> None:
 
 
 def _tradeoff(config: Config, tradeoff: Tradeoff) -> None:
-    known("tradeoff.tables", tradeoff.tables, config.tables)
     used = [config.table(name) for name in tradeoff.tables if config.tables[name]]
     asked = {column.task for table in used for column in table.columns}
     known("tradeoff.task: of the tasks of tradeoff.tables", [tradeoff.task] if tradeoff.task and used else [], asked)
 
 
-def _latency(config: Config, latency: Latency) -> None:
-    known("latency.methods", latency.methods, config.method_names)
-    _gradients(config, "latency.methods", latency.methods)
-
-
-def _cases(config: Config, cases: Cases) -> None:
-    dataset = _dataset(config, "cases", cases)
-    _fields("cases", dataset, dataset.prompt, cases.target)
-
-
 SECTIONS = {
-    "overlap": _overlap,
     "readings": _readings,
     "collapse": _collapse,
     "ablation": _ablation,
     "trap": _trap,
     "tradeoff": _tradeoff,
-    "latency": _latency,
-    "cases": _cases,
 }
-
-
-def _dataset(config: Config, place: str, user: Any) -> Dataset:
-    """The dataset of what reads a split of one."""
-    known(f"{place}.dataset", [user.dataset], config.datasets)
-    known(f"{place}.split", [user.split], config.splits(user.dataset))
-    return config.datasets[user.dataset]
 
 
 def _fields(place: str, dataset: Dataset, *templates: str) -> None:
@@ -250,7 +220,6 @@ def _fields(place: str, dataset: Dataset, *templates: str) -> None:
 
 def _accuracy(config: Config, place: str, task: str) -> None:
     """A task whose outcomes are right or wrong, every model being asked all of it."""
-    known(place, [task], config.tasks)
     if config.tasks[task].kind != "lm_eval":
         accuracies = [name for name, other in config.tasks.items() if other.kind == "lm_eval"]
         raise ValueError(

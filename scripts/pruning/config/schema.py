@@ -1,13 +1,14 @@
 """The configuration: what can be set, what it means, and how what is left out is filled in.
 
-Each section has a file of its own in this folder; references.py checks what one says of another. `config/config.yaml`
-and `config/schema.json` are written from here and default.py (`make config`). Other YAMLs hold only what differs and
-are stacked on top with `--configfile`. Unknown keys are errors.
+Each section has a file of its own in this folder; references.py checks what one says of another. `config/schema.json`
+is written from here (`make config`). `config/config.yaml` is the default: other YAMLs hold only what differs and are
+stacked on top with `--configfile`. Unknown keys are errors.
 """
 
+import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -15,16 +16,24 @@ from pruning.config import references
 from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Spectrum, Tradeoff, Trap
 from pruning.config.base import Alias, Positive, Strict
 from pruning.config.budgets import Budget, LatencyTable
-from pruning.config.calibration import Calibration
+from pruning.config.calibration import Calibration, Tuning
 from pruning.config.datasets import Dataset, HubFiles, LocalFiles
 from pruning.config.experiment import Experiment, Table
 from pruning.config.methods import CHOICES, GRID, PREFIXES, Method
 from pruning.config.models import Model
 from pruning.config.reasoner import Reasoner
-from pruning.config.storage import Storage
 from pruning.config.tasks import Task
-from pruning.config.tuning import Tuning
 from pruning.core import names
+
+
+class Storage(Strict):
+    """Which results are kept."""
+
+    compact: Literal["keep", "temp", "memory"] = "keep"
+    """`temp` deletes a compact model after its last evaluation. `memory` writes none to evaluate it: the dense one is
+    loaded and cut. Compact models are then made for recovery, for ridge and `pad`, and where one asks for them."""
+    second_moments: Literal["keep", "temp"] = "temp"
+    """`temp` deletes the second moments after the last ridge compensation (1.4 GB per layer on a 7B)."""
 
 
 class Config(Strict):
@@ -97,7 +106,7 @@ class Config(Strict):
         return list(dict.fromkeys([*used, *(name for model in used for name in self.lineage(model))]))
 
     def lineage(self, model: str) -> list[str]:
-        """The model and what it was pruned from, round by round; the last one is whole."""
+        """The model and what it was pruned from, iteration by iteration; the last one is whole."""
         found = [model]
         while (source := self.models[found[-1]].source).kind == "pruned":
             found.append(source.model)
@@ -135,14 +144,12 @@ class Config(Strict):
         """The preset that a recombination is the same as, where there is one (normalisation cannot matter under
         uniform allocation)."""
 
-        def choices_of(method: Method) -> dict[str, Any]:
+        def choices_of(method: Method) -> str:
             same = {"normalise": "none"} if method.allocate == "uniform" else {}
-            return {**method.model_dump(), **same}
+            return json.dumps({**method.model_dump(), **same}, sort_keys=True)
 
-        declared = {name: choices_of(method) for name, method in self.methods.items()}
-        found = {
-            name: next((p for p, m in declared.items() if m == choices_of(self.method(name))), "") for name in names
-        }
+        declared = {choices_of(method): name for name, method in reversed(self.methods.items())}
+        found = {name: declared.get(choices_of(self.method(name))) for name in names}
         return {name: preset for name, preset in found.items() if preset}
 
     def method(self, name: str) -> Method:

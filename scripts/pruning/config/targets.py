@@ -50,32 +50,20 @@ def advice(
     wrong = output.wrong(values)
     if not wrong:
         return f"{target}: ask for it by its path from here, {given}" if given != target else ""
-    if recovered := _recovered(output, values):
-        return f"{target}: what a recovered model is asked lies in a folder of its tuning; nearest: {recovered}"
+    task, _, tuning = values.get("task", "").partition("@")  # as tables name their columns
+    recovered = {**values, "task": task, "variant": f"{values.get('variant')}/{tuning}"}
+    if tuning and "variant" in values and not output.wrong(recovered):
+        nearest = output.pattern.format(**recovered)
+        return f"{target}: results of a recovered model lie in a folder of its tuning; nearest: {nearest}"
     said = [f"no {name} {values[name]!r}" for name in wrong]
-    near = [
-        [
-            found
-            for found in _near(name, values[name], declared.get(name, ()))
-            if output.constraints[name].fullmatch(found)
-        ]
-        for name in wrong
-    ]
-    if all(near):
-        paths = [output.pattern.format(**values | dict(zip(wrong, found, strict=True))) for found in zip(*near)]  # noqa: B905
+    near = {name: _near(name, values[name], declared.get(name, ())) for name in wrong}
+    near = {name: list(filter(output.constraints[name].fullmatch, found)) for name, found in near.items()}
+    if all(near.values()):
+        paths = [output.pattern.format(**values | dict(zip(near, found))) for found in zip(*near.values())]  # noqa: B905
         said.append(f"nearest: {', '.join(paths)}")
     else:
-        said += [
-            _allowed(output, name, values[name], declared) for name, found in zip(wrong, near, strict=True) if not found
-        ]
+        said += [_allowed(output, name, values[name], declared) for name, found in near.items() if not found]
     return f"{target}: {'; '.join(said)}"
-
-
-def _recovered(output: Output, values: Mapping[str, str]) -> str | None:
-    """The path of a result that was asked for as tables name their columns, by `task@tuning`."""
-    task, _, tuning = values.get("task", "").partition("@")
-    moved = {**values, "task": task, "variant": f"{values.get('variant')}/{tuning}"}
-    return output.pattern.format(**moved) if tuning and not output.wrong(moved) else None
 
 
 def _misspelt(path: str, outputs: Collection[Output]) -> list[str]:

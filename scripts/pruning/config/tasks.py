@@ -1,19 +1,19 @@
-"""Tasks: what a model is asked, and the text whose perplexity is measured."""
+"""Tasks: what a model is evaluated on, and the text whose perplexity is measured."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pruning.config.base import Alias, NonEmpty, Positive, Strict
+from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
 
 
 class StopEarly(Strict):
-    """When a model is asked no more: its first answers leave nothing of interest."""
+    """When the evaluation of a model ends early: its first answers show that the rest does not matter."""
 
     after: Positive
-    """Items that every model is asked, the first of them."""
+    """How many items, from the first on, every model is evaluated on."""
     below: Annotated[float, Field(gt=0, lt=1)]
-    """An accuracy that would not matter: a model stops whose interval ends before it, in every metric."""
+    """An accuracy that would not matter: evaluation ends where the interval of every metric lies below it."""
     confidence: Annotated[float, Field(ge=0.9, lt=1)] = 0.99
     """Of that interval."""
 
@@ -29,9 +29,9 @@ class LmEvalTask(Strict):
     limit: Positive | None = None
     """At most this many items, from `first` on."""
     first: Annotated[int, Field(ge=0)] = 0
-    """Number of the first item that is asked."""
+    """Number of the first item that is evaluated."""
     stop_early: StopEarly | None = None
-    """Spare what a collapsed model would still be asked; its row says so."""
+    """Skip the rest of the items for a collapsed model; its row says so."""
     chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Accuracy of guessing, as a fraction: what a collapsed model is left with."""
     batch_size: Positive = 32
@@ -42,7 +42,7 @@ class LmEvalTask(Strict):
     """The same examples, the first of their split, before every question, so that they are computed once; else lm-eval
     draws some for each."""
     chat_template: bool = False
-    """Ask in the tokenizer's chat format."""
+    """Prompt in the tokenizer's chat format."""
     max_gen_toks: Positive | None = None
     """Most tokens of a generated answer; null: as many as the task says."""
 
@@ -59,7 +59,7 @@ class LmEvalTask(Strict):
 class PerplexityTask(Strict):
     kind: Literal["perplexity"]
     title: str
-    dataset: Alias
+    dataset: Annotated[Alias, Of("datasets")]
     split: Alias = "test"
     text: str = "{text}"
     """Text of a record; fields in braces."""

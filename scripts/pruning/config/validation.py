@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 
 from pruning.config.schema import Config
 from pruning.core import strict_yaml
@@ -20,7 +18,7 @@ def validate(raw: dict[str, Any], files: Sequence[str | Path] = ()) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise InputError("\n".join(dict.fromkeys(map(_line, error.errors())))) from None
+        raise InputError("\n".join(dict.fromkeys(_line(mistake, raw) for mistake in error.errors()))) from None
     if turned := sorted(_turned(raw, config.model_dump())):
         said = "a number is needed, and YAML reads yes, no, on, off, true and false as none"
         raise InputError("\n".join(f"config: {key.removeprefix('.')}: {said}" for key in turned))
@@ -40,8 +38,8 @@ def _turned(raw: Any, read: Any, key: str = "") -> Iterator[str]:
             yield from _turned(mine, its, f"{key}.{number}")
 
 
-def _line(mistake: dict[str, Any]) -> str:
-    key = ".".join(map(str, keys(mistake["loc"])))
+def _line(mistake: dict[str, Any], raw: Any) -> str:
+    key = ".".join(map(str, _keys(mistake["loc"], raw)))
     given = mistake["input"]
     text = repr(given)
     shown = "" if isinstance(given, (dict, list)) else f" (given: {text[:100] + '…' if len(text) > 100 else text})"
@@ -56,29 +54,23 @@ def _line(mistake: dict[str, Any]) -> str:
     return f"config: {key + ': ' if key else ''}{message}{shown}"
 
 
-def keys(location: tuple[str | int, ...], kind: Any = Config, discriminator: str | None = None) -> list[str | int]:
+def _keys(location: tuple[str | int, ...], raw: Any) -> Iterator[str | int]:
     """The keys that lead to a mistake: pydantic's location less what is no key.
 
-    That is the tag after a discriminated union, and `[key]` after a key that is itself the mistake. Both are told by
-    their place in the type, since a key may have any name."""
-    if not location:
-        return []
-    first, rest = location[0], location[1:]
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        tags = [info.discriminator for info in arguments[1:] if isinstance(info, FieldInfo)]
-        return keys(location, arguments[0], next(filter(None, tags), discriminator))
-    if origin in (Union, UnionType):
-        members = [member for member in arguments if member is not NoneType]
-        if discriminator:
-            members = [m for m in members if first in get_args(m.model_fields[discriminator].annotation)]
-        if len(members) == 1:
-            return keys(rest if discriminator else location, members[0])
-    if isinstance(kind, type) and issubclass(kind, BaseModel) and first in kind.model_fields:
-        field = kind.model_fields[first]
-        return [first, *keys(rest, field.annotation, field.discriminator)]
-    if origin is dict:
-        return [first, *(() if rest == ("[key]",) else keys(rest, arguments[1]))]
-    if origin in (list, tuple):
-        return [first, *keys(rest, arguments[0])]
-    return list(location)
+    That is, of a section with a `kind`, this kind, which pydantic puts before the section's keys; and `[key]` after a
+    key that is itself the mistake."""
+    within_kind = False
+    for part in location:
+        if isinstance(raw, dict) and raw.get("kind") == part and not within_kind:
+            within_kind = True
+        elif part != "[key]" or isinstance(raw, dict) and part in raw:
+            yield part
+            raw, within_kind = _entry(raw, part), False
+
+
+def _entry(raw: Any, key: str | int) -> Any:
+    """What a key of a configuration leads to; None where there is nothing."""
+    try:
+        return raw[key]
+    except (KeyError, IndexError, TypeError):
+        return None

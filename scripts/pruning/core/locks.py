@@ -1,7 +1,8 @@
 """Snakemake's lock on the working directory, cleared when the run that took it was killed.
 
-A killed Snakemake leaves its lock behind and the next run asks for `--unlock`. Every run therefore also holds a shared
-flock, which the kernel frees with the process: whoever gets it exclusively is alone, and any lock there is stale.
+A killed Snakemake leaves its lock behind and the next run asks for `--unlock` (9.27; a version that tells a stale lock
+from a live one needs none of this). Every run therefore also holds a shared flock, which the kernel frees with the
+process: whoever gets it exclusively is alone, and any lock there is stale.
 """
 
 import fcntl

@@ -72,53 +72,21 @@ BENCHMARKS = "results/benchmarks"
 EXPERIMENTS = "results/experiments.html"
 
 
-@dataclass(frozen=True)
 class Places:
     """Where lies what is of an experiment and not of a model alone: below results/, or, if it has a name, in a folder
     of that name there."""
 
-    name: str | None = None
-
-    @property
-    def folder(self) -> str:
-        return f"results/{self.name}" if self.name else "results"
-
-    @property
-    def table(self) -> str:
-        """Without the ending, as `figure`."""
-        return f"{self.folder}/{{table}}"
-
-    @property
-    def figure(self) -> str:
-        return f"{self.folder}/figures/{{figure}}"
-
-    @property
-    def page(self) -> str:
-        return f"{self.folder}/pages/{{table}}.html"
-
-    @property
-    def index(self) -> str:
-        return f"{self.folder}/index.html"
-
-    @property
-    def leakage(self) -> str:
-        return f"{self.folder}/leakage/{{table}}.csv"
-
-    @property
-    def speed(self) -> str:
-        return f"{self.folder}/analysis/speed/{{model}}.csv"
-
-    @property
-    def widths(self) -> str:
-        return f"{self.folder}/analysis/widths.csv"
-
-    @property
-    def accuracy(self) -> str:
-        return f"{self.folder}/analysis/accuracy.csv"
-
-    @property
-    def collapse(self) -> str:
-        return f"{self.folder}/analysis/collapse.csv"
+    def __init__(self, name: str | None = None):
+        self.folder = f"results/{name}" if name else "results"
+        self.index = f"{self.folder}/index.html"
+        self.table = f"{self.folder}/{{table}}"  # without the ending, as `figure`
+        self.figure = f"{self.folder}/figures/{{figure}}"
+        self.page = f"{self.folder}/pages/{{table}}.html"
+        self.leakage = f"{self.folder}/leakage/{{table}}.csv"
+        self.speed = f"{self.folder}/analysis/speed/{{model}}.csv"
+        self.widths = f"{self.folder}/analysis/widths.csv"
+        self.accuracy = f"{self.folder}/analysis/accuracy.csv"
+        self.collapse = f"{self.folder}/analysis/collapse.csv"
 
 
 def log_of(result: str) -> str:
@@ -167,14 +135,12 @@ class Variant:
         return cls(calib, method, int(sparsity), *tuning)
 
     def __str__(self) -> str:
-        if self.calib is None:
-            return self.method
-        return "/".join([self.calib, self.method, str(self.sparsity), *([self.tuning] if self.tuning else [])])
+        parts = [self.calib, self.method, str(self.sparsity), self.tuning] if self.calib else [self.method]
+        return "/".join(part for part in parts if part)
 
     def fill(self, template: str, model: str) -> str:
         """A path of what it is made from, or of what is made of it."""
-        names = {"calib": self.calib, "method": self.method, "sparsity": self.sparsity, "tuning": self.tuning}
-        return template.format(model=model, **names)
+        return template.format(model=model, **vars(self))
 
     def manifest(self, model: str) -> str:
         """What says which weights it has."""

@@ -50,8 +50,10 @@ def refuse_twice(folder: Path, *, must_know: bool) -> None:
 def survive_outages(executor: Any, pause: float = 10) -> None:
     """Make the plugin's executor wait for a controller that is away: version 2.8 does not, as while slurmctld restarts.
 
-    When every query of a round fails it forgets its jobs, and the run waits for ever
-    (github.com/snakemake/snakemake-executor-plugin-slurm, issue 207); submissions fail after nine seconds."""
+    When every query of a round fails it forgets its jobs, and the run waits for ever; submissions fail after nine
+    seconds (github.com/snakemake/snakemake-executor-plugin-slurm, issues 207, 313 and 320; a version that asks again
+    needs none of this). Its option `slurm-status-attempts` does not help: all queries of a round use the program that
+    was chosen when it began, and while the controller is away that is `sacct`, which needs a database of accounts."""
     ask, submit = executor.check_active_jobs, executor.run_job
 
     async def check_active_jobs(self, active_jobs):

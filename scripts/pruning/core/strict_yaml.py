@@ -2,10 +2,10 @@
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 
@@ -15,23 +15,10 @@ DEPTH = 50
 """Levels of lists and mappings; ours need nine."""
 ENTRIES = 100_000
 """Of a file, with all that its aliases stand for."""
-TAGS = {None, "!", "!function", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "map", "seq"))}
+KINDS = ("str", "int", "float", "bool", "null", "timestamp", "merge", "map", "seq")
+TAGS = {"!", "!function", *(f"tag:yaml.org,2002:{kind}" for kind in KINDS)}
 _FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_RESOLVER = yaml.SafeLoader("")
-
-
-@dataclass
-class _Open:
-    """A list or mapping that has begun and not ended."""
-
-    name: str
-    """Its keys from the top, joined by dots."""
-    event: yaml.NodeEvent
-    keys: dict[str, int] = field(default_factory=dict)
-    """Of a mapping: its keys so far and their lines."""
-    key: str | None = None
-    """The key whose value comes next."""
-    entries: int = 1
+Refuse = Callable[[yaml.Node | yaml.Event, str], NoReturn]
 
 
 def check_given(arguments: Sequence[str]) -> None:
@@ -57,88 +44,82 @@ def check(path: Path) -> None:
     text = _text(path)
     if text.lstrip().startswith("{"):  # JSON may be indented with tabs, YAML may not
         text = text.replace("\t", " ")
+    refuse = partial(_refuse, path)
     try:
         try:
-            _walk(path, yaml.parse(text, _FAST))
+            _check_nesting(yaml.parse(text, _FAST), refuse)
         except yaml.YAMLError:
-            _walk(path, yaml.parse(text, yaml.SafeLoader))  # whose messages say more
+            _check_nesting(yaml.parse(text, yaml.SafeLoader), refuse)  # whose messages say more
+        root = yaml.compose(text, _FAST)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise InputError(f"{path}:{mark.line + 1}:{mark.column + 1}: {_problem(error)}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError(f"{path}: no keys at its top level")
+    _check_entries(root, "", {}, refuse)
 
 
-def _walk(path: Path, events: Iterable[yaml.Event]) -> None:
-    stack: list[_Open] = []
-    sizes: dict[str, int] = {}  # entries that an anchor stands for
+def _refuse(path: Path, place: yaml.Node | yaml.Event, said: str) -> NoReturn:
+    raise InputError(f"{path}:{place.start_mark.line + 1}: {said}")
+
+
+def _check_nesting(events: Iterable[yaml.Event], refuse: Refuse) -> None:
+    """What no loader survives: deep nesting and endless aliases; and a second document, which it would drop."""
+    begun: list[str | None] = []  # anchors of the lists and mappings that have not ended
     documents = 0
-
-    def refuse(event: yaml.Event, said: str) -> None:
-        raise InputError(f"{path}:{event.start_mark.line + 1}: {said}")
-
     for event in events:
         documents += isinstance(event, yaml.DocumentStartEvent)
         if documents > 1:
             refuse(event, "a second document begins; keep one")
-        entries, anchor = 1, getattr(event, "anchor", None)
-        if isinstance(event, yaml.CollectionEndEvent):
-            ended = stack.pop()
-            entries, anchor = ended.entries, ended.event.anchor
-        elif not isinstance(event, yaml.NodeEvent):
-            continue
-        elif not stack and not isinstance(event, yaml.MappingStartEvent):
-            break
-        else:
-            within = stack[-1] if stack else None
-            if within and isinstance(within.event, yaml.MappingStartEvent) and within.key is None:
-                within.key = _key(event, within, refuse)
-                continue
-            name = ".".join(filter(None, [within.name, within.key])) if within else ""
-            if getattr(event, "tag", None) not in TAGS:
-                refuse(event, f"{name}: the tag {event.tag!r} is not read here; leave it out")
-            if isinstance(event, yaml.AliasEvent):
-                if any(each.event.anchor == anchor for each in stack):
-                    refuse(event, f"{name}: the alias *{anchor} stands within what it stands for, without an end")
-                entries = sizes.get(anchor, 1)
-            elif isinstance(event, yaml.ScalarEvent):
-                _check_scalar(event, name, refuse)
-            else:
-                stack.append(_Open(name, event))
-                if len(stack) > DEPTH:
-                    refuse(event, f"lists and mappings nested more than {DEPTH} deep")
-                continue
-        if anchor:
-            sizes[anchor] = entries
-        if stack:
-            stack[-1].entries += entries
-            stack[-1].key = None
-            if stack[-1].entries > ENTRIES:
-                refuse(event, f"{stack[-1].name}: more than {ENTRIES:,} entries, counted as often as aliases name them")
-    if not documents or not isinstance(event, yaml.StreamEndEvent):
-        raise InputError(f"{path}: no keys at its top level")
+        if isinstance(event, yaml.CollectionStartEvent):
+            begun.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            begun.pop()
+        elif isinstance(event, yaml.AliasEvent) and event.anchor in begun:
+            refuse(event, f"the alias *{event.anchor} stands within what it stands for, without an end")
+        if len(begun) > DEPTH:
+            refuse(event, f"lists and mappings nested more than {DEPTH} deep")
 
 
-def _key(event: yaml.NodeEvent, within: _Open, refuse) -> str:
-    if not isinstance(event, yaml.ScalarEvent):
-        refuse(event, f"{within.name or 'at the top'}: a key must be a word, not a list, a mapping or an alias")
-    name = ".".join(filter(None, [within.name, event.value]))
-    if event.value in within.keys and event.value != "<<":
-        refuse(event, f"{name}: this key stands twice, first in line {within.keys[event.value]}; keep one")
-    within.keys[event.value] = event.start_mark.line + 1
-    _check_scalar(event, name, refuse)
-    return event.value
+def _check_entries(node: yaml.Node, name: str, sizes: dict[yaml.Node, int], refuse: Refuse) -> int:
+    """Check a node and all that is in it; how many entries it stands for, aliases counted as often as they are named.
+
+    name: its keys from the top, joined by dots; sizes: of lists and mappings that have been checked."""
+    if node.tag not in TAGS:
+        refuse(node, f"{name}: the tag {node.tag!r} is not read here; leave it out")
+    if isinstance(node, yaml.ScalarNode):
+        _check_scalar(node, name, refuse)
+    elif node not in sizes:
+        lines: dict[str, int] = {}  # keys so far and their lines
+        sizes[node] = 1
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else [(None, each) for each in node.value]:
+            inner = _key(key, name, lines, refuse) if key else name
+            sizes[node] += _check_entries(value, inner, sizes, refuse)
+            if sizes[node] > ENTRIES:
+                refuse(node, f"{name}: more than {ENTRIES:,} entries, counted as often as aliases name them")
+    return sizes.get(node, 1)
 
 
-def _check_scalar(event: yaml.ScalarEvent, name: str, refuse) -> None:
-    if re.search("[\ud800-\udfff]", event.value):
-        refuse(event, f"{name}: half of a character (\\ud800 to \\udfff); write the character itself")
-    tag = event.tag or _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)
-    if tag == "tag:yaml.org,2002:int":
-        if len(event.value) > 18:
-            refuse(event, f"{name}: {event.value[:9]}… has {len(event.value)} digits; no number here has more than 18")
-        if not re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", event.value):
-            refuse(event, f"{name}: YAML reads {event.value} as {yaml.safe_load(event.value)}; write that, or quote it")
+def _key(node: yaml.Node, within: str, lines: dict[str, int], refuse: Refuse) -> str:
+    """The dotted name of a mapping's key."""
+    if not isinstance(node, yaml.ScalarNode):
+        refuse(node, f"{within or 'at the top'}: a key must be a word, not a list or a mapping")
+    name = ".".join(filter(None, [within, node.value]))
+    if node.value in lines and node.value != "<<":
+        refuse(node, f"{name}: this key stands twice, first in line {lines[node.value]}; keep one")
+    lines[node.value] = node.start_mark.line + 1
+    _check_scalar(node, name, refuse)
+    return name
+
+
+def _check_scalar(node: yaml.ScalarNode, name: str, refuse: Refuse) -> None:
+    if node.tag == "tag:yaml.org,2002:int":
+        if len(node.value) > 18:
+            refuse(node, f"{name}: {node.value[:9]}… has {len(node.value)} digits; no number here has more than 18")
+        if not re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", node.value):
+            refuse(node, f"{name}: YAML reads {node.value} as {yaml.safe_load(node.value)}; write that, or quote it")
 
 
 def _text(path: Path) -> str:
