@@ -193,18 +193,19 @@ def test_a_dense_model_within_the_budget_leaves_nothing_to_prune(place):
 
 
 def clock(monkeypatch, seconds, noise=lambda *_: 1.0):
-    """latency.measure that takes `seconds` of the number of FFN weights that a model has. Returns what it measured."""
+    """timing.measure that takes `seconds` of the number of FFN weights that a model has. Returns what it measured."""
     log = []
 
-    def measure(models, prompt, decoded, rounds, warmup, seed):
+    def measure(models, settings, seed=None):
         log.append({label: ffn_weights(model) for label, model in models.items()})
         rows = []
-        for number, (label, model) in product(range(rounds), models.items()):
+        for number, (label, model) in product(range(settings["rounds"]), models.items()):
             time = seconds(ffn_weights(model)) * noise(label, number, len(log))
-            rows.append({"round": number, "variant": label, "prefill_s": time, "decode_s": 10 * decoded * time})
+            row = {"round": number, "variant": label, "prefill_s": time, "peak_memory_mb": np.nan}
+            rows.append({**row, "decode_s": 10 * settings["decode_tokens"] * time})
         return pd.DataFrame(rows)
 
-    monkeypatch.setattr("pruning.analysis.latency.measure", measure)
+    monkeypatch.setattr("pruning.analysis.timing.measure", measure)
     return log
 
 
@@ -311,11 +312,16 @@ def test_a_real_clock_says_how_it_measured(place):
 
 @pytest.mark.parametrize("least", [*range(1, 100), None])
 def test_scan_and_bisection_agree_where_costs_fall(least):
-    """Seven candidates and the smallest model are measured."""
-    costs = {s: budget.counted(2 - s / 100 if least is None or s < least else 1 - s / 100) for s in range(1, 100)}
-    asked = set()
-    found = budget.bisected(lambda sparsity: asked.add(sparsity) or costs[sparsity], 1)
-    assert found == budget.scanned(costs, 1) == least and len(asked) <= (1 if least is None else 8)
+    """A scan tries all; of bisection seven candidates and the smallest model are measured."""
+    tried = []
+
+    def meets(sparsity: int) -> bool:
+        tried.append(sparsity)
+        return least is not None and sparsity >= least
+
+    assert budget.bisected(meets) == least and len(tried) <= (1 if least is None else 8)
+    tried.clear()
+    assert budget.scanned(meets) == least and tried == list(range(1, 100))
 
 
 # What is asked

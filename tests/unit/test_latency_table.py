@@ -1,27 +1,16 @@
-"""Latency tables: prices by hand, allocations that keep to a speed against every combination, and what is measured."""
+"""Latency tables: prices by hand, and allocations that keep to a speed against every combination."""
 
-import json
 from itertools import product
 
-import latency_table as stage
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from pydantic import ValidationError
-from torch.utils.flop_counter import FlopCounterMode
 
-import tiny
-from pruning.analysis import latency
-from pruning.analysis import latency_table as measured
 from pruning.config.methods import Method
-from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import allocation, latency_table
 from pruning.methods.allocation import Problem, joint, sensitivity, sensitivity_joint
-from pruning.models.structures import ffn, kv_groups
-
-CPU = torch.device("cpu")
 
 
 def table(ffn, groups=(), column="prefill") -> pd.DataFrame:
@@ -176,89 +165,3 @@ def test_no_more_is_kept_than_asked_where_groups_are_no_whole_numbers_of_parts(w
 def test_what_cannot_be_kept_to_is_refused(method, message):
     with pytest.raises(ValidationError, match=message):
         Method(score="wanda", **method)
-
-
-# what is measured
-
-
-@pytest.mark.parametrize("family", ["qwen2", "llama", "gemma3_text", "phi3"])
-def test_operations_of_a_row_are_what_torch_counts(family):
-    """But the upper triangle of attention's scores: of T^2, (T + 1) / 2T are causal."""
-    dense, tokens = tiny.of_family(family, attn_implementation="eager"), 10
-    rows = measured.by_units(latency.build(dense.config, torch.float32, CPU), tokens, 1, 1, 0, 0)
-    groups = [] if family == "phi3" else [1, 2]
-    assert rows["structure"].tolist() == ["ffn"] * 17 + ["kv_groups"] * len(groups)
-    assert rows["units"].tolist() == [*range(0, 49, 3), *groups]
-    for row in rows.itertuples():
-        narrow = (
-            {"widths": [row.units] * 2} if row.structure == "ffn" else {"widths": [48] * 2, "groups": [row.units] * 2}
-        )
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            latency.narrowed(dense, **narrow)(input_ids=torch.zeros(1, tokens, dtype=torch.long), logits_to_keep=1)
-        counts = counter.get_flop_counts()["Global"]
-        linear = sum(count for operation, count in counts.items() if operation is not torch.ops.aten.bmm)
-        assert row.flops == linear + counts[torch.ops.aten.bmm] * (tokens + 1) / (2 * tokens), row
-
-
-def test_times_are_ratios_to_the_dense_models_in_its_median(monkeypatch):
-    """The machine is three times as slow in the second round: unpaired medians would show that."""
-    dense = latency.build(tiny.qwen2().config, torch.float32, CPU)
-
-    def measure(models, prompt_tokens, decode_tokens, rounds, warmup, seed):
-        rows = []
-        for number, slow in enumerate([1, 3, 1]):
-            for name, model in models.items():
-                size = sum(site.in_features for site in (*ffn.sites(model), *kv_groups.sites(model)))
-                late = number == 2 and name != "dense"  # a hiccup
-                rows.append(
-                    {"round": number, "variant": name, "prefill_s": size * slow + 1e6 * late, "decode_s": 4 * slow}
-                )
-        return pd.DataFrame(rows)
-
-    monkeypatch.setattr(measured, "measure", measure)
-    rows = measured.by_units(dense, 8, 2, 3, 0, 0).set_index(["structure", "units"])
-    assert rows["decode"].unique().tolist() == [2]
-    assert rows["prefill"]["ffn", 48] == rows["prefill"]["kv_groups", 2] == 2 * (48 + 32)
-    assert rows["prefill"]["ffn", 12] == 2 * (12 + 32) and rows["prefill"]["kv_groups", 1] == 2 * (48 + 16)
-
-
-def test_groups_share_the_dense_models_memory():
-    dense = latency.build(tiny.qwen2().config, torch.float32, CPU)
-    narrow = latency.narrowed(dense, (24, 48), (2, 1))
-    owned = {p.untyped_storage().data_ptr() for p in dense.parameters()}
-    assert {p.untyped_storage().data_ptr() for p in narrow.parameters()} <= owned
-    assert [site.in_features for site in kv_groups.sites(narrow)] == [32, 16]
-    assert [site.in_features for site in ffn.sites(narrow)] == [24, 48]
-    assert narrow(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
-
-
-SETTINGS = {
-    "dtype": "float32",
-    "device": "cpu",
-    "prompt_tokens": 8,
-    "decode_tokens": 2,
-    "rounds": 5,
-    "warmup": 0,
-    "seed": 0,
-}
-
-
-def test_the_stage_measures_a_pruned_models_whole_shape(tmp_path):
-    """A further round is of a model that has its widest layer everywhere."""
-    raw = {**json.loads(tiny.qwen2().config.to_json_string(use_diff=False)), "ffn_widths": [40, 48], "auto_map": {}}
-    (tmp_path / "config.json").write_text(json.dumps(raw))
-    stage.latency_table(SETTINGS, tmp_path, tmp_path / "table.parquet")
-    rows = artifacts.read_parquet(tmp_path / "table.parquet", "latency_table")
-    assert rows["units"].tolist() == [*range(0, 49, 3), 1, 2]
-    assert (rows[["flops", "prefill", "decode"]] > 0).all(axis=None)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"), [({"prompt_tokens": 511}, "511 [+] 2 is longer"), (None, "config.json")]
-)
-def test_what_cannot_be_measured_is_refused(tmp_path, changes, message):
-    if changes:
-        (tmp_path / "config.json").write_text(tiny.qwen2().config.to_json_string(use_diff=False))
-    with pytest.raises(InputError, match=message):
-        stage.latency_table({**SETTINGS, **(changes or {})}, tmp_path, tmp_path / "table.parquet")
-    assert not list(tmp_path.glob("*.parquet"))
