@@ -19,6 +19,15 @@ def table(ffn, groups=(), column="prefill") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["structure", "units", column])
 
 
+def problem(scores, sparsity, cuts=None, times=None, **groups) -> Problem:
+    """scores: of each layer, or how many neurons it has; one neuron of a layer is safe."""
+    scores = [np.arange(float(own)) if np.isscalar(own) else np.array(own) for own in scores]
+    ones = np.ones(len(scores), int)
+    return Problem(scores, np.array(list(map(len, scores))), sparsity, 1.0 * ones, ones, cuts, times, **groups)
+
+
+CUT = ["layer", "width", "divergence"]
+
 # prices
 
 
@@ -52,10 +61,8 @@ STEPS = [(0, 0.0), (1, 1.0), (3, 1.2), (4, 3.0), (7, 3.3), (8, 6.0), (12, 6.5)]
 def test_the_programme_finds_the_best_of_all_that_are_as_fast(sparsity, seed):
     rng, sizes = np.random.default_rng(seed), (9, 12, 7)
     rows = [(n, w, v) for n, s in enumerate(sizes) for w, v in zip(range(s), rng.random(s).cumsum()[::-1], strict=True)]
-    cuts = pd.DataFrame(rows, columns=["layer", "width", "divergence"])
     cost = {(n, w): v for n, w, v in rows} | {(n, s): 0.0 for n, s in enumerate(sizes)}
-    scores = [np.arange(size, dtype=float) for size in sizes]
-    own = Problem(scores, np.array(sizes), sparsity, np.ones(3), np.ones(3, int), cuts, table(STEPS))
+    own = problem(sizes, sparsity, pd.DataFrame(rows, columns=CUT), table(STEPS))
     times = dict(zip(range(13), np.interp(range(13), *zip(*STEPS, strict=True)), strict=True))
     most = sum(times[allocation.kept(size, sparsity)] for size in sizes)
     every = [w for w in product(*(range(1, s + 1) for s in sizes)) if sum(map(times.get, w)) <= most - 0.02]
@@ -68,31 +75,25 @@ def test_the_programme_finds_the_best_of_all_that_are_as_fast(sparsity, seed):
 
 def test_rounding_of_times_makes_no_model_slower_than_asked():
     """Times of a half and of one and a half grains."""
-    cuts = pd.DataFrame([(n, w, 3.0 - w) for n in range(8) for w in range(3)], columns=["layer", "width", "divergence"])
-    times = table([(0, 0.0), (1, 0.5), (2, 1.4), (3, 1024.0)])
-    scores = [np.arange(3.0)] * 8
-    own = Problem(scores, np.full(8, 3), 60, np.ones(8), np.ones(8, int), cuts, times)
+    cuts = pd.DataFrame([(n, w, 3.0 - w) for n in range(8) for w in range(3)], columns=CUT)
+    own = problem([3] * 8, 60, cuts, table([(0, 0.0), (1, 0.5), (2, 1.4), (3, 1024.0)]))
     assert sensitivity.widths(own, per="prefill").tolist() == [1] * 8
 
 
 def test_speed_that_is_linear_in_width_is_a_number_of_neurons():
-    cuts = pd.DataFrame({"layer": [0, 0, 1, 1], "width": [16, 1, 16, 1], "divergence": [0.1, 9.0, 0.4, 0.45]})
-    scores = [np.arange(32.0)] * 2
-    linear = table([(0, 2.0), (32, 4.0)], column="decode")
-    own = Problem(scores, np.array([32, 32]), 50, np.ones(2), np.ones(2, int), cuts, linear)
+    cuts = pd.DataFrame([(0, 16, 0.1), (0, 1, 9.0), (1, 16, 0.4), (1, 1, 0.45)], columns=CUT)
+    own = problem([32, 32], 50, cuts, table([(0, 2.0), (32, 4.0)], column="decode"))
     assert sensitivity.widths(own).tolist() == sensitivity.widths(own, per="decode").tolist() == [31, 1]
 
 
 def test_groups_and_neurons_compete_by_the_time_that_they_take():
     """Two layers of four neurons and two groups; a group has as many parameters as two neurons, and takes the time of
     four: so one goes, where all stayed."""
-    scores, groups = [np.array([9.0, 1.0, 5.0, 4.0]), np.array([8.0, 2.0, 6.0, 3.0])], [np.array([12.0, 20])] * 2
-    own = Problem(scores, np.array([4, 4]), 50, np.ones(2), np.ones(2, int), groups=groups, neurons_worth=2.0)
+    scores = [[9.0, 1.0, 5.0, 4.0], [8.0, 2.0, 6.0, 3.0]]
+    both = {"groups": [np.array([12.0, 20])] * 2, "neurons_worth": 2.0}
+    own = problem(scores, 50, **both)
     assert joint.widths(own).tolist() == [2, 2] and joint.counts(own).tolist() == [2, 2]
-    slow = table([(0, 1.0), (4, 2.0)], [(1, 1.0), (2, 2.0)])
-    own = Problem(
-        scores, np.array([4, 4]), 50, np.ones(2), np.ones(2, int), None, slow, groups=groups, neurons_worth=2.0
-    )
+    own = problem(scores, 50, times=table([(0, 1.0), (4, 2.0)], [(1, 1.0), (2, 2.0)]), **both)
     # Beside the safe, by score for each neuron's worth: 6, 12/2, 12/2, 5, 4, 3, 2, 1; in time 6, 5, 4, 3, 12/4, 12/4,
     # 2, 1. Four neurons' worth goes, or up to a group's more.
     assert joint.widths(own, per="prefill").tolist() == [3, 3]
@@ -104,20 +105,16 @@ def test_groups_and_neurons_compete_by_the_time_that_they_take():
 @pytest.mark.parametrize("per", ["parameters", "prefill"])
 def test_widths_and_groups_are_the_best_of_all_combinations(sparsity, seed, per):
     """Two layers of eight neurons and two groups, of 2.5 neurons' parameters each; in time of two and four."""
-    rng, costs, rows = np.random.default_rng(seed), {}, []
+    rng, rows = np.random.default_rng(seed), []
     for structure, size, scale in (("ffn", 8, 1.0), ("kv_groups", 2, 3.0)):
         for layer in range(2):
             for units, value in zip(range(1, size), scale * rng.random(size - 1).cumsum()[::-1], strict=True):
                 rows.append((structure, layer, units, value))
-    cuts = pd.DataFrame(rows, columns=["structure", "layer", "width", "divergence"]).sample(frac=1, random_state=1)
+    cuts = pd.DataFrame(rows, columns=["structure", *CUT]).sample(frac=1, random_state=1)
     costs = {tuple(row[:3]): row[3] for row in rows}
     of_groups = {1: 2.0, 2: 6.0} if per == "prefill" else {1: 2.5, 2: 5.0}
     times = table([(0, 1.0), (8, 9.0)], [(1, 3.0), (2, 7.0)])
-    own = Problem(
-        *([np.arange(8.0)] * 2, np.array([8, 8]), sparsity, np.ones(2), np.ones(2, int), cuts, times),
-        groups=[np.arange(2.0)] * 2,
-        neurons_worth=2.5,
-    )
+    own = problem([8, 8], sparsity, cuts, times, groups=[np.arange(2.0)] * 2, neurons_worth=2.5)
     most = allocation.kept(16, sparsity) if per == "parameters" else 2 * allocation.kept(8, sparsity)
     most, best = most + 2 * of_groups[2], {}
     for widths in product(range(1, 9), repeat=2):
@@ -125,8 +122,7 @@ def test_widths_and_groups_are_the_best_of_all_combinations(sparsity, seed, per)
             size = sum(widths) + sum(map(of_groups.get, counts))
             pairs = [("ffn", n, w) for n, w in enumerate(widths)] + [("kv_groups", n, c) for n, c in enumerate(counts)]
             best[widths, counts] = size <= most, sum(costs.get(pair, 0.0) for pair in pairs)
-    found = (*(tuple(scheme(own, per=per)) for scheme in (sensitivity_joint.widths, sensitivity_joint.counts)),)
-    fits, cost = best[found]
+    fits, cost = best[tuple(sensitivity_joint.widths(own, per=per)), tuple(sensitivity_joint.counts(own, per=per))]
     assert fits and cost == pytest.approx(min(cost for fits, cost in best.values() if fits))
 
 
@@ -138,30 +134,20 @@ def test_widths_and_groups_are_the_best_of_all_combinations(sparsity, seed, per)
 )
 def test_no_more_is_kept_than_asked_where_groups_are_no_whole_numbers_of_parts(worth, sparsity):
     rows = [("ffn", n, 1, 1.0) for n in range(4)] + [("kv_groups", n, 1, [0.0, 9.0][n == 3]) for n in range(4)]
-    cuts = pd.DataFrame(rows, columns=["structure", "layer", "width", "divergence"])
-    own = Problem(
-        *([np.arange(160.0)] * 4, np.full(4, 160), sparsity, np.ones(4), np.ones(4, int), cuts),
-        groups=[np.arange(2.0)] * 4,
-        neurons_worth=worth,
-    )
+    cuts = pd.DataFrame(rows, columns=["structure", *CUT])
+    own = problem([160] * 4, sparsity, cuts, groups=[np.arange(2.0)] * 4, neurons_worth=worth)
     assert sensitivity_joint.counts(own).tolist() == [1, 1, 1, 2]
     gone = 640 - sensitivity_joint.widths(own).sum() + 3 * worth
     assert 0 <= gone - (640 - allocation.kept(640, sparsity)) < 3
 
 
 @pytest.mark.parametrize(
-    ("method", "message"),
+    ("scheme", "per", "message"),
     [
-        (
-            {"allocate": "sensitivity", "allocate_options": {"per": "seconds"}},
-            "per: unknown 'seconds'; known: parameters",
-        ),
-        (
-            {"allocate": "global", "allocate_options": {"per": "decode"}},
-            "per: decode is not for 'global', but for: joint, sensitivity, sensitivity_joint",
-        ),
+        ("sensitivity", "seconds", "per: unknown 'seconds'; known: parameters"),
+        ("global", "decode", "per: decode is not for 'global', but for: joint, sensitivity, sensitivity_joint"),
     ],
 )
-def test_what_cannot_be_kept_to_is_refused(method, message):
+def test_what_cannot_be_kept_to_is_refused(scheme, per, message):
     with pytest.raises(ValidationError, match=message):
-        Method(score="wanda", **method)
+        Method(score="wanda", allocate=scheme, allocate_options={"per": per})

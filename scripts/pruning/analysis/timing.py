@@ -121,14 +121,16 @@ def timings(own: pd.DataFrame, dense: pd.DataFrame, settings: Settings) -> dict[
 
     own, dense: of the variant and of the dense model, by `by_variant`, in the same repetitions."""
     chance = [settings[key] for key in ("confidence", "resamples", "seed")]
-    faster = {
-        part: dict(zip(ENDS, speedup(dense[f"{part}_s"], own[f"{part}_s"], *chance), strict=True)) for part in PARTS
-    }
+
+    def speedups(part: str) -> dict[str, float]:
+        ends = speedup(dense[f"{part}_s"], own[f"{part}_s"], *chance)
+        return {f"{part}_speedup{end}": value for end, value in zip(ENDS, ends, strict=True)}
+
     return {
         "prefill_s": own["prefill_s"].median(),
-        **{f"prefill_speedup{end}": value for end, value in faster["prefill"].items()},
+        **speedups("prefill"),
         "decode_tokens_per_s": settings["decode_tokens"] / own["decode_s"].median(),
-        **{f"decode_speedup{end}": value for end, value in faster["decode"].items()},
+        **speedups("decode"),
         "peak_memory_mb": own["peak_memory_mb"].max(),
     }
 

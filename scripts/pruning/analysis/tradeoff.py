@@ -14,8 +14,8 @@ COSTS = ("size", "prefill", "decode")
 
 
 def joined(quality: pd.DataFrame, speed: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
-    """One row a model of the tables (`quality`, rows of analysis/comparison.py), with what scripts/speed.py measured of
-    it; the dense model's once a model.
+    """Return one row per model of the tables (`quality`, rows of analysis/comparison.py), with what scripts/timing.py
+    measured of it (`speed`); the dense model's once.
 
     Raises InputError for one that was not timed."""
     rows = quality[(quality["task"] == task) & (quality["metric"] == metric)]
