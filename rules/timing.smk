@@ -41,8 +41,9 @@ def options_of(parts):
     return [f"--variant={json.dumps({'variant': str(variant), **own})}" for variant, own in parts.items()]
 
 
+# The rules below it share its body.
 rule latency_table:
-    """What a model costs with so many neurons, or key-value groups, in every layer; its body is that of all clocks."""
+    """What a model costs with so many neurons, or key-value groups, in every layer."""
     input:
         model=names.BASE,
         code=code("timing"),
@@ -94,6 +95,7 @@ def latency_settings(wildcards):
 if CONFIG.latency:
 
     use rule latency_table as latency with:
+        """Prefill and decoding of one shape and its compact forms."""
         input:
             model=lambda w: [own["manifest"] for variant, own in masked_parts(w).items() if variant == "dense"],
             masks=lambda w: [own["mask"] for own in masked_parts(w).values() if "mask" in own],
@@ -134,6 +136,7 @@ def timed_parts(wildcards):
 if TIMED:
 
     use rule latency_table as speed with:
+        """Prefill and decoding of one model's variants."""
         input:
             parts=timed_files,
             code=lambda w: code("timing", *sorted({plugin for v in timed_variants(w) for plugin in parts_code(v)})),
@@ -176,6 +179,7 @@ def budget_settings(wildcards):
 
 
 use rule latency_table as budget with:
+    """The sparsity at which one method meets a budget."""
     input:
         scores=budget_scores,
         layers=names.LAYERS,

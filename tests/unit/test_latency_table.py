@@ -58,7 +58,7 @@ STEPS = [(0, 0.0), (1, 1.0), (3, 1.2), (4, 3.0), (7, 3.3), (8, 6.0), (12, 6.5)]
 
 @pytest.mark.parametrize("sparsity", [10, 35, 50, 77])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_programme_finds_the_best_of_all_that_are_as_fast(sparsity, seed):
+def test_the_knapsack_finds_the_best_of_all_that_are_as_fast(sparsity, seed):
     rng, sizes = np.random.default_rng(seed), (9, 12, 7)
     rows = [(n, w, v) for n, s in enumerate(sizes) for w, v in zip(range(s), rng.random(s).cumsum()[::-1], strict=True)]
     cost = {(n, w): v for n, w, v in rows} | {(n, s): 0.0 for n, s in enumerate(sizes)}
@@ -74,7 +74,7 @@ def test_the_programme_finds_the_best_of_all_that_are_as_fast(sparsity, seed):
 
 
 def test_rounding_of_times_makes_no_model_slower_than_asked():
-    """Times of a half and of one and a half grains."""
+    """Times of a half, and of one and a half, steps of the resolution."""
     cuts = pd.DataFrame([(n, w, 3.0 - w) for n in range(8) for w in range(3)], columns=CUT)
     own = problem([3] * 8, 60, cuts, table([(0, 0.0), (1, 0.5), (2, 1.4), (3, 1024.0)]))
     assert sensitivity.widths(own, per="prefill").tolist() == [1] * 8

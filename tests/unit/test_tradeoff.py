@@ -7,6 +7,7 @@ import pytest
 from pruning.analysis import tradeoff
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.report.figures import tradeoff as figure
 from pruning.report.files import Files
 from pruning.report.tables import tradeoff as table
 
@@ -99,3 +100,16 @@ def test_the_table_has_each_model_once_from_whichever_table_it_is(tmp_path):
 def test_a_model_without_a_time_is_named():
     with pytest.raises(InputError, match="results of c/wanda/30/lora, but no time of it"):
         tradeoff.joined(quality(DENSE, WANDA, TUNED), timed("dense", "c/wanda/30"), "t", "acc")
+
+
+def test_a_method_looks_the_same_in_the_legend_and_in_all_panels():
+    """Methods that have no style of their own, in another order by bytes than by rows."""
+    rows = quality(DENSE, ("c", "first", 0.3, None, 0.6), ("c", "second", 0.3, None, 0.5))
+    rows = rows.assign(**dict.fromkeys(SPEEDUPS, [1.0, 1.5, 1.6]), bytes=[1000, 700, 600])
+    rows = rows.assign(**dict.fromkeys(figure.FRONTS, "front"))
+    drawn = figure.draw({"tradeoff": rows}, {"title": "Sums", "kind": "accuracy", "models": ["m"], "methods": []})
+    [legend] = drawn.legends
+    colors = {handle.get_label(): handle.get_color() for handle in legend.get_lines()}
+    sizes = next(axis for part in drawn.subfigs for axis in part.axes)
+    points = {line.get_xdata()[0]: line.get_color() for line in sizes.lines if len(line.get_xdata()) == 1}
+    assert points == {100: colors["dense"], 70: colors["first"], 60: colors["second"]}
