@@ -12,9 +12,6 @@ import typer
 
 from pruning.core import cli
 
-Shape = tuple[tuple[int, ...], tuple[int, ...] | None]
-"""Widths, and key-value groups, of every layer; None where no groups are cut."""
-
 
 def budget(
     settings: cli.Settings,
@@ -27,14 +24,18 @@ def budget(
     threads: int = 1,
 ) -> None:
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
-    `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`; of times `dtype`, `prompt_tokens`,
-    `decode_tokens`, `rounds`, `warmup`, `confidence`, `resamples`, `seed`."""
+    `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`; of times those of a clock."""
     cli.set_threads(threads)
+    import torch
+
     from pruning.analysis import budget as stage
-    from pruning.core import artifacts
+    from pruning.analysis import timing
+    from pruning.core import artifacts, out_of_memory
     from pruning.methods import allocation
+    from pruning.models import loading
     from pruning.models.checkpoint import Checkpoint
 
+    torch.set_num_threads(threads)
     cli.phase("start-up")
     problem = allocation.problem_of(
         artifacts.read_parquet(scores, "scores"),
@@ -45,104 +46,48 @@ def budget(
         artifacts.read_parquet(latencies, "latency_table") if latencies else None,
     )
 
-    def shape(sparsity: int) -> Shape:
-        """As the model has it: a padded one's widths are the widest, everywhere."""
+    def shape(sparsity: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """Widths, and key-value groups where the method cuts any, of each layer; a padded model is as wide everywhere
+        as its widest layer."""
         found = allocation.widths(problem, sparsity, settings).tolist()
         groups = allocation.counts(problem, sparsity, settings)
         widths = [max(found)] * len(found) if settings["export"] == "pad" else found
         return tuple(widths), None if groups is None else tuple(groups.tolist())
 
-    kind, biased = settings["kind"], settings["compensate"] == "bias"
-    timed, notes = kind not in ("parameters", "bytes"), {}
-    if timed:
-        clocked, dense, notes = clock(base.parent, kind, biased, settings, threads)
-    else:
-        sizes = stage.Sizes(Checkpoint(base.parent), kind, biased)
-        dense = sizes.dense
-    # Of times, shares of the dense model's are what is measured.
-    unit = dense if timed else 1
-    target = settings["value"] * dense if settings["share"] else settings["value"]
-    if target >= dense:
-        raise stage.nothing(kind, settings["text"], dense)
+    kind, text, biased = settings["kind"], settings["text"], settings["compensate"] == "bias"
     costs: dict[int, stage.Cost] = {}
+    advice = f"two models and `prompt_tokens: {settings.get('prompt_tokens')}` of the budget: lower it"
+    with out_of_memory.advise(advice):
+        if timed := kind not in ("parameters", "bytes"):
+            model, _ = loading.load(base.parent, settings["dtype"])
+            cli.phase("load")
+            candidates = timing.Candidates(model, kind, biased, settings)
+        else:
+            candidates = stage.Sizes(Checkpoint(base.parent), kind, biased)
+        dense = candidates.dense
+        target = settings["value"] * dense if settings["share"] else settings["value"]
+        if target >= dense:
+            raise stage.nothing(kind, text, dense)
 
-    def cost(sparsity: int) -> stage.Cost:
-        own = shape(sparsity)
-        costs[sparsity] = clocked(own) if timed else stage.counted(sizes.of(*own))
-        return costs[sparsity]
+        def meets(sparsity: int) -> bool:
+            costs[sparsity] = candidates.cost(*shape(sparsity))
+            return costs[sparsity].high <= target
 
-    if timed:
-        sparsity = stage.bisected(cost, target / unit)
-    else:
-        for each in range(1, stage.MOST + 1):
-            cost(each)
-        sparsity = stage.scanned(costs, target)
-    costs = {s: stage.Cost(c.value * unit, c.low * unit, c.high * unit) for s, c in sorted(costs.items())}
+        sparsity = stage.bisected(meets) if timed else stage.scanned(meets)
+    costs = dict(sorted(costs.items()))
     if sparsity is None:
         last = min(costs, key=lambda s: costs[s].value)
         kept = f"at {last}%" + (f" and `min_keep: {settings['min_keep']}`" if "min_keep" in settings else "")
         if costs[last].low < target:
             kept += ", and its interval reaches below: more `rounds`, and nothing else running, would tell"
-        raise stage.unmet(kind, settings["text"], costs[last], kept)
+        raise stage.unmet(kind, text, costs[last], kept)
     widths, groups = shape(sparsity)
-    found = {
-        "kind": kind,
-        "asked": settings["text"],
-        "target": target,
-        "dense": dense,
-        "sparsity": sparsity,
-        "cost": asdict(costs[sparsity]),
-        "widths": widths,
-        **({"kv_groups": groups} if groups else {}),
-        **notes,
-        "tried": [{"sparsity": s, **asdict(c), "meets": c.high <= target} for s, c in costs.items()],
-    }
+    found = {"kind": kind, "asked": text, "target": target, "dense": dense, "sparsity": sparsity}
+    found |= {"cost": asdict(costs[sparsity]), "widths": widths, **({"kv_groups": groups} if groups else {})}
+    found |= candidates.notes
+    found["tried"] = [{"sparsity": s, **asdict(c), "meets": c.high <= target} for s, c in costs.items()]
     artifacts.write_json(output, found, "budget", settings)
-    print(f"{kind} of at most {target:.6g} ({settings['text']}): {sparsity}%, {costs[sparsity]}; dense {dense:.6g}")
-
-
-def clock(model: Path, kind: str, biased: bool, settings: dict, threads: int):
-    """A function from a shape to a Cost as a share of the dense model's time, that time in ms, and how it was measured.
-
-    Equal shapes are measured once. A candidate is cut in the dense model's memory (analysis/latency.py)."""
-    import torch
-
-    from pruning.analysis import budget as stage
-    from pruning.analysis import latency
-    from pruning.core import out_of_memory
-    from pruning.models import loading
-    from pruning.models.structures import ffn
-
-    torch.set_num_threads(threads)
-    part = kind.removesuffix("_ms")
-    prompt, decoded = settings["prompt_tokens"], settings["decode_tokens"] if part == "decode" else 1
-    plan = (prompt, decoded, settings["rounds"], settings["warmup"])
-    chance = (settings["confidence"], settings["resamples"], settings["seed"])
-    advice = f"two models and `prompt_tokens: {prompt}` of the budget: lower it"
-    with out_of_memory.advise(advice):
-        dense, _ = loading.load(model, settings["dtype"])
-        latency.check_context(prompt, decoded, dense.config)
-        cli.phase("load")
-        alone = latency.measure({"dense": dense}, *plan, settings["seed"])[f"{part}_s"].median()
-    known: dict[Shape, stage.Cost] = {}
-
-    def measured(shape: Shape) -> stage.Cost:
-        if shape not in known:
-            with out_of_memory.advise(advice):
-                pruned = latency.narrowed(dense, *shape)
-                if biased and ffn.sites(pruned)[0].bias is None:
-                    ffn.add_down_bias(pruned)
-                both = {"dense": dense, "pruned": pruned}
-                times = latency.measure(both, *plan, settings["seed"] + len(known) + 1)
-            times = times.pivot(index="round", columns="variant", values=f"{part}_s")
-            median, low, high = latency.speedup(times["dense"], times["pruned"], *chance)
-            known[shape] = stage.Cost(1 / median, 1 / high, 1 / low)
-        return known[shape]
-
-    per_token = 1000 / (decoded if part == "decode" else 1)
-    keys = ("dtype", "prompt_tokens", "rounds", "confidence") + (("decode_tokens",) if part == "decode" else ())
-    how = {"device": latency.device_name(dense.device), "threads": threads, **{key: settings[key] for key in keys}}
-    return measured, float(alone) * per_token, how
+    print(f"{kind} of at most {target:.6g} ({text}): {sparsity}%, {costs[sparsity]}; dense {dense:.6g}")
 
 
 if __name__ == "__main__":

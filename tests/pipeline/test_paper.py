@@ -141,7 +141,7 @@ EDITS = {
     "scripts/pruning/report/tables/collapse.py": {"table": 1, "page": 1, **PAPER},
     "scripts/pruning/report/tables/latency.py": {"table": 1, "page": 1, "figure": 1, **PAPER},
     "scripts/pruning/report/tables/tradeoff.py": {"table": 1, "page": 1, "figure": 1, **PAPER},
-    "scripts/speed.py": {"speed": 1, "table": 1, "page": 1, "figure": 1, **PAPER},
+    "scripts/timing.py": {"latency": 1, "speed": 1, "table": 2, "page": 2, "figure": 2, **PAPER},
     "scripts/index.py": PAPER,
     "scripts/experiments.py": {"experiments": 1, "paper": 1},
     "report/index.html.j2": PAPER,

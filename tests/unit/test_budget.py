@@ -19,16 +19,13 @@ from pruning.methods import masks
 from pruning.methods.compact import compensation, write_compact
 from pruning.models.checkpoint import Checkpoint
 
-METHOD = {
-    "allocate": "uniform",
-    "options": {},
-    "min_keep": 0.01,
-    "round_to": 1,
-    "compensate": "none",
-    "export": "exact",
-}
+METHOD = {"allocate": "uniform", "options": {}, "min_keep": 0.01, "round_to": 1}
+METHOD |= {"compensate": "none", "export": "exact"}
 CLOCK = {"dtype": "float32", "prompt_tokens": 8, "decode_tokens": 4, "rounds": 5, "warmup": 1}
 CLOCK |= {"confidence": 0.95, "resamples": 200, "seed": 0}
+
+
+FILES = ("scores.parquet", "layers.parquet", "base/manifest.json")
 
 
 def asked(kind: str, text: str, **method) -> dict:
@@ -46,40 +43,35 @@ def laid(folder, model):
     base = tiny.save(model, folder / "base")
     checkpoint = Checkpoint(base)
     original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
-    artifacts.write_json(
-        base / "manifest.json", {"original": original, "files": artifacts.directory_hashes(base)}, "base", {}
-    )
-    rng = np.random.default_rng(0)
-    units = [(layer, unit) for layer, width in enumerate(checkpoint.widths) for unit in range(width)]
-    frame = pd.DataFrame(units, columns=["layer", "unit"]).assign(score=rng.lognormal(size=len(units)))
+    manifest = {"original": original, "files": artifacts.directory_hashes(base)}
+    artifacts.write_json(base / "manifest.json", manifest, "base", {})
+    frame = neurons(checkpoint)
+    frame["score"] = np.random.default_rng(0).lognormal(size=len(frame))
     artifacts.write_parquet(folder / "scores.parquet", frame, "scores", {})
     layers = pd.DataFrame({"layer": range(checkpoint.layers), "n_tokens": 10, "angular_sum": [1.0, 3.0]})
     artifacts.write_parquet(folder / "layers.parquet", layers, "layers", {})
     return folder
 
 
+def neurons(base: Checkpoint) -> pd.DataFrame:
+    units = [(layer, unit) for layer, width in enumerate(base.widths) for unit in range(width)]
+    return pd.DataFrame(units, columns=["layer", "unit"])
+
+
 def found(place, settings: dict) -> dict:
-    files = [place / name for name in ("scores.parquet", "layers.parquet", "base/manifest.json", "budget.json")]
-    stage.budget(settings, *files)
-    return json.loads(files[-1].read_text())
+    stage.budget(settings, *(place / name for name in FILES), place / "budget.json")
+    return json.loads((place / "budget.json").read_text())
 
 
 def made(place, settings: dict, sparsity: int, folder) -> dict[str, torch.Tensor]:
     """The tensors of the very model: masked by scripts/mask.py, compacted and read."""
     from mask import mask
 
-    path = place / f"{sparsity}.parquet"
-    files = [place / name for name in ("scores.parquet", "layers.parquet", "base/manifest.json")]
-    mask({key: settings[key] for key in ("allocate", "options", "min_keep", "round_to")}, *files, sparsity, path)
+    path, own = place / f"{sparsity}.parquet", {key: settings[key] for key in list(METHOD)[:4]}
+    mask(own, *(place / name for name in FILES), sparsity, path)
     base = Checkpoint(place / "base")
     keeps = masks.by_layer(masks.rows(path, "mask"), "keep")
-    statistics = pd.DataFrame(
-        [
-            {"layer": layer, "unit": unit, "act_sum": 1.0 + unit, "n_tokens": 10}
-            for layer, width in enumerate(base.widths)
-            for unit in range(width)
-        ]
-    )
+    statistics = neurons(base).assign(act_sum=lambda frame: 1.0 + frame["unit"], n_tokens=10)
     artifacts.write_parquet(place / "statistics.parquet", statistics, "statistics", {})
     compensate = compensation(settings["compensate"], place / "statistics.parquet", base, keeps)
     folder.mkdir()
@@ -162,9 +154,8 @@ def test_less_than_min_keep_allows_is_an_error_that_says_the_least(place, tmp_pa
 def with_groups(place):
     """Scores of key-value groups beside those of neurons."""
     rows = pd.read_parquet(place / "scores.parquet").assign(structure="ffn", parameters=96)
-    groups = rows.iloc[[0, 1, -2, -1]].assign(
-        structure="kv_groups", parameters=1568, unit=[0, 1, 0, 1], score=[9.0, 8, 70, 90]
-    )
+    own = {"structure": "kv_groups", "parameters": 1568, "unit": [0, 1, 0, 1], "score": [9.0, 8, 70, 90]}
+    groups = rows.iloc[[0, 1, -2, -1]].assign(**own)
     (place / "scores.parquet").unlink()
     artifacts.write_parquet(place / "scores.parquet", pd.concat([rows, groups], ignore_index=True), "scores", {})
     return place
@@ -193,18 +184,19 @@ def test_a_dense_model_within_the_budget_leaves_nothing_to_prune(place):
 
 
 def clock(monkeypatch, seconds, noise=lambda *_: 1.0):
-    """latency.measure that takes `seconds` of the number of FFN weights that a model has. Returns what it measured."""
+    """timing.measure that takes `seconds` of the number of FFN weights that a model has. Returns what it measured."""
     log = []
 
-    def measure(models, prompt, decoded, rounds, warmup, seed):
+    def measure(models, settings, seed=None):
         log.append({label: ffn_weights(model) for label, model in models.items()})
         rows = []
-        for number, (label, model) in product(range(rounds), models.items()):
+        for number, (label, model) in product(range(settings["rounds"]), models.items()):
             time = seconds(ffn_weights(model)) * noise(label, number, len(log))
-            rows.append({"round": number, "variant": label, "prefill_s": time, "decode_s": 10 * decoded * time})
+            row = {"round": number, "variant": label, "prefill_s": time, "peak_memory_mb": np.nan}
+            rows.append({**row, "decode_s": 10 * settings["decode_tokens"] * time})
         return pd.DataFrame(rows)
 
-    monkeypatch.setattr("pruning.analysis.latency.measure", measure)
+    monkeypatch.setattr("pruning.analysis.timing.measure", measure)
     return log
 
 
@@ -231,18 +223,16 @@ def test_bisection_finds_what_a_scan_finds(place, monkeypatch, kind, per):
         assert len(log) <= 1 + 8 and log[0] == {"dense": 9216}  # the dense model's own time, then candidates
         for pair in log[1:]:
             assert list(pair) == ["dense", "pruned"] and pair["dense"] == 9216 > pair["pruned"]
-        assert {each["sparsity"]: each["value"] for each in answer["tried"]} == {
-            each["sparsity"]: pytest.approx(times[each["sparsity"] - 1]) for each in answer["tried"]
-        }
+        for each in answer["tried"]:
+            assert each["value"] == pytest.approx(times[each["sparsity"] - 1])
 
 
 def test_the_whole_interval_must_be_within_the_budget(place, monkeypatch):
     """Every second round takes a fifth longer: medians would allow less sparsity than the intervals."""
-    quiet, noisy = [], []
-    for answers, noise in ((quiet, 0.0), (noisy, 0.2)):
-        clock(monkeypatch, linear, lambda label, number, _, n=noise: 1 + n * (label == "pruned") * (number % 2))
-        answers.append(found(place, asked("prefill_ms", "60%")))
-    [quiet], [noisy] = quiet, noisy
+    clock(monkeypatch, linear)
+    quiet = found(place, asked("prefill_ms", "60%"))
+    clock(monkeypatch, linear, lambda label, number, _: 1 + 0.2 * (label == "pruned") * (number % 2))
+    noisy = found(place, asked("prefill_ms", "60%"))
     assert noisy["sparsity"] > quiet["sparsity"]
     cost = noisy["cost"]
     assert cost["low"] <= cost["value"] < cost["high"] <= noisy["target"]
@@ -251,9 +241,8 @@ def test_the_whole_interval_must_be_within_the_budget(place, monkeypatch):
 
 def test_a_clock_too_noisy_to_tell_is_said(place, monkeypatch):
     clock(monkeypatch, linear, lambda label, number, _: 1 + 9 * (label == "pruned") * (number % 2))
-    with pytest.raises(
-        InputError, match=r"60% is less than can be had: .* and its interval reaches below: more `rounds`"
-    ):
+    said = r"60% is less than can be had: .* and its interval reaches below: more `rounds`"
+    with pytest.raises(InputError, match=said):
         found(place, asked("prefill_ms", "60%"))
 
 
@@ -311,11 +300,16 @@ def test_a_real_clock_says_how_it_measured(place):
 
 @pytest.mark.parametrize("least", [*range(1, 100), None])
 def test_scan_and_bisection_agree_where_costs_fall(least):
-    """Seven candidates and the smallest model are measured."""
-    costs = {s: budget.counted(2 - s / 100 if least is None or s < least else 1 - s / 100) for s in range(1, 100)}
-    asked = set()
-    found = budget.bisected(lambda sparsity: asked.add(sparsity) or costs[sparsity], 1)
-    assert found == budget.scanned(costs, 1) == least and len(asked) <= (1 if least is None else 8)
+    """A scan tries all; of bisection seven candidates and the smallest model are measured."""
+    tried = []
+
+    def meets(sparsity: int) -> bool:
+        tried.append(sparsity)
+        return least is not None and sparsity >= least
+
+    assert budget.bisected(meets) == least and len(tried) <= (1 if least is None else 8)
+    tried.clear()
+    assert budget.scanned(meets) == least and tried == list(range(1, 100))
 
 
 # What is asked
@@ -348,10 +342,7 @@ def test_amounts(kind, text, expected):
         ({"bytes": 0}, "bytes: '0' is not above zero"),
         ({"bytes": "-3MB"}, "bytes: '-3MB' is not above zero"),
         ({"decode_ms": "100%"}, "nothing to prune"),
-        (
-            {"parameters": "1B", "bytes": 10},
-            "give one of parameters, bytes, prefill_ms, decode_ms, not parameters and by",
-        ),
+        ({"parameters": "1B", "bytes": 10}, "give one of parameters, bytes, prefill_ms, decode_ms, not parameters and"),
         ({}, "give one of parameters, bytes, prefill_ms, decode_ms, not none"),
     ],
 )

@@ -18,7 +18,7 @@ from test_allocation import PROGRAMMES, SCHEMES, layer, problem, widths
 from transformers import AutoModelForCausalLM
 
 import tiny
-from pruning.analysis import latency
+from pruning.analysis import shapes, timing
 from pruning.calibration import second_moments
 from pruning.calibration.gradients import Calibration
 from pruning.calibration.prepare import micro_batches
@@ -364,12 +364,13 @@ def test_llama_cpp_is_not_given_a_layer_without_an_ffn(tmp_path):
 
 def test_times_are_measured_of_a_shape_without_an_ffn():
     dense = tiny.qwen2()
-    narrow = latency.narrowed(dense, [0, 20])
+    narrow = shapes.narrowed(dense, [0, 20])
     assert [site.in_features for site in ffn.sites(narrow)] == [0, 20]
     ffn.shrink(dense.model.layers[0], 0, [NONE], families.of(dense))
     ffn.shrink(dense.model.layers[1], 1, [None, np.arange(N) < 20], families.of(dense))
-    assert latency.parameters(narrow) == latency.parameters(dense)
-    samples = latency.measure({"dense": dense, "narrow": narrow}, 4, 2, 1, 0, 0)
+    assert narrow.num_parameters() == dense.num_parameters()
+    once = {"prompt_tokens": 4, "decode_tokens": 2, "rounds": 1, "warmup": 0, "seed": 0}
+    samples = timing.measure({"dense": dense, "narrow": narrow}, once)
     assert (samples[["prefill_s", "decode_s"]] > 0).all(axis=None)
 
 

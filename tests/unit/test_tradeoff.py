@@ -1,19 +1,13 @@
-"""Quality against size and speed: which models are on a front, what is timed, and what the table says of it."""
-
-import json
+"""Quality against size and speed: which models are on a front, and what the table says of it."""
 
 import numpy as np
 import pandas as pd
 import pytest
-import speed as stage
-from test_variants import parts, written
 
-import tiny
 from pruning.analysis import tradeoff
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.methods import variants
-from pruning.models.checkpoint import Checkpoint
+from pruning.report.figures import tradeoff as figure
 from pruning.report.files import Files
 from pruning.report.tables import tradeoff as table
 
@@ -64,74 +58,6 @@ def test_without_intervals_it_is_the_pareto_front_of_the_textbook(seed):
     assert [place == "front" for place in tradeoff.places(models(*rows), "prefill", True)] == textbook
 
 
-# what is timed
-
-
-@pytest.fixture
-def family(tmp_path):
-    """The dense model; cut evenly, on disk and twice in memory; unevenly; with a bias."""
-    even = parts(tmp_path, tiny.qwen2(), (20, 20))
-    uneven = parts(tmp_path / "uneven", tiny.qwen2(), (7, 31))
-    bias = parts(tmp_path / "bias", tiny.qwen2(), (20, 20), "bias")
-    dense = variants.Parts(even.model, even.manifest)
-    return {"dense": dense, "c/rku/50": even, "c/agf/50": even, "c/flap/50": uneven, "c/biased/50": bias}
-
-
-def options(family) -> list[str]:
-    found = []
-    for label, own in family.items():
-        paths = {key: str(value) for key, value in vars(own).items() if value is not None}
-        found.append(json.dumps({"variant": label, **paths}))
-    return found
-
-
-SETTINGS = {"model": "tiny", "prompt_tokens": 8, "decode_tokens": 3, "rounds": 3, "warmup": 1, "dtype": "float32"}
-SETTINGS |= {"confidence": 0.95, "resamples": 200, "seed": 0}
-
-
-def test_every_model_is_timed_and_equal_shapes_once(family, tmp_path, monkeypatch):
-    measured = []
-    true_measure = stage_measure()
-
-    def measure(models, *rest):
-        measured.append({label: sum(p.numel() for p in model.parameters()) for label, model in models.items()})
-        return true_measure(models, *rest)
-
-    monkeypatch.setattr("pruning.analysis.latency.measure", measure)
-    stage.speed(SETTINGS, options(family), tmp_path / "speed.csv")
-    made = pd.read_csv(tmp_path / "speed.csv").set_index("variant")
-    assert made["timed"].to_dict() == {
-        **{"dense": "dense", "c/rku/50": "c/rku/50", "c/agf/50": "c/rku/50"},
-        **{"c/flap/50": "c/flap/50", "c/biased/50": "c/biased/50"},
-    }
-    assert [list(one) for one in measured] == [["dense", label] for label in ("c/rku/50", "c/flap/50", "c/biased/50")]
-    for models in measured:  # the very models, cut
-        for label, parameters in models.items():
-            assert made.loc[label, "parameters"] == parameters
-    assert made.loc["c/agf/50", SPEEDUPS].equals(made.loc["c/rku/50", SPEEDUPS].rename("c/agf/50"))
-    assert made.loc["dense", SPEEDUPS].tolist() == [1] * 6
-    assert (made[["prefill_s", "decode_tokens_per_s", *SPEEDUPS]] > 0).all(axis=None)
-    with pytest.raises(InputError, match=r"prompt_tokens \+ decode_tokens: 510 \+ 3 is longer"):
-        stage.speed(SETTINGS | {"prompt_tokens": 510}, options(family), tmp_path / "none.csv")
-
-
-def stage_measure():
-    from pruning.analysis.latency import measure
-
-    return measure
-
-
-@pytest.mark.parametrize("label", ["c/rku/50", "c/flap/50", "c/biased/50"])
-def test_what_is_cut_in_memory_has_the_outline_and_the_bytes_of_what_is_written(family, tmp_path, label):
-    own = family[label]
-    folder = written(own, tmp_path / "written")
-    on_disk = variants.Parts(folder, folder / "none.json")
-    assert variants.outline(on_disk) == variants.outline(own)
-    [file] = Checkpoint(folder).files
-    assert variants.stored(on_disk) == file.stat().st_size
-    assert variants.stored(own) == pytest.approx(file.stat().st_size, rel=0.02)  # headers
-
-
 # the table
 
 
@@ -174,3 +100,16 @@ def test_the_table_has_each_model_once_from_whichever_table_it_is(tmp_path):
 def test_a_model_without_a_time_is_named():
     with pytest.raises(InputError, match="results of c/wanda/30/lora, but no time of it"):
         tradeoff.joined(quality(DENSE, WANDA, TUNED), timed("dense", "c/wanda/30"), "t", "acc")
+
+
+def test_a_method_looks_the_same_in_the_legend_and_in_all_panels():
+    """Methods that have no style of their own, in another order by bytes than by rows."""
+    rows = quality(DENSE, ("c", "first", 0.3, None, 0.6), ("c", "second", 0.3, None, 0.5))
+    rows = rows.assign(**dict.fromkeys(SPEEDUPS, [1.0, 1.5, 1.6]), bytes=[1000, 700, 600])
+    rows = rows.assign(**dict.fromkeys(figure.FRONTS, "front"))
+    drawn = figure.draw({"tradeoff": rows}, {"title": "Sums", "kind": "accuracy", "models": ["m"], "methods": []})
+    [legend] = drawn.legends
+    colors = {handle.get_label(): handle.get_color() for handle in legend.get_lines()}
+    sizes = next(axis for part in drawn.subfigs for axis in part.axes)
+    points = {line.get_xdata()[0]: line.get_color() for line in sizes.lines if len(line.get_xdata()) == 1}
+    assert points == {100: colors["dense"], 70: colors["first"], 60: colors["second"]}

@@ -4,12 +4,13 @@ Parameters and bytes are counted, at every per cent. Times are measured: a candi
 that their ratio holds on a machine that is not quiet; a time in ms is that ratio times the dense model's median.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-import numpy as np
 from safetensors import safe_open
 
 from pruning.core.errors import InputError
@@ -36,39 +37,41 @@ def counted(value: float) -> Cost:
 class Sizes:
     """Parameters or bytes of a model pruned to any widths and key-value groups, without making it."""
 
+    notes: Mapping[str, Any] = {}
+    """How they are measured."""
+
     def __init__(self, base: Checkpoint, kind: str, biased: bool = False):
         """kind: `parameters` or `bytes`. biased: as in compact.parameters."""
-        self.empty = compact.parameters(base, [0] * base.layers, biased)
-        one = np.eye(base.layers, dtype=int).tolist()
-        self.neuron = np.array([compact.parameters(base, widths, biased) - self.empty for widths in one])
-        self.dense, unit = base.parameters, 1
+        self.base, self.kind, self.dense = base, kind, base.parameters
+        self.empty, ones = (compact.parameters(base, [width] * base.layers, biased) for width in (0, 1))
+        self.neuron = (ones - self.empty) // base.layers
         if kind == "bytes":  # what is cut, and biases that are added, are of the dtype of down
-            unit = BYTES[dtype(base, base.name(0, "down"))]
-            whole = sum(int(np.prod(base.shape(name))) * BYTES[dtype(base, name)] for name in base.file_of)
-            self.empty, self.dense = whole - unit * (self.dense - self.empty), whole
-        self.neuron = self.neuron * unit
-        self.base, self.kind = base, kind
+            cut = (self.dense - self.empty) * self._stored(base.name(0, "down"))
+            self.neuron *= self._stored(base.name(0, "down"))
+            self.dense = sum(math.prod(base.shape(name)) * self._stored(name) for name in base.file_of)
+            self.empty = self.dense - cut
+
+    def _stored(self, name: str) -> int:
+        """Return the bytes of one number of a tensor, 1 where parameters are counted."""
+        with safe_open(self.base.file_of[name], "pt") as tensors:
+            return BYTES[tensors.get_slice(name).get_dtype()] if self.kind == "bytes" else 1
 
     @cached_property
     def group(self) -> int:
-        """Of one key-value group of a layer; raises InputError as Checkpoint.groups does."""
-        stored = BYTES[dtype(self.base, self.base.attention_out(0))] if self.kind == "bytes" else 1
-        return self.base.sizes["group"] * stored
+        """Size of one key-value group of a layer; raises InputError as Checkpoint.groups does."""
+        return self.base.sizes["group"] * self._stored(self.base.attention_out(0))
 
     def of(self, widths: Sequence[int], groups: Sequence[int] | None = None) -> int:
-        """groups: that stay, a layer; None: all."""
-        whole = self.empty + int(self.neuron @ np.asarray(widths))
+        """Return the size. groups: that stay in each layer; None: all."""
+        whole = self.empty + self.neuron * int(sum(widths))
         return whole if groups is None else whole - self.group * (sum(self.base.groups) - sum(groups))
 
-
-def dtype(base: Checkpoint, name: str) -> str:
-    """Of a tensor as it is stored."""
-    with safe_open(base.file_of[name], "pt") as tensors:
-        return tensors.get_slice(name).get_dtype()
+    def cost(self, widths: Sequence[int], groups: Sequence[int] | None = None) -> Cost:
+        return counted(self.of(widths, groups))
 
 
 def number(value: float) -> str:
-    """Of what is counted, whole, as a budget may be given."""
+    """What is counted is shown whole, as a budget may be given."""
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
@@ -82,16 +85,15 @@ def nothing(what: str, target: str, dense: float) -> InputError:
     return InputError(f"budget: {what}: the dense model's {number(dense)} meet {target}: nothing to prune")
 
 
-def scanned(costs: Mapping[int, Cost], target: float) -> int | None:
-    """The least sparsity that meets a target, of all that there are; None where none does."""
-    return next((sparsity for sparsity in sorted(costs) if costs[sparsity].high <= target), None)
+def scanned(meets: Callable[[int], bool]) -> int | None:
+    """Return the least sparsity that meets a target, of all that there are, which are all tried; None if none does."""
+    found = [sparsity for sparsity in range(1, MOST + 1) if meets(sparsity)]
+    return found[0] if found else None
 
 
-def bisected(cost: Callable[[int], Cost], target: float) -> int | None:
-    """The same in seven measurements and one at MOST, where costs fall as sparsity grows.
+def bisected(meets: Callable[[int], bool]) -> int | None:
+    """Return the same by seven measurements and one at MOST, where costs fall as sparsity grows.
 
     A sparsity meets the target if the whole of its interval does: a model is rather a little smaller than over budget
     by the noise of a clock."""
-    if cost(MOST).high > target:
-        return None
-    return bisect_left(range(1, MOST), True, key=lambda sparsity: cost(sparsity).high <= target) + 1
+    return bisect_left(range(1, MOST), True, key=meets) + 1 if meets(MOST) else None

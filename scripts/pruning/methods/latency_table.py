@@ -2,7 +2,7 @@
 table with which an allocation keeps to a speed rather than to a size, as in ZipLM (Kurtic et al. 2023, arXiv
 2302.04089).
 
-Its rows are of whole models that have so many units in every layer (scripts/latency_table.py).
+Its rows are of whole models that have so many units in every layer (scripts/timing.py).
 """
 
 from collections.abc import Callable, Mapping

@@ -58,14 +58,11 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
 
 
 def _variants(latency: pd.DataFrame) -> pd.DataFrame:
-    """Rows of pruned models, with calib, method and sparsity (per cent) from their variant's name."""
-    parts = latency["variant"].str.split("/", expand=True).reindex(columns=range(3))
-    rows = latency[parts[2].notna()].drop(columns=["calib", "method", "sparsity"], errors="ignore")
-    named = parts.loc[rows.index].set_axis(["calib", "method", "sparsity"], axis=1)
-    model = rows["model"] if "model" in rows else rows["shape"]
-    return rows.assign(
-        model=model, calib=named["calib"], method=named["method"], sparsity=named["sparsity"].astype(float)
-    )
+    """Return the rows of pruned models, with calib, method and sparsity (per cent) from their variant's name."""
+    rows = latency[latency["variant"].str.count("/") == 2]
+    parts = rows["variant"].str.split("/", expand=True).reindex(columns=range(3))
+    own = {"calib": parts[0], "method": parts[1], "sparsity": parts[2].astype(float)}
+    return rows.assign(model=rows.get("model", rows["shape"]), **own)
 
 
 def _trade(axis: Axes, rows: pd.DataFrame, dense: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:

@@ -30,22 +30,23 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
     models = style.table(tables, "tradeoff", COLUMNS)
     blocks = style.blocks(models, "tradeoff", settings)
     made, parts = style.figure([block.title for block in blocks], 3.1)
-    drawn: dict[str, None] = {}
+    drawn = dict.fromkeys(base_method(method) for block in blocks for method in block.rows(models)["method"])
+    looks = style.styles(dict.fromkeys(["dense", *map(base_method, settings["methods"]), *drawn]))
     for block, part in zip(blocks, parts, strict=True):
         rows = block.rows(models).sort_values("bytes", kind="stable")
-        drawn |= dict.fromkeys(map(base_method, block.rows(models)["method"]))
         best = rows[(rows[FRONTS] == "front").any(axis=1) & (rows["method"] != "dense")]
         numbers = {index: str(number) for number, index in enumerate(best.index, 1)}
         axes = part.subplots(1, len(TITLES), sharey=True)
         for axis, cost, letter in zip(axes, TITLES, ascii_lowercase, strict=False):
-            _panel(axis, rows, cost, numbers, settings)
+            _panel(axis, rows, cost, numbers, looks, settings["kind"] == "accuracy")
             axis.set_title(f"({letter}) {TITLES[cost]}")
         what = "accuracy (%)" if settings["kind"] == "accuracy" else "perplexity"
         axes[0].set_ylabel(f"{settings['title']}\n{what}")
         if numbers:
             named = "; ".join(f"{number} {_name(best.loc[index])}" for index, number in numbers.items())
             part.supxlabel(fill(f"On a front: {named}", 115), x=0.01, ha="left", fontsize=8)
-    style.legend(made, [*_method_handles(drawn, settings), *_kind_handles(models)])
+    handles = [Line2D([], [], label=style.label(method), **looks[method].points) for method in drawn]
+    style.legend(made, [*handles, *_kind_handles(models)])
     return made
 
 
@@ -63,10 +64,16 @@ def costs(rows: pd.DataFrame, cost: str) -> pd.DataFrame:
     return pd.DataFrame({name: 100 / rows[f"{cost}_speedup{end}"] for name, end in ends.items()})
 
 
-def _panel(axis: Axes, rows: pd.DataFrame, cost: str, numbers: Mapping[int, str], settings: Mapping[str, Any]) -> None:
-    unit = 100 if settings["kind"] == "accuracy" else 1
-    of = costs(rows, cost)
-    looks = style.styles(dict.fromkeys(map(base_method, ["dense", *settings["methods"], *rows["method"]])))
+def _panel(
+    axis: Axes,
+    rows: pd.DataFrame,
+    cost: str,
+    numbers: Mapping[int, str],
+    looks: Mapping[str, style.Style],
+    accuracy: bool,
+) -> None:
+    """Draw all models at one of their costs, and the front. numbers: of the rows of models on a front."""
+    unit, of = 100 if accuracy else 1, costs(rows, cost)
     for index, row in rows.iterrows():
         x, y = of.loc[index], unit * row[["value", "ci_low", "ci_high"]].astype(float)
         look, first = looks[base_method(row["method"])], row[f"{cost}_front"] == "front"
@@ -86,7 +93,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, cost: str, numbers: Mapping[int, str]
         axis.annotate(numbers[index], line.loc[index], xytext=(-5, 3), textcoords="offset points", ha="right")
     dense = unit * rows.loc[rows["method"] == "dense", "value"].iloc[0]
     axis.axhline(dense, color=style.GREY, linewidth=0.6, linestyle=":", zorder=0)
-    if settings["kind"] == "accuracy":
+    if accuracy:
         axis.set_ylim(bottom=0)
     else:
         style.log(axis, "y")
@@ -99,11 +106,6 @@ def _name(row: pd.Series) -> str:
     method = row["method"]
     how = [", ridge"] * method.startswith(RIDGE) + [", recovered"] * isinstance(row["tuning"], str)
     return f"{style.label(base_method(method))}{''.join(how)}, {100 * row['sparsity']:.0f}%"
-
-
-def _method_handles(methods: Mapping[str, None], settings: Mapping[str, Any]) -> list[Line2D]:
-    looks = style.styles(dict.fromkeys(map(base_method, ["dense", *settings["methods"], *methods])))
-    return [Line2D([], [], label=style.label(method), **looks[method].points) for method in methods]
 
 
 def _kind_handles(models: pd.DataFrame) -> list[Line2D]:

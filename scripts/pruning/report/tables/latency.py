@@ -1,4 +1,4 @@
-"""Latencies of all shapes. Files: `shapes`, a CSV of scripts/latency.py each."""
+"""Latencies of all shapes. Files: `shapes`, a CSV of scripts/timing.py each."""
 
 from typing import Any
 
@@ -23,7 +23,6 @@ def block(rows: pd.DataFrame) -> Block:
     for row in rows.itertuples():
         prefill = f"[{row.prefill_speedup_low:.2f}, {row.prefill_speedup_high:.2f}]"
         decode = f"[{row.decode_speedup_low:.2f}, {row.decode_speedup_high:.2f}]"
-        memory = "–" if pd.isna(row.peak_memory_mb) else f"{row.peak_memory_mb:,.0f}"
         cells = [
             Cell(f"{100 * row.sparsity:.1f}", ""),
             Cell(f"{row.parameters / 1e6:,.2f}", ""),
@@ -32,7 +31,7 @@ def block(rows: pd.DataFrame) -> Block:
             Cell(f"{row.flop_ratio:.2f}", ""),
             Cell(f"{row.decode_tokens_per_s:,.1f}", ""),
             Cell(f"{row.decode_speedup:.2f}", decode),
-            Cell(memory, ""),
+            Cell("–" if pd.isna(row.peak_memory_mb) else f"{row.peak_memory_mb:,.0f}", ""),
         ]
         lines.append((f"`{row.variant}`", cells))
     notes = [

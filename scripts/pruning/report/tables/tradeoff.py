@@ -1,6 +1,6 @@
 """Quality, size and speed of the very models of other tables, and which of them no other beats.
 
-Files: `quality`, CSVs of tables/results.py; `speed`, CSVs of scripts/speed.py. Settings: `task`, `metric`, `kind`
+Files: `quality`, CSVs of tables/results.py; `speed`, CSVs of scripts/timing.py. Settings: `task`, `metric`, `kind`
 (`accuracy` or `perplexity`), `title`, `confidence`.
 """
 

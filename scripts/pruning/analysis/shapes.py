@@ -1,0 +1,102 @@
+"""Models by their shape alone, for timing: a dense one with random weights, narrower ones in its memory, and the
+operations of each. Speed needs no trained weights.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+from transformers.configuration_utils import PretrainedConfig
+from transformers.initialization import no_init_weights
+
+from pruning.core.errors import InputError
+from pruning.models import loading
+from pruning.models.structures import ffn, kv_groups
+
+REQUIRED = (
+    *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"),
+)
+"""What a shape is made of: a missing one would silently be the default of another model."""
+
+
+def configuration(raw: Mapping[str, Any]) -> PretrainedConfig:
+    """Return the dense model's config, given its config.json.
+
+    Raises InputError if the shape is not whole, or not a dense model's."""
+    if missing := [key for key in REQUIRED if key not in raw]:
+        raise InputError(f"latency: the architecture has no {', '.join(missing)}: give a gated-FFN decoder's config")
+    if ffn.WIDTHS in raw:
+        raise InputError("latency: the architecture has `ffn_widths`: give the dense model's config.json")
+    try:
+        return AutoConfig.for_model(**raw)
+    except (ValueError, StrictDataclassError) as error:
+        raise InputError(f"latency: transformers cannot build this architecture: {error}") from None
+
+
+def unpruned(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return config.json of the stock model that is as wide everywhere as the widest layer of a pruned one."""
+    own = (ffn.WIDTHS, ffn.DOWN_BIAS, kv_groups.CONFIG_KEY, "auto_map")
+    return {key: value for key, value in raw.items() if key not in own}
+
+
+@torch.no_grad()
+def build(config: PretrainedConfig, dtype: str, device: str = "cpu") -> PreTrainedModel:
+    """Return the dense model, on the device, with small normal weights and norms around one: activations stay ordinary
+    numbers, as those of a trained model. Raises InputError if its FFNs are not gated ones."""
+    model_class = loading.stock_class(config, "latency")
+    with no_init_weights(), torch.device(device):
+        model = model_class._from_config(config, dtype=getattr(torch, dtype))
+    model.tie_weights()  # which no_init_weights left out
+    ffn.sites(model)  # refuses what has none
+    for name, parameter in model.named_parameters():
+        nn.init.normal_(parameter, mean=float("norm" in name), std=0.02)
+    return model.eval().requires_grad_(False)
+
+
+def narrowed(
+    dense: PreTrainedModel, widths: Sequence[int], biased: bool = False, groups: Sequence[int] = ()
+) -> PreTrainedModel:
+    """Return a model with these FFN widths, and key-value groups where they are given, in the dense model's memory.
+
+    widths, groups: one number per layer. biased: down projections have a bias, a new one where the dense model's have
+    none. Narrow weights are the beginnings of the dense ones (random either way), contiguous; others are these."""
+    shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
+    model = copy.deepcopy(dense, shared)
+    with no_init_weights():
+        for layer, width in enumerate(widths):  # one after the other, so that little memory is taken meanwhile
+            ffn.resize(model, {layer: width})
+            _lend(dense, model)
+        if groups:
+            kv_groups.resize(model, groups)
+            _lend(dense, model)
+    if biased and ffn.sites(model)[0].bias is None:
+        ffn.add_down_bias(model)
+    return model.eval().requires_grad_(False)
+
+
+def _lend(dense: PreTrainedModel, model: PreTrainedModel) -> None:
+    """Let parameters that are not the dense model's be in its memory."""
+    for parameter, whole in zip(model.parameters(), dense.parameters(), strict=True):
+        if parameter is not whole:
+            parameter.data = whole.data.flatten()[: parameter.numel()].view_as(parameter)
+
+
+def prefill_flops(config: PretrainedConfig, widths: Sequence[int], tokens: int, groups: Sequence[int] = ()) -> int:
+    """Return the FLOPs of the matrix products of a prefill of `tokens` tokens, the LM head on the last position alone.
+
+    widths: FFN width of each layer; groups: its key-value groups, by default all. A product of [a, b] and [b, c] counts
+    2abc. Of the attention scores only the causal ones, T(T+1)/2, count, whatever a kernel computes beside them: the
+    ratio of two variants' FLOPs, in which attention weighs as little as it can, then bounds the speed-up of a
+    compute-bound prefill."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    key_value_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    queries = heads // key_value_heads  # of a group
+    projections = 2 * hidden * (queries + 1) * head_dim  # q and o, k and v
+    scores = 2 * queries * head_dim * (tokens * (tokens + 1) // 2)  # QK' and its product with V
+    attention = (tokens * projections + scores) * sum(groups or [key_value_heads] * len(widths))
+    return 2 * (attention + 3 * hidden * tokens * sum(widths) + hidden * config.vocab_size)

@@ -1,0 +1,289 @@
+"""How fast models are: the one clock of the project, and the three things that it measures.
+
+Models are timed in turn in one process, in a new order every repetition, so that what drifts (clocks, temperature,
+neighbours) hits all of them alike; a speed-up is the median ratio of times of the same repetition.
+"""
+
+import platform
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+from scipy import stats
+from torch.utils.benchmark import timer  # waits for what was queued onto a GPU
+from tqdm import tqdm
+from transformers import PreTrainedModel
+from transformers.configuration_utils import PretrainedConfig
+
+from pruning.analysis import shapes
+from pruning.analysis.budget import Cost
+from pruning.core.errors import InputError
+from pruning.methods import variants
+from pruning.methods.allocation import kept, levels
+from pruning.methods.masks import GROUPS, NEURONS
+from pruning.models.checkpoint import read_config
+from pruning.models.families import family_of
+from pruning.models.structures import kv_groups
+
+Settings = Mapping[str, Any]
+"""Of every clock: `prompt_tokens`, `decode_tokens`, `rounds` (repetitions), `warmup`, `seed`; of speed-ups, too:
+`confidence` and `resamples`."""
+Parts = Mapping[str, variants.Parts]
+"""Variant -> what it is made of."""
+PARTS = ("prefill", "decode")
+ENDS = ("", "_low", "_high")
+
+# The clock -----------------------------------------------------------------------------------------------------------
+
+
+def check_context(settings: Settings, config: PretrainedConfig) -> None:
+    """Raise InputError if prompt and decoded tokens do not fit in the model's context."""
+    prompt, decoded, context = settings["prompt_tokens"], settings["decode_tokens"], config.max_position_embeddings
+    if prompt + decoded > context:
+        raise InputError(
+            f"prompt_tokens + decode_tokens: {prompt} + {decoded} is longer than the architecture's "
+            f"max_position_embeddings {context}: lower them"
+        )
+
+
+def measure(models: Mapping[str, PreTrainedModel], settings: Settings, seed: int | None = None) -> pd.DataFrame:
+    """Time every model once per repetition, in an order that each shuffles; `warmup` of them go before and don't count.
+
+    seed: in place of the settings' own. Returns in the order of measurement: round, variant, prefill_s (the prompt in
+    one forward, until the last position's logits), decode_s (`decode_tokens` greedy tokens one by one, with the KV
+    cache), peak_memory_mb (10^6 bytes that the model would need alone; NaN on a CPU, where resident memory cannot be
+    told apart)."""
+    rng = np.random.default_rng(settings["seed"] if seed is None else seed)
+    model = next(iter(models.values()))
+    prompt = rng.integers(model.config.vocab_size, size=(1, settings["prompt_tokens"]))
+    prompt, rows = torch.from_numpy(prompt).to(model.device), []
+    for number in tqdm(range(-settings["warmup"], settings["rounds"]), "rounds", mininterval=5):
+        for variant in rng.permutation(list(models)).tolist():
+            row = _once(models[variant], prompt, settings["decode_tokens"])
+            if number >= 0:
+                rows.append({"round": number, "variant": variant, **row})
+    return pd.DataFrame(rows)
+
+
+@torch.inference_mode()
+def _once(model: PreTrainedModel, prompt: torch.Tensor, decode_tokens: int) -> dict[str, float]:
+    """Time one prefill and what is decoded after it; nothing of it stays in memory."""
+    on_gpu = prompt.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        others = torch.cuda.memory_allocated() - own
+    begin = timer()
+    found = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
+    prefilled = timer()
+    for _ in range(decode_tokens):
+        token = found.logits[:, -1].argmax(-1, keepdim=True)
+        found = model(input_ids=token, cache=found.cache, use_cache=True, logits_to_keep=1)
+    end = timer()
+    peak = (torch.cuda.max_memory_allocated() - others) / 1e6 if on_gpu else np.nan
+    return {"prefill_s": prefilled - begin, "decode_s": end - prefilled, "peak_memory_mb": peak}
+
+
+def speedup(
+    dense_times: ArrayLike, times: ArrayLike, confidence: float, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """Return the median of the ratios dense/variant with its percentile bootstrap interval: (median, low, high).
+
+    Args: seconds of shape (repetitions,), paired. A single repetition has no interval (NaN).
+    Raises ValueError on unequal lengths and on times that are not above zero.
+    Source: Efron and Tibshirani (1993), "An introduction to the bootstrap", chapter 13; scipy.stats.bootstrap.
+    """
+    dense_times, times = np.asarray(dense_times, dtype=float), np.asarray(times, dtype=float)
+    if dense_times.ndim != 1 or dense_times.shape != times.shape or not len(times):
+        raise ValueError(f"expected two vectors of equal length, got shapes {dense_times.shape} and {times.shape}")
+    if not ((dense_times > 0).all() and (times > 0).all()):
+        raise ValueError("times must be above zero")
+    ratios = dense_times / times
+    median = float(np.median(ratios))
+    if len(ratios) == 1:
+        return median, np.nan, np.nan
+    how = {"method": "percentile", "confidence_level": confidence, "n_resamples": resamples}
+    found = stats.bootstrap((ratios,), np.median, vectorized=True, rng=np.random.default_rng(seed), **how)
+    return median, float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def by_variant(samples: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return what `measure` does as one table per variant, a row per repetition."""
+    return {variant: rows.drop(columns="variant").set_index("round") for variant, rows in samples.groupby("variant")}
+
+
+def timings(own: pd.DataFrame, dense: pd.DataFrame, settings: Settings) -> dict[str, float]:
+    """Return what was measured of one variant, as columns: medians, and speed-ups over the dense model with intervals.
+
+    own, dense: of the variant and of the dense model, by `by_variant`, in the same repetitions."""
+    chance = [settings[key] for key in ("confidence", "resamples", "seed")]
+
+    def speedups(part: str) -> dict[str, float]:
+        ends = speedup(dense[f"{part}_s"], own[f"{part}_s"], *chance)
+        return {f"{part}_speedup{end}": value for end, value in zip(ENDS, ends, strict=True)}
+
+    return {
+        "prefill_s": own["prefill_s"].median(),
+        **speedups("prefill"),
+        "decode_tokens_per_s": settings["decode_tokens"] / own["decode_s"].median(),
+        **speedups("decode"),
+        "peak_memory_mb": own["peak_memory_mb"].max(),
+    }
+
+
+def conditions(device: torch.device, settings: Settings) -> dict[str, Any]:
+    """Return what times hold under, as columns."""
+    own = {"device": device_name(device), "dtype": settings["dtype"], "threads": torch.get_num_threads()}
+    return {**own, **{key: settings[key] for key in ("prompt_tokens", "decode_tokens", "rounds")}}
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a table calls the hardware: the GPU's name, or the CPU's model name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+# What is measured ----------------------------------------------------------------------------------------------------
+
+
+def first_of(outlines: Mapping[Any, Hashable]) -> dict[Any, Any]:
+    """Label -> the first label of an equal outline: models of one outline run the same arithmetic, and one is timed for
+    all, so that they do not differ by the noise of a clock."""
+    first: dict[Hashable, Any] = {}
+    return {label: first.setdefault(outline, label) for label, outline in outlines.items()}
+
+
+def of_models(parts: Parts, settings: Settings) -> pd.DataFrame:
+    """Time the very models of tables, each in turn with the dense one and no third in memory: one row per variant.
+
+    Columns: model, variant, parameters, bytes, timed (the variant that was), those of `conditions` and `timings`."""
+    timed = first_of({label: variants.outline(own) for label, own in parts.items()})
+    dense, _ = variants.load(parts["dense"], settings["dtype"])
+    check_context(settings, dense.config)
+    pairs = {}
+    for number, label in enumerate(label for label in dict.fromkeys(timed.values()) if label != "dense"):
+        pair = {"dense": dense, label: variants.load(parts[label], settings["dtype"])[0]}
+        pairs[label] = by_variant(measure(pair, settings, settings["seed"] + number))
+        del pair
+    pairs["dense"] = {"dense": pd.concat([pair["dense"] for pair in pairs.values()])}
+    rows = []
+    for label, own in parts.items():
+        size = {"parameters": variants.pruned(own)["parameters_kept"], "bytes": variants.stored(own)}
+        row = {"model": settings["model"], "variant": label, **size, "timed": timed[label]}
+        pair = pairs[timed[label]]
+        found = timings(pair[timed[label]], pair["dense"], settings)
+        rows.append({**row, **conditions(dense.device, settings), **found})
+    return pd.DataFrame(rows)
+
+
+def in_one_memory(
+    config: PretrainedConfig, outlines: Mapping[str, tuple], settings: Settings
+) -> tuple[dict[str, PreTrainedModel], dict[str, pd.DataFrame]]:
+    """Build models with random weights, all in the memory of the `dense` one, and time all of them in turn.
+
+    outlines: label -> widths, biased, groups (shapes.narrowed). Returns the models, and their repetitions, by label;
+    those of equal outlines share both. Raises InputError as `check_context` and shapes.build do."""
+    check_context(settings, config)
+    timed, dense = first_of(outlines), shapes.build(config, settings["dtype"], settings["device"])
+    others = [label for label in dict.fromkeys(timed.values()) if label != "dense"]
+    models = {"dense": dense, **{label: shapes.narrowed(dense, *outlines[label]) for label in others}}
+    samples = by_variant(measure(models, settings))
+    return tuple({label: found[first] for label, first in timed.items()} for found in (models, samples))
+
+
+def of_shapes(parts: Parts, settings: Settings) -> pd.DataFrame:
+    """Time models of one shape with random weights, dense and narrower, all of them in turn: one row per variant.
+
+    parts: of pruned models, of which the masks are read, and of the dense one, unless the settings have a whole
+    `config`. Settings: `shape` (its name), `sparsities` of equal widths, `padded` (variants as wide everywhere as their
+    widest layer). Columns: shape, variant, sparsity (of the FFNs), parameters, flop_ratio (the dense model's FLOPs over
+    these), those of `conditions` and `timings`."""
+    config = shapes.configuration(settings["config"] or read_config(parts["dense"].model))
+    full, layers = config.intermediate_size, config.num_hidden_layers
+    outlines = {"dense": ((full,) * layers, False, ())}
+    for sparsity in settings["sparsities"]:
+        outlines[f"uniform/{sparsity}"] = ((int(kept(full, sparsity)),) * layers, False, ())
+    for label in [label for label in parts if label != "dense"]:
+        widths, _, groups = variants.outline(parts[label])
+        outlines[label] = ((max(widths),) * layers if label in settings["padded"] else widths, False, groups)
+    models, samples = in_one_memory(config, outlines, settings)
+    rows, flops = [], []
+    for label, (widths, _, groups) in outlines.items():
+        row = {"shape": settings["shape"], "variant": label, "sparsity": 1 - sum(widths) / (full * layers)}
+        row |= conditions(models["dense"].device, settings) | {"parameters": models[label].num_parameters()}
+        rows.append({**row, **timings(samples[label], samples["dense"], settings)})
+        flops.append(shapes.prefill_flops(config, widths, settings["prompt_tokens"], groups))
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("decode_tokens_per_s"), "flop_ratio", flops[0] / np.array(flops))
+    return table
+
+
+def of_units(parts: Parts, settings: Settings) -> pd.DataFrame:
+    """Time models with random weights that have so many FFN neurons, or key-value groups, in every layer and all of the
+    other, in turn: one row per structure and number of units (methods/latency_table.py).
+
+    parts: of the `dense` model; of a pruned one its whole shape. Columns: structure, units; `flops` of a prefill;
+    `prefill` and `decode`, seconds of the prompt and of a token after it: the median ratio to the dense model's time,
+    times the median of that. Widths are sixteenths of the dense one, from none; groups from one, where attention has
+    any that can be cut."""
+    raw = shapes.unpruned(read_config(parts["dense"].model))
+    config = shapes.configuration(raw)
+    full, layers = config.intermediate_size, config.num_hidden_layers
+    try:
+        kv_groups.projections(family_of(raw, parts["dense"].model))
+        [whole, *_] = kv_groups.counts_of(config.to_dict())
+    except InputError:  # none that can be cut
+        whole = 0
+    outlines = {"dense": ((full,) * layers, False, ())}
+    outlines |= {f"{NEURONS}/{width}": ((width,) * layers, False, ()) for width in (full, *levels(full, 0))}
+    for count in range(1, whole + 1):
+        outlines[f"{GROUPS}/{count}"] = ((full,) * layers, False, (count,) * layers if count < whole else ())
+    _, samples = in_one_memory(config, outlines, settings)
+    dense, rows = samples["dense"], []
+    for label, (widths, _, groups) in list(outlines.items())[1:]:
+        structure, units = label.split("/")
+        flops = shapes.prefill_flops(config, widths, settings["prompt_tokens"], groups)
+        seconds = {part: (samples[label] / dense)[f"{part}_s"].median() * dense[f"{part}_s"].median() for part in PARTS}
+        seconds["decode"] /= settings["decode_tokens"]
+        rows.append({"structure": structure, "units": int(units), "flops": flops, **seconds})
+    return pd.DataFrame(rows).sort_values(["structure", "units"], ignore_index=True)
+
+
+class Candidates:
+    """Milliseconds of the models that a dense one may be pruned to, each measured once and in turn with it."""
+
+    def __init__(self, model: PreTrainedModel, kind: str, biased: bool, settings: Settings):
+        """kind: `prefill_ms` or `decode_ms`. biased: as in shapes.narrowed. settings: with `dtype`. Raises InputError
+        as `check_context` does."""
+        self.model, self.part, self.biased = model, kind.removesuffix("_ms"), biased
+        tokens = settings["decode_tokens"] if self.part == "decode" else 1
+        self.settings = {**settings, "decode_tokens": tokens}
+        check_context(self.settings, model.config)
+        alone = measure({"dense": model}, self.settings)[f"{self.part}_s"].median()
+        self.dense = 1000 * float(alone) / tokens
+        self.notes = conditions(model.device, self.settings) | {"confidence": settings["confidence"]}
+        self.known: dict[Hashable, Cost] = {}
+
+    def cost(self, widths: tuple[int, ...], groups: tuple[int, ...] | None = None) -> Cost:
+        """Return the time of a prompt, or of a token after it: the dense model's by the speed-up. groups: that stay in
+        each layer; None: all."""
+        if (widths, groups) not in self.known:
+            pruned = shapes.narrowed(self.model, widths, self.biased, groups or ())
+            models, seed = {"dense": self.model, "pruned": pruned}, self.settings["seed"] + len(self.known) + 1
+            samples = by_variant(measure(models, self.settings, seed))
+            found = timings(samples["pruned"], samples["dense"], self.settings)
+            ends = (self.dense / found[f"{self.part}_speedup{end}"] for end in ("", "_high", "_low"))
+            self.known[widths, groups] = Cost(*ends)
+        return self.known[widths, groups]
+
+
+CLOCKS = {"tradeoff": of_models, "latency": of_shapes, "latency_table": of_units}
+"""By the section of the configuration that says how they measure."""

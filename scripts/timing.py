@@ -1,0 +1,46 @@
+"""How fast models are, timed in turn in one process (analysis/timing.py): a CSV, or the parquet of a latency table."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruning.core import cli
+
+
+def timing(
+    settings: cli.Settings,
+    output: Annotated[Path, typer.Option(help="CSV; parquet of a latency table")],
+    variant: Annotated[
+        list[str] | None, typer.Option(metavar="JSON", help="`variant`, and paths and scheme of its parts; repeat")
+    ] = None,
+    threads: int = 1,
+) -> None:
+    """Settings: `clock`, the section of the configuration, and what that and its function in analysis/timing.py say."""
+    cli.set_threads(threads)
+    import torch
+
+    from pruning.analysis.timing import CLOCKS, device_name
+    from pruning.core import artifacts, out_of_memory
+    from pruning.methods.variants import Parts
+
+    torch.set_num_threads(threads)
+    cli.phase("start-up")
+    parts = {}
+    for given in map(json.loads, variant or ()):
+        label = given.pop("variant")
+        parts[label] = Parts(**{key: value if key == "compensate" else Path(value) for key, value in given.items()})
+    clock, prompt = settings["clock"], settings["prompt_tokens"]
+    with out_of_memory.advise(f"`{clock}.prompt_tokens: {prompt}`: lower it, or take a smaller dtype"):
+        table = CLOCKS[clock](parts, settings)
+    if output.suffix == ".parquet":
+        measured = {"device": device_name(torch.device(settings["device"])), "threads": threads}
+        artifacts.write_parquet(output, table, clock, {**settings, **measured})
+    else:
+        artifacts.write_csv(output, table, settings)
+    print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    cli.run(timing)
