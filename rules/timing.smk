@@ -47,15 +47,8 @@ rule latency_table:
     input:
         model=names.BASE,
         code=code("timing"),
-        launch=LAUNCH,
     output:
         names.LATENCY_TABLE,
-    log:
-        log_of(names.LATENCY_TABLE),
-    benchmark:
-        benchmark_of(names.LATENCY_TABLE)
-    conda:
-        "../envs/gpu.yaml"
     threads: ALL_CORES
     resources:
         gpu=gpus,
@@ -64,9 +57,7 @@ rule latency_table:
         settings=lambda w: clock_settings("latency_table", dtype=CONFIG.models[w.model].dtype, device=device(gpus(w))),
         options=lambda w: options_of(dense_parts(w.model)),
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} {params.options:q} --output {output:q} --threads {threads} "
-        "> {log:q} 2>&1"
+        on_gpu("{params.options:q} --output {output:q}")
 
 
 def masked_parts(wildcards):
@@ -100,13 +91,8 @@ if CONFIG.latency:
             model=lambda w: [own["manifest"] for variant, own in masked_parts(w).items() if variant == "dense"],
             masks=lambda w: [own["mask"] for own in masked_parts(w).values() if "mask" in own],
             code=code("timing"),
-            launch=LAUNCH,
         output:
             names.LATENCY,
-        log:
-            log_of(names.LATENCY),
-        benchmark:
-            benchmark_of(names.LATENCY)
         wildcard_constraints:
             shape=one_of(catalogue.latency_shapes(CONFIG)),
         resources:
@@ -140,13 +126,8 @@ if TIMED:
         input:
             parts=timed_files,
             code=lambda w: code("timing", *sorted({plugin for v in timed_variants(w) for plugin in parts_code(v)})),
-            launch=LAUNCH,
         output:
             PLACES.speed,
-        log:
-            log_of(PLACES.speed),
-        benchmark:
-            benchmark_of(PLACES.speed)
         wildcard_constraints:
             model=one_of(TIMED),
         params:
@@ -187,13 +168,8 @@ use rule latency_table as budget with:
         measured=measured_cuts,
         latencies=latencies,
         code=lambda w: code("budget", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
-        launch=LAUNCH,
     output:
         names.BUDGET,
-    log:
-        log_of(names.BUDGET),
-    benchmark:
-        benchmark_of(names.BUDGET)
     wildcard_constraints:
         budget=one_of(CONFIG.budgets),
     threads: lambda w: ALL_CORES if budget_timed(w) else 1
