@@ -1,7 +1,7 @@
-"""One figure from the tables of the analyses, as SVG and PNG (200 dpi), in the house style.
+"""One figure from the tables of the analyses, as SVG and PNG (200 dpi), in the figures' style.
 
-Settings (JSON): `methods` and `models`, in the order of drawing, and the figure's own keys; pruning/figures/NAME.py
-says which, and which tables it takes. Equal tables and settings make equal bytes.
+Settings (JSON): `methods` and `models`, in the order of drawing, and the figure's own keys;
+pruning/report/figures/NAME.py says which, and which tables it takes. Equal tables and settings make equal bytes.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from pruning.core import cli
 
 def figure(
     settings: cli.Settings,
-    figure: Annotated[str, typer.Option(help="name of the module in pruning/figures")],
+    figure: Annotated[str, typer.Option(help="name of the module in pruning/report/figures")],
     file: Annotated[list[str], typer.Option(metavar="NAME=PATH", help="CSV or parquet; those of one name are joined")],
     output_svg: Annotated[Path, typer.Option(help="SVG to write")],
     output_png: Annotated[Path, typer.Option(help="PNG to write")],
@@ -31,7 +31,7 @@ def figure(
     if figure not in names:
         raise cli.InputError(f"--figure {figure}: no such figure; there are {', '.join(names)}")
     tables = read(Files(file))
-    with style.house():
+    with style.figure_style():
         made = importlib.import_module(f"pruning.report.figures.{figure}").draw(tables, settings)
         for path, kind, metadata in ((output_svg, "svg", {"Date": None}), (output_png, "png", {"Software": None})):
             with artifacts.atomic(path) as temporary:

@@ -18,7 +18,7 @@ def overlap(
     import pandas as pd
 
     from pruning.analysis.overlap import expected_iou, iou
-    from pruning.core import artifacts
+    from pruning.core import artifacts, names
     from pruning.methods import masks
 
     rows = []
@@ -30,7 +30,13 @@ def overlap(
             a, b = rows_of["keep_x"].to_numpy(), rows_of["keep_y"].to_numpy()
             chance = expected_iou(a.mean(), b.mean())
             rows.append(
-                {**settings, "sparsity": int(path_a.stem) / 100, "layer": layer, "iou": iou(a, b), "chance": chance}
+                {
+                    **settings,
+                    "sparsity": names.share(int(path_a.stem)),
+                    "layer": layer,
+                    "iou": iou(a, b),
+                    "chance": chance,
+                }
             )
     frame = pd.DataFrame(rows)
     artifacts.write_csv(output, frame, settings)

@@ -32,7 +32,7 @@ def spectrum(
     import pandas as pd
 
     from pruning.analysis.spectrum import measure, random_choices
-    from pruning.core import artifacts
+    from pruning.core import artifacts, names
     from pruning.methods import allocation
     from pruning.methods.masks import rows as rows_of
 
@@ -71,7 +71,7 @@ def spectrum(
     shared = {
         **{key: settings[key] for key in ("model", "calib")},
         "layer": layer,
-        "sparsity": settings["sparsity"] / 100,
+        "sparsity": names.share(settings["sparsity"]),
     }
     for (method, rule), sets in choices.items():
         curve, ranks = measure(a, sets)

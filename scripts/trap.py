@@ -27,7 +27,7 @@ def trap(
 ) -> None:
     from pruning.analysis import trap as analysis
     from pruning.analysis.layer import chosen
-    from pruning.core import artifacts
+    from pruning.core import artifacts, names
     from pruning.methods.masks import rows as rows_of
 
     cli.phase("start-up")
@@ -46,7 +46,7 @@ def trap(
     except ValueError as error:
         raise cli.InputError(f"{statistics}: {error}; delete what is stale and run again") from None
     regions = analysis.region_rows(frame, list(paths), settings["confidence"])
-    regions.insert(1, "sparsity", settings["sparsity"] / 100)
+    regions.insert(1, "sparsity", names.share(settings["sparsity"]))
     columns = ["layer", "unit", "activation", "gradient", "region", *(f"keep_{method}" for method in paths)]
     artifacts.write_parquet(output_neurons, frame[columns], "trap", settings)
     for path, rows in ((output_regions, regions), (output_classes, classes)):

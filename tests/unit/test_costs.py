@@ -8,7 +8,7 @@ from pruning.analysis import costs
 from pruning.config.methods import Method
 from pruning.core import names
 from pruning.core.errors import InputError
-from pruning.report import catalogue
+from pruning.report.result_tables import passes
 from pruning.report.tables import costs as printed
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\tjobid\trule_name\tparams\n"
@@ -29,10 +29,10 @@ def benchmarks(tmp_path: Path) -> Path:
 
 def test_sums_medians_and_peaks_of_the_last_runs(benchmarks: Path):
     table = costs.summary(costs.read(benchmarks, [])).set_index("stage")
-    assert table.index.tolist() == ["fetch_model", "mask"]  # the dearest first
+    assert table.index.tolist() == ["fetch_model", "mask"]  # the most expensive first
     assert table.loc["mask"].tolist() == [2, 4, 2, 3, 100, 0.25]  # without memory where the job was too short for it
     block = printed.block(table.reset_index())
-    assert [[cell.value for cell in cells] for _, cells in block.rows] == [
+    assert [cells for _, cells in block.rows] == [
         ["1", "12", "75.0", "12.0", "12.0", "300"],
         ["2", "4", "25.0", "2.0", "3.0", "100"],
         ["3", "16", "100.0", "", "", ""],
@@ -70,20 +70,20 @@ def test_a_methods_models_take_what_it_is_made_of_its_scores_and_one_model(tmp_p
 
 def test_what_a_method_is_made_of():
     obs = Method(score="obs", allocate="sensitivity", compensate="ridge_attention")
-    assert catalogue.passes(obs) == ["shards", "second_moments", "output_gradients"]
-    assert catalogue.passes(Method(score="parameter_taylor")) == ["shards", "parameter_taylor"]
+    assert passes(obs) == ["shards", "second_moments", "output_gradients"]
+    assert passes(Method(score="parameter_taylor")) == ["shards", "parameter_taylor"]
     joint = Method(score="parameter_taylor", allocate="joint")
-    assert catalogue.passes(joint) == ["shards", "parameter_taylor", "attention_parameter_taylor"]
-    assert catalogue.passes(Method(score="rounds")) == ["shards", "rounds"]
-    assert catalogue.passes(Method(score="wanda", allocate="joint")) == ["shards", "attention"]
+    assert passes(joint) == ["shards", "parameter_taylor", "attention_parameter_taylor"]
+    assert passes(Method(score="rounds")) == ["shards", "rounds"]
+    assert passes(Method(score="wanda", allocate="joint")) == ["shards", "attention"]
     of_attention = ["attention_second_moments", "attention_output_gradients"]
     joint = Method(score="obs", allocate="joint")
-    assert catalogue.passes(joint) == ["shards", "second_moments", "output_gradients", *of_attention]
-    assert catalogue.passes(Method(score="wanda", compensate="ridge")) == ["shards", "second_moments"]
+    assert passes(joint) == ["shards", "second_moments", "output_gradients", *of_attention]
+    assert passes(Method(score="wanda", compensate="ridge")) == ["shards", "second_moments"]
     both = Method(score="wanda", allocate="sensitivity_joint", compensate="ridge_attention")
-    assert catalogue.passes(both) == ["shards", "attention", "second_moments", "attention_second_moments"]
+    assert passes(both) == ["shards", "attention", "second_moments", "attention_second_moments"]
     timed = Method(score="wanda", allocate="joint", allocate_options={"per": "prefill"})
-    assert catalogue.passes(timed) == ["shards", "attention", "latency_table"]
+    assert passes(timed) == ["shards", "attention", "latency_table"]
 
 
 def test_no_benchmarks_are_an_error(tmp_path: Path):

@@ -39,7 +39,7 @@ def stage_of(rule: str) -> str:
 
 
 def summary(jobs: pd.DataFrame) -> pd.DataFrame:
-    """One row a stage, the dearest first: jobs, total, median and longest seconds, peak memory in MiB.
+    """One row per stage, the most expensive first: jobs, total, median and longest seconds, peak memory in MiB.
 
     Jobs too short for Snakemake to sample have no memory figure and do not count in the peak."""
     groups = jobs.groupby("stage")

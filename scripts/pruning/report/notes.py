@@ -5,16 +5,28 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED, across, measures, task_of, tuning_of
+from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.report.printing import comparisons, percent
 
 VARIANT = ["calib", "method", "sparsity"]
 
 
-def legend(dense: pd.DataFrame, pruned: pd.DataFrame, family: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
-    """The notes that say what the numbers are and how they were compared. family: all rows adjusted together."""
-    kinds = list(dict.fromkeys(kind for _, _, kind in measures(settings)))
+def notes(
+    model: str, dense: pd.DataFrame, pruned: pd.DataFrame, published: pd.DataFrame, settings: Mapping[str, Any]
+) -> list[str]:
+    """Of one calibration's block."""
+    entry = settings["models"][model]
+    found = [f"`{model}`: {entry['note'].rstrip('.')}."] if entry["note"] else []
+    found += legend(dense, pruned, settings) + widths(pruned) + published_notes(pruned, published, settings)
+    found += asked(settings) + rounding(dense, entry.get("dtype"))
+    tunings = {entry["tuning"]: entry["note"] for entry in settings["tasks"].values() if entry.get("note")}
+    return found + [f"`{tuning}`: {note.rstrip('.')}." for tuning, note in tunings.items()]
+
+
+def legend(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
+    """The notes that say what the numbers are and how they were compared."""
+    kinds = list(pruned["kind"].unique())
     level = f"{100 * settings['confidence']:g}%"
     what = {
         "accuracy": f"accuracy in per cent (higher is better) with Wilson's {level} interval",
@@ -33,7 +45,7 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, family: pd.DataFrame, sett
         "repeated under every sparsity.",
     ]
     notes += _constraints(settings)
-    tuned = [bool(tuning_of(column, settings)) for column in settings["tasks"]]
+    tuned = [bool(entry["tuning"]) for entry in settings["tasks"].values()]
     if any(tuned) and not all(tuned):
         notes.append("Columns without `tuned on`: the pruned models as they are, before any recovery.")
     alpha = f"{1 - settings['confidence']:.3g}"
@@ -43,17 +55,17 @@ def legend(dense: pd.DataFrame, pruned: pd.DataFrame, family: pd.DataFrame, sett
         UNTUNED: "the same model before LoRA recovery",
         UNCOMPENSATED: "the same method without ridge compensation",
     }.get(settings["reference"], f"the reference method, `{settings['reference']}`, at {same}")
-    if across(settings):
+    if settings["reference"] not in (UNTUNED, UNCOMPENSATED, *settings["methods"]):
         reference = f"{f'`{method}`' if method else 'the same method'} calibrated on `{text}`, at {same}"
     if pruned["p_value"].notna().any():
         named = ", ".join(f"{TESTS[kind]} for {kind}" for kind in kinds)
         notes.append(
             f"n.s.: not significantly different from {reference}, on the same items ({named}; p > {alpha} after "
-            f"Holm's adjustment over the {comparisons(family['p_value'])} of this table). A compared "
+            f"Holm's adjustment over the {comparisons(pruned['compared'].max())} of this table). A compared "
             "value without n.s. differs significantly, up or down. Differences, intervals and p-values are in the CSV "
             "beside this table."
         )
-    notes += _cluster_notes(dense, pruned, family, settings)
+    notes += _cluster_notes(dense, pruned, settings)
     where = "of its column" if settings["layout"] == "wide" or settings.get("at") else "at its sparsity"
     notes.append(
         f"Bold: best {where}, dense left aside. †: not significantly worse than the best (same tests, Holm within the "
@@ -113,11 +125,9 @@ def rounding(dense: pd.DataFrame, dtype: str | None) -> list[str]:
     ]
 
 
-def _cluster_notes(
-    dense: pd.DataFrame, pruned: pd.DataFrame, family: pd.DataFrame, settings: Mapping[str, Any]
-) -> list[str]:
+def _cluster_notes(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     """What the tests speak of where items share templates, and what two forms of an accuracy are."""
-    of_task = {task_of(column, settings): entry["title"] for column, entry in reversed(settings["tasks"].items())}
+    of_task = {entry["task"]: entry["title"] for column, entry in reversed(settings["tasks"].items())}
     clustered = dense[dense["clusters"].notna()].drop_duplicates("task")
     notes = []
     if len(clustered):
@@ -127,7 +137,7 @@ def _cluster_notes(
             spoken = (
                 "Wilson's interval and McNemar's test speak of these stories with other numbers, a t-test over "
                 "templates (cluster-robust) of other stories of the same kind: n.s. unless both are significant, the "
-                f"latter after Holm over its own {comparisons(family['p_cluster'])}."
+                f"latter after Holm over its own {comparisons(pruned['compared_by_cluster'].max())}."
             )
         notes.append(f"Items share templates ({named}). {spoken}")
         if (effects := pruned["design_effect"].dropna()).size:
@@ -143,7 +153,7 @@ def _cluster_notes(
 def _leakage(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     """What test items share with the text that was calibrated or tuned on (leakage.csv)."""
     used = {*pruned["calib"], *pruned["tuning"].dropna()}
-    tasks = {task_of(column, settings) for column in settings["tasks"]}
+    tasks = {entry["task"] for entry in settings["tasks"].values()}
     found = [r for r in settings.get("leakage", []) if r["source"] in used and r["task"] in tasks]
     if not found:
         return []
@@ -160,7 +170,7 @@ def _leakage(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
 
 def _sizes(dense: pd.DataFrame, settings: Mapping[str, Any]) -> str:
     parts = []
-    of_task = {task_of(column, settings): entry for column, entry in reversed(settings["tasks"].items())}
+    of_task = {entry["task"]: entry for column, entry in reversed(settings["tasks"].items())}
     for row in dense.itertuples():
         unit = "items"
         if of_task[row.task]["kind"] == "perplexity":
@@ -175,7 +185,7 @@ def _stopped(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, A
     """Which models were asked the first items alone (a task's `stop_early`)."""
     notes = []
     for column, entry in settings["tasks"].items():
-        task, tuning = task_of(column, settings), tuning_of(column, settings)
+        task, tuning = entry["task"], entry["tuning"]
         own = pruned[(pruned["task"] == task) & (pruned["tuning"].fillna("") == (tuning or ""))]
         short = own[own["n"] < max(own["n"].max(), dense.loc[dense["task"] == task, "n"].max())]
         named = ", ".join(f"`{row.method}` at {row.sparsity}%" for row in short.drop_duplicates(VARIANT).itertuples())
