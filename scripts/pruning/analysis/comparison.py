@@ -36,6 +36,7 @@ TESTS = {"accuracy": "exact McNemar", "perplexity": "paired t over blocks of win
 PUBLISHED = ["model", "method", "presets", "sparsity", "task", "tuning", "metric", "value"]
 # References that are not one method: the same variant before recovery, and the same method without its prefix.
 UNTUNED, UNCOMPENSATED = "untuned", "uncompensated"
+WHOLE = {"achieved_sparsity": 0.0, "parameters": 1, "parameters_kept": 1}
 COMPENSATION = re.compile("^(ridge|sequential|corrective|attention)_")
 
 
@@ -58,29 +59,37 @@ def table_rows(
     """
     calibrations = settings["models"][model]["calibrations"]
     _check_reference(list(calibrations), settings)
-    rows, outcomes = [], {}
-    for column, entry, metric in _measures(settings):
-        task, kind, name = entry["task"], entry["kind"], str(column)
-        pruned = [column.of(variant) for variant, _ in _variants(calibrations, settings)]
-        found = {v: outcomes_of(samples(v, task), str(v), name, metric, kind) for v in (DENSE, *pruned)}
-        stop = (entry.get("stop_early") or {}).get("after")
-        same_items({f"{model}/{variant}": own for variant, own in found.items()}, name, stop)
-        if (DENSE, task, metric) not in outcomes:
-            rows.append(_row(model, DENSE, column, metric, kind, found[DENSE], settings))
-        outcomes |= {(variant, task, metric): own for variant, own in found.items()}
-    for variant, (group, members) in _variants(calibrations, settings):
-        recorded = size(variant)
-        for column, entry, metric in _measures(settings):
-            ours = outcomes[column.of(variant), column.task, metric]
-            row = _row(model, column.of(variant), column, metric, entry["kind"], ours, settings)
-            row |= {"calib": variant.calib, "seed": calibrations[variant.calib]["seed"], "group": group}
+    measures = [
+        (Column(entry["task"], entry["tuning"]), entry["kind"], metric)
+        for entry in settings["tasks"].values()
+        for metric in entry["metrics"]
+    ]
+    variants, outcomes, rows = _variants(calibrations, settings), {}, {}
+    for column, kind, metric in measures:
+        own = [_of(column, variant) for variant, *_ in variants]
+        found = {v: outcomes_of(samples(v, column.task), str(v), str(column), metric, kind) for v in own}
+        stop = (settings["tasks"][str(column)].get("stop_early") or {}).get("after")
+        same_items({f"{model}/{variant}": frame for variant, frame in found.items()}, str(column), stop)
+        outcomes |= {(variant, column.task, metric): frame for variant, frame in found.items()}
+    for variant, group, members in variants:
+        recorded = size(variant) if group else WHOLE
+        for column, kind, metric in measures:
+            own = _of(column, variant)
+            key = (own, column.task, metric)
+            if key in rows:  # the dense model has a result per task, however many columns show it
+                continue
+            row = {"model": model, "calib": own.calib, "method": own.method, "sparsity": own.sparsity, "group": group}
+            row |= {"task": column.task, "tuning": own.tuning, "metric": metric, "column": str(column), "kind": kind}
+            row |= {"seed": calibrations[own.calib]["seed"] if group else None, "samples": outcomes[key]}
             row["achieved_sparsity"] = recorded["achieved_sparsity"]
             row["params_removed"] = 1 - recorded["parameters_kept"] / recorded["parameters"]
-            if reference := _reference_of(column.of(variant), members, settings):
+            row |= measure(outcomes[key], kind, settings) | generation(outcomes[key])
+            if reference := _reference_of(own, members, settings):
                 name, other = reference
-                row |= compare(ours, outcomes[other, column.task, metric], entry["kind"], settings)
-                row |= {"reference": name, "test": TESTS[entry["kind"]], "beside": other.calib}
-            rows.append(row)
+                row |= {"reference": name, "test": TESTS[kind], "beside": other.calib}
+                row |= compare(outcomes[key], outcomes[other, column.task, metric], kind, settings)
+            rows[key] = row
+    rows = list(rows.values())
     _mark_best(rows, settings["confidence"])
     _adjust(rows)
     _add_published(rows, published)
@@ -90,28 +99,27 @@ def table_rows(
     return frame.astype(types)
 
 
-def _measures(settings: Mapping[str, Any]) -> list[tuple[Column, Mapping[str, Any], str]]:
-    """(column, its entry in the settings, metric) in the order of the settings."""
-    tasks = settings["tasks"].values()
-    return [(Column(entry["task"], entry["tuning"]), entry, metric) for entry in tasks for metric in entry["metrics"]]
-
-
 def _variants(
     calibrations: Mapping[str, Any], settings: Mapping[str, Any]
-) -> list[tuple[Variant, tuple[str, dict[str, int]]]]:
-    """Pruned variants, method by method, each with what it is compared within: the group's name, and method -> sparsity
-    of its members."""
+) -> list[tuple[Variant, str | None, dict[str, int]]]:
+    """The dense model, then pruned variants, method by method, each with what it is compared within: the group's name,
+    and method -> sparsity of its members."""
     groups = (
         {"equal cost": settings["at"]}
         if settings.get("at")
         else {f"{sparsity}%": dict.fromkeys(settings["methods"], sparsity) for sparsity in settings["sparsities"]}
     )
-    return [
-        (Variant(calib, method, members[method]), (group, members))
+    return [(DENSE, None, {})] + [
+        (Variant(calib, method, members[method]), group, members)
         for calib in calibrations
         for method in settings["methods"]
         for group, members in groups.items()
     ]
+
+
+def _of(column: Column, variant: Variant) -> Variant:
+    """The variant whose outcomes a column shows; the dense model is never tuned."""
+    return variant if variant == DENSE else column.of(variant)
 
 
 def _check_reference(calibrations: Sequence[str], settings: Mapping[str, Any]) -> None:
@@ -135,6 +143,8 @@ def _reference_of(
 
     `members`: method -> sparsity of what it is compared within."""
     reference, methods = settings["reference"], settings["methods"]
+    if variant == DENSE:
+        return None
     if reference == UNTUNED:
         return (UNTUNED, replace(variant, tuning=None)) if variant.tuning else None
     calib, method = variant.calib, variant.method
@@ -283,27 +293,12 @@ def deciding_p(row: Mapping[str, Any], of: Sequence[str] = ("p_holm", "p_cluster
     return p if pd.isna(row.get("clusters")) else float(np.maximum(p, by_cluster))
 
 
-def _row(
-    model: str,
-    variant: Variant,
-    column: Column,
-    metric: str,
-    kind: str,
-    outcomes: pd.DataFrame,
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
-    """A row without comparison; its size is the dense model's."""
-    row = {"model": model, "method": variant.method, "sparsity": variant.sparsity, "task": column.task}
-    row |= {"tuning": variant.tuning, "metric": metric, "column": str(column), "kind": kind, "samples": outcomes}
-    row |= {"achieved_sparsity": 0.0, "params_removed": 0.0, "best": False, "near_best": False}
-    return row | measure(outcomes, kind, settings) | generation(outcomes)
-
-
 def _mark_best(rows: Sequence[dict[str, Any]], confidence: float) -> None:
     """Mark the best rows of each column of a group, and those not significantly worse (Holm within the column)."""
     columns = defaultdict(list)
     for row in rows:
-        if row["method"] != DENSE.method:
+        row |= {"best": False, "near_best": False}
+        if row["group"]:
             columns[row["calib"], row["group"], row["column"], row["metric"]].append(row)
     for column in columns.values():
         kind = column[0]["kind"]
