@@ -1,5 +1,5 @@
 """
-Figures, in one house style, from tables only: changing a figure's looks runs nothing else.
+Figures, in one style, from tables only: changing a figure's looks runs nothing else.
 
 INPUT
     CSV and parquet files of the analyses, as scripts/pruning/report/catalogue.py says

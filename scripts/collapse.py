@@ -1,6 +1,6 @@
 """Where each method collapses: the sparsity at which accuracy has fallen halfway from the dense model's to chance.
 
-Settings (JSON): `models`: alias -> {`calibrations`: [alias, ...]}; `methods`, `sparsities` (whole per cent); `task`,
+Settings (JSON): `models`, `calib`, `methods`, `sparsities` (whole per cent); `task`,
 `metric` and `title` of the task; `chance`, the accuracy of guessing, as a fraction; `reference`, the method that the
 others' points are compared with; `confidence` of the intervals; `resamples` and `seed` of the bootstrap.
 
@@ -39,8 +39,8 @@ def collapse(
         frame = artifacts.read_parquet(Path(samples.format(model=model, variant=variant, task=task)), "samples")
         return comparison.outcomes_of(frame, f"{model}/{variant}", task, metric, "accuracy")
 
-    points, accuracies = [], []
-    for model, calib in ((model, calib) for model, own in settings["models"].items() for calib in own["calibrations"]):
+    points, accuracies, calib = [], [], settings["calib"]
+    for model in settings["models"]:
         dense, found, rows = outcomes(model, DENSE), {}, {}
         for method in settings["methods"]:
             variants = [Variant(calib, method, sparsity) for sparsity in sparsities]

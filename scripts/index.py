@@ -49,7 +49,8 @@ def index(
 
     tables = [table(entry) for entry in settings["tables"]]
     lead = [made["words"] for made in (*tables[:1], *(t for t in tables[1:] if t["maker"] == "tradeoff"))]
-    page = site.fill(
+    site.write(
+        output,
         template,
         title=settings["title"],
         lead=[words for words in lead if words],
@@ -57,8 +58,6 @@ def index(
         figures=[figure(entry) for entry in settings["figures"]],
         experiments=link(files.one("experiments")),
     )
-    with artifacts.atomic(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,7 @@ def page(
     from pruning.report import site
 
     text = artifacts.read_beside(markdown)
-    page = site.fill(template, title=site.title_of(text), html=site.rendered(site.without_title(text)))
-    with artifacts.atomic(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    site.write(output, template, title=site.title_of(text), html=site.rendered(site.without_title(text)))
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ def collapse_settings(config: Config) -> dict[str, Any]:
     """Of the analysis and of its table."""
     task = config.tasks[config.collapse.task]
     return {
-        **statistical(config, "methods", "confidence", "seed", "reference"),
-        "models": {model: {"calibrations": [calib(config)]} for model in config.experiment.models},
+        **statistical(config, "models", "methods", "confidence", "seed", "reference"),
+        "calib": calib(config),
         **config.collapse.model_dump(include={"sparsities", "task", "resamples"}),
         **{"metric": task.metrics[0], "title": task.title, "chance": task.chance},
     }

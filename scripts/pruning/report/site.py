@@ -11,7 +11,7 @@ import pandas as pd
 from markdown_it import MarkdownIt
 
 from pruning.analysis.comparison import UNTUNED, deciding_p
-from pruning.core import names
+from pruning.core import artifacts, names
 from pruning.report.printing import estimate, percent, plain
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -19,11 +19,12 @@ MOST = 4  # sparsities that a sentence goes through
 ABOUT = re.compile(r'<script type="application/json" id="about">(.*?)</script>', re.S)
 
 
-def fill(template: Path, **values: Any) -> str:
-    """A Jinja template, which may include others of its folder."""
+def write(output: Path, template: Path, **values: Any) -> None:
+    """A page, from a Jinja template, which may include others of its folder."""
     loader = jinja2.FileSystemLoader(template.parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.get_template(template.name).render(**values)
+    with artifacts.atomic(output) as temporary:
+        temporary.write_text(environment.get_template(template.name).render(**values), encoding="utf-8")
 
 
 def about(page: str) -> dict[str, Any] | None:
