@@ -1,11 +1,9 @@
 """Accuracy against sparsity, and the sparsity at which each method's accuracy is halfway from dense to chance.
 
-Tables: `accuracy` (model, calib, method, sparsity, task, metric, value, ci_low, ci_high; sparsity 0 is the dense
-model) and `collapse` (model, calib, method, task, metric, dense, chance, collapse, ci_low, ci_high, width,
-censored). Accuracies are fractions; collapse, its interval and width are sparsities. The fitted curve is
-that of analysis/collapse.py. Where a point, or the end of its interval, is beyond the sparsities measured (censored,
-NaN), an arrow says so. Settings: `titles`, task -> text, and `background`, methods in grey (both optional). One column
-of panels a task and metric of `collapse`.
+Tables: `accuracy` (fractions; sparsity 0 is the dense model) and `collapse` (collapse, its interval and width are
+sparsities). The fitted curve is that of analysis/collapse.py. Where a point, or the end of its interval, is beyond the
+sparsities measured (censored, NaN), an arrow says so. Settings: `titles`, task -> text, and `background`, methods in
+grey (both optional). One column of panels per task and metric of `collapse`.
 """
 
 from collections.abc import Mapping

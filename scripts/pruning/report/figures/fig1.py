@@ -1,11 +1,8 @@
 """Figure 1: singular value spectra of the activations that each method keeps.
 
-Tables: `spectrum` (model, calib, layer, sparsity, method, width_rule own|equal, index, singular_value, energy: the
-cumulative share of the squared singular values) and `summary` (model, calib, layer, sparsity, method, width_rule,
-width, effective_rank), of one layer and sparsity.
-
-At equal width all methods keep the same number of neurons, so that rank does not merely count them; `dense` is as
-many neurons chosen at random.
+Tables, of one layer and sparsity: `spectrum` (width_rule own|equal; energy: the cumulative share of the squared
+singular values) and `summary`. At equal width all methods keep the same number of neurons, so that rank does not merely
+count them; `dense` is as many neurons chosen at random.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,7 @@
 """Figure 2: large activations against large gradients, which of them methods keep, and on which tokens they arise.
 
-Tables: `neurons` (layer, unit, activation, gradient, region trap|spike|rest; one row per neuron; `model` and `calib`
-where there are several), `regions` (model, calib, layer, sparsity, method, region, neurons, expected, kept_share,
-ci_low, ci_high, layer_kept_share; shares are fractions; one sparsity) and `classes` (model, calib, layer, group,
-measure, token_class, share, token_share; shares are fractions). The layer shown is the one that `classes` is of.
+Tables, of one sparsity: `neurons` (one row per neuron; region trap|spike|rest), `regions` and `classes`, whose shares
+are fractions. The layer shown is the one that `classes` is of.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,7 @@
 """Figure 3: how much the masks of two methods agree, over sparsities and over layers.
 
-Tables: `overlap` (model, calib, first, second, sparsity, layer, iou, chance; chance is the IoU of two independent
-masks of the same sizes) and, optional, `published` (model, first, second, first_presets, second_presets, layer,
-sparsity, value; presets separated by `;`; the mean over layers where `layer` is empty). Settings: `pair`, the two
-methods of the heat map.
+Tables: `overlap` (chance is the IoU of two independent masks of the same sizes) and, optional, `published` (presets
+separated by `;`; the mean over layers where `layer` is empty). Settings: `pair`, the two methods of the heat map.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,6 @@
-"""Loss curves of LoRA recovery, one panel a tuning, one row of panels a model, calibration and sparsity.
+"""Loss curves of LoRA recovery, one panel per tuning, one row of panels per model, calibration and sparsity.
 
-Table: `log` (model, calib, method, sparsity, tuning, step, loss in nats per token). The running median of 1/20 of the
-steps is drawn over the faint raw losses.
+Table: `log` (loss in nats per token). The running median of 1/20 of the steps is drawn over the faint raw losses.
 """
 
 from collections.abc import Mapping

@@ -28,23 +28,19 @@ INK, GREY, FAINT, LIGHT = "#222222", "#767676", "#A6A6A6", "#DDDDDD"
 SEQUENTIAL = "cividis"  # its lightness is monotone, so it reads in grey
 RC = {
     **sns.axes_style("ticks"),
+    **dict.fromkeys(("font.size", "axes.labelsize", "legend.fontsize", "xtick.labelsize", "ytick.labelsize"), 8),
+    **dict.fromkeys(("axes.titlesize", "figure.titlesize"), 9),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **dict.fromkeys(("grid.linewidth", "hatch.linewidth"), 0.4),
     "axes.edgecolor": INK,
     "axes.formatter.use_mathtext": True,
     "axes.grid": True,
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.6,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "figure.titlesize": 9,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: equal figures on all machines
-    "font.size": 8,
     "grid.color": LIGHT,
-    "grid.linewidth": 0.4,
-    "hatch.linewidth": 0.4,
-    "legend.fontsize": 8,
     "legend.frameon": False,
     "legend.handlelength": 2.6,
     "lines.linewidth": 1.3,
@@ -52,10 +48,6 @@ RC = {
     "lines.markeredgewidth": 0.9,
     "savefig.dpi": 200,
     "svg.hashsalt": "pruning",
-    "xtick.labelsize": 8,
-    "xtick.major.width": 0.6,
-    "ytick.labelsize": 8,
-    "ytick.major.width": 0.6,
 }
 
 

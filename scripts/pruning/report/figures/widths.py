@@ -1,7 +1,7 @@
 """How many neurons each method leaves to each layer at one sparsity.
 
-Table: `widths` (model, calib, method, sparsity, layer, kept_share: the fraction of the layer's neurons that stay).
-Settings: `sparsity`, a fraction. Uniform methods show as bands of one colour.
+Table: `widths` (kept_share: the fraction of the layer's neurons that stay). Settings: `sparsity`, a fraction. Uniform
+methods show as bands of one colour.
 """
 
 from collections.abc import Mapping

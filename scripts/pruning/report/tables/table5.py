@@ -76,14 +76,11 @@ def summary(model: str, frame: pd.DataFrame, settings: Mapping[str, Any]) -> Blo
         means = [f"{of['repetition'].mean():.0%}", f"{of['final_loop'].mean():.0%}"]
         lines.append((f"`{method}`", [*counts, f"{of['tokens'].mean():.0f}", *means]))
     notes = [
-        f"The same prompts, continued by the model as it is (dense) and after {settings['sparsity']}% of its FFN "
-        f"neurons were removed by each method, calibrated on `{settings['calib']}`: greedy, up to the end token (stop) "
-        f"or the limit of tokens (length). Below, the first {settings['excerpt']:,} characters of each text; the whole "
-        "is in the CSV beside this table.",
-        "Only the answer to the prompt itself counts; a text may run on. No answer: none in the form asked for.",
-        "Repetition: share of 4-token sequences that occurred earlier in the same text. Loop: share of the text taken "
-        "by the phrase that it repeats to its end.",
-        "These are examples, too few to compare methods by: for that see Table 1.",
+        f"Greedy continuations by the dense model and after {settings['sparsity']}% of its FFN neurons were removed, "
+        f"calibrated on `{settings['calib']}`, up to the end token (stop) or the limit (length); below, their "
+        f"first {settings['excerpt']:,} characters (whole in the CSV). Examples, too few to compare methods by.",
+        "No answer: none in the form asked for. Repetition: share of 4-token sequences that occurred earlier in the "
+        "text. Loop: share of the text taken by the phrase that it repeats to its end.",
     ]
     columns = ["Right", "Wrong", "No answer", "Ended by itself", "Mean tokens", "Mean repetition", "Mean loop"]
     return Block(model, f"`{model}`, all items", [""], columns, lines, notes)
