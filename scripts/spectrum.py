@@ -7,7 +7,7 @@ Two comparisons, told apart by `width_rule`: `own`, the neurons that the method'
 number differs under global allocation; and `equal`, each method's best-scored neurons of the layer, as many as
 uniform allocation keeps (`dense`: the mean over `draws` random choices of as many, what chance gives).
 
-Writes the spectrum (one row a method, width rule and index) and a summary (one row a method and width rule).
+Writes the spectrum (one row per method, width rule and index) and a summary (one row per method and width rule).
 """
 
 from pathlib import Path

@@ -4,7 +4,7 @@ Settings (JSON): `model`, `calib`, `sparsity` (whole per cent); `high` and `low`
 a neuron's activation and gradient large and small; `objective`, whose gradient that is; `confidence` of the intervals;
 `layer` (null: the last but one). Each `--masks` is METHOD=PATH.
 
-Writes neurons.parquet (one row a neuron: layer, unit, activation, gradient, region, keep_<method>), regions.csv (what
+Writes neurons.parquet (one row per neuron: layer, unit, activation, gradient, region, keep_<method>), regions.csv (what
 each method keeps of each region) and classes.csv (the classes of tokens that regions' activations come from).
 """
 

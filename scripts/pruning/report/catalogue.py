@@ -96,7 +96,7 @@ def recovery_logs(config: Config) -> list[str]:
 
 
 def together(config: Config) -> dict[tuple[str, tuple[str, ...]], list[Variant]]:
-    """(model, two tasks or more of one of `experiment.together`) -> the variants that just these are asked of."""
+    """(model, two tasks or more of one of `experiment.together`) -> the variants that are evaluated on just these."""
     asked: dict[tuple[str, str], dict[str, None]] = {}
     wanted = [file for entry in [*tables(config).values(), *figures(config).values()] for file in entry.inputs]
     if config.collapse:
