@@ -31,14 +31,12 @@ def index(
 
     def table(entry: dict) -> dict:
         stem = files.at("table", table=entry["name"])
-        markdown = artifacts.read_beside(stem.with_suffix(".md"))
+        title, html = site.table_page(artifacts.read_beside(stem.with_suffix(".md")))
         frame = artifacts.read_csv(stem.with_suffix(".csv"))
         words = site.sentence(entry["maker"], frame, settings["titles"], settings["confidence"])
         return {
             **entry,
-            "title": site.title_of(markdown),
-            "words": site.inline(words),
-            "html": site.rendered(site.without_title(markdown)),
+            **{"title": title, "words": site.inline(words), "html": html},
             "links": {form: link(Path(f"{stem}.{form}")) for form in ("csv", "md", "tex")},
         }
 

@@ -641,9 +641,9 @@ def test_methods_that_cut_groups_or_keep_to_a_speed_say_so(study, printed):
     text = study.text
     for said in (
         f" `wanda`: {groups} ",
-        " `rku` loses neurons, and key-value groups of attention, that take as much time for a token as this share of "
-        "all neurons, each at the average of its kind, by times measured on this machine, noise included "
-        "(latency_table.parquet): of parameters another share is removed.",
+        " `rku` loses neurons and key-value groups that take as much time for a token, on average, as this share of "
+        "neurons, by times measured on this machine, noise included (latency_table.parquet): of parameters another "
+        "share is removed.",
         " `random` takes no more operations for a prompt than a model whose layers have all lost this share of their "
         "neurons, by arithmetic (latency_table.parquet): of parameters another share is removed.",
         " `taylor_fo` takes no more time for a prompt than a model",

@@ -9,6 +9,9 @@ from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.report.printing import comparisons, percent
 
+ASKED = {"chat_template": "the model's chat format", "max_gen_toks": "answers of at most {} tokens"}
+ASKED |= {"first": "items from number {:,} on"}
+
 
 def notes(
     model: str, dense: pd.DataFrame, pruned: pd.DataFrame, published: pd.DataFrame, settings: Mapping[str, Any]
@@ -90,12 +93,7 @@ def asked(settings: Mapping[str, Any]) -> list[str]:
         if (examples := asked.get("num_fewshot")) is not None:
             same = ", the same ones before every question" if examples and asked["shared_examples"] else ""
             how.append(f"{examples or 'no'} worked example{'' if examples == 1 else 's'}{same}")
-        if asked.get("chat_template"):
-            how.append("the model's chat format")
-        if asked.get("max_gen_toks"):
-            how.append(f"answers of at most {asked['max_gen_toks']} tokens")
-        if asked.get("first"):
-            how.append(f"items from number {asked['first']:,} on")
+        how += [text.format(asked[key]) for key, text in ASKED.items() if asked.get(key)]
         if how:
             found[entry["title"]] = f"{entry['title']}: {', '.join(how)}."
     return list(found.values())
@@ -180,16 +178,15 @@ def removed(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
             f"{', '.join(by_size)}: key-value groups of attention are pruned as well, and count as neurons of as many "
             "parameters."
         )
+    measured = "by times measured on this machine, noise included"
+    costs = {"flops": ("operations for a prompt", "by arithmetic")}
+    costs |= {"prefill": ("time for a prompt", measured), "decode": ("time for a token", measured)}
     for method, per in kept.items():
-        cost = {"flops": "operations for a prompt", "prefill": "time for a prompt", "decode": "time for a token"}[per]
-        how = "by arithmetic" if per == "flops" else "by times measured on this machine, noise included"
-        what = f"takes no more {cost} than a model whose layers have all lost this share of their neurons, {how}"
+        cost, how = costs[per]
+        what = f"takes no more {cost} than a model whose layers have all lost this share of their neurons"
         if method in settings["ranked"]:  # a ranking cannot promise that where time is not in proportion to width
-            what = (
-                f"loses neurons, and key-value groups of attention, that take as much {cost} as this share of all "
-                f"neurons, each at the average of its kind, {how}"
-            )
-        found.append(f"`{method}` {what} (latency_table.parquet): of parameters another share is removed.")
+            what = f"loses neurons and key-value groups that take as much {cost}, on average, as this share of neurons"
+        found.append(f"`{method}` {what}, {how} (latency_table.parquet): of parameters another share is removed.")
     return found
 
 

@@ -50,13 +50,10 @@ def inline(markdown: str) -> str:
     return MARKDOWN.renderInline(markdown)
 
 
-def title_of(markdown: str) -> str:
-    """The heading of a table's page."""
-    return markdown.partition("\n")[0].removeprefix("# ")
-
-
-def without_title(markdown: str) -> str:
-    return markdown.partition("\n")[2]
+def table_page(markdown: str) -> tuple[str, str]:
+    """The heading of a table's page, and HTML of the rest."""
+    title, _, rest = markdown.removeprefix("# ").partition("\n")
+    return title, rendered(rest)
 
 
 # Sentences, in Markdown -----------------------------------------------------------------------------------------------
