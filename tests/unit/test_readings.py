@@ -8,6 +8,7 @@ import pytest
 
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError
+from pruning.core.significance import wilson
 from pruning.report.files import Files
 from pruning.report.tables import readings
 
@@ -70,19 +71,19 @@ def test_agfs_verdict_is_over_the_sparsities_that_have_perplexities(agf: float, 
     assert np.isnan(same["agf_nearness"]) and same["agf_verdict"] == "same"
 
 
-def test_kept_shares_by_hand():
-    region = np.array(["trap", "trap", "rest", "spike"])
-    keep = {"rku": np.array([True, False, True, True]), "wanda": np.array([True, True, True, False])}
-    found = readings.kept_shares(region, keep)
-    assert (found["trap_neurons"], found["spike_neurons"], found["all_neurons"]) == (2, 1, 4)
-    assert (found["trap_rku"], found["trap_wanda"], found["spike_rku"], found["spike_wanda"]) == (0.5, 1, 1, 0)
-    assert found["all_rku"] == found["all_wanda"] == 0.75
-    assert np.isnan(readings.kept_shares(np.array(["rest"]), {"rku": np.array([True])})["trap_rku"])
+def kept(**changes: float) -> pd.DataFrame:
+    """Of 20 neurons of either region and 60% of all: what RKU and Wanda keep. Wilson's 95% interval of 12 of 20 is 39
+    to 78%, of 16 of 20 58 to 92%, of 17 of 20 64 to 95%, of 8 of 20 22 to 61%."""
+    shares = {"trap_rku": 0.2, "trap_wanda": 1.0, "spike_rku": 0.9, "spike_wanda": 0.1, **changes}
+    rows = []
+    for name, share in shares.items():
+        none = np.isnan(share)
+        low, high = (np.nan, np.nan) if none else wilson(round(20 * share), 20, 0.95)
+        row = {"neurons": 0 if none else 20, "ci_low": low, "ci_high": high, "layer_kept_share": 0.6}
+        rows.append({**row, **dict(zip(("region", "method"), name.split("_"), strict=True))})
+    return pd.DataFrame(rows).set_index(["region", "method"])
 
 
-# Wilson's 95% interval of 12 of 20 is 39 to 78%, of 16 of 20 58 to 92%, of 17 of 20 64 to 95%, of 8 of 20 22 to 61%.
-KEPT = {"trap_neurons": 20, "spike_neurons": 20, "all_rku": 0.6, "all_wanda": 0.6, "trap_rku": 0.2, "trap_wanda": 1.0}
-KEPT |= {"spike_rku": 0.9, "spike_wanda": 0.1}
 CLAIMS = {
     "the paper's": ({}, {}, {}),
     "RKU keeps the trap": ({}, {"trap_rku": 0.9}, {"trap": False}),
@@ -91,7 +92,7 @@ CLAIMS = {
     "Wanda keeps it by chance": ({}, {"trap_wanda": 0.8}, {"trap": False}),
     "Wanda keeps just enough": ({}, {"trap_wanda": 0.85}, {}),
     "RKU drops the spikes": ({}, {"spike_rku": 0.1}, {"spike": False}),
-    "no spikes": ({}, {"spike_rku": np.nan, "spike_wanda": np.nan, "spike_neurons": 0}, {"spike": None}),
+    "no spikes": ({}, {"spike_rku": np.nan, "spike_wanda": np.nan}, {"spike": None}),
     "apart when shallow": ({"taylor": curve([0.8, 0.76])}, {}, {"shallow": False}),
     "Taylor-FO is farther": ({"taylor": curve([0.9, 0.6])}, {}, {"wanda_faster": False}),
     "deep layer above once": ({"wanda": curve([0.85, 0.72], [0.9, 0.62])}, {}, {"deep": False}),
@@ -113,10 +114,10 @@ CLAIMS = {
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_claims_can_fail(name: str):
-    changed, kept, expected = CLAIMS[name]
+    changed, shares, expected = CLAIMS[name]
     curves = {"wanda": curve([0.85, 0.72], [0.77, 0.62]), "taylor": curve([0.86, 0.76]), **changed}
     holds = dict.fromkeys(("shallow", "wanda_faster", "deep", "trap", "spike"), True) | expected
-    assert readings.claims(curves, {**KEPT, **kept}, 0.95) == {f"claim_{name}": held for name, held in holds.items()}
+    assert readings.claims(curves, kept(**shares)) == {f"claim_{name}": held for name, held in holds.items()}
 
 
 def test_the_table_has_the_best_interpretation_first_and_marks_the_presets(tmp_path: Path):

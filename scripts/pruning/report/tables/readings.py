@@ -4,10 +4,10 @@ The paper leaves open how RKU, AGF and Taylor-FO were computed. An interpretatio
 each of ROLES. Its masks are compared with the overlaps of the paper's Table 4, with how far AGF's perplexity lies from
 RKU's in Table 6, and with the claims of Section 4.2 (Figures 2 and 3).
 
-Settings: `models`, `calib`; `rows`, interpretation -> its `title`, its method for each of ROLES and the `objective` of
-its rku; `sparsities` (whole per cent) and `layer` (null: the last but one) of the overlaps; `sparsity` of the masks
-whose trap and spikes are counted, with the quantiles `high` and `low` and the `confidence` of intervals.
-Files: `overlap`, `masks` and `statistics`, templates; `table4` and `table6` of the paper.
+Settings: `models`, `calib`; `rows`, interpretation -> its `title`, a method for each of ROLES and the `objective` of
+its rku; `sparsities` (whole per cent) and `layer` (null: the last but one) of the overlaps; `sparsity` of the masks,
+`high`, `low` and `confidence` as for analysis/trap.py. Files: `overlap`, `masks` and `statistics`, templates; `table4`
+and `table6` of the paper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ import pandas as pd
 
 from pruning.analysis import trap
 from pruning.analysis.layer import chosen
-from pruning.core import artifacts, names, significance
+from pruning.core import artifacts, names
 from pruning.core.errors import InputError
 from pruning.methods.masks import rows as rows_of
 from pruning.report import printing
@@ -45,20 +45,28 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
         layer = chosen(settings["layer"], int(statistics["layer"].max()) + 1)
         rows = []
         for name, entry in settings["rows"].items():
-            curves, keep = {}, {}
+            curves, masks = {}, {}
             for role in OTHERS:
                 path = files.at("overlap", model=model, calib=calib, first=entry["rku"], second=entry[role])
                 curves[role] = curve(artifacts.read_csv(path), settings["sparsities"], layer)
             for role in ("rku", "wanda"):
                 path = files.at("masks", model=model, calib=calib, method=entry[role], sparsity=sparsity)
-                keep[role] = rows_of(path, "mask").query("layer == @layer").sort_values("unit")["keep"].to_numpy()
+                mask = rows_of(path, "mask")
+                masks[role] = mask[mask["layer"] == layer]
             of_layer = statistics[statistics["layer"] == layer]
-            region = trap.neurons(of_layer, settings["high"], settings["low"], entry["objective"])["region"].to_numpy()
+            neurons = trap.neurons(of_layer, settings["high"], settings["low"], entry["objective"])
+            kept = trap.region_rows(trap.with_masks(neurons, masks), list(masks), settings["confidence"])
+            kept = kept[kept["layer"] == "all"].set_index(["region", "method"])
             methods = {role: entry[role] for role in ROLES}
             row = {"model": model, "calib": calib, "reading": name, "chosen": methods == PRESETS, **methods}
             row |= {"layer": layer, **distances(curves, published), **distances(curves, published, COLLAPSE)}
-            row |= closeness(curves, gap) | (kept := kept_shares(region, keep))
-            rows.append(row | claims(curves, kept, settings["confidence"]))
+            row |= closeness(curves, gap)
+            for region in ("trap", "spike"):
+                row[f"{region}_neurons"] = kept.loc[(region, "rku"), "neurons"]
+                row |= {f"{region}_{role}": kept.loc[(region, role), "kept_share"] for role in masks}
+            row |= {"all_neurons": len(neurons)}
+            row |= {f"all_{role}": kept.loc[("trap", role), "layer_kept_share"] for role in masks}
+            rows.append(row | claims(curves, kept))
         tables.append(pd.DataFrame(rows))
     title = "Interpretations: how the paper's methods may have been computed, judged by its own numbers"
     pages = [block(table, settings) for table in tables]
@@ -126,35 +134,19 @@ def closeness(curves: Mapping[str, pd.DataFrame], gap: pd.DataFrame) -> dict[str
     return found | {"agf_nearness": near, "agf_verdict": verdict if apart["agf"] else "same"}
 
 
-def kept_shares(region: np.ndarray, keep: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Of one layer's trap, spike and all neurons: how many there are, and the share that each mask (bool [n]) keeps;
-    NaN of none. `region` as analysis/trap.py has it, str [n]."""
-    found = {}
-    for name, there in (("trap", region == "trap"), ("spike", region == "spike"), ("all", region != "")):
-        found[f"{name}_neurons"] = int(there.sum())
-        found |= {f"{name}_{role}": float(mask[there].mean()) if there.any() else np.nan for role, mask in keep.items()}
-    return found
-
-
-def claims(curves: Mapping[str, pd.DataFrame], kept: Mapping[str, float], confidence: float) -> dict[str, bool | None]:
+def claims(curves: Mapping[str, pd.DataFrame], kept: pd.DataFrame) -> dict[str, bool | None]:
     """Whether each claim of Section 4.2 holds for the masks, as `block` explains them; None where there is nothing to
-    judge by."""
+    judge by. `kept`: rows of trap.region_rows by region and role."""
     wanda, taylor = curves["wanda"], curves["taylor"]
     beyond = wanda.index >= COLLAPSE
     alike = pd.concat([wanda["mean"][wanda.index <= SHALLOW], taylor["mean"][taylor.index <= SHALLOW]])
-
-    def side(region: str, role: str) -> int:
-        """1 where a method keeps more of a region than of all neurons, -1 less, 0 where that may be chance."""
-        neurons, overall = kept[f"{region}_neurons"], kept[f"all_{role}"]
-        low, high = significance.wilson(round(kept[f"{region}_{role}"] * neurons), neurons, confidence)
-        return int(low > overall) - int(high < overall)
-
     found = {"shallow": bool((alike > SIMILAR).all()) if len(alike) else None}
     found["wanda_faster"] = bool((wanda["mean"] < taylor["mean"])[beyond].all()) if beyond.any() else None
     found["deep"] = bool((wanda["layer"] < wanda["mean"]).all())
-    for region, expected in (("trap", (1, -1)), ("spike", (-1, 1))):
-        there = kept[f"{region}_neurons"]
-        found[region] = (side(region, "wanda"), side(region, "rku")) == expected if there else None
+    more, less = kept["ci_low"] > kept["layer_kept_share"], kept["ci_high"] < kept["layer_kept_share"]
+    for region, keeps, leaves in (("trap", "wanda", "rku"), ("spike", "rku", "wanda")):
+        there = kept.loc[(region, "rku"), "neurons"]
+        found[region] = bool(more[region, keeps] and less[region, leaves]) if there else None
     return {f"claim_{name}": holds for name, holds in found.items()}
 
 
