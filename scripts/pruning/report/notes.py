@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED
+from pruning.core import names
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.report.printing import comparisons, percent
 
@@ -167,10 +168,10 @@ def removed(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
         "Sparsity is the share of FFN neurons removed; dense is the unpruned model. Share of all the model's "
         f"parameters removed: {'; '.join(shares)}."
     ]
-    deviation = 100 * models["achieved_sparsity"] - models["sparsity"].astype(float)
-    off = models[deviation.abs() > 0.5 + 1e-9]  # 1e-9: half a point exactly is no more than half a point
+    deviation = names.percent(models["achieved_sparsity"]) - models["sparsity"].astype(float)
+    off = models[deviation.abs() > 0.5]
     if len(off):
-        listed = [f"`{r.method}` at {r.sparsity}%: {100 * r.achieved_sparsity:.1f}%" for r in off.itertuples()]
+        listed = [f"`{r.method}` at {r.sparsity}%: {names.percent(r.achieved_sparsity):.1f}%" for r in off.itertuples()]
         found.append(f"Achieved sparsity more than 0.5 points off the nominal one: {'; '.join(listed)}.")
     kept = settings.get("kept_to", {})
     if by_size := [f"`{method}`" for method in settings.get("groups", []) if method not in kept]:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pruning.analysis.collapse import accuracy as fitted
+from pruning.core import names
 from pruning.report.figures import style
 
 KEYS = ["model", "calib", "method", "task", "metric"]
@@ -62,7 +63,7 @@ def _curves(axis: Axes, rows: pd.DataFrame, fits: pd.DataFrame, settings: Mappin
         share = 100 * of_method[["value", "ci_low", "ci_high"]]
         style.interval(axis, of_method["sparsity"], *share.to_numpy().T, **looks[method].points)
         for fit in fits[(fits["method"] == method) & fits["width"].notna()].itertuples():
-            curve = fitted(at / 100, fit.collapse, fit.width, fit.dense, fit.chance)
+            curve = fitted(names.share(at), fit.collapse, fit.width, fit.dense, fit.chance)
             axis.plot(at, 100 * curve, color=looks[method].color, linewidth=0.7)
     axis.axhline(100 * fits["chance"].iloc[0], color=style.GREY, linestyle=":", linewidth=0.8)
     axis.set_ylim(bottom=0)
