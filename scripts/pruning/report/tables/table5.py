@@ -8,6 +8,7 @@ a template.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -52,13 +53,12 @@ def rows(model: str, cases: Mapping[str, Sequence[Mapping[str, Any]]], settings:
                 f"cases: {model}, {first} and {method} were given different items or prompts; make both anew"
             )
     found = []
-    for method in methods:
+    for number, method in product(range(len(asked[first])), methods):
+        case = cases[method][number]
         sparsity = 0.0 if method == str(DENSE) else names.share(settings["sparsity"])
         own = {"model": model, "calib": settings["calib"], "method": method, "sparsity": sparsity}
-        found += [own | {**case, "target": case["target_answer"]} for case in cases[method]]
-    frame = pd.DataFrame(found)
-    order = {item: place for place, (item, *_) in enumerate(asked[first])}
-    return frame.sort_values("item", key=lambda items: items.map(order), kind="stable", ignore_index=True)[COLUMNS]
+        found.append(own | {**case, "target": case["target_answer"]})
+    return pd.DataFrame(found)[COLUMNS]
 
 
 def summary(model: str, frame: pd.DataFrame, settings: Mapping[str, Any]) -> Block:
