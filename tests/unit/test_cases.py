@@ -19,15 +19,8 @@ from pruning.models import loading
 from pruning.report.files import Files
 from pruning.report.tables import table5
 
-SETTINGS = {
-    "items": [2, 0, 1],
-    "prompt": "Q: {question}\nA:",
-    "target": "{answer}",
-    "tokens": 12,
-    "until": ["Q:"],
-    "answer_pattern": r"#### (-?[0-9.,]+)",
-    "dtype": "float32",
-}
+SETTINGS = {"items": [2, 0, 1], "prompt": "Q: {question}\nA:", "target": "{answer}", "tokens": 12, "until": ["Q:"]}
+SETTINGS |= {"answer_pattern": r"#### (-?[0-9.,]+)", "dtype": "float32"}
 TABLE = {"models": ["tiny"], "calib": "gsm8k-s0", "sparsity": 40, "methods": ["dense", "rku", "wanda"], "excerpt": 60}
 NASTY = "a|b\\|c `x` **y** _z_ <b>&lt; [l](u) ![i](u) ~~s~~ $1$\n\n# h\n| r |\n```\n- l\t1\n> q \\"
 

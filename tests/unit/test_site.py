@@ -131,21 +131,12 @@ def first_page(folder: Path, title="mine: what pruning leaves") -> Path:
     for name, frame in (("table1", results(*rows)), ("costs", costs)):
         artifacts.write_csv(folder / f"{name}.csv", frame, {}, beside=[folder / f"{name}.md"])
     (folder / "fig.svg").write_text(SVG)
-    settings = {
-        "title": title,
-        "tables": [
-            {"name": "table1", "maker": "results", "caption": "Accuracy."},
-            {"name": "costs", "maker": "costs", "caption": "Time."},
-        ],
-        "figures": [{"name": "fig", "title": "A figure", "caption": "What it shows."}],
-        "titles": TITLES,
-        "confidence": 0.95,
-    }
-    files = [
-        f"table={folder}/{{table}}",
-        f"figure={folder}/{{figure}}",
-        f"experiments={folder.parent}/experiments.html",
-    ]
+    shown = (("table1", "results", "Accuracy."), ("costs", "costs", "Time."))
+    settings = {"title": title, "titles": TITLES, "confidence": 0.95}
+    settings["tables"] = [dict(zip(("name", "maker", "caption"), entry, strict=True)) for entry in shown]
+    settings["figures"] = [{"name": "fig", "title": "A figure", "caption": "What it shows."}]
+    files = [f"table={folder}/{{table}}", f"figure={folder}/{{figure}}"]
+    files.append(f"experiments={folder.parent}/experiments.html")
     index_stage.index(settings, files, ROOT / "report/index.html.j2", folder / "index.html")
     return folder / "index.html"
 
@@ -153,9 +144,8 @@ def first_page(folder: Path, title="mine: what pruning leaves") -> Path:
 def test_the_page_opens_on_the_result_and_links_every_file(tmp_path):
     page = first_page(tmp_path / "mine").read_text()
     body = page[page.index("<body>") :]
-    order = [
-        body.index(text) for text in ("<h1>mine: what", "an accuracy of 84.5%", "<img", "What it shows.", "<table>")
-    ]
+    texts = "<h1>mine: what", "an accuracy of 84.5%", "<img", "What it shows.", "<table>"
+    order = [body.index(text) for text in texts]
     assert order == sorted(order)
     assert 'href="table1.csv"' in page and 'href="fig.png"' in page and 'href="../experiments.html"' in page
     assert "3 jobs, 2.0 hours one after another" in page

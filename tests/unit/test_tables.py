@@ -67,22 +67,19 @@ class Study:
     def __init__(self, directory: Path):
         self.results = directory / "results"
         self.outputs = {name: directory / f"table1.{name}" for name in ("csv", "md", "tex")}
-        task = {"metrics": ["exact_match,strict-match"], "kind": "accuracy", "title": "GSM8K"}
-        task |= {"task": "gsm8k", "tuning": None}
-        windows = {"metrics": ["perplexity"], "kind": "perplexity", "title": "WikiText-2"}
-        windows |= {"task": "wikitext2", "tuning": None}
+        task = {"kind": "accuracy", "title": "GSM8K", "task": "gsm8k", "tuning": None}
+        windows = {"kind": "perplexity", "title": "WikiText-2", "task": "wikitext2", "tuning": None}
+        tasks = {"gsm8k": {"metrics": ["exact_match,strict-match"], **task}}
+        tasks["wikitext2"] = {"metrics": ["perplexity"], **windows}
         calibrations = {calib: {"seed": seed} for seed, calib in enumerate(CALIBS)}
-        note = "weights are Q4_1-quantised"
+        models = {PAPER_MODEL: {"note": "weights are Q4_1-quantised", "dtype": "bfloat16"}, OTHER_MODEL: {"note": None}}
         self.published = directory / "published.csv"  # one row of the paper that two presets may stand for
         self.published.write_text(PAPER.read_text().replace(",wanda,", ",wanda;wanda_global,"))
         self.settings = {
             **{"name": "table1", "title": "Table 1: what pruning leaves of each model", "layout": "wide"},
             **{"paper": "table1", "reference": "wanda", "confidence": 0.95, "resamples": 500, "seed": 0},
-            "models": {
-                PAPER_MODEL: {"note": note, "dtype": "bfloat16", "calibrations": calibrations},
-                OTHER_MODEL: {"note": None, "calibrations": calibrations},
-            },
-            **{"tasks": {"gsm8k": task, "wikitext2": windows}, "methods": METHODS, "sparsities": SPARSITIES},
+            "models": {name: {**entry, "calibrations": calibrations} for name, entry in models.items()},
+            **{"tasks": tasks, "methods": METHODS, "sparsities": SPARSITIES},
         }
 
     def build(self) -> None:

@@ -26,10 +26,10 @@ COLUMNS = [
     *("published", "mean_tokens", "cut_off", "no_answer", "repetition"),
 ]
 # Only the printed table needs these. The marks were chosen by looking at the results, so no p-value goes with them;
-# `group` is what a variant is compared within: a sparsity, or equal cost; `compared` and `compared_by_cluster` are the
+# `group` is what a variant is compared within: a sparsity, or equal cost; `compared` and `by_cluster` are the
 # numbers of tests that Holm's adjustment is over.
-PRINTED = ["best", "near_best", "group", "column", "kind", "compared", "compared_by_cluster"]
-INTEGERS = ["seed", "sparsity", "n", "windows", "clusters", "discordant", "compared", "compared_by_cluster"]
+PRINTED = ["best", "near_best", "group", "column", "kind", "compared", "by_cluster"]
+INTEGERS = ["seed", "sparsity", "n", "windows", "clusters", "discordant", "compared", "by_cluster"]
 TEXTS = ["model", "calib", "method", "task", "tuning", "metric", "reference", "test", "group", "column", "kind"]
 
 TESTS = {"accuracy": "exact McNemar", "perplexity": "paired t over blocks of windows"}
@@ -89,14 +89,16 @@ def table_rows(
                 row |= {"reference": name, "test": TESTS[kind], "beside": other.calib}
                 row |= compare(outcomes[key], outcomes[other, column.task, metric], kind, settings)
             rows[key] = row
-    rows = list(rows.values())
-    _mark_best(rows, settings["confidence"])
-    _adjust(rows)
-    _add_published(rows, published)
-    frame = pd.DataFrame(rows, columns=COLUMNS + PRINTED)  # without `samples` and `beside`
+    _mark_best(list(rows.values()), settings["confidence"])
+    frame = pd.DataFrame(rows.values(), columns=[*COLUMNS, *PRINTED, "beside"])  # without `samples`
+    families = frame.groupby("beside")  # what is compared with models of one calibration
+    for p, adjusted, number in (("p_value", "p_holm", "compared"), ("p_cluster", "p_cluster_holm", "by_cluster")):
+        frame[adjusted] = families[p].transform(lambda values: significance.holm(values.tolist()))
+        frame[number] = families[p].transform("count")
+    frame["published"] = _published(frame, published)
     numbers = [name for name in COLUMNS if name not in INTEGERS + TEXTS]
     types = dict.fromkeys(INTEGERS, "Int64") | dict.fromkeys(numbers, "float64") | dict.fromkeys(PRINTED[:2], "bool")
-    return frame.astype(types)
+    return frame[COLUMNS + PRINTED].astype(types)
 
 
 def _variants(
@@ -314,25 +316,12 @@ def _mark_best(rows: Sequence[dict[str, Any]], confidence: float) -> None:
             row["near_best"] = not row["best"] and not p <= 1 - confidence
 
 
-def _adjust(rows: Sequence[dict[str, Any]]) -> None:
-    """Holm's adjustment, over what is compared with models of one calibration."""
-    for text in {row["beside"] for row in rows if "beside" in row}:
-        compared = [row for row in rows if row.get("beside") == text]
-        for name, adjusted, count in (
-            ("p_value", "p_holm", "compared"),
-            ("p_cluster", "p_cluster_holm", "compared_by_cluster"),
-        ):
-            p_values = np.array([row.get(name) for row in compared], dtype=float)
-            for row, p in zip(compared, significance.holm(p_values), strict=True):
-                row |= {adjusted: p, count: int((~np.isnan(p_values)).sum())}
-
-
-def _add_published(rows: Sequence[dict[str, Any]], published: pd.DataFrame) -> None:
+def _published(frame: pd.DataFrame, published: pd.DataFrame) -> list[float | None]:
+    """The published value of each row, where there is one: of any preset that may stand for a published method."""
     values = {
         (entry.model, preset, names.percent(entry.sparsity), entry.task, entry.tuning, entry.metric): entry.value
         for entry in published.itertuples()
         for preset in entry.presets.split(";")
     }
-    for row in rows:
-        key = tuple(row[name] for name in ("model", "method", "sparsity", "task"))
-        row["published"] = values.get((*key, row["tuning"] or "", row["metric"]))
+    keys = frame[["model", "method", "sparsity", "task", "tuning", "metric"]].fillna({"tuning": ""})
+    return [values.get(key) for key in keys.itertuples(index=False, name=None)]

@@ -147,7 +147,7 @@ def tests(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]
             found.append(
                 "So does McNemar's test; a t-test over templates speaks of others of the same kind, and n.s. is told "
                 "unless both are significant, the latter after Holm over its own "
-                f"{comparisons(pruned['compared_by_cluster'].max())}{spread}."
+                f"{comparisons(pruned['by_cluster'].max())}{spread}."
             )
     where = "of its column" if settings["layout"] == "wide" or settings.get("at") else "at its sparsity"
     return [
