@@ -26,15 +26,13 @@ MEASURES = {
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    neurons = style.table(tables, "neurons", ["layer", "unit", "activation", "gradient", "region"])
+    neurons = style.table(tables, "neurons", ["model", "calib", "layer", "activation", "gradient", "region"])
     columns = ["sparsity", "method", "region", "neurons", "expected", "kept_share", "ci_low", "ci_high"]
     regions = style.table(tables, "regions", [*MODEL, *columns, "layer_kept_share"])
     classes = style.table(tables, "classes", [*MODEL, "group", "measure", "token_class", "share", "token_share"])
     blocks = style.blocks(regions, "regions", settings)
     entries = max(len(settings["methods"]), classes["token_class"].nunique())
     made, parts = style.figure([block.title for block in blocks], style.row_height(entries) + 0.75)
-    if len(blocks) > 1:
-        style.table(tables, "neurons", ["model", "calib"])
     for block, part in zip(blocks, parts, strict=True):
         axes = part.subplots(1, 3, gridspec_kw={"width_ratios": [1.15, 1, 1]})
         layer = next(value for value in block.rows(classes)["layer"].astype(str) if value != "all")

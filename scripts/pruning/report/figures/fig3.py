@@ -1,7 +1,7 @@
 """Figure 3: how much the masks of two methods agree, over sparsities and over layers.
 
-Tables: `overlap` (chance is the IoU of two independent masks of the same sizes) and, optional, `published` (presets
-separated by `;`; the mean over layers where `layer` is empty). Settings: `pair`, the two methods of the heat map.
+Tables: `overlap` (chance is the IoU of two independent masks of the same sizes) and `published` (presets separated by
+`;`; the mean over layers where `layer` is empty). Settings: `pair`, the two methods of the heat map.
 """
 
 from collections.abc import Mapping
@@ -21,10 +21,8 @@ CHANCE = (0, (2, 2))
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
     overlap = style.table(tables, "overlap", ["model", "calib", *PAIR, "sparsity", "layer", "iou", "chance"])
-    published = None
-    if "published" in tables:
-        columns = ["model", *PAIR, "first_presets", "second_presets", "layer", "sparsity", "value"]
-        published = style.table(tables, "published", columns)
+    columns = ["model", *PAIR, "first_presets", "second_presets", "layer", "sparsity", "value"]
+    published = style.table(tables, "published", columns)
     overlap = overlap.assign(sparsity=names.percent(overlap["sparsity"]))
     blocks = style.blocks(overlap, "overlap", settings)
     pairs = list(overlap[PAIR].drop_duplicates().itertuples(index=False, name=None))
@@ -36,8 +34,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         left, right = part.subplots(1, 2, gridspec_kw={"width_ratios": [1.15, 1]})
         rows = block.rows(overlap)
         _curves(left, rows, looks)
-        if published is not None:
-            shown |= _published(left, published[published["model"] == block.model], pairs)
+        shown |= _published(left, published[published["model"] == block.model], pairs)
         heat = style.pick(rows, "overlap", first=chosen[0], second=chosen[1])
         _layers(right, heat, name(chosen))
     handles = [Line2D([], [], label=name(pair), **look.line) for pair, look in looks.items()]

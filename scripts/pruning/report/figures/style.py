@@ -177,19 +177,15 @@ class Panels:
     """One (model, calibration): one row of panels."""
 
     model: str
-    calib: str | None
+    calib: str
 
     @property
     def title(self) -> str:
-        return f"{self.model}, calibrated on {self.calib}" if self.calib else self.model
+        return f"{self.model}, calibrated on {self.calib}"
 
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The table's rows of it. Those with no calibration, the dense model's, are rows of any calibration."""
-        if "model" in frame:
-            frame = frame[frame["model"] == self.model]
-        if "calib" in frame and self.calib:
-            frame = frame[(frame["calib"] == self.calib) | frame["calib"].isna()]
-        return frame
+        return frame[(frame["model"] == self.model) & ((frame["calib"] == self.calib) | frame["calib"].isna())]
 
 
 def blocks(frame: pd.DataFrame, name: str, settings: Mapping[str, Any]) -> list[Panels]:

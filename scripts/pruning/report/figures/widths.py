@@ -19,7 +19,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
     blocks = style.blocks(widths, "widths", settings)
     made, parts = style.figure([block.title for block in blocks], 0.2 * len(settings["methods"]) + 1.0)
     for block, part in zip(blocks, parts, strict=True):
-        rows = style.pick(block.rows(widths)[lambda f: f["method"] != "dense"], "widths", sparsity=settings["sparsity"])
+        rows = style.pick(block.rows(widths), "widths", sparsity=settings["sparsity"])
         methods = style.methods_of(rows, "widths", settings)
         grid = rows.pivot(index="method", columns="layer", values="kept_share").loc[list(methods)]
         axis = part.subplots()
