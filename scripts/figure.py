@@ -44,20 +44,18 @@ def read(files) -> dict[str, Any]:
 
     from pruning.core import artifacts
 
-    tables = {}
-    for name, path in ((named, path) for named in files.named for path in files.all(named)):
-        own = pd.read_csv if name == "published" else artifacts.read_csv  # the paper's numbers are no result
-        frame = read_neurons(path) if path.suffix == ".parquet" else own(path)
-        tables.setdefault(name, []).append(frame)
-    return {name: pd.concat(frames, ignore_index=True) for name, frames in tables.items()}
+    def read_one(name: str, path: Path) -> pd.DataFrame:
+        if name == "published":  # the paper's numbers are no result
+            return pd.read_csv(path)
+        if path.suffix != ".parquet":
+            return artifacts.read_csv(path)
+        # What the stage `trap` says of each neuron, with the model and calibration of its provenance.
+        frame, settings = artifacts.read_parquet(path, "trap"), artifacts.read_provenance(path)["settings"]
+        return frame.assign(model=settings["model"], calib=settings["calib"])
 
-
-def read_neurons(path: Path) -> Any:
-    """What the stage `trap` says of each neuron, with the model and calibration of its provenance."""
-    from pruning.core import artifacts
-
-    frame, settings = artifacts.read_parquet(path, "trap"), artifacts.read_provenance(path)["settings"]
-    return frame.assign(model=settings["model"], calib=settings["calib"])
+    return {
+        name: pd.concat([read_one(name, path) for path in files.all(name)], ignore_index=True) for name in files.named
+    }
 
 
 if __name__ == "__main__":

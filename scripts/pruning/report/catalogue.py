@@ -117,7 +117,6 @@ def tables(config: Config) -> dict[str, Entry]:
     published = {n: [names.PUBLISHED.format(table=f"table{n}")] for n in (4, 6)}
     if config.overlap:
         found["table4"] = Entry(
-            "table4",
             "Overlap of masks, averaged over layers and at one layer.",
             {
                 "overlap": overlaps(config, config.overlap.pairs),
@@ -130,7 +129,6 @@ def tables(config: Config) -> dict[str, Entry]:
         shown = product(config.experiment.models, [DENSE, *grid(config, [config.experiment.sparsity])])
         methods = [str(DENSE), *config.experiment.methods]
         found["table5"] = Entry(
-            "table5",
             "What each model writes when asked the same questions.",
             {"cases": [names.CASES.format(model=model, variant=variant) for model, variant in shown]},
             {
@@ -143,7 +141,6 @@ def tables(config: Config) -> dict[str, Entry]:
         rows, task = ablation_grid(config), config.tasks[config.ablation.task]
         variants = [DENSE, *(Variant(calib(config), row, config.experiment.sparsity) for row in rows)]
         found["ablation"] = Entry(
-            "ablation",
             "Every combination of RKU's choices, best first.",
             {"samples": samples(config, variants, config.ablation.task)},
             {
@@ -160,7 +157,6 @@ def tables(config: Config) -> dict[str, Entry]:
         # The gradient that an interpretation's RKU is made of; a score without one is held against the experiment's.
         rows = {n: {**r.model_dump(), "objective": config.objective(r.rku) or trap.objective} for n, r in used.items()}
         found["readings"] = Entry(
-            "readings",
             "Ways in which the paper's methods may have been computed, judged by the paper's own numbers.",
             {
                 "overlap": overlaps(config, list(pairs)),
@@ -177,7 +173,6 @@ def tables(config: Config) -> dict[str, Entry]:
         )
     if config.collapse:
         found["collapse"] = Entry(
-            "collapse",
             "The sparsity at which each method's accuracy has fallen halfway to guessing.",
             {"collapse": [config.places.collapse], "accuracy": [config.places.accuracy]},
             collapse_settings(config),
@@ -185,7 +180,6 @@ def tables(config: Config) -> dict[str, Entry]:
     if of := tradeoff_tables(config):
         own = described(config, Column(tradeoff_task(config)))
         found["tradeoff"] = Entry(
-            "tradeoff",
             "What a smaller model costs and gains: quality, size and speed of the very models of the tables.",
             {
                 "quality": [f"{config.places.table.format(table=table)}.csv" for table in of],
@@ -198,14 +192,14 @@ def tables(config: Config) -> dict[str, Entry]:
         )
     if config.latency:
         files = {"shapes": [names.LATENCY.format(shape=shape) for shape in latency_shapes(config)]}
-        found["latency"] = Entry("latency", "Speed of dense and compact shapes with random weights.", files)
-    return found
+        found["latency"] = Entry("Speed of dense and compact shapes with random weights.", files)
+    return {name: replace(entry, maker=entry.maker or name) for name, entry in found.items()}
 
 
 def costs(config: Config) -> Entry:
     joint = sorted({names.joined(tasks) for _, tasks in together(config)})
     caption = "Time and memory of every stage of this run."
-    return Entry("costs", caption, {"benchmarks": [names.BENCHMARKS]}, {"joint": joint})
+    return Entry(caption, {"benchmarks": [names.BENCHMARKS]}, {"joint": joint}, maker="costs")
 
 
 def figures(config: Config) -> dict[str, Entry]:
@@ -213,7 +207,6 @@ def figures(config: Config) -> dict[str, Entry]:
     found, table = {}, f"{config.places.table}.csv"
     if config.spectrum:
         found["fig1"] = Entry(
-            "fig1",
             "Singular values of what the kept neurons of one layer do on calibration text. A curve that stays high "
             "is a kept set that spans many directions. All methods are compared at equal width; the dense model's "
             "curve at that width is the mean over random sets of neurons, so a method below it keeps neurons that "
@@ -227,7 +220,6 @@ def figures(config: Config) -> dict[str, Entry]:
     if config.trap:
         files = {"neurons": "neurons.parquet", "regions": "regions.csv", "classes": "classes.csv"}
         found["fig2"] = Entry(
-            "fig2",
             "The claim of a magnitude trap, tested. Left: activation against kinetic gradient of each neuron; trap "
             "neurons are active without gradient, spike neurons the reverse, by the quantiles that the axes mark. "
             "Middle: the share of either kind that each method keeps, beside the share it keeps of all neurons. "
@@ -237,7 +229,6 @@ def figures(config: Config) -> dict[str, Entry]:
         )
     if config.overlap:
         found["fig3"] = Entry(
-            "fig3",
             "How much two methods agree on the neurons to keep, by sparsity, beside what two random masks of the "
             "same widths would share; and where in the network they differ.",
             {
@@ -251,7 +242,6 @@ def figures(config: Config) -> dict[str, Entry]:
         titles = {config.collapse.task: config.tasks[config.collapse.task].title}
         background = {"background": config.collapse.background} if config.collapse.background else {}
         found["collapse"] = Entry(
-            "collapse",
             "Accuracy after pruning, by sparsity, with intervals. The collapse point is the sparsity at which the "
             "accuracy has fallen halfway from the dense model's to guessing; an arrow: not within the sparsities "
             "measured.",
@@ -260,7 +250,6 @@ def figures(config: Config) -> dict[str, Entry]:
             "Accuracy over sparsity",
         )
     found["widths"] = Entry(
-        "widths",
         "The share of its neurons that each layer keeps. Uniform methods keep the same everywhere; global ones "
         "starve the layers in which they find little.",
         {"widths": [config.places.widths]},
@@ -270,7 +259,6 @@ def figures(config: Config) -> dict[str, Entry]:
     if tradeoff_tables(config):
         own = described(config, Column(tradeoff_task(config)))
         found["tradeoff"] = Entry(
-            "tradeoff",
             f"Quality ({own['title']}) against size and measured speed of the same models. The line joins those "
             "that no other beats: whatever is better than one of them is clearly larger or slower.",
             {"tradeoff": [table.format(table="tradeoff")]},
@@ -279,7 +267,6 @@ def figures(config: Config) -> dict[str, Entry]:
         )
     if config.latency and config.collapse:
         found["latency"] = Entry(
-            "latency",
             "What the smaller model gains: accuracy against prefill time, and measured speed-ups against the bound "
             "by arithmetic.",
             {"latency": [table.format(table="latency")], "accuracy": [config.places.accuracy]},
@@ -288,13 +275,12 @@ def figures(config: Config) -> dict[str, Entry]:
         )
     if logs := recovery_logs(config):
         found["recovery"] = Entry(
-            "recovery",
             "Loss during LoRA recovery on the tuning text. A low loss is no accuracy: Table 3 has that.",
             {"log": logs},
             title="Loss during recovery",
         )
     shared = statistical(config, "models", "methods")
-    return {name: replace(entry, settings={**shared, **entry.settings}) for name, entry in found.items()}
+    return {name: replace(entry, settings={**shared, **entry.settings}, maker=name) for name, entry in found.items()}
 
 
 # The first page -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from pruning.core.errors import InputError
 
 @dataclass(frozen=True)
 class Entry:
-    maker: str
     caption: str
     """For someone who has not read the code."""
     files: Mapping[str, list[str]]
@@ -20,6 +19,8 @@ class Entry:
     """Of a figure; a table's page has its own."""
     templates: Mapping[str, str] = field(default_factory=dict)
     """For files that the maker finds by what they are of, not by their order: how they are named."""
+    maker: str = ""
+    """The module that makes it; the entry's own name where it is none other."""
 
     @property
     def inputs(self) -> list[str]:

@@ -74,7 +74,7 @@ def results(config: Config, name: str) -> Entry:
         files["sensitivity"] = [names.SENSITIVITY.format(model=m, calib=c, method=method) for m, c, method in places]
         templates["sensitivity"] = names.SENSITIVITY
     caption = CAPTIONS.get(name, "A table of this experiment's configuration.")
-    return Entry("results", caption, files, settings, table.title, templates)
+    return Entry(caption, files, settings, table.title, templates, "results")
 
 
 def passes(method: Method) -> list[str]:
