@@ -704,7 +704,7 @@ def test_notes_on_how_questions_were_put_and_on_small_things():
 
 def test_templates_are_no_matter_of_tests_where_nothing_is_compared():
     settings = {"tasks": {"gsm8k": {"task": "gsm8k", "title": "GSM8K"}}, "reference": "wanda", "layout": "wide"}
-    dense = pd.DataFrame({"task": ["gsm8k"], "clusters": [22]})
+    dense = pd.DataFrame({"task": ["gsm8k"], "column": ["gsm8k"], "clusters": [22]})
     said = " ".join(notes.tests(dense, pd.DataFrame({"p_value": [None], "p_cluster": [None]}), settings))
     assert "(GSM8K 22): Wilson's interval" in said and "McNemar" not in said and "n.s." not in said
 

@@ -54,20 +54,17 @@ def cells(dense: pd.DataFrame, pruned: pd.DataFrame, dtype: str | None, confiden
 def measured_on(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     """Which items were used, how they were asked where the config says so, and what the calibration data share with
     them."""
-    of_task = {entry["task"]: entry for entry in reversed(settings["tasks"].values())}
     sizes = []
     for row in dense.itertuples():
         unit = "items"
-        if of_task[row.task]["kind"] == "perplexity":
+        if row.kind == "perplexity":
             unit = f"predicted tokens in {row.windows} windows"
             if row.windows < LEAST_WINDOWS:
                 unit += f" (fewer than {LEAST_WINDOWS} windows: their tests tell little)"
-        sizes.append(f"{of_task[row.task]['title']} n = {row.n:,} {unit} (`{row.metric}`)")
+        sizes.append(f"{settings['tasks'][row.column]['title']} n = {row.n:,} {unit} (`{row.metric}`)")
     early = stopped(dense, pruned, settings)
-    found = [
-        f"Items: {'; '.join(sizes)}; the same for all variants{', but for those that stopped early' * bool(early)}."
-    ]
-    return found + early + asked(settings) + leakage(pruned, settings)
+    same = "the same for all variants" + ", but for those that stopped early" * bool(early)
+    return [f"Items: {'; '.join(sizes)}; {same}.", *early, *asked(settings), *leakage(pruned, settings)]
 
 
 def stopped(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
@@ -136,8 +133,8 @@ def tests(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]
         )
     clustered = dense[dense["clusters"].notna()].drop_duplicates("task")
     if len(clustered):
-        titles = {entry["task"]: entry["title"] for entry in reversed(settings["tasks"].values())}
-        named = ", ".join(f"{titles[row.task]} {row.clusters}" for row in clustered.itertuples())
+        titles = [settings["tasks"][column]["title"] for column in clustered["column"]]
+        named = ", ".join(f"{title} {n}" for title, n in zip(titles, clustered["clusters"], strict=True))
         found.append(f"Items share templates ({named}): Wilson's interval speaks of these with other instances.")
         if pruned["p_cluster"].notna().any():
             effects = pruned["design_effect"].dropna()
