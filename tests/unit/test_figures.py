@@ -30,10 +30,6 @@ MANY = [
 MODELS = ["tiny-reasoner", "smollm2-135m"]
 SPARSITIES = [10, 20, 30, 40, 50, 60, 70, 80, 90]
 LAYERS = 30
-DRAWS = {
-    **{"fig1": fig1.draw, "fig2": fig2.draw, "fig3": fig3.draw, "collapse": collapse.draw, "widths": widths.draw},
-    **{"latency": latency.draw, "recovery": recovery.draw, "tradeoff": tradeoff.draw},
-}
 
 
 def settings(methods=METHODS, models=MODELS[:1], **more):
@@ -190,21 +186,29 @@ def recovery_tables(methods, models):
     return {"log": pd.concat(rows, ignore_index=True)}
 
 
+DRAWS = {
+    "fig1": (fig1.draw, spectrum_tables, {}),
+    "fig2": (fig2.draw, region_tables, {}),
+    "fig3": (fig3.draw, overlap_tables, {"pair": ["rku", "wanda"]}),
+    "collapse": (collapse.draw, accuracy_tables, {"titles": {"options": "Five options"}}),
+    "widths": (widths.draw, width_tables, {"sparsity": 0.5}),
+    "latency": (latency.draw, latency_tables, {"task": "gsm_symbolic"}),
+    "tradeoff": (tradeoff.draw, tradeoff_tables, {"title": "Sums", "kind": "accuracy"}),
+    "recovery": (recovery.draw, recovery_tables, {}),
+}
+
+
 @cache
 def made(name, many=False):
     """Tables and settings of one figure."""
     methods, models = (MANY, MODELS) if many else (METHODS, MODELS[:1])
-    build, more = {
-        "fig1": (spectrum_tables, {}),
-        "fig2": (region_tables, {}),
-        "fig3": (overlap_tables, {"pair": ["rku", "wanda"]}),
-        "collapse": (accuracy_tables, {"titles": {"options": "Five options"}}),
-        "widths": (width_tables, {"sparsity": 0.5}),
-        "latency": (latency_tables, {"task": "gsm_symbolic"}),
-        "tradeoff": (tradeoff_tables, {"title": "Sums", "kind": "accuracy"}),
-        "recovery": (recovery_tables, {}),
-    }[name]
+    _, build, more = DRAWS[name]
     return build(methods, models), settings(methods, models, **more)
+
+
+@cache
+def as_made(name, many):
+    return laid_out(name, *made(name, many))
 
 
 def drawn(name, tables=None, many=False, **changes):
@@ -215,15 +219,10 @@ def drawn(name, tables=None, many=False, **changes):
     return laid_out(name, own if tables is None else tables, chosen | changes)
 
 
-@cache
-def as_made(name, many):
-    return laid_out(name, *made(name, many))
-
-
 def laid_out(name, tables, chosen):
     with warnings.catch_warnings(), style.figure_style():
         warnings.simplefilter("error")
-        figure = DRAWS[name](tables, chosen)
+        figure = DRAWS[name][0](tables, chosen)
         figure.draw_without_rendering()
     return figure
 

@@ -75,9 +75,7 @@ def table_rows(
         recorded = size(variant) if group else WHOLE
         for column, kind, metric in measures:
             own = _of(column, variant)
-            key = (own, column.task, metric)
-            if key in rows:  # the dense model has a result per task, however many columns show it
-                continue
+            key = (own, column.task, metric)  # of the dense model the same in all columns of a task: one row
             row = {"model": model, "calib": own.calib, "method": own.method, "sparsity": own.sparsity, "group": group}
             row |= {"task": column.task, "tuning": own.tuning, "metric": metric, "column": str(column), "kind": kind}
             row |= {"seed": calibrations[own.calib]["seed"] if group else None, "samples": outcomes[key]}
