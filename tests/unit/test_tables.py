@@ -778,3 +778,8 @@ def test_tex_escapes_every_special_character():
 )
 def test_perplexities_have_decimals_that_suit_their_size(value, shown):
     assert printing.plain(value + 1e-9) == [shown]
+
+
+def test_sparsities_are_converted_without_what_binary_fractions_add():
+    assert [names.percent(names.share(sparsity)) for sparsity in range(100)] == list(range(100))
+    assert names.percent(pd.Series([0.29, 0.2917])).tolist() == [29.0, 29.17]
