@@ -13,15 +13,13 @@ def experiments(
     template: Annotated[Path, typer.Option(help="Jinja template of the page")],
     output: Annotated[Path, typer.Option(help="HTML page, beside the experiments' folders")],
 ) -> None:
-    from pruning.core import artifacts
     from pruning.report import site
 
     pages = []
     for path in sorted([*output.parent.glob("index.html"), *output.parent.glob("*/index.html")]):
         if found := site.about(path.read_text(encoding="utf-8")):
             pages.append({**found, "link": os.path.relpath(path, output.parent)})
-    with artifacts.atomic(output) as temporary:
-        temporary.write_text(site.fill(template, pages=pages), encoding="utf-8")
+    site.write(output, template, pages=pages)
     print(f"{len(pages)} experiments")
 
 

@@ -1,7 +1,7 @@
-"""One figure from the tables of the analyses, as SVG and PNG (200 dpi), in the house style.
+"""One figure from the tables of the analyses, as SVG and PNG (200 dpi), in the figures' style.
 
-Settings (JSON): `methods` and `models`, in the order of drawing, and the figure's own keys; pruning/figures/NAME.py
-says which, and which tables it takes. Equal tables and settings make equal bytes.
+Settings (JSON): `methods` and `models`, in the order of drawing, and the figure's own keys;
+pruning/report/figures/NAME.py says which, and which tables it takes. Equal tables and settings make equal bytes.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from pruning.core import cli
 
 def figure(
     settings: cli.Settings,
-    figure: Annotated[str, typer.Option(help="name of the module in pruning/figures")],
+    figure: Annotated[str, typer.Option(help="name of the module in pruning/report/figures")],
     file: Annotated[list[str], typer.Option(metavar="NAME=PATH", help="CSV or parquet; those of one name are joined")],
     output_svg: Annotated[Path, typer.Option(help="SVG to write")],
     output_png: Annotated[Path, typer.Option(help="PNG to write")],
@@ -31,7 +31,7 @@ def figure(
     if figure not in names:
         raise cli.InputError(f"--figure {figure}: no such figure; there are {', '.join(names)}")
     tables = read(Files(file))
-    with style.house():
+    with style.figure_style():
         made = importlib.import_module(f"pruning.report.figures.{figure}").draw(tables, settings)
         for path, kind, metadata in ((output_svg, "svg", {"Date": None}), (output_png, "png", {"Software": None})):
             with artifacts.atomic(path) as temporary:
@@ -44,20 +44,18 @@ def read(files) -> dict[str, Any]:
 
     from pruning.core import artifacts
 
-    tables = {}
-    for name, path in ((named, path) for named in files.named for path in files.all(named)):
-        own = pd.read_csv if name == "published" else artifacts.read_csv  # the paper's numbers are no result
-        frame = read_neurons(path) if path.suffix == ".parquet" else own(path)
-        tables.setdefault(name, []).append(frame)
-    return {name: pd.concat(frames, ignore_index=True) for name, frames in tables.items()}
+    def read_one(name: str, path: Path) -> pd.DataFrame:
+        if name == "published":  # the paper's numbers are no result
+            return pd.read_csv(path)
+        if path.suffix != ".parquet":
+            return artifacts.read_csv(path)
+        # What the stage `trap` says of each neuron, with the model and calibration of its provenance.
+        frame, settings = artifacts.read_parquet(path, "trap"), artifacts.read_provenance(path)["settings"]
+        return frame.assign(model=settings["model"], calib=settings["calib"])
 
-
-def read_neurons(path: Path) -> Any:
-    """What the stage `trap` says of each neuron, with the model and calibration of its provenance."""
-    from pruning.core import artifacts
-
-    frame, settings = artifacts.read_parquet(path, "trap"), artifacts.read_provenance(path)["settings"]
-    return frame.assign(model=settings["model"], calib=settings["calib"])
+    return {
+        name: pd.concat([read_one(name, path) for path in files.all(name)], ignore_index=True) for name in files.named
+    }
 
 
 if __name__ == "__main__":

@@ -31,14 +31,12 @@ def index(
 
     def table(entry: dict) -> dict:
         stem = files.at("table", table=entry["name"])
-        markdown = artifacts.read_beside(stem.with_suffix(".md"))
+        title, html = site.table_page(artifacts.read_beside(stem.with_suffix(".md")))
         frame = artifacts.read_csv(stem.with_suffix(".csv"))
         words = site.sentence(entry["maker"], frame, settings["titles"], settings["confidence"])
         return {
             **entry,
-            "title": site.title_of(markdown),
-            "words": site.inline(words),
-            "html": site.rendered(site.without_title(markdown)),
+            **{"title": title, "words": site.inline(words), "html": html},
             "links": {form: link(Path(f"{stem}.{form}")) for form in ("csv", "md", "tex")},
         }
 
@@ -49,7 +47,8 @@ def index(
 
     tables = [table(entry) for entry in settings["tables"]]
     lead = [made["words"] for made in (*tables[:1], *(t for t in tables[1:] if t["maker"] == "tradeoff"))]
-    page = site.fill(
+    site.write(
+        output,
         template,
         title=settings["title"],
         lead=[words for words in lead if words],
@@ -57,8 +56,6 @@ def index(
         figures=[figure(entry) for entry in settings["figures"]],
         experiments=link(files.one("experiments")),
     )
-    with artifacts.atomic(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,20 +18,16 @@ def overlap(
     import pandas as pd
 
     from pruning.analysis.overlap import expected_iou, iou
-    from pruning.core import artifacts
+    from pruning.core import artifacts, names
     from pruning.methods import masks
 
     rows = []
-    for path_a, path_b in zip(first, second, strict=True):
-        pairs = masks.rows(path_a, "mask").merge(
-            masks.rows(path_b, "mask"), on=["layer", "unit"], validate="one_to_one"
-        )
-        for layer, rows_of in pairs.groupby("layer"):
-            a, b = rows_of["keep_x"].to_numpy(), rows_of["keep_y"].to_numpy()
-            chance = expected_iou(a.mean(), b.mean())
-            rows.append(
-                {**settings, "sparsity": int(path_a.stem) / 100, "layer": layer, "iou": iou(a, b), "chance": chance}
-            )
+    for paths in zip(first, second, strict=True):
+        a, b = (masks.rows(path, "mask") for path in paths)
+        for layer, both in a.merge(b, on=["layer", "unit"], validate="one_to_one").groupby("layer"):
+            keep = both["keep_x"].to_numpy(), both["keep_y"].to_numpy()
+            row = {**settings, "sparsity": names.share(int(paths[0].stem)), "layer": layer, "iou": iou(*keep)}
+            rows.append(row | {"chance": expected_iou(keep[0].mean(), keep[1].mean())})
     frame = pd.DataFrame(rows)
     artifacts.write_csv(output, frame, settings)
     print(frame.groupby("sparsity")[["iou", "chance"]].mean().to_string())

@@ -16,10 +16,8 @@ def page(
     from pruning.core import artifacts
     from pruning.report import site
 
-    text = artifacts.read_beside(markdown)
-    page = site.fill(template, title=site.title_of(text), html=site.rendered(site.without_title(text)))
-    with artifacts.atomic(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    title, html = site.table_page(artifacts.read_beside(markdown))
+    site.write(output, template, title=title, html=html)
 
 
 if __name__ == "__main__":

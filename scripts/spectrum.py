@@ -7,7 +7,7 @@ Two comparisons, told apart by `width_rule`: `own`, the neurons that the method'
 number differs under global allocation; and `equal`, each method's best-scored neurons of the layer, as many as
 uniform allocation keeps (`dense`: the mean over `draws` random choices of as many, what chance gives).
 
-Writes the spectrum (one row a method, width rule and index) and a summary (one row a method and width rule).
+Writes the spectrum (one row per method, width rule and index) and a summary (one row per method and width rule).
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def spectrum(
     import pandas as pd
 
     from pruning.analysis.spectrum import measure, random_choices
-    from pruning.core import artifacts
+    from pruning.core import artifacts, names
     from pruning.methods import allocation
     from pruning.methods.masks import rows as rows_of
 
@@ -71,7 +71,7 @@ def spectrum(
     shared = {
         **{key: settings[key] for key in ("model", "calib")},
         "layer": layer,
-        "sparsity": settings["sparsity"] / 100,
+        "sparsity": names.share(settings["sparsity"]),
     }
     for (method, rule), sets in choices.items():
         curve, ranks = measure(a, sets)

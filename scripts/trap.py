@@ -4,7 +4,7 @@ Settings (JSON): `model`, `calib`, `sparsity` (whole per cent); `high` and `low`
 a neuron's activation and gradient large and small; `objective`, whose gradient that is; `confidence` of the intervals;
 `layer` (null: the last but one). Each `--masks` is METHOD=PATH.
 
-Writes neurons.parquet (one row a neuron: layer, unit, activation, gradient, region, keep_<method>), regions.csv (what
+Writes neurons.parquet (one row per neuron: layer, unit, activation, gradient, region, keep_<method>), regions.csv (what
 each method keeps of each region) and classes.csv (the classes of tokens that regions' activations come from).
 """
 
@@ -26,7 +26,7 @@ def trap(
     output_classes: Annotated[Path, typer.Option(help="classes.csv")],
 ) -> None:
     from pruning.analysis import trap as analysis
-    from pruning.core import artifacts
+    from pruning.core import artifacts, names
     from pruning.core.layer import chosen
     from pruning.methods.masks import rows as rows_of
 
@@ -46,7 +46,7 @@ def trap(
     except ValueError as error:
         raise cli.InputError(f"{statistics}: {error}; delete what is stale and run again") from None
     regions = analysis.region_rows(frame, list(paths), settings["confidence"])
-    regions.insert(1, "sparsity", settings["sparsity"] / 100)
+    regions.insert(1, "sparsity", names.share(settings["sparsity"]))
     columns = ["layer", "unit", "activation", "gradient", "region", *(f"keep_{method}" for method in paths)]
     artifacts.write_parquet(output_neurons, frame[columns], "trap", settings)
     for path, rows in ((output_regions, regions), (output_classes, classes)):

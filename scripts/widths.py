@@ -17,7 +17,7 @@ def widths(
     """Settings: `models`, `calib`, `methods`, `sparsities` (whole per cent; fractions in the CSV)."""
     import pandas as pd
 
-    from pruning.core import artifacts
+    from pruning.core import artifacts, names
     from pruning.methods.masks import rows as neurons
 
     frames, calib = [], settings["calib"]
@@ -25,7 +25,7 @@ def widths(
         path = Path(masks.format(model=model, calib=calib, method=method, sparsity=sparsity))
         mask = neurons(path, "mask")
         kept = mask.groupby("layer")["keep"].agg(width="sum", dense_width="size", kept_share="mean").reset_index()
-        named = {"model": model, "calib": calib, "method": method, "sparsity": sparsity / 100}
+        named = {"model": model, "calib": calib, "method": method, "sparsity": names.share(sparsity)}
         frames.append(kept.assign(**named)[[*named, *kept.columns]])
     artifacts.write_csv(output, pd.concat(frames, ignore_index=True), settings)
 

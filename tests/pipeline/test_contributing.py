@@ -55,11 +55,10 @@ def test_a_family(workspace: Workspace):
 
 
 def test_a_figure(workspace: Workspace):
-    code, entry, line = blocks("A figure")
+    code, entry = blocks("A figure")
     report = workspace.path / "scripts/pruning/report"
     (report / "figures/kept.py").write_text(code)
-    insert(report / "catalogue.py", "def recovery_logs(", entry + "\n\n")
-    insert(report / "catalogue.py", '        "recovery": (recovery_logs(config), recovery_figure),\n', line)
+    insert(report / "catalogue.py", '    shared = statistical(config, "models", "methods")\n', entry)
     workspace.snakemake("results/figures/kept.svg")
     assert (workspace.path / "results/figures/kept.png").stat().st_size > 5_000
     assert workspace.planned("paper")["figure"] == 8  # the others, and this one no more

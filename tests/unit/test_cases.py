@@ -3,6 +3,7 @@
 import re
 from html import unescape
 from io import StringIO
+from itertools import product
 
 import cases as cases_stage
 import pandas as pd
@@ -12,22 +13,14 @@ from markdown_it import MarkdownIt
 from peft import LoraConfig, get_peft_model
 
 import tiny
-from pruning.analysis.cases import summary, table5_rows
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.models import loading
 from pruning.report.files import Files
 from pruning.report.tables import table5
 
-SETTINGS = {
-    "items": [2, 0, 1],
-    "prompt": "Q: {question}\nA:",
-    "target": "{answer}",
-    "tokens": 12,
-    "until": ["Q:"],
-    "answer_pattern": r"#### (-?[0-9.,]+)",
-    "dtype": "float32",
-}
+SETTINGS = {"items": [2, 0, 1], "prompt": "Q: {question}\nA:", "target": "{answer}", "tokens": 12, "until": ["Q:"]}
+SETTINGS |= {"answer_pattern": r"#### (-?[0-9.,]+)", "dtype": "float32"}
 TABLE = {"models": ["tiny"], "calib": "gsm8k-s0", "sparsity": 40, "methods": ["dense", "rku", "wanda"], "excerpt": 60}
 NASTY = "a|b\\|c `x` **y** _z_ <b>&lt; [l](u) ![i](u) ~~s~~ $1$\n\n# h\n| r |\n```\n- l\t1\n> q \\"
 
@@ -142,7 +135,7 @@ def case(text, item=4, answer="7", right="7", tokens=10, **changes) -> dict:
 
 
 @pytest.fixture
-def made():
+def made() -> dict[str, list[dict]]:
     return {
         "wanda": [case("w " * 50, answer=None, tokens=20, final_loop=0.8), case("w", 9, "1", repetition=0.75)],
         "dense": [case("d"), case("d", 9)],
@@ -150,90 +143,71 @@ def made():
     }
 
 
-def test_rows_and_summary_by_hand(made):
-    frame = table5_rows("tiny", made, TABLE)
-    assert list(frame["method"]) == ["dense", "rku", "wanda"] * 2
-    assert list(frame["sparsity"]) == [0, 0.4, 0.4] * 2 and list(frame["item"]) == [4] * 3 + [9] * 3
-    wanda = summary(frame).set_index("method").loc["wanda"]
-    assert (wanda[["n", "right", "wrong", "none", "stopped"]] == [2, 0, 1, 1, 2]).all()
-    assert (wanda[["tokens", "repetition", "final_loop"]] == [15, 0.5, 0.4]).all()
-    assert summary(frame)["right"].tolist() == [2, 1, 0]
+def page(folder, made, **changes):
+    """The table of models that all wrote `made`."""
+    settings = {**TABLE, "excerpt": 1000, **changes}
+    for model, (method, content) in product(settings["models"], made.items()):
+        variant = "dense" if method == "dense" else f"gsm8k-s0/{method}/40"
+        artifacts.write_json(folder / f"{model}/{variant}.json", {"cases": content}, "cases", {})
+    return table5.make(Files([f"cases={folder}/{{model}}/{{variant}}.json"]), settings)
 
 
-def rendered_cells(html: str, tag: str = "td") -> list[str]:
-    cells = re.findall(rf"<{tag}>(.*?)</{tag}>", html, flags=re.DOTALL)
-    return [unescape(cell.replace("<br>", "\n")) for cell in cells]
+def rendered_cells(html: str) -> list[str]:
+    cells = re.findall(r"<td>(.*?)</td>", html, flags=re.DOTALL)
+    return [unescape(re.sub("</?code>", "", cell.replace("<br>", "\n"))) for cell in cells]
 
 
-def test_markdown_shows_any_text_as_it_is(made):
-    settings = {**TABLE, "excerpt": 1000}
-    html = (
-        MarkdownIt("commonmark")
-        .enable("table")
-        .render(table5.to_markdown(table5_rows("tiny", made, settings), settings))
-    )
-    assert html.count("<table>") == 3 and html.count("<h2>") == 3
-    cells = rendered_cells(html)
-    assert len(cells) == 6 * 5 + 3 * 8
-    assert cells[:4] == ["dense", "7 ✓", "10 (stop)", "25%"]
-    assert cells[5:10] == ["rku 40%", "6 ✗", "10 (stop)", "25%", NASTY.replace("\t", " ")]
-    assert cells[10:14] == ["wanda 40%", "no answer ✗", "20 (stop)", "25%, loop 80%"]
-    assert cells[24] == "<em>(blank)</em>"
-    assert cells[-8:] == ["wanda", "0 of 2", "1 of 2", "1 of 2", "2 of 2", "15", "50%", "40%"]
-    quote = re.search("<blockquote>(.*?)</blockquote>", html, flags=re.DOTALL)[1]
-    assert unescape(quote.replace("<br>", "\n")).strip() == "<p><strong>Prompt:</strong> Q4|\n- *b*</p>"
-
-
-def test_long_texts_are_cut_and_control_characters_shown(made):
-    made["dense"][0]["text"] = "x" * 61 + "\n" * 3000
-    made["rku"][0]["text"] = "\x00\x1b\u202ey"
-    text = table5.to_markdown(table5_rows("tiny", made, TABLE), TABLE)
-    assert "| " + "x" * 60 + " … (3,001 more characters) |" in text
-    assert "| ���y |" in text
-
-
-def test_tex_is_escaped_and_has_a_row_a_case(made):
-    text = table5.to_tex(table5_rows("tiny", made, TABLE), TABLE)
-    assert text.count(r"\begin{table*}") == text.count(r"\bottomrule") == 3
-    assert text.count(r"\tabularnewline") == 6 + 3
-    assert r"a\textbar{}b\textbackslash{}\textbar{}c \textasciigrave{}x\textasciigrave{} **y** \_z\_" in text
-    assert r"\_z\_ $<$b$>$\&lt; [l](u)" in text
-    assert r"wanda 40\% & none & 20 (stop) & 25\%, loop 80\% & \raggedright w w" in text
-    for line in text.splitlines():
-        if line.endswith(r"\tabularnewline"):
-            assert len(re.findall(r"(?<!\\)&", line)) in (4, 7)
-    whole = {**TABLE, "excerpt": 1000}
-    assert r"\$1\$\newline \mbox{}\newline \# h" in table5.to_tex(table5_rows("tiny", made, whole), whole)
-
-
-def write(folder, made, models=("tiny",)) -> Files:
-    for model in models:
-        for method, content in made.items():
-            variant = "dense" if method == "dense" else f"gsm8k-s0/{method}/40"
-            artifacts.write_json(folder / f"{model}/{variant}.json", {"cases": content}, "cases", {})
-    return Files([f"cases={folder}/{{model}}/{{variant}}.json"])
-
-
-def test_the_table_has_all_three_forms(tmp_path, made):
+def test_rows_summary_and_markdown_that_shows_any_text_as_it_is(tmp_path, made):
     models = ["tiny", "small"]
-    page = table5.make(write(tmp_path, made, models), {**TABLE, "models": models})
-    frame = pd.read_csv(StringIO(page.frame.to_csv(index=False)))
+    found = page(tmp_path, made, models=models)
+    frame = pd.read_csv(StringIO(found.frame.to_csv(index=False)))
     assert ",".join(frame.columns) == (
         "model,calib,method,sparsity,item,tokens,finish,repetition,final_loop,format_failure,answer,target,correct,text"
     )
     assert frame["model"].tolist() == ["tiny"] * 6 + ["small"] * 6
-    assert frame.loc[1, "text"] == NASTY
+    assert list(frame["method"]) == ["dense", "rku", "wanda"] * 4
+    assert list(frame["sparsity"]) == [0, 0.4, 0.4] * 4 and list(frame["item"][:6]) == [4] * 3 + [9] * 3
+    assert frame.loc[1, "text"] == NASTY and list(frame["target"]) == [7] * 12
     assert frame["answer"].isna().tolist() == [False, False, True, False, False, False] * 2
-    assert re.findall("^## .*", page.markdown, flags=re.MULTILINE) == [
-        *("## `tiny`, item 4", "## `tiny`, item 9", "## `small`, item 4", "## `small`, item 9"),
-        *("## `tiny`, all items", "## `small`, all items"),
+    assert re.findall("^## .*", found.markdown, flags=re.MULTILINE) == [
+        f"## `{model}`, {what}" for model in models for what in ("all items", "item 4", "item 9")
     ]
-    assert page.tex.count(r"\toprule") == 6
+    html = MarkdownIt("commonmark").enable("table").render(found.markdown)
+    assert html.count("<table>") == 6 and html.count("<h2>") == 6
+    cells = rendered_cells(html)
+    assert len(cells) == 2 * (3 * 8 + 2 * 4 * 5)
+    assert cells[:8] == ["dense", "2 of 2", "0 of 2", "0 of 2", "2 of 2", "10", "25%", "0%"]
+    assert cells[16:24] == ["wanda", "0 of 2", "1 of 2", "1 of 2", "2 of 2", "15", "50%", "40%"]
+    assert cells[24:29] == ["prompt", "7", "", "", "Q4|\n- *b*"]
+    assert cells[29:33] == ["dense", "7 (right)", "10 (stop)", "25%"]
+    assert cells[34:39] == ["rku 40%", "6 (wrong)", "10 (stop)", "25%", NASTY.replace("\t", " ")]
+    assert cells[39:43] == ["wanda 40%", "no answer", "20 (stop)", "25%, loop 80%"]
+    assert cells[58] == "(blank)"
+
+
+def test_long_texts_are_cut_and_control_characters_shown(tmp_path, made):
+    made["dense"][0]["text"] = "x" * 61 + "\n" * 3000
+    made["rku"][0]["text"] = "\x00\x1b\u202ey"
+    text = page(tmp_path, made, excerpt=60).markdown
+    assert "| " + "x" * 60 + " … (3,001 more characters) |" in text
+    assert "| ���y " in text
+
+
+def test_tex_is_escaped_and_has_a_row_a_case(tmp_path, made):
+    text = page(tmp_path, made).tex
+    assert text.count(r"\begin{table*}") == text.count(r"\bottomrule") == 3
+    assert r"a\textbar{}b\textbackslash{}\textbar{}c \textasciigrave{}x\textasciigrave{} **y** \_z\_" in text
+    assert r"\_z\_ $<$b$>$\&lt; [l](u)" in text and r"\$1\$\newline \mbox{}\newline \# h" in text
+    assert r"\texttt{wanda} 40\% & no answer & 20 (stop) & 25\%, loop 80\% & \parbox[t]{0.5\textwidth}" in text
+    rows = [line for line in text.splitlines() if line.endswith(r" \\")]
+    assert [len(re.findall(r"(?<!\\)&", line)) for line in rows] == [7] * 4 + [4] * 10
+    plain = text.replace("\\{", "").replace("\\}", "")
+    assert plain.count("{") == plain.count("}")
 
 
 def test_missing_methods_and_other_prompts_are_named(tmp_path, made):
     with pytest.raises(InputError, match=r"wanda/40\.json: no such file"):
-        table5.make(write(tmp_path, {name: made[name] for name in ("dense", "rku")}), TABLE)
+        page(tmp_path, {name: made[name] for name in ("dense", "rku")})
     made["rku"][1] |= {"prompt": "other"}
     with pytest.raises(InputError, match="tiny, dense and rku were given different items"):
-        table5.make(write(tmp_path, made), TABLE)
+        page(tmp_path, made)

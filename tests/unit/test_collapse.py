@@ -66,28 +66,28 @@ def test_the_same_seed_gives_the_same_interval():
     assert first == again != other
 
 
-def test_not_reached_is_censored():
-    dense = np.array([1.0] * 80 + [0.0] * 20)
-    found = collapse([dense] * 3, dense, [0.3, 0.4, 0.5], 0.0, 0.95, 20, 0)
-    assert found.censored and np.isnan([found.point, found.high, found.width]).all()
-    assert found.low == 0.5
-    # At the last sparsity just above halfway: the interval begins within what was measured.
-    almost = [dense * (np.arange(100) < last) for last in (78, 64, 42)]
-    found = collapse(almost, dense, [0.3, 0.4, 0.5], 0.0, 0.95, 100, 0)
+RIGHT_OR_NOT = np.array([1.0] * 80 + [0.0] * 20)
+FEW = np.eye(4)
+SHOWN = {
+    "not reached": ([RIGHT_OR_NOT] * 3, RIGHT_OR_NOT, [0.3, 0.4, 0.5], 0.0, (np.nan, 0.5, np.nan)),
+    "between two": ([RIGHT_OR_NOT] * 2 + [0 * RIGHT_OR_NOT], RIGHT_OR_NOT, [0.2, 0.4, 0.6], 0.0, (0.5, 0.4, 0.6)),
+    "before the first": ([0 * RIGHT_OR_NOT] * 2, RIGHT_OR_NOT, [0.2, 0.4], 0.0, (0.1, 0, 0.2)),
+    "dense at chance": (FEW[:2], FEW[0], [0.2, 0.4], 0.25, (np.nan, np.nan, np.nan)),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_point_is_known_no_better_than_the_data_show(name):
+    *data, expected = SHOWN[name]
+    found = collapse(*data, 0.95, 20, 0)
+    assert (found.point, found.low, found.high) == pytest.approx(expected, nan_ok=True)
+    assert found.censored == (name == "not reached") and np.isnan(found.width) == np.isnan(found.point)
+
+
+def test_an_interval_may_begin_within_what_was_measured_and_its_point_be_beyond():
+    almost = [RIGHT_OR_NOT * (np.arange(100) < last) for last in (78, 64, 42)]  # the last just above halfway
+    found = collapse(almost, RIGHT_OR_NOT, [0.3, 0.4, 0.5], 0.0, 0.95, 100, 0)
     assert found.censored and 0.45 < found.low < 0.5 and np.isnan(found.high)
-
-
-def test_a_fall_between_two_sparsities_is_known_no_better_than_that():
-    dense = np.array([1.0] * 80 + [0.0] * 20)
-    found = collapse([dense, dense, 0 * dense], dense, [0.2, 0.4, 0.6], 0.0, 0.95, 20, 0)
-    assert (found.point, found.low, found.high) == (pytest.approx(0.5), 0.4, 0.6)
-    found = collapse([0 * dense] * 2, dense, [0.2, 0.4], 0.0, 0.95, 20, 0)
-    assert (found.point, found.low, found.high) == (pytest.approx(0.1), 0, 0.2)
-
-
-def test_a_dense_model_at_chance_has_no_collapse_point():
-    found = collapse(np.eye(4)[:2], np.eye(4)[0], [0.2, 0.4], 0.25, 0.95, 10, 0)
-    assert np.isnan([found.point, found.low, found.high]).all() and not found.censored
 
 
 def found(draws, left_out=None, point=0.5) -> Collapse:
@@ -183,19 +183,9 @@ def test_bad_input():
 
 # The stage ----------------------------------------------------------------------------------------------------------
 
-SETTINGS = {
-    "models": {"tiny": {"calibrations": ["gsm8k-s0"]}},
-    "methods": ["rku", "wanda"],
-    "sparsities": [60, 20, 40],
-    "task": "gsm8k",
-    "metric": METRIC,
-    "title": "GSM8K",
-    "chance": 0.0,
-    "reference": "wanda",
-    "confidence": 0.95,
-    "resamples": 60,
-    "seed": 0,
-}
+SETTINGS = {"models": ["tiny"], "calib": "gsm8k-s0", "methods": ["rku", "wanda"], "reference": "wanda"}
+SETTINGS |= {"sparsities": [60, 20, 40], "task": "gsm8k", "metric": METRIC, "title": "GSM8K", "chance": 0.0}
+SETTINGS |= {"confidence": 0.95, "resamples": 60, "seed": 0}
 RIGHT = {"dense": 40, "rku/20": 40, "rku/40": 30, "rku/60": 5, "wanda/20": 10, "wanda/40": 2, "wanda/60": 0}
 
 
@@ -206,11 +196,15 @@ def samples(right, items=50):
     return pd.concat([frame, other])
 
 
+def write(results, variant, *arguments):
+    place = variant if variant == "dense" else f"gsm8k-s0/{variant}"
+    artifacts.write_parquet(results / f"tiny/eval/{place}/gsm8k.samples.parquet", samples(*arguments), "samples", {})
+
+
 @pytest.fixture
 def results(tmp_path):
     for variant, right in RIGHT.items():
-        folder = tmp_path / "tiny/eval" / (variant if variant == "dense" else f"gsm8k-s0/{variant}")
-        artifacts.write_parquet(folder / "gsm8k.samples.parquet", samples(right), "samples", {})
+        write(tmp_path, variant, right)
     return tmp_path
 
 
@@ -219,13 +213,11 @@ def run(results, **changes):
     template = f"{results}/{{model}}/eval/{{variant}}/{{task}}.samples.parquet"
     collapse_stage.collapse({**SETTINGS, **changes}, template, *outputs)
     page = printed.make(Files([f"{path.stem}={path}" for path in outputs]), {**SETTINGS, **changes})
-    (results / "collapse.md").write_text(page.markdown)
-    (results / "collapse.tex").write_text(page.tex)
-    return tuple(map(pd.read_csv, outputs))
+    return *map(pd.read_csv, outputs), page
 
 
 def test_the_stage_reads_the_samples_of_every_sparsity(results):
-    points, accuracies = run(results)
+    points, accuracies, _ = run(results)
     assert ",".join(points.columns) == (
         "model,calib,method,task,metric,n,clusters,dense,chance,collapse,ci_low,ci_high,width,censored,"
         "reference,delta,delta_low,delta_high,p_value,p_cluster,p_holm,p_cluster_holm"
@@ -242,14 +234,10 @@ def test_the_stage_reads_the_samples_of_every_sparsity(results):
 
 def test_the_table_to_read(results):
     for sparsity in (20, 40, 60):
-        path = results / f"tiny/eval/gsm8k-s0/wanda/{sparsity}/gsm8k.samples.parquet"
-        artifacts.write_parquet(path, samples(40), "samples", {})
-    points, _ = run(results)
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in (results / "collapse.md").read_text().splitlines()
-        if line.startswith("|")
-    ]
+        write(results, f"wanda/{sparsity}", 40)
+    points, _, page = run(results)
+    lines = [line for line in page.markdown.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     low, value, high = (f"{100 * points.loc[0, name]:.1f}" for name in ("ci_low", "collapse", "ci_high"))
     assert rows[0] == ["Method", "Collapse point", "minus `wanda`'s", "p", "20%", "40%", "60%"]
     most = f"{100 * points.loc[0, 'delta_high']:+.1f}".replace("-", "−")
@@ -258,28 +246,29 @@ def test_the_table_to_read(results):
         ["`rku`", f"{value} [{low}, {high}]", f"– [–, {most}]", "0.033", "80.0", "60.0", "10.0"],
         ["`wanda` (reference)", "> 60% [60.0, > 60%]", "", "", "80.0", "80.0", "80.0"],
     ]
-    text = (results / "collapse.md").read_text()
-    assert "paired bootstrap over the same items, Holm over the 1 comparison of this table, at p = 0.05." in text
-    assert "Accuracy collapses earlier than the reference, `rku`. The order of two other" in text
-    assert r"$>$ 60\%" in (results / "collapse.tex").read_text()
+    for said in (
+        "paired bootstrap over the same items, Holm over the 1 comparison of this table, at p = 0.05.",
+        "Accuracy collapses earlier than the reference, `rku`. The order of two other",
+    ):
+        assert said in page.markdown
+    assert r"$>$ 60\%" in page.tex
 
 
 def test_orders_are_tested_against_the_reference_by_item_and_template(results):
     """cfsp keeps a few items more than wanda at every sparsity, all of the first templates."""
     for sparsity, right in ((20, 13), (40, 5), (60, 3)):
-        path = results / f"tiny/eval/gsm8k-s0/cfsp/{sparsity}/gsm8k.samples.parquet"
-        artifacts.write_parquet(path, samples(right), "samples", {})
+        write(results, f"cfsp/{sparsity}", right)
     for path in results.rglob("*.samples.parquet"):
         frame = artifacts.read_parquet(path, "samples")
         artifacts.write_parquet(path, frame.assign(cluster=(frame["item"] // 10).astype(str)), "samples", {})
-    points, _ = run(results, methods=["rku", "wanda", "cfsp"], resamples=200)
+    points, _, page = run(results, methods=["rku", "wanda", "cfsp"], resamples=200)
     by_name = points.set_index("method")
     assert (points["clusters"] == 5).all() and by_name.loc["wanda", "reference":].isna().all()
     rku, cfsp = by_name.loc["rku"], by_name.loc["cfsp"]
     assert rku["delta"] == pytest.approx(rku["collapse"] - by_name.loc["wanda", "collapse"], rel=1e-4)
     assert rku["p_value"] == pytest.approx(2 / 201, rel=1e-4) and rku["p_holm"] == pytest.approx(4 / 201, rel=1e-4)
     assert rku["delta_low"] > 0
-    text = (results / "collapse.md").read_text()
+    text = page.markdown
     line = next(line for line in text.splitlines() if line.startswith("| `cfsp`"))
     assert cfsp["p_cluster_holm"] > 0.05 and "n.s." in line
     assert f"{max(cfsp['p_holm'], cfsp['p_cluster_holm']):.3f}" in line
@@ -289,27 +278,22 @@ def test_orders_are_tested_against_the_reference_by_item_and_template(results):
 
 
 def test_without_a_collapse_no_order_is_tested(results):
-    run(results, chance=0.9)
-    text = (results / "collapse.md").read_text()
+    text = run(results, chance=0.9)[-1].markdown
     assert re.search(r"^\| `rku` +\| none +\| +\| +\| 80.0", text, re.M)
     assert "n.s." not in text and "Only orders" not in text
 
 
-def test_the_order_of_the_samples_does_not_matter(results):
-    points, _ = run(results)
+def test_the_order_of_the_samples_does_not_matter_but_other_ones_are_named(results):
+    points = run(results)[0]
     path = results / "tiny/eval/gsm8k-s0/rku/40/gsm8k.samples.parquet"
     artifacts.write_parquet(path, samples(RIGHT["rku/40"]).iloc[::-1], "samples", {})
     pd.testing.assert_frame_equal(run(results)[0], points)
-
-
-def test_other_items_another_metric_and_too_few_sparsities_are_named(results):
-    with pytest.raises(InputError, match="no 'acc', only .*flexible-extract"):
+    with pytest.raises(InputError, match="gsm8k, tiny/dense: no samples of metric 'acc'; found .*flexible-extract"):
         run(results, metric="acc")
-    with pytest.raises(InputError, match="flexible-extract' in .* is not 0 or 1"):
+    with pytest.raises(InputError, match="flexible-extract of item 0 is 0.5, an accuracy's is 0 or 1"):
         run(results, metric="exact_match,flexible-extract")
     with pytest.raises(InputError, match="tiny, gsm8k-s0, rku: .*two or more ascending sparsities"):
         run(results, sparsities=[40])
-    path = results / "tiny/eval/gsm8k-s0/wanda/40/gsm8k.samples.parquet"
-    artifacts.write_parquet(path, samples(3, items=49), "samples", {})
+    write(results, "wanda/40", 3, 49)
     with pytest.raises(InputError, match="tiny/dense and tiny/gsm8k-s0/wanda/40 were scored on different"):
         run(results)

@@ -8,7 +8,7 @@ from pruning.analysis import costs
 from pruning.config.methods import Method
 from pruning.core import names
 from pruning.core.errors import InputError
-from pruning.report import catalogue
+from pruning.report.result_tables import passes
 from pruning.report.tables import costs as printed
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\tjobid\trule_name\tparams\n"
@@ -16,23 +16,21 @@ REST = "\t-" * 7 + "\t1\t"
 PARAMS = """{'settings': '{"note": "it\'s \\\\"quoted\\\\""}'}"""
 
 
-@pytest.fixture
-def benchmarks(tmp_path: Path) -> Path:
-    jobs = {"m/masks/c/a/40": [(1, "-")], "m/masks/c/b/40": [(9, 50), (3, 100)], "m/base/manifest": [(12, 300)]}
-    for place, runs in jobs.items():
-        rule = "mask" if "masks" in place else "fetch_model"
-        path = tmp_path / f"{place}.tsv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(HEADER + "".join(f"{s}\t0:00:0{s}\t{rss}{REST}{rule}\t{PARAMS}\n" for s, rss in runs))
-    return tmp_path
+def write(folder: Path, place: str, rule: str, *runs: tuple) -> None:
+    """A job's benchmark file, of (seconds, memory) per run."""
+    path = folder / f"{place}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(HEADER + "".join(f"{s}\t0:00:01\t{rss}{REST}{rule}\t{PARAMS}\n" for s, rss in runs))
 
 
-def test_sums_medians_and_peaks_of_the_last_runs(benchmarks: Path):
-    table = costs.summary(costs.read(benchmarks, [])).set_index("stage")
-    assert table.index.tolist() == ["fetch_model", "mask"]  # the dearest first
+def test_sums_medians_and_peaks_of_the_last_runs(tmp_path: Path):
+    write(tmp_path, "m/masks/c/a/40", "mask", (1, "-"))
+    write(tmp_path, "m/masks/c/b/40", "mask", (9, 50), (3, 100))
+    write(tmp_path, "m/base/manifest", "fetch_model", (12, 300))
+    table = costs.summary(costs.read(tmp_path, [])).set_index("stage")
+    assert table.index.tolist() == ["fetch_model", "mask"]  # the most expensive first
     assert table.loc["mask"].tolist() == [2, 4, 2, 3, 100, 0.25]  # without memory where the job was too short for it
-    block = printed.block(table.reset_index())
-    assert [[cell.value for cell in cells] for _, cells in block.rows] == [
+    assert [cells for _, cells in printed.block(table.reset_index()).rows] == [
         ["1", "12", "75.0", "12.0", "12.0", "300"],
         ["2", "4", "25.0", "2.0", "3.0", "100"],
         ["3", "16", "100.0", "", "", ""],
@@ -40,26 +38,12 @@ def test_sums_medians_and_peaks_of_the_last_runs(benchmarks: Path):
 
 
 def test_a_methods_models_take_what_it_is_made_of_its_scores_and_one_model(tmp_path: Path):
-    jobs = {
-        "calibration/c/shards/0-of-2": 10,
-        "calibration/c/shards/1-of-2": 20,
-        "calibration/c/second_moments": 400,
-        "calibration/other/second_moments": 9999,
-        "scores/c/obs": 3,
-        "sensitivity/c/obs": 70,
-        "masks/c/obs/40": 1,
-        "refit/c/obs/40": 100,
-        "compact/c/obs/40": 2,
-        "masks/c/obs/60": 1,
-        "refit/c/obs/60": 80,
-        "scores/c/wanda": 5,
-        "masks/c/wanda/40": 1,
-        "latency_table": 7,
-    }
+    jobs = {"calibration/c/shards/0-of-2": 10, "calibration/c/shards/1-of-2": 20, "calibration/c/second_moments": 400}
+    jobs |= {"calibration/other/second_moments": 9999, "scores/c/obs": 3, "sensitivity/c/obs": 70, "masks/c/obs/40": 1}
+    jobs |= {"refit/c/obs/40": 100, "compact/c/obs/40": 2, "masks/c/obs/60": 1, "refit/c/obs/60": 80}
+    jobs |= {"scores/c/wanda": 5, "masks/c/wanda/40": 1, "latency_table": 7}
     for number, (place, seconds) in enumerate(jobs.items()):
-        path = tmp_path / f"{place}.tsv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(HEADER + f"{seconds}\t0:00:01\t{100 + number}{REST}rule\t{PARAMS}\n")
+        write(tmp_path, place, "rule", (seconds, 100 + number))
     needed = {"obs": ["shards", "second_moments"], "wanda": ["shards"], "random": [], "timed": ["latency_table"]}
     table = costs.of_methods(tmp_path, "c", needed).set_index("method")
     assert table.loc["obs"].tolist() == [430, 73, (103 + 81) / 2, 110]
@@ -68,42 +52,42 @@ def test_a_methods_models_take_what_it_is_made_of_its_scores_and_one_model(tmp_p
     assert table.loc["timed"].tolist()[:3] == [7, 0, 0]  # one a model, in no calibration's folder
 
 
-def test_what_a_method_is_made_of():
-    obs = Method(score="obs", allocate="sensitivity", compensate="ridge_attention")
-    assert catalogue.passes(obs) == ["shards", "second_moments", "output_gradients"]
-    assert catalogue.passes(Method(score="parameter_taylor")) == ["shards", "parameter_taylor"]
-    joint = Method(score="parameter_taylor", allocate="joint")
-    assert catalogue.passes(joint) == ["shards", "parameter_taylor", "attention_parameter_taylor"]
-    assert catalogue.passes(Method(score="rounds")) == ["shards", "rounds"]
-    assert catalogue.passes(Method(score="wanda", allocate="joint")) == ["shards", "attention"]
-    of_attention = ["attention_second_moments", "attention_output_gradients"]
-    joint = Method(score="obs", allocate="joint")
-    assert catalogue.passes(joint) == ["shards", "second_moments", "output_gradients", *of_attention]
-    assert catalogue.passes(Method(score="wanda", compensate="ridge")) == ["shards", "second_moments"]
-    both = Method(score="wanda", allocate="sensitivity_joint", compensate="ridge_attention")
-    assert catalogue.passes(both) == ["shards", "attention", "second_moments", "attention_second_moments"]
-    timed = Method(score="wanda", allocate="joint", allocate_options={"per": "prefill"})
-    assert catalogue.passes(timed) == ["shards", "attention", "latency_table"]
+OBS = ["second_moments", "output_gradients"]
+ATTENTION = ["attention_second_moments", "attention_output_gradients"]
 
 
-def test_no_benchmarks_are_an_error(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("method", "needed"),
+    [
+        ({"score": "obs", "allocate": "sensitivity", "compensate": "ridge_attention"}, OBS),
+        ({"score": "parameter_taylor"}, ["parameter_taylor"]),
+        ({"score": "parameter_taylor", "allocate": "joint"}, ["parameter_taylor", "attention_parameter_taylor"]),
+        ({"score": "rounds"}, ["rounds"]),
+        ({"score": "wanda", "allocate": "joint"}, ["attention"]),
+        ({"score": "obs", "allocate": "joint"}, [*OBS, *ATTENTION]),
+        ({"score": "wanda", "compensate": "ridge"}, ["second_moments"]),
+        (
+            {"score": "wanda", "allocate": "sensitivity_joint", "compensate": "ridge_attention"},
+            ["attention", "second_moments", "attention_second_moments"],
+        ),
+        (
+            {"score": "wanda", "allocate": "joint", "allocate_options": {"per": "prefill"}},
+            ["attention", "latency_table"],
+        ),
+    ],
+)
+def test_what_a_method_is_made_of(method: dict, needed: list[str]):
+    assert passes(Method(**method)) == ["shards", *needed]
+
+
+def test_joint_jobs_of_an_earlier_configuration_do_not_count_and_no_benchmarks_are_an_error(tmp_path: Path):
     with pytest.raises(InputError, match="no benchmark files; run snakemake first"):
         costs.read(tmp_path, [])
-
-
-def test_joint_jobs_of_an_earlier_configuration_do_not_count(tmp_path: Path):
-    for label, rule in {
-        "a+b": "evaluate_together_1",
-        "a+c": "evaluate_together_2",
-        "together-1": "evaluate_together_1",
-    }.items():
-        (tmp_path / f"{label}.tsv").write_text(HEADER + f"1\t0:00:01\t5{REST}{rule}\t{PARAMS}\n")
-    (tmp_path / "a.tsv").write_text(HEADER + f"1\t0:00:01\t5{REST}evaluate\t{PARAMS}\n")
-    assert costs.read(tmp_path, ["a+b"]).to_dict("list") == {
-        "stage": ["evaluate"] * 2,
-        "seconds": [1, 1],
-        "memory_mb": [5, 5],
-    }
+    for number, place in enumerate(("a+b", "a+c", "together-1")):
+        write(tmp_path, place, f"evaluate_together_{number}", (1, 5))
+    write(tmp_path, "a", "evaluate", (1, 5))
+    found = costs.read(tmp_path, ["a+b"]).to_dict("list")
+    assert found == {"stage": ["evaluate"] * 2, "seconds": [1, 1], "memory_mb": [5, 5]}
 
 
 def test_jobs_of_several_tasks_are_named_by_them():

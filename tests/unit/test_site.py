@@ -35,7 +35,7 @@ def test_the_best_at_each_sparsity_and_its_test_are_told():
         ("wanda", 0.5, 0.40, 0.35, 0.45, None, None, None, None),
         ("rku", 0.5, 0.60, 0.55, 0.65, "wanda", 0.20, 0.001, None),
     )
-    assert site.of_results(frame, TITLES, 0.95) == (
+    assert site.sentence("results", frame, TITLES, 0.95) == (
         "`m` has an accuracy of 84.5% [80.0, 88.0] on Sums before pruning. Best of 2 methods: at 30% of the FFN "
         "neurons removed `rku`, 80.0% [76.0, 84.0], not significantly different from `wanda`; at 50% `rku`, 60.0% "
         "[55.0, 65.0], significantly better than `wanda`."
@@ -50,7 +50,7 @@ def test_of_perplexities_the_lowest_is_best_and_a_lower_one_better():
         task="text",
         metric="perplexity",
     )
-    words = site.of_results(frame, TITLES, 0.95)
+    words = site.sentence("results", frame, TITLES, 0.95)
     assert "a perplexity of 2.000 [1.900, 2.100] on Solutions before" in words
     assert "`rku`, 2.500 [2.400, 2.600], significantly better than `wanda`." in words
 
@@ -58,7 +58,7 @@ def test_of_perplexities_the_lowest_is_best_and_a_lower_one_better():
 def test_a_column_that_is_compared_comes_first_and_long_grids_are_cut_short():
     tuned = [("rku", s / 100, 0.7, 0.6, 0.8, "untuned", 0.3, 0.001, "lora") for s in (10, 20, 30, 40, 50)]
     frame = results(DENSE, ("rku", 0.1, 0.4, 0.3, 0.5, None, None, None, None), *tuned)
-    words = site.of_results(frame, TITLES, 0.95)
+    words = site.sentence("results", frame, TITLES, 0.95)
     assert "After pruning, recovered on `lora`: at 10% of the FFN neurons removed `rku`, 70.0% [60.0, 80.0], " in words
     assert "significantly better than the same model before recovery; at 30% `rku`" in words and "at 20%" not in words
 
@@ -83,18 +83,20 @@ def test_the_smallest_model_that_is_as_good_is_told_with_its_speed():
         ("agf", 0.4, None, 0.78, 0.74, 0.82, 702, 1.4, 1.2),  # as small, not as good
         ("rku", 0.5, None, 0.60, 0.55, 0.65, 600, 1.6, 1.3),
     )
-    assert site.of_tradeoff(frame, TITLES) == (
+    assert site.sentence("tradeoff", frame, TITLES, 0.95) == (
         "The smallest `m` whose interval still meets the dense model's (84.0% [80.0, 88.0] on Sums) is `rku`, 40%, "
         "recovered: 79.0% [75.0, 83.0], 70% of its bytes; it reads a prompt 1.40 times as fast [1.30, 1.50] and writes "
         "1.20 times as fast [1.10, 1.30]."
     )
     none = tradeoffs(DENSE_COST, ("rku", 0.5, None, 0.60, 0.55, 0.65, 600, 1.6, 1.3))
-    assert site.of_tradeoff(none, TITLES).startswith("No pruned `m` has an interval that meets the dense model's")
+    assert site.sentence("tradeoff", none, TITLES, 0.95).startswith(
+        "No pruned `m` has an interval that meets the dense model's"
+    )
 
 
 def test_collapse_goes_from_the_last_to_the_first():
     frame = pd.DataFrame({"model": "m", "method": ["a", "b", "c", "d"], "collapse": [0.45, float("nan"), 0.2, 0.3]})
-    assert site.of_collapse(frame) == (
+    assert site.sentence("collapse", frame, TITLES, 0.95) == (
         "Half of what `m` is above guessing is lost, from the last to the first: beyond what was measured with `b`; at "
         "45.0% with `a`; at 20.0% with `c`."
     )
@@ -129,21 +131,12 @@ def first_page(folder: Path, title="mine: what pruning leaves") -> Path:
     for name, frame in (("table1", results(*rows)), ("costs", costs)):
         artifacts.write_csv(folder / f"{name}.csv", frame, {}, beside=[folder / f"{name}.md"])
     (folder / "fig.svg").write_text(SVG)
-    settings = {
-        "title": title,
-        "tables": [
-            {"name": "table1", "maker": "results", "caption": "Accuracy."},
-            {"name": "costs", "maker": "costs", "caption": "Time."},
-        ],
-        "figures": [{"name": "fig", "title": "A figure", "caption": "What it shows."}],
-        "titles": TITLES,
-        "confidence": 0.95,
-    }
-    files = [
-        f"table={folder}/{{table}}",
-        f"figure={folder}/{{figure}}",
-        f"experiments={folder.parent}/experiments.html",
-    ]
+    shown = (("table1", "results", "Accuracy."), ("costs", "costs", "Time."))
+    settings = {"title": title, "titles": TITLES, "confidence": 0.95}
+    settings["tables"] = [dict(zip(("name", "maker", "caption"), entry, strict=True)) for entry in shown]
+    settings["figures"] = [{"name": "fig", "title": "A figure", "caption": "What it shows."}]
+    files = [f"table={folder}/{{table}}", f"figure={folder}/{{figure}}"]
+    files.append(f"experiments={folder.parent}/experiments.html")
     index_stage.index(settings, files, ROOT / "report/index.html.j2", folder / "index.html")
     return folder / "index.html"
 
@@ -151,9 +144,8 @@ def first_page(folder: Path, title="mine: what pruning leaves") -> Path:
 def test_the_page_opens_on_the_result_and_links_every_file(tmp_path):
     page = first_page(tmp_path / "mine").read_text()
     body = page[page.index("<body>") :]
-    order = [
-        body.index(text) for text in ("<h1>mine: what", "an accuracy of 84.5%", "<img", "What it shows.", "<table>")
-    ]
+    texts = "<h1>mine: what", "an accuracy of 84.5%", "<img", "What it shows.", "<table>"
+    order = [body.index(text) for text in texts]
     assert order == sorted(order)
     assert 'href="table1.csv"' in page and 'href="fig.png"' in page and 'href="../experiments.html"' in page
     assert "3 jobs, 2.0 hours one after another" in page

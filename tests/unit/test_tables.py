@@ -67,22 +67,19 @@ class Study:
     def __init__(self, directory: Path):
         self.results = directory / "results"
         self.outputs = {name: directory / f"table1.{name}" for name in ("csv", "md", "tex")}
-        task = {"metrics": ["exact_match,strict-match"], "kind": "accuracy", "title": "GSM8K"}
-        task |= {"task": "gsm8k", "tuning": None}
-        windows = {"metrics": ["perplexity"], "kind": "perplexity", "title": "WikiText-2"}
-        windows |= {"task": "wikitext2", "tuning": None}
+        task = {"kind": "accuracy", "title": "GSM8K", "task": "gsm8k", "tuning": None}
+        windows = {"kind": "perplexity", "title": "WikiText-2", "task": "wikitext2", "tuning": None}
+        tasks = {"gsm8k": {"metrics": ["exact_match,strict-match"], **task}}
+        tasks["wikitext2"] = {"metrics": ["perplexity"], **windows}
         calibrations = {calib: {"seed": seed} for seed, calib in enumerate(CALIBS)}
-        note = "weights are Q4_1-quantised"
+        models = {PAPER_MODEL: {"note": "weights are Q4_1-quantised", "dtype": "bfloat16"}, OTHER_MODEL: {"note": None}}
         self.published = directory / "published.csv"  # one row of the paper that two presets may stand for
         self.published.write_text(PAPER.read_text().replace(",wanda,", ",wanda;wanda_global,"))
         self.settings = {
             **{"name": "table1", "title": "Table 1: what pruning leaves of each model", "layout": "wide"},
             **{"paper": "table1", "reference": "wanda", "confidence": 0.95, "resamples": 500, "seed": 0},
-            "models": {
-                PAPER_MODEL: {"note": note, "dtype": "bfloat16", "calibrations": calibrations},
-                OTHER_MODEL: {"note": None, "calibrations": calibrations},
-            },
-            **{"tasks": {"gsm8k": task, "wikitext2": windows}, "methods": METHODS, "sparsities": SPARSITIES},
+            "models": {name: {**entry, "calibrations": calibrations} for name, entry in models.items()},
+            **{"tasks": tasks, "methods": METHODS, "sparsities": SPARSITIES},
         }
 
     def build(self) -> None:
@@ -112,6 +109,10 @@ class Study:
     def run(self) -> pd.DataFrame:
         table.table(self.settings, "results", *self.outputs.values(), file=self.files)
         return pd.read_csv(self.outputs["csv"])
+
+    @property
+    def text(self) -> str:
+        return self.outputs["md"].read_text(encoding="utf-8")
 
     @property
     def files(self) -> list[str]:
@@ -165,32 +166,6 @@ def binomial_p(one_way, other_way) -> float:
 # The tidy table
 
 
-def test_how_questions_were_put_is_said_where_the_config_says_so():
-    plain = {"num_fewshot": None, "shared_examples": False, "chat_template": False, "max_gen_toks": None, "first": 0}
-    chat = {**plain, "num_fewshot": 0, "chat_template": True, "max_gen_toks": 320}
-    shots = {**plain, "num_fewshot": 3, "shared_examples": True, "first": 1000}
-    entries = {"a": ("GSM8K", chat), "b": ("Training", shots), "c": ("AQuA", plain), "d": ("Text", None)}
-    settings = {"tasks": {name: {"title": title, "asked": asked} for name, (title, asked) in entries.items()}}
-    assert notes.asked(settings) == [
-        "GSM8K: no worked examples, the model's chat format, answers of at most 320 tokens.",
-        "Training: 3 worked examples, the same ones before every question, items from number 1,000 on.",
-    ]
-
-
-def test_rounding_is_warned_of_where_answers_were_generated_in_a_short_format():
-    generated, chosen = pd.DataFrame({"mean_tokens": [88.0, None]}), pd.DataFrame({"mean_tokens": [None]})
-    assert "in bfloat16" in notes.rounding(generated, "bfloat16")[0]
-    assert notes.rounding(generated, None) == notes.rounding(chosen, "bfloat16") == []
-
-
-def test_templates_are_no_matter_of_tests_where_nothing_is_compared():
-    settings = {"tasks": {"gsm8k": {"task": "gsm8k", "tuning": None, "title": "GSM8K"}}}
-    dense = pd.DataFrame({"task": ["gsm8k"], "clusters": [22], "metric": ["exact_match"]})
-    alone = pd.DataFrame({"p_cluster": [None], "design_effect": [None]})
-    said = notes._cluster_notes(dense, alone, alone, settings)
-    assert said == ["Items share templates (GSM8K 22). Wilson's interval speaks of these stories with other numbers."]
-
-
 def test_columns_and_rows_are_those_promised(printed, frame):
     assert printed["csv"].splitlines()[0] == EXPECTED_COLUMNS
     tasks = ["gsm8k", "wikitext2"]
@@ -200,19 +175,11 @@ def test_columns_and_rows_are_those_promised(printed, frame):
         expected += [(model, *row) for row in product(CALIBS, METHODS, [s / 100 for s in SPARSITIES], tasks)]
     found = frame.assign(calib=frame.calib.fillna(""))[["model", "calib", "method", "sparsity", "task"]]
     assert list(found.itertuples(index=False, name=None)) == expected
-
-
-def test_dense_row_has_no_calibration_and_no_comparison(frame):
-    row = one(frame, "dense", 0, calib=None)
-    assert (row.value, row.n, row.achieved_sparsity, row.params_removed) == (0.9, 60, 0, 0)
-    assert row[["calib", "seed", "tuning"]].isna().all()
-    assert row["reference":"published"].isna().all()
-
-
-def test_reference_rows_have_no_comparison(frame):
-    rows = frame[frame.method == "wanda"]
-    assert rows.loc[:, "reference":"p_cluster_holm"].isna().all(axis=None)
-    assert rows[["value", "ci_low", "ci_high", "seed"]].notna().all(axis=None)
+    dense, references = one(frame, "dense", 0, calib=None), frame[frame.method == "wanda"]
+    assert (dense.value, dense.n, dense.achieved_sparsity, dense.params_removed) == (0.9, 60, 0, 0)
+    assert dense[["calib", "seed", "tuning"]].isna().all() and dense["reference":"published"].isna().all()
+    assert references.loc[:, "reference":"p_cluster_holm"].isna().all(axis=None)
+    assert references[["value", "ci_low", "ci_high", "seed"]].notna().all(axis=None)
 
 
 def test_accuracy_row_is_wilson_mcnemar_and_bootstrap(frame):
@@ -260,13 +227,6 @@ def test_holm_covers_all_comparisons_of_a_model_and_calibration(frame):
     assert row.p_holm == pytest.approx(10 * binomial_p(0, 20), rel=1e-5)  # rku's two perplexities have smaller p
 
 
-def test_holm_of_one_calibration_ignores_the_others(study):
-    del study.settings["models"][PAPER_MODEL]["calibrations"], study.settings["models"][OTHER_MODEL]
-    study.settings["models"][PAPER_MODEL]["calibrations"] = {CALIBS[1]: {"seed": 1}}
-    row = one(study.run(), "rku", 30, calib=CALIBS[1])
-    assert row.p_holm == pytest.approx(10 * binomial_p(0, 20), rel=1e-5)
-
-
 def test_published_values_stand_beside_both_readings_of_the_papers_model_only(frame):
     published = {(m, s): one(frame, m, s).published for m, s in product(METHODS, SPARSITIES)}
     assert published["wanda", 30] == published["wanda_global", 30] == 0.1372
@@ -284,57 +244,64 @@ def test_published_value_of_another_metric_is_not_shown(study):
     assert study.run().published.isna().all()
 
 
-def test_order_of_the_samples_does_not_matter(study, frame):
-    for path in study.results.rglob("*.samples.parquet"):
+def test_neither_order_nor_other_metrics_matter_and_bytes_repeat(study, written):
+    for path in study.results.rglob("gsm8k.samples.parquet"):
         samples = artifacts.read_parquet(path, "samples").sample(frac=1, random_state=len(str(path)))
-        artifacts.write_parquet(path, samples, "samples", {})
-    pd.testing.assert_frame_equal(study.run(), frame)
-
-
-def test_only_the_named_metric_is_counted(study, frame):
-    path = study.samples(PAPER_MODEL, f"{CALIBS[0]}/rku/30", "gsm8k")
-    other = accuracy_samples(range(60), "exact_match,flexible-extract")
-    artifacts.write_parquet(path, pd.concat([other, accuracy_samples(RIGHT["rku", 30])]), "samples", {})
-    pd.testing.assert_frame_equal(study.run(), frame)
-
-
-def test_second_run_writes_the_same_bytes(study, written):
-    first = {name: path.read_bytes() for name, path in written.outputs.items()}
+        both = pd.concat([accuracy_samples(range(60), "exact_match,flexible-extract"), samples])
+        artifacts.write_parquet(path, both, "samples", {})
     study.run()
-    assert {name: path.read_bytes() for name, path in study.outputs.items()} == first
-    assert b"\r" not in first["csv"]
+    for name, path in study.outputs.items():
+        assert path.read_bytes() == written.outputs[name].read_bytes() and b"\r" not in path.read_bytes()
 
 
 # What is refused
 
 
-def variant_error(study, change, task="gsm8k") -> str:
-    """The message when one variant's samples are changed; nothing may have been written."""
+EARLY = {"after": 20, "below": 0.7, "confidence": 0.99}
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "fragments"),
+    [
+        (
+            "gsm8k",
+            lambda s: s.assign(item_hash=s.item_hash.where(s.item < 57, "ff")),
+            [
+                f"gsm8k: {PAPER_MODEL}/dense and {PAPER_MODEL}/{CALIBS[0]}/rku/30",
+                "3 of 60 differ",
+                f"item 57: hash {57:064x}, weight 1 against hash ff",
+            ],
+        ),
+        ("gsm8k", lambda s: s[s.item != 7], ["1 of 60 differ, e.g. item 7", "against absent"]),
+        ("early", lambda s: s[s.item < 19], ["41 of 60 differ, e.g. item 19"]),
+        (
+            "wikitext2",
+            lambda s: s.assign(weight=s.weight + (s.item == 3)),
+            ["wikitext2: ", "1 of 40 differ", "weight 100 against"],
+        ),
+        ("gsm8k", lambda s: s.assign(metric="acc"), ["rku/30", "'exact_match,strict-match'", "found acc"]),
+        ("gsm8k", lambda s: s.assign(value=s["value"] / 2), ["item 0 is 0.5", "0 or 1", "tasks.gsm8k.kind"]),
+        ("gsm8k", lambda s: s.assign(value=math.nan), ["item 0 is nan"]),
+        ("gsm8k", lambda s: pd.concat([s, s[:1]]), ["rku/30", "occurs twice"]),
+        ("wikitext2", lambda s: s.assign(value=math.nan), ["wikitext2", "rku/30", "finite"]),
+        ("wikitext2", lambda s: s.assign(weight=0), ["wikitext2", "rku/30", "at least one token"]),
+    ],
+)
+def test_broken_and_other_samples_are_refused(study, task, change, fragments):
+    """One variant's samples are changed; nothing may have been written."""
+    if task == "early":
+        study.settings["tasks"]["gsm8k"]["stop_early"], task = EARLY, "gsm8k"
     path = study.samples(PAPER_MODEL, f"{CALIBS[0]}/rku/30", task)
-    samples = artifacts.read_parquet(path, "samples")
-    artifacts.write_parquet(path, change(samples), "samples", {})
+    artifacts.write_parquet(path, change(artifacts.read_parquet(path, "samples")), "samples", {})
     with pytest.raises(InputError) as error:
         study.run()
+    assert all(fragment in str(error.value) for fragment in fragments), error.value
     assert not any(output.exists() for output in study.outputs.values())
-    return str(error.value)
-
-
-def test_variants_scored_on_other_items_are_refused(study):
-    message = variant_error(study, lambda s: s.assign(item_hash=s.item_hash.where(s.item < 57, "ff")))
-    assert f"gsm8k: {PAPER_MODEL}/dense and {PAPER_MODEL}/{CALIBS[0]}/rku/30" in message
-    assert "3 of 60 differ" in message
-    assert f"item 57: hash {57:064x}, weight 1 against hash ff" in message
-
-
-def test_variants_scored_on_fewer_items_are_refused(study):
-    message = variant_error(study, lambda s: s[s.item != 7])
-    assert "1 of 60 differ, e.g. item 7" in message
-    assert "against absent" in message
 
 
 def test_a_model_that_stopped_early_is_compared_on_what_it_was_asked(study, frame):
     """Of the first 20 items `agf` at 50% has 8 right, the reference those 8 and two more."""
-    study.settings["tasks"]["gsm8k"]["stop_early"] = {"after": 20, "below": 0.7, "confidence": 0.99}
+    study.settings["tasks"]["gsm8k"]["stop_early"] = EARLY
     path = study.samples(PAPER_MODEL, f"{CALIBS[0]}/agf/50", "gsm8k")
     samples = artifacts.read_parquet(path, "samples")
     artifacts.write_parquet(path, samples[samples["item"] < 20], "samples", {})
@@ -346,60 +313,26 @@ def test_a_model_that_stopped_early_is_compared_on_what_it_was_asked(study, fram
     columns = ["n", "value", "delta", "p_value"]
     pd.testing.assert_frame_equal(found.loc[others, columns], frame.loc[others, columns])
     note = (
-        "gsm8k: `agf` at 50% were asked, and compared on, the first 20 items alone: the upper end of the 99% interval "
-        "was below 70% there."
+        "gsm8k: `agf` at 50% were evaluated and compared on the first 20 items alone: the upper end of the 99% "
+        "interval was below 70% there."
     )
-    printed = study.outputs["md"].read_text()
-    assert printed.count(note) == 1 and "the same items, but for those that stopped early." in printed
+    printed = study.text
+    assert printed.count(note) == 1 and "the same for all variants, but for those that stopped early." in printed
 
 
-def test_a_model_that_was_asked_less_than_early_stopping_allows_is_refused(study):
-    study.settings["tasks"]["gsm8k"]["stop_early"] = {"after": 20, "below": 0.7, "confidence": 0.99}
-    assert "41 of 60 differ, e.g. item 19" in variant_error(study, lambda s: s[s.item < 19])
-
-
-def test_windows_of_other_lengths_are_refused(study):
-    message = variant_error(study, lambda s: s.assign(weight=s.weight + (s.item == 3)), "wikitext2")
-    assert "wikitext2: " in message
-    assert "1 of 40 differ" in message
-    assert "weight 100 against" in message
-
-
-@pytest.mark.parametrize(
-    ("task", "change", "fragments"),
-    [
-        ("gsm8k", lambda s: s.assign(metric="acc"), ["rku/30", "'exact_match,strict-match'", "found acc"]),
-        ("gsm8k", lambda s: s.assign(value=s["value"] / 2), ["item 0 is 0.5", "0 or 1", "tasks.gsm8k.kind"]),
-        ("gsm8k", lambda s: s.assign(value=math.nan), ["item 0 is nan"]),
-        ("gsm8k", lambda s: pd.concat([s, s[:1]]), ["rku/30", "occurs twice"]),
-        ("wikitext2", lambda s: s.assign(value=math.nan), ["wikitext2", "rku/30", "finite"]),
-        ("wikitext2", lambda s: s.assign(weight=0), ["wikitext2", "rku/30", "at least one token"]),
-    ],
-)
-def test_broken_samples_are_refused(study, task, change, fragments):
-    message = variant_error(study, change, task)
-    assert all(fragment in message for fragment in fragments), message
-
-
-def test_same_items_accepts_another_order():
-    samples = accuracy_samples([])
-    comparison.same_items({"a": samples, "b": samples[::-1]}, "gsm8k")
-
-
-def run_cli(study, **changes) -> subprocess.CompletedProcess:
+def test_the_command_line_names_a_wrong_reference_and_writes_what_the_function_writes(study, printed):
     outputs = [part for name, path in study.outputs.items() for part in (f"--output-{name}", str(path))]
-    settings = json.dumps(study.settings | changes)
-    command = [sys.executable, REPOSITORY / "scripts/table.py", "--settings", settings, "--maker", "results", *outputs]
     files = [f"--file={file}" for file in study.files]
-    return subprocess.run([*command, *files], capture_output=True, text=True, cwd=REPOSITORY)
-
-
-def test_reference_that_is_no_method_is_one_line_naming_the_key(study):
-    process = run_cli(study, reference="flap")
-    assert process.returncode == 1
-    assert process.stderr.startswith("error: table1.reference: 'flap' is not among the methods")
-    assert len(process.stderr.splitlines()) == 1
-    assert not study.outputs["csv"].exists()
+    command = [sys.executable, REPOSITORY / "scripts/table.py", "--maker", "results", *outputs, *files]
+    for reference, code, words in (
+        ("flap", 1, "error: table1.reference: 'flap' is not among the methods"),
+        ("wanda", 0, ""),
+    ):
+        settings = json.dumps({**study.settings, "reference": reference})
+        done = subprocess.run([*command, "--settings", settings], capture_output=True, text=True, cwd=REPOSITORY)
+        assert done.returncode == code and done.stderr.startswith(words)
+        assert len(done.stderr.splitlines()) == code and study.outputs["csv"].exists() != bool(code)
+    assert {name: path.read_text(encoding="utf-8") for name, path in study.outputs.items()} == printed
 
 
 def test_published_table_that_is_none_is_an_error_naming_the_key(study, tmp_path):
@@ -409,12 +342,6 @@ def test_published_table_that_is_none_is_an_error_naming_the_key(study, tmp_path
     (tmp_path / "none.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="published: .*expected the columns model, method"):
         study.run()
-
-
-def test_command_line_writes_what_the_function_writes(study, printed):
-    process = run_cli(study)
-    assert (process.returncode, process.stderr) == (0, "")
-    assert {name: path.read_text(encoding="utf-8") for name, path in study.outputs.items()} == printed
 
 
 # The printed table
@@ -448,37 +375,25 @@ def test_markdown_cells_carry_interval_marks_and_published_value(printed):
     assert markdown_row(printed["md"], "`rku`", block=3)[1] == "**66.7** [54.1, 77.3]"  # not the paper's model
 
 
-def test_difference_from_the_paper_is_signed_and_never_minus_zero(study):
-    row = {"calib": CALIBS[0], "method": "wanda", "ci_low": 0.1, "ci_high": 0.2, "best": False, "near_best": False}
-    shown = [
-        layout._cell({**row, "value": v, "published": 0.1372}, "gsm8k", study.settings).published for v in (0.137, 0.12)
-    ]
-    assert shown == ["paper 13.72, +0.0", "paper 13.72, −1.7"]
-
-
-@pytest.mark.parametrize(("p_cluster", "marks"), [(0.04, ()), (0.06, ("n.s.",)), (math.nan, ("n.s.",))])
-def test_items_in_clusters_must_be_significant_both_ways(study, p_cluster, marks):
-    row = {
-        "calib": CALIBS[0],
-        "method": "rku",
-        "value": 0.2,
-        "ci_low": 0.1,
-        "ci_high": 0.3,
-        "published": math.nan,
-        "clusters": 12,
-    }
-    row |= {"best": False, "near_best": False, "p_holm": 0.01, "p_cluster_holm": p_cluster}
-    assert layout._cell(row, "gsm8k", study.settings).marks == marks
-    assert layout._cell({**row, "clusters": pd.NA}, "gsm8k", study.settings).marks == ()
-
-
 @pytest.mark.parametrize(
-    ("p_value", "p_holm", "marks"), [(0.01, 0.12, ("n.s.",)), (0.01, 0.04, ()), (0.2, 0.2, ("n.s.",))]
+    ("changes", "marks", "published"),
+    [
+        ({"value": 0.137, "published": 0.1372}, (), "paper 13.72, +0.0"),  # never minus zero
+        ({"value": 0.12, "published": 0.1372}, (), "paper 13.72, −1.7"),
+        ({"p_value": 0.01, "p_holm": 0.12}, ("n.s.",), ""),
+        ({"p_value": 0.2, "p_holm": 0.2, "reference": None}, (), ""),
+        ({"p_holm": math.nan}, ("n.s.",), ""),
+        ({"clusters": 12, "p_cluster_holm": 0.04}, (), ""),
+        ({"clusters": 12, "p_cluster_holm": 0.06}, ("n.s.",), ""),
+        ({"clusters": 12, "p_cluster_holm": math.nan}, ("n.s.",), ""),
+        ({"clusters": pd.NA, "p_cluster_holm": 0.06}, (), ""),
+    ],
 )
-def test_significance_is_marked_after_holm(study, p_value, p_holm, marks):
-    row = {"calib": CALIBS[0], "method": "rku", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "published": math.nan}
-    row |= {"best": False, "near_best": False, "p_value": p_value, "p_holm": p_holm}
-    assert layout._cell(row, "gsm8k", study.settings).marks == marks
+def test_a_cell_has_its_marks_after_holm_both_ways_and_the_papers_value(changes, marks, published):
+    row = {"kind": "accuracy", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "best": False, "near_best": False}
+    row |= {"reference": "wanda", "p_holm": 0.04, "published": math.nan, **changes}
+    cell = layout._cell(row, 0.95)
+    assert (cell.marks, cell.published) == (marks, published)
 
 
 def cluster_test(ours, reference) -> tuple[float, float]:
@@ -507,34 +422,24 @@ def test_items_that_share_templates_are_tested_by_template_as_well(study):
     agf = one(frame, "agf", 30)
     assert agf.p_cluster == pytest.approx(cluster_test(range(37), range(20))[1], rel=1e-4)
     assert agf.p_cluster_holm == pytest.approx(6 * agf.p_cluster, rel=1e-4)  # 3 methods, 2 sparsities, 1 task
-    text = study.outputs["md"].read_text(encoding="utf-8")
+    text = study.text
     assert "n.s." in markdown_row(text, "`rku`")[1] and "n.s." not in markdown_row(text, "`agf`")[1]
     block = frame[(frame.model == PAPER_MODEL) & (frame.calib == CALIBS[0])]
     note = [line for line in text.split("\n## ")[1].splitlines() if "share templates" in line][0]
-    assert "(GSM8K 6)" in note and "stories with other numbers" in note and "other stories of the same kind" in note
+    assert "(GSM8K 6)" in note and "with other instances" in note and "others of the same kind" in note
     assert "over its own 6 comparisons" in note
     assert f"median {block.design_effect.median():.1f}, largest {block.design_effect.max():.1f}" in note
     study.settings |= {"reference": f"{CALIBS[0]}/wanda"}
     study.run()
-    text = study.outputs["md"].read_text(encoding="utf-8")
+    text = study.text
     assert text.count("over its own 14 comparisons") == 4  # 8 models of each text, but for the one
-
-
-def test_not_worse_than_the_best_counts_templates_as_well():
-    """Twenty right items more, all of two templates of six."""
-    two = [i for i in range(ITEMS) if i % 6 in (2, 3)]
-    samples = [accuracy_samples(two).assign(cluster=[str(i % 6) for i in range(ITEMS)]), accuracy_samples([])]
-    rows = [{"value": 20 / 60}, {"value": 0}]
-    for clusters, near in ((samples[0]["cluster"], True), (None, False)):
-        comparison._mark_best(rows, [s.assign(cluster=clusters) for s in samples], "accuracy", {"confidence": 0.95})
-        assert rows[1]["near_best"] is near
 
 
 def test_few_windows_are_said_to_be_few(study):
     for path in study.results.rglob("wikitext2.samples.parquet"):
         artifacts.write_parquet(path, artifacts.read_parquet(path, "samples")[:39], "samples", {})
     study.run()
-    assert "in 39 windows (fewer than 40 windows" in study.outputs["md"].read_text(encoding="utf-8")
+    assert "in 39 windows (fewer than 40 windows" in study.text
 
 
 def test_best_perplexity_is_the_lowest(printed, frame):
@@ -547,23 +452,29 @@ def test_best_perplexity_is_the_lowest(printed, frame):
     assert "n.s." not in cells["`rku`"]
 
 
-def test_ties_for_best_are_all_bold(printed):
-    study_cells = [markdown_row(printed["md"], label)[3] for label in ("`wanda` ", "`wanda_g", "`rku`", "`agf`")]
-    assert [cell.split()[0] for cell in study_cells] == ["16.7", "16.7", "**20.0**", "13.3"]
-    samples = [accuracy_samples(range(5)), accuracy_samples(range(1, 6)), accuracy_samples(range(4))]
-    rows = [{"value": 5 / 60}, {"value": 5 / 60}, {"value": 4 / 60}]
-    comparison._mark_best(rows, samples, "accuracy", {"confidence": 0.95})
-    assert [(row["best"], row["near_best"]) for row in rows] == [(True, False), (True, False), (False, True)]
+def clustered(right) -> pd.DataFrame:
+    return accuracy_samples(right).assign(cluster=[str(i % 6) for i in range(ITEMS)])
 
 
-def test_not_worse_than_the_best_is_judged_after_holm():
-    """6 discordant items, all one way: p = 0.03, 0.06 for the second of two such methods."""
-    samples = [accuracy_samples(range(20)), accuracy_samples(range(14)), accuracy_samples(range(6, 20))]
-    rows = [{"value": 20 / 60}, {"value": 14 / 60}, {"value": 14 / 60}]
-    comparison._mark_best(rows, samples, "accuracy", {"confidence": 0.95})
-    assert [row["near_best"] for row in rows] == [False, True, True]
-    comparison._mark_best(rows[:2], samples[:2], "accuracy", {"confidence": 0.95})
-    assert [row["near_best"] for row in rows[:2]] == [False, False]
+@pytest.mark.parametrize(
+    ("samples", "best", "near"),
+    [
+        ([accuracy_samples(range(n)) for n in (5, 5, 4)], [1, 1, 0], [0, 0, 1]),  # ties are all best
+        # 6 discordant items, all one way: p = 0.03, 0.06 for the second of two such methods.
+        ([accuracy_samples(own) for own in (range(20), range(14), range(6, 20))], [1, 0, 0], [0, 1, 1]),
+        ([accuracy_samples(range(20)), accuracy_samples(range(14))], [1, 0], [0, 0]),
+        # Twenty right items more: of all templates alike, or of two of six.
+        ([accuracy_samples([i for i in range(ITEMS) if i % 6 in (2, 3)]), accuracy_samples([])], [1, 0], [0, 0]),
+        ([clustered([i for i in range(ITEMS) if i % 6 in (2, 3)]), clustered([])], [1, 0], [0, 1]),
+    ],
+)
+def test_the_best_and_what_is_not_worse_after_holm_and_by_templates(samples, best, near):
+    rows = []
+    for outcomes in samples:
+        row = {"method": "m", "calib": "c", "group": "30%", "column": "t", "metric": "acc", "kind": "accuracy"}
+        rows.append(row | {"samples": outcomes, **comparison.measure(outcomes, "accuracy", {"confidence": 0.95})})
+    comparison._mark_best(rows, 0.95)
+    assert [row["best"] for row in rows] == best and [row["near_best"] for row in rows] == near
 
 
 @pytest.mark.parametrize("name", ["md", "tex"])
@@ -578,11 +489,10 @@ def test_notes_say_all_a_reader_needs(printed, name):
         "calibration seed 0 only",
         "GSM8K n = 60 items",
         "WikiText-2 n = 4,000 predicted tokens in 40 windows (`perplexity`)",
-        "sparsity 0",
         "reference method, `wanda`",
         "exact McNemar for accuracy, paired t over blocks of windows for perplexity",
         "p > 0.05 after Holm's adjustment over the 12 comparisons",
-        "chosen by looking at these very items",
+        "chosen by looking at these items",
         "parameters removed: 21.0% at sparsity 30%; 35.0% at sparsity 50%",
         "0.5 points off the nominal one: `rku` at 50%: 51.2%.",
         "Wanda-Struct = `wanda` or `wanda_global`",
@@ -593,12 +503,14 @@ def test_notes_say_all_a_reader_needs(printed, name):
         assert fragment in first, fragment
     assert not re.search(r"\bp = ", text)
     assert "templates" not in text and "fewer than" not in text
+    if name == "md":
+        assert all(block.count("\n* ") <= 5 for block in text.split("\n## "))
 
 
 def test_the_spread_over_calibrations_is_their_mean_deviation_and_range(study):
     study.write(PAPER_MODEL, f"{CALIBS[1]}/rku/30", range(46), 2.9)
     study.run()
-    text = study.outputs["md"].read_text(encoding="utf-8").split("\n## ")[3]
+    text = study.text.split("\n## ")[3]
     assert text.startswith(f"`{PAPER_MODEL}`: spread over calibrations")
     deviation = (46 / 60 - 40 / 60) / math.sqrt(2)  # of two values
     assert f"71.7 ± {100 * deviation:.1f} [66.7, 76.7]" in markdown_row("\n## " + text, "`rku`")[1]
@@ -608,7 +520,7 @@ def test_the_spread_over_calibrations_is_their_mean_deviation_and_range(study):
 def test_long_tables_have_a_row_a_method_and_sparsity(study):
     study.settings["layout"] = "long"
     study.run()
-    text = study.outputs["md"].read_text(encoding="utf-8")
+    text = study.text
     assert markdown_row(text, "Method")[1:] == ["GSM8K", "WikiText-2"]
     labels = re.findall(r"^\| (\S.*?) +\|", text.split("\n## ")[1], re.M)
     assert labels[:4] == ["Method", "dense", "`wanda` (reference), 30%", "`wanda_global`, 30%"]
@@ -636,22 +548,10 @@ def test_at_equal_cost_each_method_has_its_own_sparsity_and_is_compared_there(st
     assert "equal cost sparsity" not in tex and ("{equal cost}" in tex) == (layout == "wide")
 
 
-class Recovered(Study):
-    """The same, where the task is answered before and after a recovery named `lora`."""
-
-    def __init__(self, directory: Path):
-        super().__init__(directory)
-        plain = self.settings["tasks"]["gsm8k"]
-        self.settings["tasks"] = {"gsm8k": plain, "gsm8k@lora": {**plain, "tuning": "lora"}}
-        self.settings |= {
-            "reference": "untuned",
-            "models": {OTHER_MODEL: {"note": None, "calibrations": {CALIBS[0]: {"seed": 0}}}},
-        }
-
-
-def test_recovered_models_are_compared_with_themselves_before(tmp_path, written):
-    study = Recovered(tmp_path)
-    shutil.copytree(written.results, study.results)
+def test_recovered_models_are_compared_with_themselves_before(study):
+    plain = study.settings["tasks"]["gsm8k"]
+    study.settings |= {"tasks": {"gsm8k": plain, "gsm8k@lora": {**plain, "tuning": "lora"}}, "reference": "untuned"}
+    study.settings["models"] = {OTHER_MODEL: {"note": None, "calibrations": {CALIBS[0]: {"seed": 0}}}}
     for method, sparsity in product(METHODS, SPARSITIES):
         right = set(RIGHT[method, sparsity]) | set(range(50, 58))
         study.replace(OTHER_MODEL, f"{CALIBS[0]}/{method}/{sparsity}/lora", "gsm8k", accuracy_samples(right))
@@ -661,14 +561,10 @@ def test_recovered_models_are_compared_with_themselves_before(tmp_path, written)
     assert tuned.delta.tolist() == pytest.approx([8 / 60] * 8, rel=1e-4)
     assert tuned.p_value.tolist() == pytest.approx([binomial_p(0, 8)] * 8, rel=1e-4)
     assert frame[frame.tuning.isna()].reference.isna().all()
-    header = markdown_row(study.outputs["md"].read_text(encoding="utf-8"), "Method")
+    header = markdown_row(study.text, "Method")
     assert header[1:3] == ["30%: GSM8K", "30%: GSM8K (tuned on lora)"]
-    assert "Columns without `tuned on`: the pruned" in study.outputs["md"].read_text(encoding="utf-8")
+    assert "Columns without `tuned on`: the pruned" in study.text
     del study.settings["tasks"]["gsm8k"]
-    for path in list((study.results).glob("*/eval/*/*/*/lora")):
-        model, variant = path.parts[-6], "/".join(path.parts[-4:-1])
-        twin = artifacts.read_json(study.results / model / f"eval/{variant}/gsm8k.json", "evaluation")
-        study.resize(model, f"{variant}/lora", twin["pruned"])
     with pytest.raises(InputError, match="table1.tasks: 'gsm8k@lora' is compared with 'gsm8k': name that as well"):
         study.run()
 
@@ -698,7 +594,7 @@ def test_another_text_is_compared_method_by_method(study):
     row = one(frame, "rku", 30, calib=CALIBS[1])
     assert (row.reference, row.discordant, row.delta) == (f"{CALIBS[0]}/rku", 11, pytest.approx(-5 / 60, rel=1e-4))
     assert row.p_value == pytest.approx(binomial_p(8, 3), rel=1e-5)
-    first, second = study.outputs["md"].read_text(encoding="utf-8").split("calibrated on `gsm8k-s1`")[:2]
+    first, second = study.text.split("calibrated on `gsm8k-s1`")[:2]
     assert "n.s." not in first and "(reference)" not in first
     said = "not significantly different from the same method calibrated on `gsm8k-s0`, at the same sparsity"
     assert said in second and "over the 16 comparisons" in second
@@ -714,7 +610,7 @@ def test_one_model_of_another_text_is_what_all_are_compared_with(study):
     for _, rows in frame[frame.p_value.notna()].groupby("model"):  # one family over both texts
         assert len(rows) == (8 + 6) * 2
         assert rows.p_holm.tolist() == pytest.approx(multipletests(rows.p_value, method="holm")[1].tolist(), rel=1e-4)
-    text = study.outputs["md"].read_text(encoding="utf-8")
+    text = study.text
     assert text.count("`wanda` (reference)") == 2 and "over the 28 comparisons" in text  # once a model
     assert "not significantly different from `wanda` calibrated on `gsm8k-s0`" in text
 
@@ -730,39 +626,26 @@ def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):
     table.table(study.settings, "results", *study.outputs.values(), file=files)
     row = one(pd.read_csv(study.outputs["csv"]), "rku", 30)
     assert (row.mean_tokens, row.cut_off, row.no_answer, row.repetition) == (12, 0.25, 0.25, 0.25)
-    assert (
-        "`gsm8k` against `gsm8k-s0`: 0 identical, 7 sharing half of their 8-grams, of 60"
-        in study.outputs["md"].read_text()
-    )
+    assert "`gsm8k` against `gsm8k-s0`: 0 identical, 7 sharing half of their 8-grams, of 60" in study.text
 
 
-def test_methods_that_cut_groups_are_named_with_what_groups_count_as(study, printed):
-    said = "key-value groups of attention are cut as well, and count as neurons of as many parameters"
-    assert said not in printed["md"]
-    study.settings = {**study.settings, "groups": ["rku"]}
-    study.run()
-    assert f"* `rku`: {said}." in study.outputs["md"].read_text(encoding="utf-8")
-
-
-def test_methods_that_keep_to_a_speed_say_so(study):
+def test_methods_that_cut_groups_or_keep_to_a_speed_say_so(study, printed):
+    groups = "key-value groups of attention are pruned as well, and count as neurons of as many parameters."
+    assert groups not in printed["md"]
     kept_to = {"rku": "decode", "random": "flops", "taylor_fo": "prefill"}
-    cut = {"groups": ["rku", "taylor_fo", "wanda"], "ranked": ["rku", "wanda"], "kept_to": kept_to}
-    study.settings = {**study.settings, **cut}
+    study.settings |= {"groups": ["rku", "taylor_fo", "wanda"], "ranked": ["rku", "wanda"], "kept_to": kept_to}
     study.run()
-    notes = study.outputs["md"].read_text(encoding="utf-8")
-    assert (
-        "* `wanda`: key-value groups of attention are cut as well, and count as neurons of as many parameters." in notes
-    )
-    assert (
-        "* `rku` loses neurons, and key-value groups of attention, that take as much time for a token as this share of "
-        "all neurons, each at the average of its kind, by times measured on this machine, noise included "
-        "(latency_table.parquet): of parameters another share is gone.\n" in notes
-    )
-    assert (
-        "* `random` takes no more operations for a prompt than a model whose layers have all lost this share of their "
-        "neurons, by arithmetic (latency_table.parquet): of parameters another share is gone.\n" in notes
-    )
-    assert "* `taylor_fo` takes no more time for a prompt than a model" in notes
+    text = study.text
+    for said in (
+        f" `wanda`: {groups} ",
+        " `rku` loses neurons and key-value groups that take as much time for a token, on average, as this share of "
+        "neurons, by times measured on this machine, noise included (latency_table.parquet): of parameters another "
+        "share is removed.",
+        " `random` takes no more operations for a prompt than a model whose layers have all lost this share of their "
+        "neurons, by arithmetic (latency_table.parquet): of parameters another share is removed.",
+        " `taylor_fo` takes no more time for a prompt than a model",
+    ):
+        assert said in text
 
 
 def test_what_models_took_is_a_block_of_its_own(study, tmp_path):
@@ -791,17 +674,39 @@ def test_what_models_took_is_a_block_of_its_own(study, tmp_path):
 def test_notes_of_another_model_do_not_mention_the_paper(printed):
     other = printed["md"].split("\n## ")[4]
     assert OTHER_MODEL in other.splitlines()[0]
-    assert "paper" not in other
-    assert "quantised" not in other
-    assert "bfloat16" not in other
+    assert not any(word in other for word in ("paper", "quantised", "bfloat16"))
     assert "calibration seed 1 only" in printed["md"].split("\n## ")[5]
 
 
-def test_half_a_point_of_sparsity_is_no_deviation():
-    rows = [("a", 30, 0.305, 0.2), ("b", 30, 0.2949, 0.21), ("c", 30, 0.295, 0.2)]
-    said = notes.widths(pd.DataFrame(rows, columns=["method", "sparsity", "achieved_sparsity", "params_removed"]))
-    assert said[0].endswith("20.0–21.0% at sparsity 30%.")
-    assert said[1].endswith("nominal one: `b` at 30%: 29.5%.")
+def test_notes_on_how_questions_were_put_and_on_small_things():
+    plain = {"num_fewshot": None, "shared_examples": False, "chat_template": False, "max_gen_toks": None, "first": 0}
+    chat = {**plain, "num_fewshot": 0, "chat_template": True, "max_gen_toks": 320}
+    shots = {**plain, "num_fewshot": 3, "shared_examples": True, "first": 1000}
+    entries = {"a": ("GSM8K", chat), "b": ("Training", shots), "c": ("AQuA", plain), "d": ("Text", None)}
+    settings = {"tasks": {name: {"title": title, "asked": asked} for name, (title, asked) in entries.items()}}
+    assert notes.asked(settings) == [
+        "GSM8K: no worked examples, the model's chat format, answers of at most 320 tokens.",
+        "Training: 3 worked examples, the same ones before every question, items from number 1,000 on.",
+    ]
+    pruned = pd.DataFrame({"kind": ["accuracy"], "seed": [0]})
+    for tokens, dtype, warned in (
+        ([88.0, None], "bfloat16", True),
+        ([88.0, None], None, False),
+        ([None], "bfloat16", False),
+    ):
+        dense = pd.DataFrame({"metric": "acc", "mean_tokens": tokens})
+        assert ("in bfloat16" in " ".join(notes.cells(dense, pruned, dtype, 0.95))) == warned
+    rows = [("a", 30, 0.305, 0.2), ("b", 30, 0.2949, 0.21), ("c", 30, 0.295, 0.2)]  # half a point is no deviation
+    pruned = pd.DataFrame(rows, columns=["method", "sparsity", "achieved_sparsity", "params_removed"])
+    said = notes.removed(pruned, {})
+    assert said[0].endswith("20.0–21.0% at sparsity 30%.") and said[1].endswith("nominal one: `b` at 30%: 29.5%.")
+
+
+def test_templates_are_no_matter_of_tests_where_nothing_is_compared():
+    settings = {"tasks": {"gsm8k": {"task": "gsm8k", "title": "GSM8K"}}, "reference": "wanda", "layout": "wide"}
+    dense = pd.DataFrame({"task": ["gsm8k"], "column": ["gsm8k"], "clusters": [22]})
+    said = " ".join(notes.tests(dense, pd.DataFrame({"p_value": [None], "p_cluster": [None]}), settings))
+    assert "(GSM8K 22): Wilson's interval" in said and "McNemar" not in said and "n.s." not in said
 
 
 def test_tasks_with_two_metrics_have_a_column_each(study):
@@ -811,9 +716,9 @@ def test_tasks_with_two_metrics_have_a_column_each(study):
         artifacts.write_parquet(path, both, "samples", {})
     study.settings["tasks"]["gsm8k"]["metrics"].append("exact_match,flexible-extract")
     study.run()
-    header = markdown_row(study.outputs["md"].read_text(encoding="utf-8"), "Method")
+    header = markdown_row(study.text, "Method")
     assert header[1:3] == ["30%: GSM8K (exact_match,strict-match)", "30%: GSM8K (exact_match,flexible-extract)"]
-    assert "acc_norm" not in study.outputs["md"].read_text(encoding="utf-8")
+    assert "acc_norm" not in study.text
 
 
 def test_one_window_has_a_perplexity_without_interval_and_no_significance(study):
@@ -821,7 +726,7 @@ def test_one_window_has_a_perplexity_without_interval_and_no_significance(study)
         artifacts.write_parquet(path, artifacts.read_parquet(path, "samples")[:1], "samples", {})
     row = one(study.run(), "rku", 30, "wikitext2")
     assert row[["ci_low", "ci_high", "delta_low", "delta_high", "p_value", "p_holm"]].isna().all()
-    cell = markdown_row(study.outputs["md"].read_text(encoding="utf-8"), "`rku`")[2]
+    cell = markdown_row(study.text, "`rku`")[2]
     assert re.fullmatch(r"\d+\.\d+ \[–, –\] † n\.s\.", cell)
 
 
@@ -875,48 +780,6 @@ def test_perplexities_have_decimals_that_suit_their_size(value, shown):
     assert printing.plain(value + 1e-9) == [shown]
 
 
-# The published table
-
-PRINTED = """
-| Wanda-Struct | 13.72% | 25.98% | 4.85% | 24.41% | 1.90% | 22.44% |
-| Taylor-FO | 24.18% | 26.77% | 6.90% | 24.02% | 2.05% | 23.23% |
-| AGF | 27.59% | 28.35% | 12.28% | 27.17% | 3.11% | 26.38% |
-| RKU (Ours) | 34.34% | 28.35% | 13.34% | 27.56% | 3.64% | 24.02% |
-"""
-
-
-def test_published_table_is_the_papers():
-    frame = comparison.read_published(PAPER)
-    assert (frame.model == PAPER_MODEL).all()
-    assert not frame.duplicated(["method", "sparsity", "task"]).any()
-    assert set(zip(frame.task, frame.metric, strict=True)) == {("gsm8k", "exact_match,strict-match"), ("aqua", "acc")}
-    found = {(row.method, row.sparsity, row.task): f"{100 * row.value:.2f}%" for row in frame.itertuples()}
-    expected = {}
-    for line in PRINTED.strip().splitlines():
-        method, *values = [cell.strip() for cell in line.strip("|").split("|")]
-        for (sparsity, task), value in zip(product((0.3, 0.4, 0.5), ("gsm8k", "aqua")), values, strict=True):
-            expected[method.removesuffix(" (Ours)"), sparsity, task] = value
-    assert found == expected
-
-
-def test_published_values_are_whole_numbers_of_items_but_one():
-    """A check of the copy by other means than copying; resources/paper/README.md names the exception."""
-    exceptions = []
-    for row in comparison.read_published(PAPER).itertuples():
-        n = {"gsm8k": 1319, "aqua": 254}[row.task]
-        if round(round(row.value * n) / n, 4) != row.value:
-            exceptions.append((row.method, row.sparsity, row.task, row.value))
-    assert exceptions == [("AGF", 0.3, "gsm8k", 0.2759)]
-
-
-def test_notes_on_the_paper_follow_from_its_numbers():
-    value = comparison.read_published(PAPER).set_index(["method", "sparsity", "task"]).value
-
-    def z(a, b, n) -> float:
-        pooled = (a + b) / 2
-        return (a - b) / math.sqrt(2 * pooled * (1 - pooled) / n)
-
-    gsm8k = {s: z(value["RKU", s, "gsm8k"], value["AGF", s, "gsm8k"], 1319) for s in (0.3, 0.4)}
-    assert gsm8k == pytest.approx({0.3: 3.75, 0.4: 0.8}, abs=0.02)
-    aqua = value[:, :, "aqua"]
-    assert z(aqua.max(), aqua.min(), 254) < 1.96
+def test_sparsities_are_converted_without_what_binary_fractions_add():
+    assert [names.percent(names.share(sparsity)) for sparsity in range(100)] == list(range(100))
+    assert names.percent(pd.Series([0.29, 0.2917])).tolist() == [29.0, 29.17]

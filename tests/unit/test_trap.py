@@ -11,16 +11,8 @@ from pruning.calibration.columns import TOKEN_CLASSES
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 
-SETTINGS = {
-    "model": "m",
-    "calib": "c",
-    "sparsity": 40,
-    "high": 0.75,
-    "low": 0.25,
-    "objective": "energy",
-    "confidence": 0.95,
-}
-SETTINGS["layer"] = None
+SETTINGS = {"model": "m", "calib": "c", "sparsity": 40, "high": 0.75, "low": 0.25, "objective": "energy"}
+SETTINGS |= {"confidence": 0.95, "layer": None}
 # Layer 0: eight neurons; activation's upper quartile is 5.25, its lower 1.75, and the gradient's the same.
 ACTIVATION = {0: [7, 6, 5, 4, 3, 2, 1, 0], 1: [3, 2, 1, 0], 2: [1, 1, 1, 1]}
 GRADIENT = {0: [0, 7, 1, 2, 3, 4, 5, 6], 1: [0, 1, 2, 3], 2: [1, 1, 1, 1]}
@@ -34,18 +26,11 @@ CLASS_TOKENS = dict(zip(TOKEN_CLASSES, [1, 2, 0, 3, 3, 1], strict=True))
 
 
 def statistics() -> pd.DataFrame:
-    return pd.concat(
-        pd.DataFrame(
-            {
-                "layer": layer,
-                "unit": range(len(a)),
-                "n_tokens": TOKENS,
-                "act_sq_sum": TOKENS * np.square(a),
-                "energy_grad_sq_sum": TOKENS * np.square(GRADIENT[layer]),
-            }
-        )
-        for layer, a in ACTIVATION.items()
-    )
+    frames = []
+    for layer, a in ACTIVATION.items():
+        sums = {"act_sq_sum": TOKENS * np.square(a), "energy_grad_sq_sum": TOKENS * np.square(GRADIENT[layer])}
+        frames.append(pd.DataFrame({"layer": layer, "unit": range(len(a)), "n_tokens": TOKENS, **sums}))
+    return pd.concat(frames)
 
 
 def test_regions_by_hand():
@@ -55,12 +40,6 @@ def test_regions_by_hand():
         assert rows["activation"].tolist() == pytest.approx(ACTIVATION[layer])
         assert rows["gradient"].tolist() == pytest.approx(GRADIENT[layer])
         assert rows["region"].tolist() == REGION[layer]
-
-
-@pytest.mark.parametrize(("high", "low"), [(0.25, 0.75), (0.5, 0.5), (1, 0.5), (0.5, 0)])
-def test_quantiles_out_of_order(high, low):
-    with pytest.raises(ValueError, match="quantiles must be 0 < low < high < 1"):
-        trap.regions(np.arange(4.0), np.arange(4.0), high, low)
 
 
 def test_independent_neurons_are_as_many_as_expected():
@@ -100,15 +79,9 @@ def test_what_is_kept_of_each_region_by_hand():
 
 def token_classes() -> pd.DataFrame:
     """|a| by class: neurons of layer 1 have (neuron + 1) in digits and 1 in `other`, layer 0 has 1 in `first`."""
-    frame = pd.DataFrame(
-        [
-            (layer, neuron, name, tokens)
-            for layer, a in ACTIVATION.items()
-            for neuron in range(len(a))
-            for name, tokens in CLASS_TOKENS.items()
-        ],
-        columns=["layer", "unit", "token_class", "n_tokens"],
-    )
+    units = statistics()[["layer", "unit"]]
+    classes = pd.DataFrame({"token_class": CLASS_TOKENS.keys(), "n_tokens": CLASS_TOKENS.values()})
+    frame = units.merge(classes, how="cross")
     digit = (frame["unit"] + 1) * (frame["token_class"] == "digit") + (frame["token_class"] == "other")
     first = (frame["token_class"] == "first").astype(float)
     frame["act_abs_sum"] = np.select([frame["layer"] == 1, frame["layer"] == 0], [digit, first], 0.0)
@@ -169,8 +142,9 @@ def test_the_stage(tmp_path):
 
 def test_bad_input_is_named(tmp_path):
     write(tmp_path)
-    with pytest.raises(InputError, match=r"high: 0\.2, low: 0\.25: quantiles must be"):
-        run(tmp_path, high=0.2)
+    for high, low in ((0.25, 0.75), (0.5, 0.5), (1, 0.5), (0.5, 0)):
+        with pytest.raises(InputError, match=f"high: {high}, low: {low}: quantiles must be 0 < low < high < 1"):
+            run(tmp_path, high=high, low=low)
     with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
         run(tmp_path, layer=3)
     artifacts.write_parquet(tmp_path / "short.parquet", masks()["none"].iloc[1:], "mask", {})

@@ -21,6 +21,7 @@ from pruning.core import significance
 # s0, and s0 / w: at least 3 makes the curve start near the dense accuracy, at most 50 keeps the fall from being a step.
 BOUNDS = [(0.005, 1.2), (3.0, 50.0)]
 START = np.stack(np.meshgrid(np.linspace(0.05, 1.2, 47), np.geomspace(3.0, 50.0, 8)), -1).reshape(-1, 2)
+COMPARED = ["delta", "delta_low", "delta_high", "p_value", "p_cluster"]
 TINY = 1e-12  # keeps the likelihood finite where the curve touches 0 or 1
 
 
@@ -112,7 +113,7 @@ def compare(ours: Collapse, reference: Collapse, confidence: float) -> dict[str,
     """
     a, b = (found.draws[~np.isnan(found.draws[:, 0])] for found in (ours, reference))
     if not len(a) or len(a) != len(b):
-        return dict.fromkeys(["delta", "delta_low", "delta_high", "p_value", "p_cluster"], np.nan)
+        return dict.fromkeys(COMPARED, np.nan)
     low, high = _quantiles(a[:, 0] - b[:, 1], a[:, 1] - b[:, 0], [(1 - confidence) / 2, (1 + confidence) / 2])
     not_later, not_earlier = int(np.sum(a[:, 0] <= b[:, 1])), int(np.sum(a[:, 1] >= b[:, 0]))
     p = min(1.0, 2 * (1 + min(not_later, not_earlier)) / (1 + len(a)))
@@ -124,23 +125,15 @@ def compared(
     rows: Mapping[str, dict[str, Any]], found: Mapping[str, Collapse], reference: str, confidence: float
 ) -> list[dict[str, Any]]:
     """Methods' rows with `compare`'s columns added for all but the reference, and both p after Holm over these."""
-    none = dict.fromkeys(["delta", "delta_low", "delta_high", "p_value", "p_cluster"], np.nan)
-    added = [
-        {"reference": None, **none}
-        if method == reference
-        else {"reference": reference, **compare(found[method], found[reference], confidence)}
-        for method in rows
-    ]
-    holm, by_cluster = (significance.holm([new[p] for new in added]) for p in ("p_value", "p_cluster"))
+    added = {method: {"reference": None, **dict.fromkeys(COMPARED, np.nan)} for method in rows}
+    for method in rows:
+        if method != reference:
+            added[method] = {"reference": reference, **compare(found[method], found[reference], confidence)}
+    holm, by_cluster = (significance.holm([new[p] for new in added.values()]) for p in ("p_value", "p_cluster"))
     return [
-        {**row, **new, "p_holm": p, "p_cluster_holm": q}
-        for row, new, p, q in zip(rows.values(), added, holm, by_cluster, strict=True)
+        {**row, **added[method], "p_holm": p, "p_cluster_holm": q}
+        for (method, row), p, q in zip(rows.items(), holm, by_cluster, strict=True)
     ]
-
-
-def larger_p(point: Any) -> float:
-    """The p that decides: the larger of the two where items are in clusters. NaN is no evidence."""
-    return point.p_holm if pd.isna(point.clusters) else float(np.maximum(point.p_holm, point.p_cluster_holm))
 
 
 def _bounds(

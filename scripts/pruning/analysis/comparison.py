@@ -1,25 +1,23 @@
 """What every method leaves of a model: per-item outcomes of its variants, compared item by item, as rows.
 
-A *variant* here is a pruned model: a (method, sparsity) pair, sparsity in whole per cent; DENSE is the unpruned model.
-A *column* is a task, or a task after a LoRA recovery (`task@tuning`). *Samples* are one row an item and metric, with
-the columns `item`, `item_hash`, `metric`, `value` (0 or 1 for accuracy; a window's summed NLL in nats for perplexity),
-`weight` (1; the window's number of predicted tokens) and `cluster` (the template of a generated problem, else null).
-`settings` is the dict that report/tables/results.py documents.
+*Samples* are one row per item and metric, with the columns `item`, `item_hash`, `metric`, `value` (0 or 1 for accuracy;
+a window's summed NLL in nats for perplexity), `weight` (1; the window's number of predicted tokens) and `cluster` (the
+template of a generated problem, else null). `settings` is the dict that report/tables/results.py documents.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pruning.core import significance
+from pruning.core import names, significance
 from pruning.core.errors import InputError
-
-Variant = tuple[str, int]
-DENSE: Variant = ("dense", 0)
+from pruning.core.names import DENSE, Column, Variant
 
 COLUMNS = [
     *("model", "calib", "seed", "method", "sparsity", "achieved_sparsity", "params_removed", "task", "tuning"),
@@ -27,61 +25,101 @@ COLUMNS = [
     *("delta_high", "test", "discordant", "p_value", "p_holm", "design_effect", "p_cluster", "p_cluster_holm"),
     *("published", "mean_tokens", "cut_off", "no_answer", "repetition"),
 ]
-# Only the printed table needs these: chosen by looking at the results, so no p-value goes with them.
-MARKS = ["best", "near_best"]
-INTEGERS = ["seed", "sparsity", "n", "windows", "clusters", "discordant"]
-TEXTS = ["model", "calib", "method", "task", "tuning", "metric", "reference", "test"]
+# Only the printed table needs these. The marks were chosen by looking at the results, so no p-value goes with them;
+# `group` is what a variant is compared within: a sparsity, or equal cost; `compared` and `by_cluster` are the
+# numbers of tests that Holm's adjustment is over.
+PRINTED = ["best", "near_best", "group", "column", "kind", "compared", "by_cluster"]
+INTEGERS = ["seed", "sparsity", "n", "windows", "clusters", "discordant", "compared", "by_cluster"]
+TEXTS = ["model", "calib", "method", "task", "tuning", "metric", "reference", "test", "group", "column", "kind"]
 
 TESTS = {"accuracy": "exact McNemar", "perplexity": "paired t over blocks of windows"}
 PUBLISHED = ["model", "method", "presets", "sparsity", "task", "tuning", "metric", "value"]
 # References that are not one method: the same variant before recovery, and the same method without its prefix.
 UNTUNED, UNCOMPENSATED = "untuned", "uncompensated"
-COMPENSATIONS = re.compile("(ridge|sequential|corrective|attention)_")
+WHOLE = {"achieved_sparsity": 0.0, "parameters": 1, "parameters_kept": 1}
+COMPENSATION = re.compile("^(ridge|sequential|corrective|attention)_")
 
 
 def table_rows(
     model: str,
-    dense: Mapping[str, pd.DataFrame],
-    pruned: Mapping[str, Mapping[Variant, Mapping[str, pd.DataFrame]]],
-    sizes: Mapping[str, Mapping[Variant, Mapping[str, Any]]],
+    samples: Callable[[Variant, str], pd.DataFrame],
+    size: Callable[[Variant], Mapping[str, Any]],
     published: pd.DataFrame,
     settings: Mapping[str, Any],
 ) -> pd.DataFrame:
     """A table of one model: the dense model's rows, then each calibration's, in the order of the settings.
 
-    Args: `dense` maps a column to samples, `pruned` a calibration, variant and column; `sizes` maps a calibration
-    and variant to what compaction recorded (`achieved_sparsity` as a fraction, `parameters` before and
-    `parameters_kept` after); `published` as `read_published` returns it.
-    Returns COLUMNS and MARKS. Accuracies, their intervals and differences are fractions; differences are the
-    method's value minus the reference's. p_holm is Holm's adjustment over all comparisons with models of one
-    calibration, p_cluster_holm that of the cluster-robust p over all of these that have one.
+    Args: `samples` reads a variant's outcomes on a task, `size` what compaction recorded of a pruned variant
+    (`achieved_sparsity` as a fraction, `parameters` before and `parameters_kept` after); `published` as
+    `read_published` returns it.
+    Returns COLUMNS and PRINTED. Sparsities are whole per cent; accuracies, their intervals and differences fractions;
+    differences are the method's value minus the reference's. p_holm is Holm's adjustment over all comparisons with
+    models of one calibration, p_cluster_holm that of the cluster-robust p over all of these that have one.
     Raises InputError if samples lack a metric, hold values of another kind, or cover other items than each other.
     """
-    _check_reference(list(pruned), settings)
-    rows = {}  # one a task, however many columns it has: the dense model is never tuned
-    for column, metric, measure in _measured(dense, "dense", settings):
-        row = _row(model, DENSE, column, metric, measure, settings) | {"tuning": None}
-        rows.setdefault((row["task"], metric), row)
-    outcomes = {}
-    for calib, variants in pruned.items():
-        outcomes |= _outcomes(model, calib, dense, variants, settings)
-    rows = list(rows.values())
-    for calib in pruned:
-        rows += _calibration_rows(model, calib, outcomes, sizes[calib], settings)
-    _adjust(rows)
-    _add_published(rows, published)
-    frame = pd.DataFrame(rows, columns=COLUMNS + MARKS)  # without `beside`
+    calibrations = settings["models"][model]["calibrations"]
+    _check_reference(list(calibrations), settings)
+    measures = [
+        (Column(entry["task"], entry["tuning"]), entry["kind"], metric)
+        for entry in settings["tasks"].values()
+        for metric in entry["metrics"]
+    ]
+    variants, outcomes, rows = _variants(calibrations, settings), {}, {}
+    for column, kind, metric in measures:
+        own = [_of(column, variant) for variant, *_ in variants]
+        found = {v: outcomes_of(samples(v, column.task), str(v), str(column), metric, kind) for v in own}
+        stop = (settings["tasks"][str(column)].get("stop_early") or {}).get("after")
+        same_items({f"{model}/{variant}": frame for variant, frame in found.items()}, str(column), stop)
+        outcomes |= {(variant, column.task, metric): frame for variant, frame in found.items()}
+    for variant, group, members in variants:
+        recorded = size(variant) if group else WHOLE
+        for column, kind, metric in measures:
+            own = _of(column, variant)
+            key = (own, column.task, metric)  # of the dense model the same in all columns of a task: one row
+            row = {"model": model, "calib": own.calib, "method": own.method, "sparsity": own.sparsity, "group": group}
+            row |= {"task": column.task, "tuning": own.tuning, "metric": metric, "column": str(column), "kind": kind}
+            row |= {"seed": calibrations[own.calib]["seed"] if group else None, "samples": outcomes[key]}
+            row["achieved_sparsity"] = recorded["achieved_sparsity"]
+            row["params_removed"] = 1 - recorded["parameters_kept"] / recorded["parameters"]
+            row |= measure(outcomes[key], kind, settings) | generation(outcomes[key])
+            if reference := _reference_of(own, members, settings):
+                name, other = reference
+                row |= {"reference": name, "test": TESTS[kind], "beside": other.calib}
+                row |= compare(outcomes[key], outcomes[other, column.task, metric], kind, settings)
+            rows[key] = row
+    _mark_best(list(rows.values()), settings["confidence"])
+    frame = pd.DataFrame(rows.values(), columns=[*COLUMNS, *PRINTED, "beside"])  # without `samples`
+    families = frame.groupby("beside")  # what is compared with models of one calibration
+    for p, adjusted, number in (("p_value", "p_holm", "compared"), ("p_cluster", "p_cluster_holm", "by_cluster")):
+        frame[adjusted] = families[p].transform(lambda values: significance.holm(values.tolist()))
+        frame[number] = families[p].transform("count")
+    frame["published"] = _published(frame, published)
     numbers = [name for name in COLUMNS if name not in INTEGERS + TEXTS]
-    types = dict.fromkeys(INTEGERS, "Int64") | dict.fromkeys(numbers, "float64") | dict.fromkeys(MARKS, "bool")
-    return frame.astype(types)
+    types = dict.fromkeys(INTEGERS, "Int64") | dict.fromkeys(numbers, "float64") | dict.fromkeys(PRINTED[:2], "bool")
+    return frame[COLUMNS + PRINTED].astype(types)
 
 
-def task_of(column: str, settings: Mapping[str, Any]) -> str:
-    return settings["tasks"][column].get("task", column)
+def _variants(
+    calibrations: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[tuple[Variant, str | None, dict[str, int]]]:
+    """The dense model, then pruned variants, method by method, each with what it is compared within: the group's name,
+    and method -> sparsity of its members."""
+    groups = (
+        {"equal cost": settings["at"]}
+        if settings.get("at")
+        else {f"{sparsity}%": dict.fromkeys(settings["methods"], sparsity) for sparsity in settings["sparsities"]}
+    )
+    return [(DENSE, None, {})] + [
+        (Variant(calib, method, members[method]), group, members)
+        for calib in calibrations
+        for method in settings["methods"]
+        for group, members in groups.items()
+    ]
 
 
-def tuning_of(column: str, settings: Mapping[str, Any]) -> str | None:
-    return settings["tasks"][column].get("tuning")
+def _of(column: Column, variant: Variant) -> Variant:
+    """The variant whose outcomes a column shows; the dense model is never tuned."""
+    return variant if variant == DENSE else column.of(variant)
 
 
 def _check_reference(calibrations: Sequence[str], settings: Mapping[str, Any]) -> None:
@@ -93,44 +131,34 @@ def _check_reference(calibrations: Sequence[str], settings: Mapping[str, Any]) -
             f"{name}.reference: {reference!r} is not among the methods of this table "
             f"({', '.join(settings['methods'])}) or its calibrations ({', '.join(calibrations)}); name one of them"
         )
-    for column in settings["tasks"]:
-        if reference == UNTUNED and tuning_of(column, settings) and task_of(column, settings) not in settings["tasks"]:
-            raise InputError(
-                f"{name}.tasks: {column!r} is compared with {task_of(column, settings)!r}: name that as well"
-            )
+    for column, entry in settings["tasks"].items():
+        if reference == UNTUNED and entry["tuning"] and entry["task"] not in settings["tasks"]:
+            raise InputError(f"{name}.tasks: {column!r} is compared with {entry['task']!r}: name that as well")
 
 
-def groups(settings: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """What is compared with each other: a sparsity, or (`at`) equal cost -> method -> its sparsity."""
-    if settings.get("at"):
-        return {"equal cost": settings["at"]}
-    return {f"{sparsity}%": dict.fromkeys(settings["methods"], sparsity) for sparsity in settings["sparsities"]}
+def _reference_of(
+    variant: Variant, members: Mapping[str, int], settings: Mapping[str, Any]
+) -> tuple[str, Variant] | None:
+    """What a variant is compared with, and how the CSV names it; None for a reference itself.
 
-
-def pruned_variants(settings: Mapping[str, Any]) -> list[Variant]:
-    """Method by method."""
-    return [(method, group[method]) for method in settings["methods"] for group in groups(settings).values()]
-
-
-def reference_of(calib: str, method: str, column: str, settings: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """(calibration, method, column) that a result is compared with, in the same group; None for a reference itself."""
-    reference = settings["reference"]
+    `members`: method -> sparsity of what it is compared within."""
+    reference, methods = settings["reference"], settings["methods"]
+    if variant == DENSE:
+        return None
     if reference == UNTUNED:
-        return (calib, method, task_of(column, settings)) if tuning_of(column, settings) else None
+        return (UNTUNED, replace(variant, tuning=None)) if variant.tuning else None
+    calib, method = variant.calib, variant.method
     if reference == UNCOMPENSATED:
-        plain = COMPENSATIONS.sub("", method, count=1) if COMPENSATIONS.match(method) else method
-        return (calib, plain, column) if plain != method and plain in settings["methods"] else None
-    if reference in settings["methods"]:
-        beside = calib, reference
+        method = plain if (plain := COMPENSATION.sub("", method)) in methods else method
+    elif reference in methods:
+        method = reference
     else:  # the same method, or one, on another text
-        text, _, one = reference.partition("/")
-        beside = text, one or method
-    return None if beside == (calib, method) else (*beside, column)
-
-
-def across(settings: Mapping[str, Any]) -> bool:
-    """Whether results are compared with those of another calibration."""
-    return settings["reference"] not in (UNTUNED, UNCOMPENSATED, *settings["methods"])
+        calib, _, one = reference.partition("/")
+        method = one or method
+    if (calib, method) == (variant.calib, variant.method):
+        return None
+    name = method if calib == variant.calib else f"{calib}/{method}"
+    return name, replace(variant, calib=calib, method=method, sparsity=members[method])
 
 
 def same_items(samples: Mapping[str, pd.DataFrame], task: str, stop: int | None = None) -> None:
@@ -156,6 +184,13 @@ def same_items(samples: Mapping[str, pd.DataFrame], task: str, stop: int | None 
             )
 
 
+def _side(example: pd.Series, side: str) -> str:
+    """One variant's version of an item, for an error message."""
+    if pd.isna(example[f"item_hash_{side}"]):
+        return "absent"
+    return f"hash {example[f'item_hash_{side}']}, weight {example[f'weight_{side}']:.0f}"
+
+
 def read_published(path: Path) -> pd.DataFrame:
     """A published table (resources/paper/), accuracies as fractions. Raises InputError if missing or no such table."""
     try:
@@ -167,34 +202,20 @@ def read_published(path: Path) -> pd.DataFrame:
     return frame.fillna({"tuning": ""})
 
 
-def _side(example: pd.Series, side: str) -> str:
-    """One variant's version of an item, for an error message."""
-    if pd.isna(example[f"item_hash_{side}"]):
-        return "absent"
-    return f"hash {example[f'item_hash_{side}']}, weight {example[f'weight_{side}']:.0f}"
-
-
-def measures(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(task, metric, kind) of every column group, in the order of the settings."""
-    for task, entry in settings["tasks"].items():
-        for metric in entry["metrics"]:
-            yield task, metric, entry["kind"]
-
-
 def outcomes_of(samples: pd.DataFrame, name: str, task: str, metric: str, kind: str) -> pd.DataFrame:
     """One metric's samples in the order of the items, checked to be of the kind that the settings say."""
     chosen = samples[samples["metric"] == metric].sort_values("item", kind="stable", ignore_index=True)
     where = f"{task}, {name}"
     if chosen.empty:
         found = ", ".join(sorted(samples["metric"].unique())) or "none"
-        raise InputError(f"{where}: no samples of metric {metric!r}; found {found}: mend tasks.{task}.metrics")
+        raise InputError(f"{where}: no samples of metric {metric!r}; found {found}: fix tasks.{task}.metrics")
     if chosen["item"].duplicated().any():
         raise InputError(f"{where}: an item occurs twice; delete the samples and evaluate again")
     if kind == "accuracy":
         for row in chosen[~chosen["value"].isin([0, 1])].itertuples():
             raise InputError(
                 f"{where}: {metric} of item {row.item} is {row.value}, an accuracy's is 0 or 1; choose another metric "
-                f"or mend tasks.{task}.kind"
+                f"or fix tasks.{task}.kind"
             )
     else:
         try:
@@ -202,13 +223,6 @@ def outcomes_of(samples: pd.DataFrame, name: str, task: str, metric: str, kind: 
         except ValueError as error:
             raise InputError(f"{where}: no perplexity: {error}") from None
     return chosen
-
-
-def _measured(
-    samples: Mapping[str, pd.DataFrame], name: str, settings: Mapping[str, Any]
-) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for task, metric, kind in measures(settings):
-        yield task, metric, measure(outcomes_of(samples[task], name, task, metric, kind), kind, settings)
 
 
 def measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,13 +237,7 @@ def measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> d
         n, value = int(outcomes["weight"].sum()), significance.perplexity(*windows)
         low, high = significance.perplexity_interval(*windows, settings["confidence"])
         size = {"windows": len(outcomes)}
-    return {"n": n, **size, "value": value, "ci_low": low, "ci_high": high, **_generation(outcomes)}
-
-
-def common(ours: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The items that both have, of which one may have stopped early."""
-    n = min(len(ours), len(other))
-    return ours.head(n), other.head(n)
+    return {"n": n, **size, "value": value, "ci_low": low, "ci_high": high}
 
 
 def clusters_of(outcomes: pd.DataFrame) -> pd.Series | None:
@@ -237,7 +245,7 @@ def clusters_of(outcomes: pd.DataFrame) -> pd.Series | None:
     return outcomes["cluster"] if "cluster" in outcomes and outcomes["cluster"].notna().all() else None
 
 
-def _generation(outcomes: pd.DataFrame) -> dict[str, float]:
+def generation(outcomes: pd.DataFrame) -> dict[str, float]:
     """How a model generates, beside how often it is right: degeneration shows here first. Empty for scored options.
 
     mean_tokens, and shares of items: cut_off (by the token limit, or in a loop), no_answer (lm-eval's filter found
@@ -252,134 +260,66 @@ def _generation(outcomes: pd.DataFrame) -> dict[str, float]:
     return generated | ({"repetition": float(outcomes["repetition"].mean())} if "repetition" in outcomes else {})
 
 
-def _compare(
-    ours: pd.DataFrame, reference: pd.DataFrame, name: str, kind: str, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The paired comparison of a variant with its reference, `name`, on the same items: those that both were asked."""
-    ours, reference = common(ours, reference)
-    comparison = {"reference": name, "test": TESTS[kind]}
+def tested(ours: pd.DataFrame, other: pd.DataFrame, kind: str, confidence: float) -> dict[str, Any]:
+    """The paired tests of two variants on the items that both have, of which one may have stopped early: `delta`,
+    `p_value`, and of accuracies `discordant` and, where items share templates, `design_effect` and `p_cluster`."""
+    n = min(len(ours), len(other))
+    ours, other = ours.head(n), other.head(n)
+    values = ours["value"], other["value"]
     if kind == "perplexity":
-        windows = ours["value"], reference["value"], ours["weight"]
-        delta, low, high, p = significance.paired_perplexity(*windows, settings["confidence"])
-    else:
-        outcomes = ours["value"], reference["value"]
-        discordant, p = significance.mcnemar_exact(*outcomes)
-        bootstrap = (settings[key] for key in ("confidence", "resamples", "seed"))
-        delta, low, high = significance.paired_bootstrap(*outcomes, *bootstrap)
-        comparison["discordant"] = discordant
-        if (clusters := clusters_of(ours)) is not None:
-            comparison["design_effect"], comparison["p_cluster"] = significance.cluster_robust(*outcomes, clusters)
-    return comparison | {"delta": delta, "delta_low": low, "delta_high": high, "p_value": p}
+        found = significance.paired_perplexity(*values, ours["weight"], confidence)
+        return dict(zip(("delta", "delta_low", "delta_high", "p_value"), found, strict=True))
+    discordant, p = significance.mcnemar_exact(*values)
+    found = {"delta": float((values[0] - values[1]).mean()), "discordant": discordant, "p_value": p}
+    if (clusters := clusters_of(ours)) is not None:
+        found["design_effect"], found["p_cluster"] = significance.cluster_robust(*values, clusters)
+    return found
 
 
-def _mark_best(
-    rows: Sequence[dict[str, Any]], outcomes: Sequence[pd.DataFrame], kind: str, settings: Mapping[str, Any]
-) -> None:
-    """Mark the best rows of one column and those not significantly worse than it (Holm within the column)."""
-    choose = max if kind == "accuracy" else min
-    best = choose(row["value"] for row in rows)
-    winner = next(samples for row, samples in zip(rows, outcomes, strict=True) if row["value"] == best)
-    p_values = [_p_value(samples, winner, kind, settings) for samples in outcomes]
-    losers = [None if row["value"] == best else p for row, p in zip(rows, p_values, strict=True)]
-    for row, p in zip(rows, significance.holm(losers), strict=True):
-        row["best"] = row["value"] == best
-        row["near_best"] = not row["best"] and not p <= 1 - settings["confidence"]
-
-
-def _p_value(ours: pd.DataFrame, other: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> float:
-    """Of items in clusters the larger p of the two tests."""
-    ours, other = common(ours, other)
-    outcomes = ours["value"], other["value"]
+def compare(ours: pd.DataFrame, other: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`tested`, and the interval of the difference: `delta_low` and `delta_high`."""
+    found = tested(ours, other, kind, settings["confidence"])
     if kind == "perplexity":
-        return significance.paired_perplexity(*outcomes, ours["weight"], settings["confidence"])[-1]
-    p = significance.mcnemar_exact(*outcomes)[1]
-    clusters = clusters_of(ours)
-    return p if clusters is None else float(np.maximum(p, significance.cluster_robust(*outcomes, clusters)[1]))
+        return found
+    n = min(len(ours), len(other))
+    bootstrap = (settings[key] for key in ("confidence", "resamples", "seed"))
+    interval = significance.paired_bootstrap(ours["value"].head(n), other["value"].head(n), *bootstrap)
+    return found | dict(zip(("delta", "delta_low", "delta_high"), interval, strict=True))
 
 
-def _outcomes(
-    model: str,
-    calib: str,
-    dense: Mapping[str, pd.DataFrame],
-    pruned: Mapping[Variant, Mapping[str, pd.DataFrame]],
-    settings: Mapping[str, Any],
-) -> dict[tuple[str, Variant, str, str], pd.DataFrame]:
-    """(calibration, variant, column, metric) -> samples, all of the dense model's items."""
-    variants = pruned_variants(settings)
-    names = {variant: f"{calib}/{variant[0]}/{variant[1]}" for variant in variants}
-    outcomes = {}
-    for column, metric, kind in measures(settings):
-        found = {v: outcomes_of(pruned[v][column], names[v], column, metric, kind) for v in variants}
-        baseline = outcomes_of(dense[column], "dense", column, metric, kind)
-        stop = (settings["tasks"][column].get("stop_early") or {}).get("after")
-        same_items({f"{model}/dense": baseline} | {f"{model}/{names[v]}": found[v] for v in variants}, column, stop)
-        outcomes |= {(calib, v, column, metric): samples for v, samples in found.items()}
-    return outcomes
+def deciding_p(row: Mapping[str, Any], of: Sequence[str] = ("p_holm", "p_cluster_holm")) -> float:
+    """The p of a comparison that decides: the larger of the two where items share templates. NaN is no evidence."""
+    p, by_cluster = (row.get(name, np.nan) for name in of)
+    return p if pd.isna(row.get("clusters")) else float(np.maximum(p, by_cluster))
 
 
-def _calibration_rows(
-    model: str,
-    calib: str,
-    outcomes: Mapping[tuple[str, Variant, str, str], pd.DataFrame],
-    sizes: Mapping[Variant, Mapping[str, Any]],
-    settings: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """Rows of one calibration; `beside`: the calibration that holds what a row is compared with."""
-    variants, rows = pruned_variants(settings), {}
-    for column, metric, kind in measures(settings):
-        for variant in variants:
-            method, sparsity = variant
-            ours = outcomes[calib, variant, column, metric]
-            row = _row(model, variant, column, metric, measure(ours, kind, settings), settings, sizes[variant])
-            row |= {"calib": calib, "seed": settings["models"][model]["calibrations"][calib]["seed"]}
-            if reference := reference_of(calib, method, column, settings):
-                text, other, its_column = reference
-                name = other if text == calib else f"{text}/{other}"
-                beside = (other, settings["at"][other] if settings.get("at") else sparsity)
-                samples = outcomes[text, beside, its_column, metric]
-                row |= _compare(ours, samples, UNTUNED if settings["reference"] == UNTUNED else name, kind, settings)
-                row["beside"] = text
-            rows[variant, column, metric] = row
-        for members in groups(settings).values():
-            group = [((method, members[method]), column, metric) for method in settings["methods"]]
-            _mark_best([rows[key] for key in group], [outcomes[calib, *key] for key in group], kind, settings)
-    return [rows[variant, column, metric] for variant in variants for column, metric, _ in measures(settings)]
+def _mark_best(rows: Sequence[dict[str, Any]], confidence: float) -> None:
+    """Mark the best rows of each column of a group, and those not significantly worse (Holm within the column)."""
+    columns = defaultdict(list)
+    for row in rows:
+        row |= {"best": False, "near_best": False}
+        if row["group"]:
+            columns[row["calib"], row["group"], row["column"], row["metric"]].append(row)
+    for column in columns.values():
+        kind = column[0]["kind"]
+        best = (max if kind == "accuracy" else min)(row["value"] for row in column)
+        winner = next(row["samples"] for row in column if row["value"] == best)
+        p_values = [None] * len(column)
+        for i, row in enumerate(column):
+            if row["value"] != best:
+                found = tested(row["samples"], winner, kind, confidence)
+                p_values[i] = deciding_p(row | found, ("p_value", "p_cluster"))
+        for row, p in zip(column, significance.holm(p_values), strict=True):
+            row["best"] = row["value"] == best
+            row["near_best"] = not row["best"] and not p <= 1 - confidence
 
 
-def _adjust(rows: Sequence[dict[str, Any]]) -> None:
-    """Holm's adjustment, over what is compared with models of one calibration."""
-    for text in {row["beside"] for row in rows if "beside" in row}:
-        compared = [row for row in rows if row.get("beside") == text]
-        for name, adjusted in (("p_value", "p_holm"), ("p_cluster", "p_cluster_holm")):
-            for row, p in zip(compared, significance.holm([row.get(name) for row in compared]), strict=True):
-                row[adjusted] = p
-
-
-def _row(
-    model: str,
-    variant: Variant,
-    column: str,
-    metric: str,
-    measure: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    size: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A row without comparison; without a size it is the dense model's."""
-    row = {"model": model, "method": variant[0], "sparsity": variant[1], "metric": metric, **measure}
-    row |= {"task": task_of(column, settings), "tuning": tuning_of(column, settings)}
-    row |= {"achieved_sparsity": 0.0, "params_removed": 0.0, "best": False, "near_best": False}
-    if size is not None:
-        row["achieved_sparsity"] = size["achieved_sparsity"]
-        row["params_removed"] = 1 - size["parameters_kept"] / size["parameters"]
-    return row
-
-
-def _add_published(rows: Sequence[dict[str, Any]], published: pd.DataFrame) -> None:
+def _published(frame: pd.DataFrame, published: pd.DataFrame) -> list[float | None]:
+    """The published value of each row, where there is one: of any preset that may stand for a published method."""
     values = {
-        (entry.model, preset, round(100 * entry.sparsity), entry.task, entry.tuning, entry.metric): entry.value
+        (entry.model, preset, names.percent(entry.sparsity), entry.task, entry.tuning, entry.metric): entry.value
         for entry in published.itertuples()
         for preset in entry.presets.split(";")
     }
-    for row in rows:
-        key = tuple(row[name] for name in ("model", "method", "sparsity", "task"))
-        row["published"] = values.get((*key, row["tuning"] or "", row["metric"]))
+    keys = frame[["model", "method", "sparsity", "task", "tuning", "metric"]].fillna({"tuning": ""})
+    return [values.get(key) for key in keys.itertuples(index=False, name=None)]

@@ -2,9 +2,8 @@
 
 import csv
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -13,8 +12,8 @@ from pruning.core.errors import InputError
 
 
 def read(directory: Path, joint: Collection[str]) -> pd.DataFrame:
-    """One row a job. joint: names (names.joined) of the jobs of several tasks that there are; others, which an earlier
-    configuration has left, are no rows. Raises InputError if there are no benchmark files."""
+    """One row per job. joint: names (names.joined) of the jobs of several tasks that there are; others, which an
+    earlier configuration has left, are no rows. Raises InputError if there are no benchmark files."""
     rows = ((path.stem, job(path)) for path in sorted(directory.rglob("*.tsv")))
     kept = [row for stem, row in rows if stem in joint or not row["joint"]]
     if not kept:
@@ -39,7 +38,7 @@ def stage_of(rule: str) -> str:
 
 
 def summary(jobs: pd.DataFrame) -> pd.DataFrame:
-    """One row a stage, the dearest first: jobs, total, median and longest seconds, peak memory in MiB.
+    """One row per stage, the most expensive first: jobs, total, median and longest seconds, peak memory in MiB.
 
     Jobs too short for Snakemake to sample have no memory figure and do not count in the peak."""
     groups = jobs.groupby("stage")
@@ -50,35 +49,25 @@ def summary(jobs: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_methods(folder: Path, calib: str, passes: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """What making a model takes, one row a method: seconds of its `calibration`, which methods share, of its `scores`,
-    what cuts cost included, and of one `model` (mask, refit, weights; the median of the sparsities), `memory_mb` the
-    most of any of these jobs.
+    """What making a model takes, one row per method: seconds of its `calibration`, which methods share, of its
+    `scores`, what cuts cost included, and of one `model` (mask, refit, weights; the median of the sparsities),
+    `memory_mb` the most of any of these jobs.
 
     folder: benchmark files of one model. passes: method -> the calibration's results that it is made of, and the
     model's. What is not there any more, or was never needed, counts nothing."""
     rows = []
     for method, needed in passes.items():
-        places = [place / name for name in needed for place in (folder / "calibration" / calib, folder)]
-        shared = [job(path) for place in places for path in _files(place)]
-        once = [job(path) for kind in ("scores", "sensitivity") for path in _files(folder / kind / calib / method)]
-        each: dict[str, list[dict]] = {}
-        for kind in ("masks", "refit", "compact"):
-            for path in _files(folder / kind / calib / method):
-                each.setdefault(path.stem, []).append(job(path))
-        models = [sum(one["seconds"] for one in jobs) for jobs in each.values()]
-        everything = [*shared, *once, *(one for jobs in each.values() for one in jobs)]
-        rows.append(
-            {
-                "method": method,
-                "calibration": sum(one["seconds"] for one in shared),
-                "scores": sum(one["seconds"] for one in once),
-                "model": median(models) if models else 0.0,
-                "memory_mb": max((one["memory_mb"] for one in everything), default=float("nan")),
-            }
-        )
+        shared = _jobs(place / name for name in needed for place in (folder / "calibration" / calib, folder))
+        once = _jobs(folder / kind / calib / method for kind in ("scores", "sensitivity"))
+        each = _jobs(folder / kind / calib / method for kind in ("masks", "refit", "compact"))
+        row = {"method": method, "calibration": shared["seconds"].sum(), "scores": once["seconds"].sum()}
+        row["model"] = each.groupby("name")["seconds"].sum().median() if len(each) else 0.0
+        rows.append(row | {"memory_mb": pd.concat([shared, once, each])["memory_mb"].astype(float).max()})
     return pd.DataFrame(rows)
 
 
-def _files(place: Path) -> list[Path]:
-    """A result's benchmark file, or those in its folder."""
-    return [path for path in [place.with_name(f"{place.name}.tsv"), *sorted(place.glob("*.tsv"))] if path.is_file()]
+def _jobs(places: Iterable[Path]) -> pd.DataFrame:
+    """Jobs of results, each a benchmark file of its name or those in its folder; `name`: of the file."""
+    files = [file for place in places for file in (place.with_name(f"{place.name}.tsv"), *sorted(place.glob("*.tsv")))]
+    found = [{"name": file.stem, **job(file)} for file in files if file.is_file()]
+    return pd.DataFrame(found, columns=["name", "seconds", "memory_mb"])

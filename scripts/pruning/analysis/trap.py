@@ -7,6 +7,7 @@ method keeps of it, and the classes of tokens that its activation comes from.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -17,17 +18,12 @@ from pruning.core import significance
 
 REGIONS = ("trap", "spike", "rest")
 GROUPS = ("all", "trap", "spike")
-# Measure -> its column, a sum over tokens (calibration/columns.py).
-MEASURES = {
-    "act_abs": "act_abs_sum",
-    "act_sq": "act_sq_sum",
-    "energy_abs": "energy_abs_sum",
-    "ce_abs": "ce_abs_sum",
-}
+MEASURES = {name: f"{name}_sum" for name in ("act_abs", "act_sq", "energy_abs", "ce_abs")}
+"""Measure -> its column, a sum over tokens (calibration/columns.py)."""
 
 
 def neurons(statistics: pd.DataFrame, high: float, low: float, objective: str = "energy") -> pd.DataFrame:
-    """One row a neuron, by layer and neuron: layer, unit, activation, gradient, region, expected_trap,
+    """One row per neuron, by layer and neuron: layer, unit, activation, gradient, region, expected_trap,
     expected_spike.
 
     activation: root mean square over tokens of down_proj's input; gradient: the same of the objective's gradient with
@@ -48,9 +44,7 @@ def regions(activation: NDArray, gradient: NDArray, high: float, low: float) -> 
     """Region of each neuron of one layer, str [n], and the shares of trap and spike under independence.
 
     trap: activation at or above its `high` quantile, gradient at or below its `low` quantile; spike: the reverse; rest:
-    all others, and neurons that ties make both. Raises ValueError unless 0 < low < high < 1."""
-    if not 0 < low < high < 1:
-        raise ValueError(f"quantiles must be 0 < low < high < 1, got low {low}, high {high}")
+    all others, and neurons that ties make both."""
     large_a, large_g = (x >= np.quantile(x, high) for x in (activation, gradient))
     small_a, small_g = (x <= np.quantile(x, low) for x in (activation, gradient))
     trap, spike = large_a & small_g, large_g & small_a
@@ -68,33 +62,21 @@ def region_rows(frame: pd.DataFrame, methods: Sequence[str], confidence: float) 
     for layer, of_layer in [*frame.groupby("layer"), ("all", frame)]:
         expected = {name: of_layer[f"expected_{name}"].sum() for name in ("trap", "spike")}
         expected["rest"] = len(of_layer) - sum(expected.values())
-        for method in methods:
+        for method, region in product(methods, REGIONS):
             keep = of_layer[f"keep_{method}"]
-            for region in REGIONS:
-                there = keep[of_layer["region"] == region]
-                kept, count = int(there.sum()), len(there)
-                low, high = significance.wilson(kept, count, confidence) if count else (np.nan, np.nan)
-                rows.append(
-                    {
-                        "layer": layer,
-                        "method": method,
-                        "region": region,
-                        "neurons": count,
-                        "expected": expected[region],
-                        "kept": kept,
-                        "kept_share": kept / count if count else np.nan,
-                        "ci_low": low,
-                        "ci_high": high,
-                        "layer_kept_share": keep.mean(),
-                    }
-                )
+            there = keep[of_layer["region"] == region]
+            kept, count = int(there.sum()), len(there)
+            low, high = significance.wilson(kept, count, confidence) if count else (np.nan, np.nan)
+            row = {"layer": layer, "method": method, "region": region, "neurons": count, "expected": expected[region]}
+            row |= {"kept": kept, "kept_share": kept / count if count else np.nan, "ci_low": low, "ci_high": high}
+            rows.append({**row, "layer_kept_share": keep.mean()})
     return pd.DataFrame(rows)
 
 
 def class_rows(token_classes: pd.DataFrame, frame: pd.DataFrame, analysed_layer: int) -> pd.DataFrame:
     """From which classes of tokens the measures of all, trap and spike neurons come, in all layers (`all`) and in one.
 
-    token_classes: one row a neuron and class (columns.py); frame: `neurons`. Columns: layer, group, measure,
+    token_classes: one row per neuron and class (columns.py); frame: `neurons`. Columns: layer, group, measure,
     token_class, share (of the group's total of the measure), token_share (of the tokens), ratio (share over
     token_share: 1 where the class gets what its number of tokens would give). NaN where there is nothing to divide by.
     Raises ValueError if both tables do not hold the same neurons."""
@@ -107,24 +89,19 @@ def class_rows(token_classes: pd.DataFrame, frame: pd.DataFrame, analysed_layer:
     tokens = one_neuron.set_index("token_class")["n_tokens"].reindex(TOKEN_CLASSES)
     token_share = tokens / tokens.sum()
     rows = []
-    for layer in ("all", analysed_layer):
-        for group in GROUPS:
-            chosen = totals[
-                ((totals["layer"] == layer) | (layer == "all")) & (totals["region"].eq(group) | (group == "all"))
-            ]
-            sums = chosen.groupby("token_class")[columns].sum().reindex(TOKEN_CLASSES, fill_value=0.0)
-            for measure, column in MEASURES.items():
-                share = sums[column] / sums[column].sum()  # pandas: 0 / 0 is NaN
-                part = pd.DataFrame({"share": share, "token_share": token_share, "ratio": share / token_share})
-                rows.append(
-                    part.rename_axis("token_class").reset_index().assign(layer=layer, group=group, measure=measure)
-                )
+    for layer, group in product(("all", analysed_layer), GROUPS):
+        there = (totals["layer"].eq(layer) | (layer == "all")) & (totals["region"].eq(group) | (group == "all"))
+        sums = totals[there].groupby("token_class")[columns].sum().reindex(TOKEN_CLASSES, fill_value=0.0)
+        for measure, column in MEASURES.items():
+            share = sums[column] / sums[column].sum()  # pandas: 0 / 0 is NaN
+            part = pd.DataFrame({"share": share, "token_share": token_share, "ratio": share / token_share})
+            rows.append(part.rename_axis("token_class").reset_index().assign(layer=layer, group=group, measure=measure))
     order = ["layer", "group", "measure", "token_class", "share", "token_share", "ratio"]
     return pd.concat(rows, ignore_index=True)[order]
 
 
 def with_masks(frame: pd.DataFrame, masks: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """`neurons` with a bool column keep_<method> a mask. Raises ValueError, naming the method, on other neurons."""
+    """`neurons` with a bool column keep_<method> per mask. Raises ValueError, naming the method, on other neurons."""
     index = pd.MultiIndex.from_frame(frame[["layer", "unit"]])
     columns = {}
     for method, mask in masks.items():

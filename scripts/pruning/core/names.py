@@ -1,7 +1,7 @@
 """Names: where every result lies, and how variants and columns are written.
 
-Rules list these paths, and stages get theirs from the rules. `sparsity` in a path is in whole per cent. Logs and
-benchmarks mirror the results they are of.
+Rules list these paths, and stages get theirs from the rules. `sparsity` in a path is in whole per cent, in a file a
+fraction: `share` and `percent` convert. Logs and benchmarks mirror the results they are of.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HOME = Path(__file__).resolve().parents[3]
 """Where the workflow lies; results are below the folder that it runs in."""
@@ -20,6 +21,16 @@ HOME = Path(__file__).resolve().parents[3]
 def own(path: str) -> str:
     """A file of the workflow itself, as seen from the folder that it runs in."""
     return os.path.relpath(HOME / path)
+
+
+def share(percent: Any) -> Any:
+    """A sparsity, or a column of them, as the fraction that files hold."""
+    return percent / 100
+
+
+def percent(share: Any) -> Any:
+    """A fraction, or a column of them, in per cent."""
+    return round(100 * share, 6)
 
 
 DATA = "results/data/{dataset}/{split}.parquet"

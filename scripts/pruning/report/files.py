@@ -1,9 +1,36 @@
-"""What a table or figure is made from, as the rule that makes it says on the command line."""
+"""What a table or figure is made from: as the catalogue says, and as its maker reads it from the command line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pruning.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Entry:
+    caption: str
+    """For someone who has not read the code."""
+    files: Mapping[str, list[str]]
+    """By the names that the maker knows them by."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    """Of a figure; a table's page has its own."""
+    templates: Mapping[str, str] = field(default_factory=dict)
+    """For files that the maker finds by what they are of, not by their order: how they are named."""
+    maker: str = ""
+    """The module that makes it; the entry's own name where it is none other."""
+
+    @property
+    def inputs(self) -> list[str]:
+        return sorted({file for files in self.files.values() for file in files})
+
+    @property
+    def options(self) -> list[str]:
+        """The files on a command line."""
+        named = {**self.files, **{name: [template] for name, template in self.templates.items()}}
+        return [f"--file={name}={path}" for name, paths in named.items() for path in paths]
 
 
 class Files:

@@ -1,8 +1,11 @@
 """Tables to read, in Markdown and LaTeX, from cells that say no more than what is printed."""
 
+import html
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -12,21 +15,26 @@ class Cell:
     """One printed result: value and interval, marks (†, n.s.), and the published value with the difference."""
 
     value: str
-    interval: str
+    interval: str = ""
     best: bool = False
     marks: tuple[str, ...] = ()
     published: str = ""
 
 
+class Literal(str):
+    """A text to show as it is, every character and line of it, such as a broken model's."""
+
+
 @dataclass(frozen=True)
 class Block:
-    """A table to print. Texts are Markdown with no markup but `code`; rows have a cell per group and column."""
+    """A table to print. Texts are Markdown with no markup but `code`; rows have a cell, or its text, per group and
+    column."""
 
     name: str
     title: str
     groups: list[str]
     columns: list[str]
-    rows: list[tuple[str, list[Cell]]]
+    rows: list[tuple[str, list[Cell | str]]]
     notes: list[str]
     head: str = "Method"
 
@@ -40,14 +48,18 @@ def _markdown_block(block: Block) -> str:
     header = [block.head, *(f"{g}: {column}" if g else column for g in block.groups for column in block.columns)]
     body = [[label, *map(_markdown_cell, cells)] for label, cells in block.rows]
     table = [[text.replace("|", "\\|") for text in line] for line in [header, *body]]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    widths = [min(100, max(map(len, column))) for column in zip(*table, strict=True)]  # of longer texts no alignment
     lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in table]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    notes = [f"* {note}" for note in block.notes]
-    return "\n".join([f"## {block.title}", "", *lines, "", *notes, ""])
+    return "\n".join([f"## {block.title}", "", *lines, "", *(f"* {note}" for note in block.notes), ""])
 
 
-def _markdown_cell(cell: Cell) -> str:
+def _markdown_cell(cell: Cell | str) -> str:
+    if isinstance(cell, Literal):  # one line that reads as this text, in a cell
+        escaped = [re.sub(r"([\\`*_\[\]~$])", r"\\\1", html.escape(line, quote=False)) for line in _lines(cell)]
+        return "<br>".join(escaped).replace("|", "&#124;")
+    if isinstance(cell, str):
+        return cell
     value = f"**{cell.value}**" if cell.best else cell.value
     published = [f"({cell.published})"] if cell.published else []
     return " ".join(filter(None, [value, cell.interval, *cell.marks, *published]))
@@ -94,8 +106,10 @@ def head(group: str) -> str:
     return f"{group} sparsity" if group.endswith("%") else group
 
 
-def _tex_rows(label: str, cells: Sequence[Cell], beside: bool) -> list[str]:
-    bold = [f"\\textbf{{{tex_escape(c.value)}}}" if c.best else tex_escape(c.value) for c in cells]
+def _tex_rows(label: str, cells: Sequence[Cell | str], beside: bool) -> list[str]:
+    cells = [Cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    shown = [_tex_literal(c.value) if isinstance(c.value, Literal) else tex_escape(c.value) for c in cells]
+    bold = [f"\\textbf{{{value}}}" if c.best else value for value, c in zip(shown, cells, strict=True)]
     values = ["\\,".join([value, *map(tex_escape, c.marks)]) for value, c in zip(bold, cells, strict=True)]
     small = [[cell.interval for cell in cells], [cell.published for cell in cells]]
     below = [[f"{{\\scriptsize {tex_escape(text)}}}" if text else "" for text in line] for line in small if any(line)]
@@ -119,10 +133,17 @@ def tex_escape(text: str) -> str:
     return "".join(f"\\texttt{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
 
 
-def comparisons(p_values: pd.Series) -> str:
-    """How many were tested, in words."""
-    number = int(p_values.notna().sum())
-    return f"{number} comparison" + ("" if number == 1 else "s")
+def _lines(text: str) -> list[str]:
+    """The text's lines; what cannot be printed shows as �, so that no control character gets into a table."""
+    return ["".join(c if c.isprintable() else "�" for c in line.replace("\t", " ")) for line in text.splitlines()]
+
+
+def _tex_literal(text: str) -> str:
+    """Any text as LaTeX that prints exactly this text; a long one in a box of its own."""
+    lines = [r"\textasciigrave{}".join(map(tex_escape, line.split("`"))) for line in _lines(text)]
+    joined = r"\newline ".join(line or r"\mbox{}" for line in lines)  # \newline wants a line to end
+    short = len(lines) < 2 and len(text) < 40
+    return joined if short else rf"\parbox[t]{{0.5\textwidth}}{{\raggedright {joined}}}"
 
 
 def percent(*values: float) -> list[str]:
@@ -134,6 +155,37 @@ def plain(*values: float) -> list[str]:
     """Perplexities, all with the decimals that show four digits of the first (at most three)."""
     decimals = min(3, max(0, 3 - math.floor(math.log10(values[0]))))
     return ["–" if math.isnan(value) else f"{value:,.{decimals}f}" for value in values]
+
+
+def estimate(show: Callable[..., list[str]], value: float, low: float, high: float, *more: Any) -> Cell:
+    """A value with its interval, in the format of `percent` or `plain`; `more` as of `Cell`."""
+    value, low, high = show(value, low, high)
+    return Cell(value, f"[{low}, {high}]", *more)
+
+
+def signed(points: float) -> str:
+    """A difference with its sign and one decimal; minus zero is a plain zero."""
+    return "–" if math.isnan(points) else f"{round(points, 1) + 0.0:+.1f}".replace("-", "−")
+
+
+def difference(published: float, points: float) -> str:
+    """The published value, and what was measured minus it."""
+    return f"paper {published:.2f}, {signed(points)}"
+
+
+def small(p: float) -> str:
+    """A p-value with three decimals."""
+    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def comparisons(number: int) -> str:
+    """How many tests an adjustment is over, in words."""
+    return f"{number} comparison" + ("" if number == 1 else "s")
+
+
+def memory(megabytes: float) -> str:
+    """Peak memory; jobs too short for Snakemake to sample have none."""
+    return "–" if math.isnan(megabytes) else f"{megabytes:,.0f}"
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,21 @@ import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
 
-from pruning.report.layout import significant
-from pruning.report.printing import percent, plain
+from pruning.analysis.comparison import UNTUNED, deciding_p
+from pruning.core import artifacts, names
+from pruning.report.printing import estimate, percent, plain
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
-REFERENCES = {"untuned": "the same model before recovery"}
 MOST = 4  # sparsities that a sentence goes through
 ABOUT = re.compile(r'<script type="application/json" id="about">(.*?)</script>', re.S)
 
 
-def fill(template: Path, **values: Any) -> str:
-    """A Jinja template, which may include others of its folder."""
+def write(output: Path, template: Path, **values: Any) -> None:
+    """A page, from a Jinja template, which may include others of its folder."""
     loader = jinja2.FileSystemLoader(template.parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.get_template(template.name).render(**values)
+    with artifacts.atomic(output) as temporary:
+        temporary.write_text(environment.get_template(template.name).render(**values), encoding="utf-8")
 
 
 def about(page: str) -> dict[str, Any] | None:
@@ -49,37 +50,36 @@ def inline(markdown: str) -> str:
     return MARKDOWN.renderInline(markdown)
 
 
-def title_of(markdown: str) -> str:
-    """The heading of a table's page."""
-    return markdown.partition("\n")[0].removeprefix("# ")
-
-
-def without_title(markdown: str) -> str:
-    return markdown.partition("\n")[2]
+def table_page(markdown: str) -> tuple[str, str]:
+    """The heading of a table's page, and HTML of the rest."""
+    title, _, rest = markdown.removeprefix("# ").partition("\n")
+    return title, rendered(rest)
 
 
 # Sentences, in Markdown -----------------------------------------------------------------------------------------------
 
 
+def sentence(maker: str, frame: pd.DataFrame, titles: Mapping[str, str], confidence: float) -> str:
+    """What a table says; empty where only its caption can. `titles`: of tasks."""
+    if maker == "costs":
+        jobs, seconds = frame["jobs"].sum(), frame["total_s"].sum()
+        return f"{jobs:,} jobs, {seconds / 3600:.1f} hours one after another; most of it `{frame.iloc[0]['stage']}`."
+    if maker not in SENTENCES:
+        return ""
+    found = (SENTENCES[maker](rows, titles, confidence) for _, rows in frame.groupby("model", sort=False))
+    return " ".join(filter(None, found))
+
+
 def of_results(frame: pd.DataFrame, titles: Mapping[str, str], confidence: float) -> str:
-    """The dense model's result on a table's first task, and the best method's at every sparsity, of each model.
-
-    frame: rows of analysis/comparison.py. titles: of tasks."""
-    return " ".join(
-        _of_model(rows, titles, confidence) for _, rows in frame.groupby("model", sort=False) if len(rows) > 1
-    )
-
-
-def _of_model(frame: pd.DataFrame, titles: Mapping[str, str], confidence: float) -> str:
-    """Of the first column that is compared with something, or of the first."""
+    """The dense model's result and the best method's at every sparsity, of one model, on the first column that is
+    compared with something, or on the first. frame: rows of analysis/comparison.py."""
     pruned = frame[frame["method"] != "dense"]
     compared = pruned.dropna(subset=["reference"])
     leading = (compared if len(compared) else pruned).iloc[0]
     rows = frame[(frame["task"] == leading["task"]) & (frame["metric"] == leading["metric"])]
     dense = rows[rows["method"] == "dense"].iloc[0]
     tuning = leading["tuning"] if isinstance(leading["tuning"], str) else None
-    same = rows["tuning"] == tuning if tuning else rows["tuning"].isna()
-    pruned = rows[same & (rows["calib"] == leading["calib"])]
+    pruned = rows[(rows["tuning"].fillna("") == (tuning or "")) & (rows["calib"] == leading["calib"])]
     perplexity = leading["metric"] == "perplexity"
     title = titles.get(leading["task"], leading["task"]).removesuffix(", perplexity")
     sparsities = sorted(pruned["sparsity"].unique())
@@ -92,7 +92,7 @@ def _of_model(frame: pd.DataFrame, titles: Mapping[str, str], confidence: float)
     for sparsity in sparsities:
         of = pruned if at_equal_cost else pruned[pruned["sparsity"] == sparsity]
         best = of.loc[of["value"].idxmin() if perplexity else of["value"].idxmax()]
-        share = f"{100 * best['sparsity']:.0f}%{'' if parts else ' of the FFN neurons removed'}"
+        share = f"{names.percent(best['sparsity']):.0f}%{'' if parts else ' of the FFN neurons removed'}"
         parts.append(f"at {share} `{best['method']}`, {_value(best)}{_verdict(best, confidence)}")
     return (
         f"`{leading['model']}` has {'a perplexity of' if perplexity else 'an accuracy of'} {_value(dense)} on {title} "
@@ -105,74 +105,49 @@ def _verdict(row: Mapping[str, Any], confidence: float) -> str:
     """Of the test against what a row is compared with."""
     if not isinstance(row["reference"], str):
         return ""
-    higher = row["delta"] > 0
-    better = not higher if row["metric"] == "perplexity" else higher
-    how = "significantly better than" if better else "significantly worse than"
-    against = REFERENCES.get(row["reference"], f"`{row['reference']}`")
-    return f", {how if significant(row, {'confidence': confidence}) else 'not significantly different from'} {against}"
+    better = (row["delta"] > 0) != (row["metric"] == "perplexity")
+    how = f"significantly {'better' if better else 'worse'} than"
+    against = "the same model before recovery" if row["reference"] == UNTUNED else f"`{row['reference']}`"
+    return f", {how if deciding_p(row) <= 1 - confidence else 'not significantly different from'} {against}"
 
 
 def _value(row: Mapping[str, Any]) -> str:
-    ends = row["value"], row["ci_low"], row["ci_high"]
-    value, low, high = plain(*ends) if row["metric"] == "perplexity" else percent(*ends)
-    unit = "" if row["metric"] == "perplexity" else "%"
-    return f"{value}{unit} [{low}, {high}]"
+    show, unit = (plain, "") if row["metric"] == "perplexity" else (percent, "%")
+    cell = estimate(show, row["value"], row["ci_low"], row["ci_high"])
+    return f"{cell.value}{unit} {cell.interval}"
 
 
-def of_tradeoff(frame: pd.DataFrame, titles: Mapping[str, str]) -> str:
+def of_tradeoff(frame: pd.DataFrame, titles: Mapping[str, str], confidence: float) -> str:
     """The smallest model that the dense one is not clearly better than: quality, size and speed."""
-    found = []
-    for model, rows in frame.groupby("model", sort=False):
-        dense = rows[rows["method"] == "dense"].iloc[0]
-        perplexity = dense["metric"] == "perplexity"
-        as_good = rows["ci_low"] <= dense["ci_high"] if perplexity else rows["ci_high"] >= dense["ci_low"]
-        sign = 1 if perplexity else -1
-        order = rows.assign(order=sign * rows["value"], size=(100 * rows["bytes"] / dense["bytes"]).round())
-        row = order[as_good].sort_values(["size", "order"], kind="stable").iloc[0]
-        if row["method"] == "dense":
-            found.append(f"No pruned `{model}` has an interval that meets the dense model's, {_value(dense)}.")
-            continue
-        speeds = [
-            f"{what} {row[f'{part}_speedup']:.2f} times as fast [{row[f'{part}_speedup_low']:.2f}, "
-            f"{row[f'{part}_speedup_high']:.2f}]"
-            for part, what in (("prefill", "reads a prompt"), ("decode", "writes"))
-        ]
-        found.append(
-            f"The smallest `{model}` whose interval still meets the dense model's ({_value(dense)} on "
-            f"{titles.get(row['task'], row['task'])}) is {called(row)}: {_value(row)}, {row['size']:.0f}% of its "
-            f"bytes; it {' and '.join(speeds)}."
-        )
-    return " ".join(found)
-
-
-def called(row: Mapping[str, Any]) -> str:
+    model, dense = frame["model"].iloc[0], frame[frame["method"] == "dense"].iloc[0]
+    perplexity = dense["metric"] == "perplexity"
+    as_good = frame["ci_low"] <= dense["ci_high"] if perplexity else frame["ci_high"] >= dense["ci_low"]
+    order = (1 if perplexity else -1) * frame["value"]
+    sized = frame.assign(order=order, size=(100 * frame["bytes"] / dense["bytes"]).round())
+    row = sized[as_good].sort_values(["size", "order"], kind="stable").iloc[0]
+    if row["method"] == "dense":
+        return f"No pruned `{model}` has an interval that meets the dense model's, {_value(dense)}."
+    speeds = [
+        f"{what} {row[f'{part}_speedup']:.2f} times as fast [{row[f'{part}_speedup_low']:.2f}, "
+        f"{row[f'{part}_speedup_high']:.2f}]"
+        for part, what in (("prefill", "reads a prompt"), ("decode", "writes"))
+    ]
     recovered = ", recovered" if isinstance(row["tuning"], str) else ""
-    return f"`{row['method']}`, {100 * row['sparsity']:.0f}%{recovered}"
+    return (
+        f"The smallest `{model}` whose interval still meets the dense model's ({_value(dense)} on "
+        f"{titles.get(row['task'], row['task'])}) is `{row['method']}`, {names.percent(row['sparsity']):.0f}%"
+        f"{recovered}: {_value(row)}, {row['size']:.0f}% of its bytes; it {' and '.join(speeds)}."
+    )
 
 
-def of_collapse(frame: pd.DataFrame) -> str:
+def of_collapse(frame: pd.DataFrame, titles: Mapping[str, str], confidence: float) -> str:
     """The methods that hold out longest and shortest."""
-    found = []
-    for model, rows in frame.groupby("model", sort=False):
-        inside = rows.dropna(subset=["collapse"]).sort_values("collapse")
-        beyond = rows.loc[rows["collapse"].isna(), "method"]
-        ends = [f"at {100 * row.collapse:.1f}% with `{row.method}`" for row in inside.itertuples()]
-        last = [f"beyond what was measured with `{'`, `'.join(beyond)}`"] if len(beyond) else []
-        if ends or last:
-            said = "; ".join(dict.fromkeys([*last, *ends[-1:], *ends[:1]]))
-            found.append(f"Half of what `{model}` is above guessing is lost, from the last to the first: {said}.")
-    return " ".join(found)
+    inside = frame.dropna(subset=["collapse"]).sort_values("collapse")
+    beyond = frame.loc[frame["collapse"].isna(), "method"]
+    ends = [f"at {100 * row.collapse:.1f}% with `{row.method}`" for row in inside.itertuples()]
+    last = [f"beyond what was measured with `{'`, `'.join(beyond)}`"] if len(beyond) else []
+    said = "; ".join(dict.fromkeys([*last, *ends[-1:], *ends[:1]]))
+    return f"Half of what `{frame['model'].iloc[0]}` is above guessing is lost, from the last to the first: {said}."
 
 
-def of_costs(frame: pd.DataFrame) -> str:
-    jobs, seconds = frame["jobs"].sum(), frame["total_s"].sum()
-    return f"{jobs:,} jobs, {seconds / 3600:.1f} hours one after another; most of it `{frame.iloc[0]['stage']}`."
-
-
-def sentence(maker: str, frame: pd.DataFrame, titles: Mapping[str, str], confidence: float) -> str:
-    """What a table says; empty where only its caption can."""
-    if maker == "results":
-        return of_results(frame, titles, confidence)
-    if maker == "tradeoff":
-        return of_tradeoff(frame, titles)
-    return {"collapse": of_collapse, "costs": of_costs}.get(maker, lambda frame: "")(frame)
+SENTENCES = {"results": of_results, "tradeoff": of_tradeoff, "collapse": of_collapse}

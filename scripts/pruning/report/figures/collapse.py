@@ -1,11 +1,9 @@
 """Accuracy against sparsity, and the sparsity at which each method's accuracy is halfway from dense to chance.
 
-Tables: `accuracy` (model, calib, method, sparsity, task, metric, value, ci_low, ci_high; sparsity 0 is the dense
-model) and `collapse` (model, calib, method, task, metric, dense, chance, collapse, ci_low, ci_high, width,
-censored). Accuracies are fractions; collapse, its interval and width are sparsities. The fitted curve is
-that of analysis/collapse.py. Where a point, or the end of its interval, is beyond the sparsities measured (censored,
-NaN), an arrow says so. Settings: `titles`, task -> text, and `background`, methods in grey (both optional). One column
-of panels a task and metric of `collapse`.
+Tables: `accuracy` (fractions; sparsity 0 is the dense model) and `collapse` (collapse, its interval and width are
+sparsities). The fitted curve is that of analysis/collapse.py. Where a point, or the end of its interval, is beyond the
+sparsities measured (censored, NaN), an arrow says so. Settings: `titles`, task -> text, and, optional, `background`,
+methods in grey.
 """
 
 from collections.abc import Mapping
@@ -18,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pruning.analysis.collapse import accuracy as fitted
+from pruning.core import names
 from pruning.report.figures import style
 
 KEYS = ["model", "calib", "method", "task", "metric"]
@@ -33,19 +32,13 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
     made, parts = style.figure([block.title for block in blocks], 2.5 + dots)
     drawn = {}
     for block, part in zip(blocks, parts, strict=True):
-        fits = block.rows(points)
-        measures = list(fits[["task", "metric"]].drop_duplicates().itertuples(index=False, name=None))
-        axes = part.subplots(
-            2, len(measures), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [1.9, dots]}
-        )
-        for (task, metric), (upper, lower) in zip(measures, axes.T, strict=True):
-            rows = style.pick(block.rows(accuracy), "accuracy", task=task, metric=metric)
-            fit = style.pick(fits, "collapse", task=task, metric=metric)
-            drawn |= _curves(upper, rows, fit, settings)
-            _points(lower, fit, rows["sparsity"].max(), settings)
-            lower.set_title("Collapse point: halfway from dense to chance", fontsize=8)
-            upper.set_title(settings.get("titles", {}).get(task, f"{task} ({metric})"))
-        axes[0, 0].set_ylabel("accuracy (%)")
+        rows, fits = block.rows(accuracy), block.rows(points)
+        upper, lower = part.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1.9, dots]})
+        drawn |= _curves(upper, rows, fits, settings)
+        _points(lower, fits, rows["sparsity"].max(), settings)
+        lower.set_title("Collapse point: halfway from dense to chance", fontsize=8)
+        upper.set(ylabel="accuracy (%)")
+        upper.set_title(settings["titles"][fits["task"].iloc[0]])
     handles = style.method_handles(drawn, settings)
     for handle in handles:
         handle.set_linestyle("none")  # methods are points; every curve is a fit
@@ -64,7 +57,7 @@ def _curves(axis: Axes, rows: pd.DataFrame, fits: pd.DataFrame, settings: Mappin
         share = 100 * of_method[["value", "ci_low", "ci_high"]]
         style.interval(axis, of_method["sparsity"], *share.to_numpy().T, **looks[method].points)
         for fit in fits[(fits["method"] == method) & fits["width"].notna()].itertuples():
-            curve = fitted(at / 100, fit.collapse, fit.width, fit.dense, fit.chance)
+            curve = fitted(names.share(at), fit.collapse, fit.width, fit.dense, fit.chance)
             axis.plot(at, 100 * curve, color=looks[method].color, linewidth=0.7)
     axis.axhline(100 * fits["chance"].iloc[0], color=style.GREY, linestyle=":", linewidth=0.8)
     axis.set_ylim(bottom=0)

@@ -1,11 +1,8 @@
 """Figure 1: singular value spectra of the activations that each method keeps.
 
-Tables: `spectrum` (model, calib, layer, sparsity, method, width_rule own|equal, index, singular_value, energy: the
-cumulative share of the squared singular values) and `summary` (model, calib, layer, sparsity, method, width_rule,
-width, effective_rank). Settings: `layer` and `sparsity`, where the tables have several.
-
-At equal width all methods keep the same number of neurons, so that rank does not merely count them; `dense` is as
-many neurons chosen at random.
+Tables, of one layer and sparsity: `spectrum` (width_rule own|equal; energy: the cumulative share of the squared
+singular values) and `summary`. At equal width all methods keep the same number of neurons, so that rank does not merely
+count them; `dense` is as many neurons chosen at random.
 """
 
 from collections.abc import Mapping
@@ -17,34 +14,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pruning.core import names
 from pruning.report.figures import style
 
 KEYS = ["model", "calib", "layer", "sparsity", "method", "width_rule"]
-DENSE = "dense, random neurons"
+RANDOM = "dense, random neurons"
 LEAST_VALUE, LEAST_ENERGY = 1e-5, 1e-4  # of the first and of the total: below these there is little but rounding
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
     spectrum = style.table(tables, "spectrum", [*KEYS, "index", "singular_value", "energy"])
     summary = style.table(tables, "summary", [*KEYS, "width", "effective_rank"])
-    wanted = {"layer": settings.get("layer"), "sparsity": settings.get("sparsity")}
     blocks = style.blocks(spectrum, "spectrum", settings)
     made, parts = style.figure([block.title for block in blocks], style.row_height(len(settings["methods"]) + 1))
     drawn = {}
     for block, part in zip(blocks, parts, strict=True):
-        lines = style.pick(block.rows(spectrum), "spectrum", **wanted, width_rule="equal")
-        dots = style.pick(block.rows(summary), "summary", **wanted)
+        lines = style.pick(block.rows(spectrum), "spectrum", layer=None, sparsity=None, width_rule="equal")
+        dots = style.pick(block.rows(summary), "summary", layer=None, sparsity=None)
         axes = part.subplots(1, 3, gridspec_kw={"width_ratios": [1, 1, 0.9]})
         methods = style.methods_of(lines, "spectrum", settings)
         _spectra(axes[0], axes[1], methods, settings)
         _ranks(axes[2], style.methods_of(dots, "summary", settings), settings)
         drawn |= methods
         one = lines.iloc[0]
-        style.headline(part, f"{block.title}: layer {one['layer']}, {style.in_percent(one['sparsity']):g}% sparsity")
+        style.headline(part, f"{block.title}: layer {one['layer']}, {names.percent(one['sparsity']):g}% sparsity")
     handles = style.method_handles(drawn, settings)
     for handle in handles:
         if handle.get_label() == "dense":
-            handle.set_label(DENSE)
+            handle.set_label(RANDOM)
     look = {"color": style.GREY, "linestyle": "none"}
     handles += [
         Line2D([], [], marker="o", label="equal width", **look),
@@ -81,8 +78,8 @@ def _spectra(values: Axes, rest: Axes, methods: Mapping[str, pd.DataFrame], sett
 
 def _ranks(axis: Axes, methods: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> None:
     looks = style.styles(["dense", *settings["methods"]])
-    names = ["dense, random" if method == "dense" else style.label(method) for method in methods]
-    for y, (method, rows) in zip(style.categories(axis, names), methods.items(), strict=True):
+    texts = ["dense, random" if method == "dense" else style.label(method) for method in methods]
+    for y, (method, rows) in zip(style.categories(axis, texts), methods.items(), strict=True):
         rank = rows.set_index("width_rule")["effective_rank"]
         axis.plot(rank.to_numpy(), [y] * len(rank), color=looks[method].color, linewidth=0.8, marker="")
         look = {"color": looks[method].color, "linestyle": "none"}

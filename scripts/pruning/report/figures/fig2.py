@@ -1,11 +1,7 @@
 """Figure 2: large activations against large gradients, which of them methods keep, and on which tokens they arise.
 
-Tables: `neurons` (layer, unit, activation, gradient, region trap|spike|rest; one row a neuron; `model` and `calib`
-where there are several), `regions` (model, calib, layer, sparsity, method, region, neurons, expected, kept_share,
-ci_low, ci_high, layer_kept_share; shares are fractions) and `classes` (model, calib, layer, group, measure,
-token_class, share, token_share; shares are fractions). Settings: `layer`; `sparsity` of the masks where `regions` has
-several; `regions_layer` and `classes_layer` (`layer`, or `all`), `group` (`all`) and `measures` of the classes.
-Without `layer`, it is the one that `classes` is of.
+Tables, of one sparsity: `neurons` (one row per neuron; region trap|spike|rest), `regions` and `classes`, whose shares
+are fractions. The layer shown is the one that `classes` is of.
 """
 
 from collections.abc import Mapping
@@ -17,41 +13,33 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from pruning.core import names
 from pruning.report.figures import style
 
 MODEL = ["model", "calib", "layer"]
 REGIONS = {"trap": ("#332288", "v"), "spike": ("#D98200", "^")}
 MEASURES = {
-    "act_abs": ("activation (abs.)", "#009E73", "P"),
     "act_sq": ("activation energy", "#0072B2", "s"),
     "energy_abs": ("kinetic utility (energy)", "#D55E00", "*"),
     "ce_abs": ("Taylor (CE)", "#E69F00", "v"),
 }
-SHOWN = ["act_sq", "energy_abs", "ce_abs"]
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    neurons = style.table(tables, "neurons", ["layer", "unit", "activation", "gradient", "region"])
+    neurons = style.table(tables, "neurons", ["model", "calib", "layer", "activation", "gradient", "region"])
     columns = ["sparsity", "method", "region", "neurons", "expected", "kept_share", "ci_low", "ci_high"]
     regions = style.table(tables, "regions", [*MODEL, *columns, "layer_kept_share"])
     classes = style.table(tables, "classes", [*MODEL, "group", "measure", "token_class", "share", "token_share"])
     blocks = style.blocks(regions, "regions", settings)
     entries = max(len(settings["methods"]), classes["token_class"].nunique())
     made, parts = style.figure([block.title for block in blocks], style.row_height(entries) + 0.75)
-    if len(blocks) > 1:
-        style.table(tables, "neurons", ["model", "calib"])
     for block, part in zip(blocks, parts, strict=True):
         axes = part.subplots(1, 3, gridspec_kw={"width_ratios": [1.15, 1, 1]})
-        layer = settings.get("layer")
-        if layer is None:
-            layer = next(value for value in block.rows(classes)["layer"].astype(str) if value != "all")
-        kept = style.pick(block.rows(regions), "regions", layer=settings.get("regions_layer", layer))
-        kept = style.pick(kept, "regions", sparsity=settings.get("sparsity"))
-        counts = style.pick(block.rows(regions), "regions", layer=layer)
-        _scatter(axes[0], style.pick(block.rows(neurons), "neurons", layer=layer), counts, layer)
+        layer = next(value for value in block.rows(classes)["layer"].astype(str) if value != "all")
+        kept = style.pick(block.rows(regions), "regions", layer=layer, sparsity=None)
+        _scatter(axes[0], style.pick(block.rows(neurons), "neurons", layer=layer), kept, layer)
         _kept(axes[1], kept, settings)
-        of_layer = style.pick(block.rows(classes), "classes", layer=settings.get("classes_layer", layer))
-        _classes(axes[2], style.pick(of_layer, "classes", group=settings.get("group", "all")), settings)
+        _classes(axes[2], style.pick(block.rows(classes), "classes", layer=layer, group="all"))
     return made
 
 
@@ -105,33 +93,27 @@ def _kept(axis: Axes, rows: pd.DataFrame, settings: Mapping[str, Any]) -> None:
                 look = {"color": color, "marker": marker, "linestyle": "none"}
                 style.interval(axis, [value], [y + shift], [low], [high], vertical=False, **look)
     axis.set(xlabel="kept (%)", xlim=(-4, 104), xticks=range(0, 101, 25))
-    sparsity = style.in_percent(rows["sparsity"]).iloc[0]
+    sparsity = names.percent(rows["sparsity"]).iloc[0]
     axis.set_title(f"(b) Kept at {sparsity:g}% sparsity")
     handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=r) for r, (c, m) in REGIONS.items()]
     tick = Line2D([], [], color=style.INK, marker="|", markersize=9, markeredgewidth=1.6, linestyle="none")
-    tick.set_label("all of the layer" if rows["layer"].iloc[0] != "all" else "all neurons")
+    tick.set_label("all of the layer")
     _legend_below(axis, [*handles, tick])
 
 
-def _classes(axis: Axes, rows: pd.DataFrame, settings: Mapping[str, Any]) -> None:
-    names = list(rows["token_class"].unique())
-    positions = style.categories(axis, names)
-    tokens = rows.drop_duplicates("token_class").set_index("token_class")["token_share"].loc[names]
+def _classes(axis: Axes, rows: pd.DataFrame) -> None:
+    classes = list(rows["token_class"].unique())
+    positions = style.categories(axis, classes)
+    tokens = rows.drop_duplicates("token_class").set_index("token_class")["token_share"].loc[classes]
     axis.barh(positions, 100 * tokens, height=0.62, color=style.LIGHT, zorder=1, label="tokens themselves")
-    measures = settings.get("measures", SHOWN)
-    for measure, shift in zip(measures, _shifts(len(measures)), strict=True):
-        text, color, marker = MEASURES[measure]
-        share = style.pick(rows, "classes", measure=measure).set_index("token_class")["share"].reindex(names)
+    for (measure, (text, color, marker)), shift in zip(MEASURES.items(), (-0.2, 0, 0.2), strict=True):
+        share = style.pick(rows, "classes", measure=measure).set_index("token_class")["share"].reindex(classes)
         size = 7 if marker == "*" else 4.5
         axis.plot(100 * share, positions + shift, color=color, marker=marker, ms=size, linestyle="none", label=text)
     axis.set_xlim(left=0)
     axis.set(xlabel="share of the total (%)")
     axis.set_title("(c) By class of token")
     _legend_below(axis, axis.get_legend_handles_labels()[0])
-
-
-def _shifts(count: int) -> list[float]:
-    return [0.2 * (i - (count - 1) / 2) for i in range(count)]
 
 
 def _legend_below(axis: Axes, handles: list) -> None:

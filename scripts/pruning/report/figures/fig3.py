@@ -1,9 +1,7 @@
 """Figure 3: how much the masks of two methods agree, over sparsities and over layers.
 
-Tables: `overlap` (model, calib, first, second, sparsity, layer, iou, chance; chance is the IoU of two independent
-masks of the same sizes) and, optional, `published` (model, first, second, first_presets, second_presets, layer,
-sparsity, value; presets separated by `;`; the mean over layers where `layer` is empty). Settings: `pair`, the two
-methods of the heat map (default: the table's first pair); `heat`, `excess` (IoU minus chance, the default) or `iou`.
+Tables: `overlap` (chance is the IoU of two independent masks of the same sizes) and `published` (presets separated by
+`;`; the mean over layers where `layer` is empty). Settings: `pair`, the two methods of the heat map.
 """
 
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pruning.core import names
 from pruning.report.figures import style
 
 PAIR = ["first", "second"]
@@ -22,25 +21,22 @@ CHANCE = (0, (2, 2))
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
     overlap = style.table(tables, "overlap", ["model", "calib", *PAIR, "sparsity", "layer", "iou", "chance"])
-    published = None
-    if "published" in tables:
-        columns = ["model", *PAIR, "first_presets", "second_presets", "layer", "sparsity", "value"]
-        published = style.table(tables, "published", columns)
-    overlap = overlap.assign(sparsity=style.in_percent(overlap["sparsity"]))
+    columns = ["model", *PAIR, "first_presets", "second_presets", "layer", "sparsity", "value"]
+    published = style.table(tables, "published", columns)
+    overlap = overlap.assign(sparsity=names.percent(overlap["sparsity"]))
     blocks = style.blocks(overlap, "overlap", settings)
     pairs = list(overlap[PAIR].drop_duplicates().itertuples(index=False, name=None))
     looks = dict(zip(pairs, style.styles([name(pair) for pair in pairs]).values(), strict=True))
     made, parts = style.figure([block.title for block in blocks], 2.6)
-    chosen = tuple(settings.get("pair") or pairs[0])
+    chosen = tuple(settings["pair"])
     shown = {}
     for block, part in zip(blocks, parts, strict=True):
         left, right = part.subplots(1, 2, gridspec_kw={"width_ratios": [1.15, 1]})
         rows = block.rows(overlap)
         _curves(left, rows, looks)
-        if published is not None:
-            shown |= _published(left, published[published["model"] == block.model], pairs)
+        shown |= _published(left, published[published["model"] == block.model], pairs)
         heat = style.pick(rows, "overlap", first=chosen[0], second=chosen[1])
-        _layers(right, heat, name(chosen), settings.get("heat", "excess"))
+        _layers(right, heat, name(chosen))
     handles = [Line2D([], [], label=name(pair), **look.line) for pair, look in looks.items()]
     handles.append(Line2D([], [], color=style.GREY, linestyle=CHANCE, linewidth=0.9, label="chance, in its colour"))
     style.legend(made, [*handles, *shown.values()])
@@ -63,22 +59,22 @@ def _curves(axis: Axes, rows: pd.DataFrame, looks: Mapping[tuple, style.Style]) 
 
 def _published(axis: Axes, published: pd.DataFrame, pairs: list[tuple]) -> dict[tuple, Line2D]:
     """Draw published means over layers that may stand for a pair drawn, whichever method comes first.
-    One published pair can have several readings, so it takes no pair's colour. Returns what the legend needs."""
+    One published pair can stand for several, so it takes no pair's colour. Returns what the legend needs."""
     handles = {}
     means = published[published["layer"].isna()]
     for (pair, rows), marker in zip(means.groupby(PAIR, sort=False), "osD^v", strict=False):
         a, b = (set(rows[f"{which}_presets"].iloc[0].split(";")) for which in PAIR)
         if any((x in a and y in b) or (y in a and x in b) for x, y in pairs):
             look = {"color": style.INK, "marker": marker, "mfc": "none", "markersize": 7.5, "linestyle": "none"}
-            axis.plot(style.in_percent(rows["sparsity"]), rows["value"], **look)
+            axis.plot(names.percent(rows["sparsity"]), rows["value"], **look)
             handles[pair] = Line2D([], [], label=f"published: {name(pair)}", **look)
     return handles
 
 
-def _layers(axis: Axes, rows: pd.DataFrame, pair: str, heat: str) -> None:
-    values = rows.assign(value=rows["iou"] - rows["chance"] if heat == "excess" else rows["iou"])
+def _layers(axis: Axes, rows: pd.DataFrame, pair: str) -> None:
+    values = rows.assign(value=rows["iou"] - rows["chance"])
     grid = values.pivot(index="layer", columns="sparsity", values="value").sort_index(ascending=False)
-    style.heatmap(axis, grid, "IoU minus chance" if heat == "excess" else "IoU")
+    style.heatmap(axis, grid, "IoU minus chance")
     axis.set_xticks(*style.spaced(list(grid.columns), 12))
     places, texts = style.spaced(list(grid.index[::-1]), 12)
     axis.set_yticks(len(grid) - places, texts)

@@ -1,7 +1,6 @@
-"""Loss curves of LoRA recovery, one panel a tuning, one row of panels a model, calibration and sparsity.
+"""Loss curves of LoRA recovery, one panel per tuning, one row of panels per model, calibration and sparsity.
 
-Table: `log` (model, calib, method, sparsity, tuning, step, loss in nats a token). Settings: `sparsity`, to draw that
-one only; `smooth`, steps of the running median, drawn over the faint raw losses (default: 1/20 of the steps).
+Table: `log` (loss in nats per token). The running median of 1/20 of the steps is drawn over the faint raw losses.
 """
 
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pruning.core import names
 from pruning.report.figures import style
 
 
@@ -21,9 +21,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
     rows_of = {}
     for block in style.blocks(log, "log", settings):
         rows = block.rows(log)
-        if settings.get("sparsity") is not None:
-            rows = style.pick(rows, "log", sparsity=settings["sparsity"])
-        for sparsity, group in rows.groupby(style.in_percent(rows["sparsity"])):
+        for sparsity, group in rows.groupby(names.percent(rows["sparsity"])):
             rows_of[f"{block.title}: recovery at {sparsity:g}% sparsity"] = group
     made, parts = style.figure(list(rows_of), 2.3)
     drawn = {}
@@ -46,8 +44,7 @@ def _losses(axis: Axes, methods: Mapping[str, pd.DataFrame], settings: Mapping[s
     for i, (method, rows) in enumerate(methods.items()):
         rows = rows.sort_values("step")
         axis.plot(rows["step"], rows["loss"], color=looks[method].color, linewidth=0.4, alpha=0.35)
-        window = settings.get("smooth") or max(1, len(rows) // 20)
-        smooth = rows["loss"].rolling(window, center=True, min_periods=1).median()
+        smooth = rows["loss"].rolling(max(1, len(rows) // 20), center=True, min_periods=1).median()
         gap = max(1, len(rows) // 6)
         start = i * gap // max(1, len(methods))
         axis.plot(rows["step"], smooth, markevery=(start, gap), **looks[method].line)

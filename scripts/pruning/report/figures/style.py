@@ -20,30 +20,27 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from pruning.core import names
 from pruning.core.errors import InputError
 
-ONE_COLUMN, TWO_COLUMNS = 3.5, 7.2  # inches
+WIDTH = 7.2  # inches, of a page's two columns
 INK, GREY, FAINT, LIGHT = "#222222", "#767676", "#A6A6A6", "#DDDDDD"
 SEQUENTIAL = "cividis"  # its lightness is monotone, so it reads in grey
 RC = {
     **sns.axes_style("ticks"),
+    **dict.fromkeys(("font.size", "axes.labelsize", "legend.fontsize", "xtick.labelsize", "ytick.labelsize"), 8),
+    **dict.fromkeys(("axes.titlesize", "figure.titlesize"), 9),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **dict.fromkeys(("grid.linewidth", "hatch.linewidth"), 0.4),
     "axes.edgecolor": INK,
     "axes.formatter.use_mathtext": True,
     "axes.grid": True,
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.6,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "figure.titlesize": 9,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: equal figures on all machines
-    "font.size": 8,
     "grid.color": LIGHT,
-    "grid.linewidth": 0.4,
-    "hatch.linewidth": 0.4,
-    "legend.fontsize": 8,
     "legend.frameon": False,
     "legend.handlelength": 2.6,
     "lines.linewidth": 1.3,
@@ -51,15 +48,11 @@ RC = {
     "lines.markeredgewidth": 0.9,
     "savefig.dpi": 200,
     "svg.hashsalt": "pruning",
-    "xtick.labelsize": 8,
-    "xtick.major.width": 0.6,
-    "ytick.labelsize": 8,
-    "ytick.major.width": 0.6,
 }
 
 
 @contextmanager
-def house() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """Figures drawn and saved inside look alike, whatever the user's matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -118,16 +111,16 @@ CYCLE = [
 ]
 
 
-def styles(names: Iterable[str], background: Iterable[str] = ()) -> dict[str, Style]:
+def styles(methods: Iterable[str], background: Iterable[str] = ()) -> dict[str, Style]:
     """The style of each method; those not in METHODS get the next of CYCLE, in their order; those of the background
     are grey."""
-    names = list(names)
-    unknown = [name for name in names if name not in METHODS]
+    methods = list(methods)
+    unknown = [name for name in methods if name not in METHODS]
     extra = {}
     for i, name in enumerate(unknown):
         color, marker, line = CYCLE[i % len(CYCLE)]
         extra[name] = Style(name, color, marker, line, hollow=i // len(CYCLE) % 2 == 1)
-    found = {name: METHODS.get(name) or extra[name] for name in names}
+    found = {name: METHODS.get(name) or extra[name] for name in methods}
     return found | {name: replace(found[name], color=FAINT) for name in background if name in found}
 
 
@@ -141,28 +134,23 @@ def label(method: str) -> str:
 def table(tables: Mapping[str, pd.DataFrame], name: str, columns: Sequence[str]) -> pd.DataFrame:
     """The table of that name. Raises InputError naming it if it is not given, or the columns that it lacks."""
     if name not in tables:
-        raise InputError(f"table {name}: not given; pass it as --table {name}=PATH")
+        raise InputError(f"table {name}: not given; pass it as --file {name}=PATH")
     missing = [column for column in columns if column not in tables[name]]
     if missing:
         raise InputError(f"table {name}: no column {', '.join(missing)}; it has {', '.join(tables[name].columns)}")
     return tables[name]
 
 
-def in_percent(sparsity: Any) -> Any:
-    """A sparsity, or a column of them, in per cent."""
-    return (100 * sparsity).round(6) if isinstance(sparsity, pd.Series) else round(100 * float(sparsity), 6)
-
-
 def pick(frame: pd.DataFrame, name: str, **wanted: Any) -> pd.DataFrame:
     """Rows whose columns have these values; None takes a column's only value.
     Raises InputError naming the table, the column and its values if there are no such rows, or no only value."""
     for column, value in wanted.items():
-        of_column = in_percent(frame[column]) if column == "sparsity" else frame[column].astype(str)
+        of_column = names.percent(frame[column]) if column == "sparsity" else frame[column].astype(str)
         found = ", ".join(f"{v:g}" if column == "sparsity" else v for v in of_column.unique())
         if value is None and of_column.nunique() > 1:
             raise InputError(f"table {name}: {column} is one of {found}; set `{column}` in the figure's settings")
         if value is not None:
-            frame = frame[of_column == (in_percent(value) if column == "sparsity" else str(value))]
+            frame = frame[of_column == (names.percent(value) if column == "sparsity" else str(value))]
         if frame.empty:
             raise InputError(f"table {name}: no rows with {column} {value}; it has {found or 'no rows at all'}")
     return frame
@@ -179,7 +167,7 @@ def methods_of(frame: pd.DataFrame, name: str, settings: Mapping[str, Any]) -> d
 
 def with_dense(accuracy: pd.DataFrame) -> pd.DataFrame:
     """Accuracies with sparsities in per cent, and sparsity 0, under whichever method, as one method `dense`."""
-    sparsity = in_percent(accuracy["sparsity"])
+    sparsity = names.percent(accuracy["sparsity"])
     frame = accuracy.assign(sparsity=sparsity, method=accuracy["method"].where(sparsity > 0, "dense"))
     return frame.drop_duplicates(["model", "calib", "method", "sparsity", "task", "metric"])
 
@@ -189,19 +177,15 @@ class Panels:
     """One (model, calibration): one row of panels."""
 
     model: str
-    calib: str | None
+    calib: str
 
     @property
     def title(self) -> str:
-        return f"{self.model}, calibrated on {self.calib}" if self.calib else self.model
+        return f"{self.model}, calibrated on {self.calib}"
 
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The table's rows of it. Those with no calibration, the dense model's, are rows of any calibration."""
-        if "model" in frame:
-            frame = frame[frame["model"] == self.model]
-        if "calib" in frame and self.calib:
-            frame = frame[(frame["calib"] == self.calib) | frame["calib"].isna()]
-        return frame
+        return frame[(frame["model"] == self.model) & ((frame["calib"] == self.calib) | frame["calib"].isna())]
 
 
 def blocks(frame: pd.DataFrame, name: str, settings: Mapping[str, Any]) -> list[Panels]:
@@ -218,9 +202,9 @@ def blocks(frame: pd.DataFrame, name: str, settings: Mapping[str, Any]) -> list[
 # Panels -------------------------------------------------------------------------------------------------------------
 
 
-def figure(titles: Sequence[str], height: float, width: float = TWO_COLUMNS) -> tuple[Figure, Sequence[SubFigure]]:
+def figure(titles: Sequence[str], height: float) -> tuple[Figure, Sequence[SubFigure]]:
     """A figure with one subfigure a title, one above the other, each of that height in inches."""
-    made = Figure(figsize=(width, height * len(titles)), layout="constrained")
+    made = Figure(figsize=(WIDTH, height * len(titles)), layout="constrained")
     made.get_layout_engine().set(w_pad=0.06, h_pad=0.05)
     parts = np.atleast_1d(made.subfigures(len(titles), 1))
     for part, title in zip(parts, titles, strict=True):
@@ -251,11 +235,11 @@ def method_handles(methods: Iterable[str], settings: Mapping[str, Any]) -> list[
     return [Line2D([], [], label=label(m), **(looks.get(m) or METHODS[m]).line) for m in methods]
 
 
-def categories(axis: Axes, names: Sequence[str]) -> np.ndarray:
-    """Names down the y axis, the first on top. Returns their positions."""
-    positions = np.arange(len(names))
-    axis.set_yticks(positions, names)
-    axis.set_ylim(len(names) - 0.5, -0.5)
+def categories(axis: Axes, texts: Sequence[str]) -> np.ndarray:
+    """Texts down the y axis, the first on top. Returns their positions."""
+    positions = np.arange(len(texts))
+    axis.set_yticks(positions, texts)
+    axis.set_ylim(len(texts) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)
     return positions
 

@@ -1,7 +1,7 @@
 """How many neurons each method leaves to each layer at one sparsity.
 
-Table: `widths` (model, calib, method, sparsity, layer, kept_share: the fraction of the layer's neurons that stay).
-Settings: `sparsity`, where the table has several. Uniform methods show as bands of one colour.
+Table: `widths` (kept_share: the fraction of the layer's neurons that stay). Settings: `sparsity`, a fraction. Uniform
+methods show as bands of one colour.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pruning.core import names
 from pruning.report.figures import style
 
 
@@ -18,9 +19,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
     blocks = style.blocks(widths, "widths", settings)
     made, parts = style.figure([block.title for block in blocks], 0.2 * len(settings["methods"]) + 1.0)
     for block, part in zip(blocks, parts, strict=True):
-        rows = style.pick(
-            block.rows(widths)[lambda f: f["method"] != "dense"], "widths", sparsity=settings.get("sparsity")
-        )
+        rows = style.pick(block.rows(widths), "widths", sparsity=settings["sparsity"])
         methods = style.methods_of(rows, "widths", settings)
         grid = rows.pivot(index="method", columns="layer", values="kept_share").loc[list(methods)]
         axis = part.subplots()
@@ -31,5 +30,5 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         axis.set_xticks(*style.spaced(list(grid.columns), 32))
         axis.tick_params(axis="y", length=0)
         axis.set_xlabel("layer")
-        axis.set_title(f"Neurons that each layer keeps at {style.in_percent(rows['sparsity']).iloc[0]:g}% sparsity")
+        axis.set_title(f"Neurons that each layer keeps at {names.percent(rows['sparsity']).iloc[0]:g}% sparsity")
     return made

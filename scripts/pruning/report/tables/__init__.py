@@ -1,4 +1,5 @@
 """Tables: one file each, with `make(files, settings) -> Page`; report/catalogue.py says what it is given.
 
-Nothing here measures: the numbers come from the analyses, or are computed by pruning.analysis from outcomes.
+The numbers come from the analyses' files, or are computed from outcomes: by analysis/comparison.py, or, where one table
+alone has them, in its file.
 """

@@ -10,97 +10,90 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pruning.analysis.collapse import larger_p
+from pruning.analysis.comparison import deciding_p
 from pruning.core import artifacts
 from pruning.report import printing
 from pruning.report.files import Files
-from pruning.report.printing import Block, Cell, comparisons, percent
+from pruning.report.printing import Block, Cell, percent, signed, small
+
+LATER, EARLIER = "later than the reference", "earlier than the reference"
+NEITHER = "order not significant (n.s.)"
 
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     points, accuracies = (artifacts.read_csv(files.one(name)) for name in ("collapse", "accuracy"))
-    return printing.page("collapse", "Where each method collapses", points, layout(points, accuracies, settings))
-
-
-def layout(points: pd.DataFrame, accuracies: pd.DataFrame, settings: Mapping[str, Any]) -> list[Block]:
-    """The rows of collapse.csv and accuracy.csv as tables, one a model and calibration; settings as of the stage."""
-    sparsities = [f"{sparsity}%" for sparsity in sorted(settings["sparsities"])]
-    chance, level = f"{100 * settings['chance']:g}", f"{100 * settings['confidence']:g}"
-    reference, alpha = settings["reference"], 1 - settings["confidence"]
     blocks = []
     for (model, calib), of in points.groupby(["model", "calib"], sort=False):
-        dense = Cell(*percent(of["dense"].iloc[0]), "")
-        rows = [("dense", [Cell("–", ""), Cell("", ""), Cell("", ""), *[dense] * len(sparsities)])]
-        measured = accuracies[(accuracies["model"] == model) & (accuracies["calib"] == calib)].set_index("method")
-        orders = {"later": [], "earlier": [], "n.s.": []}
-        for point in of.itertuples():
-            label, tests = f"`{point.method}`", [Cell("", ""), Cell("", "")]
-            if point.method == reference:
-                label += " (reference)"
-            elif not np.isnan(point.p_value):
-                p = larger_p(point)
-                order = ("later" if _is_later(point, of, reference) else "earlier") if p <= alpha else "n.s."
-                orders[order].append(label)
-                tests = [_difference(point, order), Cell(_p(p), "")]
-            values = percent(*measured.loc[point.method, "value"].iloc[1:])
-            rows.append((label, [_cell(point, sparsities[-1]), *tests, *(Cell(value, "") for value in values)]))
-        found = [f"{order} than the reference, {', '.join(named)}" for order, named in orders.items() if named]
-        found = "; ".join(found).replace("n.s. than the reference", "order not significant (n.s.)")
-        notes = [
-            f"Collapse point: the sparsity in per cent at which accuracy has fallen halfway from dense to chance "
-            f"({chance}%), from a logistic curve fitted by maximum likelihood, with a {level}% percentile bootstrap "
-            f"interval over the test items. `> {sparsities[-1]}`: not reached within the sparsities measured.",
-            *_test_notes(of, reference, alpha, found),
-            f"Other columns: accuracy in per cent on {settings['title']} (`{settings['metric']}`, "
-            f"n = {of['n'].iloc[0]:,} items, the same for all) at that sparsity, the share of FFN neurons removed; "
-            "intervals are in accuracy.csv. dense is the unpruned model: one measurement, repeated.",
-            "A point between measured sparsities, and more so before the first, leans on the curve's form. Where the "
-            "whole fall lies between two of them, it is put midway and its interval reaches from one to the other.",
-        ]
-        title = f"`{model}`, calibrated on `{calib}`: {settings['title']}"
-        columns = ["Collapse point", f"minus `{reference}`'s", "p", *sparsities]
-        blocks.append(Block(f"{model}-{calib}", title, [""], columns, rows, notes))
-    return blocks
+        measured = accuracies[(accuracies["model"] == model) & (accuracies["calib"] == calib)]
+        blocks.append(block(model, calib, of, measured, settings))
+    return printing.page("collapse", "Where each method collapses", points, blocks)
 
 
-def _test_notes(of: pd.DataFrame, reference: str, alpha: float, found: str) -> list[str]:
+def block(model: str, calib: str, points: pd.DataFrame, accuracies: pd.DataFrame, settings: Mapping[str, Any]) -> Block:
+    """The rows of collapse.csv and accuracy.csv of one model and calibration."""
+    sparsities = [f"{sparsity}%" for sparsity in sorted(settings["sparsities"])]
+    reference, alpha, last = settings["reference"], 1 - settings["confidence"], sparsities[-1]
+    accuracies = accuracies.set_index("method")["value"]
+    lines = [("dense", ["–", "", "", *percent(points["dense"].iloc[0]) * len(sparsities)])]
+    orders = {LATER: [], EARLIER: [], NEITHER: []}
+    # A point beyond the last sparsity (NaN) is after any other.
+    (other,) = points.loc[points["method"] == reference, "collapse"].fillna(np.inf)
+    for point in points.to_dict("records"):
+        label, tests = f"`{point['method']}`", ["", ""]
+        if point["method"] == reference:
+            label += " (reference)"
+        elif not np.isnan(point["p_value"]):
+            p = deciding_p(point)
+            later = (np.inf if np.isnan(point["collapse"]) else point["collapse"]) > other
+            orders[NEITHER if not p <= alpha else LATER if later else EARLIER].append(label)
+            tests = [_difference(point, () if p <= alpha else ("n.s.",)), small(p)]
+        values = percent(*accuracies.loc[point["method"]].iloc[1:])
+        lines.append((label, [_point(point, last), *tests, *values]))
+    level = f"{100 * settings['confidence']:g}%"
+    notes = [
+        f"Collapse point: the sparsity in per cent at which accuracy has fallen halfway from dense to chance "
+        f"({100 * settings['chance']:g}%), from a logistic curve fitted by maximum likelihood, with a {level} "
+        f"percentile bootstrap interval over the test items. `> {last}`: not reached within the sparsities measured.",
+        *_test_notes(points, reference, alpha, orders),
+        f"Other columns: accuracy in per cent on {settings['title']} (`{settings['metric']}`, "
+        f"n = {points['n'].iloc[0]:,} items, the same for all) at that sparsity, the share of FFN neurons removed; "
+        "intervals are in accuracy.csv.",
+        "A point between measured sparsities, and more so before the first, leans on the curve's form. Where the "
+        "whole fall lies between two of them, it is put midway and its interval reaches from one to the other.",
+    ]
+    title = f"`{model}`, calibrated on `{calib}`: {settings['title']}"
+    columns = ["Collapse point", f"minus `{reference}`'s", "p", *sparsities]
+    return Block(f"{model}-{calib}", title, [""], columns, lines, notes)
+
+
+def _point(point: Mapping[str, Any], last: str) -> Cell:
+    """A collapse point with its interval; what lies beyond the last measured sparsity as `> 70%`."""
+    if point["dense"] <= point["chance"]:
+        return Cell("none")
+    ends = (point[name] for name in ("collapse", "ci_low", "ci_high"))
+    value, low, high = (f"> {last}" if np.isnan(end) else percent(end)[0] for end in ends)
+    return Cell(value, "" if np.isnan(point["ci_low"]) else f"[{low}, {high}]")
+
+
+def _difference(point: Mapping[str, Any], marks: tuple[str, ...]) -> Cell:
+    """A point minus the reference's, in points of sparsity."""
+    value, low, high = (signed(100 * point[name]) for name in ("delta", "delta_low", "delta_high"))
+    return Cell(value, "" if low == high == "–" else f"[{low}, {high}]", marks=marks)
+
+
+def _test_notes(points: pd.DataFrame, reference: str, alpha: float, orders: Mapping[str, list[str]]) -> list[str]:
     """How the order of the collapse points was tested, and which orders are significant."""
-    if of["p_value"].isna().all():
+    if points["p_value"].isna().all():
         return []
     tests = (
         f"Only orders against `{reference}` are tested: paired bootstrap over the same items, Holm over the "
-        f"{comparisons(of['p_value'])} of this table, at p = {alpha:.3g}"
+        f"{printing.comparisons(points['p_value'].count())} of this table, at p = {alpha:.3g}"
     )
-    if (templates := of["clusters"].iloc[0]) is not pd.NA:
+    if pd.notna(templates := points["clusters"].iloc[0]):
         tests += (
-            f". Items share {templates} templates: the bootstrap speaks of these stories with other numbers, a "
-            f"jackknife t-test over templates (Holm over its own {comparisons(of['p_cluster'])}) of other "
-            "stories of the same kind; p is the larger of the two"
+            f". Items share {templates:.0f} templates: the bootstrap speaks of these with other instances, a "
+            f"jackknife t-test over templates (Holm over its own {printing.comparisons(points['p_cluster'].count())}) "
+            "of other templates of the same kind; p is the larger of the two"
         )
+    found = "; ".join(f"{order}, {', '.join(named)}" for order, named in orders.items() if named)
     return [f"{tests}. Accuracy collapses {found}. The order of two other methods is not tested."]
-
-
-def _is_later(point: Any, of: pd.DataFrame, reference: str) -> bool:
-    """Whether a method's point is after the reference's; one beyond the last sparsity (NaN) is after any other."""
-    (other,) = of.loc[of["method"] == reference, "collapse"].fillna(np.inf)
-    return (np.inf if np.isnan(point.collapse) else point.collapse) > other
-
-
-def _difference(point: Any, order: str) -> Cell:
-    ends = point.delta, point.delta_low, point.delta_high
-    value, low, high = ("–" if np.isnan(end) else f"{100 * end:+.1f}".replace("-", "−") for end in ends)
-    interval = "" if np.isnan(ends[1:]).all() else f"[{low}, {high}]"
-    return Cell(value, interval, marks=("n.s.",) if order == "n.s." else ())
-
-
-def _p(p: float) -> str:
-    return "–" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _cell(point: Any, last: str) -> Cell:
-    """A collapse point with its interval; what lies beyond the last measured sparsity as `> 70%`."""
-    if point.dense <= point.chance:
-        return Cell("none", "")
-    ends = point.collapse, point.ci_low, point.ci_high
-    value, low, high = (f"> {last}" if np.isnan(end) else percent(end)[0] for end in ends)
-    return Cell(value, "" if np.isnan(point.ci_low) else f"[{low}, {high}]")

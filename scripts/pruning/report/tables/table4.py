@@ -10,11 +10,14 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pruning.core import artifacts
+from pruning.core import artifacts, names
 from pruning.core.layer import chosen
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell, percent
+
+PAIR = ["model", "calib", "first", "second"]
+COLUMNS = [*PAIR, "layer", "sparsity", "iou", "chance", "published", "difference"]
 
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
@@ -33,44 +36,38 @@ def rows(overlap: pd.DataFrame, published: pd.DataFrame, layer: int | None) -> p
     `layer` None is the last but one.
     Raises InputError for a layer that the model does not have."""
     parts = []
-    for _, frame in overlap.groupby(["model", "calib", "first", "second"], sort=False):
-        keys = ["model", "calib", "first", "second", "sparsity"]
-        mean = frame.groupby(keys, sort=False)[["iou", "chance"]].mean().reset_index().assign(layer=None)
+    for _, frame in overlap.groupby(PAIR, sort=False):
+        mean = frame.groupby([*PAIR, "sparsity"], sort=False)[["iou", "chance"]].mean().reset_index().assign(layer=None)
         parts += [mean, frame[frame["layer"] == chosen(layer, int(frame["layer"].max()) + 1)]]
     rows = pd.concat([part.astype({"layer": "Int64"}) for part in parts], ignore_index=True)
     rows["published"] = [_published(row, published) for row in rows.itertuples()]
     rows["difference"] = rows["iou"] - rows["published"]
-    columns = ["model", "calib", "first", "second", "layer", "sparsity", "iou", "chance", "published", "difference"]
-    return rows[columns]
+    return rows[COLUMNS]
 
 
-def _published(row, published: pd.DataFrame) -> float:
-    """The paper's value for a pair in either order, under any of the candidate readings; NaN without."""
-    for entry in published[published["model"] == row.model].itertuples():
-        pair = (entry.first_presets.split(";"), entry.second_presets.split(";"))
-        matches = any(a in pair[0] and b in pair[1] for a, b in ((row.first, row.second), (row.second, row.first)))
-        same_layer = pd.isna(entry.layer) if pd.isna(row.layer) else entry.layer == row.layer
-        if matches and same_layer and abs(entry.sparsity - row.sparsity) < 1e-9:
+def _published(row: Any, published: pd.DataFrame) -> float:
+    """The paper's value for a pair in either order, under any of the candidate presets; NaN without."""
+    same_layer = published["layer"].isna() if pd.isna(row.layer) else published["layer"] == row.layer
+    same = (published["model"] == row.model) & same_layer & ((published["sparsity"] - row.sparsity).abs() < 1e-9)
+    for entry in published[same].itertuples():
+        first, second = entry.first_presets.split(";"), entry.second_presets.split(";")
+        if (row.first in first and row.second in second) or (row.second in first and row.first in second):
             return entry.value
     return float("nan")
 
 
 def block(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], known_trouble: Sequence[str]) -> Block:
-    """One model's rows in the paper's layout: a row a pair and layer, a column a sparsity; chance in brackets."""
-    sparsities = sorted(rows["sparsity"].unique())
-    model, calib = rows["model"].iloc[0], rows["calib"].iloc[0]
-    shown = rows["layer"].dropna().iloc[0]
+    """One model's rows in the paper's layout: a row per pair and layer, a column per sparsity; chance in brackets."""
+    model, calib, shown = rows["model"].iloc[0], rows["calib"].iloc[0], rows["layer"].dropna().iloc[0]
     lines = []
     for first, second in pairs:
-        pair = rows[(rows["first"] == first) & (rows["second"] == second)]
+        pair = rows[(rows["first"] == first) & (rows["second"] == second)].sort_values("sparsity")
         for where, part in (("average", pair[pair["layer"].isna()]), (f"layer {shown}", pair[pair["layer"].notna()])):
             cells = []
-            for row in part.sort_values("sparsity").itertuples():
+            for row in part.itertuples():
                 value, chance = percent(row.iou, row.chance)
-                paper = (
-                    "" if pd.isna(row.published) else f"paper {100 * row.published:.2f}, {100 * row.difference:+.1f}"
-                )
-                cells.append(Cell(value, f"[{chance}]", published=paper.replace("-", "−")))
+                beside = printing.difference(100 * row.published, 100 * row.difference)
+                cells.append(Cell(value, f"[{chance}]", published="" if pd.isna(row.published) else beside))
             lines.append((f"`{first}` and `{second}`, {where}", cells))
     notes = [
         "Intersection over union, in per cent, of the neurons that two methods keep: 100 is the same mask. In "
@@ -78,7 +75,7 @@ def block(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], known_trouble: S
         "average: the mean of the layers' values, each layer counting the same, whatever its width.",
     ]
     if rows["published"].notna().any():
-        notes += ["paper: the published value, and measured minus published in points.", *known_trouble]
-    columns = [f"{100 * sparsity:.0f}%" for sparsity in sparsities]
+        notes += ["paper: the published value, and measured minus published in points.", " ".join(known_trouble)]
+    columns = [f"{names.percent(sparsity):.0f}%" for sparsity in sorted(rows["sparsity"].unique())]
     title = f"Mask overlap on `{model}`, calibrated on `{calib}`, by sparsity"
     return Block(f"{model}-{calib}", title, [""], columns, lines, notes, head="Pair")

@@ -1,0 +1,102 @@
+"""Tables of results, of the config's section `tables`: from which files and settings each is made."""
+
+from itertools import product
+from typing import Any
+
+from pruning.config.experiment import Table
+from pruning.config.methods import Method
+from pruning.config.schema import Config
+from pruning.core import names
+from pruning.core.names import DENSE, Column, Variant
+from pruning.methods import allocation, latency_table, scores
+from pruning.report.files import Entry
+
+CAPTIONS = {
+    "table1": "Accuracy in reasoning after pruning, with intervals and paired tests against one reference method.",
+    "table2": "Accuracy in what a model knows rather than derives.",
+    "table3": "Accuracy after a short LoRA recovery, on the task that was tuned on and on others.",
+    "table6": "Perplexity at every sparsity.",
+    "table7": "Perplexity and accuracy over all tasks at three sparsities.",
+    "recovery": "The same models before and after recovery: does it help, and where?",
+    "ridge": "The same masks with and without refitting what is left.",
+    "seeds": "The same methods calibrated on other texts: how much of a difference is chance?",
+}
+ASKED = ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks", "first")
+
+
+def statistical(config: Config, *keys: str) -> dict[str, Any]:
+    """Settings of the experiment."""
+    return {key: getattr(config.experiment, key) for key in keys}
+
+
+def pruned_variants(table: Table) -> list[Variant]:
+    return [Variant(calib, *pair) for calib, pair in product(table.calibrations, table.pruned)]
+
+
+def results(config: Config, name: str) -> Entry:
+    table = config.table(name)
+    pruned, first = pruned_variants(table), table.columns[0]
+    shown = [
+        (model, variant, column.task)
+        for model, column in product(table.models, table.columns)
+        for variant in (DENSE, *map(column.of, pruned))
+    ]
+    files = {
+        "samples": [variant.samples(model, task) for model, variant, task in shown],
+        # How small a variant is, its results say; recovery does not change it.
+        "results": [first.of(variant).result(model, first.task) for model, variant in product(table.models, pruned)],
+        "leakage": [config.places.leakage.format(table=name)],
+    }
+    if table.paper:
+        files |= {"published": [names.PUBLISHED.format(table=table.paper)], "notes": [names.PAPER_NOTES]}
+    calibrations = {name: {"seed": config.calibrations[name].seed} for name in table.calibrations}
+    models = {name: {"note": config.models[name].note, "calibrations": calibrations} for name in table.models}
+    for model, entry in models.items():  # a short format of numbers is told of
+        entry |= {} if config.models[model].dtype == "float32" else {"dtype": config.models[model].dtype}
+    settings = {
+        **table.model_dump(exclude={"costs"}),
+        **{"name": name, "models": models},
+        "tasks": {str(column): described(config, column) for column in table.columns},
+        **statistical(config, "confidence", "resamples", "seed"),
+    }
+    methods = {method: config.method(method) for method in table.methods}
+    searched = [name for name, method in methods.items() if allocation.search_of(method.allocate)]
+    if both := [name for name, method in methods.items() if allocation.cuts_groups(method.allocate)]:
+        settings["groups"] = both
+    per = {name: latency_table.per_of(method.allocate_options) for name, method in methods.items()}
+    if kept := {name: what for name, what in per.items() if what != latency_table.PARAMETERS}:
+        settings |= {"kept_to": kept, "ranked": [name for name in both if name not in searched]}
+    templates = {"samples": names.SAMPLES, "results": names.RESULT}
+    if table.costs:
+        made_of = {name: passes(method) for name, method in methods.items()}
+        settings["costs"] = {"folder": names.BENCHMARKS, "passes": made_of, "searched": searched}
+        places = product(table.models, table.calibrations, searched)
+        files["sensitivity"] = [names.SENSITIVITY.format(model=m, calib=c, method=method) for m, c, method in places]
+        templates["sensitivity"] = names.SENSITIVITY
+    caption = CAPTIONS.get(name, "A table of this experiment's configuration.")
+    return Entry(caption, files, settings, table.title, templates, "results")
+
+
+def passes(method: Method) -> list[str]:
+    """Results of a calibration that a method is made of, by their paths below its folder; and of the model, by its."""
+    found = ["shards", *scores.needs_of(method.score)]
+    found += [own] if (own := scores.statistics_of(method.score)) != "statistics" else []
+    found += scores.groups_by(method.score) if allocation.cuts_groups(method.allocate) else []
+    measured = allocation.search_of(method.allocate) and method.compensate.startswith("ridge")
+    found += ["second_moments"] if method.compensate == "ridge" or measured else []
+    both = measured and allocation.cuts_groups(method.allocate) and method.compensate == "ridge_attention"
+    found += ["attention_second_moments"] if both else []
+    found += ["latency_table"] if latency_table.per_of(method.allocate_options) != latency_table.PARAMETERS else []
+    return list(dict.fromkeys(found))
+
+
+def described(config: Config, column: Column) -> dict[str, Any]:
+    """What a table says of a column."""
+    task = config.tasks[column.task]
+    own = {"task": column.task, "tuning": column.tuning}
+    own["note"] = config.tunings[column.tuning].note if column.tuning else None
+    if task.kind == "perplexity":
+        return {**own, "metrics": ["perplexity"], "kind": "perplexity", "title": f"{task.title} (seqlen {task.seqlen})"}
+    own |= {"metrics": task.metrics, "kind": "accuracy", "title": task.title}
+    own["asked"] = {key: getattr(task, key) for key in ASKED}
+    return own | ({"stop_early": task.stop_early.model_dump()} if task.stop_early else {})
