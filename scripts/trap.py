@@ -26,8 +26,8 @@ def trap(
     output_classes: Annotated[Path, typer.Option(help="classes.csv")],
 ) -> None:
     from pruning.analysis import trap as analysis
+    from pruning.analysis.layer import chosen
     from pruning.core import artifacts
-    from pruning.core.layer import chosen
     from pruning.methods.masks import rows as rows_of
 
     cli.phase("start-up")

@@ -64,6 +64,7 @@ CODE = {
             "scripts/pruning/calibration/observe.py",
             "scripts/pruning/calibration/token_classes.py",
             "scripts/pruning/core/layer.py",
+            "scripts/pruning/analysis/layer.py",
             "scripts/collapse.py",
             "scripts/widths.py",
             "scripts/export.py",

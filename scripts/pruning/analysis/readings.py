@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pruning.analysis.layer import chosen
 from pruning.core import significance
 from pruning.core.errors import InputError
-from pruning.core.layer import chosen
 
 ROLES = {"rku": "RKU", "agf": "AGF", "taylor": "Taylor-FO", "wanda": "Wanda-Struct"}  # key of a reading, paper's name
 CHOSEN = {"rku": "rku", "agf": "agf", "taylor": "taylor_fo", "wanda": "wanda"}  # the presets that stand for the paper

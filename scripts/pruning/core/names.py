@@ -171,22 +171,21 @@ class Variant:
             return self.method
         return "/".join([self.calib, self.method, str(self.sparsity), *([self.tuning] if self.tuning else [])])
 
-    def fill(self, template: str, model: str) -> str:
-        """A path of what it is made from, or of what is made of it."""
+    def _fill(self, template: str, model: str) -> str:
         names = {"calib": self.calib, "method": self.method, "sparsity": self.sparsity, "tuning": self.tuning}
         return template.format(model=model, **names)
 
     def manifest(self, model: str) -> str:
         """What says which weights it has."""
-        return BASE.format(model=model) if self == DENSE else self.fill(f"{COMPACT}/manifest.json", model)
+        return BASE.format(model=model) if self == DENSE else self._fill(f"{COMPACT}/manifest.json", model)
 
     def weights(self, model: str) -> str:
         """Its Hugging Face model directory, without the adapter of a recovery."""
-        return BASE.format(model=model).rpartition("/")[0] if self == DENSE else self.fill(f"{COMPACT}/model", model)
+        return BASE.format(model=model).rpartition("/")[0] if self == DENSE else self._fill(f"{COMPACT}/model", model)
 
     def adapter(self, model: str) -> str | None:
         """The directory of its LoRA adapter, where it is a recovered one."""
-        return self.fill(RECOVERED, model) if self.tuning else None
+        return self._fill(RECOVERED, model) if self.tuning else None
 
     def adapter_files(self, model: str) -> list[str]:
         """What a job reads of that directory: the adapter and the record that it is held against."""

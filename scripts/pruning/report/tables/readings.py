@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.analysis import readings, trap
+from pruning.analysis.layer import chosen
 from pruning.analysis.readings import (
     COLLAPSE,
     LINES,
@@ -25,7 +26,6 @@ from pruning.analysis.readings import (
     suggested,
 )
 from pruning.core import artifacts
-from pruning.core.layer import chosen
 from pruning.methods.masks import rows as rows_of
 from pruning.report import printing
 from pruning.report.files import Files

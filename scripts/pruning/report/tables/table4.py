@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from pruning.analysis.layer import chosen
 from pruning.core import artifacts
-from pruning.core.layer import chosen
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell, percent
