@@ -398,9 +398,9 @@ def calibrate(tmp_path: Path, model, text: str, **changes) -> subprocess.Complet
     tiny.save(model, tmp_path / "model")
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": [text]}), "dataset", {})
     settings = json.dumps({**CALIBRATION, **changes})
-    outputs = [str(tmp_path / f"{name}.parquet") for name in ("statistics", "layers")]
-    files = ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "data.parquet")]
-    return stage("measure", "gradients", *outputs, "--settings", settings, *files)
+    files = {"model": tmp_path / "model", "data": tmp_path / "data.parquet", "output": tmp_path / "out.parquet"}
+    given = [f"--{option}={path}" for option, path in files.items()]
+    return stage("measure", "--what", "gradients", "--settings", settings, *given)
 
 
 def test_too_little_calibration_text(tmp_path: Path):
@@ -413,7 +413,7 @@ def test_nan_in_activations_names_layer_and_sample(tmp_path: Path):
     model.model.layers[1].mlp.up_proj.weight[3, 0] = torch.nan
     done = calibrate(tmp_path, model, "some text that is long enough for two samples of sixteen tokens")
     says(done, "NaN or Inf in activations of layer 1 at calibration sample 0")
-    assert not (tmp_path / "out/statistics.parquet").exists()
+    assert not (tmp_path / "out.parquet").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "another stage's"])
