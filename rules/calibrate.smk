@@ -103,10 +103,11 @@ for name, (what, outputs, own_settings) in MEASUREMENTS.items():
         params:
             settings=own_settings,
             what=what,
+            outputs=lambda w, output: [f"--output={path}" for path in output],
             model=subpath(input.model, parent=True),
         shell:
             on_gpu(
-                "{params.what} {output:q} --model {params.model:q} --data {input.data:q} "
+                "--what {params.what} --model {params.model:q} --data {input.data:q} {params.outputs:q} "
                 "--memory-mb {resources.mem_mb}"
             )
 

@@ -10,7 +10,7 @@ INPUT
 OUTPUT
     results/{model}/eval/{variant}/{task}.json              the whole result
     results/{model}/eval/{variant}/{task}.samples.parquet   one row per item and metric
-Responses are cached in a hidden file beside the outputs: a killed evaluation resumes where it stopped.
+Answers already given are kept in a hidden file beside the outputs: a killed evaluation goes on where it stopped.
 """
 
 VARIANT = rf"dense|({one_of(CONFIG.calibrations)})/({METHOD})/\d{{1,2}}(/({one_of(CONFIG.tunings)}))?"
@@ -34,9 +34,10 @@ def parts_of(wildcards):
     variant, model = variant_of(wildcards), wildcards.model
     found = {"adapter": variant.adapter_files(model)}
     if cut_in_memory(variant):
+        own = {"model": model, "calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity}
         evidence = EVIDENCE.get(CONFIG.method(variant.method).compensate)
-        found |= {"manifest": names.BASE.format(model=model), "mask": variant.fill(names.MASK, model)}
-        return found | {"evidence": variant.fill(evidence, model) if evidence else []}
+        found |= {"manifest": names.BASE.format(**own), "mask": names.MASK.format(**own)}
+        return found | {"evidence": evidence.format(**own) if evidence else []}
     found["manifest"] = variant.manifest(model)
     if variant != names.DENSE:
         # The directory, so that a deleted one is made again; the manifest says whether it changed.

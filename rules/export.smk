@@ -13,8 +13,6 @@ OUTPUT
                                                                     of variant `dense` too, to be compared with
 """
 
-from dataclasses import asdict, astuple
-
 from pruning.models import gguf_types
 
 
@@ -23,7 +21,7 @@ def exported(wildcards):
     variant, model = variant_of(wildcards), wildcards.model
     return {
         "base": names.BASE.format(model=model),
-        "mask": variant.fill(names.MASK, model),
+        "mask": names.MASK.format(model=model, **vars(variant)),
         "manifest": variant.manifest(model),
         "weights": ancient(variant.weights(model)),
         "adapter": variant.adapter_files(model),
@@ -42,7 +40,7 @@ def measured_of(model, variant):
 
 def export_name(wildcards):
     """What an export is called."""
-    return "-".join(str(part) for part in (wildcards.model, *astuple(variant_of(wildcards))) if part)
+    return "-".join(str(part) for part in (wildcards.model, *vars(variant_of(wildcards)).values()) if part)
 
 
 def export_settings(wildcards):
@@ -54,7 +52,7 @@ def export_settings(wildcards):
         dtype=model.dtype,
         source=model.source.model_dump(),
         note=model.note,
-        variant=asdict(variant),
+        variant=vars(variant),
         method=CONFIG.method(variant.method).model_dump(),
         calibration=CONFIG.calibrations[variant.calib].model_dump(),
         tuning=CONFIG.tunings[variant.tuning].model_dump() if variant.tuning else None,

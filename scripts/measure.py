@@ -14,8 +14,8 @@ from pruning.core import cli
 
 
 def measure(
-    what: Annotated[str, typer.Argument(help="the module")],
-    outputs: Annotated[list[Path], typer.Argument(help="what it writes, in the order that its `measure` says")],
+    what: Annotated[str, typer.Option(help="the module")],
+    outputs: Annotated[list[Path], typer.Option("--output", help="in the order that its `measure` says; repeat")],
     settings: cli.Settings,
     model: cli.Model,
     data: cli.Data,
