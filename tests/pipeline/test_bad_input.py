@@ -139,7 +139,7 @@ def test_a_type_of_gguf_file_that_is_not_made_is_refused(workspace: Workspace):
 
 BAD_YAML = {
     b"experiment: {name: caf\xe9s}\n": "bad.yaml: not UTF-8",
-    b"models: &a {x: *a}\n": "bad.yaml:1: the alias *a stands within what it stands for",
+    b"models: &a {x: *a}\n": "bad.yaml:1: models.x: the alias stands within what it stands for",
     b"ask_above: 10\nexperiment: {seed: 1}\nask_above: 20\n": "bad.yaml:3: ask_above: this key stands twice",
 }
 

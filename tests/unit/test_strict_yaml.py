@@ -28,9 +28,9 @@ REFUSED = {  # content -> what is said after the file's name
     "a:\n  b: {c: 1, d: 2}\n  b: {}\n": ":3: a.b: this key stands twice, first in line 2; keep one",
     '{\n\t"a": 1,\n\t"a": 2\n}': ":3: a: this key stands twice, first in line 2; keep one",  # JSON
     "a:\n- {b: 1}\n- {b: 2, b: 3}\n": ":3: a.b: this key stands twice, first in line 3; keep one",
-    "a: &a [*a]\n": ":1: the alias *a stands within what it stands for, without an end",
-    "a: &a\n  b: *a\n": ":2: the alias *a stands within what it stands for, without an end",
-    "a: &a\n  <<: *a\n": ":2: the alias *a stands within what it stands for, without an end",
+    "a: &a [*a]\n": ":1: a: the alias stands within what it stands for, without an end",
+    "a: &a\n  b: *a\n": ":2: a.b: the alias stands within what it stands for, without an end",
+    "a: &a\n  <<: *a\n": ":2: a.<<: the alias stands within what it stands for, without an end",
     LAUGHS: ":6: f: more than 100,000 entries, counted as often as aliases name them",
     "a: " + "[" * 5000 + "]" * 5000: ":1: lists and mappings nested more than 50 deep",
     "".join(f"{' ' * n}a:\n" for n in range(1500)): ":51: lists and mappings nested more than 50 deep",

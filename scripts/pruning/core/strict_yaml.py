@@ -66,39 +66,36 @@ def _refuse(path: Path, place: yaml.Node | yaml.Event, said: str) -> NoReturn:
 
 
 def _check_nesting(events: Iterable[yaml.Event], refuse: Refuse) -> None:
-    """What no loader survives: deep nesting and endless aliases; and a second document, which it would drop."""
-    begun: list[str | None] = []  # anchors of the lists and mappings that have not ended
-    documents = 0
+    """What no loader survives, deep nesting; and a second document, which it would drop."""
+    depth = documents = 0
     for event in events:
         documents += isinstance(event, yaml.DocumentStartEvent)
         if documents > 1:
             refuse(event, "a second document begins; keep one")
-        if isinstance(event, yaml.CollectionStartEvent):
-            begun.append(event.anchor)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            begun.pop()
-        elif isinstance(event, yaml.AliasEvent) and event.anchor in begun:
-            refuse(event, f"the alias *{event.anchor} stands within what it stands for, without an end")
-        if len(begun) > DEPTH:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH:
             refuse(event, f"lists and mappings nested more than {DEPTH} deep")
 
 
-def _check_entries(node: yaml.Node, name: str, sizes: dict[yaml.Node, int], refuse: Refuse) -> int:
+def _check_entries(node: yaml.Node, name: str, sizes: dict[yaml.Node, int | None], refuse: Refuse) -> int:
     """Check a node and all that is in it; how many entries it stands for, aliases counted as often as they are named.
 
-    name: its keys from the top, joined by dots; sizes: of lists and mappings that have been checked."""
+    name: its keys from the top, joined by dots; sizes: of lists and mappings that have been checked, None of those that
+    this node is in."""
     if node.tag not in TAGS:
         refuse(node, f"{name}: the tag {node.tag!r} is not read here; leave it out")
     if isinstance(node, yaml.ScalarNode):
         _check_scalar(node, name, refuse)
     elif node not in sizes:
-        lines: dict[str, int] = {}  # keys so far and their lines
-        sizes[node] = 1
+        size, lines, sizes[node] = 1, {}, None  # lines of the keys so far
         for key, value in node.value if isinstance(node, yaml.MappingNode) else [(None, each) for each in node.value]:
             inner = _key(key, name, lines, refuse) if key else name
-            sizes[node] += _check_entries(value, inner, sizes, refuse)
-            if sizes[node] > ENTRIES:
+            if sizes.get(value, 1) is None:
+                refuse(key or node, f"{inner}: the alias stands within what it stands for, without an end")
+            size += _check_entries(value, inner, sizes, refuse)
+            if size > ENTRIES:
                 refuse(node, f"{name}: more than {ENTRIES:,} entries, counted as often as aliases name them")
+        sizes[node] = size
     return sizes.get(node, 1)
 
 
