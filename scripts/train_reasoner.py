@@ -1,8 +1,7 @@
 """Train the tiny reasoner from scratch on generated word problems (docs/tiny-reasoner.md).
 
-Writes a Hugging Face model directory with its model card, recipe, training log and measured
-accuracy. `make promote-reasoner` copies a finished one to resources/, which is what the
-embedded default prunes; a fresh clone never trains.
+Writes a Hugging Face model directory with its model card, recipe, training log and measured accuracy. `make
+promote-reasoner` copies a finished one to resources/, which the embedded default prunes; a fresh clone never trains.
 """
 
 import time
@@ -62,20 +61,12 @@ def train_reasoner(
             print(*(f"{k}={v:.5g}" for k, v in log[-1].items()), flush=True)
             window = []
 
-    model = model.eval().to(torch.bfloat16)  # as shipped; measured as it will be loaded
-    measured = model.float()
+    measured = model.eval().to(torch.bfloat16).float()  # as shipped, and as it will be loaded
     sets = {
         "unseen_numbers": word_problems.sample("test", settings["templates"], settings["test_size"], seed=1),
         "unseen_templates": word_problems.sample(None, settings["held_out_templates"], 200, seed=1),
     }
-    accuracy = {
-        name: {
-            "n": len(problems),
-            "exact_match": reasoner.exact_match(measured, tokenizer, problems, with_options=False),
-            "exact_match_options": reasoner.exact_match(measured, tokenizer, problems, with_options=True),
-        }
-        for name, problems in sets.items()
-    }
+    accuracy = {name: reasoner.accuracy(measured, tokenizer, problems) for name, problems in sets.items()}
     print(accuracy)
     with artifacts.atomic_directory(output) as directory:
         model.to(torch.bfloat16).save_pretrained(directory)

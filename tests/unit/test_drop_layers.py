@@ -29,9 +29,10 @@ from pruning.methods import allocation, compact, masks, refit, rounds, sensitivi
 from pruning.methods.allocation import Problem, joint, sensitivity_joint
 from pruning.methods.allocation import sensitivity as programme
 from pruning.methods.compensation import Compensated, bias, ridge
-from pruning.models import families, gguf_model, packing, remote_code
+from pruning.models import families, packing, remote_code
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
+from pruning.models.gguf import model as gguf_model
 from pruning.models.loading import load
 from pruning.models.pruned import from_pruned
 from pruning.models.structures import ffn, kv_groups

@@ -22,13 +22,10 @@ Document = list[tuple[str, float]]
 
 def problem_document(problem: word_problems.Problem, *, with_options: bool) -> Document:
     """Prompt and worked solution; with options, also the letter of the right one."""
-    if not with_options:
-        return [(word_problems.prompt(problem.question), QUESTION), (f" {problem.answer}{END}", SOLUTION)]
-    values, letter = word_problems.options(problem)
-    return [
-        (word_problems.prompt(problem.question, values), QUESTION),
-        (f" {problem.answer}\nThe answer is ({letter}){END}", SOLUTION),
-    ]
+    values, letter = word_problems.options(problem) if with_options else (None, "")
+    chosen = f"\nThe answer is ({letter})" if with_options else ""
+    solution = f" {problem.answer}{chosen}{END}"
+    return [(word_problems.prompt(problem.question, values), QUESTION), (solution, SOLUTION)]
 
 
 def drill_document(rng: Random, lines: int = 6) -> Document:
@@ -137,6 +134,12 @@ def exact_match(
         ends = [f"The answer is ({a})" if with_options else f"#### {a}" for _, a in answers]
         right += sum(text.rstrip().endswith(end) for text, end in zip(texts, ends, strict=True))
     return right / len(problems)
+
+
+def accuracy(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence) -> dict[str, float]:
+    """`n` problems, and the `exact_match` of worked answers and, `exact_match_options`, of chosen ones."""
+    worked, chosen = (exact_match(model, tokenizer, problems, with_options=options) for options in (False, True))
+    return {"n": len(problems), "exact_match": worked, "exact_match_options": chosen}
 
 
 def model_card(settings: dict, content: dict, log: list[dict]) -> str:
