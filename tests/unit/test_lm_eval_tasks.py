@@ -78,23 +78,7 @@ def test_every_adapter_has_a_golden_prompt_here():
 
 
 def test_arc_is_rendered_as_lm_eval_does(arc):
-    first = (
-        "Question: Which piece of safety equipment is used to keep mold spores from entering the respiratory system?"
-    )
-    second = "Question: When a rock is placed in a graduated cylinder containing water, the height of the water will"
-    assert prompts(arc.result) == [
-        [
-            (f"{first}\nAnswer:", " safety goggles"),
-            (f"{first}\nAnswer:", " breathing mask"),
-            (f"{first}\nAnswer:", " rubber gloves"),
-            (f"{first}\nAnswer:", " lead apron"),
-        ],
-        [
-            (f"{second}\nAnswer:", " decrease"),
-            (f"{second}\nAnswer:", " increase"),
-            (f"{second}\nAnswer:", " remain the same"),
-        ],
-    ]
+    assert prompts(arc.result) == [[(record["query"], f" {choice}") for choice in record["choices"]] for record in ARC]
     (samples,) = arc.result["samples"].values()
     assert [str(sample["target"]) for sample in samples] == ["1", "1"]
 
@@ -107,10 +91,8 @@ def test_aqua_is_rendered_as_agieval_does(lab):
         "A: Among A through E, the answer is"
     )
     add = "Q: Add: +45 and -30 Answer Choices: (A)-30 (B)+30 (C)0 (D)15 (E)-15\nA: Among A through E, the answer is"
-    assert prompts(result) == [
-        [(birds, " (A)32400"), (birds, " (B)6000"), (birds, " (C)600"), (birds, " (D)60000"), (birds, " (E)10")],
-        [(add, " (A)-30"), (add, " (B)+30"), (add, " (C)0"), (add, " (D)15"), (add, " (E)-15")],
-    ]
+    options = [["(A)32400", "(B)6000", "(C)600", "(D)60000", "(E)10"], ["(A)-30", "(B)+30", "(C)0", "(D)15", "(E)-15"]]
+    assert prompts(result) == [[(q, f" {o}") for o in own] for q, own in zip((birds, add), options, strict=True)]
     (samples,) = result["samples"].values()
     assert [str(sample["target"]) for sample in samples] == ["[0]", "[3]"]
 

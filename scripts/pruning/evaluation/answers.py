@@ -113,7 +113,7 @@ class CachingLM:
         Raises InputError when memory does not suffice for a batch of one, and if sampling is asked for: the same
         request would have several responses."""
         if kind == "generate_until" and any(_sampled(request.args[1]) for request in requests):
-            raise InputError("generation_kwargs: only greedy answers can be remembered: set `do_sample: false`")
+            raise InputError("generation_kwargs: only greedy answers can be cached: set `do_sample: false`")
         keys = [key_of(kind, request.args) for request in requests]
         tried = []
         while missing := {key: own for key, own in zip(keys, requests, strict=True) if key not in self.answers}:

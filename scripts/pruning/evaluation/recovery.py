@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from pruning.core import artifacts
 from pruning.core.errors import InputError
@@ -54,12 +55,9 @@ def answered(sequences: Sequences, length: int) -> Sequences:
 def batch(sequences: Sequences, step: int, size: int, seed: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and labels [B, T] of a step, a function of (seed, step); -100 labels prompts and padding."""
     chosen = Random(f"{seed} {step}").choices(sequences, k=size)
-    length = max(len(ids) for ids, _ in chosen)
-    ids, labels = torch.full((size, length), pad), torch.full((size, length), -100)
-    for row, (tokens, answer) in enumerate(chosen):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        labels[row, : len(tokens)] = torch.tensor([t if a else -100 for t, a in zip(tokens, answer, strict=True)])
-    return ids, labels
+    ids = [torch.tensor(tokens) for tokens, _ in chosen]
+    labels = [own.masked_fill(~torch.tensor(answer), -100) for own, (_, answer) in zip(ids, chosen, strict=True)]
+    return pad_sequence(ids, True, pad), pad_sequence(labels, True, -100)
 
 
 def backward(
