@@ -100,23 +100,6 @@ def test_out_of_memory_halves_the_batch_and_finishes(lab, kind, error):
     assert lm.batch_size_per_gpu == 1
 
 
-def test_answers_given_before_memory_ran_out_are_kept(lab, monkeypatch):
-    expected = ask(lab.plain(), "generate_until")
-    lm, batches = lab.cached(batch_size=2), []
-    greedy = generation.greedy
-
-    def failing_at_the_second(model, prompts, *args, **kwargs):
-        batches.append(len(prompts))
-        if len(batches) == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return greedy(model, prompts, *args, **kwargs)
-
-    monkeypatch.setattr(generation, "greedy", failing_at_the_second)
-    assert ask(lm, "generate_until") == expected
-    assert batches == [2, 2, 1, 1, 1]
-    assert not lm.details and len(lab.path.read_bytes().splitlines()) == 5
-
-
 def test_what_does_not_fit_is_refused_not_cut(lab):
     """lm-eval would cut the beginning off."""
 

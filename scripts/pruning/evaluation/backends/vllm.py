@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from pruning.core import devices
-from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
 from pruning.evaluation.backends import check_greedy, check_installed, check_length, end_tokens, generation_settings
 from pruning.methods import variants
@@ -45,13 +44,13 @@ class GreedyVLLM(VLLM):
         super().__init__(str(directory), **settings)
         self.own = loading.generation_config(directory)
         self.details: deque[dict[str, Any]] = deque()
-        self.arguments: dict[str, Any] = {}  # of generation, as they were asked
+        self.asked: dict[str, dict[str, Any]] = {}  # arguments of generation, by their context
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """VLLM reports a generation's arguments in vLLM's words, which would never be found again."""
 
         def report(kind: str, arguments: tuple, response: Any) -> None:
-            own = (arguments[0], self.arguments) if kind == "generate_until" else arguments
+            own = (arguments[0], self.asked[arguments[0]]) if kind == "generate_until" else arguments
             cache_hook.add_partial(kind, own, response)
 
         self.cache_hook = SimpleNamespace(add_partial=report)
@@ -59,20 +58,11 @@ class GreedyVLLM(VLLM):
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """Raises InputError if a prompt and its answer do not fit the context, and for settings of the model or the
         task that ask for more than greedy answers with a `repetition_penalty`."""
-        groups: dict[str, list[int]] = {}
-        for number, request in enumerate(requests):
-            check_length(
-                len(self.tok_encode(request.args[0])),
-                request.args[1].get("max_gen_toks", self.max_gen_toks),
-                self.max_length,
-            )
-            groups.setdefault(key_of(request.args[1]), []).append(number)
-        answers: dict[int, str] = {}
-        for numbers in groups.values():
-            own = [requests[number] for number in numbers]
-            self.arguments = own[0].args[1]
-            answers |= zip(numbers, super().generate_until(own, disable_tqdm), strict=True)
-        return [answers[number] for number in range(len(requests))]
+        for request in requests:
+            length = request.args[1].get("max_gen_toks", self.max_gen_toks)
+            check_length(len(self.tok_encode(request.args[0])), length, self.max_length)
+        self.asked = {context: arguments for context, arguments in (request.args for request in requests)}
+        return super().generate_until(requests, disable_tqdm)
 
     def modify_gen_kwargs(
         self, gen_kwargs: dict[str, Any], eos: str | list[str] | None = None, default_max_gen_toks: int = 256
