@@ -382,7 +382,7 @@ def test_a_card_and_a_manifest_lie_beside_the_file(tmp_path, kind):
     assert sum(manifest["tensors"].values()) == 39 and manifest["architecture"] == "deci"
     assert manifest["made_with"]["gguf"] == version("gguf")
     card = out.with_suffix(".md").read_text()
-    assert "7, 31, 20, 12" in card and "`deci`, which takes a width a layer" in card
+    assert "7, 31, 20, 12" in card and "`deci`, which takes a width per layer" in card
     assert ("4 of its 4 FFN widths are no multiples of" in card) == (kind != "f16")
     if importlib.util.find_spec("llama_cpp"):
         assert set(manifest["checks"]["llama.cpp"]) == {"max_difference", "same_text", "kl_divergence"}

@@ -17,9 +17,9 @@ base_model: {{ source.repo }}
 # {{ name }}
 
 A structurally pruned model: {{ variant.sparsity }}% of {% if groups -%}
-the parameters of its feed-forward layers are gone, in neurons and in key-value groups of attention
+the parameters of its feed-forward layers are removed, in neurons and in key-value groups of attention
 {%- else -%}
-the neurons of its feed-forward layers are gone
+the neurons of its feed-forward layers are removed
 {%- endif %}.{% if note %} Base: {{ note }}.{% endif +%}
 
 | | |
@@ -65,7 +65,7 @@ GGUF_CARD = """\
 
 | | |
 |---|---|
-| architecture | `{{ architecture }}`{{ ", which takes a width a layer" if architecture == "deci" }} |
+| architecture | `{{ architecture }}`{{ ", which takes a width per layer" if architecture == "deci" }} |
 | size | {{ "{:,.1f}".format(bytes / 1e6) }} MB |
 | FFN widths | {{ made_of | widths }} |
 | tensors | {% for kind, number in tensors.items() %}{{ number }} {{ kind }}{{ ", " if not loop.last }}{% endfor %} |
@@ -134,7 +134,7 @@ def described(method: Mapping[str, Any]) -> str:
     options = ", ".join(f"{key}: {value}" for key, value in method["options"].items())
     parts = [f"score {method['score']}" + (f" of {options}" if options else "")]
     parts += [f"normalised by {method['normalise']}"] if method["normalise"] != "none" else []
-    parts += [f"{method['allocate']} widths" + (", whole layers may go" if method.get("drop_layers") else "")]
+    parts += [f"{method['allocate']} widths" + (", whole layers may be removed" if method.get("drop_layers") else "")]
     parts += [f"compensated by {method['compensate']}"] if method["compensate"] != "none" else []
     return "; ".join(parts)
 
