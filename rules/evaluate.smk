@@ -9,7 +9,7 @@ INPUT
     results/data/…                                          the data files that the task names
 OUTPUT
     results/{model}/eval/{variant}/{task}.json              the whole result
-    results/{model}/eval/{variant}/{task}.samples.parquet   one row an item and metric
+    results/{model}/eval/{variant}/{task}.samples.parquet   one row per item and metric
 Answers already given are kept in a hidden file beside the outputs: a killed evaluation goes on where it stopped.
 """
 

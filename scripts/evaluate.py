@@ -1,4 +1,4 @@
-"""Ask one model its tasks: {task}.json (the whole result) and {task}.samples.parquet (one row an item) for each.
+"""Ask one model its tasks: {task}.json (the whole result) and {task}.samples.parquet (one row per item) for each.
 
 The model is loaded once for all of them, and once more for those that another backend answers. Where there is a mask,
 it is cut out of the dense model in memory.

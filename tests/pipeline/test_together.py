@@ -57,7 +57,7 @@ def test_the_tables_are_the_same(both):
     assert "flap" in (apart.path / "results/table1.csv").read_text()
 
 
-def test_only_what_is_dear_to_make_is_written(both):
+def test_only_what_is_expensive_to_make_is_written(both):
     apart, together = (sorted(p.parent.name for p in b.path.glob("results/*/compact/*/*/50")) for b in both)
     assert apart == ["flap", "ridge_wanda", "wanda"] and together == ["ridge_wanda"]
     assert not (both[1].path / "results/tiny-reasoner/compact/gsm_symbolic-s0/ridge_wanda/50/model").exists()

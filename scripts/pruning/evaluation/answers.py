@@ -132,7 +132,7 @@ class CachingLM:
                 for key, response in zip(missing, responses, strict=True):
                     if key not in self.answers or self.answers[key]["response"] != plain(response):
                         self.answers.add(key, {**self.answers.get(key, {}), "response": response})
-            torch.cuda.empty_cache()  # an error's traceback, which held tensors, is gone here
+            torch.cuda.empty_cache()  # an error's traceback, which held tensors, is freed here
         responses = [self.answers[key]["response"] for key in keys]
         return [tuple(response) if isinstance(response, list) else response for response in responses]
 

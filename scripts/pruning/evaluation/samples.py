@@ -24,7 +24,7 @@ COLUMNS = ["item", "item_hash", "metric", "value", "weight", "cluster", "predict
 
 
 def frame(rows: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> pd.DataFrame:
-    """One row an item and metric, in the schema of all tasks (docs/artefacts.md); columns not given are empty."""
+    """One row per item and metric, in the schema of all tasks (docs/artefacts.md); columns not given are empty."""
     return pd.DataFrame(rows, columns=COLUMNS).astype(TYPES)
 
 

@@ -27,7 +27,7 @@ class Cache:
 @dataclass(frozen=True)
 class Outcome:
     samples: pd.DataFrame
-    """One row an item and metric, docs/artefacts.md."""
+    """One row per item and metric, docs/artefacts.md."""
     result: dict[str, Any]
     """The whole result, JSON-like."""
     words: str
