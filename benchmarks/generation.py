@@ -25,8 +25,9 @@ from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
 from pruning.config.default import DEFAULT
+from pruning.core.artifacts import key_of
 from pruning.data import word_problems
-from pruning.evaluation.answers import AnswerFile, RememberedLM
+from pruning.evaluation.answers import AnswerFile, CachingLM
 from pruning.evaluation.backends.hf import HuggingFaceLM
 from pruning.models import loading
 
@@ -73,10 +74,10 @@ def main(
 
     network, tokenizer = loading.load(model, dtype)
     with tempfile.TemporaryDirectory() as folder:
-        remembered = AnswerFile(Path(folder) / "answers.jsonl")
+        cached = AnswerFile(Path(folder) / "answers.jsonl")
         lms: dict[str, Callable[[], LM]] = {
             "lm-eval": lambda: HFLM(pretrained=network, tokenizer=tokenizer, batch_size=batch, backend="causal"),
-            "ours": lambda: RememberedLM(HuggingFaceLM(network, tokenizer, batch), remembered),
+            "ours": lambda: CachingLM(HuggingFaceLM(network, tokenizer, batch), cached),
         }
         if continuous:
             lms["continuous batching"] = lambda: ContinuousHFLM(
@@ -89,7 +90,7 @@ def main(
             start = time.perf_counter()
             answers[name] = lm.generate_until(requests(asked), disable_tqdm=True)
             seconds[name] = time.perf_counter() - start
-        finishes = [remembered[AnswerFile.key("generate_until", (text, arguments))]["finish"] for text in asked]
+        finishes = [cached[key_of("generate_until", (text, arguments))]["finish"] for text in asked]
     for name, own in answers.items():
         written = sum(len(tokenizer(text)["input_ids"]) for text in own)
         same = [a == b for a, b in zip(own, answers["lm-eval"], strict=True)]

@@ -13,7 +13,7 @@ OUTPUT
                                                                     of variant `dense` too, to be compared with
 """
 
-from pruning.models import gguf_types
+from pruning.models import gguf
 
 
 def exported(wildcards):
@@ -83,7 +83,7 @@ rule export:
 
 def gguf_source(wildcards):
     """The exported folder, or the dense model's manifest, if it can become such a file at all."""
-    checked(gguf_types.check, wildcards.type)
+    checked(gguf.check, wildcards.type)
     return (names.BASE if variant_of(wildcards) == names.DENSE else names.EXPORT).format(**wildcards)
 
 

@@ -9,7 +9,7 @@ INPUT
                                                                     pruned in rounds the first one
 OUTPUT
     results/{model}/recovered/{calib}/{method}/{sparsity}/{tuning}/     PEFT adapter, training_log.csv, recovery.json
-A killed training goes on from its last checkpoint, kept in a hidden folder beside the output.
+A killed training goes on from its last checkpoint, kept in a hidden file beside the output.
 """
 
 

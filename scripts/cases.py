@@ -55,22 +55,11 @@ def cases(
         text = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
         own = own_part(text, settings.get("until", []))
         answer, right = extract_answer(own, pattern), extract_answer(target, pattern) or target.strip()
-        records.append(
-            {
-                "item": item,
-                "prompt": prompt,
-                "target": target,
-                "target_answer": right,
-                "text": text,
-                "tokens": len(tokens),
-                "finish": finish,
-                "repetition": repetition(tokens),
-                "final_loop": final_loop(tokens),
-                "format_failure": format_failure(own, pattern),
-                "answer": answer,
-                "correct": answer == right,
-            }
-        )
+        asked = {"item": item, "prompt": prompt, "target": target, "target_answer": right}
+        written = {"text": text, "tokens": len(tokens), "finish": finish}
+        found = {"repetition": repetition(tokens), "final_loop": final_loop(tokens)}
+        found |= {"format_failure": format_failure(own, pattern), "answer": answer, "correct": answer == right}
+        records.append({**asked, **written, **found})
     origin = {**settings, "model": variants.identity(parts), "data": artifacts.file_hash(data)}
     artifacts.write_json(output, {"cases": records}, "cases", origin)
     for record in records:
@@ -114,18 +103,15 @@ def generate(network, tokenizer, prompts: list[str], tokens: int) -> list[tuple[
     from transformers import GenerationConfig
 
     end = network.generation_config.eos_token_id
-    if end is None:
-        end = tokenizer.eos_token_id
+    end = tokenizer.eos_token_id if end is None else end
     ends = set(end) if isinstance(end, list) else {end}
     # A model's own generation settings may hold a repetition penalty, which would hide what is measured here.
     network.generation_config = GenerationConfig(
         max_new_tokens=tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id
     )
     inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
-    device = network.get_input_embeddings().weight.device
-    rows = network.generate(
-        input_ids=inputs["input_ids"].to(device), attention_mask=inputs["attention_mask"].to(device)
-    )
+    inputs = inputs.to(network.get_input_embeddings().weight.device)
+    rows = network.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     found = []
     for row in rows[:, inputs["input_ids"].shape[1] :].tolist():
         stop = next((place for place, token in enumerate(row) if token in ends), None)

@@ -1,4 +1,4 @@
-"""Ask one model its tasks: {task}.json (the whole result) and {task}.samples.parquet (one row an item) for each.
+"""Ask one model its tasks: {task}.json (the whole result) and {task}.samples.parquet (one row per item) for each.
 
 The model is loaded once for all of them, and once more for those that another backend answers. Where there is a mask,
 it is cut out of the dense model in memory.
@@ -35,7 +35,7 @@ def evaluate(
     import torch
 
     from pruning.core import artifacts
-    from pruning.evaluation.kinds import Remembered
+    from pruning.evaluation.kinds import Cache
     from pruning.methods import variants
 
     torch.set_num_threads(threads)
@@ -56,8 +56,8 @@ def evaluate(
             cli.phase("load")
             for name, task in tasks.items():
                 try:
-                    remembered = Remembered(output, name, what)
-                    outcome = kinds[name].ask(network, tokenizer, task, Path(sources[name]), remembered)
+                    cache = Cache(output, name, what)
+                    outcome = kinds[name].ask(network, tokenizer, task, Path(sources[name]), cache)
                 except cli.InputError as error:
                     raise cli.InputError(f"tasks.{name}: {error}" if len(sources) > 1 else str(error)) from None
                 artifacts.write_parquet(output / f"{name}.samples.parquet", outcome.samples, "samples", task)

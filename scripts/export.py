@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,6 @@ def export(
     import torch
 
     from pruning.core import artifacts
-    from pruning.core.names import sample_of
     from pruning.evaluation import runtimes
     from pruning.methods import masks
     from pruning.methods.compact import keeps_of
@@ -64,8 +64,7 @@ def export(
             keeps = keeps_of(mask, Checkpoint(base.parent))
             apart = runtimes.masked(dense, keeps, wanted, masks.groups_of(mask))
             checks["the dense model, masked"] = {"max_difference": apart}
-        samples = {sample_of(path.as_posix()): path for path in measured or () if path.suffix == ".parquet"}
-        results = [row for task in settings["tasks"] for row in rows(task, settings, samples)]
+        results = list(measures(settings, [path for path in measured or () if path.suffix == ".parquet"]))
         own_code = (directory / "modeling_pruned.py").exists()
         text = card.card(settings, made, results, checks, wanted.ids.shape[1], own_code)
         (directory / "README.md").write_text(text, encoding="utf-8")
@@ -76,25 +75,23 @@ def export(
     print(text)
 
 
-def rows(task: str, settings: dict, samples: dict) -> list[dict]:
-    """A task's metrics: what was measured of the exported model, and of the dense one."""
+def measures(settings: dict, samples: list[Path]) -> Iterator[dict]:
+    """Each task's metrics: what was measured of the exported model (`pruned`), and of the dense one, if it was."""
     from pruning.analysis import comparison
     from pruning.core import artifacts
-    from pruning.core.names import DENSE, Variant
+    from pruning.core.names import DENSE, Variant, sample_of
 
-    own, found = settings["tasks"][task], []
-    variant, by_name = Variant(**settings["variant"]), {(v, t): path for (_, v, t), path in samples.items()}
-    for metric in own["metrics"]:
-        measures = {}
-        for side, name in (("pruned", str(variant)), ("dense", str(DENSE))):
-            path = by_name.get((name, task))
-            if path:
-                outcomes = comparison.outcomes_of(
-                    artifacts.read_parquet(path, "samples"), name, task, metric, own["kind"]
-                )
-                measures[side] = comparison.measure(outcomes, own["kind"], settings)
-        found.append({"title": own["title"], "metric": metric, "pruned": None, "dense": None, **measures})
-    return found
+    paths = {sample_of(path.as_posix())[1:]: path for path in samples}
+    sides = {"pruned": str(Variant(**settings["variant"])), "dense": str(DENSE)}
+    for task, own in settings["tasks"].items():
+        for metric in own["metrics"]:
+            row = {"title": own["title"], "metric": metric, **dict.fromkeys(sides)}
+            for side, variant in sides.items():
+                if path := paths.get((variant, task)):
+                    frame = artifacts.read_parquet(path, "samples")
+                    outcomes = comparison.outcomes_of(frame, variant, task, metric, own["kind"])
+                    row[side] = comparison.measure(outcomes, own["kind"], settings)
+            yield row
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Recover a pruned model by LoRA: a PEFT adapter and its training log; after a kill, on from the last checkpoint."""
 
 import math
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -34,17 +33,10 @@ def recover(
     cli.phase("start-up")
     tokenizer = tokenizers.load(model)
     texts = text.documents(data, settings["prompt"], settings["completion"])
-    sequences = text.token_samples(
-        texts,
-        tokenizer,
-        samples=len(texts),
-        sequence_length=settings["sequence_length"],
-        packing="document",
-        seed=settings["seed"],
-    )
-    sequences = recovery.answered(sequences, settings["sequence_length"])
-    longest = max(len(ids) for ids, _ in sequences)
-    own = {**settings, "sequence_length": longest}
+    length = settings["sequence_length"]
+    cut = {"samples": len(texts), "sequence_length": length, "packing": "document", "seed": settings["seed"]}
+    sequences = recovery.answered(text.token_samples(texts, tokenizer, **cut), length)
+    own = {**settings, "sequence_length": max(len(ids) for ids, _ in sequences)}
     rehearsal.must_fit(model, settings["dtype"], recovery.STAGE, own, teacher)
     network, _ = loading.load(model, settings["dtype"])
     dense = loading.load(teacher, settings["dtype"])[0] if teacher else None
@@ -55,17 +47,10 @@ def recover(
     optimizer = torch.optim.AdamW(trainable, lr=settings["learning_rate"], weight_decay=0.0)
     cli.phase("load")
 
-    origins = [artifacts.file_hash(path) for path in (manifest, data)]
-    origins += [artifacts.file_hash(teacher / "manifest.json")] if teacher else []
-    identity = artifacts.key_of(*origins, settings)
-    checkpoints = output.with_name(f".{output.name}.{identity}")
-    log: list[dict] = []
-    if recovery.is_of(checkpoints, identity):
-        recovery.load_state(checkpoints / "state.safetensors", tuned, optimizer)
-        log = pd.read_csv(checkpoints / "training_log.csv").to_dict("records")
-        print(f"resumed after step {len(log)}")
-    elif checkpoints.exists():
-        print(f"{checkpoints}: not a whole checkpoint of this training, which starts anew")
+    origins = [manifest, data, *([teacher / "manifest.json"] if teacher else [])]
+    identity = artifacts.key_of(*map(artifacts.file_hash, origins), settings)
+    checkpoint = output.with_name(f".{output.name}.{identity}.pt")
+    log = recovery.load_state(checkpoint, identity, tuned, optimizer)
     device = network.get_input_embeddings().weight.device
     with out_of_memory.advise("`tunings: micro_batch`: lower it, or set `gradient_checkpointing: true`"):
         for step in tqdm(range(len(log), settings["steps"]), "LoRA steps", mininterval=5):
@@ -82,10 +67,7 @@ def recover(
             optimizer.zero_grad()
             log.append({"step": step + 1, "loss": value})
             if (step + 1) % settings["checkpoint_every"] == 0:
-                with artifacts.atomic_directory(checkpoints) as directory:
-                    recovery.save_state(directory / "state.safetensors", tuned, optimizer)
-                    pd.DataFrame(log).to_csv(directory / "training_log.csv", index=False)
-                    recovery.bind(directory, identity)
+                recovery.save_state(checkpoint, identity, log, tuned, optimizer)
     with artifacts.atomic_directory(output) as directory:
         recovery.save(directory, tuned)
         names = settings.get("names", {})  # so that logs of several recoveries can be read as one table
@@ -93,7 +75,7 @@ def recover(
         artifacts.write_csv(directory / "training_log.csv", frame, settings)
         content = {"last_loss": log[-1]["loss"], "files": artifacts.directory_hashes(directory)}
         artifacts.write_json(directory / "recovery.json", content, "recovery", settings)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    checkpoint.unlink(missing_ok=True)
     print(f"loss {log[0]['loss']:.4f} at the first step, {log[-1]['loss']:.4f} at the last")
 
 

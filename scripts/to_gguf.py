@@ -1,6 +1,5 @@
 """An exported model, or the dense one, as one GGUF file with card and manifest, tried in llama.cpp if that is there."""
 
-import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,32 +24,26 @@ def to_gguf(
 
     from pruning.core import artifacts
     from pruning.evaluation import runtimes
-    from pruning.models import gguf_model, gguf_types, loading
+    from pruning.models import gguf, loading
     from pruning.report import card
 
     torch.set_num_threads(threads)
     cli.phase("start-up")
-    gguf_types.check(kind := settings["type"])
+    kind, checks = settings["type"], {}
     made = artifacts.read_json(model / "manifest.json", "export", "base")
     artifacts.check_model(model)
     with artifacts.atomic(output) as temporary:
-        if kind in gguf_types.K_QUANTS:
-            with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
-                gguf_model.write(model, whole := Path(scratch) / "f16.gguf", "f16", settings | {"type": kind})
-                gguf_model.quantise(whole, temporary, kind, threads)
-        else:
-            gguf_model.write(model, temporary, kind, settings)
+        held = gguf.convert(model, temporary, kind, settings, threads)
         cli.phase("convert")
-        checks = {}
         if find_spec("llama_cpp"):
             ours, tokenizer = loading.load(model, settings["dtype"], "cpu")
             wanted = runtimes.expected(ours, tokenizer(runtimes.TEXT)["input_ids"], settings["dtype"])
             del ours
             checks["llama.cpp"] = runtimes.in_llama_cpp(temporary, wanted, tokenizer, DTYPES.get(kind))
-        held = {"type": kind, "bytes": temporary.stat().st_size, **gguf_model.contents(temporary)}
+        held = {"type": kind, "bytes": temporary.stat().st_size, **held}
     tools = {name: version(name) for name, module in TOOLS.items() if find_spec(module)}
     content = {**held, "widths": made["widths"], "made_with": tools, "checks": checks}
-    text = card.gguf_card(settings, content, gguf_types.BLOCK[kind])
+    text = card.gguf_card(settings, content, gguf.BLOCK[kind])
     output.with_suffix(".md").write_text(text, encoding="utf-8")
     names = (output.name, output.with_suffix(".md").name)
     content["files"] = {name: artifacts.file_hash(output.parent / name) for name in names}

@@ -64,10 +64,7 @@ def serve(address: str) -> None:
     import statsmodels.api  # noqa: F401
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
     import typer._adapters  # noqa: F401
-    from torch.utils import collect_env
 
-    about = collect_env.get_pretty_env_info()  # what lm-eval asks `pip`, `gcc` and others for, at every evaluation
-    collect_env.get_pretty_env_info = lambda: about
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")

@@ -120,7 +120,7 @@ def test_layers_are_dropped_on_the_way_to_an_exported_folder(finished: Workspace
         assert {"transformers", "lm_eval", "peft"} <= manifest["checks"].keys()
         assert manifest["checks"]["transformers"]["same_text"], variant
         card = (finished.path / made[variant] / "README.md").read_text()
-        assert "whole layers may go" in card and ("| key-value groups | 0, 2 |" in card) == ("dropped" in variant)
+        assert "layers may be removed" in card and ("| key-value groups | 0, 2 |" in card) == ("dropped" in variant)
     assert manifests["shallow/90"]["widths"] == [8, 0]
     assert "the dense model, masked" in manifests["shallow/90"]["checks"]
     settings = manifests["shallow/90"]["provenance"]["settings"]["method"]

@@ -1,10 +1,15 @@
 """Calibrating and tuning on what the dense model answers itself."""
 
+import re
 import string
 
 import pandas as pd
+import pytest
 import yaml
+from snakemake.utils import update_config
 
+from pruning.config.validation import validate
+from pruning.core.errors import InputError
 from pruning.data.text import documents
 from workspace import Workspace
 
@@ -69,14 +74,18 @@ def test_a_model_that_is_never_right_is_one_line(workspace: Workspace):
     assert "error: tasks.loose: the model answers none of 3 questions right and to the end (exact_match" in log
 
 
-def test_answers_of_what_is_no_such_task_are_refused(workspace: Workspace):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answers": "gsm_symbolic_text"}, "calibrations.own.answers: unknown name 'gsm_symbolic_text'"),
+        ({"completion": ""}, "calibrations.own.completion: the model's own answers stand there"),
+    ],
+)
+def test_answers_of_what_is_no_such_task_are_refused(workspace: Workspace, monkeypatch, changes, message):
     configured(workspace)
-    content = yaml.safe_load((workspace.path / "own.yaml").read_text())
-    content["calibrations"]["own"] |= {"answers": "gsm_symbolic_text"}
-    (workspace.path / "own.yaml").write_text(yaml.safe_dump(content))
-    done = workspace.snakemake("-n", ANSWERS, configfile="own.yaml", check=False)
-    assert "calibrations.own.answers: unknown name 'gsm_symbolic_text'" in done.stdout + done.stderr
-    content["calibrations"]["own"] |= {"answers": "loose", "completion": ""}
-    (workspace.path / "own.yaml").write_text(yaml.safe_dump(content))
-    done = workspace.snakemake("-n", ANSWERS, configfile="own.yaml", check=False)
-    assert "calibrations.own.completion: the model's own answers stand there" in done.stdout + done.stderr
+    content = yaml.safe_load((workspace.path / "config/config.yaml").read_text())
+    update_config(content, yaml.safe_load((workspace.path / "own.yaml").read_text()))
+    content["calibrations"]["own"] |= changes
+    monkeypatch.chdir(workspace.path)
+    with pytest.raises(InputError, match=re.escape(message)):
+        validate(content)

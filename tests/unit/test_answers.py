@@ -11,7 +11,8 @@ from pruning.core.artifacts import key_of
 from pruning.evaluation.answers import AnswerFile
 
 AGAIN = "what no sound line answers is asked again"
-A, B, C = (AnswerFile.key("generate_until", [text, {"until": ["\n"]}]) for text in "abc")
+A, B, C = (key_of("generate_until", [text, {"until": ["\n"]}]) for text in "abc")
+FIRST, SECOND = {"response": "eins", "tokens": 4, "finish": "stop"}, {"response": [-1.5, True]}
 
 
 @pytest.fixture
@@ -21,23 +22,16 @@ def path(tmp_path):
 
 def filled(path) -> AnswerFile:
     answers = AnswerFile(path)
-    answers.add(A, {"response": "eins", "tokens": 4, "finish": "stop"})
-    answers.add(B, {"response": [-1.5, True]})
+    answers.add(A, FIRST)
+    answers.add(B, SECOND)
     return answers
 
 
-def test_a_new_file_is_empty(path):
-    answers = AnswerFile(path)
-    assert A not in answers
-    with pytest.raises(KeyError):
-        answers[A]
-
-
 def test_records_are_there_at_once_and_after_reopening(path):
+    assert AnswerFile(path) == {}
     for answers in (filled(path), AnswerFile(path)):
-        assert answers[A] == {"response": "eins", "tokens": 4, "finish": "stop"}
-        assert answers[B] == {"response": [-1.5, True]}
-        assert C not in answers
+        assert answers == {A: FIRST, B: SECOND}
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == [A, B]  # without closing the file
 
 
 def test_what_another_task_of_the_same_asked_is_known_and_stays_there(path, tmp_path, capsys):
@@ -49,50 +43,30 @@ def test_what_another_task_of_the_same_asked_is_known_and_stays_there(path, tmp_
     before = other.read_bytes() + b"half a li"  # somebody is writing
     other.write_bytes(before)
     answers = AnswerFile(path, [other])
-    assert answers.records.keys() == {A, B, C}
-    assert answers[A]["response"] == "eins"  # its own go first
+    assert answers == {A: FIRST, B: SECOND, C: {"response": "drei"}}  # its own go first
     answers.add(C, {"response": "neu"})
     assert other.read_bytes() == before
     assert AnswerFile(path)[C] == {"response": "neu"}
     assert AGAIN not in capsys.readouterr().out
 
 
-def test_a_record_is_on_disk_before_the_next_is_computed(path):
-    answers = filled(path)
-    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == [A, B]
-    assert answers.records.keys() == {A, B}
+CUT = {
+    **{f"{lost} bytes lost": (lambda content, lost=lost: content[:-lost], {A}) for lost in (1, 2, 20)},
+    "garbage longer than what is written next": (lambda content: content + b'{"\xff\x00' + 1000 * b"x", {A, B}),
+    "one broken line": (lambda _: b'{"key": ', set()),
+}
 
 
-@pytest.mark.parametrize("lost", [1, 2, 20])
-def test_a_broken_last_line_is_dropped_and_the_rest_kept(path, lost):
+@pytest.mark.parametrize("name", CUT)
+def test_a_broken_last_line_is_dropped_for_good_and_the_rest_kept(path, capsys, name):
     filled(path)
-    path.write_bytes(path.read_bytes()[:-lost])
+    cut, left = CUT[name]
+    path.write_bytes(cut(path.read_bytes()))
     answers = AnswerFile(path)
-    assert A in answers
-    assert B not in answers
+    assert answers.keys() == left
     answers.add(C, {"response": "drei"})
-    again = AnswerFile(path)
-    assert again.records.keys() == {A, C}
-    assert again[C] == {"response": "drei"}
-
-
-def test_garbage_after_the_last_line_break_is_dropped_for_good(path):
-    filled(path)
-    with path.open("ab") as file:
-        file.write(b'{"key": "\xff\x00' + 1000 * b"x")  # longer than what is written next
-    answers = AnswerFile(path)
-    assert answers.records.keys() == {A, B}
-    answers.add(C, {"response": "drei"})
-    assert AnswerFile(path).records.keys() == {A, B, C}
-    assert b"xxx" not in path.read_bytes()
-
-
-def test_a_file_of_one_broken_line_is_empty(path):
-    path.parent.mkdir()
-    path.write_bytes(b'{"key": ')
-    assert AnswerFile(path).records == {}
-    filled(path)
-    assert AnswerFile(path).records.keys() == {A, B}
+    assert AnswerFile(path).keys() == {*left, C} and b"xxx" not in path.read_bytes()
+    assert capsys.readouterr().out == ""
 
 
 def test_nothing_written_is_ever_written_over(path):
@@ -100,26 +74,23 @@ def test_nothing_written_is_ever_written_over(path):
     before = path.read_bytes()
     AnswerFile(path)
     assert path.read_bytes() == before
-    AnswerFile(path).add(C, {"response": "drei"})
-    after = path.read_bytes()
-    assert after.startswith(before)
-    assert len(after.splitlines()) == 3
+    AnswerFile(path).add(A, {"response": "zwei"})
+    assert path.read_bytes().startswith(before) and path.read_bytes().count(b"\n") == 3
+    assert AnswerFile(path)[A] == {"response": "zwei"}  # the later of two lines counts
 
 
-def test_text_with_line_breaks_and_other_scripts_stays_whole(path):
-    text = "a\nb\r\u2028 \u00e4\u4e2d \U0001f600 \ud800"  # the last half of a surrogate pair alone
-    AnswerFile(path).add(A, {"response": text})
-    assert AnswerFile(path)[A]["response"] == text
-
-
-def test_numbers_come_back_exactly(path):
-    AnswerFile(path).add(A, {"response": [-0.1 - 0.2, 1e-300, float("-inf")]})
-    assert AnswerFile(path)[A]["response"] == [-0.1 - 0.2, 1e-300, float("-inf")]
-
-
-def test_numbers_of_numpy_and_torch_become_plain_ones(path):
-    AnswerFile(path).add(A, {"response": (np.float32(0.5), np.bool_(True), torch.tensor(3))})
-    assert AnswerFile(path)[A]["response"] == [0.5, True, 3]
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        2 * ("a\nb\r\u2028 \u00e4\u4e2d \U0001f600 \ud800",),  # half of a surrogate pair alone
+        2 * ([-0.1 - 0.2, 1e-300, float("-inf")],),
+        ((np.float32(0.5), np.bool_(True), torch.tensor(3)), [0.5, True, 3]),
+    ],
+    ids=["text", "numbers", "numbers of libraries"],
+)
+def test_answers_come_back_exactly(path, given, found):
+    AnswerFile(path).add(A, {"response": given})
+    assert AnswerFile(path)[A]["response"] == found
 
 
 def line(key=A, checksum=None, **record) -> bytes:
@@ -137,63 +108,34 @@ ALTERED = {
     "another type": lambda line: line.replace(b'"eins"', b"1"),
     "checksum": lambda line: line.replace(b'"checksum": "', b'"checksum": "0'),
     "a hole": lambda line: line[:20] + line[40:],
+    "number": lambda _: b"5",
+    "text": lambda _: b'"text"',
+    "list": lambda _: b'["key", "response"]',
+    "null": lambda _: b"null",
+    "empty": lambda _: b"",
+    "no key": lambda _: json.dumps({"response": "eins", "checksum": key_of("task", A, {"response": "eins"})}).encode(),
+    "no response": lambda _: line(tokens=4),
+    "no checksum, as files before had none": lambda _: json.dumps({"key": A, "response": "eins"}).encode(),
+    "key of another type": lambda _: line(key=5, response="eins"),
+    "key that is a list": lambda _: line(key=[A], response="eins"),
+    "checksum of another type": lambda _: line(checksum=5, response="eins"),
+    "no text": lambda _: b"\xff\xfe\x00",
+    "too deep": lambda _: b"[" * 100_000,
+    "too long a number": lambda _: b"1" * 10_000,
 }
 
 
 @pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
-def test_an_altered_line_is_not_believed(path, alter, capsys):
+def test_a_line_that_is_no_record_of_this_file_is_not_believed(path, alter, capsys):
     filled(path)
     first, second = path.read_bytes().splitlines()
     assert alter(first) != first
-    path.write_bytes(alter(first) + b"\n" + second + b"\n")
+    path.write_bytes(alter(first) + b"\n" + second + b"\n5\n")
     answers = AnswerFile(path)
-    assert answers.records.keys() == {B}
-    assert capsys.readouterr().out == f"{path}: 1 of 2 lines broken, altered or foreign; {AGAIN}\n"
-    answers.add(A, {"response": "eins"})
-    assert AnswerFile(path).records == {A: {"response": "eins"}, B: {"response": [-1.5, True]}}
-
-
-FOREIGN = {
-    "number": b"5",
-    "text": b'"text"',
-    "list": b'["key", "response"]',
-    "null": b"null",
-    "empty": b"",
-    "no key": json.dumps({"response": "eins", "checksum": key_of("task", A, {"response": "eins"})}).encode(),
-    "no response": line(tokens=4),
-    "no checksum, as files before had none": json.dumps({"key": A, "response": "eins"}).encode(),
-    "key of another type": line(key=5, response="eins"),
-    "key that is a list": line(key=[A], response="eins"),
-    "checksum of another type": line(checksum=5, response="eins"),
-    "no text": b"\xff\xfe\x00",
-    "too deep": b"[" * 100_000,
-    "too long a number": b"1" * 10_000,
-}
-
-
-@pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
-def test_a_line_that_is_no_record_is_not_believed(path, foreign, capsys):
-    filled(path)
-    path.write_bytes(foreign + b"\n" + path.read_bytes())
-    answers = AnswerFile(path)
-    assert answers.records.keys() == {A, B}
-    assert answers[A] == {"response": "eins", "tokens": 4, "finish": "stop"}
-    assert capsys.readouterr().out == f"{path}: 1 of 3 lines broken, altered or foreign; {AGAIN}\n"
-
-
-def test_bad_lines_are_told_of_once_with_their_number(path, capsys):
-    filled(path)
-    path.write_bytes(b"5\n" * 7 + path.read_bytes())
-    AnswerFile(path)
-    assert capsys.readouterr().out == f"{path}: 7 of 9 lines broken, altered or foreign; {AGAIN}\n"
-
-
-def test_nothing_is_told_of_a_sound_file_and_of_one_that_a_kill_cut_off(path, capsys):
-    filled(path)
-    AnswerFile(path)
-    path.write_bytes(path.read_bytes()[:-5])
-    assert AnswerFile(path).records.keys() == {A}
-    assert capsys.readouterr().out == ""
+    assert answers == {B: SECOND}
+    assert capsys.readouterr().out == f"{path}: 2 of 3 lines broken, altered or foreign; {AGAIN}\n"
+    answers.add(A, FIRST)
+    assert AnswerFile(path) == {A: FIRST, B: SECOND}
 
 
 def test_answers_of_another_model_or_task_are_not_believed(path, tmp_path, capsys):
@@ -203,33 +145,17 @@ def test_answers_of_another_model_or_task_are_not_believed(path, tmp_path, capsy
     AnswerFile(same).add(C, {"response": "drei"})
     filled(path)
     path.write_bytes(path.read_bytes() + other.read_bytes() + same.read_bytes())
-    assert AnswerFile(path)[A]["response"] == "eins" and C in AnswerFile(path)
+    assert AnswerFile(path) == {A: FIRST, B: SECOND, C: {"response": "drei"}}
     assert f"{path}: 1 of 4 lines broken, altered or foreign; {AGAIN}\n" in capsys.readouterr().out
     path.write_bytes(other.read_bytes())
-    assert AnswerFile(path).records == {}
+    assert AnswerFile(path) == {}
 
 
-def test_the_later_of_two_lines_counts(path):
-    filled(path).add(A, {"response": "zwei"})
-    assert AnswerFile(path)[A] == {"response": "zwei"}
-
-
-def test_keys_tell_kinds_and_arguments_apart():
+def test_keys_are_of_the_kind_and_arguments_alone():
     requests = [
-        ("generate_until", ("a", {"until": ["\n"]})),
-        ("loglikelihood", ("a", {"until": ["\n"]})),
-        ("generate_until", ("b", {"until": ["\n"]})),
-        ("generate_until", ("a", {"until": ["Q"]})),
-        ("loglikelihood", ("a", " b")),
-        ("loglikelihood", ("a ", "b")),
-        ("loglikelihood", ("a b", "")),
+        *(("generate_until", (text, {"until": [stop]})) for text, stop in (("a", "\n"), ("b", "\n"), ("a", "Q"))),
+        *(("loglikelihood", own) for own in (("a", {"until": ["\n"]}), ("a", " b"), ("a ", "b"), ("a b", ""))),
     ]
-    assert len({AnswerFile.key(*request) for request in requests}) == len(requests)
-
-
-def test_keys_do_not_depend_on_the_order_of_a_dict_or_on_tuples():
+    assert len({key_of(*request) for request in requests}) == len(requests)
     assert key_of("a", {"x": 1, "y": (2, 3)}) == key_of("a", {"y": [2, 3], "x": 1})
-
-
-def test_keys_are_the_same_in_every_process():
     assert key_of("a") == hashlib.sha256(b'["a"]').hexdigest()[:32] == "0eb5b8d6f81bc677da8a08567cc4fa9a"

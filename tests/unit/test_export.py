@@ -1,14 +1,13 @@
 """Exported folders: what stock tools make of them, what their card says, and what is refused."""
 
 import json
-import os
+from pathlib import Path
 
 import compact as compact_stage
 import export as stage
-import numpy as np
-import pandas as pd
 import pytest
 import torch
+from lab import evidence, record
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
@@ -16,6 +15,7 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.evaluation import recovery
+from pruning.evaluation.samples import frame
 from pruning.models import loading
 from pruning.models.families import FAMILIES
 from pruning.report import card
@@ -42,42 +42,20 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def own_modules(monkeypatch):
-    for name in ("HF_MODULES_CACHE", "HF_HUB_OFFLINE", "OMP_NUM_THREADS"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-
-
 def pruned(folder, model, widths=(20, 20), compensate="none"):
     """results/m with a base and a compact model, and the arguments of the stage."""
     results = folder / "results/m"
-    base = tiny.save(model, results / "base")
+    base, place = tiny.save(model, results / "base"), results / "compact"
     (base / "training_log.csv").write_text("not of the model")
     (base / "recipe.json").write_text("{}")
     (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     (base / "config.json").chmod(0o600)
-    original = {"widths": [48, 48], "parameters": sum(p.numel() for p in model.parameters())}
-    artifacts.write_json(
-        base / "manifest.json",
-        {"files": artifacts.directory_hashes(base), "original": original, **original},
-        "base",
-        {},
-    )
-    rng = np.random.default_rng(0)
-    keep = [np.isin(np.arange(48), rng.permutation(48)[:width]) for width in widths]
-    rows = [
-        {"layer": n, "unit": u, "keep": bool(k), "act_sum": rng.normal()} for n in (0, 1) for u, k in enumerate(keep[n])
-    ]
-    frame = pd.DataFrame(rows).assign(n_tokens=4)
-    artifacts.write_parquet(results / "mask.parquet", frame[["layer", "unit", "keep"]], "mask", {})
-    artifacts.write_parquet(results / "statistics.parquet", frame, "statistics", {})
-    place = results / "compact"
-    compact_stage.compact(
-        {"compensate": compensate, "export": "exact"},
-        *(base, base / "manifest.json", results / "mask.parquet", place / "model", place / "manifest.json"),
-        results / "statistics.parquet" if compensate == "bias" else None,
-    )
-    return (place / "model", place / "manifest.json", base / "manifest.json", results / "mask.parquet")
+    manifest = record(base)
+    mask, statistics = evidence(results, widths)
+    fitted = statistics if compensate == "bias" else None
+    settings, made = {"compensate": compensate, "export": "exact"}, place / "manifest.json"
+    compact_stage.compact(settings, base, manifest, mask, place / "model", made, fitted)
+    return place / "model", made, manifest, mask
 
 
 @torch.inference_mode()
@@ -144,18 +122,13 @@ def test_a_recovery_is_merged(tmp_path, widths, stored):
 
 
 def samples(path, metric, values, weight) -> None:
-    frame = pd.DataFrame({"item": range(len(values)), "metric": metric, "value": values, "weight": weight})
-    frame = frame.assign(
-        cluster=pd.array([None] * len(values), dtype="string"), generated_tokens=None, finish_reason=None
-    )
-    artifacts.write_parquet(path, frame, "samples", {})
+    rows = {"item": range(len(values)), "metric": metric, "value": values, "weight": weight}
+    artifacts.write_parquet(path, frame(rows), "samples", {})
 
 
 def test_the_card_says_what_was_measured(tmp_path, monkeypatch):
     arguments = pruned(tmp_path, tiny.qwen2())
     monkeypatch.chdir(tmp_path)
-    from pathlib import Path
-
     variant, found = Variant(**SETTINGS["variant"]), []
     for name, right in ((variant, 30), (Variant(), 40)):
         found.append(Path(name.samples("m", "gsm8k")))

@@ -5,9 +5,11 @@ What needs llama.cpp is skipped where llama-cpp-python is not installed.
 
 import importlib.util
 import json
-import os
 import sys
+from copy import deepcopy
+from functools import cache
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import gguf
@@ -24,9 +26,13 @@ from pruning.core.errors import InputError
 from pruning.evaluation import runtimes
 from pruning.methods.compact import write_compact
 from pruning.methods.compensation import Compensated
-from pruning.models import gguf_model, gguf_tokenizer, gguf_types, loading
+from pruning.models import gguf as door
+from pruning.models import loading
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
+from pruning.models.gguf import kinds
+from pruning.models.gguf import model as gguf_model
+from pruning.models.gguf import tokenizer as gguf_tokenizer
 from workspace import ROOT
 
 needs_llama_cpp = pytest.mark.skipif(
@@ -42,8 +48,9 @@ STEPS = {
 }
 
 
-def wrapped(backend: Tokenizer, trainer: trainers.BpeTrainer) -> PreTrainedTokenizerFast:
+def wrapped(backend: Tokenizer, size: int, special: list[str], **options) -> PreTrainedTokenizerFast:
     """Trained on this project's own texts, with a token that is special and one that is not."""
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False, **options)
     texts = [(ROOT / name).read_text() for name in ("README.md", "docs/methods.md")]
     backend.train_from_iterator([*texts, *[runtimes.HARD_TEXT] * 50], trainer)
     made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>")
@@ -52,15 +59,18 @@ def wrapped(backend: Tokenizer, trainer: trainers.BpeTrainer) -> PreTrainedToken
     return made
 
 
-def byte_level(name: str) -> PreTrainedTokenizerFast:
+@cache
+def trained(name: str) -> PreTrainedTokenizerFast:
     """A tokenizer whose pre-tokenizer llama.cpp calls `name`."""
     (rules, whole), *_ = [key for key, found in gguf_tokenizer.PRE_TOKENIZERS.items() if found == name]
     backend = Tokenizer(models.BPE(ignore_merges=whole))
     backend.pre_tokenizer = pre_tokenizers.Sequence([STEPS[kind](how) for kind, how in rules])
     backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    options = {"special_tokens": ["<|end|>"], "initial_alphabet": alphabet, "show_progress": False}
-    return wrapped(backend, trainers.BpeTrainer(vocab_size=500, **options))
+    return wrapped(backend, 500, ["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+
+
+def byte_level(name: str) -> PreTrainedTokenizerFast:
+    return deepcopy(trained(name))
 
 
 def sentencepiece(prepend: bool) -> PreTrainedTokenizerFast:
@@ -70,14 +80,11 @@ def sentencepiece(prepend: bool) -> PreTrainedTokenizerFast:
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace]) if prepend else replace
     fallback = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence(fallback + ([decoders.Strip(" ", 1, 0)] if prepend else []))
-    special = ["<unk>", "<|end|>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    made = wrapped(backend, trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False))
+    made = wrapped(backend, 600, ["<unk>", "<|end|>", *(f"<0x{byte:02X}>" for byte in range(256))])
     content = json.loads(made.backend_tokenizer.to_str())
     content["added_tokens"] = [token for token in content["added_tokens"] if not token["content"].startswith("<0x")]
-    again = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(content)), eos_token="<|end|>", unk_token="<unk>"
-    )
-    return again
+    again = Tokenizer.from_str(json.dumps(content))
+    return PreTrainedTokenizerFast(tokenizer_object=again, eos_token="<|end|>", unk_token="<unk>")
 
 
 def folder(place: Path, kind: str, widths=EVEN, tokens: PreTrainedTokenizerFast | None = None, bias=False, **changes):
@@ -152,22 +159,20 @@ def test_llama_cpp_computes_what_the_model_does(tmp_path, unrounded, kind, width
     )
 
 
+OLD_LENGTH = {"original_max_position_embeddings": 16}
+ROPES = {
+    "linear": {"factor": 4.0},
+    "yarn": {"factor": 4.0, **OLD_LENGTH},
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **OLD_LENGTH},
+}
+
+
 @needs_llama_cpp
-@pytest.mark.parametrize(
-    "rope",
-    [
-        {"rope_type": "linear", "factor": 4.0},
-        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
-        {
-            **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-            "original_max_position_embeddings": 16,
-        },
-    ],
-    ids=lambda rope: rope["rope_type"],
-)
+@pytest.mark.parametrize("kind", ROPES)
 @pytest.mark.parametrize("widths", [EVEN, UNEVEN], ids=["even", "uneven"])
-def test_scaled_rotations_are_llama_cpps(tmp_path, unrounded, rope, widths):
-    model = folder(tmp_path, "llama", widths, rope_parameters={"rope_theta": 1000.0, **rope}, head_dim=16)
+def test_scaled_rotations_are_llama_cpps(tmp_path, unrounded, kind, widths):
+    rope = {"rope_theta": 1000.0, "rope_type": kind, **ROPES[kind]}
+    model = folder(tmp_path, "llama", widths, rope_parameters=rope, head_dim=16)
     assert tried(model, converted(model), None)["kl_divergence"] < 1e-7
 
 
@@ -243,33 +248,22 @@ def test_every_tensor_is_the_models(tmp_path):
     model = folder(tmp_path, "qwen2", UNEVEN)
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(converted(model)).tensors}
     checkpoint = Checkpoint(model)
-    names = {
-        "model.embed_tokens.weight": "token_embd.weight",
-        "model.norm.weight": "output_norm.weight",
-        "lm_head.weight": "output.weight",
-    }
-    parts = {
-        **{"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"},
-        **{f"self_attn.{one}_proj": f"attn_{'output' if one == 'o' else one}" for one in "qkvo"},
-        **{f"mlp.{name}_proj": f"ffn_{name}" for name in ("gate", "up", "down")},
-    }
-    for layer in range(4):
-        for long, short in parts.items():
-            for end in ("weight", "bias"):
-                if f"model.layers.{layer}.{long}.{end}" in checkpoint.file_of:
-                    names[f"model.layers.{layer}.{long}.{end}"] = f"blk.{layer}.{short}.{end}"
+    ends = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    names = {f"{long}.weight": f"{short}.weight" for long, short in ends.items()}
+    parts = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.o_proj": "attn_output"}
+    parts |= {f"self_attn.{one}_proj": f"attn_{one}" for one in "qkv"}
+    parts |= {f"mlp.{name}_proj": f"ffn_{name}" for name in ("gate", "up", "down")}
+    for layer, (long, short), end in product(range(4), parts.items(), ("weight", "bias")):
+        if f"model.layers.{layer}.{long}.{end}" in checkpoint.file_of:
+            names[f"model.layers.{layer}.{long}.{end}"] = f"blk.{layer}.{short}.{end}"
     assert set(names) == set(checkpoint.file_of) and set(names.values()) == set(tensors)
     for long, short in names.items():
         wanted, found = checkpoint.tensor(long).numpy(), np.array(tensors[short].data)
         assert tensors[short].tensor_type.name == ("F32" if wanted.ndim == 1 else "F16")
         if heads := {"attn_q": 4, "attn_k": 2}.get(short.split(".")[-2]):
-            for head in range(heads):
-                for pair in range(4):
-                    for half in range(2):
-                        row = found[head * 8 + pair * 2 + half]
-                        np.testing.assert_allclose(row, wanted[head * 8 + half * 4 + pair], rtol=1e-3, atol=1e-6)
-        else:
-            np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
+            rows = [head * 8 + half * 4 + pair for head in range(heads) for pair in range(4) for half in range(2)]
+            wanted = wanted[rows]
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_what_the_file_says_of_the_model(tmp_path):
@@ -334,9 +328,8 @@ def test_what_llama_cpp_has_not_is_refused(tmp_path, name):
 
 def test_a_pre_tokenizer_without_a_name_is_refused(tmp_path):
     tokens = byte_level("gpt-2")
-    tokens.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    steps = [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokens.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     with pytest.raises(InputError, match=r"this one \(Whitespace in another way, ByteLevel regex\) is none of gpt-2"):
         converted(folder(tmp_path, "llama", tokens=tokens))
 
@@ -359,43 +352,37 @@ def test_a_sliding_window_ends_the_context(tmp_path):
 
 def test_types_that_are_not_there(monkeypatch):
     with pytest.raises(InputError, match="no type 'q5_1' of GGUF file is made; there are f16, bf16, q8_0, q4_k_m"):
-        gguf_types.check("q5_1")
-    monkeypatch.setattr(gguf_types, "find_spec", lambda _: None)
+        door.check("q5_1")
+    monkeypatch.setattr(kinds, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="pip install llama-cpp-python .* ask for f16, bf16, q8_0"):
-        gguf_types.check("q4_k_m")
-    gguf_types.check("q8_0")
+        door.check("q4_k_m")
+    door.check("q8_0")
 
 
-@pytest.fixture
-def exported(tmp_path, monkeypatch):
-    """An exported model, as the stage wants it."""
-    for name in ("OMP_NUM_THREADS",):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-
-    def make(**options) -> Path:
-        model = folder(tmp_path, **options)
-        checkpoint = Checkpoint(model)
-        content = {"widths": checkpoint.widths, "files": artifacts.directory_hashes(model)}
-        artifacts.write_json(model / "manifest.json", content, "export", {})
-        return model
-
-    return make
+def test_widths_that_llama_cpp_takes():
+    assert door.takes("qwen2", [1, 2]) and door.takes("qwen3", [2, 2])
+    assert not door.takes("qwen3", [1, 2]) and not door.takes("cohere", [2, 2])
 
 
-SETTINGS = {"name": "tiny-wanda-50", "variant": "c/wanda/50", "dtype": "float32"}
+def made(model: Path, out: Path, kind: str = "f16", variant: str = "c/wanda/50", of: str = "export") -> Path:
+    """The file that the stage makes of an exported model, or of the dense one."""
+    content = {"widths": Checkpoint(model).widths, "files": artifacts.directory_hashes(model)}
+    artifacts.write_json(model / "manifest.json", content, of, {})
+    settings = {"name": "tiny-wanda-50", "variant": variant, "dtype": "float32", "type": kind}
+    stage.to_gguf(settings, model, file := out / f"gguf/{kind}.gguf")
+    return file
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0", pytest.param("q4_k_m", marks=needs_llama_cpp)])
-def test_a_card_and_a_manifest_lie_beside_the_file(tmp_path, exported, kind):
-    out = tmp_path / f"gguf/{kind}.gguf"
-    stage.to_gguf(SETTINGS | {"type": kind}, exported(kind="llama", widths=UNEVEN), out)
+def test_a_card_and_a_manifest_lie_beside_the_file(tmp_path, kind):
+    out = made(folder(tmp_path, "llama", UNEVEN), tmp_path, kind)
     assert sorted(path.name for path in out.parent.iterdir()) == [f"{kind}.gguf", f"{kind}.json", f"{kind}.md"]
     manifest = artifacts.read_json(out.with_suffix(".json"), "gguf")
     assert manifest["files"][out.name] == artifacts.file_hash(out) and manifest["bytes"] == out.stat().st_size
     assert sum(manifest["tensors"].values()) == 39 and manifest["architecture"] == "deci"
     assert manifest["made_with"]["gguf"] == version("gguf")
     card = out.with_suffix(".md").read_text()
-    assert "7, 31, 20, 12" in card and "`deci`, which takes a width a layer" in card
+    assert "7, 31, 20, 12" in card and "`deci`, which takes a width per layer" in card
     assert ("4 of its 4 FFN widths are no multiples of" in card) == (kind != "f16")
     if importlib.util.find_spec("llama_cpp"):
         assert set(manifest["checks"]["llama.cpp"]) == {"max_difference", "same_text", "kl_divergence"}
@@ -403,26 +390,23 @@ def test_a_card_and_a_manifest_lie_beside_the_file(tmp_path, exported, kind):
 
 
 def test_the_dense_model_becomes_one_too(tmp_path):
-    model = folder(tmp_path, "llama").with_name("base")
-    about = {"files": artifacts.directory_hashes(model), "widths": [48] * 4}
-    artifacts.write_json(model / "manifest.json", about, "base", {})
-    stage.to_gguf(SETTINGS | {"variant": "dense", "type": "f16"}, model, tmp_path / "f16.gguf")
-    assert fields(tmp_path / "f16.gguf")["llama.feed_forward_length"] == 48
-    assert "the dense model." in (tmp_path / "f16.md").read_text()
+    file = made(folder(tmp_path, "llama").with_name("base"), tmp_path, variant="dense", of="base")
+    assert fields(file)["llama.feed_forward_length"] == 48
+    assert "the dense model." in file.with_suffix(".md").read_text()
 
 
-def test_a_file_that_could_not_be_tried_says_so(tmp_path, exported, monkeypatch):
+def test_a_file_that_could_not_be_tried_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "find_spec", lambda _: None)
-    stage.to_gguf(SETTINGS | {"type": "f16"}, exported(kind="llama"), tmp_path / "f16.gguf")
-    assert artifacts.read_json(tmp_path / "f16.json", "gguf")["checks"] == {}
-    assert "not at all, llama-cpp-python is not installed" in (tmp_path / "f16.md").read_text()
+    file = made(folder(tmp_path, "llama"), tmp_path)
+    assert artifacts.read_json(file.with_suffix(".json"), "gguf")["checks"] == {}
+    assert "not at all, llama-cpp-python is not installed" in file.with_suffix(".md").read_text()
 
 
-def test_an_edited_export_is_refused(tmp_path, exported):
-    model = exported(kind="llama")
+def test_an_edited_export_is_refused(tmp_path, monkeypatch):
+    made(model := folder(tmp_path, "llama"), tmp_path)
     (model / "config.json").write_text((model / "config.json").read_text() + " ")
     with pytest.raises(InputError, match="config.json: is not the file that"):
-        stage.to_gguf(SETTINGS | {"type": "f16"}, model, tmp_path / "f16.gguf")
+        stage.to_gguf({"type": "f16"}, model, tmp_path / "f16.gguf")
 
 
 def test_every_family_is_converted_or_named_as_not():

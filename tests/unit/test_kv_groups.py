@@ -24,9 +24,9 @@ from pruning.core.errors import InputError
 from pruning.methods import compact, masks, refit, variants
 from pruning.methods.allocation import Problem, joint
 from pruning.methods.scores import groups_by
-from pruning.models import gguf_model
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
+from pruning.models.gguf import model as gguf_model
 from pruning.models.loading import load
 from pruning.models.structures import ffn, kv_groups
 

@@ -118,9 +118,7 @@ def test_an_adapter_is_made_that_loads_and_lowers_the_loss(pruned):
 
 
 def test_after_a_kill_it_goes_on_from_the_last_checkpoint_to_the_same_adapter(pruned, monkeypatch):
-    whole = run(pruned, "whole")
-    steps = []
-    loss = recovery.backward
+    whole, steps, loss = run(pruned, "whole"), [], recovery.backward
 
     def dying(*arguments):
         steps.append(1)
@@ -132,7 +130,6 @@ def test_after_a_kill_it_goes_on_from_the_last_checkpoint_to_the_same_adapter(pr
     with pytest.raises(KeyboardInterrupt):
         run(pruned)
     assert not (pruned / "adapter").exists()
-    monkeypatch.setattr(recovery, "backward", lambda *a: (steps.append(1), loss(*a))[1])
     resumed = run(pruned)
     assert len(steps) == 6 + 2  # the checkpoint was after step 4
     for name in ("adapter_model.safetensors", "training_log.csv"):
@@ -149,12 +146,17 @@ def killed(folder, monkeypatch, name="adapter", **changes):
     return found
 
 
+def flipped(path):
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+
+
 CHECKPOINTS = {
-    "a sibling's state": lambda own, other: shutil.copy(other / "state.safetensors", own),
-    "a sibling's log": lambda own, other: shutil.copy(other / "training_log.csv", own),
-    "all of a sibling's": lambda own, other: shutil.copytree(other, own, dirs_exist_ok=True),
-    "half a state": lambda own, other: os.truncate(own / "state.safetensors", 500),
-    "an empty log": lambda own, other: os.truncate(own / "training_log.csv", 0),
+    "a sibling's": lambda own, other: shutil.copy(other, own),
+    "half": lambda own, other: os.truncate(own, 500),
+    "nothing but the digest": lambda own, other: os.truncate(own, recovery.DIGEST),
+    "one bit": lambda own, other: flipped(own),
 }
 
 
@@ -167,12 +169,7 @@ def test_a_checkpoint_that_is_not_its_own_is_not_gone_on_from(pruned, monkeypatc
     assert f"{checkpoint}: not a whole checkpoint of this training, which starts anew" in capsys.readouterr().out
     for file in ("adapter_model.safetensors", "training_log.csv"):
         assert (resumed / file).read_bytes() == (whole / file).read_bytes()
-
-
-def flipped(path):
-    whole = bytearray(path.read_bytes())
-    whole[-1] ^= 1
-    path.write_bytes(whole)
+    assert not list(pruned.glob(".adapter.*"))
 
 
 def without_a_tensor(path):
@@ -220,37 +217,30 @@ def test_an_adapter_that_is_not_as_it_was_made_is_refused(pruned, name):
 
 
 def test_other_settings_do_not_go_on_from_that_checkpoint(pruned, monkeypatch):
-    monkeypatch.setattr(artifacts, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        run(pruned)
-    monkeypatch.undo()
-    assert len(list(pruned.glob(".adapter.*"))) == 1
-    seen = []
-    loss = recovery.backward
-    monkeypatch.setattr(recovery, "backward", lambda *a: (seen.append(1), loss(*a))[1])
+    killed(pruned, monkeypatch)
+    steps, loss = [], recovery.backward
+    monkeypatch.setattr(recovery, "backward", lambda *a: (steps.append(1), loss(*a))[1])
     run(pruned, learning_rate=0.02)
-    assert len(seen) == 6
+    assert len(steps) == 6
 
 
-def test_targets_that_do_not_exist_are_named(pruned):
-    with pytest.raises(InputError, match=r"targets: no linear modules \['fc1'\] in the model; it has \['down_proj'"):
-        run(pruned, targets=["q_proj", "fc1"])
-
-
-def test_a_tuning_set_without_the_field_is_named(pruned):
-    with pytest.raises(InputError, match=r"needs a field 'text'; it has \['answer', 'question'\]"):
-        run(pruned, prompt="{text}")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ["q_proj", "fc1"]}, r"targets: no linear modules \['fc1'\] in the model; it has \['down_proj'"),
+        ({"prompt": "{text}"}, r"needs a field 'text'; it has \['answer', 'question'\]"),
+        ({"sequence_length": 3}, "tunings: sequence_length: 3: no text's completion begins within it: raise"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(pruned, changes, message):
+    with pytest.raises(InputError, match=message):
+        run(pruned, **changes)
 
 
 def test_texts_cut_before_their_answer_are_left_out(capsys):
     sequences = [([1, 2, 3], [False, False, True]), ([1, 2, 3], [False] * 3), ([1, 2], [True, False])]
     assert recovery.answered(sequences, 3) == sequences[:1]  # nothing predicts a first token
     assert "2 of 3 texts left out: their completion begins after 3 tokens" in capsys.readouterr().out
-
-
-def test_lengths_that_hold_no_answer_are_named(pruned):
-    with pytest.raises(InputError, match="tunings: sequence_length: 3: no text's completion begins within it: raise"):
-        run(pruned, sequence_length=3)
 
 
 def test_a_training_that_diverges_makes_no_adapter(pruned, monkeypatch):

@@ -106,18 +106,17 @@ def test_broken_task_definitions_are_named(tmp_path, read, text, message):
         read(path)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("task: a\ntask: b\n", "mine.yaml:2: task: this key stands twice"),
-        ("task: &a [*a]\n", "mine.yaml:1: task: the alias"),
-        ("task: " + "[" * 3000, "mine.yaml:1: lists and mappings nested more than 50 deep"),
-    ],
-)
-def test_definitions_are_checked_as_text(tmp_path, text, message):
-    (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(InputError, match=message):
-        preflight.metric_names(tmp_path / "mine.yaml")
+AS_TEXT = {
+    "task: a\ntask: b\n": "mine.yaml:2: task: this key stands twice",
+    "task: &a [*a]\n": "mine.yaml:1: task: the alias",
+    "task: " + "[" * 3000: "mine.yaml:1: lists and mappings nested more than 50 deep",
+}
+
+
+@pytest.mark.parametrize("text", AS_TEXT, ids=["twice", "alias", "deep"])
+def test_definitions_are_checked_as_text(tmp_path, text):
+    with pytest.raises(InputError, match=AS_TEXT[text]):
+        preflight.metric_names(write(tmp_path / "mine.yaml", text))
 
 
 def test_a_folder_in_place_of_a_definition_is_named(tmp_path):
@@ -141,48 +140,40 @@ def test_without_lm_eval_an_include_is_refused(monkeypatch):
         tasks.definition(ROOT / "config/tasks/winogrande.yaml")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"dataset_kwargs": None}, "dataset_kwargs (a parquet path a split): Input should be"),
-        (
-            {"dataset_kwargs": {"data_files": ["a.parquet"]}},
-            "dataset_kwargs.data_files (a parquet path a split): Input",
-        ),
-        ({"metric_list": [{}]}, "metric_list.0.metric: Field required"),
-        ({"task": None}, "task: Input should be a valid string"),
-        ({"dataset_path": "gsm8k"}, "dataset_path: Input should be 'parquet'"),
-        ({"output_type": "generate"}, "output_type: Input should be 'generate_until', 'multiple_choice',"),
-        ({"doc_to_target": None}, "doc_to_target: Input should be a valid string"),
-        ({"doc_to_text": ["a"]}, "doc_to_text: Input should be a valid string"),
-        ({"doc_to_text": "{{ question"}, "doc_to_text: no template: unexpected end of template"),
-        ({"doc_to_text": "{% for x in %}"}, "doc_to_text: no template: Expected an expression"),
-        ({"doc_to_text": "{{ question | shout }}"}, "doc_to_text: no template: No filter named 'shout'."),
-        ({"doc_to_choice": ["a", "{{"]}, "doc_to_choice: no template: unexpected 'end of template'"),
-        ({"description": "{{"}, "description: no template: unexpected 'end of template'"),
-        ({"filter_list": [{"name": "s"}]}, "filter_list.0.filter: Field required"),
-        ({"filter_list": [{"name": "s", "filter": [{}]}]}, "filter_list.0.filter.0.function: Field required"),
-        ({"generation_kwargs": "x"}, "generation_kwargs: Input should be"),
-        ({"generation_kwargs": {"until": 3}}, "generation_kwargs.until.str: Input should be a valid string"),
-        (
-            {"generation_kwargs": {"max_gen_toks": "many"}},
-            "generation_kwargs.max_gen_toks: Input should be a valid int",
-        ),
-        ({"num_fewshot": -1}, "num_fewshot: Input should be greater than or equal to 0"),
-        ({"repeats": 0}, "repeats: Input should be greater than 0"),
-        ({3: "x"}, "3: a key must be a word; quote it"),
-        ({"filter_list": "strict"}, "filter_list: Input should be a valid list"),
-        ({"test_split": []}, "test_split: Input should be a valid string"),
-    ],
-)
-def test_odd_fields_are_named(tmp_path, changes, message):
-    from pruning.config import preflight
+ODD = {  # what is said -> changes of a definition
+    "dataset_kwargs (a parquet path a split): Input should be": {"dataset_kwargs": None},
+    "dataset_kwargs.data_files (a parquet path a split): Input": {"dataset_kwargs": {"data_files": ["a.parquet"]}},
+    "metric_list.0.metric: Field required": {"metric_list": [{}]},
+    "task: Input should be a valid string": {"task": None},
+    "dataset_path: Input should be 'parquet'": {"dataset_path": "gsm8k"},
+    "output_type: Input should be 'generate_until', 'multiple_choice',": {"output_type": "generate"},
+    "doc_to_target: Input should be a valid string": {"doc_to_target": None},
+    "doc_to_text: Input should be a valid string": {"doc_to_text": ["a"]},
+    "doc_to_text: no template: unexpected end of template": {"doc_to_text": "{{ question"},
+    "doc_to_text: no template: Expected an expression": {"doc_to_text": "{% for x in %}"},
+    "doc_to_text: no template: No filter named 'shout'.": {"doc_to_text": "{{ question | shout }}"},
+    "doc_to_choice: no template: unexpected 'end of template'": {"doc_to_choice": ["a", "{{"]},
+    "description: no template: unexpected 'end of template'": {"description": "{{"},
+    "filter_list.0.filter: Field required": {"filter_list": [{"name": "s"}]},
+    "filter_list.0.filter.0.function: Field required": {"filter_list": [{"name": "s", "filter": [{}]}]},
+    "generation_kwargs: Input should be": {"generation_kwargs": "x"},
+    "generation_kwargs.until.str: Input should be a valid string": {"generation_kwargs": {"until": 3}},
+    "generation_kwargs.max_gen_toks: Input should be a valid int": {"generation_kwargs": {"max_gen_toks": "many"}},
+    "num_fewshot: Input should be greater than or equal to 0": {"num_fewshot": -1},
+    "repeats: Input should be greater than 0": {"repeats": 0},
+    "3: a key must be a word; quote it": {3: "x"},
+    "filter_list: Input should be a valid list": {"filter_list": "strict"},
+    "test_split: Input should be a valid string": {"test_split": []},
+}
 
+
+@pytest.mark.parametrize("message", ODD)
+def test_odd_fields_are_named(tmp_path, message):
     path = tmp_path / "odd.yaml"
     whole = {"task": "odd", "dataset_kwargs": {"data_files": {"test": "results/data/a/test.parquet"}}}
     whole |= {"dataset_path": "parquet", "doc_to_text": "{{ question }}", "doc_to_target": "{{ answer }}"}
     path.write_text(yaml.safe_dump(whole))
     assert preflight.metric_names(path) == []
-    path.write_text(yaml.safe_dump({**whole, **changes}))
+    path.write_text(yaml.safe_dump({**whole, **ODD[message]}))
     with pytest.raises(InputError, match=re.escape(f"{path}: {message}")):
         preflight.metric_names(path)

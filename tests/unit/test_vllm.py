@@ -4,21 +4,23 @@ import importlib
 import json
 import sys
 import tempfile
-from itertools import product
 from pathlib import Path
 
 import evaluate as stage
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
+from lab import evidence, record
 from lm_eval.api.instance import Instance
 
 import tiny
 from pruning.core import artifacts, devices
+from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
 from pruning.evaluation import backends, recovery
-from pruning.evaluation.answers import AnswerFile, RememberedLM
+from pruning.evaluation.answers import AnswerFile, CachingLM
 from pruning.methods import variants
 from pruning.models import loading, remote_code
 from workspace import ROOT
@@ -80,18 +82,12 @@ class Lab:
     def __init__(self, folder: Path, family: str = "qwen2"):
         self.folder = folder
         tiny.save(tiny.of_family(family), folder / "base")
-        self.record()
+        record(folder / "base")
         rows = pd.DataFrame({"question": QUESTIONS, "answer": "x"})
         artifacts.write_parquet(folder / "data.parquet", rows, "dataset", {})
         for task in (SUMS, OPTIONS):
             own = {**task, "dataset_kwargs": {"data_files": {"test": str(folder / "data.parquet")}}}
             (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(own))
-
-    def record(self) -> None:
-        """The dense model's manifest."""
-        base, original = self.folder / "base", {"widths": [48, 48], "parameters": 1}
-        content = {"files": artifacts.directory_hashes(base), "original": original, **original}
-        artifacts.write_json(base / "manifest.json", content, "base", {})
 
     def settings(self, **own) -> None:
         """The model's generation_config.json; its ends are special tokens, as they are."""
@@ -100,29 +96,21 @@ class Lab:
         tokenizer.add_special_tokens({"extra_special_tokens": ends})
         tokenizer.save_pretrained(self.folder / "base")
         (self.folder / "base/generation_config.json").write_text(json.dumps(own))
-        self.record()
+        record(self.folder / "base")
 
     def mask(self, widths: tuple[int, int]) -> Path:
-        rng = np.random.default_rng(0)
-        keep = [np.isin(np.arange(48), rng.permutation(48)[:width]) for width in widths]
-        rows = [{"layer": layer, "unit": unit, "keep": keep[layer][unit]} for layer, unit in product((0, 1), range(48))]
-        artifacts.write_parquet(path := self.folder / f"{widths}.parquet", pd.DataFrame(rows), "mask", {})
-        return path
+        return evidence(self.folder, widths)[0]
 
-    def statistics(self) -> Path:
-        rng = np.random.default_rng(1)
-        rows = [{"layer": n, "unit": u, "act_sum": rng.normal(), "n_tokens": 10} for n, u in product((0, 1), range(48))]
-        artifacts.write_parquet(path := self.folder / "statistics.parquet", pd.DataFrame(rows), "statistics", {})
-        return path
+    def parts(self, *widths: int) -> variants.Parts:
+        mask = self.mask(widths) if widths else None
+        return variants.Parts(self.folder / "base", self.folder / "base/manifest.json", mask)
 
     def adapter(self) -> Path:
         network, _ = loading.load(self.folder / "base", "float32", "cpu")
-        tuned = recovery.with_adapters(
-            network, {"rank": 2, "alpha": 4, "targets": ["up_proj", "q_proj"], "seed": 0, "dropout": 0.0}
-        )
+        tuned = recovery.with_adapters(network, {"rank": 2, "alpha": 4, "targets": ["up_proj", "q_proj"], "seed": 0})
         for number, (name, parameter) in enumerate(tuned.named_parameters()):
             if "lora_" in name:
-                parameter.data = 0.3 * tiny.torch.randn(parameter.shape, generator=tiny.torch.manual_seed(number))
+                parameter.data = 0.3 * torch.randn(parameter.shape, generator=torch.manual_seed(number))
         tuned.save_pretrained(path := self.folder / "adapter")
         return path
 
@@ -130,9 +118,8 @@ class Lab:
         """Samples by task, as the stage has written them."""
         own = {"backend": backend, "max_model_len": None} if backend != "hf" else {}
         settings = {task: {**ASKED, "metrics": METRICS[task], **own} for task in tasks} | dict(extra)
-        sources = [f"{task}={self.folder / task}.yaml" for task in tasks] + [
-            f"{n}={self.folder}/data.parquet" for n in dict(extra)
-        ]
+        sources = [f"{task}={self.folder / task}.yaml" for task in tasks]
+        sources += [f"{name}={self.folder}/data.parquet" for name in dict(extra)]
         base = self.folder / "base"
         stage.evaluate({"tasks": settings}, base, base / "manifest.json", sources, self.folder / name, **parts)
         return {
@@ -165,7 +152,7 @@ def test_answers_are_those_of_the_model_itself(lab, stand_in, kind):
     if "mask" in parts:
         parts["mask"] = lab.mask(parts["mask"])
     if "compensate" in parts:
-        parts["evidence"] = lab.statistics()
+        parts["evidence"] = lab.folder / "statistics.parquet"
     expected, found = lab.ask("hf", "ours", **parts), lab.ask("vllm", "theirs", **parts)
     for task in expected:
         pd.testing.assert_frame_equal(found[task], expected[task])
@@ -248,32 +235,28 @@ def test_answers_of_finished_batches_survive_a_kill(lab, stand_in, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         lab.ask("vllm", "theirs", tasks=["sums"])
     (path,) = (lab.folder / "theirs").glob(".sums.*.jsonl")
-    records = AnswerFile(path).records
+    records = AnswerFile(path)
     assert len(records) == 4 and all(record["finish"] in ("stop", "length") for record in records.values())
     found = lab.ask("vllm", "theirs", tasks=["sums"])
     assert calls == [4, 2, 2]
     pd.testing.assert_frame_equal(found["sums"], lab.ask("hf", "ours", tasks=["sums"])["sums"])
 
 
-def asked(lab, backend, max_model_len=None) -> RememberedLM:
-    manifest = lab.folder / "base/manifest.json"
-    parts = variants.Parts(lab.folder / "base", manifest)
-    with backend.opened(parts, {"dtype": "float32", "max_model_len": max_model_len}) as (network, tokenizer):
-        return RememberedLM(backend.lm(network, tokenizer, 4), AnswerFile(lab.folder / "answers.jsonl"))
+def asked(lab, backend, max_model_len=None) -> CachingLM:
+    with backend.opened(lab.parts(), {"dtype": "float32", "max_model_len": max_model_len}) as (network, tokenizer):
+        return CachingLM(backend.lm(network, tokenizer, 4), AnswerFile(lab.folder / "answers.jsonl"))
 
 
 def test_what_does_not_fit_is_refused_not_cut(lab, backend):
     lm = asked(lab, backend, 64)
-    greedy = {"until": ["Q"], "max_gen_toks": 12}
-    fitting = [
-        Instance("generate_until", {}, ("x" * 52, greedy), 0),
-        Instance("loglikelihood", {}, ("x" * 60, "abc"), 0),
-    ]
-    lm.generate_until(fitting[:1], disable_tqdm=True), lm.loglikelihood(fitting[1:], disable_tqdm=True)
-    with pytest.raises(InputError, match=r"53 tokens and an answer of up to 12 do not fit .* 64 tokens"):
-        lm.generate_until([Instance("generate_until", {}, ("x" * 53, greedy), 0)], disable_tqdm=True)
-    with pytest.raises(InputError, match=r"61 tokens and an answer of up to 4 do not fit .* 64 tokens"):
-        lm.loglikelihood([Instance("loglikelihood", {}, ("x" * 61, "abc"), 0)], disable_tqdm=True)
+    for kind, fitting, own, message in (
+        ("generate_until", 52, {"until": ["Q"], "max_gen_toks": 12}, "53 tokens and an answer of up to 12"),
+        ("loglikelihood", 60, "abc", "61 tokens and an answer of up to 4"),
+    ):
+        requests = [Instance(kind, {}, ("x" * (fitting + more), own), 0) for more in (0, 1)]
+        getattr(lm, kind)(requests[:1], disable_tqdm=True)
+        with pytest.raises(InputError, match=f"{message} do not fit .* 64 tokens"):
+            getattr(lm, kind)(requests[1:], disable_tqdm=True)
 
 
 def test_requests_of_several_lengths_keep_their_places(lab, backend):
@@ -284,7 +267,7 @@ def test_requests_of_several_lengths_keep_their_places(lab, backend):
         for text, n in zip(QUESTIONS, lengths, strict=False)
     ]
     answers = lm.generate_until(own, disable_tqdm=True)
-    found = [lm.answers[AnswerFile.key("generate_until", request.args)] for request in own]
+    found = [lm.answers[key_of("generate_until", request.args)] for request in own]
     assert [record["tokens"] for record in found] == lengths and [record["response"] for record in found] == answers
 
 
@@ -321,47 +304,48 @@ def test_without_vllm_it_says_what_to_install(lab, monkeypatch):
         lab.ask("vllm", "theirs")
 
 
-def test_logits_that_it_would_not_scale_are_refused(tmp_path, backend, monkeypatch):
-    """Granite's, in the Transformers backend alone."""
-    lab = Lab(tmp_path, "granite")
-    backend.check_model(lab.folder / "base", False, 1)
-    with pytest.raises(InputError, match="leaves out this model's `logits_scaling`: use `allocate: uniform`"):
-        backend.check_model(lab.folder / "base", True, 1)
+REFUSED = {
+    "scale": ("granite", {}, "leaves out this model's `logits_scaling`: use `allocate: uniform`"),
+    "groups": ("llama", {"kv_groups": [1, 2]}, "equally many groups in every layer: use an `allocate` other than"),
+}
 
 
-def test_layers_with_groups_of_their_own_number_are_refused(tmp_path, backend):
-    folder = Lab(tmp_path, "llama").folder / "base"
-    backend.check_model(folder, True, 1)
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_it_would_compute_otherwise_is_refused(tmp_path, backend, name):
+    """Logits that are not scaled in the Transformers backend alone; layers with groups of their own number."""
+    family, changes, message = REFUSED[name]
+    folder = Lab(tmp_path, family).folder / "base"
+    backend.check_model(folder, changes != {}, 1)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"kv_groups": [1, 2]}))
-    with pytest.raises(InputError, match="equally many groups in every layer: use an `allocate` other than `joint`"):
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(InputError, match=message):
         backend.check_model(folder, True, 1)
 
 
 def test_layers_without_an_ffn_are_refused(lab, backend):
-    parts = variants.Parts(lab.folder / "base", lab.folder / "base/manifest.json", lab.mask((0, 31)))
     refused = pytest.raises(InputError, match="layers without an FFN were never tried in it: use a method without")
-    with variants.written(parts, "float32") as folder, refused:
+    with variants.written(lab.parts(0, 31), "float32") as folder, refused:
         backend.check_model(folder, True, 1)
 
 
-@pytest.mark.parametrize("change", ["code", "another file", "another class", "tokenizer"])
+CODE = {
+    "code": ("modeling_pruned.py", lambda text: f"{text}\nprint()\n"),
+    "another file": ("more.py", lambda _: ""),
+    "another class": (
+        "config.json",
+        lambda text: text.replace('"auto_map": {', '"auto_map": {"AutoConfig": "a/b--m.C",'),
+    ),
+    "tokenizer": ("tokenizer_config.json", lambda text: text.replace("{", '{"auto_map": {"AutoTokenizer": "x"},', 1)),
+}
+
+
+@pytest.mark.parametrize("change", CODE)
 def test_no_code_is_run_but_what_is_written_here(lab, change):
-    parts = variants.Parts(lab.folder / "base", lab.folder / "base/manifest.json", lab.mask((7, 31)))
-    with variants.written(parts, "float32") as folder:
+    with variants.written(lab.parts(7, 31), "float32") as folder:
         assert remote_code.trusted(folder) and not remote_code.trusted(lab.folder / "base")
-        config = json.loads((folder / "config.json").read_text())
-        if change == "code":
-            (folder / "modeling_pruned.py").write_text((folder / "modeling_pruned.py").read_text() + "\nprint()\n")
-        if change == "another file":
-            (folder / "more.py").write_text("")
-        if change == "another class":
-            config["auto_map"]["AutoConfig"] = "strange/repository--more.Config"
-            (folder / "config.json").write_text(json.dumps(config))
-        if change == "tokenizer":
-            settings = json.loads((folder / "tokenizer_config.json").read_text())
-            (folder / "tokenizer_config.json").write_text(
-                json.dumps({**settings, "auto_map": {"AutoTokenizer": ["x.X", None]}})
-            )
+        name, edit = CODE[change]
+        before = (folder / name).read_text() if (folder / name).exists() else None
+        (folder / name).write_text(after := edit(before))
+        assert after != before
         with pytest.raises(InputError, match="brings code that this version of the pipeline did not write"):
             remote_code.trusted(folder)

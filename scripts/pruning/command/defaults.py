@@ -78,7 +78,7 @@ def remarks(
     """What the methods' results are to be read with. width: neurons of the widest layer; sparsity: the least, in per
     cent, 0 where it is not known yet; calibration: `samples` and `sequence_length`."""
     from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
-    from pruning.models import gguf_model
+    from pruning.models import gguf
 
     said = []
     samples, columns = calibration["samples"], round(width * (1 - sparsity / 100))
@@ -90,12 +90,9 @@ def remarks(
             "`samples` in prune.yaml and run its workflow."
         )
     uneven = [name for name in methods if name in DEFAULT.method_names and DEFAULT.method(name).allocate != "uniform"]
-    try:
-        gguf_model.architecture(shape["model_type"], [1, 2], False)
-    except InputError:
-        if uneven:
-            said.append(
-                f"{', '.join(uneven)}: layers of different widths, which llama.cpp does not read in "
-                f"{shape['model_type']}: for a GGUF file take a method with `allocate: uniform`, as wanda."
-            )
+    if uneven and not gguf.takes(shape["model_type"], [1, 2]):
+        said.append(
+            f"{', '.join(uneven)}: layers of different widths, which llama.cpp does not read in "
+            f"{shape['model_type']}: for a GGUF file take a method with `allocate: uniform`, as wanda."
+        )
     return said

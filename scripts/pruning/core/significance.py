@@ -52,8 +52,7 @@ def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> tuple[int, float]:
     if not np.isin([a, b], [0, 1]).all():
         raise ValueError("McNemar's test compares outcomes that are 0 or 1")
     only_a, only_b = int(np.sum(a > b)), int(np.sum(a < b))
-    both, neither = int(np.sum((a == b) & (a == 1))), int(np.sum((a == b) & (a == 0)))
-    test = mcnemar([[both, only_a], [only_b, neither]], exact=True)
+    test = mcnemar([[0, only_a], [only_b, 0]], exact=True)  # concordant items do not count
     return only_a + only_b, float(test.pvalue)
 
 

@@ -1,4 +1,4 @@
-"""Answered requests of one (model, task) evaluation on disk, so that a killed job goes on where it stopped.
+"""Cached responses of one (model, task) evaluation on disk, so that a killed job goes on where it stopped.
 
 Append-only JSON Lines, each with a checksum: a line is written whole or, after a kill, is the broken last one and is
 dropped. (lm-eval's own cache pickles into SQLite, keyed by the request alone: another model's answers would be served.)
@@ -6,20 +6,25 @@ dropped. (lm-eval's own cache pickles into SQLite, keyed by the request alone: a
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
+from pruning.core.out_of_memory import is_out_of_memory
 
 ANSWERS = 4  # what a line holds; raise it when that changes: it is part of the files' names, older ones are not read
+KINDS = ("generate_until", "loglikelihood", "loglikelihood_rolling")
+"""Of requests, by lm-eval's names."""
 
 
-class AnswerFile:
-    """Maps a request's key to its record {response, tokens?, finish?}, JSON-like throughout.
+class AnswerFile(dict[str, dict[str, Any]]):
+    """Maps a request's key, `key_of(kind, arguments)`, to its record {response, tokens?, finish?}, JSON-like.
 
     The last part of the path's stem must be unique to the model, the task, its data and the library versions
     (`artifacts.key_of` makes such names): each line's checksum covers it. `others` are files of the same, of tasks that
@@ -27,9 +32,9 @@ class AnswerFile:
     another model's are not believed: one printed line per file counts them."""
 
     def __init__(self, path: Path, others: Iterable[Path] = ()):
+        super().__init__()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.records: dict[str, dict[str, Any]] = {}
         for other in others:
             self._take(other)
         whole = self._take(path)
@@ -38,30 +43,19 @@ class AnswerFile:
         self.file.seek(whole)
 
     def _take(self, path: Path) -> int:
-        """The records of a file; how many bytes its whole lines are."""
+        """Take over the records of a file; return how many bytes its whole lines are."""
         raw = path.read_bytes() if path.exists() else b""
         whole = raw.rfind(b"\n") + 1
         lines = [_read(line, path) for line in raw[:whole].split(b"\n")[:-1]]
-        self.records.update(line for line in lines if line)
+        self.update(line for line in lines if line)
         if bad := lines.count(None):
             told = f"{bad} of {len(lines)} lines broken, altered or foreign"
             print(f"{path}: {told}; what no sound line answers is asked again")
         return whole
 
-    @staticmethod
-    def key(kind: str, arguments: Any) -> str:
-        """Of a request: its kind (`generate_until`, …) and its arguments, as lm-eval gives them to a model."""
-        return key_of(kind, arguments)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.records
-
-    def __getitem__(self, key: str) -> dict[str, Any]:
-        return self.records[key]
-
     def add(self, key: str, record: dict[str, Any]) -> None:
         """On disk when it returns, but for a crash of the machine; a later record of the same key replaces this one."""
-        record = self.records[key] = plain(record)
+        record = self[key] = plain(record)
         line = {"key": key, **record, "checksum": _checksum(self.path, key, record)}
         self.file.write(json.dumps(line).encode() + b"\n")
         self.file.flush()
@@ -87,64 +81,58 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda number: number.item()))
 
 
-def _of_inner(name: str) -> property:
-    return property(lambda self: getattr(self.inner, name))
+class CachingLM:
+    """A model of lm-eval that is asked only for what is not on record; as lm-eval's own class of this name.
 
+    All but the responses is the inner model's own. What that reports to its cache hook is recorded at once, with the
+    details that it has of it (backends/__init__.py); what it only returns is recorded when it returns. Requests that
+    are equal are asked once."""
 
-class RememberedLM(LM):
-    """Any model of lm-eval, asked only for what is not on record. All but the answers is the inner model's own.
-
-    What it reports to its cache hook is recorded at once, with its `details` if it has any (backends/__init__.py); what
-    it only returns is recorded when it returns. Requests that are equal are asked once."""
-
-    device, rank, world_size = map(_of_inner, ("device", "rank", "world_size"))
-    all_gather, gather_object, barrier = map(_of_inner, ("all_gather", "gather_object", "barrier"))
-    tokenizer_name, chat_template = map(_of_inner, ("tokenizer_name", "chat_template"))
-    apply_chat_template = _of_inner("apply_chat_template")
-
-    def __init__(self, inner: LM, answers: AnswerFile):
+    def __init__(self, lm: LM, answers: AnswerFile):
         """Raises ValueError for a model of several processes: they would be asked for different numbers of requests,
         and write to one file."""
-        super().__init__()
-        if inner.world_size > 1:
-            raise ValueError(f"a model of {inner.world_size} processes cannot be remembered")
-        self.inner, self.answers = inner, answers
-        self.asked: set[str] = set()  # keys of the requests that the inner model is answering
-        inner.set_cache_hook(self)
+        if lm.world_size > 1:
+            raise ValueError(f"responses of a model of {lm.world_size} processes cannot be cached")
+        self.lm, self.answers = lm, answers
+        self.asked: set[str] = set()  # keys of the requests that the model is answering
+        lm.set_cache_hook(self)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["inner"], name)
+        return partial(self._respond, name) if name in KINDS else getattr(self.lm, name)
 
     def add_partial(self, kind: str, arguments: Any, response: Any) -> None:
-        """The inner model's cache hook."""
-        key = self.answers.key(kind, arguments)
-        if key in self.asked:
-            self.answers.add(key, {"response": response, **getattr(self.inner, "details", {})})
-        self.cache_hook.add_partial(kind, arguments, response)
+        """What the model calls for every response, as its cache hook."""
+        details = self.lm.details.popleft() if getattr(self.lm, "details", None) else {}
+        if (key := key_of(kind, arguments)) in self.asked:
+            self.answers.add(key, {"response": response, **details})
 
-    def loglikelihood(self, requests: list[Instance], **options: Any) -> list[tuple[float, bool]]:
-        return self._answer("loglikelihood", requests, options)
+    def _respond(self, kind: str, requests: list[Instance], **options: Any) -> list:
+        """Responses in the order of the requests. Each time that memory runs out, what is missing is asked again with
+        half the batch, if the model has a `batch_size_per_gpu`.
 
-    def loglikelihood_rolling(self, requests: list[Instance], **options: Any) -> list[float]:
-        return self._answer("loglikelihood_rolling", requests, options)
-
-    def generate_until(self, requests: list[Instance], **options: Any) -> list[str]:
-        """Raises InputError if sampling is asked for: the same request would have several answers."""
-        if any(_sampled(request.args[1]) for request in requests):
-            raise InputError("generation_kwargs: only greedy answers can be remembered: set `do_sample: false`")
-        return self._answer("generate_until", requests, options)
-
-    def _answer(self, kind: str, requests: list[Instance], options: dict[str, Any]) -> list:
-        """Responses in the order of the requests."""
-        keys = [self.answers.key(kind, request.args) for request in requests]
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.answers}
-        if missing:
+        Raises InputError when memory does not suffice for a batch of one, and if sampling is asked for: the same
+        request would have several responses."""
+        if kind == "generate_until" and any(_sampled(request.args[1]) for request in requests):
+            raise InputError("generation_kwargs: only greedy answers can be cached: set `do_sample: false`")
+        keys = [key_of(kind, request.args) for request in requests]
+        tried = []
+        while missing := {key: own for key, own in zip(keys, requests, strict=True) if key not in self.answers}:
             self.asked = set(missing)
-            responses = getattr(self.inner, kind)(list(missing.values()), **options)
-            for key, response in zip(missing, responses, strict=True):
-                if key not in self.answers or self.answers[key]["response"] != plain(response):
-                    self.answers.add(key, {**self.answers.records.get(key, {}), "response": response})
-            self.asked = set()
+            tried.append(getattr(self.lm, "batch_size_per_gpu", None))
+            try:
+                responses = getattr(self.lm, kind)(list(missing.values()), **options)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or tried[-1] is None:
+                    raise
+                if tried[-1] == 1:
+                    said = f"out of memory, batch sizes tried: {tried}; give the job more memory or GPUs"
+                    raise InputError(said) from None
+                self.lm.batch_size_per_gpu //= 2
+            else:
+                for key, response in zip(missing, responses, strict=True):
+                    if key not in self.answers or self.answers[key]["response"] != plain(response):
+                        self.answers.add(key, {**self.answers.get(key, {}), "response": response})
+            torch.cuda.empty_cache()  # an error's traceback, which held tensors, is freed here
         responses = [self.answers[key]["response"] for key in keys]
         return [tuple(response) if isinstance(response, list) else response for response in responses]
 

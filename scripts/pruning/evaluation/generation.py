@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as pad_end
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
@@ -59,7 +60,7 @@ class GrowingLayer(DynamicLayer):
         old = super().get_seq_length()
         new = old + key_states.shape[-2]
         if new > self.buffers[0].shape[-2]:
-            self.buffers = tuple(grown(s[:, :, :old], new + ROOM) for s in self.buffers)
+            self.buffers = tuple(pad_end(s[:, :, :old], (0, 0, 0, new + ROOM - old)) for s in self.buffers)
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, old:new] = states
         self._show(new)
@@ -81,13 +82,6 @@ class GrowingLayer(DynamicLayer):
 
     def _show(self, length: int) -> None:
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
-
-
-def grown(states: Tensor, length: int) -> Tensor:
-    """states [B, heads, T, d] in a new buffer of this length."""
-    buffer = states.new_empty((*states.shape[:2], length, states.shape[3]))
-    buffer[:, :, : states.shape[2]] = states
-    return buffer
 
 
 def new_cache(model: PreTrainedModel, shared: int = 0) -> DynamicCache:
@@ -137,7 +131,7 @@ def greedy(
     ended(row, tokens): whether the row's continuation has come to its end; asked after every token.
     prefix: keys and values of the first `shared` tokens of every prompt (`prefix_cache`); it is not changed.
     processors: transformers' own of these prompts, padded on the left to one length, which change the logits."""
-    device = model.get_input_embeddings().weight.device
+    device = device_of(model)
     rows = torch.arange(len(prompts), device=device)  # of those still in the batch
     tokens: list[list[int]] = [[] for _ in prompts]
     finish = ["length"] * len(prompts)
@@ -181,6 +175,11 @@ def greedy(
     return [Generated(*pair) for pair in zip(tokens, finish, strict=True)]
 
 
+def device_of(model: PreTrainedModel) -> torch.device:
+    """Where inputs belong."""
+    return model.get_input_embeddings().weight.device
+
+
 def padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
     """Token ids [B, T], padded on the left."""
     width = max(map(len, rows))
@@ -199,7 +198,7 @@ def read(
     """(cache of all rows, which of its tokens there are: int64 [B, shared + T], next tokens' logits [B, vocabulary]).
 
     Rows are padded on the left to the longest prompt, but computed beside those of about their own length."""
-    device = model.get_input_embeddings().weight.device
+    device = device_of(model)
     lengths = [len(prompt) - shared for prompt in prompts]
     width = max(lengths)
     cache = new_cache(model, shared)
@@ -244,8 +243,7 @@ def prefix_cache(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache 
     cache = new_cache(model)
     if any(layer.is_sliding for layer in cache.layers):
         return None
-    device = model.get_input_embeddings().weight.device
-    model(input_ids=torch.tensor([list(tokens)], device=device), cache=cache, logits_to_keep=LAST)
+    model(input_ids=padded([tokens], 0, device_of(model)), cache=cache, logits_to_keep=LAST)
     return cache
 
 

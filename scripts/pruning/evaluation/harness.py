@@ -2,23 +2,28 @@
 
 import math
 import os
-import signal
+import random
 import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
 
 import lm_eval
+import numpy as np
+import torch
 import yaml
 from jinja2 import StrictUndefined, Template
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import SandboxedEnvironment
+from lm_eval import evaluator
 from lm_eval.api.model import LM
+from lm_eval.api.task import Task
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
-from pyarrow import parquet
 
 from pruning.core.errors import InputError
-from pruning.evaluation import tasks
+from pruning.evaluation.answers import CachingLM
+from pruning.models.tokenizers import timed
 
 SECONDS = 5
 """Of computing, at most, to render a template for one item: real ones take microseconds."""
@@ -30,17 +35,8 @@ class _Template(Template):
     """Bounded in time. Raises TemplateError for one that takes longer, or that fails in its own arithmetic."""
 
     def render(self, *arguments: Any, **fields: Any) -> str:
-        before = signal.signal(signal.SIGPROF, _too_long)
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        try:
+        with timed(SECONDS, TemplateError(f"it takes more than {SECONDS} s for one item")):
             return super().render(*arguments, **fields)
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.signal(signal.SIGPROF, before)
-
-
-def _too_long(*_: Any) -> None:
-    raise TemplateError(f"it takes more than {SECONDS} s for one item")
 
 
 class _Sandbox(SandboxedEnvironment):
@@ -67,27 +63,8 @@ _sandbox.filters |= lm_eval.utils.env.filters
 lm_eval.utils.env = _sandbox
 
 
-def _of_definition(error: Exception) -> str | None:
-    """What lm-eval was doing with a task's definition or items as it failed; None where the model was at work."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if any(isinstance(frame.f_locals.get("self"), LM) for frame in frames):
-        return None
-    names = [frame.f_code.co_name for frame in frames if f"{os.sep}lm_eval{os.sep}" in frame.f_code.co_filename]
-    return names[-1].strip("_<>") if names else None
-
-
-def _items(task: dict[str, Any], first: int, limit: int | None) -> list[int]:
-    """Numbers of at most `limit` items from number `first` on. Raises InputError if there is none."""
-    whole = tasks.with_includes(task)
-    file = whole["dataset_kwargs"]["data_files"][whole.get("test_split") or whole.get("validation_split")]
-    count = parquet.read_metadata(file).num_rows
-    if first >= count:
-        raise InputError(f"first: {first}, but {file} has only {count} items, counted from 0")
-    return list(range(first, count if limit is None else min(first + limit, count)))
-
-
 def evaluate(
-    lm: LM,
+    lm: CachingLM,
     task: dict[str, Any],
     limit: int | None,
     first: int = 0,
@@ -100,8 +77,9 @@ def evaluate(
     """lm-eval's result for one task definition, samples included; at most `limit` items from number `first` on.
 
     task: as `tasks.definition` reads it. The rest is as the config's tasks have it.
-    Raises InputError if there is no item number `first`, or if a chat format is asked for and the model's tokenizer has
-    none (a model without a tokenizer, as those behind a service are, is trusted to have one)."""
+    Raises InputError if there is no item number `first`, if lm-eval fails at the definition, or if a chat format is
+    asked for and the model's tokenizer has none (a model without a tokenizer, as those behind a service are, is trusted
+    to have one)."""
     tokenizer = getattr(lm, "tokenizer", None) if chat_template else None
     if tokenizer is not None and not tokenizer.chat_template:
         raise InputError("chat_template: this model's tokenizer has none: set `chat_template: false`")
@@ -112,19 +90,19 @@ def evaluate(
         task = {**task, "dataset_kwargs": {**task.get("dataset_kwargs", {}), "cache_dir": directory}}
         path = Path(directory) / "task.yaml"  # a file, because only files may include packaged ones
         path.write_text(yaml.safe_dump(task), encoding="utf-8")
-        chosen = {tasks.with_includes(task)["task"]: _items(task, first, limit)} if first else None
         try:
-            result = lm_eval.simple_evaluate(
-                model=lm,
-                tasks=[str(path)],
-                task_manager=TaskManager(include_defaults=False),
+            loaded = TaskManager(include_defaults=False).load([str(path)])
+            ((name, own),) = loaded["tasks"].items()
+            _set(own, num_fewshot, max_gen_toks)
+            chosen = {name: _items(own, first, limit)} if first else None
+            result = evaluator.evaluate(
+                lm,
+                loaded,
                 limit=None if chosen else limit,
                 samples=chosen,
-                num_fewshot=num_fewshot,
-                apply_chat_template=chat_template,
-                gen_kwargs={"max_gen_toks": max_gen_toks} if max_gen_toks else None,
-                log_samples=True,
                 bootstrap_iters=0,
+                apply_chat_template=chat_template,
+                fewshot_as_multiturn=True,
             )
         except TemplateError as error:
             raise InputError(f"task {task.get('task')}: a template cannot be rendered: {error}") from None
@@ -139,3 +117,35 @@ def evaluate(
         config.get("metadata", {}).pop("config_source", None)  # the temporary file
         config.get("dataset_kwargs", {}).pop("cache_dir", None)
     return result
+
+
+def _set(task: Task, num_fewshot: int | None, max_gen_toks: int | None) -> None:
+    """What lm_eval.simple_evaluate sets of a task, and its seeds; that also asks pip, gcc and others what they are."""
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    torch.manual_seed(DEFAULT_OTHER_SEED)
+    if max_gen_toks and task.get_config("output_type") == "generate_until":
+        task.set_config("generation_kwargs", {"max_gen_toks": max_gen_toks}, update=True)
+    own = task.get_config("num_fewshot")
+    if own != 0:  # a task that says 0 has no examples to give
+        task.set_config("num_fewshot", num_fewshot if num_fewshot is not None else own or 0)
+    task.set_fewshot_seed(DEFAULT_OTHER_SEED)
+
+
+def _items(task: Task, first: int, limit: int | None) -> list[int]:
+    """Numbers of at most `limit` items from number `first` on. Raises InputError if there is none."""
+    count = len(task.eval_docs)
+    if first >= count:
+        files = task.config.dataset_kwargs["data_files"]
+        file = files[task.config.test_split or task.config.validation_split]
+        raise InputError(f"first: {first}, but {file} has only {count} items, counted from 0")
+    return list(range(first, count if limit is None else min(first + limit, count)))
+
+
+def _of_definition(error: Exception) -> str | None:
+    """What lm-eval was doing with a task's definition or items as it failed; None where the model was at work."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(isinstance(frame.f_locals.get("self"), LM | CachingLM) for frame in frames):
+        return None
+    names = [frame.f_code.co_name for frame in frames if f"{os.sep}lm_eval{os.sep}" in frame.f_code.co_filename]
+    return names[-1].strip("_<>") if names else None

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from pruning.evaluation.generation import common_prefix, new_cache
+from pruning.evaluation.generation import common_prefix, device_of, new_cache, padded
 
 Tokens = Sequence[int]
 
@@ -36,21 +36,16 @@ def score(
     whether greedy decoding would give it. The softmax is taken in float32, whatever the model computes in.
 
     One pass for the contexts, each with what its continuations have in common, and one for the rest of these."""
-    device = model.get_input_embeddings().weight.device
+    device = device_of(model)
     shared = [common_prefix(own) for own in continuations]
     begun = [list(c) + list(own[0][:n]) for c, own, n in zip(contexts, continuations, shared, strict=True)]
     width, kept = max(map(len, begun)), max(shared) + 1
-    ids = torch.tensor([[pad] * (width - len(c)) + c for c in begun], device=device)
-    real = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in begun], device=device)
+    ids, real = padded(begun, pad, device), padded([[1] * len(c) for c in begun], 0, device)
     positions = (real.cumsum(1) - 1).clamp_min(0)
     cache = new_cache(model)
-    first = model(
-        input_ids=ids,
-        attention_mask=real,
-        position_ids=positions,
-        cache=cache,
-        logits_to_keep=torch.arange(width - kept, width),
-    ).logits  # of what follows the last `kept` tokens
+    last = torch.arange(width - kept, width)  # what follows the last `kept` tokens
+    where = {"attention_mask": real, "position_ids": positions, "cache": cache}
+    first = model(input_ids=ids, **where, logits_to_keep=last).logits
     owner = [number for number, own in enumerate(continuations) for _ in own]
     rows = [list(tokens) for own in continuations for tokens in own]
     rests = [row[shared[number] :] for number, row in zip(owner, rows, strict=True)]

@@ -1,21 +1,28 @@
 """LoRA recovery of a pruned model (Hu et al. 2022, arXiv 2106.09685): a short fine-tuning of low-rank adapters."""
 
+import hashlib
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data.text import Sequences
 from pruning.models import head, rehearsal
 from pruning.models.checkpointing import checkpoint_gradients
+
+Log = list[dict[str, float]]
+"""`step` and `loss`, from the first step on."""
+DIGEST = 32
+"""Bytes at the beginning of a checkpoint."""
 
 
 def with_adapters(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:
@@ -48,12 +55,9 @@ def answered(sequences: Sequences, length: int) -> Sequences:
 def batch(sequences: Sequences, step: int, size: int, seed: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and labels [B, T] of a step, a function of (seed, step); -100 labels prompts and padding."""
     chosen = Random(f"{seed} {step}").choices(sequences, k=size)
-    length = max(len(ids) for ids, _ in chosen)
-    ids, labels = torch.full((size, length), pad), torch.full((size, length), -100)
-    for row, (tokens, answer) in enumerate(chosen):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        labels[row, : len(tokens)] = torch.tensor([t if a else -100 for t, a in zip(tokens, answer, strict=True)])
-    return ids, labels
+    ids = [torch.tensor(tokens) for tokens, _ in chosen]
+    labels = [own.masked_fill(~torch.tensor(answer), -100) for own, (_, answer) in zip(ids, chosen, strict=True)]
+    return pad_sequence(ids, True, pad), pad_sequence(labels, True, -100)
 
 
 def backward(
@@ -91,39 +95,31 @@ def save(directory: Path, tuned: PeftModel) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def bind(checkpoint: Path, identity: str) -> None:
-    """Write beside a checkpoint's files whose they are, and their hashes."""
-    content = [identity, artifacts.directory_hashes(checkpoint)]
-    (checkpoint / "run.json").write_text(json.dumps(content), encoding="utf-8")
+def save_state(path: Path, identity: str, log: Log, tuned: PeftModel, optimizer: torch.optim.Optimizer) -> None:
+    """A checkpoint in one file: log, adapters and AdamW's moments, after a digest of them and of whose they are."""
+    adapters = {name: parameter.detach() for name, parameter in tuned.named_parameters() if parameter.requires_grad}
+    torch.save({"log": log, "adapters": adapters, "optimizer": optimizer.state_dict()}, buffer := BytesIO())
+    with artifacts.atomic(path) as temporary:
+        temporary.write_bytes(_digest(identity, buffer.getvalue()) + buffer.getvalue())
 
 
-def is_of(checkpoint: Path, identity: str) -> bool:
-    """Whether a checkpoint's files are those of this training, as they were written."""
-    try:
-        content = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return content == [identity, artifacts.directory_hashes(checkpoint, exclude=["run.json"])]
+def load_state(path: Path, identity: str, tuned: PeftModel, optimizer: torch.optim.Optimizer) -> Log:
+    """The reverse: training goes on as if it had not stopped. Returns the log; none where there is no checkpoint, or
+    one that is another training's or not as it was written."""
+    raw = path.read_bytes() if path.exists() else b""
+    if raw[:DIGEST] != _digest(identity, raw[DIGEST:]):
+        if raw:
+            print(f"{path}: not a whole checkpoint of this training, which starts anew")
+        return []
+    state = torch.load(BytesIO(raw[DIGEST:]), map_location="cpu", weights_only=True)
+    tuned.load_state_dict(state["adapters"], strict=False)
+    optimizer.load_state_dict(state["optimizer"])
+    print(f"resumed after step {len(state['log'])}")
+    return state["log"]
 
 
-def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Adapters and AdamW's moments of the trainable parameters, by name, as safetensors."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            tensors[f"parameter|{name}"] = parameter.detach()
-            tensors |= {f"{key}|{name}": value for key, value in optimizer.state[parameter].items()}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-
-
-def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """The reverse: after it, training goes on as if it had not stopped."""
-    tensors = load_file(path)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            with torch.no_grad():
-                parameter.copy_(tensors[f"parameter|{name}"])
-            optimizer.state[parameter] = {key: tensors[f"{key}|{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+def _digest(identity: str, content: bytes) -> bytes:
+    return hashlib.sha256(identity.encode() + content).digest()
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:

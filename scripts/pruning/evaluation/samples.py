@@ -2,13 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
-from pruning.evaluation.answers import AnswerFile
 from pruning.evaluation.degeneration import repetition
 
 TYPES = {
@@ -20,12 +20,18 @@ TYPES = {
     "response": "string",
 }
 """Of columns that may be all empty."""
+COLUMNS = ["item", "item_hash", "metric", "value", "weight", "cluster", "prediction", "target", *list(TYPES)[1:]]
 
 
-def outcomes(result: dict[str, Any], answers: AnswerFile, metrics: Sequence[str]) -> pd.DataFrame:
-    """One row an item and metric, in the schema shared with perplexity (docs/artefacts.md).
+def frame(rows: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> pd.DataFrame:
+    """One row per item and metric, in the schema of all tasks (docs/artefacts.md); columns not given are empty."""
+    return pd.DataFrame(rows, columns=COLUMNS).astype(TYPES)
 
-    result: lm-eval's, of one task, with samples. answers: those that the result was made of.
+
+def outcomes(result: dict[str, Any], answers: Mapping[str, dict], metrics: Sequence[str]) -> pd.DataFrame:
+    """The frame of a task of lm-eval's.
+
+    result: lm-eval's, of one task, with samples. answers: those on record that it was made of.
     metrics: lm-eval's names, `acc` or with the filter, `exact_match,strict-match`. Items whose document names a
     `template` are clusters: they are alike.
     Raises InputError naming the metrics that the task has, if one is not among them."""
@@ -36,46 +42,35 @@ def outcomes(result: dict[str, Any], answers: AnswerFile, metrics: Sequence[str]
         names = {f"{metric}{own_filter}": metric for metric in sample["metrics"]}
         available |= set(names)
         hashes = "".join(sample[h] for h in ("doc_hash", "prompt_hash", "target_hash"))
-        how = generated(sample, answers)
-        template = sample["doc"].get("template")
-        for name in metrics:
-            if name in names:
-                rows.append(
-                    {
-                        "item": sample["doc_id"],
-                        "item_hash": hashlib.sha256(hashes.encode()).hexdigest()[:16],
-                        "metric": name,
-                        "value": float(sample[names[name]]),
-                        "weight": 1,
-                        "cluster": None if template is None else str(template),
-                        "prediction": prediction(sample),
-                        "target": str(sample["target"]),
-                        **how,
-                    }
-                )
+        item = {
+            "item": sample["doc_id"],
+            "item_hash": hashlib.sha256(hashes.encode()).hexdigest()[:16],
+            "weight": 1,
+            "cluster": None if (template := sample["doc"].get("template")) is None else str(template),
+            "prediction": prediction(sample),
+            "target": str(sample["target"]),
+            **generated(sample["arguments"][0], answers),
+        }
+        rows += [{**item, "metric": m, "value": float(sample[names[m]])} for m in metrics if m in names]
     if unknown := set(metrics) - available:
         raise InputError(f"metrics: {sorted(unknown)} not among this task's: {sorted(available)}")
-    return pd.DataFrame(rows).sort_values(["metric", "item"], ignore_index=True).astype(TYPES)
+    return frame(rows).sort_values(["metric", "item"], ignore_index=True)
 
 
-def generated(sample: dict[str, Any], answers: AnswerFile) -> dict[str, Any]:
+def generated(arguments: Sequence[Any], answers: Mapping[str, dict]) -> dict[str, Any]:
     """Tokens generated, finish reason (`stop`, `length` or `loop`), share of repeated 4-grams of words and signs, the
-    prompt as it was asked, and the text generated.
+    prompt as it was asked, and the text generated, of a request.
 
-    All None for scored options; the first two also where the backend does not tell them."""
-    record: dict[str, Any] = {}
-    first = (None,)
-    arguments = list(sample["arguments"].values()) if isinstance(sample["arguments"], dict) else sample["arguments"]
-    if arguments:
-        first = tuple(arguments[0].values()) if isinstance(arguments[0], dict) else tuple(arguments[0])
-        record = answers.records.get(answers.key("generate_until", first), {})
-    repeated = repetition(re.findall(r"\w+|[^\w\s]", record["response"])) if record else None
+    Nothing for scored options; the first two are None also where the backend does not tell them."""
+    record = answers.get(key_of("generate_until", arguments))
+    if record is None:
+        return {}
     return {
         "generated_tokens": record.get("tokens"),
         "finish_reason": record.get("finish"),
-        "repetition": repeated,
-        "prompt": first[0] if record else None,
-        "response": record.get("response"),
+        "repetition": repetition(re.findall(r"\w+|[^\w\s]", record["response"])),
+        "prompt": arguments[0],
+        "response": record["response"],
     }
 
 

@@ -6,6 +6,7 @@ much again each. So the tokens go through the head in pieces; gradients recomput
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,24 +26,25 @@ def hidden_states(model: nn.Module, ids: Tensor, mask: Tensor | None = None) -> 
 
 def token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
     """Next-token cross-entropy in nats, float32 [B, T - 1], of hidden [B, T, d] and token ids [B, T]; 0 for -100."""
-    targets = ids[:, 1:]
-    size = max(1, LOGITS // (len(ids) * model.config.get_text_config().vocab_size))
+    targets, size = ids[:, 1:], _size(model, hidden)
     if size >= targets.shape[1]:
         return _losses(model, hidden, targets)
     pieces = zip(_cut(hidden, size), targets.split(size, dim=1), strict=False)  # nothing follows the last token
-    if torch.is_grad_enabled():
-        losses = [checkpoint(_losses, model, *piece, use_reentrant=False) for piece in pieces]
-    else:
-        losses = [_losses(model, *piece) for piece in pieces]
-    return torch.cat(losses, dim=1)
+    again = partial(checkpoint, _losses, use_reentrant=False) if torch.is_grad_enabled() else _losses
+    return torch.cat([again(model, *piece) for piece in pieces], dim=1)
 
 
 def token_divergences(model: nn.Module, hidden: Tensor, teacher: nn.Module, wanted: Tensor) -> Tensor:
     """KL divergence of a model's next tokens from a teacher's, in nats, float32 [B, T - 1]; hidden and wanted
     [B, T, d] are what their heads get. Gradients reach `hidden` alone."""
-    size = max(1, LOGITS // (2 * len(hidden) * model.config.get_text_config().vocab_size))
+    size = _size(model, hidden, 2)
     pieces = zip(_cut(hidden[:, :-1], size), _cut(wanted[:, :-1], size), strict=True)
     return torch.cat([checkpoint(_divergences, model, teacher, *p, use_reentrant=False) for p in pieces], dim=1)
+
+
+def _size(model: nn.Module, hidden: Tensor, heads: int = 1) -> int:
+    """Tokens of each row of hidden [B, T, d] whose logits, of so many heads, may be in memory at once."""
+    return max(1, LOGITS // (heads * len(hidden) * model.config.get_text_config().vocab_size))
 
 
 def _cut(hidden: Tensor, size: int) -> list[Tensor]:
@@ -63,9 +65,8 @@ def drawn_tokens(model: nn.Module, hidden: Tensor, seed: int) -> Tensor:
     """Token ids [B, T] in the place of the text's own, each drawn from what the model expects there, given hidden
     [B, T, d]; the first ones, which nothing predicts, are 0. Drawn on the CPU: the same with and without a GPU."""
     generator = torch.Generator().manual_seed(seed)
-    size = max(1, LOGITS // (len(hidden) * model.config.get_text_config().vocab_size))
     drawn: list[Tensor] = []
-    for piece in _cut(hidden[:, :-1], size):
+    for piece in _cut(hidden[:, :-1], _size(model, hidden)):
         chances = logits_of(model, piece).float().softmax(-1).cpu()
         drawn.append(torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view(chances.shape[:2]))
     return torch.cat([torch.zeros_like(drawn[0][:, :1]), *drawn], dim=1).to(hidden.device)

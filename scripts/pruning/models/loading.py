@@ -9,7 +9,7 @@ from transformers.configuration_utils import PretrainedConfig
 
 from pruning.core import artifacts, files, memory
 from pruning.core.errors import InputError
-from pruning.models import adapters, complete, tokenizers
+from pruning.models import complete, sources, tokenizers
 from pruning.models.checkpoint import read_config
 from pruning.models.structures import ffn, kv_groups
 
@@ -26,7 +26,7 @@ def load(
     others than its manifest says; so of the adapter."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    adapters.refuse(directory)
+    sources.refuse_adapter(directory)
     artifacts.check_model(directory)
     check_memory(directory, dtype, device)
     device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device

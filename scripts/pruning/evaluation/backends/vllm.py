@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from pruning.core import devices
-from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
 from pruning.evaluation.backends import check_greedy, check_installed, check_length, end_tokens, generation_settings
 from pruning.methods import variants
@@ -35,49 +35,34 @@ SHARE = 0.9
 """Of a GPU's memory that vLLM takes at most: the rest is for the libraries."""
 
 
-class RememberableVLLM(VLLM):
+class GreedyVLLM(VLLM):
     """Answers as lm-eval's class does, but never from a prompt that was cut, and never drawn at random.
 
-    details: of the answer being reported to the cache hook, {tokens, finish} if it was generated, else {}."""
+    details: {tokens, finish} of the generated answers of a batch that are not yet reported to the cache hook."""
 
     def __init__(self, directory: Path, **settings: Any):
         super().__init__(str(directory), **settings)
         self.own = loading.generation_config(directory)
-        self.listener, self.cache_hook = self.cache_hook, self
-        self.details: dict[str, Any] = {}
-        self.generated: deque[Any] = deque()  # vLLM's outputs of the batch that are not yet reported
-        self.arguments: dict[str, Any] = {}  # of generation, as they were asked
+        self.details: deque[dict[str, Any]] = deque()
+        self.asked: dict[str, dict[str, Any]] = {}  # arguments of generation, by their context
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        self.listener = cache_hook
+        """VLLM reports a generation's arguments in vLLM's words, which would never be found again."""
 
-    def add_partial(self, kind: str, arguments: tuple, response: Any) -> None:
-        """What VLLM calls for every answer, in the order of a batch's rows; passed on to the cache hook.
+        def report(kind: str, arguments: tuple, response: Any) -> None:
+            own = (arguments[0], self.asked[arguments[0]]) if kind == "generate_until" else arguments
+            cache_hook.add_partial(kind, own, response)
 
-        Of a generation it reports the arguments in vLLM's words: they would never be found again."""
-        self.details = {}
-        if kind == "generate_until":
-            made, arguments = self.generated.popleft(), (arguments[0], self.arguments)
-            self.details = {"tokens": len(made.token_ids), "finish": made.finish_reason}
-        self.listener.add_partial(kind, arguments, response)
+        self.cache_hook = SimpleNamespace(add_partial=report)
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """Raises InputError if a prompt and its answer do not fit the context, and for settings of the model or the
         task that ask for more than greedy answers with a `repetition_penalty`."""
-        groups: dict[str, list[int]] = {}
-        for number, request in enumerate(requests):
-            check_length(
-                len(self.tok_encode(request.args[0])),
-                request.args[1].get("max_gen_toks", self.max_gen_toks),
-                self.max_length,
-            )
-            groups.setdefault(key_of(request.args[1]), []).append(number)
-        answers: dict[int, str] = {}
-        for numbers in groups.values():
-            own = [requests[number] for number in numbers]
-            self.arguments = own[0].args[1]
-            answers |= zip(numbers, super().generate_until(own, disable_tqdm), strict=True)
-        return [answers[number] for number in range(len(requests))]
+        for request in requests:
+            length = request.args[1].get("max_gen_toks", self.max_gen_toks)
+            check_length(len(self.tok_encode(request.args[0])), length, self.max_length)
+        self.asked = {context: arguments for context, arguments in (request.args for request in requests)}
+        return super().generate_until(requests, disable_tqdm)
 
     def modify_gen_kwargs(
         self, gen_kwargs: dict[str, Any], eos: str | list[str] | None = None, default_max_gen_toks: int = 256
@@ -92,7 +77,9 @@ class RememberableVLLM(VLLM):
 
     def _model_generate(self, requests: list, generate: bool = False, sampling_params: Any = None) -> list:
         outputs = super()._model_generate(requests, generate, sampling_params)
-        self.generated = deque(output.outputs[0] for output in outputs)
+        if generate:
+            made = [output.outputs[0] for output in outputs]
+            self.details = deque({"tokens": len(own.token_ids), "finish": own.finish_reason} for own in made)
         return outputs
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -102,17 +89,17 @@ class RememberableVLLM(VLLM):
         return super()._loglikelihood_tokens(requests, disable_tqdm)
 
 
-def lm(network: RememberableVLLM, tokenizer: Any, batch_size: int) -> RememberableVLLM:
+def lm(network: GreedyVLLM, tokenizer: Any, batch_size: int) -> GreedyVLLM:
     network.batch_size = batch_size
     return network
 
 
-def origin(network: RememberableVLLM, tokenizer: Any) -> dict[str, Any]:
+def origin(network: GreedyVLLM, tokenizer: Any) -> dict[str, Any]:
     return {"vllm": version("vllm"), "generation": generation_settings(network.own, tokenizer)}
 
 
 @contextmanager
-def opened(parts: variants.Parts, task: Mapping[str, Any]) -> Iterator[tuple[RememberableVLLM, Any]]:
+def opened(parts: variants.Parts, task: Mapping[str, Any]) -> Iterator[tuple[GreedyVLLM, Any]]:
     """The variant in vLLM, on all GPUs of the job, and its tokenizer. task: `dtype`, `max_model_len`.
 
     Raises InputError without a GPU (vLLM's build for CPUs wants none), if the weights are more than what is free, and
@@ -127,7 +114,7 @@ def opened(parts: variants.Parts, task: Mapping[str, Any]) -> Iterator[tuple[Rem
         check_model(directory, own_code, max(gpus, 1))
         loading.check_memory(directory, task["dtype"], "cuda" if gpus else "cpu")
         free = [torch.cuda.mem_get_info(card) for card in range(gpus)]
-        network = RememberableVLLM(
+        network = GreedyVLLM(
             directory,
             dtype=task["dtype"],
             max_model_len=task["max_model_len"],

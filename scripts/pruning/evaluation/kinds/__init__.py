@@ -1,8 +1,8 @@
 """Kinds of tasks: one file a kind (`kind` of a task in the config), so that one's code is no other's.
 
 Each has `check_memory(model, task)`, called before the model of this folder is loaded, and
-`ask(network, tokenizer, task, source, remembered) -> Outcome`: the task's settings, the file that it is made from, and
-where answers may be kept. `network` is the model, or what the task's backend has made of it (backends/). To add one: a
+`ask(network, tokenizer, task, source, cache) -> Outcome`: the task's settings, the file that it is made from, and where
+responses may be cached. `network` is the model, or what the task's backend has made of it (backends/). To add one: a
 file here, and its settings in pruning/config/tasks.py.
 """
 
@@ -14,8 +14,8 @@ import pandas as pd
 
 
 @dataclass(frozen=True)
-class Remembered:
-    """Where answers already given may be kept, and what they are answers of."""
+class Cache:
+    """Where responses may be cached, and what they are responses of."""
 
     folder: Path
     name: str
@@ -27,7 +27,7 @@ class Remembered:
 @dataclass(frozen=True)
 class Outcome:
     samples: pd.DataFrame
-    """One row an item and metric, docs/artefacts.md."""
+    """One row per item and metric, docs/artefacts.md."""
     result: dict[str, Any]
     """The whole result, JSON-like."""
     words: str

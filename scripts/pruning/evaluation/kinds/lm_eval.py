@@ -10,19 +10,16 @@ import pandas as pd
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.evaluation import harness, tasks
-from pruning.evaluation.answers import ANSWERS, AnswerFile, RememberedLM
-from pruning.evaluation.kinds import Outcome, Remembered
+from pruning.evaluation.answers import ANSWERS, AnswerFile, CachingLM
+from pruning.evaluation.kinds import Cache, Outcome
 from pruning.evaluation.samples import outcomes
-
-# What lm-eval says of the run rather than of its result: equal runs make equal bytes.
-OF_THE_RUN = ("date", "pretty_env_info", "git_hash", "upper_git_hash", "total_evaluation_time_seconds")
 
 
 def check_memory(model: Path, task: dict[str, Any]) -> None:
     """Of the weights alone, on loading: batches are halved where memory runs out."""
 
 
-def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Remembered) -> Outcome:
+def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache) -> Outcome:
     """`source`: the task's YAML. Raises InputError as harness.evaluate and artifacts.read_table do."""
     definition = tasks.definition(source)
     files = {name: Path(path) for name, path in definition["dataset_kwargs"]["data_files"].items()}
@@ -33,27 +30,21 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Reme
     backend = importlib.import_module(f"pruning.evaluation.backends.{task.get('backend', 'hf')}")
     origin = backend.origin(network, tokenizer)
     own = (definition, asked, data, task["dtype"], lm_eval.__version__, *origin.items())
-    identity = artifacts.key_of(ANSWERS, *remembered.model, *own)
-    own_file = remembered.folder / f".{remembered.name}.{identity}.jsonl"
-    same = remembered.folder.glob(f".*.{identity}.jsonl")  # of tasks that differ in `first` and `limit` alone
+    identity = artifacts.key_of(ANSWERS, *cache.model, *own)
+    own_file = cache.folder / f".{cache.name}.{identity}.jsonl"
+    same = cache.folder.glob(f".*.{identity}.jsonl")  # of tasks that differ in `first` and `limit` alone
     answers = AnswerFile(own_file, sorted(file for file in same if file != own_file))
-    lm = RememberedLM(backend.lm(network, tokenizer, task["batch_size"]), answers)
-    for limit in limits(task):
+    lm = CachingLM(backend.lm(network, tokenizer, task["batch_size"]), answers)
+    early = task.get("stop_early")
+    for limit in [early["after"], task["limit"]] if early else [task["limit"]]:
         result = harness.evaluate(lm, definition, limit, task["first"], **asked)
         frame = outcomes(result, answers, task["metrics"])
-        if limit != task["limit"] and (stopped := hopeless(frame, **task["stop_early"])):
+        if limit != task["limit"] and (stopped := hopeless(frame, **early)):
             result["stopped_early"] = stopped
             break
-    for key in ("samples", *OF_THE_RUN):
-        result.pop(key, None)
+    result.pop("samples")
     means = frame.groupby("metric")["value"].agg(["mean", "count"]).to_string()
     return Outcome(frame, result, means, {"data": data, **origin})
-
-
-def limits(task: dict[str, Any]) -> list[int | None]:
-    """How many items are asked, and after how many it is seen whether more are."""
-    early = task.get("stop_early")
-    return [early["after"], task["limit"]] if early else [task["limit"]]
 
 
 def hopeless(samples: pd.DataFrame, after: int, below: float, confidence: float) -> dict[str, float]:

@@ -5,15 +5,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from tqdm import tqdm
 
 from pruning.core import artifacts, out_of_memory
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
-from pruning.evaluation.kinds import Outcome, Remembered
+from pruning.evaluation import samples
+from pruning.evaluation.kinds import Cache, Outcome
 from pruning.evaluation.perplexity import STAGE, negative_log_likelihoods, windows
-from pruning.evaluation.samples import TYPES
 from pruning.models import rehearsal
 
 
@@ -22,7 +21,7 @@ def check_memory(model: Path, task: dict[str, Any]) -> None:
     rehearsal.must_fit(model, task["dtype"], STAGE, task)
 
 
-def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Remembered) -> Outcome:
+def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache) -> Outcome:
     """`source`: the parquet of the text's split. Raises InputError if a window is longer than the model's context."""
     seqlen, context = task["seqlen"], network.config.max_position_embeddings
     if seqlen > context:
@@ -33,23 +32,17 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, remembered: Reme
     with out_of_memory.advise(f"`batch_size: {task['batch_size']}`: lower it, or `seqlen`"):
         scored = negative_log_likelihoods(network, cut, task["batch_size"])
         nll = list(tqdm(scored, "windows", total=len(cut), mininterval=5))
-    frame = pd.DataFrame(
+    frame = samples.frame(
         {
             "item": range(len(cut)),
             "item_hash": [hashlib.sha256(window.numpy().tobytes()).hexdigest()[:16] for window in cut],
             "metric": "perplexity",
             "value": nll,
             "weight": seqlen - 1,
-            "cluster": None,
             "prediction": "",
             "target": "",
-            "generated_tokens": None,
-            "finish_reason": None,
-            "repetition": None,
-            "prompt": None,
-            "response": None,
         }
-    ).astype(TYPES)
+    )
     tokens = int(frame["weight"].sum())
     result = {"perplexity": math.exp(sum(nll) / tokens), "tokens": tokens, "windows": len(cut), "seqlen": seqlen}
     words = f"perplexity {result['perplexity']:.3f} over {tokens} tokens, seqlen {seqlen}"

@@ -96,7 +96,7 @@ def pre_tokenizer(content: Mapping[str, Any], folder: Path) -> str:
         shown += f"; normalizer {normalizer['type']}" if normalizer else ""
         raise InputError(
             f"gguf: {folder}/tokenizer.json: llama.cpp knows pre-tokenizers by name, and this one ({shown}) is none of "
-            f"{', '.join(PRE_TOKENIZERS.values())} (scripts/pruning/models/gguf_tokenizer.py)"
+            f"{', '.join(PRE_TOKENIZERS.values())} (scripts/pruning/models/gguf/tokenizer.py)"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""A model directory as a GGUF file, which llama.cpp and what is built on it run.
+"""A model's weights and config as a GGUF file.
 
 Files are written, and tensors named and quantised, by llama.cpp's own Python package `gguf` (MIT, in numpy); K-quants
 are made by `llama_model_quantize` of llama.cpp itself, where llama-cpp-python is installed. Here is what a family's
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruning.core.errors import InputError
-from pruning.models import gguf_tokenizer, gguf_types
 from pruning.models.checkpoint import Checkpoint
+from pruning.models.gguf import tokenizer
+from pruning.models.gguf.kinds import BLOCK
 from pruning.models.structures import kv_groups
 
 if TYPE_CHECKING:
@@ -84,22 +85,19 @@ def architecture(kind: str, widths: Sequence[int], biased: bool) -> Architecture
 
 
 def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> None:
-    """Convert a model directory, tensor by tensor.
-
-    kind: `f16`, `bf16` or `q8_0`. about: `name`, and `repo` and `revision` of the base where it is the hub's.
-
-    Raises InputError if llama.cpp has no such model or tokenizer, or if a weight is too large for float16."""
+    """Convert a model directory, tensor by tensor, to `f16`, `bf16` or `q8_0`; see `gguf.convert`."""
     import gguf
     from transformers import AutoConfig
 
     checkpoint, config = Checkpoint(folder), AutoConfig.from_pretrained(folder)
     if kv_groups.listed(config.to_dict()):
         raise InputError(f"gguf: {folder}: layers with key-value groups of their own number are not converted")
-    own = architecture(config.model_type, checkpoint.widths, has_ffn_biases(checkpoint))
+    biased = any(part == "bias" for _, _, part in checkpoint.name_of)
+    own = architecture(config.model_type, checkpoint.widths, biased)
     writer = gguf.GGUFWriter(output, own.name)
     describe(writer, about, kind)
     parameters(writer, config, own, checkpoint.widths)
-    gguf_tokenizer.write(writer, folder, config.vocab_size)
+    tokenizer.write(writer, folder, config.vocab_size)
     number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == own.name)
     short_names = gguf.get_tensor_name_map(number, checkpoint.layers)
     plan = {}
@@ -114,8 +112,7 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
         writer.add_tensor_info(short, shape, np.dtype(np.float32), size, raw_dtype=plan[name])
     factors = frequency_factors(config)
     if factors is not None:
-        size = factors.nbytes
-        writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, size)
+        writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -133,17 +130,13 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     writer.close()
 
 
-def has_ffn_biases(checkpoint: Checkpoint) -> bool:
-    return any(part == "bias" for _, _, part in checkpoint.name_of)
-
-
 def stored_as(shape: Sequence[int], kind: str) -> "GGMLQuantizationType":
     """Type of a tensor: vectors are float32, rows that are no whole blocks float16, as llama.cpp's converter has it."""
     from gguf import GGMLQuantizationType
 
     if len(shape) == 1:
         return GGMLQuantizationType.F32
-    return GGMLQuantizationType[kind.upper() if shape[-1] % gguf_types.BLOCK[kind] == 0 else "F16"]
+    return GGMLQuantizationType[kind.upper() if shape[-1] % BLOCK[kind] == 0 else "F16"]
 
 
 def describe(writer: "GGUFWriter", about: Mapping[str, Any], kind: str) -> None:
@@ -261,12 +254,11 @@ def interleaved(rows: int, heads: int) -> np.ndarray:
 
 
 def quantise(source: Path, output: Path, kind: str, threads: int) -> None:
-    """A K-quant of a float16 file, by llama.cpp. Raises InputError where that is not installed, or fails."""
-    gguf_types.check(kind)
+    """A K-quant, by llama.cpp's name, of a float16 file. Raises InputError where llama.cpp fails."""
     import llama_cpp
 
     settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype, settings.nthread = getattr(llama_cpp, gguf_types.K_QUANTS[kind]), threads
+    settings.ftype, settings.nthread = getattr(llama_cpp, kind), threads
     if llama_cpp.llama_model_quantize(bytes(source), bytes(output), settings) != 0:
         raise InputError(f"gguf: llama.cpp could not make {kind} of {source}")
 

@@ -1,0 +1,96 @@
+"""A tiny model behind our class and lm-eval's, and lm-eval's tasks on data of a test's own."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lm_eval.models.huggingface import HFLM
+from safetensors.torch import load_file
+
+import tiny
+from pruning.core import artifacts
+from pruning.data.datasets import adapt
+from pruning.evaluation import harness, tasks
+from pruning.evaluation.answers import AnswerFile, CachingLM
+from pruning.evaluation.backends.hf import HuggingFaceLM
+from pruning.evaluation.generation import Generated
+from workspace import ROOT
+
+TASKS = ROOT / "config/tasks"
+
+
+class Lab:
+    """A tiny model behind both classes, and a count of its forward passes."""
+
+    def __init__(self, folder: Path):
+        self.model, self.tokenizer, self.path = tiny.qwen2(), tiny.tokenizer(), folder / "cache.jsonl"
+        self.tokenizer.padding_side = "left"
+        self.calls: list[tuple[int, int]] = []  # rows and tokens of each forward pass
+        self.model.register_forward_pre_hook(self.count, with_kwargs=True)
+
+    def count(self, _, args, kwargs) -> None:
+        self.calls.append(tuple((args[0] if args else kwargs["input_ids"]).shape))
+
+    def cached(self, batch_size: int = 2, path: Path | None = None) -> CachingLM:
+        return CachingLM(HuggingFaceLM(self.model, self.tokenizer, batch_size), AnswerFile(path or self.path))
+
+    def plain(self, batch_size: int = 2) -> HFLM:
+        return HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=batch_size, backend="causal")
+
+    def definition(self, task: str, records: list[dict], **changes: Any) -> dict[str, Any]:
+        """A task of config/tasks/, with changes, on data.parquet, which is written."""
+        data = self.path.with_name("data.parquet")
+        artifacts.write_parquet(data, pd.DataFrame(records), "dataset", {})
+        os.utime(data, (1, 1))  # the same for all contents
+        made = {**tasks.definition(TASKS / f"{task}.yaml"), **changes}
+        splits = made["dataset_kwargs"].get("data_files", ["test"])
+        made["dataset_kwargs"] = {**made["dataset_kwargs"], "data_files": dict.fromkeys(splits, str(data))}
+        return made
+
+    def evaluated(self, task: str, records: list[dict], adapter: str | None = None, fields: list[str] = ()) -> dict:
+        """lm-eval's result of a task on `records`, written as fetch_dataset writes them."""
+        if adapter:
+            records = list(adapt(records, adapter, fields, "test"))
+        return harness.evaluate(self.cached(), self.definition(task, records), None, max_gen_toks=192)
+
+
+def record(folder: Path) -> Path:
+    """The manifest of a dense model of two layers, written into its folder."""
+    weights = load_file(folder / "model.safetensors").values()
+    original = {"widths": [48, 48], "parameters": sum(tensor.numel() for tensor in weights)}
+    content = {"files": artifacts.directory_hashes(folder), "original": original, **original}
+    artifacts.write_json(folder / "manifest.json", content, "base", {})
+    return folder / "manifest.json"
+
+
+def evidence(folder: Path, widths: tuple[int, int]) -> tuple[Path, Path]:
+    """A mask of so many neurons of 48 in each of two layers, and statistics of all."""
+    rng = np.random.default_rng(0)
+    keep = [np.isin(np.arange(48), rng.permutation(48)[:width]) for width in widths]
+    rows = [{"layer": layer, "unit": unit, "keep": bool(keep[layer][unit])} for layer in (0, 1) for unit in range(48)]
+    frame, mask = pd.DataFrame(rows).assign(n_tokens=10, act_sum=rng.normal(size=96)), folder / f"{widths}.parquet"
+    artifacts.write_parquet(mask, frame[["layer", "unit", "keep"]], "mask", {})
+    artifacts.write_parquet(folder / "statistics.parquet", frame, "statistics", {})
+    return mask, folder / "statistics.parquet"
+
+
+def speak(texts: dict[str, str], lab: Lab):
+    """In place of generation.greedy: says what is written for the prompt that holds the key, token by token."""
+
+    def greedy(model, prompts, limit, ended, **_):
+        made = []
+        for row, prompt in enumerate(prompts):
+            asked = lab.tokenizer.decode(prompt, skip_special_tokens=True)
+            (text,) = (text for key, text in texts.items() if key in asked)
+            tokens, finish = [], "length"
+            for token in lab.tokenizer(text)["input_ids"][:limit]:
+                tokens.append(token)
+                if ended(row, tokens):
+                    finish = "stop"
+                    break
+            made.append(Generated(tokens, finish))
+        return made
+
+    return greedy
