@@ -1,7 +1,8 @@
 # Two commands for a newcomer: `make table1` and `make test`; `make paper` makes the rest. All set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-SNAKEMAKE := . $(BIN)/activate && snakemake --cores all
+# With our logger (scripts/pruning/core/plugins), which shows what is done and at work.
+SNAKEMAKE := . $(BIN)/activate && PYTHONPATH=scripts/pruning/core/plugins:$$PYTHONPATH snakemake --logger pruning --cores all
 .DEFAULT_GOAL := help
 
 help: ## This list

@@ -32,35 +32,25 @@ OFF = {
 class Request:
     """What a user asks for."""
 
-    model: str
-    """As model_source reads it."""
-    data: Path
-    """JSON Lines, as own_data reads them."""
+    model: str  # as model_source reads it
+    data: Path  # JSON Lines, as own_data.py reads them
     out: Path
-    sparsities: Sequence[int] = (20, 30)
-    """Per cent of FFN neurons to remove; not looked at where there is a budget."""
-    budget: Mapping[str, str] | None = None
-    """Kind and amount of what a model may cost."""
-    methods: Sequence[str] | None = None
-    """None: those that defaults.py chooses."""
+    sparsities: Sequence[int] = (20, 30)  # per cent of FFN neurons to remove, where there is no budget
+    budget: Mapping[str, str] | None = None  # kind and amount of what a model may cost
+    methods: Sequence[str] | None = None  # None: those that defaults.py chooses
     recover: bool = False
-    tolerance: float = 0.1
-    """Share of perplexity that may be lost."""
+    tolerance: float = 0.1  # share of perplexity that may be lost
     cores: int = 1
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the configuration depends on besides, known once the model is fetched and the data are read."""
+    """What is known once the model is fetched and the data are read."""
 
-    model: dict[str, Any]
-    """The configuration's section `models`, of this one."""
-    context: int
-    """Tokens that the model can read at once."""
-    train: int
-    """Tokens of the user's training data."""
-    test: int
-    """Tokens of the user's test data."""
+    model: dict[str, Any]  # the configuration's section `models`, of this one
+    context: int  # tokens that the model reads at once
+    train: int  # tokens of the user's training data
+    test: int  # and of the test data
 
     @property
     def kind(self) -> str:
@@ -115,10 +105,10 @@ def fetching(model: dict[str, Any]) -> dict[str, Any]:
     return {"models": model, **OFF, "experiment": {"models": list(model), "methods": ["wanda"]}}
 
 
-def configuration(
+def build(
     request: Request, known: Known, methods: Sequence[str], sparsities: Sequence[int] | Mapping[str, int]
 ) -> dict[str, Any]:
-    """What is pruned, measured and compared.
+    """Return the configuration: what is pruned, measured and compared.
 
     sparsities: of all methods, or method -> its own, which a budget chose; none as long as that is still to be found,
     and then no tables. Raises InputError where the data are too few to tell anything."""

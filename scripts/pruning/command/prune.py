@@ -13,20 +13,8 @@ from typing import Annotated, Any, NamedTuple
 import pandas as pd
 import typer
 
-from pruning.command import config_file, decision, defaults, own_data, status
-from pruning.command.configuration import (
-    BUDGET,
-    Known,
-    Request,
-    budget_of,
-    calibration,
-    configuration,
-    fetching,
-    model_section,
-    model_source,
-    parameters_of,
-    text,
-)
+from pruning.command import config_file, configuration, decision, defaults, own_data, status
+from pruning.command.configuration import Known, Request
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError, one_line
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar
@@ -36,7 +24,6 @@ CONFIG, LOG, PAGE, EVENTS = "prune.yaml", "prune.log", "decision.md", ".prune-ev
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
 TABLES = ("results/table1.csv", "results/tradeoff.csv")
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Result(NamedTuple):
@@ -51,8 +38,7 @@ class Result(NamedTuple):
     """Markdown, to decide by."""
 
 
-@app.command()
-def main_command(
+def command(
     model: Annotated[str, typer.Argument(help="folder, .gguf file, package:file.gguf, or org/name of the hub")],
     data: Annotated[
         Path,
@@ -84,7 +70,7 @@ def main_command(
     cores: Annotated[int, typer.Option(help="CPU cores")] = os.cpu_count() or 1,
 ) -> None:
     """Prune a model on your data, measure what is left, and take the one to use."""
-    asked = budget_of(budget or [])
+    asked = configuration.budget_of(budget or [])
     if asked and sparsity:
         raise InputError(f"--budget and --sparsity {sparsity}: the budget says how much is pruned; give one of them")
     compared = methods.split(",") if methods else None
@@ -103,7 +89,9 @@ def prune(request: Request, command: str) -> Result:
 
     command: what the configuration says of its origin. Raises InputError for what cannot be done, with the words of a
     job that failed."""
-    out, (alias, source) = request.out, model_source(request.model)
+    from pruning.models import loading  # torch is slow
+
+    out, (alias, source) = request.out, configuration.model_source(request.model)
     records, gpus = datasets.read_jsonl(request.data), min(1, len(devices.visible()))
     mine = config_file.edited(out / CONFIG)
     if mine:
@@ -112,26 +100,28 @@ def prune(request: Request, command: str) -> Result:
             raise InputError(f"{out / CONFIG}: models: does not name {alias}, the model of the command line")
     start = CONFIG if mine else START
     base = Path(names.BASE.format(model=alias))
-    folder, parameters = out / base.parent, parameters_of(source, out / base.parent)
-    first = fetching(model_section(alias, source, parameters, gpus, request.cores))
-    put(out / START, text(first, "prune, before it has seen the model"))
+    folder = out / base.parent
+    parameters = configuration.parameters_of(source, folder)
+    first = configuration.fetching(configuration.model_section(alias, source, parameters, gpus, request.cores))
+    put(out / START, configuration.text(first, "prune, before it has seen the model"))
     run(request, f"fetching {request.model}", str(base), config=start)
 
     manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
-    section = model_section(alias, source, manifest["parameters"], gpus, request.cores)
-    known = read_data(request, records, folder, section)
+    section = configuration.model_section(alias, source, manifest["parameters"], gpus, request.cores)
+    stock = loading.stock_config(folder).get_text_config()
+    known = Known(section, stock.max_position_embeddings, *read_data(request, records, folder))
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
     budgets, sparsities = {}, request.sparsities
     if request.budget:
-        put(out / START, text(configuration(request, known, methods, []), command))
+        put(out / START, configuration.text(configuration.build(request, known, methods, []), command))
         budgets = within_budget(request, alias, methods, start)
         sparsities = {method: found["sparsity"] for method, found in budgets.items()}
-    wanted = configuration(request, known, methods, sparsities)
+    wanted = configuration.build(request, known, methods, sparsities)
     if mine:
         for difference in config_file.differences(mine[0], wanted):
             print(f"{out / CONFIG}: {difference}", flush=True)
     else:
-        put(out / CONFIG, config_file.signed(text(wanted, command)))
+        put(out / CONFIG, config_file.signed(configuration.text(wanted, command)))
     run(request, "pruning and measuring", *TABLES, "results/figures/tradeoff.png")
 
     models = decision.rows(*(artifacts.read_csv(out / table) for table in TABLES))
@@ -139,24 +129,22 @@ def prune(request: Request, command: str) -> Result:
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(request, "writing the model to take", target)
     reference = mine[1].table("table1").reference if mine else methods[0]
-    about = {"vocabulary": vocabulary(folder), "budgets": budgets, "notes": notes}
+    about = {"vocabulary": stock.vocab_size, "budgets": budgets, "notes": notes}
     page = decision.page(models, choice, request.tolerance, reference, str(out / target), **about)
     put(out / PAGE, page)
     return Result(models, choice, out / target, page)
 
 
-def read_data(request: Request, records: list[dict[str, Any]], folder: Path, section: dict[str, Any]) -> Known:
-    """Write the user's records as training and test data, and count their tokens. folder: of the model."""
-    from pruning.models import loading, tokenizers
+def read_data(request: Request, records: list[dict[str, Any]], folder: Path) -> list[int]:
+    """Write the user's records as training and test data; return the tokens of either. folder: the model's."""
+    from pruning.models import tokenizers
 
     tokenizer = tokenizers.load(folder)
     parts = own_data.split(own_data.texts(records, tokenizer, request.data))
     for name, part in zip(("train", "test"), parts, strict=True):
         lines = (json.dumps(pair, ensure_ascii=False) + "\n" for pair in part)
         put(request.out / "own-data" / f"{name}.jsonl", "".join(lines))
-    tokens = [sum(len(tokenizer(p["prompt"] + p["completion"])["input_ids"]) for p in part) for part in parts]
-    context = loading.stock_config(folder).get_text_config().max_position_embeddings
-    return Known(section, context, *tokens)
+    return [sum(len(tokenizer(p["prompt"] + p["completion"])["input_ids"]) for p in part) for part in parts]
 
 
 def methods_for(
@@ -165,7 +153,7 @@ def methods_for(
     """The methods to compare, and what is printed of them. shape: the model's config.json; width: its widest layer's.
 
     Where one refits, the model's `memory_gb` is raised to what that takes. Raises InputError as defaults.chosen."""
-    [section], cut = known.model.values(), calibration(known)
+    [section], cut = known.model.values(), configuration.calibration(known)
     refits = defaults.refits(folder, section["dtype"], cut, known.kind == "gpu")
     disk = shutil.disk_usage(request.out).free
     disk += sum(file.stat().st_size for file in request.out.rglob("*") if file.is_file())
@@ -182,17 +170,10 @@ def methods_for(
 
 def within_budget(request: Request, alias: str, methods: list[str], config: str) -> dict[str, dict[str, Any]]:
     """What scripts/budget.py finds for each method: the least sparsity that meets the budget, and what it costs."""
-    place = {"model": alias, "calib": "own", "budget": BUDGET}
+    place = {"model": alias, "calib": "own", "budget": configuration.BUDGET}
     paths = {method: names.BUDGET.format(method=method, **place) for method in methods}
     run(request, "looking for the sparsities", *paths.values(), config=config)
     return {method: artifacts.read_json(request.out / path, "budget") for method, path in paths.items()}
-
-
-def vocabulary(folder: Path) -> int:
-    """How many words a model chooses from."""
-    from pruning.models import loading
-
-    return loading.stock_config(folder).get_text_config().vocab_size
 
 
 def numbers(text: str) -> list[int]:
@@ -240,7 +221,7 @@ def main() -> None:
         if sys.argv[1:2] == ["status"]:
             del sys.argv[1]
             typer.run(show_status)
-        app()
+        typer.run(command)
 
 
 if __name__ == "__main__":
