@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake.logging import DefaultFilter
 from snakemake_interface_logger_plugins.base import LogHandlerBase
@@ -51,7 +52,7 @@ class Bar:
         self.console, self.begun = Console(stderr=True), time.monotonic()
         self.done, self.total, self.at_work = 0, 0, {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        columns += (TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
+        columns += (TimeRemainingColumn(), TextColumn("{task.fields[now]}", table_column=Column(no_wrap=True, ratio=1)))
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task(title, total=None, now="")
 
