@@ -163,10 +163,10 @@ class Job:
         if not (self.shape and self.cost.stage):
             return None
         keys = self.wildcards[KEYS[self.cost.stage.section]].split(",")
-        if self.rule == "evaluate":
-            beside = max(self.run.asked(self.model, key)[1] for key in keys)
-        else:
-            beside = max(self.run.taken(self.model, self.rule, key).bytes for key in keys)
+        run, evaluates = self.run, self.rule == "evaluate"
+        beside = max(
+            run.asked(self.model, key)[1] if evaluates else run.taken(self.model, self.rule, key).bytes for key in keys
+        )
         return (self.shape.weights + (self.teacher.weights if self.teacher else 0) + beside) / 1e9
 
     @property
@@ -241,16 +241,13 @@ class Job:
 
 
 class Cost(NamedTuple):
-    """How a rule's jobs are reckoned with."""
+    """How a rule's jobs are reckoned with: what of their work is rehearsed; operations on a card, of answers these and
+    bytes moved; bytes of tensors that they write; whether a job loads a model, to compute with it."""
 
     stage: rehearsal.Stage | None = None
-    """What of its work is rehearsed."""
     work: Callable[[Job], Any] | None = None
-    """Operations on a card; of answers these and bytes moved."""
     written: Callable[[Job], float] = lambda job: 0
-    """Bytes of tensors."""
     loads: bool = True
-    """Whether a job loads a model, to compute with it."""
 
 
 def units(job: Job) -> int:
@@ -329,10 +326,9 @@ def known_sizes() -> dict[str, dict[str, float]]:
 
 def questions(name: str, own: Mapping[str, Any]) -> tuple:
     """Return what is equal of tasks that ask the same questions in the same way, so that a model answers them once."""
-    if own["kind"] != "lm_eval":
-        return (own["kind"], name)
     how = ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")
-    return (own["definition"] or name, *(own[key] for key in how))
+    asked = (own["definition"] or name, *(own[key] for key in how)) if own["kind"] == "lm_eval" else (name,)
+    return own["kind"], *asked
 
 
 def reading(network: nn.Module, rows: int, prompt: int, more: int, shared: int = 0, at_once: bool = True) -> Taken:

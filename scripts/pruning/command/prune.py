@@ -27,47 +27,38 @@ TABLES = ("results/table1.csv", "results/tradeoff.csv")
 
 
 class Result(NamedTuple):
-    """What came out of a run."""
+    """What came out of a run: decision.rows, the model to take, its folder, and a page of Markdown to decide by."""
 
     models: pd.DataFrame
-    """decision.rows."""
     choice: decision.Choice
     folder: Path
-    """Of the model to take."""
     page: str
-    """Markdown, to decide by."""
+
+
+def option(kind: Any, words: str, **checks: Any) -> Any:
+    """The type of an option of the command line. words: its help."""
+    return Annotated[kind, typer.Option(help=words, **checks)]
+
+
+RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text"
+SPARSITY = "per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget"
+COST = "in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
+COST += "or a share of the dense model's: parameters=70%"
+METHODS = "with commas; the first is what others are compared with; attention_obs,wanda, "
+METHODS += "or what this model and machine can do in their place"
+CORES = os.cpu_count() or 1
 
 
 def command(
     model: Annotated[str, typer.Argument(help="folder, .gguf file, package:file.gguf, or org/name of the hub")],
-    data: Annotated[
-        Path,
-        typer.Option(
-            exists=True, dir_okay=False, help="JSON Lines: messages, prompt/completion, question/answer, or text"
-        ),
-    ],
-    sparsity: Annotated[
-        str | None, typer.Option(help="per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget")
-    ] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND=AMOUNT",
-            help="in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, or a "
-            "share of the dense model's: parameters=70%",
-        ),
-    ] = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            help="with commas; the first is what others are compared with; attention_obs,wanda, or what this model and "
-            "machine can do in their place"
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="folder for all of it; a run that stopped goes on there")] = Path("pruned"),
-    recover: Annotated[bool, typer.Option(help="also tune each pruned model by LoRA, 150 steps")] = False,
-    tolerance: Annotated[float, typer.Option(help="per cent of perplexity that may be lost")] = 10.0,
-    cores: Annotated[int, typer.Option(help="CPU cores")] = os.cpu_count() or 1,
+    data: option(Path, RECORDS, exists=True, dir_okay=False),
+    sparsity: option(str | None, SPARSITY) = None,
+    budget: option(list[str] | None, COST, metavar="KIND=AMOUNT") = None,
+    methods: option(str | None, METHODS) = None,
+    out: option(Path, "folder for all of it; a run that stopped goes on there") = Path("pruned"),
+    recover: option(bool, "also tune each pruned model by LoRA, 150 steps") = False,
+    tolerance: option(float, "per cent of perplexity that may be lost") = 10.0,
+    cores: option(int, "CPU cores") = CORES,
 ) -> None:
     """Prune a model on your data, measure what is left, and take the one to use."""
     asked = configuration.budget_of(budget or [])
@@ -204,12 +195,12 @@ def run(request: Request, what: str, *targets: str, config: str = CONFIG) -> Non
             for event in workflow.events(arguments, log):
                 kept.write(json.dumps(event) + "\n")
                 kept.flush()
-                bar.update(event)
+                bar.show(event)
         except InputError as error:
             raise InputError(f"{what}: {error} (all of it: {out / LOG})") from None
 
 
-def show_status(out: Annotated[Path, typer.Option(help="folder of the run")] = Path("pruned")) -> None:
+def show_status(out: option(Path, "folder of the run") = Path("pruned")) -> None:
     """What a run is at, what failed, and the last words of its log."""
     if not (out / LOG).is_file():
         raise InputError(f"--out {out}: no run of prune there (no {LOG})")
