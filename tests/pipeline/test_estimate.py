@@ -147,7 +147,7 @@ def test_an_evaluation_is_asked_in_the_batch_that_fits_and_shared_answers_once(m
         return work.Job(work.Run(config, CARD, stops_from), "evaluate", job).seconds - reading
 
     left = 25.2e9 - 2 * (shape.kept(0.5) + 2 * shape.head)
-    assert 128e8 < left < 256e8 and work.Run(config, CARD).asked("qwen2_5-7b", "gsm8k", 0.5) == (128, 128 * 10**8)
+    assert 128e8 < left < 256e8 and work.Run(config, CARD).batch_of("qwen2_5-7b", "gsm8k", 0.5) == (128, 128 * 10**8)
     task = config.tasks["gsm8k"].model_dump() | {"batch_size": 128}
     assert of("gsm8k") == pytest.approx(CARD.seconds(*work.evaluation(shape, "gsm8k", task, 0.5)))
     assert of("gsm8k,gsm8k_256") == of("gsm8k_256,gsm8k") == of("gsm8k") > of("gsm8k_256") > 0

@@ -113,26 +113,23 @@ class Run:
             places.insert(1, Path(source.path))
         return next((place for place in places if source and (place / "config.json").is_file()), None)
 
-    def network(self, model: str) -> nn.Module:
-        return rehearsal.network(self.directory(model), self.config.models[model].dtype)
-
     def _shape(self, model: str) -> Shape | None:
-        return shape_of(self.network(model)) if self.directory(model) else None
+        folder = self.directory(model)
+        return shape_of(rehearsal.network(folder, self.config.models[model].dtype)) if folder else None
 
     def _taken(self, model: str, rule: str, key: str, batch: int = 0) -> Taken:
         """Return what a rule's repeated part takes, with the settings of this name; of a task of lm-eval one batch,
         whose prompts are taken to be twice the mean, beyond what they share."""
-        stage = COSTS[rule].stage
+        stage, network = COSTS[rule].stage, rehearsal.network(self.directory(model), self.config.models[model].dtype)
         own = getattr(self.config, stage.section)[key].model_dump()
         if own.get("kind") == "lm_eval":
             if not (size := size_of(key, own)) or not size["answer_tokens"]:
-                return reading(self.network(model), batch, PROMPT, ANSWER)
+                return reading(network, batch, PROMPT, ANSWER)
             answer, shared, prompt = lengths(own, size)
-            return reading(self.network(model), batch, shared + 2 * prompt, answer, shared, at_once=False)
-        structure = {"structure": "kv_groups"} if rule.startswith("attention_") else {}
-        return stage.taken(self.network(model), {**own, **structure})
+            return reading(network, batch, shared + 2 * prompt, answer, shared, at_once=False)
+        return stage.taken(network, own | ({"structure": "kv_groups"} if rule.startswith("attention_") else {}))
 
-    def asked(self, model: str, name: str, sparsity: float = 0) -> tuple[int, int]:
+    def batch_of(self, model: str, name: str, sparsity: float = 0) -> tuple[int, int]:
         """The largest batch of a task that fits beside a model's weights, halved from its own, and its bytes; on a CPU
         its own."""
         task, gpus, shape = self.config.tasks[name], self.config.models[model].gpus, self.shape(model)
@@ -151,7 +148,7 @@ class Job:
         self.run, self.rule, self.wildcards, config = run, rule, wildcards, run.config
         self.model, self.sparsity = wildcards.get("model", ""), int(wildcards.get("sparsity", 0)) / 100
         self.cost, self.shape = COSTS.get(rule, NOTHING), run.shape(self.model)
-        self.text = config.calibrations[wildcards["calib"]] if "calib" in wildcards else None
+        self.calibration = config.calibrations[wildcards["calib"]] if "calib" in wildcards else None
         self.tuning = config.tunings[wildcards["tuning"]] if "tuning" in wildcards else None
         self.method = config.method(wildcards["method"]) if "method" in wildcards else None
         distilled = rule == "recover" and self.tuning.objective == "distillation"
@@ -165,7 +162,8 @@ class Job:
         keys = self.wildcards[KEYS[self.cost.stage.section]].split(",")
         run, evaluates = self.run, self.rule == "evaluate"
         beside = max(
-            run.asked(self.model, key)[1] if evaluates else run.taken(self.model, self.rule, key).bytes for key in keys
+            run.batch_of(self.model, key)[1] if evaluates else run.taken(self.model, self.rule, key).bytes
+            for key in keys
         )
         return (self.shape.weights + (self.teacher.weights if self.teacher else 0) + beside) / 1e9
 
@@ -191,21 +189,21 @@ class Job:
         another; second moments are rehearsed in one layer."""
         each = self.run.taken(self.model, rule or self.rule, self.wildcards["calib"]).flops
         layers = self.shape.layers if (rule or self.rule).endswith("second_moments") else 1
-        return each * layers * self.text.samples / self.text.micro_batch
+        return each * layers * self.calibration.samples / self.calibration.micro_batch
 
     def refit(self, scheme: str, sparsity: float) -> float:
         """Return the operations of each layer, once as it was and, cut, before each fit and after the last; and of the
         sums. Solving is the CPU's."""
-        tokens, width = self.text.samples * self.text.sequence_length, (1 - sparsity) * self.shape.width
+        tokens, width = self.calibration.samples * self.calibration.sequence_length, (1 - sparsity) * self.shape.width
         passes = 3 if scheme == "ridge_attention" else 2
         sums = 2 * tokens * self.shape.layers * width * (width + self.shape.hidden)
         return self.shape.forward(tokens, 0) + self.shape.forward(passes * tokens, 0, sparsity) + sums
 
     def rounds(self) -> float:
         """Return the operations of what is measured before each round and after the last, and of the refits."""
-        refits = sum(self.refit("ridge_attention", gone / 100) for gone in self.text.rounds)
+        refits = sum(self.refit("ridge_attention", removed / 100) for removed in self.calibration.rounds)
         measured = self.rehearsed("output_gradients") + self.rehearsed("second_moments")
-        return (1 + len(self.text.rounds)) * measured + refits
+        return (1 + len(self.calibration.rounds)) * measured + refits
 
     def sensitivity(self) -> float:
         """Return the operations of cuts: each runs its layer and all after it; `greedy` tries about two in each step
@@ -215,7 +213,7 @@ class Job:
         groups = kv_groups.counts_of(config)[0] if allocation.cuts_groups(scheme) else 1
         cuts = (allocation.LEVELS + min(allocation.LEVELS, groups - 1)) * layers
         tried, again = (2 * cuts, cuts / 2) if allocation.search_of(scheme) == "greedy" else (cuts, 0)
-        tokens = min(self.text.samples, self.text.probed) * self.text.sequence_length
+        tokens = min(self.calibration.samples, self.calibration.probed) * self.calibration.sequence_length
         return self.shape.forward((tried * (layers + 1) / (2 * layers) + again + 2) * tokens, 2 * tried * tokens)
 
     def recover(self) -> float:
@@ -234,7 +232,7 @@ class Job:
         for name in self.wildcards["task"].split(","):
             own = self.run.config.tasks[name].model_dump()
             if own["kind"] == "lm_eval":
-                own["batch_size"] = self.run.asked(self.model, name, sparsity)[0]
+                own["batch_size"] = self.run.batch_of(self.model, name, sparsity)[0]
             work, same = evaluation(self.shape, name, own, sparsity, stopped), questions(name, own)
             longest[same] = max(longest.get(same, (0, 0)), work, key=lambda each: self.run.card.seconds(*each))
         return tuple(map(sum, zip(*longest.values(), strict=True)))
@@ -250,24 +248,20 @@ class Cost(NamedTuple):
     loads: bool = True
 
 
-def units(job: Job) -> int:
-    """Return how many channels of its attention, or neurons, a layer has."""
-    return job.shape.channels if job.rule.startswith("attention_") else job.shape.width
-
-
 def refit_bytes(job: Job) -> float:
     """Return what a refit writes: the fitted matrices, in float32."""
     attention = job.shape.channels * (job.method.compensate == "ridge_attention")
     return 4 * job.shape.layers * job.shape.hidden * (job.shape.width * (1 - job.sparsity) + attention)
 
 
-MOMENTS = Cost(second_moments.STAGE, Job.rehearsed, lambda job: 8 * job.shape.layers * units(job) ** 2)
+MOMENTS = Cost(second_moments.STAGE, Job.rehearsed, lambda job: 8 * job.shape.layers * job.shape.width**2)
 CURVATURE = Cost(output_gradients.STAGE, Job.rehearsed, lambda job: 4 * job.shape.layers * job.shape.hidden**2)
 WEIGHTS = Cost(written=lambda job: job.shape.weights - job.sparsity * job.shape.ffn * job.shape.size, loads=False)
 COSTS = {
-    "calibrate_shard": Cost(gradients.STAGE, lambda job: job.rehearsed() / job.text.shards),
+    "calibrate_shard": Cost(gradients.STAGE, lambda job: job.rehearsed() / job.calibration.shards),
     **dict.fromkeys(("observe", "attention_statistics"), Cost(gradients.STAGE, Job.rehearsed)),
-    **dict.fromkeys(("second_moments", "attention_second_moments"), MOMENTS),
+    "second_moments": MOMENTS,
+    "attention_second_moments": MOMENTS._replace(written=lambda job: 8 * job.shape.layers * job.shape.channels**2),
     **dict.fromkeys(("output_gradients", "attention_output_gradients"), CURVATURE),
     **dict.fromkeys(("parameter_gradients", "attention_parameter_gradients", "cases"), Cost()),
     "refit": Cost(footprint.REFIT, lambda job: job.refit(job.method.compensate, job.sparsity), refit_bytes),
