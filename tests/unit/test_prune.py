@@ -62,21 +62,32 @@ def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
     assert found == [{"prompt": "<user>hi<assistant>", "completion": "hi"}]
 
 
+UNANSWERED = "record 1: `messages` must end in an answer"
+NO_CHAT = "record 1: the model's chat format refuses it: "
+NONE_FOUND = "its records have a, b; one of these is needed: `messages`, `prompt` and `completion`"
+
+
 @pytest.mark.parametrize(
-    ("records", "message"),
+    ("records", "chat", "message"),
     [
-        ([{"a": 1, "b": "x"}], "its records have a, b; one of these is needed: `messages`, `prompt` and `completion`"),
-        ([{"question": "q", "answer": "a"}, {"question": "q"}], "record 2 has no text in `answer`"),
-        ([{"question": "q", "answer": 3}], "record 1 has no text in `answer`"),
-        (['{"question": "q"'], "mine.jsonl:1: broken JSON"),
-        (["[1]"], "mine.jsonl:1: expected a JSON object, found list"),
-        ([""], "mine.jsonl: holds no records"),
-        ([{"messages": []}], "`messages`, but the model's tokenizer has no chat format"),
+        ([{"a": 1, "b": "x"}], None, NONE_FOUND),
+        ([{"question": "q", "answer": "a"}, {"question": "q"}], None, "record 2 has no text in `answer`"),
+        ([{"question": "q", "answer": 3}], None, "record 1 has no text in `answer`"),
+        ([{"text": " "}], None, "record 1 has no text in `text`"),
+        (['{"question": "q"'], None, "mine.jsonl:1: broken JSON"),
+        (["[1]"], None, "mine.jsonl:1: expected a JSON object, found list"),
+        ([""], None, "mine.jsonl: holds no records"),
+        ([{"messages": []}], None, "`messages`, but the model's tokenizer has no chat format"),
+        ([{"messages": said("user")}], REFUSING, UNANSWERED),
+        ([{"messages": ["user", "assistant"]}], REFUSING, UNANSWERED),
+        ([{"messages": said("assistant", "assistant")}], REFUSING, NO_CHAT + "twice"),
+        ([{"messages": said("assistant")}], REFUSING, NO_CHAT + "Cannot apply chat template to an empty conversation"),
+        ([{"messages": [*said("user"), said("assistant")[0] | {"content": 3}]}], REFUSING, NO_CHAT + "can only concat"),
     ],
 )
-def test_odd_data_are_named(tmp_path, records, message):
+def test_odd_data_are_named(tmp_path, records, chat, message):
     with pytest.raises(InputError, match="mine.jsonl:") as error:
-        read(tmp_path / "mine.jsonl", *records)
+        read(tmp_path / "mine.jsonl", *records, chat=chat)
     assert message in str(error.value)
 
 
@@ -109,21 +120,6 @@ def test_what_is_no_file_is_not_read(tmp_path):
             datasets.read_jsonl(path)
     (tmp_path / "fine.jsonl").write_text('{"text": "\\ud83d\\ude00"}')
     assert datasets.read_jsonl(tmp_path / "fine.jsonl") == [{"text": "😀"}]
-
-
-@pytest.mark.parametrize(
-    ("messages", "message"),
-    [
-        (said("user"), "`messages` must end in an answer"),
-        (["user", "assistant"], "`messages` must end in an answer"),
-        (said("assistant", "assistant"), "the model's chat format refuses it: twice"),
-        (said("assistant"), "the model's chat format refuses it: Cannot apply chat template to an empty conversation"),
-        ([*said("user"), {"role": "assistant", "content": 3}], "the model's chat format refuses it: can only concat"),
-    ],
-)
-def test_conversations_that_cannot_be_written_are_named(tmp_path, messages, message):
-    with pytest.raises(InputError, match=f"record 1: {message}"):
-        read(tmp_path / "mine.jsonl", {"messages": messages}, chat=REFUSING)
 
 
 @pytest.mark.parametrize("prompt", ["a", "XX"])
@@ -278,13 +274,6 @@ def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
     assert "\n" not in str(error.value)
 
 
-def test_sparsities_are_whole_per_cent():
-    assert numbers("30, 20,30") == [20, 30]
-    for given in ("", "0", "100", "0.3", "20;30", "-5"):
-        with pytest.raises(InputError, match="--sparsity"):
-            numbers(given)
-
-
 # the methods
 
 LLAMA, GEMMA2, GRANITE = {"model_type": "llama"}, {"model_type": "gemma2"}, {"model_type": "granite"}
@@ -317,16 +306,11 @@ def test_what_was_asked_for_and_cannot_run_is_refused_with_what_can():
     assert needs.lacking(4, 8) == "refits take 9.0 GB of disk, 8.0 GB are there"
 
 
-@pytest.mark.parametrize(
-    ("method", "instead"),
-    [
-        ("attention_obs", "sequential_obs"),
-        ("corrective_wanda", "sequential_wanda"),
-        ("best", "`compensate: ridge_sequential`"),
-        ("sequential_obs", None),
-        ("ridge_obs", None),
-    ],
-)
+INSTEAD = {"attention_obs": "sequential_obs", "corrective_wanda": "sequential_wanda", "sequential_obs": None}
+INSTEAD |= {"best": "`compensate: ridge_sequential`", "ridge_obs": None}
+
+
+@pytest.mark.parametrize(("method", "instead"), INSTEAD.items())
 def test_what_a_family_cannot_do_is_said_before_any_job(tmp_path, method, instead):
     tiny.save(tiny.of_family("gemma2"), tmp_path / "m")
     for split in ("train", "test"):
@@ -377,12 +361,13 @@ def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, f
     assert len(found) == (said is not None) and (not said or found[0].startswith(said))
 
 
-# a budget
+# the command line
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        *((text, f"--sparsity {text}: whole per cent") for text in ("", "0", "100", "0.3", "20;30", "-5")),
         (["parameters=1B", "bytes=1GB"], "--budget parameters=1B bytes=1GB: one budget at a time"),
         (["parameters=1B,bytes=1GB"], "--budget parameters=1B,bytes=1GB: one budget at a time"),
         (["1.2B"], "--budget 1.2B: no budget '1.2B'; give one of parameters=…, bytes=…, prefill_ms=…, decode_ms=…"),
@@ -392,10 +377,14 @@ def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, f
         (["decode_ms="], "--budget decode_ms=: decode_ms: '' is no amount"),
     ],
 )
-def test_what_is_no_budget_is_said(given, message):
+def test_what_is_no_sparsity_and_no_budget_is_said(given, message):
     with pytest.raises(InputError) as error:
-        budget_of(given)
+        numbers(given) if isinstance(given, str) else budget_of(given)
     assert str(error.value).startswith(message)
+
+
+def test_sparsities_and_budgets_are_read():
+    assert numbers("30, 20,30") == [20, 30]
     assert budget_of([]) is None and budget_of(["bytes=9 MB"]) == {"bytes": "9 MB"}
 
 

@@ -1,6 +1,5 @@
 """A run in a process of its own: its events, its progress and its errors."""
 
-import json
 import os
 import subprocess
 import sys
@@ -22,12 +21,7 @@ rule made:
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return written(tmp_path, "")
-
-
-def written(folder: Path, failing: str) -> Path:
+def written(folder: Path, failing: str = "") -> Path:
     (folder / "Snakefile").write_text(SNAKEFILE.replace("{FAILING}", failing))
     return folder
 
@@ -38,14 +32,15 @@ def run(folder: Path) -> list[dict]:
         return list(workflow.events([*arguments, "--show-failed-logs", "--", "all"], messages))
 
 
-def shown(folder: Path) -> str:
-    """What our logger prints where there is no terminal."""
+def shown(folder: Path, **variables: str) -> str:
+    """What our logger prints, where there is no terminal unless variables of the environment say so."""
     command = [sys.executable, "-m", "snakemake", "--logger", "pruning", "--cores", "1", "--quiet", "rules"]
-    environment = {**os.environ, "PYTHONPATH": str(workflow.PLUGINS)}
+    environment = {**os.environ, "PYTHONPATH": str(workflow.PLUGINS), **variables}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stderr
 
 
-def test_events_tell_of_jobs_as_they_are_started_and_finished(folder):
+def test_events_tell_of_jobs_as_they_are_started_and_finished(tmp_path):
+    folder = written(tmp_path)
     events = run(folder)
     jobs = {event["jobid"]: event for event in events if event["event"] == "job_info"}
     made = [job for job in jobs.values() if job["rule_name"] == "made"]
@@ -63,21 +58,15 @@ def test_events_tell_of_jobs_as_they_are_started_and_finished(folder):
     ("failing", "message"),
     [("echo start > {log}; echo 'error: no room' >> {log}; exit 1; ", "^no room$"), ("exit 1; {nothing}", "nothing")],
 )
-def test_a_failed_run_ends_in_its_own_words(folder, failing, message):
+def test_a_failed_run_ends_in_its_own_words(tmp_path, failing, message):
     with pytest.raises(InputError, match=message):
-        run(written(folder, failing))
+        run(written(tmp_path, failing))
 
 
-def test_without_a_terminal_each_finished_job_is_a_line_and_nothing_else_is_said(folder):
-    lines = shown(folder).splitlines()
+def test_without_a_terminal_each_finished_job_is_a_line_and_on_one_there_is_a_bar(tmp_path):
+    lines = shown(written(tmp_path)).splitlines()
     assert [line.partition(" jobs, 0:0")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3"]
     assert {line.rpartition(": ")[2] for line in lines} == {"made name=a", "made name=b", "all"}
-
-
-def test_errors_are_printed_above_what_is_done(folder):
-    said = shown(written(folder, "exit {nothing}; "))
-    assert "nothing" in said and "Select jobs" not in said
-
-
-def test_events_are_json_for_others(folder):
-    json.dumps(run(folder))
+    (tmp_path / "a.txt").unlink()
+    said = shown(written(tmp_path, "exit {nothing}; "), FORCE_COLOR="1", COLUMNS="200")
+    assert "NameError" in said and "0/2" in said and "Select jobs" not in said
