@@ -52,9 +52,10 @@ class Bar(Progress):
     def show(self, event: dict[str, Any]) -> None:
         """Show what an event of `event_of` changes."""
         name = self.at_work.pop(event.get("job_id", event.get("jobid")), "")
-        if event["event"] == "run_info":
-            self.total = event["stats"]["total"]
+        if event["event"] == "workflow_started":
             self.start()
+        elif event["event"] in ("run_info", "nothing_to_do"):
+            self.total = event.get("stats", {"total": 0})["total"]
         elif event["event"] == "job_info":
             self.at_work[event["jobid"]] = name_of(event)
         elif event["event"] == "job_finished":
