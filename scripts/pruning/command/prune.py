@@ -75,10 +75,10 @@ def command(
     print(f"This page: {out / PAGE}   configuration: {out / CONFIG}   tables: {out / 'results'}")
 
 
-def prune(request: Request, command: str) -> Result:
+def prune(request: Request, line: str) -> Result:
     """Do what was asked for, in `request.out`, where a run that stopped goes on, and write the page to decide by.
 
-    command: what the configuration says of its origin. Raises InputError for what cannot be done, with the words of a
+    line: the command, which the configuration names. Raises InputError for what cannot be done, with the words of a
     job that failed."""
     from pruning.models import loading  # torch is slow
 
@@ -104,7 +104,7 @@ def prune(request: Request, command: str) -> Result:
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
     budgets, sparsities = {}, request.sparsities
     if request.budget:
-        put(out / START, configuration.text(configuration.build(request, known, methods, []), command))
+        put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
         budgets = within_budget(request, alias, methods, start)
         sparsities = {method: found["sparsity"] for method, found in budgets.items()}
     wanted = configuration.build(request, known, methods, sparsities)
@@ -112,7 +112,7 @@ def prune(request: Request, command: str) -> Result:
         for difference in config_file.differences(mine[0], wanted):
             print(f"{out / CONFIG}: {difference}", flush=True)
     else:
-        put(out / CONFIG, config_file.signed(configuration.text(wanted, command)))
+        put(out / CONFIG, config_file.signed(configuration.text(wanted, line)))
     run(request, "pruning and measuring", *TABLES, "results/figures/tradeoff.png")
 
     models = decision.rows(*(artifacts.read_csv(out / table) for table in TABLES))
