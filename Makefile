@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # With our logger (scripts/pruning/core/plugins), which shows what is done and at work.
-SNAKEMAKE := . $(BIN)/activate && PYTHONPATH=scripts/pruning/core/plugins:$$PYTHONPATH snakemake --logger pruning --cores all
+LOGGER := PYTHONPATH=scripts/pruning/core/plugins$${PYTHONPATH:+:$$PYTHONPATH} snakemake --logger pruning
+SNAKEMAKE := . $(BIN)/activate && $(LOGGER) --cores all
 .DEFAULT_GOAL := help
 
 help: ## This list
