@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -50,6 +51,7 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     done = prune(own, *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     page = (own / "pruned/decision.md").read_text()
+    assert re.search(r"^(\d+) of \1 jobs, \d+:\d\d: ", done.stderr, re.M) and done.stderr.count("Traceback") == 0
     folder = own / page.split("It lies in `")[1].partition("`")[0]
     assert AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).num_parameters() > 0
     assert page.count("| dense |") == 1 and "your test data" in done.stdout
@@ -63,7 +65,7 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     status = [sys.executable, "-m", "pruning.command.prune", "status"]
     environment = {**os.environ, "PYTHONPATH": str(workspace.ROOT / "scripts")}
     said = subprocess.run(status, cwd=own, env=environment, capture_output=True, text=True).stdout
-    assert "at work" not in said and "stopped" not in said
+    assert said == "all jobs have ended\n"
     # A configuration that was edited is used as it is, and stays.
     config = own / "pruned/prune.yaml"
     mine = config.read_text().replace("title: Your model, pruned", "title: Mine")
