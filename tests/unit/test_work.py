@@ -166,7 +166,8 @@ def test_tasks_of_the_same_questions_share_their_answers():
     task = GSM8K | {"definition": None, "limit": None}
     assert work.questions("gsm8k", task) == work.questions("part", GSM8K)
     assert work.questions("aqua", task) != work.questions("part", GSM8K)
-    assert work.questions("gsm8k", task | {"num_fewshot": 5}) != work.questions("gsm8k", task)
+    for other in ({"num_fewshot": 5}, {"max_gen_toks": 9}, {"chat_template": True}, {"shared_examples": True}):
+        assert work.questions("gsm8k", task | other) != work.questions("gsm8k", task)
 
 
 def test_what_has_no_known_size_is_named():
