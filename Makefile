@@ -1,7 +1,9 @@
 # Two commands for a newcomer: `make table1` and `make test`; `make paper` makes the rest. All set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-SNAKEMAKE := . $(BIN)/activate && snakemake --cores all
+# With our logger (scripts/pruning/core/plugins), which shows what is done and at work.
+LOGGER := PYTHONPATH=scripts/pruning/core/plugins$${PYTHONPATH:+:$$PYTHONPATH} snakemake --logger pruning
+SNAKEMAKE := . $(BIN)/activate && $(LOGGER) --cores all
 .DEFAULT_GOAL := help
 
 help: ## This list

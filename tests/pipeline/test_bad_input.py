@@ -208,9 +208,11 @@ def test_what_make_runs_prints_a_failed_jobs_own_error(workspace: Workspace):
     recipe = re.search(r"^table1: .*\n\t@\$\(SNAKEMAKE\) (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
     assert "--quiet" in recipe
     edited(workspace, {"calibrations|gsm_symbolic-s0|samples": 100_000})
-    done = workspace.snakemake(*recipe.split(), check=False)
+    logger = {"forking": False, "PYTHONPATH": str(ROOT / "scripts/pruning/core/plugins")}
+    done = workspace.snakemake(*recipe.split(), "--logger", "pruning", check=False, **logger)
     printed = done.stdout + done.stderr
-    assert done.returncode != 0 and "rule calibrate_shard:" not in printed
+    assert done.returncode != 0 and "rule calibrate_shard:" not in printed and "Select jobs" not in printed
+    assert re.search(r"^\d+ of \d+ jobs, \d+:\d\d: fetch_model model=tiny-reasoner$", printed, re.M)
     assert "calibrate_shard: error: calibration data holds 40 whole samples; 100000" in printed
     assert "results/logs/tiny-reasoner/calibration/gsm_symbolic-s0/shards/" in printed
 

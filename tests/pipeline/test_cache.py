@@ -196,6 +196,8 @@ CODE = {
     "scripts/pruning/core/names.py": {"table": 1},
     "scripts/pruning/core/limits.py": {"table": 1},
     "scripts/pruning/core/locks.py": NOTHING,
+    "scripts/pruning/core/workflow.py": NOTHING,
+    "scripts/pruning/core/plugins/snakemake_logger_plugin_pruning/__init__.py": NOTHING,
     "scripts/pruning/core/strict_yaml.py": NOTHING,
     "scripts/pruning/core/slurm.py": NOTHING,
     "scripts/pruning/core/hub.py": FROM_MODEL | FROM_DATA,

@@ -6,13 +6,23 @@ import shutil
 import estimate
 import pytest
 from safetensors.torch import load_file
+from snakemake.cli import parse_config
+from snakemake.common.configfile import load_configfile
 
 from pruning.analysis import work
+from pruning.command.config_file import whole
+from pruning.config.schema import Config
+from pruning.core.errors import InputError
 from pruning.models import rehearsal
 from pruning.models.rehearsal import Taken
 from workspace import ROOT, Workspace
 
 CARD = work.Card(165, 1008, 25.2)
+
+
+def configuration(*files: str, **values: str) -> Config:
+    """The default, these files and single values, as `estimate` reads them."""
+    return whole(*map(load_configfile, files), parse_config([f"{key}={value}" for key, value in values.items()]))
 
 
 def test_a_plan_is_counted_by_stage(workspace: Workspace, monkeypatch, capsys):
@@ -63,7 +73,7 @@ def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch)
     wanted = [places[stage] + ".json" for stage in layered]
     finished.snakemake(*wanted, f"{own}/compact/{calib}/wanda/50/manifest.json", "--notemp")
     monkeypatch.chdir(finished.path)
-    run = estimate.Run(estimate.configuration(["test.yaml"], []), CARD)
+    run = work.Run(configuration("test.yaml"), CARD)
     for stage, place in places.items():
         tensors = [load_file(path) for path in (finished.path / place).glob("*.safetensors")]
         found = sum(tensor.nbytes for held in tensors for tensor in held.values())
@@ -71,12 +81,14 @@ def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch)
         job = {"model": "tiny-reasoner"}
         if stage in ("compact", "refit"):
             job |= {"calib": calib, "method": method, "sparsity": "50"}
-        assert run.written(stage, [job, job]) == pytest.approx(2 * found / 1e9, rel=0.01), stage
+        assert work.Job(run, stage, job).written == pytest.approx(found / 1e9, rel=0.01), stage
     job = {"model": "tiny-reasoner", "calib": calib}
-    for reckon in (run.memory, run.card_hours):
-        own, ffn = (reckon(f"{of}second_moments", [job]) for of in ("attention_", ""))
-        assert 0 < own < ffn  # 32 channels, 48 neurons
-        assert reckon("attention_output_gradients", [job]) > 0
+    own, ffn, curvature = (
+        work.Job(run, f"{of}", job)
+        for of in ("attention_second_moments", "second_moments", "attention_output_gradients")
+    )
+    assert 0 < own.memory < ffn.memory and 0 < own.seconds < ffn.seconds  # 32 channels, 48 neurons
+    assert curvature.memory > 0 and curvature.seconds > 0
     for stage in layered:  # as without --notemp: others plan in this folder
         shutil.rmtree(finished.path / places[stage])
 
@@ -102,40 +114,40 @@ def test_evaluations_of_other_tasks_tell_nothing(tmp_path, monkeypatch):
 def test_what_snakemake_refuses_ends_in_its_words(workspace: Workspace, monkeypatch):
     monkeypatch.chdir(workspace.path)
     (workspace.path / "bad.yaml").write_text("experimant: {}\n")
-    with pytest.raises(SystemExit, match="experimant: unknown key"):
+    with pytest.raises(InputError, match="experimant: unknown key"):
         estimate.estimate(["results/table1.csv"], ["bad.yaml"])
 
 
 @pytest.mark.parametrize("name", ["qwen2_5-7b", "llama-3-8b"])
 def test_shapes_are_those_of_the_models(name):
-    network = rehearsal.network(estimate.SHAPES / name, "bfloat16")
+    network = rehearsal.network(work.SHAPES / name, "bfloat16")
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert parameters == {"qwen2_5-7b": 7_615_616_512, "llama-3-8b": 8_030_261_248}[name]  # as their cards say
     assert (ROOT / f"config/{name}.yaml").is_file()
 
 
 def test_single_values_count_as_in_the_plan():
-    found = estimate.configuration([], ["tunings={arithmetic: {batch_size: 3}}"])
+    found = configuration(tunings="{arithmetic: {batch_size: 3}}")
     assert found.tunings["arithmetic"].batch_size == 3
 
 
-PART = "tasks={gsm8k: {stop_early: {after: 256, below: 0.1}}, gsm8k_256: {kind: lm_eval, title: part, metrics: [m], \
+QWEN = str(ROOT / "config/qwen2_5-7b.yaml")
+PART = "{gsm8k: {stop_early: {after: 256, below: 0.1}}, gsm8k_256: {kind: lm_eval, title: part, metrics: [m], \
 definition: gsm8k, limit: 256, batch_size: 512, shared_examples: true}}"
 
 
 def test_an_evaluation_is_asked_in_the_batch_that_fits_and_shared_answers_once(monkeypatch):
-    others = ["collapse={task: gsm8k_256}", "ablation={task: gsm8k_256}"]
-    config = estimate.configuration([str(ROOT / "config/qwen2_5-7b.yaml")], [PART, *others])
-    monkeypatch.setattr(estimate.Run, "_taken", lambda self, model, stage, name, batch: Taken(batch * 10**8))
-    run = estimate.Run(config, CARD)
-    shape = run.shape("qwen2_5-7b")
+    config = configuration(QWEN, tasks=PART, collapse="{task: gsm8k_256}", ablation="{task: gsm8k_256}")
+    monkeypatch.setattr(work.Run, "_taken", lambda self, model, stage, name, batch: Taken(batch * 10**8))
+    shape = work.Run(config, CARD).shape("qwen2_5-7b")
+    reading = (shape.matrices + shape.head) * shape.size / work.READING
 
     def of(tasks: str, stops_from: int = 101, variant: str = "gsm8k-s0/wanda/50") -> float:
-        run.stops_from = stops_from
-        return run.seconds("evaluate", {"model": "qwen2_5-7b", "variant": variant, "task": tasks})
+        job = {"model": "qwen2_5-7b", "variant": variant, "task": tasks}
+        return work.Job(work.Run(config, CARD, stops_from), "evaluate", job).seconds - reading
 
     left = 25.2e9 - 2 * (shape.kept(0.5) + 2 * shape.head)
-    assert 128e8 < left < 256e8 and run.asked("qwen2_5-7b", "gsm8k", 0.5) == (128, 128 * 10**8)
+    assert 128e8 < left < 256e8 and work.Run(config, CARD).batch_of("qwen2_5-7b", "gsm8k", 0.5) == (128, 128 * 10**8)
     task = config.tasks["gsm8k"].model_dump() | {"batch_size": 128}
     assert of("gsm8k") == pytest.approx(CARD.seconds(*work.evaluation(shape, "gsm8k", task, 0.5)))
     assert of("gsm8k,gsm8k_256") == of("gsm8k_256,gsm8k") == of("gsm8k") > of("gsm8k_256") > 0
@@ -145,24 +157,21 @@ def test_an_evaluation_is_asked_in_the_batch_that_fits_and_shared_answers_once(m
 
 
 def test_a_further_round_is_distilled_from_a_model_as_large_as_the_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(estimate, "SHAPES", estimate.SHAPES.resolve())
+    monkeypatch.setattr(work, "SHAPES", work.SHAPES.resolve())
     monkeypatch.chdir(tmp_path)
     source = "{kind: pruned, model: qwen2_5-7b, calib: gsm8k-s0, method: rku, sparsity: 50}"
-    second = f"second: {{dtype: bfloat16, source: {source}}}"
-    taught = "taught: {dataset: gsm8k, objective: distillation}, told: {dataset: gsm8k}"
-    values = [f"models={{{second}}}", f"tunings={{{taught}}}"]
-    run = estimate.Run(estimate.configuration([str(ROOT / "config/qwen2_5-7b.yaml")], values), CARD)
+    second = f"{{second: {{dtype: bfloat16, source: {source}}}}}"
+    taught = "{taught: {dataset: gsm8k, objective: distillation}, told: {dataset: gsm8k}}"
+    run = work.Run(configuration(QWEN, models=second, tunings=taught), CARD)
     base = tmp_path / "results/second/base"
     base.mkdir(parents=True)
-    raw = json.loads((estimate.SHAPES / "qwen2_5-7b/config.json").read_text())
+    raw = json.loads((work.SHAPES / "qwen2_5-7b/config.json").read_text())
     (base / "config.json").write_text(json.dumps({**raw, "intermediate_size": raw["intermediate_size"] // 2}))
-
-    def of(tuning: str) -> tuple[float, float]:
-        jobs = [{"model": "second", "tuning": tuning, "sparsity": "50"}]
-        return run.memory("recover", jobs), run.card_hours("recover", jobs)
-
-    (memory, hours), (alone, hours_alone) = of("taught"), of("told")
-    assert memory - alone == pytest.approx(7.615616512 * 2, rel=1e-6)  # bfloat16
-    tuning, whole = run.config.tunings["taught"], run.shape("qwen2_5-7b")
-    tokens = tuning.steps * tuning.batch_size * tuning.sequence_length
-    assert hours - hours_alone == pytest.approx(CARD.seconds(whole.forward(tokens, tokens)) / 3600)
+    own, alone = (
+        work.Job(run, "recover", {"model": "second", "tuning": tuning, "sparsity": "50"})
+        for tuning in ("taught", "told")
+    )
+    assert own.memory - alone.memory == pytest.approx(7.615616512 * 2, rel=1e-6)  # bfloat16
+    tokens = own.tuning.steps * own.tuning.batch_size * own.tuning.sequence_length
+    whole_model = run.shape("qwen2_5-7b")
+    assert own.seconds - alone.seconds == pytest.approx(CARD.seconds(whole_model.forward(tokens, tokens)))

@@ -8,14 +8,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from snakemake.utils import update_config
 
 import tiny
-from pruning.command import config_file, decision, defaults, experiment, own_data
-from pruning.command.prune import numbers, progress_of
+from pruning.command import config_file, decision, defaults, own_data, status
+from pruning.command.configuration import (
+    Known,
+    Request,
+    budget_of,
+    build,
+    calibration,
+    model_section,
+    model_source,
+    parameters_of,
+    text,
+)
+from pruning.command.prune import numbers
 from pruning.config import preflight
-from pruning.config.default import DEFAULT
-from pruning.config.validation import validate
 from pruning.core import devices, locks
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
@@ -23,52 +31,63 @@ from pruning.data import datasets
 from pruning.report import catalogue
 from workspace import ROOT
 
-MACHINE = experiment.Machine(gpus=0, threads=2)
 CHAT = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+REFUSING = "{% for m in messages %}{{ '<' + m.content }}{% endfor %}"
+REFUSING += "{% if messages[0].role == 'assistant' %}{{ raise_exception('twice') }}{% endif %}"
 
 
-def lines(path, *records) -> list[dict]:
-    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in records))
-    return datasets.read_jsonl(path)
-
-
-def tokenizer(chat: str | None = None):
-    made = tiny.tokenizer()
-    made.chat_template = chat
-    return made
+def read(path: Path, *records, chat: str | None = None) -> list[dict[str, str]]:
+    """The prompts and completions of these records, for a model with this chat format."""
+    path.write_text("\n".join(record if isinstance(record, str) else json.dumps(record) for record in records))
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = chat
+    return own_data.texts(datasets.read_jsonl(path), tokenizer, path)
 
 
 # data
 
 
+def said(*roles: str) -> list[dict]:
+    return [{"role": role, "content": "hi"} for role in roles]
+
+
 def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
     path = tmp_path / "mine.jsonl"
-    pairs = own_data.texts(lines(path, {"question": " 1+1? ", "answer": " 2\n"}, ""), tokenizer(), path)
-    assert pairs == [{"prompt": "1+1?\n", "completion": "2"}]
-    assert own_data.texts(lines(path, {"text": "abc"}), tokenizer(), path) == [{"prompt": "", "completion": "abc"}]
-    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
-    found = own_data.texts(lines(path, {"messages": said}), tokenizer(CHAT), path)
-    assert found == [{"prompt": "<user>hi<assistant>", "completion": "yes"}]
+    assert read(path, {"question": " 1+1? ", "answer": " 2\n"}, "") == [{"prompt": "1+1?\n", "completion": "2"}]
+    assert read(path, {"text": "abc"}) == [{"prompt": "", "completion": "abc"}]
+    found = read(path, {"messages": said("user", "assistant")}, chat=CHAT)
+    assert found == [{"prompt": "<user>hi<assistant>", "completion": "hi"}]
+
+
+UNANSWERED = "record 1: `messages` must end in an answer"
+NO_CHAT = "record 1: the model's chat format refuses it: "
+NONE_FOUND = "its records have a, b; one of these is needed: `messages`, `prompt` and `completion`"
 
 
 @pytest.mark.parametrize(
-    ("records", "message"),
+    ("records", "chat", "message"),
     [
-        ([{"a": 1, "b": "x"}], "its records have a, b; one of these is needed: `messages`, `prompt` and `completion`"),
-        ([{"question": "q", "answer": "a"}, {"question": "q"}], "record 2 has no text in `answer`"),
-        ([{"question": "q", "answer": 3}], "record 1 has no text in `answer`"),
-        (['{"question": "q"'], "mine.jsonl:1: broken JSON"),
-        (["[1]"], "mine.jsonl:1: expected a JSON object, found list"),
-        ([""], "mine.jsonl: holds no records"),
-        ([{"messages": []}], "`messages`, but the model's tokenizer has no chat format"),
+        ([{"a": 1, "b": "x"}], None, NONE_FOUND),
+        ([{"question": "q", "answer": "a"}, {"question": "q"}], None, "record 2 has no text in `answer`"),
+        ([{"question": "q", "answer": 3}], None, "record 1 has no text in `answer`"),
+        ([{"text": " "}], None, "record 1 has no text in `text`"),
+        (['{"question": "q"'], None, "mine.jsonl:1: broken JSON"),
+        (["[1]"], None, "mine.jsonl:1: expected a JSON object, found list"),
+        ([""], None, "mine.jsonl: holds no records"),
+        ([{"messages": []}], None, "`messages`, but the model's tokenizer has no chat format"),
+        ([{"messages": said("user")}], REFUSING, UNANSWERED),
+        ([{"messages": ["user", "assistant"]}], REFUSING, UNANSWERED),
+        ([{"messages": said("assistant", "assistant")}], REFUSING, NO_CHAT + "twice"),
+        ([{"messages": said("assistant")}], REFUSING, NO_CHAT + "Cannot apply chat template to an empty conversation"),
+        ([{"messages": [*said("user"), said("assistant")[0] | {"content": 3}]}], REFUSING, NO_CHAT + "can only concat"),
     ],
 )
-def test_odd_data_are_named(tmp_path, records, message):
+def test_odd_data_are_named(tmp_path, records, chat, message):
     with pytest.raises(InputError, match="mine.jsonl:") as error:
-        own_data.texts(lines(path := tmp_path / "mine.jsonl", *records), tokenizer(), path)
+        read(tmp_path / "mine.jsonl", *records, chat=chat)
     assert message in str(error.value)
 
 
@@ -103,28 +122,6 @@ def test_what_is_no_file_is_not_read(tmp_path):
     assert datasets.read_jsonl(tmp_path / "fine.jsonl") == [{"text": "😀"}]
 
 
-def said(*roles: str) -> list[dict]:
-    return [{"role": role, "content": "hi"} for role in roles]
-
-
-@pytest.mark.parametrize(
-    ("messages", "message"),
-    [
-        (said("user"), "`messages` must end in an answer"),
-        (["user", "assistant"], "`messages` must end in an answer"),
-        (said("assistant", "assistant"), "the model's chat format refuses it: twice"),
-        (said("assistant"), "the model's chat format refuses it: Cannot apply chat template to an empty conversation"),
-        ([*said("user"), {"role": "assistant", "content": 3}], "the model's chat format refuses it: can only concat"),
-    ],
-)
-def test_conversations_that_cannot_be_written_are_named(tmp_path, messages, message):
-    path = tmp_path / "mine.jsonl"
-    chat = "{% for m in messages %}{{ '<' + m.content }}{% endfor %}"
-    chat += "{% if messages[0].role == 'assistant' %}{{ raise_exception('twice') }}{% endif %}"
-    with pytest.raises(InputError, match=f"record 1: {message}"):
-        own_data.texts(lines(path, {"messages": messages}), tokenizer(chat), path)
-
-
 @pytest.mark.parametrize("prompt", ["a", "XX"])
 def test_records_that_all_fall_on_one_side_are_refused(prompt):
     side = "calibrate" if hashlib.sha256(prompt.encode()).digest()[0] < 256 * 0.2 else "test"
@@ -134,68 +131,68 @@ def test_records_that_all_fall_on_one_side_are_refused(prompt):
 
 def test_equal_prompts_are_on_one_side_and_new_records_move_no_other():
     pairs = [{"prompt": f"p{n % 200}", "completion": str(n)} for n in range(400)]
-    train, test = own_data.split(pairs)
+    parts = train, test = own_data.split(pairs)
     assert len(train) + len(test) == 400 and 0.1 < len(test) / 400 < 0.3
     assert not {pair["prompt"] for pair in train} & {pair["prompt"] for pair in test}
-    more_train, more_test = own_data.split([*pairs, {"prompt": "new", "completion": "x"}])
-    assert [pair for pair in more_train if pair["prompt"] != "new"] == train
-    assert [pair for pair in more_test if pair["prompt"] != "new"] == test
+    more = own_data.split([*pairs, {"prompt": "new", "completion": "x"}])
+    assert tuple([pair for pair in part if pair["prompt"] != "new"] for part in more) == parts
 
 
 # the configuration
 
 
+def known(train: int = 9000, test: int = 3000, context: int = 512, gpus: int = 0, path: Path | str = "/m") -> Known:
+    source = {"kind": "local", "path": str(path)}
+    return Known(model_section("m", source, 10**6, gpus, threads=2), context, train, test)
+
+
+def made(methods=("agf",), sparsities=(20,), about: Known | None = None, **asked) -> dict:
+    """The configuration of a request. asked: what else was asked for."""
+    request = Request("m", Path("mine.jsonl"), Path("out"), **asked)
+    return build(request, about or known(), methods, sparsities)
+
+
+def validated(content: dict):
+    """As it is written and read by the workflow."""
+    return config_file.whole(yaml.safe_load(text(content, "prune …")))
+
+
 def test_models_are_folders_files_packages_and_repositories(tmp_path):
     (tmp_path / "My Model.v2").mkdir()
-    alias, source = experiment.model_source(str(tmp_path / "My Model.v2"))
+    alias, source = model_source(str(tmp_path / "My Model.v2"))
     assert (alias, source["kind"]) == ("my_model_v2", "local")
-    assert experiment.model_source("pkg:dir/X.Q4_1.gguf") == (
-        "x_q4_1",
-        {"kind": "gguf", "package": "pkg", "path": "dir/X.Q4_1.gguf"},
-    )
-    assert experiment.model_source("Qwen/Qwen2.5-7B@" + "a" * 40)[1] == {
-        **{"kind": "hub", "repo": "Qwen/Qwen2.5-7B", "revision": "a" * 40}
-    }
-    for text in ("nothing", "none.gguf", "a/b/c"):
-        with pytest.raises(InputError, match=text):
-            experiment.model_source(text)
+    gguf = {"kind": "gguf", "package": "pkg", "path": "dir/X.Q4_1.gguf"}
+    assert model_source("pkg:dir/X.Q4_1.gguf") == ("x_q4_1", gguf)
+    hub = {"kind": "hub", "repo": "Qwen/Qwen2.5-7B", "revision": "a" * 40}
+    assert model_source("Qwen/Qwen2.5-7B@" + "a" * 40)[1] == hub
+    for name in ("nothing", "none.gguf", "a/b/c"):
+        with pytest.raises(InputError, match=name):
+            model_source(name)
 
 
 @pytest.mark.parametrize("recover", [False, True])
-def test_what_is_written_is_a_valid_configuration(tmp_path, monkeypatch, recover):
-    tiny.save(tiny.qwen2(), tmp_path / "m")
-    alias, source = experiment.model_source(str(tmp_path / "m"))
-    model = experiment.model_section(alias, source, 10**6, MACHINE)
-    size = experiment.Size(train=9000, test=3000)
-    own = experiment.config(model, size, 512, methods=["agf", "rku"], sparsities=[20, 40], recover=recover)
-    whole = json.loads(json.dumps(DEFAULT.model_dump()))
-    update_config(whole, yaml.safe_load(experiment.text(own, "prune …")))
-    config = validate(whole)
+def test_what_is_written_is_a_valid_configuration(recover):
+    config = validated(made(["agf", "rku"], [20, 40], recover=recover))
     assert config.tasks["own"].seqlen == 64  # 40 windows of 64 in 3,000 tokens, none of 128
     assert (config.calibrations["own"].samples, config.calibrations["own"].sequence_length) == (17, 512)
     assert config.table("table1").methods == ["agf", "rku"] and config.experiment.reference == "agf"
     assert len([table for table in config.tables.values() if table]) == 1
     recovered = [f"own/agf/{sparsity}/own" for sparsity in (20, 40)]  # its speed is measured as well
-    assert all((name in map(str, catalogue.timed(config)[alias])) == recover for name in recovered)
+    assert all((name in map(str, catalogue.timed(config)["m"])) == recover for name in recovered)
     assert config.table("table1").tasks == (["own", "own@own"] if recover else ["own"])
 
 
-def test_a_cpu_is_asked_for_less_than_a_gpu():
-    sizes = {}
-    for gpus in (0, 1):
-        model = experiment.model_section("m", {"kind": "local", "path": "x"}, 10**8, experiment.Machine(gpus, 2))
-        own = experiment.config(
-            model, experiment.Size(10**6, 10**6), 4096, methods=["agf"], sparsities=[20], recover=False
-        )
-        calibration, task = own["calibrations"]["own"], own["tasks"]["own"]
-        sizes[gpus] = (calibration["samples"], task["seqlen"], task["tokens"])
-    assert sizes == {0: (32, 1024, 40 * 1024), 1: (128, 2048, 128 * 2048)}
+@pytest.mark.parametrize(("gpus", "sizes"), [(0, (32, 1024, 40 * 1024)), (1, (128, 2048, 128 * 2048))])
+def test_a_cpu_is_asked_for_less_than_a_gpu(gpus, sizes):
+    own = made(about=known(10**6, 10**6, 4096, gpus))
+    task = own["tasks"]["own"]
+    assert (own["calibrations"]["own"]["samples"], task["seqlen"], task["tokens"]) == sizes
 
 
 def test_a_large_model_is_in_bfloat16_where_the_cpu_has_instructions_for_it(monkeypatch):
     for slow, dtype, memory_gb in (((), "bfloat16", 8), (("bfloat16", "float16"), "float32", 14)):
         monkeypatch.setattr(devices, "slow_dtypes", lambda slow=slow: slow)
-        model = experiment.model_section("m", {"kind": "local", "path": "x"}, 1_500_000_000, MACHINE)["m"]
+        model = model_section("m", {"kind": "local", "path": "x"}, 1_500_000_000, gpus=0, threads=2)["m"]
         assert (model["dtype"], model["memory_gb"]) == (dtype, memory_gb)
 
 
@@ -204,24 +201,30 @@ def test_a_models_size_is_known_before_it_is_fetched(tmp_path):
     model = tiny.llama(tie_word_embeddings=True)
     tiny.save(model, tmp_path / "m")
     file = tiny.gguf(model, tmp_path / "m.gguf")
-    for text, base in ((tmp_path / "m", "none"), (file, "none"), ("org/name", "m")):
-        _, source = experiment.model_source(str(text))
-        assert experiment.parameters_of(source, tmp_path / base) == model.num_parameters()
-    assert experiment.parameters_of(source, tmp_path / "none") is None
+    for name, base in ((tmp_path / "m", "none"), (file, "none"), ("org/name", "m")):
+        _, source = model_source(str(name))
+        assert parameters_of(source, tmp_path / base) == model.num_parameters()
+    assert parameters_of(source, tmp_path / "none") is None
 
 
-def test_too_little_to_test_on_is_said_with_the_number_needed():
-    model = experiment.model_section("m", {"kind": "local", "path": "x"}, None, MACHINE)
-    with pytest.raises(InputError, match="1279 tokens are left to test on, 1280 are needed"):
-        experiment.config(model, experiment.Size(9000, 1279), 512, methods=["agf"], sparsities=[20], recover=False)
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        (known(test=1279), "1279 tokens are left to test on, 1280 are needed"),
+        (known(test=9000, context=8), "its context of 8 tokens is shorter than 32, the least to test on"),
+    ],
+)
+def test_too_little_to_test_on_is_said_with_what_is_needed(about, message):
+    with pytest.raises(InputError, match=message):
+        made(about=about)
+    speed = made(about=known(test=1280, context=32))["tradeoff"]
+    assert speed["prompt_tokens"] + speed["decode_tokens"] <= 32
 
 
-def test_a_context_too_short_to_test_in_is_said_as_such():
-    model = experiment.model_section("m", {"kind": "local", "path": "x"}, None, MACHINE)
-    with pytest.raises(InputError, match="its context of 8 tokens is shorter than 32, the least to test on"):
-        experiment.config(model, experiment.Size(9000, 9000), 8, methods=["agf"], sparsities=[20], recover=False)
-    own = experiment.config(model, experiment.Size(9000, 9000), 32, methods=["agf"], sparsities=[20], recover=False)
-    assert own["tradeoff"]["prompt_tokens"] + own["tradeoff"]["decode_tokens"] <= 32
+@pytest.mark.parametrize(("train", "cut"), [(20_000, (32, 512)), (9_000, (17, 512)), (2_000, (5, 400)), (7, (7, 1))])
+def test_few_records_are_cut_into_as_many_sequences_as_refits_need(train, cut):
+    own = calibration(known(train, context=4096))
+    assert (own["samples"], own["sequence_length"]) == cut
 
 
 # the configuration, edited
@@ -229,28 +232,22 @@ def test_a_context_too_short_to_test_in_is_said_as_such():
 
 @pytest.fixture
 def written(tmp_path):
-    tiny.save(tiny.qwen2(), tmp_path / "m")
-    model = experiment.model_section(*experiment.model_source(str(tmp_path / "m")), 10**6, MACHINE)
-    own = experiment.config(model, experiment.Size(9000, 3000), 512, methods=["agf"], sparsities=[20], recover=False)
     path = tmp_path / "prune.yaml"
-    path.write_text(config_file.signed(experiment.text(own, "prune …")))
-    return path, own
+    path.write_text(config_file.signed(text(made(), "prune …")))
+    return path
 
 
 def test_a_file_as_it_was_written_is_not_edited(written, tmp_path):
-    path, own = written
-    assert config_file.edited(path) is None and config_file.edited(tmp_path / "none.yaml") is None
-    assert yaml.safe_load(path.read_text()) == own
+    assert config_file.edited(written) is None and config_file.edited(tmp_path / "none.yaml") is None
+    assert yaml.safe_load(written.read_text()) == made()
 
 
 def test_what_was_edited_is_used_and_told_by_its_keys(written):
-    path, own = written
-    text = path.read_text()
-    text = text.replace("memory_gb: 2", "memory_gb: 7").replace("micro_batch: 1", "seed: 5").replace("- 20", "- 40")
-    path.write_text(text)
-    content, config = config_file.edited(path)
+    changed = written.read_text().replace("memory_gb: 2", "memory_gb: 7").replace("micro_batch: 1", "seed: 5")
+    written.write_text(changed.replace("- 20", "- 40"))
+    content, config = config_file.edited(written)
     assert config.models["m"].memory_gb == 7 and config.table("table1").sparsities == [40]
-    assert list(config_file.differences(content, own)) == [
+    assert list(config_file.differences(content, made())) == [
         "models.m.memory_gb: 7 (by the command line: 2)",
         "calibrations.own.seed: 5 (the command line says nothing of it)",
         "calibrations.own.micro_batch: left out (by the command line: 1)",
@@ -270,19 +267,11 @@ def test_what_was_edited_is_used_and_told_by_its_keys(written):
     ],
 )
 def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
-    path, _ = written
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new, 1))
+    assert old in written.read_text()
+    written.write_text(written.read_text().replace(old, new, 1))
     with pytest.raises(InputError, match=message) as error:
-        config_file.edited(path)
+        config_file.edited(written)
     assert "\n" not in str(error.value)
-
-
-def test_sparsities_are_whole_per_cent():
-    assert numbers("30, 20,30") == [20, 30]
-    for text in ("", "0", "100", "0.3", "20;30", "-5"):
-        with pytest.raises(InputError, match="--sparsity"):
-            numbers(text)
 
 
 # the methods
@@ -317,79 +306,68 @@ def test_what_was_asked_for_and_cannot_run_is_refused_with_what_can():
     assert needs.lacking(4, 8) == "refits take 9.0 GB of disk, 8.0 GB are there"
 
 
-@pytest.mark.parametrize(
-    ("method", "instead"),
-    [
-        ("attention_obs", "sequential_obs"),
-        ("corrective_wanda", "sequential_wanda"),
-        ("best", "`compensate: ridge_sequential`"),
-        ("sequential_obs", None),
-        ("ridge_obs", None),
-    ],
-)
+INSTEAD = {"attention_obs": "sequential_obs", "corrective_wanda": "sequential_wanda", "sequential_obs": None}
+INSTEAD |= {"best": "`compensate: ridge_sequential`", "ridge_obs": None}
+
+
+@pytest.mark.parametrize(("method", "instead"), INSTEAD.items())
 def test_what_a_family_cannot_do_is_said_before_any_job(tmp_path, method, instead):
     tiny.save(tiny.of_family("gemma2"), tmp_path / "m")
-    model = experiment.model_section(*experiment.model_source(str(tmp_path / "m")), 10**6, MACHINE)
-    own = experiment.config(model, experiment.Size(9000, 3000), 512, methods=[method], sparsities=[20], recover=False)
-    whole = json.loads(json.dumps(DEFAULT.model_dump()))
-    update_config(whole, yaml.safe_load(experiment.text(own, "prune …")) | {"data_folder": str(tmp_path)})
     for split in ("train", "test"):
         (tmp_path / "own-data").mkdir(exist_ok=True)
         (tmp_path / f"own-data/{split}.jsonl").touch()
+    config = validated(made([method], about=known(path=tmp_path / "m")) | {"data_folder": str(tmp_path)})
     if instead is None:
-        preflight.check(validate(whole))
+        preflight.check(config)
         return
-    with pytest.raises(InputError) as error:
-        preflight.check(validate(whole))
-    said = str(error.value)
-    assert said.startswith(f"methods.{method}.compensate: ridge_") and said.endswith(f"solve for: use {instead}")
-    assert "model type 'gemma2' normalises or scales" in said
+    with pytest.raises(InputError, match="model type 'gemma2' normalises or scales") as error:
+        preflight.check(config)
+    assert str(error.value).startswith(f"methods.{method}.compensate: ridge_")
+    assert str(error.value).endswith(f"solve for: use {instead}")
 
 
 def test_refits_take_what_the_documents_say_of_a_7b_model():
     """docs/memory.md: 34.6 GB on a CPU, of which 15.2 are weights; 17.6 GB of a GPU's machine; 80 GB of matrices."""
-    text = experiment.calibration(experiment.Size(10**6, 0), 4096, experiment.Machine(1, 1)) | {"sequence_length": 2048}
+    own = calibration(known(10**6, context=4096, gpus=1)) | {"sequence_length": 2048}
     folder = ROOT / "resources/architectures/qwen2_5-7b"
-    found = [defaults.refits(folder, "bfloat16", text, on_gpus) for on_gpus in (False, True)]
+    found = [defaults.refits(folder, "bfloat16", own, on_gpus) for on_gpus in (False, True)]
     assert [each.memory for each in found] == pytest.approx([34.6, 17.6], abs=0.1)
     assert found[0].disk == pytest.approx(28 * (8 * 18944**2 + 4 * 3584**2) / 1e9)
 
 
+UNEVEN = "attention_obs: layers of different widths, which llama.cpp does not read"
+
+
 @pytest.mark.parametrize(
-    ("methods", "shape", "width", "sparsity", "said"),
+    ("methods", "family", "width", "sparsity", "said"),
     [
-        (["attention_obs"], LLAMA, 1536, 20, None),  # 26 of 32 sequences of 512: 13,312 tokens for 1,229 columns
+        (["attention_obs"], "llama", 1536, 20, None),  # 26 of 32 sequences of 512: 13,312 tokens for 1,229 columns
         (
             ["attention_obs"],
-            LLAMA,
+            "llama",
             1536,
             0,
-            "attention_obs: 13,312 calibration tokens fit 1,536 columns a layer, fewer",
+            "attention_obs: 13,312 calibration tokens fit 1,536 columns a",
         ),
-        (["wanda", "rku"], LLAMA, 9000, 20, None),
-        (["attention_obs", "wanda"], {"model_type": "qwen3"}, 64, 20, "attention_obs: layers of different widths, whi"),
-        (["attention_obs"], {"model_type": "qwen2"}, 64, 20, None),  # `deci` has them
-        (["wanda"], {"model_type": "qwen3"}, 64, 20, None),
+        (["wanda", "rku"], "llama", 9000, 20, None),
+        (["attention_obs", "wanda"], "qwen3", 64, 20, UNEVEN),
+        (["attention_obs"], "qwen2", 64, 20, None),  # `deci` has them
+        (["wanda"], "qwen3", 64, 20, None),
     ],
 )
-def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, shape, width, sparsity, said):
-    text = {"samples": 32, "sequence_length": 512}
-    found = defaults.remarks(methods, shape, width, text, sparsity)
+def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, family, width, sparsity, said):
+    own = {"samples": 32, "sequence_length": 512}
+    found = defaults.remarks(methods, {"model_type": family}, width, own, sparsity)
     assert len(found) == (said is not None) and (not said or found[0].startswith(said))
 
 
-@pytest.mark.parametrize(("train", "cut"), [(20_000, (32, 512)), (9_000, (17, 512)), (2_000, (5, 400)), (7, (7, 1))])
-def test_few_records_are_cut_into_as_many_sequences_as_refits_need(train, cut):
-    text = experiment.calibration(experiment.Size(train, 0), 4096, MACHINE)
-    assert (text["samples"], text["sequence_length"]) == cut
-
-
-# a budget
+# the command line
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        *((text, f"--sparsity {text}: whole per cent") for text in ("", "0", "100", "0.3", "20;30", "-5")),
         (["parameters=1B", "bytes=1GB"], "--budget parameters=1B bytes=1GB: one budget at a time"),
         (["parameters=1B,bytes=1GB"], "--budget parameters=1B,bytes=1GB: one budget at a time"),
         (["1.2B"], "--budget 1.2B: no budget '1.2B'; give one of parameters=…, bytes=…, prefill_ms=…, decode_ms=…"),
@@ -399,23 +377,22 @@ def test_few_records_are_cut_into_as_many_sequences_as_refits_need(train, cut):
         (["decode_ms="], "--budget decode_ms=: decode_ms: '' is no amount"),
     ],
 )
-def test_what_is_no_budget_is_said(given, message):
+def test_what_is_no_sparsity_and_no_budget_is_said(given, message):
     with pytest.raises(InputError) as error:
-        experiment.budget_of(given)
+        numbers(given) if isinstance(given, str) else budget_of(given)
     assert str(error.value).startswith(message)
-    assert experiment.budget_of([]) is None and experiment.budget_of(["bytes=9 MB"]) == {"bytes": "9 MB"}
+
+
+def test_sparsities_and_budgets_are_read():
+    assert numbers("30, 20,30") == [20, 30]
+    assert budget_of([]) is None and budget_of(["bytes=9 MB"]) == {"bytes": "9 MB"}
 
 
 def test_a_budget_is_looked_for_before_there_is_a_table():
-    model = experiment.model_section("m", {"kind": "local", "path": "x"}, 10**6, MACHINE)
-    own = {"methods": ["agf", "rku"], "recover": True, "budget": {"prefill_ms": "70%"}}
-    made = []
-    for sparsities in ([], {"agf": 31, "rku": 33}):
-        content = experiment.config(model, experiment.Size(9000, 3000), 512, sparsities=sparsities, **own)
-        whole = json.loads(json.dumps(DEFAULT.model_dump()))
-        update_config(whole, yaml.safe_load(experiment.text(content, "prune …")))
-        made.append(validate(whole))
-    before, after = made
+    before, after = (
+        validated(made(["agf", "rku"], sparsities, recover=True, budget={"prefill_ms": "70%"}))
+        for sparsities in ([], {"agf": 31, "rku": 33})
+    )
     assert not any(before.tables.values()) and not catalogue.timed(before)
     asked = after.budgets["asked"]
     assert (asked.kind, asked.text, asked.prompt_tokens) == ("prefill_ms", "70%", after.tradeoff.prompt_tokens)
@@ -444,6 +421,11 @@ def row(method, sparsity, value, tuning=None, p=None):
     return ("own", method, sparsity / 100, tuning, value, value - 1, value + 1, p)
 
 
+def page(found: pd.DataFrame, tolerance: float = 0.1, vocabulary: int = 1000, **more) -> str:
+    choice = decision.choose(found, tolerance, equal_cost="budgets" in more)
+    return decision.page(found, choice, tolerance, "wanda", "out/x", vocabulary, **more)
+
+
 def test_the_smallest_model_within_the_tolerance_is_taken():
     found = models(row("agf", 20, 10.1), row("agf", 30, 10.9), row("rku", 30, 10.8), row("agf", 40, 12.0))
     choice = decision.choose(found, 0.1)
@@ -451,37 +433,25 @@ def test_the_smallest_model_within_the_tolerance_is_taken():
     nearest = decision.choose(found, 0.001)
     assert (str(nearest.variant), nearest.within) == ("own/agf/20", False)
     assert str(decision.choose(found, 9).variant) == "own/agf/40"
-
-
-def test_a_recovered_model_can_be_the_one():
-    found = models(row("agf", 30, 12.0), row("agf", 30, 10.2, tuning="own"))
-    assert decision.choose(found, 0.1).variant == Variant("own", "agf", 30, "own")
+    recovered = models(row("agf", 30, 12.0), row("agf", 30, 10.2, tuning="own"))
+    assert decision.choose(recovered, 0.1).variant == Variant("own", "agf", 30, "own")
 
 
 def test_the_page_shows_every_model_and_says_which_to_take():
     found = models(row("wanda", 30, 12.0), row("agf", 30, 10.5, p=0.01))
-    choice = decision.choose(found, 0.1)
-    text = decision.page(found, choice, 0.1, "wanda", "out/x", 1000)
-    assert "does not know" not in text
-    assert "| dense | 10.00 [9.50, 10.50] | +0.0% | 2.0 MB (100%) | 1.00x | 1.00x | ✓ |" in text
-    assert "| **agf, 30%** | 10.50 [9.50, 11.50] † | +5.0% | 1.4 MB (70%) | 1.30x | 1.20x |  |" in text
-    assert "| wanda, 30% | 12.00 [11.00, 13.00] | +20.0% |" in text
-    assert "**Take agf at 30%**" in text and "`out/x`" in text
-    text = decision.page(found, decision.choose(found, 0.01), 0.01, "wanda", "out/x", 1000)
-    assert "no model is within 1% of the dense model; this one is the nearest, +5%" in text
-
-
-def test_the_page_repeats_what_was_said_beforehand():
-    found = models(row("wanda", 30, 12.0, p=0.5))
-    text = decision.page(found, decision.choose(found, 0.1), 0.1, "wanda", "out/x", 1000, notes=["few tokens"])
-    assert "\n* few tokens\n" in text
+    said = page(found, notes=["few tokens"])
+    assert "does not know" not in said and "\n* few tokens\n" in said
+    assert "| dense | 10.00 [9.50, 10.50] | +0.0% | 2.0 MB (100%) | 1.00x | 1.00x | ✓ |" in said
+    assert "| **agf, 30%** | 10.50 [9.50, 11.50] † | +5.0% | 1.4 MB (70%) | 1.30x | 1.20x |  |" in said
+    assert "| wanda, 30% | 12.00 [11.00, 13.00] | +20.0% |" in said
+    assert "**Take agf at 30%**" in said and "`out/x`" in said
+    assert "no model is within 1% of the dense model; this one is the nearest, +5%" in page(found, 0.01)
 
 
 def test_a_dense_model_that_guesses_is_said_before_all_else():
-    found = models(row("wanda", 30, 12.0, p=0.5))
-    text = decision.page(found, decision.choose(found, 0.1), 0.1, "wanda", "out/x", 9)
-    assert text.startswith("# Which model to take\n\n**The dense model does not know this text**: its perplexity is")
-    assert "that of guessing among its 9 words 9." in text
+    said = page(models(row("wanda", 30, 12.0, p=0.5)), vocabulary=9)
+    assert said.startswith("# Which model to take\n\n**The dense model does not know this text**: its perplexity is")
+    assert "that of guessing among its 9 words 9." in said
 
 
 FOUND = {"kind": "prefill_ms", "asked": "70%", "target": 84.0, "dense": 120.0}
@@ -497,64 +467,54 @@ def test_at_equal_cost_the_best_is_taken_however_much_is_removed():
     choice = decision.choose(found, 0.1, equal_cost=True)
     assert (str(choice.variant), choice.within) == ("own/wanda/31", True)
     assert not decision.choose(found, 0.01, equal_cost=True).within
-    text = decision.page(found, choice, 0.1, "wanda", "out/x", 1000, BUDGETS)
-    assert "The budget is 84 ms of prefill (`prefill_ms=70%`; the dense model: 120 ms of prefill)" in text
-    assert (
-        "* wanda: 31%, 83 ms of prefill [82.5, 83.9], 69% of dense\n* agf: 34%, 81 ms of prefill [80.2, 82], 68%"
-        in text
-    )
-    assert "**Take wanda at 31%**: of the models that meet the budget it is the best: +2.0%, at most 10%" in text
-    assert "differs from wanda at equal cost" in text
-    counted = {"kind": "bytes", "asked": "9MB", "target": 9e6, "dense": 12e6, "sparsity": 20}
-    text = decision.page(
-        found,
-        choice,
-        0.01,
-        "wanda",
-        "x",
-        1000,
-        {"wanda": {**counted, "cost": dict.fromkeys(("value", "low", "high"), 8.9e6)}},
-    )
-    assert "* wanda: 20%, 8.90 MB of weights, 74% of dense\n" in text and "in turn" not in text
+    said = page(found, budgets=BUDGETS)
+    assert "The budget is 84 ms of prefill (`prefill_ms=70%`; the dense model: 120 ms of prefill)" in said
+    assert "* wanda: 31%, 83 ms of prefill [82.5, 83.9], 69% of dense\n* agf: 34%, 81 ms of prefill [80.2, 82]" in said
+    assert "**Take wanda at 31%**: of the models that meet the budget it is the best: +2.0%, at most 10%" in said
+    assert "differs from wanda at equal cost" in said
+    cost = dict.fromkeys(("value", "low", "high"), 8.9e6)
+    counted = {"kind": "bytes", "asked": "9MB", "target": 9e6, "dense": 12e6, "sparsity": 20, "cost": cost}
+    said = page(found, 0.01, budgets={"wanda": counted})
+    assert "* wanda: 20%, 8.90 MB of weights, 74% of dense\n" in said and "in turn" not in said
 
 
 # the status
 
-RAN = """Building DAG of jobs...
-rule score:
-    output: s
-    log: results/logs/s.log
-    jobid: 3
-    wildcards: method=wanda
-Finished jobid: 3 (Rule: score)
-1 of 4 steps (25%) done
-rule evaluate:
-    output: e
-    log: results/logs/e.log
-    jobid: 4
-    wildcards: variant=dense
-"""
+
+def job(number: int, rule: str, log: str = "", **wildcards: str) -> dict:
+    return {"event": "job_info", "jobid": number, "rule_name": rule, "wildcards": wildcards, "output": [], "log": [log]}
+
+
+START, NOTHING = {"event": "workflow_started"}, {"event": "nothing_to_do"}
+BEFORE = [START, {"event": "progress", "done": 9, "total": 9}]
+RAN = [
+    *(START, job(3, "score", method="wanda"), {"event": "job_finished", "job_id": 3}),
+    *({"event": "progress", "done": 1, "total": 4}, job(4, "evaluate", "results/logs/e.log", variant="dense")),
+]
+
+
+def status_of(folder: Path, *events: dict) -> list[str]:
+    (folder / "events").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return status.lines(status.read(folder / "events"), folder)
 
 
 def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
-    before = "Building DAG of jobs...\n9 of 9 steps\n"
+    done, nothing = "1 of 4 steps (25%) done", "no job has ended yet"
     goes_on = "the same command as before goes on from here"
-    stopped = ["1 of 4 steps (25%) done", "stopped: evaluate variant=dense", goes_on]
-    assert progress_of(before + RAN, tmp_path) == stopped  # no run was ever there
+    stopped = [done, "stopped: evaluate variant=dense", goes_on]
+    assert status_of(tmp_path, *BEFORE, *RAN) == stopped  # no run was ever there
     alive = locks.clear_stale(tmp_path / ".snakemake")
-    assert progress_of(before + RAN, tmp_path) == ["1 of 4 steps (25%) done", "at work: evaluate variant=dense"]
-    assert progress_of("Building DAG of jobs...\n", tmp_path) == ["no job has ended yet"]
+    assert status_of(tmp_path, *BEFORE, *RAN) == [done, "at work: evaluate variant=dense"]
+    assert status_of(tmp_path, START) == [nothing]
     os.close(alive)  # as the kernel does when the process is killed
-    assert progress_of(before + RAN, tmp_path) == stopped
-    assert progress_of("Building DAG of jobs...\n", tmp_path) == ["no job has ended yet", goes_on]
-    assert progress_of(RAN + "Building DAG of jobs...\nNothing to be done\n", tmp_path) == ["all jobs have ended"]
+    assert status_of(tmp_path, *BEFORE, *RAN) == stopped
+    assert status_of(tmp_path, *BEFORE) == ["9 of 9 steps (100%) done"]
+    assert status_of(tmp_path, START) == status.lines(status.read(tmp_path / "none"), tmp_path) == [nothing, goes_on]
+    assert status_of(tmp_path, *RAN, START, NOTHING) == ["all jobs have ended"]
 
 
 def test_a_failed_job_is_named_with_its_last_words(tmp_path):
     (tmp_path / "results/logs").mkdir(parents=True)
     (tmp_path / "results/logs/e.log").write_text("start\nerror: no memory\n\n")
-    failed = RAN + "Error in rule evaluate:\n    message: None\n    jobid: 4\nExiting because a job execution failed.\n"
-    assert progress_of(failed, tmp_path) == [
-        "1 of 4 steps (25%) done",
-        "failed: evaluate variant=dense: error: no memory",
-    ]
+    found = status_of(tmp_path, *RAN, {"event": "job_error", "jobid": 4})
+    assert found == ["1 of 4 steps (25%) done", "failed: evaluate variant=dense: error: no memory"]

@@ -1,8 +1,10 @@
 """What a rehearsal without data counts is what the same code takes with data; what would not fit is refused."""
 
+import importlib
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -27,40 +29,29 @@ LORA = {
     **{"rank": 4, "alpha": 8, "seed": 0, "targets": ["q_proj", "down_proj"], "batch_size": 4, "sequence_length": 64},
     **{"micro_batch": None, "gradient_checkpointing": False},
 }
-MEANT = {
-    stage.name: (stage, settings)
-    for stage, settings in [
-        *((stage, CALIBRATION) for stage in (gradients.STAGE, second_moments.STAGE, output_gradients.STAGE)),
-        *((stage, CALIBRATION) for stage in (footprint.REFIT, footprint.ROUNDS)),
-        (footprint.SENSITIVITY, {**CALIBRATION, "probed": 64}),
-        (perplexity.STAGE, {"batch_size": 3, "seqlen": 100}),
-        (recovery.STAGE, LORA),
-    ]
-}
-HELPS = {
-    "calibration": {"gradient_checkpointing: true` in `calibrations`", "micro_batch: 1` in `calibrations`"},
-    "second_moments": {"micro_batch: 1` in `calibrations`"},
-    "output_gradients": {"gradient_checkpointing: true` in `calibrations`", "micro_batch: 1` in `calibrations`"},
-    "refit": {"micro_batch: 1` in `calibrations`"},
-    "rounds": {"micro_batch: 1` in `calibrations`"},
-    "sensitivity": {"micro_batch: 1` in `calibrations`", "probed: 16` in `calibrations`"},
-    "perplexity": {"batch_size: 1` in `tasks`"},
-    "recovery": {"gradient_checkpointing: true` in `tunings`", "micro_batch: 1` in `tunings`"},
-}
-CASES = {name: (lambda network, pair=pair: pair[0].taken(network, pair[1])) for name, pair in MEANT.items()} | {
-    f"{name}, {changes}": (
-        lambda network, name=name, changes=changes: MEANT[name][0].taken(network, {**MEANT[name][1], **changes})
-    )
-    for name, changes in [
-        *((name, {"gradient_checkpointing": True}) for name in ("calibration", "output_gradients", "recovery")),
-        *((name, {"structure": "kv_groups"}) for name in ("second_moments", "output_gradients")),
-        *(("sensitivity", {"probed": 9, "search": "layers"}), ("recovery", {"micro_batch": 1})),
-    ]
-}
-CASES |= {
-    "options": lambda network: work.reading(network, 4, 60, 30),
-    "answers": lambda network: work.reading(network, 4, 60, 30, at_once=False),
-    "answers after a shared beginning": lambda network: work.reading(network, 4, 60, 30, shared=40, at_once=False),
+CHECKPOINT, MICRO, PROBED = "gradient_checkpointing: true` in `{}`", "micro_batch: 1` in `{}`", "probed: 16` in `{}`"
+TABLE = [  # stage, settings, what helps where memory is short
+    (gradients.STAGE, CALIBRATION, [CHECKPOINT, MICRO]),
+    (second_moments.STAGE, CALIBRATION, [MICRO]),
+    (output_gradients.STAGE, CALIBRATION, [CHECKPOINT, MICRO]),
+    (footprint.REFIT, CALIBRATION, [MICRO]),
+    (footprint.ROUNDS, CALIBRATION, [MICRO]),
+    (footprint.SENSITIVITY, {**CALIBRATION, "probed": 64}, [MICRO, PROBED]),
+    (perplexity.STAGE, {"batch_size": 3, "seqlen": 100}, ["batch_size: 1` in `{}`"]),
+    (recovery.STAGE, LORA, [CHECKPOINT, MICRO]),
+]
+MEANT = {stage.name: (stage, settings) for stage, settings, _ in TABLE}
+HELPS = {stage.name: {means.format(stage.section) for means in helps} for stage, _, helps in TABLE}
+CHANGES = [
+    *((name, {"gradient_checkpointing": True}) for name in ("calibration", "output_gradients", "recovery")),
+    *((name, {"structure": "kv_groups"}) for name in ("second_moments", "output_gradients")),
+    *(("sensitivity", {"probed": 9, "search": "layers"}), ("recovery", {"micro_batch": 1})),
+]
+READ = {"options": {}, "answers": {"at_once": False}, "answers, shared": {"at_once": False, "shared": 40}}
+CASES = {
+    **{name: partial(stage.taken, settings=settings) for name, (stage, settings) in MEANT.items()},
+    **{f"{name}, {new}": partial(MEANT[name][0].taken, settings=MEANT[name][1] | new) for name, new in CHANGES},
+    **{name: partial(work.reading, rows=4, prompt=60, more=30, **how) for name, how in READ.items()},
 }
 
 
@@ -133,13 +124,8 @@ def test_less_is_held_with_the_means_to_hold_less(folder):
     assert held("recovery", micro_batch=1) < 0.5 * held("recovery")
 
 
-# Bytes beside the weights, as benchmarks/memory.py found them resident in a process (docs/memory.md): rows, length, GB
-RESIDENT = {
-    "calibration": 1.09,
-    "output_gradients": 1.09,
-    "second_moments": 7.79,
-    "recovery": 1.82,
-}
+# Gigabytes beside the weights, as benchmarks/memory.py found them resident in a process (docs/memory.md)
+RESIDENT = {"calibration": 1.09, "output_gradients": 1.09, "second_moments": 7.79, "recovery": 1.82}
 
 
 @pytest.mark.parametrize("stage", RESIDENT)
@@ -240,76 +226,46 @@ SETTINGS = {
     **{"samples": 5, "shards": 1, "layer": 0, "tokens": 4, "steps": 1, "learning_rate": 0.1, "checkpoint_every": 9},
 }
 PERPLEXITY = {"kind": "perplexity", "text": "{text}", "joiner": "-", "batch_size": 3, "seqlen": 8, "tokens": None}
-
-
-def run(stage: str, folder: Path, place: Path) -> None:
-    import evaluate
-    import measure
-    import recover
-    import refit
-    import rounds
-    import sensitivity
-
-    data, own = place / "data.parquet", {**SETTINGS, **CALIBRATION, "seed": 0}
-    if stage == "calibration":
-        measure.measure("gradients", [place / "s.parquet", place / "l.parquet"], own, folder, data)
-    elif stage == "observation":
-        measure.measure("observe", [place / "a.parquet", place / "b.parquet"], own, folder, data)
-    elif stage in ("second_moments", "output_gradients"):
-        measure.measure(stage, [place / f"{stage}.json", place / stage], own, folder, data)
-    elif stage == "refit":
-        refit.refit(
-            {**own, "scheme": "sequential"}, folder, data, place / "mask.parquet", place / "r", place / "r.json"
-        )
-    elif stage == "rounds":
-        rounds.rounds({**own, "rounds": [50]}, folder, data, place / "rounds.parquet")
-    elif stage == "sensitivity":
-        searched = {**own, "search": "greedy", "probed": 64, "min_keep": 0.1}
-        sensitivity.sensitivity(
-            searched, fetched(folder, place), data, place / "scores.parquet", place / "cuts.parquet"
-        )
-    elif stage in ("recovery", "distillation"):
-        teacher = folder if stage == "distillation" else None
-        recover.recover({**SETTINGS, **LORA}, folder, data, data, place / "adapter", teacher)
-    else:
-        model, task = fetched(folder, place), {**PERPLEXITY, "dtype": "float32"}
-        evaluate.evaluate({"tasks": {"text": task}}, model, model / "manifest.json", [f"text={data}"], place)
-
-
-def fetched(folder: Path, place: Path) -> Path:
-    """The model with the manifest that fetching writes."""
-    model, own = shutil.copytree(folder, place / "model", dirs_exist_ok=True), {"widths": [512] * 3, "parameters": 1}
-    artifacts.write_json(
-        model / "manifest.json", {"files": artifacts.directory_hashes(model), "original": own, **own}, "base", {}
-    )
-    return model
-
-
-LENGTHS = {
-    "calibration": ("calibration", {"sequence_length": 21}),
-    "observation": ("calibration", {"sequence_length": 21}),
-    "second_moments": ("second_moments", {"sequence_length": 21}),
-    "output_gradients": ("output_gradients", {"sequence_length": 21}),
-    "refit": ("refit", {"sequence_length": 21}),
-    "rounds": ("rounds", {"sequence_length": 21}),
-    "sensitivity": ("sensitivity", {"sequence_length": 21}),
-    "recovery": ("recovery", {"sequence_length": 21}),
-    "distillation": ("recovery", {"sequence_length": 21}),
-    "perplexity": ("perplexity", {"seqlen": 8}),
+ASKING = {  # script, or what scripts/measure.py measures -> stage that it asks for
+    **{"gradients": "calibration", "observe": "calibration", "recover": "recovery", "evaluate": "perplexity"},
+    **{name: name for name in ("second_moments", "output_gradients", "refit", "rounds", "sensitivity")},
 }
 
 
-@pytest.mark.parametrize("name", LENGTHS)
-def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(folder, tmp_path, monkeypatch, name):
-    stage, lengths = LENGTHS[name]
+def run(script: str, folder: Path, place: Path, teacher: Path | None) -> None:
+    """Run a stage on the files in `place`. teacher: of a recovery."""
+    data, own, model = place / "data.parquet", {**SETTINGS, **CALIBRATION, "seed": 0}, place / "model"
+    searched = {**own, "search": "greedy", "probed": 64, "min_keep": 0.1}
+    asked = {"tasks": {"text": {**PERPLEXITY, "dtype": "float32"}}}
+    arguments = {
+        "refit": (own | {"scheme": "sequential"}, folder, data, place / "mask.parquet", place / "r", place / "r.json"),
+        "rounds": (own | {"rounds": [50]}, folder, data, place / "rounds.parquet"),
+        "sensitivity": (searched, model, data, place / "scores.parquet", place / "cuts.parquet"),
+        "recover": ({**SETTINGS, **LORA}, folder, data, data, place / "adapter", teacher),
+        "evaluate": (asked, model, model / "manifest.json", [f"text={data}"], place),
+    }
+    if script in arguments:
+        getattr(importlib.import_module(script), script)(*arguments[script])
+    else:
+        outputs = [place / name for name in ("first.parquet", "second.parquet")]
+        importlib.import_module("measure").measure(script, outputs, own, folder, data)
+
+
+@pytest.mark.parametrize("script, distilled", [*((name, False) for name in ASKING), ("recover", True)])
+def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(
+    folder, tmp_path, monkeypatch, script, distilled
+):
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": TEXT}), "dataset", {})
-    mask = pd.DataFrame([(layer, unit, unit < 100) for layer in range(3) for unit in range(512)])
-    artifacts.write_parquet(tmp_path / "mask.parquet", mask.set_axis(["layer", "unit", "keep"], axis=1), "mask", {})
-    scores = pd.DataFrame([(layer, unit, 1.0) for layer in range(3) for unit in range(512)])
-    scores = scores.set_axis(["layer", "unit", "score"], axis=1)
-    artifacts.write_parquet(tmp_path / "scores.parquet", scores, "scores", {})
-    weights, beside = needed(folder, stage, **lengths)
-    total = weights * (2 if name == "distillation" else 1) + beside.bytes + 1  # the teacher's
+    for name, column, value in (("mask", "keep", lambda unit: unit < 100), ("scores", "score", lambda unit: 1.0)):
+        rows = pd.DataFrame([(layer, unit, value(unit)) for layer in range(3) for unit in range(512)])
+        rows = rows.set_axis(["layer", "unit", column], axis=1)
+        artifacts.write_parquet(tmp_path / f"{name}.parquet", rows, name, {})
+    model, own = shutil.copytree(folder, tmp_path / "model"), {"widths": [512] * 3, "parameters": 1}
+    content = {"files": artifacts.directory_hashes(model), "original": own, **own}
+    artifacts.write_json(model / "manifest.json", content, "base", {})
+    stage, teacher = ASKING[script], folder if distilled else None
+    weights, beside = needed(folder, stage, **({"seqlen": 8} if stage == "perplexity" else {"sequence_length": 21}))
+    total = weights * (2 if distilled else 1) + beside.bytes + 1  # the teacher's
 
     def loaded(*_, **__):
         raise InterruptedError
@@ -317,7 +273,7 @@ def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(folde
     monkeypatch.setattr(loading, "load", loaded)
     monkeypatch.setattr(memory, "available", lambda: total)
     with pytest.raises(InterruptedError):
-        run(name, folder, tmp_path)
+        run(script, folder, tmp_path, teacher)
     monkeypatch.setattr(memory, "available", lambda: total - 2)
     with pytest.raises(InputError, match=f"{stage}: model .* needs "):
-        run(name, folder, tmp_path)
+        run(script, folder, tmp_path, teacher)

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import estimate
 import numpy as np
 import pytest
 import torch
@@ -31,16 +30,17 @@ def folder(tmp_path_factory):
     return tiny.save(tiny.qwen2(layers=12), tmp_path_factory.mktemp("m") / "model")
 
 
-def run_of(folder, method: dict | None = None, text: dict | None = None, told: dict | None = None) -> estimate.Run:
+def reckoned(folder, rule: str, method: dict | None = None, again: bool = False, sparsity: str = "0", **told) -> float:
+    """Operations that a job is reckoned with. again: layers are computed again; told: of the tuning."""
     source = {"kind": "local", "path": str(folder)}
     config = SimpleNamespace(
         models={"tiny": models.Model(source=source, gpus=0)},
-        calibrations={"text": calibration.Calibration(**TEXT, **(text or {}))},
-        tunings={"told": tuning.Tuning(**TOLD, **(told or {}))},
+        calibrations={"text": calibration.Calibration(**TEXT, gradient_checkpointing=again)},
+        tunings={"told": tuning.Tuning(**TOLD, gradient_checkpointing=again, **told)},
         method=lambda _: methods.Method(score="wanda", **(method or {})),
         lineage=lambda model: [model],
     )
-    return estimate.Run(config, COUNTING)
+    return work.Job(work.Run(config, COUNTING), rule, {**JOB, "sparsity": sparsity}).seconds
 
 
 def batches() -> list[prepare.Batch]:
@@ -77,26 +77,26 @@ REAL = {
 @pytest.mark.parametrize("again", [False, True], ids=["layers kept", "layers computed again"])
 @pytest.mark.parametrize("stage", REAL)
 def test_a_job_computes_its_rehearsed_part_so_many_times(folder, stage, again):
-    network, own = load(folder, "float32", "cpu")[0], {"gradient_checkpointing": again}
+    network = load(folder, "float32", "cpu")[0]
     if again and stage != "second_moments":
         checkpoint_gradients(network)
-    found = run_of(folder, text=own, told=own).seconds(stage, JOB)
+    found = reckoned(folder, stage, again=again)
     assert found == pytest.approx(counted(lambda: REAL[stage](network)), rel=0.01)
 
 
 @pytest.mark.parametrize("scheme", ["sequential", "corrective", "attention"])
 def test_a_refit_costs_passes_of_the_dense_and_of_the_cut_layers_and_sums(folder, scheme):
     network, keeps = load(folder, "float32", "cpu")[0], [np.arange(48) < 24] * 12
-    found = run_of(folder, {"compensate": f"ridge_{scheme}"}).seconds("refit", {**JOB, "sparsity": "50"})
+    found = reckoned(folder, "refit", {"compensate": f"ridge_{scheme}"}, sparsity="50")
     expected = counted(lambda: list(refit.refit(network, batches(), keeps, scheme)))
     assert found == pytest.approx(expected, rel=0.1)  # attention's own sums
 
 
 def test_rounds_cost_their_passes(folder):
-    run = run_of(folder, {"compensate": "ridge_attention"})
-    each = sum(run.seconds(stage, JOB) for stage in ("output_gradients", "second_moments"))
-    refits = [run.seconds("refit", {**JOB, "sparsity": gone}) for gone in ("25", "50")]
-    assert run.seconds("rounds", JOB) == pytest.approx(3 * each + sum(refits))
+    method = {"compensate": "ridge_attention"}
+    each = sum(reckoned(folder, stage) for stage in ("output_gradients", "second_moments"))
+    refits = [reckoned(folder, "refit", method, sparsity=gone) for gone in ("25", "50")]
+    assert reckoned(folder, "rounds", method) == pytest.approx(3 * each + sum(refits), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -111,15 +111,13 @@ def test_measuring_cuts_costs_the_layers_that_follow_them(tmp_path, search, sche
             probe = sensitivity.Probe(network, batches(), [parts[structure]] * 4, [1] * 4, None, structure)
             list(getattr(sensitivity, search)(probe))
 
-    found, expected = run_of(tmp_path, {"allocate": scheme}).seconds("sensitivity", JOB), counted(measure)
+    found, expected = reckoned(tmp_path, "sensitivity", {"allocate": scheme}), counted(measure)
     # that a layer at its least is tried no more is left out
     assert expected == pytest.approx(found, rel=0.1) if search == "layers" else expected < found < 2 * expected
 
 
 def test_a_teacher_costs_its_own_pass(folder):
-    alone, taught = (
-        run_of(folder, told={"objective": o}).seconds("recover", JOB) for o in ("cross_entropy", "distillation")
-    )
+    alone, taught = (reckoned(folder, "recover", objective=each) for each in ("cross_entropy", "distillation"))
     shape = work.shape_of(rehearsal.network(folder, "float32"))
     assert taught - alone == pytest.approx(2 * 160 * (shape.matrices + shape.head))
 
@@ -166,9 +164,10 @@ def test_a_model_that_stops_early_is_asked_less():
 
 def test_tasks_of_the_same_questions_share_their_answers():
     task = GSM8K | {"definition": None, "limit": None}
-    assert work.shares_answers(task, "gsm8k", GSM8K, "part") and work.shares_answers(GSM8K, "part", task, "gsm8k")
-    assert not work.shares_answers(task, "aqua", GSM8K, "part")
-    assert not work.shares_answers(task | {"num_fewshot": 5}, "gsm8k", GSM8K, "part")
+    assert work.questions("gsm8k", task) == work.questions("part", GSM8K)
+    assert work.questions("aqua", task) != work.questions("part", GSM8K)
+    for other in ({"num_fewshot": 5}, {"max_gen_toks": 9}, {"chat_template": True}, {"shared_examples": True}):
+        assert work.questions("gsm8k", task | other) != work.questions("gsm8k", task)
 
 
 def test_what_has_no_known_size_is_named():

@@ -1,4 +1,4 @@
-"""What jobs compute and move that no rehearsal of a stage counts (models/rehearsal.py): answers, refits, measured cuts.
+"""What planned jobs take: memory, by rehearsal of the stages' own code; what they compute, move and write, counted.
 
 A matrix of p parameters costs 2p floating-point operations a token. A token that is generated needs all weights read
 once a step, whatever the batch, and the keys and values of each row. That bounds real time from below: attention's
@@ -7,24 +7,30 @@ scores, norms and start-ups are left out.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch import nn
 
+from pruning.calibration import footprint, gradients, output_gradients, second_moments
 from pruning.core import names
 from pruning.core.errors import InputError
-from pruning.evaluation import generation
-from pruning.methods.allocation import LEVELS
-from pruning.models import families
-from pruning.models.rehearsal import Taken, rehearsed
-from pruning.models.structures import ffn
+from pruning.core.names import Variant
+from pruning.evaluation import generation, perplexity, recovery
+from pruning.methods import allocation
+from pruning.models import families, rehearsal
+from pruning.models.rehearsal import Taken
+from pruning.models.structures import ffn, kv_groups
 
+SHAPES = Path(names.own("resources/architectures"))
 SIZES = names.HOME / "resources/task_sizes.csv"  # items of published test sets; tokens an item, by Qwen2.5's tokenizer
-SAME_ANSWERS = ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")
+PROMPT, ANSWER = 1024, 256  # tokens, where only the data know
+READING = 2e9  # bytes a second of a checkpoint, from disk to device
+KEYS = {"calibrations": "calib", "tunings": "tuning", "tasks": "task"}  # section -> wildcard
 
 
 class Card(NamedTuple):
@@ -51,7 +57,8 @@ CARDS = {
 
 class Shape(NamedTuple):
     """A dense model in numbers: parameters of its decoder layers, its head and its FFNs; layers; neurons of an FFN;
-    residual stream; bytes of a parameter; keys and values of a token, in numbers; bytes of all weights."""
+    residual stream; channels of a layer's attention; bytes of a parameter; keys and values of a token, in numbers;
+    bytes of all weights."""
 
     matrices: int
     head: int
@@ -59,12 +66,13 @@ class Shape(NamedTuple):
     layers: int
     width: int
     hidden: int
+    channels: int
     size: int
     cached: int
     weights: int
 
     def kept(self, sparsity: float) -> int:
-        """Parameters of the layers when this share of the FFN neurons is gone."""
+        """Parameters of the layers when this share of the FFN neurons is removed."""
         return round(self.matrices - sparsity * self.ffn)
 
     def forward(self, tokens: float, logits: float, sparsity: float = 0) -> float:
@@ -73,6 +81,7 @@ class Shape(NamedTuple):
 
 
 def shape_of(network: nn.Module) -> Shape:
+    """Return the numbers of a model, with or without weights."""
     layers, sites, config = families.decoder_layers(network), ffn.sites(network), network.config.get_text_config()
     head, down = network.get_output_embeddings().weight, sites[0]
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -81,28 +90,189 @@ def shape_of(network: nn.Module) -> Shape:
         sum(parameter.numel() for layer in layers for parameter in layer.parameters()),
         head.numel(),
         sum(3 * site.weight.numel() for site in sites),
-        *(len(layers), down.in_features, down.out_features, head.element_size()),
-        2 * len(layers) * heads * size,
+        *(len(layers), down.in_features, down.out_features, config.num_attention_heads * size),
+        *(head.element_size(), 2 * len(layers) * heads * size),
         network.get_memory_footprint(return_buffers=False),
     )
 
 
-def refit(shape: Shape, own: Mapping[str, Any], scheme: str, sparsity: float) -> float:
-    """Each layer once as it was and, cut, before each fit and after the last; and the sums. Solving is the CPU's."""
-    tokens, passes = own["samples"] * own["sequence_length"], 3 if scheme == "ridge_attention" else 2
-    width = (1 - sparsity) * shape.width
-    sums = 2 * tokens * shape.layers * width * (width + shape.hidden)
-    return shape.forward(tokens, 0) + shape.forward(passes * tokens, 0, sparsity) + sums
+class Run:
+    """What jobs of one configuration take on a card. Each rehearsal, of seconds, is made once.
+
+    stops_from: models of so many per cent and more stop early where a task lets them."""
+
+    def __init__(self, config: Any, card: Card, stops_from: int = 101) -> None:
+        self.config, self.card, self.stops_from = config, card, stops_from
+        self.taken, self.shape = cache(self._taken), cache(self._shape)
+
+    def directory(self, model: str) -> Path | None:
+        """Where the config.json of a model lies, if its shape is known."""
+        source = self.config.models[model].source if model in self.config.models else None
+        places = [Path(names.BASE.format(model=model)).parent, SHAPES / model]  # a published shape, until it is fetched
+        if source and source.kind == "local":
+            places.insert(1, Path(source.path))
+        return next((place for place in places if source and (place / "config.json").is_file()), None)
+
+    def _shape(self, model: str) -> Shape | None:
+        folder = self.directory(model)
+        return shape_of(rehearsal.network(folder, self.config.models[model].dtype)) if folder else None
+
+    def _taken(self, model: str, rule: str, key: str, batch: int = 0) -> Taken:
+        """Return what a rule's repeated part takes, with the settings of this name; of a task of lm-eval one batch,
+        whose prompts are taken to be twice the mean, beyond what they share."""
+        stage, network = COSTS[rule].stage, rehearsal.network(self.directory(model), self.config.models[model].dtype)
+        own = getattr(self.config, stage.section)[key].model_dump()
+        if own.get("kind") == "lm_eval":
+            if not (size := size_of(key, own)) or not size["answer_tokens"]:
+                return reading(network, batch, PROMPT, ANSWER)
+            answer, shared, prompt = lengths(own, size)
+            return reading(network, batch, shared + 2 * prompt, answer, shared, at_once=False)
+        return stage.taken(network, own | ({"structure": "kv_groups"} if rule.startswith("attention_") else {}))
+
+    def batch_of(self, model: str, name: str, sparsity: float = 0) -> tuple[int, int]:
+        """The largest batch of a task that fits beside a model's weights, halved from its own, and its bytes; on a CPU
+        its own."""
+        task, gpus, shape = self.config.tasks[name], self.config.models[model].gpus, self.shape(model)
+        weights = (shape.kept(sparsity) + 2 * shape.head) * shape.size if sparsity else shape.weights
+        batch, room = task.batch_size, gpus * self.card.gb * 1e9 - weights if gpus else float("inf")
+        smallest = 1 if task.kind == "lm_eval" else batch  # of windows all at once
+        while (beside := self.taken(model, "evaluate", name, batch).bytes) > room and batch > smallest:
+            batch //= 2
+        return batch, beside
 
 
-def sensitivity(shape: Shape, own: Mapping[str, Any], search: str, groups: int = 1) -> float:
-    """One layer's cuts run that layer and all after it; `greedy` tries about two cuts in each step (docs/methods.md has
-    what was counted), and runs what follows the one that it takes again. groups: of a layer, where they are cut."""
-    tokens = min(own["samples"], own["probed"]) * own["sequence_length"]
-    cuts = (LEVELS + min(LEVELS, groups - 1)) * shape.layers
-    tried, again = (2 * cuts, cuts / 2) if search == "greedy" else (cuts, 0)
-    passes = tried * (shape.layers + 1) / (2 * shape.layers) + again + 2
-    return shape.forward(passes * tokens, 2 * tried * tokens)
+class Job:
+    """A planned job, and what it takes; each of these is None where it is not known, or nothing."""
+
+    def __init__(self, run: Run, rule: str, wildcards: Mapping[str, str]) -> None:
+        self.run, self.rule, self.wildcards, config = run, rule, wildcards, run.config
+        self.model, self.sparsity = wildcards.get("model", ""), int(wildcards.get("sparsity", 0)) / 100
+        self.cost, self.shape = COSTS.get(rule, NOTHING), run.shape(self.model)
+        self.calibration = config.calibrations[wildcards["calib"]] if "calib" in wildcards else None
+        self.tuning = config.tunings[wildcards["tuning"]] if "tuning" in wildcards else None
+        self.method = config.method(wildcards["method"]) if "method" in wildcards else None
+        distilled = rule == "recover" and self.tuning.objective == "distillation"
+        self.teacher = run.shape(config.lineage(self.model)[-1]) or self.shape if distilled else None
+
+    @property
+    def memory(self) -> float | None:
+        """Gigabytes at once, weights included."""
+        if not (self.shape and self.cost.stage):
+            return None
+        keys = self.wildcards[KEYS[self.cost.stage.section]].split(",")
+        run, evaluates = self.run, self.rule == "evaluate"
+        beside = max(
+            run.batch_of(self.model, key)[1] if evaluates else run.taken(self.model, self.rule, key).bytes
+            for key in keys
+        )
+        return (self.shape.weights + (self.teacher.weights if self.teacher else 0) + beside) / 1e9
+
+    @property
+    def written(self) -> float | None:
+        """Gigabytes of models, moments and refits, whether they are kept or not."""
+        return self.cost.written(self) / 1e9 or None if self.shape else None
+
+    @property
+    def seconds(self) -> float | None:
+        """On the card, reading the weights from disk included."""
+        if not (self.shape and self.cost.work):
+            return None
+        try:
+            work = self.cost.work(self)
+            busy = self.run.card.seconds(*(work if isinstance(work, tuple) else (work,)))
+        except InputError:  # a task of unknown size
+            return None
+        return busy + (self.shape.matrices + self.shape.head) * self.shape.size / READING
+
+    def rehearsed(self, rule: str = "") -> float:
+        """Return the operations of all micro-batches of a calibration, each as it is rehearsed: by this rule, or
+        another; second moments are rehearsed in one layer."""
+        each = self.run.taken(self.model, rule or self.rule, self.wildcards["calib"]).flops
+        layers = self.shape.layers if (rule or self.rule).endswith("second_moments") else 1
+        return each * layers * self.calibration.samples / self.calibration.micro_batch
+
+    def refit(self, scheme: str, sparsity: float) -> float:
+        """Return the operations of each layer, once as it was and, cut, before each fit and after the last; and of the
+        sums. Solving is the CPU's."""
+        tokens, width = self.calibration.samples * self.calibration.sequence_length, (1 - sparsity) * self.shape.width
+        passes = 3 if scheme == "ridge_attention" else 2
+        sums = 2 * tokens * self.shape.layers * width * (width + self.shape.hidden)
+        return self.shape.forward(tokens, 0) + self.shape.forward(passes * tokens, 0, sparsity) + sums
+
+    def rounds(self) -> float:
+        """Return the operations of what is measured before each round and after the last, and of the refits."""
+        refits = sum(self.refit("ridge_attention", removed / 100) for removed in self.calibration.rounds)
+        measured = self.rehearsed("output_gradients") + self.rehearsed("second_moments")
+        return (1 + len(self.calibration.rounds)) * measured + refits
+
+    def sensitivity(self) -> float:
+        """Return the operations of cuts: each runs its layer and all after it; `greedy` tries about two in each step
+        (docs/methods.md has what was counted), and runs what follows the one that it takes again."""
+        layers, scheme = self.shape.layers, self.method.allocate
+        config = families.read_config(self.run.directory(self.model))
+        groups = kv_groups.counts_of(config)[0] if allocation.cuts_groups(scheme) else 1
+        cuts = (allocation.LEVELS + min(allocation.LEVELS, groups - 1)) * layers
+        tried, again = (2 * cuts, cuts / 2) if allocation.search_of(scheme) == "greedy" else (cuts, 0)
+        tokens = min(self.calibration.samples, self.calibration.probed) * self.calibration.sequence_length
+        return self.shape.forward((tried * (layers + 1) / (2 * layers) + again + 2) * tokens, 2 * tried * tokens)
+
+    def recover(self) -> float:
+        """Return the operations of the rehearsed steps, of a smaller model, and of a teacher's passes."""
+        own, shape = self.tuning, self.shape
+        steps = own.steps * self.run.taken(self.model, self.rule, self.wildcards["tuning"]).flops
+        steps *= shape.forward(1, 1, self.sparsity) / shape.forward(1, 1)
+        tokens = own.steps * own.batch_size * own.sequence_length
+        return steps + (self.teacher.forward(tokens, tokens) if self.teacher else 0)
+
+    def evaluate(self) -> tuple[float, float]:
+        """Return the operations and bytes moved of all tasks that a variant answers in one job; of those that share
+        their answers the longest. Raises InputError for a task of unknown size."""
+        variant, longest = Variant.parse(self.wildcards["variant"]), {}
+        sparsity, stopped = variant.sparsity / 100, variant.sparsity >= self.run.stops_from and not variant.tuning
+        for name in self.wildcards["task"].split(","):
+            own = self.run.config.tasks[name].model_dump()
+            if own["kind"] == "lm_eval":
+                own["batch_size"] = self.run.batch_of(self.model, name, sparsity)[0]
+            work, same = evaluation(self.shape, name, own, sparsity, stopped), questions(name, own)
+            longest[same] = max(longest.get(same, (0, 0)), work, key=lambda each: self.run.card.seconds(*each))
+        return tuple(map(sum, zip(*longest.values(), strict=True)))
+
+
+class Cost(NamedTuple):
+    """How a rule's jobs are reckoned with: what of their work is rehearsed; operations on a card, of answers these and
+    bytes moved; bytes of tensors that they write; whether a job loads a model, to compute with it."""
+
+    stage: rehearsal.Stage | None = None
+    work: Callable[[Job], Any] | None = None
+    written: Callable[[Job], float] = lambda job: 0
+    loads: bool = True
+
+
+def refit_bytes(job: Job) -> float:
+    """Return what a refit writes: the fitted matrices, in float32."""
+    attention = job.shape.channels * (job.method.compensate == "ridge_attention")
+    return 4 * job.shape.layers * job.shape.hidden * (job.shape.width * (1 - job.sparsity) + attention)
+
+
+MOMENTS = Cost(second_moments.STAGE, Job.rehearsed, lambda job: 8 * job.shape.layers * job.shape.width**2)
+CURVATURE = Cost(output_gradients.STAGE, Job.rehearsed, lambda job: 4 * job.shape.layers * job.shape.hidden**2)
+WEIGHTS = Cost(written=lambda job: job.shape.weights - job.sparsity * job.shape.ffn * job.shape.size, loads=False)
+COSTS = {
+    "calibrate_shard": Cost(gradients.STAGE, lambda job: job.rehearsed() / job.calibration.shards),
+    **dict.fromkeys(("observe", "attention_statistics"), Cost(gradients.STAGE, Job.rehearsed)),
+    "second_moments": MOMENTS,
+    "attention_second_moments": MOMENTS._replace(written=lambda job: 8 * job.shape.layers * job.shape.channels**2),
+    **dict.fromkeys(("output_gradients", "attention_output_gradients"), CURVATURE),
+    **dict.fromkeys(("parameter_gradients", "attention_parameter_gradients", "cases"), Cost()),
+    "refit": Cost(footprint.REFIT, lambda job: job.refit(job.method.compensate, job.sparsity), refit_bytes),
+    "rounds": Cost(footprint.ROUNDS, Job.rounds),
+    "sensitivity": Cost(footprint.SENSITIVITY, Job.sensitivity),
+    "recover": Cost(recovery.STAGE, Job.recover),
+    "evaluate": Cost(perplexity.STAGE, Job.evaluate),
+    **dict.fromkeys(("compact", "fetch_model"), WEIGHTS),
+}
+"""Rule -> its cost. Of others nothing is reckoned."""
+NOTHING = Cost(loads=False)
 
 
 def evaluation(
@@ -122,13 +292,13 @@ def evaluation(
     if stopped and own["stop_early"]:
         items = min(items, own["stop_early"]["after"])
     if not size["answer_tokens"]:
-        asked = items * size["continuation_tokens"]
-        return shape.forward(items * size["contexts"] * size["context_tokens"] + asked, asked, sparsity), 0
+        options = items * size["continuation_tokens"]
+        return shape.forward(items * size["contexts"] * size["context_tokens"] + options, options, sparsity), 0
     answer, once, prompt = lengths(own, size)
     steps, rows = -(-items // own["batch_size"]) * answer, items * answer
-    asked = shape.forward(items * prompt + once + rows, items + rows, sparsity)
+    flops = shape.forward(items * prompt + once + rows, items + rows, sparsity)
     cached = shape.cached * (steps * once + rows * (prompt + answer / 2))
-    return asked, shape.size * (steps * (shape.kept(sparsity) + shape.head) + cached)
+    return flops, shape.size * (steps * (shape.kept(sparsity) + shape.head) + cached)
 
 
 def lengths(own: Mapping[str, Any], size: Mapping[str, float]) -> tuple[int, int, int]:
@@ -139,15 +309,20 @@ def lengths(own: Mapping[str, Any], size: Mapping[str, float]) -> tuple[int, int
 
 
 def size_of(name: str, own: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return what is known of a task's size (SIZES)."""
     return known_sizes().get(own["dataset"] if own["kind"] == "perplexity" else own["definition"] or name)
 
 
-def shares_answers(own: Mapping[str, Any], name: str, other: Mapping[str, Any], other_name: str) -> bool:
-    """Whether two tasks ask the same questions in the same way, so that a model answers them once."""
-    if not own["kind"] == other["kind"] == "lm_eval":
-        return False
-    same = all(own.get(key) == other.get(key) for key in SAME_ANSWERS)
-    return same and (own["definition"] or name) == (other["definition"] or other_name)
+@cache
+def known_sizes() -> dict[str, dict[str, float]]:
+    return pd.read_csv(SIZES, index_col="task").astype(float).to_dict("index")
+
+
+def questions(name: str, own: Mapping[str, Any]) -> tuple:
+    """Return what is equal of tasks that ask the same questions in the same way, so that a model answers them once."""
+    how = ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")
+    asked = (own["definition"] or name, *(own[key] for key in how)) if own["kind"] == "lm_eval" else (name,)
+    return own["kind"], *asked
 
 
 def reading(network: nn.Module, rows: int, prompt: int, more: int, shared: int = 0, at_once: bool = True) -> Taken:
@@ -170,11 +345,4 @@ def reading(network: nn.Module, rows: int, prompt: int, more: int, shared: int =
                 layer.update(layer.keys.new_empty(*own, more - 1, size), layer.keys.new_empty(*own, more - 1, size))
         read(cache, rows, more if at_once else 1)
 
-    return rehearsed(network, work)
-
-
-@cache
-def known_sizes() -> dict[str, dict[str, float]]:
-    with SIZES.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {row["task"]: {key: float(value) for key, value in row.items() if key != "task"} for row in rows}
+    return rehearsal.rehearsed(network, work)

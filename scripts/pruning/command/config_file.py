@@ -16,6 +16,7 @@ from pruning.core import strict_yaml
 from pruning.core.errors import InputError
 
 DIGEST = "# Digest of the lines above, by which `prune` knows whether they were edited: "
+LEFT_OUT = object()
 
 
 def signed(text: str) -> str:
@@ -41,7 +42,7 @@ def edited(path: Path) -> tuple[dict[str, Any], Config] | None:
     content = yaml.safe_load(text)
     remedy = "correct it, or remove the file, which is then written anew"
     try:
-        config = _whole(content)
+        config = whole(content)
     except InputError as error:
         raise InputError(f"{str(error).replace('config: ', f'{path}: ')}: {remedy}") from None
     if not (content.get("tables") or {}).get("table1"):
@@ -49,13 +50,14 @@ def edited(path: Path) -> tuple[dict[str, Any], Config] | None:
     return content, config
 
 
-def _whole(content: Mapping[str, Any]) -> Config:
-    """Above the default, as the workflow reads it."""
+def whole(*contents: Mapping[str, Any]) -> Config:
+    """Configurations above the default, as the workflow reads them. Raises InputError as `validate` does."""
     from snakemake.utils import update_config  # slow, and unneeded where nothing was edited
 
-    whole = json.loads(DEFAULT.model_dump_json())
-    update_config(whole, dict(content))
-    return validate(whole)
+    stacked = json.loads(DEFAULT.model_dump_json())
+    for content in contents:
+        update_config(stacked, dict(content))
+    return validate(stacked)
 
 
 def differences(mine: Any, given: Any, key: str = "") -> Iterator[str]:
@@ -63,14 +65,10 @@ def differences(mine: Any, given: Any, key: str = "") -> Iterator[str]:
     if isinstance(mine, Mapping) and isinstance(given, Mapping):
         for name in dict.fromkeys([*mine, *given]):
             inner = f"{key}.{name}".removeprefix(".")
-            if name not in given:
-                yield f"{inner}: {_shown(mine[name])} (the command line says nothing of it)"
-            elif name not in mine:
-                yield f"{inner}: left out (by the command line: {_shown(given[name])})"
-            else:
-                yield from differences(mine[name], given[name], inner)
+            yield from differences(mine.get(name, LEFT_OUT), given.get(name, LEFT_OUT), inner)
     elif mine != given:
-        yield f"{key}: {_shown(mine)} (by the command line: {_shown(given)})"
+        said = "the command line says nothing of it" if given is LEFT_OUT else f"by the command line: {_shown(given)}"
+        yield f"{key}: {'left out' if mine is LEFT_OUT else _shown(mine)} ({said})"
 
 
 def _shown(value: Any) -> str:

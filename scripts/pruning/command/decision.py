@@ -1,18 +1,18 @@
 """One page to decide by: quality, size and speed of every pruned model, and which one to take."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from pruning.analysis.tradeoff import COSTS, FRONT, variant_of
 from pruning.config.budgets import TIMED
-from pruning.core.names import Variant
+from pruning.core.names import DENSE, Variant
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
+    """The model to take."""
+
     variant: Variant
     within: bool
     """Whether it is as good as was asked for."""
@@ -21,29 +21,22 @@ class Choice:
 
 
 def rows(table: pd.DataFrame, tradeoff: pd.DataFrame) -> pd.DataFrame:
-    """A row a model, the dense one first: `method`, `sparsity`, `tuning`, `perplexity` with `low` and `high`, `loss`,
-    `bytes` of its weights, `prefill` and `decode` (times the dense model's speed),
-    `front` (whether no other model is better and as small, or as fast)."""
-    measured = {str(variant_of(row)): row for row in tradeoff.to_dict("records")}
+    """Return one row per model, the dense one first, of results/table1.csv and results/tradeoff.csv.
+
+    Columns: `variant`, `perplexity` with `low` and `high`, `loss` (above the dense model's, as a share of it), `p`,
+    `bytes` of its weights, `prefill` and `decode` (times the dense model's speed), `front` (whether no other model is
+    better and as small, or as fast)."""
+    measured = {variant_of(row): row for row in tradeoff.to_dict("records")}
     dense = table[table["method"] == "dense"].iloc[0]["value"]
     found = []
     for row in table.to_dict("records"):
-        variant = variant_of(row)
-        own = measured[str(variant)]
+        own = measured[variant_of(row)]
         found.append(
             {
-                "method": variant.method,
-                "sparsity": variant.sparsity,
-                "tuning": variant.tuning or "",
-                "calib": variant.calib or "",
-                "perplexity": row["value"],
-                "low": row["ci_low"],
-                "high": row["ci_high"],
-                "loss": row["value"] / dense - 1,
-                "p": row["p_holm"],
-                "bytes": own["bytes"],
-                "prefill": own["prefill_speedup"],
-                "decode": own["decode_speedup"],
+                "variant": variant_of(row),
+                **{"perplexity": row["value"], "low": row["ci_low"], "high": row["ci_high"]},
+                **{"loss": row["value"] / dense - 1, "p": row["p_holm"], "bytes": own["bytes"]},
+                **{"prefill": own["prefill_speedup"], "decode": own["decode_speedup"]},
                 "front": FRONT in [own[f"{cost}_front"] for cost in COSTS],
             }
         )
@@ -53,14 +46,13 @@ def rows(table: pd.DataFrame, tradeoff: pd.DataFrame) -> pd.DataFrame:
 def choose(models: pd.DataFrame, tolerance: float, equal_cost: bool = False) -> Choice:
     """The most heavily pruned model, and of equally pruned ones the best, whose perplexity is within `tolerance` (a
     share) of the dense model's; where there is none, or where all cost the same, the best of all."""
-    pruned = models[models["method"] != "dense"]
-    within = pruned[pruned["loss"] <= tolerance]
-    if len(within) and not equal_cost:
-        best = within.sort_values(["sparsity", "loss"], ascending=[False, True]).iloc[0]
+    pruned = [row for row in models.itertuples() if row.variant != DENSE]
+    within = [row for row in pruned if row.loss <= tolerance]
+    if within and not equal_cost:
+        best = min(within, key=lambda row: (-row.variant.sparsity, row.loss))
     else:
-        best = pruned.sort_values("loss").iloc[0]
-    variant = Variant(best["calib"], best["method"], int(best["sparsity"]), best["tuning"] or None)
-    return Choice(variant, bool(best["loss"] <= tolerance), float(best["loss"]))
+        best = min(pruned, key=lambda row: row.loss)
+    return Choice(best.variant, bool(best.loss <= tolerance), float(best.loss))
 
 
 def amount(kind: str, value: float) -> str:
@@ -86,10 +78,7 @@ def at_equal_cost(budgets: Mapping[str, Mapping[str, Any]]) -> list[str]:
         share = f"{cost['value'] / found['dense']:.0%} of dense"
         lines.append(f"* {method}: {found['sparsity']}%, {amount(kind, cost['value'])}{interval}, {share}")
     if kind in TIMED:
-        lines += [
-            "",
-            "Times were measured in turn with the dense model; their whole interval is within the budget.",
-        ]
+        lines += ["", "Times were measured in turn with the dense model; their whole interval is within the budget."]
     return [*lines, ""]
 
 
@@ -118,31 +107,6 @@ def page(
 ) -> str:
     """Markdown. vocabulary: words that the model chooses from, what guessing has as its perplexity.
     budgets: where one was asked for, what scripts/budget.py found, by method. notes: what defaults.py says."""
-    lines = [
-        "# Which model to take",
-        "",
-        *(no_better_than_guessing(models, vocabulary)),
-        *(at_equal_cost(budgets) if budgets else []),
-        "Perplexity on your test data (lower is better), size, and speed here, against the dense model:",
-        "",
-        "| model | perplexity | above dense | weights | prefill | decoding | |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in models.itertuples():
-        name = (
-            "dense"
-            if row.method == "dense"
-            else f"{row.method}, {row.sparsity}%" + (", recovered" if row.tuning else "")
-        )
-        mark = "**" if _is(row, choice.variant) else ""
-        differs = " †" if row.p < 0.05 else ""
-        size = f"{row.bytes / 1e6:,.1f} MB ({row.bytes / models['bytes'].iloc[0]:.0%})"
-        cost = [size, f"{row.prefill:.2f}x", f"{row.decode:.2f}x", "✓" if row.front else ""]
-        value = f"{row.perplexity:.2f} [{row.low:.2f}, {row.high:.2f}]{differs}"
-        cells = [f"{mark}{name}{mark}", value, f"{row.loss:+.1%}", *cost]
-        lines.append(f"| {' | '.join(cells)} |")
-    same = "equal cost" if budgets else "the same sparsity"
-    what = f"{choice.variant.method} at {choice.variant.sparsity}%" + (", recovered" if choice.variant.tuning else "")
     if budgets:
         limit = "at most" if choice.within else "which is more than"
         why = f"of the models that meet the budget it is the best: {choice.loss:+.1%}, {limit} {tolerance:.0%}"
@@ -152,14 +116,23 @@ def page(
         why = f"no model is within {tolerance:.0%} of the dense model; this one is the nearest, {choice.loss:+.0%}"
     return "\n".join(
         [
-            *lines,
+            "# Which model to take",
             "",
-            f"**Take {what}**: {why}. It lies in `{folder}`.",
+            *no_better_than_guessing(models, vocabulary),
+            *(at_equal_cost(budgets) if budgets else []),
+            "Perplexity on your test data (lower is better), size, and speed here, against the dense model:",
+            "",
+            "| model | perplexity | above dense | weights | prefill | decoding | |",
+            "|---|---|---|---|---|---|---|",
+            *(_line(row, row.variant == choice.variant, models["bytes"].iloc[0]) for row in models.itertuples()),
+            "",
+            f"**Take {_name(choice.variant, ' at ')}**: {why}. It lies in `{folder}`.",
             "",
             "* Intervals are 95%, of the choice of test text. Speeds are of these very models, here, against the dense "
             "one's (results/tradeoff.md has their intervals; figure: results/figures/tradeoff.png).",
             "* ✓: every model that is better is clearly larger or slower than this one.",
-            f"* † differs from {reference} at {same} (paired test over windows, p < 0.05 after Holm).",
+            f"* † differs from {reference} at {'equal cost' if budgets else 'the same sparsity'} (paired test over "
+            "windows, p < 0.05 after Holm).",
             *(f"* {note}" for note in notes),
             "* Perplexity is not accuracy: before you rely on the model, ask it what you will ask it.",
             "",
@@ -167,5 +140,17 @@ def page(
     )
 
 
-def _is(row, variant: Variant) -> bool:
-    return (row.method, row.sparsity, row.tuning or None) == (variant.method, variant.sparsity, variant.tuning)
+def _line(row: Any, taken: bool, dense_bytes: float) -> str:
+    """A row of the page's table. row: of `rows`; taken: whether it is the model to take."""
+    name = f"**{_name(row.variant)}**" if taken else _name(row.variant)
+    value = f"{row.perplexity:.2f} [{row.low:.2f}, {row.high:.2f}]{' †' if row.p < 0.05 else ''}"
+    size = f"{row.bytes / 1e6:,.1f} MB ({row.bytes / dense_bytes:.0%})"
+    speed = [f"{row.prefill:.2f}x", f"{row.decode:.2f}x", "✓" if row.front else ""]
+    return f"| {' | '.join([name, value, f'{row.loss:+.1%}', size, *speed])} |"
+
+
+def _name(variant: Variant, between: str = ", ") -> str:
+    """What a page calls a model."""
+    if variant == DENSE:
+        return "dense"
+    return f"{variant.method}{between}{variant.sparsity}%" + (", recovered" if variant.tuning else "")

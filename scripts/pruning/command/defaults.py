@@ -1,9 +1,8 @@
 """Which methods `prune` compares unless it is told, and what a user should know of them before anything runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError
@@ -15,8 +14,7 @@ SCALED = ("sequential_obs", "wanda")  # where the residual stream is not plain
 WITHOUT_REFITS = ("cfsp", "wanda")
 
 
-@dataclass(frozen=True)
-class Refits:
+class Refits(NamedTuple):
     """What refitting a model's weights takes, in GB."""
 
     memory: float
@@ -50,8 +48,12 @@ def refits(folder: Path, dtype: str, calibration: Mapping[str, Any], on_gpus: bo
 
 def refitted(methods: Sequence[str]) -> list[str]:
     """Those that refit weights. A name that is no method's is the workflow's to refuse."""
-    known = set(DEFAULT.method_names)
-    return [name for name in methods if name in known and DEFAULT.method(name).compensate.startswith("ridge")]
+    return [name for name in known(methods) if DEFAULT.method(name).compensate.startswith("ridge")]
+
+
+def known(methods: Sequence[str]) -> list[str]:
+    """Those that are methods of the default configuration."""
+    return [name for name in methods if name in set(DEFAULT.method_names)]
 
 
 def chosen(asked: Sequence[str] | None, shape: Mapping[str, Any], lacking: str | None) -> tuple[list[str], list[str]]:
@@ -75,8 +77,10 @@ def chosen(asked: Sequence[str] | None, shape: Mapping[str, Any], lacking: str |
 def remarks(
     methods: Sequence[str], shape: Mapping[str, Any], width: int, calibration: Mapping[str, Any], sparsity: int
 ) -> list[str]:
-    """What the methods' results are to be read with. width: neurons of the widest layer; sparsity: the least, in per
-    cent, 0 where it is not known yet; calibration: `samples` and `sequence_length`."""
+    """What the methods' results are to be read with.
+
+    width: neurons of the widest layer; sparsity: the least, in per cent, 0 where it is not known yet; calibration:
+    `samples` and `sequence_length`."""
     from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
     from pruning.models import gguf
 
@@ -89,7 +93,7 @@ def remarks(
             f"{TOKENS_A_COLUMN} a column: what is refitted may do worse on other text. Give more records, or raise "
             "`samples` in prune.yaml and run its workflow."
         )
-    uneven = [name for name in methods if name in DEFAULT.method_names and DEFAULT.method(name).allocate != "uniform"]
+    uneven = [name for name in known(methods) if DEFAULT.method(name).allocate != "uniform"]
     if uneven and not gguf.takes(shape["model_type"], [1, 2]):
         said.append(
             f"{', '.join(uneven)}: layers of different widths, which llama.cpp does not read in "

@@ -14,20 +14,18 @@ TESTED = 0.2  # share of the records that nothing is calibrated or tuned on
 
 
 def texts(records: Sequence[Mapping[str, Any]], tokenizer: Any, path: Path) -> list[dict[str, str]]:
-    """`prompt` and `completion` of each record: of `messages`, the last answer and all before it in the model's own
-    chat format; of a pair of fields (PAIRS), these; of `text`, no prompt.
+    """Return `prompt` and `completion` of each record: of `messages`, the last answer and all before it in the model's
+    own chat format; of a pair of fields (PAIRS), these; of `text`, no prompt.
 
     Raises InputError, naming the fields found, where there is none of these."""
     first = records[0]
     if "messages" in first:
         return [_conversation(record, tokenizer, path, number) for number, record in enumerate(records, 1)]
-    for asked, given in PAIRS:
-        if asked in first and given in first:
-            return [_pair(record, asked, given, path, number) for number, record in enumerate(records, 1)]
-    if "text" in first:
-        return [{"prompt": "", "completion": _field(r, "text", path, n)} for n, r in enumerate(records, 1)]
-    wanted = ", ".join(["`messages`", *(f"`{a}` and `{b}`" for a, b in PAIRS), "`text`"])
-    raise InputError(f"--data {path}: its records have {', '.join(sorted(first))}; one of these is needed: {wanted}")
+    if not (found := [names for names in (*PAIRS, ("text",)) if set(names) <= set(first)]):
+        wanted = ", ".join(["`messages`", *(f"`{a}` and `{b}`" for a, b in PAIRS), "`text`"])
+        shown = ", ".join(sorted(first))
+        raise InputError(f"--data {path}: its records have {shown}; one of these is needed: {wanted}")
+    return [_pair(record, found[0], path, number) for number, record in enumerate(records, 1)]
 
 
 def split(pairs: Sequence[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
@@ -65,14 +63,11 @@ def _conversation(record: Mapping[str, Any], tokenizer: Any, path: Path, number:
     return {"prompt": before, "completion": whole[len(before) :]}
 
 
-def _pair(record: Mapping[str, Any], asked: str, given: str, path: Path, number: int) -> dict[str, str]:
-    return {
-        "prompt": _field(record, asked, path, number).strip() + "\n",
-        "completion": _field(record, given, path, number).strip(),
-    }
-
-
-def _field(record: Mapping[str, Any], name: str, path: Path, number: int) -> str:
-    if not isinstance(record.get(name), str) or not record[name].strip():
-        raise InputError(f"--data {path}: record {number} has no text in `{name}`")
-    return record[name]
+def _pair(record: Mapping[str, Any], names: tuple[str, ...], path: Path, number: int) -> dict[str, str]:
+    """names: of the fields of question and answer, or of a text."""
+    for name in names:
+        if not isinstance(record.get(name), str) or not record[name].strip():
+            raise InputError(f"--data {path}: record {number} has no text in `{name}`")
+    if len(names) == 1:
+        return {"prompt": "", "completion": record[names[0]]}
+    return {"prompt": record[names[0]].strip() + "\n", "completion": record[names[1]].strip()}

@@ -6,140 +6,165 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
+import pandas as pd
 import typer
 
-from pruning.command import config_file, decision, defaults, experiment, own_data
-from pruning.core import artifacts, devices, locks, memory, names
+from pruning.command import config_file, configuration, decision, defaults, own_data, status
+from pruning.command.configuration import Known, Request
+from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError, one_line
+from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar
 from pruning.data import datasets
 
-CONFIG, LOG, PAGE = "prune.yaml", "prune.log", "decision.md"
+CONFIG, LOG, PAGE, EVENTS = "prune.yaml", "prune.log", "decision.md", ".prune-events.jsonl"
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+TABLES = ("results/table1.csv", "results/tradeoff.csv")
 
 
-@app.command()
-def prune(
+class Result(NamedTuple):
+    """What came out of a run: decision.rows, the model to take, its folder, and a page of Markdown to decide by."""
+
+    models: pd.DataFrame
+    choice: decision.Choice
+    folder: Path
+    page: str
+
+
+def option(kind: Any, words: str, **checks: Any) -> Any:
+    """The type of an option of the command line. words: its help."""
+    return Annotated[kind, typer.Option(help=words, **checks)]
+
+
+RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text"
+SPARSITY = "per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget"
+COST = "in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
+COST += "or a share of the dense model's: parameters=70%"
+METHODS = "with commas; the first is what others are compared with; attention_obs,wanda, "
+METHODS += "or what this model and machine can do in their place"
+CORES = os.cpu_count() or 1
+
+
+def command(
     model: Annotated[str, typer.Argument(help="folder, .gguf file, package:file.gguf, or org/name of the hub")],
-    data: Annotated[
-        Path,
-        typer.Option(
-            exists=True, dir_okay=False, help="JSON Lines: messages, prompt/completion, question/answer, or text"
-        ),
-    ],
-    sparsity: Annotated[
-        str | None, typer.Option(help="per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget")
-    ] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND=AMOUNT",
-            help="in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, or a "
-            "share of the dense model's: parameters=70%",
-        ),
-    ] = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            help="with commas; the first is what others are compared with; attention_obs,wanda, or what this model and "
-            "machine can do in their place"
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="folder for all of it; a run that stopped goes on there")] = Path("pruned"),
-    recover: Annotated[bool, typer.Option(help="also tune each pruned model by LoRA, 150 steps")] = False,
-    tolerance: Annotated[float, typer.Option(help="per cent of perplexity that may be lost")] = 10.0,
-    cores: Annotated[int, typer.Option(help="CPU cores")] = os.cpu_count() or 1,
+    data: option(Path, RECORDS, exists=True, dir_okay=False),
+    sparsity: option(str | None, SPARSITY) = None,
+    budget: option(list[str] | None, COST, metavar="KIND=AMOUNT") = None,
+    methods: option(str | None, METHODS) = None,
+    out: option(Path, "folder for all of it; a run that stopped goes on there") = Path("pruned"),
+    recover: option(bool, "also tune each pruned model by LoRA, 150 steps") = False,
+    tolerance: option(float, "per cent of perplexity that may be lost") = 10.0,
+    cores: option(int, "CPU cores") = CORES,
 ) -> None:
     """Prune a model on your data, measure what is left, and take the one to use."""
-    from transformers import AutoConfig
-
-    from pruning.models import tokenizers
-
-    alias, source = experiment.model_source(model)
-    asked = experiment.budget_of(budget or [])
+    asked = configuration.budget_of(budget or [])
     if asked and sparsity:
         raise InputError(f"--budget and --sparsity {sparsity}: the budget says how much is pruned; give one of them")
+    compared = methods.split(",") if methods else None
     sparsities = [] if asked else numbers(sparsity or "20,30")
-    records, machine = datasets.read_jsonl(data), experiment.Machine(min(1, len(devices.visible())), cores)
+    request = Request(model, data, out, sparsities, asked, compared, recover, tolerance / 100, cores)
+    result = prune(request, shlex.join(["prune", *sys.argv[1:]]))
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(result.page))
+    print(f"This page: {out / PAGE}   configuration: {out / CONFIG}   tables: {out / 'results'}")
+
+
+def prune(request: Request, line: str) -> Result:
+    """Do what was asked for, in `request.out`, where a run that stopped goes on, and write the page to decide by.
+
+    line: the command, which the configuration names. Raises InputError for what cannot be done, with the words of a
+    job that failed."""
+    from pruning.models import loading  # torch is slow
+
+    out, (alias, source) = request.out, configuration.model_source(request.model)
+    records, gpus = datasets.read_jsonl(request.data), min(1, len(devices.visible()))
     mine = config_file.edited(out / CONFIG)
     if mine:
         print(f"{out / CONFIG} was edited and is used as it is; remove it to have it written anew.", flush=True)
         if alias not in mine[1].models:
             raise InputError(f"{out / CONFIG}: models: does not name {alias}, the model of the command line")
     start = CONFIG if mine else START
-    out.mkdir(parents=True, exist_ok=True)
-    base = names.BASE.format(model=alias)
-    known = experiment.parameters_of(source, out / Path(base).parent)
-    first = {"models": experiment.model_section(alias, source, known, machine), **experiment.nothing_else()}
-    first |= {"experiment": {"models": [alias], "methods": ["wanda"]}}
-    put(out / START, experiment.text(first, "prune, before it has seen the model"))
-    run(out, cores, f"fetching {model}", base, config=start)
+    base = Path(names.BASE.format(model=alias))
+    folder = out / base.parent
+    parameters = configuration.parameters_of(source, folder)
+    first = configuration.fetching(configuration.model_section(alias, source, parameters, gpus, request.cores))
+    put(out / START, configuration.text(first, "prune, before it has seen the model"))
+    run(request, f"fetching {request.model}", str(base), config=start)
 
-    folder = out / Path(base).parent
-    tokenizer = tokenizers.load(folder)
-    shape = AutoConfig.from_pretrained(folder).get_text_config()
-    context = shape.max_position_embeddings
-    pairs = own_data.texts(records, tokenizer, data)
-    train, test = own_data.split(pairs)
-    for name, part in (("train", train), ("test", test)):
-        place = out / "own-data" / f"{name}.jsonl"
-        place.parent.mkdir(exist_ok=True)
-        put(place, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in part))
-    size = experiment.Size(
-        *(sum(len(tokenizer(p["prompt"] + p["completion"])["input_ids"]) for p in s) for s in (train, test))
-    )
-    manifest = json.loads((out / base).read_text())
-    section = experiment.model_section(alias, source, manifest["parameters"], machine)
-    text = experiment.calibration(size, context, machine)
-    refits = defaults.refits(folder, section[alias]["dtype"], text, bool(machine.gpus))
-    here = shutil.disk_usage(out).free + sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    lacking = refits.lacking(memory.physical() / 1e9, here / 1e9)
-    raw = json.loads((folder / "config.json").read_text())
-    compared, notes = defaults.chosen(methods.split(",") if methods else None, raw, lacking)
-    if defaults.refitted(compared):
-        section[alias]["memory_gb"] = max(section[alias]["memory_gb"], math.ceil(refits.memory))
-        print(f"Refits take up to {refits.memory:.1f} GB of memory and {refits.disk:.1f} GB of disk meanwhile.")
-    notes += defaults.remarks(compared, raw, max(manifest["widths"]), text, min(sparsities, default=0))
-    for note in notes:
-        print(f"Note: {note}", flush=True)
-    own = {"methods": compared, "recover": recover, "budget": asked}
-    line = shlex.join(["prune", *sys.argv[1:]])
-    budgets = {}
-    if asked:
-        put(out / START, experiment.text(experiment.config(section, size, context, sparsities=[], **own), line))
-        place = {"model": alias, "calib": "own", "budget": experiment.BUDGET}
-        found = {method: names.BUDGET.format(method=method, **place) for method in own["methods"]}
-        run(out, cores, "looking for the sparsities", *found.values(), config=start)
-        budgets = {method: artifacts.read_json(out / path, "budget") for method, path in found.items()}
-        sparsities = {method: each["sparsity"] for method, each in budgets.items()}
-    wanted = experiment.config(section, size, context, sparsities=sparsities, **own)
+    manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
+    section = configuration.model_section(alias, source, manifest["parameters"], gpus, request.cores)
+    stock = loading.stock_config(folder).get_text_config()
+    known = Known(section, stock.max_position_embeddings, *read_data(request, records, folder))
+    methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
+    budgets, sparsities = {}, request.sparsities
+    if request.budget:
+        put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
+        budgets = within_budget(request, alias, methods, start)
+        sparsities = {method: found["sparsity"] for method, found in budgets.items()}
+    wanted = configuration.build(request, known, methods, sparsities)
     if mine:
         for difference in config_file.differences(mine[0], wanted):
             print(f"{out / CONFIG}: {difference}", flush=True)
-        compared = [mine[1].table("table1").reference]
     else:
-        put(out / CONFIG, config_file.signed(experiment.text(wanted, line)))
-    tables = ["results/table1.csv", "results/tradeoff.csv"]
-    run(out, cores, "pruning and measuring", *tables, "results/figures/tradeoff.png")
+        put(out / CONFIG, config_file.signed(configuration.text(wanted, line)))
+    run(request, "pruning and measuring", *TABLES, "results/figures/tradeoff.png")
 
-    models = decision.rows(*(artifacts.read_csv(out / table) for table in tables))
-    choice = decision.choose(models, tolerance / 100, equal_cost=bool(asked))
+    models = decision.rows(*(artifacts.read_csv(out / table) for table in TABLES))
+    choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
     target = names.EXPORT.format(model=alias, variant=choice.variant)
-    run(out, cores, "writing the model to take", target)
-    about = {"reference": compared[0], "vocabulary": shape.vocab_size, "budgets": budgets, "notes": notes}
-    page = decision.page(models, choice, tolerance / 100, folder=str(out / target), **about)
+    run(request, "writing the model to take", target)
+    reference = mine[1].table("table1").reference if mine else methods[0]
+    about = {"vocabulary": stock.vocab_size, "budgets": budgets, "notes": notes}
+    page = decision.page(models, choice, request.tolerance, reference, str(out / target), **about)
     put(out / PAGE, page)
-    from rich.console import Console
-    from rich.markdown import Markdown
+    return Result(models, choice, out / target, page)
 
-    Console().print(Markdown(page))
-    print(f"This page: {out / PAGE}   configuration: {out / CONFIG}   tables: {out / 'results'}")
+
+def read_data(request: Request, records: list[dict[str, Any]], folder: Path) -> list[int]:
+    """Write the user's records as training and test data; return the tokens of either. folder: the model's."""
+    from pruning.models import tokenizers
+
+    tokenizer = tokenizers.load(folder)
+    parts = own_data.split(own_data.texts(records, tokenizer, request.data))
+    for name, part in zip(("train", "test"), parts, strict=True):
+        lines = (json.dumps(pair, ensure_ascii=False) + "\n" for pair in part)
+        put(request.out / "own-data" / f"{name}.jsonl", "".join(lines))
+    return [sum(len(tokenizer(p["prompt"] + p["completion"])["input_ids"]) for p in part) for part in parts]
+
+
+def methods_for(
+    request: Request, known: Known, folder: Path, shape: dict[str, Any], width: int
+) -> tuple[list[str], list[str]]:
+    """The methods to compare, and what is printed of them. shape: the model's config.json; width: its widest layer's.
+
+    Where one refits, the model's `memory_gb` is raised to what that takes. Raises InputError as defaults.chosen."""
+    [section], cut = known.model.values(), configuration.calibration(known)
+    refits = defaults.refits(folder, section["dtype"], cut, known.kind == "gpu")
+    disk = shutil.disk_usage(request.out).free
+    disk += sum(file.stat().st_size for file in request.out.rglob("*") if file.is_file())
+    lacking = refits.lacking(memory.physical() / 1e9, disk / 1e9)
+    methods, notes = defaults.chosen(request.methods, shape, lacking)
+    if defaults.refitted(methods):
+        section["memory_gb"] = max(section["memory_gb"], math.ceil(refits.memory))
+        print(f"Refits take up to {refits.memory:.1f} GB of memory and {refits.disk:.1f} GB of disk meanwhile.")
+    notes += defaults.remarks(methods, shape, width, cut, min(request.sparsities, default=0))
+    for note in notes:
+        print(f"Note: {note}", flush=True)
+    return methods, notes
+
+
+def within_budget(request: Request, alias: str, methods: list[str], config: str) -> dict[str, dict[str, Any]]:
+    """What scripts/budget.py finds for each method: the least sparsity that meets the budget, and what it costs."""
+    place = {"model": alias, "calib": "own", "budget": configuration.BUDGET}
+    paths = {method: names.BUDGET.format(method=method, **place) for method in methods}
+    run(request, "looking for the sparsities", *paths.values(), config=config)
+    return {method: artifacts.read_json(request.out / path, "budget") for method, path in paths.items()}
 
 
 def numbers(text: str) -> list[int]:
@@ -154,86 +179,40 @@ def numbers(text: str) -> list[int]:
 def put(path: Path, text: str) -> None:
     """Write, but leave a file that says the same alone."""
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 
-def run(out: Path, cores: int, what: str, *targets: str, config: str = CONFIG) -> None:
-    """The workflow, in `out`, by the configuration of this name, with progress.
+def run(request: Request, what: str, *targets: str, config: str = CONFIG) -> None:
+    """Run the workflow in `request.out`, by the configuration of this name, and show its progress.
 
     Raises InputError with the failed job's own words."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    snakefile = names.HOME / "Snakefile"
-    command = [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(snakefile), "--directory", str(out)]
-    command += ["--cores", str(cores), "--configfile", str(out / config), "--", *targets]
-    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeElapsedColumn())
-    lines: list[str] = []
-    with (out / LOG).open("a") as log, Progress(*columns, TimeRemainingColumn()) as progress:
-        task = progress.add_task(what, total=None, now="")
-        process = subprocess.Popen(command, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True)
-        rule = ""
-        for line in process.stdout:
-            log.write(line)
-            lines.append(line.rstrip())
-            if found := re.match(r"(?:local)?rule (\w+):", line):
-                rule = found[1]
-            elif found := re.match(r"    wildcards: (.*)", line):
-                progress.update(task, now=f"{rule} {found[1]}")
-            elif found := re.match(r"(\d+) of (\d+) steps", line):
-                progress.update(task, completed=int(found[1]), total=int(found[2]))
-    if process.wait():
-        said = [line.strip() for line in lines if re.match(r"\s*error: ", line)] or lines[-1:]
-        raise InputError(f"{what}: {said[-1].removeprefix('error: ')} (all of it: {out / LOG})")
+    out = request.out
+    arguments = ["--snakefile", str(names.HOME / "Snakefile"), "--directory", str(out), "--cores", str(request.cores)]
+    arguments += ["--configfile", str(out / config), "--", *targets]
+    with (out / LOG).open("a+") as log, (out / EVENTS).open("a") as kept, Bar(what) as bar:
+        try:
+            for event in workflow.events(arguments, log):
+                kept.write(json.dumps(event) + "\n")
+                kept.flush()
+                bar.show(event)
+        except InputError as error:
+            raise InputError(f"{what}: {error} (all of it: {out / LOG})") from None
 
 
-def status(out: Annotated[Path, typer.Option(help="folder of the run")] = Path("pruned")) -> None:
+def show_status(out: option(Path, "folder of the run") = Path("pruned")) -> None:
     """What a run is at, what failed, and the last words of its log."""
     if not (out / LOG).is_file():
         raise InputError(f"--out {out}: no run of prune there (no {LOG})")
-    for line in progress_of((out / LOG).read_text(encoding="utf-8"), out):
-        print(line)
-
-
-def progress_of(log: str, out: Path) -> list[str]:
-    """Of the last run in a log of snakemake's."""
-    run = log.rpartition("Building DAG of jobs...")[2]
-    jobs = {}
-    for rule, body in re.findall(r"^(?:local)?rule (\w+):\n((?:^ +\S.*\n)*)", run, re.M):
-        noted = dict(re.findall(r"^    (jobid|wildcards|log): (.*)$", body, re.M))
-        jobs[noted.get("jobid")] = (f"{rule} {noted.get('wildcards', '')}".strip(), noted.get("log", ""))
-    done = re.findall(r"^Finished jobid: (\d+)", run, re.M)
-    failed = [
-        number for number in re.findall(r"^Error in rule .*?^    jobid: (\d+)", run, re.M | re.S) if number in jobs
-    ]
-    steps = re.findall(r"^\d+ of \d+ steps.*", run, re.M)
-    lines = steps[-1:] or ["no job has ended yet"]
-    for number in failed:
-        name, place = jobs[number]
-        lines.append(f"failed: {name}: {last_line(out / place.split(' ')[0])}")
-    if "Nothing to be done" in run:
-        return ["all jobs have ended"]
-    left = [name for number, (name, _) in jobs.items() if number not in done]
-    if locks.alive(out / ".snakemake"):
-        lines += [] if failed else [f"at work: {name}" for name in left]
-    elif not failed and (left or not steps):
-        lines += [f"stopped: {name}" for name in left] + ["the same command as before goes on from here"]
-    return lines
-
-
-def last_line(log: Path) -> str:
-    if not log.is_file():
-        return "no log"
-    written = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return written[-1] if written else "an empty log"
+    print("\n".join(status.lines(status.read(out / EVENTS), out)))
 
 
 def main() -> None:
     with one_line():
         if sys.argv[1:2] == ["status"]:
             del sys.argv[1]
-            typer.run(status)
-        app()
+            typer.run(show_status)
+        typer.run(command)
 
 
 if __name__ == "__main__":

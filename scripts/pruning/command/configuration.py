@@ -1,4 +1,4 @@
-"""The configuration that `prune` writes: commented, for the same workflow. Change it, and run snakemake yourself."""
+"""From what a user asks for to a configuration of the workflow, in a commented file to edit and run again."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,26 +16,47 @@ from pruning.core.limits import LEAST_WINDOWS
 from pruning.models import sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
-SEQUENCE = 512  # tokens at most
+SEQUENCE = 512  # tokens of a calibration sequence, at most
 SEQUENCES = {"cpu": 32, "gpu": 128}  # of calibration, at most
 TESTED = {"cpu": 40 * 1024, "gpu": 128 * 2048}  # tokens, at most
 BUDGET = "asked"
-OFF = ("table2", "table3", "table6", "table7", "recovery", "ridge", "seeds")
-SECTIONS_OFF = ("overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation", "latency", "reasoner")
+OFF = {
+    "tables": dict.fromkeys(("table1", "table2", "table3", "table6", "table7", "recovery", "ridge", "seeds")),
+    **dict.fromkeys(("tradeoff", "overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation")),
+    **dict.fromkeys(("latency", "reasoner")),
+}
+"""The default's tables and analyses, switched off."""
 
 
 @dataclass(frozen=True)
-class Machine:
-    gpus: int
-    threads: int
+class Request:
+    """What a user asks for."""
+
+    model: str  # as model_source reads it
+    data: Path  # JSON Lines, as own_data.py reads them
+    out: Path
+    sparsities: Sequence[int] = (20, 30)  # per cent of FFN neurons to remove, where there is no budget
+    budget: Mapping[str, str] | None = None  # kind and amount of what a model may cost
+    methods: Sequence[str] | None = None  # None: those that defaults.py chooses
+    recover: bool = False
+    tolerance: float = 0.1  # share of perplexity that may be lost
+    cores: int = 1
 
 
 @dataclass(frozen=True)
-class Size:
-    """Of the user's data, in this model's tokens."""
+class Known:
+    """What is known once the model is fetched and the data are read."""
 
-    train: int
-    test: int
+    model: dict[str, Any]  # the configuration's section `models`, of this one
+    context: int  # tokens that the model reads at once
+    train: int  # tokens of the user's training data
+    test: int  # and of the test data
+
+    @property
+    def kind(self) -> str:
+        """What computes: gpu or cpu."""
+        [section] = self.model.values()
+        return "gpu" if section["gpus"] else "cpu"
 
 
 def model_source(text: str) -> tuple[str, dict[str, Any]]:
@@ -59,7 +80,7 @@ def model_source(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def parameters_of(source: Mapping[str, Any], base: Path) -> int | None:
-    """As many as the model has, as far as that is known. base: where it lies once it is fetched.
+    """Return how many parameters the model has, as far as that is known. base: where it lies once it is fetched.
 
     Raises InputError as sources.gguf_files does."""
     if found := memory.parameters(Path(source["path"]) if source["kind"] == "local" else base):
@@ -69,87 +90,69 @@ def parameters_of(source: Mapping[str, Any], base: Path) -> int | None:
     return memory.gguf_parameters(sources.gguf_files(GgufSource(**source).model_dump())[0])
 
 
-def model_section(alias: str, source: dict[str, Any], parameters: int | None, machine: Machine) -> dict[str, Any]:
+def model_section(
+    alias: str, source: dict[str, Any], parameters: int | None, gpus: int, threads: int
+) -> dict[str, Any]:
     """bfloat16 on a GPU, or for a billion where the CPU can; memory for the weights twice and the libraries."""
     large = (parameters or 0) > 10**9 and "bfloat16" not in devices.slow_dtypes()
-    dtype = "bfloat16" if machine.gpus or large else "float32"
-    size = (parameters or 0) * (2 if dtype == "bfloat16" else 4) / 1e9
-    own = {"source": source, "dtype": dtype, "gpus": machine.gpus, "threads": machine.threads}
-    return {alias: {**own, "memory_gb": max(2, round(2 * size + 2))}}
+    dtype = "bfloat16" if gpus or large else "float32"
+    memory_gb = max(2, round(2 * memory.gigabytes(parameters or 0, dtype) + 2))
+    return {alias: {"source": source, "dtype": dtype, "gpus": gpus, "threads": threads, "memory_gb": memory_gb}}
 
 
-def nothing_else() -> dict[str, Any]:
-    """The default's other tables and analyses, switched off."""
-    return {"tables": dict.fromkeys(("table1", *OFF)), "tradeoff": None, **dict.fromkeys(SECTIONS_OFF)}
+def fetching(model: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration that fetches a model, and nothing else."""
+    return {"models": model, **OFF, "experiment": {"models": list(model), "methods": ["wanda"]}}
 
 
-def config(
-    model: dict[str, Any],
-    size: Size,
-    context: int,
-    *,
-    methods: Sequence[str],
-    sparsities: Sequence[int] | Mapping[str, int],
-    recover: bool,
-    budget: Mapping[str, str] | None = None,
+def build(
+    request: Request, known: Known, methods: Sequence[str], sparsities: Sequence[int] | Mapping[str, int]
 ) -> dict[str, Any]:
-    """What is pruned, measured and compared. sparsities: of all methods, or method -> its own, which a budget chose;
-    none as long as that is still to be found: no tables. Raises InputError where the data are too few to tell anything.
-    """
-    [alias] = model
-    kind = "gpu" if model[alias]["gpus"] else "cpu"
-    tested = min(size.test, TESTED[kind])
-    if context < SEQLENS[-1]:
-        raise InputError(f"MODEL: its context of {context} tokens is shorter than {SEQLENS[-1]}, the least to test on")
-    fitting = [n for n in SEQLENS if n <= context and tested // n >= LEAST_WINDOWS]
+    """Return the configuration: what is pruned, measured and compared.
+
+    sparsities: of all methods, or method -> its own, which a budget chose; none as long as that is still to be found,
+    and then no tables. Raises InputError where the data are too few to tell anything."""
+    [alias], tested = known.model, min(known.test, TESTED[known.kind])
+    if known.context < SEQLENS[-1]:
+        raise InputError(
+            f"MODEL: its context of {known.context} tokens is shorter than {SEQLENS[-1]}, the least to test on"
+        )
+    fitting = [n for n in SEQLENS if n <= known.context and tested // n >= LEAST_WINDOWS]
     if not fitting:
         least = LEAST_WINDOWS * SEQLENS[-1]
-        raise InputError(f"--data: {size.test} tokens are left to test on, {least} are needed: give more records")
-    text = calibration(size, context, Machine(model[alias]["gpus"], model[alias]["threads"]))
-    speed = {"prompt_tokens": min(512, context // 2), "decode_tokens": min(32, context // 2)}
+        raise InputError(f"--data: {known.test} tokens are left to test on, {least} are needed: give more records")
+    text = calibration(known)
+    speed = {"prompt_tokens": min(512, known.context // 2), "decode_tokens": min(32, known.context // 2)}
     data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
     files = {"path": "own-data/{split}.jsonl", "splits": {"train": "train", "test": "test"}}
-    asked = {"kind": "perplexity", "title": "your data, perplexity", "dataset": "own", "text": "{prompt}{completion}"}
+    task = {"kind": "perplexity", "title": "your data, perplexity", "dataset": "own", "text": "{prompt}{completion}"}
+    at = {"sparsities": None, "at": dict(sparsities)} if isinstance(sparsities, Mapping) else {}
+    table = {"title": "Your model, pruned", "tasks": ["own"], **(at or {"sparsities": list(sparsities)}), "paper": None}
     own = {
-        "models": model,
+        "models": known.model,
         "datasets": {"own": {"kind": "published", **data, "local": files}},
         "calibrations": {"own": text},
-        "tasks": {"own": {**asked, "seqlen": fitting[0], "tokens": tested, "batch_size": 1}},
+        "tasks": {"own": {**task, "seqlen": fitting[0], "tokens": tested, "batch_size": 1}},
         "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods), "reference": methods[0]},
-        "tables": {"table1": {"title": "Your model, pruned", "tasks": ["own"], **levels(sparsities), "paper": None}},
+        "tables": {**OFF["tables"], **({"table1": table} if sparsities else {})},
         "tradeoff": {"tables": ["table1"], **speed, "rounds": 5},
     }
-    if budget:
-        own["budgets"] = {BUDGET: {**budget, **speed}}
-    if recover:
+    if request.budget:
+        own["budgets"] = {BUDGET: {**request.budget, **speed}}
+    if request.recover:
+        table["tasks"].append("own@own")
         own["tunings"] = {"own": {"dataset": "own", "batch_size": 4, "learning_rate": 2e-4}}
         own["tunings"]["own"]["sequence_length"] = text["sequence_length"]
-        own["tables"]["table1"]["tasks"].append("own@own")
-    off = nothing_else()
-    own["tables"] = {**off["tables"], **(own["tables"] if sparsities else {})}
-    return own | {key: value for key, value in off.items() if key not in own}
+    return own | {key: value for key, value in OFF.items() if key not in own}
 
 
-def calibration(size: Size, context: int, machine: Machine) -> dict[str, Any]:
+def calibration(known: Known) -> dict[str, Any]:
     """The calibration's section: so much training data, in sequences enough for refits to hold some out."""
     from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
 
-    length = max(1, min(SEQUENCE, context, size.train // HELD_OUT_EVERY))
-    samples = min(SEQUENCES["gpu" if machine.gpus else "cpu"], size.train // length)
-    return {
-        "dataset": "own",
-        "samples": samples,
-        "sequence_length": length,
-        "packing": "concat",
-        "micro_batch": 1,
-    }
-
-
-def levels(sparsities: Sequence[int] | Mapping[str, int]) -> dict[str, Any]:
-    """Of a table."""
-    if isinstance(sparsities, Mapping):
-        return {"sparsities": None, "at": dict(sparsities)}
-    return {"sparsities": list(sparsities)}
+    length = max(1, min(SEQUENCE, known.context, known.train // HELD_OUT_EVERY))
+    samples = min(SEQUENCES[known.kind], known.train // length)
+    return {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": 1}
 
 
 def budget_of(given: Sequence[str]) -> dict[str, str] | None:
@@ -182,11 +185,9 @@ COMMENTS = {
 
 
 def text(content: dict[str, Any], command: str) -> str:
-    """The YAML file."""
+    """Return a configuration as YAML. command: what wrote it."""
     parts = [f"# Written by: {command}\n# Every key is explained in config/config.yaml of the workflow.\n"]
     for key, value in content.items():
         comment = f"# {COMMENTS[key]}\n" if key in COMMENTS else ""
-        parts.append(
-            comment + yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, default_flow_style=False)
-        )
+        parts.append(comment + yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True))
     return "\n".join(parts)

@@ -1,0 +1,42 @@
+"""What a run of `prune` is at, from the events of its workflow."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pruning.core import failures, locks
+from pruning.core.plugins.snakemake_logger_plugin_pruning import name_of
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the events of the last run in a file; none where there is no file."""
+    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    starts = [number for number, event in enumerate(events) if event["event"] == "workflow_started"]
+    return events[starts[-1] :] if starts else events
+
+
+def lines(events: Iterable[Mapping[str, Any]], out: Path) -> list[str]:
+    """Return how far a run in `out` is, then the jobs that failed, with their last words, or those at work.
+
+    events: the run's (core/plugins)."""
+    left, failed, done = {}, {}, None
+    for event in events:
+        if event["event"] == "nothing_to_do":
+            return ["all jobs have ended"]
+        if event["event"] == "job_info":
+            left[event["jobid"]] = event
+        elif event["event"] == "job_finished":
+            left.pop(event["job_id"], None)
+        elif event["event"] == "job_error":
+            failed[event["jobid"]] = left.pop(event["jobid"])
+        elif event["event"] == "progress":
+            done = f"{event['done']} of {event['total']} steps ({event['done'] / event['total']:.0%}) done"
+    said = [done or "no job has ended yet"]
+    for job in failed.values():
+        said.append(f"failed: {name_of(job)}: {failures.words([out / log for log in job['log']]).splitlines()[-1]}")
+    if locks.alive(out / ".snakemake"):
+        said += [f"at work: {name_of(job)}" for job in left.values() if not failed]
+    elif not failed and (left or not done):
+        said += [f"stopped: {name_of(job)}" for job in left.values()] + ["the same command as before goes on from here"]
+    return said

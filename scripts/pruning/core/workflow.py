@@ -1,0 +1,39 @@
+"""A run of the workflow in a process of its own, and its events as they come."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from pruning.core import names
+from pruning.core.errors import InputError
+
+PLUGINS = names.HOME / "scripts/pruning/core/plugins"
+
+
+def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any]]:
+    """Run Snakemake with these arguments and yield its events (core/plugins) as they come.
+
+    messages: a file, open for reading and writing, which gets Snakemake's own words. Raises InputError with the last
+    error that these tell of, or with their last line, if the run fails."""
+    reading, writing = os.pipe()
+    added = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(PLUGINS)}
+    before = {key: [os.environ[key]] if key in os.environ else [] for key in added}
+    environment = {key: os.pathsep.join([folder, *before[key]]) for key, folder in added.items()}
+    command = [sys.executable, "-P", "-m", "snakemake"]
+    command += ["--logger", "pruning", "--logger-pruning-events", f"/dev/fd/{writing}", *arguments]
+    start = messages.seek(0, os.SEEK_END)
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=messages, stderr=messages, pass_fds=[writing]
+    )
+    os.close(writing)
+    with open(reading, encoding="utf-8") as stream:
+        yield from map(json.loads, stream)
+    if process.wait():
+        messages.seek(start)
+        lines = [line.strip() for line in messages if line.strip()]
+        said = [line for line in lines if line.startswith("error: ")] or lines[-1:] or ["it said nothing"]
+        raise InputError(said[-1].removeprefix("error: "))

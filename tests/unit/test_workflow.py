@@ -1,0 +1,72 @@
+"""A run in a process of its own: its events, its progress and its errors."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pruning.core import workflow
+from pruning.core.errors import InputError
+
+SNAKEFILE = """
+rule all:
+    input: "a.txt", "b.txt"
+rule made:
+    output: "{name}.txt"
+    log: "{name}.log"
+    shell: "{FAILING}touch {output}"
+"""
+
+
+def written(folder: Path, failing: str = "") -> Path:
+    (folder / "Snakefile").write_text(SNAKEFILE.replace("{FAILING}", failing))
+    return folder
+
+
+def run(folder: Path) -> list[dict]:
+    arguments = ["--snakefile", str(folder / "Snakefile"), "--directory", str(folder), "--cores", "1"]
+    with tempfile.TemporaryFile("w+") as messages:
+        return list(workflow.events([*arguments, "--show-failed-logs", "--", "all"], messages))
+
+
+def shown(folder: Path, **variables: str) -> str:
+    """What our logger prints, where there is no terminal unless variables of the environment say so."""
+    command = [sys.executable, "-m", "snakemake", "--logger", "pruning", "--cores", "1", "--quiet", "rules"]
+    environment = {**os.environ, "PYTHONPATH": str(workflow.PLUGINS), **variables}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stderr
+
+
+def test_events_tell_of_jobs_as_they_are_started_and_finished(tmp_path):
+    folder = written(tmp_path)
+    events = run(folder)
+    jobs = {event["jobid"]: event for event in events if event["event"] == "job_info"}
+    made = [job for job in jobs.values() if job["rule_name"] == "made"]
+    assert sorted((job["wildcards"]["name"], *job["output"], *job["log"]) for job in made) == [
+        ("a", "a.txt", "a.log"),
+        ("b", "b.txt", "b.log"),
+    ]
+    assert [event["job_id"] for event in events if event["event"] == "job_finished"][-1] in jobs
+    assert events[0] == {"event": "workflow_started"} and events[1]["stats"]["total"] == 3
+    assert {"event": "progress", "done": 3, "total": 3} in events
+    assert [event["event"] for event in run(folder)] == ["workflow_started", "nothing_to_do"]
+
+
+@pytest.mark.parametrize(
+    ("failing", "message"),
+    [("echo start > {log}; echo 'error: no room' >> {log}; exit 1; ", "^no room$"), ("exit 1; {nothing}", "nothing")],
+)
+def test_a_failed_run_ends_in_its_own_words(tmp_path, failing, message):
+    with pytest.raises(InputError, match=message):
+        run(written(tmp_path, failing))
+
+
+def test_without_a_terminal_each_finished_job_is_a_line_and_on_one_there_is_a_bar(tmp_path):
+    lines = shown(written(tmp_path)).splitlines()
+    assert [line.partition(" jobs, 0:0")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert {line.rpartition(": ")[2] for line in lines} == {"made name=a", "made name=b", "all"}
+    (tmp_path / "a.txt").unlink()
+    said = shown(written(tmp_path, "exit {nothing}; "), FORCE_COLOR="1", COLUMNS="200")
+    assert "NameError" in said and "0/2" in said and "Select jobs" not in said
