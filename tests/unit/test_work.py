@@ -11,7 +11,7 @@ import tiny
 from pruning.analysis import work
 from pruning.calibration import output_gradients, prepare, second_moments
 from pruning.calibration.gradients import Calibration
-from pruning.config import calibration, methods, models, tuning
+from pruning.config import calibration, methods, models
 from pruning.core.errors import InputError
 from pruning.evaluation import recovery
 from pruning.methods import refit, sensitivity
@@ -36,7 +36,7 @@ def reckoned(folder, rule: str, method: dict | None = None, again: bool = False,
     config = SimpleNamespace(
         models={"tiny": models.Model(source=source, gpus=0)},
         calibrations={"text": calibration.Calibration(**TEXT, gradient_checkpointing=again)},
-        tunings={"told": tuning.Tuning(**TOLD, gradient_checkpointing=again, **told)},
+        tunings={"told": calibration.Tuning(**TOLD, gradient_checkpointing=again, **told)},
         method=lambda _: methods.Method(score="wanda", **(method or {})),
         lineage=lambda model: [model],
     )
@@ -61,7 +61,7 @@ def calibrated(network) -> None:
 
 
 def tuned(network) -> None:
-    adapted = recovery.with_adapters(network, tuning.Tuning(**TOLD).model_dump())
+    adapted = recovery.with_adapters(network, calibration.Tuning(**TOLD).model_dump())
     for _ in range(2):
         recovery.backward(adapted, *2 * [torch.ones(5, 16, dtype=torch.long)])
 
