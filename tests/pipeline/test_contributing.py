@@ -26,8 +26,7 @@ def insert(path: Path, before: str, text: str) -> None:
 def test_a_score(workspace: Workspace):
     code, entry = blocks("A score")
     (workspace.path / "scripts/pruning/methods/scores/loudest.py").write_text(code)
-    content = yaml.safe_load((workspace.path / "test.yaml").read_text()) | yaml.safe_load(entry)
-    (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
+    workspace.configure(yaml.safe_load(entry))
     target = "results/tiny-reasoner/masks/gsm_symbolic-s0/loudest/50.parquet"
     workspace.snakemake(target)
     keep = pd.read_parquet(workspace.path / target)
@@ -42,9 +41,7 @@ def test_a_score(workspace: Workspace):
 def test_a_family(workspace: Workspace):
     (line,) = blocks("A model family")
     tiny.save(tiny.of_family("helium", head_dim=8), workspace.path / "resources/helium")
-    content = yaml.safe_load((workspace.path / "test.yaml").read_text())
-    content["models"]["helium"] = {"source": {"kind": "local", "path": "resources/helium"}}
-    (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
+    workspace.configure({"models.helium.source": {"kind": "local", "path": "resources/helium"}})
     target = "results/helium/compact/gsm_symbolic-s0/rku/50/manifest.json"
     refused = workspace.snakemake(target, check=False)
     assert "model type 'helium' cannot be pruned" in refused.stdout + refused.stderr

@@ -1,17 +1,15 @@
 """One command from a model and a file to a decision and a folder."""
 
 import json
-import os
 import subprocess
-import sys
 
 import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
 import tiny
-import workspace
 from pruning.models.checkpoint import Checkpoint
+from workspace import ROOT, python, run
 
 RECORDS = [
     {"question": f"What is {n} + {n % 7}?", "answer": f"{n + n % 7} of course, as anyone sees"} for n in range(250)
@@ -19,10 +17,8 @@ RECORDS = [
 
 
 def prune(folder, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pruning.command.prune", "Model", "--data", "mine.jsonl", "--cores", "2", *options]
-    path = os.pathsep.join([*workspace.FORKING, os.environ["PATH"]])
-    environment = {**os.environ, "PYTHONPATH": str(workspace.ROOT / "scripts"), "PATH": path}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    command = [python(), "-m", "pruning.command.prune", "Model", "--data", "mine.jsonl", "--cores", "2", *options]
+    return run(folder, *command, PYTHONPATH=str(ROOT / "scripts"))
 
 
 @pytest.fixture
@@ -60,9 +56,7 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     made = {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
     assert prune(own, *options).returncode == 0
     assert made == {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
-    status = [sys.executable, "-m", "pruning.command.prune", "status"]
-    environment = {**os.environ, "PYTHONPATH": str(workspace.ROOT / "scripts")}
-    said = subprocess.run(status, cwd=own, env=environment, capture_output=True, text=True).stdout
+    said = run(own, python(), "-m", "pruning.command.prune", "status", PYTHONPATH=str(ROOT / "scripts")).stdout
     assert "at work" not in said and "stopped" not in said
     # A configuration that was edited is used as it is, and stays.
     config = own / "pruned/prune.yaml"
