@@ -69,6 +69,7 @@ def serving(folder: Path, owner: int) -> Path:
 
 
 def serve(address: str, client: str, owner: str) -> None:
+    del sys.path[0]  # the tests' folder
     for name in LIBRARIES:
         importlib.import_module(name)
     from torch.utils import collect_env
