@@ -159,3 +159,9 @@ def verified(workspace: Workspace, status: int) -> str:
     done = run(workspace.path, python(), "scripts/verify.py")
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
+
+
+def code_below(page: str, heading: str) -> list[str]:
+    """The code blocks below a heading of the documentation, in order."""
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", (ROOT / page).read_text(), re.M | re.S)[1]
+    return re.findall(r"```\w+\n(.*?)```", section, re.S)

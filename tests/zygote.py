@@ -3,6 +3,9 @@
 `python` in the folder that `serving` gives is a client: it hands a script or one of MODULES with its arguments, folder,
 environment, output and limit on the size of files to the server, which forks. Everything else it passes on to the real
 python. In a fork sys.executable is the client, so what a fork starts is forked as well.
+
+The library is loaded as well, from this checkout. A fork for a copy takes it for its own if all files are the same, and
+else loads what is there.
 """
 
 import array
@@ -18,9 +21,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "scripts"
 MODULES = ("snakemake", "pruning.command.prune", "ipykernel_launcher")
 """What is started by `python -m` in a fork."""
 LIBRARIES = (
@@ -76,6 +82,12 @@ def serve(address: str, client: str, owner: str) -> None:
 
     about = collect_env.get_pretty_env_info()  # what lm-eval asks `pip`, `gcc` and others for, at every evaluation
     collect_env.get_pretty_env_info = lambda: about
+    sys.path.insert(0, str(SCRIPTS))
+    files = {path.relative_to(SCRIPTS): path.read_bytes() for path in SCRIPTS.glob("pruning/**/*.py")}
+    for file in files:
+        if file.name != "vllm.py":  # which sets variables of the environment
+            importlib.import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
+    del sys.path[0]
     gc.freeze()  # a fork's collections would copy the memory of all that is loaded
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
@@ -93,11 +105,11 @@ def serve(address: str, client: str, owner: str) -> None:
         if os.fork() == 0:
             listener.close()
             sys.executable = client
-            work(channel)
+            work(channel, files)
         channel.close()
 
 
-def work(channel: socket.socket) -> None:
+def work(channel: socket.socket, files: dict[Path, bytes]) -> None:
     head, ancillary, *_ = channel.recvmsg(8, socket.CMSG_SPACE(12))
     descriptors = array.array("i", ancillary[0][2])
     size, job = int.from_bytes(head, "little"), b""
@@ -112,8 +124,9 @@ def work(channel: socket.socket) -> None:
     os.environ.update(environment)
     resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    code = 0
+    code, noted = 0, environment.get("LOADED")
     try:
+        take_library(place_of_library(arguments, environment), files, anew=bool(noted))
         run(arguments)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -126,10 +139,41 @@ def work(channel: socket.socket) -> None:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    if noted := environment.get("LOADED"):
+    if noted:
         note_modules(noted, arguments[0])
     channel.sendall(bytes([code % 256]))
     os._exit(code)
+
+
+def place_of_library(arguments: list[str], environment: dict[str, str]) -> Path:
+    """The folder of the package `pruning` that these arguments will import."""
+    options = [argument for argument in arguments if argument != "-P"]
+    if options[0] != "-m":
+        return Path(options[0]).resolve().parent
+    if options[1] == "snakemake":
+        named = [file for option, file in zip(options, options[1:], strict=False) if option == "--snakefile"]
+        return Path(*named[:1]).resolve().parent / "scripts" if named else Path.cwd() / "scripts"
+    return Path(environment.get("PYTHONPATH", "").split(os.pathsep)[0]).resolve()
+
+
+def take_library(place: Path, files: dict[Path, bytes], anew: bool) -> None:
+    """Make the modules that are loaded those of this place, or forget them where a file there is another one."""
+    modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "pruning"}
+    if anew or not all((place / file).is_file() and (place / file).read_bytes() == files[file] for file in files):
+        for name in modules:
+            del sys.modules[name]
+    elif place != SCRIPTS:
+        for module in modules.values():
+            for name, value in list(vars(module).items()):
+                whole = [moved(path, place.parent) for path in value] if name == "__path__" else None
+                setattr(module, name, whole or moved(value, place.parent))
+
+
+def moved(value: Any, home: Path) -> Any:
+    """A path in this checkout as it is called in a copy; anything else as it is."""
+    if isinstance(value, str | Path) and Path(str(value)[: len(str(ROOT)) + 1]) == ROOT:
+        return type(value)(home / Path(value).relative_to(ROOT))
+    return value
 
 
 def note_modules(path: str, script: str) -> None:

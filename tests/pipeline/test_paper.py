@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from planned_jobs import Dag
-from workspace import ROOT, Workspace, changed
+from workspace import Workspace, changed, code_below
 
 TABLES = ["ablation", "collapse", "latency", "readings", "recovery", "ridge", "seeds"]
 TABLES += ["table1", "table3", "table4", "table5", "table6", "tradeoff"]
@@ -214,14 +214,6 @@ def test_the_report_holds_captions_tables_and_figures(paper: Workspace):
 
 
 # docs/howto.md shows what each of these takes; its YAML is what is run here.
-
-
-def documented(title: str) -> str:
-    """The YAML below a heading of docs/howto.md."""
-    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", (ROOT / "docs/howto.md").read_text(), re.M | re.S)[1]
-    return re.search(r"```yaml\n(.*?)```", section, re.S)[1]
-
-
 @pytest.mark.parametrize(
     ("title", "column", "value"),
     [
@@ -231,7 +223,7 @@ def documented(title: str) -> str:
     ],
 )
 def test_additions_are_config_only(paper: Workspace, title: str, column: str, value: str):
-    mine = yaml.safe_load(documented(title))
+    mine = yaml.safe_load(code_below("docs/howto.md", title)[0])
     questions = [{"question": f"What is {n} and {n}?", "answer": f"{2 * n}"} for n in range(30)]
     (paper.path / "my_questions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in questions))
     shutil.copytree(paper.path / "resources/model", paper.path / "my_model", dirs_exist_ok=True)
