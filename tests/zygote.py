@@ -193,6 +193,8 @@ def run(arguments: list[str]) -> None:
         sys.path.insert(0, os.getcwd() if first == "-m" else os.path.abspath(os.path.dirname(first)))
     if first == "-m":
         sys.argv = rest
+        if "." in rest[0]:
+            sys.modules.pop(rest[0], None)  # a module of ours that is loaded already would be warned of
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv = [first, *rest]
