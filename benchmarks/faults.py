@@ -38,13 +38,6 @@ EDITS = [  # at the beginning, in the middle and at the end of the line
     {"methods": {"rku": {"round_to": 8}}},
     {"datasets": {"gsm_symbolic": {"seed": 3}}, "tables": {"table1": {"title": "Another"}}},
 ]
-OF_THE_RUN = {"logs", "benchmarks", "cache"}
-
-
-def artefacts(folder: Path) -> dict[str, bytes]:
-    files = [path for path in (folder / "results").rglob("*") if path.is_file()]
-    made = {str(path.relative_to(folder)): path for path in files if path.name[0] != "."}
-    return {name: path.read_bytes() for name, path in made.items() if not OF_THE_RUN & set(path.parts)}
 
 
 def start(folder: Path, log: Path) -> subprocess.Popen:
@@ -89,7 +82,7 @@ def main(
     rng, counts = random.Random(seed), Counter()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     tiny.save(tiny.qwen2(), folder / "resources/model")
-    Workspace(folder)
+    workspace = Workspace(folder)
     log = folder / "run.log"
     began = time.monotonic()
     undisturbed = []
@@ -98,7 +91,7 @@ def main(
         (folder / "edit.yaml").write_text(json.dumps(edit))
         if start(folder, log).wait():
             sys.exit(f"error: undisturbed, it fails:\n{log.read_text()[-2000:]}")
-        undisturbed.append(artefacts(folder))
+        undisturbed.append(workspace.artefacts())
         print(f"undisturbed: {len(jobs_finished(log))} jobs, {len(undisturbed[-1])} artefacts", flush=True)
     print(f"{time.monotonic() - began:.0f} s", flush=True)
 
@@ -137,7 +130,7 @@ def main(
                 break
         counts["finished jobs done again"] += sum(number - 1 for number in finished.values())
         counts["grids"] += 1
-        found = artefacts(folder)
+        found = workspace.artefacts()
         counts["wrong artefacts"] += sum(found.get(name) != content for name, content in expected.items())
         counts["artefacts too many"] += len(found.keys() - expected.keys())
         print(dict(counts), f"{time.monotonic() - began:.0f} s", flush=True)

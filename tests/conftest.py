@@ -5,15 +5,16 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs a test a core: more threads would wait for each other
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 import tiny
+import zygote
 from pruning.core import chain
-from workspace import Workspace
+from workspace import FORKING, Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +31,24 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
+def shared(tmp_path_factory) -> Path:
+    """A folder of all test processes."""
+    root = tmp_path_factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+
+@pytest.fixture(scope="session")
+def forking(tmp_path_factory) -> Iterator[None]:
+    """What `workspace.python()` runs is a fork of one process, which all test processes share."""
+    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    FORKING.append(str(zygote.serving(shared(tmp_path_factory) / "zygote", owner)))
+    yield
+    FORKING.clear()
+
+
 def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
     """A folder that one of the test processes makes, as a copy of each process's own."""
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    root = shared(tmp_path_factory)
     with FileLock(root / f"{name}.lock"):
         if not (root / f"{name}.made").exists():
             make(root / name)
@@ -60,6 +75,6 @@ def paper(finished: Workspace, tmp_path_factory) -> Workspace:
 
     def make(path: Path) -> None:
         shutil.copytree(finished.path, path)
-        Workspace.at(path).snakemake("paper")
+        Workspace.at(path).snakemake("paper", LOADED=str(path / "loaded"))
 
     return Workspace.at(made_once(tmp_path_factory, "paper", make))

@@ -1,102 +1,135 @@
-"""Jobs as forks of one process that has the libraries loaded: of a job on the tests' models, starting is the most.
+"""Python processes as forks of one that has the libraries loaded: of a job on the tests' models, starting is the most.
 
-`python` in the folder that `serving` gives is a client: it hands a stage's command line, folder, environment and output
-to the server, which forks; everything else it passes on to the real one. Not for tests that kill jobs.
+`python` in the folder that `serving` gives is a client: it hands a script or one of MODULES with its arguments, folder,
+environment, output and limit on the size of files to the server, which forks. Everything else it passes on to the real
+python. In a fork sys.executable is the client, so what a fork starts is forked as well.
+
+The library is loaded as well, from this checkout. A fork for a copy takes it for its own if all files are the same, and
+else loads what is there.
 """
 
 import array
+import gc
+import importlib
 import json
 import os
+import resource
 import runpy
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import yaml
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "scripts"
+MODULES = ("snakemake", "pruning.command.prune", "ipykernel_launcher")
+"""What is started by `python -m` in a fork."""
+LIBRARIES = (
+    *("lm_eval.evaluator", "lm_eval.models.huggingface", "lm_eval.tasks", "pandas", "peft", "pyarrow.dataset"),
+    *("pyarrow.parquet", "pydantic.type_adapter", "reasoning_gym", "requests", "rich.markdown", "rich.progress"),
+    *("scipy.stats", "seaborn", "smart_open", "snakemake.cli", "snakemake.report.html_reporter", "statsmodels.api"),
+    *("transformers.models.qwen2.modeling_qwen2", "typer._adapters", "yte"),
+)
 CLIENT = """#!{python} -SEs
-import array, json, os, socket, sys
-arguments = sys.argv[1:]
-if not arguments or os.path.basename(os.path.dirname(arguments[0])) != "scripts" or arguments[0].endswith("launch.py"):
-    os.execv({python!r}, [{python!r}, *arguments])
+import array, json, os, resource, signal, socket, sys
+arguments = [argument for argument in sys.argv[1:] if argument != "-P"]
+script, module = "".join(arguments[:1]), "".join(arguments[1:2]) if arguments[:1] == ["-m"] else ""
+if module not in {modules!r} and (not script.endswith(".py") or os.path.basename(script) == "launch.py"):
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 channel = socket.socket(socket.AF_UNIX)
 channel.connect({address!r})
-job = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
+limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+job = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), limit]).encode()
 channel.sendmsg([len(job).to_bytes(8, "little")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
 channel.sendall(job)
-sys.exit((channel.recv(1) or bytes([137]))[0])
+ended = channel.recv(1)
+if not ended:
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(ended[0])
 """
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[Path]:
-    """A folder to put first in PATH."""
-    folder.mkdir(parents=True)
-    address = str(folder / "socket")
-    with subprocess.Popen([sys.executable, __file__, address]) as server:
-        client = folder / "python"
-        client.write_text(CLIENT.format(python=sys.executable, address=address))
-        client.chmod(0o755)
-        try:
+def serving(folder: Path, owner: int) -> Path:
+    """A folder to put first in PATH, with `python` and the command `prune`, for as long as the process `owner` lives.
+
+    All that ask for the same folder have the same server.
+    """
+    address, client, prune = str(folder / "socket"), folder / "python", folder / "prune"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not os.path.exists(address):
+            client.write_text(CLIENT.format(python=sys.executable, address=address, modules=MODULES))
+            prune.write_text(f'#!/bin/sh\nexec {client} -P -m pruning.command.prune "$@"\n')
+            for file in (client, prune):
+                file.chmod(0o755)
+            server = subprocess.Popen([sys.executable, __file__, address, str(client), str(owner)])
             while not os.path.exists(address):
                 time.sleep(0.1)
-                assert server.poll() is None, "no server of jobs"
-            yield folder
-        finally:
-            server.kill()
+                assert server.poll() is None, "no server of forks"
+    return folder
 
 
-def serve(address: str) -> None:
-    import lm_eval.evaluator  # noqa: F401 (and what else stages load)
-    import lm_eval.models.huggingface  # noqa: F401
-    import lm_eval.tasks  # noqa: F401
-    import pandas  # noqa: F401
-    import peft  # noqa: F401
-    import pyarrow.dataset  # noqa: F401
-    import pyarrow.parquet  # noqa: F401
-    import pydantic.type_adapter  # noqa: F401
-    import reasoning_gym  # noqa: F401
-    import scipy.stats  # noqa: F401
-    import seaborn  # noqa: F401
-    import statsmodels.api  # noqa: F401
-    import transformers.models.qwen2.modeling_qwen2  # noqa: F401
-    import typer._adapters  # noqa: F401
+def serve(address: str, client: str, owner: str) -> None:
+    del sys.path[0]  # the tests' folder
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    from torch.utils import collect_env
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+    about = collect_env.get_pretty_env_info()  # what lm-eval asks `pip`, `gcc` and others for, at every evaluation
+    collect_env.get_pretty_env_info = lambda: about
+    sys.path.insert(0, str(SCRIPTS))
+    files = {path.relative_to(SCRIPTS): path.read_bytes() for path in SCRIPTS.glob("pruning/**/*.py")}
+    for file in files:
+        if file.name != "vllm.py":  # which sets variables of the environment
+            importlib.import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
+    del sys.path[0]
+    yaml.FullLoader = yaml.CFullLoader  # the same, ten times as fast: Snakemake reads the default at every start
+    gc.freeze()  # a fork's collections would copy the memory of all that is loaded
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
     listener.listen(16)
     os.rename(f"{address}.new", address)
-    while True:
-        channel, _ = listener.accept()
+    listener.settimeout(5)
+    while os.path.exists(f"/proc/{owner}"):
+        try:
+            channel, _ = listener.accept()
+        except TimeoutError:
+            continue
+        with suppress(ChildProcessError):  # those that have ended are waited for, so that their time is counted
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         if os.fork() == 0:
             listener.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            work(channel)
+            sys.executable = client
+            work(channel, files)
         channel.close()
 
 
-def work(channel: socket.socket) -> None:
+def work(channel: socket.socket, files: dict[Path, bytes]) -> None:
     head, ancillary, *_ = channel.recvmsg(8, socket.CMSG_SPACE(12))
     descriptors = array.array("i", ancillary[0][2])
     size, job = int.from_bytes(head, "little"), b""
     while len(job) < size:
         job += channel.recv(size - len(job))
-    arguments, folder, environment = json.loads(job)
+    arguments, folder, environment, limit = json.loads(job)
     for place, descriptor in enumerate(descriptors):
         os.dup2(descriptor, place)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode, closefd=False) for n, mode in enumerate("rww"))
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = arguments
-    sys.path.insert(0, os.path.abspath(os.path.dirname(arguments[0])))
-    code = 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    code, noted = 0, environment.get("LOADED")
     try:
-        runpy.run_path(arguments[0], run_name="__main__")
+        take_library(place_of_library(arguments, environment), files, anew=bool(noted))
+        run(arguments)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
@@ -108,9 +141,65 @@ def work(channel: socket.socket) -> None:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    channel.sendall(bytes([code]))
+    if noted:
+        note_modules(noted, arguments[0])
+    channel.sendall(bytes([code % 256]))
     os._exit(code)
 
 
+def place_of_library(arguments: list[str], environment: dict[str, str]) -> Path:
+    """The folder of the package `pruning` that these arguments will import."""
+    options = [argument for argument in arguments if argument != "-P"]
+    if options[0] != "-m":
+        return Path(options[0]).resolve().parent
+    if options[1] == "snakemake":
+        named = [file for option, file in zip(options, options[1:], strict=False) if option == "--snakefile"]
+        return Path(*named[:1]).resolve().parent / "scripts" if named else Path.cwd() / "scripts"
+    return Path(environment.get("PYTHONPATH", "").split(os.pathsep)[0]).resolve()
+
+
+def take_library(place: Path, files: dict[Path, bytes], anew: bool) -> None:
+    """Make the modules that are loaded those of this place, or forget them where a file there is another one."""
+    modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "pruning"}
+    if anew or not all((place / file).is_file() and (place / file).read_bytes() == files[file] for file in files):
+        for name in modules:
+            del sys.modules[name]
+    elif place != SCRIPTS:
+        for module in modules.values():
+            for name, value in list(vars(module).items()):
+                whole = [moved(path, place.parent) for path in value] if name == "__path__" else None
+                setattr(module, name, whole or moved(value, place.parent))
+
+
+def moved(value: Any, home: Path) -> Any:
+    """A path in this checkout as it is called in a copy; anything else as it is."""
+    if isinstance(value, str | Path) and Path(str(value)[: len(str(ROOT)) + 1]) == ROOT:
+        return type(value)(home / Path(value).relative_to(ROOT))
+    return value
+
+
+def note_modules(path: str, script: str) -> None:
+    """Add a line to a file: what was run, and the modules of ours that it loaded."""
+    own = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "pruning"]
+    with open(path, "a") as file:
+        file.write(json.dumps([script, [os.path.relpath(name) for name in own if name]]) + "\n")
+
+
+def run(arguments: list[str]) -> None:
+    """What python does with these: `[-P] -m module …` or `[-P] script.py …`."""
+    safe = arguments[0] == "-P"
+    first, *rest = arguments[safe:]
+    if not safe:
+        sys.path.insert(0, os.getcwd() if first == "-m" else os.path.abspath(os.path.dirname(first)))
+    if first == "-m":
+        sys.argv = rest
+        if "." in rest[0]:
+            sys.modules.pop(rest[0], None)  # a module of ours that is loaded already would be warned of
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [first, *rest]
+        runpy.run_path(first, run_name="__main__")
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])

@@ -68,11 +68,7 @@ def test_table1_is_that_of_the_local_run_to_the_byte(cluster: Cluster, workspace
     assert len(cluster.jobs) == 22  # of 30: three fetch here, and six masks are one
     masks = [job for job in cluster.jobs if limits(job) == {"cpu": "1", "memory": "1000M"}]
     assert 18 * 60 in [job["activeDeadlineSeconds"] for job in masks]
-    files = [path.relative_to(workspace.path) for path in (workspace.path / "results").rglob("*") if path.is_file()]
-    made = [path for path in files if not {"logs", "benchmarks", "cache"} & set(path.parts) and path.name[0] != "."]
-    assert len(made) == 79
-    for path in made:
-        assert (workspace.path / path).read_bytes() == (finished.path / path).read_bytes(), path
+    assert len(workspace.artefacts()) == 79 and workspace.unlike(finished) == []
 
 
 def test_jobs_ask_for_their_gpus_and_only_those_go_to_nodes_kept_for_gpus(cluster: Cluster, own: Workspace):

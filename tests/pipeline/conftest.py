@@ -2,13 +2,7 @@
 
 import pytest
 
-import workspace
-import zygote
-
 
 @pytest.fixture(scope="session", autouse=True)
-def forking_jobs(tmp_path_factory):
-    with zygote.serving(tmp_path_factory.mktemp("zygote") / "bin") as folder:
-        workspace.FORKING.append(str(folder))
-        yield
-        workspace.FORKING.clear()
+def forks_of_stages(forking):
+    pass

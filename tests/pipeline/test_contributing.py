@@ -1,20 +1,12 @@
 """A stranger's walk: a score, a family and a figure are added by what CONTRIBUTING.md says, and nothing else."""
 
-import re
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
 import tiny
-from workspace import ROOT, Workspace
-
-
-def blocks(title: str) -> list[str]:
-    """The code blocks below a heading, in order."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    section = re.search(rf"^## {title}, step by step\n(.*?)(?=^## |\Z)", text, re.M | re.S)[1]
-    return re.findall(r"```\w+\n(.*?)```", section, re.S)
+from workspace import Workspace, code_below
 
 
 def insert(path: Path, before: str, text: str) -> None:
@@ -24,10 +16,9 @@ def insert(path: Path, before: str, text: str) -> None:
 
 
 def test_a_score(workspace: Workspace):
-    code, entry = blocks("A score")
+    code, entry = code_below("CONTRIBUTING.md", "A score, step by step")
     (workspace.path / "scripts/pruning/methods/scores/loudest.py").write_text(code)
-    content = yaml.safe_load((workspace.path / "test.yaml").read_text()) | yaml.safe_load(entry)
-    (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
+    workspace.configure(yaml.safe_load(entry))
     target = "results/tiny-reasoner/masks/gsm_symbolic-s0/loudest/50.parquet"
     workspace.snakemake(target)
     keep = pd.read_parquet(workspace.path / target)
@@ -40,11 +31,9 @@ def test_a_score(workspace: Workspace):
 
 
 def test_a_family(workspace: Workspace):
-    (line,) = blocks("A model family")
+    (line,) = code_below("CONTRIBUTING.md", "A model family, step by step")
     tiny.save(tiny.of_family("helium", head_dim=8), workspace.path / "resources/helium")
-    content = yaml.safe_load((workspace.path / "test.yaml").read_text())
-    content["models"]["helium"] = {"source": {"kind": "local", "path": "resources/helium"}}
-    (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
+    workspace.configure({"models.helium.source": {"kind": "local", "path": "resources/helium"}})
     target = "results/helium/compact/gsm_symbolic-s0/rku/50/manifest.json"
     refused = workspace.snakemake(target, check=False)
     assert "model type 'helium' cannot be pruned" in refused.stdout + refused.stderr
@@ -55,7 +44,7 @@ def test_a_family(workspace: Workspace):
 
 
 def test_a_figure(workspace: Workspace):
-    code, entry = blocks("A figure")
+    code, entry = code_below("CONTRIBUTING.md", "A figure, step by step")
     report = workspace.path / "scripts/pruning/report"
     (report / "figures/kept.py").write_text(code)
     insert(report / "catalogue.py", '    shared = statistical(config, "models", "methods")\n', entry)

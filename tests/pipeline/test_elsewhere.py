@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import tiny
-from workspace import ROOT, Workspace, in_fork
+from workspace import ROOT, Workspace, in_fork, python, run
 
 MASK = "results/tiny-reasoner/masks/gsm_symbolic-s0/rku/50.parquet"
 MODULE = f"""
@@ -48,8 +48,7 @@ def elsewhere(tmp_path: Path) -> Path:
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return run(folder, python(), "-m", "snakemake", "--cores", "2", *arguments)
 
 
 def lies_there(folder: Path, done: subprocess.CompletedProcess) -> None:
@@ -108,8 +107,6 @@ def test_an_environment_that_is_not_activated_is_said_so(tmp_path):
     workspace = Workspace(tmp_path)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").symlink_to(sys._base_executable)
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", MASK, "--configfile", "test.yaml"]
-    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
-    done = subprocess.run(command, cwd=workspace.path, env=environment, capture_output=True, text=True)
+    done = workspace.snakemake(MASK, check=False, before=[f"{tmp_path}/bin"])
     assert done.returncode != 0 and f"activate the environment first, `. {sys.prefix}/bin/activate`" in done.stderr
     assert not (tmp_path / "results/data").exists()

@@ -5,19 +5,14 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
-import yaml
 
 import tiny
 from pruning.core.artifacts import read_provenance
-from workspace import Workspace, in_fork, python
+from workspace import Workspace, in_fork, verified
 
 TABLE = "results/table1.csv"
 KILL = "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)"  # the parent of the job's shell: snakemake itself
@@ -43,75 +38,52 @@ def run(finished: Workspace, tmp_path: Path) -> Workspace:
     return Workspace.at(tmp_path)
 
 
-def edit(run: Workspace, **sections) -> None:
-    content = yaml.safe_load((run.path / "test.yaml").read_text())
-    for section, values in sections.items():
-        for name, own in values.items():
-            content.setdefault(section, {}).setdefault(name, {}).update(own)
-    (run.path / "test.yaml").write_text(yaml.safe_dump(content))
-
-
-def artefacts(run: Workspace) -> dict[str, bytes]:
-    found = {path.relative_to(run.path): path for path in (run.path / "results").rglob("*") if path.is_file()}
-    ours = {str(n): path for n, path in found.items() if n.name[0] != "." and n.parts[1] not in OF_THE_RUN}
-    return {name: path.read_bytes() for name, path in ours.items()}
-
-
-OF_THE_RUN = ("logs", "benchmarks", "cache")
-OTHER_TEXT = {"calibrations": {"gsm_symbolic-s0": {"seed": 7}}, "datasets": {"gsm_symbolic": {"seed": 3}}}
+OTHER_TEXT = {"calibrations.gsm_symbolic-s0.seed": 7, "datasets.gsm_symbolic.seed": 3}
 
 
 def test_a_setting_that_a_job_refuses_is_refused_again(run: Workspace):
     """Where the second run once said «Nothing to be done» beside the old table."""
-    edit(run, methods={"wanda": {"options": {"x": 1}}})
+    run.configure({"methods.wanda.options.x": 1})
     for _ in range(2):
         done = run.snakemake(TABLE, check=False)
         assert done.returncode == 1 and "error: score 'wanda' with options {'x': 1}" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("how", ["exit 1", KILL], ids=["fails", "killed"])
-@pytest.mark.parametrize("stage", ["fetch_dataset", "merge_calibration", "score", "mask", "compact", "evaluate"])
-def test_after_an_edit_and_a_failure_the_table_is_out_of_date(run: Workspace, breaking, stage: str, how: str):
-    edit(run, **OTHER_TEXT)
-    done = run.snakemake(TABLE, check=False, before=breaking, BROKEN=stage, BREAK=how)
-    assert done.returncode == (1 if how == "exit 1" else -9)
-    assert run.planned(TABLE)["table"] == 1
-
-
-def working_folders() -> Iterator[str]:
-    """Of all processes."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            yield process.cwd()
+def test_after_an_edit_and_a_failure_the_table_is_out_of_date(run: Workspace, breaking, how: str):
+    """Whichever stage it is: each run makes what the one before broke at, and breaks at the next."""
+    run.configure(OTHER_TEXT)
+    for stage in ("fetch_dataset", "merge_calibration", "score", "mask", "compact", "evaluate"):
+        done = run.snakemake(TABLE, check=False, before=breaking, BROKEN=stage, BREAK=how)
+        assert done.returncode == (1 if how == "exit 1" else -9), (stage, done.stderr)
+        assert run.planned(TABLE)["table"] == 1, stage
 
 
 def test_edits_failures_and_kills_end_in_what_a_fresh_run_makes(run: Workspace, breaking, tmp_path_factory):
     """One after another, in one folder; each takes something away that the next does not look for."""
     for stage, how, edits in (
         ("score", "exit 1", OTHER_TEXT),
-        ("compact", KILL, {"methods": {"rku": {"round_to": 8}}}),
-        ("mask", "exit 1", {"methods": {"rku": {"round_to": 4}}}),
-        ("evaluate", KILL, {"tasks": {"gsm_symbolic": {"max_gen_toks": 20}}}),
-        ("table", "exit 1", {"tables": {"table1": {"title": "Another"}}}),
+        ("compact", KILL, {"methods.rku.round_to": 8}),
+        ("mask", "exit 1", {"methods.rku.round_to": 4}),
+        ("evaluate", KILL, {"tasks.gsm_symbolic.max_gen_toks": 20}),
+        ("table", "exit 1", {"tables.table1.title": "Another"}),
     ):
-        edit(run, **edits)
+        run.configure(edits)
         assert run.snakemake(TABLE, check=False, before=breaking, BROKEN=stage, BREAK=how).returncode
-        while any(folder == str(run.path) for folder in working_folders()):  # jobs that a killed run has left at work
-            time.sleep(0.1)
     run.snakemake(TABLE)
     fresh = tmp_path_factory.mktemp("fresh")
     shutil.copytree(run.path / "resources/model", fresh / "resources/model")
     new = Workspace(fresh)
     shutil.copy(run.path / "test.yaml", fresh / "test.yaml")
     new.snakemake(TABLE)
-    assert artefacts(run) == artefacts(new)
+    assert run.artefacts() == new.artefacts()
 
 
 def test_a_deleted_intermediate_is_made_again_only_where_it_is_needed(run: Workspace):
     folder = run.path / "results/tiny-reasoner"
     shutil.rmtree(folder / "scores")
     assert run.planned(TABLE) == {}
-    edit(run, methods={"rku": {"round_to": 8}})
+    run.configure({"methods.rku.round_to": 8})
     assert run.planned(TABLE)["score"] == 1
 
 
@@ -125,15 +97,14 @@ def test_an_older_file_in_place_of_a_users_own_is_seen(run: Workspace, file: str
     else:
         path.write_text(path.read_text() + " ")
     os.utime(path, (stat.st_mtime - 10**6, stat.st_mtime - 10**6))
-    verify = subprocess.run([python(), "scripts/verify.py"], cwd=run.path, capture_output=True, text=True)
-    assert verify.returncode == 1 and f"was made from another resources/model/{file}" in verify.stdout
+    assert f"was made from another resources/model/{file}" in verified(run, 1)
     assert run.planned(TABLE)["fetch_model"] == run.planned(TABLE)["table"] == 1
 
 
 def test_an_older_artefact_put_back_is_refused(run: Workspace):
     path = run.path / "results/tiny-reasoner/masks/gsm_symbolic-s0/wanda/50.parquet"
     older = path.read_bytes()
-    edit(run, methods={"wanda": {"round_to": 8}})
+    run.configure({"methods.wanda.round_to": 8})
     run.snakemake(TABLE)
     path.write_bytes(older)
     done = run.snakemake(TABLE, check=False)
@@ -146,7 +117,7 @@ def test_results_of_other_settings_without_snakemakes_record_are_refused(run: Wo
     for path in (run.path / "results").rglob("*"):  # without the record times count; other tests have touched the code
         os.utime(path, (now, now))
     assert run.planned(TABLE) == {}  # of the same settings
-    edit(run, methods={"wanda": {"round_to": 8}})
+    run.configure({"methods.wanda.round_to": 8})
     status, output = in_fork(run.path, ["-n", "--cores", "1", TABLE, "--configfile", "test.yaml"])
     assert status and re.search(r"error: results/\S+: was made with other settings", output), output
     assert "Traceback" not in output
@@ -161,13 +132,8 @@ def test_every_job_of_the_paper_is_told_of_the_jobs_that_make_its_inputs(paper: 
         told = "".join(re.findall(r"(?:\"lineage\": \"|^')([0-9a-f]{10,})['\"]", "\n".join(record["params"]), re.M))
         records[place] = record
         own[place], *parents[place] = re.findall(".{10}", told)
-    assert {record["rule"] for record in records.values()} >= {
-        "recover",
-        "second_moments",
-        "costs",
-        "first_page",
-        "figure",
-    }
+    made = {record["rule"] for record in records.values()}
+    assert made >= {"recover", "second_moments", "costs", "first_page", "figure"}
     for place, record in records.items():
         if record["rule"] not in ("costs", "page", "experiments"):  # whose inputs are ancient, or who is told nothing
             assert {own[file] for file in record["input"] if file in own} <= {own[place], *parents[place]}, place

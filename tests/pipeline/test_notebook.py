@@ -1,6 +1,5 @@
 """The notebook of the documentation, run from beginning to end, on a tiny model."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 import notebook
 import tiny
-from workspace import ROOT
+from workspace import ROOT, python
 
 NOTEBOOK = ROOT / "docs/smollm2.ipynb"
 
@@ -16,7 +15,7 @@ NOTEBOOK = ROOT / "docs/smollm2.ipynb"
 def test_it_runs(tmp_path: Path, monkeypatch):
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.setattr(sys, "executable", python())  # the kernel is a fork, and so is what it starts
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "scripts"))
     tiny.save(tiny.qwen2(), tmp_path / "Model")
     small = {"MODEL": "Model", "SPARSITIES": "50", "METHODS": "magnitude", "RECORDS": 60, "TOLERANCE": 1000}

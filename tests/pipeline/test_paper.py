@@ -3,32 +3,16 @@
 import json
 import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
-from pruning.core import names
-from workspace import ROOT, Dag, Workspace, changed, python
+from planned_jobs import Dag
+from workspace import Workspace, changed, code_below
 
-TABLES = [
-    "ablation",
-    "collapse",
-    "latency",
-    "readings",
-    "recovery",
-    "ridge",
-    "seeds",
-    "table1",
-    "table3",
-    "table4",
-    "table5",
-    "table6",
-    "tradeoff",
-]
-WORDS = "scripts/pruning/calibration/token_classes.py"  # which token is of which class
+TABLES = ["ablation", "collapse", "latency", "readings", "recovery", "ridge", "seeds"]
+TABLES += ["table1", "table3", "table4", "table5", "table6", "tradeoff"]
 FIGURES = ["collapse", "fig1", "fig2", "fig3", "latency", "recovery", "tradeoff", "widths"]
 PAPER = {"first_page": 1, "experiments": 1, "paper": 1}  # what any table or figure is on
 NOTHING: dict[str, int] = {}
@@ -120,6 +104,16 @@ def dag(paper: Workspace) -> Dag:
     return paper.dag("paper")
 
 
+def test_jobs_depend_on_all_of_the_library_that_they_load(paper: Workspace, dag: Dag):
+    """Whatever finds it: rules read import statements, this is what was imported."""
+    runs = [json.loads(line) for line in (paper.path / "loaded").read_text().splitlines()]
+    loaded = {script: {m for one, modules in runs if one == script for m in modules} for script, _ in runs}
+    assert len(loaded) > 25 and "scripts/evaluate.py" in loaded
+    for script, modules in loaded.items():
+        if script != "-m":  # snakemake itself
+            assert modules <= dag.inputs_with(script), script
+
+
 @pytest.mark.parametrize("figure", FIGURES)
 def test_a_figures_looks_are_its_own(dag: Dag, figure: str):
     assert dag.after_editing(f"scripts/pruning/report/figures/{figure}.py") == {"figure": 1, **PAPER}
@@ -207,60 +201,8 @@ SETTINGS = {
 @pytest.mark.parametrize("key", SETTINGS)
 def test_changing_a_setting_plans_its_dependants(paper: Workspace, key: str):
     value, jobs = SETTINGS[key]
-    content = yaml.safe_load((paper.path / "test.yaml").read_text())
-    section = content
-    *parents, last = key.split(".")
-    for parent in parents:
-        section = section.setdefault(parent, {}) if section.get(parent) is not None else section.setdefault(parent, {})
-    section[last] = value
-    with changed(paper.path / "test.yaml", yaml.safe_dump(content, sort_keys=False)):
+    with paper.configured({key: value}):
         assert paper.planned("paper") == jobs
-
-
-def test_results_on_other_items_share_no_table(paper: Workspace, tmp_path: Path):
-    """A real mismatch: one model is evaluated on fewer items, as a run with another limit would leave it."""
-    results = tmp_path / "results"
-    shutil.copytree(
-        paper.path / "results/tiny-reasoner", results / "tiny-reasoner", ignore=shutil.ignore_patterns(".*")
-    )
-    variant = "gsm_symbolic-s0/rku/50"
-    folder = paper.path / "results/tiny-reasoner/compact" / variant
-    settings = {"metrics": ["exact_match,strict-match"], "limit": 4, "batch_size": 4, "dtype": "float32"}
-    settings |= {"first": 0, "num_fewshot": None, "shared_examples": False}
-    settings |= {"chat_template": False, "max_gen_toks": None, "kind": "lm_eval"}
-    asked = json.dumps({"tasks": {"gsm_symbolic": settings}})
-    evaluate = [python(), "scripts/evaluate.py", "--settings", asked, "--model", folder / "model"]
-    evaluate += ["--manifest", folder / "manifest.json", "--source", "gsm_symbolic=config/tasks/gsm_symbolic.yaml"]
-    evaluate += ["--output", results / "tiny-reasoner/eval" / variant]
-    subprocess.run(evaluate, cwd=paper.path, check=True, capture_output=True)
-    column = {"task": "gsm_symbolic", "tuning": None, "note": None, "kind": "accuracy", "title": "T"}
-    table = {"name": "table1", "title": "T", "layout": "wide", "reference": "wanda", "paper": None}
-    table |= {
-        "confidence": 0.95,
-        "resamples": 50,
-        "seed": 0,
-        "methods": ["wanda", "rku"],
-        "sparsities": [50],
-    }
-    table["models"] = {"tiny-reasoner": {"note": None, "calibrations": {"gsm_symbolic-s0": {"seed": 0}}}}
-    table["tasks"] = {"gsm_symbolic": column | {"metrics": settings["metrics"]}}
-    outputs = [f"--output-{form}={tmp_path / form}" for form in ("csv", "md", "tex")]
-    command = [
-        python(),
-        ROOT / "scripts/table.py",
-        "--settings",
-        json.dumps(table),
-        "--maker=results",
-        f"--file=samples={tmp_path}/{names.SAMPLES}",
-        f"--file=results={tmp_path}/{names.RESULT}",
-        *outputs,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert (
-        f"tiny-reasoner/dense and tiny-reasoner/{variant} were scored on different items (2 of 6 differ" in done.stderr
-    )
-    assert not (tmp_path / "csv").exists()
 
 
 def test_the_report_holds_captions_tables_and_figures(paper: Workspace):
@@ -272,35 +214,20 @@ def test_the_report_holds_captions_tables_and_figures(paper: Workspace):
 
 
 # docs/howto.md shows what each of these takes; its YAML is what is run here.
-
-
-def documented(title: str) -> str:
-    """The YAML below a heading of docs/howto.md."""
-    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", (ROOT / "docs/howto.md").read_text(), re.M | re.S)[1]
-    return re.search(r"```yaml\n(.*?)```", section, re.S)[1]
-
-
 @pytest.mark.parametrize(
-    "title", ["A method that recombines what there is", "A dataset of your own", "A model of your own"]
+    ("title", "column", "value"),
+    [
+        ("A method that recombines what there is", "method", "taylor_sq"),
+        ("A dataset of your own", "task", "my_questions"),
+        ("A model of your own", "model", "my_model"),
+    ],
 )
-def test_additions_are_config_only(paper: Workspace, title: str):
-    mine = yaml.safe_load(documented(title))
-    content = yaml.safe_load((paper.path / "test.yaml").read_text())
-    if title == "A dataset of your own":
-        (paper.path / "my_questions.jsonl").write_text(
-            "".join(json.dumps({"question": f"What is {n} and {n}?", "answer": f"{2 * n}"}) + "\n" for n in range(30))
-        )
-        mine["tasks"]["my_questions"] |= {"seqlen": 64}
-    if title == "A model of your own":
-        shutil.copytree(paper.path / "resources/model", paper.path / "my_model", dirs_exist_ok=True)
-    for key, value in mine.items():
-        content[key] = {**(content.get(key) or {}), **value}
-    (paper.path / "mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    paper.snakemake("results/mine.csv", configfile="mine.yaml")
-    made = pd.read_csv(paper.path / "results/mine.csv")
-    shown = {
-        "A method that recombines what there is": ("method", "taylor_sq"),
-        "A dataset of your own": ("task", "my_questions"),
-    }
-    column, value = shown.get(title, ("model", "my_model"))
-    assert value in set(made[column])
+def test_additions_are_config_only(paper: Workspace, title: str, column: str, value: str):
+    mine = yaml.safe_load(code_below("docs/howto.md", title)[0])
+    questions = [{"question": f"What is {n} and {n}?", "answer": f"{2 * n}"} for n in range(30)]
+    (paper.path / "my_questions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in questions))
+    shutil.copytree(paper.path / "resources/model", paper.path / "my_model", dirs_exist_ok=True)
+    changes = {f"{section}.{name}": own for section, entries in mine.items() for name, own in entries.items()}
+    with paper.configured(changes | ({"tasks.my_questions.seqlen": 64} if column == "task" else {})):
+        paper.snakemake("results/mine.csv")
+    assert value in set(pd.read_csv(paper.path / "results/mine.csv")[column])

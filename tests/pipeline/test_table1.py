@@ -2,7 +2,7 @@
 
 import json
 import shutil
-import subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from pruning.core import artifacts, chain
 from pruning.models.structures import ffn
-from workspace import Workspace, python
+from workspace import Workspace, verified
 
 COLUMNS = [
     *("model", "calib", "seed", "method", "sparsity", "achieved_sparsity", "params_removed", "task", "tuning"),
@@ -58,17 +58,15 @@ def test_every_artefact_tells_where_it_comes_from(finished: Workspace):
 
 
 def test_a_second_run_elsewhere_gives_identical_bytes_everywhere(finished: Workspace, tmp_path):
+    """One model of each kind by processes of their own, the others by forks as in the first run."""
     again = Workspace(tmp_path)
     shutil.copytree(finished.path / "resources/model", tmp_path / "resources/model")
-    again.snakemake("results/table1.csv", forking=False)
-    files = [path.relative_to(again.path) for path in (again.path / "results").rglob("*") if path.is_file()]
-    made = [path for path in files if not {"logs", "benchmarks", "cache"} & set(path.parts) and path.name[0] != "."]
-    assert {"50.parquet", "table1.csv", "model.safetensors", "gsm_symbolic.json"} <= {path.name for path in made}
-    assert sum("masks" in path.parts for path in made) == 6
-    for path in made:
-        assert (again.path / path).read_bytes() == (finished.path / path).read_bytes(), path
-    verified = subprocess.run([python(), "scripts/verify.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert verified.returncode == 0 and " 0 mistakes" in verified.stdout, verified.stdout
+    again.snakemake("results/tiny-reasoner/eval/gsm_symbolic-s0/rku/50/gsm_symbolic.json", forking=False)
+    again.snakemake("results/table1.csv")
+    made = again.artefacts()
+    assert {"50.parquet", "table1.csv", "model.safetensors", "gsm_symbolic.json"} <= {Path(name).name for name in made}
+    assert sum("/masks/" in name for name in made) == 6 and again.unlike(finished) == []
+    assert " 0 mistakes" in verified(again, 0)
 
 
 @pytest.mark.parametrize("method", ["agf", "shuffle_agf"])
@@ -86,10 +84,8 @@ def test_global_methods_make_loadable_models(finished: Workspace, method: str):
 def test_a_model_is_exported_with_what_was_measured_of_it(finished: Workspace):
     target = "results/tiny-reasoner/export/gsm_symbolic-s0/rku/50/model"
     finished.snakemake(target)
-    assert [site.in_features for site in ffn.sites(AutoModelForCausalLM.from_pretrained(finished.path / target))] == [
-        24,
-        24,
-    ]
+    sites = ffn.sites(AutoModelForCausalLM.from_pretrained(finished.path / target))
+    assert [site.in_features for site in sites] == [24, 24]
     card = (finished.path / target / "README.md").read_text()
     row = pd.read_csv(finished.path / "results/table1.csv").query("method == 'rku' and sparsity == 0.5").iloc[0]
     assert f"| {100 * row.value:.1f}% [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}] |" in card

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from workspace import Workspace, python
+from workspace import Workspace, verified
 
 ADAPTER = "results/tiny-reasoner/recovered/gsm_symbolic-s0/wanda/50/gsm_symbolic"
 VARIANT = "results/tiny-reasoner/eval/gsm_symbolic-s0/wanda/50"
@@ -122,11 +121,3 @@ def test_answers_of_a_sibling_are_not_believed(recovered: Workspace):
 
 def test_what_nobody_changed_is_whole(finished: Workspace):
     assert ": 0 mistakes" in verified(finished, 0)
-
-
-def verified(workspace: Workspace, status: int) -> str:
-    done = subprocess.run(
-        [python(), "scripts/verify.py"], cwd=workspace.path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout

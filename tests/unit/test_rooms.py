@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,15 @@ def test_code_follows_what_is_imported():
 def test_places_and_arrows_become_no_more():
     assert len({place(file) for file in files()}) <= PLACES
     assert len(arrows()) <= ARROWS
+
+
+def test_benchmarks_import_what_there_is():
+    for file in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("pruning", "workspace"):
+                module = import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name) or find_spec(f"{node.module}.{alias.name}"), file
 
 
 def test_paths_of_results_are_written_in_one_place():
