@@ -1,6 +1,7 @@
 """One command from a model and a file to a decision and a folder."""
 
 import json
+import re
 import subprocess
 
 import pandas as pd
