@@ -47,8 +47,8 @@ def budget(
 
     def shape(sparsity: int) -> Shape:
         """As the model has it: a padded one's widths are the widest, everywhere."""
-        found = allocation.widths(problem, sparsity, settings).tolist()
-        groups = allocation.counts(problem, sparsity, settings)
+        units = allocation.units(problem, sparsity, settings)
+        found, groups = units["ffn"].tolist(), units.get("kv_groups")
         widths = [max(found)] * len(found) if settings["export"] == "pad" else found
         return tuple(widths), None if groups is None else tuple(groups.tolist())
 

@@ -237,7 +237,7 @@ class Run:
         if stage == "sensitivity":
             scheme = self.config.method(job["method"]).allocate
             raw = read_config(self.directory(model))
-            groups = kv_groups.counts_of(raw)[0] if allocation.cuts_groups(scheme) else 1
+            groups = kv_groups.STRUCTURE.units(raw)[0] if "kv_groups" in allocation.structures_of(scheme) else 1
             return self.card.seconds(work.sensitivity(shape, own, allocation.search_of(scheme), groups))
         if stage == "rounds":
             refits = sum(work.refit(shape, own, "ridge_attention", gone / 100) for gone in own["rounds"])

@@ -38,7 +38,6 @@ def export(
     from pruning.core.names import sample_of
     from pruning.evaluation import runtimes
     from pruning.methods import masks
-    from pruning.methods.compact import keeps_of
     from pruning.models import loading
     from pruning.models.checkpoint import Checkpoint
     from pruning.models.pruned import from_pruned
@@ -61,8 +60,7 @@ def export(
         checks = runtimes.check(directory, wanted)
         if settings["method"]["compensate"] == "none" and adapter is None:
             dense, _ = loading.load(base.parent, settings["dtype"], "cpu")
-            keeps = keeps_of(mask, Checkpoint(base.parent))
-            apart = runtimes.masked(dense, keeps, wanted, masks.groups_of(mask))
+            apart = runtimes.masked(dense, masks.read(mask, Checkpoint(base.parent)), wanted)
             checks["the dense model, masked"] = {"max_difference": apart}
         samples = {sample_of(path.as_posix()): path for path in measured or () if path.suffix == ".parquet"}
         results = [row for task in settings["tasks"] for row in rows(task, settings, samples)]

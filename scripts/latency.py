@@ -45,7 +45,7 @@ def latency(
     for label, _, path in (pair.partition("=") for pair in mask or ()):
         if not path or label in variants:
             raise cli.InputError(f"--mask {label}={path}: expected LABEL=PATH with a label of its own")
-        if masks.groups_of(Path(path)):
+        if len(masks.structures_of(artifacts.read_parquet(Path(path), "mask"))) > 1:
             raise cli.InputError(f"{path}: cuts key-value groups: only whole models are timed with those (`tradeoff`)")
         widths = masks.rows(Path(path), "mask").groupby("layer")["keep"].sum().tolist()
         stage.check_widths(widths, config, path)

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 import tiny
 from pruning.calibration.gradients import Calibration
 from pruning.calibration.prepare import micro_batches
+from pruning.core.errors import InputError
 from pruning.methods import allocation
-from pruning.methods.allocation import Problem, finish, floors, kept, masks
+from pruning.methods.allocation import Others, Problem, finish, floors, joint, kept, masks, sensitivity_joint
 from pruning.methods.normalise import NORMALISATIONS
 
-PROGRAMMES = ("sensitivity", "sensitivity_joint")
+KNAPSACKS = ("sensitivity", "sensitivity_joint")
 SCHEMES = sorted(path.stem for path in Path(allocation.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
@@ -44,7 +45,7 @@ def measured(scores) -> pd.DataFrame:
 
 def widths(name: str, p: Problem, round_to: int = 1, **options) -> list[int]:
     method = {"allocate": name, "options": options, "round_to": round_to}
-    return allocation.widths(p, p.sparsity, method).tolist()
+    return allocation.units(p, p.sparsity, method)["ffn"].tolist()
 
 
 def keep(name: str, p: Problem, round_to: int = 1, **options) -> list[list[int]]:
@@ -92,6 +93,64 @@ def test_global_keeps_the_floor_of_every_layer_and_the_total():
 
 def test_global_gives_the_floors_even_where_they_exceed_the_total():
     assert keep("global", problem([[1, 2, 3], [4, 5, 6]], 90)) == [[2], [2]]
+
+
+def test_global_and_uniform_take_a_layers_last_neuron_where_layers_may_be_dropped():
+    assert widths("global", problem([[1, 2, 3], [4, 5, 6]], 50, min_keep=None)) == [0, 3]
+    assert widths("uniform", problem([range(3), range(20)], 90, min_keep=None)) == [0, 2]
+    left = finish(np.array([0.4, 1, 5.9]), problem([range(9)] * 3, 50, min_keep=None), 4)
+    assert left.tolist() == [0, 0, 8]
+
+
+def test_a_mask_of_no_neuron_at_all_is_refused():
+    own = problem([range(9)] * 2, 99, min_keep=None)
+    with pytest.raises(InputError, match="of all layers no FFN neuron would stay"):
+        masks(own.scores, np.array(widths("uniform", own)))
+
+
+# joint
+
+
+def beside(sparsity, second, groups, least) -> Problem:
+    """Two layers of four neurons and two groups, a group as large as two neurons; so many of either are safe."""
+    scores = [np.array([9.0, 1.0, 5.0, 4.0]), np.array(second)]
+    others = {"kv_groups": Others([np.array(own) for own in groups], 2.0, least)}
+    return Problem(scores, np.array([4, 4]), sparsity, np.ones(2), np.full(2, least), others=others)
+
+
+SAFE = ([8.0, 2.0, 6.0, 3.0], [[7.0, 20.0], [30.0, 3.0]], 1)
+DROPS = ([0.8, 0.2, 0.6, 0.3], [[1.0, 0.5], [30.0, 3.0]], 0)
+
+
+@pytest.mark.parametrize(
+    ("example", "sparsity", "left", "counts"),
+    [
+        # Safe: 9, 8, and the groups 20, 30. By score for each neuron's worth: 6, 5, 4, 7/2, 3, 2, 3/2, 1.
+        (SAFE, 0, [4, 4], [2, 2]),
+        (SAFE, 12, [3, 4], [2, 2]),  # one neuron's worth: the 1
+        (SAFE, 25, [3, 4], [2, 1]),  # two: the 1 and a group, which is two
+        (SAFE, 50, [3, 3], [2, 1]),  # four: and the 2
+        (SAFE, 62, [3, 2], [2, 1]),  # five
+        (SAFE, 75, [3, 2], [1, 1]),  # six: the group of 7/2 makes it seven
+        # Nothing is safe: 30/2, 9, 5, 4, 3/2, 1, 0.8, 0.6, 1/2 (a group), 0.3, 0.5/2, 0.2.
+        (DROPS, 50, [4, 2], [1, 2]),  # twelve neurons' worth: up to the group of 1/2
+        (DROPS, 75, [4, 2], [0, 2]),  # ten: without it
+        (DROPS, 99, [4, 0], [0, 2]),  # eight: up to the neuron of 1
+    ],
+)
+def test_units_leave_in_the_order_of_score_for_each_parameter(example, sparsity, left, counts):
+    found = joint.widths(beside(sparsity, *example))
+    assert {name: units.tolist() for name, units in found.items()} == {"ffn": left, "kv_groups": counts}
+
+
+def test_the_knapsack_drops_an_attention_that_costs_nothing():
+    rows = [("ffn", 0, 0, 9.0), ("ffn", 1, 0, 9.0), *(("kv_groups", n, 0, float(n)) for n in (0, 1))]
+    rows += [("kv_groups", n, 1, 0.9 * n) for n in (0, 1)]
+    cuts = pd.DataFrame(rows, columns=["structure", "layer", "width", "divergence"])
+    for least, counts in ((0, [0, 2]), (1, [1, 1])):
+        own = replace(beside(50, *DROPS[:2], least), floor=np.zeros(2, int), measured=cuts)
+        found = sensitivity_joint.widths(own)
+        assert found["kv_groups"].tolist() == counts and (least or found["ffn"].tolist() == [4, 4])
 
 
 # cfsp
@@ -253,9 +312,21 @@ def test_masks_are_nested_and_widths_shrink_within_bounds(name, round_to, at):
         assert all(f <= w <= n for w, f, n in zip(found, p.floor, p.sizes, strict=True))
         now = [set(k) for k in keep(name, p, round_to)]
         assert [len(k) for k in now] == found
-        if earlier is not None and round_to == 1 and name not in ("cfsp", *PROGRAMMES):
+        if earlier is not None and round_to == 1 and name not in ("cfsp", *KNAPSACKS):
             assert all(new <= old for new, old in zip(now, earlier, strict=True))
         earlier = now
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name not in ("cfsp", *KNAPSACKS)])
+@given(st.lists(layer, min_size=1, max_size=4))
+def test_masks_nest_down_to_nothing_where_layers_may_be_dropped(name, scores):
+    cuts = [(n, width, 0.0) for n, own in enumerate(scores) for width in allocation.levels(len(own), 0)]
+    costs, at = pd.DataFrame(cuts, columns=["layer", "width", "divergence"]), []
+    for sparsity in (1, 30, 60, 90, 99):
+        own = replace(problem(scores, sparsity, min_keep=None), measured=costs)
+        at.append(np.array(widths(name, own)))
+        assert abs(at[-1].sum() - kept(own.sizes.sum(), sparsity)) <= (len(scores) + 1) / 2
+    assert all((later <= earlier).all() for earlier, later in zip(at, at[1:], strict=False))
 
 
 @st.composite
@@ -271,25 +342,26 @@ def further(draw):
     rows = pd.DataFrame(costs, columns=["layer", "width", "divergence"]).assign(structure="kv_groups")
     floor = allocation.least(original, sizes, draw(st.sampled_from([None, 0.01, 0.3])))
     measures = pd.concat([p.measured, rows], ignore_index=True)
-    return replace(p, original=original, floor=floor, measured=measures, groups=groups, neurons_worth=5.5)
+    return replace(p, original=original, floor=floor, measured=measures, others={"kv_groups": Others(groups, 5.5)})
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 @given(further(), st.sampled_from([1, 4, 32, 64]))
 def test_the_asked_sparsity_is_achieved_to_a_step(name, p, round_to):
-    """Half a neuron a layer, half a multiple, a step of the programmes and a group (at most one layer's for these), of
+    """Half a neuron a layer, half a multiple, a step of the knapsacks and a group (at most one layer's for these), of
     what floors and sizes permit; groups count as neurons."""
     own = "joint" in name
-    p = p if own else replace(p, groups=[], measured=p.measured[p.measured["structure"] == "ffn"])
+    p = p if own else replace(p, others={}, measured=p.measured[p.measured["structure"] == "ffn"])
     method = {"allocate": name, "options": {}, "round_to": round_to}
-    found, counts = (f(p, p.sparsity, method) for f in (allocation.widths, allocation.counts))
+    units = allocation.units(p, p.sparsity, method)
+    found = units["ffn"]
     lowest = np.minimum(np.ceil(p.floor / round_to) * round_to, p.sizes)
     of_groups = 5.5 * len(p.sizes) * own
     most_gone = p.original.sum() - lowest.sum() + of_groups
     gone = np.clip(p.original.sum() * p.sparsity / 100, p.original.sum() - p.sizes.sum(), most_gone)
-    step = max(p.sizes) // 64 if name in PROGRAMMES else 0
+    step = max(p.sizes) // 64 if name in KNAPSACKS else 0
     slack = 0.5 * len(p.sizes) + 0.5 * (round_to > 1) * round_to + step + 5.5 * own
-    assert abs(allocation.achieved(p, found, counts) * p.original.sum() - gone) <= slack
+    assert abs(allocation.achieved(p, units) * p.original.sum() - gone) <= slack
     assert (found[(found % round_to > 0)] == p.sizes[found % round_to > 0]).all()
 
 
@@ -297,17 +369,17 @@ def test_floors_that_round_up_are_made_up_for_by_other_layers():
     """30 layers of 1,536 by measured costs, 90% asked: floors of 16 become 128, and the others give that."""
     scores = [np.arange(1536.0) + 10 * 1.5**layer for layer in range(30)]
     p = problem(scores, 90, min_keep=0.01)
-    found = allocation.widths(p, 90, {"allocate": "sensitivity", "options": {}, "round_to": 128})
+    found = allocation.units(p, 90, {"allocate": "sensitivity", "options": {}, "round_to": 128})
     assert allocation.achieved(p, found) == pytest.approx(0.9, abs=64 / 46080)
 
 
 def test_groups_removed_before_are_part_of_the_sparsity():
     """Of 20 neurons' worth 4 went as groups: 50% is 6 neurons more."""
-    p = replace(problem([range(10), range(10)], 50), groups_removed=4.0)
+    p = replace(problem([range(10), range(10)], 50), removed=4.0)
     for name in ("uniform", "global", "greedy", "sensitivity"):
-        found = allocation.widths(p, 50, {"allocate": name, "options": {}, "round_to": 1})
-        assert found.sum() == 14 and allocation.achieved(p, found) == 0.5
-        assert allocation.widths(p, 15, {"allocate": name, "options": {}, "round_to": 1}).tolist() == [10, 10]
+        found = allocation.units(p, 50, {"allocate": name, "options": {}, "round_to": 1})
+        assert found["ffn"].sum() == 14 and allocation.achieved(p, found) == 0.5
+        assert widths(name, replace(p, sparsity=15)) == [10, 10]
 
 
 @given(problems(), st.integers(1, 99))

@@ -15,8 +15,7 @@ from pruning.analysis import budget
 from pruning.config.budgets import Amount, Budget, amount
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.methods import masks
-from pruning.methods.compact import compensation, write_compact
+from pruning.methods.compact import Pruning
 from pruning.models.checkpoint import Checkpoint
 
 METHOD = {
@@ -72,7 +71,6 @@ def made(place, settings: dict, sparsity: int, folder) -> dict[str, torch.Tensor
     files = [place / name for name in ("scores.parquet", "layers.parquet", "base/manifest.json")]
     mask({key: settings[key] for key in ("allocate", "options", "min_keep", "round_to")}, *files, sparsity, path)
     base = Checkpoint(place / "base")
-    keeps = masks.by_layer(masks.rows(path, "mask"), "keep")
     statistics = pd.DataFrame(
         [
             {"layer": layer, "unit": unit, "act_sum": 1.0 + unit, "n_tokens": 10}
@@ -81,9 +79,9 @@ def made(place, settings: dict, sparsity: int, folder) -> dict[str, torch.Tensor
         ]
     )
     artifacts.write_parquet(place / "statistics.parquet", statistics, "statistics", {})
-    compensate = compensation(settings["compensate"], place / "statistics.parquet", base, keeps)
     folder.mkdir()
-    write_compact(base, folder, keeps, compensate, settings["export"], groups=masks.groups_of(path))
+    pruning = Pruning.read(base.directory, path, settings["compensate"], place / "statistics.parquet")
+    pruning.write(folder, settings["export"])
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 

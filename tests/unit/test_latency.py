@@ -15,7 +15,7 @@ import tiny
 from pruning.analysis import latency
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.methods.compact import write_compact
+from pruning.methods.compact import Pruning
 from pruning.models.checkpoint import Checkpoint
 
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
@@ -144,7 +144,7 @@ def test_weights_are_ordinary_numbers(config):
 def test_parameters_are_those_of_a_really_compacted_model(config, widths, tmp_path):
     base = tiny.save(FAMILIES[config.model_type](), tmp_path / "base")
     (tmp_path / "compact").mkdir()
-    write_compact(Checkpoint(base), tmp_path / "compact", [np.arange(48) < width for width in widths])
+    Pruning(Checkpoint(base), {"ffn": [np.arange(48) < width for width in widths]}).write(tmp_path / "compact")
     dense = latency.build(config, torch.float32, CPU)
     assert latency.parameters(dense) == Checkpoint(base).parameters
     assert latency.parameters(latency.narrowed(dense, widths)) == Checkpoint(tmp_path / "compact").parameters

@@ -18,7 +18,7 @@ from pruning.config.methods import Method
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import allocation, latency_table
-from pruning.methods.allocation import Problem, joint, sensitivity, sensitivity_joint
+from pruning.methods.allocation import Others, Problem, joint, sensitivity, sensitivity_joint
 from pruning.models.structures import ffn, kv_groups
 
 CPU = torch.device("cpu")
@@ -98,16 +98,14 @@ def test_groups_and_neurons_compete_by_the_time_that_they_take():
     """Two layers of four neurons and two groups; a group has as many parameters as two neurons, and takes the time of
     four: so one goes, where all stayed."""
     scores, groups = [np.array([9.0, 1.0, 5.0, 4.0]), np.array([8.0, 2.0, 6.0, 3.0])], [np.array([12.0, 20])] * 2
-    own = Problem(scores, np.array([4, 4]), 50, np.ones(2), np.ones(2, int), groups=groups, neurons_worth=2.0)
-    assert joint.widths(own).tolist() == [2, 2] and joint.counts(own).tolist() == [2, 2]
+    others = {"kv_groups": Others(groups, 2.0)}
+    own = Problem(scores, np.array([4, 4]), 50, np.ones(2), np.ones(2, int), others=others)
+    assert [units.tolist() for units in joint.widths(own).values()] == [[2, 2], [2, 2]]
     slow = table([(0, 1.0), (4, 2.0)], [(1, 1.0), (2, 2.0)])
-    own = Problem(
-        scores, np.array([4, 4]), 50, np.ones(2), np.ones(2, int), None, slow, groups=groups, neurons_worth=2.0
-    )
+    own = Problem(scores, np.array([4, 4]), 50, np.ones(2), np.ones(2, int), None, slow, others)
     # Beside the safe, by score for each neuron's worth: 6, 12/2, 12/2, 5, 4, 3, 2, 1; in time 6, 5, 4, 3, 12/4, 12/4,
     # 2, 1. Four neurons' worth goes, or up to a group's more.
-    assert joint.widths(own, per="prefill").tolist() == [3, 3]
-    assert joint.counts(own, per="prefill").tolist() == [2, 1]
+    assert [units.tolist() for units in joint.widths(own, per="prefill").values()] == [[3, 3], [2, 1]]
 
 
 @pytest.mark.parametrize("sparsity", [20, 45, 60, 80])
@@ -126,8 +124,7 @@ def test_widths_and_groups_are_the_best_of_all_combinations(sparsity, seed, per)
     times = table([(0, 1.0), (8, 9.0)], [(1, 3.0), (2, 7.0)])
     own = Problem(
         *([np.arange(8.0)] * 2, np.array([8, 8]), sparsity, np.ones(2), np.ones(2, int), cuts, times),
-        groups=[np.arange(2.0)] * 2,
-        neurons_worth=2.5,
+        {"kv_groups": Others([np.arange(2.0)] * 2, 2.5)},
     )
     most = allocation.kept(16, sparsity) if per == "parameters" else 2 * allocation.kept(8, sparsity)
     most, best = most + 2 * of_groups[2], {}
@@ -136,8 +133,7 @@ def test_widths_and_groups_are_the_best_of_all_combinations(sparsity, seed, per)
             size = sum(widths) + sum(map(of_groups.get, counts))
             pairs = [("ffn", n, w) for n, w in enumerate(widths)] + [("kv_groups", n, c) for n, c in enumerate(counts)]
             best[widths, counts] = size <= most, sum(costs.get(pair, 0.0) for pair in pairs)
-    found = (*(tuple(scheme(own, per=per)) for scheme in (sensitivity_joint.widths, sensitivity_joint.counts)),)
-    fits, cost = best[found]
+    fits, cost = best[tuple(tuple(units) for units in sensitivity_joint.widths(own, per=per).values())]
     assert fits and cost == pytest.approx(min(cost for fits, cost in best.values() if fits))
 
 
@@ -152,11 +148,11 @@ def test_no_more_is_kept_than_asked_where_groups_are_no_whole_numbers_of_parts(w
     cuts = pd.DataFrame(rows, columns=["structure", "layer", "width", "divergence"])
     own = Problem(
         *([np.arange(160.0)] * 4, np.full(4, 160), sparsity, np.ones(4), np.ones(4, int), cuts),
-        groups=[np.arange(2.0)] * 4,
-        neurons_worth=worth,
+        others={"kv_groups": Others([np.arange(2.0)] * 4, worth)},
     )
-    assert sensitivity_joint.counts(own).tolist() == [1, 1, 1, 2]
-    gone = 640 - sensitivity_joint.widths(own).sum() + 3 * worth
+    found = sensitivity_joint.widths(own)
+    assert found["kv_groups"].tolist() == [1, 1, 1, 2]
+    gone = 640 - found["ffn"].sum() + 3 * worth
     assert 0 <= gone - (640 - allocation.kept(640, sparsity)) < 3
 
 

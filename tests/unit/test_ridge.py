@@ -201,8 +201,7 @@ def moments_of(base, tmp_path, **changes):
 
 
 def compact(base, tmp_path, keeps, name, moments=None, **settings):
-    frames = [pd.DataFrame({"layer": i, "unit": range(len(k)), "keep": k}) for i, k in enumerate(keeps)]
-    artifacts.write_parquet(tmp_path / "mask.parquet", pd.concat(frames), "mask", {})
+    tiny.write_mask(tmp_path / "mask.parquet", {"ffn": keeps})
     settings = {"compensate": "ridge" if moments else "none", "export": "exact", **settings}
     paths = base, tiny.manifest(base), tmp_path / "mask.parquet", tmp_path / name, tmp_path / f"{name}.json"
     compact_stage.compact(settings, *paths, evidence=moments)

@@ -51,14 +51,14 @@ class Sizes:
 
     @cached_property
     def group(self) -> int:
-        """Of one key-value group of a layer; raises InputError as Checkpoint.groups does."""
-        stored = BYTES[dtype(self.base, self.base.attention_out(0))] if self.kind == "bytes" else 1
-        return self.base.sizes["group"] * stored
+        """Of one key-value group of a layer; raises InputError as Checkpoint.units does."""
+        stored = BYTES[dtype(self.base, self.base.site("kv_groups", 0))] if self.kind == "bytes" else 1
+        return self.base.size("kv_groups") * stored
 
     def of(self, widths: Sequence[int], groups: Sequence[int] | None = None) -> int:
         """groups: that stay, a layer; None: all."""
         whole = self.empty + int(self.neuron @ np.asarray(widths))
-        return whole if groups is None else whole - self.group * (sum(self.base.groups) - sum(groups))
+        return whole if groups is None else whole - self.group * (sum(self.base.units("kv_groups")) - sum(groups))
 
 
 def dtype(base: Checkpoint, name: str) -> str:

@@ -121,7 +121,7 @@ def narrowed(dense: PreTrainedModel, widths: Sequence[int], groups: Sequence[int
             ffn.resize(model, {index: width})
             _lend(dense, model)
         if groups:
-            kv_groups.resize(model, groups)
+            kv_groups.resize(model, dict(enumerate(groups)))
             _lend(dense, model)
     return model.eval().requires_grad_(False)
 

@@ -10,12 +10,13 @@ from pruning.analysis.latency import measure, narrowed, prefill_flops
 from pruning.core.errors import InputError
 from pruning.methods.allocation import levels
 from pruning.methods.masks import GROUPS, NEURONS
-from pruning.models.structures import ffn, kv_groups
+from pruning.models import structures
+from pruning.models.structures import kv_groups
 
 
 def unpruned(raw: Mapping[str, Any]) -> dict[str, Any]:
     """config.json of a stock model of which one with this config.json may be a part: as wide as its widest layer."""
-    own = (ffn.WIDTHS, ffn.DOWN_BIAS, kv_groups.CONFIG_KEY, "auto_map")
+    own = {*structures.keys(), "auto_map"}
     return {key: value for key, value in raw.items() if key not in own}
 
 

@@ -41,7 +41,7 @@ def removal_order(
     for number, per_cent in enumerate(progress([*rounds, 100])):
         if number:
             model = load()
-            for _ in fitting.refit(model, batches, keeps, scheme):
+            for _ in fitting.refit(model, batches, {ffn.STRUCTURE.name: keeps}, scheme):
                 pass
         leaving = ranked(list(losses(model, batches, seed)), least)[: total - kept(total, per_cent) - gone]
         units = [keep.nonzero()[0] for keep in keeps]

@@ -11,12 +11,11 @@ from typing import Any
 
 from pruning.config.analyses import Trap
 from pruning.config.experiment import Table
-from pruning.config.methods import Method
 from pruning.config.models import Model
 from pruning.config.schema import Config
 from pruning.core import names
 from pruning.core.names import DENSE, Column, Variant
-from pruning.methods import allocation, latency_table, scores
+from pruning.methods import allocation, latency_table, requirements
 
 Inputs = Mapping[str, list[str]]
 
@@ -119,7 +118,9 @@ def results(config: Config, name: str) -> Entry:
         "tasks": {str(column): described(config, column) for column in columns},
         **statistical(config, "confidence", "resamples", "seed"),
     }
-    if both := [method for method in table.methods if allocation.cuts_groups(config.method(method).allocate)]:
+    if both := [
+        method for method in table.methods if len(allocation.structures_of(config.method(method).allocate)) > 1
+    ]:
         settings["groups"] = both
     per = {method: latency_table.per_of(config.method(method).allocate_options) for method in table.methods}
     if kept := {method: what for method, what in per.items() if what != latency_table.PARAMETERS}:
@@ -128,7 +129,7 @@ def results(config: Config, name: str) -> Entry:
     templates = {"samples": names.SAMPLES, "results": names.RESULT}
     if table.costs:
         searched = [method for method in table.methods if allocation.search_of(config.method(method).allocate)]
-        made_of = {method: passes(config.method(method)) for method in table.methods}
+        made_of = {method: requirements.passes(config.method(method)) for method in table.methods}
         settings["costs"] = {"folder": names.BENCHMARKS, "passes": made_of, "searched": searched}
         places = product(table.models, table.calibrations, searched)
         files["sensitivity"] = [names.SENSITIVITY.format(model=m, calib=c, method=method) for m, c, method in places]
@@ -140,19 +141,6 @@ def results(config: Config, name: str) -> Entry:
 def of_model(model: Model) -> dict[str, Any]:
     """What a table says of a model: its note, and its numbers' format where that is a short one."""
     return {"note": model.note, **({} if model.dtype == "float32" else {"dtype": model.dtype})}
-
-
-def passes(method: Method) -> list[str]:
-    """Results of a calibration that a method is made of, by their paths below its folder; and of the model, by its."""
-    found = ["shards", *scores.needs_of(method.score)]
-    found += [own] if (own := scores.statistics_of(method.score)) != "statistics" else []
-    found += scores.groups_by(method.score) if allocation.cuts_groups(method.allocate) else []
-    measured = allocation.search_of(method.allocate) and method.compensate.startswith("ridge")
-    found += ["second_moments"] if method.compensate == "ridge" or measured else []
-    both = measured and allocation.cuts_groups(method.allocate) and method.compensate == "ridge_attention"
-    found += ["attention_second_moments"] if both else []
-    found += ["latency_table"] if latency_table.per_of(method.allocate_options) != latency_table.PARAMETERS else []
-    return list(dict.fromkeys(found))
 
 
 def together(config: Config) -> dict[tuple[str, tuple[str, ...]], list[Variant]]:
