@@ -60,7 +60,8 @@ def export(
         checks = runtimes.check(directory, wanted)
         if settings["method"]["compensate"] == "none" and adapter is None:
             dense, _ = loading.load(base.parent, settings["dtype"], "cpu")
-            apart = runtimes.masked(dense, masks.read(mask, Checkpoint(base.parent)), wanted)
+            keeps = masks.read(mask, base.parent, Checkpoint(base.parent).widths)
+            apart = runtimes.masked(dense, keeps, wanted)
             checks["the dense model, masked"] = {"max_difference": apart}
         samples = {sample_of(path.as_posix()): path for path in measured or () if path.suffix == ".parquet"}
         results = [row for task in settings["tasks"] for row in rows(task, settings, samples)]

@@ -31,7 +31,7 @@ def refit(
     from pruning.methods import refit as fitting
     from pruning.models.checkpoint import Checkpoint
 
-    keeps = masks.read(mask, Checkpoint(model))
+    keeps = masks.read(mask, model, Checkpoint(model).widths)
     network, _, batches = prepare.loaded(model, data, settings, threads, footprint.REFIT)
     widths = masks.counts(keeps)[masks.NEURONS]
     content = {**token_counts(batches), "layers": len(widths), "widths": widths, "records": []}

@@ -26,20 +26,19 @@ def score(
     from tqdm import tqdm
 
     from pruning.core import artifacts, layer_files
-    from pruning.methods import masks, requirements, scores
+    from pruning.methods import masks, scores
     from pruning.methods.normalise import NORMALISATIONS
 
     cli.phase("start-up")
     plugin, required = scores.plugin(settings["score"]), scores.requires(settings["score"])
     normalise = NORMALISATIONS[settings["normalise"]]
     structures = structure or [masks.NEURONS]
-    table = next(filter(requirements.is_table, required), None)
     given = {kind: Path(path) for kind, path in (pair.split("=", 1) for pair in evidence or ())}
-    needed = {layer_files.kind_of(kind, name) for kind in required for name in structures} | {table or "statistics"}
+    tables = (kind for kind in required if kind in given and given[kind].suffix == ".parquet")
+    table = next(tables, "statistics")  # whose rows are the neurons
+    needed = {table, *(layer_files.kind_of(kind, name) for kind in required for name in structures)}
     if missing := sorted(needed - given.keys()):
-        raise cli.InputError(
-            f"score {settings['score']!r} needs --evidence of {', '.join(missing)} (methods/requirements.py)"
-        )
+        raise cli.InputError(f"score {settings['score']!r} needs --evidence of {', '.join(missing)} (REQUIRES)")
 
     @cache
     def checkpoint():
@@ -66,13 +65,13 @@ def score(
         if settings["shuffle"] is not None:
             values = np.random.default_rng((settings["shuffle"], layer.index)).permutation(values)
         if not np.isfinite(values).all():
-            of = given.get(layer_files.kind_of(table or "statistics", name), name)
+            of = given.get(layer_files.kind_of(table, name), name)
             raise cli.InputError(f"score {settings['score']!r}: NaN or Inf in layer {layer.index} of {of}")
         return values
 
     frames = []
     for name in structures:
-        kind = layer_files.kind_of(table or "statistics", name)
+        kind = layer_files.kind_of(table, name)
         rows = artifacts.read_parquet(given[kind], kind) if kind in given else pd.DataFrame({"layer": []})
         tables = {index: own for index, own in rows.groupby("layer")}
         neurons = name == masks.NEURONS

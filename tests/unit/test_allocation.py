@@ -4,7 +4,6 @@ import importlib
 import inspect
 import math
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
-from pruning.calibration.gradients import Calibration
-from pruning.calibration.prepare import micro_batches
 from pruning.core.errors import InputError
 from pruning.methods import allocation
-from pruning.methods.allocation import Others, Problem, finish, floors, joint, kept, masks, sensitivity_joint
+from pruning.methods.allocation import Others, Problem, finish, floors, kept, masks
 from pruning.methods.normalise import NORMALISATIONS
 
 KNAPSACKS = ("sensitivity", "sensitivity_joint")
@@ -53,15 +49,32 @@ def keep(name: str, p: Problem, round_to: int = 1, **options) -> list[list[int]]
     return [np.flatnonzero(k).tolist() for k in masks(p.scores, widths(name, p, round_to, **options))]
 
 
-# uniform
+# uniform and global
+
+LAYERS_OF_FOUR = [[1, 2, 3, 4], [50, 60, 70, 80], [5, 6, 7, 90]]
 
 
-def test_uniform_keeps_the_best_of_each_layer():
-    assert keep("uniform", problem([[4, 1, 3, 2], [10, 40, 20, 30]], 50)) == [[0, 2], [1, 3]]
-
-
-def test_uniform_breaks_ties_to_the_lower_index():
-    assert keep("uniform", problem([[1, 2, 2, 2], [5, 5, 5, 5]], 50)) == [[1, 2], [0, 1]]
+@pytest.mark.parametrize(
+    ("name", "scores", "sparsity", "min_keep", "kept_neurons"),
+    [
+        ("uniform", [[4, 1, 3, 2], [10, 40, 20, 30]], 50, 0, [[0, 2], [1, 3]]),
+        ("uniform", [[1, 2, 2, 2], [5, 5, 5, 5]], 50, 0, [[1, 2], [0, 1]]),  # ties to the lower index
+        ("uniform", [[3, 2, 1], [0, 0, 9, 9]], 90, None, [[], []]),  # layers may be dropped
+        ("global", [[4, 1, 3, 2], [10, 40, 20, 30]], 50, 0, [[0], [1, 2, 3]]),
+        ("global", [[1, 7, 7], [7, 7, 9]], 50, 0, [[1, 2], [2]]),  # ties to the lower layer, then the lower neuron
+        ("global", LAYERS_OF_FOUR, 50, 0.5, [[2, 3], [2, 3], [2, 3]]),
+        ("global", LAYERS_OF_FOUR, 50, 0.25, [[3], [0, 1, 2, 3], [3]]),
+        ("global", [[1, 2, 3], [4, 5, 6]], 90, 0, [[2], [2]]),  # floors, even where they exceed the total
+        ("global", [[1, 2, 3], [4, 5, 6]], 50, None, [[], [0, 1, 2]]),
+    ],
+)
+def test_the_best_neurons_stay(name, scores, sparsity, min_keep, kept_neurons):
+    p = problem(scores, sparsity, min_keep=min_keep)
+    if any(kept_neurons):
+        assert keep(name, p) == kept_neurons
+    else:
+        with pytest.raises(InputError, match="of all layers no FFN neuron would stay"):
+            keep(name, p)
 
 
 @pytest.mark.parametrize(("sparsity", "width"), [(4, 10), (5, 9), (14, 9), (15, 8), (50, 5), (95, 0), (99, 0)])
@@ -71,86 +84,7 @@ def test_removals_are_rounded_half_up(sparsity, width):
 
 def test_uniform_takes_the_same_share_of_layers_of_different_sizes():
     assert widths("uniform", problem([range(10), range(20), range(3)], 40)) == [6, 12, 2]
-
-
-# global
-
-
-def test_global_lets_layers_compete():
-    assert keep("global", problem([[4, 1, 3, 2], [10, 40, 20, 30]], 50)) == [[0], [1, 2, 3]]
-
-
-def test_global_breaks_ties_to_the_lower_layer_then_the_lower_neuron():
-    assert keep("global", problem([[1, 7, 7], [7, 7, 9]], 50)) == [[1, 2], [2]]
-
-
-def test_global_keeps_the_floor_of_every_layer_and_the_total():
-    p = problem([[1, 2, 3, 4], [50, 60, 70, 80], [5, 6, 7, 90]], 50, min_keep=0.5)
-    assert keep("global", p) == [[2, 3], [2, 3], [2, 3]]
-    p = problem([[1, 2, 3, 4], [50, 60, 70, 80], [5, 6, 7, 90]], 50, min_keep=0.25)
-    assert keep("global", p) == [[3], [0, 1, 2, 3], [3]]
-
-
-def test_global_gives_the_floors_even_where_they_exceed_the_total():
-    assert keep("global", problem([[1, 2, 3], [4, 5, 6]], 90)) == [[2], [2]]
-
-
-def test_global_and_uniform_take_a_layers_last_neuron_where_layers_may_be_dropped():
-    assert widths("global", problem([[1, 2, 3], [4, 5, 6]], 50, min_keep=None)) == [0, 3]
     assert widths("uniform", problem([range(3), range(20)], 90, min_keep=None)) == [0, 2]
-    left = finish(np.array([0.4, 1, 5.9]), problem([range(9)] * 3, 50, min_keep=None), 4)
-    assert left.tolist() == [0, 0, 8]
-
-
-def test_a_mask_of_no_neuron_at_all_is_refused():
-    own = problem([range(9)] * 2, 99, min_keep=None)
-    with pytest.raises(InputError, match="of all layers no FFN neuron would stay"):
-        masks(own.scores, np.array(widths("uniform", own)))
-
-
-# joint
-
-
-def beside(sparsity, second, groups, least) -> Problem:
-    """Two layers of four neurons and two groups, a group as large as two neurons; so many of either are safe."""
-    scores = [np.array([9.0, 1.0, 5.0, 4.0]), np.array(second)]
-    others = {"kv_groups": Others([np.array(own) for own in groups], 2.0, least)}
-    return Problem(scores, np.array([4, 4]), sparsity, np.ones(2), np.full(2, least), others=others)
-
-
-SAFE = ([8.0, 2.0, 6.0, 3.0], [[7.0, 20.0], [30.0, 3.0]], 1)
-DROPS = ([0.8, 0.2, 0.6, 0.3], [[1.0, 0.5], [30.0, 3.0]], 0)
-
-
-@pytest.mark.parametrize(
-    ("example", "sparsity", "left", "counts"),
-    [
-        # Safe: 9, 8, and the groups 20, 30. By score for each neuron's worth: 6, 5, 4, 7/2, 3, 2, 3/2, 1.
-        (SAFE, 0, [4, 4], [2, 2]),
-        (SAFE, 12, [3, 4], [2, 2]),  # one neuron's worth: the 1
-        (SAFE, 25, [3, 4], [2, 1]),  # two: the 1 and a group, which is two
-        (SAFE, 50, [3, 3], [2, 1]),  # four: and the 2
-        (SAFE, 62, [3, 2], [2, 1]),  # five
-        (SAFE, 75, [3, 2], [1, 1]),  # six: the group of 7/2 makes it seven
-        # Nothing is safe: 30/2, 9, 5, 4, 3/2, 1, 0.8, 0.6, 1/2 (a group), 0.3, 0.5/2, 0.2.
-        (DROPS, 50, [4, 2], [1, 2]),  # twelve neurons' worth: up to the group of 1/2
-        (DROPS, 75, [4, 2], [0, 2]),  # ten: without it
-        (DROPS, 99, [4, 0], [0, 2]),  # eight: up to the neuron of 1
-    ],
-)
-def test_units_leave_in_the_order_of_score_for_each_parameter(example, sparsity, left, counts):
-    found = joint.widths(beside(sparsity, *example))
-    assert {name: units.tolist() for name, units in found.items()} == {"ffn": left, "kv_groups": counts}
-
-
-def test_the_knapsack_drops_an_attention_that_costs_nothing():
-    rows = [("ffn", 0, 0, 9.0), ("ffn", 1, 0, 9.0), *(("kv_groups", n, 0, float(n)) for n in (0, 1))]
-    rows += [("kv_groups", n, 1, 0.9 * n) for n in (0, 1)]
-    cuts = pd.DataFrame(rows, columns=["structure", "layer", "width", "divergence"])
-    for least, counts in ((0, [0, 2]), (1, [1, 1])):
-        own = replace(beside(50, *DROPS[:2], least), floor=np.zeros(2, int), measured=cuts)
-        found = sensitivity_joint.widths(own)
-        assert found["kv_groups"].tolist() == counts and (least or found["ffn"].tolist() == [4, 4])
 
 
 # cfsp
@@ -160,22 +94,14 @@ CFSP = ["cfsp", "cfsp_refill"]
 
 
 @pytest.mark.parametrize("name", CFSP)
-def test_cfsp_with_equal_importance_is_uniform(name):
-    assert widths(name, problem([range(10), range(10)], 30)) == [7, 7]
-
-
-@pytest.mark.parametrize("name", CFSP)
-def test_cfsp_is_the_sigmoid_of_the_importance(name):
+@pytest.mark.parametrize("alpha", [1, 5])
+def test_cfsp_is_the_sigmoid_of_the_importance(name, alpha):
     """Mean distances of 1/131.072 apart are sums of 1000 apart over the reference tokens, 0.1 in the sigmoid."""
     distance = np.array([0.5, 0.5 + 2000 / 131072])
-    low, high = (1 / (1 + math.exp(-z)) for z in (-0.1, 0.1))
-    assert scheme(name)(problem([range(100)] * 2, 40, distance)) == pytest.approx(
-        [120 * low / (low + high), 120 * high / (low + high)]
-    )
-    low, high = (1 / (1 + math.exp(-z)) for z in (-0.5, 0.5))
-    assert scheme(name)(problem([range(100)] * 2, 40, distance), alpha=5) == pytest.approx(
-        [120 * low / (low + high), 120 * high / (low + high)]
-    )
+    low, high = (1 / (1 + math.exp(-alpha * z)) for z in (-0.1, 0.1))
+    found = scheme(name)(problem([range(100)] * 2, 40, distance), alpha=alpha)
+    assert found == pytest.approx([120 * low / (low + high), 120 * high / (low + high)])
+    assert found[0] < found[1] and widths(name, problem([range(10), range(10)], 30)) == [7, 7]
 
 
 def test_cfsp_as_released_by_hand():
@@ -239,12 +165,6 @@ def test_cfsp_refill_gives_the_excess_of_a_full_layer_to_the_others():
     assert scheme("cfsp_refill")(problem([range(100)] * 3, 20, distance)) == pytest.approx([70, 70, 100])
 
 
-@pytest.mark.parametrize(("name", "sparsity"), [("cfsp", 10), ("cfsp", 50), ("cfsp_refill", 50)])
-def test_cfsp_keeps_more_of_a_layer_that_turns_the_hidden_state_more(name, sparsity):
-    first, second, third = widths(name, problem([range(100)] * 3, sparsity, [0.3, 0.1, 0.2]))
-    assert second < third < first
-
-
 # floors and rounding
 
 
@@ -272,11 +192,18 @@ def test_widths_are_whole_and_multiples_within_the_layer(wishes, round_to, expec
     assert finish(np.array(wishes), problem([range(10)] * 3, 50), round_to).tolist() == expected
 
 
-def test_widths_respect_the_floor():
-    p = problem([range(20)] * 2, 50, min_keep=0.25)
-    assert finish(np.array([0, 6.0]), p, 1).tolist() == [5, 5]
-    assert finish(np.array([0, 12.0]), p, 1).tolist() == [5, 7]
-    assert finish(np.array([0, 6.0]), p, 4).tolist() == [8, 8]  # the multiple above, since 4 is too few
+@pytest.mark.parametrize(
+    ("min_keep", "size", "wishes", "round_to", "expected"),
+    [
+        (0.25, 20, [0, 6.0], 1, [5, 5]),
+        (0.25, 20, [0, 12.0], 1, [5, 7]),
+        (0.25, 20, [0, 6.0], 4, [8, 8]),  # the multiple above, since 4 is too few
+        (None, 9, [0.4, 1, 5.9], 4, [0, 0, 8]),
+    ],
+)
+def test_widths_respect_the_floor(min_keep, size, wishes, round_to, expected):
+    p = problem([range(size)] * len(wishes), 50, min_keep=min_keep)
+    assert finish(np.array(wishes), p, round_to).tolist() == expected
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -431,33 +358,16 @@ def test_options_of_schemes_have_defaults(name):
     assert all(option.default is not inspect.Parameter.empty for option in options)
 
 
-# on real statistics
-
-
-@cache
-def utilities() -> list[np.ndarray]:
-    """Kinetic utilities of a tiny model, a layer each."""
+def test_normalisation_changes_masks_under_global_allocation_alone():
+    """AGF and RKU: the same masks where every layer is cut alike."""
     rng = np.random.default_rng(0)
-    samples = [(rng.integers(1, 257, n).tolist(), [True] * n) for n in (12, 9, 16, 7)]
-    with Calibration(tiny.qwen2(layers=3), objectives=("energy",)) as run:
-        run.run(micro_batches(samples, 2, pad=0, token_mask="all"))
-    return [rows["energy_abs_sum"].to_numpy() / 4 for _, rows in run.frames()[0].groupby("layer")]
-
-
-def normalised(name: str) -> list[np.ndarray]:
-    return [NORMALISATIONS[name](u) for u in utilities()]
-
-
-def test_agf_and_rku_are_the_same_masks_under_uniform_allocation():
+    utilities = [rng.random(48) * scale for scale in (1, 5, 0.2)]
+    both = [[NORMALISATIONS[name](own) for own in utilities] for name in ("none", "layer_sum")]
     for sparsity in range(1, 100):
-        agf, rku = (keep("uniform", problem(normalised(n), sparsity)) for n in ("none", "layer_sum"))
+        agf, rku = (keep("uniform", problem(scores, sparsity)) for scores in both)
         assert agf == rku
-
-
-def test_agf_and_rku_differ_under_global_allocation():
-    agf, rku = (keep("global", problem(normalised(n), 50, min_keep=0.01)) for n in ("none", "layer_sum"))
-    assert agf != rku
-    assert sum(map(len, agf)) == sum(map(len, rku)) == 72
+    agf, rku = (keep("global", problem(scores, 50, min_keep=0.01)) for scores in both)
+    assert agf != rku and sum(map(len, agf)) == sum(map(len, rku)) == 72
 
 
 @pytest.mark.parametrize("name", SCHEMES)

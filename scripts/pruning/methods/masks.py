@@ -1,20 +1,13 @@
 """Masks and scores, by structure: files of FFN neurons alone have no column `structure`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-
-if TYPE_CHECKING:
-    from pruning.models.checkpoint import Checkpoint  # needs torch: slow, and unneeded to read rows
-    from pruning.models.structures.base import Keeps
 
 NEURONS, GROUPS = "ffn", "kv_groups"
 """NEURONS: in which sparsity is counted; every mask has them."""
@@ -48,14 +41,14 @@ def by_layer(frame: pd.DataFrame, column: str, layers: int = 0) -> list[np.ndarr
     return [own.get(layer, nothing) for layer in range(max([layers, *(layer + 1 for layer in own)]))]
 
 
-def read(path: Path, base: Checkpoint) -> Keeps:
+def read(path: Path, model: Path, widths: Sequence[int]) -> dict[str, list[np.ndarray]]:
     """Return structure -> which of its units are kept, bool [units] per layer.
 
-    Raises InputError if the mask is not one of this model."""
-    frame, widths = artifacts.read_parquet(path, "mask"), base.widths
+    Raises InputError if the mask is not one of this model, whose layers have so many neurons."""
+    frame = artifacts.read_parquet(path, "mask")
     keeps = {name: by_layer(of(frame, name), "keep", len(widths)) for name in structures_of(frame)}
-    if (found := [len(keep) for keep in keeps[NEURONS]]) != widths:
-        raise InputError(f"{path}: not a mask of {base.directory}: layer widths {found}, not {widths}")
+    if (found := [len(keep) for keep in keeps[NEURONS]]) != list(widths):
+        raise InputError(f"{path}: not a mask of {model}: layer widths {found}, not {list(widths)}")
     return keeps
 
 
