@@ -22,11 +22,6 @@ def plugins(wildcards):
     return [] if scheme == "none" else [f"methods/compensation/{scheme}"]
 
 
-def fitted_on(wildcards):
-    """What the method's compensation reads, a table or a manifest."""
-    return tables_of("compact")(wildcards) + manifests_of("compact")(wildcards)
-
-
 def compact_threads(wildcards):
     """Cutting is reading and writing; only the linear algebra of ridge makes use of more cores."""
     return threads_of(wildcards) if compensation_of(wildcards) == "ridge" else 1
@@ -37,7 +32,7 @@ rule compact:
     input:
         model=names.BASE,
         mask=names.MASK,
-        evidence=fitted_on,
+        evidence=files_of("compact"),
         moments=matrices_of("compact"),
         code=lambda w: code("compact", *plugins(w)),
     output:

@@ -36,7 +36,7 @@ def parts_of(wildcards):
     if cut_in_memory(variant):
         own = {"model": model, "calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity}
         found |= {"manifest": names.BASE.format(**own), "mask": names.MASK.format(**own)}
-        return found | {"evidence": list(requirements.paths(CONFIG.method(variant.method), "compact", own, tables=True).values())}
+        return found | {"evidence": list(requirements.files(CONFIG.method(variant.method), "compact", own).values())}
     found["manifest"] = variant.manifest(model)
     if variant != names.DENSE:
         # The directory, so that a deleted one is made again; the manifest says whether it changed.

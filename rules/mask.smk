@@ -18,12 +18,12 @@ OUTPUT
 
 def measured_cuts(wildcards):
     """What cuts cost, where the method's allocation asks for it."""
-    return requirements.paths(CONFIG.method(wildcards.method), "mask", wildcards, tables=True).get("sensitivity", [])
+    return requirements.files(CONFIG.method(wildcards.method), "mask", wildcards).get("sensitivity", [])
 
 
 def latencies(wildcards):
     """How fast models are, where the method's allocation keeps to a speed."""
-    return requirements.paths(CONFIG.method(wildcards.method), "mask", wildcards, tables=True).get("latency_table", [])
+    return requirements.files(CONFIG.method(wildcards.method), "mask", wildcards).get("latency_table", [])
 
 
 def measured_options(wildcards):
@@ -44,7 +44,7 @@ rule sensitivity:
         model=names.BASE,
         data=calibration_data,
         scores=names.SCORES,
-        evidence=manifests_of("sensitivity"),
+        evidence=files_of("sensitivity"),
         moments=matrices_of("sensitivity"),
         code=code("sensitivity"),
         launch=LAUNCH,

@@ -16,32 +16,21 @@ from pruning.methods import allocation, requirements
 SCORE_KEYS = {"score", "options", "normalise", "shuffle"}
 
 
-def tables_of(stage):
-    """Tables that a stage reads of the wildcards' method."""
-    return lambda w: list(requirements.paths(CONFIG.method(w.method), stage, w, tables=True).values())
-
-
-def manifests_of(stage):
-    """Of the matrices that it reads, directories of a file a layer."""
-    return lambda w: [f"{path}.json" for path in requirements.paths(CONFIG.method(w.method), stage, w, tables=False).values()]
+def files_of(stage):
+    """Tables, and manifests of matrices, that a stage reads of the wildcards' method."""
+    return lambda w: list(requirements.files(CONFIG.method(w.method), stage, w).values())
 
 
 def matrices_of(stage):
     """The directories, so that deleted ones are made again; their manifests say whether they changed."""
-    return lambda w: list(map(ancient, requirements.paths(CONFIG.method(w.method), stage, w, tables=False).values()))
+    return lambda w: list(map(ancient, requirements.directories(CONFIG.method(w.method), stage, w)))
 
 
 def evidence_of(stage):
-    """The same on a command line, by kind."""
-
-    def options(wildcards):
-        own = CONFIG.method(wildcards.method)
-        tables, matrices = (requirements.paths(own, stage, wildcards, tables=both) for both in (True, False))
-        return [f"--evidence={kind}={path}" for kind, path in tables.items()] + [
-            f"--evidence={kind}={path}.json" for kind, path in matrices.items()
-        ]
-
-    return options
+    """The files on a command line, by kind."""
+    return lambda w: [
+        f"--evidence={pair[0]}={pair[1]}" for pair in requirements.files(CONFIG.method(w.method), stage, w).items()
+    ]
 
 
 def structures_of(wildcards):
@@ -51,9 +40,8 @@ def structures_of(wildcards):
 rule score:
     """Scores of all units by one method."""
     input:
-        statistics=tables_of("score"),
         model=names.BASE,
-        manifests=manifests_of("score"),
+        evidence=files_of("score"),
         matrices=matrices_of("score"),
         code=lambda w: code("score", f"methods/scores/{CONFIG.method(w.method).score}"),
         launch=LAUNCH,

@@ -20,7 +20,7 @@ def compact(
 ) -> None:
 
     from pruning.core import artifacts, chain
-    from pruning.methods.compact import Pruning, loader_of
+    from pruning.methods.compact import Pruning
     from pruning.models.checkpoint import Checkpoint, read_config
     from pruning.models.structures import ffn, listed
 
@@ -38,7 +38,8 @@ def compact(
     with artifacts.atomic_directory(output) as directory:
         recorded = replace(pruning, compensate=compensate) if pruning.compensate else pruning
         recorded.write(directory, settings["export"])
-    others = {name: units for name, units in listed(read_config(output)).items() if name != ffn.STRUCTURE.name}
+    config = read_config(output)
+    others = {name: units for name, units in listed(config).items() if name != ffn.STRUCTURE.name}
     content = {
         "original": original,
         "achieved_sparsity": pruning.achieved(original["widths"]),
@@ -46,7 +47,7 @@ def compact(
         **others,
         "parameters": original["parameters"],
         "parameters_kept": Checkpoint(output).parameters,
-        "loads_with": loader_of(output),
+        "loads_with": "transformers" + (", trust_remote_code=True" if "auto_map" in config else ""),
         "files": artifacts.directory_hashes(output),
     }
     if pruning.compensate:

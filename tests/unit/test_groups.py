@@ -240,7 +240,7 @@ MOMENTS = ["second_moments", "output_gradients", "attention_second_moments", "at
 def test_what_a_method_reads_follows_from_what_its_plug_ins_say(method, kinds, passes):
     own = Method(**method)
     for stage in ("score", "sensitivity", "mask", "compact"):
-        assert requirements.of_stage(own, stage) == kinds.get(stage, []), stage
+        assert requirements.kinds(own, stage) == kinds.get(stage, []), stage
     assert requirements.passes(own) == ["shards", *passes]
 
 

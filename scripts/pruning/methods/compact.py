@@ -128,8 +128,11 @@ class Pruning:
             for name in (n for n, f in base.file_of.items() if f == file and n not in refitted):
                 if name in down:
                     tensors |= self._compensated(down[name], config, pad_to)
-                else:
-                    tensors[name] = self._cut(name, base.tensor(name), pad_to)
+                    continue
+                tensors[name] = base.tensor(name)
+                for structure, own in self.keeps.items():
+                    zeros_to = pad_to if structure == NEURONS else None
+                    tensors[name] = STRUCTURES[structure].cut(name, tensors[name], own, base.family, zeros_to)
             save_file(tensors, output / file.name, metadata={"format": "pt"})
             index |= dict.fromkeys(tensors, file.name)
         if len(base.files) > 1:
@@ -137,13 +140,6 @@ class Pruning:
             whole = {"metadata": {"total_size": size}, "weight_map": index}
             (output / "model.safetensors.index.json").write_text(json.dumps(whole, indent=2))
         return index
-
-    def _cut(self, name: str, tensor: torch.Tensor, pad_to: int | None) -> torch.Tensor:
-        for structure, own in self.keeps.items():
-            tensor = STRUCTURES[structure].cut(
-                name, tensor, own, self.base.family, pad_to if structure == NEURONS else None
-            )
-        return tensor
 
     def _compensated(self, layer: int, config: dict[str, Any], pad_to: int | None = None) -> dict[str, torch.Tensor]:
         """Return a layer's down_proj with its bias, zeros on gate and up where `mlp_bias` wants biases there as well,
@@ -210,8 +206,3 @@ def parameters(base: Checkpoint, units: dict[str, Sequence[int]] | Sequence[int]
             if base.name(layer, slot, "bias") not in base.file_of:
                 total += base.shape(base.name(layer, "down"))[0] if slot == "down" else width
     return total
-
-
-def loader_of(directory: Path) -> str:
-    """Return what loads a compact model right, beside pruning.models.loading."""
-    return "transformers, trust_remote_code=True" if "auto_map" in read_config(directory) else "transformers"

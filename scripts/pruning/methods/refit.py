@@ -114,32 +114,28 @@ def _keeping(found: list[Tensor]) -> Callable[[Tensor, Tensor], None]:
 
 
 class Running:
-    """The sums of both parts of the tokens, on the weights' device: products within a micro-batch in float32, sums over
-    micro-batches in float64 (float32 on a GPU)."""
+    """The sums of both parts of the tokens (least_squares.Sums), on the weights' device: products within a micro-batch
+    in float32, sums over micro-batches in float64 (float32 on a GPU)."""
 
     def __init__(self, module: nn.Linear):
         device, (outputs, inputs) = module.weight.device, module.weight.shape
         new = {"device": device, "dtype": torch.float32 if device.type == "cuda" else torch.float64}
-        self.inner = {part: torch.zeros(inputs, inputs, **new) for part in PARTS}
-        self.outer = {part: torch.zeros(outputs, inputs, **new) for part in PARTS}
-        self.missing, self.whole = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
+        shapes = (inputs, inputs), (outputs, inputs)
+        self.sums = {part: [*(torch.zeros(shape, **new) for shape in shapes), 0.0, 0.0] for part in PARTS}
 
     def add(self, part: str, x: Tensor, missing: Tensor, target: Tensor, weight: Tensor) -> None:
         """x [tokens, k], what is missing of the target with the present weights, and the target, [tokens, d]; how much
         a token counts, [tokens]."""
         if not len(x):
             return
-        root = weight.sqrt()[:, None]
-        x, missing, target = ((root * rows.float()).to(self.inner[part].device) for rows in (x, missing, target))
-        add(self.inner[part], x.T @ x)
-        add(self.outer[part], missing.T @ x)
-        self.missing[part] += float(missing.square().sum())
-        self.whole[part] += float(target.square().sum())
+        own, root = self.sums[part], weight.sqrt()[:, None]
+        x, missing, target = ((root * rows.float()).to(own[0].device) for rows in (x, missing, target))
+        add(own[0], x.T @ x)
+        add(own[1], missing.T @ x)
+        own[2] += float(missing.square().sum())
+        own[3] += float(target.square().sum())
 
     def fitted(self) -> tuple[np.ndarray, dict[str, Any]]:
-        """The weight's change [d, k] in float64, and a record of λ and errors."""
-        return least_squares.fitted(*(self._sums(part) for part in PARTS))
-
-    def _sums(self, part: str) -> least_squares.Sums:
-        inner, outer = (sums[part].double().cpu().numpy() for sums in (self.inner, self.outer))
-        return least_squares.Sums(inner, outer, self.missing[part], self.whole[part])
+        """Return the weight's change [d, k] in float64, and a record of λ and errors."""
+        whole = ([each.double().cpu().numpy() for each in own[:2]] + own[2:] for own in self.sums.values())
+        return least_squares.fitted(*(least_squares.Sums(*own) for own in whole))

@@ -29,20 +29,9 @@ class Weights:
     read: Callable[[str], np.ndarray]
     """Of `gate`, `up` or `down`."""
 
-    @cached_property
-    def gate(self) -> np.ndarray:
-        """[n, d]"""
-        return self.read("gate")
-
-    @cached_property
-    def up(self) -> np.ndarray:
-        """[n, d]"""
-        return self.read("up")
-
-    @cached_property
-    def down(self) -> np.ndarray:
-        """[d, n]"""
-        return self.read("down")
+    gate = cached_property(lambda self: self.read("gate"))  # [n, d]
+    up = cached_property(lambda self: self.read("up"))  # [n, d]
+    down = cached_property(lambda self: self.read("down"))  # [d, n]
 
 
 @dataclass(frozen=True)

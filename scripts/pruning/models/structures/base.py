@@ -131,21 +131,16 @@ class Structure:
         return [layer.get_submodule(self.site(family)) for layer in families.decoder_layers(model)]
 
     def resize(self, model: nn.Module, units: Mapping[int, int]) -> None:
-        """Give these layers new weights for so many units, on the device and in the dtype of the old ones.
-
-        Modules with entries of several heads are those of the stock class, which has all units."""
+        """Leave these layers so many of their units, the first ones, in place."""
         family, layers, config = families.of(model), families.decoder_layers(model), model.config.to_dict()
         for index, count in units.items():
-            for name, (axis, parts) in self.modules(family).items():
-                old = layers[index].get_submodule(name)
-                shape = list(old.weight.shape)
-                shape[axis] = parts * count * self.entries(shape[axis] // parts, config)
-                outputs, inputs = shape
-                new = nn.Linear(inputs, outputs, old.bias is not None, old.weight.device, old.weight.dtype)
-                layers[index].set_submodule(name, new)
-            self.settle(layers[index], family, count)
+            size = layers[index].get_submodule(self.site(family)).in_features
+            keep = np.arange(size // self.entries(size, config)) < count
+            self.shrink(layers[index], index, {index: keep}, family)
 
-    def shrink(self, layer: nn.Module, index: int, keeps: Sequence[np.ndarray], family: Family) -> None:
+    def shrink(
+        self, layer: nn.Module, index: int, keeps: Sequence[np.ndarray] | Mapping[int, np.ndarray], family: Family
+    ) -> None:
         """Cut one decoder layer, the model's `index`th, down to its kept units, in place."""
         for name in self.modules(family):
             module = layer.get_submodule(name)

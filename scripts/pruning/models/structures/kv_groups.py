@@ -7,11 +7,12 @@ takes the number of heads from the tensors. config.json keeps the dense model's 
 layer under `kv_groups`. A layer without a group has a `Dropped` in the place of its attention.
 """
 
+import inspect
 from collections.abc import Mapping
 from string import Template
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.core.errors import InputError
 from pruning.models import families
@@ -33,7 +34,9 @@ def regroup(layers, config):
         layer.set_submodule("$attention_out", new)
 ''')
 
-DROPPED = Template('''
+# transformers' own classes cannot count heads of no channels. What follows is written beside such models as it stands
+# here; every family whose attention can be cut calls the projection `o_proj`.
+
 
 class Dropped(nn.Module):
     """Attention without a group: its output projection makes zeros of nothing, or its bias. Lengths are read from the
@@ -50,8 +53,7 @@ class Dropped(nn.Module):
         if cache is not None:
             nothing = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
             cache.update(nothing, nothing, self.layer_idx)
-        return self.$out(hidden_states[..., :0]), None
-''')
+        return self.o_proj(hidden_states[..., :0]), None
 
 
 class Groups(Structure):
@@ -84,40 +86,17 @@ class Groups(Structure):
     def settle(self, layer: nn.Module, family: Family, units: int) -> None:
         """Put a `Dropped` in the place of attention whose projections have no groups left."""
         if not units:
-            place, _, out = family.attention_out.rpartition(".")
-            layer.set_submodule(place, Dropped(layer.get_submodule(place), out))
+            place = family.attention_out.removesuffix(".o_proj")
+            layer.set_submodule(place, Dropped(layer.get_submodule(place)))
 
     def code(self, config: Mapping[str, Any], family: Family) -> Code:
         text = REGROUPED.substitute(qkv=list(family.qkv), attention_out=family.attention_out)
         if 0 in self.listed(config):
-            place, _, out = family.attention_out.rpartition(".")
+            place = family.attention_out.removesuffix(".o_proj")
             text += "        if not groups:\n"
             text += f'            layer.set_submodule("{place}", Dropped(layer.get_submodule("{place}")))\n'
-            text += DROPPED.substitute(out=out)
+            text += "\n\n" + inspect.getsource(Dropped)
         return Code(text, "regroup", "its attention the groups that `kv_groups` says")
-
-
-class Dropped(nn.Module):
-    """Attention without a group: its output projection [d, 0] makes zeros of nothing, or its bias.
-
-    transformers' own classes cannot count heads of no channels. Lengths, and with them masks and positions, are read
-    from what the cache holds of a layer, so it gets a channel of zeros for each token."""
-
-    def __init__(self, attention: nn.Module, out: str):
-        """out: name of its output projection. The modules that it has stay, under their names."""
-        super().__init__()
-        self.layer_idx, self.out = attention.layer_idx, out
-        for name, module in attention.named_children():
-            self.add_module(name, module)
-
-    def forward(
-        self, hidden_states: Tensor, cache: Any = None, past_key_values: Any = None, **_: Any
-    ) -> tuple[Tensor, None]:
-        cache = past_key_values if cache is None else cache  # its name before transformers 5.24
-        if cache is not None:
-            nothing = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
-            cache.update(nothing, nothing, self.layer_idx)
-        return self.get_submodule(self.out)(hidden_states[..., :0]), None
 
 
 STRUCTURE = Groups()
