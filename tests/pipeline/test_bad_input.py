@@ -445,8 +445,8 @@ def test_an_unknown_option_of_a_score_is_named(finished: Workspace, tmp_path: Pa
     files = [
         "--model",
         str(base / "base"),
-        "--statistics",
-        str(base / "calibration/gsm_symbolic-s0/statistics.parquet"),
+        "--evidence",
+        f"statistics={base / 'calibration/gsm_symbolic-s0/statistics.parquet'}",
     ]
     done = stage("score", "--settings", settings, *files, "--output", str(tmp_path / "s.parquet"))
     says(done, "score 'utility' with options", "objectiv")
