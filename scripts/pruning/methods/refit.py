@@ -100,12 +100,12 @@ def refit(
 
 def weights_of(hidden: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]:
     """How much each token counts, float32 [B, T] a batch; hidden: the dense model's residual stream, [B, T, d]."""
-    loudness = [each.float().square().mean(-1) for each in hidden]
-    counted = torch.cat([each[batch.counted] for each, batch in zip(loudness, batches, strict=True)])
+    sizes = [each.float().square().mean(-1) for each in hidden]
+    counted = torch.cat([each[batch.counted] for each, batch in zip(sizes, batches, strict=True)])
     most = MAX_NORM_RATIO * counted.median()
     return [
         torch.where(batch.objective, 1.0, CONTEXT_TOKEN_WEIGHT) * (most / each.clamp_min(most))
-        for each, batch in zip(loudness, batches, strict=True)
+        for each, batch in zip(sizes, batches, strict=True)
     ]
 
 

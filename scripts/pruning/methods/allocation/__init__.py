@@ -130,8 +130,8 @@ def achieved(problem: Problem, units: Mapping[str, np.ndarray]) -> float:
         for name, own in problem.others.items()
         if name in units
     )
-    gone = problem.original.sum() - units[NEURONS].sum() + problem.removed + others
-    return float(gone / problem.original.sum())
+    removed = problem.original.sum() - units[NEURONS].sum() + problem.removed + others
+    return float(removed / problem.original.sum())
 
 
 def kept(size: int | np.ndarray, sparsity: float) -> int | np.ndarray:

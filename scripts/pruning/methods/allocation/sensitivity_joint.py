@@ -27,12 +27,12 @@ def widths(problem: Problem, per: str = "parameters") -> dict[str, np.ndarray]:
     if per == latency_table.PARAMETERS:
         worth = {NEURONS: 1.0, **{name: own.worth for name, own in others.items()}}
         price = {name: lambda units, one=one: one * units for name, one in worth.items()}
-        gone = problem.original.sum() - kept(int(problem.original.sum()), problem.sparsity)
+        removed = problem.original.sum() - kept(int(problem.original.sum()), problem.sparsity)
         step = unit / -(-RESOLUTION * unit // max(problem.sizes))  # so that steps of neurons are whole numbers of it
     else:
         price = {structure: latency_table.prices(problem.latencies, per, structure) for structure in sizes}
         of_neurons = price[NEURONS]
-        gone = (of_neurons(problem.original) - of_neurons(kept(problem.original, problem.sparsity))).sum()
+        removed = (of_neurons(problem.original) - of_neurons(kept(problem.original, problem.sparsity))).sum()
         step = float(of_neurons(max(problem.sizes))) / RESOLUTION
     items = [(structure, layer) for structure, own in sizes.items() for layer in range(len(own))]
     prices, costs = [], []
@@ -43,7 +43,7 @@ def widths(problem: Problem, per: str = "parameters") -> dict[str, np.ndarray]:
         prices.append((np.ceil(whole / step - 1e-9) - left).astype(int))
         costs.append(cost(measured, layer, size, own))
     already = price[NEURONS](problem.original).sum() - price[NEURONS](problem.sizes).sum()  # in earlier iterations
-    budget = sum(int(own[-1]) for own in prices) - int(np.ceil(max(gone - already, 0) / step - 1e-9))
+    budget = sum(int(own[-1]) for own in prices) - int(np.ceil(max(removed - already, 0) / step - 1e-9))
     rows = knapsack(prices, costs, budget)
     taken = np.array([own[row] for own, row in zip(choices, rows, strict=True)])
     ends = np.cumsum([len(own) for own in sizes.values()])[:-1]
