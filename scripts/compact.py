@@ -22,7 +22,7 @@ def compact(
     from pruning.core import artifacts, chain
     from pruning.methods.compact import Pruning
     from pruning.models.checkpoint import Checkpoint, read_config
-    from pruning.models.structures import ffn, listed
+    from pruning.models.structures import ffn, others
 
     cli.phase("start-up")
     pruning, records = Pruning.read(model, mask, settings["compensate"], evidence), {}
@@ -39,12 +39,11 @@ def compact(
         recorded = replace(pruning, compensate=compensate) if pruning.compensate else pruning
         recorded.write(directory, settings["export"])
     config = read_config(output)
-    others = {name: units for name, units in listed(config).items() if name != ffn.STRUCTURE.name}
     content = {
         "original": original,
         "achieved_sparsity": pruning.achieved(original["widths"]),
         "widths": pruning.units[ffn.STRUCTURE.name],
-        **others,
+        **others(config),
         "parameters": original["parameters"],
         "parameters_kept": Checkpoint(output).parameters,
         "loads_with": "transformers" + (", trust_remote_code=True" if "auto_map" in config else ""),

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruning.core.errors import InputError
-from pruning.models import gguf_tokenizer, gguf_types
+from pruning.models import gguf_tokenizer, gguf_types, structures
 from pruning.models.checkpoint import Checkpoint
-from pruning.models.structures import kv_groups
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -93,7 +92,7 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     from transformers import AutoConfig
 
     checkpoint, config = Checkpoint(folder), AutoConfig.from_pretrained(folder)
-    if kv_groups.listed(config.to_dict()):
+    if structures.others(config.to_dict()):
         raise InputError(f"gguf: {folder}: layers with key-value groups of their own number are not converted")
     own = architecture(config.model_type, checkpoint.widths, has_ffn_biases(checkpoint))
     writer = gguf.GGUFWriter(output, own.name)

@@ -13,7 +13,7 @@ from typing import Any
 from pruning.core.errors import InputError
 from pruning.models import structures
 from pruning.models.families import Family, family_of, read_config
-from pruning.models.structures import STRUCTURES, ffn
+from pruning.models.structures import STRUCTURES
 
 FILE = "modeling_pruned.py"
 
@@ -80,11 +80,10 @@ def source(config: dict[str, Any], family: Family) -> str:
     text = SOURCE.substitute(
         names, own_layers=own_layers, stock=stock_name(config), base=base_name(config), fused=fused
     )
-    for name in structures.listed(config):
-        if name != ffn.STRUCTURE.name:
-            code = STRUCTURES[name].code(config, family)
-            text = re.sub(r"^( *)resize\((.*), config\)$", rf"\g<0>\n\1{code.name}(\2, config)", text, flags=re.M)
-            text = text.replace("says.", f"says, {code.says}.", 1) + code.text
+    for name in structures.others(config):
+        code = STRUCTURES[name].code(config, family)
+        text = re.sub(r"^( *)resize\((.*), config\)$", rf"\g<0>\n\1{code.name}(\2, config)", text, flags=re.M)
+        text = text.replace("says.", f"says, {code.says}.", 1) + code.text
     return text
 
 

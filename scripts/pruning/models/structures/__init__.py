@@ -22,6 +22,11 @@ def listed(config: Mapping[str, Any]) -> dict[str, list[int]]:
     return {name: units for name, units in found.items() if units}
 
 
+def others(config: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the same of the structures beside FFN neurons."""
+    return {name: units for name, units in listed(config).items() if name != ffn.STRUCTURE.name}
+
+
 def keys() -> set[str]:
     """Return the keys of config.json with which stock classes do not build a model right."""
     return {DOWN_BIAS, *(structure.key for structure in STRUCTURES.values())}
