@@ -100,7 +100,7 @@ def job(stage: str, network: torch.nn.Module, own: dict[str, Any], rows: int, le
     if kind == "second_moments":
         return lambda: [layer.clear() for layer in second_moments.second_moments(network, batches)]
     if kind == "refit":
-        keeps = [np.ones(site.in_features, dtype=bool) for site in ffn.sites(network)]
+        keeps = {"ffn": [np.ones(site.in_features, dtype=bool) for site in ffn.sites(network)]}
         return lambda: next(refit.refit(network, batches, keeps, "corrective"))
     return lambda: output_gradients.output_gradients(network, batches, 0)
 

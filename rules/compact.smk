@@ -4,20 +4,13 @@ Compact models: physically smaller, loadable. `storage.compact` says whether the
 INPUT
     results/{model}/base/manifest.json                              the dense model
     results/{model}/masks/{calib}/{method}/{sparsity}.parquet
-    results/{model}/calibration/{calib}/statistics.parquet          only where the method compensates by a bias
-    results/{model}/calibration/{calib}/second_moments.json         only where it compensates by ridge regression, or
-    results/{model}/refit/{calib}/{method}/{sparsity}.json          by one layer after the other
+    results/{model}/calibration/{calib}/statistics.parquet,         what the method's compensation says it is fitted on
+    …/second_moments.json, or                                       (REQUIRES; methods/requirements.py)
+    results/{model}/refit/{calib}/{method}/{sparsity}.json
 OUTPUT
     results/{model}/compact/{calib}/{method}/{sparsity}/model/              a Hugging Face model directory
     results/{model}/compact/{calib}/{method}/{sparsity}/manifest.json       widths, parameters, hashes of the model's files
 """
-
-# What is fitted on: a file, or the manifest of a directory of files.
-DIRECTORIES = {
-    "ridge": names.SECOND_MOMENTS,
-    **dict.fromkeys(("ridge_sequential", "ridge_corrective", "ridge_attention"), names.REFIT),
-}
-EVIDENCE = {"bias": names.STATISTICS, **{scheme: f"{path}.json" for scheme, path in DIRECTORIES.items()}}
 
 
 def compensation_of(wildcards):
@@ -27,18 +20,6 @@ def compensation_of(wildcards):
 def plugins(wildcards):
     scheme = compensation_of(wildcards)
     return [] if scheme == "none" else [f"methods/compensation/{scheme}"]
-
-
-def evidence_of(wildcards):
-    """Calibration results that the method's compensation needs."""
-    scheme = compensation_of(wildcards)
-    return [EVIDENCE[scheme].format(**wildcards)] if scheme in EVIDENCE else []
-
-
-def moments_of(wildcards):
-    """The directory, so that a deleted one is made again; its manifest says whether it changed."""
-    scheme = compensation_of(wildcards)
-    return ancient(DIRECTORIES[scheme].format(**wildcards)) if scheme in DIRECTORIES else []
 
 
 def compact_threads(wildcards):
@@ -51,8 +32,8 @@ rule compact:
     input:
         model=names.BASE,
         mask=names.MASK,
-        evidence=evidence_of,
-        moments=moments_of,
+        evidence=files_of("compact"),
+        moments=matrices_of("compact"),
         code=lambda w: code("compact", *plugins(w)),
     output:
         manifest=f"{names.COMPACT}/manifest.json",

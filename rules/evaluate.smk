@@ -35,9 +35,8 @@ def parts_of(wildcards):
     found = {"adapter": variant.adapter_files(model)}
     if cut_in_memory(variant):
         own = {"model": model, "calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity}
-        evidence = EVIDENCE.get(CONFIG.method(variant.method).compensate)
         found |= {"manifest": names.BASE.format(**own), "mask": names.MASK.format(**own)}
-        return found | {"evidence": evidence.format(**own) if evidence else []}
+        return found | {"evidence": list(requirements.files(CONFIG.method(variant.method), "compact", own).values())}
     found["manifest"] = variant.manifest(model)
     if variant != names.DENSE:
         # The directory, so that a deleted one is made again; the manifest says whether it changed.
@@ -52,7 +51,7 @@ def parts_options(wildcards):
     options = [f"--model={(names.DENSE if memory else variant).weights(model)}", f"--manifest={parts['manifest']}"]
     if memory:
         options += [f"--mask={parts['mask']}", f"--compensate={CONFIG.method(variant.method).compensate}"]
-        options += [f"--evidence={parts['evidence']}"] if parts["evidence"] else []
+        options += [f"--evidence={path}" for path in parts["evidence"]]
     return options + ([f"--adapter={variant.adapter(model)}"] if variant.tuning else [])
 
 

@@ -15,58 +15,27 @@ OUTPUT
     results/{model}/masks/{calib}/{method}/{sparsity}.parquet       layer, unit, keep; of key-value groups, too: structure
 """
 
-from pruning.methods import allocation, latency_table
-
-
-def searched(wildcards):
-    """What of methods/sensitivity.py the method's allocation asks for, if anything."""
-    return allocation.search_of(CONFIG.method(wildcards.method).allocate)
-
 
 def measured_cuts(wildcards):
     """What cuts cost, where the method's allocation asks for it."""
-    return [names.SENSITIVITY.format(**wildcards)] if searched(wildcards) else []
+    return requirements.files(CONFIG.method(wildcards.method), "mask", wildcards).get("sensitivity", [])
 
 
 def latencies(wildcards):
     """How fast models are, where the method's allocation keeps to a speed."""
-    per = latency_table.per_of(CONFIG.method(wildcards.method).allocate_options)
-    return [] if per == latency_table.PARAMETERS else [names.LATENCY_TABLE.format(**wildcards)]
+    return requirements.files(CONFIG.method(wildcards.method), "mask", wildcards).get("latency_table", [])
 
 
 def measured_options(wildcards):
-    cuts, speeds = measured_cuts(wildcards), latencies(wildcards)
-    return [f"--measured={path}" for path in cuts] + [f"--latencies={path}" for path in speeds]
-
-
-def refitted_cuts(wildcards):
-    """Second moments, where what cuts leave is refitted: by plain ridge regression, whatever the method's scheme."""
-    return names.SECOND_MOMENTS.format(**wildcards) if compensation_of(wildcards).startswith("ridge") else None
-
-
-def refitted_groups(wildcards):
-    """The same of attention, where cuts of groups are measured and the method's scheme refits them."""
-    both = measures_groups(wildcards) and compensation_of(wildcards) == "ridge_attention"
-    return names.ATTENTION_SECOND_MOMENTS.format(**wildcards) if both else None
-
-
-def measures_groups(wildcards):
-    return bool(searched(wildcards)) and allocation.cuts_groups(CONFIG.method(wildcards.method).allocate)
-
-
-def evidence_of_cuts(wildcards):
-    paths = {"evidence": refitted_cuts(wildcards), "attention": refitted_groups(wildcards)}
-    return [f"--{option}={path}.json" for option, path in paths.items() if path]
-
-
-def moments_of_cuts(wildcards):
-    return [path for path in (refitted_cuts(wildcards), refitted_groups(wildcards)) if path]
+    found = {"measured": measured_cuts(wildcards), "latencies": latencies(wildcards)}
+    return [f"--{option}={path}" for option, path in found.items() if path]
 
 
 def sensitivity_settings(wildcards):
-    own = {"probed": CONFIG.calibrations[wildcards.calib].probed, **CONFIG.method(wildcards.method).least}
-    own |= {"groups": True} if measures_groups(wildcards) else {}
-    return calibration_settings(wildcards, ["objectives", "gradient_checkpointing"], search=searched(wildcards), **own)
+    method = CONFIG.method(wildcards.method)
+    own = {"probed": CONFIG.calibrations[wildcards.calib].probed, **method.least}
+    search = allocation.search_of(method.allocate)
+    return calibration_settings(wildcards, ["objectives", "gradient_checkpointing"], search=search, **own)
 
 
 rule sensitivity:
@@ -75,8 +44,8 @@ rule sensitivity:
         model=names.BASE,
         data=calibration_data,
         scores=names.SCORES,
-        evidence=lambda w: [f"{path}.json" for path in moments_of_cuts(w)],
-        moments=lambda w: [ancient(path) for path in moments_of_cuts(w)],
+        evidence=files_of("sensitivity"),
+        moments=matrices_of("sensitivity"),
         code=code("sensitivity"),
         launch=LAUNCH,
     output:
@@ -94,11 +63,12 @@ rule sensitivity:
     params:
         settings=sensitivity_settings,
         model=subpath(input.model, parent=True),
-        evidence=evidence_of_cuts,
+        evidence=evidence_of("sensitivity"),
+        structures=structures_of,
     shell:
         "python {input.launch:q} --gpus {resources.gpu} -- "
         "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
-        "--scores {input.scores:q} {params.evidence:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
+        "--scores {input.scores:q} {params.structures:q} {params.evidence:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
 
 
 def mask_settings(wildcards):

@@ -49,8 +49,8 @@ def budget(
     def shape(sparsity: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Widths, and key-value groups where the method cuts any, of each layer; a padded model is as wide everywhere
         as its widest layer."""
-        found = allocation.widths(problem, sparsity, settings).tolist()
-        groups = allocation.counts(problem, sparsity, settings)
+        units = allocation.units(problem, sparsity, settings)
+        found, groups = units["ffn"].tolist(), units.get("kv_groups")
         widths = [max(found)] * len(found) if settings["export"] == "pad" else found
         return tuple(widths), None if groups is None else tuple(groups.tolist())
 

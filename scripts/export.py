@@ -38,7 +38,6 @@ def export(
     from pruning.core import artifacts
     from pruning.evaluation import runtimes
     from pruning.methods import masks
-    from pruning.methods.compact import keeps_of
     from pruning.models import loading
     from pruning.models.checkpoint import Checkpoint
     from pruning.models.pruned import from_pruned
@@ -61,8 +60,8 @@ def export(
         checks = runtimes.check(directory, wanted)
         if settings["method"]["compensate"] == "none" and adapter is None:
             dense, _ = loading.load(base.parent, settings["dtype"], "cpu")
-            keeps = keeps_of(mask, Checkpoint(base.parent))
-            apart = runtimes.masked(dense, keeps, wanted, masks.groups_of(mask))
+            keeps = masks.read(mask, base.parent, Checkpoint(base.parent).widths)
+            apart = runtimes.masked(dense, keeps, wanted)
             checks["the dense model, masked"] = {"max_difference": apart}
         results = list(measures(settings, [path for path in measured or () if path.suffix == ".parquet"]))
         own_code = (directory / "modeling_pruned.py").exists()

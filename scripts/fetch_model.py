@@ -45,7 +45,7 @@ def fetch_model(
         original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
         if pruned_manifest is not None:
             original = artifacts.read_json(pruned_manifest, "compact")["original"]
-        removed = checkpoint.groups_removed()
+        removed = checkpoint.removed()
         content = {
             "model_type": read_config(directory).get("model_type"),
             "parameters": checkpoint.parameters,

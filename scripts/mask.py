@@ -1,5 +1,5 @@
-"""Turn scores into a mask at one sparsity: one row a neuron (layer, unit, keep), and a key-value group, where those are
-cut as well (structure)."""
+"""Turn scores into a mask at one sparsity: one row per unit (layer, unit, keep), and, where more than FFN neurons are
+cut, of which structure."""
 
 from pathlib import Path
 from typing import Annotated
@@ -38,19 +38,17 @@ def mask(
         artifacts.read_parquet(measured, "sensitivity") if measured else None,
         artifacts.read_parquet(latencies, "latency_table") if latencies else None,
     )
-    widths = allocation.widths(problem, sparsity, settings)
-    neurons = masks.of(frame, masks.NEURONS)
-    neurons["keep"] = np.concatenate(allocation.masks(problem.scores, widths))
-    found = neurons[["layer", "unit", "keep"]]
-    counts = allocation.counts(problem, sparsity, settings)
-    if counts is not None:
-        groups = masks.of(frame, masks.GROUPS)
-        groups["keep"] = np.concatenate(allocation.masks(problem.groups, counts))
-        found = pd.concat([neurons, groups], ignore_index=True)[["structure", "layer", "unit", "keep"]]
-        print(f"key-value groups {counts.tolist()}")
+    units, frames = allocation.units(problem, sparsity, settings), []
+    for structure, counts in units.items():
+        scored = problem.scores if structure == masks.NEURONS else problem.others[structure].scores
+        keep = np.concatenate(allocation.masks(scored, counts))
+        frames.append(masks.of(frame, structure).assign(keep=keep))
+    columns = [*(["structure"] if len(units) > 1 else []), "layer", "unit", "keep"]
+    found = pd.concat(frames, ignore_index=True)[columns]
     artifacts.write_parquet(output, found, "mask", {**settings, "sparsity": sparsity})
-    achieved = allocation.achieved(problem, widths, counts)
-    print(f"asked {sparsity / 100:.1%}, achieved {achieved:.1%}; widths {widths.tolist()}")
+    achieved = allocation.achieved(problem, units)
+    kept = "; ".join(f"{structure} {counts.tolist()}" for structure, counts in units.items())
+    print(f"asked {sparsity / 100:.1%}, achieved {achieved:.1%}; kept: {kept}")
     if abs(achieved - sparsity / 100) > TOLERANCE and settings["options"].get("per", "parameters") == "parameters":
         print(
             f"warning: {achieved:.1%} removed where {sparsity}% was asked: layers, `min_keep` and `round_to` permit "

@@ -29,18 +29,16 @@ def refit(
     from pruning.core import layer_files, out_of_memory
     from pruning.methods import masks
     from pruning.methods import refit as fitting
-    from pruning.methods.compact import keeps_of
     from pruning.models.checkpoint import Checkpoint
 
-    keeps = keeps_of(mask, Checkpoint(model))
+    keeps = masks.read(mask, model, Checkpoint(model).widths)
     network, _, batches = prepare.loaded(model, data, settings, threads, footprint.REFIT)
-    widths = [int(keep.sum()) for keep in keeps]
+    widths = masks.counts(keeps)[masks.NEURONS]
     content = {**token_counts(batches), "layers": len(widths), "widths": widths, "records": []}
 
     def layers():
         progress = partial(tqdm, desc="layers", mininterval=5)
-        refits = fitting.refit(network, batches, keeps, settings["scheme"], progress, masks.groups_of(mask))
-        for weights, record in refits:
+        for weights, record in fitting.refit(network, batches, keeps, settings["scheme"], progress):
             content["records"].append(record)
             yield weights
 

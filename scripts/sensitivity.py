@@ -1,6 +1,7 @@
 """Measure what cutting each layer costs: one row a cut (layer, width, divergence, passes), in the order of the cuts;
-with `groups` in the settings also what cutting key-value groups costs (structure)."""
+of several structures also which one is cut (structure)."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +17,11 @@ def sensitivity(
     data: Annotated[Path, typer.Option(help="parquet of the calibration split")],
     scores: Annotated[Path, typer.Option(help="which neurons of a layer stay")],
     output: Annotated[Path, typer.Option(help="parquet to write")],
-    evidence: Annotated[Path | None, typer.Option(help="second_moments.json, where what is left is refitted")] = None,
-    attention: Annotated[Path | None, typer.Option(help="the same of attention's channels")] = None,
+    evidence: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND=PATH", help="manifest of second moments, where what is left is refitted; repeat"),
+    ] = None,
+    structure: Annotated[list[str] | None, typer.Option(help="whose units are cut; repeat")] = None,
     threads: int = 1,
 ) -> None:
     """Settings: a calibration's, of which the first `probed` samples are looked at; `search` (`layers` or `greedy`)
@@ -27,7 +31,7 @@ def sensitivity(
     from tqdm import tqdm
 
     from pruning.calibration import footprint, prepare, second_moments
-    from pruning.core import artifacts, out_of_memory
+    from pruning.core import artifacts, layer_files, out_of_memory
     from pruning.methods import allocation, masks
     from pruning.methods import sensitivity as measuring
     from pruning.methods.compensation import ridge
@@ -35,30 +39,31 @@ def sensitivity(
 
     base = Checkpoint(model)
     original = artifacts.read_json(model / "manifest.json", "base")["original"]["widths"]
-    least = {masks.NEURONS: allocation.least(original, base.widths, settings.get("min_keep"))}
-    sides = {masks.NEURONS: (base.matrix, base.widths, evidence)}
-    if settings.get("groups"):
-        least[masks.GROUPS] = [0 if settings.get("drop_layers") else 1] * base.layers
-        sides[masks.GROUPS] = (base.attention_matrix, base.channels, attention)
+    given = {kind: Path(path) for kind, path in (pair.split("=", 1) for pair in evidence or ())}
+    structures = structure or [masks.NEURONS]
 
-    def fit_of(structure: str) -> measuring.Fit | None:
-        matrix, widths, moments = sides[structure]
-        if moments is None:
+    def least_of(name: str) -> Sequence[int]:
+        if name == masks.NEURONS:
+            return allocation.least(original, base.widths, settings.get("min_keep"))
+        return [0 if settings.get("drop_layers") else 1] * base.layers
+
+    def fit_of(name: str) -> measuring.Fit | None:
+        if (kind := layer_files.kind_of("second_moments", name)) not in given:
             return None
-        of_layer = second_moments.read(moments, widths, structure)
-        return lambda layer, keep: ridge.compensate(matrix(layer, "down"), keep, of_layer(layer))
+        of_layer = second_moments.read(given[kind], base.channels(name), name)
+        return lambda layer, keep: ridge.compensate(base.matrix(layer, "down", name), keep, of_layer(layer))
 
     network, _, batches = prepare.loaded(model, data, settings, threads, footprint.SENSITIVITY)
     batches = prepare.first_samples(batches, settings["probed"])
     search, frames, passes = getattr(measuring, settings["search"]), [], 0.0
     with out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"):
-        for structure in sides:
-            ranked = masks.by_layer(masks.rows(scores, "scores", structure), "score", base.layers)
-            probe = measuring.Probe(network, batches, ranked, least[structure], fit_of(structure), structure)
-            bar = partial(tqdm, desc=f"{settings['search']}, {structure}", mininterval=5)
+        for name in structures:
+            ranked = masks.by_layer(masks.rows(scores, "scores", name), "score", base.layers)
+            probe = measuring.Probe(network, batches, ranked, least_of(name), fit_of(name), name)
+            bar = partial(tqdm, desc=f"{settings['search']}, {name}", mininterval=5)
             rows = [(*row, passes + probe.passes) for row in search(probe, bar)]
             frames.append(pd.DataFrame(rows, columns=["layer", "width", "divergence", "passes"]))
-            frames[-1] = frames[-1].assign(structure=structure) if len(sides) > 1 else frames[-1]
+            frames[-1] = frames[-1].assign(structure=name) if len(structures) > 1 else frames[-1]
             passes += probe.passes
     found = pd.concat(frames, ignore_index=True)
     artifacts.write_parquet(output, found, "sensitivity", settings)

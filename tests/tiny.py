@@ -1,7 +1,10 @@
 """Models small enough to check by brute force, made on the spot."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -107,6 +110,49 @@ def manifest(base: Path) -> Path:
     original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
     artifacts.write_json(path := base.with_name(f"{base.name}.json"), {"original": original}, "base", {})
     return path
+
+
+def fetched(folder: Path, model) -> Path:
+    """A model as fetching leaves it: with its manifest.json in it."""
+    from pruning.core import artifacts
+    from pruning.models.checkpoint import Checkpoint
+
+    base = Checkpoint(save(model, folder))
+    original = {"widths": base.widths, "parameters": base.parameters}
+    files = artifacts.directory_hashes(folder)
+    artifacts.write_json(folder / "manifest.json", {"files": files, "original": original, **original}, "base", {})
+    return folder
+
+
+def keeps(*widths: int, groups: Sequence[Sequence[int]] = (), size: int = 48, seed: int = 0) -> dict:
+    """A mask: so many neurons of each layer, at random, and, where given, these key-value groups of each."""
+    rng = np.random.default_rng(seed)
+    made = {"ffn": [np.isin(np.arange(size), rng.permutation(size)[:width]) for width in widths]}
+    return made | ({"kv_groups": [np.array(own, dtype=bool) for own in groups]} if groups else {})
+
+
+def write_mask(path: Path, keeps: Mapping[str, Sequence[np.ndarray]]) -> Path:
+    from pruning.core import artifacts
+
+    rows = [
+        pd.DataFrame({"structure": name, "layer": layer, "unit": range(len(keep)), "keep": keep})
+        for name, own in keeps.items()
+        for layer, keep in enumerate(own)
+    ]
+    frame = pd.concat(rows, ignore_index=True)
+    artifacts.write_parquet(path, frame if len(keeps) > 1 else frame.drop(columns="structure"), "mask", {})
+    return path
+
+
+def silenced(model, keeps: Mapping[str, Sequence[np.ndarray]]):
+    """The dense model in which removed units put out 0, by hooks on what their sites get."""
+    from pruning.models import structures
+
+    for name, own in keeps.items():
+        for site, keep in zip(structures.sites(model, name), own, strict=True):
+            on = torch.tensor(np.repeat(keep, site.in_features // max(len(keep), 1)))
+            site.register_forward_pre_hook(lambda _, args, on=on: (args[0] * on,))
+    return model
 
 
 def gguf(model: LlamaForCausalLM, file: Path, head: tuple[torch.Tensor, str] | None = None) -> Path:

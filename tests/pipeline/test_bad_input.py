@@ -332,6 +332,7 @@ def test_a_broken_intermediate_is_named(tmp_path: Path, damage: str):
 def test_an_unknown_option_of_a_score_is_named(finished: Workspace, tmp_path: Path):
     base = finished.path / "results/tiny-reasoner"
     settings = {"score": "utility", "options": {"objectiv": "ce"}, "normalise": "none", "shuffle": None}
-    files = {"model": base / "base", "statistics": base / "calibration/gsm_symbolic-s0/statistics.parquet"}
+    statistics = base / "calibration/gsm_symbolic-s0/statistics.parquet"
+    files = {"model": base / "base", "evidence": f"statistics={statistics}"}
     said = "score 'utility' with options", "objectiv"
     stage_fails("score", *said, settings=settings, **files, output=tmp_path / "s.parquet")

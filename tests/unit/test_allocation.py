@@ -4,7 +4,6 @@ import importlib
 import inspect
 import math
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
-from pruning.calibration.gradients import Calibration
-from pruning.calibration.prepare import micro_batches
+from pruning.core.errors import InputError
 from pruning.methods import allocation
-from pruning.methods.allocation import Problem, finish, floors, kept, masks
+from pruning.methods.allocation import Others, Problem, finish, floors, kept, masks
 from pruning.methods.normalise import NORMALISATIONS
 
-PROGRAMMES = ("sensitivity", "sensitivity_joint")
+KNAPSACKS = ("sensitivity", "sensitivity_joint")
 SCHEMES = sorted(path.stem for path in Path(allocation.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
@@ -44,7 +41,7 @@ def measured(scores) -> pd.DataFrame:
 
 def widths(name: str, p: Problem, round_to: int = 1, **options) -> list[int]:
     method = {"allocate": name, "options": options, "round_to": round_to}
-    return allocation.widths(p, p.sparsity, method).tolist()
+    return allocation.units(p, p.sparsity, method)["ffn"].tolist()
 
 
 def keep(name: str, p: Problem, round_to: int = 1, **options) -> list[list[int]]:
@@ -52,15 +49,32 @@ def keep(name: str, p: Problem, round_to: int = 1, **options) -> list[list[int]]
     return [np.flatnonzero(k).tolist() for k in masks(p.scores, widths(name, p, round_to, **options))]
 
 
-# uniform
+# uniform and global
+
+LAYERS_OF_FOUR = [[1, 2, 3, 4], [50, 60, 70, 80], [5, 6, 7, 90]]
 
 
-def test_uniform_keeps_the_best_of_each_layer():
-    assert keep("uniform", problem([[4, 1, 3, 2], [10, 40, 20, 30]], 50)) == [[0, 2], [1, 3]]
-
-
-def test_uniform_breaks_ties_to_the_lower_index():
-    assert keep("uniform", problem([[1, 2, 2, 2], [5, 5, 5, 5]], 50)) == [[1, 2], [0, 1]]
+@pytest.mark.parametrize(
+    ("name", "scores", "sparsity", "min_keep", "kept_neurons"),
+    [
+        ("uniform", [[4, 1, 3, 2], [10, 40, 20, 30]], 50, 0, [[0, 2], [1, 3]]),
+        ("uniform", [[1, 2, 2, 2], [5, 5, 5, 5]], 50, 0, [[1, 2], [0, 1]]),  # ties to the lower index
+        ("uniform", [[3, 2, 1], [0, 0, 9, 9]], 90, None, [[], []]),  # layers may be dropped
+        ("global", [[4, 1, 3, 2], [10, 40, 20, 30]], 50, 0, [[0], [1, 2, 3]]),
+        ("global", [[1, 7, 7], [7, 7, 9]], 50, 0, [[1, 2], [2]]),  # ties to the lower layer, then the lower neuron
+        ("global", LAYERS_OF_FOUR, 50, 0.5, [[2, 3], [2, 3], [2, 3]]),
+        ("global", LAYERS_OF_FOUR, 50, 0.25, [[3], [0, 1, 2, 3], [3]]),
+        ("global", [[1, 2, 3], [4, 5, 6]], 90, 0, [[2], [2]]),  # floors, even where they exceed the total
+        ("global", [[1, 2, 3], [4, 5, 6]], 50, None, [[], [0, 1, 2]]),
+    ],
+)
+def test_the_best_neurons_stay(name, scores, sparsity, min_keep, kept_neurons):
+    p = problem(scores, sparsity, min_keep=min_keep)
+    if any(kept_neurons):
+        assert keep(name, p) == kept_neurons
+    else:
+        with pytest.raises(InputError, match="of all layers no FFN neuron would stay"):
+            keep(name, p)
 
 
 @pytest.mark.parametrize(("sparsity", "width"), [(4, 10), (5, 9), (14, 9), (15, 8), (50, 5), (95, 0), (99, 0)])
@@ -70,28 +84,7 @@ def test_removals_are_rounded_half_up(sparsity, width):
 
 def test_uniform_takes_the_same_share_of_layers_of_different_sizes():
     assert widths("uniform", problem([range(10), range(20), range(3)], 40)) == [6, 12, 2]
-
-
-# global
-
-
-def test_global_lets_layers_compete():
-    assert keep("global", problem([[4, 1, 3, 2], [10, 40, 20, 30]], 50)) == [[0], [1, 2, 3]]
-
-
-def test_global_breaks_ties_to_the_lower_layer_then_the_lower_neuron():
-    assert keep("global", problem([[1, 7, 7], [7, 7, 9]], 50)) == [[1, 2], [2]]
-
-
-def test_global_keeps_the_floor_of_every_layer_and_the_total():
-    p = problem([[1, 2, 3, 4], [50, 60, 70, 80], [5, 6, 7, 90]], 50, min_keep=0.5)
-    assert keep("global", p) == [[2, 3], [2, 3], [2, 3]]
-    p = problem([[1, 2, 3, 4], [50, 60, 70, 80], [5, 6, 7, 90]], 50, min_keep=0.25)
-    assert keep("global", p) == [[3], [0, 1, 2, 3], [3]]
-
-
-def test_global_gives_the_floors_even_where_they_exceed_the_total():
-    assert keep("global", problem([[1, 2, 3], [4, 5, 6]], 90)) == [[2], [2]]
+    assert widths("uniform", problem([range(3), range(20)], 90, min_keep=None)) == [0, 2]
 
 
 # cfsp
@@ -101,22 +94,14 @@ CFSP = ["cfsp", "cfsp_refill"]
 
 
 @pytest.mark.parametrize("name", CFSP)
-def test_cfsp_with_equal_importance_is_uniform(name):
-    assert widths(name, problem([range(10), range(10)], 30)) == [7, 7]
-
-
-@pytest.mark.parametrize("name", CFSP)
-def test_cfsp_is_the_sigmoid_of_the_importance(name):
+@pytest.mark.parametrize("alpha", [1, 5])
+def test_cfsp_is_the_sigmoid_of_the_importance(name, alpha):
     """Mean distances of 1/131.072 apart are sums of 1000 apart over the reference tokens, 0.1 in the sigmoid."""
     distance = np.array([0.5, 0.5 + 2000 / 131072])
-    low, high = (1 / (1 + math.exp(-z)) for z in (-0.1, 0.1))
-    assert scheme(name)(problem([range(100)] * 2, 40, distance)) == pytest.approx(
-        [120 * low / (low + high), 120 * high / (low + high)]
-    )
-    low, high = (1 / (1 + math.exp(-z)) for z in (-0.5, 0.5))
-    assert scheme(name)(problem([range(100)] * 2, 40, distance), alpha=5) == pytest.approx(
-        [120 * low / (low + high), 120 * high / (low + high)]
-    )
+    low, high = (1 / (1 + math.exp(-alpha * z)) for z in (-0.1, 0.1))
+    found = scheme(name)(problem([range(100)] * 2, 40, distance), alpha=alpha)
+    assert found == pytest.approx([120 * low / (low + high), 120 * high / (low + high)])
+    assert found[0] < found[1] and widths(name, problem([range(10), range(10)], 30)) == [7, 7]
 
 
 def test_cfsp_as_released_by_hand():
@@ -180,12 +165,6 @@ def test_cfsp_refill_gives_the_excess_of_a_full_layer_to_the_others():
     assert scheme("cfsp_refill")(problem([range(100)] * 3, 20, distance)) == pytest.approx([70, 70, 100])
 
 
-@pytest.mark.parametrize(("name", "sparsity"), [("cfsp", 10), ("cfsp", 50), ("cfsp_refill", 50)])
-def test_cfsp_keeps_more_of_a_layer_that_turns_the_hidden_state_more(name, sparsity):
-    first, second, third = widths(name, problem([range(100)] * 3, sparsity, [0.3, 0.1, 0.2]))
-    assert second < third < first
-
-
 # floors and rounding
 
 
@@ -213,11 +192,18 @@ def test_widths_are_whole_and_multiples_within_the_layer(wishes, round_to, expec
     assert finish(np.array(wishes), problem([range(10)] * 3, 50), round_to).tolist() == expected
 
 
-def test_widths_respect_the_floor():
-    p = problem([range(20)] * 2, 50, min_keep=0.25)
-    assert finish(np.array([0, 6.0]), p, 1).tolist() == [5, 5]
-    assert finish(np.array([0, 12.0]), p, 1).tolist() == [5, 7]
-    assert finish(np.array([0, 6.0]), p, 4).tolist() == [8, 8]  # the multiple above, since 4 is too few
+@pytest.mark.parametrize(
+    ("min_keep", "size", "wishes", "round_to", "expected"),
+    [
+        (0.25, 20, [0, 6.0], 1, [5, 5]),
+        (0.25, 20, [0, 12.0], 1, [5, 7]),
+        (0.25, 20, [0, 6.0], 4, [8, 8]),  # the multiple above, since 4 is too few
+        (None, 9, [0.4, 1, 5.9], 4, [0, 0, 8]),
+    ],
+)
+def test_widths_respect_the_floor(min_keep, size, wishes, round_to, expected):
+    p = problem([range(size)] * len(wishes), 50, min_keep=min_keep)
+    assert finish(np.array(wishes), p, round_to).tolist() == expected
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -253,9 +239,21 @@ def test_masks_are_nested_and_widths_shrink_within_bounds(name, round_to, at):
         assert all(f <= w <= n for w, f, n in zip(found, p.floor, p.sizes, strict=True))
         now = [set(k) for k in keep(name, p, round_to)]
         assert [len(k) for k in now] == found
-        if earlier is not None and round_to == 1 and name not in ("cfsp", *PROGRAMMES):
+        if earlier is not None and round_to == 1 and name not in ("cfsp", *KNAPSACKS):
             assert all(new <= old for new, old in zip(now, earlier, strict=True))
         earlier = now
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name not in ("cfsp", *KNAPSACKS)])
+@given(st.lists(layer, min_size=1, max_size=4))
+def test_masks_nest_down_to_nothing_where_layers_may_be_dropped(name, scores):
+    cuts = [(n, width, 0.0) for n, own in enumerate(scores) for width in allocation.levels(len(own), 0)]
+    costs, at = pd.DataFrame(cuts, columns=["layer", "width", "divergence"]), []
+    for sparsity in (1, 30, 60, 90, 99):
+        own = replace(problem(scores, sparsity, min_keep=None), measured=costs)
+        at.append(np.array(widths(name, own)))
+        assert abs(at[-1].sum() - kept(own.sizes.sum(), sparsity)) <= (len(scores) + 1) / 2
+    assert all((later <= earlier).all() for earlier, later in zip(at, at[1:], strict=False))
 
 
 @st.composite
@@ -271,25 +269,26 @@ def further(draw):
     rows = pd.DataFrame(costs, columns=["layer", "width", "divergence"]).assign(structure="kv_groups")
     floor = allocation.least(original, sizes, draw(st.sampled_from([None, 0.01, 0.3])))
     measures = pd.concat([p.measured, rows], ignore_index=True)
-    return replace(p, original=original, floor=floor, measured=measures, groups=groups, neurons_worth=5.5)
+    return replace(p, original=original, floor=floor, measured=measures, others={"kv_groups": Others(groups, 5.5)})
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 @given(further(), st.sampled_from([1, 4, 32, 64]))
 def test_the_asked_sparsity_is_achieved_to_a_step(name, p, round_to):
-    """Half a neuron a layer, half a multiple, a step of the programmes and a group (at most one layer's for these), of
+    """Half a neuron a layer, half a multiple, a step of the knapsacks and a group (at most one layer's for these), of
     what floors and sizes permit; groups count as neurons."""
     own = "joint" in name
-    p = p if own else replace(p, groups=[], measured=p.measured[p.measured["structure"] == "ffn"])
+    p = p if own else replace(p, others={}, measured=p.measured[p.measured["structure"] == "ffn"])
     method = {"allocate": name, "options": {}, "round_to": round_to}
-    found, counts = (f(p, p.sparsity, method) for f in (allocation.widths, allocation.counts))
+    units = allocation.units(p, p.sparsity, method)
+    found = units["ffn"]
     lowest = np.minimum(np.ceil(p.floor / round_to) * round_to, p.sizes)
     of_groups = 5.5 * len(p.sizes) * own
     most_gone = p.original.sum() - lowest.sum() + of_groups
     gone = np.clip(p.original.sum() * p.sparsity / 100, p.original.sum() - p.sizes.sum(), most_gone)
-    step = max(p.sizes) // 64 if name in PROGRAMMES else 0
+    step = max(p.sizes) // 64 if name in KNAPSACKS else 0
     slack = 0.5 * len(p.sizes) + 0.5 * (round_to > 1) * round_to + step + 5.5 * own
-    assert abs(allocation.achieved(p, found, counts) * p.original.sum() - gone) <= slack
+    assert abs(allocation.achieved(p, units) * p.original.sum() - gone) <= slack
     assert (found[(found % round_to > 0)] == p.sizes[found % round_to > 0]).all()
 
 
@@ -297,17 +296,17 @@ def test_floors_that_round_up_are_made_up_for_by_other_layers():
     """30 layers of 1,536 by measured costs, 90% asked: floors of 16 become 128, and the others give that."""
     scores = [np.arange(1536.0) + 10 * 1.5**layer for layer in range(30)]
     p = problem(scores, 90, min_keep=0.01)
-    found = allocation.widths(p, 90, {"allocate": "sensitivity", "options": {}, "round_to": 128})
+    found = allocation.units(p, 90, {"allocate": "sensitivity", "options": {}, "round_to": 128})
     assert allocation.achieved(p, found) == pytest.approx(0.9, abs=64 / 46080)
 
 
 def test_groups_removed_before_are_part_of_the_sparsity():
     """Of 20 neurons' worth 4 went as groups: 50% is 6 neurons more."""
-    p = replace(problem([range(10), range(10)], 50), groups_removed=4.0)
+    p = replace(problem([range(10), range(10)], 50), removed=4.0)
     for name in ("uniform", "global", "greedy", "sensitivity"):
-        found = allocation.widths(p, 50, {"allocate": name, "options": {}, "round_to": 1})
-        assert found.sum() == 14 and allocation.achieved(p, found) == 0.5
-        assert allocation.widths(p, 15, {"allocate": name, "options": {}, "round_to": 1}).tolist() == [10, 10]
+        found = allocation.units(p, 50, {"allocate": name, "options": {}, "round_to": 1})
+        assert found["ffn"].sum() == 14 and allocation.achieved(p, found) == 0.5
+        assert widths(name, replace(p, sparsity=15)) == [10, 10]
 
 
 @given(problems(), st.integers(1, 99))
@@ -359,33 +358,16 @@ def test_options_of_schemes_have_defaults(name):
     assert all(option.default is not inspect.Parameter.empty for option in options)
 
 
-# on real statistics
-
-
-@cache
-def utilities() -> list[np.ndarray]:
-    """Kinetic utilities of a tiny model, a layer each."""
+def test_normalisation_changes_masks_under_global_allocation_alone():
+    """AGF and RKU: the same masks where every layer is cut alike."""
     rng = np.random.default_rng(0)
-    samples = [(rng.integers(1, 257, n).tolist(), [True] * n) for n in (12, 9, 16, 7)]
-    with Calibration(tiny.qwen2(layers=3), objectives=("energy",)) as run:
-        run.run(micro_batches(samples, 2, pad=0, token_mask="all"))
-    return [rows["energy_abs_sum"].to_numpy() / 4 for _, rows in run.frames()[0].groupby("layer")]
-
-
-def normalised(name: str) -> list[np.ndarray]:
-    return [NORMALISATIONS[name](u) for u in utilities()]
-
-
-def test_agf_and_rku_are_the_same_masks_under_uniform_allocation():
+    utilities = [rng.random(48) * scale for scale in (1, 5, 0.2)]
+    both = [[NORMALISATIONS[name](own) for own in utilities] for name in ("none", "layer_sum")]
     for sparsity in range(1, 100):
-        agf, rku = (keep("uniform", problem(normalised(n), sparsity)) for n in ("none", "layer_sum"))
+        agf, rku = (keep("uniform", problem(scores, sparsity)) for scores in both)
         assert agf == rku
-
-
-def test_agf_and_rku_differ_under_global_allocation():
-    agf, rku = (keep("global", problem(normalised(n), 50, min_keep=0.01)) for n in ("none", "layer_sum"))
-    assert agf != rku
-    assert sum(map(len, agf)) == sum(map(len, rku)) == 72
+    agf, rku = (keep("global", problem(scores, 50, min_keep=0.01)) for scores in both)
+    assert agf != rku and sum(map(len, agf)) == sum(map(len, rku)) == 72
 
 
 @pytest.mark.parametrize("name", SCHEMES)

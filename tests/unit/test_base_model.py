@@ -22,7 +22,7 @@ import tiny
 from pruning.config.models import GgufSource
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.methods.compact import write_compact
+from pruning.methods.compact import Pruning
 from pruning.models import sources
 from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.loading import load
@@ -240,7 +240,8 @@ def test_local_and_compact_models_keep_the_chat_template(tmp_path: Path):
         (tmp_path / folder).mkdir()
     sources.from_local(tmp_path / "model", tmp_path / "base")
     base = Checkpoint(tmp_path / "base")
-    write_compact(base, tmp_path / "compact", [torch.ones(width, dtype=bool).numpy() for width in base.widths])
+    keeps = {"ffn": [torch.ones(width, dtype=bool).numpy() for width in base.widths]}
+    Pruning(base, keeps).write(tmp_path / "compact")
     for folder in ("base", "compact"):
         assert (tmp_path / folder / "chat_template.jinja").read_text() == "{{ messages }}"
 

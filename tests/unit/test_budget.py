@@ -15,8 +15,7 @@ from pruning.analysis import budget
 from pruning.config.budgets import Amount, Budget, amount
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.methods import masks
-from pruning.methods.compact import compensation, write_compact
+from pruning.methods.compact import Pruning
 from pruning.models.checkpoint import Checkpoint
 
 METHOD = {"allocate": "uniform", "options": {}, "min_keep": 0.01, "round_to": 1}
@@ -70,12 +69,11 @@ def made(place, settings: dict, sparsity: int, folder) -> dict[str, torch.Tensor
     path, own = place / f"{sparsity}.parquet", {key: settings[key] for key in list(METHOD)[:4]}
     mask(own, *(place / name for name in FILES), sparsity, path)
     base = Checkpoint(place / "base")
-    keeps = masks.by_layer(masks.rows(path, "mask"), "keep")
     statistics = neurons(base).assign(act_sum=lambda frame: 1.0 + frame["unit"], n_tokens=10)
     artifacts.write_parquet(place / "statistics.parquet", statistics, "statistics", {})
-    compensate = compensation(settings["compensate"], place / "statistics.parquet", base, keeps)
     folder.mkdir()
-    write_compact(base, folder, keeps, compensate, settings["export"], groups=masks.groups_of(path))
+    pruning = Pruning.read(base.directory, path, settings["compensate"], place / "statistics.parquet")
+    pruning.write(folder, settings["export"])
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 

@@ -69,7 +69,7 @@ def test_visible_devices(monkeypatch):
 
 
 NONE_LIKE_IT = "4096"  # no machine has so many
-SCORE = ["--model", "m", "--statistics", "s", "--settings", "{}", "--output", "o"]
+SCORE = ["--model", "m", "--evidence", "statistics=s", "--settings", "{}", "--output", "o"]
 MEASURE = ["--what", "gradients", "--model", "m", "--data", "d", "--settings", "{}", "--output", "o"]
 
 

@@ -24,7 +24,7 @@ import tiny
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.evaluation import runtimes
-from pruning.methods.compact import write_compact
+from pruning.methods.compact import Pruning
 from pruning.methods.compensation import Compensated
 from pruning.models import gguf as door
 from pruning.models import loading
@@ -100,7 +100,7 @@ def folder(place: Path, kind: str, widths=EVEN, tokens: PreTrainedTokenizerFast 
         return Compensated(down, rng.normal(size=len(down)).astype(np.float32), {})
 
     (place / "pruned").mkdir()
-    write_compact(checkpoint, place / "pruned", keeps, with_bias if bias else None)
+    Pruning(checkpoint, {"ffn": keeps}, with_bias if bias else None).write(place / "pruned")
     return place / "pruned"
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pruning.config.methods import Method
 from pruning.core.errors import InputError
 from pruning.methods import allocation, latency_table
-from pruning.methods.allocation import Problem, joint, sensitivity, sensitivity_joint
+from pruning.methods.allocation import Others, Problem, joint, sensitivity, sensitivity_joint
 
 
 def table(ffn, groups=(), column="prefill") -> pd.DataFrame:
@@ -90,14 +90,13 @@ def test_groups_and_neurons_compete_by_the_time_that_they_take():
     """Two layers of four neurons and two groups; a group has as many parameters as two neurons, and takes the time of
     four: so one goes, where all stayed."""
     scores = [[9.0, 1.0, 5.0, 4.0], [8.0, 2.0, 6.0, 3.0]]
-    both = {"groups": [np.array([12.0, 20])] * 2, "neurons_worth": 2.0}
+    both = {"others": {"kv_groups": Others([np.array([12.0, 20])] * 2, 2.0)}}
     own = problem(scores, 50, **both)
-    assert joint.widths(own).tolist() == [2, 2] and joint.counts(own).tolist() == [2, 2]
+    assert [units.tolist() for units in joint.widths(own).values()] == [[2, 2], [2, 2]]
     own = problem(scores, 50, times=table([(0, 1.0), (4, 2.0)], [(1, 1.0), (2, 2.0)]), **both)
     # Beside the safe, by score for each neuron's worth: 6, 12/2, 12/2, 5, 4, 3, 2, 1; in time 6, 5, 4, 3, 12/4, 12/4,
     # 2, 1. Four neurons' worth goes, or up to a group's more.
-    assert joint.widths(own, per="prefill").tolist() == [3, 3]
-    assert joint.counts(own, per="prefill").tolist() == [2, 1]
+    assert [units.tolist() for units in joint.widths(own, per="prefill").values()] == [[3, 3], [2, 1]]
 
 
 @pytest.mark.parametrize("sparsity", [20, 45, 60, 80])
@@ -114,7 +113,8 @@ def test_widths_and_groups_are_the_best_of_all_combinations(sparsity, seed, per)
     costs = {tuple(row[:3]): row[3] for row in rows}
     of_groups = {1: 2.0, 2: 6.0} if per == "prefill" else {1: 2.5, 2: 5.0}
     times = table([(0, 1.0), (8, 9.0)], [(1, 3.0), (2, 7.0)])
-    own = problem([8, 8], sparsity, cuts, times, groups=[np.arange(2.0)] * 2, neurons_worth=2.5)
+    others = {"kv_groups": Others([np.arange(2.0)] * 2, 2.5)}
+    own = problem([8, 8], sparsity, cuts, times, others=others)
     most = allocation.kept(16, sparsity) if per == "parameters" else 2 * allocation.kept(8, sparsity)
     most, best = most + 2 * of_groups[2], {}
     for widths in product(range(1, 9), repeat=2):
@@ -122,7 +122,7 @@ def test_widths_and_groups_are_the_best_of_all_combinations(sparsity, seed, per)
             size = sum(widths) + sum(map(of_groups.get, counts))
             pairs = [("ffn", n, w) for n, w in enumerate(widths)] + [("kv_groups", n, c) for n, c in enumerate(counts)]
             best[widths, counts] = size <= most, sum(costs.get(pair, 0.0) for pair in pairs)
-    fits, cost = best[tuple(sensitivity_joint.widths(own, per=per)), tuple(sensitivity_joint.counts(own, per=per))]
+    fits, cost = best[tuple(tuple(units) for units in sensitivity_joint.widths(own, per=per).values())]
     assert fits and cost == pytest.approx(min(cost for fits, cost in best.values() if fits))
 
 
@@ -135,9 +135,10 @@ def test_widths_and_groups_are_the_best_of_all_combinations(sparsity, seed, per)
 def test_no_more_is_kept_than_asked_where_groups_are_no_whole_numbers_of_parts(worth, sparsity):
     rows = [("ffn", n, 1, 1.0) for n in range(4)] + [("kv_groups", n, 1, [0.0, 9.0][n == 3]) for n in range(4)]
     cuts = pd.DataFrame(rows, columns=["structure", *CUT])
-    own = problem([160] * 4, sparsity, cuts, groups=[np.arange(2.0)] * 4, neurons_worth=worth)
-    assert sensitivity_joint.counts(own).tolist() == [1, 1, 1, 2]
-    gone = 640 - sensitivity_joint.widths(own).sum() + 3 * worth
+    own = problem([160] * 4, sparsity, cuts, others={"kv_groups": Others([np.arange(2.0)] * 4, worth)})
+    found = sensitivity_joint.widths(own)
+    assert found["kv_groups"].tolist() == [1, 1, 1, 2]
+    gone = 640 - found["ffn"].sum() + 3 * worth
     assert 0 <= gone - (640 - allocation.kept(640, sparsity)) < 3
 
 

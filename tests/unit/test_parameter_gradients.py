@@ -12,6 +12,7 @@ from pruning.calibration import prepare
 from pruning.calibration.parameter_gradients import layers_that_fit, parameter_taylor, unit_taylor
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.methods import scores
 from pruning.methods.scores import Layer
 from pruning.methods.scores import parameter_taylor as plugin
 from pruning.models.checkpointing import checkpoint_gradients
@@ -284,7 +285,10 @@ def test_the_score_is_the_mean_gradients():
 
 def run_score(tmp_path, score, statistics, attention=None):
     settings = {"score": score, "options": {}, "normalise": "none", "shuffle": None}
-    score_stage.score(settings, tmp_path / "model", statistics, tmp_path / "scores.parquet", attention=attention)
+    (kind,) = scores.requires(score)
+    evidence = [f"{kind}={statistics}"] + ([f"attention_{kind}={attention}"] if attention else [])
+    structures = ["ffn", "kv_groups"] if attention else None
+    score_stage.score(settings, tmp_path / "model", tmp_path / "scores.parquet", evidence, structures)
     return artifacts.read_parquet(tmp_path / "scores.parquet", "scores")
 
 

@@ -16,7 +16,7 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.evaluation import recovery
 from pruning.methods import variants
-from pruning.methods.compact import write_compact
+from pruning.methods.compact import Pruning
 from pruning.models import head, loading
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.checkpointing import checkpoint_gradients
@@ -46,7 +46,7 @@ def pruned(tmp_path):
     base = tiny.save(tiny.qwen2(), tmp_path / "base")
     keeps = [torch.arange(48).numpy() < width for width in (5, 9)]
     (tmp_path / "model").mkdir()
-    write_compact(Checkpoint(base), tmp_path / "model", keeps)
+    Pruning(Checkpoint(base), {"ffn": keeps}).write(tmp_path / "model")
     (tmp_path / "its.json").write_text("{}")
     frame = pd.DataFrame({"question": [f"{n}+{n}" for n in range(9)], "answer": [str(2 * n) for n in range(9)]})
     artifacts.write_parquet(tmp_path / "data.parquet", frame, "dataset", {})

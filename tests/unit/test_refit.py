@@ -18,14 +18,13 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import least_squares
 from pruning.methods import refit as fitting
-from pruning.methods.compact import compensation, cut, refits_attention, write_compact
+from pruning.methods.compact import Pruning
 from pruning.models import families
-from pruning.models.checkpoint import Checkpoint
 from pruning.models.loading import load
 from pruning.models.structures import ffn
 
 LAYERS, N = 3, 48
-KEEPS = [np.random.default_rng(layer).permutation(N) < kept for layer, kept in enumerate((30, 48, 20))]
+KEEPS = tiny.keeps(30, 48, 20)
 
 
 def model_of():
@@ -66,7 +65,7 @@ def by_hand(model, batches, scheme: str, relative: float) -> list[dict[str, np.n
     pruned = copy.deepcopy(model)
     family = families.of(pruned)
     for index, layer in enumerate(pruned.model.layers):
-        ffn.shrink(layer, index, KEEPS, family)
+        ffn.shrink(layer, index, KEEPS["ffn"], family)
         fitted = {}
         if scheme == "attention":
             now = seen(pruned, batches)[index]
@@ -100,7 +99,7 @@ def test_each_weight_is_the_least_squares_solution_given_those_before(scheme, mo
         assert weights.keys() == expected[index].keys()
         for name, wanted in expected[index].items():
             np.testing.assert_allclose(weights[name], wanted, rtol=2e-3, atol=3e-4 * np.abs(wanted).max())
-        assert np.abs(weights["down"].numpy() - own[index][:, KEEPS[index]]).max() > 1e-3
+        assert np.abs(weights["down"].numpy() - own[index][:, KEEPS["ffn"][index]]).max() > 1e-3
 
 
 def test_tokens_beside_the_objectives_count_a_quarter(monkeypatch):
@@ -111,7 +110,7 @@ def test_tokens_beside_the_objectives_count_a_quarter(monkeypatch):
     [found] = [w["down"] for w, _ in itertools.islice(fitting.refit(model_of(), halves, KEEPS, "sequential"), 1)]
     tokens = seen(model_of(), batches)[0]
     rows = np.concatenate([np.arange(len(tokens["a"]))] + 3 * [np.arange(0, len(tokens["a"]), 2)])
-    expected = np.linalg.lstsq(tokens["a"][rows][:, KEEPS[0]], tokens["y"][rows], rcond=None)[0].T
+    expected = np.linalg.lstsq(tokens["a"][rows][:, KEEPS["ffn"][0]], tokens["y"][rows], rcond=None)[0].T
     np.testing.assert_allclose(found, expected, rtol=0.01, atol=2e-3 * np.abs(expected).max())
 
 
@@ -138,7 +137,7 @@ def test_each_scheme_ends_nearer_to_the_dense_model_than_the_one_before():
 
 
 def test_nothing_removed_changes_nothing():
-    model, whole = model_of(), [np.ones(N, dtype=bool)] * LAYERS
+    model, whole = model_of(), tiny.keeps(N, N, N)
     own = [layer.mlp.down_proj.weight.clone().numpy() for layer in model.model.layers]
     for (weights, record), wanted in zip(fitting.refit(model, micro_batches(), whole, "attention"), own, strict=True):
         np.testing.assert_allclose(weights["down"], wanted, atol=1e-6)
@@ -156,7 +155,7 @@ def test_held_out_errors_are_those_of_the_held_out_tokens(monkeypatch):
     )
     rows = np.isin(samples, (4, 9))
     down = model_of().model.layers[0].mlp.down_proj.weight.double().numpy()
-    missing = tokens["a"][rows][:, ~KEEPS[0]] @ down[:, ~KEEPS[0]].T
+    missing = tokens["a"][rows][:, ~KEEPS["ffn"][0]] @ down[:, ~KEEPS["ffn"][0]].T
     expected = np.linalg.norm(missing) / np.linalg.norm(tokens["y"][rows])
     assert record["held_out_error"] == pytest.approx(expected, rel=1e-4) and record["lambda"] == "inf"
 
@@ -177,23 +176,21 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
     tiny.save(model_of(), tmp_path / "model")
     texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
     artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
-    rows = [(layer, unit, bool(k)) for layer, keep in enumerate(KEEPS) for unit, k in enumerate(keep)]
-    artifacts.write_parquet(
-        tmp_path / "mask.parquet", pd.DataFrame(rows, columns=["layer", "unit", "keep"]), "mask", {}
-    )
+    tiny.write_mask(tmp_path / "mask.parquet", KEEPS)
     files = [tmp_path / name for name in ("model", "data.parquet", "mask.parquet", "fit", "fit.json")]
     stage.refit({**SETTINGS, "scheme": scheme}, *files)
-    base = Checkpoint(tmp_path / "model")
-    compensate = compensation(f"ridge_{scheme}", tmp_path / "fit.json", base, KEEPS)
+    pruning = Pruning.read(tmp_path / "model", tmp_path / "mask.parquet", f"ridge_{scheme}", tmp_path / "fit.json")
     (tmp_path / "compact").mkdir()
-    write_compact(base, tmp_path / "compact", KEEPS, compensate, attention=refits_attention(f"ridge_{scheme}"))
+    pruning.write(tmp_path / "compact")
     compact, memory = load(tmp_path / "compact", "float32", "cpu")[0], load(tmp_path / "model", "float32", "cpu")[0]
-    cut(memory, base, KEEPS, compensate)
+    pruning.apply(memory)
     fitted, tokenizer = load(tmp_path / "model", "float32", "cpu")
     ids = tokenizer("Q: 3 + 4\nA: 7", return_tensors="pt")["input_ids"]
     list(fitting.refit(fitted, prepare.batches(files[1], tokenizer, SETTINGS), KEEPS, scheme))
     assert torch.equal(compact(ids).logits, memory(ids).logits)
     assert torch.allclose(compact(ids).logits, fitted(ids).logits, atol=1e-5)
-    assert compensate(0).record["lambda"] is not None and "fewer than 10 a column" in compensate(0).record["warning"]
+    record = pruning.compensate(0).record
+    assert record["lambda"] is not None and "fewer than 10 a column" in record["warning"]
+    tiny.write_mask(tmp_path / "mask.parquet", tiny.keeps(31, 48, 20))
     with pytest.raises(InputError, match="refit of another mask: 30 neurons, not 31"):
-        compensation(f"ridge_{scheme}", tmp_path / "fit.json", base, [np.arange(N) < 31, *KEEPS[1:]])(0)
+        Pruning.read(tmp_path / "model", *files[2:3], f"ridge_{scheme}", files[4]).compensate(0)

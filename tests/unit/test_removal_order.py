@@ -46,7 +46,7 @@ def test_a_round_ranks_what_the_round_before_left_of_the_model():
     keeps = [own >= 36 for own in places]  # a quarter of 144 is gone
     model = MODELS["llama"]()
     assert [site.in_features for site in rounds.ffn.sites(model)] == [N] * LAYERS
-    list(fitting.refit(model, batches, keeps, "attention"))
+    list(fitting.refit(model, batches, {"ffn": keeps}, "attention"))
     second = [own[keep] for own, keep in zip(places, keeps, strict=True)]
     losses = list(rounds.losses(model, batches, 0))
     assert [len(own) for own in losses] == [int(keep.sum()) for keep in keeps]
@@ -63,7 +63,7 @@ def test_rounds_remove_as_many_as_masks_of_their_sparsity(monkeypatch):
     removed, refit = [], fitting.refit
 
     def spied(model, batches, keeps, scheme):
-        removed.append(sum(int((~keep).sum()) for keep in keeps))
+        removed.append(sum(int((~keep).sum()) for keep in keeps["ffn"]))
         return refit(model, batches, keeps, scheme)
 
     monkeypatch.setattr(fitting, "refit", spied)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pruning.methods import scores
 from pruning.methods.normalise import NORMALISATIONS, layer_l2, layer_mean, layer_sum, zscore
-from pruning.methods.scores import Layer, Weights, cfsp_as_code, fluctuation, random, utility
+from pruning.methods.scores import Layer, Weights, fluctuation, random, utility
 
 SAMPLES, TOKENS, NEURONS, HIDDEN = 3, 5, 7, 4
 OBJECTIVES, REDUCTIONS = ("energy", "ce"), ("net_abs", "net_sq", "abs", "sq", "share", "grad_sq")
@@ -145,29 +145,12 @@ def test_utility_refuses_what_it_does_not_know(options):
         utility.score(Example().layer(), **options)
 
 
-@given(st.integers(0, 10**6))
-def test_released_cfsp_is_three_activation_norms_over_the_width_whatever_the_weights(seed):
-    example = Example(seed)
-    other = Example(seed + 1)
-    other.a = example.a
-    norms = [3 / HIDDEN * example.norm(c) for c in range(NEURONS)]
-    for weights in (example, other):
-        assert [cfsp_released(weights, c) for c in range(NEURONS)] == pytest.approx(norms)
-        assert cfsp_as_code.score(weights.layer()) == pytest.approx(norms)
-
-
 @pytest.mark.parametrize("constant", [0.1, 2.3, 3.7, 7.7])
 def test_fluctuation_of_a_constant_neuron_is_zero_not_negative(constant):
     example = Example()
     example.a[:, :, 2] = constant  # sum a^2 - n mean^2 is below zero for some, by rounding
     found = fluctuation.score(example.layer())
     assert 0 <= found[2] < 1e-10
-
-
-def test_fluctuation_ignores_the_mean():
-    example, shifted = Example(), Example()
-    shifted.a = example.a + 100
-    assert fluctuation.score(shifted.layer()) == pytest.approx(fluctuation.score(example.layer()), rel=1e-8)
 
 
 @pytest.mark.parametrize("name", [*FORMULAS, "utility"])
@@ -182,17 +165,12 @@ def test_a_silent_neuron_in_a_silent_layer_scores_no_nan(name):
     assert name == "magnitude" or not found.any()
 
 
-def test_random_is_a_function_of_seed_and_layer():
-    layers = [Example().layer(index) for index in range(3)]
-    first = [random.score(layer, seed=1).tolist() for layer in layers]
-    assert first == [random.score(layer, seed=1).tolist() for layer in layers]
-    drawn = [*first, *(random.score(layer, seed=2).tolist() for layer in layers)]
-    assert len({tuple(values) for values in drawn}) == 6
-    assert all(len(values) == NEURONS and min(values) >= 0 and max(values) < 1 for values in drawn)
-
-
-def test_random_does_not_look_at_the_data():
-    assert random.score(Example(0).layer()).tolist() == random.score(Example(1).layer()).tolist()
+def test_random_is_a_function_of_seed_and_layer_and_not_of_the_data():
+    drawn = {(seed, index): random.score(Example().layer(index), seed=seed) for seed in (1, 2) for index in range(3)}
+    assert len({tuple(values) for values in drawn.values()}) == 6
+    for (seed, index), values in drawn.items():
+        assert values.tolist() == random.score(Example(1).layer(index), seed=seed).tolist()
+        assert len(values) == NEURONS and values.min() >= 0 and values.max() < 1
 
 
 def test_weights_are_loaded_at_most_once_and_only_when_asked_for():
@@ -237,14 +215,10 @@ def test_normalisation_keeps_the_order(name, scores):
 
 
 @pytest.mark.parametrize("name", NORMALISATIONS)
-def test_normalising_a_silent_layer_is_no_nan(name):
+def test_normalising_a_silent_layer_is_no_nan_and_but_for_none_its_scale_is_forgotten(name):
     assert not NORMALISATIONS[name](np.zeros(4)).any()
-
-
-@pytest.mark.parametrize("name", ["layer_sum", "layer_mean", "layer_l2", "zscore"])
-def test_normalisation_forgets_the_layer_scale(name):
     values = np.array([1.0, 2.0, 5.0])
-    assert NORMALISATIONS[name](values * 1e-9) == pytest.approx(NORMALISATIONS[name](values))
+    assert name == "none" or NORMALISATIONS[name](values * 1e-9) == pytest.approx(NORMALISATIONS[name](values))
 
 
 def test_options_of_scores_have_defaults():

@@ -1,21 +1,15 @@
 """What cuts cost: against whole forward passes of masked copies; widths against every combination."""
 
 import copy
-import tracemalloc
-from dataclasses import replace
-from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from test_second_moments import MODELS, micro_batches
 
 from pruning.calibration import prepare
-from pruning.methods import allocation, sensitivity
-from pruning.methods.allocation import greedy as greedy_widths
-from pruning.methods.allocation import sensitivity as programme
+from pruning.methods import sensitivity
 from pruning.methods.compensation import Compensated
 from pruning.models import structures
 from pruning.models.structures import ffn
@@ -198,58 +192,6 @@ def test_greedy_finds_what_trying_every_layer_in_every_step_would_where_steps_on
         expected.append((chosen, widths[chosen], pytest.approx(own.cost(widths))))
     assert list(sensitivity.greedy(own)) == expected
     assert own.tried < 0.6 * tried
-
-
-def problem(measured: pd.DataFrame, sizes, sparsity: int, floor=(1, 1, 1)) -> allocation.Problem:
-    own = [np.arange(size, dtype=float) for size in sizes]
-    ones = np.ones(len(sizes))
-    return allocation.Problem(own, np.array(sizes), sparsity, ones, np.array(floor), measured)
-
-
-@pytest.mark.parametrize("sparsity", [10, 35, 50, 77])
-@pytest.mark.parametrize("seed", range(3))
-def test_the_programme_finds_the_best_of_all_combinations(sparsity, seed):
-    rng, sizes = np.random.default_rng(seed), (9, 12, 7)
-    rows = [(n, w, v) for n, s in enumerate(sizes) for w, v in zip(range(s), rng.random(s).cumsum()[::-1], strict=True)]
-    measured = pd.DataFrame(rows, columns=["layer", "width", "divergence"]).sample(frac=1, random_state=seed)
-    cost = {(n, w): v for n, w, v in rows} | {(n, s): 0.0 for n, s in enumerate(sizes)}
-    most = allocation.kept(sum(sizes), sparsity)
-    every = [w for w in product(*(range(1, s + 1) for s in sizes)) if sum(w) <= most]
-    best = min(every, key=lambda widths: sum(cost[pair] for pair in enumerate(widths)))
-    found = programme.widths(problem(measured, sizes, sparsity))
-    assert sum(found) <= most
-    assert sum(cost[pair] for pair in enumerate(found)) == pytest.approx(sum(cost[pair] for pair in enumerate(best)))
-
-
-def test_one_narrow_layer_does_not_make_the_programme_large():
-    """28 layers of 18,944 neurons and one of 7: in steps of the narrow one, a table of 46 GiB a layer."""
-    sizes = [18944] * 28 + [7]
-    rows = [(n, s * part // 16, float(16 - part)) for n, s in enumerate(sizes) for part in range(16)]
-    measured = pd.DataFrame(rows, columns=["layer", "width", "divergence"])
-    own = problem(measured, sizes, 40, floor=[1] * 29)
-    own = replace(own, original=np.full(29, 18944))
-    tracemalloc.start()
-    found = programme.widths(own)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 100e6
-    assert 0 <= allocation.kept(29 * 18944, 40) - found.sum() < 18944 // 64 and found[-1] == 7
-
-
-def test_costs_between_measured_widths_are_interpolated():
-    measured = pd.DataFrame({"layer": [0, 0], "width": [4, 1], "divergence": [0.4, 1.0]})
-    assert programme.cost(measured, 0, 8, np.array([1, 2, 4, 6, 8])).tolist() == pytest.approx([1, 0.8, 0.4, 0.2, 0])
-
-
-def test_a_floor_holds_where_more_is_asked_than_may_go():
-    measured = pd.DataFrame({"layer": [0, 1], "width": [1, 1], "divergence": [1.0, 1.0]})
-    assert programme.widths(problem(measured, (10, 10), 90, (3, 4))).tolist() == [3, 4]
-
-
-def test_greedy_widths_are_whole_steps_and_a_part_of_the_next():
-    measured = pd.DataFrame({"layer": [1, 0, 1], "width": [6, 5, 2], "divergence": [0.1, 0.2, 0.3]})
-    found = {s: greedy_widths.widths(problem(measured, (10, 10), s)).tolist() for s in (10, 20, 30, 45, 60, 95)}
-    assert found == {10: [10, 8], 20: [10, 6], 30: [8, 6], 45: [5, 6], 60: [5, 3], 95: [5, 2]}
 
 
 def test_whole_micro_batches_are_looked_at():

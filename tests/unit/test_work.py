@@ -88,7 +88,7 @@ def test_a_job_computes_its_rehearsed_part_so_many_times(folder, stage, again):
 def test_a_refit_costs_passes_of_the_dense_and_of_the_cut_layers_and_sums(folder, scheme):
     network, keeps = load(folder, "float32", "cpu")[0], [np.arange(48) < 24] * 12
     found = reckoned(folder, "refit", {"compensate": f"ridge_{scheme}"}, sparsity="50")
-    expected = counted(lambda: list(refit.refit(network, batches(), keeps, scheme)))
+    expected = counted(lambda: list(refit.refit(network, batches(), {"ffn": keeps}, scheme)))
     assert found == pytest.approx(expected, rel=0.1)  # attention's own sums
 
 

@@ -58,13 +58,13 @@ class Sizes:
 
     @cached_property
     def group(self) -> int:
-        """Size of one key-value group of a layer; raises InputError as Checkpoint.groups does."""
-        return self.base.sizes["group"] * self._stored(self.base.attention_out(0))
+        """Size of one key-value group of a layer; raises InputError as Checkpoint.units does."""
+        return self.base.size("kv_groups") * self._stored(self.base.site("kv_groups", 0))
 
     def of(self, widths: Sequence[int], groups: Sequence[int] | None = None) -> int:
         """Return the size. groups: that stay in each layer; None: all."""
         whole = self.empty + self.neuron * int(sum(widths))
-        return whole if groups is None else whole - self.group * (sum(self.base.groups) - sum(groups))
+        return whole if groups is None else whole - self.group * (sum(self.base.units("kv_groups")) - sum(groups))
 
     def cost(self, widths: Sequence[int], groups: Sequence[int] | None = None) -> Cost:
         return counted(self.of(widths, groups))

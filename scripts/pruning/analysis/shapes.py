@@ -14,7 +14,7 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from pruning.core.errors import InputError
-from pruning.models import loading
+from pruning.models import loading, structures
 from pruning.models.structures import ffn, kv_groups
 
 REQUIRED = (
@@ -39,7 +39,7 @@ def configuration(raw: Mapping[str, Any]) -> PretrainedConfig:
 
 def unpruned(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return config.json of the stock model that is as wide everywhere as the widest layer of a pruned one."""
-    own = (ffn.WIDTHS, ffn.DOWN_BIAS, kv_groups.CONFIG_KEY, "auto_map")
+    own = {*structures.keys(), "auto_map"}
     return {key: value for key, value in raw.items() if key not in own}
 
 
@@ -71,7 +71,7 @@ def narrowed(
             ffn.resize(model, {layer: width})
             _lend(dense, model)
         if groups:
-            kv_groups.resize(model, groups)
+            kv_groups.resize(model, dict(enumerate(groups)))
             _lend(dense, model)
     if biased and ffn.sites(model)[0].bias is None:
         ffn.add_down_bias(model)

@@ -238,8 +238,8 @@ def of_units(parts: Parts, settings: Settings) -> pd.DataFrame:
     config = shapes.configuration(raw)
     full, layers = config.intermediate_size, config.num_hidden_layers
     try:
-        kv_groups.projections(family_of(raw, parts["dense"].model))
-        [whole, *_] = kv_groups.counts_of(config.to_dict())
+        kv_groups.STRUCTURE.modules(family_of(raw, parts["dense"].model))
+        whole = kv_groups.STRUCTURE.whole(config.to_dict())
     except InputError:  # none that can be cut
         whole = 0
     outlines = {"dense": ((full,) * layers, False, ())}

@@ -210,7 +210,7 @@ class Job:
         (docs/methods.md has what was counted), and runs what follows the one that it takes again."""
         layers, scheme = self.shape.layers, self.method.allocate
         config = families.read_config(self.run.directory(self.model))
-        groups = kv_groups.counts_of(config)[0] if allocation.cuts_groups(scheme) else 1
+        groups = kv_groups.STRUCTURE.units(config)[0] if "kv_groups" in allocation.structures_of(scheme) else 1
         cuts = (allocation.LEVELS + min(allocation.LEVELS, groups - 1)) * layers
         tried, again = (2 * cuts, cuts / 2) if allocation.search_of(scheme) == "greedy" else (cuts, 0)
         tokens = min(self.calibration.samples, self.calibration.probed) * self.calibration.sequence_length

@@ -82,7 +82,7 @@ def weights_of(layer: nn.Module, family: Family, structure: str) -> dict[tuple[s
     """The weights that a decoder layer's units are rows and columns of."""
     if structure == "ffn":
         return {held: module.weight for held, module in ffn.modules(layer, family).items()}
-    names = zip(("q", "k", "v", "o"), kv_groups.projections(family), strict=True)
+    names = zip(("q", "k", "v", "o"), kv_groups.STRUCTURE.modules(family), strict=True)
     return {(held,): layer.get_submodule(module).weight for held, module in names}
 
 

@@ -62,13 +62,13 @@ class Method(Strict):
             raise ValueError(
                 f"drop_layers: true keeps nothing of a layer, min_keep: {self.min_keep} some of each: give one of them"
             )
-        if allocation.cuts_groups(self.allocate) and self.export == "pad":
+        if len(allocation.structures_of(self.allocate)) > 1 and self.export == "pad":
             raise ValueError(
                 f"allocate: {self.allocate} cuts key-value groups, for which stock tools have no place: use `export: "
                 "exact`"
             )
-        if allocation.cuts_groups(self.allocate) and not scores.groups_by(self.score):
-            can = ", ".join(name for name in choices("methods/scores") if scores.groups_by(name))
+        if len(allocation.structures_of(self.allocate)) > 1 and not scores.scores_channels(self.score):
+            can = ", ".join(name for name in choices("methods/scores") if scores.scores_channels(name))
             raise ValueError(
                 f"allocate: {self.allocate} scores attention's channels as well, which score {self.score!r} cannot; "
                 f"those that can: {can}"

@@ -117,7 +117,9 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
-    groups = [0 if kept.drop_layers else 1] * base.layers if allocation.cuts_groups(kept.allocate) else None
+    groups = (
+        [0 if kept.drop_layers else 1] * base.layers if "kv_groups" in allocation.structures_of(kept.allocate) else None
+    )
     floors = allocation.floors(np.array(base.widths), kept.least.get("min_keep"))
     least = counting.counted(sizes.of(floors, groups))
     if target < least.value:

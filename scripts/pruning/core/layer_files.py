@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 
 def kind_of(measured: str, structure: str = "ffn") -> str:
-    """Of what is measured of a structure: that of FFN neurons has the plain name."""
-    return {"ffn": measured, "kv_groups": f"attention_{measured}".removesuffix("_statistics")}[structure]
+    """Return the kind of what is measured of a structure: that of FFN neurons has the plain name."""
+    if structure == "ffn":
+        return measured
+    prefix = {"kv_groups": "attention"}.get(structure, structure)  # as the first of them was called
+    return f"{prefix}_{measured}".removesuffix("_statistics")
 
 
 def write(

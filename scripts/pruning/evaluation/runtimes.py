@@ -14,8 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.core.errors import InputError
+from pruning.models import structures
 from pruning.models.checkpoint import read_config
-from pruning.models.structures import ffn, kv_groups
+from pruning.models.structures.base import Keeps
 
 TEXT = "Question: Tom has 3 boxes of 12 pencils and gives 7 pencils away. How many pencils are left?\nAnswer: 3 x 12 ="
 HARD_TEXT = "It's 3.14159, WE'LL pay 1,234,567 €\n\n\tdef f(x):  return x**2  # naïve café, 日本語, कैसे, 👩‍💻 …!?\r\n "
@@ -80,7 +81,9 @@ def in_peft(folder: Path, wanted: Expected) -> dict[str, object]:
     from peft import LoraConfig, get_peft_model
 
     model = stock(folder, wanted.dtype)
-    targets = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if module in ffn.sites(model)})
+    targets = sorted(
+        {name.rpartition(".")[2] for name, module in model.named_modules() if module in structures.sites(model)}
+    )
     tuned = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
     return {"max_difference": difference(tuned(wanted.ids).logits, wanted, "peft")}
 
@@ -148,14 +151,14 @@ def in_llama_cpp(
 @torch.inference_mode()
 def masked(
     dense: PreTrainedModel,
-    keeps: Sequence[np.ndarray],
+    keeps: Keeps,
     wanted: Expected,
-    groups: Sequence[np.ndarray] | None = None,
 ) -> float:
-    """Largest difference from the dense model whose removed neurons and key-value groups put out 0 at every token."""
-    cut = list(zip(ffn.sites(dense), keeps, strict=True))
-    for site, keep in zip(kv_groups.sites(dense), groups, strict=True) if groups else ():
-        cut.append((site, np.repeat(keep, site.in_features // len(keep))))
+    """Return the largest difference from the dense model whose removed units put out 0 at every token."""
+    cut = []
+    for name, own in keeps.items():
+        for site, keep in zip(structures.sites(dense, name), own, strict=True):
+            cut.append((site, np.repeat(keep, site.in_features // max(len(keep), 1))))
     hooks = [
         site.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep.to(args[0]),))
         for site, keep in ((site, torch.tensor(keep)) for site, keep in cut)

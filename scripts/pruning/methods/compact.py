@@ -1,28 +1,33 @@
-"""Physically smaller models: rows of gate/up and columns of down_proj cut out, and where a mask says so key-value
-groups of attention; everything else as it was.
+"""Pruned models, assembled in one place: a dense model, a mask, and what compensates for the removed units; written as
+a physically smaller model, or cut in memory.
 
 On disk it works tensor by tensor on safetensors, shard for shard, so a 7B model needs the memory of one shard; in
-memory, layer by layer.
+memory, layer by layer. Both give the same weights, bit for bit.
 """
 
-import importlib
 import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
+from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.methods import masks
+from pruning.methods import compensation, masks
 from pruning.methods.compensation import Compensated
-from pruning.models import families, remote_code
+from pruning.methods.masks import NEURONS
+from pruning.models import families, remote_code, structures
 from pruning.models.checkpoint import Checkpoint, has_mlp_bias, read_config
-from pruning.models.structures import ffn, kv_groups
+from pruning.models.structures import STRUCTURES, ffn
+from pruning.models.structures.base import Keeps, padded
 
 
 def no_slot(config: dict) -> str:
@@ -33,174 +38,171 @@ def no_slot(config: dict) -> str:
     )
 
 
-def write_compact(
-    base: Checkpoint,
-    output: Path,
-    keeps: Sequence[np.ndarray],
-    compensate: Callable[[int], Compensated] | None = None,
-    export: str = "exact",
-    attention: bool = False,
-    groups: Sequence[np.ndarray] | None = None,
-) -> None:
-    """Write the compact model below the existing directory `output`.
+@dataclass(frozen=True)
+class Pruning:
+    """What a pruned model is made of."""
 
-    keeps: one bool [n_l] a layer. groups: the same of key-value groups, where any are cut. compensate: gives a layer's
-    down_proj in place of the kept columns; called once a
-    layer, in any order. attention: it gives attention's output projection as well. Llama stores its bias with
-    `mlp_bias`; for a family without a slot the tensor is written all the same and config.json says `ffn_down_bias`,
-    which models/loading.py reads. export: `exact` widths, or `pad` with zero neurons to the widest layer so that stock
-    tools load it.
+    base: Checkpoint
+    """The dense model."""
+    keeps: Keeps
+    compensate: Callable[[int], Compensated] | None = None
+    """Gives a layer's refitted weights in place of the kept columns; called once per layer, in any order."""
+    refits: Sequence[str] = (NEURONS,)
+    """The structures of whose sites it gives weights."""
+    biased: bool = False
+    """Whether it gives down_proj a bias."""
 
-    Raises InputError for `pad` where the stock class has no slot for down_proj's bias, or where groups are cut."""
-    config = read_config(base.directory)
-    if export == "pad" and groups:
-        raise InputError("export: pad makes models for stock tools, which have as many key-value groups in every layer")
-    widths = [int(keep.sum()) for keep in keeps]
-    pad_to = max(widths) if export == "pad" else None
-    index = {}
-    with_down = {base.attention_out(layer) for layer in range(base.layers)} if compensate and attention else set()
-    for file in base.files:
-        tensors = {}
-        for name in (n for n, f in base.file_of.items() if f == file and n not in with_down):
-            part = ffn.parse(name, base.family)
-            if not compensate or not part or part.projections != ("down",):
-                tensor = ffn.cut(name, base.tensor(name), keeps, base.family, pad_to=pad_to)
-                tensors[name] = kv_groups.cut(name, tensor, groups, base.family) if groups else tensor
-            elif part.kind == "weight":  # its bias is written with it, and attention's weight where that is another
-                tensors |= compensated_tensors(base, part.layer, compensate(part.layer), config, pad_to)
-        save_file(tensors, output / file.name, metadata={"format": "pt"})
-        index |= dict.fromkeys(tensors, file.name)
-    if len(base.files) > 1:
-        size = sum((output / file.name).stat().st_size for file in base.files)
-        (output / "model.safetensors.index.json").write_text(
-            json.dumps({"metadata": {"total_size": size}, "weight_map": index}, indent=2)
-        )
-    config = ffn.compact_config(config, [pad_to] * len(widths) if pad_to else widths)
-    if base.name(0, "down", "bias") in index and base.name(0, "down", "bias") not in base.file_of:
-        config["mlp_bias" if has_mlp_bias(config) else ffn.DOWN_BIAS] = True
-    if export == "pad" and config.get(ffn.DOWN_BIAS):
-        raise InputError(f"export: {no_slot(config)}")
-    if groups:
-        config[kv_groups.CONFIG_KEY] = [int(keep.sum()) for keep in groups]
-    if {ffn.WIDTHS, ffn.DOWN_BIAS, kv_groups.CONFIG_KEY} & config.keys():
-        config.setdefault(ffn.WIDTHS, widths)
-        (output / remote_code.FILE).write_text(remote_code.source(config, base.family), encoding="utf-8")
-        config = remote_code.named(config)
-    elif "auto_map" in read_config(base.directory):  # of an earlier round, whose widths differed
-        config["architectures"] = [remote_code.stock_name(config)]
-    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for file in sorted(base.directory.iterdir()):
-        skip = (
-            file.name in ("config.json", "manifest.json", "README.md", remote_code.FILE) or ".safetensors" in file.name
-        )
-        if file.is_file() and not skip and not file.name.startswith("."):
-            shutil.copyfile(file, output / file.name)
+    @classmethod
+    def read(cls, model: Path, mask: Path, scheme: str = "none", evidence: Path | None = None) -> "Pruning":
+        """Read a dense model, a mask, and what the compensation `scheme` is fitted on.
 
+        Raises InputError if the model is broken, the mask is another's, or the scheme has not what it needs."""
+        artifacts.check_model(model)
+        base = Checkpoint(model)
+        keeps = masks.read(mask, model, base.widths)
+        if scheme == "none":
+            return cls(base, keeps)
+        if evidence is None:
+            raise InputError(f"compensate: {scheme} needs --evidence")
+        module = compensation.plugin(scheme)
+        fitted_on = cache(lambda: module.evidence(evidence, base.widths))  # read where weights are asked for
 
-def keeps_of(mask: Path, base: Checkpoint) -> list[np.ndarray]:
-    """bool [n_l] a layer. Raises InputError if the mask does not fit the model."""
-    return masks.keeps_of(mask, base.directory, base.widths)
+        def compensate(layer: int) -> Compensated:
+            return module.compensate(base.matrix(layer, "down"), keeps[NEURONS][layer], fitted_on()(layer))
 
+        return cls(base, keeps, compensate, compensation.refits(scheme), hasattr(module, "BIAS"))
 
-def compensation(
-    scheme: str, evidence: Path | None, base: Checkpoint, keeps: Sequence[np.ndarray]
-) -> Callable[[int], Compensated] | None:
-    """A function from a layer's number to its down_proj; None where nothing is compensated.
+    @property
+    def units(self) -> dict[str, list[int]]:
+        """Structure -> units that are kept in each layer."""
+        return masks.counts(self.keeps)
 
-    Raises InputError without the evidence that the scheme needs."""
-    if scheme == "none":
-        return None
-    if evidence is None:
-        raise InputError(f"compensate: {scheme} needs --evidence")
-    module = importlib.import_module(f"pruning.methods.compensation.{scheme}")
-    of_layer = module.evidence(evidence, base.widths)
-    return lambda layer: module.compensate(base.matrix(layer, "down"), keeps[layer], of_layer(layer))
+    def write(self, output: Path, export: str = "exact") -> None:
+        """Write the compact model below the existing directory `output`.
 
+        export: `exact` widths, or `pad` with zero neurons to the widest layer so that stock tools load it: a zero row
+        in gate and up and a zero column in down is a neuron that outputs nothing, act(0) * 0 = 0. Llama stores
+        down_proj's bias with `mlp_bias`; for a family without a slot the tensor is written all the same and config.json
+        says `ffn_down_bias`, which models/loading.py reads.
 
-def refits_attention(scheme: str) -> bool:
-    """Whether a compensation gives attention's output projection, too."""
-    return scheme != "none" and hasattr(importlib.import_module(f"pruning.methods.compensation.{scheme}"), "ATTENTION")
+        Raises InputError for `pad` where the stock class has no slot for down_proj's bias, or where more than neurons
+        is cut."""
+        base, units = self.base, self.units
+        config, widths = read_config(base.directory), units[NEURONS]
+        if export == "pad" and len(self.keeps) > 1:
+            raise InputError(
+                "export: pad makes models for stock tools, which have as many key-value groups in every layer"
+            )
+        pad_to = max(widths) if export == "pad" else None
+        index = self._write_tensors(output, config, pad_to)
+        made = ffn.compact_config(config, [pad_to] * len(widths) if pad_to else widths)
+        if (bias := base.name(0, "down", "bias")) in index and bias not in base.file_of:
+            made["mlp_bias" if has_mlp_bias(made) else ffn.DOWN_BIAS] = True
+        if export == "pad" and made.get(ffn.DOWN_BIAS):
+            raise InputError(f"export: {no_slot(made)}")
+        made |= {STRUCTURES[name].key: own for name, own in units.items() if name != NEURONS}
+        if not structures.is_stock(made):
+            made.setdefault(ffn.WIDTHS, widths)
+            (output / remote_code.FILE).write_text(remote_code.source(made, base.family), encoding="utf-8")
+            made = remote_code.named(made)
+        elif "auto_map" in config:  # of an earlier iteration, whose widths differed
+            made["architectures"] = [remote_code.stock_name(made)]
+        (output / "config.json").write_text(json.dumps(made, indent=2) + "\n")
+        left_out = ("config.json", "manifest.json", "README.md", remote_code.FILE)
+        for file in sorted(base.directory.iterdir()):
+            weights = ".safetensors" in file.name
+            if file.is_file() and file.name not in left_out and not weights and not file.name.startswith("."):
+                shutil.copyfile(file, output / file.name)
 
+    def _write_tensors(self, output: Path, config: dict[str, Any], pad_to: int | None) -> dict[str, str]:
+        """Write the weights, shard for shard, what is refitted in that of its down_proj; return tensor -> file."""
+        base, index = self.base, {}
+        down, refitted = {}, set()
+        if self.compensate:
+            down = {base.name(layer, "down"): layer for layer in range(base.layers)}
+            others = [name for name in self.refits if name != NEURONS]
+            refitted = {base.site(name, layer) for name, layer in product(others, down.values())}
+            refitted |= {base.name(layer, "down", "bias") for layer in down.values()}
+        for file in base.files:
+            tensors: dict[str, torch.Tensor] = {}
+            for name in (n for n, f in base.file_of.items() if f == file and n not in refitted):
+                if name in down:
+                    tensors |= self._compensated(down[name], config, pad_to)
+                    continue
+                tensors[name] = base.tensor(name)
+                for structure, own in self.keeps.items():
+                    zeros_to = pad_to if structure == NEURONS else None
+                    tensors[name] = STRUCTURES[structure].cut(name, tensors[name], own, base.family, zeros_to)
+            save_file(tensors, output / file.name, metadata={"format": "pt"})
+            index |= dict.fromkeys(tensors, file.name)
+        if len(base.files) > 1:
+            size = sum((output / file.name).stat().st_size for file in base.files)
+            whole = {"metadata": {"total_size": size}, "weight_map": index}
+            (output / "model.safetensors.index.json").write_text(json.dumps(whole, indent=2))
+        return index
 
-def cut(
-    model: torch.nn.Module,
-    base: Checkpoint,
-    keeps: Sequence[np.ndarray],
-    compensate: Callable[[int], Compensated] | None = None,
-    groups: Sequence[np.ndarray] | None = None,
-) -> None:
-    """Make the dense model, loaded from `base`, in place what loading a compact one of these arguments gives
-    (write_compact), up to its config."""
-    layers = families.decoder_layers(model)
-    for layer in range(len(keeps)):
-        ffn.shrink(layers[layer], layer, keeps, base.family)
-        if groups:
-            kv_groups.shrink(layers[layer], layer, groups, base.family)
-        if compensate is None:
-            continue
-        made = compensated_tensors(base, layer, compensate(layer), {}, None)
-        down = ffn.modules(layers[layer], base.family)["down",]
-        attention = layers[layer].get_submodule(base.family.attention_out)
-        places = [(down, kind, base.name(layer, "down", kind)) for kind in ("weight", "bias")]
-        for module, kind, name in [*places, (attention, "weight", base.attention_out(layer))]:
-            if (tensor := made.get(name)) is not None:
+    def _compensated(self, layer: int, config: dict[str, Any], pad_to: int | None = None) -> dict[str, torch.Tensor]:
+        """Return a layer's down_proj with its bias, zeros on gate and up where `mlp_bias` wants biases there as well,
+        and attention's output projection where it is another.
+
+        A base model that has biases of its own keeps them: its gate and up ones are sliced with the weights."""
+        base, made = self.base, self.compensate(layer)
+        name, bias = base.name(layer, "down"), base.name(layer, "down", "bias")
+        down = padded(torch.from_numpy(made.weight).to(base.tensor(name).dtype), 1, pad_to)
+        present = {bias: base.tensor(bias)} if bias in base.file_of else {}
+        tensors = {name: down, **present}
+        for structure, weight in made.others.items():
+            other = base.site(structure, layer)
+            tensors[other] = torch.from_numpy(weight).to(base.tensor(other).dtype)
+        if made.bias is None:
+            return tensors
+        total = sum((tensor.float() for tensor in present.values()), torch.from_numpy(made.bias))
+        tensors[bias] = total.to(down.dtype)
+        for proj in ("gate", "up") if has_mlp_bias(config) else ():
+            if base.name(layer, proj, "bias") not in base.file_of:
+                tensors[base.name(layer, proj, "bias")] = down.new_zeros(down.shape[1])
+        return tensors
+
+    def apply(self, model: nn.Module) -> None:
+        """Make the dense model, loaded from `base`, in place what loading the written one gives, up to its config."""
+        family = self.base.family
+        for index, layer in enumerate(families.decoder_layers(model)):
+            for name, own in self.keeps.items():
+                STRUCTURES[name].shrink(layer, index, own, family)
+            prefix = self.base.name(index, "down").removesuffix(f"{ffn.STRUCTURE.site(family)}.weight")
+            for name, tensor in (self._compensated(index, {}) if self.compensate else {}).items():
+                place, _, kind = name.removeprefix(prefix).rpartition(".")
+                module = layer.get_submodule(place)
                 own = tensor.to(module.weight.device, module.weight.dtype)
-                setattr(module, kind, torch.nn.Parameter(own, requires_grad=False))
+                setattr(module, kind, nn.Parameter(own, requires_grad=False))
+
+    def parameters(self) -> int:
+        """Return the parameters of the compact model, without making it."""
+        return parameters(self.base, self.units, self.biased)
+
+    def achieved(self, original: Sequence[int]) -> float:
+        """Return the share of the FFN neurons that is removed; original: widths before any pruning. What is removed of
+        other structures, in earlier iterations as well, counts as the neurons of as many parameters."""
+        widths = self.units[NEURONS]
+        return 1 - sum(widths) / sum(original) + self.base.removed(self.keeps) / sum(original)
 
 
-def parameters(
-    base: Checkpoint, widths: Sequence[int], biased: bool = False, groups: Sequence[np.ndarray] | None = None
-) -> int:
-    """Parameters of the compact model of these widths, without making it; tied weights count once.
+def parameters(base: Checkpoint, units: dict[str, Sequence[int]] | Sequence[int], biased: bool = False) -> int:
+    """Return the parameters of the compact model of these units, without making it; tied weights count once.
 
-    groups: the key-value groups that stay, where any are cut. biased: every down_proj has got a bias, and with Llama's
-    `mlp_bias` gate and up as well."""
-    total = 0
+    units: structure -> units of each layer; of neurons alone the widths will do. biased: every down_proj has got a
+    bias, and with Llama's `mlp_bias` gate and up as well."""
+    units = units if isinstance(units, dict) else {NEURONS: units}
+    widths, total = units[NEURONS], 0
+    config = read_config(base.directory)
     for name in base.file_of:
-        part, shape = ffn.parse(name, base.family), base.shape(name)
-        if part and part.axis is not None:
-            shape[part.axis] = len(part.projections) * widths[part.layer]
-        total += math.prod(kv_groups.cut_shape(name, shape, groups, base.family) if groups else shape)
+        shape = base.shape(name)
+        for structure, own in units.items():
+            shape = STRUCTURES[structure].cut_shape(name, shape, own, base.family, config)
+        total += math.prod(shape)
     if biased:
-        slots = ("gate", "up", "down") if has_mlp_bias(read_config(base.directory)) else ("down",)
+        slots = ("gate", "up", "down") if has_mlp_bias(config) else ("down",)
         for (layer, width), slot in product(enumerate(widths), slots):
             if base.name(layer, slot, "bias") not in base.file_of:
                 total += base.shape(base.name(layer, "down"))[0] if slot == "down" else width
     return total
-
-
-def achieved(
-    base: Checkpoint, original: Sequence[int], widths: Sequence[int], groups: Sequence[np.ndarray] | None = None
-) -> float:
-    """The share of the FFN neurons that is removed, original: widths before any pruning; key-value groups that were
-    removed, in earlier iterations as well, count as the neurons of as many parameters."""
-    return 1 - sum(widths) / sum(original) + base.groups_removed(groups) / sum(original)
-
-
-def loader_of(directory: Path) -> str:
-    """What loads a compact model right, beside pruning.models.loading."""
-    return "transformers, trust_remote_code=True" if "auto_map" in read_config(directory) else "transformers"
-
-
-def compensated_tensors(
-    base: Checkpoint, layer: int, made: Compensated, config: dict, pad_to: int | None
-) -> dict[str, torch.Tensor]:
-    """A layer's down_proj with its bias, zeros on gate and up where `mlp_bias` wants biases there as well, and
-    attention's output projection where it is another.
-
-    A base model that has biases of its own keeps them: its gate and up ones are sliced with the weights."""
-    name, bias = base.name(layer, "down"), base.name(layer, "down", "bias")
-    down = ffn.padded(torch.from_numpy(made.weight).to(base.tensor(name).dtype), 1, pad_to)
-    present = {bias: base.tensor(bias)} if bias in base.file_of else {}
-    tensors = {name: down, **present}
-    if made.attention is not None:
-        other = base.attention_out(layer)
-        tensors[other] = torch.from_numpy(made.attention).to(base.tensor(other).dtype)
-    if made.bias is None:
-        return tensors
-    total = sum((tensor.float() for tensor in present.values()), torch.from_numpy(made.bias))
-    tensors[bias] = total.to(down.dtype)
-    for proj in ("gate", "up") if has_mlp_bias(config) else ():
-        if base.name(layer, proj, "bias") not in base.file_of:
-            tensors[base.name(layer, proj, "bias")] = down.new_zeros(down.shape[1])
-    return tensors

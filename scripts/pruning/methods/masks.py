@@ -1,9 +1,6 @@
-"""Masks and scores by what their rows are of: FFN neurons, and, where a method cuts both, key-value groups.
+"""Masks and scores, by structure: files of FFN neurons alone have no column `structure`."""
 
-Files of the others have no column `structure`: all rows are neurons.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +10,18 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 
 NEURONS, GROUPS = "ffn", "kv_groups"
+"""NEURONS: in which sparsity is counted; every mask has them."""
 
 
 def rows(path: Path, kind: str, structure: str = NEURONS) -> pd.DataFrame:
-    """Of `mask` or `scores`, those of one structure, by layer and unit. Raises InputError as read_parquet does."""
+    """Return the rows of one structure in a file of `mask` or `scores`, by layer and unit.
+
+    Raises InputError as read_parquet does."""
     return of(artifacts.read_parquet(path, kind), structure)
 
 
 def of(frame: pd.DataFrame, structure: str) -> pd.DataFrame:
+    """Return the rows of one structure, by layer and unit."""
     if "structure" in frame:
         frame = frame[frame["structure"] == structure]
     elif structure != NEURONS:
@@ -28,22 +29,29 @@ def of(frame: pd.DataFrame, structure: str) -> pd.DataFrame:
     return frame.sort_values(["layer", "unit"], ignore_index=True)
 
 
+def structures_of(frame: pd.DataFrame) -> list[str]:
+    """Return the structures of which there are rows, neurons first."""
+    return list(frame["structure"].unique()) if "structure" in frame else [NEURONS]
+
+
 def by_layer(frame: pd.DataFrame, column: str, layers: int = 0) -> list[np.ndarray]:
-    """layers: of the model, the last of which may have no row, for want of units."""
+    """Return a column's values of each layer. layers: of the model, the last of which may have no row."""
     own = {layer: values.to_numpy() for layer, values in frame.groupby("layer")[column]}
     nothing = frame[column].to_numpy()[:0]
     return [own.get(layer, nothing) for layer in range(max([layers, *(layer + 1 for layer in own)]))]
 
 
-def keeps_of(mask: Path, directory: Path, widths: Sequence[int]) -> list[np.ndarray]:
-    """Neurons that stay, bool [n_l] a layer. Raises InputError if the mask is not one of this model."""
-    keeps = by_layer(rows(mask, "mask"), "keep", len(widths))
-    if [len(keep) for keep in keeps] != list(widths):
-        found = [len(keep) for keep in keeps]
-        raise InputError(f"{mask}: not a mask of {directory}: layer widths {found}, not {list(widths)}")
+def read(path: Path, model: Path, widths: Sequence[int]) -> dict[str, list[np.ndarray]]:
+    """Return structure -> which of its units are kept, bool [units] per layer.
+
+    Raises InputError if the mask is not one of this model, whose layers have so many neurons."""
+    frame = artifacts.read_parquet(path, "mask")
+    keeps = {name: by_layer(of(frame, name), "keep", len(widths)) for name in structures_of(frame)}
+    if (found := [len(keep) for keep in keeps[NEURONS]]) != list(widths):
+        raise InputError(f"{path}: not a mask of {model}: layer widths {found}, not {list(widths)}")
     return keeps
 
 
-def groups_of(mask: Path) -> list[np.ndarray] | None:
-    """Key-value groups that stay, bool [groups] a layer; None where all do."""
-    return by_layer(rows(mask, "mask", GROUPS), "keep") or None
+def counts(keeps: Mapping[str, Sequence[np.ndarray]]) -> dict[str, list[int]]:
+    """Return structure -> units that are kept in each layer."""
+    return {name: [int(keep.sum()) for keep in own] for name, own in keeps.items()}

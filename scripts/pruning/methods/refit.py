@@ -3,11 +3,12 @@ the pruned model's own.
 
     min over W' of Σ_t ‖y - W' x‖² + λ ‖W' - W‖²                (least_squares.py, with e = y - W x)
 
-with sums over tokens t, those of the answer counting more where the calibration tells them apart (OTHERS), and loud
-ones less (LOUD). x are the kept neurons' activations, W the kept columns of down_proj. `sequential`: y is the dense
-FFN's output. `corrective`: y is what takes the residual stream to the dense model's, so that a layer makes up for those
-before it (as in OBC's sequential correction, Frantar & Alistarh 2022, arXiv 2208.11580). `attention`: corrective, and
-the output projection of attention is refitted before the FFN in the same way, x being what the heads hand it.
+with sums over tokens t, those of the answer counting more where the calibration tells them apart
+(CONTEXT_TOKEN_WEIGHT), and those of a large norm less (MAX_NORM_RATIO). x are the kept neurons' activations, W the kept
+columns of down_proj. `sequential`: y is the dense FFN's output. `corrective`: y is what takes the residual stream to
+the dense model's, so that a layer makes up for those before it (as in OBC's sequential correction, Frantar & Alistarh
+2022, arXiv 2208.11580). `attention`: corrective, and the output projection of attention is refitted before the FFN in
+the same way, x being what the heads hand it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,15 +24,16 @@ from pruning.calibration.second_moments import add, parts
 from pruning.core.errors import InputError
 from pruning.methods import least_squares
 from pruning.models import families
-from pruning.models.structures import ffn, kv_groups
+from pruning.models.structures import STRUCTURES, ffn
+from pruning.models.structures.base import Keeps
 
-OTHERS = 0.25
+CONTEXT_TOKEN_WEIGHT = 0.25
 """What a token counts that the objectives do not look at (`token_mask: answer`), against one that they do: the later
 layers' attention needs those as well."""
-LOUD = 10.0
-"""A token whose residual stream is louder than so many times the median (mean squares) counts as if it were so loud:
+MAX_NORM_RATIO = 10.0
+"""A token whose residual stream is larger than so many times the median (mean squares) counts as if it were so large:
 all that follows reads the stream through a norm, and in plain squares the first token of a model like Qwen2.5, which is
-thousands of times as loud as the others, would be all that is fitted."""
+thousands of times as large as the others, would be all that is fitted."""
 PARTS = ("fit", "held_out")
 SCHEMES = ("sequential", "corrective", "attention")
 
@@ -39,15 +41,14 @@ SCHEMES = ("sequential", "corrective", "attention")
 def refit(
     model: nn.Module,
     batches: Sequence[Batch],
-    keeps: Sequence[np.ndarray],
+    keeps: Keeps,
     scheme: str,
     progress: Callable = iter,
-    groups: Sequence[np.ndarray] | None = None,
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """(float32 weights, record) of one layer after the other: `down` [d, k] and with `attention` that, [d, heads · e].
+    """Yield (float32 weights, record) of one layer after the other: `down` [d, k] and with `attention` that,
+    [d, heads · e].
 
-    The model, dense at first, is cut and refitted as it goes. groups: key-value groups that stay, where any are cut.
-    record: of each weight `lambda`, `held_out_error` and
+    The model, dense at first, is cut and refitted as it goes. record: of each weight `lambda`, `held_out_error` and
     `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖². Raises InputError as layerwise.check does,
     and but for `sequential` as families.check_plain_residual does."""
     layerwise.check(model)
@@ -64,9 +65,8 @@ def refit(
             dense[number] = layerwise.run(model, layer, batch, dense[number], {down: _keeping(found)})
             outputs.append(found[1])
         counts = weights_of(dense, batches)
-        ffn.shrink(layer, index, keeps, family)
-        if groups:
-            kv_groups.shrink(layer, index, groups, family)
+        for structure, own_keeps in keeps.items():
+            STRUCTURES[structure].shrink(layer, index, own_keeps, family)
         refitted = {"attention": layer.get_submodule(family.attention_out)} if scheme == "attention" else {}
         weights, records = {}, {}
         for name, module in {**refitted, "down": down}.items():
@@ -100,12 +100,12 @@ def refit(
 
 def weights_of(hidden: Sequence[Tensor], batches: Sequence[Batch]) -> list[Tensor]:
     """How much each token counts, float32 [B, T] a batch; hidden: the dense model's residual stream, [B, T, d]."""
-    loudness = [each.float().square().mean(-1) for each in hidden]
-    counted = torch.cat([each[batch.counted] for each, batch in zip(loudness, batches, strict=True)])
-    most = LOUD * counted.median()
+    sizes = [each.float().square().mean(-1) for each in hidden]
+    counted = torch.cat([each[batch.counted] for each, batch in zip(sizes, batches, strict=True)])
+    most = MAX_NORM_RATIO * counted.median()
     return [
-        torch.where(batch.objective, 1.0, OTHERS) * (most / each.clamp_min(most))
-        for each, batch in zip(loudness, batches, strict=True)
+        torch.where(batch.objective, 1.0, CONTEXT_TOKEN_WEIGHT) * (most / each.clamp_min(most))
+        for each, batch in zip(sizes, batches, strict=True)
     ]
 
 
@@ -114,32 +114,28 @@ def _keeping(found: list[Tensor]) -> Callable[[Tensor, Tensor], None]:
 
 
 class Running:
-    """The sums of both parts of the tokens, on the weights' device: products within a micro-batch in float32, sums over
-    micro-batches in float64 (float32 on a GPU)."""
+    """The sums of both parts of the tokens (least_squares.Sums), on the weights' device: products within a micro-batch
+    in float32, sums over micro-batches in float64 (float32 on a GPU)."""
 
     def __init__(self, module: nn.Linear):
         device, (outputs, inputs) = module.weight.device, module.weight.shape
         new = {"device": device, "dtype": torch.float32 if device.type == "cuda" else torch.float64}
-        self.inner = {part: torch.zeros(inputs, inputs, **new) for part in PARTS}
-        self.outer = {part: torch.zeros(outputs, inputs, **new) for part in PARTS}
-        self.missing, self.whole = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
+        shapes = (inputs, inputs), (outputs, inputs)
+        self.sums = {part: [*(torch.zeros(shape, **new) for shape in shapes), 0.0, 0.0] for part in PARTS}
 
     def add(self, part: str, x: Tensor, missing: Tensor, target: Tensor, weight: Tensor) -> None:
         """x [tokens, k], what is missing of the target with the present weights, and the target, [tokens, d]; how much
         a token counts, [tokens]."""
         if not len(x):
             return
-        root = weight.sqrt()[:, None]
-        x, missing, target = ((root * rows.float()).to(self.inner[part].device) for rows in (x, missing, target))
-        add(self.inner[part], x.T @ x)
-        add(self.outer[part], missing.T @ x)
-        self.missing[part] += float(missing.square().sum())
-        self.whole[part] += float(target.square().sum())
+        own, root = self.sums[part], weight.sqrt()[:, None]
+        x, missing, target = ((root * rows.float()).to(own[0].device) for rows in (x, missing, target))
+        add(own[0], x.T @ x)
+        add(own[1], missing.T @ x)
+        own[2] += float(missing.square().sum())
+        own[3] += float(target.square().sum())
 
     def fitted(self) -> tuple[np.ndarray, dict[str, Any]]:
-        """The weight's change [d, k] in float64, and a record of λ and errors."""
-        return least_squares.fitted(*(self._sums(part) for part in PARTS))
-
-    def _sums(self, part: str) -> least_squares.Sums:
-        inner, outer = (sums[part].double().cpu().numpy() for sums in (self.inner, self.outer))
-        return least_squares.Sums(inner, outer, self.missing[part], self.whole[part])
+        """Return the weight's change [d, k] in float64, and a record of λ and errors."""
+        whole = ([each.double().cpu().numpy() for each in own[:2]] + own[2:] for own in self.sums.values())
+        return least_squares.fitted(*(least_squares.Sums(*own) for own in whole))

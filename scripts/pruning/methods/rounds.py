@@ -1,8 +1,8 @@
-"""Pruning in rounds: the neurons whose loss is least leave, what is left is refitted and measured again, and so on.
+"""Iterative pruning: the neurons whose loss is least are removed, the rest is refitted and measured again, and so on.
 
-A ranking from the dense model alone does not see that neurons which stand in for each other leave together. Rounds of
-pruning and measuring are GISP's (arXiv 2510.18030) and LLM Surgeon's (2312.17244); the loss is that of scores/obs.py,
-the refit between them that of refit.py, towards the dense model each time.
+A ranking from the dense model alone does not see that neurons which stand in for each other leave together. Iterations
+of pruning and measuring are GISP's (arXiv 2510.18030) and LLM Surgeon's (2312.17244); the loss is that of
+scores/obs.py, the refit between them that of refit.py, towards the dense model each time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,32 +28,32 @@ def removal_order(
     min_keep: float = 0.01,
     progress: Callable = iter,
 ) -> list[np.ndarray]:
-    """The place of each neuron of the model in the order of leaving, from 0; float64 [n] a layer.
+    """Return the place of each neuron of the model in the order of removal, from 0; float64 [n] per layer.
 
-    load: gives the dense model, anew each time. rounds: per cent of all neurons that are gone after each round but the
-    last one, in which all others leave; the best of a layer, `min_keep` of it, leave after all others."""
+    load: gives the dense model, anew each time. rounds: per cent of all neurons that are removed after each iteration
+    but the last one, which removes all others; the best of a layer, `min_keep` of it, are removed after all others."""
     model = load()
     keeps = [np.ones(site.in_features, dtype=bool) for site in ffn.sites(model)]
     places = [np.zeros(len(keep)) for keep in keeps]
-    total, gone = sum(map(len, keeps)), 0
+    total, removed = sum(map(len, keeps)), 0
     least = floors(np.array(list(map(len, keeps))), min_keep)
     scheme = "attention" if families.has_plain_residual(model.config.to_dict()) else "sequential"
     for number, per_cent in enumerate(progress([*rounds, 100])):
         if number:
             model = load()
-            for _ in fitting.refit(model, batches, keeps, scheme):
+            for _ in fitting.refit(model, batches, {ffn.STRUCTURE.name: keeps}, scheme):
                 pass
-        leaving = ranked(list(losses(model, batches, seed)), least)[: total - kept(total, per_cent) - gone]
+        leaving = ranked(list(losses(model, batches, seed)), least)[: total - kept(total, per_cent) - removed]
         units = [keep.nonzero()[0] for keep in keeps]
-        for place, (layer, index) in enumerate(leaving, start=gone):
+        for place, (layer, index) in enumerate(leaving, start=removed):
             places[layer][units[layer][index]] = place
             keeps[layer][units[layer][index]] = False
-        gone += len(leaving)
+        removed += len(leaving)
     return places
 
 
 def losses(model: nn.Module, batches: Sequence[Batch], seed: int) -> Iterator[np.ndarray]:
-    """What leaving costs, of each neuron that a layer still has (scores/obs.py), float64 [k]."""
+    """Yield the loss of removing each neuron that a layer still has (scores/obs.py), float64 [k]."""
     gradients, tokens = output_gradients(model, batches, seed)
     counted = sum(int(batch.counted.sum()) for batch in batches)
     for site, gradient, sums in zip(ffn.sites(model), gradients, second_moments(model, batches), strict=True):
@@ -68,8 +68,8 @@ def losses(model: nn.Module, batches: Sequence[Batch], seed: int) -> Iterator[np
 
 
 def ranked(losses: Sequence[np.ndarray], least: Sequence[int]) -> list[tuple[int, int]]:
-    """(layer, index) of all neurons, the cheapest first, ties to the higher layer and index; a layer's `least` dearest
-    come after all others."""
+    """Return (layer, index) of all neurons, the least loss first, ties to the higher layer and index; a layer's `least`
+    most expensive ones come after all others."""
     safe = {
         (layer, int(i))
         for layer, own in enumerate(losses)

@@ -14,11 +14,12 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.core import artifacts
-from pruning.methods import compact, masks
+from pruning.methods.compact import Pruning
+from pruning.methods.masks import NEURONS
 from pruning.models import loading
 from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.pruned import from_pruned
-from pruning.models.structures import kv_groups
+from pruning.models.structures import listed
 
 
 @dataclass(frozen=True)
@@ -36,33 +37,32 @@ class Parts:
     adapter: Path | None = None
     """Directory of a LoRA adapter."""
 
+    @property
+    def pruning(self) -> Pruning:
+        """What is made of the mask. Raises InputError as Pruning.read does."""
+        return Pruning.read(self.model, self.mask, self.compensate, self.evidence)
+
 
 def load(parts: Parts, dtype: str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """As loading.load does. Raises InputError as that does, and if the mask is another model's."""
+    """Load a variant as loading.load does. Raises InputError as that does, and if the mask is another model's."""
     if parts.mask is None:
         return loading.load(parts.model, dtype, device, parts.adapter)
     network, tokenizer = loading.load(parts.model, dtype, device)
-    base = Checkpoint(parts.model)
-    keeps = compact.keeps_of(parts.mask, base)
-    compensate = compact.compensation(parts.compensate, parts.evidence, base, keeps)
-    compact.cut(network, base, keeps, compensate, masks.groups_of(parts.mask))
+    parts.pruning.apply(network)
     return (loading.merged(network, parts.adapter) if parts.adapter else network), tokenizer
 
 
 @contextmanager
 def written(parts: Parts, dtype: str) -> Iterator[Path]:
-    """A directory of the same model, for what loads one by itself: a temporary one, where there is none (TMPDIR says
-    where it lies). Raises InputError as `load` does."""
+    """Give a directory of the same model, for what loads one by itself: a temporary one, where there is none (TMPDIR
+    says where it lies). Raises InputError as `load` does."""
     artifacts.check_model(parts.model)
     with tempfile.TemporaryDirectory(prefix="variant-") as scratch:
         directory = parts.model
         if parts.mask is not None:
-            base, cut = Checkpoint(parts.model), Path(scratch, "cut")
-            keeps = compact.keeps_of(parts.mask, base)
-            cut.mkdir()
-            compensate = compact.compensation(parts.compensate, parts.evidence, base, keeps)
-            attention, groups = compact.refits_attention(parts.compensate), masks.groups_of(parts.mask)
-            compact.write_compact(base, directory := cut, keeps, compensate, attention=attention, groups=groups)
+            directory = Path(scratch, "cut")
+            directory.mkdir()
+            parts.pruning.write(directory)
         if parts.adapter is not None:
             merged = Path(scratch, "merged")
             merged.mkdir()
@@ -72,7 +72,7 @@ def written(parts: Parts, dtype: str) -> Iterator[Path]:
 
 
 def identity(parts: Parts) -> list[Any]:
-    """What the weights are, JSON-like: equal for equal weights alone."""
+    """Return what the weights are, JSON-like: equal for equal weights alone."""
     adapter = [artifacts.file_hash(path) for path in sorted(parts.adapter.glob("adapter_*"))] if parts.adapter else None
     own = [artifacts.file_hash(parts.manifest), adapter]
     if parts.mask is None:
@@ -82,27 +82,25 @@ def identity(parts: Parts) -> list[Any]:
 
 
 def outline(parts: Parts) -> tuple[tuple[int, ...], bool, tuple[int, ...]]:
-    """What a variant's speed depends on: the FFN width of each layer, whether down_proj has a bias, and, where any are
-    cut, the key-value groups of each layer."""
-    base = Checkpoint(parts.model)
-    groups = kv_groups.listed(read_config(parts.model))
-    if parts.mask is not None and (cut := masks.groups_of(parts.mask)):
-        groups = [int(keep.sum()) for keep in cut]
-    biased = base.name(0, "down", "bias") in base.file_of or (parts.mask is not None and parts.compensate == "bias")
-    widths = base.widths if parts.mask is None else [int(keep.sum()) for keep in compact.keeps_of(parts.mask, base)]
-    return tuple(widths), biased, tuple(groups)
+    """Return what a variant's speed depends on: the FFN width of each layer, whether down_proj has a bias, and, where
+    any are cut, the units of each layer of other structures."""
+    base, pruning = Checkpoint(parts.model), parts.mask and parts.pruning
+    units = {**listed(read_config(parts.model)), NEURONS: base.widths, **(pruning.units if pruning else {})}
+    biased = base.name(0, "down", "bias") in base.file_of or (pruning is not None and pruning.biased)
+    return tuple(units.pop(NEURONS)), biased, tuple(count for own in units.values() for count in own)
 
 
 def stored(parts: Parts) -> int:
-    """Bytes of its weights on disk; where it is cut in memory, what they take there by the dense model's files."""
+    """Return the bytes of its weights on disk; where it is cut in memory, what they take there by the dense model's
+    files."""
     base = Checkpoint(parts.model)
     size = sum(file.stat().st_size for file in base.files)
     return size if parts.mask is None else round(size * pruned(parts)["parameters_kept"] / base.parameters)
 
 
 def pruned(parts: Parts) -> dict[str, Any]:
-    """How much is gone, against the model before any pruning: `achieved_sparsity` (compact.achieved), `parameters` it
-    had and `parameters_kept`."""
+    """Return how much is removed, against the model before any pruning: `achieved_sparsity` (Pruning.achieved),
+    `parameters` it had and `parameters_kept`."""
     if parts.mask is None:
         content = artifacts.read_json(parts.manifest, "base" if parts.manifest.parent == parts.model else "compact")
         if "achieved_sparsity" in content:
@@ -111,9 +109,6 @@ def pruned(parts: Parts) -> dict[str, Any]:
         whole = sum(original["widths"])
         achieved = 1 - (sum(content["widths"]) - content.get("groups_removed", 0.0)) / whole
     else:
-        original, base = artifacts.read_json(parts.manifest, "base")["original"], Checkpoint(parts.model)
-        keeps = compact.keeps_of(parts.mask, base)
-        widths, groups = [int(keep.sum()) for keep in keeps], masks.groups_of(parts.mask)
-        kept = compact.parameters(base, widths, biased=parts.compensate == "bias", groups=groups)
-        achieved = compact.achieved(base, original["widths"], widths, groups)
+        original, pruning = artifacts.read_json(parts.manifest, "base")["original"], parts.pruning
+        kept, achieved = pruning.parameters(), pruning.achieved(original["widths"])
     return {"achieved_sparsity": achieved, "parameters": original["parameters"], "parameters_kept": kept}

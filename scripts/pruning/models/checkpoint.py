@@ -4,7 +4,6 @@ No model code is imported, so scoring and compaction of a 7B model need the memo
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from pruning.core.errors import InputError
 from pruning.models.families import family_of, read_config
-from pruning.models.structures import ffn, kv_groups
+from pruning.models.structures import STRUCTURES, ffn, listed
+from pruning.models.structures.base import Keeps, parse
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -44,9 +44,12 @@ class Checkpoint:
                     f"pruned; give the model in one of {', '.join(FLOATS)}"
                 )
         self.family = family_of(read_config(directory), directory)
-        found = {name: part for name in self.file_of if (part := ffn.parse(name, self.family))}
+        held = {f"{self.family.ffn}.{module}": held for held, module in ffn.projections(self.family).items()}
+        found = {name: part for name in self.file_of if (part := parse(name, self.family, tuple(held)))}
         self.name_of = {
-            (part.layer, projection, part.kind): name for name, part in found.items() for projection in part.projections
+            (layer, projection, kind): name
+            for name, (layer, module, kind) in found.items()
+            for projection in held[module]
         }
         weights = {(layer, projection) for layer, projection, kind in self.name_of if kind == "weight"}
         layers = sorted({layer for layer, _ in weights})
@@ -64,10 +67,10 @@ class Checkpoint:
             return self.name_of[layer, projection, "weight"].removesuffix("weight") + "bias"
         return self.name_of[layer, projection, kind]
 
-    def attention_out(self, layer: int) -> str:
-        """Of the weight of attention's output projection."""
-        ffn_part = f"{self.family.ffn}.{self.family.down}"
-        return self.name(layer, "down").replace(ffn_part, self.family.attention_out)
+    def site(self, structure: str, layer: int) -> str:
+        """Return the name of the weight at whose input a structure's units are measured."""
+        down, own = (STRUCTURES[name].site(self.family) for name in (ffn.STRUCTURE.name, structure))
+        return self.name(layer, "down").replace(down, own)
 
     def tensor(self, name: str) -> torch.Tensor:
         with safe_open(self.file_of[name], "pt") as tensors:
@@ -77,61 +80,59 @@ class Checkpoint:
         with safe_open(self.file_of[name], "pt") as tensors:
             return tensors.get_slice(name).get_shape()
 
-    def matrix(self, layer: int, projection: str) -> np.ndarray:
-        """One FFN weight as float32: gate and up are [n, d], down is [d, n]."""
-        name = self.name(layer, projection)
-        held = ffn.parse(name, self.family).projections
-        return self.tensor(name).chunk(len(held))[held.index(projection)].float().numpy()
+    def matrix(self, layer: int, projection: str, structure: str = "ffn") -> np.ndarray:
+        """Return a weight as float32: of the FFN gate and up [n, d] and down [d, n]; of another structure, in the place
+        of `down`, the one at whose input its units are measured [d, channels].
+
+        Raises InputError for another projection of that: channels have no rows of their own."""
+        if structure != ffn.STRUCTURE.name:
+            if projection != "down":
+                raise InputError(f"this score looks at {projection}_proj, which attention's channels have not")
+            return self.tensor(self.site(structure, layer)).float().numpy()
+        fused = ("gate", "up") if projection != "down" and len(self.family.gate_up) == 1 else (projection,)
+        part = self.tensor(self.name(layer, projection)).chunk(len(fused))[fused.index(projection)]
+        return part.float().numpy()
 
     @property
     def widths(self) -> list[int]:
         """FFN neurons of each layer."""
-        return [self.shape(self.name(layer, "down"))[1] for layer in range(self.layers)]
+        return self.channels(ffn.STRUCTURE.name)
 
-    @property
-    def channels(self) -> list[int]:
-        """Inputs of each layer's attention output projection."""
-        return [self.shape(self.attention_out(layer))[1] for layer in range(self.layers)]
+    def channels(self, structure: str) -> list[int]:
+        """Return the inputs of each layer's module at which a structure's units are measured."""
+        return [self.shape(self.site(structure, layer))[1] for layer in range(self.layers)]
 
-    def attention_matrix(self, layer: int, projection: str) -> np.ndarray:
-        """Attention's output projection as float32 [d, channels], in the place of an FFN's `down`, [d, n].
+    def units(self, structure: str) -> list[int]:
+        """Return the units of each layer.
 
-        Raises InputError for another: channels have no rows of their own."""
-        if projection != "down":
-            raise InputError(f"this score looks at {projection}_proj, which attention's channels have not")
-        return self.tensor(self.attention_out(layer)).float().numpy()
-
-    @property
-    def groups(self) -> list[int]:
-        """Key-value groups of each layer. Raises InputError as kv_groups.counts_of does, and if any were cut before:
-        what is counted against is a model with all of them."""
+        Raises InputError for a model without such units, and, but for neurons, if any were cut before: what is counted
+        against is a model with all of them."""
+        if structure == ffn.STRUCTURE.name:
+            return self.widths
         config = read_config(self.directory)
-        if kv_groups.listed(config):
+        if structure in listed(config):
             raise InputError(
                 f"{self.directory}: key-value groups were cut before: allocations that cut them are for models with all"
             )
-        return kv_groups.counts_of(config)
+        return STRUCTURES[structure].units(config)
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Parameters of one FFN `neuron` and of one key-value `group`."""
-        total, counts = {"neuron": 0, "group": 0}, kv_groups.counts_of(read_config(self.directory))
-        first, attending = (next(n for n, count in enumerate(own) if count) for own in (self.widths, counts))
-        for name in self.file_of:
-            part, axis = ffn.parse(name, self.family), kv_groups.axis_of(name, self.family)
-            if part and part.axis is not None and part.layer == first:
-                total["neuron"] += len(part.projections) * math.prod(self.shape(name)) // self.shape(name)[part.axis]
-            if axis and axis[0] == attending:
-                total["group"] += math.prod(self.shape(name)) // counts[attending]
-        return total
+    def size(self, structure: str) -> int:
+        """Return the parameters of one unit, in a layer that has some. Raises InputError as `units` does."""
+        neurons, own = structure == ffn.STRUCTURE.name, STRUCTURES[structure]
+        counts = self.widths if neurons else own.units(read_config(self.directory))
+        first = next(layer for layer, count in enumerate(counts) if count)
+        places = ((name, own.place(name, self.family)) for name in self.file_of)
+        return sum(
+            math.prod(self.shape(name)) // counts[first] for name, place in places if place and place.layer == first
+        )
 
-    def groups_removed(self, keeps: Sequence[np.ndarray] | None = None) -> float:
-        """Key-value groups removed by `keeps`, or in earlier iterations, as neurons of as many parameters."""
+    def removed(self, keeps: Keeps | None = None) -> float:
+        """Return what `keeps`, or earlier iterations, removed beside neurons, as neurons of as many parameters."""
         config = read_config(self.directory)
-        left = [int(keep.sum()) for keep in keeps or ()] or kv_groups.listed(config)
-        if not left:
-            return 0.0
-        return (config["num_key_value_heads"] * self.layers - sum(left)) * self.sizes["group"] / self.sizes["neuron"]
+        left = listed(config) | {name: [int(keep.sum()) for keep in own] for name, own in (keeps or {}).items()}
+        left.pop(ffn.STRUCTURE.name, None)
+        gone = {name: STRUCTURES[name].whole(config) * self.layers - sum(own) for name, own in left.items()}
+        return sum((many * self.size(name) / self.size(ffn.STRUCTURE.name) for name, many in gone.items()), 0.0)
 
     @property
     def parameters(self) -> int:

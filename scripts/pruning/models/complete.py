@@ -51,4 +51,4 @@ def refuse(directory: Path, found: Mapping[str, Any]) -> None:
             mistakes.append(what.format(", ".join(names[:3]) + more, type=config.get("model_type")))
     mistakes += [str(message).splitlines()[0] for message in found.get("error_msgs", ())]
     if mistakes:
-        raise InputError(f"{directory}: not the whole model: it {'; it '.join(mistakes)}; fetch it again, or mend it")
+        raise InputError(f"{directory}: not the whole model: it {'; it '.join(mistakes)}; fetch it again, or fix it")

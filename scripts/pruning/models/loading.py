@@ -11,7 +11,7 @@ from pruning.core import artifacts, files, memory
 from pruning.core.errors import InputError
 from pruning.models import complete, sources, tokenizers
 from pruning.models.checkpoint import read_config
-from pruning.models.structures import ffn, kv_groups
+from pruning.models.structures import STRUCTURES, ffn, listed
 
 
 def load(
@@ -101,21 +101,20 @@ def stock_config(directory: Path) -> PretrainedConfig:
 
 
 def model_class(directory: Path) -> type[PreTrainedModel]:
-    """The stock class, or a subclass whose FFNs have their own widths and biases, and attention its own groups, so that
-    loading stays transformers' own."""
+    """The stock class, or a subclass whose layers have the units and biases that config.json lists, so that loading
+    stays transformers' own."""
     stock = stock_class(stock_config(directory), directory)
     raw = read_config(directory)
-    widths, biased, groups = ffn.widths_of(raw), raw.get(ffn.DOWN_BIAS), kv_groups.listed(raw)
-    if not widths and not biased and not groups:
+    own_units, biased = listed(raw), raw.get(ffn.DOWN_BIAS)
+    if not own_units and not biased:
         return stock
 
     def own(self, config: PretrainedConfig) -> None:
         stock.__init__(self, config)
-        ffn.resize(self, widths)
+        for name, units in own_units.items():
+            STRUCTURES[name].resize(self, dict(enumerate(units)))
         if biased:
             ffn.add_down_bias(self)
-        if groups:
-            kv_groups.resize(self, groups)
 
     return type(stock.__name__, (stock,), {"__init__": own, "__module__": stock.__module__})
 

@@ -11,8 +11,9 @@ from string import Template
 from typing import Any
 
 from pruning.core.errors import InputError
+from pruning.models import structures
 from pruning.models.families import Family, family_of, read_config
-from pruning.models.structures import ffn, kv_groups
+from pruning.models.structures import STRUCTURES
 
 FILE = "modeling_pruned.py"
 
@@ -56,41 +57,6 @@ def linear(old, inputs, outputs, bias):
     return nn.Linear(inputs, outputs, bias=bias, dtype=old.weight.dtype, device=old.weight.device)
 ''')
 
-REGROUPED = Template('''
-
-def regroup(layers, config):
-    """Attention of as many key-value groups as `kv_groups` says: the query heads of each are as many as ever."""
-    whole = config.num_key_value_heads
-    for layer, groups in zip(layers, config.kv_groups, strict=True):
-        for name in $qkv:
-            old = layer.get_submodule(name)
-            new = linear(old, old.in_features, old.out_features // whole * groups, old.bias is not None)
-            layer.set_submodule(name, new)
-        old = layer.get_submodule("$attention_out")
-        new = linear(old, old.in_features // whole * groups, old.out_features, old.bias is not None)
-        layer.set_submodule("$attention_out", new)
-''')
-
-DROPPED = Template('''
-
-class Dropped(nn.Module):
-    """Attention without a group: its output projection makes zeros of nothing, or its bias. Lengths are read from the
-    cache, which gets a channel of zeros for each token."""
-
-    def __init__(self, attention):
-        super().__init__()
-        self.layer_idx = attention.layer_idx
-        for name, module in attention.named_children():
-            self.add_module(name, module)
-
-    def forward(self, hidden_states, cache=None, past_key_values=None, **_):
-        cache = past_key_values if cache is None else cache  # its name before transformers 5.24
-        if cache is not None:
-            nothing = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
-            cache.update(nothing, nothing, self.layer_idx)
-        return self.$out(hidden_states[..., :0]), None
-''')
-
 
 def stock_name(config: dict[str, Any]) -> str:
     """transformers' class of a causal language model with this config.json."""
@@ -114,18 +80,11 @@ def source(config: dict[str, Any], family: Family) -> str:
     text = SOURCE.substitute(
         names, own_layers=own_layers, stock=stock_name(config), base=base_name(config), fused=fused
     )
-    if not kv_groups.listed(config):
-        return text
-    text = re.sub(r"^( *)resize\((.*), config\)$", r"\g<0>\n\1regroup(\2, config)", text, flags=re.M)
-    text = text.replace("says.", "says, its attention the groups that `kv_groups` says.", 1)
-    text += REGROUPED.substitute(qkv=list(family.qkv), attention_out=family.attention_out)
-    if 0 not in kv_groups.listed(config):
-        return text
-    place, _, out = family.attention_out.rpartition(".")
-    dropped = (
-        f'        if not groups:\n            layer.set_submodule("{place}", Dropped(layer.get_submodule("{place}")))\n'
-    )
-    return text + dropped + DROPPED.substitute(out=out)
+    for name in structures.others(config):
+        code = STRUCTURES[name].code(config, family)
+        text = re.sub(r"^( *)resize\((.*), config\)$", rf"\g<0>\n\1{code.name}(\2, config)", text, flags=re.M)
+        text = text.replace("says.", f"says, {code.says}.", 1) + code.text
+    return text
 
 
 def named(config: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +103,7 @@ def trusted(directory: Path) -> bool:
 
     Raises InputError if a model that needs it brings other code along."""
     config = read_config(directory)
-    if not {ffn.WIDTHS, ffn.DOWN_BIAS, kv_groups.CONFIG_KEY} & config.keys():
+    if structures.is_stock(config):
         return False
     family = family_of(config, directory)
     own = config.get("auto_map") == named(config)["auto_map"]

@@ -4,11 +4,10 @@ from itertools import product
 from typing import Any
 
 from pruning.config.experiment import Table
-from pruning.config.methods import Method
 from pruning.config.schema import Config
 from pruning.core import names
 from pruning.core.names import DENSE, Column, Variant
-from pruning.methods import allocation, latency_table, scores
+from pruning.methods import allocation, latency_table, requirements
 from pruning.report.files import Entry
 
 CAPTIONS = {
@@ -61,33 +60,20 @@ def results(config: Config, name: str) -> Entry:
     }
     methods = {method: config.method(method) for method in table.methods}
     searched = [name for name, method in methods.items() if allocation.search_of(method.allocate)]
-    if both := [name for name, method in methods.items() if allocation.cuts_groups(method.allocate)]:
+    if both := [name for name, method in methods.items() if len(allocation.structures_of(method.allocate)) > 1]:
         settings["groups"] = both
     per = {name: latency_table.per_of(method.allocate_options) for name, method in methods.items()}
     if kept := {name: what for name, what in per.items() if what != latency_table.PARAMETERS}:
         settings |= {"kept_to": kept, "ranked": [name for name in both if name not in searched]}
     templates = {"samples": names.SAMPLES, "results": names.RESULT}
     if table.costs:
-        made_of = {name: passes(method) for name, method in methods.items()}
+        made_of = {name: requirements.passes(method) for name, method in methods.items()}
         settings["costs"] = {"folder": names.BENCHMARKS, "passes": made_of, "searched": searched}
         places = product(table.models, table.calibrations, searched)
         files["sensitivity"] = [names.SENSITIVITY.format(model=m, calib=c, method=method) for m, c, method in places]
         templates["sensitivity"] = names.SENSITIVITY
     caption = CAPTIONS.get(name, "A table of this experiment's configuration.")
     return Entry(caption, files, settings, table.title, templates, "results")
-
-
-def passes(method: Method) -> list[str]:
-    """Results of a calibration that a method is made of, by their paths below its folder; and of the model, by its."""
-    found = ["shards", *scores.needs_of(method.score)]
-    found += [own] if (own := scores.statistics_of(method.score)) != "statistics" else []
-    found += scores.groups_by(method.score) if allocation.cuts_groups(method.allocate) else []
-    measured = allocation.search_of(method.allocate) and method.compensate.startswith("ridge")
-    found += ["second_moments"] if method.compensate == "ridge" or measured else []
-    both = measured and allocation.cuts_groups(method.allocate) and method.compensate == "ridge_attention"
-    found += ["attention_second_moments"] if both else []
-    found += ["latency_table"] if latency_table.per_of(method.allocate_options) != latency_table.PARAMETERS else []
-    return list(dict.fromkeys(found))
 
 
 def described(config: Config, column: Column) -> dict[str, Any]:

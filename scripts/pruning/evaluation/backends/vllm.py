@@ -20,9 +20,8 @@ from pruning.core import devices
 from pruning.core.errors import InputError
 from pruning.evaluation.backends import check_greedy, check_installed, check_length, end_tokens, generation_settings
 from pruning.methods import variants
-from pruning.models import loading, remote_code
+from pruning.models import loading, remote_code, structures
 from pruning.models.checkpoint import Checkpoint, read_config
-from pruning.models.structures import kv_groups
 
 check_installed("vllm")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -141,7 +140,7 @@ def check_model(directory: Path, own_code: bool, gpus: int) -> None:
             f"{gpus}: set the method's `round_to` to one, the model's `gpus` to 1, or its `backend: hf`"
         )
     config = read_config(directory)
-    if kv_groups.listed(config):
+    if structures.others(config):
         raise InputError(
             "backend: vllm keeps keys and values of equally many groups in every layer: use an `allocate` other than "
             "`joint` and `sensitivity_joint`, or the model's `backend: hf`"

@@ -1,15 +1,18 @@
-"""Allocation: how many neurons each layer keeps. One file a scheme, each with `widths(problem, **options)`.
+"""Allocation: how many units each layer keeps. One file a scheme, each with `widths(problem, **options)`.
 
-Schemes return wishes; `finish` turns them into whole numbers that respect `round_to` and `min_keep` (with `drop_layers`
-there is no least width), the same way for all, and add up to what the wishes do. Within a layer the best-scored neurons
-stay, ties going to the lower index, so masks at growing sparsity are nested as long as a scheme's widths shrink (with
-`round_to` above 1 they need not: a total that is kept to moves layers up as well). To add a scheme, add a file here.
+Schemes return wishes, neurons of each layer; a scheme that cuts other structures as well names all in `STRUCTURES` and
+returns such an array of each. `SEARCH` names what of methods/sensitivity.py it is made of, if anything.
+
+`finish` turns wishes of neurons into whole numbers that respect `round_to` and `min_keep` (with `drop_layers` there is
+no least width), the same way for all, and add up to what the wishes do. Within a layer the best-scored units stay, ties
+going to the lower index, so masks at growing sparsity are nested as long as a scheme's widths shrink (with `round_to`
+above 1 they need not: a total that is kept to moves layers up as well). To add a scheme, add a file here.
 """
 
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -18,26 +21,34 @@ import pandas as pd
 
 from pruning.core.errors import InputError
 from pruning.methods import masks as masks_of
+from pruning.methods.masks import NEURONS
 
 LEVELS = 16
 """Widths of a layer that are measured where a scheme asks for it: sixteenths, and the least."""
 
 
 @dataclass(frozen=True)
+class Others:
+    """Units of a structure that is cut beside FFN neurons."""
+
+    scores: Sequence[np.ndarray]  # float64 [units] a layer
+    worth: float  # neurons of as many parameters as a unit
+    least: int = 1  # units that a layer keeps
+
+
+@dataclass(frozen=True)
 class Problem:
     """What an allocation may look at."""
 
-    scores: Sequence[np.ndarray]  # normalised, one float64 [n_l] a layer
-    original: np.ndarray  # [layers], neurons before any pruning: n_l, or more where this is a further round
+    scores: Sequence[np.ndarray]  # of neurons, normalised, one float64 [n_l] a layer
+    original: np.ndarray  # [layers], neurons before any pruning: n_l, or more where this is a further iteration
     sparsity: float  # per cent of the original FFN neurons to remove; whole, unless groups were removed before
     importance: np.ndarray  # [layers], mean angular distance a token between a layer's input and output
     floor: np.ndarray  # [layers], least neurons a layer keeps
     measured: pd.DataFrame | None = None  # what cuts cost (methods/sensitivity.py), for schemes that have SEARCH
     latencies: pd.DataFrame | None = None  # methods/latency_table.py, for schemes whose option `per` asks for it
-    groups: Sequence[np.ndarray] = ()  # scores of key-value groups, a float64 [groups] a layer, for schemes with GROUPS
-    neurons_worth: float = 0.0  # neurons of as many parameters as a group
-    least_groups: int = 1  # that a layer keeps
-    groups_removed: float = 0.0  # key-value groups removed in earlier iterations, as neurons of as many parameters
+    others: Mapping[str, Others] = field(default_factory=dict)  # by structure, for schemes with STRUCTURES
+    removed: float = 0.0  # of others, in earlier iterations, as neurons of as many parameters
 
     @property
     def sizes(self) -> np.ndarray:
@@ -52,14 +63,16 @@ def problem_of(
     measured: pd.DataFrame | None = None,
     latencies: pd.DataFrame | None = None,
 ) -> Problem:
-    """At sparsity 0, from artefacts: scores of one method, in the order of layers and units; the calibration's layers;
-    manifest of the model that is pruned; `min_keep`, None where layers may be dropped; what cuts cost and how fast
-    models are, where the scheme asks for it."""
+    """Return the problem at sparsity 0, from artefacts: scores of one method, in the order of layers and units; the
+    calibration's layers; manifest of the model that is pruned; `min_keep`, None where layers may be dropped; what cuts
+    cost and how fast models are, where the scheme asks for it."""
     original = np.array(base["original"]["widths"])
-    values = masks_of.by_layer(masks_of.of(scores, masks_of.NEURONS), "score", len(original))
-    groups, worth = masks_of.of(scores, masks_of.GROUPS), 0.0
-    if len(groups):
-        worth = groups["parameters"].iloc[0] / scores.loc[scores["structure"] == masks_of.NEURONS, "parameters"].iloc[0]
+    values = masks_of.by_layer(masks_of.of(scores, NEURONS), "score", len(original))
+    others = {}
+    for name in masks_of.structures_of(scores)[1:]:
+        rows = masks_of.of(scores, name)
+        worth = rows["parameters"].iloc[0] / masks_of.of(scores, NEURONS)["parameters"].iloc[0]
+        others[name] = Others(masks_of.by_layer(rows, "score"), worth, 0 if min_keep is None else 1)
     per_layer = layers.sort_values("layer")
     return Problem(
         scores=values,
@@ -69,10 +82,8 @@ def problem_of(
         floor=least(original, [len(own) for own in values], min_keep),
         measured=measured,
         latencies=latencies,
-        groups=masks_of.by_layer(groups, "score"),
-        neurons_worth=worth,
-        least_groups=0 if min_keep is None else 1,
-        groups_removed=base.get("groups_removed", 0.0),
+        others=others,
+        removed=base.get("groups_removed", 0.0),
     )
 
 
@@ -81,47 +92,46 @@ def levels(size: int, least: int) -> list[int]:
     return sorted({max(least, size * part // LEVELS) for part in range(LEVELS)} - {size}, reverse=True)
 
 
+def plugin(scheme: str) -> ModuleType:
+    return importlib.import_module(f"pruning.methods.allocation.{scheme}")
+
+
 def search_of(scheme: str) -> str | None:
-    """Which measurement a scheme asks for (methods/sensitivity.py), if any."""
-    return getattr(importlib.import_module(f"pruning.methods.allocation.{scheme}"), "SEARCH", None)
+    """Return which measurement a scheme asks for (methods/sensitivity.py), if any."""
+    return getattr(plugin(scheme), "SEARCH", None)
 
 
-def cuts_groups(scheme: str) -> bool:
-    """Whether it cuts key-value groups as well; such a scheme has `counts(problem)` of them beside `widths`."""
-    return getattr(importlib.import_module(f"pruning.methods.allocation.{scheme}"), "GROUPS", False)
+def structures_of(scheme: str) -> tuple[str, ...]:
+    """Return the structures that a scheme cuts, neurons first."""
+    return getattr(plugin(scheme), "STRUCTURES", (NEURONS,))
 
 
 def keeps_to_speed(scheme: str) -> bool:
-    """Whether it has the option `per` (methods/latency_table.py)."""
-    own = importlib.import_module(f"pruning.methods.allocation.{scheme}").widths
-    return "per" in inspect.signature(own).parameters
+    """Return whether a scheme has the option `per` (methods/latency_table.py)."""
+    return "per" in inspect.signature(plugin(scheme).widths).parameters
 
 
-def widths(problem: Problem, sparsity: int, method: Mapping[str, Any]) -> np.ndarray:
-    """int [layers]. method: `allocate`, its `options`, and `round_to`."""
-    scheme, own = _asked(problem, sparsity, method)
-    return finish(scheme.widths(own, **method["options"]), own, method["round_to"])
+def units(problem: Problem, sparsity: int, method: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return structure -> units that each layer keeps, int [layers]. method: `allocate`, its `options`, and `round_to`.
 
-
-def counts(problem: Problem, sparsity: int, method: Mapping[str, Any]) -> np.ndarray | None:
-    """int [layers] of key-value groups; None where the scheme cuts none. method: as of `widths`."""
-    scheme, own = _asked(problem, sparsity, method)
-    return scheme.counts(own, **method["options"]) if problem.groups else None
-
-
-def _asked(problem: Problem, sparsity: int, method: Mapping[str, Any]) -> tuple[ModuleType, Problem]:
-    """The scheme and its problem: what was removed as groups counts, and floors are widths that `round_to` permits."""
-    scheme = importlib.import_module(f"pruning.methods.allocation.{method['allocate']}")
-    left = max(0.0, sparsity - 100 * problem.groups_removed / problem.original.sum())
+    What was removed of other structures before counts, and floors are widths that `round_to` permits."""
+    left = max(0.0, sparsity - 100 * problem.removed / problem.original.sum())
     floor = permitted(problem.floor, problem.sizes, method["round_to"])
-    return scheme, replace(problem, sparsity=left if problem.groups_removed else sparsity, floor=floor)
+    own = replace(problem, sparsity=left if problem.removed else sparsity, floor=floor)
+    wishes = plugin(method["allocate"]).widths(own, **method["options"])
+    wishes = wishes if isinstance(wishes, Mapping) else {NEURONS: wishes}
+    return {**wishes, NEURONS: finish(wishes[NEURONS], own, method["round_to"])}
 
 
-def achieved(problem: Problem, widths: np.ndarray, counts: np.ndarray | None = None) -> float:
-    """The share of the FFN neurons that is removed; key-value groups count as the neurons of as many parameters."""
-    groups = 0 if counts is None else sum(map(len, problem.groups)) - counts.sum()
-    gone = problem.original.sum() - widths.sum() + problem.groups_removed + groups * problem.neurons_worth
-    return float(gone / problem.original.sum())
+def achieved(problem: Problem, units: Mapping[str, np.ndarray]) -> float:
+    """Return the share of the FFN neurons that is removed; other units count as the neurons of as many parameters."""
+    others = sum(
+        (sum(map(len, own.scores)) - units[name].sum()) * own.worth
+        for name, own in problem.others.items()
+        if name in units
+    )
+    removed = problem.original.sum() - units[NEURONS].sum() + problem.removed + others
+    return float(removed / problem.original.sum())
 
 
 def kept(size: int | np.ndarray, sparsity: float) -> int | np.ndarray:

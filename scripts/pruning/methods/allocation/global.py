@@ -15,6 +15,6 @@ def widths(problem: Problem) -> np.ndarray:
         rest = scores[ranking(scores)[problem.floor[layer] :]]
         contenders.append(rest)
         layers.append(np.full(len(rest), layer))
-    seats = max(0, kept(int(problem.original.sum()), problem.sparsity) - int(problem.floor.sum()))
-    winners = np.concatenate(layers)[ranking(np.concatenate(contenders))[:seats]]
+    budget = max(0, kept(int(problem.original.sum()), problem.sparsity) - int(problem.floor.sum()))
+    winners = np.concatenate(layers)[ranking(np.concatenate(contenders))[:budget]]
     return problem.floor + np.bincount(winners, minlength=len(problem.scores))

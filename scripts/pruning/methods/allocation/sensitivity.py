@@ -1,5 +1,5 @@
 """Widths whose costs, each measured with all other layers whole (methods/sensitivity.py, `layers`), add up to least:
-an exact dynamic programme over layers, as in SPDY (Frantar & Alistarh 2022, arXiv 2201.13096).
+an exact knapsack over layers, by a dynamic programme as in SPDY (Frantar & Alistarh 2022, arXiv 2201.13096).
 
 Costs between measured widths are interpolated. Layers lose multiples of a 64th of the largest one, so memory grows with
 the number of layers and not with their widths. No more is kept than asked: no more neurons, or, with `per`, no more
@@ -17,8 +17,8 @@ from pruning.methods.allocation import Problem, kept
 from pruning.methods.masks import NEURONS
 
 PARTS = 64
-GRAINS = 1024
-"""Of a whole layer's time, in whole numbers of which times are added; each is rounded up."""
+RESOLUTION = 1024
+"""Steps of a whole layer's time, in whole numbers of which times are added; each is rounded up."""
 SEARCH = "layers"
 """What of methods/sensitivity.py it is made of."""
 
@@ -28,16 +28,16 @@ def widths(problem: Problem, per: str = "parameters") -> np.ndarray:
     if per == latency_table.PARAMETERS:
         prices = [-(-size // unit) - (size - own) // unit for size, own in zip(problem.sizes, choices, strict=True)]
         too_many = max(0, int(problem.sizes.sum() - kept(problem.original.sum(), problem.sparsity)))
-        seats = int(sum(-(-problem.sizes // unit))) - -(-too_many // unit)
+        budget = int(sum(-(-problem.sizes // unit))) - -(-too_many // unit)
     else:
         price = latency_table.prices(problem.latencies, per, NEURONS)
-        grain = float(price(max(problem.sizes))) / GRAINS
-        prices = [grains(price(own), grain) for own in choices]
-        seats = int(price(kept(problem.original, problem.sparsity)).sum() / grain + 1e-9)
+        step = float(price(max(problem.sizes))) / RESOLUTION
+        prices = [np.ceil(price(own) / step - 1e-9).astype(int) for own in choices]
+        budget = int(price(kept(problem.original, problem.sparsity)).sum() / step + 1e-9)
     costs = [
         cost(problem.measured, layer, *pair) for layer, pair in enumerate(zip(problem.sizes, choices, strict=True))
     ]
-    return np.array([own[row] for own, row in zip(choices, programme(prices, costs, seats), strict=True)])
+    return np.array([own[row] for own, row in zip(choices, knapsack(prices, costs, budget), strict=True)])
 
 
 def options(problem: Problem) -> tuple[int, list[np.ndarray]]:
@@ -48,26 +48,22 @@ def options(problem: Problem) -> tuple[int, list[np.ndarray]]:
     return unit, [own if floor else np.union1d(own, 0) for own, floor in zip(steps, problem.floor, strict=True)]
 
 
-def grains(prices: np.ndarray, grain: float) -> np.ndarray:
-    """Prices in whole grains, rounded up."""
-    return np.ceil(prices / grain - 1e-9).astype(int)
-
-
-def programme(prices: Sequence[np.ndarray], costs: Sequence[np.ndarray], seats: int) -> list[int]:
-    """Which option each item has: costs add up to least where prices, whole numbers that grow with an item's options,
-    add up to no more than `seats`, or to the least there is; of equals the dearest, which keeps most."""
-    seats = max(seats, sum(int(own[0]) for own in prices))
-    lowest = np.full(seats + 1, np.inf)  # costs of the items so far at so high a price in all
+def knapsack(prices: Sequence[np.ndarray], costs: Sequence[np.ndarray], budget: int) -> list[int]:
+    """Return which option each item has: costs add up to least where prices, whole numbers that grow with an item's
+    options, add up to no more than the budget, or to the least there is; of equals the most expensive, which keeps
+    most."""
+    budget = max(budget, sum(int(own[0]) for own in prices))
+    lowest = np.full(budget + 1, np.inf)  # costs of the items so far at so high a price in all
     lowest[0] = 0.0
     choices = []
     for own_prices, own_costs in zip(prices, costs, strict=True):
-        found = np.full((len(own_costs), seats + 1), np.inf)
+        found = np.full((len(own_costs), budget + 1), np.inf)
         for row, (own, one) in enumerate(zip(own_prices, own_costs, strict=True)):
-            if own <= seats:
-                found[row, own:] = lowest[: seats + 1 - own] + one
+            if own <= budget:
+                found[row, own:] = lowest[: budget + 1 - own] + one
         choices.append(found.argmin(0))
         lowest = found.min(0)
-    left, chosen = seats - int(lowest[::-1].argmin()), []
+    left, chosen = budget - int(lowest[::-1].argmin()), []
     for own_prices, best in zip(reversed(prices), reversed(choices), strict=True):
         chosen.append(int(best[left]))
         left -= own_prices[chosen[-1]]

@@ -1,11 +1,15 @@
 """Compensation: what the removed neurons did, given back to what is left. One file a scheme.
 
 Each has `evidence(path, widths)`, a function from a layer's number to what of the calibration it is fitted on, and
-`compensate(down, keep, evidence) -> Compensated` with down float32 [d, n] and keep bool [n]. To add one, add a file,
-and say in rules/compact.smk (EVIDENCE) which artefact it reads.
+`compensate(down, keep, evidence) -> Compensated` with down float32 [d, n] and keep bool [n]. `REQUIRES` names the one
+kind of artefact it is fitted on (requirements.py); `REFITS` the structures of whose sites it refits the weights;
+`BIAS = True` says that down_proj gets a bias. To add one, add a file.
 """
 
-from dataclasses import dataclass
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
 
 import numpy as np
 
@@ -30,4 +34,19 @@ class Compensated:
     weight: np.ndarray  # float32 [d, k]
     bias: np.ndarray | None  # float32 [d], to be added to down_proj's bias; None adds none
     record: dict  # what the manifest says of it; a text under `warning` goes to the log too
-    attention: np.ndarray | None = None  # float32 [d, h], attention's output projection; a scheme with it has ATTENTION
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Structure (of REFITS) -> the weight at whose input its units are measured, float32 [d, channels]."""
+
+
+def plugin(scheme: str) -> ModuleType:
+    return importlib.import_module(f"pruning.methods.compensation.{scheme}")
+
+
+def requires(scheme: str) -> tuple[str, ...]:
+    """Return the kind of artefact that a scheme is fitted on; none for `none`."""
+    return () if scheme == "none" else plugin(scheme).REQUIRES
+
+
+def refits(scheme: str) -> tuple[str, ...]:
+    """Return the structures of whose sites a scheme refits the weights; none for `none`."""
+    return () if scheme == "none" else getattr(plugin(scheme), "REFITS", ())

@@ -11,6 +11,9 @@ import numpy as np
 from pruning.core import artifacts
 from pruning.methods.compensation import Compensated
 
+REQUIRES = ("statistics",)
+BIAS = True
+
 
 def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, np.ndarray]]:
     """A layer's columns of statistics.parquet, each float64 [n]."""

@@ -18,6 +18,9 @@ from pruning.calibration import second_moments
 from pruning.methods.compensation import Compensated, too_few
 from pruning.methods.least_squares import Sums, fitted, squared_norm
 
+REQUIRES = ("second_moments",)
+REFITS = ("ffn",)
+
 
 def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any]]:
     """A layer's `fit` and `held_out` [n, n], with the token counts `tokens_fit` and `tokens_held_out`.

@@ -1,8 +1,7 @@
 """As ridge_corrective, and attention's output projection is refitted as well, before the FFN (methods/refit.py)."""
 
-from pruning.methods.compensation.ridge_sequential import compensate, evidence
+from pruning.methods.compensation.ridge_sequential import REQUIRES, compensate, evidence
 
-__all__ = ["ATTENTION", "compensate", "evidence"]
+__all__ = ["REFITS", "REQUIRES", "compensate", "evidence"]
 
-ATTENTION = True
-"""That there are other weights of attention."""
+REFITS = ("ffn", "kv_groups")

@@ -2,6 +2,6 @@
 dense model's residual stream, so that it makes up for their errors (methods/refit.py).
 """
 
-from pruning.methods.compensation.ridge_sequential import compensate, evidence
+from pruning.methods.compensation.ridge_sequential import REFITS, REQUIRES, compensate, evidence
 
-__all__ = ["compensate", "evidence"]
+__all__ = ["REFITS", "REQUIRES", "compensate", "evidence"]

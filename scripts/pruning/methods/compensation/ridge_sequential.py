@@ -12,9 +12,12 @@ from pruning.core import layer_files
 from pruning.core.errors import InputError
 from pruning.methods.compensation import Compensated, too_few
 
+REQUIRES = ("refit",)
+REFITS = ("ffn",)
+
 
 def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any]]:
-    """A layer's refitted `down` [d, k], with some schemes `attention`, and its `record`.
+    """Return a layer's refitted `down` [d, k], with some schemes `attention` [d, channels], and its `record`.
 
     path: the manifest of what scripts/refit.py wrote for this very mask; `widths`, the dense model's, are not its."""
     tensors, content = layer_files.read(path, "refit")
@@ -27,6 +30,7 @@ def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) 
     if evidence["down"].shape != (len(down), keep.sum()):
         raise InputError(f"refit of another mask: {evidence['down'].shape[1]} neurons, not {keep.sum()}; make it anew")
     record = {**evidence["record"]["down"], **too_few(evidence["tokens_fit"], keep)}
-    if "attention" in evidence:
-        record["attention"] = evidence["record"]["attention"]
-    return Compensated(evidence["down"], None, record, evidence.get("attention"))
+    if "attention" not in evidence:
+        return Compensated(evidence["down"], None, record)
+    record["attention"] = evidence["record"]["attention"]
+    return Compensated(evidence["down"], None, record, {"kv_groups": evidence["attention"]})

@@ -4,7 +4,7 @@ import numpy as np
 
 from pruning.methods.scores import Layer
 
-GROUPS = ("attention",)
+CHANNELS = True
 
 
 def score(layer: Layer) -> np.ndarray:

@@ -7,8 +7,8 @@ from scipy.linalg import cho_factor, cho_solve
 
 from pruning.methods.scores import TINY, Layer
 
-NEEDS = ("second_moments",)
-GROUPS = ("attention_second_moments",)
+REQUIRES = ("second_moments",)
+CHANNELS = True
 
 
 def score(layer: Layer, ridge: float = 1.0) -> np.ndarray:

@@ -6,8 +6,8 @@ import numpy as np
 
 from pruning.methods.scores import Layer
 
-NEEDS = ("second_moments", "output_gradients")
-GROUPS = ("attention_second_moments", "attention_output_gradients")
+REQUIRES = ("second_moments", "output_gradients")
+CHANNELS = True
 
 
 def score(layer: Layer, damping: float = 1e-3, metric: str = "fisher") -> np.ndarray:
@@ -18,7 +18,7 @@ def score(layer: Layer, damping: float = 1e-3, metric: str = "fisher") -> np.nda
     `output`: half the squared error of the FFN's, or of attention's, output."""
     if metric not in ("fisher", "output"):
         raise ValueError(f"unknown metric {metric!r}; known: fisher, output")
-    import torch  # planning reads NEEDS
+    import torch  # planning reads REQUIRES
 
     from pruning.methods import surgeon
 

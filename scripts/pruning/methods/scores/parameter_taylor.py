@@ -9,8 +9,8 @@ import numpy as np
 
 from pruning.methods.scores import Layer
 
-STATISTICS = "parameter_taylor"
-GROUPS = ("attention_parameter_taylor",)
+REQUIRES = ("parameter_taylor",)
+CHANNELS = True
 
 
 def score(layer: Layer) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 
 from pruning.methods.scores import Layer
 
-STATISTICS = "rounds"
+REQUIRES = ("rounds",)
 
 
 def score(layer: Layer) -> np.ndarray:

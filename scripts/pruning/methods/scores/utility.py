@@ -17,7 +17,7 @@ from pruning.calibration.objectives import OBJECTIVES
 from pruning.methods.scores import Layer
 
 REDUCTIONS = ("net_abs", "net_sq", "abs", "sq", "share", "grad_sq", "grad_root")
-GROUPS = ("attention",)
+CHANNELS = True
 
 
 def score(layer: Layer, objective: str = "energy", reduction: str = "abs") -> np.ndarray:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pruning.core.errors import InputError
+from pruning.models import structures
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.gguf import tokenizer
 from pruning.models.gguf.kinds import BLOCK
-from pruning.models.structures import kv_groups
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -90,7 +90,7 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     from transformers import AutoConfig
 
     checkpoint, config = Checkpoint(folder), AutoConfig.from_pretrained(folder)
-    if kv_groups.listed(config.to_dict()):
+    if structures.others(config.to_dict()):
         raise InputError(f"gguf: {folder}: layers with key-value groups of their own number are not converted")
     biased = any(part == "bias" for _, _, part in checkpoint.name_of)
     own = architecture(config.model_type, checkpoint.widths, biased)

@@ -1,23 +1,49 @@
-"""Structures: what can be cut out of a model, one file each.
+"""Structures: what can be cut out of a model, one file each, with a subclass of `Structure` (base.py) and its instance.
 
-A structure's *units* are what scores rank and masks keep. Its file says, and nothing else does, where a unit's
-activation is measured (`sites`), which rows and columns of which tensors are a unit's (`parse` or `axis_of`, `cut`),
-what config.json calls their number (`compact_config`, `widths_of`; `counts_of`, `listed`), and how a loaded model gets
-another (`resize`, `shrink`).
+A structure's *units* are what scores rank and masks keep. To add one, add a file and name it in STRUCTURES; an
+allocation cuts it that names it in its own STRUCTURES.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
+from pruning.models.families import DOWN_BIAS
 from pruning.models.structures import ffn, kv_groups
+from pruning.models.structures.base import Structure
+
+STRUCTURES: dict[str, Structure] = {each.STRUCTURE.name: each.STRUCTURE for each in (ffn, kv_groups)}
+
+
+def listed(config: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return structure -> units of each layer, of those that config.json lists; empty for a stock model."""
+    found = {name: structure.listed(config) for name, structure in STRUCTURES.items()}
+    return {name: units for name, units in found.items() if units}
+
+
+def others(config: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the same of the structures beside FFN neurons."""
+    return {name: units for name, units in listed(config).items() if name != ffn.STRUCTURE.name}
+
+
+def keys() -> set[str]:
+    """Return the keys of config.json with which stock classes do not build a model right."""
+    return {DOWN_BIAS, *(structure.key for structure in STRUCTURES.values())}
+
+
+def is_stock(config: Mapping[str, Any]) -> bool:
+    """Return whether transformers' own class builds a model of this config.json."""
+    return not keys() & config.keys()
 
 
 def sites(model: nn.Module, structure: str = "ffn") -> list[nn.Linear]:
-    """The module of each layer whose input holds the activations of a structure's units. Raises InputError as its file
-    does."""
-    return {"ffn": ffn, "kv_groups": kv_groups}[structure].sites(model)
+    """Return the module of each layer whose input holds the activations of a structure's units.
+
+    Raises InputError for a model without such units."""
+    return STRUCTURES[structure].sites(model)
 
 
 def counts(model: nn.Module, structure: str = "ffn") -> list[int]:
-    """Units of each layer. Raises InputError as `sites` does."""
-    widths = [site.in_features for site in sites(model, structure)]
-    return kv_groups.counts_of(model.config.to_dict()) if structure == "kv_groups" else widths
+    """Return the units of each layer. Raises InputError as `sites` does."""
+    return STRUCTURES[structure].counts(model)

@@ -1,0 +1,172 @@
+"""What a structure says of itself, and how its units are then cut, on disk and in memory: the same for all."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pruning.models import families
+from pruning.models.families import Family
+
+Keeps = Mapping[str, Sequence[np.ndarray]]
+"""A mask: structure -> which units of each layer are kept, bool [units]. Of a structure that is not there all are."""
+
+
+class Place(NamedTuple):
+    """Where a tensor has entries of units."""
+
+    layer: int
+    axis: int
+    parts: int
+
+
+class Code(NamedTuple):
+    """What models/remote_code.py writes beside a model, so that stock transformers load it."""
+
+    text: str
+    """Functions, of which `name(layers, config)` gives the layers the units that config.json lists."""
+    name: str
+    says: str
+    """The end of a sentence that begins with "Each layer's FFN has the width that `ffn_widths` says, "."""
+
+
+class Structure:
+    """Units that can be removed from every layer: consecutive rows and columns of some of its linear modules.
+
+    A subclass says which; cutting, loading and counting parameters follow from that."""
+
+    name: str
+    """In masks, scores and allocations (STRUCTURES)."""
+    key: str
+    """In config.json: the units of each layer, where these are not as many in all of them."""
+
+    def modules(self, family: Family) -> dict[str, tuple[int, int]]:
+        """Return linear module of a layer -> (axis of its weight along which units have entries, fused parts on it).
+
+        Raises InputError for a family out of which these units cannot be cut."""
+        raise NotImplementedError
+
+    def site(self, family: Family) -> str:
+        """Return the linear module of a layer whose input [B, T, channels] holds what the units put out."""
+        raise NotImplementedError
+
+    def whole(self, config: Mapping[str, Any]) -> int:
+        """Return the units of a layer of the stock model. Raises InputError if it has none that can be cut."""
+        raise NotImplementedError
+
+    def entries(self, size: int, config: Mapping[str, Any]) -> int:
+        """Return rows, or columns, of one unit in a part of a module that has `size` of them in the stock model."""
+        return size // self.whole(config)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise InputError unless a loaded model has such units."""
+        self.modules(families.of(model))
+        self.whole(model.config.to_dict())
+
+    def settle(self, layer: nn.Module, family: Family, units: int) -> None:
+        """Change what else of a decoder layer depends on the number of its units."""
+
+    def code(self, config: Mapping[str, Any], family: Family) -> Code:
+        """Return the code that builds what config.json lists under `key`, in stock transformers."""
+        raise NotImplementedError
+
+    # What follows from that ------------------------------------------------------------------------------------------
+
+    def listed(self, config: Mapping[str, Any]) -> list[int]:
+        """Return the units of each layer that config.json lists; empty for a model with as many in all."""
+        return list(config.get(self.key) or ())
+
+    def units(self, config: Mapping[str, Any]) -> list[int]:
+        """Return the units of each layer. Raises InputError as `whole` does."""
+        whole = self.whole(config)
+        return self.listed(config) or [whole] * config["num_hidden_layers"]
+
+    def counts(self, model: nn.Module) -> list[int]:
+        """Return the units of each layer of a loaded model. Raises InputError as `check` does."""
+        self.check(model)
+        return self.units(model.config.to_dict())
+
+    def place(self, name: str, family: Family) -> Place | None:
+        """Return where a tensor of this name has entries of units; None for one that has none."""
+        modules = self.modules(family)
+        if not (found := parse(name, family, tuple(modules))):
+            return None
+        layer, module, kind = found
+        axis, parts = modules[module]
+        return None if axis and kind == "bias" else Place(layer, axis, parts)
+
+    def cut(
+        self, name: str, tensor: Tensor, keeps: Sequence[np.ndarray], family: Family, pad_to: int | None = None
+    ) -> Tensor:
+        """Return the kept units' part of a tensor, with zeros up to `pad_to` entries; other tensors as they are."""
+        if not (place := self.place(name, family)):
+            return tensor
+        keep = keeps[place.layer]
+        entries = tensor.shape[place.axis] // place.parts // max(len(keep), 1)
+        kept = torch.from_numpy(np.flatnonzero(np.repeat(keep, entries))).to(tensor.device)
+        pieces = [
+            padded(piece.index_select(place.axis, kept), place.axis, pad_to)
+            for piece in tensor.chunk(place.parts, place.axis)
+        ]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, place.axis)
+
+    def cut_shape(
+        self, name: str, shape: Sequence[int], units: Sequence[int], family: Family, config: Mapping[str, Any]
+    ) -> list[int]:
+        """Return the shape that a tensor has once its layers have so many units."""
+        shape = list(shape)
+        if place := self.place(name, family):
+            entries = self.entries(shape[place.axis] // place.parts, config)
+            shape[place.axis] = place.parts * units[place.layer] * entries
+        return shape
+
+    def sites(self, model: nn.Module) -> list[nn.Linear]:
+        """Return the module of each layer at whose input units are measured. Raises InputError as `check` does."""
+        self.check(model)
+        family = families.of(model)
+        return [layer.get_submodule(self.site(family)) for layer in families.decoder_layers(model)]
+
+    def resize(self, model: nn.Module, units: Mapping[int, int]) -> None:
+        """Leave these layers so many of their units, the first ones, in place."""
+        family, layers, config = families.of(model), families.decoder_layers(model), model.config.to_dict()
+        for index, count in units.items():
+            size = layers[index].get_submodule(self.site(family)).in_features
+            keep = np.arange(size // self.entries(size, config)) < count
+            self.shrink(layers[index], index, {index: keep}, family)
+
+    def shrink(
+        self, layer: nn.Module, index: int, keeps: Sequence[np.ndarray] | Mapping[int, np.ndarray], family: Family
+    ) -> None:
+        """Cut one decoder layer, the model's `index`th, down to its kept units, in place."""
+        for name in self.modules(family):
+            module = layer.get_submodule(name)
+            for kind, parameter in list(module.named_parameters(recurse=False)):
+                kept = self.cut(f"{family.layers}.{index}.{name}.{kind}", parameter.data, keeps, family)
+                setattr(module, kind, nn.Parameter(kept, requires_grad=parameter.requires_grad))
+            module.out_features, module.in_features = module.weight.shape
+        self.settle(layer, family, int(keeps[index].sum()))
+
+
+@cache
+def pattern(layers: str, modules: tuple[str, ...]) -> re.Pattern[str]:
+    last, names = layers.rpartition(".")[2], "|".join(map(re.escape, modules))
+    return re.compile(rf"^.*\b{last}\.(?P<layer>\d{{1,9}})\.(?P<module>{names})\.(?P<kind>weight|bias)$")
+
+
+def parse(name: str, family: Family, modules: tuple[str, ...]) -> tuple[int, str, str] | None:
+    """Return (layer, module, `weight` or `bias`) of a tensor's name; None for one of no such module."""
+    found = pattern(family.layers, modules).match(name)
+    return (int(found["layer"]), found["module"], found["kind"]) if found else None
+
+
+def padded(tensor: Tensor, axis: int, size: int | None) -> Tensor:
+    """Return the tensor with zeros along an axis up to this size; None adds none."""
+    if size is None or size == tensor.shape[axis]:
+        return tensor.contiguous()
+    shape = list(tensor.shape)
+    shape[axis] = size - tensor.shape[axis]
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis).contiguous()
