@@ -41,7 +41,6 @@ def checked(function, *arguments):
 
 
 SCRIPTS = names.own("scripts")
-LAUNCH = ancient(f"{SCRIPTS}/launch.py")  # changes no result
 # A module's configuration holds only what differs, as an additional configfile does: the default is below either.
 whole = load_configfile(os.path.join(HOME, "config/config.yaml"))
 update_config(whole, config)

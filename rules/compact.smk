@@ -40,10 +40,6 @@ rule compact:
         weights=kept_or_temp(directory(f"{names.COMPACT}/model"), CONFIG.storage.compact),
     log:
         log_of(names.COMPACT),
-    benchmark:
-        benchmark_of(names.COMPACT)
-    conda:
-        "../envs/cpu.yaml"
     threads: compact_threads
     resources:
         mem_mb=memory_mb,
@@ -52,5 +48,7 @@ rule compact:
         model=subpath(input.model, parent=True),
         evidence=lambda w, input: [f"--evidence={input.evidence}"] if input.evidence else [],
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --base {input.model:q} --mask {input.mask:q} "
-        "{params.evidence:q} --output {output.weights:q} --manifest {output.manifest:q} > {log:q} 2>&1"
+        on_cpu(
+            "--model {params.model:q} --base {input.model:q} --mask {input.mask:q} {params.evidence:q} "
+            "--output {output.weights:q} --manifest {output.manifest:q}"
+        )

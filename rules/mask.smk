@@ -47,28 +47,18 @@ rule sensitivity:
         evidence=files_of("sensitivity"),
         moments=matrices_of("sensitivity"),
         code=code("sensitivity"),
-        launch=LAUNCH,
     output:
         names.SENSITIVITY,
-    log:
-        log_of(names.SENSITIVITY),
-    benchmark:
-        benchmark_of(names.SENSITIVITY)
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
     params:
         settings=sensitivity_settings,
         model=subpath(input.model, parent=True),
         evidence=evidence_of("sensitivity"),
         structures=structures_of,
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --data {input.data:q} "
-        "--scores {input.scores:q} {params.structures:q} {params.evidence:q} --output {output:q} --threads {threads} > {log:q} 2>&1"
+        on_gpu(
+            "--model {params.model:q} --data {input.data:q} --scores {input.scores:q} {params.structures:q} "
+            "{params.evidence:q} --output {output:q}"
+        )
 
 
 def mask_settings(wildcards):
@@ -88,18 +78,11 @@ rule mask:
         code=lambda w: code("mask", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
     output:
         names.MASK,
-    log:
-        log_of(names.MASK),
-    benchmark:
-        benchmark_of(names.MASK)
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=grown(1000),
     params:
         settings=mask_settings,
         measured=measured_options,
     shell:
-        "python {input.code[0]:q} --settings {params.settings:q} --scores {input.scores:q} "
-        "--layers {input.layers:q} --base {input.base:q} --sparsity {wildcards.sparsity} {params.measured:q} "
-        "--output {output:q} > {log:q} 2>&1"
+        on_cpu(
+            "--scores {input.scores:q} --layers {input.layers:q} --base {input.base:q} --sparsity "
+            "{wildcards.sparsity} {params.measured:q} --output {output:q}"
+        )

@@ -23,24 +23,14 @@ rule refit:
         mask=names.MASK,
         data=calibration_data,
         code=code("refit"),
-        launch=LAUNCH,
     output:
         manifest=f"{names.REFIT}.json",
         layers=kept_or_temp(directory(names.REFIT), CONFIG.storage.second_moments),
-    log:
-        log_of(names.REFIT),
-    benchmark:
-        benchmark_of(names.REFIT)
-    conda:
-        "../envs/gpu.yaml"
-    threads: threads_of
-    resources:
-        gpu=gpus,
-        mem_mb=memory_mb,
     params:
         settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"], scheme=scheme_of(w)),
         model=subpath(input.model, parent=True),
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} --mask {input.mask:q} "
-        "--data {input.data:q} --output {output.layers:q} --manifest {output.manifest:q} --threads {threads} > {log:q} 2>&1"
+        on_gpu(
+            "--model {params.model:q} --mask {input.mask:q} --data {input.data:q} --output {output.layers:q} "
+            "--manifest {output.manifest:q}"
+        )

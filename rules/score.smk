@@ -44,25 +44,15 @@ rule score:
         evidence=files_of("score"),
         matrices=matrices_of("score"),
         code=lambda w: code("score", f"methods/scores/{CONFIG.method(w.method).score}"),
-        launch=LAUNCH,
     output:
         names.SCORES,
-    log:
-        log_of(names.SCORES),
-    benchmark:
-        benchmark_of(names.SCORES)
-    conda:
-        "../envs/gpu.yaml"
     threads: lambda w: threads_of(w) if matrices_of("score")(w) else 1
     resources:
         gpu=lambda w: gpus(w) if matrices_of("score")(w) else 0,
-        mem_mb=memory_mb,
     params:
         evidence=evidence_of("score"),
         structures=structures_of,
         settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include=SCORE_KEYS), sort_keys=True),
         model=subpath(input.model, parent=True),
     shell:
-        "python {input.launch:q} --gpus {resources.gpu} -- "
-        "python {input.code[0]:q} --settings {params.settings:q} --model {params.model:q} "
-        "{params.structures:q} {params.evidence:q} --output {output:q} > {log:q} 2>&1"
+        on_gpu("--model {params.model:q} {params.structures:q} {params.evidence:q} --output {output:q}")

@@ -25,8 +25,6 @@ def budget(
 ) -> None:
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
     `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`; of times those of a clock."""
-    cli.set_threads(threads)
-    import torch
 
     from pruning.analysis import budget as stage
     from pruning.analysis import timing
@@ -35,7 +33,6 @@ def budget(
     from pruning.models import loading
     from pruning.models.checkpoint import Checkpoint
 
-    torch.set_num_threads(threads)
     cli.phase("start-up")
     problem = allocation.problem_of(
         artifacts.read_parquet(scores, "scores"),

@@ -30,15 +30,12 @@ def cases(
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to put on the model")] = None,
     threads: int = 1,
 ) -> None:
-    cli.set_threads(threads)
-    import torch
 
     from pruning.core import artifacts, out_of_memory
     from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
     from pruning.methods import variants
     from pruning.models import packing
 
-    torch.set_num_threads(threads)
     cli.phase("start-up")
     pattern = settings["answer_pattern"]
     check_pattern(pattern)

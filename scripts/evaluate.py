@@ -28,17 +28,14 @@ def evaluate(
     threads: int = 1,
 ) -> None:
     """Settings: `tasks`: name -> a task's settings, `dtype` and, where it is not `hf`, `backend` among them."""
-    cli.set_threads(threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Copies of the code that is written beside some models.
     os.environ.setdefault("HF_MODULES_CACHE", str(Path("results/cache/modules").absolute()))
-    import torch
 
     from pruning.core import artifacts
     from pruning.evaluation.kinds import Cache
     from pruning.methods import variants
 
-    torch.set_num_threads(threads)
     cli.phase("start-up")
     sources = dict(pair.split("=", 1) for pair in source)
     parts = variants.Parts(model, manifest, mask, compensate, evidence, adapter)

@@ -29,11 +29,9 @@ def export(
     measured: Annotated[list[Path] | None, typer.Option(help="results that are there; repeat")] = None,
     threads: int = 1,
 ) -> None:
-    cli.set_threads(threads)
     scratch = tempfile.TemporaryDirectory()
     os.environ["HF_MODULES_CACHE"] = scratch.name  # where transformers copies a folder's own code
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import torch
 
     from pruning.core import artifacts
     from pruning.evaluation import runtimes
@@ -43,7 +41,6 @@ def export(
     from pruning.models.pruned import from_pruned
     from pruning.report import card
 
-    torch.set_num_threads(threads)
     cli.phase("start-up")
     made = artifacts.read_json(manifest, "compact")
     ours, tokenizer = loading.load(model, settings["dtype"], "cpu", adapter)

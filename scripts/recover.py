@@ -18,7 +18,6 @@ def recover(
     teacher: Annotated[Path | None, typer.Option(help="directory of the dense model, to be distilled from")] = None,
     threads: int = 1,
 ) -> None:
-    cli.set_threads(threads)
     import pandas as pd
     import torch
     from tqdm import tqdm
@@ -29,7 +28,6 @@ def recover(
     from pruning.models import loading, rehearsal, tokenizers
     from pruning.models.checkpointing import checkpoint_gradients
 
-    torch.set_num_threads(threads)
     cli.phase("start-up")
     tokenizer = tokenizers.load(model)
     texts = text.documents(data, settings["prompt"], settings["completion"])

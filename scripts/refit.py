@@ -21,7 +21,6 @@ def refit(
     threads: int = 1,
 ) -> None:
     """Settings: a calibration's, and the `scheme`."""
-    cli.set_threads(threads)
     from tqdm import tqdm
 
     from pruning.calibration import footprint, prepare

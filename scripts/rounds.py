@@ -17,7 +17,6 @@ def rounds(
     threads: int = 1,
 ) -> None:
     """Settings: a calibration's, with its `rounds`."""
-    cli.set_threads(threads)
     import pandas as pd
     from tqdm import tqdm
 

@@ -19,8 +19,8 @@ def score(
         typer.Option(metavar="KIND=PATH", help="table, or manifest of matrices, that the score is made of; repeat"),
     ] = None,
     structure: Annotated[list[str] | None, typer.Option(help="whose units are scored; repeat")] = None,
+    threads: int = 1,
 ) -> None:
-    cli.check_gpus()
     import numpy as np
     import pandas as pd
     from tqdm import tqdm

@@ -26,7 +26,6 @@ def sensitivity(
 ) -> None:
     """Settings: a calibration's, of which the first `probed` samples are looked at; `search` (`layers` or `greedy`)
     and `min_keep`, or `drop_layers` in its place."""
-    cli.set_threads(threads)
     import pandas as pd
     from tqdm import tqdm
 

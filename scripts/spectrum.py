@@ -27,7 +27,6 @@ def spectrum(
     output_summary: Annotated[Path, typer.Option(help="CSV of the ranks")],
     threads: int = 1,
 ) -> None:
-    cli.set_threads(threads)
     import numpy as np
     import pandas as pd
 

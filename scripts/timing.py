@@ -18,14 +18,12 @@ def timing(
     threads: int = 1,
 ) -> None:
     """Settings: `clock`, the section of the configuration, and what that and its function in analysis/timing.py say."""
-    cli.set_threads(threads)
     import torch
 
     from pruning.analysis.timing import CLOCKS, device_name
     from pruning.core import artifacts, out_of_memory
     from pruning.methods.variants import Parts
 
-    torch.set_num_threads(threads)
     cli.phase("start-up")
     parts = {}
     for given in map(json.loads, variant or ()):

@@ -19,15 +19,12 @@ def to_gguf(
     output: Annotated[Path, typer.Option(help="file to write; its card and manifest have the same name")],
     threads: int = 1,
 ) -> None:
-    cli.set_threads(threads)
-    import torch
 
     from pruning.core import artifacts
     from pruning.evaluation import runtimes
     from pruning.models import gguf, loading
     from pruning.report import card
 
-    torch.set_num_threads(threads)
     cli.phase("start-up")
     kind, checks = settings["type"], {}
     made = artifacts.read_json(model / "manifest.json", "export", "base")

@@ -17,13 +17,10 @@ def train_reasoner(
     output: Annotated[Path, typer.Option(help="model directory to write")],
     threads: int = 1,
 ) -> None:
-    cli.set_threads(threads)
-    import torch
 
     from pruning.core import artifacts
     from pruning.models import reasoner
 
-    torch.set_num_threads(threads)
     with artifacts.atomic_directory(output) as directory:
         content = reasoner.train(settings, directory)
         artifacts.write_json(directory / "recipe.json", content, "reasoner", settings)

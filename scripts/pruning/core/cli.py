@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import wraps
@@ -51,12 +52,14 @@ def run(stage: Callable[..., None]) -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Give torch, OpenMP, BLAS and the tokenizers the job's threads; call before importing any of them.
+    """Give torch, OpenMP, BLAS and the tokenizers the job's threads; call before importing any but torch.
 
     Raises InputError as check_gpus does."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    if torch := sys.modules.get("torch"):  # in a fork of a process that has imported it
+        torch.set_num_threads(threads)
     check_gpus()
 
 
