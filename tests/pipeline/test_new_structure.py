@@ -5,16 +5,16 @@ import json
 import pandas as pd
 import torch
 import yaml
-from test_contributing import blocks, insert
+from test_contributing import insert
 
 import tiny
-from workspace import Workspace
+from workspace import Workspace, code_below
 
 FOLDER = "results/tiny-reasoner/{}/gsm_symbolic-s0/heads/50"
 
 
 def test_a_structure(workspace: Workspace, monkeypatch):
-    structure, allocation, entry, score = blocks("A structure")
+    structure, allocation, entry, score = code_below("CONTRIBUTING.md", "A structure, step by step")
     dense, library = tiny.llama(num_key_value_heads=4), workspace.path / "scripts/pruning"
     tiny.save(dense, workspace.path / "resources/model")
     (library / "models/structures/heads.py").write_text(structure)
@@ -22,8 +22,7 @@ def test_a_structure(workspace: Workspace, monkeypatch):
     (library / "methods/scores/outgoing.py").write_text(score)
     insert(library / "models/structures/__init__.py", ")}\n\n\ndef listed(", ", heads")
     insert(library / "models/structures/__init__.py", "\nfrom pruning.models.structures.base", ", heads")
-    content = yaml.safe_load((workspace.path / "test.yaml").read_text()) | yaml.safe_load(entry)
-    (workspace.path / "test.yaml").write_text(yaml.safe_dump(content))
+    workspace.configure(yaml.safe_load(entry))
     exported = f"{FOLDER.format('export')}/model"
     workspace.snakemake(exported)
     mask = pd.read_parquet(workspace.path / f"{FOLDER.format('masks')}.parquet")

@@ -8,7 +8,7 @@ from pruning.analysis import costs
 from pruning.config.methods import Method
 from pruning.core import names
 from pruning.core.errors import InputError
-from pruning.report.result_tables import passes
+from pruning.methods.requirements import passes
 from pruning.report.tables import costs as printed
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\tjobid\trule_name\tparams\n"

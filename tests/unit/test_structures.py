@@ -19,9 +19,10 @@ from pruning.evaluation import recovery
 from pruning.methods import masks, variants
 from pruning.methods.compact import Pruning
 from pruning.methods.compensation import Compensated
-from pruning.models import gguf_model, packing, remote_code
+from pruning.models import packing, remote_code
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
+from pruning.models.gguf import model as gguf_model
 from pruning.models.loading import load
 from pruning.models.pruned import from_pruned
 from pruning.models.structures import kv_groups

@@ -4,13 +4,13 @@ Most tests put a false clock in the place of the true one: a model's seconds fol
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import timing as stage
 import torch
-from test_variants import parts, written
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, MixtralConfig
 
@@ -19,7 +19,7 @@ from pruning.analysis import shapes, timing
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import variants
-from pruning.methods.compact import write_compact
+from pruning.methods.compact import Pruning
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.structures import ffn, kv_groups
 
@@ -114,7 +114,7 @@ def test_weights_are_ordinary_numbers(config):
 def test_parameters_are_those_of_a_really_compacted_model(config, widths, tmp_path):
     base = tiny.save(FAMILIES[config.model_type](), tmp_path / "base")
     (tmp_path / "compact").mkdir()
-    write_compact(Checkpoint(base), tmp_path / "compact", [np.arange(48) < width for width in widths])
+    Pruning(Checkpoint(base), {"ffn": [np.arange(48) < width for width in widths]}).write(tmp_path / "compact")
     dense = shapes.build(config, "float32")
     assert dense.num_parameters() == Checkpoint(base).parameters
     assert shapes.narrowed(dense, widths).num_parameters() == Checkpoint(tmp_path / "compact").parameters
@@ -387,10 +387,16 @@ def test_a_config_that_is_none_is_named(tmp_path, text):
 def family(tmp_path_factory):
     """The dense model; cut evenly, on disk and twice in memory; unevenly; with a bias."""
     folder = tmp_path_factory.mktemp("family")
-    even = parts(folder, tiny.qwen2(), (20, 20))
-    uneven = parts(folder / "uneven", tiny.qwen2(), (7, 31))
-    bias = parts(folder / "bias", tiny.qwen2(), (20, 20), "bias")
-    dense = variants.Parts(even.model, even.manifest)
+    base, statistics = tiny.fetched(folder / "base", tiny.qwen2()), folder / "statistics.parquet"
+    rows = pd.DataFrame([(layer, unit, float(unit), 10) for layer in range(2) for unit in range(48)])
+    rows = rows.set_axis(["layer", "unit", "act_sum", "n_tokens"], axis=1)
+    artifacts.write_parquet(statistics, rows, "statistics", {})
+    dense = variants.Parts(base, base / "manifest.json")
+    masks = {
+        name: tiny.write_mask(folder / name, tiny.keeps(*own)) for name, own in {"a": (20, 20), "b": (7, 31)}.items()
+    }
+    even, uneven = (replace(dense, mask=mask) for mask in masks.values())
+    bias = replace(even, compensate="bias", evidence=statistics)
     return {"dense": dense, "c/rku/50": even, "c/agf/50": even, "c/flap/50": uneven, "c/biased/50": bias}
 
 
@@ -420,7 +426,7 @@ def test_every_model_is_timed_and_equal_shapes_once(family, tmp_path, clock):
 @pytest.mark.parametrize("label", ["c/rku/50", "c/flap/50", "c/biased/50"])
 def test_what_is_cut_in_memory_has_the_outline_and_the_bytes_of_what_is_written(family, tmp_path, label):
     own = family[label]
-    folder = written(own, tmp_path / "written")
+    own.pruning.write(folder := tmp_path)
     on_disk = variants.Parts(folder, folder / "none.json")
     assert variants.outline(on_disk) == variants.outline(own)
     [file] = Checkpoint(folder).files
