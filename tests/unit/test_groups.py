@@ -15,7 +15,7 @@ import torch
 from test_structures import CUTS, DROPPED, IDS, close, logits
 
 import tiny
-from pruning.analysis import latency
+from pruning.analysis import shapes, timing
 from pruning.calibration.gradients import Calibration
 from pruning.calibration.prepare import micro_batches
 from pruning.calibration.second_moments import token_counts
@@ -84,12 +84,12 @@ def test_a_dropped_ffn_is_measured_as_such():
 
 def test_times_are_measured_of_a_shape_without_an_ffn():
     dense = tiny.qwen2()
-    narrow = latency.narrowed(dense, [0, 20])
+    narrow, clock = shapes.narrowed(dense, [0, 20]), dict(prompt_tokens=4, decode_tokens=2, rounds=1, warmup=0, seed=0)
     assert [site.in_features for site in ffn.sites(narrow)] == [0, 20]
     for index, layer in enumerate(dense.model.layers):
         ffn.shrink(layer, index, tiny.keeps(0, 20)["ffn"], families.of(dense))
-    assert latency.parameters(narrow) == latency.parameters(dense)
-    samples = latency.measure({"dense": dense, "narrow": narrow}, 4, 2, 1, 0, 0)
+    assert narrow.num_parameters() == dense.num_parameters()
+    samples = timing.measure({"dense": dense, "narrow": narrow}, clock)
     assert (samples[["prefill_s", "decode_s"]] > 0).all(axis=None)
 
 
