@@ -27,11 +27,11 @@ include: "rules/compact.smk"
 include: "rules/evaluate.smk"
 include: "rules/recover.smk"
 include: "rules/export.smk"
-include: "rules/analyse.smk"
+include: "rules/paper/analyse.smk"
 include: "rules/timing.smk"
 include: "rules/tables.smk"
 include: "rules/figures.smk"
-include: "rules/paper.smk"
+include: "rules/pages.smk"
 include: "rules/reasoner.smk"
 
 

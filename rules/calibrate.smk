@@ -66,24 +66,32 @@ def by_layer(folder, storage="keep"):
 
 MOMENTS = partial(by_layer, storage=CONFIG.storage.second_moments)  # large: deleted after use unless kept
 GROUPS = {"structure": "kv_groups"}
-MEASUREMENTS = {  # rule: (module of scripts/pruning/calibration/ that measures, outputs, settings)
+MEASUREMENTS = {  # rule: (module of scripts/pruning/ that measures, outputs, settings)
     "calibrate_shard": (
-        "gradients",
+        "calibration/gradients",
         [f"{names.SHARD}/{name}.parquet" for name in CALIBRATION_FILES],
         lambda w: calibration_settings(w, shards=int(w.shards), shard=int(w.shard)),
     ),
-    "attention_statistics": ("gradients", [names.ATTENTION], lambda w: calibration_settings(w, **GROUPS)),
-    "observe": ("observe", [names.ACTIVATIONS, names.TOKEN_CLASSES], observation_settings),
-    "second_moments": ("second_moments", MOMENTS(names.SECOND_MOMENTS), measured("gradient_checkpointing")),
+    "attention_statistics": ("calibration/gradients", [names.ATTENTION], lambda w: calibration_settings(w, **GROUPS)),
+    "observe": ("paper/observe", [names.ACTIVATIONS, names.TOKEN_CLASSES], observation_settings),
+    "second_moments": ("calibration/second_moments", MOMENTS(names.SECOND_MOMENTS), measured("gradient_checkpointing")),
     "attention_second_moments": (
-        "second_moments",
+        "calibration/second_moments",
         MOMENTS(names.ATTENTION_SECOND_MOMENTS),
         measured("gradient_checkpointing", **GROUPS),
     ),
-    "output_gradients": ("output_gradients", by_layer(names.OUTPUT_GRADIENTS), measured()),
-    "attention_output_gradients": ("output_gradients", by_layer(names.ATTENTION_OUTPUT_GRADIENTS), measured(**GROUPS)),
-    "parameter_gradients": ("parameter_gradients", [names.PARAMETER_TAYLOR], measured()),
-    "attention_parameter_gradients": ("parameter_gradients", [names.ATTENTION_PARAMETER_TAYLOR], measured(**GROUPS)),
+    "output_gradients": ("calibration/output_gradients", by_layer(names.OUTPUT_GRADIENTS), measured()),
+    "attention_output_gradients": (
+        "calibration/output_gradients",
+        by_layer(names.ATTENTION_OUTPUT_GRADIENTS),
+        measured(**GROUPS),
+    ),
+    "parameter_gradients": ("calibration/parameter_gradients", [names.PARAMETER_TAYLOR], measured()),
+    "attention_parameter_gradients": (
+        "calibration/parameter_gradients",
+        [names.ATTENTION_PARAMETER_TAYLOR],
+        measured(**GROUPS),
+    ),
 }
 
 for name, (what, outputs, own_settings) in MEASUREMENTS.items():
@@ -95,7 +103,7 @@ for name, (what, outputs, own_settings) in MEASUREMENTS.items():
         input:
             model=names.BASE,
             data=calibration_data,
-            code=code("measure", f"calibration/{what}"),
+            code=code("measure", what),
         output:
             outputs,
         log:

@@ -23,6 +23,7 @@ from snakemake.logging import logger
 from snakemake.utils import update_config
 
 sys.path.insert(0, os.path.join(HOME, "scripts"))
+os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])  # of scripts/paper/
 
 from pruning.config import preflight
 from pruning.config.analyses import Spectrum, Trap
@@ -31,6 +32,7 @@ from pruning.core import artifacts, devices, hub, locks, memory, names, slurm
 from pruning.core.errors import one_line
 from pruning.core.names import Variant, benchmark_of, log_of
 from pruning.models import sources
+from pruning.paper import catalogue as paper
 from pruning.report import catalogue
 
 
@@ -48,6 +50,14 @@ CONFIG = checked(validate, whole, workflow.configfiles)
 METHOD = CONFIG.method_pattern
 EXPERIMENT = CONFIG.experiment
 PLACES = CONFIG.places
+CALIB = catalogue.calib(CONFIG)
+TABLES = {**catalogue.tables(CONFIG), **paper.tables(CONFIG)}
+FIGURES = {**catalogue.figures(CONFIG), **paper.figures(CONFIG)}
+
+
+def of_methods(path):
+    """A path for every method of the experiment, other wildcards left in."""
+    return [path.replace("{method}", method) for method in EXPERIMENT.methods]
 
 
 def one_of(names):
@@ -57,34 +67,40 @@ def one_of(names):
 @cache
 def imports(path):
     """Library files that a Python file imports, wherever in the file it does."""
-    library, found = Path(SCRIPTS, "pruning"), set()
+    found = set()
     for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        for name in modules:
-            parts = name.split(".")
-            if parts[0] == "pruning":
-                for depth in range(1, len(parts) + 1):
-                    stem = library.joinpath(*parts[1:depth])
-                    found |= {str(f) for f in (stem.with_suffix(".py"), stem / "__init__.py") if f.is_file()}
+        found.update(*map(modules_of, modules))
     return found
+
+
+def modules_of(name):
+    """Files of the library that importing a module of it, or a name in one, loads."""
+    top, *parts = name.split(".")
+    if top != "pruning":
+        return
+    for depth in range(len(parts) + 1):
+        stem = Path(SCRIPTS, top, *parts[:depth])
+        yield from (str(file) for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file())
 
 
 @cache
 def code(stage, *plugins):
     """scripts/{stage}.py, the plug-ins it is told to load, and all they import: what a stage's result depends on."""
-    pending = [f"{SCRIPTS}/{stage}.py", *(f"{SCRIPTS}/pruning/{plugin}.py" for plugin in plugins)]
-    files = set()
+    first = f"{SCRIPTS}/{stage}.py"  # what a shell command calls
+    pending, files = [first], set()
+    for plugin in plugins:
+        pending += modules_of(f"pruning.{plugin.replace('/', '.')}")
     while pending:
         file = pending.pop()
         if file not in files:
             files.add(file)
             pending += imports(file)
-    first = f"{SCRIPTS}/{stage}.py"  # what a shell command calls
     return [first, *sorted(files - {first})]
 
 

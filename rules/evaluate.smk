@@ -14,7 +14,9 @@ Answers already given are kept in a hidden file beside the outputs: a killed eva
 """
 
 VARIANT = rf"dense|({one_of(CONFIG.calibrations)})/({METHOD})/\d{{1,2}}(/({one_of(CONFIG.tunings)}))?"
-TOGETHER = catalogue.together(CONFIG)  # (model, tasks) -> the variants that are evaluated on all of these tasks
+TOGETHER = catalogue.together(
+    CONFIG, [*TABLES.values(), *FIGURES.values()]
+)  # (model, tasks) -> the variants that are evaluated on all of these tasks
 
 
 def variant_of(wildcards):

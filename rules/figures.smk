@@ -3,18 +3,43 @@ Figures, in one style, from tables only: changing a figure's looks runs nothing 
 
 INPUT
     CSV and parquet files of the analyses, as scripts/pruning/report/catalogue.py says
+    results/{model}/masks/…                             of `widths`
 OUTPUT
+    results/analysis/widths.csv                         neurons that each layer keeps
     results/figures/{figure}.svg, .png
 """
 
-FIGURES = catalogue.figures(CONFIG)
+
+rule widths:
+    """Neurons that each layer keeps, by method."""
+    input:
+        masks=[
+            path.format(model=model)
+            for s in catalogue.curve_sparsities(CONFIG)
+            for path in of_methods(names.MASK.replace("{calib}", CALIB).replace("{sparsity}", str(s)))
+            for model in EXPERIMENT.models
+        ],
+        code=code("widths"),
+    output:
+        PLACES.widths,
+    params:
+        settings=settings(
+            None,
+            models=EXPERIMENT.models,
+            calib=CALIB,
+            methods=EXPERIMENT.methods,
+            sparsities=catalogue.curve_sparsities(CONFIG),
+        ),
+        masks=lambda w: names.MASK,
+    shell:
+        on_cpu("--masks {params.masks:q} --output {output:q}")
 
 
 rule figure:
     """One figure of the catalogue."""
     input:
         files=lambda w: FIGURES[w.figure].inputs,
-        code=lambda w: code("figure", f"report/figures/{FIGURES[w.figure].maker}"),
+        code=lambda w: code("figure", FIGURES[w.figure].maker),
     output:
         svg=report(
             f"{PLACES.figure}.svg",
@@ -33,4 +58,4 @@ rule figure:
         files=lambda w: FIGURES[w.figure].options,
         caption=lambda w: FIGURES[w.figure].caption,
     shell:
-        on_cpu("--figure {params.maker} {params.files:q} --output-svg {output.svg:q} --output-png {output.png:q}")
+        on_cpu("--maker {params.maker} {params.files:q} --output-svg {output.svg:q} --output-png {output.png:q}")

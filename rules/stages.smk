@@ -67,7 +67,7 @@ def complete(stage):
         stage.set_log(log_of(strip_wildcard_constraints(str(stage.output[0]))))
     if not stage.benchmark:
         stage.benchmark = benchmark_of(strip_wildcard_constraints(str(stage.log[0])).removeprefix("results/logs/"))
-    stage.conda_env = stage.conda_env or f"../envs/{'gpu' if leased else 'cpu'}.yaml"
+    stage.conda_env = stage.conda_env or f"{HOME}/envs/{'gpu' if leased else 'cpu'}.yaml"
     if leased and said.threads is None and stage.name not in user._parsed_overwrite_threads:
         stage.resources["_cores"] = threads_of
     usual = {"gpu": gpus, "mem_mb": memory_mb} if leased else {"mem_mb": grown(1000)}

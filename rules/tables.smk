@@ -9,7 +9,6 @@ OUTPUT
     results/leakage/{table}.csv                 test items found in the text that was calibrated or tuned on
 """
 
-TABLES = catalogue.tables(CONFIG)
 RESULT_TABLES = [name for name, table in CONFIG.tables.items() if table]
 
 
@@ -55,7 +54,7 @@ rule table:
     """One table of the catalogue."""
     input:
         files=lambda w: TABLES[w.table].inputs,
-        code=lambda w: code("table", f"report/tables/{TABLES[w.table].maker}"),
+        code=lambda w: code("table", TABLES[w.table].maker),
     output:
         csv=f"{PLACES.table}.csv",
         md=f"{PLACES.table}.md",

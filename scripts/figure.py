@@ -1,7 +1,7 @@
 """One figure from the tables of the analyses, as SVG and PNG (200 dpi), in the figures' style.
 
 Settings (JSON): `methods` and `models`, in the order of drawing, and the figure's own keys;
-pruning/report/figures/NAME.py says which, and which tables it takes. Equal tables and settings make equal bytes.
+its maker, a module of pruning/, says which, and which tables it takes. Equal tables and settings make equal bytes.
 """
 
 from pathlib import Path
@@ -14,25 +14,25 @@ from pruning.core import cli
 
 def figure(
     settings: cli.Settings,
-    figure: Annotated[str, typer.Option(help="name of the module in pruning/report/figures")],
+    maker: Annotated[str, typer.Option(help="module of scripts/pruning/, as report/figures/widths")],
     file: Annotated[list[str], typer.Option(metavar="NAME=PATH", help="CSV or parquet; those of one name are joined")],
     output_svg: Annotated[Path, typer.Option(help="SVG to write")],
     output_png: Annotated[Path, typer.Option(help="PNG to write")],
 ) -> None:
     import importlib
-    import pkgutil
 
     from pruning.core import artifacts
-    from pruning.report import figures
     from pruning.report.figures import style
     from pruning.report.files import Files
 
-    names = sorted({module.name for module in pkgutil.iter_modules(figures.__path__)} - {"style"})
-    if figure not in names:
-        raise cli.InputError(f"--figure {figure}: no such figure; there are {', '.join(names)}")
+    name = maker.rpartition("/")[2]
+    if maker.startswith("paper/"):
+        module = importlib.import_module(f"pruning.paper.figures.{name}")
+    else:
+        module = importlib.import_module(f"pruning.report.figures.{name}")
     tables = read(Files(file))
     with style.figure_style():
-        made = importlib.import_module(f"pruning.report.figures.{figure}").draw(tables, settings)
+        made = module.draw(tables, settings)
         for path, kind, metadata in ((output_svg, "svg", {"Date": None}), (output_png, "png", {"Software": None})):
             with artifacts.atomic(path) as temporary:
                 made.savefig(temporary, format=kind, metadata=metadata)

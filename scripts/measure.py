@@ -1,4 +1,4 @@
-"""Measure the dense model on calibration text: what is measured, a module of scripts/pruning/calibration/ says.
+"""Measure the dense model on calibration text: what is measured, a module of scripts/pruning/ says.
 
 Its `measure` writes the outputs: statistics of a shard (`gradients`), or of attention; `second_moments`;
 `output_gradients`; `parameter_gradients`; and what figures show of single tokens (`observe`).
@@ -14,7 +14,7 @@ from pruning.core import cli
 
 
 def measure(
-    what: Annotated[str, typer.Option(help="the module")],
+    what: Annotated[str, typer.Option(help="the module, as calibration/gradients")],
     outputs: Annotated[list[Path], typer.Option("--output", help="in the order that its `measure` says; repeat")],
     settings: cli.Settings,
     model: cli.Model,
@@ -27,7 +27,10 @@ def measure(
     from pruning.core import out_of_memory
     from pruning.models.checkpointing import checkpoint_gradients
 
-    module = importlib.import_module(f"pruning.calibration.{what}")
+    if what == "paper/observe":
+        module = importlib.import_module("pruning.paper.observe")
+    else:
+        module = importlib.import_module(f"pruning.calibration.{what.removeprefix('calibration/')}")
     network, tokenizer, batches = prepare.loaded(model, data, settings, threads, module.STAGE)
     if settings.get("gradient_checkpointing"):
         checkpoint_gradients(network)

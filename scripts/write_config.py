@@ -33,11 +33,13 @@ def write_config(
 def results() -> str:
     """The default's tables and figures, with their captions, as a Markdown table."""
     from pruning.config.default import DEFAULT
+    from pruning.paper import catalogue as paper
     from pruning.report import catalogue
 
-    entries = {**catalogue.tables(DEFAULT), "costs": catalogue.costs(DEFAULT)}
+    entries = {**catalogue.tables(DEFAULT), **paper.tables(DEFAULT), "costs": catalogue.costs(())}
+    drawn = {**catalogue.figures(DEFAULT), **paper.figures(DEFAULT)}
     lines = {f"`{name}`": entry.caption for name, entry in sorted(entries.items())}
-    lines |= {f"`figures/{name}`": entry.caption for name, entry in sorted(catalogue.figures(DEFAULT).items())}
+    lines |= {f"`figures/{name}`": entry.caption for name, entry in sorted(drawn.items())}
     rows = [f"| {name} | {caption} |" for name, caption in lines.items()]
     return "\n".join(["| file in `results/` | what |", "|---|---|", *rows, ""])
 

@@ -151,7 +151,8 @@ def place_of_library(arguments: list[str], environment: dict[str, str]) -> Path:
     """The folder of the package `pruning` that these arguments will import."""
     options = [argument for argument in arguments if argument != "-P"]
     if options[0] != "-m":
-        return Path(options[0]).resolve().parent
+        folder = Path(options[0]).resolve().parent
+        return folder.parent if folder.name == "paper" else folder
     if options[1] == "snakemake":
         named = [file for option, file in zip(options, options[1:], strict=False) if option == "--snakefile"]
         return Path(*named[:1]).resolve().parent / "scripts" if named else Path.cwd() / "scripts"

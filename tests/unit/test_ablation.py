@@ -8,7 +8,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from pruning.core.errors import InputError
-from pruning.report.tables import ablation
+from pruning.paper.tables import ablation
 
 RKU = "energy-share-none-uniform"
 SETTINGS = {"task": "sums", "title": "Sums", "sparsity": 40, "confidence": 0.95, "calib": "sums-s0"}

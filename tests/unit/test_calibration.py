@@ -18,14 +18,14 @@ from pruning.calibration import columns
 from pruning.calibration.columns import TOKEN_CLASSES
 from pruning.calibration.gradients import Calibration
 from pruning.calibration.objectives import OBJECTIVES
-from pruning.calibration.observe import Observation, activation_table
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
-from pruning.calibration.token_classes import vocabulary_classes
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import allocation
 from pruning.methods.normalise import layer_sum
 from pruning.models.checkpointing import checkpoint_gradients
+from pruning.paper.observe import Observation, activation_table
+from pruning.paper.token_classes import vocabulary_classes
 
 MODELS = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 PLAIN = {"token_mask": "all"}
@@ -301,7 +301,7 @@ def test_the_stages_write_what_they_say(tmp_path):
     merge_calibration.merge_calibration(settings_of(shards=2), shards, merged)
     assert sorted(path.name for path in merged.iterdir()) == ["layers.parquet", "statistics.parquet"]
     outputs = [tmp_path / f"{name}.parquet" for name in ("activations", "token_classes")]
-    measure.measure("observe", outputs, settings_of(tokens=9, layer=None), *files)
+    measure.measure("paper/observe", outputs, settings_of(tokens=9, layer=None), *files)
     assert artifacts.read_provenance(outputs[0])["settings"]["layer"] == 1
     kept = artifacts.read_table(outputs[0], "activations").to_pylist()
     assert len(kept) == 9
@@ -320,7 +320,7 @@ def test_the_stages_write_what_they_say(tmp_path):
     for name in columns.token_class_columns(BOTH):
         assert_close(sums[name], total[name], rtol=1e-5)
     with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
-        measure.measure("observe", outputs, settings_of(tokens=9, layer=3), *files)
+        measure.measure("paper/observe", outputs, settings_of(tokens=9, layer=3), *files)
 
 
 def hooks_of(model) -> list:

@@ -5,19 +5,19 @@ from html import unescape
 from io import StringIO
 from itertools import product
 
-import cases as cases_stage
 import pandas as pd
 import pytest
 import torch
 from markdown_it import MarkdownIt
+from paper import cases as cases_stage
 from peft import LoraConfig, get_peft_model
 
 import tiny
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.models import loading
+from pruning.paper.tables import table5
 from pruning.report.files import Files
-from pruning.report.tables import table5
 
 SETTINGS = {"items": [2, 0, 1], "prompt": "Q: {question}\nA:", "target": "{answer}", "tokens": 12, "until": ["Q:"]}
 SETTINGS |= {"answer_pattern": r"#### (-?[0-9.,]+)", "dtype": "float32"}

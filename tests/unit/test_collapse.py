@@ -2,18 +2,18 @@
 
 import re
 
-import collapse as collapse_stage
 import numpy as np
 import pandas as pd
 import pytest
+from paper import collapse as collapse_stage
 from scipy import optimize, stats
 
-from pruning.analysis.collapse import Collapse, accuracy, collapse, compare, fit
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.core.significance import wilson
+from pruning.paper.collapse import Collapse, accuracy, collapse, compare, fit
+from pruning.paper.tables import collapse as printed
 from pruning.report.files import Files
-from pruning.report.tables import collapse as printed
 
 SPARSITIES = np.arange(1, 10) / 10
 METRIC = "exact_match,strict-match"

@@ -354,7 +354,7 @@ def test_models_and_tables_do_not_bear_the_names_of_other_results(name: str):
 
 
 def test_the_names_of_other_results_are_those_of_the_rules():
-    rules = [*(ROOT / "rules").glob("*.smk"), ROOT / "scripts/pruning/core/names.py", ROOT / "scripts/evaluate.py"]
+    rules = [*(ROOT / "rules").rglob("*.smk"), ROOT / "scripts/pruning/core/names.py", ROOT / "scripts/evaluate.py"]
     named = {name for path in rules for name in re.findall(r"results/([a-z0-9_-]+)\b", path.read_text())}
     assert {"data", "figures", "logs", "cache", "leakage"} <= named <= references.OTHER_RESULTS
 

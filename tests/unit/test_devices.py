@@ -86,7 +86,7 @@ def test_a_job_whose_gpu_torch_cannot_use_does_not_run_on_the_cpu(stage: str, op
 
 def test_every_stage_that_is_given_gpus_looks_for_them():
     launched = set()
-    for rules in (ROOT / "rules").glob("*.smk"):
+    for rules in (ROOT / "rules").rglob("*.smk"):
         for rule in re.split(r"^ *rule ", rules.read_text(), flags=re.M):
             if "launch=LAUNCH" in rule or "on_gpu(" in rule:
                 launched |= set(re.findall(r"code\(\s*\"(\w+)\"", rule))

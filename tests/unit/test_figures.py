@@ -19,7 +19,8 @@ from scipy.special import expit
 
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.report.figures import collapse, fig1, fig2, fig3, latency, recovery, style, tradeoff, widths
+from pruning.paper.figures import collapse, fig1, fig2, fig3
+from pruning.report.figures import latency, recovery, style, tradeoff, widths
 from pruning.report.files import Files
 
 METHODS = ["wanda", "flap", "taylor_fo", "cfsp", "agf", "rku", "random"]

@@ -9,8 +9,8 @@ import pytest
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError
 from pruning.core.significance import wilson
+from pruning.paper.tables import readings
 from pruning.report.files import Files
-from pruning.report.tables import readings
 
 PAPER = Path(__file__).parents[2] / "resources/paper"
 TABLE4 = readings.published_lines(pd.read_csv(PAPER / "table4.csv"))

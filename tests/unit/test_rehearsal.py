@@ -227,7 +227,7 @@ SETTINGS = {
 }
 PERPLEXITY = {"kind": "perplexity", "text": "{text}", "joiner": "-", "batch_size": 3, "seqlen": 8, "tokens": None}
 ASKING = {  # script, or what scripts/measure.py measures -> stage that it asks for
-    **{"gradients": "calibration", "observe": "calibration", "recover": "recovery", "evaluate": "perplexity"},
+    **{"gradients": "calibration", "paper/observe": "calibration", "recover": "recovery", "evaluate": "perplexity"},
     **{name: name for name in ("second_moments", "output_gradients", "refit", "rounds", "sensitivity")},
 }
 

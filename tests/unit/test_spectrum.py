@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 import scipy.linalg
 import scipy.stats
-import spectrum as stage
+from paper import spectrum as stage
 
-from pruning.analysis import spectrum
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.paper import spectrum
 
 SETTINGS = {"model": "m", "calib": "c", "sparsity": 50, "draws": 3, "seed": 1}
 

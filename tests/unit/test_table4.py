@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pruning.analysis.overlap import expected_iou, iou
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.paper.overlap import expected_iou, iou
+from pruning.paper.tables import table4
 from pruning.report.files import Files
-from pruning.report.tables import table4
 
 PAPER = Path(__file__).parents[2] / "resources/paper"
 

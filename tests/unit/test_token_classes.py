@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 import tiny
 from pruning.calibration.columns import TOKEN_CLASSES
-from pruning.calibration.token_classes import FUNCTION_WORDS, classes_of, token_class, vocabulary_classes
+from pruning.paper.token_classes import FUNCTION_WORDS, classes_of, token_class, vocabulary_classes
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-import trap as stage
+from paper import trap as stage
 from statsmodels.stats.proportion import proportion_confint
 
-from pruning.analysis import trap
 from pruning.calibration.columns import TOKEN_CLASSES
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.paper import trap
 
 SETTINGS = {"model": "m", "calib": "c", "sparsity": 40, "high": 0.75, "low": 0.25, "objective": "energy"}
 SETTINGS |= {"confidence": 0.95, "layer": None}

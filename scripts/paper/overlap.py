@@ -17,9 +17,9 @@ def overlap(
     """Settings: the names `model`, `calib`, `first` and `second`, for the rows."""
     import pandas as pd
 
-    from pruning.analysis.overlap import expected_iou, iou
     from pruning.core import artifacts, names
     from pruning.methods import masks
+    from pruning.paper.overlap import expected_iou, iou
 
     rows = []
     for paths in zip(first, second, strict=True):

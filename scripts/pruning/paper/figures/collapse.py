@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pruning.analysis.collapse import accuracy as fitted
 from pruning.core import names
+from pruning.paper.collapse import accuracy as fitted
 from pruning.report.figures import style
 
 KEYS = ["model", "calib", "method", "task", "metric"]

@@ -10,7 +10,7 @@ OUTPUT
     results/experiments.html        a list of all experiments' first pages
 """
 
-COSTS = catalogue.costs(CONFIG)
+COSTS = catalogue.costs(TOGETHER)
 COSTS_TABLE = PLACES.table.format(table="costs")
 PAGES = {**TABLES, "costs": COSTS}
 TEMPLATES = {
@@ -25,7 +25,7 @@ use rule table as costs with:
         # Ancient: a figure drawn anew does not make the costs anew; delete results/costs.csv for fresh ones.
         ancient(expand(f"{PLACES.table}.csv", table=TABLES)),
         ancient(expand(f"{PLACES.figure}.svg", figure=FIGURES)),
-        code=code("table", f"report/tables/{COSTS.maker}"),
+        code=code("table", COSTS.maker),
     output:
         **{form: f"{COSTS_TABLE}.{form}" for form in ("csv", "md", "tex")},
     resources:
@@ -68,7 +68,7 @@ rule first_page:
     output:
         PLACES.index,
     params:
-        settings=lambda w: settings(None, **catalogue.first_page(CONFIG)),
+        settings=lambda w: settings(None, **catalogue.first_page(CONFIG, PAGES, FIGURES)),
         files=lambda w: [
             f"--file=table={PLACES.table}",
             f"--file=figure={PLACES.figure}",

@@ -1,5 +1,6 @@
 """
-Analyses: what the masks have in common, what the retained activations span, which neurons are kept, what is said.
+Analyses that reproduce the paper: what the masks have in common, what the retained activations span, which neurons are
+kept, what a model writes, where accuracy collapses.
 
 INPUT
     results/{model}/masks/…, scores/…, calibration/…                    see rules/mask.smk, score.smk, calibrate.smk
@@ -9,15 +10,7 @@ OUTPUT
     results/{model}/analysis/trap/{calib}/{sparsity}.…                      trap and spike neurons, token classes (Figure 2)
     results/{model}/analysis/cases/{variant}.json                           what a variant writes (Table 5)
     results/analysis/collapse.csv, accuracy.csv                             accuracy over sparsity, collapse points
-    results/analysis/widths.csv                                             neurons that each layer keeps
 """
-
-CALIB = catalogue.calib(CONFIG)
-
-
-def of_methods(path):
-    """A path for every method of the experiment, other wildcards left in."""
-    return [path.replace("{method}", method) for method in EXPERIMENT.methods]
 
 
 def named(option, path):
@@ -42,7 +35,7 @@ if CONFIG.overlap:
         input:
             first=masks_of("first"),
             second=masks_of("second"),
-            code=code("overlap"),
+            code=code("paper/overlap"),
         output:
             names.OVERLAP,
         wildcard_constraints:
@@ -64,7 +57,7 @@ if CONFIG.spectrum:
             activations=names.ACTIVATIONS,
             scores=of_methods(names.SCORES),
             masks=of_methods(names.MASK),
-            code=code("spectrum"),
+            code=code("paper/spectrum"),
         output:
             spectrum=f"{names.SPECTRUM}.csv",
             summary=f"{names.SPECTRUM}.summary.csv",
@@ -90,7 +83,7 @@ if CONFIG.trap:
             statistics=names.STATISTICS,
             token_classes=names.TOKEN_CLASSES,
             masks=of_methods(names.MASK),
-            code=code("trap"),
+            code=code("paper/trap"),
         output:
             neurons=f"{names.TRAP}.neurons.parquet",
             regions=f"{names.TRAP}.regions.csv",
@@ -119,7 +112,7 @@ if CONFIG.cases:
         input:
             unpack(parts_of),
             data=names.DATA.format(dataset=CONFIG.cases.dataset, split=CONFIG.cases.split),
-            code=lambda w: code("cases", *parts_code(w)),
+            code=lambda w: code("paper/cases", *parts_code(w)),
         output:
             names.CASES,
         wildcard_constraints:
@@ -139,42 +132,17 @@ if CONFIG.collapse:
             samples=catalogue.samples(
                 CONFIG, [names.DENSE, *catalogue.grid(CONFIG, CONFIG.collapse.sparsities)], CONFIG.collapse.task
             ),
-            code=code("collapse"),
+            code=code("paper/collapse"),
         output:
             collapse=PLACES.collapse,
             accuracy=PLACES.accuracy,
         resources:
             mem_mb=grown(2000),
         params:
-            settings=settings(None, **catalogue.collapse_settings(CONFIG)),
+            settings=settings(None, **paper.collapse_settings(CONFIG)),
             samples=lambda w: names.SAMPLES,
         shell:
             on_cpu(
                 "--samples {params.samples:q} --output-collapse {output.collapse:q} --output-accuracy "
                 "{output.accuracy:q}"
             )
-
-
-rule widths:
-    """Neurons that each layer keeps, by method."""
-    input:
-        masks=[
-            path.format(model=model)
-            for s in catalogue.curve_sparsities(CONFIG)
-            for path in of_methods(names.MASK.replace("{calib}", CALIB).replace("{sparsity}", str(s)))
-            for model in EXPERIMENT.models
-        ],
-        code=code("widths"),
-    output:
-        PLACES.widths,
-    params:
-        settings=settings(
-            None,
-            models=EXPERIMENT.models,
-            calib=CALIB,
-            methods=EXPERIMENT.methods,
-            sparsities=catalogue.curve_sparsities(CONFIG),
-        ),
-        masks=lambda w: names.MASK,
-    shell:
-        on_cpu("--masks {params.masks:q} --output {output:q}")

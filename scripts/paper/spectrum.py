@@ -30,10 +30,10 @@ def spectrum(
     import numpy as np
     import pandas as pd
 
-    from pruning.analysis.spectrum import measure, random_choices
     from pruning.core import artifacts, names
     from pruning.methods import allocation
     from pruning.methods.masks import rows as rows_of
+    from pruning.paper.spectrum import measure, random_choices
 
     cli.phase("start-up")
     score_paths, mask_paths = (dict(named.split("=", 1) for named in pairs) for pairs in (scores, masks))

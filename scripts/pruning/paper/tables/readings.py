@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pruning.analysis import trap
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError
 from pruning.core.layer import chosen
 from pruning.methods.masks import rows as rows_of
+from pruning.paper import trap
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell

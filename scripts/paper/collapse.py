@@ -26,10 +26,10 @@ def collapse(
     import numpy as np
     import pandas as pd
 
-    from pruning.analysis import collapse as fits
     from pruning.analysis import comparison
     from pruning.core import artifacts, names
     from pruning.core.names import DENSE, Variant
+    from pruning.paper import collapse as fits
 
     task, metric, sparsities = settings["task"], settings["metric"], sorted(settings["sparsities"])
     if settings["reference"] not in settings["methods"]:

@@ -25,10 +25,10 @@ def trap(
     output_regions: Annotated[Path, typer.Option(help="regions.csv")],
     output_classes: Annotated[Path, typer.Option(help="classes.csv")],
 ) -> None:
-    from pruning.analysis import trap as analysis
     from pruning.core import artifacts, names
     from pruning.core.layer import chosen
     from pruning.methods.masks import rows as rows_of
+    from pruning.paper import trap as analysis
 
     cli.phase("start-up")
     high, low = settings["high"], settings["low"]

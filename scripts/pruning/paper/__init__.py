@@ -1,0 +1,1 @@
+"""What reproduces the paper and no other part needs: its analyses, tables and figures."""

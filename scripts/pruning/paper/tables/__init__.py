@@ -1,0 +1,1 @@
+"""Tables of the paper's analyses: as in report/tables."""
