@@ -5,7 +5,7 @@ Settings (JSON): `models`, `calib`, `methods`, `sparsities` (whole per cent); `t
 others' points are compared with; `confidence` of the intervals; `resamples` and `seed` of the bootstrap.
 
 Writes collapse.csv, one row per model, calibration and method (NaN: beyond the largest measured sparsity, see
-pruning/analysis/collapse.py) with the difference from the reference's point and its tests; and accuracy.csv, the
+pruning/paper/collapse.py) with the difference from the reference's point and its tests; and accuracy.csv, the
 accuracies that the fits go through, the dense one as sparsity 0; sparsities and accuracies are fractions in both.
 """
 

@@ -47,7 +47,7 @@ def test_a_figure(workspace: Workspace):
     code, entry = code_below("CONTRIBUTING.md", "A figure, step by step")
     report = workspace.path / "scripts/pruning/report"
     (report / "figures/kept.py").write_text(code)
-    insert(report / "catalogue.py", '    shared = statistical(config, "models", "methods")\n', entry)
+    insert(report / "catalogue.py", '    return made_in("report/figures", found', entry)
     workspace.snakemake("results/figures/kept.svg")
     assert (workspace.path / "results/figures/kept.png").stat().st_size > 5_000
     assert workspace.planned("paper")["figure"] == 8  # the others, and this one no more

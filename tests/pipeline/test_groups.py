@@ -62,7 +62,7 @@ def test_second_moments_rank_neurons_and_groups(workspace: Workspace):
         "scripts/pruning/methods/surgeon.py": again,
         "scripts/pruning/calibration/second_moments.py": again,
         "scripts/pruning/calibration/output_gradients.py": again | gradients,
-        "scripts/pruning/calibration/observe.py": {},
+        "scripts/pruning/paper/observe.py": {},
     }
     for file, jobs in edits.items():
         with changed(workspace.path / file, (workspace.path / file).read_text() + "\n# edited\n"):

@@ -1,7 +1,7 @@
 """Accuracy against sparsity, and the sparsity at which each method's accuracy is halfway from dense to chance.
 
 Tables: `accuracy` (fractions; sparsity 0 is the dense model) and `collapse` (collapse, its interval and width are
-sparsities). The fitted curve is that of analysis/collapse.py. Where a point, or the end of its interval, is beyond the
+sparsities). The fitted curve is that of paper/collapse.py. Where a point, or the end of its interval, is beyond the
 sparsities measured (censored, NaN), an arrow says so. Settings: `titles`, task -> text, and, optional, `background`,
 methods in grey.
 """

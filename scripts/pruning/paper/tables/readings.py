@@ -6,7 +6,7 @@ RKU's in Table 6, and with the claims of Section 4.2 (Figures 2 and 3).
 
 Settings: `models`, `calib`; `rows`, interpretation -> its `title`, a method for each of ROLES and the `objective` of
 its rku; `sparsities` (whole per cent) and `layer` (null: the last but one) of the overlaps; `sparsity` of the masks,
-`high`, `low` and `confidence` as for analysis/trap.py. Files: `overlap`, `masks` and `statistics`, templates; `table4`
+`high`, `low` and `confidence` as for paper/trap.py. Files: `overlap`, `masks` and `statistics`, templates; `table4`
 and `table6` of the paper.
 """
 
@@ -75,7 +75,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
 
 def curve(overlap: pd.DataFrame, sparsities: Sequence[int], layer: int) -> pd.DataFrame:
     """IoU of two methods by sparsity (whole per cent): `mean` of the layers and `layer`, that of one. `overlap` as
-    scripts/overlap.py writes it."""
+    scripts/paper/overlap.py writes it."""
     overlap = overlap.assign(sparsity=names.percent(overlap["sparsity"]))
     overlap = overlap[overlap["sparsity"].isin(list(sparsities))]
     one = overlap[overlap["layer"] == layer].set_index("sparsity")["iou"]
