@@ -9,6 +9,7 @@ else loads what is there.
 """
 
 import array
+import fcntl
 import gc
 import importlib
 import json
@@ -46,7 +47,8 @@ channel = socket.socket(socket.AF_UNIX)
 channel.connect({address!r})
 limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 job = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), limit]).encode()
-channel.sendmsg([len(job).to_bytes(8, "little")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
+open_files = array.array("i", [0, 1, 2, *(int(word[8:]) for word in sys.argv if word.startswith("/dev/fd/"))])
+channel.sendmsg([len(job).to_bytes(8, "little")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, open_files)])
 channel.sendall(job)
 ended = channel.recv(1)
 if not ended:
@@ -76,7 +78,8 @@ def serving(folder: Path, owner: int) -> Path:
 
 
 def serve(address: str, client: str, owner: str) -> None:
-    del sys.path[0]  # the tests' folder
+    # In place of the tests folder: Snakemake looks for plug-ins once.
+    sys.path[0] = str(SCRIPTS / "pruning/core/plugins")
     for name in LIBRARIES:
         importlib.import_module(name)
     from torch.utils import collect_env
@@ -112,14 +115,18 @@ def serve(address: str, client: str, owner: str) -> None:
 
 
 def work(channel: socket.socket, files: dict[Path, bytes]) -> None:
-    head, ancillary, *_ = channel.recvmsg(8, socket.CMSG_SPACE(12))
+    channel = socket.socket(
+        fileno=fcntl.fcntl(channel.fileno(), fcntl.F_DUPFD, 100)
+    )  # out of the way of files' numbers
+    head, ancillary, *_ = channel.recvmsg(8, socket.CMSG_SPACE(16))
     descriptors = array.array("i", ancillary[0][2])
     size, job = int.from_bytes(head, "little"), b""
     while len(job) < size:
         job += channel.recv(size - len(job))
     arguments, folder, environment, limit = json.loads(job)
-    for place, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, place)
+    numbers = [0, 1, 2, *(int(word[8:]) for word in arguments if word.startswith("/dev/fd/"))]
+    for number, descriptor in zip(numbers, descriptors, strict=True):
+        os.dup2(descriptor, number)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode, closefd=False) for n, mode in enumerate("rww"))
     os.chdir(folder)
     os.environ.clear()
@@ -162,7 +169,8 @@ def place_of_library(arguments: list[str], environment: dict[str, str]) -> Path:
 def take_library(place: Path, files: dict[Path, bytes], anew: bool) -> None:
     """Make the modules that are loaded those of this place, or forget them where a file there is another one."""
     modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "pruning"}
-    if anew or not all((place / file).is_file() and (place / file).read_bytes() == files[file] for file in files):
+    there = {path.relative_to(place): path.read_bytes() for path in place.glob("pruning/**/*.py")}
+    if anew or there != files:
         for name in modules:
             del sys.modules[name]
     elif place != SCRIPTS:

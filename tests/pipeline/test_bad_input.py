@@ -208,8 +208,8 @@ def test_what_make_runs_prints_a_failed_jobs_own_error(workspace: Workspace):
     recipe = re.search(r"^table1: .*\n\t@\$\(SNAKEMAKE\) (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
     assert "--quiet" in recipe
     edited(workspace, {"calibrations|gsm_symbolic-s0|samples": 100_000})
-    logger = {"forking": False, "PYTHONPATH": str(ROOT / "scripts/pruning/core/plugins")}
-    done = workspace.snakemake(*recipe.split(), "--logger", "pruning", check=False, **logger)
+    plugins = str(ROOT / "scripts/pruning/core/plugins")
+    done = workspace.snakemake(*recipe.split(), "--logger", "pruning", check=False, PYTHONPATH=plugins)
     printed = done.stdout + done.stderr
     assert done.returncode != 0 and "rule calibrate_shard:" not in printed and "Select jobs" not in printed
     assert re.search(r"^\d+ of \d+ jobs, \d+:\d\d: fetch_model model=tiny-reasoner$", printed, re.M)

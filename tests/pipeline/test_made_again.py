@@ -72,10 +72,10 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
     again, with_groups = {"parameter_gradients": 1, "score": 1}, {"attention_parameter_gradients": 1, "score": 1}
     dag = workspace.dag(GRADIENTS)
     for file, jobs in {
-        "parameter_gradients.py": again,
+        "measure.py": again,
         "pruning/calibration/parameter_gradients.py": again,
         "pruning/methods/scores/parameter_taylor.py": {"score": 1},
-        "calibrate.py": NOTHING,
+        "pruning/calibration/second_moments.py": NOTHING,
     }.items():
         assert dag.after_editing(f"scripts/{file}") == jobs
     for key, value, jobs in (
@@ -100,7 +100,7 @@ def test_a_changed_mask_is_never_answered_from_another_models_cache(workspace: W
     folder = (workspace.path / target).parent
     (old,) = folder.glob(".gsm_symbolic.*.jsonl")
     answers = AnswerFile(old)
-    for key, record in list(answers.records.items()):  # later lines count; altered ones would not be believed
+    for key, record in list(answers.items()):  # later lines count; altered ones would not be believed
         answers.add(key, {**record, "response": "#### 777"})
     workspace.configure({"methods.random.options.seed": 1})
     workspace.snakemake(target)

@@ -30,7 +30,7 @@ def printed(tmp_path_factory) -> dict[tuple, dict[str, str]]:
     found = {}
     for options in (PLAIN, OVERRIDDEN):
         done = own.snakemake("-n", "results/table1.csv", "mine.txt", *options)
-        jobs = re.findall(r"^(?:local)?rule (\w+):\n(.*?)\n\n", done.stdout + done.stderr, re.S | re.M)
+        jobs = re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)*)", done.stdout + done.stderr, re.M)
         found[options] = dict(reversed(jobs))
     return found
 
@@ -40,8 +40,8 @@ def printed(tmp_path_factory) -> dict[tuple, dict[str, str]]:
     [
         (PLAIN, "fetch_dataset", {"log": r"data/gsm_symbolic/\w+", "resources": "mem_mb=1000"}),
         (OVERRIDDEN, "fetch_dataset", {"log": r"data/gsm_symbolic/\w+", "resources": "mem_mb=77"}),
-        (PLAIN, "calibrate_shard", {"log": f"{FOLDER}/shards/0-of-2", "resources": "mem_mb=1000.* gpu=0"}),
-        (OVERRIDDEN, "calibrate_shard", {"log": f"{FOLDER}/shards/0-of-2", "threads": "2"}),
+        (PLAIN, "calibrate_shard", {"log": f"{FOLDER}/shards/[01]-of-2", "resources": "mem_mb=1000.* gpu=0"}),
+        (OVERRIDDEN, "calibrate_shard", {"log": f"{FOLDER}/shards/[01]-of-2", "threads": "2"}),
         (PLAIN, "merge_calibration", {"log": f"{FOLDER}/statistics", "resources": "mem_mb=1000"}),
         (PLAIN, "table", {"log": "table1", "resources": "mem_mb=2000"}),  # as the rule says
     ],

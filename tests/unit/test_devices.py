@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -89,10 +90,10 @@ def test_every_stage_that_is_given_gpus_looks_for_them():
     for rules in (ROOT / "rules").rglob("*.smk"):
         for rule in re.split(r"^ *rule ", rules.read_text(), flags=re.M):
             if "launch=LAUNCH" in rule or "on_gpu(" in rule:
-                launched |= set(re.findall(r"code\(\s*\"(\w+)\"", rule))
-    assert len(launched) > 12
+                launched |= set(re.findall(r"code\(\s*\"([\w/]+)\"", rule))
+    assert {"measure", "score", "refit", "recover", "evaluate", "timing", "paper/cases"} <= launched
     for stage in launched:
-        assert f"cli.run({stage})" in (ROOT / f"scripts/{stage}.py").read_text(), stage
+        assert f"cli.run({Path(stage).name})" in (ROOT / f"scripts/{stage}.py").read_text(), stage
 
 
 def test_a_driver_that_does_not_answer_ends_in_one_line(tmp_path, monkeypatch):

@@ -69,4 +69,4 @@ def test_without_a_terminal_each_finished_job_is_a_line_and_on_one_there_is_a_ba
     assert {line.rpartition(": ")[2] for line in lines} == {"made name=a", "made name=b", "all"}
     (tmp_path / "a.txt").unlink()
     said = shown(written(tmp_path, "exit {nothing}; "), FORCE_COLOR="1", COLUMNS="200")
-    assert "NameError" in said and "0/2" in said and "Select jobs" not in said
+    assert "NameError" in said and "0/3" in said and "Select jobs" not in said

@@ -3,11 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import safetensors.torch
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -96,11 +96,19 @@ def save(directory: Path, tuned: PeftModel) -> None:
 
 
 def save_state(path: Path, identity: str, log: Log, tuned: PeftModel, optimizer: torch.optim.Optimizer) -> None:
-    """A checkpoint in one file: log, adapters and AdamW's moments, after a digest of them and of whose they are."""
-    adapters = {name: parameter.detach() for name, parameter in tuned.named_parameters() if parameter.requires_grad}
-    torch.save({"log": log, "adapters": adapters, "optimizer": optimizer.state_dict()}, buffer := BytesIO())
+    """Write a checkpoint as one file: a digest of what follows and of whose it is; the log as JSON; adapters and
+    AdamW's moments by name, as safetensors."""
+    tensors = {}
+    for name, parameter in trained(tuned).items():
+        own = {"parameter": parameter.detach(), **optimizer.state[parameter]}
+        tensors |= {f"{key}|{name}": value.contiguous() for key, value in own.items()}
+    content = json.dumps(log).encode() + b"\n" + safetensors.torch.save(tensors)
     with artifacts.atomic(path) as temporary:
-        temporary.write_bytes(_digest(identity, buffer.getvalue()) + buffer.getvalue())
+        temporary.write_bytes(_digest(identity, content) + content)
+
+
+def trained(tuned: PeftModel) -> dict[str, torch.nn.Parameter]:
+    return {name: parameter for name, parameter in tuned.named_parameters() if parameter.requires_grad}
 
 
 def load_state(path: Path, identity: str, tuned: PeftModel, optimizer: torch.optim.Optimizer) -> Log:
@@ -111,11 +119,15 @@ def load_state(path: Path, identity: str, tuned: PeftModel, optimizer: torch.opt
         if raw:
             print(f"{path}: not a whole checkpoint of this training, which starts anew")
         return []
-    state = torch.load(BytesIO(raw[DIGEST:]), map_location="cpu", weights_only=True)
-    tuned.load_state_dict(state["adapters"], strict=False)
-    optimizer.load_state_dict(state["optimizer"])
-    print(f"resumed after step {len(state['log'])}")
-    return state["log"]
+    text, _, saved = raw[DIGEST:].partition(b"\n")
+    log, tensors = json.loads(text), safetensors.torch.load(saved)
+    for name, parameter in trained(tuned).items():
+        with torch.no_grad():
+            parameter.copy_(tensors[f"parameter|{name}"])
+        moments = {key: tensors[f"{key}|{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": tensors[f"step|{name}"], **moments}
+    print(f"resumed after step {len(log)}")
+    return log
 
 
 def _digest(identity: str, content: bytes) -> bytes:
