@@ -32,8 +32,8 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
 def rows(overlap: pd.DataFrame, published: pd.DataFrame, layer: int | None) -> pd.DataFrame:
     """Mean IoU over layers (`layer` empty) and IoU at one layer, with chance and the paper's value and difference.
 
-    Args: `overlap` as scripts/paper/overlap.py writes it, of any models and pairs; `published`:
-    resources/paper/table4.csv;    `layer` None is the last but one.
+    Args: `overlap` as scripts/paper/overlap.py writes it, of any models and pairs; `published` as
+    resources/paper/table4.csv. `layer` None is the last but one.
     Raises InputError for a layer that the model does not have."""
     parts = []
     for _, frame in overlap.groupby(PAIR, sort=False):
