@@ -91,7 +91,7 @@ def test_every_shipped_experiment_is_tried():
 
 
 def test_tables_know_which_methods_rank_what_they_cut_by_its_time():
-    """As against those whose programme keeps to it."""
+    """As against those whose budget is kept exactly."""
     timed = {"score": "obs", "allocate_options": {"per": "prefill"}}
     methods = {f"by_{allocate}": {**timed, "allocate": allocate} for allocate in ("joint", "sensitivity_joint")}
     table = {"title": "T", "methods": [*methods, "obs_joint", "wanda"], "tasks": ["gsm_symbolic"], "sparsities": [50]}

@@ -18,7 +18,7 @@ class Overlap(Strict):
     sparsities: NonEmpty[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
 
 
-class Reading(Strict):
+class Interpretation(Strict):
     """How the paper's methods may have been computed: one consistent choice for each."""
 
     title: str
@@ -30,16 +30,16 @@ class Reading(Strict):
     wanda: Annotated[Alias, Of("methods")] = "wanda"
 
 
-class Readings(Strict):
+class Interpretations(Strict):
     """Which way of computing RKU, AGF and Taylor-FO fits the paper's own numbers."""
 
-    rows: dict[Alias, Reading | None]
+    rows: dict[Alias, Interpretation | None]
     """Null leaves one out."""
     sparsities: NonEmpty[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
     """Among those of `overlap`, whose comparisons of masks are read."""
 
     @property
-    def used(self) -> dict[str, Reading]:
+    def used(self) -> dict[str, Interpretation]:
         return {name: reading for name, reading in self.rows.items() if reading}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pruning.config.analyses import Ablation, Collapse, Readings, Tradeoff, Trap
+from pruning.config.analyses import Ablation, Collapse, Interpretations, Tradeoff, Trap
 from pruning.config.base import Of, fields_of, known
 from pruning.config.datasets import Dataset
 from pruning.config.experiment import Table
@@ -159,7 +159,7 @@ def _texts(config: Config) -> None:
         _fields("cases", dataset, dataset.prompt, cases.target)
 
 
-def _readings(config: Config, readings: Readings) -> None:
+def _readings(config: Config, readings: Interpretations) -> None:
     if not config.overlap:
         raise ValueError("readings: reads what the section `overlap` compares, which is null; set both or neither")
     if not readings.used:

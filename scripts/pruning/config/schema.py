@@ -13,7 +13,17 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from pruning.config import references
-from pruning.config.analyses import Ablation, Cases, Collapse, Latency, Overlap, Readings, Spectrum, Tradeoff, Trap
+from pruning.config.analyses import (
+    Ablation,
+    Cases,
+    Collapse,
+    Interpretations,
+    Latency,
+    Overlap,
+    Spectrum,
+    Tradeoff,
+    Trap,
+)
 from pruning.config.base import Alias, Positive, Strict
 from pruning.config.budgets import Budget, LatencyTable
 from pruning.config.calibration import Calibration, Tuning
@@ -54,7 +64,7 @@ class Config(Strict):
     tables: dict[Alias, Table | None]
     """results/{table}.csv, .md and .tex; null leaves one out. Here and below."""
     overlap: Overlap | None = None
-    readings: Readings | None = None
+    readings: Interpretations | None = None
     spectrum: Spectrum | None = None
     trap: Trap | None = None
     cases: Cases | None = None

@@ -73,10 +73,10 @@ def _misspelt(path: str, outputs: Collection[Output]) -> list[str]:
         fixed = output.pattern.split("/")
         pairs = [(mine, own) for mine, own in zip(parts, fixed, strict=False) if "{" not in own]
         likeness = [SequenceMatcher(None, mine, own).ratio() for mine, own in pairs]
-        mended = "/".join(mine if "{" in own else own for mine, own in zip(parts, fixed, strict=False))
-        values = output.values(mended) if len(parts) == len(fixed) and min(likeness) > 0.5 else None
+        corrected = "/".join(mine if "{" in own else own for mine, own in zip(parts, fixed, strict=False))
+        values = output.values(corrected) if len(parts) == len(fixed) and min(likeness) > 0.5 else None
         if values is not None and not output.wrong(values):
-            found[mended] = sum(likeness) / len(likeness)
+            found[corrected] = sum(likeness) / len(likeness)
     return sorted(found, key=found.__getitem__, reverse=True)[:3]
 
 

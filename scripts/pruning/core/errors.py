@@ -18,7 +18,7 @@ REMEDIES = {
 
 
 class InputError(ValueError):
-    """Bad input that the user can mend: the message names the key, file or value and what to do."""
+    """Bad input that the user can fix: the message names the key, file or value and what to do."""
 
 
 def disk_trouble(error: BaseException | None, path: Path | None = None) -> str | None:

@@ -4,7 +4,7 @@ has so many of its neurons left, or of its key-value groups,
     D(l, w) = mean over tokens t of KL(p_dense(. | before t) ‖ p_cut(. | before t))                       in nats
 
 over the tokens that the calibration's objectives look at. `layers`: one layer is cut at a time, as in SPDY (Frantar &
-Alistarh 2022, arXiv 2201.13096), whose widths are then found by a dynamic programme (allocation/sensitivity.py).
+Alistarh 2022, arXiv 2201.13096), whose widths are then found by dynamic programming (allocation/sensitivity.py).
 `greedy`: all layers are cut in steps, each time the one whose step costs the present model least a neuron, so that what
 layers do to each other is seen (allocation/greedy.py). A step hardly ever gets cheaper as the model gets worse, so what
 it cost when it was last measured is taken for a bound from below: a layer is measured again only when it would be next

@@ -1,5 +1,5 @@
 """Widths whose costs, each measured with all other layers whole (methods/sensitivity.py, `layers`), add up to least:
-an exact knapsack over layers, by a dynamic programme as in SPDY (Frantar & Alistarh 2022, arXiv 2201.13096).
+an exact knapsack over layers, by dynamic programming as in SPDY (Frantar & Alistarh 2022, arXiv 2201.13096).
 
 Costs between measured widths are interpolated. Layers lose multiples of a 64th of the largest one, so memory grows with
 the number of layers and not with their widths. No more is kept than asked: no more neurons, or, with `per`, no more
