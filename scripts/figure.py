@@ -23,13 +23,14 @@ def figure(
 
     from pruning.core import artifacts
     from pruning.report.figures import style
-    from pruning.report.files import Files
+    from pruning.report.files import Files, plug_in
 
-    name = maker.rpartition("/")[2]
-    if maker.startswith("paper/"):
-        module = importlib.import_module(f"pruning.paper.figures.{name}")
-    else:
-        module = importlib.import_module(f"pruning.report.figures.{name}")
+    folder, _, name = maker.rpartition("/")
+    with plug_in(maker):
+        if folder == "paper/figures":
+            module = importlib.import_module(f"pruning.paper.figures.{name}")
+        else:
+            module = importlib.import_module(f"pruning.report.figures.{name}")
     tables = read(Files(file))
     with style.figure_style():
         made = module.draw(tables, settings)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pruning.core import artifacts, cli
-from pruning.report.files import Files
+from pruning.report.files import Files, plug_in
 
 
 def table(
@@ -20,11 +20,12 @@ def table(
         list[str] | None, typer.Option(metavar="NAME=PATH", help="what it is made from, or a template; repeat")
     ] = None,
 ) -> None:
-    name = maker.rpartition("/")[2]
-    if maker.startswith("paper/"):
-        module = importlib.import_module(f"pruning.paper.tables.{name}")
-    else:
-        module = importlib.import_module(f"pruning.report.tables.{name}")
+    folder, _, name = maker.rpartition("/")
+    with plug_in(maker):
+        if folder == "paper/tables":
+            module = importlib.import_module(f"pruning.paper.tables.{name}")
+        else:
+            module = importlib.import_module(f"pruning.report.tables.{name}")
     page = module.make(Files(file or ()), settings)
     for path, text in ((output_md, page.markdown), (output_tex, page.tex)):
         with artifacts.atomic(path) as temporary:

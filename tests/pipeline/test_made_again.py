@@ -7,6 +7,7 @@ import time
 import pandas as pd
 
 import tiny
+from pruning.core import names
 from pruning.evaluation.answers import AnswerFile
 from workspace import Workspace
 
@@ -45,6 +46,7 @@ def test_what_keeps_to_a_speed_measures_it_once(finished: Workspace):
     clock = {"prompt_tokens": 32, "decode_tokens": 2, "rounds": 5}
     masks = [f"results/tiny-reasoner/masks/gsm_symbolic-s0/{name}/50.parquet" for name in methods]
     with finished.configured({"methods": methods, "latency_table": clock}):
+        (finished.path / names.ATTENTION.format(model="tiny-reasoner", calib="gsm_symbolic-s0")).unlink(missing_ok=True)
         planned = {"latency_table": 1, "score": 2, "sensitivity": 1, "attention_statistics": 1, "mask": 2}
         assert finished.planned(*masks) == planned
         finished.snakemake("results/tiny-reasoner/latency_table.parquet", masks[0])
@@ -90,7 +92,7 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
     scores = pd.read_parquet(workspace.path / joint)
     assert scores.groupby("structure").size().to_dict() == {"ffn": 96, "kv_groups": 4} and (scores["score"] > 0).all()
     dag = workspace.dag(joint)
-    for file in ("parameter_gradients.py", "pruning/calibration/parameter_gradients.py"):
+    for file in ("measure.py", "pruning/calibration/parameter_gradients.py"):
         assert dag.after_editing(f"scripts/{file}") == again | with_groups
 
 

@@ -495,7 +495,7 @@ def test_the_command_joins_tables_and_repeats_its_bytes(tmp_path):
     )
     files = [(tmp_path / f"{i}.svg", tmp_path / f"{i}.png") for i in range(2)]
     for svg, png in files:
-        figure_stage.figure(chosen, "fig2", arguments, svg, png)
+        figure_stage.figure(chosen, "paper/figures/fig2", arguments, svg, png)
     assert files[0][0].read_bytes() == files[1][0].read_bytes()
     assert files[0][1].read_bytes() == files[1][1].read_bytes()
     assert b"<dc:date>" not in files[0][0].read_bytes()
@@ -520,11 +520,7 @@ def test_the_papers_numbers_need_no_record():
 def test_the_command_names_what_is_wrong(tmp_path):
     outputs = (tmp_path / "a.svg", tmp_path / "a.png")
     for figure, tables, message in (
-        (
-            "fig9",
-            [],
-            "--figure fig9: no such figure; there are collapse, fig1, fig2, fig3, latency, recovery, tradeoff, widths",
-        ),
+        ("fig9", [], "--maker report/figures/fig9: no such table or figure"),
         ("widths", ["widths"], "--file widths: expected NAME=PATH"),
         ("widths", [f"widths={tmp_path}/none.csv"], "none.csv: no such file"),
         ("widths", [f"widths={tmp_path}/empty.csv"], "empty.csv: lacks empty.csv.json"),
@@ -533,5 +529,5 @@ def test_the_command_names_what_is_wrong(tmp_path):
         for name in ("empty.csv", "empty.parquet"):
             (tmp_path / name).touch()
         with pytest.raises(InputError, match=message):
-            figure_stage.figure(settings(), figure, tables, *outputs)
+            figure_stage.figure(settings(), f"report/figures/{figure}", tables, *outputs)
     assert not any(path.exists() for path in outputs)

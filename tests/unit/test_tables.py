@@ -323,7 +323,7 @@ def test_a_model_that_stopped_early_is_compared_on_what_it_was_asked(study, fram
 def test_the_command_line_names_a_wrong_reference_and_writes_what_the_function_writes(study, printed):
     outputs = [part for name, path in study.outputs.items() for part in (f"--output-{name}", str(path))]
     files = [f"--file={file}" for file in study.files]
-    command = [sys.executable, REPOSITORY / "scripts/table.py", "--maker", "results", *outputs, *files]
+    command = [sys.executable, REPOSITORY / "scripts/table.py", "--maker", "report/tables/results", *outputs, *files]
     for reference, code, words in (
         ("flap", 1, "error: table1.reference: 'flap' is not among the methods"),
         ("wanda", 0, ""),
