@@ -23,13 +23,13 @@ from snakemake.logging import logger
 from snakemake.utils import update_config
 
 sys.path.insert(0, os.path.join(HOME, "scripts"))
-os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ.get("PYTHONPATH", "")])  # of scripts/paper/
 
 from pruning.config import preflight
 from pruning.config.analyses import Spectrum, Trap
 from pruning.config.validation import validate
 from pruning.core import artifacts, devices, hub, locks, memory, names, slurm
 from pruning.core.errors import one_line
+from pruning.core.workflow import on_python_path
 from pruning.core.names import Variant, benchmark_of, log_of
 from pruning.models import sources
 from pruning.paper import catalogue as paper
@@ -43,6 +43,7 @@ def checked(function, *arguments):
 
 
 SCRIPTS = names.own("scripts")
+on_python_path(sys.path[0])  # for jobs of scripts/paper/, where the library does not lie beside the script
 # A module's configuration holds only what differs, as an additional configfile does: the default is below either.
 whole = load_configfile(os.path.join(HOME, "config/config.yaml"))
 update_config(whole, config)
@@ -95,7 +96,7 @@ def code(stage, *plugins):
     first = f"{SCRIPTS}/{stage}.py"  # what a shell command calls
     pending, files = [first], set()
     for plugin in plugins:
-        pending += modules_of(f"pruning.{plugin.replace('/', '.')}")
+        pending += modules_of(".".join(["pruning", *Path(plugin).parts]))
     while pending:
         file = pending.pop()
         if file not in files:

@@ -14,6 +14,11 @@ from pruning.core.errors import InputError
 PLUGINS = names.HOME / "scripts/pruning/core/plugins"
 
 
+def on_python_path(folder: str) -> None:
+    """Let Python processes that this one starts find modules in a folder, before any other."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any]]:
     """Run Snakemake with these arguments and yield its events (core/plugins) as they come.
 
