@@ -7,7 +7,7 @@ INPUT
     results/{model}/masks/{calib}/{method}/{sparsity}.parquet
     results/data/{dataset}/{split}.parquet                              the calibration's text
 OUTPUT
-    results/{model}/refit/{calib}/{method}/{sparsity}/                  a file a layer; deleted after use unless kept
+    results/{model}/refit/{calib}/{method}/{sparsity}/                  one file per layer; deleted after use unless kept
     results/{model}/refit/{calib}/{method}/{sparsity}.json              λ and errors of every layer, hashes of the files
 """
 

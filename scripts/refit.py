@@ -1,4 +1,4 @@
-"""Refit what is left of one pruned variant on what it sees itself, a file a layer: for the compensations
+"""Refit what is left of one pruned variant on what it sees itself, one file per layer: for the compensations
 `ridge_sequential`, `ridge_corrective` and `ridge_attention`.
 """
 
@@ -16,7 +16,7 @@ def refit(
     model: Annotated[Path, typer.Option(help="directory of the dense model")],
     data: Annotated[Path, typer.Option(help="parquet of the calibration split")],
     mask: Annotated[Path, typer.Option(help="layer, unit, keep")],
-    output: Annotated[Path, typer.Option(help="directory for a file a layer")],
+    output: Annotated[Path, typer.Option(help="directory for one file per layer")],
     manifest: Annotated[Path, typer.Option(help="JSON to write")],
     threads: int = 1,
 ) -> None:

@@ -24,13 +24,16 @@ OF_THE_RUN = {"logs", "benchmarks", "cache"}
 """Folders of results that differ from run to run."""
 
 
-def set_keys(content: dict, changes: dict[str | tuple, Any]) -> dict:
-    """A configuration with other values at keys, their parts divided by bars, or given one by one."""
+def set_keys(content: dict, changes: Mapping[str | tuple, Any], between: str = "|") -> dict:
+    """A configuration with other values at keys, their parts divided by bars, or given one by one. Sections that are
+    missing or null are made."""
     for key, value in changes.items():
-        *parents, last = key.split("|") if isinstance(key, str) else key
+        *parents, last = key.split(between) if isinstance(key, str) else key
         section = content
         for parent in parents:
-            section = section.setdefault(parent, {}) if isinstance(section, dict) else section[parent]
+            if isinstance(section, dict) and section.get(parent) is None:
+                section[parent] = {}
+            section = section[parent]
         section[last] = value
     return content
 
@@ -74,16 +77,8 @@ class Workspace:
         return yaml.safe_load((self.path / "test.yaml").read_text())
 
     def configure(self, changes: Mapping[str, Any]) -> None:
-        """Change the configuration file at dotted keys; sections that are missing or null are made."""
-        content = self.config
-        for key, value in changes.items():
-            section = content
-            *parents, last = key.split(".")
-            for parent in parents:
-                if section.get(parent) is None:
-                    section[parent] = {}
-                section = section[parent]
-            section[last] = value
+        """Change the configuration file at dotted keys."""
+        content = set_keys(self.config, changes, ".")
         (self.path / "test.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
     @contextmanager

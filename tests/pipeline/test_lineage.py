@@ -6,8 +6,11 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 import tiny
@@ -59,6 +62,13 @@ def test_after_an_edit_and_a_failure_the_table_is_out_of_date(run: Workspace, br
         assert run.planned(TABLE)["table"] == 1, stage
 
 
+def working_folders() -> Iterator[str]:
+    """Of all processes."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            yield process.cwd()
+
+
 def test_edits_failures_and_kills_end_in_what_a_fresh_run_makes(run: Workspace, breaking, tmp_path_factory):
     """One after another, in one folder; each takes something away that the next does not look for."""
     for stage, how, edits in (
@@ -70,6 +80,8 @@ def test_edits_failures_and_kills_end_in_what_a_fresh_run_makes(run: Workspace, 
     ):
         run.configure(edits)
         assert run.snakemake(TABLE, check=False, before=breaking, BROKEN=stage, BREAK=how).returncode
+        while any(folder == str(run.path) for folder in working_folders()):  # jobs that a killed run has left at work
+            time.sleep(0.1)
     run.snakemake(TABLE)
     fresh = tmp_path_factory.mktemp("fresh")
     shutil.copytree(run.path / "resources/model", fresh / "resources/model")

@@ -149,8 +149,11 @@ def test_a_bias_is_carried_by_our_loader_and_by_the_code(tmp_path, family):
     pruning = pruning_of(tmp_path, family, biased=True)
     folder, in_memory = written(pruning, tmp_path / "compact"), load(pruning.base.directory, "float32", "cpu")[0]
     pruning.apply(in_memory)
-    theirs, expected = stock(folder), logits(load(folder, "float32", "cpu")[0])
-    close(logits(in_memory), expected)
+    ours = load(folder, "float32", "cpu")[0]
+    theirs, expected, weights = stock(folder), logits(ours), dict(ours.named_parameters())
+    assert all(torch.equal(own, weights.pop(name)) for name, own in in_memory.named_parameters())
+    assert all(not tensor.any() for tensor in weights.values()), list(weights)  # gate's and up's, with `mlp_bias`
+    assert torch.equal(logits(in_memory), expected)
     assert torch.equal(logits(theirs), expected)
     assert pruning.parameters() == Checkpoint(folder).parameters
     config = AutoConfig.from_pretrained(folder)

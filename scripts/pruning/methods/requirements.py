@@ -2,7 +2,7 @@
 table and estimates.
 
 Kinds of artefacts are those of core/names.py in small letters: `second_moments` lies at names.SECOND_MOMENTS. They are
-tables, or matrices: a directory of a file a layer, beside its manifest. A method is one of config/methods.py.
+tables, or matrices: a directory of one file per layer, beside its manifest. A method is one of config/methods.py.
 """
 
 from collections.abc import Mapping

@@ -25,7 +25,7 @@ REFITS = ("ffn",)
 def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any]]:
     """A layer's `fit` and `held_out` [n, n], with the token counts `tokens_fit` and `tokens_held_out`.
 
-    `path`: the manifest second_moments.json, beside the directory second_moments/ with a file a layer."""
+    `path`: the manifest second_moments.json, beside the directory second_moments/ with one file per layer."""
     return second_moments.read(path, widths)
 
 
