@@ -29,7 +29,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
-MODULES = ("snakemake", "pruning.command.prune", "ipykernel_launcher")
+MODULES = ("snakemake", "pruning.command.line", "ipykernel_launcher")
 """What is started by `python -m` in a fork."""
 LIBRARIES = (
     *("lm_eval.evaluator", "lm_eval.models.huggingface", "lm_eval.tasks", "pandas", "peft", "pyarrow.dataset"),
@@ -67,7 +67,7 @@ def serving(folder: Path, owner: int) -> Path:
     with FileLock(folder / "lock"):
         if not os.path.exists(address):
             client.write_text(CLIENT.format(python=sys.executable, address=address, modules=MODULES))
-            prune.write_text(f'#!/bin/sh\nexec {client} -P -m pruning.command.prune "$@"\n')
+            prune.write_text(f'#!/bin/sh\nexec {client} -P -m pruning.command.line "$@"\n')
             for file in (client, prune):
                 file.chmod(0o755)
             server = subprocess.Popen([sys.executable, __file__, address, str(client), str(owner)])

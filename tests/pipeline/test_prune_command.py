@@ -18,7 +18,7 @@ RECORDS = [
 
 
 def prune(folder, *options: str) -> subprocess.CompletedProcess:
-    command = [python(), "-m", "pruning.command.prune", "Model", "--data", "mine.jsonl", "--cores", "2", *options]
+    command = [python(), "-m", "pruning.command.line", "Model", "--data", "mine.jsonl", "--cores", "2", *options]
     return run(folder, *command, PYTHONPATH=str(ROOT / "scripts"))
 
 
@@ -62,7 +62,7 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     made = {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
     assert prune(own, *options).returncode == 0
     assert made == {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
-    said = run(own, python(), "-m", "pruning.command.prune", "status", PYTHONPATH=str(ROOT / "scripts")).stdout
+    said = run(own, python(), "-m", "pruning.command.line", "status", PYTHONPATH=str(ROOT / "scripts")).stdout
     assert said == "all jobs have ended\n"
     # A configuration that was edited is used as it is, and stays.
     config = own / "pruned/prune.yaml"

@@ -22,7 +22,7 @@ from pruning.command.configuration import (
     parameters_of,
     text,
 )
-from pruning.command.prune import numbers
+from pruning.command.line import numbers
 from pruning.config import preflight
 from pruning.core import devices, locks
 from pruning.core.errors import InputError
