@@ -84,8 +84,8 @@ class Pass:
 
     What is taken from them, subclasses say: `begin`, `take_activation`, `take_gradient`, `take_layer`.
 
-    objectives: names of objectives.py; one backward pass each, none at all where empty. sites: the module of each layer that is looked at; its
-    input is called a. None: the FFNs' down projections.
+    objectives: names of objectives.py; one backward pass each, none at all where empty. sites: the module of each layer
+    that is looked at; its input is called a. None: the FFNs' down projections.
     """
 
     def __init__(
