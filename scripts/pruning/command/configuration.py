@@ -40,6 +40,7 @@ class Request:
     budget: Mapping[str, str] | None = None  # kind and amount of what a model may cost
     methods: Sequence[str] | None = None  # to compare; None: the effort's
     effort: str = "standard"  # of config/efforts
+    gguf: Sequence[str] = ()  # types of the files to write
     recover: bool = False
     tolerance: float = 0.1  # share of perplexity that may be lost
     cores: int = 1

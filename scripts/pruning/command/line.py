@@ -47,7 +47,7 @@ def command(
         raise InputError(f"--budget and --sparsity {sparsity}: the budget says how much is pruned; give one of them")
     compared = methods.split(",") if methods else None
     sparsities = [] if asked else numbers(sparsity or "20,30")
-    request = Request(model, data, out, sparsities, asked, compared, effort, recover, tolerance / 100, cores)
+    request = Request(model, data, out, sparsities, asked, compared, effort, (), recover, tolerance / 100, cores)
     result = prune(request, shlex.join(["prune", *sys.argv[1:]]))
     from rich.console import Console
     from rich.markdown import Markdown

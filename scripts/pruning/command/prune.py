@@ -11,7 +11,6 @@ import pandas as pd
 
 from pruning.command import config_file, configuration, decision, efforts, own_data
 from pruning.command.configuration import Known, Request
-from pruning.config.default import DEFAULT
 from pruning.config.methods import Method
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError
@@ -122,11 +121,7 @@ def methods_for(
     def needs(methods: Sequence[Method]) -> efforts.Needs:
         return efforts.needs(folder, section["dtype"], cut, known.kind == "gpu", methods)
 
-    methods = {
-        name: method or DEFAULT.method(name)
-        for name, method in found.items()
-        if method or name in set(DEFAULT.method_names)
-    }
+    methods = efforts.definitions(found)
     taken = needs(list(methods.values()))
     if lacking := taken.lacking(*there):
         if not request.methods:
