@@ -188,11 +188,23 @@ def test_a_cpu_is_asked_for_less_than_a_gpu(gpus, sizes):
     assert (own["calibrations"]["own"]["samples"], task["seqlen"], task["tokens"]) == sizes
 
 
-def test_a_large_model_is_in_bfloat16_where_the_cpu_has_instructions_for_it(monkeypatch):
-    for slow, dtype, memory_gb in (((), "bfloat16", 8), (("bfloat16", "float16"), "float32", 14)):
-        monkeypatch.setattr(devices, "slow_dtypes", lambda slow=slow: slow)
-        model = model_section("m", {"kind": "local", "path": "x"}, 1_500_000_000, gpus=0, threads=2)["m"]
-        assert (model["dtype"], model["memory_gb"]) == (dtype, memory_gb)
+@pytest.mark.parametrize(
+    ("parameters", "slow", "fast", "dtype", "memory_gb"),
+    [
+        (1_500_000_000, (), False, "bfloat16", 8),
+        (1_500_000_000, ("bfloat16", "float16"), False, "float32", 14),
+        (135_000_000, (), False, "float32", 3),
+        (135_000_000, (), True, "bfloat16", 3),
+        (4_000_000, (), True, "float32", 2),
+    ],
+)
+def test_a_large_model_is_in_bfloat16_where_the_cpu_has_instructions_for_it(
+    monkeypatch, parameters, slow, fast, dtype, memory_gb
+):
+    monkeypatch.setattr(devices, "slow_dtypes", lambda: slow)
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: fast)
+    model = model_section("m", {"kind": "local", "path": "x"}, parameters, gpus=0, threads=2)["m"]
+    assert (model["dtype"], model["memory_gb"]) == (dtype, memory_gb)
 
 
 def test_a_models_size_is_known_before_it_is_fetched(tmp_path):

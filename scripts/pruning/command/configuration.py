@@ -96,9 +96,11 @@ def parameters_of(source: Mapping[str, Any], base: Path) -> int | None:
 def model_section(
     alias: str, source: dict[str, Any], parameters: int | None, gpus: int, threads: int
 ) -> dict[str, Any]:
-    """bfloat16 on a GPU, or for a billion where the CPU can; memory for the weights twice and the libraries."""
-    large = (parameters or 0) > 10**9 and "bfloat16" not in devices.slow_dtypes()
-    dtype = "bfloat16" if gpus or large else "float32"
+    """bfloat16 on a GPU, on a CPU that multiplies it fast for 50 million parameters, and for a billion where it can at
+    all; memory for the weights twice and the libraries."""
+    size, can = parameters or 0, "bfloat16" not in devices.slow_dtypes()
+    on_the_cpu = can and size > (5 * 10**7 if devices.multiplies_bfloat16() else 10**9)
+    dtype = "bfloat16" if gpus or on_the_cpu else "float32"
     memory_gb = max(2, round(2 * memory.gigabytes(parameters or 0, dtype) + 2))
     return {alias: {"source": source, "dtype": dtype, "gpus": gpus, "threads": threads, "memory_gb": memory_gb}}
 
