@@ -1,6 +1,7 @@
 """Task definitions of lm-eval's (config/tasks/), checked before any job: what the workflow reads of them, what lm-eval
 needs of any, and their templates."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,6 +88,22 @@ def _task(path: Path) -> _Task:
         key = ".".join(str(part) for part in mistake["loc"] if not str(part).startswith(("function-", "list[")))
         hint = " (a parquet path a split)" if key.startswith("dataset_kwargs") else ""
         raise InputError(f"{path}: {key}{hint}: {mistake['msg'].removeprefix('Value error, ')}") from None
+
+
+def packaged(name: str) -> tuple[str, dict[str, Any]]:
+    """The file of lm-eval's own task of this name, below its folder of tasks, and all of its definition. Raises
+    InputError where there is none."""
+    folder = tasks.packaged_folder(Path(name))
+    named = re.compile(rf"""^(task|group|tag): *["']?{re.escape(name)}["']? *$""", re.M)
+    kinds: dict[str, Path] = {}
+    for file in sorted(folder.rglob("*.y*ml")):
+        if kind := named.search(file.read_text(encoding="utf-8")):
+            kinds.setdefault(kind[1], file)
+    if "task" not in kinds:
+        raise InputError(
+            f"{name}: {'a group of tasks: name one of them' if kinds else 'lm-eval has no task of this name'}"
+        )
+    return str(kinds["task"].relative_to(folder)), tasks.with_includes({"include": str(kinds["task"])})
 
 
 def data_files(path: Path) -> list[str]:

@@ -32,14 +32,28 @@ def negative_log_likelihoods(model: nn.Module, windows: Tensor, batch_size: int)
         yield from losses.sum(1, dtype=torch.float64).tolist()
 
 
+@torch.inference_mode()
+def divergences(model: nn.Module, dense: nn.Module, windows: Tensor, batch_size: int) -> Iterator[tuple[float, float]]:
+    """Of each window, what `negative_log_likelihoods` gives, and the summed KL divergence in nats of the model's next
+    tokens from the dense model's, over the whole vocabulary and in float32, for the same seqlen - 1 tokens."""
+    devices = [each.get_input_embeddings().weight.device for each in (model, dense)]
+    for batch in windows.split(batch_size):
+        ids = batch.to(devices[0])
+        hidden, wanted = head.hidden_states(model, ids), head.hidden_states(dense, batch.to(devices[1]))
+        found = head.token_losses(model, hidden, ids), head.token_divergences(model, hidden, dense, wanted)
+        yield from zip(*(each.sum(1, dtype=torch.float64).tolist() for each in found), strict=True)
+
+
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
     """What a batch of windows takes. settings: a task's."""
     ids = torch.zeros(settings["batch_size"], settings["seqlen"], dtype=torch.long)
 
-    @torch.inference_mode()
     def score() -> None:
         on_device = ids.to(network.get_input_embeddings().weight.device)
-        head.token_losses(network, head.hidden_states(network, on_device), on_device)
+        if settings.get("divergence"):
+            list(divergences(network, network, on_device, len(ids)))
+        else:
+            list(negative_log_likelihoods(network, on_device, len(ids)))
 
     return rehearsal.rehearsed(network, score)
 
