@@ -163,10 +163,12 @@ def build(
         tasks[asked.name] = {"batch_size": BATCH[known.kind], **asked.task, "limit": ITEMS[known.kind]}
         datasets |= asked.dataset
     shown = [name for name in tasks if name != VALIDATION]
-    at = {"sparsities": None, "at": dict(sparsities)} if isinstance(sparsities, Mapping) else {}
-    at = at or {"sparsities": list(sparsities)}
-    table = {"title": "Your model, pruned", "tasks": shown, **at, "paper": None, "reference": "dense"}
-    choosing = {"title": "What the choice is made by", "tasks": [VALIDATION], **at, "paper": None, "reference": "dense"}
+    own_at = isinstance(sparsities, Mapping)
+    table, choosing = (
+        {"title": title, "tasks": columns, "paper": None, "reference": "dense"}
+        | ({"sparsities": None, "at": dict(sparsities)} if own_at else {"sparsities": list(sparsities)})
+        for title, columns in (("Your model, pruned", shown), ("What the choice is made by", [VALIDATION]))
+    )
     own = {
         "models": known.model,
         "datasets": datasets,

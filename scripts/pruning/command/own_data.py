@@ -117,6 +117,11 @@ def texts(records: Sequence[Mapping[str, Any]], tokenizer: Any, path: Path) -> l
     return [_pair(record, found[0], tokenizer, path, number) for number, record in enumerate(records, 1)]
 
 
+def in_chat(first: Mapping[str, Any], tokenizer: Any) -> bool:
+    """Whether records like this one are asked in the model's chat format."""
+    return "messages" in first or bool(tokenizer.chat_template) and any(name in first for name in IN_CHAT)
+
+
 def split(pairs: Sequence[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
     """The parts, by the prompt's hash: equal prompts are in one part, and adding records moves no other.
 
@@ -127,7 +132,7 @@ def split(pairs: Sequence[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
         parts["test" if share < TESTED else "validation" if share < TESTED + VALIDATED else "train"].append(pair)
     if empty := [name for name in PARTS if not parts[name]]:
         raise InputError(
-            f"--data: none of its {len(pairs)} records is left to {PARTS[empty[0]]} on, the part `{empty[0]}` is empty: "
+            f"--data: no records of {len(pairs)} are left to {PARTS[empty[0]]} on, the part `{empty[0]}` is empty: "
             f"{1 - TESTED - VALIDATED:.0%} are to calibrate on, {VALIDATED:.0%} to choose on, {TESTED:.0%} to test on, "
             "and records with equal prompts stay together: give 50 or more with different prompts"
         )
@@ -135,12 +140,18 @@ def split(pairs: Sequence[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
 
 
 def answers(
-    parts: Mapping[str, Sequence[dict[str, str]]], asked: str | None, most: int, tokenizer: Any, context: int
+    parts: Mapping[str, Sequence[dict[str, str]]],
+    asked: str | None,
+    most: int,
+    tokenizer: Any,
+    context: int,
+    chat: bool = False,
 ) -> Answers | None:
     """Return the questions of the test and training parts, at most `most` of each; None where answers are not judged.
 
     asked: --answer; None: `number`, if every reference answer ends in one, else nothing. context: tokens that the
-    model reads at once. Raises InputError where no reference answer has what is judged, or nothing fits the context."""
+    model reads at once. chat: as `in_chat` has it. Raises InputError where no reference answer has what is judged, or
+    no question fits the context."""
     everything = [pair for part in parts.values() for pair in part]
     if "answer" not in everything[0]:
         if asked:
@@ -180,14 +191,14 @@ def answers(
         if asked:
             raise InputError(f"--answer {asked}: {said}")
         return None
-    return Answers(own, found, tokens, _until(everything), notes)
+    return Answers(own, found, tokens, [] if chat else _until(everything), notes)
 
 
 def _until(pairs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Strings that end an answer, of those that are in no reference answer: an empty line, and what all prompts begin
-    with. A model that was not made for conversations goes on to a next question."""
+    """Strings that end an answer, of those that are in no reference answer: the end of a line, an empty line, and what
+    all prompts begin with. A model that was not made for conversations goes on to a next question."""
     begun = os.path.commonprefix([pair["asked"] for pair in pairs]).strip()
-    found = ["\n\n", *([begun] if len(begun) > 3 else [])]
+    found = ["\n", "\n\n", *([begun] if len(begun) > 3 else [])]
     return [text for text in found if not any(text in pair["answer"] for pair in pairs)]
 
 
@@ -227,8 +238,10 @@ def _pair(record: Mapping[str, Any], names: tuple[str, ...], tokenizer: Any, pat
     if len(names) == 1:
         return {"prompt": "", "completion": record[names[0]]}
     question, answer = (record[name].strip() for name in names)
-    asked = f"{question}\n"
+    asked = prompt = f"{question}\n"
+    if names == PAIRS[0] and (record["prompt"][-1].isspace() or record["completion"][0].isspace()):
+        asked, prompt, answer = record["prompt"], record["prompt"], record["completion"]  # made to be joined
     if names[0] in IN_CHAT and tokenizer.chat_template:
         turn = [{"role": "user", "content": question}]
         asked = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return {"prompt": f"{question}\n", "completion": answer, "asked": asked, "answer": answer}
+    return {"prompt": prompt, "completion": answer, "asked": asked, "answer": answer.strip()}

@@ -94,7 +94,8 @@ def read_data(request: Request, records: list[dict[str, Any]], folder: Path, abo
     tokenizer = tokenizers.load(folder)
     parts = own_data.split(own_data.texts(records, tokenizer, request.data))
     most = configuration.ANSWERED[about.kind]
-    answers = own_data.answers(parts, request.answer, most, tokenizer, about.context)
+    chat = own_data.in_chat(records[0], tokenizer)
+    answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat)
     own, definitions = (
         request.out / "own-data",
         {task.name: task.definition for task in request.tasks if task.definition},

@@ -94,15 +94,14 @@ def packaged(name: str) -> tuple[str, dict[str, Any]]:
     """The file of lm-eval's own task of this name, below its folder of tasks, and all of its definition. Raises
     InputError where there is none."""
     folder = tasks.packaged_folder(Path(name))
-    named = re.compile(rf"""^(task|group|tag): *["']?{re.escape(name)}["']? *$""", re.M)
+    named = re.compile(rf"""^["']?(task|group|tag)["']?: *["']?{re.escape(name)}["']? *$""", re.M)
     kinds: dict[str, Path] = {}
     for file in sorted(folder.rglob("*.y*ml")):
-        if kind := named.search(file.read_text(encoding="utf-8")):
+        if name in (text := file.read_text(encoding="utf-8")) and (kind := named.search(text)):
             kinds.setdefault(kind[1], file)
     if "task" not in kinds:
-        raise InputError(
-            f"{name}: {'a group of tasks: name one of them' if kinds else 'lm-eval has no task of this name'}"
-        )
+        said = "a group of tasks: name one of them" if kinds else "lm-eval has no task of this name"
+        raise InputError(f"{name}: {said}")
     return str(kinds["task"].relative_to(folder)), tasks.with_includes({"include": str(kinds["task"])})
 
 
