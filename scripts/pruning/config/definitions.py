@@ -2,6 +2,7 @@
 needs of any, and their templates."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pruning.core import strict_yaml
 from pruning.core.errors import InputError
 from pruning.evaluation import tasks
+
+NAMED = re.compile(r"""^["']?(task|group|tag)["']?: *["']?([^\s"']+)["']? *$""", re.M)
 
 
 class _DataFiles(BaseModel):
@@ -94,15 +97,21 @@ def packaged(name: str) -> tuple[str, dict[str, Any]]:
     """The file of lm-eval's own task of this name, below its folder of tasks, and all of its definition. Raises
     InputError where there is none."""
     folder = tasks.packaged_folder(Path(name))
-    named = re.compile(rf"""^["']?(task|group|tag)["']?: *["']?{re.escape(name)}["']? *$""", re.M)
-    kinds: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*.y*ml")):
-        if name in (text := file.read_text(encoding="utf-8")) and (kind := named.search(text)):
-            kinds.setdefault(kind[1], file)
+    kinds = _named(folder).get(name, {})
     if "task" not in kinds:
         said = "a group of tasks: name one of them" if kinds else "lm-eval has no task of this name"
         raise InputError(f"{name}: {said}")
     return str(kinds["task"].relative_to(folder)), tasks.with_includes({"include": str(kinds["task"])})
+
+
+@cache
+def _named(folder: Path) -> dict[str, dict[str, Path]]:
+    """Name -> `task`, `group` or `tag` -> the first file of the folder that gives it that name."""
+    found: dict[str, dict[str, Path]] = {}
+    for file in sorted(folder.rglob("*.y*ml")):
+        for kind, name in NAMED.findall(file.read_text(encoding="utf-8")):
+            found.setdefault(name, {}).setdefault(kind, file)
+    return found
 
 
 def data_files(path: Path) -> list[str]:
