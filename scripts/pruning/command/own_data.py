@@ -185,9 +185,7 @@ def answers(
         for name, part in kept.items()
     }
     if not found["test"]:
-        said = (
-            f"none of the {len(parts['test'])} test questions has {own.name} and fits the context of {context} tokens"
-        )
+        said = f"no test question of {len(parts['test'])} has it and fits the context of {context} tokens"
         if asked:
             raise InputError(f"--answer {asked}: {said}")
         return None
