@@ -3,11 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from pruning.analysis.tradeoff import COSTS, FRONT, variant_of
+from pruning.command.own_data import ANSWERS
 from pruning.config.budgets import TIMED
+from pruning.config.default import DEFAULT
+from pruning.core import significance
 from pruning.core.names import DENSE, Variant
+
+NO_ANSWERS = "* Perplexity is not accuracy: before you rely on the model, ask it what you will ask it."
+CONFIDENCE = DEFAULT.experiment.confidence
 
 
 class Choice(NamedTuple):
@@ -17,35 +24,93 @@ class Choice(NamedTuple):
     within: bool
     """Whether it is as good as was asked for."""
     loss: float
-    """Perplexity above the dense model's, as a share of it."""
+    """Perplexity on the validation data above the dense model's, as a share of it."""
 
 
-def rows(table: pd.DataFrame, tradeoff: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model, the dense one first, of results/table1.csv and results/tradeoff.csv.
+class Measure(NamedTuple):
+    """One thing that is measured of every model on the test data: columns `{key}`, `_low`, `_high`, `_p` of `rows`."""
 
-    Columns: `variant`, `perplexity` with `low` and `high`, `loss` (above the dense model's, as a share of it), `p`,
-    `bytes` of its weights, `prefill` and `decode` (times the dense model's speed), `front` (whether no other model is
-    better and as small, or as fast)."""
-    measured = {variant_of(row): row for row in tradeoff.to_dict("records")}
-    dense = table[table["method"] == "dense"].iloc[0]["value"]
+    key: str
+    title: str
+    unit: str
+    better: str
+    """`lower` or `higher`."""
+    task: str
+    metric: str
+    """Whose rows of the table hold it; of `cut_off` the column of this name in the same rows."""
+
+
+def measures(table: pd.DataFrame) -> list[Measure]:
+    """What results/table1.csv holds of each model: `perplexity`, `kl`, `answers` and `cut_off` of the user's data, and
+    one of each task of lm-eval's, by its name."""
     found = []
-    for row in table.to_dict("records"):
-        own = measured[variant_of(row)]
-        found.append(
-            {
-                "variant": variant_of(row),
-                **{"perplexity": row["value"], "low": row["ci_low"], "high": row["ci_high"]},
-                **{"loss": row["value"] / dense - 1, "p": row["p_holm"], "bytes": own["bytes"]},
-                **{"prefill": own["prefill_speedup"], "decode": own["decode_speedup"]},
-                "front": FRONT in [own[f"{cost}_front"] for cost in COSTS],
-            }
-        )
-    return pd.DataFrame(found)
+    for (task, metric), own in table.groupby(["task", "metric"], sort=False):
+        if metric == "perplexity":
+            found.append(Measure(metric, "perplexity", "per token", "lower", task, metric))
+        elif metric == "kl":
+            found.append(Measure(metric, "KL to dense", "nats per token", "lower", task, metric))
+        elif task == ANSWERS:
+            found.append(Measure("answers", "right answers", "share", "higher", task, metric))
+        else:
+            key = f"{task} {metric}" if table.loc[table["task"] == task, "metric"].nunique() > 1 else task
+            found.append(Measure(key, key, "share", "higher", task, metric))
+        if task == ANSWERS and own["cut_off"].notna().any():
+            found.append(Measure("cut_off", "cut off", "share", "lower", task, metric))
+    return found
+
+
+def rows(
+    table: pd.DataFrame, validation: pd.DataFrame, tradeoff: pd.DataFrame, measured: Sequence[Measure]
+) -> pd.DataFrame:
+    """Return one row per model, the dense one first, of results/table1.csv, validation.csv and tradeoff.csv.
+
+    Columns: `variant`; `loss`: perplexity above the dense model's, as a share of it, on the validation data, and
+    `test_loss`, on the test data; `bytes` of its weights, `prefill` and `decode` (times the dense model's speed),
+    `front` (whether no other model is better and as small, or as fast); and for every measure m of the test data `m`,
+    its interval `m_low` and `m_high`, and `m_p`, of the difference from the dense model (after Holm over all of the
+    table; NaN where there is no test)."""
+    places = {variant_of(row): row for row in tradeoff.to_dict("records")}
+    chosen_by = {variant_of(row): row["value"] for row in validation.to_dict("records")}
+    held = {(variant_of(row), row["task"], row["metric"]): row for row in table.to_dict("records")}
+    found = []
+    for variant in dict.fromkeys(variant for variant, *_ in held):
+        place = places[variant]
+        row = {"variant": variant, "loss": chosen_by[variant] / chosen_by[DENSE] - 1, "bytes": place["bytes"]}
+        row |= {"prefill": place["prefill_speedup"], "decode": place["decode_speedup"]}
+        row["front"] = FRONT in [place[f"{cost}_front"] for cost in COSTS]
+        for each in measured:
+            own = held[variant, each.task, each.metric]
+            values = (own["value"], own["ci_low"], own["ci_high"], own["p_holm"])
+            if each.key == "cut_off":  # a share of the same answers
+                n = int(own["n"])
+                values = (own["cut_off"], *significance.wilson(round(n * own["cut_off"]), n, CONFIDENCE), np.nan)
+            row |= dict(zip((f"{each.key}{end}" for end in ("", "_low", "_high", "_p")), values, strict=True))
+        found.append(row)
+    made = pd.DataFrame(found)
+    return made.assign(test_loss=made["perplexity"] / made["perplexity"].iloc[0] - 1)
+
+
+def examples(dense: pd.DataFrame, pruned: pd.DataFrame, count: int = 5) -> list[dict[str, Any]]:
+    """Questions with the answers of two models: `question`, `expected`, `dense`, `pruned` (texts), `dense_right` and
+    `pruned_right`. Those that one of the two alone answers right come first.
+
+    dense, pruned: samples of the task of the user's questions (docs/artefacts.md)."""
+    both = dense.merge(pruned, on=["item", "item_hash", "metric"], suffixes=("_dense", "_pruned"))
+    both = both.assign(same=both["value_dense"] == both["value_pruned"]).sort_values(["same", "item"], kind="stable")
+    return [
+        {
+            **{"question": row.prompt_dense, "expected": row.target_dense},
+            **{"dense": row.response_dense, "dense_right": bool(row.value_dense)},
+            **{"pruned": row.response_pruned, "pruned_right": bool(row.value_pruned)},
+        }
+        for row in both.head(count).itertuples()
+    ]
 
 
 def choose(models: pd.DataFrame, tolerance: float, equal_cost: bool = False) -> Choice:
-    """The most heavily pruned model, and of equally pruned ones the best, whose perplexity is within `tolerance` (a
-    share) of the dense model's; where there is none, or where all cost the same, the best of all."""
+    """The most heavily pruned model, and of equally pruned ones the best, whose perplexity on the validation data
+    is within `tolerance` (a share) of the dense model's; where there is none, or where all cost the same, the best of
+    all."""
     pruned = [row for row in models.itertuples() if row.variant != DENSE]
     within = [row for row in pruned if row.loss <= tolerance]
     if within and not equal_cost:
@@ -97,9 +162,9 @@ def no_better_than_guessing(models: pd.DataFrame, vocabulary: int) -> list[str]:
 
 def page(
     models: pd.DataFrame,
+    measured: Sequence[Measure],
     choice: Choice,
     tolerance: float,
-    reference: str,
     folder: str,
     vocabulary: int,
     budgets: Mapping[str, Mapping[str, Any]] | None = None,
@@ -120,33 +185,49 @@ def page(
             "",
             *no_better_than_guessing(models, vocabulary),
             *(at_equal_cost(budgets) if budgets else []),
-            "Perplexity on your test data (lower is better), size, and speed here, against the dense model:",
+            "Quality on your test data, size, and speed here, against the dense model:",
             "",
-            "| model | perplexity | above dense | weights | prefill | decoding | |",
-            "|---|---|---|---|---|---|---|",
-            *(_line(row, row.variant == choice.variant, models["bytes"].iloc[0]) for row in models.itertuples()),
+            f"| model | {' | '.join(each.title for each in measured)} | weights | prefill | decoding | |",
+            "|---" * (len(measured) + 5) + "|",
+            *(_line(row, measured, choice.variant, models["bytes"].iloc[0]) for row in models.to_dict("records")),
             "",
             f"**Take {_name(choice.variant, ' at ')}**: {why}. It lies in `{folder}`.",
             "",
+            "* The choice was made on other records, the validation data: there the model's perplexity is "
+            f"{choice.loss:+.1%} above the dense model's, on the test data {_test_loss(models, choice):+.1%}.",
+            f"* {'; '.join(f'{each.title}: {each.unit}, {each.better} is better' for each in measured)}.",
             "* Intervals are 95%, of the choice of test text. Speeds are of these very models, here, against the dense "
             "one's (results/tradeoff.md has their intervals; figure: results/figures/tradeoff.png).",
             "* ✓: every model that is better is clearly larger or slower than this one.",
-            f"* † differs from {reference} at {'equal cost' if budgets else 'the same sparsity'} (paired test over "
-            "windows, p < 0.05 after Holm).",
+            "* † differs from the dense model (paired tests, p < 0.05 after Holm).",
             *(f"* {note}" for note in notes),
-            "* Perplexity is not accuracy: before you rely on the model, ask it what you will ask it.",
+            *([] if "answers" in models else [NO_ANSWERS]),
             "",
         ]
     )
 
 
-def _line(row: Any, taken: bool, dense_bytes: float) -> str:
-    """A row of the page's table. row: of `rows`; taken: whether it is the model to take."""
-    name = f"**{_name(row.variant)}**" if taken else _name(row.variant)
-    value = f"{row.perplexity:.2f} [{row.low:.2f}, {row.high:.2f}]{' †' if row.p < 0.05 else ''}"
-    size = f"{row.bytes / 1e6:,.1f} MB ({row.bytes / dense_bytes:.0%})"
-    speed = [f"{row.prefill:.2f}x", f"{row.decode:.2f}x", "✓" if row.front else ""]
-    return f"| {' | '.join([name, value, f'{row.loss:+.1%}', size, *speed])} |"
+def _test_loss(models: pd.DataFrame, choice: Choice) -> float:
+    return next(row.test_loss for row in models.itertuples() if row.variant == choice.variant)
+
+
+def _line(row: Mapping[str, Any], measured: Sequence[Measure], taken: Variant, dense_bytes: float) -> str:
+    """A row of the page's table. row: of `rows`; taken: the model to take."""
+    name = _name(row["variant"])
+    cells = [f"**{name}**" if row["variant"] == taken else name]
+    for each in measured:
+        value, low, high = (_shown(row[f"{each.key}{end}"], each) for end in ("", "_low", "_high"))
+        above = f", {row['test_loss']:+.1%}" if each.key == "perplexity" else ""
+        cells.append(f"{value} [{low}, {high}]{above}{' †' if row[f'{each.key}_p'] < 0.05 else ''}")
+    cells += [f"{row['bytes'] / 1e6:,.1f} MB ({row['bytes'] / dense_bytes:.0%})"]
+    cells += [f"{row['prefill']:.2f}x", f"{row['decode']:.2f}x", "✓" if row["front"] else ""]
+    return f"| {' | '.join(cells)} |"
+
+
+def _shown(value: float, measure: Measure) -> str:
+    if measure.unit == "share":
+        return f"{value:.0%}"
+    return f"{value:.3f}" if measure.key == "kl" else f"{value:.2f}"
 
 
 def _name(variant: Variant, between: str = ", ") -> str:
