@@ -409,21 +409,24 @@ COLUMNS = ["calib", "method", "sparsity", "tuning", "value", "ci_low", "ci_high"
 def models(*rows) -> pd.DataFrame:
     dense = ("", "dense", 0, None, 10.0, 9.5, 10.5, None)
     table = pd.DataFrame([dense, *rows], columns=COLUMNS)
-    measured = table[["calib", "method", "sparsity", "tuning"]].assign(
-        bytes=2e6 * (1 - table["sparsity"]), prefill_speedup=1.3, decode_speedup=1.2
-    )
-    measured.loc[0, ["prefill_speedup", "decode_speedup"]] = 1.0
+    measured = table[["calib", "method", "sparsity", "tuning"]].assign(bytes=2e6 * (1 - table["sparsity"]))
+    for part, speed in {"prefill": 1.3, "decode": 1.2}.items():
+        for end, least in {"": 0, "_low": 0.1, "_high": -0.1}.items():
+            measured[f"{part}_speedup{end}"] = [1.0, *[speed - least] * len(rows)]
     marks = dict.fromkeys(("size_front", "prefill_front"), "behind")
     return decision.rows(table, measured.assign(**marks, decode_front=["front", *["near"] * len(rows)]))
 
 
-def row(method, sparsity, value, tuning=None, p=None):
-    return ("own", method, sparsity / 100, tuning, value, value - 1, value + 1, p)
+def row(method, sparsity, value, tuning=None):
+    return ("own", method, sparsity / 100, tuning, value, value - 1, value + 1, None)
 
 
-def page(found: pd.DataFrame, tolerance: float = 0.1, vocabulary: int = 1000, **more) -> str:
-    choice = decision.choose(found, tolerance, equal_cost="budgets" in more)
-    return decision.page(found, choice, tolerance, "wanda", "out/x", vocabulary, **more)
+def test_rows_join_quality_size_and_speed():
+    dense, pruned = models(row("agf", 20, 12.0)).to_dict("records")
+    assert (str(dense["variant"]), dense["loss"], dense["bytes"], dense["front"]) == ("dense", 0, 2e6, True)
+    assert [pruned[f"perplexity{end}"] for end in ("", "_low", "_high")] == [12, 11, 13]
+    assert [pruned[f"prefill{end}"] for end in ("", "_low", "_high")] == pytest.approx([1.3, 1.2, 1.4])
+    assert pruned["loss"] == pytest.approx(0.2) and not pruned["front"]
 
 
 def test_the_smallest_model_within_the_tolerance_is_taken():
@@ -437,45 +440,12 @@ def test_the_smallest_model_within_the_tolerance_is_taken():
     assert decision.choose(recovered, 0.1).variant == Variant("own", "agf", 30, "own")
 
 
-def test_the_page_shows_every_model_and_says_which_to_take():
-    found = models(row("wanda", 30, 12.0), row("agf", 30, 10.5, p=0.01))
-    said = page(found, notes=["few tokens"])
-    assert "does not know" not in said and "\n* few tokens\n" in said
-    assert "| dense | 10.00 [9.50, 10.50] | +0.0% | 2.0 MB (100%) | 1.00x | 1.00x | ✓ |" in said
-    assert "| **agf, 30%** | 10.50 [9.50, 11.50] † | +5.0% | 1.4 MB (70%) | 1.30x | 1.20x |  |" in said
-    assert "| wanda, 30% | 12.00 [11.00, 13.00] | +20.0% |" in said
-    assert "**Take agf at 30%**" in said and "`out/x`" in said
-    assert "no model is within 1% of the dense model; this one is the nearest, +5%" in page(found, 0.01)
-
-
-def test_a_dense_model_that_guesses_is_said_before_all_else():
-    said = page(models(row("wanda", 30, 12.0, p=0.5)), vocabulary=9)
-    assert said.startswith("# Which model to take\n\n**The dense model does not know this text**: its perplexity is")
-    assert "that of guessing among its 9 words 9." in said
-
-
-FOUND = {"kind": "prefill_ms", "asked": "70%", "target": 84.0, "dense": 120.0}
-BUDGETS = {
-    "wanda": {**FOUND, "sparsity": 31, "cost": {"value": 83.0, "low": 82.5, "high": 83.9}},
-    "agf": {**FOUND, "sparsity": 34, "cost": {"value": 81.0, "low": 80.2, "high": 82.0}},
-}
-
-
 def test_at_equal_cost_the_best_is_taken_however_much_is_removed():
-    found = models(row("wanda", 31, 10.2), row("agf", 34, 10.8, p=0.5))
+    found = models(row("wanda", 31, 10.2), row("agf", 34, 10.8))
     assert str(decision.choose(found, 0.1).variant) == "own/agf/34"
     choice = decision.choose(found, 0.1, equal_cost=True)
     assert (str(choice.variant), choice.within) == ("own/wanda/31", True)
     assert not decision.choose(found, 0.01, equal_cost=True).within
-    said = page(found, budgets=BUDGETS)
-    assert "The budget is 84 ms of prefill (`prefill_ms=70%`; the dense model: 120 ms of prefill)" in said
-    assert "* wanda: 31%, 83 ms of prefill [82.5, 83.9], 69% of dense\n* agf: 34%, 81 ms of prefill [80.2, 82]" in said
-    assert "**Take wanda at 31%**: of the models that meet the budget it is the best: +2.0%, at most 10%" in said
-    assert "differs from wanda at equal cost" in said
-    cost = dict.fromkeys(("value", "low", "high"), 8.9e6)
-    counted = {"kind": "bytes", "asked": "9MB", "target": 9e6, "dense": 12e6, "sparsity": 20, "cost": cost}
-    said = page(found, 0.01, budgets={"wanda": counted})
-    assert "* wanda: 20%, 8.90 MB of weights, 74% of dense\n" in said and "in turn" not in said
 
 
 # the status
