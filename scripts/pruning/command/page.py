@@ -38,6 +38,7 @@ USES = {
     "validation": "all choices: which model to take",
     "test": "all quality shown on this page",
 }
+NO_ANSWERS = "Perplexity is not accuracy: before you rely on the model, ask it what you will ask it."
 WIDE = 20  # the greatest value over the smallest, above which an axis is logarithmic
 
 
@@ -118,9 +119,13 @@ def mark(measure: Measure, row: Mapping[str, Any]) -> str:
     return "n.s." if row[f"{measure.key}_p"] >= SIGNIFICANT else ""
 
 
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def titled(measure: Measure) -> str:
     """Return a measure's title with its unit."""
-    return measure.title if measure.unit in ("", *SHARES) else f"{measure.title} ({measure.unit})"
+    return capital(measure.title if measure.unit in ("", *SHARES) else f"{measure.title} ({measure.unit})")
 
 
 def above(share: float) -> str:
@@ -148,26 +153,27 @@ def smaller(share: float) -> str:
 
 def headline(content: Content) -> str:
     """Return the verdict in a few words."""
-    return f"Take {name(content.choice.variant, ' at ')}" if content.choice.within else "Do not prune"
+    if content.choice.within:
+        return f"Take {name(content.choice.variant, ' at ')}"
+    return "Do not prune to this budget" if content.budgets else "Do not prune"
 
 
 def verdict(content: Content) -> list[str]:
     """Return two sentences: why this model, and what it costs and gains on the test data."""
     choice, dense, taken = content.choice, content.dense, content.taken
     where = "validation data" if "validation" in content.parts else "test data"
-    limit = f"{content.tolerance:.0%}"
+    limit, loss = f"{content.tolerance:.0%} above the dense model's", f"({above(choice.loss)})"
     if content.budgets and choice.within:
-        why = "Of the models that meet the budget it is the best: its perplexity on the "
-        why += f"{where} is {above(choice.loss)} against the dense model's, at most {limit}."
+        why = "Of the models that meet the budget it is the best, and its perplexity on the "
+        why += f"{where} is at most {limit} {loss}."
     elif content.budgets:
         why = f"The best model that meets the budget is {name(choice.variant)}, and its perplexity on the {where} is "
-        why += f"{above(choice.loss)} against the dense model's: more than the {limit} that may be lost."
+        why += f"more than {limit} {loss}."
     elif choice.within:
-        why = f"It is the smallest model whose perplexity on the {where} is at most {limit} above the dense model's "
-        why += f"({above(choice.loss)})."
+        why = f"It is the smallest model whose perplexity on the {where} is at most {limit} {loss}."
     else:
-        why = f"No pruned model is within {limit} of the dense model's perplexity on the {where}. The nearest is "
-        why += f"{name(choice.variant)} ({above(choice.loss)})."
+        why = f"Every pruned model's perplexity on the {where} is more than {limit}. The nearest is "
+        why += f"{name(choice.variant)} {loss}."
     share = taken["bytes"] / dense["bytes"]
     sizes = f"{size(taken['bytes'], dense['bytes'])} in place of {size(dense['bytes'], dense['bytes'])}"
     gains = f"With {choice.variant.sparsity}% of the FFN neurons removed it is {smaller(share)} ({sizes})"
@@ -225,7 +231,7 @@ def table_notes(content: Content) -> list[str]:
         *["n.s.: not significantly different from the dense model (paired test, p ≥ 0.05 after Holm)."][: int(tested)],
         "✓: every model that is better is clearly larger or slower than this one.",
         *content.notes,
-        "Perplexity is not accuracy: before you rely on the model, ask it what you will ask it.",
+        *([] if "answers" in content.models else [NO_ANSWERS]),
     ]
 
 
@@ -432,7 +438,9 @@ def tiles(content: Content) -> list[Tile]:
         if measure.key == "perplexity":
             change = above(now / before - 1)
         unit = "" if measure.unit in SHARES else f" {measure.unit}"
-        found.append(Tile(measure.title, value(measure, now), f"{value(measure, before)}{unit}".strip(), change))
+        found.append(
+            Tile(capital(measure.title), value(measure, now), f"{value(measure, before)}{unit}".strip(), change)
+        )
     share = taken["bytes"] / dense["bytes"]
     found.append(
         Tile("Weights", size(taken["bytes"], dense["bytes"]), size(dense["bytes"], dense["bytes"]), f"{share - 1:+.0%}")
@@ -459,7 +467,7 @@ def html(content: Content) -> str:
         budget=asked,
         budgets=found,
         tiles=tiles(content),
-        titled=titled,
+        capital=capital,
         costs=list(HEADS),
         legend=legend,
         heads=columns(content),
