@@ -308,7 +308,7 @@ def points(content: Content, measure: Measure, cost: str) -> list[dict[str, Any]
         own = {"x": row[cost] / each, "y": unit * row[measure.key], "method": variant.method}
         own |= {f"y_{end}": unit * row[f"{measure.key}_{end}"] for end in ("low", "high")}
         own |= {f"x_{end}": row.get(f"{cost}_{end}", math.nan) / each for end in ("low", "high")}
-        own |= {"name": name(variant), "label": f"{variant.sparsity}%" if variant != DENSE else "dense"}
+        own |= {"name": name(variant), "label": name(variant).removeprefix(f"{variant.method}, ")}
         own |= {
             "quality": " ".join(filter(None, words[titled(measure)])),
             "cost": " ".join(filter(None, words[HEADS[cost]])),
@@ -381,8 +381,9 @@ def widths_map(content: Content) -> tuple[Any, list[dict[str, Any]]]:
         for layer, (kept, whole) in enumerate(zip(widths, content.full, strict=True))
     ]
     least = min([0.9, *(row["share"] for row in rows)])
-    scale = alt.Scale(domain=[math.floor(10 * least) / 10, 1], range="ramp")
-    legend = alt.Legend(title="Share kept", format="%", orient="bottom", gradientLength=160, tickCount=3)
+    ends = [math.floor(10 * least) / 10, 1]
+    scale = alt.Scale(domain=ends, range="ramp")
+    legend = alt.Legend(title="Share kept", format="%", orient="bottom", gradientLength=160, values=ends)
     tooltip = [alt.Tooltip("name:N", title="Model"), alt.Tooltip("layer:O", title="Layer")]
     tooltip += [alt.Tooltip("kept:N", title="Neurons kept"), alt.Tooltip("share:Q", title="Share", format=".1%")]
     drawn = alt.Chart(alt.NamedData(name=ROWS), width="container", height=18 * len(content.widths))
