@@ -10,16 +10,18 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command import config_file, configuration, decision, efforts, own_data
+from pruning.command import config_file, configuration, decision, efforts, own_data, page, record
 from pruning.command.configuration import Known, Request
 from pruning.config.methods import Method
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError
+from pruning.core.names import DENSE
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar
 from pruning.data import datasets
 from pruning.models import gguf
 
-CONFIG, LOG, PAGE, EVENTS = "prune.yaml", "prune.log", "decision.md", ".prune-events.jsonl"
+CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
+PAGE, TEXT_PAGE = "decision.html", "decision.md"
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
 RIGHT_ANSWERS = 50
@@ -28,8 +30,7 @@ TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv"
 
 
 class Result(NamedTuple):
-    """What came out of a run: decision.rows and what is measured there, the model to take, its folder, and a page of
-    Markdown to decide by."""
+    """What came out of a run: decision.rows, the model to take, its folder, and the page to decide by as Markdown."""
 
     models: pd.DataFrame
     measures: list[decision.Measure]
@@ -80,7 +81,7 @@ def prune(request: Request, line: str) -> Result:
             print(f"{out / CONFIG}: {difference}", flush=True)
     else:
         put(out / CONFIG, config_file.signed(configuration.text(wanted, line)))
-    run(request, "pruning and measuring", *TABLES, "results/figures/tradeoff.png")
+    run(request, "pruning and measuring", *TABLES)
 
     table, validation, tradeoff = (artifacts.read_csv(out / each) for each in TABLES)
     measures = decision.measures(table)
@@ -88,11 +89,32 @@ def prune(request: Request, line: str) -> Result:
     choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(request, "writing the model to take", target)
-    notes += known.answers.notes if known.answers else []
-    about = {"vocabulary": stock.vocab_size, "budgets": budgets, "notes": notes}
-    page = decision.page(models, measures, choice, request.tolerance, str(out / target), **about)
-    put(out / PAGE, page)
-    return Result(models, measures, choice, out / target, page)
+    kept = record.widths(out, alias, models["variant"])
+    tasks = mine[1].table("table1").tasks if mine else wanted["tables"]["table1"]["tasks"]
+    answers = record.answers(out, alias, choice.variant, tasks)
+    content = page.Content(
+        request.model,
+        models,
+        measures,
+        choice,
+        request.tolerance,
+        str(out / target),
+        stock.vocab_size,
+        budgets=budgets,
+        notes=[*notes, *(known.answers.notes if known.answers else [])],
+        full=kept.pop(DENSE),
+        widths=kept,
+        examples=record.examples(answers),
+        outcomes=record.outcomes(answers),
+        stages=record.stages(out),
+        command=line,
+        versions=record.versions(out / TABLES[0]),
+        parts=record.parts(out),
+    )
+    text = page.markdown(content)
+    put(out / TEXT_PAGE, text)
+    put(out / PAGE, page.html(content))
+    return Result(models, measures, choice, out / target, text)
 
 
 def read_data(request: Request, records: list[dict[str, Any]], folder: Path, about: Known) -> Known:
