@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-# 1. Text ---------------------------------------------------------------------------------------------------------------
+# 1. Text -------------------------------------------------------------------------------------------------------------
 
 
 def read(path: str | None) -> list[tuple[str, str]]:
@@ -73,7 +73,7 @@ def batches_of(samples: list[list[int]], size: int) -> list[tuple[Tensor, Tensor
     return found
 
 
-# 2. Calibration --------------------------------------------------------------------------------------------------------
+# 2. Calibration ------------------------------------------------------------------------------------------------------
 
 
 class Calibration:
@@ -125,7 +125,7 @@ class Calibration:
         self.hidden = args[0]
 
 
-# 3. Scores -------------------------------------------------------------------------------------------------------------
+# 3. Scores -----------------------------------------------------------------------------------------------------------
 
 
 def rku(calibration: Calibration, layer: int) -> Tensor:
@@ -149,7 +149,7 @@ def wanda(calibration: Calibration, layer: int) -> Tensor:
 SCORES = {"rku": rku, "wanda": wanda}
 
 
-# 4. Mask ---------------------------------------------------------------------------------------------------------------
+# 4. Mask -------------------------------------------------------------------------------------------------------------
 
 
 def kept(scores: Tensor, sparsity: int) -> Tensor:
@@ -160,12 +160,12 @@ def kept(scores: Tensor, sparsity: int) -> Tensor:
     return torch.zeros(len(scores), dtype=torch.bool).index_fill_(0, best, True)
 
 
-# 5. A physically smaller model -----------------------------------------------------------------------------------------
+# 5. A physically smaller model ---------------------------------------------------------------------------------------
 
 
 def compact(model: nn.Module, mask: list[Tensor]) -> nn.Module:
-    """A model without the rows of gate_proj and up_proj, and the columns of down_proj, that the mask removes. All layers
-    are equally wide, so transformers, vLLM and llama.cpp load what it saves as any model of the family."""
+    """A model without the rows of gate_proj and up_proj, and the columns of down_proj, that the mask removes. All
+    layers are equally wide, so transformers, vLLM and llama.cpp load what it saves as any model of the family."""
     small = copy.deepcopy(model)
     for layer, keep in zip(small.model.layers, mask, strict=True):
         index = keep.nonzero().flatten()
@@ -180,7 +180,7 @@ def compact(model: nn.Module, mask: list[Tensor]) -> nn.Module:
     return small
 
 
-# 6. What is lost -------------------------------------------------------------------------------------------------------
+# 6. What is lost -----------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
@@ -190,7 +190,7 @@ def perplexity(model: nn.Module, windows: list[Tensor]) -> float:
     return math.exp(sum(losses) / len(losses))
 
 
-# 7. All of it ----------------------------------------------------------------------------------------------------------
+# 7. All of it --------------------------------------------------------------------------------------------------------
 
 
 def load(name: str) -> tuple[nn.Module, object]:

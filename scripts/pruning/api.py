@@ -304,8 +304,8 @@ def prune(
 
     model: a folder, a .gguf file, `package:file.gguf`, or a repository of the hub. data: JSON Lines. sparsity: shares
     of the FFN neurons to remove, in whole per cents. out: folder of all results; a run that stopped goes on there.
-    rest: the command's other options: `effort`, `methods`, `budget` (`"bytes=900MB"`), `tolerance`, `cores`, … (fields of
-    command/configuration.Request).
+    rest: the command's other options: `effort`, `methods`, `budget` (`"bytes=900MB"`), `tolerance`, `cores`, … (fields
+    of command/configuration.Request).
 
     Raises InputError for an unknown option, for data that cannot be read or are too few, and with a failed job's own
     words. Source: command/prune.py."""

@@ -1,4 +1,4 @@
-"""The functions that a program calls give what the pipeline does, bit for bit; so does examples/prune_in_one_file.py."""
+"""The functions that a program calls give what the pipeline does, bit for bit; so does examples/prune_in_one_file."""
 
 import json
 import runpy
@@ -111,3 +111,62 @@ def test_one_file_with_all_of_it_makes_the_same_masks(made, in_memory, tmp_path,
         assert_equal(load(tmp_path / name, "float32", "cpu")[0], made / f"compact/gsm_symbolic-s0/{name}/30/model")
         manifest = json.loads((made / f"compact/gsm_symbolic-s0/{name}/30/manifest.json").read_text())
         assert int(parameters.replace(",", "")) == manifest["parameters_kept"]
+
+
+LOUD = '''"""Louder neurons matter more."""
+
+import numpy as np
+
+from loud_scores.parts import power
+
+REQUIRES = ("statistics",)
+
+
+def score(layer, exponent: float = 1.0) -> np.ndarray:
+    return power(layer["act_abs_sum"] / layer["n_tokens"], exponent)
+'''
+PARTS = "def power(values, exponent):\n    return values**exponent\n"
+
+
+def install(site: Path, version: str = "1.0", name: str = "loud", code: str = LOUD) -> None:
+    """A package with a score, as pip leaves it in a folder of installed packages."""
+    for path, content in {
+        "loud_scores/__init__.py": "",
+        "loud_scores/own.py": code,
+        "loud_scores/parts.py": PARTS,
+        "loud_scores-1.dist-info/METADATA": f"Metadata-Version: 2.1\nName: loud-scores\nVersion: {version}\n",
+        "loud_scores-1.dist-info/entry_points.txt": f"[pruning.scores]\n{name} = loud_scores.own\n",
+    }.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(content)
+
+
+def test_a_score_of_an_installed_package(finished: Workspace, tmp_path: Path, monkeypatch):
+    """Its table, what an edit of its code and a new version re-run, and what is refused before any job."""
+    install(tmp_path)
+    table = {"title": "Loud", "tasks": ["gsm_symbolic"], "methods": ["wanda", "loud"], "sparsities": [50]}
+    own = {"methods.loud": {"score": "loud", "options": {"exponent": 2.0}}, "tables.theirs": table}
+    again = {"score": 1, "mask": 1, "compact": 1, "evaluate": 1, "table": 1}
+    target = "results/theirs.csv"
+    with finished.configured(own):
+        refused = finished.snakemake("-n", target, check=False).stderr
+        assert "config: methods.loud.score: unknown score 'loud'; built in: cfsp, " in refused
+        assert "of installed packages: none" in refused and "Traceback" not in refused
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        finished.snakemake(target)
+        assert pd.read_csv(finished.path / target)["method"].tolist() == ["dense", "wanda", "loud"]
+        measured = pd.read_parquet(
+            finished.path / "results/tiny-reasoner/calibration/gsm_symbolic-s0/statistics.parquet"
+        )
+        scores = pd.read_parquet(finished.path / "results/tiny-reasoner/scores/gsm_symbolic-s0/loud.parquet")
+        assert np.allclose(scores["score"], (measured["act_abs_sum"] / measured["n_tokens"]) ** 2)
+        assert finished.planned(target) == {}
+        (tmp_path / "loud_scores/parts.py").write_text(PARTS.replace("values", "numbers"))
+        assert finished.planned(target) == again
+        install(tmp_path, version="1.1")
+        assert finished.planned(target) == again
+        install(tmp_path, code=LOUD.replace('"statistics"', '"statistics", "second_moments"'))
+        assert finished.planned(target) == {"second_moments": 1, **again}
+    install(tmp_path, name="wanda")
+    refused = finished.snakemake("-n", "results/table1.csv", check=False).stderr
+    assert "error: score 'wanda': given by several (package loud-scores, built in): rename it in the package" in refused
