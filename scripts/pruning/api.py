@@ -133,7 +133,7 @@ def score(
     Source: methods/scoring.py."""
     from pruning.config.default import DEFAULT
     from pruning.core.layer_files import kind_of
-    from pruning.methods import scores, scoring
+    from pruning.methods import masks, scores, scoring
     from pruning.models.checkpoint import Loaded
 
     settings = {"score": method, "options": {}, "normalise": "none", "shuffle": None}
@@ -144,6 +144,10 @@ def score(
         scores.check(settings["score"])
     _known("score", changes, [key for key in settings if key != "score"])
     base = Loaded(model)
+    if "statistics" in statistics.tables:
+        measured = [len(own) for own in masks.by_layer(statistics.neurons, "unit", base.layers)]
+        if measured != base.widths:
+            raise InputError(f"statistics: of another model: layer widths {measured}, not {base.widths}")
 
     def read(index: int, name: str, kind: str) -> Mapping[str, Any]:
         return statistics.matrices[kind_of(kind, name)][index]
@@ -258,16 +262,20 @@ def reconstruct(
             each = ({**_arrays(weights), "record": record, **counts} for weights, record in own)
         return lambda _: next(each)
 
-    def warned(layer: int) -> compensation.Compensated:
+    said = {}
+
+    def noted(layer: int) -> compensation.Compensated:
         made = pruning.compensate(layer)
         if "warning" in made.record:
-            warnings.warn(f"layer {layer}: {made.record['warning']}", stacklevel=2)
+            said.setdefault(made.record["warning"], layer)
         return made
 
     pruning = Pruning.fitted(base, keeps, scheme, evidence)
     whole = _copy(small)
     with _frozen(model):
-        replace(pruning, compensate=warned).rewrite(whole)
+        replace(pruning, compensate=noted).rewrite(whole)
+    for warning, layer in said.items():
+        warnings.warn(f"layer {layer}: {warning}", stacklevel=2)
     if pruning.biased:
         _configure(whole, {**whole.config.to_dict(), structures.DOWN_BIAS: True})
     return whole

@@ -17,6 +17,7 @@ import tiny
 from pruning import allocate, calibrate, compact, load, reconstruct, score
 from pruning.core.errors import InputError
 from pruning.methods import scores
+from workspace import ROOT, code_below
 
 IDS = [torch.randint(1, 200, (4, 12), generator=torch.Generator().manual_seed(n)) for n in range(3)]
 NEEDS = ("statistics", "second_moments", "output_gradients", "parameter_taylor")
@@ -121,6 +122,9 @@ REFUSED = {
     "score: unknown 'seed'; known: normalise, options, shuffle": lambda m, s: score("random", s, m, seed=3),
     "score 'obs' needs output_gradients, second_moments": lambda m, s: score("obs", replace(s, matrices={}), m),
     "'energy_post_share_sum' was not measured, but: layer, unit": lambda m, s: score("rku_post", s, m),
+    "statistics: of another model: layer widths [48, 48], not [34, 34]": lambda m, s: score(
+        "rku", s, compact(m, allocate(score("rku", s, m), 0.3))
+    ),
     "it gives 3 numbers for 48 units": lambda m, s: score(lambda layer: np.ones(3), s, m),
     "NaN or Inf in layer 0 of ffn": lambda m, s: score(lambda layer: np.full(48, np.nan), s, m),
     "sparsity: 30 is not between 0 and 1": lambda m, s: allocate(score("rku", s, m), 30),
@@ -188,3 +192,13 @@ def needing(layer):
 
 
 needing.REQUIRES = ("text",)
+
+
+def test_the_pages_steps_run_as_they_stand(tmp_path, monkeypatch):
+    """But for the first part, which tests/pipeline/test_prune_command.py runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resources").symlink_to(ROOT / "resources")
+    own: dict = {}
+    for part in ("Step by step", "A score of your own"):
+        exec(code_below("docs/reference-python.md", part)[0], own)  # noqa: S102
+    assert own["again"].config.intermediate_size == 403 and own["mask"]["keep"].mean() == pytest.approx(0.7, abs=1e-3)
