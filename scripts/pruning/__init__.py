@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pruning.api import Result, Statistics, allocate, calibrate, compact, load, prune, reconstruct, score
+else:
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            from pruning import api
+
+            return getattr(api, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = ["Result", "Statistics", "allocate", "calibrate", "compact", "load", "prune", "reconstruct", "score"]
 
 # A wheel holds the checkout's workflow in `_workflow`, and the library once: there, where the rules look for it.
 if os.path.isdir(_installed := os.path.join(os.path.dirname(__file__), "_workflow/scripts/pruning")):
     __path__ = [_installed]
-
-
-def __getattr__(name: str) -> object:
-    if name in __all__:
-        from pruning import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
