@@ -20,6 +20,7 @@ from pruning.command.configuration import (
     budget_of,
     build,
     calibration,
+    check,
     model_section,
     model_source,
     parameters_of,
@@ -255,11 +256,19 @@ def test_reference_answers_without_what_is_judged_are_counted_and_shown():
         judged("is 7", asked="regex:(x)")
 
 
-@pytest.mark.parametrize("text", ["numbers", "regex", "regex:", "exact:x", "regex:("])
-def test_what_is_no_way_to_judge_is_said(text):
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *({"answer": text} for text in ("numbers", "regex", "regex:", "exact:x", "regex:(")),
+        {"recover": "x"},
+        {"steps": 9},
+    ],
+)
+def test_what_is_no_way_to_judge_or_to_recover_is_said(asked):
     with pytest.raises(InputError) as error:
-        own_data.judge(text)
-    assert str(error.value).startswith(f"--answer {text}: ")
+        check(Request("m", Path("mine.jsonl"), Path("out"), **asked))
+    [(option, given)] = asked.items()
+    assert str(error.value).startswith(f"--{option} {given}: ")
 
 
 # tasks of lm-eval
@@ -360,7 +369,7 @@ def test_recovery_on_the_models_own_right_answers_asks_it_the_training_questions
 
 def test_questions_and_tasks_are_asked_in_one_job_with_the_texts():
     asked = lm_eval_tasks.asked(["gsm8k"])
-    config = validated(made(about=known(answers=judged("1")), tasks=asked))
+    config = validated(made(about=known(answers=judged("1"), tasks=asked)))
     assert config.experiment.together == [["own", "own_validation", "own_answers", "gsm8k"]]
     assert config.table("table1").tasks == ["own", "own_answers", "gsm8k"]
     assert config.tasks["gsm8k"].limit == 200 and config.tasks["own_answers"].metrics == ["exact_match,judged"]

@@ -54,7 +54,7 @@ class Request:
     steps: int | None = None  # of recovery; None: STEPS
     answer: str | None = None  # how generated answers are judged, as own_data.judge reads it; None: if they are numbers
     own_answers: bool = False  # recover on the dense model's own right answers, where answers are judged
-    tasks: Sequence[Asked] = ()  # of lm-eval's
+    tasks: Sequence[str] = ()  # of lm-eval's, as lm_eval_tasks.asked reads them
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,23 @@ class Known:
     validation: int  # of the validation data
     test: int  # and of the test data
     answers: own_data.Answers | None = None  # the questions whose answers are judged
+    tasks: Sequence[Asked] = ()  # of lm-eval's
 
     @property
     def kind(self) -> str:
         """What computes: gpu or cpu."""
         [section] = self.model.values()
         return "gpu" if section["gpus"] else "cpu"
+
+
+def check(request: Request) -> None:
+    """Raises InputError for what no run could do, whatever model and data are."""
+    if request.recover not in (None, *RECOVERIES):
+        raise InputError(f"--recover {request.recover}: give one of {', '.join(RECOVERIES)}")
+    if request.steps and not request.recover:
+        raise InputError(f"--steps {request.steps}: they are of --recover distill or --recover lora; give one of them")
+    if request.answer:
+        own_data.judge(request.answer)
 
 
 def model_source(text: str) -> tuple[str, dict[str, Any]]:
@@ -159,7 +170,7 @@ def build(
         datasets[own_data.ANSWERS] = {"kind": "published", **fields, "local": asking}
         tasks[own_data.ANSWERS] = {"kind": "lm_eval", "title": "your questions", "metrics": [own_data.METRIC]}
         tasks[own_data.ANSWERS]["batch_size"] = BATCH[known.kind]
-    for asked in request.tasks:
+    for asked in known.tasks:
         tasks[asked.name] = {"batch_size": BATCH[known.kind], **asked.task, "limit": ITEMS[known.kind]}
         datasets |= asked.dataset
     shown = [name for name in tasks if name != VALIDATION]

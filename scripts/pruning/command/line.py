@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pruning.command import configuration, lm_eval_tasks, own_data, status
+from pruning.command import configuration, status
 from pruning.command.configuration import Request
 from pruning.command.prune import CONFIG, EVENTS, LOG, PAGE, prune
 from pruning.core.errors import InputError, one_line
@@ -53,11 +53,7 @@ def command(
         raise InputError(f"--budget and --sparsity {sparsity}: the budget says how much is pruned; give one of them")
     compared = methods.split(",") if methods else None
     sparsities = [] if asked else numbers(sparsity or "20,30")
-    if steps and not recover:
-        raise InputError(f"--steps {steps}: they are of --recover distill or --recover lora; give one of them")
-    if answer:
-        own_data.judge(answer)
-    judged = {"answer": answer, "tasks": lm_eval_tasks.asked(task or [])}
+    judged = {"answer": answer, "tasks": task or []}
     request = Request(model, data, out, sparsities, asked, compared, recover, tolerance / 100, cores, steps, **judged)
     result = prune(request, shlex.join(["prune", *sys.argv[1:]]))
     from rich.console import Console

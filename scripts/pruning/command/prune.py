@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command import config_file, configuration, decision, defaults, own_data
+from pruning.command import config_file, configuration, decision, defaults, lm_eval_tasks, own_data
 from pruning.command.configuration import Known, Request
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError
@@ -40,6 +40,8 @@ def prune(request: Request, line: str) -> Result:
     job that failed."""
     from pruning.models import loading  # torch is slow
 
+    configuration.check(request)
+    tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
     records, gpus = datasets.read_jsonl(request.data), min(1, len(devices.visible()))
     mine = config_file.edited(out / CONFIG)
@@ -58,7 +60,8 @@ def prune(request: Request, line: str) -> Result:
     manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, request.cores)
     stock = loading.stock_config(folder).get_text_config()
-    known = read_data(request, records, folder, Known(section, stock.max_position_embeddings, 0, 0, 0))
+    known = Known(section, stock.max_position_embeddings, 0, 0, 0, tasks=tasks)
+    known = read_data(request, records, folder, known)
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
     budgets, sparsities = {}, request.sparsities
     if request.budget:
@@ -87,8 +90,8 @@ def prune(request: Request, line: str) -> Result:
 
 
 def read_data(request: Request, records: list[dict[str, Any]], folder: Path, about: Known) -> Known:
-    """Write the user's records in three parts, their questions, and the tasks of these and of `request.tasks`; return
-    what is known then. folder: the model's."""
+    """Write the user's records in three parts, their questions, and the tasks of these and of lm-eval; return what is
+    known then. folder: the model's."""
     from pruning.models import tokenizers
 
     tokenizer = tokenizers.load(folder)
@@ -96,10 +99,8 @@ def read_data(request: Request, records: list[dict[str, Any]], folder: Path, abo
     most = configuration.ANSWERED[about.kind]
     chat = own_data.in_chat(records[0], tokenizer)
     answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat)
-    own, definitions = (
-        request.out / "own-data",
-        {task.name: task.definition for task in request.tasks if task.definition},
-    )
+    own = request.out / "own-data"
+    definitions = {task.name: task.definition for task in about.tasks if task.definition}
     for name, part in parts.items():
         put(own / f"{name}.jsonl", _lines(part))
     if answers:
