@@ -21,7 +21,7 @@ SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 SEQUENCE = 512  # tokens of a calibration sequence, at most
 SEQUENCES = {"cpu": 32, "gpu": 128}  # of calibration, at most
 TESTED = {"cpu": 40 * 1024, "gpu": 128 * 2048}  # tokens, at most
-ANSWERED = {"cpu": 100, "gpu": 400}  # questions of the user's, at most
+ANSWERED = {"cpu": {"test": 100, "train": 400}, "gpu": {"test": 400, "train": 2000}}  # questions of the user's, at most
 ITEMS = {"cpu": 200, "gpu": 1000}  # of a task of lm-eval's, at most
 RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}
 """--recover -> a tuning's objective."""

@@ -90,6 +90,15 @@ def rows(
     return made.assign(test_loss=made["perplexity"] / made["perplexity"].iloc[0] - 1)
 
 
+def without_answer(samples: pd.DataFrame, judge: str) -> list[str]:
+    """How many generated answers hold nothing that could be judged, with one of them. samples: the dense model's."""
+    lost = samples[samples["prediction"] == "[invalid]"]
+    if lost.empty:
+        return []
+    shown = repr(lost["response"].iloc[0][-80:])
+    return [f"--answer {judge}: {len(lost)} of {len(samples)} answers of the dense model do not have it, as {shown}."]
+
+
 def examples(dense: pd.DataFrame, pruned: pd.DataFrame, count: int = 5) -> list[dict[str, Any]]:
     """Questions with the answers of two models: `question`, `expected`, `dense`, `pruned` (texts), `dense_right` and
     `pruned_right`. Those that one of the two alone answers right come first.

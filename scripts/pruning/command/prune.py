@@ -14,11 +14,13 @@ from pruning.command.configuration import Known, Request
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar
-from pruning.data import datasets
+from pruning.data import datasets, text
 
 CONFIG, LOG, PAGE, EVENTS = "prune.yaml", "prune.log", "decision.md", ".prune-events.jsonl"
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
+LEAST_ANSWERS = 40
+"""Right answers of the dense model's own, with which a recovery on these is worth it."""
 TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
 
 
@@ -63,6 +65,10 @@ def prune(request: Request, line: str) -> Result:
     known = Known(section, stock.max_position_embeddings, 0, 0, 0, tasks=tasks)
     known = read_data(request, records, folder, known)
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
+    if request.recover and request.own_answers and known.answers:
+        put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
+        request, said = with_own_answers(request, alias, start)
+        notes += said
     budgets, sparsities = {}, request.sparsities
     if request.budget:
         put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
@@ -82,7 +88,10 @@ def prune(request: Request, line: str) -> Result:
     choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(request, "writing the model to take", target)
-    notes += known.answers.notes if known.answers else []
+    answers = out / names.DENSE.samples(alias, own_data.ANSWERS)
+    if known.answers and answers.is_file():
+        notes += known.answers.notes
+        notes += decision.without_answer(artifacts.read_parquet(answers, "samples"), known.answers.judge.name)
     about = {"vocabulary": stock.vocab_size, "budgets": budgets, "notes": notes}
     page = decision.page(models, measures, choice, request.tolerance, str(out / target), **about)
     put(out / PAGE, page)
@@ -96,7 +105,7 @@ def read_data(request: Request, records: list[dict[str, Any]], folder: Path, abo
 
     tokenizer = tokenizers.load(folder)
     parts = own_data.split(own_data.texts(records, tokenizer, request.data))
-    most = configuration.ANSWERED[about.kind]
+    most = configuration.ANSWERED[about.kind]  # `train` where the model's own answers are recovered on
     chat = own_data.in_chat(records[0], tokenizer)
     answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat)
     own = request.out / "own-data"
@@ -141,6 +150,24 @@ def methods_for(
     for note in notes:
         print(f"Note: {note}", flush=True)
     return methods, notes
+
+
+def with_own_answers(request: Request, alias: str, config: str) -> tuple[Request, list[str]]:
+    """The request, to be recovered on the dense model's own right answers where there are enough, else on the data;
+    and what is to be said of that."""
+    path = names.DENSE.samples(alias, own_data.ON_TRAIN)
+    run(request, "answering the training questions", path, config=config)
+    samples = artifacts.read_parquet(request.out / path, "samples")
+    try:
+        right = len(text.own_answers(samples, own_data.ON_TRAIN, own_data.METRIC))
+    except InputError:
+        right = 0
+    if right >= LEAST_ANSWERS:
+        return request, [f"Recovered on {right} right answers of the dense model's own to {len(samples)} questions."]
+    said = f"The dense model answers {right} of {len(samples)} training questions right and to the end, fewer than "
+    said += f"{LEAST_ANSWERS}: models are recovered on the data themselves."
+    print(f"Note: {said}", flush=True)
+    return replace(request, own_answers=False), [said]
 
 
 def within_budget(request: Request, alias: str, methods: list[str], config: str) -> dict[str, dict[str, Any]]:
