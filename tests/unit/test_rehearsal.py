@@ -281,3 +281,11 @@ def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(
     monkeypatch.setattr(memory, "available", lambda: total - 2)
     with pytest.raises(InputError, match=f"{stage}: model .* needs "):
         run(script, folder, tmp_path, teacher)
+
+
+def test_a_comparison_with_the_dense_model_takes_its_passes_as_well(folder):
+    network = rehearsal.network(folder, "float32")
+    alone, both = (
+        perplexity.taken(network, {"batch_size": 2, "seqlen": 40, "divergence": compared}) for compared in (False, True)
+    )
+    assert 2 * alone.flops <= both.flops < 3 * alone.flops and both.bytes > alone.bytes
