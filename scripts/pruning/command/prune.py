@@ -4,30 +4,36 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command import config_file, configuration, decision, efforts, own_data
+from pruning.command import config_file, configuration, decision, efforts, lm_eval_tasks, own_data, page, record
 from pruning.command.configuration import Known, Request
 from pruning.config.methods import Method
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError
+from pruning.core.names import DENSE
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar
-from pruning.data import datasets
+from pruning.data import datasets, text
 from pruning.models import gguf
 
-CONFIG, LOG, PAGE, EVENTS = "prune.yaml", "prune.log", "decision.md", ".prune-events.jsonl"
+CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
+PAGE, TEXT_PAGE = "decision.html", "decision.md"
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
-TABLES = ("results/table1.csv", "results/tradeoff.csv")
+LEAST_ANSWERS = 40
+"""Right answers of the dense model's own, with which a recovery on these is worth it."""
+TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
 
 
 class Result(NamedTuple):
-    """What came out of a run: decision.rows, the model to take, its folder, and a page of Markdown to decide by."""
+    """What came out of a run: decision.rows, the model to take, its folder, and the page to decide by as Markdown."""
 
     models: pd.DataFrame
+    measures: list[decision.Measure]
     choice: decision.Choice
     folder: Path
     page: str
@@ -40,6 +46,9 @@ def prune(request: Request, line: str) -> Result:
     job that failed."""
     from pruning.models import loading  # torch is slow
 
+    configuration.check(request)
+    request = configuration.with_recovery(request)
+    tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
     records, gpus = datasets.read_jsonl(request.data), min(1, len(devices.visible()))
     mine = config_file.edited(out / CONFIG)
@@ -58,8 +67,13 @@ def prune(request: Request, line: str) -> Result:
     manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, request.cores)
     stock = loading.stock_config(folder).get_text_config()
-    known = Known(section, stock.max_position_embeddings, *read_data(request, records, folder))
+    known = Known(section, stock.max_position_embeddings, 0, 0, 0, tasks=tasks)
+    known = read_data(request, records, folder, known)
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
+    if request.recover and request.own_answers and known.answers:
+        put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
+        request, said = with_own_answers(request, alias, start)
+        notes += said
     budgets, sparsities = {}, request.sparsities
     if request.budget:
         put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
@@ -71,29 +85,76 @@ def prune(request: Request, line: str) -> Result:
             print(f"{out / CONFIG}: {difference}", flush=True)
     else:
         put(out / CONFIG, config_file.signed(configuration.text(wanted, line)))
-    run(request, "pruning and measuring", *TABLES, "results/figures/tradeoff.png")
+    run(request, "pruning and measuring", *TABLES)
 
-    models = decision.rows(*(artifacts.read_csv(out / table) for table in TABLES))
+    table, validation, tradeoff = (artifacts.read_csv(out / each) for each in TABLES)
+    measures = decision.measures(table)
+    models = decision.rows(table, validation, tradeoff, measures)
     choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(request, "writing the model to take", target)
-    reference = mine[1].table("table1").reference if mine else next(iter(methods))
-    about = {"vocabulary": stock.vocab_size, "budgets": budgets, "notes": notes}
-    page = decision.page(models, choice, request.tolerance, reference, str(out / target), **about)
-    put(out / PAGE, page)
-    return Result(models, choice, out / target, page)
+    if known.answers and (answered := out / names.DENSE.samples(alias, own_data.ANSWERS)).is_file():
+        notes += known.answers.notes
+        notes += decision.without_answer(artifacts.read_parquet(answered, "samples"), known.answers.judge.name)
+    kept = record.widths(out, alias, models["variant"])
+    columns = mine[1].table("table1").tasks if mine else wanted["tables"]["table1"]["tasks"]
+    answers = record.answers(out, alias, choice.variant, columns)
+    content = page.Content(
+        request.model,
+        models,
+        measures,
+        choice,
+        request.tolerance,
+        str(out / target),
+        stock.vocab_size,
+        budgets=budgets,
+        notes=notes,
+        full=kept.pop(DENSE),
+        widths=kept,
+        examples=record.examples(answers),
+        outcomes=record.outcomes(answers),
+        stages=record.stages(out),
+        command=line,
+        versions=record.versions(out / TABLES[0]),
+        parts=record.parts(out),
+    )
+    said = page.markdown(content)
+    put(out / TEXT_PAGE, said)
+    put(out / PAGE, page.html(content))
+    return Result(models, measures, choice, out / target, said)
 
 
-def read_data(request: Request, records: list[dict[str, Any]], folder: Path) -> list[int]:
-    """Write the user's records as training and test data; return the tokens of either. folder: the model's."""
+def read_data(request: Request, records: list[dict[str, Any]], folder: Path, about: Known) -> Known:
+    """Write the user's records in three parts, their questions, and the tasks of these and of lm-eval; return what is
+    known then. folder: the model's."""
     from pruning.models import tokenizers
 
     tokenizer = tokenizers.load(folder)
     parts = own_data.split(own_data.texts(records, tokenizer, request.data))
-    for name, part in zip(("train", "test"), parts, strict=True):
-        lines = (json.dumps(pair, ensure_ascii=False) + "\n" for pair in part)
-        put(request.out / "own-data" / f"{name}.jsonl", "".join(lines))
-    return [sum(len(tokenizer(p["prompt"] + p["completion"])["input_ids"]) for p in part) for part in parts]
+    most = configuration.ANSWERED[about.kind]  # `train` where the model's own answers are recovered on
+    chat = own_data.in_chat(records[0], tokenizer)
+    answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat)
+    own = request.out / "own-data"
+    definitions = {task.name: task.definition for task in about.tasks if task.definition}
+    for name, part in parts.items():
+        put(own / f"{name}.jsonl", _lines(part))
+    if answers:
+        for name, part in answers.records.items():
+            put(own / own_data.ANSWERS / f"{name}.jsonl", _lines(part))
+        definitions |= {own_data.ANSWERS: answers.definition("test"), own_data.ON_TRAIN: answers.definition("train")}
+        for note in answers.notes:
+            print(f"Note: {note}", flush=True)
+    for name, definition in definitions.items():
+        put(request.out / "config" / "tasks" / f"{name}.yaml", definition)
+    tokens = {
+        name: sum(len(tokenizer(pair["prompt"] + pair["completion"])["input_ids"]) for pair in part)
+        for name, part in parts.items()
+    }
+    return replace(about, answers=answers, **tokens)
+
+
+def _lines(part: list[dict[str, str]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in part)
 
 
 def methods_for(
@@ -135,6 +196,24 @@ def methods_for(
     for note in notes:
         print(f"Note: {note}", flush=True)
     return found, notes
+
+
+def with_own_answers(request: Request, alias: str, config: str) -> tuple[Request, list[str]]:
+    """The request, to be recovered on the dense model's own right answers where there are enough, else on the data;
+    and what is to be said of that."""
+    path = names.DENSE.samples(alias, own_data.ON_TRAIN)
+    run(request, "answering the training questions", path, config=config)
+    samples = artifacts.read_parquet(request.out / path, "samples")
+    try:
+        right = len(text.own_answers(samples, own_data.ON_TRAIN, own_data.METRIC))
+    except InputError:
+        right = 0
+    if right >= LEAST_ANSWERS:
+        return request, [f"Recovered on {right} right answers of the dense model's own to {len(samples)} questions."]
+    said = f"The dense model answers {right} of {len(samples)} training questions right and to the end, fewer than "
+    said += f"{LEAST_ANSWERS}: models are recovered on the data themselves."
+    print(f"Note: {said}", flush=True)
+    return replace(request, own_answers=False), [said]
 
 
 def within_budget(request: Request, alias: str, methods: Iterable[str], config: str) -> dict[str, dict[str, Any]]:
