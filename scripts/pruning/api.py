@@ -323,29 +323,29 @@ def prune(
     from pruning.command import configuration
     from pruning.command.prune import prune as run
 
-    names = {each.name for each in fields(configuration.Request)}
-    _known("prune", rest, names)
-    given: dict[str, Any] = {"model": str(model), "out": Path(out), "cores": os.cpu_count() or 1, **rest}
-    if data is not None:
-        given["data"] = Path(data)
-    if isinstance(given.get("budget"), str):
-        given |= {"budget": configuration.budget_of([given["budget"]]), "sparsities": ()}
+    own = ("model", "data", "out", "sparsities")
+    _known("prune", rest, [each.name for each in fields(configuration.Request) if each.name not in own])
+    if data is None:
+        raise InputError("prune: data: missing: give a file of JSON Lines")
+    given: dict[str, Any] = {"model": str(model), "data": Path(data), "out": Path(out)}
+    given |= {"cores": os.cpu_count() or 1, **rest}
+    if budget := rest.get("budget"):
+        given |= {"budget": configuration.budget_of([budget]) if isinstance(budget, str) else budget, "sparsities": ()}
     if sparsity is not None:
         shares = [sparsity] if isinstance(sparsity, int | float) else list(sparsity)
         given["sparsities"] = [round(100 * share) for share in shares]
         if any(abs(100 * s - p) > 1e-6 or not 0 < p < 100 for s, p in zip(shares, given["sparsities"], strict=True)):
             raise InputError(f"sparsity: {sparsity}: give shares between 0 and 1 in whole per cents, as 0.3")
-        if given.get("budget"):
+        if budget:
             raise InputError("budget and sparsity: the budget says how much is pruned; give one of them")
-    if missing := sorted(names & {"data"} - given.keys()):
-        raise InputError(f"prune: {', '.join(missing)}: missing")
     shown = ", ".join(f"{key}={value!r}" for key, value in {"data": data, "sparsity": sparsity, **rest}.items())
     found = run(configuration.Request(**given), f"prune({model!r}, {shown}) of Python")
     return Result(found.models, found.folder, found.page)
 
 
 def _known(argument: str, given: Iterable[str], names: Iterable[str]) -> None:
-    if unknown := [name for name in given if name not in (names := list(names))]:
+    names = list(names)
+    if unknown := [name for name in given if name not in names]:
         raise InputError(f"{argument}: unknown {', '.join(map(repr, unknown))}; known: {', '.join(sorted(names))}")
 
 

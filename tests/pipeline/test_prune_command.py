@@ -74,7 +74,14 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     assert dense.split("|")[3].strip() == "0.000 [0.000, 0.000]" and "0.000 [" not in others[0]
     check_parts(own / "pruned", 4 if recovered else 2, "number" if recovered else "regex:")
     made = {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
-    assert prune(own, *options).returncode == 0
+    given = {"recover": "distill", "steps": 3, "tasks": ["arithmetic"]} if recovered else {"answer": r"regex:^(\w+)"}
+    program = (
+        f"found = pruning.prune('Model', 'mine.jsonl', 0.5, cores=2, **{given})\nprint(len(found.table), found.best)"
+    )
+    (own / "again.py").write_text(f"import pruning\n{program}\npruning.load(found.best)")
+    done = run(own, python(), "again.py", PYTHONPATH=str(ROOT / "scripts"))
+    said = done.stdout.splitlines()[-1:]
+    assert said == [f"{5 if recovered else 3} {folder.relative_to(own)}"], done.stdout[-3000:] + done.stderr[-3000:]
     assert made == {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
     said = run(own, python(), "-m", "pruning.command.line", "status", PYTHONPATH=str(ROOT / "scripts")).stdout
     assert said == "all jobs have ended\n"

@@ -45,7 +45,7 @@ PLUGINS = {
 GROUPS = {"scores": "rules/score.smk"}
 """Entry points of other packages, `pruning.scores`, which the scores alone load; and the rule that has their files as
 inputs."""
-PLACES, ARROWS = 46, 154  # as of today, to be lowered to 46 and 110; the last place is api.py, with six arrows
+PLACES, ARROWS = 46, 155  # as of today, to be lowered to 46 and 110; the last place is api.py, with six arrows
 
 
 @cache
