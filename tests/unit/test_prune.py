@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import tiny
-from pruning.command import config_file, decision, defaults, own_data, status
+from pruning.command import config_file, decision, own_data, status
 from pruning.command.configuration import (
     Known,
     Request,
@@ -23,13 +23,11 @@ from pruning.command.configuration import (
     text,
 )
 from pruning.command.line import numbers
-from pruning.config import preflight
 from pruning.core import devices, locks
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.data import datasets
 from pruning.report import catalogue
-from workspace import ROOT
 
 CHAT = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -149,7 +147,8 @@ def known(train: int = 9000, test: int = 3000, context: int = 512, gpus: int = 0
 def made(methods=("agf",), sparsities=(20,), about: Known | None = None, **asked) -> dict:
     """The configuration of a request. asked: what else was asked for."""
     request = Request("m", Path("mine.jsonl"), Path("out"), **asked)
-    return build(request, about or known(), methods, sparsities)
+    named = methods if isinstance(methods, dict) else dict.fromkeys(methods)
+    return build(request, about or known(), named, sparsities)
 
 
 def validated(content: dict):
@@ -182,18 +181,30 @@ def test_what_is_written_is_a_valid_configuration(recover):
     assert config.table("table1").tasks == (["own", "own@own"] if recover else ["own"])
 
 
-@pytest.mark.parametrize(("gpus", "sizes"), [(0, (32, 1024, 40 * 1024)), (1, (128, 2048, 128 * 2048))])
+@pytest.mark.parametrize(("gpus", "sizes"), [(0, (80, 1024, 40 * 1024)), (1, (512, 2048, 128 * 2048))])
 def test_a_cpu_is_asked_for_less_than_a_gpu(gpus, sizes):
     own = made(about=known(10**6, 10**6, 4096, gpus))
     task = own["tasks"]["own"]
     assert (own["calibrations"]["own"]["samples"], task["seqlen"], task["tokens"]) == sizes
 
 
-def test_a_large_model_is_in_bfloat16_where_the_cpu_has_instructions_for_it(monkeypatch):
-    for slow, dtype, memory_gb in (((), "bfloat16", 8), (("bfloat16", "float16"), "float32", 14)):
-        monkeypatch.setattr(devices, "slow_dtypes", lambda slow=slow: slow)
-        model = model_section("m", {"kind": "local", "path": "x"}, 1_500_000_000, gpus=0, threads=2)["m"]
-        assert (model["dtype"], model["memory_gb"]) == (dtype, memory_gb)
+@pytest.mark.parametrize(
+    ("parameters", "slow", "fast", "dtype", "memory_gb"),
+    [
+        (1_500_000_000, (), False, "bfloat16", 8),
+        (1_500_000_000, ("bfloat16", "float16"), False, "float32", 14),
+        (135_000_000, (), False, "float32", 3),
+        (135_000_000, (), True, "bfloat16", 3),
+        (4_000_000, (), True, "float32", 2),
+    ],
+)
+def test_a_large_model_is_in_bfloat16_where_the_cpu_has_instructions_for_it(
+    monkeypatch, parameters, slow, fast, dtype, memory_gb
+):
+    monkeypatch.setattr(devices, "slow_dtypes", lambda: slow)
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: fast)
+    model = model_section("m", {"kind": "local", "path": "x"}, parameters, gpus=0, threads=2)["m"]
+    assert (model["dtype"], model["memory_gb"]) == (dtype, memory_gb)
 
 
 def test_a_models_size_is_known_before_it_is_fetched(tmp_path):
@@ -221,9 +232,9 @@ def test_too_little_to_test_on_is_said_with_what_is_needed(about, message):
     assert speed["prompt_tokens"] + speed["decode_tokens"] <= 32
 
 
-@pytest.mark.parametrize(("train", "cut"), [(20_000, (32, 512)), (9_000, (17, 512)), (2_000, (5, 400)), (7, (7, 1))])
+@pytest.mark.parametrize(("train", "cut"), [(90_000, (78, 512)), (9_000, (17, 512)), (2_000, (5, 400)), (7, (7, 1))])
 def test_few_records_are_cut_into_as_many_sequences_as_refits_need(train, cut):
-    own = calibration(known(train, context=4096))
+    own = calibration(known(train, context=4096), 40_000, ["ce"])
     assert (own["samples"], own["sequence_length"]) == cut
 
 
@@ -272,93 +283,6 @@ def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
     with pytest.raises(InputError, match=message) as error:
         config_file.edited(written)
     assert "\n" not in str(error.value)
-
-
-# the methods
-
-LLAMA, GEMMA2, GRANITE = {"model_type": "llama"}, {"model_type": "gemma2"}, {"model_type": "granite"}
-SCALED = "sequential_obs stands in for attention_obs, which cannot refit this model: {} normalises or scales"
-SHORT = "refits take 34.4 GB of memory, 16.0 GB are there"
-
-
-@pytest.mark.parametrize(
-    ("asked", "shape", "lacking", "methods", "said"),
-    [
-        (None, LLAMA, None, ["attention_obs", "wanda"], None),
-        (None, GEMMA2, None, ["sequential_obs", "wanda"], SCALED.format("gemma2")),
-        (None, {**GRANITE, "residual_multiplier": 0.22}, None, ["sequential_obs", "wanda"], SCALED.format("granite")),
-        (None, GRANITE, None, ["attention_obs", "wanda"], None),
-        (None, GEMMA2, SHORT, ["cfsp", "wanda"], f"cfsp stands in for attention_obs, which cannot run here: {SHORT}"),
-        (["rku", "wandaa"], GEMMA2, SHORT, ["rku", "wandaa"], None),
-    ],
-)
-def test_the_default_is_what_model_and_machine_can_do(asked, shape, lacking, methods, said):
-    chosen, notes = defaults.chosen(asked, shape, lacking)
-    assert chosen == methods and len(notes) == (said is not None) and (not said or notes[0].startswith(said))
-
-
-def test_what_was_asked_for_and_cannot_run_is_refused_with_what_can():
-    with pytest.raises(InputError) as error:
-        defaults.chosen(["agf", "attention_obs", "ridge_rku"], LLAMA, SHORT)
-    assert str(error.value) == f"--methods attention_obs,ridge_rku: {SHORT}: use --methods agf,cfsp,wanda"
-    needs = defaults.Refits(memory=4.0, disk=9.0)
-    assert needs.lacking(4, 9) is None and needs.lacking(3.9, 9) == "refits take 4.0 GB of memory, 3.9 GB are there"
-    assert needs.lacking(4, 8) == "refits take 9.0 GB of disk, 8.0 GB are there"
-
-
-INSTEAD = {"attention_obs": "sequential_obs", "corrective_wanda": "sequential_wanda", "sequential_obs": None}
-INSTEAD |= {"best": "`compensate: ridge_sequential`", "ridge_obs": None}
-
-
-@pytest.mark.parametrize(("method", "instead"), INSTEAD.items())
-def test_what_a_family_cannot_do_is_said_before_any_job(tmp_path, method, instead):
-    tiny.save(tiny.of_family("gemma2"), tmp_path / "m")
-    for split in ("train", "test"):
-        (tmp_path / "own-data").mkdir(exist_ok=True)
-        (tmp_path / f"own-data/{split}.jsonl").touch()
-    config = validated(made([method], about=known(path=tmp_path / "m")) | {"data_folder": str(tmp_path)})
-    if instead is None:
-        preflight.check(config)
-        return
-    with pytest.raises(InputError, match="model type 'gemma2' normalises or scales") as error:
-        preflight.check(config)
-    assert str(error.value).startswith(f"methods.{method}.compensate: ridge_")
-    assert str(error.value).endswith(f"solve for: use {instead}")
-
-
-def test_refits_take_what_the_documents_say_of_a_7b_model():
-    """docs/memory.md: 34.6 GB on a CPU, of which 15.2 are weights; 17.6 GB of a GPU's machine; 80 GB of matrices."""
-    own = calibration(known(10**6, context=4096, gpus=1)) | {"sequence_length": 2048}
-    folder = ROOT / "resources/architectures/qwen2_5-7b"
-    found = [defaults.refits(folder, "bfloat16", own, on_gpus) for on_gpus in (False, True)]
-    assert [each.memory for each in found] == pytest.approx([34.6, 17.6], abs=0.1)
-    assert found[0].disk == pytest.approx(28 * (8 * 18944**2 + 4 * 3584**2) / 1e9)
-
-
-UNEVEN = "attention_obs: layers of different widths, which llama.cpp does not read"
-
-
-@pytest.mark.parametrize(
-    ("methods", "family", "width", "sparsity", "said"),
-    [
-        (["attention_obs"], "llama", 1536, 20, None),  # 26 of 32 sequences of 512: 13,312 tokens for 1,229 columns
-        (
-            ["attention_obs"],
-            "llama",
-            1536,
-            0,
-            "attention_obs: 13,312 calibration tokens fit 1,536 columns a",
-        ),
-        (["wanda", "rku"], "llama", 9000, 20, None),
-        (["attention_obs", "wanda"], "qwen3", 64, 20, UNEVEN),
-        (["attention_obs"], "qwen2", 64, 20, None),  # `deci` has them
-        (["wanda"], "qwen3", 64, 20, None),
-    ],
-)
-def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, family, width, sparsity, said):
-    own = {"samples": 32, "sequence_length": 512}
-    found = defaults.remarks(methods, {"model_type": family}, width, own, sparsity)
-    assert len(found) == (said is not None) and (not said or found[0].startswith(said))
 
 
 # the command line

@@ -84,8 +84,8 @@ class Pass:
 
     What is taken from them, subclasses say: `begin`, `take_activation`, `take_gradient`, `take_layer`.
 
-    objectives: names of objectives.py; one backward pass each. sites: the module of each layer that is looked at; its
-    input is called a. None: the FFNs' down projections.
+    objectives: names of objectives.py; one backward pass each, none at all where empty. sites: the module of each layer
+    that is looked at; its input is called a. None: the FFNs' down projections.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Pass:
             require_finite(value, f"{where} at calibration sample (sum overflows)")
 
     def _forward_and_backward(self, batch: Batch) -> None:
-        with torch.enable_grad():
+        with torch.set_grad_enabled(bool(self.objectives)):
             normed = head.hidden_states(self.model, batch.ids, batch.counted.long())
             losses = partial(head.token_losses, self.model, normed, batch.ids)
             values = objective_values(self.objectives, self.before_norm, normed, losses, batch.objective)
@@ -159,14 +159,15 @@ class Pass:
 
     def _before_down(self, index: int, _, args: tuple) -> None:
         a = args[0]
-        if not a.requires_grad:  # the first layer's: where the graph begins
+        if self.objectives and not a.requires_grad:  # the first layer's: where the graph begins
             a.requires_grad_(True)
             self.first = a
         if self._seen(f"down {index}"):
             return
         values = a.detach()
         self.take_activation(index, values, self.batch.counted.to(a.device))
-        a.register_hook(lambda g: self.take_gradient(index, values, g.float()))
+        if self.objectives:
+            a.register_hook(lambda g: self.take_gradient(index, values, g.float()))
 
     def _after_layer(self, index: int, _, args: tuple, output) -> None:
         if not self._seen(f"layer {index}"):

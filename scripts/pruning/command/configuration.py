@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
+from pruning.command import efforts
 from pruning.config.budgets import UNITS, amount
+from pruning.config.methods import Method
 from pruning.config.models import GgufSource
 from pruning.core import devices, memory
 from pruning.core.errors import InputError
@@ -17,7 +19,6 @@ from pruning.models import sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 SEQUENCE = 512  # tokens of a calibration sequence, at most
-SEQUENCES = {"cpu": 32, "gpu": 128}  # of calibration, at most
 TESTED = {"cpu": 40 * 1024, "gpu": 128 * 2048}  # tokens, at most
 BUDGET = "asked"
 OFF = {
@@ -37,7 +38,9 @@ class Request:
     out: Path
     sparsities: Sequence[int] = (20, 30)  # per cent of FFN neurons to remove, where there is no budget
     budget: Mapping[str, str] | None = None  # kind and amount of what a model may cost
-    methods: Sequence[str] | None = None  # None: those that defaults.py chooses
+    methods: Sequence[str] | None = None  # to compare; None: the effort's
+    effort: str = "standard"  # of config/efforts
+    gguf: Sequence[str] = ()  # types of the files to write
     recover: bool = False
     tolerance: float = 0.1  # share of perplexity that may be lost
     cores: int = 1
@@ -93,9 +96,11 @@ def parameters_of(source: Mapping[str, Any], base: Path) -> int | None:
 def model_section(
     alias: str, source: dict[str, Any], parameters: int | None, gpus: int, threads: int
 ) -> dict[str, Any]:
-    """bfloat16 on a GPU, or for a billion where the CPU can; memory for the weights twice and the libraries."""
-    large = (parameters or 0) > 10**9 and "bfloat16" not in devices.slow_dtypes()
-    dtype = "bfloat16" if gpus or large else "float32"
+    """bfloat16 on a GPU, on a CPU that multiplies it fast for 50 million parameters, and for a billion where it can at
+    all; memory for the weights twice and the libraries."""
+    size, can = parameters or 0, "bfloat16" not in devices.slow_dtypes()
+    on_the_cpu = can and size > (5 * 10**7 if devices.multiplies_bfloat16() else 10**9)
+    dtype = "bfloat16" if gpus or on_the_cpu else "float32"
     memory_gb = max(2, round(2 * memory.gigabytes(parameters or 0, dtype) + 2))
     return {alias: {"source": source, "dtype": dtype, "gpus": gpus, "threads": threads, "memory_gb": memory_gb}}
 
@@ -106,12 +111,16 @@ def fetching(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(
-    request: Request, known: Known, methods: Sequence[str], sparsities: Sequence[int] | Mapping[str, int]
+    request: Request,
+    known: Known,
+    methods: Mapping[str, Method | None],
+    sparsities: Sequence[int] | Mapping[str, int],
 ) -> dict[str, Any]:
     """Return the configuration: what is pruned, measured and compared.
 
-    sparsities: of all methods, or method -> its own, which a budget chose; none as long as that is still to be found,
-    and then no tables. Raises InputError where the data are too few to tell anything."""
+    methods: by name, None where the default configuration has it, or nobody. sparsities: of all methods, or method ->
+    its own, which a budget chose; none as long as that is still to be found, and then no tables. Raises InputError
+    where the data are too few to tell anything."""
     [alias], tested = known.model, min(known.test, TESTED[known.kind])
     if known.context < SEQLENS[-1]:
         raise InputError(
@@ -121,7 +130,8 @@ def build(
     if not fitting:
         least = LEAST_WINDOWS * SEQLENS[-1]
         raise InputError(f"--data: {known.test} tokens are left to test on, {least} are needed: give more records")
-    text = calibration(known)
+    objectives = efforts.objectives(efforts.definitions(methods).values())
+    text = calibration(known, efforts.read(request.effort).tokens[known.kind], objectives)
     speed = {"prompt_tokens": min(512, known.context // 2), "decode_tokens": min(32, known.context // 2)}
     data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
     files = {"path": "own-data/{split}.jsonl", "splits": {"train": "train", "test": "test"}}
@@ -133,10 +143,13 @@ def build(
         "datasets": {"own": {"kind": "published", **data, "local": files}},
         "calibrations": {"own": text},
         "tasks": {"own": {**task, "seqlen": fitting[0], "tokens": tested, "batch_size": 1}},
-        "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods), "reference": methods[0]},
+        "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods)},
         "tables": {**OFF["tables"], **({"table1": table} if sparsities else {})},
         "tradeoff": {"tables": ["table1"], **speed, "rounds": 5},
     }
+    own["experiment"]["reference"] = next(iter(methods))
+    if own_methods := {name: method.model_dump() for name, method in methods.items() if name == request.effort}:
+        own["methods"] = own_methods
     if request.budget:
         own["budgets"] = {BUDGET: {**request.budget, **speed}}
     if request.recover:
@@ -146,13 +159,15 @@ def build(
     return own | {key: value for key, value in OFF.items() if key not in own}
 
 
-def calibration(known: Known) -> dict[str, Any]:
-    """The calibration's section: so much training data, in sequences enough for refits to hold some out."""
+def calibration(known: Known, tokens: int, objectives: Sequence[str]) -> dict[str, Any]:
+    """Return the calibration's section: at most so many tokens of training data, in sequences enough for weight
+    reconstruction to hold some out. objectives: whose gradients the methods read."""
     from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
 
     length = max(1, min(SEQUENCE, known.context, known.train // HELD_OUT_EVERY))
-    samples = min(SEQUENCES[known.kind], known.train // length)
-    return {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": 1}
+    samples = max(1, min(tokens, known.train) // length)
+    own = {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": 1}
+    return own | {"objectives": list(objectives)}
 
 
 def budget_of(given: Sequence[str]) -> dict[str, str] | None:
@@ -176,6 +191,7 @@ COMMENTS = {
     "datasets": "Your data: own-data/train.jsonl and test.jsonl, a fifth of it.",
     "calibrations": "What every neuron is measured on.",
     "tasks": "What is measured of each model: how surprised it is by your test data.",
+    "methods": "The recipe of the effort (config/efforts of the workflow).",
     "experiment": "What is compared; the first method is what the others are compared with.",
     "tables": "results/table1.csv, .md, .tex; the others are switched off.",
     "tradeoff": "Size and speed of the pruned models.",

@@ -24,8 +24,8 @@ RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text"
 SPARSITY = "per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget"
 COST = "in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
 COST += "or a share of the dense model's: parameters=70%"
-METHODS = "with commas; the first is what others are compared with; attention_obs,wanda, "
-METHODS += "or what this model and machine can do in their place"
+EFFORT = "quick, standard or thorough: how much time is spent on keeping quality"
+METHODS = "in place of the effort's recipe, to compare; with commas, the first is what others are compared with"
 CORES = os.cpu_count() or 1
 
 
@@ -34,6 +34,7 @@ def command(
     data: option(Path, RECORDS, exists=True, dir_okay=False),
     sparsity: option(str | None, SPARSITY) = None,
     budget: option(list[str] | None, COST, metavar="KIND=AMOUNT") = None,
+    effort: option(str, EFFORT) = "standard",
     methods: option(str | None, METHODS) = None,
     out: option(Path, "folder for all of it; a run that stopped goes on there") = Path("pruned"),
     recover: option(bool, "also tune each pruned model by LoRA, 150 steps") = False,
@@ -46,7 +47,7 @@ def command(
         raise InputError(f"--budget and --sparsity {sparsity}: the budget says how much is pruned; give one of them")
     compared = methods.split(",") if methods else None
     sparsities = [] if asked else numbers(sparsity or "20,30")
-    request = Request(model, data, out, sparsities, asked, compared, recover, tolerance / 100, cores)
+    request = Request(model, data, out, sparsities, asked, compared, effort, (), recover, tolerance / 100, cores)
     result = prune(request, shlex.join(["prune", *sys.argv[1:]]))
     from rich.console import Console
     from rich.markdown import Markdown

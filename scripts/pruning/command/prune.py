@@ -3,18 +3,21 @@
 import json
 import math
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command import config_file, configuration, decision, defaults, own_data, page, record
+from pruning.command import config_file, configuration, decision, efforts, own_data, page, record
 from pruning.command.configuration import Known, Request
+from pruning.config.methods import Method
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError
 from pruning.core.names import DENSE
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar
 from pruning.data import datasets
+from pruning.models import gguf
 
 CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
 PAGE, TEXT_PAGE = "decision.html", "decision.md"
@@ -118,26 +121,46 @@ def read_data(request: Request, records: list[dict[str, Any]], folder: Path) -> 
 
 def methods_for(
     request: Request, known: Known, folder: Path, shape: dict[str, Any], width: int
-) -> tuple[list[str], list[str]]:
-    """The methods to compare, and what is printed of them. shape: the model's config.json; width: its widest layer's.
+) -> tuple[dict[str, Method | None], list[str]]:
+    """Return the methods to compare by name, None for those of the default configuration, and what is printed of them.
 
-    Where one refits, the model's `memory_gb` is raised to what that takes. Raises InputError as defaults.chosen."""
-    [section], cut = known.model.values(), configuration.calibration(known)
-    refits = defaults.refits(folder, section["dtype"], cut, known.kind == "gpu")
+    shape: the model's config.json; width: its widest layer's. Where a method reconstructs weights, the model's
+    `memory_gb` is raised to what that takes. Raises InputError where this machine lacks what the effort or a method
+    takes."""
+    [section] = known.model.values()
+    same_widths = bool(request.gguf) and not gguf.takes(shape["model_type"], [1, 2])
+    made = {each: efforts.method_for(efforts.read(each), shape, known.kind, same_widths) for each in efforts.EFFORTS}
+    if request.methods:
+        found: dict[str, Method | None] = dict.fromkeys(request.methods)
+        notes = []
+    else:
+        own, notes = made[request.effort]
+        found = {request.effort: own}
+    cut = {"micro_batch": 1, "sequence_length": min(configuration.SEQUENCE, known.context)}
     disk = shutil.disk_usage(request.out).free
     disk += sum(file.stat().st_size for file in request.out.rglob("*") if file.is_file())
-    lacking = refits.lacking(memory.physical() / 1e9, disk / 1e9)
-    methods, notes = defaults.chosen(request.methods, shape, lacking)
-    if defaults.refitted(methods):
-        section["memory_gb"] = max(section["memory_gb"], math.ceil(refits.memory))
-        print(f"Refits take up to {refits.memory:.1f} GB of memory and {refits.disk:.1f} GB of disk meanwhile.")
-    notes += defaults.remarks(methods, shape, width, cut, min(request.sparsities, default=0))
+    there = memory.physical() / 1e9, disk / 1e9
+
+    def needs(methods: Sequence[Method]) -> efforts.Needs:
+        return efforts.needs(folder, section["dtype"], cut, known.kind == "gpu", methods)
+
+    methods = efforts.definitions(found)
+    taken = needs(list(methods.values()))
+    if lacking := taken.lacking(*there):
+        if not request.methods:
+            efforts.affordable(request.effort, {each: needs([own]).lacking(*there) for each, (own, _) in made.items()})
+        raise InputError(f"--methods {','.join(methods)}: {lacking}: use --methods {efforts.WITHOUT_RECONSTRUCTION}")
+    if taken.memory:
+        section["memory_gb"] = max(section["memory_gb"], math.ceil(taken.memory))
+        print(f"Weight reconstruction takes up to {taken.memory:.1f} GB of memory and {taken.disk:.1f} GB of disk.")
+    text = configuration.build(request, known, found, [])["calibrations"]["own"]
+    notes = notes + efforts.remarks(methods, shape, width, text, min(request.sparsities, default=0))
     for note in notes:
         print(f"Note: {note}", flush=True)
-    return methods, notes
+    return found, notes
 
 
-def within_budget(request: Request, alias: str, methods: list[str], config: str) -> dict[str, dict[str, Any]]:
+def within_budget(request: Request, alias: str, methods: Iterable[str], config: str) -> dict[str, dict[str, Any]]:
     """What scripts/budget.py finds for each method: the least sparsity that meets the budget, and what it costs."""
     place = {"model": alias, "calib": "own", "budget": configuration.BUDGET}
     paths = {method: names.BUDGET.format(method=method, **place) for method in methods}
