@@ -13,7 +13,8 @@ from pruning.models.checkpoint import Checkpoint
 from workspace import ROOT, python, run
 
 RECORDS = [
-    {"question": f"What is {n} + {n % 7}?", "answer": f"{n + n % 7} of course, as anyone sees"} for n in range(250)
+    {"question": f"What is {n} + {n % 7}?", "answer": f"as anyone sees, of course it is {n + n % 7}"}
+    for n in range(300)
 ]
 
 
@@ -44,9 +45,13 @@ def own(tmp_path):
 def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothing(
     own, family, recovered, method, note
 ):
-    """With the methods that are compared by default; one of them recovered as well, of which 150 steps are the most."""
+    """With the methods that are compared by default; one family recovered as well, and asked a task of lm-eval's. Its
+    answers are judged because all reference answers end in a number, which the other's are told not to be."""
     tiny.save(tiny.of_family(family), own / "Model")
-    options = ("--sparsity", "50", *(["--recover"] if recovered else []))
+    more = (
+        ("--recover", "distill", "--steps", "3", "--task", "arithmetic") if recovered else ("--answer", r"regex:^(\w+)")
+    )
+    options = ("--sparsity", "50", *more)
     done = prune(own, *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     page = (own / "pruned/decision.md").read_text()
@@ -60,8 +65,14 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     for name in (method, "wanda"):
         assert f"{name}, 50% |" in page.replace("**", "")
         assert (f"{name}, 50%, recovered |" in page.replace("**", "")) == recovered
+    assert "† differs from the dense model" in page and "Refits take up to 0.0 GB of memory" in done.stdout
     assert "Refits take up to 0.0 GB of memory" in done.stdout
     assert not note or f"Note: {note}" in done.stdout and f"* {note}" in page
+    _, head, _, dense, *others = page[page.index("| model |") - 1 :].splitlines()
+    measured = ["perplexity", "KL to dense", "right answers", "cut off", *(["arithmetic"] if recovered else [])]
+    assert [cell.strip() for cell in head.split("|")[2 : 2 + len(measured)]] == measured
+    assert dense.split("|")[3].strip() == "0.000 [0.000, 0.000]" and "0.000 [" not in others[0]
+    check_parts(own / "pruned", 4 if recovered else 2, "number" if recovered else "regex:")
     made = {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
     assert prune(own, *options).returncode == 0
     assert made == {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
@@ -80,10 +91,31 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     assert done.returncode == 1 and "prune.yaml: calibrations.own.microbatch: unknown key" in done.stderr
 
 
+def check_parts(folder, pruned: int, judged: str) -> None:
+    """What choices are made by, calibration and numbers shown have other records each; so many models, all measured."""
+    parts = [{json.loads(line)["prompt"] for line in path.open()} for path in (folder / "own-data").glob("*.jsonl")]
+    assert len(parts) == 3 and len(set.union(*parts)) == sum(map(len, parts)) == len(RECORDS)
+    table, chosen_by = (pd.read_csv(folder / f"results/{name}.csv") for name in ("table1", "validation"))
+    assert set(table["task"]) >= {"own", "own_answers"} and set(chosen_by["task"]) == {"own_validation"}
+    assert len(chosen_by) == 1 + pruned == (table["metric"] == "kl").sum()
+    divergences = table.loc[table["metric"] == "kl", "value"]
+    assert divergences.iloc[0] == 0 and (divergences.iloc[1:] > 1e-4).all()
+    [file] = folder.glob("results/*/eval/dense/own_answers.samples.parquet")
+    answers = pd.read_parquet(file)
+    wanted = {"number": r"\d+", "regex:": "as"}[judged]
+    assert (
+        len(answers) > 30
+        and answers["target"].str.fullmatch(wanted).all()
+        and answers["response"].str.len().gt(0).any()
+    )
+
+
 def test_mistakes_are_one_line_in_the_words_of_what_failed(own):
     done = prune(own, "--methods", "wandaa")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "unknown name 'wandaa'" in done.stderr and "prune.log" in done.stderr
+    done = prune(own, "--recover")
+    assert done.returncode == 2 and "Option '--recover' requires an argument" in done.stderr
     (own / "mine.jsonl").write_text('{"a": "b"}')
     done = prune(own)
     assert done.returncode == 1 and "its records have a; one of these is needed" in done.stderr
@@ -109,7 +141,7 @@ def test_a_budget_in_place_of_a_sparsity_compares_methods_at_equal_cost(own):
     table = pd.read_csv(folder / "table1.csv")
     assert table["method"].tolist() == ["dense", "wanda", "flap", "attention_obs"]
     assert table["reference"].tolist()[2] == "wanda"
-    assert re.search("Of the models that meet the budget it is the best|The best model that meets the budget", page)
+    assert re.search("Of the models that meet the budget it is the best|of every model that meets the budget", page)
     assert "at equal cost" in page
     taken = own / page.split("It lies in `")[1].partition("`")[0]
     assert AutoModelForCausalLM.from_pretrained(taken, trust_remote_code=True).num_parameters() in kept.values()

@@ -1,10 +1,12 @@
 """The presets behind `prune --effort`, and what they become for a model and a machine."""
 
+from pathlib import Path
+
 import pytest
 from test_prune import known, made, validated
 
 import tiny
-from pruning.command import efforts
+from pruning.command import configuration, efforts, own_data
 from pruning.config import preflight
 from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError
@@ -34,6 +36,17 @@ def test_an_effort_is_a_valid_configuration_with_its_own_method(name, gpus):
 def test_another_effort_is_refused_with_those_there_are():
     with pytest.raises(InputError, match="--effort best: no such effort; there are: quick, standard, thorough"):
         efforts.read("best")
+
+
+def test_recovery_is_the_efforts_unless_something_else_is_asked_for():
+    def applied(**asked):
+        found = configuration.with_recovery(configuration.Request("m", Path("d"), Path("o"), **asked))
+        return found.recover, found.steps, found.own_answers
+
+    assert applied(effort="thorough") == ("distill", 150, True) and applied() == (None, None, False)
+    assert applied(effort="thorough", steps=7) == ("distill", 7, True)
+    assert applied(effort="thorough", recover="lora") == ("lora", None, False)
+    assert applied(effort="thorough", methods=["wanda"]) == (None, None, False)
 
 
 SCALED = "{} normalises or scales what its layers add"
@@ -116,7 +129,7 @@ INSTEAD |= {"best": "`compensate: ridge_sequential`", "ridge_obs": None}
 @pytest.mark.parametrize(("method", "instead"), INSTEAD.items())
 def test_what_a_family_cannot_do_is_said_before_any_job(tmp_path, method, instead):
     tiny.save(tiny.of_family("gemma2"), tmp_path / "m")
-    for split in ("train", "test"):
+    for split in own_data.PARTS:
         (tmp_path / "own-data").mkdir(exist_ok=True)
         (tmp_path / f"own-data/{split}.jsonl").touch()
     config = validated(made([method], about=known(path=tmp_path / "m")) | {"data_folder": str(tmp_path)})

@@ -5,12 +5,15 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from lm_eval.api.metrics import exact_match_hf_evaluate
+from lm_eval.filters.extraction import RegexFilter
 
 import tiny
-from pruning.command import config_file, decision, own_data, status
+from pruning.command import config_file, decision, lm_eval_tasks, own_data, status
 from pruning.command.configuration import (
     Known,
     Request,
@@ -53,11 +56,25 @@ def said(*roles: str) -> list[dict]:
 
 
 def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
-    path = tmp_path / "mine.jsonl"
-    assert read(path, {"question": " 1+1? ", "answer": " 2\n"}, "") == [{"prompt": "1+1?\n", "completion": "2"}]
+    path, pair = tmp_path / "mine.jsonl", {"question": " 1+1? ", "answer": " 2\n"}
+    [plain] = read(path, pair, "")
+    assert plain == {"prompt": "1+1?\n", "completion": "2", "asked": "1+1?\n", "answer": "2"}
+    assert read(path, pair, chat=CHAT) == [plain | {"asked": "<user>1+1?<assistant>"}]
     assert read(path, {"text": "abc"}) == [{"prompt": "", "completion": "abc"}]
-    found = read(path, {"messages": said("user", "assistant")}, chat=CHAT)
-    assert found == [{"prompt": "<user>hi<assistant>", "completion": "hi"}]
+    [found] = read(path, {"messages": said("user", "assistant")}, chat=CHAT)
+    assert (found["prompt"], found["completion"]) == ("<user>hi<assistant>", "hi")
+    assert (found["asked"], found["answer"]) == ("<user>hi<assistant>", "hi")
+
+
+def test_prompts_and_completions_are_joined_as_they_are_where_they_were_made_for_it(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    [found] = read(path, {"prompt": "Q: 1+1\nA:", "completion": " 2"}, chat=CHAT)
+    assert (found["prompt"] + found["completion"], found["asked"], found["answer"]) == (
+        "Q: 1+1\nA: 2",
+        "Q: 1+1\nA:",
+        "2",
+    )
+    assert read(path, {"prompt": "1+1?", "completion": "2"})[0]["asked"] == "1+1?\n"
 
 
 UNANSWERED = "record 1: `messages` must end in an answer"
@@ -120,28 +137,169 @@ def test_what_is_no_file_is_not_read(tmp_path):
     assert datasets.read_jsonl(tmp_path / "fine.jsonl") == [{"text": "😀"}]
 
 
-@pytest.mark.parametrize("prompt", ["a", "XX"])
-def test_records_that_all_fall_on_one_side_are_refused(prompt):
-    side = "calibrate" if hashlib.sha256(prompt.encode()).digest()[0] < 256 * 0.2 else "test"
-    with pytest.raises(InputError, match=f"--data: none of its 9 records is left to {side} on"):
+@pytest.mark.parametrize("prompt", ["a", "XX", "q3"])
+def test_records_that_all_fall_into_one_part_are_refused(prompt):
+    share = hashlib.sha256(prompt.encode()).digest()[0] / 256
+    lacking = "calibrate on, the part `train`" if share < 0.35 else "choose on, the part `validation`"
+    with pytest.raises(InputError, match=f"--data: no records of 9 are left to {lacking} is empty: .* give 50 or more"):
         own_data.split([{"prompt": prompt, "completion": str(n)} for n in range(9)])
 
 
-def test_equal_prompts_are_on_one_side_and_new_records_move_no_other():
+def test_equal_prompts_are_in_one_part_and_new_records_move_no_other():
     pairs = [{"prompt": f"p{n % 200}", "completion": str(n)} for n in range(400)]
-    parts = train, test = own_data.split(pairs)
-    assert len(train) + len(test) == 400 and 0.1 < len(test) / 400 < 0.3
-    assert not {pair["prompt"] for pair in train} & {pair["prompt"] for pair in test}
+    parts = own_data.split(pairs)
+    assert list(parts) == ["train", "validation", "test"] and sum(map(len, parts.values())) == 400
+    assert all(
+        0.6 * share < len(parts[name]) / 400 < 1.4 * share for name, share in (("validation", 0.15), ("test", 0.2))
+    )
+    prompts = [{pair["prompt"] for pair in part} for part in parts.values()]
+    assert sum(map(len, prompts)) == len(set.union(*prompts)) == 200
     more = own_data.split([*pairs, {"prompt": "new", "completion": "x"}])
-    assert tuple([pair for pair in part if pair["prompt"] != "new"] for part in more) == parts
+    assert {name: [pair for pair in part if pair["prompt"] != "new"] for name, part in more.items()} == parts
+
+
+# answers that are judged
+
+
+def parted(*answers: str, prompt: str = "q") -> dict[str, list[dict[str, str]]]:
+    """The same questions in all parts."""
+    pairs = [
+        {"prompt": f"{prompt}{n}\n", "completion": text, "asked": f"{prompt}{n}\n", "answer": text}
+        for n, text in enumerate(answers)
+    ]
+    return dict.fromkeys(own_data.PARTS, pairs)
+
+
+def judged(
+    *answers: str, asked: str | None = None, most: int = 100, context: int = 1024, **more
+) -> own_data.Answers | None:
+    prompt = more.pop("prompt", "q")
+    return own_data.answers(parted(*answers, prompt=prompt), asked, most, tiny.tokenizer(), context, **more)
+
+
+FOUND_IN = [  # --answer, an answer, what is compared
+    ("number", "3 + 4 = 7\n#### 7", "7"),
+    ("number", "It costs $1,234.50.", "1,234.50"),
+    ("number", "From 10-5 we get -5", "-5"),
+    ("number", "10-5", "5"),
+    ("number", "H2O", None),
+    ("number", "1,2,3", "3"),
+    ("exact", " Yes, it is. ", "Yes, it is."),
+    (r"regex:\((\w)\)", "(A) or (B)", "A"),
+    (r"regex:yes|no", "well, no and yes", "no"),
+    (r"regex:(a)|(b)", "xb", "b"),
+    (r"regex:x(\w*)", "x", None),
+]
+
+
+@pytest.mark.parametrize(("asked", "answer", "found"), FOUND_IN)
+def test_what_is_judged_of_an_answer_is_what_lm_evals_filter_finds(asked, answer, found):
+    own = own_data.judge(asked)
+    assert own.found(answer) == found
+    if own.pattern:
+        [[theirs]] = RegexFilter(own.pattern, own.which).apply([[answer]], [])
+        assert theirs == (found or "[invalid]") or (found, theirs) == (None, "")
+
+
+SAME = [
+    ("1,234", "1234", 1),
+    ("42.0", "42", 1),
+    ("42.50", "42.5", 1),
+    ("42.05", "42.5", 0),
+    ("100", "1", 0),
+    ("-5", "5", 0),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "same"), SAME)
+def test_equal_numbers_are_equal_however_they_are_written(one, other, same):
+    [metric] = yaml.safe_load(judged("1").definition("test"))["metric_list"]
+    options = {key: metric[key] for key in ("ignore_case", "regexes_to_ignore")}
+    assert exact_match_hf_evaluate([one], [other], **options)["exact_match"] == same
+
+
+def test_answers_are_judged_by_their_numbers_where_all_have_one_at_the_end():
+    assert judged("the answer is 7.", "5 km") is None and judged("yes") is None
+    found = judged("the answer is 7.", "#### 1,000", "is **5**")
+    assert found.judge.name == "number" and found.tokens == 256 and found.notes == []
+    assert sorted(each["target"] for each in found.records["test"]) == ["1,000", "5", "7"]
+    assert judged("7", "8", "9", most=2).records["test"] == judged("7", "8", "9", most=9).records["test"][:2]
+    texts = dict.fromkeys(own_data.PARTS, [{"prompt": "", "completion": "abc 5"}])
+    assert own_data.answers(texts, None, 9, tiny.tokenizer(), 512) is None
+    with pytest.raises(InputError, match="--answer number: the records have no questions with answers, but `text`"):
+        own_data.answers(texts, "number", 9, tiny.tokenizer(), 512)
+
+
+def test_answers_may_be_twice_as_long_as_the_longest_within_the_context():
+    long = "x" * 198 + " 7"
+    assert judged(long).tokens == 2 * len(tiny.tokenizer()(long)["input_ids"])
+    assert judged(long, context=128).tokens == 64
+    with pytest.raises(InputError, match="--answer number: no test question of 1 has it and fits the context of 12 t"):
+        judged("7", asked="number", context=12, prompt="a long question ")
+    assert judged("7", context=12, prompt="a long question ") is None
+
+
+def test_what_begins_a_next_record_ends_an_answer_but_in_a_conversation():
+    assert judged("7", "8", prompt="Question: ").until == ["\n", "\n\n", "Question:"]
+    assert judged("6\n7").until == ["\n\n"]
+    assert judged("7", chat=True).until == []
+
+
+def test_reference_answers_without_what_is_judged_are_counted_and_shown():
+    found = judged("is 7", "none", asked="number")
+    assert [each["target"] for each in found.records["test"]] == ["7"]
+    assert found.notes == ["--answer number: 3 of 6 reference answers do not have it and are not asked, as 'none'."]
+    with pytest.raises(InputError, match=r"--answer regex:\(x\): no reference answer has it, the first is 'is 7'"):
+        judged("is 7", asked="regex:(x)")
+
+
+@pytest.mark.parametrize("text", ["numbers", "regex", "regex:", "exact:x", "regex:("])
+def test_what_is_no_way_to_judge_is_said(text):
+    with pytest.raises(InputError) as error:
+        own_data.judge(text)
+    assert str(error.value).startswith(f"--answer {text}: ")
+
+
+# tasks of lm-eval
+
+
+def test_tasks_are_the_workflows_own_or_lm_evals_on_data_of_the_hub():
+    own, packaged = lm_eval_tasks.asked(["gsm8k", "hellaswag:acc_norm"])
+    assert (own.task["metrics"], own.definition, own.dataset) == (["exact_match,strict-match"], None, {})
+    assert packaged.task["metrics"] == ["acc_norm"]
+    assert packaged.dataset["hellaswag"]["hub"]["repo"] == "Rowan/hellaswag"
+    found = yaml.safe_load(packaged.definition)
+    assert found["dataset_kwargs"]["data_files"] == {"validation": "results/data/hellaswag/validation.parquet"}
+    assert (found["include"], found["test_split"]) == ("hellaswag/hellaswag.yaml", "validation")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["gsm8kk"], "--task gsm8kk: lm-eval has no task of this name"),
+        (["mmlu"], "--task mmlu: a group of tasks"),
+        (
+            ["gsm8k:acc"],
+            "--task gsm8k:acc: the task has no metric acc; it has exact_match,strict",
+        ),
+        (["wikitext"], r"--task wikitext: models are compared by items .* \(word_perplexity"),
+        (["gsm8k", "gsm8k"], "--task gsm8k --task gsm8k: a task is named twice"),
+    ],
+)
+def test_tasks_that_cannot_be_asked_are_refused_before_any_job(given, message):
+    with pytest.raises(InputError, match=message):
+        lm_eval_tasks.asked(given)
 
 
 # the configuration
 
 
-def known(train: int = 9000, test: int = 3000, context: int = 512, gpus: int = 0, path: Path | str = "/m") -> Known:
+def known(
+    train: int = 9000, test: int = 3000, context: int = 512, gpus: int = 0, path: Path | str = "/m", **more
+) -> Known:
     source = {"kind": "local", "path": str(path)}
-    return Known(model_section("m", source, 10**6, gpus, threads=2), context, train, test)
+    section = model_section("m", source, 10**6, gpus, threads=2)
+    return Known(section, context, train, **{"validation": test, "test": test, **more})
 
 
 def made(methods=("agf",), sparsities=(20,), about: Known | None = None, **asked) -> dict:
@@ -169,16 +327,42 @@ def test_models_are_folders_files_packages_and_repositories(tmp_path):
             model_source(name)
 
 
-@pytest.mark.parametrize("recover", [False, True])
+@pytest.mark.parametrize("recover", [None, "distill"])
 def test_what_is_written_is_a_valid_configuration(recover):
     config = validated(made(["agf", "rku"], [20, 40], recover=recover))
     assert config.tasks["own"].seqlen == 64  # 40 windows of 64 in 3,000 tokens, none of 128
     assert (config.calibrations["own"].samples, config.calibrations["own"].sequence_length) == (17, 512)
     assert config.table("table1").methods == ["agf", "rku"] and config.experiment.reference == "agf"
-    assert len([table for table in config.tables.values() if table]) == 1
+    assert [name for name, table in config.tables.items() if table] == ["table1", "validation"]
+    assert config.table("table1").reference == "dense" and config.tasks["own"].divergence
+    assert config.tasks["own_validation"].split == "validation" and config.tasks["own_validation"].seqlen == 64
     recovered = [f"own/agf/{sparsity}/own" for sparsity in (20, 40)]  # its speed is measured as well
-    assert all((name in map(str, catalogue.timed(config)["m"])) == recover for name in recovered)
+    assert all((name in map(str, catalogue.timed(config)["m"])) == bool(recover) for name in recovered)
     assert config.table("table1").tasks == (["own", "own@own"] if recover else ["own"])
+
+
+@pytest.mark.parametrize(("recover", "objective"), [("distill", "distillation"), ("lora", "cross_entropy")])
+def test_recovered_models_are_measured_beside_the_others(recover, objective):
+    config = validated(made(recover=recover, steps=7, about=known(answers=judged("1"))))
+    assert (config.tunings["own"].objective, config.tunings["own"].steps) == (objective, 7)
+    assert config.table("table1").tasks == ["own", "own_answers", "own@own", "own_answers@own"]
+    assert config.table("validation").tasks == ["own_validation", "own_validation@own"]
+    assert config.tunings["own"].answers is None and "own_answers_train" not in config.tasks
+
+
+def test_recovery_on_the_models_own_right_answers_asks_it_the_training_questions():
+    asked = {"recover": "distill", "own_answers": True}
+    config = validated(made(about=known(answers=judged("1")), **asked))
+    assert config.tunings["own"].answers == "own_answers_train" and config.tasks["own_answers_train"].kind == "lm_eval"
+    assert validated(made(**asked)).tunings["own"].answers is None  # nothing is judged
+
+
+def test_questions_and_tasks_are_asked_in_one_job_with_the_texts():
+    asked = lm_eval_tasks.asked(["gsm8k"])
+    config = validated(made(about=known(answers=judged("1")), tasks=asked))
+    assert config.experiment.together == [["own", "own_validation", "own_answers", "gsm8k"]]
+    assert config.table("table1").tasks == ["own", "own_answers", "gsm8k"]
+    assert config.tasks["gsm8k"].limit == 200 and config.tasks["own_answers"].metrics == ["exact_match,judged"]
 
 
 @pytest.mark.parametrize(("gpus", "sizes"), [(0, (80, 1024, 40 * 1024)), (1, (512, 2048, 128 * 2048))])
@@ -221,7 +405,8 @@ def test_a_models_size_is_known_before_it_is_fetched(tmp_path):
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        (known(test=1279), "1279 tokens are left to test on, 1280 are needed"),
+        (known(test=1279), "1279 tokens are left to choose on, 1280 are needed: give at least 1.0 times as many"),
+        (known(validation=2000, test=640), "640 tokens are left to test on, 1280 are needed: give at least 2.0 times"),
         (known(test=9000, context=8), "its context of 8 tokens is shorter than 32, the least to test on"),
     ],
 )
@@ -263,6 +448,7 @@ def test_what_was_edited_is_used_and_told_by_its_keys(written):
         "calibrations.own.seed: 5 (the command line says nothing of it)",
         "calibrations.own.micro_batch: left out (by the command line: 1)",
         "tables.table1.sparsities: [40] (by the command line: [20])",
+        "tables.validation.sparsities: [40] (by the command line: [20])",
     ]
 
 
@@ -275,6 +461,7 @@ def test_what_was_edited_is_used_and_told_by_its_keys(written):
         ("micro_batch: 1", "samples: 1", r"prune.yaml:\d+: calibrations.own.samples: this key stands twice"),
         ("# Written", "tables: &a [*a]\n# Written", "prune.yaml:1: tables: the alias"),
         ("  table1:", "  mine:", "prune.yaml: tables.table1: missing"),
+        ("  validation:\n    title", "  mine:\n    title", "prune.yaml: tables.validation: missing"),
     ],
 )
 def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
@@ -314,7 +501,7 @@ def test_sparsities_and_budgets_are_read():
 
 def test_a_budget_is_looked_for_before_there_is_a_table():
     before, after = (
-        validated(made(["agf", "rku"], sparsities, recover=True, budget={"prefill_ms": "70%"}))
+        validated(made(["agf", "rku"], sparsities, recover="lora", budget={"prefill_ms": "70%"}))
         for sparsities in ([], {"agf": 31, "rku": 33})
     )
     assert not any(before.tables.values()) and not catalogue.timed(before)
@@ -330,42 +517,64 @@ def test_a_budget_is_looked_for_before_there_is_a_table():
 COLUMNS = ["calib", "method", "sparsity", "tuning", "value", "ci_low", "ci_high", "p_holm"]
 
 
-def models(*rows) -> pd.DataFrame:
-    dense = ("", "dense", 0, None, 10.0, 9.5, 10.5, None)
-    table = pd.DataFrame([dense, *rows], columns=COLUMNS)
+def models(*rows, validation=(), answers=()) -> tuple[pd.DataFrame, list[decision.Measure]]:
+    """The dense model, of perplexity 10, and others. validation: their perplexities there, if others; answers: shares
+    of 10 questions that all of them answer right."""
+    dense = ("", "dense", 0, None, 10.0, 9.5, 10.5, np.nan)
+    table = pd.DataFrame([dense, *rows], columns=COLUMNS).assign(task="own", metric="perplexity", n=99, cut_off=np.nan)
+    chosen_by = table.assign(value=[10.0, *validation]) if validation else table
+    parts = [table, table.assign(metric="kl", value=[0.0, *[0.25] * len(rows)], ci_low=0.0, ci_high=0.5, p_holm=np.nan)]
+    if answers:
+        own = {"task": "own_answers", "metric": "exact_match,judged", "value": answers, "n": 10, "cut_off": 0.5}
+        parts.append(table.assign(**own, ci_low=0.1, ci_high=0.9))
     measured = table[["calib", "method", "sparsity", "tuning"]].assign(bytes=2e6 * (1 - table["sparsity"]))
     for part, speed in {"prefill": 1.3, "decode": 1.2}.items():
         for end, least in {"": 0, "_low": 0.1, "_high": -0.1}.items():
             measured[f"{part}_speedup{end}"] = [1.0, *[speed - least] * len(rows)]
     marks = dict.fromkeys(("size_front", "prefill_front"), "behind")
-    return decision.rows(table, measured.assign(**marks, decode_front=["front", *["near"] * len(rows)]))
+    tradeoff = measured.assign(**marks, decode_front=["front", *["near"] * len(rows)])
+    everything = pd.concat(parts, ignore_index=True)
+    shown = decision.measures(everything)
+    return decision.rows(everything, chosen_by, tradeoff, shown), shown
 
 
-def row(method, sparsity, value, tuning=None):
-    return ("own", method, sparsity / 100, tuning, value, value - 1, value + 1, None)
-
-
-def test_rows_join_quality_size_and_speed():
-    dense, pruned = models(row("agf", 20, 12.0)).to_dict("records")
-    assert (str(dense["variant"]), dense["loss"], dense["bytes"], dense["front"]) == ("dense", 0, 2e6, True)
-    assert [pruned[f"perplexity{end}"] for end in ("", "_low", "_high")] == [12, 11, 13]
-    assert [pruned[f"prefill{end}"] for end in ("", "_low", "_high")] == pytest.approx([1.3, 1.2, 1.4])
-    assert pruned["loss"] == pytest.approx(0.2) and not pruned["front"]
+def row(method, sparsity, value, tuning=None, p=np.nan):
+    return ("own", method, sparsity / 100, tuning, value, value - 1, value + 1, p)
 
 
 def test_the_smallest_model_within_the_tolerance_is_taken():
-    found = models(row("agf", 20, 10.1), row("agf", 30, 10.9), row("rku", 30, 10.8), row("agf", 40, 12.0))
+    found, _ = models(row("agf", 20, 10.1), row("agf", 30, 10.9), row("rku", 30, 10.8), row("agf", 40, 12.0))
     choice = decision.choose(found, 0.1)
     assert (str(choice.variant), choice.within) == ("own/rku/30", True) and choice.loss == pytest.approx(0.08)
     nearest = decision.choose(found, 0.001)
     assert (str(nearest.variant), nearest.within) == ("own/agf/20", False)
     assert str(decision.choose(found, 9).variant) == "own/agf/40"
-    recovered = models(row("agf", 30, 12.0), row("agf", 30, 10.2, tuning="own"))
+    recovered, _ = models(row("agf", 30, 12.0), row("agf", 30, 10.2, tuning="own"))
     assert decision.choose(recovered, 0.1).variant == Variant("own", "agf", 30, "own")
 
 
+def test_choices_are_made_on_other_data_than_numbers_are_shown_of():
+    found = models(row("agf", 30, 12.0), row("rku", 30, 10.1), validation=[10.4, 10.5])
+    choice = decision.choose(found[0], 0.1)
+    assert str(choice.variant) == "own/agf/30" and choice.loss == pytest.approx(0.04)
+    taken = found[0].set_index("variant").loc[choice.variant]
+    assert (taken["perplexity"], taken["test_loss"]) == (12.0, pytest.approx(0.2))
+    assert [taken[f"prefill{end}"] for end in ("", "_low", "_high")] == pytest.approx([1.3, 1.2, 1.4])
+
+
+def test_every_measure_has_its_columns():
+    found, shown = models(row("agf", 30, 12.0, p=0.01), answers=[0.6, 0.4])
+    assert [(each.key, each.better) for each in shown] == [
+        *(("perplexity", "lower"), ("kl", "lower"), ("answers", "higher"), ("cut_off", "lower"))
+    ]
+    dense, agf = found.to_dict("records")
+    assert (dense["kl"], agf["kl"], agf["kl_low"], agf["answers"], agf["cut_off"]) == (0, 0.25, 0, 0.4, 0.5)
+    assert agf["perplexity_p"] == agf["answers_p"] == 0.01 and pd.isna([agf["kl_p"], agf["cut_off_p"]]).all()
+    assert (agf["cut_off_low"], agf["cut_off_high"]) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Wilson, 5 of 10
+
+
 def test_at_equal_cost_the_best_is_taken_however_much_is_removed():
-    found = models(row("wanda", 31, 10.2), row("agf", 34, 10.8))
+    found, _ = models(row("wanda", 31, 10.2), row("agf", 34, 10.8))
     assert str(decision.choose(found, 0.1).variant) == "own/agf/34"
     choice = decision.choose(found, 0.1, equal_cost=True)
     assert (str(choice.variant), choice.within) == ("own/wanda/31", True)

@@ -228,6 +228,20 @@ def counted_only(a: Tensor, counted: Tensor) -> Tensor:
     return (a if counted.all() else a * counted.unsqueeze(-1)).float()
 
 
+def statistics(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    objectives: Sequence[str],
+    structure: str = "ffn",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the statistics of columns.py: one row per neuron (or channel of another structure), one per layer.
+
+    Raises InputError at a NaN or Inf, and for a model without such units."""
+    with Calibration(model, objectives, structures.sites(model, structure)) as run:
+        run.run(batches)
+    return run.frames()
+
+
 def measure(job: Measurement) -> None:
     """Write the statistics of a shard: one row per neuron, and one row per layer; or those of attention, one row per
     channel of what heads hand to its output projection, whose columns have the same names.
@@ -236,10 +250,10 @@ def measure(job: Measurement) -> None:
     settings, batches = job.settings, job.batches
     if (shards := settings.get("shards", 1)) > len(batches):
         raise InputError(f"calibration: {shards} shards for {len(batches)} micro-batches: lower `shards`")
-    with Calibration(job.network, settings["objectives"], structures.sites(job.network, job.structure)) as run:
-        run.run(job.progress(shard_of(batches, settings.get("shard", 0), shards)))
+    own = job.progress(shard_of(batches, settings.get("shard", 0), shards))
+    frames = statistics(job.network, own, settings["objectives"], job.structure)
     kinds = {"ffn": ("statistics", "layers"), "kv_groups": ("attention",)}[job.structure]
-    for path, frame, kind in zip(job.outputs, run.frames(), kinds, strict=False):
+    for path, frame, kind in zip(job.outputs, frames, kinds, strict=False):
         artifacts.write_parquet(path, frame, kind, settings)
 
 

@@ -1,25 +1,19 @@
 """Quality, size and speed of every pruned model, and which one to take."""
 
-import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from pruning.analysis.tradeoff import COSTS, FRONT, variant_of
+from pruning.command.own_data import ANSWERS
+from pruning.config.default import DEFAULT
+from pruning.core import significance
 from pruning.core.names import DENSE, Variant
 
-
-class Measure(NamedTuple):
-    """A measure of quality: columns `{key}`, `{key}_low`, `{key}_high`, `{key}_p` of `rows`."""
-
-    key: str
-    title: str
-    unit: str
-    better: str  # "lower" or "higher"
-
-
+CONFIDENCE = DEFAULT.experiment.confidence
 TIMES = ("prefill", "decode")
-MEASURES = [Measure("perplexity", "Perplexity", "", "lower")]
 
 
 class Choice(NamedTuple):
@@ -29,36 +23,76 @@ class Choice(NamedTuple):
     within: bool
     """Whether it is as good as was asked for."""
     loss: float
-    """Perplexity above the dense model's, as a share of it."""
+    """Perplexity on the validation data above the dense model's, as a share of it."""
 
 
-def rows(table: pd.DataFrame, tradeoff: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model, the dense one first, of results/table1.csv and results/tradeoff.csv.
+class Measure(NamedTuple):
+    """One thing that is measured of every model on the test data: columns `{key}`, `_low`, `_high`, `_p` of `rows`."""
 
-    Columns: `variant`; of every measure m `m`, `m_low` and `m_high` (95% interval), `m_p` (against the dense model, NaN
-    where it was not tested); `loss` (perplexity above the dense model's, as a share of it); `bytes` of its weights;
-    `prefill` and `decode` (times the dense model's speed) with `_low` and `_high`; `front` (whether no other model is
-    better and as small, or as fast)."""
-    measured = {variant_of(row): row for row in tradeoff.to_dict("records")}
-    dense = table[table["method"] == "dense"].iloc[0]["value"]
+    key: str
+    title: str
+    unit: str
+    better: str
+    """`lower` or `higher`."""
+    task: str = ""
+    metric: str = ""
+    """Whose rows of the table hold it; of `cut_off` the column of this name in the same rows."""
+
+
+def measures(table: pd.DataFrame) -> list[Measure]:
+    """What results/table1.csv holds of each model: `perplexity`, `kl`, `answers` and `cut_off` of the user's data, and
+    one of each task of lm-eval's, by its name."""
     found = []
-    for row in table.to_dict("records"):
-        own = measured[variant_of(row)]
-        found.append(
-            {
-                "variant": variant_of(row),
-                **{"perplexity": row["value"], "perplexity_low": row["ci_low"], "perplexity_high": row["ci_high"]},
-                **{"perplexity_p": math.nan, "loss": row["value"] / dense - 1, "bytes": own["bytes"]},
-                **{f"{part}{end}": own[f"{part}_speedup{end}"] for part in TIMES for end in ("", "_low", "_high")},
-                "front": FRONT in [own[f"{cost}_front"] for cost in COSTS],
-            }
-        )
-    return pd.DataFrame(found)
+    for (task, metric), own in table.groupby(["task", "metric"], sort=False):
+        if metric == "perplexity":
+            found.append(Measure(metric, "perplexity", "per token", "lower", task, metric))
+        elif metric == "kl":
+            found.append(Measure(metric, "KL to dense", "nats per token", "lower", task, metric))
+        elif task == ANSWERS:
+            found.append(Measure("answers", "right answers", "share", "higher", task, metric))
+        else:
+            key = f"{task} {metric}" if table.loc[table["task"] == task, "metric"].nunique() > 1 else task
+            found.append(Measure(key, key, "share", "higher", task, metric))
+        if task == ANSWERS and own["cut_off"].notna().any():
+            found.append(Measure("cut_off", "cut off", "share", "lower", task, metric))
+    return found
+
+
+def rows(
+    table: pd.DataFrame, validation: pd.DataFrame, tradeoff: pd.DataFrame, measured: Sequence[Measure]
+) -> pd.DataFrame:
+    """Return one row per model, the dense one first, of results/table1.csv, validation.csv and tradeoff.csv.
+
+    Columns: `variant`; `loss`: perplexity above the dense model's, as a share of it, on the validation data, and
+    `test_loss`, on the test data; `bytes` of its weights; `prefill` and `decode` (times the dense model's speed) with
+    `_low` and `_high`; `front` (whether no other model is better and as small, or as fast); and for every measure m of
+    the test data `m`, its interval `m_low` and `m_high`, and `m_p`, of the difference from the dense model (after Holm
+    over all of the table; NaN where there is no test)."""
+    places = {variant_of(row): row for row in tradeoff.to_dict("records")}
+    chosen_by = {variant_of(row): row["value"] for row in validation.to_dict("records")}
+    held = {(variant_of(row), row["task"], row["metric"]): row for row in table.to_dict("records")}
+    found = []
+    for variant in dict.fromkeys(variant for variant, *_ in held):
+        place = places[variant]
+        row = {"variant": variant, "loss": chosen_by[variant] / chosen_by[DENSE] - 1, "bytes": place["bytes"]}
+        row |= {f"{part}{end}": place[f"{part}_speedup{end}"] for part in TIMES for end in ("", "_low", "_high")}
+        row["front"] = FRONT in [place[f"{cost}_front"] for cost in COSTS]
+        for each in measured:
+            own = held[variant, each.task, each.metric]
+            values = (own["value"], own["ci_low"], own["ci_high"], own["p_holm"])
+            if each.key == "cut_off":  # a share of the same answers
+                n = int(own["n"])
+                values = (own["cut_off"], *significance.wilson(round(n * own["cut_off"]), n, CONFIDENCE), np.nan)
+            row |= dict(zip((f"{each.key}{end}" for end in ("", "_low", "_high", "_p")), values, strict=True))
+        found.append(row)
+    made = pd.DataFrame(found)
+    return made.assign(test_loss=made["perplexity"] / made["perplexity"].iloc[0] - 1)
 
 
 def choose(models: pd.DataFrame, tolerance: float, equal_cost: bool = False) -> Choice:
-    """The most heavily pruned model, and of equally pruned ones the best, whose perplexity is within `tolerance` (a
-    share) of the dense model's; where there is none, or where all cost the same, the best of all."""
+    """The most heavily pruned model, and of equally pruned ones the best, whose perplexity on the validation data
+    is within `tolerance` (a share) of the dense model's; where there is none, or where all cost the same, the best of
+    all."""
     pruned = [row for row in models.itertuples() if row.variant != DENSE]
     within = [row for row in pruned if row.loss <= tolerance]
     if within and not equal_cost:

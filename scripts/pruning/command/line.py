@@ -5,11 +5,11 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from pruning.command import configuration, status
+from pruning.command import configuration, efforts, lm_eval_tasks, own_data, status
 from pruning.command.configuration import Request
 from pruning.command.prune import CONFIG, EVENTS, LOG, PAGE, prune
 from pruning.core.errors import InputError, one_line
@@ -26,6 +26,10 @@ COST = "in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefi
 COST += "or a share of the dense model's: parameters=70%"
 EFFORT = "quick, standard or thorough: how much time is spent on keeping quality"
 METHODS = "in place of the effort's recipe, to compare; with commas, the first is what others are compared with"
+RECOVER = "also tune each pruned model by LoRA: distill (after the dense model) or lora (on the data themselves)"
+ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
+ANSWER += "number, where all reference answers end in one"
+TASK = "also a task of lm-eval's, as gsm8k; repeat"
 CORES = os.cpu_count() or 1
 
 
@@ -37,7 +41,10 @@ def command(
     effort: option(str, EFFORT) = "standard",
     methods: option(str | None, METHODS) = None,
     out: option(Path, "folder for all of it; a run that stopped goes on there") = Path("pruned"),
-    recover: option(bool, "also tune each pruned model by LoRA, 150 steps") = False,
+    recover: option(Literal[*configuration.RECOVERIES] | None, RECOVER) = None,
+    steps: option(int | None, "of recovery; 150 unless given", min=1) = None,
+    answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None,
+    task: option(list[str] | None, TASK, metavar="NAME[:METRIC]") = None,
     tolerance: option(float, "per cent of perplexity that may be lost") = 10.0,
     cores: option(int, "CPU cores") = CORES,
 ) -> None:
@@ -47,7 +54,13 @@ def command(
         raise InputError(f"--budget and --sparsity {sparsity}: the budget says how much is pruned; give one of them")
     compared = methods.split(",") if methods else None
     sparsities = [] if asked else numbers(sparsity or "20,30")
-    request = Request(model, data, out, sparsities, asked, compared, effort, (), recover, tolerance / 100, cores)
+    if steps and not recover and (methods or not efforts.read(effort).recover):
+        raise InputError(f"--steps {steps}: they are of --recover distill or --recover lora; give one of them")
+    if answer:
+        own_data.judge(answer)
+    judged = {"answer": answer, "tasks": lm_eval_tasks.asked(task or [])}
+    asked_for = {"methods": compared, "effort": effort, "recover": recover, "steps": steps, **judged}
+    request = Request(model, data, out, sparsities, asked, tolerance=tolerance / 100, cores=cores, **asked_for)
     result = prune(request, shlex.join(["prune", *sys.argv[1:]]))
     from rich.console import Console
     from rich.markdown import Markdown

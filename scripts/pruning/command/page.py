@@ -162,19 +162,17 @@ def headline(content: Content) -> str:
 def verdict(content: Content) -> list[str]:
     """Return two sentences: why this model, and what it costs and gains on the test data."""
     choice, dense, taken = content.choice, content.dense, content.taken
-    where = "validation data" if "validation" in content.parts else "test data"
-    limit, loss = f"{content.tolerance:.0%} above the dense model's", f"({above(choice.loss)})"
+    limit = f"{content.tolerance:.0%} above the dense model's"
+    held, this = "perplexity on the validation data", f"{name(choice.variant)} ({above(choice.loss)})"
     if content.budgets and choice.within:
-        why = "Of the models that meet the budget it is the best, and its perplexity on the "
-        why += f"{where} is at most {limit} {loss}."
+        why = f"Of the models that meet the budget it is the best, and its {held} is at most {limit} "
+        why += f"({above(choice.loss)})."
     elif content.budgets:
-        why = f"The best model that meets the budget is {name(choice.variant)}, and its perplexity on the {where} is "
-        why += f"more than {limit} {loss}."
+        why = f"The {held} of every model that meets the budget is more than {limit}. The best is {this}."
     elif choice.within:
-        why = f"It is the smallest model whose perplexity on the {where} is at most {limit} {loss}."
+        why = f"It is the smallest model whose {held} is at most {limit} ({above(choice.loss)})."
     else:
-        why = f"Every pruned model's perplexity on the {where} is more than {limit}. The nearest is "
-        why += f"{name(choice.variant)} {loss}."
+        why = f"Every pruned model's {held} is more than {limit}. The nearest is {this}."
     share = taken["bytes"] / dense["bytes"]
     sizes = f"{size(taken['bytes'], dense['bytes'])} in place of {size(dense['bytes'], dense['bytes'])}"
     gains = f"With {choice.variant.sparsity}% of the FFN neurons removed it is {smaller(share)} ({sizes})"
@@ -226,10 +224,13 @@ def warning(content: Content) -> str:
 
 def table_notes(content: Content) -> list[str]:
     """Return the notes below the table."""
+    choice = content.choice
     tested = any(content.models[f"{measure.key}_p"].notna().any() for measure in content.measures)
     return [
         "Brackets: 95% intervals over the choice of test text. Speeds are measured here, in turn with the dense model.",
         *["n.s.: not significantly different from the dense model (paired test, p ≥ 0.05 after Holm)."][: int(tested)],
+        f"{name(choice.variant)} was chosen on the validation data: perplexity {above(choice.loss)} there, "
+        f"{above(content.taken['test_loss'])} on the test data.",
         "✓: every model that is better is clearly larger or slower than this one.",
         *content.notes,
         *([] if "answers" in content.models else [NO_ANSWERS]),
@@ -238,8 +239,7 @@ def table_notes(content: Content) -> list[str]:
 
 def columns(content: Content) -> list[str]:
     """Return the heads of the table."""
-    chosen = "validation" if "validation" in content.parts else "test"
-    return ["Model", *map(titled, content.measures), f"Loss ({chosen})", *HEADS.values(), "Front"]
+    return ["Model", *map(titled, content.measures), "Loss (validation)", *HEADS.values(), "Front"]
 
 
 def line(content: Content, row: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -3,7 +3,8 @@
 import json
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +24,16 @@ CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
 PAGE, TEXT_PAGE = "decision.html", "decision.md"
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
-TABLES = ("results/table1.csv", "results/tradeoff.csv")
+RIGHT_ANSWERS = 50
+"""Own answers that recovery needs, or it learns from the data's."""
+TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
 
 
 class Result(NamedTuple):
     """What came out of a run: decision.rows, the model to take, its folder, and the page to decide by as Markdown."""
 
     models: pd.DataFrame
+    measures: list[decision.Measure]
     choice: decision.Choice
     folder: Path
     page: str
@@ -42,6 +46,7 @@ def prune(request: Request, line: str) -> Result:
     job that failed."""
     from pruning.models import loading  # torch is slow
 
+    request = configuration.with_recovery(request)
     out, (alias, source) = request.out, configuration.model_source(request.model)
     records, gpus = datasets.read_jsonl(request.data), min(1, len(devices.visible()))
     mine = config_file.edited(out / CONFIG)
@@ -60,8 +65,11 @@ def prune(request: Request, line: str) -> Result:
     manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, request.cores)
     stock = loading.stock_config(folder).get_text_config()
-    known = Known(section, stock.max_position_embeddings, *read_data(request, records, folder))
+    known = read_data(request, records, folder, Known(section, stock.max_position_embeddings, 0, 0, 0))
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
+    if request.own_answers and (said := too_few_right(request, known, methods, alias, line, start)):
+        request = replace(request, own_answers=False)
+        notes.append(said)
     budgets, sparsities = {}, request.sparsities
     if request.budget:
         put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
@@ -75,7 +83,9 @@ def prune(request: Request, line: str) -> Result:
         put(out / CONFIG, config_file.signed(configuration.text(wanted, line)))
     run(request, "pruning and measuring", *TABLES)
 
-    models = decision.rows(*(artifacts.read_csv(out / table) for table in TABLES))
+    table, validation, tradeoff = (artifacts.read_csv(out / each) for each in TABLES)
+    measures = decision.measures(table)
+    models = decision.rows(table, validation, tradeoff, measures)
     choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(request, "writing the model to take", target)
@@ -85,13 +95,13 @@ def prune(request: Request, line: str) -> Result:
     content = page.Content(
         request.model,
         models,
-        decision.MEASURES,
+        measures,
         choice,
         request.tolerance,
         str(out / target),
         stock.vocab_size,
         budgets=budgets,
-        notes=notes,
+        notes=[*notes, *(known.answers.notes if known.answers else [])],
         full=kept.pop(DENSE),
         widths=kept,
         examples=record.examples(answers),
@@ -105,19 +115,42 @@ def prune(request: Request, line: str) -> Result:
     text = page.markdown(content)
     put(out / TEXT_PAGE, text)
     put(out / PAGE, page.html(content))
-    return Result(models, choice, out / target, text)
+    return Result(models, measures, choice, out / target, text)
 
 
-def read_data(request: Request, records: list[dict[str, Any]], folder: Path) -> list[int]:
-    """Write the user's records as training and test data; return the tokens of either. folder: the model's."""
+def read_data(request: Request, records: list[dict[str, Any]], folder: Path, about: Known) -> Known:
+    """Write the user's records in three parts, their questions, and the tasks of these and of `request.tasks`; return
+    what is known then. folder: the model's."""
     from pruning.models import tokenizers
 
     tokenizer = tokenizers.load(folder)
     parts = own_data.split(own_data.texts(records, tokenizer, request.data))
-    for name, part in zip(("train", "test"), parts, strict=True):
-        lines = (json.dumps(pair, ensure_ascii=False) + "\n" for pair in part)
-        put(request.out / "own-data" / f"{name}.jsonl", "".join(lines))
-    return [sum(len(tokenizer(p["prompt"] + p["completion"])["input_ids"]) for p in part) for part in parts]
+    most = configuration.ANSWERED[about.kind]
+    chat = own_data.in_chat(records[0], tokenizer)
+    answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat)
+    own, definitions = (
+        request.out / "own-data",
+        {task.name: task.definition for task in request.tasks if task.definition},
+    )
+    for name, part in parts.items():
+        put(own / f"{name}.jsonl", _lines(part))
+    if answers:
+        for name, part in answers.records.items():
+            put(own / own_data.ANSWERS / f"{name}.jsonl", _lines(part))
+        definitions |= {own_data.ANSWERS: answers.definition("test"), own_data.ON_TRAIN: answers.definition("train")}
+        for note in answers.notes:
+            print(f"Note: {note}", flush=True)
+    for name, definition in definitions.items():
+        put(request.out / "config" / "tasks" / f"{name}.yaml", definition)
+    tokens = {
+        name: sum(len(tokenizer(pair["prompt"] + pair["completion"])["input_ids"]) for pair in part)
+        for name, part in parts.items()
+    }
+    return replace(about, answers=answers, **tokens)
+
+
+def _lines(part: list[dict[str, str]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in part)
 
 
 def methods_for(
@@ -159,6 +192,27 @@ def methods_for(
     for note in notes:
         print(f"Note: {note}", flush=True)
     return found, notes
+
+
+def too_few_right(
+    request: Request, known: Known, methods: Mapping[str, Method | None], alias: str, line: str, start: str
+) -> str | None:
+    """Let the dense model answer the training questions; say so where it is right too rarely to learn from.
+
+    start: the configuration's file, written here unless it is the user's own."""
+    if not known.answers:
+        return "No answers are judged, so recovery learns from the data's own."
+    if start == START:
+        put(request.out / START, configuration.text(configuration.build(request, known, methods, []), line))
+    path = names.ANSWERS.format(model=alias, task=own_data.ON_TRAIN)
+    run(request, "the dense model's own answers", path, config=start)
+    right, asked = len(pd.read_parquet(request.out / path)), len(known.answers.records["train"])
+    if right >= RIGHT_ANSWERS:
+        return None
+    return (
+        f"The dense model answers {right} of {asked} training questions right, fewer than {RIGHT_ANSWERS}: recovery "
+        "learns from the data's own answers."
+    )
 
 
 def within_budget(request: Request, alias: str, methods: Iterable[str], config: str) -> dict[str, dict[str, Any]]:

@@ -60,8 +60,8 @@ class HubFiles(Strict):
 
 class PublishedDataset(Strict):
     kind: Literal["published"]
-    fields: NonEmpty[str]
-    """Columns of the parquet, those of the hub's copy of the dataset, which lm-eval's tasks read."""
+    fields: NonEmpty[str] | None
+    """Columns of the parquet, those of the hub's copy of the dataset, which lm-eval's tasks read; null: all."""
     prompt: str = "{text}"
     """Calibration text before the answer; fields in braces."""
     completion: str = ""
