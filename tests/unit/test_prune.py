@@ -13,20 +13,21 @@ from lm_eval.api.metrics import exact_match_hf_evaluate
 from lm_eval.filters.extraction import RegexFilter
 
 import tiny
-from pruning.command import config_file, decision, lm_eval_tasks, own_data, status
+from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, status
 from pruning.command.configuration import (
     Known,
     Request,
     budget_of,
     build,
     calibration,
+    check,
     model_section,
     model_source,
     parameters_of,
     text,
 )
 from pruning.command.line import numbers
-from pruning.core import devices, locks
+from pruning.core import artifacts, devices, locks
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.data import datasets
@@ -170,11 +171,8 @@ def parted(*answers: str, prompt: str = "q") -> dict[str, list[dict[str, str]]]:
     return dict.fromkeys(own_data.PARTS, pairs)
 
 
-def judged(
-    *answers: str, asked: str | None = None, most: int = 100, context: int = 1024, **more
-) -> own_data.Answers | None:
-    prompt = more.pop("prompt", "q")
-    return own_data.answers(parted(*answers, prompt=prompt), asked, most, tiny.tokenizer(), context, **more)
+def judged(*answers, asked=None, most=100, context=1024, prompt="q", chat=False) -> own_data.Answers | None:
+    return own_data.answers(parted(*answers, prompt=prompt), asked, {"test": most}, tiny.tokenizer(), context, chat)
 
 
 FOUND_IN = [  # --answer, an answer, what is compared
@@ -225,9 +223,9 @@ def test_answers_are_judged_by_their_numbers_where_all_have_one_at_the_end():
     assert sorted(each["target"] for each in found.records["test"]) == ["1,000", "5", "7"]
     assert judged("7", "8", "9", most=2).records["test"] == judged("7", "8", "9", most=9).records["test"][:2]
     texts = dict.fromkeys(own_data.PARTS, [{"prompt": "", "completion": "abc 5"}])
-    assert own_data.answers(texts, None, 9, tiny.tokenizer(), 512) is None
+    assert own_data.answers(texts, None, {}, tiny.tokenizer(), 512) is None
     with pytest.raises(InputError, match="--answer number: the records have no questions with answers, but `text`"):
-        own_data.answers(texts, "number", 9, tiny.tokenizer(), 512)
+        own_data.answers(texts, "number", {}, tiny.tokenizer(), 512)
 
 
 def test_answers_may_be_twice_as_long_as_the_longest_within_the_context():
@@ -253,11 +251,19 @@ def test_reference_answers_without_what_is_judged_are_counted_and_shown():
         judged("is 7", asked="regex:(x)")
 
 
-@pytest.mark.parametrize("text", ["numbers", "regex", "regex:", "exact:x", "regex:("])
-def test_what_is_no_way_to_judge_is_said(text):
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *({"answer": text} for text in ("numbers", "regex", "regex:", "exact:x", "regex:(")),
+        {"recover": "x"},
+        {"steps": 9},
+    ],
+)
+def test_what_is_no_way_to_judge_or_to_recover_is_said(asked):
     with pytest.raises(InputError) as error:
-        own_data.judge(text)
-    assert str(error.value).startswith(f"--answer {text}: ")
+        check(Request("m", Path("mine.jsonl"), Path("out"), **asked))
+    [(option, given)] = asked.items()
+    assert str(error.value).startswith(f"--{option} {given}: ")
 
 
 # tasks of lm-eval
@@ -359,7 +365,7 @@ def test_recovery_on_the_models_own_right_answers_asks_it_the_training_questions
 
 def test_questions_and_tasks_are_asked_in_one_job_with_the_texts():
     asked = lm_eval_tasks.asked(["gsm8k"])
-    config = validated(made(about=known(answers=judged("1")), tasks=asked))
+    config = validated(made(about=known(answers=judged("1"), tasks=asked)))
     assert config.experiment.together == [["own", "own_validation", "own_answers", "gsm8k"]]
     assert config.table("table1").tasks == ["own", "own_answers", "gsm8k"]
     assert config.tasks["gsm8k"].limit == 200 and config.tasks["own_answers"].metrics == ["exact_match,judged"]
@@ -571,6 +577,32 @@ def test_every_measure_has_its_columns():
     assert (dense["kl"], agf["kl"], agf["kl_low"], agf["answers"], agf["cut_off"]) == (0, 0.25, 0, 0.4, 0.5)
     assert agf["perplexity_p"] == agf["answers_p"] == 0.01 and pd.isna([agf["kl_p"], agf["cut_off_p"]]).all()
     assert (agf["cut_off_low"], agf["cut_off_high"]) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Wilson, 5 of 10
+
+
+def test_answers_of_the_dense_model_without_what_is_judged_are_counted_and_shown():
+    samples = pd.DataFrame({"prediction": ["7", "[invalid]"], "response": ["is 7", "x" * 90 + "!"]})
+    wanted = "--answer number: 1 of 2 answers of the dense model do not have it, as '" + "x" * 79 + "!'."
+    assert decision.without_answer(samples, "number") == [wanted] and not decision.without_answer(samples[:1], "number")
+
+
+@pytest.mark.parametrize(("right", "kept"), [(40, True), (39, False)])
+def test_recovery_on_own_answers_needs_some(tmp_path, monkeypatch, right, kept):
+    """Those that were cut off do not count."""
+    rows: dict = {
+        "value": [1.0] * (right + 5),
+        "metric": own_data.METRIC,
+        "prompt": "q",
+        "response": "7",
+        "item": 0,
+        "finish_reason": ["stop"] * right + ["length"] * 5,
+    }
+    path = tmp_path / "results/m/eval/dense/own_answers_train.samples.parquet"
+    path.parent.mkdir(parents=True)
+    artifacts.write_parquet(path, pd.DataFrame(rows), "samples", {})
+    asked = Request("m", Path("mine.jsonl"), tmp_path, recover="distill", own_answers=True)
+    monkeypatch.setattr(prune, "run", lambda *_, **__: None)
+    request, [said] = prune.with_own_answers(asked, "m", "start.yaml")
+    assert request.own_answers == kept and f"{right} " in said and f"of {right + 5}" in said or kept
 
 
 def test_at_equal_cost_the_best_is_taken_however_much_is_removed():

@@ -21,7 +21,7 @@ from pruning.models import sources
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 SEQUENCE = 512  # tokens of a calibration sequence, at most
 TESTED = {"cpu": 40 * 1024, "gpu": 128 * 2048}  # tokens, at most
-ANSWERED = {"cpu": 100, "gpu": 400}  # questions of the user's, at most
+ANSWERED = {"cpu": {"test": 100, "train": 400}, "gpu": {"test": 400, "train": 2000}}  # questions of the user's, at most
 ITEMS = {"cpu": 200, "gpu": 1000}  # of a task of lm-eval's, at most
 RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}
 """--recover -> a tuning's objective."""
@@ -56,7 +56,7 @@ class Request:
     steps: int | None = None  # of recovery; None: STEPS
     answer: str | None = None  # how generated answers are judged, as own_data.judge reads it; None: if they are numbers
     own_answers: bool = False  # recover on the dense model's own right answers, where answers are judged
-    tasks: Sequence[Asked] = ()  # of lm-eval's
+    tasks: Sequence[str] = ()  # of lm-eval's, as lm_eval_tasks.asked reads them
 
 
 def with_recovery(request: Request) -> Request:
@@ -78,12 +78,23 @@ class Known:
     validation: int  # of the validation data
     test: int  # and of the test data
     answers: own_data.Answers | None = None  # the questions whose answers are judged
+    tasks: Sequence[Asked] = ()  # of lm-eval's
 
     @property
     def kind(self) -> str:
         """What computes: gpu or cpu."""
         [section] = self.model.values()
         return "gpu" if section["gpus"] else "cpu"
+
+
+def check(request: Request) -> None:
+    """Raises InputError for what no run could do, whatever model and data are."""
+    if request.recover not in (None, *RECOVERIES):
+        raise InputError(f"--recover {request.recover}: give one of {', '.join(RECOVERIES)}")
+    if request.steps and not with_recovery(request).recover:
+        raise InputError(f"--steps {request.steps}: they are of --recover distill or --recover lora; give one of them")
+    if request.answer:
+        own_data.judge(request.answer)
 
 
 def model_source(text: str) -> tuple[str, dict[str, Any]]:
@@ -177,7 +188,7 @@ def build(
         datasets[own_data.ANSWERS] = {"kind": "published", **fields, "local": asking}
         tasks[own_data.ANSWERS] = {"kind": "lm_eval", "title": "your questions", "metrics": [own_data.METRIC]}
         tasks[own_data.ANSWERS]["batch_size"] = BATCH[known.kind]
-    for asked in request.tasks:
+    for asked in known.tasks:
         tasks[asked.name] = {"batch_size": BATCH[known.kind], **asked.task, "limit": ITEMS[known.kind]}
         datasets |= asked.dataset
     shown = [name for name in tasks if name != VALIDATION]

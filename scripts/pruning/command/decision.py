@@ -89,6 +89,15 @@ def rows(
     return made.assign(test_loss=made["perplexity"] / made["perplexity"].iloc[0] - 1)
 
 
+def without_answer(samples: pd.DataFrame, judge: str) -> list[str]:
+    """How many generated answers hold nothing that could be judged, with one of them. samples: the dense model's."""
+    lost = samples[samples["prediction"] == "[invalid]"]
+    if lost.empty:
+        return []
+    shown = repr(lost["response"].iloc[0][-80:])
+    return [f"--answer {judge}: {len(lost)} of {len(samples)} answers of the dense model do not have it, as {shown}."]
+
+
 def choose(models: pd.DataFrame, tolerance: float, equal_cost: bool = False) -> Choice:
     """The most heavily pruned model, and of equally pruned ones the best, whose perplexity on the validation data
     is within `tolerance` (a share) of the dense model's; where there is none, or where all cost the same, the best of

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pruning.command import configuration, efforts, lm_eval_tasks, own_data, status
+from pruning.command import configuration, status
 from pruning.command.configuration import Request
 from pruning.command.prune import CONFIG, EVENTS, LOG, PAGE, prune
 from pruning.core.errors import InputError, one_line
@@ -54,13 +54,9 @@ def command(
         raise InputError(f"--budget and --sparsity {sparsity}: the budget says how much is pruned; give one of them")
     compared = methods.split(",") if methods else None
     sparsities = [] if asked else numbers(sparsity or "20,30")
-    if steps and not recover and (methods or not efforts.read(effort).recover):
-        raise InputError(f"--steps {steps}: they are of --recover distill or --recover lora; give one of them")
-    if answer:
-        own_data.judge(answer)
-    judged = {"answer": answer, "tasks": lm_eval_tasks.asked(task or [])}
-    asked_for = {"methods": compared, "effort": effort, "recover": recover, "steps": steps, **judged}
-    request = Request(model, data, out, sparsities, asked, tolerance=tolerance / 100, cores=cores, **asked_for)
+    asked_for = {"methods": compared, "effort": effort, "recover": recover, "steps": steps, "answer": answer}
+    asked_for |= {"tasks": task or [], "tolerance": tolerance / 100, "cores": cores}
+    request = Request(model, data, out, sparsities, asked, **asked_for)
     result = prune(request, shlex.join(["prune", *sys.argv[1:]]))
     from rich.console import Console
     from rich.markdown import Markdown

@@ -142,13 +142,12 @@ def split(pairs: Sequence[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
 def answers(
     parts: Mapping[str, Sequence[dict[str, str]]],
     asked: str | None,
-    most: int,
+    most: Mapping[str, int],
     tokenizer: Any,
     context: int,
     chat: bool = False,
 ) -> Answers | None:
-    """Return the questions of the test and training parts, at most `most` of the test part and four times as many of
-    the other; None where answers are not judged.
+    """Return the questions of the parts that `most` names, at most so many; None where answers are not judged.
 
     asked: --answer; None: `number`, if every reference answer ends in one, else nothing. context: tokens that the
     model reads at once. chat: as `in_chat` has it. Raises InputError where no reference answer has what is judged, or
@@ -172,8 +171,8 @@ def answers(
             f"asked, as {_short(missed[0]['answer'])}."
         )
     kept = {
-        name: sorted((pair for pair in parts[name] if own.found(pair["answer"]) is not None), key=_digest)[:limit]
-        for name, limit in (("train", 4 * most), ("test", most))
+        name: sorted((pair for pair in parts[name] if own.found(pair["answer"]) is not None), key=_digest)[:count]
+        for name, count in most.items()
     }
     lengths = [len(tokenizer(pair["answer"])["input_ids"]) for part in kept.values() for pair in part]
     tokens = min(max(LEAST_TOKENS, 2 * max(lengths, default=0)), context // 2)

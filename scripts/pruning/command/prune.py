@@ -3,29 +3,29 @@
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command import config_file, configuration, decision, efforts, own_data, page, record
+from pruning.command import config_file, configuration, decision, efforts, lm_eval_tasks, own_data, page, record
 from pruning.command.configuration import Known, Request
 from pruning.config.methods import Method
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError
 from pruning.core.names import DENSE
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar
-from pruning.data import datasets
+from pruning.data import datasets, text
 from pruning.models import gguf
 
 CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
 PAGE, TEXT_PAGE = "decision.html", "decision.md"
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
-RIGHT_ANSWERS = 50
-"""Own answers that recovery needs, or it learns from the data's."""
+LEAST_ANSWERS = 40
+"""Right answers of the dense model's own, with which a recovery on these is worth it."""
 TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
 
 
@@ -46,7 +46,9 @@ def prune(request: Request, line: str) -> Result:
     job that failed."""
     from pruning.models import loading  # torch is slow
 
+    configuration.check(request)
     request = configuration.with_recovery(request)
+    tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
     records, gpus = datasets.read_jsonl(request.data), min(1, len(devices.visible()))
     mine = config_file.edited(out / CONFIG)
@@ -65,11 +67,13 @@ def prune(request: Request, line: str) -> Result:
     manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, request.cores)
     stock = loading.stock_config(folder).get_text_config()
-    known = read_data(request, records, folder, Known(section, stock.max_position_embeddings, 0, 0, 0))
+    known = Known(section, stock.max_position_embeddings, 0, 0, 0, tasks=tasks)
+    known = read_data(request, records, folder, known)
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
-    if request.own_answers and (said := too_few_right(request, known, methods, alias, line, start)):
-        request = replace(request, own_answers=False)
-        notes.append(said)
+    if request.recover and request.own_answers and known.answers:
+        put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
+        request, said = with_own_answers(request, alias, start)
+        notes += said
     budgets, sparsities = {}, request.sparsities
     if request.budget:
         put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
@@ -89,9 +93,12 @@ def prune(request: Request, line: str) -> Result:
     choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(request, "writing the model to take", target)
+    if known.answers and (answered := out / names.DENSE.samples(alias, own_data.ANSWERS)).is_file():
+        notes += known.answers.notes
+        notes += decision.without_answer(artifacts.read_parquet(answered, "samples"), known.answers.judge.name)
     kept = record.widths(out, alias, models["variant"])
-    tasks = mine[1].table("table1").tasks if mine else wanted["tables"]["table1"]["tasks"]
-    answers = record.answers(out, alias, choice.variant, tasks)
+    columns = mine[1].table("table1").tasks if mine else wanted["tables"]["table1"]["tasks"]
+    answers = record.answers(out, alias, choice.variant, columns)
     content = page.Content(
         request.model,
         models,
@@ -101,7 +108,7 @@ def prune(request: Request, line: str) -> Result:
         str(out / target),
         stock.vocab_size,
         budgets=budgets,
-        notes=[*notes, *(known.answers.notes if known.answers else [])],
+        notes=notes,
         full=kept.pop(DENSE),
         widths=kept,
         examples=record.examples(answers),
@@ -112,26 +119,24 @@ def prune(request: Request, line: str) -> Result:
         versions=record.versions(out / TABLES[0]),
         parts=record.parts(out),
     )
-    text = page.markdown(content)
-    put(out / TEXT_PAGE, text)
+    said = page.markdown(content)
+    put(out / TEXT_PAGE, said)
     put(out / PAGE, page.html(content))
-    return Result(models, measures, choice, out / target, text)
+    return Result(models, measures, choice, out / target, said)
 
 
 def read_data(request: Request, records: list[dict[str, Any]], folder: Path, about: Known) -> Known:
-    """Write the user's records in three parts, their questions, and the tasks of these and of `request.tasks`; return
-    what is known then. folder: the model's."""
+    """Write the user's records in three parts, their questions, and the tasks of these and of lm-eval; return what is
+    known then. folder: the model's."""
     from pruning.models import tokenizers
 
     tokenizer = tokenizers.load(folder)
     parts = own_data.split(own_data.texts(records, tokenizer, request.data))
-    most = configuration.ANSWERED[about.kind]
+    most = configuration.ANSWERED[about.kind]  # `train` where the model's own answers are recovered on
     chat = own_data.in_chat(records[0], tokenizer)
     answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat)
-    own, definitions = (
-        request.out / "own-data",
-        {task.name: task.definition for task in request.tasks if task.definition},
-    )
+    own = request.out / "own-data"
+    definitions = {task.name: task.definition for task in about.tasks if task.definition}
     for name, part in parts.items():
         put(own / f"{name}.jsonl", _lines(part))
     if answers:
@@ -194,25 +199,22 @@ def methods_for(
     return found, notes
 
 
-def too_few_right(
-    request: Request, known: Known, methods: Mapping[str, Method | None], alias: str, line: str, start: str
-) -> str | None:
-    """Let the dense model answer the training questions; say so where it is right too rarely to learn from.
-
-    start: the configuration's file, written here unless it is the user's own."""
-    if not known.answers:
-        return "No answers are judged, so recovery learns from the data's own."
-    if start == START:
-        put(request.out / START, configuration.text(configuration.build(request, known, methods, []), line))
-    path = names.ANSWERS.format(model=alias, task=own_data.ON_TRAIN)
-    run(request, "the dense model's own answers", path, config=start)
-    right, asked = len(pd.read_parquet(request.out / path)), len(known.answers.records["train"])
-    if right >= RIGHT_ANSWERS:
-        return None
-    return (
-        f"The dense model answers {right} of {asked} training questions right, fewer than {RIGHT_ANSWERS}: recovery "
-        "learns from the data's own answers."
-    )
+def with_own_answers(request: Request, alias: str, config: str) -> tuple[Request, list[str]]:
+    """The request, to be recovered on the dense model's own right answers where there are enough, else on the data;
+    and what is to be said of that."""
+    path = names.DENSE.samples(alias, own_data.ON_TRAIN)
+    run(request, "answering the training questions", path, config=config)
+    samples = artifacts.read_parquet(request.out / path, "samples")
+    try:
+        right = len(text.own_answers(samples, own_data.ON_TRAIN, own_data.METRIC))
+    except InputError:
+        right = 0
+    if right >= LEAST_ANSWERS:
+        return request, [f"Recovered on {right} right answers of the dense model's own to {len(samples)} questions."]
+    said = f"The dense model answers {right} of {len(samples)} training questions right and to the end, fewer than "
+    said += f"{LEAST_ANSWERS}: models are recovered on the data themselves."
+    print(f"Note: {said}", flush=True)
+    return replace(request, own_answers=False), [said]
 
 
 def within_budget(request: Request, alias: str, methods: Iterable[str], config: str) -> dict[str, dict[str, Any]]:
