@@ -60,6 +60,7 @@ class Content:
     examples: Sequence[Example] = ()
     outcomes: Mapping[str, int] = field(default_factory=dict)  # record.outcomes, of all answers
     stages: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["stage", "jobs", "total_s", "share"]))
+    recipes: Mapping[str, str] = field(default_factory=dict)  # method -> what it does, as far as that is known
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, int] = field(default_factory=dict)  # of the user's data: how many records
@@ -98,8 +99,8 @@ def size(count: float, dense: float) -> str:
 
 def value(measure: Measure, amount: float) -> str:
     """Return a measure's value without its unit, but in per cent where it is a share; a dash for NaN."""
-    if math.isnan(amount):
-        return "–"
+    if not math.isfinite(amount):
+        return "–" if math.isnan(amount) else "∞"
     if measure.unit in SHARES:
         return f"{100 * amount:.1f}%"
     if amount == 0:
@@ -143,6 +144,12 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
+def pace(row: Mapping[str, Any], part: str) -> str:
+    """Return in words how fast a model is at a part of its work, against the dense one."""
+    apart = row[f"{part}_low"] > 1 or row[f"{part}_high"] < 1
+    return f"{row[part]:.2f} times as fast" if apart else "about as fast"
+
+
 def smaller(share: float) -> str:
     """Return in words what a share of the dense model's bytes is."""
     return f"{1 - share:.0%} smaller" if share < 0.995 else "no smaller"
@@ -161,23 +168,21 @@ def headline(content: Content) -> str:
 def verdict(content: Content) -> list[str]:
     """Return two sentences: why this model, and what it costs and gains on the test data."""
     choice, dense, taken = content.choice, content.dense, content.taken
-    where = "validation data" if "validation" in content.parts else "test data"
-    limit, loss = f"{content.tolerance:.0%} above the dense model's", f"({above(choice.loss)})"
+    limit = f"{content.tolerance:.0%} above the dense model's"
+    held, this = "perplexity on the validation data", f"{name(choice.variant)} ({above(choice.loss)})"
     if content.budgets and choice.within:
-        why = "Of the models that meet the budget it is the best, and its perplexity on the "
-        why += f"{where} is at most {limit} {loss}."
+        why = f"Of the models that meet the budget it is the best, and its {held} is at most {limit} "
+        why += f"({above(choice.loss)})."
     elif content.budgets:
-        why = f"The best model that meets the budget is {name(choice.variant)}, and its perplexity on the {where} is "
-        why += f"more than {limit} {loss}."
+        why = f"The {held} of every model that meets the budget is more than {limit}. The best is {this}."
     elif choice.within:
-        why = f"It is the smallest model whose perplexity on the {where} is at most {limit} {loss}."
+        why = f"It is the smallest model whose {held} is at most {limit} ({above(choice.loss)})."
     else:
-        why = f"Every pruned model's perplexity on the {where} is more than {limit}. The nearest is "
-        why += f"{name(choice.variant)} {loss}."
+        why = f"Every pruned model's {held} is more than {limit}. The nearest is {this}."
     share = taken["bytes"] / dense["bytes"]
     sizes = f"{size(taken['bytes'], dense['bytes'])} in place of {size(dense['bytes'], dense['bytes'])}"
-    gains = f"With {choice.variant.sparsity}% of the FFN neurons removed it is {smaller(share)} ({sizes})"
-    gains += f", reads a prompt {taken['prefill']:.2f} times and writes {taken['decode']:.2f} times as fast"
+    paces = f"reads a prompt {pace(taken, 'prefill')} and writes {pace(taken, 'decode')}"
+    gains = f"With {choice.variant.sparsity}% of the FFN neurons removed it is {smaller(share)} ({sizes}), {paces}"
     quality = [
         f"{measure.title.lower()} {value(measure, taken[measure.key])} against {value(measure, dense[measure.key])}"
         for measure in content.measures
@@ -225,10 +230,8 @@ def warning(content: Content) -> str:
 
 def table_notes(content: Content) -> list[str]:
     """Return the notes below the table."""
-    choice, tested = (
-        content.choice,
-        any(content.models[f"{measure.key}_p"].notna().any() for measure in content.measures),
-    )
+    choice = content.choice
+    tested = any(content.models[f"{measure.key}_p"].notna().any() for measure in content.measures)
     return [
         "Brackets: 95% intervals over the choice of test text. Speeds are measured here, in turn with the dense model.",
         *["n.s.: not significantly different from the dense model (paired test, p ≥ 0.05 after Holm)."][: int(tested)],
@@ -242,8 +245,7 @@ def table_notes(content: Content) -> list[str]:
 
 def columns(content: Content) -> list[str]:
     """Return the heads of the table."""
-    chosen = "validation" if "validation" in content.parts else "test"
-    return ["Model", *map(titled, content.measures), f"Loss ({chosen})", *HEADS.values(), "Front"]
+    return ["Model", *map(titled, content.measures), "Validation perplexity", *HEADS.values(), "Front"]
 
 
 def line(content: Content, row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -300,14 +302,14 @@ def front(places: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def points(content: Content, measure: Measure, cost: str) -> list[dict[str, Any]]:
-    """Return what a panel draws: of every model that has both numbers its place, intervals, and words."""
+    """Return what a panel draws: place, intervals and words of every model whose two numbers are finite."""
     found, places, heads = [], [], columns(content)
     unit, each = (
         (100 if measure.unit in SHARES else 1),
         (size_unit(content.dense["bytes"])[1] if cost == "bytes" else 1),
     )
     for row in content.models.to_dict("records"):
-        if math.isnan(row[measure.key]) or math.isnan(row[cost]):
+        if not math.isfinite(row[measure.key]) or not math.isfinite(row[cost]):
             continue
         variant, words = row["variant"], dict(zip(heads, line(content, row), strict=True))
         own = {"x": row[cost] / each, "y": unit * row[measure.key], "method": variant.method}
@@ -319,7 +321,7 @@ def points(content: Content, measure: Measure, cost: str) -> list[dict[str, Any]
             "cost": " ".join(filter(None, words[HEADS[cost]])),
         }
         own |= {"series": f"{variant.method} {variant.tuning}", "taken": variant == content.choice.variant}
-        found.append({key: None if isinstance(it, float) and math.isnan(it) else it for key, it in own.items()})
+        found.append({key: None if isinstance(it, float) and not math.isfinite(it) else it for key, it in own.items()})
         places.append((own["x"] * (1 if cost == "bytes" else -1), own["y"] * (1 if measure.better == "lower" else -1)))
     for point, best in zip(found, front(places), strict=True):
         point |= {"front": best, "kind": "dense" if point["label"] == "dense" else "best" if best else "behind"}
@@ -337,7 +339,11 @@ def panel(content: Content, measure: Measure, cost: str) -> tuple[Any, list[dict
         rows = [row for row in rows if row["y"] > 0]
         rows = [row | {"y_low": None} if (row["y_low"] or 0) <= 0 else row for row in rows]
     down = alt.Scale(type="log", padding=12) if wide else alt.Scale(zero=False, nice=False, padding=12)
-    across = alt.Scale(zero=False, nice=False, padding=24)
+    ends = [
+        end([row["x"] for row in rows] or [1]) for end in (min, max)
+    ]  # a clock's widest interval does not rule the axis
+    ends = ends if ends[0] < ends[1] else [0.95 * ends[0], 1.05 * ends[1]]
+    across = alt.Scale(domain=ends, nice=False, padding=32)
     x = alt.X("x:Q", title=axis_title(content, cost), scale=across, axis=alt.Axis(tickCount=5))
     y = alt.Y("y:Q", title=None, scale=down, axis=alt.Axis(format="~s" if wide else "~g", tickCount=5))
     known = methods(content)
@@ -349,7 +355,8 @@ def panel(content: Content, measure: Measure, cost: str) -> tuple[Any, list[dict
     chart, layers = alt.Chart(alt.NamedData(name=ROWS)).encode(x=x, y=y), []
 
     def add(style: str, mark: str, test: str, **encoding: Any) -> None:
-        layers.append(getattr(chart.transform_filter(test), f"mark_{mark}")(style=style).encode(**encoding))
+        drawn = getattr(chart.transform_filter(test), f"mark_{mark}")(style=style, clip=style == "interval")
+        layers.append(drawn.encode(**encoding))
 
     kinds = {row["kind"] for row in rows}
     add("front", "line", "datum.front", order="x:Q")

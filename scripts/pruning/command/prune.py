@@ -114,6 +114,7 @@ def prune(request: Request, line: str) -> Result:
         examples=record.examples(answers),
         outcomes=record.outcomes(answers),
         stages=record.stages(out),
+        recipes={} if mine or request.methods else {request.effort: efforts.read(request.effort).summary},
         command=line,
         versions=record.versions(out / TABLES[0]),
         parts=record.parts(out),
