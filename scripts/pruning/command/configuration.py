@@ -41,6 +41,7 @@ class Request:
     recover: bool = False
     tolerance: float = 0.1  # share of perplexity that may be lost
     cores: int = 1
+    gguf: Sequence[str] = ()  # types of GGUF file to take away, besides the folder
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,15 @@ def budget_of(given: Sequence[str]) -> dict[str, str] | None:
     except ValueError as error:
         raise InputError(f"--budget {given[0]}: {error}") from None
     return {kind: text}
+
+
+def numbers(text: str) -> list[int]:
+    """Raises InputError for what is not 1 to 99, with commas."""
+    found = re.fullmatch(r"\s*\d{1,2}(\s*,\s*\d{1,2})*\s*", text)
+    values = sorted({int(part) for part in text.split(",")}) if found else []
+    if not values or values[0] == 0:
+        raise InputError(f"--sparsity {text}: whole per cent from 1 to 99, with commas: 20,30")
+    return values
 
 
 COMMENTS = {

@@ -74,6 +74,22 @@ def chosen(asked: Sequence[str] | None, shape: Mapping[str, Any], lacking: str |
     return list(BEST), []
 
 
+def check_gguf(methods: Sequence[str], folder: Path) -> None:
+    """Raises InputError if a GGUF file cannot be made of a model, or not of what one of these methods makes of it; it
+    names those that can be taken instead. folder: the dense model's."""
+    from pruning.methods.allocation import structures_of
+    from pruning.models import gguf
+
+    gguf.check_model(folder)
+    for name, own in ((name, DEFAULT.method(name)) for name in known(methods)):
+        uneven = own.allocate != "uniform" and own.export != "pad"
+        try:
+            gguf.check_model(folder, uneven, own.compensate == "bias", len(structures_of(own.allocate)) > 1)
+        except InputError as error:
+            fitting = [each for each in known([*methods, "wanda"]) if DEFAULT.method(each).allocate == "uniform"]
+            raise InputError(f"--gguf: {name}: {error}; here --methods {fitting[0]}") from None
+
+
 def remarks(
     methods: Sequence[str], shape: Mapping[str, Any], width: int, calibration: Mapping[str, Any], sparsity: int
 ) -> list[str]:

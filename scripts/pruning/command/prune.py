@@ -1,23 +1,33 @@
 """A configuration of the workflow, its run, a page to decide by, and the model to take."""
 
+import contextlib
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from pruning.command import config_file, configuration, decision, defaults, own_data
 from pruning.command.configuration import Known, Request
+from pruning.config.schema import Config
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar
 from pruning.data import datasets
 
+if TYPE_CHECKING:
+    from pruning.analysis.plan import Stage
+
 CONFIG, LOG, PAGE, EVENTS = "prune.yaml", "prune.log", "decision.md", ".prune-events.jsonl"
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
+TEST = "own-data/test.jsonl"
+ASSUMED = 30
+"""Per cent: of a sparsity that is still to be found, in an estimate."""
+FIGURE = "results/figures/tradeoff.png"
 TABLES = ("results/table1.csv", "results/tradeoff.csv")
 
 
@@ -28,15 +38,32 @@ class Result(NamedTuple):
     choice: decision.Choice
     folder: Path
     page: str
+    files: list[Path]
+    """GGUF files of that model."""
 
 
-def prune(request: Request, line: str) -> Result:
-    """Do what was asked for, in `request.out`, where a run that stopped goes on, and write the page to decide by.
+class Ready(NamedTuple):
+    """A request once its model is fetched and its data are read."""
 
-    line: the command, which the configuration names. Raises InputError for what cannot be done, with the words of a
-    job that failed."""
-    from pruning.models import loading  # torch is slow
+    alias: str
+    folder: Path
+    """The model's."""
+    known: Known
+    methods: list[str]
+    notes: list[str]
+    vocabulary: int
+    mine: tuple[dict[str, Any], Config] | None
+    """The configuration, where the user has edited it."""
 
+
+def ready(request: Request) -> Ready:
+    """Fetch the model, write the data, and choose the methods.
+
+    Raises InputError for what cannot be done, with the words of a job that failed."""
+    from pruning.models import gguf, loading  # torch is slow
+
+    for kind in request.gguf:
+        gguf.check(kind, "--gguf: ")
     out, (alias, source) = request.out, configuration.model_source(request.model)
     records, gpus = datasets.read_jsonl(request.data), min(1, len(devices.visible()))
     mine = config_file.edited(out / CONFIG)
@@ -44,41 +71,91 @@ def prune(request: Request, line: str) -> Result:
         print(f"{out / CONFIG} was edited and is used as it is; remove it to have it written anew.", flush=True)
         if alias not in mine[1].models:
             raise InputError(f"{out / CONFIG}: models: does not name {alias}, the model of the command line")
-    start = CONFIG if mine else START
     base = Path(names.BASE.format(model=alias))
     folder = out / base.parent
     parameters = configuration.parameters_of(source, folder)
     first = configuration.fetching(configuration.model_section(alias, source, parameters, gpus, request.cores))
     put(out / START, configuration.text(first, "prune, before it has seen the model"))
-    run(request, f"fetching {request.model}", str(base), config=start)
+    run(request, f"fetching {request.model}", str(base), config=CONFIG if mine else START)
 
     manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, request.cores)
     stock = loading.stock_config(folder).get_text_config()
     known = Known(section, stock.max_position_embeddings, *read_data(request, records, folder))
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
+    if request.gguf:
+        defaults.check_gguf(mine[1].table("table1").methods if mine else methods, folder)
+    return Ready(alias, folder, known, methods, notes, stock.vocab_size, mine)
+
+
+def expected(request: Request, about: Ready) -> "list[Stage]":
+    """Return what is left to do, stage by stage; none where all is there. The model to take is not known yet: any
+    stands for it, and so does ASSUMED for the sparsities that a budget will find.
+
+    Raises InputError for what Snakemake refuses."""
+    from pruning.analysis import plan, work  # torch is slow
+
+    sparsities = request.sparsities or dict.fromkeys(about.methods, ASSUMED)
+    content = configuration.build(request, about.known, about.methods, sparsities)
+    if not about.mine:
+        put(request.out / START, configuration.text(content, "prune, before it runs"))
+    [section] = about.known.model.values()
+    taken = names.Variant("own", about.methods[0], request.sparsities[0] if request.sparsities else ASSUMED)
+    targets = [*TABLES, FIGURE, *exports(request, about.alias, taken)]
+    if request.budget:
+        targets += budget_paths(about).values()
+    with (request.out / LOG).open("a+") as log, contextlib.chdir(request.out):
+        options = ["--snakefile", str(names.HOME / "Snakefile"), "--configfile", CONFIG if about.mine else START]
+        try:
+            jobs = plan.planned([*options, "--", *targets], log)
+        except InputError as error:
+            raise InputError(f"planning: {error} (all of it: {request.out / LOG})") from None
+        if not jobs:
+            return []
+        config = about.mine[1] if about.mine else config_file.whole(content)
+        card = work.measured("cuda" if section["gpus"] else "cpu", section["dtype"])
+        return plan.stages(work.Run(config, card), jobs)
+
+
+def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = lambda stages: None) -> Result:
+    """Do what was asked for, in `request.out`, where a run that stopped goes on, and write the page to decide by.
+
+    line: the command, which the configuration names. agree: is told what the run takes, before it starts, and may end
+    it by an exception. Raises InputError for what cannot be done, with the words of a job that failed."""
+    about, out = ready(request), request.out
+    alias, methods, mine = about.alias, about.methods, about.mine
+    agree(expected(request, about))
     budgets, sparsities = {}, request.sparsities
     if request.budget:
-        put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
-        budgets = within_budget(request, alias, methods, start)
+        if not mine:
+            put(out / START, configuration.text(configuration.build(request, about.known, methods, []), line))
+        budgets = within_budget(request, about)
         sparsities = {method: found["sparsity"] for method, found in budgets.items()}
-    wanted = configuration.build(request, known, methods, sparsities)
+    wanted = configuration.build(request, about.known, methods, sparsities)
     if mine:
         for difference in config_file.differences(mine[0], wanted):
             print(f"{out / CONFIG}: {difference}", flush=True)
     else:
+        if said := config_file.replaced(out / CONFIG, wanted, line):
+            print(said, flush=True)
         put(out / CONFIG, config_file.signed(configuration.text(wanted, line)))
-    run(request, "pruning and measuring", *TABLES, "results/figures/tradeoff.png")
+    run(request, "pruning and measuring", *TABLES, FIGURE)
 
     models = decision.rows(*(artifacts.read_csv(out / table) for table in TABLES))
     choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
-    target = names.EXPORT.format(model=alias, variant=choice.variant)
-    run(request, "writing the model to take", target)
+    target, *files = exports(request, alias, choice.variant)
+    run(request, "writing the model to take", target, *files)
     reference = mine[1].table("table1").reference if mine else methods[0]
-    about = {"vocabulary": stock.vocab_size, "budgets": budgets, "notes": notes}
-    page = decision.page(models, choice, request.tolerance, reference, str(out / target), **about)
+    told = {"vocabulary": about.vocabulary, "budgets": budgets, "notes": about.notes}
+    page = decision.page(models, choice, request.tolerance, reference, str(out / target), **told)
     put(out / PAGE, page)
-    return Result(models, choice, out / target, page)
+    return Result(models, choice, out / target, page, [out / file for file in files])
+
+
+def exports(request: Request, alias: str, variant: names.Variant) -> list[str]:
+    """Return the folder of a model to take, and its GGUF files."""
+    files = [f"{names.GGUF.format(model=alias, variant=variant, type=kind)}.gguf" for kind in request.gguf]
+    return [names.EXPORT.format(model=alias, variant=variant), *files]
 
 
 def read_data(request: Request, records: list[dict[str, Any]], folder: Path) -> list[int]:
@@ -114,11 +191,16 @@ def methods_for(
     return methods, notes
 
 
-def within_budget(request: Request, alias: str, methods: list[str], config: str) -> dict[str, dict[str, Any]]:
-    """What scripts/budget.py finds for each method: the least sparsity that meets the budget, and what it costs."""
-    place = {"model": alias, "calib": "own", "budget": configuration.BUDGET}
-    paths = {method: names.BUDGET.format(method=method, **place) for method in methods}
-    run(request, "looking for the sparsities", *paths.values(), config=config)
+def budget_paths(about: Ready) -> dict[str, str]:
+    """Method -> what scripts/budget.py finds for it: the least sparsity that meets the budget, and what it costs."""
+    place = {"model": about.alias, "calib": "own", "budget": configuration.BUDGET}
+    return {method: names.BUDGET.format(method=method, **place) for method in about.methods}
+
+
+def within_budget(request: Request, about: Ready) -> dict[str, dict[str, Any]]:
+    """Look for the sparsities that meet the budget; by method."""
+    paths = budget_paths(about)
+    run(request, "looking for the sparsities", *paths.values(), config=CONFIG if about.mine else START)
     return {method: artifacts.read_json(request.out / path, "budget") for method, path in paths.items()}
 
 
