@@ -85,7 +85,7 @@ def save(model, directory: Path) -> Path:
 
 
 def with_a_merge(directory: Path) -> Path:
-    """Give a saved model's tokenizer a merge, without which there is no GGUF file: a byte makes way for what it makes."""
+    """Give a saved tokenizer a merge, without which there is no GGUF file; a byte makes way for what it makes."""
     path = directory / "tokenizer.json"
     content = json.loads(path.read_text())
     vocabulary = content["model"]["vocab"]

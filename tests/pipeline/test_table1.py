@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
+import tiny
 from pruning.core import artifacts, chain
 from pruning.models.structures import ffn
 from workspace import Workspace, verified
