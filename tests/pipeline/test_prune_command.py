@@ -1,10 +1,20 @@
 """One command from a model and a file to a decision and a folder."""
 
+import contextlib
+import io
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
+import sys
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
 
 import pandas as pd
+import pexpect
 import pytest
 from transformers import AutoModelForCausalLM
 
@@ -17,9 +27,9 @@ RECORDS = [
 ]
 
 
-def prune(folder, *options: str) -> subprocess.CompletedProcess:
-    command = [python(), "-m", "pruning.command.line", "Model", "--data", "mine.jsonl", "--cores", "2", *options]
-    return run(folder, *command, PYTHONPATH=str(ROOT / "scripts"))
+def prune(folder, *options: str, command: str = "") -> subprocess.CompletedProcess:
+    words = [*command.split(), "Model", "--data", "mine.jsonl", "--cores", "2", *options]
+    return run(folder, python(), "-m", "pruning.command.line", *words, PYTHONPATH=str(ROOT / "scripts"))
 
 
 @pytest.fixture
@@ -45,8 +55,10 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     own, family, recovered, method, note
 ):
     """With the methods that are compared by default; one of them recovered as well, of which 150 steps are the most."""
-    tiny.save(tiny.of_family(family), own / "Model")
-    options = ("--sparsity", "50", *(["--recover"] if recovered else []))
+    tiny.with_a_merge(tiny.save(tiny.of_family(family), own / "Model"))
+    taken = ["--gguf", "q8_0", "--gguf", "f16"] if family == "qwen2" else []
+    options = ("--sparsity", "50", *taken, *(["--recover"] if recovered else []))
+    planned = prune(own, *options, command="plan") if taken else None
     done = prune(own, *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     page = (own / "pruned/decision.md").read_text()
@@ -59,8 +71,12 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
         assert (f"{name}, 50%, recovered |" in page.replace("**", "")) == recovered
     assert f"differs from {method} at" in page and "Refits take up to 0.0 GB of memory" in done.stdout
     assert not note or f"Note: {note}" in done.stdout and f"* {note}" in page
+    if planned:
+        check_plan(planned.stdout, done.stderr)
+        check_commands(done.stdout, folder)
     made = {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
-    assert prune(own, *options).returncode == 0
+    again = prune(own, *options)
+    assert again.returncode == 0 and "Nothing is left to do: all of it is there." in again.stdout
     assert made == {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
     said = run(own, python(), "-m", "pruning.command.line", "status", PYTHONPATH=str(ROOT / "scripts")).stdout
     assert said == "all jobs have ended\n"
@@ -75,6 +91,64 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     config.write_text(mine.replace("micro_batch", "microbatch"))
     done = prune(own, *options)
     assert done.returncode == 1 and "prune.yaml: calibrations.own.microbatch: unknown key" in done.stderr
+
+
+def check_plan(printed: str, shown: str) -> None:
+    """What `prune plan` said, against the jobs that ran after it; the plan's own were fetched already."""
+    [total] = re.findall(r"^(\d+) jobs, about \d+ minutes with 2 cores, up to [\d.]+ GB of memory", printed, re.M)
+    rows = dict(re.findall(r"│ (\w+) +│ +(\d+) │", printed))
+    ran = [line.split(": ")[1].split()[0] for line in re.findall(r"^\d+ of \d+ jobs, .*", shown, re.M)]
+    ran = Counter(re.sub(r"_together_\d+$", "", rule) for rule in ran)
+    assert {stage: int(jobs) for stage, jobs in rows.items()} == ran and int(total) == ran.total()
+
+
+def check_commands(printed: str, folder: Path) -> None:
+    """What `prune` ended in works: in transformers, in llama.cpp where that is there, by its line if llama-cli is."""
+    said = dict(re.findall(r"^# (.+)\n((?:.+\n|\n(?!#))+)", printed.split("To use the model:")[1] + "\n", re.M))
+    assert list(said) == ["Python", "vLLM", "llama.cpp, q8_0", "Ollama, q8_0", "llama.cpp, f16", "Ollama, f16"]
+    with contextlib.redirect_stdout(io.StringIO()) as answer:
+        exec(said["Python"], {})  # noqa: S102
+    assert answer.getvalue().startswith("What is ") and str(folder) in said["Python"]
+    assert shlex.split(said["vLLM"])[:3] == ["vllm", "serve", str(folder)]
+    for kind in ("q8_0", "f16"):
+        tool, _, file = shlex.split(said[f"llama.cpp, {kind}"])
+        modelfile = Path(shlex.split(said[f"Ollama, {kind}"])[4])
+        assert f"FROM ./{Path(file).name}" in modelfile.read_text() and modelfile.parent == Path(file).parent
+        if find_spec("llama_cpp"):
+            import llama_cpp
+
+            model = llama_cpp.Llama(file, n_ctx=64, verbose=False)
+            assert model("What is 3 + 3?\n", max_tokens=4, temperature=0)["usage"]["completion_tokens"] > 0
+        if shutil.which(tool):
+            own = [tool, "-m", file, "-p", "What is 3 + 3?", "-n", "4", "--single-turn", "--no-warmup"]
+            assert subprocess.run(own, capture_output=True, stdin=subprocess.DEVNULL, timeout=60).returncode == 0
+
+
+def test_without_arguments_it_asks_on_a_terminal_and_else_says_how(own):
+    done = run(own, python(), "-m", "pruning.command.line", PYTHONPATH=str(ROOT / "scripts"))
+    assert done.returncode == 2 and "Examples:" in done.stdout and done.stdout.count("prune plan") > 1
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "TERM": "dumb", "COLUMNS": "200"}
+    asking = pexpect.spawn(
+        sys.executable, ["-m", "pruning.command.line"], cwd=own, env=environment, encoding="utf-8", timeout=60
+    )
+    for question, answer in (
+        ("Model", "Model"),
+        ("Data", "mine.jsonl"),
+        ("remove", "30"),
+        ("GGUF", "q8_0"),
+        ("Run", "n"),
+    ):
+        asking.expect(question)
+        asking.expect(": ")
+        asking.sendline(answer)
+    asking.expect(pexpect.EOF)
+    asking.close()
+    assert asking.exitstatus == 0 and not (own / "pruned").exists()
+
+
+def test_the_version_is_said(own):
+    done = run(own, python(), "-m", "pruning.command.line", "--version", PYTHONPATH=str(ROOT / "scripts"))
+    assert done.returncode == 0 and re.fullmatch(r"prune \S+\n", done.stdout)
 
 
 def test_mistakes_are_one_line_in_the_words_of_what_failed(own):
@@ -110,7 +184,8 @@ def test_a_budget_in_place_of_a_sparsity_compares_methods_at_equal_cost(own):
     taken = own / page.split("It lies in `")[1].partition("`")[0]
     assert AutoModelForCausalLM.from_pretrained(taken, trust_remote_code=True).num_parameters() in kept.values()
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
-    assert prune(own, *options).returncode == 0
+    again = prune(own, *options)
+    assert again.returncode == 0 and "Nothing is left to do" in again.stdout
     assert made == {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
     # A budget out of reach ends before any job.
     refused = prune(own, "--budget", "parameters=14000", "--methods", "wanda")

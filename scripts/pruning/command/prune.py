@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,15 +95,16 @@ def expected(request: Request, about: Ready) -> "list[Stage]":
     Raises InputError for what Snakemake refuses."""
     from pruning.analysis import plan, work  # torch is slow
 
-    sparsities = request.sparsities or dict.fromkeys(about.methods, ASSUMED)
+    budgets, sparsities = budget_paths(about) if request.budget else {}, request.sparsities
+    if budgets:
+        sparsities = {method: found_before(request.out / path) for method, path in budgets.items()}
     content = configuration.build(request, about.known, about.methods, sparsities)
     if not about.mine:
         put(request.out / START, configuration.text(content, "prune, before it runs"))
     [section] = about.known.model.values()
-    taken = names.Variant("own", about.methods[0], request.sparsities[0] if request.sparsities else ASSUMED)
-    targets = [*TABLES, FIGURE, *exports(request, about.alias, taken)]
-    if request.budget:
-        targets += budget_paths(about).values()
+    at = {method: [sparsities[method]] if budgets else sparsities for method in about.methods}
+    taken = stand_in(about, request.out, at)
+    targets = [*budgets.values(), *TABLES, FIGURE, *exports(request, about.alias, taken)]
     with (request.out / LOG).open("a+") as log, contextlib.chdir(request.out):
         options = ["--snakefile", str(names.HOME / "Snakefile"), "--configfile", CONFIG if about.mine else START]
         try:
@@ -150,6 +151,21 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     page = decision.page(models, choice, request.tolerance, reference, str(out / target), **told)
     put(out / PAGE, page)
     return Result(models, choice, out / target, page, [out / file for file in files])
+
+
+def found_before(path: Path) -> int:
+    """Return the sparsity that an earlier run found for a budget, or else one that it may be."""
+    return artifacts.read_json(path, "budget")["sparsity"] if path.is_file() else ASSUMED
+
+
+def stand_in(about: Ready, out: Path, at: Mapping[str, Sequence[int]]) -> names.Variant:
+    """Return the model that an earlier run like this exported, or else one that may be. at: sparsities by method."""
+    exported = out / Path(names.EXPORT.format(model=about.alias, variant="x")).parents[1]
+    for folder in sorted(exported.glob("own/**/model")):
+        made = names.Variant.parse(folder.parent.relative_to(exported).as_posix())
+        if made.sparsity in at.get(made.method, ()):
+            return made
+    return names.Variant("own", about.methods[0], at[about.methods[0]][0])
 
 
 def exports(request: Request, alias: str, variant: names.Variant) -> list[str]:

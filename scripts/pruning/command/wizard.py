@@ -25,9 +25,8 @@ def asked() -> list[str] | None:
     )
     kinds = until_right(console, "GGUF files for llama.cpp or Ollama, as q8_0,q4_k_m", "none", types)
     given = [model, "--data", data, *how_much(much), *types(kinds)]
-    console.print(
-        f"\nThe same without questions:\n\n    {shlex.join(['prune', *given])}\n", markup=False, highlight=False
-    )
+    line = shlex.join(["prune", *given])
+    console.print(f"\nThe same without questions:\n\n    {line}\n", markup=False, highlight=False, soft_wrap=True)
     return given if Confirm.ask("Run it now?", console=console) else None
 
 
@@ -35,6 +34,8 @@ def until_right(console: Console, question: str, default: str | None, check: Cal
     """Ask until the answer passes a check, and say what was wrong with others."""
     while True:
         answer = (Prompt.ask(question, console=console, default=default) or "").strip()
+        if not answer:
+            continue
         try:
             check(answer)
         except (InputError, OSError) as error:
