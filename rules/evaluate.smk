@@ -78,6 +78,14 @@ def data_of(task):
     return preflight.data_files(Path(made_from(task))) if CONFIG.tasks[task].kind == "lm_eval" else []
 
 
+def dense_of(wildcards, tasks):
+    """The dense model's manifest, where a task compares with it and the variant is another."""
+    dense = CONFIG.lineage(wildcards.model)[-1]
+    compared = any(getattr(CONFIG.tasks[task], "divergence", False) for task in tasks)
+    other = variant_of(wildcards) != names.DENSE or dense != wildcards.model
+    return [names.BASE.format(model=dense)] if compared and other else []
+
+
 def backend_of(model, task):
     """What answers a task: a text is the model's own."""
     return CONFIG.models[model].backend if CONFIG.tasks[task].kind == "lm_eval" else "hf"
@@ -90,15 +98,17 @@ def evaluation(wildcards, tasks):
     kinds = {f"evaluation/kinds/{CONFIG.tasks[task].kind}" for task in tasks}
     asked = [task for task in tasks if CONFIG.tasks[task].kind == "lm_eval"]
     kinds |= {f"evaluation/backends/{backend_of(wildcards.model, task)}" for task in asked}
-    return {"sources": sources, "data": sorted(data), "code": code("evaluate", *sorted(kinds), *parts_code(wildcards))}
+    found = {"sources": sources, "data": sorted(data), "dense": dense_of(wildcards, tasks)}
+    return found | {"code": code("evaluate", *sorted(kinds), *parts_code(wildcards))}
 
 
 def evaluation_settings(wildcards, tasks):
     model = CONFIG.models[wildcards.model]
     own = {t: CONFIG.tasks[t].model_dump(exclude={"title", "chance"}) | {"dtype": model.dtype} for t in tasks}
     for task in tasks:
-        if own[task].get("stop_early") is None:
-            own[task].pop("stop_early", None)
+        for key in ("stop_early", "divergence"):  # what is not asked for is no setting
+            if not own[task].get(key):
+                own[task].pop(key, None)
         if (backend := backend_of(wildcards.model, task)) != "hf":
             own[task] |= {"backend": backend, "max_model_len": model.max_model_len}
     return settings(None, tasks=own)
@@ -110,6 +120,7 @@ def of_tasks(function):
 
 
 evaluation, evaluation_settings = of_tasks(evaluation), of_tasks(evaluation_settings)
+dense_options = of_tasks(lambda w, tasks: [f"--dense={os.path.dirname(path)}" for path in dense_of(w, tasks)])
 task_options = of_tasks(lambda w, tasks: [f"--source={task}={made_from(task)}" for task in tasks])
 ONE = {("", ()): VARIANT}  # of any model, any one task
 
@@ -138,9 +149,10 @@ for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items())
             settings=evaluation_settings(tasks),
             parts=parts_options,
             sources=task_options(tasks),
+            dense=dense_options(tasks),
             folder=subpath(output[0], parent=True),
         shell:
-            on_gpu("{params.parts:q} {params.sources:q} --output {params.folder:q}")
+            on_gpu("{params.parts:q} {params.sources:q} {params.dense:q} --output {params.folder:q}")
 
 
 if TOGETHER:

@@ -25,6 +25,7 @@ def evaluate(
     compensate: Annotated[str, typer.Option(help="scheme of the mask's method")] = "none",
     evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on")] = None,
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to put on the model")] = None,
+    dense: Annotated[Path | None, typer.Option(help="directory of the dense model, to be compared with")] = None,
     threads: int = 1,
 ) -> None:
     """Settings: `tasks`: name -> a task's settings, `dtype` and, where it is not `hf`, `backend` among them."""
@@ -46,7 +47,7 @@ def evaluate(
         for name, task in settings["tasks"].items()
     }
     for name, kind in kinds.items():
-        kind.check_memory(model, settings["tasks"][name])
+        kind.check_memory(model, settings["tasks"][name], dense)
 
     def ask(backend: str, tasks: dict[str, dict]) -> None:
         with opened(backend, parts, next(iter(tasks.values()))) as (network, tokenizer):
@@ -54,7 +55,7 @@ def evaluate(
             for name, task in tasks.items():
                 try:
                     cache = Cache(output, name, what)
-                    outcome = kinds[name].ask(network, tokenizer, task, Path(sources[name]), cache)
+                    outcome = kinds[name].ask(network, tokenizer, task, Path(sources[name]), cache, dense)
                 except cli.InputError as error:
                     raise cli.InputError(f"tasks.{name}: {error}" if len(sources) > 1 else str(error)) from None
                 artifacts.write_parquet(output / f"{name}.samples.parquet", outcome.samples, "samples", task)

@@ -15,7 +15,8 @@ from pruning.core import artifacts
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
 from pruning.evaluation import generation
-from pruning.evaluation.perplexity import negative_log_likelihoods, windows
+from pruning.evaluation.perplexity import divergences, negative_log_likelihoods, windows
+from pruning.models import head
 
 KWARGS = {"max_gen_toks": 12, "do_sample": False}
 STOPS = ["Q", "xx", "\x08", "AAAA"]  # what the random model says, so that some answers stop and some do not
@@ -246,7 +247,21 @@ def test_negative_log_likelihoods_are_a_hand_loop(batch_size):
     assert max(found) > 1.1 * min(found)
 
 
-def windowed(folder, task) -> SimpleNamespace:
+def test_divergences_are_torchs_own_over_the_whole_vocabulary(monkeypatch):
+    """KL(dense || pruned) of every next token, as torch.nn.functional.kl_div has it, in float64."""
+    torch.manual_seed(0)
+    model, dense, cut = tiny.llama(), tiny.llama(seed=1), torch.randint(1, 257, (5, 9))
+    ours, theirs = (each(cut).logits[:, :-1].double().log_softmax(-1) for each in (model, dense))
+    wanted = torch.nn.functional.kl_div(ours, theirs, reduction="none", log_target=True).sum((1, 2))
+    monkeypatch.setattr(head, "LOGITS", 3 * 257)  # in pieces
+    for batch_size in (1, 2, 5):
+        found = list(divergences(model, dense, cut, batch_size))
+        assert [kl for _, kl in found] == pytest.approx(wanted.tolist(), rel=1e-5) and wanted.min() > 0.1
+        assert [nll for nll, _ in found] == list(negative_log_likelihoods(model, cut, batch_size))
+    assert all(abs(kl) < 1e-5 for _, kl in divergences(model, model, cut, 2))
+
+
+def windowed(folder, task, dense=None) -> SimpleNamespace:
     """The stage's results on data.parquet, with the model beside it."""
     original = {"widths": [1], "parameters": 1}
     artifacts.write_json(
@@ -258,7 +273,7 @@ def windowed(folder, task) -> SimpleNamespace:
     task = {"kind": "perplexity", "dtype": "float32", "tokens": None, "batch_size": 2, **task}
     source = [f"wiki={folder}/data.parquet"]
     model = folder / "model"
-    evaluate_stage.evaluate({"tasks": {"wiki": task}}, model, model / "manifest.json", source, folder)
+    evaluate_stage.evaluate({"tasks": {"wiki": task}}, model, model / "manifest.json", source, folder, dense=dense)
     return SimpleNamespace(json=folder / "wiki.json", samples=folder / "wiki.samples.parquet")
 
 
@@ -277,6 +292,26 @@ def test_the_perplexity_stage_joins_records_and_weighs_tokens(tmp_path):
     content = artifacts.read_json(paths.json, "evaluation")
     assert content["perplexity"] == pytest.approx(math.exp(sum(nll) / 21), rel=1e-5)
     assert (content["tokens"], content["windows"], content["seqlen"]) == (21, 3, 8)
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+def test_the_stage_compares_with_the_dense_model_where_it_is_asked_to(tmp_path, pruned):
+    """The dense model's own divergence is 0, and a task that does not ask has none."""
+    model, dense = tiny.qwen2(), tiny.qwen2(seed=1)
+    tiny.save(model, tmp_path / "model")
+    tiny.save(dense, tmp_path / "dense")
+    artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": ["abcdefgh", "ij klmno"]}), "dataset", {})
+    task = {"text": "{text}", "joiner": "", "seqlen": 8}
+    plain = artifacts.read_parquet(windowed(tmp_path, task).samples, "samples")
+    asked = windowed(tmp_path, {**task, "divergence": True}, tmp_path / "dense" if pruned else None)
+    found = artifacts.read_parquet(asked.samples, "samples").set_index("metric")
+    assert found.loc["perplexity", "value"].tolist() == plain["value"].tolist() and set(plain["metric"]) == {
+        "perplexity"
+    }
+    cut = windows(tiny.tokenizer()("abcdefghij klmno")["input_ids"], 8, None)
+    wanted = [kl for _, kl in divergences(model, dense, cut, 2)] if pruned else [0, 0]
+    assert found.loc["kl", "value"].tolist() == wanted and found.loc["kl", "weight"].tolist() == [7, 7]
+    assert artifacts.read_json(asked.json, "evaluation")["kl"] == pytest.approx(sum(wanted) / 14)
 
 
 def test_a_window_longer_than_the_context_is_refused(tmp_path):

@@ -130,6 +130,22 @@ def test_perplexities_are_compared_by_a_t_test_over_blocks_of_neighbours(windows
     assert found == pytest.approx((math.exp(single.low), math.exp(single.high)), rel=1e-6)
 
 
+def test_divergences_are_compared_by_the_same_test_in_nats():
+    rng = np.random.default_rng(0)
+    a, b = 100 * rng.gamma(2, 0.05, (2, 80))
+    delta, low, high, p = significance.paired_divergence(a, b, np.full(80, 100), 0.9)
+    expected = stats.ttest_rel(block_means(a / 100, 16), block_means(b / 100, 16))
+    assert (delta, p) == pytest.approx(((a - b).mean() / 100, expected.pvalue), rel=1e-6)
+    assert (low, high) == pytest.approx(tuple(expected.confidence_interval(0.9)), rel=1e-6)
+    single = stats.ttest_1samp(block_means(a / 100, 16), 0).confidence_interval(0.9)
+    assert significance.divergence(a, np.full(80, 100)) == pytest.approx(a.mean() / 100)
+    assert significance.divergence_interval(a, np.full(80, 100), 0.9) == pytest.approx(tuple(single), rel=1e-6)
+    assert significance.divergence([3.0, 1.0], [3, 1]) == 1 and significance.divergence([9.0, 1.0], [4, 1]) == 2
+    spread = significance.divergence_interval([0.0] * 20 + [1.0] + [0.0] * 19, [1] * 40, 0.99)
+    assert spread[0] == 0 < spread[1]  # no divergence is below 0
+    assert significance.divergence_interval(np.zeros(40), np.ones(40), 0.95) == (0, 0)  # the dense model's own
+
+
 def test_the_interval_of_a_perplexity_agrees_with_the_delta_method():
     """Windows of unequal length, none like its neighbour: a ratio of sums, whose error is known."""
     rng = np.random.default_rng(5)

@@ -5,31 +5,33 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from lm_eval.api.metrics import exact_match_hf_evaluate
+from lm_eval.filters.extraction import RegexFilter
 
 import tiny
-from pruning.command import config_file, decision, defaults, own_data, status
+from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, status
 from pruning.command.configuration import (
     Known,
     Request,
     budget_of,
     build,
     calibration,
+    check,
     model_section,
     model_source,
     parameters_of,
     text,
 )
 from pruning.command.line import numbers
-from pruning.config import preflight
-from pruning.core import devices, locks
+from pruning.core import artifacts, devices, locks
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.data import datasets
 from pruning.report import catalogue
-from workspace import ROOT
 
 CHAT = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -55,11 +57,25 @@ def said(*roles: str) -> list[dict]:
 
 
 def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
-    path = tmp_path / "mine.jsonl"
-    assert read(path, {"question": " 1+1? ", "answer": " 2\n"}, "") == [{"prompt": "1+1?\n", "completion": "2"}]
+    path, pair = tmp_path / "mine.jsonl", {"question": " 1+1? ", "answer": " 2\n"}
+    [plain] = read(path, pair, "")
+    assert plain == {"prompt": "1+1?\n", "completion": "2", "asked": "1+1?\n", "answer": "2"}
+    assert read(path, pair, chat=CHAT) == [plain | {"asked": "<user>1+1?<assistant>"}]
     assert read(path, {"text": "abc"}) == [{"prompt": "", "completion": "abc"}]
-    found = read(path, {"messages": said("user", "assistant")}, chat=CHAT)
-    assert found == [{"prompt": "<user>hi<assistant>", "completion": "hi"}]
+    [found] = read(path, {"messages": said("user", "assistant")}, chat=CHAT)
+    assert (found["prompt"], found["completion"]) == ("<user>hi<assistant>", "hi")
+    assert (found["asked"], found["answer"]) == ("<user>hi<assistant>", "hi")
+
+
+def test_prompts_and_completions_are_joined_as_they_are_where_they_were_made_for_it(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    [found] = read(path, {"prompt": "Q: 1+1\nA:", "completion": " 2"}, chat=CHAT)
+    assert (found["prompt"] + found["completion"], found["asked"], found["answer"]) == (
+        "Q: 1+1\nA: 2",
+        "Q: 1+1\nA:",
+        "2",
+    )
+    assert read(path, {"prompt": "1+1?", "completion": "2"})[0]["asked"] == "1+1?\n"
 
 
 UNANSWERED = "record 1: `messages` must end in an answer"
@@ -122,34 +138,181 @@ def test_what_is_no_file_is_not_read(tmp_path):
     assert datasets.read_jsonl(tmp_path / "fine.jsonl") == [{"text": "😀"}]
 
 
-@pytest.mark.parametrize("prompt", ["a", "XX"])
-def test_records_that_all_fall_on_one_side_are_refused(prompt):
-    side = "calibrate" if hashlib.sha256(prompt.encode()).digest()[0] < 256 * 0.2 else "test"
-    with pytest.raises(InputError, match=f"--data: none of its 9 records is left to {side} on"):
+@pytest.mark.parametrize("prompt", ["a", "XX", "q3"])
+def test_records_that_all_fall_into_one_part_are_refused(prompt):
+    share = hashlib.sha256(prompt.encode()).digest()[0] / 256
+    lacking = "calibrate on, the part `train`" if share < 0.35 else "choose on, the part `validation`"
+    with pytest.raises(InputError, match=f"--data: no records of 9 are left to {lacking} is empty: .* give 50 or more"):
         own_data.split([{"prompt": prompt, "completion": str(n)} for n in range(9)])
 
 
-def test_equal_prompts_are_on_one_side_and_new_records_move_no_other():
+def test_equal_prompts_are_in_one_part_and_new_records_move_no_other():
     pairs = [{"prompt": f"p{n % 200}", "completion": str(n)} for n in range(400)]
-    parts = train, test = own_data.split(pairs)
-    assert len(train) + len(test) == 400 and 0.1 < len(test) / 400 < 0.3
-    assert not {pair["prompt"] for pair in train} & {pair["prompt"] for pair in test}
+    parts = own_data.split(pairs)
+    assert list(parts) == ["train", "validation", "test"] and sum(map(len, parts.values())) == 400
+    assert all(
+        0.6 * share < len(parts[name]) / 400 < 1.4 * share for name, share in (("validation", 0.15), ("test", 0.2))
+    )
+    prompts = [{pair["prompt"] for pair in part} for part in parts.values()]
+    assert sum(map(len, prompts)) == len(set.union(*prompts)) == 200
     more = own_data.split([*pairs, {"prompt": "new", "completion": "x"}])
-    assert tuple([pair for pair in part if pair["prompt"] != "new"] for part in more) == parts
+    assert {name: [pair for pair in part if pair["prompt"] != "new"] for name, part in more.items()} == parts
+
+
+# answers that are judged
+
+
+def parted(*answers: str, prompt: str = "q") -> dict[str, list[dict[str, str]]]:
+    """The same questions in all parts."""
+    pairs = [
+        {"prompt": f"{prompt}{n}\n", "completion": text, "asked": f"{prompt}{n}\n", "answer": text}
+        for n, text in enumerate(answers)
+    ]
+    return dict.fromkeys(own_data.PARTS, pairs)
+
+
+def judged(*answers, asked=None, most=100, context=1024, prompt="q", chat=False) -> own_data.Answers | None:
+    return own_data.answers(parted(*answers, prompt=prompt), asked, {"test": most}, tiny.tokenizer(), context, chat)
+
+
+FOUND_IN = [  # --answer, an answer, what is compared
+    ("number", "3 + 4 = 7\n#### 7", "7"),
+    ("number", "It costs $1,234.50.", "1,234.50"),
+    ("number", "From 10-5 we get -5", "-5"),
+    ("number", "10-5", "5"),
+    ("number", "H2O", None),
+    ("number", "1,2,3", "3"),
+    ("exact", " Yes, it is. ", "Yes, it is."),
+    (r"regex:\((\w)\)", "(A) or (B)", "A"),
+    (r"regex:yes|no", "well, no and yes", "no"),
+    (r"regex:(a)|(b)", "xb", "b"),
+    (r"regex:x(\w*)", "x", None),
+]
+
+
+@pytest.mark.parametrize(("asked", "answer", "found"), FOUND_IN)
+def test_what_is_judged_of_an_answer_is_what_lm_evals_filter_finds(asked, answer, found):
+    own = own_data.judge(asked)
+    assert own.found(answer) == found
+    if own.pattern:
+        [[theirs]] = RegexFilter(own.pattern, own.which).apply([[answer]], [])
+        assert theirs == (found or "[invalid]") or (found, theirs) == (None, "")
+
+
+SAME = [
+    ("1,234", "1234", 1),
+    ("42.0", "42", 1),
+    ("42.50", "42.5", 1),
+    ("42.05", "42.5", 0),
+    ("100", "1", 0),
+    ("-5", "5", 0),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "same"), SAME)
+def test_equal_numbers_are_equal_however_they_are_written(one, other, same):
+    [metric] = yaml.safe_load(judged("1").definition("test"))["metric_list"]
+    options = {key: metric[key] for key in ("ignore_case", "regexes_to_ignore")}
+    assert exact_match_hf_evaluate([one], [other], **options)["exact_match"] == same
+
+
+def test_answers_are_judged_by_their_numbers_where_all_have_one_at_the_end():
+    assert judged("the answer is 7.", "5 km") is None and judged("yes") is None
+    found = judged("the answer is 7.", "#### 1,000", "is **5**")
+    assert found.judge.name == "number" and found.tokens == 256 and found.notes == []
+    assert sorted(each["target"] for each in found.records["test"]) == ["1,000", "5", "7"]
+    assert judged("7", "8", "9", most=2).records["test"] == judged("7", "8", "9", most=9).records["test"][:2]
+    texts = dict.fromkeys(own_data.PARTS, [{"prompt": "", "completion": "abc 5"}])
+    assert own_data.answers(texts, None, {}, tiny.tokenizer(), 512) is None
+    with pytest.raises(InputError, match="--answer number: the records have no questions with answers, but `text`"):
+        own_data.answers(texts, "number", {}, tiny.tokenizer(), 512)
+
+
+def test_answers_may_be_twice_as_long_as_the_longest_within_the_context():
+    long = "x" * 198 + " 7"
+    assert judged(long).tokens == 2 * len(tiny.tokenizer()(long)["input_ids"])
+    assert judged(long, context=128).tokens == 64
+    with pytest.raises(InputError, match="--answer number: no test question of 1 has it and fits the context of 12 t"):
+        judged("7", asked="number", context=12, prompt="a long question ")
+    assert judged("7", context=12, prompt="a long question ") is None
+
+
+def test_what_begins_a_next_record_ends_an_answer_but_in_a_conversation():
+    assert judged("7", "8", prompt="Question: ").until == ["\n", "\n\n", "Question:"]
+    assert judged("6\n7").until == ["\n\n"]
+    assert judged("7", chat=True).until == []
+
+
+def test_reference_answers_without_what_is_judged_are_counted_and_shown():
+    found = judged("is 7", "none", asked="number")
+    assert [each["target"] for each in found.records["test"]] == ["7"]
+    assert found.notes == ["--answer number: 3 of 6 reference answers do not have it and are not asked, as 'none'."]
+    with pytest.raises(InputError, match=r"--answer regex:\(x\): no reference answer has it, the first is 'is 7'"):
+        judged("is 7", asked="regex:(x)")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *({"answer": text} for text in ("numbers", "regex", "regex:", "exact:x", "regex:(")),
+        {"recover": "x"},
+        {"steps": 9},
+    ],
+)
+def test_what_is_no_way_to_judge_or_to_recover_is_said(asked):
+    with pytest.raises(InputError) as error:
+        check(Request("m", Path("mine.jsonl"), Path("out"), **asked))
+    [(option, given)] = asked.items()
+    assert str(error.value).startswith(f"--{option} {given}: ")
+
+
+# tasks of lm-eval
+
+
+def test_tasks_are_the_workflows_own_or_lm_evals_on_data_of_the_hub():
+    own, packaged = lm_eval_tasks.asked(["gsm8k", "hellaswag:acc_norm"])
+    assert (own.task["metrics"], own.definition, own.dataset) == (["exact_match,strict-match"], None, {})
+    assert packaged.task["metrics"] == ["acc_norm"]
+    assert packaged.dataset["hellaswag"]["hub"]["repo"] == "Rowan/hellaswag"
+    found = yaml.safe_load(packaged.definition)
+    assert found["dataset_kwargs"]["data_files"] == {"validation": "results/data/hellaswag/validation.parquet"}
+    assert (found["include"], found["test_split"]) == ("hellaswag/hellaswag.yaml", "validation")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["gsm8kk"], "--task gsm8kk: lm-eval has no task of this name"),
+        (["mmlu"], "--task mmlu: a group of tasks"),
+        (
+            ["gsm8k:acc"],
+            "--task gsm8k:acc: the task has no metric acc; it has exact_match,strict",
+        ),
+        (["wikitext"], r"--task wikitext: models are compared by items .* \(word_perplexity"),
+        (["gsm8k", "gsm8k"], "--task gsm8k --task gsm8k: a task is named twice"),
+    ],
+)
+def test_tasks_that_cannot_be_asked_are_refused_before_any_job(given, message):
+    with pytest.raises(InputError, match=message):
+        lm_eval_tasks.asked(given)
 
 
 # the configuration
 
 
-def known(train: int = 9000, test: int = 3000, context: int = 512, gpus: int = 0, path: Path | str = "/m") -> Known:
+def known(
+    train: int = 9000, test: int = 3000, context: int = 512, gpus: int = 0, path: Path | str = "/m", **more
+) -> Known:
     source = {"kind": "local", "path": str(path)}
-    return Known(model_section("m", source, 10**6, gpus, threads=2), context, train, test)
+    section = model_section("m", source, 10**6, gpus, threads=2)
+    return Known(section, context, train, **{"validation": test, "test": test, **more})
 
 
 def made(methods=("agf",), sparsities=(20,), about: Known | None = None, **asked) -> dict:
     """The configuration of a request. asked: what else was asked for."""
     request = Request("m", Path("mine.jsonl"), Path("out"), **asked)
-    return build(request, about or known(), methods, sparsities)
+    named = methods if isinstance(methods, dict) else dict.fromkeys(methods)
+    return build(request, about or known(), named, sparsities)
 
 
 def validated(content: dict):
@@ -170,30 +333,68 @@ def test_models_are_folders_files_packages_and_repositories(tmp_path):
             model_source(name)
 
 
-@pytest.mark.parametrize("recover", [False, True])
+@pytest.mark.parametrize("recover", [None, "distill"])
 def test_what_is_written_is_a_valid_configuration(recover):
     config = validated(made(["agf", "rku"], [20, 40], recover=recover))
     assert config.tasks["own"].seqlen == 64  # 40 windows of 64 in 3,000 tokens, none of 128
     assert (config.calibrations["own"].samples, config.calibrations["own"].sequence_length) == (17, 512)
     assert config.table("table1").methods == ["agf", "rku"] and config.experiment.reference == "agf"
-    assert len([table for table in config.tables.values() if table]) == 1
+    assert [name for name, table in config.tables.items() if table] == ["table1", "validation"]
+    assert config.table("table1").reference == "dense" and config.tasks["own"].divergence
+    assert config.tasks["own_validation"].split == "validation" and config.tasks["own_validation"].seqlen == 64
     recovered = [f"own/agf/{sparsity}/own" for sparsity in (20, 40)]  # its speed is measured as well
-    assert all((name in map(str, catalogue.timed(config)["m"])) == recover for name in recovered)
+    assert all((name in map(str, catalogue.timed(config)["m"])) == bool(recover) for name in recovered)
     assert config.table("table1").tasks == (["own", "own@own"] if recover else ["own"])
 
 
-@pytest.mark.parametrize(("gpus", "sizes"), [(0, (32, 1024, 40 * 1024)), (1, (128, 2048, 128 * 2048))])
+@pytest.mark.parametrize(("recover", "objective"), [("distill", "distillation"), ("lora", "cross_entropy")])
+def test_recovered_models_are_measured_beside_the_others(recover, objective):
+    config = validated(made(recover=recover, steps=7, about=known(answers=judged("1"))))
+    assert (config.tunings["own"].objective, config.tunings["own"].steps) == (objective, 7)
+    assert config.table("table1").tasks == ["own", "own_answers", "own@own", "own_answers@own"]
+    assert config.table("validation").tasks == ["own_validation", "own_validation@own"]
+    assert config.tunings["own"].answers is None and "own_answers_train" not in config.tasks
+
+
+def test_recovery_on_the_models_own_right_answers_asks_it_the_training_questions():
+    asked = {"recover": "distill", "own_answers": True}
+    config = validated(made(about=known(answers=judged("1")), **asked))
+    assert config.tunings["own"].answers == "own_answers_train" and config.tasks["own_answers_train"].kind == "lm_eval"
+    assert validated(made(**asked)).tunings["own"].answers is None  # nothing is judged
+
+
+def test_questions_and_tasks_are_asked_in_one_job_with_the_texts():
+    asked = lm_eval_tasks.asked(["gsm8k"])
+    config = validated(made(about=known(answers=judged("1"), tasks=asked)))
+    assert config.experiment.together == [["own", "own_validation", "own_answers", "gsm8k"]]
+    assert config.table("table1").tasks == ["own", "own_answers", "gsm8k"]
+    assert config.tasks["gsm8k"].limit == 200 and config.tasks["own_answers"].metrics == ["exact_match,judged"]
+
+
+@pytest.mark.parametrize(("gpus", "sizes"), [(0, (80, 1024, 40 * 1024)), (1, (512, 2048, 128 * 2048))])
 def test_a_cpu_is_asked_for_less_than_a_gpu(gpus, sizes):
     own = made(about=known(10**6, 10**6, 4096, gpus))
     task = own["tasks"]["own"]
     assert (own["calibrations"]["own"]["samples"], task["seqlen"], task["tokens"]) == sizes
 
 
-def test_a_large_model_is_in_bfloat16_where_the_cpu_has_instructions_for_it(monkeypatch):
-    for slow, dtype, memory_gb in (((), "bfloat16", 8), (("bfloat16", "float16"), "float32", 14)):
-        monkeypatch.setattr(devices, "slow_dtypes", lambda slow=slow: slow)
-        model = model_section("m", {"kind": "local", "path": "x"}, 1_500_000_000, gpus=0, threads=2)["m"]
-        assert (model["dtype"], model["memory_gb"]) == (dtype, memory_gb)
+@pytest.mark.parametrize(
+    ("parameters", "slow", "fast", "dtype", "memory_gb"),
+    [
+        (1_500_000_000, (), False, "bfloat16", 8),
+        (1_500_000_000, ("bfloat16", "float16"), False, "float32", 14),
+        (135_000_000, (), False, "float32", 3),
+        (135_000_000, (), True, "bfloat16", 3),
+        (4_000_000, (), True, "float32", 2),
+    ],
+)
+def test_a_large_model_is_in_bfloat16_where_the_cpu_has_instructions_for_it(
+    monkeypatch, parameters, slow, fast, dtype, memory_gb
+):
+    monkeypatch.setattr(devices, "slow_dtypes", lambda: slow)
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: fast)
+    model = model_section("m", {"kind": "local", "path": "x"}, parameters, gpus=0, threads=2)["m"]
+    assert (model["dtype"], model["memory_gb"]) == (dtype, memory_gb)
 
 
 def test_a_models_size_is_known_before_it_is_fetched(tmp_path):
@@ -210,7 +411,8 @@ def test_a_models_size_is_known_before_it_is_fetched(tmp_path):
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        (known(test=1279), "1279 tokens are left to test on, 1280 are needed"),
+        (known(test=1279), "1279 tokens are left to choose on, 1280 are needed: give at least 1.0 times as many"),
+        (known(validation=2000, test=640), "640 tokens are left to test on, 1280 are needed: give at least 2.0 times"),
         (known(test=9000, context=8), "its context of 8 tokens is shorter than 32, the least to test on"),
     ],
 )
@@ -221,9 +423,9 @@ def test_too_little_to_test_on_is_said_with_what_is_needed(about, message):
     assert speed["prompt_tokens"] + speed["decode_tokens"] <= 32
 
 
-@pytest.mark.parametrize(("train", "cut"), [(20_000, (32, 512)), (9_000, (17, 512)), (2_000, (5, 400)), (7, (7, 1))])
+@pytest.mark.parametrize(("train", "cut"), [(90_000, (78, 512)), (9_000, (17, 512)), (2_000, (5, 400)), (7, (7, 1))])
 def test_few_records_are_cut_into_as_many_sequences_as_refits_need(train, cut):
-    own = calibration(known(train, context=4096))
+    own = calibration(known(train, context=4096), 40_000, ["ce"])
     assert (own["samples"], own["sequence_length"]) == cut
 
 
@@ -252,6 +454,7 @@ def test_what_was_edited_is_used_and_told_by_its_keys(written):
         "calibrations.own.seed: 5 (the command line says nothing of it)",
         "calibrations.own.micro_batch: left out (by the command line: 1)",
         "tables.table1.sparsities: [40] (by the command line: [20])",
+        "tables.validation.sparsities: [40] (by the command line: [20])",
     ]
 
 
@@ -264,6 +467,7 @@ def test_what_was_edited_is_used_and_told_by_its_keys(written):
         ("micro_batch: 1", "samples: 1", r"prune.yaml:\d+: calibrations.own.samples: this key stands twice"),
         ("# Written", "tables: &a [*a]\n# Written", "prune.yaml:1: tables: the alias"),
         ("  table1:", "  mine:", "prune.yaml: tables.table1: missing"),
+        ("  validation:\n    title", "  mine:\n    title", "prune.yaml: tables.validation: missing"),
     ],
 )
 def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
@@ -272,93 +476,6 @@ def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
     with pytest.raises(InputError, match=message) as error:
         config_file.edited(written)
     assert "\n" not in str(error.value)
-
-
-# the methods
-
-LLAMA, GEMMA2, GRANITE = {"model_type": "llama"}, {"model_type": "gemma2"}, {"model_type": "granite"}
-SCALED = "sequential_obs stands in for attention_obs, which cannot refit this model: {} normalises or scales"
-SHORT = "refits take 34.4 GB of memory, 16.0 GB are there"
-
-
-@pytest.mark.parametrize(
-    ("asked", "shape", "lacking", "methods", "said"),
-    [
-        (None, LLAMA, None, ["attention_obs", "wanda"], None),
-        (None, GEMMA2, None, ["sequential_obs", "wanda"], SCALED.format("gemma2")),
-        (None, {**GRANITE, "residual_multiplier": 0.22}, None, ["sequential_obs", "wanda"], SCALED.format("granite")),
-        (None, GRANITE, None, ["attention_obs", "wanda"], None),
-        (None, GEMMA2, SHORT, ["cfsp", "wanda"], f"cfsp stands in for attention_obs, which cannot run here: {SHORT}"),
-        (["rku", "wandaa"], GEMMA2, SHORT, ["rku", "wandaa"], None),
-    ],
-)
-def test_the_default_is_what_model_and_machine_can_do(asked, shape, lacking, methods, said):
-    chosen, notes = defaults.chosen(asked, shape, lacking)
-    assert chosen == methods and len(notes) == (said is not None) and (not said or notes[0].startswith(said))
-
-
-def test_what_was_asked_for_and_cannot_run_is_refused_with_what_can():
-    with pytest.raises(InputError) as error:
-        defaults.chosen(["agf", "attention_obs", "ridge_rku"], LLAMA, SHORT)
-    assert str(error.value) == f"--methods attention_obs,ridge_rku: {SHORT}: use --methods agf,cfsp,wanda"
-    needs = defaults.Refits(memory=4.0, disk=9.0)
-    assert needs.lacking(4, 9) is None and needs.lacking(3.9, 9) == "refits take 4.0 GB of memory, 3.9 GB are there"
-    assert needs.lacking(4, 8) == "refits take 9.0 GB of disk, 8.0 GB are there"
-
-
-INSTEAD = {"attention_obs": "sequential_obs", "corrective_wanda": "sequential_wanda", "sequential_obs": None}
-INSTEAD |= {"best": "`compensate: ridge_sequential`", "ridge_obs": None}
-
-
-@pytest.mark.parametrize(("method", "instead"), INSTEAD.items())
-def test_what_a_family_cannot_do_is_said_before_any_job(tmp_path, method, instead):
-    tiny.save(tiny.of_family("gemma2"), tmp_path / "m")
-    for split in ("train", "test"):
-        (tmp_path / "own-data").mkdir(exist_ok=True)
-        (tmp_path / f"own-data/{split}.jsonl").touch()
-    config = validated(made([method], about=known(path=tmp_path / "m")) | {"data_folder": str(tmp_path)})
-    if instead is None:
-        preflight.check(config)
-        return
-    with pytest.raises(InputError, match="model type 'gemma2' normalises or scales") as error:
-        preflight.check(config)
-    assert str(error.value).startswith(f"methods.{method}.compensate: ridge_")
-    assert str(error.value).endswith(f"solve for: use {instead}")
-
-
-def test_refits_take_what_the_documents_say_of_a_7b_model():
-    """docs/memory.md: 34.6 GB on a CPU, of which 15.2 are weights; 17.6 GB of a GPU's machine; 80 GB of matrices."""
-    own = calibration(known(10**6, context=4096, gpus=1)) | {"sequence_length": 2048}
-    folder = ROOT / "resources/architectures/qwen2_5-7b"
-    found = [defaults.refits(folder, "bfloat16", own, on_gpus) for on_gpus in (False, True)]
-    assert [each.memory for each in found] == pytest.approx([34.6, 17.6], abs=0.1)
-    assert found[0].disk == pytest.approx(28 * (8 * 18944**2 + 4 * 3584**2) / 1e9)
-
-
-UNEVEN = "attention_obs: layers of different widths, which llama.cpp does not read"
-
-
-@pytest.mark.parametrize(
-    ("methods", "family", "width", "sparsity", "said"),
-    [
-        (["attention_obs"], "llama", 1536, 20, None),  # 26 of 32 sequences of 512: 13,312 tokens for 1,229 columns
-        (
-            ["attention_obs"],
-            "llama",
-            1536,
-            0,
-            "attention_obs: 13,312 calibration tokens fit 1,536 columns a",
-        ),
-        (["wanda", "rku"], "llama", 9000, 20, None),
-        (["attention_obs", "wanda"], "qwen3", 64, 20, UNEVEN),
-        (["attention_obs"], "qwen2", 64, 20, None),  # `deci` has them
-        (["wanda"], "qwen3", 64, 20, None),
-    ],
-)
-def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, family, width, sparsity, said):
-    own = {"samples": 32, "sequence_length": 512}
-    found = defaults.remarks(methods, {"model_type": family}, width, own, sparsity)
-    assert len(found) == (said is not None) and (not said or found[0].startswith(said))
 
 
 # the command line
@@ -390,7 +507,7 @@ def test_sparsities_and_budgets_are_read():
 
 def test_a_budget_is_looked_for_before_there_is_a_table():
     before, after = (
-        validated(made(["agf", "rku"], sparsities, recover=True, budget={"prefill_ms": "70%"}))
+        validated(made(["agf", "rku"], sparsities, recover="lora", budget={"prefill_ms": "70%"}))
         for sparsities in ([], {"agf": 31, "rku": 33})
     )
     assert not any(before.tables.values()) and not catalogue.timed(before)
@@ -406,76 +523,94 @@ def test_a_budget_is_looked_for_before_there_is_a_table():
 COLUMNS = ["calib", "method", "sparsity", "tuning", "value", "ci_low", "ci_high", "p_holm"]
 
 
-def models(*rows) -> pd.DataFrame:
-    dense = ("", "dense", 0, None, 10.0, 9.5, 10.5, None)
-    table = pd.DataFrame([dense, *rows], columns=COLUMNS)
-    measured = table[["calib", "method", "sparsity", "tuning"]].assign(
-        bytes=2e6 * (1 - table["sparsity"]), prefill_speedup=1.3, decode_speedup=1.2
-    )
-    measured.loc[0, ["prefill_speedup", "decode_speedup"]] = 1.0
+def models(*rows, validation=(), answers=()) -> tuple[pd.DataFrame, list[decision.Measure]]:
+    """The dense model, of perplexity 10, and others. validation: their perplexities there, if others; answers: shares
+    of 10 questions that all of them answer right."""
+    dense = ("", "dense", 0, None, 10.0, 9.5, 10.5, np.nan)
+    table = pd.DataFrame([dense, *rows], columns=COLUMNS).assign(task="own", metric="perplexity", n=99, cut_off=np.nan)
+    chosen_by = table.assign(value=[10.0, *validation]) if validation else table
+    parts = [table, table.assign(metric="kl", value=[0.0, *[0.25] * len(rows)], ci_low=0.0, ci_high=0.5, p_holm=np.nan)]
+    if answers:
+        own = {"task": "own_answers", "metric": "exact_match,judged", "value": answers, "n": 10, "cut_off": 0.5}
+        parts.append(table.assign(**own, ci_low=0.1, ci_high=0.9))
+    measured = table[["calib", "method", "sparsity", "tuning"]].assign(bytes=2e6 * (1 - table["sparsity"]))
+    for part, speed in {"prefill": 1.3, "decode": 1.2}.items():
+        for end, least in {"": 0, "_low": 0.1, "_high": -0.1}.items():
+            measured[f"{part}_speedup{end}"] = [1.0, *[speed - least] * len(rows)]
     marks = dict.fromkeys(("size_front", "prefill_front"), "behind")
-    return decision.rows(table, measured.assign(**marks, decode_front=["front", *["near"] * len(rows)]))
+    tradeoff = measured.assign(**marks, decode_front=["front", *["near"] * len(rows)])
+    everything = pd.concat(parts, ignore_index=True)
+    shown = decision.measures(everything)
+    return decision.rows(everything, chosen_by, tradeoff, shown), shown
 
 
-def row(method, sparsity, value, tuning=None, p=None):
+def row(method, sparsity, value, tuning=None, p=np.nan):
     return ("own", method, sparsity / 100, tuning, value, value - 1, value + 1, p)
 
 
-def page(found: pd.DataFrame, tolerance: float = 0.1, vocabulary: int = 1000, **more) -> str:
-    choice = decision.choose(found, tolerance, equal_cost="budgets" in more)
-    return decision.page(found, choice, tolerance, "wanda", "out/x", vocabulary, **more)
-
-
 def test_the_smallest_model_within_the_tolerance_is_taken():
-    found = models(row("agf", 20, 10.1), row("agf", 30, 10.9), row("rku", 30, 10.8), row("agf", 40, 12.0))
+    found, _ = models(row("agf", 20, 10.1), row("agf", 30, 10.9), row("rku", 30, 10.8), row("agf", 40, 12.0))
     choice = decision.choose(found, 0.1)
     assert (str(choice.variant), choice.within) == ("own/rku/30", True) and choice.loss == pytest.approx(0.08)
     nearest = decision.choose(found, 0.001)
     assert (str(nearest.variant), nearest.within) == ("own/agf/20", False)
     assert str(decision.choose(found, 9).variant) == "own/agf/40"
-    recovered = models(row("agf", 30, 12.0), row("agf", 30, 10.2, tuning="own"))
+    recovered, _ = models(row("agf", 30, 12.0), row("agf", 30, 10.2, tuning="own"))
     assert decision.choose(recovered, 0.1).variant == Variant("own", "agf", 30, "own")
 
 
-def test_the_page_shows_every_model_and_says_which_to_take():
-    found = models(row("wanda", 30, 12.0), row("agf", 30, 10.5, p=0.01))
-    said = page(found, notes=["few tokens"])
-    assert "does not know" not in said and "\n* few tokens\n" in said
-    assert "| dense | 10.00 [9.50, 10.50] | +0.0% | 2.0 MB (100%) | 1.00x | 1.00x | ✓ |" in said
-    assert "| **agf, 30%** | 10.50 [9.50, 11.50] † | +5.0% | 1.4 MB (70%) | 1.30x | 1.20x |  |" in said
-    assert "| wanda, 30% | 12.00 [11.00, 13.00] | +20.0% |" in said
-    assert "**Take agf at 30%**" in said and "`out/x`" in said
-    assert "no model is within 1% of the dense model; this one is the nearest, +5%" in page(found, 0.01)
+def test_choices_are_made_on_other_data_than_numbers_are_shown_of():
+    found = models(row("agf", 30, 12.0), row("rku", 30, 10.1), validation=[10.4, 10.5])
+    choice = decision.choose(found[0], 0.1)
+    assert str(choice.variant) == "own/agf/30" and choice.loss == pytest.approx(0.04)
+    taken = found[0].set_index("variant").loc[choice.variant]
+    assert (taken["perplexity"], taken["test_loss"]) == (12.0, pytest.approx(0.2))
+    assert [taken[f"prefill{end}"] for end in ("", "_low", "_high")] == pytest.approx([1.3, 1.2, 1.4])
 
 
-def test_a_dense_model_that_guesses_is_said_before_all_else():
-    said = page(models(row("wanda", 30, 12.0, p=0.5)), vocabulary=9)
-    assert said.startswith("# Which model to take\n\n**The dense model does not know this text**: its perplexity is")
-    assert "that of guessing among its 9 words 9." in said
+def test_every_measure_has_its_columns():
+    found, shown = models(row("agf", 30, 12.0, p=0.01), answers=[0.6, 0.4])
+    assert [(each.key, each.better) for each in shown] == [
+        *(("perplexity", "lower"), ("kl", "lower"), ("answers", "higher"), ("cut_off", "lower"))
+    ]
+    dense, agf = found.to_dict("records")
+    assert (dense["kl"], agf["kl"], agf["kl_low"], agf["answers"], agf["cut_off"]) == (0, 0.25, 0, 0.4, 0.5)
+    assert agf["perplexity_p"] == agf["answers_p"] == 0.01 and pd.isna([agf["kl_p"], agf["cut_off_p"]]).all()
+    assert (agf["cut_off_low"], agf["cut_off_high"]) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Wilson, 5 of 10
 
 
-FOUND = {"kind": "prefill_ms", "asked": "70%", "target": 84.0, "dense": 120.0}
-BUDGETS = {
-    "wanda": {**FOUND, "sparsity": 31, "cost": {"value": 83.0, "low": 82.5, "high": 83.9}},
-    "agf": {**FOUND, "sparsity": 34, "cost": {"value": 81.0, "low": 80.2, "high": 82.0}},
-}
+def test_answers_of_the_dense_model_without_what_is_judged_are_counted_and_shown():
+    samples = pd.DataFrame({"prediction": ["7", "[invalid]"], "response": ["is 7", "x" * 90 + "!"]})
+    wanted = "--answer number: 1 of 2 answers of the dense model do not have it, as '" + "x" * 79 + "!'."
+    assert decision.without_answer(samples, "number") == [wanted] and not decision.without_answer(samples[:1], "number")
+
+
+@pytest.mark.parametrize(("right", "kept"), [(40, True), (39, False)])
+def test_recovery_on_own_answers_needs_some(tmp_path, monkeypatch, right, kept):
+    """Those that were cut off do not count."""
+    rows: dict = {
+        "value": [1.0] * (right + 5),
+        "metric": own_data.METRIC,
+        "prompt": "q",
+        "response": "7",
+        "item": 0,
+        "finish_reason": ["stop"] * right + ["length"] * 5,
+    }
+    path = tmp_path / "results/m/eval/dense/own_answers_train.samples.parquet"
+    path.parent.mkdir(parents=True)
+    artifacts.write_parquet(path, pd.DataFrame(rows), "samples", {})
+    asked = Request("m", Path("mine.jsonl"), tmp_path, recover="distill", own_answers=True)
+    monkeypatch.setattr(prune, "run", lambda *_, **__: None)
+    request, [said] = prune.with_own_answers(asked, "m", "start.yaml")
+    assert request.own_answers == kept and f"{right} " in said and f"of {right + 5}" in said or kept
 
 
 def test_at_equal_cost_the_best_is_taken_however_much_is_removed():
-    found = models(row("wanda", 31, 10.2), row("agf", 34, 10.8, p=0.5))
+    found, _ = models(row("wanda", 31, 10.2), row("agf", 34, 10.8))
     assert str(decision.choose(found, 0.1).variant) == "own/agf/34"
     choice = decision.choose(found, 0.1, equal_cost=True)
     assert (str(choice.variant), choice.within) == ("own/wanda/31", True)
     assert not decision.choose(found, 0.01, equal_cost=True).within
-    said = page(found, budgets=BUDGETS)
-    assert "The budget is 84 ms of prefill (`prefill_ms=70%`; the dense model: 120 ms of prefill)" in said
-    assert "* wanda: 31%, 83 ms of prefill [82.5, 83.9], 69% of dense\n* agf: 34%, 81 ms of prefill [80.2, 82]" in said
-    assert "**Take wanda at 31%**: of the models that meet the budget it is the best: +2.0%, at most 10%" in said
-    assert "differs from wanda at equal cost" in said
-    cost = dict.fromkeys(("value", "low", "high"), 8.9e6)
-    counted = {"kind": "bytes", "asked": "9MB", "target": 9e6, "dense": 12e6, "sparsity": 20, "cost": cost}
-    said = page(found, 0.01, budgets={"wanda": counted})
-    assert "* wanda: 20%, 8.90 MB of weights, 74% of dense\n" in said and "in turn" not in said
 
 
 # the status

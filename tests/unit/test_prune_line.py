@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 import tiny
 from pruning.analysis.plan import Stage
-from pruning.command import config_file, defaults, line, take, wizard
+from pruning.command import config_file, line, take, wizard
 from pruning.command.configuration import text
+from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError
 
 
@@ -155,19 +156,25 @@ def test_what_differs_from_the_run_that_a_folder_holds_is_said_in_a_line(tmp_pat
     ("family", "methods", "message"),
     [
         ("qwen2", ["attention_obs", "flap", "wanda"], None),
-        ("qwen3", ["wanda", "rku", "unknown"], None),
-        ("qwen3", ["rku", "attention_obs"], "--gguf: attention_obs: gguf: llama.cpp's qwen3 .* here --methods rku$"),
-        ("granite", ["flap"], "layers of different widths .* here --methods wanda$"),
+        ("qwen3", ["wanda", "rku"], None),
+        (
+            "qwen3",
+            ["rku", "attention_obs"],
+            "--gguf: attention_obs: gguf: llama.cpp's qwen3 has no layers of different",
+        ),
+        ("granite", ["flap"], "--gguf: flap: .* layers of different widths .* `export: pad`, with which all have 48"),
+        ("llama", ["obs_joint"], "--gguf: obs_joint: gguf: layers with key-value groups of their own number"),
         ("cohere", ["wanda"], "model type 'cohere' is not converted"),
     ],
 )
 def test_methods_whose_models_become_no_file_are_refused(tmp_path, family, methods, message):
     tiny.with_a_merge(tiny.save(tiny.of_family(family), tmp_path))
+    found = {name: DEFAULT.method(name) for name in methods}
     if not message:
-        defaults.check_gguf(methods, tmp_path)
+        take.check(found, tmp_path)
         return
     with pytest.raises(InputError, match=message):
-        defaults.check_gguf(methods, tmp_path)
+        take.check(found, tmp_path)
 
 
 def test_commands_name_whole_paths_and_what_a_model_needs(tmp_path, monkeypatch):

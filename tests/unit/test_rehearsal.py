@@ -46,6 +46,7 @@ CHANGES = [
     *((name, {"gradient_checkpointing": True}) for name in ("calibration", "output_gradients", "recovery")),
     *((name, {"structure": "kv_groups"}) for name in ("second_moments", "output_gradients")),
     *(("sensitivity", {"probed": 9, "search": "layers"}), ("recovery", {"micro_batch": 1})),
+    ("perplexity", {"divergence": True}),
 ]
 READ = {"options": {}, "answers": {"at_once": False}, "answers, shared": {"at_once": False, "shared": 40}}
 CASES = {
@@ -233,16 +234,16 @@ ASKING = {  # script, or what scripts/measure.py measures -> stage that it asks 
 
 
 def run(script: str, folder: Path, place: Path, teacher: Path | None) -> None:
-    """Run a stage on the files in `place`. teacher: of a recovery."""
+    """Run a stage on the files in `place`. teacher: of a recovery, or what an evaluation compares with."""
     data, own, model = place / "data.parquet", {**SETTINGS, **CALIBRATION, "seed": 0}, place / "model"
     searched = {**own, "search": "greedy", "probed": 64, "min_keep": 0.1}
-    asked = {"tasks": {"text": {**PERPLEXITY, "dtype": "float32"}}}
+    asked = {"tasks": {"text": {**PERPLEXITY, "dtype": "float32", "divergence": teacher is not None}}}
     arguments = {
         "refit": (own | {"scheme": "sequential"}, folder, data, place / "mask.parquet", place / "r", place / "r.json"),
         "rounds": (own | {"rounds": [50]}, folder, data, place / "rounds.parquet"),
         "sensitivity": (searched, model, data, place / "scores.parquet", place / "cuts.parquet"),
         "recover": ({**SETTINGS, **LORA}, folder, data, data, place / "adapter", teacher),
-        "evaluate": (asked, model, model / "manifest.json", [f"text={data}"], place),
+        "evaluate": (asked, model, model / "manifest.json", [f"text={data}"], place, None, "none", None, None, teacher),
     }
     if script in arguments:
         getattr(importlib.import_module(script), script)(*arguments[script])
@@ -251,7 +252,9 @@ def run(script: str, folder: Path, place: Path, teacher: Path | None) -> None:
         importlib.import_module("measure").measure(script, outputs, own, folder, data)
 
 
-@pytest.mark.parametrize("script, distilled", [*((name, False) for name in ASKING), ("recover", True)])
+@pytest.mark.parametrize(
+    "script, distilled", [*((name, False) for name in ASKING), ("recover", True), ("evaluate", True)]
+)
 def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(
     folder, tmp_path, monkeypatch, script, distilled
 ):
@@ -264,7 +267,8 @@ def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(
     content = {"files": artifacts.directory_hashes(model), "original": own, **own}
     artifacts.write_json(model / "manifest.json", content, "base", {})
     stage, teacher = ASKING[script], folder if distilled else None
-    weights, beside = needed(folder, stage, **({"seqlen": 8} if stage == "perplexity" else {"sequence_length": 21}))
+    windows = {"seqlen": 8, "divergence": distilled}
+    weights, beside = needed(folder, stage, **(windows if stage == "perplexity" else {"sequence_length": 21}))
     total = weights * (2 if distilled else 1) + beside.bytes + 1  # the teacher's
 
     def loaded(*_, **__):

@@ -569,6 +569,37 @@ def test_recovered_models_are_compared_with_themselves_before(study):
         study.run()
 
 
+def test_all_models_may_be_compared_with_the_dense_one_and_their_divergence_from_it_has_no_test(study):
+    """Divergences here are a hundredth of the windows' surprise. The dense model's is 0, and equal in all windows."""
+    entry = study.settings["tasks"]["wikitext2"]
+    study.settings["tasks"]["wikitext2"] = {**entry, "metrics": ["perplexity", "kl"]}
+    study.settings |= {
+        "reference": "dense",
+        "models": {OTHER_MODEL: {"note": None, "calibrations": {CALIBS[0]: {"seed": 0}}}},
+    }
+    for path in (study.results / OTHER_MODEL).rglob("wikitext2.samples.parquet"):
+        windows = artifacts.read_parquet(path, "samples")
+        share = 0 if path.parent.name == "dense" else 0.01
+        both = [windows, windows.assign(metric="kl", value=share * windows["value"])]
+        artifacts.write_parquet(path, pd.concat(both, ignore_index=True), "samples", {})
+    frame = study.run()
+    pruned, divergences = frame[frame.method != "dense"], frame[frame.metric == "kl"].set_index(["method", "sparsity"])
+    assert set(pruned[pruned.metric != "kl"].reference) == {"dense"} and divergences.reference.isna().all()
+    assert pruned.p_holm.notna().sum() == pruned.p_value.notna().sum() == 16 and pruned.calib.notna().all()
+    row = one(frame, "rku", 30, model=OTHER_MODEL)
+    lost, won = (
+        len(set(RIGHT[a]) - set(RIGHT[b])) for a, b in ((("dense", 0), ("rku", 30)), (("rku", 30), ("dense", 0)))
+    )
+    assert row.p_value == pytest.approx(binomial_p(lost, won), rel=1e-3) and row.delta == pytest.approx(
+        (won - lost) / 60, rel=1e-3
+    )
+    assert divergences.loc[("dense", 0), ["value", "ci_low", "ci_high"]].tolist() == [0, 0, 0]
+    nats = np.log(frame[(frame.metric == "perplexity")].set_index(["method", "sparsity"]).value)
+    assert divergences.value["rku", 0.3] == pytest.approx(nats["rku", 0.3] / 100, rel=1e-3)
+    assert "significantly different from the dense model (exact McNemar for accuracy, paired t" in study.text
+    assert "kl, KL divergence of next tokens from the dense model's in nats per token" in study.text
+
+
 def test_ridge_is_compared_with_the_same_method_without(study):
     for model, calib, sparsity in product([PAPER_MODEL, OTHER_MODEL], CALIBS, SPARSITIES):
         path = f"{calib}/ridge_rku/{sparsity}"

@@ -16,7 +16,7 @@ from pruning.evaluation import tasks
 from workspace import ROOT
 
 OURS = sorted((ROOT / "config/tasks").glob("*.yaml"))
-PACKAGED = Path(tasks._packaged_folder(Path()))
+PACKAGED = Path(tasks.packaged_folder(Path()))
 LISTED = "darija_bench/darija_translation/doda_translation_msa_dr.yaml"  # includes two files
 
 

@@ -1,8 +1,9 @@
 """What every method leaves of a model: per-item outcomes of its variants, compared item by item, as rows.
 
 *Samples* are one row per item and metric, with the columns `item`, `item_hash`, `metric`, `value` (0 or 1 for accuracy;
-a window's summed NLL in nats for perplexity), `weight` (1; the window's number of predicted tokens) and `cluster` (the
-template of a generated problem, else null). `settings` is the dict that report/tables/results.py documents.
+a window's summed NLL in nats for perplexity, its summed KL divergence for kl), `weight` (1; the window's number of
+predicted tokens) and `cluster` (the template of a generated problem, else null). `settings` is the dict that
+report/tables/results.py documents.
 """
 
 import re
@@ -32,10 +33,11 @@ PRINTED = ["best", "near_best", "group", "column", "kind", "compared", "by_clust
 INTEGERS = ["seed", "sparsity", "n", "windows", "clusters", "discordant", "compared", "by_cluster"]
 TEXTS = ["model", "calib", "method", "task", "tuning", "metric", "reference", "test", "group", "column", "kind"]
 
-TESTS = {"accuracy": "exact McNemar", "perplexity": "paired t over blocks of windows"}
+TESTS = {"accuracy": "exact McNemar", **dict.fromkeys(("perplexity", "divergence"), "paired t over blocks of windows")}
 PUBLISHED = ["model", "method", "presets", "sparsity", "task", "tuning", "metric", "value"]
-# References that are not one method: the same variant before recovery, and the same method without its prefix.
-UNTUNED, UNCOMPENSATED = "untuned", "uncompensated"
+# References that are not one method: the same variant before recovery, the same method without its prefix, and the
+# dense model.
+UNTUNED, UNCOMPENSATED, WITH_DENSE = "untuned", "uncompensated", "dense"
 WHOLE = {"achieved_sparsity": 0.0, "parameters": 1, "parameters_kept": 1}
 COMPENSATION = re.compile("^(ridge|sequential|corrective|attention)_")
 
@@ -60,7 +62,7 @@ def table_rows(
     calibrations = settings["models"][model]["calibrations"]
     _check_reference(list(calibrations), settings)
     measures = [
-        (Column(entry["task"], entry["tuning"]), entry["kind"], metric)
+        (Column(entry["task"], entry["tuning"]), "divergence" if metric == "kl" else entry["kind"], metric)
         for entry in settings["tasks"].values()
         for metric in entry["metrics"]
     ]
@@ -82,9 +84,10 @@ def table_rows(
             row["achieved_sparsity"] = recorded["achieved_sparsity"]
             row["params_removed"] = 1 - recorded["parameters_kept"] / recorded["parameters"]
             row |= measure(outcomes[key], kind, settings) | generation(outcomes[key])
-            if reference := _reference_of(own, members, settings):
+            reference = _reference_of(own, members, settings)
+            if reference and (kind, reference[1]) != ("divergence", DENSE):  # whose own is 0
                 name, other = reference
-                row |= {"reference": name, "test": TESTS[kind], "beside": other.calib}
+                row |= {"reference": name, "test": TESTS[kind], "beside": other.calib or own.calib}
                 row |= compare(outcomes[key], outcomes[other, column.task, metric], kind, settings)
             rows[key] = row
     _mark_best(list(rows.values()), settings["confidence"])
@@ -126,7 +129,7 @@ def _check_reference(calibrations: Sequence[str], settings: Mapping[str, Any]) -
     reference, name = settings["reference"], settings["name"]
     text, _, method = reference.partition("/")
     other = text in calibrations and (not method or method in settings["methods"])
-    if reference not in (UNTUNED, UNCOMPENSATED, *settings["methods"]) and not other:
+    if reference not in (UNTUNED, UNCOMPENSATED, WITH_DENSE, *settings["methods"]) and not other:
         raise InputError(
             f"{name}.reference: {reference!r} is not among the methods of this table "
             f"({', '.join(settings['methods'])}) or its calibrations ({', '.join(calibrations)}); name one of them"
@@ -145,6 +148,8 @@ def _reference_of(
     reference, methods = settings["reference"], settings["methods"]
     if variant == DENSE:
         return None
+    if reference == WITH_DENSE:
+        return WITH_DENSE, DENSE
     if reference == UNTUNED:
         return (UNTUNED, replace(variant, tuning=None)) if variant.tuning else None
     calib, method = variant.calib, variant.method
@@ -221,12 +226,12 @@ def outcomes_of(samples: pd.DataFrame, name: str, task: str, metric: str, kind: 
         try:
             significance.perplexity(chosen["value"], chosen["weight"])
         except ValueError as error:
-            raise InputError(f"{where}: no perplexity: {error}") from None
+            raise InputError(f"{where}: no {kind}: {error}") from None
     return chosen
 
 
 def measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A variant's value with its interval: of an accuracy Wilson's, of a perplexity the t over blocks."""
+    """A variant's value with its interval: of an accuracy Wilson's, of the others the t over blocks."""
     if kind == "accuracy":
         correct, n = int(outcomes["value"].sum()), len(outcomes)
         value, (low, high) = correct / n, significance.wilson(correct, n, settings["confidence"])
@@ -234,8 +239,9 @@ def measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> d
         size = {"clusters": None if clusters is None else clusters.nunique()}
     else:
         windows = outcomes["value"], outcomes["weight"]
-        n, value = int(outcomes["weight"].sum()), significance.perplexity(*windows)
-        low, high = significance.perplexity_interval(*windows, settings["confidence"])
+        n, of = int(outcomes["weight"].sum()), f"{kind}_interval"
+        value = getattr(significance, kind)(*windows)
+        low, high = getattr(significance, of)(*windows, settings["confidence"])
         size = {"windows": len(outcomes)}
     return {"n": n, **size, "value": value, "ci_low": low, "ci_high": high}
 
@@ -266,8 +272,9 @@ def tested(ours: pd.DataFrame, other: pd.DataFrame, kind: str, confidence: float
     n = min(len(ours), len(other))
     ours, other = ours.head(n), other.head(n)
     values = ours["value"], other["value"]
-    if kind == "perplexity":
-        found = significance.paired_perplexity(*values, ours["weight"], confidence)
+    if kind != "accuracy":
+        paired = significance.paired_perplexity if kind == "perplexity" else significance.paired_divergence
+        found = paired(*values, ours["weight"], confidence)
         return dict(zip(("delta", "delta_low", "delta_high", "p_value"), found, strict=True))
     discordant, p = significance.mcnemar_exact(*values)
     found = {"delta": float((values[0] - values[1]).mean()), "discordant": discordant, "p_value": p}
@@ -279,7 +286,7 @@ def tested(ours: pd.DataFrame, other: pd.DataFrame, kind: str, confidence: float
 def compare(ours: pd.DataFrame, other: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """`tested`, and the interval of the difference: `delta_low` and `delta_high`."""
     found = tested(ours, other, kind, settings["confidence"])
-    if kind == "perplexity":
+    if kind != "accuracy":
         return found
     n = min(len(ours), len(other))
     bootstrap = (settings[key] for key in ("confidence", "resamples", "seed"))

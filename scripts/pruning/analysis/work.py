@@ -174,8 +174,10 @@ class Job:
         self.calibration = config.calibrations[wildcards["calib"]] if "calib" in wildcards else None
         self.tuning = config.tunings[wildcards["tuning"]] if "tuning" in wildcards else None
         self.method = config.method(wildcards["method"]) if "method" in wildcards else None
-        distilled = rule == "recover" and self.tuning.objective == "distillation"
-        self.teacher = run.shape(config.lineage(self.model)[-1]) or self.shape if distilled else None
+        beside = rule == "recover" and self.tuning.objective == "distillation"
+        if rule == "evaluate" and (wildcards["variant"] != "dense" or len(config.lineage(self.model)) > 1):
+            beside = any(getattr(config.tasks[name], "divergence", False) for name in wildcards["task"].split(","))
+        self.teacher = run.shape(config.lineage(self.model)[-1]) or self.shape if beside else None
 
     @property
     def memory(self) -> float | None:
@@ -308,7 +310,8 @@ def evaluation(
     if own["kind"] == "perplexity":
         if not (tokens := own["tokens"] or (size or {}).get("context_tokens")):
             raise InputError(f"tasks.{name}: how long the text is, is not known: set `tokens`")
-        return shape.forward(tokens, tokens, sparsity), 0
+        dense = shape.forward(tokens, tokens) if own.get("divergence") and sparsity else 0
+        return shape.forward(tokens, tokens, sparsity) + dense, 0
     if size is None:
         raise InputError(f"tasks.{name}: how many items it has, and how long, is not known ({SIZES.name})")
     items = min(size["items"], own["limit"] or size["items"])

@@ -45,8 +45,9 @@ def edited(path: Path) -> tuple[dict[str, Any], Config] | None:
         config = whole(content)
     except InputError as error:
         raise InputError(f"{str(error).replace('config: ', f'{path}: ')}: {remedy}") from None
-    if not (content.get("tables") or {}).get("table1"):
-        raise InputError(f"{path}: tables.table1: missing, and `prune` shows that table: {remedy}")
+    for table in ("table1", "validation"):
+        if not (content.get("tables") or {}).get(table):
+            raise InputError(f"{path}: tables.{table}: missing, and `prune` shows that table: {remedy}")
     return content, config
 
 

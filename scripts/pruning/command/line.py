@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -42,8 +42,12 @@ RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text"
 SPARSITY = "per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget"
 COST = "in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
 COST += "or a share of the dense model's: parameters=70%"
-METHODS = "with commas; the first is what others are compared with; attention_obs,wanda, "
-METHODS += "or what this model and machine can do in their place"
+EFFORT = "quick, standard or thorough: how much time is spent on keeping quality"
+METHODS = "in place of the effort's recipe, to compare; with commas, the first is what others are compared with"
+RECOVER = "also tune each pruned model by LoRA: distill (after the dense model) or lora (on the data themselves)"
+ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
+ANSWER += "number, where all reference answers end in one"
+TASK = "also a task of lm-eval's, as gsm8k; repeat"
 GGUF = f"also make a GGUF file of the model to take, of this type; repeat for several: {', '.join(BLOCK)}"
 CORES = os.cpu_count() or 1
 
@@ -56,9 +60,13 @@ class Asked:
     data: option(Path, RECORDS, exists=True, dir_okay=False)
     sparsity: option(str | None, SPARSITY) = None
     budget: option(list[str] | None, COST, metavar="KIND=AMOUNT") = None
+    effort: option(str, EFFORT) = "standard"
     methods: option(str | None, METHODS) = None
     out: option(Path, "folder for all of it; a run that stopped goes on there") = Path("pruned")
-    recover: option(bool, "also tune each pruned model by LoRA, 150 steps") = False
+    recover: option(Literal[*configuration.RECOVERIES] | None, RECOVER) = None
+    steps: option(int | None, "of recovery; 150 unless given", min=1) = None
+    answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None
+    task: option(list[str] | None, TASK, metavar="NAME[:METRIC]") = None
     tolerance: option(float, "per cent of perplexity that may be lost") = 10.0
     gguf: option(list[str] | None, GGUF, metavar="TYPE") = None
     cores: option(int, "CPU cores") = CORES
@@ -78,7 +86,11 @@ class Asked:
             sparsities=[] if budget else numbers(self.sparsity or "20,30"),
             budget=budget,
             methods=self.methods.split(",") if self.methods else None,
+            effort=self.effort,
             recover=self.recover,
+            steps=self.steps,
+            answer=self.answer,
+            tasks=self.task or [],
             tolerance=self.tolerance / 100,
             cores=self.cores,
             gguf=list(dict.fromkeys(kind.lower() for kind in self.gguf or [])),
@@ -112,8 +124,7 @@ def run(asked: Asked) -> None:
 
 def show_plan(asked: Asked) -> None:
     """Print a run's jobs, and what minutes, memory and disk they take. Nothing runs, but the model is fetched."""
-    request = asked.request()
-    stages = expected(request, ready(request))
+    stages = expected(ready(asked.request()))
     if stages:
         from rich.console import Console
         from rich.table import Table

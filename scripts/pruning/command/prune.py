@@ -5,36 +5,43 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command import config_file, configuration, decision, defaults, own_data
+from pruning.command import config_file, configuration, decision, efforts, lm_eval_tasks, own_data, page, record, take
 from pruning.command.configuration import Known, Request
+from pruning.config.methods import Method
 from pruning.config.schema import Config
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError
+from pruning.core.names import DENSE
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar
-from pruning.data import datasets
+from pruning.data import datasets, text
+from pruning.models import gguf
 
 if TYPE_CHECKING:
     from pruning.analysis.plan import Stage
 
-CONFIG, LOG, PAGE, EVENTS = "prune.yaml", "prune.log", "decision.md", ".prune-events.jsonl"
+CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
+PAGE, TEXT_PAGE = "decision.html", "decision.md"
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
+LEAST_ANSWERS = 40
+"""Right answers of the dense model's own, with which a recovery on these is worth it."""
 TEST = "own-data/test.jsonl"
 ASSUMED = 30
 """Per cent: of a sparsity that is still to be found, in an estimate."""
-FIGURE = "results/figures/tradeoff.png"
-TABLES = ("results/table1.csv", "results/tradeoff.csv")
+TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
 
 
 class Result(NamedTuple):
-    """What came out of a run: decision.rows, the model to take, its folder, and a page of Markdown to decide by."""
+    """What came out of a run: decision.rows, the model to take, its folder, and the page to decide by as Markdown."""
 
     models: pd.DataFrame
+    measures: list[decision.Measure]
     choice: decision.Choice
     folder: Path
     page: str
@@ -45,25 +52,28 @@ class Result(NamedTuple):
 class Ready(NamedTuple):
     """A request once its model is fetched and its data are read."""
 
+    request: Request
+    """With what its effort adds."""
     alias: str
-    folder: Path
-    """The model's."""
     known: Known
-    methods: list[str]
+    methods: dict[str, Method | None]
     notes: list[str]
     vocabulary: int
     mine: tuple[dict[str, Any], Config] | None
     """The configuration, where the user has edited it."""
+    config: str
+    """The configuration's name, of what runs before it is written."""
 
 
 def ready(request: Request) -> Ready:
     """Fetch the model, write the data, and choose the methods.
 
     Raises InputError for what cannot be done, with the words of a job that failed."""
-    from pruning.models import gguf, loading  # torch is slow
+    from pruning.models import loading  # torch is slow
 
-    for kind in request.gguf:
-        gguf.check(kind, "--gguf: ")
+    configuration.check(request)
+    request = configuration.with_recovery(request)
+    tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
     records, gpus = datasets.read_jsonl(request.data), min(1, len(devices.visible()))
     mine = config_file.edited(out / CONFIG)
@@ -71,46 +81,48 @@ def ready(request: Request) -> Ready:
         print(f"{out / CONFIG} was edited and is used as it is; remove it to have it written anew.", flush=True)
         if alias not in mine[1].models:
             raise InputError(f"{out / CONFIG}: models: does not name {alias}, the model of the command line")
+    start = CONFIG if mine else START
     base = Path(names.BASE.format(model=alias))
     folder = out / base.parent
     parameters = configuration.parameters_of(source, folder)
     first = configuration.fetching(configuration.model_section(alias, source, parameters, gpus, request.cores))
     put(out / START, configuration.text(first, "prune, before it has seen the model"))
-    run(request, f"fetching {request.model}", str(base), config=CONFIG if mine else START)
+    run(request, f"fetching {request.model}", str(base), config=start)
 
     manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, request.cores)
     stock = loading.stock_config(folder).get_text_config()
-    known = Known(section, stock.max_position_embeddings, *read_data(request, records, folder))
+    known = Known(section, stock.max_position_embeddings, 0, 0, 0, tasks=tasks)
+    known = read_data(request, records, folder, known)
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
     if request.gguf:
-        defaults.check_gguf(mine[1].table("table1").methods if mine else methods, folder)
-    return Ready(alias, folder, known, methods, notes, stock.vocab_size, mine)
+        of_mine = {name: mine[1].method(name) for name in mine[1].table("table1").methods} if mine else {}
+        take.check(of_mine or efforts.definitions(methods), folder)
+    return Ready(request, alias, known, methods, notes, stock.vocab_size, mine, start)
 
 
-def expected(request: Request, about: Ready) -> "list[Stage]":
+def expected(about: Ready) -> list["Stage"]:
     """Return what is left to do, stage by stage; none where all is there. The model to take is not known yet: any
     stands for it, and so does ASSUMED for the sparsities that a budget will find.
 
     Raises InputError for what Snakemake refuses."""
     from pruning.analysis import plan, work  # torch is slow
 
-    budgets, sparsities = budget_paths(about) if request.budget else {}, request.sparsities
+    request, out = about.request, about.request.out
+    budgets, sparsities = budget_paths(about), request.sparsities
     if budgets:
-        sparsities = {method: found_before(request.out / path) for method, path in budgets.items()}
+        sparsities = {method: found_before(out / path) for method, path in budgets.items()}
     content = configuration.build(request, about.known, about.methods, sparsities)
-    if not about.mine:
-        put(request.out / START, configuration.text(content, "prune, before it runs"))
+    put(out / START, configuration.text(content, "prune, before it runs"))
     [section] = about.known.model.values()
     at = {method: [sparsities[method]] if budgets else sparsities for method in about.methods}
-    taken = stand_in(about, request.out, at)
-    targets = [*budgets.values(), *TABLES, FIGURE, *exports(request, about.alias, taken)]
-    with (request.out / LOG).open("a+") as log, contextlib.chdir(request.out):
-        options = ["--snakefile", str(names.HOME / "Snakefile"), "--configfile", CONFIG if about.mine else START]
+    targets = [*budgets.values(), *TABLES, *exports(request, about.alias, stand_in(about.alias, out, at))]
+    with (out / LOG).open("a+") as log, contextlib.chdir(out):
+        options = ["--snakefile", str(names.HOME / "Snakefile"), "--configfile", about.config]
         try:
             jobs = plan.planned([*options, "--", *targets], log)
         except InputError as error:
-            raise InputError(f"planning: {error} (all of it: {request.out / LOG})") from None
+            raise InputError(f"planning: {error} (all of it: {out / LOG})") from None
         if not jobs:
             return []
         config = about.mine[1] if about.mine else config_file.whole(content)
@@ -123,16 +135,20 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
 
     line: the command, which the configuration names. agree: is told what the run takes, before it starts, and may end
     it by an exception. Raises InputError for what cannot be done, with the words of a job that failed."""
-    about, out = ready(request), request.out
-    alias, methods, mine = about.alias, about.methods, about.mine
-    agree(expected(request, about))
+    about = ready(request)
+    request, alias, known, methods, notes, vocabulary, mine, start = about
+    out = request.out
+    agree(expected(about))
+    if request.recover and request.own_answers and known.answers:
+        put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
+        request, said = with_own_answers(request, alias, start)
+        notes += said
     budgets, sparsities = {}, request.sparsities
     if request.budget:
-        if not mine:
-            put(out / START, configuration.text(configuration.build(request, about.known, methods, []), line))
-        budgets = within_budget(request, about)
+        put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
+        budgets = within_budget(about)
         sparsities = {method: found["sparsity"] for method, found in budgets.items()}
-    wanted = configuration.build(request, about.known, methods, sparsities)
+    wanted = configuration.build(request, known, methods, sparsities)
     if mine:
         for difference in config_file.differences(mine[0], wanted):
             print(f"{out / CONFIG}: {difference}", flush=True)
@@ -140,17 +156,43 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         if said := config_file.replaced(out / CONFIG, wanted, line):
             print(said, flush=True)
         put(out / CONFIG, config_file.signed(configuration.text(wanted, line)))
-    run(request, "pruning and measuring", *TABLES, FIGURE)
+    run(request, "pruning and measuring", *TABLES)
 
-    models = decision.rows(*(artifacts.read_csv(out / table) for table in TABLES))
+    table, validation, tradeoff = (artifacts.read_csv(out / each) for each in TABLES)
+    measures = decision.measures(table)
+    models = decision.rows(table, validation, tradeoff, measures)
     choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
     target, *files = exports(request, alias, choice.variant)
     run(request, "writing the model to take", target, *files)
-    reference = mine[1].table("table1").reference if mine else methods[0]
-    told = {"vocabulary": about.vocabulary, "budgets": budgets, "notes": about.notes}
-    page = decision.page(models, choice, request.tolerance, reference, str(out / target), **told)
-    put(out / PAGE, page)
-    return Result(models, choice, out / target, page, [out / file for file in files])
+    if known.answers and (answered := out / names.DENSE.samples(alias, own_data.ANSWERS)).is_file():
+        notes += known.answers.notes
+        notes += decision.without_answer(artifacts.read_parquet(answered, "samples"), known.answers.judge.name)
+    kept = record.widths(out, alias, models["variant"])
+    columns = mine[1].table("table1").tasks if mine else wanted["tables"]["table1"]["tasks"]
+    answers = record.answers(out, alias, choice.variant, columns)
+    content = page.Content(
+        request.model,
+        models,
+        measures,
+        choice,
+        request.tolerance,
+        str(out / target),
+        vocabulary,
+        budgets=budgets,
+        notes=notes,
+        full=kept.pop(DENSE),
+        widths=kept,
+        examples=record.examples(answers),
+        outcomes=record.outcomes(answers),
+        stages=record.stages(out),
+        command=line,
+        versions=record.versions(out / TABLES[0]),
+        parts=record.parts(out),
+    )
+    said = page.markdown(content)
+    put(out / TEXT_PAGE, said)
+    put(out / PAGE, page.html(content))
+    return Result(models, measures, choice, out / target, said, [out / file for file in files])
 
 
 def found_before(path: Path) -> int:
@@ -158,14 +200,14 @@ def found_before(path: Path) -> int:
     return artifacts.read_json(path, "budget")["sparsity"] if path.is_file() else ASSUMED
 
 
-def stand_in(about: Ready, out: Path, at: Mapping[str, Sequence[int]]) -> names.Variant:
+def stand_in(alias: str, out: Path, at: Mapping[str, Sequence[int]]) -> names.Variant:
     """Return the model that an earlier run like this exported, or else one that may be. at: sparsities by method."""
-    exported = out / Path(names.EXPORT.format(model=about.alias, variant="x")).parents[1]
+    exported = out / Path(names.EXPORT.format(model=alias, variant="x")).parents[1]
     for folder in sorted(exported.glob("own/**/model")):
         made = names.Variant.parse(folder.parent.relative_to(exported).as_posix())
         if made.sparsity in at.get(made.method, ()):
             return made
-    return names.Variant("own", about.methods[0], at[about.methods[0]][0])
+    return names.Variant("own", *next((method, sparsities[0]) for method, sparsities in at.items()))
 
 
 def exports(request: Request, alias: str, variant: names.Variant) -> list[str]:
@@ -174,50 +216,111 @@ def exports(request: Request, alias: str, variant: names.Variant) -> list[str]:
     return [names.EXPORT.format(model=alias, variant=variant), *files]
 
 
-def read_data(request: Request, records: list[dict[str, Any]], folder: Path) -> list[int]:
-    """Write the user's records as training and test data; return the tokens of either. folder: the model's."""
+def read_data(request: Request, records: list[dict[str, Any]], folder: Path, about: Known) -> Known:
+    """Write the user's records in three parts, their questions, and the tasks of these and of lm-eval; return what is
+    known then. folder: the model's."""
     from pruning.models import tokenizers
 
     tokenizer = tokenizers.load(folder)
     parts = own_data.split(own_data.texts(records, tokenizer, request.data))
-    for name, part in zip(("train", "test"), parts, strict=True):
-        lines = (json.dumps(pair, ensure_ascii=False) + "\n" for pair in part)
-        put(request.out / "own-data" / f"{name}.jsonl", "".join(lines))
-    return [sum(len(tokenizer(p["prompt"] + p["completion"])["input_ids"]) for p in part) for part in parts]
+    most = configuration.ANSWERED[about.kind]  # `train` where the model's own answers are recovered on
+    chat = own_data.in_chat(records[0], tokenizer)
+    answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat)
+    own = request.out / "own-data"
+    definitions = {task.name: task.definition for task in about.tasks if task.definition}
+    for name, part in parts.items():
+        put(own / f"{name}.jsonl", _lines(part))
+    if answers:
+        for name, part in answers.records.items():
+            put(own / own_data.ANSWERS / f"{name}.jsonl", _lines(part))
+        definitions |= {own_data.ANSWERS: answers.definition("test"), own_data.ON_TRAIN: answers.definition("train")}
+        for note in answers.notes:
+            print(f"Note: {note}", flush=True)
+    for name, definition in definitions.items():
+        put(request.out / "config" / "tasks" / f"{name}.yaml", definition)
+    tokens = {
+        name: sum(len(tokenizer(pair["prompt"] + pair["completion"])["input_ids"]) for pair in part)
+        for name, part in parts.items()
+    }
+    return replace(about, answers=answers, **tokens)
+
+
+def _lines(part: list[dict[str, str]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in part)
 
 
 def methods_for(
     request: Request, known: Known, folder: Path, shape: dict[str, Any], width: int
-) -> tuple[list[str], list[str]]:
-    """The methods to compare, and what is printed of them. shape: the model's config.json; width: its widest layer's.
+) -> tuple[dict[str, Method | None], list[str]]:
+    """Return the methods to compare by name, None for those of the default configuration, and what is printed of them.
 
-    Where one refits, the model's `memory_gb` is raised to what that takes. Raises InputError as defaults.chosen."""
-    [section], cut = known.model.values(), configuration.calibration(known)
-    refits = defaults.refits(folder, section["dtype"], cut, known.kind == "gpu")
+    shape: the model's config.json; width: its widest layer's. Where a method reconstructs weights, the model's
+    `memory_gb` is raised to what that takes. Raises InputError where this machine lacks what the effort or a method
+    takes."""
+    [section] = known.model.values()
+    same_widths = bool(request.gguf) and not gguf.takes(shape["model_type"], [1, 2])
+    made = {each: efforts.method_for(efforts.read(each), shape, known.kind, same_widths) for each in efforts.EFFORTS}
+    if request.methods:
+        found: dict[str, Method | None] = dict.fromkeys(request.methods)
+        notes = []
+    else:
+        own, notes = made[request.effort]
+        found = {request.effort: own}
+    cut = {"micro_batch": 1, "sequence_length": min(configuration.SEQUENCE, known.context)}
     disk = shutil.disk_usage(request.out).free
     disk += sum(file.stat().st_size for file in request.out.rglob("*") if file.is_file())
-    lacking = refits.lacking(memory.physical() / 1e9, disk / 1e9)
-    methods, notes = defaults.chosen(request.methods, shape, lacking)
-    if defaults.refitted(methods):
-        section["memory_gb"] = max(section["memory_gb"], math.ceil(refits.memory))
-        print(f"Refits take up to {refits.memory:.1f} GB of memory and {refits.disk:.1f} GB of disk meanwhile.")
-    notes += defaults.remarks(methods, shape, width, cut, min(request.sparsities, default=0))
+    there = memory.physical() / 1e9, disk / 1e9
+
+    def needs(methods: Sequence[Method]) -> efforts.Needs:
+        return efforts.needs(folder, section["dtype"], cut, known.kind == "gpu", methods)
+
+    methods = efforts.definitions(found)
+    taken = needs(list(methods.values()))
+    if lacking := taken.lacking(*there):
+        if not request.methods:
+            efforts.affordable(request.effort, {each: needs([own]).lacking(*there) for each, (own, _) in made.items()})
+        raise InputError(f"--methods {','.join(methods)}: {lacking}: use --methods {efforts.WITHOUT_RECONSTRUCTION}")
+    if taken.memory:
+        section["memory_gb"] = max(section["memory_gb"], math.ceil(taken.memory))
+        print(f"Weight reconstruction takes up to {taken.memory:.1f} GB of memory and {taken.disk:.1f} GB of disk.")
+    text = configuration.build(request, known, found, [])["calibrations"]["own"]
+    notes = notes + efforts.remarks(methods, shape, width, text, min(request.sparsities, default=0))
     for note in notes:
         print(f"Note: {note}", flush=True)
-    return methods, notes
+    return found, notes
+
+
+def with_own_answers(request: Request, alias: str, config: str) -> tuple[Request, list[str]]:
+    """The request, to be recovered on the dense model's own right answers where there are enough, else on the data;
+    and what is to be said of that."""
+    path = names.DENSE.samples(alias, own_data.ON_TRAIN)
+    run(request, "answering the training questions", path, config=config)
+    samples = artifacts.read_parquet(request.out / path, "samples")
+    try:
+        right = len(text.own_answers(samples, own_data.ON_TRAIN, own_data.METRIC))
+    except InputError:
+        right = 0
+    if right >= LEAST_ANSWERS:
+        return request, [f"Recovered on {right} right answers of the dense model's own to {len(samples)} questions."]
+    said = f"The dense model answers {right} of {len(samples)} training questions right and to the end, fewer than "
+    said += f"{LEAST_ANSWERS}: models are recovered on the data themselves."
+    print(f"Note: {said}", flush=True)
+    return replace(request, own_answers=False), [said]
 
 
 def budget_paths(about: Ready) -> dict[str, str]:
-    """Method -> what scripts/budget.py finds for it: the least sparsity that meets the budget, and what it costs."""
+    """Method -> what scripts/budget.py finds for it: the least sparsity that meets the budget, and what it costs; none
+    without a budget."""
     place = {"model": about.alias, "calib": "own", "budget": configuration.BUDGET}
-    return {method: names.BUDGET.format(method=method, **place) for method in about.methods}
+    methods = about.methods if about.request.budget else ()
+    return {method: names.BUDGET.format(method=method, **place) for method in methods}
 
 
-def within_budget(request: Request, about: Ready) -> dict[str, dict[str, Any]]:
+def within_budget(about: Ready) -> dict[str, dict[str, Any]]:
     """Look for the sparsities that meet the budget; by method."""
-    paths = budget_paths(about)
-    run(request, "looking for the sparsities", *paths.values(), config=CONFIG if about.mine else START)
-    return {method: artifacts.read_json(request.out / path, "budget") for method, path in paths.items()}
+    out, paths = about.request.out, budget_paths(about)
+    run(about.request, "looking for the sparsities", *paths.values(), config=about.config)
+    return {method: artifacts.read_json(out / path, "budget") for method, path in paths.items()}
 
 
 def put(path: Path, text: str) -> None:

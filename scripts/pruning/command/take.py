@@ -5,6 +5,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pruning.config.methods import Method
+from pruning.core.errors import InputError
+from pruning.methods import allocation
+from pruning.models import gguf
 from pruning.models.checkpoint import read_config
 
 PYTHON = """\
@@ -19,6 +23,20 @@ VLLM_OWN_CODE = ("--trust-remote-code", "--model-impl", "transformers")
 """Layers of different widths run in vLLM's Transformers backend, by the code beside the weights."""
 LONGEST = 300
 """Characters of a prompt that is printed."""
+
+
+def check(methods: Mapping[str, Method], folder: Path) -> None:
+    """Raises InputError if a GGUF file cannot be made of a model, or not of what one of these methods makes of it.
+
+    folder: the dense model's."""
+    gguf.check_model(folder)
+    for name, own in methods.items():
+        uneven = own.allocate != "uniform" and own.export != "pad"
+        grouped = len(allocation.structures_of(own.allocate)) > 1
+        try:
+            gguf.check_model(folder, uneven, own.compensate == "bias", grouped)
+        except InputError as error:
+            raise InputError(f"--gguf: {name}: {error}") from None
 
 
 def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Task definitions of lm-eval's (config/tasks/), checked before any job: what the workflow reads of them, what lm-eval
 needs of any, and their templates."""
 
+import re
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pruning.core import strict_yaml
 from pruning.core.errors import InputError
 from pruning.evaluation import tasks
+
+NAMED = re.compile(r"""^["']?(task|group|tag)["']?: *["']?([^\s"']+)["']? *$""", re.M)
 
 
 class _DataFiles(BaseModel):
@@ -87,6 +91,27 @@ def _task(path: Path) -> _Task:
         key = ".".join(str(part) for part in mistake["loc"] if not str(part).startswith(("function-", "list[")))
         hint = " (a parquet path a split)" if key.startswith("dataset_kwargs") else ""
         raise InputError(f"{path}: {key}{hint}: {mistake['msg'].removeprefix('Value error, ')}") from None
+
+
+def packaged(name: str) -> tuple[str, dict[str, Any]]:
+    """The file of lm-eval's own task of this name, below its folder of tasks, and all of its definition. Raises
+    InputError where there is none."""
+    folder = tasks.packaged_folder(Path(name))
+    kinds = _named(folder).get(name, {})
+    if "task" not in kinds:
+        said = "a group of tasks: name one of them" if kinds else "lm-eval has no task of this name"
+        raise InputError(f"{name}: {said}")
+    return str(kinds["task"].relative_to(folder)), tasks.with_includes({"include": str(kinds["task"])})
+
+
+@cache
+def _named(folder: Path) -> dict[str, dict[str, Path]]:
+    """Name -> `task`, `group` or `tag` -> the first file of the folder that gives it that name."""
+    found: dict[str, dict[str, Path]] = {}
+    for file in sorted(folder.rglob("*.y*ml")):
+        for kind, name in NAMED.findall(file.read_text(encoding="utf-8")):
+            found.setdefault(name, {}).setdefault(kind, file)
+    return found
 
 
 def data_files(path: Path) -> list[str]:

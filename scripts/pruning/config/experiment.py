@@ -50,8 +50,9 @@ class Table(Strict):
     calibrations: Annotated[NonEmpty[Alias] | None, Of("calibrations")] = None
     methods: Annotated[NonEmpty[Alias] | None, Of("methods")] = None
     reference: Reference | None = None
-    """A method; or `untuned`, the same model before recovery; or `uncompensated`, <m> for `ridge_<m>` and the like; or
-    a calibration, the same method on that data; or `calibration/method`, that one on that data."""
+    """A method; or `dense`, the model before pruning; or `untuned`, the same model before recovery; or `uncompensated`,
+    <m> for `ridge_<m>` and the like; or a calibration, the same method on that data; or `calibration/method`, that one
+    on that data."""
     layout: Literal["wide", "long"] = "wide"
     """`wide`: one column group per sparsity; `long`: one row per sparsity."""
     paper: Literal["table1", "table2", "table3", "table6", "table7"] | None = None

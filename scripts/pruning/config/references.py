@@ -123,7 +123,7 @@ def _table(config: Config, place: str, table: Table) -> None:
         known(f"{place}.reference: the calibration of '{table.reference}'", [text], table.calibrations)
         known(f"{place}.reference: the method of '{table.reference}'", [method], table.methods)
     else:
-        known(f"{place}.reference", [text], [*table.methods, "untuned", "uncompensated", *table.calibrations])
+        known(f"{place}.reference", [text], [*table.methods, "untuned", "uncompensated", "dense", *table.calibrations])
     for column in table.columns:
         known(f"{place}.tasks", [column.task], config.tasks)
         known(f"{place}.tasks: the recovery of '{column}'", [column.tuning] if column.tuning else [], config.tunings)
@@ -215,7 +215,8 @@ def _fields(place: str, dataset: Dataset, *templates: str) -> None:
                 raise ValueError("fields are put in as they are, without `:` or `!`")
         except ValueError as error:
             raise ValueError(f"{place}: the text {template!r}: {error}; write a brace of the text twice") from None
-        known(f"{place}: the text {template!r} needs a field", names, dataset.fields)
+        if dataset.fields:
+            known(f"{place}: the text {template!r} needs a field", names, dataset.fields)
 
 
 def _accuracy(config: Config, place: str, task: str) -> None:

@@ -70,6 +70,9 @@ class PerplexityTask(Strict):
     tokens: Positive | None = None
     """At most this many tokens, from the first on: 40 windows or more, for the tests to tell something."""
     batch_size: Positive = 4
+    divergence: bool = False
+    """Also the KL divergence of a model's next tokens from the dense model's (`kl`, nats per token), with both in
+    memory."""
 
 
 Task = Annotated[LmEvalTask | PerplexityTask, Field(discriminator="kind")]

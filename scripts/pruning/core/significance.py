@@ -125,6 +125,37 @@ def paired_perplexity(
     return float(delta), float(low), float(high), p
 
 
+def divergence(kl: ArrayLike, tokens: ArrayLike) -> float:
+    """KL divergence in nats per token: the summed divergence of all windows over their summed token count.
+
+    Args: `kl`, `tokens` of shape (windows,): each window's summed divergence and its number of predicted tokens.
+    """
+    kl, tokens = _windows(kl, tokens)
+    return float(kl.sum() / tokens.sum())
+
+
+def divergence_interval(kl: ArrayLike, tokens: ArrayLike, confidence: float) -> tuple[float, float]:
+    """Interval (low, high) of a divergence per token: the t interval of its mean over blocks of windows.
+
+    Args and source: as of `perplexity_interval`. No divergence is below 0, nor is an end of the interval."""
+    _check_confidence(confidence)
+    kl, tokens = _windows(kl, tokens)
+    _, low, high, _ = _cluster_t(kl / tokens, tokens, _blocks(len(kl)), confidence)
+    return float(np.maximum(low, 0)), float(high)
+
+
+def paired_divergence(
+    a: ArrayLike, b: ArrayLike, tokens: ArrayLike, confidence: float
+) -> tuple[float, float, float, float]:
+    """Difference of two divergences per token on the same windows, its interval, and p: (delta, low, high, p).
+
+    Args, test and source: as of `paired_perplexity`, of the difference in nats per token itself."""
+    _check_confidence(confidence)
+    a, b = _paired(a, b)
+    (a, tokens), (b, _) = _windows(a, tokens), _windows(b, tokens)
+    return _cluster_t((a - b) / tokens, tokens, _blocks(len(a)), confidence)
+
+
 def cluster_robust(a: ArrayLike, b: ArrayLike, clusters: ArrayLike) -> tuple[float, float]:
     """Test of the mean difference of paired outcomes where items of a cluster resemble each other: (design_effect, p).
 

@@ -49,14 +49,14 @@ def read_jsonl(path: Path) -> list[Record]:
     return records
 
 
-def adapt(records: Sequence[Record], adapter: str | None, fields: Sequence[str], origin: str) -> list[Record]:
-    """Records in the wanted fields. Raises InputError naming the record and the field it lacks."""
+def adapt(records: Sequence[Record], adapter: str | None, fields: Sequence[str] | None, origin: str) -> list[Record]:
+    """Records in the wanted fields, or in all. Raises InputError naming the record and the field it lacks."""
     convert = importlib.import_module(f"pruning.data.adapters.{adapter}").adapt if adapter else dict
     adapted = []
     for number, record in enumerate(records, start=1):
         try:
             new = convert(record)
-            adapted.append({field: new[field] for field in fields})
+            adapted.append({field: new[field] for field in fields or new})
         except KeyError as error:
             have = ", ".join(record)
             raise InputError(f"{origin}: record {number} lacks the field {error} (it has: {have})") from None

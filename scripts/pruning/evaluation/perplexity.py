@@ -22,26 +22,36 @@ def windows(ids: Sequence[int], seqlen: int, limit: int | None) -> Tensor:
     return torch.tensor(ids[: usable * seqlen]).view(usable, seqlen)
 
 
-@torch.inference_mode()
 def negative_log_likelihoods(model: nn.Module, windows: Tensor, batch_size: int) -> Iterator[float]:
     """Summed negative log-likelihood in nats of each window's seqlen - 1 predicted tokens."""
-    device = model.get_input_embeddings().weight.device
     for batch in windows.split(batch_size):
-        ids = batch.to(device)
-        losses = head.token_losses(model, head.hidden_states(model, ids), ids)
-        yield from losses.sum(1, dtype=torch.float64).tolist()
+        [nll] = _summed(model, batch)
+        yield from nll.tolist()
+
+
+def divergences(model: nn.Module, dense: nn.Module, windows: Tensor, batch_size: int) -> Iterator[tuple[float, float]]:
+    """Of each window, what `negative_log_likelihoods` gives, and the summed KL divergence in nats of the model's next
+    tokens from the dense model's, over the whole vocabulary and in float32, for the same seqlen - 1 tokens."""
+    for batch in windows.split(batch_size):
+        yield from zip(*(each.tolist() for each in _summed(model, batch, dense)), strict=True)
+
+
+@torch.inference_mode()
+def _summed(model: nn.Module, windows: Tensor, dense: nn.Module | None = None) -> list[Tensor]:
+    """Of each window of a batch: the negative log-likelihood, and, with a dense model, the divergence from it."""
+    ids = windows.to(model.get_input_embeddings().weight.device)
+    hidden = head.hidden_states(model, ids)
+    found = [head.token_losses(model, hidden, ids)]
+    if dense is not None:
+        wanted = head.hidden_states(dense, windows.to(dense.get_input_embeddings().weight.device))
+        found.append(head.token_divergences(model, hidden, dense, wanted))
+    return [each.sum(1, dtype=torch.float64) for each in found]
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
-    """What a batch of windows takes. settings: a task's."""
+    """What a batch of windows takes, with the dense model's part. settings: a task's."""
     ids = torch.zeros(settings["batch_size"], settings["seqlen"], dtype=torch.long)
-
-    @torch.inference_mode()
-    def score() -> None:
-        on_device = ids.to(network.get_input_embeddings().weight.device)
-        head.token_losses(network, head.hidden_states(network, on_device), on_device)
-
-    return rehearsal.rehearsed(network, score)
+    return rehearsal.rehearsed(network, lambda: _summed(network, ids, network if settings.get("divergence") else None))
 
 
 STAGE = rehearsal.Stage("perplexity", "tasks", taken, {"batch_size": 1})

@@ -38,7 +38,7 @@ def definition(path: Path) -> dict[str, Any]:
     Raises InputError if the file or one that it includes is missing or broken, or if it names functions."""
     task = _read(path, _Own)
     if "include" in task:
-        folder, absolute = _packaged_folder(path), []
+        folder, absolute = packaged_folder(path), []
         for name in _listed(task["include"]):
             included = Path(os.path.normpath(folder / str(name)))  # links are not followed: installers make them
             if not included.is_relative_to(folder) or not included.is_file():
@@ -76,7 +76,7 @@ def _listed(included: Any) -> list:
     return included if isinstance(included, list) else [included]
 
 
-def _packaged_folder(path: Path) -> Path:
+def packaged_folder(path: Path) -> Path:
     spec = importlib.util.find_spec("lm_eval")  # imports nothing
     if spec is None or spec.origin is None:
         raise InputError(f"{path}: include: lm-eval is not installed here")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED
+from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED, WITH_DENSE
 from pruning.core import names
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.report.printing import comparisons, percent
@@ -36,6 +36,8 @@ def cells(dense: pd.DataFrame, pruned: pd.DataFrame, dtype: str | None, confiden
         "accuracy": f"accuracy in per cent (higher is better) with Wilson's {level} interval",
         "perplexity": f"perplexity per token (lower is better) with a {level} t interval over blocks of "
         "neighbouring windows",
+        "divergence": "kl, KL divergence of next tokens from the dense model's in nats per token (lower is better), "
+        "with the same interval",
     }
     found = [
         f"Each cell: {'; '.join(what[kind] for kind in pruned['kind'].unique())}. Intervals and tests cover the choice "
@@ -57,7 +59,7 @@ def measured_on(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str
     sizes = []
     for row in dense.itertuples():
         unit = "items"
-        if row.kind == "perplexity":
+        if row.kind != "accuracy":
             unit = f"predicted tokens in {row.windows} windows"
             if row.windows < LEAST_WINDOWS:
                 unit += f" (fewer than {LEAST_WINDOWS} windows: their tests tell little)"
@@ -122,8 +124,9 @@ def tests(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str, Any]
         reference = {
             UNTUNED: "the same model before LoRA recovery",
             UNCOMPENSATED: "the same method without ridge compensation",
+            WITH_DENSE: "the dense model",
         }.get(of, f"the reference method, `{of}`, at {same}")
-        if of not in (UNTUNED, UNCOMPENSATED, *settings["methods"]):
+        if of not in (UNTUNED, UNCOMPENSATED, WITH_DENSE, *settings["methods"]):
             reference = f"{f'`{method}`' if method else 'the same method'} calibrated on `{text}`, at {same}"
         named = ", ".join(f"{TESTS[kind]} for {kind}" for kind in pruned["kind"].unique())
         found.append(

@@ -152,8 +152,8 @@ def percent(*values: float) -> list[str]:
 
 
 def plain(*values: float) -> list[str]:
-    """Perplexities, all with the decimals that show four digits of the first (at most three)."""
-    decimals = min(3, max(0, 3 - math.floor(math.log10(values[0]))))
+    """Perplexities and divergences, all with the decimals that show four digits of the first (at most three)."""
+    decimals = min(3, max(0, 3 - math.floor(math.log10(values[0])))) if values[0] > 0 else 3
     return ["–" if math.isnan(value) else f"{value:,.{decimals}f}" for value in values]
 
 

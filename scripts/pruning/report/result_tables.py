@@ -82,7 +82,8 @@ def described(config: Config, column: Column) -> dict[str, Any]:
     own = {"task": column.task, "tuning": column.tuning}
     own["note"] = config.tunings[column.tuning].note if column.tuning else None
     if task.kind == "perplexity":
-        return {**own, "metrics": ["perplexity"], "kind": "perplexity", "title": f"{task.title} (seqlen {task.seqlen})"}
+        metrics = ["perplexity", "kl"] if task.divergence else ["perplexity"]
+        return {**own, "metrics": metrics, "kind": "perplexity", "title": f"{task.title} (seqlen {task.seqlen})"}
     own |= {"metrics": task.metrics, "kind": "accuracy", "title": task.title}
     own["asked"] = {key: getattr(task, key) for key in ASKED}
     return own | ({"stop_early": task.stop_early.model_dump()} if task.stop_early else {})

@@ -1,9 +1,10 @@
 """Kinds of tasks: one file a kind (`kind` of a task in the config), so that one's code is no other's.
 
-Each has `check_memory(model, task)`, called before the model of this folder is loaded, and
-`ask(network, tokenizer, task, source, cache) -> Outcome`: the task's settings, the file that it is made from, and where
-responses may be cached. `network` is the model, or what the task's backend has made of it (backends/). To add one: a
-file here, and its settings in pruning/config/tasks.py.
+Each has `check_memory(model, task, dense)`, called before the model of this folder is loaded, and
+`ask(network, tokenizer, task, source, cache, dense) -> Outcome`: the task's settings, the file that it is made from,
+where responses may be cached, and the folder of the dense model, where one of the tasks compares with that and the
+model is another. `network` is the model, or what the task's backend has made of it (backends/). To add one: a file
+here, and its settings in pruning/config/tasks.py.
 """
 
 from dataclasses import dataclass, field

@@ -15,11 +15,11 @@ from pruning.evaluation.kinds import Cache, Outcome
 from pruning.evaluation.samples import outcomes
 
 
-def check_memory(model: Path, task: dict[str, Any]) -> None:
+def check_memory(model: Path, task: dict[str, Any], dense: Path | None = None) -> None:
     """Of the weights alone, on loading: batches are halved where memory runs out."""
 
 
-def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache) -> Outcome:
+def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, dense: Path | None = None) -> Outcome:
     """`source`: the task's YAML. Raises InputError as harness.evaluate and artifacts.read_table do."""
     definition = tasks.definition(source)
     files = {name: Path(path) for name, path in definition["dataset_kwargs"]["data_files"].items()}

@@ -1,0 +1,107 @@
+"""Tasks of lm-eval, by name, as sections of a configuration: `--task gsm8k`."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import yaml
+
+from pruning.config.default import DEFAULT
+from pruning.config.definitions import metric_names, packaged
+from pruning.core import names
+from pruning.core.errors import InputError
+
+RIGHT_OR_WRONG = ("exact_match", "acc", "acc_norm", "acc_mutual_info", "exact_match_mc")
+"""Metrics that are 0 or 1 for an item."""
+USUAL = {"multiple_choice": ("acc", "acc_norm"), "generate_until": ("exact_match",), "loglikelihood": ("acc",)}
+"""What lm-eval measures where a task does not say it, by its `output_type`."""
+
+BUILDERS = ("json", "parquet", "csv", "text", "arrow")
+OWN_WAYS = {"class", "custom_dataset", "data_files", "data_dir"}
+"""Keys by which a definition's data are more than a repository's."""
+
+
+class Asked(NamedTuple):
+    """A task that the user names."""
+
+    name: str
+    """Its key in the configuration."""
+    task: dict[str, Any]
+    """Its section there, but for how many items."""
+    dataset: dict[str, Any] = {}
+    """Sections `datasets` that the default configuration lacks."""
+    definition: str | None = None
+    """A file for config/tasks/, where the workflow has none."""
+
+
+def asked(given: Sequence[str]) -> list[Asked]:
+    """--task NAME or NAME:METRIC, several times. Raises InputError for a task that lm-eval has not, or that cannot be
+    compared item by item, and for a metric that the task has not."""
+    found = [_asked(*text.partition(":")[::2]) for text in given]
+    if len({each.name for each in found}) < len(found):
+        raise InputError(f"--task {' --task '.join(given)}: a task is named twice")
+    return found
+
+
+def _asked(name: str, metric: str) -> Asked:
+    own = names.HOME / "config" / "tasks" / f"{name}.yaml"
+    usual = DEFAULT.tasks.get(name)
+    if re.fullmatch(r"[a-z0-9_-]+", name) and own.is_file():
+        has, preferred = metric_names(own), usual.metrics if usual and usual.kind == "lm_eval" else []
+        section = {"chance": usual.chance} if preferred else {}
+        return Asked(name, {**_section(name, metric, has, preferred), **section})
+    try:
+        include, whole = packaged(name)
+    except InputError as error:
+        raise InputError(f"--task {error}") from None
+    alias = re.sub(r"[^a-z0-9_-]+", "_", name.lower())
+    if alias in DEFAULT.tasks or alias in DEFAULT.datasets:
+        alias = f"lm_eval_{alias}"
+    definition, dataset = _on_hub(name, alias, whole)
+    filters = [f",{each['name']}" for each in whole.get("filter_list") or []] or [""]
+    has = [f"{each['metric']}{kind}" for each in definition["metric_list"] for kind in filters]
+    section = _section(name, metric, has, [])
+    text = yaml.safe_dump({"include": include, **definition}, sort_keys=False, allow_unicode=True)
+    return Asked(alias, section, {alias: dataset}, text)
+
+
+def _section(name: str, metric: str, has: Sequence[str], preferred: Sequence[str]) -> dict[str, Any]:
+    """The task's section of the configuration. has: its metrics; preferred: those to take unless one is named."""
+    fitting = [each for each in has if each.partition(",")[0] in RIGHT_OR_WRONG]
+    if metric and metric not in has:
+        raise InputError(f"--task {name}:{metric}: the task has no metric {metric}; it has {', '.join(has) or 'none'}")
+    chosen = metric or next(iter([*preferred, *fitting]), "")
+    if chosen.partition(",")[0] not in RIGHT_OR_WRONG:
+        raise InputError(
+            f"--task {name}: models are compared by items that are right or wrong, and the task's metrics "
+            f"({', '.join(has) or 'none'}) say neither: name a task with acc or exact_match"
+        )
+    return {"kind": "lm_eval", "title": name, "metrics": [chosen]}
+
+
+def _on_hub(name: str, alias: str, whole: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What differs from lm-eval's definition where the workflow fetches the data, and the section of these.
+
+    Raises InputError for a task whose data are not simply a repository's of the hub."""
+    repo, kind = whole.get("dataset_path"), whole.get("output_type", "generate_until")
+    split = whole.get("test_split") or whole.get("validation_split")
+    simple = isinstance(repo, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) and repo not in BUILDERS
+    own_way = OWN_WAYS & {*whole, *(whole.get("dataset_kwargs") or {})}
+    if not simple or own_way or not split:
+        raise InputError(
+            f"--task {name}: its data are not simply a repository's of the hub: write its definition and dataset by "
+            "hand (docs/howto.md)"
+        )
+    examples = whole.get("num_fewshot") and (whole.get("fewshot_split") or whole.get("training_split") or split)
+    splits = {re.sub(r"[^a-z0-9_-]+", "_", each.lower()): each for each in filter(None, (split, examples))}
+    keys = {each: key for key, each in splits.items()}
+    files = {key: names.DATA.format(dataset=alias, split=key) for key in splits}
+    definition = {
+        **{"task": alias, "dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": {"data_files": files}},
+        **{"test_split": keys[split], "validation_split": None, "training_split": None},
+        "fewshot_split": keys.get(examples),
+        "metric_list": whole.get("metric_list")
+        or [{"metric": each, "aggregation": "mean", "higher_is_better": True} for each in USUAL.get(kind, ())],
+    }
+    hub = {"repo": repo, "name": whole.get("dataset_name"), "revision": "main", "splits": splits}
+    return definition, {"kind": "published", "fields": None, "hub": hub}
