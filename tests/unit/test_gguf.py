@@ -351,17 +351,58 @@ def test_a_sliding_window_ends_the_context(tmp_path):
 
 
 def test_types_that_are_not_there(monkeypatch):
-    with pytest.raises(InputError, match="no type 'q5_1' of GGUF file is made; there are f16, bf16, q8_0, q4_k_m"):
-        door.check("q5_1")
+    with pytest.raises(InputError, match="no type 'iq1_s' of GGUF file is made; there are f16, bf16, q8_0, q6_k"):
+        door.check("iq1_s")
     monkeypatch.setattr(kinds, "find_spec", lambda _: None)
-    with pytest.raises(InputError, match="pip install llama-cpp-python .* ask for f16, bf16, q8_0"):
-        door.check("q4_k_m")
+    with pytest.raises(InputError, match="--gguf: q4_k_m .* pip install llama-cpp-python .* ask for f16, bf16, q8_0"):
+        door.check("q4_k_m", "--gguf: ")
     door.check("q8_0")
 
 
 def test_widths_that_llama_cpp_takes():
     assert door.takes("qwen2", [1, 2]) and door.takes("qwen3", [2, 2])
     assert not door.takes("qwen3", [1, 2]) and not door.takes("cohere", [2, 2])
+
+
+@pytest.mark.parametrize(
+    ("options", "about", "reason"),
+    [
+        (dict(kind="llama"), dict(uneven=True, biased=True), None),
+        (dict(kind="qwen3"), {}, None),
+        (dict(kind="qwen3"), dict(uneven=True), "qwen3 has no layers of different widths .* with which all have 20"),
+        (dict(kind="olmo2"), dict(biased=True), "olmo2 has no biases of the FFN"),
+        (dict(kind="llama"), dict(grouped=True), "key-value groups of their own number are not converted"),
+        (dict(kind="cohere"), {}, "model type 'cohere' is not converted"),
+        (dict(kind="llama", tokens=tiny.tokenizer()), {}, "wants a BPE model with merges"),
+        (dict(kind="llama", hidden_act="gelu"), {}, "has silu in its FFN, not gelu"),
+    ],
+)
+def test_what_cannot_become_a_file_is_known_before_anything_is_made(tmp_path, options, about, reason):
+    model = folder(tmp_path, **options)
+    before = sorted(tmp_path.rglob("*"))
+    if reason:
+        with pytest.raises(InputError, match=reason):
+            door.check_model(model, **about)
+    else:
+        door.check_model(model, **about)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("kind", kinds.BY_LLAMA_CPP)
+@pytest.mark.parametrize("width", [256, 96, 100])
+def test_llama_cpp_stores_rows_that_are_no_whole_blocks_as_we_say(tmp_path, kind, width):
+    """The hidden size of 256 is whole blocks of all; of a mixture's down_proj the type is one of the mixture's own."""
+    model = folder(tmp_path, "llama", (width,) * 4, hidden_size=256, intermediate_size=256)
+    door.convert(model, file := tmp_path / "x.gguf", kind, {"name": "tiny"}, 1)
+    found = {tensor.name: tensor.tensor_type.name.lower() for tensor in gguf.GGUFReader(file).tensors}
+    down = {found[f"blk.{layer}.ffn_down.weight"] for layer in range(4)}
+    if instead := door.stored_instead(kind, width):
+        fallbacks = {"q4_0", "q5_0", "q5_1", "q8_0", "iq4_nl"} if instead != "f16" else {"f16"}
+        assert instead in down <= fallbacks
+    else:
+        assert down <= {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", kind}
+    assert fields(file)["llama.feed_forward_length"] == width
 
 
 def made(model: Path, out: Path, kind: str = "f16", variant: str = "c/wanda/50", of: str = "export") -> Path:
@@ -376,14 +417,20 @@ def made(model: Path, out: Path, kind: str = "f16", variant: str = "c/wanda/50",
 @pytest.mark.parametrize("kind", ["f16", "q8_0", pytest.param("q4_k_m", marks=needs_llama_cpp)])
 def test_a_card_and_a_manifest_lie_beside_the_file(tmp_path, kind):
     out = made(folder(tmp_path, "llama", UNEVEN), tmp_path, kind)
-    assert sorted(path.name for path in out.parent.iterdir()) == [f"{kind}.gguf", f"{kind}.json", f"{kind}.md"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        f"{kind}.{suffix}" for suffix in ("Modelfile", "gguf", "json", "md")
+    ]
+    modelfile = out.with_suffix(".Modelfile").read_text().splitlines()
+    assert f"FROM ./{kind}.gguf" in modelfile and "PARAMETER temperature 0" in modelfile
     manifest = artifacts.read_json(out.with_suffix(".json"), "gguf")
     assert manifest["files"][out.name] == artifacts.file_hash(out) and manifest["bytes"] == out.stat().st_size
     assert sum(manifest["tensors"].values()) == 39 and manifest["architecture"] == "deci"
     assert manifest["made_with"]["gguf"] == version("gguf")
     card = out.with_suffix(".md").read_text()
     assert "7, 31, 20, 12" in card and "`deci`, which takes a width per layer" in card
-    assert ("4 of its 4 FFN widths are no multiples of" in card) == (kind != "f16")
+    odd = "4 of its 4 FFN widths are no multiples of {}: their down_proj is stored in a larger type (f16)"
+    assert (odd.format(256 if kind == "q4_k_m" else 32) in card) == (kind != "f16")
+    assert set(manifest["files"]) == {path.name for path in out.parent.iterdir()} - {f"{kind}.json"}
     if importlib.util.find_spec("llama_cpp"):
         assert set(manifest["checks"]["llama.cpp"]) == {"max_difference", "same_text", "kl_divergence"}
         assert "llama.cpp: logits within" in card and "nats a token" in card

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from lab import evidence, record
 from lm_eval.api.instance import Instance
 
 import tiny
+from pruning.command import take
 from pruning.core import artifacts, devices
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
@@ -174,6 +176,23 @@ def test_answers_are_those_of_the_model_itself(lab, stand_in, kind):
 
 
 @pytest.mark.parametrize("backend_name", ["hf", "vllm"])
+@pytest.mark.parametrize("widths", [(20, 20), (7, 31)], ids=["uniform", "uneven"])
+def test_the_line_that_serves_a_model_has_vllm_compute_it(lab, stand_in, widths):
+    """`prune` prints it. Its options are arguments of EngineArgs, dashes for underscores."""
+    parts = lab.parts(*widths)
+    with variants.written(parts, "float32") as folder:
+        words = shlex.split(take.commands(folder, [], "hi")["vLLM"])
+        assert words[:2] == ["vllm", "serve"] and words[2] == str(folder.resolve())
+        options = [word.split() for word in " ".join(words[3:]).split("--")[1:]]
+        given = {name.replace("-", "_"): value[0] if value else True for name, *value in options}
+        started = {"trust_remote_code": False, "model_impl": "auto", "dtype": "float32", "max_model_len": None}
+        served = stand_in.LLM(model=words[2], **started | given)
+        network, tokenizer = loading.load(folder, "float32", "cpu")
+        ids = torch.tensor([tokenizer("one and two")["input_ids"]])
+        with torch.inference_mode():
+            torch.testing.assert_close(served.logits(ids), network(ids).logits)
+
+
 def test_answers_by_other_settings_are_not_served_and_a_search_is_refused(lab, stand_in, backend_name):
     answers = []
     for own in ({}, {"eos_token_id": [26, 83]}, {"repetition_penalty": 1.3}, {"repetition_penalty": 1.0}):

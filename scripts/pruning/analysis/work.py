@@ -7,6 +7,7 @@ scores, norms and start-ups are left out.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from pruning.calibration import footprint, gradients, output_gradients, second_moments
-from pruning.core import names
+from pruning.core import memory, names
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.evaluation import generation, perplexity, recovery
@@ -26,7 +27,7 @@ from pruning.models import families, rehearsal
 from pruning.models.rehearsal import Taken
 from pruning.models.structures import ffn, kv_groups
 
-SHAPES = Path(names.own("resources/architectures"))
+SHAPES = names.HOME / "resources/architectures"
 SIZES = names.HOME / "resources/task_sizes.csv"  # items of published test sets; tokens an item, by Qwen2.5's tokenizer
 PROMPT, ANSWER = 1024, 256  # tokens, where only the data know
 READING = 2e9  # bytes a second of a checkpoint, from disk to device
@@ -53,6 +54,28 @@ CARDS = {
     "h100": Card(989, 3350, 85.3),
     "h200": Card(989, 4800, 150),
 }
+
+
+def measured(device: str, dtype: str) -> Card:
+    """Return this machine as a card, by products of matrices and copies that are timed for about a second. What jobs
+    reach of that is the share that runs of `prune` reached (docs/memory.md)."""
+    size = 4096 if device == "cuda" else 1024
+    one = torch.ones(size, size, device=device, dtype=getattr(torch, dtype))
+    other = torch.empty_like(one)
+
+    def seconds(work: Callable[[], Any]) -> float:
+        times = []
+        while len(times) < 3 or sum(times) < 0.3:
+            begun = time.perf_counter()
+            work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+    product, copy = seconds(lambda: torch.mm(one, one, out=other)), seconds(lambda: other.copy_(one))
+    memory_gb = torch.cuda.mem_get_info()[1] / 1e9 if device == "cuda" else memory.physical() / 1e9
+    return Card(2 * size**3 / product / 1e12, 2 * one.nbytes / copy / 1e9, memory_gb)
 
 
 class Shape(NamedTuple):

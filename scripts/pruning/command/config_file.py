@@ -61,6 +61,23 @@ def whole(*contents: Mapping[str, Any]) -> Config:
     return validate(stacked)
 
 
+def replaced(path: Path, wanted: Mapping[str, Any], line: str) -> str | None:
+    """What to say before a file as `prune` wrote it is replaced by another configuration; None where there is no file,
+    or the same one. line: the command that wants this one."""
+    if not path.exists():
+        return None
+    text = path.read_text(encoding="utf-8-sig")
+    keys = [each.partition(": ")[0] for each in differences(yaml.safe_load(text), wanted)]
+    if not keys:
+        return None
+    before = found[1] if (found := re.match(r"# Written by: (.*)\n", text)) else "another command"
+    which = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if keys[4:] else "")
+    return (
+        f"{path.parent} holds a run of `{before}`; `{line}` changes {which}. What both have in common is not made "
+        f"again; the page and the tables are replaced: to keep them, stop here and give --out another folder."
+    )
+
+
 def differences(mine: Any, given: Any, key: str = "") -> Iterator[str]:
     """A line for each value of an edited file that is not what the command line would have made of it."""
     if isinstance(mine, Mapping) and isinstance(given, Mapping):

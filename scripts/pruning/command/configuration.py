@@ -16,7 +16,7 @@ from pruning.config.models import GgufSource
 from pruning.core import devices, memory
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
-from pruning.models import sources
+from pruning.models import gguf, sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 SEQUENCE = 512  # tokens of a calibration sequence, at most
@@ -95,6 +95,8 @@ def check(request: Request) -> None:
         raise InputError(f"--steps {request.steps}: they are of --recover distill or --recover lora; give one of them")
     if request.answer:
         own_data.judge(request.answer)
+    for kind in request.gguf:
+        gguf.check(kind, "--gguf: ")
 
 
 def model_source(text: str) -> tuple[str, dict[str, Any]]:
@@ -250,6 +252,15 @@ def budget_of(given: Sequence[str]) -> dict[str, str] | None:
     except ValueError as error:
         raise InputError(f"--budget {given[0]}: {error}") from None
     return {kind: text}
+
+
+def numbers(text: str) -> list[int]:
+    """Raises InputError for what is not 1 to 99, with commas."""
+    found = re.fullmatch(r"\s*\d{1,2}(\s*,\s*\d{1,2})*\s*", text)
+    values = sorted({int(part) for part in text.split(",")}) if found else []
+    if not values or values[0] == 0:
+        raise InputError(f"--sparsity {text}: whole per cent from 1 to 99, with commas: 20,30")
+    return values
 
 
 COMMENTS = {

@@ -1,18 +1,36 @@
 """The command line of `prune`: prune MODEL --data mine.jsonl."""
 
+import inspect
 import os
-import re
 import shlex
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pruning.command import configuration, status
-from pruning.command.configuration import Request
-from pruning.command.prune import CONFIG, EVENTS, LOG, PAGE, prune
+from pruning.command import configuration, status, take, wizard
+from pruning.command.configuration import Request, numbers
+from pruning.command.prune import CONFIG, EVENTS, LOG, PAGE, TEST, expected, prune, ready
+from pruning.core import memory
 from pruning.core.errors import InputError, one_line
+from pruning.models.gguf.kinds import BLOCK
+
+if TYPE_CHECKING:
+    from pruning.analysis.plan import Stage
+
+EXAMPLES = """\b
+Examples:
+  prune Qwen/Qwen2.5-0.5B-Instruct --data mine.jsonl
+  prune ./my-model --data mine.jsonl --budget bytes=900MB --gguf q8_0
+  prune plan ./my-model --data mine.jsonl --sparsity 20,40
+
+Also: prune plan MODEL … (what a run would take), prune status (how far it is), prune (asks for what it needs).
+"""
+HOUR = 3600
 
 
 def option(kind: Any, words: str, **checks: Any) -> Any:
@@ -30,48 +48,121 @@ RECOVER = "also tune each pruned model by LoRA: distill (after the dense model) 
 ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
 ANSWER += "number, where all reference answers end in one"
 TASK = "also a task of lm-eval's, as gsm8k; repeat"
+GGUF = f"also make a GGUF file of the model to take, of this type; repeat for several: {', '.join(BLOCK)}"
 CORES = os.cpu_count() or 1
 
 
-def command(
-    model: Annotated[str, typer.Argument(help="folder, .gguf file, package:file.gguf, or org/name of the hub")],
-    data: option(Path, RECORDS, exists=True, dir_okay=False),
-    sparsity: option(str | None, SPARSITY) = None,
-    budget: option(list[str] | None, COST, metavar="KIND=AMOUNT") = None,
-    effort: option(str, EFFORT) = "standard",
-    methods: option(str | None, METHODS) = None,
-    out: option(Path, "folder for all of it; a run that stopped goes on there") = Path("pruned"),
-    recover: option(Literal[*configuration.RECOVERIES] | None, RECOVER) = None,
-    steps: option(int | None, "of recovery; 150 unless given", min=1) = None,
-    answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None,
-    task: option(list[str] | None, TASK, metavar="NAME[:METRIC]") = None,
-    tolerance: option(float, "per cent of perplexity that may be lost") = 10.0,
-    cores: option(int, "CPU cores") = CORES,
-) -> None:
+@dataclass
+class Asked:
+    """What `prune MODEL` and `prune plan MODEL` take."""
+
+    model: Annotated[str, typer.Argument(help="folder, .gguf file, package:file.gguf, or org/name of the hub")]
+    data: option(Path, RECORDS, exists=True, dir_okay=False)
+    sparsity: option(str | None, SPARSITY) = None
+    budget: option(list[str] | None, COST, metavar="KIND=AMOUNT") = None
+    effort: option(str, EFFORT) = "standard"
+    methods: option(str | None, METHODS) = None
+    out: option(Path, "folder for all of it; a run that stopped goes on there") = Path("pruned")
+    recover: option(Literal[*configuration.RECOVERIES] | None, RECOVER) = None
+    steps: option(int | None, "of recovery; 150 unless given", min=1) = None
+    answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None
+    task: option(list[str] | None, TASK, metavar="NAME[:METRIC]") = None
+    tolerance: option(float, "per cent of perplexity that may be lost") = 10.0
+    gguf: option(list[str] | None, GGUF, metavar="TYPE") = None
+    cores: option(int, "CPU cores") = CORES
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask before a run of more than an hour")] = False
+
+    def request(self) -> Request:
+        """Raises InputError for what contradicts itself, and for what is no amount."""
+        budget = configuration.budget_of(self.budget or [])
+        if budget and self.sparsity:
+            raise InputError(
+                f"--budget and --sparsity {self.sparsity}: the budget says how much is pruned; give one of them"
+            )
+        return Request(
+            model=self.model,
+            data=self.data,
+            out=self.out,
+            sparsities=[] if budget else numbers(self.sparsity or "20,30"),
+            budget=budget,
+            methods=self.methods.split(",") if self.methods else None,
+            effort=self.effort,
+            recover=self.recover,
+            steps=self.steps,
+            answer=self.answer,
+            tasks=self.task or [],
+            tolerance=self.tolerance / 100,
+            cores=self.cores,
+            gguf=list(dict.fromkeys(kind.lower() for kind in self.gguf or [])),
+        )
+
+
+def with_options(command: Callable[[Asked], None]) -> Callable[..., None]:
+    """A command of all options of Asked, for typer."""
+
+    def called(**given: Any) -> None:
+        command(Asked(**given))
+
+    called.__doc__ = command.__doc__
+    called.__signature__ = inspect.signature(Asked)
+    return called
+
+
+def run(asked: Asked) -> None:
     """Prune a model on your data, measure what is left, and take the one to use."""
-    asked = configuration.budget_of(budget or [])
-    if asked and sparsity:
-        raise InputError(f"--budget and --sparsity {sparsity}: the budget says how much is pruned; give one of them")
-    compared = methods.split(",") if methods else None
-    sparsities = [] if asked else numbers(sparsity or "20,30")
-    asked_for = {"methods": compared, "effort": effort, "recover": recover, "steps": steps, "answer": answer}
-    asked_for |= {"tasks": task or [], "tolerance": tolerance / 100, "cores": cores}
-    request = Request(model, data, out, sparsities, asked, **asked_for)
-    result = prune(request, shlex.join(["prune", *sys.argv[1:]]))
+    request = asked.request()
+    line = shlex.join(["prune", *sys.argv[1:]])
+    result = prune(request, line, lambda stages: agree(stages, asked))
     from rich.console import Console
     from rich.markdown import Markdown
 
     Console().print(Markdown(result.page))
-    print(f"This page: {out / PAGE}   configuration: {out / CONFIG}   tables: {out / 'results'}")
+    print(f"This page: {asked.out / PAGE}   configuration: {asked.out / CONFIG}   tables: {asked.out / 'results'}")
+    said = take.commands(result.folder, result.files, take.prompt_of(asked.out / TEST))
+    print(f"\nTo use the model:\n\n{take.text(said)}")
 
 
-def numbers(text: str) -> list[int]:
-    """Raises InputError for what is not 1 to 99, with commas."""
-    found = re.fullmatch(r"\s*\d{1,2}(\s*,\s*\d{1,2})*\s*", text)
-    values = sorted({int(part) for part in text.split(",")}) if found else []
-    if not values or values[0] == 0:
-        raise InputError(f"--sparsity {text}: whole per cent from 1 to 99, with commas: 20,30")
-    return values
+def show_plan(asked: Asked) -> None:
+    """Print a run's jobs, and what minutes, memory and disk they take. Nothing runs, but the model is fetched."""
+    stages = expected(ready(asked.request()))
+    if stages:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table()
+        for column in ("stage", "jobs", "memory, GB", "written, GB", "minutes"):
+            table.add_column(column, justify="left" if column == "stage" else "right")
+        for stage in stages:
+            sizes = [f"{size:.2f}" if size else "" for size in (stage.memory, stage.written)]
+            table.add_row(stage.name, f"{stage.jobs:,}", *sizes, f"{stage.expected / 60:.1f}")
+        Console().print(table)
+    print(in_total(stages, asked))
+
+
+def in_total(stages: Sequence["Stage"], asked: Asked) -> str:
+    """What a run takes, in a sentence."""
+    if not stages:
+        return "Nothing is left to do: all of it is there."
+    seconds = sum(stage.expected for stage in stages)
+    time = f"{seconds / 60:.0f} minutes" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} hours"
+    needed = max((stage.memory for stage in stages if stage.memory), default=0) + LIBRARIES
+    written = sum(stage.written for stage in stages)
+    return (
+        f"{sum(stage.jobs for stage in stages)} jobs, about {time} with {asked.cores} cores, up to {needed:.1f} GB of "
+        f"memory ({memory.physical() / 1e9:.0f} are there), {written:.1f} GB written to disk."
+    )
+
+
+LIBRARIES = 0.4
+"""Gigabytes of memory that Python and its libraries take."""
+
+
+def agree(stages: Sequence["Stage"], asked: Asked) -> None:
+    """Say what a run takes, and on a terminal ask before one of more than an hour."""
+    print(in_total(stages, asked), flush=True)
+    long = sum(stage.expected for stage in stages) > HOUR
+    if long and sys.stdin.isatty() and not asked.yes and not typer.confirm("Start it?"):
+        raise typer.Exit(1)
 
 
 def show_status(out: option(Path, "folder of the run") = Path("pruned")) -> None:
@@ -81,12 +172,35 @@ def show_status(out: option(Path, "folder of the run") = Path("pruned")) -> None
     print("\n".join(status.lines(status.read(out / EVENTS), out)))
 
 
+def release() -> str:
+    """Return the installed version."""
+    try:
+        return version("reasoning-aware-pruning")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+COMMANDS = {"plan": with_options(show_plan), "status": show_status}
+
+
 def main() -> None:
+    """Run what sys.argv says; `prune MODEL`, where it names no other command."""
     with one_line():
-        if sys.argv[1:2] == ["status"]:
-            del sys.argv[1]
-            typer.run(show_status)
-        typer.run(command)
+        given = sys.argv[1:]
+        if given == ["--version"]:
+            print(f"prune {release()}")
+            return
+        if not given and sys.stdin.isatty() and sys.stdout.isatty():
+            given = wizard.asked()
+            if given is None:
+                return
+            sys.argv[1:] = given
+        name = given[0] if given and given[0] in COMMANDS else None
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command(no_args_is_help=name != "status", epilog=None if name else EXAMPLES)(
+            COMMANDS[name] if name else with_options(run)
+        )
+        app(given[1:] if name else given, prog_name=f"prune {name}" if name else "prune")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """A configuration of the workflow, its run, a page to decide by, and the model to take."""
 
+import contextlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command import config_file, configuration, decision, efforts, lm_eval_tasks, own_data, page, record
+from pruning.command import config_file, configuration, decision, efforts, lm_eval_tasks, own_data, page, record, take
 from pruning.command.configuration import Known, Request
 from pruning.config.methods import Method
+from pruning.config.schema import Config
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError
 from pruning.core.names import DENSE
@@ -20,12 +22,18 @@ from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar
 from pruning.data import datasets, text
 from pruning.models import gguf
 
+if TYPE_CHECKING:
+    from pruning.analysis.plan import Stage
+
 CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
 PAGE, TEXT_PAGE = "decision.html", "decision.md"
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
 LEAST_ANSWERS = 40
 """Right answers of the dense model's own, with which a recovery on these is worth it."""
+TEST = "own-data/test.jsonl"
+ASSUMED = 30
+"""Per cent: of a sparsity that is still to be found, in an estimate."""
 TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
 
 
@@ -37,13 +45,30 @@ class Result(NamedTuple):
     choice: decision.Choice
     folder: Path
     page: str
+    files: list[Path]
+    """GGUF files of that model."""
 
 
-def prune(request: Request, line: str) -> Result:
-    """Do what was asked for, in `request.out`, where a run that stopped goes on, and write the page to decide by.
+class Ready(NamedTuple):
+    """A request once its model is fetched and its data are read."""
 
-    line: the command, which the configuration names. Raises InputError for what cannot be done, with the words of a
-    job that failed."""
+    request: Request
+    """With what its effort adds."""
+    alias: str
+    known: Known
+    methods: dict[str, Method | None]
+    notes: list[str]
+    vocabulary: int
+    mine: tuple[dict[str, Any], Config] | None
+    """The configuration, where the user has edited it."""
+    config: str
+    """The configuration's name, of what runs before it is written."""
+
+
+def ready(request: Request) -> Ready:
+    """Fetch the model, write the data, and choose the methods.
+
+    Raises InputError for what cannot be done, with the words of a job that failed."""
     from pruning.models import loading  # torch is slow
 
     configuration.check(request)
@@ -70,6 +95,50 @@ def prune(request: Request, line: str) -> Result:
     known = Known(section, stock.max_position_embeddings, 0, 0, 0, tasks=tasks)
     known = read_data(request, records, folder, known)
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
+    if request.gguf:
+        of_mine = {name: mine[1].method(name) for name in mine[1].table("table1").methods} if mine else {}
+        take.check(of_mine or efforts.definitions(methods), folder)
+    return Ready(request, alias, known, methods, notes, stock.vocab_size, mine, start)
+
+
+def expected(about: Ready) -> list["Stage"]:
+    """Return what is left to do, stage by stage; none where all is there. The model to take is not known yet: any
+    stands for it, and so does ASSUMED for the sparsities that a budget will find.
+
+    Raises InputError for what Snakemake refuses."""
+    from pruning.analysis import plan, work  # torch is slow
+
+    request, out = about.request, about.request.out
+    budgets, sparsities = budget_paths(about), request.sparsities
+    if budgets:
+        sparsities = {method: found_before(out / path) for method, path in budgets.items()}
+    content = configuration.build(request, about.known, about.methods, sparsities)
+    put(out / START, configuration.text(content, "prune, before it runs"))
+    [section] = about.known.model.values()
+    at = {method: [sparsities[method]] if budgets else sparsities for method in about.methods}
+    targets = [*budgets.values(), *TABLES, *exports(request, about.alias, stand_in(about.alias, out, at))]
+    with (out / LOG).open("a+") as log, contextlib.chdir(out):
+        options = ["--snakefile", str(names.HOME / "Snakefile"), "--configfile", about.config]
+        try:
+            jobs = plan.planned([*options, "--", *targets], log)
+        except InputError as error:
+            raise InputError(f"planning: {error} (all of it: {out / LOG})") from None
+        if not jobs:
+            return []
+        config = about.mine[1] if about.mine else config_file.whole(content)
+        card = work.measured("cuda" if section["gpus"] else "cpu", section["dtype"])
+        return plan.stages(work.Run(config, card), jobs)
+
+
+def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = lambda stages: None) -> Result:
+    """Do what was asked for, in `request.out`, where a run that stopped goes on, and write the page to decide by.
+
+    line: the command, which the configuration names. agree: is told what the run takes, before it starts, and may end
+    it by an exception. Raises InputError for what cannot be done, with the words of a job that failed."""
+    about = ready(request)
+    request, alias, known, methods, notes, vocabulary, mine, start = about
+    out = request.out
+    agree(expected(about))
     if request.recover and request.own_answers and known.answers:
         put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
         request, said = with_own_answers(request, alias, start)
@@ -77,13 +146,15 @@ def prune(request: Request, line: str) -> Result:
     budgets, sparsities = {}, request.sparsities
     if request.budget:
         put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
-        budgets = within_budget(request, alias, methods, start)
+        budgets = within_budget(about)
         sparsities = {method: found["sparsity"] for method, found in budgets.items()}
     wanted = configuration.build(request, known, methods, sparsities)
     if mine:
         for difference in config_file.differences(mine[0], wanted):
             print(f"{out / CONFIG}: {difference}", flush=True)
     else:
+        if said := config_file.replaced(out / CONFIG, wanted, line):
+            print(said, flush=True)
         put(out / CONFIG, config_file.signed(configuration.text(wanted, line)))
     run(request, "pruning and measuring", *TABLES)
 
@@ -91,8 +162,8 @@ def prune(request: Request, line: str) -> Result:
     measures = decision.measures(table)
     models = decision.rows(table, validation, tradeoff, measures)
     choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
-    target = names.EXPORT.format(model=alias, variant=choice.variant)
-    run(request, "writing the model to take", target)
+    target, *files = exports(request, alias, choice.variant)
+    run(request, "writing the model to take", target, *files)
     if known.answers and (answered := out / names.DENSE.samples(alias, own_data.ANSWERS)).is_file():
         notes += known.answers.notes
         notes += decision.without_answer(artifacts.read_parquet(answered, "samples"), known.answers.judge.name)
@@ -106,7 +177,7 @@ def prune(request: Request, line: str) -> Result:
         choice,
         request.tolerance,
         str(out / target),
-        stock.vocab_size,
+        vocabulary,
         budgets=budgets,
         notes=notes,
         full=kept.pop(DENSE),
@@ -122,7 +193,28 @@ def prune(request: Request, line: str) -> Result:
     said = page.markdown(content)
     put(out / TEXT_PAGE, said)
     put(out / PAGE, page.html(content))
-    return Result(models, measures, choice, out / target, said)
+    return Result(models, measures, choice, out / target, said, [out / file for file in files])
+
+
+def found_before(path: Path) -> int:
+    """Return the sparsity that an earlier run found for a budget, or else one that it may be."""
+    return artifacts.read_json(path, "budget")["sparsity"] if path.is_file() else ASSUMED
+
+
+def stand_in(alias: str, out: Path, at: Mapping[str, Sequence[int]]) -> names.Variant:
+    """Return the model that an earlier run like this exported, or else one that may be. at: sparsities by method."""
+    exported = out / Path(names.EXPORT.format(model=alias, variant="x")).parents[1]
+    for folder in sorted(exported.glob("own/**/model")):
+        made = names.Variant.parse(folder.parent.relative_to(exported).as_posix())
+        if made.sparsity in at.get(made.method, ()):
+            return made
+    return names.Variant("own", *next((method, sparsities[0]) for method, sparsities in at.items()))
+
+
+def exports(request: Request, alias: str, variant: names.Variant) -> list[str]:
+    """Return the folder of a model to take, and its GGUF files."""
+    files = [f"{names.GGUF.format(model=alias, variant=variant, type=kind)}.gguf" for kind in request.gguf]
+    return [names.EXPORT.format(model=alias, variant=variant), *files]
 
 
 def read_data(request: Request, records: list[dict[str, Any]], folder: Path, about: Known) -> Known:
@@ -217,12 +309,19 @@ def with_own_answers(request: Request, alias: str, config: str) -> tuple[Request
     return replace(request, own_answers=False), [said]
 
 
-def within_budget(request: Request, alias: str, methods: Iterable[str], config: str) -> dict[str, dict[str, Any]]:
-    """What scripts/budget.py finds for each method: the least sparsity that meets the budget, and what it costs."""
-    place = {"model": alias, "calib": "own", "budget": configuration.BUDGET}
-    paths = {method: names.BUDGET.format(method=method, **place) for method in methods}
-    run(request, "looking for the sparsities", *paths.values(), config=config)
-    return {method: artifacts.read_json(request.out / path, "budget") for method, path in paths.items()}
+def budget_paths(about: Ready) -> dict[str, str]:
+    """Method -> what scripts/budget.py finds for it: the least sparsity that meets the budget, and what it costs; none
+    without a budget."""
+    place = {"model": about.alias, "calib": "own", "budget": configuration.BUDGET}
+    methods = about.methods if about.request.budget else ()
+    return {method: names.BUDGET.format(method=method, **place) for method in methods}
+
+
+def within_budget(about: Ready) -> dict[str, dict[str, Any]]:
+    """Look for the sparsities that meet the budget; by method."""
+    out, paths = about.request.out, budget_paths(about)
+    run(about.request, "looking for the sparsities", *paths.values(), config=about.config)
+    return {method: artifacts.read_json(out / path, "budget") for method, path in paths.items()}
 
 
 def put(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """The cards of an exported model and of a GGUF file: what it is, how it was made, what was measured, how to load it."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -71,11 +72,13 @@ GGUF_CARD = """\
 | tensors | {% for kind, number in tensors.items() %}{{ number }} {{ kind }}{{ ", " if not loop.last }}{% endfor %} |
 {% if odd %}
 
-{{ odd }} of its {{ made_of | length }} FFN widths are no multiples of {{ block }}: their down_proj is stored in a \
-larger type, as llama.cpp does; `round_to: {{ block }}` in the method makes them multiples.
+{{ made_of | select("in", odd) | list | length }} of its {{ made_of | length }} FFN widths are no multiples of \
+{{ block }}: their down_proj is stored in a larger type ({{ odd.values() | unique | sort | join(", ") }}), as \
+llama.cpp does; `round_to: {{ block }}` in the method makes them multiples.
 {% endif %}
 
     llama-cli -m {{ type }}.gguf
+    ollama create {{ name }}-{{ type }} -f {{ type }}.Modelfile
     llama_cpp.Llama("{{ type }}.gguf")    # llama-cpp-python
 
 Checked when it was written, against the model in {{ dtype }} in transformers: \
@@ -97,9 +100,15 @@ def card(
     return _rendered(CARD, **settings, **told, own_code=own_code)
 
 
-def gguf_card(settings: Mapping[str, Any], content: Mapping[str, Any], block: int) -> str:
-    """Markdown. content: of the file's manifest. block: values that its type stores together."""
-    odd = sum(width % block > 0 for width in content["widths"])
+def modelfile(settings: Mapping[str, Any], file: str) -> str:
+    """Return what Ollama makes a model of a GGUF file beside it by, greedy as it was measured."""
+    create = f"ollama create NAME -f {Path(file).stem}.Modelfile"
+    return f"# {settings['name']}: {create}\nFROM ./{file}\nPARAMETER temperature 0\n"
+
+
+def gguf_card(settings: Mapping[str, Any], content: Mapping[str, Any], block: int, odd: Mapping[int, str]) -> str:
+    """Markdown. content: of the file's manifest. block: values that its type stores together. odd: FFN widths that
+    are no multiples of it -> the type in which their down_proj is stored."""
     told = {**settings, **content, "made_of": content["widths"], "odd": odd, "block": block}
     return _rendered(GGUF_CARD, **told)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from pruning.core.errors import InputError
 from pruning.models.gguf.kinds import BLOCK as BLOCK
-from pruning.models.gguf.kinds import K_QUANTS, check
+from pruning.models.gguf.kinds import OWN, check
+from pruning.models.gguf.kinds import stored_instead as stored_instead
 
 
 def convert(folder: Path, output: Path, kind: str, about: Mapping[str, Any], threads: int) -> dict[str, Any]:
@@ -21,12 +22,12 @@ def convert(folder: Path, output: Path, kind: str, about: Mapping[str, Any], thr
     from pruning.models.gguf import model
 
     check(kind)
-    if kind not in K_QUANTS:
+    if kind in OWN:
         model.write(folder, output, kind, about)
         return model.contents(output)
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
         model.write(folder, whole := Path(scratch) / "f16.gguf", "f16", {**about, "type": kind})
-        model.quantise(whole, output, K_QUANTS[kind], threads)
+        model.quantise(whole, output, kind, threads)
     return model.contents(output)
 
 
@@ -39,3 +40,13 @@ def takes(kind: str, widths: list[int]) -> bool:
     except InputError:
         return False
     return True
+
+
+def check_model(folder: Path, uneven: bool = False, biased: bool = False, grouped: bool = False) -> None:
+    """Look at a dense model before anything is made of it: whether llama.cpp has what will come of it.
+
+    uneven: layers of different widths are to come; biased: biases of the FFN; grouped: fewer key-value groups. Raises
+    InputError as `convert` does for its architecture, its config and its tokenizer."""
+    from pruning.models.gguf import model
+
+    model.check(folder, uneven, biased, grouped)

@@ -4,19 +4,36 @@ from importlib.util import find_spec
 
 from pruning.core.errors import InputError
 
-BLOCK = {"f16": 1, "bf16": 1, "q8_0": 32, "q4_k_m": 256}
-"""Type -> values that are stored together: rows are whole blocks, or are stored in another type."""
-K_QUANTS = {"q4_k_m": "LLAMA_FTYPE_MOSTLY_Q4_K_M"}
-"""Those that llama.cpp itself must make -> its name of them."""
+OWN = {"f16": 1, "bf16": 1, "q8_0": 32}
+"""Types that the package `gguf` writes -> values that are stored together."""
+BY_LLAMA_CPP = {
+    **dict.fromkeys(("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k"), 256),
+    **dict.fromkeys(("q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"), 32),
+    "iq4_xs": 256,
+}
+"""The same of types that llama.cpp's own quantiser makes; those that need an importance matrix are left out."""
+BLOCK = OWN | BY_LLAMA_CPP
+"""Rows are whole blocks, or are stored in another type: see `stored_instead`."""
+LLAMA_CPP = "llama_cpp"
 
 
-def check(kind: str) -> None:
-    """Raises InputError if there is no such type, or if it needs llama.cpp and that is not installed."""
+def check(kind: str, named: str = "export: ") -> None:
+    """Raises InputError if there is no such type, or if it needs llama.cpp and that is not installed.
+
+    named: what asked for it."""
     if kind not in BLOCK:
-        raise InputError(f"export: no type {kind!r} of GGUF file is made; there are {', '.join(BLOCK)}")
-    if kind in K_QUANTS and find_spec("llama_cpp") is None:
-        others = ", ".join(other for other in BLOCK if other not in K_QUANTS)
+        raise InputError(f"{named}no type {kind!r} of GGUF file is made; there are {', '.join(BLOCK)}")
+    if kind in BY_LLAMA_CPP and find_spec(LLAMA_CPP) is None:
         raise InputError(
-            f"export: {kind} is made by llama.cpp, and llama-cpp-python is not installed: pip install llama-cpp-python "
-            f"(it compiles for a while), or ask for {others}, which need it not"
+            f"{named}{kind} is made by llama.cpp, and llama-cpp-python is not installed: pip install llama-cpp-python "
+            f"(it compiles for about ten minutes), or ask for {', '.join(OWN)}, which do not need it"
         )
+
+
+def stored_instead(kind: str, width: int) -> str | None:
+    """Return the type of a matrix whose rows have `width` values, where they are no whole blocks of a file's type; None
+    where they are. Of a mixture (`q4_k_m`): what stands in for its most common type, as llama.cpp chooses it."""
+    if width % BLOCK[kind] == 0:
+        return None
+    smaller = {"q2": "q4_0", "q3": "q4_0", "q4": "q5_0", "q5": "q5_1", "q6": "q8_0", "iq4": "iq4_nl"}
+    return smaller[kind.split("_")[0]] if BLOCK[kind] == 256 and width % 32 == 0 else "f16"

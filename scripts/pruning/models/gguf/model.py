@@ -1,9 +1,10 @@
 """A model's weights and config as a GGUF file.
 
 Files are written, and tensors named and quantised, by llama.cpp's own Python package `gguf` (MIT, in numpy); K-quants
-are made by `llama_model_quantize` of llama.cpp itself, where llama-cpp-python is installed. Here is what a family's
-weights and config mean to llama.cpp. Where every layer has the same width the architecture is the family's own; other
-widths, and biases of down_proj, are written as `deci` (Llama with a list of widths), which what is Llama's can be.
+and other small types by `llama_model_quantize` of llama.cpp itself, where llama-cpp-python is installed. Here is what a
+family's weights and config mean to llama.cpp. Where every layer has the same width the architecture is the family's
+own; other widths, and biases of down_proj, are written as `deci` (Llama with a list of widths), which what is Llama's
+can be.
 """
 
 import math
@@ -64,6 +65,9 @@ AS_DECI = ("llama", "mistral", "qwen2")
 """What `deci` computes as well: no more than Llama does, but for biases of q, k and v."""
 
 
+GROUPS = "layers with key-value groups of their own number are not converted"
+
+
 def architecture(kind: str, widths: Sequence[int], biased: bool) -> Architecture:
     """For a model type, its FFN widths, and whether its FFNs have biases. Raises InputError if llama.cpp has none."""
     if kind not in STOCK:
@@ -80,7 +84,7 @@ def architecture(kind: str, widths: Sequence[int], biased: bool) -> Architecture
     what = "layers of different widths" if len(set(widths)) > 1 else "biases of the FFN"
     raise InputError(
         f"gguf: llama.cpp's {stock.name} has no {what} (its `deci` has: {', '.join(AS_DECI)} are written as that); use "
-        "a method with `allocate: uniform` and `compensate: none`, or `export: pad`"
+        f"a method with `allocate: uniform` and `compensate: none`, or `export: pad`, with which all have {max(widths)}"
     )
 
 
@@ -91,13 +95,10 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
 
     checkpoint, config = Checkpoint(folder), AutoConfig.from_pretrained(folder)
     if structures.others(config.to_dict()):
-        raise InputError(f"gguf: {folder}: layers with key-value groups of their own number are not converted")
+        raise InputError(f"gguf: {folder}: {GROUPS}")
     biased = any(part == "bias" for _, _, part in checkpoint.name_of)
-    own = architecture(config.model_type, checkpoint.widths, biased)
-    writer = gguf.GGUFWriter(output, own.name)
+    writer, own = begun(folder, output, config, checkpoint.widths, biased)
     describe(writer, about, kind)
-    parameters(writer, config, own, checkpoint.widths)
-    tokenizer.write(writer, folder, config.vocab_size)
     number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == own.name)
     short_names = gguf.get_tensor_name_map(number, checkpoint.layers)
     plan = {}
@@ -128,6 +129,29 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     if factors is not None:
         writer.write_tensor_data(factors)
     writer.close()
+
+
+def begun(
+    folder: Path, output: Path | None, config: "PretrainedConfig", widths: Sequence[int], biased: bool
+) -> tuple["GGUFWriter", Architecture]:
+    """Return a file with all that it says of the model, nothing written yet, and what llama.cpp builds of it."""
+    import gguf
+
+    own = architecture(config.model_type, widths, biased)
+    writer = gguf.GGUFWriter(output, own.name)
+    parameters(writer, config, own, widths)
+    tokenizer.write(writer, folder, config.vocab_size)
+    return writer, own
+
+
+def check(folder: Path, uneven: bool, biased: bool, grouped: bool) -> None:
+    """See `gguf.check_model`."""
+    from transformers import AutoConfig
+
+    if grouped:
+        raise InputError(f"gguf: {GROUPS}")
+    config, widths = AutoConfig.from_pretrained(folder), Checkpoint(folder).widths
+    begun(folder, None, config, [max(widths) - (uneven and not layer) for layer in range(len(widths))], biased)
 
 
 def stored_as(shape: Sequence[int], kind: str) -> "GGMLQuantizationType":
@@ -254,11 +278,11 @@ def interleaved(rows: int, heads: int) -> np.ndarray:
 
 
 def quantise(source: Path, output: Path, kind: str, threads: int) -> None:
-    """A K-quant, by llama.cpp's name, of a float16 file. Raises InputError where llama.cpp fails."""
+    """A type that llama.cpp makes of a float16 file. Raises InputError where llama.cpp fails."""
     import llama_cpp
 
     settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype, settings.nthread = getattr(llama_cpp, kind), threads
+    settings.ftype, settings.nthread = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}"), threads
     if llama_cpp.llama_model_quantize(bytes(source), bytes(output), settings) != 0:
         raise InputError(f"gguf: llama.cpp could not make {kind} of {source}")
 

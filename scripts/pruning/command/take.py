@@ -1,0 +1,68 @@
+"""How to use the model that was taken: commands that work as they stand, for each runtime."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pruning.config.methods import Method
+from pruning.core.errors import InputError
+from pruning.methods import allocation
+from pruning.models import gguf
+from pruning.models.checkpoint import read_config
+
+PYTHON = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = {folder!r}
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto"{own_code})
+inputs = tokenizer({prompt!r}, return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))"""
+VLLM_OWN_CODE = ("--trust-remote-code", "--model-impl", "transformers")
+"""Layers of different widths run in vLLM's Transformers backend, by the code beside the weights."""
+LONGEST = 300
+"""Characters of a prompt that is printed."""
+
+
+def check(methods: Mapping[str, Method], folder: Path) -> None:
+    """Raises InputError if a GGUF file cannot be made of a model, or not of what one of these methods makes of it.
+
+    folder: the dense model's."""
+    gguf.check_model(folder)
+    for name, own in methods.items():
+        uneven = own.allocate != "uniform" and own.export != "pad"
+        grouped = len(allocation.structures_of(own.allocate)) > 1
+        try:
+            gguf.check_model(folder, uneven, own.compensate == "bias", grouped)
+        except InputError as error:
+            raise InputError(f"--gguf: {name}: {error}") from None
+
+
+def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]:
+    """Return runtime -> what to type, with whole paths. folder: of an exported model; files: its GGUF files."""
+    whole, own_code = str(folder.resolve()), "auto_map" in read_config(folder)
+    trusted = ", trust_remote_code=True" if own_code else ""
+    said = {
+        "Python": PYTHON.format(folder=whole, own_code=trusted, prompt=prompt),
+        "vLLM": shlex.join(["vllm", "serve", whole, *(VLLM_OWN_CODE if own_code else ())]),
+    }
+    for file in map(Path.resolve, files):
+        name = "-".join(part for part in file.parts[file.parts.index("export") - 1 :] if part not in ("export", "gguf"))
+        name, modelfile = name.removesuffix(".gguf"), str(file.with_suffix(".Modelfile"))
+        create, start = ["ollama", "create", name, "-f", modelfile], ["ollama", "run", name]
+        said[f"llama.cpp, {file.stem}"] = shlex.join(["llama-cli", "-m", str(file)])
+        said[f"Ollama, {file.stem}"] = f"{shlex.join(create)} && {shlex.join(start)}"
+    return said
+
+
+def prompt_of(data: Path) -> str:
+    """Return the first prompt of a file of own_data's pairs that is short enough to print, or the start of a text."""
+    pairs = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    fitting = (pair["prompt"] for pair in pairs if 0 < len(pair["prompt"]) <= LONGEST)
+    return next(fitting, (pairs[0]["prompt"] or pairs[0]["completion"])[:40])
+
+
+def text(said: Mapping[str, str]) -> str:
+    """Return the commands for a terminal."""
+    return "\n\n".join(f"# {name}\n{command}" for name, command in said.items())

@@ -1,0 +1,206 @@
+"""The command line of `prune`: its options, its estimate, its questions, and the commands that it ends in."""
+
+import inspect
+import io
+import json
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+import tiny
+from pruning.analysis.plan import Stage
+from pruning.command import config_file, line, take, wizard
+from pruning.command.configuration import text
+from pruning.config.default import DEFAULT
+from pruning.core.errors import InputError
+
+
+def asked(**given) -> line.Asked:
+    return line.Asked(model="m", data=Path("mine.jsonl"), **given)
+
+
+def stage(seconds: float, **own) -> Stage:
+    return Stage(
+        **{"name": "s", "jobs": 3, "loads": 3, "memory": 2.0, "written": 0.5, "counted": None} | own,
+        measured=None,
+        expected=seconds,
+    )
+
+
+def test_the_commands_take_the_same_options():
+    wanted = list(inspect.signature(line.Asked).parameters)
+    for command in (line.with_options(line.run), line.COMMANDS["plan"]):
+        assert list(inspect.signature(command).parameters) == wanted and command.__doc__
+
+
+def test_options_become_a_request(tmp_path):
+    (tmp_path / "mine.jsonl").touch()
+    found = []
+    app = typer.Typer()
+    app.command()(line.with_options(lambda own: found.append(own.request())))
+    words = f"m --data {tmp_path}/mine.jsonl --sparsity 40,20 --gguf Q8_0 --gguf f16 --gguf q8_0 --tolerance 5"
+    assert CliRunner().invoke(app, words.split()).exit_code == 0
+    assert found[0].sparsities == [20, 40] and found[0].gguf == ["q8_0", "f16"] and found[0].tolerance == 0.05
+    assert asked().request().sparsities == [20, 30] and asked(budget=["bytes=1GB"]).request().sparsities == []
+    with pytest.raises(InputError, match="--budget and --sparsity 20"):
+        asked(budget=["bytes=1GB"], sparsity="20").request()
+
+
+def test_an_estimate_is_a_sentence():
+    said = line.in_total([stage(60), stage(120.0, memory=None, written=0)], asked(cores=4))
+    assert said.startswith("6 jobs, about 3 minutes with 4 cores, up to 2.4 GB of memory (")
+    assert said.endswith("are there), 0.5 GB written to disk.")
+    assert "about 2.5 hours" in line.in_total([stage(9000)], asked())
+    assert line.in_total([], asked()) == "Nothing is left to do: all of it is there."
+
+
+@pytest.mark.parametrize(
+    ("seconds", "terminal", "yes", "answer", "asks"),
+    [
+        (3599, True, False, False, False),
+        (3601, False, False, False, False),
+        (3601, True, True, False, False),
+        (3601, True, False, True, True),
+        (3601, True, False, False, True),
+    ],
+)
+def test_a_long_run_is_asked_about_on_a_terminal(monkeypatch, capsys, seconds, terminal, yes, answer, asks):
+    questions = []
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: terminal))
+    monkeypatch.setattr(typer, "confirm", lambda question: questions.append(question) or answer)
+    if asks and not answer:
+        with pytest.raises(typer.Exit):
+            line.agree([stage(seconds)], asked(yes=yes))
+    else:
+        line.agree([stage(seconds)], asked(yes=yes))
+    assert bool(questions) == asks and "3 jobs, about 60 minutes" in capsys.readouterr().out
+
+
+def test_the_version_is_the_installed_ones(monkeypatch):
+    monkeypatch.setattr(line, "version", lambda name: f"1.2 of {name}")
+    assert line.release() == "1.2 of reasoning-aware-pruning"
+
+    def none(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(line, "version", none)
+    assert line.release() == "not installed"
+
+
+# the wizard
+
+
+def answered(monkeypatch, *answers: str) -> tuple[list[str] | None, str]:
+    """What the wizard makes of answers, and what it printed."""
+    left, console = list(answers), Console(record=True, width=200, file=io.StringIO())
+    monkeypatch.setattr(wizard, "Console", lambda: console)
+    monkeypatch.setattr(console, "input", lambda *_, **__: left.pop(0))
+    found = wizard.asked()
+    assert not left
+    return found, console.export_text()
+
+
+def test_answers_become_a_command_line(monkeypatch, tmp_path):
+    (tmp_path / "my model").mkdir()
+    (tmp_path / "mine.jsonl").write_text('{"text": "a"}')
+    model, data = str(tmp_path / "my model"), str(tmp_path / "mine.jsonl")
+    wanted = [model, "--data", data, "--sparsity", "20,40", "--gguf", "q8_0", "--gguf", "f16"]
+    found, said = answered(monkeypatch, model, data, "20,40", "q8_0, f16", "y")
+    assert found == wanted and shlex.join(["prune", *wanted]) in said
+    assert answered(monkeypatch, model, data, "20,40", "q8_0,f16", "n")[0] is None
+    assert answered(monkeypatch, model, data, "", "", "y")[0] == [model, "--data", data, "--sparsity", "20,30"]
+
+
+def test_what_cannot_be_is_asked_again(monkeypatch, tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"text": "a"}')
+    data = str(tmp_path / "mine.jsonl")
+    answers = ("", "no such", "a/b", "no such", data, "0", "bytes=9XB", "bytes=9GB", "q1_0", "none", "y")
+    found, said = answered(monkeypatch, *answers)
+    assert found == ["a/b", "--data", data, "--budget", "bytes=9GB"]
+    for wrong in (
+        "no such: neither a folder",
+        "No such file",
+        "--sparsity 0: whole per cent",
+        "'XB'",
+        "no type 'q1_0'",
+    ):
+        assert wrong in said
+
+
+# a folder that holds another run
+
+
+def test_what_differs_from_the_run_that_a_folder_holds_is_said_in_a_line(tmp_path):
+    path, before, now = tmp_path / "prune.yaml", {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": [4]}
+    assert config_file.replaced(path, before, "prune m") is None
+    path.write_text(config_file.signed(text(before, "prune m --data x")))
+    assert config_file.replaced(path, before, "prune m --data x --cores 3") is None
+    said = config_file.replaced(path, now, "prune m --data y")
+    assert said.startswith(f"{tmp_path} holds a run of `prune m --data x`; `prune m --data y` changes a.c, d. ")
+    assert "--out another folder" in said and "\n" not in said
+    many = config_file.replaced(path, {name: 1 for name in "efghij"}, "prune m")
+    assert "changes a, e, f, g and 3 more. " in many
+
+
+# what can be taken away
+
+
+@pytest.mark.parametrize(
+    ("family", "methods", "message"),
+    [
+        ("qwen2", ["attention_obs", "flap", "wanda"], None),
+        ("qwen3", ["wanda", "rku"], None),
+        (
+            "qwen3",
+            ["rku", "attention_obs"],
+            "--gguf: attention_obs: gguf: llama.cpp's qwen3 has no layers of different",
+        ),
+        ("granite", ["flap"], "--gguf: flap: .* layers of different widths .* `export: pad`, with which all have 48"),
+        ("llama", ["obs_joint"], "--gguf: obs_joint: gguf: layers with key-value groups of their own number"),
+        ("cohere", ["wanda"], "model type 'cohere' is not converted"),
+    ],
+)
+def test_methods_whose_models_become_no_file_are_refused(tmp_path, family, methods, message):
+    tiny.with_a_merge(tiny.save(tiny.of_family(family), tmp_path))
+    found = {name: DEFAULT.method(name) for name in methods}
+    if not message:
+        take.check(found, tmp_path)
+        return
+    with pytest.raises(InputError, match=message):
+        take.check(found, tmp_path)
+
+
+def test_commands_name_whole_paths_and_what_a_model_needs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("my results/m/export/own/wanda/50/model")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    found = take.commands(folder, [folder.with_name("gguf") / "q8_0.gguf"], 'a "b"\n')
+    assert list(found) == ["Python", "vLLM", "llama.cpp, q8_0", "Ollama, q8_0"]
+    compile(found["Python"], "snippet", "exec")
+    assert "trust_remote_code" not in found["Python"]
+    assert shlex.split(found["vLLM"]) == ["vllm", "serve", str(tmp_path / folder)]
+    file = tmp_path / folder.with_name("gguf") / "q8_0.gguf"
+    assert shlex.split(found["llama.cpp, q8_0"]) == ["llama-cli", "-m", str(file)]
+    create, start = found["Ollama, q8_0"].split(" && ")
+    assert shlex.split(create) == ["ollama", "create", "m-own-wanda-50-q8_0", "-f", str(file.with_suffix(".Modelfile"))]
+    assert start == "ollama run m-own-wanda-50-q8_0"
+    (folder / "config.json").write_text('{"auto_map": {}}')
+    found = take.commands(folder, [], "a")
+    assert "trust_remote_code=True" in found["Python"] and "--trust-remote-code" in found["vLLM"]
+
+
+def test_a_prompt_to_show_is_short(tmp_path):
+    data = tmp_path / "test.jsonl"
+    pairs = [{"prompt": "x" * 400, "completion": "a"}, {"prompt": "short?\n", "completion": "b"}]
+    data.write_text("\n".join(map(json.dumps, pairs)))
+    assert take.prompt_of(data) == "short?\n"
+    data.write_text(json.dumps({"prompt": "", "completion": "c" * 100}))
+    assert take.prompt_of(data) == "c" * 40
