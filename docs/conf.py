@@ -4,6 +4,9 @@ Its pages are the Markdown files of the repository, at their own paths, so that 
 Nothing is loaded from elsewhere.
 """
 
+import os
+import sys
+
 from docutils.nodes import SkipNode
 from math_core import LatexError, LatexToMathML
 from sphinx.errors import SphinxError
@@ -17,7 +20,10 @@ html_show_sourcelink = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+sys.path.insert(0, os.path.abspath("../scripts"))  # for docs/reference-python.md; it imports nothing that is slow
 nb_execution_mode = "off"
 root_doc = "README"
 include_patterns = [
@@ -37,6 +43,7 @@ PAGES = [  # the sidebar
     "docs/smollm2",
     "docs/howto",
     "docs/methods",
+    "docs/reference-python",
     "docs/findings",
     "docs/artefacts",
     "docs/architecture",

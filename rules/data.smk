@@ -39,7 +39,8 @@ def source_of(wildcards):
     files = CONFIG.files(wildcards.dataset)
     own = {"fields": dataset.fields, "adapter": files.adapter}
     if path := CONFIG.local_path(wildcards.dataset, split):
-        return settings(None, **own, kind="local", path=str(path))
+        part = {"part": part} if (part := files.place(split)[1]) else {}
+        return settings(None, **own, kind="local", path=str(path), **part)
     hub = {key: getattr(files, key) for key in ("repo", "name", "revision", "data_files")}
     return settings(None, **own, kind="hub", **hub, split=files.splits[split])
 

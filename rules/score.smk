@@ -11,7 +11,7 @@ OUTPUT
     results/{model}/scores/{calib}/{method}.parquet             layer, unit, score; of groups, too: structure, parameters
 """
 
-from pruning.methods import allocation, requirements
+from pruning.methods import allocation, requirements, scores
 
 SCORE_KEYS = {"score", "options", "normalise", "shuffle"}
 
@@ -37,13 +37,26 @@ def structures_of(wildcards):
     return [f"--structure={name}" for name in allocation.structures_of(CONFIG.method(wildcards.method).allocate)]
 
 
+def score_code(wildcards):
+    """The stage, and the score's file; of an installed package its files."""
+    score = CONFIG.method(wildcards.method).score
+    files, _ = scores.origin(score)
+    return [*code("score"), *files] if files else code("score", f"methods/scores/{score}")
+
+
+def score_settings(wildcards):
+    """What of a method its scores are made by, and the package that gives the score, if one does."""
+    method = CONFIG.method(wildcards.method)
+    return json.dumps(method.model_dump(include=SCORE_KEYS) | scores.origin(method.score)[1], sort_keys=True)
+
+
 rule score:
     """Scores of all units by one method."""
     input:
         model=names.BASE,
         evidence=files_of("score"),
         matrices=matrices_of("score"),
-        code=lambda w: code("score", f"methods/scores/{CONFIG.method(w.method).score}"),
+        code=score_code,
     output:
         names.SCORES,
     threads: lambda w: threads_of(w) if matrices_of("score")(w) else 1
@@ -52,7 +65,7 @@ rule score:
     params:
         evidence=evidence_of("score"),
         structures=structures_of,
-        settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include=SCORE_KEYS), sort_keys=True),
+        settings=score_settings,
         model=subpath(input.model, parent=True),
     shell:
         on_gpu("--model {params.model:q} {params.structures:q} {params.evidence:q} --output {output:q}")

@@ -20,7 +20,7 @@ def fetch_dataset(settings: cli.Settings, split: Annotated[str, typer.Option()],
     elif settings["kind"] == "local":
         path = Path(settings["path"])
         chain.read_source(path)
-        origin, records = str(path), datasets.read_jsonl(path)
+        origin, records = str(path), datasets.read_jsonl(path)[slice(*settings.get("part", [None]))]
     else:
         origin = f"{settings['repo']} {split}"
         wanted = [settings[key] for key in ("repo", "name", "revision", "split", "data_files")]

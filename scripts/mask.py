@@ -22,11 +22,8 @@ def mask(
     measured: Annotated[Path | None, typer.Option(help="what cuts cost, for allocations that ask for it")] = None,
     latencies: Annotated[Path | None, typer.Option(help="latency table, for allocations that ask for it")] = None,
 ) -> None:
-    import numpy as np
-    import pandas as pd
-
     from pruning.core import artifacts
-    from pruning.methods import allocation, masks
+    from pruning.methods import allocation
 
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores")
@@ -38,13 +35,7 @@ def mask(
         artifacts.read_parquet(measured, "sensitivity") if measured else None,
         artifacts.read_parquet(latencies, "latency_table") if latencies else None,
     )
-    units, frames = allocation.units(problem, sparsity, settings), []
-    for structure, counts in units.items():
-        scored = problem.scores if structure == masks.NEURONS else problem.others[structure].scores
-        keep = np.concatenate(allocation.masks(scored, counts))
-        frames.append(masks.of(frame, structure).assign(keep=keep))
-    columns = [*(["structure"] if len(units) > 1 else []), "layer", "unit", "keep"]
-    found = pd.concat(frames, ignore_index=True)[columns]
+    found, units = allocation.mask(frame, problem, sparsity, settings)
     artifacts.write_parquet(output, found, "mask", {**settings, "sparsity": sparsity})
     achieved = allocation.achieved(problem, units)
     kept = "; ".join(f"{structure} {counts.tolist()}" for structure, counts in units.items())

@@ -83,7 +83,9 @@ def test_prune_works_from_any_folder_and_writes_nothing_where_it_is_installed(en
 
 
 def test_the_library_is_imported_from_the_workflow_that_is_installed(environment: Path, tmp_path: Path):
-    code = "import pruning.models.loading as m, pruning.core.names as n; print(m.__file__, n.HOME)"
-    module, home = output_of(str(environment / "bin/python"), "-c", code, folder=tmp_path).split()
+    code = "import pruning.models.loading as m, pruning.core.names as n; print(m.__file__, n.HOME); "
+    code += "from pruning import prune; print(prune.__module__, __import__('sys').modules['pruning.api'].__file__)"
+    module, home, name, api = output_of(str(environment / "bin/python"), "-c", code, folder=tmp_path).split()
     assert home == str(packages(environment) / "pruning/_workflow")
     assert module == f"{home}/scripts/pruning/models/loading.py"
+    assert (name, api) == ("pruning.api", f"{home}/scripts/pruning/api.py")

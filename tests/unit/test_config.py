@@ -193,7 +193,7 @@ REFUSED = [
     ("methods|a/b", {"score": "wanda"}, ": names may hold only a-z, 0-9, _ and - (given: 'a/b')"),
     ("models|qwen2.5", MODEL, ": names may hold only a-z, 0-9, _ and - (given: 'qwen2.5')"),
     ("tables|table1|reference", "wanda/", ": names may hold only a-z, 0-9, _ and -, and one / between two of them …"),
-    ("methods|mine", {"score": "entropy"}, ".score: Input should be 'cfsp', 'cfsp_as_code', …"),
+    ("methods|mine", {"score": "entropy"}, ".score: unknown score 'entropy'; built in: cfsp, cfsp_as_code, …"),
     ("methods|rku|allocate", "owl", ": Input should be 'cfsp', 'cfsp_refill', …"),
     ("methods|rku|compensate", "magic", ": Input should be 'none', 'bias', …"),
     ("datasets|aqua|local|adapter", "x", ": Input should be 'aqua_rationale', …"),

@@ -121,15 +121,17 @@ def test_leases_that_cannot_be_written_are_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "slow"),
+    ("flags", "slow", "fast"),
     [
-        ("fpu avx avx2 f16c", ("bfloat16", "float16")),  # EPYC 7003: 1.3 GFLOP/s in both, 146 in float32
-        ("fpu avx512f avx512bw avx512vl avx512dq", ("float16",)),
-        ("fpu avx512bw avx512vl avx512dq avx512_bf16 avx512_fp16 amx_bf16", ()),
+        ("fpu avx avx2 f16c", ("bfloat16", "float16"), False),  # EPYC 7003: 1.3 GFLOP/s in both, 146 in float32
+        ("fpu avx512f avx512bw avx512vl avx512dq", ("float16",), False),
+        ("fpu avx512bw avx512vl avx512dq avx512_bf16", ("float16",), True),
+        ("fpu avx512bw avx512vl avx512dq avx512_bf16 avx512_fp16 amx_bf16", (), True),
+        ("", (), False),
     ],
 )
-def test_the_types_that_a_cpu_is_slow_in(flags: str, slow: tuple[str, ...]):
-    assert devices.slow_dtypes(flags) == slow
+def test_the_types_that_a_cpu_is_slow_in(flags: str, slow: tuple[str, ...], fast: bool):
+    assert devices.slow_dtypes(flags.split()) == slow and devices.multiplies_bfloat16(flags.split()) == fast
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="its flags are those of x86")

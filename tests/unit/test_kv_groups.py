@@ -182,7 +182,7 @@ def test_a_groups_leverage_is_its_channels(tmp_path, measured):
 def test_moments_of_attention_that_are_missing_or_anothers_are_refused(tmp_path, measured):
     evidence, made = measured
     lacking = {kind: option for kind, option in evidence.items() if kind != "attention_output_gradients"}
-    with pytest.raises(InputError, match="score 'obs' needs --evidence of attention_output_gradients"):
+    with pytest.raises(InputError, match="score 'obs' needs attention_output_gradients"):
         scored(tmp_path, lacking, "obs")
     write_moments(tmp_path, "attention_second_moments", made["second_moments"], N)
     with pytest.raises(InputError, match=r"attention second moments of another model: .* not \[32, 32\]"):

@@ -182,8 +182,10 @@ def test_leverage_is_the_share_of_a_neuron_that_ridge_regression_keeps(example):
 
 def test_evidence_that_is_not_given_is_named(tmp_path):
     settings = {"score": "obs", "options": {}, "normalise": "none", "shuffle": None}
-    with pytest.raises(InputError, match="score 'obs' needs --evidence of output_gradients, second_moments"):
-        score_stage.score(settings, tmp_path, tmp_path / "scores.parquet", ["statistics=statistics.parquet"])
+    with pytest.raises(
+        InputError, match="score 'obs' needs output_gradients, second_moments, statistics, which was not measured"
+    ):
+        score_stage.score(settings, tmp_path, tmp_path / "scores.parquet")
 
 
 # output gradients

@@ -285,7 +285,7 @@ def test_the_score_is_the_mean_gradients():
 
 def run_score(tmp_path, score, statistics, attention=None):
     settings = {"score": score, "options": {}, "normalise": "none", "shuffle": None}
-    (kind,) = scores.requires(score)
+    (kind,) = scores.plugin(score).requires
     evidence = [f"{kind}={statistics}"] + ([f"attention_{kind}={attention}"] if attention else [])
     structures = ["ffn", "kv_groups"] if attention else None
     score_stage.score(settings, tmp_path / "model", tmp_path / "scores.parquet", evidence, structures)

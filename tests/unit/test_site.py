@@ -1,9 +1,6 @@
 """Pages to read in a browser: sentences worked out by hand, and what a headless Chromium makes of a page."""
 
-import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import experiments as experiments_stage
@@ -11,6 +8,7 @@ import index as index_stage
 import pandas as pd
 import pytest
 
+import browser
 from pruning.core import artifacts
 from pruning.report import site
 from workspace import ROOT
@@ -111,7 +109,6 @@ def test_html_in_a_models_text_stays_text_and_intervals_stay_whole():
 
 # The page -------------------------------------------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="518pt" height="200pt" viewBox="0 0 518 200"><circle r="9"/></svg>'
 
 
@@ -166,32 +163,20 @@ def test_the_list_has_each_experiments_headline_and_link(tmp_path):
     assert made.count("an accuracy of 84.5% [80.0, 88.0] on Sums") == 2
 
 
-MEASURE = """<script>
+MEASURE = """
 document.querySelectorAll("details").forEach(part => part.open = true);
 const first = (document.querySelector("#headline p") || document.querySelector("h1")).getBoundingClientRect();
-window.parent.postMessage(JSON.stringify({
-  inner: window.innerWidth, scroll: document.documentElement.scrollWidth,
+report({inner: window.innerWidth, scroll: document.documentElement.scrollWidth,
   top: first.top, right: first.right, height: first.height,
-  boxes: [...document.querySelectorAll(".scroll")].map(box => [box.clientWidth, box.scrollWidth])}), "*");
-</script>"""
-FRAME = """<script>window.onmessage = message => document.body.dataset.measured = message.data</script>
-<iframe src="measured.html" style="border: 0; height: 800px; width: {width}px"></iframe>"""
+  boxes: [...document.querySelectorAll(".scroll")].map(box => [box.clientWidth, box.scrollWidth])});
+"""
 
 
-def measured(page: Path, width: int) -> dict:
-    """What a browser lays out with all that is folded open, in a frame of that width: a window has 500 at least."""
-    page.with_name("measured.html").write_text(page.read_text().replace("</body>", MEASURE + "</body>"))
-    frame = page.with_name("frame.html")
-    frame.write_text(FRAME.replace("{width}", str(width)))
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run([*command, frame.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    return json.loads(re.search(r'data-measured="(.*?)"', done.stdout)[1].replace("&quot;", '"'))
-
-
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+@browser.NEEDED
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_browser_shows_the_headline_and_scrolls_tables_alone(tmp_path, width):
-    found = measured(first_page(tmp_path / "mine"), width)
+    found, console = browser.measured(first_page(tmp_path / "mine"), width, MEASURE)
+    assert not console
     assert found["inner"] == width and found["scroll"] <= width
     assert 0 < found["top"] < 300 and found["right"] <= width and found["height"] > 20
     assert any(inside > outside for outside, inside in found["boxes"])  # the wide table scrolls in its box

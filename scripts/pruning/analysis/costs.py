@@ -11,11 +11,11 @@ import pandas as pd
 from pruning.core.errors import InputError
 
 
-def read(directory: Path, joint: Collection[str]) -> pd.DataFrame:
+def read(directory: Path, joint: Collection[str] | None) -> pd.DataFrame:
     """One row per job. joint: names (names.joined) of the jobs of several tasks that there are; others, which an
-    earlier configuration has left, are no rows. Raises InputError if there are no benchmark files."""
+    earlier configuration has left, are no rows; None: all are. Raises InputError if there are no benchmark files."""
     rows = ((path.stem, job(path)) for path in sorted(directory.rglob("*.tsv")))
-    kept = [row for stem, row in rows if stem in joint or not row["joint"]]
+    kept = [row for stem, row in rows if joint is None or stem in joint or not row["joint"]]
     if not kept:
         raise InputError(f"{directory}: no benchmark files; run snakemake first")
     return pd.DataFrame(kept).drop(columns="joint")

@@ -84,8 +84,8 @@ class Pass:
 
     What is taken from them, subclasses say: `begin`, `take_activation`, `take_gradient`, `take_layer`.
 
-    objectives: names of objectives.py; one backward pass each. sites: the module of each layer that is looked at; its
-    input is called a. None: the FFNs' down projections.
+    objectives: names of objectives.py; one backward pass each, none at all where empty. sites: the module of each layer
+    that is looked at; its input is called a. None: the FFNs' down projections.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Pass:
             require_finite(value, f"{where} at calibration sample (sum overflows)")
 
     def _forward_and_backward(self, batch: Batch) -> None:
-        with torch.enable_grad():
+        with torch.set_grad_enabled(bool(self.objectives)):
             normed = head.hidden_states(self.model, batch.ids, batch.counted.long())
             losses = partial(head.token_losses, self.model, normed, batch.ids)
             values = objective_values(self.objectives, self.before_norm, normed, losses, batch.objective)
@@ -159,14 +159,15 @@ class Pass:
 
     def _before_down(self, index: int, _, args: tuple) -> None:
         a = args[0]
-        if not a.requires_grad:  # the first layer's: where the graph begins
+        if self.objectives and not a.requires_grad:  # the first layer's: where the graph begins
             a.requires_grad_(True)
             self.first = a
         if self._seen(f"down {index}"):
             return
         values = a.detach()
         self.take_activation(index, values, self.batch.counted.to(a.device))
-        a.register_hook(lambda g: self.take_gradient(index, values, g.float()))
+        if self.objectives:
+            a.register_hook(lambda g: self.take_gradient(index, values, g.float()))
 
     def _after_layer(self, index: int, _, args: tuple, output) -> None:
         if not self._seen(f"layer {index}"):
@@ -227,6 +228,20 @@ def counted_only(a: Tensor, counted: Tensor) -> Tensor:
     return (a if counted.all() else a * counted.unsqueeze(-1)).float()
 
 
+def statistics(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    objectives: Sequence[str],
+    structure: str = "ffn",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the statistics of columns.py: one row per neuron (or channel of another structure), one per layer.
+
+    Raises InputError at a NaN or Inf, and for a model without such units."""
+    with Calibration(model, objectives, structures.sites(model, structure)) as run:
+        run.run(batches)
+    return run.frames()
+
+
 def measure(job: Measurement) -> None:
     """Write the statistics of a shard: one row per neuron, and one row per layer; or those of attention, one row per
     channel of what heads hand to its output projection, whose columns have the same names.
@@ -235,10 +250,10 @@ def measure(job: Measurement) -> None:
     settings, batches = job.settings, job.batches
     if (shards := settings.get("shards", 1)) > len(batches):
         raise InputError(f"calibration: {shards} shards for {len(batches)} micro-batches: lower `shards`")
-    with Calibration(job.network, settings["objectives"], structures.sites(job.network, job.structure)) as run:
-        run.run(job.progress(shard_of(batches, settings.get("shard", 0), shards)))
+    own = job.progress(shard_of(batches, settings.get("shard", 0), shards))
+    frames = statistics(job.network, own, settings["objectives"], job.structure)
     kinds = {"ffn": ("statistics", "layers"), "kv_groups": ("attention",)}[job.structure]
-    for path, frame, kind in zip(job.outputs, run.frames(), kinds, strict=False):
+    for path, frame, kind in zip(job.outputs, frames, kinds, strict=False):
         artifacts.write_parquet(path, frame, kind, settings)
 
 

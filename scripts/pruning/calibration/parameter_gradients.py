@@ -31,18 +31,25 @@ STAGE = None  # rehearses nothing: it takes as many layers a pass as fit
 
 
 def measure(job: Measurement) -> None:
-    """Write one row per neuron, or key-value group: layer, unit, n_samples, ce_param_abs = sum |w sum_x dCE(x)/dw|."""
-    network, structure = job.network, job.structure
-    layers = layers_that_fit(network, job.memory, structure)
-    print(f"{layers} layers a pass of {network.config.num_hidden_layers}")
+    """Write the table, as many layers a pass as fit into the job's memory."""
+    layers = layers_that_fit(job.network, job.memory, job.structure)
+    print(f"{layers} layers a pass of {job.network.config.num_hidden_layers}")
+    frame = table(job.network, job.batches, layers, job.progress, job.structure)
+    kind = layer_files.kind_of("parameter_taylor", job.structure)
+    artifacts.write_parquet(job.outputs[0], frame, kind, job.settings)
+
+
+def table(
+    model: nn.Module, batches: Sequence[Batch], layers_a_pass: int, progress: Callable = iter, structure: str = "ffn"
+) -> pd.DataFrame:
+    """Return one row per neuron, or key-value group: layer, unit, n_samples, ce_param_abs = sum |w sum_x dCE(x)/dw|."""
     frames = [
         pd.DataFrame({"layer": layer, "unit": range(len(values)), "ce_param_abs": values.numpy()})
-        for layer, values in enumerate(parameter_taylor(network, job.batches, layers, job.progress, structure))
+        for layer, values in enumerate(parameter_taylor(model, batches, layers_a_pass, progress, structure))
     ]
     frame = pd.concat(frames, ignore_index=True)
-    frame.insert(2, "n_samples", float(sum(len(batch.samples) for batch in job.batches)))
-    kind = layer_files.kind_of("parameter_taylor", structure)
-    artifacts.write_parquet(job.outputs[0], frame, kind, job.settings)
+    frame.insert(2, "n_samples", float(sum(len(batch.samples) for batch in batches)))
+    return frame
 
 
 def unit_taylor(weights: Weights, gradients: Weights, units: int) -> Tensor:

@@ -5,7 +5,7 @@ whatever the shard count, and masks do not depend on it.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -124,6 +124,31 @@ def micro_batches(sequences: Sequences, size: int, *, pad: int, token_mask: str)
             )
         batches.append(Batch(torch.arange(start, start + len(chunk)), ids, counted, objective))
     return batches
+
+
+def as_batches(given: Iterable[Batch | torch.Tensor | Mapping[str, torch.Tensor]]) -> list[Batch]:
+    """Micro-batches of what a program has: token ids int64 [B, T]; or a mapping, as tokenizers and data loaders give,
+    with `input_ids` and, where there is padding, `attention_mask`, and `labels`, which are -100 where the objectives do
+    not look; or a Batch, as it is. Samples are numbered in order.
+
+    Raises InputError where there is none, or where padding stands before tokens."""
+    found, samples = [], 0
+    for each in given:
+        if not isinstance(each, Batch):
+            own = each if isinstance(each, Mapping) else {"input_ids": each}
+            ids = own["input_ids"]
+            counted = own.get("attention_mask", torch.ones_like(ids)).bool()
+            looked_at = counted & (own["labels"] != -100) if "labels" in own else counted
+            if (counted[:, 1:] & ~counted[:, :-1]).any():
+                raise InputError(f"batch {len(found)}: padding before tokens: tokenize with `padding_side='right'`")
+            if not looked_at[:, 1:].any(dim=1).all():
+                raise InputError(f"batch {len(found)}: a sample has no token for the objectives: give it two or more")
+            each = Batch(torch.arange(samples, samples + len(ids)), ids, counted, looked_at)
+        found.append(each)
+        samples += len(each.samples)
+    if not found:
+        raise InputError("batches: there is none: give token ids, int64 [samples, tokens]")
+    return found
 
 
 def blank(settings: Mapping[str, Any]) -> list[Batch]:

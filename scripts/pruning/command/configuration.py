@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pruning.command import own_data
+from pruning.command import efforts, own_data
 from pruning.command.lm_eval_tasks import Asked
 from pruning.config.budgets import UNITS, amount
+from pruning.config.methods import Method
 from pruning.config.models import GgufSource
 from pruning.core import devices, memory
 from pruning.core.errors import InputError
@@ -19,7 +20,6 @@ from pruning.models import sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 SEQUENCE = 512  # tokens of a calibration sequence, at most
-SEQUENCES = {"cpu": 32, "gpu": 128}  # of calibration, at most
 TESTED = {"cpu": 40 * 1024, "gpu": 128 * 2048}  # tokens, at most
 ANSWERED = {"cpu": {"test": 100, "train": 400}, "gpu": {"test": 400, "train": 2000}}  # questions of the user's, at most
 ITEMS = {"cpu": 200, "gpu": 1000}  # of a task of lm-eval's, at most
@@ -47,7 +47,9 @@ class Request:
     out: Path
     sparsities: Sequence[int] = (20, 30)  # per cent of FFN neurons to remove, where there is no budget
     budget: Mapping[str, str] | None = None  # kind and amount of what a model may cost
-    methods: Sequence[str] | None = None  # None: those that defaults.py chooses
+    methods: Sequence[str] | None = None  # to compare; None: the effort's
+    effort: str = "standard"  # of config/efforts
+    gguf: Sequence[str] = ()  # types of the files to write
     recover: str | None = None  # a key of RECOVERIES
     tolerance: float = 0.1  # share of perplexity that may be lost
     cores: int = 1
@@ -55,6 +57,15 @@ class Request:
     answer: str | None = None  # how generated answers are judged, as own_data.judge reads it; None: if they are numbers
     own_answers: bool = False  # recover on the dense model's own right answers, where answers are judged
     tasks: Sequence[str] = ()  # of lm-eval's, as lm_eval_tasks.asked reads them
+
+
+def with_recovery(request: Request) -> Request:
+    """Return the request with its effort's recovery, which --recover and --methods stand in for."""
+    effort = efforts.read(request.effort)
+    if request.methods or request.recover or not effort.recover:
+        return request
+    recovery = {"recover": effort.recover, "steps": request.steps or effort.steps, "own_answers": effort.own_answers}
+    return replace(request, **recovery)
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ def check(request: Request) -> None:
     """Raises InputError for what no run could do, whatever model and data are."""
     if request.recover not in (None, *RECOVERIES):
         raise InputError(f"--recover {request.recover}: give one of {', '.join(RECOVERIES)}")
-    if request.steps and not request.recover:
+    if request.steps and not with_recovery(request).recover:
         raise InputError(f"--steps {request.steps}: they are of --recover distill or --recover lora; give one of them")
     if request.answer:
         own_data.judge(request.answer)
@@ -120,9 +131,11 @@ def parameters_of(source: Mapping[str, Any], base: Path) -> int | None:
 def model_section(
     alias: str, source: dict[str, Any], parameters: int | None, gpus: int, threads: int
 ) -> dict[str, Any]:
-    """bfloat16 on a GPU, or for a billion where the CPU can; memory for the weights twice and the libraries."""
-    large = (parameters or 0) > 10**9 and "bfloat16" not in devices.slow_dtypes()
-    dtype = "bfloat16" if gpus or large else "float32"
+    """bfloat16 on a GPU, on a CPU that multiplies it fast for 50 million parameters, and for a billion where it can at
+    all; memory for the weights twice and the libraries."""
+    size, can = parameters or 0, "bfloat16" not in devices.slow_dtypes()
+    on_the_cpu = can and size > (5 * 10**7 if devices.multiplies_bfloat16() else 10**9)
+    dtype = "bfloat16" if gpus or on_the_cpu else "float32"
     memory_gb = max(2, round(2 * memory.gigabytes(parameters or 0, dtype) + 2))
     return {alias: {"source": source, "dtype": dtype, "gpus": gpus, "threads": threads, "memory_gb": memory_gb}}
 
@@ -133,12 +146,16 @@ def fetching(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(
-    request: Request, known: Known, methods: Sequence[str], sparsities: Sequence[int] | Mapping[str, int]
+    request: Request,
+    known: Known,
+    methods: Mapping[str, Method | None],
+    sparsities: Sequence[int] | Mapping[str, int],
 ) -> dict[str, Any]:
     """Return the configuration: what is pruned, measured and compared.
 
-    sparsities: of all methods, or method -> its own, which a budget chose; none as long as that is still to be found,
-    and then no tables. Raises InputError where the data are too few to tell anything."""
+    methods: by name, None where the default configuration has it, or nobody. sparsities: of all methods, or method ->
+    its own, which a budget chose; none as long as that is still to be found, and then no tables. Raises InputError
+    where the data are too few to tell anything."""
     [alias] = known.model
     tested = {part: min(getattr(known, part), TESTED[known.kind]) for part in ("validation", "test")}
     fewest = min(tested, key=tested.get)
@@ -153,7 +170,8 @@ def build(
             f"--data: {there} tokens are left to {own_data.PARTS[fewest]} on, {least} are needed: "
             + (f"give at least {least / there:.1f} times as many records" if there else "give more records")
         )
-    text = calibration(known)
+    objectives = efforts.objectives(efforts.definitions(methods).values())
+    text = calibration(known, efforts.read(request.effort).tokens[known.kind], objectives)
     speed = {"prompt_tokens": min(512, known.context // 2), "decode_tokens": min(32, known.context // 2)}
     data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
     files = {"path": "own-data/{split}.jsonl", "splits": {part: part for part in own_data.PARTS}}
@@ -185,10 +203,13 @@ def build(
         "datasets": datasets,
         "calibrations": {"own": text},
         "tasks": tasks,
-        "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods), "reference": methods[0]},
+        "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods)},
         "tables": {**OFF["tables"], **({"table1": table, "validation": choosing} if sparsities else {})},
         "tradeoff": {"tables": ["table1"], **speed, "rounds": 5},
     }
+    own["experiment"]["reference"] = next(iter(methods))
+    if own_methods := {name: method.model_dump() for name, method in methods.items() if name == request.effort}:
+        own["methods"] = own_methods
     if request.budget:
         own["budgets"] = {BUDGET: {**request.budget, **speed}}
     own["experiment"]["together"] = [list(tasks)]
@@ -204,13 +225,15 @@ def build(
     return own | {key: value for key, value in OFF.items() if key not in own}
 
 
-def calibration(known: Known) -> dict[str, Any]:
-    """The calibration's section: so much training data, in sequences enough for refits to hold some out."""
+def calibration(known: Known, tokens: int, objectives: Sequence[str]) -> dict[str, Any]:
+    """Return the calibration's section: at most so many tokens of training data, in sequences enough for weight
+    reconstruction to hold some out. objectives: whose gradients the methods read."""
     from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
 
     length = max(1, min(SEQUENCE, known.context, known.train // HELD_OUT_EVERY))
-    samples = min(SEQUENCES[known.kind], known.train // length)
-    return {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": 1}
+    samples = max(1, min(tokens, known.train) // length)
+    own = {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": 1}
+    return own | {"objectives": list(objectives)}
 
 
 def budget_of(given: Sequence[str]) -> dict[str, str] | None:
@@ -234,6 +257,7 @@ COMMENTS = {
     "datasets": "Your data: own-data/train.jsonl, validation.jsonl (15%) and test.jsonl (20%).",
     "calibrations": "What every neuron is measured on.",
     "tasks": "What is measured of each model. Choices are made by own_validation; the numbers shown are the others'.",
+    "methods": "The recipe of the effort (config/efforts of the workflow).",
     "experiment": "What is compared. `together`: evaluated in one job.",
     "tables": "results/table1.csv (test data) and validation.csv, .md, .tex; the others are switched off.",
     "tradeoff": "Size and speed of the pruned models.",

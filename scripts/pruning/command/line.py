@@ -24,8 +24,8 @@ RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text"
 SPARSITY = "per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget"
 COST = "in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
 COST += "or a share of the dense model's: parameters=70%"
-METHODS = "with commas; the first is what others are compared with; attention_obs,wanda, "
-METHODS += "or what this model and machine can do in their place"
+EFFORT = "quick, standard or thorough: how much time is spent on keeping quality"
+METHODS = "in place of the effort's recipe, to compare; with commas, the first is what others are compared with"
 RECOVER = "also tune each pruned model by LoRA: distill (after the dense model) or lora (on the data themselves)"
 ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
 ANSWER += "number, where all reference answers end in one"
@@ -38,6 +38,7 @@ def command(
     data: option(Path, RECORDS, exists=True, dir_okay=False),
     sparsity: option(str | None, SPARSITY) = None,
     budget: option(list[str] | None, COST, metavar="KIND=AMOUNT") = None,
+    effort: option(str, EFFORT) = "standard",
     methods: option(str | None, METHODS) = None,
     out: option(Path, "folder for all of it; a run that stopped goes on there") = Path("pruned"),
     recover: option(Literal[*configuration.RECOVERIES] | None, RECOVER) = None,
@@ -53,8 +54,9 @@ def command(
         raise InputError(f"--budget and --sparsity {sparsity}: the budget says how much is pruned; give one of them")
     compared = methods.split(",") if methods else None
     sparsities = [] if asked else numbers(sparsity or "20,30")
-    judged = {"answer": answer, "tasks": task or []}
-    request = Request(model, data, out, sparsities, asked, compared, recover, tolerance / 100, cores, steps, **judged)
+    asked_for = {"methods": compared, "effort": effort, "recover": recover, "steps": steps, "answer": answer}
+    asked_for |= {"tasks": task or [], "tolerance": tolerance / 100, "cores": cores}
+    request = Request(model, data, out, sparsities, asked, **asked_for)
     result = prune(request, shlex.join(["prune", *sys.argv[1:]]))
     from rich.console import Console
     from rich.markdown import Markdown

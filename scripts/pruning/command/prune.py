@@ -3,20 +3,25 @@
 import json
 import math
 import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command import config_file, configuration, decision, defaults, lm_eval_tasks, own_data
+from pruning.command import config_file, configuration, decision, efforts, lm_eval_tasks, own_data, page, record
 from pruning.command.configuration import Known, Request
+from pruning.config.methods import Method
 from pruning.core import artifacts, devices, memory, names, workflow
 from pruning.core.errors import InputError
+from pruning.core.names import DENSE
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar
 from pruning.data import datasets, text
+from pruning.models import gguf
 
-CONFIG, LOG, PAGE, EVENTS = "prune.yaml", "prune.log", "decision.md", ".prune-events.jsonl"
+CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
+PAGE, TEXT_PAGE = "decision.html", "decision.md"
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
 LEAST_ANSWERS = 40
@@ -25,8 +30,7 @@ TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv"
 
 
 class Result(NamedTuple):
-    """What came out of a run: decision.rows and what is measured there, the model to take, its folder, and a page of
-    Markdown to decide by."""
+    """What came out of a run: decision.rows, the model to take, its folder, and the page to decide by as Markdown."""
 
     models: pd.DataFrame
     measures: list[decision.Measure]
@@ -43,6 +47,7 @@ def prune(request: Request, line: str) -> Result:
     from pruning.models import loading  # torch is slow
 
     configuration.check(request)
+    request = configuration.with_recovery(request)
     tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
     records, gpus = datasets.read_jsonl(request.data), min(1, len(devices.visible()))
@@ -80,7 +85,7 @@ def prune(request: Request, line: str) -> Result:
             print(f"{out / CONFIG}: {difference}", flush=True)
     else:
         put(out / CONFIG, config_file.signed(configuration.text(wanted, line)))
-    run(request, "pruning and measuring", *TABLES, "results/figures/tradeoff.png")
+    run(request, "pruning and measuring", *TABLES)
 
     table, validation, tradeoff = (artifacts.read_csv(out / each) for each in TABLES)
     measures = decision.measures(table)
@@ -88,14 +93,35 @@ def prune(request: Request, line: str) -> Result:
     choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
     target = names.EXPORT.format(model=alias, variant=choice.variant)
     run(request, "writing the model to take", target)
-    answers = out / names.DENSE.samples(alias, own_data.ANSWERS)
-    if known.answers and answers.is_file():
+    if known.answers and (answered := out / names.DENSE.samples(alias, own_data.ANSWERS)).is_file():
         notes += known.answers.notes
-        notes += decision.without_answer(artifacts.read_parquet(answers, "samples"), known.answers.judge.name)
-    about = {"vocabulary": stock.vocab_size, "budgets": budgets, "notes": notes}
-    page = decision.page(models, measures, choice, request.tolerance, str(out / target), **about)
-    put(out / PAGE, page)
-    return Result(models, measures, choice, out / target, page)
+        notes += decision.without_answer(artifacts.read_parquet(answered, "samples"), known.answers.judge.name)
+    kept = record.widths(out, alias, models["variant"])
+    columns = mine[1].table("table1").tasks if mine else wanted["tables"]["table1"]["tasks"]
+    answers = record.answers(out, alias, choice.variant, columns)
+    content = page.Content(
+        request.model,
+        models,
+        measures,
+        choice,
+        request.tolerance,
+        str(out / target),
+        stock.vocab_size,
+        budgets=budgets,
+        notes=notes,
+        full=kept.pop(DENSE),
+        widths=kept,
+        examples=record.examples(answers),
+        outcomes=record.outcomes(answers),
+        stages=record.stages(out),
+        command=line,
+        versions=record.versions(out / TABLES[0]),
+        parts=record.parts(out),
+    )
+    said = page.markdown(content)
+    put(out / TEXT_PAGE, said)
+    put(out / PAGE, page.html(content))
+    return Result(models, measures, choice, out / target, said)
 
 
 def read_data(request: Request, records: list[dict[str, Any]], folder: Path, about: Known) -> Known:
@@ -133,23 +159,43 @@ def _lines(part: list[dict[str, str]]) -> str:
 
 def methods_for(
     request: Request, known: Known, folder: Path, shape: dict[str, Any], width: int
-) -> tuple[list[str], list[str]]:
-    """The methods to compare, and what is printed of them. shape: the model's config.json; width: its widest layer's.
+) -> tuple[dict[str, Method | None], list[str]]:
+    """Return the methods to compare by name, None for those of the default configuration, and what is printed of them.
 
-    Where one refits, the model's `memory_gb` is raised to what that takes. Raises InputError as defaults.chosen."""
-    [section], cut = known.model.values(), configuration.calibration(known)
-    refits = defaults.refits(folder, section["dtype"], cut, known.kind == "gpu")
+    shape: the model's config.json; width: its widest layer's. Where a method reconstructs weights, the model's
+    `memory_gb` is raised to what that takes. Raises InputError where this machine lacks what the effort or a method
+    takes."""
+    [section] = known.model.values()
+    same_widths = bool(request.gguf) and not gguf.takes(shape["model_type"], [1, 2])
+    made = {each: efforts.method_for(efforts.read(each), shape, known.kind, same_widths) for each in efforts.EFFORTS}
+    if request.methods:
+        found: dict[str, Method | None] = dict.fromkeys(request.methods)
+        notes = []
+    else:
+        own, notes = made[request.effort]
+        found = {request.effort: own}
+    cut = {"micro_batch": 1, "sequence_length": min(configuration.SEQUENCE, known.context)}
     disk = shutil.disk_usage(request.out).free
     disk += sum(file.stat().st_size for file in request.out.rglob("*") if file.is_file())
-    lacking = refits.lacking(memory.physical() / 1e9, disk / 1e9)
-    methods, notes = defaults.chosen(request.methods, shape, lacking)
-    if defaults.refitted(methods):
-        section["memory_gb"] = max(section["memory_gb"], math.ceil(refits.memory))
-        print(f"Refits take up to {refits.memory:.1f} GB of memory and {refits.disk:.1f} GB of disk meanwhile.")
-    notes += defaults.remarks(methods, shape, width, cut, min(request.sparsities, default=0))
+    there = memory.physical() / 1e9, disk / 1e9
+
+    def needs(methods: Sequence[Method]) -> efforts.Needs:
+        return efforts.needs(folder, section["dtype"], cut, known.kind == "gpu", methods)
+
+    methods = efforts.definitions(found)
+    taken = needs(list(methods.values()))
+    if lacking := taken.lacking(*there):
+        if not request.methods:
+            efforts.affordable(request.effort, {each: needs([own]).lacking(*there) for each, (own, _) in made.items()})
+        raise InputError(f"--methods {','.join(methods)}: {lacking}: use --methods {efforts.WITHOUT_RECONSTRUCTION}")
+    if taken.memory:
+        section["memory_gb"] = max(section["memory_gb"], math.ceil(taken.memory))
+        print(f"Weight reconstruction takes up to {taken.memory:.1f} GB of memory and {taken.disk:.1f} GB of disk.")
+    text = configuration.build(request, known, found, [])["calibrations"]["own"]
+    notes = notes + efforts.remarks(methods, shape, width, text, min(request.sparsities, default=0))
     for note in notes:
         print(f"Note: {note}", flush=True)
-    return methods, notes
+    return found, notes
 
 
 def with_own_answers(request: Request, alias: str, config: str) -> tuple[Request, list[str]]:
@@ -170,7 +216,7 @@ def with_own_answers(request: Request, alias: str, config: str) -> tuple[Request
     return replace(request, own_answers=False), [said]
 
 
-def within_budget(request: Request, alias: str, methods: list[str], config: str) -> dict[str, dict[str, Any]]:
+def within_budget(request: Request, alias: str, methods: Iterable[str], config: str) -> dict[str, dict[str, Any]]:
     """What scripts/budget.py finds for each method: the least sparsity that meets the budget, and what it costs."""
     place = {"model": alias, "calib": "own", "budget": configuration.BUDGET}
     paths = {method: names.BUDGET.format(method=method, **place) for method in methods}

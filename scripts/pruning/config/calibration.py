@@ -26,8 +26,9 @@ class Calibration(Strict):
     """`concat`: documents joined and cut into full sequences; `document`: one sequence each."""
     seed: int = 0
     """Order of the documents."""
-    objectives: NonEmpty[Objective] = ["energy", "ce"]
-    """Whose gradients are measured, one backward pass each: energy, energy_post, energy_last, energy_rest, ce."""
+    objectives: list[Objective] = ["energy", "ce"]
+    """Whose gradients are measured, one backward pass each: energy, energy_post, energy_last, energy_rest, ce; empty:
+    activations alone."""
     token_mask: Literal["all", "answer"] = "all"
     """Tokens the objectives average over."""
     micro_batch: Positive = 8

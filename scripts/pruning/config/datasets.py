@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from pruning.config.base import Alias, NonEmpty, Positive, Revision, Strict, choices
 
@@ -34,10 +34,16 @@ class GeneratedDataset(Strict):
 class LocalFiles(Strict):
     path: str
     """JSON Lines file below `data_folder`; `{split}` stands for the source's name of the split."""
-    splits: Splits[str]
-    """Split and the name it has in the source."""
+    splits: Splits[Annotated[str, StringConstraints(pattern=r"^[^\[\]]+(\[\d*:\d*\])?$")]]
+    """Split and the name it has in the source (slices such as `train[:6000]` work)."""
     adapter: Literal[choices("data/adapters")] | None = None
     """File of scripts/pruning/data/adapters that turns the source's records into `fields`."""
+
+    def place(self, split: str) -> tuple[str, list[int | None] | None]:
+        """Return the path of a split's file, and the first and the end of its records; None for all of them."""
+        name, bracket, ends = self.splits[split].partition("[")
+        slices = [int(end) if end else None for end in ends[:-1].split(":")] if bracket else None
+        return self.path.replace("{split}", name), slices
 
 
 class HubFiles(Strict):

@@ -3,7 +3,7 @@
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import Positive, Strict, choices
@@ -26,9 +26,15 @@ PREFIXES: dict[str, dict[str, Any]] = {
 }
 
 
+def usable(score: str) -> str:
+    """Return a score's name. Raises InputError as scores.plugin."""
+    scores.plugin(score)
+    return score
+
+
 class Method(Strict):
-    score: Literal[choices("methods/scores")]
-    """File of scripts/pruning/methods/scores."""
+    score: Annotated[str, AfterValidator(usable), Field(json_schema_extra={"anyOf": [{"enum": scores.BUILT_IN}, {}]})]
+    """File of scripts/pruning/methods/scores, or an entry point `pruning.scores` of an installed package."""
     options: dict[str, Any] = {}
     """Keyword arguments of the score."""
     normalise: Literal[tuple(NORMALISATIONS)] = "none"
@@ -67,8 +73,8 @@ class Method(Strict):
                 f"allocate: {self.allocate} cuts key-value groups, for which stock tools have no place: use `export: "
                 "exact`"
             )
-        if len(allocation.structures_of(self.allocate)) > 1 and not scores.scores_channels(self.score):
-            can = ", ".join(name for name in choices("methods/scores") if scores.scores_channels(name))
+        if len(allocation.structures_of(self.allocate)) > 1 and not scores.plugin(self.score).channels:
+            can = ", ".join(name for name in scores.BUILT_IN if scores.plugin(name).channels)
             raise ValueError(
                 f"allocate: {self.allocate} scores attention's channels as well, which score {self.score!r} cannot; "
                 f"those that can: {can}"

@@ -20,6 +20,7 @@ from pruning.core import devices, gpu_request, memory, names
 from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
 from pruning.evaluation import backends
+from pruning.methods import scores
 from pruning.models import sources
 from pruning.models.families import check_plain_residual, family_of, read_config
 
@@ -63,6 +64,8 @@ def check(config: Config) -> None:
         _check_data(config)
     except ValueError as error:
         raise InputError(f"config: {error}" if type(error) is ValueError else str(error)) from None
+    for name in sorted({*scores.installed()} & {*scores.BUILT_IN}):
+        scores.check(name)
     for name in config.models_used:
         _check_model(config, name)
 

@@ -148,7 +148,7 @@ class Config(Strict):
         """The JSON Lines file of a split, where the dataset is read from disk."""
         if self.datasets[dataset].kind == "generated" or not isinstance(files := self.files(dataset), LocalFiles):
             return None
-        return Path(self.data_folder or ".") / files.path.replace("{split}", files.splits[split])
+        return Path(self.data_folder or ".") / files.place(split)[0]
 
     def presets(self, names: list[str]) -> dict[str, str]:
         """The preset that a recombination is the same as, where there is one (normalisation cannot matter under

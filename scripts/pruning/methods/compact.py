@@ -8,7 +8,7 @@ memory, layer by layer. Both give the same weights, bit for bit.
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -25,7 +25,7 @@ from pruning.methods import compensation, masks
 from pruning.methods.compensation import Compensated
 from pruning.methods.masks import NEURONS
 from pruning.models import families, remote_code, structures
-from pruning.models.checkpoint import Checkpoint, has_mlp_bias, read_config
+from pruning.models.checkpoint import Checkpoint, Tensors, has_mlp_bias
 from pruning.models.structures import STRUCTURES, ffn
 from pruning.models.structures.base import Keeps, padded
 
@@ -42,8 +42,8 @@ def no_slot(config: dict) -> str:
 class Pruning:
     """What a pruned model is made of."""
 
-    base: Checkpoint
-    """The dense model."""
+    base: Tensors
+    """The dense model: one in memory for `apply`, a Checkpoint for `write` as well."""
     keeps: Keeps
     compensate: Callable[[int], Compensated] | None = None
     """Gives a layer's refitted weights in place of the kept columns; called once per layer, in any order."""
@@ -64,8 +64,14 @@ class Pruning:
             return cls(base, keeps)
         if evidence is None:
             raise InputError(f"compensate: {scheme} needs --evidence")
-        module = compensation.plugin(scheme)
-        fitted_on = cache(lambda: module.evidence(evidence, base.widths))  # read where weights are asked for
+        return cls.fitted(base, keeps, scheme, lambda: compensation.plugin(scheme).evidence(evidence, base.widths))
+
+    @classmethod
+    def fitted(
+        cls, base: Tensors, keeps: Keeps, scheme: str, evidence: Callable[[], Callable[[int], Mapping[str, Any]]]
+    ) -> "Pruning":
+        """Compensate by a scheme, of what `evidence` gives for each layer; it is called where weights are asked for."""
+        module, fitted_on = compensation.plugin(scheme), cache(evidence)
 
         def compensate(layer: int) -> Compensated:
             return module.compensate(base.matrix(layer, "down"), keeps[NEURONS][layer], fitted_on()(layer))
@@ -87,20 +93,18 @@ class Pruning:
 
         Raises InputError for `pad` where the stock class has no slot for down_proj's bias, or where more than neurons
         is cut."""
-        base, units = self.base, self.units
-        config, widths = read_config(base.directory), units[NEURONS]
+        base, config, widths = self.base, self.base.config, self.units[NEURONS]
         if export == "pad" and len(self.keeps) > 1:
             raise InputError(
                 "export: pad makes models for stock tools, which have as many key-value groups in every layer"
             )
         pad_to = max(widths) if export == "pad" else None
         index = self._write_tensors(output, config, pad_to)
-        made = ffn.compact_config(config, [pad_to] * len(widths) if pad_to else widths)
-        if (bias := base.name(0, "down", "bias")) in index and bias not in base.file_of:
+        made = self.config([pad_to] * len(widths) if pad_to else widths)
+        if (bias := base.name(0, "down", "bias")) in index and bias not in base.names:
             made["mlp_bias" if has_mlp_bias(made) else ffn.DOWN_BIAS] = True
         if export == "pad" and made.get(ffn.DOWN_BIAS):
             raise InputError(f"export: {no_slot(made)}")
-        made |= {STRUCTURES[name].key: own for name, own in units.items() if name != NEURONS}
         if not structures.is_stock(made):
             made.setdefault(ffn.WIDTHS, widths)
             (output / remote_code.FILE).write_text(remote_code.source(made, base.family), encoding="utf-8")
@@ -113,6 +117,11 @@ class Pruning:
             weights = ".safetensors" in file.name
             if file.is_file() and file.name not in left_out and not weights and not file.name.startswith("."):
                 shutil.copyfile(file, output / file.name)
+
+    def config(self, widths: Sequence[int]) -> dict[str, Any]:
+        """Return config.json of the compact model, whose FFNs have these widths, but for biases."""
+        others = {STRUCTURES[name].key: own for name, own in self.units.items() if name != NEURONS}
+        return ffn.compact_config(self.base.config, widths) | others
 
     def _write_tensors(self, output: Path, config: dict[str, Any], pad_to: int | None) -> dict[str, str]:
         """Write the weights, shard for shard, what is refitted in that of its down_proj; return tensor -> file."""
@@ -149,7 +158,7 @@ class Pruning:
         base, made = self.base, self.compensate(layer)
         name, bias = base.name(layer, "down"), base.name(layer, "down", "bias")
         down = padded(torch.from_numpy(made.weight).to(base.tensor(name).dtype), 1, pad_to)
-        present = {bias: base.tensor(bias)} if bias in base.file_of else {}
+        present = {bias: base.tensor(bias)} if bias in base.names else {}
         tensors = {name: down, **present}
         for structure, weight in made.others.items():
             other = base.site(structure, layer)
@@ -159,16 +168,21 @@ class Pruning:
         total = sum((tensor.float() for tensor in present.values()), torch.from_numpy(made.bias))
         tensors[bias] = total.to(down.dtype)
         for proj in ("gate", "up") if has_mlp_bias(config) else ():
-            if base.name(layer, proj, "bias") not in base.file_of:
+            if base.name(layer, proj, "bias") not in base.names:
                 tensors[base.name(layer, proj, "bias")] = down.new_zeros(down.shape[1])
         return tensors
 
     def apply(self, model: nn.Module) -> None:
         """Make the dense model, loaded from `base`, in place what loading the written one gives, up to its config."""
-        family = self.base.family
         for index, layer in enumerate(families.decoder_layers(model)):
             for name, own in self.keeps.items():
-                STRUCTURES[name].shrink(layer, index, own, family)
+                STRUCTURES[name].shrink(layer, index, own, self.base.family)
+        self.rewrite(model)
+
+    def rewrite(self, model: nn.Module) -> None:
+        """Give a model that is cut already, in place, the weights that make up for what was removed."""
+        family = self.base.family
+        for index, layer in enumerate(families.decoder_layers(model)):
             prefix = self.base.name(index, "down").removesuffix(f"{ffn.STRUCTURE.site(family)}.weight")
             for name, tensor in (self._compensated(index, {}) if self.compensate else {}).items():
                 place, _, kind = name.removeprefix(prefix).rpartition(".")
@@ -187,15 +201,15 @@ class Pruning:
         return 1 - sum(widths) / sum(original) + self.base.removed(self.keeps) / sum(original)
 
 
-def parameters(base: Checkpoint, units: dict[str, Sequence[int]] | Sequence[int], biased: bool = False) -> int:
+def parameters(base: Tensors, units: dict[str, Sequence[int]] | Sequence[int], biased: bool = False) -> int:
     """Return the parameters of the compact model of these units, without making it; tied weights count once.
 
     units: structure -> units of each layer; of neurons alone the widths will do. biased: every down_proj has got a
     bias, and with Llama's `mlp_bias` gate and up as well."""
     units = units if isinstance(units, dict) else {NEURONS: units}
     widths, total = units[NEURONS], 0
-    config = read_config(base.directory)
-    for name in base.file_of:
+    config = base.config
+    for name in base.names:
         shape = base.shape(name)
         for structure, own in units.items():
             shape = STRUCTURES[structure].cut_shape(name, shape, own, base.family, config)
@@ -203,6 +217,6 @@ def parameters(base: Checkpoint, units: dict[str, Sequence[int]] | Sequence[int]
     if biased:
         slots = ("gate", "up", "down") if has_mlp_bias(config) else ("down",)
         for (layer, width), slot in product(enumerate(widths), slots):
-            if base.name(layer, slot, "bias") not in base.file_of:
+            if base.name(layer, slot, "bias") not in base.names:
                 total += base.shape(base.name(layer, "down"))[0] if slot == "down" else width
     return total

@@ -45,10 +45,14 @@ def read(path: Path, model: Path, widths: Sequence[int]) -> dict[str, list[np.nd
     """Return structure -> which of its units are kept, bool [units] per layer.
 
     Raises InputError if the mask is not one of this model, whose layers have so many neurons."""
-    frame = artifacts.read_parquet(path, "mask")
+    return keeps_of(artifacts.read_parquet(path, "mask"), f"{path}: not a mask of {model}", widths)
+
+
+def keeps_of(frame: pd.DataFrame, otherwise: str, widths: Sequence[int]) -> dict[str, list[np.ndarray]]:
+    """Return the same of a mask's rows. Raises InputError, which begins with `otherwise`, as `read` does."""
     keeps = {name: by_layer(of(frame, name), "keep", len(widths)) for name in structures_of(frame)}
     if (found := [len(keep) for keep in keeps[NEURONS]]) != list(widths):
-        raise InputError(f"{path}: not a mask of {model}: layer widths {found}, not {list(widths)}")
+        raise InputError(f"{otherwise}: layer widths {found}, not {list(widths)}")
     return keeps
 
 

@@ -20,7 +20,7 @@ def kinds(method: Any, stage: str) -> list[str]:
     What measured cuts leave is refitted by plain ridge regression wherever the method's scheme refits at all."""
     structures, searched = allocation.structures_of(method.allocate), allocation.search_of(method.allocate)
     if stage == "score":
-        own = scores.requires(method.score)
+        own = scores.plugin(method.score).requires
         table = next(filter(is_table, own), "statistics")
         return list(dict.fromkeys([table, *(kind_of(kind, name) for name in structures for kind in own)]))
     if stage == "sensitivity":

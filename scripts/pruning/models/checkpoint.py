@@ -1,14 +1,19 @@
-"""A model directory on disk, seen as tensors: which are FFN weights, and reading them a layer at a time.
+"""A model seen as tensors: which are FFN weights, and reading them a layer at a time.
 
-No model code is imported, so scoring and compaction of a 7B model need the memory of one shard.
+Of a model directory on disk no model code is imported, so scoring and compaction of a 7B model need the memory of one
+shard.
 """
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from pruning.core.errors import InputError
 from pruning.models.families import family_of, read_config
@@ -18,10 +23,112 @@ from pruning.models.structures.base import Keeps, parse
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-class Checkpoint:
+class Tensors(ABC):
+    """The tensors of a model, by their names, and its config.json.
+
+    place: what messages call it. Raises InputError if there is no gated FFN among them."""
+
+    def __init__(self, place: object, config: Mapping[str, Any], names: Collection[str]):
+        self.place, self.config, self.names = place, config, names  # tied weights have one name
+        self.family = family_of(config, place)
+        held = {f"{self.family.ffn}.{module}": held for held, module in ffn.projections(self.family).items()}
+        found = {name: part for name in names if (part := parse(name, self.family, tuple(held)))}
+        self.name_of = {
+            (layer, projection, kind): name
+            for name, (layer, module, kind) in found.items()
+            for projection in held[module]
+        }
+        weights = {(layer, projection) for layer, projection, kind in self.name_of if kind == "weight"}
+        layers = sorted({layer for layer, _ in weights})
+        if not layers or layers != list(range(len(layers))) or len(weights) != 3 * len(layers):
+            looked_for = ", ".join([*self.family.gate_up, self.family.down])
+            raise InputError(
+                f"{place}: not a whole checkpoint: looked for {looked_for} in {self.family.ffn} of every layer, "
+                f"found {len(found)} tensors of that kind among {len(names)}"
+            )
+        self.layers = len(layers)
+
+    @abstractmethod
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return a tensor as it is stored."""
+
+    @abstractmethod
+    def shape(self, name: str) -> list[int]:
+        """Return a tensor's shape."""
+
+    def name(self, layer: int, projection: str, kind: str = "weight") -> str:
+        """Of a projection's tensor, which may be another's as well; of a bias that is not there, as it would be."""
+        if kind == "bias":
+            return self.name_of[layer, projection, "weight"].removesuffix("weight") + "bias"
+        return self.name_of[layer, projection, kind]
+
+    def site(self, structure: str, layer: int) -> str:
+        """Return the name of the weight at whose input a structure's units are measured."""
+        down, own = (STRUCTURES[name].site(self.family) for name in (ffn.STRUCTURE.name, structure))
+        return self.name(layer, "down").replace(down, own)
+
+    def matrix(self, layer: int, projection: str, structure: str = "ffn") -> np.ndarray:
+        """Return a weight as float32: of the FFN gate and up [n, d] and down [d, n]; of another structure, in the place
+        of `down`, the one at whose input its units are measured [d, channels].
+
+        Raises InputError for another projection of that: channels have no rows of their own."""
+        if structure != ffn.STRUCTURE.name:
+            if projection != "down":
+                raise InputError(f"this score looks at {projection}_proj, which attention's channels have not")
+            return self.tensor(self.site(structure, layer)).float().cpu().numpy()
+        fused = ("gate", "up") if projection != "down" and len(self.family.gate_up) == 1 else (projection,)
+        part = self.tensor(self.name(layer, projection)).chunk(len(fused))[fused.index(projection)]
+        return part.float().cpu().numpy()
+
+    @property
+    def widths(self) -> list[int]:
+        """FFN neurons of each layer."""
+        return self.channels(ffn.STRUCTURE.name)
+
+    def channels(self, structure: str) -> list[int]:
+        """Return the inputs of each layer's module at which a structure's units are measured."""
+        return [self.shape(self.site(structure, layer))[1] for layer in range(self.layers)]
+
+    def units(self, structure: str) -> list[int]:
+        """Return the units of each layer.
+
+        Raises InputError for a model without such units, and, but for neurons, if any were cut before: what is counted
+        against is a model with all of them."""
+        if structure == ffn.STRUCTURE.name:
+            return self.widths
+        if structure in listed(self.config):
+            raise InputError(
+                f"{self.place}: key-value groups were cut before: allocations that cut them are for models with all"
+            )
+        return STRUCTURES[structure].units(self.config)
+
+    def size(self, structure: str) -> int:
+        """Return the parameters of one unit, in a layer that has some. Raises InputError as `units` does."""
+        neurons, own = structure == ffn.STRUCTURE.name, STRUCTURES[structure]
+        counts = self.widths if neurons else own.units(self.config)
+        first = next(layer for layer, count in enumerate(counts) if count)
+        places = ((name, own.place(name, self.family)) for name in self.names)
+        return sum(
+            math.prod(self.shape(name)) // counts[first] for name, place in places if place and place.layer == first
+        )
+
+    def removed(self, keeps: Keeps | None = None) -> float:
+        """Return what `keeps`, or earlier iterations, removed beside neurons, as neurons of as many parameters."""
+        left = listed(self.config) | {name: [int(keep.sum()) for keep in own] for name, own in (keeps or {}).items()}
+        left.pop(ffn.STRUCTURE.name, None)
+        gone = {name: STRUCTURES[name].whole(self.config) * self.layers - sum(own) for name, own in left.items()}
+        return sum((many * self.size(name) / self.size(ffn.STRUCTURE.name) for name, many in gone.items()), 0.0)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters stored; tied weights count once."""
+        return sum(int(np.prod(self.shape(name))) for name in self.names)
+
+
+class Checkpoint(Tensors):
     """The safetensors of a model directory.
 
-    Raises InputError if there are none, if they are quantised, or if there is no gated FFN among them."""
+    Raises InputError if there are none, if they are quantised, or as Tensors does."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -43,34 +150,7 @@ class Checkpoint:
                     f"{file}: {quantised[0]} is stored as {kinds[quantised[0]]}: quantised weights cannot be "
                     f"pruned; give the model in one of {', '.join(FLOATS)}"
                 )
-        self.family = family_of(read_config(directory), directory)
-        held = {f"{self.family.ffn}.{module}": held for held, module in ffn.projections(self.family).items()}
-        found = {name: part for name in self.file_of if (part := parse(name, self.family, tuple(held)))}
-        self.name_of = {
-            (layer, projection, kind): name
-            for name, (layer, module, kind) in found.items()
-            for projection in held[module]
-        }
-        weights = {(layer, projection) for layer, projection, kind in self.name_of if kind == "weight"}
-        layers = sorted({layer for layer, _ in weights})
-        if not layers or layers != list(range(len(layers))) or len(weights) != 3 * len(layers):
-            looked_for = ", ".join([*self.family.gate_up, self.family.down])
-            raise InputError(
-                f"{directory}: not a whole checkpoint: looked for {looked_for} in {self.family.ffn} of every layer, "
-                f"found {len(found)} tensors of that kind among {len(self.file_of)}"
-            )
-        self.layers = len(layers)
-
-    def name(self, layer: int, projection: str, kind: str = "weight") -> str:
-        """Of a projection's tensor, which may be another's as well; of a bias that is not there, as it would be."""
-        if kind == "bias":
-            return self.name_of[layer, projection, "weight"].removesuffix("weight") + "bias"
-        return self.name_of[layer, projection, kind]
-
-    def site(self, structure: str, layer: int) -> str:
-        """Return the name of the weight at whose input a structure's units are measured."""
-        down, own = (STRUCTURES[name].site(self.family) for name in (ffn.STRUCTURE.name, structure))
-        return self.name(layer, "down").replace(down, own)
+        super().__init__(directory, read_config(directory), self.file_of)
 
     def tensor(self, name: str) -> torch.Tensor:
         with safe_open(self.file_of[name], "pt") as tensors:
@@ -80,64 +160,19 @@ class Checkpoint:
         with safe_open(self.file_of[name], "pt") as tensors:
             return tensors.get_slice(name).get_shape()
 
-    def matrix(self, layer: int, projection: str, structure: str = "ffn") -> np.ndarray:
-        """Return a weight as float32: of the FFN gate and up [n, d] and down [d, n]; of another structure, in the place
-        of `down`, the one at whose input its units are measured [d, channels].
 
-        Raises InputError for another projection of that: channels have no rows of their own."""
-        if structure != ffn.STRUCTURE.name:
-            if projection != "down":
-                raise InputError(f"this score looks at {projection}_proj, which attention's channels have not")
-            return self.tensor(self.site(structure, layer)).float().numpy()
-        fused = ("gate", "up") if projection != "down" and len(self.family.gate_up) == 1 else (projection,)
-        part = self.tensor(self.name(layer, projection)).chunk(len(fused))[fused.index(projection)]
-        return part.float().numpy()
+class Loaded(Tensors):
+    """A model in memory. Raises InputError as Tensors does."""
 
-    @property
-    def widths(self) -> list[int]:
-        """FFN neurons of each layer."""
-        return self.channels(ffn.STRUCTURE.name)
+    def __init__(self, model: nn.Module):
+        self.parameters_of = dict(model.named_parameters())
+        super().__init__(type(model).__name__, model.config.to_dict(), self.parameters_of)
 
-    def channels(self, structure: str) -> list[int]:
-        """Return the inputs of each layer's module at which a structure's units are measured."""
-        return [self.shape(self.site(structure, layer))[1] for layer in range(self.layers)]
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.parameters_of[name].detach()
 
-    def units(self, structure: str) -> list[int]:
-        """Return the units of each layer.
-
-        Raises InputError for a model without such units, and, but for neurons, if any were cut before: what is counted
-        against is a model with all of them."""
-        if structure == ffn.STRUCTURE.name:
-            return self.widths
-        config = read_config(self.directory)
-        if structure in listed(config):
-            raise InputError(
-                f"{self.directory}: key-value groups were cut before: allocations that cut them are for models with all"
-            )
-        return STRUCTURES[structure].units(config)
-
-    def size(self, structure: str) -> int:
-        """Return the parameters of one unit, in a layer that has some. Raises InputError as `units` does."""
-        neurons, own = structure == ffn.STRUCTURE.name, STRUCTURES[structure]
-        counts = self.widths if neurons else own.units(read_config(self.directory))
-        first = next(layer for layer, count in enumerate(counts) if count)
-        places = ((name, own.place(name, self.family)) for name in self.file_of)
-        return sum(
-            math.prod(self.shape(name)) // counts[first] for name, place in places if place and place.layer == first
-        )
-
-    def removed(self, keeps: Keeps | None = None) -> float:
-        """Return what `keeps`, or earlier iterations, removed beside neurons, as neurons of as many parameters."""
-        config = read_config(self.directory)
-        left = listed(config) | {name: [int(keep.sum()) for keep in own] for name, own in (keeps or {}).items()}
-        left.pop(ffn.STRUCTURE.name, None)
-        gone = {name: STRUCTURES[name].whole(config) * self.layers - sum(own) for name, own in left.items()}
-        return sum((many * self.size(name) / self.size(ffn.STRUCTURE.name) for name, many in gone.items()), 0.0)
-
-    @property
-    def parameters(self) -> int:
-        """Parameters stored; tied weights count once."""
-        return sum(int(np.prod(self.shape(name))) for name in self.file_of)
+    def shape(self, name: str) -> list[int]:
+        return list(self.parameters_of[name].shape)
 
 
 def has_mlp_bias(config: dict) -> bool:

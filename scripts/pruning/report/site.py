@@ -19,12 +19,17 @@ MOST = 4  # sparsities that a sentence goes through
 ABOUT = re.compile(r'<script type="application/json" id="about">(.*?)</script>', re.S)
 
 
-def write(output: Path, template: Path, **values: Any) -> None:
-    """A page, from a Jinja template, which may include others of its folder."""
+def text(template: Path, **values: Any) -> str:
+    """Return a page, from a Jinja template, which may include others of its folder. Values are escaped."""
     loader = jinja2.FileSystemLoader(template.parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.get_template(template.name).render(**values)
+
+
+def write(output: Path, template: Path, **values: Any) -> None:
+    """Write a page as `text` makes it."""
     with artifacts.atomic(output) as temporary:
-        temporary.write_text(environment.get_template(template.name).render(**values), encoding="utf-8")
+        temporary.write_text(text(template, **values), encoding="utf-8")
 
 
 def about(page: str) -> dict[str, Any] | None:

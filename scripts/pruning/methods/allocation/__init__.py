@@ -43,7 +43,7 @@ class Problem:
     scores: Sequence[np.ndarray]  # of neurons, normalised, one float64 [n_l] a layer
     original: np.ndarray  # [layers], neurons before any pruning: n_l, or more where this is a further iteration
     sparsity: float  # per cent of the original FFN neurons to remove; whole, unless groups were removed before
-    importance: np.ndarray  # [layers], mean angular distance a token between a layer's input and output
+    importance: np.ndarray | None  # [layers], mean angular distance a token between a layer's input and output
     floor: np.ndarray  # [layers], least neurons a layer keeps
     measured: pd.DataFrame | None = None  # what cuts cost (methods/sensitivity.py), for schemes that have SEARCH
     latencies: pd.DataFrame | None = None  # methods/latency_table.py, for schemes whose option `per` asks for it
@@ -57,15 +57,15 @@ class Problem:
 
 def problem_of(
     scores: pd.DataFrame,
-    layers: pd.DataFrame,
+    layers: pd.DataFrame | None,
     base: Mapping[str, Any],
     min_keep: float | None,
     measured: pd.DataFrame | None = None,
     latencies: pd.DataFrame | None = None,
 ) -> Problem:
     """Return the problem at sparsity 0, from artefacts: scores of one method, in the order of layers and units; the
-    calibration's layers; manifest of the model that is pruned; `min_keep`, None where layers may be dropped; what cuts
-    cost and how fast models are, where the scheme asks for it."""
+    calibration's layers, None where no scheme looks at them; manifest of the model that is pruned; `min_keep`, None
+    where layers may be dropped; what cuts cost and how fast models are, where the scheme asks for it."""
     original = np.array(base["original"]["widths"])
     values = masks_of.by_layer(masks_of.of(scores, NEURONS), "score", len(original))
     others = {}
@@ -73,12 +73,12 @@ def problem_of(
         rows = masks_of.of(scores, name)
         worth = rows["parameters"].iloc[0] / masks_of.of(scores, NEURONS)["parameters"].iloc[0]
         others[name] = Others(masks_of.by_layer(rows, "score"), worth, 0 if min_keep is None else 1)
-    per_layer = layers.sort_values("layer")
+    per_layer = None if layers is None else layers.sort_values("layer")
     return Problem(
         scores=values,
         original=original,
         sparsity=0,
-        importance=(per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
+        importance=None if layers is None else (per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
         floor=least(original, [len(own) for own in values], min_keep),
         measured=measured,
         latencies=latencies,
@@ -111,7 +111,7 @@ def keeps_to_speed(scheme: str) -> bool:
     return "per" in inspect.signature(plugin(scheme).widths).parameters
 
 
-def units(problem: Problem, sparsity: int, method: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def units(problem: Problem, sparsity: float, method: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return structure -> units that each layer keeps, int [layers]. method: `allocate`, its `options`, and `round_to`.
 
     What was removed of other structures before counts, and floors are widths that `round_to` permits."""
@@ -121,6 +121,21 @@ def units(problem: Problem, sparsity: int, method: Mapping[str, Any]) -> dict[st
     wishes = plugin(method["allocate"]).widths(own, **method["options"])
     wishes = wishes if isinstance(wishes, Mapping) else {NEURONS: wishes}
     return {**wishes, NEURONS: finish(wishes[NEURONS], own, method["round_to"])}
+
+
+def mask(
+    frame: pd.DataFrame, problem: Problem, sparsity: float, method: Mapping[str, Any]
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return a row per unit (of several structures `structure`; `layer`, `unit`, `keep`), and what `units` does.
+
+    frame: the scores of which the problem is. Raises InputError as `masks` does."""
+    found, frames = units(problem, sparsity, method), []
+    for structure, counts in found.items():
+        scored = problem.scores if structure == NEURONS else problem.others[structure].scores
+        keep = np.concatenate(masks(scored, counts))
+        frames.append(masks_of.of(frame, structure).assign(keep=keep))
+    columns = [*(["structure"] if len(found) > 1 else []), "layer", "unit", "keep"]
+    return pd.concat(frames, ignore_index=True)[columns], found
 
 
 def achieved(problem: Problem, units: Mapping[str, np.ndarray]) -> float:

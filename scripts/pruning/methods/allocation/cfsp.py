@@ -11,6 +11,7 @@ to an index and also keeps the neuron at it (393, 397).
 
 import numpy as np
 
+from pruning.core.errors import InputError
 from pruning.methods.allocation import Problem
 
 REFERENCE_TOKENS = 128 * 1024
@@ -20,6 +21,8 @@ MARGIN = 1.05
 
 def sensitivity(problem: Problem, alpha: float) -> np.ndarray:
     """s_l = sigmoid(alpha (I_l - mean I) / 1e4), I_l = angular distance summed over the reference tokens; [layers]."""
+    if problem.importance is None:
+        raise InputError("allocate: cfsp: needs how much layers change what they get: give the calibration's layers")
     importance = problem.importance * REFERENCE_TOKENS
     return 1 / (1 + np.exp(-alpha * (importance - importance.mean()) / 1e4))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from pruning.core import artifacts
 from pruning.methods.compensation import Compensated
@@ -17,7 +18,11 @@ BIAS = True
 
 def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, np.ndarray]]:
     """A layer's columns of statistics.parquet, each float64 [n]."""
-    frame = artifacts.read_parquet(path, "statistics")
+    return by_layer(artifacts.read_parquet(path, "statistics"))
+
+
+def by_layer(frame: pd.DataFrame) -> Callable[[int], dict[str, np.ndarray]]:
+    """The same of the table's rows."""
     rows = dict(list(frame.groupby("layer")))  # of a layer without neurons there are none
     return lambda layer: {name: column.to_numpy() for name, column in rows.get(layer, frame.iloc[:0]).items()}
 

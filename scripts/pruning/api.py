@@ -1,0 +1,396 @@
+"""What a program calls, on models in memory. The workflow's stages call the functions beneath these as well, so both
+give the same bits (tests/pipeline/test_api.py)::
+
+    statistics = calibrate(model, batches)                 # sums over calibration text, per neuron and per layer
+    scores = score("rku", statistics, model)               # one number per neuron, higher is more important
+    mask = allocate(scores, 0.3, "uniform")                # which neurons stay
+    small = compact(model, mask)                           # a physically smaller nn.Module
+    small = reconstruct(small, model, batches, mask)       # weights refitted to what the dense model puts out
+
+`model` is a transformers model of one of the families in models/families.py, on any device; no function changes it.
+What these functions refuse they say in an InputError (a ValueError), which names the argument and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from pruning.core.errors import InputError
+
+if TYPE_CHECKING:  # all of this is slow: it is imported where it is used
+    from pathlib import Path
+
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pruning.calibration.prepare import Batch
+
+__all__ = ["Result", "Statistics", "allocate", "calibrate", "compact", "load", "prune", "reconstruct", "score"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was measured of a dense model on calibration text, by kind (docs/artefacts.md)."""
+
+    tables: Mapping[str, pd.DataFrame]
+    """`statistics`: one row per neuron; `layers`: one row per layer; all columns are sums (calibration/columns.py)."""
+    matrices: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """`second_moments`, `output_gradients`: for each layer its matrices, with counts of tokens."""
+
+    @property
+    def neurons(self) -> pd.DataFrame:
+        """The table `statistics`: `layer`, `unit`, `n_tokens`, `n_samples`, `act_sq_sum`, `energy_share_sum`, …"""
+        return self.tables["statistics"]
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """The table `layers`: `layer`, `n_tokens`, `angular_sum`."""
+        return self.tables["layers"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `prune` found."""
+
+    table: pd.DataFrame
+    """One row per model, the dense one first: quality, size and speed (command/decision.py lists the columns)."""
+    best: Path
+    """Folder of the model to take, for `load`, transformers or vLLM."""
+    page: str
+    """The page to decide by, Markdown."""
+
+
+def calibrate(
+    model: PreTrainedModel,
+    batches: Iterable[Batch | Tensor | Mapping[str, Tensor]],
+    objectives: Sequence[str] = ("energy", "ce"),
+    needs: Sequence[str] = ("statistics",),
+    structures: Sequence[str] = ("ffn",),
+    seed: int = 0,
+) -> Statistics:
+    """Measure a dense model on calibration text: a forward pass, and a backward pass to the activations per objective.
+
+    batches: token ids, int64 [samples, tokens]; or what a tokenizer gives (`input_ids`, `attention_mask`, padded on
+    the right, and `labels`, -100 where the objectives do not look). objectives: whose gradients are measured
+    (calibration/objectives.py). needs: what scores are made of (their REQUIRES): `statistics`, `second_moments`,
+    `output_gradients`, `parameter_taylor`. structures: `ffn` and, for allocations that cut attention, `kv_groups`.
+    seed: of the tokens that output gradients are drawn for.
+
+    Raises InputError for an unknown need or objective, at a NaN or Inf (naming layer and sample), for batches padded on
+    the left, and for a model of no family that can be pruned. Sources: calibration/gradients.py and its neighbours."""
+    from pruning.calibration import gradients, output_gradients, parameter_gradients, prepare, second_moments
+    from pruning.calibration.objectives import OBJECTIVES
+    from pruning.core.layer_files import kind_of
+    from pruning.models import structures as of
+
+    _known("needs", needs, ("statistics", "second_moments", "output_gradients", "parameter_taylor"))
+    _known("objectives", objectives, OBJECTIVES)
+    _known("structures", structures, of.STRUCTURES)
+    batches, tables, matrices = prepare.as_batches(batches), {}, {}
+    with _frozen(model):
+        for name in structures:
+            sites = of.sites(model, name)
+            if "statistics" in needs:
+                neurons, layers = gradients.statistics(model, batches, objectives, name)
+                tables[kind_of("statistics", name)] = neurons
+                tables.setdefault("layers", layers)
+            if "parameter_taylor" in needs:
+                at_once = parameter_gradients.layers_that_fit(model, structure=name)
+                own = parameter_gradients.table(model, batches, at_once, structure=name)
+                tables[kind_of("parameter_taylor", name)] = own
+            if "second_moments" in needs:
+                counts = second_moments.token_counts(batches)
+                found = second_moments.second_moments(model, batches, sites)
+                matrices[kind_of("second_moments", name)] = [{**_arrays(own), **counts} for own in found]
+            if "output_gradients" in needs:
+                sums, tokens = output_gradients.output_gradients(model, batches, seed, sites=sites)
+                found = [{"gradients": (own / tokens).numpy(), "tokens": tokens} for own in sums]
+                matrices[kind_of("output_gradients", name)] = found
+    return Statistics(tables, matrices)
+
+
+def score(
+    method: str | Callable[..., np.ndarray],
+    statistics: Statistics,
+    model: PreTrainedModel,
+    structures: Sequence[str] = ("ffn",),
+    **changes: Any,
+) -> pd.DataFrame:
+    """Score every unit of a model; a higher score is a more important unit.
+
+    method: a method of config/config.yaml (`rku`, `wanda`, `obs`, …), of which this takes the score; or a score: a file
+    of methods/scores or an entry point `pruning.scores` of an installed package; or a function from a layer
+    (methods.scores.Layer) to float64 [units]. statistics: what `calibrate` measured of this very model. changes:
+    `options` (keywords of the score), `normalise`, `shuffle`, in the place of the method's.
+
+    Returns one row per unit: `layer`, `unit`, `score`; of several structures also `structure` and `parameters`. Raises
+    InputError for an unknown name, for what was not measured, and for a score that is not finite or not one per unit.
+    Source: methods/scoring.py."""
+    from pruning.config.default import DEFAULT
+    from pruning.core.layer_files import kind_of
+    from pruning.methods import masks, scores, scoring
+    from pruning.models.checkpoint import Loaded
+
+    settings = {"score": method, "options": {}, "normalise": "none", "shuffle": None}
+    if not callable(method):
+        if method in set(DEFAULT.method_names):
+            own = DEFAULT.method(method)
+            settings = {key: getattr(own, key) for key in settings}
+        scores.check(settings["score"])
+    _known("score", changes, [key for key in settings if key != "score"])
+    base = Loaded(model)
+    if "statistics" in statistics.tables:
+        measured = [len(own) for own in masks.by_layer(statistics.neurons, "unit", base.layers)]
+        if measured != base.widths:
+            raise InputError(f"statistics: of another model: layer widths {measured}, not {base.widths}")
+
+    def read(index: int, name: str, kind: str) -> Mapping[str, Any]:
+        return statistics.matrices[kind_of(kind, name)][index]
+
+    return scoring.scored(settings | changes, structures, statistics.tables, statistics.matrices, read, lambda: base)
+
+
+def allocate(
+    scores: pd.DataFrame,
+    sparsity: float,
+    scheme: str = "uniform",
+    statistics: Statistics | None = None,
+    min_keep: float | None = 0.01,
+    round_to: int = 1,
+    options: Mapping[str, Any] | None = None,
+    measured: pd.DataFrame | None = None,
+    latencies: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Decide which units stay: the best ones of each layer, as many as a scheme gives it.
+
+    scores: of `score`. sparsity: share of the FFN neurons to remove, between 0 and 1; a scheme that cuts attention as
+    well removes as many parameters. scheme: a file of methods/allocation. statistics: of `calibrate`, for schemes that
+    look at layers (`cfsp`). min_keep: least share of a layer that stays, None where it may lose all. round_to: layers'
+    widths are multiples of it. options: keywords of the scheme. measured, latencies: what cuts cost and how fast models
+    are, for schemes that look at that (methods/sensitivity.py, methods/latency_table.py).
+
+    Returns one row per unit: `layer`, `unit`, `keep` (bool), and `structure` where there are several. Raises InputError
+    for an unknown scheme, for what it needs and does not get, and where nothing would stay. Source:
+    methods/allocation/__init__.py."""
+    from pruning.config.methods import ALLOCATIONS
+    from pruning.methods import allocation, latency_table, masks
+
+    _known("scheme", [scheme], ALLOCATIONS)
+    if not 0 < sparsity < 1:
+        raise InputError(f"sparsity: {sparsity} is not between 0 and 1")
+    method = {"allocate": scheme, "options": dict(options or {}), "round_to": round_to}
+    if measured is None and allocation.search_of(scheme):
+        raise InputError(f"scheme: {scheme!r} looks at what cuts cost: give `measured` (methods/sensitivity.py)")
+    if latencies is None and latency_table.per_of(method["options"]) != latency_table.PARAMETERS:
+        raise InputError(f"options: {method['options']} look at speed: give `latencies` (methods/latency_table.py)")
+    widths = [len(own) for own in masks.by_layer(masks.of(scores, masks.NEURONS), "score")]
+    layers = statistics.layers if statistics else None
+    original = {"original": {"widths": widths}}
+    problem = allocation.problem_of(scores, layers, original, min_keep, measured, latencies)
+    return allocation.mask(scores, problem, round(100 * sparsity, 9), method)[0]
+
+
+def compact(model: PreTrainedModel, mask: pd.DataFrame) -> PreTrainedModel:
+    """Return a physically smaller model: without the rows and columns of the units that a mask (of `allocate`) removes.
+
+    What is left has the same weights, bit for bit, in tensors of its own; `config` says the widths, so that
+    `small.save_pretrained(folder)` and `load(folder)` give the same model. Raises InputError for the mask of another
+    model. Source: methods/compact.py."""
+    from pruning.methods.compact import Pruning
+    from pruning.methods.masks import NEURONS
+    from pruning.models.checkpoint import Loaded
+    from pruning.models.structures import STRUCTURES
+
+    base, keeps = Loaded(model), _keeps(model, mask)
+    cut = {name for name in base.names if any(STRUCTURES[each].place(name, base.family) for each in keeps)}
+    small, pruning = _copy(model, shared=cut), Pruning(base, keeps)
+    pruning.apply(small)  # tensors that are shared are replaced
+    _configure(small, pruning.config(pruning.units[NEURONS]))
+    return small
+
+
+def reconstruct(
+    small: PreTrainedModel,
+    model: PreTrainedModel,
+    batches: Iterable[Batch | Tensor | Mapping[str, Tensor]],
+    mask: pd.DataFrame,
+    scheme: str = "ridge_attention",
+) -> PreTrainedModel:
+    """Return a compact model with weights that make up for the removed units, by least squares without training.
+
+    small: of `compact`, with this mask of the dense `model`. batches: calibration text, as of `calibrate`; every fifth
+    sample is held out to choose the regularisation. scheme: a file of methods/compensation. `ridge_attention` refits
+    layer by layer, on what the pruned model itself sees, attention's output projection and down_proj towards the dense
+    model's residual stream; `ridge_corrective` down_proj alone; `ridge_sequential` towards the dense FFN's output, for
+    models that normalise or scale what layers add; `ridge` on the dense model's activations; `bias` adds a bias (FLAP).
+
+    Warns where there are too few tokens for the columns to fit. Raises InputError for an unknown scheme, for a model
+    that it is not for, for fewer than five samples, and for a mask of other models. Source: methods/refit.py."""
+    import warnings
+    from dataclasses import replace
+
+    from pruning.calibration import gradients, prepare, second_moments
+    from pruning.config.base import choices
+    from pruning.methods import compensation, masks, refit
+    from pruning.methods.compact import Pruning
+    from pruning.methods.compensation import bias
+    from pruning.models import structures
+    from pruning.models.checkpoint import Loaded
+
+    _known("scheme", [scheme], choices("methods/compensation"))
+    batches, keeps, base = prepare.as_batches(batches), _keeps(model, mask), Loaded(model)
+    for name, wanted in masks.counts(keeps).items():
+        if (found := structures.counts(small, name)) != wanted:
+            raise InputError(f"small: has {name} {found}, the mask keeps {wanted}: give what `compact` made with it")
+    (kind,) = compensation.requires(scheme)
+
+    def evidence() -> Callable[[int], Mapping[str, Any]]:
+        """What the scheme is fitted on, made layer by layer as `rewrite` asks for it."""
+        if kind == "statistics":
+            return bias.by_layer(gradients.statistics(model, batches, ())[0])
+        counts = second_moments.token_counts(batches)
+        if kind == "second_moments":
+            each = ({**_arrays(own), **counts} for own in second_moments.second_moments(model, batches))
+        else:
+            kept = {name for name in base.names if not name.endswith(f"{base.family.attention_out}.weight")}
+            own = refit.refit(_copy(model, shared=kept), batches, keeps, scheme.removeprefix("ridge_"))
+            each = ({**_arrays(weights), "record": record, **counts} for weights, record in own)
+        return lambda _: next(each)
+
+    said = {}
+
+    def noted(layer: int) -> compensation.Compensated:
+        made = pruning.compensate(layer)
+        if "warning" in made.record:
+            said.setdefault(made.record["warning"], layer)
+        return made
+
+    pruning = Pruning.fitted(base, keeps, scheme, evidence)
+    whole = _copy(small)
+    with _frozen(model):
+        replace(pruning, compensate=noted).rewrite(whole)
+    for warning, layer in said.items():
+        warnings.warn(f"layer {layer}: {warning}", stacklevel=2)
+    if pruning.biased:
+        _configure(whole, {**whole.config.to_dict(), structures.DOWN_BIAS: True})
+    return whole
+
+
+def load(
+    folder: str | Path, dtype: str | None = None, device: str = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a pruned, exported or dense model and its tokenizer: eval mode, frozen weights, padding on the left.
+
+    dtype: `float32`, `bfloat16` or `float16`; None: that of the stored weights. device: `cpu`, `cuda`, or `auto` (all
+    GPUs that there are, else the CPU). Raises InputError if the folder is no model, lacks some weights, was changed
+    since it was made, or does not fit into free memory. Source: models/loading.py."""
+    from pathlib import Path
+
+    from pruning.models import loading
+    from pruning.models.checkpoint import Checkpoint
+
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder")
+    base = Checkpoint(Path(folder))
+    stored = str(base.tensor(base.name(0, "down")).dtype).removeprefix("torch.")
+    return loading.load(Path(folder), dtype or stored, device)
+
+
+def prune(
+    model: str,
+    data: str | Path | None = None,
+    sparsity: float | Sequence[float] | None = None,
+    out: str | Path = "pruned",
+    **rest: Any,
+) -> Result:
+    """Prune a model on a file of data, measure what is left, and say which model to take, as the command `prune` does.
+
+    model: a folder, a .gguf file, `package:file.gguf`, or a repository of the hub. data: JSON Lines. sparsity: shares
+    of the FFN neurons to remove, in whole per cents. out: folder of all results; a run that stopped goes on there.
+    rest: the command's other options: `effort`, `methods`, `budget` (`"bytes=900MB"`), `tolerance`, `cores`, … (fields
+    of command/configuration.Request).
+
+    Raises InputError for an unknown option, for data that cannot be read or are too few, and with a failed job's own
+    words. Source: command/prune.py."""
+    import os
+    from pathlib import Path
+
+    from pruning.command import configuration
+    from pruning.command.prune import prune as run
+
+    names = {each.name for each in fields(configuration.Request)}
+    _known("prune", rest, names)
+    given: dict[str, Any] = {"model": str(model), "out": Path(out), "cores": os.cpu_count() or 1, **rest}
+    if data is not None:
+        given["data"] = Path(data)
+    if isinstance(given.get("budget"), str):
+        given |= {"budget": configuration.budget_of([given["budget"]]), "sparsities": ()}
+    if sparsity is not None:
+        shares = [sparsity] if isinstance(sparsity, int | float) else list(sparsity)
+        given["sparsities"] = [round(100 * share) for share in shares]
+        if any(abs(100 * s - p) > 1e-6 or not 0 < p < 100 for s, p in zip(shares, given["sparsities"], strict=True)):
+            raise InputError(f"sparsity: {sparsity}: give shares between 0 and 1 in whole per cents, as 0.3")
+        if given.get("budget"):
+            raise InputError("budget and sparsity: the budget says how much is pruned; give one of them")
+    if missing := sorted(names & {"data"} - given.keys()):
+        raise InputError(f"prune: {', '.join(missing)}: missing")
+    shown = ", ".join(f"{key}={value!r}" for key, value in {"data": data, "sparsity": sparsity, **rest}.items())
+    found = run(configuration.Request(**given), f"prune({model!r}, {shown}) of Python")
+    return Result(found.models, found.folder, found.page)
+
+
+def _known(argument: str, given: Iterable[str], names: Iterable[str]) -> None:
+    if unknown := [name for name in given if name not in (names := list(names))]:
+        raise InputError(f"{argument}: unknown {', '.join(map(repr, unknown))}; known: {', '.join(sorted(names))}")
+
+
+def _keeps(model: PreTrainedModel, mask: pd.DataFrame) -> dict[str, list[np.ndarray]]:
+    from pruning.methods import masks
+    from pruning.models.checkpoint import Loaded
+
+    return masks.keeps_of(mask, f"mask: not one of this {type(model).__name__}", Loaded(model).widths)
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _copy(model: nn.Module, shared: Iterable[str] = ()) -> Any:
+    """A copy that has the parameters of these names in common with the model."""
+    import copy
+
+    own = dict(model.named_parameters())
+    return copy.deepcopy(model, {id(own[name]): own[name] for name in shared})
+
+
+def _configure(model: PreTrainedModel, made: Mapping[str, Any]) -> None:
+    """Say in a model's config what of its shape differs from the stock model's."""
+    from pruning.models import structures
+    from pruning.models.structures import ffn
+
+    for key in {ffn.CONFIG_KEY, *structures.keys()}:
+        if key in made:
+            setattr(model.config, key, made[key])
+        elif hasattr(model.config, key):
+            delattr(model.config, key)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """In eval mode, without gradients of weights, as the stages load a model; afterwards as before."""
+    training = [module for module in model.modules() if module.training]
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    model.eval().requires_grad_(False).zero_grad()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter, wanted, gradient in before:
+            parameter.requires_grad_(wanted)
+            parameter.grad = gradient

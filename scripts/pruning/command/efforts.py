@@ -1,0 +1,159 @@
+"""What `prune --effort` stands for: a method and how much data it is calibrated on, one file of config/efforts each."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import Field
+
+from pruning.config.base import Positive, Strict
+from pruning.config.default import DEFAULT
+from pruning.config.methods import Method
+from pruning.core import names
+from pruning.core.errors import InputError
+from pruning.methods import requirements
+from pruning.methods.compensation import TOKENS_A_COLUMN
+from pruning.models.families import has_plain_residual
+
+EFFORTS = ("quick", "standard", "thorough")
+WITHOUT_RECONSTRUCTION = "cfsp"
+"""The best method that needs neither gradients nor matrices: for machines where no effort fits."""
+MULTIPLES = {"cpu": 32, "gpu": 128}
+"""Kept widths are multiples of so many neurons (benchmarks/widths.py)."""
+
+
+class Effort(Strict):
+    """A preset of config/efforts."""
+
+    summary: str
+    """What it does and how long that takes, for `--help` and the page."""
+    method: Method
+    """Where the family scales what its layers add to the residual stream, weights are reconstructed by
+    `ridge_sequential` in place of the other schemes."""
+    tokens: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)]
+    """Most calibration tokens, by what computes."""
+    recover: Literal["distill", "lora"] | None = None
+    """Recovery after pruning."""
+    steps: Positive = 150
+    own_answers: bool = False
+    """The recovery learns from the dense model's own right answers, where the data have such questions."""
+
+
+def read(name: str) -> Effort:
+    """Return the preset of a name. Raises InputError, listing the names, for one that there is not."""
+    if name not in EFFORTS:
+        raise InputError(f"--effort {name}: no such effort; there are: {', '.join(EFFORTS)}")
+    return Effort(**yaml.safe_load(Path(names.own(f"config/efforts/{name}.yaml")).read_text()))
+
+
+def method_for(effort: Effort, shape: Mapping[str, Any], kind: str, same_widths: bool) -> tuple[Method, list[str]]:
+    """Return the effort's method as this model, machine and target can have it, and notes of what differs.
+
+    shape: the model's config.json. kind: `cpu` or `gpu`. same_widths: whether all layers must keep equally many
+    neurons, as a runtime asks that has one width per model."""
+    changes, notes = {} if same_widths else {"round_to": MULTIPLES[kind]}, []
+    if effort.method.compensate in ("ridge_attention", "ridge_corrective") and not has_plain_residual(shape):
+        changes["compensate"] = "ridge_sequential"
+        notes.append(
+            f"{shape['model_type']} normalises or scales what its layers add to the residual stream, so each layer is "
+            "reconstructed by its own output alone (`ridge_sequential`)."
+        )
+    if same_widths and effort.method.allocate != "uniform":
+        changes["allocate"] = "uniform"
+        notes.append(
+            f"Every layer keeps equally many neurons, because llama.cpp reads no others in {shape['model_type']}."
+        )
+    return effort.method.model_copy(update=changes), notes
+
+
+class Needs(NamedTuple):
+    """What the largest job of a method takes, in GB."""
+
+    memory: float
+    """Of the machine."""
+    disk: float
+    """While it runs."""
+
+    def lacking(self, memory: float, disk: float) -> str | None:
+        """Why it cannot run in so much; None if it can."""
+        for what, needed, there in (("memory", self.memory, memory), ("disk", self.disk, disk)):
+            if needed > there:
+                return f"weight reconstruction takes {needed:.1f} GB of {what}, {there:.1f} GB are there"
+        return None
+
+
+def needs(folder: Path, dtype: str, calibration: Mapping[str, Any], on_gpus: bool, methods: Sequence[Method]) -> Needs:
+    """Return what reconstructing the weights of a model takes, by rehearsal; nothing where no method does.
+
+    folder: the model's. calibration: `micro_batch`, `sequence_length`."""
+    kinds = {kind for method in methods for kind in requirements.passes(method)}
+    if not kinds & {"second_moments", "refit", "output_gradients"}:
+        return Needs(0.0, 0.0)
+    from pruning.calibration import footprint  # slow
+    from pruning.models import rehearsal
+    from pruning.models.structures import ffn
+
+    network = rehearsal.network(folder, dtype)
+    weights, beside = sum(each.nbytes for each in network.parameters()), footprint.REFIT.taken(network, calibration)
+    sites = ffn.sites(network)
+    machine = weights + beside.bytes
+    if on_gpus:  # which keep both sums in float32; least squares are solved beside the GPU, in float64
+        machine = beside.spared + 8 * max(site.in_features for site in sites) ** 2
+    matrices = 0
+    if "second_moments" in kinds:
+        matrices = sum(8 * site.in_features**2 + 4 * site.out_features**2 for site in sites)
+    return Needs(machine / 1e9, matrices / 1e9)
+
+
+def affordable(asked: str, lacking: Mapping[str, str | None]) -> None:
+    """Raise InputError, naming what would fit, where an effort does not fit this machine.
+
+    lacking: effort -> what it lacks here, None where it fits."""
+    if not (why := lacking[asked]):
+        return
+    fitting = [name for name in EFFORTS[: EFFORTS.index(asked)] if not lacking[name]]
+    instead = f"--effort {fitting[-1]}" if fitting else f"--methods {WITHOUT_RECONSTRUCTION}"
+    raise InputError(f"--effort {asked}: {why}: use {instead}")
+
+
+def definitions(methods: Mapping[str, Method | None]) -> dict[str, Method]:
+    """Return the methods by name. None stands for that of the default configuration; names that this has not are left
+    out, for the workflow to refuse."""
+    known = set(DEFAULT.method_names)
+    return {name: own or DEFAULT.method(name) for name, own in methods.items() if own or name in known}
+
+
+def objectives(methods: Iterable[Method]) -> list[str]:
+    """Return the objectives whose gradients the methods' scores read, a backward pass each."""
+    found = [method.options.get("objective", "energy") for method in methods if method.score == "utility"]
+    return list(dict.fromkeys(found))
+
+
+def remarks(
+    methods: Mapping[str, Method], shape: Mapping[str, Any], width: int, calibration: Mapping[str, Any], sparsity: int
+) -> list[str]:
+    """Return what the methods' results are to be read with.
+
+    width: neurons of the widest layer; sparsity: the least, in per cent, 0 where it is not known yet; calibration:
+    `samples` and `sequence_length`."""
+    from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
+    from pruning.models import gguf
+
+    said = []
+    samples, columns = calibration["samples"], round(width * (1 - sparsity / 100))
+    tokens = (samples - samples // HELD_OUT_EVERY) * calibration["sequence_length"]
+    refitted = [name for name, method in methods.items() if method.compensate.startswith("ridge")]
+    if refitted and tokens < TOKENS_A_COLUMN * columns:
+        said.append(
+            f"{', '.join(refitted)}: {tokens:,} calibration tokens fit {columns:,} columns per layer, fewer than "
+            f"{TOKENS_A_COLUMN} per column: what is reconstructed may do worse on other text. Give more records, or "
+            "raise `samples` in prune.yaml and run its workflow."
+        )
+    uneven = [name for name, method in methods.items() if method.allocate != "uniform" or method.round_to > 1]
+    if uneven and not gguf.takes(shape["model_type"], [1, 2]):
+        said.append(
+            f"{', '.join(uneven)}: layers of different widths, which llama.cpp does not read in "
+            f"{shape['model_type']}: for a GGUF file add --gguf, which keeps them equal."
+        )
+    return said

@@ -1,0 +1,73 @@
+"""From what was measured of a model to a score per unit: what scripts/score.py does between reading and writing."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pruning.core.errors import InputError
+from pruning.core.layer_files import kind_of
+from pruning.methods import scores
+from pruning.methods.masks import NEURONS
+from pruning.methods.normalise import NORMALISATIONS
+
+if TYPE_CHECKING:
+    from pruning.models.checkpoint import Tensors  # needs torch, which most scores do not
+
+Read = Callable[[int, str, str], Mapping[str, np.ndarray]]
+"""From a layer, a structure and a kind of matrices (REQUIRES) to that layer's, with the counts of tokens."""
+
+
+def scored(
+    settings: Mapping[str, Any],
+    structures: Iterable[str],
+    tables: Mapping[str, pd.DataFrame],
+    matrices: Iterable[str],
+    read: Read,
+    model: Callable[[], "Tensors"],
+    progress: Callable = lambda items, _: items,
+) -> pd.DataFrame:
+    """Return one row per unit: `layer`, `unit`, `score` (float64), and, of several structures, `structure` and
+    `parameters` (those of one unit).
+
+    settings: `score` (a name or a function), its `options`, `normalise`, `shuffle`. tables, matrices: what was
+    measured, by kind. model: the dense model, called where its weights are looked at. Raises InputError, naming the
+    score, if something is missing, an option is wrong, or a score is not finite or not one per unit."""
+    plugin, structures = scores.plugin(settings["score"]), list(structures)
+    what = f"score {getattr(settings['score'], '__name__', settings['score'])!r}"
+    table = next((kind for kind in plugin.requires if kind in tables), "statistics")  # whose rows are the neurons
+    needed = {table, *(kind_of(kind, name) for kind in plugin.requires for name in structures)}
+    if missing := sorted(needed - {*tables, *matrices}):
+        raise InputError(f"{what} needs {', '.join(missing)}, which was not measured (REQUIRES)")
+
+    def values(layer: scores.Layer, units: int, name: str) -> np.ndarray:
+        """A score per unit: one that is made of channels' is their sum."""
+        try:
+            found = np.asarray(plugin.score(layer, **settings["options"]), dtype=np.float64)
+            if found.size not in (units, units * layer.block):
+                raise ValueError(f"it gives {found.size} numbers for {units} units")
+            found = NORMALISATIONS[settings["normalise"]](found.reshape(units, -1).sum(1))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{what} with options {settings['options']}: {error}") from None
+        if settings["shuffle"] is not None:
+            found = np.random.default_rng((settings["shuffle"], layer.index)).permutation(found)
+        if not np.isfinite(found).all():
+            raise InputError(f"{what}: NaN or Inf in layer {layer.index} of {name}")
+        return found
+
+    frames = []
+    for name in structures:
+        neurons, rows = name == NEURONS, tables.get(kind_of(table, name), pd.DataFrame({"layer": []}))
+        own = dict(list(rows.groupby("layer")))
+        counts = {index: len(each) for index, each in own.items()} if neurons else dict(enumerate(model().units(name)))
+        sizes = {"structure": name, "parameters": model().size(name)} if len(structures) > 1 else {}
+        for index, count in progress(list(counts.items()), f"layers, {name}"):
+            columns = {column: each.to_numpy() for column, each in own.get(index, {}).items()}
+            block = 1 if neurons else model().channels(name)[index] // count
+            weights = scores.Weights(lambda which, at=(index, name): model().matrix(at[0], which, at[1]))
+            found = values(scores.Layer(index, columns, weights, partial(read, index, name), block), count, name)
+            units = columns["unit"] if neurons else np.arange(count)
+            frames.append(pd.DataFrame({"layer": index, "unit": units, "score": found}).assign(**sizes))
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,204 @@
+"""What a program calls: models stay as they are, bad input is named, and results survive saving."""
+
+import copy
+import warnings
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import pruning
+import tiny
+from pruning import allocate, calibrate, compact, load, reconstruct, score
+from pruning.core.errors import InputError
+from pruning.methods import scores
+from workspace import ROOT, code_below
+
+IDS = [torch.randint(1, 200, (4, 12), generator=torch.Generator().manual_seed(n)) for n in range(3)]
+NEEDS = ("statistics", "second_moments", "output_gradients", "parameter_taylor")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.llama()
+
+
+@pytest.fixture(scope="module")
+def statistics(model):
+    return calibrate(model, IDS, needs=NEEDS, structures=("ffn", "kv_groups"))
+
+
+def state(model) -> list:
+    """All that a caller could find changed."""
+    own = [(n, p.detach().clone(), p.requires_grad, p.grad) for n, p in model.named_parameters()]
+    return [*own, [module.training for module in model.modules()], model.config.to_dict()]
+
+
+def same(first: list, second: list) -> bool:
+    return str(first) == str(second) and all(
+        torch.equal(a[1], b[1]) for a, b in zip(first[:-2], second[:-2], strict=True)
+    )
+
+
+def test_no_function_changes_the_model():
+    model = tiny.llama().train().requires_grad_(True)
+    next(model.parameters()).grad = torch.ones_like(next(model.parameters()))
+    model.model.layers[0].mlp.up_proj.weight.requires_grad_(False)
+    before = state(model)
+    found = calibrate(model, IDS, needs=NEEDS)
+    mask = allocate(score("rku_global", found, model), 0.3, "global")
+    small = compact(model, mask)
+    kept = state(small)
+    for scheme in ("ridge_attention", "bias"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reconstruct(small, model, IDS, mask, scheme)
+    assert same(before, state(model)) and same(kept, state(small))
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.zero_()
+    assert same(before, state(model))  # nothing is in common
+
+
+@pytest.mark.parametrize("method", ["rku", "wanda", "obs", "taylor_param", "random", "utility", "ridge_cfsp", len])
+def test_a_method_a_score_or_a_function_gives_a_number_per_neuron(model, statistics, method):
+    function = (lambda layer: layer["act_sq_sum"]) if method is len else method
+    found = score(function, statistics, model)
+    assert found.columns.tolist() == ["layer", "unit", "score"] and len(found) == 2 * 48
+    if method is len:
+        assert found["score"].tolist() == statistics.neurons["act_sq_sum"].tolist()
+
+
+def test_padding_and_labels_of_a_tokenizer_count_as_in_the_pipeline(model):
+    from pruning.calibration.prepare import micro_batches
+
+    rows = [([5, 6, 7, 8], [False, False, True, True]), ([9, 10, 11], [False, True, True])]
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0]])
+    seen = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    labels = torch.tensor([[-100, -100, 7, 8], [-100, 10, 11, -100]])
+    own = calibrate(model, [{"input_ids": ids, "attention_mask": seen, "labels": labels}]).neurons
+    pd.testing.assert_frame_equal(own, calibrate(model, micro_batches(rows, 2, pad=0, token_mask="answer")).neurons)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_uneven_widths_groups_and_biases_survive_saving(family, tmp_path):
+    model = getattr(tiny, family)()
+    found = calibrate(model, IDS, needs=("statistics", "parameter_taylor"), structures=("ffn", "kv_groups"))
+    ranked = score("taylor_param", found, model, structures=("ffn", "kv_groups"))
+    mask = allocate(ranked, 0.4, "joint", min_keep=None)
+    small = reconstruct(compact(model, mask), model, IDS, mask, "bias")
+    assert small.model.layers[0].mlp.down_proj.bias is not None and len(set(small.config.ffn_widths)) == 2
+    tiny.save(small, tmp_path)
+    back, _ = load(tmp_path)
+    assert torch.equal(back(IDS[0]).logits, small(IDS[0]).logits)
+
+
+def test_less_is_lost_with_reconstructed_weights(model, statistics):
+    mask = allocate(score("random", statistics, model), 0.3)
+    small = compact(model, mask)
+    lost = {}
+    for scheme in ("none", "ridge", "ridge_sequential", "ridge_corrective", "ridge_attention"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            own = small if scheme == "none" else reconstruct(small, model, IDS, mask, scheme)
+        lost[scheme] = sum(float((own(ids).logits - model(ids).logits).square().sum()) for ids in IDS)
+    assert all(lost[scheme] < 0.8 * lost["none"] for scheme in lost if scheme != "none"), lost
+
+
+REFUSED = {
+    "needs: unknown 'gradients'; known: output_gradients, ": lambda m, s: calibrate(m, IDS, needs=["gradients"]),
+    "objectives: unknown 'loss'; known: ce, energy": lambda m, s: calibrate(m, IDS, ["loss"]),
+    "batches: there is none": lambda m, s: calibrate(m, []),
+    "batch 0: padding before tokens": lambda m, s: calibrate(
+        m, [{"input_ids": IDS[0], "attention_mask": torch.arange(12).expand(4, 12) > 2}]
+    ),
+    "batch 1: a sample has no token for the objectives": lambda m, s: calibrate(m, [IDS[0], IDS[1][:, :1]]),
+    "unknown score 'entropy'; built in: cfsp, ": lambda m, s: score("entropy", s, m),
+    "score: unknown 'seed'; known: normalise, options, shuffle": lambda m, s: score("random", s, m, seed=3),
+    "score 'obs' needs output_gradients, second_moments": lambda m, s: score("obs", replace(s, matrices={}), m),
+    "'energy_post_share_sum' was not measured, but: layer, unit": lambda m, s: score("rku_post", s, m),
+    "statistics: of another model: layer widths [48, 48], not [34, 34]": lambda m, s: score(
+        "rku", s, compact(m, allocate(score("rku", s, m), 0.3))
+    ),
+    "it gives 3 numbers for 48 units": lambda m, s: score(lambda layer: np.ones(3), s, m),
+    "NaN or Inf in layer 0 of ffn": lambda m, s: score(lambda layer: np.full(48, np.nan), s, m),
+    "sparsity: 30 is not between 0 and 1": lambda m, s: allocate(score("rku", s, m), 30),
+    "scheme: unknown 'even'; known: cfsp, ": lambda m, s: allocate(score("rku", s, m), 0.3, "even"),
+    "scheme: 'sensitivity' looks at what cuts cost": lambda m, s: allocate(score("rku", s, m), 0.3, "sensitivity"),
+    "cfsp: needs how much layers change": lambda m, s: allocate(score("rku", s, m), 0.3, "cfsp"),
+    "mask: not one of this LlamaForCausalLM: layer widths": lambda m, s: compact(
+        m, allocate(score("rku", s, m), 0.3).query("unit < 40")
+    ),
+    "small: has ffn [48, 48], the mask keeps [34, 34]": lambda m, s: reconstruct(
+        m, m, IDS, allocate(score("rku", s, m), 0.3)
+    ),
+    "scheme: unknown 'attention'; known: bias, ": lambda m, s: reconstruct(m, m, IDS, None, "attention"),
+    "no/such: no such folder": lambda m, s: load("no/such"),
+    "prune: unknown 'sparsness'; known: budget, ": lambda m, s: pruning.prune("a/b", "x.jsonl", sparsness=0.2),
+    "sparsity: 0.305: give shares between 0 and 1": lambda m, s: pruning.prune("a/b", "x.jsonl", 0.305),
+    "budget and sparsity: the budget says": lambda m, s: pruning.prune("a/b", "x.jsonl", 0.3, budget="bytes=70%"),
+    "prune: data: missing": lambda m, s: pruning.prune("a/b"),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_bad_input_is_named(model, statistics, words):
+    with pytest.raises(InputError) as error:
+        REFUSED[words](model, statistics)
+    assert words in str(error.value)
+
+
+def test_prune_asks_for_what_the_command_would(monkeypatch):
+    from pruning.command import prune as command
+
+    asked = []
+    made = SimpleNamespace(models=pd.DataFrame({"bytes": [1]}), folder=Path("pruned/results/m"), page="# Page")
+    monkeypatch.setattr(command, "prune", lambda request, line: asked.append((request, line)) or made)
+    result = pruning.prune("org/name", data="mine.jsonl", sparsity=[0.2, 0.29], methods=["wanda"], out="here", cores=1)
+    assert result.table["bytes"].tolist() == [1] and result.best == Path("pruned/results/m") and result.page == "# Page"
+    [(request, line)] = asked
+    assert request == command.Request("org/name", Path("mine.jsonl"), Path("here"), [20, 29], None, ["wanda"], cores=1)
+    assert line.startswith("prune('org/name', data='mine.jsonl', sparsity=[0.2, 0.29], methods=['wanda']")
+    pruning.prune("org/name", "mine.jsonl", budget="bytes=70%")
+    assert (asked[1][0].budget, asked[1][0].sparsities) == ({"bytes": "70%"}, ())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("no_such_module", "no_such_module of package theirs cannot be loaded: ModuleNotFoundError"),
+        ("json", "its module has no function `score`"),
+        ("test_api:needing", "REQUIRES names text; known: statistics, "),
+    ],
+)
+def test_scores_of_packages_that_do_not_work_are_named(monkeypatch, value, message):
+    entry = EntryPoint("theirs", value, scores.GROUP)
+    vars(entry)["dist"] = SimpleNamespace(name="theirs", version="1")
+    monkeypatch.setattr(scores, "entry_points", lambda group: [entry])
+    with pytest.raises(InputError, match=message):
+        scores.plugin("theirs")
+    monkeypatch.setattr(scores, "entry_points", lambda group: [entry, copy.copy(entry)])
+    with pytest.raises(InputError, match=r"given by several \(package theirs, package theirs\)"):
+        scores.check("theirs")
+
+
+def needing(layer):
+    """A score that asks for what is not measured."""
+
+
+needing.REQUIRES = ("text",)
+
+
+def test_the_pages_steps_run_as_they_stand(tmp_path, monkeypatch):
+    """But for the first part, which tests/pipeline/test_prune_command.py runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resources").symlink_to(ROOT / "resources")
+    own: dict = {}
+    for part in ("Step by step", "A score of your own"):
+        exec(code_below("docs/reference-python.md", part)[0], own)  # noqa: S102
+    assert own["again"].config.intermediate_size == 403 and own["mask"]["keep"].mean() == pytest.approx(0.7, abs=1e-3)

@@ -1,0 +1,281 @@
+"""The page to decide by: its words and numbers by hand, and what a headless Chromium makes of it."""
+
+import math
+import re
+from dataclasses import replace
+from itertools import product
+
+import pandas as pd
+import pytest
+
+import browser
+from pruning.command import page, record
+from pruning.command.decision import Measure, choose
+from pruning.core import artifacts
+from pruning.core.names import DENSE, Variant
+from pruning.evaluation import samples
+
+PERPLEXITY = Measure("perplexity", "Perplexity", "", "lower")
+KL = Measure("kl", "KL divergence", "nats a token", "lower")
+ANSWERS = Measure("answers", "Right answers", "share", "higher")
+NOTHING = math.nan
+
+
+def variant(text: str) -> Variant:
+    return Variant.parse(text if text == "dense" else f"own/{text}")
+
+
+def rows(*models: tuple) -> pd.DataFrame:
+    """The dense model and pruned ones: name, perplexity, KL, answers, and p of the answers."""
+    dense = ("dense", 10.0, 0.0, 0.5, NOTHING)
+    found = []
+    for name, perplexity, kl, answers, p in (dense, *models):
+        own, share = variant(name), variant(name).sparsity / 100
+        values = {"perplexity": perplexity, "kl": kl, "answers": answers}
+        found.append(
+            {
+                **{
+                    "variant": own,
+                    "bytes": 400e6 * (1 - share),
+                    "loss": perplexity / 10 - 1,
+                    "test_loss": perplexity / 10 - 1,
+                    "front": own == DENSE,
+                },
+                **{f"{part}{end}": 1 + share for part in ("prefill", "decode") for end in ("", "_low", "_high")},
+                **values,
+                **{
+                    f"{key}_{end}": each * by
+                    for key, each in values.items()
+                    for end, by in (("low", 0.9), ("high", 1.1))
+                },
+                **{f"{key}_p": p if key == "answers" else NOTHING for key in values},
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def content(*models: tuple, tolerance: float = 0.1, measures=(PERPLEXITY, KL, ANSWERS), **more) -> page.Content:
+    found = rows(*models)
+    choice = choose(found, tolerance, equal_cost="budgets" in more)
+    own = {"parts": {"train": 300, "validation": 100, "test": 100}, **more}
+    return page.Content("org/Model", found, measures, choice, tolerance, "out/x", 1000, **own)
+
+
+TWO = [("wanda/20", 12.0, 0.3, 0.3, 0.01), ("agf/30", 10.5, 0.04, 0.45, 0.2)]
+
+
+# words and numbers
+
+
+def test_numbers_have_digits_that_say_something():
+    amounts = {31234.5: "31,234", 123.45: "123.5", 9.876: "9.88", 0.12345: "0.123", 0.0: "0", NOTHING: "–"}
+    assert [page.value(PERPLEXITY, amount) for amount in amounts] == list(amounts.values())
+    assert page.value(ANSWERS, 0.123456) == "12.3%"
+    assert [page.size(3.5e8, 5e8), page.size(3.5e8, 5e9)] == ["350.0 MB", "0.35 GB"]
+    assert [page.above(-0.012), page.above(0.2), page.above(1234.5)] == ["-1.2%", "+20.0%", "1,236 times as high"]
+    assert [page.minutes(seconds) for seconds in (42, 90, 5400)] == ["42 s", "1.5 min", "1.5 h"]
+
+
+def test_the_verdict_says_which_model_why_and_what_it_costs_and_gains():
+    found = content(*TWO)
+    assert page.headline(found) == "Take agf at 30%"
+    assert page.verdict(found) == [
+        "It is the smallest model whose perplexity on the validation data is at most 10% above the dense model's "
+        "(+5.0%).",
+        "With 30% of the FFN neurons removed it is 30% smaller (280.0 MB in place of 400.0 MB), reads a prompt 1.30 "
+        "times and writes 1.30 times as fast. On the test data it has perplexity 10.50 against 10.00 and right answers "
+        "45.0% against 50.0%.",
+    ]
+    alone = replace(found, measures=[PERPLEXITY], parts={"train": 3, "test": 1})
+    assert "on the test data is at most" in page.verdict(alone)[0] and "answers" not in page.verdict(alone)[1]
+
+
+def test_where_no_model_is_good_enough_it_says_not_to_prune():
+    found = content(*TWO, tolerance=0.01)
+    assert page.headline(found) == "Do not prune"
+    assert page.verdict(found)[0] == (
+        "Every pruned model's perplexity on the validation data is more than 1% above the dense model's. The nearest "
+        "is agf, 30% (+5.0%)."
+    )
+    assert "The nearest model lies in <code>out/x</code>" in page.html(replace(found, measures=[PERPLEXITY]))
+
+
+MS = {"kind": "prefill_ms", "asked": "70%", "target": 84.0, "dense": 120.0}
+BUDGETS = {
+    "wanda": {**MS, "sparsity": 20, "cost": {"value": 83.0, "low": 82.5, "high": 83.9}},
+    "agf": {**MS, "sparsity": 30, "cost": {"value": 81.0, "low": 80.2, "high": 82.0}},
+}
+
+
+def test_at_equal_cost_it_says_what_each_method_came_to():
+    said = page.markdown(content(*TWO, budgets=BUDGETS))
+    assert "The budget is 84 ms of prefill (prefill_ms=70%; the dense model: 120 ms of prefill). Each method" in said
+    assert "* wanda: 20%, 83 ms of prefill [82.5, 83.9], 69% of dense\n* agf: 30%, 81 ms of prefill [80.2, 82]" in said
+    assert (
+        "Of the models that meet the budget it is the best, and its perplexity on the validation data is at mo" in said
+    )
+    assert "interval is within the budget." in said
+    found = content(*TWO, budgets=BUDGETS, tolerance=0.01)
+    assert page.headline(found) == "Do not prune to this budget"
+    assert page.verdict(found)[0].endswith("is more than 1% above the dense model's (+5.0%).")
+    cost = dict.fromkeys(("value", "low", "high"), 8.9e6)
+    counted = {"kind": "bytes", "asked": "9MB", "target": 9e6, "dense": 12e6, "sparsity": 20, "cost": cost}
+    said = page.markdown(content(*TWO, budgets={"wanda": counted}))
+    assert (
+        "* wanda: 20%, 8.90 MB of weights, 74% of dense\n" in said and "in turn with the dense model; their" not in said
+    )
+
+
+def test_the_text_page_has_a_row_per_model_and_marks_what_is_not_significant():
+    said = page.markdown(content(*TWO, notes=["few tokens"]))
+    head = (
+        "| Model | Perplexity | KL divergence (nats a token) | Right answers | Loss (validation) | Weights | Prefill "
+    )
+    assert said.startswith("# Take agf at 30%\n") and head in said and "It lies in `out/x`." in said
+    assert "| dense | 10.00 [9.00, 11.00] | 0 [0, 0] | 50.0% [45.0%, 55.0%] | – | 400.0 MB (100%) | 1.00× |" in said
+    assert "| **agf, 30%** | 10.50 [9.45, 11.55] | 0.040 [0.036, 0.044] | 45.0% [40.5%, 49.5%] n.s. | +5.0% |" in said
+    assert "| wanda, 20% | 12.00 [10.80, 13.20] | 0.300 [0.270, 0.330] | 30.0% [27.0%, 33.0%] | +20.0% |" in said
+    assert "\n* n.s.: " in said and "\n* few tokens\n" in said
+    assert "n.s." not in page.markdown(content(*TWO, measures=[PERPLEXITY]))
+
+
+def test_a_dense_model_that_guesses_is_said_before_all_else():
+    found = replace(content(*TWO, measures=[PERPLEXITY]), vocabulary=9)
+    said = "The dense model does not know this text: its perplexity is 10, that of guessing among its 9 words 9."
+    assert page.markdown(found).startswith(f"# Take agf at 30%\n\n**{said}")
+    assert page.html(found).index(said) < page.html(found).index("It is the smallest model")
+    assert "does not know" not in page.markdown(content(*TWO))
+
+
+def test_the_front_is_what_no_other_point_beats():
+    places = [(1, 5), (2, 3), (3, 3), (2, 3), (4, 1), (4, 2), (0, 9)]
+    alone = [not any(a <= x and b <= y and (a < x or b < y) for a, b in places) for x, y in places]
+    assert page.front(places) == alone == [True, True, False, True, True, False, True]
+
+
+def test_points_have_places_words_and_who_is_on_the_front():
+    found = content(*TWO, ("rku/30/own", 11.0, NOTHING, 0.45, 0.2))
+    drawn = {each["name"]: each for each in page.points(found, ANSWERS, "bytes")}
+    assert [(each["x"], each["y"]) for each in drawn.values()] == [(400, 50), (320, 30), (280, 45), (280, 45)]
+    assert [each["kind"] for each in drawn.values()] == ["dense", "behind", "best", "best"]
+    assert drawn["agf, 30%"]["quality"] == "45.0% [40.5%, 49.5%] n.s." and drawn["agf, 30%"]["cost"] == "280.0 MB (70%)"
+    assert [each["taken"] for each in drawn.values()] == [False, False, True, False]
+    assert [each["x_low"] for each in drawn.values()] == [None] * 4  # bytes are counted, not measured
+    assert [each["name"] for each in page.points(found, KL, "decode")] == ["dense", "wanda, 20%", "agf, 30%"]
+
+
+def test_charts_are_valid_and_an_axis_over_orders_of_magnitude_is_logarithmic():
+    found = content(*TWO, ("random/50", 31000.0, 8.0, 0.0, 0.0), widths={variant("agf/30"): [5, 9]}, full=[10, 10])
+    for measure, cost in product(found.measures, page.HEADS):
+        page.panel(found, measure, cost)[0].to_dict()  # checked by Altair
+    page.widths_map(found)[0].to_dict()
+    chart, drawn = page.panel(found, KL, "bytes")
+    assert [each["name"] for each in drawn] == ["wanda, 20%", "agf, 30%", "random, 50%"]  # no logarithm of 0
+    scales = [
+        page.panel(found, each, "bytes")[0].to_dict()["layer"][0]["encoding"]["y"]["scale"] for each in found.measures
+    ]
+    assert [scale.get("type") for scale in scales] == ["log", "log", None]
+
+
+# what a run left
+
+
+def frame(*outcomes: tuple[str, int]) -> pd.DataFrame:
+    made = [
+        {"item": n, "item_hash": f"h{n % 3}", "metric": "exact_match", "value": right, "weight": 1}
+        | {"target": str(n), "prompt": f"q{n}", "response": text}
+        for n, (text, right) in enumerate(outcomes)
+    ]
+    return samples.frame(made)
+
+
+def test_examples_are_the_first_of_each_kind_filled_up_with_the_first_of_all(tmp_path):
+    taken = variant("agf/30")
+    right = {"dense": (1, 1, 0, 0, 1, 1, 0), str(taken): (1, 1, 0, 0, 0, 1, 1)}
+    for who, values in right.items():
+        path = tmp_path / Variant.parse(who).samples("m", "sums")
+        path.parent.mkdir(parents=True)
+        artifacts.write_parquet(path, frame(*((f"{who} {n}", value) for n, value in enumerate(values))), "samples", {})
+        silent = frame(*(("", value) for value in values)).assign(response=None)
+        artifacts.write_parquet(path.with_name("own.samples.parquet"), silent, "samples", {})
+    found = record.answers(tmp_path, "m", taken, ["own", "absent", "sums"])
+    assert list(record.outcomes(found).values()) == [3, 1, 1, 2]
+    shown = record.examples(found)
+    assert [example.question for example in shown] == ["q0", "q1", "q2", "q4", "q6"]
+    assert shown[3] == record.Example("q4", "4", "dense 4", "own/agf/30 4", True, False)
+    nothing = record.answers(tmp_path, "m", taken, ["own"])
+    assert record.examples(nothing) == [] and record.outcomes(nothing) == {}
+
+
+def test_widths_are_read_once_of_a_model_and_its_recovery(tmp_path):
+    for each, kind in (("dense", "base"), ("agf/30", "compact")):
+        path = tmp_path / variant(each).manifest("m")
+        path.parent.mkdir(parents=True)
+        artifacts.write_json(path, {"widths": [len(each)] * 2}, kind, {})
+    found = record.widths(tmp_path, "m", [variant("agf/30"), variant("agf/30/own"), variant("wanda/20")])
+    assert found == {DENSE: [5, 5], variant("agf/30"): [6, 6]}
+
+
+# in a browser
+
+LONG = "a_method_whose_name_" + "is_long_" * 9
+EVIL = (
+    '</script><script>document.body.dataset.evil = "yes"</script>\n<img src=x onerror="document.body.dataset.evil=1">'
+)
+
+
+def many() -> page.Content:
+    """30 models, long names, perplexities of 10^4, and markup in every text of the user's and of models."""
+    names = [f"{method}/{sparsity}" for method in ("wanda", "rku", LONG, *"abcdefg") for sparsity in (20, 40, 60)]
+    models = [
+        (name, 10 * (1 + number) ** 2.5, 0.1 * number, 0.5 / (1 + number), 0.5) for number, name in enumerate(names)
+    ]
+    widths = {variant(name): [100 - number, *[50] * 59] for number, name in enumerate(names)}
+    texts = {"examples": [record.Example(EVIL, EVIL, EVIL + "x" * 900, EVIL, True, False)] * 5, "notes": [EVIL]}
+    texts |= {"outcomes": dict(zip(record.OUTCOMES, (1, 2, 3, 4), strict=True)), "command": f"prune '{EVIL}'"}
+    stages = pd.DataFrame({"stage": ["evaluate"], "jobs": [3], "total_s": [90.0], "share": [1.0]})
+    found = content(*models, widths=widths, full=[100] * 60, stages=stages, versions={"torch": "2"}, **texts)
+    return replace(found, model=EVIL)
+
+
+SETTLED = "const settled = () => new Promise(done => setTimeout(done, 300));"
+MEASURE = f"""{SETTLED}
+const texts = () => [...document.querySelectorAll("[data-cost] svg")].map(each => each.textContent);
+drawing.then(settled).then(async () => {{
+  const found = {{before: texts(), evil: document.body.dataset.evil ?? "no"}};
+  const point = document.querySelector("[data-cost] .mark-symbol path[aria-label*=wanda]");
+  const box = point.getBoundingClientRect();
+  const where = {{clientX: box.x + box.width / 2, clientY: box.y + box.height / 2, bubbles: true}};
+  ["mouseover", "pointermove", "mousemove"].forEach(kind => point.dispatchEvent(new PointerEvent(kind, where)));
+  await settled();
+  found.hover = document.getElementById("vg-tooltip-element")?.textContent ?? "";
+  document.querySelector("input[value=answers]")?.click();
+  await settled();
+  Object.assign(found, {{after: texts(), inner: innerWidth, scroll: document.documentElement.scrollWidth,
+    charts: [...document.querySelectorAll(".chart svg")].map(each => each.getBoundingClientRect().right),
+    paper: color("paper"), ink: document.querySelector("[data-cost] .role-title-text text").getAttribute("fill")}});
+  report(found);
+}});"""
+
+
+@browser.NEEDED
+@pytest.mark.parametrize(
+    ("width", "scheme", "paper", "ink"), [(1280, 1, "#fff", "#222"), (400, 0, "#15181c", "#e6e6e6")]
+)
+def test_a_browser_draws_all_charts_without_a_word_and_scrolls_nothing_sideways(tmp_path, width, scheme, paper, ink):
+    (tmp_path / "decision.html").write_text(page.html(many()))
+    option = f"--blink-settings=preferredColorScheme={scheme}"  # 0: dark
+    found, console = browser.measured(tmp_path / "decision.html", width, MEASURE, option)
+    assert console == []
+    assert found["inner"] == width and found["scroll"] <= width and found["evil"] == "no"
+    assert len(found["charts"]) == 4 and all(0 < right <= width for right in found["charts"])
+    assert all("Perplexity ↓" in text for text in found["before"])
+    assert all("Right answers ↑" in text for text in found["after"])
+    assert "wanda, 20%" in found["hover"] and "10.00 [9.00, 11.00]" in found["hover"]
+    assert (found["paper"], found["ink"]) == (paper, ink)
+
+
+def test_the_page_needs_no_other_file_and_no_network():
+    made = page.html(content(TWO[0], measures=[PERPLEXITY]))
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", made.replace(page.library(), ""))
+    assert "default-src 'none'" in made and len(made) < 2e6

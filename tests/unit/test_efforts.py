@@ -1,0 +1,142 @@
+"""The presets behind `prune --effort`, and what they become for a model and a machine."""
+
+from pathlib import Path
+
+import pytest
+from test_prune import known, made, validated
+
+import tiny
+from pruning.command import configuration, efforts, own_data
+from pruning.config import preflight
+from pruning.config.default import DEFAULT
+from pruning.core.errors import InputError
+from workspace import ROOT
+
+LLAMA, GEMMA2, GRANITE = {"model_type": "llama"}, {"model_type": "gemma2"}, {"model_type": "granite"}
+
+
+def method(name: str, shape: dict, kind: str = "cpu", same_widths: bool = False):
+    return efforts.method_for(efforts.read(name), shape, kind, same_widths)
+
+
+@pytest.mark.parametrize("name", efforts.EFFORTS)
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_an_effort_is_a_valid_configuration_with_its_own_method(name, gpus):
+    about = known(10**6, 10**6, 4096, gpus)
+    own, notes = method(name, LLAMA, about.kind)
+    config = validated(made({name: own}, [20, 40], about=about, effort=name))
+    assert config.method(name) == own and not notes and config.table("table1").methods == [name]
+    calibration = config.calibrations["own"]
+    most = efforts.read(name).tokens[about.kind]
+    assert most - 512 < calibration.samples * calibration.sequence_length <= most
+    assert own.round_to == (128 if gpus else 32)
+    assert calibration.objectives == ([own.options["objective"]] if own.score == "utility" else [])
+
+
+def test_another_effort_is_refused_with_those_there_are():
+    with pytest.raises(InputError, match="--effort best: no such effort; there are: quick, standard, thorough"):
+        efforts.read("best")
+
+
+def test_recovery_is_the_efforts_unless_something_else_is_asked_for():
+    def applied(**asked):
+        found = configuration.with_recovery(configuration.Request("m", Path("d"), Path("o"), **asked))
+        return found.recover, found.steps, found.own_answers
+
+    assert applied(effort="thorough") == ("distill", 150, True) and applied() == (None, None, False)
+    assert applied(effort="thorough", steps=7) == ("distill", 7, True)
+    assert applied(effort="thorough", recover="lora") == ("lora", None, False)
+    assert applied(effort="thorough", methods=["wanda"]) == (None, None, False)
+
+
+SCALED = "{} normalises or scales what its layers add"
+
+
+@pytest.mark.parametrize(
+    ("shape", "scheme"),
+    [(LLAMA, None), (GRANITE, None), (GEMMA2, "gemma2"), (GRANITE | {"residual_multiplier": 0.22}, "granite")],
+)
+@pytest.mark.parametrize("name", efforts.EFFORTS)
+def test_where_the_residual_stream_is_scaled_each_layer_is_reconstructed_alone(name, shape, scheme):
+    own, notes = method(name, shape)
+    expected = "ridge_sequential" if scheme else efforts.read(name).method.compensate
+    assert own.compensate == expected and [note.startswith(SCALED.format(scheme)) for note in notes] == [True] * len(
+        notes
+    )
+    assert bool(notes) == bool(scheme)
+
+
+def test_one_width_for_all_layers_where_a_runtime_reads_no_others():
+    own, notes = method("standard", {"model_type": "qwen3"}, same_widths=True)
+    assert (own.allocate, own.round_to) == ("uniform", 1) and "llama.cpp reads no others in qwen3" in notes[0]
+    assert efforts.remarks({"standard": own}, {"model_type": "qwen3"}, 64, CUT, 20) == []
+
+
+def test_an_effort_that_does_not_fit_names_the_largest_that_does():
+    efforts.affordable("thorough", dict.fromkeys(efforts.EFFORTS))
+    short = "weight reconstruction takes 34.4 GB of memory, 16.0 GB are there"
+    lacking = {"quick": None, "standard": short, "thorough": short}
+    with pytest.raises(InputError, match=f"--effort thorough: {short}: use --effort quick"):
+        efforts.affordable("thorough", lacking)
+    with pytest.raises(InputError, match=f"--effort standard: {short}: use --methods cfsp"):
+        efforts.affordable("standard", lacking | {"quick": short})
+
+
+def test_needs_are_held_against_memory_and_disk():
+    needs = efforts.Needs(memory=4.0, disk=9.0)
+    assert needs.lacking(4, 9) is None
+    assert needs.lacking(3.9, 9) == "weight reconstruction takes 4.0 GB of memory, 3.9 GB are there"
+    assert needs.lacking(4, 8) == "weight reconstruction takes 9.0 GB of disk, 8.0 GB are there"
+
+
+def test_reconstruction_takes_what_the_documents_say_of_a_7b_model():
+    """docs/memory.md: 34.6 GB on a CPU, of which 15.2 are weights; 17.6 GB of a GPU's machine; 80 GB of matrices."""
+    cut = {"micro_batch": 1, "sequence_length": 2048}
+    folder = ROOT / "resources/architectures/qwen2_5-7b"
+    standard = [DEFAULT.method("attention_obs")]
+    found = [efforts.needs(folder, "bfloat16", cut, on_gpus, standard) for on_gpus in (False, True)]
+    assert [each.memory for each in found] == pytest.approx([34.6, 17.6], abs=0.1)
+    assert found[0].disk == pytest.approx(28 * (8 * 18944**2 + 4 * 3584**2) / 1e9)
+    assert efforts.needs(folder, "bfloat16", cut, False, [DEFAULT.method("corrective_taylor_fo")]).disk == 0
+    assert efforts.needs(folder, "bfloat16", cut, False, [DEFAULT.method("wanda")]) == (0, 0)
+
+
+CUT = {"samples": 32, "sequence_length": 512}
+UNEVEN = "attention_obs: layers of different widths, which llama.cpp does not read"
+
+
+@pytest.mark.parametrize(
+    ("methods", "family", "width", "sparsity", "said"),
+    [
+        (["attention_obs"], "llama", 1536, 20, None),  # 26 of 32 sequences of 512: 13,312 tokens for 1,229 columns
+        (["attention_obs"], "llama", 1536, 0, "attention_obs: 13,312 calibration tokens fit 1,536 columns per layer"),
+        (["wanda", "rku"], "llama", 9000, 20, None),
+        (["attention_obs", "wanda"], "qwen3", 64, 20, UNEVEN),
+        (["attention_obs"], "qwen2", 64, 20, None),  # `deci` has them
+        (["wanda", "nobody"], "qwen3", 64, 20, None),
+    ],
+)
+def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, family, width, sparsity, said):
+    named = efforts.definitions(dict.fromkeys(methods))
+    found = efforts.remarks(named, {"model_type": family}, width, CUT, sparsity)
+    assert len(found) == (said is not None) and (not said or found[0].startswith(said))
+
+
+INSTEAD = {"attention_obs": "sequential_obs", "corrective_wanda": "sequential_wanda", "sequential_obs": None}
+INSTEAD |= {"best": "`compensate: ridge_sequential`", "ridge_obs": None}
+
+
+@pytest.mark.parametrize(("method", "instead"), INSTEAD.items())
+def test_what_a_family_cannot_do_is_said_before_any_job(tmp_path, method, instead):
+    tiny.save(tiny.of_family("gemma2"), tmp_path / "m")
+    for split in own_data.PARTS:
+        (tmp_path / "own-data").mkdir(exist_ok=True)
+        (tmp_path / f"own-data/{split}.jsonl").touch()
+    config = validated(made([method], about=known(path=tmp_path / "m")) | {"data_folder": str(tmp_path)})
+    if instead is None:
+        preflight.check(config)
+        return
+    with pytest.raises(InputError, match="model type 'gemma2' normalises or scales") as error:
+        preflight.check(config)
+    assert str(error.value).startswith(f"methods.{method}.compensate: ridge_")
+    assert str(error.value).endswith(f"solve for: use {instead}")
