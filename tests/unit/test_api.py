@@ -200,5 +200,7 @@ def test_the_pages_steps_run_as_they_stand(tmp_path, monkeypatch):
     (tmp_path / "resources").symlink_to(ROOT / "resources")
     own: dict = {}
     for part in ("Step by step", "A score of your own"):
-        exec(code_below("docs/reference-python.md", part)[0], own)  # noqa: S102
+        for code in code_below("docs/reference-python.md", part)[: 2 if part == "Step by step" else 1]:
+            exec(code, own)  # noqa: S102
+    assert len(set(own["small"].config.ffn_widths)) > 4
     assert own["again"].config.intermediate_size == 403 and own["mask"]["keep"].mean() == pytest.approx(0.7, abs=1e-3)
