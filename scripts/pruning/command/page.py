@@ -39,6 +39,7 @@ USES = {
     "test": "all quality shown on this page",
 }
 NO_ANSWERS = "Perplexity is not accuracy: before you rely on the model, ask it what you will ask it."
+SAME = "about as fast"
 WIDE = 20  # the greatest value over the smallest, above which an axis is logarithmic
 
 
@@ -147,7 +148,7 @@ def minutes(seconds: float) -> str:
 def pace(row: Mapping[str, Any], part: str) -> str:
     """Return in words how fast a model is at a part of its work, against the dense one."""
     apart = row[f"{part}_low"] > 1 or row[f"{part}_high"] < 1
-    return f"{row[part]:.2f} times as fast" if apart else "about as fast"
+    return f"{row[part]:.2f} times as fast" if apart else SAME
 
 
 def smaller(share: float) -> str:
@@ -181,7 +182,8 @@ def verdict(content: Content) -> list[str]:
         why = f"Every pruned model's {held} is more than {limit}. The nearest is {this}."
     share = taken["bytes"] / dense["bytes"]
     sizes = f"{size(taken['bytes'], dense['bytes'])} in place of {size(dense['bytes'], dense['bytes'])}"
-    paces = f"reads a prompt {pace(taken, 'prefill')} and writes {pace(taken, 'decode')}"
+    reads, writes = pace(taken, "prefill"), pace(taken, "decode")
+    paces = f"reads and writes {SAME}" if reads == writes == SAME else f"reads a prompt {reads} and writes {writes}"
     gains = f"With {choice.variant.sparsity}% of the FFN neurons removed it is {smaller(share)} ({sizes}), {paces}"
     quality = [
         f"{measure.title.lower()} {value(measure, taken[measure.key])} against {value(measure, dense[measure.key])}"
@@ -339,10 +341,9 @@ def panel(content: Content, measure: Measure, cost: str) -> tuple[Any, list[dict
         rows = [row for row in rows if row["y"] > 0]
         rows = [row | {"y_low": None} if (row["y_low"] or 0) <= 0 else row for row in rows]
     down = alt.Scale(type="log", padding=12) if wide else alt.Scale(zero=False, nice=False, padding=12)
-    ends = [
-        end([row["x"] for row in rows] or [1]) for end in (min, max)
-    ]  # a clock's widest interval does not rule the axis
-    ends = ends if ends[0] < ends[1] else [0.95 * ends[0], 1.05 * ends[1]]
+    places = [row["x"] for row in rows] or [1]  # neither a clock's widest interval nor its noise rules the axis
+    middle, half = (max(places) + min(places)) / 2, (max(places) - min(places)) / 2
+    ends = [middle - max(half, middle / 20), middle + max(half, middle / 20)]
     across = alt.Scale(domain=ends, nice=False, padding=32)
     x = alt.X("x:Q", title=axis_title(content, cost), scale=across, axis=alt.Axis(tickCount=5))
     y = alt.Y("y:Q", title=None, scale=down, axis=alt.Axis(format="~s" if wide else "~g", tickCount=5))
@@ -450,10 +451,7 @@ def tiles(content: Content) -> list[Tile]:
         change = f"{100 * (now - before):+.1f} points" if measure.unit in SHARES else ""
         if measure.key == "perplexity":
             change = above(now / before - 1)
-        unit = "" if measure.unit in SHARES else f" {measure.unit}"
-        found.append(
-            Tile(capital(measure.title), value(measure, now), f"{value(measure, before)}{unit}".strip(), change)
-        )
+        found.append(Tile(capital(measure.title), value(measure, now), value(measure, before), change))
     share = taken["bytes"] / dense["bytes"]
     found.append(
         Tile("Weights", size(taken["bytes"], dense["bytes"]), size(dense["bytes"], dense["bytes"]), f"{share - 1:+.0%}")
