@@ -159,6 +159,12 @@ def test_equal_prompts_are_in_one_part_and_new_records_move_no_other():
     assert {name: [pair for pair in part if pair["prompt"] != "new"] for name, part in more.items()} == parts
 
 
+def test_a_dataset_without_named_fields_keeps_all_of_them():
+    records = [{"a": 1, "b": [2]}, {"a": 3, "b": [4]}]
+    assert datasets.adapt(records, None, None, "mine") == records
+    assert datasets.adapt(records, None, ["a"], "mine") == [{"a": 1}, {"a": 3}]
+
+
 # answers that are judged
 
 
