@@ -451,14 +451,14 @@ def test_a_file_as_it_was_written_is_not_edited(written, tmp_path):
 
 
 def test_what_was_edited_is_used_and_told_by_its_keys(written):
-    changed = written.read_text().replace("memory_gb: 2", "memory_gb: 7").replace("micro_batch: 1", "seed: 5")
+    changed = written.read_text().replace("memory_gb: 2", "memory_gb: 7").replace("micro_batch: 4", "seed: 5")
     written.write_text(changed.replace("- 20", "- 40"))
     content, config = config_file.edited(written)
     assert config.models["m"].memory_gb == 7 and config.table("table1").sparsities == [40]
     assert list(config_file.differences(content, made())) == [
         "models.m.memory_gb: 7 (by the command line: 2)",
         "calibrations.own.seed: 5 (the command line says nothing of it)",
-        "calibrations.own.micro_batch: left out (by the command line: 1)",
+        "calibrations.own.micro_batch: left out (by the command line: 4)",
         "tables.table1.sparsities: [40] (by the command line: [20])",
         "tables.validation.sparsities: [40] (by the command line: [20])",
     ]
@@ -469,8 +469,8 @@ def test_what_was_edited_is_used_and_told_by_its_keys(written):
     [
         ("memory_gb:", "memory:", "prune.yaml: models.m.memory: unknown key"),
         ("models:", "modles: {}\nmodels:", "prune.yaml: modles: unknown key"),
-        ("micro_batch: 1", "micro_batch: yes", "prune.yaml: calibrations.own.micro_batch: a number is needed"),
-        ("micro_batch: 1", "samples: 1", r"prune.yaml:\d+: calibrations.own.samples: this key stands twice"),
+        ("micro_batch: 4", "micro_batch: yes", "prune.yaml: calibrations.own.micro_batch: a number is needed"),
+        ("micro_batch: 4", "samples: 1", r"prune.yaml:\d+: calibrations.own.samples: this key stands twice"),
         ("# Written", "tables: &a [*a]\n# Written", "prune.yaml:1: tables: the alias"),
         ("  table1:", "  mine:", "prune.yaml: tables.table1: missing"),
         ("  validation:\n    title", "  mine:\n    title", "prune.yaml: tables.validation: missing"),

@@ -234,7 +234,7 @@ def calibration(known: Known, tokens: int, objectives: Sequence[str]) -> dict[st
 
     length = max(1, min(SEQUENCE, known.context, known.train // HELD_OUT_EVERY))
     samples = max(1, min(tokens, known.train) // length)
-    own = {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": 1}
+    own = {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": 4}
     return own | {"objectives": list(objectives)}
 
 
