@@ -231,13 +231,14 @@ def warning(content: Content) -> str:
 
 
 def table_notes(content: Content) -> list[str]:
-    """Return the notes below the table."""
+    """Return the notes below the table that both pages have."""
     choice = content.choice
     tested = any(content.models[f"{measure.key}_p"].notna().any() for measure in content.measures)
     return [
-        "Brackets: 95% intervals over the choice of test text. Speeds are measured here, in turn with the dense model.",
+        "Validation: perplexity above the dense model's on the validation data, by which the model was chosen; other "
+        "columns are of the test data. Speeds are measured here, in turn with the dense model.",
         *["n.s.: not significantly different from the dense model (paired test, p ≥ 0.05 after Holm)."][: int(tested)],
-        f"{name(choice.variant)} was chosen on the validation data: perplexity {above(choice.loss)} there, "
+        f"{name(choice.variant)} has perplexity {above(choice.loss)} on the validation data, "
         f"{above(content.taken['test_loss'])} on the test data.",
         "✓: every model that is better is clearly larger or slower than this one.",
         *content.notes,
@@ -247,7 +248,7 @@ def table_notes(content: Content) -> list[str]:
 
 def columns(content: Content) -> list[str]:
     """Return the heads of the table."""
-    return ["Model", *map(titled, content.measures), "Validation perplexity", *HEADS.values(), "Front"]
+    return ["Model", *map(titled, content.measures), "Validation", *HEADS.values(), "Front"]
 
 
 def line(content: Content, row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -265,14 +266,14 @@ def line(content: Content, row: Mapping[str, Any]) -> list[tuple[str, str, str]]
 
 
 def markdown(content: Content) -> str:
-    """Return the page for a terminal."""
+    """Return the page for a terminal, whose columns have no place for units and intervals."""
     said = warning(content)
     asked, found = budget_words(content.budgets) if content.budgets else ("", [])
     lines = []
     for row in content.models.to_dict("records"):
-        first, *rest = (" ".join(filter(None, cell)) for cell in line(content, row))
+        first, *rest = (" ".join(filter(None, (shown, mark))) for shown, _, mark in line(content, row))
         lines.append([f"**{first}**" if row["variant"] == content.choice.variant else first, *rest])
-    heads = columns(content)
+    heads = [head.partition(" (")[0] for head in columns(content)]
     table = [heads, ["---"] * len(heads), *lines]
     return "\n".join(
         [
@@ -284,7 +285,7 @@ def markdown(content: Content) -> str:
             *([asked, "", *(f"* {each}" for each in found), ""] if asked else []),
             *(f"| {' | '.join(each)} |" for each in table),
             "",
-            *(f"* {note}" for note in table_notes(content)),
+            *(f"* {note}" for note in [*table_notes(content), "Intervals, plots and example answers: decision.html."]),
             "",
         ]
     )
@@ -483,7 +484,7 @@ def html(content: Content) -> str:
         legend=legend,
         heads=columns(content),
         lines=[(row["variant"] == content.choice.variant, line(content, row)) for row in rows],
-        notes=table_notes(content),
+        notes=[*table_notes(content), "Brackets: 95% intervals over the choice of test text."],
         minutes=minutes,
         uses=USES,
         charts=specifications(content),
