@@ -165,6 +165,7 @@ def test_without_arguments_it_asks_on_a_terminal_and_else_says_how(own):
         ("Model", "Model"),
         ("Data", "mine.jsonl"),
         ("remove", "30"),
+        ("Effort", ""),
         ("GGUF", "q8_0"),
         ("Run", "n"),
     ):

@@ -389,20 +389,33 @@ def test_what_cannot_become_a_file_is_known_before_anything_is_made(tmp_path, op
 
 
 @needs_llama_cpp
-@pytest.mark.parametrize("kind", kinds.BY_LLAMA_CPP)
 @pytest.mark.parametrize("width", [256, 96, 100])
-def test_llama_cpp_stores_rows_that_are_no_whole_blocks_as_we_say(tmp_path, kind, width):
-    """The hidden size of 256 is whole blocks of all; of a mixture's down_proj the type is one of the mixture's own."""
-    model = folder(tmp_path, "llama", (width,) * 4, hidden_size=256, intermediate_size=256)
-    door.convert(model, file := tmp_path / "x.gguf", kind, {"name": "tiny"}, 1)
-    found = {tensor.name: tensor.tensor_type.name.lower() for tensor in gguf.GGUFReader(file).tensors}
-    down = {found[f"blk.{layer}.ffn_down.weight"] for layer in range(4)}
-    if instead := door.stored_instead(kind, width):
-        fallbacks = {"q4_0", "q5_0", "q5_1", "q8_0", "iq4_nl"} if instead != "f16" else {"f16"}
-        assert instead in down <= fallbacks
-    else:
-        assert down <= {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", kind}
-    assert fields(file)["llama.feed_forward_length"] == width
+def test_llama_cpp_stores_rows_that_are_no_whole_blocks_as_we_say(tmp_path, width):
+    """The hidden size of 256 is whole blocks of all."""
+    sizes = {"hidden_size": 256, "intermediate_size": width, "vocab_size": VOCABULARY}
+    model = tiny.save(tiny.of_family("llama", 3, **sizes), tmp_path / "model")
+    byte_level("qwen2").save_pretrained(model)
+    whole = converted(model)
+    for kind in kinds.BY_LLAMA_CPP:
+        gguf_model.quantise(whole, file := tmp_path / "x.gguf", kind, 1)
+        tensors = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
+        found = {tensors[f"blk.{layer}.ffn_down.weight"] for layer in range(3)}
+        if instead := door.stored_instead(kind, width):
+            assert instead == ("F16" if width == 100 else "blocks of 32"), kind
+            assert found <= ({"F16"} if width == 100 else {INSTEAD[each] for each in MIXTURES[kind]}), kind
+        else:
+            assert found <= MIXTURES[kind] and width % door.BLOCK[kind] == 0, kind
+        assert fields(file)["llama.feed_forward_length"] == width
+
+
+INSTEAD = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
+MIXTURES = {kind: {kind.upper()} for kind in kinds.BY_LLAMA_CPP} | {
+    **dict.fromkeys(("q2_k", "q3_k_s", "q3_k_m"), {"Q2_K", "Q3_K", "Q4_K", "Q5_K"}),
+    **{"q3_k_l": {"Q5_K"}, "q4_k_s": {"Q4_K", "Q5_K"}, "q5_k_s": {"Q5_K"}, "iq4_xs": {"IQ4_XS", "Q5_K"}},
+    **{"q4_k_m": {"Q4_K", "Q6_K"}, "q5_k_m": {"Q5_K", "Q6_K"}},
+    **{"q4_0": {"Q4_0", "Q4_1"}, "q4_1": {"Q4_1"}, "q5_0": {"Q5_0", "Q5_1"}, "iq4_nl": {"IQ4_NL", "Q5_K"}},
+}
+"""Types of down_proj in a file of each type."""
 
 
 def made(model: Path, out: Path, kind: str = "f16", variant: str = "c/wanda/50", of: str = "export") -> Path:
@@ -428,7 +441,7 @@ def test_a_card_and_a_manifest_lie_beside_the_file(tmp_path, kind):
     assert manifest["made_with"]["gguf"] == version("gguf")
     card = out.with_suffix(".md").read_text()
     assert "7, 31, 20, 12" in card and "`deci`, which takes a width per layer" in card
-    odd = "4 of its 4 FFN widths are no multiples of {}: their down_proj is stored in a larger type (f16)"
+    odd = "4 of its 4 FFN widths are no multiples of {}: their down_proj is stored in larger types (F16)"
     assert (odd.format(256 if kind == "q4_k_m" else 32) in card) == (kind != "f16")
     assert set(manifest["files"]) == {path.name for path in out.parent.iterdir()} - {f"{kind}.json"}
     if importlib.util.find_spec("llama_cpp"):

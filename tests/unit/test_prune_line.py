@@ -111,24 +111,41 @@ def test_answers_become_a_command_line(monkeypatch, tmp_path):
     (tmp_path / "my model").mkdir()
     (tmp_path / "mine.jsonl").write_text('{"text": "a"}')
     model, data = str(tmp_path / "my model"), str(tmp_path / "mine.jsonl")
-    wanted = [model, "--data", data, "--sparsity", "20,40", "--gguf", "q8_0", "--gguf", "f16"]
-    found, said = answered(monkeypatch, model, data, "20,40", "q8_0, f16", "y")
+    wanted = [model, "--data", data, "--sparsity", "20,40", "--effort", "quick", "--gguf", "q8_0", "--gguf", "f16"]
+    found, said = answered(monkeypatch, model, data, "20,40", "quick", "q8_0, f16", "y")
     assert found == wanted and shlex.join(["prune", *wanted]) in said
-    assert answered(monkeypatch, model, data, "20,40", "q8_0,f16", "n")[0] is None
-    assert answered(monkeypatch, model, data, "", "", "y")[0] == [model, "--data", data, "--sparsity", "20,30"]
+    assert answered(monkeypatch, model, data, "20,40", "quick", "q8_0,f16", "n")[0] is None
+    assert answered(monkeypatch, model, data, "", "", "", "y")[0] == [
+        *(model, "--data", data, "--sparsity", "20,30", "--effort", "standard")
+    ]
 
 
 def test_what_cannot_be_is_asked_again(monkeypatch, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"text": "a"}')
     data = str(tmp_path / "mine.jsonl")
-    answers = ("", "no such", "a/b", "no such", data, "0", "bytes=9XB", "bytes=9GB", "q1_0", "none", "y")
+    answers = (
+        "",
+        "no such",
+        "a/b",
+        "no such",
+        data,
+        "0",
+        "bytes=9XB",
+        "bytes=9GB",
+        "fast",
+        "standard",
+        "q1_0",
+        "none",
+        "y",
+    )
     found, said = answered(monkeypatch, *answers)
-    assert found == ["a/b", "--data", data, "--budget", "bytes=9GB"]
+    assert found == ["a/b", "--data", data, "--budget", "bytes=9GB", "--effort", "standard"]
     for wrong in (
         "no such: neither a folder",
         "No such file",
         "--sparsity 0: whole per cent",
         "'XB'",
+        "--effort fast",
         "no type 'q1_0'",
     ):
         assert wrong in said

@@ -175,7 +175,6 @@ def test_answers_are_those_of_the_model_itself(lab, stand_in, kind):
         assert said[0]["generation"] == said[1]["generation"] == {**own, "eos_token_id": sorted(ends)}
 
 
-@pytest.mark.parametrize("backend_name", ["hf", "vllm"])
 @pytest.mark.parametrize("widths", [(20, 20), (7, 31)], ids=["uniform", "uneven"])
 def test_the_line_that_serves_a_model_has_vllm_compute_it(lab, stand_in, widths):
     """`prune` prints it. Its options are arguments of EngineArgs, dashes for underscores."""
@@ -193,6 +192,7 @@ def test_the_line_that_serves_a_model_has_vllm_compute_it(lab, stand_in, widths)
             torch.testing.assert_close(served.logits(ids), network(ids).logits)
 
 
+@pytest.mark.parametrize("backend_name", ["hf", "vllm"])
 def test_answers_by_other_settings_are_not_served_and_a_search_is_refused(lab, stand_in, backend_name):
     answers = []
     for own in ({}, {"eos_token_id": [26, 83]}, {"repetition_penalty": 1.3}, {"repetition_penalty": 1.0}):

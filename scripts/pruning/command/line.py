@@ -26,7 +26,7 @@ EXAMPLES = """\b
 Examples:
   prune Qwen/Qwen2.5-0.5B-Instruct --data mine.jsonl
   prune ./my-model --data mine.jsonl --budget bytes=900MB --gguf q8_0
-  prune plan ./my-model --data mine.jsonl --sparsity 20,40
+  prune plan ./my-model --data mine.jsonl --sparsity 20,40 --effort thorough
 
 Also: prune plan MODEL … (what a run would take), prune status (how far it is), prune (asks for what it needs).
 """
@@ -191,7 +191,10 @@ def main() -> None:
             print(f"prune {release()}")
             return
         if not given and sys.stdin.isatty() and sys.stdout.isatty():
-            given = wizard.asked()
+            try:
+                given = wizard.asked()
+            except (KeyboardInterrupt, EOFError):
+                sys.exit(130)
             if given is None:
                 return
             sys.argv[1:] = given

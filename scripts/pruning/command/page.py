@@ -55,7 +55,7 @@ class Content:
     folder: str  # of the model to take
     vocabulary: int  # words that the model chooses from, what guessing has as its perplexity
     budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> what scripts/budget.py found
-    notes: Sequence[str] = ()  # what defaults.py says
+    notes: Sequence[str] = ()  # what efforts.py says
     widths: Mapping[Variant, Sequence[int]] = field(default_factory=dict)  # kept neurons of each layer
     full: Sequence[int] = ()  # the dense model's
     examples: Sequence[Example] = ()

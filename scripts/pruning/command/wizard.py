@@ -7,14 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.prompt import Confirm, Prompt
 
-from pruning.command import configuration
+from pruning.command import configuration, efforts
 from pruning.core.errors import InputError
 from pruning.data import datasets
 from pruning.models.gguf.kinds import check
 
 
 def asked() -> list[str] | None:
-    """Ask for model, data, how much to remove and what to take away. Return the arguments of `prune`, None where they
+    """Ask for model, data, how much to remove, effort and GGUF files. Return the arguments of `prune`, None where they
     are not to be run now."""
     console = Console()
     console.print("Prune a model on your own data. Ctrl-C ends this; nothing runs before you say so.\n")
@@ -23,8 +23,9 @@ def asked() -> list[str] | None:
     much = until_right(
         console, "How much to remove: per cents of the FFN neurons, or a budget as bytes=900MB", "20,30", how_much
     )
+    effort = until_right(console, f"Effort: {', '.join(efforts.EFFORTS)}", "standard", efforts.read)
     kinds = until_right(console, "GGUF files for llama.cpp or Ollama, as q8_0,q4_k_m", "none", types)
-    given = [model, "--data", data, *how_much(much), *types(kinds)]
+    given = [model, "--data", data, *how_much(much), "--effort", effort, *types(kinds)]
     line = shlex.join(["prune", *given])
     console.print(f"\nThe same without questions:\n\n    {line}\n", markup=False, highlight=False, soft_wrap=True)
     return given if Confirm.ask("Run it now?", console=console) else None

@@ -73,7 +73,7 @@ GGUF_CARD = """\
 {% if odd %}
 
 {{ made_of | select("in", odd) | list | length }} of its {{ made_of | length }} FFN widths are no multiples of \
-{{ block }}: their down_proj is stored in a larger type ({{ odd.values() | unique | sort | join(", ") }}), as \
+{{ block }}: their down_proj is stored in larger types ({{ odd.values() | unique | sort | join(", ") }}), as \
 llama.cpp does; `round_to: {{ block }}` in the method makes them multiples.
 {% endif %}
 

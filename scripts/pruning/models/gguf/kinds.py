@@ -31,9 +31,8 @@ def check(kind: str, named: str = "export: ") -> None:
 
 
 def stored_instead(kind: str, width: int) -> str | None:
-    """Return the type of a matrix whose rows have `width` values, where they are no whole blocks of a file's type; None
-    where they are. Of a mixture (`q4_k_m`): what stands in for its most common type, as llama.cpp chooses it."""
+    """Return the types of matrices whose rows of `width` values are no whole blocks of a file's type; None
+    where they are. For each K-quant llama.cpp has a larger type of blocks of 32, as Q5_0 for Q4_K."""
     if width % BLOCK[kind] == 0:
         return None
-    smaller = {"q2": "q4_0", "q3": "q4_0", "q4": "q5_0", "q5": "q5_1", "q6": "q8_0", "iq4": "iq4_nl"}
-    return smaller[kind.split("_")[0]] if BLOCK[kind] == 256 and width % 32 == 0 else "f16"
+    return "blocks of 32" if BLOCK[kind] == 256 and width % 32 == 0 else "F16"
