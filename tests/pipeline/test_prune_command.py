@@ -106,7 +106,7 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
 
 def check_plan(printed: str, shown: str) -> None:
     """What `prune plan` said, against the jobs that ran after it; the plan's own were fetched already."""
-    [total] = re.findall(r"^(\d+) jobs, about \d+ minutes with 2 cores, up to [\d.]+ GB of memory", printed, re.M)
+    [total] = re.findall(r"^(\d+) jobs, about \d+ minutes? with 2 cores, up to [\d.]+ GB of memory", printed, re.M)
     rows = dict(re.findall(r"│ (\w+) +│ +(\d+) │", printed))
     ran = [line.split(": ")[1].split()[0] for line in re.findall(r"^\d+ of \d+ jobs, .*", shown, re.M)]
     ran = Counter(re.sub(r"_together_\d+$", "", rule) for rule in ran)

@@ -57,6 +57,7 @@ def test_an_estimate_is_a_sentence():
     said = line.in_total([stage(60), stage(120.0, memory=None, written=0)], asked(cores=4))
     assert said.startswith("6 jobs, about 3 minutes with 4 cores, up to 2.4 GB of memory (")
     assert said.endswith("are there), 0.5 GB written to disk.")
+    assert "3 jobs, about 1 minute with" in line.in_total([stage(3)], asked())
     assert "about 2.5 hours" in line.in_total([stage(9000)], asked())
     assert line.in_total([], asked()) == "Nothing is left to do: all of it is there."
 

@@ -144,7 +144,8 @@ def in_total(stages: Sequence["Stage"], asked: Asked) -> str:
     if not stages:
         return "Nothing is left to do: all of it is there."
     seconds = sum(stage.expected for stage in stages)
-    time = f"{seconds / 60:.0f} minutes" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} hours"
+    minutes = max(1, round(seconds / 60))
+    time = f"{minutes} minute{'s' * (minutes > 1)}" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} hours"
     needed = max((stage.memory for stage in stages if stage.memory), default=0) + LIBRARIES
     written = sum(stage.written for stage in stages)
     return (
