@@ -174,8 +174,9 @@ def answers(
         name: sorted((pair for pair in parts[name] if own.found(pair["answer"]) is not None), key=_digest)[:count]
         for name, count in most.items()
     }
-    lengths = [len(tokenizer(pair["answer"])["input_ids"]) for part in kept.values() for pair in part]
-    tokens = min(max(LEAST_TOKENS, 2 * max(lengths, default=0)), context // 2)
+    lengths = sorted(len(tokenizer(pair["answer"])["input_ids"]) for part in kept.values() for pair in part)
+    usual = lengths[int(0.95 * (len(lengths) - 1))] if lengths else 0
+    tokens = min(max(LEAST_TOKENS, 2 * usual), context // 2)
     found = {
         name: [
             {"prompt": pair["asked"], "target": own.found(pair["answer"]), "answer": pair["answer"]}
