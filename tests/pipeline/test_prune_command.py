@@ -69,7 +69,7 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     assert ("standard, 50%, recovered |" in page.replace("**", "")) == recovered
     assert "Weight reconstruction takes up to 0.0 GB of memory" in done.stdout
     assert not note or f"Note: {note}" in done.stdout and f"* {note}" in page
-    _, head, _, dense, *others = page[page.index("| Model |") :].splitlines()
+    _, head, _, dense, *others = page[page.index("| Model |") - 1 :].splitlines()
     measured = ["Perplexity", "KL to dense", "Right answers", "Cut off", *(["Arithmetic"] if recovered else [])]
     assert [cell.strip() for cell in head.split("|")[2 : 2 + len(measured)]] == measured
     assert [row.split("|")[3].strip() == "0" for row in (dense, others[0])] == [True, False]
