@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 import browser
-from pruning.command import page, record
+from pruning.command import charts, page, record, words
 from pruning.command.decision import Measure, choose
 from pruning.core import artifacts
 from pruning.core.names import DENSE, Variant
@@ -58,11 +58,11 @@ def rows(*models: tuple) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def content(*models: tuple, tolerance: float = 0.1, measures=(PERPLEXITY, KL, ANSWERS), **more) -> page.Content:
+def content(*models: tuple, tolerance: float = 0.1, measures=(PERPLEXITY, KL, ANSWERS), **more) -> words.Content:
     found = rows(*models)
     choice = choose(found, tolerance, equal_cost="budgets" in more)
     own = {"parts": {"train": 300, "validation": 100, "test": 100}, **more}
-    return page.Content("org/Model", found, measures, choice, tolerance, "out/x", 1000, **own)
+    return words.Content("org/Model", found, measures, choice, tolerance, "out/x", 1000, **own)
 
 
 TWO = [("wanda/20", 12.0, 0.3, 0.3, 0.01), ("agf/30", 10.5, 0.04, 0.45, 0.2)]
@@ -81,30 +81,30 @@ def test_numbers_have_digits_that_say_something():
         NOTHING: "–",
         math.inf: "∞",
     }
-    assert [page.value(PERPLEXITY, amount) for amount in amounts] == list(amounts.values())
-    assert page.value(ANSWERS, 0.123456) == "12.3%"
-    assert [page.size(3.5e8, 5e8), page.size(3.5e8, 5e9)] == ["350.0 MB", "0.35 GB"]
-    assert [page.above(-0.012), page.above(0.2), page.above(1234.5)] == ["-1.2%", "+20.0%", "1,236 times as high"]
-    assert [page.minutes(seconds) for seconds in (42, 90, 5400)] == ["42 s", "1.5 min", "1.5 h"]
+    assert [words.value(PERPLEXITY, amount) for amount in amounts] == list(amounts.values())
+    assert words.value(ANSWERS, 0.123456) == "12.3%"
+    assert [words.size(3.5e8, 5e8), words.size(3.5e8, 5e9)] == ["350.0 MB", "0.35 GB"]
+    assert [words.above(-0.012), words.above(0.2), words.above(1234.5)] == ["-1.2%", "+20.0%", "1,236 times as high"]
+    assert [words.minutes(seconds) for seconds in (42, 90, 5400)] == ["42 s", "1.5 min", "1.5 h"]
 
 
 def test_the_verdict_says_which_model_why_and_what_it_costs_and_gains():
     found = content(*TWO)
-    assert page.headline(found) == "Take agf at 30%"
-    assert page.verdict(found) == [
+    assert words.headline(found) == "Take agf at 30%"
+    assert words.verdict(found) == [
         "It is the smallest model whose perplexity on the validation data is at most 10% above the dense model's "
         "(+5.0%).",
         "With 30% of the FFN neurons removed it is 30% smaller (280.0 MB in place of 400.0 MB), reads a prompt 1.30 "
         "times as fast and writes about as fast. On the test data it has perplexity 10.50 against 10.00 and right "
         "answers 45.0% against 50.0%.",
     ]
-    assert "answers" not in page.verdict(replace(found, measures=[PERPLEXITY]))[1]
+    assert "answers" not in words.verdict(replace(found, measures=[PERPLEXITY]))[1]
 
 
 def test_where_no_model_is_good_enough_it_says_not_to_prune():
     found = content(*TWO, tolerance=0.01)
-    assert page.headline(found) == "Do not prune"
-    assert page.verdict(found)[0] == (
+    assert words.headline(found) == "Do not prune"
+    assert words.verdict(found)[0] == (
         "Every pruned model's perplexity on the validation data is more than 1% above the dense model's. The nearest "
         "is agf, 30% (+5.0%)."
     )
@@ -127,8 +127,8 @@ def test_at_equal_cost_it_says_what_each_method_came_to():
     )
     assert "interval is within the budget." in said
     found = content(*TWO, budgets=BUDGETS, tolerance=0.01)
-    assert page.headline(found) == "Do not prune to this budget"
-    assert page.verdict(found)[0].endswith("more than 1% above the dense model's. The best is agf, 30% (+5.0%).")
+    assert words.headline(found) == "Do not prune to this budget"
+    assert words.verdict(found)[0].endswith("more than 1% above the dense model's. The best is agf, 30% (+5.0%).")
     cost = dict.fromkeys(("value", "low", "high"), 8.9e6)
     counted = {"kind": "bytes", "asked": "9MB", "target": 9e6, "dense": 12e6, "sparsity": 20, "cost": cost}
     said = page.markdown(content(*TWO, budgets={"wanda": counted}))
@@ -162,29 +162,29 @@ def test_a_dense_model_that_guesses_is_said_before_all_else():
 def test_the_front_is_what_no_other_point_beats():
     places = [(1, 5), (2, 3), (3, 3), (2, 3), (4, 1), (4, 2), (0, 9)]
     alone = [not any(a <= x and b <= y and (a < x or b < y) for a, b in places) for x, y in places]
-    assert page.front(places) == alone == [True, True, False, True, True, False, True]
+    assert charts.front(places) == alone == [True, True, False, True, True, False, True]
 
 
 def test_points_have_places_words_and_who_is_on_the_front():
     found = content(*TWO, ("rku/30/own", 11.0, NOTHING, 0.45, 0.2))
-    drawn = {each["name"]: each for each in page.points(found, ANSWERS, "bytes")}
+    drawn = {each["name"]: each for each in charts.points(found, ANSWERS, "bytes")}
     assert [(each["x"], each["y"]) for each in drawn.values()] == [(400, 50), (320, 30), (280, 45), (280, 45)]
     assert [each["kind"] for each in drawn.values()] == ["dense", "behind", "best", "best"]
     assert drawn["agf, 30%"]["quality"] == "45.0% [40.5%, 49.5%] n.s." and drawn["agf, 30%"]["cost"] == "280.0 MB (70%)"
     assert [each["taken"] for each in drawn.values()] == [False, False, True, False]
     assert [each["x_low"] for each in drawn.values()] == [None] * 4  # bytes are counted, not measured
-    assert [each["name"] for each in page.points(found, KL, "decode")] == ["dense", "wanda, 20%", "agf, 30%"]
+    assert [each["name"] for each in charts.points(found, KL, "decode")] == ["dense", "wanda, 20%", "agf, 30%"]
 
 
 def test_charts_are_valid_and_an_axis_over_orders_of_magnitude_is_logarithmic():
     found = content(*TWO, ("random/50", 31000.0, 8.0, 0.0, 0.0), widths={variant("agf/30"): [5, 9]}, full=[10, 10])
-    for measure, cost in product(found.measures, page.HEADS):
-        page.panel(found, measure, cost)[0].to_dict()  # checked by Altair
-    page.widths_map(found)[0].to_dict()
-    chart, drawn = page.panel(found, KL, "bytes")
+    for measure, cost in product(found.measures, words.HEADS):
+        charts.panel(found, measure, cost)[0].to_dict()  # checked by Altair
+    charts.widths_map(found)[0].to_dict()
+    chart, drawn = charts.panel(found, KL, "bytes")
     assert [each["name"] for each in drawn] == ["wanda, 20%", "agf, 30%", "random, 50%"]  # no logarithm of 0
     scales = [
-        page.panel(found, each, "bytes")[0].to_dict()["layer"][0]["encoding"]["y"]["scale"] for each in found.measures
+        charts.panel(found, each, "bytes")[0].to_dict()["layer"][0]["encoding"]["y"]["scale"] for each in found.measures
     ]
     assert [scale.get("type") for scale in scales] == ["log", "log", None]
 
@@ -236,7 +236,7 @@ EVIL = (
 )
 
 
-def many() -> page.Content:
+def many() -> words.Content:
     """30 models, long names, perplexities of 10^4 and infinity, and markup in every text of users and models."""
     names = [f"{method}/{sparsity}" for method in ("wanda", "rku", LONG, *"abcdefg") for sparsity in (20, 40, 60)]
     models = [
@@ -290,5 +290,5 @@ def test_a_browser_draws_all_charts_without_a_word_and_scrolls_nothing_sideways(
 
 def test_the_page_needs_no_other_file_and_no_network():
     made = page.html(content(TWO[0], measures=[PERPLEXITY]))
-    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", made.replace(page.library(), ""))
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", made.replace(charts.library(), ""))
     assert "default-src 'none'" in made and len(made) < 2e6

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command import config_file, configuration, decision, efforts, lm_eval_tasks, own_data, page, record, take
+from pruning.command import (
+    config_file,
+    configuration,
+    decision,
+    efforts,
+    lm_eval_tasks,
+    own_data,
+    page,
+    record,
+    take,
+    words,
+)
 from pruning.command.configuration import Known, Request
 from pruning.config.methods import Method
 from pruning.config.schema import Config
@@ -170,7 +181,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     kept = record.widths(out, alias, models["variant"])
     columns = mine[1].table("table1").tasks if mine else wanted["tables"]["table1"]["tasks"]
     answers = record.answers(out, alias, choice.variant, columns)
-    content = page.Content(
+    content = words.Content(
         request.model,
         models,
         measures,
