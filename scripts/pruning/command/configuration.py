@@ -21,7 +21,7 @@ from pruning.models import gguf, sources
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 SEQUENCE = 512  # tokens of a calibration sequence, at most
 TESTED = {"cpu": 40 * 1024, "gpu": 128 * 2048}  # tokens, at most
-ANSWERED = {"cpu": {"test": 100, "train": 400}, "gpu": {"test": 400, "train": 2000}}  # questions of the user's, at most
+ANSWERED = {"cpu": 1, "gpu": 4}  # of an effort's questions
 ITEMS = {"cpu": 200, "gpu": 1000}  # of a task of lm-eval's, at most
 RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}
 """--recover -> a tuning's objective."""
@@ -29,7 +29,7 @@ STEPS = 150
 BUDGET = "asked"
 VALIDATION = "own_validation"
 """The task that choices are made by."""
-BATCH = {"cpu": 32, "gpu": 128}  # questions at once
+BATCH = {"cpu": 100, "gpu": 128}  # questions at once
 OFF = {
     "tables": dict.fromkeys(("table1", "table2", "table3", "table6", "table7", "recovery", "ridge", "seeds")),
     **dict.fromkeys(("tradeoff", "overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation")),

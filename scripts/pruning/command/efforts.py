@@ -33,6 +33,10 @@ class Effort(Strict):
     `ridge_sequential` in place of the other schemes."""
     tokens: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)]
     """Most calibration tokens, by what computes."""
+    questions: Positive = 100
+    """Most test questions that models answer in words, on a CPU; on a GPU four times as many."""
+    training_questions: Positive = 400
+    """Most training questions, likewise, where recovery learns from own answers."""
     recover: Literal["distill", "lora"] | None = None
     """Recovery after pruning."""
     steps: Positive = 150

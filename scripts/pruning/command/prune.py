@@ -235,7 +235,8 @@ def read_data(request: Request, records: list[dict[str, Any]], folder: Path, abo
 
     tokenizer = tokenizers.load(folder)
     parts = own_data.split(own_data.texts(records, tokenizer, request.data))
-    most = configuration.ANSWERED[about.kind]  # `train` where the model's own answers are recovered on
+    effort, times = efforts.read(request.effort), configuration.ANSWERED[about.kind]
+    most = {"test": times * effort.questions, "train": times * effort.training_questions}
     chat = own_data.in_chat(records[0], tokenizer)
     answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat)
     own = request.out / "own-data"
