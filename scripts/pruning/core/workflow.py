@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,8 @@ def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any
     """Run Snakemake with these arguments and yield its events (core/plugins) as they come.
 
     messages: a file, open for reading and writing, which gets Snakemake's own words. Raises InputError with the last
-    error that these tell of, or with their last line, if the run fails."""
+    error that these tell of, or with their last line, if the run fails. Whoever stops reading stops the run: its jobs
+    are told to end, and are waited for."""
     reading, writing = os.pipe()
     added = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(PLUGINS)}
     before = {key: [os.environ[key]] if key in os.environ else [] for key in added}
@@ -35,8 +37,13 @@ def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any
         command, env={**os.environ, **environment}, stdout=messages, stderr=messages, pass_fds=[writing]
     )
     os.close(writing)
-    with open(reading, encoding="utf-8") as stream:
-        yield from map(json.loads, stream)
+    try:
+        with open(reading, encoding="utf-8") as stream:
+            yield from map(json.loads, stream)
+    except BaseException:
+        process.send_signal(signal.SIGINT)  # on SIGTERM Snakemake would let the jobs at work go on to their end
+        process.wait()
+        raise
     if process.wait():
         messages.seek(start)
         lines = [line.strip() for line in messages if line.strip()]
