@@ -188,7 +188,8 @@ COMMANDS = {"plan": with_options(show_plan), "status": show_status}
 def main() -> None:
     """Run what sys.argv says; `prune MODEL`, where it names no other command."""
     for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the workflow ends with its command
-        signal.signal(ending, signal.default_int_handler)
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(ending, signal.default_int_handler)
     with one_line():
         given = sys.argv[1:]
         if given == ["--version"]:
