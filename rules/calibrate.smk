@@ -32,7 +32,7 @@ def calibration_settings(wildcards, exclude=(), **extra):
     calibration = CONFIG.calibrations[wildcards.calib]
     return settings(
         calibration,
-        exclude=["shards", *WHERE, "rounds", "probed", *exclude],
+        exclude=["shards", *WHERE, "rounds", "probed", "gradient_samples", *exclude],
         dtype=CONFIG.models[wildcards.model].dtype,
         **text_format(calibration),
         **extra,
@@ -59,6 +59,13 @@ def measured(*exclude, **extra):
     return lambda w: calibration_settings(w, ["objectives", *exclude], **extra)
 
 
+def gradient_settings(wildcards, **extra):
+    """Those of gradients at the layers' outputs, which fewer samples are enough for."""
+    calibration = CONFIG.calibrations[wildcards.calib]
+    samples = min(calibration.samples, calibration.gradient_samples or calibration.samples)
+    return calibration_settings(wildcards, ["objectives"], samples=samples, **extra)
+
+
 def by_layer(folder, storage="keep"):
     """A manifest, and a directory of one file per layer."""
     return [f"{folder}.json", kept_or_temp(directory(folder), storage)]
@@ -80,11 +87,11 @@ MEASUREMENTS = {  # rule: (module of scripts/pruning/ that measures, outputs, se
         MOMENTS(names.ATTENTION_SECOND_MOMENTS),
         measured("gradient_checkpointing", **GROUPS),
     ),
-    "output_gradients": ("calibration/output_gradients", by_layer(names.OUTPUT_GRADIENTS), measured()),
+    "output_gradients": ("calibration/output_gradients", by_layer(names.OUTPUT_GRADIENTS), gradient_settings),
     "attention_output_gradients": (
         "calibration/output_gradients",
         by_layer(names.ATTENTION_OUTPUT_GRADIENTS),
-        measured(**GROUPS),
+        partial(gradient_settings, **GROUPS),
     ),
     "parameter_gradients": ("calibration/parameter_gradients", [names.PARAMETER_TAYLOR], measured()),
     "attention_parameter_gradients": (
@@ -130,7 +137,7 @@ rule merge_calibration:
     resources:
         mem_mb=memory_mb,
     params:
-        settings=lambda w: settings(CONFIG.calibrations[w.calib], exclude=["rounds", "probed", "answers", "completion"]),
+        settings=lambda w: settings(CONFIG.calibrations[w.calib], exclude=["rounds", "probed", "gradient_samples", "answers", "completion"]),
         shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],
         output=subpath(output[0], parent=True),
     shell:

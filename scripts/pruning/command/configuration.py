@@ -1,5 +1,6 @@
 """From what a user asks for to a configuration of the workflow, in a commented file to edit and run again."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -235,7 +236,7 @@ def calibration(known: Known, tokens: int, objectives: Sequence[str]) -> dict[st
     length = max(1, min(SEQUENCE, known.context, known.train // HELD_OUT_EVERY))
     samples = max(1, min(tokens, known.train) // length)
     own = {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": 4}
-    return own | {"objectives": list(objectives)}
+    return own | {"objectives": list(objectives), "gradient_samples": math.ceil(samples / 2)}
 
 
 def budget_of(given: Sequence[str]) -> dict[str, str] | None:
