@@ -21,7 +21,7 @@ from pruning.models import gguf, sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 SEQUENCE = 512  # tokens of a calibration sequence, at most
-TESTED = {"cpu": 40 * 1024, "gpu": 128 * 2048}  # tokens, at most
+TESTED = {"cpu": 20 * 1024, "gpu": 128 * 2048}  # tokens of the test data, at most; of the validation data half as many
 ANSWERED = {"cpu": 1, "gpu": 4}  # of an effort's questions
 ITEMS = {"cpu": 200, "gpu": 1000}  # of a task of lm-eval's, at most
 RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}
@@ -160,7 +160,8 @@ def build(
     its own, which a budget chose; none as long as that is still to be found, and then no tables. Raises InputError
     where the data are too few to tell anything."""
     [alias] = known.model
-    tested = {part: min(getattr(known, part), TESTED[known.kind]) for part in ("validation", "test")}
+    most = {"validation": TESTED[known.kind] // 2, "test": TESTED[known.kind]}
+    tested = {part: min(getattr(known, part), limit) for part, limit in most.items()}
     fewest = min(tested, key=tested.get)
     if known.context < SEQLENS[-1]:
         raise InputError(
@@ -179,7 +180,7 @@ def build(
     data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
     files = {"path": "own-data/{split}.jsonl", "splits": {part: part for part in own_data.PARTS}}
     task = {"kind": "perplexity", "dataset": "own", "text": "{prompt}{completion}", "seqlen": fitting[0]}
-    task["batch_size"] = 1
+    task["batch_size"] = 4
     tasks = {
         "own": {**task, "title": "your test data", "tokens": tested["test"], "divergence": True},
         VALIDATION: {**task, "title": "your validation data", "split": "validation", "tokens": tested["validation"]},
