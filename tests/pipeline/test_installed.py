@@ -63,7 +63,7 @@ def test_it_holds_the_workflow_and_asks_for_what_the_environment_has(environment
 
 def test_prune_works_from_any_folder_and_writes_nothing_where_it_is_installed(environment: Path, tmp_path: Path):
     tiny.save(tiny.qwen2(), tmp_path / "Model")
-    records = [{"question": f"What is {n} + 1?", "answer": f"{n + 1}, as anyone sees"} for n in range(250)]
+    records = [{"question": f"What is {n} + 1?", "answer": f"{n + 1}, as anyone sees"} for n in range(300)]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, records)))
     (tmp_path / "snakemake.py").write_text("raise SystemExit('a module of the user')")
     before = files(packages(environment) / "pruning")

@@ -377,7 +377,7 @@ def test_questions_and_tasks_are_asked_in_one_job_with_the_texts():
     assert config.tasks["gsm8k"].limit == 200 and config.tasks["own_answers"].metrics == ["exact_match,judged"]
 
 
-@pytest.mark.parametrize(("gpus", "sizes"), [(0, (48, 256, 20 * 1024)), (1, (512, 2048, 128 * 2048))])
+@pytest.mark.parametrize(("gpus", "sizes"), [(0, (32, 256, 20 * 1024)), (1, (512, 2048, 128 * 2048))])
 def test_a_cpu_is_asked_for_less_than_a_gpu(gpus, sizes):
     own = made(about=known(10**6, 10**6, 4096, gpus))
     task = own["tasks"]["own"]
