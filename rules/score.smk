@@ -37,11 +37,14 @@ def structures_of(wildcards):
     return [f"--structure={name}" for name in allocation.structures_of(CONFIG.method(wildcards.method).allocate)]
 
 
-def score_code(wildcards):
-    """The stage, and the score's file; of an installed package its files."""
-    score = CONFIG.method(wildcards.method).score
-    files, _ = scores.origin(score)
-    return [*code("score"), *files] if files else code("score", f"methods/scores/{score}")
+def package_files(wildcards):
+    """Those of an installed package that gives the score; none of a score of our own."""
+    return scores.origin(CONFIG.method(wildcards.method).score)[0]
+
+
+def score_file(wildcards):
+    """Our own file of the score, if it is ours."""
+    return [] if package_files(wildcards) else [f"methods/scores/{CONFIG.method(wildcards.method).score}"]
 
 
 def score_settings(wildcards):
@@ -56,7 +59,7 @@ rule score:
         model=names.BASE,
         evidence=files_of("score"),
         matrices=matrices_of("score"),
-        code=score_code,
+        code=lambda w: [*code("score", *score_file(w)), *package_files(w)],
     output:
         names.SCORES,
     threads: lambda w: threads_of(w) if matrices_of("score")(w) else 1

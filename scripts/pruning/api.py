@@ -1,5 +1,5 @@
 """What a program calls, on models in memory. The workflow's stages call the functions beneath these as well, so both
-give the same bits (tests/pipeline/test_api.py)::
+give the same bits (tests/pipeline/test_functions.py)::
 
     statistics = calibrate(model, batches)                 # sums over calibration text, per neuron and per layer
     scores = score("rku", statistics, model)               # one number per neuron, higher is more important

@@ -73,7 +73,7 @@ def test_prune_works_from_any_folder_and_writes_nothing_where_it_is_installed(en
     assert done.returncode == 1 and "unknown name 'wandaa'" in done.stderr, done.stderr[-3000:]
     assert (tmp_path / "pruned/results/model/base/manifest.json").is_file()  # a job has run
 
-    (tmp_path / "prune.yaml").write_text((tmp_path / "pruned/prune.yaml").read_text().replace("wandaa", "wanda"))
+    (tmp_path / "prune.yaml").write_text((tmp_path / "pruned/.prune-start.yaml").read_text().replace("wandaa", "wanda"))
     home = packages(environment) / "pruning/_workflow"
     snakemake = [str(environment / "bin/python"), "-P", "-m", "snakemake", "-n", "results/table1.csv"]
     where = ["--snakefile", str(home / "Snakefile"), "--directory", "pruned", "--configfile", "prune.yaml"]
