@@ -123,6 +123,7 @@ KEYS = {
     "calibrations.gsm_symbolic-s0.gradient_checkpointing": (True, FROM_CALIBRATION),
     "calibrations.gsm_symbolic-s0.rounds": ([50], NOTHING),
     "calibrations.gsm_symbolic-s0.probed": (3, NOTHING),
+    "calibrations.gsm_symbolic-s0.gradient_samples": (3, NOTHING),
     "methods.random.options": ({"seed": 1}, ONE_METHOD),
     "methods.rku.normalise": ("layer_mean", ONE_METHOD),
     "methods.rku.allocate": ("global", FROM_MASK_OF_ONE),
