@@ -137,7 +137,9 @@ rule merge_calibration:
     resources:
         mem_mb=memory_mb,
     params:
-        settings=lambda w: settings(CONFIG.calibrations[w.calib], exclude=["rounds", "probed", "gradient_samples", "answers", "completion"]),
+        settings=lambda w: settings(
+            CONFIG.calibrations[w.calib], exclude=["rounds", "probed", "gradient_samples", "answers", "completion"]
+        ),
         shards=lambda w: [f"--shard={shard}" for shard in shards_of(w)],
         output=subpath(output[0], parent=True),
     shell:
