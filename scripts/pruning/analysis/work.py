@@ -58,7 +58,7 @@ CARDS = {
 
 def measured(device: str, dtype: str) -> Card:
     """Return this machine as a card, by products of matrices and copies that are timed for about a second. What jobs
-    reach of that is the share that runs of `prune` reached (docs/memory.md)."""
+    reach of that is a guess."""
     size = 4096 if device == "cuda" else 1024
     one = torch.ones(size, size, device=device, dtype=getattr(torch, dtype))
     other = torch.empty_like(one)

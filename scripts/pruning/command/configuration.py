@@ -27,6 +27,7 @@ ITEMS = {"cpu": 200, "gpu": 1000}  # of a task of lm-eval's, at most
 RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}
 """--recover -> a tuning's objective."""
 STEPS = 150
+MICRO_BATCH = 4  # calibration sequences at once
 BUDGET = "asked"
 VALIDATION = "own_validation"
 """The task that choices are made by."""
@@ -212,7 +213,7 @@ def build(
         "tradeoff": {"tables": ["table1"], **speed, "rounds": 5},
     }
     own["experiment"]["reference"] = next(iter(methods))
-    if own_methods := {name: method.model_dump() for name, method in methods.items() if name == request.effort}:
+    if own_methods := {name: method.model_dump() for name, method in methods.items() if method}:
         own["methods"] = own_methods
     if request.budget:
         own["budgets"] = {BUDGET: {**request.budget, **speed}}
@@ -236,7 +237,13 @@ def calibration(known: Known, tokens: int, objectives: Sequence[str]) -> dict[st
 
     length = max(1, min(SEQUENCE, known.context, known.train // HELD_OUT_EVERY))
     samples = max(1, min(tokens, known.train) // length)
-    own = {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": 4}
+    own = {
+        "dataset": "own",
+        "samples": samples,
+        "sequence_length": length,
+        "packing": "concat",
+        "micro_batch": MICRO_BATCH,
+    }
     return own | {"objectives": list(objectives), "gradient_samples": math.ceil(samples / 2)}
 
 

@@ -20,14 +20,14 @@ EFFORTS = ("quick", "standard", "thorough")
 WITHOUT_RECONSTRUCTION = "cfsp"
 """The best method that needs neither gradients nor matrices: for machines where no effort fits."""
 MULTIPLES = {"cpu": 32, "gpu": 128}
-"""Kept widths are multiples of so many neurons (benchmarks/widths.py)."""
+"""Kept widths are multiples of so many neurons (what that costs: table `rounding` of config/candidates.yaml)."""
 
 
 class Effort(Strict):
     """A preset of config/efforts."""
 
     summary: str
-    """What it does and how long that takes, for `--help` and the page."""
+    """What it does, for `--help` and the page."""
     method: Method
     """Where the family scales what its layers add to the residual stream, weights are reconstructed by
     `ridge_sequential` in place of the other schemes."""

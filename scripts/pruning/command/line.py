@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pruning.command import configuration, status, take, wizard
+from pruning.command import configuration, efforts, status, take, wizard
 from pruning.command.configuration import Request, numbers
 from pruning.command.prune import CONFIG, EVENTS, LOG, PAGE, TEST, expected, prune, ready
 from pruning.core import memory
@@ -43,7 +43,7 @@ RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text"
 SPARSITY = "per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget"
 COST = "in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
 COST += "or a share of the dense model's: parameters=70%"
-EFFORT = "quick, standard or thorough: how much time is spent on keeping quality"
+EFFORT = "; ".join(f"{name}: {efforts.read(name).summary}" for name in efforts.EFFORTS)
 METHODS = "in place of the effort's recipe, to compare; with commas, the first is what others are compared with"
 RECOVER = "also tune each pruned model by LoRA: distill (after the dense model) or lora (on the data themselves)"
 ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "

@@ -279,7 +279,7 @@ def methods_for(
     else:
         own, notes = made[request.effort]
         found = {request.effort: own}
-    cut = {"micro_batch": 4, "sequence_length": min(configuration.SEQUENCE, known.context)}
+    cut = {"micro_batch": configuration.MICRO_BATCH, "sequence_length": min(configuration.SEQUENCE, known.context)}
     disk = shutil.disk_usage(request.out).free
     disk += sum(file.stat().st_size for file in request.out.rglob("*") if file.is_file())
     there = memory.physical() / 1e9, disk / 1e9

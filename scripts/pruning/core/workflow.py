@@ -1,5 +1,6 @@
 """A run of the workflow in a process of its own, and its events as they come."""
 
+import contextlib
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any
 
     messages: a file, open for reading and writing, which gets Snakemake's own words. Raises InputError with the last
     error that these tell of, or with their last line, if the run fails. Whoever stops reading stops the run: its jobs
-    are told to end, and are waited for."""
+    are told to end, and are waited for half a minute."""
     reading, writing = os.pipe()
     added = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(PLUGINS)}
     before = {key: [os.environ[key]] if key in os.environ else [] for key in added}
@@ -42,7 +43,9 @@ def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any
             yield from map(json.loads, stream)
     except BaseException:
         process.send_signal(signal.SIGINT)  # on SIGTERM Snakemake would let the jobs at work go on to their end
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        process.kill()
         raise
     if process.wait():
         messages.seek(start)
