@@ -644,7 +644,8 @@ def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
     goes_on = "the same command as before goes on from here"
     stopped = [done, "stopped: evaluate variant=dense", goes_on]
     assert status_of(tmp_path, *BEFORE, *RAN) == stopped  # no run was ever there
-    alive = locks.clear_stale(tmp_path / ".snakemake")
+    (tmp_path / ".snakemake").mkdir()
+    alive = locks.hold(tmp_path / ".snakemake")
     assert status_of(tmp_path, *BEFORE, *RAN) == [done, "at work: evaluate variant=dense"]
     assert status_of(tmp_path, START) == [nothing]
     os.close(alive)  # as the kernel does when the process is killed
