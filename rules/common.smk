@@ -8,7 +8,6 @@ What the rules share: the validated configuration, the code that a stage depends
     one_of(names)       a wildcard constraint
 """
 
-import ast
 import json
 import os
 import re
@@ -29,7 +28,7 @@ from pruning.config.analyses import Spectrum, Trap
 from pruning.config.validation import validate
 from pruning.core import artifacts, devices, hub, locks, memory, names, slurm
 from pruning.core.errors import one_line
-from pruning.core.workflow import on_python_path
+from pruning.core.workflow import imported, on_python_path
 from pruning.core.names import Variant, benchmark_of, log_of
 from pruning.models import sources
 from pruning.paper import catalogue as paper
@@ -69,18 +68,9 @@ def one_of(names):
 def imports(path):
     """Library files that a Python file imports, wherever in the file it does. The package's own file imports api.py, but
     only where a program asks it for a name: no stage does (tests/unit/test_rooms.py)."""
-    found = set()
     if path == f"{SCRIPTS}/pruning/__init__.py":
-        return found
-    for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found.update(*map(modules_of, modules))
-    return found
+        return set()
+    return {file for name in imported(Path(path).read_text(encoding="utf-8")) for file in modules_of(name)}
 
 
 def modules_of(name):

@@ -92,6 +92,7 @@ def serve(address: str, client: str, owner: str) -> None:
         if file.name != "vllm.py":  # which sets variables of the environment
             importlib.import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
     del sys.path[0]
+    warm_up(files)
     yaml.FullLoader = yaml.CFullLoader  # the same, ten times as fast: Snakemake reads the default at every start
     gc.freeze()  # a fork's collections would copy the memory of all that is loaded
     listener = socket.socket(socket.AF_UNIX)
@@ -112,6 +113,21 @@ def serve(address: str, client: str, owner: str) -> None:
             sys.executable = client
             work(channel, files)
         channel.close()
+
+
+def warm_up(files: dict[Path, bytes]) -> None:
+    """Do once what every fork would do anew, where it is remembered: it is most of a short job."""
+    import snakemake.cli
+    from transformers import conversion_mapping
+
+    from pruning.command import charts
+    from pruning.core import workflow
+
+    snakemake.cli.get_argument_parser()  # finds the plug-ins
+    conversion_mapping.get_checkpoint_conversion_mapping("qwen2")  # compiles all patterns
+    charts.library()
+    for content in files.values():
+        workflow.imported(content.decode())
 
 
 def work(channel: socket.socket, files: dict[Path, bytes]) -> None:

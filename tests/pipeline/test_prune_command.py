@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from workspace import ROOT, python, run
 
 RECORDS = [
     {"question": f"What is {n} + {n % 7}?", "answer": f"as anyone sees, of course it is {n + n % 7}"}
-    for n in range(300)
+    for n in range(200)
 ]
 
 
@@ -77,21 +78,29 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     if planned:
         check_plan(planned.stdout, done.stderr)
         check_commands(done.stdout, folder)
-    made = {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
-    given = {"recover": "distill", "steps": 3, "tasks": ["arithmetic"]} if recovered else {"answer": r"regex:^(\w+)"}
-    program = (
-        f"found = pruning.prune('Model', 'mine.jsonl', 0.5, cores=2, **{given})\nprint(len(found.table), found.best)"
-    )
-    (own / "again.py").write_text(f"import pruning\n{program}\npruning.load(found.best)")
+    made = times(own)
+    if not recovered:
+        again = prune(own, *options)
+        assert again.returncode == 0 and "Nothing is left to do: all of it is there." in again.stdout
+        assert made == times(own)
+        return
+    program = "found = pruning.prune('Model', 'mine.jsonl', 0.5, cores=2, recover='distill', steps=3, "
+    program += "tasks=['arithmetic'])\nprint(len(found.table), found.best)\npruning.load(found.best)"
+    (own / "again.py").write_text(f"import pruning\n{program}")
     done = run(own, python(), "again.py", PYTHONPATH=str(ROOT / "scripts"))
-    said = done.stdout.splitlines()[-1:]
-    assert said == [f"{3 if recovered else 2} {folder.relative_to(own)}"], done.stdout[-3000:] + done.stderr[-3000:]
-    again = prune(own, *options)
-    assert again.returncode == 0 and "Nothing is left to do: all of it is there." in again.stdout
-    assert made == {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
+    assert done.stdout.splitlines()[-1:] == [f"3 {folder.relative_to(own)}"], done.stdout[-3000:] + done.stderr[-3000:]
+    assert made == times(own)
     said = run(own, python(), "-m", "pruning.command.line", "status", PYTHONPATH=str(ROOT / "scripts")).stdout
     assert said == "all jobs have ended\n"
-    # A configuration that was edited is used as it is, and stays.
+    check_edited(own, options)
+
+
+def times(own: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
+
+
+def check_edited(own: Path, options: Sequence[str]) -> None:
+    """A configuration that was edited is used as it is, and stays."""
     config = own / "pruned/prune.yaml"
     mine = config.read_text().replace("title: Your model, pruned", "title: Mine")
     config.write_text(mine)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pruning.core import workflow
+
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "scripts/pruning"
 ORDER = [
@@ -212,7 +214,7 @@ def test_rules_tell_code_of_every_plug_in():
 def test_code_follows_what_is_imported():
     """The workflow's own reading of a file (rules/common.smk) finds what this one does, but for plug-ins."""
     text = (ROOT / "rules/common.smk").read_text()
-    own = {"SCRIPTS": str(ROOT / "scripts"), "ast": ast, "Path": Path, "cache": cache}
+    own = {"SCRIPTS": str(ROOT / "scripts"), "imported": workflow.imported, "Path": Path, "cache": cache}
     exec(text[text.index("@cache\ndef imports") : text.index("@cache\ndef code")], own)  # noqa: S102
     for file in files():
         if file.suffix == ".py":

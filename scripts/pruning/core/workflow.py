@@ -1,5 +1,6 @@
 """A run of the workflow in a process of its own, and its events as they come."""
 
+import ast
 import contextlib
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,6 +16,18 @@ from pruning.core import names
 from pruning.core.errors import InputError
 
 PLUGINS = names.HOME / "scripts/pruning/core/plugins"
+
+
+@cache
+def imported(text: str) -> frozenset[str]:
+    """Return the dotted names that a Python file imports, wherever in it: of `from a import b`, a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
 
 
 def on_python_path(folder: str) -> None:
