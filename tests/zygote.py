@@ -1,8 +1,8 @@
 """Python processes as forks of one that has the libraries loaded: of a job on the tests' models, starting is the most.
 
-`python` in the folder that `serving` gives is a client: it hands a script or one of MODULES with its arguments, folder,
-environment, output and limit on the size of files to the server, which forks. Everything else it passes on to the real
-python. In a fork sys.executable is the client, so what a fork starts is forked as well.
+`python` in the folder that `serving` gives is a client: it hands a script, `-c` or one of MODULES with its arguments,
+folder, environment, output and limit on the size of files to the server, which forks. Everything else it passes on to
+the real python. In a fork sys.executable is the client, so what a fork starts is forked as well.
 
 The library is loaded as well, from this checkout. A fork for a copy takes it for its own if all files are the same, and
 else loads what is there.
@@ -40,8 +40,9 @@ LIBRARIES = (
 CLIENT = """#!{python} -SEs
 import array, json, os, resource, signal, socket, sys
 arguments = [argument for argument in sys.argv[1:] if argument != "-P"]
-script, module = "".join(arguments[:1]), "".join(arguments[1:2]) if arguments[:1] == ["-m"] else ""
-if module not in {modules!r} and (not script.endswith(".py") or os.path.basename(script) == "launch.py"):
+script, then = "".join(arguments[:1]), "".join(arguments[1:2])
+forked = script.endswith(".py") and os.path.basename(script) != "launch.py"
+if not forked and (script != "-m" or then not in {modules!r}) and (script != "-c" or "multiprocessing" in then):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 channel = socket.socket(socket.AF_UNIX)
 channel.connect({address!r})
@@ -211,12 +212,15 @@ def note_modules(path: str, script: str) -> None:
 
 
 def run(arguments: list[str]) -> None:
-    """What python does with these: `[-P] -m module …` or `[-P] script.py …`."""
+    """What python does with these: `[-P] -m module …`, `[-P] -c program …` or `[-P] script.py …`."""
     safe = arguments[0] == "-P"
     first, *rest = arguments[safe:]
     if not safe:
-        sys.path.insert(0, os.getcwd() if first == "-m" else os.path.abspath(os.path.dirname(first)))
-    if first == "-m":
+        sys.path.insert(0, os.getcwd() if first in ("-m", "-c") else os.path.abspath(os.path.dirname(first)))
+    if first == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        exec(rest[0], {"__name__": "__main__"})  # noqa: S102
+    elif first == "-m":
         sys.argv = rest
         if "." in rest[0]:
             sys.modules.pop(rest[0], None)  # a module of ours that is loaded already would be warned of

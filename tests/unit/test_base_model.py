@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from pruning.methods.compact import Pruning
 from pruning.models import sources
 from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.loading import load
+from workspace import run
 
 PARTS = 3
 
@@ -250,11 +250,11 @@ def remedied(message: str, folder: Path) -> Path:
     """Runs the command that a message ends in."""
     command = shlex.split(message.rpartition(": ")[2])
     assert command[0] == "python" and f"and give {command[-1]}: " in message
-    subprocess.run([sys.executable, *command[1:]], cwd=folder, check=True, capture_output=True)
+    assert run(folder, *command).returncode == 0
     return folder / command[-1]
 
 
-def test_a_folder_of_bin_files_says_what_to_run_and_that_works(tmp_path: Path):
+def test_a_folder_of_bin_files_says_what_to_run_and_that_works(forking, tmp_path: Path):
     model, path = tiny.qwen2(), tmp_path / "it's old"
     tiny.save(model, path)
     torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
@@ -268,7 +268,7 @@ def test_a_folder_of_bin_files_says_what_to_run_and_that_works(tmp_path: Path):
 
 
 @pytest.fixture
-def adapted(tmp_path: Path):
+def adapted(forking, tmp_path: Path):
     """A model in the folder `it's`, and the same with an adapter, not saved."""
     tiny.save(tiny.qwen2(), tmp_path / "it's")
     config = peft.LoraConfig(init_lora_weights=False, r=2)
@@ -298,7 +298,7 @@ def test_an_adapter_beside_weights_is_refused_and_merged_by_the_command(tmp_path
     with pytest.raises(InputError, match="holds weights and a LoRA adapter") as error:
         read(folder)
     _, _, command = str(error.value).partition(": mkdir ")
-    subprocess.run(f"mkdir {command}".replace("python", sys.executable, 1), shell=True, check=True, cwd=tmp_path)  # noqa: S602
+    assert run(tmp_path, "sh", "-c", f"mkdir {command}").returncode == 0
     tokens = torch.arange(5)[None]
     assert torch.allclose(load(folder, "float32")[0](tokens).logits, tiny.qwen2()(tokens).logits, atol=1e-6)  # alone
     assert_merged(tmp_path / "it's-merged", adapted)

@@ -4,8 +4,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from pruning.analysis import comparison
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError
 from pruning.report import layout, notes, printing
+from workspace import python, run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAPER = REPOSITORY / "resources/paper/table1.csv"
@@ -320,16 +319,16 @@ def test_a_model_that_stopped_early_is_compared_on_what_it_was_asked(study, fram
     assert printed.count(note) == 1 and "the same for all variants, but for those that stopped early." in printed
 
 
-def test_the_command_line_names_a_wrong_reference_and_writes_what_the_function_writes(study, printed):
+def test_the_command_line_names_a_wrong_reference_and_writes_what_the_function_writes(forking, study, printed):
     outputs = [part for name, path in study.outputs.items() for part in (f"--output-{name}", str(path))]
     files = [f"--file={file}" for file in study.files]
-    command = [sys.executable, REPOSITORY / "scripts/table.py", "--maker", "report/tables/results", *outputs, *files]
+    command = [python(), REPOSITORY / "scripts/table.py", "--maker", "report/tables/results", *outputs, *files]
     for reference, code, words in (
         ("flap", 1, "error: table1.reference: 'flap' is not among the methods"),
         ("wanda", 0, ""),
     ):
         settings = json.dumps({**study.settings, "reference": reference})
-        done = subprocess.run([*command, "--settings", settings], capture_output=True, text=True, cwd=REPOSITORY)
+        done = run(REPOSITORY, *command, "--settings", settings)
         assert done.returncode == code and done.stderr.startswith(words)
         assert len(done.stderr.splitlines()) == code and study.outputs["csv"].exists() != bool(code)
     assert {name: path.read_text(encoding="utf-8") for name, path in study.outputs.items()} == printed
