@@ -24,6 +24,7 @@ from pruning.command.configuration import (
     model_section,
     model_source,
     parameters_of,
+    steps,
     text,
 )
 from pruning.command.line import numbers
@@ -351,6 +352,20 @@ def test_what_is_written_is_a_valid_configuration(recover):
     recovered = [f"own/agf/{sparsity}/own" for sparsity in (20, 40)]  # its speed is measured as well
     assert all((name in map(str, catalogue.timed(config)["m"])) == bool(recover) for name in recovered)
     assert config.table("table1").tasks == (["own", "own@own"] if recover else ["own"])
+
+
+def test_rounds_end_at_the_largest_sparsity_in_equal_steps():
+    assert "rounds" not in made()["calibrations"]["own"]
+    assert made(rounds=3)["calibrations"]["own"]["rounds"] == [10, 20]  # of 30
+    found = build(Request("m", Path("d"), Path("o"), [], rounds=2), known(), {"standard": None}, {"standard": 37})
+    assert found["calibrations"]["own"]["rounds"] == [40]
+    assert steps(1, 3) == [1]
+
+
+@pytest.mark.parametrize("given", [{"effort": "quick"}, {"methods": ["wanda"]}])
+def test_rounds_are_of_efforts_that_prune_by_the_loss_after_reconstruction(given):
+    with pytest.raises(InputError, match="^--rounds 3: they are of --effort standard and thorough, without --methods$"):
+        check(Request("m", Path("d"), Path("o"), rounds=3, **given))
 
 
 @pytest.mark.parametrize(("recover", "objective"), [("distill", "distillation"), ("lora", "cross_entropy")])
