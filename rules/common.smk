@@ -73,14 +73,15 @@ def imports(path):
     return {file for name in imported(Path(path).read_text(encoding="utf-8")) for file in modules_of(name)}
 
 
+LIBRARY = {str(file) for file in Path(SCRIPTS, "pruning").rglob("*.py")}
+
+
 def modules_of(name):
     """Files of the library that importing a module of it, or a name in one, loads."""
-    top, *parts = name.split(".")
-    if top != "pruning":
-        return
-    for depth in range(len(parts) + 1):
-        stem = Path(SCRIPTS, top, *parts[:depth])
-        yield from (str(file) for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file())
+    stem = SCRIPTS
+    for part in name.split("."):
+        stem = f"{stem}/{part}"
+        yield from LIBRARY & {f"{stem}.py", f"{stem}/__init__.py"}
 
 
 @cache

@@ -174,13 +174,14 @@ def work(channel: socket.socket, files: dict[Path, bytes]) -> None:
 def place_of_library(arguments: list[str], environment: dict[str, str]) -> Path:
     """The folder of the package `pruning` that these arguments will import."""
     options = [argument for argument in arguments if argument != "-P"]
-    if options[0] != "-m":
-        folder = Path(options[0]).resolve().parent
-        return folder.parent if folder.name == "paper" else folder
-    if options[1] == "snakemake":
+    if options[:2] == ["-m", "snakemake"]:
         named = [file for option, file in zip(options, options[1:], strict=False) if option == "--snakefile"]
         return Path(*named[:1]).resolve().parent / "scripts" if named else Path.cwd() / "scripts"
-    return Path(environment.get("PYTHONPATH", "").split(os.pathsep)[0]).resolve()
+    folder = Path(options[0]).resolve().parent
+    beside = folder.parent if folder.name == "paper" else folder
+    if options[0].startswith("-") or not (beside / "pruning").is_dir():
+        return Path(environment.get("PYTHONPATH", "").split(os.pathsep)[0]).resolve()
+    return beside
 
 
 def take_library(place: Path, files: dict[Path, bytes], anew: bool) -> None:
