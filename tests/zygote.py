@@ -4,11 +4,12 @@
 folder, environment, output and limit on the size of files to the server, which forks. Everything else it passes on to
 the real python. In a fork sys.executable is the client, so what a fork starts is forked as well.
 
-The library is loaded as well, from this checkout. A fork for a copy takes it for its own if all files are the same, and
-else loads what is there.
+The library is loaded as well, from this checkout. A fork for a copy takes it for its own if all files are the same but
+for comments, and else loads what is there.
 """
 
 import array
+import ast
 import fcntl
 import gc
 import importlib
@@ -188,7 +189,7 @@ def take_library(place: Path, files: dict[Path, bytes], anew: bool) -> None:
     """Make the modules that are loaded those of this place, or forget them where a file there is another one."""
     modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "pruning"}
     there = {path.relative_to(place): path.read_bytes() for path in place.glob("pruning/**/*.py")}
-    if anew or there != files:
+    if anew or not all(same(there.get(file), files.get(file)) for file in {*there, *files}):
         for name in modules:
             del sys.modules[name]
     elif place != SCRIPTS:
@@ -196,6 +197,13 @@ def take_library(place: Path, files: dict[Path, bytes], anew: bool) -> None:
             for name, value in list(vars(module).items()):
                 whole = [moved(path, place.parent) for path in value] if name == "__path__" else None
                 setattr(module, name, whole or moved(value, place.parent))
+
+
+def same(one: bytes | None, other: bytes | None) -> bool:
+    """Whether two files are the same program: tests edit comments."""
+    with suppress(SyntaxError, TypeError):  # TypeError: there is but one
+        return one == other or ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
+    return False
 
 
 def moved(value: Any, home: Path) -> Any:

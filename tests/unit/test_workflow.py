@@ -12,6 +12,7 @@ import pytest
 
 from pruning.core import workflow
 from pruning.core.errors import InputError
+from workspace import python
 
 SNAKEFILE = """
 rule all:
@@ -41,7 +42,13 @@ def shown(folder: Path, **variables: str) -> str:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stderr
 
 
-def test_events_tell_of_jobs_as_they_are_started_and_finished(tmp_path):
+@pytest.fixture
+def forks(forking, monkeypatch):
+    """Snakemake is a fork, but where a test is of signals."""
+    monkeypatch.setattr(sys, "executable", python())
+
+
+def test_events_tell_of_jobs_as_they_are_started_and_finished(forks, tmp_path):
     folder = written(tmp_path)
     events = run(folder)
     jobs = {event["jobid"]: event for event in events if event["event"] == "job_info"}
@@ -60,12 +67,12 @@ def test_events_tell_of_jobs_as_they_are_started_and_finished(tmp_path):
     ("failing", "message"),
     [("echo start > {log}; echo 'error: no room' >> {log}; exit 1; ", "^no room$"), ("exit 1; {nothing}", "nothing")],
 )
-def test_a_failed_run_ends_in_its_own_words(tmp_path, failing, message):
+def test_a_failed_run_ends_in_its_own_words(forks, tmp_path, failing, message):
     with pytest.raises(InputError, match=message):
         run(written(tmp_path, failing))
 
 
-def test_without_a_terminal_each_finished_job_is_a_line_and_on_one_there_is_a_bar(tmp_path):
+def test_without_a_terminal_each_finished_job_is_a_line_and_on_one_there_is_a_bar(forks, tmp_path):
     lines = shown(written(tmp_path)).splitlines()
     assert [line.partition(" jobs, 0:0")[0] for line in lines] == ["1 of 3", "2 of 3", "3 of 3"]
     assert {line.rpartition(": ")[2] for line in lines} == {"made name=a", "made name=b", "all"}
