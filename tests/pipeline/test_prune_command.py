@@ -29,9 +29,12 @@ RECORDS = [
 ]
 
 
-def prune(folder, *options: str, command: str = "") -> subprocess.CompletedProcess:
-    words = [*command.split(), "Model", "--data", "mine.jsonl", "--cores", "2", *options]
-    return run(folder, python(), "-m", "pruning.command.line", *words, PYTHONPATH=str(ROOT / "scripts"))
+def line(folder, *words: str, program: Sequence[str] = ("-m", "pruning.command.line")) -> subprocess.CompletedProcess:
+    return run(folder, python(), *program, *words, PYTHONPATH=str(ROOT / "scripts"))
+
+
+def prune(folder, *options: str, command: Sequence[str] = ()) -> subprocess.CompletedProcess:
+    return line(folder, *command, "Model", "--data", "mine.jsonl", "--cores", "2", *options)
 
 
 @pytest.fixture
@@ -46,15 +49,16 @@ def own(tmp_path):
     [("qwen2", True, None), ("gemma2", False, "gemma2 normalises or scales what its layers add")],
 )
 def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothing(own, family, recovered, note):
-    """With the standard effort; one family recovered as well, and asked a task of lm-eval's. Its
-    answers are judged because all reference answers end in a number, which the other's are told not to be."""
+    """With the standard effort; one family recovered as well, evaluated on a task of lm-eval's, run by a program and
+    with an edited configuration. Its answers are judged because all reference answers end in a number, which the
+    other's are told not to be."""
     tiny.with_a_merge(tiny.save(tiny.of_family(family), own / "Model"))
     taken = ("--gguf", "q8_0", "--gguf", "f16") if family == "qwen2" else ()
     more = (
         ("--recover", "distill", "--steps", "3", "--task", "arithmetic") if recovered else ("--answer", r"regex:^(\w+)")
     )
     options = ("--sparsity", "50", *more, *taken)
-    planned = prune(own, *options, command="plan") if taken else None
+    planned = prune(own, *options, command=["plan"]) if taken else None
     done = prune(own, *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     page = (own / "pruned/decision.md").read_text()
@@ -87,11 +91,10 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     program = "found = pruning.prune('Model', 'mine.jsonl', 0.5, cores=2, recover='distill', steps=3, "
     program += "tasks=['arithmetic'])\nprint(len(found.table), found.best)\npruning.load(found.best)"
     (own / "again.py").write_text(f"import pruning\n{program}")
-    done = run(own, python(), "again.py", PYTHONPATH=str(ROOT / "scripts"))
+    done = line(own, program=["again.py"])
     assert done.stdout.splitlines()[-1:] == [f"3 {folder.relative_to(own)}"], done.stdout[-3000:] + done.stderr[-3000:]
     assert made == times(own)
-    said = run(own, python(), "-m", "pruning.command.line", "status", PYTHONPATH=str(ROOT / "scripts")).stdout
-    assert said == "all jobs have ended\n"
+    assert line(own, "status").stdout == "all jobs have ended\n"
     check_edited(own, options)
 
 
@@ -164,20 +167,14 @@ def check_parts(folder, pruned: int, judged: str) -> None:
 
 
 def test_without_arguments_it_asks_on_a_terminal_and_else_says_how(own):
-    done = run(own, python(), "-m", "pruning.command.line", PYTHONPATH=str(ROOT / "scripts"))
+    done = line(own)
     assert done.returncode == 2 and "Examples:" in done.stdout and done.stdout.count("prune plan") > 1
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "TERM": "dumb", "COLUMNS": "200"}
     asking = pexpect.spawn(
         sys.executable, ["-m", "pruning.command.line"], cwd=own, env=environment, encoding="utf-8", timeout=60
     )
-    for question, answer in (
-        ("Model", "Model"),
-        ("Data", "mine.jsonl"),
-        ("remove", "30"),
-        ("Effort", ""),
-        ("GGUF", "q8_0"),
-        ("Run", "n"),
-    ):
+    given = {"Model": "Model", "Data": "mine.jsonl", "remove": "30", "Effort": "", "GGUF": "q8_0", "Run": "n"}
+    for question, answer in given.items():
         asking.expect(question)
         asking.expect(": ")
         asking.sendline(answer)
@@ -187,7 +184,7 @@ def test_without_arguments_it_asks_on_a_terminal_and_else_says_how(own):
 
 
 def test_the_version_is_said(own):
-    done = run(own, python(), "-m", "pruning.command.line", "--version", PYTHONPATH=str(ROOT / "scripts"))
+    done = line(own, "--version")
     assert done.returncode == 0 and re.fullmatch(r"prune \S+\n", done.stdout)
 
 
