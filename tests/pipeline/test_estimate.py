@@ -1,6 +1,5 @@
 """What a run would take, told before it starts."""
 
-import json
 import shutil
 
 import estimate
@@ -128,24 +127,3 @@ def test_shapes_are_those_of_the_models(name):
 def test_single_values_count_as_in_the_plan():
     found = configuration(tunings="{arithmetic: {batch_size: 3}}")
     assert found.tunings["arithmetic"].batch_size == 3
-
-
-QWEN = str(ROOT / "config/qwen2_5-7b.yaml")
-
-
-def test_a_further_round_is_distilled_from_a_model_as_large_as_the_first(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    source = "{kind: pruned, model: qwen2_5-7b, calib: gsm8k-s0, method: rku, sparsity: 50}"
-    second = f"{{second: {{dtype: bfloat16, source: {source}}}}}"
-    taught = "{taught: {dataset: gsm8k, objective: distillation}, told: {dataset: gsm8k}}"
-    run = work.Run(configuration(QWEN, models=second, tunings=taught), CARD)
-    base = tmp_path / "results/second/base"
-    base.mkdir(parents=True)
-    raw = json.loads((work.SHAPES / "qwen2_5-7b/config.json").read_text())
-    (base / "config.json").write_text(json.dumps({**raw, "intermediate_size": raw["intermediate_size"] // 2}))
-    own, alone = (
-        work.Job(run, "recover", {"model": "second", "tuning": tuning, "sparsity": "50"})
-        for tuning in ("taught", "told")
-    )
-    assert own.memory - alone.memory == pytest.approx(7.615616512 * 2, rel=1e-6)  # bfloat16
-    assert own.seconds > alone.seconds

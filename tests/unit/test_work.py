@@ -19,7 +19,15 @@ from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.loading import load
 
 COUNTING = work.Card(tflops=1e-12, gbps=1e-9, gb=1, share=1)  # an operation, or a byte, a second
-TEXT = {"dataset": "d", "samples": 10, "micro_batch": 5, "sequence_length": 16, "rounds": [25, 50]}
+TEXT = {
+    "dataset": "d",
+    "samples": 10,
+    "micro_batch": 5,
+    "sequence_length": 16,
+    "rounds": [25, 50],
+    "probed": 5,
+    "shards": 2,
+}
 TOLD = {"dataset": "d", "steps": 2, "batch_size": 5, "sequence_length": 16}
 LAYER = (64 * 64 + 64) + 2 * (64 * 32 + 32) + 64 * 64 + 3 * 64 * 128 + 2 * 64  # q, k and v, o, FFN, norms
 PARAMETERS, CACHED = 4 * LAYER + 257 * 64, 4 * 2 * 2 * 16  # head; layers, keys and values, heads, size of a head
@@ -33,9 +41,13 @@ def folder(tmp_path_factory):
 
 
 def job(folder, rule: str, again: bool = False, method: dict | None = None, gpus: int = 0, **given) -> work.Job:
-    """A job. again: layers are computed again; given: its wildcards, and what tasks there are."""
+    """A job. again: layers are computed again; given: its wildcards, the card, what tasks there are, and the folder of
+    the first model of an iteration."""
+    folders = {"tiny": folder, "first": given.pop("first", folder)}
     config = SimpleNamespace(
-        models={"tiny": models.Model(source={"kind": "local", "path": str(folder)}, gpus=gpus)},
+        models={
+            name: models.Model(source={"kind": "local", "path": str(path)}, gpus=gpus) for name, path in folders.items()
+        },
         calibrations={"text": calibration.Calibration(**TEXT, gradient_checkpointing=again)},
         tunings={
             name: calibration.Tuning(**TOLD, gradient_checkpointing=again, objective=name)
@@ -43,7 +55,7 @@ def job(folder, rule: str, again: bool = False, method: dict | None = None, gpus
         },
         tasks=given.pop("tasks", {}),
         method=lambda _: methods.Method(score="wanda", **(method or {})),
-        lineage=lambda model: [model],
+        lineage=lambda model: ["tiny", "first"] if folders["first"] != folder else ["tiny"],
     )
     wildcards = {"model": "tiny", "calib": "text", "tuning": "cross_entropy", "method": "own", **given}
     return work.Job(work.Run(config, given.pop("card", COUNTING)), rule, wildcards)
@@ -70,15 +82,16 @@ def refitted(network) -> None:
 
 def cut(search: str):
     def run(network) -> None:
-        list(getattr(sensitivity, search)(sensitivity.Probe(network, batches(), [np.arange(128.0)] * 4, [1] * 4)))
+        list(getattr(sensitivity, search)(sensitivity.Probe(network, batches()[:1], [np.arange(128.0)] * 4, [1] * 4)))
 
     return run
 
 
 HALF = {"method": {"compensate": "ridge_attention"}, "sparsity": "50"}
+GREEDY = {"allocate": "greedy"}
 REAL = {
-    "calibrate_shard": ({}, calibrated),
-    "calibrate_shard, again": ({"again": True}, calibrated),
+    "observe": ({}, calibrated),
+    "observe, again": ({"again": True}, calibrated),
     "second_moments": ({}, lambda network: list(second_moments.second_moments(network, batches()))),
     "output_gradients": ({}, lambda network: output_gradients.output_gradients(network, batches(), 0)),
     "output_gradients, again": ({"again": True}, lambda n: output_gradients.output_gradients(n, batches(), 0)),
@@ -87,7 +100,7 @@ REAL = {
     "refit": (HALF, refitted),
     "rounds": ({}, lambda network: rounds.removal_order(lambda: network, batches(), [25, 50], 0)),
     "sensitivity, layers": ({"method": {"allocate": "sensitivity"}}, cut("layers")),
-    "sensitivity, greedy": ({"method": {"allocate": "greedy"}}, cut("greedy")),
+    "sensitivity, greedy": ({"method": GREEDY}, cut("greedy")),
 }
 
 
@@ -102,15 +115,34 @@ def test_counted_operations_are_those_of_the_real_stage_within_a_factor(folder, 
     assert 0.6 < found / counter.get_total_flops() < 1.5
 
 
-def test_operations_by_hand(folder):
-    """Two a parameter and token; of 160 tokens, half of the neurons removed, whose moments are sums of 64 x 64."""
-    dense, halved = 2 * PARAMETERS, 2 * (PARAMETERS - 4 * 3 * 64 * 64)
-    passes = {"sparsity": "50", **HALF}
-    assert job(folder, "refit", **passes).seconds - LOADING == pytest.approx(160 * (4 * halved + 2 * 4 * 64**2))
-    assert job(folder, "attention_second_moments").seconds - LOADING == pytest.approx(160 * dense)
-    taught, told = (job(folder, "recover", tuning=each) for each in ("distillation", "cross_entropy"))
-    assert (told.seconds - LOADING, taught.seconds - LOADING) == pytest.approx((320 * dense, 480 * dense))
-    assert taught.memory - told.memory == pytest.approx(told.shape.weights / 1e9)
+SUMS = 4 * 128**2 / PARAMETERS  # of second moments, in passes
+PASSES = [  # of 160 tokens
+    *(("observe", {}, 3), ("observe", {"again": True}, 5), ("calibrate_shard", {}, 1.5)),
+    *(("output_gradients", {}, 2), ("attention_output_gradients", {"again": True}, 3)),
+    *(("second_moments", {}, 1 + SUMS), ("attention_second_moments", {}, 1)),
+    *(("refit", {}, 4 + SUMS), ("rounds", {}, 3 * (3 + SUMS) + 2 * (4 + SUMS))),
+    *(("sensitivity", {"method": {"allocate": "sensitivity"}}, 16), ("sensitivity", {"method": GREEDY}, 48)),
+    *(("recover", {}, 2 * 2), ("recover", {"again": True, "tuning": "distillation"}, 2 * 4)),
+]
+
+
+@pytest.mark.parametrize("rule, given, passes", PASSES)
+def test_passes_by_hand(folder, rule, given, passes):
+    """Half of the samples are probed, at 16 levels of 4 layers; a recovery has two steps of 80 tokens."""
+    tokens = 80 if rule == "recover" else 160
+    assert job(folder, rule, **given).seconds - LOADING == pytest.approx(2 * PARAMETERS * tokens * passes)
+
+
+def test_removed_neurons_are_not_counted(folder):
+    left = 2 * (PARAMETERS - 4 * 3 * 64 * 64)
+    assert job(folder, "refit", **HALF).seconds - LOADING == pytest.approx(160 * (4 * left + 2 * 4 * 64**2))
+
+
+def test_a_further_iteration_is_distilled_from_a_model_as_large_as_the_first(folder, tmp_path):
+    first = tiny.save(tiny.qwen2(layers=4, hidden_size=64, intermediate_size=192), tmp_path)
+    for given, more in [({}, 4 * PARAMETERS), ({"first": first}, 4 * (PARAMETERS + 4 * 3 * 64 * 64))]:
+        taught, told = (job(folder, "recover", tuning=each, **given) for each in ("distillation", "cross_entropy"))
+        assert taught.memory - told.memory == pytest.approx((more + 4 * 64) / 1e9)  # the last norm, too
 
 
 GSM8K = {"kind": "lm_eval", "title": "t", "metrics": ["m"], "definition": "gsm8k"}
