@@ -76,9 +76,8 @@ def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch)
         tensors = [load_file(path) for path in (finished.path / place).glob("*.safetensors")]
         found = sum(tensor.nbytes for held in tensors for tensor in held.values())
         method = "attention_wanda" if stage == "refit" else "wanda"
-        job = {"model": "tiny-reasoner"}
-        if stage in ("compact", "refit"):
-            job |= {"calib": calib, "method": method, "sparsity": "50"}
+        job = {"model": "tiny-reasoner", "calib": calib}
+        job |= {"method": method, "sparsity": "50"} if stage in ("compact", "refit") else {}
         assert work.Job(run, stage, job).written == pytest.approx(found / 1e9, rel=0.01), stage
     job = {"model": "tiny-reasoner", "calib": calib}
     own, ffn, curvature = (

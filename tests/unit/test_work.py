@@ -119,7 +119,7 @@ SUMS = 4 * 128**2 / PARAMETERS  # of second moments, in passes
 PASSES = [  # of 160 tokens
     *(("observe", {}, 3), ("observe", {"again": True}, 5), ("calibrate_shard", {}, 1.5)),
     *(("output_gradients", {}, 2), ("attention_output_gradients", {"again": True}, 3)),
-    *(("second_moments", {}, 1 + SUMS), ("attention_second_moments", {}, 1)),
+    *(("second_moments", {}, 1 + SUMS), ("attention_second_moments", {}, 1 + SUMS / 4)),
     *(("refit", {}, 4 + SUMS), ("rounds", {}, 3 * (3 + SUMS) + 2 * (4 + SUMS))),
     *(("sensitivity", {"method": {"allocate": "sensitivity"}}, 16), ("sensitivity", {"method": GREEDY}, 48)),
     *(("recover", {}, 2 * 2), ("recover", {"again": True, "tuning": "distillation"}, 2 * 4)),

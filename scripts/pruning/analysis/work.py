@@ -166,12 +166,11 @@ class Run:
 
     def _beside(self, model: str, rule: str, key: str) -> float:
         """Return the bytes that a rule's jobs take beside the weights, with the settings of this name."""
-        stage = STAGES[rule]
-        own = getattr(self.config, stage.section)[key]
+        kind, structure = kind_of(rule)
+        own = getattr(self.config, STAGES[kind].section)[key]
         if getattr(own, "kind", "") == "lm_eval":
             return self.answering(model, key)[1]
-        other = {"structure": "kv_groups"} if rule.startswith("attention_") else {}
-        return stage.taken(self.network(model), own.model_dump() | other).bytes
+        return STAGES[kind].taken(self.network(model), own.model_dump() | {"structure": structure}).bytes
 
     def answering(self, model: str, name: str) -> tuple[int, float]:
         """Return the batch of a task of lm-eval, halved until it fits beside a model's weights where that is on GPUs,
@@ -194,8 +193,10 @@ class Job:
 
     def __init__(self, run: Run, rule: str, wildcards: Mapping[str, str]) -> None:
         self.run, self.rule, self.wildcards, self.model = run, rule, wildcards, wildcards.get("model", "")
-        self.shape, self.loads, config = run.shape(self.model), rule in STAGES or rule in UNKNOWN, run.config
-        section = STAGES[rule].section if rule in STAGES else ""
+        self.kind, structure = kind_of(rule)
+        self.shape, self.loads, config = run.shape(self.model), self.kind in (*STAGES, *UNKNOWN), run.config
+        self.inputs = self.shape and (self.shape.channels if structure == "kv_groups" else self.shape.width)
+        section = STAGES[self.kind].section if self.kind in STAGES else ""
         keys = wildcards[KEYS[section]].split(",") if section else ()
         self.settings = {key: getattr(config, section)[key] for key in keys}
         """Of the calibration, of the tuning, or of all tasks of an evaluation."""
@@ -219,69 +220,59 @@ class Job:
     @property
     def written(self) -> float | None:
         """Gigabytes of models, moments and refits, whether they are kept or not."""
-        if not self.shape:
-            return None
-        size, left = self.shape, 1 - self.sparsity
-        match self.rule:
-            case "fetch_model" | "compact":
-                return (size.weights - size.removed(self.sparsity) * size.size) / 1e9
-            case "second_moments":
-                numbers = 2 * size.width**2
-            case "attention_second_moments":
-                numbers = 2 * size.channels**2
-            case "output_gradients" | "attention_output_gradients":
-                numbers = size.hidden**2
-            case "refit":
-                attention = size.channels * (self.method.compensate == "ridge_attention")
-                numbers = size.hidden * (left * size.width + attention)
-            case _:
-                return None
-        return 4 * size.layers * numbers / 1e9
+        return self.counted()[2] / 1e9 or None if self.shape else None
 
     @property
     def seconds(self) -> float | None:
         """On the card, reading the weights from disk included."""
         if not (self.shape and self.settings):
             return None
-        tokens, moved = self.evaluating() if self.rule == "evaluate" else (self.calibrating(), 0)
+        tokens, moved, _ = self.counted()
         if tokens is None:
             return None
         busy = self.run.card.seconds(2 * self.shape.kept(self.sparsity) * tokens, moved)
         return busy + self.shape.parameters * self.shape.size / READING
 
-    def calibrating(self) -> float:
-        """Return the tokens through the model, of a calibration or a recovery: those of its data, times passes. A
-        backward pass counts as a forward one, and layers computed again as another. Refits take a pass of the dense
-        model, and of the pruned one before each fit (of FFNs, and often attention) and after the last."""
-        [own], size, rule = self.settings.values(), self.shape, self.rule
-        sums = size.layers * ((1 - self.sparsity) * size.width) ** 2 / size.kept(self.sparsity)  # of second moments
-        again, refit = 1 + own.gradient_checkpointing, 4 + sums
-        if rule == "recover":
-            passes = 1 + again + (self.dense is not None)
-            return passes * own.steps * own.batch_size * own.sequence_length
-        match rule:
-            case "calibrate_shard" | "observe" | "attention_statistics":
-                passes = (1 + len(own.objectives) * again) / (own.shards if rule == "calibrate_shard" else 1)
-            case "second_moments" | "attention_second_moments":
-                passes = 1 + (sums if rule == "second_moments" else 0)
-            case "output_gradients" | "attention_output_gradients":
-                passes = 1 + again
+    def counted(self) -> tuple[float | None, float, float]:
+        """Return the tokens through the model (None if they are not known), the bytes read to generate, and the bytes
+        written.
+
+        Tokens are those of the data times passes. A backward pass counts as a forward one, and layers computed again as
+        another. Refits take a pass of the dense model, and of the pruned one before each fit (of FFNs, and often
+        attention) and after the last."""
+        size, left = self.shape, 1 - self.sparsity
+        if self.kind in ("fetch_model", "compact"):
+            return 0, 0, size.weights - size.removed(self.sparsity) * size.size
+        if self.kind == "evaluate":
+            return *self.evaluating(), 0
+        if not self.settings:
+            return None, 0, 0
+        [own], written = self.settings.values(), 0.0
+        sums = size.layers * (left * self.inputs) ** 2 / size.kept(self.sparsity)  # of second moments, in passes
+        again, refit, samples = 1 + own.gradient_checkpointing, 4 + sums, getattr(own, "samples", 0)
+        match self.kind:
+            case "observe" | "statistics":
+                passes = 1 + len(own.objectives) * again
+            case "calibrate_shard":
+                passes = (1 + len(own.objectives) * again) / own.shards
+            case "second_moments":
+                passes, written = 1 + sums, 8 * size.layers * self.inputs**2
+            case "output_gradients":
+                passes, written = 1 + again, 4 * size.layers * size.hidden**2
             case "refit":
-                passes = refit
+                attention = size.channels * (self.method.compensate == "ridge_attention")
+                passes, written = refit, 4 * size.layers * size.hidden * (left * size.width + attention)
             case "rounds":  # measured before each iteration and after the last, as if nothing were removed
                 passes = (1 + len(own.rounds)) * (2 + again + sums) + len(own.rounds) * refit
             case "sensitivity":  # a cut runs what follows it, half of the layers; `greedy` tries two, and one again
-                cuts = (
-                    allocation.LEVELS
-                    * size.layers
-                    * (3 if allocation.search_of(self.method.allocate) == "greedy" else 1)
-                )
-                passes = cuts / 2 * min(1, own.probed / own.samples)
-        return passes * own.samples * own.sequence_length
+                tries = 3 if allocation.search_of(self.method.allocate) == "greedy" else 1
+                passes, samples = tries * allocation.LEVELS * size.layers / 2, min(samples, own.probed)
+            case "recover":
+                passes, samples = 1 + again + (self.dense is not None), own.steps * own.batch_size
+        return passes * samples * own.sequence_length, 0, written
 
     def evaluating(self) -> tuple[float | None, float]:
-        """Return the tokens through the model and the bytes read to generate, of all tasks; None tokens if the size of
-        one is not known."""
+        """Return the same of all tasks of an evaluation, without what is written."""
         tokens = moved = 0.0
         for name, task in self.settings.items():
             if not (length := length_of(name, task)):
@@ -300,13 +291,18 @@ def compares(settings: Any) -> bool:
     return getattr(settings, "divergence", False) or getattr(settings, "objective", "") == "distillation"
 
 
+def kind_of(rule: str) -> tuple[str, str]:
+    """Return what a rule does, and of which structure."""
+    kind = rule.removeprefix("attention_")
+    return kind, "ffn" if kind == rule else "kv_groups"
+
+
 STAGES = {
-    **dict.fromkeys(("calibrate_shard", "observe", "attention_statistics"), gradients.STAGE),
-    **dict.fromkeys(("second_moments", "attention_second_moments"), second_moments.STAGE),
-    **dict.fromkeys(("output_gradients", "attention_output_gradients"), output_gradients.STAGE),
+    **dict.fromkeys(("calibrate_shard", "observe", "statistics"), gradients.STAGE),
+    **{"second_moments": second_moments.STAGE, "output_gradients": output_gradients.STAGE},
     **{"refit": footprint.REFIT, "rounds": footprint.ROUNDS, "sensitivity": footprint.SENSITIVITY},
     **{"recover": recovery.STAGE, "evaluate": perplexity.STAGE},
 }
-"""Rule -> the stage whose memory is rehearsed."""
-UNKNOWN = ("parameter_gradients", "attention_parameter_gradients", "cases")
-"""Rules that load a model as well; what else they take is not known."""
+"""Kind of a rule -> the stage whose memory is rehearsed."""
+UNKNOWN = ("parameter_gradients", "cases")
+"""Those that load a model as well; what else they take is not known."""
