@@ -85,7 +85,6 @@ def calibrate(
     the left, and for a model of no family that can be pruned. Sources: calibration/gradients.py and its neighbours."""
     from pruning.calibration import gradients, output_gradients, parameter_gradients, prepare, second_moments
     from pruning.calibration.objectives import OBJECTIVES
-    from pruning.core.layer_files import kind_of
     from pruning.models import structures as of
 
     _known("needs", needs, ("statistics", "second_moments", "output_gradients", "parameter_taylor"))
@@ -97,20 +96,20 @@ def calibrate(
             sites = of.sites(model, name)
             if "statistics" in needs:
                 neurons, layers = gradients.statistics(model, batches, objectives, name)
-                tables[kind_of("statistics", name)] = neurons
+                tables[of.kind_of("statistics", name)] = neurons
                 tables.setdefault("layers", layers)
             if "parameter_taylor" in needs:
                 at_once = parameter_gradients.layers_that_fit(model, structure=name)
                 own = parameter_gradients.table(model, batches, at_once, structure=name)
-                tables[kind_of("parameter_taylor", name)] = own
+                tables[of.kind_of("parameter_taylor", name)] = own
             if "second_moments" in needs:
                 counts = second_moments.token_counts(batches)
                 found = second_moments.second_moments(model, batches, sites)
-                matrices[kind_of("second_moments", name)] = [{**_arrays(own), **counts} for own in found]
+                matrices[of.kind_of("second_moments", name)] = [{**_arrays(own), **counts} for own in found]
             if "output_gradients" in needs:
                 sums, tokens = output_gradients.output_gradients(model, batches, seed, sites=sites)
                 found = [{"gradients": (own / tokens).numpy(), "tokens": tokens} for own in sums]
-                matrices[kind_of("output_gradients", name)] = found
+                matrices[of.kind_of("output_gradients", name)] = found
     return Statistics(tables, matrices)
 
 
@@ -132,8 +131,8 @@ def score(
     InputError for an unknown name, for what was not measured, and for a score that is not finite or not one per unit.
     Source: methods/scoring.py."""
     from pruning.config.default import DEFAULT
-    from pruning.core.layer_files import kind_of
     from pruning.methods import masks, scores, scoring
+    from pruning.models import structures as of
     from pruning.models.checkpoint import Loaded
 
     settings = {"score": method, "options": {}, "normalise": "none", "shuffle": None}
@@ -150,7 +149,7 @@ def score(
             raise InputError(f"statistics: of another model: layer widths {measured}, not {base.widths}")
 
     def read(index: int, name: str, kind: str) -> Mapping[str, Any]:
-        return statistics.matrices[kind_of(kind, name)][index]
+        return statistics.matrices[of.kind_of(kind, name)][index]
 
     return scoring.scored(settings | changes, structures, statistics.tables, statistics.matrices, read, lambda: base)
 
@@ -233,6 +232,7 @@ def reconstruct(
     that it is not for, for fewer than five samples, and for a mask of other models. Source: methods/refit.py."""
     import warnings
     from dataclasses import replace
+    from itertools import product
 
     from pruning.calibration import gradients, prepare, second_moments
     from pruning.config.base import choices
@@ -257,8 +257,10 @@ def reconstruct(
         if kind == "second_moments":
             each = ({**_arrays(own), **counts} for own in second_moments.second_moments(model, batches))
         else:
-            kept = {name for name in base.names if not name.endswith(f"{base.family.attention_out}.weight")}
-            own = refit.refit(_copy(model, shared=kept), batches, keeps, scheme.removeprefix("ridge_"))
+            names = [name for name in compensation.refits(scheme) if name not in keeps]  # of others new ones are cut
+            changed = {base.site(name, layer) for name, layer in product(names, range(base.layers))}
+            dense = _copy(model, shared={*base.names} - changed)
+            own = refit.refit(dense, batches, keeps, scheme.removeprefix("ridge_"))
             each = ({**_arrays(weights), "record": record, **counts} for weights, record in own)
         return lambda _: next(each)
 

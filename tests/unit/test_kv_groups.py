@@ -12,6 +12,7 @@ import pytest
 import score as score_stage
 import test_budget
 import torch
+from test_refit import SCHEMES
 from test_structures import CUTS, DROPPED, IDS, close, logits
 
 import tiny
@@ -248,7 +249,7 @@ def test_what_a_method_reads_follows_from_what_its_plug_ins_say(method, kinds, p
 
 
 @pytest.mark.parametrize("cut", ["uneven", "groups", *DROPPED])
-@pytest.mark.parametrize("scheme", refit.SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_what_is_left_is_refitted_and_is_in_every_way_to_a_model(tmp_path, scheme, cut):
     """Around a dropped layer too; in memory and where another tool reads."""
     keeps, batches = CUTS[cut], batches_of()

@@ -243,8 +243,8 @@ def statistics(
 
 
 def measure(job: Measurement) -> None:
-    """Write the statistics of a shard: one row per neuron, and one row per layer; or those of attention, one row per
-    channel of what heads hand to its output projection, whose columns have the same names.
+    """Write the statistics of a shard: one row per neuron, and one row per layer; or those of another structure, one
+    row per channel of what its units put out, whose columns have the same names.
 
     Raises InputError if there are more shards than micro-batches."""
     settings, batches = job.settings, job.batches
@@ -252,7 +252,7 @@ def measure(job: Measurement) -> None:
         raise InputError(f"calibration: {shards} shards for {len(batches)} micro-batches: lower `shards`")
     own = job.progress(shard_of(batches, settings.get("shard", 0), shards))
     frames = statistics(job.network, own, settings["objectives"], job.structure)
-    kinds = {"ffn": ("statistics", "layers"), "kv_groups": ("attention",)}[job.structure]
+    kinds = (structures.kind_of("statistics", job.structure), "layers")  # of another structure no layers
     for path, frame, kind in zip(job.outputs, frames, kinds, strict=False):
         artifacts.write_parquet(path, frame, kind, settings)
 

@@ -85,7 +85,7 @@ def measure(job: Measurement) -> None:
     sites = structures.sites(job.network, job.structure)
     sums, tokens = output_gradients(job.network, job.batches, job.settings["seed"], job.progress, sites)
     layers = [{"gradients": total / tokens} for total in sums]
-    kind = layer_files.kind_of("output_gradients", job.structure)
+    kind = structures.kind_of("output_gradients", job.structure)
     manifest, folder = job.outputs
     content = {"tokens": tokens, "layers": len(layers), "widths": [site.in_features for site in sites]}
     layer_files.write(folder, manifest, kind, job.settings, layers, content)

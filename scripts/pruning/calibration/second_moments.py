@@ -89,7 +89,7 @@ def measure(job: Measurement) -> None:
     counts, sites = token_counts(job.batches), structures.sites(job.network, job.structure)
     widths = [site.in_features for site in sites]
     layers = job.progress(second_moments(job.network, job.batches, sites), desc="layers", total=len(widths))
-    kind = layer_files.kind_of("second_moments", job.structure)
+    kind = structures.kind_of("second_moments", job.structure)
     manifest, folder = job.outputs
     content = {**counts, "layers": len(widths), "widths": widths}
     layer_files.write(folder, manifest, kind, job.settings, layers, content)
@@ -99,7 +99,7 @@ def read(manifest: Path, widths: Sequence[int], structure: str = "ffn") -> Calla
     """A function from a layer's number to what compensation takes: `fit`, `held_out`, `tokens_fit`, `tokens_held_out`.
 
     Raises InputError as layer_files.read does."""
-    tensors, content = layer_files.read(manifest, layer_files.kind_of("second_moments", structure), widths)
+    tensors, content = layer_files.read(manifest, structures.kind_of("second_moments", structure), widths)
     return lambda layer: {**tensors(layer), **{key: content[key] for key in ("tokens_fit", "tokens_held_out")}}
 
 

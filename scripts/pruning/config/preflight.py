@@ -14,13 +14,14 @@ from safetensors import safe_open
 from pruning.config.base import known
 from pruning.config.budgets import TIMED
 from pruning.config.definitions import data_files, metric_names, test_file
+from pruning.config.methods import PREFIXES
 from pruning.config.references import uses
 from pruning.config.schema import Config
 from pruning.core import devices, gpu_request, memory, names
 from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
 from pruning.evaluation import backends
-from pruning.methods import scores
+from pruning.methods import compensation, scores
 from pruning.models import sources
 from pruning.models.families import check_plain_residual, family_of, read_config
 
@@ -227,9 +228,10 @@ def _check_methods(config: Config, shape: dict[str, Any], methods: set[str]) -> 
     """Compensations and exports that the model's architecture has no place for."""
     for name in sorted(methods):
         method = config.method(name)
-        if method.compensate in ("ridge_corrective", "ridge_attention"):
-            kind, _, rest = name.partition("_")
-            instead = f"sequential_{rest}" if kind in ("corrective", "attention") else "`compensate: ridge_sequential`"
+        if compensation.corrective(method.compensate):
+            prefix, _, rest = name.partition("_")
+            named = PREFIXES.get(prefix) == {"compensate": method.compensate}
+            instead = f"sequential_{rest}" if named else "`compensate: ridge_sequential`"
             check_plain_residual(shape, f"methods.{name}.compensate: {method.compensate}", instead)
         if (method.compensate, method.export) == ("bias", "pad"):
             from pruning.methods.compact import no_slot

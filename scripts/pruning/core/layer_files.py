@@ -13,14 +13,6 @@ if TYPE_CHECKING:
     from torch import Tensor  # slow, and unneeded to read a manifest
 
 
-def kind_of(measured: str, structure: str = "ffn") -> str:
-    """Return the kind of what is measured of a structure: that of FFN neurons has the plain name."""
-    if structure == "ffn":
-        return measured
-    prefix = {"kv_groups": "attention"}.get(structure, structure)  # as the first of them was called
-    return f"{prefix}_{measured}".removesuffix("_statistics")
-
-
 def write(
     directory: Path,
     manifest: Path,

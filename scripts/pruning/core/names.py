@@ -38,19 +38,20 @@ ANSWERS = "results/{model}/answers/{task}.parquet"
 BASE = "results/{model}/base/manifest.json"
 
 CALIBRATION = "results/{model}/calibration/{calib}"
-STATISTICS = f"{CALIBRATION}/statistics.parquet"
+MATRICES = ("second_moments", "output_gradients")
+
+
+def measured(kind: str) -> str:
+    """Return where what is measured on calibration data lies, by its kind (models/structures): a table, or a directory
+    of matrices beside its manifest."""
+    return f"{CALIBRATION}/{kind}" + ("" if kind.endswith(MATRICES) else ".parquet")
+
+
+STATISTICS = measured("statistics")
 LAYERS = f"{CALIBRATION}/layers.parquet"
 TOKEN_CLASSES = f"{CALIBRATION}/token_classes.parquet"
 ACTIVATIONS = f"{CALIBRATION}/activations.parquet"
 SHARD = f"{CALIBRATION}/shards/{{shard}}-of-{{shards}}"
-SECOND_MOMENTS = f"{CALIBRATION}/second_moments"
-OUTPUT_GRADIENTS = f"{CALIBRATION}/output_gradients"
-ROUNDS = f"{CALIBRATION}/rounds.parquet"
-ATTENTION = f"{CALIBRATION}/attention.parquet"
-ATTENTION_SECOND_MOMENTS = f"{CALIBRATION}/attention_second_moments"
-ATTENTION_OUTPUT_GRADIENTS = f"{CALIBRATION}/attention_output_gradients"
-PARAMETER_TAYLOR = f"{CALIBRATION}/parameter_taylor.parquet"
-ATTENTION_PARAMETER_TAYLOR = f"{CALIBRATION}/attention_parameter_taylor.parquet"
 
 SCORES = "results/{model}/scores/{calib}/{method}.parquet"
 SENSITIVITY = "results/{model}/sensitivity/{calib}/{method}.parquet"

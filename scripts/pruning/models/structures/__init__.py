@@ -4,16 +4,30 @@ A structure's *units* are what scores rank and masks keep. To add one, add a fil
 allocation cuts it that names it in its own STRUCTURES.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from pruning.models.families import DOWN_BIAS
 from pruning.models.structures import ffn, kv_groups
 from pruning.models.structures.base import Structure
 
+if TYPE_CHECKING:
+    from torch import nn
+
 STRUCTURES: dict[str, Structure] = {each.STRUCTURE.name: each.STRUCTURE for each in (ffn, kv_groups)}
+
+
+def kind_of(measured: str, structure: str = "ffn") -> str:
+    """Return the kind of artefact of what is measured of a structure: that of FFN neurons has the plain name."""
+    label = "" if structure == ffn.STRUCTURE.name else f"{STRUCTURES[structure].label}_"
+    return f"{label}{measured}".removesuffix("_statistics")
+
+
+def titles(names: Iterable[str]) -> str:
+    """Return what texts for people call the structures of these beside FFN neurons."""
+    return " and ".join(STRUCTURES[name].title for name in names if name != ffn.STRUCTURE.name)
 
 
 def listed(config: Mapping[str, Any]) -> dict[str, list[int]]:
