@@ -19,8 +19,9 @@ OUTPUT
                                                                 {label}_second_moments/ and the others above
 """
 
-from pruning.methods.masks import NEURONS
-from pruning.models.structures import STRUCTURES, kind_of
+from pruning.config.methods import ALLOCATIONS
+from pruning.core.layer_files import kind_of, label_of
+from pruning.methods import allocation
 
 CALIBRATION_FILES = ("statistics", "layers")
 
@@ -70,31 +71,30 @@ MEASUREMENTS = {  # rule: (module of scripts/pruning/ that measures, outputs, se
     ),
     "observe": ("paper/observe", [names.ACTIVATIONS, names.TOKEN_CLASSES], observation_settings),
 }
-OF_STRUCTURES = {  # the same of each structure, its label before the rule: (module, kind of artefact, settings)
+OF_STRUCTURES = {  # the same of each structure: rule, after its label: (module, kind of artefact, settings)
+    "statistics": ("gradients", "statistics", calibration_settings),
     "second_moments": (
-        "calibration/second_moments",
+        "second_moments",
         "second_moments",
         partial(calibration_settings, exclude=["objectives", "gradient_checkpointing"]),
     ),
-    "output_gradients": ("calibration/output_gradients", "output_gradients", gradient_settings),
+    "output_gradients": ("output_gradients", "output_gradients", gradient_settings),
     "parameter_gradients": (
-        "calibration/parameter_gradients",
+        "parameter_gradients",
         "parameter_taylor",
         partial(calibration_settings, exclude=["objectives"]),
     ),
-    "statistics": ("calibration/gradients", "statistics", calibration_settings),  # those of FFN neurons are sharded
 }
+CUT = dict.fromkeys(name for scheme in ALLOCATIONS for name in allocation.structures_of(scheme))
 
-for each, (name, (what, kind, own_settings)) in product(STRUCTURES.values(), OF_STRUCTURES.items()):
-    path = names.measured(kind_of(kind, each.name))
-    outputs = [path]
-    if kind in names.MATRICES:  # a manifest, and a directory of one file per layer; moments are large
-        kept = CONFIG.storage.second_moments if kind == "second_moments" else "keep"
-        outputs = [f"{path}.json", kept_or_temp(directory(path), kept)]
-    if each.name != NEURONS:
-        MEASUREMENTS[f"{each.label}_{name}"] = what, outputs, partial(own_settings, structure=each.name)
-    elif name != "statistics":
-        MEASUREMENTS[name] = what, outputs, own_settings
+for structure, (name, (what, kind, own)) in product(CUT, OF_STRUCTURES.items()):
+    path = names.of_kind(kind_of(kind, structure))
+    kept = CONFIG.storage.second_moments if kind == "second_moments" else "keep"  # large
+    outputs = [f"{path}.json", kept_or_temp(directory(path), kept)] if kind in names.MATRICES else [path]
+    if structure != "ffn":
+        name, own = f"{label_of(structure)}_{name}", partial(own, structure=structure)
+    if name != "statistics":  # those of FFN neurons are sharded
+        MEASUREMENTS[name] = f"calibration/{what}", outputs, own
 
 for name, (what, outputs, own_settings) in MEASUREMENTS.items():
 

@@ -25,7 +25,6 @@ def score(
 
     from pruning.core import artifacts, layer_files
     from pruning.methods import masks, scoring
-    from pruning.models.structures import kind_of
 
     cli.phase("start-up")
     given = {kind: Path(path) for kind, path in (pair.split("=", 1) for pair in evidence or ())}
@@ -43,7 +42,7 @@ def score(
         return layer_files.read(given[kind], kind, checkpoint().channels(name))
 
     def read(index: int, name: str, kind: str) -> dict:
-        tensors, manifest = matrices(kind_of(kind, name), name)
+        tensors, manifest = matrices(layer_files.kind_of(kind, name), name)
         return {**tensors(index), **{key: manifest[key] for key in manifest if key.startswith("tokens")}}
 
     progress = partial(tqdm, mininterval=5)

@@ -30,12 +30,11 @@ def sensitivity(
     from tqdm import tqdm
 
     from pruning.calibration import footprint, prepare, second_moments
-    from pruning.core import artifacts, out_of_memory
+    from pruning.core import artifacts, layer_files, out_of_memory
     from pruning.methods import allocation, masks
     from pruning.methods import sensitivity as measuring
     from pruning.methods.compensation import ridge
     from pruning.models.checkpoint import Checkpoint
-    from pruning.models.structures import kind_of
 
     base = Checkpoint(model)
     original = artifacts.read_json(model / "manifest.json", "base")["original"]["widths"]
@@ -48,7 +47,7 @@ def sensitivity(
         return [0 if settings.get("drop_layers") else 1] * base.layers
 
     def fit_of(name: str) -> measuring.Fit | None:
-        if (kind := kind_of("second_moments", name)) not in given:
+        if (kind := layer_files.kind_of("second_moments", name)) not in given:
             return None
         of_layer = second_moments.read(given[kind], base.channels(name), name)
         return lambda layer, keep: ridge.compensate(base.matrix(layer, "down", name), keep, of_layer(layer))

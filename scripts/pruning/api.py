@@ -85,31 +85,32 @@ def calibrate(
     the left, and for a model of no family that can be pruned. Sources: calibration/gradients.py and its neighbours."""
     from pruning.calibration import gradients, output_gradients, parameter_gradients, prepare, second_moments
     from pruning.calibration.objectives import OBJECTIVES
-    from pruning.models import structures as of
+    from pruning.core.layer_files import kind_of
+    from pruning.models.structures import STRUCTURES
 
     _known("needs", needs, ("statistics", "second_moments", "output_gradients", "parameter_taylor"))
     _known("objectives", objectives, OBJECTIVES)
-    _known("structures", structures, of.STRUCTURES)
+    _known("structures", structures, STRUCTURES)
     batches, tables, matrices = prepare.as_batches(batches), {}, {}
     with _frozen(model):
         for name in structures:
-            sites = of.sites(model, name)
+            sites = STRUCTURES[name].sites(model)
             if "statistics" in needs:
                 neurons, layers = gradients.statistics(model, batches, objectives, name)
-                tables[of.kind_of("statistics", name)] = neurons
+                tables[kind_of("statistics", name)] = neurons
                 tables.setdefault("layers", layers)
             if "parameter_taylor" in needs:
                 at_once = parameter_gradients.layers_that_fit(model, structure=name)
                 own = parameter_gradients.table(model, batches, at_once, structure=name)
-                tables[of.kind_of("parameter_taylor", name)] = own
+                tables[kind_of("parameter_taylor", name)] = own
             if "second_moments" in needs:
                 counts = second_moments.token_counts(batches)
                 found = second_moments.second_moments(model, batches, sites)
-                matrices[of.kind_of("second_moments", name)] = [{**_arrays(own), **counts} for own in found]
+                matrices[kind_of("second_moments", name)] = [{**_arrays(own), **counts} for own in found]
             if "output_gradients" in needs:
                 sums, tokens = output_gradients.output_gradients(model, batches, seed, sites=sites)
                 found = [{"gradients": (own / tokens).numpy(), "tokens": tokens} for own in sums]
-                matrices[of.kind_of("output_gradients", name)] = found
+                matrices[kind_of("output_gradients", name)] = found
     return Statistics(tables, matrices)
 
 
@@ -131,8 +132,8 @@ def score(
     InputError for an unknown name, for what was not measured, and for a score that is not finite or not one per unit.
     Source: methods/scoring.py."""
     from pruning.config.default import DEFAULT
+    from pruning.core.layer_files import kind_of
     from pruning.methods import masks, scores, scoring
-    from pruning.models import structures as of
     from pruning.models.checkpoint import Loaded
 
     settings = {"score": method, "options": {}, "normalise": "none", "shuffle": None}
@@ -149,7 +150,7 @@ def score(
             raise InputError(f"statistics: of another model: layer widths {measured}, not {base.widths}")
 
     def read(index: int, name: str, kind: str) -> Mapping[str, Any]:
-        return statistics.matrices[of.kind_of(kind, name)][index]
+        return statistics.matrices[kind_of(kind, name)][index]
 
     return scoring.scored(settings | changes, structures, statistics.tables, statistics.matrices, read, lambda: base)
 
@@ -245,7 +246,7 @@ def reconstruct(
     _known("scheme", [scheme], choices("methods/compensation"))
     batches, keeps, base = prepare.as_batches(batches), _keeps(model, mask), Loaded(model)
     for name, wanted in masks.counts(keeps).items():
-        if (found := structures.counts(small, name)) != wanted:
+        if (found := structures.STRUCTURES[name].counts(small)) != wanted:
             raise InputError(f"small: has {name} {found}, the mask keeps {wanted}: give what `compact` made with it")
     (kind,) = compensation.requires(scheme)
 

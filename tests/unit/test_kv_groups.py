@@ -85,7 +85,10 @@ def test_a_dropped_ffn_is_measured_as_such():
 
 def test_times_are_measured_of_a_shape_without_an_ffn():
     dense = tiny.qwen2()
-    narrow, clock = shapes.narrowed(dense, [0, 20]), dict(prompt_tokens=4, decode_tokens=2, rounds=1, warmup=0, seed=0)
+    narrow, clock = (
+        shapes.narrowed(dense, {"ffn": [0, 20]}),
+        dict(prompt_tokens=4, decode_tokens=2, rounds=1, warmup=0, seed=0),
+    )
     assert [site.in_features for site in ffn.sites(narrow)] == [0, 20]
     for index, layer in enumerate(dense.model.layers):
         ffn.shrink(layer, index, tiny.keeps(0, 20)["ffn"], families.of(dense))

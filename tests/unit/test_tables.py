@@ -661,10 +661,11 @@ def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):
 
 
 def test_methods_that_cut_groups_or_keep_to_a_speed_say_so(study, printed):
-    groups = "key-value groups of attention are pruned as well, and count as neurons of as many parameters."
+    groups = "key-value groups are pruned as well, and count as neurons of as many parameters."
     assert groups not in printed["md"]
     kept_to = {"rku": "decode", "random": "flops", "taylor_fo": "prefill"}
-    study.settings |= {"groups": ["rku", "taylor_fo", "wanda"], "ranked": ["rku", "wanda"], "kept_to": kept_to}
+    others = dict.fromkeys(["rku", "taylor_fo", "wanda"], "key-value groups")
+    study.settings |= {"others": others, "ranked": ["rku", "wanda"], "kept_to": kept_to}
     study.run()
     text = study.text
     for said in (

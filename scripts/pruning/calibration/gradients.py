@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pruning.calibration.columns import LAYER_COLUMNS, neuron_columns
 from pruning.calibration.prepare import Batch, Measurement, blank, require_finite, shard_of
-from pruning.core import artifacts
+from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.models import families, head, rehearsal, structures
 from pruning.models.checkpointing import checkpoint_gradients
@@ -237,7 +237,7 @@ def statistics(
     """Return the statistics of columns.py: one row per neuron (or channel of another structure), one per layer.
 
     Raises InputError at a NaN or Inf, and for a model without such units."""
-    with Calibration(model, objectives, structures.sites(model, structure)) as run:
+    with Calibration(model, objectives, structures.STRUCTURES[structure].sites(model)) as run:
         run.run(batches)
     return run.frames()
 
@@ -252,7 +252,7 @@ def measure(job: Measurement) -> None:
         raise InputError(f"calibration: {shards} shards for {len(batches)} micro-batches: lower `shards`")
     own = job.progress(shard_of(batches, settings.get("shard", 0), shards))
     frames = statistics(job.network, own, settings["objectives"], job.structure)
-    kinds = (structures.kind_of("statistics", job.structure), "layers")  # of another structure no layers
+    kinds = (layer_files.kind_of("statistics", job.structure), "layers")  # of another structure no layers
     for path, frame, kind in zip(job.outputs, frames, kinds, strict=False):
         artifacts.write_parquet(path, frame, kind, settings)
 

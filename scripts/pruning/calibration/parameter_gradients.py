@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pruning.calibration.gradients import cross_entropy
 from pruning.calibration.prepare import Batch, Measurement, require_finite
-from pruning.core import artifacts
+from pruning.core import artifacts, layer_files
 from pruning.models import families, head, structures
 from pruning.models.structures import STRUCTURES
 
@@ -32,7 +32,7 @@ def measure(job: Measurement) -> None:
     layers = layers_that_fit(job.network, job.memory, job.structure)
     print(f"{layers} layers a pass of {job.network.config.num_hidden_layers}")
     frame = table(job.network, job.batches, layers, job.progress, job.structure)
-    kind = structures.kind_of("parameter_taylor", job.structure)
+    kind = layer_files.kind_of("parameter_taylor", job.structure)
     artifacts.write_parquet(job.outputs[0], frame, kind, job.settings)
 
 
@@ -69,7 +69,7 @@ def parameter_taylor(
 
     `layers_a_pass` bounds the memory and changes no number. `progress` wraps the micro-batches of a pass.
     Raises InputError at a NaN or Inf, naming the sample or the layer, and for a model without such units."""
-    layers, units = weights_of(model, structure), structures.counts(model, structure)
+    layers, units = weights_of(model, structure), structures.STRUCTURES[structure].counts(model)
     for start in range(0, len(layers), layers_a_pass):
         chunk = layers[start : start + layers_a_pass]
         with summed_gradients(chunk) as sums:

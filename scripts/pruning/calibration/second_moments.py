@@ -86,10 +86,10 @@ def parts(batch: Batch) -> dict[str, Tensor]:
 
 def measure(job: Measurement) -> None:
     """Write a manifest with token counts, and the file {layer}.safetensors of every layer (`fit` and `held_out`)."""
-    counts, sites = token_counts(job.batches), structures.sites(job.network, job.structure)
+    counts, sites = token_counts(job.batches), structures.STRUCTURES[job.structure].sites(job.network)
     widths = [site.in_features for site in sites]
     layers = job.progress(second_moments(job.network, job.batches, sites), desc="layers", total=len(widths))
-    kind = structures.kind_of("second_moments", job.structure)
+    kind = layer_files.kind_of("second_moments", job.structure)
     manifest, folder = job.outputs
     content = {**counts, "layers": len(widths), "widths": widths}
     layer_files.write(folder, manifest, kind, job.settings, layers, content)
@@ -99,13 +99,13 @@ def read(manifest: Path, widths: Sequence[int], structure: str = "ffn") -> Calla
     """A function from a layer's number to what compensation takes: `fit`, `held_out`, `tokens_fit`, `tokens_held_out`.
 
     Raises InputError as layer_files.read does."""
-    tensors, content = layer_files.read(manifest, structures.kind_of("second_moments", structure), widths)
+    tensors, content = layer_files.read(manifest, layer_files.kind_of("second_moments", structure), widths)
     return lambda layer: {**tensors(layer), **{key: content[key] for key in ("tokens_fit", "tokens_held_out")}}
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
     """What a micro-batch takes in the first layer. A GPU's sums are in float32."""
-    sites = structures.sites(network, settings.get("structure", "ffn"))
+    sites = structures.STRUCTURES[settings.get("structure", "ffn")].sites(network)
     found = rehearsal.rehearsed(network, lambda: next(second_moments(network, blank(settings), sites)))
     twice = (
         2 * settings["micro_batch"] * settings["sequence_length"] * sites[0].in_features ** 2

@@ -114,6 +114,7 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
 
     from pruning.analysis import budget as counting  # needs torch
     from pruning.methods import allocation
+    from pruning.methods.masks import NEURONS
     from pruning.models.checkpoint import Checkpoint
 
     base, kept = Checkpoint(_base(model)), config.method(method)
@@ -121,11 +122,8 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
-    groups = (
-        [0 if kept.drop_layers else 1] * base.layers if "kv_groups" in allocation.structures_of(kept.allocate) else None
-    )
-    floors = allocation.floors(np.array(base.widths), kept.least.get("min_keep"))
-    least = counting.counted(sizes.of(floors, groups))
+    floors = {name: [0 if kept.drop_layers else 1] * base.layers for name in allocation.structures_of(kept.allocate)}
+    least = sizes.cost(floors | {NEURONS: allocation.floors(np.array(base.widths), kept.least.get("min_keep"))})
     if target < least.value:
         (said,) = (f"`{key}: {str(value).lower()}`" for key, value in kept.least.items())
         raise counting.unmet(own.kind, own.text, least, f"which {said} of {method} leaves")

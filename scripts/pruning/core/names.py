@@ -38,16 +38,7 @@ ANSWERS = "results/{model}/answers/{task}.parquet"
 BASE = "results/{model}/base/manifest.json"
 
 CALIBRATION = "results/{model}/calibration/{calib}"
-MATRICES = ("second_moments", "output_gradients")
-
-
-def measured(kind: str) -> str:
-    """Return where what is measured on calibration data lies, by its kind (models/structures): a table, or a directory
-    of matrices beside its manifest."""
-    return f"{CALIBRATION}/{kind}" + ("" if kind.endswith(MATRICES) else ".parquet")
-
-
-STATISTICS = measured("statistics")
+STATISTICS = f"{CALIBRATION}/statistics.parquet"
 LAYERS = f"{CALIBRATION}/layers.parquet"
 TOKEN_CLASSES = f"{CALIBRATION}/token_classes.parquet"
 ACTIVATIONS = f"{CALIBRATION}/activations.parquet"
@@ -82,6 +73,15 @@ PUBLISHED = own("resources/paper/{table}.csv")
 PAPER_NOTES = own("resources/paper/notes.yaml")
 BENCHMARKS = "results/benchmarks"
 EXPERIMENTS = "results/experiments.html"
+
+MATRICES = ("second_moments", "output_gradients")
+
+
+def of_kind(kind: str) -> str:
+    """Return where artefacts of a kind lie: if it is none of the above, what is measured of some structure
+    (layer_files.kind_of), a table or a directory of matrices."""
+    measured = f"{CALIBRATION}/{kind}" + ("" if kind.endswith(MATRICES) else ".parquet")
+    return globals().get(kind.upper(), measured)
 
 
 class Places:

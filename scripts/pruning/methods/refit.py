@@ -22,6 +22,7 @@ from pruning.calibration import layerwise
 from pruning.calibration.prepare import Batch
 from pruning.calibration.second_moments import add, parts
 from pruning.core.errors import InputError
+from pruning.core.layer_files import label_of
 from pruning.methods import compensation, least_squares
 from pruning.methods.masks import NEURONS
 from pruning.models import families
@@ -45,8 +46,8 @@ def refit(
     scheme: str,
     progress: Callable = iter,
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """Yield (float32 weights, record) of one layer after the other: `down` [d, k] and, by their labels, those of other
-    structures [d, channels]. scheme: a file of methods/compensation, without its `ridge_`.
+    """Yield (float32 weights, record) of one layer after the other: `down` [d, k] and those of other structures
+    [d, channels] by layer_files.label_of. scheme: a file of methods/compensation, without its `ridge_`.
 
     The model, dense at first, is cut and refitted as it goes. record: of each weight `lambda`, `held_out_error` and
     `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖². Raises InputError as layerwise.check does,
@@ -71,7 +72,7 @@ def refit(
             STRUCTURES[structure].shrink(layer, index, own_keeps, family)
         weights, records = {}, {}
         for name in refitted:
-            label, module = STRUCTURES[name].label, layer.get_submodule(STRUCTURES[name].site(family))
+            label, module = label_of(name), layer.get_submodule(STRUCTURES[name].site(family))
             sums = Running(module)
             for number, batch in enumerate(batches):
                 own: list[Tensor] = []

@@ -1,7 +1,7 @@
 """What a method reads, as its plug-ins declare it (REQUIRES, SEARCH, STRUCTURES, REFITS): for the rules, the costs of a
 table and estimates.
 
-Kinds of artefacts are those of core/names.py in small letters, and what is measured (models/structures). They are
+Kinds of artefacts are those of core/names.py in small letters, and those that layer_files.kind_of names. They are
 tables, or matrices: a directory of one file per layer, beside its manifest. A method is one of config/methods.py.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pruning.core import names
+from pruning.core.layer_files import kind_of
 from pruning.methods import allocation, compensation, latency_table, scores
-from pruning.models.structures import kind_of
 
 
 def kinds(method: Any, stage: str) -> list[str]:
@@ -38,18 +38,13 @@ def passes(method: Any) -> list[str]:
     return list(dict.fromkeys(["shards", *(k for k in found if k not in ("statistics", "sensitivity", "refit"))]))
 
 
-def path_of(kind: str) -> str:
-    """Return where artefacts of a kind lie: those of every structure where names.measured says."""
-    return getattr(names, kind.upper(), names.measured(kind))
-
-
 def is_table(kind: str) -> bool:
-    return path_of(kind).endswith(".parquet")
+    return names.of_kind(kind).endswith(".parquet")
 
 
 def files(method: Any, stage: str, wildcards: Mapping[str, str]) -> dict[str, str]:
     """Return kind -> the file that a stage reads first: a table, or a manifest."""
-    paths = {kind: path_of(kind).format(**wildcards) for kind in kinds(method, stage)}
+    paths = {kind: names.of_kind(kind).format(**wildcards) for kind in kinds(method, stage)}
     return {kind: path if is_table(kind) else f"{path}.json" for kind, path in paths.items()}
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from pruning.core.errors import InputError
+from pruning.core.layer_files import kind_of
 from pruning.methods import scores
 from pruning.methods.masks import NEURONS
 from pruning.methods.normalise import NORMALISATIONS
-from pruning.models.structures import kind_of
 
 if TYPE_CHECKING:
     from pruning.models.checkpoint import Tensors  # needs torch, which most scores do not

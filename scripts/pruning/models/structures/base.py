@@ -1,19 +1,16 @@
 """What a structure says of itself, and how its units are then cut, on disk and in memory: the same for all."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from pruning.models import families
 from pruning.models.families import Family
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn  # slow, and unneeded for names
 
 Keeps = Mapping[str, Sequence[np.ndarray]]
 """A mask: structure -> which units of each layer are kept, bool [units]. Of a structure that is not there all are."""
@@ -46,10 +43,8 @@ class Structure:
     """In masks, scores and allocations (STRUCTURES)."""
     key: str
     """In config.json: the units of each layer, where these are not as many in all of them."""
-    label: str
-    """In names of what is measured (`kind_of`), and of the refitted weight at whose input units are measured."""
     title: str
-    """What its units are called in texts for people, in the plural."""
+    """What texts for people call its units."""
 
     def modules(self, family: Family) -> dict[str, tuple[int, int]]:
         """Return linear module of a layer -> (axis of its weight along which units have entries, fused parts on it).
@@ -110,8 +105,6 @@ class Structure:
         self, name: str, tensor: Tensor, keeps: Sequence[np.ndarray], family: Family, pad_to: int | None = None
     ) -> Tensor:
         """Return the kept units' part of a tensor, with zeros up to `pad_to` entries; other tensors as they are."""
-        import torch
-
         if not (place := self.place(name, family)):
             return tensor
         keep = keeps[place.layer]
@@ -151,8 +144,6 @@ class Structure:
         self, layer: nn.Module, index: int, keeps: Sequence[np.ndarray] | Mapping[int, np.ndarray], family: Family
     ) -> None:
         """Cut one decoder layer, the model's `index`th, down to its kept units, in place."""
-        from torch import nn
-
         for name in self.modules(family):
             module = layer.get_submodule(name)
             for kind, parameter in list(module.named_parameters(recurse=False)):
@@ -176,8 +167,6 @@ def parse(name: str, family: Family, modules: tuple[str, ...]) -> tuple[int, str
 
 def padded(tensor: Tensor, axis: int, size: int | None) -> Tensor:
     """Return the tensor with zeros along an axis up to this size; None adds none."""
-    import torch
-
     if size is None or size == tensor.shape[axis]:
         return tensor.contiguous()
     shape = list(tensor.shape)

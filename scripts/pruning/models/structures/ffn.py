@@ -3,18 +3,15 @@
 Sparsity is counted in them, and compensations refit `down`: every mask has them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from pruning.core.errors import InputError
 from pruning.models import families
 from pruning.models.families import Family
 from pruning.models.structures.base import Structure
-
-if TYPE_CHECKING:
-    from torch import nn
 
 CONFIG_KEY = "intermediate_size"
 WIDTHS = families.WIDTHS
@@ -27,7 +24,6 @@ class Neurons(Structure):
 
     name = "ffn"
     key = WIDTHS
-    label = "down"
     title = "FFN neurons"
 
     def modules(self, family: Family) -> dict[str, tuple[int, int]]:
@@ -48,8 +44,6 @@ class Neurons(Structure):
 
     def check(self, model: nn.Module) -> None:
         """Raise InputError, naming what was looked for, if a layer has no gated FFN."""
-        from torch import nn
-
         family = families.of(model)
         for index, layer in enumerate(families.decoder_layers(model)):
             for name in projections(family).values():
@@ -77,6 +71,11 @@ def projections(family: Family) -> dict[tuple[str, ...], str]:
     return {**dict(zip(rows, family.gate_up, strict=True)), ("down",): family.down}
 
 
+def modules(layer: nn.Module, family: Family) -> dict[tuple[str, ...], nn.Linear]:
+    """Return projections -> linear module, of one decoder layer."""
+    return {held: layer.get_submodule(f"{family.ffn}.{name}") for held, name in projections(family).items()}
+
+
 def compact_config(config: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
     """Return config.json of a model with these widths, one per layer.
 
@@ -92,7 +91,5 @@ def compact_config(config: Mapping[str, Any], widths: Sequence[int]) -> dict[str
 
 def add_down_bias(model: nn.Module) -> None:
     """Give every down projection a bias, new, on the device and in the dtype of the weights, which stay."""
-    from torch import nn
-
     for down in sites(model):
         down.bias = nn.Parameter(down.weight.new_zeros(down.out_features))
