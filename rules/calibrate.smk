@@ -148,7 +148,7 @@ rule rounds:
         data=calibration_data,
         code=code("rounds", "methods/compensation/ridge_attention"),
     output:
-        names.ROUNDS,
+        names.of_kind("rounds"),
     params:
         settings=lambda w: calibration_settings(w, ["objectives"], rounds=CONFIG.calibrations[w.calib].rounds),
         model=subpath(input.model, parent=True),

@@ -78,7 +78,7 @@ def calibrate(
     batches: token ids, int64 [samples, tokens]; or what a tokenizer gives (`input_ids`, `attention_mask`, padded on
     the right, and `labels`, -100 where the objectives do not look). objectives: whose gradients are measured
     (calibration/objectives.py). needs: what scores are made of (their REQUIRES): `statistics`, `second_moments`,
-    `output_gradients`, `parameter_taylor`. structures: `ffn` and, for allocations that cut attention, `kv_groups`.
+    `output_gradients`, `parameter_taylor`. structures: those that the allocation cuts (its STRUCTURES).
     seed: of the tokens that output gradients are drawn for.
 
     Raises InputError for an unknown need or objective, at a NaN or Inf (naming layer and sample), for batches padded on

@@ -138,4 +138,4 @@ def test_what_cannot_score_channels_is_refused_before_any_job(finished: Workspac
     target = f"{MODEL}/masks/{CALIB}/odd/50.parquet"
     status, output = in_fork(finished.path, ["-n", "--cores", "2", target, "--configfile", "test.yaml", "odd.yaml"])
     assert status != 0 and "Traceback" not in output
-    assert "allocate: joint scores key-value groups as well, which score 'cfsp' cannot" in output
+    assert "allocate: joint scores `kv_groups` as well, which score 'cfsp' cannot" in output

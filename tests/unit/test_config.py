@@ -105,7 +105,7 @@ def test_tables_know_which_methods_rank_what_they_cut_by_its_time():
     update_config(raw, {"methods": methods, "tables": {"timed": {**table, "reference": "wanda"}}})
     settings = catalogue.tables(validate(raw))["timed"].settings
     joint = ["by_joint", "by_sensitivity_joint", "obs_joint"]
-    assert settings["others"] == dict.fromkeys(joint, "key-value groups")
+    assert settings["others"] == dict.fromkeys(joint, "`kv_groups`")
     assert settings["kept_to"] == dict.fromkeys(methods, "prefill") and settings["ranked"] == ["by_joint", "obs_joint"]
 
 

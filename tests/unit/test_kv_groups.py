@@ -202,6 +202,13 @@ def test_scores_say_whether_they_can_score_groups():
     assert DEFAULT.method("attention_obs_joint").compensate == "ridge_attention"
 
 
+def test_whatever_a_method_cuts_is_named_where_it_is_refused(monkeypatch):
+    monkeypatch.setattr(allocation, "structures_of", lambda _: ("ffn", "heads"))
+    for wrong, message in (({"score": "cfsp"}, "scores `heads` as well"), ({"export": "pad"}, "cuts `heads`, for")):
+        with pytest.raises(ValueError, match=message):
+            Method(**{"score": "wanda", "allocate": "joint", **wrong})
+
+
 MOMENTS = ["second_moments", "output_gradients", "attention_second_moments", "attention_output_gradients"]
 
 

@@ -24,7 +24,6 @@ from pruning.calibration.second_moments import add, parts
 from pruning.core.errors import InputError
 from pruning.core.layer_files import label_of
 from pruning.methods import compensation, least_squares
-from pruning.methods.masks import NEURONS
 from pruning.models import families
 from pruning.models.structures import STRUCTURES, ffn
 from pruning.models.structures.base import Keeps
@@ -57,7 +56,7 @@ def refit(
     if corrective := compensation.corrective(compensate):
         where = f"compensate: {compensate}"
         families.check_plain_residual(model.config.to_dict(), where, "`compensate: ridge_sequential`")
-    refitted = [name for name in compensation.refits(compensate) if name != NEURONS] + [NEURONS]
+    refitted = compensation.refits(compensate)[::-1]  # FFN neurons, the first of them, at the end
     family, layers, sites = families.of(model), families.decoder_layers(model), ffn.sites(model)
     dense: list[Tensor | None] = [None] * len(batches)  # hidden states [B, T, d] before the layer, on the CPU
     pruned: list[Tensor | None] = [None] * len(batches)
@@ -82,7 +81,7 @@ def refit(
                 x, y = own
                 if not corrective:
                     target, present = outputs[number].float(), y.float()
-                elif name == NEURONS:
+                elif module is down:
                     target, present = dense[number].float(), after.float()
                 else:  # the stream before the FFN
                     target = dense[number].float() - outputs[number].float()
