@@ -1,5 +1,5 @@
 """
-Before any job: a stale lock is cleared, what the config names is looked for, what this machine has is counted, and jobs
+Before any job: no other run is at work here, what the config names is looked for, what this machine has is counted, and jobs
 of a killed run are looked for in Slurm's queue.
 """
 
@@ -9,7 +9,7 @@ min_version("9.27")
 
 if workflow.is_main_process:
     checked(preflight.check_place, HOME)
-    LIVE = checked(locks.clear_stale, Path(".snakemake"))
+    checked(locks.replace_snakemakes, Path(".snakemake"))
     checked(preflight.check, CONFIG)
     if old := artifacts.of_earlier_versions(Path("results")):
         logger.warning(f"{old[0].parts[1]}: an earlier version made these results; all of them are made again, once")
@@ -24,6 +24,7 @@ elif workflow.remote_exec:
 
 onstart:
     # Not known before the jobs are; here no dry-run comes.
+    checked(locks.hold, Path(".snakemake"))
     checked(preflight.check_size, CONFIG, sum(1 for _ in workflow.dag.needrun_jobs()))
     checked(partial(slurm.refuse_twice, Path.cwd(), must_know=workflow.executor_plugin.name == "slurm"))
     # Snakemake starts as many local jobs as there are cores; memory and GPUs must suffice as well. Known only now:

@@ -1,6 +1,7 @@
 """What is made again after a change, and what goes on after a kill, where a run must be seen to say it."""
 
 import os
+import signal
 import subprocess
 import time
 
@@ -111,7 +112,7 @@ def test_a_changed_mask_is_never_answered_from_another_models_cache(workspace: W
     assert "777" not in set(pd.read_parquet(workspace.path / target)["prediction"])
 
 
-def test_after_sigkill_the_same_command_goes_on_where_it_stopped(workspace: Workspace):
+def test_a_run_keeps_others_off_and_after_sigkill_the_same_command_goes_on(workspace: Workspace):
     workspace.configure({"tasks.gsm_symbolic.limit": 12, "tasks.gsm_symbolic.batch_size": 1})
     target = "results/tiny-reasoner/eval/dense/gsm_symbolic.samples.parquet"
     folder = (workspace.path / target).parent
@@ -122,6 +123,10 @@ def test_after_sigkill_the_same_command_goes_on_where_it_stopped(workspace: Work
     while not (answers := [p for p in folder.glob(".gsm_symbolic.*.jsonl") if p.read_bytes().count(b"\n") >= 2]):
         assert time.monotonic() < deadline and run.poll() is None
         time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGSTOP)  # so that it stays at work
+    workspace.snakemake("results/data/gsm_symbolic/test.parquet")  # there is nothing to do, and Snakemake's locks go
+    second = workspace.snakemake(target, check=False)
+    assert f"error: another run is at work in {workspace.path}: wait for its end, or stop it" in second.stderr
     os.killpg(run.pid, 9)
     run.wait()
     assert not (workspace.path / target).exists()

@@ -24,6 +24,7 @@ from pruning.command.configuration import (
     model_section,
     model_source,
     parameters_of,
+    steps,
     text,
 )
 from pruning.command.line import numbers
@@ -353,6 +354,20 @@ def test_what_is_written_is_a_valid_configuration(recover):
     assert config.table("table1").tasks == (["own", "own@own"] if recover else ["own"])
 
 
+def test_rounds_end_at_the_largest_sparsity_in_equal_steps():
+    assert "rounds" not in made()["calibrations"]["own"]
+    assert made(rounds=3)["calibrations"]["own"]["rounds"] == [10, 20]  # of 30
+    found = build(Request("m", Path("d"), Path("o"), [], rounds=2), known(), {"standard": None}, {"standard": 37})
+    assert found["calibrations"]["own"]["rounds"] == [40]
+    assert steps(1, 3) == [1]
+
+
+@pytest.mark.parametrize("given", [{"effort": "quick"}, {"methods": ["wanda"]}])
+def test_rounds_are_of_efforts_that_prune_by_the_loss_after_reconstruction(given):
+    with pytest.raises(InputError, match="^--rounds 3: they are of --effort standard and thorough, without --methods$"):
+        check(Request("m", Path("d"), Path("o"), rounds=3, **given))
+
+
 @pytest.mark.parametrize(("recover", "objective"), [("distill", "distillation"), ("lora", "cross_entropy")])
 def test_recovered_models_are_measured_beside_the_others(recover, objective):
     config = validated(made(recover=recover, steps=7, about=known(answers=judged("1"))))
@@ -644,7 +659,8 @@ def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
     goes_on = "the same command as before goes on from here"
     stopped = [done, "stopped: evaluate variant=dense", goes_on]
     assert status_of(tmp_path, *BEFORE, *RAN) == stopped  # no run was ever there
-    alive = locks.clear_stale(tmp_path / ".snakemake")
+    (tmp_path / ".snakemake").mkdir()
+    alive = locks.hold(tmp_path / ".snakemake")
     assert status_of(tmp_path, *BEFORE, *RAN) == [done, "at work: evaluate variant=dense"]
     assert status_of(tmp_path, START) == [nothing]
     os.close(alive)  # as the kernel does when the process is killed

@@ -1,9 +1,11 @@
 """A run in a process of its own: its events, its progress and its errors."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,42 @@ def test_without_a_terminal_each_finished_job_is_a_line_and_on_one_there_is_a_ba
     (tmp_path / "a.txt").unlink()
     said = shown(written(tmp_path, "exit {nothing}; "), FORCE_COLOR="1", COLUMNS="200")
     assert "NameError" in said and "0/3" in said and "Select jobs" not in said
+
+
+def processes(marked: str) -> set[int]:
+    """Processes whose command line has this text."""
+    lines = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
+    return {int(line.split()[0]) for line in lines if marked in line and str(os.getpid()) != line.split()[0]}
+
+
+READER = """
+import sys
+from pathlib import Path
+from pruning.core import workflow
+folder = Path(sys.argv[1])
+with open(folder / "messages", "w+") as messages:
+    for event in workflow.events(["--snakefile", "Snakefile", "--cores", "1", "--", "all"], messages):
+        print(event["event"], flush=True)
+"""
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_whose_reader_ends_ends_with_its_jobs(tmp_path, by):
+    """Its reader is a process of its own, started to ignore Ctrl-C as a shell starts what is in the background."""
+    folder, name = written(tmp_path, f"sleep 300.{os.getpid()}; "), f"sleep 300.{os.getpid()}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(workflow.__file__).parents[2])}
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(folder)], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    for line in reader.stdout:
+        if line.strip() == "job_info":
+            break
+    while not processes(name):
+        time.sleep(0.1)
+    os.kill(reader.pid, by)
+    reader.wait(20)
+    ended = time.monotonic() + 20
+    while processes(str(folder)) | processes(name):
+        assert time.monotonic() < ended
+        time.sleep(0.1)
+    assert not list(folder.glob("*.txt"))

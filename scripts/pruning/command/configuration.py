@@ -27,6 +27,9 @@ ITEMS = {"cpu": 200, "gpu": 1000}  # of a task of lm-eval's, at most
 RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}
 """--recover -> a tuning's objective."""
 STEPS = 150
+IN_ONE, IN_ROUNDS = "obs", "rounds"
+"""The score that prunes at once, and the one that prunes in rounds by the same measure."""
+MOST = 80  # per cent, that rounds go to where the sparsity is still to be found
 MICRO_BATCH = 4  # calibration sequences at once
 BUDGET = "asked"
 VALIDATION = "own_validation"
@@ -57,6 +60,7 @@ class Request:
     cores: int = 1
     steps: int | None = None  # of recovery; None: STEPS
     answer: str | None = None  # how generated answers are judged, as own_data.judge reads it; None: if they are numbers
+    rounds: int | None = None  # of pruning, each on what was measured after the one before; None: all at once
     own_answers: bool = False  # recover on the dense model's own right answers, where answers are judged
     tasks: Sequence[str] = ()  # of lm-eval's, as lm_eval_tasks.asked reads them
 
@@ -95,6 +99,9 @@ def check(request: Request) -> None:
         raise InputError(f"--recover {request.recover}: give one of {', '.join(RECOVERIES)}")
     if request.steps and not with_recovery(request).recover:
         raise InputError(f"--steps {request.steps}: they are of --recover distill or --recover lora; give one of them")
+    if request.rounds and (request.methods or efforts.read(request.effort).method.score != IN_ONE):
+        others = [name for name in efforts.EFFORTS if efforts.read(name).method.score == IN_ONE]
+        raise InputError(f"--rounds {request.rounds}: they are of --effort {' and '.join(others)}, without --methods")
     if request.answer:
         own_data.judge(request.answer)
     for kind in request.gguf:
@@ -177,6 +184,8 @@ def build(
         )
     objectives = efforts.objectives(efforts.definitions(methods).values())
     text = calibration(known, efforts.read(request.effort).tokens[known.kind], objectives)
+    if request.rounds:
+        text["rounds"] = steps(max(request.sparsities, default=MOST), request.rounds)
     speed = {"prompt_tokens": min(512, known.context // 2), "decode_tokens": min(32, known.context // 2)}
     data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
     files = {"path": "own-data/{split}.jsonl", "splits": {part: part for part in own_data.PARTS}}
@@ -228,6 +237,11 @@ def build(
             own["tunings"]["own"]["answers"] = own_data.ON_TRAIN
             own["tasks"] = {**tasks, own_data.ON_TRAIN: {**tasks[own_data.ANSWERS], "title": "your training questions"}}
     return own | {key: value for key, value in OFF.items() if key not in own}
+
+
+def steps(sparsity: int, rounds: int) -> list[int]:
+    """Return the per cent that are gone after each of so many equal rounds but the last, which ends at `sparsity`."""
+    return sorted({max(1, round(sparsity * number / rounds)) for number in range(1, rounds)})
 
 
 def calibration(known: Known, tokens: int, objectives: Sequence[str]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def needs(folder: Path, dtype: str, calibration: Mapping[str, Any], on_gpus: boo
 
     folder: the model's. calibration: `micro_batch`, `sequence_length`."""
     kinds = {kind for method in methods for kind in requirements.passes(method)}
-    if not kinds & {"second_moments", "refit", "output_gradients"}:
+    if not kinds & {"second_moments", "refit", "output_gradients", "rounds"}:
         return Needs(0.0, 0.0)
     from pruning.calibration import footprint  # slow
     from pruning.models import rehearsal
@@ -105,7 +105,7 @@ def needs(folder: Path, dtype: str, calibration: Mapping[str, Any], on_gpus: boo
     if on_gpus:  # which keep both sums in float32; least squares are solved beside the GPU, in float64
         machine = beside.spared + 8 * max(site.in_features for site in sites) ** 2
     matrices = 0
-    if "second_moments" in kinds:
+    if kinds & {"second_moments", "rounds"}:
         matrices = sum(8 * site.in_features**2 + 4 * site.out_features**2 for site in sites)
     return Needs(machine / 1e9, matrices / 1e9)
 

@@ -46,6 +46,7 @@ COST += "or a share of the dense model's: parameters=70%"
 EFFORT = "; ".join(f"{name}: {efforts.read(name).summary}" for name in efforts.EFFORTS)
 METHODS = "in place of the effort's recipe, to compare; with commas, the first is what others are compared with"
 RECOVER = "also tune each pruned model by LoRA: distill (after the dense model) or lora (on the data themselves)"
+ROUNDS = "prune in so many rounds, each on what is measured and reconstructed after the one before"
 ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
 ANSWER += "number, where all reference answers end in one"
 TASK = "also a task of lm-eval's, as gsm8k; repeat"
@@ -66,6 +67,7 @@ class Asked:
     out: option(Path, "folder for all of it; a run that stopped goes on there") = Path("pruned")
     recover: option(Literal[*configuration.RECOVERIES] | None, RECOVER) = None
     steps: option(int | None, "of recovery; 150 unless given", min=1) = None
+    rounds: option(int | None, ROUNDS, min=2) = None
     answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None
     task: option(list[str] | None, TASK, metavar="NAME[:METRIC]") = None
     tolerance: option(float, "per cent of perplexity that may be lost") = 10.0
@@ -90,6 +92,7 @@ class Asked:
             effort=self.effort,
             recover=self.recover,
             steps=self.steps,
+            rounds=self.rounds,
             answer=self.answer,
             tasks=self.task or [],
             tolerance=self.tolerance / 100,

@@ -278,6 +278,8 @@ def methods_for(
         notes = []
     else:
         own, notes = made[request.effort]
+        if request.rounds:
+            own = own.model_copy(update={"score": configuration.IN_ROUNDS})
         found = {request.effort: own}
     cut = {"micro_batch": configuration.MICRO_BATCH, "sequence_length": min(configuration.SEQUENCE, known.context)}
     disk = shutil.disk_usage(request.out).free

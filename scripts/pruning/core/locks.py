@@ -1,8 +1,7 @@
-"""Snakemake's lock on the working directory, cleared when the run that took it was killed.
+"""One run at a time in a working directory, by a lock that the kernel frees with its process.
 
-A killed Snakemake leaves its lock behind and the next run asks for `--unlock` (9.27; a version that tells a stale lock
-from a live one needs none of this). Every run therefore also holds a shared flock, which the kernel frees with the
-process: whoever gets it exclusively is alone, and any lock there is stale.
+Snakemake's own locks do not serve (9.27): a killed run leaves them behind, and the end of any run, of one with nothing
+to do as well, deletes those of all others. They are removed before a run looks for them.
 """
 
 import fcntl
@@ -10,37 +9,42 @@ import os
 from pathlib import Path
 
 from pruning.core import files
+from pruning.core.errors import InputError
 
 
-def clear_stale(state: Path) -> int | None:
-    """Remove Snakemake's locks below `state` (.snakemake) if no run is alive, and mark this process as a live run.
+def replace_snakemakes(state: Path) -> None:
+    """Remove Snakemake's locks below `state` (.snakemake).
 
-    Returns the descriptor that marks it, open as long as the process; None where the file system knows no flock.
     Raises InputError where not a megabyte can be written: Snakemake itself would end in a traceback."""
     with files.writing(state / "live"):
         state.mkdir(exist_ok=True)
-        descriptor = os.open(state / "live", os.O_CREAT | os.O_RDWR, 0o666)
-        try:
-            (state / "live").write_bytes(bytes(2**20))
-        finally:
-            os.ftruncate(descriptor, 0)
+        with (state / "live").open("ab") as file:
+            try:
+                file.write(bytes(2**20))
+                file.flush()
+            finally:
+                file.truncate(0)
+    for lock in (state / "locks").glob("*.lock"):
+        lock.unlink(missing_ok=True)
+
+
+def hold(state: Path) -> int:
+    """Take the lock for as long as this process lives, and return its descriptor.
+
+    Raises InputError if another run has it."""
+    descriptor = os.open(state / "live", os.O_CREAT | os.O_RDWR, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass  # another run is alive: its locks are real
-        else:
-            for lock in (state / "locks").glob("*.lock"):
-                lock.unlink(missing_ok=True)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-    except OSError:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(descriptor)
-        return None
+        raise InputError(f"another run is at work in {state.absolute().parent}: wait for its end, or stop it") from None
+    except OSError:
+        pass  # a file system without locks
     return descriptor
 
 
 def alive(state: Path) -> bool:
-    """Whether a run that called clear_stale(state) goes on."""
+    """Whether a run that called `hold` goes on."""
     try:
         with (state / "live").open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

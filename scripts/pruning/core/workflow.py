@@ -25,8 +25,8 @@ def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any
     """Run Snakemake with these arguments and yield its events (core/plugins) as they come.
 
     messages: a file, open for reading and writing, which gets Snakemake's own words. Raises InputError with the last
-    error that these tell of, or with their last line, if the run fails. Whoever stops reading stops the run: its jobs
-    are told to end, and are waited for half a minute."""
+    error that these tell of, or with their last line, if the run fails. Whoever stops reading stops the run with its
+    jobs: all are told to end, and killed after half a minute. So does the death of this process."""
     reading, writing = os.pipe()
     added = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(PLUGINS)}
     before = {key: [os.environ[key]] if key in os.environ else [] for key in added}
@@ -35,18 +35,26 @@ def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any
     command += ["--logger", "pruning", "--logger-pruning-events", f"/dev/fd/{writing}", *arguments]
     start = messages.seek(0, os.SEEK_END)
     process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=messages, stderr=messages, pass_fds=[writing]
+        command,
+        env={**os.environ, **environment},
+        stdout=messages,
+        stderr=messages,
+        pass_fds=[writing],
+        start_new_session=True,  # a group of its own, so that a signal reaches the jobs: Snakemake hands none on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     os.close(writing)
-    try:
-        with open(reading, encoding="utf-8") as stream:
+    with open(reading, encoding="utf-8") as stream:
+        try:
             yield from map(json.loads, stream)
-    except BaseException:
-        process.send_signal(signal.SIGINT)  # on SIGTERM Snakemake would let the jobs at work go on to their end
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        process.kill()
-        raise
+        except BaseException:
+            os.killpg(process.pid, signal.SIGINT)  # on SIGTERM Snakemake would let the jobs at work go on to their end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
     if process.wait():
         messages.seek(start)
         lines = [line.strip() for line in messages if line.strip()]

@@ -9,10 +9,14 @@ loads it before the workflow, so that this file imports nothing of the library.
 
 import json
 import logging
+import os
+import select
+import signal
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -36,6 +40,14 @@ def event_of(record: logging.LogRecord) -> dict[str, Any] | None:
 def name_of(job: dict[str, Any]) -> str:
     """Return the rule and the wildcards of a `job_info`."""
     return f"{job['rule_name']} {', '.join(f'{key}={value}' for key, value in job['wildcards'].items())}".strip()
+
+
+def end_without_reader(events: TextIO) -> None:
+    """Wait until nobody reads events any more, and end this run with its jobs. Nobody needs to read a file on disk."""
+    waiting = select.poll()
+    waiting.register(events, 0)  # errors are always told
+    waiting.poll()
+    os.killpg(os.getpgrp(), signal.SIGINT)
 
 
 class Bar(Progress):
@@ -91,6 +103,8 @@ class LogHandler(LogHandlerBase):
         self.printed = DefaultFilter(own.quiet, own.debug_dag, own.verbose, own.dryrun, own.printshellcmds)
         self.file = path.open("a", encoding="utf-8", buffering=1) if path else None
         self.bar = None if path else Bar()
+        if self.file:
+            threading.Thread(target=end_without_reader, args=(self.file,), daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show or write a record. Python prints a mistake in here, and the run goes on."""
