@@ -83,7 +83,7 @@ def test_what_else_there_is_for_a_structure(walked: Workspace):
     path, library = walked.path, walked.path / "scripts/pruning"
     (library / "methods/allocation/searched_heads.py").write_text(SEARCHED)
     (library / "methods/compensation/ridge_heads.py").write_text(REFITTED)
-    budgets, timed = {"small": {"parameters": "80%"}}, {"prompt_tokens": 8, "decode_tokens": 2, "rounds": 2}
+    budgets, timed = {"small": {"parameters": "80%"}}, {"prompt_tokens": 8, "decode_tokens": 2, "rounds": 5}
     methods = {f"methods.{name}": method for name, method in MORE.items()}
     walked.configure({**methods, "budgets": budgets, "latency.methods": ["heads"], "latency_table": timed})
     compact = f"{MODEL}/compact/{CALIB}/searched/50/manifest.json"
