@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ from pruning.methods.compensation import bias
 from pruning.models import loading, structures
 from pruning.models.checkpoint import Checkpoint, Loaded
 from pruning.models.structures import STRUCTURES, ffn
-from pruning.models.structures import sites as sites_of
 
 __all__ = ["Result", "Statistics", "allocate", "calibrate", "compact", "load", "prune", "reconstruct", "score"]
 
@@ -94,7 +94,7 @@ def calibrate(
     batches: token ids, int64 [samples, tokens]; or what a tokenizer gives (`input_ids`, `attention_mask`, padded on
     the right, and `labels`, -100 where the objectives do not look). objectives: whose gradients are measured
     (calibration/objectives.py). needs: what scores are made of (their REQUIRES): `statistics`, `second_moments`,
-    `output_gradients`, `parameter_taylor`. structures: `ffn` and, for allocations that cut attention, `kv_groups`.
+    `output_gradients`, `parameter_taylor`. structures: those that the allocation cuts (its STRUCTURES).
     seed: of the tokens that output gradients are drawn for.
 
     Raises InputError for an unknown need or objective, at a NaN or Inf (naming layer and sample), for batches padded on
@@ -105,7 +105,7 @@ def calibrate(
     batches, tables, matrices = prepare.as_batches(batches), {}, {}
     with _frozen(model):
         for name in structures:
-            sites = sites_of(model, name)
+            sites = STRUCTURES[name].sites(model)
             if "statistics" in needs:
                 neurons, layers = gradients.statistics(model, batches, objectives, name)
                 tables[kind_of("statistics", name)] = neurons
@@ -233,7 +233,7 @@ def reconstruct(
     _known("scheme", [scheme], choices("methods/compensation"))
     batches, keeps, base = prepare.as_batches(batches), _keeps(model, mask), Loaded(model)
     for name, wanted in masks.counts(keeps).items():
-        if (found := structures.counts(small, name)) != wanted:
+        if (found := structures.STRUCTURES[name].counts(small)) != wanted:
             raise InputError(f"small: has {name} {found}, the mask keeps {wanted}: give what `compact` made with it")
     (kind,) = compensation.requires(scheme)
 
@@ -245,8 +245,10 @@ def reconstruct(
         if kind == "second_moments":
             each = ({**_arrays(own), **counts} for own in second_moments.second_moments(model, batches))
         else:
-            kept = {name for name in base.names if not name.endswith(f"{base.family.attention_out}.weight")}
-            own = refit.refit(_copy(model, shared=kept), batches, keeps, scheme.removeprefix("ridge_"))
+            names = [name for name in compensation.refits(scheme) if name not in keeps]  # of others new ones are cut
+            changed = {base.site(name, layer) for name, layer in product(names, range(base.layers))}
+            dense = _copy(model, shared={*base.names} - changed)
+            own = refit.refit(dense, batches, keeps, scheme.removeprefix("ridge_"))
             each = ({**_arrays(weights), "record": record, **counts} for weights, record in own)
         return lambda _: next(each)
 
