@@ -127,5 +127,4 @@ def test_only_files_of_structures_and_plug_ins_that_declare_them_name_one():
     assert {name for name in named if not name.startswith(own)} <= {
         "scripts/pruning/models/families.py",  # the key of config.json, which is checked where that is read
         "scripts/pruning/core/layer_files.py",  # `attention`, as its artefacts were called first
-        "scripts/pruning/analysis/work.py",
     }

@@ -20,11 +20,12 @@ from torch.utils.benchmark import Timer
 
 from pruning.calibration import footprint, gradients, output_gradients, second_moments
 from pruning.core import memory, names
+from pruning.core.layer_files import label_of
 from pruning.core.names import Variant
 from pruning.evaluation import generation, perplexity, recovery
-from pruning.methods import allocation
+from pruning.methods import allocation, compensation
 from pruning.models import families, rehearsal
-from pruning.models.structures import ffn
+from pruning.models.structures import STRUCTURES, ffn
 
 SHAPES = names.HOME / "resources/architectures"
 SIZES = names.HOME / "resources/task_sizes.csv"  # items of published test sets; tokens an item, by Qwen2.5's tokenizer
@@ -78,8 +79,6 @@ class Shape(NamedTuple):
     width: float
     """Neurons of an FFN, the mean of the layers."""
     hidden: int
-    channels: int
-    """What a layer's heads hand to its output projection."""
     parameters: int
     """Of all products: decoder layers and head."""
     cached: int
@@ -106,7 +105,7 @@ def shape_of(network: nn.Module) -> Shape:
     return Shape(
         len(layers),
         sum(site.in_features for site in sites) / len(sites),
-        *(sites[0].out_features, config.num_attention_heads * size),
+        sites[0].out_features,
         head.numel() + sum(parameter.numel() for layer in layers for parameter in layer.parameters()),
         *(2 * len(layers) * heads * size, head.element_size()),
         network.get_memory_footprint(return_buffers=False),
@@ -148,7 +147,7 @@ class Run:
 
     def __init__(self, config: Any, card: Card) -> None:
         self.config, self.card = config, card
-        self.shape, self.beside = cache(self._shape), cache(self._beside)
+        self.shape, self.inputs, self.beside = cache(self._shape), cache(self._inputs), cache(self._beside)
 
     def network(self, model: str) -> nn.Module | None:
         """Return a model without weights; None where its config.json is not there yet."""
@@ -163,6 +162,11 @@ class Run:
 
     def _shape(self, model: str) -> Shape | None:
         return shape_of(network) if (network := self.network(model)) else None
+
+    def _inputs(self, model: str, structure: str) -> float:
+        """Return how many inputs the module has at which a structure is measured, the mean of the layers."""
+        sites = STRUCTURES[structure].sites(self.network(model))
+        return sum(site.in_features for site in sites) / len(sites)
 
     def _beside(self, model: str, rule: str, key: str) -> float:
         """Return the bytes that a rule's jobs take beside the weights, with the settings of this name."""
@@ -193,9 +197,8 @@ class Job:
 
     def __init__(self, run: Run, rule: str, wildcards: Mapping[str, str]) -> None:
         self.run, self.rule, self.wildcards, self.model = run, rule, wildcards, wildcards.get("model", "")
-        self.kind, structure = kind_of(rule)
+        self.kind, self.structure = kind_of(rule)
         self.shape, self.loads, config = run.shape(self.model), self.kind in (*STAGES, *UNKNOWN), run.config
-        self.inputs = self.shape and (self.shape.channels if structure == "kv_groups" else self.shape.width)
         section = STAGES[self.kind].section if self.kind in STAGES else ""
         keys = wildcards[KEYS[section]].split(",") if section else ()
         self.settings = {key: getattr(config, section)[key] for key in keys}
@@ -248,7 +251,8 @@ class Job:
         if not self.settings:
             return None, 0, 0
         [own], written = self.settings.values(), 0.0
-        sums = size.layers * (left * self.inputs) ** 2 / size.kept(self.sparsity)  # of second moments, in passes
+        inputs = self.run.inputs(self.model, self.structure)
+        sums = size.layers * (left * inputs) ** 2 / size.kept(self.sparsity)  # of second moments, in passes
         again, refit, samples = 1 + own.gradient_checkpointing, 4 + sums, getattr(own, "samples", 0)
         match self.kind:
             case "observe" | "statistics":
@@ -256,12 +260,13 @@ class Job:
             case "calibrate_shard":
                 passes = (1 + len(own.objectives) * again) / own.shards
             case "second_moments":
-                passes, written = 1 + sums, 8 * size.layers * self.inputs**2
+                passes, written = 1 + sums, 8 * size.layers * inputs**2
             case "output_gradients":
                 passes, written = 1 + again, 4 * size.layers * size.hidden**2
             case "refit":
-                attention = size.channels * (self.method.compensate == "ridge_attention")
-                passes, written = refit, 4 * size.layers * size.hidden * (left * size.width + attention)
+                others = {*compensation.refits(self.method.compensate)} - {self.structure}
+                columns = left * inputs + sum(self.run.inputs(self.model, each) for each in others)
+                passes, written = refit, 4 * size.layers * size.hidden * columns
             case "rounds":  # measured before each iteration and after the last, as if nothing were removed
                 passes = (1 + len(own.rounds)) * (2 + again + sums) + len(own.rounds) * refit
             case "sensitivity":  # a cut runs what follows it, half of the layers; `greedy` tries two, and one again
@@ -293,8 +298,10 @@ def compares(settings: Any) -> bool:
 
 def kind_of(rule: str) -> tuple[str, str]:
     """Return what a rule does, and of which structure."""
-    kind = rule.removeprefix("attention_")
-    return kind, "ffn" if kind == rule else "kv_groups"
+    for structure in STRUCTURES:
+        if rule.startswith(label := f"{label_of(structure)}_"):
+            return rule.removeprefix(label), structure
+    return rule, ffn.STRUCTURE.name
 
 
 STAGES = {
