@@ -51,14 +51,14 @@ def main(
         return [logits.float().log_softmax(-1) for logits in outputs]
 
     dense = answers()
-    for structure in (masks.GROUPS, masks.NEURONS):
-        sites = structures.sites(network, structure)
+    for structure in ("kv_groups", "ffn"):
+        sites = structures.STRUCTURES[structure].sites(network)
         by_layer = masks.by_layer(masks.of(scores, structure), "score")
         for layer, sums in enumerate(second_moments.second_moments(network, batches, sites)):
             site, values = sites[layer], by_layer[layer]
             second = sum(each.double() for each in sums.values()) / sum(int(batch.counted.sum()) for batch in batches)
             order, weight = np.argsort(values, kind="stable"), site.weight.clone()
-            for gone in (order[:1], order) if structure == masks.GROUPS else (order[: len(order) // 2],):
+            for gone in (order[:1], order) if structure == "kv_groups" else (order[: len(order) // 2],):
                 stay = np.flatnonzero(~np.repeat(np.isin(np.arange(len(values)), gone), len(second) // len(values)))
                 site.weight.copy_(refitted(weight, second, stay))
                 apart = [(p.exp() * (p - q)).sum(-1) for p, q in zip(dense, answers(), strict=True)]

@@ -1,8 +1,8 @@
 """What stages take beside the weights: predicted by a rehearsal without data, and resident memory of the real code.
 
 Each stage runs in a process of its own, on random tokens; a refit for its first layer alone. Prints a table: gigabytes,
-their ratio, and seconds beside those that the counted work would take at --share of what a large float32 product
-reaches here (`estimate` reckons so with a card's data sheet). A folder with no more than a config.json stands for
+their ratio, and seconds beside those of the forward passes that `estimate` counts, at --share of what a large float32
+product reaches here (where it counts with a card's data sheet). A folder with no more than a config.json stands for
 random weights; --layers cuts a model of such a shape short.
 
     python benchmarks/memory.py results/smollm2-135m/base --rows 4 --length 512 --threads 2
@@ -28,14 +28,13 @@ import torch
 from pruning.analysis import work
 from pruning.calibration import footprint, gradients, output_gradients, prepare, second_moments
 from pruning.calibration.gradients import Calibration
-from pruning.evaluation import generation, perplexity, recovery
+from pruning.evaluation import perplexity, recovery
 from pruning.methods import refit
 from pruning.models import loading, rehearsal
 from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.structures import ffn
 
 LORA = {"rank": 16, "alpha": 32, "seed": 0, "targets": ["q_proj", "v_proj", "down_proj"]}
-ANSWER = 32
 STEPS = 2  # of recovery
 
 
@@ -49,25 +48,16 @@ def settings_of(rows: int, length: int) -> dict[str, dict[str, Any]]:
         found[f"recovery{more}"] = tuning | own
     plain = text | {"gradient_checkpointing": False}
     found |= {"second_moments": plain, "output_gradients": plain, "refit": plain}
-    return found | {"perplexity": {"batch_size": rows, "seqlen": length}, "answers": {"rows": rows, "length": length}}
+    return found | {"perplexity": {"batch_size": rows, "seqlen": length}}
 
 
 STAGES = (gradients, second_moments, output_gradients, perplexity, recovery)
 DECLARED = {stage.name: stage for stage in (*(module.STAGE for module in STAGES), footprint.REFIT)}
 
 
-def predicted(stage: str, network: torch.nn.Module, own: dict[str, Any]) -> rehearsal.Taken:
-    kind = stage.partition(",")[0]
-    if kind == "answers":
-        return work.reading(network, own["rows"], own["length"], ANSWER, at_once=False)
-    return DECLARED[kind].taken(network, own)
-
-
-def counted(stage: str, layers: int, taken: rehearsal.Taken) -> float | None:
-    """Operations that `estimate` reckons with; None: a rehearsal does not count those of answers and of refits."""
-    times = {"recovery": STEPS, "second_moments": layers, "answers": None, "refit": None}
-    each = times.get(stage.partition(",")[0], 1)
-    return each and each * taken.flops
+PASSES = {"calibration": 3, "calibration, layers computed again": 5, "output_gradients": 2, "perplexity": 1}
+PASSES |= {"recovery": 2 * STEPS, "recovery, layers computed again": 3 * STEPS}
+"""What `estimate` counts of the whole model's parameters and all tokens (analysis/work.py)."""
 
 
 def speed(size: int = 4096) -> float:
@@ -84,9 +74,6 @@ def job(stage: str, network: torch.nn.Module, own: dict[str, Any], rows: int, le
     ids = torch.randint(0, network.config.vocab_size, (rows, length))
     if own.get("gradient_checkpointing"):
         checkpoint_gradients(network)
-    if kind == "answers":
-        prompts = ids.tolist()
-        return lambda: generation.greedy(network, prompts, ANSWER, lambda *_: False, pad=0)
     if kind == "perplexity":
         return lambda: list(perplexity.negative_log_likelihoods(network, ids, rows))
     if kind == "recovery":
@@ -169,14 +156,14 @@ def main(
         print(f"{threads} threads, a large product in float32: {fast / 1e9:.0f} GFLOP/s\n")
         print("| stage | GB predicted | resident | ratio | seconds predicted | measured |\n|---|---|---|---|---|---|")
         for name, own in settings_of(rows, length).items():
-            taken = predicted(name, rehearsal.network(directory, dtype), own)
+            taken = DECLARED[name.partition(",")[0]].taken(rehearsal.network(directory, dtype), own)
             arguments = [str(directory), f"--stage={name}", f"--rows={rows}", f"--length={length}", f"--dtype={dtype}"]
             command = [sys.executable, __file__, *arguments, f"--threads={threads}"]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
             found = json.loads(done.stdout.splitlines()[-1])
-            expected = counted(name, config["num_hidden_layers"], taken)
+            expected = 2 * work.shape_of(network).parameters * rows * length * PASSES.get(name, 0)
             cells = [f"{taken.bytes / 1e9:.2f}", f"{found['bytes'] / 1e9:.2f}", f"{found['bytes'] / taken.bytes:.2f}"]
             cells += [f"{expected / fast / share:.1f}" if expected else "", f"{found['seconds']:.1f}"]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)

@@ -14,12 +14,14 @@ OUTPUT
     results/{model}/calibration/{calib}/output_gradients/       sum of g g^T at every FFN's output, for the score obs
     results/{model}/calibration/{calib}/rounds.parquet          one row per neuron, for the score rounds
     results/{model}/calibration/{calib}/parameter_taylor.parquet    one row per neuron, for the score parameter_taylor
-    results/{model}/calibration/{calib}/attention.parquet       one row per channel, for the allocation joint; for joint by
-                                                                the scores obs, leverage and parameter_taylor instead:
-    results/{model}/calibration/{calib}/attention_second_moments/   sum of a a^T of the inputs of attention's output projection
-    results/{model}/calibration/{calib}/attention_output_gradients/ sum of g g^T at its output
-    results/{model}/calibration/{calib}/attention_parameter_taylor.parquet      one row per key-value group
+    results/{model}/calibration/{calib}/{label}.parquet         one row per channel of a structure that is cut as well (of
+                                                                key-value groups: attention.parquet); and so with
+                                                                {label}_second_moments/ and the others above
 """
+
+from pruning.config.methods import ALLOCATIONS
+from pruning.core.layer_files import kind_of, label_of
+from pruning.methods import allocation
 
 CALIBRATION_FILES = ("statistics", "layers")
 
@@ -54,11 +56,6 @@ def shards_of(wildcards):
     return [names.SHARD.format(**wildcards, shard=shard, shards=shards) for shard in range(shards)]
 
 
-def measured(*exclude, **extra):
-    """A function of wildcards: the settings of a measurement that takes no `objectives` from the config."""
-    return lambda w: calibration_settings(w, ["objectives", *exclude], **extra)
-
-
 def gradient_settings(wildcards, **extra):
     """Those of gradients at the layers' outputs, which fewer samples are enough for."""
     calibration = CONFIG.calibrations[wildcards.calib]
@@ -66,40 +63,38 @@ def gradient_settings(wildcards, **extra):
     return calibration_settings(wildcards, ["objectives"], samples=samples, **extra)
 
 
-def by_layer(folder, storage="keep"):
-    """A manifest, and a directory of one file per layer."""
-    return [f"{folder}.json", kept_or_temp(directory(folder), storage)]
-
-
-MOMENTS = partial(by_layer, storage=CONFIG.storage.second_moments)  # large: deleted after use unless kept
-GROUPS = {"structure": "kv_groups"}
 MEASUREMENTS = {  # rule: (module of scripts/pruning/ that measures, outputs, settings)
     "calibrate_shard": (
         "calibration/gradients",
         [f"{names.SHARD}/{name}.parquet" for name in CALIBRATION_FILES],
         lambda w: calibration_settings(w, shards=int(w.shards), shard=int(w.shard)),
     ),
-    "attention_statistics": ("calibration/gradients", [names.ATTENTION], lambda w: calibration_settings(w, **GROUPS)),
     "observe": ("paper/observe", [names.ACTIVATIONS, names.TOKEN_CLASSES], observation_settings),
-    "second_moments": ("calibration/second_moments", MOMENTS(names.SECOND_MOMENTS), measured("gradient_checkpointing")),
-    "attention_second_moments": (
-        "calibration/second_moments",
-        MOMENTS(names.ATTENTION_SECOND_MOMENTS),
-        measured("gradient_checkpointing", **GROUPS),
+}
+OF_STRUCTURES = {  # the same of each structure: rule, after its label: (module, kind of artefact, settings)
+    "statistics": ("gradients", "statistics", calibration_settings),
+    "second_moments": (
+        "second_moments",
+        "second_moments",
+        partial(calibration_settings, exclude=["objectives", "gradient_checkpointing"]),
     ),
-    "output_gradients": ("calibration/output_gradients", by_layer(names.OUTPUT_GRADIENTS), gradient_settings),
-    "attention_output_gradients": (
-        "calibration/output_gradients",
-        by_layer(names.ATTENTION_OUTPUT_GRADIENTS),
-        partial(gradient_settings, **GROUPS),
-    ),
-    "parameter_gradients": ("calibration/parameter_gradients", [names.PARAMETER_TAYLOR], measured()),
-    "attention_parameter_gradients": (
-        "calibration/parameter_gradients",
-        [names.ATTENTION_PARAMETER_TAYLOR],
-        measured(**GROUPS),
+    "output_gradients": ("output_gradients", "output_gradients", gradient_settings),
+    "parameter_gradients": (
+        "parameter_gradients",
+        "parameter_taylor",
+        partial(calibration_settings, exclude=["objectives"]),
     ),
 }
+CUT = dict.fromkeys(name for scheme in ALLOCATIONS for name in allocation.structures_of(scheme))
+
+for structure, (name, (what, kind, own)) in product(CUT, OF_STRUCTURES.items()):
+    path = names.of_kind(kind_of(kind, structure))
+    kept = CONFIG.storage.second_moments if kind == "second_moments" else "keep"  # large
+    outputs = [f"{path}.json", kept_or_temp(directory(path), kept)] if kind in names.MATRICES else [path]
+    if structure != "ffn":
+        name, own = f"{label_of(structure)}_{name}", partial(own, structure=structure)
+    if name != "statistics":  # those of FFN neurons are sharded
+        MEASUREMENTS[name] = f"calibration/{what}", outputs, own
 
 for name, (what, outputs, own_settings) in MEASUREMENTS.items():
 
@@ -151,9 +146,9 @@ rule rounds:
     input:
         model=names.BASE,
         data=calibration_data,
-        code=code("rounds"),
+        code=code("rounds", "methods/compensation/ridge_attention"),
     output:
-        names.ROUNDS,
+        names.of_kind("rounds"),
     params:
         settings=lambda w: calibration_settings(w, ["objectives"], rounds=CONFIG.calibrations[w.calib].rounds),
         model=subpath(input.model, parent=True),

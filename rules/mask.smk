@@ -7,8 +7,8 @@ INPUT
     results/{model}/calibration/{calib}/layers.parquet              layer importance, for allocations that want it
     results/{model}/base/manifest.json                              widths before any pruning, which sparsity is counted against
     results/{model}/latency_table.parquet                           for allocations that keep to a speed (`per`)
-    results/data/{dataset}/{split}.parquet, …/second_moments.json   for that measurement; the latter where the method refits,
-    …/attention_second_moments.json                                 and this one where it measures cuts of groups and refits them
+    results/data/{dataset}/{split}.parquet, …/second_moments.json   for that measurement; the latter, of every structure, where
+                                                                    the method refits
 OUTPUT
     results/{model}/sensitivity/{calib}/{method}.parquet            layer, width, divergence, passes: one row a cut; of
                                                                     `sensitivity_joint` also structure

@@ -1,6 +1,6 @@
 """
-Refits: weights of one pruned variant, fitted layer by layer on what the pruned model itself sees. Only methods that
-compensate by `ridge_sequential`, `ridge_corrective` or `ridge_attention` have them.
+Refits: weights of one pruned variant, fitted layer by layer on what the pruned model itself sees. Only methods whose
+compensation REQUIRES them have them (methods/compensation/).
 
 INPUT
     results/{model}/base/manifest.json                                  the dense model
@@ -22,7 +22,7 @@ rule refit:
         model=names.BASE,
         mask=names.MASK,
         data=calibration_data,
-        code=code("refit"),
+        code=lambda w: code("refit", *plugins(w)),
     output:
         manifest=f"{names.REFIT}.json",
         layers=kept_or_temp(directory(names.REFIT), CONFIG.storage.second_moments),

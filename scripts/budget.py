@@ -30,6 +30,7 @@ def budget(
     from pruning.analysis import timing
     from pruning.core import artifacts, out_of_memory
     from pruning.methods import allocation
+    from pruning.methods.masks import NEURONS
     from pruning.models import loading
     from pruning.models.checkpoint import Checkpoint
 
@@ -43,13 +44,12 @@ def budget(
         artifacts.read_parquet(latencies, "latency_table") if latencies else None,
     )
 
-    def shape(sparsity: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-        """Widths, and key-value groups where the method cuts any, of each layer; a padded model is as wide everywhere
-        as its widest layer."""
-        units = allocation.units(problem, sparsity, settings)
-        found, groups = units["ffn"].tolist(), units.get("kv_groups")
-        widths = [max(found)] * len(found) if settings["export"] == "pad" else found
-        return tuple(widths), None if groups is None else tuple(groups.tolist())
+    def kept(sparsity: int) -> dict[str, tuple[int, ...]]:
+        """Structure -> units of each layer; a padded model is as wide everywhere as its widest layer."""
+        units = {name: tuple(own.tolist()) for name, own in allocation.units(problem, sparsity, settings).items()}
+        if settings["export"] == "pad":
+            units[NEURONS] = (max(units[NEURONS]),) * len(units[NEURONS])
+        return units
 
     kind, text, biased = settings["kind"], settings["text"], settings["compensate"] == "bias"
     costs: dict[int, stage.Cost] = {}
@@ -67,20 +67,20 @@ def budget(
             raise stage.nothing(kind, text, dense)
 
         def meets(sparsity: int) -> bool:
-            costs[sparsity] = candidates.cost(*shape(sparsity))
+            costs[sparsity] = candidates.cost(kept(sparsity))
             return costs[sparsity].high <= target
 
         sparsity = stage.bisected(meets) if timed else stage.scanned(meets)
     costs = dict(sorted(costs.items()))
     if sparsity is None:
         last = min(costs, key=lambda s: costs[s].value)
-        kept = f"at {last}%" + (f" and `min_keep: {settings['min_keep']}`" if "min_keep" in settings else "")
+        at = f"at {last}%" + (f" and `min_keep: {settings['min_keep']}`" if "min_keep" in settings else "")
         if costs[last].low < target:
-            kept += ", and its interval reaches below: more `rounds`, and nothing else running, would tell"
-        raise stage.unmet(kind, text, costs[last], kept)
-    widths, groups = shape(sparsity)
+            at += ", and its interval reaches below: more `rounds`, and nothing else running, would tell"
+        raise stage.unmet(kind, text, costs[last], at)
+    units = kept(sparsity)
     found = {"kind": kind, "asked": text, "target": target, "dense": dense, "sparsity": sparsity}
-    found |= {"cost": asdict(costs[sparsity]), "widths": widths, **({"kv_groups": groups} if groups else {})}
+    found |= {"cost": asdict(costs[sparsity]), "widths": units.pop(NEURONS), **units}
     found |= candidates.notes
     found["tried"] = [{"sparsity": s, **asdict(c), "meets": c.high <= target} for s, c in costs.items()]
     artifacts.write_json(output, found, "budget", settings)

@@ -3,9 +3,9 @@
     python scripts/estimate.py paper --configfile config/qwen2_5-7b.yaml
 
 Memory is the weights and what a rehearsal of each stage's code holds at once beside them (models/rehearsal.py), without
-the libraries themselves (about 0.4 GB, on a GPU as much again) and the allocator's fragments. Hours on a card are the
-work that is counted (there, and analysis/work.py) at a share of what its data sheet promises, and reading the weights
-for each load. Hours here are what finished jobs of the same stage, model and tasks took (results/benchmarks).
+the libraries themselves (about 0.4 GB, on a GPU as much again) and the allocator's fragments. Hours on a card are those
+of tokens through the model (analysis/work.py) at a share of what its data sheet promises, and reading the weights for
+each load. Hours here are what finished jobs of the same stage, model and tasks took (results/benchmarks).
 """
 
 import shutil
@@ -25,10 +25,6 @@ def estimate(
     configfile: Annotated[list[str] | None, typer.Option(help="as for snakemake")] = None,
     config: Annotated[list[str] | None, typer.Option(help="as for snakemake: KEY=VALUE; repeat")] = None,
     card: Annotated[str, typer.Option(help=f"hours on which: {', '.join(work.CARDS)}")] = "rtx4090",
-    stops_from: Annotated[
-        int,
-        typer.Option(help="models of so many per cent and more stop early where a task lets them"),
-    ] = 101,
 ) -> None:
     warnings.simplefilter("ignore")  # transformers' own, about its own
     from rich.console import Console
@@ -44,7 +40,7 @@ def estimate(
         print("Nothing to be done.")
         return
     settings = whole(*map(load_configfile, configfile or []), parse_config(config or []))
-    stages = plan.stages(work.Run(settings, work.CARDS[card], stops_from), jobs)
+    stages = plan.stages(work.Run(settings, work.CARDS[card]), jobs)
     table = Table(title=f"{sum(stage.jobs for stage in stages):,} jobs")
     for column in ("stage", "jobs", "loads", "memory, GB", "written, GB", f"hours, {card}", "hours, here"):
         table.add_column(column, justify="left" if column == "stage" else "right")
@@ -61,8 +57,6 @@ def estimate(
     if on_card := sum(hours(stage.counted) for stage in stages):
         share, reading = work.CARDS[card].share, work.READING / 1e9
         print(f"{on_card:.1f} hours of a {card}, at {share:.0%} of its data sheet and {reading:.0f} GB/s to load")
-        if stops_from <= 100:
-            print(f"if all models of {stops_from}% and more, but for recovered ones, stop early")
 
 
 def hours(seconds: float | None) -> float:

@@ -39,6 +39,7 @@ def export(
     from pruning.models import loading
     from pruning.models.checkpoint import Checkpoint
     from pruning.models.pruned import from_pruned
+    from pruning.models.structures import STRUCTURES
     from pruning.report import card
 
     cli.phase("start-up")
@@ -62,9 +63,10 @@ def export(
             checks["the dense model, masked"] = {"max_difference": apart}
         results = list(measures(settings, [path for path in measured or () if path.suffix == ".parquet"]))
         own_code = (directory / "modeling_pruned.py").exists()
-        text = card.card(settings, made, results, checks, wanted.ids.shape[1], own_code)
+        others = {each.title: made[name] for name, each in STRUCTURES.items() if name in made}
+        text = card.card(settings, made, others, results, checks, wanted.ids.shape[1], own_code)
         (directory / "README.md").write_text(text, encoding="utf-8")
-        keys = ("original", "achieved_sparsity", "widths", "kv_groups", "parameters", "parameters_kept")
+        keys = ("original", "achieved_sparsity", "widths", *STRUCTURES, "parameters", "parameters_kept")
         content = {**{key: made[key] for key in keys if key in made}, "checks": checks}
         content["files"] = artifacts.directory_hashes(directory)
         artifacts.write_json(directory / "manifest.json", content, "export", settings)

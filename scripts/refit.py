@@ -1,6 +1,5 @@
-"""Refit what is left of one pruned variant on what it sees itself, one file per layer: for the compensations
-`ridge_sequential`, `ridge_corrective` and `ridge_attention`.
-"""
+"""Refit what is left of one pruned variant on what it sees itself, one file per layer: for compensations that REQUIRE
+such files (methods/compensation/)."""
 
 from functools import partial
 from pathlib import Path

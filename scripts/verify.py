@@ -10,11 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pruning.core import cli
-
-# Where the files lie that a manifest records, unless beside it.
-BESIDE = ("second_moments", "output_gradients", "attention_second_moments", "attention_output_gradients", "refit")
-FOLDERS = {"compact": lambda path: path.parent / "model", **dict.fromkeys(BESIDE, lambda path: path.with_suffix(""))}
+from pruning.core import cli, names
 
 
 def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] = Path("results")) -> None:
@@ -67,7 +63,11 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
 
 
 def folder_of(manifest: Path, origin: dict) -> Path:
-    return FOLDERS.get(origin.get("kind"), lambda path: path.parent)(manifest)
+    """Where the files lie that a manifest records."""
+    kind = origin.get("kind", "")
+    if kind.endswith((*names.MATRICES, "refit")):
+        return manifest.with_suffix("")
+    return manifest.parent / "model" if kind == "compact" else manifest.parent
 
 
 def recorded(path: Path) -> list[Path]:

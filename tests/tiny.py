@@ -161,7 +161,7 @@ def silenced(model, keeps: Mapping[str, Sequence[np.ndarray]]):
     from pruning.models import structures
 
     for name, own in keeps.items():
-        for site, keep in zip(structures.sites(model, name), own, strict=True):
+        for site, keep in zip(structures.STRUCTURES[name].sites(model), own, strict=True):
             on = torch.tensor(np.repeat(keep, site.in_features // max(len(keep), 1)))
             site.register_forward_pre_hook(lambda _, args, on=on: (args[0] * on,))
     return model

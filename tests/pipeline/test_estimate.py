@@ -1,6 +1,5 @@
 """What a run would take, told before it starts."""
 
-import json
 import shutil
 
 import estimate
@@ -14,7 +13,6 @@ from pruning.command.config_file import whole
 from pruning.config.schema import Config
 from pruning.core.errors import InputError
 from pruning.models import rehearsal
-from pruning.models.rehearsal import Taken
 from workspace import ROOT, Workspace
 
 CARD = work.Card(165, 1008, 25.2)
@@ -78,9 +76,8 @@ def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch)
         tensors = [load_file(path) for path in (finished.path / place).glob("*.safetensors")]
         found = sum(tensor.nbytes for held in tensors for tensor in held.values())
         method = "attention_wanda" if stage == "refit" else "wanda"
-        job = {"model": "tiny-reasoner"}
-        if stage in ("compact", "refit"):
-            job |= {"calib": calib, "method": method, "sparsity": "50"}
+        job = {"model": "tiny-reasoner", "calib": calib}
+        job |= {"method": method, "sparsity": "50"} if stage in ("compact", "refit") else {}
         assert work.Job(run, stage, job).written == pytest.approx(found / 1e9, rel=0.01), stage
     job = {"model": "tiny-reasoner", "calib": calib}
     own, ffn, curvature = (
@@ -129,48 +126,3 @@ def test_shapes_are_those_of_the_models(name):
 def test_single_values_count_as_in_the_plan():
     found = configuration(tunings="{arithmetic: {batch_size: 3}}")
     assert found.tunings["arithmetic"].batch_size == 3
-
-
-QWEN = str(ROOT / "config/qwen2_5-7b.yaml")
-PART = "{gsm8k: {stop_early: {after: 256, below: 0.1}}, gsm8k_256: {kind: lm_eval, title: part, metrics: [m], \
-definition: gsm8k, limit: 256, batch_size: 512, shared_examples: true}}"
-
-
-def test_an_evaluation_is_asked_in_the_batch_that_fits_and_shared_answers_once(monkeypatch):
-    config = configuration(QWEN, tasks=PART, collapse="{task: gsm8k_256}", ablation="{task: gsm8k_256}")
-    monkeypatch.setattr(work.Run, "_taken", lambda self, model, stage, name, batch: Taken(batch * 10**8))
-    shape = work.Run(config, CARD).shape("qwen2_5-7b")
-    reading = (shape.matrices + shape.head) * shape.size / work.READING
-
-    def of(tasks: str, stops_from: int = 101, variant: str = "gsm8k-s0/wanda/50") -> float:
-        job = {"model": "qwen2_5-7b", "variant": variant, "task": tasks}
-        return work.Job(work.Run(config, CARD, stops_from), "evaluate", job).seconds - reading
-
-    left = 25.2e9 - 2 * (shape.kept(0.5) + 2 * shape.head)
-    assert 128e8 < left < 256e8 and work.Run(config, CARD).batch_of("qwen2_5-7b", "gsm8k", 0.5) == (128, 128 * 10**8)
-    task = config.tasks["gsm8k"].model_dump() | {"batch_size": 128}
-    assert of("gsm8k") == pytest.approx(CARD.seconds(*work.evaluation(shape, "gsm8k", task, 0.5)))
-    assert of("gsm8k,gsm8k_256") == of("gsm8k_256,gsm8k") == of("gsm8k") > of("gsm8k_256") > 0
-    assert of("gsm8k,aqua") == pytest.approx(of("gsm8k") + of("aqua"))
-    assert of("gsm8k", 50) == pytest.approx(of("gsm8k_256")) and of("gsm8k", 60) == of("gsm8k")
-    assert of("gsm8k", 50, "gsm8k-s0/wanda/50/gsm8k-150") == of("gsm8k")  # a recovered model need not fail
-
-
-def test_a_further_round_is_distilled_from_a_model_as_large_as_the_first(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    source = "{kind: pruned, model: qwen2_5-7b, calib: gsm8k-s0, method: rku, sparsity: 50}"
-    second = f"{{second: {{dtype: bfloat16, source: {source}}}}}"
-    taught = "{taught: {dataset: gsm8k, objective: distillation}, told: {dataset: gsm8k}}"
-    run = work.Run(configuration(QWEN, models=second, tunings=taught), CARD)
-    base = tmp_path / "results/second/base"
-    base.mkdir(parents=True)
-    raw = json.loads((work.SHAPES / "qwen2_5-7b/config.json").read_text())
-    (base / "config.json").write_text(json.dumps({**raw, "intermediate_size": raw["intermediate_size"] // 2}))
-    own, alone = (
-        work.Job(run, "recover", {"model": "second", "tuning": tuning, "sparsity": "50"})
-        for tuning in ("taught", "told")
-    )
-    assert own.memory - alone.memory == pytest.approx(7.615616512 * 2, rel=1e-6)  # bfloat16
-    tokens = own.tuning.steps * own.tuning.batch_size * own.tuning.sequence_length
-    whole_model = run.shape("qwen2_5-7b")
-    assert own.seconds - alone.seconds == pytest.approx(CARD.seconds(whole_model.forward(tokens, tokens)))

@@ -25,7 +25,7 @@ def test_neurons_and_groups_leave_together_at_equal_size(finished: Workspace):
     group = scores[scores["structure"] == "kv_groups"]["parameters"].iloc[0]
     assert 0 <= others["parameters_kept"] - made["parameters_kept"] < group
     assert {"transformers", "lm_eval", "peft"} <= made["checks"].keys(), made["checks"]
-    assert "in neurons and in key-value groups of attention" in (finished.path / exported / "README.md").read_text()
+    assert "removed, in neurons and in key-value groups." in (finished.path / exported / "README.md").read_text()
     assert len(pd.read_csv(finished.path / overlap)) > 0  # of the neurons alone
 
 
@@ -138,4 +138,4 @@ def test_what_cannot_score_channels_is_refused_before_any_job(finished: Workspac
     target = f"{MODEL}/masks/{CALIB}/odd/50.parquet"
     status, output = in_fork(finished.path, ["-n", "--cores", "2", target, "--configfile", "test.yaml", "odd.yaml"])
     assert status != 0 and "Traceback" not in output
-    assert "allocate: joint scores attention's channels as well, which score 'cfsp' cannot" in output
+    assert "allocate: joint scores `kv_groups` as well, which score 'cfsp' cannot" in output

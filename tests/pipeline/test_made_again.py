@@ -47,7 +47,8 @@ def test_what_keeps_to_a_speed_measures_it_once(finished: Workspace):
     clock = {"prompt_tokens": 32, "decode_tokens": 2, "rounds": 5}
     masks = [f"results/tiny-reasoner/masks/gsm_symbolic-s0/{name}/50.parquet" for name in methods]
     with finished.configured({"methods": methods, "latency_table": clock}):
-        (finished.path / names.ATTENTION.format(model="tiny-reasoner", calib="gsm_symbolic-s0")).unlink(missing_ok=True)
+        attention = names.of_kind("attention").format(model="tiny-reasoner", calib="gsm_symbolic-s0")
+        (finished.path / attention).unlink(missing_ok=True)
         planned = {"latency_table": 1, "score": 2, "sensitivity": 1, "attention_statistics": 1, "mask": 2}
         assert finished.planned(*masks) == planned
         finished.snakemake("results/tiny-reasoner/latency_table.parquet", masks[0])

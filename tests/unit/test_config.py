@@ -104,7 +104,8 @@ def test_tables_know_which_methods_rank_what_they_cut_by_its_time():
     raw = stacked()
     update_config(raw, {"methods": methods, "tables": {"timed": {**table, "reference": "wanda"}}})
     settings = catalogue.tables(validate(raw))["timed"].settings
-    assert settings["groups"] == ["by_joint", "by_sensitivity_joint", "obs_joint"]
+    joint = ["by_joint", "by_sensitivity_joint", "obs_joint"]
+    assert settings["others"] == dict.fromkeys(joint, "`kv_groups`")
     assert settings["kept_to"] == dict.fromkeys(methods, "prefill") and settings["ranked"] == ["by_joint", "obs_joint"]
 
 

@@ -12,6 +12,7 @@ import pytest
 import score as score_stage
 import test_budget
 import torch
+from test_refit import SCHEMES
 from test_structures import CUTS, DROPPED, IDS, close, logits
 
 import tiny
@@ -84,7 +85,10 @@ def test_a_dropped_ffn_is_measured_as_such():
 
 def test_times_are_measured_of_a_shape_without_an_ffn():
     dense = tiny.qwen2()
-    narrow, clock = shapes.narrowed(dense, [0, 20]), dict(prompt_tokens=4, decode_tokens=2, rounds=1, warmup=0, seed=0)
+    narrow, clock = (
+        shapes.narrowed(dense, {"ffn": [0, 20]}),
+        dict(prompt_tokens=4, decode_tokens=2, rounds=1, warmup=0, seed=0),
+    )
     assert [site.in_features for site in ffn.sites(narrow)] == [0, 20]
     for index, layer in enumerate(dense.model.layers):
         ffn.shrink(layer, index, tiny.keeps(0, 20)["ffn"], families.of(dense))
@@ -198,6 +202,13 @@ def test_scores_say_whether_they_can_score_groups():
     assert DEFAULT.method("attention_obs_joint").compensate == "ridge_attention"
 
 
+def test_whatever_a_method_cuts_is_named_where_it_is_refused(monkeypatch):
+    monkeypatch.setattr(allocation, "structures_of", lambda _: ("ffn", "heads"))
+    for wrong, message in (({"score": "cfsp"}, "scores `heads` as well"), ({"export": "pad"}, "cuts `heads`, for")):
+        with pytest.raises(ValueError, match=message):
+            Method(**{"score": "wanda", "allocate": "joint", **wrong})
+
+
 MOMENTS = ["second_moments", "output_gradients", "attention_second_moments", "attention_output_gradients"]
 
 
@@ -248,7 +259,7 @@ def test_what_a_method_reads_follows_from_what_its_plug_ins_say(method, kinds, p
 
 
 @pytest.mark.parametrize("cut", ["uneven", "groups", *DROPPED])
-@pytest.mark.parametrize("scheme", refit.SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_what_is_left_is_refitted_and_is_in_every_way_to_a_model(tmp_path, scheme, cut):
     """Around a dropped layer too; in memory and where another tool reads."""
     keeps, batches = CUTS[cut], batches_of()

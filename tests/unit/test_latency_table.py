@@ -40,13 +40,13 @@ def test_prices_by_hand():
 
 def test_a_group_is_worth_as_many_neurons_as_take_its_time():
     own = table([(0, 1.0), (10, 3.0)], [(1, 2.0), (2, 2.9), (3, 3.0)])
-    assert latency_table.neurons_worth(own, "prefill") == pytest.approx(0.5 / 0.2)
+    assert latency_table.neurons_worth(own, "prefill", "kv_groups") == pytest.approx(0.5 / 0.2)
 
 
 @pytest.mark.parametrize("groups", [[(1, 2.0), (2, 1.9)], [(1, 2.0)], []], ids=["cheaper", "one", "none"])
 def test_what_costs_nothing_has_no_price(groups):
     with pytest.raises(InputError, match="prefill of a model does not grow with its kv_groups: use `per: parameters`"):
-        latency_table.neurons_worth(table([(0, 1.0), (10, 3.0)], groups), "prefill")
+        latency_table.neurons_worth(table([(0, 1.0), (10, 3.0)], groups), "prefill", "kv_groups")
 
 
 # allocations

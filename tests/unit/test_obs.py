@@ -223,7 +223,7 @@ def test_output_gradients_are_those_of_each_token(name, structure, again, monkey
         checkpoint_gradients(model)
     ids = iter([batch.ids for batch in batches])
     monkeypatch.setattr(head, "drawn_tokens", lambda *_: next(ids))
-    found, tokens = gradients.output_gradients(model, batches, 0, sites=structures.sites(model, structure))
+    found, tokens = gradients.output_gradients(model, batches, 0, sites=structures.STRUCTURES[structure].sites(model))
     assert tokens == number
     for total, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(total, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())

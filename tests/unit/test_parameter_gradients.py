@@ -144,38 +144,41 @@ def test_half_precision_is_summed_in_single(tmp_path):
         torch.testing.assert_close(own, 200 * expected, rtol=1e-4, atol=0)
 
 
+GATE, UP, DOWN = ("gate", 0, 1), ("up", 0, 1), ("down", 1, 1)
+
+
 def test_unit_taylor_by_hand():
     """Two neurons, one hidden dimension of two; -1 * 2 and 2 * 1 do not cancel."""
     weight = {
-        ("gate",): torch.tensor([[-1.0, 2.0], [0.0, 3.0]]),
-        ("up",): torch.tensor([[1.0, 1.0], [5.0, -5.0]]),
-        ("down",): torch.tensor([[2.0, 1.0], [4.0, -1.0]]),
+        GATE: torch.tensor([[-1.0, 2.0], [0.0, 3.0]]),
+        UP: torch.tensor([[1.0, 1.0], [5.0, -5.0]]),
+        DOWN: torch.tensor([[2.0, 1.0], [4.0, -1.0]]),
     }
     gradient = {
-        ("gate",): torch.tensor([[2.0, 1.0], [7.0, 1.0]]),
-        ("up",): torch.tensor([[0.5, -0.5], [1.0, 2.0]]),
-        ("down",): torch.tensor([[3.0, 10.0], [0.0, 20.0]]),
+        GATE: torch.tensor([[2.0, 1.0], [7.0, 1.0]]),
+        UP: torch.tensor([[0.5, -0.5], [1.0, 2.0]]),
+        DOWN: torch.tensor([[3.0, 10.0], [0.0, 20.0]]),
     }
     found = unit_taylor(weight, gradient, 2)
     assert found.dtype == torch.float64
     assert found.tolist() == [2 + 2 + 0.5 + 0.5 + 6 + 0, 0 + 3 + 5 + 10 + 10 + 20]
-    fused = [
-        {("gate", "up"): torch.cat([own["gate",], own["up",]]), ("down",): own["down",]} for own in (weight, gradient)
-    ]
+    fused = [{("fused", 0, 2): torch.cat([own[GATE], own[UP]]), DOWN: own[DOWN]} for own in (weight, gradient)]
     assert unit_taylor(*fused, 2).tolist() == found.tolist()
-    dropped = {("gate",): torch.empty(0, 2), ("up",): torch.empty(0, 2), ("down",): torch.empty(2, 0)}
+    dropped = {GATE: torch.empty(0, 2), UP: torch.empty(0, 2), DOWN: torch.empty(2, 0)}
     assert unit_taylor(dropped, dropped, 0).tolist() == []
 
 
 def test_unit_taylor_of_groups_by_hand():
     """Two groups of two query heads and one key-value head, of one channel each; one hidden dimension."""
     weight = {
-        ("q",): torch.tensor([[1.0], [-2.0], [3.0], [4.0]]),
-        ("k",): torch.tensor([[5.0], [6.0]]),
-        ("v",): torch.tensor([[7.0], [8.0]]),
-        ("o",): torch.tensor([[1.0, -1.0, 2.0, -2.0]]),
+        ("q", 0, 1): torch.tensor([[1.0], [-2.0], [3.0], [4.0]]),
+        ("k", 0, 1): torch.tensor([[5.0], [6.0]]),
+        ("v", 0, 1): torch.tensor([[7.0], [8.0]]),
+        ("o", 1, 1): torch.tensor([[1.0, -1.0, 2.0, -2.0]]),
     }
-    gradient = {name: torch.full_like(own, 2.0) for name, own in weight.items()} | {("v",): torch.tensor([[0.0], [-1]])}
+    gradient = {name: torch.full_like(own, 2.0) for name, own in weight.items()} | {
+        ("v", 0, 1): torch.tensor([[0.0], [-1]])
+    }
     assert unit_taylor(weight, gradient, 2).tolist() == [6 + 10 + 0 + 4, 14 + 12 + 8 + 8]
 
 

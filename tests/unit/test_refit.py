@@ -25,6 +25,7 @@ from pruning.models.structures import ffn
 
 LAYERS, N = 3, 48
 KEEPS = tiny.keeps(30, 48, 20)
+SCHEMES = ("sequential", "corrective", "attention")
 
 
 def model_of():
@@ -89,7 +90,7 @@ def solved(module, x, wanted, relative: float) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("scheme", fitting.SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_each_weight_is_the_least_squares_solution_given_those_before(scheme, monkeypatch):
     monkeypatch.setattr(least_squares, "LAMBDAS", (0.01,))
     batches = micro_batches()
@@ -129,7 +130,7 @@ def test_each_scheme_ends_nearer_to_the_dense_model_than_the_one_before():
     batches = micro_batches(lengths=(16,) * 60)
     dense = seen(model_of(), batches)[-1]["h"]
     errors = []
-    for scheme in fitting.SCHEMES:
+    for scheme in SCHEMES:
         model = model_of()
         list(fitting.refit(model, batches, KEEPS, scheme))
         errors.append(np.square(seen(model, batches)[-1]["h"] - dense).sum())
@@ -171,7 +172,7 @@ def test_a_norm_after_the_ffn_is_refused_for_the_corrective_one_alone(name):
     assert len(list(fitting.refit(MODELS[name](), batches, KEEPS, "sequential"))) == LAYERS
 
 
-@pytest.mark.parametrize("scheme", fitting.SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
     tiny.save(model_of(), tmp_path / "model")
     texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})

@@ -11,14 +11,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
-from pruning.analysis import work
 from pruning.calibration import footprint, gradients, output_gradients, prepare, second_moments
 from pruning.core import artifacts, layer_files, memory
 from pruning.core.errors import InputError
-from pruning.evaluation import generation, perplexity, recovery
+from pruning.evaluation import perplexity, recovery
 from pruning.methods import rounds
 from pruning.models import loading, rehearsal
 from pruning.models.loading import load
@@ -48,11 +46,9 @@ CHANGES = [
     *(("sensitivity", {"probed": 9, "search": "layers"}), ("recovery", {"micro_batch": 1})),
     ("perplexity", {"divergence": True}),
 ]
-READ = {"options": {}, "answers": {"at_once": False}, "answers, shared": {"at_once": False, "shared": 40}}
 CASES = {
     **{name: partial(stage.taken, settings=settings) for name, (stage, settings) in MEANT.items()},
     **{f"{name}, {new}": partial(MEANT[name][0].taken, settings=MEANT[name][1] | new) for name, new in CHANGES},
-    **{name: partial(work.reading, rows=4, prompt=60, more=30, **how) for name, how in READ.items()},
 }
 
 
@@ -71,12 +67,8 @@ def without_data(folder: Path, case: str) -> rehearsal.Taken:
 def test_what_is_taken_without_data_is_taken_with_data(folder, case):
     predicted = without_data(folder, case)
     real = CASES[case](load(folder, "float32", "cpu")[0])
-    with FlopCounterMode(display=False) as counter:  # holds on to tensors: a run of its own
-        CASES[case](load(folder, "float32", "cpu")[0])
     assert predicted.bytes == pytest.approx(real.bytes, rel=0.02) and predicted.bytes > 100_000
     assert predicted.spared == real.spared
-    if "moments" not in case and case not in ("refit", "rounds"):  # either part of the tokens is all of them, or nearly
-        assert predicted.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_no_layers_moments_wait_for_the_next_layers(folder, tmp_path):
@@ -90,19 +82,6 @@ def test_no_layers_moments_wait_for_the_next_layers(folder, tmp_path):
     assert held.bytes <= 1.02 * footprint.ROUNDS.taken(network, CALIBRATION).bytes
 
 
-@pytest.mark.parametrize("shared", [0, 40])
-def test_answers_take_what_generation_takes(folder, shared):
-    network, beginning = load(folder, "float32", "cpu")[0], list(range(100, 100 + shared))
-    prompts = [beginning + [row] * (60 - shared) for row in range(1, 17)]
-
-    def generate() -> None:
-        prefix = generation.prefix_cache(network, beginning) if shared else None
-        generation.greedy(network, prompts, 30, lambda *_: False, pad=0, prefix=prefix, shared=shared)
-
-    predicted = work.reading(rehearsal.network(folder, "float32"), 16, 60, 30, shared, at_once=False)
-    assert predicted.bytes == pytest.approx(rehearsal.rehearsed(network, generate).bytes, rel=0.1)
-
-
 def test_memory_is_counted_once_and_only_while_it_is_alive():
     network = torch.nn.Linear(10, 10, bias=False, device="meta")
 
@@ -113,7 +92,7 @@ def test_memory_is_counted_once_and_only_while_it_is_alive():
         away = first.cpu()  # a GPU's memory does not hold it
         del first, second, third, away
         output = network(torch.empty(2, 10, device="meta"))
-    assert (counted.peak, counted.now, counted.flops) == (4 * 1500, 4 * output.numel(), 2 * 2 * 10 * 10)
+    assert (counted.peak, counted.now) == (4 * 1500, 4 * output.numel())
 
 
 def test_less_is_held_with_the_means_to_hold_less(folder):
@@ -123,6 +102,7 @@ def test_less_is_held_with_the_means_to_hold_less(folder):
     assert held("calibration", gradient_checkpointing=True) < held("calibration")
     assert held("second_moments", structure="kv_groups") < held("second_moments")  # of 64 channels, not of 512 neurons
     assert held("recovery", micro_batch=1) < 0.5 * held("recovery")
+    assert held("perplexity") < held("perplexity", divergence=True)
 
 
 # Gigabytes beside the weights, as benchmarks/memory.py found them resident in a process (docs/memory.md)
@@ -151,8 +131,6 @@ def test_the_papers_model_fits_a_card_of_24_gb():
     for taken in (
         gradients.taken(network, calibration),
         perplexity.taken(network, {"batch_size": 4, "seqlen": 2048}),
-        work.reading(network, 32, 1024, 256),
-        work.reading(network, 256, 1058, 256, shared=936, at_once=False),  # GSM8K
         second_moments.taken(network, calibration),
         recovery.taken(network, {"micro_batch": None, "seed": 0, "targets": targets, **tuning}),
     ):
@@ -281,11 +259,3 @@ def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(
     monkeypatch.setattr(memory, "available", lambda: total - 2)
     with pytest.raises(InputError, match=f"{stage}: model .* needs "):
         run(script, folder, tmp_path, teacher)
-
-
-def test_a_comparison_with_the_dense_model_takes_its_passes_as_well(folder):
-    network = rehearsal.network(folder, "float32")
-    alone, both = (
-        perplexity.taken(network, {"batch_size": 2, "seqlen": 40, "divergence": compared}) for compared in (False, True)
-    )
-    assert 2 * alone.flops <= both.flops < 3 * alone.flops and both.bytes > alone.bytes

@@ -81,7 +81,7 @@ def assert_moments(found, expected):
 @pytest.mark.parametrize("structure", SITES)
 def test_equal_to_hooks_on_an_ordinary_forward(name, size, structure):
     model, batches = MODELS[name](), micro_batches(size=size)
-    sites = structures.sites(model, structure)
+    sites = structures.STRUCTURES[structure].sites(model)
     assert_moments(list(second_moments(model, batches, sites)), by_hooks(model, batches, structure))
 
 

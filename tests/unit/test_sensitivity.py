@@ -80,7 +80,7 @@ def test_cuts_of_groups_are_measured_as_a_whole_forward_pass_would(family, per_g
     assert [row[:2] for row in rows] == [(0, 1), (1, 1), (1, 0), (2, 1)]
     for layer, count, divergence in rows:
         cut = copy.deepcopy(model)
-        site = structures.sites(cut, "kv_groups")[layer]
+        site = structures.STRUCTURES["kv_groups"].sites(cut)[layer]
         assert site.in_features == 2 * per_group
         keep = torch.tensor(ranks[layer] > 2 - count).repeat_interleave(per_group)
         site.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep,))

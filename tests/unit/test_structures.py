@@ -286,7 +286,7 @@ def test_a_variant_is_counted_and_told_apart(tmp_path, cut):
         name: [keep.tolist() for keep in all_of] for name, all_of in keeps.items()
     }
     widths, groups = (tuple(masks.counts(keeps).get(name, ())) for name in ("ffn", "kv_groups"))
-    assert variants.outline(own) == (widths, False, groups)
+    assert variants.outline(own) == (tuple((name, tuple(masks.counts(keeps)[name])) for name in keeps), False)
     assert variants.outline(replace(own, compensate="bias", evidence=own.mask))[1]
     # By hand, d = 32: a neuron has 3 * 32; a group 16 rows of q, 8 of k and v with a bias each, 16 columns of o.
     neurons, group = 48 * len(widths), (16 + 8 + 8) * 33 + 16 * 32
@@ -306,7 +306,7 @@ def test_a_variant_is_counted_and_told_apart(tmp_path, cut):
 def test_a_dense_variant_is_whole(tmp_path):
     own = variant(tmp_path)
     dense, whole = variants.Parts(own.model, own.manifest), Checkpoint(own.model).parameters
-    assert variants.outline(dense) == ((48, 48), False, ())
+    assert variants.outline(dense) == ((("ffn", (48, 48)),), False)
     assert variants.pruned(dense) == {"achieved_sparsity": 0, "parameters": whole, "parameters_kept": whole}
 
 
@@ -337,7 +337,7 @@ def test_what_has_no_place_for_groups_or_for_a_layer_without_an_ffn_says_so(tmp_
     with pytest.raises(InputError, match="as many key-value groups in every layer"):
         pruning.write(tmp_path, "pad")
     folder = written(pruning, tmp_path / "cut")
-    with pytest.raises(InputError, match="key-value groups of their own number are not converted"):
+    with pytest.raises(InputError, match="cut in more than FFN neurons are not converted"):
         gguf_model.write(folder, tmp_path / "x.gguf", "f16", {})
     with pytest.raises(InputError, match="cut before"):
         Checkpoint(folder).units("kv_groups")

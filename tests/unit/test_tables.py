@@ -660,15 +660,16 @@ def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):
 
 
 def test_methods_that_cut_groups_or_keep_to_a_speed_say_so(study, printed):
-    groups = "key-value groups of attention are pruned as well, and count as neurons of as many parameters."
+    groups = "`heads` are pruned as well, and count as neurons of as many parameters."
     assert groups not in printed["md"]
     kept_to = {"rku": "decode", "random": "flops", "taylor_fo": "prefill"}
-    study.settings |= {"groups": ["rku", "taylor_fo", "wanda"], "ranked": ["rku", "wanda"], "kept_to": kept_to}
+    others = dict.fromkeys(["rku", "taylor_fo"], "`kv_groups`") | {"wanda": "`heads`"}
+    study.settings |= {"others": others, "ranked": ["rku", "wanda"], "kept_to": kept_to}
     study.run()
     text = study.text
     for said in (
         f" `wanda`: {groups} ",
-        " `rku` loses neurons and key-value groups that take as much time for a token, on average, as this share of "
+        " `rku` loses neurons and `kv_groups` that take as much time for a token, on average, as this share of "
         "neurons, by times measured on this machine, noise included (latency_table.parquet): of parameters another "
         "share is removed.",
         " `random` takes no more operations for a prompt than a model whose layers have all lost this share of their "

@@ -75,19 +75,20 @@ def test_flops_by_hand():
     """d=32, 4 heads of 8, 2 KV heads, vocabulary 257, widths 48 and 5, 3 tokens (6 causal pairs)."""
     attention = 3 * (32 * 32 * 2 + 32 * 16 * 2) + 6 * 32 * 2
     by_hand = 2 * (2 * attention + 3 * 3 * 32 * (48 + 5) + 32 * 257)
-    assert shapes.prefill_flops(tiny.llama().config, [48, 5], 3) == by_hand
+    assert shapes.prefill_flops(shapes.narrowed(tiny.llama(), {"ffn": [48, 5]}), 3) == by_hand
 
 
 @pytest.mark.parametrize("changes", [{}, {"head_dim": 16}, {"num_key_value_heads": 4}])
 def test_flops_are_what_torch_counts(changes):
-    dense = tiny.llama(attn_implementation="eager", **changes)
-    assert shapes.prefill_flops(dense.config, (48, 5), 10) == flops_of(shapes.narrowed(dense, (48, 5)), 10)
+    narrow = shapes.narrowed(tiny.llama(attn_implementation="eager", **changes), {"ffn": (48, 5)})
+    assert shapes.prefill_flops(narrow, 10) == flops_of(narrow, 10)
 
 
 def test_models_share_everything_but_what_is_cut(config):
     dense = shapes.build(config, "bfloat16")
     owned = {p.untyped_storage().data_ptr() for p in dense.parameters()}
-    for narrow in (shapes.narrowed(dense, (24, 7)), both := shapes.narrowed(dense, (24, 7), groups=(2, 1))):
+    both = shapes.narrowed(dense, {"ffn": (24, 7), "kv_groups": (2, 1)})
+    for narrow in (shapes.narrowed(dense, {"ffn": (24, 7)}), both):
         assert {p.untyped_storage().data_ptr() for p in narrow.parameters()} <= owned  # no memory of its own
         assert all(p.is_contiguous() and not p.requires_grad for p in narrow.parameters()) and not narrow.training
         own, whole = dict(narrow.named_parameters()), dict(dense.named_parameters())
@@ -102,7 +103,7 @@ def test_models_share_everything_but_what_is_cut(config):
 
 def test_weights_are_ordinary_numbers(config):
     """As in memory that was never written nothing would be."""
-    for model in (dense := shapes.build(config, "float32"), shapes.narrowed(dense, (24, 7))):
+    for model in (dense := shapes.build(config, "float32"), shapes.narrowed(dense, {"ffn": (24, 7)})):
         for name, parameter in model.named_parameters():
             assert parameter.mean().item() == pytest.approx(float("norm" in name), abs=0.02)
             assert parameter.std().item() == pytest.approx(0.02, rel=0.5)
@@ -117,7 +118,7 @@ def test_parameters_are_those_of_a_really_compacted_model(config, widths, tmp_pa
     Pruning(Checkpoint(base), {"ffn": [np.arange(48) < width for width in widths]}).write(tmp_path / "compact")
     dense = shapes.build(config, "float32")
     assert dense.num_parameters() == Checkpoint(base).parameters
-    assert shapes.narrowed(dense, widths).num_parameters() == Checkpoint(tmp_path / "compact").parameters
+    assert shapes.narrowed(dense, {"ffn": widths}).num_parameters() == Checkpoint(tmp_path / "compact").parameters
 
 
 # The clock
@@ -177,7 +178,10 @@ def test_one_repetition_is_a_prefill_and_tokens_one_by_one_after_it(config, monk
 
 def test_models_take_turns_in_changing_order(clock):
     dense = tiny.qwen2()
-    models = {"a": dense, **{name: shapes.narrowed(dense, [width] * 2) for name, width in (("b", 24), ("c", 7))}}
+    models = {
+        "a": dense,
+        **{name: shapes.narrowed(dense, {"ffn": [width] * 2}) for name, width in (("b", 24), ("c", 7))},
+    }
     settings = {**CLOCK, "rounds": 12, "warmup": 2}
     samples = timing.measure(models, settings)
     assert len(clock) == (12 + 2) * 3
@@ -194,7 +198,7 @@ def test_models_take_turns_in_changing_order(clock):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_peak_memory_on_a_gpu_is_the_models_own():
     dense = shapes.build(tiny.qwen2(hidden_size=1024, intermediate_size=8192).config, "float32", "cuda")
-    models = {"dense": dense, "narrow": shapes.narrowed(dense, (4096, 4096))}
+    models = {"dense": dense, "narrow": shapes.narrowed(dense, {"ffn": (4096, 4096)})}
     peaks = timing.measure(models, CLOCK).groupby("variant")["peak_memory_mb"].max()
     for name, model in models.items():
         assert 4 * weights(model) / 1e6 < peaks[name] < 4 * weights(model) / 1e6 + 30
@@ -239,6 +243,10 @@ def mask(path, widths, groups=None):
     return path
 
 
+def flops_with(**units) -> int:
+    return shapes.prefill_flops(shapes.narrowed(tiny.qwen2(), units), 8)
+
+
 def test_a_shapes_table_has_a_row_a_variant(tmp_path):
     frame = run(tmp_path, masks={"rku": ([48, 12],)}, sparsities=[50, 25])
     assert list(frame) == [
@@ -249,7 +257,7 @@ def test_a_shapes_table_has_a_row_a_variant(tmp_path):
     assert frame["sparsity"].tolist() == [0, 0.5, 0.25, 0.375]
     assert frame["parameters"].tolist() == [weights(tiny.qwen2()) - removed * 3 * 32 for removed in (0, 48, 24, 36)]
     assert frame.loc[0, [*SPEEDUPS, "flop_ratio"]].tolist() == [1] * 7
-    flops = [shapes.prefill_flops(tiny.qwen2().config, w, 8) for w in ([48, 48], [24, 24], [36, 36], [48, 12])]
+    flops = [flops_with(ffn=widths) for widths in ([48, 48], [24, 24], [36, 36], [48, 12])]
     assert frame["flop_ratio"].tolist() == pytest.approx([flops[0] / other for other in flops], rel=1e-5)
     for part in ("prefill", "decode"):
         low, median, high = (frame[f"{part}_speedup{end}"] for end in ("_low", "", "_high"))
@@ -275,9 +283,9 @@ def test_equal_widths_are_measured_once_and_padded_ones_are_the_widest(tmp_path,
 
 def test_key_value_groups_that_are_cut_are_timed_and_counted(tmp_path, clock):
     frame = run(tmp_path, masks={"both": ([48, 12], [1, 2])}).set_index("variant")
-    whole, flops = weights(tiny.qwen2()), shapes.prefill_flops
+    whole = weights(tiny.qwen2())
     assert frame["parameters"]["both"] == whole - 36 * 3 * 32 - (2 * 32 * 16 + 2 * 32 * 8 + 16 + 2 * 8)
-    bound = flops(tiny.qwen2().config, [48, 48], 8) / flops(tiny.qwen2().config, [48, 12], 8, [1, 2])
+    bound = flops_with() / flops_with(ffn=[48, 12], kv_groups=[1, 2])
     assert frame["flop_ratio"]["both"] == pytest.approx(bound, rel=1e-5)
 
 
@@ -335,8 +343,7 @@ def test_operations_of_a_number_of_units_are_what_torch_counts(tmp_path, family,
     assert rows["structure"].tolist() == ["ffn"] * 17 + ["kv_groups"] * len(groups)
     assert rows["units"].tolist() == [*range(0, 49, 3), *groups]
     for row in rows.itertuples():
-        narrow = ([row.units] * 2,) if row.structure == "ffn" else ([48] * 2, False, [row.units] * 2)
-        assert row.flops == flops_of(shapes.narrowed(dense, *narrow), 8), row
+        assert row.flops == flops_of(shapes.narrowed(dense, {row.structure: [row.units] * 2}), 8), row
 
 
 def test_times_are_ratios_to_the_dense_models_in_its_median(tmp_path, monkeypatch):

@@ -8,13 +8,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 from safetensors import safe_open
 
 from pruning.core.errors import InputError
 from pruning.methods import compact
+from pruning.methods.masks import NEURONS
 from pruning.models.checkpoint import Checkpoint
 
 MOST = 99
@@ -35,14 +36,14 @@ def counted(value: float) -> Cost:
 
 
 class Sizes:
-    """Parameters or bytes of a model pruned to any widths and key-value groups, without making it."""
+    """Parameters or bytes of a model pruned to any units, without making it."""
 
     notes: Mapping[str, Any] = {}
     """How they are measured."""
 
     def __init__(self, base: Checkpoint, kind: str, biased: bool = False):
         """kind: `parameters` or `bytes`. biased: as in compact.parameters."""
-        self.base, self.kind, self.dense = base, kind, base.parameters
+        self.base, self.kind, self.dense, self.unit = base, kind, base.parameters, cache(self._unit)
         self.empty, ones = (compact.parameters(base, [width] * base.layers, biased) for width in (0, 1))
         self.neuron = (ones - self.empty) // base.layers
         if kind == "bytes":  # what is cut, and biases that are added, are of the dtype of down
@@ -56,18 +57,15 @@ class Sizes:
         with safe_open(self.base.file_of[name], "pt") as tensors:
             return BYTES[tensors.get_slice(name).get_dtype()] if self.kind == "bytes" else 1
 
-    @cached_property
-    def group(self) -> int:
-        """Size of one key-value group of a layer; raises InputError as Checkpoint.units does."""
-        return self.base.size("kv_groups") * self._stored(self.base.site("kv_groups", 0))
+    def _unit(self, structure: str) -> int:
+        """Size of one unit of a structure beside neurons; raises InputError as Checkpoint.units does."""
+        return self.base.size(structure) * self._stored(self.base.site(structure, 0))
 
-    def of(self, widths: Sequence[int], groups: Sequence[int] | None = None) -> int:
-        """Return the size. groups: that stay in each layer; None: all."""
-        whole = self.empty + self.neuron * int(sum(widths))
-        return whole if groups is None else whole - self.group * (sum(self.base.units("kv_groups")) - sum(groups))
-
-    def cost(self, widths: Sequence[int], groups: Sequence[int] | None = None) -> Cost:
-        return counted(self.of(widths, groups))
+    def cost(self, units: Mapping[str, Sequence[int]]) -> Cost:
+        """units: structure -> those that each layer keeps; of a structure that is not there all stay."""
+        others = {name: sum(self.base.units(name)) - sum(own) for name, own in units.items() if name != NEURONS}
+        removed = sum(self.unit(name) * count for name, count in others.items())
+        return counted(self.empty + self.neuron * int(sum(units[NEURONS])) - removed)
 
 
 def number(value: float) -> str:

@@ -80,7 +80,7 @@ def stages(run: work.Run, plan: Sequence[tuple[str, dict[str, str]]]) -> list[St
 
 def _stage(name: str, jobs: Sequence[work.Job], took: Sequence[float | None]) -> Stage:
     """took: what a finished job like each of these took."""
-    counted, loads = [job.seconds for job in jobs], jobs[0].cost.loads
+    counted, loads = [job.seconds for job in jobs], jobs[0].loads
     start = STARTING if loads else SHORT
     expected = [own if own is not None else start + (of or 0) for own, of in zip(took, counted, strict=True)]
     return Stage(

@@ -14,8 +14,8 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from pruning.core.errors import InputError
-from pruning.models import loading, structures
-from pruning.models.structures import ffn, kv_groups
+from pruning.models import families, loading, structures
+from pruning.models.structures import STRUCTURES, ffn
 
 REQUIRED = (
     *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"),
@@ -57,22 +57,19 @@ def build(config: PretrainedConfig, dtype: str, device: str = "cpu") -> PreTrain
     return model.eval().requires_grad_(False)
 
 
-def narrowed(
-    dense: PreTrainedModel, widths: Sequence[int], biased: bool = False, groups: Sequence[int] = ()
-) -> PreTrainedModel:
-    """Return a model with these FFN widths, and key-value groups where they are given, in the dense model's memory.
+def narrowed(dense: PreTrainedModel, units: Mapping[str, Sequence[int]], biased: bool = False) -> PreTrainedModel:
+    """Return a model with these units, in the dense model's memory.
 
-    widths, groups: one number per layer. biased: down projections have a bias, a new one where the dense model's have
-    none. Narrow weights are the beginnings of the dense ones (random either way), contiguous; others are these."""
+    units: structure -> units of each layer; of a structure that is not there all stay. biased: down projections have a
+    bias, a new one where the dense model's have none. Narrow weights are the beginnings of the dense ones (random
+    either way), contiguous; others are these."""
     shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
     model = copy.deepcopy(dense, shared)
     with no_init_weights():
-        for layer, width in enumerate(widths):  # one after the other, so that little memory is taken meanwhile
-            ffn.resize(model, {layer: width})
-            _lend(dense, model)
-        if groups:
-            kv_groups.resize(model, dict(enumerate(groups)))
-            _lend(dense, model)
+        for name, counts in units.items():
+            for layer, count in enumerate(counts):  # one after the other, so that little memory is taken meanwhile
+                STRUCTURES[name].resize(model, {layer: count})
+                _lend(dense, model)
     if biased and ffn.sites(model)[0].bias is None:
         ffn.add_down_bias(model)
     return model.eval().requires_grad_(False)
@@ -85,18 +82,15 @@ def _lend(dense: PreTrainedModel, model: PreTrainedModel) -> None:
             parameter.data = whole.data.flatten()[: parameter.numel()].view_as(parameter)
 
 
-def prefill_flops(config: PretrainedConfig, widths: Sequence[int], tokens: int, groups: Sequence[int] = ()) -> int:
+def prefill_flops(model: PreTrainedModel, tokens: int) -> int:
     """Return the FLOPs of the matrix products of a prefill of `tokens` tokens, the LM head on the last position alone.
 
-    widths: FFN width of each layer; groups: its key-value groups, by default all. A product of [a, b] and [b, c] counts
-    2abc. Of the attention scores only the causal ones, T(T+1)/2, count, whatever a kernel computes beside them: the
-    ratio of two variants' FLOPs, in which attention weighs as little as it can, then bounds the speed-up of a
-    compute-bound prefill."""
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    key_value_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or hidden // heads
-    queries = heads // key_value_heads  # of a group
-    projections = 2 * hidden * (queries + 1) * head_dim  # q and o, k and v
-    scores = 2 * queries * head_dim * (tokens * (tokens + 1) // 2)  # QK' and its product with V
-    attention = (tokens * projections + scores) * sum(groups or [key_value_heads] * len(widths))
-    return 2 * (attention + 3 * hidden * tokens * sum(widths) + hidden * config.vocab_size)
+    A product of [a, b] and [b, c] counts 2abc. Of the attention scores only the causal ones, T(T+1)/2, count, whatever
+    a kernel computes beside them: the ratio of two variants' FLOPs, in which attention weighs as little as it can, then
+    bounds the speed-up of a compute-bound prefill."""
+    layers, attention_out = families.decoder_layers(model), families.of(model).attention_out
+    linear = [module for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)]
+    channels = sum(layer.get_submodule(attention_out).in_features for layer in layers)
+    scores = channels * tokens * (tokens + 1)  # QK' and its product with V
+    projected = tokens * sum(module.weight.numel() for module in linear)
+    return 2 * (projected + scores + model.get_output_embeddings().weight.numel())

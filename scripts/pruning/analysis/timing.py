@@ -24,16 +24,18 @@ from pruning.analysis.budget import Cost
 from pruning.core.errors import InputError
 from pruning.methods import variants
 from pruning.methods.allocation import kept, levels
-from pruning.methods.masks import GROUPS, NEURONS
+from pruning.methods.masks import NEURONS
 from pruning.models.checkpoint import read_config
 from pruning.models.families import family_of
-from pruning.models.structures import kv_groups
+from pruning.models.structures import STRUCTURES
 
 Settings = Mapping[str, Any]
 """Of every clock: `prompt_tokens`, `decode_tokens`, `rounds` (repetitions), `warmup`, `seed`; of speed-ups, too:
 `confidence` and `resamples`."""
 Parts = Mapping[str, variants.Parts]
 """Variant -> what it is made of."""
+Units = Mapping[str, tuple[int, ...]]
+"""Structure -> units of each layer (shapes.narrowed)."""
 PARTS = ("prefill", "decode")
 ENDS = ("", "_low", "_high")
 
@@ -185,16 +187,17 @@ def of_models(parts: Parts, settings: Settings) -> pd.DataFrame:
 
 
 def in_one_memory(
-    config: PretrainedConfig, outlines: Mapping[str, tuple], settings: Settings
+    config: PretrainedConfig, outlines: Mapping[str, Units], settings: Settings
 ) -> tuple[dict[str, PreTrainedModel], dict[str, pd.DataFrame]]:
     """Build models with random weights, all in the memory of the `dense` one, and time all of them in turn.
 
-    outlines: label -> widths, biased, groups (shapes.narrowed). Returns the models, and their repetitions, by label;
-    those of equal outlines share both. Raises InputError as `check_context` and shapes.build do."""
+    Returns the models, and their repetitions, by label; those of equal units share both. Raises InputError as
+    `check_context` and shapes.build do."""
     check_context(settings, config)
-    timed, dense = first_of(outlines), shapes.build(config, settings["dtype"], settings["device"])
+    timed = first_of({label: tuple(units.items()) for label, units in outlines.items()})
+    dense = shapes.build(config, settings["dtype"], settings["device"])
     others = [label for label in dict.fromkeys(timed.values()) if label != "dense"]
-    models = {"dense": dense, **{label: shapes.narrowed(dense, *outlines[label]) for label in others}}
+    models = {"dense": dense, **{label: shapes.narrowed(dense, outlines[label]) for label in others}}
     samples = by_variant(measure(models, settings))
     return tuple({label: found[first] for label, first in timed.items()} for found in (models, samples))
 
@@ -208,49 +211,52 @@ def of_shapes(parts: Parts, settings: Settings) -> pd.DataFrame:
     these), those of `conditions` and `timings`."""
     config = shapes.configuration(settings["config"] or read_config(parts["dense"].model))
     full, layers = config.intermediate_size, config.num_hidden_layers
-    outlines = {"dense": ((full,) * layers, False, ())}
+    outlines = {"dense": {NEURONS: (full,) * layers}}
     for sparsity in settings["sparsities"]:
-        outlines[f"uniform/{sparsity}"] = ((int(kept(full, sparsity)),) * layers, False, ())
+        outlines[f"uniform/{sparsity}"] = {NEURONS: (int(kept(full, sparsity)),) * layers}
     for label in [label for label in parts if label != "dense"]:
-        widths, _, groups = variants.outline(parts[label])
-        outlines[label] = ((max(widths),) * layers if label in settings["padded"] else widths, False, groups)
+        outlines[label] = dict(variants.outline(parts[label])[0])
+        if label in settings["padded"]:
+            outlines[label][NEURONS] = (max(outlines[label][NEURONS]),) * layers
     models, samples = in_one_memory(config, outlines, settings)
     rows, flops = [], []
-    for label, (widths, _, groups) in outlines.items():
-        row = {"shape": settings["shape"], "variant": label, "sparsity": 1 - sum(widths) / (full * layers)}
+    for label, units in outlines.items():
+        row = {"shape": settings["shape"], "variant": label, "sparsity": 1 - sum(units[NEURONS]) / (full * layers)}
         row |= conditions(models["dense"].device, settings) | {"parameters": models[label].num_parameters()}
         rows.append({**row, **timings(samples[label], samples["dense"], settings)})
-        flops.append(shapes.prefill_flops(config, widths, settings["prompt_tokens"], groups))
+        flops.append(shapes.prefill_flops(models[label], settings["prompt_tokens"]))
     table = pd.DataFrame(rows)
     table.insert(table.columns.get_loc("decode_tokens_per_s"), "flop_ratio", flops[0] / np.array(flops))
     return table
 
 
 def of_units(parts: Parts, settings: Settings) -> pd.DataFrame:
-    """Time models with random weights that have so many FFN neurons, or key-value groups, in every layer and all of the
-    other, in turn: one row per structure and number of units (methods/latency_table.py).
+    """Time models with random weights that have so many units of one structure in every layer and all of the others, in
+    turn: one row per structure and number of units (methods/latency_table.py).
 
     parts: of the `dense` model; of a pruned one its whole shape. Columns: structure, units; `flops` of a prefill;
     `prefill` and `decode`, seconds of the prompt and of a token after it: the median ratio to the dense model's time,
-    times the median of that. Widths are sixteenths of the dense one, from none; groups from one, where attention has
+    times the median of that. Widths are sixteenths of the dense one, from none; other units from one, where there are
     any that can be cut."""
     raw = shapes.unpruned(read_config(parts["dense"].model))
     config = shapes.configuration(raw)
     full, layers = config.intermediate_size, config.num_hidden_layers
-    try:
-        kv_groups.STRUCTURE.modules(family_of(raw, parts["dense"].model))
-        whole = kv_groups.STRUCTURE.whole(config.to_dict())
-    except InputError:  # none that can be cut
-        whole = 0
-    outlines = {"dense": ((full,) * layers, False, ())}
-    outlines |= {f"{NEURONS}/{width}": ((width,) * layers, False, ()) for width in (full, *levels(full, 0))}
-    for count in range(1, whole + 1):
-        outlines[f"{GROUPS}/{count}"] = ((full,) * layers, False, (count,) * layers if count < whole else ())
-    _, samples = in_one_memory(config, outlines, settings)
+    outlines = {"dense": {NEURONS: (full,) * layers}}
+    outlines |= {f"{NEURONS}/{width}": {NEURONS: (width,) * layers} for width in (full, *levels(full, 0))}
+    for name in [name for name in STRUCTURES if name != NEURONS]:
+        try:
+            STRUCTURES[name].modules(family_of(raw, parts["dense"].model))
+            whole = STRUCTURES[name].whole(config.to_dict())
+        except InputError:  # none that can be cut
+            continue
+        for count in range(1, whole + 1):
+            cut = {name: (count,) * layers} if count < whole else {}
+            outlines[f"{name}/{count}"] = outlines["dense"] | cut
+    models, samples = in_one_memory(config, outlines, settings)
     dense, rows = samples["dense"], []
-    for label, (widths, _, groups) in list(outlines.items())[1:]:
+    for label in list(outlines)[1:]:
         structure, units = label.split("/")
-        flops = shapes.prefill_flops(config, widths, settings["prompt_tokens"], groups)
+        flops = shapes.prefill_flops(models[label], settings["prompt_tokens"])
         seconds = {part: (samples[label] / dense)[f"{part}_s"].median() * dense[f"{part}_s"].median() for part in PARTS}
         seconds["decode"] /= settings["decode_tokens"]
         rows.append({"structure": structure, "units": int(units), "flops": flops, **seconds})
@@ -272,17 +278,16 @@ class Candidates:
         self.notes = conditions(model.device, self.settings) | {"confidence": settings["confidence"]}
         self.known: dict[Hashable, Cost] = {}
 
-    def cost(self, widths: tuple[int, ...], groups: tuple[int, ...] | None = None) -> Cost:
-        """Return the time of a prompt, or of a token after it: the dense model's by the speed-up. groups: that stay in
-        each layer; None: all."""
-        if (widths, groups) not in self.known:
-            pruned = shapes.narrowed(self.model, widths, self.biased, groups or ())
+    def cost(self, units: Units) -> Cost:
+        """Return the time of a prompt, or of a token after it: the dense model's by the speed-up."""
+        if (key := tuple(units.items())) not in self.known:
+            pruned = shapes.narrowed(self.model, units, self.biased)
             models, seed = {"dense": self.model, "pruned": pruned}, self.settings["seed"] + len(self.known) + 1
             samples = by_variant(measure(models, self.settings, seed))
             found = timings(samples["pruned"], samples["dense"], self.settings)
             ends = (self.dense / found[f"{self.part}_speedup{end}"] for end in ("", "_high", "_low"))
-            self.known[widths, groups] = Cost(*ends)
-        return self.known[widths, groups]
+            self.known[key] = Cost(*ends)
+        return self.known[key]
 
 
 CLOCKS = {"tradeoff": of_models, "latency": of_shapes, "latency_table": of_units}

@@ -1,13 +1,13 @@
-"""What planned jobs take: memory, by rehearsal of the stages' own code; what they compute, move and write, counted.
+"""What planned jobs take: memory, by rehearsal of the stages' own code; time, by forward passes; what they write.
 
-A matrix of p parameters costs 2p floating-point operations a token. A token that is generated needs all weights read
-once a step, whatever the batch, and the keys and values of each row. That bounds real time from below: attention's
-scores, norms and start-ups are left out.
+A forward pass costs two floating-point operations per parameter and token; so does a backward pass to the activations,
+since weights are frozen. Each token that is generated takes a read of all weights per batch, and of the keys and values
+of each row. Attention's products, norms and start-ups are left out. The time so counted is right within a factor of
+about two (docs/memory.md).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils.benchmark import Timer
 
 from pruning.calibration import footprint, gradients, output_gradients, second_moments
 from pruning.core import memory, names
-from pruning.core.errors import InputError
+from pruning.core.layer_files import label_of
 from pruning.core.names import Variant
 from pruning.evaluation import generation, perplexity, recovery
-from pruning.methods import allocation
+from pruning.methods import allocation, compensation
 from pruning.models import families, rehearsal
-from pruning.models.rehearsal import Taken
-from pruning.models.structures import ffn, kv_groups
+from pruning.models.structures import STRUCTURES, ffn
 
 SHAPES = names.HOME / "resources/architectures"
 SIZES = names.HOME / "resources/task_sizes.csv"  # items of published test sets; tokens an item, by Qwen2.5's tokenizer
@@ -64,14 +64,8 @@ def measured(device: str, dtype: str) -> Card:
     other = torch.empty_like(one)
 
     def seconds(work: Callable[[], Any]) -> float:
-        times = []
-        while len(times) < 3 or sum(times) < 0.3:
-            begun = time.perf_counter()
-            work()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - begun)
-        return min(times)
+        timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+        return timer.blocked_autorange(min_run_time=0.3).median
 
     product, copy = seconds(lambda: torch.mm(one, one, out=other)), seconds(lambda: other.copy_(one))
     memory_gb = torch.cuda.mem_get_info()[1] / 1e9 if device == "cuda" else memory.physical() / 1e9
@@ -79,296 +73,243 @@ def measured(device: str, dtype: str) -> Card:
 
 
 class Shape(NamedTuple):
-    """A dense model in numbers: parameters of its decoder layers, its head and its FFNs; layers; neurons of an FFN;
-    residual stream; channels of a layer's attention; bytes of a parameter; keys and values of a token, in numbers;
-    bytes of all weights."""
+    """A dense model in numbers."""
 
-    matrices: int
-    head: int
-    ffn: int
     layers: int
-    width: int
+    width: float
+    """Neurons of an FFN, the mean of the layers."""
     hidden: int
-    channels: int
-    size: int
+    parameters: int
+    """Of all products: decoder layers and head."""
     cached: int
+    """Numbers per token of keys and values."""
+    size: int
+    """Bytes per parameter."""
     weights: int
+    """Bytes of all weights."""
 
-    def kept(self, sparsity: float) -> int:
-        """Parameters of the layers when this share of the FFN neurons is removed."""
-        return round(self.matrices - sparsity * self.ffn)
+    def removed(self, sparsity: float) -> float:
+        """Return the parameters of this share of the FFN neurons."""
+        return sparsity * 3 * self.layers * self.hidden * self.width
 
-    def forward(self, tokens: float, logits: float, sparsity: float = 0) -> float:
-        """Operations of tokens in large batches, of which so many need the head."""
-        return 2 * (self.kept(sparsity) * tokens + self.head * logits)
+    def kept(self, sparsity: float) -> float:
+        return self.parameters - self.removed(sparsity)
 
 
 def shape_of(network: nn.Module) -> Shape:
     """Return the numbers of a model, with or without weights."""
     layers, sites, config = families.decoder_layers(network), ffn.sites(network), network.config.get_text_config()
-    head, down = network.get_output_embeddings().weight, sites[0]
+    head = network.get_output_embeddings().weight
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return Shape(
-        sum(parameter.numel() for layer in layers for parameter in layer.parameters()),
-        head.numel(),
-        sum(3 * site.weight.numel() for site in sites),
-        *(len(layers), down.in_features, down.out_features, config.num_attention_heads * size),
-        *(head.element_size(), 2 * len(layers) * heads * size),
+        len(layers),
+        sum(site.in_features for site in sites) / len(sites),
+        sites[0].out_features,
+        head.numel() + sum(parameter.numel() for layer in layers for parameter in layer.parameters()),
+        *(2 * len(layers) * heads * size, head.element_size()),
         network.get_memory_footprint(return_buffers=False),
     )
 
 
+class Length(NamedTuple):
+    """Tokens of an evaluation: each of `items` has a `prompt` to read and an `answer` to generate, after `shared` ones
+    that all prompts begin with and that are computed once. The text of a perplexity is one prompt."""
+
+    items: float
+    prompt: float
+    answer: float = 0
+    shared: float = 0
+
+
+def length_of(name: str, task: Any) -> Length | None:
+    """Return the length of a task, None where it is not known. One that may stop early is counted whole."""
+    known = sizes().get(task.dataset if task.kind == "perplexity" else task.definition or name)
+    if task.kind == "perplexity":
+        tokens = task.tokens or (known and known["context_tokens"])
+        return Length(1, tokens) if tokens else None
+    if not known:
+        return None
+    items = min(known["items"], task.limit or known["items"])
+    if not known["answer_tokens"]:
+        return Length(items, known["contexts"] * known["context_tokens"] + known["continuation_tokens"])
+    shared = known["examples_tokens"] if task.shared_examples else 0
+    return Length(items, known["context_tokens"] - shared, task.max_gen_toks or known["answer_tokens"], shared)
+
+
+@cache
+def sizes() -> dict[str, dict[str, float]]:
+    return pd.read_csv(SIZES, index_col="task").astype(float).to_dict("index")
+
+
 class Run:
-    """What jobs of one configuration take on a card. Each rehearsal, of seconds, is made once.
+    """Jobs of one configuration on a card. Each model is built, and each stage rehearsed, once: that takes seconds."""
 
-    stops_from: models of so many per cent and more stop early where a task lets them."""
+    def __init__(self, config: Any, card: Card) -> None:
+        self.config, self.card = config, card
+        self.shape, self.inputs, self.beside = cache(self._shape), cache(self._inputs), cache(self._beside)
 
-    def __init__(self, config: Any, card: Card, stops_from: int = 101) -> None:
-        self.config, self.card, self.stops_from = config, card, stops_from
-        self.taken, self.shape = cache(self._taken), cache(self._shape)
-
-    def directory(self, model: str) -> Path | None:
-        """Where the config.json of a model lies, if its shape is known."""
-        source = self.config.models[model].source if model in self.config.models else None
+    def network(self, model: str) -> nn.Module | None:
+        """Return a model without weights; None where its config.json is not there yet."""
+        if model not in self.config.models:
+            return None
+        own = self.config.models[model]
         places = [Path(names.BASE.format(model=model)).parent, SHAPES / model]  # a published shape, until it is fetched
-        if source and source.kind == "local":
-            places.insert(1, Path(source.path))
-        return next((place for place in places if source and (place / "config.json").is_file()), None)
+        if own.source.kind == "local":
+            places.insert(1, Path(own.source.path))
+        found = next((place for place in places if (place / "config.json").is_file()), None)
+        return rehearsal.network(found, own.dtype) if found else None
 
     def _shape(self, model: str) -> Shape | None:
-        folder = self.directory(model)
-        return shape_of(rehearsal.network(folder, self.config.models[model].dtype)) if folder else None
+        return shape_of(network) if (network := self.network(model)) else None
 
-    def _taken(self, model: str, rule: str, key: str, batch: int = 0) -> Taken:
-        """Return what a rule's repeated part takes, with the settings of this name; of a task of lm-eval one batch,
-        whose prompts are taken to be twice the mean, beyond what they share."""
-        stage, network = COSTS[rule].stage, rehearsal.network(self.directory(model), self.config.models[model].dtype)
-        own = getattr(self.config, stage.section)[key].model_dump()
-        if own.get("kind") == "lm_eval":
-            if not (size := size_of(key, own)) or not size["answer_tokens"]:
-                return reading(network, batch, PROMPT, ANSWER)
-            answer, shared, prompt = lengths(own, size)
-            return reading(network, batch, shared + 2 * prompt, answer, shared, at_once=False)
-        return stage.taken(network, own | ({"structure": "kv_groups"} if rule.startswith("attention_") else {}))
+    def _inputs(self, model: str, structure: str) -> float:
+        """Return how many inputs the module has at which a structure is measured, the mean of the layers."""
+        sites = STRUCTURES[structure].sites(self.network(model))
+        return sum(site.in_features for site in sites) / len(sites)
 
-    def batch_of(self, model: str, name: str, sparsity: float = 0) -> tuple[int, int]:
-        """The largest batch of a task that fits beside a model's weights, halved from its own, and its bytes; on a CPU
-        its own."""
-        task, gpus, shape = self.config.tasks[name], self.config.models[model].gpus, self.shape(model)
-        weights = (shape.kept(sparsity) + 2 * shape.head) * shape.size if sparsity else shape.weights
-        batch, room = task.batch_size, gpus * self.card.gb * 1e9 - weights if gpus else float("inf")
-        smallest = 1 if task.kind == "lm_eval" else batch  # of windows all at once
-        while (beside := self.taken(model, "evaluate", name, batch).bytes) > room and batch > smallest:
+    def _beside(self, model: str, rule: str, key: str) -> float:
+        """Return the bytes that a rule's jobs take beside the weights, with the settings of this name."""
+        kind, structure = kind_of(rule)
+        own = getattr(self.config, STAGES[kind].section)[key]
+        if getattr(own, "kind", "") == "lm_eval":
+            return self.answering(model, key)[1]
+        return STAGES[kind].taken(self.network(model), own.model_dump() | {"structure": structure}).bytes
+
+    def answering(self, model: str, name: str) -> tuple[int, float]:
+        """Return the batch of a task of lm-eval, halved until it fits beside a model's weights where that is on GPUs,
+        and the bytes it takes: keys and values, and while prompts are read an FFN's activations. The longest prompts
+        are taken to be twice the mean."""
+        task, shape, gpus = self.config.tasks[name], self.shape(model), self.config.models[model].gpus
+        length = length_of(name, task) or Length(1, PROMPT / 2, ANSWER)
+        prompt, activations = 2 * length.prompt, 3 * shape.width + 5 * shape.hidden
+        generated = (prompt + length.answer + generation.ROOM) * shape.cached
+        row = shape.size * max(prompt * (shape.cached + activations), generated)
+        shared = shape.size * length.shared * shape.cached
+        batch, free = task.batch_size, gpus * self.card.gb * 1e9 - shape.weights
+        while gpus and batch > 1 and shared + batch * row > free:
             batch //= 2
-        return batch, beside
+        return batch, shared + batch * row
 
 
 class Job:
     """A planned job, and what it takes; each of these is None where it is not known, or nothing."""
 
     def __init__(self, run: Run, rule: str, wildcards: Mapping[str, str]) -> None:
-        self.run, self.rule, self.wildcards, config = run, rule, wildcards, run.config
-        self.model, self.sparsity = wildcards.get("model", ""), int(wildcards.get("sparsity", 0)) / 100
-        self.cost, self.shape = COSTS.get(rule, NOTHING), run.shape(self.model)
-        self.calibration = config.calibrations[wildcards["calib"]] if "calib" in wildcards else None
-        self.tuning = config.tunings[wildcards["tuning"]] if "tuning" in wildcards else None
+        self.run, self.rule, self.wildcards, self.model = run, rule, wildcards, wildcards.get("model", "")
+        self.kind, self.structure = kind_of(rule)
+        self.shape, self.loads, config = run.shape(self.model), self.kind in (*STAGES, *UNKNOWN), run.config
+        section = STAGES[self.kind].section if self.kind in STAGES else ""
+        keys = wildcards[KEYS[section]].split(",") if section else ()
+        self.settings = {key: getattr(config, section)[key] for key in keys}
+        """Of the calibration, of the tuning, or of all tasks of an evaluation."""
         self.method = config.method(wildcards["method"]) if "method" in wildcards else None
-        beside = rule == "recover" and self.tuning.objective == "distillation"
-        if rule == "evaluate" and (wildcards["variant"] != "dense" or len(config.lineage(self.model)) > 1):
-            beside = any(getattr(config.tasks[name], "divergence", False) for name in wildcards["task"].split(","))
-        self.teacher = run.shape(config.lineage(self.model)[-1]) or self.shape if beside else None
+        variant = Variant.parse(wildcards.get("variant", "dense"))
+        self.sparsity = (variant.sparsity or int(wildcards.get("sparsity", 0))) / 100
+        first = config.lineage(self.model)[-1] if self.model in config.models else ""
+        original = wildcards.get("variant") == "dense" and first == self.model
+        beside = any(map(compares, self.settings.values())) and not original
+        self.dense = (run.shape(first) or self.shape) if beside else None
+        """The first model of an iteration, where it is loaded as well: to distil from, or to compare with."""
 
     @property
     def memory(self) -> float | None:
         """Gigabytes at once, weights included."""
-        if not (self.shape and self.cost.stage):
+        if not (self.shape and self.settings):
             return None
-        keys = self.wildcards[KEYS[self.cost.stage.section]].split(",")
-        run, evaluates = self.run, self.rule == "evaluate"
-        beside = max(
-            run.batch_of(self.model, key)[1] if evaluates else run.taken(self.model, self.rule, key).bytes
-            for key in keys
-        )
-        return (self.shape.weights + (self.teacher.weights if self.teacher else 0) + beside) / 1e9
+        weights = self.shape.weights + (self.dense.weights if self.dense else 0)
+        return (weights + max(self.run.beside(self.model, self.rule, key) for key in self.settings)) / 1e9
 
     @property
     def written(self) -> float | None:
         """Gigabytes of models, moments and refits, whether they are kept or not."""
-        return self.cost.written(self) / 1e9 or None if self.shape else None
+        return self.counted()[2] / 1e9 or None if self.shape else None
 
     @property
     def seconds(self) -> float | None:
         """On the card, reading the weights from disk included."""
-        if not (self.shape and self.cost.work):
+        if not (self.shape and self.settings):
             return None
-        try:
-            work = self.cost.work(self)
-            busy = self.run.card.seconds(*(work if isinstance(work, tuple) else (work,)))
-        except InputError:  # a task of unknown size
+        tokens, moved, _ = self.counted()
+        if tokens is None:
             return None
-        return busy + (self.shape.matrices + self.shape.head) * self.shape.size / READING
+        busy = self.run.card.seconds(2 * self.shape.kept(self.sparsity) * tokens, moved)
+        return busy + self.shape.parameters * self.shape.size / READING
 
-    def rehearsed(self, rule: str = "") -> float:
-        """Return the operations of all micro-batches of a calibration, each as it is rehearsed: by this rule, or
-        another; second moments are rehearsed in one layer."""
-        each = self.run.taken(self.model, rule or self.rule, self.wildcards["calib"]).flops
-        layers = self.shape.layers if (rule or self.rule).endswith("second_moments") else 1
-        return each * layers * self.calibration.samples / self.calibration.micro_batch
+    def counted(self) -> tuple[float | None, float, float]:
+        """Return the tokens through the model (None if they are not known), the bytes read to generate, and the bytes
+        written.
 
-    def refit(self, scheme: str, sparsity: float) -> float:
-        """Return the operations of each layer, once as it was and, cut, before each fit and after the last; and of the
-        sums. Solving is the CPU's."""
-        tokens, width = self.calibration.samples * self.calibration.sequence_length, (1 - sparsity) * self.shape.width
-        passes = 3 if scheme == "ridge_attention" else 2
-        sums = 2 * tokens * self.shape.layers * width * (width + self.shape.hidden)
-        return self.shape.forward(tokens, 0) + self.shape.forward(passes * tokens, 0, sparsity) + sums
+        Tokens are those of the data times passes. A backward pass counts as a forward one, and layers computed again as
+        another. Refits take a pass of the dense model, and of the pruned one before each fit (of FFNs, and often
+        attention) and after the last."""
+        size, left = self.shape, 1 - self.sparsity
+        if self.kind in ("fetch_model", "compact"):
+            return 0, 0, size.weights - size.removed(self.sparsity) * size.size
+        if self.kind == "evaluate":
+            return *self.evaluating(), 0
+        if not self.settings:
+            return None, 0, 0
+        [own], written = self.settings.values(), 0.0
+        inputs = self.run.inputs(self.model, self.structure)
+        sums = size.layers * (left * inputs) ** 2 / size.kept(self.sparsity)  # of second moments, in passes
+        again, refit, samples = 1 + own.gradient_checkpointing, 4 + sums, getattr(own, "samples", 0)
+        match self.kind:
+            case "observe" | "statistics":
+                passes = 1 + len(own.objectives) * again
+            case "calibrate_shard":
+                passes = (1 + len(own.objectives) * again) / own.shards
+            case "second_moments":
+                passes, written = 1 + sums, 8 * size.layers * inputs**2
+            case "output_gradients":
+                passes, written = 1 + again, 4 * size.layers * size.hidden**2
+            case "refit":
+                others = {*compensation.refits(self.method.compensate)} - {self.structure}
+                columns = left * inputs + sum(self.run.inputs(self.model, each) for each in others)
+                passes, written = refit, 4 * size.layers * size.hidden * columns
+            case "rounds":  # measured before each iteration and after the last, as if nothing were removed
+                passes = (1 + len(own.rounds)) * (2 + again + sums) + len(own.rounds) * refit
+            case "sensitivity":  # a cut runs what follows it, half of the layers; `greedy` tries two, and one again
+                tries = 3 if allocation.search_of(self.method.allocate) == "greedy" else 1
+                passes, samples = tries * allocation.LEVELS * size.layers / 2, min(samples, own.probed)
+            case "recover":
+                passes, samples = 1 + again + (self.dense is not None), own.steps * own.batch_size
+        return passes * samples * own.sequence_length, 0, written
 
-    def rounds(self) -> float:
-        """Return the operations of what is measured before each round and after the last, and of the refits."""
-        refits = sum(self.refit("ridge_attention", removed / 100) for removed in self.calibration.rounds)
-        measured = self.rehearsed("output_gradients") + self.rehearsed("second_moments")
-        return (1 + len(self.calibration.rounds)) * measured + refits
-
-    def sensitivity(self) -> float:
-        """Return the operations of cuts: each runs its layer and all after it; `greedy` tries about two in each step
-        (docs/methods.md has what was counted), and runs what follows the one that it takes again."""
-        layers, scheme = self.shape.layers, self.method.allocate
-        config = families.read_config(self.run.directory(self.model))
-        groups = kv_groups.STRUCTURE.units(config)[0] if "kv_groups" in allocation.structures_of(scheme) else 1
-        cuts = (allocation.LEVELS + min(allocation.LEVELS, groups - 1)) * layers
-        tried, again = (2 * cuts, cuts / 2) if allocation.search_of(scheme) == "greedy" else (cuts, 0)
-        tokens = min(self.calibration.samples, self.calibration.probed) * self.calibration.sequence_length
-        return self.shape.forward((tried * (layers + 1) / (2 * layers) + again + 2) * tokens, 2 * tried * tokens)
-
-    def recover(self) -> float:
-        """Return the operations of the rehearsed steps, of a smaller model, and of a teacher's passes."""
-        own, shape = self.tuning, self.shape
-        steps = own.steps * self.run.taken(self.model, self.rule, self.wildcards["tuning"]).flops
-        steps *= shape.forward(1, 1, self.sparsity) / shape.forward(1, 1)
-        tokens = own.steps * own.batch_size * own.sequence_length
-        return steps + (self.teacher.forward(tokens, tokens) if self.teacher else 0)
-
-    def evaluate(self) -> tuple[float, float]:
-        """Return the operations and bytes moved of all tasks that a variant answers in one job; of those that share
-        their answers the longest. Raises InputError for a task of unknown size."""
-        variant, longest = Variant.parse(self.wildcards["variant"]), {}
-        sparsity, stopped = variant.sparsity / 100, variant.sparsity >= self.run.stops_from and not variant.tuning
-        for name in self.wildcards["task"].split(","):
-            own = self.run.config.tasks[name].model_dump()
-            if own["kind"] == "lm_eval":
-                own["batch_size"] = self.run.batch_of(self.model, name, sparsity)[0]
-            work, same = evaluation(self.shape, name, own, sparsity, stopped), questions(name, own)
-            longest[same] = max(longest.get(same, (0, 0)), work, key=lambda each: self.run.card.seconds(*each))
-        return tuple(map(sum, zip(*longest.values(), strict=True)))
-
-
-class Cost(NamedTuple):
-    """How a rule's jobs are reckoned with: what of their work is rehearsed; operations on a card, of answers these and
-    bytes moved; bytes of tensors that they write; whether a job loads a model, to compute with it."""
-
-    stage: rehearsal.Stage | None = None
-    work: Callable[[Job], Any] | None = None
-    written: Callable[[Job], float] = lambda job: 0
-    loads: bool = True
+    def evaluating(self) -> tuple[float | None, float]:
+        """Return the same of all tasks of an evaluation, without what is written."""
+        tokens = moved = 0.0
+        for name, task in self.settings.items():
+            if not (length := length_of(name, task)):
+                return None, 0
+            items, prompt, answer, shared = length
+            tokens += (items * (prompt + answer) + shared) * (1 + (compares(task) and self.dense is not None))
+            if answer:
+                steps = -(-items // self.run.answering(self.model, name)[0]) * answer
+                cached = self.shape.cached * (steps * shared + items * answer * (prompt + answer / 2))
+                moved += self.shape.size * (steps * self.shape.kept(self.sparsity) + cached)
+        return tokens, moved
 
 
-def refit_bytes(job: Job) -> float:
-    """Return what a refit writes: the fitted matrices, in float32."""
-    attention = job.shape.channels * (job.method.compensate == "ridge_attention")
-    return 4 * job.shape.layers * job.shape.hidden * (job.shape.width * (1 - job.sparsity) + attention)
+def compares(settings: Any) -> bool:
+    """Whether a task or a tuning needs the dense model as well."""
+    return getattr(settings, "divergence", False) or getattr(settings, "objective", "") == "distillation"
 
 
-MOMENTS = Cost(second_moments.STAGE, Job.rehearsed, lambda job: 8 * job.shape.layers * job.shape.width**2)
-CURVATURE = Cost(output_gradients.STAGE, Job.rehearsed, lambda job: 4 * job.shape.layers * job.shape.hidden**2)
-WEIGHTS = Cost(written=lambda job: job.shape.weights - job.sparsity * job.shape.ffn * job.shape.size, loads=False)
-COSTS = {
-    "calibrate_shard": Cost(gradients.STAGE, lambda job: job.rehearsed() / job.calibration.shards),
-    **dict.fromkeys(("observe", "attention_statistics"), Cost(gradients.STAGE, Job.rehearsed)),
-    "second_moments": MOMENTS,
-    "attention_second_moments": MOMENTS._replace(written=lambda job: 8 * job.shape.layers * job.shape.channels**2),
-    **dict.fromkeys(("output_gradients", "attention_output_gradients"), CURVATURE),
-    **dict.fromkeys(("parameter_gradients", "attention_parameter_gradients", "cases"), Cost()),
-    "refit": Cost(footprint.REFIT, lambda job: job.refit(job.method.compensate, job.sparsity), refit_bytes),
-    "rounds": Cost(footprint.ROUNDS, Job.rounds),
-    "sensitivity": Cost(footprint.SENSITIVITY, Job.sensitivity),
-    "recover": Cost(recovery.STAGE, Job.recover),
-    "evaluate": Cost(perplexity.STAGE, Job.evaluate),
-    **dict.fromkeys(("compact", "fetch_model"), WEIGHTS),
+def kind_of(rule: str) -> tuple[str, str]:
+    """Return what a rule does, and of which structure."""
+    for structure in STRUCTURES:
+        if rule.startswith(label := f"{label_of(structure)}_"):
+            return rule.removeprefix(label), structure
+    return rule, ffn.STRUCTURE.name
+
+
+STAGES = {
+    **dict.fromkeys(("calibrate_shard", "observe", "statistics"), gradients.STAGE),
+    **{"second_moments": second_moments.STAGE, "output_gradients": output_gradients.STAGE},
+    **{"refit": footprint.REFIT, "rounds": footprint.ROUNDS, "sensitivity": footprint.SENSITIVITY},
+    **{"recover": recovery.STAGE, "evaluate": perplexity.STAGE},
 }
-"""Rule -> its cost. Of others nothing is reckoned."""
-NOTHING = Cost(loads=False)
-
-
-def evaluation(
-    shape: Shape, name: str, own: Mapping[str, Any], sparsity: float, stopped: bool = False
-) -> tuple[float, float]:
-    """(operations, bytes moved) of a task. stopped: the model stops early, where the task lets it.
-
-    Raises InputError for one of unknown size."""
-    size = size_of(name, own)
-    if own["kind"] == "perplexity":
-        if not (tokens := own["tokens"] or (size or {}).get("context_tokens")):
-            raise InputError(f"tasks.{name}: how long the text is, is not known: set `tokens`")
-        dense = shape.forward(tokens, tokens) if own.get("divergence") and sparsity else 0
-        return shape.forward(tokens, tokens, sparsity) + dense, 0
-    if size is None:
-        raise InputError(f"tasks.{name}: how many items it has, and how long, is not known ({SIZES.name})")
-    items = min(size["items"], own["limit"] or size["items"])
-    if stopped and own["stop_early"]:
-        items = min(items, own["stop_early"]["after"])
-    if not size["answer_tokens"]:
-        options = items * size["continuation_tokens"]
-        return shape.forward(items * size["contexts"] * size["context_tokens"] + options, options, sparsity), 0
-    answer, once, prompt = lengths(own, size)
-    steps, rows = -(-items // own["batch_size"]) * answer, items * answer
-    flops = shape.forward(items * prompt + once + rows, items + rows, sparsity)
-    cached = shape.cached * (steps * once + rows * (prompt + answer / 2))
-    return flops, shape.size * (steps * (shape.kept(sparsity) + shape.head) + cached)
-
-
-def lengths(own: Mapping[str, Any], size: Mapping[str, float]) -> tuple[int, int, int]:
-    """Tokens of an answer, of the examples that all prompts begin with, where they are computed once, and of the rest
-    of a prompt."""
-    once = int(size["examples_tokens"]) if own["shared_examples"] else 0
-    return int(own["max_gen_toks"] or size["answer_tokens"]), once, int(size["context_tokens"] - once)
-
-
-def size_of(name: str, own: Mapping[str, Any]) -> dict[str, float] | None:
-    """Return what is known of a task's size (SIZES)."""
-    return known_sizes().get(own["dataset"] if own["kind"] == "perplexity" else own["definition"] or name)
-
-
-@cache
-def known_sizes() -> dict[str, dict[str, float]]:
-    return pd.read_csv(SIZES, index_col="task").astype(float).to_dict("index")
-
-
-def questions(name: str, own: Mapping[str, Any]) -> tuple:
-    """Return what is equal of tasks that ask the same questions in the same way, so that a model answers them once."""
-    how = ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")
-    asked = (own["definition"] or name, *(own[key] for key in how)) if own["kind"] == "lm_eval" else (name,)
-    return own["kind"], *asked
-
-
-def reading(network: nn.Module, rows: int, prompt: int, more: int, shared: int = 0, at_once: bool = True) -> Taken:
-    """What prompts of so many tokens take, of which all share the first, and more tokens after them, with keys and
-    values kept: read at once, as an option is, or generated one by one (evaluation/generation.py)."""
-
-    @torch.no_grad()
-    def read(cache: Any, rows: int, tokens: int) -> None:
-        ids = torch.zeros(rows, tokens, dtype=torch.long, device=network.get_input_embeddings().weight.device)
-        network(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
-
-    def work() -> None:
-        prefix, cache = generation.new_cache(network), generation.new_cache(network, shared)
-        if shared:
-            read(prefix, 1, shared)
-        read(cache, rows, prompt - shared)
-        if not at_once:
-            for layer in cache.layers:
-                *own, _, size = layer.keys.shape
-                layer.update(layer.keys.new_empty(*own, more - 1, size), layer.keys.new_empty(*own, more - 1, size))
-        read(cache, rows, more if at_once else 1)
-
-    return rehearsal.rehearsed(network, work)
+"""Kind of a rule -> the stage whose memory is rehearsed."""
+UNKNOWN = ("parameter_gradients", "cases")
+"""Those that load a model as well; what else they take is not known."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pruning.calibration.columns import LAYER_COLUMNS, neuron_columns
 from pruning.calibration.prepare import Batch, Measurement, blank, require_finite, shard_of
-from pruning.core import artifacts
+from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.models import families, head, rehearsal, structures
 from pruning.models.checkpointing import checkpoint_gradients
@@ -237,14 +237,14 @@ def statistics(
     """Return the statistics of columns.py: one row per neuron (or channel of another structure), one per layer.
 
     Raises InputError at a NaN or Inf, and for a model without such units."""
-    with Calibration(model, objectives, structures.sites(model, structure)) as run:
+    with Calibration(model, objectives, structures.STRUCTURES[structure].sites(model)) as run:
         run.run(batches)
     return run.frames()
 
 
 def measure(job: Measurement) -> None:
-    """Write the statistics of a shard: one row per neuron, and one row per layer; or those of attention, one row per
-    channel of what heads hand to its output projection, whose columns have the same names.
+    """Write the statistics of a shard: one row per neuron, and one row per layer; or those of another structure, one
+    row per channel of what its units put out, whose columns have the same names.
 
     Raises InputError if there are more shards than micro-batches."""
     settings, batches = job.settings, job.batches
@@ -252,7 +252,7 @@ def measure(job: Measurement) -> None:
         raise InputError(f"calibration: {shards} shards for {len(batches)} micro-batches: lower `shards`")
     own = job.progress(shard_of(batches, settings.get("shard", 0), shards))
     frames = statistics(job.network, own, settings["objectives"], job.structure)
-    kinds = {"ffn": ("statistics", "layers"), "kv_groups": ("attention",)}[job.structure]
+    kinds = (layer_files.kind_of("statistics", job.structure), "layers")  # of another structure no layers
     for path, frame, kind in zip(job.outputs, frames, kinds, strict=False):
         artifacts.write_parquet(path, frame, kind, settings)
 

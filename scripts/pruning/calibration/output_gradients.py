@@ -82,7 +82,7 @@ def _adding(sites: Sequence[nn.Linear], counted: Tensor, sums: list[Tensor]) -> 
 
 def measure(job: Measurement) -> None:
     """Write a manifest, and the file {layer}.safetensors of every layer: `gradients`, G divided by the tokens."""
-    sites = structures.sites(job.network, job.structure)
+    sites = structures.STRUCTURES[job.structure].sites(job.network)
     sums, tokens = output_gradients(job.network, job.batches, job.settings["seed"], job.progress, sites)
     layers = [{"gradients": total / tokens} for total in sums]
     kind = layer_files.kind_of("output_gradients", job.structure)
@@ -95,7 +95,7 @@ def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
     """What a micro-batch takes."""
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)
-    sites = structures.sites(network, settings.get("structure", "ffn"))
+    sites = structures.STRUCTURES[settings.get("structure", "ffn")].sites(network)
     return rehearsal.rehearsed(network, lambda: output_gradients(network, blank(settings), 0, sites=sites))
 
 

@@ -19,14 +19,11 @@ from pruning.calibration.gradients import cross_entropy
 from pruning.calibration.prepare import Batch, Measurement, require_finite
 from pruning.core import artifacts, layer_files
 from pruning.models import families, head, structures
-from pruning.models.families import Family
-from pruning.models.structures import ffn, kv_groups
+from pruning.models.structures import STRUCTURES
 
-Weights = Mapping[tuple[str, ...], Tensor]
-"""By the projections in them: gate and up [n, d] (fused: [2n, d]) and down [d, n], or q, k and v [rows, d] and o
-[d, rows], each with so many rows a key-value group."""
+Weights = Mapping[tuple[str, int, int], Tensor]
+"""By linear module of a layer, axis along which units have entries, and fused parts on it (Structure.modules)."""
 
-COLUMNS = ("down",), ("o",)
 STAGE = None  # rehearses nothing: it takes as many layers a pass as fit
 
 
@@ -55,9 +52,9 @@ def table(
 def unit_taylor(weights: Weights, gradients: Weights, units: int) -> Tensor:
     """sum |w g| over the rows and columns of each neuron or key-value group; float64 [units]."""
     totals = []
-    for held, weight in weights.items():
-        products = (weight.float() * gradients[held]).abs().sum(0 if held in COLUMNS else 1, dtype=torch.float64)
-        totals += [part.reshape(units, len(part) // max(units, 1)).sum(1) for part in products.chunk(len(held))]
+    for (name, axis, parts), weight in weights.items():
+        products = (weight.float() * gradients[name, axis, parts]).abs().sum(1 - axis, dtype=torch.float64)
+        totals += [part.reshape(units, len(part) // max(units, 1)).sum(1) for part in products.chunk(parts)]
     return sum(totals)
 
 
@@ -72,8 +69,7 @@ def parameter_taylor(
 
     `layers_a_pass` bounds the memory and changes no number. `progress` wraps the micro-batches of a pass.
     Raises InputError at a NaN or Inf, naming the sample or the layer, and for a model without such units."""
-    layers = [weights_of(layer, families.of(model), structure) for layer in families.decoder_layers(model)]
-    units = structures.counts(model, structure)
+    layers, units = weights_of(model, structure), structures.STRUCTURES[structure].counts(model)
     for start in range(0, len(layers), layers_a_pass):
         chunk = layers[start : start + layers_a_pass]
         with summed_gradients(chunk) as sums:
@@ -85,12 +81,10 @@ def parameter_taylor(
             yield found
 
 
-def weights_of(layer: nn.Module, family: Family, structure: str) -> dict[tuple[str, ...], nn.Parameter]:
-    """The weights that a decoder layer's units are rows and columns of."""
-    if structure == "ffn":
-        return {held: module.weight for held, module in ffn.modules(layer, family).items()}
-    names = zip(("q", "k", "v", "o"), kv_groups.STRUCTURE.modules(family), strict=True)
-    return {(held,): layer.get_submodule(module).weight for held, module in names}
+def weights_of(model: nn.Module, structure: str) -> list[Weights]:
+    """The weights that each decoder layer's units are rows and columns of."""
+    places = [(name, *place) for name, place in STRUCTURES[structure].modules(families.of(model)).items()]
+    return [{at: layer.get_submodule(at[0]).weight for at in places} for layer in families.decoder_layers(model)]
 
 
 def backward(model: nn.Module, batch: Batch) -> None:
@@ -135,8 +129,8 @@ def layers_that_fit(model: nn.Module, memory: int | None = None, structure: str 
     """How many layers' float32 gradients take at most half of the memory left, at least one.
 
     memory: bytes that the process may use, weights included; on a GPU what is free there counts instead."""
-    layers, family = families.decoder_layers(model), families.of(model)
-    largest = max(4 * sum(w.numel() for w in weights_of(layer, family, structure).values()) for layer in layers)
+    layers = weights_of(model, structure)
+    largest = max(4 * sum(weight.numel() for weight in weights.values()) for weights in layers)
     devices = {parameter.device for parameter in model.parameters()}
     if any(device.type == "cuda" for device in devices):
         left = min(torch.cuda.mem_get_info(device)[0] for device in devices if device.type == "cuda")

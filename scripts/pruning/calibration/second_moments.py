@@ -86,7 +86,7 @@ def parts(batch: Batch) -> dict[str, Tensor]:
 
 def measure(job: Measurement) -> None:
     """Write a manifest with token counts, and the file {layer}.safetensors of every layer (`fit` and `held_out`)."""
-    counts, sites = token_counts(job.batches), structures.sites(job.network, job.structure)
+    counts, sites = token_counts(job.batches), structures.STRUCTURES[job.structure].sites(job.network)
     widths = [site.in_features for site in sites]
     layers = job.progress(second_moments(job.network, job.batches, sites), desc="layers", total=len(widths))
     kind = layer_files.kind_of("second_moments", job.structure)
@@ -105,13 +105,9 @@ def read(manifest: Path, widths: Sequence[int], structure: str = "ffn") -> Calla
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
     """What a micro-batch takes in the first layer. A GPU's sums are in float32."""
-    sites = structures.sites(network, settings.get("structure", "ffn"))
+    sites = structures.STRUCTURES[settings.get("structure", "ffn")].sites(network)
     found = rehearsal.rehearsed(network, lambda: next(second_moments(network, blank(settings), sites)))
-    twice = (
-        2 * settings["micro_batch"] * settings["sequence_length"] * sites[0].in_features ** 2
-    )  # all tokens in either
-    wider = 2 * 4 * max(site.in_features for site in sites) ** 2
-    return found._replace(spared=wider, flops=found.flops - twice)
+    return found._replace(spared=2 * 4 * max(site.in_features for site in sites) ** 2)
 
 
 STAGE = rehearsal.Stage("second_moments", "calibrations", taken, {"micro_batch": 1})

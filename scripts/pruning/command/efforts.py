@@ -12,7 +12,7 @@ from pruning.config.default import DEFAULT
 from pruning.config.methods import Method
 from pruning.core import names
 from pruning.core.errors import InputError
-from pruning.methods import requirements
+from pruning.methods import compensation, requirements
 from pruning.methods.compensation import TOKENS_A_COLUMN
 from pruning.models.families import has_plain_residual
 
@@ -57,7 +57,7 @@ def method_for(effort: Effort, shape: Mapping[str, Any], kind: str, same_widths:
     shape: the model's config.json. kind: `cpu` or `gpu`. same_widths: whether all layers must keep equally many
     neurons, as a runtime asks that has one width per model."""
     changes, notes = {} if same_widths else {"round_to": MULTIPLES[kind]}, []
-    if effort.method.compensate in ("ridge_attention", "ridge_corrective") and not has_plain_residual(shape):
+    if compensation.corrective(effort.method.compensate) and not has_plain_residual(shape):
         changes["compensate"] = "ridge_sequential"
         notes.append(
             f"{shape['model_type']} normalises or scales what its layers add to the residual stream, so each layer is "

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pruning.config.methods import Method
 from pruning.core.errors import InputError
-from pruning.methods import allocation
 from pruning.models import gguf
 from pruning.models.checkpoint import read_config
 
@@ -32,9 +31,8 @@ def check(methods: Mapping[str, Method], folder: Path) -> None:
     gguf.check_model(folder)
     for name, own in methods.items():
         uneven = own.allocate != "uniform" and own.export != "pad"
-        grouped = len(allocation.structures_of(own.allocate)) > 1
         try:
-            gguf.check_model(folder, uneven, own.compensate == "bias", grouped)
+            gguf.check_model(folder, uneven, own.compensate == "bias", bool(own.others))
         except InputError as error:
             raise InputError(f"--gguf: {name}: {error}") from None
 

@@ -68,18 +68,19 @@ class Method(Strict):
             raise ValueError(
                 f"drop_layers: true keeps nothing of a layer, min_keep: {self.min_keep} some of each: give one of them"
             )
-        if len(allocation.structures_of(self.allocate)) > 1 and self.export == "pad":
-            raise ValueError(
-                f"allocate: {self.allocate} cuts key-value groups, for which stock tools have no place: use `export: "
-                "exact`"
-            )
-        if len(allocation.structures_of(self.allocate)) > 1 and not scores.plugin(self.score).channels:
+        if self.others and self.export == "pad":
+            what = f"cuts {self.others}, for which stock tools have no place"
+            raise ValueError(f"allocate: {self.allocate} {what}: use `export: exact`")
+        if self.others and not scores.plugin(self.score).channels:
             can = ", ".join(name for name in scores.BUILT_IN if scores.plugin(name).channels)
-            raise ValueError(
-                f"allocate: {self.allocate} scores attention's channels as well, which score {self.score!r} cannot; "
-                f"those that can: {can}"
-            )
+            what = f"scores {self.others} as well, which score {self.score!r} cannot"
+            raise ValueError(f"allocate: {self.allocate} {what}; those that can: {can}")
         return self
+
+    @property
+    def others(self) -> str:
+        """The structures that it cuts beside FFN neurons, in words; empty for none."""
+        return " and ".join(f"`{name}`" for name in allocation.structures_of(self.allocate)[1:])
 
     @property
     def least(self) -> dict[str, Any]:

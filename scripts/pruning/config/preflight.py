@@ -14,13 +14,14 @@ from safetensors import safe_open
 from pruning.config.base import known
 from pruning.config.budgets import TIMED
 from pruning.config.definitions import data_files, metric_names, test_file
+from pruning.config.methods import PREFIXES
 from pruning.config.references import uses
 from pruning.config.schema import Config
 from pruning.core import devices, gpu_request, memory, names
 from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
 from pruning.evaluation import backends
-from pruning.methods import scores
+from pruning.methods import compensation, scores
 from pruning.models import sources
 from pruning.models.families import check_plain_residual, family_of, read_config
 
@@ -113,6 +114,7 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
 
     from pruning.analysis import budget as counting  # needs torch
     from pruning.methods import allocation
+    from pruning.methods.masks import NEURONS
     from pruning.models.checkpoint import Checkpoint
 
     base, kept = Checkpoint(_base(model)), config.method(method)
@@ -120,11 +122,8 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
-    groups = (
-        [0 if kept.drop_layers else 1] * base.layers if "kv_groups" in allocation.structures_of(kept.allocate) else None
-    )
-    floors = allocation.floors(np.array(base.widths), kept.least.get("min_keep"))
-    least = counting.counted(sizes.of(floors, groups))
+    floors = {name: [0 if kept.drop_layers else 1] * base.layers for name in allocation.structures_of(kept.allocate)}
+    least = sizes.cost(floors | {NEURONS: allocation.floors(np.array(base.widths), kept.least.get("min_keep"))})
     if target < least.value:
         (said,) = (f"`{key}: {str(value).lower()}`" for key, value in kept.least.items())
         raise counting.unmet(own.kind, own.text, least, f"which {said} of {method} leaves")
@@ -227,9 +226,10 @@ def _check_methods(config: Config, shape: dict[str, Any], methods: set[str]) -> 
     """Compensations and exports that the model's architecture has no place for."""
     for name in sorted(methods):
         method = config.method(name)
-        if method.compensate in ("ridge_corrective", "ridge_attention"):
-            kind, _, rest = name.partition("_")
-            instead = f"sequential_{rest}" if kind in ("corrective", "attention") else "`compensate: ridge_sequential`"
+        if compensation.corrective(method.compensate):
+            prefix, _, rest = name.partition("_")
+            named = PREFIXES.get(prefix) == {"compensate": method.compensate}
+            instead = f"sequential_{rest}" if named else "`compensate: ridge_sequential`"
             check_plain_residual(shape, f"methods.{name}.compensate: {method.compensate}", instead)
         if (method.compensate, method.export) == ("bias", "pad"):
             from pruning.methods.compact import no_slot

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from torch import Tensor  # slow, and unneeded to read a manifest
 
 
+def label_of(structure: str) -> str:
+    """Return what names in artefacts call a structure: as the first ones were called, or as it is called."""
+    return {"ffn": "down", "kv_groups": "attention"}.get(structure, structure)
+
+
 def kind_of(measured: str, structure: str = "ffn") -> str:
     """Return the kind of what is measured of a structure: that of FFN neurons has the plain name."""
-    if structure == "ffn":
-        return measured
-    prefix = {"kv_groups": "attention"}.get(structure, structure)  # as the first of them was called
-    return f"{prefix}_{measured}".removesuffix("_statistics")
+    return measured if structure == "ffn" else f"{label_of(structure)}_{measured}".removesuffix("_statistics")
 
 
 def write(

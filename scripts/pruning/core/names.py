@@ -43,14 +43,6 @@ LAYERS = f"{CALIBRATION}/layers.parquet"
 TOKEN_CLASSES = f"{CALIBRATION}/token_classes.parquet"
 ACTIVATIONS = f"{CALIBRATION}/activations.parquet"
 SHARD = f"{CALIBRATION}/shards/{{shard}}-of-{{shards}}"
-SECOND_MOMENTS = f"{CALIBRATION}/second_moments"
-OUTPUT_GRADIENTS = f"{CALIBRATION}/output_gradients"
-ROUNDS = f"{CALIBRATION}/rounds.parquet"
-ATTENTION = f"{CALIBRATION}/attention.parquet"
-ATTENTION_SECOND_MOMENTS = f"{CALIBRATION}/attention_second_moments"
-ATTENTION_OUTPUT_GRADIENTS = f"{CALIBRATION}/attention_output_gradients"
-PARAMETER_TAYLOR = f"{CALIBRATION}/parameter_taylor.parquet"
-ATTENTION_PARAMETER_TAYLOR = f"{CALIBRATION}/attention_parameter_taylor.parquet"
 
 SCORES = "results/{model}/scores/{calib}/{method}.parquet"
 SENSITIVITY = "results/{model}/sensitivity/{calib}/{method}.parquet"
@@ -81,6 +73,15 @@ PUBLISHED = own("resources/paper/{table}.csv")
 PAPER_NOTES = own("resources/paper/notes.yaml")
 BENCHMARKS = "results/benchmarks"
 EXPERIMENTS = "results/experiments.html"
+
+MATRICES = ("second_moments", "output_gradients")
+
+
+def of_kind(kind: str) -> str:
+    """Return where artefacts of a kind lie: if it is none of the above, what is measured of some structure
+    (layer_files.kind_of), a table or a directory of matrices."""
+    measured = f"{CALIBRATION}/{kind}" + ("" if kind.endswith(MATRICES) else ".parquet")
+    return globals().get(kind.upper(), measured)
 
 
 class Places:

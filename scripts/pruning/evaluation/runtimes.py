@@ -81,9 +81,8 @@ def in_peft(folder: Path, wanted: Expected) -> dict[str, object]:
     from peft import LoraConfig, get_peft_model
 
     model = stock(folder, wanted.dtype)
-    targets = sorted(
-        {name.rpartition(".")[2] for name, module in model.named_modules() if module in structures.sites(model)}
-    )
+    sites = structures.ffn.sites(model)
+    targets = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if module in sites})
     tuned = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
     return {"max_difference": difference(tuned(wanted.ids).logits, wanted, "peft")}
 
@@ -157,7 +156,7 @@ def masked(
     """Return the largest difference from the dense model whose removed units put out 0 at every token."""
     cut = []
     for name, own in keeps.items():
-        for site, keep in zip(structures.sites(dense, name), own, strict=True):
+        for site, keep in zip(structures.STRUCTURES[name].sites(dense), own, strict=True):
             cut.append((site, np.repeat(keep, site.in_features // max(len(keep), 1))))
     hooks = [
         site.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep.to(args[0]),))

@@ -95,9 +95,8 @@ class Pruning:
         is cut."""
         base, config, widths = self.base, self.base.config, self.units[NEURONS]
         if export == "pad" and len(self.keeps) > 1:
-            raise InputError(
-                "export: pad makes models for stock tools, which have as many key-value groups in every layer"
-            )
+            titles = " and ".join(STRUCTURES[name].title for name in self.keeps if name != NEURONS)
+            raise InputError(f"export: pad makes models for stock tools, which have as many {titles} in every layer")
         pad_to = max(widths) if export == "pad" else None
         index = self._write_tensors(output, config, pad_to)
         made = self.config([pad_to] * len(widths) if pad_to else widths)

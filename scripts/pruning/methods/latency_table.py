@@ -1,4 +1,4 @@
-"""What a layer's width and its number of key-value groups cost in operations and in time on the machine at hand: a
+"""What a layer's units, as the neurons of its FFN, cost in operations and in time on the machine at hand: a
 table with which an allocation keeps to a speed rather than to a size, as in ZipLM (Kurtic et al. 2023, arXiv
 2302.04089).
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.core.errors import InputError
-from pruning.methods.masks import GROUPS, NEURONS
+from pruning.methods.masks import NEURONS
 
 PARAMETERS = "parameters"
 PER = (PARAMETERS, "flops", "prefill", "decode")
@@ -44,12 +44,12 @@ def prices(table: pd.DataFrame, per: str, structure: str) -> Callable[[np.ndarra
     return lambda units: np.interp(units, own["units"], fitted) - fitted[0]
 
 
-def neurons_worth(table: pd.DataFrame, per: str) -> float:
-    """Neurons that cost as much as a key-value group, on average over all that a layer has.
+def neurons_worth(table: pd.DataFrame, per: str, structure: str) -> float:
+    """Neurons that cost as much as a unit of a structure, on average over all that a layer has.
 
     Raises InputError as `prices` does."""
     rates = {}
-    for structure in (NEURONS, GROUPS):
-        units = table.loc[table["structure"] == structure, "units"]
-        rates[structure] = prices(table, per, structure)(units.max()) / (units.max() - units.min())
-    return float(rates[GROUPS] / rates[NEURONS])
+    for name in (NEURONS, structure):
+        units = table.loc[table["structure"] == name, "units"]
+        rates[name] = prices(table, per, name)(units.max()) / (units.max() - units.min())
+    return float(rates[structure] / rates[NEURONS])

@@ -9,8 +9,8 @@ import pandas as pd
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 
-NEURONS, GROUPS = "ffn", "kv_groups"
-"""NEURONS: in which sparsity is counted; every mask has them."""
+NEURONS = "ffn"
+"""In which sparsity is counted; every mask has them."""
 
 
 def rows(path: Path, kind: str, structure: str = NEURONS) -> pd.DataFrame:

@@ -7,8 +7,8 @@ with sums over tokens t, those of the answer counting more where the calibration
 (CONTEXT_TOKEN_WEIGHT), and those of a large norm less (MAX_NORM_RATIO). x are the kept neurons' activations, W the kept
 columns of down_proj. `sequential`: y is the dense FFN's output. `corrective`: y is what takes the residual stream to
 the dense model's, so that a layer makes up for those before it (as in OBC's sequential correction, Frantar & Alistarh
-2022, arXiv 2208.11580). `attention`: corrective, and the output projection of attention is refitted before the FFN in
-the same way, x being what the heads hand it.
+2022, arXiv 2208.11580). What else a corrective scheme refits (its REFITS; of `attention` the output projection of
+attention) is refitted before the FFN in the same way, x being what the units of that structure put out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,8 @@ from pruning.calibration import layerwise
 from pruning.calibration.prepare import Batch
 from pruning.calibration.second_moments import add, parts
 from pruning.core.errors import InputError
-from pruning.methods import least_squares
+from pruning.core.layer_files import label_of
+from pruning.methods import compensation, least_squares
 from pruning.models import families
 from pruning.models.structures import STRUCTURES, ffn
 from pruning.models.structures.base import Keeps
@@ -35,7 +36,6 @@ MAX_NORM_RATIO = 10.0
 all that follows reads the stream through a norm, and in plain squares the first token of a model like Qwen2.5, which is
 thousands of times as large as the others, would be all that is fitted."""
 PARTS = ("fit", "held_out")
-SCHEMES = ("sequential", "corrective", "attention")
 
 
 def refit(
@@ -45,16 +45,18 @@ def refit(
     scheme: str,
     progress: Callable = iter,
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """Yield (float32 weights, record) of one layer after the other: `down` [d, k] and with `attention` that,
-    [d, heads · e].
+    """Yield (float32 weights, record) of one layer after the other: `down` [d, k] and those of other structures
+    [d, channels] by layer_files.label_of. scheme: a file of methods/compensation, without its `ridge_`.
 
     The model, dense at first, is cut and refitted as it goes. record: of each weight `lambda`, `held_out_error` and
     `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖². Raises InputError as layerwise.check does,
-    and but for `sequential` as families.check_plain_residual does."""
+    and for a corrective scheme as families.check_plain_residual does."""
     layerwise.check(model)
-    if scheme != "sequential":
-        where = f"compensate: ridge_{scheme}"
+    compensate = f"ridge_{scheme}"
+    if corrective := compensation.corrective(compensate):
+        where = f"compensate: {compensate}"
         families.check_plain_residual(model.config.to_dict(), where, "`compensate: ridge_sequential`")
+    refitted = compensation.refits(compensate)[::-1]  # FFN neurons, the first of them, at the end
     family, layers, sites = families.of(model), families.decoder_layers(model), ffn.sites(model)
     dense: list[Tensor | None] = [None] * len(batches)  # hidden states [B, T, d] before the layer, on the CPU
     pruned: list[Tensor | None] = [None] * len(batches)
@@ -67,9 +69,9 @@ def refit(
         counts = weights_of(dense, batches)
         for structure, own_keeps in keeps.items():
             STRUCTURES[structure].shrink(layer, index, own_keeps, family)
-        refitted = {"attention": layer.get_submodule(family.attention_out)} if scheme == "attention" else {}
         weights, records = {}, {}
-        for name, module in {**refitted, "down": down}.items():
+        for name in refitted:
+            label, module = label_of(name), layer.get_submodule(STRUCTURES[name].site(family))
             sums = Running(module)
             for number, batch in enumerate(batches):
                 own: list[Tensor] = []
@@ -77,20 +79,20 @@ def refit(
                 looks = {down: _keeping(found), module: _keeping(own)}  # once, where they are the same
                 after = layerwise.run(model, layer, batch, pruned[number], looks)
                 x, y = own
-                if scheme == "sequential":
+                if not corrective:
                     target, present = outputs[number].float(), y.float()
-                elif name == "down":
+                elif module is down:
                     target, present = dense[number].float(), after.float()
-                else:  # the stream between attention and FFN
+                else:  # the stream before the FFN
                     target = dense[number].float() - outputs[number].float()
                     present = after.float() - found[1].float()
                 missing, weight = target - present, counts[number]
                 for part, rows in parts(batch).items():
                     sums.add(part, x[rows], missing[rows], target[rows], weight[rows])
-            change, records[name] = sums.fitted()
-            weights[name] = module.weight.float().cpu() + torch.from_numpy(change).float()
+            change, records[label] = sums.fitted()
+            weights[label] = module.weight.float().cpu() + torch.from_numpy(change).float()
             with torch.no_grad():
-                module.weight.copy_(weights[name])
+                module.weight.copy_(weights[label])
         for number, batch in enumerate(batches):
             pruned[number] = layerwise.run(model, layer, batch, pruned[number])
         if not all(bool(torch.isfinite(hidden).all()) for hidden in pruned):

@@ -1,7 +1,7 @@
 """What a method reads, as its plug-ins declare it (REQUIRES, SEARCH, STRUCTURES, REFITS): for the rules, the costs of a
 table and estimates.
 
-Kinds of artefacts are those of core/names.py in small letters: `second_moments` lies at names.SECOND_MOMENTS. They are
+Kinds of artefacts are those of core/names.py in small letters, and those that layer_files.kind_of names. They are
 tables, or matrices: a directory of one file per layer, beside its manifest. A method is one of config/methods.py.
 """
 
@@ -39,12 +39,12 @@ def passes(method: Any) -> list[str]:
 
 
 def is_table(kind: str) -> bool:
-    return getattr(names, kind.upper()).endswith(".parquet")
+    return names.of_kind(kind).endswith(".parquet")
 
 
 def files(method: Any, stage: str, wildcards: Mapping[str, str]) -> dict[str, str]:
     """Return kind -> the file that a stage reads first: a table, or a manifest."""
-    paths = {kind: getattr(names, kind.upper()).format(**wildcards) for kind in kinds(method, stage)}
+    paths = {kind: names.of_kind(kind).format(**wildcards) for kind in kinds(method, stage)}
     return {kind: path if is_table(kind) else f"{path}.json" for kind, path in paths.items()}
 
 

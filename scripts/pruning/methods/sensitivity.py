@@ -49,7 +49,7 @@ class Probe:
         Raises InputError as layerwise.check and structures.sites do."""
         layerwise.check(model)
         self.model, self.batches, self.scores, self.least, self.fit = model, batches, scores, least, fit
-        self.sites, self.layers = structures.sites(model, structure), families.decoder_layers(model)
+        self.sites, self.layers = structures.STRUCTURES[structure].sites(model), families.decoder_layers(model)
         self.widths = [len(own) for own in scores]
         self.layers_run = 0  # over all micro-batches
         self.start: States = [None] * len(batches)

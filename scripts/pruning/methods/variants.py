@@ -19,7 +19,7 @@ from pruning.methods.masks import NEURONS
 from pruning.models import loading
 from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.pruned import from_pruned
-from pruning.models.structures import listed
+from pruning.models.structures import STRUCTURES, listed
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ def identity(parts: Parts) -> list[Any]:
     return [*own, parts.compensate, origins]
 
 
-def outline(parts: Parts) -> tuple[tuple[int, ...], bool, tuple[int, ...]]:
-    """Return what a variant's speed depends on: the FFN width of each layer, whether down_proj has a bias, and, where
-    any are cut, the units of each layer of other structures."""
+def outline(parts: Parts) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bool]:
+    """Return what a variant's speed depends on: the units of each layer, FFN neurons and those of structures of which
+    any are cut, and whether down_proj has a bias."""
     base, pruning = Checkpoint(parts.model), parts.mask and parts.pruning
     units = {**listed(read_config(parts.model)), NEURONS: base.widths, **(pruning.units if pruning else {})}
     biased = base.name(0, "down", "bias") in base.file_of or (pruning is not None and pruning.biased)
-    return tuple(units.pop(NEURONS)), biased, tuple(count for own in units.values() for count in own)
+    return tuple((name, tuple(units[name])) for name in STRUCTURES if name in units), biased
 
 
 def stored(parts: Parts) -> int:

@@ -74,7 +74,8 @@ class Tensors(ABC):
         Raises InputError for another projection of that: channels have no rows of their own."""
         if structure != ffn.STRUCTURE.name:
             if projection != "down":
-                raise InputError(f"this score looks at {projection}_proj, which attention's channels have not")
+                title = STRUCTURES[structure].title
+                raise InputError(f"this score looks at {projection}_proj, which the channels of {title} have not")
             return self.tensor(self.site(structure, layer)).float().cpu().numpy()
         fused = ("gate", "up") if projection != "down" and len(self.family.gate_up) == 1 else (projection,)
         part = self.tensor(self.name(layer, projection)).chunk(len(fused))[fused.index(projection)]
@@ -98,7 +99,8 @@ class Tensors(ABC):
             return self.widths
         if structure in listed(self.config):
             raise InputError(
-                f"{self.place}: key-value groups were cut before: allocations that cut them are for models with all"
+                f"{self.place}: {STRUCTURES[structure].title} were cut before: allocations that cut them are for "
+                "models with all"
             )
         return STRUCTURES[structure].units(self.config)
 

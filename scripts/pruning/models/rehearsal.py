@@ -1,8 +1,8 @@
-"""What a stage will take: its own code is run on tensors without data; bytes alive and operations are counted.
+"""The memory that a stage will take: its own code is run on tensors without data, and the bytes alive are counted.
 
 On torch's `meta` device an operation makes a shape and computes nothing, so a 7B model is rehearsed within seconds and
-without its weights. Operations are counted by torch's own formulas. Why its FakeTensorMode and MemTracker do not serve
-is in docs/memory.md. Not seen: kernels' workspaces, the allocator's fragments, the libraries themselves.
+without its weights. Why torch's FakeTensorMode and MemTracker do not serve is in docs/memory.md. Not seen: kernels'
+workspaces, the allocator's fragments, the libraries themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 from transformers import AttentionInterface
 from transformers.initialization import no_init_weights
 
@@ -33,18 +32,16 @@ SMALL = 0.01
 
 
 class Taken(NamedTuple):
-    """What work takes beside the weights."""
+    """Memory that work takes beside the weights."""
 
     bytes: int
     """At once."""
     spared: int = 0
     """Those that a GPU need not hold: what stays with the CPU, and half of what is narrower there."""
-    flops: int = 0
-    """Floating-point operations of matrix products, without those between tokens (attention)."""
 
     def plus(self, others: int, spared: int = 0) -> Taken:
-        """With so many other bytes; spared: more of all."""
-        return self._replace(bytes=self.bytes + others, spared=self.spared + spared)
+        """Return the sum with so many other bytes, of which so many are spared."""
+        return Taken(self.bytes + others, self.spared + spared)
 
 
 @dataclass(frozen=True)
@@ -62,14 +59,13 @@ class Stage:
 
 class Rehearsal(TorchDispatchMode):
     """Counts bytes of tensors while it is entered: `now` those alive, `peak` the most at once; without a model's own.
-    `flops`: floating-point operations.
 
-    On meta tensors questions about values are answered by: true, one, all of them. What leaves for
-    the CPU is not counted."""
+    On meta tensors questions about values are answered by: true, one, all of them. What leaves for the CPU is not
+    counted."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.now = self.peak = self.flops = 0
+        self.now = self.peak = 0
         self.own = [tensor.untyped_storage() for tensor in (*network.parameters(), *network.buffers())]
         self.alive = {storage._cdata for storage in self.own}
 
@@ -89,8 +85,6 @@ class Rehearsal(TorchDispatchMode):
                 if (result := function.decompose(*arguments, **keywords)) is not NotImplemented:
                     return result
         result = function(*arguments, **keywords)
-        if formula := flop_registry.get(function._overloadpacket):
-            self.flops += formula(*arguments, **keywords, out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
@@ -136,7 +130,7 @@ def rehearsed(network: nn.Module, work: Callable[[], Any]) -> Taken:
     with Rehearsal(network) as counted:
         work()
     network.set_attn_implementation(usual)
-    return Taken(counted.peak, flops=counted.flops)
+    return Taken(counted.peak)
 
 
 def must_fit(

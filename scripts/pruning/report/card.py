@@ -17,8 +17,8 @@ base_model: {{ source.repo }}
 ---
 # {{ name }}
 
-A structurally pruned model: {{ variant.sparsity }}% of {% if groups -%}
-the parameters of its feed-forward layers are removed, in neurons and in key-value groups of attention
+A structurally pruned model: {{ variant.sparsity }}% of {% if others -%}
+the parameters of its feed-forward layers are removed, in neurons and in {{ others | join(" and ") }}
 {%- else -%}
 the neurons of its feed-forward layers are removed
 {%- endif %}.{% if note %} Base: {{ note }}.{% endif +%}
@@ -31,9 +31,9 @@ the neurons of its feed-forward layers are removed
 | neurons of its FFNs removed | {{ "{:.1%}".format(made.achieved_sparsity) }} (asked: {{ variant.sparsity }}%) |
 | parameters | {{ "{:,} of {:,}".format(made.parameters_kept, made.parameters) }} |
 | FFN widths | {{ made.widths | widths }} |
-{% if groups %}
-| key-value groups | {{ groups | widths }} |
-{% endif %}
+{% for title, units in others.items() %}
+| {{ title }} | {{ units | widths }} |
+{% endfor %}
 | calibrated on | {{ calibration.dataset }}, {{ calibration.samples }} samples of {{ calibration.sequence_length }} \
 tokens, seed {{ calibration.seed }} |
 {% if tuning %}
@@ -89,14 +89,15 @@ Checked when it was written, against the model in {{ dtype }} in transformers: \
 def card(
     settings: Mapping[str, Any],
     manifest: Mapping[str, Any],
+    others: Mapping[str, Sequence[int]],
     results: Sequence[Mapping[str, Any]],
     checks: Mapping[str, Any],
     tokens: int,
     own_code: bool,
 ) -> str:
-    """Markdown. results: `title`, `metric`, `dense` and `pruned`, each a measure (comparison.measure) or None."""
-    groups = manifest.get("kv_groups")
-    told = {"made": manifest, "groups": groups, "results": results, "checks": checks, "tokens": tokens}
+    """Markdown. others: title -> units of each layer, of structures that are cut beside FFN neurons. results: `title`,
+    `metric`, `dense` and `pruned`, each a measure (comparison.measure) or None."""
+    told = {"made": manifest, "others": others, "results": results, "checks": checks, "tokens": tokens}
     return _rendered(CARD, **settings, **told, own_code=own_code)
 
 

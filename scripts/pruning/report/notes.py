@@ -173,12 +173,11 @@ def removed(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
     if len(off):
         listed = [f"`{r.method}` at {r.sparsity}%: {names.percent(r.achieved_sparsity):.1f}%" for r in off.itertuples()]
         found.append(f"Achieved sparsity more than 0.5 points off the nominal one: {'; '.join(listed)}.")
-    kept = settings.get("kept_to", {})
-    if by_size := [f"`{method}`" for method in settings.get("groups", []) if method not in kept]:
-        found.append(
-            f"{', '.join(by_size)}: key-value groups of attention are pruned as well, and count as neurons of as many "
-            "parameters."
-        )
+    kept, others, by_size = settings.get("kept_to", {}), settings.get("others", {}), {}
+    for method in [method for method in others if method not in kept]:
+        by_size.setdefault(others[method], []).append(f"`{method}`")
+    for title, listed in by_size.items():
+        found.append(f"{', '.join(listed)}: {title} are pruned as well, and count as neurons of as many parameters.")
     measured = "by times measured on this machine, noise included"
     costs = {"flops": ("operations for a prompt", "by arithmetic")}
     costs |= {"prefill": ("time for a prompt", measured), "decode": ("time for a token", measured)}
@@ -186,7 +185,7 @@ def removed(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
         cost, how = costs[per]
         what = f"takes no more {cost} than a model whose layers have all lost this share of their neurons"
         if method in settings["ranked"]:  # a ranking cannot promise that where time is not in proportion to width
-            what = f"loses neurons and key-value groups that take as much {cost}, on average, as this share of neurons"
+            what = f"loses neurons and {others[method]} that take as much {cost}, on average, as this share of neurons"
         found.append(f"`{method}` {what}, {how} (latency_table.parquet): of parameters another share is removed.")
     return found
 

@@ -60,11 +60,11 @@ def results(config: Config, name: str) -> Entry:
     }
     methods = {method: config.method(method) for method in table.methods}
     searched = [name for name, method in methods.items() if allocation.search_of(method.allocate)]
-    if both := [name for name, method in methods.items() if len(allocation.structures_of(method.allocate)) > 1]:
-        settings["groups"] = both
+    if others := {name: method.others for name, method in methods.items() if method.others}:
+        settings["others"] = others
     per = {name: latency_table.per_of(method.allocate_options) for name, method in methods.items()}
     if kept := {name: what for name, what in per.items() if what != latency_table.PARAMETERS}:
-        settings |= {"kept_to": kept, "ranked": [name for name in both if name not in searched]}
+        settings |= {"kept_to": kept, "ranked": [name for name in others if name not in searched]}
     templates = {"samples": names.SAMPLES, "results": names.RESULT}
     if table.costs:
         made_of = {name: requirements.passes(method) for name, method in methods.items()}

@@ -42,7 +42,7 @@ class Problem:
 
     scores: Sequence[np.ndarray]  # of neurons, normalised, one float64 [n_l] a layer
     original: np.ndarray  # [layers], neurons before any pruning: n_l, or more where this is a further iteration
-    sparsity: float  # per cent of the original FFN neurons to remove; whole, unless groups were removed before
+    sparsity: float  # per cent of the original FFN neurons to remove; whole, unless others were removed before
     importance: np.ndarray | None  # [layers], mean angular distance a token between a layer's input and output
     floor: np.ndarray  # [layers], least neurons a layer keeps
     measured: pd.DataFrame | None = None  # what cuts cost (methods/sensitivity.py), for schemes that have SEARCH
@@ -216,8 +216,8 @@ def masks(scores: Sequence[np.ndarray], widths: np.ndarray) -> list[np.ndarray]:
     """keep[c] of each layer: True for its `width` best neurons. Raises InputError if none is kept in any layer."""
     if not np.any(widths):
         raise InputError(
-            "drop_layers: of all layers no FFN neuron would stay, or no key-value group: ask for a lower sparsity "
-            "or `round_to`, or leave `drop_layers` out"
+            "drop_layers: of all layers no FFN neuron would stay, or no unit of another structure: ask for a lower "
+            "sparsity or `round_to`, or leave `drop_layers` out"
         )
     keeps = []
     for layer_scores, width in zip(scores, widths, strict=True):

@@ -22,7 +22,7 @@ def widths(problem: Problem, per: str = "parameters") -> dict[str, np.ndarray]:
     kinds = {NEURONS: (problem.scores, problem.floor, 1.0)}
     for name, own in problem.others.items():
         counted = per == latency_table.PARAMETERS
-        worth = own.worth if counted else latency_table.neurons_worth(problem.latencies, per)
+        worth = own.worth if counted else latency_table.neurons_worth(problem.latencies, per, name)
         kinds[name] = (own.scores, np.full(layers, own.least), worth)
     scores, places, sizes, safe = [], [], [], 0.0
     for number, (of_layers, floor, size) in enumerate(kinds.values()):

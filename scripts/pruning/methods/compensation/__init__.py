@@ -3,7 +3,8 @@
 Each has `evidence(path, widths)`, a function from a layer's number to what of the calibration it is fitted on, and
 `compensate(down, keep, evidence) -> Compensated` with down float32 [d, n] and keep bool [n]. `REQUIRES` names the one
 kind of artefact it is fitted on (requirements.py); `REFITS` the structures of whose sites it refits the weights;
-`BIAS = True` says that down_proj gets a bias. To add one, add a file.
+`CORRECTIVE = True` says that they are fitted to the dense model's residual stream (methods/refit.py), `BIAS = True`
+that down_proj gets a bias. To add one, add a file.
 """
 
 import importlib
@@ -50,3 +51,8 @@ def requires(scheme: str) -> tuple[str, ...]:
 def refits(scheme: str) -> tuple[str, ...]:
     """Return the structures of whose sites a scheme refits the weights; none for `none`."""
     return () if scheme == "none" else getattr(plugin(scheme), "REFITS", ())
+
+
+def corrective(scheme: str) -> bool:
+    """Return whether a scheme is for models alone that add what layers put out to the residual stream as it is."""
+    return scheme != "none" and hasattr(plugin(scheme), "CORRECTIVE")

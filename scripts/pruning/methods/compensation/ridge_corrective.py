@@ -5,3 +5,5 @@ dense model's residual stream, so that it makes up for their errors (methods/ref
 from pruning.methods.compensation.ridge_sequential import REFITS, REQUIRES, compensate, evidence
 
 __all__ = ["REFITS", "REQUIRES", "compensate", "evidence"]
+
+CORRECTIVE = True

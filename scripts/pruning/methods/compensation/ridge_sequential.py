@@ -11,13 +11,14 @@ import numpy as np
 from pruning.core import layer_files
 from pruning.core.errors import InputError
 from pruning.methods.compensation import Compensated, too_few
+from pruning.models.structures import STRUCTURES
 
 REQUIRES = ("refit",)
 REFITS = ("ffn",)
 
 
 def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any]]:
-    """Return a layer's refitted `down` [d, k], with some schemes `attention` [d, channels], and its `record`.
+    """Return a layer's refitted `down` [d, k], and others [d, channels] by layer_files.label_of, and its `record`.
 
     path: the manifest of what scripts/refit.py wrote for this very mask; `widths`, the dense model's, are not its."""
     tensors, content = layer_files.read(path, "refit")
@@ -30,7 +31,7 @@ def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) 
     if evidence["down"].shape != (len(down), keep.sum()):
         raise InputError(f"refit of another mask: {evidence['down'].shape[1]} neurons, not {keep.sum()}; make it anew")
     record = {**evidence["record"]["down"], **too_few(evidence["tokens_fit"], keep)}
-    if "attention" not in evidence:
-        return Compensated(evidence["down"], None, record)
-    record["attention"] = evidence["record"]["attention"]
-    return Compensated(evidence["down"], None, record, {"kv_groups": evidence["attention"]})
+    labels = {name: layer_files.label_of(name) for name in STRUCTURES if name not in REFITS}
+    others = {name: label for name, label in labels.items() if label in evidence}
+    record |= {label: evidence["record"][label] for label in others.values()}
+    return Compensated(evidence["down"], None, record, {name: evidence[label] for name, label in others.items()})

@@ -42,11 +42,11 @@ def takes(kind: str, widths: list[int]) -> bool:
     return True
 
 
-def check_model(folder: Path, uneven: bool = False, biased: bool = False, grouped: bool = False) -> None:
+def check_model(folder: Path, uneven: bool = False, biased: bool = False, others: bool = False) -> None:
     """Look at a dense model before anything is made of it: whether llama.cpp has what will come of it.
 
-    uneven: layers of different widths are to come; biased: biases of the FFN; grouped: fewer key-value groups. Raises
-    InputError as `convert` does for its architecture, its config and its tokenizer."""
+    uneven: layers of different widths are to come; biased: biases of the FFN; others: more than neurons is to be cut.
+    Raises InputError as `convert` does for its architecture, its config and its tokenizer."""
     from pruning.models.gguf import model
 
-    model.check(folder, uneven, biased, grouped)
+    model.check(folder, uneven, biased, others)

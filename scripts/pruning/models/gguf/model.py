@@ -65,7 +65,7 @@ AS_DECI = ("llama", "mistral", "qwen2")
 """What `deci` computes as well: no more than Llama does, but for biases of q, k and v."""
 
 
-GROUPS = "layers with key-value groups of their own number are not converted"
+OTHERS = "models that were cut in more than FFN neurons are not converted"
 
 
 def architecture(kind: str, widths: Sequence[int], biased: bool) -> Architecture:
@@ -95,7 +95,7 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
 
     checkpoint, config = Checkpoint(folder), AutoConfig.from_pretrained(folder)
     if structures.others(config.to_dict()):
-        raise InputError(f"gguf: {folder}: {GROUPS}")
+        raise InputError(f"gguf: {folder}: {OTHERS}")
     biased = any(part == "bias" for _, _, part in checkpoint.name_of)
     writer, own = begun(folder, output, config, checkpoint.widths, biased)
     describe(writer, about, kind)
@@ -144,12 +144,12 @@ def begun(
     return writer, own
 
 
-def check(folder: Path, uneven: bool, biased: bool, grouped: bool) -> None:
+def check(folder: Path, uneven: bool, biased: bool, others: bool) -> None:
     """See `gguf.check_model`."""
     from transformers import AutoConfig
 
-    if grouped:
-        raise InputError(f"gguf: {GROUPS}")
+    if others:
+        raise InputError(f"gguf: {OTHERS}")
     config, widths = AutoConfig.from_pretrained(folder), Checkpoint(folder).widths
     begun(folder, None, config, [max(widths) - (uneven and not layer) for layer in range(len(widths))], biased)
 

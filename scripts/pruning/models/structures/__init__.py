@@ -7,8 +7,6 @@ allocation cuts it that names it in its own STRUCTURES.
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from pruning.models.families import DOWN_BIAS
 from pruning.models.structures import ffn, kv_groups
 from pruning.models.structures.base import Structure
@@ -35,15 +33,3 @@ def keys() -> set[str]:
 def is_stock(config: Mapping[str, Any]) -> bool:
     """Return whether transformers' own class builds a model of this config.json."""
     return not keys() & config.keys()
-
-
-def sites(model: nn.Module, structure: str = "ffn") -> list[nn.Linear]:
-    """Return the module of each layer whose input holds the activations of a structure's units.
-
-    Raises InputError for a model without such units."""
-    return STRUCTURES[structure].sites(model)
-
-
-def counts(model: nn.Module, structure: str = "ffn") -> list[int]:
-    """Return the units of each layer. Raises InputError as `sites` does."""
-    return STRUCTURES[structure].counts(model)

@@ -43,6 +43,8 @@ class Structure:
     """In masks, scores and allocations (STRUCTURES)."""
     key: str
     """In config.json: the units of each layer, where these are not as many in all of them."""
+    title: str
+    """What texts for people call its units."""
 
     def modules(self, family: Family) -> dict[str, tuple[int, int]]:
         """Return linear module of a layer -> (axis of its weight along which units have entries, fused parts on it).

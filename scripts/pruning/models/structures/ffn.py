@@ -24,6 +24,7 @@ class Neurons(Structure):
 
     name = "ffn"
     key = WIDTHS
+    title = "FFN neurons"
 
     def modules(self, family: Family) -> dict[str, tuple[int, int]]:
         return {

@@ -61,6 +61,7 @@ class Groups(Structure):
 
     name = "kv_groups"
     key = families.GROUPS
+    title = "key-value groups"
 
     def modules(self, family: Family) -> dict[str, tuple[int, int]]:
         if not family.qkv:
@@ -100,4 +101,4 @@ class Groups(Structure):
 
 
 STRUCTURE = Groups()
-sites, resize, shrink, listed = STRUCTURE.sites, STRUCTURE.resize, STRUCTURE.shrink, STRUCTURE.listed
+sites, shrink = STRUCTURE.sites, STRUCTURE.shrink
