@@ -13,34 +13,22 @@ What these functions refuse they say in an InputError (a ValueError), which name
 
 from __future__ import annotations
 
-import copy
-import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
-from itertools import product
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from pruning.calibration import gradients, output_gradients, parameter_gradients, prepare, second_moments
-from pruning.calibration.objectives import OBJECTIVES
-from pruning.calibration.prepare import Batch
-from pruning.config.base import choices
-from pruning.config.methods import ALLOCATIONS
 from pruning.core.errors import InputError
-from pruning.core.layer_files import kind_of
-from pruning.methods import allocation, compensation, latency_table, masks, refit, scores, scoring
-from pruning.methods.compact import Pruning
-from pruning.methods.compensation import bias
-from pruning.models import loading, structures
-from pruning.models.checkpoint import Checkpoint, Loaded
-from pruning.models.structures import STRUCTURES, ffn
+
+if TYPE_CHECKING:  # all of this is slow: it is imported where it is used
+    from pathlib import Path
+
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pruning.calibration.prepare import Batch
 
 __all__ = ["Result", "Statistics", "allocate", "calibrate", "compact", "load", "prune", "reconstruct", "score"]
 
@@ -63,10 +51,6 @@ class Statistics:
     def layers(self) -> pd.DataFrame:
         """The table `layers`: `layer`, `n_tokens`, `angular_sum`."""
         return self.tables["layers"]
-
-    def of_layer(self, layer: int, structure: str, kind: str) -> Mapping[str, Any]:
-        """Return the matrices of a layer."""
-        return self.matrices[kind_of(kind, structure)][layer]
 
 
 @dataclass(frozen=True)
@@ -99,6 +83,11 @@ def calibrate(
 
     Raises InputError for an unknown need or objective, at a NaN or Inf (naming layer and sample), for batches padded on
     the left, and for a model of no family that can be pruned. Sources: calibration/gradients.py and its neighbours."""
+    from pruning.calibration import gradients, output_gradients, parameter_gradients, prepare, second_moments
+    from pruning.calibration.objectives import OBJECTIVES
+    from pruning.core.layer_files import kind_of
+    from pruning.models.structures import STRUCTURES
+
     _known("needs", needs, ("statistics", "second_moments", "output_gradients", "parameter_taylor"))
     _known("objectives", objectives, OBJECTIVES)
     _known("structures", structures, STRUCTURES)
@@ -142,7 +131,10 @@ def score(
     Returns one row per unit: `layer`, `unit`, `score`; of several structures also `structure` and `parameters`. Raises
     InputError for an unknown name, for what was not measured, and for a score that is not finite or not one per unit.
     Source: methods/scoring.py."""
-    from pruning.config.default import DEFAULT  # slow
+    from pruning.config.default import DEFAULT
+    from pruning.core.layer_files import kind_of
+    from pruning.methods import masks, scores, scoring
+    from pruning.models.checkpoint import Loaded
 
     settings = {"score": method, "options": {}, "normalise": "none", "shuffle": None}
     if not callable(method):
@@ -157,8 +149,10 @@ def score(
         if measured != base.widths:
             raise InputError(f"statistics: of another model: layer widths {measured}, not {base.widths}")
 
-    made = settings | changes
-    return scoring.scored(made, structures, statistics.tables, statistics.matrices, statistics.of_layer, lambda: base)
+    def read(index: int, name: str, kind: str) -> Mapping[str, Any]:
+        return statistics.matrices[kind_of(kind, name)][index]
+
+    return scoring.scored(settings | changes, structures, statistics.tables, statistics.matrices, read, lambda: base)
 
 
 def allocate(
@@ -183,6 +177,9 @@ def allocate(
     Returns one row per unit: `layer`, `unit`, `keep` (bool), and `structure` where there are several. Raises InputError
     for an unknown scheme, for what it needs and does not get, and where nothing would stay. Source:
     methods/allocation/__init__.py."""
+    from pruning.config.methods import ALLOCATIONS
+    from pruning.methods import allocation, latency_table, masks
+
     _known("scheme", [scheme], ALLOCATIONS)
     if not 0 < sparsity < 1:
         raise InputError(f"sparsity: {sparsity} is not between 0 and 1")
@@ -204,11 +201,16 @@ def compact(model: PreTrainedModel, mask: pd.DataFrame) -> PreTrainedModel:
     What is left has the same weights, bit for bit, in tensors of its own; `config` says the widths, so that
     `small.save_pretrained(folder)` and `load(folder)` give the same model. Raises InputError for the mask of another
     model. Source: methods/compact.py."""
+    from pruning.methods.compact import Pruning
+    from pruning.methods.masks import NEURONS
+    from pruning.models.checkpoint import Loaded
+    from pruning.models.structures import STRUCTURES
+
     base, keeps = Loaded(model), _keeps(model, mask)
     cut = {name for name in base.names if any(STRUCTURES[each].place(name, base.family) for each in keeps)}
     small, pruning = _copy(model, shared=cut), Pruning(base, keeps)
     pruning.apply(small)  # tensors that are shared are replaced
-    _configure(small, pruning.config(pruning.units[masks.NEURONS]))
+    _configure(small, pruning.config(pruning.units[NEURONS]))
     return small
 
 
@@ -229,6 +231,17 @@ def reconstruct(
 
     Warns where there are too few tokens for the columns to fit. Raises InputError for an unknown scheme, for a model
     that it is not for, for fewer than five samples, and for a mask of other models. Source: methods/refit.py."""
+    import warnings
+    from dataclasses import replace
+    from itertools import product
+
+    from pruning.calibration import gradients, prepare, second_moments
+    from pruning.config.base import choices
+    from pruning.methods import compensation, masks, refit
+    from pruning.methods.compact import Pruning
+    from pruning.methods.compensation import bias
+    from pruning.models import structures
+    from pruning.models.checkpoint import Loaded
 
     _known("scheme", [scheme], choices("methods/compensation"))
     batches, keeps, base = prepare.as_batches(batches), _keeps(model, mask), Loaded(model)
@@ -279,6 +292,10 @@ def load(
     dtype: `float32`, `bfloat16` or `float16`; None: that of the stored weights. device: `cpu`, `cuda`, or `auto` (all
     GPUs that there are, else the CPU). Raises InputError if the folder is no model, lacks some weights, was changed
     since it was made, or does not fit into free memory. Source: models/loading.py."""
+    from pathlib import Path
+
+    from pruning.models import loading
+    from pruning.models.checkpoint import Checkpoint
 
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -303,15 +320,18 @@ def prune(
 
     Raises InputError for an unknown option, for data that cannot be read or are too few, and with a failed job's own
     words. Source: command/prune.py."""
+    import os
+    from pathlib import Path
 
-    from pruning.command import configuration  # slow
+    from pruning.command import configuration
     from pruning.command.prune import prune as run
 
     own = ("model", "data", "out", "sparsities")
     _known("prune", rest, [each.name for each in fields(configuration.Request) if each.name not in own])
     if data is None:
         raise InputError("prune: data: missing: give a file of JSON Lines")
-    given = {"model": str(model), "data": Path(data), "out": Path(out), "cores": os.cpu_count() or 1, **rest}
+    given: dict[str, Any] = {"model": str(model), "data": Path(data), "out": Path(out)}
+    given |= {"cores": os.cpu_count() or 1, **rest}
     if budget := rest.get("budget"):
         given |= {"budget": configuration.budget_of([budget]) if isinstance(budget, str) else budget, "sparsities": ()}
     if sparsity is not None:
@@ -333,6 +353,8 @@ def _known(argument: str, given: Iterable[str], names: Iterable[str]) -> None:
 
 
 def _keeps(model: PreTrainedModel, mask: pd.DataFrame) -> dict[str, list[np.ndarray]]:
+    from pruning.methods import masks
+    from pruning.models.checkpoint import Loaded
 
     return masks.keeps_of(mask, f"mask: not one of this {type(model).__name__}", Loaded(model).widths)
 
@@ -343,12 +365,17 @@ def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 def _copy(model: nn.Module, shared: Iterable[str] = ()) -> Any:
     """A copy that has the parameters of these names in common with the model."""
+    import copy
+
     own = dict(model.named_parameters())
     return copy.deepcopy(model, {id(own[name]): own[name] for name in shared})
 
 
 def _configure(model: PreTrainedModel, made: Mapping[str, Any]) -> None:
     """Say in a model's config what of its shape differs from the stock model's."""
+    from pruning.models import structures
+    from pruning.models.structures import ffn
+
     for key in {ffn.CONFIG_KEY, *structures.keys()}:
         if key in made:
             setattr(model.config, key, made[key])
