@@ -19,6 +19,8 @@ from pruning.models.families import has_plain_residual
 EFFORTS = ("quick", "standard", "thorough")
 WITHOUT_RECONSTRUCTION = "cfsp"
 """The best method that needs neither gradients nor matrices: for machines where no effort fits."""
+ASKED = 50
+"""Test questions on a CPU where --answer asks and the effort does not."""
 MULTIPLES = {"cpu": 32, "gpu": 128}
 """Kept widths are multiples of so many neurons (what that costs: table `rounding` of config/candidates.yaml)."""
 
@@ -33,8 +35,9 @@ class Effort(Strict):
     `ridge_sequential` in place of the other schemes."""
     tokens: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)]
     """Most calibration tokens, by what computes."""
-    questions: Positive = 100
-    """Most test questions that models answer in words, on a CPU; on a GPU four times as many."""
+    questions: Annotated[int, Field(ge=0)] = 100
+    """Most test questions that models answer in words, on a CPU; on a GPU four times as many. 0: none unless --answer
+    asks."""
     training_questions: Positive = 400
     """Most training questions, likewise, where recovery learns from own answers."""
     recover: Literal["distill", "lora"] | None = None

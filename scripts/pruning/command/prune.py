@@ -236,9 +236,10 @@ def read_data(request: Request, records: list[dict[str, Any]], folder: Path, abo
     tokenizer = tokenizers.load(folder)
     parts = own_data.split(own_data.texts(records, tokenizer, request.data))
     effort, times = efforts.read(request.effort), configuration.ANSWERED[about.kind]
-    most = {"test": times * effort.questions, "train": times * effort.training_questions}
+    asked = effort.questions or efforts.ASKED * bool(request.answer)
+    most = {"test": times * asked, "train": times * effort.training_questions}
     chat = own_data.in_chat(records[0], tokenizer)
-    answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat)
+    answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat) if asked else None
     own = request.out / "own-data"
     definitions = {task.name: task.definition for task in about.tasks if task.definition}
     for name, part in parts.items():

@@ -4,7 +4,7 @@ A vocabulary of 152k words makes 1.2 GB of float32 logits of a sample of 2,048 t
 much again each. So the tokens go through the head in pieces; gradients recompute a piece instead of keeping it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -17,6 +17,10 @@ from pruning.models import families
 
 LOGITS = 2**26
 """So many logits are in memory at once: 268 MB in float32, of which a softmax and its gradient need as much again."""
+
+
+TOKENS = 32
+"""So many tokens' logits are worked on at once on a CPU: 6 MB in float32 of a vocabulary of 49,152."""
 
 
 def hidden_states(model: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -55,9 +59,23 @@ def _cut(hidden: Tensor, size: int) -> list[Tensor]:
 
 def _divergences(model: nn.Module, teacher: nn.Module, hidden: Tensor, wanted: Tensor) -> Tensor:
     with torch.no_grad():
-        target = logits_of(teacher, wanted).float().log_softmax(-1)
-    found = logits_of(model, hidden).float().log_softmax(-1)
-    return nn.functional.kl_div(found, target.to(found.device), reduction="none", log_target=True).sum(-1)
+        target = logits_of(teacher, wanted)
+    found = logits_of(model, hidden)
+    return _in_cache(_divergence, found, target.to(found.device))
+
+
+def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    found, target = logits.float().log_softmax(-1), wanted.float().log_softmax(-1)
+    return nn.functional.kl_div(found, target, reduction="none", log_target=True).sum(-1)
+
+
+def _in_cache(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, other: Tensor) -> Tensor:
+    """Apply a function of tokens, to logits [B, T, V] and what goes with them [B, T, ...]; on a CPU to a few tokens at
+    once, whose float32 copies stay in its cache: the same bits in a fifth of the time."""
+    if logits.device.type != "cpu":
+        return function(logits, other)
+    pieces = zip(logits.flatten(0, 1).split(TOKENS), other.flatten(0, 1).split(TOKENS), strict=True)
+    return torch.cat([function(*piece) for piece in pieces]).view(logits.shape[:2])
 
 
 @torch.no_grad()
@@ -79,8 +97,16 @@ def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def _losses(model: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    logits = logits_of(model, hidden)[:, : targets.shape[1]].float()
-    return nn.functional.cross_entropy(logits.transpose(1, 2), targets.to(logits.device), reduction="none")
+    logits = logits_of(model, hidden)[:, : targets.shape[1]]
+    if not torch.is_grad_enabled():
+        return _in_cache(_loss, logits, targets.to(logits.device))
+    return nn.functional.cross_entropy(logits.float().transpose(1, 2), targets.to(logits.device), reduction="none")
+
+
+def _loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none").view_as(
+        targets
+    )
 
 
 class _Given(nn.Module):
