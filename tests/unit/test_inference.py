@@ -210,7 +210,7 @@ def test_type_1_error_of_the_perplexity_test_where_windows_resemble_their_neighb
         significance.paired_perplexity(
             200 + autoregressive(rng, windows, correlation), np.full(windows, 200.0), tokens, 0.95
         )
-        for _ in range(2000)
+        for _ in range(4000)
     ]
     rejected = np.mean([p < 0.05 for *_, p in tests])
     assert 0.03 < rejected < at_most

@@ -70,8 +70,9 @@ def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _in_cache(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, other: Tensor) -> Tensor:
-    """Apply a function of tokens, to logits [B, T, V] and what goes with them [B, T, ...]; on a CPU to a few tokens at
-    once, whose float32 copies stay in its cache: the same bits in a fifth of the time."""
+    """Return [B, T]: a function of logits [B, T, V] and of another tensor [B, T, ...], for each token.
+
+    A CPU works on a few tokens at once, so that their float32 copies stay in its cache: the same bits, faster."""
     if logits.device.type != "cpu":
         return function(logits, other)
     pieces = zip(logits.flatten(0, 1).split(TOKENS), other.flatten(0, 1).split(TOKENS), strict=True)
