@@ -55,7 +55,9 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     tiny.with_a_merge(tiny.save(tiny.of_family(family), own / "Model"))
     taken = ("--gguf", "q8_0", "--gguf", "f16") if family == "qwen2" else ()
     more = (
-        ("--recover", "distill", "--steps", "3", "--task", "arithmetic") if recovered else ("--answer", r"regex:^(\w+)")
+        ("--recover", "distill", "--steps", "3", "--task", "arithmetic")
+        if recovered
+        else ("--answer", r"regex:^(\w+)", "--questions", "12")
     )
     options = ("--sparsity", "50", *more, *taken)
     planned = prune(own, *options, command=["plan"]) if taken else None
@@ -158,9 +160,9 @@ def check_parts(folder, pruned: int, judged: str) -> None:
     assert divergences.iloc[0] == 0 and (divergences.iloc[1:] > 1e-4).all()
     [file] = folder.glob("results/*/eval/dense/own_answers.samples.parquet")
     answers = pd.read_parquet(file)
-    wanted = {"number": r"\d+", "regex:": "as"}[judged]
+    wanted, asked = {"number": (r"\d+", range(31, 51)), "regex:": ("as", [12])}[judged]
     assert (
-        len(answers) > 30
+        len(answers) in asked
         and answers["target"].str.fullmatch(wanted).all()
         and answers["response"].str.len().gt(0).any()
     )
@@ -197,6 +199,9 @@ def test_mistakes_are_one_line_in_the_words_of_what_failed(own):
     (own / "mine.jsonl").write_text('{"a": "b"}')
     done = prune(own)
     assert done.returncode == 1 and "its records have a; one of these is needed" in done.stderr
+    (own / "mine.jsonl").write_text("\n".join(json.dumps({"text": f"Text {n}."}) for n in range(99)))
+    done = prune(own, "--questions", "9")
+    assert done.returncode == 1 and "--questions 9: no answers are judged" in done.stderr
 
 
 def test_a_budget_in_place_of_a_sparsity_compares_methods_at_equal_cost(own):

@@ -60,6 +60,7 @@ class Request:
     cores: int = 1
     steps: int | None = None  # of recovery; None: STEPS
     answer: str | None = None  # how generated answers are judged, as own_data.judge reads it; None: if they are numbers
+    questions: int | None = None  # of the test data, that models answer; None: as many as the effort has
     rounds: int | None = None  # of pruning, each on what was measured after the one before; None: all at once
     own_answers: bool = False  # recover on the dense model's own right answers, where answers are judged
     tasks: Sequence[str] = ()  # of lm-eval's, as lm_eval_tasks.asked reads them

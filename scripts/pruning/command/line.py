@@ -49,6 +49,7 @@ RECOVER = "also tune each pruned model by LoRA: distill (after the dense model) 
 ROUNDS = "prune in so many rounds, each on what is measured and reconstructed after the one before"
 ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
 ANSWER += "number, where all reference answers end in one"
+QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (100 with thorough, none with quick)"
 TASK = "also a task of lm-eval's, as gsm8k; repeat"
 GGUF = f"also make a GGUF file of the model to take, of this type; repeat for several: {', '.join(BLOCK)}"
 CORES = os.cpu_count() or 1
@@ -69,6 +70,7 @@ class Asked:
     steps: option(int | None, "of recovery; 150 unless given", min=1) = None
     rounds: option(int | None, ROUNDS, min=2) = None
     answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None
+    questions: option(int | None, QUESTIONS, min=1) = None
     task: option(list[str] | None, TASK, metavar="NAME[:METRIC]") = None
     tolerance: option(float, "per cent of perplexity that may be lost") = 10.0
     gguf: option(list[str] | None, GGUF, metavar="TYPE") = None
@@ -94,6 +96,7 @@ class Asked:
             steps=self.steps,
             rounds=self.rounds,
             answer=self.answer,
+            questions=self.questions,
             tasks=self.task or [],
             tolerance=self.tolerance / 100,
             cores=self.cores,

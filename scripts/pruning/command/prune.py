@@ -87,6 +87,7 @@ def ready(request: Request) -> Ready:
     tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
     records, gpus = datasets.read_jsonl(request.data), min(1, len(devices.visible()))
+    threads = request.cores if gpus else max(1, request.cores // 2)  # two jobs at once take less time than in turn
     mine = config_file.edited(out / CONFIG)
     if mine:
         print(f"{out / CONFIG} was edited and is used as it is; remove it to have it written anew.", flush=True)
@@ -96,12 +97,12 @@ def ready(request: Request) -> Ready:
     base = Path(names.BASE.format(model=alias))
     folder = out / base.parent
     parameters = configuration.parameters_of(source, folder)
-    first = configuration.fetching(configuration.model_section(alias, source, parameters, gpus, request.cores))
+    first = configuration.fetching(configuration.model_section(alias, source, parameters, gpus, threads))
     put(out / START, configuration.text(first, "prune, before it has seen the model"))
     run(request, f"fetching {request.model}", str(base), config=start)
 
     manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
-    section = configuration.model_section(alias, source, manifest["parameters"], gpus, request.cores)
+    section = configuration.model_section(alias, source, manifest["parameters"], gpus, threads)
     stock = loading.stock_config(folder).get_text_config()
     known = Known(section, stock.max_position_embeddings, 0, 0, 0, tasks=tasks)
     known = read_data(request, records, folder, known)
@@ -236,10 +237,14 @@ def read_data(request: Request, records: list[dict[str, Any]], folder: Path, abo
     tokenizer = tokenizers.load(folder)
     parts = own_data.split(own_data.texts(records, tokenizer, request.data))
     effort, times = efforts.read(request.effort), configuration.ANSWERED[about.kind]
-    asked = effort.questions or efforts.ASKED * bool(request.answer)
-    most = {"test": times * asked, "train": times * effort.training_questions}
+    asked = request.questions or times * (effort.questions or efforts.ASKED * bool(request.answer))
+    most = {"test": asked, "train": times * effort.training_questions}
     chat = own_data.in_chat(records[0], tokenizer)
     answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat) if asked else None
+    if request.questions and not answers:
+        raise InputError(
+            f"--questions {asked}: no answers are judged, as not all reference answers end in a number: give --answer"
+        )
     own = request.out / "own-data"
     definitions = {task.name: task.definition for task in about.tasks if task.definition}
     for name, part in parts.items():
@@ -352,6 +357,7 @@ def run(request: Request, what: str, *targets: str, config: str = CONFIG) -> Non
     Raises InputError with the failed job's own words."""
     out = request.out
     arguments = ["--snakefile", str(names.HOME / "Snakefile"), "--directory", str(out), "--cores", str(request.cores)]
+    arguments += ["--resources", f"mem_mb={int(memory.physical() / 1e6)}"]  # jobs at once fit in
     arguments += ["--configfile", str(out / config), "--", *targets]
     with (out / LOG).open("a+") as log, (out / EVENTS).open("a") as kept, Bar(what) as bar:
         try:
