@@ -24,3 +24,11 @@ def test_a_loss_is_that_of_float64(logits):
 def test_a_divergence_has_the_bits_of_all_tokens_at_once(logits):
     other = logits.flip(1)
     assert torch.equal(head._in_cache(head._divergence, logits, other), head._divergence(logits, other))
+
+
+def test_a_losss_gradient_is_that_of_float64(logits):
+    targets, given, exact = logits.argmax(-1), logits.clone().requires_grad_(), logits.double().requires_grad_()
+    head._in_cache(head._loss, given, targets).sum().backward()
+    torch.nn.functional.cross_entropy(exact.flatten(0, 1), targets.flatten(), reduction="sum").backward()
+    assert given.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(given.grad.double(), exact.grad, rtol=2**-8, atol=1e-9)

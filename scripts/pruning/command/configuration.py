@@ -21,7 +21,6 @@ from pruning.models import gguf, sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 SEQUENCE = 512  # tokens of a calibration sequence, at most
-TESTED = {"cpu": 20 * 1024, "gpu": 128 * 2048}  # tokens of the test data, at most; of the validation data half as many
 ANSWERED = {"cpu": 1, "gpu": 4}  # of an effort's questions
 ITEMS = {"cpu": 200, "gpu": 1000}  # of a task of lm-eval's, at most
 RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}
@@ -169,7 +168,8 @@ def build(
     its own, which a budget chose; none as long as that is still to be found, and then no tables. Raises InputError
     where the data are too few to tell anything."""
     [alias] = known.model
-    most = {"validation": TESTED[known.kind] // 2, "test": TESTED[known.kind]}
+    effort = efforts.read(request.effort)
+    most = {"validation": effort.tested[known.kind] // 2, "test": effort.tested[known.kind]}
     tested = {part: min(getattr(known, part), limit) for part, limit in most.items()}
     fewest = min(tested, key=tested.get)
     if known.context < SEQLENS[-1]:
@@ -184,7 +184,7 @@ def build(
             + (f"give at least {least / there:.1f} times as many records" if there else "give more records")
         )
     objectives = efforts.objectives(efforts.definitions(methods).values())
-    text = calibration(known, efforts.read(request.effort).tokens[known.kind], objectives)
+    text = calibration(known, effort.tokens[known.kind], objectives)
     if request.rounds:
         text["rounds"] = steps(max(request.sparsities, default=MOST), request.rounds)
     speed = {"prompt_tokens": min(512, known.context // 2), "decode_tokens": min(32, known.context // 2)}
@@ -220,7 +220,7 @@ def build(
         "tasks": tasks,
         "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods)},
         "tables": {**OFF["tables"], **({"table1": table, "validation": choosing} if sparsities else {})},
-        "tradeoff": {"tables": ["table1"], **speed, "rounds": 5},
+        "tradeoff": {"tables": ["table1"], **speed, "decode_tokens": min(8, known.context // 2), "rounds": 7},
     }
     own["experiment"]["reference"] = next(iter(methods))
     if own_methods := {name: method.model_dump() for name, method in methods.items() if method}:

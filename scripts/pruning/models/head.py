@@ -99,15 +99,12 @@ def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
 
 def _losses(model: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     logits = logits_of(model, hidden)[:, : targets.shape[1]]
-    if not torch.is_grad_enabled():
-        return _in_cache(_loss, logits, targets.to(logits.device))
-    return nn.functional.cross_entropy(logits.float().transpose(1, 2), targets.to(logits.device), reduction="none")
+    return _in_cache(_loss, logits, targets.to(logits.device))
 
 
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none").view_as(
-        targets
-    )
+    found = nn.functional.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
+    return found.view_as(targets)
 
 
 class _Given(nn.Module):
