@@ -21,6 +21,7 @@ from pruning.models import gguf, sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 SEQUENCE = 512  # tokens of a calibration sequence, at most
+VALIDATED = {"cpu": 10 * 1024, "gpu": 64 * 2048}  # tokens of the validation data, at most
 ANSWERED = {"cpu": 1, "gpu": 4}  # of an effort's questions
 ITEMS = {"cpu": 200, "gpu": 1000}  # of a task of lm-eval's, at most
 RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}
@@ -169,7 +170,7 @@ def build(
     where the data are too few to tell anything."""
     [alias] = known.model
     effort = efforts.read(request.effort)
-    most = {"validation": effort.tested[known.kind] // 2, "test": effort.tested[known.kind]}
+    most = {"validation": VALIDATED[known.kind], "test": effort.tested[known.kind]}
     tested = {part: min(getattr(known, part), limit) for part, limit in most.items()}
     fewest = min(tested, key=tested.get)
     if known.context < SEQLENS[-1]:
@@ -185,6 +186,8 @@ def build(
         )
     objectives = efforts.objectives(efforts.definitions(methods).values())
     text = calibration(known, effort.tokens[known.kind], objectives)
+    if known.kind == "cpu":  # at once, on half of the cores each
+        text["shards"] = min(2, request.cores, math.ceil(text["samples"] / MICRO_BATCH))
     if request.rounds:
         text["rounds"] = steps(max(request.sparsities, default=MOST), request.rounds)
     speed = {"prompt_tokens": min(512, known.context // 2), "decode_tokens": min(32, known.context // 2)}
@@ -220,7 +223,7 @@ def build(
         "tasks": tasks,
         "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods)},
         "tables": {**OFF["tables"], **({"table1": table, "validation": choosing} if sparsities else {})},
-        "tradeoff": {"tables": ["table1"], **speed, "decode_tokens": min(8, known.context // 2), "rounds": 7},
+        "tradeoff": {"tables": ["table1"], **speed, "decode_tokens": min(8, known.context // 2), "rounds": 5},
     }
     own["experiment"]["reference"] = next(iter(methods))
     if own_methods := {name: method.model_dump() for name, method in methods.items() if method}:

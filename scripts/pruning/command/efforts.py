@@ -36,7 +36,7 @@ class Effort(Strict):
     tokens: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)]
     """Most calibration tokens, by what computes."""
     tested: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)] = {"cpu": 20 * 1024, "gpu": 128 * 2048}
-    """Most tokens of the test data, likewise; of the validation data half as many."""
+    """Most tokens of the test data, likewise."""
     questions: Annotated[int, Field(ge=0)] = 100
     """Most test questions that models answer in words, on a CPU; on a GPU four times as many. 0: none unless --answer
     asks."""

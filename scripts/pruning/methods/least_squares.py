@@ -58,7 +58,7 @@ def fitted(fit: Sums, held_out: Sums) -> tuple[np.ndarray, dict[str, Any]]:
 def lowest(candidates: Sequence[float], error: Callable[[float], float]) -> float:
     """The candidate with the least error, the first of equals, by walking downhill from the middle: the error falls and
     then rises as λ grows, and each new candidate costs a factorisation."""
-    at = len(candidates) // 2
+    at = (len(candidates) - 1) // 2
     while True:
         around = range(max(at - 1, 0), min(at + 2, len(candidates)))
         best = min(around, key=lambda number: error(candidates[number]))
