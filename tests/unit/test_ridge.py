@@ -117,7 +117,7 @@ def test_lambda_has_the_least_held_out_error_and_the_last_fit_sees_all_tokens():
     np.testing.assert_allclose(made.weight, expected, rtol=1e-4, atol=1e-5)
 
 
-VALLEY = [5, 4, 3, 2, 1, 2, 3, 4]
+VALLEY = [4, 3, 2, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("values", [VALLEY, list(range(8)), list(range(8, 0, -1)), [0] * 8])
@@ -129,7 +129,7 @@ def test_the_lowest_of_a_valley_is_found_by_few_questions(values):
         return values[candidate]
 
     assert least_squares.lowest(range(8), error) == values.index(min(values))
-    assert values != VALLEY or set(asked) == {3, 4, 5}
+    assert values != VALLEY or set(asked) == {2, 3, 4}
 
 
 @pytest.mark.parametrize("tokens", [30, 100, 1000])

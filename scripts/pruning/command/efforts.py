@@ -21,6 +21,7 @@ WITHOUT_RECONSTRUCTION = "cfsp"
 """The best method that needs neither gradients nor matrices: for machines where no effort fits."""
 ASKED = 50
 """Test questions on a CPU where --answer asks and the effort does not."""
+TESTED = {"cpu": 20 * 1024, "gpu": 128 * 2048}
 MULTIPLES = {"cpu": 32, "gpu": 128}
 """Kept widths are multiples of so many neurons (what that costs: table `rounding` of config/candidates.yaml)."""
 
@@ -35,7 +36,7 @@ class Effort(Strict):
     `ridge_sequential` in place of the other schemes."""
     tokens: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)]
     """Most calibration tokens, by what computes."""
-    tested: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)] = {"cpu": 20 * 1024, "gpu": 128 * 2048}
+    tested: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)] = TESTED
     """Most tokens of the test data, likewise."""
     questions: Annotated[int, Field(ge=0)] = 100
     """Most test questions that models answer in words, on a CPU; on a GPU four times as many. 0: none unless --answer

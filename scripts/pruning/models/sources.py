@@ -174,7 +174,8 @@ def from_gguf(source: Source, output: Path) -> dict[str, Any] | None:
 @contextmanager
 def fields_read_once() -> Iterator[None]:
     """In place of once each for the configuration, the weights, the tokenizer and `tied`: each takes seconds, for the
-    words of a vocabulary are read one by one (github.com/huggingface/transformers, issue 40334, open with transformers 5.24)."""
+    words of a vocabulary are read one by one (github.com/huggingface/transformers, issue 40334; not so in a version
+    that keeps what it has read)."""
     import gguf
 
     names = ("GGUFReader", "get_tensor_name_map")
