@@ -186,8 +186,6 @@ def build(
         )
     objectives = efforts.objectives(efforts.definitions(methods).values())
     text = calibration(known, effort.tokens[known.kind], objectives)
-    if known.kind == "cpu":  # at once, on half of the cores each
-        text["shards"] = min(2, request.cores, math.ceil(text["samples"] / MICRO_BATCH))
     if request.rounds:
         text["rounds"] = steps(max(request.sparsities, default=MOST), request.rounds)
     speed = {"prompt_tokens": min(512, known.context // 2), "decode_tokens": min(32, known.context // 2)}
