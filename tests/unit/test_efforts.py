@@ -10,13 +10,14 @@ from pruning.command import configuration, efforts, own_data
 from pruning.config import preflight
 from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError
+from pruning.models.gguf import BLOCK
 from workspace import ROOT
 
 LLAMA, GEMMA2, GRANITE = {"model_type": "llama"}, {"model_type": "gemma2"}, {"model_type": "granite"}
 
 
 def method(name: str, shape: dict, kind: str = "cpu", same_widths: bool = False):
-    return efforts.method_for(efforts.read(name), shape, kind, same_widths)
+    return efforts.method_for(efforts.read(name), shape, efforts.multiple(kind, (), 8960), same_widths)
 
 
 @pytest.mark.parametrize("name", efforts.EFFORTS)
@@ -31,6 +32,20 @@ def test_an_effort_is_a_valid_configuration_with_its_own_method(name, gpus):
     assert most - 512 < calibration.samples * calibration.sequence_length <= most
     assert own.round_to == (128 if gpus else 32)
     assert calibration.objectives == ([own.options["objective"]] if own.score == "utility" else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "types", "width", "expected"),
+    [
+        ("cpu", [], 8960, 32),
+        ("gpu", ["q8_0"], 8960, 128),
+        ("gpu", ["q8_0", "q4_k_m"], 8960, 256),
+        ("cpu", ["f16", "q4_k_m"], 4864, 256),
+        ("cpu", ["q4_k_m"], 1536, 32),  # six blocks: a sparsity could not be met
+    ],
+)
+def test_widths_are_whole_blocks_of_the_files_that_are_asked_for(kind, types, width, expected):
+    assert efforts.multiple(kind, [BLOCK[each] for each in types], width) == expected
 
 
 def test_another_effort_is_refused_with_those_there_are():

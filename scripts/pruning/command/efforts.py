@@ -22,8 +22,9 @@ WITHOUT_RECONSTRUCTION = "cfsp"
 ASKED = 50
 """Test questions on a CPU where --answer asks and the effort does not."""
 TESTED = {"cpu": 20 * 1024, "gpu": 128 * 2048}
-MULTIPLES = {"cpu": 32, "gpu": 128}
-"""Kept widths are multiples of so many neurons (what that costs: table `rounding` of config/candidates.yaml)."""
+MULTIPLES, LEAST_BLOCKS = {"cpu": 32, "gpu": 128}, 16
+"""Kept widths are multiples of so many neurons (what that costs: table `rounding` of config/candidates.yaml), or of the
+block of a GGUF type that is asked for, where the widest layer has at least so many of these."""
 
 
 class Effort(Strict):
@@ -57,12 +58,19 @@ def read(name: str) -> Effort:
     return Effort(**yaml.safe_load(Path(names.own(f"config/efforts/{name}.yaml")).read_text()))
 
 
-def method_for(effort: Effort, shape: Mapping[str, Any], kind: str, same_widths: bool) -> tuple[Method, list[str]]:
+def multiple(kind: str, blocks: Iterable[int], width: int) -> int:
+    """Return what kept widths are multiples of. kind: `cpu` or `gpu`. blocks: values that the GGUF types asked for store
+    together; a row that is no whole blocks is stored in a larger type. width: the widest layer's."""
+    largest = max([MULTIPLES[kind], *blocks])
+    return largest if width >= LEAST_BLOCKS * largest else MULTIPLES[kind]
+
+
+def method_for(effort: Effort, shape: Mapping[str, Any], round_to: int, same_widths: bool) -> tuple[Method, list[str]]:
     """Return the effort's method as this model, machine and target can have it, and notes of what differs.
 
-    shape: the model's config.json. kind: `cpu` or `gpu`. same_widths: whether all layers must keep equally many
-    neurons, as a runtime asks that has one width per model."""
-    changes, notes = {} if same_widths else {"round_to": MULTIPLES[kind]}, []
+    shape: the model's config.json. round_to: as `multiple` gives it. same_widths: whether all layers must keep equally
+    many neurons, as a runtime asks that has one width per model."""
+    changes, notes = {} if same_widths else {"round_to": round_to}, []
     if compensation.corrective(effort.method.compensate) and not has_plain_residual(shape):
         changes["compensate"] = "ridge_sequential"
         notes.append(

@@ -278,7 +278,8 @@ def methods_for(
     takes."""
     [section] = known.model.values()
     same_widths = bool(request.gguf) and not gguf.takes(shape["model_type"], [1, 2])
-    made = {each: efforts.method_for(efforts.read(each), shape, known.kind, same_widths) for each in efforts.EFFORTS}
+    round_to = efforts.multiple(known.kind, [gguf.BLOCK[each] for each in request.gguf], width)
+    made = {each: efforts.method_for(efforts.read(each), shape, round_to, same_widths) for each in efforts.EFFORTS}
     if request.methods:
         found: dict[str, Method | None] = dict.fromkeys(request.methods)
         notes = []
