@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +26,14 @@ RECORDS = [
     {"question": f"What is {n} + {n % 7}?", "answer": f"as anyone sees, of course it is {n + n % 7}"}
     for n in range(200)
 ]
+
+
+IN_LLAMA_CPP = """
+import json, sys, xllamacpp
+given = xllamacpp.CommonParams()
+given.model.path, given.n_ctx = sys.argv[1], 64
+print(json.dumps(xllamacpp.Server(given).handle_completions(json.loads(sys.argv[2]))))
+"""
 
 
 def line(folder, *words: str, program: Sequence[str] = ("-m", "pruning.command.line")) -> subprocess.CompletedProcess:
@@ -128,7 +135,7 @@ def check_plan(printed: str, shown: str) -> None:
 
 
 def check_commands(printed: str, folder: Path) -> None:
-    """What `prune` ended in works: in transformers, in llama.cpp where that is there, by its line if llama-cli is."""
+    """What `prune` ended in works: in transformers, in llama.cpp, and by its line where there is llama-cli."""
     said = dict(re.findall(r"^# (.+)\n((?:.+\n|\n(?!#))+)", printed.split("To use the model:")[1] + "\n", re.M))
     assert list(said) == ["Python", "vLLM", "llama.cpp, q8_0", "Ollama, q8_0", "llama.cpp, f16", "Ollama, f16"]
     with contextlib.redirect_stdout(io.StringIO()) as answer:
@@ -139,11 +146,9 @@ def check_commands(printed: str, folder: Path) -> None:
         tool, _, file = shlex.split(said[f"llama.cpp, {kind}"])
         modelfile = Path(shlex.split(said[f"Ollama, {kind}"])[4])
         assert f"FROM ./{Path(file).name}" in modelfile.read_text() and modelfile.parent == Path(file).parent
-        if find_spec("llama_cpp"):
-            import llama_cpp
-
-            model = llama_cpp.Llama(file, n_ctx=64, verbose=False)
-            assert model("What is 3 + 3?\n", max_tokens=4, temperature=0)["usage"]["completion_tokens"] > 0
+        asking = {"prompt": "What is 3 + 3?\n", "n_predict": 4, "temperature": 0}
+        answer = run(folder, python(), "-c", IN_LLAMA_CPP, file, json.dumps(asking))
+        assert answer.returncode == 0 and json.loads(answer.stdout)["tokens_predicted"] > 0, answer.stderr[-2000:]
         if shutil.which(tool):
             own = [tool, "-m", file, "-p", "What is 3 + 3?", "-n", "4", "--single-turn", "--no-warmup"]
             assert subprocess.run(own, capture_output=True, stdin=subprocess.DEVNULL, timeout=60).returncode == 0
