@@ -226,8 +226,9 @@ def reconstruct(
     small: of `compact`, with this mask of the dense `model`. batches: calibration text, as of `calibrate`; every fifth
     sample is held out to choose the regularisation. scheme: a file of methods/compensation. `ridge_attention` refits
     layer by layer, on what the pruned model itself sees, attention's output projection and down_proj towards the dense
-    model's residual stream; `ridge_corrective` down_proj alone; `ridge_sequential` towards the dense FFN's output, for
-    models that normalise or scale what layers add; `ridge` on the dense model's activations; `bias` adds a bias (FLAP).
+    model's residual stream; `ridge_block` trains all matrices of the layer after that; `ridge_corrective` refits
+    down_proj alone; `ridge_sequential` towards the dense FFN's output, for models that normalise or scale what layers
+    add; `ridge` on the dense model's activations; `bias` adds a bias (FLAP).
 
     Warns where there are too few tokens for the columns to fit. Raises InputError for an unknown scheme, for a model
     that it is not for, for fewer than five samples, and for a mask of other models. Source: methods/refit.py."""
@@ -260,6 +261,8 @@ def reconstruct(
         else:
             names = [name for name in compensation.refits(scheme) if name not in keeps]  # of others new ones are cut
             changed = {base.site(name, layer) for name, layer in product(names, range(base.layers))}
+            if compensation.trains(scheme):
+                changed = {*base.names}
             dense = _copy(model, shared={*base.names} - changed)
             own = refit.refit(dense, batches, keeps, scheme.removeprefix("ridge_"))
             each = ({**_arrays(weights), "record": record, **counts} for weights, record in own)

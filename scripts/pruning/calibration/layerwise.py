@@ -55,6 +55,20 @@ def run(
     return outputs[0]
 
 
+def forward(model: nn.Module, layer: nn.Module, batch: Batch, hidden: Tensor | None) -> Tensor:
+    """As `run`, but with gradients where they are asked for, and where the layer leaves it."""
+    outputs: list[Tensor] = []
+    hook = layer.register_forward_hook(
+        lambda _, args, output: outputs.append(output[0] if isinstance(output, tuple) else output)
+    )
+    others = [other for other in families.decoder_layers(model) if other is not layer]
+    try:
+        _resumed(model, layer, others, batch, hidden)
+    finally:
+        hook.remove()
+    return outputs[0]
+
+
 @torch.inference_mode()
 def rest(model: nn.Module, index: int, batch: Batch, hidden: Tensor | None) -> Tensor:
     """What the head gets [B, T, d], on the CPU, where before layer number `index` the hidden states are `hidden`, or

@@ -59,8 +59,10 @@ def read(name: str) -> Effort:
 
 
 def multiple(kind: str, blocks: Iterable[int], width: int) -> int:
-    """Return what kept widths are multiples of. kind: `cpu` or `gpu`. blocks: values that the GGUF types asked for store
-    together; a row that is no whole blocks is stored in a larger type. width: the widest layer's."""
+    """Return what kept widths are multiples of.
+
+    kind: `cpu` or `gpu`. blocks: values that the GGUF types asked for store together; a row that is no whole blocks is
+    stored in a larger type. width: the widest layer's."""
     largest = max([MULTIPLES[kind], *blocks])
     return largest if width >= LEAST_BLOCKS * largest else MULTIPLES[kind]
 

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import Positive, Strict, choices
-from pruning.methods import allocation, latency_table, scores
+from pruning.methods import allocation, compensation, latency_table, scores
 from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
 
@@ -23,6 +23,7 @@ PREFIXES: dict[str, dict[str, Any]] = {
     "sequential": {"compensate": "ridge_sequential"},
     "corrective": {"compensate": "ridge_corrective"},
     "attention": {"compensate": "ridge_attention"},
+    "block": {"compensate": "ridge_block"},
 }
 
 
@@ -71,6 +72,8 @@ class Method(Strict):
         if self.others and self.export == "pad":
             what = f"cuts {self.others}, for which stock tools have no place"
             raise ValueError(f"allocate: {self.allocate} {what}: use `export: exact`")
+        if compensation.trains(self.compensate) and self.export == "pad":
+            raise ValueError(f"compensate: {self.compensate} trains what zero neurons would pad: use `export: exact`")
         if self.others and not scores.plugin(self.score).channels:
             can = ", ".join(name for name in scores.BUILT_IN if scores.plugin(name).channels)
             what = f"scores {self.others} as well, which score {self.score!r} cannot"

@@ -51,6 +51,8 @@ class Pruning:
     """The structures of whose sites it gives weights."""
     biased: bool = False
     """Whether it gives down_proj a bias."""
+    trains: bool = False
+    """Whether it gives all matrices of a layer."""
 
     @classmethod
     def read(cls, model: Path, mask: Path, scheme: str = "none", evidence: Path | None = None) -> "Pruning":
@@ -76,7 +78,9 @@ class Pruning:
         def compensate(layer: int) -> Compensated:
             return module.compensate(base.matrix(layer, "down"), keeps[NEURONS][layer], fitted_on()(layer))
 
-        return cls(base, keeps, compensate, compensation.refits(scheme), hasattr(module, "BIAS"))
+        return cls(
+            base, keeps, compensate, compensation.refits(scheme), hasattr(module, "BIAS"), compensation.trains(scheme)
+        )
 
     @property
     def units(self) -> dict[str, list[int]]:
@@ -131,6 +135,10 @@ class Pruning:
             others = [name for name in self.refits if name != NEURONS]
             refitted = {base.site(name, layer) for name, layer in product(others, down.values())}
             refitted |= {base.name(layer, "down", "bias") for layer in down.values()}
+            if self.trains:
+                places = tuple(map(self._prefix, down.values()))
+                refitted |= {name for name in base.names if name.startswith(places) and len(base.shape(name)) == 2}
+                refitted -= {*down}
         for file in base.files:
             tensors: dict[str, torch.Tensor] = {}
             for name in (n for n, f in base.file_of.items() if f == file and n not in refitted):
@@ -162,6 +170,8 @@ class Pruning:
         for structure, weight in made.others.items():
             other = base.site(structure, layer)
             tensors[other] = torch.from_numpy(weight).to(base.tensor(other).dtype)
+        for own, weight in made.trained.items():
+            tensors[self._prefix(layer) + own] = torch.from_numpy(weight).to(down.dtype)
         if made.bias is None:
             return tensors
         total = sum((tensor.float() for tensor in present.values()), torch.from_numpy(made.bias))
@@ -180,14 +190,17 @@ class Pruning:
 
     def rewrite(self, model: nn.Module) -> None:
         """Give a model that is cut already, in place, the weights that make up for what was removed."""
-        family = self.base.family
         for index, layer in enumerate(families.decoder_layers(model)):
-            prefix = self.base.name(index, "down").removesuffix(f"{ffn.STRUCTURE.site(family)}.weight")
+            prefix = self._prefix(index)
             for name, tensor in (self._compensated(index, {}) if self.compensate else {}).items():
                 place, _, kind = name.removeprefix(prefix).rpartition(".")
                 module = layer.get_submodule(place)
                 own = tensor.to(module.weight.device, module.weight.dtype)
                 setattr(module, kind, nn.Parameter(own, requires_grad=False))
+
+    def _prefix(self, layer: int) -> str:
+        """What names of a layer's tensors begin with."""
+        return self.base.name(layer, "down").removesuffix(f"{ffn.STRUCTURE.site(self.base.family)}.weight")
 
     def parameters(self) -> int:
         """Return the parameters of the compact model, without making it."""

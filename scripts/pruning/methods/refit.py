@@ -8,7 +8,8 @@ with sums over tokens t, those of the answer counting more where the calibration
 columns of down_proj. `sequential`: y is the dense FFN's output. `corrective`: y is what takes the residual stream to
 the dense model's, so that a layer makes up for those before it (as in OBC's sequential correction, Frantar & Alistarh
 2022, arXiv 2208.11580). What else a corrective scheme refits (its REFITS; of `attention` the output projection of
-attention) is refitted before the FFN in the same way, x being what the units of that structure put out.
+attention) is refitted before the FFN in the same way, x being what the units of that structure put out. A scheme that
+TRAINS goes on from there with all matrices of the layer (training.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from pruning.calibration.prepare import Batch
 from pruning.calibration.second_moments import add, parts
 from pruning.core.errors import InputError
 from pruning.core.layer_files import label_of
-from pruning.methods import compensation, least_squares
+from pruning.methods import compensation, least_squares, training
 from pruning.models import families
 from pruning.models.structures import STRUCTURES, ffn
 from pruning.models.structures.base import Keeps
@@ -46,11 +47,13 @@ def refit(
     progress: Callable = iter,
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
     """Yield (float32 weights, record) of one layer after the other: `down` [d, k] and those of other structures
-    [d, channels] by layer_files.label_of. scheme: a file of methods/compensation, without its `ridge_`.
+    [d, channels] by layer_files.label_of, and where the scheme TRAINS all other matrices by their names. scheme: a
+    file of methods/compensation, without its `ridge_`.
 
     The model, dense at first, is cut and refitted as it goes. record: of each weight `lambda`, `held_out_error` and
-    `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖². Raises InputError as layerwise.check does,
-    and for a corrective scheme as families.check_plain_residual does."""
+    `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖²; of a layer that is trained what
+    training.trained says, as `layer`. Raises InputError as layerwise.check does, and for a corrective scheme as
+    families.check_plain_residual does."""
     layerwise.check(model)
     compensate = f"ridge_{scheme}"
     if corrective := compensation.corrective(compensate):
@@ -60,6 +63,7 @@ def refit(
     family, layers, sites = families.of(model), families.decoder_layers(model), ffn.sites(model)
     dense: list[Tensor | None] = [None] * len(batches)  # hidden states [B, T, d] before the layer, on the CPU
     pruned: list[Tensor | None] = [None] * len(batches)
+    rates = training.RATES
     for index in progress(range(len(layers))):
         layer, down, outputs = layers[index], sites[index], []
         for number, batch in enumerate(batches):
@@ -93,6 +97,12 @@ def refit(
             weights[label] = module.weight.float().cpu() + torch.from_numpy(change).float()
             with torch.no_grad():
                 module.weight.copy_(weights[label])
+        if compensation.trains(compensate):
+            fit, held = training.pieces(batches, pruned, dense, counts)
+            found, records["layer"] = training.trained(model, layer, fit, held, rates, index)
+            labels = {f"{STRUCTURES[name].site(family)}.weight": label_of(name) for name in refitted}
+            weights = {labels.get(name, name): weight for name, weight in found.items()}
+            rates = [records["layer"]["rate"] or rates[-1] / 2]
         for number, batch in enumerate(batches):
             pruned[number] = layerwise.run(model, layer, batch, pruned[number])
         if not all(bool(torch.isfinite(hidden).all()) for hidden in pruned):

@@ -3,8 +3,8 @@
 Each has `evidence(path, widths)`, a function from a layer's number to what of the calibration it is fitted on, and
 `compensate(down, keep, evidence) -> Compensated` with down float32 [d, n] and keep bool [n]. `REQUIRES` names the one
 kind of artefact it is fitted on (requirements.py); `REFITS` the structures of whose sites it refits the weights;
-`CORRECTIVE = True` says that they are fitted to the dense model's residual stream (methods/refit.py), `BIAS = True`
-that down_proj gets a bias. To add one, add a file.
+`CORRECTIVE = True` says that they are fitted to the dense model's residual stream (methods/refit.py), `TRAINS = True`
+that all matrices of a layer change, `BIAS = True` that down_proj gets a bias. To add one, add a file.
 """
 
 import importlib
@@ -37,6 +37,8 @@ class Compensated:
     record: dict  # what the manifest says of it; a text under `warning` goes to the log too
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Structure (of REFITS) -> the weight at whose input its units are measured, float32 [d, channels]."""
+    trained: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name within the layer of every other matrix (of a scheme that TRAINS) -> what it is then, float32."""
 
 
 def plugin(scheme: str) -> ModuleType:
@@ -51,6 +53,11 @@ def requires(scheme: str) -> tuple[str, ...]:
 def refits(scheme: str) -> tuple[str, ...]:
     """Return the structures of whose sites a scheme refits the weights; none for `none`."""
     return () if scheme == "none" else getattr(plugin(scheme), "REFITS", ())
+
+
+def trains(scheme: str) -> bool:
+    """Return whether a scheme changes all matrices of a layer."""
+    return scheme != "none" and hasattr(plugin(scheme), "TRAINS")
 
 
 def corrective(scheme: str) -> bool:

@@ -34,4 +34,8 @@ def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) 
     labels = {name: layer_files.label_of(name) for name in STRUCTURES if name not in REFITS}
     others = {name: label for name, label in labels.items() if label in evidence}
     record |= {label: evidence["record"][label] for label in others.values()}
-    return Compensated(evidence["down"], None, record, {name: evidence[label] for name, label in others.items()})
+    trained = {name: weight for name, weight in evidence.items() if name.endswith(".weight")}
+    if trained:
+        record["layer"] = evidence["record"]["layer"]
+    refitted = {name: evidence[label] for name, label in others.items()}
+    return Compensated(evidence["down"], None, record, refitted, trained)

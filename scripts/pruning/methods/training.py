@@ -1,0 +1,147 @@
+"""Training of what is kept of a layer, its matrices together, towards the dense model's residual stream:
+
+    min over θ of Σ_t w_t ‖y_t - f_θ(x_t)‖² / Σ_t w_t ‖y_t‖²
+
+x: the residual stream that the pruned layers before put out, y: the dense model's after this layer, f_θ: the layer,
+w: what a token counts (refit.weights_of). From where least squares left θ, by Adam with a rate that falls as a cosine;
+what had the least error on the samples held out is kept, the start where nothing was better. Least squares fits one
+matrix after the other with those before it fixed; here FFN and attention are fitted together, as in RCPU (arXiv
+2510.07782, which stops early as well) and in block-wise reconstruction (arXiv 2510.14444).
+"""
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.calibration import layerwise
+from pruning.calibration.prepare import Batch
+from pruning.calibration.second_moments import held_out
+
+EPOCHS = 8
+STEPS = 32
+"""Least number of steps in an epoch, as far as there are samples: micro-batches are cut to smaller ones for it."""
+RATES = (2e-3, 1e-3, 5e-4, 2e-4)
+"""Of Adam, tried on the first layer; the others begin with the one that was best there."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some samples of a micro-batch, with what goes into a layer and what is wanted of it."""
+
+    batch: Batch
+    stream: Tensor | None
+    """x [B, T, d]; None: the embeddings."""
+    target: Tensor
+    """y [B, T, d]."""
+    weight: Tensor
+    """w [B, T], 0 for padding."""
+
+
+def pieces(
+    batches: Sequence[Batch], streams: Sequence[Tensor | None], targets: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[list[Piece], list[Piece]]:
+    """Return those to fit on, and those held out."""
+    samples = sum(len(batch.samples) for batch in batches)
+    found: tuple[list[Piece], list[Piece]] = ([], [])
+    for batch, stream, target, weight in zip(batches, streams, targets, weights, strict=True):
+        held, size = held_out(batch.samples), max(1, min(len(batch.samples), samples // STEPS))
+        for into, which in zip(found, (~held, held), strict=True):
+            for rows in which.nonzero()[:, 0].split(size):
+                if len(rows):
+                    own = Batch(*(each[rows] for each in (batch.samples, batch.ids, batch.counted, batch.objective)))
+                    x = None if stream is None else stream[rows].clone()  # no tensor of inference mode has gradients
+                    into.append(Piece(own, x, target[rows].clone(), (weight * batch.counted)[rows].clone()))
+    return found
+
+
+def trained(
+    model: nn.Module, layer: nn.Module, fit: Sequence[Piece], held: Sequence[Piece], rates: Sequence[float], seed: int
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Train a layer in place, once from the same start for each of the rates, and leave it with the best of them.
+
+    Returns (its matrices by their names in the layer, float32 on the CPU; a record: `rate` and `epoch`, 0 for the
+    start, of what was kept, `held_out_error` and `held_out_error_untrained`). Beside the model one layer in float32 is
+    in memory six times: weights, gradients, two moments, and copies of the start and of the best so far."""
+    dtype = next(layer.parameters()).dtype
+    layer.float()  # the optimiser's changes are smaller than what a narrower type can tell apart
+    matrices = {name: own for name, own in layer.named_parameters() if own.dim() == 2}
+    start = _copied(matrices)
+    found = untrained = _error(model, layer, held, dtype)
+    best, record = start, {"rate": 0.0, "epoch": 0}
+    for rate in rates:
+        _put(matrices, start)
+        for epoch, error in enumerate(_epochs(model, layer, matrices, fit, held, rate, seed, dtype), 1):
+            if error < found:
+                found, best, record = error, _copied(matrices), {"rate": rate, "epoch": epoch}
+    _put(matrices, best)
+    layer.to(dtype)
+    return best, {**record, "held_out_error": found, "held_out_error_untrained": untrained}
+
+
+def _epochs(
+    model: nn.Module,
+    layer: nn.Module,
+    matrices: dict[str, nn.Parameter],
+    fit: Sequence[Piece],
+    held: Sequence[Piece],
+    rate: float,
+    seed: int,
+    dtype: torch.dtype,
+) -> Iterator[float]:
+    """Train; yield the error on the samples held out after each epoch."""
+    optimiser = torch.optim.Adam(matrices.values(), lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * len(fit))
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(EPOCHS):
+        with _learning(matrices.values()):
+            for number in torch.randperm(len(fit), generator=generator).tolist():
+                left, whole = _sums(model, layer, fit[number], dtype)
+                (left / whole).backward()
+                optimiser.step()
+                schedule.step()
+                optimiser.zero_grad()
+        yield _error(model, layer, held, dtype)
+
+
+@contextmanager
+def _learning(parameters: Collection[nn.Parameter]) -> Iterator[None]:
+    """Within it these have gradients."""
+    for each in parameters:
+        each.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for each in parameters:
+            each.requires_grad_(False).grad = None
+
+
+def _sums(model: nn.Module, layer: nn.Module, piece: Piece, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Σ w ‖y - f(x)‖² and Σ w ‖y‖², of one piece; products are in the model's own type."""
+    device = next(layer.parameters()).device
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        output = layerwise.forward(model, layer, piece.batch, piece.stream)
+    target, weight = piece.target.to(device).float(), piece.weight.to(device)
+    return ((target - output.float()).square().sum(-1) * weight).sum(), (target.square().sum(-1) * weight).sum()
+
+
+@torch.no_grad()
+def _error(model: nn.Module, layer: nn.Module, held: Sequence[Piece], dtype: torch.dtype) -> float:
+    """Root of the relative error; infinite where it is not finite."""
+    sums = [_sums(model, layer, piece, dtype) for piece in held]
+    left, whole = (sum(float(each) for each in part) for part in zip(*sums, strict=True))
+    return math.sqrt(left / max(whole, 1e-30)) if math.isfinite(left) else math.inf
+
+
+def _copied(matrices: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: own.detach().cpu().clone() for name, own in matrices.items()}
+
+
+@torch.no_grad()
+def _put(matrices: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    for name, own in matrices.items():
+        own.copy_(values[name])

@@ -1,0 +1,90 @@
+"""Layers trained towards a target, from a start that is known."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from test_second_moments import MODELS, micro_batches
+
+from pruning.calibration import layerwise
+from pruning.methods import training
+from pruning.models import families
+
+
+@pytest.fixture
+def given():
+    """A model, its second layer, micro-batches, what goes into the layer and comes out of it, and weights of tokens."""
+    model = MODELS["llama"]()
+    first, layer = families.decoder_layers(model)[:2]
+    batches = micro_batches(lengths=(16, 12) * 15)
+    streams = [layerwise.run(model, first, batch, None) for batch in batches]
+    targets = [layerwise.run(model, layer, batch, own) for batch, own in zip(batches, streams, strict=True)]
+    weights = [torch.where(batch.counted, 0.5, 7.0) for batch in batches]
+    return model, layer, batches, streams, targets, weights
+
+
+def test_every_sample_is_fitted_or_held_out_once_and_padding_counts_nothing(given):
+    _, _, batches, *rest = given
+    fit, held = training.pieces(batches, *rest)
+    numbers = [torch.cat([piece.batch.samples for piece in own]).tolist() for own in (fit, held)]
+    assert sorted(numbers[0]) == [n for n in range(30) if n % 5 != 4] and sorted(numbers[1]) == [4, 9, 14, 19, 24, 29]
+    for piece in (*fit, *held):
+        assert torch.equal(piece.weight, 0.5 * piece.batch.counted) and len(piece.batch.samples) == 1
+        assert piece.target.shape == piece.stream.shape == (*piece.batch.ids.shape, piece.stream.shape[-1])
+
+
+def test_the_error_is_of_weighted_tokens(given):
+    model, layer, batches, streams, targets, weights = given
+    _, held = training.pieces(batches, streams, [0.9 * target for target in targets], weights)
+    assert training._error(model, layer, held, torch.float32) == pytest.approx(0.1 / 0.9, rel=1e-4)
+    held[0].target[0, -1] += 100.0 * (~held[0].batch.counted[0, -1])  # of padding, where there is some
+    assert training._error(model, layer, held, torch.float32) == pytest.approx(0.1 / 0.9, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_that_were_lost_are_found_again(given, dtype):
+    """All matrices are disturbed; the targets are what they put out before."""
+    model, layer, batches, *rest = given
+    model.to(getattr(torch, dtype))
+    rest[:2] = [[each.to(getattr(torch, dtype)) for each in own] for own in rest[:2]]
+    with torch.no_grad():
+        for own in layer.parameters():
+            own += (
+                0.3
+                * own.std().nan_to_num()
+                * torch.randn(own.shape, generator=torch.Generator().manual_seed(1)).to(own)
+            )
+    before = {name: own.clone() for name, own in model.named_parameters()}
+    fit, held = training.pieces(batches, *rest)
+    found, record = training.trained(model, layer, fit, held, (2e-3, 1e-9), 0)
+    assert record["rate"] == 2e-3 and record["epoch"] > 0
+    assert record["held_out_error"] < 0.9 * record["held_out_error_untrained"]
+    for name, own in layer.named_parameters():
+        assert own.dtype == getattr(torch, dtype) and not own.requires_grad and own.grad is None
+        assert (name in found) == (own.dim() == 2)
+        if name in found:
+            assert torch.equal(found[name].to(own.dtype), own)
+    changed = {name for name, own in model.named_parameters() if not torch.equal(own, before[name])}
+    assert changed == {f"model.layers.1.{name}" for name in found}
+
+
+def test_what_training_does_not_better_stays_to_the_bit(given):
+    model, layer, batches, *rest = given
+    own = copy.deepcopy(layer.state_dict())
+    found, record = training.trained(model, layer, *training.pieces(batches, *rest), (10.0,), 0)  # far too large
+    assert record["rate"] == record["epoch"] == 0 and record["held_out_error"] == record["held_out_error_untrained"]
+    assert all(torch.equal(weight, own[name]) for name, weight in layer.state_dict().items())
+    assert all(torch.equal(weight, own[name]) for name, weight in found.items())
+
+
+def test_the_same_seed_gives_the_same_weights(given):
+    model, layer, batches, *rest = given
+    rest[1] = [1.1 * target for target in rest[1]]
+    runs = []
+    for seed in (0, 0, 1):
+        own = copy.deepcopy(layer.state_dict())
+        found, _ = training.trained(model, layer, *training.pieces(batches, *rest), (1e-3,), seed)
+        runs.append(np.concatenate([weight.flatten().numpy() for weight in found.values()]))
+        layer.load_state_dict(own)
+    assert (runs[0] == runs[1]).all() and (runs[0] != runs[2]).any()
