@@ -11,9 +11,13 @@ OUTPUT
     results/{model}/refit/{calib}/{method}/{sparsity}.json              λ and errors of every layer, hashes of the files
 """
 
+from pruning.methods import compensation
 
-def scheme_of(wildcards):
-    return CONFIG.method(wildcards.method).compensate.removeprefix("ridge_")
+
+def refit_settings(wildcards):
+    scheme = compensation_of(wildcards)
+    own = {"scheme": scheme.removeprefix("ridge_"), **({"trains": True} if compensation.trains(scheme) else {})}
+    return calibration_settings(wildcards, ["objectives", "gradient_checkpointing"], **own)
 
 
 rule refit:
@@ -27,7 +31,7 @@ rule refit:
         manifest=f"{names.REFIT}.json",
         layers=kept_or_temp(directory(names.REFIT), CONFIG.storage.second_moments),
     params:
-        settings=lambda w: calibration_settings(w, ["objectives", "gradient_checkpointing"], scheme=scheme_of(w)),
+        settings=refit_settings,
         model=subpath(input.model, parent=True),
     shell:
         on_gpu(

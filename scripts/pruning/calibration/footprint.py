@@ -8,14 +8,20 @@ from torch import nn
 
 from pruning.calibration import layerwise, output_gradients, second_moments
 from pruning.calibration.prepare import blank
-from pruning.models import head
+from pruning.models import families, head
 from pruning.models.rehearsal import Stage, Taken, rehearsed
 from pruning.models.structures import ffn
 
 
 def _refit(network: nn.Module, settings: Mapping[str, Any]) -> Taken:
-    """The first layer: sums as of the second moments, and the least squares."""
-    return second_moments.taken(network, settings).plus(_solving(network), spared=_solving(network))
+    """The first layer: sums as of the second moments, and the least squares. Where the scheme `trains` the layer also
+    what methods/training.py says, in its widest one; of the six copies two are on the CPU."""
+    taken = second_moments.taken(network, settings).plus(_solving(network), spared=_solving(network))
+    if not settings.get("trains"):
+        return taken
+    layers = families.decoder_layers(network)
+    copy = 4 * max(sum(own.numel() for own in layer.parameters()) for layer in layers)
+    return taken.plus(6 * copy, spared=2 * copy)
 
 
 def _rounds(network: nn.Module, settings: Mapping[str, Any]) -> Taken:

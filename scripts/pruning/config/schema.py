@@ -166,7 +166,7 @@ class Config(Strict):
         """A preset, or a recombination by name.
 
         `shuffle_<m>`: <m> with its scores shuffled within each layer (seed 0). `ridge_<m>`, `sequential_<m>`,
-        `corrective_<m>`, `attention_<m>`: <m> with another compensation (PREFIXES).
+        `corrective_<m>`, `attention_<m>`, `block_<m>`: <m> with another compensation (PREFIXES).
         `{objective}-{reduction}-{normalise}-{allocate}`: a utility score (scores/utility.py), such as
         `energy-share-none-uniform`, which is RKU."""
         if name in self.methods:
