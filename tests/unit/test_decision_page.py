@@ -71,6 +71,18 @@ TWO = [("wanda/20", 12.0, 0.3, 0.3, 0.01), ("agf/30", 10.5, 0.04, 0.45, 0.2)]
 # words and numbers
 
 
+@pytest.mark.parametrize(
+    ("pruned", "warned"), [((0.5, 0.4, 0.6), True), ((0.5, 0.25, 0.7), False), ((0.1, 0.0, 0.2), False)]
+)
+def test_it_is_said_where_answers_no_longer_end(pruned, warned):
+    """The intervals are apart, or not: value, low and high."""
+    own = content(*TWO, measures=(PERPLEXITY, KL, ANSWERS, Measure("cut_off", "cut off", "share", "lower")))
+    for key, dense, taken in zip(("", "_low", "_high"), (0.2, 0.1, 0.3), pruned, strict=True):
+        own.models[f"cut_off{key}"] = [dense, taken, taken]
+    said = "Mind: 50.0% of its answers reach the limit or run into a loop, of the dense model's 20.0%."
+    assert (words.verdict(own)[-1] == said) == warned and len(words.verdict(own)) == 2 + warned
+
+
 def test_numbers_have_digits_that_say_something():
     amounts = {
         31234.5: "31,234",

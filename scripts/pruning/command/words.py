@@ -145,7 +145,7 @@ def headline(content: Content) -> str:
 
 
 def verdict(content: Content) -> list[str]:
-    """Return two sentences: why this model, and what it costs and gains on the test data."""
+    """Return sentences: why this model, what it costs and gains on the test data, and where its answers do not end."""
     choice, dense, taken = content.choice, content.dense, content.taken
     limit = f"{content.tolerance:.0%} above the dense model's"
     held, this = "perplexity on the validation data", f"{name(choice.variant)} ({above(choice.loss)})"
@@ -168,7 +168,14 @@ def verdict(content: Content) -> list[str]:
         for measure in content.measures
         if measure.key in ("perplexity", "answers") and not math.isnan(taken[measure.key])
     ]
-    return [why, f"{gains}. On the test data it has {' and '.join(quality)}." if quality else f"{gains}."]
+    said = [why, f"{gains}. On the test data it has {' and '.join(quality)}." if quality else f"{gains}."]
+    for measure in content.measures:
+        if measure.key == "cut_off" and taken["cut_off_low"] > dense["cut_off_high"]:
+            shares = (value(measure, row["cut_off"]) for row in (taken, dense))
+            said.append(
+                "Mind: {} of its answers reach the limit or run into a loop, of the dense model's {}.".format(*shares)
+            )
+    return said
 
 
 def amount(kind: str, cost: float) -> str:
