@@ -1,6 +1,7 @@
 """Refit what is left of one pruned variant on what it sees itself, one file per layer: for compensations that REQUIRE
 such files (methods/compensation/)."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +20,12 @@ def refit(
     manifest: Annotated[Path, typer.Option(help="JSON to write")],
     threads: int = 1,
 ) -> None:
-    """Settings: a calibration's, and the `scheme`."""
+    """Settings: a calibration's, and the `scheme`. Where that trains, each layer is kept for a run after a kill."""
     from tqdm import tqdm
 
     from pruning.calibration import footprint, prepare
     from pruning.calibration.second_moments import token_counts
-    from pruning.core import layer_files, out_of_memory
+    from pruning.core import artifacts, layer_files, out_of_memory
     from pruning.methods import masks
     from pruning.methods import refit as fitting
     from pruning.models.checkpoint import Checkpoint
@@ -33,15 +34,24 @@ def refit(
     network, _, batches = prepare.loaded(model, data, settings, threads, footprint.REFIT)
     widths = masks.counts(keeps)[masks.NEURONS]
     content = {**token_counts(batches), "layers": len(widths), "widths": widths, "records": []}
+    made_from = [file for file in (model / "manifest.json", data, mask) if file.is_file()]
+    identity = artifacts.key_of(*map(artifacts.file_hash, made_from), settings)
+    unfinished = output.with_name(f".{output.name}.{identity}")
 
     def layers():
         progress = partial(tqdm, desc="layers", mininterval=5)
-        for weights, record in fitting.refit(network, batches, keeps, settings["scheme"], progress):
+        known = partial(layer_files.kept, unfinished)
+        for layer, (weights, record) in enumerate(
+            fitting.refit(network, batches, keeps, settings["scheme"], progress, known)
+        ):
             content["records"].append(record)
+            if settings.get("trains"):
+                layer_files.keep(unfinished, layer, weights, record)
             yield weights
 
     with out_of_memory.advise(f"`micro_batch: {settings['micro_batch']}`: lower it"):
         layer_files.write(output, manifest, "refit", settings, layers(), content)
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 if __name__ == "__main__":

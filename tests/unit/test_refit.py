@@ -16,7 +16,7 @@ import tiny
 from pruning.calibration import prepare
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.methods import least_squares
+from pruning.methods import least_squares, training
 from pruning.methods import refit as fitting
 from pruning.methods.compact import Pruning
 from pruning.models import families
@@ -195,3 +195,40 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
     tiny.write_mask(tmp_path / "mask.parquet", tiny.keeps(31, 48, 20))
     with pytest.raises(InputError, match="refit of another mask: 30 neurons, not 31"):
         Pruning.read(tmp_path / "model", *files[2:3], f"ridge_{scheme}", files[4]).compensate(0)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_run_that_was_killed_trains_the_layers_that_are_left(tmp_path, monkeypatch, broken):
+    """To the same files, to the bit. A kept layer that is not as it was written is trained again."""
+    tiny.save(model_of(), tmp_path / "model")
+    texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
+    artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
+    tiny.write_mask(tmp_path / "mask.parquet", KEEPS)
+    calls, own = [], training.trained
+
+    def trained(model, layer, fit, held, rates, seed):
+        calls.append(seed)
+        if calls == [0, 1, 2]:
+            raise KeyboardInterrupt
+        return own(model, layer, fit, held, rates, seed)
+
+    monkeypatch.setattr(training, "trained", trained)
+
+    def run(name: str, **changes) -> dict[str, bytes]:
+        files = [tmp_path / each for each in ("model", "data.parquet", "mask.parquet", name, f"{name}.json")]
+        stage.refit({**SETTINGS, "scheme": "block", "trains": True, **changes}, *files)
+        assert not any(file.is_dir() for file in tmp_path.glob(f".{name}.*"))
+        return {file.name: file.read_bytes() for file in sorted(files[3].iterdir())}
+
+    with pytest.raises(KeyboardInterrupt):
+        run("fit")
+    assert not (tmp_path / "fit.json").exists()
+    [kept] = tmp_path.glob(".fit.*")  # no checked stamp yet
+    assert sorted(file.name for file in kept.iterdir()) == ["0.safetensors", "1.safetensors"]
+    if broken:
+        content = bytearray((kept / "1.safetensors").read_bytes())
+        content[-1] ^= 1
+        (kept / "1.safetensors").write_bytes(content)
+    resumed = run("fit")
+    assert calls == [0, 1, 2, *([1] if broken else []), 2]
+    assert resumed == run("whole") and calls[-3:] == [0, 1, 2]

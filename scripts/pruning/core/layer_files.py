@@ -2,7 +2,9 @@
 their hashes, which stays when Snakemake deletes the directory after use.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,30 @@ def write(
         whole = {**content, "files": artifacts.directory_hashes(temporary)}
     artifacts.write_json(manifest, whole, kind, settings)
     chain.remember(directory, manifest, whole["files"])
+
+
+def keep(folder: Path, layer: int, tensors: Mapping[str, "Tensor"], record: Mapping[str, Any]) -> None:
+    """Write a layer of what is not whole yet, for a job that is killed and run again."""
+    from safetensors.torch import save, save_file
+
+    with artifacts.atomic(folder / f"{layer}.safetensors") as path:
+        save_file(
+            dict(tensors), path, {"record": json.dumps(record), "digest": sha256(save(dict(tensors))).hexdigest()}
+        )
+
+
+def kept(folder: Path, layer: int) -> tuple[dict[str, "Tensor"], dict[str, Any]] | None:
+    """Return what `keep` wrote; None where there is nothing, or it is not as it was written."""
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save
+
+    try:
+        with safe_open(folder / f"{layer}.safetensors", "pt") as file:
+            found, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    whole = about["digest"] == sha256(save(found)).hexdigest()
+    return (found, json.loads(about["record"])) if whole else None
 
 
 def read(

@@ -45,12 +45,14 @@ def refit(
     keeps: Keeps,
     scheme: str,
     progress: Callable = iter,
+    known: Callable[[int], tuple[dict[str, Tensor], dict[str, Any]] | None] = lambda _: None,
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
     """Yield (float32 weights, record) of one layer after the other: `down` [d, k] and those of other structures
     [d, channels] by layer_files.label_of, and where the scheme TRAINS all other matrices by their names. scheme: a
     file of methods/compensation, without its `ridge_`.
 
-    The model, dense at first, is cut and refitted as it goes. record: of each weight `lambda`, `held_out_error` and
+    The model, dense at first, is cut and refitted as it goes. known: gives what an earlier run has yielded of a layer,
+    which is then taken as it is. record: of each weight `lambda`, `held_out_error` and
     `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖²; of a layer that is trained what
     training.trained says, as `layer`. Raises InputError as layerwise.check does, and for a corrective scheme as
     families.check_plain_residual does."""
@@ -63,6 +65,7 @@ def refit(
     family, layers, sites = families.of(model), families.decoder_layers(model), ffn.sites(model)
     dense: list[Tensor | None] = [None] * len(batches)  # hidden states [B, T, d] before the layer, on the CPU
     pruned: list[Tensor | None] = [None] * len(batches)
+    labels = {f"{STRUCTURES[name].site(family)}.weight": label_of(name) for name in refitted}
     rates = training.RATES
     for index in progress(range(len(layers))):
         layer, down, outputs = layers[index], sites[index], []
@@ -73,35 +76,42 @@ def refit(
         counts = weights_of(dense, batches)
         for structure, own_keeps in keeps.items():
             STRUCTURES[structure].shrink(layer, index, own_keeps, family)
-        weights, records = {}, {}
-        for name in refitted:
-            label, module = label_of(name), layer.get_submodule(STRUCTURES[name].site(family))
-            sums = Running(module)
-            for number, batch in enumerate(batches):
-                own: list[Tensor] = []
-                found = []
-                looks = {down: _keeping(found), module: _keeping(own)}  # once, where they are the same
-                after = layerwise.run(model, layer, batch, pruned[number], looks)
-                x, y = own
-                if not corrective:
-                    target, present = outputs[number].float(), y.float()
-                elif module is down:
-                    target, present = dense[number].float(), after.float()
-                else:  # the stream before the FFN
-                    target = dense[number].float() - outputs[number].float()
-                    present = after.float() - found[1].float()
-                missing, weight = target - present, counts[number]
-                for part, rows in parts(batch).items():
-                    sums.add(part, x[rows], missing[rows], target[rows], weight[rows])
-            change, records[label] = sums.fitted()
-            weights[label] = module.weight.float().cpu() + torch.from_numpy(change).float()
+        if kept := known(index):
+            weights, records = kept
             with torch.no_grad():
-                module.weight.copy_(weights[label])
-        if compensation.trains(compensate):
-            fit, held = training.pieces(batches, pruned, dense, counts)
-            found, records["layer"] = training.trained(model, layer, fit, held, rates, index)
-            labels = {f"{STRUCTURES[name].site(family)}.weight": label_of(name) for name in refitted}
-            weights = {labels.get(name, name): weight for name, weight in found.items()}
+                for name, own in layer.named_parameters():
+                    if (label := labels.get(name, name)) in weights:
+                        own.copy_(weights[label])
+        else:
+            weights, records = {}, {}
+            for name in refitted:
+                label, module = label_of(name), layer.get_submodule(STRUCTURES[name].site(family))
+                sums = Running(module)
+                for number, batch in enumerate(batches):
+                    own: list[Tensor] = []
+                    found = []
+                    looks = {down: _keeping(found), module: _keeping(own)}  # once, where they are the same
+                    after = layerwise.run(model, layer, batch, pruned[number], looks)
+                    x, y = own
+                    if not corrective:
+                        target, present = outputs[number].float(), y.float()
+                    elif module is down:
+                        target, present = dense[number].float(), after.float()
+                    else:  # the stream before the FFN
+                        target = dense[number].float() - outputs[number].float()
+                        present = after.float() - found[1].float()
+                    missing, weight = target - present, counts[number]
+                    for part, rows in parts(batch).items():
+                        sums.add(part, x[rows], missing[rows], target[rows], weight[rows])
+                change, records[label] = sums.fitted()
+                weights[label] = module.weight.float().cpu() + torch.from_numpy(change).float()
+                with torch.no_grad():
+                    module.weight.copy_(weights[label])
+            if compensation.trains(compensate):
+                fit, held = training.pieces(batches, pruned, dense, counts)
+                found, records["layer"] = training.trained(model, layer, fit, held, rates, index)
+                weights = {labels.get(name, name): weight for name, weight in found.items()}
+        if "layer" in records:
             rates = [records["layer"]["rate"] or rates[-1] / 2]
         for number, batch in enumerate(batches):
             pruned[number] = layerwise.run(model, layer, batch, pruned[number])
