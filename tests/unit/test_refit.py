@@ -28,6 +28,12 @@ KEEPS = tiny.keeps(30, 48, 20)
 SCHEMES = ("sequential", "corrective", "attention")
 
 
+@pytest.fixture(autouse=True)
+def one_rate(monkeypatch):
+    """Others are tried in test_training.py."""
+    monkeypatch.setattr(training, "RATES", (2e-3,))
+
+
 def model_of():
     return MODELS["llama"]()
 
