@@ -238,3 +238,17 @@ def test_a_run_that_was_killed_trains_the_layers_that_are_left(tmp_path, monkeyp
     resumed = run("fit")
     assert calls == [0, 1, 2, *([1] if broken else []), 2]
     assert resumed == run("whole") and calls[-3:] == [0, 1, 2]
+
+
+def test_layers_begin_with_the_rate_of_the_one_before_halved_where_that_did_not_gain(monkeypatch):
+    tried, best = [], iter((1e-3, 0.0, 5e-4))
+
+    def trained(model, layer, fit, held, rates, seed):
+        tried.append(tuple(rates))
+        matrices = {name: own.clone() for name, own in layer.named_parameters() if own.dim() == 2}
+        return matrices, {"rate": next(best)}
+
+    monkeypatch.setattr(training, "RATES", (2e-3, 1e-3))
+    monkeypatch.setattr(training, "trained", trained)
+    list(fitting.refit(model_of(), micro_batches(), KEEPS, "block"))
+    assert tried == [(2e-3, 1e-3), (1e-3,), (5e-4,)]
