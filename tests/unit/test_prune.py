@@ -13,6 +13,7 @@ from lm_eval.api.metrics import exact_match_hf_evaluate
 from lm_eval.filters.extraction import RegexFilter
 
 import tiny
+from pruning.analysis import work
 from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, status
 from pruning.command.configuration import (
     Known,
@@ -179,7 +180,9 @@ def parted(*answers: str, prompt: str = "q") -> dict[str, list[dict[str, str]]]:
 
 
 def judged(*answers, asked=None, most=100, context=1024, prompt="q", chat=False) -> own_data.Answers | None:
-    return own_data.answers(parted(*answers, prompt=prompt), asked, {"test": most}, tiny.tokenizer(), context, chat)
+    return own_data.answers(
+        parted(*answers, prompt=prompt), asked, {"test": most, "train": most}, tiny.tokenizer(), context, chat
+    )
 
 
 FOUND_IN = [  # --answer, an answer, what is compared
@@ -390,6 +393,8 @@ def test_questions_and_tasks_are_asked_in_one_job_with_the_texts():
     assert config.experiment.together == [["own", "own_validation", "own_answers", "gsm8k"]]
     assert config.table("table1").tasks == ["own", "own_answers", "gsm8k"]
     assert config.tasks["gsm8k"].limit == 200 and config.tasks["own_answers"].metrics == ["exact_match,judged"]
+    length = work.length_of("own_answers", config.tasks["own_answers"])  # which estimates count
+    assert length == (len(judged("1").records["test"]), work.PROMPT / 4, judged("1").tokens, 0)
 
 
 @pytest.mark.parametrize(("gpus", "sizes"), [(0, (32, 256, 20 * 1024)), (1, (512, 2048, 128 * 2048))])

@@ -123,13 +123,14 @@ class Length(NamedTuple):
 
 
 def length_of(name: str, task: Any) -> Length | None:
-    """Return the length of a task, None where it is not known. One that may stop early is counted whole."""
+    """Return the length of a task, None where it is not known. One that may stop early is counted whole; of one that
+    says how much is asked and answered, prompts are a guess."""
     known = sizes().get(task.dataset if task.kind == "perplexity" else task.definition or name)
     if task.kind == "perplexity":
         tokens = task.tokens or (known and known["context_tokens"])
         return Length(1, tokens) if tokens else None
     if not known:
-        return None
+        return Length(task.limit, PROMPT / 4, task.max_gen_toks) if task.limit and task.max_gen_toks else None
     items = min(known["items"], task.limit or known["items"])
     if not known["answer_tokens"]:
         return Length(items, known["contexts"] * known["context_tokens"] + known["continuation_tokens"])

@@ -204,6 +204,8 @@ def build(
         datasets[own_data.ANSWERS] = {"kind": "published", **fields, "local": asking}
         tasks[own_data.ANSWERS] = {"kind": "lm_eval", "title": "your questions", "metrics": [own_data.METRIC]}
         tasks[own_data.ANSWERS]["batch_size"] = BATCH[known.kind]
+        length = {"limit": len(known.answers.records["test"]), "max_gen_toks": known.answers.tokens}  # for estimates
+        tasks[own_data.ANSWERS] |= length
     for asked in known.tasks:
         tasks[asked.name] = {"batch_size": BATCH[known.kind], **asked.task, "limit": ITEMS[known.kind]}
         datasets |= asked.dataset
@@ -237,7 +239,8 @@ def build(
         own["tunings"]["own"]["sequence_length"] = text["sequence_length"]
         if request.own_answers and known.answers:
             own["tunings"]["own"]["answers"] = own_data.ON_TRAIN
-            own["tasks"] = {**tasks, own_data.ON_TRAIN: {**tasks[own_data.ANSWERS], "title": "your training questions"}}
+            asked = {"title": "your training questions", "limit": max(1, len(known.answers.records["train"]))}
+            own["tasks"] = {**tasks, own_data.ON_TRAIN: {**tasks[own_data.ANSWERS], **asked}}
     return own | {key: value for key, value in OFF.items() if key not in own}
 
 
