@@ -146,9 +146,11 @@ def check_commands(printed: str, folder: Path) -> None:
         tool, _, file = shlex.split(said[f"llama.cpp, {kind}"])
         modelfile = Path(shlex.split(said[f"Ollama, {kind}"])[4])
         assert f"FROM ./{Path(file).name}" in modelfile.read_text() and modelfile.parent == Path(file).parent
-        asking = {"prompt": "What is 3 + 3?\n", "n_predict": 4, "temperature": 0}
+        asking = {"prompt": "What is 3 + 3?\n", "max_tokens": 4, "temperature": 0}
         answer = run(folder, python(), "-c", IN_LLAMA_CPP, file, json.dumps(asking))
-        assert answer.returncode == 0 and json.loads(answer.stdout)["tokens_predicted"] > 0, answer.stderr[-2000:]
+        assert answer.returncode == 0 and json.loads(answer.stdout)["usage"]["completion_tokens"] > 0, answer.stderr[
+            -2000:
+        ]
         if shutil.which(tool):
             own = [tool, "-m", file, "-p", "What is 3 + 3?", "-n", "4", "--single-turn", "--no-warmup"]
             assert subprocess.run(own, capture_output=True, stdin=subprocess.DEVNULL, timeout=60).returncode == 0

@@ -240,7 +240,7 @@ def test_a_run_that_was_killed_trains_the_layers_that_are_left(tmp_path, monkeyp
     assert resumed == run("whole") and calls[-3:] == [0, 1, 2]
 
 
-def test_layers_begin_with_the_rate_of_the_one_before_halved_where_that_did_not_gain(monkeypatch):
+def test_layers_take_the_rate_of_the_one_before_or_the_least_where_that_did_not_gain(monkeypatch):
     tried, best = [], iter((1e-3, 0.0, 5e-4))
 
     def trained(model, layer, fit, held, rates, seed):
@@ -248,7 +248,7 @@ def test_layers_begin_with_the_rate_of_the_one_before_halved_where_that_did_not_
         matrices = {name: own.clone() for name, own in layer.named_parameters() if own.dim() == 2}
         return matrices, {"rate": next(best)}
 
-    monkeypatch.setattr(training, "RATES", (2e-3, 1e-3))
+    monkeypatch.setattr(training, "RATES", (2e-3, 1e-3, 5e-4))
     monkeypatch.setattr(training, "trained", trained)
     list(fitting.refit(model_of(), micro_batches(), KEEPS, "block"))
-    assert tried == [(2e-3, 1e-3), (1e-3,), (5e-4,)]
+    assert tried == [(2e-3, 1e-3, 5e-4), (1e-3,), (5e-4,)]

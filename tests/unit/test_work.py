@@ -153,7 +153,8 @@ TASKS = {
     "reasoned": tasks.LmEvalTask(**GSM8K | {"definition": "aqua_cot"}),
     "options": tasks.LmEvalTask(**GSM8K | {"definition": "aqua"}),
     "text": tasks.PerplexityTask(kind="perplexity", title="t", dataset="wikitext2", tokens=5000, divergence=True),
-    "unknown": tasks.LmEvalTask(**GSM8K | {"definition": None}),
+    "guessed": tasks.LmEvalTask(**GSM8K | {"definition": None}),  # prompts of 256 tokens
+    "unknown": tasks.LmEvalTask(**GSM8K | {"definition": None, "limit": None}),
     "unknown text": tasks.PerplexityTask(kind="perplexity", title="t", dataset="d"),
 }
 
@@ -170,6 +171,7 @@ def test_evaluations_by_hand(folder):
         ("alone", 100 * 1007, 20 * weights + cached * 1000 * 1002),
         ("shared", 936 + 100 * 71, 20 * weights + cached * (20 * 936 + 1000 * 66)),
         ("options", 100 * 133.5, 0),
+        ("guessed", 100 * 266, 20 * weights + cached * 1000 * 261),
         ("text", 5000, 0),
     ]:
         found = evaluation(folder, task).seconds - LOADING

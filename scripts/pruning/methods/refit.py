@@ -112,7 +112,7 @@ def refit(
                 found, records["layer"] = training.trained(model, layer, fit, held, rates, index)
                 weights = {labels.get(name, name): weight for name, weight in found.items()}
         if "layer" in records:
-            rates = [records["layer"]["rate"] or rates[-1] / 2]
+            rates = [records["layer"]["rate"] or min(training.RATES)]
         for number, batch in enumerate(batches):
             pruned[number] = layerwise.run(model, layer, batch, pruned[number])
         if not all(bool(torch.isfinite(hidden).all()) for hidden in pruned):
