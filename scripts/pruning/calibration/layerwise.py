@@ -35,24 +35,18 @@ def run(
 
     looks: linear modules of the layer, and what is called with the input and the output of each, [B, T, ...]."""
 
-    def leave(_, args: tuple, output):
-        outputs.append((output[0] if isinstance(output, tuple) else output).cpu())
-
-    outputs: list[Tensor] = []
-    hooks = [layer.register_forward_hook(leave)]
+    hooks = []
     for site, look in (looks or {}).items():
 
         def show(_, args: tuple, output: Tensor, look: Callable[[Tensor, Tensor], None] = look) -> None:
             look(args[0], output)
 
         hooks.append(site.register_forward_hook(show))
-    others = [other for other in families.decoder_layers(model) if other is not layer]
     try:
-        _resumed(model, layer, others, batch, hidden)
+        return forward(model, layer, batch, hidden).cpu()
     finally:
         for hook in hooks:
             hook.remove()
-    return outputs[0]
 
 
 def forward(model: nn.Module, layer: nn.Module, batch: Batch, hidden: Tensor | None) -> Tensor:

@@ -31,7 +31,7 @@ RATES = (2e-3, 1e-3, 5e-4, 2e-4)
 
 @dataclass(frozen=True)
 class Piece:
-    """Some samples of a micro-batch, with what goes into a layer and what is wanted of it."""
+    """Some samples of a micro-batch, with a layer's input and the output that is wanted of it."""
 
     batch: Batch
     stream: Tensor | None

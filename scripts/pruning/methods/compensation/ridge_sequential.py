@@ -27,7 +27,9 @@ def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any
 
 
 def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) -> Compensated:
-    """What was refitted, as it is. Raises InputError if that was of another mask."""
+    """What was refitted, as it is; warns where a layer was trained on fewer tokens than it has weights.
+
+    Raises InputError if that was of another mask."""
     if evidence["down"].shape != (len(down), keep.sum()):
         raise InputError(f"refit of another mask: {evidence['down'].shape[1]} neurons, not {keep.sum()}; make it anew")
     record = {**evidence["record"]["down"], **too_few(evidence["tokens_fit"], keep)}
@@ -35,7 +37,12 @@ def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) 
     others = {name: label for name, label in labels.items() if label in evidence}
     record |= {label: evidence["record"][label] for label in others.values()}
     trained = {name: weight for name, weight in evidence.items() if name.endswith(".weight")}
+    refitted = {name: evidence[label] for name, label in others.items()}
     if trained:
         record["layer"] = evidence["record"]["layer"]
-    refitted = {name: evidence[label] for name, label in others.items()}
+        matrices, tokens = (evidence["down"], *refitted.values(), *trained.values()), evidence["tokens_fit"]
+        weights = sum(weight.size for weight in matrices)
+        if tokens < weights:
+            record["warning"] = f"compensate: ridge_block: {tokens} calibration tokens to train {weights} weights of a "
+            record["warning"] += "layer: raise `samples`; what held-out samples do not confirm is not taken"
     return Compensated(evidence["down"], None, record, refitted, trained)
