@@ -25,15 +25,12 @@ def measure(
     """Settings: a calibration's, and `structure`, where it is not FFN neurons that are measured."""
     from pruning.calibration import prepare
     from pruning.core import out_of_memory
-    from pruning.models.checkpointing import checkpoint_gradients
 
     if what == "paper/observe":
         module = importlib.import_module("pruning.paper.observe")
     else:
         module = importlib.import_module(f"pruning.calibration.{what.removeprefix('calibration/')}")
     network, tokenizer, batches = prepare.loaded(model, data, settings, threads, module.STAGE)
-    if settings.get("gradient_checkpointing"):
-        checkpoint_gradients(network)
     memory = None if memory_mb is None else memory_mb * 10**6
     with out_of_memory.advise(prepare.advice(settings)):
         module.measure(prepare.Measurement(network, tokenizer, batches, settings, outputs, memory))

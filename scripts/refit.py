@@ -28,9 +28,8 @@ def refit(
     from pruning.core import artifacts, layer_files, out_of_memory
     from pruning.methods import masks
     from pruning.methods import refit as fitting
-    from pruning.models.checkpoint import Checkpoint
 
-    keeps = masks.read(mask, model, Checkpoint(model).widths)
+    keeps = masks.read(mask, model)
     network, _, batches = prepare.loaded(model, data, settings, threads, footprint.REFIT)
     widths = masks.counts(keeps)[masks.NEURONS]
     content = {**token_counts(batches), "layers": len(widths), "widths": widths, "records": []}

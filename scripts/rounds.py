@@ -24,8 +24,6 @@ def rounds(
     from pruning.calibration.second_moments import token_counts
     from pruning.core import artifacts, out_of_memory
     from pruning.methods import rounds as pruning
-    from pruning.models import loading
-    from pruning.models.checkpointing import checkpoint_gradients
 
     first, _, batches = prepare.loaded(model, data, settings, threads, footprint.ROUNDS)
     token_counts(batches)  # refuses what leaves none to hold out
@@ -33,10 +31,7 @@ def rounds(
     del first
 
     def load():
-        network = models.pop() if models else loading.load(model, settings["dtype"])[0]
-        if settings["gradient_checkpointing"]:
-            checkpoint_gradients(network)
-        return network
+        return models.pop() if models else prepare.dense(model, settings)[0]
 
     progress = partial(tqdm, desc="rounds", mininterval=5)
     with out_of_memory.advise(prepare.advice(settings)):

@@ -33,15 +33,15 @@ def cases(
 
     from pruning.core import artifacts, out_of_memory
     from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
-    from pruning.methods import variants
+    from pruning.methods.variants import Parts
     from pruning.models import packing
 
     cli.phase("start-up")
     pattern = settings["answer_pattern"]
     check_pattern(pattern)
     prompts, targets = texts(artifacts.read_table(data, "dataset").to_pylist(), data, settings)
-    parts = variants.Parts(model, manifest, mask, compensate, evidence, adapter)
-    network, tokenizer = variants.load(parts, settings["dtype"])
+    parts = Parts(model, manifest, mask, compensate, evidence, adapter)
+    network, tokenizer = parts.load(settings["dtype"])
     packing.pack(network)
     cli.phase("load")
     asked = in_chat_format(tokenizer, prompts) if settings.get("chat_template") else prompts
@@ -57,7 +57,7 @@ def cases(
         found = {"repetition": repetition(tokens), "final_loop": final_loop(tokens)}
         found |= {"format_failure": format_failure(own, pattern), "answer": answer, "correct": answer == right}
         records.append({**asked, **written, **found})
-    origin = {**settings, "model": variants.identity(parts), "data": artifacts.file_hash(data)}
+    origin = {**settings, "model": parts.identity(), "data": artifacts.file_hash(data)}
     artifacts.write_json(output, {"cases": records}, "cases", origin)
     for record in records:
         print(f"item {record['item']}: {record['answer']} for {record['target_answer']}, {record['tokens']} tokens")

@@ -21,6 +21,7 @@ from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.data.text import Sequences
 from pruning.models import loading, rehearsal, tokenizers
+from pruning.models.checkpointing import checkpoint_gradients
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,17 @@ def loaded(
         rows, length = max((batch.ids.shape for batch in made), key=math.prod)
         own = {**settings, "micro_batch": rows, "sequence_length": length}
         rehearsal.must_fit(model, settings["dtype"], stage, own)
-    network, tokenizer = loading.load(model, settings["dtype"])
+    network, tokenizer = dense(model, settings)
     cli.phase("load")
     return network, tokenizer, made
+
+
+def dense(model: Path, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model as passes go through it, and its tokenizer."""
+    network, tokenizer = loading.load(model, settings["dtype"])
+    if settings.get("gradient_checkpointing"):
+        checkpoint_gradients(network)
+    return network, tokenizer
 
 
 def batches(data: Path, tokenizer, settings: Mapping[str, Any]) -> list[Batch]:

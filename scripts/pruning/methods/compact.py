@@ -63,7 +63,7 @@ class Pruning:
         Raises InputError if the model is broken, the mask is another's, or the scheme has not what it needs."""
         artifacts.check_model(model)
         base = Checkpoint(model)
-        keeps = masks.read(mask, model, base.widths)
+        keeps = masks.read(mask, model)
         if scheme == "none":
             return cls(base, keeps)
         if evidence is None:
