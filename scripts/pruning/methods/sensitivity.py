@@ -14,17 +14,24 @@ In a layer the best-scored neurons stay: removed ones are columns of zeros in do
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration import layerwise
+from pruning.calibration import layerwise, second_moments
 from pruning.calibration.prepare import Batch
+from pruning.core import artifacts, layer_files
+from pruning.methods import allocation, masks
 from pruning.methods.allocation import levels, ranking
-from pruning.methods.compensation import Compensated
+from pruning.methods.compensation import Compensated, ridge
 from pruning.models import families, head, structures
+from pruning.models.checkpoint import Checkpoint
 
 States = list[Tensor | None]
 """Hidden states [B, T, d] of every micro-batch, on the CPU; None: the embeddings."""
@@ -144,3 +151,42 @@ def greedy(probe: Probe, progress: Callable = iter, exact: bool = False) -> Iter
             states[layer + 1] = probe.after(layer, states[layer])
         if not left[chosen]:
             del rates[chosen]
+
+
+SEARCHES = {"layers": layers, "greedy": greedy}
+
+
+class Cuts:
+    """What a stage is given to measure cuts of a dense model by."""
+
+    def __init__(self, model: Path, scores: Path, moments: Mapping[str, Path], settings: Mapping[str, Any]):
+        """model: directory of the dense model. moments: manifests of second moments by kind, of the structures where
+        what is left is refitted. settings: `search` (a key of SEARCHES); `min_keep`, or `drop_layers` in its place."""
+        self.base, self.scores, self.moments, self.settings = Checkpoint(model), scores, moments, settings
+        self.original = artifacts.read_json(model / "manifest.json", "base")["original"]["widths"]
+
+    def measured(
+        self, network: nn.Module, batches: Sequence[Batch], structures: Sequence[str], progress: Callable
+    ) -> tuple[pd.DataFrame, float]:
+        """Return a row per cut, and the forward passes that it took. Raises InputError as Probe does."""
+        search, frames, passes = self.settings["search"], [], 0.0
+        for name in structures:
+            ranked = masks.by_layer(masks.rows(self.scores, "scores", name), "score", self.base.layers)
+            probe = Probe(network, batches, ranked, self._least(name), self._fit(name), name)
+            found = SEARCHES[search](probe, partial(progress, desc=f"{search}, {name}"))
+            rows = [(*row, passes + probe.passes) for row in found]
+            frames.append(pd.DataFrame(rows, columns=["layer", "width", "divergence", "passes"]))
+            frames[-1] = frames[-1].assign(structure=name) if len(structures) > 1 else frames[-1]
+            passes += probe.passes
+        return pd.concat(frames, ignore_index=True), passes
+
+    def _least(self, name: str) -> Sequence[int]:
+        if name == masks.NEURONS:
+            return allocation.least(self.original, self.base.widths, self.settings.get("min_keep"))
+        return [0 if self.settings.get("drop_layers") else 1] * self.base.layers
+
+    def _fit(self, name: str) -> Fit | None:
+        if (kind := layer_files.kind_of("second_moments", name)) not in self.moments:
+            return None
+        of_layer = second_moments.read(self.moments[kind], self.base.channels(name), name)
+        return lambda layer, keep: ridge.compensate(self.base.matrix(layer, "down", name), keep, of_layer(layer))
