@@ -38,6 +38,7 @@ PLUGINS = {
         "evaluation/backends",
         "report/tables",
         "report/figures",
+        "report/pages",
         "paper/tables",
         "paper/figures",
         "paper/observe",
