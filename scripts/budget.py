@@ -26,10 +26,10 @@ def budget(
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
     `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`; of times those of a clock."""
 
-    from pruning.analysis import budget as stage
     from pruning.analysis import timing
     from pruning.core import artifacts, out_of_memory
     from pruning.methods import allocation
+    from pruning.methods import budget as stage
     from pruning.methods.masks import NEURONS
 
     cli.phase("start-up")

@@ -13,8 +13,7 @@ from lm_eval.api.metrics import exact_match_hf_evaluate
 from lm_eval.filters.extraction import RegexFilter
 
 import tiny
-from pruning.analysis import work
-from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, running
+from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, running, work
 from pruning.command.configuration import (
     Known,
     Request,

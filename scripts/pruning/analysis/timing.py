@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 
 from pruning.analysis import shapes
-from pruning.analysis.budget import COUNTED, Cost, Sizes
 from pruning.core.errors import InputError
 from pruning.methods import variants
 from pruning.methods.allocation import kept, levels
+from pruning.methods.budget import COUNTED, Cost, Sizes
 from pruning.methods.masks import NEURONS
 from pruning.models import loading
 from pruning.models.checkpoint import Checkpoint, read_config

@@ -23,7 +23,7 @@ from pruning.core.errors import InputError, one_line
 from pruning.models.gguf.kinds import BLOCK
 
 if TYPE_CHECKING:
-    from pruning.analysis.plan import Stage
+    from pruning.command.plan import Stage
 
 EXAMPLES = """\b
 Examples:

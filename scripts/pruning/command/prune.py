@@ -18,7 +18,7 @@ from pruning.core.names import DENSE
 from pruning.data import text
 
 if TYPE_CHECKING:
-    from pruning.analysis.plan import Stage
+    from pruning.command.plan import Stage
 
 PAGE, TEXT_PAGE = "decision.html", "decision.md"
 LEAST_ANSWERS = 40
@@ -46,7 +46,7 @@ def expected(about: Ready) -> list["Stage"]:
     stands for it, and so does ASSUMED for the sparsities that a budget will find.
 
     Raises InputError for what Snakemake refuses."""
-    from pruning.analysis import plan, work  # torch is slow
+    from pruning.command import plan, work  # torch is slow
 
     request, out = about.request, about.request.out
     budgets, sparsities = budget_paths(about), request.sparsities
