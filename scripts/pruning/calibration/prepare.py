@@ -34,15 +34,21 @@ class Batch:
     objective: torch.Tensor  # bool [B, T], tokens that the objectives average over
 
 
-@dataclass(frozen=True)
+@dataclass
 class Measurement:
-    """What scripts/measure.py hands to the `measure` of a module here, and where that writes its artefacts."""
+    """What scripts/measure.py hands to the `measure` of a module, and where that writes its artefacts."""
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     batches: list[Batch]
+    model: Path
+    """Directory of the dense model, which the network is."""
+    data: Path
+    """Parquet of the text."""
     settings: dict[str, Any]
     outputs: list[Path]
+    evidence: dict[str, Path]
+    """What else it is made of, by kind."""
     memory: int | None = None
     """Bytes that the process may use on a CPU; None: no bound."""
 
