@@ -61,12 +61,12 @@ def said(*roles: str) -> list[dict]:
 def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
     path, pair = tmp_path / "mine.jsonl", {"question": " 1+1? ", "answer": " 2\n"}
     [plain] = read(path, pair, "")
-    assert plain == {"prompt": "1+1?\n", "completion": "2", "asked": "1+1?\n", "answer": "2"}
+    assert plain == {"prompt": "1+1?\n", "completion": "2", "asked": "1+1?\n", "question": "1+1?", "answer": "2"}
     assert read(path, pair, chat=CHAT) == [plain | {"asked": "<user>1+1?<assistant>"}]
     assert read(path, {"text": "abc"}) == [{"prompt": "", "completion": "abc"}]
     [found] = read(path, {"messages": said("user", "assistant")}, chat=CHAT)
     assert (found["prompt"], found["completion"]) == ("<user>hi<assistant>", "hi")
-    assert (found["asked"], found["answer"]) == ("<user>hi<assistant>", "hi")
+    assert (found["asked"], found["question"], found["answer"]) == ("<user>hi<assistant>", "hi", "hi")
 
 
 def test_prompts_and_completions_are_joined_as_they_are_where_they_were_made_for_it(tmp_path):
@@ -173,7 +173,8 @@ def test_a_dataset_without_named_fields_keeps_all_of_them():
 def parted(*answers: str, prompt: str = "q") -> dict[str, list[dict[str, str]]]:
     """The same questions in all parts."""
     pairs = [
-        {"prompt": f"{prompt}{n}\n", "completion": text, "asked": f"{prompt}{n}\n", "answer": text}
+        {"prompt": f"{prompt}{n}\n", "completion": text}
+        | {"asked": f"{prompt}{n}\n", "question": f"{prompt}{n}", "answer": text}
         for n, text in enumerate(answers)
     ]
     return dict.fromkeys(own_data.PARTS, pairs)
