@@ -681,3 +681,11 @@ def test_a_failed_job_is_named_with_its_last_words(tmp_path):
     (tmp_path / "results/logs/e.log").write_text("start\nerror: no memory\n\n")
     found = status_of(tmp_path, *RAN, {"event": "job_error", "jobid": 4})
     assert found == ["1 of 4 steps (25%) done", "failed: evaluate variant=dense: error: no memory"]
+
+
+def test_jobs_at_once_fit_in_the_memory_that_there_is(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(prune.memory, "physical", lambda: 24e9)
+    monkeypatch.setattr(prune.workflow, "events", lambda arguments, log: given.extend(arguments) or [])
+    prune.run(Request("m", Path("d"), tmp_path, cores=3), "measuring", "results/table1.csv")
+    assert given[given.index("--cores") + 1] == "3" and given[given.index("--resources") + 1] == "mem_mb=24000"
