@@ -41,7 +41,7 @@ rule page:
     input:
         table=f"{PLACES.table}.md",
         template=TEMPLATES["table"],
-        code=code("page"),
+        code=code("page", "report/pages/table"),
     output:
         report(
             PLACES.page,
@@ -52,10 +52,11 @@ rule page:
     wildcard_constraints:
         table=one_of(PAGES),
     params:
+        settings=settings(None),
         title=lambda w: w.table,
         caption=lambda w: PAGES[w.table].caption,
     shell:
-        on_cpu("--markdown {input.table:q} --template {input.template[0]:q} --output {output:q}", settings=False)
+        on_cpu("--maker table --file markdown={input.table:q} --template {input.template[0]:q} --output {output:q}")
 
 
 rule first_page:
@@ -64,7 +65,7 @@ rule first_page:
         expand(f"{PLACES.table}.{{form}}", table=PAGES, form=["csv", "md"]),
         expand(f"{PLACES.figure}.svg", figure=FIGURES),
         template=TEMPLATES["index"],
-        code=code("index"),
+        code=code("page", "report/pages/index"),
     output:
         PLACES.index,
     params:
@@ -75,7 +76,7 @@ rule first_page:
             f"--file=experiments={names.EXPERIMENTS}",
         ],
     shell:
-        on_cpu("{params.files:q} --template {input.template[0]:q} --output {output:q}")
+        on_cpu("--maker index {params.files:q} --template {input.template[0]:q} --output {output:q}")
 
 
 rule experiments:
@@ -83,11 +84,13 @@ rule experiments:
     input:
         index=PLACES.index,
         template=TEMPLATES["experiments"],
-        code=code("experiments"),
+        code=code("page", "report/pages/experiments"),
     output:
         names.EXPERIMENTS,
+    params:
+        settings=settings(None),
     shell:
-        on_cpu("--template {input.template[0]:q} --output {output:q}", settings=False)
+        on_cpu("--maker experiments --template {input.template[0]:q} --output {output:q}")
 
 
 rule paper:

@@ -1,23 +1,27 @@
-"""A table in Markdown as an HTML page for the report."""
+"""One HTML page, from a template and what its maker, a module of pruning/report/pages, puts into it."""
 
+import importlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pruning.core import cli
+from pruning.report import site
+from pruning.report.files import Files
 
 
 def page(
-    markdown: Annotated[Path, typer.Option(help="the table, as the pipeline writes it")],
+    settings: cli.Settings,
+    maker: Annotated[str, typer.Option(help="file of pruning/report/pages, as index")],
     template: Annotated[Path, typer.Option(help="Jinja template of the page")],
     output: Annotated[Path, typer.Option(help="HTML page")],
+    file: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="what it is made from, or a template; repeat")
+    ] = None,
 ) -> None:
-    from pruning.core import artifacts
-    from pruning.report import site
-
-    title, html = site.table_page(artifacts.read_beside(markdown))
-    site.write(output, template, title=title, html=html)
+    module = importlib.import_module(f"pruning.report.pages.{maker}")
+    site.write(output, template, **module.values(Files(file or ()), settings, output))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ from lm_eval.api.metrics import exact_match_hf_evaluate
 from lm_eval.filters.extraction import RegexFilter
 
 import tiny
-from pruning.analysis import work
-from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, status
+from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, running, work
 from pruning.command.configuration import (
     Known,
     Request,
@@ -657,7 +656,7 @@ RAN = [
 
 def status_of(folder: Path, *events: dict) -> list[str]:
     (folder / "events").write_text("".join(json.dumps(event) + "\n" for event in events))
-    return status.lines(status.read(folder / "events"), folder)
+    return running.lines(running.read(folder / "events"), folder)
 
 
 def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
@@ -672,7 +671,7 @@ def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
     os.close(alive)  # as the kernel does when the process is killed
     assert status_of(tmp_path, *BEFORE, *RAN) == stopped
     assert status_of(tmp_path, *BEFORE) == ["9 of 9 steps (100%) done"]
-    assert status_of(tmp_path, START) == status.lines(status.read(tmp_path / "none"), tmp_path) == [nothing, goes_on]
+    assert status_of(tmp_path, START) == running.lines(running.read(tmp_path / "none"), tmp_path) == [nothing, goes_on]
     assert status_of(tmp_path, *RAN, START, NOTHING) == ["all jobs have ended"]
 
 

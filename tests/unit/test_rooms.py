@@ -33,11 +33,13 @@ ORDER = [
 ]
 PLUGINS = {
     *("methods/scores", "methods/allocation", "methods/compensation", "data/adapters", "models/pruned", "calibration"),
+    *("methods/refit", "methods/rounds", "methods/sensitivity"),
     *(
         "evaluation/kinds",
         "evaluation/backends",
         "report/tables",
         "report/figures",
+        "report/pages",
         "paper/tables",
         "paper/figures",
         "paper/observe",

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pruning.command import configuration, efforts, status, take, wizard
+from pruning.command import configuration, efforts, running, take, wizard
 from pruning.command.configuration import Request, numbers
-from pruning.command.prune import CONFIG, EVENTS, LOG, PAGE, TEST, expected, prune, ready
+from pruning.command.prune import PAGE, TEST, expected, prune
+from pruning.command.ready import ready
+from pruning.command.running import CONFIG, EVENTS, LOG
 from pruning.core import memory
 from pruning.core.errors import InputError, one_line
 from pruning.models.gguf.kinds import BLOCK
 
 if TYPE_CHECKING:
-    from pruning.analysis.plan import Stage
+    from pruning.command.plan import Stage
 
 EXAMPLES = """\b
 Examples:
@@ -177,7 +179,7 @@ def show_status(out: option(Path, "folder of the run") = Path("pruned")) -> None
     """What a run is at, what failed, and the last words of its log."""
     if not (out / LOG).is_file():
         raise InputError(f"--out {out}: no run of prune there (no {LOG})")
-    print("\n".join(status.lines(status.read(out / EVENTS), out)))
+    print("\n".join(running.lines(running.read(out / EVENTS), out)))
 
 
 def release() -> str:
