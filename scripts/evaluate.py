@@ -37,7 +37,7 @@ def evaluate(
     from pruning.methods.variants import Parts
 
     cli.phase("start-up")
-    sources = dict(pair.split("=", 1) for pair in source)
+    sources = cli.paths(source)
     parts = Parts(model, manifest, mask, compensate, evidence, adapter)
     what, pruned = parts.identity(), parts.pruned()
 
@@ -55,7 +55,7 @@ def evaluate(
             for name, task in tasks.items():
                 try:
                     cache = Cache(output, name, what)
-                    outcome = kinds[name].ask(network, tokenizer, task, Path(sources[name]), cache, dense)
+                    outcome = kinds[name].ask(network, tokenizer, task, sources[name], cache, dense)
                 except cli.InputError as error:
                     raise cli.InputError(f"tasks.{name}: {error}" if len(sources) > 1 else str(error)) from None
                 artifacts.write_parquet(output / f"{name}.samples.parquet", outcome.samples, "samples", task)

@@ -38,10 +38,9 @@ def measure(
 
     name = f"pruning.{what.replace('/', '.')}"
     module = importlib.import_module(name if name in OUTSIDE else f"pruning.calibration.{what.rpartition('/')[2]}")
-    given = {kind: Path(path) for kind, path in (pair.split("=", 1) for pair in evidence or ())}
     memory = None if memory_mb is None else memory_mb * 10**6
     loaded = prepare.loaded(model, data, settings, threads, module.STAGE)
-    job = prepare.Measurement(*loaded, model, data, settings, outputs, given, memory)
+    job = prepare.Measurement(*loaded, model, data, settings, outputs, cli.paths(evidence), memory)
     del loaded  # so that `measure` may let go of the network
     with out_of_memory.advise(prepare.advice(settings)):
         module.measure(job)

@@ -27,9 +27,8 @@ def score(
     from pruning.methods import masks, scoring
 
     cli.phase("start-up")
-    given = {kind: Path(path) for kind, path in (pair.split("=", 1) for pair in evidence or ())}
-    progress = partial(tqdm, mininterval=5)
-    found = scoring.scored_from(settings, structure or [masks.NEURONS], given, model, progress)
+    progress, structures = partial(tqdm, mininterval=5), structure or [masks.NEURONS]
+    found = scoring.scored_from(settings, structures, cli.paths(evidence), model, progress)
     artifacts.write_parquet(output, found, "scores", settings)
 
 
