@@ -287,10 +287,10 @@ def prune(
 ) -> Result:
     """Prune a model on a file of data, measure what is left, and say which model to take, as the command `prune` does.
 
-    model: a folder, a .gguf file, `package:file.gguf`, or a repository of the hub. data: JSON Lines. sparsity: shares
-    of the FFN neurons to remove, in whole per cents. out: folder of all results; a run that stopped goes on there.
-    rest: the command's other options: `effort`, `methods`, `budget` (`"bytes=900MB"`), `tolerance`, `cores`, … (fields
-    of command/configuration.Request).
+    model: a folder, a .gguf file, `package:file.gguf`, or a repository of the hub. data: JSON Lines; None: the training
+    data of one of `tasks`. sparsity: shares of the FFN neurons to remove, in whole per cents. out: folder of all
+    results; a run that stopped goes on there. rest: the command's other options: `effort`, `methods`, `budget`
+    (`"bytes=900MB"`), `tasks`, `tolerance`, `cores`, … (fields of command/configuration.Request).
 
     Raises InputError for an unknown option, for data that cannot be read or are too few, and with a failed job's own
     words. Source: command/prune.py."""
@@ -302,9 +302,9 @@ def prune(
 
     own = ("model", "data", "out", "sparsities")
     _known("prune", rest, [each.name for each in fields(configuration.Request) if each.name not in own])
-    if data is None:
-        raise InputError("prune: data: missing: give a file of JSON Lines")
-    given: dict[str, Any] = {"model": str(model), "data": Path(data), "out": Path(out)}
+    if data is None and not rest.get("tasks"):
+        raise InputError("prune: data: missing: give a file of JSON Lines, or tasks=['gsm8k']")
+    given: dict[str, Any] = {"model": str(model), "data": data and Path(data), "out": Path(out)}
     given |= {"cores": os.cpu_count() or 1, **rest}
     if budget := rest.get("budget"):
         given |= {"budget": configuration.budget_of([budget]) if isinstance(budget, str) else budget, "sparsities": ()}

@@ -41,7 +41,7 @@ def option(kind: Any, words: str, **checks: Any) -> Any:
     return Annotated[kind, typer.Option(help=words, **checks)]
 
 
-RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text"
+RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text; none: a --task's training data"
 SPARSITY = "per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget"
 COST = "in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
 COST += "or a share of the dense model's: parameters=70%"
@@ -62,7 +62,7 @@ class Asked:
     """What `prune MODEL` and `prune plan MODEL` take."""
 
     model: Annotated[str, typer.Argument(help="folder, .gguf file, package:file.gguf, or org/name of the hub")]
-    data: option(Path, RECORDS, exists=True, dir_okay=False)
+    data: option(Path | None, RECORDS, exists=True, dir_okay=False) = None
     sparsity: option(str | None, SPARSITY) = None
     budget: option(list[str] | None, COST, metavar="KIND=AMOUNT") = None
     effort: option(str, EFFORT) = "standard"

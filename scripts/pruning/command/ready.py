@@ -48,7 +48,8 @@ def ready(request: Request) -> Ready:
     request = configuration.with_recovery(request)
     tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
-    records, gpus = datasets.read_jsonl(request.data), min(1, len(devices.visible()))
+    taught = None if request.data else lm_eval_tasks.with_training_data(tasks)
+    records, gpus = datasets.read_jsonl(request.data) if request.data else [], min(1, len(devices.visible()))
     threads = request.cores if gpus else max(1, request.cores // 2)  # two jobs at once take less time than in turn
     mine = config_file.edited(out / CONFIG)
     if mine:
@@ -60,14 +61,18 @@ def ready(request: Request) -> Ready:
     folder = out / base.parent
     parameters = configuration.parameters_of(source, folder)
     first = configuration.fetching(configuration.model_section(alias, source, parameters, gpus, threads))
+    first["datasets"] = {} if taught is None else taught.dataset
     put(out / START, configuration.text(first, "prune, before it has seen the model"))
-    run(request, f"fetching {request.model}", str(base), config=start)
+    for task in tasks:
+        if task.definition:
+            put(out / "config" / "tasks" / f"{task.name}.yaml", task.definition)
+    run(request, f"fetching {request.model}", str(base), *([taught.training] if taught else []), config=start)
 
     manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, threads)
     stock = loading.stock_config(folder).get_text_config()
     known = Known(section, stock.max_position_embeddings, 0, 0, 0, tasks=tasks)
-    known = read_data(request, records, folder, known)
+    known = read_data(request, lm_eval_tasks.records(taught, out) if taught else records, folder, known)
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
     if request.gguf:
         of_mine = {name: mine[1].method(name) for name in mine[1].table("table1").methods} if mine else {}
@@ -76,12 +81,13 @@ def ready(request: Request) -> Ready:
 
 
 def read_data(request: Request, records: list[dict[str, Any]], folder: Path, about: Known) -> Known:
-    """Write the user's records in three parts, their questions, and the tasks of these and of lm-eval; return what is
-    known then. folder: the model's."""
+    """Write the user's records in three parts, their questions, and the tasks of these; return what is known then.
+
+    folder: the model's."""
     from pruning.models import tokenizers
 
     tokenizer = tokenizers.load(folder)
-    parts = own_data.split(own_data.texts(records, tokenizer, request.data))
+    parts = own_data.split(own_data.texts(records, tokenizer, request.data or Path("--task")))
     effort, times = efforts.read(request.effort), configuration.ANSWERED[about.kind]
     asked = request.questions or times * (effort.questions or efforts.ASKED * bool(request.answer))
     most = {"test": asked, "train": times * effort.training_questions}
@@ -92,17 +98,15 @@ def read_data(request: Request, records: list[dict[str, Any]], folder: Path, abo
             f"--questions {asked}: no answers are judged, as not all reference answers end in a number: give --answer"
         )
     own = request.out / "own-data"
-    definitions = {task.name: task.definition for task in about.tasks if task.definition}
     for name, part in parts.items():
         put(own / f"{name}.jsonl", _lines(part))
     if answers:
         for name, part in answers.records.items():
             put(own / own_data.ANSWERS / f"{name}.jsonl", _lines(part))
-        definitions |= {own_data.ANSWERS: answers.definition("test"), own_data.ON_TRAIN: answers.definition("train")}
+        for name, split in {own_data.ANSWERS: "test", own_data.ON_TRAIN: "train"}.items():
+            put(request.out / "config" / "tasks" / f"{name}.yaml", answers.definition(split))
         for note in answers.notes:
             print(f"Note: {note}", flush=True)
-    for name, definition in definitions.items():
-        put(request.out / "config" / "tasks" / f"{name}.yaml", definition)
     tokens = {
         name: sum(len(tokenizer(pair["prompt"] + pair["completion"])["input_ids"]) for pair in part)
         for name, part in parts.items()
