@@ -33,6 +33,7 @@ ORDER = [
 ]
 PLUGINS = {
     *("methods/scores", "methods/allocation", "methods/compensation", "data/adapters", "models/pruned", "calibration"),
+    "models/dequantised",
     *(
         "evaluation/kinds",
         "evaluation/backends",

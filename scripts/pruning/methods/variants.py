@@ -1,19 +1,22 @@
-"""A variant of a model, from what it is made of: a model directory, or the dense one and a mask; a LoRA adapter on it.
+"""A variant of a model, from what it is made of: a model directory, or the dense one and a mask; a LoRA adapter on it;
+the values of a GGUF file of it.
 
 The model that is cut in memory is the one that scripts/compact.py writes: the same weights, thus the same answers. It
 spares a 7B model's grid some terabytes of writing and reading.
 """
 
+import importlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pruning.core import artifacts
+from pruning.core import artifacts, chain
+from pruning.core.errors import InputError
 from pruning.methods.compact import Pruning
 from pruning.methods.masks import NEURONS
 from pruning.models import loading
@@ -36,6 +39,8 @@ class Parts:
     """What the scheme is fitted on."""
     adapter: Path | None = None
     """Directory of a LoRA adapter."""
+    gguf: Path | None = None
+    """GGUF file of all this; its values take the place of the weights."""
 
     @property
     def pruning(self) -> Pruning:
@@ -44,7 +49,14 @@ class Parts:
 
 
 def load(parts: Parts, dtype: str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a variant as loading.load does. Raises InputError as that does, and if the mask is another model's."""
+    """Load a variant as loading.load does. Raises InputError as that does, and if the mask is another model's, or the
+    GGUF file."""
+    if parts.gguf is not None:
+        network, tokenizer = load(replace(parts, gguf=None), dtype, device)
+        record = parts.gguf.with_suffix(".json")
+        chain.check_files(parts.gguf.parent, record, artifacts.read_json(record, "gguf"))
+        importlib.import_module("pruning.models.dequantised").put(network, parts.gguf)
+        return network, tokenizer
     if parts.mask is None:
         return loading.load(parts.model, dtype, device, parts.adapter)
     network, tokenizer = loading.load(parts.model, dtype, device)
@@ -55,7 +67,9 @@ def load(parts: Parts, dtype: str, device: str = "auto") -> tuple[PreTrainedMode
 @contextmanager
 def written(parts: Parts, dtype: str) -> Iterator[Path]:
     """Give a directory of the same model, for what loads one by itself: a temporary one, where there is none (TMPDIR
-    says where it lies). Raises InputError as `load` does."""
+    says where it lies). Raises InputError as `load` does, and for the values of a GGUF file."""
+    if parts.gguf is not None:
+        raise InputError(f"{parts.gguf}: its values are put into the model in memory: set the model's `backend: hf`")
     artifacts.check_model(parts.model)
     with tempfile.TemporaryDirectory(prefix="variant-") as scratch:
         directory = parts.model
@@ -75,6 +89,7 @@ def identity(parts: Parts) -> list[Any]:
     """Return what the weights are, JSON-like: equal for equal weights alone."""
     adapter = [artifacts.file_hash(path) for path in sorted(parts.adapter.glob("adapter_*"))] if parts.adapter else None
     own = [artifacts.file_hash(parts.manifest), adapter]
+    own += [artifacts.file_hash(parts.gguf)] if parts.gguf else []
     if parts.mask is None:
         return own
     origins = [artifacts.file_hash(path) for path in (parts.mask, parts.evidence) if path]

@@ -1,0 +1,195 @@
+"""Pruned models against the dense one in fewer bits and against smaller ones, at equal bytes or equal speed.
+
+Files: `samples`, `files` (records of scripts/quantise.py) and, at equal speed, `speed` (of scripts/file_speed.py),
+templates. Settings: `name`, `title`, `models`, `siblings`, `calibrations`, `variants` (pruned ones, as dicts), `types`
+(GGUF types; null: unquantised), `costs` (of analysis/alternatives.py), `tasks` (as report/tables/results.py has them),
+`quantised_before` (models made from a GGUF file), `confidence`, `resamples` and `seed`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pandas as pd
+
+from pruning.analysis import alternatives
+from pruning.core import artifacts, names
+from pruning.core.names import DENSE, UNQUANTISED, Column, Variant
+from pruning.report import printing
+from pruning.report.files import Files
+from pruning.report.printing import Block, Cell, estimate, percent, plain, signed, small
+from pruning.report.tables.tradeoff import MARKS
+
+COLUMNS = [
+    *(
+        "model",
+        "calib",
+        "column",
+        "of",
+        "method",
+        "sparsity",
+        "tuning",
+        "type",
+        "label",
+        "task",
+        "metric",
+        "n",
+        "value",
+    ),
+    *("ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_value", "p_holm", "parameters", "bytes"),
+]
+TIMES = [
+    *("prefill_s", "prefill_speedup", "prefill_speedup_low", "prefill_speedup_high", "decode_tokens_per_s"),
+    *("decode_speedup", "decode_speedup_low", "decode_speedup_high", "memory_mb"),
+]
+COMPARED = ["cost", "front", "alternative", *(f"alternative_{key}" for key in (*alternatives.TESTED, "p_holm"))]
+HEADS = {"size": "File (MB)", "prefill": "Prefill (ms)", "decode": "Decoding (tokens/s)"}
+AT = {"size": "bytes", "prefill": "prefill time", "decode": "decoding time"}
+
+
+def make(files: Files, settings: dict[str, Any]) -> printing.Page:
+    blocks, frames = [], []
+    for model, calib, (column, entry) in product(
+        settings["models"], settings["calibrations"], settings["tasks"].items()
+    ):
+        candidates, conditions = candidates_of(files, model, calib, Column.parse(column), settings)
+
+        def samples(alias: str, variant: Variant, task: str = entry["task"]) -> pd.DataFrame:
+            return artifacts.read_parquet(files.at("samples", model=alias, variant=variant, task=task), "samples")
+
+        frame, outcomes = alternatives.rows(model, candidates, samples, entry, settings)
+        kind = entry["kind"]
+        for cost in settings["costs"]:
+            rows = alternatives.against_best(frame, outcomes, cost, kind, settings)
+            named = [label(row) for row in rows.to_dict("records")]
+            rows["alternative"] = [None if pd.isna(number) else named[int(number)] for number in rows["alternative"]]
+            rows = rows.assign(label=named).iloc[order(rows, cost)]
+            blocks.append(block(model, calib, column, cost, rows, conditions, settings))
+            times = TIMES if conditions else []
+            frames.append(rows.assign(calib=calib, column=column)[COLUMNS + times + COMPARED])
+    return printing.page(settings["name"], settings["title"], pd.concat(frames, ignore_index=True), blocks)
+
+
+def candidates_of(
+    files: Files, model: str, calib: str, column: Column, settings: Mapping[str, Any]
+) -> tuple[dict[alternatives.Row, dict[str, Any]], dict[str, Any]]:
+    """Each row's costs, the dense model's first, and what times hold under (nothing at equal bytes)."""
+    pruned = [column.of(Variant(**own)) for own in settings["variants"] if own["calib"] == calib]
+    shown = [(model, DENSE), *((model, own) for own in pruned), *((other, DENSE) for other in settings["siblings"])]
+    found, timed = {}, {}
+    for (alias, whole), kind in product(shown, settings["types"]):
+        own, place = replace(whole, type=kind), {"variant": whole, "type": kind or UNQUANTISED}
+        record = artifacts.read_json(files.at("files", model=alias, **place), "gguf")
+        found[alias, own] = {key: record[key] for key in ("bytes", "parameters")}
+        if "speed" in files.named and (alias, own) != (model, DENSE):
+            path = files.at("speed", model=model, other=alias, **place)
+            timed[alias, own] = artifacts.read_json(path, "file_speed")
+            found[alias, own] |= {key: timed[alias, own][key] for key in TIMES}
+    if not timed:
+        return found, {}
+    dense = pd.DataFrame([own["dense"] for own in timed.values()])
+    found[model, DENSE] |= dense[TIMES].median().to_dict()
+    first = next(iter(timed.values()))
+    return found, {
+        key: first[key] for key in ("llama_cpp", "device", "threads", "prompt_tokens", "decode_tokens", "rounds")
+    }
+
+
+def order(rows: pd.DataFrame, cost: str) -> pd.Series:
+    """The most expensive first."""
+    return (-(rows["bytes"] if cost == "size" else 1 / rows[f"{cost}_speedup"])).argsort(kind="stable")
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """As `wanda`, 30%, recovered (gsm8k), Q4_K_M."""
+    parts = ["dense" if row["of"] == row["model"] else f"`{row['of']}`"]
+    if pd.notna(row["calib"]):
+        parts = [f"`{row['method']}`", f"{names.percent(row['sparsity']):g}%"]
+    parts += [f"recovered ({row['tuning']})"] if pd.notna(row["tuning"]) else []
+    return ", ".join([*parts, row["type"].upper() if pd.notna(row["type"]) else "unquantised"])
+
+
+def block(
+    model: str,
+    calib: str,
+    column: str,
+    cost: str,
+    rows: pd.DataFrame,
+    conditions: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Block:
+    entry = settings["tasks"][column]
+    lines = [(row["label"], cells(row, cost, entry["kind"])) for row in rows.to_dict("records")]
+    columns = [entry["title"], "Difference from dense", "p", HEADS[cost]]
+    columns += [] if cost == "size" else ["Speed-up", "Memory (MB)"]
+    columns += ["Best alternative that does not cost more", "Difference from it", "p of that", "Front"]
+    title = f"`{model}`, calibrated on `{calib}`: {entry['title']} at equal {AT[cost]}"
+    return Block(
+        f"{model}-{calib}-{column}-{cost}",
+        title,
+        [""],
+        columns,
+        lines,
+        notes(rows, cost, entry, conditions, settings),
+        head="Model",
+    )
+
+
+def cells(row: Mapping[str, Any], cost: str, kind: str) -> list[Cell]:
+    show = percent if kind == "accuracy" else plain
+    what = {"size": f"{row['bytes'] / 1e6:,.1f}"}
+    if cost != "size":
+        what["prefill"], what["decode"] = f"{1000 * row['prefill_s']:,.1f}", f"{row['decode_tokens_per_s']:,.1f}"
+    found = [estimate(show, row["value"], row["ci_low"], row["ci_high"], row["front"] == "front")]
+    found += [*_difference(row, "", kind), Cell(what[cost])]
+    if cost != "size":
+        ratio, low, high = (row[f"{cost}_speedup{end}"] for end in ("", "_low", "_high"))
+        found += [Cell(f"{ratio:.2f}", f"[{low:.2f}, {high:.2f}]"), Cell(f"{row['memory_mb']:,.0f}")]
+    pruned = pd.notna(row["calib"])
+    best = row["alternative"] if isinstance(row["alternative"], str) else "none" if pruned else ""
+    return [*found, Cell(best), *_difference(row, "alternative_", kind), Cell(MARKS[row["front"]])]
+
+
+def _difference(row: Mapping[str, Any], of: str, kind: str) -> list[Cell]:
+    """A difference with its interval, in points of accuracy or in perplexity, and Holm's p."""
+    delta, low, high = (row[f"{of}{key}"] for key in ("delta", "delta_low", "delta_high"))
+    if pd.isna(delta):
+        return [Cell(""), Cell("")]
+    if kind == "accuracy":
+        delta, low, high = (signed(100 * value) for value in (delta, low, high))
+    else:
+        delta, low, high = (f"{value:+.2f}".replace("-", "−") for value in (delta, low, high))
+    return [Cell(delta, f"[{low}, {high}]"), Cell(small(row[f"{of}p_holm"]))]
+
+
+def notes(
+    rows: pd.DataFrame, cost: str, entry: Mapping[str, Any], conditions: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[str]:
+    level, first = f"{100 * settings['confidence']:g}%", rows.iloc[0]
+    if entry["kind"] == "accuracy":
+        what = f"accuracy in per cent (`{first['metric']}`, n = {first['n']:,}) with Wilson's {level} interval; "
+        what += "tests are exact McNemar"
+    else:
+        what = f"perplexity per token, lower is better, with a {level} t interval; tests are paired t over blocks of "
+        what += "windows"
+    found = [
+        f"{entry['title']}: {what}, on the same items, by Holm's adjustment over the rows.",
+        "Files: one GGUF file per row, unquantised ones as F16. A row with a type is evaluated as what its file holds, "
+        "dequantised in the same harness; llama.cpp also rounds activations.",
+        f"Best alternative: of the dense model and smaller ones, in any type, whose {AT[cost]} is not more, the one "
+        "that did best on these very items, which favours it. None: every alternative costs more.",
+    ]
+    if conditions:
+        own = conditions
+        found.append(
+            f"llama.cpp (llama-cpp-python {own['llama_cpp']}) on {own['device']}, {own['threads']} threads: a prompt "
+            f"of {own['prompt_tokens']:,} tokens, then {own['decode_tokens']} one at a time; medians of {own['rounds']} "
+            "rounds, each in turn with the unquantised dense file. Memory: what loading and one prompt add, mapped weights included."
+        )
+    if before := [model for model in settings["quantised_before"] if model in {*rows["model"], *rows["of"]}]:
+        found.append(
+            f"Made from a file that was quantised already: {', '.join(f'`{model}`' for model in before)}. What that "
+            "lost is in every row; types of as many bits cost the dense model less than they would cost the original."
+        )
+    return found
