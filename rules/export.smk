@@ -13,6 +13,7 @@ OUTPUT
                                                                     .Modelfile: for Ollama; of variant `dense` too, to be compared with
 """
 
+
 def exported(wildcards):
     """The files that an exported model is made of."""
     variant, model = variant_of(wildcards), wildcards.model

@@ -149,7 +149,9 @@ def timed_pair(wildcards, suffixes=("gguf", "json")):
 def timed_pair_files(wildcards):
     """Files in place of which their records, with their hashes, say whether they changed."""
     checked(gguf.check_runs, "a table at equal speed")
-    return [path if path.endswith("json") else ancient(path) for both in timed_pair(wildcards).values() for path in both]
+    return [
+        path if path.endswith("json") else ancient(path) for both in timed_pair(wildcards).values() for path in both
+    ]
 
 
 use rule latency_table as file_speed with:
