@@ -18,7 +18,7 @@ rule quantise:
     """One variant as a GGUF file."""
     input:
         unpack(parts_of),
-        code=lambda w: code("quantise", *parts_code(w)),
+        code=lambda w: code("to_gguf", *parts_code(w)),
     output:
         file=kept_or_temp(f"{names.QUANTISED}.gguf", CONFIG.storage.compact),
         record=f"{names.QUANTISED}.json",

@@ -11,7 +11,7 @@ OUTPUT
     results/{model}/latency_table.parquet                           what units cost: structure, units, flops, prefill, decode
     results/latency/{shape}.csv                                     one shape with random weights, dense and narrower
     results/analysis/speed/{model}.csv                              the very models of the tables that `tradeoff` names
-    results/{model}/speed/{other}/{variant}/{type}.json             a GGUF file of {other}, the model itself or a sibling, in llama.cpp
+    results/{model}/speed/{other}/{variant}/{type}.csv              a GGUF file of {other}, the model itself or a sibling, in llama.cpp
     results/{model}/budget/{calib}/{method}/{budget}.json           the sparsity that meets budgets.{budget}, its cost, and what was tried
 """
 
@@ -158,7 +158,7 @@ use rule latency_table as file_speed with:
     """A GGUF file in llama.cpp, in turn with the dense model's."""
     input:
         files=timed_pair_files,
-        code=code("file_speed"),
+        code=code("timing"),
     output:
         names.FILE_SPEED,
     wildcard_constraints:
@@ -169,8 +169,8 @@ use rule latency_table as file_speed with:
         gpu=0,
         mem_mb=memory_mb,
     params:
-        settings=clock_settings("llama_cpp"),
-        options=lambda w: [f"--{name}={path}" for name, [path] in timed_pair(w, ["gguf"]).items()],
+        settings=lambda w: clock_settings("llama_cpp", model=w.other, variant=w.variant, type=w.type),
+        options=lambda w: [f"--file={name}={path}" for name, [path] in timed_pair(w, ["gguf"]).items()],
 
 
 def budget_timed(wildcards):

@@ -1,5 +1,5 @@
 """An exported model, or the dense one, as one GGUF file with card, manifest and a Modelfile for Ollama, tried in
-llama.cpp if that is there."""
+llama.cpp if that is there; or any variant, with a record alone, to be evaluated, weighed and timed."""
 
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -18,8 +18,19 @@ def to_gguf(
     settings: cli.Settings,
     model: Annotated[Path, typer.Option(help="directory of the exported model, or of the dense one")],
     output: Annotated[Path, typer.Option(help="file to write; its card and manifest have the same name")],
+    manifest: Annotated[Path | None, typer.Option(help="manifest.json of a model that is not to be taken away")] = None,
+    mask: Annotated[Path | None, typer.Option(help="what to cut out of that, if it is the dense one")] = None,
+    compensate: Annotated[str, typer.Option(help="scheme of the mask's method")] = "none",
+    evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge")] = None,
     threads: int = 1,
 ) -> None:
+    if manifest is not None:
+        from pruning.evaluation import quantised
+
+        parts = quantised.variants.Parts(model, manifest, mask, compensate, evidence, adapter)
+        print(quantised.write(parts, output, settings, threads))
+        return
 
     from pruning.core import artifacts
     from pruning.evaluation import runtimes

@@ -1,15 +1,17 @@
 """How fast GGUF files are in llama.cpp, on the CPU: two in turn in one process, by the clock of analysis/timing.py."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.benchmark import timer
 
 from pruning.analysis import timing
+from pruning.core import artifacts, chain
 from pruning.core.errors import InputError
 
 STATM = Path("/proc/self/statm")
@@ -17,42 +19,50 @@ PAGE = 4096
 """Bytes that STATM counts in, on every processor that this runs on."""
 
 
-def of_files(dense: Path, other: Path, settings: timing.Settings) -> dict[str, Any]:
-    """Return what was measured of a file, in turn with the dense model's: the columns of timing.timings, for `dense` as
-    well (medians), and `memory_mb`, what loading a file and one prompt add to the process's resident memory (10^6
-    bytes: weights, keys and values, buffers; NaN where Linux's /proc is not there).
+def of_files(files: Mapping[str, Path], settings: timing.Settings) -> pd.DataFrame:
+    """Time the file of the `dense` model and another, in turn: one row per file.
 
-    settings: those of a clock, `threads`, `confidence` and `resamples`. Raises InputError if llama.cpp does not load a
-    file, or if prompt and decoded tokens are more than its context."""
+    Columns: `file`, those of timing.timings but for the peak, and `memory_mb`: what loading a file and one prompt add
+    to the process's resident memory (10^6 bytes: weights, keys and values, buffers; NaN where Linux's /proc is not
+    there); what times hold under.
+
+    settings: those of a clock, `threads`, `confidence` and `resamples`. Raises InputError for files that are not those
+    of their records, if llama.cpp does not load one, or if prompt and decoded tokens are more than its context."""
     import llama_cpp
 
-    files, memory = {"dense": dense, "other": other}, {}
-    length = settings["prompt_tokens"] + settings["decode_tokens"]
+    memory, models = {}, {}
     with ExitStack() as opened:
-        models: dict[str, Callable[[], dict[str, float]]] = {}
         for name, file in files.items():
+            record = file.with_suffix(".json")
+            chain.check_files(file.parent, record, artifacts.read_json(record, "gguf"))
             before = resident_mb()
-            try:
-                model = llama_cpp.Llama(
-                    str(file),
-                    **{"n_ctx": length, "n_batch": settings["prompt_tokens"], "n_gpu_layers": 0, "verbose": False},
-                    **dict.fromkeys(("n_threads", "n_threads_batch"), settings["threads"]),
-                )
-            except ValueError as error:
-                raise InputError(f"{file}: llama.cpp {llama_cpp.__version__} does not load it: {error}") from None
-            opened.callback(model.close)
-            if length > (context := int(model.metadata[f"{model.metadata['general.architecture']}.context_length"])):
-                raise InputError(f"llama_cpp: prompt_tokens + decode_tokens: {length} are more than {context}")
-            models[name] = model
-            once(model, settings)
+            models[name] = opened.enter_context(closing(loaded(file, settings)))
+            once(models[name], settings)
             memory[name] = resident_mb() - before
         samples = timing.by_variant(timing.in_turn(models, settings, lambda model: once(model, settings)))
-    found = {name: timing.timings(samples[name], samples["dense"], settings) for name in files}
-    for name, own in found.items():
-        own["memory_mb"] = memory[name]
-        del own["peak_memory_mb"]
-    device = timing.device_name(torch.device("cpu"))
-    return {"llama_cpp": llama_cpp.__version__, "device": device, **found["other"], "dense": found["dense"]}
+    asked = {key: settings[key] for key in ("threads", "prompt_tokens", "decode_tokens", "rounds")}
+    said = {"llama_cpp": llama_cpp.__version__, "device": timing.device_name(torch.device("cpu")), **asked}
+    rows = [timing.timings(samples[name], samples["dense"], settings) for name in files]
+    rows = [{"file": name, **row, "memory_mb": memory[name], **said} for name, row in zip(files, rows, strict=True)]
+    return pd.DataFrame(rows).drop(columns="peak_memory_mb")
+
+
+def loaded(file: Path, settings: timing.Settings) -> Any:
+    """Return a GGUF file in llama.cpp, on the CPU."""
+    import llama_cpp
+
+    prompt, length = settings["prompt_tokens"], settings["prompt_tokens"] + settings["decode_tokens"]
+    sizes = {"n_ctx": length, "n_batch": prompt, "n_gpu_layers": 0}
+    threads = dict.fromkeys(("n_threads", "n_threads_batch"), settings["threads"])
+    try:
+        model = llama_cpp.Llama(str(file), **sizes, **threads, verbose=False)
+    except ValueError as error:
+        raise InputError(f"{file}: llama.cpp {llama_cpp.__version__} does not load it: {error}") from None
+    context = int(model.metadata[f"{model.metadata['general.architecture']}.context_length"])
+    if length > context:
+        model.close()
+        raise InputError(f"llama_cpp: prompt_tokens + decode_tokens: {length} are more than the model's {context}")
+    return model
 
 
 def once(model: Any, settings: Mapping[str, Any]) -> dict[str, float]:

@@ -57,7 +57,7 @@ ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 EXPORT = "results/{model}/export/{variant}/model"
 GGUF = "results/{model}/export/{variant}/gguf/{type}"
 QUANTISED = "results/{model}/quantised/{variant}/{type}"
-FILE_SPEED = "results/{model}/speed/{other}/{variant}/{type}.json"
+FILE_SPEED = "results/{model}/speed/{other}/{variant}/{type}.csv"
 UNQUANTISED = "f16"
 """Type of the GGUF file in which a variant that is not quantised is weighed and timed."""
 

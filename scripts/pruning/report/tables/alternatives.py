@@ -1,7 +1,7 @@
 """Pruned models against the dense one in fewer bits and against smaller ones, at equal bytes or equal speed.
 
-Files: `samples`, `files` (records of scripts/quantise.py) and, at equal speed, `speed` (of scripts/file_speed.py),
-templates. Settings: `name`, `title`, `models`, `siblings`, `calibrations`, `variants` (pruned ones, as dicts), `types`
+Files: `samples`, `files` (records of evaluation/quantised.py) and, at equal speed, `speed` (of
+analysis/file_speed.py), templates. Settings: `name`, `title`, `models`, `siblings`, `calibrations`, `variants` (pruned ones, as dicts), `types`
 (GGUF types; null: unquantised), `costs` (of analysis/alternatives.py), `tasks` (as report/tables/results.py has them),
 `quantised_before` (models made from a GGUF file), `confidence`, `resamples` and `seed`.
 """
@@ -43,6 +43,7 @@ TIMES = [
     *("prefill_s", "prefill_speedup", "prefill_speedup_low", "prefill_speedup_high", "decode_tokens_per_s"),
     *("decode_speedup", "decode_speedup_low", "decode_speedup_high", "memory_mb"),
 ]
+CONDITIONS = ["llama_cpp", "device", "threads", "prompt_tokens", "decode_tokens", "rounds"]
 COMPARED = ["cost", "front", "alternative", *(f"alternative_{key}" for key in (*alternatives.TESTED, "p_holm"))]
 HEADS = {"size": "File (MB)", "prefill": "Prefill (ms)", "decode": "Decoding (tokens/s)"}
 AT = {"size": "bytes", "prefill": "prefill time", "decode": "decoding time"}
@@ -84,16 +85,12 @@ def candidates_of(
         found[alias, own] = {key: record[key] for key in ("bytes", "parameters")}
         if "speed" in files.named and (alias, own) != (model, DENSE):
             path = files.at("speed", model=model, other=alias, **place)
-            timed[alias, own] = artifacts.read_json(path, "file_speed")
-            found[alias, own] |= {key: timed[alias, own][key] for key in TIMES}
+            timed[alias, own] = artifacts.read_csv(path).set_index("file")
+            found[alias, own] |= timed[alias, own].loc["other", TIMES].to_dict()
     if not timed:
         return found, {}
-    dense = pd.DataFrame([own["dense"] for own in timed.values()])
-    found[model, DENSE] |= dense[TIMES].median().to_dict()
-    first = next(iter(timed.values()))
-    return found, {
-        key: first[key] for key in ("llama_cpp", "device", "threads", "prompt_tokens", "decode_tokens", "rounds")
-    }
+    found[model, DENSE] |= pd.concat(timed.values()).loc["dense", TIMES].median().to_dict()
+    return found, next(iter(timed.values())).loc["other", CONDITIONS].to_dict()
 
 
 def order(rows: pd.DataFrame, cost: str) -> pd.Series:
@@ -184,8 +181,9 @@ def notes(
         own = conditions
         found.append(
             f"llama.cpp (llama-cpp-python {own['llama_cpp']}) on {own['device']}, {own['threads']} threads: a prompt "
-            f"of {own['prompt_tokens']:,} tokens, then {own['decode_tokens']} one at a time; medians of {own['rounds']} "
-            "rounds, each in turn with the unquantised dense file. Memory: what loading and one prompt add, mapped weights included."
+            f"of {own['prompt_tokens']:,} tokens, then {own['decode_tokens']} one at a time; medians of "
+            f"{own['rounds']} rounds, each in turn with the unquantised dense file. Memory: what loading and one "
+            "prompt add, mapped weights included."
         )
     if before := [model for model in settings["quantised_before"] if model in {*rows["model"], *rows["of"]}]:
         found.append(
