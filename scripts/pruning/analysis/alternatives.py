@@ -15,7 +15,6 @@ from pruning.core.names import DENSE, Variant
 
 Row = tuple[str, Variant]
 """A model's alias, and its variant."""
-COST = ("size", "prefill", "decode")
 
 
 def rows(
@@ -30,7 +29,8 @@ def rows(
 
     Args: candidates: with the columns of their costs (`bytes`, …), the dense model and all others; `entry`: of the
     task, as report/tables/results.py has it, whose first metric counts. `delta` is the row's value minus the dense
-    model's, p_holm Holm's adjustment over all rows; where items share templates p_value is the larger one of the two tests.
+    model's, p_holm Holm's adjustment over all rows; where items share templates p_value is the larger one of the two
+    tests.
     Raises InputError if models were scored on other items; siblings may have other prompts on the same ones."""
     task, metric, kind = entry["task"], entry["metrics"][0], entry["kind"]
     outcomes = [

@@ -1,9 +1,10 @@
 """Pruned models against the dense one in fewer bits and against smaller ones, at equal bytes or equal speed.
 
 Files: `samples`, `files` (records of evaluation/quantised.py) and, at equal speed, `speed` (of
-analysis/file_speed.py), templates. Settings: `name`, `title`, `models`, `siblings`, `calibrations`, `variants` (pruned ones, as dicts), `types`
-(GGUF types; null: unquantised), `costs` (of analysis/alternatives.py), `tasks` (as report/tables/results.py has them),
-`quantised_before` (models made from a GGUF file), `confidence`, `resamples` and `seed`.
+analysis/file_speed.py), templates. Settings: `name`, `title`, `models`, `siblings`, `calibrations`, `variants` (pruned
+ones, as dicts), `types` (GGUF types; null: unquantised), `costs` (of tradeoff.COSTS), `tasks` (as
+report/tables/results.py has them), `quantised_before` (models made from a GGUF file), `confidence`, `resamples` and
+`seed`.
 """
 
 from collections.abc import Mapping
