@@ -12,6 +12,7 @@ from pruning.analysis import comparison, tradeoff
 from pruning.core import significance
 from pruning.core.errors import InputError
 from pruning.core.names import DENSE, Variant
+from pruning.models.gguf.kinds import BLOCK
 
 Row = tuple[str, Variant]
 """A model's alias, and its variant."""
@@ -71,6 +72,12 @@ def against_best(
     made["alternative_p_holm"] = significance.holm(_missing(made["alternative_p_value"]))
     front = tradeoff.places(frame, cost, kind == "accuracy")
     return frame.assign(cost=cost, **{name: made[name] for name in made}, front=front)
+
+
+def falls_back(kind: str | None, stored: str) -> bool:
+    """Return whether a file of blocks of 256 values has another kind in most matrices (`stored`): their rows are no
+    whole blocks."""
+    return isinstance(kind, str) and BLOCK[kind] == 256 and not stored.endswith(("_K", "_XS"))
 
 
 TESTED = ("delta", "delta_low", "delta_high", "p_value")

@@ -38,7 +38,7 @@ COLUMNS = [
         "n",
         "value",
     ),
-    *("ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_value", "p_holm", "parameters", "bytes"),
+    *("ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_value", "p_holm", "parameters", "bytes", "stored"),
 ]
 TIMES = [
     *("prefill_s", "prefill_speedup", "prefill_speedup_low", "prefill_speedup_high", "decode_tokens_per_s"),
@@ -83,7 +83,9 @@ def candidates_of(
     for (alias, whole), kind in product(shown, settings["types"]):
         own, place = replace(whole, type=kind), {"variant": whole, "type": kind or UNQUANTISED}
         record = artifacts.read_json(files.at("files", model=alias, **place), "gguf")
+        matrices = {stored: count for stored, count in record["tensors"].items() if stored != "F32"}
         found[alias, own] = {key: record[key] for key in ("bytes", "parameters")}
+        found[alias, own] |= {"stored": max(matrices, key=matrices.get)}
         if "speed" in files.named and (alias, own) != (model, DENSE):
             path = files.at("speed", model=model, other=alias, **place)
             timed[alias, own] = artifacts.read_csv(path).set_index("file")
@@ -185,6 +187,12 @@ def notes(
             f"of {own['prompt_tokens']:,} tokens, then {own['decode_tokens']} one at a time; medians of "
             f"{own['rounds']} rounds, each in turn with the unquantised dense file. Memory: what loading and one "
             "prompt add, mapped weights included."
+        )
+    pairs = dict.fromkeys(zip(rows["type"], rows["stored"], strict=True))
+    if odd := [f"{kind.upper()} as {stored}" for kind, stored in pairs if alternatives.falls_back(kind, stored)]:
+        found.append(
+            "Rows that are no whole blocks of 256 values are stored by llama.cpp in larger types of blocks of 32: "
+            f"{', '.join(odd)}, in most matrices."
         )
     if before := [model for model in settings["quantised_before"] if model in {*rows["model"], *rows["of"]}]:
         found.append(
