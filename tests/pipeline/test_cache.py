@@ -157,6 +157,12 @@ KEYS = {
     "tables.table1.reference": ("rku", FROM_TABLE),
     "tables.table1.layout": ("long", FROM_TABLE),
     "tables.table1.costs": (True, FROM_TABLE),
+    "tables.table1.quantised": (["f16"], NOTHING),  # tables and results of their own: test_alternatives.py
+    "tables.table1.siblings": (["other"], NOTHING, OTHER),
+    "llama_cpp.prompt_tokens": (64, NOTHING),
+    "llama_cpp.decode_tokens": (4, NOTHING),
+    "llama_cpp.rounds": (5, NOTHING),
+    "llama_cpp.warmup": (2, NOTHING),
     "latency_table.prompt_tokens": (64, NOTHING),  # see test_what_keeps_to_a_speed_measures_it_once
     "latency_table.decode_tokens": (4, NOTHING),
     "latency_table.rounds": (5, NOTHING),

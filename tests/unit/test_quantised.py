@@ -112,9 +112,7 @@ def test_a_file_of_another_model_is_refused(tmp_path):
     (tmp_path / "b").mkdir()
     model, other = folder(tmp_path / "a", "qwen2"), folder(tmp_path / "b", "qwen2", UNEVEN)
     network, file = scrambled(model), converted(other)
-    with pytest.raises(
-        InputError, match=r"f16.gguf: holds no model.layers.0.mlp.gate_proj.weight of this model's shape"
-    ):
+    with pytest.raises(InputError, match=r"f16.gguf: holds no .*.0.mlp.gate_proj.weight of this model's shape"):
         dequantised.put(network, file)
     longer = tiny.save(tiny.of_family("qwen2", 5, vocab_size=VOCABULARY, intermediate_size=20), tmp_path / "longer")
     byte_level("qwen2").save_pretrained(longer)
@@ -150,7 +148,7 @@ def test_a_variant_is_loaded_as_what_its_file_holds(tmp_path, monkeypatch):
     assert not torch.equal(found.lm_head.weight, variants.load(whole, "float32", "cpu")[0].lm_head.weight)
     assert variants.identity(own) != variants.identity(whole)
     with (
-        pytest.raises(InputError, match=r"q8_0.gguf: its values .* set the model's `backend: hf`"),
+        pytest.raises(InputError, match=r"q8_0.gguf: its values .* `backend: hf`"),
         variants.written(own, "float32"),
     ):
         pass
@@ -176,7 +174,7 @@ def files(tmp_path) -> dict[str, Path]:
 
 @needs_llama_cpp
 def test_two_files_take_turns_in_llama_cpp(tmp_path, files, monkeypatch):
-    """By a clock that only llama.cpp's evaluations move: a millisecond a token, and half of it in the quantised file."""
+    """By a clock that only llama.cpp's evaluations move: a millisecond a token, half of it in the quantised file."""
     import llama_cpp
 
     now, seen = [0.0], []
