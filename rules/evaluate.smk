@@ -95,9 +95,15 @@ def dense_of(wildcards, tasks):
     return [names.BASE.format(model=dense)] if compared and other else []
 
 
-def backend_of(model, task):
+def backend_of(wildcards, task):
     """What answers a task: a text is the model's own."""
-    return CONFIG.models[model].backend if CONFIG.tasks[task].kind == "lm_eval" else "hf"
+    own = CONFIG.tasks[task]
+    if own.kind != "lm_eval":
+        return "hf"
+    if own.backend and variant_of(wildcards).type:
+        checked(gguf.check_runs, f"tasks.{task}.backend: what")
+        return own.backend
+    return CONFIG.models[wildcards.model].backend
 
 
 def evaluation(wildcards, tasks):
@@ -106,19 +112,21 @@ def evaluation(wildcards, tasks):
     data = {file for task in tasks for file in data_of(task)}
     kinds = {f"evaluation/kinds/{CONFIG.tasks[task].kind}" for task in tasks}
     asked = [task for task in tasks if CONFIG.tasks[task].kind == "lm_eval"]
-    kinds |= {f"evaluation/backends/{backend_of(wildcards.model, task)}" for task in asked}
+    kinds |= {f"evaluation/backends/{backend_of(wildcards, task)}" for task in asked}
     found = {"sources": sources, "data": sorted(data), "dense": dense_of(wildcards, tasks)}
     return found | {"code": code("evaluate", *sorted(kinds), *parts_code(wildcards))}
 
 
 def evaluation_settings(wildcards, tasks):
     model = CONFIG.models[wildcards.model]
-    own = {t: CONFIG.tasks[t].model_dump(exclude={"title", "chance"}) | {"dtype": model.dtype} for t in tasks}
+    own = {
+        t: CONFIG.tasks[t].model_dump(exclude={"title", "chance", "backend"}) | {"dtype": model.dtype} for t in tasks
+    }
     for task in tasks:
         for key in ("stop_early", "divergence"):  # what is not asked for is no setting
             if not own[task].get(key):
                 own[task].pop(key, None)
-        if (backend := backend_of(wildcards.model, task)) != "hf":
+        if (backend := backend_of(wildcards, task)) != "hf":
             own[task] |= {"backend": backend, "max_model_len": model.max_model_len}
     return settings(None, tasks=own)
 

@@ -148,7 +148,7 @@ def timed_pair(wildcards, suffixes=("gguf", "json")):
 
 def timed_pair_files(wildcards):
     """Files in place of which their records, with their hashes, say whether they changed."""
-    checked(gguf.check_runs, "a table at equal speed")
+    checked(gguf.check_runs, "what a table at equal speed times")
     return [
         path if path.endswith("json") else ancient(path) for both in timed_pair(wildcards).values() for path in both
     ]

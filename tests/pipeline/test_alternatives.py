@@ -33,7 +33,7 @@ def test_quantised_models_and_siblings_beside_a_pruned_one(workspace: Workspace)
     assert len(sizes) == 6 and len(speeds) == 12
     by_label = sizes.set_index("label")["bytes"]
     assert by_label["dense, unquantised"] > by_label["`even`, 50%, unquantised"] > by_label["`even`, 50%, Q8_0"]
-    assert by_label["`small`, Q8_0"] == by_label["`even`, 50%, Q8_0"]  # of equal widths
+    assert abs(by_label["`small`, Q8_0"] - by_label["`even`, 50%, Q8_0"]) <= 64  # of equal widths, but for its name
     assert sizes.set_index("label")["alternative"].dropna().index.tolist() == [
         "`even`, 50%, unquantised",
         "`even`, 50%, Q8_0",

@@ -139,6 +139,7 @@ KEYS = {
     "tasks.gsm_symbolic.chance": (0.1, NOTHING),
     "tasks.gsm_symbolic.batch_size": (3, FROM_EVALUATE),
     "tasks.gsm_symbolic.first": (1, {"leakage": 1, **FROM_EVALUATE}),
+    "tasks.gsm_symbolic.backend": ("llama_cpp", NOTHING),  # of quantised models alone
     "tasks.gsm_symbolic.num_fewshot": (0, FROM_EVALUATE),
     "tasks.gsm_symbolic.shared_examples": (True, FROM_EVALUATE),
     "tasks.gsm_symbolic.max_gen_toks": (50, FROM_EVALUATE),

@@ -168,7 +168,14 @@ def of_table(costs) -> dict:
     variant = {"calib": "c", "method": "rku", "sparsity": 30, "tuning": None, "type": None}
     return {
         **{"name": "x", "title": "X", "models": ["m"], "siblings": ["s"], "calibrations": ["c"], "variants": [variant]},
-        **{"types": [None, "q4_0"], "costs": costs, "tasks": {"t": ENTRY}, "quantised_before": ["m"], **SETTINGS},
+        **{
+            "types": [None, "q4_0"],
+            "costs": costs,
+            "tasks": {"t": ENTRY},
+            "quantised_before": ["m"],
+            "twins": {},
+            **SETTINGS,
+        },
     }
 
 
@@ -221,6 +228,25 @@ def test_files_that_hold_another_kind_than_their_type_are_named(tmp_path):
     record = {"bytes": 200, "parameters": 1, "tensors": {"Q4_0": 2}}
     artifacts.write_json(tmp_path / "m-c_rku_30-q2_k.json", record, "gguf", {})
     assert "larger types of blocks of 32: Q2_K as Q4_0, in most" in table.make(files, settings).markdown
+
+
+def test_answers_of_llama_cpp_are_held_against_the_harnesss(tmp_path):
+    """Of 60 questions llama.cpp was asked the first 20, in 4 bits; one answer of these is another."""
+    files = written(tmp_path, False)
+    for alias, variant in [row for row in BYTES if row != ("m", Q2)]:
+        other = samples(alias, variant).head(20)
+        other.loc[0, "prediction"] = "8" if variant.type else "7"
+        artifacts.write_parquet(tmp_path / f"{alias}-{variant}-x.parquet".replace("/", "_"), other, "samples", {})
+        own = samples(alias, variant)
+        artifacts.write_parquet(tmp_path / f"{alias}-{variant}-t.parquet".replace("/", "_"), own, "samples", {})
+    settings, asked = of_table(["size"]), {**ENTRY, "task": "x", "title": "in llama.cpp"}
+    settings |= {"tasks": {"t": ENTRY, "x": asked}, "twins": {"x": "t"}}
+    files.named["samples"] = [f"{tmp_path}/{{model}}-{{variant}}-{{task}}.parquet"]
+    page = table.make(files, settings)
+    assert page.markdown.count("the same answer to so many") == 1
+    assert "of these 20 questions: dense, Q4_0 95.0%; `rku`, 30%, Q4_0 95.0%" in page.markdown
+    shares = page.frame.dropna(subset="equal_answers").set_index("label")["equal_answers"]
+    assert len(shares) == 6 and shares["dense, unquantised"] == 1 and shares["dense, Q4_0"] == 0.95
 
 
 # the configuration
@@ -280,6 +306,13 @@ def test_other_refusals():
     vllm["models"]["small"] = SIBLING | {"backend": "vllm"}
     assert "models.small.backend: tables.mine evaluates the values of GGUF files" in refusal(vllm)
     validate(mine(quantised=["f16"], methods=["even", "wanda"]))  # has no blocks
+
+
+def test_questions_that_llama_cpp_answers_are_found():
+    changes = {"definition": "gsm_symbolic", "backend": "llama_cpp", "limit": 5}
+    settings = mine(quantised=["q8_0"], tasks=["gsm_symbolic", "checked", "arithmetic"])
+    settings["tasks"]["checked"] = settings["tasks"]["gsm_symbolic"] | changes
+    assert catalogue.tables(validate(settings))["mine-bytes"].settings["twins"] == {"checked": "gsm_symbolic"}
 
 
 def local(place: Path, tokens=None, **changes) -> dict:

@@ -159,6 +159,37 @@ def test_a_variant_is_loaded_as_what_its_file_holds(tmp_path, monkeypatch):
         variants.load(own, "float32", "cpu")
 
 
+@needs_llama_cpp
+def test_llama_cpp_answers_as_the_harness_does(tmp_path, monkeypatch):
+    """On the same prompts, with the same ends: a limit, a stop string and the end token."""
+    from lm_eval.api.instance import Instance
+
+    from pruning.evaluation.backends import hf, llama_cpp
+
+    monkeypatch.chdir(tmp_path)
+    model, file = base(tmp_path), tmp_path / "f16.gguf"
+    to_gguf.to_gguf(SETTINGS | {"type": "f16"}, model, file, model / "manifest.json")
+    texts = ["Question: Tom has 3 boxes", "It's 1,234", "x"]
+    asked = [
+        {"until": ["e"], "max_gen_toks": 12},
+        {"until": [], "max_gen_toks": 5},
+        {"until": ["?"], "max_gen_toks": 30},
+    ]
+    requests = [Instance("generate_until", {}, pair, 0) for pair in zip(texts, asked, strict=True)]
+    parts = variants.Parts(model, model / "manifest.json", gguf=file)
+    with llama_cpp.opened(parts, {"dtype": "float32"}) as (opened, tokenizer):
+        theirs = llama_cpp.lm(opened, tokenizer, 2)
+        found = theirs.generate_until(requests, disable_tqdm=True)
+        wanted = hf.lm(opened.network, tokenizer, 2).generate_until(requests, disable_tqdm=True)
+        assert found == wanted and all(found) and len({*found}) == 3
+        origins = llama_cpp.origin(opened, tokenizer), hf.origin(opened.network, tokenizer)
+        assert origins[0]["llama_cpp"] and origins[0]["generation"] == origins[1]["generation"]
+        with pytest.raises(InputError, match="generates answers and scores no options"):
+            theirs.loglikelihood([Instance("loglikelihood", {}, ("a", "b"), 0)], disable_tqdm=True)
+        with pytest.raises(InputError, match="do not fit the model's context of 512"):
+            theirs.greedy(opened.network, [[1] * 500], 20, lambda *_: False)
+
+
 # speed in llama.cpp
 
 

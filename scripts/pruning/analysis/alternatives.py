@@ -74,6 +74,13 @@ def against_best(
     return frame.assign(cost=cost, **{name: made[name] for name in made}, front=front)
 
 
+def equal_answers(theirs: pd.DataFrame, ours: pd.DataFrame) -> tuple[int, float]:
+    """Return the number of items that two outcomes share, in question and prompt, and the share of these with the same
+    answer."""
+    both = theirs.merge(ours, on=["item", "item_hash"], suffixes=("_a", "_b"), validate="one_to_one")
+    return len(both), float((both["prediction_a"] == both["prediction_b"]).mean()) if len(both) else float("nan")
+
+
 def falls_back(kind: str | None, stored: str) -> bool:
     """Return whether a file of blocks of 256 values has another kind in most matrices (`stored`): their rows are no
     whole blocks."""

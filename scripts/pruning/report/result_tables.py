@@ -96,7 +96,7 @@ def alternatives(config: Config, name: str, of: str) -> Entry:
         **{"name": f"{name}-{of}", "title": f"{table.title}: at equal {of}", "tasks": columns},
         **{"costs": ["size"] if of == "bytes" else ["prefill", "decode"], "models": table.models},
         **{"variants": [vars(variant) for variant in pruned_variants(table)], "calibrations": table.calibrations},
-        **{"types": table.types, "siblings": table.siblings},
+        **{"types": table.types, "siblings": table.siblings, "twins": twins(config, table)},
         "quantised_before": [model for model, source in sources.items() if source.kind == "gguf"],
         **statistical(config, "confidence", "resamples", "seed"),
     }
@@ -105,6 +105,15 @@ def alternatives(config: Config, name: str, of: str) -> Entry:
     what = {"bytes": "bytes on disk", "speed": "speed in llama.cpp"}[of]
     caption = f"Pruned models against the dense one in fewer bits and smaller ones, at equal {what}."
     return Entry(caption, {key: [*own] for key, own in files.items()}, settings, table.title, templates, "alternatives")
+
+
+def twins(config: Config, table: Table) -> dict[str, str]:
+    """Column that llama.cpp answers -> one of the same questions that the harness answers."""
+    asking = {column: config.tasks[column.task] for column in table.columns}
+    asking = {column: task for column, task in asking.items() if task.kind == "lm_eval"}
+    of = {column: (task.definition or column.task, column.tuning) for column, task in asking.items()}
+    ours = {of[column]: str(column) for column, task in asking.items() if not task.backend}
+    return {str(column): ours[of[column]] for column, task in asking.items() if task.backend and of[column] in ours}
 
 
 def described(config: Config, column: Column) -> dict[str, Any]:

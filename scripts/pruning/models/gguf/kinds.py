@@ -31,10 +31,10 @@ def check(kind: str, named: str = "export: ") -> None:
 
 
 def check_runs(what: str) -> None:
-    """Raises InputError if llama.cpp, in which `what` is done, is not installed."""
+    """Raises InputError if llama.cpp, in which `what` runs, is not installed."""
     if find_spec(LLAMA_CPP) is None:
         raise InputError(
-            f"{what} is timed in llama.cpp, and llama-cpp-python is not installed: pip install llama-cpp-python (it "
+            f"{what} runs in llama.cpp, and llama-cpp-python is not installed: pip install llama-cpp-python (it "
             "compiles for about ten minutes)"
         )
 

@@ -3,12 +3,14 @@
 Files: `samples`, `files` (records of evaluation/quantised.py) and, at equal speed, `speed` (of
 analysis/file_speed.py), templates. Settings: `name`, `title`, `models`, `siblings`, `calibrations`, `variants` (pruned
 ones, as dicts), `types` (GGUF types; null: unquantised), `costs` (of tradeoff.COSTS), `tasks` (as
-report/tables/results.py has them), `quantised_before` (models made from a GGUF file), `confidence`, `resamples` and
+report/tables/results.py has them), `twins` (column that llama.cpp answers -> the harness's of the
+same questions), `quantised_before` (models made from a GGUF file), `confidence`, `resamples` and
 `seed`.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -39,6 +41,7 @@ COLUMNS = [
         "value",
     ),
     *("ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_value", "p_holm", "parameters", "bytes", "stored"),
+    *("equal_n", "equal_answers"),
 ]
 TIMES = [
     *("prefill_s", "prefill_speedup", "prefill_speedup_low", "prefill_speedup_high", "decode_tokens_per_s"),
@@ -52,24 +55,28 @@ AT = {"size": "bytes", "prefill": "prefill time", "decode": "decoding time"}
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     blocks, frames = [], []
-    for model, calib, (column, entry) in product(
-        settings["models"], settings["calibrations"], settings["tasks"].items()
-    ):
+
+    def samples(alias: str, variant: Variant, task: str) -> pd.DataFrame:
+        return artifacts.read_parquet(files.at("samples", model=alias, variant=variant, task=task), "samples")
+
+    columns = settings["tasks"].items()
+    for model, calib, (column, entry) in product(settings["models"], settings["calibrations"], columns):
         candidates, conditions = candidates_of(files, model, calib, Column.parse(column), settings)
-
-        def samples(alias: str, variant: Variant, task: str = entry["task"]) -> pd.DataFrame:
-            return artifacts.read_parquet(files.at("samples", model=alias, variant=variant, task=task), "samples")
-
-        frame, outcomes = alternatives.rows(model, candidates, samples, entry, settings)
-        kind = entry["kind"]
+        frame, outcomes = alternatives.rows(model, candidates, partial(samples, task=entry["task"]), entry, settings)
+        if twin := settings["twins"].get(column):
+            other = settings["tasks"][twin]
+            ours = [samples(*row, other["task"]) for row in candidates]
+            ours = [frame[frame["metric"] == other["metrics"][0]] for frame in ours]
+            pairs = [alternatives.equal_answers(*both) for both in zip(outcomes, ours, strict=True)]
+            frame["equal_n"], frame["equal_answers"] = zip(*pairs, strict=True)
         for cost in settings["costs"]:
-            rows = alternatives.against_best(frame, outcomes, cost, kind, settings)
+            rows = alternatives.against_best(frame, outcomes, cost, entry["kind"], settings)
             named = [label(row) for row in rows.to_dict("records")]
             rows["alternative"] = [None if pd.isna(number) else named[int(number)] for number in rows["alternative"]]
             rows = rows.assign(label=named).iloc[order(rows, cost)]
             blocks.append(block(model, calib, column, cost, rows, conditions, settings))
-            times = TIMES if conditions else []
-            frames.append(rows.assign(calib=calib, column=column)[COLUMNS + times + COMPARED])
+            rows = rows.assign(calib=calib, column=column)
+            frames.append(rows.reindex(columns=COLUMNS + (TIMES if conditions else []) + COMPARED))
     return printing.page(settings["name"], settings["title"], pd.concat(frames, ignore_index=True), blocks)
 
 
@@ -187,6 +194,12 @@ def notes(
             f"of {own['prompt_tokens']:,} tokens, then {own['decode_tokens']} one at a time; medians of "
             f"{own['rounds']} rounds, each in turn with the unquantised dense file. Memory: what loading and one "
             "prompt add, mapped weights included."
+        )
+    if "equal_answers" in rows and (own := rows[rows["type"].notna()]).size:
+        shares = "; ".join(f"{row.label} {percent(row.equal_answers)[0]}%" for row in own.itertuples())
+        found.append(
+            f"Answered by llama.cpp on the files. The harness on their values gives the same answer to so many of "
+            f"these {own['equal_n'].iloc[0]} questions: {shares}."
         )
     pairs = dict.fromkeys(zip(rows["type"], rows["stored"], strict=True))
     if odd := [f"{kind.upper()} as {stored}" for kind, stored in pairs if alternatives.falls_back(kind, stored)]:
