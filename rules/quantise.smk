@@ -4,7 +4,7 @@ GGUF files of variants, to be evaluated as what they hold, weighed, and timed in
 INPUT
     what evaluation loads of the variant                            rules/evaluate.smk: manifest, weights, mask, adapter
 OUTPUT
-    results/{model}/quantised/{variant}/{type}.gguf                 kept with `storage.compact: keep` alone
+    results/{model}/quantised/{variant}/{type}.gguf                 kept with `storage.gguf: keep` alone
     results/{model}/quantised/{variant}/{type}.json                 type, bytes, parameters, widths, tensors of each type
 """
 
@@ -20,7 +20,7 @@ rule quantise:
         unpack(parts_of),
         code=lambda w: code("to_gguf", *parts_code(w)),
     output:
-        file=kept_or_temp(f"{names.QUANTISED}.gguf", CONFIG.storage.compact),
+        file=kept_or_temp(f"{names.QUANTISED}.gguf", CONFIG.storage.gguf),
         record=f"{names.QUANTISED}.json",
     wildcard_constraints:
         variant=rf"dense|{PRUNED}",

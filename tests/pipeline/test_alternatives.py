@@ -22,7 +22,7 @@ def test_quantised_models_and_siblings_beside_a_pruned_one(workspace: Workspace)
         tiny.with_a_merge(tiny.save(tiny.qwen2(intermediate_size=width), workspace.path / "resources" / name))
     even = {"score": "wanda", "round_to": 32}
     workspace.configure(
-        {"models.small": SIBLING, "methods.even": even, "tables.mine": TABLE, "storage": {"compact": "temp"}}
+        {"models.small": SIBLING, "methods.even": even, "tables.mine": TABLE}
         | {"llama_cpp": {"prompt_tokens": 16, "decode_tokens": 2, "rounds": 3}}
     )
     workspace.snakemake(*TARGETS, "results/figures/mine-alternatives.svg")
@@ -44,7 +44,7 @@ def test_quantised_models_and_siblings_beside_a_pruned_one(workspace: Workspace)
     assert verified.returncode == 0 and " 0 mistakes" in verified.stdout, verified.stdout
     more = {"tables.mine.quantised": ["q8_0", "q4_0"]}
     with workspace.configured(more):
-        assert workspace.planned(TARGETS[0]) == {"compact": 1, "quantise": 3, "evaluate": 3, "table": 1}
+        assert workspace.planned(TARGETS[0]) == {"quantise": 3, "evaluate": 3, "table": 1}
     with workspace.configured({"tables.mine.quantised": ["q9"]}):
         refused = workspace.snakemake(*TARGETS, check=False)
         assert refused.returncode == 1 and "tables.mine.quantised.0: Input should be 'f16'" in refused.stderr

@@ -169,6 +169,7 @@ KEYS = {
     "latency_table.rounds": (5, NOTHING),
     "latency_table.warmup": (2, NOTHING),
     "storage.second_moments": ("keep", NOTHING),
+    "storage.gguf": ("keep", NOTHING),
     "reasoner": (None, NOTHING),
     "ask_above": (1, NOTHING),  # a dry-run asks nothing
     "confirm": (True, NOTHING),
