@@ -158,8 +158,6 @@ KEYS = {
     "tables.table1.reference": ("rku", FROM_TABLE),
     "tables.table1.layout": ("long", FROM_TABLE),
     "tables.table1.costs": (True, FROM_TABLE),
-    "tables.table1.quantised": (["f16"], NOTHING),  # tables and results of their own: test_alternatives.py
-    "tables.table1.siblings": (["other"], NOTHING, OTHER),
     "llama_cpp.prompt_tokens": (64, NOTHING),
     "llama_cpp.decode_tokens": (4, NOTHING),
     "llama_cpp.rounds": (5, NOTHING),
@@ -200,6 +198,10 @@ ELSEWHERE = {
     "experiment.name": "test_an_experiment_with_a_name_has_its_own_tables_and_the_same_models",
     "storage.compact": "test_temporary_models_are_deleted_and_not_missed",
     "custom_rules": "test_rules_of_the_users_own",
+    **dict.fromkeys(
+        (f"tables.table1.{key}" for key in ("quantised", "siblings")),
+        "test_quantised_models_and_siblings_beside_a_pruned_one",
+    ),
 }
 """Key -> a test of it, or another key, given to the same jobs by the same rule."""
 
