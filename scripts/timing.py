@@ -22,22 +22,17 @@ def timing(
     import torch
 
     from pruning.analysis import file_speed
-    from pruning.analysis.timing import CLOCKS, device_name
+    from pruning.analysis.timing import CLOCKS, device_name, parts_of
     from pruning.core import artifacts, out_of_memory
-    from pruning.methods.variants import Parts
 
     cli.phase("start-up")
-    parts = {}
-    for given in map(json.loads, variant or ()):
-        label = given.pop("variant")
-        parts[label] = Parts(**{key: value if key == "compensate" else Path(value) for key, value in given.items()})
+    given = [json.loads(text) for text in variant or ()]
     clock, prompt = settings["clock"], settings["prompt_tokens"]
     with out_of_memory.advise(f"`{clock}.prompt_tokens: {prompt}`: lower it, or take a smaller dtype"):
         if clock == "llama_cpp":
-            files = {name: Path(path) for name, path in (pair.split("=", 1) for pair in file or ())}
-            table = file_speed.of_files(files, {**settings, "threads": threads})
+            table = file_speed.of_files(cli.paths(file), {**settings, "threads": threads})
         else:
-            table = CLOCKS[clock](parts, settings)
+            table = CLOCKS[clock](parts_of(given), settings)
     if output.suffix == ".parquet":
         measured = {"device": device_name(torch.device(settings["device"])), "threads": threads}
         artifacts.write_parquet(output, table, clock, {**settings, **measured})

@@ -18,7 +18,7 @@ import tiny
 from pruning.analysis import file_speed
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.evaluation import quantised, runtimes
+from pruning.evaluation import gguf_files, runtimes
 from pruning.methods import variants
 from pruning.models import dequantised, loading
 from pruning.models.checkpoint import Checkpoint
@@ -142,21 +142,21 @@ def test_a_variant_is_loaded_as_what_its_file_holds(tmp_path, monkeypatch):
     assert record["parameters"] == Checkpoint(model).parameters and record["tensors"]["Q8_0"] == 15
     own = variants.Parts(model, model / "manifest.json", gguf=file)
     whole = variants.Parts(model, model / "manifest.json")
-    found, wanted = variants.load(own, "float32", "cpu")[0], scrambled(model)
+    found, wanted = own.load("float32", "cpu")[0], scrambled(model)
     dequantised.put(wanted, file)
     assert all(torch.equal(weight, weights(wanted)[name]) for name, weight in weights(found).items())
-    assert not torch.equal(found.lm_head.weight, variants.load(whole, "float32", "cpu")[0].lm_head.weight)
-    assert variants.identity(own) != variants.identity(whole)
+    assert not torch.equal(found.lm_head.weight, whole.load("float32", "cpu")[0].lm_head.weight)
+    assert own.identity() != whole.identity()
     with (
         pytest.raises(InputError, match=r"q8_0.gguf: its values .* `backend: hf`"),
-        variants.written(own, "float32"),
+        own.written("float32"),
     ):
         pass
     with file.open("r+b") as opened:
         opened.seek(-1, 2)
         opened.write(b"\xff")
     with pytest.raises(InputError, match=r"q8_0.gguf: is not the file that .*q8_0.json records"):
-        variants.load(own, "float32", "cpu")
+        own.load("float32", "cpu")
 
 
 @needs_llama_cpp
@@ -199,7 +199,7 @@ def files(tmp_path) -> dict[str, Path]:
     for name, kind in (("dense", "f16"), ("other", "q8_0")):
         found[name] = tmp_path / f"{kind}.gguf"
         parts = variants.Parts(model, model / "manifest.json")
-        quantised.write(parts, found[name], SETTINGS | {"type": kind}, 1)
+        gguf_files.of_variant(parts, found[name], SETTINGS | {"type": kind}, 1)
     return found
 
 

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from pruning.core.errors import InputError
-from pruning.evaluation.backends import check_greedy, check_length, hf
+from pruning.evaluation.backends import Variant, check_greedy, check_length, hf
 from pruning.evaluation.generation import Generated
-from pruning.methods import variants
 
 CONTEXT = 4096
 """Tokens of a prompt and its answer that there is room for, if the model has as many and no `max_model_len` is set."""
@@ -73,16 +72,16 @@ def origin(opened: SimpleNamespace, tokenizer: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(parts: variants.Parts, task: Mapping[str, Any]) -> Iterator[tuple[SimpleNamespace, Any]]:
+def opened(variant: Variant, task: Mapping[str, Any]) -> Iterator[tuple[SimpleNamespace, Any]]:
     """The variant's GGUF file in llama.cpp with the network of the same values, and its tokenizer."""
     import llama_cpp
 
-    network, tokenizer = variants.load(parts, task["dtype"])
+    network, tokenizer = variant.load(task["dtype"])
     context = min(network.config.max_position_embeddings, task.get("max_model_len") or CONTEXT)
     threads = dict.fromkeys(("n_threads", "n_threads_batch"), torch.get_num_threads())
     try:
-        file = llama_cpp.Llama(str(parts.gguf), n_ctx=context, n_gpu_layers=0, **threads, verbose=False)
+        file = llama_cpp.Llama(str(variant.gguf), n_ctx=context, n_gpu_layers=0, **threads, verbose=False)
     except ValueError as error:
-        raise InputError(f"{parts.gguf}: llama.cpp {llama_cpp.__version__} does not load it: {error}") from None
+        raise InputError(f"{variant.gguf}: llama.cpp {llama_cpp.__version__} does not load it: {error}") from None
     with closing(file):
         yield SimpleNamespace(network=network, file=file), tokenizer

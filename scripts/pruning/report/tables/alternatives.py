@@ -1,6 +1,6 @@
 """Pruned models against the dense one in fewer bits and against smaller ones, at equal bytes or equal speed.
 
-Files: `samples`, `files` (records of evaluation/quantised.py) and, at equal speed, `speed` (of
+Files: `samples`, `files` (records of evaluation/gguf_files.py) and, at equal speed, `speed` (of
 analysis/file_speed.py), templates. Settings: `name`, `title`, `models`, `siblings`, `calibrations`, `variants` (pruned
 ones, as dicts), `types` (GGUF types; null: unquantised), `costs` (of tradeoff.COSTS), `tasks` (as
 report/tables/results.py has them), `twins` (column that llama.cpp answers -> the harness's of the
