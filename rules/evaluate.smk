@@ -1,11 +1,12 @@
 """
 Evaluation of the dense model, of every pruned one and of every recovered one, item by item.
 
-`variant` is `dense`, `{calib}/{method}/{sparsity}`, or that and `/{tuning}`. A task is either lm-eval's (config/tasks/{task}.yaml) or a
+`variant` is `dense`, `{calib}/{method}/{sparsity}`, or that and `/{tuning}`; and any of these with `.{type}`: the values of its
+GGUF file (rules/quantise.smk) in place of the weights. A task is either lm-eval's (config/tasks/{task}.yaml) or a
 windowed perplexity (tasks.{task} in the config). Tasks that `experiment.together` names are evaluated in one job: the model is loaded once.
 
 INPUT
-    manifest.json and files of the variant's model; with `storage.compact: memory` the dense model's, and a mask
+    manifest.json and files of the variant's model, and its GGUF file; with `storage.compact: memory` the dense model's, and a mask
     results/data/…                                          the data files that the task names
 OUTPUT
     results/{model}/eval/{variant}/{task}.json              the whole result
@@ -13,7 +14,10 @@ OUTPUT
 Answers already given are kept in a hidden file beside the outputs: a killed evaluation goes on where it stopped.
 """
 
-VARIANT = rf"dense|({one_of(CONFIG.calibrations)})/({METHOD})/\d{{1,2}}(/({one_of(CONFIG.tunings)}))?"
+from pruning.models import gguf
+
+PRUNED = rf"({one_of(CONFIG.calibrations)})/({METHOD})/\d{{1,2}}(/({one_of(CONFIG.tunings)}))?"
+VARIANT = rf"(dense|{PRUNED})(\.({one_of(gguf.BLOCK)}))?"
 TOGETHER = catalogue.together(
     CONFIG, [*TABLES.values(), *FIGURES.values()]
 )  # (model, tasks) -> the variants that are evaluated on all of these tasks
@@ -25,7 +29,7 @@ def variant_of(wildcards):
 
 def cut_in_memory(variant):
     """Whether a variant is cut out of the dense model when that is loaded, instead of being written and read."""
-    if CONFIG.storage.compact != "memory" or variant == names.DENSE:
+    if CONFIG.storage.compact != "memory" or not variant.calib:
         return False
     method = CONFIG.method(variant.method)
     return method.compensate in ("none", "bias") and method.export == "exact"  # ridge takes long: once is enough
@@ -35,12 +39,15 @@ def parts_of(wildcards):
     """The files that a variant's model is made of."""
     variant, model = variant_of(wildcards), wildcards.model
     found = {"adapter": variant.adapter_files(model)}
+    if variant.type:
+        checked(gguf.check, variant.type, "quantised: ")
+        found["gguf"] = [ancient(f"{variant.gguf(model)}.gguf"), f"{variant.gguf(model)}.json"]  # which has its hash
     if cut_in_memory(variant):
         own = {"model": model, "calib": variant.calib, "method": variant.method, "sparsity": variant.sparsity}
         found |= {"manifest": names.BASE.format(**own), "mask": names.MASK.format(**own)}
         return found | {"evidence": list(requirements.files(CONFIG.method(variant.method), "compact", own).values())}
     found["manifest"] = variant.manifest(model)
-    if variant != names.DENSE:
+    if variant.calib:
         # The directory, so that a deleted one is made again; the manifest says whether it changed.
         found["weights"] = ancient(variant.weights(model))
     return found
@@ -54,14 +61,16 @@ def parts_options(wildcards):
     if memory:
         options += [f"--mask={parts['mask']}", f"--compensate={CONFIG.method(variant.method).compensate}"]
         options += [f"--evidence={path}" for path in parts["evidence"]]
-    return options + ([f"--adapter={variant.adapter(model)}"] if variant.tuning else [])
+    options += [f"--adapter={variant.adapter(model)}"] if variant.tuning else []
+    return options + ([f"--gguf={variant.gguf(model)}.gguf"] if variant.type else [])
 
 
 def parts_code(wildcards):
     """Plug-ins that make the model."""
     variant = variant_of(wildcards)
     scheme = CONFIG.method(variant.method).compensate if cut_in_memory(variant) else "none"
-    return [] if scheme == "none" else [f"methods/compensation/{scheme}"]
+    found = [] if scheme == "none" else [f"methods/compensation/{scheme}"]
+    return [*found, "models/dequantised"] if variant.type else found
 
 
 def made_from(task):
@@ -86,9 +95,15 @@ def dense_of(wildcards, tasks):
     return [names.BASE.format(model=dense)] if compared and other else []
 
 
-def backend_of(model, task):
+def backend_of(wildcards, task):
     """What answers a task: a text is the model's own."""
-    return CONFIG.models[model].backend if CONFIG.tasks[task].kind == "lm_eval" else "hf"
+    own = CONFIG.tasks[task]
+    if own.kind != "lm_eval":
+        return "hf"
+    if own.backend and variant_of(wildcards).type:
+        checked(gguf.check_runs, f"tasks.{task}.backend: what")
+        return own.backend
+    return CONFIG.models[wildcards.model].backend
 
 
 def evaluation(wildcards, tasks):
@@ -97,19 +112,21 @@ def evaluation(wildcards, tasks):
     data = {file for task in tasks for file in data_of(task)}
     kinds = {f"evaluation/kinds/{CONFIG.tasks[task].kind}" for task in tasks}
     asked = [task for task in tasks if CONFIG.tasks[task].kind == "lm_eval"]
-    kinds |= {f"evaluation/backends/{backend_of(wildcards.model, task)}" for task in asked}
+    kinds |= {f"evaluation/backends/{backend_of(wildcards, task)}" for task in asked}
     found = {"sources": sources, "data": sorted(data), "dense": dense_of(wildcards, tasks)}
     return found | {"code": code("evaluate", *sorted(kinds), *parts_code(wildcards))}
 
 
 def evaluation_settings(wildcards, tasks):
     model = CONFIG.models[wildcards.model]
-    own = {t: CONFIG.tasks[t].model_dump(exclude={"title", "chance"}) | {"dtype": model.dtype} for t in tasks}
+    own = {
+        t: CONFIG.tasks[t].model_dump(exclude={"title", "chance", "backend"}) | {"dtype": model.dtype} for t in tasks
+    }
     for task in tasks:
         for key in ("stop_early", "divergence"):  # what is not asked for is no setting
             if not own[task].get(key):
                 own[task].pop(key, None)
-        if (backend := backend_of(wildcards.model, task)) != "hf":
+        if (backend := backend_of(wildcards, task)) != "hf":
             own[task] |= {"backend": backend, "max_model_len": model.max_model_len}
     return settings(None, tasks=own)
 

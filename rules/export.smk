@@ -13,8 +13,6 @@ OUTPUT
                                                                     .Modelfile: for Ollama; of variant `dense` too, to be compared with
 """
 
-from pruning.models import gguf
-
 
 def exported(wildcards):
     """The files that an exported model is made of."""
@@ -69,7 +67,7 @@ rule export:
     output:
         directory(names.EXPORT),
     wildcard_constraints:
-        variant=VARIANT.removeprefix("dense|"),
+        variant=PRUNED,
     params:
         settings=export_settings,
         adapter=lambda w: [f"--adapter={folder}"] if (folder := variant_of(w).adapter(w.model)) else [],
@@ -109,6 +107,7 @@ rule gguf:
         file=f"{names.GGUF}.gguf",
         others=[f"{names.GGUF}.{suffix}" for suffix in ("json", "md", "Modelfile")],
     wildcard_constraints:
+        variant=rf"dense|{PRUNED}",
         type="[^/.]+",
     threads: threads_of
     resources:

@@ -5,11 +5,13 @@ INPUT
     what evaluation loads of every model of a table                 rules/evaluate.smk: manifests, weights, masks, adapters
     results/{model}/base/manifest.json                              the dense model, or its shape (a shape may be the config's own)
     results/{model}/masks/{variant}.parquet                         widths of pruned models
+    results/{model}/quantised/{variant}/{type}.gguf, .json          rules/quantise.smk; of variants of the model and of its siblings
     results/{model}/scores/{calib}/{method}.parquet                 of budgets; with …/calibration/{calib}/layers.parquet
 OUTPUT
     results/{model}/latency_table.parquet                           what units cost: structure, units, flops, prefill, decode
     results/latency/{shape}.csv                                     one shape with random weights, dense and narrower
     results/analysis/speed/{model}.csv                              the very models of the tables that `tradeoff` names
+    results/{model}/speed/{other}/{variant}/{type}.csv              a GGUF file of {other}, the model itself or a sibling, in llama.cpp
     results/{model}/budget/{calib}/{method}/{budget}.json           the sparsity that meets budgets.{budget}, its cost, and what was tried
 """
 
@@ -135,6 +137,40 @@ if TIMED:
                 "tradeoff", exclude=["tables", "task"], model=w.model, dtype=CONFIG.models[w.model].dtype
             ),
             options=lambda w: options_of(timed_parts(w)),
+
+
+def timed_pair(wildcards, suffixes=("gguf", "json")):
+    """The dense model's GGUF file and another, with their records."""
+    other = names.QUANTISED.format(model=wildcards.other, variant=wildcards.variant, type=wildcards.type)
+    stems = {"dense": names.DENSE.gguf(wildcards.model), "other": other}
+    return {name: [f"{stem}.{suffix}" for suffix in suffixes] for name, stem in stems.items()}
+
+
+def timed_pair_files(wildcards):
+    """Files in place of which their records, with their hashes, say whether they changed."""
+    checked(gguf.check_runs, "what a table at equal speed times")
+    return [
+        path if path.endswith("json") else ancient(path) for both in timed_pair(wildcards).values() for path in both
+    ]
+
+
+use rule latency_table as file_speed with:
+    """A GGUF file in llama.cpp, in turn with the dense model's."""
+    input:
+        files=timed_pair_files,
+        code=code("timing"),
+    output:
+        names.FILE_SPEED,
+    wildcard_constraints:
+        other=one_of(CONFIG.models),
+        variant=rf"dense|{PRUNED}",
+        type=one_of(gguf.BLOCK),
+    resources:
+        gpu=0,
+        mem_mb=memory_mb,
+    params:
+        settings=lambda w: clock_settings("llama_cpp", model=w.other, variant=w.variant, type=w.type),
+        options=lambda w: [f"--file={name}={path}" for name, [path] in timed_pair(w, ["gguf"]).items()],
 
 
 def budget_timed(wildcards):

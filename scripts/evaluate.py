@@ -24,6 +24,7 @@ def evaluate(
     compensate: Annotated[str, typer.Option(help="scheme of the mask's method")] = "none",
     evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on")] = None,
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to put on the model")] = None,
+    gguf: Annotated[Path | None, typer.Option(help="GGUF file of the model, whose values are to be evaluated")] = None,
     dense: Annotated[Path | None, typer.Option(help="directory of the dense model, to be compared with")] = None,
     threads: int = 1,
 ) -> None:
@@ -38,7 +39,7 @@ def evaluate(
 
     cli.phase("start-up")
     sources = cli.paths(source)
-    parts = Parts(model, manifest, mask, compensate, evidence, adapter)
+    parts = Parts(model, manifest, mask, compensate, evidence, adapter, gguf)
     what, pruned = parts.identity(), parts.pruned()
 
     kinds = {

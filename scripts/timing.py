@@ -15,11 +15,13 @@ def timing(
     variant: Annotated[
         list[str] | None, typer.Option(metavar="JSON", help="`variant`, and paths and scheme of its parts; repeat")
     ] = None,
+    file: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="GGUF file of a model; repeat")] = None,
     threads: int = 1,
 ) -> None:
     """Settings: `clock`, the section of the configuration, and what that and its function in analysis/timing.py say."""
     import torch
 
+    from pruning.analysis import file_speed
     from pruning.analysis.timing import CLOCKS, device_name, parts_of
     from pruning.core import artifacts, out_of_memory
 
@@ -27,7 +29,10 @@ def timing(
     given = [json.loads(text) for text in variant or ()]
     clock, prompt = settings["clock"], settings["prompt_tokens"]
     with out_of_memory.advise(f"`{clock}.prompt_tokens: {prompt}`: lower it, or take a smaller dtype"):
-        table = CLOCKS[clock](parts_of(given), settings)
+        if clock == "llama_cpp":
+            table = file_speed.of_files(cli.paths(file), {**settings, "threads": threads})
+        else:
+            table = CLOCKS[clock](parts_of(given), settings)
     if output.suffix == ".parquet":
         measured = {"device": device_name(torch.device(settings["device"])), "threads": threads}
         artifacts.write_parquet(output, table, clock, {**settings, **measured})

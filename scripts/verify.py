@@ -39,8 +39,10 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
                     if file.is_file():
                         artifacts.check_recorded(file, path)
             elif path.suffix == ".json" and "files" in content and (directory := folder_of(path, origin)).is_dir():
-                chain.check_files(directory, path, content, again=True)
-                files += len(content["files"])
+                there = [name for name in content["files"] if (directory / name).exists()]
+                if there or origin["kind"] != "gguf":
+                    chain.check_files(directory, path, content, again=True)
+                    files += len(content["files"])
         except (cli.InputError, ValueError, OSError, pa.ArrowException) as error:
             broken = f"{path}: not a whole file ({str(error).splitlines()[0]}); delete it and run again"
             mistakes.append(str(error) if isinstance(error, cli.InputError) else broken)

@@ -116,7 +116,7 @@ if CONFIG.cases:
         output:
             names.CASES,
         wildcard_constraints:
-            variant=VARIANT,
+            variant=rf"dense|{PRUNED}",
         params:
             settings=cases_settings,
             parts=parts_options,

@@ -139,6 +139,7 @@ KEYS = {
     "tasks.gsm_symbolic.chance": (0.1, NOTHING),
     "tasks.gsm_symbolic.batch_size": (3, FROM_EVALUATE),
     "tasks.gsm_symbolic.first": (1, {"leakage": 1, **FROM_EVALUATE}),
+    "tasks.gsm_symbolic.backend": ("llama_cpp", NOTHING),  # of quantised models alone
     "tasks.gsm_symbolic.num_fewshot": (0, FROM_EVALUATE),
     "tasks.gsm_symbolic.shared_examples": (True, FROM_EVALUATE),
     "tasks.gsm_symbolic.max_gen_toks": (50, FROM_EVALUATE),
@@ -157,11 +158,16 @@ KEYS = {
     "tables.table1.reference": ("rku", FROM_TABLE),
     "tables.table1.layout": ("long", FROM_TABLE),
     "tables.table1.costs": (True, FROM_TABLE),
+    "llama_cpp.prompt_tokens": (64, NOTHING),
+    "llama_cpp.decode_tokens": (4, NOTHING),
+    "llama_cpp.rounds": (5, NOTHING),
+    "llama_cpp.warmup": (2, NOTHING),
     "latency_table.prompt_tokens": (64, NOTHING),  # see test_what_keeps_to_a_speed_measures_it_once
     "latency_table.decode_tokens": (4, NOTHING),
     "latency_table.rounds": (5, NOTHING),
     "latency_table.warmup": (2, NOTHING),
     "storage.second_moments": ("keep", NOTHING),
+    "storage.gguf": ("keep", NOTHING),
     "reasoner": (None, NOTHING),
     "ask_above": (1, NOTHING),  # a dry-run asks nothing
     "confirm": (True, NOTHING),
@@ -192,6 +198,10 @@ ELSEWHERE = {
     "experiment.name": "test_an_experiment_with_a_name_has_its_own_tables_and_the_same_models",
     "storage.compact": "test_temporary_models_are_deleted_and_not_missed",
     "custom_rules": "test_rules_of_the_users_own",
+    **dict.fromkeys(
+        (f"tables.table1.{key}" for key in ("quantised", "siblings")),
+        "test_quantised_models_and_siblings_beside_a_pruned_one",
+    ),
 }
 """Key -> a test of it, or another key, given to the same jobs by the same rule."""
 

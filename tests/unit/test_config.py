@@ -71,6 +71,8 @@ EXPERIMENTS = {  # name -> what it is stacked on
     },
     **{"best-structures": ["best"], "best-smollm2-135m": ["smollm2-135m"]},
     **{"best-qwen2_5-coder-1_5b": ["qwen2_5-coder-1_5b"], "candidates": ["smollm2-135m"]},
+    "verdict": ["qwen2_5-coder-0_5b"],
+    **{f"verdict-{name}": [name, "verdict"] for name in ("qwen2_5-coder-1_5b", "smollm2-135m")},
 }
 """The files of config/, each of which makes tables of one model: that of its name, or the tiny reasoner."""
 
@@ -80,11 +82,13 @@ def test_shipped_experiments_stack(name: str):
     loaded = validate(stacked(*EXPERIMENTS[name], name))
     model = name.removeprefix("best-") if name.removeprefix("best-") in loaded.models else "tiny-reasoner"
     model = "smollm2-135m" if name == "candidates" else model
+    if name.startswith("verdict"):
+        model = EXPERIMENTS[name][0]
     assert loaded.experiment.models == [model]
     table = {"best-structures": "speed", "candidates": "recipes"}.get(
-        name, "best" if name.startswith("best") else "table1"
+        name, "best" if name.startswith("best") else "choices" if name.startswith("verdict") else "table1"
     )
-    assert loaded.table(table).reference in loaded.table(table).methods
+    assert loaded.table(table).reference in [*loaded.table(table).methods, "dense"]
     assert catalogue.tables(loaded)[table].inputs
     preflight.check(loaded)
     texts = [task for task in loaded.tasks.values() if task.kind == "perplexity"]

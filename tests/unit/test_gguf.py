@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import tiny
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.evaluation import runtimes
+from pruning.evaluation import gguf_files, runtimes
 from pruning.methods.compact import Pruning
 from pruning.methods.compensation import Compensated
 from pruning.models import gguf as door
@@ -456,7 +456,7 @@ def test_the_dense_model_becomes_one_too(tmp_path):
 
 
 def test_a_file_that_could_not_be_tried_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "find_spec", lambda _: None)
+    monkeypatch.setattr(gguf_files, "find_spec", lambda _: None)
     file = made(folder(tmp_path, "llama"), tmp_path)
     assert artifacts.read_json(file.with_suffix(".json"), "gguf")["checks"] == {}
     assert "not at all, llama-cpp-python is not installed" in file.with_suffix(".md").read_text()

@@ -33,6 +33,7 @@ ORDER = [
 ]
 PLUGINS = {
     *("methods/scores", "methods/allocation", "methods/compensation", "data/adapters", "models/pruned", "calibration"),
+    "models/dequantised",
     *("methods/refit", "methods/rounds", "methods/sensitivity"),
     *(
         "evaluation/kinds",

@@ -5,7 +5,7 @@ neighbours) hits all of them alike; a speed-up is the median ratio of times of t
 """
 
 import platform
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,21 @@ def measure(models: Mapping[str, PreTrainedModel], settings: Settings, seed: int
     rng = np.random.default_rng(settings["seed"] if seed is None else seed)
     model = next(iter(models.values()))
     prompt = rng.integers(model.config.vocab_size, size=(1, settings["prompt_tokens"]))
-    prompt, rows = torch.from_numpy(prompt).to(model.device), []
+    prompt = torch.from_numpy(prompt).to(model.device)
+    return in_turn(models, settings, lambda model: _once(model, prompt, settings["decode_tokens"]), rng)
+
+
+def in_turn(
+    models: Mapping[str, Any],
+    settings: Settings,
+    once: Callable[[Any], dict[str, float]],
+    rng: np.random.Generator | None = None,
+) -> pd.DataFrame:
+    """Measure every model once per repetition by `once`, as `measure` does: round, variant, and what that returns."""
+    rng, rows = rng or np.random.default_rng(settings["seed"]), []
     for number in tqdm(range(-settings["warmup"], settings["rounds"]), "rounds", mininterval=5):
         for variant in rng.permutation(list(models)).tolist():
-            row = _once(models[variant], prompt, settings["decode_tokens"])
+            row = once(models[variant])
             if number >= 0:
                 rows.append({"round": number, "variant": variant, **row})
     return pd.DataFrame(rows)

@@ -125,6 +125,16 @@ class Tradeoff(Strict):
     warmup: Positive = 1
 
 
+class LlamaCpp(Strict):
+    """How GGUF files are timed in llama.cpp, on the CPU, for tables with `quantised` or `siblings`."""
+
+    prompt_tokens: Positive = 256
+    decode_tokens: Positive = 16
+    rounds: Positive = 9
+    """Every round measures a file and the dense model's, in changing order."""
+    warmup: Positive = 1
+
+
 class Latency(Strict):
     """Speed of dense and compact shapes with random weights."""
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from pruning.config.base import Alias, NonEmpty, Of, Percent, Positive, Strict
-from pruning.core.names import Column
+from pruning.core.names import UNQUANTISED, Column
+from pruning.models.gguf.kinds import BLOCK
 
 Reference = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)?$")]
 
@@ -57,6 +58,11 @@ class Table(Strict):
     """`wide`: one column group per sparsity; `long`: one row per sparsity."""
     paper: Literal["table1", "table2", "table3", "table6", "table7"] | None = None
     """Table of the paper whose numbers stand beside the measured ones."""
+    quantised: list[Literal[tuple(BLOCK)]] = []
+    """GGUF types in which the dense model and every pruned one are alternatives to each other: compared at equal bytes
+    and equal speed in results/{table}-bytes and {table}-speed, as what the files hold."""
+    siblings: Annotated[list[Alias], Of("models")] = []
+    """Smaller dense models that are alternatives as well, unquantised and in these types."""
     costs: bool = False
     """Also print what making each method's models took here, of time and memory."""
 
@@ -66,6 +72,12 @@ class Table(Strict):
         return (
             [(m, self.at[m]) for m in self.methods] if self.at else list(product(self.methods, self.sparsities or []))
         )
+
+    @property
+    def types(self) -> list[str | None]:
+        """None and GGUF types: of each model that is compared with alternatives; none where none is."""
+        both = [None, *(kind for kind in dict.fromkeys(self.quantised) if kind != UNQUANTISED)]
+        return both if self.quantised or self.siblings else []
 
     @property
     def columns(self) -> list[Column]:

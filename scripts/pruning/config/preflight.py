@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from pruning.config import alternatives
 from pruning.config.base import known
 from pruning.config.budgets import TIMED
 from pruning.config.definitions import data_files, metric_names, test_file
@@ -69,6 +70,7 @@ def check(config: Config) -> None:
         scores.check(name)
     for name in config.models_used:
         _check_model(config, name)
+    alternatives.check_models(config)
 
 
 def _check_data(config: Config) -> None:

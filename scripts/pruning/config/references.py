@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pruning.config import alternatives
 from pruning.config.analyses import Ablation, Collapse, Interpretations, Tradeoff, Trap
 from pruning.config.base import Of, fields_of, known
 from pruning.config.datasets import Dataset
@@ -124,6 +125,7 @@ def _table(config: Config, place: str, table: Table) -> None:
         known(f"{place}.reference: the method of '{table.reference}'", [method], table.methods)
     else:
         known(f"{place}.reference", [text], [*table.methods, "untuned", "uncompensated", "dense", *table.calibrations])
+    alternatives.check(config, place, table)
     for column in table.columns:
         known(f"{place}.tasks", [column.task], config.tasks)
         known(f"{place}.tasks: the recovery of '{column}'", [column.tuning] if column.tuning else [], config.tunings)

@@ -19,6 +19,7 @@ from pruning.config.analyses import (
     Collapse,
     Interpretations,
     Latency,
+    LlamaCpp,
     Overlap,
     Spectrum,
     Tradeoff,
@@ -42,6 +43,8 @@ class Storage(Strict):
     compact: Literal["keep", "temp", "memory"] = "keep"
     """`temp` deletes a compact model after its last evaluation. `memory` writes none to evaluate it: the dense one is
     loaded and cut. Compact models are then made for recovery, for ridge and `pad`, and where one asks for them."""
+    gguf: Literal["keep", "temp"] = "temp"
+    """`temp` deletes the GGUF files of tables with `quantised` or `siblings` after their last use."""
     second_moments: Literal["keep", "temp"] = "temp"
     """`temp` deletes the second moments after the last ridge compensation (1.4 GB per layer on a 7B)."""
 
@@ -72,6 +75,7 @@ class Config(Strict):
     ablation: Ablation | None = None
     tradeoff: Tradeoff | None = None
     latency: Latency | None = None
+    llama_cpp: LlamaCpp = LlamaCpp()
     storage: Storage = Storage()
     ask_above: Positive | None = None
     """A run of more jobs than this starts only with `--config confirm=true`; see `make estimate`. Null: any does."""
@@ -112,7 +116,7 @@ class Config(Strict):
     def models_used(self) -> list[str]:
         """Models of the experiment and of the tables, and those that they are made of."""
         tables = [self.table(name) for name, table in self.tables.items() if table]
-        used = [*self.experiment.models, *(model for table in tables for model in table.models)]
+        used = [*self.experiment.models, *(model for table in tables for model in [*table.models, *table.siblings])]
         return list(dict.fromkeys([*used, *(name for model in used for name in self.lineage(model))]))
 
     def lineage(self, model: str) -> list[str]:

@@ -32,6 +32,9 @@ class LmEvalTask(Strict):
     """Number of the first item that is evaluated."""
     stop_early: StopEarly | None = None
     """Skip the rest of the items for a collapsed model; its row says so."""
+    backend: Literal["llama_cpp"] | None = None
+    """What answers in place of a model whose GGUF file is evaluated (`quantised` of tables): `llama_cpp` runs that file
+    itself, as a check of what the harness makes of its values. Other models answer themselves."""
     chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Accuracy of guessing, as a fraction: what a collapsed model is left with."""
     batch_size: Positive = 32

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,10 @@ ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 
 EXPORT = "results/{model}/export/{variant}/model"
 GGUF = "results/{model}/export/{variant}/gguf/{type}"
+QUANTISED = "results/{model}/quantised/{variant}/{type}"
+FILE_SPEED = "results/{model}/speed/{other}/{variant}/{type}.csv"
+UNQUANTISED = "f16"
+"""Type of the GGUF file in which a variant that is not quantised is weighed and timed."""
 
 EVALUATION = "results/{model}/eval/{variant}/{task}"
 RESULT = f"{EVALUATION}.json"
@@ -131,36 +135,55 @@ def _stem(result: str) -> str:
 
 @dataclass(frozen=True)
 class Variant:
-    """A model that is evaluated, written `dense`, `{calib}/{method}/{sparsity}`, or that and `/{tuning}`."""
+    """A model that is evaluated, written `dense`, `{calib}/{method}/{sparsity}`, or that and `/{tuning}`; and any of
+    these with `.{type}`, as its GGUF file of that type computes (no name has a dot)."""
 
     calib: str | None = None
     method: str = "dense"
     sparsity: int = 0
     tuning: str | None = None
+    type: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Variant:
         """Raises ValueError for what is none."""
+        text, _, kind = text.partition(".")
         if text == "dense":
-            return DENSE
+            return cls(type=kind or None)
         calib, method, sparsity, *tuning = text.split("/")
-        return cls(calib, method, int(sparsity), *tuning)
+        return replace(cls(calib, method, int(sparsity), *tuning), type=kind or None)
 
     def __str__(self) -> str:
         parts = [self.calib, self.method, str(self.sparsity), self.tuning] if self.calib else [self.method]
-        return "/".join(part for part in parts if part)
+        return "/".join(part for part in parts if part) + (f".{self.type}" if self.type else "")
+
+    @property
+    def unquantised(self) -> Variant:
+        """The model that it is a quantisation of; itself where it is none."""
+        return replace(self, type=None)
+
+    def gguf(self, model: str) -> str:
+        """Its GGUF file, without the ending."""
+        return self._file(QUANTISED, model=model)
+
+    def file_speed(self, model: str, other: str) -> str:
+        """How fast that file of a model, `other`, is beside the dense `model`'s."""
+        return self._file(FILE_SPEED, model=model, other=other)
+
+    def _file(self, template: str, **names: str) -> str:
+        return template.format(variant=self.unquantised, type=self.type or UNQUANTISED, **names)
 
     def fill(self, template: str, model: str) -> str:
         """A path of what it is made from, or of what is made of it."""
         return template.format(model=model, **vars(self))
 
     def manifest(self, model: str) -> str:
-        """What says which weights it has."""
-        return BASE.format(model=model) if self == DENSE else self.fill(f"{COMPACT}/manifest.json", model)
+        """What says which weights it has, before they are quantised."""
+        return BASE.format(model=model) if not self.calib else self.fill(f"{COMPACT}/manifest.json", model)
 
     def weights(self, model: str) -> str:
         """Its Hugging Face model directory, without the adapter of a recovery."""
-        return BASE.format(model=model).rpartition("/")[0] if self == DENSE else self.fill(f"{COMPACT}/model", model)
+        return BASE.format(model=model).rpartition("/")[0] if not self.calib else self.fill(f"{COMPACT}/model", model)
 
     def adapter(self, model: str) -> str | None:
         """The directory of its LoRA adapter, where it is a recovered one."""
@@ -200,4 +223,4 @@ class Column:
 
     def of(self, pruned: Variant) -> Variant:
         """The variant whose outcomes on the task this column shows."""
-        return Variant(pruned.calib, pruned.method, pruned.sparsity, self.tuning)
+        return replace(pruned, tuning=self.tuning)

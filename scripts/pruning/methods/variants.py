@@ -1,19 +1,22 @@
-"""A variant of a model, from what it is made of: a model directory, or the dense one and a mask; a LoRA adapter on it.
+"""A variant of a model, from what it is made of: a model directory, or the dense one and a mask; a LoRA adapter on it;
+the values of a GGUF file of it.
 
 The model that is cut in memory is the one that scripts/compact.py writes: the same weights, thus the same answers. It
 spares a 7B model's grid some terabytes of writing and reading.
 """
 
+import importlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pruning.core import artifacts
+from pruning.core import artifacts, chain
+from pruning.core.errors import InputError
 from pruning.methods.compact import Pruning
 from pruning.methods.masks import NEURONS
 from pruning.models import loading
@@ -38,6 +41,8 @@ class Parts:
     """What the scheme is fitted on."""
     adapter: Path | None = None
     """Directory of a LoRA adapter."""
+    gguf: Path | None = None
+    """GGUF file of all this; its values take the place of the weights."""
 
     @property
     def pruning(self) -> Pruning:
@@ -45,7 +50,14 @@ class Parts:
         return Pruning.read(self.model, self.mask, self.compensate, self.evidence)
 
     def load(self, dtype: str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load it as loading.load does. Raises InputError as that does, and if the mask is another model's."""
+        """Load it as loading.load does. Raises InputError as that does, and if the mask is another model's, or the GGUF
+        file."""
+        if self.gguf is not None:
+            network, tokenizer = replace(self, gguf=None).load(dtype, device)
+            record = self.gguf.with_suffix(".json")
+            chain.check_files(self.gguf.parent, record, artifacts.read_json(record, "gguf"))
+            importlib.import_module("pruning.models.dequantised").put(network, self.gguf)
+            return network, tokenizer
         if self.mask is None:
             return loading.load(self.model, dtype, device, self.adapter)
         network, tokenizer = loading.load(self.model, dtype, device)
@@ -55,7 +67,9 @@ class Parts:
     @contextmanager
     def written(self, dtype: str) -> Iterator[Path]:
         """Give a directory of the same model, for what loads one by itself: a temporary one, where there is none
-        (TMPDIR says where it lies). Raises InputError as `load` does."""
+        (TMPDIR says where it lies). Raises InputError as `load` does, and for the values of a GGUF file."""
+        if self.gguf is not None:
+            raise InputError(f"{self.gguf}: its values are put into the model in memory: set the model's `backend: hf`")
         artifacts.check_model(self.model)
         with tempfile.TemporaryDirectory(prefix="variant-") as scratch:
             directory = self.model
@@ -74,6 +88,7 @@ class Parts:
         """Return what the weights are, JSON-like: equal for equal weights alone."""
         adapters = self.adapter and sorted(self.adapter.glob("adapter_*"))
         own = [artifacts.file_hash(self.manifest), adapters and [artifacts.file_hash(path) for path in adapters]]
+        own += [artifacts.file_hash(self.gguf)] if self.gguf else []
         if self.mask is None:
             return own
         origins = [artifacts.file_hash(path) for path in (self.mask, self.evidence) if path]

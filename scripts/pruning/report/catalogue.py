@@ -14,7 +14,7 @@ from pruning.config.schema import Config
 from pruning.core import names
 from pruning.core.names import DENSE, Column, Variant
 from pruning.report.files import Entry
-from pruning.report.result_tables import described, pruned_variants, results, statistical
+from pruning.report.result_tables import alternatives, described, pruned_variants, results, statistical
 
 
 def calib(config: Config) -> str:
@@ -93,6 +93,8 @@ def together(config: Config, entries: Iterable[Entry]) -> dict[tuple[str, tuple[
 def tables(config: Config) -> dict[str, Entry]:
     """results/{name}.csv, .md, .tex -> what it is; without `costs`, which is of all of them."""
     found = {name: results(config, name) for name, table in config.tables.items() if table}
+    for name in [name for name, table in config.tables.items() if table and table.types]:
+        found |= {f"{name}-{of}": alternatives(config, name, of) for of in ("bytes", "speed")}
     if of := tradeoff_tables(config):
         own = described(config, Column(tradeoff_task(config)))
         found["tradeoff"] = Entry(
@@ -145,6 +147,17 @@ def figures(config: Config) -> dict[str, Entry]:
             {"tradeoff": [table.format(table="tradeoff")]},
             {"title": own["title"], "kind": own["kind"], "models": list(timed(config))},
             "Quality against size and speed",
+        )
+    for name in [name for name, table in config.tables.items() if table and table.types]:
+        own = described(config, config.table(name).columns[0])
+        found[f"{name}-alternatives"] = Entry(
+            f"Quality ({own['title']}) against bytes, prefill and decoding time in llama.cpp: pruned models, the dense "
+            "model in GGUF types and smaller models. Each line is one model in several types; the stepped line joins "
+            "those that no other beats.",
+            {"rows": [table.format(table=f"{name}-speed")]},
+            {key: own[key] for key in ("task", "tuning", "title", "kind")} | {"models": config.table(name).models},
+            "Prune, quantise, or take the smaller model",
+            maker="alternatives",
         )
     if config.latency and config.collapse:
         titles = {config.collapse.task: config.tasks[config.collapse.task].title}

@@ -1,5 +1,6 @@
 """Tables of results, of the config's section `tables`: from which files and settings each is made."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -53,7 +54,7 @@ def results(config: Config, name: str) -> Entry:
     for model, entry in models.items():  # a short format of numbers is told of
         entry |= {} if config.models[model].dtype == "float32" else {"dtype": config.models[model].dtype}
     settings = {
-        **table.model_dump(exclude={"costs"}),
+        **table.model_dump(exclude={"costs", "quantised", "siblings"}),
         **{"name": name, "models": models},
         "tasks": {str(column): described(config, column) for column in table.columns},
         **statistical(config, "confidence", "resamples", "seed"),
@@ -74,6 +75,45 @@ def results(config: Config, name: str) -> Entry:
         templates["sensitivity"] = names.SENSITIVITY
     caption = CAPTIONS.get(name, "A table of this experiment's configuration.")
     return Entry(caption, files, settings, table.title, templates, "results")
+
+
+def alternatives(config: Config, name: str, of: str) -> Entry:
+    """The models of a table as GGUF files, beside the alternatives that it names. of: `bytes` or `speed`."""
+    table = config.table(name)
+    columns = {str(column): described(config, column) for column in table.columns}
+    files: dict[str, dict[str, None]] = {"samples": {}, "files": {}, "speed": {}}
+    for model, column in product(table.models, table.columns):
+        pruned = [column.of(variant) for variant in pruned_variants(table)]
+        shown = [(model, variant) for variant in (DENSE, *pruned)] + [(other, DENSE) for other in table.siblings]
+        for (other, variant), kind in product(shown, table.types):
+            own = replace(variant, type=kind)
+            files["samples"][own.samples(other, column.task)] = None
+            files["files"][f"{own.gguf(other)}.json"] = None
+            if of == "speed" and (other, own) != (model, DENSE):
+                files["speed"][own.file_speed(model, other)] = None
+    sources = {model: config.models[config.lineage(model)[-1]].source for model in [*table.models, *table.siblings]}
+    settings = {
+        **{"name": f"{name}-{of}", "title": f"{table.title}: at equal {of}", "tasks": columns},
+        **{"costs": ["size"] if of == "bytes" else ["prefill", "decode"], "models": table.models},
+        **{"variants": [vars(variant) for variant in pruned_variants(table)], "calibrations": table.calibrations},
+        **{"types": table.types, "siblings": table.siblings, "twins": twins(config, table)},
+        "quantised_before": [model for model, source in sources.items() if source.kind == "gguf"],
+        **statistical(config, "confidence", "resamples", "seed"),
+    }
+    templates = {"samples": names.SAMPLES, "files": f"{names.QUANTISED}.json", "speed": names.FILE_SPEED}
+    templates = {key: template for key, template in templates.items() if files[key]}
+    what = {"bytes": "bytes on disk", "speed": "speed in llama.cpp"}[of]
+    caption = f"Pruned models against the dense one in fewer bits and smaller ones, at equal {what}."
+    return Entry(caption, {key: [*own] for key, own in files.items()}, settings, table.title, templates, "alternatives")
+
+
+def twins(config: Config, table: Table) -> dict[str, str]:
+    """Column that llama.cpp answers -> one of the same questions that the harness answers."""
+    asking = {column: config.tasks[column.task] for column in table.columns}
+    asking = {column: task for column, task in asking.items() if task.kind == "lm_eval"}
+    of = {column: (task.definition or column.task, column.tuning) for column, task in asking.items()}
+    ours = {of[column]: str(column) for column, task in asking.items() if not task.backend}
+    return {str(column): ours[of[column]] for column, task in asking.items() if task.backend and of[column] in ours}
 
 
 def described(config: Config, column: Column) -> dict[str, Any]:

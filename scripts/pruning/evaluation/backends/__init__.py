@@ -44,6 +44,8 @@ REFUSED = {
 class Variant(Protocol):
     """What is asked: a model in memory, or a directory of it (methods/variants.py)."""
 
+    gguf: Path | None
+
     def load(self, dtype: str) -> tuple[Any, Any]: ...
 
     def written(self, dtype: str) -> AbstractContextManager[Path]: ...

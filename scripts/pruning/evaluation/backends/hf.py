@@ -41,6 +41,8 @@ class HuggingFaceLM(HFLM):
         self.shared: list[int] = []  # token ids that all prompts begin with
         self.prefix = None
 
+    greedy = staticmethod(generation.greedy)
+
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """Raises InputError if a prompt and its answer do not fit the context, and as `_model_generate` does."""
         prompts = [self.tok_encode(request.args[0]) for request in requests]
@@ -70,7 +72,7 @@ class HuggingFaceLM(HFLM):
         def loop(model, input_ids, logits_processor, stopping_criteria, generation_config, **_) -> torch.Tensor:
             limit = max_length - input_ids.shape[1]
             ends = set(end_tokens(generation_config, self.tokenizer))
-            made = generation.greedy(
+            made = self.greedy(
                 model,
                 prompts,
                 limit,

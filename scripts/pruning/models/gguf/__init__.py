@@ -11,6 +11,7 @@ from typing import Any
 from pruning.core.errors import InputError
 from pruning.models.gguf.kinds import BLOCK as BLOCK
 from pruning.models.gguf.kinds import OWN, check
+from pruning.models.gguf.kinds import check_runs as check_runs
 from pruning.models.gguf.kinds import stored_instead as stored_instead
 
 

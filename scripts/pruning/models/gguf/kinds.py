@@ -30,6 +30,15 @@ def check(kind: str, named: str = "export: ") -> None:
         )
 
 
+def check_runs(what: str) -> None:
+    """Raises InputError if llama.cpp, in which `what` runs, is not installed."""
+    if find_spec(LLAMA_CPP) is None:
+        raise InputError(
+            f"{what} runs in llama.cpp, and llama-cpp-python is not installed: pip install llama-cpp-python (it "
+            "compiles for about ten minutes)"
+        )
+
+
 def stored_instead(kind: str, width: int) -> str | None:
     """Return the types of matrices whose rows of `width` values are no whole blocks of a file's type; None
     where they are. For each K-quant llama.cpp has a larger type of blocks of 32, as Q5_0 for Q4_K."""

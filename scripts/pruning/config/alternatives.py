@@ -1,0 +1,93 @@
+"""Tables with `quantised` or `siblings`: what cannot be a row beside the models that are pruned."""
+
+from pathlib import Path
+from typing import Any
+
+from pruning.config.experiment import Table
+from pruning.core import names
+from pruning.core.errors import InputError
+from pruning.core.files import read_object
+from pruning.models import gguf
+from pruning.models.families import read_config
+from pruning.models.gguf.kinds import BLOCK
+
+Config = Any  # schema.Config, which calls `check`
+TABLES = ("bytes", "speed")
+"""What such a table makes as well: results/{table}-bytes and -speed."""
+LEAST = 32
+"""Values that every quantised type, or the one that llama.cpp takes in its place, stores together."""
+
+
+def check(config: Config, place: str, table: Table) -> None:
+    """Raises ValueError, naming the key, for names that are taken, siblings that are none, and methods whose widths are
+    no whole blocks of a type."""
+    if not table.types:
+        return
+    for name in [f"{place.removeprefix('tables.')}-{of}" for of in TABLES]:
+        if name in config.tables or name in config.models:
+            raise ValueError(f"{place}: makes results/{name} as well, and that name is taken; choose another")
+    if twice := [model for model in table.siblings if model in table.models]:
+        raise ValueError(f"{place}.siblings: {twice[0]} is a model of this table already: leave it out")
+    for model in [*table.models, *table.siblings]:
+        if config.models[model].backend != "hf":
+            raise ValueError(f"models.{model}.backend: {place} evaluates the values of GGUF files: set `backend: hf`")
+    blocks = {kind: BLOCK[kind] for kind in table.quantised if BLOCK[kind] > 1}
+    for name in table.methods if blocks else []:
+        if (kept := config.method(name).round_to) % LEAST:
+            kind, size = next(iter(blocks.items()))
+            raise ValueError(
+                f"{place}.quantised: {kind} stores {size} values of a row together, and {name} keeps multiples of "
+                f"{kept} neurons, whose rows are no whole blocks: set `round_to: {size}` of the method, or {LEAST}"
+            )
+
+
+def check_models(config: Config) -> None:
+    """Raises InputError for types that cannot be made here, for models that are there and that llama.cpp has not, or
+    whose rows are no whole blocks of a type, and for perplexities of siblings with another tokenizer."""
+    for name in [name for name, table in config.tables.items() if table]:
+        table, place = config.table(name), f"tables.{name}"
+        for kind in table.quantised:
+            gguf.check(kind, f"{place}.quantised: ")
+        there = [
+            model for model in [*table.models, *table.siblings] if (_folder(config, model) / "config.json").is_file()
+        ]
+        for model in there if table.types else []:
+            folder = _folder(config, model)
+            hidden = read_config(folder)["hidden_size"]
+            if odd := [kind for kind in table.quantised if gguf.stored_instead(kind, hidden) == "F16"]:
+                raise InputError(
+                    f"{place}.quantised: {odd[0]}: rows of {model} have {hidden} values, which are no whole blocks of "
+                    f"{LEAST}, and are stored in F16: leave the type out"
+                )
+            for method in table.methods if model in table.models else []:
+                own = config.method(method)
+                uneven = own.allocate != "uniform" and own.export != "pad"
+                _check_file(f"{place}: {method}: ", folder, uneven, own.compensate == "bias", bool(own.others))
+            _check_file(f"{place}: {model}: ", folder)
+        texts = [column.task for column in table.columns if config.tasks[column.task].kind == "perplexity"]
+        for model in table.models if texts else []:
+            for sibling in [own for own in table.siblings if model in there and own in there]:
+                if _vocabulary(_folder(config, model)) != _vocabulary(_folder(config, sibling)):
+                    raise InputError(
+                        f"{place}.siblings: {sibling} has another tokenizer than {model}, and perplexities per token "
+                        f"do not compare: leave the sibling out, or {', '.join(dict.fromkeys(texts))}"
+                    )
+
+
+def _check_file(said: str, folder: Path, *what: bool) -> None:
+    try:
+        gguf.check_model(folder, *what)
+    except InputError as error:
+        raise InputError(f"{said}{error}") from None
+
+
+def _folder(config: Config, model: str) -> Path:
+    """Where a dense model lies, or will lie."""
+    source = config.models[model].source
+    return Path(source.path if source.kind == "local" else names.BASE.format(model=model).rpartition("/")[0])
+
+
+def _vocabulary(folder: Path) -> tuple[Any, ...]:
+    """What of a tokenizer decides how a text is cut."""
+    content = read_object(folder / "tokenizer.json")
+    return *(content.get(key) for key in ("model", "normalizer", "pre_tokenizer")), content.get("added_tokens")

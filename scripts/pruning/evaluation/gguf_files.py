@@ -1,0 +1,58 @@
+"""GGUF files: of an exported model, to be taken away, and of any variant, to be evaluated, weighed and timed."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pruning.core import artifacts
+from pruning.evaluation import runtimes
+from pruning.evaluation.backends import Variant
+from pruning.models import gguf, loading
+from pruning.models.checkpoint import Checkpoint
+
+DTYPES = {"f16": "float16", "bf16": "bfloat16"}
+"""Types that only round -> what to."""
+TOOLS = {"gguf": "gguf", "llama-cpp-python": "llama_cpp"}
+
+
+def exported(folder: Path, output: Path, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """Write the file of an exported folder, or of the dense model's, and try it in llama.cpp if that is there. Return
+    what is known of it: gguf.convert's words, `type`, `bytes`, `widths`, `made_with` and `checks`.
+
+    Raises InputError as gguf.convert and runtimes.in_llama_cpp do."""
+    kind, checks = settings["type"], {}
+    made = artifacts.read_json(folder / "manifest.json", "export", "base")
+    artifacts.check_model(folder)
+    with artifacts.atomic(output) as temporary:
+        held = gguf.convert(folder, temporary, kind, settings, threads)
+        if find_spec("llama_cpp"):
+            ours, tokenizer = loading.load(folder, settings["dtype"], "cpu")
+            wanted = runtimes.expected(ours, tokenizer(runtimes.TEXT)["input_ids"], settings["dtype"])
+            del ours
+            checks["llama.cpp"] = runtimes.in_llama_cpp(temporary, wanted, tokenizer, DTYPES.get(kind))
+        held = {"type": kind, "bytes": temporary.stat().st_size, **held}
+    tools = {name: version(name) for name, module in TOOLS.items() if find_spec(module)}
+    return {**held, "widths": made["widths"], "made_with": tools, "checks": checks}
+
+
+def fallbacks(kind: str, widths: list[int]) -> tuple[int, dict[int, str]]:
+    """Return how many values a type stores together, and what widths that are no multiple of it are stored as."""
+    return gguf.BLOCK[kind], {width: other for width in widths if (other := gguf.stored_instead(kind, width))}
+
+
+def of_variant(variant: Variant, output: Path, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """Write the file of a variant and, beside it, `{type}.json`: what gguf.convert says of it, its `bytes`, and the
+    model's `widths` and `parameters`. Return what that holds.
+
+    settings: `name` of the model, `type` of the file, `dtype` in which the model is evaluated. Raises InputError as
+    Parts.written and gguf.convert do."""
+    with variant.written(settings["dtype"]) as folder, artifacts.atomic(output) as temporary:
+        held = gguf.convert(folder, temporary, settings["type"], settings, threads)
+        model = Checkpoint(folder)
+        size = {"widths": model.widths, "parameters": model.parameters}
+    content = {"type": settings["type"], "bytes": output.stat().st_size, **size, **held}
+    content["files"] = {output.name: artifacts.file_hash(output)}
+    artifacts.write_json(output.with_suffix(".json"), content, "gguf", dict(settings))
+    return content

@@ -1,0 +1,40 @@
+"""What a GGUF file of a model computes: its values in the place of the weights, in the model that it was made of."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from pruning.core.errors import InputError
+from pruning.models.gguf.model import DECI, STOCK, heads_of, interleaved
+
+
+@torch.no_grad()
+def put(model: PreTrainedModel, file: Path) -> None:
+    """Replace every weight of a model by what its GGUF file (models/gguf) holds of it, dequantised and rounded to the
+    weight's own dtype.
+
+    In llama.cpp activations are rounded as well, to 8 bits before a product with a quantised matrix: that is left out.
+    Raises InputError if the file lacks a weight, has one of another shape, or holds more than the model has.
+    Source of the formats: llama.cpp's own package `gguf`."""
+    import gguf
+
+    reader, config = gguf.GGUFReader(file), model.config
+    kind = reader.fields[gguf.Keys.General.ARCHITECTURE].contents()
+    own = next(each for each in (DECI, *STOCK.values()) if each.name == kind)
+    number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
+    short_names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
+    stored = {tensor.name: tensor for tensor in reader.tensors if tensor.name != "rope_freqs.weight"}
+    for name, parameter in model.named_parameters():
+        tensor = stored.pop(short_names.get_name(name, try_suffixes=(".weight", ".bias")), None)
+        if tensor is None or tensor.n_elements != parameter.numel():
+            raise InputError(f"{file}: holds no {name} of this model's shape; delete it and run again")
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(tuple(parameter.shape))
+        if own.interleaved and (heads := heads_of(name, config)):
+            values = values[np.argsort(interleaved(len(values), heads))]
+        if own.one_added and name.endswith("norm.weight"):
+            values = values - 1
+        parameter.data = torch.from_numpy(np.array(values)).to(parameter)
+    if stored:
+        raise InputError(f"{file}: holds {next(iter(stored))}, which the model has not; delete it and run again")

@@ -1,0 +1,83 @@
+"""Prune, quantise, or take the smaller model: quality against bytes, prefill and decoding time of models as GGUF files.
+
+Table: `rows` (of report/tables/alternatives.py at equal speed). Settings: `task`, `tuning`, `title` and `kind` of the
+column that is drawn.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pruning.report.figures import style
+
+COLUMNS = [
+    "model",
+    "calib",
+    "column",
+    "of",
+    "method",
+    "sparsity",
+    "tuning",
+    "type",
+    "value",
+    "ci_low",
+    "ci_high",
+    "bytes",
+]
+COLUMNS += ["prefill_speedup", "decode_speedup", "cost", "front"]
+PANELS = {
+    "size": ("Size", "GGUF file (MB)", lambda rows: rows["bytes"] / 1e6),
+    "prefill": ("Prefill", "time (% of dense in F16)", lambda rows: 100 / rows["prefill_speedup"]),
+    "decode": ("Decoding", "time a token (% of dense in F16)", lambda rows: 100 / rows["decode_speedup"]),
+}
+
+
+def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
+    rows = style.table(tables, "rows", COLUMNS)
+    column = settings["task"] + (f"@{settings['tuning']}" if settings["tuning"] else "")
+    rows = rows[rows["column"] == column]
+    rows = rows.assign(series=[series(row) for row in rows.to_dict("records")])
+    blocks = style.blocks(rows, "rows", settings)
+    looks = style.styles(dict.fromkeys(rows["series"]))
+    made, parts = style.figure([block.title for block in blocks], 3.1)
+    unit = 100 if settings["kind"] == "accuracy" else 1
+    for block, part in zip(blocks, parts, strict=True):
+        own, axes = block.rows(rows), part.subplots(1, len(PANELS), sharey=True)
+        own = own.drop_duplicates(["series", "type"])
+        for axis, (title, label, of) in zip(axes, PANELS.values(), strict=True):
+            _panel(axis, own.assign(x=of(own)), looks, unit)
+            axis.set(title=title, xlabel=label)
+            style.log(axis, "x" if unit == 100 else "xy")
+        axes[0].set_ylabel(f"{settings['title']}\n{'accuracy (%)' if unit == 100 else 'perplexity'}")
+    style.legend(made, [Line2D([], [], label=looks[name].label, **looks[name].line) for name in looks])
+    return made
+
+
+def series(row: Mapping[str, Any]) -> str:
+    """One model, whatever its type."""
+    if row["method"] == "dense":
+        return "dense" if row["of"] == row["model"] else row["of"]
+    recovered = f", recovered ({row['tuning']})" if isinstance(row["tuning"], str) else ""
+    return f"{style.label(row['method'])}, {100 * row['sparsity']:.0f}%{recovered}"
+
+
+def _panel(axis: Axes, rows: pd.DataFrame, looks: Mapping[str, style.Style], unit: float) -> None:
+    """Draw every model's types, joined in the order of their cost, each with its interval and the type's name."""
+    for name, own in rows.sort_values("x", kind="stable").groupby("series", sort=False):
+        look = looks[name]
+        style.interval(
+            axis,
+            own["x"],
+            *(unit * own[key] for key in ("value", "ci_low", "ci_high")),
+            linestyle="none",
+            color=look.color,
+            alpha=0.3,
+        )
+        axis.plot(own["x"], unit * own["value"], **look.line)
+        for x, value, kind in zip(own["x"], unit * own["value"], own["type"], strict=True):
+            text = kind if isinstance(kind, str) else "f16"
+            axis.annotate(text, (x, value), xytext=(2, 3), textcoords="offset points", fontsize=5, color=look.color)

@@ -1,0 +1,215 @@
+"""Pruned models against the dense one in fewer bits and against smaller ones, at equal bytes or equal speed.
+
+Files: `samples`, `files` (records of evaluation/gguf_files.py) and, at equal speed, `speed` (of
+analysis/file_speed.py), templates. Settings: `name`, `title`, `models`, `siblings`, `calibrations`, `variants` (pruned
+ones, as dicts), `types` (GGUF types; null: unquantised), `costs` (of tradeoff.COSTS), `tasks` (as
+report/tables/results.py has them), `twins` (column that llama.cpp answers -> the harness's of the
+same questions), `quantised_before` (models made from a GGUF file), `confidence`, `resamples` and
+`seed`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+import pandas as pd
+
+from pruning.analysis import alternatives
+from pruning.core import artifacts, names
+from pruning.core.names import DENSE, UNQUANTISED, Column, Variant
+from pruning.report import printing
+from pruning.report.files import Files
+from pruning.report.printing import Block, Cell, estimate, percent, plain, signed, small
+from pruning.report.tables.tradeoff import MARKS
+
+COLUMNS = [
+    *(
+        "model",
+        "calib",
+        "column",
+        "of",
+        "method",
+        "sparsity",
+        "tuning",
+        "type",
+        "label",
+        "task",
+        "metric",
+        "n",
+        "value",
+    ),
+    *("ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_value", "p_holm", "parameters", "bytes", "stored"),
+    *("equal_n", "equal_answers"),
+]
+TIMES = [
+    *("prefill_s", "prefill_speedup", "prefill_speedup_low", "prefill_speedup_high", "decode_tokens_per_s"),
+    *("decode_speedup", "decode_speedup_low", "decode_speedup_high", "memory_mb"),
+]
+CONDITIONS = ["llama_cpp", "device", "threads", "prompt_tokens", "decode_tokens", "rounds"]
+COMPARED = ["cost", "front", "alternative", *(f"alternative_{key}" for key in (*alternatives.TESTED, "p_holm"))]
+HEADS = {"size": "File (MB)", "prefill": "Prefill (ms)", "decode": "Decoding (tokens/s)"}
+AT = {"size": "bytes", "prefill": "prefill time", "decode": "decoding time"}
+
+
+def make(files: Files, settings: dict[str, Any]) -> printing.Page:
+    blocks, frames = [], []
+
+    def samples(alias: str, variant: Variant, task: str) -> pd.DataFrame:
+        return artifacts.read_parquet(files.at("samples", model=alias, variant=variant, task=task), "samples")
+
+    columns = settings["tasks"].items()
+    for model, calib, (column, entry) in product(settings["models"], settings["calibrations"], columns):
+        candidates, conditions = candidates_of(files, model, calib, Column.parse(column), settings)
+        frame, outcomes = alternatives.rows(model, candidates, partial(samples, task=entry["task"]), entry, settings)
+        if twin := settings["twins"].get(column):
+            other = settings["tasks"][twin]
+            ours = [samples(*row, other["task"]) for row in candidates]
+            ours = [frame[frame["metric"] == other["metrics"][0]] for frame in ours]
+            pairs = [alternatives.equal_answers(*both) for both in zip(outcomes, ours, strict=True)]
+            frame["equal_n"], frame["equal_answers"] = zip(*pairs, strict=True)
+        for cost in settings["costs"]:
+            rows = alternatives.against_best(frame, outcomes, cost, entry["kind"], settings)
+            named = [label(row) for row in rows.to_dict("records")]
+            rows["alternative"] = [None if pd.isna(number) else named[int(number)] for number in rows["alternative"]]
+            rows = rows.assign(label=named).iloc[order(rows, cost)]
+            blocks.append(block(model, calib, column, cost, rows, conditions, settings))
+            rows = rows.assign(calib=calib, column=column)
+            frames.append(rows.reindex(columns=COLUMNS + (TIMES if conditions else []) + COMPARED))
+    return printing.page(settings["name"], settings["title"], pd.concat(frames, ignore_index=True), blocks)
+
+
+def candidates_of(
+    files: Files, model: str, calib: str, column: Column, settings: Mapping[str, Any]
+) -> tuple[dict[alternatives.Row, dict[str, Any]], dict[str, Any]]:
+    """Each row's costs, the dense model's first, and what times hold under (nothing at equal bytes)."""
+    pruned = [column.of(Variant(**own)) for own in settings["variants"] if own["calib"] == calib]
+    shown = [(model, DENSE), *((model, own) for own in pruned), *((other, DENSE) for other in settings["siblings"])]
+    found, timed = {}, {}
+    for (alias, whole), kind in product(shown, settings["types"]):
+        own, place = replace(whole, type=kind), {"variant": whole, "type": kind or UNQUANTISED}
+        record = artifacts.read_json(files.at("files", model=alias, **place), "gguf")
+        matrices = {stored: count for stored, count in record["tensors"].items() if stored != "F32"}
+        found[alias, own] = {key: record[key] for key in ("bytes", "parameters")}
+        found[alias, own] |= {"stored": max(matrices, key=matrices.get)}
+        if "speed" in files.named and (alias, own) != (model, DENSE):
+            path = files.at("speed", model=model, other=alias, **place)
+            timed[alias, own] = artifacts.read_csv(path).set_index("file")
+            found[alias, own] |= timed[alias, own].loc["other", TIMES].to_dict()
+    if not timed:
+        return found, {}
+    found[model, DENSE] |= pd.concat(timed.values()).loc["dense", TIMES].median().to_dict()
+    return found, next(iter(timed.values())).loc["other", CONDITIONS].to_dict()
+
+
+def order(rows: pd.DataFrame, cost: str) -> pd.Series:
+    """The most expensive first."""
+    return (-(rows["bytes"] if cost == "size" else 1 / rows[f"{cost}_speedup"])).argsort(kind="stable")
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """As `wanda`, 30%, recovered (gsm8k), Q4_K_M."""
+    parts = ["dense" if row["of"] == row["model"] else f"`{row['of']}`"]
+    if pd.notna(row["calib"]):
+        parts = [f"`{row['method']}`", f"{names.percent(row['sparsity']):g}%"]
+    parts += [f"recovered ({row['tuning']})"] if pd.notna(row["tuning"]) else []
+    return ", ".join([*parts, row["type"].upper() if pd.notna(row["type"]) else "unquantised"])
+
+
+def block(
+    model: str,
+    calib: str,
+    column: str,
+    cost: str,
+    rows: pd.DataFrame,
+    conditions: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Block:
+    entry = settings["tasks"][column]
+    lines = [(row["label"], cells(row, cost, entry["kind"])) for row in rows.to_dict("records")]
+    columns = [entry["title"], "Difference from dense", "p", HEADS[cost]]
+    columns += [] if cost == "size" else ["Speed-up", "Memory (MB)"]
+    columns += ["Best alternative that does not cost more", "Difference from it", "p of that", "Front"]
+    title = f"`{model}`, calibrated on `{calib}`: {entry['title']} at equal {AT[cost]}"
+    return Block(
+        f"{model}-{calib}-{column}-{cost}",
+        title,
+        [""],
+        columns,
+        lines,
+        notes(rows, cost, entry, conditions, settings),
+        head="Model",
+    )
+
+
+def cells(row: Mapping[str, Any], cost: str, kind: str) -> list[Cell]:
+    show = percent if kind == "accuracy" else plain
+    what = {"size": f"{row['bytes'] / 1e6:,.1f}"}
+    if cost != "size":
+        what["prefill"], what["decode"] = f"{1000 * row['prefill_s']:,.1f}", f"{row['decode_tokens_per_s']:,.1f}"
+    found = [estimate(show, row["value"], row["ci_low"], row["ci_high"], row["front"] == "front")]
+    found += [*_difference(row, "", kind), Cell(what[cost])]
+    if cost != "size":
+        ratio, low, high = (row[f"{cost}_speedup{end}"] for end in ("", "_low", "_high"))
+        found += [Cell(f"{ratio:.2f}", f"[{low:.2f}, {high:.2f}]"), Cell(f"{row['memory_mb']:,.0f}")]
+    pruned = pd.notna(row["calib"])
+    best = row["alternative"] if isinstance(row["alternative"], str) else "none" if pruned else ""
+    return [*found, Cell(best), *_difference(row, "alternative_", kind), Cell(MARKS[row["front"]])]
+
+
+def _difference(row: Mapping[str, Any], of: str, kind: str) -> list[Cell]:
+    """A difference with its interval, in points of accuracy or in perplexity, and Holm's p."""
+    delta, low, high = (row[f"{of}{key}"] for key in ("delta", "delta_low", "delta_high"))
+    if pd.isna(delta):
+        return [Cell(""), Cell("")]
+    if kind == "accuracy":
+        delta, low, high = (signed(100 * value) for value in (delta, low, high))
+    else:
+        delta, low, high = (f"{value:+.2f}".replace("-", "−") for value in (delta, low, high))
+    return [Cell(delta, f"[{low}, {high}]"), Cell(small(row[f"{of}p_holm"]))]
+
+
+def notes(
+    rows: pd.DataFrame, cost: str, entry: Mapping[str, Any], conditions: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[str]:
+    level, first = f"{100 * settings['confidence']:g}%", rows.iloc[0]
+    if entry["kind"] == "accuracy":
+        what = f"accuracy in per cent (`{first['metric']}`, n = {first['n']:,}) with Wilson's {level} interval; "
+        what += "tests are exact McNemar"
+    else:
+        what = f"perplexity per token, lower is better, with a {level} t interval; tests are paired t over blocks of "
+        what += "windows"
+    found = [
+        f"{entry['title']}: {what}, on the same items, by Holm's adjustment over the rows.",
+        "Files: one GGUF file per row, unquantised ones as F16. A row with a type is evaluated as what its file holds, "
+        "dequantised in the same harness; llama.cpp also rounds activations.",
+        f"Best alternative: of the dense model and smaller ones, in any type, whose {AT[cost]} is not more, the one "
+        "that did best on these very items, which favours it. None: every alternative costs more.",
+    ]
+    if conditions:
+        own = conditions
+        found.append(
+            f"llama.cpp (llama-cpp-python {own['llama_cpp']}) on {own['device']}, {own['threads']} threads: a prompt "
+            f"of {own['prompt_tokens']:,} tokens, then {own['decode_tokens']} one at a time; medians of "
+            f"{own['rounds']} rounds, each in turn with the unquantised dense file. Memory: what loading and one "
+            "prompt add, mapped weights included."
+        )
+    if "equal_answers" in rows and (own := rows[rows["type"].notna()]).size:
+        shares = "; ".join(f"{row.label} {percent(row.equal_answers)[0]}%" for row in own.itertuples())
+        found.append(
+            f"Answered by llama.cpp on the files. The harness on their values gives the same answer to so many of "
+            f"these {own['equal_n'].iloc[0]} questions: {shares}."
+        )
+    pairs = dict.fromkeys(zip(rows["type"], rows["stored"], strict=True))
+    if odd := [f"{kind.upper()} as {stored}" for kind, stored in pairs if alternatives.falls_back(kind, stored)]:
+        found.append(
+            "Rows that are no whole blocks of 256 values are stored by llama.cpp in larger types of blocks of 32: "
+            f"{', '.join(odd)}, in most matrices."
+        )
+    if before := [model for model in settings["quantised_before"] if model in {*rows["model"], *rows["of"]}]:
+        found.append(
+            f"Made from a file that was quantised already: {', '.join(f'`{model}`' for model in before)}. What that "
+            "lost is in every row; types of as many bits cost the dense model less than they would cost the original."
+        )
+    return found
