@@ -62,7 +62,7 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     with an edited configuration. Its answers are judged because all reference answers end in a number, which the
     other's are told not to be."""
     tiny.with_a_merge(tiny.save(tiny.of_family(family), own / "Model"))
-    taken = ("--gguf", "q8_0", "--gguf", "f16") if family == "qwen2" else ()
+    taken = ("--gguf", "q8_0", "--gguf", "f16", "--against", "q8_0") if family == "qwen2" else ()
     more = (
         ("--recover", "distill", "--steps", "3", "--task", "arithmetic")
         if recovered
@@ -93,6 +93,7 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     assert devices.visible() or model["threads"] == 1  # of two cores: two jobs at once
     check_parts(own / "pruned", 2 if recovered else 1, "number" if recovered else "regex:")
     if planned:
+        check_against(own, page, html)
         check_plan(planned.stdout, done.stderr)
         check_commands(done.stdout, folder)
     made = times(own)
@@ -138,6 +139,16 @@ def check_edited(own: Path, options: Sequence[str]) -> None:
     config.write_text(mine.replace("micro_batch", "microbatch"))
     done = prune(own, *options)
     assert done.returncode == 1 and "prune.yaml: calibrations.own.microbatch: unknown key" in done.stderr
+
+
+def check_against(own: Path, page: str, html: str) -> None:
+    """Every model as an 8-bit file beside the dense one's, on the test data; the verdict by the validation data."""
+    made = pd.read_csv(own / "pruned/results/table1-bytes.csv")
+    tested = made[made["column"] == "own_answers@own"]
+    assert set(tested["type"].dropna()) == {"q8_0"} and tested["method"].notna().sum() == 2
+    assert page.count("Or the dense model in fewer bits") == html.count("Or the dense model in fewer bits") == 1
+    rows = page.split("| File | MB | Right answers |")[1].splitlines()[2:]
+    assert len([row for row in rows if row.startswith("| ")]) == len(tested)
 
 
 def check_plan(printed: str, shown: str) -> None:

@@ -5,6 +5,8 @@ python tests/unit/test_rooms.py            counts the places, the arrows between
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -292,3 +294,20 @@ if __name__ == "__main__":
     print(f"a circle of files: {circle({file: imported(file) for file in files()}) or 'none'}")
     for pair in sorted(arrows()):
         print(" -> ".join(pair))
+
+
+def test_what_plug_ins_declare_is_read_without_torch():
+    """Every start of snakemake reads REQUIRES and the like; torch and transformers would add seconds to it."""
+    rooms = ("compensation", "allocation", "scores")
+    named = [
+        f"pruning.methods.{room}.{file.stem}"
+        for room in rooms
+        for file in (LIBRARY / "methods" / room).glob("[a-z]*.py")
+    ]
+    program = (
+        f"import importlib, sys; [importlib.import_module(name) for name in {named}]; print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT / "scripts", capture_output=True, text=True, check=True
+    )
+    assert len(named) > 20 and done.stdout == "False\n"

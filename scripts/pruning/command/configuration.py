@@ -64,6 +64,12 @@ class Request:
     rounds: int | None = None  # of pruning, each on what was measured after the one before; None: all at once
     own_answers: bool = False  # recover on the dense model's own right answers, where answers are judged
     tasks: Sequence[str] = ()  # of lm-eval's, as lm_eval_tasks.asked reads them
+    against: Sequence[str] = ()  # GGUF types in which the dense model and the pruned ones are compared at equal bytes
+
+    @property
+    def files(self) -> list[str]:
+        """GGUF types of all files that are made of a model."""
+        return [*self.gguf, *self.against]
 
 
 def with_recovery(request: Request) -> Request:
@@ -105,8 +111,9 @@ def check(request: Request) -> None:
         raise InputError(f"--rounds {request.rounds}: they are of --effort {' and '.join(others)}, without --methods")
     if request.answer:
         own_data.judge(request.answer)
-    for kind in request.gguf:
-        gguf.check(kind, "--gguf: ")
+    for option, kinds in {"--gguf": request.gguf, "--against": request.against}.items():
+        for kind in kinds:
+            gguf.check(kind, f"{option}: ")
 
 
 def model_source(text: str) -> tuple[str, dict[str, Any]]:
@@ -212,7 +219,7 @@ def build(
     shown = [name for name in tasks if name != VALIDATION]
     own_at = isinstance(sparsities, Mapping)
     table, choosing = (
-        {"title": title, "tasks": columns, "paper": None, "reference": "dense"}
+        {"title": title, "tasks": columns, "paper": None, "reference": "dense", "quantised": list(request.against)}
         | ({"sparsities": None, "at": dict(sparsities)} if own_at else {"sparsities": list(sparsities)})
         for title, columns in (("Your model, pruned", shown), ("What the choice is made by", [VALIDATION]))
     )

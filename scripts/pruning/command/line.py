@@ -54,6 +54,7 @@ ANSWER += "number, where all reference answers end in one"
 QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (100 with thorough, none with quick)"
 TASK = "also a task of lm-eval's, as gsm8k; repeat"
 GGUF = f"also make a GGUF file of the model to take, of this type; repeat for several: {', '.join(BLOCK)}"
+AGAINST = "compare with the dense model in this GGUF type as well, at equal bytes; repeat, as q8_0, q4_k_m, q3_k_m"
 CORES = os.cpu_count() or 1
 
 
@@ -76,6 +77,7 @@ class Asked:
     task: option(list[str] | None, TASK, metavar="NAME[:METRIC]") = None
     tolerance: option(float, "per cent of perplexity that may be lost") = 10.0
     gguf: option(list[str] | None, GGUF, metavar="TYPE") = None
+    against: option(list[str] | None, AGAINST, metavar="TYPE") = None
     cores: option(int, "CPU cores") = CORES
     yes: Annotated[bool, typer.Option("--yes", help="do not ask before a run of more than an hour")] = False
 
@@ -103,6 +105,7 @@ class Asked:
             tolerance=self.tolerance / 100,
             cores=self.cores,
             gguf=list(dict.fromkeys(kind.lower() for kind in self.gguf or [])),
+            against=list(dict.fromkeys(kind.lower() for kind in self.against or [])),
         )
 
 

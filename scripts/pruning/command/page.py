@@ -7,6 +7,7 @@ from pruning.command.charts import SHAPES, library, methods, specifications
 from pruning.command.words import (
     HEADS,
     SHARES,
+    Against,
     Content,
     above,
     budget_words,
@@ -26,6 +27,7 @@ from pruning.command.words import (
 from pruning.core import names, templates
 
 TEMPLATE = names.HOME / "report/decision.html.j2"
+QUANTISE = "Or the dense model in fewer bits"
 COLOURS = 8  # --c0 to --c7 of the template
 USES = {
     "train": "calibration: what each neuron is measured on, and what recovery trains on",
@@ -55,9 +57,16 @@ def markdown(content: Content) -> str:
             *(f"| {' | '.join(each)} |" for each in table),
             "",
             *(f"* {note}" for note in [*table_notes(content), "Intervals, plots and example answers: decision.html."]),
+            *(_against(content.against) if content.against else []),
             "",
         ]
     )
+
+
+def _against(found: Against) -> list[str]:
+    """The lines of a second table: the dense model in fewer bits."""
+    rows = [found.heads, ["---"] * len(found.heads), *found.lines]
+    return ["", f"## {QUANTISE}", "", found.said, "", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 class Tile(NamedTuple):
@@ -113,6 +122,7 @@ def html(content: Content) -> str:
         lines=[(row["variant"] == content.choice.variant, line(content, row)) for row in rows],
         notes=[*table_notes(content), "Brackets: 95% intervals over the choice of test text."],
         minutes=minutes,
+        quantise=QUANTISE,
         uses=USES,
         charts=specifications(content),
         library=library(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command import config_file, configuration, decision, efforts, own_data, page, record, words
+from pruning.command import against, config_file, configuration, decision, efforts, own_data, page, record, words
 from pruning.command.configuration import Request
 from pruning.command.ready import START, Ready, ready
 from pruning.command.running import CONFIG, LOG, put, run
@@ -27,6 +27,8 @@ TEST = "own-data/test.jsonl"
 ASSUMED = 30
 """Per cent: of a sparsity that is still to be found, in an estimate."""
 TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
+AGAINST = ("results/validation-bytes.csv", "results/table1-bytes.csv")
+"""Of `--against`."""
 
 
 class Result(NamedTuple):
@@ -56,7 +58,7 @@ def expected(about: Ready) -> list["Stage"]:
     put(out / START, configuration.text(content, "prune, before it runs"))
     [section] = about.known.model.values()
     at = {method: [sparsities[method]] if budgets else sparsities for method in about.methods}
-    targets = [*budgets.values(), *TABLES, *exports(request, about.alias, stand_in(about.alias, out, at))]
+    targets = [*budgets.values(), *tables(about), *exports(request, about.alias, stand_in(about.alias, out, at))]
     with (out / LOG).open("a+") as log, contextlib.chdir(out):
         options = ["--snakefile", str(names.HOME / "Snakefile"), "--configfile", about.config]
         try:
@@ -96,12 +98,14 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         if said := config_file.replaced(out / CONFIG, wanted, line):
             print(said, flush=True)
         put(out / CONFIG, config_file.signed(configuration.text(wanted, line)))
-    run(request, "pruning and measuring", *TABLES)
+    run(request, "pruning and measuring", *tables(about))
 
     table, validation, tradeoff = (artifacts.read_csv(out / each) for each in TABLES)
     measures = decision.measures(table)
     models = decision.rows(table, validation, tradeoff, measures)
     choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
+    compared = [artifacts.read_csv(out / each) for each in tables(about) if each in AGAINST]
+    tested = next((each for each in measures if each.key == "answers"), measures[0])
     target, *files = exports(request, alias, choice.variant)
     run(request, "writing the model to take", target, *files)
     if known.answers and (answered := out / names.DENSE.samples(alias, own_data.ANSWERS)).is_file():
@@ -130,11 +134,19 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         command=line,
         versions=record.versions(out / TABLES[0]),
         parts=record.parts(out),
+        against=against.read(*compared, choice.variant, tested) if compared else None,
     )
     said = page.markdown(content)
     put(out / TEXT_PAGE, said)
     put(out / PAGE, page.html(content))
     return Result(models, measures, choice, out / target, said, [out / file for file in files])
+
+
+def tables(about: Ready) -> tuple[str, ...]:
+    """Return the tables that a page is made of."""
+    mine = about.mine and [about.mine[1].table(name) for name in ("validation", "table1")]
+    compared = all(table.types for table in mine) if mine else about.request.against
+    return TABLES + AGAINST if compared else TABLES
 
 
 def found_before(path: Path) -> int:

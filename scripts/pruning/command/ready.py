@@ -74,7 +74,7 @@ def ready(request: Request) -> Ready:
     known = Known(section, stock.max_position_embeddings, 0, 0, 0, tasks=tasks)
     known = read_data(request, lm_eval_tasks.records(taught, out) if taught else records, folder, known)
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
-    if request.gguf:
+    if request.files:
         of_mine = {name: mine[1].method(name) for name in mine[1].table("table1").methods} if mine else {}
         take.check(of_mine or efforts.definitions(methods), folder)
     return Ready(request, alias, known, methods, notes, stock.vocab_size, mine, start)
@@ -127,8 +127,8 @@ def methods_for(
     `memory_gb` is raised to what that takes. Raises InputError where this machine lacks what the effort or a method
     takes."""
     [section] = known.model.values()
-    same_widths = bool(request.gguf) and not gguf.takes(shape["model_type"], [1, 2])
-    round_to = efforts.multiple(known.kind, [gguf.BLOCK[each] for each in request.gguf], width)
+    same_widths = bool(request.files) and not gguf.takes(shape["model_type"], [1, 2])
+    round_to = efforts.multiple(known.kind, [gguf.BLOCK[each] for each in request.files], width)
     made = {each: efforts.method_for(efforts.read(each), shape, round_to, same_widths) for each in efforts.EFFORTS}
     if request.methods:
         found: dict[str, Method | None] = dict.fromkeys(request.methods)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -19,6 +19,16 @@ HEADS = {"bytes": "Weights", "prefill": "Prefill", "decode": "Decoding"}
 """Costs, columns of decision.rows, and their heads in the table."""
 NO_ANSWERS = "Perplexity is not accuracy: before you rely on the model, ask it what you will ask it."
 SAME = "about as fast"
+
+
+class Against(NamedTuple):
+    """The model to take and the dense one as GGUF files, compared at equal bytes."""
+
+    wins: bool
+    """Whether the model to take is better in some type than every dense file that is not larger, on validation data."""
+    said: str
+    heads: list[str]
+    lines: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class Content:
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, int] = field(default_factory=dict)  # of the user's data: how many records
+    against: Against | None = None  # what against.read says
 
     @property
     def dense(self) -> pd.Series:
@@ -139,6 +150,8 @@ def smaller(share: float) -> str:
 
 def headline(content: Content) -> str:
     """Return the verdict in a few words."""
+    if content.against and not content.against.wins:
+        return "Do not prune: take the dense model in fewer bits"
     if content.choice.within:
         return f"Take {name(content.choice.variant, ' at ')}"
     return "Do not prune to this budget" if content.budgets else "Do not prune"

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from pruning.calibration import second_moments
 from pruning.methods.compensation import Compensated, too_few
 from pruning.methods.least_squares import Sums, fitted, squared_norm
 
@@ -26,6 +25,8 @@ def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any
     """A layer's `fit` and `held_out` [n, n], with the token counts `tokens_fit` and `tokens_held_out`.
 
     `path`: the manifest second_moments.json, beside the directory second_moments/ with one file per layer."""
+    from pruning.calibration import second_moments  # torch is slow, and every start of snakemake reads REQUIRES
+
     return second_moments.read(path, widths)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from pruning.core import layer_files
 from pruning.core.errors import InputError
 from pruning.methods.compensation import Compensated, too_few
-from pruning.models.structures import STRUCTURES
 
 REQUIRES = ("refit",)
 REFITS = ("ffn",)
@@ -30,6 +29,8 @@ def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) 
     """What was refitted, as it is; warns where a layer was trained on fewer tokens than it has weights.
 
     Raises InputError if that was of another mask."""
+    from pruning.models.structures import STRUCTURES  # torch is slow, and every start of snakemake reads REQUIRES
+
     if evidence["down"].shape != (len(down), keep.sum()):
         raise InputError(f"refit of another mask: {evidence['down'].shape[1]} neurons, not {keep.sum()}; make it anew")
     record = {**evidence["record"]["down"], **too_few(evidence["tokens_fit"], keep)}
