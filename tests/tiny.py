@@ -163,11 +163,12 @@ def write_mask(path: Path, keeps: Mapping[str, Sequence[np.ndarray]]) -> Path:
 
 
 def write_statistics(path: Path, widths: Sequence[int] = (48, 48)) -> Path:
-    """Of a calibration of ten tokens, what a bias is made of: no two means of a layer are the same."""
+    """Of a calibration of ten tokens, what a bias is made of."""
     from pruning.core import artifacts
 
-    units = [(layer, unit, 1.0 + unit, 10) for layer, width in enumerate(widths) for unit in range(width)]
-    frame = pd.DataFrame(units, columns=["layer", "unit", "act_sum", "n_tokens"])
+    units = [(layer, unit) for layer, width in enumerate(widths) for unit in range(width)]
+    frame = pd.DataFrame(units, columns=["layer", "unit"])
+    frame = frame.assign(act_sum=np.random.default_rng(0).normal(size=len(frame)), n_tokens=10)
     artifacts.write_parquet(path, frame, "statistics", {})
     return path
 

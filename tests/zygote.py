@@ -18,6 +18,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
+import marshal
 import os
 import resource
 import runpy
@@ -43,22 +44,22 @@ LIBRARIES = (
     *("transformers.models.qwen2.modeling_qwen2", "typer._adapters", "yte"),
 )
 CLIENT = """#!{python} -SEs
-import array, json, os, resource, signal, socket, sys
+import _socket, array, marshal, os, resource, sys  # what starts fastest
 arguments = [argument for argument in sys.argv[1:] if argument != "-P"]
 script, then = "".join(arguments[:1]), "".join(arguments[1:2])
 forked = script.endswith(".py") and os.path.basename(script) != "launch.py"
 if not forked and (script != "-m" or then not in {modules!r}) and (script != "-c" or "multiprocessing" in then):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
-channel = socket.socket(socket.AF_UNIX)
+channel = _socket.socket(_socket.AF_UNIX)
 channel.connect({address!r})
 limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-job = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), limit]).encode()
+job = marshal.dumps((sys.argv[1:], os.getcwd(), dict(os.environ), limit))
 open_files = array.array("i", [0, 1, 2, *(int(word[8:]) for word in sys.argv if word.startswith("/dev/fd/"))])
-channel.sendmsg([len(job).to_bytes(8, "little")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, open_files)])
+channel.sendmsg([len(job).to_bytes(8, "little")], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, open_files)])
 channel.sendall(job)
 ended = channel.recv(1)
 if not ended:
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), 9)
 sys.exit(ended[0])
 """
 
@@ -173,7 +174,7 @@ def work(channel: socket.socket, files: dict[str, bytes], places: list[tuple[Mod
     size, job = int.from_bytes(head, "little"), b""
     while len(job) < size:
         job += channel.recv(size - len(job))
-    arguments, folder, environment, limit = json.loads(job)
+    arguments, folder, environment, limit = marshal.loads(job)
     numbers = [0, 1, 2, *(int(word[8:]) for word in arguments if word.startswith("/dev/fd/"))]
     for number, descriptor in zip(numbers, descriptors, strict=True):
         os.dup2(descriptor, number)

@@ -1,6 +1,7 @@
 """Budgets: what is counted is what compact models hold, and the least sparsity is found; times by a false clock."""
 
 import json
+from functools import cache
 from itertools import product
 
 import budget as stage
@@ -97,11 +98,17 @@ METHODS = {
 }
 
 
+@pytest.fixture(scope="module")
+def place_of(tmp_path_factory):
+    """Of a model's name, made once: masks and answers overwrite those before."""
+    return cache(lambda model: laid(tmp_path_factory.mktemp(model), MODELS[model]()))
+
+
 @pytest.mark.parametrize("kind", COUNT)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("model", MODELS)
-def test_what_is_counted_is_what_the_very_model_holds(tmp_path, model, method, kind):
-    place, settings = laid(tmp_path, MODELS[model]()), asked(kind, "90%", **METHODS[method])
+def test_what_is_counted_is_what_the_very_model_holds(place_of, tmp_path, model, method, kind):
+    place, settings = place_of(model), asked(kind, "90%", **METHODS[method])
     answer = found(place, settings)
     whole = {n: t for file in (place / "base").glob("*.safetensors") for n, t in load_file(file).items()}
     assert answer["dense"] == COUNT[kind](whole) and answer["target"] == pytest.approx(0.9 * answer["dense"])
