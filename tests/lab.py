@@ -4,10 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from lm_eval.models.huggingface import HFLM
-from safetensors.torch import load_file
 
 import tiny
 from pruning.core import artifacts
@@ -54,26 +52,6 @@ class Lab:
         if adapter:
             records = list(adapt(records, adapter, fields, "test"))
         return harness.evaluate(self.cached(), self.definition(task, records), None, max_gen_toks=192)
-
-
-def record(folder: Path) -> Path:
-    """The manifest of a dense model of two layers, written into its folder."""
-    weights = load_file(folder / "model.safetensors").values()
-    original = {"widths": [48, 48], "parameters": sum(tensor.numel() for tensor in weights)}
-    content = {"files": artifacts.directory_hashes(folder), "original": original, **original}
-    artifacts.write_json(folder / "manifest.json", content, "base", {})
-    return folder / "manifest.json"
-
-
-def evidence(folder: Path, widths: tuple[int, int]) -> tuple[Path, Path]:
-    """A mask of so many neurons of 48 in each of two layers, and statistics of all."""
-    rng = np.random.default_rng(0)
-    keep = [np.isin(np.arange(48), rng.permutation(48)[:width]) for width in widths]
-    rows = [{"layer": layer, "unit": unit, "keep": bool(keep[layer][unit])} for layer in (0, 1) for unit in range(48)]
-    frame, mask = pd.DataFrame(rows).assign(n_tokens=10, act_sum=rng.normal(size=96)), folder / f"{widths}.parquet"
-    artifacts.write_parquet(mask, frame[["layer", "unit", "keep"]], "mask", {})
-    artifacts.write_parquet(folder / "statistics.parquet", frame, "statistics", {})
-    return mask, folder / "statistics.parquet"
 
 
 def speak(texts: dict[str, str], lab: Lab):

@@ -126,14 +126,20 @@ def manifest(base: Path) -> Path:
 
 def fetched(folder: Path, model) -> Path:
     """A model as fetching leaves it: with its manifest.json in it."""
+    record(save(model, folder))
+    return folder
+
+
+def record(folder: Path) -> Path:
+    """The manifest.json of a model's directory, written into it."""
     from pruning.core import artifacts
     from pruning.models.checkpoint import Checkpoint
 
-    base = Checkpoint(save(model, folder))
+    base = Checkpoint(folder)
     original = {"widths": base.widths, "parameters": base.parameters}
-    files = artifacts.directory_hashes(folder)
-    artifacts.write_json(folder / "manifest.json", {"files": files, "original": original, **original}, "base", {})
-    return folder
+    content = {"files": artifacts.directory_hashes(folder), "original": original, **original}
+    artifacts.write_json(folder / "manifest.json", content, "base", {})
+    return folder / "manifest.json"
 
 
 def keeps(*widths: int, groups: Sequence[Sequence[int]] = (), size: int = 48, seed: int = 0) -> dict:
@@ -153,6 +159,17 @@ def write_mask(path: Path, keeps: Mapping[str, Sequence[np.ndarray]]) -> Path:
     ]
     frame = pd.concat(rows, ignore_index=True)
     artifacts.write_parquet(path, frame if len(keeps) > 1 else frame.drop(columns="structure"), "mask", {})
+    return path
+
+
+def write_statistics(path: Path, widths: Sequence[int] = (48, 48)) -> Path:
+    """Of a calibration of ten tokens, what a bias is made of."""
+    from pruning.core import artifacts
+
+    units = [(layer, unit) for layer, width in enumerate(widths) for unit in range(width)]
+    frame = pd.DataFrame(units, columns=["layer", "unit"])
+    frame = frame.assign(act_sum=np.random.default_rng(0).normal(size=len(frame)), n_tokens=10)
+    artifacts.write_parquet(path, frame, "statistics", {})
     return path
 
 

@@ -11,9 +11,14 @@ for comments, and else loads what is there.
 import array
 import ast
 import fcntl
+import functools
 import gc
+import glob
+import hashlib
 import importlib
+import importlib.metadata
 import json
+import marshal
 import os
 import resource
 import runpy
@@ -23,7 +28,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import yaml
 from filelock import FileLock
@@ -39,22 +44,22 @@ LIBRARIES = (
     *("transformers.models.qwen2.modeling_qwen2", "typer._adapters", "yte"),
 )
 CLIENT = """#!{python} -SEs
-import array, json, os, resource, signal, socket, sys
+import _socket, array, marshal, os, resource, sys  # what starts fastest
 arguments = [argument for argument in sys.argv[1:] if argument != "-P"]
 script, then = "".join(arguments[:1]), "".join(arguments[1:2])
 forked = script.endswith(".py") and os.path.basename(script) != "launch.py"
 if not forked and (script != "-m" or then not in {modules!r}) and (script != "-c" or "multiprocessing" in then):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
-channel = socket.socket(socket.AF_UNIX)
+channel = _socket.socket(_socket.AF_UNIX)
 channel.connect({address!r})
 limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-job = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), limit]).encode()
+job = marshal.dumps((sys.argv[1:], os.getcwd(), dict(os.environ), limit))
 open_files = array.array("i", [0, 1, 2, *(int(word[8:]) for word in sys.argv if word.startswith("/dev/fd/"))])
-channel.sendmsg([len(job).to_bytes(8, "little")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, open_files)])
+channel.sendmsg([len(job).to_bytes(8, "little")], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, open_files)])
 channel.sendall(job)
 ended = channel.recv(1)
 if not ended:
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), 9)
 sys.exit(ended[0])
 """
 
@@ -82,6 +87,7 @@ def serving(folder: Path, owner: int) -> Path:
 def serve(address: str, client: str, owner: str) -> None:
     # In place of the tests folder: Snakemake looks for plug-ins once.
     sys.path[0] = str(SCRIPTS / "pruning/core/plugins")
+    importlib.metadata.version = functools.cache(importlib.metadata.version)
     for name in LIBRARIES:
         importlib.import_module(name)
     from torch.utils import collect_env
@@ -89,12 +95,13 @@ def serve(address: str, client: str, owner: str) -> None:
     about = collect_env.get_pretty_env_info()  # what lm-eval asks `pip`, `gcc` and others for, at every evaluation
     collect_env.get_pretty_env_info = lambda: about
     sys.path.insert(0, str(SCRIPTS))
-    files = {path.relative_to(SCRIPTS): path.read_bytes() for path in SCRIPTS.glob("pruning/**/*.py")}
+    files = library(SCRIPTS)
     for file in files:
-        if file.name != "vllm.py":  # which sets variables of the environment
-            importlib.import_module(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
+        if not file.endswith("/vllm.py"):  # which sets variables of the environment
+            importlib.import_module(file.removesuffix(".py").replace("/", ".").removesuffix(".__init__"))
     del sys.path[0]
-    warm_up(files)
+    warm_up(files, Path(address).with_name("parsed"))
+    places = places_of_files()
     yaml.FullLoader = yaml.CFullLoader  # the same, ten times as fast: Snakemake reads the default at every start
     gc.freeze()  # a fork's collections would copy the memory of all that is loaded
     listener = socket.socket(socket.AF_UNIX)
@@ -113,17 +120,24 @@ def serve(address: str, client: str, owner: str) -> None:
         if os.fork() == 0:
             listener.close()
             sys.executable = client
-            work(channel, files)
+            work(channel, files, places)
         channel.close()
 
 
-def warm_up(files: dict[Path, bytes]) -> None:
+def warm_up(files: dict[str, bytes], parsed: Path) -> None:
     """Do once what every fork would do anew, where it is remembered: it is most of a short job."""
     import snakemake.cli
+    import snakemake.workflow
     from transformers import conversion_mapping
 
     from pruning.command import charts
-    from pruning.core import workflow
+    from pruning.core import artifacts, workflow
+
+    parsed.mkdir()
+    snakemake.workflow.parse = remembering(snakemake.workflow.parse, parsed)
+    for name in artifacts.LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            importlib.metadata.version(name)
 
     snakemake.cli.get_argument_parser()  # finds the plug-ins
     conversion_mapping.get_checkpoint_conversion_mapping("qwen2")  # compiles all patterns
@@ -132,7 +146,26 @@ def warm_up(files: dict[Path, bytes]) -> None:
         workflow.imported(content.decode())
 
 
-def work(channel: socket.socket, files: dict[Path, bytes]) -> None:
+def remembering(parse, folder: Path):
+    """Snakemake's parser, whose answer for a file with the same content is read from this folder."""
+
+    def own(path, workflow, linemap, overwrite_shellcmd=None, rulecount=0):
+        name = path.get_path_or_uri(secret_free=False)
+        asked = json.dumps([name, rulecount, overwrite_shellcmd, Path(name).read_text()])
+        answer = folder / hashlib.sha256(asked.encode()).hexdigest()
+        if not answer.exists():
+            code, count = parse(path, workflow, linemap, overwrite_shellcmd, rulecount)
+            new = answer.with_suffix(f".{os.getpid()}")
+            new.write_text(json.dumps([code, count, list(linemap.items())]))
+            new.rename(answer)
+        code, count, lines = json.loads(answer.read_text())
+        linemap.update(lines)
+        return code, count
+
+    return own
+
+
+def work(channel: socket.socket, files: dict[str, bytes], places: list[tuple[ModuleType, str]]) -> None:
     channel = socket.socket(
         fileno=fcntl.fcntl(channel.fileno(), fcntl.F_DUPFD, 100)
     )  # out of the way of files' numbers
@@ -141,7 +174,7 @@ def work(channel: socket.socket, files: dict[Path, bytes]) -> None:
     size, job = int.from_bytes(head, "little"), b""
     while len(job) < size:
         job += channel.recv(size - len(job))
-    arguments, folder, environment, limit = json.loads(job)
+    arguments, folder, environment, limit = marshal.loads(job)
     numbers = [0, 1, 2, *(int(word[8:]) for word in arguments if word.startswith("/dev/fd/"))]
     for number, descriptor in zip(numbers, descriptors, strict=True):
         os.dup2(descriptor, number)
@@ -153,7 +186,7 @@ def work(channel: socket.socket, files: dict[Path, bytes]) -> None:
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     code, noted = 0, environment.get("LOADED")
     try:
-        take_library(place_of_library(arguments, environment), files, anew=bool(noted))
+        take_library(place_of_library(arguments, environment), files, places, anew=bool(noted))
         run(arguments)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -185,18 +218,27 @@ def place_of_library(arguments: list[str], environment: dict[str, str]) -> Path:
     return beside
 
 
-def take_library(place: Path, files: dict[Path, bytes], anew: bool) -> None:
+def library(place: Path) -> dict[str, bytes]:
+    """Our Python files there -> their contents."""
+    names = glob.glob("pruning/**/*.py", root_dir=place, recursive=True)
+    return {name: (place / name).read_bytes() for name in names}
+
+
+def places_of_files() -> list[tuple[ModuleType, str]]:
+    """Modules of ours, and the names in them of paths of files in this checkout."""
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "pruning"]
+    return [(module, name) for module in modules for name, value in vars(module).items() if moved(value, ROOT)]
+
+
+def take_library(place: Path, files: dict[str, bytes], places: list[tuple[ModuleType, str]], anew: bool) -> None:
     """Make the modules that are loaded those of this place, or forget them where a file there is another one."""
-    modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "pruning"}
-    there = {path.relative_to(place): path.read_bytes() for path in place.glob("pruning/**/*.py")}
+    there = library(place)
     if anew or not all(same(there.get(file), files.get(file)) for file in {*there, *files}):
-        for name in modules:
+        for name in [name for name in sys.modules if name.split(".")[0] == "pruning"]:
             del sys.modules[name]
     elif place != SCRIPTS:
-        for module in modules.values():
-            for name, value in list(vars(module).items()):
-                whole = [moved(path, place.parent) for path in value] if name == "__path__" else None
-                setattr(module, name, whole or moved(value, place.parent))
+        for module, name in places:
+            setattr(module, name, moved(vars(module)[name], place.parent))
 
 
 def same(one: bytes | None, other: bytes | None) -> bool:
@@ -206,11 +248,13 @@ def same(one: bytes | None, other: bytes | None) -> bool:
     return False
 
 
-def moved(value: Any, home: Path) -> Any:
-    """A path in this checkout as it is called in a copy; anything else as it is."""
+def moved(value: object, home: Path) -> str | Path | list | None:
+    """A path in this checkout, or a package's list of them, as it is called in a copy; None of anything else."""
+    if isinstance(value, list):
+        return [moved(path, home) or path for path in value] if any(moved(path, home) for path in value) else None
     if isinstance(value, str | Path) and Path(str(value)[: len(str(ROOT)) + 1]) == ROOT:
         return type(value)(home / Path(value).relative_to(ROOT))
-    return value
+    return None
 
 
 def note_modules(path: str, arguments: list[str]) -> None:

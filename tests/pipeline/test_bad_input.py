@@ -132,9 +132,9 @@ def test_what_cannot_run_ends_the_start_in_one_line(workspace: Workspace, monkey
         assert workspace.planned("results/table1.csv")  # planning for another machine is fine
 
 
-def test_a_type_of_gguf_file_that_is_not_made_is_refused(workspace: Workspace):
+def test_a_type_of_gguf_file_that_is_not_made_is_refused(place: Workspace):
     said = "error: export: no type 'iq1_s' of GGUF file is made; there are f16, bf16, q8_0, q6_k, q5_k_m"
-    found = refused(workspace, "results/tiny-reasoner/export/gsm_symbolic-s0/rku/50/gguf/iq1_s.gguf")
+    found = refused(place, "results/tiny-reasoner/export/gsm_symbolic-s0/rku/50/gguf/iq1_s.gguf")
     assert found.startswith(said)
 
 
@@ -148,10 +148,10 @@ BAD_YAML = {
 @pytest.mark.parametrize(
     ("content", "profile"), [*((content, "profiles/default") for content in BAD_YAML), ([*BAD_YAML][-1], "none")]
 )
-def test_a_config_file_is_checked_as_text(workspace: Workspace, content: bytes, profile: str):
+def test_a_config_file_is_checked_as_text(place: Workspace, content: bytes, profile: str):
     """Before Snakemake reads it, by profiles/default; what Snakemake survives, without that profile too."""
-    (workspace.path / "bad.yaml").write_bytes(content)
-    line = refused(workspace, "-n", "--workflow-profile", profile, "--configfile", "test.yaml", "bad.yaml")
+    (place.path / "bad.yaml").write_bytes(content)
+    line = refused(place, "-n", "--workflow-profile", profile, "--configfile", "test.yaml", "bad.yaml")
     assert BAD_YAML[content] in line
 
 
@@ -199,8 +199,8 @@ MISTAKEN = {
 
 
 @pytest.mark.parametrize("target", MISTAKEN)
-def test_a_target_that_nothing_makes_is_answered_with_the_nearest(workspace: Workspace, target: str):
-    line = refused(workspace, "-n", target)
+def test_a_target_that_nothing_makes_is_answered_with_the_nearest(place: Workspace, target: str):
+    line = refused(place, "-n", target)
     assert line.startswith(f"error: {target}: ") and MISTAKEN[target] in line
 
 

@@ -302,9 +302,19 @@ def test_every_config_key_is_listed():
     assert [name for name in ELSEWHERE.values() if name not in KEYS and f"def {name}(" not in tests] == []
 
 
+@pytest.fixture(scope="module")
+def silent(finished: Workspace) -> bool:
+    """Whether all settings that re-run nothing do so together: then none of them re-runs anything alone."""
+    values = {key: value for key, (value, jobs, *_) in KEYS.items() if jobs == NOTHING}
+    with finished.configured(values):
+        return len(values) > 10 and finished.planned(TABLE) == NOTHING
+
+
 @pytest.mark.parametrize("key", KEYS)
-def test_changing_a_setting_plans_its_dependants(finished: Workspace, key: str):
+def test_changing_a_setting_plans_its_dependants(finished: Workspace, silent: bool, key: str):
     value, jobs, *others = KEYS[key]
+    if jobs == NOTHING and silent:
+        return
     if key == "models.tiny-reasoner.source.path":
         shutil.copytree(finished.path / "resources/model", finished.path / value, dirs_exist_ok=True)
     with finished.configured({**(others[0] if others else {}), key: value}):

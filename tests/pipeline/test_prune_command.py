@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -206,7 +205,7 @@ def test_without_arguments_it_asks_on_a_terminal_and_else_says_how(own):
     assert done.returncode == 2 and "Examples:" in done.stdout and done.stdout.count("prune plan") > 1
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "TERM": "dumb", "COLUMNS": "200"}
     asking = pexpect.spawn(
-        sys.executable, ["-m", "pruning.command.line"], cwd=own, env=environment, encoding="utf-8", timeout=60
+        python(), ["-m", "pruning.command.line"], cwd=own, env=environment, encoding="utf-8", timeout=60
     )
     given = {"Model": "Model", "Data": "mine.jsonl", "remove": "30", "Effort": "", "GGUF": "q8_0", "Run": "n"}
     for question, answer in given.items():

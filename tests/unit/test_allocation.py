@@ -44,9 +44,14 @@ def widths(name: str, p: Problem, round_to: int = 1, **options) -> list[int]:
     return allocation.units(p, p.sparsity, method)["ffn"].tolist()
 
 
-def keep(name: str, p: Problem, round_to: int = 1, **options) -> list[list[int]]:
+def keep(name: str, p: Problem) -> list[list[int]]:
     """Neurons kept, a list a layer."""
-    return [np.flatnonzero(k).tolist() for k in masks(p.scores, widths(name, p, round_to, **options))]
+    return best(p, widths(name, p))
+
+
+def best(p: Problem, found: list[int]) -> list[list[int]]:
+    """So many neurons of each layer."""
+    return [np.flatnonzero(k).tolist() for k in masks(p.scores, found)]
 
 
 # uniform and global
@@ -221,8 +226,8 @@ def problems(draw):
     """sparsity -> Problem: layers of different sizes, scores with many ties."""
     scores = draw(st.lists(layer, min_size=1, max_size=5))
     importance = draw(st.lists(st.floats(0, 1), min_size=len(scores), max_size=len(scores)))
-    min_keep = draw(st.sampled_from([0.0, 0.01, 0.3, 1.0]))
-    return lambda sparsity: problem(scores, sparsity, importance, min_keep)
+    p = problem(scores, 50, importance, draw(st.sampled_from([0.0, 0.01, 0.3, 1.0])))
+    return lambda sparsity: replace(p, sparsity=sparsity)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -237,7 +242,7 @@ def test_masks_are_nested_and_widths_shrink_within_bounds(name, round_to, at):
         p = at(sparsity)
         found = widths(name, p, round_to)
         assert all(f <= w <= n for w, f, n in zip(found, p.floor, p.sizes, strict=True))
-        now = [set(k) for k in keep(name, p, round_to)]
+        now = [set(k) for k in best(p, found)]
         assert [len(k) for k in now] == found
         if earlier is not None and round_to == 1 and name not in ("cfsp", *KNAPSACKS):
             assert all(new <= old for new, old in zip(now, earlier, strict=True))

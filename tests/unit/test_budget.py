@@ -1,6 +1,7 @@
 """Budgets: what is counted is what compact models hold, and the least sparsity is found; times by a false clock."""
 
 import json
+from functools import cache
 from itertools import product
 
 import budget as stage
@@ -39,22 +40,14 @@ def place(tmp_path):
 
 
 def laid(folder, model):
-    base = tiny.save(model, folder / "base")
-    checkpoint = Checkpoint(base)
-    original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
-    manifest = {"original": original, "files": artifacts.directory_hashes(base)}
-    artifacts.write_json(base / "manifest.json", manifest, "base", {})
-    frame = neurons(checkpoint)
+    checkpoint = Checkpoint(tiny.fetched(folder / "base", model))
+    units = [(layer, unit) for layer, width in enumerate(checkpoint.widths) for unit in range(width)]
+    frame = pd.DataFrame(units, columns=["layer", "unit"])
     frame["score"] = np.random.default_rng(0).lognormal(size=len(frame))
     artifacts.write_parquet(folder / "scores.parquet", frame, "scores", {})
     layers = pd.DataFrame({"layer": range(checkpoint.layers), "n_tokens": 10, "angular_sum": [1.0, 3.0]})
     artifacts.write_parquet(folder / "layers.parquet", layers, "layers", {})
     return folder
-
-
-def neurons(base: Checkpoint) -> pd.DataFrame:
-    units = [(layer, unit) for layer, width in enumerate(base.widths) for unit in range(width)]
-    return pd.DataFrame(units, columns=["layer", "unit"])
 
 
 def found(place, settings: dict) -> dict:
@@ -69,10 +62,9 @@ def made(place, settings: dict, sparsity: int, folder) -> dict[str, torch.Tensor
     path, own = place / f"{sparsity}.parquet", {key: settings[key] for key in list(METHOD)[:4]}
     mask(own, *(place / name for name in FILES), sparsity, path)
     base = Checkpoint(place / "base")
-    statistics = neurons(base).assign(act_sum=lambda frame: 1.0 + frame["unit"], n_tokens=10)
-    artifacts.write_parquet(place / "statistics.parquet", statistics, "statistics", {})
+    statistics = tiny.write_statistics(place / "statistics.parquet", base.widths)
     folder.mkdir()
-    pruning = Pruning.read(base.directory, path, settings["compensate"], place / "statistics.parquet")
+    pruning = Pruning.read(base.directory, path, settings["compensate"], statistics)
     pruning.write(folder, settings["export"])
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
@@ -106,11 +98,17 @@ METHODS = {
 }
 
 
+@pytest.fixture(scope="module")
+def place_of(tmp_path_factory):
+    """Of a model's name, made once: masks and answers overwrite those before."""
+    return cache(lambda model: laid(tmp_path_factory.mktemp(model), MODELS[model]()))
+
+
 @pytest.mark.parametrize("kind", COUNT)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("model", MODELS)
-def test_what_is_counted_is_what_the_very_model_holds(tmp_path, model, method, kind):
-    place, settings = laid(tmp_path, MODELS[model]()), asked(kind, "90%", **METHODS[method])
+def test_what_is_counted_is_what_the_very_model_holds(place_of, tmp_path, model, method, kind):
+    place, settings = place_of(model), asked(kind, "90%", **METHODS[method])
     answer = found(place, settings)
     whole = {n: t for file in (place / "base").glob("*.safetensors") for n, t in load_file(file).items()}
     assert answer["dense"] == COUNT[kind](whole) and answer["target"] == pytest.approx(0.9 * answer["dense"])

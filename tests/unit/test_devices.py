@@ -13,7 +13,7 @@ import pytest
 
 from pruning.core import devices
 from pruning.core.errors import InputError
-from workspace import ROOT
+from workspace import ROOT, python
 
 
 @pytest.fixture(autouse=True)
@@ -75,13 +75,13 @@ MEASURE = ["--what", "gradients", "--model", "m", "--data", "d", "--settings", "
 
 
 @pytest.mark.parametrize(("stage", "options"), [("score", SCORE), ("measure", MEASURE)])
-def test_a_job_whose_gpu_torch_cannot_use_does_not_run_on_the_cpu(stage: str, options: list[str]):
-    python = [sys.executable, str(ROOT / f"scripts/{stage}.py"), *options]
-    job = launch(*python, gpus=1, visible=NONE_LIKE_IT)
+def test_a_job_whose_gpu_torch_cannot_use_does_not_run_on_the_cpu(forking, stage: str, options: list[str]):
+    command = [python(), str(ROOT / f"scripts/{stage}.py"), *options]
+    job = launch(*command, gpus=1, visible=NONE_LIKE_IT)
     _, errors = job.communicate(timeout=60)
     said = f"error: 1 GPUs asked: torch can use 0 GPUs here (CUDA_VISIBLE_DEVICES={NONE_LIKE_IT}): name GPUs that"
     assert job.returncode == 1 and errors.startswith(said) and len(errors.splitlines()) == 1
-    on_the_cpu = launch(*python, gpus=0, HF_HUB_OFFLINE="1")
+    on_the_cpu = launch(*command, gpus=0, HF_HUB_OFFLINE="1")
     assert "GPU" not in on_the_cpu.communicate(timeout=60)[1]
 
 

@@ -1,6 +1,8 @@
 """Evaluation by our class: it answers as lm-eval's does, whatever memory there is; perplexity is a hand loop's."""
 
 import math
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import evaluate as evaluate_stage
@@ -61,13 +63,19 @@ GENERATION = {  # of a model: what the answers would be without it is another th
 TWELVE = [" ".join("abcdefghijkl"[: n + 1]) for n in range(12)]
 
 
+@cache
+def generated_by_lm_eval(own: str | None) -> list[str]:
+    lab = Lab(Path())
+    lab.model.generation_config.update(**GENERATION.get(own, {}))
+    return ask(lab.plain(1), "generate_until", generations(TWELVE, []))
+
+
 @pytest.mark.parametrize("batch_size", [1, 5])
 @pytest.mark.parametrize("own", GENERATION)
 def test_a_models_own_generation_settings_are_obeyed_as_lm_eval_does(lab, own, batch_size):
-    plain = ask(lab.plain(), "generate_until", generations(TWELVE, []))
-    lab.model.generation_config.update(**GENERATION[own])
-    expected = ask(lab.plain(1), "generate_until", generations(TWELVE, []))
+    plain, expected = generated_by_lm_eval(None), generated_by_lm_eval(own)
     assert sum(a != b for a, b in zip(expected, plain, strict=True)) >= 6
+    lab.model.generation_config.update(**GENERATION[own])
     assert ask(lab.cached(batch_size), "generate_until", generations(TWELVE, [])) == expected
 
 
@@ -207,7 +215,7 @@ def test_an_answer_caught_in_a_loop_counts_to_its_limit(lab):
     """What is generated of it is what lm-eval's own class generates first."""
     asked = [Instance("generate_until", {}, (text, {"max_gen_toks": 300, "until": []}), 0) for text in TWELVE]
     lab.model.generation_config.eos_token_id = 0
-    lm, expected = lab.cached(), ask(lab.plain(), "generate_until", asked)
+    lm, expected = lab.cached(len(asked)), ask(lab.plain(len(asked)), "generate_until", asked)
     found = ask(lm, "generate_until", asked)
     records = [lm.answers[key_of("generate_until", request.args)] for request in asked]
     assert {record["finish"] for record in records} >= {"loop", "length"}
@@ -263,17 +271,10 @@ def test_divergences_are_torchs_own_over_the_whole_vocabulary(monkeypatch):
 
 def windowed(folder, task, dense=None) -> SimpleNamespace:
     """The stage's results on data.parquet, with the model beside it."""
-    original = {"widths": [1], "parameters": 1}
-    artifacts.write_json(
-        folder / "model/manifest.json",
-        {"files": artifacts.directory_hashes(folder / "model"), "original": original, **original},
-        "base",
-        {},
-    )
     task = {"kind": "perplexity", "dtype": "float32", "tokens": None, "batch_size": 2, **task}
     source = [f"wiki={folder}/data.parquet"]
     model = folder / "model"
-    evaluate_stage.evaluate({"tasks": {"wiki": task}}, model, model / "manifest.json", source, folder, dense=dense)
+    evaluate_stage.evaluate({"tasks": {"wiki": task}}, model, tiny.record(model), source, folder, dense=dense)
     return SimpleNamespace(json=folder / "wiki.json", samples=folder / "wiki.samples.parquet")
 
 

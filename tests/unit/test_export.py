@@ -7,7 +7,6 @@ import compact as compact_stage
 import export as stage
 import pytest
 import torch
-from lab import evidence, record
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
@@ -50,9 +49,8 @@ def pruned(folder, model, widths=(20, 20), compensate="none"):
     (base / "recipe.json").write_text("{}")
     (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     (base / "config.json").chmod(0o600)
-    manifest = record(base)
-    mask, statistics = evidence(results, widths)
-    fitted = statistics if compensate == "bias" else None
+    manifest, mask = tiny.record(base), tiny.write_mask(results / "mask.parquet", tiny.keeps(*widths))
+    fitted = tiny.write_statistics(results / "statistics.parquet") if compensate == "bias" else None
     settings, made = {"compensate": compensate, "export": "exact"}, place / "manifest.json"
     compact_stage.compact(settings, base, manifest, mask, place / "model", made, fitted)
     return place / "model", made, manifest, mask

@@ -177,6 +177,7 @@ def test_a_row_that_may_still_leave_its_loop_is_let_go_on(end, length, finish):
     assert (len(row.tokens), row.finish) == (length, finish)
 
 
+TOKENIZER = tiny.tokenizer()
 TOKENS = st.lists(st.integers(1, 256), min_size=1, max_size=12)
 
 
@@ -184,12 +185,11 @@ TOKENS = st.lists(st.integers(1, 256), min_size=1, max_size=12)
 @given(TOKENS, st.lists(st.sampled_from(["é", "ab", "b", "\n\n", "Q:", "😀", ":"]), min_size=1, max_size=3))
 def test_stop_strings_are_found_when_the_whole_text_has_them(ids, stops):
     """Bytes as tokens, so that characters are spread over several."""
-    tokenizer = tiny.tokenizer()
-    ids = [*ids, *tokenizer(stops[0])["input_ids"]]
-    found = StopStrings(tokenizer, stops)
+    ids = [*ids, *TOKENIZER(stops[0])["input_ids"]]
+    found = StopStrings(TOKENIZER, stops)
     first = next(n for n in range(1, len(ids) + 1) if found(ids[:n]))
-    assert any(stop in tokenizer.decode(ids[:first]) for stop in stops)
-    assert not any(stop in tokenizer.decode(ids[: first - 1]) for stop in stops)
+    assert any(stop in TOKENIZER.decode(ids[:first]) for stop in stops)
+    assert not any(stop in TOKENIZER.decode(ids[: first - 1]) for stop in stops)
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])

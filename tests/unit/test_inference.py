@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -26,7 +26,6 @@ def test_wilson_is_the_published_interval(correct, n, low, high):
     assert significance.wilson(correct, n, 0.95) == pytest.approx((low, high), abs=5e-5)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.99]))
 def test_wilson_is_the_closed_form_and_stays_within_0_and_1(counts, confidence):
     correct, n = counts
@@ -50,7 +49,6 @@ def test_mcnemar_is_the_binomial_tail():
     assert significance.mcnemar_exact([1, 0, 1], [1, 0, 1]) == (0, 1.0)  # no evidence
 
 
-@settings(deadline=None, max_examples=50)
 @given(outcomes)
 def test_mcnemar_is_symmetric_and_ignores_concordant_items(pairs):
     a, b = np.array(pairs, dtype=int).T
@@ -277,7 +275,6 @@ def test_holm_leaves_absent_p_values_out_of_the_family():
     assert significance.holm([]).tolist() == []
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(p_values):
     adjusted = significance.holm(p_values)

@@ -13,6 +13,7 @@ import score as score_stage
 import test_budget
 import torch
 from test_refit import SCHEMES
+from test_sensitivity import divergence
 from test_structures import CUTS, DROPPED, IDS, close, logits
 
 import tiny
@@ -75,12 +76,7 @@ def test_a_dropped_ffn_is_measured_as_such():
     rows = list(sensitivity.layers(probe))
     assert [row[:2] for row in rows][-2] == (1, 0)
     ffn.shrink(dropped.model.layers[1], 1, [None, np.zeros(N, dtype=bool)], families.of(dropped))
-    apart = []
-    for batch in batches:
-        with torch.inference_mode():
-            p, q = (model(batch.ids).logits.double().log_softmax(-1)[:, :-1] for model in (tiny.qwen2(3), dropped))
-        apart.append((p.exp() * (p - q)).sum(-1).flatten())
-    assert rows[-2][2] == pytest.approx(float(torch.cat(apart).mean()), rel=2e-3)
+    assert rows[-2][2] == pytest.approx(divergence(tiny.qwen2(3), dropped, batches), rel=2e-3)
 
 
 def test_times_are_measured_of_a_shape_without_an_ffn():

@@ -1,10 +1,13 @@
 """Parameter Taylor against plain autograd a sample, finite differences, and numbers worked by hand."""
 
+from functools import partial
+
 import measure
 import numpy as np
 import pandas as pd
 import pytest
 import score as score_stage
+import test_second_moments
 import torch
 
 import tiny
@@ -21,11 +24,7 @@ from pruning.models.loading import load
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 
 
-def micro_batches(lengths=(12, 9, 16, 7, 10), size=2) -> list[prepare.Batch]:
-    """Samples of uneven lengths, thus padding."""
-    rng = np.random.default_rng(0)
-    samples = [(rng.integers(1, 257, n).tolist(), [True] * n) for n in lengths]
-    return prepare.micro_batches(samples, size, pad=0, token_mask="all")
+micro_batches = partial(test_second_moments.micro_batches, lengths=(12, 9, 16, 7, 10), size=2)
 
 
 def losses(model, batches) -> list[torch.Tensor]:

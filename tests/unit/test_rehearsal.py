@@ -247,9 +247,7 @@ def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(
         rows = pd.DataFrame([(layer, unit, value(unit)) for layer in range(3) for unit in range(512)])
         rows = rows.set_axis(["layer", "unit", column], axis=1)
         artifacts.write_parquet(tmp_path / f"{name}.parquet", rows, name, {})
-    model, own = shutil.copytree(folder, tmp_path / "model"), {"widths": [512] * 3, "parameters": 1}
-    content = {"files": artifacts.directory_hashes(model), "original": own, **own}
-    artifacts.write_json(model / "manifest.json", content, "base", {})
+    tiny.record(shutil.copytree(folder, tmp_path / "model"))
     stage, teacher = ASKING[script], folder if distilled else None
     windows = {"seqlen": 8, "divergence": distilled}
     weights, beside = needed(folder, stage, **(windows if stage == "perplexity" else {"sequence_length": 21}))

@@ -222,25 +222,18 @@ def test_figures_are_the_repetitions_medians():
 
 
 def run(folder, masks=None, dense=None, **changes) -> pd.DataFrame:
-    """masks: label -> FFN widths, and key-value groups where they are cut. dense: a config in place of the model's."""
+    """masks: label -> FFN widths, and key-value groups of each layer where they are cut. dense: another config."""
     base = tiny.save(tiny.qwen2(), folder / "base")
     if dense is not None:
         dense.save_pretrained(base)
     given = {"dense": {"model": str(base), "manifest": str(base / "manifest.json")}}
     for label, cut in (masks or {}).items():
-        given[label] = {**given["dense"], "mask": str(mask(folder / f"{label}.parquet", *cut))}
+        mask = tiny.write_mask(folder / f"{label}.parquet", tiny.keeps(*cut[0], groups=cut[1] if cut[1:] else ()))
+        given[label] = {**given["dense"], "mask": str(mask)}
     given = {} if changes.get("config") else given
     options = [json.dumps({"variant": label, **own}) for label, own in given.items()]
     stage.timing({**LATENCY, **changes}, folder / "latency.csv", options)
     return pd.read_csv(folder / "latency.csv")
-
-
-def mask(path, widths, groups=None):
-    rows = [("ffn", n, unit, unit < width) for n, width in enumerate(widths) for unit in range(48)]
-    rows += [("kv_groups", n, unit, unit < count) for n, count in enumerate(groups or ()) for unit in range(2)]
-    frame = pd.DataFrame(rows, columns=["structure", "layer", "unit", "keep"])
-    artifacts.write_parquet(path, frame if groups else frame.drop(columns="structure"), "mask", {})
-    return path
 
 
 def flops_with(**units) -> int:
@@ -282,7 +275,7 @@ def test_equal_widths_are_measured_once_and_padded_ones_are_the_widest(tmp_path,
 
 
 def test_key_value_groups_that_are_cut_are_timed_and_counted(tmp_path, clock):
-    frame = run(tmp_path, masks={"both": ([48, 12], [1, 2])}).set_index("variant")
+    frame = run(tmp_path, masks={"both": ([48, 12], [(1, 0), (1, 1)])}).set_index("variant")
     whole = weights(tiny.qwen2())
     assert frame["parameters"]["both"] == whole - 36 * 3 * 32 - (2 * 32 * 16 + 2 * 32 * 8 + 16 + 2 * 8)
     bound = flops_with() / flops_with(ffn=[48, 12], kv_groups=[1, 2])
@@ -394,16 +387,13 @@ def test_a_config_that_is_none_is_named(tmp_path, text):
 def family(tmp_path_factory):
     """The dense model; cut evenly, on disk and twice in memory; unevenly; with a bias."""
     folder = tmp_path_factory.mktemp("family")
-    base, statistics = tiny.fetched(folder / "base", tiny.qwen2()), folder / "statistics.parquet"
-    rows = pd.DataFrame([(layer, unit, float(unit), 10) for layer in range(2) for unit in range(48)])
-    rows = rows.set_axis(["layer", "unit", "act_sum", "n_tokens"], axis=1)
-    artifacts.write_parquet(statistics, rows, "statistics", {})
+    base = tiny.fetched(folder / "base", tiny.qwen2())
     dense = variants.Parts(base, base / "manifest.json")
     masks = {
         name: tiny.write_mask(folder / name, tiny.keeps(*own)) for name, own in {"a": (20, 20), "b": (7, 31)}.items()
     }
     even, uneven = (replace(dense, mask=mask) for mask in masks.values())
-    bias = replace(even, compensate="bias", evidence=statistics)
+    bias = replace(even, compensate="bias", evidence=tiny.write_statistics(folder / "statistics.parquet"))
     return {"dense": dense, "c/rku/50": even, "c/agf/50": even, "c/flap/50": uneven, "c/biased/50": bias}
 
 

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from lab import evidence, record
 from lm_eval.api.instance import Instance
 
 import tiny
@@ -83,8 +82,7 @@ class Lab:
 
     def __init__(self, folder: Path, family: str = "qwen2"):
         self.folder = folder
-        tiny.save(tiny.of_family(family), folder / "base")
-        record(folder / "base")
+        tiny.fetched(folder / "base", tiny.of_family(family))
         rows = pd.DataFrame({"question": QUESTIONS, "answer": "x"})
         artifacts.write_parquet(folder / "data.parquet", rows, "dataset", {})
         for task in (SUMS, OPTIONS):
@@ -98,10 +96,10 @@ class Lab:
         tokenizer.add_special_tokens({"extra_special_tokens": ends})
         tokenizer.save_pretrained(self.folder / "base")
         (self.folder / "base/generation_config.json").write_text(json.dumps(own))
-        record(self.folder / "base")
+        tiny.record(self.folder / "base")
 
     def mask(self, widths: tuple[int, int]) -> Path:
-        return evidence(self.folder, widths)[0]
+        return tiny.write_mask(self.folder / f"{widths}.parquet", tiny.keeps(*widths))
 
     def parts(self, *widths: int) -> variants.Parts:
         mask = self.mask(widths) if widths else None
@@ -154,7 +152,7 @@ def test_answers_are_those_of_the_model_itself(lab, stand_in, kind):
     if "mask" in parts:
         parts["mask"] = lab.mask(parts["mask"])
     if "compensate" in parts:
-        parts["evidence"] = lab.folder / "statistics.parquet"
+        parts["evidence"] = tiny.write_statistics(lab.folder / "statistics.parquet")
     expected, found = lab.ask("hf", "ours", **parts), lab.ask("vllm", "theirs", **parts)
     for task in expected:
         pd.testing.assert_frame_equal(found[task], expected[task])
