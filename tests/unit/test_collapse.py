@@ -153,7 +153,7 @@ def test_type_1_error_of_the_order(scatter):
     sure of orders that other templates would not have (in 0.37 of 300 such studies), the jackknife is not (0.06)."""
     rng, tests = np.random.default_rng(0), []
     clusters, sparsities = np.repeat(np.arange(22), 18), np.array([0.3, 0.4, 0.5, 0.6])
-    for _ in range(50):
+    for _ in range(100):
         level, methods = rng.random(396), []
         for _ in range(2):
             points = 0.45 + rng.normal(0, scatter, 22)[clusters]
