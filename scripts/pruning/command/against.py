@@ -35,10 +35,8 @@ def read(validation: pd.DataFrame, test: pd.DataFrame, taken: Variant, measure: 
     return Against(bool(won), _said(name(taken), won, lost), heads, lines)
 
 
-def variant_of(row: dict[str, Any]) -> Variant | None:
-    """Return the pruned model of which a row's file is made; None of the dense model's."""
-    if pd.isna(row["method"]):
-        return None
+def variant_of(row: dict[str, Any]) -> Variant:
+    """Return the model of which a row's file is made; of the dense model's none that is pruned so."""
     tuning = None if pd.isna(row["tuning"]) else row["tuning"]
     return Variant(row["calib"], row["method"], int(percent(row["sparsity"])), tuning)
 
