@@ -152,8 +152,7 @@ def figures(config: Config) -> dict[str, Entry]:
         own = described(config, config.table(name).columns[0])
         found[f"{name}-alternatives"] = Entry(
             f"Quality ({own['title']}) against bytes, prefill and decoding time in llama.cpp: pruned models, the dense "
-            "model in GGUF types and smaller models. Each line is one model in several types; the stepped line joins "
-            "those that no other beats.",
+            "model in GGUF types and smaller models. Each line is one model in several types; bars are intervals.",
             {"rows": [table.format(table=f"{name}-speed")]},
             {key: own[key] for key in ("task", "tuning", "title", "kind")} | {"models": config.table(name).models},
             "Prune, quantise, or take the smaller model",

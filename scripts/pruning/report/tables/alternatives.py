@@ -176,7 +176,7 @@ def notes(
     level, first = f"{100 * settings['confidence']:g}%", rows.iloc[0]
     if entry["kind"] == "accuracy":
         what = f"accuracy in per cent (`{first['metric']}`, n = {first['n']:,}) with Wilson's {level} interval; "
-        what += "tests are exact McNemar"
+        what += "tests are exact McNemar, where items share templates also by template (the larger p)"
     else:
         what = f"perplexity per token, lower is better, with a {level} t interval; tests are paired t over blocks of "
         what += "windows"
@@ -185,7 +185,8 @@ def notes(
         "Files: one GGUF file per row, unquantised ones as F16. A row with a type is evaluated as what its file holds, "
         "dequantised in the same harness; llama.cpp also rounds activations.",
         f"Best alternative: of the dense model and smaller ones, in any type, whose {AT[cost]} is not more, the one "
-        "that did best on these very items, which favours it. None: every alternative costs more.",
+        "that did best on these very items, which favours it. None: every alternative costs more. Front, ✓: no row "
+        "beats it in quality at that cost or less; (✓): not by more than the intervals.",
     ]
     if conditions:
         own = conditions
