@@ -7,6 +7,7 @@ INPUT
     results/{model}/calibration/{calib}/statistics.parquet,         what the method's compensation says it is fitted on
     …/second_moments.json, or                                       (REQUIRES; methods/requirements.py)
     results/{model}/refit/{calib}/{method}/{sparsity}.json
+    results/{model}/vocabulary/{calib}/{method}.parquet             the tokens that stay, where the method cuts the vocabulary
 OUTPUT
     results/{model}/compact/{calib}/{method}/{sparsity}/model/              a Hugging Face model directory
     results/{model}/compact/{calib}/{method}/{sparsity}/manifest.json       widths, parameters, hashes of the model's files
@@ -34,6 +35,7 @@ rule compact:
         mask=names.MASK,
         evidence=files_of("compact"),
         moments=matrices_of("compact"),
+        vocabulary=lambda w: names.VOCABULARY.format(**w) if CONFIG.method(w.method).vocabulary else [],
         code=lambda w: code("compact", *plugins(w)),
     output:
         manifest=f"{names.COMPACT}/manifest.json",
@@ -46,7 +48,7 @@ rule compact:
     params:
         settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include={"compensate", "export"})),
         model=subpath(input.model, parent=True),
-        evidence=lambda w, input: [f"--evidence={input.evidence}"] if input.evidence else [],
+        evidence=lambda w, input: [f"--{key}={input[key]}" for key in ("evidence", "vocabulary") if input[key]],
     shell:
         on_cpu(
             "--model {params.model:q} --base {input.model:q} --mask {input.mask:q} {params.evidence:q} "

@@ -17,6 +17,7 @@ def compact(
     output: Annotated[Path, typer.Option(help="directory of the compact model")],
     manifest: Annotated[Path, typer.Option(help="manifest.json to write")],
     evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on, where it is")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="the tokens that stay; else all do")] = None,
 ) -> None:
 
     from pruning.core import artifacts, chain
@@ -26,6 +27,9 @@ def compact(
 
     cli.phase("start-up")
     pruning, records = Pruning.read(model, mask, settings["compensate"], evidence), {}
+    if vocabulary:
+        kept = artifacts.read_parquet(vocabulary, "vocabulary")["token"].tolist()
+        pruning = replace(pruning, tokens=kept)
     original = artifacts.read_json(base_manifest, "base")["original"]
 
     def compensate(layer: int):
@@ -44,6 +48,7 @@ def compact(
         "achieved_sparsity": pruning.achieved(original["widths"]),
         "widths": pruning.units[ffn.STRUCTURE.name],
         **others(config),
+        **({"vocabulary": {"kept": len(kept), "of": pruning.base.config["vocab_size"]}} if vocabulary else {}),
         "parameters": original["parameters"],
         "parameters_kept": Checkpoint(output).parameters,
         "loads_with": "transformers" + (", trust_remote_code=True" if "auto_map" in config else ""),

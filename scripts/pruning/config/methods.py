@@ -3,7 +3,7 @@
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import Positive, Strict, choices
@@ -15,6 +15,8 @@ from pruning.methods.scores.utility import REDUCTIONS
 ALLOCATIONS = choices("methods/allocation")
 CHOICES = (tuple(OBJECTIVES), REDUCTIONS, tuple(NORMALISATIONS), ALLOCATIONS)
 GRID = {"-".join(parts) for parts in product(*CHOICES)}
+
+Tokens = Positive | Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]?(\.[0-9]+)?%$")]
 
 # What a prefix, `{prefix}_<m>`, changes of a method.
 PREFIXES: dict[str, dict[str, Any]] = {
@@ -56,6 +58,9 @@ class Method(Strict):
     """Intermediate sizes are multiples of this (128 suits GPUs)."""
     export: Literal["exact", "pad"] = "exact"
     """`pad` zero-pads to the widest layer, so that stock tools load non-uniform widths."""
+    vocabulary: Annotated[Tokens | None, Field(exclude_if=lambda value: value is None)] = None
+    """Tokens that are kept, a number or a share of the embedding's rows such as 30%: bytes, special tokens, those of
+    the calibration data, then by merge rank; null: all. For byte-level BPE tokenizers."""
     shuffle: int | None = None
     """Seed to shuffle scores within each layer: the same widths, other neurons."""
 

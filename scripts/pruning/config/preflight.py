@@ -193,7 +193,8 @@ def _check_shape(config: Config, name: str, shape: dict[str, Any], tasks: set[st
         raise InputError(
             f"experiment.layer: {config.experiment.layer} is out of range, {name} has layers 0 to {layers - 1}"
         )
-    lengths = {f"tasks.{task}.seqlen": getattr(config.tasks[task], "seqlen", 0) for task in tasks}
+    texts = [task for task in tasks if getattr(config.tasks[task], "per", "") == "token"]
+    lengths = {f"tasks.{task}.seqlen": config.tasks[task].seqlen for task in texts}
     lengths |= {f"tunings.{tuning}.sequence_length": config.tunings[tuning].sequence_length for tuning in tunings}
     for key, length in sorted(lengths.items()):
         if context and length > context:

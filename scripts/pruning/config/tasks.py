@@ -65,6 +65,9 @@ class PerplexityTask(Strict):
     """Text of a record; fields in braces."""
     joiner: str = "\n\n"
     """Between records."""
+    per: Annotated[Literal["token", "byte"], Field(exclude_if=lambda value: value == "token")] = "token"
+    """`byte`: bits per byte of pieces of the text, for models of different tokenizers; `seqlen` and `tokens` are then
+    bytes."""
     seqlen: Annotated[int, Field(ge=2)] = 2048
     """Window; perplexities of different windows do not compare."""
     tokens: Positive | None = None
@@ -73,6 +76,14 @@ class PerplexityTask(Strict):
     divergence: bool = False
     """Also the KL divergence of a model's next tokens from the dense model's (`kl`, nats per token), with both in
     memory."""
+
+    @model_validator(mode="after")
+    def _of_tokens(self) -> Self:
+        if self.divergence and self.per == "byte":
+            raise ValueError(
+                "divergence: is of next tokens, which `per: byte` is for models that have others: leave it out"
+            )
+        return self
 
 
 Task = Annotated[LmEvalTask | PerplexityTask, Field(discriminator="kind")]

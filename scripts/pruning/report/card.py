@@ -168,8 +168,8 @@ def table(results: Sequence[Mapping[str, Any]], confidence: float) -> str:
 def shown(measure: Mapping[str, Any], metric: str) -> str:
     """A value with its interval."""
     numbers = [measure[key] for key in ("value", "ci_low", "ci_high")]
-    if metric == "perplexity":
-        return "{:.2f} [{:.2f}, {:.2f}]".format(*numbers)
+    if metric in ("perplexity", "bits_per_byte"):
+        return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*numbers, d=2 if metric == "perplexity" else 4)
     return "{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * number for number in numbers))
 
 
