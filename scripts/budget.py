@@ -24,7 +24,8 @@ def budget(
     threads: int = 1,
 ) -> None:
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
-    `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`; of times those of a clock."""
+    `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`, and `vocabulary` where that is cut; of
+    times those of a clock."""
 
     from pruning.analysis import budget as stage
     from pruning.analysis import timing
@@ -33,6 +34,7 @@ def budget(
     from pruning.methods.masks import NEURONS
     from pruning.models import loading
     from pruning.models.checkpoint import Checkpoint
+    from pruning.models.vocabulary import Tokenizer
 
     cli.phase("start-up")
     problem = allocation.problem_of(
@@ -52,15 +54,16 @@ def budget(
         return units
 
     kind, text, biased = settings["kind"], settings["text"], settings["compensate"] == "bias"
+    tokens = Tokenizer(base.parent).budget(settings["vocabulary"]) if "vocabulary" in settings else None
     costs: dict[int, stage.Cost] = {}
     advice = f"two models and `prompt_tokens: {settings.get('prompt_tokens')}` of the budget: lower it"
     with out_of_memory.advise(advice):
         if timed := kind not in ("parameters", "bytes"):
             model, _ = loading.load(base.parent, settings["dtype"])
             cli.phase("load")
-            candidates = timing.Candidates(model, kind, biased, settings)
+            candidates = timing.Candidates(model, kind, biased, settings, tokens)
         else:
-            candidates = stage.Sizes(Checkpoint(base.parent), kind, biased)
+            candidates = stage.Sizes(Checkpoint(base.parent), kind, biased, tokens)
         dense = candidates.dense
         target = settings["value"] * dense if settings["share"] else settings["value"]
         if target >= dense:
@@ -70,7 +73,8 @@ def budget(
             costs[sparsity] = candidates.cost(kept(sparsity))
             return costs[sparsity].high <= target
 
-        sparsity = stage.bisected(meets) if timed else stage.scanned(meets)
+        least = int(tokens is None)  # a smaller vocabulary may be enough
+        sparsity = stage.bisected(meets, least) if timed else stage.scanned(meets, least)
     costs = dict(sorted(costs.items()))
     if sparsity is None:
         last = min(costs, key=lambda s: costs[s].value)

@@ -1,5 +1,6 @@
 """Cut a mask's units out of the dense model: a loadable model directory, and a manifest of what it holds."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -17,19 +18,31 @@ def compact(
     output: Annotated[Path, typer.Option(help="directory of the compact model")],
     manifest: Annotated[Path, typer.Option(help="manifest.json to write")],
     evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on, where it is")] = None,
-    vocabulary: Annotated[Path | None, typer.Option(help="the tokens that stay; else all do")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="parquet of the calibration split, to cut the vocabulary by")
+    ] = None,
 ) -> None:
 
     from pruning.core import artifacts, chain
+    from pruning.data import text
     from pruning.methods.compact import Pruning
+    from pruning.models import vocabulary
     from pruning.models.checkpoint import Checkpoint, read_config
     from pruning.models.structures import ffn, others
 
     cli.phase("start-up")
     pruning, records = Pruning.read(model, mask, settings["compensate"], evidence), {}
-    if vocabulary:
-        kept = artifacts.read_parquet(vocabulary, "vocabulary")["token"].tolist()
-        pruning = replace(pruning, tokens=kept)
+    cut = {}
+    if data:
+        texts = text.documents(data, settings["prompt"], settings["completion"])
+        kept, covered = vocabulary.chosen(model, settings["vocabulary"], texts)
+        pruning = replace(pruning, tokens=list(kept))
+        cut = {
+            "kept": len(kept),
+            "of": pruning.base.config["vocab_size"],
+            "why": Counter(kept.values()),
+            "covered": covered,
+        }
     original = artifacts.read_json(base_manifest, "base")["original"]
 
     def compensate(layer: int):
@@ -48,7 +61,7 @@ def compact(
         "achieved_sparsity": pruning.achieved(original["widths"]),
         "widths": pruning.units[ffn.STRUCTURE.name],
         **others(config),
-        **({"vocabulary": {"kept": len(kept), "of": pruning.base.config["vocab_size"]}} if vocabulary else {}),
+        **({"vocabulary": cut} if cut else {}),
         "parameters": original["parameters"],
         "parameters_kept": Checkpoint(output).parameters,
         "loads_with": "transformers" + (", trust_remote_code=True" if "auto_map" in config else ""),

@@ -25,7 +25,7 @@ def recover(
     from pruning.core import artifacts, out_of_memory
     from pruning.data import text
     from pruning.evaluation import recovery
-    from pruning.models import loading, rehearsal, tokenizers
+    from pruning.models import loading, rehearsal, tokenizers, vocabulary
     from pruning.models.checkpointing import checkpoint_gradients
 
     cli.phase("start-up")
@@ -38,6 +38,8 @@ def recover(
     rehearsal.must_fit(model, settings["dtype"], recovery.STAGE, own, teacher)
     network, _ = loading.load(model, settings["dtype"])
     dense = loading.load(teacher, settings["dtype"])[0] if teacher else None
+    if dense and dense.config.vocab_size != network.config.vocab_size:  # it chooses among the tokens that are left
+        vocabulary.shrink(dense, vocabulary.kept_of(teacher, model))
     tuned = recovery.with_adapters(network, settings)
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)

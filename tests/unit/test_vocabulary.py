@@ -166,7 +166,7 @@ def folder(place: Path, tied: bool = True, **changes) -> Path:
     """A model with a tokenizer of its own, in a folder with all files that name tokens."""
     base = tiny.fetched(
         place / "base",
-        tiny.of_family("qwen2", vocab_size=ROWS, tie_word_embeddings=tied, eos_token_id=[0, 699], **changes),
+        tiny.of_family("llama", vocab_size=ROWS, tie_word_embeddings=tied, eos_token_id=[0, 699], **changes),
     )
     whole = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(trained()), eos_token="<|end|>", pad_token="<|end|>"
@@ -183,7 +183,7 @@ def folder(place: Path, tied: bool = True, **changes) -> Path:
 
 
 def cut(base: Path, size: int, keeps: dict) -> tuple[Path, list[int]]:
-    kept = list(vocabulary.Tokenizer(base).keep(size, counts(trained(), texts()[1][:2000])))
+    kept = list(vocabulary.Tokenizer(base).keep(size, counts(trained(), texts()[1][:300])))
     output = base.with_name("cut")
     output.mkdir()
     Pruning(Checkpoint(base), keeps, tokens=kept).write(output)
@@ -200,8 +200,8 @@ def test_the_model_computes_the_same_of_the_tokens_that_stay(tmp_path, tied, wid
     whole = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
     for layer, keep in zip(whole.model.layers, keeps["ffn"], strict=True):
         layer.mlp.down_proj.weight.data[:, torch.tensor(~keep)] = 0
-    new = torch.tensor(tokenizer(texts()[1][:500])["input_ids"])[None]
-    old = torch.tensor(AutoTokenizer.from_pretrained(base)(texts()[1][:500])["input_ids"])[None]
+    new = torch.tensor(tokenizer(texts()[1][:300])["input_ids"])[None]
+    old = torch.tensor(AutoTokenizer.from_pretrained(base)(texts()[1][:300])["input_ids"])[None]
     assert torch.tensor(kept)[new].equal(old)
     with torch.no_grad():
         assert (small(new).logits - whole(old).logits[..., kept]).abs().max() < 1e-6

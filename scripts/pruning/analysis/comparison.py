@@ -2,8 +2,8 @@
 
 *Samples* are one row per item and metric, with the columns `item`, `item_hash`, `metric`, `value` (0 or 1 for accuracy;
 a window's summed NLL in nats for perplexity, its summed KL divergence for kl, in bits for bits_per_byte), `weight` (1;
-the window's number of predicted tokens, or of bytes) and `cluster` (the template of a generated problem, else null). `settings` is the dict that
-report/tables/results.py documents.
+the window's number of predicted tokens, or of bytes) and `cluster` (the template of a generated problem, else null).
+`settings` is the dict that report/tables/results.py documents.
 """
 
 import re

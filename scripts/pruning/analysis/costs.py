@@ -58,7 +58,7 @@ def of_methods(folder: Path, calib: str, passes: Mapping[str, Sequence[str]]) ->
     rows = []
     for method, needed in passes.items():
         shared = _jobs(place / name for name in needed for place in (folder / "calibration" / calib, folder))
-        once = _jobs(folder / kind / calib / method for kind in ("scores", "sensitivity", "vocabulary"))
+        once = _jobs(folder / kind / calib / method for kind in ("scores", "sensitivity"))
         each = _jobs(folder / kind / calib / method for kind in ("masks", "refit", "compact"))
         row = {"method": method, "calibration": shared["seconds"].sum(), "scores": once["seconds"].sum()}
         row["model"] = each.groupby("name")["seconds"].sum().median() if len(each) else 0.0

@@ -116,9 +116,11 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     from pruning.methods import allocation
     from pruning.methods.masks import NEURONS
     from pruning.models.checkpoint import Checkpoint
+    from pruning.models.vocabulary import Tokenizer
 
     base, kept = Checkpoint(_base(model)), config.method(method)
-    sizes = counting.Sizes(base, own.kind, kept.compensate == "bias")
+    tokens = Tokenizer(_base(model)).budget(kept.vocabulary) if kept.vocabulary else None
+    sizes = counting.Sizes(base, own.kind, kept.compensate == "bias", tokens)
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
@@ -155,7 +157,8 @@ def _check_model(config: Config, name: str) -> None:
     _check_shape(config, name, shape, tasks, tunings)
     _check_targets(config, name, folder, tunings)
     _check_chat(config, name, folder, tasks)
-    _check_methods(config, shape, {*config.experiment.methods, *(own for table in tables for own in table.methods)})
+    _check_methods(config, shape, methods := {*config.experiment.methods, *(m for own in tables for m in own.methods)})
+    _check_vocabularies(config, folder, methods)
 
 
 def _check_gguf(config: Config, name: str) -> None:
@@ -238,6 +241,17 @@ def _check_methods(config: Config, shape: dict[str, Any], methods: set[str]) -> 
 
             if not has_mlp_bias(shape):
                 raise InputError(f"methods.{name}.export: {no_slot(shape)}")
+
+
+def _check_vocabularies(config: Config, folder: Path, methods: set[str]) -> None:
+    """Budgets of tokens that the model's tokenizer cannot be cut to."""
+    if asked := {name: own for name in sorted(methods) if (own := config.method(name).vocabulary)}:
+        from pruning.models.vocabulary import Tokenizer
+
+        tokenizer = Tokenizer(folder)
+        for name, own in asked.items():
+            with _of(f"methods.{name}."):
+                tokenizer.budget(own)
 
 
 def gpus_asked(config: Config) -> dict[str, int]:

@@ -81,13 +81,14 @@ def identity(parts: Parts) -> list[Any]:
     return [*own, parts.compensate, origins]
 
 
-def outline(parts: Parts) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bool]:
+def outline(parts: Parts) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bool, int]:
     """Return what a variant's speed depends on: the units of each layer, FFN neurons and those of structures of which
-    any are cut, and whether down_proj has a bias."""
+    any are cut, whether down_proj has a bias, and how many tokens there are."""
     base, pruning = Checkpoint(parts.model), parts.mask and parts.pruning
     units = {**listed(read_config(parts.model)), NEURONS: base.widths, **(pruning.units if pruning else {})}
     biased = base.name(0, "down", "bias") in base.file_of or (pruning is not None and pruning.biased)
-    return tuple((name, tuple(units[name])) for name in STRUCTURES if name in units), biased
+    own = tuple((name, tuple(units[name])) for name in STRUCTURES if name in units)
+    return own, biased, base.config["vocab_size"]
 
 
 def stored(parts: Parts) -> int:

@@ -9,10 +9,11 @@ that are kept.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 from jinja2 import Environment
@@ -20,6 +21,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FILE = "tokenizer.json"
 SETTINGS = ("config.json", "generation_config.json")
@@ -249,3 +253,35 @@ def files(folder: Path, kept: Kept) -> dict[str, dict[str, Any]]:
             text: new[number] for text, number in read_object(folder / "added_tokens.json").items()
         }
     return made
+
+
+def chosen(folder: Path, asked: int | str, documents: Sequence[tuple[str, str]]) -> tuple[dict[int, str], float]:
+    """Return the tokens of a model that stay, as Tokenizer.keep, and which share of the data's tokens they are.
+
+    documents: (prompt, completion) of the calibration data, all of them. Raises InputError as Tokenizer does."""
+    own = Tokenizer(folder)
+    counts = Counter(number for texts in zip(*documents, strict=True) for number in own.encoded(texts))
+    kept = own.keep(asked, counts)
+    return kept, sum(counts[number] for number in kept) / max(counts.total(), 1)
+
+
+def kept_of(whole: Path, small: Path) -> list[int]:
+    """Return the numbers that a smaller model's tokens, in their order, have in the whole model. Raises InputError for
+    models whose tokenizers are not of one kind."""
+    numbers = {text: number for number, text in Tokenizer(whole).texts.items()}
+    texts = Tokenizer(small).texts
+    with reading(small / FILE, "give models of one vocabulary", f"has other tokens than {whole}"):
+        return [numbers[texts[number]] for number in range(len(texts))]
+
+
+def shrink(model: "PreTrainedModel", kept: Kept | slice) -> None:
+    """Cut the embedding and the head of a loaded model, in place, to the rows of these tokens; a slice's stay in the
+    memory where they are."""
+    from torch import nn  # slow, and unneeded where no job runs
+
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    rows = {id(each.weight): nn.Parameter(each.weight.data[kept], requires_grad=False) for each in (embedding, head)}
+    for module in (embedding, head):
+        module.weight = rows[id(module.weight)]
+    embedding.padding_idx, size = None, len(embedding.weight)
+    embedding.num_embeddings = head.out_features = model.vocab_size = model.config.vocab_size = size

@@ -34,6 +34,9 @@ the neurons of its feed-forward layers are removed
 {% for title, units in others.items() %}
 | {{ title }} | {{ units | widths }} |
 {% endfor %}
+{% if made.vocabulary %}
+| vocabulary | {{ "{kept:,} of {of:,} tokens".format(**made.vocabulary) }}, chosen for {{ calibration.dataset }} |
+{% endif %}
 | calibrated on | {{ calibration.dataset }}, {{ calibration.samples }} samples of {{ calibration.sequence_length }} \
 tokens, seed {{ calibration.seed }} |
 {% if tuning %}

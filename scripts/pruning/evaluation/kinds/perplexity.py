@@ -1,5 +1,5 @@
-"""Windowed perplexity of one text, and KL divergence to the dense model there: a sample is a window. Or bits per byte of
-the text, for models of different tokenizers: a sample is a piece of it.
+"""Windowed perplexity of one text, and KL divergence to the dense model there: a sample is a window. Or bits per byte,
+for models of different tokenizers: a sample is a piece of the text.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, de
 
 
 def _begun(text: str, tokenizer) -> list[int]:
-    """A text's tokens after the one that stands before texts, so that the first one is predicted too (as in lm-eval)."""
+    """A text's tokens after the one that texts begin with, so that the first one is predicted too (as in lm-eval)."""
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return [first, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
 
