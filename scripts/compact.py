@@ -24,7 +24,6 @@ def compact(
 ) -> None:
 
     from pruning.core import artifacts, chain
-    from pruning.data import text
     from pruning.methods.compact import Pruning
     from pruning.models import vocabulary
     from pruning.models.checkpoint import Checkpoint, read_config
@@ -34,15 +33,9 @@ def compact(
     pruning, records = Pruning.read(model, mask, settings["compensate"], evidence), {}
     cut = {}
     if data:
-        texts = text.documents(data, settings["prompt"], settings["completion"])
-        kept, covered = vocabulary.chosen(model, settings["vocabulary"], texts)
-        pruning = replace(pruning, tokens=list(kept))
-        cut = {
-            "kept": len(kept),
-            "of": pruning.base.config["vocab_size"],
-            "why": Counter(kept.values()),
-            "covered": covered,
-        }
+        kept, covered = vocabulary.chosen(model, data, settings)
+        pruning, size = replace(pruning, tokens=list(kept)), pruning.base.config["vocab_size"]
+        cut = {"vocabulary": {"kept": len(kept), "of": size, **Counter(kept.values()), "covered": covered}}
     original = artifacts.read_json(base_manifest, "base")["original"]
 
     def compensate(layer: int):
@@ -61,7 +54,7 @@ def compact(
         "achieved_sparsity": pruning.achieved(original["widths"]),
         "widths": pruning.units[ffn.STRUCTURE.name],
         **others(config),
-        **({"vocabulary": cut} if cut else {}),
+        **cut,
         "parameters": original["parameters"],
         "parameters_kept": Checkpoint(output).parameters,
         "loads_with": "transformers" + (", trust_remote_code=True" if "auto_map" in config else ""),

@@ -197,6 +197,7 @@ REFUSED = [
     ("experiment|models", [], ": needs 1 or more entries, has 0"),
     ("collapse|sparsities", [50], ": needs 2 or more entries, has 1"),
     ("datasets|gsm_symbolic|splits|a.b", 1, ": names may hold only a-z, 0-9, _ and - (given: 'a.b')"),
+    ("methods|mine", {"score": "wanda", "vocabulary": "130%"}, ".vocabulary.constrained-str: String should match…"),
     ("methods|a/b", {"score": "wanda"}, ": names may hold only a-z, 0-9, _ and - (given: 'a/b')"),
     ("models|qwen2.5", MODEL, ": names may hold only a-z, 0-9, _ and - (given: 'qwen2.5')"),
     ("tables|table1|reference", "wanda/", ": names may hold only a-z, 0-9, _ and -, and one / between two of them …"),
@@ -269,6 +270,17 @@ OTHERS = {
     },
     "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than guessing (chance: 0.2)": {
         "tasks|gsm_symbolic_options|stop_early": {"after": 100, "below": 0.2}
+    },
+    "tables.table6.tasks: gsm_symbolic_text counts by the token, and small cuts the vocabulary: set tasks.…": {
+        "methods|small": {"score": "wanda", "vocabulary": 400},
+        "tables|table6|methods": ["wanda", "small"],
+    },
+    "tables.table1: wanda at 0% is the dense model: only one that cuts the vocabulary prunes there": {
+        "tables|table1|sparsities": [0, 30]
+    },
+    "tasks.gsm_symbolic_text: divergence: is of next tokens, which `per: byte` is for models that have others: …": {
+        "tasks|gsm_symbolic_text|per": "byte",
+        "tasks|gsm_symbolic_text|divergence": True,
     },
     "methods: the name 'dense' is taken by the unpruned model": {"methods|dense": {"score": "wanda"}},
     "models.mine: this name is taken by tables.mine; choose another for one of them": {

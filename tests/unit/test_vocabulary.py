@@ -10,22 +10,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
+from pruning.analysis import budget, shapes
 from pruning.core.errors import InputError
+from pruning.methods import variants
 from pruning.methods.compact import Pruning, parameters
 from pruning.models import loading, vocabulary
 from pruning.models.checkpoint import Checkpoint
 from workspace import ROOT
 
-HARD = "It's 3.14159, WE'LL pay 1,234,567 €\n\n\tdef f(x):  return x**2  # naïve café, 日本語, कैसे, 👩‍💻 …!?\r\n "
 TEMPLATE = (
     "{% for m in messages %}{{ '<|user|>' + m.content }} zygote{% endfor %}{% if tools %}{{ 'quetzal' }}{% endif %}"
 )
-ROWS = 720
-"""Of the embedding: more than there are tokens, as in Qwen's."""
+ROWS = tiny.ROWS
 ANY = st.text(
     st.characters(exclude_categories=["Cs"]), max_size=60
 )  # all planes, combining marks and all, no surrogates
@@ -40,26 +41,9 @@ def texts() -> list[str]:
 
 
 @cache
-def trained(ignore_merges: bool = False, nfc: bool = False) -> str:
-    """A tokenizer.json of 700 tokens, trained on this project's own texts; the number of each is its rank."""
-    backend = Tokenizer(models.BPE(ignore_merges=ignore_merges))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.normalizer = normalizers.NFC() if nfc else None
-    whole = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": False}
-    backend.train_from_iterator(
-        [*texts(), HARD * 9], trainers.BpeTrainer(vocab_size=699, special_tokens=["<|end|>"], **whole)
-    )
-    backend.add_tokens(["<|user|>"])
-    around = {"single": "<|end|> $A", "special_tokens": [("<|end|>", 0)]}
-    backend.post_processor = processors.TemplateProcessing(**around)
-    return backend.to_str()
-
-
-@cache
 def both(size: int, ignore_merges: bool = False, nfc: bool = False) -> tuple[Tokenizer, Tokenizer, list[int]]:
     """The whole tokenizer, one of the first lines' tokens, and what that keeps."""
-    whole = trained(ignore_merges, nfc)
+    whole = tiny.merged(ignore_merges, nfc)
     kept = list(made(whole, Path("none")).keep(size, counts(whole, texts()[1][:2000])))
     return (
         Tokenizer.from_str(whole),
@@ -164,26 +148,18 @@ def test_what_stays_by_hand():
 
 def folder(place: Path, tied: bool = True, **changes) -> Path:
     """A model with a tokenizer of its own, in a folder with all files that name tokens."""
-    base = tiny.fetched(
-        place / "base",
-        tiny.of_family("llama", vocab_size=ROWS, tie_word_embeddings=tied, eos_token_id=[0, 699], **changes),
-    )
-    whole = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(trained()), eos_token="<|end|>", pad_token="<|end|>"
-    )
-    whole.chat_template = TEMPLATE
-    whole.save_pretrained(base)
+    own = {"vocab_size": ROWS, "tie_word_embeddings": tied, "eos_token_id": [0, 699], **changes}
+    base = tiny.with_merges(tiny.save(tiny.of_family("llama", **own), place / "base"), TEMPLATE)
     (base / "vocab.json").write_text("{}")
     (base / "added_tokens.json").write_text('{"<|user|>": 699}')
     own = json.loads((base / "tokenizer_config.json").read_text())
     own["added_tokens_decoder"] = {"0": {"content": "<|end|>"}, "699": {"content": "<|user|>"}}
     (base / "tokenizer_config.json").write_text(json.dumps(own))
-    (base / "manifest.json").unlink()
     return base
 
 
 def cut(base: Path, size: int, keeps: dict) -> tuple[Path, list[int]]:
-    kept = list(vocabulary.Tokenizer(base).keep(size, counts(trained(), texts()[1][:300])))
+    kept = list(vocabulary.Tokenizer(base).keep(size, counts(tiny.merged(), texts()[1][:200])))
     output = base.with_name("cut")
     output.mkdir()
     Pruning(Checkpoint(base), keeps, tokens=kept).write(output)
@@ -200,8 +176,8 @@ def test_the_model_computes_the_same_of_the_tokens_that_stay(tmp_path, tied, wid
     whole = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
     for layer, keep in zip(whole.model.layers, keeps["ffn"], strict=True):
         layer.mlp.down_proj.weight.data[:, torch.tensor(~keep)] = 0
-    new = torch.tensor(tokenizer(texts()[1][:300])["input_ids"])[None]
-    old = torch.tensor(AutoTokenizer.from_pretrained(base)(texts()[1][:300])["input_ids"])[None]
+    new = torch.tensor(tokenizer(texts()[1][:200])["input_ids"])[None]
+    old = torch.tensor(AutoTokenizer.from_pretrained(base)(texts()[1][:200])["input_ids"])[None]
     assert torch.tensor(kept)[new].equal(old)
     with torch.no_grad():
         assert (small(new).logits - whole(old).logits[..., kept]).abs().max() < 1e-6
@@ -237,7 +213,7 @@ def test_what_a_chat_template_writes_stays(tmp_path):
     base = folder(tmp_path)
     own = vocabulary.Tokenizer(base)
     for text in (" zygote", "quetzal", "<|user|>"):
-        assert {*ids(Tokenizer.from_str(trained()), text)} <= own.required.keys()
+        assert {*ids(Tokenizer.from_str(tiny.merged()), text)} <= own.required.keys()
     output, kept = cut(base, len(own.required), tiny.keeps(48, 48))
     chat = [{"role": "user", "content": ""}]
     before, after = (
@@ -248,7 +224,7 @@ def test_what_a_chat_template_writes_stays(tmp_path):
 
 @pytest.mark.parametrize("asked, least", [("50%", 360), (360, 360)])
 def test_a_share_is_of_the_embeddings_rows(asked, least):
-    assert made(trained(), Path("none")).budget(asked) == least
+    assert made(tiny.merged(), Path("none")).budget(asked) == least
 
 
 @pytest.mark.parametrize(
@@ -262,7 +238,7 @@ def test_a_share_is_of_the_embeddings_rows(asked, least):
 )
 def test_budgets_that_cannot_be(asked, said):
     with pytest.raises(InputError) as error:
-        made(trained(), Path("none")).keep(asked, {})
+        made(tiny.merged(), Path("none")).keep(asked, {})
     assert said in str(error.value)
 
 
@@ -287,3 +263,49 @@ def test_a_broken_chat_template_is_refused(tmp_path):
     (base / "chat_template.jinja").write_text("{% if 'a %}")
     with pytest.raises(InputError, match="its chat template cannot be read"):
         vocabulary.Tokenizer(base).keep(400, {})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["parameters", "bytes"])
+def test_budgets_count_what_stays(tmp_path, tied, kind):
+    """Also where the embedding is stored in another type than the FFNs."""
+    model = tiny.of_family("llama", vocab_size=ROWS, tie_word_embeddings=tied).to(torch.bfloat16)
+    model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.data.float()
+    base = tiny.with_merges(tiny.save(model, tmp_path / "base"))
+    output, _ = cut(base, 400, tiny.keeps(20, 20))
+    sizes = budget.Sizes(Checkpoint(base), kind, tokens=400)
+    tensors = [tensor for file in output.glob("*.safetensors") for tensor in load_file(file).values()]
+    held = {"parameters": sum(own.numel() for own in tensors), "bytes": sum(own.nbytes for own in tensors)}
+    assert sizes.cost({"ffn": (20, 20)}).value == held[kind] < budget.Sizes(Checkpoint(base), kind).dense
+
+
+def test_a_smaller_vocabulary_may_be_enough():
+    assert budget.scanned(lambda sparsity: True, 0) == budget.bisected(lambda sparsity: True, 0) == 0
+    assert budget.scanned(lambda sparsity: True) == budget.bisected(lambda sparsity: True) == 1
+    assert budget.scanned(lambda s: s >= 7, 0) == budget.bisected(lambda s: s >= 7, 0) == 7
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_timed_has_as_many_tokens(tmp_path, tied):
+    """In the dense model's memory; and two models that differ in them alone are both timed."""
+    base = folder(tmp_path, tied)
+    output, _ = cut(base, 400, tiny.keeps(48, 48))
+    dense = loading.load(base, "float32", "cpu")[0]
+    small = shapes.narrowed(dense, {"ffn": (48, 48)}, tokens=400)
+    assert [own.num_parameters() for own in (small, dense)] == [Checkpoint(own).parameters for own in (output, base)]
+    assert {own.data_ptr() for own in small.parameters()} <= {own.data_ptr() for own in dense.parameters()}
+    assert small(torch.tensor([[399, 1]])).logits.shape == (1, 2, 400) and small.config.vocab_size == 400
+    outlines = {variants.outline(variants.Parts(each, each)) for each in (base, output)}
+    assert len(outlines) == 2 and len({units for units, *_ in outlines}) == 1
+
+
+def test_what_a_smaller_model_is_distilled_from_chooses_among_its_tokens(tmp_path):
+    base = folder(tmp_path, False)
+    output, kept = cut(base, 400, tiny.keeps(48, 48))
+    assert vocabulary.kept_of(base, output) == kept
+    whole, teacher = (loading.load(base, "float64", "cpu")[0] for _ in range(2))
+    vocabulary.shrink(teacher, kept)
+    new = torch.tensor([[5, 300, 399, 0]])
+    assert torch.equal(teacher(new).logits, whole(torch.tensor(kept)[new]).logits[..., kept])
+    with pytest.raises(InputError, match="has other tokens than"):
+        vocabulary.kept_of(output, base)

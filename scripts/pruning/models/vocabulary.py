@@ -21,6 +21,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
+from pruning.data import text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -255,13 +256,15 @@ def files(folder: Path, kept: Kept) -> dict[str, dict[str, Any]]:
     return made
 
 
-def chosen(folder: Path, asked: int | str, documents: Sequence[tuple[str, str]]) -> tuple[dict[int, str], float]:
+def chosen(folder: Path, data: Path, settings: Mapping[str, Any]) -> tuple[dict[int, str], float]:
     """Return the tokens of a model that stay, as Tokenizer.keep, and which share of the data's tokens they are.
 
-    documents: (prompt, completion) of the calibration data, all of them. Raises InputError as Tokenizer does."""
+    data: parquet of the calibration's split, of which all is read. settings: `vocabulary`, and templates of its text,
+    `prompt` and `completion`. Raises InputError as Tokenizer and text.documents do."""
+    documents = text.documents(data, settings["prompt"], settings["completion"])
     own = Tokenizer(folder)
     counts = Counter(number for texts in zip(*documents, strict=True) for number in own.encoded(texts))
-    kept = own.keep(asked, counts)
+    kept = own.keep(settings["vocabulary"], counts)
     return kept, sum(counts[number] for number in kept) / max(counts.total(), 1)
 
 
