@@ -51,7 +51,7 @@ RE_RUN_BY_CODE = [
     (FROM_CALIBRATION, "", "measure"),
     (FROM_CALIBRATION, "pruning/calibration", "__init__ columns gradients prepare"),
     (FROM_CALIBRATION, "pruning/core", "layer_files"),
-    (FROM_CALIBRATION, "pruning/data", "text"),
+    (FROM_CALIBRATION | FROM_EVALUATE, "pruning/data", "text"),
     (FROM_CALIBRATION, "pruning/models", "checkpointing head rehearsal"),
     (FROM_CALIBRATION | FROM_EVALUATE, "pruning/core", "memory out_of_memory"),
     (FROM_CALIBRATION | FROM_EVALUATE, "pruning/models", "loading"),
@@ -65,7 +65,7 @@ RE_RUN_BY_CODE = [
     (FROM_COMPACT, "", "compact"),
     (FROM_COMPACT | FROM_EVALUATE, "pruning/methods", "compact"),
     (FROM_COMPACT | FROM_EVALUATE, "pruning/methods/compensation", "__init__"),
-    (FROM_COMPACT | FROM_EVALUATE, "pruning/models", "remote_code"),
+    (FROM_COMPACT | FROM_EVALUATE, "pruning/models", "remote_code vocabulary"),
     (FROM_EVALUATE, "", "evaluate"),
     (
         FROM_EVALUATE,
@@ -190,6 +190,7 @@ ELSEWHERE = {
         "test_stopping_early_asks_again",
     ),
     "experiment.name": "test_an_experiment_with_a_name_has_its_own_tables_and_the_same_models",
+    "methods.rku.vocabulary": "test_what_is_cut_depends_on_the_budget_and_the_data_alone",
     "storage.compact": "test_temporary_models_are_deleted_and_not_missed",
     "custom_rules": "test_rules_of_the_users_own",
 }

@@ -369,9 +369,7 @@ def test_with_a_smaller_vocabulary_texts_are_counted_in_bytes(asked):
 
 @pytest.mark.parametrize("asked", ["0", "120%", "many", "-3", "3.5"])
 def test_what_is_no_number_of_tokens_is_said(asked):
-    with pytest.raises(
-        InputError, match=f"--vocabulary {asked}: give a number of tokens, or a share of them such as 30%"
-    ):
+    with pytest.raises(InputError, match=f"--vocabulary {asked}: give a number of tokens, or a share"):
         check(Request("m", Path("d"), Path("o"), vocabulary=asked))
 
 

@@ -248,7 +248,8 @@ def _check_vocabularies(config: Config, folder: Path, methods: set[str]) -> None
     if asked := {name: own for name in sorted(methods) if (own := config.method(name).vocabulary)}:
         from pruning.models.vocabulary import Tokenizer
 
-        tokenizer = Tokenizer(folder)
+        with _of(f"methods.{next(iter(asked))}.vocabulary: "):
+            tokenizer = Tokenizer(folder)
         for name, own in asked.items():
             with _of(f"methods.{name}."):
                 tokenizer.budget(own)

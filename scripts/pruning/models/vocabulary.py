@@ -48,9 +48,9 @@ class Tokenizer:
     def read(self, folder: Path, content: dict[str, Any], settings: dict[str, dict[str, Any]]) -> None:
         self.folder, self.content, self.settings = folder, content, settings
         self.size: int = settings["config.json"]["vocab_size"]
-        model = self.content["model"]
         if found := _other_kind(self.content):
             raise InputError(f"{folder}/{FILE}: {found}: only the vocabulary of a byte-level BPE can be cut")
+        model = self.content["model"]
         self.numbers: dict[str, int] = model["vocab"]
         merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
         self.ranks: dict[tuple[str, str], int] = {pair: rank for rank, pair in enumerate(merges)}
