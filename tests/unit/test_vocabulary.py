@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def texts() -> list[str]:
 def both(size: int, ignore_merges: bool = False, nfc: bool = False) -> tuple[Tokenizer, Tokenizer, list[int]]:
     """The whole tokenizer, one of the first lines' tokens, and what that keeps."""
     whole = tiny.merged(ignore_merges, nfc)
-    kept = list(made(whole, Path("none")).keep(size, counts(whole, texts()[1][:2000])))
+    kept = list(made(whole).keep(size, counts(whole, texts()[1][:2000])))
     return (
         Tokenizer.from_str(whole),
         Tokenizer.from_str(json.dumps(vocabulary.tokenizer(json.loads(whole), kept))),
@@ -52,11 +53,14 @@ def both(size: int, ignore_merges: bool = False, nfc: bool = False) -> tuple[Tok
     )
 
 
-def made(content: str, folder: Path, **config) -> vocabulary.Tokenizer:
-    """Without a folder of files."""
-    own = vocabulary.Tokenizer.__new__(vocabulary.Tokenizer)
-    own.read(folder, json.loads(content), {"config.json": {"vocab_size": ROWS, **config}})
-    return own
+def made(content: str, **config) -> vocabulary.Tokenizer:
+    """Of a folder of no other files."""
+    with TemporaryDirectory(prefix="tokenizer-") as folder:
+        Path(folder, "tokenizer.json").write_text(content)
+        Path(folder, "config.json").write_text(json.dumps({"vocab_size": ROWS, **config}))
+        own = vocabulary.Tokenizer(Path(folder))
+        assert own.required  # read while the folder is there
+        return own
 
 
 def counts(content: str, text: str) -> Counter:
@@ -133,7 +137,7 @@ def by_hand(**changes) -> dict:
 
 def test_what_stays_by_hand():
     """`abc` is merged from `ab`, though `a` and `bc` make it too; `abcd` never is: `ab` + `c` comes before `cd`."""
-    own = made(json.dumps(by_hand()), Path("none"))
+    own = made(json.dumps(by_hand()))
     assert own.parts("abc") == ("ab", "c") and own.parts("a") is None and own.parts("abcd") is None
     assert len(own.required) == 256
     letters = own.numbers
@@ -224,21 +228,21 @@ def test_what_a_chat_template_writes_stays(tmp_path):
 
 @pytest.mark.parametrize("asked, least", [("50%", 360), (360, 360)])
 def test_a_share_is_of_the_embeddings_rows(asked, least):
-    assert made(tiny.merged(), Path("none")).budget(asked) == least
+    assert made(tiny.merged()).budget(asked) == least
 
 
 @pytest.mark.parametrize(
     "asked, said",
     {
-        257: "vocabulary: 257: 258 tokens of none always stay (single bytes, special tokens, what its chat template",
-        "1%": "vocabulary: 1%: 258 tokens of none always stay",
-        700: "vocabulary: 700: none has 700 tokens: give fewer",
-        5000: "vocabulary: 5000: none has 700 tokens: give fewer",
+        257: "vocabulary: 257: 258 tokens of ",
+        "1%": "vocabulary: 1%: 258 tokens of ",
+        700: " has 700 tokens: give fewer",
+        5000: "vocabulary: 5000: ",
     }.items(),
 )
 def test_budgets_that_cannot_be(asked, said):
     with pytest.raises(InputError) as error:
-        made(tiny.merged(), Path("none")).keep(asked, {})
+        made(tiny.merged()).keep(asked, {})
     assert said in str(error.value)
 
 
@@ -252,9 +256,9 @@ def test_budgets_that_cannot_be(asked, said):
         ({**by_hand(), "added_tokens": [{"content": "<image>", "id": ROWS}]}, "token '<image>' has no embedding"),
     ],
 )
-def test_other_tokenizers_are_refused_by_name(tmp_path, content, said):
+def test_other_tokenizers_are_refused_by_name(content, said):
     with pytest.raises(InputError) as error:
-        made(json.dumps(content), tmp_path)
+        made(json.dumps(content))
     assert said in str(error.value)
 
 
@@ -309,3 +313,8 @@ def test_what_a_smaller_model_is_distilled_from_chooses_among_its_tokens(tmp_pat
     assert torch.equal(teacher(new).logits, whole(torch.tensor(kept)[new]).logits[..., kept])
     with pytest.raises(InputError, match="has other tokens than"):
         vocabulary.kept_of(output, base)
+
+
+def test_settings_that_name_tokens_otherwise_are_refused():
+    with pytest.raises(InputError, match="suppress_tokens names tokens by their numbers: take it out"):
+        made(tiny.merged(), suppress_tokens=[3])

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FILE = "tokenizer.json"
 SETTINGS = ("config.json", "generation_config.json")
 """Files that name tokens by their numbers, under keys that end in `_token_id`."""
+UNMAPPED = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_decoder_ids", "sequence_bias")
+"""Settings of generation that name tokens otherwise: refused."""
 STALE = ("vocab.json", "merges.txt", "tokenizer.model")
 """Files of older tokenizers of the same model, which stock tools read only where FILE is missing: left out."""
 Kept = Sequence[int]
@@ -42,12 +44,9 @@ class Tokenizer:
     its own for it."""
 
     def __init__(self, folder: Path):
-        settings = {name: read_object(folder / name) for name in SETTINGS if (folder / name).is_file()}
-        self.read(folder, read_object(folder / FILE), settings)
-
-    def read(self, folder: Path, content: dict[str, Any], settings: dict[str, dict[str, Any]]) -> None:
-        self.folder, self.content, self.settings = folder, content, settings
-        self.size: int = settings["config.json"]["vocab_size"]
+        self.folder, self.content = folder, read_object(folder / FILE)
+        self.settings = {name: read_object(folder / name) for name in SETTINGS if (folder / name).is_file()}
+        self.size: int = self.settings["config.json"]["vocab_size"]
         if found := _other_kind(self.content):
             raise InputError(f"{folder}/{FILE}: {found}: only the vocabulary of a byte-level BPE can be cut")
         model = self.content["model"]
@@ -56,6 +55,8 @@ class Tokenizer:
         self.ranks: dict[tuple[str, str], int] = {pair: rank for rank, pair in enumerate(merges)}
         self.added = {token["content"]: token["id"] for token in self.content.get("added_tokens") or []}
         self.texts = {number: text for text, number in {**self.numbers, **self.added}.items()}
+        if named := [key for own in self.settings.values() for key in UNMAPPED if own.get(key)]:
+            raise InputError(f"{folder}: {named[0]} names tokens by their numbers: take it out to cut the vocabulary")
         if beyond := [text for text, number in self.added.items() if number >= self.size]:
             raise InputError(f"{folder}/{FILE}: token {beyond[0]!r} has no embedding, so the vocabulary cannot be cut")
 
