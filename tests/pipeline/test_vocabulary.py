@@ -45,7 +45,7 @@ def test_models_of_fewer_tokens_are_compared_by_the_byte(cutting: Workspace):
     whole = tiny.llama(vocab_size=tiny.ROWS).num_parameters()
     for row in pruned[pruned["sparsity"] == 0].itertuples():
         removed = 720 - {"small": 400, "smaller": 324}[row.method]
-        assert row.params_removed == pytest.approx(2 * removed * 32 / whole) and row.achieved_sparsity == 0
+        assert row.params_removed == pytest.approx(2 * removed * 32 / whole, rel=1e-4) and row.achieved_sparsity == 0
     assert "bits per byte of UTF-8 text (lower is better)" in (cutting.path / "results/table1.md").read_text()
     manifest = json.loads((cutting.path / RESULTS / "compact/gsm_symbolic-s0/small/40/manifest.json").read_text())
     said = manifest["vocabulary"]
@@ -78,7 +78,7 @@ def test_what_is_cut_depends_on_the_budget_and_the_data_alone(cutting: Workspace
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("methods.small.vocabulary", 90, "methods.small.vocabulary: 90: 257 tokens of resources/model always stay"),
+        ("methods.small.vocabulary", 90, "methods.small.vocabulary: 90: 258 tokens of resources/model always stay"),
         ("methods.small.vocabulary", 700, "methods.small.vocabulary: 700: resources/model has 700 tokens: give fewer"),
         ("tasks.gsm_symbolic_text.per", "token", "counts by the token, and small cuts the vocabulary"),
     ],

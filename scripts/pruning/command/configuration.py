@@ -12,7 +12,7 @@ import yaml
 from pruning.command import efforts, own_data
 from pruning.command.lm_eval_tasks import Asked
 from pruning.config.budgets import UNITS, amount
-from pruning.config.methods import Method
+from pruning.config.methods import Method, tokens
 from pruning.config.models import GgufSource
 from pruning.core import devices, memory
 from pruning.core.errors import InputError
@@ -105,8 +105,11 @@ def check(request: Request) -> None:
     if request.rounds and (request.methods or efforts.read(request.effort).method.score != IN_ONE):
         others = [name for name in efforts.EFFORTS if efforts.read(name).method.score == IN_ONE]
         raise InputError(f"--rounds {request.rounds}: they are of --effort {' and '.join(others)}, without --methods")
-    if request.vocabulary is not None and not re.fullmatch(r"[1-9]\d*|[1-9]\d?(\.\d+)?%", str(request.vocabulary)):
-        raise InputError(f"--vocabulary {request.vocabulary}: give a number of tokens, or a share of them such as 30%")
+    if request.vocabulary is not None:
+        try:
+            tokens(request.vocabulary)
+        except ValueError as error:
+            raise InputError(f"--vocabulary {request.vocabulary}: {error}") from None
     if request.answer:
         own_data.judge(request.answer)
     for kind in request.gguf:

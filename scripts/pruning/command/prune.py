@@ -289,9 +289,8 @@ def methods_for(
             own = own.model_copy(update={"score": configuration.IN_ROUNDS})
         found = {request.effort: own}
     if request.vocabulary:
-        check_vocabulary(request.vocabulary, folder)
-        own = efforts.definitions(found)
-        found = {name: each.model_copy(update={"vocabulary": request.vocabulary}) for name, each in own.items()}
+        found, said = efforts.with_vocabulary(found, request.vocabulary, folder)
+        notes = [*notes, said]
     cut = {"micro_batch": configuration.MICRO_BATCH, "sequence_length": min(configuration.SEQUENCE, known.context)}
     disk = shutil.disk_usage(request.out).free
     disk += sum(file.stat().st_size for file in request.out.rglob("*") if file.is_file())
@@ -314,16 +313,6 @@ def methods_for(
     for note in notes:
         print(f"Note: {note}", flush=True)
     return found, notes
-
-
-def check_vocabulary(asked: int | str, folder: Path) -> None:
-    """Raises InputError for a number of tokens that a model's tokenizer cannot be cut to."""
-    from pruning.models.vocabulary import Tokenizer
-
-    try:
-        Tokenizer(folder).budget(asked)
-    except InputError as error:
-        raise InputError(f"--vocabulary {asked}: {str(error).removeprefix(f'vocabulary: {asked}: ')}") from None
 
 
 def with_own_answers(request: Request, alias: str, config: str) -> tuple[Request, list[str]]:

@@ -1,9 +1,10 @@
 """Pruning methods, and the names of their recombinations."""
 
+import re
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import Positive, Strict, choices
@@ -15,8 +16,6 @@ from pruning.methods.scores.utility import REDUCTIONS
 ALLOCATIONS = choices("methods/allocation")
 CHOICES = (tuple(OBJECTIVES), REDUCTIONS, tuple(NORMALISATIONS), ALLOCATIONS)
 GRID = {"-".join(parts) for parts in product(*CHOICES)}
-
-Tokens = Positive | Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]?(\.[0-9]+)?%$")]
 
 # What a prefix, `{prefix}_<m>`, changes of a method.
 PREFIXES: dict[str, dict[str, Any]] = {
@@ -33,6 +32,16 @@ def usable(score: str) -> str:
     """Return a score's name. Raises InputError as scores.plugin."""
     scores.plugin(score)
     return score
+
+
+def tokens(given: Any) -> int | str:
+    """Return how many tokens are asked for. Raises ValueError for what is neither a number nor a share."""
+    if type(given) is int and given > 0 or re.fullmatch(r"[1-9]\d?(\.\d+)?%", str(given)):
+        return given
+    raise ValueError("give a number of tokens, or a share of them such as 30%")
+
+
+Tokens = Annotated[int | str, BeforeValidator(tokens, json_schema_input_type=int | str)]
 
 
 class Method(Strict):
