@@ -1,6 +1,5 @@
 """Cut a mask's units out of the dense model: a loadable model directory, and a manifest of what it holds."""
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -24,30 +23,21 @@ def compact(
 ) -> None:
 
     from pruning.core import artifacts, chain
+    from pruning.methods import tokens
     from pruning.methods.compact import Pruning
-    from pruning.models import vocabulary
     from pruning.models.checkpoint import Checkpoint, read_config
     from pruning.models.structures import ffn, others
 
     cli.phase("start-up")
-    pruning, records = Pruning.read(model, mask, settings["compensate"], evidence), {}
-    cut = {}
+    pruning, cut = Pruning.read(model, mask, settings["compensate"], evidence), {}
     if data:
-        kept, covered = vocabulary.chosen(model, data, settings)
-        pruning, size = replace(pruning, tokens=list(kept)), pruning.base.config["vocab_size"]
-        cut = {"vocabulary": {"kept": len(kept), "of": size, **Counter(kept.values()), "covered": covered}}
+        kept, said = tokens.chosen(model, data, settings)
+        pruning, cut = replace(pruning, tokens=kept), {"vocabulary": said}
     original = artifacts.read_json(base_manifest, "base")["original"]
-
-    def compensate(layer: int):
-        made = pruning.compensate(layer)
-        records[layer] = made.record
-        if "warning" in made.record:
-            print(f"warning: layer {layer}: {made.record['warning']}", flush=True)
-        return made
-
     with artifacts.atomic_directory(output) as directory:
-        recorded = replace(pruning, compensate=compensate) if pruning.compensate else pruning
-        recorded.write(directory, settings["export"])
+        pruning.write(directory, settings["export"])
+    for layer, warning in pruning.warnings.items():
+        print(f"warning: layer {layer}: {warning}")
     config = read_config(output)
     content = {
         "original": original,
@@ -61,7 +51,7 @@ def compact(
         "files": artifacts.directory_hashes(output),
     }
     if pruning.compensate:
-        content["compensation"] = [records[layer] for layer in range(pruning.base.layers)]
+        content["compensation"] = [pruning.records[layer] for layer in range(pruning.base.layers)]
     artifacts.write_json(manifest, content, "compact", settings)
     chain.remember(output, manifest, content["files"])
 

@@ -16,9 +16,11 @@ from pathlib import Path
 import pandas as pd
 import pexpect
 import pytest
+import yaml
 from transformers import AutoModelForCausalLM
 
 import tiny
+from pruning.core import devices
 from pruning.models.checkpoint import Checkpoint
 from workspace import ROOT, python, run
 
@@ -87,6 +89,8 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     measured = ["Perplexity", "KL to dense", "Right answers", "Cut off", *(["Arithmetic"] if recovered else [])]
     assert [cell.strip() for cell in head.split("|")[2 : 2 + len(measured)]] == measured
     assert [row.split("|")[3].strip() == "0" for row in (dense, others[0])] == [True, False]
+    [model] = yaml.safe_load((own / "pruned/prune.yaml").read_text())["models"].values()
+    assert devices.visible() or model["threads"] == 1  # of two cores: two jobs at once
     check_parts(own / "pruned", 2 if recovered else 1, "number" if recovered else "regex:")
     if planned:
         check_plan(planned.stdout, done.stderr)
@@ -105,6 +109,17 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     assert made == times(own)
     assert line(own, "status").stdout == "all jobs have ended\n"
     check_edited(own, options)
+
+
+def test_without_data_a_tasks_training_data_are_calibrated_on(own):
+    done = line(own, "plan", "Model", "--task", "arithmetic", "--sparsity", "50", "--cores", "2")
+    assert "jobs, about" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+    assert not (own / "pruned/results/model/compact").exists()
+    parts = {part: (own / f"pruned/own-data/{part}.jsonl").read_text().splitlines() for part in ("train", "test")}
+    assert all(re.fullmatch(r" -?\d+", json.loads(each)["completion"]) for each in parts["test"])
+    assert 550 < len(parts["train"]) < 750 and not {*parts["train"]} & {*parts["test"]}
+    done = line(own, "Model", "--cores", "2")
+    assert (done.returncode, "--data is missing: give JSON Lines, or a --task" in done.stderr) == (1, True)
 
 
 def times(own: Path) -> dict[Path, int]:

@@ -13,8 +13,7 @@ from lm_eval.api.metrics import exact_match_hf_evaluate
 from lm_eval.filters.extraction import RegexFilter
 
 import tiny
-from pruning.analysis import work
-from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, status
+from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, running, work
 from pruning.command.configuration import (
     Known,
     Request,
@@ -62,12 +61,12 @@ def said(*roles: str) -> list[dict]:
 def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
     path, pair = tmp_path / "mine.jsonl", {"question": " 1+1? ", "answer": " 2\n"}
     [plain] = read(path, pair, "")
-    assert plain == {"prompt": "1+1?\n", "completion": "2", "asked": "1+1?\n", "answer": "2"}
+    assert plain == {"prompt": "1+1?\n", "completion": "2", "asked": "1+1?\n", "question": "1+1?", "answer": "2"}
     assert read(path, pair, chat=CHAT) == [plain | {"asked": "<user>1+1?<assistant>"}]
     assert read(path, {"text": "abc"}) == [{"prompt": "", "completion": "abc"}]
     [found] = read(path, {"messages": said("user", "assistant")}, chat=CHAT)
     assert (found["prompt"], found["completion"]) == ("<user>hi<assistant>", "hi")
-    assert (found["asked"], found["answer"]) == ("<user>hi<assistant>", "hi")
+    assert (found["asked"], found["question"], found["answer"]) == ("<user>hi<assistant>", "hi", "hi")
 
 
 def test_prompts_and_completions_are_joined_as_they_are_where_they_were_made_for_it(tmp_path):
@@ -174,7 +173,8 @@ def test_a_dataset_without_named_fields_keeps_all_of_them():
 def parted(*answers: str, prompt: str = "q") -> dict[str, list[dict[str, str]]]:
     """The same questions in all parts."""
     pairs = [
-        {"prompt": f"{prompt}{n}\n", "completion": text, "asked": f"{prompt}{n}\n", "answer": text}
+        {"prompt": f"{prompt}{n}\n", "completion": text}
+        | {"asked": f"{prompt}{n}\n", "question": f"{prompt}{n}", "answer": text}
         for n, text in enumerate(answers)
     ]
     return dict.fromkeys(own_data.PARTS, pairs)
@@ -283,11 +283,48 @@ def test_what_is_no_way_to_judge_or_to_recover_is_said(asked):
 def test_tasks_are_the_workflows_own_or_lm_evals_on_data_of_the_hub():
     own, packaged = lm_eval_tasks.asked(["gsm8k", "hellaswag:acc_norm"])
     assert (own.task["metrics"], own.definition, own.dataset) == (["exact_match,strict-match"], None, {})
+    assert own.training == "results/data/gsm8k/train.parquet"
     assert packaged.task["metrics"] == ["acc_norm"]
     assert packaged.dataset["hellaswag"]["hub"]["repo"] == "Rowan/hellaswag"
     found = yaml.safe_load(packaged.definition)
     assert found["dataset_kwargs"]["data_files"] == {"validation": "results/data/hellaswag/validation.parquet"}
     assert (found["include"], found["test_split"]) == ("hellaswag/hellaswag.yaml", "validation")
+    assert packaged.dataset["hellaswag"]["hub"]["splits"] == {"validation": "validation", "train": "train"}
+    assert lm_eval_tasks.with_training_data([own._replace(training=None), packaged]) is packaged
+
+
+@pytest.mark.parametrize(
+    ("named", "row", "record"),
+    [
+        (
+            "gsm8k",
+            {"question": "Ann has 2 apples. How many?", "answer": "She has 2.\n#### 2"},
+            {"prompt": "Question: Ann has 2 apples. How many?\nAnswer:", "completion": " She has 2.\n#### 2"},
+        ),
+        (
+            "hellaswag",
+            {"activity_label": "Cooking", "ctx_a": "He boils", "ctx_b": "water", "label": "1"}
+            | {"endings": ["and flies.", "and waits.", "c", "d"], "ind": 0, "split": "train", "source_id": "s"},
+            {"prompt": "Cooking: He boils Water", "completion": " and waits."},
+        ),
+    ],
+)
+def test_a_tasks_training_data_become_records(tmp_path, named, row, record):
+    [task] = lm_eval_tasks.asked([named])
+    data = tmp_path / task.training
+    data.parent.mkdir(parents=True)
+    pd.DataFrame([row]).to_parquet(data)
+    if task.definition:
+        prune.put(tmp_path / "config/tasks" / f"{named}.yaml", task.definition)
+    assert lm_eval_tasks.records(task, tmp_path) == [record]
+
+
+def test_without_data_a_task_must_have_some():
+    tasks = [task._replace(training=None) for task in lm_eval_tasks.asked(["arc_easy"])]
+    with pytest.raises(InputError, match="^--data is missing: arc_easy has no training data: give JSON Lines"):
+        lm_eval_tasks.with_training_data(tasks)
+    with pytest.raises(InputError, match="^--data is missing: give JSON Lines, or a --task"):
+        lm_eval_tasks.with_training_data([])
 
 
 @pytest.mark.parametrize(
@@ -685,7 +722,7 @@ RAN = [
 
 def status_of(folder: Path, *events: dict) -> list[str]:
     (folder / "events").write_text("".join(json.dumps(event) + "\n" for event in events))
-    return status.lines(status.read(folder / "events"), folder)
+    return running.lines(running.read(folder / "events"), folder)
 
 
 def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
@@ -700,7 +737,7 @@ def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
     os.close(alive)  # as the kernel does when the process is killed
     assert status_of(tmp_path, *BEFORE, *RAN) == stopped
     assert status_of(tmp_path, *BEFORE) == ["9 of 9 steps (100%) done"]
-    assert status_of(tmp_path, START) == status.lines(status.read(tmp_path / "none"), tmp_path) == [nothing, goes_on]
+    assert status_of(tmp_path, START) == running.lines(running.read(tmp_path / "none"), tmp_path) == [nothing, goes_on]
     assert status_of(tmp_path, *RAN, START, NOTHING) == ["all jobs have ended"]
 
 
@@ -709,3 +746,11 @@ def test_a_failed_job_is_named_with_its_last_words(tmp_path):
     (tmp_path / "results/logs/e.log").write_text("start\nerror: no memory\n\n")
     found = status_of(tmp_path, *RAN, {"event": "job_error", "jobid": 4})
     assert found == ["1 of 4 steps (25%) done", "failed: evaluate variant=dense: error: no memory"]
+
+
+def test_jobs_at_once_fit_in_the_memory_that_there_is(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(prune.memory, "physical", lambda: 24e9)
+    monkeypatch.setattr(prune.workflow, "events", lambda arguments, log: given.extend(arguments) or [])
+    prune.run(Request("m", Path("d"), tmp_path, cores=3), "measuring", "results/table1.csv")
+    assert given[given.index("--cores") + 1] == "3" and given[given.index("--resources") + 1] == "mem_mb=24000"

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
-from pruning.analysis import budget, shapes
+from pruning.analysis import shapes
 from pruning.core.errors import InputError
-from pruning.methods import variants
+from pruning.methods import budget, variants
 from pruning.methods.compact import Pruning, parameters
 from pruning.models import loading, vocabulary
 from pruning.models.checkpoint import Checkpoint
@@ -299,7 +299,7 @@ def test_what_is_timed_has_as_many_tokens(tmp_path, tied):
     assert [own.num_parameters() for own in (small, dense)] == [Checkpoint(own).parameters for own in (output, base)]
     assert {own.data_ptr() for own in small.parameters()} <= {own.data_ptr() for own in dense.parameters()}
     assert small(torch.tensor([[399, 1]])).logits.shape == (1, 2, 400) and small.config.vocab_size == 400
-    outlines = {variants.outline(variants.Parts(each, each)) for each in (base, output)}
+    outlines = {variants.Parts(each, each).outline() for each in (base, output)}
     assert len(outlines) == 2 and len({units for units, *_ in outlines}) == 1
 
 

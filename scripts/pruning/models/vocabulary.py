@@ -9,7 +9,6 @@ that are kept.
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,6 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
-from pruning.data import text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -255,18 +253,6 @@ def files(folder: Path, kept: Kept) -> dict[str, dict[str, Any]]:
             text: new[number] for text, number in read_object(folder / "added_tokens.json").items()
         }
     return made
-
-
-def chosen(folder: Path, data: Path, settings: Mapping[str, Any]) -> tuple[dict[int, str], float]:
-    """Return the tokens of a model that stay, as Tokenizer.keep, and which share of the data's tokens they are.
-
-    data: parquet of the calibration's split, of which all is read. settings: `vocabulary`, and templates of its text,
-    `prompt` and `completion`. Raises InputError as Tokenizer and text.documents do."""
-    documents = text.documents(data, settings["prompt"], settings["completion"])
-    own = Tokenizer(folder)
-    counts = Counter(number for texts in zip(*documents, strict=True) for number in own.encoded(texts))
-    kept = own.keep(settings["vocabulary"], counts)
-    return kept, sum(counts[number] for number in kept) / max(counts.total(), 1)
 
 
 def kept_of(whole: Path, small: Path) -> list[int]:

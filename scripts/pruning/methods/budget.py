@@ -20,6 +20,8 @@ from pruning.models.checkpoint import Checkpoint
 
 MOST = 99
 """Per cent: sparsities are whole, from 1."""
+COUNTED = ("parameters", "bytes")
+"""Kinds of budget that nothing is measured for."""
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -86,15 +88,21 @@ def nothing(what: str, target: str, dense: float) -> InputError:
     return InputError(f"budget: {what}: the dense model's {number(dense)} meet {target}: nothing to prune")
 
 
-def scanned(meets: Callable[[int], bool], least: int = 1) -> int | None:
-    """Return the least sparsity that meets a target, of all from `least` on, which are all tried; None if none does."""
-    found = [sparsity for sparsity in range(least, MOST + 1) if meets(sparsity)]
+def scanned(meets: Callable[[int], bool], first: int = 1) -> int | None:
+    """Return the least sparsity that meets a target, of all from `first` on, which are all tried; None if none does."""
+    found = [sparsity for sparsity in range(first, MOST + 1) if meets(sparsity)]
     return found[0] if found else None
 
 
-def bisected(meets: Callable[[int], bool], least: int = 1) -> int | None:
+def least(meets: Callable[[int], bool], kind: str, first: int = 1) -> int | None:
+    """Return the least sparsity that meets a target of a kind, None if none does. first: 0 where a smaller vocabulary
+    may be enough."""
+    return scanned(meets, first) if kind in COUNTED else bisected(meets, first)
+
+
+def bisected(meets: Callable[[int], bool], first: int = 1) -> int | None:
     """Return the same by seven measurements and one at MOST, where costs fall as sparsity grows.
 
     A sparsity meets the target if the whole of its interval does: a model is rather a little smaller than over budget
     by the noise of a clock."""
-    return bisect_left(range(least, MOST), True, key=meets) + least if meets(MOST) else None
+    return bisect_left(range(first, MOST), True, key=meets) + first if meets(MOST) else None
