@@ -275,10 +275,14 @@ OTHERS = {
         "methods|small": {"score": "wanda", "vocabulary": 400},
         "tables|table6|methods": ["wanda", "small"],
     },
+    "tasks.gsm_symbolic_text: seqlen: 3 bytes may be less than a character: set 4 or more": {
+        "tasks|gsm_symbolic_text|per": "byte",
+        "tasks|gsm_symbolic_text|seqlen": 3,
+    },
     "tables.table1: wanda at 0% is the dense model: only one that cuts the vocabulary prunes there": {
         "tables|table1|sparsities": [0, 30]
     },
-    "tasks.gsm_symbolic_text: divergence: is of next tokens, which `per: byte` is for models that have others: …": {
+    "tasks.gsm_symbolic_text: divergence: compares next tokens, and `per: byte` is for models of other tokens": {
         "tasks|gsm_symbolic_text|per": "byte",
         "tasks|gsm_symbolic_text|divergence": True,
     },

@@ -313,7 +313,7 @@ def test_bits_per_byte_are_a_hand_loop_over_pieces_of_text(tmp_path, batch_size)
 
 
 @pytest.mark.parametrize(
-    ("size", "limit", "cut"), [(4, None, ["aé ", "€b"]), (4, 7, ["aé "]), (3, None, ["aé", " ", "€"])]
+    ("size", "limit", "cut"), [(4, None, ["aé ", "€b"]), (4, 7, ["aé "]), (5, None, ["aé ", "€bc"])]
 )
 def test_pieces_end_between_characters(size, limit, cut):
     assert pieces("aé €bc", size, limit) == cut

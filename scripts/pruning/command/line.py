@@ -49,10 +49,8 @@ EFFORT = "; ".join(f"{name}: {efforts.read(name).summary}" for name in efforts.E
 METHODS = "in place of the effort's recipe, to compare; with commas, the first is what others are compared with"
 RECOVER = "also tune each pruned model by LoRA: distill (after the dense model) or lora (on the data themselves)"
 ROUNDS = "prune in so many rounds, each on what is measured and reconstructed after the one before"
-VOCABULARY = (
-    "also prune the vocabulary to so many tokens, or to a share of them (30%): those of the data, then by merge "
-)
-VOCABULARY += "rank; texts are then compared in bits per byte, and --sparsity may be 0"
+VOCABULARY = "also prune the vocabulary to so many tokens, or to a share of them (30%): those of the data first; "
+VOCABULARY += "texts are then compared in bits per byte, and --sparsity may be 0"
 ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
 ANSWER += "number, where all reference answers end in one"
 QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (100 with thorough, none with quick)"

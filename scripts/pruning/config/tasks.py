@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
 
+CHARACTER = 4
+"""Bytes of one, at most, in UTF-8."""
+
 
 class StopEarly(Strict):
     """When the evaluation of a model ends early: its first answers show that the rest does not matter."""
@@ -80,9 +83,9 @@ class PerplexityTask(Strict):
     @model_validator(mode="after")
     def _of_tokens(self) -> Self:
         if self.divergence and self.per == "byte":
-            raise ValueError(
-                "divergence: is of next tokens, which `per: byte` is for models that have others: leave it out"
-            )
+            raise ValueError("divergence: compares next tokens, and `per: byte` is for models of other tokens")
+        if self.per == "byte" and self.seqlen < CHARACTER:
+            raise ValueError(f"seqlen: {self.seqlen} bytes may be less than a character: set {CHARACTER} or more")
         return self
 
 

@@ -26,7 +26,7 @@ def windows(ids: Sequence[int], seqlen: int, limit: int | None) -> Tensor:
 
 def pieces(text: str, size: int, limit: int | None) -> list[str]:
     """The text cut into pieces of `size` bytes of UTF-8, or up to three less where a character would be cut, the rest
-    dropped; of the first `limit` bytes.
+    dropped; of the first `limit` bytes. size: four or more.
 
     Raises InputError if the text is shorter than one piece."""
     data, found, start = text.encode(), [], 0
