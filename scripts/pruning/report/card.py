@@ -34,7 +34,7 @@ the neurons of its feed-forward layers are removed
 {% for title, units in others.items() %}
 | {{ title }} | {{ units | widths }} |
 {% endfor %}
-{% if made.vocabulary %}
+{% if "vocabulary" in made %}
 | vocabulary | {{ "{kept:,} of {of:,} tokens".format(**made.vocabulary) }}, chosen for {{ calibration.dataset }} |
 {% endif %}
 | calibrated on | {{ calibration.dataset }}, {{ calibration.samples }} samples of {{ calibration.sequence_length }} \
