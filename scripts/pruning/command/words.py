@@ -52,7 +52,7 @@ class Content:
     @property
     def text(self) -> str:
         """What is measured of texts, by which models are chosen."""
-        return next((measure.title for measure in self.measures if measure.key in OF_TEXT), "perplexity")
+        return next((measure.title.lower() for measure in self.measures if measure.key in OF_TEXT), "perplexity")
 
     @property
     def taken(self) -> pd.Series:
