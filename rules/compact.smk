@@ -7,6 +7,8 @@ INPUT
     results/{model}/calibration/{calib}/statistics.parquet,         what the method's compensation says it is fitted on
     …/second_moments.json, or                                       (REQUIRES; methods/requirements.py)
     results/{model}/refit/{calib}/{method}/{sparsity}.json
+    results/data/{dataset}/{split}.parquet                          the calibration's text, whose tokens stay, where the method
+                                                                    cuts the vocabulary
 OUTPUT
     results/{model}/compact/{calib}/{method}/{sparsity}/model/              a Hugging Face model directory
     results/{model}/compact/{calib}/{method}/{sparsity}/manifest.json       widths, parameters, hashes of the model's files
@@ -27,6 +29,12 @@ def compact_threads(wildcards):
     return threads_of(wildcards) if compensation_of(wildcards) == "ridge" else 1
 
 
+def compact_settings(wildcards):
+    own = CONFIG.method(wildcards.method).model_dump(include={"compensate", "export", "vocabulary"})
+    text = text_format(CONFIG.calibrations[wildcards.calib]) if "vocabulary" in own else {}
+    return json.dumps(own | text)
+
+
 rule compact:
     """A physically smaller model."""
     input:
@@ -34,6 +42,7 @@ rule compact:
         mask=names.MASK,
         evidence=files_of("compact"),
         moments=matrices_of("compact"),
+        data=lambda w: calibration_data(w) if CONFIG.method(w.method).vocabulary else [],
         code=lambda w: code("compact", *plugins(w)),
     output:
         manifest=f"{names.COMPACT}/manifest.json",
@@ -44,9 +53,9 @@ rule compact:
     resources:
         mem_mb=memory_mb,
     params:
-        settings=lambda w: json.dumps(CONFIG.method(w.method).model_dump(include={"compensate", "export"})),
+        settings=compact_settings,
         model=subpath(input.model, parent=True),
-        evidence=lambda w, input: [f"--evidence={input.evidence}"] if input.evidence else [],
+        evidence=lambda w, input: [f"--{key}={input[key]}" for key in ("evidence", "data") if input[key]],
     shell:
         on_cpu(
             "--model {params.model:q} --base {input.model:q} --mask {input.mask:q} {params.evidence:q} "

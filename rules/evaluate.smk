@@ -32,7 +32,8 @@ def cut_in_memory(variant):
     if CONFIG.storage.compact != "memory" or not variant.calib:
         return False
     method = CONFIG.method(variant.method)
-    return method.compensate in ("none", "bias") and method.export == "exact"  # ridge takes long: once is enough
+    whole = method.export == "exact" and not method.vocabulary
+    return whole and method.compensate in ("none", "bias")  # ridge takes long: once is enough
 
 
 def parts_of(wildcards):

@@ -186,7 +186,7 @@ def budget_scores(wildcards):
 def budget_settings(wildcards):
     own, method = CONFIG.budgets[wildcards.budget], CONFIG.method(wildcards.method)
     kept = {"allocate": method.allocate, "options": method.allocate_options}
-    kept |= method.least | {key: getattr(method, key) for key in ("round_to", "compensate", "export")}
+    kept |= method.least | method.model_dump(include={"round_to", "compensate", "export", "vocabulary"})
     asked = {"kind": own.kind, "text": own.text, "value": own.amount.value, "share": own.amount.share}
     if budget_timed(wildcards):
         keys = ("prompt_tokens", "decode_tokens", "rounds", "warmup")

@@ -24,7 +24,8 @@ def budget(
     threads: int = 1,
 ) -> None:
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
-    `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`; of times those of a clock."""
+    `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`, and `vocabulary` where that is cut; of
+    times those of a clock."""
 
     from pruning.analysis import timing
     from pruning.core import artifacts, out_of_memory
@@ -58,7 +59,7 @@ def budget(
             costs[sparsity] = candidates.cost(kept(sparsity))
             return costs[sparsity].high <= target
 
-        sparsity = stage.least(meets, kind)
+        sparsity = stage.least(meets, kind, int("vocabulary" not in settings))
     costs = dict(sorted(costs.items()))
     if sparsity is None:
         last = min(costs, key=lambda s: costs[s].value)

@@ -1,5 +1,6 @@
 """Cut a mask's units out of the dense model: a loadable model directory, and a manifest of what it holds."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,15 +17,22 @@ def compact(
     output: Annotated[Path, typer.Option(help="directory of the compact model")],
     manifest: Annotated[Path, typer.Option(help="manifest.json to write")],
     evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on, where it is")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="parquet of the calibration split, to cut the vocabulary by")
+    ] = None,
 ) -> None:
 
     from pruning.core import artifacts, chain
+    from pruning.methods import tokens
     from pruning.methods.compact import Pruning
     from pruning.models.checkpoint import Checkpoint, read_config
     from pruning.models.structures import ffn, others
 
     cli.phase("start-up")
-    pruning = Pruning.read(model, mask, settings["compensate"], evidence)
+    pruning, cut = Pruning.read(model, mask, settings["compensate"], evidence), {}
+    if data:
+        kept, said = tokens.chosen(model, data, settings)
+        pruning, cut = replace(pruning, tokens=kept), {"vocabulary": said}
     original = artifacts.read_json(base_manifest, "base")["original"]
     with artifacts.atomic_directory(output) as directory:
         pruning.write(directory, settings["export"])
@@ -36,6 +44,7 @@ def compact(
         "achieved_sparsity": pruning.achieved(original["widths"]),
         "widths": pruning.units[ffn.STRUCTURE.name],
         **others(config),
+        **cut,
         "parameters": original["parameters"],
         "parameters_kept": Checkpoint(output).parameters,
         "loads_with": "transformers" + (", trust_remote_code=True" if "auto_map" in config else ""),

@@ -35,7 +35,7 @@ def export(
     from pruning.core import artifacts
     from pruning.evaluation import runtimes
     from pruning.methods import masks
-    from pruning.models import loading
+    from pruning.models import loading, vocabulary
     from pruning.models.pruned import from_pruned
     from pruning.models.structures import STRUCTURES
     from pruning.report import card
@@ -57,6 +57,8 @@ def export(
         checks = runtimes.check(directory, wanted)
         if settings["method"]["compensate"] == "none" and adapter is None:
             dense, _ = loading.load(base.parent, settings["dtype"], "cpu")
+            if "vocabulary" in made:
+                vocabulary.shrink(dense, vocabulary.kept_of(base.parent, model))
             apart = runtimes.masked(dense, masks.read(mask, base.parent), wanted)
             checks["the dense model, masked"] = {"max_difference": apart}
         results = list(measures(settings, [path for path in measured or () if path.suffix == ".parquet"]))
@@ -64,7 +66,7 @@ def export(
         others = {each.title: made[name] for name, each in STRUCTURES.items() if name in made}
         text = card.card(settings, made, others, results, checks, wanted.ids.shape[1], own_code)
         (directory / "README.md").write_text(text, encoding="utf-8")
-        keys = ("original", "achieved_sparsity", "widths", *STRUCTURES, "parameters", "parameters_kept")
+        keys = ("original", "achieved_sparsity", "widths", *STRUCTURES, "vocabulary", "parameters", "parameters_kept")
         content = {**{key: made[key] for key in keys if key in made}, "checks": checks}
         content["files"] = artifacts.directory_hashes(directory)
         artifacts.write_json(directory / "manifest.json", content, "export", settings)

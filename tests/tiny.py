@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
@@ -18,6 +19,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+HARD = "It's 3.14159, WE'LL pay 1,234,567 €\n\n\tdef f(x):  return x**2  # naïve café, 日本語, कैसे, 👩‍💻 …!?\r\n "
+"""Of everything that pre-tokenizers treat differently."""
 SHAPE = {
     "vocab_size": 257,
     "hidden_size": 32,
@@ -34,10 +37,39 @@ def tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {token: number for number, token in enumerate(["<|end|>", *alphabet])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    from tokenizers import decoders
-
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>")
+
+
+ROWS = 720
+"""Of the embedding beside `merged`: more than there are tokens, as in Qwen's."""
+
+
+@cache
+def merged(ignore_merges: bool = False, nfc: bool = False) -> str:
+    """tokenizer.json of a byte-level BPE of 700 tokens, the last of them added, trained on this project's texts."""
+    backend = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.normalizer = normalizers.NFC() if nfc else None
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    own = {"vocab_size": 699, "special_tokens": ["<|end|>"], "initial_alphabet": alphabet, "show_progress": False}
+    root = Path(__file__).parents[1]
+    texts = [(root / name).read_text() for name in ("README.md", "docs/methods.md")]
+    backend.train_from_iterator([*texts, HARD * 9], trainers.BpeTrainer(**own))
+    backend.add_tokens(["<|user|>"])
+    around = {"single": "<|end|> $A", "special_tokens": [("<|end|>", 0)]}
+    backend.post_processor = processors.TemplateProcessing(**around)
+    return backend.to_str()
+
+
+def with_merges(directory: Path, chat_template: str | None = None) -> Path:
+    """Give a saved model of ROWS rows that tokenizer."""
+    ends = {"eos_token": "<|end|>", "pad_token": "<|end|>"}
+    own = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(merged()), **ends)
+    own.chat_template = chat_template
+    own.save_pretrained(directory)
+    return directory
 
 
 def qwen2(layers: int = 2, seed: int = 0, **changes) -> Qwen2ForCausalLM:

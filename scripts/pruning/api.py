@@ -311,7 +311,8 @@ def prune(
     if sparsity is not None:
         shares = [sparsity] if isinstance(sparsity, int | float) else list(sparsity)
         given["sparsities"] = [round(100 * share) for share in shares]
-        if any(abs(100 * s - p) > 1e-6 or not 0 < p < 100 for s, p in zip(shares, given["sparsities"], strict=True)):
+        whole = range(0 if rest.get("vocabulary") else 1, 100)
+        if any(abs(100 * s - p) > 1e-6 or p not in whole for s, p in zip(shares, given["sparsities"], strict=True)):
             raise InputError(f"sparsity: {sparsity}: give shares between 0 and 1 in whole per cents, as 0.3")
         if budget:
             raise InputError("budget and sparsity: the budget says how much is pruned; give one of them")

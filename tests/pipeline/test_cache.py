@@ -63,9 +63,10 @@ RE_RUN_BY_CODE = [
     (FROM_MASK, "", "mask"),
     (FROM_MASK, "pruning/methods/allocation", "__init__ uniform"),
     (FROM_COMPACT, "", "compact"),
+    (FROM_COMPACT, "pruning/methods", "tokens"),
     (FROM_COMPACT | FROM_EVALUATE, "pruning/methods", "compact"),
     (FROM_COMPACT | FROM_EVALUATE, "pruning/methods/compensation", "__init__"),
-    (FROM_COMPACT | FROM_EVALUATE, "pruning/models", "remote_code"),
+    (FROM_COMPACT | FROM_EVALUATE, "pruning/models", "remote_code vocabulary"),
     (FROM_EVALUATE, "", "evaluate"),
     (
         FROM_EVALUATE,
@@ -196,6 +197,7 @@ ELSEWHERE = {
         "test_stopping_early_asks_again",
     ),
     "experiment.name": "test_an_experiment_with_a_name_has_its_own_tables_and_the_same_models",
+    "methods.rku.vocabulary": "test_what_is_cut_depends_on_the_budget_and_the_data_alone",
     "storage.compact": "test_temporary_models_are_deleted_and_not_missed",
     "custom_rules": "test_rules_of_the_users_own",
     **dict.fromkeys(

@@ -189,7 +189,7 @@ REFUSED = [
     ("models|m", {"source": {**GGUF, "parts": 2}}, ".source: `parts` needs {part} in `path` or `package`, and no …"),
     ("models|m", {"source": {"path": "x"}}, ".source: Unable to extract tag using discriminator 'kind'"),
     ("models|m", {"source": HUB}, ".source.revision: String should match…"),
-    ("tables|table1|sparsities", [0], ".0: Input should be greater than 0 (given: 0)"),
+    ("tables|table1|sparsities", [-1], ".0: Input should be greater than or equal to 0 (given: -1)"),
     ("tables|table1|sparsities", [100], ".0: Input should be less than 100 (given: 100)"),
     ("tables|table1|sparsities", [0.4], ".0: Input should be a valid integer…"),
     ("tables|table1|sparsities", [True, 40], ".0: a number is needed, and YAML reads yes, no, on, off, true and …"),
@@ -201,6 +201,7 @@ REFUSED = [
     ("experiment|models", [], ": needs 1 or more entries, has 0"),
     ("collapse|sparsities", [50], ": needs 2 or more entries, has 1"),
     ("datasets|gsm_symbolic|splits|a.b", 1, ": names may hold only a-z, 0-9, _ and - (given: 'a.b')"),
+    ("methods|mine", {"score": "wanda", "vocabulary": "130%"}, ".vocabulary: give a number of tokens, or a share of …"),
     ("methods|a/b", {"score": "wanda"}, ": names may hold only a-z, 0-9, _ and - (given: 'a/b')"),
     ("models|qwen2.5", MODEL, ": names may hold only a-z, 0-9, _ and - (given: 'qwen2.5')"),
     ("tables|table1|reference", "wanda/", ": names may hold only a-z, 0-9, _ and -, and one / between two of them …"),
@@ -273,6 +274,21 @@ OTHERS = {
     },
     "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than guessing (chance: 0.2)": {
         "tasks|gsm_symbolic_options|stop_early": {"after": 100, "below": 0.2}
+    },
+    "tables.table6.tasks: gsm_symbolic_text counts by the token, and small cuts the vocabulary: set tasks.…": {
+        "methods|small": {"score": "wanda", "vocabulary": 400},
+        "tables|table6|methods": ["wanda", "small"],
+    },
+    "tasks.gsm_symbolic_text: seqlen: 3 bytes may be less than a character: set 4 or more": {
+        "tasks|gsm_symbolic_text|per": "byte",
+        "tasks|gsm_symbolic_text|seqlen": 3,
+    },
+    "tables.table1: wanda at 0% is the dense model: only one that cuts the vocabulary prunes there": {
+        "tables|table1|sparsities": [0, 30]
+    },
+    "tasks.gsm_symbolic_text: divergence: compares next tokens, and `per: byte` is for models of other tokens": {
+        "tasks|gsm_symbolic_text|per": "byte",
+        "tasks|gsm_symbolic_text|divergence": True,
     },
     "methods: the name 'dense' is taken by the unpruned model": {"methods|dense": {"score": "wanda"}},
     "models.mine: this name is taken by tables.mine; choose another for one of them": {

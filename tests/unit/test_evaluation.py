@@ -1,5 +1,6 @@
 """Evaluation by our class: it answers as lm-eval's does, whatever memory there is; perplexity is a hand loop's."""
 
+import hashlib
 import math
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from pruning.core import artifacts
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
 from pruning.evaluation import generation
-from pruning.evaluation.perplexity import divergences, negative_log_likelihoods, windows
+from pruning.evaluation.perplexity import divergences, negative_log_likelihoods, pieces, windows
 from pruning.models import head
 
 KWARGS = {"max_gen_toks": 12, "do_sample": False}
@@ -293,6 +294,35 @@ def test_the_perplexity_stage_joins_records_and_weighs_tokens(tmp_path):
     content = artifacts.read_json(paths.json, "evaluation")
     assert content["perplexity"] == pytest.approx(math.exp(sum(nll) / 21), rel=1e-5)
     assert (content["tokens"], content["windows"], content["seqlen"]) == (21, 3, 8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_bits_per_byte_are_a_hand_loop_over_pieces_of_text(tmp_path, batch_size):
+    """Each piece after the end token, and no character in two of them."""
+    model = tiny.qwen2()
+    tiny.save(model, tmp_path / "model")
+    artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": ["abcdéfgh", "ij €klmno"]}), "dataset", {})
+    task = {"text": "<{text}>", "joiner": "--", "per": "byte", "seqlen": 6, "batch_size": batch_size}
+    paths, wanted = windowed(tmp_path, task), ["<abcd", "éfgh>", "--<ij ", "€klm"]
+    tokenizer = tiny.tokenizer()
+    bits = [surprise(model, [0, *tokenizer(piece)["input_ids"]]) / math.log(2) for piece in wanted]
+    frame = artifacts.read_parquet(paths.samples, "samples")
+    assert frame["value"].tolist() == pytest.approx(bits, rel=1e-5) and set(frame["metric"]) == {"bits_per_byte"}
+    assert frame["weight"].tolist() == [len(piece.encode()) for piece in wanted] == [5, 6, 6, 6]
+    assert frame["item_hash"].tolist() == [hashlib.sha256(piece.encode()).hexdigest()[:16] for piece in wanted]
+    assert artifacts.read_json(paths.json, "evaluation")["bits_per_byte"] == pytest.approx(sum(bits) / 23, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "cut"), [(4, None, ["aé ", "€b"]), (4, 7, ["aé "]), (5, None, ["aé ", "€bc"])]
+)
+def test_pieces_end_between_characters(size, limit, cut):
+    assert pieces("aé €bc", size, limit) == cut
+
+
+def test_a_text_shorter_than_a_piece_is_refused():
+    with pytest.raises(InputError, match="3 bytes are less than one piece of seqlen 4"):
+        pieces("abc", 4, None)
 
 
 @pytest.mark.parametrize("pruned", [True, False])

@@ -6,6 +6,7 @@ What needs llama.cpp is skipped where llama-cpp-python is not installed.
 import importlib.util
 import json
 import sys
+from collections import Counter
 from copy import deepcopy
 from functools import cache
 from importlib.metadata import version
@@ -27,7 +28,7 @@ from pruning.evaluation import gguf_files, runtimes
 from pruning.methods.compact import Pruning
 from pruning.methods.compensation import Compensated
 from pruning.models import gguf as door
-from pruning.models import loading
+from pruning.models import loading, vocabulary
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
 from pruning.models.gguf import kinds
@@ -479,3 +480,17 @@ def test_every_family_is_converted_or_named_as_not():
 
 def test_nothing_of_this_hides_the_package():
     assert not (ROOT / "scripts/gguf.py").exists() and sys.modules["gguf"].__file__.endswith("gguf/__init__.py")
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("name", gguf_tokenizer.PRE_TOKENIZERS.values())
+def test_a_smaller_vocabulary_is_what_llama_cpp_reads(tmp_path, name):
+    """Texts of tokens that stay, and of others, become the tokens that transformers makes of them."""
+    base = folder(tmp_path, "llama", (48, 48), byte_level(name)).with_name("base")
+    own = vocabulary.Tokenizer(base)
+    kept = list(own.keep(380, Counter(own.encoded([runtimes.TEXT]))))
+    (cut := tmp_path / "cut").mkdir()
+    Pruning(Checkpoint(base), {"ffn": [np.arange(48) < 48] * 2}, tokens=kept).write(cut)
+    found = tried(cut, converted(cut))
+    assert found["same_text"] and loading.load(cut, "float32", "cpu")[0].config.vocab_size == 380
+    assert len(fields(cut.with_name("f16.gguf"))["tokenizer.ggml.tokens"]) == 380

@@ -28,6 +28,7 @@ from pruning.command.configuration import (
     text,
 )
 from pruning.command.line import numbers
+from pruning.config.default import DEFAULT
 from pruning.core import artifacts, devices, locks
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
@@ -394,6 +395,21 @@ def test_what_is_written_is_a_valid_configuration(recover):
     assert config.table("table1").tasks == (["own", "own@own"] if recover else ["own"])
 
 
+@pytest.mark.parametrize("asked", [16000, "30%"])
+def test_with_a_smaller_vocabulary_texts_are_counted_in_bytes(asked):
+    own = DEFAULT.method("agf").model_copy(update={"vocabulary": asked})
+    config = validated(made({"agf": own}, [0, 20], vocabulary=asked))
+    text = config.tasks["own"]
+    assert (text.per, text.seqlen, text.tokens, text.divergence) == ("byte", 64, 12000, False)
+    assert config.method("agf").vocabulary == asked and config.tasks["own_validation"].per == "byte"
+
+
+@pytest.mark.parametrize("asked", ["0", "120%", "many", "-3", "3.5"])
+def test_what_is_no_number_of_tokens_is_said(asked):
+    with pytest.raises(InputError, match=f"--vocabulary {asked}: give a number of tokens, or a share"):
+        check(Request("m", Path("d"), Path("o"), vocabulary=asked))
+
+
 def test_rounds_end_at_the_largest_sparsity_in_equal_steps():
     assert "rounds" not in made()["calibrations"]["own"]
     assert made(rounds=3)["calibrations"]["own"]["rounds"] == [10, 20]  # of 30
@@ -564,7 +580,7 @@ def test_what_is_no_sparsity_and_no_budget_is_said(given, message):
 
 
 def test_sparsities_and_budgets_are_read():
-    assert numbers("30, 20,30") == [20, 30]
+    assert numbers("30, 20,30") == [20, 30] and numbers("0,20", 0) == [0, 20]
     assert budget_of([]) is None and budget_of(["bytes=9 MB"]) == {"bytes": "9 MB"}
 
 
@@ -629,6 +645,19 @@ def test_choices_are_made_on_other_data_than_numbers_are_shown_of():
     taken = found[0].set_index("variant").loc[choice.variant]
     assert (taken["perplexity"], taken["test_loss"]) == (12.0, pytest.approx(0.2))
     assert [taken[f"prefill{end}"] for end in ("", "_low", "_high")] == pytest.approx([1.3, 1.2, 1.4])
+
+
+def test_models_of_other_tokenizers_are_chosen_by_bits_per_byte():
+    table = pd.DataFrame([row("agf", 0, 1.01), row("agf", 30, 1.05), row("agf", 40, 1.2)], columns=COLUMNS)
+    dense = table.iloc[:1].assign(calib="", method="dense", sparsity=0, value=1.0)
+    table = pd.concat([dense, table], ignore_index=True).assign(task="own", metric="bits_per_byte", n=9, cut_off=np.nan)
+    [measure] = decision.measures(table)
+    assert (measure.key, measure.title, measure.better) == ("bits_per_byte", "bits per byte", "lower")
+    places = table.assign(bytes=1.0, size_front="front", prefill_front="front", decode_front="front")
+    speeds = {f"{part}_speedup{end}": 1.0 for part in decision.TIMES for end in ("", "_low", "_high")}
+    found = decision.rows(table, table, places.assign(**speeds), [measure])
+    assert found["test_loss"].tolist() == pytest.approx([0, 0.01, 0.05, 0.2])
+    assert str(decision.choose(found, 0.1).variant) == "own/agf/30"
 
 
 def test_every_measure_has_its_columns():

@@ -287,7 +287,7 @@ def test_a_variant_is_counted_and_told_apart(tmp_path, cut):
         name: [keep.tolist() for keep in all_of] for name, all_of in keeps.items()
     }
     widths, groups = (tuple(masks.counts(keeps).get(name, ())) for name in ("ffn", "kv_groups"))
-    assert own.outline() == (tuple((name, tuple(masks.counts(keeps)[name])) for name in keeps), False)
+    assert own.outline() == (tuple((name, tuple(masks.counts(keeps)[name])) for name in keeps), False, 257)
     assert replace(own, compensate="bias", evidence=own.mask).outline()[1]
     # By hand, d = 32: a neuron has 3 * 32; a group 16 rows of q, 8 of k and v with a bias each, 16 columns of o.
     neurons, group = 48 * len(widths), (16 + 8 + 8) * 33 + 16 * 32
@@ -307,7 +307,7 @@ def test_a_variant_is_counted_and_told_apart(tmp_path, cut):
 def test_a_dense_variant_is_whole(tmp_path):
     own = variant(tmp_path)
     dense, whole = variants.Parts(own.model, own.manifest), Checkpoint(own.model).parameters
-    assert dense.outline() == ((("ffn", (48, 48)),), False)
+    assert dense.outline() == ((("ffn", (48, 48)),), False, 257)
     assert dense.pruned() == {"achieved_sparsity": 0, "parameters": whole, "parameters_kept": whole}
 
 

@@ -1,9 +1,9 @@
 """What every method leaves of a model: per-item outcomes of its variants, compared item by item, as rows.
 
 *Samples* are one row per item and metric, with the columns `item`, `item_hash`, `metric`, `value` (0 or 1 for accuracy;
-a window's summed NLL in nats for perplexity, its summed KL divergence for kl), `weight` (1; the window's number of
-predicted tokens) and `cluster` (the template of a generated problem, else null). `settings` is the dict that
-report/tables/results.py documents.
+a window's summed NLL in nats for perplexity, its summed KL divergence for kl, in bits for bits_per_byte), `weight` (1;
+the window's number of predicted tokens, or of bytes) and `cluster` (the template of a generated problem, else null).
+`settings` is the dict that report/tables/results.py documents.
 """
 
 import re
@@ -33,7 +33,8 @@ PRINTED = ["best", "near_best", "group", "column", "kind", "compared", "by_clust
 INTEGERS = ["seed", "sparsity", "n", "windows", "clusters", "discordant", "compared", "by_cluster"]
 TEXTS = ["model", "calib", "method", "task", "tuning", "metric", "reference", "test", "group", "column", "kind"]
 
-TESTS = {"accuracy": "exact McNemar", **dict.fromkeys(("perplexity", "divergence"), "paired t over blocks of windows")}
+WINDOWED = ("perplexity", "divergence", "bits")
+TESTS = {"accuracy": "exact McNemar", **dict.fromkeys(WINDOWED, "paired t over blocks of windows")}
 PUBLISHED = ["model", "method", "presets", "sparsity", "task", "tuning", "metric", "value"]
 # References that are not one method: the same variant before recovery, the same method without its prefix, and the
 # dense model.
@@ -239,9 +240,9 @@ def measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> d
         size = {"clusters": None if clusters is None else clusters.nunique()}
     else:
         windows = outcomes["value"], outcomes["weight"]
-        n, of = int(outcomes["weight"].sum()), f"{kind}_interval"
-        value = getattr(significance, kind)(*windows)
-        low, high = getattr(significance, of)(*windows, settings["confidence"])
+        n, of = int(outcomes["weight"].sum()), "perplexity" if kind == "perplexity" else "divergence"
+        value = getattr(significance, of)(*windows)
+        low, high = getattr(significance, f"{of}_interval")(*windows, settings["confidence"])
         size = {"windows": len(outcomes)}
     return {"n": n, **size, "value": value, "ci_low": low, "ci_high": high}
 

@@ -14,7 +14,7 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from pruning.core.errors import InputError
-from pruning.models import families, loading, structures
+from pruning.models import families, loading, structures, vocabulary
 from pruning.models.structures import STRUCTURES, ffn
 
 REQUIRED = (
@@ -57,12 +57,14 @@ def build(config: PretrainedConfig, dtype: str, device: str = "cpu") -> PreTrain
     return model.eval().requires_grad_(False)
 
 
-def narrowed(dense: PreTrainedModel, units: Mapping[str, Sequence[int]], biased: bool = False) -> PreTrainedModel:
+def narrowed(
+    dense: PreTrainedModel, units: Mapping[str, Sequence[int]], biased: bool = False, tokens: int | None = None
+) -> PreTrainedModel:
     """Return a model with these units, in the dense model's memory.
 
     units: structure -> units of each layer; of a structure that is not there all stay. biased: down projections have a
-    bias, a new one where the dense model's have none. Narrow weights are the beginnings of the dense ones (random
-    either way), contiguous; others are these."""
+    bias, a new one where the dense model's have none. tokens: how many are in the vocabulary; None: all. Narrow weights
+    are the beginnings of the dense ones (random either way), contiguous; others are these."""
     shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
     model = copy.deepcopy(dense, shared)
     with no_init_weights():
@@ -72,6 +74,8 @@ def narrowed(dense: PreTrainedModel, units: Mapping[str, Sequence[int]], biased:
                 _lend(dense, model)
     if biased and ffn.sites(model)[0].bias is None:
         ffn.add_down_bias(model)
+    if tokens:
+        vocabulary.shrink(model, slice(tokens))
     return model.eval().requires_grad_(False)
 
 

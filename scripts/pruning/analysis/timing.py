@@ -29,6 +29,7 @@ from pruning.models import loading
 from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.families import family_of
 from pruning.models.structures import STRUCTURES
+from pruning.models.vocabulary import Tokenizer
 
 Settings = Mapping[str, Any]
 """Of every clock: `prompt_tokens`, `decode_tokens`, `rounds` (repetitions), `warmup`, `seed`; of speed-ups, too:
@@ -62,7 +63,8 @@ def measure(models: Mapping[str, PreTrainedModel], settings: Settings, seed: int
     told apart)."""
     rng = np.random.default_rng(settings["seed"] if seed is None else seed)
     model = next(iter(models.values()))
-    prompt = rng.integers(model.config.vocab_size, size=(1, settings["prompt_tokens"]))
+    least = min(own.config.vocab_size for own in models.values())
+    prompt = rng.integers(least, size=(1, settings["prompt_tokens"]))
     prompt = torch.from_numpy(prompt).to(model.device)
     return in_turn(models, settings, lambda model: _once(model, prompt, settings["decode_tokens"]), rng)
 
@@ -287,10 +289,10 @@ def of_units(parts: Parts, settings: Settings) -> pd.DataFrame:
 class Candidates:
     """Milliseconds of the models that a dense one may be pruned to, each measured once and in turn with it."""
 
-    def __init__(self, model: PreTrainedModel, kind: str, biased: bool, settings: Settings):
-        """kind: `prefill_ms` or `decode_ms`. biased: as in shapes.narrowed. settings: with `dtype`. Raises InputError
-        as `check_context` does."""
-        self.model, self.part, self.biased = model, kind.removesuffix("_ms"), biased
+    def __init__(self, model: PreTrainedModel, kind: str, biased: bool, settings: Settings, tokens: int | None = None):
+        """kind: `prefill_ms` or `decode_ms`. biased, tokens: as in shapes.narrowed. settings: with `dtype`. Raises
+        InputError as `check_context` does."""
+        self.model, self.part, self.biased, self.tokens = model, kind.removesuffix("_ms"), biased, tokens
         tokens = settings["decode_tokens"] if self.part == "decode" else 1
         self.settings = {**settings, "decode_tokens": tokens}
         check_context(self.settings, model.config)
@@ -302,7 +304,7 @@ class Candidates:
     def cost(self, units: Units) -> Cost:
         """Return the time of a prompt, or of a token after it: the dense model's by the speed-up."""
         if (key := tuple(units.items())) not in self.known:
-            pruned = shapes.narrowed(self.model, units, self.biased)
+            pruned = shapes.narrowed(self.model, units, self.biased, self.tokens)
             models, seed = {"dense": self.model, "pruned": pruned}, self.settings["seed"] + len(self.known) + 1
             samples = by_variant(measure(models, self.settings, seed))
             found = timings(samples["pruned"], samples["dense"], self.settings)
@@ -314,10 +316,11 @@ class Candidates:
 def candidates(folder: Path, kind: str, biased: bool, settings: Settings) -> Candidates | Sizes:
     """Return what gives the costs of what a dense model may be pruned to: times are measured, and others counted.
 
-    folder: the model's. kind: of a budget. Raises InputError as Candidates does."""
+    folder: the model's. kind: of a budget. Raises InputError as Candidates and Tokenizer.budget do."""
+    tokens = Tokenizer(folder).budget(settings["vocabulary"]) if "vocabulary" in settings else None
     if kind in COUNTED:
-        return Sizes(Checkpoint(folder), kind, biased)
-    return Candidates(loading.load(folder, settings["dtype"])[0], kind, biased, settings)
+        return Sizes(Checkpoint(folder), kind, biased, tokens)
+    return Candidates(loading.load(folder, settings["dtype"])[0], kind, biased, settings, tokens)
 
 
 CLOCKS = {"tradeoff": of_models, "latency": of_shapes, "latency_table": of_units}

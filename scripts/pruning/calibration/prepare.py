@@ -103,6 +103,11 @@ def batches(data: Path, tokenizer, settings: Mapping[str, Any]) -> list[Batch]:
     )
 
 
+def texts(data: Path, settings: Mapping[str, Any]) -> list[str]:
+    """All prompts and completions of a calibration's data. Raises InputError as text.documents does."""
+    return [part for pair in text.documents(data, settings["prompt"], settings["completion"]) for part in pair]
+
+
 def advice(settings: Mapping[str, Any]) -> str:
     """What to do where memory runs out; `gradient_checkpointing` is a setting of passes that go backward as well."""
     checkpointing = ", or set `gradient_checkpointing: true`" if "gradient_checkpointing" in settings else ""

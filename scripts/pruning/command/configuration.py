@@ -12,7 +12,7 @@ import yaml
 from pruning.command import efforts, own_data
 from pruning.command.lm_eval_tasks import Asked
 from pruning.config.budgets import UNITS, amount
-from pruning.config.methods import Method
+from pruning.config.methods import Method, tokens
 from pruning.config.models import GgufSource
 from pruning.core import devices, memory
 from pruning.core.errors import InputError
@@ -20,6 +20,7 @@ from pruning.core.limits import LEAST_WINDOWS
 from pruning.models import gguf, sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
+BYTES = 4  # of a token, about
 SEQUENCE = 512  # tokens of a calibration sequence, at most
 VALIDATED = {"cpu": 10 * 1024, "gpu": 64 * 2048}  # tokens of the validation data, at most
 ANSWERED = {"cpu": 1, "gpu": 4}  # of an effort's questions
@@ -63,6 +64,7 @@ class Request:
     questions: int | None = None  # of the test data, that models answer; None: as many as the effort has
     rounds: int | None = None  # of pruning, each on what was measured after the one before; None: all at once
     own_answers: bool = False  # recover on the dense model's own right answers, where answers are judged
+    vocabulary: int | str | None = None  # tokens that are kept: a number, or a share such as 30%
     tasks: Sequence[str] = ()  # of lm-eval's, as lm_eval_tasks.asked reads them
     against: Sequence[str] = ()  # GGUF types in which the dense model and the pruned ones are compared at equal bytes
 
@@ -109,6 +111,11 @@ def check(request: Request) -> None:
     if request.rounds and (request.methods or efforts.read(request.effort).method.score != IN_ONE):
         others = [name for name in efforts.EFFORTS if efforts.read(name).method.score == IN_ONE]
         raise InputError(f"--rounds {request.rounds}: they are of --effort {' and '.join(others)}, without --methods")
+    if request.vocabulary is not None:
+        try:
+            tokens(request.vocabulary)
+        except ValueError as error:
+            raise InputError(f"--vocabulary {request.vocabulary}: {error}") from None
     if request.answer:
         own_data.judge(request.answer)
     for option, kinds in {"--gguf": request.gguf, "--against": request.against}.items():
@@ -200,8 +207,10 @@ def build(
     files = {"path": "own-data/{split}.jsonl", "splits": {part: part for part in own_data.PARTS}}
     task = {"kind": "perplexity", "dataset": "own", "text": "{prompt}{completion}", "seqlen": fitting[0]}
     task["batch_size"] = 4
+    if request.vocabulary:  # texts are then counted in bytes, as models have other tokens
+        task["per"], tested = "byte", {part: BYTES * tokens for part, tokens in tested.items()}
     tasks = {
-        "own": {**task, "title": "your test data", "tokens": tested["test"], "divergence": True},
+        "own": {**task, "title": "your test data", "tokens": tested["test"], "divergence": not request.vocabulary},
         VALIDATION: {**task, "title": "your validation data", "split": "validation", "tokens": tested["validation"]},
     }
     datasets = {"own": {"kind": "published", **data, "local": files}}
@@ -289,12 +298,12 @@ def budget_of(given: Sequence[str]) -> dict[str, str] | None:
     return {kind: text}
 
 
-def numbers(text: str) -> list[int]:
-    """Raises InputError for what is not 1 to 99, with commas."""
+def numbers(text: str, least: int = 1) -> list[int]:
+    """Raises InputError for what is not `least` to 99, with commas."""
     found = re.fullmatch(r"\s*\d{1,2}(\s*,\s*\d{1,2})*\s*", text)
     values = sorted({int(part) for part in text.split(",")}) if found else []
-    if not values or values[0] == 0:
-        raise InputError(f"--sparsity {text}: whole per cent from 1 to 99, with commas: 20,30")
+    if not values or values[0] < least:
+        raise InputError(f"--sparsity {text}: whole per cent from {least} to 99, with commas: 20,30")
     return values
 
 

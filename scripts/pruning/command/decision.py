@@ -14,6 +14,8 @@ from pruning.core.names import DENSE, Variant
 
 CONFIDENCE = DEFAULT.experiment.confidence
 TIMES = ("prefill", "decode")
+OF_TEXT = ("perplexity", "bits_per_byte")
+"""Measures, of which there is one, by which models are chosen: the second where their tokenizers differ."""
 
 
 class Choice(NamedTuple):
@@ -23,7 +25,7 @@ class Choice(NamedTuple):
     within: bool
     """Whether it is as good as was asked for."""
     loss: float
-    """Perplexity on the validation data above the dense model's, as a share of it."""
+    """Perplexity (or bits per byte) on the validation data above the dense model's, as a share of it."""
 
 
 class Measure(NamedTuple):
@@ -40,12 +42,14 @@ class Measure(NamedTuple):
 
 
 def measures(table: pd.DataFrame) -> list[Measure]:
-    """What results/table1.csv holds of each model: `perplexity`, `kl`, `answers` and `cut_off` of the user's data, and
-    one of each task of lm-eval's, by its name."""
+    """What results/table1.csv holds of each model: `perplexity` (or `bits_per_byte`), `kl`, `answers` and `cut_off` of
+    the user's data, and one of each task of lm-eval's, by its name."""
     found = []
     for (task, metric), own in table.groupby(["task", "metric"], sort=False):
         if metric == "perplexity":
             found.append(Measure(metric, "perplexity", "per token", "lower", task, metric))
+        elif metric == "bits_per_byte":
+            found.append(Measure(metric, "bits per byte", "", "lower", task, metric))
         elif metric == "kl":
             found.append(Measure(metric, "KL to dense", "nats per token", "lower", task, metric))
         elif task == ANSWERS:
@@ -63,11 +67,11 @@ def rows(
 ) -> pd.DataFrame:
     """Return one row per model, the dense one first, of results/table1.csv, validation.csv and tradeoff.csv.
 
-    Columns: `variant`; `loss`: perplexity above the dense model's, as a share of it, on the validation data, and
-    `test_loss`, on the test data; `bytes` of its weights; `prefill` and `decode` (times the dense model's speed) with
-    `_low` and `_high`; `front` (whether no other model is better and as small, or as fast); and for every measure m of
-    the test data `m`, its interval `m_low` and `m_high`, and `m_p`, of the difference from the dense model (after Holm
-    over all of the table; NaN where there is no test)."""
+    Columns: `variant`; `loss`: perplexity (or bits per byte) above the dense model's, as a share of it, on the
+    validation data, and `test_loss`, on the test data; `bytes` of its weights; `prefill` and `decode` (times the dense
+    model's speed) with `_low` and `_high`; `front` (whether no other model is better and as small, or as fast); and for
+    every measure m of the test data `m`, its interval `m_low` and `m_high`, and `m_p`, of the difference from the dense
+    model (after Holm over all of the table; NaN where there is no test)."""
     places = {variant_of(row): row for row in tradeoff.to_dict("records")}
     chosen_by = {variant_of(row): row["value"] for row in validation.to_dict("records")}
     held = {(variant_of(row), row["task"], row["metric"]): row for row in table.to_dict("records")}
@@ -86,7 +90,8 @@ def rows(
             row |= dict(zip((f"{each.key}{end}" for end in ("", "_low", "_high", "_p")), values, strict=True))
         found.append(row)
     made = pd.DataFrame(found)
-    return made.assign(test_loss=made["perplexity"] / made["perplexity"].iloc[0] - 1)
+    own = made[next(each.key for each in measured if each.key in OF_TEXT)]
+    return made.assign(test_loss=own / own.iloc[0] - 1)
 
 
 def without_answer(samples: pd.DataFrame, judge: str) -> list[str]:

@@ -144,6 +144,23 @@ def definitions(methods: Mapping[str, Method | None]) -> dict[str, Method]:
     return {name: own or DEFAULT.method(name) for name, own in methods.items() if own or name in known}
 
 
+def with_vocabulary(
+    methods: Mapping[str, Method | None], asked: int | str, folder: Path
+) -> tuple[dict[str, Method], str]:
+    """Return the methods by name, each with this `vocabulary`, and a note of it. folder: the model's.
+
+    Raises InputError where its tokenizer cannot be cut, or not to so many tokens."""
+    from pruning.models.vocabulary import Tokenizer
+
+    try:
+        size = Tokenizer(folder).budget(asked)
+    except InputError as error:
+        raise InputError(f"--vocabulary {asked}: {str(error).removeprefix(f'vocabulary: {asked}: ')}") from None
+    found = {name: own.model_copy(update={"vocabulary": asked}) for name, own in definitions(methods).items()}
+    said = f"Pruned models keep {size:,} tokens. Texts are compared in bits per byte, and so is what may be lost."
+    return found, said
+
+
 def objectives(methods: Iterable[Method]) -> list[str]:
     """Return the objectives whose gradients the methods' scores read, a backward pass each."""
     found = [method.options.get("objective", "energy") for method in methods if method.score == "utility"]

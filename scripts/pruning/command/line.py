@@ -49,6 +49,8 @@ EFFORT = "; ".join(f"{name}: {efforts.read(name).summary}" for name in efforts.E
 METHODS = "in place of the effort's recipe, to compare; with commas, the first is what others are compared with"
 RECOVER = "also tune each pruned model by LoRA: distill (after the dense model) or lora (on the data themselves)"
 ROUNDS = "prune in so many rounds, each on what is measured and reconstructed after the one before"
+VOCABULARY = "also prune the vocabulary to so many tokens, or to a share of them (30%): those of the data first; "
+VOCABULARY += "texts are then compared in bits per byte, and --sparsity may be 0"
 ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
 ANSWER += "number, where all reference answers end in one"
 QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (100 with thorough, none with quick)"
@@ -72,6 +74,7 @@ class Asked:
     recover: option(Literal[*configuration.RECOVERIES] | None, RECOVER) = None
     steps: option(int | None, "of recovery; 150 unless given", min=1) = None
     rounds: option(int | None, ROUNDS, min=2) = None
+    vocabulary: option(str | None, VOCABULARY, metavar="TOKENS") = None
     answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None
     questions: option(int | None, QUESTIONS, min=1) = None
     task: option(list[str] | None, TASK, metavar="NAME[:METRIC]") = None
@@ -88,17 +91,19 @@ class Asked:
             raise InputError(
                 f"--budget and --sparsity {self.sparsity}: the budget says how much is pruned; give one of them"
             )
+        cut = self.vocabulary is not None
         return Request(
             model=self.model,
             data=self.data,
             out=self.out,
-            sparsities=[] if budget else numbers(self.sparsity or "20,30"),
+            sparsities=[] if budget else numbers(self.sparsity or f"{'0,' if cut else ''}20,30", int(not cut)),
             budget=budget,
             methods=self.methods.split(",") if self.methods else None,
             effort=self.effort,
             recover=self.recover,
             steps=self.steps,
             rounds=self.rounds,
+            vocabulary=int(self.vocabulary) if (self.vocabulary or "").isdecimal() else self.vocabulary,
             answer=self.answer,
             questions=self.questions,
             tasks=self.task or [],

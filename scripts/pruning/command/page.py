@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from pruning.command.charts import SHAPES, library, methods, specifications
+from pruning.command.decision import OF_TEXT
 from pruning.command.words import (
     HEADS,
     SHARES,
@@ -86,7 +87,7 @@ def tiles(content: Content) -> list[Tile]:
             continue
         now, before = taken[measure.key], dense[measure.key]
         change = f"{100 * (now - before):+.1f} points" if measure.unit in SHARES else ""
-        if measure.key == "perplexity":
+        if measure.key in OF_TEXT:
             change = above(now / before - 1)
         found.append(Tile(capital(measure.title), value(measure, now), value(measure, before), change))
     share = taken["bytes"] / dense["bytes"]

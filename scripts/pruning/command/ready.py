@@ -138,6 +138,9 @@ def methods_for(
         if request.rounds:
             own = own.model_copy(update={"score": configuration.IN_ROUNDS})
         found = {request.effort: own}
+    if request.vocabulary:
+        found, said = efforts.with_vocabulary(found, request.vocabulary, folder)
+        notes = [*notes, said]
     cut = {"micro_batch": configuration.MICRO_BATCH, "sequence_length": min(configuration.SEQUENCE, known.context)}
     disk = shutil.disk_usage(request.out).free
     disk += sum(file.stat().st_size for file in request.out.rglob("*") if file.is_file())

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command.decision import Choice, Measure
+from pruning.command.decision import OF_TEXT, Choice, Measure
 from pruning.command.record import Example
 from pruning.config.budgets import TIMED
 from pruning.core.names import DENSE, Variant
@@ -59,6 +59,11 @@ class Content:
     def dense(self) -> pd.Series:
         """The dense model's row."""
         return self.models.iloc[0]
+
+    @property
+    def text(self) -> str:
+        """What is measured of texts, by which models are chosen."""
+        return next((measure.title.lower() for measure in self.measures if measure.key in OF_TEXT), "perplexity")
 
     @property
     def taken(self) -> pd.Series:
@@ -161,7 +166,7 @@ def verdict(content: Content) -> list[str]:
     """Return sentences: why this model, what it costs and gains on the test data, and where its answers do not end."""
     choice, dense, taken = content.choice, content.dense, content.taken
     limit = f"{content.tolerance:.0%} above the dense model's"
-    held, this = "perplexity on the validation data", f"{name(choice.variant)} ({above(choice.loss)})"
+    held, this = f"{content.text} on the validation data", f"{name(choice.variant)} ({above(choice.loss)})"
     if content.budgets and choice.within:
         why = f"Of the models that meet the budget it is the best, and its {held} is at most {limit} "
         why += f"({above(choice.loss)})."
@@ -179,7 +184,7 @@ def verdict(content: Content) -> list[str]:
     quality = [
         f"{measure.title.lower()} {value(measure, taken[measure.key])} against {value(measure, dense[measure.key])}"
         for measure in content.measures
-        if measure.key in ("perplexity", "answers") and not math.isnan(taken[measure.key])
+        if measure.key in (*OF_TEXT, "answers") and not math.isnan(taken[measure.key])
     ]
     said = [why, f"{gains}. On the test data it has {' and '.join(quality)}." if quality else f"{gains}."]
     for measure in content.measures:
@@ -218,7 +223,7 @@ def budget_words(budgets: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[st
 
 def warning(content: Content) -> str:
     """Return what is wrong where there is nothing that pruning could spoil; else nothing."""
-    dense = content.dense["perplexity"]
+    dense = content.dense.get("perplexity", 0)
     if dense < content.vocabulary:
         return ""
     return (
@@ -233,10 +238,10 @@ def table_notes(content: Content) -> list[str]:
     choice = content.choice
     tested = any(content.models[f"{measure.key}_p"].notna().any() for measure in content.measures)
     return [
-        "Validation: perplexity above the dense model's on the validation data, by which the model was chosen; other "
-        "columns are of the test data. Speeds are measured here, in turn with the dense model.",
+        f"Validation: {content.text} above the dense model's on the validation data, by which the model was chosen; "
+        "other columns are of the test data. Speeds are measured here, in turn with the dense model.",
         *["n.s.: not significantly different from the dense model (paired test, p ≥ 0.05 after Holm)."][: int(tested)],
-        f"{name(choice.variant)} has perplexity {above(choice.loss)} on the validation data, "
+        f"{name(choice.variant)} has {content.text} {above(choice.loss)} on the validation data, "
         f"{above(content.taken['test_loss'])} on the test data.",
         "✓: every model that is better is clearly larger or slower than this one.",
         *content.notes,

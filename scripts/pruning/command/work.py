@@ -30,6 +30,7 @@ from pruning.models.structures import STRUCTURES, ffn
 SHAPES = names.HOME / "resources/architectures"
 SIZES = names.HOME / "resources/task_sizes.csv"  # items of published test sets; tokens an item, by Qwen2.5's tokenizer
 PROMPT, ANSWER = 1024, 256  # tokens, where only the data know
+BYTES = 4  # of a token, of texts that are counted in bytes
 READING = 2e9  # bytes a second of a checkpoint, from disk to device
 KEYS = {"calibrations": "calib", "tunings": "tuning", "tasks": "task"}  # section -> wildcard
 
@@ -128,6 +129,8 @@ def length_of(name: str, task: Any) -> Length | None:
     known = sizes().get(task.dataset if task.kind == "perplexity" else task.definition or name)
     if task.kind == "perplexity":
         tokens = task.tokens or (known and known["context_tokens"])
+        if task.tokens and task.per == "byte":
+            tokens /= BYTES
         return Length(1, tokens) if tokens else None
     if not known:
         return Length(task.limit, PROMPT / 4, task.max_gen_toks) if task.limit and task.max_gen_toks else None

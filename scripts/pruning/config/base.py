@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 LIBRARY = Path(__file__).parents[1]
 Alias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 Percent = Annotated[int, Field(gt=0, lt=100)]
+Removed = Annotated[int, Field(ge=0, lt=100)]
 Revision = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|main)$")]
 Positive = Annotated[int, Field(gt=0)]
 Dtype = Literal["float32", "bfloat16", "float16"]

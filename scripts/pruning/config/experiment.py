@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from pruning.config.base import Alias, NonEmpty, Of, Percent, Positive, Strict
+from pruning.config.base import Alias, NonEmpty, Of, Percent, Positive, Removed, Strict
 from pruning.core.names import UNQUANTISED, Column
 from pruning.models.gguf.kinds import BLOCK
 
@@ -42,9 +42,9 @@ class Table(Strict):
     title: str
     tasks: NonEmpty[str]
     """Columns: a task, or `task@tuning`, the task after a LoRA recovery."""
-    sparsities: NonEmpty[Percent] | None = None
-    """Per cent of FFN neurons removed; null where `at` says it."""
-    at: dict[Alias, Percent] | None = None
+    sparsities: NonEmpty[Removed] | None = None
+    """Per cent of FFN neurons removed; null where `at` says it. 0 is for methods that cut the vocabulary."""
+    at: dict[Alias, Removed] | None = None
     """Each method's own, as budgets chose; the methods are then compared at equal cost."""
     models: Annotated[NonEmpty[Alias] | None, Of("models")] = None
     """Here and below: the experiment's, where null."""

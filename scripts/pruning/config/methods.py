@@ -1,9 +1,10 @@
 """Pruning methods, and the names of their recombinations."""
 
+import re
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import Positive, Strict, choices
@@ -33,6 +34,16 @@ def usable(score: str) -> str:
     return score
 
 
+def tokens(given: Any) -> int | str:
+    """Return how many tokens are asked for. Raises ValueError for what is neither a number nor a share."""
+    if type(given) is int and given > 0 or re.fullmatch(r"[1-9]\d?(\.\d+)?%", str(given)):
+        return given
+    raise ValueError("give a number of tokens, or a share of them such as 30%")
+
+
+Tokens = Annotated[int | str, BeforeValidator(tokens, json_schema_input_type=int | str)]
+
+
 class Method(Strict):
     score: Annotated[str, AfterValidator(usable), Field(json_schema_extra={"anyOf": [{"enum": scores.BUILT_IN}, {}]})]
     """File of scripts/pruning/methods/scores, or an entry point `pruning.scores` of an installed package."""
@@ -56,6 +67,9 @@ class Method(Strict):
     """Intermediate sizes are multiples of this (128 suits GPUs)."""
     export: Literal["exact", "pad"] = "exact"
     """`pad` zero-pads to the widest layer, so that stock tools load non-uniform widths."""
+    vocabulary: Annotated[Tokens | None, Field(exclude_if=lambda value: value is None)] = None
+    """Tokens that are kept, a number or a share of the embedding's rows such as 30%: bytes, special tokens, those of
+    the calibration data, then by merge rank; null: all. For byte-level BPE tokenizers."""
     shuffle: int | None = None
     """Seed to shuffle scores within each layer: the same widths, other neurons."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from pruning.config.base import Alias, Dtype, Of, Percent, Positive, Revision, Strict, fields_of
+from pruning.config.base import Alias, Dtype, Of, Positive, Removed, Revision, Strict, fields_of
 from pruning.core import names
 from pruning.core.names import Variant
 from pruning.models import sources
@@ -65,7 +65,7 @@ class PrunedSource(Strict):
     model: Annotated[Alias, Of("models")]
     calib: Annotated[Alias, Of("calibrations")]
     method: Annotated[Alias, Of("methods")]
-    sparsity: Percent
+    sparsity: Removed
     tuning: Annotated[Alias | None, Of("tunings")] = None
     """Recovery whose adapter is merged into the weights first."""
 

@@ -118,9 +118,11 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     from pruning.methods import budget as counting  # needs torch
     from pruning.methods.masks import NEURONS
     from pruning.models.checkpoint import Checkpoint
+    from pruning.models.vocabulary import Tokenizer
 
     base, kept = Checkpoint(_base(model)), config.method(method)
-    sizes = counting.Sizes(base, own.kind, kept.compensate == "bias")
+    tokens = Tokenizer(_base(model)).budget(kept.vocabulary) if kept.vocabulary else None
+    sizes = counting.Sizes(base, own.kind, kept.compensate == "bias", tokens)
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
@@ -157,7 +159,8 @@ def _check_model(config: Config, name: str) -> None:
     _check_shape(config, name, shape, tasks, tunings)
     _check_targets(config, name, folder, tunings)
     _check_chat(config, name, folder, tasks)
-    _check_methods(config, shape, {*config.experiment.methods, *(own for table in tables for own in table.methods)})
+    _check_methods(config, shape, methods := {*config.experiment.methods, *(m for own in tables for m in own.methods)})
+    _check_vocabularies(config, folder, methods)
 
 
 def _check_gguf(config: Config, name: str) -> None:
@@ -195,7 +198,8 @@ def _check_shape(config: Config, name: str, shape: dict[str, Any], tasks: set[st
         raise InputError(
             f"experiment.layer: {config.experiment.layer} is out of range, {name} has layers 0 to {layers - 1}"
         )
-    lengths = {f"tasks.{task}.seqlen": getattr(config.tasks[task], "seqlen", 0) for task in tasks}
+    texts = [task for task in tasks if getattr(config.tasks[task], "per", "") == "token"]
+    lengths = {f"tasks.{task}.seqlen": config.tasks[task].seqlen for task in texts}
     lengths |= {f"tunings.{tuning}.sequence_length": config.tunings[tuning].sequence_length for tuning in tunings}
     for key, length in sorted(lengths.items()):
         if context and length > context:
@@ -239,6 +243,18 @@ def _check_methods(config: Config, shape: dict[str, Any], methods: set[str]) -> 
 
             if not has_mlp_bias(shape):
                 raise InputError(f"methods.{name}.export: {no_slot(shape)}")
+
+
+def _check_vocabularies(config: Config, folder: Path, methods: set[str]) -> None:
+    """Budgets of tokens that the model's tokenizer cannot be cut to."""
+    if asked := {name: own for name in sorted(methods) if (own := config.method(name).vocabulary)}:
+        from pruning.models.vocabulary import Tokenizer
+
+        with _of(f"methods.{next(iter(asked))}.vocabulary: "):
+            tokenizer = Tokenizer(folder)
+        for name, own in asked.items():
+            with _of(f"methods.{name}."):
+                tokenizer.budget(own)
 
 
 def gpus_asked(config: Config) -> dict[str, int]:

@@ -17,6 +17,7 @@ from pruning.config.base import Of, fields_of, known
 from pruning.config.datasets import Dataset
 from pruning.config.experiment import Table
 from pruning.core.limits import LEAST_WINDOWS, least_resamples
+from pruning.core.names import Column
 
 Config = Any  # schema.Config, which calls `check`
 
@@ -119,6 +120,11 @@ def _table(config: Config, place: str, table: Table) -> None:
         raise ValueError(f"{place}.at: stands in the place of sparsities: set `sparsities: null`, or leave `at` out")
     if table.at is not None and (differing := sorted(set(table.at) ^ set(table.methods))):
         raise ValueError(f"{place}.at: needs a sparsity for each of the table's methods and no others: {differing}")
+    for method, sparsity in table.pruned:
+        if not sparsity and not config.method(method).vocabulary:
+            raise ValueError(
+                f"{place}: {method} at 0% is the dense model: only one that cuts the vocabulary prunes there"
+            )
     text, _, method = table.reference.partition("/")
     if method:
         known(f"{place}.reference: the calibration of '{table.reference}'", [text], table.calibrations)
@@ -129,8 +135,23 @@ def _table(config: Config, place: str, table: Table) -> None:
     for column in table.columns:
         known(f"{place}.tasks", [column.task], config.tasks)
         known(f"{place}.tasks: the recovery of '{column}'", [column.tuning] if column.tuning else [], config.tunings)
+        _vocabularies(config, f"{place}.tasks", column, table)
         if table.reference == "untuned" and column.tuning and column.task not in table.tasks:
             raise ValueError(f"{place}.tasks: '{column}' is compared with {column.task!r}: name that as well")
+
+
+def _vocabularies(config: Config, place: str, column: Column, table: Table) -> None:
+    """Models of different tokenizers that are compared by the token."""
+    pruned = {
+        step.source.method for model in table.models for step in map(config.models.get, config.lineage(model)[:-1])
+    }
+    if not (cutting := sorted(name for name in {*table.methods, *pruned} if config.method(name).vocabulary)):
+        return
+    task, said = config.tasks[column.task], f"{cutting[0]} cuts the vocabulary"
+    if task.kind == "perplexity" and task.per == "token" and (task.divergence or {*cutting} & {*table.methods}):
+        raise ValueError(
+            f"{place}: {column.task} counts by the token, and {said}: set tasks.{column.task}.per to `byte`"
+        )
 
 
 def _texts(config: Config) -> None:

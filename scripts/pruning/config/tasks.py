@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
 
+CHARACTER = 4
+"""Bytes of one, at most, in UTF-8."""
+
 
 class StopEarly(Strict):
     """When the evaluation of a model ends early: its first answers show that the rest does not matter."""
@@ -68,6 +71,9 @@ class PerplexityTask(Strict):
     """Text of a record; fields in braces."""
     joiner: str = "\n\n"
     """Between records."""
+    per: Annotated[Literal["token", "byte"], Field(exclude_if=lambda value: value == "token")] = "token"
+    """`byte`: bits per byte of pieces of the text, for models of different tokenizers; `seqlen` and `tokens` are then
+    bytes."""
     seqlen: Annotated[int, Field(ge=2)] = 2048
     """Window; perplexities of different windows do not compare."""
     tokens: Positive | None = None
@@ -76,6 +82,14 @@ class PerplexityTask(Strict):
     divergence: bool = False
     """Also the KL divergence of a model's next tokens from the dense model's (`kl`, nats per token), with both in
     memory."""
+
+    @model_validator(mode="after")
+    def _of_tokens(self) -> Self:
+        if self.divergence and self.per == "byte":
+            raise ValueError("divergence: compares next tokens, and `per: byte` is for models of other tokens")
+        if self.per == "byte" and self.seqlen < CHARACTER:
+            raise ValueError(f"seqlen: {self.seqlen} bytes may be less than a character: set {CHARACTER} or more")
+        return self
 
 
 Task = Annotated[LmEvalTask | PerplexityTask, Field(discriminator="kind")]

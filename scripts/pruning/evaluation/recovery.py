@@ -17,7 +17,7 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.data.text import Sequences
-from pruning.models import head, loading, rehearsal, tokenizers
+from pruning.models import head, loading, rehearsal, tokenizers, vocabulary
 from pruning.models.checkpointing import checkpoint_gradients
 
 Log = list[dict[str, float]]
@@ -56,6 +56,8 @@ def opened(
     rehearsal.must_fit(model, settings["dtype"], STAGE, own, teacher)
     network, _ = loading.load(model, settings["dtype"])
     dense = loading.load(teacher, settings["dtype"])[0] if teacher else None
+    if dense and dense.config.vocab_size != network.config.vocab_size:  # it chooses among the tokens that are left
+        vocabulary.shrink(dense, vocabulary.kept_of(teacher, model))
     tuned = with_adapters(network, settings)
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)

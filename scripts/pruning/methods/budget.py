@@ -43,8 +43,8 @@ class Sizes:
     notes: Mapping[str, Any] = {}
     """How they are measured."""
 
-    def __init__(self, base: Checkpoint, kind: str, biased: bool = False):
-        """kind: `parameters` or `bytes`. biased: as in compact.parameters."""
+    def __init__(self, base: Checkpoint, kind: str, biased: bool = False, tokens: int | None = None):
+        """kind: `parameters` or `bytes`. biased, tokens: as in compact.parameters."""
         self.base, self.kind, self.dense, self.unit = base, kind, base.parameters, cache(self._unit)
         self.empty, ones = (compact.parameters(base, [width] * base.layers, biased) for width in (0, 1))
         self.neuron = (ones - self.empty) // base.layers
@@ -53,6 +53,9 @@ class Sizes:
             self.neuron *= self._stored(base.name(0, "down"))
             self.dense = sum(math.prod(base.shape(name)) * self._stored(name) for name in base.file_of)
             self.empty = self.dense - cut
+        for name in filter(base.has_tokens, base.file_of) if tokens else ():
+            rows, *others = base.shape(name)
+            self.empty -= (rows - tokens) * math.prod(others) * self._stored(name)
 
     def _stored(self, name: str) -> int:
         """Return the bytes of one number of a tensor, 1 where parameters are counted."""
@@ -85,20 +88,21 @@ def nothing(what: str, target: str, dense: float) -> InputError:
     return InputError(f"budget: {what}: the dense model's {number(dense)} meet {target}: nothing to prune")
 
 
-def scanned(meets: Callable[[int], bool]) -> int | None:
-    """Return the least sparsity that meets a target, of all that there are, which are all tried; None if none does."""
-    found = [sparsity for sparsity in range(1, MOST + 1) if meets(sparsity)]
+def scanned(meets: Callable[[int], bool], first: int = 1) -> int | None:
+    """Return the least sparsity that meets a target, of all from `first` on, which are all tried; None if none does."""
+    found = [sparsity for sparsity in range(first, MOST + 1) if meets(sparsity)]
     return found[0] if found else None
 
 
-def least(meets: Callable[[int], bool], kind: str) -> int | None:
-    """Return the least sparsity that meets a target of a kind, None if none does."""
-    return scanned(meets) if kind in COUNTED else bisected(meets)
+def least(meets: Callable[[int], bool], kind: str, first: int = 1) -> int | None:
+    """Return the least sparsity that meets a target of a kind, None if none does. first: 0 where a smaller vocabulary
+    may be enough."""
+    return scanned(meets, first) if kind in COUNTED else bisected(meets, first)
 
 
-def bisected(meets: Callable[[int], bool]) -> int | None:
+def bisected(meets: Callable[[int], bool], first: int = 1) -> int | None:
     """Return the same by seven measurements and one at MOST, where costs fall as sparsity grows.
 
     A sparsity meets the target if the whole of its interval does: a model is rather a little smaller than over budget
     by the noise of a clock."""
-    return bisect_left(range(1, MOST), True, key=meets) + 1 if meets(MOST) else None
+    return bisect_left(range(first, MOST), True, key=meets) + first if meets(MOST) else None

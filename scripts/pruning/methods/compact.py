@@ -24,10 +24,11 @@ from pruning.core.errors import InputError
 from pruning.methods import compensation, masks
 from pruning.methods.compensation import Compensated
 from pruning.methods.masks import NEURONS
-from pruning.models import families, remote_code, structures
+from pruning.models import families, remote_code, structures, vocabulary
 from pruning.models.checkpoint import Checkpoint, Tensors, has_mlp_bias
 from pruning.models.structures import STRUCTURES, ffn
 from pruning.models.structures.base import Keeps, padded
+from pruning.models.vocabulary import Kept
 
 
 def no_slot(config: dict) -> str:
@@ -53,6 +54,8 @@ class Pruning:
     """Whether it gives down_proj a bias."""
     trains: bool = False
     """Whether it gives all matrices of a layer."""
+    tokens: Kept | None = None
+    """The tokens that stay, where the vocabulary is cut; by `write` alone."""
     records: dict[int, Mapping[str, Any]] = field(default_factory=dict, compare=False)
     """What it says of each layer whose weights were asked for (Compensated.record)."""
 
@@ -122,7 +125,12 @@ class Pruning:
         elif "auto_map" in config:  # of an earlier iteration, whose widths differed
             made["architectures"] = [remote_code.stock_name(made)]
         (output / "config.json").write_text(json.dumps(made, indent=2) + "\n")
-        left_out = ("config.json", "manifest.json", "README.md", remote_code.FILE)
+        left_out = {"config.json", "manifest.json", "README.md", remote_code.FILE}
+        if self.tokens is not None:
+            renumbered = vocabulary.files(base.directory, self.tokens)
+            left_out |= {*vocabulary.STALE, *renumbered}
+            for name, content in renumbered.items():
+                (output / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for file in sorted(base.directory.iterdir()):
             weights = ".safetensors" in file.name
             if file.is_file() and file.name not in left_out and not weights and not file.name.startswith("."):
@@ -131,7 +139,8 @@ class Pruning:
     def config(self, widths: Sequence[int]) -> dict[str, Any]:
         """Return config.json of the compact model, whose FFNs have these widths, but for biases."""
         others = {STRUCTURES[name].key: own for name, own in self.units.items() if name != NEURONS}
-        return ffn.compact_config(self.base.config, widths) | others
+        made = ffn.compact_config(self.base.config, widths) | others
+        return made if self.tokens is None else vocabulary.settings(made, self.tokens)
 
     def _write_tensors(self, output: Path, config: dict[str, Any], pad_to: int | None) -> dict[str, str]:
         """Write the weights, shard for shard, what is refitted in that of its down_proj; return tensor -> file."""
@@ -156,6 +165,8 @@ class Pruning:
                 for structure, own in self.keeps.items():
                     zeros_to = pad_to if structure == NEURONS else None
                     tensors[name] = STRUCTURES[structure].cut(name, tensors[name], own, base.family, zeros_to)
+                if self.tokens is not None and base.has_tokens(name):
+                    tensors[name] = tensors[name][list(self.tokens)]
             save_file(tensors, output / file.name, metadata={"format": "pt"})
             index |= dict.fromkeys(tensors, file.name)
         if len(base.files) > 1:
@@ -212,7 +223,7 @@ class Pruning:
 
     def parameters(self) -> int:
         """Return the parameters of the compact model, without making it."""
-        return parameters(self.base, self.units, self.biased)
+        return parameters(self.base, self.units, self.biased, self.tokens and len(self.tokens))
 
     def achieved(self, original: Sequence[int]) -> float:
         """Return the share of the FFN neurons that is removed; original: widths before any pruning. What is removed of
@@ -221,11 +232,16 @@ class Pruning:
         return 1 - sum(widths) / sum(original) + self.base.removed(self.keeps) / sum(original)
 
 
-def parameters(base: Tensors, units: dict[str, Sequence[int]] | Sequence[int], biased: bool = False) -> int:
+def parameters(
+    base: Tensors,
+    units: dict[str, Sequence[int]] | Sequence[int],
+    biased: bool = False,
+    tokens: int | None = None,
+) -> int:
     """Return the parameters of the compact model of these units, without making it; tied weights count once.
 
     units: structure -> units of each layer; of neurons alone the widths will do. biased: every down_proj has got a
-    bias, and with Llama's `mlp_bias` gate and up as well."""
+    bias, and with Llama's `mlp_bias` gate and up as well. tokens: how many stay; None: all."""
     units = units if isinstance(units, dict) else {NEURONS: units}
     widths, total = units[NEURONS], 0
     config = base.config
@@ -233,6 +249,8 @@ def parameters(base: Tensors, units: dict[str, Sequence[int]] | Sequence[int], b
         shape = base.shape(name)
         for structure, own in units.items():
             shape = STRUCTURES[structure].cut_shape(name, shape, own, base.family, config)
+        if tokens and base.has_tokens(name):
+            shape = [tokens, *shape[1:]]
         total += math.prod(shape)
     if biased:
         slots = ("gate", "up", "down") if has_mlp_bias(config) else ("down",)

@@ -94,13 +94,14 @@ class Parts:
         origins = [artifacts.file_hash(path) for path in (self.mask, self.evidence) if path]
         return [*own, self.compensate, origins]
 
-    def outline(self) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bool]:
+    def outline(self) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bool, int]:
         """Return what its speed depends on: the units of each layer, FFN neurons and those of structures of which any
-        are cut, and whether down_proj has a bias."""
+        are cut, whether down_proj has a bias, and how many tokens there are."""
         base, pruning = Checkpoint(self.model), self.mask and self.pruning
         units = {**listed(read_config(self.model)), NEURONS: base.widths, **(pruning.units if pruning else {})}
         biased = base.name(0, "down", "bias") in base.file_of or (pruning is not None and pruning.biased)
-        return tuple((name, tuple(units[name])) for name in STRUCTURES if name in units), biased
+        own = tuple((name, tuple(units[name])) for name in STRUCTURES if name in units)
+        return own, biased, base.config["vocab_size"]
 
     def stored(self) -> int:
         """Return the bytes of its weights on disk; where it is cut in memory, what they take there by the dense model's

@@ -67,6 +67,11 @@ class Tensors(ABC):
         down, own = (STRUCTURES[name].site(self.family) for name in (ffn.STRUCTURE.name, structure))
         return self.name(layer, "down").replace(down, own)
 
+    def has_tokens(self, name: str) -> bool:
+        """Whether a tensor has a row for each token: the embedding, and the head where it is one of its own."""
+        inside = name.startswith(f"{self.family.layers}.")
+        return not inside and "norm" not in name and self.shape(name)[0] == self.config["vocab_size"]
+
     def matrix(self, layer: int, projection: str, structure: str = "ffn") -> np.ndarray:
         """Return a weight as float32: of the FFN gate and up [n, d] and down [d, n]; of another structure, in the place
         of `down`, the one at whose input its units are measured [d, channels].

@@ -34,6 +34,9 @@ the neurons of its feed-forward layers are removed
 {% for title, units in others.items() %}
 | {{ title }} | {{ units | widths }} |
 {% endfor %}
+{% if "vocabulary" in made %}
+| vocabulary | {{ "{kept:,} of {of:,} tokens".format(**made.vocabulary) }}, chosen for {{ calibration.dataset }} |
+{% endif %}
 | calibrated on | {{ calibration.dataset }}, {{ calibration.samples }} samples of {{ calibration.sequence_length }} \
 tokens, seed {{ calibration.seed }} |
 {% if tuning %}
@@ -168,8 +171,8 @@ def table(results: Sequence[Mapping[str, Any]], confidence: float) -> str:
 def shown(measure: Mapping[str, Any], metric: str) -> str:
     """A value with its interval."""
     numbers = [measure[key] for key in ("value", "ci_low", "ci_high")]
-    if metric == "perplexity":
-        return "{:.2f} [{:.2f}, {:.2f}]".format(*numbers)
+    if metric in ("perplexity", "bits_per_byte"):
+        return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*numbers, d=2 if metric == "perplexity" else 4)
     return "{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * number for number in numbers))
 
 

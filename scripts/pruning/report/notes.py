@@ -36,6 +36,8 @@ def cells(dense: pd.DataFrame, pruned: pd.DataFrame, dtype: str | None, confiden
         "accuracy": f"accuracy in per cent (higher is better) with Wilson's {level} interval",
         "perplexity": f"perplexity per token (lower is better) with a {level} t interval over blocks of "
         "neighbouring windows",
+        "bits": f"bits per byte of UTF-8 text (lower is better) with a {level} t interval over blocks of neighbouring "
+        "pieces",
         "divergence": "kl, KL divergence of next tokens from the dense model's in nats per token (lower is better), "
         "with the same interval",
     }

@@ -121,6 +121,9 @@ def described(config: Config, column: Column) -> dict[str, Any]:
     task = config.tasks[column.task]
     own = {"task": column.task, "tuning": column.tuning}
     own["note"] = config.tunings[column.tuning].note if column.tuning else None
+    if task.kind == "perplexity" and task.per == "byte":
+        title = f"{task.title} (pieces of {task.seqlen} bytes)"
+        return {**own, "metrics": ["bits_per_byte"], "kind": "bits", "title": title}
     if task.kind == "perplexity":
         metrics = ["perplexity", "kl"] if task.divergence else ["perplexity"]
         return {**own, "metrics": metrics, "kind": "perplexity", "title": f"{task.title} (seqlen {task.seqlen})"}

@@ -15,6 +15,8 @@ from pruning.report.printing import estimate, percent, plain
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 MOST = 4  # sparsities that a sentence goes through
+LOWER = {"perplexity": "a perplexity of", "bits_per_byte": "bits per byte:"}
+"""Metrics of which less is better, as a sentence names them."""
 ABOUT = re.compile(r'<script type="application/json" id="about">(.*?)</script>', re.S)
 
 
@@ -77,7 +79,7 @@ def of_results(frame: pd.DataFrame, titles: Mapping[str, str], confidence: float
     dense = rows[rows["method"] == "dense"].iloc[0]
     tuning = leading["tuning"] if isinstance(leading["tuning"], str) else None
     pruned = rows[(rows["tuning"].fillna("") == (tuning or "")) & (rows["calib"] == leading["calib"])]
-    perplexity = leading["metric"] == "perplexity"
+    lower = leading["metric"] in LOWER
     title = titles.get(leading["task"], leading["task"]).removesuffix(", perplexity")
     sparsities = sorted(pruned["sparsity"].unique())
     at_equal_cost = len(sparsities) > 1 and pruned.groupby("method")["sparsity"].nunique().max() == 1
@@ -88,11 +90,11 @@ def of_results(frame: pd.DataFrame, titles: Mapping[str, str], confidence: float
     count, parts = pruned["method"].nunique(), []
     for sparsity in sparsities:
         of = pruned if at_equal_cost else pruned[pruned["sparsity"] == sparsity]
-        best = of.loc[of["value"].idxmin() if perplexity else of["value"].idxmax()]
+        best = of.loc[of["value"].idxmin() if lower else of["value"].idxmax()]
         share = f"{names.percent(best['sparsity']):.0f}%{'' if parts else ' of the FFN neurons removed'}"
         parts.append(f"at {share} `{best['method']}`, {_value(best)}{_verdict(best, confidence)}")
     return (
-        f"`{leading['model']}` has {'a perplexity of' if perplexity else 'an accuracy of'} {_value(dense)} on {title} "
+        f"`{leading['model']}` has {LOWER.get(leading['metric'], 'an accuracy of')} {_value(dense)} on {title} "
         f"before pruning. {f'Best of {count} methods' if count > 1 else 'After pruning'}"
         f"{f', recovered on `{tuning}`' if tuning else ''}: {'; '.join(parts)}."
     )
@@ -102,14 +104,14 @@ def _verdict(row: Mapping[str, Any], confidence: float) -> str:
     """Of the test against what a row is compared with."""
     if not isinstance(row["reference"], str):
         return ""
-    better = (row["delta"] > 0) != (row["metric"] == "perplexity")
+    better = (row["delta"] > 0) != (row["metric"] in LOWER)
     how = f"significantly {'better' if better else 'worse'} than"
     against = "the same model before recovery" if row["reference"] == UNTUNED else f"`{row['reference']}`"
     return f", {how if deciding_p(row) <= 1 - confidence else 'not significantly different from'} {against}"
 
 
 def _value(row: Mapping[str, Any]) -> str:
-    show, unit = (plain, "") if row["metric"] == "perplexity" else (percent, "%")
+    show, unit = (plain, "") if row["metric"] in LOWER else (percent, "%")
     cell = estimate(show, row["value"], row["ci_low"], row["ci_high"])
     return f"{cell.value}{unit} {cell.interval}"
 
@@ -117,9 +119,9 @@ def _value(row: Mapping[str, Any]) -> str:
 def of_tradeoff(frame: pd.DataFrame, titles: Mapping[str, str], confidence: float) -> str:
     """The smallest model that the dense one is not clearly better than: quality, size and speed."""
     model, dense = frame["model"].iloc[0], frame[frame["method"] == "dense"].iloc[0]
-    perplexity = dense["metric"] == "perplexity"
-    as_good = frame["ci_low"] <= dense["ci_high"] if perplexity else frame["ci_high"] >= dense["ci_low"]
-    order = (1 if perplexity else -1) * frame["value"]
+    lower = dense["metric"] in LOWER
+    as_good = frame["ci_low"] <= dense["ci_high"] if lower else frame["ci_high"] >= dense["ci_low"]
+    order = (1 if lower else -1) * frame["value"]
     sized = frame.assign(order=order, size=(100 * frame["bytes"] / dense["bytes"]).round())
     row = sized[as_good].sort_values(["size", "order"], kind="stable").iloc[0]
     if row["method"] == "dense":

@@ -1,10 +1,14 @@
-"""Windowed perplexity of one text, and KL divergence to the dense model there: a sample is a window."""
+"""Windowed perplexity of one text, and KL divergence to the dense model there: a sample is a window. Or bits per byte,
+for models of different tokenizers: a sample is a piece of the text.
+"""
 
 import hashlib
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
 from pruning.core import artifacts, out_of_memory
@@ -12,7 +16,14 @@ from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.evaluation import samples
 from pruning.evaluation.kinds import Cache, Outcome
-from pruning.evaluation.perplexity import STAGE, divergences, negative_log_likelihoods, windows
+from pruning.evaluation.perplexity import (
+    STAGE,
+    divergences,
+    likelihoods_of_texts,
+    negative_log_likelihoods,
+    pieces,
+    windows,
+)
 from pruning.models import loading, packing, rehearsal
 
 
@@ -24,37 +35,72 @@ def check_memory(model: Path, task: dict[str, Any], dense: Path | None = None) -
 def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, dense: Path | None = None) -> Outcome:
     """`source`: the parquet of the text's split. Raises InputError if a window is longer than the model's context."""
     seqlen, context = task["seqlen"], network.config.max_position_embeddings
-    if seqlen > context:
-        raise InputError(f"seqlen: {seqlen} is longer than the model's context of {context} tokens")
     records = artifacts.read_table(source, "dataset").to_pylist()
     text = task["joiner"].join(task["text"].format_map(record) for record in records)
-    cut = windows(tokenizer(text, verbose=False)["input_ids"], seqlen, task["tokens"])
+    by_byte = task.get("per") == "byte"
+    cut = pieces(text, seqlen, task["tokens"]) if by_byte else None
+    texts = [_begun(piece, tokenizer) for piece in cut] if by_byte else None
+    if (longest := max(map(len, texts)) if by_byte else seqlen) > context:
+        what = f"{seqlen} bytes, {longest} tokens," if by_byte else f"{seqlen}"
+        raise InputError(f"seqlen: {what} is longer than the model's context of {context} tokens")
     with out_of_memory.advise(f"`batch_size: {task['batch_size']}`: lower it, or `seqlen`"):
+        if by_byte:
+            return _in_bits(cut, likelihoods_of_texts(network, texts, task["batch_size"]), seqlen)
+        cut = windows(tokenizer(text, verbose=False)["input_ids"], seqlen, task["tokens"])
         if task.get("divergence") and dense:
             whole = packing.pack(loading.load(dense, task["dtype"])[0])
+            if whole.config.vocab_size != network.config.vocab_size:
+                raise InputError("divergence: of another vocabulary than the dense model's: set `per: byte` instead")
             scored = divergences(network, whole, cut, task["batch_size"])
         else:
             scored = ((nll, 0.0) for nll in negative_log_likelihoods(network, cut, task["batch_size"]))
         nll, kl = zip(*tqdm(scored, "windows", total=len(cut), mininterval=5), strict=True)
     values = {"perplexity": nll, **({"kl": kl} if task.get("divergence") else {})}
-    hashes = [hashlib.sha256(window.numpy().tobytes()).hexdigest()[:16] for window in cut]
-    frame = samples.frame(
-        [
-            {"item": item, "item_hash": hashes[item], "metric": metric, "value": value, "weight": seqlen - 1}
-            | {"prediction": "", "target": ""}
-            for metric, found in values.items()
-            for item, value in enumerate(found)
-        ]
-    )
+    frame = _frame([window.numpy().tobytes() for window in cut], values, [seqlen - 1] * len(cut))
     tokens = len(cut) * (seqlen - 1)
     result = {"perplexity": math.exp(sum(nll) / tokens), "tokens": tokens, "windows": len(cut), "seqlen": seqlen}
     words = f"perplexity {result['perplexity']:.3f} over {tokens} tokens, seqlen {seqlen}"
     if "kl" in values:
         result["kl"] = sum(kl) / tokens
         words += f"; KL divergence to the dense model {result['kl']:.4f} nats per token"
-    if len(cut) < LEAST_WINDOWS:
-        words = (
-            f"warning: fewer than {LEAST_WINDOWS} windows: {len(cut)} of seqlen {seqlen}; tests on so few tell little. "
-            f"Lower `seqlen`, or give the task more text\n{words}"
-        )
-    return Outcome(frame, result, words)
+    return Outcome(frame, result, _warned(words, len(cut), seqlen))
+
+
+def _begun(text: str, tokenizer) -> list[int]:
+    """A text's tokens after the one that texts begin with, so that the first one is predicted too (as in lm-eval)."""
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return [first, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+
+
+def _in_bits(cut: list[str], scored: Iterable[float], seqlen: int) -> Outcome:
+    """Bits per byte of pieces of text, whose negative log-likelihoods come in nats."""
+    bits = [nll / math.log(2) for nll in tqdm(scored, "pieces", total=len(cut), mininterval=5)]
+    data = [piece.encode() for piece in cut]
+    sizes = list(map(len, data))
+    found = sum(bits) / sum(sizes)
+    result = {"bits_per_byte": found, "bytes": sum(sizes), "windows": len(cut), "seqlen": seqlen}
+    words = f"{found:.4f} bits per byte over {sum(sizes)} bytes, pieces of {seqlen}"
+    return Outcome(_frame(data, {"bits_per_byte": bits}, sizes), result, _warned(words, len(cut), seqlen))
+
+
+def _frame(cut: Sequence[bytes], values: dict[str, Sequence[float]], weights: Sequence[int]) -> pd.DataFrame:
+    """One row per window and metric."""
+    hashes = [hashlib.sha256(window).hexdigest()[:16] for window in cut]
+    return samples.frame(
+        [
+            {"item": item, "item_hash": hashes[item], "metric": metric, "value": value, "weight": weights[item]}
+            | {"prediction": "", "target": ""}
+            for metric, found in values.items()
+            for item, value in enumerate(found)
+        ]
+    )
+
+
+def _warned(words: str, windows: int, seqlen: int) -> str:
+    """For the log, with a warning where there is little text."""
+    if windows >= LEAST_WINDOWS:
+        return words
+    return (
+        f"warning: fewer than {LEAST_WINDOWS} windows: {windows} of seqlen {seqlen}; tests on so few tell little. "
+        f"Lower `seqlen`, or give the task more text\n{words}"
+    )

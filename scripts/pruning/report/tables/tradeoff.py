@@ -1,7 +1,7 @@
 """Quality, size and speed of the very models of other tables, and which of them no other beats.
 
 Files: `quality`, CSVs of tables/results.py; `speed`, CSVs of scripts/timing.py. Settings: `task`, `metric`, `kind`
-(`accuracy` or `perplexity`), `title`, `confidence`.
+(`accuracy`, `perplexity` or `bits`), `title`, `confidence`.
 """
 
 from collections.abc import Mapping
@@ -79,6 +79,7 @@ def notes(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
         "accuracy": f"accuracy in per cent (`{settings['metric']}`, n = {first['n']:,}), higher is better, with "
         f"Wilson's {level} interval",
         "perplexity": f"perplexity per token, lower is better, with a {level} t interval over blocks of windows",
+        "bits": f"bits per byte, lower is better, with a {level} t interval over blocks of pieces of text",
     }[settings["kind"]]
     device = f"{first['dtype']}, on {first['device']} with {first['threads']} threads"
     asked = f"prefill of {first['prompt_tokens']:,} tokens, then {first['decode_tokens']} tokens one at a time"
