@@ -20,7 +20,8 @@ def refit(
     manifest: Annotated[Path, typer.Option(help="JSON to write")],
     threads: int = 1,
 ) -> None:
-    """Settings: a calibration's, and the `scheme`. Where that trains, each layer is kept for a run after a kill."""
+    """Settings: a calibration's, the `scheme`, and where that trains `training`, how: each layer is then kept for a run
+    after a kill."""
     from tqdm import tqdm
 
     from pruning.calibration import footprint, prepare
@@ -30,6 +31,7 @@ def refit(
     from pruning.methods import refit as fitting
     from pruning.models.checkpoint import Checkpoint
 
+    plan = settings.get("training")
     keeps = masks.read(mask, model, Checkpoint(model).widths)
     network, _, batches = prepare.loaded(model, data, settings, threads, footprint.REFIT)
     widths = masks.counts(keeps)[masks.NEURONS]
@@ -42,10 +44,10 @@ def refit(
         progress = partial(tqdm, desc="layers", mininterval=5)
         known = partial(layer_files.kept, unfinished)
         for layer, (weights, record) in enumerate(
-            fitting.refit(network, batches, keeps, settings["scheme"], progress, known)
+            fitting.refit(network, batches, keeps, settings["scheme"], progress, known, plan)
         ):
             content["records"].append(record)
-            if settings.get("trains"):
+            if plan:
                 layer_files.keep(unfinished, layer, weights, record)
             yield weights
 

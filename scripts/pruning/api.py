@@ -238,6 +238,7 @@ def reconstruct(
 
     from pruning.calibration import gradients, prepare, second_moments
     from pruning.config.base import choices
+    from pruning.config.methods import Training
     from pruning.methods import compensation, masks, refit
     from pruning.methods.compact import Pruning
     from pruning.methods.compensation import bias
@@ -264,7 +265,8 @@ def reconstruct(
             if compensation.trains(scheme):
                 changed = {*base.names}
             dense = _copy(model, shared={*base.names} - changed)
-            own = refit.refit(dense, batches, keeps, scheme.removeprefix("ridge_"))
+            plan = Training().model_dump() if compensation.trains(scheme) else None
+            own = refit.refit(dense, batches, keeps, scheme.removeprefix("ridge_"), plan=plan)
             each = ({**_arrays(weights), "record": record, **counts} for weights, record in own)
         return lambda _: next(each)
 

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,10 +30,12 @@ KEEPS = tiny.keeps(30, 48, 20)
 SCHEMES = ("sequential", "corrective", "attention")
 
 
-@pytest.fixture(autouse=True)
-def one_rate(monkeypatch):
-    """Others are tried in test_training.py."""
-    monkeypatch.setattr(training, "RATES", (2e-3,))
+PLAN = {"epochs": 8, "rates": [2e-3]}  # others are tried in test_training.py
+
+
+def plan(scheme: str) -> dict[str, Any]:
+    """What of a refit's arguments is for schemes that train."""
+    return {"plan": PLAN} if scheme == "block" else {}
 
 
 def model_of():
@@ -139,7 +142,7 @@ def test_each_scheme_ends_nearer_to_the_dense_model_than_the_one_before():
     errors = []
     for scheme in (*SCHEMES, "block"):
         model = model_of()
-        list(fitting.refit(model, batches, KEEPS, scheme))
+        list(fitting.refit(model, batches, KEEPS, scheme, **plan(scheme)))
         errors.append(np.square(seen(model, batches)[-1]["h"] - dense).sum())
     assert errors[2] < 0.98 * errors[1] < 0.95 * errors[0] and errors[3] < 0.9 * errors[2]
 
@@ -186,7 +189,7 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
     artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
     tiny.write_mask(tmp_path / "mask.parquet", KEEPS)
     files = [tmp_path / name for name in ("model", "data.parquet", "mask.parquet", "fit", "fit.json")]
-    stage.refit({**SETTINGS, "scheme": scheme}, *files)
+    stage.refit({**SETTINGS, "scheme": scheme, "training": plan(scheme).get("plan")}, *files)
     pruning = Pruning.read(tmp_path / "model", tmp_path / "mask.parquet", f"ridge_{scheme}", tmp_path / "fit.json")
     (tmp_path / "compact").mkdir()
     pruning.write(tmp_path / "compact")
@@ -194,7 +197,7 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
     pruning.apply(memory)
     fitted, tokenizer = load(tmp_path / "model", "float32", "cpu")
     ids = tokenizer("Q: 3 + 4\nA: 7", return_tensors="pt")["input_ids"]
-    list(fitting.refit(fitted, prepare.batches(files[1], tokenizer, SETTINGS), KEEPS, scheme))
+    list(fitting.refit(fitted, prepare.batches(files[1], tokenizer, SETTINGS), KEEPS, scheme, **plan(scheme)))
     assert torch.equal(compact(ids).logits, memory(ids).logits)
     assert torch.allclose(compact(ids).logits, fitted(ids).logits, atol=1e-5)
     record = pruning.compensate(0).record
@@ -218,17 +221,17 @@ def test_a_run_that_was_killed_trains_the_layers_that_are_left(tmp_path, monkeyp
     tiny.write_mask(tmp_path / "mask.parquet", KEEPS)
     calls, own = [], training.trained
 
-    def trained(model, layer, fit, held, rates, seed):
-        calls.append(seed)
+    def trained(*given):
+        calls.append(given[-1])
         if calls == [0, 1, 2]:
             raise KeyboardInterrupt
-        return own(model, layer, fit, held, rates, seed)
+        return own(*given)
 
     monkeypatch.setattr(training, "trained", trained)
 
     def run(name: str, **changes) -> dict[str, bytes]:
         files = [tmp_path / each for each in ("model", "data.parquet", "mask.parquet", name, f"{name}.json")]
-        stage.refit({**SETTINGS, "scheme": "block", "trains": True, **changes}, *files)
+        stage.refit({**SETTINGS, "scheme": "block", "training": PLAN, **changes}, *files)
         assert not any(file.is_dir() for file in tmp_path.glob(f".{name}.*"))
         return {file.name: file.read_bytes() for file in sorted(files[3].iterdir())}
 
@@ -249,12 +252,12 @@ def test_a_run_that_was_killed_trains_the_layers_that_are_left(tmp_path, monkeyp
 def test_layers_take_the_rate_of_the_one_before_or_the_least_where_that_did_not_gain(monkeypatch):
     tried, best = [], iter((1e-3, 0.0, 5e-4))
 
-    def trained(model, layer, fit, held, rates, seed):
-        tried.append(tuple(rates))
+    def trained(model, layer, fit, held, epochs, rates, seed):
+        tried.append((epochs, *rates))
         matrices = {name: own.clone() for name, own in layer.named_parameters() if own.dim() == 2}
         return matrices, {"rate": next(best)}
 
-    monkeypatch.setattr(training, "RATES", (2e-3, 1e-3, 5e-4))
     monkeypatch.setattr(training, "trained", trained)
-    list(fitting.refit(model_of(), micro_batches(), KEEPS, "block"))
-    assert tried == [(2e-3, 1e-3, 5e-4), (1e-3,), (5e-4,)]
+    given = {"epochs": 3, "rates": [2e-3, 1e-3, 5e-4]}
+    list(fitting.refit(model_of(), micro_batches(), KEEPS, "block", plan=given))
+    assert tried == [(3, 2e-3, 1e-3, 5e-4), (3, 1e-3), (3, 5e-4)]

@@ -23,7 +23,7 @@ from pruning.core import memory, names
 from pruning.core.layer_files import label_of
 from pruning.core.names import Variant
 from pruning.evaluation import generation, perplexity, recovery
-from pruning.methods import allocation, compensation, training
+from pruning.methods import allocation, compensation
 from pruning.models import families, rehearsal
 from pruning.models.structures import STRUCTURES, ffn
 
@@ -269,7 +269,8 @@ class Job:
                 columns = left * inputs + sum(self.run.inputs(self.model, each) for each in others)
                 passes, written = refit, 4 * size.layers * size.hidden * columns
                 if compensation.trains(self.method.compensate):
-                    passes, written = refit + 4 * training.EPOCHS, 4 * size.kept(self.sparsity)
+                    trained = self.method.training.epochs * (1 + 1 / size.layers)  # the first layer tries two rates
+                    passes, written = refit + 4 * trained, 4 * size.kept(self.sparsity)
             case "rounds":  # measured before each iteration and after the last, as if nothing were removed
                 passes = (1 + len(own.rounds)) * (2 + again + sums) + len(own.rounds) * refit
             case "sensitivity":  # a cut runs what follows it, half of the layers; `greedy` tries two, and one again
@@ -314,5 +315,5 @@ STAGES = {
     **{"recover": recovery.STAGE, "evaluate": perplexity.STAGE},
 }
 """Kind of a rule -> the stage whose memory is rehearsed."""
-UNKNOWN = ("parameter_gradients", "cases")
+UNKNOWN = ("parameter_gradients", "gisp", "cases")
 """Those that load a model as well; what else they take is not known."""

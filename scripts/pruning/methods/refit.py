@@ -12,7 +12,7 @@ attention) is refitted before the FFN in the same way, x being what the units of
 TRAINS goes on from there with all matrices of the layer (training.py).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,16 +46,18 @@ def refit(
     scheme: str,
     progress: Callable = iter,
     known: Callable[[int], tuple[dict[str, Tensor], dict[str, Any]] | None] = lambda _: None,
+    plan: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
     """Yield (float32 weights, record) of one layer after the other: `down` [d, k] and those of other structures
     [d, channels] by layer_files.label_of, and where the scheme TRAINS all other matrices by their names. scheme: a
     file of methods/compensation, without its `ridge_`.
 
     The model, dense at first, is cut and refitted as it goes. known: gives what an earlier run has yielded of a layer,
-    which is then taken as it is. record: of each weight `lambda`, `held_out_error` and
-    `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖²; of a layer that is trained what
-    training.trained says, as `layer`. Raises InputError as layerwise.check does, and for a corrective scheme as
-    families.check_plain_residual does."""
+    which is then taken as it is. plan: of a scheme that TRAINS, its `epochs`, and its `rates`, which the first layer
+    tries; each other takes that of the layer before, or the last of them where it did not gain. record: of each weight
+    `lambda`, `held_out_error` and `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖²; of a layer
+    that is trained what training.trained says, as `layer`. Raises InputError as layerwise.check does, and for a
+    corrective scheme as families.check_plain_residual does."""
     layerwise.check(model)
     compensate = f"ridge_{scheme}"
     if corrective := compensation.corrective(compensate):
@@ -66,7 +68,7 @@ def refit(
     dense: list[Tensor | None] = [None] * len(batches)  # hidden states [B, T, d] before the layer, on the CPU
     pruned: list[Tensor | None] = [None] * len(batches)
     labels = {f"{STRUCTURES[name].site(family)}.weight": label_of(name) for name in refitted}
-    rates = training.RATES
+    rates = plan["rates"] if plan else ()
     for index in progress(range(len(layers))):
         layer, down, outputs = layers[index], sites[index], []
         for number, batch in enumerate(batches):
@@ -107,12 +109,12 @@ def refit(
                 weights[label] = module.weight.float().cpu() + torch.from_numpy(change).float()
                 with torch.no_grad():
                     module.weight.copy_(weights[label])
-            if compensation.trains(compensate):
+            if plan:
                 fit, held = training.pieces(batches, pruned, dense, counts)
-                found, records["layer"] = training.trained(model, layer, fit, held, rates, index)
+                found, records["layer"] = training.trained(model, layer, fit, held, plan["epochs"], rates, index)
                 weights = {labels.get(name, name): weight for name, weight in found.items()}
         if "layer" in records:
-            rates = [records["layer"]["rate"] or min(training.RATES)]
+            rates = [records["layer"]["rate"] or plan["rates"][-1]]
         for number, batch in enumerate(batches):
             pruned[number] = layerwise.run(model, layer, batch, pruned[number])
         if not all(bool(torch.isfinite(hidden).all()) for hidden in pruned):
