@@ -657,6 +657,21 @@ def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):
     row = one(pd.read_csv(study.outputs["csv"]), "rku", 30)
     assert (row.mean_tokens, row.cut_off, row.no_answer, row.repetition) == (12, 0.25, 0.25, 0.25)
     assert "`gsm8k` against `gsm8k-s0`: 0 identical, 7 sharing half of their 8-grams, of 60" in study.text
+    assert study.text.count("25.0% cut off") == 1 and "Warning" not in study.text  # the dense model's answers end
+
+
+@pytest.mark.parametrize("cut, warned", [(3, False), (4, True)])  # of 60: 5 and 6.7 per cent
+def test_dense_answers_that_are_cut_off_are_warned_of(study, printed, cut, warned):
+    assert "ut off" not in printed["md"]
+    samples = accuracy_samples(RIGHT["dense", 0])
+    samples.loc[: cut - 1, "finish_reason"] = "length"
+    study.replace(PAPER_MODEL, "dense", "gsm8k", samples)
+    study.run()
+    first, second = study.text.split(f"## `{OTHER_MODEL}`")[0], study.text.split(f"## `{OTHER_MODEL}`")[1]
+    share = f"{100 * cut / 60:.1f}%"
+    assert f"{share} cut off" in first and "reached the token limit" in first and "ut off" not in second
+    warning = f"Warning: of the dense model's answers {share} (`gsm8k`) were cut off, more than 5%: "
+    assert (warning in first) == warned
 
 
 def test_methods_that_cut_groups_or_keep_to_a_speed_say_so(study, printed):
