@@ -1,7 +1,7 @@
 """Measure the dense model on calibration text: what is measured, a module of scripts/pruning/ says.
 
 Its `measure` writes the outputs: statistics of a shard (`gradients`), or of attention; `second_moments`;
-`output_gradients`; `parameter_gradients`; `gisp`; and what figures show of single tokens (`observe`).
+`output_gradients`; `parameter_gradients`; and what figures show of single tokens (`observe`).
 """
 
 import importlib
