@@ -42,7 +42,7 @@ def removal_order(
         found = [own.numpy() for own in parameter_taylor(model, batches, layers_a_pass)]
         scores = np.concatenate([own / max(own.sum(), 1e-30) for own in found])
         order = np.lexsort((-unit[left], -number[left], scores))
-        leaving = order[: round(total * share / 100) - (total - len(left))]
+        leaving = order[: (total * share + 50) // 100 - (total - len(left))]  # as masks round
         places[left[leaving]] = total - len(left) + np.arange(len(leaving))
         stays = np.ones(len(left), dtype=bool)
         stays[leaving] = False
