@@ -24,8 +24,8 @@ def by_hand(step: int) -> np.ndarray:
         scores = np.array(brute_force(model, batches))
         scores /= scores.sum(1, keepdims=True)  # those that were removed have none
         left = [(scores[at], at) for at in zip(*np.nonzero(places < 0), strict=True)]
-        done = LAYERS * N - len(left)
-        for place, (_, (layer, unit)) in enumerate(sorted(left)[: int(LAYERS * N * end / 100 + 0.5) - done], start=done):
+        done, gone = LAYERS * N - len(left), int(LAYERS * N * end / 100 + 0.5)
+        for place, (_, (layer, unit)) in enumerate(sorted(left)[: gone - done], start=done):
             places[layer, unit] = place
             weights(model, layer)["down"].data[:, unit] = 0
     return places
