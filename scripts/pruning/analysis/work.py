@@ -270,7 +270,8 @@ class Job:
                 passes, written = refit, 4 * size.layers * size.hidden * columns
                 if compensation.trains(self.method.compensate):
                     trained = self.method.training.epochs * (1 + 1 / size.layers)  # the first layer tries two rates
-                    passes, written = refit + 4 * trained, 4 * size.kept(self.sparsity)
+                    fit = 1 - 1 / second_moments.HELD_OUT_EVERY  # forward, and backward to activations and to weights
+                    passes, written = refit + (1 + 2 * fit) * trained, 4 * size.kept(self.sparsity)
             case "rounds":  # measured before each iteration and after the last, as if nothing were removed
                 passes = (1 + len(own.rounds)) * (2 + again + sums) + len(own.rounds) * refit
             case "sensitivity":  # a cut runs what follows it, half of the layers; `greedy` tries two, and one again
