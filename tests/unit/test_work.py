@@ -141,6 +141,13 @@ def test_passes_by_hand(folder, rule, given, passes):
     assert job(folder, rule, **given).seconds - LOADING == pytest.approx(2 * PARAMETERS * tokens * passes)
 
 
+def test_a_refit_that_trains_takes_more_memory(folder):
+    """Six copies of a layer in float32, and its activations; 2-dimensional weights alone."""
+    plain, trained = (job(folder, "refit", **given).memory for given in (HALF, HALF | BLOCK))
+    copy = 4 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
+    assert 6 * copy < 1e9 * (trained - plain) < 20 * copy
+
+
 def test_removed_neurons_are_not_counted(folder):
     left = 2 * (PARAMETERS - 4 * 3 * 64 * 64)
     assert job(folder, "refit", **HALF).seconds - LOADING == pytest.approx(160 * (4 * left + 2 * 4 * 64**2))

@@ -169,13 +169,15 @@ class Run:
         sites = STRUCTURES[structure].sites(self.network(model))
         return sum(site.in_features for site in sites) / len(sites)
 
-    def _beside(self, model: str, rule: str, key: str) -> float:
-        """Return the bytes that a rule's jobs take beside the weights, with the settings of this name."""
+    def _beside(self, model: str, rule: str, key: str, trains: bool = False) -> float:
+        """Return the bytes that a rule's jobs take beside the weights, with the settings of this name. trains: a
+        refit's scheme does."""
         kind, structure = kind_of(rule)
         own = getattr(self.config, STAGES[kind].section)[key]
         if getattr(own, "kind", "") == "lm_eval":
             return self.answering(model, key)[1]
-        return STAGES[kind].taken(self.network(model), own.model_dump() | {"structure": structure}).bytes
+        settings = own.model_dump() | {"structure": structure, "training": trains}
+        return STAGES[kind].taken(self.network(model), settings).bytes
 
     def answering(self, model: str, name: str) -> tuple[int, float]:
         """Return the batch of a task of lm-eval, halved until it fits beside a model's weights where that is on GPUs,
@@ -219,7 +221,8 @@ class Job:
         if not (self.shape and self.settings):
             return None
         weights = self.shape.weights + (self.dense.weights if self.dense else 0)
-        return (weights + max(self.run.beside(self.model, self.rule, key) for key in self.settings)) / 1e9
+        trains = self.kind == "refit" and compensation.trains(self.method.compensate)
+        return (weights + max(self.run.beside(self.model, self.rule, key, trains) for key in self.settings)) / 1e9
 
     @property
     def written(self) -> float | None:
