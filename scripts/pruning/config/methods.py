@@ -34,9 +34,9 @@ def usable(score: str) -> str:
 
 
 class Training(Strict):
-    epochs: Positive = 16
+    epochs: Annotated[int, Field(gt=0, strict=True)] = 16
     """Over the calibration data, for each layer."""
-    rates: NonEmpty[Annotated[float, Field(gt=0, lt=1)]] = [4e-3, 2e-3, 1e-3, 5e-4, 2e-4]
+    rates: NonEmpty[Annotated[float, Field(gt=0, lt=1, strict=True)]] = [4e-3, 2e-3, 1e-3, 5e-4, 2e-4]
     """Adam's learning rates: the first layer tries them in this order until one gains less than another; each other
     layer takes the best of the layer before, or the last where that gained nothing."""
 
