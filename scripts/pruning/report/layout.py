@@ -1,6 +1,5 @@
 """Rows of analysis/comparison.py in the paper's layout: one block per model and calibration, wide or long."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +39,7 @@ def _cell(row: Mapping[str, Any], confidence: float) -> Cell:
     marks = ["†"] if row["near_best"] else []
     if pd.notna(row["reference"]) and not deciding_p(row) <= 1 - confidence:
         marks.append("n.s.")
-    if (cut_off := percent(row.get("cut_off", math.nan))[0]) not in ("–", "0.0"):
+    if (cut_off := percent(row["cut_off"])[0]) not in ("–", "0.0"):
         marks.append(f"{cut_off}% cut off")
     published = row["published"]
     beside = "" if pd.isna(published) else difference(unit * published, unit * (row["value"] - published))
