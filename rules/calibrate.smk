@@ -13,6 +13,7 @@ OUTPUT
     results/{model}/calibration/{calib}/second_moments/         sum of a a^T of down_proj's inputs, for ridge compensation
     results/{model}/calibration/{calib}/output_gradients/       sum of g g^T at every FFN's output, for the score obs
     results/{model}/calibration/{calib}/rounds.parquet          one row per neuron, for the score rounds
+    results/{model}/calibration/{calib}/gisp.parquet            one row per neuron, for the score gisp
     results/{model}/calibration/{calib}/parameter_taylor.parquet    one row per neuron, for the score parameter_taylor
     results/{model}/calibration/{calib}/{label}.parquet         one row per channel of a structure that is cut as well (of
                                                                 key-value groups: attention.parquet); and so with
@@ -70,6 +71,7 @@ MEASUREMENTS = {  # rule: (module of scripts/pruning/ that measures, outputs, se
         lambda w: calibration_settings(w, shards=int(w.shards), shard=int(w.shard)),
     ),
     "observe": ("paper/observe", [names.ACTIVATIONS, names.TOKEN_CLASSES], observation_settings),
+    "gisp": ("calibration/gisp", [names.of_kind("gisp")], partial(calibration_settings, exclude=["objectives"])),
     "rounds": (
         "methods/rounds",
         [names.of_kind("rounds")],

@@ -16,7 +16,9 @@ from pruning.methods import compensation
 
 def refit_settings(wildcards):
     scheme = compensation_of(wildcards)
-    own = {"scheme": scheme.removeprefix("ridge_"), **({"trains": True} if compensation.trains(scheme) else {})}
+    own = {"scheme": scheme.removeprefix("ridge_")}
+    if compensation.trains(scheme):
+        own["training"] = CONFIG.method(wildcards.method).training.model_dump()
     return calibration_settings(wildcards, ["objectives", "gradient_checkpointing"], **own)
 
 

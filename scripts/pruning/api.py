@@ -236,6 +236,7 @@ def reconstruct(
 
     from pruning.calibration import prepare
     from pruning.config.base import choices
+    from pruning.config.methods import Training
     from pruning.methods import evidence, masks
     from pruning.methods.compact import Pruning
     from pruning.models import in_memory, structures
@@ -246,7 +247,8 @@ def reconstruct(
     for name, wanted in masks.counts(keeps).items():
         if (found := structures.STRUCTURES[name].counts(small)) != wanted:
             raise InputError(f"small: has {name} {found}, the mask keeps {wanted}: give what `compact` made with it")
-    pruning = Pruning.fitted(base, keeps, scheme, lambda: evidence.of_model(model, batches, keeps, scheme))
+    plan = Training().model_dump()
+    pruning = Pruning.fitted(base, keeps, scheme, lambda: evidence.of_model(model, batches, keeps, scheme, plan))
     whole = in_memory.copied(small)
     with in_memory.frozen(model):
         pruning.rewrite(whole)

@@ -91,6 +91,7 @@ CODE = {str(path.relative_to(ROOT)): NOTHING for path in (ROOT / "scripts").rglo
     str(Path("scripts", folder, f"{name}.py")): jobs for jobs, folder, names in RE_RUN_BY_CODE for name in names.split()
 }
 
+REFITTED, BLOCK = {"refit": 2, "compact": 2, "evaluate": 2, "table": 1}, {"methods.rku.compensate": "ridge_block"}
 OTHER = {"models.other": {"source": {"kind": "local", "path": "resources/model"}}}  # a second model
 # Key -> (new value, jobs), and what must be changed with it. A new key must say what depends on it, or which test does.
 KEYS = {
@@ -129,6 +130,8 @@ KEYS = {
     "methods.rku.normalise": ("layer_mean", ONE_METHOD),
     "methods.rku.allocate": ("global", FROM_MASK_OF_ONE),
     "methods.rku.allocate_options": ({"alpha": 1}, FROM_MASK_OF_ONE),
+    "methods.rku.training.epochs": (3, REFITTED, BLOCK),
+    "methods.rku.training.rates": ([1e-3], REFITTED, BLOCK),
     "methods.rku.compensate": ("bias", {"compact": 2, "evaluate": 2, "table": 1}),
     "methods.rku.min_keep": (0.1, FROM_MASK_OF_ONE),
     "methods.rku.drop_layers": (True, FROM_MASK_OF_ONE),

@@ -98,6 +98,18 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
         assert dag.after_editing(f"scripts/{file}") == again | with_groups
 
 
+def test_iterations_of_gisp_are_a_stage_of_their_own(workspace: Workspace):
+    target = "results/tiny-reasoner/scores/gsm_symbolic-s0/mine.parquet"
+    workspace.configure({"methods": {"mine": {"score": "gisp", "allocate": "global"}}})
+    workspace.snakemake(target)
+    assert sorted(pd.read_parquet(workspace.path / target)["score"]) == list(range(96))
+    assert not (workspace.path / "results/tiny-reasoner/calibration/gsm_symbolic-s0/statistics.parquet").exists()
+    again, dag = {"gisp": 1, "score": 1}, workspace.dag(target)
+    for file in ("calibration/gisp", "calibration/parameter_gradients"):
+        assert dag.after_editing(f"scripts/pruning/{file}.py") == again
+    assert dag.after_editing("scripts/pruning/methods/scores/gisp.py") == {"score": 1}
+
+
 def test_a_changed_mask_is_never_answered_from_another_models_cache(workspace: Workspace):
     target = "results/tiny-reasoner/eval/gsm_symbolic-s0/random/50/gsm_symbolic.samples.parquet"
     workspace.snakemake(target)

@@ -64,6 +64,13 @@ def test_only_a_method_that_drops_layers_says_so():
     assert "drop_layers" not in methods["rku"].model_dump() and methods["rku"].least == {"min_keep": 0.01}
 
 
+def test_only_a_method_that_trains_otherwise_says_so():
+    changed = {"methods|rku|compensate": "ridge_block", "methods|rku|training": {"rates": [0.01]}}
+    methods = validate(edited(changed)).methods
+    assert methods["rku"].model_dump()["training"] == {"epochs": 16, "rates": [0.01]}
+    assert "training" not in methods["agf"].model_dump() | validate(edited({})).methods["rku"].model_dump()
+
+
 EXPERIMENTS = {  # name -> what it is stacked on
     **{
         name: []
@@ -268,6 +275,9 @@ OTHERS = {
     "methods.rku: drop_layers: true keeps nothing of a layer, min_keep: 0.1 some of each: give one of them": {
         "methods|rku|drop_layers": True,
         "methods|rku|min_keep": 0.1,
+    },
+    "methods.rku: training: compensate: none trains nothing, but ridge_block does": {
+        "methods|rku|training": {"epochs": 3},
     },
     "tasks.gsm_symbolic: stop_early.after: 400 items are all that `limit` asks (400)": {
         "tasks|gsm_symbolic|stop_early": {"after": 400, "below": 0.1}

@@ -63,6 +63,7 @@ ATTENTION = ["attention_second_moments", "attention_output_gradients"]
         ({"score": "parameter_taylor"}, ["parameter_taylor"]),
         ({"score": "parameter_taylor", "allocate": "joint"}, ["parameter_taylor", "attention_parameter_taylor"]),
         ({"score": "rounds"}, ["rounds"]),
+        ({"score": "gisp"}, ["gisp"]),
         ({"score": "wanda", "allocate": "joint"}, ["attention"]),
         ({"score": "obs", "allocate": "joint"}, [*OBS, *ATTENTION]),
         ({"score": "wanda", "compensate": "ridge"}, ["second_moments"]),

@@ -80,7 +80,11 @@ def test_it_is_said_where_answers_no_longer_end(pruned, warned):
     for key, dense, taken in zip(("", "_low", "_high"), (0.2, 0.1, 0.3), pruned, strict=True):
         own.models[f"cut_off{key}"] = [dense, taken, taken]
     said = "Mind: 50.0% of its answers reach the limit or run into a loop, of the dense model's 20.0%."
-    assert (words.verdict(own)[-1] == said) == warned and len(words.verdict(own)) == 2 + warned
+    assert (words.verdict(own)[-1] == said) == warned and len(words.verdict(own)) == 3 + warned
+    said = "Mind: 20.0% of the dense model's answers are cut off, so right answers measure brevity as well."
+    assert words.verdict(own)[2] == said
+    own.models["cut_off"] = [0.05, 0.05, 0.05]
+    assert "brevity" not in "".join(words.verdict(own))
 
 
 def test_numbers_have_digits_that_say_something():

@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import measure
 import numpy as np
@@ -30,10 +31,12 @@ KEEPS = tiny.keeps(30, 48, 20)
 SCHEMES = ("sequential", "corrective", "attention")
 
 
-@pytest.fixture(autouse=True)
-def one_rate(monkeypatch):
-    """Others are tried in test_training.py."""
-    monkeypatch.setattr(training, "RATES", (2e-3,))
+PLAN = {"epochs": 8, "rates": [2e-3]}  # others are tried in test_training.py
+
+
+def plan(scheme: str) -> dict[str, Any]:
+    """What of a refit's arguments is for schemes that train."""
+    return {"plan": PLAN} if scheme == "block" else {}
 
 
 def model_of():
@@ -140,7 +143,7 @@ def test_each_scheme_ends_nearer_to_the_dense_model_than_the_one_before():
     errors = []
     for scheme in (*SCHEMES, "block"):
         model = model_of()
-        list(fitting.refit(model, batches, KEEPS, scheme))
+        list(fitting.refit(model, batches, KEEPS, scheme, **plan(scheme)))
         errors.append(np.square(seen(model, batches)[-1]["h"] - dense).sum())
     assert errors[2] < 0.98 * errors[1] < 0.95 * errors[0] and errors[3] < 0.9 * errors[2]
 
@@ -191,7 +194,7 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
     artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
     tiny.write_mask(tmp_path / "mask.parquet", KEEPS)
     files = [tmp_path / name for name in ("model", "data.parquet", "mask.parquet", "fit", "fit.json")]
-    stage({**SETTINGS, "scheme": scheme}, *files)
+    stage({**SETTINGS, "scheme": scheme, "training": plan(scheme).get("plan")}, *files)
     pruning = Pruning.read(tmp_path / "model", tmp_path / "mask.parquet", f"ridge_{scheme}", tmp_path / "fit.json")
     (tmp_path / "compact").mkdir()
     pruning.write(tmp_path / "compact")
@@ -199,7 +202,7 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
     pruning.apply(memory)
     fitted, tokenizer = load(tmp_path / "model", "float32", "cpu")
     ids = tokenizer("Q: 3 + 4\nA: 7", return_tensors="pt")["input_ids"]
-    list(fitting.refit(fitted, prepare.batches(files[1], tokenizer, SETTINGS), KEEPS, scheme))
+    list(fitting.refit(fitted, prepare.batches(files[1], tokenizer, SETTINGS), KEEPS, scheme, **plan(scheme)))
     assert torch.equal(compact(ids).logits, memory(ids).logits)
     assert torch.allclose(compact(ids).logits, fitted(ids).logits, atol=1e-5)
     record = pruning.compensate(0).record
@@ -223,17 +226,17 @@ def test_a_run_that_was_killed_trains_the_layers_that_are_left(tmp_path, monkeyp
     tiny.write_mask(tmp_path / "mask.parquet", KEEPS)
     calls, own = [], training.trained
 
-    def trained(model, layer, fit, held, rates, seed):
-        calls.append(seed)
+    def trained(*given):
+        calls.append(given[-1])
         if calls == [0, 1, 2]:
             raise KeyboardInterrupt
-        return own(model, layer, fit, held, rates, seed)
+        return own(*given)
 
     monkeypatch.setattr(training, "trained", trained)
 
     def run(name: str, **changes) -> dict[str, bytes]:
         files = [tmp_path / each for each in ("model", "data.parquet", "mask.parquet", name, f"{name}.json")]
-        stage({**SETTINGS, "scheme": "block", "trains": True, **changes}, *files)
+        stage({**SETTINGS, "scheme": "block", "training": PLAN, **changes}, *files)
         assert not any(file.is_dir() for file in tmp_path.glob(f".{name}.*"))
         return {file.name: file.read_bytes() for file in sorted(files[3].iterdir())}
 
@@ -254,12 +257,12 @@ def test_a_run_that_was_killed_trains_the_layers_that_are_left(tmp_path, monkeyp
 def test_layers_take_the_rate_of_the_one_before_or_the_least_where_that_did_not_gain(monkeypatch):
     tried, best = [], iter((1e-3, 0.0, 5e-4))
 
-    def trained(model, layer, fit, held, rates, seed):
-        tried.append(tuple(rates))
+    def trained(model, layer, fit, held, epochs, rates, seed):
+        tried.append((epochs, *rates))
         matrices = {name: own.clone() for name, own in layer.named_parameters() if own.dim() == 2}
         return matrices, {"rate": next(best)}
 
-    monkeypatch.setattr(training, "RATES", (2e-3, 1e-3, 5e-4))
     monkeypatch.setattr(training, "trained", trained)
-    list(fitting.refit(model_of(), micro_batches(), KEEPS, "block"))
-    assert tried == [(2e-3, 1e-3, 5e-4), (1e-3,), (5e-4,)]
+    given = {"epochs": 3, "rates": [2e-3, 1e-3, 5e-4]}
+    list(fitting.refit(model_of(), micro_batches(), KEEPS, "block", plan=given))
+    assert tried == [(3, 2e-3, 1e-3, 5e-4), (3, 1e-3), (3, 5e-4)]

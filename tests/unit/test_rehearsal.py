@@ -18,8 +18,8 @@ from pruning.calibration import footprint, gradients, output_gradients, prepare,
 from pruning.core import artifacts, layer_files, memory
 from pruning.core.errors import InputError
 from pruning.evaluation import perplexity, recovery
-from pruning.methods import rounds
-from pruning.models import head, loading, rehearsal
+from pruning.methods import rounds, training
+from pruning.models import families, head, loading, rehearsal
 from pruning.models.loading import load
 from workspace import ROOT
 
@@ -46,6 +46,7 @@ CHANGES = [
     *((name, {"structure": "kv_groups"}) for name in ("second_moments", "output_gradients")),
     *(("sensitivity", {"probed": 9, "search": "layers"}), ("recovery", {"micro_batch": 1})),
     ("perplexity", {"divergence": True}),
+    ("refit", {"training": {"epochs": 1, "rates": [1e-3]}}),
 ]
 CASES = {
     **{name: partial(stage.taken, settings=settings) for name, (stage, settings) in MEANT.items()},
@@ -82,6 +83,20 @@ def test_no_layers_moments_wait_for_the_next_layers(folder, tmp_path):
     assert held.bytes == pytest.approx(second_moments.taken(network, CALIBRATION).bytes, rel=0.02)
     held = rehearsal.rehearsed(network, lambda: list(rounds.losses(network, batches, 0)))
     assert held.bytes <= 1.02 * footprint.ROUNDS.taken(network, CALIBRATION).bytes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training_a_layer_takes_what_is_counted(folder, dtype):
+    """Of a model of `dtype` that has data; the layer's own float32 weights are new only where it is narrower."""
+    network = load(folder, dtype, "cpu")[0]
+    settings = CALIBRATION | {"micro_batch": 32, "training": {"epochs": 2, "rates": [1e-3]}}
+    counted = footprint._training(network, settings).bytes
+    layer, [batch] = families.decoder_layers(network)[1], prepare.blank(settings)
+    whole = prepare.Batch(batch.samples * 5, batch.ids, batch.counted, batch.objective)  # none is held out
+    hidden = torch.randn(*batch.ids.shape, 64, dtype=getattr(torch, dtype))
+    piece = training.Piece(whole, torch.arange(32), hidden, 2 * hidden, torch.ones(batch.ids.shape))
+    held = rehearsal.rehearsed(network, lambda: training.trained(network, layer, [piece], [piece], 2, [1e-3], 0))
+    assert (0.9 if dtype == "float32" else 0.5) * counted < held.bytes < 1.02 * counted
 
 
 def test_memory_is_counted_once_and_only_while_it_is_alive():

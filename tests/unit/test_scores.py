@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pruning.methods import scores
 from pruning.methods.normalise import NORMALISATIONS, layer_l2, layer_mean, layer_sum, zscore
 from pruning.methods.scores import Layer, Weights, fluctuation, random, utility
+from pruning.methods.scores import maw as maw_score
 
 SAMPLES, TOKENS, NEURONS, HIDDEN = 3, 5, 7, 4
 OBJECTIVES, REDUCTIONS = ("energy", "ce"), ("net_abs", "net_sq", "abs", "sq", "share", "grad_sq")
@@ -55,6 +56,10 @@ def wanda(e: Example, c: int) -> float:
 
 def magnitude(e: Example, c: int) -> float:
     return sum(math.sqrt(sum(float(w) ** 2 for w in row)) for row in (e.gate[c], e.up[c], e.down[:, c]))
+
+
+def maw(e: Example, c: int) -> float:
+    return sum(max(map(float, row)) + abs(min(map(float, row))) for row in (e.gate[c], e.up[c]))
 
 
 def minitron(e: Example, c: int) -> float:
@@ -104,12 +109,13 @@ def first_order(e: Example, c: int, objective: str, reduction: str) -> float:
 FORMULAS = {
     "wanda": wanda,
     "magnitude": magnitude,
+    "maw": maw,
     "minitron": minitron,
     "fluctuation": flap,
     "cfsp": cfsp,
     "cfsp_as_code": cfsp_released,
 }
-TESTED_APART = {"random", "utility", "parameter_taylor", "obs", "leverage", "rounds"}
+TESTED_APART = {"random", "utility", "parameter_taylor", "obs", "leverage", "rounds", "gisp"}
 
 
 def test_every_score_is_tested():
@@ -124,6 +130,15 @@ def test_score_is_its_formula(name, seed):
     found = importlib.import_module(f"pruning.methods.scores.{name}").score(example.layer())
     assert found.dtype == np.float64
     assert found == pytest.approx([FORMULAS[name](example, c) for c in range(NEURONS)], rel=1e-6)
+
+
+def test_maw_is_that_of_optipfair():
+    """What `compute_neuron_pair_importance_maw` of optipfair 0.4.2 gives for these; a row of one sign counts its least
+    weight as well, so it is no maximum of absolute values."""
+    gate = np.array([[0.5, -1.25, 0.25], [2, 1, 0.75], [-3, -0.5, -1]], dtype=np.float32)
+    up = np.array([[1, -2, 0.5], [0, 0, 0], [-0.25, -4, -1]], dtype=np.float32)
+    layer = Layer(0, {}, Weights({"gate": gate, "up": up}.__getitem__))
+    assert maw_score.score(layer).tolist() == [4.75, 2.75, 6.25]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -162,7 +177,7 @@ def test_a_silent_neuron_in_a_silent_layer_scores_no_nan(name):
     layer = Layer(0, statistics, Weights(vars(example).__getitem__))
     found = importlib.import_module(f"pruning.methods.scores.{name}").score(layer)
     assert np.isfinite(found).all()
-    assert name == "magnitude" or not found.any()
+    assert name in ("magnitude", "maw") or not found.any()
 
 
 def test_random_is_a_function_of_seed_and_layer_and_not_of_the_data():

@@ -386,11 +386,13 @@ def test_markdown_cells_carry_interval_marks_and_published_value(printed):
         ({"clusters": 12, "p_cluster_holm": 0.06}, ("n.s.",), ""),
         ({"clusters": 12, "p_cluster_holm": math.nan}, ("n.s.",), ""),
         ({"clusters": pd.NA, "p_cluster_holm": 0.06}, (), ""),
+        ({"cut_off": 0.0512, "p_holm": 0.12}, ("n.s.", "5.1% cut off"), ""),
+        ({"cut_off": 0.0}, (), ""),
     ],
 )
 def test_a_cell_has_its_marks_after_holm_both_ways_and_the_papers_value(changes, marks, published):
     row = {"kind": "accuracy", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "best": False, "near_best": False}
-    row |= {"reference": "wanda", "p_holm": 0.04, "published": math.nan, **changes}
+    row |= {"reference": "wanda", "p_holm": 0.04, "published": math.nan, "cut_off": math.nan, **changes}
     cell = layout._cell(row, 0.95)
     assert (cell.marks, cell.published) == (marks, published)
 
@@ -657,6 +659,21 @@ def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):
     row = one(pd.read_csv(study.outputs["csv"]), "rku", 30)
     assert (row.mean_tokens, row.cut_off, row.no_answer, row.repetition) == (12, 0.25, 0.25, 0.25)
     assert "`gsm8k` against `gsm8k-s0`: 0 identical, 7 sharing half of their 8-grams, of 60" in study.text
+    assert study.text.count("25.0% cut off") == 1 and "Warning" not in study.text  # the dense model's answers end
+
+
+@pytest.mark.parametrize("cut, warned", [(3, False), (4, True)])  # of 60: 5 and 6.7 per cent
+def test_dense_answers_that_are_cut_off_are_warned_of(study, printed, cut, warned):
+    assert "% cut off" not in printed["md"]
+    samples = accuracy_samples(RIGHT["dense", 0])
+    samples.loc[: cut - 1, "finish_reason"] = "length"
+    study.replace(PAPER_MODEL, "dense", "gsm8k", samples)
+    study.run()
+    first, second = study.text.split(f"## `{OTHER_MODEL}`")[0], study.text.split(f"## `{OTHER_MODEL}`")[1]
+    share = f"{100 * cut / 60:.1f}%"
+    assert f"{share} cut off" in first and "reached the token limit" in first and "% cut off" not in second
+    warning = f"Warning: of the dense model's answers {share} (`gsm8k`) were cut off, more than 5%: "
+    assert (warning in first) == warned
 
 
 def test_methods_that_cut_groups_or_keep_to_a_speed_say_so(study, printed):
@@ -719,13 +736,13 @@ def test_notes_on_how_questions_were_put_and_on_small_things():
         "GSM8K: no worked examples, the model's chat format, answers of at most 320 tokens.",
         "Training: 3 worked examples, the same ones before every question, items from number 1,000 on.",
     ]
-    pruned = pd.DataFrame({"kind": ["accuracy"], "seed": [0]})
+    pruned = pd.DataFrame({"kind": ["accuracy"], "seed": [0], "cut_off": [0.0]})
     for tokens, dtype, warned in (
         ([88.0, None], "bfloat16", True),
         ([88.0, None], None, False),
         ([None], "bfloat16", False),
     ):
-        dense = pd.DataFrame({"metric": "acc", "mean_tokens": tokens})
+        dense = pd.DataFrame({"metric": "acc", "mean_tokens": tokens, "cut_off": 0.0})
         assert ("in bfloat16" in " ".join(notes.cells(dense, pruned, dtype, 0.95))) == warned
     rows = [("a", 30, 0.305, 0.2), ("b", 30, 0.2949, 0.21), ("c", 30, 0.295, 0.2)]  # half a point is no deviation
     pruned = pd.DataFrame(rows, columns=["method", "sparsity", "achieved_sparsity", "params_removed"])

@@ -29,19 +29,27 @@ def given():
 def test_every_sample_is_fitted_or_held_out_once_and_padding_counts_nothing(given):
     _, _, batches, *rest = given
     fit, held = training.pieces(batches, *rest)
-    numbers = [torch.cat([piece.batch.samples for piece in own]).tolist() for own in (fit, held)]
+    numbers = [torch.cat([piece.cut()[0].samples for piece in own]).tolist() for own in (fit, held)]
     assert sorted(numbers[0]) == [n for n in range(30) if n % 5 != 4] and sorted(numbers[1]) == [4, 9, 14, 19, 24, 29]
     for piece in (*fit, *held):
-        assert torch.equal(piece.weight, 0.5 * piece.batch.counted) and len(piece.batch.samples) == 1
-        assert piece.target.shape == piece.stream.shape == (*piece.batch.ids.shape, piece.stream.shape[-1])
+        batch, stream, target, weight = piece.cut()
+        assert batch.counted.all() and (weight == 0.5).all() and len(batch.samples) == 1  # without padding
+        assert target.shape == stream.shape == (*batch.ids.shape, stream.shape[-1])
 
 
 def test_the_error_is_of_weighted_tokens(given):
     model, layer, batches, streams, targets, weights = given
     _, held = training.pieces(batches, streams, [0.9 * target for target in targets], weights)
     assert training._error(model, layer, held, torch.float32) == pytest.approx(0.1 / 0.9, rel=1e-4)
-    held[0].target[0, -1] += 100.0 * (~held[0].batch.counted[0, -1])  # of padding, where there is some
-    assert training._error(model, layer, held, torch.float32) == pytest.approx(0.1 / 0.9, rel=1e-4)
+
+
+def test_padding_counts_nothing(given, monkeypatch):
+    model, layer, batches, streams, targets, weights = given
+    monkeypatch.setattr(training, "STEPS", 1)  # whole micro-batches, of 16, 12 and 16 tokens
+    moved = [torch.where(b.counted[..., None], 0.9 * y, 100.0) for b, y in zip(batches, targets, strict=True)]
+    fit, held = training.pieces(batches, streams, moved, weights)
+    assert {(len(piece.rows), piece.cut()[0].counted.all().item()) for piece in fit} >= {(3, False)}
+    assert training._error(model, layer, fit + held, torch.float32) == pytest.approx(0.1 / 0.9, rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -59,14 +67,15 @@ def test_weights_that_were_lost_are_found_again(given, dtype):
             )
     before = {name: own.clone() for name, own in model.named_parameters()}
     fit, held = training.pieces(batches, *rest)
-    found, record = training.trained(model, layer, fit, held, (2e-3, 1e-9), 0)
+    found, record = training.trained(model, layer, fit, held, 8, (2e-3, 1e-9), 0)
     assert record["rate"] == 2e-3 and record["epoch"] > 0
     assert record["held_out_error"] < 0.9 * record["held_out_error_untrained"]
     for name, own in layer.named_parameters():
         assert own.dtype == getattr(torch, dtype) and not own.requires_grad and own.grad is None
         assert (name in found) == (own.dim() == 2)
         if name in found:
-            assert torch.equal(found[name].to(own.dtype), own)
+            assert torch.equal(found[name].to(own.dtype), own)  # what is added up is finer than what is kept
+            assert (dtype == "float32") == torch.equal(found[name], own.float())
     changed = {name for name, own in model.named_parameters() if not torch.equal(own, before[name])}
     assert changed == {f"model.layers.1.{name}" for name in found}
 
@@ -74,10 +83,27 @@ def test_weights_that_were_lost_are_found_again(given, dtype):
 def test_what_training_does_not_better_stays_to_the_bit(given):
     model, layer, batches, *rest = given
     own = copy.deepcopy(layer.state_dict())
-    found, record = training.trained(model, layer, *training.pieces(batches, *rest), (10.0,), 0)  # far too large
+    found, record = training.trained(model, layer, *training.pieces(batches, *rest), 8, (10.0,), 0)  # far too large
     assert record["rate"] == record["epoch"] == 0 and record["held_out_error"] == record["held_out_error_untrained"]
     assert all(torch.equal(weight, own[name]) for name, weight in layer.state_dict().items())
     assert all(torch.equal(weight, own[name]) for name, weight in found.items())
+
+
+def test_rates_are_tried_until_one_gains_less_than_another(given, monkeypatch):
+    """The errors of two epochs of each; 0.5 is the start's."""
+    model, layer, *rest = given
+    errors, tried = {4.0: (0.9, 0.6), 3.0: (0.4, 0.3), 2.0: (0.3, 0.2), 1.0: (0.4, 0.25), 0.5: (0.1, 0.1)}, []
+
+    def epochs(*parts):
+        tried.append(parts[6])
+        assert parts[5] == 2
+        yield from errors[tried[-1]]
+
+    monkeypatch.setattr(training, "_epochs", epochs)
+    monkeypatch.setattr(training, "_error", lambda *_: 0.5)
+    _, record = training.trained(model, layer, [], [], 2, list(errors), 0)
+    assert tried == [4.0, 3.0, 2.0, 1.0] and record["rate"] == 2.0 and record["epoch"] == 2
+    assert record["held_out_error"] == 0.2 and record["held_out_error_untrained"] == 0.5
 
 
 def test_the_same_seed_gives_the_same_weights(given):
@@ -86,7 +112,7 @@ def test_the_same_seed_gives_the_same_weights(given):
     runs = []
     for seed in (0, 0, 1):
         own = copy.deepcopy(layer.state_dict())
-        found, _ = training.trained(model, layer, *training.pieces(batches, *rest), (1e-3,), seed)
+        found, _ = training.trained(model, layer, *training.pieces(batches, *rest), 8, (1e-3,), seed)
         runs.append(np.concatenate([weight.flatten().numpy() for weight in found.values()]))
         layer.load_state_dict(own)
     assert (runs[0] == runs[1]).all() and (runs[0] != runs[2]).any()

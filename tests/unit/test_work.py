@@ -80,6 +80,10 @@ def refitted(network) -> None:
     list(refit.refit(network, batches(), {"ffn": [np.arange(128) < 64] * 4}, "attention"))
 
 
+def trained(network) -> None:
+    list(refit.refit(network, batches(), {"ffn": [np.arange(128) < 64] * 4}, "block", plan=PLAN))
+
+
 def cut(search: str):
     def run(network) -> None:
         list(getattr(sensitivity, search)(sensitivity.Probe(network, batches()[:1], [np.arange(128.0)] * 4, [1] * 4)))
@@ -87,6 +91,8 @@ def cut(search: str):
     return run
 
 
+PLAN = {"epochs": 3, "rates": [1e-3, 1e-4]}
+BLOCK = {"method": {"compensate": "ridge_block", "training": PLAN}}
 HALF = {"method": {"compensate": "ridge_attention"}, "sparsity": "50"}
 GREEDY = {"allocate": "greedy"}
 REAL = {
@@ -98,6 +104,7 @@ REAL = {
     "recover": ({}, tuned),
     "recover, again": ({"again": True}, tuned),
     "refit": (HALF, refitted),
+    "refit, trained": (HALF | BLOCK, trained),
     "rounds": ({}, lambda network: rounds.removal_order(lambda: network, batches(), [25, 50], 0)),
     "sensitivity, layers": ({"method": {"allocate": "sensitivity"}}, cut("layers")),
     "sensitivity, greedy": ({"method": GREEDY}, cut("greedy")),
@@ -120,6 +127,7 @@ PASSES = [  # of 160 tokens
     *(("observe", {}, 3), ("observe", {"again": True}, 5), ("calibrate_shard", {}, 1.5)),
     *(("output_gradients", {}, 2), ("attention_output_gradients", {"again": True}, 3)),
     *(("second_moments", {}, 1 + SUMS), ("attention_second_moments", {}, 1 + SUMS / 4)),
+    ("refit", BLOCK, 4 + SUMS + (0.8 * 3 + 0.2) * 3 * 5 / 4),  # two rates in the first of four layers
     *(("refit", {}, 4 + SUMS), ("rounds", {}, 3 * (3 + SUMS) + 2 * (4 + SUMS))),
     *(("sensitivity", {"method": {"allocate": "sensitivity"}}, 16), ("sensitivity", {"method": GREEDY}, 48)),
     *(("recover", {}, 2 * 2), ("recover", {"again": True, "tuning": "distillation"}, 2 * 4)),
@@ -131,6 +139,13 @@ def test_passes_by_hand(folder, rule, given, passes):
     """Half of the samples are probed, at 16 levels of 4 layers; a recovery has two steps of 80 tokens."""
     tokens = 80 if rule == "recover" else 160
     assert job(folder, rule, **given).seconds - LOADING == pytest.approx(2 * PARAMETERS * tokens * passes)
+
+
+def test_a_refit_that_trains_takes_more_memory(folder):
+    """Six copies of a layer in float32, and its activations; 2-dimensional weights alone."""
+    plain, trained = (job(folder, "refit", **given).memory for given in (HALF, HALF | BLOCK))
+    copy = 4 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
+    assert 6 * copy < 1e9 * (trained - plain) < 20 * copy
 
 
 def test_removed_neurons_are_not_counted(folder):

@@ -14,14 +14,30 @@ from pruning.models.structures import ffn
 
 
 def _refit(network: nn.Module, settings: Mapping[str, Any]) -> Taken:
-    """The first layer: sums as of the second moments, and the least squares. Where the scheme `trains` the layer also
-    what methods/training.py says, in its widest one; of the six copies two are on the CPU."""
+    """The first layer: sums as of the second moments, and the least squares; and, where the scheme has a plan for
+    `training`, a step on the widest layer."""
     taken = second_moments.taken(network, settings).plus(_solving(network), spared=_solving(network))
-    if not settings.get("trains"):
-        return taken
-    layers = families.decoder_layers(network)
-    copy = 4 * max(sum(own.numel() for own in layer.parameters()) for layer in layers)
-    return taken.plus(6 * copy, spared=2 * copy)
+    return taken.plus(*_training(network, settings)) if settings.get("training") else taken
+
+
+def _training(network: nn.Module, settings: Mapping[str, Any]) -> Taken:
+    """What methods/training.py says of itself, of the six copies two on the CPU, and the layer's activations of a
+    micro-batch with gradients, as if they were float32."""
+    layer = max(families.decoder_layers(network), key=lambda own: sum(each.numel() for each in own.parameters()))
+    weights, [batch] = [own for own in layer.parameters() if own.dim() == 2], blank(settings)
+    narrow, copy = weights[0].dtype, 4 * sum(own.numel() for own in weights)
+
+    def step() -> None:
+        for own in weights:
+            own.requires_grad_(True)
+        layerwise.forward(network, layer, batch, None).float().square().sum().backward()
+
+    network.float()
+    activations = rehearsed(network, step).bytes - copy  # without the gradients
+    for own in weights:
+        own.requires_grad_(False).grad = None
+    network.to(narrow)
+    return Taken(6 * copy + activations, spared=2 * copy)
 
 
 def _rounds(network: nn.Module, settings: Mapping[str, Any]) -> Taken:

@@ -10,6 +10,7 @@ import pandas as pd
 from pruning.command.decision import OF_TEXT, Choice, Measure
 from pruning.command.record import Example
 from pruning.config.budgets import TIMED
+from pruning.core.limits import MOST_CUT_OFF
 from pruning.core.names import DENSE, Variant
 
 SIGNIFICANT = 0.05
@@ -188,6 +189,11 @@ def verdict(content: Content) -> list[str]:
     ]
     said = [why, f"{gains}. On the test data it has {' and '.join(quality)}." if quality else f"{gains}."]
     for measure in content.measures:
+        if measure.key == "cut_off" and dense["cut_off"] > MOST_CUT_OFF:
+            said.append(
+                f"Mind: {value(measure, dense['cut_off'])} of the dense model's answers are cut off, so right answers "
+                "measure brevity as well."
+            )
         if measure.key == "cut_off" and taken["cut_off_low"] > dense["cut_off_high"]:
             shares = (value(measure, row["cut_off"]) for row in (taken, dense))
             said.append(

@@ -23,7 +23,7 @@ from pruning.core import memory, names
 from pruning.core.layer_files import label_of
 from pruning.core.names import Variant
 from pruning.evaluation import generation, perplexity, recovery
-from pruning.methods import allocation, compensation, training
+from pruning.methods import allocation, compensation
 from pruning.models import families, rehearsal
 from pruning.models.structures import STRUCTURES, ffn
 
@@ -172,13 +172,15 @@ class Run:
         sites = STRUCTURES[structure].sites(self.network(model))
         return sum(site.in_features for site in sites) / len(sites)
 
-    def _beside(self, model: str, rule: str, key: str) -> float:
-        """Return the bytes that a rule's jobs take beside the weights, with the settings of this name."""
+    def _beside(self, model: str, rule: str, key: str, trains: bool = False) -> float:
+        """Return the bytes that a rule's jobs take beside the weights, with the settings of this name. trains: a
+        refit's scheme does."""
         kind, structure = kind_of(rule)
         own = getattr(self.config, STAGES[kind].section)[key]
         if getattr(own, "kind", "") == "lm_eval":
             return self.answering(model, key)[1]
-        return STAGES[kind].taken(self.network(model), own.model_dump() | {"structure": structure}).bytes
+        settings = own.model_dump() | {"structure": structure, "training": trains}
+        return STAGES[kind].taken(self.network(model), settings).bytes
 
     def answering(self, model: str, name: str) -> tuple[int, float]:
         """Return the batch of a task of lm-eval, halved until it fits beside a model's weights where that is on GPUs,
@@ -222,7 +224,8 @@ class Job:
         if not (self.shape and self.settings):
             return None
         weights = self.shape.weights + (self.dense.weights if self.dense else 0)
-        return (weights + max(self.run.beside(self.model, self.rule, key) for key in self.settings)) / 1e9
+        trains = self.kind == "refit" and compensation.trains(self.method.compensate)
+        return (weights + max(self.run.beside(self.model, self.rule, key, trains) for key in self.settings)) / 1e9
 
     @property
     def written(self) -> float | None:
@@ -272,7 +275,9 @@ class Job:
                 columns = left * inputs + sum(self.run.inputs(self.model, each) for each in others)
                 passes, written = refit, 4 * size.layers * size.hidden * columns
                 if compensation.trains(self.method.compensate):
-                    passes, written = refit + 4 * training.EPOCHS, 4 * size.kept(self.sparsity)
+                    trained = self.method.training.epochs * (1 + 1 / size.layers)  # the first layer tries two rates
+                    fit = 1 - 1 / second_moments.HELD_OUT_EVERY  # forward, and backward to activations and to weights
+                    passes, written = refit + (1 + 2 * fit) * trained, 4 * size.kept(self.sparsity)
             case "rounds":  # measured before each iteration and after the last, as if nothing were removed
                 passes = (1 + len(own.rounds)) * (2 + again + sums) + len(own.rounds) * refit
             case "sensitivity":  # a cut runs what follows it, half of the layers; `greedy` tries two, and one again
@@ -317,5 +322,5 @@ STAGES = {
     **{"recover": recovery.STAGE, "evaluate": perplexity.STAGE},
 }
 """Kind of a rule -> the stage whose memory is rehearsed."""
-UNKNOWN = ("parameter_gradients", "cases")
+UNKNOWN = ("parameter_gradients", "gisp", "cases")
 """Those that load a model as well; what else they take is not known."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pruning.calibration.objectives import OBJECTIVES
-from pruning.config.base import Positive, Strict, choices
+from pruning.config.base import NonEmpty, Positive, Strict, choices
 from pruning.methods import allocation, compensation, latency_table, scores
 from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
@@ -44,6 +44,14 @@ def tokens(given: Any) -> int | str:
 Tokens = Annotated[int | str, BeforeValidator(tokens, json_schema_input_type=int | str)]
 
 
+class Training(Strict):
+    epochs: Annotated[int, Field(gt=0, strict=True)] = 16
+    """Over the calibration data, for each layer."""
+    rates: NonEmpty[Annotated[float, Field(gt=0, lt=1, strict=True)]] = [4e-3, 2e-3, 1e-3, 5e-4, 2e-4]
+    """Adam's learning rates: the first layer tries them in this order until one gains less than another; each other
+    layer takes the best of the layer before, or the last where that gained nothing."""
+
+
 class Method(Strict):
     score: Annotated[str, AfterValidator(usable), Field(json_schema_extra={"anyOf": [{"enum": scores.BUILT_IN}, {}]})]
     """File of scripts/pruning/methods/scores, or an entry point `pruning.scores` of an installed package."""
@@ -58,6 +66,8 @@ class Method(Strict):
     or `flops`, to keep to a speed and not to a number of parameters."""
     compensate: Literal["none", *choices("methods/compensation")] = "none"
     """`none` or a file of scripts/pruning/methods/compensation."""
+    training: Annotated[Training, Field(exclude_if=lambda value: value == Training())] = Training()
+    """How `compensate: ridge_block` trains."""
     min_keep: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Least fraction of a layer that is kept, at least one neuron."""
     drop_layers: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
@@ -88,6 +98,8 @@ class Method(Strict):
             raise ValueError(f"allocate: {self.allocate} {what}: use `export: exact`")
         if compensation.trains(self.compensate) and self.export == "pad":
             raise ValueError(f"compensate: {self.compensate} trains what zero neurons would pad: use `export: exact`")
+        if self.training != Training() and not compensation.trains(self.compensate):
+            raise ValueError(f"training: compensate: {self.compensate} trains nothing, but ridge_block does")
         if self.others and not scores.plugin(self.score).channels:
             can = ", ".join(name for name in scores.BUILT_IN if scores.plugin(name).channels)
             what = f"scores {self.others} as well, which score {self.score!r} cannot"

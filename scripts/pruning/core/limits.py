@@ -4,6 +4,8 @@ import math
 
 # With fewer the blocks of `significance.paired_perplexity` are too few or too short (docs/methods.md, Statistics).
 LEAST_WINDOWS = 40
+MOST_CUT_OFF = 0.05
+"""Share of the dense model's answers; with more of them accuracy measures brevity as well."""
 
 
 def least_resamples(confidence: float, comparisons: int) -> int:

@@ -15,15 +15,17 @@ from pruning.models.in_memory import copied
 from pruning.models.structures.base import Keeps
 
 
-def of_model(model: nn.Module, batches: Sequence[Batch], keeps: Keeps, scheme: str) -> Callable[[int], Mapping]:
+def of_model(
+    model: nn.Module, batches: Sequence[Batch], keeps: Keeps, scheme: str, plan: Mapping | None = None
+) -> Callable[[int], Mapping]:
     """Return a function from a layer's number to what a scheme of methods/compensation is fitted on, made as it is
-    asked for: to be called with the layers in turn.
+    asked for: to be called with the layers in turn. plan: how it trains, if it does (refit.refit).
 
     Raises InputError as second_moments.token_counts and refit.refit do."""
     (kind,) = compensation.requires(scheme)
     if kind == "statistics":
         return bias.by_layer(gradients.statistics(model, batches, ())[0])
-    each = moments(model, batches) if kind == "second_moments" else _refitted(model, batches, keeps, scheme)
+    each = moments(model, batches) if kind == "second_moments" else _refitted(model, batches, keeps, scheme, plan)
     return lambda _: next(each)
 
 
@@ -34,15 +36,18 @@ def moments(model: nn.Module, batches: Sequence[Batch], sites: Sequence[nn.Linea
         yield {**_arrays(sums), **counts}
 
 
-def _refitted(model: nn.Module, batches: Sequence[Batch], keeps: Keeps, scheme: str) -> Iterator[Mapping]:
+def _refitted(
+    model: nn.Module, batches: Sequence[Batch], keeps: Keeps, scheme: str, plan: Mapping | None
+) -> Iterator[Mapping]:
     """Yield each layer's weights and their `record`; the model stays, as of what changes there is a copy."""
     base, counts = Loaded(model), second_moments.token_counts(batches)
     names = [name for name in compensation.refits(scheme) if name not in keeps]  # of others new ones are cut
     changed = {base.site(name, layer) for name, layer in product(names, range(base.layers))}
-    if compensation.trains(scheme):
+    if trains := compensation.trains(scheme):
         changed = {*base.names}
     dense = copied(model, shared={*base.names} - changed)
-    for weights, record in refit.refit(dense, batches, keeps, scheme.removeprefix("ridge_")):
+    own = refit.refit(dense, batches, keeps, scheme.removeprefix("ridge_"), plan=plan if trains else None)
+    for weights, record in own:
         yield {**_arrays(weights), "record": record, **counts}
 
 

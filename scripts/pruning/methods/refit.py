@@ -13,7 +13,7 @@ TRAINS goes on from there with all matrices of the layer (training.py).
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,10 +47,10 @@ STAGE = footprint.REFIT
 
 def measure(job: Measurement) -> None:
     """Write a manifest with token counts and `records`, and one file per layer of what is left of one pruned variant,
-    fitted on what it sees itself. Settings: with the `scheme`; where that `trains`, each layer is kept for a run after
-    a kill. Evidence: the `mask`."""
+    fitted on what it sees itself. Settings: with the `scheme`, and where that trains `training`, how: each layer is
+    then kept for a run after a kill. Evidence: the `mask`."""
     keeps, (manifest, folder) = masks.read(job.evidence["mask"], job.model), job.outputs
-    widths, scheme = masks.counts(keeps)[masks.NEURONS], job.settings["scheme"]
+    widths, plan = masks.counts(keeps)[masks.NEURONS], job.settings.get("training")
     content = {**token_counts(job.batches), "layers": len(widths), "widths": widths, "records": []}
     made_from = [file for file in (job.model / "manifest.json", job.data, job.evidence["mask"]) if file.is_file()]
     identity = artifacts.key_of(*map(artifacts.file_hash, made_from), job.settings)
@@ -58,9 +58,10 @@ def measure(job: Measurement) -> None:
 
     def layers() -> Iterator[dict[str, Tensor]]:
         progress, known = partial(job.progress, desc="layers"), partial(layer_files.kept, unfinished)
-        for layer, (weights, record) in enumerate(refit(job.network, job.batches, keeps, scheme, progress, known)):
+        fitted = refit(job.network, job.batches, keeps, job.settings["scheme"], progress, known, plan)
+        for layer, (weights, record) in enumerate(fitted):
             content["records"].append(record)
-            if job.settings.get("trains"):
+            if plan:
                 layer_files.keep(unfinished, layer, weights, record)
             yield weights
 
@@ -75,16 +76,18 @@ def refit(
     scheme: str,
     progress: Callable = iter,
     known: Callable[[int], tuple[dict[str, Tensor], dict[str, Any]] | None] = lambda _: None,
+    plan: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
     """Yield (float32 weights, record) of one layer after the other: `down` [d, k] and those of other structures
     [d, channels] by layer_files.label_of, and where the scheme TRAINS all other matrices by their names. scheme: a
     file of methods/compensation, without its `ridge_`.
 
     The model, dense at first, is cut and refitted as it goes. known: gives what an earlier run has yielded of a layer,
-    which is then taken as it is. record: of each weight `lambda`, `held_out_error` and
-    `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖²; of a layer that is trained what
-    training.trained says, as `layer`. Raises InputError as layerwise.check does, and for a corrective scheme as
-    families.check_plain_residual does."""
+    which is then taken as it is. plan: of a scheme that TRAINS, its `epochs`, and its `rates`, which the first layer
+    tries; each other takes that of the layer before, or the last of them where it did not gain. record: of each weight
+    `lambda`, `held_out_error` and `held_out_error_uncompensated`, both the root of Σ‖y - W' x‖² over Σ‖y‖²; of a layer
+    that is trained what training.trained says, as `layer`. Raises InputError as layerwise.check does, and for a
+    corrective scheme as families.check_plain_residual does."""
     layerwise.check(model)
     compensate = f"ridge_{scheme}"
     if corrective := compensation.corrective(compensate):
@@ -95,7 +98,7 @@ def refit(
     dense: list[Tensor | None] = [None] * len(batches)  # hidden states [B, T, d] before the layer, on the CPU
     pruned: list[Tensor | None] = [None] * len(batches)
     labels = {f"{STRUCTURES[name].site(family)}.weight": label_of(name) for name in refitted}
-    rates = training.RATES
+    rates = plan["rates"] if plan else ()
     for index in progress(range(len(layers))):
         layer, down, outputs = layers[index], sites[index], []
         for number, batch in enumerate(batches):
@@ -136,12 +139,12 @@ def refit(
                 weights[label] = module.weight.float().cpu() + torch.from_numpy(change).float()
                 with torch.no_grad():
                     module.weight.copy_(weights[label])
-            if compensation.trains(compensate):
+            if plan:
                 fit, held = training.pieces(batches, pruned, dense, counts)
-                found, records["layer"] = training.trained(model, layer, fit, held, rates, index)
+                found, records["layer"] = training.trained(model, layer, fit, held, plan["epochs"], rates, index)
                 weights = {labels.get(name, name): weight for name, weight in found.items()}
         if "layer" in records:
-            rates = [records["layer"]["rate"] or min(training.RATES)]
+            rates = [records["layer"]["rate"] or plan["rates"][-1]]
         for number, batch in enumerate(batches):
             pruned[number] = layerwise.run(model, layer, batch, pruned[number])
         if not all(bool(torch.isfinite(hidden).all()) for hidden in pruned):

@@ -22,24 +22,31 @@ from pruning.calibration import layerwise
 from pruning.calibration.prepare import Batch
 from pruning.calibration.second_moments import held_out
 
-EPOCHS = 8
 STEPS = 32
 """Least number of steps in an epoch, as far as there are samples: micro-batches are cut to smaller ones for it."""
-RATES = (2e-3, 1e-3, 5e-4, 2e-4)
-"""Of Adam: all tried on the first layer, then that of the layer before, or the least where it did not gain."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some samples of a micro-batch, with a layer's input and the output that is wanted of it."""
+    """Some samples of a micro-batch, with a layer's input and the output that is wanted of it. What a micro-batch has
+    is not copied: rows are taken as they are asked for."""
 
     batch: Batch
-    stream: Tensor | None
-    """x [B, T, d]; None: the embeddings."""
-    target: Tensor
-    """y [B, T, d]."""
-    weight: Tensor
-    """w [B, T], 0 for padding."""
+    rows: Tensor
+    """Which samples of it, int64 [B]."""
+    streams: Tensor | None
+    """x of the whole micro-batch, [.., T, d]; None: the embeddings."""
+    targets: Tensor
+    """y, as well."""
+    weights: Tensor
+    """w [.., T], 0 for padding."""
+
+    def cut(self) -> tuple[Batch, Tensor | None, Tensor, Tensor]:
+        """Return the samples alone, with their x, y and w, as long as the longest of them."""
+        length = int(self.batch.counted[self.rows].sum(1).max())  # padding is on the right
+        parts = (self.batch.ids, self.batch.counted, self.batch.objective, self.streams, self.targets, self.weights)
+        parts = [each if each is None else each[self.rows, :length] for each in parts]
+        return Batch(self.batch.samples[self.rows], *parts[:3]), *parts[3:]
 
 
 def pieces(
@@ -51,18 +58,22 @@ def pieces(
     for batch, stream, target, weight in zip(batches, streams, targets, weights, strict=True):
         held, size = held_out(batch.samples), max(1, min(len(batch.samples), samples // STEPS))
         for into, which in zip(found, (~held, held), strict=True):
-            for rows in which.nonzero()[:, 0].split(size):
-                if len(rows):
-                    own = Batch(*(each[rows] for each in (batch.samples, batch.ids, batch.counted, batch.objective)))
-                    x = None if stream is None else stream[rows].clone()  # no tensor of inference mode has gradients
-                    into.append(Piece(own, x, target[rows].clone(), (weight * batch.counted)[rows].clone()))
+            rows = which.nonzero()[:, 0].split(size)
+            into += [Piece(batch, own, stream, target, weight * batch.counted) for own in rows if len(own)]
     return found
 
 
 def trained(
-    model: nn.Module, layer: nn.Module, fit: Sequence[Piece], held: Sequence[Piece], rates: Sequence[float], seed: int
+    model: nn.Module,
+    layer: nn.Module,
+    fit: Sequence[Piece],
+    held: Sequence[Piece],
+    epochs: int,
+    rates: Sequence[float],
+    seed: int,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Train a layer in place, once from the same start for each of the rates, and leave it with the best of them.
+    """Train a layer in place, once from the same start for each of the rates, and leave it with the best of them. Once
+    a rate has gained, the first that gains no more ends it.
 
     Returns (its matrices by their names in the layer, float32 on the CPU; a record: `rate` and `epoch`, 0 for the
     start, of what was kept, `held_out_error` and `held_out_error_untrained`). Beside the model one layer in float32 is
@@ -75,9 +86,12 @@ def trained(
     best, record = start, {"rate": 0.0, "epoch": 0}
     for rate in rates:
         _put(matrices, start)
-        for epoch, error in enumerate(_epochs(model, layer, matrices, fit, held, rate, seed, dtype), 1):
+        before = found
+        for epoch, error in enumerate(_epochs(model, layer, matrices, fit, held, epochs, rate, seed, dtype), 1):
             if error < found:
                 found, best, record = error, _copied(matrices), {"rate": rate, "epoch": epoch}
+        if found == before < untrained:
+            break
     _put(matrices, best)
     layer.to(dtype)
     return best, {**record, "held_out_error": found, "held_out_error_untrained": untrained}
@@ -89,15 +103,16 @@ def _epochs(
     matrices: dict[str, nn.Parameter],
     fit: Sequence[Piece],
     held: Sequence[Piece],
+    epochs: int,
     rate: float,
     seed: int,
     dtype: torch.dtype,
 ) -> Iterator[float]:
     """Train; yield the error on the samples held out after each epoch."""
     optimiser = torch.optim.Adam(matrices.values(), lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * len(fit))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(fit))
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         with _learning(matrices.values()):
             for number in torch.randperm(len(fit), generator=generator).tolist():
                 left, whole = _sums(model, layer, fit[number], dtype)
@@ -123,9 +138,10 @@ def _learning(parameters: Collection[nn.Parameter]) -> Iterator[None]:
 def _sums(model: nn.Module, layer: nn.Module, piece: Piece, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Σ w ‖y - f(x)‖² and Σ w ‖y‖², of one piece; products are in the model's own type."""
     device = next(layer.parameters()).device
+    batch, stream, target, weight = piece.cut()
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        output = layerwise.forward(model, layer, piece.batch, piece.stream)
-    target, weight = piece.target.to(device).float(), piece.weight.to(device)
+        output = layerwise.forward(model, layer, batch, stream)
+    target, weight = target.to(device).float(), weight.to(device)
     return ((target - output.float()).square().sum(-1) * weight).sum(), (target.square().sum(-1) * weight).sum()
 
 

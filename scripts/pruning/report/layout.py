@@ -39,6 +39,8 @@ def _cell(row: Mapping[str, Any], confidence: float) -> Cell:
     marks = ["†"] if row["near_best"] else []
     if pd.notna(row["reference"]) and not deciding_p(row) <= 1 - confidence:
         marks.append("n.s.")
+    if (cut_off := percent(row["cut_off"])[0]) not in ("–", "0.0"):
+        marks.append(f"{cut_off}% cut off")
     published = row["published"]
     beside = "" if pd.isna(published) else difference(unit * published, unit * (row["value"] - published))
     return estimate(show, row["value"], row["ci_low"], row["ci_high"], row["best"], tuple(marks), beside)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pruning.analysis.comparison import TESTS, UNCOMPENSATED, UNTUNED, WITH_DENSE
 from pruning.core import names
-from pruning.core.limits import LEAST_WINDOWS
+from pruning.core.limits import LEAST_WINDOWS, MOST_CUT_OFF
 from pruning.report.printing import comparisons, percent
 
 ASKED = {"chat_template": "the model's chat format", "max_gen_toks": "answers of at most {} tokens"}
@@ -47,6 +47,17 @@ def cells(dense: pd.DataFrame, pruned: pd.DataFrame, dtype: str | None, confiden
     ]
     if (dense["metric"] == "acc_norm").any():
         found.append("acc: the likeliest option; acc_norm: the likeliest per character of the option's text.")
+    if (pd.concat([dense, pruned])["cut_off"] > 0).any():
+        found.append(
+            "Cut off: the share of the answers that reached the token limit or ran into a loop, where any did."
+        )
+    long = dense[dense["cut_off"] > MOST_CUT_OFF]
+    if len(long):
+        named = ", ".join(f"{percent(row.cut_off)[0]}% (`{row.task}`)" for row in long.itertuples())
+        found.append(
+            f"Warning: of the dense model's answers {named} were cut off, more than {100 * MOST_CUT_OFF:g}%: their "
+            "accuracy measures brevity as well. Raise the task's `max_gen_toks`."
+        )
     if dtype and dense["mean_tokens"].notna().any():
         found.append(
             f"Answers were generated in {dtype}, whose rounding depends on the processor and on the batch size: other "

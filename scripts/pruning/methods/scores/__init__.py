@@ -28,7 +28,7 @@ import numpy as np
 from pruning.core.errors import InputError
 
 GROUP = "pruning.scores"
-KINDS = ("statistics", "second_moments", "output_gradients", "parameter_taylor", "rounds")
+KINDS = ("statistics", "second_moments", "output_gradients", "parameter_taylor", "rounds", "gisp")
 """What can stand in REQUIRES."""
 BUILT_IN = tuple(sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__"))
 TINY = 1e-30  # keeps a silent layer's 0/0 at 0; far below any real score

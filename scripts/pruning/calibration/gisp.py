@@ -1,0 +1,53 @@
+"""The order in which neurons leave where a first-order score is measured again after every few of them: GISP, global
+iterative structured pruning (Wang et al. 2025, arXiv 2510.18030), without reconstruction or training between.
+
+After each STEP per cent of the neurons the sum over a neuron's weights of |w dCE/dw| (parameter_gradients.py), divided
+by its layer's ("block-wise normalisation"), is measured on the model as it is cut so far, and all layers rank together.
+The paper's text was not at hand: its abstract says that much, the divisor and STEP are ours. Attention stays whole.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from pruning.calibration.parameter_gradients import layers_that_fit, parameter_taylor
+from pruning.calibration.prepare import Batch, Measurement
+from pruning.core import artifacts
+from pruning.models import families
+from pruning.models.structures import ffn
+
+STEP = 5  # per cent of all neurons
+STAGE = None  # rehearses nothing, as parameter_gradients.py
+
+
+def measure(job: Measurement) -> None:
+    """Write one row per neuron (layer, unit, place), its place in the order. The network is cut as it goes."""
+    places = removal_order(job.network, job.batches, layers_that_fit(job.network, job.memory), job.progress)
+    frames = [pd.DataFrame({"layer": i, "unit": range(len(own)), "place": own}) for i, own in enumerate(places)]
+    artifacts.write_parquet(job.outputs[0], pd.concat(frames, ignore_index=True), "gisp", job.settings)
+
+
+def removal_order(
+    model: nn.Module, batches: Sequence[Batch], layers_a_pass: int, progress: Callable = lambda each, **_: each
+) -> list[np.ndarray]:
+    """Return the place of each neuron of the model in the order of removal, from 0; float64 [n] per layer. Of equal
+    ones the later layer's, and in it the later, leave first."""
+    family, layers = families.of(model), families.decoder_layers(model)
+    widths = [site.in_features for site in ffn.sites(model)]
+    number, unit = np.repeat(range(len(widths)), widths), np.concatenate([np.arange(width) for width in widths])
+    total, left, places = sum(widths), np.arange(sum(widths)), np.zeros(sum(widths))
+    for share in progress(range(STEP, 100 + STEP, STEP), desc="iterations"):
+        found = [own.numpy() for own in parameter_taylor(model, batches, layers_a_pass)]
+        scores = np.concatenate([own / max(own.sum(), 1e-30) for own in found])
+        order = np.lexsort((-unit[left], -number[left], scores))
+        leaving = order[: (total * share + 50) // 100 - (total - len(left))]  # as masks round
+        places[left[leaving]] = total - len(left) + np.arange(len(leaving))
+        stays = np.ones(len(left), dtype=bool)
+        stays[leaving] = False
+        keeps = [stays[number[left] == index] for index in range(len(widths))]
+        for index, layer in enumerate(layers):
+            ffn.shrink(layer, index, keeps, family)
+        left = left[stays]
+    return np.split(places, np.cumsum(widths)[:-1])
