@@ -16,9 +16,11 @@ from pathlib import Path
 import pandas as pd
 import pexpect
 import pytest
+import yaml
 from transformers import AutoModelForCausalLM
 
 import tiny
+from pruning.core import devices
 from pruning.models.checkpoint import Checkpoint
 from workspace import ROOT, python, run
 
@@ -87,6 +89,8 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     measured = ["Perplexity", "KL to dense", "Right answers", "Cut off", *(["Arithmetic"] if recovered else [])]
     assert [cell.strip() for cell in head.split("|")[2 : 2 + len(measured)]] == measured
     assert [row.split("|")[3].strip() == "0" for row in (dense, others[0])] == [True, False]
+    [model] = yaml.safe_load((own / "pruned/prune.yaml").read_text())["models"].values()
+    assert devices.visible() or model["threads"] == 1  # of two cores: two jobs at once
     check_parts(own / "pruned", 2 if recovered else 1, "number" if recovered else "regex:")
     if planned:
         check_plan(planned.stdout, done.stderr)

@@ -224,11 +224,11 @@ def test_examples_are_the_first_of_each_kind_filled_up_with_the_first_of_all(tmp
         artifacts.write_parquet(path.with_name("own.samples.parquet"), silent, "samples", {})
     found = record.answers(tmp_path, "m", taken, ["own", "absent", "sums"])
     assert list(record.outcomes(found).values()) == [3, 1, 1, 2]
-    shown = record.examples(found)
-    assert [example.question for example in shown] == ["q0", "q1", "q2", "q4", "q6"]
+    shown = record.examples(found, {"q1": "what was asked", "q5": "unused"})
+    assert [example.question for example in shown] == ["q0", "what was asked", "q2", "q4", "q6"]
     assert shown[3] == record.Example("q4", "4", "dense 4", "own/agf/30 4", True, False)
     nothing = record.answers(tmp_path, "m", taken, ["own"])
-    assert record.examples(nothing) == [] and record.outcomes(nothing) == {}
+    assert record.examples(nothing, {}) == [] and record.outcomes(nothing) == {}
 
 
 def test_widths_are_read_once_of_a_model_and_its_recovery(tmp_path):

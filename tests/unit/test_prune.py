@@ -61,12 +61,12 @@ def said(*roles: str) -> list[dict]:
 def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
     path, pair = tmp_path / "mine.jsonl", {"question": " 1+1? ", "answer": " 2\n"}
     [plain] = read(path, pair, "")
-    assert plain == {"prompt": "1+1?\n", "completion": "2", "asked": "1+1?\n", "answer": "2"}
+    assert plain == {"prompt": "1+1?\n", "completion": "2", "asked": "1+1?\n", "question": "1+1?", "answer": "2"}
     assert read(path, pair, chat=CHAT) == [plain | {"asked": "<user>1+1?<assistant>"}]
     assert read(path, {"text": "abc"}) == [{"prompt": "", "completion": "abc"}]
     [found] = read(path, {"messages": said("user", "assistant")}, chat=CHAT)
     assert (found["prompt"], found["completion"]) == ("<user>hi<assistant>", "hi")
-    assert (found["asked"], found["answer"]) == ("<user>hi<assistant>", "hi")
+    assert (found["asked"], found["question"], found["answer"]) == ("<user>hi<assistant>", "hi", "hi")
 
 
 def test_prompts_and_completions_are_joined_as_they_are_where_they_were_made_for_it(tmp_path):
@@ -173,7 +173,8 @@ def test_a_dataset_without_named_fields_keeps_all_of_them():
 def parted(*answers: str, prompt: str = "q") -> dict[str, list[dict[str, str]]]:
     """The same questions in all parts."""
     pairs = [
-        {"prompt": f"{prompt}{n}\n", "completion": text, "asked": f"{prompt}{n}\n", "answer": text}
+        {"prompt": f"{prompt}{n}\n", "completion": text}
+        | {"asked": f"{prompt}{n}\n", "question": f"{prompt}{n}", "answer": text}
         for n, text in enumerate(answers)
     ]
     return dict.fromkeys(own_data.PARTS, pairs)
@@ -680,3 +681,11 @@ def test_a_failed_job_is_named_with_its_last_words(tmp_path):
     (tmp_path / "results/logs/e.log").write_text("start\nerror: no memory\n\n")
     found = status_of(tmp_path, *RAN, {"event": "job_error", "jobid": 4})
     assert found == ["1 of 4 steps (25%) done", "failed: evaluate variant=dense: error: no memory"]
+
+
+def test_jobs_at_once_fit_in_the_memory_that_there_is(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(prune.memory, "physical", lambda: 24e9)
+    monkeypatch.setattr(prune.workflow, "events", lambda arguments, log: given.extend(arguments) or [])
+    prune.run(Request("m", Path("d"), tmp_path, cores=3), "measuring", "results/table1.csv")
+    assert given[given.index("--cores") + 1] == "3" and given[given.index("--resources") + 1] == "mem_mb=24000"

@@ -71,7 +71,7 @@ class Answers(NamedTuple):
 
     judge: Judge
     records: dict[str, list[dict[str, str]]]
-    """`prompt`, `target` and `answer` of the questions of each part."""
+    """`prompt`, `question` (the same without the chat format), `target` and `answer` of each part."""
     tokens: int
     """Of a generated answer, at most."""
     until: list[str]
@@ -103,8 +103,9 @@ class Answers(NamedTuple):
 
 def texts(records: Sequence[Mapping[str, Any]], tokenizer: Any, path: Path) -> list[dict[str, str]]:
     """Return `prompt` and `completion` of each record: of `messages`, the last answer and all before it in the model's
-    own chat format; of a pair of fields (PAIRS), these; of `text`, no prompt. Of all but `text` also `asked` and
-    `answer`: what the model is given to answer itself, and the reference answer.
+    own chat format; of a pair of fields (PAIRS), these; of `text`, no prompt. Of all but `text` also `asked`,
+    `question` and `answer`: what the model is given to answer itself, what of it the user wrote last, and the reference
+    answer.
 
     Raises InputError, naming the fields found, where there is none of these."""
     first = records[0]
@@ -179,7 +180,8 @@ def answers(
     tokens = min(max(LEAST_TOKENS, 2 * usual), context // 2)
     found = {
         name: [
-            {"prompt": pair["asked"], "target": own.found(pair["answer"]), "answer": pair["answer"]}
+            {"question": pair["question"], "answer": pair["answer"]}
+            | {"prompt": pair["asked"], "target": own.found(pair["answer"])}
             for pair in part
             if len(tokenizer(pair["asked"])["input_ids"]) + tokens <= context
         ]
@@ -223,7 +225,8 @@ def _conversation(record: Mapping[str, Any], tokenizer: Any, path: Path, number:
         whole = tokenizer.apply_chat_template(messages, tokenize=False)
     except (TemplateError, TypeError, ValueError) as error:  # roles that do not alternate, content that is no text
         raise InputError(f"--data {path}: record {number}: the model's chat format refuses it: {error}") from None
-    answered = {"asked": before, "answer": str(messages[-1]["content"]).strip()}
+    question = str(messages[-2]["content"]) if len(messages) > 1 else before
+    answered = {"asked": before, "question": question, "answer": str(messages[-1]["content"]).strip()}
     if not whole.startswith(before):  # some formats rewrite earlier turns
         return {"prompt": "", "completion": whole, **answered}
     return {"prompt": before, "completion": whole[len(before) :], **answered}
@@ -243,4 +246,4 @@ def _pair(record: Mapping[str, Any], names: tuple[str, ...], tokenizer: Any, pat
     if names[0] in IN_CHAT and tokenizer.chat_template:
         turn = [{"role": "user", "content": question}]
         asked = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return {"prompt": prompt, "completion": answer, "asked": asked, "answer": answer.strip()}
+    return {"prompt": prompt, "completion": answer, "asked": asked, "question": question, "answer": answer.strip()}

@@ -182,6 +182,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     kept = record.widths(out, alias, models["variant"])
     columns = mine[1].table("table1").tasks if mine else wanted["tables"]["table1"]["tasks"]
     answers = record.answers(out, alias, choice.variant, columns)
+    questions = {each["prompt"]: each["question"] for each in known.answers.records["test"]} if known.answers else {}
     content = words.Content(
         request.model,
         models,
@@ -194,7 +195,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         notes=notes,
         full=kept.pop(DENSE),
         widths=kept,
-        examples=record.examples(answers),
+        examples=record.examples(answers, questions),
         outcomes=record.outcomes(answers),
         stages=record.stages(out),
         recipes={} if mine or request.methods else {request.effort: efforts.read(request.effort).summary},

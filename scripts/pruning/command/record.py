@@ -63,15 +63,18 @@ def outcomes(found: pd.DataFrame) -> dict[str, int]:
     return {words: len(rows) for words, rows in zip(OUTCOMES, _kinds(found), strict=True)} if len(found) else {}
 
 
-def examples(found: pd.DataFrame, count: int = SHOWN) -> list[Example]:
-    """Return the first of the `answers` of each kind (OUTCOMES), filled up to `count` with the first of all."""
+def examples(found: pd.DataFrame, questions: Mapping[str, str], count: int = SHOWN) -> list[Example]:
+    """Return the first of the `answers` of each kind (OUTCOMES), filled up to `count` with the first of all.
+
+    questions: prompt -> what is shown of it, of those that a chat format surrounds."""
     if not len(found):
         return []
     first = [rows.index[0] for rows in _kinds(found) if len(rows)]
     taken = sorted(list(dict.fromkeys([*first, *found.index]))[:count])
     return [
         Example(
-            *(row["prompt"], row["target"], row["response_dense"], row["response_pruned"]),
+            *(questions.get(row["prompt"], row["prompt"]), row["target"]),
+            *(row["response_dense"], row["response_pruned"]),
             *(bool(row["value_dense"] == 1), bool(row["value_pruned"] == 1)),
         )
         for row in found.loc[taken].to_dict("records")
