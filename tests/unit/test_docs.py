@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 import browser
+from pruning.command.line import Asked
 from workspace import ROOT
 
 CONF = {
@@ -81,6 +83,35 @@ def test_formulas_are_closed_and_none_is_left_as_code():
         assert not [text for text in code if re.search("[Σ√∂‖∝]", text)], name
         prose = re.sub(r"```.*?```|`[^`\n]*`|^    .*$", "", (ROOT / name).read_text(), flags=re.S | re.M)
         assert prose.count("$") % 2 == 0, name
+
+
+CONFIGS = [
+    str(path.relative_to(ROOT))
+    for part in ("config/*.yaml", "profiles/*/config.yaml")
+    for path in sorted(ROOT.glob(part))
+]
+COMMANDS = [
+    pytest.param(name, " ".join(line.split("  #")[0].split()), id=f"{name}: {line.strip()[:60]}")
+    for name in [*FILES, *CONFIGS]
+    for line in re.findall(r"^(?:    |#  *)((?:prune|make|snakemake|python) .*)$", (ROOT / name).read_text(), re.M)
+]
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+def test_commands_name_what_there_is(name: str, command: str):
+    """Targets of make, options of prune, files and profiles; a run that wants to be confirmed is."""
+    words = command.split()
+    if words[0] == "make" and re.fullmatch("[a-z0-9-]+", words[1]):
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
+    if words[0] == "prune":
+        known = {f"--{field.name}" for field in dataclasses.fields(Asked)} | {"--version"}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
+    for word in words:
+        if re.match(r"(config|profiles|scripts|benchmarks|examples|tests|docs)/", path := word.rpartition("=")[2]):
+            assert (ROOT / path).exists(), path
+    confirmed = "confirm=true" in command or words[0] != "snakemake" or "-n" in words
+    asks = [word for word in words if word.startswith("config/") and "ask_above: 1" in (ROOT / word).read_text()]
+    assert confirmed or not asks, f"{asks[0]} asks before large runs: --config confirm=true"
 
 
 @pytest.fixture(scope="module")
