@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import numpy as np
 import torch
 
-from pruning.analysis import work
 from pruning.calibration import footprint, gradients, output_gradients, prepare, second_moments
 from pruning.calibration.gradients import Calibration
+from pruning.command import work
 from pruning.evaluation import perplexity, recovery
 from pruning.methods import refit
 from pruning.models import loading, rehearsal
@@ -57,7 +57,7 @@ DECLARED = {stage.name: stage for stage in (*(module.STAGE for module in STAGES)
 
 PASSES = {"calibration": 3, "calibration, layers computed again": 5, "output_gradients": 2, "perplexity": 1}
 PASSES |= {"recovery": 2 * STEPS, "recovery, layers computed again": 3 * STEPS}
-"""What `estimate` counts of the whole model's parameters and all tokens (analysis/work.py)."""
+"""What `estimate` counts of the whole model's parameters and all tokens (command/work.py)."""
 
 
 def speed(size: int = 4096) -> float:

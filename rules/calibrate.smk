@@ -70,6 +70,11 @@ MEASUREMENTS = {  # rule: (module of scripts/pruning/ that measures, outputs, se
         lambda w: calibration_settings(w, shards=int(w.shards), shard=int(w.shard)),
     ),
     "observe": ("paper/observe", [names.ACTIVATIONS, names.TOKEN_CLASSES], observation_settings),
+    "rounds": (
+        "methods/rounds",
+        [names.of_kind("rounds")],
+        lambda w: calibration_settings(w, ["objectives"], rounds=CONFIG.calibrations[w.calib].rounds),
+    ),
 }
 OF_STRUCTURES = {  # the same of each structure: rule, after its label: (module, kind of artefact, settings)
     "statistics": ("gradients", "statistics", calibration_settings),
@@ -85,6 +90,7 @@ OF_STRUCTURES = {  # the same of each structure: rule, after its label: (module,
         partial(calibration_settings, exclude=["objectives"]),
     ),
 }
+ALSO = {"rounds": ["methods/compensation/ridge_attention"]}  # plug-ins, beside the module
 CUT = dict.fromkeys(name for scheme in ALLOCATIONS for name in allocation.structures_of(scheme))
 
 for structure, (name, (what, kind, own)) in product(CUT, OF_STRUCTURES.items()):
@@ -105,7 +111,7 @@ for name, (what, outputs, own_settings) in MEASUREMENTS.items():
         input:
             model=names.BASE,
             data=calibration_data,
-            code=code("measure", what),
+            code=code("measure", what, *ALSO.get(name, ())),
         output:
             outputs,
         log:
@@ -139,18 +145,3 @@ rule merge_calibration:
         output=subpath(output[0], parent=True),
     shell:
         on_cpu("{params.shards:q} --output {params.output:q}")
-
-
-rule rounds:
-    """The order in which neurons leave, measured again after each round."""
-    input:
-        model=names.BASE,
-        data=calibration_data,
-        code=code("rounds", "methods/compensation/ridge_attention"),
-    output:
-        names.of_kind("rounds"),
-    params:
-        settings=lambda w: calibration_settings(w, ["objectives"], rounds=CONFIG.calibrations[w.calib].rounds),
-        model=subpath(input.model, parent=True),
-    shell:
-        on_gpu("--model {params.model:q} --data {input.data:q} --output {output:q}")

@@ -39,7 +39,7 @@ rule figure:
     """One figure of the catalogue."""
     input:
         files=lambda w: FIGURES[w.figure].inputs,
-        code=lambda w: code("figure", FIGURES[w.figure].maker),
+        code=lambda w: code("report", FIGURES[w.figure].maker),
     output:
         svg=report(
             f"{PLACES.figure}.svg",
@@ -58,4 +58,4 @@ rule figure:
         files=lambda w: FIGURES[w.figure].options,
         caption=lambda w: FIGURES[w.figure].caption,
     shell:
-        on_cpu("--maker {params.maker} {params.files:q} --output-svg {output.svg:q} --output-png {output.png:q}")
+        on_cpu("--maker {params.maker} {params.files:q} --output {output.svg:q} --output {output.png:q}")

@@ -46,18 +46,17 @@ rule sensitivity:
         scores=names.SCORES,
         evidence=files_of("sensitivity"),
         moments=matrices_of("sensitivity"),
-        code=code("sensitivity"),
+        code=code("measure", "methods/sensitivity"),
     output:
         names.SENSITIVITY,
     params:
         settings=sensitivity_settings,
         model=subpath(input.model, parent=True),
         evidence=evidence_of("sensitivity"),
-        structures=structures_of,
     shell:
         on_gpu(
-            "--model {params.model:q} --data {input.data:q} --scores {input.scores:q} {params.structures:q} "
-            "{params.evidence:q} --output {output:q}"
+            "--what methods/sensitivity --model {params.model:q} --data {input.data:q} --evidence "
+            "scores={input.scores:q} {params.evidence:q} --output {output:q}"
         )
 
 

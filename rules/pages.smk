@@ -25,7 +25,7 @@ use rule table as costs with:
         # Ancient: a figure drawn anew does not make the costs anew; delete results/costs.csv for fresh ones.
         ancient(expand(f"{PLACES.table}.csv", table=TABLES)),
         ancient(expand(f"{PLACES.figure}.svg", figure=FIGURES)),
-        code=code("table", COSTS.maker),
+        code=code("report", COSTS.maker),
     output:
         **{form: f"{COSTS_TABLE}.{form}" for form in ("csv", "md", "tex")},
     resources:
@@ -41,7 +41,7 @@ rule page:
     input:
         table=f"{PLACES.table}.md",
         template=TEMPLATES["table"],
-        code=code("page"),
+        code=code("report", "report/pages/table"),
     output:
         report(
             PLACES.page,
@@ -52,10 +52,13 @@ rule page:
     wildcard_constraints:
         table=one_of(PAGES),
     params:
+        settings=settings(None),
         title=lambda w: w.table,
         caption=lambda w: PAGES[w.table].caption,
     shell:
-        on_cpu("--markdown {input.table:q} --template {input.template[0]:q} --output {output:q}", settings=False)
+        on_cpu(
+            "--maker report/pages/table --file markdown={input.table:q} --file template={input.template[0]:q} --output {output:q}"
+        )
 
 
 rule first_page:
@@ -64,7 +67,7 @@ rule first_page:
         expand(f"{PLACES.table}.{{form}}", table=PAGES, form=["csv", "md"]),
         expand(f"{PLACES.figure}.svg", figure=FIGURES),
         template=TEMPLATES["index"],
-        code=code("index"),
+        code=code("report", "report/pages/index"),
     output:
         PLACES.index,
     params:
@@ -75,7 +78,7 @@ rule first_page:
             f"--file=experiments={names.EXPERIMENTS}",
         ],
     shell:
-        on_cpu("{params.files:q} --template {input.template[0]:q} --output {output:q}")
+        on_cpu("--maker report/pages/index {params.files:q} --file template={input.template[0]:q} --output {output:q}")
 
 
 rule experiments:
@@ -83,11 +86,13 @@ rule experiments:
     input:
         index=PLACES.index,
         template=TEMPLATES["experiments"],
-        code=code("experiments"),
+        code=code("report", "report/pages/experiments"),
     output:
         names.EXPERIMENTS,
+    params:
+        settings=settings(None),
     shell:
-        on_cpu("--template {input.template[0]:q} --output {output:q}", settings=False)
+        on_cpu("--maker report/pages/experiments --file template={input.template[0]:q} --output {output:q}")
 
 
 rule paper:

@@ -26,7 +26,7 @@ rule refit:
         model=names.BASE,
         mask=names.MASK,
         data=calibration_data,
-        code=lambda w: code("refit", *plugins(w)),
+        code=lambda w: code("measure", "methods/refit", *plugins(w)),
     output:
         manifest=f"{names.REFIT}.json",
         layers=kept_or_temp(directory(names.REFIT), CONFIG.storage.second_moments),
@@ -35,6 +35,6 @@ rule refit:
         model=subpath(input.model, parent=True),
     shell:
         on_gpu(
-            "--model {params.model:q} --mask {input.mask:q} --data {input.data:q} --output {output.layers:q} "
-            "--manifest {output.manifest:q}"
+            "--what methods/refit --model {params.model:q} --data {input.data:q} --evidence mask={input.mask:q} "
+            "--output {output.manifest:q} --output {output.layers:q}"
         )

@@ -22,10 +22,9 @@ from snakemake.io import strip_wildcard_constraints
 SCRIPT, LEASED = "python {input.code[0]:q}", "{resources.gpu}"  # by these `complete` knows a stage's command
 
 
-def on_cpu(options, settings=True):
+def on_cpu(options):
     """A stage's command line: its script, with the job's settings and these options."""
-    told = "--settings {params.settings:q} " if settings else ""
-    return f"{SCRIPT} {told}{options} > {{log:q}} 2>&1"
+    return f"{SCRIPT} --settings {{params.settings:q}} {options} > {{log:q}} 2>&1"
 
 
 def on_gpu(options):

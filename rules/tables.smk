@@ -54,7 +54,7 @@ rule table:
     """One table of the catalogue."""
     input:
         files=lambda w: TABLES[w.table].inputs,
-        code=lambda w: code("table", TABLES[w.table].maker),
+        code=lambda w: code("report", TABLES[w.table].maker),
     output:
         csv=f"{PLACES.table}.csv",
         md=f"{PLACES.table}.md",
@@ -69,6 +69,6 @@ rule table:
         files=lambda w: TABLES[w.table].options,
     shell:
         on_cpu(
-            "--maker {params.maker} {params.files:q} --output-csv {output.csv:q} --output-md {output.md:q} "
-            "--output-tex {output.tex:q}"
+            "--maker {params.maker} {params.files:q} --output {output.csv:q} --output {output.md:q} "
+            "--output {output.tex:q}"
         )

@@ -26,23 +26,15 @@ def budget(
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
     `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`; of times those of a clock."""
 
-    from pruning.analysis import budget as stage
     from pruning.analysis import timing
     from pruning.core import artifacts, out_of_memory
     from pruning.methods import allocation
+    from pruning.methods import budget as stage
     from pruning.methods.masks import NEURONS
-    from pruning.models import loading
-    from pruning.models.checkpoint import Checkpoint
 
     cli.phase("start-up")
-    problem = allocation.problem_of(
-        artifacts.read_parquet(scores, "scores"),
-        artifacts.read_parquet(layers, "layers"),
-        artifacts.read_json(base, "base"),
-        settings.get("min_keep"),
-        artifacts.read_parquet(measured, "sensitivity") if measured else None,
-        artifacts.read_parquet(latencies, "latency_table") if latencies else None,
-    )
+    frame = artifacts.read_parquet(scores, "scores")
+    problem = allocation.read_problem(frame, layers, base, settings.get("min_keep"), measured, latencies)
 
     def kept(sparsity: int) -> dict[str, tuple[int, ...]]:
         """Structure -> units of each layer; a padded model is as wide everywhere as its widest layer."""
@@ -51,16 +43,12 @@ def budget(
             units[NEURONS] = (max(units[NEURONS]),) * len(units[NEURONS])
         return units
 
-    kind, text, biased = settings["kind"], settings["text"], settings["compensate"] == "bias"
+    kind, text = settings["kind"], settings["text"]
     costs: dict[int, stage.Cost] = {}
     advice = f"two models and `prompt_tokens: {settings.get('prompt_tokens')}` of the budget: lower it"
     with out_of_memory.advise(advice):
-        if timed := kind not in ("parameters", "bytes"):
-            model, _ = loading.load(base.parent, settings["dtype"])
-            cli.phase("load")
-            candidates = timing.Candidates(model, kind, biased, settings)
-        else:
-            candidates = stage.Sizes(Checkpoint(base.parent), kind, biased)
+        candidates = timing.candidates(base.parent, kind, settings["compensate"] == "bias", settings)
+        cli.phase("load")
         dense = candidates.dense
         target = settings["value"] * dense if settings["share"] else settings["value"]
         if target >= dense:
@@ -70,7 +58,7 @@ def budget(
             costs[sparsity] = candidates.cost(kept(sparsity))
             return costs[sparsity].high <= target
 
-        sparsity = stage.bisected(meets) if timed else stage.scanned(meets)
+        sparsity = stage.least(meets, kind)
     costs = dict(sorted(costs.items()))
     if sparsity is None:
         last = min(costs, key=lambda s: costs[s].value)

@@ -1,6 +1,5 @@
 """Cut a mask's units out of the dense model: a loadable model directory, and a manifest of what it holds."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,19 +24,12 @@ def compact(
     from pruning.models.structures import ffn, others
 
     cli.phase("start-up")
-    pruning, records = Pruning.read(model, mask, settings["compensate"], evidence), {}
+    pruning = Pruning.read(model, mask, settings["compensate"], evidence)
     original = artifacts.read_json(base_manifest, "base")["original"]
-
-    def compensate(layer: int):
-        made = pruning.compensate(layer)
-        records[layer] = made.record
-        if "warning" in made.record:
-            print(f"warning: layer {layer}: {made.record['warning']}", flush=True)
-        return made
-
     with artifacts.atomic_directory(output) as directory:
-        recorded = replace(pruning, compensate=compensate) if pruning.compensate else pruning
-        recorded.write(directory, settings["export"])
+        pruning.write(directory, settings["export"])
+    for layer, warning in pruning.warnings.items():
+        print(f"warning: layer {layer}: {warning}")
     config = read_config(output)
     content = {
         "original": original,
@@ -50,7 +42,7 @@ def compact(
         "files": artifacts.directory_hashes(output),
     }
     if pruning.compensate:
-        content["compensation"] = [records[layer] for layer in range(pruning.base.layers)]
+        content["compensation"] = [pruning.records[layer] for layer in range(pruning.base.layers)]
     artifacts.write_json(manifest, content, "compact", settings)
     chain.remember(output, manifest, content["files"])
 

@@ -4,7 +4,7 @@
 
 Memory is the weights and what a rehearsal of each stage's code holds at once beside them (models/rehearsal.py), without
 the libraries themselves (about 0.4 GB, on a GPU as much again) and the allocator's fragments. Hours on a card are those
-of tokens through the model (analysis/work.py) at a share of what its data sheet promises, and reading the weights for
+of tokens through the model (command/work.py) at a share of what its data sheet promises, and reading the weights for
 each load. Hours here are what finished jobs of the same stage, model and tasks took (results/benchmarks).
 """
 
@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from pruning.analysis import plan, work
+from pruning.command import plan, work
 from pruning.command.config_file import whole
 from pruning.core.errors import InputError
 

@@ -6,7 +6,6 @@ it is cut out of the dense model in memory.
 
 import importlib
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -35,12 +34,12 @@ def evaluate(
 
     from pruning.core import artifacts
     from pruning.evaluation.kinds import Cache
-    from pruning.methods import variants
+    from pruning.methods.variants import Parts
 
     cli.phase("start-up")
-    sources = dict(pair.split("=", 1) for pair in source)
-    parts = variants.Parts(model, manifest, mask, compensate, evidence, adapter)
-    what, pruned = variants.identity(parts), variants.pruned(parts)
+    sources = cli.paths(source)
+    parts = Parts(model, manifest, mask, compensate, evidence, adapter)
+    what, pruned = parts.identity(), parts.pruned()
 
     kinds = {
         name: importlib.import_module(f"pruning.evaluation.kinds.{task['kind']}")
@@ -50,12 +49,13 @@ def evaluate(
         kind.check_memory(model, settings["tasks"][name], dense)
 
     def ask(backend: str, tasks: dict[str, dict]) -> None:
-        with opened(backend, parts, next(iter(tasks.values()))) as (network, tokenizer):
+        own = importlib.import_module(f"pruning.evaluation.backends.{backend}")
+        with own.opened(parts, next(iter(tasks.values()))) as (network, tokenizer):
             cli.phase("load")
             for name, task in tasks.items():
                 try:
                     cache = Cache(output, name, what)
-                    outcome = kinds[name].ask(network, tokenizer, task, Path(sources[name]), cache, dense)
+                    outcome = kinds[name].ask(network, tokenizer, task, sources[name], cache, dense)
                 except cli.InputError as error:
                     raise cli.InputError(f"tasks.{name}: {error}" if len(sources) > 1 else str(error)) from None
                 artifacts.write_parquet(output / f"{name}.samples.parquet", outcome.samples, "samples", task)
@@ -66,17 +66,6 @@ def evaluate(
     of = {name: task.get("backend", "hf") for name, task in settings["tasks"].items()}
     for backend in sorted(set(of.values()), key=lambda backend: backend != "hf"):  # the others take all of the memory
         ask(backend, {name: task for name, task in settings["tasks"].items() if of[name] == backend})
-
-
-def opened(backend: str, parts, task: dict):
-    """A context manager that gives the variant to be asked and its tokenizer. `task`: settings of any of its tasks."""
-    from pruning.methods import variants
-    from pruning.models import packing
-
-    if backend == "hf":
-        network, tokenizer = variants.load(parts, task["dtype"])
-        return nullcontext((packing.pack(network), tokenizer))
-    return importlib.import_module(f"pruning.evaluation.backends.{backend}").opened(parts, task)
 
 
 if __name__ == "__main__":

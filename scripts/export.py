@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
@@ -37,10 +36,10 @@ def export(
     from pruning.evaluation import runtimes
     from pruning.methods import masks
     from pruning.models import loading
-    from pruning.models.checkpoint import Checkpoint
     from pruning.models.pruned import from_pruned
     from pruning.models.structures import STRUCTURES
     from pruning.report import card
+    from pruning.report.measures import measures
 
     cli.phase("start-up")
     made = artifacts.read_json(manifest, "compact")
@@ -58,8 +57,7 @@ def export(
         checks = runtimes.check(directory, wanted)
         if settings["method"]["compensate"] == "none" and adapter is None:
             dense, _ = loading.load(base.parent, settings["dtype"], "cpu")
-            keeps = masks.read(mask, base.parent, Checkpoint(base.parent).widths)
-            apart = runtimes.masked(dense, keeps, wanted)
+            apart = runtimes.masked(dense, masks.read(mask, base.parent), wanted)
             checks["the dense model, masked"] = {"max_difference": apart}
         results = list(measures(settings, [path for path in measured or () if path.suffix == ".parquet"]))
         own_code = (directory / "modeling_pruned.py").exists()
@@ -71,25 +69,6 @@ def export(
         content["files"] = artifacts.directory_hashes(directory)
         artifacts.write_json(directory / "manifest.json", content, "export", settings)
     print(text)
-
-
-def measures(settings: dict, samples: list[Path]) -> Iterator[dict]:
-    """Each task's metrics: what was measured of the exported model (`pruned`), and of the dense one, if it was."""
-    from pruning.analysis import comparison
-    from pruning.core import artifacts
-    from pruning.core.names import DENSE, Variant, sample_of
-
-    paths = {sample_of(path.as_posix())[1:]: path for path in samples}
-    sides = {"pruned": str(Variant(**settings["variant"])), "dense": str(DENSE)}
-    for task, own in settings["tasks"].items():
-        for metric in own["metrics"]:
-            row = {"title": own["title"], "metric": metric, **dict.fromkeys(sides)}
-            for side, variant in sides.items():
-                if path := paths.get((variant, task)):
-                    frame = artifacts.read_parquet(path, "samples")
-                    outcomes = comparison.outcomes_of(frame, variant, task, metric, own["kind"])
-                    row[side] = comparison.measure(outcomes, own["kind"], settings)
-            yield row
 
 
 if __name__ == "__main__":

@@ -27,14 +27,7 @@ def mask(
 
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores")
-    problem = allocation.problem_of(
-        frame,
-        artifacts.read_parquet(layers, "layers"),
-        artifacts.read_json(base, "base"),
-        settings.get("min_keep"),
-        artifacts.read_parquet(measured, "sensitivity") if measured else None,
-        artifacts.read_parquet(latencies, "latency_table") if latencies else None,
-    )
+    problem = allocation.read_problem(frame, layers, base, settings.get("min_keep"), measured, latencies)
     found, units = allocation.mask(frame, problem, sparsity, settings)
     artifacts.write_parquet(output, found, "mask", {**settings, "sparsity": sparsity})
     achieved = allocation.achieved(problem, units)

@@ -1,7 +1,9 @@
-"""Measure the dense model on calibration text: what is measured, a module of scripts/pruning/ says.
+"""Measure a dense model on calibration text, or fit what is left of it: what is done, a module of pruning/ says.
 
-Its `measure` writes the outputs: statistics of a shard (`gradients`), or of attention; `second_moments`;
-`output_gradients`; `parameter_gradients`; and what figures show of single tokens (`observe`).
+Its `measure` writes the outputs: of calibration/, statistics of a shard (`gradients`), or of attention;
+`second_moments`; `output_gradients`; `parameter_gradients`; of methods/ what cuts cost (`sensitivity`), an order of
+removal (`rounds`) and the refitted weights of one pruned variant (`refit`); and what figures show of single tokens
+(paper/observe).
 """
 
 import importlib
@@ -12,6 +14,11 @@ import typer
 
 from pruning.core import cli
 
+OUTSIDE = (
+    *("pruning.methods.refit", "pruning.methods.rounds", "pruning.methods.sensitivity", "pruning.paper.observe"),
+)
+"""Modules that are not of calibration/."""
+
 
 def measure(
     what: Annotated[str, typer.Option(help="the module, as calibration/gradients")],
@@ -19,24 +26,24 @@ def measure(
     settings: cli.Settings,
     model: cli.Model,
     data: cli.Data,
+    evidence: Annotated[
+        list[str] | None, typer.Option(metavar="KIND=PATH", help="what else it is made of; repeat")
+    ] = None,
     memory_mb: Annotated[int | None, typer.Option(help="memory the job may take on a CPU; else no bound")] = None,
     threads: int = 1,
 ) -> None:
-    """Settings: a calibration's, and `structure`, where it is not FFN neurons that are measured."""
+    """Settings: a calibration's, and those that the module's `measure` says."""
     from pruning.calibration import prepare
     from pruning.core import out_of_memory
-    from pruning.models.checkpointing import checkpoint_gradients
 
-    if what == "paper/observe":
-        module = importlib.import_module("pruning.paper.observe")
-    else:
-        module = importlib.import_module(f"pruning.calibration.{what.removeprefix('calibration/')}")
-    network, tokenizer, batches = prepare.loaded(model, data, settings, threads, module.STAGE)
-    if settings.get("gradient_checkpointing"):
-        checkpoint_gradients(network)
+    name = f"pruning.{what.replace('/', '.')}"
+    module = importlib.import_module(name if name in OUTSIDE else f"pruning.calibration.{what.rpartition('/')[2]}")
     memory = None if memory_mb is None else memory_mb * 10**6
+    loaded = prepare.loaded(model, data, settings, threads, module.STAGE)
+    job = prepare.Measurement(*loaded, model, data, settings, outputs, cli.paths(evidence), memory)
+    del loaded  # so that `measure` may let go of the network
     with out_of_memory.advise(prepare.advice(settings)):
-        module.measure(prepare.Measurement(network, tokenizer, batches, settings, outputs, memory))
+        module.measure(job)
 
 
 if __name__ == "__main__":

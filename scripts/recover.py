@@ -23,38 +23,21 @@ def recover(
     from tqdm import tqdm
 
     from pruning.core import artifacts, out_of_memory
-    from pruning.data import text
     from pruning.evaluation import recovery
-    from pruning.models import loading, rehearsal, tokenizers
-    from pruning.models.checkpointing import checkpoint_gradients
 
     cli.phase("start-up")
-    tokenizer = tokenizers.load(model)
-    texts = text.documents(data, settings["prompt"], settings["completion"])
-    length = settings["sequence_length"]
-    cut = {"samples": len(texts), "sequence_length": length, "packing": "document", "seed": settings["seed"]}
-    sequences = recovery.answered(text.token_samples(texts, tokenizer, **cut), length)
-    own = {**settings, "sequence_length": max(len(ids) for ids, _ in sequences)}
-    rehearsal.must_fit(model, settings["dtype"], recovery.STAGE, own, teacher)
-    network, _ = loading.load(model, settings["dtype"])
-    dense = loading.load(teacher, settings["dtype"])[0] if teacher else None
-    tuned = recovery.with_adapters(network, settings)
-    if settings["gradient_checkpointing"]:
-        checkpoint_gradients(network)
-    trainable = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=settings["learning_rate"], weight_decay=0.0)
+    tuned, dense, sequences, pad = recovery.opened(model, data, settings, teacher)
+    optimizer = torch.optim.AdamW([*recovery.trained(tuned).values()], lr=settings["learning_rate"], weight_decay=0.0)
     cli.phase("load")
 
     origins = [manifest, data, *([teacher / "manifest.json"] if teacher else [])]
     identity = artifacts.key_of(*map(artifacts.file_hash, origins), settings)
     checkpoint = output.with_name(f".{output.name}.{identity}.pt")
     log = recovery.load_state(checkpoint, identity, tuned, optimizer)
-    device = network.get_input_embeddings().weight.device
+    device = tuned.get_base_model().get_input_embeddings().weight.device
     with out_of_memory.advise("`tunings: micro_batch`: lower it, or set `gradient_checkpointing: true`"):
         for step in tqdm(range(len(log), settings["steps"]), "LoRA steps", mininterval=5):
-            ids, labels = recovery.batch(
-                sequences, step, settings["batch_size"], settings["seed"], tokenizer.pad_token_id
-            )
+            ids, labels = recovery.batch(sequences, step, settings["batch_size"], settings["seed"], pad)
             value = recovery.backward(tuned, ids.to(device), labels.to(device), settings["micro_batch"], dense)
             if not math.isfinite(value):
                 raise cli.InputError(

@@ -1,7 +1,7 @@
 """Score every FFN neuron by one method: results/{model}/scores/{calib}/{method}.parquet (layer, unit, score), and every
 unit of other structures that the method cuts (structure, and parameters: those of one neuron, or unit)."""
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,30 +23,12 @@ def score(
 ) -> None:
     from tqdm import tqdm
 
-    from pruning.core import artifacts, layer_files
+    from pruning.core import artifacts
     from pruning.methods import masks, scoring
 
     cli.phase("start-up")
-    given = {kind: Path(path) for kind, path in (pair.split("=", 1) for pair in evidence or ())}
-    tables = {kind: artifacts.read_parquet(path, kind) for kind, path in given.items() if path.suffix == ".parquet"}
-
-    @cache
-    def checkpoint():
-        from pruning.models.checkpoint import Checkpoint  # needs torch, which most scores do not
-
-        artifacts.check_model(model)
-        return Checkpoint(model)
-
-    @cache
-    def matrices(kind: str, name: str):
-        return layer_files.read(given[kind], kind, checkpoint().channels(name))
-
-    def read(index: int, name: str, kind: str) -> dict:
-        tensors, manifest = matrices(layer_files.kind_of(kind, name), name)
-        return {**tensors(index), **{key: manifest[key] for key in manifest if key.startswith("tokens")}}
-
-    progress = partial(tqdm, mininterval=5)
-    found = scoring.scored(settings, structure or [masks.NEURONS], tables, given, read, checkpoint, progress)
+    progress, structures = partial(tqdm, mininterval=5), structure or [masks.NEURONS]
+    found = scoring.scored_from(settings, structures, cli.paths(evidence), model, progress)
     artifacts.write_parquet(output, found, "scores", settings)
 
 

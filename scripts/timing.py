@@ -20,18 +20,14 @@ def timing(
     """Settings: `clock`, the section of the configuration, and what that and its function in analysis/timing.py say."""
     import torch
 
-    from pruning.analysis.timing import CLOCKS, device_name
+    from pruning.analysis.timing import CLOCKS, device_name, parts_of
     from pruning.core import artifacts, out_of_memory
-    from pruning.methods.variants import Parts
 
     cli.phase("start-up")
-    parts = {}
-    for given in map(json.loads, variant or ()):
-        label = given.pop("variant")
-        parts[label] = Parts(**{key: value if key == "compensate" else Path(value) for key, value in given.items()})
+    given = [json.loads(text) for text in variant or ()]
     clock, prompt = settings["clock"], settings["prompt_tokens"]
     with out_of_memory.advise(f"`{clock}.prompt_tokens: {prompt}`: lower it, or take a smaller dtype"):
-        table = CLOCKS[clock](parts, settings)
+        table = CLOCKS[clock](parts_of(given), settings)
     if output.suffix == ".parquet":
         measured = {"device": device_name(torch.device(settings["device"])), "threads": threads}
         artifacts.write_parquet(output, table, clock, {**settings, **measured})

@@ -19,7 +19,7 @@ def train_reasoner(
 ) -> None:
 
     from pruning.core import artifacts
-    from pruning.models import reasoner
+    from pruning.data import reasoner
 
     with artifacts.atomic_directory(output) as directory:
         content = reasoner.train(settings, directory)

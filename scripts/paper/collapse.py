@@ -23,48 +23,10 @@ def collapse(
     output_collapse: Annotated[Path, typer.Option(help="collapse.csv")],
     output_accuracy: Annotated[Path, typer.Option(help="accuracy.csv")],
 ) -> None:
-    import numpy as np
-    import pandas as pd
+    from pruning.core import artifacts
+    from pruning.paper.collapse import of_results
 
-    from pruning.analysis import comparison
-    from pruning.core import artifacts, names
-    from pruning.core.names import DENSE, Variant
-    from pruning.paper import collapse as fits
-
-    task, metric, sparsities = settings["task"], settings["metric"], sorted(settings["sparsities"])
-    if settings["reference"] not in settings["methods"]:
-        raise cli.InputError(f"collapse: reference {settings['reference']!r} is not among {settings['methods']}")
-
-    def outcomes(model: str, variant: Variant) -> pd.DataFrame:
-        frame = artifacts.read_parquet(Path(samples.format(model=model, variant=variant, task=task)), "samples")
-        return comparison.outcomes_of(frame, f"{model}/{variant}", task, metric, "accuracy")
-
-    points, accuracies, calib = [], [], settings["calib"]
-    for model in settings["models"]:
-        dense, found, rows = outcomes(model, DENSE), {}, {}
-        for method in settings["methods"]:
-            variants = [Variant(calib, method, sparsity) for sparsity in sparsities]
-            measured = {DENSE: dense, **{variant: outcomes(model, variant) for variant in variants}}
-            comparison.same_items({f"{model}/{variant}": own for variant, own in measured.items()}, task)
-            row = {"model": model, "calib": calib, "method": method}
-            shared = {"task": task, "metric": metric, "n": len(dense)}
-            for variant, own in measured.items():
-                value = comparison.measure(own, "accuracy", settings)
-                value = {name: value[name] for name in ("value", "ci_low", "ci_high")}
-                accuracies.append({**row, "sparsity": names.share(variant.sparsity), **shared, **value})
-            values = np.stack([own["value"] for own in measured.values()])
-            fractions, clusters = names.share(np.array(sparsities)), comparison.clusters_of(dense)
-            level = (settings[key] for key in ("chance", "confidence", "resamples", "seed"))
-            try:
-                fit = fits.collapse(values[1:], values[0], fractions, *level, clusters)
-            except ValueError as error:
-                raise cli.InputError(f"collapse: {model}, {calib}, {method}: {error}") from None
-            number = None if clusters is None else clusters.nunique()
-            row |= {**shared, "clusters": number, "dense": values[0].mean(), "chance": settings["chance"]}
-            row |= {"collapse": fit.point, "ci_low": fit.low, "ci_high": fit.high, "width": fit.width}
-            found[method], rows[method] = fit, {**row, "censored": fit.censored}
-        points += fits.compared(rows, found, settings["reference"], settings["confidence"])
-    points, accuracies = pd.DataFrame(points).astype({"clusters": "Int64"}), pd.DataFrame(accuracies)
+    points, accuracies = of_results(settings, samples)
     for path, frame in ((output_collapse, points), (output_accuracy, accuracies)):
         artifacts.write_csv(path, frame, settings)
     shown = ["model", "calib", "method", "collapse", "ci_low", "ci_high", "delta", "p_holm"]

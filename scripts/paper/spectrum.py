@@ -36,7 +36,7 @@ def spectrum(
     from pruning.paper.spectrum import measure, random_choices
 
     cli.phase("start-up")
-    score_paths, mask_paths = (dict(named.split("=", 1) for named in pairs) for pairs in (scores, masks))
+    score_paths, mask_paths = cli.paths(scores), cli.paths(masks)
     if set(score_paths) != set(mask_paths):
         raise cli.InputError(
             f"--scores of methods {sorted(score_paths)}, but --masks of {sorted(mask_paths)}; give both of each"
@@ -51,8 +51,8 @@ def spectrum(
     tokens, neurons = a.shape
     width = allocation.kept(neurons, settings["sparsity"])
 
-    def of_layer(path: str, kind: str) -> np.ndarray:
-        frame = rows_of(Path(path), kind)
+    def of_layer(path: Path, kind: str) -> np.ndarray:
+        frame = rows_of(path, kind)
         column = frame.loc[frame["layer"] == layer, "keep" if kind == "mask" else "score"].to_numpy()
         if len(column) != neurons:
             raise cli.InputError(

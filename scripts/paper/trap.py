@@ -37,8 +37,8 @@ def trap(
     frame = analysis.neurons(artifacts.read_parquet(statistics, "statistics"), high, low, settings["objective"])
     layers = frame["layer"].nunique()
     analysed = chosen(settings["layer"], layers)
-    paths = dict(named.split("=", 1) for named in masks)
-    read = {method: rows_of(Path(path), "mask") for method, path in paths.items()}
+    paths = cli.paths(masks)
+    read = {method: rows_of(path, "mask") for method, path in paths.items()}
     per_class = artifacts.read_parquet(token_classes, "token_classes")
     try:
         frame = analysis.with_masks(frame, read)

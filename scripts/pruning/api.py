@@ -13,8 +13,7 @@ What these functions refuse they say in an InputError (a ValueError), which name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:  # all of this is slow: it is imported where it is used
 
     import numpy as np
     import pandas as pd
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pruning.calibration.prepare import Batch
@@ -83,16 +82,18 @@ def calibrate(
 
     Raises InputError for an unknown need or objective, at a NaN or Inf (naming layer and sample), for batches padded on
     the left, and for a model of no family that can be pruned. Sources: calibration/gradients.py and its neighbours."""
-    from pruning.calibration import gradients, output_gradients, parameter_gradients, prepare, second_moments
+    from pruning.calibration import gradients, output_gradients, parameter_gradients, prepare
     from pruning.calibration.objectives import OBJECTIVES
     from pruning.core.layer_files import kind_of
+    from pruning.methods import evidence
+    from pruning.models import in_memory
     from pruning.models.structures import STRUCTURES
 
     _known("needs", needs, ("statistics", "second_moments", "output_gradients", "parameter_taylor"))
     _known("objectives", objectives, OBJECTIVES)
     _known("structures", structures, STRUCTURES)
     batches, tables, matrices = prepare.as_batches(batches), {}, {}
-    with _frozen(model):
+    with in_memory.frozen(model):
         for name in structures:
             sites = STRUCTURES[name].sites(model)
             if "statistics" in needs:
@@ -104,9 +105,7 @@ def calibrate(
                 own = parameter_gradients.table(model, batches, at_once, structure=name)
                 tables[kind_of("parameter_taylor", name)] = own
             if "second_moments" in needs:
-                counts = second_moments.token_counts(batches)
-                found = second_moments.second_moments(model, batches, sites)
-                matrices[kind_of("second_moments", name)] = [{**_arrays(own), **counts} for own in found]
+                matrices[kind_of("second_moments", name)] = [*evidence.moments(model, batches, sites)]
             if "output_gradients" in needs:
                 sums, tokens = output_gradients.output_gradients(model, batches, seed, sites=sites)
                 found = [{"gradients": (own / tokens).numpy(), "tokens": tokens} for own in sums]
@@ -203,14 +202,15 @@ def compact(model: PreTrainedModel, mask: pd.DataFrame) -> PreTrainedModel:
     model. Source: methods/compact.py."""
     from pruning.methods.compact import Pruning
     from pruning.methods.masks import NEURONS
+    from pruning.models import in_memory
     from pruning.models.checkpoint import Loaded
     from pruning.models.structures import STRUCTURES
 
     base, keeps = Loaded(model), _keeps(model, mask)
     cut = {name for name in base.names if any(STRUCTURES[each].place(name, base.family) for each in keeps)}
-    small, pruning = _copy(model, shared=cut), Pruning(base, keeps)
+    small, pruning = in_memory.copied(model, shared=cut), Pruning(base, keeps)
     pruning.apply(small)  # tensors that are shared are replaced
-    _configure(small, pruning.config(pruning.units[NEURONS]))
+    in_memory.configure(small, pruning.config(pruning.units[NEURONS]))
     return small
 
 
@@ -233,15 +233,12 @@ def reconstruct(
     Warns where there are too few tokens for the columns to fit. Raises InputError for an unknown scheme, for a model
     that it is not for, for fewer than five samples, and for a mask of other models. Source: methods/refit.py."""
     import warnings
-    from dataclasses import replace
-    from itertools import product
 
-    from pruning.calibration import gradients, prepare, second_moments
+    from pruning.calibration import prepare
     from pruning.config.base import choices
-    from pruning.methods import compensation, masks, refit
+    from pruning.methods import evidence, masks
     from pruning.methods.compact import Pruning
-    from pruning.methods.compensation import bias
-    from pruning.models import structures
+    from pruning.models import in_memory, structures
     from pruning.models.checkpoint import Loaded
 
     _known("scheme", [scheme], choices("methods/compensation"))
@@ -249,41 +246,15 @@ def reconstruct(
     for name, wanted in masks.counts(keeps).items():
         if (found := structures.STRUCTURES[name].counts(small)) != wanted:
             raise InputError(f"small: has {name} {found}, the mask keeps {wanted}: give what `compact` made with it")
-    (kind,) = compensation.requires(scheme)
-
-    def evidence() -> Callable[[int], Mapping[str, Any]]:
-        """What the scheme is fitted on, made layer by layer as `rewrite` asks for it."""
-        if kind == "statistics":
-            return bias.by_layer(gradients.statistics(model, batches, ())[0])
-        counts = second_moments.token_counts(batches)
-        if kind == "second_moments":
-            each = ({**_arrays(own), **counts} for own in second_moments.second_moments(model, batches))
-        else:
-            names = [name for name in compensation.refits(scheme) if name not in keeps]  # of others new ones are cut
-            changed = {base.site(name, layer) for name, layer in product(names, range(base.layers))}
-            if compensation.trains(scheme):
-                changed = {*base.names}
-            dense = _copy(model, shared={*base.names} - changed)
-            own = refit.refit(dense, batches, keeps, scheme.removeprefix("ridge_"))
-            each = ({**_arrays(weights), "record": record, **counts} for weights, record in own)
-        return lambda _: next(each)
-
-    said = {}
-
-    def noted(layer: int) -> compensation.Compensated:
-        made = pruning.compensate(layer)
-        if "warning" in made.record:
-            said.setdefault(made.record["warning"], layer)
-        return made
-
-    pruning = Pruning.fitted(base, keeps, scheme, evidence)
-    whole = _copy(small)
-    with _frozen(model):
-        replace(pruning, compensate=noted).rewrite(whole)
-    for warning, layer in said.items():
+    pruning = Pruning.fitted(base, keeps, scheme, lambda: evidence.of_model(model, batches, keeps, scheme))
+    whole = in_memory.copied(small)
+    with in_memory.frozen(model):
+        pruning.rewrite(whole)
+    first = {warning: layer for layer, warning in reversed(pruning.warnings.items())}
+    for warning, layer in reversed(first.items()):
         warnings.warn(f"layer {layer}: {warning}", stacklevel=2)
     if pruning.biased:
-        _configure(whole, {**whole.config.to_dict(), structures.DOWN_BIAS: True})
+        in_memory.configure(whole, {**whole.config.to_dict(), structures.DOWN_BIAS: True})
     return whole
 
 
@@ -316,10 +287,10 @@ def prune(
 ) -> Result:
     """Prune a model on a file of data, measure what is left, and say which model to take, as the command `prune` does.
 
-    model: a folder, a .gguf file, `package:file.gguf`, or a repository of the hub. data: JSON Lines. sparsity: shares
-    of the FFN neurons to remove, in whole per cents. out: folder of all results; a run that stopped goes on there.
-    rest: the command's other options: `effort`, `methods`, `budget` (`"bytes=900MB"`), `tolerance`, `cores`, … (fields
-    of command/configuration.Request).
+    model: a folder, a .gguf file, `package:file.gguf`, or a repository of the hub. data: JSON Lines; None: the training
+    data of one of `tasks`. sparsity: shares of the FFN neurons to remove, in whole per cents. out: folder of all
+    results; a run that stopped goes on there. rest: the command's other options: `effort`, `methods`, `budget`
+    (`"bytes=900MB"`), `tasks`, `tolerance`, `cores`, … (fields of command/configuration.Request).
 
     Raises InputError for an unknown option, for data that cannot be read or are too few, and with a failed job's own
     words. Source: command/prune.py."""
@@ -331,9 +302,9 @@ def prune(
 
     own = ("model", "data", "out", "sparsities")
     _known("prune", rest, [each.name for each in fields(configuration.Request) if each.name not in own])
-    if data is None:
-        raise InputError("prune: data: missing: give a file of JSON Lines")
-    given: dict[str, Any] = {"model": str(model), "data": Path(data), "out": Path(out)}
+    if data is None and not rest.get("tasks"):
+        raise InputError("prune: data: missing: give a file of JSON Lines, or tasks=['gsm8k']")
+    given: dict[str, Any] = {"model": str(model), "data": data and Path(data), "out": Path(out)}
     given |= {"cores": os.cpu_count() or 1, **rest}
     if budget := rest.get("budget"):
         given |= {"budget": configuration.budget_of([budget]) if isinstance(budget, str) else budget, "sparsities": ()}
@@ -360,43 +331,3 @@ def _keeps(model: PreTrainedModel, mask: pd.DataFrame) -> dict[str, list[np.ndar
     from pruning.models.checkpoint import Loaded
 
     return masks.keeps_of(mask, f"mask: not one of this {type(model).__name__}", Loaded(model).widths)
-
-
-def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
-def _copy(model: nn.Module, shared: Iterable[str] = ()) -> Any:
-    """A copy that has the parameters of these names in common with the model."""
-    import copy
-
-    own = dict(model.named_parameters())
-    return copy.deepcopy(model, {id(own[name]): own[name] for name in shared})
-
-
-def _configure(model: PreTrainedModel, made: Mapping[str, Any]) -> None:
-    """Say in a model's config what of its shape differs from the stock model's."""
-    from pruning.models import structures
-    from pruning.models.structures import ffn
-
-    for key in {ffn.CONFIG_KEY, *structures.keys()}:
-        if key in made:
-            setattr(model.config, key, made[key])
-        elif hasattr(model.config, key):
-            delattr(model.config, key)
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """In eval mode, without gradients of weights, as the stages load a model; afterwards as before."""
-    training = [module for module in model.modules() if module.training]
-    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    model.eval().requires_grad_(False).zero_grad()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for parameter, wanted, gradient in before:
-            parameter.requires_grad_(wanted)
-            parameter.grad = gradient

@@ -80,7 +80,7 @@ RE_RUN_BY_CODE = [
     (ONE_METHOD, "pruning/methods/scores", "random utility wanda"),
     (FROM_LEAKAGE, "", "leakage"),
     (FROM_LEAKAGE, "pruning/data", "leakage"),
-    (FROM_TABLE, "", "table"),
+    (FROM_TABLE, "", "report"),
     (FROM_TABLE, "pruning/analysis", "__init__ comparison costs"),
     (FROM_TABLE, "pruning/core", "limits names significance"),
     (FROM_TABLE, "pruning/report", "__init__ files layout notes printing"),

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from snakemake.cli import parse_config
 from snakemake.common.configfile import load_configfile
 
-from pruning.analysis import plan, work
+from pruning.command import plan, work
 from pruning.command.config_file import whole
 from pruning.config.schema import Config
 from pruning.core.errors import InputError

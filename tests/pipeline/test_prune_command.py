@@ -111,6 +111,17 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     check_edited(own, options)
 
 
+def test_without_data_a_tasks_training_data_are_calibrated_on(own):
+    done = line(own, "plan", "Model", "--task", "arithmetic", "--sparsity", "50", "--cores", "2")
+    assert "jobs, about" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+    assert not (own / "pruned/results/model/compact").exists()
+    parts = {part: (own / f"pruned/own-data/{part}.jsonl").read_text().splitlines() for part in ("train", "test")}
+    assert all(re.fullmatch(r" -?\d+", json.loads(each)["completion"]) for each in parts["test"])
+    assert 550 < len(parts["train"]) < 750 and not {*parts["train"]} & {*parts["test"]}
+    done = line(own, "Model", "--cores", "2")
+    assert (done.returncode, "--data is missing: give JSON Lines, or a --task" in done.stderr) == (1, True)
+
+
 def times(own: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (own / "pruned/results").rglob("*.parquet")}
 

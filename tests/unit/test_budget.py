@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from pruning.analysis import budget
 from pruning.config.budgets import Amount, Budget, amount
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.methods import budget
 from pruning.methods.compact import Pruning
 from pruning.models.checkpoint import Checkpoint
 

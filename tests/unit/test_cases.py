@@ -16,6 +16,7 @@ import tiny
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.models import loading
+from pruning.paper import cases
 from pruning.paper.tables import table5
 from pruning.report.files import Files
 
@@ -57,7 +58,7 @@ def test_a_batch_writes_what_each_prompt_gets_alone(folder):
     model, tokenizer = loading.load(folder / "model", "float32")
     prompts = ["Q: 1", "Q: a much longer question\nA:", "?"]
     alone = [greedy(model, tokenizer(prompt)["input_ids"], 12, {0}) for prompt in prompts]
-    assert cases_stage.generate(model, tokenizer, prompts, 12) == [(tokens, "length") for tokens in alone]
+    assert cases.generate(model, tokenizer, prompts, 12) == [(tokens, "length") for tokens in alone]
     assert len(set(map(tuple, alone))) == 3
 
 
@@ -69,14 +70,14 @@ def test_generation_ends_at_the_end_token_alone_and_knows_no_repetition_penalty(
     model.generation_config.update(eos_token_id=sorted(ends), repetition_penalty=5.0)
     expected = [greedy(model, tokenizer(prompt)["input_ids"], 12, ends) for prompt in prompts]
     assert 0 < len(expected[0]) < 12
-    found = cases_stage.generate(model, tokenizer, prompts, 12)
+    found = cases.generate(model, tokenizer, prompts, 12)
     assert found == [(tokens, "stop" if len(tokens) < 12 else "length") for tokens in expected]
 
 
 def test_cases_of_a_model_that_answers(folder, monkeypatch):
     texts = ["#### 3", "so #### 2.\nQ: again #### 9", "hm\nQ: #### 1006"]
     tokenizer = tiny.tokenizer()
-    monkeypatch.setattr(cases_stage, "generate", lambda *_: [(tokenizer(text)["input_ids"], "stop") for text in texts])
+    monkeypatch.setattr(cases, "generate", lambda *_: [(tokenizer(text)["input_ids"], "stop") for text in texts])
     third, first, second = run(folder)
     assert [third["item"], first["item"], second["item"]] == [2, 0, 1]
     assert first["prompt"] == "Q: 1+1\nA:" and first["text"] == texts[1]

@@ -4,7 +4,6 @@ import warnings
 from functools import cache
 from itertools import combinations, product
 
-import figure as figure_stage
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -17,9 +16,11 @@ from matplotlib.text import Text
 from PIL import Image
 from scipy.special import expit
 
+import report
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.paper.figures import collapse, fig1, fig2, fig3
+from pruning.report import figures
 from pruning.report.figures import latency, recovery, style, tradeoff, widths
 from pruning.report.files import Files
 
@@ -490,12 +491,12 @@ def test_the_command_joins_tables_and_repeats_its_bytes(tmp_path):
                 artifacts.write_csv(path, rows, {})
             arguments.append(f"{name}={path}")
     pd.testing.assert_frame_equal(
-        figure_stage.read(Files(arguments))["neurons"][tables["neurons"].columns],
+        figures.read(Files(arguments))["neurons"][tables["neurons"].columns],
         tables["neurons"].sort_values("model", ignore_index=True, kind="stable"),
     )
     files = [(tmp_path / f"{i}.svg", tmp_path / f"{i}.png") for i in range(2)]
     for svg, png in files:
-        figure_stage.figure(chosen, "paper/figures/fig2", arguments, svg, png)
+        report.report(chosen, "paper/figures/fig2", [svg, png], arguments)
     assert files[0][0].read_bytes() == files[1][0].read_bytes()
     assert files[0][1].read_bytes() == files[1][1].read_bytes()
     assert b"<dc:date>" not in files[0][0].read_bytes()
@@ -510,11 +511,11 @@ def test_changed_neurons_are_not_drawn(tmp_path):
     table = pq.read_table(path)
     pq.write_table(table.slice(1), path)
     with pytest.raises(InputError, match="neurons.parquet: was changed after it was made"):
-        figure_stage.read(Files([f"neurons={path}"]))
+        figures.read(Files([f"neurons={path}"]))
 
 
 def test_the_papers_numbers_need_no_record():
-    assert len(figure_stage.read(Files(["published=resources/paper/table4.csv"]))["published"]) > 0
+    assert len(figures.read(Files(["published=resources/paper/table4.csv"]))["published"]) > 0
 
 
 def test_the_command_names_what_is_wrong(tmp_path):
@@ -529,5 +530,5 @@ def test_the_command_names_what_is_wrong(tmp_path):
         for name in ("empty.csv", "empty.parquet"):
             (tmp_path / name).touch()
         with pytest.raises(InputError, match=message):
-            figure_stage.figure(settings(), f"report/figures/{figure}", tables, *outputs)
+            report.report(settings(), f"report/figures/{figure}", [*outputs], tables)
     assert not any(path.exists() for path in outputs)

@@ -279,8 +279,8 @@ def test_what_is_left_is_refitted_and_is_in_every_way_to_a_model(tmp_path, schem
     layer_files.write(tmp_path / "refit", evidence, "refit", {}, [weights for weights, _ in found], content)
     mask = tiny.write_mask(tmp_path / "mask.parquet", keeps)
     own = variants.Parts(base, base / "manifest.json", mask, f"ridge_{scheme}", evidence)
-    close(logits(variants.load(own, "float32", "cpu")[0]), logits(network))
-    with variants.written(own, "float32") as folder:
+    close(logits(own.load("float32", "cpu")[0]), logits(network))
+    with own.written("float32") as folder:
         close(logits(load(folder, "float32", "cpu")[0]), logits(network))
 
 
@@ -311,7 +311,7 @@ def test_sparsity_counts_groups_removed_in_an_earlier_iteration(tmp_path):
     assert once["achieved_sparsity"] == pytest.approx(gone)
     again = tmp_path / "again/manifest.json"
     fetch_model.fetch_model({"kind": "pruned"}, again, tmp_path / "first", tmp_path / "first.json")
-    assert variants.pruned(variants.Parts(again.parent, again))["achieved_sparsity"] == pytest.approx(gone)
+    assert variants.Parts(again.parent, again).pruned()["achieved_sparsity"] == pytest.approx(gone)
     units = [(layer, unit) for layer, width in enumerate((20, 31)) for unit in range(width)]
     scores = pd.DataFrame(units, columns=["layer", "unit"]).assign(score=1.0)
     artifacts.write_parquet(tmp_path / "scores.parquet", scores, "scores", {})
@@ -325,7 +325,7 @@ def test_sparsity_counts_groups_removed_in_an_earlier_iteration(tmp_path):
         assert made["achieved_sparsity"] == pytest.approx(expected, abs=1 / 96)
         assert made["kv_groups"] == once["kv_groups"] == [1, 2]
         masked = variants.Parts(again.parent, again, mask)
-        assert variants.pruned(masked)["achieved_sparsity"] == pytest.approx(made["achieved_sparsity"])
+        assert masked.pruned()["achieved_sparsity"] == pytest.approx(made["achieved_sparsity"])
 
 
 @pytest.mark.parametrize("cut", DROPPED)

@@ -241,7 +241,7 @@ SETTINGS = {**tiny.CALIBRATION, "gradient_checkpointing": False}
 def run_stage(tmp_path, memory_mb=None, **changes) -> pd.DataFrame:
     kind = "attention_parameter_taylor" if "structure" in changes else "parameter_taylor"
     output, files = tmp_path / f"{kind}.parquet", tiny.to_calibrate(tmp_path)
-    measure.measure("parameter_gradients", [output], {**SETTINGS, **changes}, *files, memory_mb)
+    measure.measure("parameter_gradients", [output], {**SETTINGS, **changes}, *files, memory_mb=memory_mb)
     return artifacts.read_parquet(output, kind)
 
 

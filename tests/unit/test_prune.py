@@ -13,8 +13,7 @@ from lm_eval.api.metrics import exact_match_hf_evaluate
 from lm_eval.filters.extraction import RegexFilter
 
 import tiny
-from pruning.analysis import work
-from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, status
+from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, running, work
 from pruning.command.configuration import (
     Known,
     Request,
@@ -283,11 +282,48 @@ def test_what_is_no_way_to_judge_or_to_recover_is_said(asked):
 def test_tasks_are_the_workflows_own_or_lm_evals_on_data_of_the_hub():
     own, packaged = lm_eval_tasks.asked(["gsm8k", "hellaswag:acc_norm"])
     assert (own.task["metrics"], own.definition, own.dataset) == (["exact_match,strict-match"], None, {})
+    assert own.training == "results/data/gsm8k/train.parquet"
     assert packaged.task["metrics"] == ["acc_norm"]
     assert packaged.dataset["hellaswag"]["hub"]["repo"] == "Rowan/hellaswag"
     found = yaml.safe_load(packaged.definition)
     assert found["dataset_kwargs"]["data_files"] == {"validation": "results/data/hellaswag/validation.parquet"}
     assert (found["include"], found["test_split"]) == ("hellaswag/hellaswag.yaml", "validation")
+    assert packaged.dataset["hellaswag"]["hub"]["splits"] == {"validation": "validation", "train": "train"}
+    assert lm_eval_tasks.with_training_data([own._replace(training=None), packaged]) is packaged
+
+
+@pytest.mark.parametrize(
+    ("named", "row", "record"),
+    [
+        (
+            "gsm8k",
+            {"question": "Ann has 2 apples. How many?", "answer": "She has 2.\n#### 2"},
+            {"prompt": "Question: Ann has 2 apples. How many?\nAnswer:", "completion": " She has 2.\n#### 2"},
+        ),
+        (
+            "hellaswag",
+            {"activity_label": "Cooking", "ctx_a": "He boils", "ctx_b": "water", "label": "1"}
+            | {"endings": ["and flies.", "and waits.", "c", "d"], "ind": 0, "split": "train", "source_id": "s"},
+            {"prompt": "Cooking: He boils Water", "completion": " and waits."},
+        ),
+    ],
+)
+def test_a_tasks_training_data_become_records(tmp_path, named, row, record):
+    [task] = lm_eval_tasks.asked([named])
+    data = tmp_path / task.training
+    data.parent.mkdir(parents=True)
+    pd.DataFrame([row]).to_parquet(data)
+    if task.definition:
+        prune.put(tmp_path / "config/tasks" / f"{named}.yaml", task.definition)
+    assert lm_eval_tasks.records(task, tmp_path) == [record]
+
+
+def test_without_data_a_task_must_have_some():
+    tasks = [task._replace(training=None) for task in lm_eval_tasks.asked(["arc_easy"])]
+    with pytest.raises(InputError, match="^--data is missing: arc_easy has no training data: give JSON Lines"):
+        lm_eval_tasks.with_training_data(tasks)
+    with pytest.raises(InputError, match="^--data is missing: give JSON Lines, or a --task"):
+        lm_eval_tasks.with_training_data([])
 
 
 @pytest.mark.parametrize(
@@ -657,7 +693,7 @@ RAN = [
 
 def status_of(folder: Path, *events: dict) -> list[str]:
     (folder / "events").write_text("".join(json.dumps(event) + "\n" for event in events))
-    return status.lines(status.read(folder / "events"), folder)
+    return running.lines(running.read(folder / "events"), folder)
 
 
 def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
@@ -672,7 +708,7 @@ def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
     os.close(alive)  # as the kernel does when the process is killed
     assert status_of(tmp_path, *BEFORE, *RAN) == stopped
     assert status_of(tmp_path, *BEFORE) == ["9 of 9 steps (100%) done"]
-    assert status_of(tmp_path, START) == status.lines(status.read(tmp_path / "none"), tmp_path) == [nothing, goes_on]
+    assert status_of(tmp_path, START) == running.lines(running.read(tmp_path / "none"), tmp_path) == [nothing, goes_on]
     assert status_of(tmp_path, *RAN, START, NOTHING) == ["all jobs have ended"]
 
 

@@ -15,9 +15,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import tiny
-from pruning.analysis.plan import Stage
 from pruning.command import config_file, line, take, wizard
 from pruning.command.configuration import text
+from pruning.command.plan import Stage
 from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError
 

@@ -204,13 +204,13 @@ def test_an_adapter_that_is_not_as_it_was_made_is_refused(pruned, name):
         run(pruned, f"results/{name}", learning_rate=rate) for name, rate in (("own", 0.01), ("its", 0.02))
     )
     parts = variants.Parts(pruned / "model", pruned / "its.json", adapter=adapter)
-    before = variants.identity(parts)
-    variants.load(parts, "float32", "cpu")
-    assert variants.identity(parts) == before  # what is noted of the files changes nothing
+    before = parts.identity()
+    parts.load("float32", "cpu")
+    assert parts.identity() == before  # what is noted of the files changes nothing
     ADAPTERS[name](adapter, other)
     words = "is not the file that .*recovery.json records|recovery.json: is results/its/recovery.json, put in another's"
     with pytest.raises(InputError, match=words):
-        variants.load(parts, "float32", "cpu")
+        parts.load("float32", "cpu")
     (pruned / "merged").mkdir()
     with pytest.raises(InputError, match=words):
         from_pruned(pruned / "model", adapter, pruned / "merged")

@@ -5,11 +5,12 @@ import dataclasses
 import itertools
 import math
 import re
+from pathlib import Path
 
+import measure
 import numpy as np
 import pandas as pd
 import pytest
-import refit as stage
 import torch
 from test_second_moments import MODELS, SETTINGS, micro_batches
 
@@ -179,6 +180,10 @@ def test_a_norm_after_the_ffn_is_refused_for_the_corrective_one_alone(name):
     assert len(list(fitting.refit(MODELS[name](), batches, KEEPS, "sequential"))) == LAYERS
 
 
+def stage(settings: dict, model: Path, data: Path, mask: Path, folder: Path, manifest: Path) -> None:
+    measure.measure("methods/refit", [manifest, folder], settings, model, data, [f"mask={mask}"])
+
+
 @pytest.mark.parametrize("scheme", (*SCHEMES, "block"))
 def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
     tiny.save(model_of(), tmp_path / "model")
@@ -186,7 +191,7 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
     artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
     tiny.write_mask(tmp_path / "mask.parquet", KEEPS)
     files = [tmp_path / name for name in ("model", "data.parquet", "mask.parquet", "fit", "fit.json")]
-    stage.refit({**SETTINGS, "scheme": scheme}, *files)
+    stage({**SETTINGS, "scheme": scheme}, *files)
     pruning = Pruning.read(tmp_path / "model", tmp_path / "mask.parquet", f"ridge_{scheme}", tmp_path / "fit.json")
     (tmp_path / "compact").mkdir()
     pruning.write(tmp_path / "compact")
@@ -228,7 +233,7 @@ def test_a_run_that_was_killed_trains_the_layers_that_are_left(tmp_path, monkeyp
 
     def run(name: str, **changes) -> dict[str, bytes]:
         files = [tmp_path / each for each in ("model", "data.parquet", "mask.parquet", name, f"{name}.json")]
-        stage.refit({**SETTINGS, "scheme": "block", "trains": True, **changes}, *files)
+        stage({**SETTINGS, "scheme": "block", "trains": True, **changes}, *files)
         assert not any(file.is_dir() for file in tmp_path.glob(f".{name}.*"))
         return {file.name: file.read_bytes() for file in sorted(files[3].iterdir())}
 

@@ -1,9 +1,11 @@
 """Pruning in rounds: the order against rounds made by hand of the parts that are tested elsewhere."""
 
+from pathlib import Path
+
+import measure
 import numpy as np
 import pandas as pd
 import pytest
-import rounds as stage
 import torch
 from test_second_moments import MODELS, SETTINGS, micro_batches
 
@@ -81,21 +83,23 @@ def test_equal_losses_leave_by_the_higher_layer_and_neuron():
     assert rounds.ranked(losses, [1, 1]) == [(1, 1), (1, 0), (0, 2), (0, 0), (0, 1), (1, 2)]
 
 
+def stage(settings: dict, folder: Path, name: str) -> None:
+    files = folder / "model", folder / "data.parquet"
+    measure.measure("methods/rounds", [folder / f"{name}.parquet"], settings, *files)
+
+
 def test_the_stage_writes_what_the_score_reads(tmp_path):
     tiny.save(tiny.llama(), tmp_path / "model")
     texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
     artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
     settings = {**SETTINGS, "gradient_checkpointing": True, "rounds": [30]}
-    stage.rounds(settings, tmp_path / "model", tmp_path / "data.parquet", tmp_path / "rounds.parquet")
+    stage(settings, tmp_path, "rounds")
     frame = artifacts.read_parquet(tmp_path / "rounds.parquet", "rounds")
     assert list(frame.columns) == ["layer", "unit", "place"] and sorted(frame["place"]) == list(range(96))
     rows = frame[frame["layer"] == 1]
     layer = Layer(1, {"place": rows["place"].to_numpy()}, Weights(lambda _: None))
     assert plugin.score(layer).tolist() == rows["place"].tolist()
-    stage.rounds(
-        {**settings, "gradient_checkpointing": False},
-        *(tmp_path / n for n in ("model", "data.parquet", "plain.parquet")),
-    )
+    stage({**settings, "gradient_checkpointing": False}, tmp_path, "plain")
     assert artifacts.read_parquet(tmp_path / "plain.parquet", "rounds").equals(frame)
 
 
@@ -105,7 +109,7 @@ def test_too_few_samples_are_refused_before_anything_is_measured(tmp_path):
     artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
     settings = {**SETTINGS, "samples": 4, "gradient_checkpointing": False, "rounds": [30]}
     with pytest.raises(InputError, match="raise `samples`"):
-        stage.rounds(settings, tmp_path / "model", tmp_path / "data.parquet", tmp_path / "rounds.parquet")
+        stage(settings, tmp_path, "rounds")
 
 
 def test_the_order_is_the_same_again():

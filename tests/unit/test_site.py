@@ -3,12 +3,11 @@
 import re
 from pathlib import Path
 
-import experiments as experiments_stage
-import index as index_stage
 import pandas as pd
 import pytest
 
 import browser
+import report
 from pruning.core import artifacts
 from pruning.report import site
 from workspace import ROOT
@@ -134,7 +133,8 @@ def first_page(folder: Path, title="mine: what pruning leaves") -> Path:
     settings["figures"] = [{"name": "fig", "title": "A figure", "caption": "What it shows."}]
     files = [f"table={folder}/{{table}}", f"figure={folder}/{{figure}}"]
     files.append(f"experiments={folder.parent}/experiments.html")
-    index_stage.index(settings, files, ROOT / "report/index.html.j2", folder / "index.html")
+    files.append(f"template={ROOT}/report/index.html.j2")
+    report.report(settings, "report/pages/index", [folder / "index.html"], files)
     return folder / "index.html"
 
 
@@ -154,7 +154,8 @@ def test_the_list_has_each_experiments_headline_and_link(tmp_path):
     first_page(tmp_path / "results/mine")
     (tmp_path / "results/other").mkdir()
     (tmp_path / "results/other/index.html").write_text("<html>somebody else's</html>")
-    experiments_stage.experiments(ROOT / "report/experiments.html.j2", tmp_path / "results/experiments.html")
+    template, output = f"template={ROOT}/report/experiments.html.j2", tmp_path / "results/experiments.html"
+    report.report({}, "report/pages/experiments", [output], [template])
     made = (tmp_path / "results/experiments.html").read_text()
     assert re.findall(r'<a href="(.*?)">(.*?)</a>', made) == [
         ("index.html", "default: what pruning leaves"),

@@ -286,36 +286,36 @@ def test_a_variant_is_counted_and_told_apart(tmp_path, cut):
         name: [keep.tolist() for keep in all_of] for name, all_of in keeps.items()
     }
     widths, groups = (tuple(masks.counts(keeps).get(name, ())) for name in ("ffn", "kv_groups"))
-    assert variants.outline(own) == (tuple((name, tuple(masks.counts(keeps)[name])) for name in keeps), False)
-    assert variants.outline(replace(own, compensate="bias", evidence=own.mask))[1]
+    assert own.outline() == (tuple((name, tuple(masks.counts(keeps)[name])) for name in keeps), False)
+    assert replace(own, compensate="bias", evidence=own.mask).outline()[1]
     # By hand, d = 32: a neuron has 3 * 32; a group 16 rows of q, 8 of k and v with a bias each, 16 columns of o.
     neurons, group = 48 * len(widths), (16 + 8 + 8) * 33 + 16 * 32
     gone, cut_groups = neurons - sum(widths), sum(2 - count for count in groups)
-    found, base = variants.pruned(own), Checkpoint(own.model)
+    found, base = own.pruned(), Checkpoint(own.model)
     assert (base.size("ffn"), base.size("kv_groups")) == (3 * 32, group)
     assert found["parameters"] - found["parameters_kept"] == 96 * gone + group * cut_groups
     assert found["achieved_sparsity"] == pytest.approx((gone + cut_groups * group / 96) / neurons)
-    with variants.written(own, "float32") as folder:
+    with own.written("float32") as folder:
         assert json.loads((folder / "config.json").read_text()).get("kv_groups", []) == list(groups)
         assert remote_code.trusted(folder) == (len(set(widths)) > 1 or bool(groups))
         assert Checkpoint(folder).parameters == found["parameters_kept"]
-        model = variants.load(own, "float32", "cpu")[0]
+        model = own.load("float32", "cpu")[0]
         assert torch.equal(logits(model), logits(load(folder, "float32", "cpu")[0]))
 
 
 def test_a_dense_variant_is_whole(tmp_path):
     own = variant(tmp_path)
     dense, whole = variants.Parts(own.model, own.manifest), Checkpoint(own.model).parameters
-    assert variants.outline(dense) == ((("ffn", (48, 48)),), False)
-    assert variants.pruned(dense) == {"achieved_sparsity": 0, "parameters": whole, "parameters_kept": whole}
+    assert dense.outline() == ((("ffn", (48, 48)),), False)
+    assert dense.pruned() == {"achieved_sparsity": 0, "parameters": whole, "parameters_kept": whole}
 
 
 def test_answers_of_one_variant_are_no_others(tmp_path):
     own = variant(tmp_path)
     biased = replace(own, compensate="bias", evidence=own.mask)
-    keys = [variants.identity(each) for each in (own, biased, variants.Parts(own.model, own.manifest))]
+    keys = [each.identity() for each in (own, biased, variants.Parts(own.model, own.manifest))]
     tiny.write_mask(own.mask, CUTS["uniform"])
-    keys.append(variants.identity(own))
+    keys.append(own.identity())
     assert len({str(key) for key in keys}) == 4
 
 
@@ -326,7 +326,7 @@ def test_a_mask_of_another_model_is_refused(tmp_path):
     with pytest.raises(
         InputError, match=r"mask.parquet: not a mask of .*base: layer widths \[48, 48\], not \[40, 40\]"
     ):
-        variants.load(own, "float32", "cpu")
+        own.load("float32", "cpu")
 
 
 # Refusals

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import table
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+import report
 from pruning.analysis import comparison
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError
@@ -106,7 +106,7 @@ class Study:
         artifacts.write_parquet(self.samples(model, variant, task), frame, "samples", {})
 
     def run(self) -> pd.DataFrame:
-        table.table(self.settings, "results", *self.outputs.values(), file=self.files)
+        report.report(self.settings, "report/tables/results", [*self.outputs.values()], self.files)
         return pd.read_csv(self.outputs["csv"])
 
     @property
@@ -320,9 +320,9 @@ def test_a_model_that_stopped_early_is_compared_on_what_it_was_asked(study, fram
 
 
 def test_the_command_line_names_a_wrong_reference_and_writes_what_the_function_writes(forking, study, printed):
-    outputs = [part for name, path in study.outputs.items() for part in (f"--output-{name}", str(path))]
+    outputs = [f"--output={path}" for path in study.outputs.values()]
     files = [f"--file={file}" for file in study.files]
-    command = [python(), REPOSITORY / "scripts/table.py", "--maker", "report/tables/results", *outputs, *files]
+    command = [python(), REPOSITORY / "scripts/report.py", "--maker", "report/tables/results", *outputs, *files]
     for reference, code, words in (
         ("flap", 1, "error: table1.reference: 'flap' is not among the methods"),
         ("wanda", 0, ""),
@@ -653,7 +653,7 @@ def test_generation_and_leakage_stand_beside_accuracy(study, tmp_path):
     leaks = {"source": CALIBS[0], "task": "gsm8k", "items": 60, "identical": 0, "overlapping": 7, "n": 8}
     artifacts.write_csv(tmp_path / "leakage.csv", pd.DataFrame([leaks]), {})
     files = [*study.files, f"leakage={tmp_path}/leakage.csv"]
-    table.table(study.settings, "results", *study.outputs.values(), file=files)
+    report.report(study.settings, "report/tables/results", [*study.outputs.values()], files)
     row = one(pd.read_csv(study.outputs["csv"]), "rku", 30)
     assert (row.mean_tokens, row.cut_off, row.no_answer, row.repetition) == (12, 0.25, 0.25, 0.25)
     assert "`gsm8k` against `gsm8k-s0`: 0 identical, 7 sharing half of their 8-grams, of 60" in study.text
@@ -691,7 +691,7 @@ def test_what_models_took_is_a_block_of_its_own(study, tmp_path):
         for calib in entry["calibrations"]:
             artifacts.write_parquet(tmp_path / model / calib / "rku.parquet", cuts, "sensitivity", {})
     files = [*study.files, f"sensitivity={tmp_path}/{{model}}/{{calib}}/{{method}}.parquet"]
-    table.table(study.settings, "results", *study.outputs.values(), file=files)
+    report.report(study.settings, "report/tables/results", [*study.outputs.values()], files)
     block = (
         study.outputs["md"]
         .read_text(encoding="utf-8")

@@ -435,7 +435,7 @@ def test_what_is_cut_in_memory_has_the_outline_and_the_bytes_of_what_is_written(
     own = family[label]
     own.pruning.write(folder := tmp_path)
     on_disk = variants.Parts(folder, folder / "none.json")
-    assert variants.outline(on_disk) == variants.outline(own)
+    assert on_disk.outline() == own.outline()
     [file] = Checkpoint(folder).files
-    assert variants.stored(on_disk) == file.stat().st_size
-    assert variants.stored(own) == pytest.approx(file.stat().st_size, rel=0.02)  # headers
+    assert on_disk.stored() == file.stat().st_size
+    assert own.stored() == pytest.approx(file.stat().st_size, rel=0.02)  # headers

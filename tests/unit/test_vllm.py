@@ -179,7 +179,7 @@ def test_answers_are_those_of_the_model_itself(lab, stand_in, kind):
 def test_the_line_that_serves_a_model_has_vllm_compute_it(lab, stand_in, widths):
     """`prune` prints it. Its options are arguments of EngineArgs, dashes for underscores."""
     parts = lab.parts(*widths)
-    with variants.written(parts, "float32") as folder:
+    with parts.written("float32") as folder:
         words = shlex.split(take.commands(folder, [], "hi")["vLLM"])
         assert words[:2] == ["vllm", "serve"] and words[2] == str(folder.resolve())
         options = [word.split() for word in " ".join(words[3:]).split("--")[1:]]
@@ -343,7 +343,7 @@ def test_what_it_would_compute_otherwise_is_refused(tmp_path, backend, name):
 
 def test_layers_without_an_ffn_are_refused(lab, backend):
     refused = pytest.raises(InputError, match="layers without an FFN were never tried in it: use a method without")
-    with variants.written(lab.parts(0, 31), "float32") as folder, refused:
+    with lab.parts(0, 31).written("float32") as folder, refused:
         backend.check_model(folder, True, 1)
 
 
@@ -360,7 +360,7 @@ CODE = {
 
 @pytest.mark.parametrize("change", CODE)
 def test_no_code_is_run_but_what_is_written_here(lab, change):
-    with variants.written(lab.parts(7, 31), "float32") as folder:
+    with lab.parts(7, 31).written("float32") as folder:
         assert remote_code.trusted(folder) and not remote_code.trusted(lab.folder / "base")
         name, edit = CODE[change]
         before = (folder / name).read_text() if (folder / name).exists() else None

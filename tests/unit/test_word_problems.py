@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.config.default import DEFAULT
-from pruning.data import word_problems
+from pruning.data import reasoner, word_problems
 from pruning.data.word_problems import LETTERS, Problem, generate, options, options_text, prompt, sample, solutions
-from pruning.models import reasoner
 
 SPLITS = ("train", "validation", "test")
 TEMPLATES = DEFAULT.datasets["gsm_symbolic"].templates

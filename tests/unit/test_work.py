@@ -8,9 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
-from pruning.analysis import work
 from pruning.calibration import output_gradients, prepare, second_moments
 from pruning.calibration.gradients import Calibration
+from pruning.command import work
 from pruning.config import calibration, methods, models, tasks
 from pruning.evaluation import generation, recovery
 from pruning.methods import refit, rounds, sensitivity

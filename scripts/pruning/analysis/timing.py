@@ -5,7 +5,7 @@ neighbours) hits all of them alike; a speed-up is the median ratio of times of t
 """
 
 import platform
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from transformers import PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 
 from pruning.analysis import shapes
-from pruning.analysis.budget import Cost
 from pruning.core.errors import InputError
 from pruning.methods import variants
 from pruning.methods.allocation import kept, levels
+from pruning.methods.budget import COUNTED, Cost, Sizes
 from pruning.methods.masks import NEURONS
-from pruning.models.checkpoint import read_config
+from pruning.models import loading
+from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.families import family_of
 from pruning.models.structures import STRUCTURES
 
@@ -153,6 +154,15 @@ def device_name(device: torch.device) -> str:
     return next(names, platform.processor() or platform.machine())
 
 
+def parts_of(given: Iterable[Mapping[str, str]]) -> Parts:
+    """Return the parts by variant. given: `variant`, and paths and scheme of its parts."""
+    found = {}
+    for own in given:
+        paths = {key: Path(value) for key, value in own.items() if key not in ("variant", "compensate")}
+        found[own["variant"]] = variants.Parts(**paths, compensate=own.get("compensate", "none"))
+    return found
+
+
 # What is measured ----------------------------------------------------------------------------------------------------
 
 
@@ -167,18 +177,18 @@ def of_models(parts: Parts, settings: Settings) -> pd.DataFrame:
     """Time the very models of tables, each in turn with the dense one and no third in memory: one row per variant.
 
     Columns: model, variant, parameters, bytes, timed (the variant that was), those of `conditions` and `timings`."""
-    timed = first_of({label: variants.outline(own) for label, own in parts.items()})
-    dense, _ = variants.load(parts["dense"], settings["dtype"])
+    timed = first_of({label: own.outline() for label, own in parts.items()})
+    dense, _ = parts["dense"].load(settings["dtype"])
     check_context(settings, dense.config)
     pairs = {}
     for number, label in enumerate(label for label in dict.fromkeys(timed.values()) if label != "dense"):
-        pair = {"dense": dense, label: variants.load(parts[label], settings["dtype"])[0]}
+        pair = {"dense": dense, label: parts[label].load(settings["dtype"])[0]}
         pairs[label] = by_variant(measure(pair, settings, settings["seed"] + number))
         del pair
     pairs["dense"] = {"dense": pd.concat([pair["dense"] for pair in pairs.values()])}
     rows = []
     for label, own in parts.items():
-        size = {"parameters": variants.pruned(own)["parameters_kept"], "bytes": variants.stored(own)}
+        size = {"parameters": own.pruned()["parameters_kept"], "bytes": own.stored()}
         row = {"model": settings["model"], "variant": label, **size, "timed": timed[label]}
         pair = pairs[timed[label]]
         found = timings(pair[timed[label]], pair["dense"], settings)
@@ -215,7 +225,7 @@ def of_shapes(parts: Parts, settings: Settings) -> pd.DataFrame:
     for sparsity in settings["sparsities"]:
         outlines[f"uniform/{sparsity}"] = {NEURONS: (int(kept(full, sparsity)),) * layers}
     for label in [label for label in parts if label != "dense"]:
-        outlines[label] = dict(variants.outline(parts[label])[0])
+        outlines[label] = dict(parts[label].outline()[0])
         if label in settings["padded"]:
             outlines[label][NEURONS] = (max(outlines[label][NEURONS]),) * layers
     models, samples = in_one_memory(config, outlines, settings)
@@ -288,6 +298,15 @@ class Candidates:
             ends = (self.dense / found[f"{self.part}_speedup{end}"] for end in ("", "_high", "_low"))
             self.known[key] = Cost(*ends)
         return self.known[key]
+
+
+def candidates(folder: Path, kind: str, biased: bool, settings: Settings) -> Candidates | Sizes:
+    """Return what gives the costs of what a dense model may be pruned to: times are measured, and others counted.
+
+    folder: the model's. kind: of a budget. Raises InputError as Candidates does."""
+    if kind in COUNTED:
+        return Sizes(Checkpoint(folder), kind, biased)
+    return Candidates(loading.load(folder, settings["dtype"])[0], kind, biased, settings)
 
 
 CLOCKS = {"tradeoff": of_models, "latency": of_shapes, "latency_table": of_units}

@@ -21,6 +21,7 @@ from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.data.text import Sequences
 from pruning.models import loading, rehearsal, tokenizers
+from pruning.models.checkpointing import checkpoint_gradients
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,21 @@ class Batch:
     objective: torch.Tensor  # bool [B, T], tokens that the objectives average over
 
 
-@dataclass(frozen=True)
+@dataclass
 class Measurement:
-    """What scripts/measure.py hands to the `measure` of a module here, and where that writes its artefacts."""
+    """What scripts/measure.py hands to the `measure` of a module, and where that writes its artefacts."""
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     batches: list[Batch]
+    model: Path
+    """Directory of the dense model, which the network is."""
+    data: Path
+    """Parquet of the text."""
     settings: dict[str, Any]
     outputs: list[Path]
+    evidence: dict[str, Path]
+    """What else it is made of, by kind."""
     memory: int | None = None
     """Bytes that the process may use on a CPU; None: no bound."""
 
@@ -69,9 +76,17 @@ def loaded(
         rows, length = max((batch.ids.shape for batch in made), key=math.prod)
         own = {**settings, "micro_batch": rows, "sequence_length": length}
         rehearsal.must_fit(model, settings["dtype"], stage, own)
-    network, tokenizer = loading.load(model, settings["dtype"])
+    network, tokenizer = dense(model, settings)
     cli.phase("load")
     return network, tokenizer, made
+
+
+def dense(model: Path, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model as passes go through it, and its tokenizer."""
+    network, tokenizer = loading.load(model, settings["dtype"])
+    if settings.get("gradient_checkpointing"):
+        checkpoint_gradients(network)
+    return network, tokenizer
 
 
 def batches(data: Path, tokenizer, settings: Mapping[str, Any]) -> list[Batch]:

@@ -48,7 +48,7 @@ class Request:
     """What a user asks for."""
 
     model: str  # as model_source reads it
-    data: Path  # JSON Lines, as own_data.py reads them
+    data: Path | None  # JSON Lines, as own_data.py reads them; None: the training data of one of `tasks`
     out: Path
     sparsities: Sequence[int] = (20, 30)  # per cent of FFN neurons to remove, where there is no budget
     budget: Mapping[str, str] | None = None  # kind and amount of what a model may cost

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pruning.command import configuration, efforts, status, take, wizard
+from pruning.command import configuration, efforts, running, take, wizard
 from pruning.command.configuration import Request, numbers
-from pruning.command.prune import CONFIG, EVENTS, LOG, PAGE, TEST, expected, prune, ready
+from pruning.command.prune import PAGE, TEST, expected, prune
+from pruning.command.ready import ready
+from pruning.command.running import CONFIG, EVENTS, LOG
 from pruning.core import memory
 from pruning.core.errors import InputError, one_line
 from pruning.models.gguf.kinds import BLOCK
 
 if TYPE_CHECKING:
-    from pruning.analysis.plan import Stage
+    from pruning.command.plan import Stage
 
 EXAMPLES = """\b
 Examples:
@@ -39,7 +41,7 @@ def option(kind: Any, words: str, **checks: Any) -> Any:
     return Annotated[kind, typer.Option(help=words, **checks)]
 
 
-RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text"
+RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text; none: a --task's training data"
 SPARSITY = "per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget"
 COST = "in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
 COST += "or a share of the dense model's: parameters=70%"
@@ -60,7 +62,7 @@ class Asked:
     """What `prune MODEL` and `prune plan MODEL` take."""
 
     model: Annotated[str, typer.Argument(help="folder, .gguf file, package:file.gguf, or org/name of the hub")]
-    data: option(Path, RECORDS, exists=True, dir_okay=False)
+    data: option(Path | None, RECORDS, exists=True, dir_okay=False) = None
     sparsity: option(str | None, SPARSITY) = None
     budget: option(list[str] | None, COST, metavar="KIND=AMOUNT") = None
     effort: option(str, EFFORT) = "standard"
@@ -177,7 +179,7 @@ def show_status(out: option(Path, "folder of the run") = Path("pruned")) -> None
     """What a run is at, what failed, and the last words of its log."""
     if not (out / LOG).is_file():
         raise InputError(f"--out {out}: no run of prune there (no {LOG})")
-    print("\n".join(status.lines(status.read(out / EVENTS), out)))
+    print("\n".join(running.lines(running.read(out / EVENTS), out)))
 
 
 def release() -> str:

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from pruning.config.default import DEFAULT
-from pruning.config.definitions import metric_names, packaged
+from pruning.config.definitions import data_files, metric_names, packaged
 from pruning.core import names
 from pruning.core.errors import InputError
+from pruning.evaluation import tasks
 
 RIGHT_OR_WRONG = ("exact_match", "acc", "acc_norm", "acc_mutual_info", "exact_match_mc")
 """Metrics that are 0 or 1 for an item."""
@@ -32,6 +34,8 @@ class Asked(NamedTuple):
     """Sections `datasets` that the default configuration lacks."""
     definition: str | None = None
     """A file for config/tasks/, where the workflow has none."""
+    training: str | None = None
+    """The file of its training data that the workflow fetches; None where it has none."""
 
 
 def asked(given: Sequence[str]) -> list[Asked]:
@@ -49,7 +53,10 @@ def _asked(name: str, metric: str) -> Asked:
     if re.fullmatch(r"[a-z0-9_-]+", name) and own.is_file():
         has, preferred = metric_names(own), usual.metrics if usual and usual.kind == "lm_eval" else []
         section = {"chance": usual.chance} if preferred else {}
-        return Asked(name, {**_section(name, metric, has, preferred), **section})
+        [dataset] = {Path(file).parent.name for file in data_files(own)}
+        there = dataset in DEFAULT.datasets and "train" in DEFAULT.splits(dataset)
+        training = names.DATA.format(dataset=dataset, split="train") if there else None
+        return Asked(name, {**_section(name, metric, has, preferred), **section}, training=training)
     try:
         include, whole = packaged(name)
     except InputError as error:
@@ -62,7 +69,36 @@ def _asked(name: str, metric: str) -> Asked:
     has = [f"{each['metric']}{kind}" for each in definition["metric_list"] for kind in filters]
     section = _section(name, metric, has, [])
     text = yaml.safe_dump({"include": include, **definition}, sort_keys=False, allow_unicode=True)
-    return Asked(alias, section, {alias: dataset}, text)
+    training = whole.get("training_split") and names.DATA.format(dataset=alias, split=_key(whole["training_split"]))
+    return Asked(alias, section, {alias: dataset}, text, training)
+
+
+def _key(split: str) -> str:
+    """Return a split's name as a path may have it."""
+    return re.sub(r"[^a-z0-9_-]+", "_", split.lower())
+
+
+def with_training_data(given: Sequence[Asked]) -> Asked:
+    """Return the first task that has training data, for a run without --data. Raises InputError without one."""
+    for each in given:
+        if each.training:
+            return each
+    said = f": {', '.join(each.name for each in given)} has no training data" if given else ""
+    raise InputError(f"--data is missing{said}: give JSON Lines, or a --task with training data, as gsm8k")
+
+
+def records(task: Asked, folder: Path) -> list[dict[str, str]]:
+    """Return `prompt` and `completion` of a task's training data as lm-eval writes them, without worked examples.
+
+    folder: that of the run, where its data were fetched. Raises InputError where lm-eval cannot write them."""
+    from pruning.evaluation import harness  # lm-eval is slow
+
+    own = folder / "config" / "tasks" / f"{task.name}.yaml"
+    definition = tasks.definition(own if task.definition else names.HOME / own.relative_to(folder))
+    files = {"dataset_path": "parquet", "dataset_name": None}
+    files |= {"dataset_kwargs": {"data_files": {"train": str(folder / task.training)}}}
+    splits = {"test_split": "train", "training_split": None, "validation_split": None, "fewshot_split": None}
+    return [{"prompt": prompt, "completion": target} for prompt, target in harness.texts(definition | files | splits)]
 
 
 def _section(name: str, metric: str, has: Sequence[str], preferred: Sequence[str]) -> dict[str, Any]:
@@ -93,13 +129,12 @@ def _on_hub(name: str, alias: str, whole: dict[str, Any]) -> tuple[dict[str, Any
             "hand (docs/howto/tables.md)"
         )
     examples = whole.get("num_fewshot") and (whole.get("fewshot_split") or whole.get("training_split") or split)
-    splits = {re.sub(r"[^a-z0-9_-]+", "_", each.lower()): each for each in filter(None, (split, examples))}
-    keys = {each: key for key, each in splits.items()}
-    files = {key: names.DATA.format(dataset=alias, split=key) for key in splits}
+    files = {_key(each): names.DATA.format(dataset=alias, split=_key(each)) for each in filter(None, (split, examples))}
+    splits = {_key(each): each for each in filter(None, (split, examples, whole.get("training_split")))}
     definition = {
         **{"task": alias, "dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": {"data_files": files}},
-        **{"test_split": keys[split], "validation_split": None, "training_split": None},
-        "fewshot_split": keys.get(examples),
+        **{"test_split": _key(split), "validation_split": None, "training_split": None},
+        "fewshot_split": examples and _key(examples),
         "metric_list": whole.get("metric_list")
         or [{"metric": each, "aggregation": "mean", "higher_is_better": True} for each in USUAL.get(kind, ())],
     }

@@ -112,8 +112,8 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
         return
     import numpy as np
 
-    from pruning.analysis import budget as counting  # needs torch
     from pruning.methods import allocation
+    from pruning.methods import budget as counting  # needs torch
     from pruning.methods.masks import NEURONS
     from pruning.models.checkpoint import Checkpoint
 

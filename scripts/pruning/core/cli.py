@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,11 @@ def told(text: str) -> dict:
     if lineage := settings.pop("lineage", None):
         chain.begin(lineage)
     return settings
+
+
+def paths(given: Iterable[str] | None) -> dict[str, Path]:
+    """Return the paths of options NAME=PATH, by name."""
+    return {name: Path(path) for name, path in (pair.split("=", 1) for pair in given or ())}
 
 
 # The labelled dict of settings of one job: what the workflow tracks to know when to re-run it.

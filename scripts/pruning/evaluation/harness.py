@@ -6,6 +6,8 @@ import os
 import random
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,25 +88,38 @@ def evaluate(
         raise InputError("chat_template: this model's tokenizer has none: set `chat_template: false`")
     if shared_examples:
         task = {**task, "fewshot_config": {"sampler": "first_n"}}
+    with _loaded(task) as loaded:
+        ((name, own),) = loaded["tasks"].items()
+        _set(own, num_fewshot, max_gen_toks)
+        chosen = {name: _items(own, first, limit)} if first else None
+        result = evaluator.evaluate(
+            lm,
+            loaded,
+            limit=None if chosen else limit,
+            samples=chosen,
+            bootstrap_iters=0,
+            apply_chat_template=chat_template,
+            fewshot_as_multiturn=True,
+        )
+    for config in result["configs"].values():
+        config.get("metadata", {}).pop("config_source", None)  # the temporary file
+        config.get("dataset_kwargs", {}).pop("cache_dir", None)
+    # Of packaged functions the name alone, not their address: equal runs make equal bytes.
+    named = json.dumps(result["configs"], default=lambda value: getattr(value, "__name__", str(value)))
+    result["configs"] = json.loads(named)
+    return result
+
+
+@contextmanager
+def _loaded(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give lm-eval's own objects of a definition. Raises InputError where lm-eval fails at it, here or in the block."""
     with tempfile.TemporaryDirectory() as directory:
         # datasets finds what it cached by path and time, not by content, and trusts it: no cache outlives a job.
         task = {**task, "dataset_kwargs": {**task.get("dataset_kwargs", {}), "cache_dir": directory}}
         path = Path(directory) / "task.yaml"  # a file, because only files may include packaged ones
         path.write_text(yaml.safe_dump(task), encoding="utf-8")
         try:
-            loaded = TaskManager(include_defaults=False).load([str(path)])
-            ((name, own),) = loaded["tasks"].items()
-            _set(own, num_fewshot, max_gen_toks)
-            chosen = {name: _items(own, first, limit)} if first else None
-            result = evaluator.evaluate(
-                lm,
-                loaded,
-                limit=None if chosen else limit,
-                samples=chosen,
-                bootstrap_iters=0,
-                apply_chat_template=chat_template,
-                fewshot_as_multiturn=True,
-            )
+            yield TaskManager(include_defaults=False).load([str(path)])
         except TemplateError as error:
             raise InputError(f"task {task.get('task')}: a template cannot be rendered: {error}") from None
         except Exception as error:  # lm-eval checks little of what it reads
@@ -114,13 +129,22 @@ def evaluate(
             raise InputError(
                 f"task {task.get('task')}: lm-eval cannot ask it as it is defined: {doing}: {said}"
             ) from None
-    for config in result["configs"].values():
-        config.get("metadata", {}).pop("config_source", None)  # the temporary file
-        config.get("dataset_kwargs", {}).pop("cache_dir", None)
-    # Of packaged functions the name alone, not their address: equal runs make equal bytes.
-    named = json.dumps(result["configs"], default=lambda value: getattr(value, "__name__", str(value)))
-    result["configs"] = json.loads(named)
-    return result
+
+
+def texts(task: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the prompt, without worked examples, and the right answer of all test items of a task definition.
+
+    Raises InputError where lm-eval fails at the definition."""
+    with _loaded(task) as loaded:
+        [own] = loaded["tasks"].values()
+        return [(own.doc_to_text(doc), own.config.target_delimiter + _right(own, doc)) for doc in own.test_docs()]
+
+
+def _right(task: Task, doc: dict[str, Any]) -> str:
+    """Return an item's right answer: of several the first, of options that which its number says."""
+    target = task.doc_to_target(doc)
+    first = target[0] if isinstance(target, list) else target
+    return task.doc_to_choice(doc)[first] if isinstance(first, int) else str(first)
 
 
 def _set(task: Task, num_fewshot: int | None, max_gen_toks: int | None) -> None:

@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.data import text
 from pruning.data.text import Sequences
-from pruning.models import head, rehearsal
+from pruning.models import head, loading, rehearsal, tokenizers
 from pruning.models.checkpointing import checkpoint_gradients
 
 Log = list[dict[str, float]]
@@ -38,6 +39,27 @@ def with_adapters(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:
     torch.manual_seed(settings["seed"])
     where = {"target_modules": sorted(settings["targets"]), **({"exclude_modules": empty} if empty else {})}
     return get_peft_model(model, LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], **where))
+
+
+def opened(
+    model: Path, data: Path, settings: Mapping[str, Any], teacher: Path | None
+) -> tuple[PeftModel, nn.Module | None, Sequences, int]:
+    """The model with adapters, the teacher's, what is learnt from, and the token of padding.
+
+    model, teacher: directories. data: parquet of a dataset's split. Raises InputError as with_adapters and `answered`
+    do, and if a step does not fit into memory."""
+    tokenizer = tokenizers.load(model)
+    texts, length = text.documents(data, settings["prompt"], settings["completion"]), settings["sequence_length"]
+    cut = {"samples": len(texts), "sequence_length": length, "packing": "document", "seed": settings["seed"]}
+    sequences = answered(text.token_samples(texts, tokenizer, **cut), length)
+    own = {**settings, "sequence_length": max(len(ids) for ids, _ in sequences)}
+    rehearsal.must_fit(model, settings["dtype"], STAGE, own, teacher)
+    network, _ = loading.load(model, settings["dtype"])
+    dense = loading.load(teacher, settings["dtype"])[0] if teacher else None
+    tuned = with_adapters(network, settings)
+    if settings["gradient_checkpointing"]:
+        checkpoint_gradients(network)
+    return tuned, dense, sequences, tokenizer.pad_token_id
 
 
 def answered(sequences: Sequences, length: int) -> Sequences:

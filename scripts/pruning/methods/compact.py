@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -53,6 +53,8 @@ class Pruning:
     """Whether it gives down_proj a bias."""
     trains: bool = False
     """Whether it gives all matrices of a layer."""
+    records: dict[int, Mapping[str, Any]] = field(default_factory=dict, compare=False)
+    """What it says of each layer whose weights were asked for (Compensated.record)."""
 
     @classmethod
     def read(cls, model: Path, mask: Path, scheme: str = "none", evidence: Path | None = None) -> "Pruning":
@@ -61,7 +63,7 @@ class Pruning:
         Raises InputError if the model is broken, the mask is another's, or the scheme has not what it needs."""
         artifacts.check_model(model)
         base = Checkpoint(model)
-        keeps = masks.read(mask, model, base.widths)
+        keeps = masks.read(mask, model)
         if scheme == "none":
             return cls(base, keeps)
         if evidence is None:
@@ -81,6 +83,11 @@ class Pruning:
         return cls(
             base, keeps, compensate, compensation.refits(scheme), hasattr(module, "BIAS"), compensation.trains(scheme)
         )
+
+    @property
+    def warnings(self) -> dict[int, str]:
+        """By layer, what is to be said of the weights that were asked for."""
+        return {layer: own["warning"] for layer, own in sorted(self.records.items()) if "warning" in own}
 
     @property
     def units(self) -> dict[str, list[int]]:
@@ -163,6 +170,7 @@ class Pruning:
 
         A base model that has biases of its own keeps them: its gate and up ones are sliced with the weights."""
         base, made = self.base, self.compensate(layer)
+        self.records[layer] = made.record
         name, bias = base.name(layer, "down"), base.name(layer, "down", "bias")
         down = padded(torch.from_numpy(made.weight).to(base.tensor(name).dtype), 1, pad_to)
         present = {bias: base.tensor(bias)} if bias in base.names else {}

@@ -41,15 +41,18 @@ def by_layer(frame: pd.DataFrame, column: str, layers: int = 0) -> list[np.ndarr
     return [own.get(layer, nothing) for layer in range(max([layers, *(layer + 1 for layer in own)]))]
 
 
-def read(path: Path, model: Path, widths: Sequence[int]) -> dict[str, list[np.ndarray]]:
+def read(path: Path, model: Path) -> dict[str, list[np.ndarray]]:
     """Return structure -> which of its units are kept, bool [units] per layer.
 
-    Raises InputError if the mask is not one of this model, whose layers have so many neurons."""
-    return keeps_of(artifacts.read_parquet(path, "mask"), f"{path}: not a mask of {model}", widths)
+    Raises InputError if the mask is not one of this model."""
+    from pruning.models.checkpoint import Checkpoint  # torch is slow
+
+    return keeps_of(artifacts.read_parquet(path, "mask"), f"{path}: not a mask of {model}", Checkpoint(model).widths)
 
 
 def keeps_of(frame: pd.DataFrame, otherwise: str, widths: Sequence[int]) -> dict[str, list[np.ndarray]]:
-    """Return the same of a mask's rows. Raises InputError, which begins with `otherwise`, as `read` does."""
+    """Return the same of a mask's rows. Raises InputError, which begins with `otherwise`, if they are not
+    those of a model whose layers have so many neurons."""
     keeps = {name: by_layer(of(frame, name), "keep", len(widths)) for name in structures_of(frame)}
     if (found := [len(keep) for keep in keeps[NEURONS]]) != list(widths):
         raise InputError(f"{otherwise}: layer widths {found}, not {list(widths)}")

@@ -12,19 +12,22 @@ attention) is refitted before the FFN in the same way, x being what the units of
 TRAINS goes on from there with all matrices of the layer (training.py).
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration import layerwise
-from pruning.calibration.prepare import Batch
-from pruning.calibration.second_moments import add, parts
+from pruning.calibration import footprint, layerwise
+from pruning.calibration.prepare import Batch, Measurement
+from pruning.calibration.second_moments import add, parts, token_counts
+from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.core.layer_files import label_of
-from pruning.methods import compensation, least_squares, training
+from pruning.methods import compensation, least_squares, masks, training
 from pruning.models import families
 from pruning.models.structures import STRUCTURES, ffn
 from pruning.models.structures.base import Keeps
@@ -37,6 +40,32 @@ MAX_NORM_RATIO = 10.0
 all that follows reads the stream through a norm, and in plain squares the first token of a model like Qwen2.5, which is
 thousands of times as large as the others, would be all that is fitted."""
 PARTS = ("fit", "held_out")
+
+
+STAGE = footprint.REFIT
+
+
+def measure(job: Measurement) -> None:
+    """Write a manifest with token counts and `records`, and one file per layer of what is left of one pruned variant,
+    fitted on what it sees itself. Settings: with the `scheme`; where that `trains`, each layer is kept for a run after
+    a kill. Evidence: the `mask`."""
+    keeps, (manifest, folder) = masks.read(job.evidence["mask"], job.model), job.outputs
+    widths, scheme = masks.counts(keeps)[masks.NEURONS], job.settings["scheme"]
+    content = {**token_counts(job.batches), "layers": len(widths), "widths": widths, "records": []}
+    made_from = [file for file in (job.model / "manifest.json", job.data, job.evidence["mask"]) if file.is_file()]
+    identity = artifacts.key_of(*map(artifacts.file_hash, made_from), job.settings)
+    unfinished = folder.with_name(f".{folder.name}.{identity}")
+
+    def layers() -> Iterator[dict[str, Tensor]]:
+        progress, known = partial(job.progress, desc="layers"), partial(layer_files.kept, unfinished)
+        for layer, (weights, record) in enumerate(refit(job.network, job.batches, keeps, scheme, progress, known)):
+            content["records"].append(record)
+            if job.settings.get("trains"):
+                layer_files.keep(unfinished, layer, weights, record)
+            yield weights
+
+    layer_files.write(folder, manifest, "refit", job.settings, layers(), content)
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def refit(

@@ -6,18 +6,41 @@ scores/obs.py, the refit between them that of refit.py, towards the dense model 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
+import pandas as pd
 from torch import nn
 
+from pruning.calibration import footprint
 from pruning.calibration.output_gradients import output_gradients
-from pruning.calibration.prepare import Batch
-from pruning.calibration.second_moments import second_moments
+from pruning.calibration.prepare import Batch, Measurement, dense
+from pruning.calibration.second_moments import second_moments, token_counts
+from pruning.core import artifacts
 from pruning.methods import refit as fitting
 from pruning.methods import surgeon
 from pruning.methods.allocation import floors, kept
 from pruning.models import families
 from pruning.models.structures import ffn
+
+STAGE = footprint.ROUNDS
+
+
+def measure(job: Measurement) -> None:
+    """Write one row per neuron: layer, unit, place. Settings: with the calibration's `rounds`.
+
+    Raises InputError as second_moments.token_counts does."""
+    token_counts(job.batches)  # refuses what leaves none to hold out
+    models = [job.network]
+    del job.network  # which is pruned
+
+    def load() -> nn.Module:
+        return models.pop() if models else dense(job.model, job.settings)[0]
+
+    progress = partial(job.progress, desc="rounds")
+    places = removal_order(load, job.batches, job.settings["rounds"], job.settings["seed"], progress=progress)
+    frames = [pd.DataFrame({"layer": i, "unit": range(len(own)), "place": own}) for i, own in enumerate(places)]
+    artifacts.write_parquet(job.outputs[0], pd.concat(frames, ignore_index=True), "rounds", job.settings)
 
 
 def removal_order(

@@ -1,12 +1,14 @@
-"""From what was measured of a model to a score per unit: what scripts/score.py does between reading and writing."""
+"""From what was measured of a model, in memory or in artefacts, to a score per unit."""
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.core.layer_files import kind_of
 from pruning.methods import scores
@@ -71,3 +73,33 @@ def scored(
             units = columns["unit"] if neurons else np.arange(count)
             frames.append(pd.DataFrame({"layer": index, "unit": units, "score": found}).assign(**sizes))
     return pd.concat(frames, ignore_index=True)
+
+
+def scored_from(
+    settings: Mapping[str, Any],
+    structures: Iterable[str],
+    evidence: Mapping[str, Path],
+    model: Path,
+    progress: Callable,
+) -> pd.DataFrame:
+    """Return the same of artefacts: tables, and manifests of matrices, by kind. model: directory of the dense model.
+
+    Raises InputError as `scored` does, and where an artefact or the model is not whole."""
+    tables = {kind: artifacts.read_parquet(path, kind) for kind, path in evidence.items() if path.suffix == ".parquet"}
+
+    @cache
+    def checkpoint() -> "Tensors":
+        from pruning.models.checkpoint import Checkpoint
+
+        artifacts.check_model(model)
+        return Checkpoint(model)
+
+    @cache
+    def matrices(kind: str, name: str) -> tuple[Callable[[int], dict[str, Any]], dict[str, Any]]:
+        return layer_files.read(evidence[kind], kind, checkpoint().channels(name))
+
+    def read(index: int, name: str, kind: str) -> dict[str, Any]:
+        tensors, manifest = matrices(kind_of(kind, name), name)
+        return {**tensors(index), **{key: manifest[key] for key in manifest if key.startswith("tokens")}}
+
+    return scored(settings, structures, tables, evidence, read, checkpoint, progress)

@@ -15,16 +15,21 @@ In a layer the best-scored neurons stay: removed ones are columns of zeros in do
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration import layerwise
-from pruning.calibration.prepare import Batch
+from pruning.calibration import footprint, layerwise, second_moments
+from pruning.calibration.prepare import Batch, Measurement, first_samples
+from pruning.core import artifacts, layer_files
+from pruning.methods import allocation, masks
 from pruning.methods.allocation import levels, ranking
-from pruning.methods.compensation import Compensated
+from pruning.methods.compensation import Compensated, ridge
 from pruning.models import families, head, structures
+from pruning.models.checkpoint import Checkpoint
 
 States = list[Tensor | None]
 """Hidden states [B, T, d] of every micro-batch, on the CPU; None: the embeddings."""
@@ -144,3 +149,47 @@ def greedy(probe: Probe, progress: Callable = iter, exact: bool = False) -> Iter
             states[layer + 1] = probe.after(layer, states[layer])
         if not left[chosen]:
             del rates[chosen]
+
+
+SEARCHES = {"layers": layers, "greedy": greedy}
+
+
+STAGE = footprint.SENSITIVITY
+
+
+def measure(job: Measurement) -> None:
+    """Write one row per cut (layer, width, divergence, passes), in the order of the cuts; of several structures also
+    which one is cut (structure).
+
+    Settings: with `probed`, the first samples, which are looked at; `search` (a key of SEARCHES); `min_keep`, or
+    `drop_layers` in its place. Evidence: `scores`, by which neurons of a layer stay; manifests of the second moments of
+    structures where what is left is refitted."""
+    settings, base, frames, passes = job.settings, Checkpoint(job.model), [], 0.0
+    scores = artifacts.read_parquet(job.evidence["scores"], "scores")
+    original = artifacts.read_json(job.model / "manifest.json", "base")["original"]["widths"]
+    batches, search = first_samples(job.batches, settings["probed"]), settings["search"]
+
+    def least_of(name: str) -> Sequence[int]:
+        if name == masks.NEURONS:
+            return allocation.least(original, base.widths, settings.get("min_keep"))
+        return [0 if settings.get("drop_layers") else 1] * base.layers
+
+    def fit_of(name: str) -> Fit | None:
+        if (kind := layer_files.kind_of("second_moments", name)) not in job.evidence:
+            return None
+        of_layer = second_moments.read(job.evidence[kind], base.channels(name), name)
+        return lambda layer, keep: ridge.compensate(base.matrix(layer, "down", name), keep, of_layer(layer))
+
+    structures = masks.structures_of(scores)
+    for name in structures:
+        ranked = masks.by_layer(masks.of(scores, name), "score", base.layers)
+        probe = Probe(job.network, batches, ranked, least_of(name), fit_of(name), name)
+        bar = partial(job.progress, desc=f"{search}, {name}")
+        rows = [(*row, passes + probe.passes) for row in SEARCHES[search](probe, bar)]
+        frames.append(pd.DataFrame(rows, columns=["layer", "width", "divergence", "passes"]))
+        frames[-1] = frames[-1].assign(structure=name) if len(structures) > 1 else frames[-1]
+        passes += probe.passes
+    found = pd.concat(frames, ignore_index=True)
+    artifacts.write_parquet(job.outputs[0], found, "sensitivity", settings)
+    samples = sum(len(batch.samples) for batch in batches)
+    print(f"{len(found)} cuts of {base.layers} layers: {passes:.1f} forward passes over {samples} samples")

@@ -24,6 +24,8 @@ from pruning.models.structures import STRUCTURES, listed
 
 @dataclass(frozen=True)
 class Parts:
+    """A variant, by what it is made of."""
+
     model: Path
     """A model directory."""
     manifest: Path
@@ -42,73 +44,67 @@ class Parts:
         """What is made of the mask. Raises InputError as Pruning.read does."""
         return Pruning.read(self.model, self.mask, self.compensate, self.evidence)
 
+    def load(self, dtype: str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load it as loading.load does. Raises InputError as that does, and if the mask is another model's."""
+        if self.mask is None:
+            return loading.load(self.model, dtype, device, self.adapter)
+        network, tokenizer = loading.load(self.model, dtype, device)
+        self.pruning.apply(network)
+        return (loading.merged(network, self.adapter) if self.adapter else network), tokenizer
 
-def load(parts: Parts, dtype: str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a variant as loading.load does. Raises InputError as that does, and if the mask is another model's."""
-    if parts.mask is None:
-        return loading.load(parts.model, dtype, device, parts.adapter)
-    network, tokenizer = loading.load(parts.model, dtype, device)
-    parts.pruning.apply(network)
-    return (loading.merged(network, parts.adapter) if parts.adapter else network), tokenizer
+    @contextmanager
+    def written(self, dtype: str) -> Iterator[Path]:
+        """Give a directory of the same model, for what loads one by itself: a temporary one, where there is none
+        (TMPDIR says where it lies). Raises InputError as `load` does."""
+        artifacts.check_model(self.model)
+        with tempfile.TemporaryDirectory(prefix="variant-") as scratch:
+            directory = self.model
+            if self.mask is not None:
+                directory = Path(scratch, "cut")
+                directory.mkdir()
+                self.pruning.write(directory)
+            if self.adapter is not None:
+                merged = Path(scratch, "merged")
+                merged.mkdir()
+                from_pruned(directory, self.adapter, merged, dtype)
+                directory = merged
+            yield directory
 
+    def identity(self) -> list[Any]:
+        """Return what the weights are, JSON-like: equal for equal weights alone."""
+        adapters = self.adapter and sorted(self.adapter.glob("adapter_*"))
+        own = [artifacts.file_hash(self.manifest), adapters and [artifacts.file_hash(path) for path in adapters]]
+        if self.mask is None:
+            return own
+        origins = [artifacts.file_hash(path) for path in (self.mask, self.evidence) if path]
+        return [*own, self.compensate, origins]
 
-@contextmanager
-def written(parts: Parts, dtype: str) -> Iterator[Path]:
-    """Give a directory of the same model, for what loads one by itself: a temporary one, where there is none (TMPDIR
-    says where it lies). Raises InputError as `load` does."""
-    artifacts.check_model(parts.model)
-    with tempfile.TemporaryDirectory(prefix="variant-") as scratch:
-        directory = parts.model
-        if parts.mask is not None:
-            directory = Path(scratch, "cut")
-            directory.mkdir()
-            parts.pruning.write(directory)
-        if parts.adapter is not None:
-            merged = Path(scratch, "merged")
-            merged.mkdir()
-            from_pruned(directory, parts.adapter, merged, dtype)
-            directory = merged
-        yield directory
+    def outline(self) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bool]:
+        """Return what its speed depends on: the units of each layer, FFN neurons and those of structures of which any
+        are cut, and whether down_proj has a bias."""
+        base, pruning = Checkpoint(self.model), self.mask and self.pruning
+        units = {**listed(read_config(self.model)), NEURONS: base.widths, **(pruning.units if pruning else {})}
+        biased = base.name(0, "down", "bias") in base.file_of or (pruning is not None and pruning.biased)
+        return tuple((name, tuple(units[name])) for name in STRUCTURES if name in units), biased
 
+    def stored(self) -> int:
+        """Return the bytes of its weights on disk; where it is cut in memory, what they take there by the dense model's
+        files."""
+        base = Checkpoint(self.model)
+        size = sum(file.stat().st_size for file in base.files)
+        return size if self.mask is None else round(size * self.pruned()["parameters_kept"] / base.parameters)
 
-def identity(parts: Parts) -> list[Any]:
-    """Return what the weights are, JSON-like: equal for equal weights alone."""
-    adapter = [artifacts.file_hash(path) for path in sorted(parts.adapter.glob("adapter_*"))] if parts.adapter else None
-    own = [artifacts.file_hash(parts.manifest), adapter]
-    if parts.mask is None:
-        return own
-    origins = [artifacts.file_hash(path) for path in (parts.mask, parts.evidence) if path]
-    return [*own, parts.compensate, origins]
-
-
-def outline(parts: Parts) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bool]:
-    """Return what a variant's speed depends on: the units of each layer, FFN neurons and those of structures of which
-    any are cut, and whether down_proj has a bias."""
-    base, pruning = Checkpoint(parts.model), parts.mask and parts.pruning
-    units = {**listed(read_config(parts.model)), NEURONS: base.widths, **(pruning.units if pruning else {})}
-    biased = base.name(0, "down", "bias") in base.file_of or (pruning is not None and pruning.biased)
-    return tuple((name, tuple(units[name])) for name in STRUCTURES if name in units), biased
-
-
-def stored(parts: Parts) -> int:
-    """Return the bytes of its weights on disk; where it is cut in memory, what they take there by the dense model's
-    files."""
-    base = Checkpoint(parts.model)
-    size = sum(file.stat().st_size for file in base.files)
-    return size if parts.mask is None else round(size * pruned(parts)["parameters_kept"] / base.parameters)
-
-
-def pruned(parts: Parts) -> dict[str, Any]:
-    """Return how much is removed, against the model before any pruning: `achieved_sparsity` (Pruning.achieved),
-    `parameters` it had and `parameters_kept`."""
-    if parts.mask is None:
-        content = artifacts.read_json(parts.manifest, "base" if parts.manifest.parent == parts.model else "compact")
-        if "achieved_sparsity" in content:
-            return {key: content[key] for key in ("achieved_sparsity", "parameters", "parameters_kept")}
-        original, kept = content["original"], content["parameters"]
-        whole = sum(original["widths"])
-        achieved = 1 - (sum(content["widths"]) - content.get("groups_removed", 0.0)) / whole
-    else:
-        original, pruning = artifacts.read_json(parts.manifest, "base")["original"], parts.pruning
-        kept, achieved = pruning.parameters(), pruning.achieved(original["widths"])
-    return {"achieved_sparsity": achieved, "parameters": original["parameters"], "parameters_kept": kept}
+    def pruned(self) -> dict[str, Any]:
+        """Return how much is removed, against the model before any pruning: `achieved_sparsity` (Pruning.achieved),
+        `parameters` it had and `parameters_kept`."""
+        if self.mask is None:
+            content = artifacts.read_json(self.manifest, "base" if self.manifest.parent == self.model else "compact")
+            if "achieved_sparsity" in content:
+                return {key: content[key] for key in ("achieved_sparsity", "parameters", "parameters_kept")}
+            original, kept = content["original"], content["parameters"]
+            whole = sum(original["widths"])
+            achieved = 1 - (sum(content["widths"]) - content.get("groups_removed", 0.0)) / whole
+        else:
+            original, pruning = artifacts.read_json(self.manifest, "base")["original"], self.pruning
+            kept, achieved = pruning.parameters(), pruning.achieved(original["widths"])
+        return {"achieved_sparsity": achieved, "parameters": original["parameters"], "parameters_kept": kept}

@@ -7,6 +7,7 @@ first, a point leans on this form: its interval covers the choice of items only.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from scipy import stats
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from pruning.core import significance
+from pruning.analysis import comparison
+from pruning.core import artifacts, names, significance
+from pruning.core.errors import InputError
+from pruning.core.names import DENSE, Variant
 
 # s0, and s0 / w: at least 3 makes the curve start near the dense accuracy, at most 50 keeps the fall from being a step.
 BOUNDS = [(0.005, 1.2), (3.0, 50.0)]
@@ -222,6 +226,46 @@ def fit(sparsities: NDArray, share: NDArray, dense: float, chance: float) -> tup
     )
     s0, steepness = float(found.x[0]), float(np.exp(found.x[1]))
     return s0, s0 / steepness
+
+
+def of_results(settings: Mapping[str, Any], template: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the collapse points and the accuracies that they are fitted to, as scripts/paper/collapse.py writes them.
+
+    template: of the outcomes' path. Raises InputError for outcomes that are not whole or of other items."""
+    task, metric, sparsities = settings["task"], settings["metric"], sorted(settings["sparsities"])
+    if settings["reference"] not in settings["methods"]:
+        raise InputError(f"collapse: reference {settings['reference']!r} is not among {settings['methods']}")
+
+    def outcomes(model: str, variant: Variant) -> pd.DataFrame:
+        frame = artifacts.read_parquet(Path(template.format(model=model, variant=variant, task=task)), "samples")
+        return comparison.outcomes_of(frame, f"{model}/{variant}", task, metric, "accuracy")
+
+    points, accuracies, calib = [], [], settings["calib"]
+    for model in settings["models"]:
+        dense, found, rows = outcomes(model, DENSE), {}, {}
+        for method in settings["methods"]:
+            variants = [Variant(calib, method, sparsity) for sparsity in sparsities]
+            measured = {DENSE: dense, **{variant: outcomes(model, variant) for variant in variants}}
+            comparison.same_items({f"{model}/{variant}": own for variant, own in measured.items()}, task)
+            row = {"model": model, "calib": calib, "method": method}
+            shared = {"task": task, "metric": metric, "n": len(dense)}
+            for variant, own in measured.items():
+                value = comparison.measure(own, "accuracy", settings)
+                value = {name: value[name] for name in ("value", "ci_low", "ci_high")}
+                accuracies.append({**row, "sparsity": names.share(variant.sparsity), **shared, **value})
+            values = np.stack([own["value"] for own in measured.values()])
+            fractions, clusters = names.share(np.array(sparsities)), comparison.clusters_of(dense)
+            level = (settings[key] for key in ("chance", "confidence", "resamples", "seed"))
+            try:
+                fit = collapse(values[1:], values[0], fractions, *level, clusters)
+            except ValueError as error:
+                raise InputError(f"collapse: {model}, {calib}, {method}: {error}") from None
+            number = None if clusters is None else clusters.nunique()
+            row |= {**shared, "clusters": number, "dense": values[0].mean(), "chance": settings["chance"]}
+            row |= {"collapse": fit.point, "ci_low": fit.low, "ci_high": fit.high, "width": fit.width}
+            found[method], rows[method] = fit, {**row, "censored": fit.censored}
+        points += compared(rows, found, settings["reference"], settings["confidence"])
+    return pd.DataFrame(points).astype({"clusters": "Int64"}), pd.DataFrame(accuracies)
 
 
 def _check_sparsities(sparsities: NDArray) -> None:

@@ -3,12 +3,11 @@
 A backend knows nothing of caching: `answers.CachingLM` wraps it, asks it only for what is not on record, and listens to
 its cache hook. To add one:
 
-1. Write `backends/{name}.py` with `lm(network, tokenizer, batch_size)`, which gives such a model for one task, and
-   `origin(network, tokenizer)`, JSON-like: what answers come from (another backend's, or those by other generation
-   settings, are not this one's). It is part of the answers' file name and of the result (`provenance`). One that does
-   not answer by the model as variants.load gives it has `opened(parts, settings)` as well, a context manager for all
-   tasks of a job: the pair that it yields is that `network` and `tokenizer`. Name it in `Model.backend`
-   (config/models.py).
+1. Write `backends/{name}.py` with `opened(variant, settings)`, a context manager for all tasks of a job, which yields
+   the `network` and `tokenizer` of the others: `lm(network, tokenizer, batch_size)`, which gives such a model for one
+   task, and `origin(network, tokenizer)`, JSON-like: what answers come from (another backend's, or those by other
+   generation settings, are not this one's). It is part of the answers' file name and of the result (`provenance`).
+   Name it in `Model.backend` (config/models.py).
 2. Report every answer to the cache hook at once (`self.cache_hook.add_partial(kind, arguments, response)`, with the
    very arguments that were asked): what is reported survives a kill. What is only returned is recorded when the call
    returns.
@@ -20,8 +19,10 @@ its cache hook. To add one:
 import copy
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from pruning.core.errors import InputError
 
@@ -38,6 +39,14 @@ REFUSED = {
     **dict.fromkeys(["stop_strings", "max_time", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"], False),
 }
 """Those that ask for another search than the greedy one, or for another end of answers; the value that does not."""
+
+
+class Variant(Protocol):
+    """What is asked: a model in memory, or a directory of it (methods/variants.py)."""
+
+    def load(self, dtype: str) -> tuple[Any, Any]: ...
+
+    def written(self, dtype: str) -> AbstractContextManager[Path]: ...
 
 
 def end_tokens(config: Any, tokenizer: Any) -> list[int]:

@@ -4,6 +4,8 @@ Greedy; what requests share is computed once, and what does not fit the context 
 """
 
 from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +13,15 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 
 from pruning.evaluation import generation, likelihood
-from pruning.evaluation.backends import check_greedy, check_length, end_tokens, generation_settings
+from pruning.evaluation.backends import Variant, check_greedy, check_length, end_tokens, generation_settings
+from pruning.models import packing
+
+
+@contextmanager
+def opened(variant: Variant, task: Mapping[str, Any]) -> Iterator[tuple[torch.nn.Module, PreTrainedTokenizerBase]]:
+    """The variant for inference alone, and its tokenizer. task: `dtype`."""
+    network, tokenizer = variant.load(task["dtype"])
+    yield packing.pack(network), tokenizer
 
 
 def origin(network: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

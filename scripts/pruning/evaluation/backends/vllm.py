@@ -18,8 +18,14 @@ import torch
 
 from pruning.core import devices
 from pruning.core.errors import InputError
-from pruning.evaluation.backends import check_greedy, check_installed, check_length, end_tokens, generation_settings
-from pruning.methods import variants
+from pruning.evaluation.backends import (
+    Variant,
+    check_greedy,
+    check_installed,
+    check_length,
+    end_tokens,
+    generation_settings,
+)
 from pruning.models import loading, remote_code, structures
 from pruning.models.checkpoint import Checkpoint, read_config
 
@@ -98,7 +104,7 @@ def origin(network: GreedyVLLM, tokenizer: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(parts: variants.Parts, task: Mapping[str, Any]) -> Iterator[tuple[GreedyVLLM, Any]]:
+def opened(variant: Variant, task: Mapping[str, Any]) -> Iterator[tuple[GreedyVLLM, Any]]:
     """The variant in vLLM, on all GPUs of the job, and its tokenizer. task: `dtype`, `max_model_len`.
 
     Raises InputError without a GPU (vLLM's build for CPUs wants none), if the weights are more than what is free, and
@@ -108,7 +114,7 @@ def opened(parts: variants.Parts, task: Mapping[str, Any]) -> Iterator[tuple[Gre
         raise InputError("backend: vllm needs a GPU, and this job sees none: set the model's `gpus`, or `backend: hf`")
     gc.collect()  # what tasks of the model itself have left
     torch.cuda.empty_cache()
-    with variants.written(parts, task["dtype"]) as directory:
+    with variant.written(task["dtype"]) as directory:
         own_code = remote_code.trusted(directory)
         check_model(directory, own_code, max(gpus, 1))
         loading.check_memory(directory, task["dtype"], "cuda" if gpus else "cpu")

@@ -13,12 +13,14 @@ import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import masks as masks_of
 from pruning.methods.masks import NEURONS
@@ -84,6 +86,20 @@ def problem_of(
         latencies=latencies,
         others=others,
         removed=base.get("groups_removed", 0.0),
+    )
+
+
+def read_problem(
+    frame: pd.DataFrame, layers: Path, base: Path, min_keep: float | None, measured: Path | None, latencies: Path | None
+) -> Problem:
+    """Return the same, from scores and the files of the other artefacts. Raises InputError where one is not whole."""
+    return problem_of(
+        frame,
+        artifacts.read_parquet(layers, "layers"),
+        artifacts.read_json(base, "base"),
+        min_keep,
+        artifacts.read_parquet(measured, "sensitivity") if measured else None,
+        artifacts.read_parquet(latencies, "latency_table") if latencies else None,
     )
 
 

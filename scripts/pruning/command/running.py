@@ -1,12 +1,41 @@
-"""What a run of `prune` is at, from the events of its workflow."""
+"""Runs of the workflow in a folder of `prune`: one is started and shown, and later it is said what it is at."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pruning.core import failures, locks
-from pruning.core.plugins.snakemake_logger_plugin_pruning import name_of
+from pruning.command.configuration import Request
+from pruning.core import failures, locks, memory, names, workflow
+from pruning.core.errors import InputError
+from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar, name_of
+
+CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
+
+
+def run(request: Request, what: str, *targets: str, config: str = CONFIG) -> None:
+    """Run the workflow in `request.out`, by the configuration of this name, and show its progress.
+
+    Raises InputError with the failed job's own words."""
+    out = request.out
+    arguments = ["--snakefile", str(names.HOME / "Snakefile"), "--directory", str(out), "--cores", str(request.cores)]
+    arguments += ["--resources", f"mem_mb={int(memory.physical() / 1e6)}"]  # jobs at once fit in
+    arguments += ["--configfile", str(out / config), "--", *targets]
+    with (out / LOG).open("a+") as log, (out / EVENTS).open("a") as kept, Bar(what) as bar:
+        try:
+            for event in workflow.events(arguments, log):
+                kept.write(json.dumps(event) + "\n")
+                kept.flush()
+                bar.show(event)
+        except InputError as error:
+            raise InputError(f"{what}: {error} (all of it: {out / LOG})") from None
+
+
+def put(path: Path, text: str) -> None:
+    """Write, but leave a file that says the same alone."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

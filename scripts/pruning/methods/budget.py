@@ -20,6 +20,8 @@ from pruning.models.checkpoint import Checkpoint
 
 MOST = 99
 """Per cent: sparsities are whole, from 1."""
+COUNTED = ("parameters", "bytes")
+"""Kinds of budget that nothing is measured for."""
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -87,6 +89,11 @@ def scanned(meets: Callable[[int], bool]) -> int | None:
     """Return the least sparsity that meets a target, of all that there are, which are all tried; None if none does."""
     found = [sparsity for sparsity in range(1, MOST + 1) if meets(sparsity)]
     return found[0] if found else None
+
+
+def least(meets: Callable[[int], bool], kind: str) -> int | None:
+    """Return the least sparsity that meets a target of a kind, None if none does."""
+    return scanned(meets) if kind in COUNTED else bisected(meets)
 
 
 def bisected(meets: Callable[[int], bool]) -> int | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple, TextIO
 
-from pruning.analysis import costs, work
+from pruning.analysis import costs
+from pruning.command import work
 from pruning.core import names, workflow
 
 STARTING = 6.0

@@ -1,0 +1,26 @@
+"""What was measured of an exported model, for its card."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruning.analysis import comparison
+from pruning.core import artifacts
+from pruning.core.names import DENSE, Variant, sample_of
+
+
+def measures(settings: Mapping[str, Any], samples: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Yield each task's metrics: what was measured of the exported model (`pruned`), and of the dense one, if it was.
+
+    settings: `variant`, `tasks`, and those of comparison.measure. samples: outcomes that are there, of any models."""
+    paths = {sample_of(path.as_posix())[1:]: path for path in samples}
+    sides = {"pruned": str(Variant(**settings["variant"])), "dense": str(DENSE)}
+    for task, own in settings["tasks"].items():
+        for metric in own["metrics"]:
+            row = {"title": own["title"], "metric": metric, **dict.fromkeys(sides)}
+            for side, variant in sides.items():
+                if path := paths.get((variant, task)):
+                    frame = artifacts.read_parquet(path, "samples")
+                    outcomes = comparison.outcomes_of(frame, variant, task, metric, own["kind"])
+                    row[side] = comparison.measure(outcomes, own["kind"], settings)
+            yield row
