@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import reference_pages
 import typer
 
 from pruning.core import artifacts, cli
@@ -14,11 +13,12 @@ def write_config(
     root: Annotated[Path, typer.Argument(help="of the repository")] = Path(),
     check: Annotated[bool, typer.Option(help="write nothing; an error where a file is not up to date")] = False,
 ) -> None:
+    from pruning.command import reference
     from pruning.config.schema import Config
 
     texts = {
         root / "config/schema.json": json.dumps(Config.model_json_schema(), indent=2) + "\n",
-        **{root / name: text for name, text in reference_pages.pages().items()},
+        **{root / name: text for name, text in reference.pages().items()},
     }
     for path, text in texts.items():
         if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):

@@ -273,7 +273,7 @@ def listed(names: Iterable[str]) -> str:
 def meanings(names: Sequence[str], said: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return each column with its meaning. Raises ValueError where these are not the columns that there are."""
     if missing := set(names) ^ set(said):
-        raise ValueError(f"scripts/reference_pages.py: {sorted(missing)}: not both a column and a meaning")
+        raise ValueError(f"scripts/pruning/command/reference.py: {sorted(missing)}: not both a column and a meaning")
     return [(f"`{name}`", said[name]) for name in names]
 
 
