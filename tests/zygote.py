@@ -167,7 +167,7 @@ def work(channel: socket.socket, files: dict[Path, bytes]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if noted:
-        note_modules(noted, arguments[0])
+        note_modules(noted, arguments)
     channel.sendall(bytes([code % 256]))
     os._exit(code)
 
@@ -213,8 +213,11 @@ def moved(value: Any, home: Path) -> Any:
     return value
 
 
-def note_modules(path: str, script: str) -> None:
-    """Add a line to a file: what was run, and the modules of ours that it loaded."""
+def note_modules(path: str, arguments: list[str]) -> None:
+    """Add a line to a file: what was run, a stage or the module that it was told to run, and the modules of ours that
+    this loaded."""
+    told = [value for option, value in zip(arguments, arguments[1:], strict=False) if option in ("--maker", "--what")]
+    script = f"scripts/pruning/{told[0]}.py" if told else arguments[0]
     own = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "pruning"]
     with open(path, "a") as file:
         file.write(json.dumps([script, [os.path.relpath(name) for name in own if name]]) + "\n")

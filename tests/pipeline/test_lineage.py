@@ -76,7 +76,7 @@ def test_edits_failures_and_kills_end_in_what_a_fresh_run_makes(run: Workspace, 
         ("compact", KILL, {"methods.rku.round_to": 8}),
         ("mask", "exit 1", {"methods.rku.round_to": 4}),
         ("evaluate", KILL, {"tasks.gsm_symbolic.max_gen_toks": 20}),
-        ("table", "exit 1", {"tables.table1.title": "Another"}),
+        ("report", "exit 1", {"tables.table1.title": "Another"}),
     ):
         run.configure(edits)
         assert run.snakemake(TABLE, check=False, before=breaking, BROKEN=stage, BREAK=how).returncode

@@ -347,10 +347,10 @@ def test_a_model_without_some_of_its_layers_is_pruned_again(tmp_path, cut):
     assert (kept <= left["ffn"]).all() and kept.sum() == allocation.kept(N * 3, 90)
     rows = scores.assign(keep=np.concatenate(allocation.masks(problem.scores, kept)))[["layer", "unit", "keep"]]
     artifacts.write_parquet(mask := tmp_path / "again.parquet", rows, "mask", {})
-    again = masks.read(mask, first, own.widths)
+    again = masks.read(mask, first)
     assert masks.counts(again)["ffn"] == kept.tolist() and [len(keep) for keep in again["ffn"]] == left["ffn"]
     with pytest.raises(InputError, match="not a mask of .*: layer widths"):
-        masks.read(mask, first, [*own.widths, 5])
+        masks.read(mask, tmp_path / "base")
     (second := tmp_path / "second").mkdir()
     Pruning(own, again).write(second)
     expected = logits(tiny.silenced(load(first, "float32", "cpu")[0], {"ffn": again["ffn"]}))

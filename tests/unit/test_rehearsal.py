@@ -7,6 +7,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import measure
 import pandas as pd
 import pytest
 import torch
@@ -218,17 +219,21 @@ def run(script: str, folder: Path, place: Path, teacher: Path | None) -> None:
     searched = {**own, "search": "greedy", "probed": 64, "min_keep": 0.1}
     asked = {"tasks": {"text": {**PERPLEXITY, "dtype": "float32", "divergence": teacher is not None}}}
     arguments = {
-        "refit": (own | {"scheme": "sequential"}, folder, data, place / "mask.parquet", place / "r", place / "r.json"),
-        "rounds": (own | {"rounds": [50]}, folder, data, place / "rounds.parquet"),
-        "sensitivity": (searched, model, data, place / "scores.parquet", place / "cuts.parquet"),
         "recover": ({**SETTINGS, **LORA}, folder, data, data, place / "adapter", teacher),
         "evaluate": (asked, model, model / "manifest.json", [f"text={data}"], place, None, "none", None, None, teacher),
     }
+    fitted = {
+        "refit": (own | {"scheme": "sequential"}, folder, data, [f"mask={place}/mask.parquet"]),
+        "rounds": (own | {"rounds": [50]}, folder, data),
+        "sensitivity": (searched, model, data, [f"scores={place}/scores.parquet"]),
+    }
+    outputs = [place / name for name in ("first.parquet", "second.parquet")]
     if script in arguments:
         getattr(importlib.import_module(script), script)(*arguments[script])
+    elif script in fitted:
+        measure.measure(f"methods/{script}", outputs, *fitted[script])
     else:
-        outputs = [place / name for name in ("first.parquet", "second.parquet")]
-        importlib.import_module("measure").measure(script, outputs, own, folder, data)
+        measure.measure(script, outputs, own, folder, data)
 
 
 @pytest.mark.parametrize(

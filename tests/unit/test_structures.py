@@ -281,7 +281,7 @@ def variant(folder, cut="uneven", compensate="none", evidence=None) -> variants.
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_variant_is_counted_and_told_apart(tmp_path, cut):
     own, keeps = variant(tmp_path, cut), CUTS[cut]
-    read = masks.read(own.mask, own.model, [48] * len(keeps["ffn"]))
+    read = masks.read(own.mask, own.model)
     assert {name: [keep.tolist() for keep in all_of] for name, all_of in read.items()} == {
         name: [keep.tolist() for keep in all_of] for name, all_of in keeps.items()
     }

@@ -23,8 +23,7 @@ from pruning.command.words import (
     verdict,
     warning,
 )
-from pruning.core import names
-from pruning.report import site
+from pruning.core import names, templates
 
 TEMPLATE = names.HOME / "report/decision.html.j2"
 COLOURS = 8  # --c0 to --c7 of the template
@@ -97,7 +96,7 @@ def html(content: Content) -> str:
     ]
     rows = content.models.to_dict("records")
     asked, found = budget_words(content.budgets) if content.budgets else ("", [])
-    return site.text(
+    return templates.page(
         TEMPLATE,
         content=content,
         name=name,

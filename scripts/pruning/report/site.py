@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
 
 from pruning.analysis.comparison import UNTUNED, deciding_p
-from pruning.core import artifacts, names
+from pruning.core import artifacts, names, templates
 from pruning.report.printing import estimate, percent, plain
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -19,17 +18,10 @@ MOST = 4  # sparsities that a sentence goes through
 ABOUT = re.compile(r'<script type="application/json" id="about">(.*?)</script>', re.S)
 
 
-def text(template: Path, **values: Any) -> str:
-    """Return a page, from a Jinja template, which may include others of its folder. Values are escaped."""
-    loader = jinja2.FileSystemLoader(template.parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.get_template(template.name).render(**values)
-
-
 def write(output: Path, template: Path, **values: Any) -> None:
-    """Write a page as `text` makes it."""
+    """Write a page of a template (core/templates.py)."""
     with artifacts.atomic(output) as temporary:
-        temporary.write_text(text(template, **values), encoding="utf-8")
+        temporary.write_text(templates.page(template, **values), encoding="utf-8")
 
 
 def about(page: str) -> dict[str, Any] | None:
