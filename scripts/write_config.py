@@ -1,6 +1,5 @@
 """Write what is made from the code: the configuration's JSON schema, and pages of the reference (`make config`)."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +13,9 @@ def write_config(
     check: Annotated[bool, typer.Option(help="write nothing; an error where a file is not up to date")] = False,
 ) -> None:
     from pruning.command import reference
-    from pruning.config.schema import Config
 
-    texts = {
-        root / "config/schema.json": json.dumps(Config.model_json_schema(), indent=2) + "\n",
-        **{root / name: text for name, text in reference.pages().items()},
-    }
-    for path, text in texts.items():
+    for name, text in reference.files().items():
+        path = root / name
         if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):
             raise cli.InputError(f"{path} is not what `make config` writes: run it")
         if not check:

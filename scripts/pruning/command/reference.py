@@ -8,8 +8,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 MADE = "<!-- Made by `make config`. -->\n"
 
 
-def pages() -> dict[str, str]:
-    """Return the text of every such page, by its path in the repository."""
+def files() -> dict[str, str]:
+    """Return the text of config/schema.json and of every such page, by its path in the repository."""
+    from pruning.config.schema import Config
+
     makers = {
         "results": results,
         "configuration": configuration,
@@ -17,7 +19,8 @@ def pages() -> dict[str, str]:
         "columns": columns,
         "families": families,
     }
-    return {f"docs/reference/{name}.md": f"{MADE}{make().rstrip()}\n" for name, make in makers.items()}
+    pages = {f"docs/reference/{name}.md": f"{MADE}{make().rstrip()}\n" for name, make in makers.items()}
+    return {"config/schema.json": json.dumps(Config.model_json_schema(), indent=2) + "\n", **pages}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
