@@ -1,4 +1,4 @@
-"""The pages of docs/reference/ that are made of the code: `make config` writes them, a test holds them against it."""
+"""What `make config` makes of the code: pages of docs/reference/ and config/schema.json; a test holds them against it."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
