@@ -1,4 +1,4 @@
-"""What `make config` makes of the code, config/schema.json and pages of docs/reference/; a test holds them against it."""
+"""What `make config` makes of the code: config/schema.json and docs/reference/; a test compares them with it."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
