@@ -82,7 +82,7 @@ release: .venv-release/installed ## Build sdist and wheel of the tagged version 
 	@case "$$(cat .venv-release/version)" in *dev*) echo "Not a release: no tag is at this commit, or files have changed. First: git tag v1.0.0";; \
 		*) echo "Checked; nothing was uploaded. To upload: .venv-release/bin/twine upload $$(echo dist/*)";; esac
 
-config: env ## Write config/schema.json and README's list of results from the pydantic models
+config: env ## Write config/schema.json and the pages of docs/reference that are made of the code
 	@. $(BIN)/activate && python scripts/write_config.py
 
 reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 minutes on two cores)

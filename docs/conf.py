@@ -31,6 +31,8 @@ include_patterns = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/*.md",
+    "docs/*/*.md",
+    "benchmarks/README.md",
     "docs/*.ipynb",
     "config/README.md",
     "profiles/README.md",
@@ -39,30 +41,64 @@ include_patterns = [
 exclude_patterns = [".venv", ".venv-docs", ".snakemake", "build", "results", "site", "tests"]  # not even walked through
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-PAGES = [  # the sidebar
-    "docs/smollm2",
-    "docs/howto",
-    "docs/methods",
-    "docs/reference-python",
-    "docs/findings",
-    "docs/artefacts",
-    "docs/architecture",
-    "docs/memory",
-    "docs/tiny-reasoner",
-    "config/README",
-    "profiles/README",
-    "resources/paper/README",
-    "resources/tiny-reasoner/README",
-    "CONTRIBUTING",
-    "CHANGELOG",
-]
+PAGES = {  # the sidebar
+    "Start": ["docs/index"],
+    "Tutorials": ["docs/tutorials/first-model", "docs/smollm2"],
+    "How to": [
+        "docs/howto/install",
+        "docs/howto/model",
+        "docs/howto/data",
+        "docs/howto/effort",
+        "docs/howto/budget",
+        "docs/howto/recovery",
+        "docs/howto/transformers",
+        "docs/howto/vllm",
+        "docs/howto/llama-cpp",
+        "profiles/README",
+        "docs/memory",
+        "docs/howto/method",
+        "docs/howto/tables",
+        "docs/howto/read-results",
+        "docs/howto/resume",
+    ],
+    "Reference": [
+        "docs/reference/command-line",
+        "docs/reference/configuration",
+        "config/README",
+        "docs/reference-python",
+        "docs/artefacts",
+        "docs/reference/columns",
+        "docs/reference/results",
+        "docs/reference/families",
+    ],
+    "Explanation": [
+        "docs/methods",
+        "docs/explanation/reconstruction",
+        "docs/explanation/allocation",
+        "docs/explanation/paper-methods",
+        "docs/explanation/statistics",
+        "docs/architecture",
+        "docs/tiny-reasoner",
+    ],
+    "Results": [
+        "docs/findings",
+        "docs/results/qwen2_5-coder-1_5b",
+        "docs/results/qwen2_5-coder-0_5b",
+        "docs/results/smollm2-135m",
+        "docs/results/tiny-reasoner",
+        "benchmarks/README",
+        "docs/results/archive",
+    ],
+    "Project": ["CONTRIBUTING", "CHANGELOG", "resources/paper/README", "resources/tiny-reasoner/README"],
+}
 FORMULAS = LatexToMathML()
 
 
 def contents(app, name, source):
     """The first page gets the contents, which GitHub would show as they are."""
     if name == root_doc:
-        source[0] += "\n```{toctree}\n:hidden:\n\n" + "\n".join(PAGES) + "\n```\n"
+        for caption, pages in PAGES.items():
+            source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```\n"
 
 
 def mathml(translator, node):

@@ -218,17 +218,17 @@ def test_the_report_holds_captions_tables_and_figures(paper: Workspace):
     assert len(set(re.findall(r"results/figures/\w+\.svg", report))) == len(FIGURES)
 
 
-# docs/howto.md shows what each of these takes; its YAML is what is run here.
+# docs/howto/ shows what each of these takes; its YAML is what is run here.
 @pytest.mark.parametrize(
-    ("title", "column", "value"),
+    ("page", "title", "column", "value"),
     [
-        ("A method that recombines what there is", "method", "taylor_sq"),
-        ("A dataset of your own", "task", "my_questions"),
-        ("A model of your own", "model", "my_model"),
+        ("method", "A method that recombines what there is", "method", "taylor_sq"),
+        ("data", "A dataset of your own", "task", "my_questions"),
+        ("model", "A model of your own", "model", "my_model"),
     ],
 )
-def test_additions_are_config_only(paper: Workspace, title: str, column: str, value: str):
-    mine = yaml.safe_load(code_below("docs/howto.md", title)[0])
+def test_additions_are_config_only(paper: Workspace, page: str, title: str, column: str, value: str):
+    mine = yaml.safe_load(code_below(f"docs/howto/{page}.md", title)[0])
     questions = [{"question": f"What is {n} and {n}?", "answer": f"{2 * n}"} for n in range(30)]
     (paper.path / "my_questions.jsonl").write_text("".join(json.dumps(each) + "\n" for each in questions))
     shutil.copytree(paper.path / "resources/model", paper.path / "my_model", dirs_exist_ok=True)

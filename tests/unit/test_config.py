@@ -53,7 +53,7 @@ def test_the_default_explains_every_key_as_the_schema_does():
             assert re.search(rf"# {said}\n *{key}:" if said else rf"^ *{key}:", text, re.M), f"{kind}.{key}: {said}"
 
 
-def test_the_schema_and_the_list_of_results_are_up_to_date():
+def test_the_schema_and_the_reference_are_up_to_date():
     write_config(ROOT, check=True)
 
 

@@ -1,12 +1,17 @@
 """The documentation: links between its files, and the site that is made of them."""
 
 import ast
+import csv
+import dataclasses
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 
+import browser
+from pruning.command.line import Asked
 from workspace import ROOT
 
 CONF = {
@@ -27,10 +32,10 @@ def tokens(name: str, kind: str) -> list:
     return [child for token in found for child in [token, *(token.children or [])] if child.type == kind]
 
 
-def anchors(name: str) -> set[str]:
+def anchors(name: str) -> list[str]:
     """As GitHub names headings."""
     lines = re.findall(r"^#+ (.*)$", (ROOT / name).read_text(), re.M)
-    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+    return [re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -44,13 +49,32 @@ def test_links_lead_to_files_and_headings_that_there_are(name: str):
         path, _, anchor = link.partition("#")
         target = (ROOT / name).parent / path if path else ROOT / name
         assert target.exists(), link
-        assert not anchor or anchor in anchors(str(target.resolve().relative_to(ROOT))), link
+        assert not anchor or anchors(str(target.resolve().relative_to(ROOT))).count(anchor) == 1, link
 
 
 def test_every_page_is_in_the_sites_contents():
-    pages = ast.literal_eval(CONF["PAGES"]) + [ast.literal_eval(CONF["root_doc"])]
+    pages = [page for pages in ast.literal_eval(CONF["PAGES"]).values() for page in pages]
     notebooks = [f"docs/{file.stem}" for file in (ROOT / "docs").glob("*.ipynb")]
-    assert sorted(pages) == sorted([*(name.removesuffix(".md") for name in FILES), *notebooks])
+    assert sorted([*pages, ast.literal_eval(CONF["root_doc"])]) == sorted(
+        [*(name.removesuffix(".md") for name in FILES), *notebooks]
+    )
+
+
+def test_the_first_page_is_read_in_three_minutes():
+    """At most 120 lines and 900 words, one picture, and tables of at most six rows."""
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120 and len(text.split()) <= 900
+    assert len(tokens("README.md", "image")) == 1
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    assert tables and all(len(table.splitlines()) <= 6 + 2 for table in tables)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs/figures").glob("*.csv")), ids=lambda file: file.stem)
+def test_a_figure_has_the_numbers_of_a_page_of_results(file: Path):
+    page = (ROOT / "docs/results" / f"{file.stem.replace('first-page', 'qwen2_5-coder-1_5b')}.md").read_text()
+    for row in csv.DictReader(file.open()):
+        assert row["value"] in page
+        assert f"[{row['low']}, {row['high']}]" in page, row
 
 
 def test_formulas_are_closed_and_none_is_left_as_code():
@@ -61,17 +85,63 @@ def test_formulas_are_closed_and_none_is_left_as_code():
         assert prose.count("$") % 2 == 0, name
 
 
-def test_a_site_is_built_of_it(tmp_path: Path):
-    """Where `make docs` has been run, or sphinx is here."""
-    import subprocess
+CONFIGS = [
+    str(path.relative_to(ROOT))
+    for part in ("config/*.yaml", "profiles/*/config.yaml")
+    for path in sorted(ROOT.glob(part))
+]
+COMMANDS = [
+    pytest.param(name, " ".join(line.split("  #")[0].split()), id=f"{name}: {line.strip()[:60]}")
+    for name in [*FILES, *CONFIGS]
+    for line in re.findall(r"^(?:    |#  *)((?:prune|make|snakemake|python) .*)$", (ROOT / name).read_text(), re.M)
+]
 
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+def test_commands_name_what_there_is(name: str, command: str):
+    """Targets of make, options of prune, files and profiles; a run that wants to be confirmed is."""
+    words = command.split()
+    if words[0] == "make" and re.fullmatch("[a-z0-9-]+", words[1]):
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
+    if words[0] == "prune":
+        known = {f"--{field.name}" for field in dataclasses.fields(Asked)} | {"--version"}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
+    for word in words:
+        if re.match(r"(config|profiles|scripts|benchmarks|examples|tests|docs)/", path := word.rpartition("=")[2]):
+            assert (ROOT / path).exists(), path
+    confirmed = "confirm=true" in command or words[0] != "snakemake" or "-n" in words
+    asks = [word for word in words if word.startswith("config/") and "ask_above: 1" in (ROOT / word).read_text()]
+    assert confirmed or not asks, f"{asks[0]} asks before large runs: --config confirm=true"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """Where `make docs` has been run, or sphinx is here."""
     if not (builder := ROOT / ".venv-docs/bin/sphinx-build").is_file():
         pytest.skip("make docs")
-    command = [str(builder), "-q", "-W", "-c", "docs", "-d", str(tmp_path / "doctrees"), ".", str(tmp_path / "site")]
+    out = tmp_path_factory.mktemp("site")
+    command = [str(builder), "-q", "-W", "-c", "docs", "-d", str(out / "doctrees"), ".", str(out / "site")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    methods = (tmp_path / "site/docs/methods.html").read_text()
-    displayed = (ROOT / "docs/methods.md").read_text().count("$$") // 2
-    assert methods.count("<math") > 50 and methods.count('class="formula"') == displayed >= 9 and "$" not in methods
-    for page in (tmp_path / "site").rglob("*.html"):
-        assert not re.search(r'(src|<link[^>]*href)="https?:', page.read_text()), page
+    return out / "site"
+
+
+def test_a_site_needs_no_network_and_draws_all_formulas(site: Path):
+    for name in FILES:
+        page = (site / name).with_suffix(".html").read_text()
+        text = (ROOT / name).read_text()
+        assert page.count('class="formula"') == len(re.findall(r"^\s*\$\$$", text, re.M)) // 2, name
+        assert not re.search(r'(src|<link[^>]*href)="https?:', page), name
+    assert (site / "docs/methods.html").read_text().count("<math") > 30
+    assert (site / "searchindex.js").is_file() and "theme-toggle" in (site / "index.html").read_text()
+
+
+MEASURE = "report({inner: window.innerWidth, scroll: document.documentElement.scrollWidth})"
+
+
+@browser.NEEDED
+@pytest.mark.parametrize("name", ["index", "docs/methods", "docs/findings", "docs/reference/configuration"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_no_page_scrolls_sideways(site: Path, name: str, width: int):
+    found, _ = browser.measured(site / f"{name}.html", width, MEASURE, "--allow-file-access-from-files")
+    assert found["inner"] == width and found["scroll"] <= width, name

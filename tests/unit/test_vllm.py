@@ -316,7 +316,7 @@ def test_without_vllm_it_says_what_to_install(lab, monkeypatch):
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, BACKEND, raising=False)
     with pytest.raises(
-        InputError, match=rf"vllm is not installed in {sys.prefix}: make an environment .* \(docs/howto.md"
+        InputError, match=rf"vllm is not installed in {sys.prefix}: make an environment .* \(docs/howto/vllm.md"
     ):
         lab.ask("vllm", "theirs")
 

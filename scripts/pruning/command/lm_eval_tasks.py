@@ -126,7 +126,7 @@ def _on_hub(name: str, alias: str, whole: dict[str, Any]) -> tuple[dict[str, Any
     if not simple or own_way or not split:
         raise InputError(
             f"--task {name}: its data are not simply a repository's of the hub: write its definition and dataset by "
-            "hand (docs/howto.md)"
+            "hand (docs/howto/tables.md)"
         )
     examples = whole.get("num_fewshot") and (whole.get("fewshot_split") or whole.get("training_split") or split)
     files = {_key(each): names.DATA.format(dataset=alias, split=_key(each)) for each in filter(None, (split, examples))}

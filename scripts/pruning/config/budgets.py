@@ -1,5 +1,5 @@
-"""Budgets: what a pruned model may cost at most, from which its sparsity follows (docs/howto.md); and how the speed is
-measured that allocations may keep to."""
+"""Budgets: what a pruned model may cost at most, from which its sparsity follows (docs/howto/budget.md); and how the
+speed is measured that allocations may keep to."""
 
 import re
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ class Budget(Strict):
 
 
 class LatencyTable(Strict):
-    """How fast models are that have so many units in every layer (docs/methods.md, "Measured speed")."""
+    """How fast models are that have so many units in every layer (docs/explanation/allocation.md)."""
 
     prompt_tokens: Positive = 256
     decode_tokens: Positive = 8

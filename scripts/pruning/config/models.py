@@ -87,7 +87,7 @@ class Model(Strict):
     """Memory a calibration or evaluation job takes (CPU side); local runs start no more jobs than fit."""
     backend: Literal["hf", "vllm"] = "hf"
     """What answers the tasks of lm-eval: `hf`, the model itself, or `vllm`, which wants an environment of its own
-    (docs/howto.md) and GPUs. Perplexities, what models write (Table 5) and all else are the model's own."""
+    (docs/howto/vllm.md) and GPUs. Perplexities, what models write (Table 5) and all else are the model's own."""
     max_model_len: Positive | None = None
     """Longest prompt and answer, in tokens, that vLLM makes room for; null: the model's context."""
     note: str | None = None

@@ -104,7 +104,7 @@ def loops(tokens: Tensor, left: int) -> Tensor:
     seen: for some period p <= PERIOD the last max(REPEATED, PERIODS p, LEFT left) tokens equal those p before them.
 
     No repetition proves that a model stays in its loop, since every token's position is new. How often one was left in
-    time is in docs/methods.md."""
+    time is in docs/explanation/statistics.md."""
     found = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     for period in range(1, PERIOD + 1):
         span = max(REPEATED, PERIODS * period, LEFT * left)

@@ -1,4 +1,4 @@
-"""The notes below a table of results, five at most; docs/methods.md, Statistics, has the rest."""
+"""The notes below a table of results, five at most; docs/explanation/statistics.md has the rest."""
 
 from collections.abc import Mapping
 from typing import Any

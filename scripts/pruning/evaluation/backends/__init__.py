@@ -89,7 +89,7 @@ def check_installed(backend: str) -> None:
     """Raises InputError where a backend's own package is not there."""
     if backend == "vllm" and find_spec("vllm") is None:
         raise InputError(
-            f"backend: vllm is not installed in {sys.prefix}: make an environment that has it (docs/howto.md, vLLM) "
+            f"backend: vllm is not installed in {sys.prefix}: make an environment that has it (docs/howto/vllm.md) "
             "and run in that, or set the model's `backend: hf`"
         )
 

@@ -1,4 +1,4 @@
-"""Which interpretation of the paper's methods fits the paper's numbers; docs/methods.md says what follows from it.
+"""Which interpretation of the paper's methods fits the paper's numbers (docs/explanation/paper-methods.md).
 
 The paper leaves open how RKU, AGF and Taylor-FO were computed. An interpretation is one method of this pipeline for
 each of ROLES. Its masks are compared with the overlaps of the paper's Table 4, with how far AGF's perplexity lies from

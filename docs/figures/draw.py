@@ -1,0 +1,49 @@
+"""Draw the pictures of models' pages and of the README from the CSV files here: python docs/figures/draw.py [folder].
+
+Each line of such a file stands on a page of docs/results/ as well; `tests/unit/test_docs.py` compares them.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pruning.report.figures.style import GREY, INK, figure_style
+
+HERE = Path(__file__).parent
+LABELS = {
+    "first-page": "GSM8K problems solved (%), 95% interval, n = 600",
+    "qwen2_5-coder-0_5b": "right answers (%), 95% interval, n = 400",
+    "smollm2-135m": "perplexity of GSM8K's solutions, 95% interval",
+}
+"""File -> label of its axis."""
+LOOKS = {
+    "dense": {"color": INK, "marker": "D"},
+    "reconstructed": {"color": "#0072B2", "marker": "o", "markersize": 7},
+    "paper": {"color": GREY, "marker": "s", "markerfacecolor": "white"},
+}
+
+
+def draw(rows: pd.DataFrame, label: str) -> Figure:
+    """Return one line per model, its value with its interval, the first one on top."""
+    made = Figure(figsize=(4.6, 0.9 + 0.34 * len(rows)), layout="constrained")
+    axis = made.subplots()
+    for place, row in enumerate(rows.to_dict("records")):
+        value = float(row["value"])
+        ends = [[value - row["low"]], [row["high"] - value]]
+        axis.errorbar([value], [-place], xerr=ends, capsize=2.5, linestyle="none", **LOOKS[row["kind"]])
+        axis.annotate(row["value"], (value, -place), (0, 5), textcoords="offset points", ha="center")
+    axis.set_yticks([-place for place in range(len(rows))], rows["model"])
+    axis.set_ylim(-len(rows) + 0.4, 0.8)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel(label)
+    return made
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
+    with figure_style():
+        for name, label in LABELS.items():
+            rows = pd.read_csv(HERE / f"{name}.csv", dtype={"value": str})
+            draw(rows, label).savefig(folder / f"{name}.svg", metadata={"Date": None})
