@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 import browser
-from pruning.command import charts, page, record, words
+from pruning.command import against, charts, page, record, words
 from pruning.command.decision import Measure, choose
 from pruning.core import artifacts
 from pruning.core.names import DENSE, Variant
@@ -308,3 +308,69 @@ def test_the_page_needs_no_other_file_and_no_network():
     made = page.html(content(TWO[0], measures=[PERPLEXITY]))
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)""", made.replace(charts.library(), ""))
     assert "default-src 'none'" in made and len(made) < 2e6
+
+
+# the dense model in fewer bits
+
+
+def files(of: str, task: str, *rows: tuple) -> pd.DataFrame:
+    """Rows of `…-bytes.csv`: method, sparsity, type, megabytes, value, best dense file that is not larger."""
+    found = [
+        {"column": task, "calib": "own", "method": method, "sparsity": sparsity / 100, "tuning": None, "type": kind}
+        | {"label": f"{of if sparsity else 'dense'}, {(kind or 'unquantised').upper()}", "bytes": size * 1e6}
+        | {
+            "value": value,
+            "ci_low": value * 0.9,
+            "ci_high": value * 1.1,
+            "alternative": best,
+            "alternative_p_holm": 0.04,
+        }
+        for method, sparsity, kind, size, value, best in rows
+    ]
+    return pd.DataFrame(found)
+
+
+DENSE_FILES = [
+    ("dense", 0, None, 270, 10.0, None),
+    ("dense", 0, "q8_0", 144, 10.1, None),
+    ("dense", 0, "q4_0", 80, 13.0, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("pruned", "wins", "said"),
+    [
+        (
+            [("agf", 30, None, 200, 10.5, "dense, Q8_0"), ("agf", 30, "q8_0", 110, 10.6, "dense, Q4_0")],
+            True,
+            "agf, 30% is better than every file of the dense model that is not larger as Q8_0; "
+            "as unquantised it is worse than dense, Q8_0.",
+        ),
+        (
+            [("agf", 30, "q8_0", 150, 10.5, "dense, Q8_0"), ("agf", 30, "q4_0", 81, 14.0, "dense, Q4_0")],
+            False,
+            "A file of the dense model that is not larger is better than agf, 30% in every type: "
+            "as Q8_0 it is worse than dense, Q8_0; as Q4_0 it is worse than dense, Q4_0.",
+        ),
+        (
+            [("agf", 30, "q8_0", 110, 10.6, "dense, Q4_0"), ("agf", 30, "q4_0", 60, 14.0, None)],
+            True,
+            "agf, 30% is better than every file of the dense model that is not larger, in every type.",
+        ),
+    ],
+)
+def test_the_model_to_take_is_held_against_the_dense_one_in_fewer_bits(pruned, wins, said):
+    others = [("wanda", 20, "q8_0", 120, 9.0, "dense, Q4_0")]  # not the model to take
+    chosen = files("`agf`, 30%", "own_validation", *DENSE_FILES, *pruned, *others)
+    test = files("`agf`, 30%", "answers", *DENSE_FILES, *pruned).assign(value=0.25, ci_low=0.2, ci_high=0.3)
+    other = files("`agf`, 30%", "own", *DENSE_FILES)
+    found = against.read(chosen, pd.concat([other, test]), variant("agf/30"), ANSWERS._replace(task="answers"))
+    assert (found.wins, found.said) == (wins, said)
+    assert len(found.lines) == len(test) and found.lines[3][:3] == [
+        f"agf, 30%, {(pruned[0][2] or 'unquantised').upper()}",
+        f"{pruned[0][3]:.1f}",
+        "25.0% [20.0%, 30.0%]",
+    ]
+    shown = content(*TWO, against=found)
+    assert words.headline(shown) == ("Take agf at 30%" if wins else "Do not prune: take the dense model in fewer bits")
+    assert said in page.markdown(shown) and said in page.html(shown)
