@@ -425,6 +425,7 @@ def test_lists_that_would_leave_nothing_to_do_are_refused():
     asked = {"experiment|calibrations", "overlap|pairs", "tables|table1|tasks", "readings|sparsities", "cases|items"}
     assert asked < found and len(found) > 50
     may_be_empty = {"cases|until", "latency|methods", "custom_rules", "experiment|together", "collapse|background"}
+    may_be_empty |= {"tables|table1|quantised", "tables|table1|siblings"}
     validate(edited({key: [] for key in (*may_be_empty, "datasets|arithmetic|templates")}))
     found = found - may_be_empty | {f"tables|table1|{key}" for key in ("models", "calibrations", "methods")}
     with pytest.raises(InputError) as error:

@@ -750,7 +750,7 @@ def test_a_failed_job_is_named_with_its_last_words(tmp_path):
 
 def test_jobs_at_once_fit_in_the_memory_that_there_is(tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(prune.memory, "physical", lambda: 24e9)
-    monkeypatch.setattr(prune.workflow, "events", lambda arguments, log: given.extend(arguments) or [])
-    prune.run(Request("m", Path("d"), tmp_path, cores=3), "measuring", "results/table1.csv")
+    monkeypatch.setattr(running.memory, "physical", lambda: 24e9)
+    monkeypatch.setattr(running.workflow, "events", lambda arguments, log: given.extend(arguments) or [])
+    running.run(Request("m", Path("d"), tmp_path, cores=3), "measuring", "results/table1.csv")
     assert given[given.index("--cores") + 1] == "3" and given[given.index("--resources") + 1] == "mem_mb=24000"

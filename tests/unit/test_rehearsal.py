@@ -235,7 +235,17 @@ def run(script: str, folder: Path, place: Path, teacher: Path | None) -> None:
     asked = {"tasks": {"text": {**PERPLEXITY, "dtype": "float32", "divergence": teacher is not None}}}
     arguments = {
         "recover": ({**SETTINGS, **LORA}, folder, data, data, place / "adapter", teacher),
-        "evaluate": (asked, model, model / "manifest.json", [f"text={data}"], place, None, "none", None, None, teacher),
+        "evaluate": (
+            asked,
+            model,
+            model / "manifest.json",
+            [f"text={data}"],
+            place,
+            None,
+            "none",
+            *[None] * 3,
+            teacher,
+        ),
     }
     fitted = {
         "refit": (own | {"scheme": "sequential"}, folder, data, [f"mask={place}/mask.parquet"]),

@@ -310,8 +310,7 @@ def families() -> str:
     return f"""# Families and runtimes
 
 By transformers' model type (`config.json`). FFN neurons are pruned in all of them, and all load in transformers, peft
-and lm-eval. Each line is tested on tiny random models: `tests/unit/test_families.py`, `test_kv_groups.py`,
-`test_gguf.py`.
+and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 
 {table(head, rows)}
 * *Residual reconstruction*: `corrective_<m>`, `attention_<m>` and `block_<m>`. Elsewhere use `ridge_<m>` or

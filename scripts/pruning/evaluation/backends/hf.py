@@ -41,7 +41,9 @@ class HuggingFaceLM(HFLM):
         self.shared: list[int] = []  # token ids that all prompts begin with
         self.prefix = None
 
-    greedy = staticmethod(generation.greedy)
+    def greedy(self, *arguments: Any, **settings: Any) -> list[generation.Generated]:
+        """Generate as generation.greedy does, for which another backend has its own."""
+        return generation.greedy(*arguments, **settings)
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
         """Raises InputError if a prompt and its answer do not fit the context, and as `_model_generate` does."""

@@ -27,7 +27,7 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, de
         artifacts.read_table(path, "dataset")  # lm-eval reads them itself, and would take any
     data = {name: artifacts.file_hash(path) for name, path in files.items()}
     asked = {key: task[key] for key in ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks")}
-    backend = importlib.import_module(f"pruning.evaluation.backends.{task.get('backend', 'hf')}")
+    backend = importlib.import_module(f"pruning.evaluation.backends.{task.get('backend') or 'hf'}")
     origin = backend.origin(network, tokenizer)
     own = (definition, asked, data, task["dtype"], lm_eval.__version__, *origin.items())
     identity = artifacts.key_of(ANSWERS, *cache.model, *own)
