@@ -5,10 +5,16 @@ from typing import Any
 import pandas as pd
 
 from pruning.command.decision import Measure
-from pruning.command.words import Against, name, value
+from pruning.command.words import SIGNIFICANT, Against, name, value
 from pruning.core.names import Variant, percent
 
 HEADS = ["File", "MB", "{measure}", "Best dense file that is not larger", "p"]
+
+SMALLER = "smaller than every dense file"
+BETTER = "better than the best dense file that is not larger"
+LEVEL = "not significantly different from the best dense file that is not larger"
+WORSE = "worse"
+OUTCOMES = (BETTER, SMALLER, LEVEL, WORSE)
 
 
 def read(validation: pd.DataFrame, test: pd.DataFrame, taken: Variant, measure: Measure) -> Against:
@@ -19,9 +25,13 @@ def read(validation: pd.DataFrame, test: pd.DataFrame, taken: Variant, measure: 
     tuned = f"@{taken.tuning}" if taken.tuning else ""
     of_column = validation[validation["column"] == f"own_validation{tuned}"]
     of = of_column.set_index("label")["value"]
-    own = [row for row in of_column.to_dict("records") if variant_of(row) == taken]
-    lost = {kind_of(row): row["alternative"] for row in own if _beaten(row, of)}
-    won = [kind_of(row) for row in own if not _beaten(row, of)]
+    found: dict[str, list[str]] = {words: [] for words in OUTCOMES}
+    for row in of_column.to_dict("records"):
+        if variant_of(row) == taken:
+            outcome = _outcome(row, of)
+            found[outcome].append(
+                f"{kind_of(row)} (than {_plain(row['alternative'])})" if outcome == WORSE else kind_of(row)
+            )
     shown = test[test["column"] == f"{measure.task}{tuned}"]
     lines = [
         [
@@ -32,7 +42,10 @@ def read(validation: pd.DataFrame, test: pd.DataFrame, taken: Variant, measure: 
         for row in shown.astype({"alternative": object}).to_dict("records")
     ]
     heads = [head.format(measure=measure.title.capitalize()) for head in HEADS]
-    return Against(bool(won), _said(name(taken), won, lost), heads, lines)
+    said = "; ".join(f"{words} as {', '.join(kinds)}" for words, kinds in found.items() if kinds)
+    return Against(
+        any(kinds for words, kinds in found.items() if words != WORSE), f"{name(taken)} is {said}.", heads, lines
+    )
 
 
 def variant_of(row: dict[str, Any]) -> Variant:
@@ -45,19 +58,13 @@ def kind_of(row: dict[str, Any]) -> str:
     return "unquantised" if pd.isna(row["type"]) else row["type"].upper()
 
 
-def _beaten(row: dict[str, Any], of: pd.Series) -> bool:
-    """Whether a dense file that is not larger has less perplexity."""
-    return isinstance(row["alternative"], str) and bool(of[row["alternative"]] < row["value"])
-
-
-def _said(taken: str, won: list[str], lost: dict[str, str]) -> str:
-    worse = "; ".join(f"as {kind} it is worse than {_plain(other)}" for kind, other in lost.items())
-    if not lost:
-        return f"{taken} is better than every file of the dense model that is not larger, in every type."
-    if not won:
-        return f"A file of the dense model that is not larger is better than {taken} in every type: {worse}."
-    better = f"{taken} is better than every file of the dense model that is not larger as {', '.join(won)}"
-    return f"{better}; {worse}."
+def _outcome(row: dict[str, Any], of: pd.Series) -> str:
+    """Return which of OUTCOMES a pruned file is; of: label -> perplexity."""
+    if not isinstance(row["alternative"], str):
+        return SMALLER
+    if row["alternative_p_holm"] >= SIGNIFICANT:
+        return LEVEL
+    return WORSE if of[row["alternative"]] < row["value"] else BETTER
 
 
 def _p_value(p: float) -> str:

@@ -26,7 +26,8 @@ class Against(NamedTuple):
     """The model to take and the dense one as GGUF files, compared at equal bytes."""
 
     wins: bool
-    """Whether the model to take is better in some type than every dense file that is not larger, on validation data."""
+    """Whether the model to take is, in some type, not significantly worse than the best dense file that is not larger,
+    on validation data."""
     said: str
     heads: list[str]
     lines: list[list[str]]
