@@ -149,5 +149,5 @@ def test_every_job_of_the_paper_is_told_of_the_jobs_that_make_its_inputs(paper: 
     for place, record in records.items():
         if record["rule"] != "costs":  # whose inputs are ancient
             assert {own[file] for file in record["input"] if file in own} <= {own[place], *parents[place]}, place
-        if place.endswith(".parquet"):
+        if place.endswith(".parquet") and (paper.path / place).is_file():  # another test's job may have been refused
             assert read_provenance(paper.path / place)["lineage"] == own[place]
