@@ -3,6 +3,8 @@
 What needs llama.cpp is skipped where llama-cpp-python is not installed.
 """
 
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from pruning.methods import variants
 from pruning.models import dequantised, loading
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.gguf import model as gguf_model
+from workspace import ROOT
 
 SETTINGS = {"name": "tiny", "type": "q8_0", "dtype": "float32"}
 CLOCK = {"prompt_tokens": 6, "decode_tokens": 2, "rounds": 3, "warmup": 1, "seed": 0, "threads": 1}
@@ -105,6 +108,25 @@ def test_llama_cpp_computes_what_is_evaluated(tmp_path, kind):
     of_model = runtimes.in_llama_cpp(file, runtimes.expected(dense, ids, "float32"), tokenizer, None)
     times = {"q8_0": 1.2, "q4_k_m": 20, "q2_k": 100}[kind]
     assert times * of_file["kl_divergence"] < of_model["kl_divergence"]
+
+
+IN_TURN = """
+import sys, torch
+from pruning.models.gguf import llama
+with llama.opened(sys.argv[1], "x", 1, n_ctx=64) as file:
+    for _ in range(2):
+        file.reset()
+        file.eval(list(range(40)))
+        print((torch.ones(256, 256, dtype=torch.bfloat16) @ torch.ones(256, 256, dtype=torch.bfloat16))[0, 0].item())
+"""
+
+
+@needs_llama_cpp
+def test_torch_and_llama_cpp_take_turns_in_one_process(tmp_path):
+    """Without a thread of its own llama.cpp dies here, where the processor has AMX; elsewhere this cannot fail."""
+    file = converted(large(tmp_path, "qwen2"), "q8_0")
+    done = subprocess.run([sys.executable, "-c", IN_TURN, file], capture_output=True, text=True, cwd=ROOT / "scripts")
+    assert (done.returncode, done.stdout) == (0, "256.0\n" * 2), done.stderr
 
 
 def test_a_file_of_another_model_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """How fast GGUF files are in llama.cpp, on the CPU: two in turn in one process, by the clock of analysis/timing.py."""
 
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.benchmark import timer
 from pruning.analysis import timing
 from pruning.core import artifacts, chain
 from pruning.core.errors import InputError
+from pruning.models.gguf import llama
 
 STATM = Path("/proc/self/statm")
 PAGE = 4096
@@ -36,7 +37,7 @@ def of_files(files: Mapping[str, Path], settings: timing.Settings) -> pd.DataFra
             record = file.with_suffix(".json")
             chain.check_files(file.parent, record, artifacts.read_json(record, "gguf"))
             before = resident_mb()
-            models[name] = opened.enter_context(closing(loaded(file, settings)))
+            models[name] = opened.enter_context(loaded(file, settings))
             once(models[name], settings)
             memory[name] = resident_mb() - before
         samples = timing.by_variant(timing.in_turn(models, settings, lambda model: once(model, settings)))
@@ -47,22 +48,15 @@ def of_files(files: Mapping[str, Path], settings: timing.Settings) -> pd.DataFra
     return pd.DataFrame(rows).drop(columns="peak_memory_mb")
 
 
-def loaded(file: Path, settings: timing.Settings) -> Any:
-    """Return a GGUF file in llama.cpp, on the CPU."""
-    import llama_cpp
-
+@contextmanager
+def loaded(file: Path, settings: timing.Settings) -> Iterator[Any]:
+    """Give a GGUF file in llama.cpp, on the CPU."""
     prompt, length = settings["prompt_tokens"], settings["prompt_tokens"] + settings["decode_tokens"]
-    sizes = {"n_ctx": length, "n_batch": prompt, "n_gpu_layers": 0}
-    threads = dict.fromkeys(("n_threads", "n_threads_batch"), settings["threads"])
-    try:
-        model = llama_cpp.Llama(str(file), **sizes, **threads, verbose=False)
-    except ValueError as error:
-        raise InputError(f"{file}: llama.cpp {llama_cpp.__version__} does not load it: {error}") from None
-    context = int(model.metadata[f"{model.metadata['general.architecture']}.context_length"])
-    if length > context:
-        model.close()
-        raise InputError(f"llama_cpp: prompt_tokens + decode_tokens: {length} are more than the model's {context}")
-    return model
+    with llama.opened(file, str(file), settings["threads"], n_ctx=length, n_batch=prompt) as model:
+        context = int(model.metadata[f"{model.metadata['general.architecture']}.context_length"])
+        if length > context:
+            raise InputError(f"llama_cpp: prompt_tokens + decode_tokens: {length} are more than the model's {context}")
+        yield model
 
 
 def once(model: Any, settings: Mapping[str, Any]) -> dict[str, float]:

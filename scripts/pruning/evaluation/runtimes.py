@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from pruning.core.errors import InputError
 from pruning.models import structures
 from pruning.models.checkpoint import read_config
+from pruning.models.gguf import llama
 from pruning.models.structures.base import Keeps
 
 TEXT = "Question: Tom has 3 boxes of 12 pencils and gives 7 pencils away. How many pencils are left?\nAnswer: 3 x 12 ="
@@ -118,17 +119,9 @@ def in_llama_cpp(
 
     ids = wanted.ids[0].tolist()
     length = len(ids) + NEW_TOKENS
-    try:
-        model = llama_cpp.Llama(
-            str(file),
-            **{"n_ctx": length, "n_batch": length, "n_threads": torch.get_num_threads(), "n_gpu_layers": 0},
-            **dict.fromkeys(("type_k", "type_v"), llama_cpp.GGML_TYPE_F32),  # else what is cached is rounded too
-            logits_all=True,
-            verbose=False,
-        )
-    except ValueError as error:
-        raise InputError(f"export: llama.cpp {llama_cpp.__version__} does not load it: {error}") from None
-    try:
+    settings = {"n_ctx": length, "n_batch": length, "logits_all": True}
+    settings |= dict.fromkeys(("type_k", "type_v"), llama_cpp.GGML_TYPE_F32)  # else what is cached is rounded too
+    with llama.opened(file, "export", torch.get_num_threads(), **settings) as model:
         for text in (TEXT, HARD_TEXT):
             if (found := model.tokenize(text.encode(), special=True)) != tokenizer(text)["input_ids"]:
                 raise InputError(f"export: llama.cpp reads {text!r} as other tokens, {found}: not exported")
@@ -140,8 +133,6 @@ def in_llama_cpp(
         for _ in range(NEW_TOKENS):
             model.eval([int(model.scores[model.n_tokens - 1].argmax())])
         same = model.input_ids[len(ids) : length].tolist() == wanted.tokens
-    finally:
-        model.close()
     pairs = (logits.log_softmax(-1), wanted.logits.log_softmax(-1))
     divergence = torch.nn.functional.kl_div(*pairs, reduction="none", log_target=True).sum(-1).mean().item()
     return {"max_difference": apart, "same_text": same, "kl_divergence": divergence}

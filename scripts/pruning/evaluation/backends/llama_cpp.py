@@ -5,7 +5,7 @@ llama.cpp, one prompt after the other on the CPU. Answers are generated alone: o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from pruning.core.errors import InputError
 from pruning.evaluation.backends import Variant, check_greedy, check_length, hf
 from pruning.evaluation.generation import Generated
+from pruning.models.gguf import llama
 
 CONTEXT = 4096
 """Tokens of a prompt and its answer that there is room for, if the model has as many and no `max_model_len` is set."""
@@ -74,14 +75,7 @@ def origin(opened: SimpleNamespace, tokenizer: Any) -> dict[str, Any]:
 @contextmanager
 def opened(variant: Variant, task: Mapping[str, Any]) -> Iterator[tuple[SimpleNamespace, Any]]:
     """The variant's GGUF file in llama.cpp with the network of the same values, and its tokenizer."""
-    import llama_cpp
-
     network, tokenizer = variant.load(task["dtype"])
     context = min(network.config.max_position_embeddings, task.get("max_model_len") or CONTEXT)
-    threads = dict.fromkeys(("n_threads", "n_threads_batch"), torch.get_num_threads())
-    try:
-        file = llama_cpp.Llama(str(variant.gguf), n_ctx=context, n_gpu_layers=0, **threads, verbose=False)
-    except ValueError as error:
-        raise InputError(f"{variant.gguf}: llama.cpp {llama_cpp.__version__} does not load it: {error}") from None
-    with closing(file):
+    with llama.opened(variant.gguf, str(variant.gguf), torch.get_num_threads(), n_ctx=context) as file:
         yield SimpleNamespace(network=network, file=file), tokenizer
