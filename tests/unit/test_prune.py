@@ -48,7 +48,7 @@ def read(path: Path, *records, chat: str | None = None) -> list[dict[str, str]]:
     path.write_text("\n".join(record if isinstance(record, str) else json.dumps(record) for record in records))
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = chat
-    return own_data.texts(datasets.read_jsonl(path), tokenizer, path)
+    return own_data.texts(datasets.read_jsonl(path), tokenizer, f"--data {path}")
 
 
 # data
@@ -317,6 +317,16 @@ def test_a_tasks_training_data_become_records(tmp_path, named, row, record):
     if task.definition:
         prune.put(tmp_path / "config/tasks" / f"{named}.yaml", task.definition)
     assert lm_eval_tasks.records(task, tmp_path) == [record]
+
+
+def test_a_task_whose_options_begin_its_items_gives_no_records(tmp_path):
+    [task] = lm_eval_tasks.asked(["winogrande"])
+    data = tmp_path / "results/data/winogrande/train.parquet"
+    data.parent.mkdir(parents=True)
+    row = {"sentence": "The cup fits the box as _ is small.", "option1": "the cup", "option2": "the box", "answer": "1"}
+    pd.DataFrame([row]).to_parquet(data)
+    with pytest.raises(InputError, match="^task winogrande: its items begin with their options, .*: give --data$"):
+        lm_eval_tasks.records(task._replace(training=str(data.relative_to(tmp_path))), tmp_path)
 
 
 def test_without_data_a_task_must_have_some():

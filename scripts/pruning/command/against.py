@@ -4,9 +4,11 @@ from typing import Any
 
 import pandas as pd
 
+from pruning.analysis.tradeoff import variant_of
 from pruning.command.decision import Measure
 from pruning.command.words import SIGNIFICANT, Against, name, value
-from pruning.core.names import Variant, percent
+from pruning.core import significance
+from pruning.core.names import Variant
 
 HEADS = ["File", "MB", "{measure}", "Best dense file that is not larger", "p"]
 
@@ -37,7 +39,7 @@ def read(validation: pd.DataFrame, test: pd.DataFrame, taken: Variant, measure: 
         [
             *(_plain(row["label"]), f"{row['bytes'] / 1e6:,.1f}"),
             f"{value(measure, row['value'])} [{value(measure, row['ci_low'])}, {value(measure, row['ci_high'])}]",
-            *(_plain(row["alternative"]), _p_value(row["alternative_p_holm"])),
+            *(_plain(row["alternative"]), significance.shown(row["alternative_p_holm"])),
         ]
         for row in shown.astype({"alternative": object}).to_dict("records")
     ]
@@ -46,12 +48,6 @@ def read(validation: pd.DataFrame, test: pd.DataFrame, taken: Variant, measure: 
     return Against(
         any(kinds for words, kinds in found.items() if words != WORSE), f"{name(taken)} is {said}.", heads, lines
     )
-
-
-def variant_of(row: dict[str, Any]) -> Variant:
-    """Return the model of which a row's file is made; of the dense model's none that is pruned so."""
-    tuning = None if pd.isna(row["tuning"]) else row["tuning"]
-    return Variant(row["calib"], row["method"], int(percent(row["sparsity"])), tuning)
 
 
 def kind_of(row: dict[str, Any]) -> str:
@@ -65,10 +61,6 @@ def _outcome(row: dict[str, Any], of: pd.Series) -> str:
     if row["alternative_p_holm"] >= SIGNIFICANT:
         return LEVEL
     return WORSE if of[row["alternative"]] < row["value"] else BETTER
-
-
-def _p_value(p: float) -> str:
-    return "" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _plain(label: Any) -> str:

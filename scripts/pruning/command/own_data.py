@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -101,21 +100,22 @@ class Answers(NamedTuple):
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def texts(records: Sequence[Mapping[str, Any]], tokenizer: Any, path: Path) -> list[dict[str, str]]:
+def texts(records: Sequence[Mapping[str, Any]], tokenizer: Any, given: str) -> list[dict[str, str]]:
     """Return `prompt` and `completion` of each record: of `messages`, the last answer and all before it in the model's
     own chat format; of a pair of fields (PAIRS), these; of `text`, no prompt. Of all but `text` also `asked`,
     `question` and `answer`: what the model is given to answer itself, what of it the user wrote last, and the reference
     answer.
 
-    Raises InputError, naming the fields found, where there is none of these."""
+    given: how errors begin, as `--data mine.jsonl`. Raises InputError, naming the fields found, where there is none of
+    these."""
     first = records[0]
     if "messages" in first:
-        return [_conversation(record, tokenizer, path, number) for number, record in enumerate(records, 1)]
+        return [_conversation(record, tokenizer, given, number) for number, record in enumerate(records, 1)]
     if not (found := [names for names in (*PAIRS, ("text",)) if set(names) <= set(first)]):
         wanted = ", ".join(["`messages`", *(f"`{a}` and `{b}`" for a, b in PAIRS), "`text`"])
         shown = ", ".join(sorted(first))
-        raise InputError(f"--data {path}: its records have {shown}; one of these is needed: {wanted}")
-    return [_pair(record, found[0], tokenizer, path, number) for number, record in enumerate(records, 1)]
+        raise InputError(f"{given}: its records have {shown}; one of these is needed: {wanted}")
+    return [_pair(record, found[0], tokenizer, given, number) for number, record in enumerate(records, 1)]
 
 
 def in_chat(first: Mapping[str, Any], tokenizer: Any) -> bool:
@@ -211,20 +211,20 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else f"…{text[-79:]}")
 
 
-def _conversation(record: Mapping[str, Any], tokenizer: Any, path: Path, number: int) -> dict[str, str]:
+def _conversation(record: Mapping[str, Any], tokenizer: Any, given: str, number: int) -> dict[str, str]:
     messages = record.get("messages")
     if not tokenizer.chat_template:
         raise InputError(
-            f"--data {path}: `messages`, but the model's tokenizer has no chat format; give prompt and completion"
+            f"{given}: `messages`, but the model's tokenizer has no chat format; give prompt and completion"
         )
     listed = isinstance(messages, list) and messages and all(isinstance(each, dict) for each in messages)
     if not listed or messages[-1].get("role") != "assistant":
-        raise InputError(f"--data {path}: record {number}: `messages` must end in an answer (role assistant)")
+        raise InputError(f"{given}: record {number}: `messages` must end in an answer (role assistant)")
     try:
         before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
         whole = tokenizer.apply_chat_template(messages, tokenize=False)
     except (TemplateError, TypeError, ValueError) as error:  # roles that do not alternate, content that is no text
-        raise InputError(f"--data {path}: record {number}: the model's chat format refuses it: {error}") from None
+        raise InputError(f"{given}: record {number}: the model's chat format refuses it: {error}") from None
     question = str(messages[-2]["content"]) if len(messages) > 1 else before
     answered = {"asked": before, "question": question, "answer": str(messages[-1]["content"]).strip()}
     if not whole.startswith(before):  # some formats rewrite earlier turns
@@ -232,11 +232,11 @@ def _conversation(record: Mapping[str, Any], tokenizer: Any, path: Path, number:
     return {"prompt": before, "completion": whole[len(before) :], **answered}
 
 
-def _pair(record: Mapping[str, Any], names: tuple[str, ...], tokenizer: Any, path: Path, number: int) -> dict[str, str]:
+def _pair(record: Mapping[str, Any], names: tuple[str, ...], tokenizer: Any, given: str, number: int) -> dict[str, str]:
     """names: of the fields of question and answer, or of a text."""
     for name in names:
         if not isinstance(record.get(name), str) or not record[name].strip():
-            raise InputError(f"--data {path}: record {number} has no text in `{name}`")
+            raise InputError(f"{given}: record {number} has no text in `{name}`")
     if len(names) == 1:
         return {"prompt": "", "completion": record[names[0]]}
     question, answer = (record[name].strip() for name in names)

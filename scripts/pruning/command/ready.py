@@ -72,7 +72,8 @@ def ready(request: Request) -> Ready:
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, threads)
     stock = loading.stock_config(folder).get_text_config()
     known = Known(section, stock.max_position_embeddings, 0, 0, 0, tasks=tasks)
-    known = read_data(request, lm_eval_tasks.records(taught, out) if taught else records, folder, known)
+    given = f"--task {taught.name}" if taught else f"--data {request.data}"
+    known = read_data(request, lm_eval_tasks.records(taught, out) if taught else records, given, folder, known)
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
     if request.files:
         of_mine = {name: mine[1].method(name) for name in mine[1].table("table1").methods} if mine else {}
@@ -80,14 +81,14 @@ def ready(request: Request) -> Ready:
     return Ready(request, alias, known, methods, notes, stock.vocab_size, mine, start)
 
 
-def read_data(request: Request, records: list[dict[str, Any]], folder: Path, about: Known) -> Known:
+def read_data(request: Request, records: list[dict[str, Any]], given: str, folder: Path, about: Known) -> Known:
     """Write the user's records in three parts, their questions, and the tasks of these; return what is known then.
 
-    folder: the model's."""
+    given: how errors of the records begin. folder: the model's."""
     from pruning.models import tokenizers
 
     tokenizer = tokenizers.load(folder)
-    parts = own_data.split(own_data.texts(records, tokenizer, request.data or Path("--task")))
+    parts = own_data.split(own_data.texts(records, tokenizer, given))
     effort, times = efforts.read(request.effort), configuration.ANSWERED[about.kind]
     asked = request.questions or times * (effort.questions or efforts.ASKED * bool(request.answer))
     most = {"test": asked, "train": times * effort.training_questions}

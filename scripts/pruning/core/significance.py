@@ -6,6 +6,7 @@ empty, unequally long or non-finite input and on a confidence outside (0, 1).
 NaN as a result means that the items are too few to say.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -177,6 +178,11 @@ def cluster_robust(a: ArrayLike, b: ArrayLike, clusters: ArrayLike) -> tuple[flo
     if np.isnan(p) or independent == 0:
         return np.nan, p
     return float((_cluster_fit(difference, one, codes).bse[0] / independent) ** 2), p
+
+
+def shown(p_value: float) -> str:
+    """Return a p-value with three decimals; a dash for NaN."""
+    return "–" if math.isnan(p_value) else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def holm(p_values: Sequence[float | None]) -> NDArray[np.float64]:

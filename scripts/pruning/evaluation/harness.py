@@ -134,10 +134,13 @@ def _loaded(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def texts(task: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the prompt, without worked examples, and the right answer of all test items of a task definition.
 
-    Raises InputError where lm-eval fails at the definition."""
+    Raises InputError where lm-eval fails at the definition, and for a task whose options begin their items."""
     with _loaded(task) as loaded:
         [own] = loaded["tasks"].values()
-        return [(own.doc_to_text(doc), own.config.target_delimiter + _right(own, doc)) for doc in own.test_docs()]
+        found = [(own.doc_to_text(doc), own.config.target_delimiter + _right(own, doc)) for doc in own.test_docs()]
+    if not all(isinstance(prompt, str) for prompt, _ in found):  # as winogrande
+        raise InputError(f"task {own.config.task}: its items begin with their options, not with a prompt: give --data")
+    return found
 
 
 def _right(task: Task, doc: dict[str, Any]) -> str:

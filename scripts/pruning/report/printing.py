@@ -173,11 +173,6 @@ def difference(published: float, points: float) -> str:
     return f"paper {published:.2f}, {signed(points)}"
 
 
-def small(p: float) -> str:
-    """A p-value with three decimals."""
-    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def comparisons(number: int) -> str:
     """How many tests an adjustment is over, in words."""
     return f"{number} comparison" + ("" if number == 1 else "s")

@@ -74,7 +74,7 @@ def block(model: str, table: pd.DataFrame, dense: float, settings: Mapping[str, 
         accuracy = printing.estimate(printing.percent, *ends, row.value == best, marks)
         preset = f"`{row.preset}`" if row.preset else ""
         lines.append(
-            (row.objective, [row.reduction, row.normalise, row.allocate, preset, accuracy, printing.small(row.p)])
+            (row.objective, [row.reduction, row.normalise, row.allocate, preset, accuracy, significance.shown(row.p)])
         )
     notes = [
         f"{settings['title']}, accuracy in per cent with Wilson's interval, n = {table['n'].iloc[0]:,} items, "

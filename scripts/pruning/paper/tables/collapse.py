@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from pruning.analysis.comparison import deciding_p
-from pruning.core import artifacts
+from pruning.core import artifacts, significance
 from pruning.report import printing
 from pruning.report.files import Files
-from pruning.report.printing import Block, Cell, percent, signed, small
+from pruning.report.printing import Block, Cell, percent, signed
 
 LATER, EARLIER = "later than the reference", "earlier than the reference"
 NEITHER = "order not significant (n.s.)"
@@ -46,7 +46,7 @@ def block(model: str, calib: str, points: pd.DataFrame, accuracies: pd.DataFrame
             p = deciding_p(point)
             later = (np.inf if np.isnan(point["collapse"]) else point["collapse"]) > other
             orders[NEITHER if not p <= alpha else LATER if later else EARLIER].append(label)
-            tests = [_difference(point, () if p <= alpha else ("n.s.",)), small(p)]
+            tests = [_difference(point, () if p <= alpha else ("n.s.",)), significance.shown(p)]
         values = percent(*accuracies.loc[point["method"]].iloc[1:])
         lines.append((label, [_point(point, last), *tests, *values]))
     level = f"{100 * settings['confidence']:g}%"

@@ -14,21 +14,8 @@ from matplotlib.lines import Line2D
 
 from pruning.report.figures import style
 
-COLUMNS = [
-    "model",
-    "calib",
-    "column",
-    "of",
-    "method",
-    "sparsity",
-    "tuning",
-    "type",
-    "value",
-    "ci_low",
-    "ci_high",
-    "bytes",
-]
-COLUMNS += ["prefill_speedup", "decode_speedup", "cost", "front"]
+SHOWN = "model calib column of method sparsity tuning type value ci_low ci_high"
+COSTS = "bytes prefill_speedup decode_speedup cost front"
 PANELS = {
     "size": ("Size", "GGUF file (MB)", lambda rows: rows["bytes"] / 1e6),
     "prefill": ("Prefill", "time (% of dense in F16)", lambda rows: 100 / rows["prefill_speedup"]),
@@ -37,7 +24,7 @@ PANELS = {
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    rows = style.table(tables, "rows", COLUMNS)
+    rows = style.table(tables, "rows", [*SHOWN.split(), *COSTS.split()])
     column = settings["task"] + (f"@{settings['tuning']}" if settings["tuning"] else "")
     rows = rows[rows["column"] == column]
     rows = rows.assign(series=[series(row) for row in rows.to_dict("records")])

@@ -17,32 +17,15 @@ from typing import Any
 import pandas as pd
 
 from pruning.analysis import alternatives
-from pruning.core import artifacts, names
+from pruning.core import artifacts, names, significance
 from pruning.core.names import DENSE, UNQUANTISED, Column, Variant
 from pruning.report import printing
 from pruning.report.files import Files
-from pruning.report.printing import Block, Cell, estimate, percent, plain, signed, small
+from pruning.report.printing import Block, Cell, estimate, percent, plain, signed
 from pruning.report.tables.tradeoff import MARKS
 
-COLUMNS = [
-    *(
-        "model",
-        "calib",
-        "column",
-        "of",
-        "method",
-        "sparsity",
-        "tuning",
-        "type",
-        "label",
-        "task",
-        "metric",
-        "n",
-        "value",
-    ),
-    *("ci_low", "ci_high", "delta", "delta_low", "delta_high", "p_value", "p_holm", "parameters", "bytes", "stored"),
-    *("equal_n", "equal_answers"),
-]
+ROWS = "model calib column of method sparsity tuning type label task metric n value ci_low ci_high delta delta_low "
+ROWS += "delta_high p_value p_holm parameters bytes stored equal_n equal_answers"
 TIMES = [
     *("prefill_s", "prefill_speedup", "prefill_speedup_low", "prefill_speedup_high", "decode_tokens_per_s"),
     *("decode_speedup", "decode_speedup_low", "decode_speedup_high", "memory_mb"),
@@ -76,7 +59,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
             rows = rows.assign(label=named).iloc[order(rows, cost)]
             blocks.append(block(model, calib, column, cost, rows, conditions, settings))
             rows = rows.assign(calib=calib, column=column)
-            frames.append(rows.reindex(columns=COLUMNS + (TIMES if conditions else []) + COMPARED))
+            frames.append(rows.reindex(columns=ROWS.split() + (TIMES if conditions else []) + COMPARED))
     return printing.page(settings["name"], settings["title"], pd.concat(frames, ignore_index=True), blocks)
 
 
@@ -167,7 +150,7 @@ def _difference(row: Mapping[str, Any], of: str, kind: str) -> list[Cell]:
         delta, low, high = (signed(100 * value) for value in (delta, low, high))
     else:
         delta, low, high = (f"{value:+.2f}".replace("-", "−") for value in (delta, low, high))
-    return [Cell(delta, f"[{low}, {high}]"), Cell(small(row[f"{of}p_holm"]))]
+    return [Cell(delta, f"[{low}, {high}]"), Cell(significance.shown(row[f"{of}p_holm"]))]
 
 
 def notes(
