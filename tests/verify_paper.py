@@ -1,6 +1,6 @@
 """Compares resources/paper/ with the text of the paper: every cell both ways, and every number of the notes.
 
-    python tests/verify_paper.py ../shared/paper/rku-paper.txt
+    python tests/verify_paper.py rku-paper.txt
 
 The tables are read from the text anew, by their headers. What the notes say is worked out from the published values,
 and a note may hold no other number. Prints counts and the sha256 of each file, which tests/unit/test_published.py

@@ -218,7 +218,7 @@ def _check_targets(config: Config, name: str, folder: Path, tunings: set[str]) -
 
 
 def _check_chat(config: Config, name: str, folder: Path, tasks: set[str]) -> None:
-    """A chat format asked of a model that has none."""
+    """Refuse a task in chat format for a model that has none."""
     settings = folder / "tokenizer_config.json"
     known_here = read_object(settings) if settings.is_file() else {}
     if "chat_template" in known_here or any(folder.glob("*chat_template*")):
