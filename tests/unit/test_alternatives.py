@@ -17,6 +17,7 @@ from pruning.config.validation import validate
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.core.names import DENSE, Variant
+from pruning.models.gguf import kinds
 from pruning.report import catalogue
 from pruning.report.figures import alternatives as figure
 from pruning.report.files import Files
@@ -321,7 +322,9 @@ def local(place: Path, tokens=None, **changes) -> dict:
     return {"source": {"kind": "local", "path": str(model)}}
 
 
-def test_models_that_are_there_are_looked_at_before_any_job(tmp_path):
+def test_models_that_are_there_are_looked_at_before_any_job(tmp_path, monkeypatch):
+    monkeypatch.setattr(kinds, "find_spec", lambda _: "llama-cpp-python is there")
+
     def checked(changes: dict, **models) -> None:
         settings = edited({"methods|even": EVEN, "tables|mine": TABLE | changes})
         settings["models"] |= models
