@@ -26,7 +26,7 @@ def compact(
     from pruning.methods import tokens
     from pruning.methods.compact import Pruning
     from pruning.models.checkpoint import Checkpoint, read_config
-    from pruning.models.structures import ffn, others
+    from pruning.models.structures import others
 
     cli.phase("start-up")
     pruning, cut = Pruning.read(model, mask, settings["compensate"], evidence), {}
@@ -42,7 +42,7 @@ def compact(
     content = {
         "original": original,
         "achieved_sparsity": pruning.achieved(original["widths"]),
-        "widths": pruning.units[ffn.STRUCTURE.name],
+        "widths": pruning.units[pruning.main],
         **others(config),
         **cut,
         "parameters": original["parameters"],

@@ -187,7 +187,8 @@ def allocate(
         raise InputError(f"scheme: {scheme!r} looks at what cuts cost: give `measured` (methods/sensitivity.py)")
     if latencies is None and latency_table.per_of(method["options"]) != latency_table.PARAMETERS:
         raise InputError(f"options: {method['options']} look at speed: give `latencies` (methods/latency_table.py)")
-    widths = [len(own) for own in masks.by_layer(masks.of(scores, masks.NEURONS), "score")]
+    main = masks.structures_of(scores)[0]
+    widths = [len(own) for own in masks.by_layer(masks.of(scores, main), "score")]
     layers = statistics.layers if statistics else None
     original = {"original": {"widths": widths}}
     problem = allocation.problem_of(scores, layers, original, min_keep, measured, latencies)
@@ -201,7 +202,6 @@ def compact(model: PreTrainedModel, mask: pd.DataFrame) -> PreTrainedModel:
     `small.save_pretrained(folder)` and `load(folder)` give the same model. Raises InputError for the mask of another
     model. Source: methods/compact.py."""
     from pruning.methods.compact import Pruning
-    from pruning.methods.masks import NEURONS
     from pruning.models import in_memory
     from pruning.models.checkpoint import Loaded
     from pruning.models.structures import STRUCTURES
@@ -210,7 +210,7 @@ def compact(model: PreTrainedModel, mask: pd.DataFrame) -> PreTrainedModel:
     cut = {name for name in base.names if any(STRUCTURES[each].place(name, base.family) for each in keeps)}
     small, pruning = in_memory.copied(model, shared=cut), Pruning(base, keeps)
     pruning.apply(small)  # tensors that are shared are replaced
-    in_memory.configure(small, pruning.config(pruning.units[NEURONS]))
+    in_memory.configure(small, pruning.config(pruning.units[pruning.main]))
     return small
 
 

@@ -116,7 +116,6 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
 
     from pruning.methods import allocation
     from pruning.methods import budget as counting  # needs torch
-    from pruning.methods.masks import NEURONS
     from pruning.models.checkpoint import Checkpoint
     from pruning.models.vocabulary import Tokenizer
 
@@ -126,8 +125,10 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
-    floors = {name: [0 if kept.drop_layers else 1] * base.layers for name in allocation.structures_of(kept.allocate)}
-    least = sizes.cost(floors | {NEURONS: allocation.floors(np.array(base.widths), kept.least.get("min_keep"))})
+    floors = {
+        name: [0 if kept.drop_layers else 1] * base.layers for name in allocation.structures_of(kept.allocate)[1:]
+    }
+    least = sizes.cost({base.main.name: allocation.floors(np.array(base.widths), kept.least.get("min_keep")), **floors})
     if target < least.value:
         (said,) = (f"`{key}: {str(value).lower()}`" for key, value in kept.least.items())
         raise counting.unmet(own.kind, own.text, least, f"which {said} of {method} leaves")

@@ -21,8 +21,11 @@ def label_of(structure: str) -> str:
 
 
 def kind_of(measured: str, structure: str = "ffn") -> str:
-    """Return the kind of what is measured of a structure: that of FFN neurons has the plain name."""
-    return measured if structure == "ffn" else f"{label_of(structure)}_{measured}".removesuffix("_statistics")
+    """Return the kind of what is measured of a structure: that of the main one, of which a model has one, has the plain
+    name."""
+    return (
+        measured if structure in ("ffn", "experts") else f"{label_of(structure)}_{measured}".removesuffix("_statistics")
+    )
 
 
 def write(

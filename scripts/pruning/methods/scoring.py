@@ -31,8 +31,8 @@ def scored(
     model: Callable[[], "Tensors"],
     progress: Callable = lambda items, _: items,
 ) -> pd.DataFrame:
-    """Return one row per unit: `layer`, `unit`, `score` (float64), and, of several structures, `structure` and
-    `parameters` (those of one unit).
+    """Return one row per unit: `layer`, `unit`, `score` (float64), and, of others than FFN neurons alone, `structure`
+    and `parameters` (those of one unit).
 
     settings: `score` (a name or a function), its `options`, `normalise`, `shuffle`. tables, matrices: what was
     measured, by kind. model: the dense model, called where its weights are looked at. Raises InputError, naming the
@@ -64,7 +64,7 @@ def scored(
         neurons, rows = name == NEURONS, tables.get(kind_of(table, name), pd.DataFrame({"layer": []}))
         own = dict(list(rows.groupby("layer")))
         counts = {index: len(each) for index, each in own.items()} if neurons else dict(enumerate(model().units(name)))
-        sizes = {"structure": name, "parameters": model().size(name)} if len(structures) > 1 else {}
+        sizes = {"structure": name, "parameters": model().size(name)} if structures != [NEURONS] else {}
         for index, count in progress(list(counts.items()), f"layers, {name}"):
             columns = {column: each.to_numpy() for column, each in own.get(index, {}).items()}
             block = 1 if neurons else model().channels(name)[index] // count

@@ -24,6 +24,7 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import masks as masks_of
 from pruning.methods.masks import NEURONS
+from pruning.models.families import check_routed
 
 LEVELS = 16
 """Widths of a layer that are measured where a scheme asks for it: sixteenths, and the least."""
@@ -50,6 +51,8 @@ class Problem:
     measured: pd.DataFrame | None = None  # what cuts cost (methods/sensitivity.py), for schemes that have SEARCH
     latencies: pd.DataFrame | None = None  # methods/latency_table.py, for schemes whose option `per` asks for it
     others: Mapping[str, Others] = field(default_factory=dict)  # by structure, for schemes with STRUCTURES
+    main: str = NEURONS  # the structure that `scores` and `sparsity` are of: neurons, or experts
+    routed: int = 0  # experts that a token is sent to, which a mixture keeps at least
     removed: float = 0.0  # of others, in earlier iterations, as neurons of as many parameters
 
     @property
@@ -69,11 +72,12 @@ def problem_of(
     calibration's layers, None where no scheme looks at them; manifest of the model that is pruned; `min_keep`, None
     where layers may be dropped; what cuts cost and how fast models are, where the scheme asks for it."""
     original = np.array(base["original"]["widths"])
-    values = masks_of.by_layer(masks_of.of(scores, NEURONS), "score", len(original))
+    main, *beside = masks_of.structures_of(scores)
+    values = masks_of.by_layer(masks_of.of(scores, main), "score", len(original))
     others = {}
-    for name in masks_of.structures_of(scores)[1:]:
+    for name in beside:
         rows = masks_of.of(scores, name)
-        worth = rows["parameters"].iloc[0] / masks_of.of(scores, NEURONS)["parameters"].iloc[0]
+        worth = rows["parameters"].iloc[0] / masks_of.of(scores, main)["parameters"].iloc[0]
         others[name] = Others(masks_of.by_layer(rows, "score"), worth, 0 if min_keep is None else 1)
     per_layer = None if layers is None else layers.sort_values("layer")
     return Problem(
@@ -81,10 +85,12 @@ def problem_of(
         original=original,
         sparsity=0,
         importance=None if layers is None else (per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
-        floor=least(original, [len(own) for own in values], min_keep),
+        floor=np.maximum(least(original, [len(own) for own in values], min_keep), base.get("experts_per_token", 0)),
         measured=measured,
         latencies=latencies,
         others=others,
+        main=main,
+        routed=base.get("experts_per_token", 0),
         removed=base.get("groups_removed", 0.0),
     )
 
@@ -118,7 +124,7 @@ def search_of(scheme: str) -> str | None:
 
 
 def structures_of(scheme: str) -> tuple[str, ...]:
-    """Return the structures that a scheme cuts, neurons first."""
+    """Return the structures that a scheme cuts, the main one first, which is `ffn` for mixtures of experts as well."""
     return getattr(plugin(scheme), "STRUCTURES", (NEURONS,))
 
 
@@ -135,8 +141,8 @@ def units(problem: Problem, sparsity: float, method: Mapping[str, Any]) -> dict[
     floor = permitted(problem.floor, problem.sizes, method["round_to"])
     own = replace(problem, sparsity=left if problem.removed else sparsity, floor=floor)
     wishes = plugin(method["allocate"]).widths(own, **method["options"])
-    wishes = wishes if isinstance(wishes, Mapping) else {NEURONS: wishes}
-    return {**wishes, NEURONS: finish(wishes[NEURONS], own, method["round_to"])}
+    wishes = wishes if isinstance(wishes, Mapping) else {problem.main: wishes}
+    return {**wishes, problem.main: finish(wishes[problem.main], own, method["round_to"])}
 
 
 def mask(
@@ -144,24 +150,27 @@ def mask(
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return a row per unit (of several structures `structure`; `layer`, `unit`, `keep`), and what `units` does.
 
-    frame: the scores of which the problem is. Raises InputError as `masks` does."""
+    frame: the scores of which the problem is. Raises InputError as `masks` does, and where a mixture would keep fewer
+    experts than a token is sent to."""
+    if problem.routed:
+        check_routed(int(problem.original[0]), problem.routed, int(kept(problem.original, sparsity)[0]))
     found, frames = units(problem, sparsity, method), []
     for structure, counts in found.items():
-        scored = problem.scores if structure == NEURONS else problem.others[structure].scores
+        scored = problem.scores if structure == problem.main else problem.others[structure].scores
         keep = np.concatenate(masks(scored, counts))
         frames.append(masks_of.of(frame, structure).assign(keep=keep))
-    columns = [*(["structure"] if len(found) > 1 else []), "layer", "unit", "keep"]
+    columns = [*(["structure"] if {*found} != {NEURONS} else []), "layer", "unit", "keep"]
     return pd.concat(frames, ignore_index=True)[columns], found
 
 
 def achieved(problem: Problem, units: Mapping[str, np.ndarray]) -> float:
-    """Return the share of the FFN neurons that is removed; other units count as the neurons of as many parameters."""
+    """Return the share of the main structure's units that is removed; others count as those of as many parameters."""
     others = sum(
         (sum(map(len, own.scores)) - units[name].sum()) * own.worth
         for name, own in problem.others.items()
         if name in units
     )
-    removed = problem.original.sum() - units[NEURONS].sum() + problem.removed + others
+    removed = problem.original.sum() - units[problem.main].sum() + problem.removed + others
     return float(removed / problem.original.sum())
 
 
