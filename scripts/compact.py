@@ -43,6 +43,7 @@ def compact(
         "original": original,
         "achieved_sparsity": pruning.achieved(original["widths"]),
         "widths": pruning.units[pruning.main],
+        **({"counted": pruning.main} if pruning.base.family.mixture else {}),
         **others(config),
         **cut,
         "parameters": original["parameters"],

@@ -77,7 +77,8 @@ def calibrate(
     batches: token ids, int64 [samples, tokens]; or what a tokenizer gives (`input_ids`, `attention_mask`, padded on
     the right, and `labels`, -100 where the objectives do not look). objectives: whose gradients are measured
     (calibration/objectives.py). needs: what scores are made of (their REQUIRES): `statistics`, `second_moments`,
-    `output_gradients`, `parameter_taylor`. structures: those that the allocation cuts (its STRUCTURES).
+    `output_gradients`, `parameter_taylor`. structures: those that the allocation cuts (its STRUCTURES); of a mixture
+    `ffn` stands for its experts.
     seed: of the tokens that output gradients are drawn for.
 
     Raises InputError for an unknown need or objective, at a NaN or Inf (naming layer and sample), for batches padded on
@@ -86,13 +87,16 @@ def calibrate(
     from pruning.calibration.objectives import OBJECTIVES
     from pruning.core.layer_files import kind_of
     from pruning.methods import evidence
-    from pruning.models import in_memory
-    from pruning.models.structures import STRUCTURES
+    from pruning.models import families, in_memory
+    from pruning.models.structures import STRUCTURES, of_model
 
     _known("needs", needs, ("statistics", "second_moments", "output_gradients", "parameter_taylor"))
     _known("objectives", objectives, OBJECTIVES)
     _known("structures", structures, STRUCTURES)
     batches, tables, matrices = prepare.as_batches(batches), {}, {}
+    structures = of_model(structures, families.of(model))
+    if "experts" in structures and {*needs} != {"statistics"}:
+        raise InputError(f"needs: of a mixture of experts `statistics` are measured, not {', '.join(needs)}")
     with in_memory.frozen(model):
         for name in structures:
             sites = STRUCTURES[name].sites(model)
@@ -127,13 +131,14 @@ def score(
     (methods.scores.Layer) to float64 [units]. statistics: what `calibrate` measured of this very model. changes:
     `options` (keywords of the score), `normalise`, `shuffle`, in the place of the method's.
 
-    Returns one row per unit: `layer`, `unit`, `score`; of several structures also `structure` and `parameters`. Raises
-    InputError for an unknown name, for what was not measured, and for a score that is not finite or not one per unit.
-    Source: methods/scoring.py."""
+    Returns one row per unit: `layer`, `unit`, `score`; of several structures, or of experts, also `structure` and
+    `parameters`. Raises InputError for an unknown name, for what was not measured, and for a score that is not finite
+    or not one per unit. Source: methods/scoring.py."""
     from pruning.config.default import DEFAULT
     from pruning.core.layer_files import kind_of
     from pruning.methods import masks, scores, scoring
     from pruning.models.checkpoint import Loaded
+    from pruning.models.structures import of_model
 
     settings = {"score": method, "options": {}, "normalise": "none", "shuffle": None}
     if not callable(method):
@@ -145,8 +150,9 @@ def score(
     base = Loaded(model)
     if "statistics" in statistics.tables:
         measured = [len(own) for own in masks.by_layer(statistics.neurons, "unit", base.layers)]
-        if measured != base.widths:
-            raise InputError(f"statistics: of another model: layer widths {measured}, not {base.widths}")
+        if measured != (own := base.channels(base.main.name)):
+            raise InputError(f"statistics: of another model: layer widths {measured}, not {own}")
+    structures = of_model(structures, base.family)
 
     def read(index: int, name: str, kind: str) -> Mapping[str, Any]:
         return statistics.matrices[kind_of(kind, name)][index]

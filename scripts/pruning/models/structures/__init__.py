@@ -6,7 +6,7 @@ and which every mask has: FFN neurons, or the experts of a mixture (families.Fam
 stands for either.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pruning.models.families import DOWN_BIAS, Family
@@ -19,6 +19,11 @@ STRUCTURES: dict[str, Structure] = {each.STRUCTURE.name: each.STRUCTURE for each
 def main(family: Family) -> Structure:
     """Return the structure in which a family's sparsity is counted."""
     return STRUCTURES[family.main]
+
+
+def of_model(names: Iterable[str], family: Family) -> list[str]:
+    """Return the structures that these stand for in models of a family."""
+    return [family.main if name == ffn.STRUCTURE.name else name for name in names]
 
 
 def listed(config: Mapping[str, Any]) -> dict[str, list[int]]:
