@@ -18,21 +18,17 @@ def score(
         list[str] | None,
         typer.Option(metavar="KIND=PATH", help="table, or manifest of matrices, that the score is made of; repeat"),
     ] = None,
-    structure: Annotated[
-        list[str] | None, typer.Option(help="whose units are scored, the main one first; repeat")
-    ] = None,
+    structure: Annotated[list[str] | None, typer.Option(help="whose units are scored; repeat")] = None,
     threads: int = 1,
 ) -> None:
     from tqdm import tqdm
 
     from pruning.core import artifacts
-    from pruning.methods import scoring
-    from pruning.models.families import family_of, read_config
+    from pruning.methods import masks, scoring
 
     cli.phase("start-up")
-    progress, main = partial(tqdm, mininterval=5), family_of(read_config(model), model).main
-    structures = [main, *(structure or [])[1:]]
-    found = scoring.scored_from(settings, structures, cli.paths(evidence), model, progress)
+    progress, structures = partial(tqdm, mininterval=5), structure or [masks.NEURONS]
+    found = scoring.scored_from(settings, structures, cli.paths(evidence), model, progress, print)
     artifacts.write_parquet(output, found, "scores", settings)
 
 

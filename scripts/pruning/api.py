@@ -77,9 +77,8 @@ def calibrate(
     batches: token ids, int64 [samples, tokens]; or what a tokenizer gives (`input_ids`, `attention_mask`, padded on
     the right, and `labels`, -100 where the objectives do not look). objectives: whose gradients are measured
     (calibration/objectives.py). needs: what scores are made of (their REQUIRES): `statistics`, `second_moments`,
-    `output_gradients`, `parameter_taylor`. structures: those that the allocation cuts (its STRUCTURES); of a mixture
-    `ffn` stands for its experts.
-    seed: of the tokens that output gradients are drawn for.
+    `output_gradients`, `parameter_taylor`; of mixtures of experts the first. structures: those that the allocation cuts
+    (its STRUCTURES), `ffn` for experts, too. seed: of the tokens that output gradients are drawn for.
 
     Raises InputError for an unknown need or objective, at a NaN or Inf (naming layer and sample), for batches padded on
     the left, and for a model of no family that can be pruned. Sources: calibration/gradients.py and its neighbours."""
@@ -131,9 +130,9 @@ def score(
     (methods.scores.Layer) to float64 [units]. statistics: what `calibrate` measured of this very model. changes:
     `options` (keywords of the score), `normalise`, `shuffle`, in the place of the method's.
 
-    Returns one row per unit: `layer`, `unit`, `score`; of several structures, or of experts, also `structure` and
-    `parameters`. Raises InputError for an unknown name, for what was not measured, and for a score that is not finite
-    or not one per unit. Source: methods/scoring.py."""
+    Returns one row per unit: `layer`, `unit`, `score`; of several structures, or experts, `structure` and `parameters`.
+    Raises InputError for an unknown name, for what was not measured, and for a score that is not finite or not one per
+    unit. Source: methods/scoring.py."""
     from pruning.config.default import DEFAULT
     from pruning.core.layer_files import kind_of
     from pruning.methods import masks, scores, scoring
@@ -193,8 +192,7 @@ def allocate(
         raise InputError(f"scheme: {scheme!r} looks at what cuts cost: give `measured` (methods/sensitivity.py)")
     if latencies is None and latency_table.per_of(method["options"]) != latency_table.PARAMETERS:
         raise InputError(f"options: {method['options']} look at speed: give `latencies` (methods/latency_table.py)")
-    main = masks.structures_of(scores)[0]
-    widths = [len(own) for own in masks.by_layer(masks.of(scores, main), "score")]
+    widths = [len(own) for own in masks.by_layer(masks.of(scores, masks.structures_of(scores)[0]), "score")]
     layers = statistics.layers if statistics else None
     original = {"original": {"widths": widths}}
     problem = allocation.problem_of(scores, layers, original, min_keep, measured, latencies)

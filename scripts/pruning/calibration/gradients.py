@@ -244,7 +244,8 @@ class Calibration(Pass):
         for index, (site, sums) in enumerate(zip(self.sites, self.sums, strict=True)):
             if sums:
                 number, own = self.structure.channels(site), [name for name in OF_EXPERTS if name in sums]
-                columns = {name: np.repeat(total.cpu().numpy(), number // len(total)) for name, total in sums.items()}
+                columns = {name: total.cpu().numpy() for name, total in sums.items()}
+                columns |= {name: np.repeat(columns[name], number // len(columns[name])) for name in own}
                 rows = {"layer": index, "unit": range(number), **counts, **columns}
                 neurons.append(pd.DataFrame(rows)[["layer", "unit", *neuron_columns(self.objectives), *own]])
         layers = {"layer": range(len(self.layers)), "n_tokens": float(self.tokens), "angular_sum": self.angular}

@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from pruning.config import alternatives
+from pruning.config import alternatives, mixtures
 from pruning.config.base import known
 from pruning.config.budgets import TIMED
 from pruning.config.definitions import data_files, metric_names, test_file
@@ -161,6 +161,7 @@ def _check_model(config: Config, name: str) -> None:
     _check_targets(config, name, folder, tunings)
     _check_chat(config, name, folder, tasks)
     _check_methods(config, shape, methods := {*config.experiment.methods, *(m for own in tables for m in own.methods)})
+    mixtures.check(config, name, shape, {pair for own in tables for pair in own.pruned}, methods, tunings)
     _check_vocabularies(config, folder, methods)
 
 

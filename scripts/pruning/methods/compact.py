@@ -77,7 +77,11 @@ class Pruning:
     def fitted(
         cls, base: Tensors, keeps: Keeps, scheme: str, evidence: Callable[[], Callable[[int], Mapping[str, Any]]]
     ) -> "Pruning":
-        """Compensate by a scheme, of what `evidence` gives for each layer; it is called where weights are asked for."""
+        """Compensate by a scheme, of what `evidence` gives for each layer; it is called where weights are asked for.
+
+        Raises InputError for a mixture of experts."""
+        if base.family.mixture:
+            raise InputError(f"compensate: {scheme} refits for FFN neurons that are gone, not for experts: use `none`")
         module, fitted_on = compensation.plugin(scheme), cache(evidence)
 
         def compensate(layer: int) -> Compensated:
