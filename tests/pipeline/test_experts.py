@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
 import tiny
@@ -13,7 +14,13 @@ from workspace import Workspace, changed, verified
 
 MODEL, CALIB = "results/tiny-reasoner", "gsm_symbolic-s0"
 METHODS = {"reap": {"score": "reap"}, "frequency": {"score": "frequency"}}
-TABLE = {"title": "Experts", "tasks": ["gsm_symbolic"], "methods": [*METHODS, "rku", "random"], "sparsities": [50]}
+TABLE = {
+    "title": "Experts",
+    "tasks": ["gsm_symbolic"],
+    "methods": [*METHODS, "rku", "random"],
+    "sparsities": [50],
+    "reference": "random",
+}
 EXPORTED = f"{MODEL}/export/{CALIB}/reap/50/model"
 
 
@@ -23,7 +30,9 @@ def mixed(tmp_path_factory) -> Workspace:
     path = tmp_path_factory.mktemp("mixed")
     tiny.save(tiny.of_family("qwen3_moe"), path / "resources/model")
     workspace = Workspace(path)
-    workspace.configure({**{f"methods.{name}": own for name, own in METHODS.items()}, "tables.experts": TABLE})
+    default = yaml.safe_load((workspace.path / "config/config.yaml").read_text())["tables"]
+    tables = {**dict.fromkeys(default), "experts": TABLE}  # others hold what is not for mixtures
+    workspace.configure({**{f"methods.{name}": own for name, own in METHODS.items()}, "tables": tables})
     workspace.snakemake("results/experts.csv", EXPORTED, f"{MODEL}/scores/{CALIB}/wanda.parquet")
     return workspace
 
@@ -81,15 +90,15 @@ def test_an_edit_of_how_experts_are_cut_plans_what_reads_it(mixed: Workspace):
 
 REFUSED = {
     "methods.obs.score: obs, and tiny-reasoner is a mixture of experts: second_moments and output_gradients are": {
-        "tables.experts.methods": ["obs"]
+        "tables.experts.methods": ["random", "obs"]
     },
     "methods.ridge_wanda.compensate: ridge, and tiny-reasoner is a mixture": {
-        "tables.experts.methods": ["ridge_wanda"]
+        "tables.experts.methods": ["random", "ridge_wanda"]
     },
     "allocate: global, and tiny-reasoner is a mixture of experts: every layer keeps as many experts; use `uniform`": {
-        "tables.experts.methods": ["energy-abs-none-global"]
+        "tables.experts.methods": ["random", "energy-abs-none-global"]
     },
-    "tiny-reasoner, reap at 80%: experts: of 6 in every layer 1 would stay, fewer than the 2 that each token is sent to": {
+    "tiny-reasoner, frequency at 80%: experts: of 6 in every layer 1 would stay, fewer than the 2 that each token": {
         "tables.experts.sparsities": [50, 80]
     },
     "tunings.gsm_symbolic.targets: ['down_proj', 'gate_proj', 'up_proj'] are no linear modules in tiny-reasoner": {
@@ -105,12 +114,17 @@ def test_what_is_not_for_mixtures_is_refused_before_any_job(mixed: Workspace, li
     assert done.returncode and line in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    "target",
-    [f"{MODEL}/latency_table.parquet", "results/latency/tiny-reasoner.csv", "results/analysis/speed/tiny-reasoner.csv"],
+TIMES = (
+    f"{MODEL}/latency_table.parquet",
+    "results/latency/tiny-reasoner.csv",
+    "results/analysis/speed/tiny-reasoner.csv",
 )
+
+
+@pytest.mark.parametrize("target", TIMES)
 def test_times_are_refused_before_any_job(mixed: Workspace, target: str):
-    done = mixed.snakemake("-n", target, check=False)
+    with mixed.configured({"tradeoff.tables": ["experts"]}):
+        done = mixed.snakemake("-n", target, check=False)
     assert done.returncode and "no times are measured of mixtures of experts" in done.stdout + done.stderr
 
 

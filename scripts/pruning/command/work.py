@@ -24,7 +24,7 @@ from pruning.core.layer_files import label_of
 from pruning.core.names import Variant
 from pruning.evaluation import generation, perplexity, recovery
 from pruning.methods import allocation, compensation
-from pruning.models import families, rehearsal
+from pruning.models import families, rehearsal, structures
 from pruning.models.structures import STRUCTURES, ffn
 
 SHAPES = names.HOME / "resources/architectures"
@@ -78,38 +78,54 @@ class Shape(NamedTuple):
 
     layers: int
     width: float
-    """Neurons of an FFN, the mean of the layers."""
+    """Neurons of an FFN, the mean of the layers: of a mixture those of the experts that a token is sent to."""
     hidden: int
     parameters: int
-    """Of all products: decoder layers and head."""
+    """Of all products of a token: decoder layers, with as many experts as it is sent to, and head."""
     cached: int
     """Numbers per token of keys and values."""
     size: int
     """Bytes per parameter."""
     weights: int
     """Bytes of all weights."""
+    experts: int = 0
+    """Parameters of all experts."""
+    idle: int = 0
+    """Those of the experts that a token is not sent to."""
 
     def removed(self, sparsity: float) -> float:
-        """Return the parameters of this share of the FFN neurons."""
-        return sparsity * 3 * self.layers * self.hidden * self.width
+        """Return the parameters of this share of the FFN neurons, or of the experts."""
+        return sparsity * (self.experts or 3 * self.layers * self.hidden * self.width)
 
     def kept(self, sparsity: float) -> float:
-        return self.parameters - self.removed(sparsity)
+        """Return the parameters that a token goes through: fewer experts are as many for a token."""
+        return self.parameters if self.experts else self.parameters - self.removed(sparsity)
+
+    def read(self, sparsity: float) -> float:
+        """Return the parameters that generating a token for each of many texts reads: those of all experts."""
+        return self.kept(sparsity) + self.idle - (self.removed(sparsity) if self.experts else 0)
 
 
 def shape_of(network: nn.Module) -> Shape:
     """Return the numbers of a model, with or without weights."""
-    layers, sites, config = families.decoder_layers(network), ffn.sites(network), network.config.get_text_config()
+    layers, config = families.decoder_layers(network), network.config.get_text_config()
+    main = structures.main(families.of(network))
+    sites, experts, share = main.sites(network), 0, 1.0
+    if "experts" == main.name:
+        experts = sum(parameter.numel() for site in sites for parameter in site.parameters())
+        share = config.num_experts_per_tok / main.whole(config.to_dict())
     head = network.get_output_embeddings().weight
+    idle = round((1 - share) * experts)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return Shape(
         len(layers),
-        sum(site.in_features for site in sites) / len(sites),
-        sites[0].out_features,
-        head.numel() + sum(parameter.numel() for layer in layers for parameter in layer.parameters()),
+        share * sum(map(main.channels, sites)) / len(sites),
+        config.hidden_size,
+        head.numel() + sum(parameter.numel() for layer in layers for parameter in layer.parameters()) - idle,
         *(2 * len(layers) * heads * size, head.element_size()),
         network.get_memory_footprint(return_buffers=False),
+        *(experts, idle),
     )
 
 
@@ -169,8 +185,10 @@ class Run:
 
     def _inputs(self, model: str, structure: str) -> float:
         """Return how many inputs the module has at which a structure is measured, the mean of the layers."""
-        sites = STRUCTURES[structure].sites(self.network(model))
-        return sum(site.in_features for site in sites) / len(sites)
+        network = self.network(model)
+        [own] = structures.of_model([structure], families.of(network))
+        sites = STRUCTURES[own].sites(network)
+        return sum(map(STRUCTURES[own].channels, sites)) / len(sites)
 
     def _beside(self, model: str, rule: str, key: str, trains: bool = False) -> float:
         """Return the bytes that a rule's jobs take beside the weights, with the settings of this name. trains: a
@@ -241,7 +259,7 @@ class Job:
         if tokens is None:
             return None
         busy = self.run.card.seconds(2 * self.shape.kept(self.sparsity) * tokens, moved)
-        return busy + self.shape.parameters * self.shape.size / READING
+        return busy + (self.shape.parameters + self.shape.idle) * self.shape.size / READING
 
     def counted(self) -> tuple[float | None, float, float]:
         """Return the tokens through the model (None if they are not known), the bytes read to generate, and the bytes
@@ -298,7 +316,7 @@ class Job:
             if answer:
                 steps = -(-items // self.run.answering(self.model, name)[0]) * answer
                 cached = self.shape.cached * (steps * shared + items * answer * (prompt + answer / 2))
-                moved += self.shape.size * (steps * self.shape.kept(self.sparsity) + cached)
+                moved += self.shape.size * (steps * self.shape.read(self.sparsity) + cached)
         return tokens, moved
 
 

@@ -48,6 +48,12 @@ class Routed(NamedTuple):
     expert: Tensor  # int64 [rows], ascending
     experts: int
 
+    def counts(self) -> list[int]:
+        """Return the rows of each expert; in a rehearsal, which has no values, all are the first's."""
+        if self.expert.is_meta:
+            return [len(self.expert), *[0] * (self.experts - 1)]
+        return torch.bincount(self.expert, minlength=self.experts).tolist()
+
     def summed(self, values: Tensor, counted: Tensor) -> Tensor:
         """Return sums over the counted tokens, bool [B, T], of each sample: values [rows, n] -> [B, experts * n]."""
         samples, length = counted.shape
@@ -232,26 +238,21 @@ class Watched:
         k]: as each family's own `forward`, of which this is the loop written out."""
         own, order = self.experts, chosen.flatten().argsort(stable=True)
         routed = Routed(order // chosen.shape[1], chosen.flatten()[order], own.num_experts)
-        sizes, bias = counts(routed), own.has_bias
-        rows = enumerate(hidden[routed.token].split(sizes))
-        made = [own._apply_gate(linear(own, "gate_up_proj", expert, each, bias)) for expert, each in rows]
+        counts, bias = routed.counts(), own.has_bias
+        made = [linear(own, "gate_up_proj", *each, bias) for each in by_expert(hidden[routed.token], counts)]
         weight = weights.flatten()[order].unsqueeze(1)
-        a = (torch.cat(made) * weight).to(hidden.dtype)
+        a = (own._apply_gate(torch.cat(made)) * weight).to(hidden.dtype)
         self.look(a, routed)
-        parts = [linear(own, "down_proj", expert, each, False) for expert, each in enumerate(a.split(sizes))]
-        out = torch.cat(parts)
+        out = torch.cat([linear(own, "down_proj", *each, False) for each in by_expert(a, counts)])
         if bias:
             out = out + own.down_proj_bias[routed.expert] * weight
         self.after(out, routed)
         return torch.zeros_like(hidden).index_add(0, routed.token, out.to(hidden.dtype))
 
 
-def counts(routed: Routed) -> list[int]:
-    """Return the rows of each expert: in a rehearsal, where there are no values, as many of each as can be."""
-    if routed.expert.is_meta:
-        least, more = divmod(len(routed.expert), routed.experts)
-        return [least + (expert < more) for expert in range(routed.experts)]
-    return torch.bincount(routed.expert, minlength=routed.experts).tolist()
+def by_expert(rows: Tensor, counts: Sequence[int]) -> list[tuple[int, Tensor]]:
+    """Return (expert, its rows) of those that have some."""
+    return [(expert, own) for expert, own in enumerate(rows.split(counts)) if len(own)]
 
 
 def linear(experts: nn.Module, name: str, expert: int, rows: Tensor, biased: bool) -> Tensor:
