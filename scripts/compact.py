@@ -38,12 +38,12 @@ def compact(
         pruning.write(directory, settings["export"])
     for layer, warning in pruning.warnings.items():
         print(f"warning: layer {layer}: {warning}")
-    config = read_config(output)
+    config, left = read_config(output), {name: own for name, own in pruning.units.items() if name != pruning.main}
     content = {
         "original": original,
         "achieved_sparsity": pruning.achieved(original["widths"]),
         "widths": pruning.units[pruning.main],
-        **({"counted": pruning.main} if pruning.base.family.mixture else {}),
+        **({"counted": pruning.main, **left} if pruning.base.family.mixture else {}),
         **others(config),
         **cut,
         "parameters": original["parameters"],

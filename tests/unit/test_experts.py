@@ -157,8 +157,9 @@ def test_what_is_cut_is_what_no_token_reaches(tmp_path, family, cut):
 
 def frame(keeps) -> pd.DataFrame:
     rows = [
-        {"structure": "experts", "layer": layer, "unit": unit, "keep": keep}
-        for layer, own in enumerate(keeps["experts"])
+        {"structure": name, "layer": layer, "unit": unit, "keep": keep}
+        for name, layers in keeps.items()
+        for layer, own in enumerate(layers)
         for unit, keep in enumerate(own)
     ]
     return pd.DataFrame(rows)
@@ -234,6 +235,94 @@ def test_weights_are_those_of_one_wide_ffn(tmp_path, family):
         else:
             torch.testing.assert_close(silu(gate[own] @ x) * (up[own] @ x), a, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(down[:, own] @ a, out, rtol=1e-4, atol=1e-5)
+
+
+# Neurons inside experts ----------------------------------------------------------------------------------------------
+
+
+def neurons(*kept: int, seed: int = 0) -> dict[str, list[np.ndarray]]:
+    """A mask in which all experts stay, and of each so many neurons, others in each."""
+    rng = np.random.default_rng(seed)
+    own = [np.concatenate([np.isin(np.arange(24), rng.permutation(24)[:n]) for _ in range(6)]) for n in kept]
+    return {**mask([[1] * 6] * 2), "expert_neurons": own}
+
+
+@of_mixtures
+@pytest.mark.parametrize("left", [16, 8])
+def test_narrower_experts_are_those_whose_neurons_put_out_nothing(tmp_path, family, left):
+    keeps = neurons(left, left)
+    pruning = Pruning(Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base")), keeps)
+    folder = written(pruning, tmp_path / "compact")
+    dense, in_memory = (load(pruning.base.directory, "float32", "cpu")[0] for _ in range(2))
+    whole = logits(dense)
+    with STRUCTURES["expert_neurons"].silenced(dense, keeps["expert_neurons"]):
+        silent = logits(dense)
+    assert (silent - whole).abs().max() > 1e-3 and torch.equal(logits(dense), whole)
+    pruning.apply(in_memory)
+    stock = AutoModelForCausalLM.from_pretrained(folder).eval()
+    stock.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
+    in_program = compacted(dense, frame(keeps))
+    for model in (load(folder, "float32", "cpu")[0], in_memory, stock, again, in_program):
+        for implementation in ("eager", "grouped_mm"):
+            model.set_experts_implementation(implementation)
+            torch.testing.assert_close(logits(model), silent, rtol=1e-5, atol=1e-5)
+    assert Checkpoint(folder).widths == [6, 6] and Checkpoint(folder).channels("expert_neurons") == [6 * left] * 2
+    sizes = {sum(tensor.numel() for tensor in model.parameters()) for model in (in_memory, in_program)}
+    assert sizes == {pruning.parameters()} == {Checkpoint(folder).parameters}
+    worth = pruning.base.size("expert_neurons") / pruning.base.size("experts")
+    assert pruning.achieved([6, 6]) == pytest.approx((24 - left) * worth)
+    assert pruning.base.parameters - pruning.parameters() == (24 - left) * 12 * pruning.base.size("expert_neurons")
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "mixtral"])
+def test_what_of_an_expert_stays_is_bit_for_bit(tmp_path, family):
+    """On disk, tensor by tensor; Qwen2-MoE's shared expert is as wide as ever."""
+    keeps = neurons(8, 8)
+    base = Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base"))
+    folder = written(Pruning(base, keeps), tmp_path / "compact")
+    before, after = (load_file(path / "model.safetensors") for path in (base.directory, folder))
+    assert before.keys() == after.keys()
+    for name, own in before.items():
+        if found := re.search(r"layers\.(\d)\..*\.experts\.(\d)\.(\w+)", name):
+            layer, number, matrix = int(found[1]), int(found[2]), found[3]
+            stays = np.flatnonzero(keeps["expert_neurons"][layer][24 * number : 24 * number + 24])
+            own = own[:, stays] if matrix in ("down_proj", "w2") else own[stays]
+        assert torch.equal(own, after[name]), name
+
+
+def test_neurons_are_ranked_within_their_expert():
+    model = tiny.of_family("qwen3_moe")
+    statistics = calibrate(model, [torch.tensor([TEXT, TEXT[::-1]])])
+    for name in ("rku", "wanda", "random"):
+        scores = score(name, statistics, model, structures=("ffn", "expert_neurons"))
+        masked = allocate(scores, 0.5, "expert_neurons")
+        assert masked[masked["structure"] == "experts"]["keep"].all()
+        own = masked[masked["structure"] == "expert_neurons"]
+        ranked = scores[scores["structure"] == "expert_neurons"]
+        for layer in range(2):
+            keep = own[own["layer"] == layer]["keep"].to_numpy().reshape(6, 24)
+            values = ranked[ranked["layer"] == layer]["score"].to_numpy().reshape(6, 24)
+            assert (keep.sum(1) == 16).all()  # the nearest multiple of 8, half up
+            for mine, each in zip(keep, values, strict=True):
+                assert set(np.flatnonzero(mine)) == set(np.argsort(-each, kind="stable")[:16])
+        assert compacted(model, masked).config.moe_intermediate_size == 16
+
+
+def test_experts_of_different_widths_are_refused(tmp_path):
+    base = Checkpoint(tiny.save(tiny.of_family("olmoe"), tmp_path / "base"))
+    with pytest.raises(InputError, match="neurons of experts: layers keep 48, 96: transformers has as many in every"):
+        written(Pruning(base, neurons(8, 16)), tmp_path / "uneven")
+    with pytest.raises(InputError, match="neurons of experts: 7 of an expert stay: .* take multiples of 8"):
+        written(Pruning(base, neurons(7, 7)), tmp_path / "odd")
+    keeps = neurons(7, 7)
+    keeps["expert_neurons"][0][:24] = True
+    with pytest.raises(
+        InputError, match=r"neurons of experts: \[24, 7, 7, 7, 7, 7\] stay: every expert must keep as many"
+    ):
+        written(Pruning(base, keeps), tmp_path / "unequal")
+    with pytest.raises(InputError, match="experts are cut out of mixtures|no mixture of experts"):
+        score("wanda", calibrate(tiny.llama(), [IDS[:1]]), tiny.llama(), structures=("ffn", "expert_neurons"))
 
 
 # What is measured ----------------------------------------------------------------------------------------------------

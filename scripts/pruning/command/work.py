@@ -111,7 +111,7 @@ def shape_of(network: nn.Module) -> Shape:
     layers, config = families.decoder_layers(network), network.config.get_text_config()
     main = structures.main(families.of(network))
     sites, experts, share = main.sites(network), 0, 1.0
-    if "experts" == main.name:
+    if main.name == "experts":
         experts = sum(parameter.numel() for site in sites for parameter in site.parameters())
         share = config.num_experts_per_tok / main.whole(config.to_dict())
     head = network.get_output_embeddings().weight

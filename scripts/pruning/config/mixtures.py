@@ -10,6 +10,8 @@ from pruning.core.errors import InputError
 from pruning.methods import allocation, scores
 from pruning.models.families import EXPERTS, TOP_K, check_routed, family_of, read_config
 
+NEURONS_INSIDE = "expert_neurons"
+
 
 def check(
     config: Config,
@@ -27,12 +29,17 @@ def check(
         place, method = f"methods.{name}", config.method(name)
         if not mixture and scores.plugin(method.score).mixtures:
             raise InputError(f"{place}.score: {method.score} is for mixtures of experts, and {model} is none")
+        if not mixture and NEURONS_INSIDE in allocation.structures_of(method.allocate):
+            raise InputError(f"{place}.allocate: {method.allocate} is for mixtures of experts, and {model} is none")
         for key, why in unfit(method).items() if mixture else ():
             raise InputError(f"{place}.{key}, and {model} is a mixture of experts: {why}")
     if not mixture:
         return
     whole = next(shape[key] for key in EXPERTS if shape.get(key))
-    for name, sparsity in sorted(pruned) if config.models[model].source.kind != "pruned" else ():
+    counted = config.models[model].source.kind != "pruned"  # of others, against what the first model had
+    for name, sparsity in sorted(pruned) if counted else ():
+        if config.method(name).allocate != "uniform":
+            continue
         try:
             check_routed(whole, shape[TOP_K], int(allocation.kept(whole, sparsity)))
         except InputError as error:
@@ -62,8 +69,8 @@ def unfit(method: Any) -> dict[str, str]:
     if needed != ("statistics",):
         can = ", ".join(name for name in scores.BUILT_IN if scores.plugin(name).requires == ("statistics",))
         found[f"score: {method.score}"] = f"{' and '.join(needed)} are measured of FFN neurons alone; use one of {can}"
-    if method.allocate != "uniform":
-        found[f"allocate: {method.allocate}"] = "every layer keeps as many experts; use `uniform`"
+    if method.allocate not in ("uniform", NEURONS_INSIDE):
+        found[f"allocate: {method.allocate}"] = f"every layer keeps as many; use `uniform` or `{NEURONS_INSIDE}`"
     if method.compensate != "none":
         found[f"compensate: {method.compensate}"] = "this refits for FFN neurons that are gone; use `none`"
     if method.drop_layers:

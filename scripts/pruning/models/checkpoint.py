@@ -75,13 +75,17 @@ class Tensors(ABC):
         of `down`, the one at whose input its units are measured [d, channels].
 
         Raises InputError for another projection of that: channels have no rows of their own."""
-        if structure not in (None, self.main.name):
+        if not self._at_main(structure or self.main.name):
             if projection != "down":
                 title = STRUCTURES[structure].title
                 raise InputError(f"this score looks at {projection}_proj, which the channels of {title} have not")
             return self.tensor(self.site(structure, layer)).float().cpu().numpy()
         held = [self.tensor(name) for name in self.names_of[layer, projection, "weight"]]
         return self.main.matrix(held, projection, self.family).float().cpu().numpy()
+
+    def _at_main(self, structure: str) -> bool:
+        """Whether a structure is measured where the main one is."""
+        return STRUCTURES[structure].site(self.family) == self.main.site(self.family)
 
     @property
     def widths(self) -> list[int]:
@@ -92,7 +96,7 @@ class Tensors(ABC):
 
     def channels(self, structure: str) -> list[int]:
         """Return the inputs of each layer's module at which a structure's units are measured."""
-        if structure == self.main.name:
+        if self._at_main(structure):
             downs = (self.names_of[layer, "down", "weight"] for layer in range(self.layers))
             return [self.main.channels_of(names, self.shape, self.family) for names in downs]
         return [self.shape(self.site(structure, layer))[1] for layer in range(self.layers)]

@@ -79,6 +79,11 @@ DENSE = tuple(name for name in FAMILIES if name not in MIXTURES)
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """Keys of config.json: how many experts every layer has; transformers knows the first two for one another."""
+EXPERT_WIDTHS = ("moe_intermediate_size", "intermediate_size")
+"""Keys of which the first that is there says how many neurons an expert has."""
+EXPERT_MULTIPLE = 8
+"""Of which their number must be a multiple: rows of 16 bytes, in 16-bit types, are what torch's grouped products take,
+by which transformers computes experts."""
 TOP_K = "num_experts_per_tok"
 """The key that says to how many of them a token is sent."""
 

@@ -45,3 +45,5 @@ def configure(model: nn.Module, made: Mapping[str, Any]) -> None:
         if key in made:
             setattr(model.config, key, made[key])
             model.num_experts = made[key]  # which the router's loss is divided by
+    if "moe_intermediate_size" in made:
+        model.config.moe_intermediate_size = made["moe_intermediate_size"]

@@ -18,7 +18,7 @@ base_model: {{ source.repo }}
 # {{ name }}
 
 A structurally pruned model: {{ variant.sparsity }}% of {% if others -%}
-the parameters of its feed-forward layers are removed, in neurons and in {{ others | join(" and ") }}
+the parameters of its feed-forward layers are removed, in {{ counted }} and in {{ others | join(" and ") }}
 {%- else -%}
 the {{ counted }} of its feed-forward layers are removed
 {%- endif %}.{% if note %} Base: {{ note }}.{% endif +%}

@@ -3,6 +3,8 @@
 Schemes return wishes, neurons of each layer; a scheme that cuts other structures as well names all in `STRUCTURES` and
 returns such an array of each. `SEARCH` names what of methods/sensitivity.py it is made of, if anything.
 
+With `WITHIN` other units are ranked within the unit of the main structure that they belong to, as many in each.
+
 `finish` turns wishes of neurons into whole numbers that respect `round_to` and `min_keep` (with `drop_layers` there is
 no least width), the same way for all, and add up to what the wishes do. Within a layer the best-scored units stay, ties
 going to the lower index, so masks at growing sparsity are nested as long as a scheme's widths shrink (with `round_to`
@@ -152,12 +154,15 @@ def mask(
 
     frame: the scores of which the problem is. Raises InputError as `masks` does, and where a mixture would keep fewer
     experts than a token is sent to."""
-    if problem.routed:
+    if problem.routed and len(structures_of(method["allocate"])) == 1:
         check_routed(int(problem.original[0]), problem.routed, int(kept(problem.original, sparsity)[0]))
     found, frames = units(problem, sparsity, method), []
     for structure, counts in found.items():
-        scored = problem.scores if structure == problem.main else problem.others[structure].scores
-        keep = np.concatenate(masks(scored, counts))
+        scored, blocks = problem.scores, [1] * len(counts)
+        if structure != problem.main:
+            scored = problem.others[structure].scores
+            blocks = problem.sizes if hasattr(plugin(method["allocate"]), "WITHIN") else blocks
+        keep = np.concatenate(masks(scored, counts, blocks))
         frames.append(masks_of.of(frame, structure).assign(keep=keep))
     columns = [*(["structure"] if {*found} != {NEURONS} else []), "layer", "unit", "keep"]
     return pd.concat(frames, ignore_index=True)[columns], found
@@ -237,16 +242,19 @@ def ranking(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
 
 
-def masks(scores: Sequence[np.ndarray], widths: np.ndarray) -> list[np.ndarray]:
-    """keep[c] of each layer: True for its `width` best neurons. Raises InputError if none is kept in any layer."""
+def masks(scores: Sequence[np.ndarray], widths: np.ndarray, blocks: Sequence[int] | None = None) -> list[np.ndarray]:
+    """keep[c] of each layer: True for its `width` best neurons, of so many equal blocks as many each (None: one).
+
+    Raises InputError if none is kept in any layer."""
     if not np.any(widths):
         raise InputError(
             "drop_layers: of all layers no FFN neuron would stay, or no unit of another structure: ask for a lower "
             "sparsity or `round_to`, or leave `drop_layers` out"
         )
     keeps = []
-    for layer_scores, width in zip(scores, widths, strict=True):
-        keep = np.zeros(len(layer_scores), dtype=bool)
-        keep[ranking(layer_scores)[:width]] = True
-        keeps.append(keep)
+    for layer_scores, width, parts in zip(scores, widths, [1] * len(widths) if blocks is None else blocks, strict=True):
+        keep = np.zeros((parts, len(layer_scores) // parts), dtype=bool)
+        for own, values in zip(keep, layer_scores.reshape(keep.shape), strict=True):
+            own[ranking(values)[: width // parts]] = True
+        keeps.append(keep.flatten())
     return keeps

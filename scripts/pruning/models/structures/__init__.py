@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pruning.models.families import DOWN_BIAS, Family
-from pruning.models.structures import experts, ffn, kv_groups
+from pruning.models.structures import expert_neurons, experts, ffn, kv_groups
 from pruning.models.structures.base import Structure
 
-STRUCTURES: dict[str, Structure] = {each.STRUCTURE.name: each.STRUCTURE for each in (ffn, experts, kv_groups)}
+STRUCTURES: dict[str, Structure] = {
+    each.STRUCTURE.name: each.STRUCTURE for each in (ffn, experts, expert_neurons, kv_groups)
+}
 
 
 def main(family: Family) -> Structure:

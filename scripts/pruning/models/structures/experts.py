@@ -80,7 +80,9 @@ class Experts(Structure):
         return f"{family.ffn}.experts"
 
     def whole(self, config: Mapping[str, Any]) -> int:
-        return next(config[key] for key in EXPERTS if config.get(key))
+        if not (found := [config[key] for key in EXPERTS if config.get(key)]):
+            raise InputError(f"{config.get('model_type')} model: no mixture of experts, so no {self.title} to cut")
+        return found[0]
 
     def listed(self, config: Mapping[str, Any]) -> list[int]:
         return []
