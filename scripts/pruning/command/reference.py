@@ -283,7 +283,7 @@ def meanings(names: Sequence[str], said: Mapping[str, str]) -> list[tuple[str, s
 
 def families() -> str:
     """Return what each model family can be pruned of, and where it runs afterwards."""
-    from pruning.models.families import FAMILIES
+    from pruning.models.families import FAMILIES, MIXTURES
     from pruning.models.gguf.model import AS_DECI, STOCK
 
     def yes(holds: bool) -> str:
@@ -299,6 +299,7 @@ def families() -> str:
             "equal widths" if name == "granite" else "yes",
         )
         for name, own in FAMILIES.items()
+        if not own.mixture
     ]
     head = (
         "model type",
@@ -310,7 +311,7 @@ def families() -> str:
     )
     return f"""# Families and runtimes
 
-By transformers' model type (`config.json`). FFN neurons are pruned in all of them, and all load in transformers, peft
+By transformers' model type (`config.json`). FFN neurons are pruned in all of these, and all load in transformers, peft
 and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 
 {table(head, rows)}
@@ -319,4 +320,6 @@ and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 * *GGUF*: llama.cpp and Ollama ([types and widths](../howto/llama-cpp.md)). Different widths also as `export: pad`.
 * *vLLM*: checked on a CPU alone ([what was checked](../howto/vllm.md#what-was-checked)). Models with key-value groups
   removed are not for it.
-* Mixtures of experts and encoder-decoders are refused by name."""
+* Of mixtures of experts ({", ".join(f"`{name}`" for name in MIXTURES)}) experts are pruned, or neurons inside them
+  ([how](../howto/experts.md)): for transformers alone, without reconstruction, and not by the command `prune`.
+* Other mixtures and encoder-decoders are refused by name."""
