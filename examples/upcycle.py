@@ -63,10 +63,10 @@ def train(model: Qwen2MoeForCausalLM, stream, steps: int, rate: float) -> None:
         (loss + 0.01 * balance).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = rate * reasoner.learning_rate_factor(step, steps, warmup=20)
+            group["lr"] = rate * reasoner.learning_rate_factor(step, steps, warmup=10)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 50 == 0 or step == steps:
+        if step % 20 == 0 or step == steps:
             print(f"step {step}: loss {loss.item():.4f}, balance {balance.item():.3f}", flush=True)
 
 
@@ -74,9 +74,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("model", type=Path, help="folder of a dense Qwen2 model with the embedded reasoner's tokenizer")
     parser.add_argument("out", type=Path, help="folder to write")
-    for name, value in {"experts": 8, "routed": 2, "steps": 300, "rows": 8, "length": 256, "seed": 0}.items():
+    for name, value in {"experts": 8, "routed": 2, "steps": 60, "rows": 4, "length": 256, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--noise", type=float, default=0.6, help="of a matrix's standard deviation")
+    parser.add_argument("--noise", type=float, default=0.3, help="of a matrix's standard deviation")
     parser.add_argument("--rate", type=float, default=5e-4, help="Adam's learning rate")
     asked = parser.parse_args()
     torch.manual_seed(asked.seed)

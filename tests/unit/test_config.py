@@ -10,6 +10,7 @@ import yaml
 from snakemake.utils import update_config
 from write_config import write_config
 
+import tiny
 from pruning.config import preflight, references
 from pruning.config.default import DEFAULT
 from pruning.config.schema import Config
@@ -80,21 +81,25 @@ EXPERIMENTS = {  # name -> what it is stacked on
     **{"best-structures": ["best"], "best-smollm2-135m": ["smollm2-135m"]},
     **{"best-qwen2_5-coder-1_5b": ["qwen2_5-coder-1_5b"], "candidates": ["smollm2-135m"]},
     "verdict": ["qwen2_5-coder-0_5b"],
+    "experts": [],
     **{f"verdict-{name}": [name, "verdict"] for name in ("qwen2_5-coder-1_5b", "smollm2-135m")},
 }
 """The files of config/, each of which makes tables of one model: that of its name, or the tiny reasoner."""
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_shipped_experiments_stack(name: str, monkeypatch):
+def test_shipped_experiments_stack(name: str, monkeypatch, tmp_path):
     monkeypatch.setattr(kinds, "find_spec", lambda _: "llama-cpp-python is there, which quantises for the verdicts")
     loaded = validate(stacked(*EXPERIMENTS[name], name))
     model = name.removeprefix("best-") if name.removeprefix("best-") in loaded.models else "tiny-reasoner"
     model = "smollm2-135m" if name == "candidates" else model
     if name.startswith("verdict"):
         model = EXPERIMENTS[name][0]
+    if name == "experts":  # of a folder that an example makes
+        model, path = "mixture", str(tiny.save(tiny.of_family("qwen2_moe"), tmp_path / "mixture"))
+        loaded = validate(stacked(name) | {"models": {model: {"source": {"kind": "local", "path": path}}}})
     assert loaded.experiment.models == [model]
-    table = {"best-structures": "speed", "candidates": "recipes"}.get(
+    table = {"best-structures": "speed", "candidates": "recipes", "experts": "experts"}.get(
         name, "best" if name.startswith("best") else "choices" if name.startswith("verdict") else "table1"
     )
     assert loaded.table(table).reference in [*loaded.table(table).methods, "dense"]
@@ -102,7 +107,7 @@ def test_shipped_experiments_stack(name: str, monkeypatch):
     preflight.check(loaded)
     texts = [task for task in loaded.tasks.values() if task.kind == "perplexity"]
     assert all(task.tokens is None or task.tokens // task.seqlen >= 40 for task in texts)
-    assert len(texts) >= 5 or model == "tiny-reasoner"
+    assert len(texts) >= 5 or model in ("tiny-reasoner", "mixture")
 
 
 def test_every_shipped_experiment_is_tried():
