@@ -35,6 +35,7 @@ def percent(share: Any) -> Any:
 
 DATA = "results/data/{dataset}/{split}.parquet"
 ANSWERS = "results/{model}/answers/{task}.parquet"
+ANSWERS_OF_PRUNED = "results/{model}/answers/{calib}/{method}/{sparsity}/{task}.parquet"
 BASE = "results/{model}/base/manifest.json"
 
 CALIBRATION = "results/{model}/calibration/{calib}"
