@@ -283,8 +283,13 @@ def meanings(names: Sequence[str], said: Mapping[str, str]) -> list[tuple[str, s
 
 def families() -> str:
     """Return what each model family can be pruned of, and where it runs afterwards."""
+    from transformers import CONFIG_MAPPING
+
     from pruning.models.families import FAMILIES
     from pruning.models.gguf.model import AS_DECI, STOCK
+
+    def has(kind: str, key: str) -> bool:
+        return key in CONFIG_MAPPING[kind]().to_dict()
 
     def yes(holds: bool) -> str:
         return "yes" if holds else "no"
@@ -293,10 +298,10 @@ def families() -> str:
         (
             f"`{name}`",
             yes(bool(own.qkv)),
-            yes(not own.norm_after and name != "granite"),
+            yes(not own.norm_after and not has(name, "residual_multiplier")),
             yes(name in STOCK),
             yes(name in AS_DECI),
-            "equal widths" if name == "granite" else "yes",
+            "equal widths" if has(name, "logits_scaling") else "yes",
         )
         for name, own in FAMILIES.items()
     ]
