@@ -195,9 +195,9 @@ Integers and numbers in a CSV can be empty.
 """
     for before, entry in zip((None, *entries()), entries(), strict=False):
         text += f"## {entry.section}\n\n" if not before or before.section != entry.section else ""
-        rows = [(f"`{c.name}`", c.type, c.unit or "–", c.meaning) for c in entry.columns]
+        rows = [(f"`{c.name}`", ", ".join(filter(None, (c.type, c.unit))), c.meaning) for c in entry.columns]
         text += f"### `{entry.path}`\n\nOne row per {entry.row}. {sentence(entry.about)}".rstrip() + "\n\n"
-        text += table(("column", "type", "unit", "meaning"), rows) + "\n"
+        text += table(("column", "type, unit", "meaning"), rows) + "\n"
     return text
 
 
