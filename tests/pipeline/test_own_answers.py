@@ -11,7 +11,7 @@ from snakemake.utils import update_config
 from pruning.config.validation import validate
 from pruning.core.errors import InputError
 from pruning.data.text import documents
-from workspace import Workspace
+from workspace import Workspace, undescribed
 
 # Whoever writes no number is right, and any letter ends an answer: the random model's answers do both.
 CHANGES = {
@@ -57,7 +57,7 @@ def test_text_is_what_the_dense_model_answered(finished: Workspace):
     results = finished.path / "results/tiny-reasoner"
     asked = pd.read_parquet(results / "eval/dense/loose.samples.parquet")
     right = asked[(asked["value"] == 1) & (asked["finish_reason"] == "stop")]
-    assert 2 <= len(right) <= 12
+    assert 2 <= len(right) <= 12 and undescribed(finished) == []
     questions = pd.read_parquet(finished.path / "results/data/gsm_symbolic/test.parquet")["question"]
     expected = [(f"Question: {questions[item]}\nAnswer:", text) for item, text in right[["item", "response"]].values]
     assert documents(finished.path / ANSWERS, "{prompt}", "{completion}") == expected

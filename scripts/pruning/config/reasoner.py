@@ -11,18 +11,30 @@ class Reasoner(Strict):
     """Recipe of the embedded model; training it is a target of its own and no part of the table."""
 
     seed: int
+    """Random seed of initial weights, documents and their order."""
     templates: NonEmpty[int]
+    """gsm_symbolic template numbers of the training problems."""
     held_out_templates: NonEmpty[int]
+    """Template numbers that no training document has; the model card reports accuracy on them."""
     drills: Annotated[float, Field(ge=0, le=1)]
     """Share of the documents that are bare arithmetic."""
     option_share: Annotated[float, Field(ge=0, le=1)]
     """Share of the problems that come with five options."""
     vocabulary: Positive
+    """Tokens of the tokenizer."""
     shape: dict[str, int]
+    """Sizes of the model, as keys of transformers' Qwen2Config."""
     context: Positive
+    """Longest input of the model, in tokens."""
     rows: Positive
+    """Sequences per training step."""
     length: Positive
+    """Tokens per sequence."""
     steps: Positive
+    """Training steps."""
     learning_rate: float
+    """Highest learning rate of AdamW's schedule."""
     weight_decay: float
+    """AdamW's weight decay."""
     test_size: Positive
+    """Problems with unseen numbers that the model card reports accuracy on."""
