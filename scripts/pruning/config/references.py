@@ -25,7 +25,7 @@ Config = Any  # schema.Config, which calls `check`
 # Folders and files directly below results/, besides the models and the tables of the config.
 OTHER_RESULTS = frozenset(
     (
-        *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner"),
+        *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner", "mixture"),
         *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
         *("tradeoff", "latency", "index", "experiments"),
     )

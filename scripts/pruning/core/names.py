@@ -74,6 +74,8 @@ CASES = f"{ANALYSIS}/cases/{{variant}}.json"
 
 LATENCY = "results/latency/{shape}.csv"
 REASONER = "results/reasoner"
+MIXTURE = "results/mixture"
+EMBEDDED = "resources/tiny-reasoner"
 PUBLISHED = own("resources/paper/{table}.csv")
 PAPER_NOTES = own("resources/paper/notes.yaml")
 BENCHMARKS = "results/benchmarks"
