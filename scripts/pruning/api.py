@@ -184,9 +184,11 @@ def allocate(
         raise InputError(f"sparsity: {sparsity} is not between 0 and 1")
     method = {"allocate": scheme, "options": dict(options or {}), "round_to": round_to}
     if measured is None and allocation.search_of(scheme):
-        raise InputError(f"scheme: {scheme!r} looks at what cuts cost: give `measured` (methods/sensitivity.py)")
+        raise InputError(
+            f"scheme: {scheme!r} needs the measured cost of removals: give `measured` (methods/sensitivity.py)"
+        )
     if latencies is None and latency_table.per_of(method["options"]) != latency_table.PARAMETERS:
-        raise InputError(f"options: {method['options']} look at speed: give `latencies` (methods/latency_table.py)")
+        raise InputError(f"options: {method['options']} allocate by speed: give `latencies` (methods/latency_table.py)")
     widths = [len(own) for own in masks.by_layer(masks.of(scores, masks.NEURONS), "score")]
     layers = statistics.layers if statistics else None
     original = {"original": {"widths": widths}}

@@ -139,7 +139,7 @@ def test_a_run_keeps_others_off_and_after_sigkill_the_same_command_goes_on(works
     os.killpg(run.pid, signal.SIGSTOP)  # so that it stays at work
     workspace.snakemake("results/data/gsm_symbolic/test.parquet")  # there is nothing to do, and Snakemake's locks go
     second = workspace.snakemake(target, check=False)
-    assert f"error: another run is at work in {workspace.path}: wait for its end, or stop it" in second.stderr
+    assert f"error: another run is active in {workspace.path}: wait for its end, or stop it" in second.stderr
     os.killpg(run.pid, 9)
     run.wait()
     assert not (workspace.path / target).exists()

@@ -62,7 +62,7 @@ def test_the_seed_orders_the_documents():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples": 4}, "holds 3 whole samples; 4 of 4 tokens were asked"),  # 15 tokens
+        ({"samples": 4}, "holds 3 whole samples; 4 of 4 tokens are needed"),  # 15 tokens
         ({"packing": "document", "samples": 4}, "holds 3 whole samples"),
         ({"sequence_length": 16, "samples": 1}, "holds only 15 tokens, less than one sequence"),
     ],

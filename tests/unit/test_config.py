@@ -245,7 +245,7 @@ REFUSED = [
     ("experiment|models", ["x"], ": unknown name 'x'; declared: tiny-reasoner"),
     ("experiment|calibrations", ["x"], ": unknown name 'x'; declared: gsm_symbolic-s0, …"),
     ("experiment|reference", "obs", ": unknown name 'obs'; declared: agf, cfsp, flap, random, rku, taylor_fo, wanda"),
-    ("experiment|together", [["arithmetic", "arithmetic"]], ": names arithmetic twice; a task is asked in one job"),
+    ("experiment|together", [["arithmetic", "arithmetic"]], ": names arithmetic twice; a task is evaluated in one job"),
     ("models|m", {"source": {**PRUNED, "model": "x"}}, ".source.model: unknown name 'x'; declared: m, tiny-reasoner"),
     ("models|m", {"source": {**PRUNED, "method": "owl"}}, ".source.method: unknown name 'owl'; nearest: …"),
     ("models|m", {"source": PRUNED}, ".source.model: m is made of m: name another one"),
@@ -289,16 +289,16 @@ OTHERS = {
         "methods|rku|drop_layers": True,
         "methods|rku|min_keep": 0.1,
     },
-    "methods.rku: training: compensate: none trains nothing, but ridge_block does": {
+    "methods.rku: training: only for `compensate: ridge_block`, not none": {
         "methods|rku|training": {"epochs": 3},
     },
-    "tasks.gsm_symbolic: stop_early.after: 400 items are all that `limit` asks (400)": {
+    "tasks.gsm_symbolic: stop_early.after: 400 items are all that `limit` allows (400)": {
         "tasks|gsm_symbolic|stop_early": {"after": 400, "below": 0.1}
     },
     "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than guessing (chance: 0.2)": {
         "tasks|gsm_symbolic_options|stop_early": {"after": 100, "below": 0.2}
     },
-    "tables.table6.tasks: gsm_symbolic_text counts by the token, and small cuts the vocabulary: set tasks.…": {
+    "tables.table6.tasks: gsm_symbolic_text counts per token, and small prunes the vocabulary: set tasks.…": {
         "methods|small": {"score": "wanda", "vocabulary": 400},
         "tables|table6|methods": ["wanda", "small"],
     },
@@ -306,7 +306,7 @@ OTHERS = {
         "tasks|gsm_symbolic_text|per": "byte",
         "tasks|gsm_symbolic_text|seqlen": 3,
     },
-    "tables.table1: wanda at 0% is the dense model: only one that cuts the vocabulary prunes there": {
+    "tables.table1: wanda at 0% is the dense model: only a method with a `vocabulary` prunes there": {
         "tables|table1|sparsities": [0, 30]
     },
     "tasks.gsm_symbolic_text: divergence: compares next tokens, and `per: byte` is for models of other tokens": {
@@ -363,7 +363,7 @@ OTHERS = {
     "tasks.gsm_symbolic_text: the text '{question.__class__}' needs a field: unknown name 'question.__class__'…": {
         "tasks|gsm_symbolic_text|text": "{question.__class__}"
     },
-    "collapse.task: models stop early in 'gsm_symbolic', and here each is asked all of it: name a task…": {
+    "collapse.task: evaluation in 'gsm_symbolic' stops early, and all items are needed here: name a task…": {
         "tasks|gsm_symbolic|stop_early": {"after": 100, "below": 0.1}
     },
 }

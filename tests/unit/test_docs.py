@@ -7,6 +7,7 @@ import re
 import subprocess
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import networkx as nx
 import pytest
@@ -77,6 +78,30 @@ def test_a_figure_has_the_numbers_of_a_page_of_results(file: Path):
     for row in csv.DictReader(file.open()):
         assert row["value"] in page
         assert f"[{row['low']}, {row['high']}]" in page, row
+
+
+def told(node: ast.AST) -> str:
+    """The text of a message, without what is put into it."""
+    return "".join(
+        part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    )
+
+
+OURS = r"\b(cuts?|refit|refitted|mend\w*|taught|teach|anew|dear\w*|programme|(?:is|are|be) asked)\b"
+"""Words that the field does not use (pruned, reconstruction, fine-tuned, again, cost, evaluated)."""
+
+
+def test_messages_and_help_use_the_fields_words():
+    said = [("prune --help", get_args(hint)[1].help) for hint in get_type_hints(Asked, include_extras=True).values()]
+    for file in (ROOT / "scripts").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func).rpartition(".")[2]
+                texts = node.args[:1] if name in ("InputError", "ValueError") else []
+                texts += [key.value for key in node.keywords if key.arg == "help"]
+                said += [(str(file.relative_to(ROOT)), told(text)) for text in texts]
+    assert len(said) > 400
+    assert [(file, text) for file, text in said if re.search(OURS, text)] == []
 
 
 @pytest.fixture(scope="module")

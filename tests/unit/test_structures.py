@@ -338,9 +338,9 @@ def test_what_has_no_place_for_groups_or_for_a_layer_without_an_ffn_says_so(tmp_
     with pytest.raises(InputError, match="as many key-value groups in every layer"):
         pruning.write(tmp_path, "pad")
     folder = written(pruning, tmp_path / "cut")
-    with pytest.raises(InputError, match="cut in more than FFN neurons are not converted"):
+    with pytest.raises(InputError, match="pruned in more than FFN neurons are not converted"):
         gguf_model.write(folder, tmp_path / "x.gguf", "f16", {})
-    with pytest.raises(InputError, match="cut before"):
+    with pytest.raises(InputError, match="pruned before"):
         Checkpoint(folder).units("kv_groups")
     base = Checkpoint(tiny.save(tiny.llama(), tmp_path / "llama"))
     folder = written(Pruning(base, tiny.keeps(0, 20)), tmp_path / "shallow")

@@ -31,7 +31,7 @@ def amount(kind: str, text: str) -> Amount:
     """As 1.2B, 900MB, 12.5, or 70%. Raises ValueError for what is none."""
     found = re.fullmatch(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*", text)
     if not found:
-        raise ValueError(f"{kind}: {text!r} is no amount; give a number with a unit, or a share of dense: 70%")
+        raise ValueError(f"{kind}: {text!r} is not an amount; give a number with a unit, or a share of dense: 70%")
     number, unit = float(found[1]), found[2]
     if unit != "%" and unit not in UNITS[kind]:
         known = ", ".join([unit for unit in UNITS[kind] if unit] + ["%"])

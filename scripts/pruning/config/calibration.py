@@ -51,7 +51,7 @@ class Calibration(Strict):
     @classmethod
     def _growing(cls, rounds: list[int]) -> list[int]:
         if sorted(set(rounds)) != rounds:
-            raise ValueError(f"must grow from round to round, not {rounds}")
+            raise ValueError(f"must grow from iteration to iteration, not {rounds}")
         return rounds
 
 

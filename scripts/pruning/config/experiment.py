@@ -47,7 +47,7 @@ class Table(Strict):
     tasks: NonEmpty[str]
     """Columns: a task, or `task@tuning`, the task after a LoRA recovery."""
     sparsities: NonEmpty[Removed] | None = None
-    """Per cent of FFN neurons removed; null where `at` says it. 0 is for methods that cut the vocabulary."""
+    """Per cent of FFN neurons removed; null where `at` says it. 0 is for methods that prune the vocabulary."""
     at: dict[Alias, Removed] | None = None
     """Each method's own, as budgets chose; the methods are then compared at equal cost."""
     models: Annotated[NonEmpty[Alias] | None, Of("models")] = None

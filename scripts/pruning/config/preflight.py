@@ -272,7 +272,7 @@ def check_gpus(config: Config, visible: list[str], same_packages: bool) -> None:
     for key, count in asked.items():
         if count > len(visible):
             raise InputError(
-                f"{key}: {count} GPUs asked, {len(visible)} visible on this machine: "
+                f"{key}: {count} GPUs requested, {len(visible)} visible on this machine: "
                 "lower it, or run through a cluster profile (profiles/README.md)"
             )
     if asked and same_packages and (usable := devices.usable()) < len(visible):

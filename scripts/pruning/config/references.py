@@ -116,7 +116,7 @@ def _experiment(config: Config) -> None:
     known("experiment.reference", [e.reference], e.methods)
     together = [task for tasks in e.together for task in tasks]
     if twice := sorted({task for task in together if together.count(task) > 1}):
-        raise ValueError(f"experiment.together: names {', '.join(twice)} twice; a task is asked in one job")
+        raise ValueError(f"experiment.together: names {', '.join(twice)} twice; a task is evaluated in one job")
 
 
 def _table(config: Config, place: str, table: Table) -> None:
@@ -129,7 +129,7 @@ def _table(config: Config, place: str, table: Table) -> None:
     for method, sparsity in table.pruned:
         if not sparsity and not config.method(method).vocabulary:
             raise ValueError(
-                f"{place}: {method} at 0% is the dense model: only one that cuts the vocabulary prunes there"
+                f"{place}: {method} at 0% is the dense model: only a method with a `vocabulary` prunes there"
             )
     text, _, method = table.reference.partition("/")
     if method:
@@ -166,11 +166,9 @@ def _vocabularies(config: Config, place: str, column: Column, table: Table) -> N
     }
     if not (cutting := sorted(name for name in {*table.methods, *pruned} if config.method(name).vocabulary)):
         return
-    task, said = config.tasks[column.task], f"{cutting[0]} cuts the vocabulary"
+    task, said = config.tasks[column.task], f"{cutting[0]} prunes the vocabulary"
     if task.kind == "perplexity" and task.per == "token" and (task.divergence or {*cutting} & {*table.methods}):
-        raise ValueError(
-            f"{place}: {column.task} counts by the token, and {said}: set tasks.{column.task}.per to `byte`"
-        )
+        raise ValueError(f"{place}: {column.task} counts per token, and {said}: set tasks.{column.task}.per to `byte`")
 
 
 def _texts(config: Config) -> None:
@@ -271,8 +269,8 @@ def _accuracy(config: Config, place: str, task: str) -> None:
         )
     if config.tasks[task].stop_early:
         raise ValueError(
-            f"{place}: models stop early in {task!r}, and here each is asked all of it: name a task without stop_early "
-            f"(one of the same `definition` shares its answers)"
+            f"{place}: evaluation in {task!r} stops early, and all items are needed here: name a task without "
+            f"stop_early (one of the same `definition` shares its answers)"
         )
 
 

@@ -57,7 +57,7 @@ class LmEvalTask(Strict):
     def _worth_stopping(self) -> Self:
         if early := self.stop_early:
             if self.limit is not None and early.after >= self.limit:
-                raise ValueError(f"stop_early.after: {early.after} items are all that `limit` asks ({self.limit})")
+                raise ValueError(f"stop_early.after: {early.after} items are all that `limit` allows ({self.limit})")
             if early.below <= self.chance:
                 raise ValueError(f"stop_early.below: {early.below} is no better than guessing (chance: {self.chance})")
         return self

@@ -43,7 +43,7 @@ def own_answers(samples: pd.DataFrame, task: str, metric: str, which: str = "rig
     if right.empty:
         raise InputError(
             f"tasks.{task}: the model answers none of {len(asked)} questions right and to the end ({metric}): "
-            "calibrate on the text of the dataset (leave `answers` out), or ask an easier task"
+            "use the dataset's own text (leave `answers` out), or an easier task"
         )
     return right[["item", "prompt", "response"]].rename(columns={"response": "completion"})
 
@@ -85,6 +85,6 @@ def token_samples(
             return found[:samples]
     have = f"{len(found)} whole samples" if found else f"only {len(ids)} tokens, less than one sequence"
     raise InputError(
-        f"calibration data holds {have}; {samples} of {sequence_length} tokens were asked: lower `samples` or "
+        f"calibration data holds {have}; {samples} of {sequence_length} tokens are needed: lower `samples` or "
         "`sequence_length`, or use a bigger split"
     )

@@ -80,7 +80,7 @@ class Tensors(ABC):
         if structure != ffn.STRUCTURE.name:
             if projection != "down":
                 title = STRUCTURES[structure].title
-                raise InputError(f"this score looks at {projection}_proj, which the channels of {title} have not")
+                raise InputError(f"this score reads {projection}_proj, which the channels of {title} do not have")
             return self.tensor(self.site(structure, layer)).float().cpu().numpy()
         fused = ("gate", "up") if projection != "down" and len(self.family.gate_up) == 1 else (projection,)
         part = self.tensor(self.name(layer, projection)).chunk(len(fused))[fused.index(projection)]
@@ -104,8 +104,8 @@ class Tensors(ABC):
             return self.widths
         if structure in listed(self.config):
             raise InputError(
-                f"{self.place}: {STRUCTURES[structure].title} were cut before: allocations that cut them are for "
-                "models with all"
+                f"{self.place}: {STRUCTURES[structure].title} were pruned before: allocations that prune them need a "
+                "model with all of them"
             )
         return STRUCTURES[structure].units(self.config)
 

@@ -110,7 +110,7 @@ def check_plain_residual(config: Mapping[str, Any], place: str, instead: str) ->
     if not has_plain_residual(config):
         raise InputError(
             f"{place}: model type {config['model_type']!r} normalises or scales what attention and FFN put out before "
-            f"it is added to the residual stream, which this refit does not solve for: use {instead}"
+            f"it is added to the residual stream, which this reconstruction does not solve for: use {instead}"
         )
 
 

@@ -64,7 +64,7 @@ def check_folder(path: Path) -> None:
     if not weights:
         raise InputError(
             f"{path} holds no *.safetensors, and weights of another kind (*.bin are pickles) are not read: "
-            f"write them anew, and give {path}-safetensors: {_command(REWRITTEN, path, f'{path}-safetensors')}"
+            f"save them again, and give {path}-safetensors: {_command(REWRITTEN, path, f'{path}-safetensors')}"
         )
     refuse_adapter(path)
     whole = path.resolve()
