@@ -19,6 +19,7 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods.compact import Pruning
 from pruning.models import complete, loading, multimodal
+from pruning.models import put_back as restored
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.vocabulary import Tokenizer
 
@@ -40,7 +41,7 @@ def put_back(folder: Path, base: Path, keeps: dict) -> Path:
     made = folder / "compact"
     made.mkdir()
     Pruning(Checkpoint(base), keeps).write(made)
-    multimodal.put_back(made, base, folder / "whole")
+    restored.put_back(made, base, folder / "whole")
     return folder / "whole"
 
 
