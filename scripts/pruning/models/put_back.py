@@ -21,11 +21,11 @@ def put_back(text: Path, base: Path, output: Path) -> None:
     its tensors byte for byte.
 
     text: directory of the pruned text part. base: the dense one's, with FOLDER in it. Layers of different sizes have
-    their code beside the weights, as in the text part alone. Raises InputError if the vocabulary was cut, by whose
+    their code beside the weights, as in the text part alone. Raises InputError if the vocabulary was pruned, by whose
     numbers images are marked."""
     own, raw, names = read_config(text), read_object(base / FOLDER / "config.json"), read_object(base / FOLDER / NAMES)
     if own["vocab_size"] != read_config(base)["vocab_size"]:
-        raise InputError(f"{text}: its vocabulary was cut, by whose numbers the rest of the model marks images")
+        raise InputError(f"{text}: its vocabulary was pruned, by whose numbers the rest of the model marks images")
     output.mkdir()
     for file in sorted(text.glob("*.safetensors")):
         tensors = {_whole_name(name, names): tensor for name, tensor in load_file(file).items()}
