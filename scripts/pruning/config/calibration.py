@@ -1,8 +1,8 @@
 """Calibration: the data, and what is measured on it. Tuning: recovery of a compact model."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
@@ -64,6 +64,9 @@ class Tuning(Strict):
     """Split of the training data; test items should come from another one."""
     answers: Alias | None = None
     """As of a calibration: the training data is the dense model's own right answers to this task."""
+    answered_by: Literal["dense", "pruned"] = "dense"
+    """Whose `answers`; `pruned`: all answers of the model that is to be recovered, right or wrong, on which it is
+    distilled (on-policy; Agarwal et al. 2024, arXiv 2306.13649)."""
     objective: Literal["cross_entropy", "distillation"] = "cross_entropy"
     """On the training data's tokens (the paper's), or KL divergence from the dense model's next tokens there."""
     steps: Positive = 150
@@ -90,3 +93,11 @@ class Tuning(Strict):
     """Steps after which a killed training can go on."""
     note: str | None = None
     """What a reader of the tables must know about this recovery."""
+
+    @model_validator(mode="after")
+    def _on_policy(self) -> Self:
+        if self.answered_by == "pruned" and not self.answers:
+            raise ValueError("answered_by: pruned: name the task that the pruned model answers as `answers`")
+        if self.answered_by == "pruned" and self.objective != "distillation":
+            raise ValueError("answered_by: pruned: its answers may be wrong: set `objective: distillation`")
+        return self

@@ -94,6 +94,9 @@ class Model(Strict):
     """CPU threads of such a job (fewer where --cores is less); another number rounds differently."""
     memory_gb: Positive = 2
     """Memory in GB that a calibration or evaluation job takes (CPU side); local runs start no more jobs than fit."""
+    offload: bool = False
+    """Calibrate with the decoder layers on disk, one in memory at a time, for a model larger than the memory; the
+    pruned model is evaluated as a whole."""
     backend: Literal["hf", "vllm"] = "hf"
     """What answers the tasks of lm-eval: `hf`, the model itself, or `vllm`, which wants an environment of its own
     (docs/howto/vllm.md) and GPUs. Perplexities, what models write (Table 5) and all else are the model's own."""
