@@ -13,6 +13,7 @@ import nbformat
 
 LINES = 30
 """Of what a cell prints that are kept."""
+KEPT = ("text/plain", "text/markdown")
 
 
 def run(notebook: Path, folder: Path, settings: Mapping[str, Any]) -> nbformat.NotebookNode:
@@ -37,10 +38,8 @@ def shortened(found: nbformat.NotebookNode) -> nbformat.NotebookNode:
                 lines = [line.rsplit("\r", 1)[-1] for line in output.text.rstrip("\n").split("\n")]
                 rest = [] if len(lines) <= LINES else [f"… {len(lines) - LINES} lines before"]
                 output.text = "\n".join([*rest, *lines[-LINES:]]) + "\n"
-            elif "image/png" not in output.get("data", {}) and "text/plain" in output.get("data", {}):
-                output.data = {
-                    key: value for key, value in output.data.items() if key in ("text/plain", "text/markdown")
-                }
+            else:
+                output.data = {kind: text for kind, text in output.data.items() if kind in KEPT}
     found.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     return found
 
