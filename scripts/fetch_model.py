@@ -40,6 +40,7 @@ def fetch_model(
             with hub.fetching(output):
                 sources.from_hub(settings["repo"], settings["revision"], directory)
         whole = multimodal.split(directory)
+        sources.settle(directory)
         if settings["kind"] != "pruned":
             complete.check(directory)
         checkpoint = Checkpoint(directory)

@@ -89,6 +89,9 @@ FAMILY_CHANGES = {
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25, "sliding_window": 8},
     "qwen3": {"head_dim": 8},
+    "qwen3_5_text": {"head_dim": 8, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2}
+    | {"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
 }
 """What makes a family differ from the others, large enough to show in numbers."""
 
@@ -98,6 +101,8 @@ def of_family(model_type: str, layers: int = 2, seed: int = 0, **changes):
     config = CONFIG_MAPPING[model_type]
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     own = {**special, **FAMILY_CHANGES.get(model_type, {}), **changes}
+    if model_type in ("qwen3_5_text", "lfm2"):
+        own["layer_types"] = (own["layer_types"] * layers)[:layers]
     return _spread(AutoModelForCausalLM._model_mapping[config], config, layers, seed, **own)
 
 
@@ -106,6 +111,9 @@ VISION = {
     "qwen2_5_vl": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32},
     "qwen3_vl": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
     | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+    "qwen3_5": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    | {"num_position_embeddings": 16},
+    "lfm2_vl": {"model_type": "siglip2_vision_model", "num_patches": 4},
     "gemma3": {"model_type": "siglip_vision_model"},
     "llava": {"model_type": "clip_vision_model", "projection_dim": 16},
     "mistral3": {"model_type": "pixtral"},
@@ -114,6 +122,7 @@ VISION = {
 }
 """Of multimodal models."""
 TEXT_OF = {"gemma3": "gemma3_text", "mistral3": "mistral", "llava": "llama", "idefics3": "llama", "smolvlm": "llama"}
+TEXT_OF |= {"lfm2_vl": "lfm2", "qwen3_5": "qwen3_5_text"}
 TEXT_OF |= {kind: f"{kind}_text" for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")}
 """And of which family their text parts are."""
 

@@ -49,7 +49,8 @@ def masked(model, keeps: dict, **inputs) -> torch.Tensor:
     """Logits of the whole in which removed neurons, and channels of groups, put out 0."""
     layers = getattr(model.model, multimodal.KINDS[model.config.model_type]).layers
     for number, layer in enumerate(layers):
-        sites = {"ffn": layer.mlp.down_proj, "kv_groups": layer.self_attn.o_proj}
+        ffn = layer.mlp.down_proj if hasattr(layer, "mlp") else layer.feed_forward.w2
+        sites = {"ffn": ffn, **({"kv_groups": layer.self_attn.o_proj} if "kv_groups" in keeps else {})}
         for name, own in keeps.items():
             on = torch.tensor(own[number]).repeat_interleave(sites[name].in_features // len(own[number]))
             sites[name].register_forward_pre_hook(lambda _, args, on=on: (args[0] * on,))

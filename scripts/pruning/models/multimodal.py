@@ -20,7 +20,8 @@ FOLDER = "multimodal"
 NAMES = "text_names.json"
 """Tensor of the text part -> its name in the whole."""
 KINDS = {
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "llava", "mistral3"), "language_model"),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "gemma3", "llava"), "language_model"),
+    **dict.fromkeys(("mistral3", "lfm2_vl"), "language_model"),
     **dict.fromkeys(("idefics3", "smolvlm"), "text_model"),
 }
 """Model type of a whole -> the attribute of transformers' class, without its head, that holds the text part."""
@@ -138,7 +139,7 @@ def _text_config(raw: dict[str, Any], kind: str, directory: Path) -> Any:
         for key in ("model_type", "architectures", "transformers_version", "auto_map"):
             fields.pop(key, None)
         rotary = fields.get("rope_parameters") or {}
-        if "mrope_section" in rotary:
+        if "mrope_section" in rotary and kind in STOCK.values():
             kept = {key: own for key, own in rotary.items() if not key.startswith("mrope") and key != "type"}
             fields["rope_parameters"] = {**kept, "rope_type": "default"}
         fields["tie_word_embeddings"] = whole.tie_word_embeddings
