@@ -107,6 +107,8 @@ def test_own_answers_are_the_right_ones_that_came_to_an_end():
     both = pd.concat([asked(), asked(metric="another", value=1.0)])
     found = own_answers(both, "task", "exact_match,strict-match")
     assert found.to_dict("list") == {"item": [0, 3], "prompt": ["p0", "p3"], "completion": ["r0", "r3"]}
+    everything = own_answers(both.assign(value=0.0), "task", "exact_match,strict-match", "all")
+    assert everything["completion"].to_list() == ["r0", "r1", "r2", "r3"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import yaml
 from snakemake.utils import update_config
 from write_config import write_config
 
+from pruning.command.reference import referred
 from pruning.config import preflight, references
 from pruning.config.default import DEFAULT
 from pruning.config.schema import Config
@@ -52,6 +53,16 @@ def test_the_default_explains_every_key_as_the_schema_does():
         for key, field in own["properties"].items() if kind not in not_in_it else ():
             said = re.escape(" ".join(field.get("description", "").split()))
             assert re.search(rf"# {said}\n *{key}:" if said else rf"^ *{key}:", text, re.M), f"{kind}.{key}: {said}"
+
+
+def test_every_key_has_a_description():
+    """Of its own; a section's may be that of the one class that it is."""
+    schema = Config.model_json_schema()
+    for kind, own in {**schema["$defs"], "Config": schema}.items():
+        for key, field in own["properties"].items():
+            (section,) = names if len(names := referred(field)) == 1 else [None]
+            said = field.get("description") or (kind == "Config" and schema["$defs"][section].get("description"))
+            assert said and said.rstrip().endswith("."), f"{kind}.{key}"
 
 
 def test_the_schema_and_the_reference_are_up_to_date():

@@ -5,8 +5,10 @@ import csv
 import dataclasses
 import re
 import subprocess
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import networkx as nx
 import pytest
 from markdown_it import MarkdownIt
 
@@ -75,6 +77,27 @@ def test_a_figure_has_the_numbers_of_a_page_of_results(file: Path):
     for row in csv.DictReader(file.open()):
         assert row["value"] in page
         assert f"[{row['low']}, {row['high']}]" in page, row
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    path = ROOT / "docs/figures/pipeline.py"
+    module = module_from_spec(spec := spec_from_file_location("pipeline", path))
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_drawn_pipeline_is_that_of_the_rules(pipeline):
+    """To the arrow; and every file of rules is a box, but that of the embedded model's training."""
+    assert (ROOT / "docs/figures/pipeline.svg").read_text() == pipeline.svg(pipeline.arrows())
+    made = {file.stem for file in (ROOT / "rules").rglob("*.smk") if re.search(r"^ *rule\b", file.read_text(), re.M)}
+    assert made - {"reasoner"} == set(pipeline.STAGES)
+
+
+def test_an_arrow_is_left_out_where_stages_that_always_run_lead_there(pipeline):
+    graph = nx.DiGraph(["ab", "bc", "ac", ("a", "refit"), ("refit", "c"), ("d", "refit"), ("refit", "e"), "de"])
+    found = {edge for edge in graph.edges if not pipeline.detour(graph, *edge)}
+    assert set(graph.edges) - found == {("a", "c")}  # but not that from d to e, past an optional stage
 
 
 def test_formulas_are_closed_and_none_is_left_as_code():

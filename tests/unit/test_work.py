@@ -40,13 +40,14 @@ def folder(tmp_path_factory):
     return tiny.save(made, tmp_path_factory.mktemp("m") / "model")
 
 
-def job(folder, rule: str, again: bool = False, method: dict | None = None, gpus: int = 0, **given) -> work.Job:
+def job(folder, rule: str, again: bool = False, method: dict | None = None, offload: bool = False, **given) -> work.Job:
     """A job. again: layers are computed again; given: its wildcards, the card, what tasks there are, and the folder of
     the first model of an iteration."""
-    folders = {"tiny": folder, "first": given.pop("first", folder)}
+    folders, own = {"tiny": folder, "first": given.pop("first", folder)}, {"gpus": given.pop("gpus", 0)}
     config = SimpleNamespace(
         models={
-            name: models.Model(source={"kind": "local", "path": str(path)}, gpus=gpus) for name, path in folders.items()
+            name: models.Model(source={"kind": "local", "path": str(path)}, offload=offload, **own)
+            for name, path in folders.items()
         },
         calibrations={"text": calibration.Calibration(**TEXT, gradient_checkpointing=again)},
         tunings={
@@ -146,6 +147,14 @@ def test_a_refit_that_trains_takes_more_memory(folder):
     plain, trained = (job(folder, "refit", **given).memory for given in (HALF, HALF | BLOCK))
     copy = 4 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
     assert 6 * copy < 1e9 * (trained - plain) < 20 * copy
+
+
+def test_layers_on_disk_are_read_for_each_pass_and_one_is_in_memory(folder):
+    usual, offloaded = (job(folder, "observe", again=True, offload=each) for each in (False, True))
+    assert job(folder, "observe", offload=True).memory == offloaded.memory  # they are computed again, unasked
+    assert usual.memory - offloaded.memory == pytest.approx(3 * 4 * LAYER / 1e9)
+    assert offloaded.seconds - usual.seconds == pytest.approx((5 * 2 - 1) * LOADING, rel=1e-4)  # two micro-batches
+    assert job(folder, "recover", offload=True).memory == job(folder, "recover").memory
 
 
 def test_removed_neurons_are_not_counted(folder):

@@ -88,6 +88,8 @@ class Shape(NamedTuple):
     """Bytes per parameter."""
     weights: int
     """Bytes of all weights."""
+    on_disk: int
+    """Bytes of those that are in memory at once where the layers stay on disk."""
 
     def removed(self, sparsity: float) -> float:
         """Return the parameters of this share of the FFN neurons."""
@@ -109,7 +111,7 @@ def shape_of(network: nn.Module) -> Shape:
         sites[0].out_features,
         head.numel() + sum(parameter.numel() for layer in layers for parameter in layer.parameters()),
         *(2 * len(layers) * heads * size, head.element_size()),
-        network.get_memory_footprint(return_buffers=False),
+        *(rehearsal.weight_bytes(network, offloaded) for offloaded in (False, True)),
     )
 
 
@@ -176,10 +178,13 @@ class Run:
         """Return the bytes that a rule's jobs take beside the weights, with the settings of this name. trains: a
         refit's scheme does."""
         kind, structure = kind_of(rule)
-        own = getattr(self.config, STAGES[kind].section)[key]
+        section = STAGES[kind].section
+        own = getattr(self.config, section)[key]
         if getattr(own, "kind", "") == "lm_eval":
             return self.answering(model, key)[1]
         settings = own.model_dump() | {"structure": structure, "training": trains}
+        if section == "calibrations" and self.config.models[model].offload:
+            settings["gradient_checkpointing"] = True
         return STAGES[kind].taken(self.network(model), settings).bytes
 
     def answering(self, model: str, name: str) -> tuple[int, float]:
@@ -217,13 +222,15 @@ class Job:
         beside = any(map(compares, self.settings.values())) and not original
         self.dense = (run.shape(first) or self.shape) if beside else None
         """The first model of an iteration, where it is loaded as well: to distil from, or to compare with."""
+        self.offloaded = section == "calibrations" and self.model in config.models and config.models[self.model].offload
 
     @property
     def memory(self) -> float | None:
         """Gigabytes at once, weights included."""
         if not (self.shape and self.settings):
             return None
-        weights = self.shape.weights + (self.dense.weights if self.dense else 0)
+        weights = self.shape.on_disk if self.offloaded else self.shape.weights
+        weights += self.dense.weights if self.dense else 0
         trains = self.kind == "refit" and compensation.trains(self.method.compensate)
         return (weights + max(self.run.beside(self.model, self.rule, key, trains) for key in self.settings)) / 1e9
 
@@ -241,7 +248,9 @@ class Job:
         if tokens is None:
             return None
         busy = self.run.card.seconds(2 * self.shape.kept(self.sparsity) * tokens, moved)
-        return busy + self.shape.parameters * self.shape.size / READING
+        [own, *_] = self.settings.values()
+        reads = tokens / own.sequence_length / own.micro_batch if self.offloaded else 1
+        return busy + reads * self.shape.parameters * self.shape.size / READING
 
     def counted(self) -> tuple[float | None, float, float]:
         """Return the tokens through the model (None if they are not known), the bytes read to generate, and the bytes
@@ -260,7 +269,7 @@ class Job:
         [own], written = self.settings.values(), 0.0
         inputs = self.run.inputs(self.model, self.structure)
         sums = size.layers * (left * inputs) ** 2 / size.kept(self.sparsity)  # of second moments, in passes
-        again, refit, samples = 1 + own.gradient_checkpointing, 4 + sums, getattr(own, "samples", 0)
+        again, refit, samples = 1 + (own.gradient_checkpointing or self.offloaded), 4 + sums, getattr(own, "samples", 0)
         match self.kind:
             case "observe" | "statistics":
                 passes = 1 + len(own.objectives) * again

@@ -171,7 +171,7 @@ def _check_gguf(config: Config, name: str) -> None:
 def _check_memory(config: Config, name: str) -> None:
     """Less memory for a job than the weights alone take (on the CPU: those for GPUs pass through it in pieces)."""
     model = config.models[name]
-    if model.gpus == 0 and (needed := weights_gb(config, name)) > model.memory_gb:
+    if model.gpus == 0 and not model.offload and (needed := weights_gb(config, name)) > model.memory_gb:
         raise InputError(
             f"models.{name}.memory_gb: {model.memory_gb} is less than the weights alone take in {model.dtype}, "
             f"{needed:.1f} GB; raise it above that, by what the activations need"

@@ -18,17 +18,23 @@ from pruning.config.datasets import Dataset
 from pruning.config.experiment import Table
 from pruning.core.limits import LEAST_WINDOWS, least_resamples
 from pruning.core.names import Column
+from pruning.methods import requirements
 
 Config = Any  # schema.Config, which calls `check`
 
 # Folders and files directly below results/, besides the models and the tables of the config.
 OTHER_RESULTS = frozenset(
     (
-        *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner"),
+        *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner", "mixture"),
         *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
         *("tradeoff", "latency", "index", "experiments"),
     )
 )
+
+
+STAGES = ("score", "sensitivity", "mask", "compact")
+NEED_WEIGHTS = ("refit", "rounds", "sensitivity", "gisp", "parameter_taylor")
+"""What is measured with weights that the measurement changes, or whose gradients it takes; of a structure likewise."""
 
 
 def check(config: Config) -> None:
@@ -131,6 +137,7 @@ def _table(config: Config, place: str, table: Table) -> None:
         known(f"{place}.reference: the method of '{table.reference}'", [method], table.methods)
     else:
         known(f"{place}.reference", [text], [*table.methods, "untuned", "uncompensated", "dense", *table.calibrations])
+    _offloaded(config, place, table)
     alternatives.check(config, place, table)
     for column in table.columns:
         known(f"{place}.tasks", [column.task], config.tasks)
@@ -138,6 +145,18 @@ def _table(config: Config, place: str, table: Table) -> None:
         _vocabularies(config, f"{place}.tasks", column, table)
         if table.reference == "untuned" and column.tuning and column.task not in table.tasks:
             raise ValueError(f"{place}.tasks: '{column}' is compared with {column.task!r}: name that as well")
+
+
+def _offloaded(config: Config, place: str, table: Table) -> None:
+    """Methods that change weights while they measure, or take gradients of them, of models that stay on disk."""
+    for model in [name for name in table.models if config.models[name].offload]:
+        for name in table.methods:
+            kinds = {kind for stage in STAGES for kind in requirements.kinds(config.method(name), stage)}
+            if unfit := sorted(kind for kind in kinds if kind.endswith(NEED_WEIGHTS)):
+                raise ValueError(
+                    f"models.{model}.offload: {name} of {place} needs all weights in memory ({', '.join(unfit)}): "
+                    "leave it out of the table, or set `offload: false`"
+                )
 
 
 def _vocabularies(config: Config, place: str, column: Column, table: Table) -> None:

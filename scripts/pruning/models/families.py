@@ -16,6 +16,7 @@ from pruning.core.errors import InputError
 from pruning.core.files import REPLACE, read_object
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn  # slow, and unneeded for names
 
 
@@ -144,6 +145,12 @@ def of(model: nn.Module) -> Family:
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return list(model.get_submodule(of(model).layers))
+
+
+def device(model: nn.Module, module: nn.Module) -> torch.device:
+    """Where a linear module of the model computes, which for one that stays on disk is where the embeddings are."""
+    own = module.weight.device
+    return model.get_input_embeddings().weight.device if own.type == "meta" else own
 
 
 def final_norm(model: nn.Module) -> nn.Module:
