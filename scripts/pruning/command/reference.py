@@ -209,7 +209,7 @@ def families() -> str:
     from pruning.models.gguf.model import AS_DECI, STOCK
     from pruning.models.multimodal import KINDS
 
-    kinds = ", ".join(f"`{name}`" for name in sorted(KINDS))
+    kinds = ", ".join(f"`{kind}`" for kind in sorted(KINDS))
 
     def has(kind: str, key: str) -> bool:
         return key in CONFIG_MAPPING[kind]().to_dict()
