@@ -31,7 +31,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pruning.analysis import shapes, timing
 from pruning.calibration.prepare import Batch, micro_batches
-from pruning.command import config_file, work
+from pruning.command import cards, config_file, work
 from pruning.core import names
 from pruning.evaluation import generation, recovery
 from pruning.evaluation.answers import AnswerFile, CachingLM
@@ -71,8 +71,8 @@ class Machine:
         self.repeats = 1 if tiny else 3
 
     @cached_property
-    def card(self) -> work.Card:
-        return work.measured(self.device, self.dtype)._replace(share=1)
+    def card(self) -> cards.Card:
+        return cards.measured(self.device, self.dtype)._replace(share=1)
 
     def size(self, whole: int, tiny: int) -> int:
         return tiny if self.tiny else whole
@@ -239,7 +239,7 @@ def speed(on: Machine, shape: str) -> Rows:
                 yield said | {"interval": [None if np.isnan(end) else end for end in found[1:]]}
 
 
-def bound(card: work.Card, model: nn.Module, rows: int, prompt: int, decoded: int) -> float:
+def bound(card: cards.Card, model: nn.Module, rows: int, prompt: int, decoded: int) -> float:
     """Return the least seconds of a prefill, or of decoding so many tokens after it: of each token's products, or of
     reading all weights once and keys and values, what takes longer."""
     if not decoded:

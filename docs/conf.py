@@ -52,6 +52,7 @@ PAGES = {  # the sidebar
         "docs/howto/budget",
         "docs/howto/alternatives",
         "docs/howto/vocabulary",
+        "docs/howto/experts",
         "docs/howto/recovery",
         "docs/howto/transformers",
         "docs/howto/vllm",

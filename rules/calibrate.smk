@@ -104,6 +104,8 @@ ALSO = {"rounds": ["methods/compensation/ridge_attention"]}  # plug-ins, beside 
 CUT = dict.fromkeys(name for scheme in ALLOCATIONS for name in allocation.structures_of(scheme))
 
 for structure, (name, (what, kind, own)) in product(CUT, OF_STRUCTURES.items()):
+    if structure != "ffn" and kind_of(kind, structure) == kind:
+        continue  # measured with it
     path = names.of_kind(kind_of(kind, structure))
     kept = CONFIG.storage.second_moments if kind == "second_moments" else "keep"  # large
     outputs = [f"{path}.json", kept_or_temp(directory(path), kept)] if kind in names.MATRICES else [path]

@@ -17,6 +17,7 @@ OUTPUT
 
 from types import SimpleNamespace
 
+from pruning.config import mixtures
 from pruning.config.budgets import TIMED as TIMED_BUDGETS
 
 ALL_CORES = workflow.resource_settings.cores or 4  # workflow.cores is an error where --cores is not given (--report)
@@ -34,8 +35,14 @@ def device(gpus):
     return "cuda" if gpus else "cpu"
 
 
+def timed_model(model):
+    """The manifest of a model that can be timed."""
+    checked(mixtures.check_clock, CONFIG, model)
+    return names.BASE.format(model=model)
+
+
 def dense_parts(model):
-    return {"dense": {"model": names.DENSE.weights(model), "manifest": names.BASE.format(model=model)}}
+    return {"dense": {"model": names.DENSE.weights(model), "manifest": timed_model(model)}}
 
 
 def options_of(parts):
@@ -47,7 +54,7 @@ def options_of(parts):
 rule latency_table:
     """What a model costs with so many neurons, or key-value groups, in every layer."""
     input:
-        model=names.BASE,
+        model=lambda w: timed_model(w.model),
         code=code("timing"),
     output:
         names.LATENCY_TABLE,
@@ -107,6 +114,7 @@ if CONFIG.latency:
 
 def timed_variants(wildcards):
     """As rules/evaluate.smk's functions take them."""
+    timed_model(wildcards.model)
     return [SimpleNamespace(model=wildcards.model, variant=str(v)) for v in TIMED[wildcards.model]]
 
 
@@ -179,6 +187,8 @@ def budget_timed(wildcards):
 
 def budget_scores(wildcards):
     """The scores, if the budget can be met at all."""
+    if budget_timed(wildcards):
+        timed_model(wildcards.model)
     checked(preflight.check_budget, CONFIG, *(getattr(wildcards, key) for key in ("budget", "model", "method")))
     return names.SCORES.format(**wildcards)
 

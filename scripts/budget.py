@@ -33,7 +33,6 @@ def budget(
     from pruning.core import artifacts, out_of_memory
     from pruning.methods import allocation
     from pruning.methods import budget as stage
-    from pruning.methods.masks import NEURONS
 
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores")
@@ -43,7 +42,7 @@ def budget(
         """Structure -> units of each layer; a padded model is as wide everywhere as its widest layer."""
         units = {name: tuple(own.tolist()) for name, own in allocation.units(problem, sparsity, settings).items()}
         if settings["export"] == "pad":
-            units[NEURONS] = (max(units[NEURONS]),) * len(units[NEURONS])
+            units[problem.main] = (max(units[problem.main]),) * len(units[problem.main])
         return units
 
     kind, text = settings["kind"], settings["text"]
@@ -71,7 +70,7 @@ def budget(
         raise stage.unmet(kind, text, costs[last], at)
     units = kept(sparsity)
     found = {"kind": kind, "asked": text, "target": target, "dense": dense, "sparsity": sparsity}
-    found |= {"cost": asdict(costs[sparsity]), "widths": units.pop(NEURONS), **units}
+    found |= {"cost": asdict(costs[sparsity]), "widths": units.pop(problem.main), **units}
     found |= candidates.notes
     found["tried"] = [{"sparsity": s, **asdict(c), "meets": c.high <= target} for s, c in costs.items()]
     artifacts.write_json(output, found, "budget", settings)

@@ -26,7 +26,7 @@ def compact(
     from pruning.methods import tokens
     from pruning.methods.compact import Pruning
     from pruning.models.checkpoint import Checkpoint, read_config
-    from pruning.models.structures import ffn, others
+    from pruning.models.structures import others
 
     cli.phase("start-up")
     pruning, cut = Pruning.read(model, mask, settings["compensate"], evidence), {}
@@ -38,11 +38,12 @@ def compact(
         pruning.write(directory, settings["export"])
     for layer, warning in pruning.warnings.items():
         print(f"warning: layer {layer}: {warning}")
-    config = read_config(output)
+    config, left = read_config(output), {name: own for name, own in pruning.units.items() if name != pruning.main}
     content = {
         "original": original,
         "achieved_sparsity": pruning.achieved(original["widths"]),
-        "widths": pruning.units[ffn.STRUCTURE.name],
+        "widths": pruning.units[pruning.main],
+        **({"counted": pruning.main, **left} if pruning.base.family.mixture else {}),
         **others(config),
         **cut,
         "parameters": original["parameters"],

@@ -69,7 +69,16 @@ def export(
         others = {each.title: made[name] for name, each in STRUCTURES.items() if name in made}
         text = card.card(settings, made, others, results, checks, wanted.ids.shape[1], own_code)
         (directory / "README.md").write_text(text, encoding="utf-8")
-        keys = ("original", "achieved_sparsity", "widths", *STRUCTURES, "vocabulary", "parameters", "parameters_kept")
+        keys = (
+            "original",
+            "achieved_sparsity",
+            "widths",
+            "counted",
+            *STRUCTURES,
+            "vocabulary",
+            "parameters",
+            "parameters_kept",
+        )
         content = {**{key: made[key] for key in keys if key in made}, "checks": checks}
         content["files"] = artifacts.directory_hashes(directory)
         artifacts.write_json(directory / "manifest.json", content, "export", settings)

@@ -21,6 +21,7 @@ def fetch_model(
     from pruning.core import artifacts, chain, hub
     from pruning.models import complete, multimodal, sources
     from pruning.models.checkpoint import Checkpoint, read_config
+    from pruning.models.families import TOP_K
 
     cli.phase("start-up")
     head = None
@@ -54,6 +55,7 @@ def fetch_model(
             "widths": checkpoint.widths,
             "original": original,
             **({"groups_removed": removed} if removed else {}),
+            **({"experts_per_token": checkpoint.config[TOP_K]} if checkpoint.family.mixture else {}),
             **({"head": head} if head else {}),
             **({"multimodal": whole} if whole else {}),
             "files": artifacts.directory_hashes(directory),

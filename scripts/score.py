@@ -28,7 +28,7 @@ def score(
 
     cli.phase("start-up")
     progress, structures = partial(tqdm, mininterval=5), structure or [masks.NEURONS]
-    found = scoring.scored_from(settings, structures, cli.paths(evidence), model, progress)
+    found = scoring.scored_from(settings, structures, cli.paths(evidence), model, progress, print)
     artifacts.write_parquet(output, found, "scores", settings)
 
 

@@ -81,6 +81,7 @@ def llama(layers: int = 2, seed: int = 0, **changes) -> LlamaForCausalLM:
     return _spread(LlamaForCausalLM, LlamaConfig, layers, seed, **changes)
 
 
+ROUTED = {"num_experts": 6, "num_experts_per_tok": 2}
 FAMILY_CHANGES = {
     "gemma": {"head_dim": 8},
     "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 1.0, "sliding_window": 8},
@@ -92,6 +93,11 @@ FAMILY_CHANGES = {
     "qwen3_5_text": {"head_dim": 8, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2}
     | {"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]},
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "qwen2_moe": {**ROUTED, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 16},
+    "qwen3_moe": {**ROUTED, "moe_intermediate_size": 24, "head_dim": 8, "norm_topk_prob": True},
+    "olmoe": {**ROUTED, "intermediate_size": 24},
+    "mixtral": {"num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 24},
+    "gpt_oss": {"num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 24, "head_dim": 8},
 }
 """What makes a family differ from the others, large enough to show in numbers."""
 

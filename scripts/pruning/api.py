@@ -13,15 +13,15 @@ What these functions refuse they say in an InputError (a ValueError), which name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError
 
 if TYPE_CHECKING:  # all of this is slow: it is imported where it is used
-    from pathlib import Path
-
     import numpy as np
     import pandas as pd
     from torch import Tensor
@@ -77,8 +77,8 @@ def calibrate(
     batches: token ids, int64 [samples, tokens]; or what a tokenizer gives (`input_ids`, `attention_mask`, padded on
     the right, and `labels`, -100 where the objectives do not look). objectives: whose gradients are measured
     (calibration/objectives.py). needs: what scores are made of (their REQUIRES): `statistics`, `second_moments`,
-    `output_gradients`, `parameter_taylor`. structures: those that the allocation cuts (its STRUCTURES).
-    seed: of the tokens that output gradients are drawn for.
+    `output_gradients`, `parameter_taylor`; of mixtures of experts the first. structures: those that the allocation cuts
+    (its STRUCTURES), `ffn` for experts, too. seed: of the tokens that output gradients are drawn for.
 
     Raises InputError for an unknown need or objective, at a NaN or Inf (naming layer and sample), for batches padded on
     the left, and for a model of no family that can be pruned. Sources: calibration/gradients.py and its neighbours."""
@@ -86,13 +86,16 @@ def calibrate(
     from pruning.calibration.objectives import OBJECTIVES
     from pruning.core.layer_files import kind_of
     from pruning.methods import evidence
-    from pruning.models import in_memory
-    from pruning.models.structures import STRUCTURES
+    from pruning.models import families, in_memory
+    from pruning.models.structures import STRUCTURES, of_model
 
     _known("needs", needs, ("statistics", "second_moments", "output_gradients", "parameter_taylor"))
     _known("objectives", objectives, OBJECTIVES)
     _known("structures", structures, STRUCTURES)
     batches, tables, matrices = prepare.as_batches(batches), {}, {}
+    structures = of_model(structures, families.of(model))
+    if "experts" in structures and {*needs} != {"statistics"}:
+        raise InputError(f"needs: of a mixture of experts `statistics` are measured, not {', '.join(needs)}")
     with in_memory.frozen(model):
         for name in structures:
             sites = STRUCTURES[name].sites(model)
@@ -127,13 +130,14 @@ def score(
     (methods.scores.Layer) to float64 [units]. statistics: what `calibrate` measured of this very model. changes:
     `options` (keywords of the score), `normalise`, `shuffle`, in the place of the method's.
 
-    Returns one row per unit: `layer`, `unit`, `score`; of several structures also `structure` and `parameters`. Raises
-    InputError for an unknown name, for what was not measured, and for a score that is not finite or not one per unit.
-    Source: methods/scoring.py."""
+    Returns one row per unit: `layer`, `unit`, `score`; of several structures, or experts, `structure` and `parameters`.
+    Raises InputError for an unknown name, for what was not measured, and for a score that is not finite or not one per
+    unit. Source: methods/scoring.py."""
     from pruning.config.default import DEFAULT
     from pruning.core.layer_files import kind_of
     from pruning.methods import masks, scores, scoring
     from pruning.models.checkpoint import Loaded
+    from pruning.models.structures import of_model
 
     settings = {"score": method, "options": {}, "normalise": "none", "shuffle": None}
     if not callable(method):
@@ -145,8 +149,9 @@ def score(
     base = Loaded(model)
     if "statistics" in statistics.tables:
         measured = [len(own) for own in masks.by_layer(statistics.neurons, "unit", base.layers)]
-        if measured != base.widths:
-            raise InputError(f"statistics: of another model: layer widths {measured}, not {base.widths}")
+        if measured != (own := base.channels(base.main.name)):
+            raise InputError(f"statistics: of another model: layer widths {measured}, not {own}")
+    structures = of_model(structures, base.family)
 
     def read(index: int, name: str, kind: str) -> Mapping[str, Any]:
         return statistics.matrices[kind_of(kind, name)][index]
@@ -189,7 +194,7 @@ def allocate(
         )
     if latencies is None and latency_table.per_of(method["options"]) != latency_table.PARAMETERS:
         raise InputError(f"options: {method['options']} allocate by speed: give `latencies` (methods/latency_table.py)")
-    widths = [len(own) for own in masks.by_layer(masks.of(scores, masks.NEURONS), "score")]
+    widths = [len(own) for own in masks.by_layer(masks.of(scores, masks.structures_of(scores)[0]), "score")]
     layers = statistics.layers if statistics else None
     original = {"original": {"widths": widths}}
     problem = allocation.problem_of(scores, layers, original, min_keep, measured, latencies)
@@ -203,7 +208,6 @@ def compact(model: PreTrainedModel, mask: pd.DataFrame) -> PreTrainedModel:
     `small.save_pretrained(folder)` and `load(folder)` give the same model. Raises InputError for the mask of another
     model. Source: methods/compact.py."""
     from pruning.methods.compact import Pruning
-    from pruning.methods.masks import NEURONS
     from pruning.models import in_memory
     from pruning.models.checkpoint import Loaded
     from pruning.models.structures import STRUCTURES
@@ -212,7 +216,7 @@ def compact(model: PreTrainedModel, mask: pd.DataFrame) -> PreTrainedModel:
     cut = {name for name in base.names if any(STRUCTURES[each].place(name, base.family) for each in keeps)}
     small, pruning = in_memory.copied(model, shared=cut), Pruning(base, keeps)
     pruning.apply(small)  # tensors that are shared are replaced
-    in_memory.configure(small, pruning.config(pruning.units[NEURONS]))
+    in_memory.configure(small, pruning.config(pruning.units[pruning.main]))
     return small
 
 
@@ -270,8 +274,6 @@ def load(
     dtype: `float32`, `bfloat16` or `float16`; None: that of the stored weights. device: `cpu`, `cuda`, or `auto` (all
     GPUs that there are, else the CPU). Raises InputError if the folder is no model, lacks some weights, was changed
     since it was made, or does not fit into free memory. Source: models/loading.py."""
-    from pathlib import Path
-
     from pruning.models import loading
     from pruning.models.checkpoint import Checkpoint
 
@@ -298,14 +300,11 @@ def prune(
 
     Raises InputError for an unknown option, for data that cannot be read or are too few, and with a failed job's own
     words. Source: command/prune.py."""
-    import os
-    from pathlib import Path
-
     from pruning.command import configuration
     from pruning.command.prune import prune as run
 
-    own = ("model", "data", "out", "sparsities")
-    _known("prune", rest, [each.name for each in fields(configuration.Request) if each.name not in own])
+    known = {each.name for each in fields(configuration.Request)} - {"model", "data", "out", "sparsities"}
+    _known("prune", rest, known)
     if data is None and not rest.get("tasks"):
         raise InputError("prune: data: missing: give a file of JSON Lines, or tasks=['gsm8k']")
     given: dict[str, Any] = {"model": str(model), "data": data and Path(data), "out": Path(out)}
@@ -321,13 +320,12 @@ def prune(
         if budget:
             raise InputError("budget and sparsity: the budget says how much is pruned; give one of them")
     shown = ", ".join(f"{key}={value!r}" for key, value in {"data": data, "sparsity": sparsity, **rest}.items())
-    found = run(configuration.Request(**given), f"prune({model!r}, {shown}) of Python")
-    return Result(found.models, found.folder, found.page)
+    made = run(configuration.Request(**given), f"prune({model!r}, {shown}) of Python")
+    return Result(made.models, made.folder, made.page)
 
 
-def _known(argument: str, given: Iterable[str], names: Iterable[str]) -> None:
-    names = list(names)
-    if unknown := [name for name in given if name not in names]:
+def _known(argument: str, given: Iterable[str], names: Collection[str]) -> None:
+    if unknown := [name for name in given if name not in {*names}]:
         raise InputError(f"{argument}: unknown {', '.join(map(repr, unknown))}; known: {', '.join(sorted(names))}")
 
 

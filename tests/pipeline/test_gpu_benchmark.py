@@ -81,18 +81,18 @@ def test_without_a_gpu_it_says_how_to_rehearse(tmp_path: Path, forking):
 
 def test_bounds_are_those_of_a_card(benchmarks):
     """Counted by hand for a Qwen2 of one layer: 4 heads of 4 with 2 of keys and values, 8 neurons, 32 words."""
-    parts, work = benchmarks("gpu_parts"), importlib.import_module("pruning.command.work")
+    parts, cards = benchmarks("gpu_parts"), importlib.import_module("pruning.command.cards")
     import tiny
 
     shape = {"hidden_size": 16, "intermediate_size": 8, "vocab_size": 32}
     model = tiny.qwen2(1, **shape).to(torch.bfloat16)
     products = 16 * 16 * 2 + 16 * 8 * 2 + 3 * 16 * 8  # q, o; k, v; gate, up, down
     others = 2 * 16 + 16 + 8 + 8  # norms; biases of q, k, v
-    slow = work.Card(tflops=1e-12, gbps=1e300, gb=1)  # a product a second; all memory at once
+    slow = cards.Card(tflops=1e-12, gbps=1e300, gb=1)  # a product a second; all memory at once
     scores = 4 * 4 * 10 * 11  # of 10 causal tokens, with their values, in 4 heads of 4
     assert parts.bound(slow, model, 3, 10, 0) == pytest.approx(3 * 2 * (10 * products + scores + 32 * 16))
     weights = products + others + 32 * 16
     assert parts.bound(slow, model, 3, 10, 6) == pytest.approx(6 * 2 * 3 * weights)
-    narrow = work.Card(tflops=1e300, gbps=1e-9, gb=1)  # a byte a second
+    narrow = cards.Card(tflops=1e300, gbps=1e-9, gb=1)  # a byte a second
     cached = 3 * 2 * 8 * (10 + 3)  # keys and values of 3 rows, half of the 6 tokens decoded
     assert parts.bound(narrow, model, 3, 10, 6) == pytest.approx(6 * 2 * (weights + cached))

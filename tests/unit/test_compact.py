@@ -24,7 +24,7 @@ from pruning.methods.compact import Pruning
 from pruning.methods.compensation import Compensated, bias
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.loading import load, model_class
-from pruning.models.structures.ffn import compact_config
+from pruning.models.structures import ffn
 
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 TEXT = torch.tensor([[3, 77, 250, 14, 9, 120, 33, 8], [200, 5, 6, 91, 42, 42, 17, 255]])
@@ -134,11 +134,11 @@ def test_loading_gives_a_tokenizer_that_pads_on_the_left(base, tmp_path):
 
 def test_config_records_widths_only_where_they_differ():
     stock = {"model_type": "qwen2", "intermediate_size": 48}
-    assert compact_config(stock, [7, 7]) == {"model_type": "qwen2", "intermediate_size": 7}
-    uneven = compact_config(stock, [7, 9])
+    assert ffn.STRUCTURE.compact_config(stock, [7, 7]) == {"model_type": "qwen2", "intermediate_size": 7}
+    uneven = ffn.STRUCTURE.compact_config(stock, [7, 9])
     assert uneven["intermediate_size"] == 9
     assert uneven["ffn_widths"] == [7, 9]
-    assert "ffn_widths" not in compact_config(uneven | {"auto_map": {}}, [5, 5])
+    assert "ffn_widths" not in ffn.STRUCTURE.compact_config(uneven | {"auto_map": {}}, [5, 5])
     assert stock["intermediate_size"] == 48
 
 

@@ -16,7 +16,7 @@ from pruning.core.names import Variant
 from pruning.evaluation import recovery
 from pruning.evaluation.samples import frame
 from pruning.models import loading
-from pruning.models.families import FAMILIES
+from pruning.models.families import DENSE
 from pruning.report import card
 
 IDS = torch.tensor([[3, 77, 250, 14, 9, 120, 33, 8, 201, 5, 66, 17]])
@@ -61,7 +61,7 @@ def logits(model) -> torch.Tensor:
     return model.eval()(IDS).logits
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 @pytest.mark.parametrize("widths", [(20, 20), (7, 31)], ids=["uniform", "uneven"])
 def test_every_family_is_exported_and_loads_in_stock_tools(tmp_path, family, widths):
     arguments, out = pruned(tmp_path, tiny.of_family(family), widths), tmp_path / "out"

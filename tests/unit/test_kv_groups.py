@@ -55,7 +55,7 @@ def test_a_channels_statistics_are_its_activation_and_its_gradient():
     )
     (own,) = torch.autograd.grad(model(ids, labels=ids).loss, inputs)
     hook.remove()
-    with Calibration(model, ["ce"], kv_groups.sites(model)) as run:
+    with Calibration(model, ["ce"], "kv_groups") as run:
         run.run(micro_batches([(ids[0].tolist(), [True] * ids.shape[1])], 1, pad=0, token_mask="all"))
     frame = run.frames()[0]
     frame = frame[frame["layer"] == 1]

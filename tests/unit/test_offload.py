@@ -17,9 +17,16 @@ SETTINGS = {"dtype": "float32", "micro_batch": 3, "sequence_length": 20}
 LAYERS = 4
 
 
-@pytest.fixture(scope="module", params=["qwen2", "gemma2", "phi3"])
+DENSE, MIXTURES = ["qwen2", "gemma2", "phi3"], ["qwen3_moe", "gpt_oss"]
+
+
+@pytest.fixture(scope="module", params=DENSE)
 def folder(request, tmp_path_factory) -> Path:
-    return tiny.save(tiny.of_family(request.param, layers=LAYERS), tmp_path_factory.mktemp(request.param) / "model")
+    return saved(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def saved(family: str, place: Path) -> Path:
+    return tiny.save(tiny.of_family(family, layers=LAYERS), place / "model")
 
 
 def opened(folder: Path, on_disk: bool, again: bool = True, **changes):
@@ -37,8 +44,10 @@ def in_memory(network: nn.Module) -> list[str]:
     return [name for name, each in named if not each.is_meta]
 
 
+@pytest.mark.parametrize("family", [*DENSE, *MIXTURES])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_statistics_are_those_of_the_whole_model(folder, dtype):
+def test_statistics_are_those_of_the_whole_model(tmp_path, family, dtype):
+    folder = saved(family, tmp_path)
     whole, disk = (opened(folder, on_disk, dtype=dtype) for on_disk in (False, True))
     assert in_memory(whole) and not in_memory(disk)
     frames = [gradients.statistics(network, batches(), ["energy", "ce"]) for network in (whole, disk)]

@@ -115,7 +115,7 @@ FORMULAS = {
     "cfsp": cfsp,
     "cfsp_as_code": cfsp_released,
 }
-TESTED_APART = {"random", "utility", "parameter_taylor", "obs", "leverage", "rounds", "gisp"}
+TESTED_APART = {"random", "utility", "parameter_taylor", "obs", "leverage", "rounds", "gisp", "reap", "frequency"}
 
 
 def test_every_score_is_tested():

@@ -21,7 +21,7 @@ from pruning.methods.compact import Pruning
 from pruning.methods.compensation import Compensated
 from pruning.models import packing, remote_code
 from pruning.models.checkpoint import Checkpoint
-from pruning.models.families import FAMILIES
+from pruning.models.families import DENSE, FAMILIES
 from pruning.models.gguf import model as gguf_model
 from pruning.models.loading import load
 from pruning.models.pruned import from_pruned
@@ -100,7 +100,7 @@ def compact(folder, *which, **options):
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_cut_is_silent_on_disk_in_memory_and_by_the_code_that_is_written(tmp_path, family, cut):
     pruning = pruning_of(tmp_path, family, cut)
     folder, keeps = written(pruning, tmp_path / "compact"), pruning.keeps
@@ -129,7 +129,7 @@ def test_cut_is_silent_on_disk_in_memory_and_by_the_code_that_is_written(tmp_pat
 
 
 @pytest.mark.parametrize("cut", [cut for cut in CUTS if "kv_groups" not in CUTS[cut]] + ["no FFN"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_padded_with_zeros_it_is_a_stock_model(tmp_path, family, cut):
     keeps = tiny.keeps(0, 31) if cut == "no FFN" else CUTS[cut]
     pruning = Pruning(Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base")), keeps)
@@ -144,7 +144,7 @@ def test_padded_with_zeros_it_is_a_stock_model(tmp_path, family, cut):
     assert not {"ffn_widths", "auto_map"} & config.keys() and not (folder / remote_code.FILE).exists()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_a_bias_is_carried_by_our_loader_and_by_the_code(tmp_path, family):
     """The code without its head as well: as vLLM's Transformers backend builds it, from the config alone."""
     pruning = pruning_of(tmp_path, family, biased=True)

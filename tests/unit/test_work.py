@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import tiny
 from pruning.calibration import output_gradients, prepare, second_moments
 from pruning.calibration.gradients import Calibration
-from pruning.command import work
+from pruning.command import cards, work
 from pruning.config import calibration, methods, models, tasks
 from pruning.evaluation import generation, recovery
 from pruning.methods import refit, rounds, sensitivity
@@ -18,7 +18,7 @@ from pruning.models import rehearsal
 from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.loading import load
 
-COUNTING = work.Card(tflops=1e-12, gbps=1e-9, gb=1, share=1)  # an operation, or a byte, a second
+COUNTING = cards.Card(tflops=1e-12, gbps=1e-9, gb=1, share=1)  # an operation, or a byte, a second
 TEXT = {
     "dataset": "d",
     "samples": 10,
@@ -209,7 +209,7 @@ def test_evaluations_by_hand(folder):
 
 
 def test_a_card_is_taken_at_a_share_of_its_speed():
-    assert work.Card(tflops=2, gbps=4, gb=1, share=0.5).seconds(1e12, 2e9) == pytest.approx(2)
+    assert cards.Card(tflops=2, gbps=4, gb=1, share=0.5).seconds(1e12, 2e9) == pytest.approx(2)
 
 
 def test_no_more_is_answered_at_once_than_fits_beside_the_weights(folder):

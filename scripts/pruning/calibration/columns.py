@@ -1,8 +1,8 @@
 """The calibration statistics: which columns there are, and how shards merge.
 
 Every column is a sum over calibration samples or tokens, so shards merge by adding up, in any order.
-One row is one FFN neuron; a = down_proj's input, g = d objective / d a, p = a * g; <obj> is each objective of the
-calibration (objectives.py):
+One row is one FFN neuron (of a mixture, those of all experts, one expert after the other); a = down_proj's input,
+g = d objective / d a, p = a * g; <obj> is each objective of the calibration (objectives.py):
 
 n_tokens, n_samples      counted tokens and samples
 act_sum                  sum_{x,t} a
@@ -15,6 +15,12 @@ act_mean_abs_sq_sum      sum_x (mean_t |a|)^2
 <obj>_sq_sum             sum_x sum_t p^2
 <obj>_share_sum          sum_x [ sum_t |p_c| / sum_{j in layer} sum_t |p_j| ]
 <obj>_grad_sq_sum        sum_{x,t} g^2
+
+Of experts, the same in every row of one: how many tokens are sent to it, and the size of what it adds to the FFN's
+output, the router's weight times its own output f_j(x):
+
+routed_tokens            counted tokens that are sent to it
+routed_norm_sum          sum_{x,t} g_j(x_t) ||f_j(x_t)||_2
 
 A second table splits some of these sums by the class of the token t (token_classes.py): one row is one neuron and
 class, n_tokens the counted tokens of that class, and the sums over its classes are the neuron's of the first table.
@@ -29,6 +35,7 @@ from pruning.core.errors import InputError
 ACTIVATION = ("act_sum", "act_abs_sum", "act_sq_sum", "act_mean_abs_sq_sum")
 GRADIENT = ("net_abs_sum", "net_sq_sum", "abs_sum", "sq_sum", "share_sum", "grad_sq_sum")
 COUNTS = ("n_tokens", "n_samples")
+OF_EXPERTS = ("routed_tokens", "routed_norm_sum")
 LAYER_COLUMNS = ("n_tokens", "angular_sum")  # angular_sum: sum_t arccos(cos(h_in, h_out)) / pi, CFSP's coarse measure
 TOKEN_CLASSES = ("first", "digit", "operator", "function", "punctuation", "other")
 SHARDED = {"statistics": ("layer", "unit"), "layers": ("layer",)}  # kind of table -> what its rows are

@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration.columns import LAYER_COLUMNS, neuron_columns
+from pruning.calibration.columns import LAYER_COLUMNS, OF_EXPERTS, neuron_columns
 from pruning.calibration.prepare import Batch, Measurement, blank, require_finite, shard_of
 from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.models import families, head, rehearsal, structures
 from pruning.models.checkpointing import checkpoint_gradients
-from pruning.models.structures import ffn
+from pruning.models.structures.experts import Routed
 
 
 def objective_values(
@@ -55,57 +56,72 @@ def cross_entropy(losses: Tensor, mask: Tensor) -> Tensor:
     return (losses * predicted).sum(1) / predicted.sum(1)
 
 
-def activation_statistics(a: Tensor, absolute: Tensor, squared: Tensor, counted: Tensor) -> dict[str, Tensor]:
+Summed = Callable[[Tensor], Tensor]
+"""Values of activations, [B, T, n] or [rows, n] of experts' tokens -> their sums over each sample's tokens, [B, n]."""
+
+
+def over_tokens(values: Tensor) -> Tensor:
+    return values.sum(1)
+
+
+def activation_statistics(
+    a: Tensor, absolute: Tensor, squared: Tensor, counted: Tensor, summed: Summed = over_tokens
+) -> dict[str, Tensor]:
     """Per-sample sums of down_proj inputs a [B, T, n], |a| and a^2 over counted tokens; each [B, n]."""
-    absolute_sum = absolute.sum(1)
+    absolute_sum = summed(absolute)
     return {
-        "act_sum": a.sum(1),
+        "act_sum": summed(a),
         "act_abs_sum": absolute_sum,
-        "act_sq_sum": squared.sum(1),
+        "act_sq_sum": summed(squared),
         "act_mean_abs_sq_sum": (absolute_sum / counted.sum(1, keepdim=True)).square(),
     }
 
 
-def gradient_statistics(p: Tensor, p_absolute: Tensor, g: Tensor) -> dict[str, Tensor]:
+def gradient_statistics(p: Tensor, p_absolute: Tensor, g: Tensor, summed: Summed = over_tokens) -> dict[str, Tensor]:
     """Per-sample reductions over tokens of p = a * g, |p| and g, all [B, T, n]; each [B, n]."""
-    net, absolute = p.sum(1), p_absolute.sum(1)
+    net, absolute = summed(p), summed(p_absolute)
     return {
         "net_abs_sum": net.abs(),
         "net_sq_sum": net.square(),
         "abs_sum": absolute,
-        "sq_sum": p.square().sum(1),
+        "sq_sum": summed(p.square()),
         "share_sum": absolute / absolute.sum(1, keepdim=True).clamp_min(torch.finfo(absolute.dtype).tiny),
-        "grad_sq_sum": g.square().sum(1),
+        "grad_sq_sum": summed(g.square()),
     }
 
 
 class Pass:
     """Forward and backward passes over micro-batches; use as a context manager, which attaches and removes the hooks.
 
-    What is taken from them, subclasses say: `begin`, `take_activation`, `take_gradient`, `take_layer`.
+    What is taken from them, subclasses say: `begin`, `take_activation`, `take_gradient`, `take_outputs`, `take_layer`.
 
-    objectives: names of objectives.py; one backward pass each, none at all where empty. sites: the module of each layer
-    that is looked at; its input is called a. None: the FFNs' down projections.
+    objectives: names of objectives.py; one backward pass each, none at all where empty. structure: whose sites are
+    looked at; what their units put out is called a. None: the model's main one.
     """
 
     def __init__(
         self,
         model: nn.Module,
         objectives: Sequence[str] = ("energy", "ce"),
-        sites: Sequence[nn.Linear] | None = None,
+        structure: str | None = None,
     ):
         self.model, self.objectives = model, objectives
-        self.sites = ffn.sites(model) if sites is None else sites
+        self.structure = structures.STRUCTURES[structure or families.of(model).main]
+        self.sites = self.structure.sites(model)
         self.layers = families.decoder_layers(model)
 
     def begin(self, batch: Batch) -> None:
         """Before a micro-batch, which is on the model's first device."""
 
-    def take_activation(self, index: int, a: Tensor, counted: Tensor) -> None:
-        """A layer's activations a [B, T, n]; counted [B, T] on its device."""
+    def take_activation(self, index: int, a: Tensor, counted: Tensor, routed: Routed | None) -> None:
+        """A layer's activations a [B, T, n], or of experts [rows, n] with what `routed` says of them; counted [B, T] on
+        their device."""
 
-    def take_gradient(self, index: int, a: Tensor, g: Tensor) -> None:
-        """The gradient g [B, T, n] in float32 of `self.objective` with respect to them."""
+    def take_gradient(self, index: int, a: Tensor, g: Tensor, counted: Tensor, routed: Routed | None) -> None:
+        """The gradient g in float32 of `self.objective` with respect to them."""
+
+    def take_outputs(self, index: int, out: Tensor, counted: Tensor, routed: Routed) -> None:
+        """What experts add to a layer's FFN output, [rows, d]."""
 
     def take_layer(self, index: int, before: Tensor, after: Tensor) -> None:
         """A decoder layer's input and output, [B, T, d] in float32."""
@@ -113,7 +129,7 @@ class Pass:
     def __enter__(self) -> Self:
         self.hooks = [families.final_norm(self.model).register_forward_hook(self._at_norm)]
         for index, (layer, site) in enumerate(zip(self.layers, self.sites, strict=True)):
-            self.hooks.append(site.register_forward_pre_hook(partial(self._before_down, index)))
+            self.hooks.append(self.structure.watch(site, partial(self._look, index), partial(self._after, index)))
             self.hooks.append(layer.register_forward_hook(partial(self._after_layer, index)))
         return self
 
@@ -157,17 +173,20 @@ class Pass:
     def _at_norm(self, _, args: tuple, output: Tensor) -> None:
         self.before_norm, self.after_norm = args[0], output
 
-    def _before_down(self, index: int, _, args: tuple) -> None:
-        a = args[0]
+    def _look(self, index: int, a: Tensor, routed: Routed | None = None) -> None:
         if self.objectives and not a.requires_grad:  # the first layer's: where the graph begins
             a.requires_grad_(True)
             self.first = a
         if self._seen(f"down {index}"):
             return
-        values = a.detach()
-        self.take_activation(index, values, self.batch.counted.to(a.device))
+        values, counted = a.detach(), self.batch.counted.to(a.device)
+        self.take_activation(index, values, counted, routed)
         if self.objectives:
-            a.register_hook(lambda g: self.take_gradient(index, values, g.float()))
+            a.register_hook(lambda g: self.take_gradient(index, values, g.float(), counted, routed))
+
+    def _after(self, index: int, out: Tensor, routed: Routed) -> None:
+        if not self._seen(f"out {index}"):
+            self.take_outputs(index, out.detach().float(), self.batch.counted.to(out.device), routed)
 
     def _after_layer(self, index: int, _, args: tuple, output) -> None:
         if not self._seen(f"layer {index}"):
@@ -194,15 +213,23 @@ class Calibration(Pass):
         self.tokens += int(batch.counted.sum())
         self.samples += len(batch.samples)
 
-    def take_activation(self, index: int, a: Tensor, counted: Tensor) -> None:
-        a = counted_only(a, counted)
-        parts = activation_statistics(a, a.abs(), a.square(), counted)
+    def take_activation(self, index: int, a: Tensor, counted: Tensor, routed: Routed | None) -> None:
+        a, summed = (
+            (a.float(), partial(routed.summed, counted=counted)) if routed else (counted_only(a, counted), over_tokens)
+        )
+        parts = activation_statistics(a, a.abs(), a.square(), counted, summed)
         self.add(self.sums[index], parts, f"activations of layer {index}")
 
-    def take_gradient(self, index: int, a: Tensor, g: Tensor) -> None:
-        p = a.float() * g
-        parts = {f"{self.objective}_{name}": part for name, part in gradient_statistics(p, p.abs(), g).items()}
+    def take_gradient(self, index: int, a: Tensor, g: Tensor, counted: Tensor, routed: Routed | None) -> None:
+        p, summed = a.float() * g, partial(routed.summed, counted=counted) if routed else over_tokens
+        parts = {f"{self.objective}_{name}": part for name, part in gradient_statistics(p, p.abs(), g, summed).items()}
         self.add(self.sums[index], parts, f"gradients of layer {index} (objective {self.objective})")
+
+    def take_outputs(self, index: int, out: Tensor, counted: Tensor, routed: Routed) -> None:
+        norms = out.norm(dim=1, keepdim=True)
+        parts = {"routed_tokens": torch.ones_like(norms), "routed_norm_sum": norms}
+        summed = {name: routed.summed(part, counted) for name, part in parts.items()}
+        self.add(self.sums[index], summed, f"outputs of layer {index}'s experts")
 
     def take_layer(self, index: int, before: Tensor, after: Tensor) -> None:
         """CFSP's coarse measure: the angular distance between a decoder layer's input and output."""
@@ -215,10 +242,12 @@ class Calibration(Pass):
         counts = {"n_tokens": float(self.tokens), "n_samples": float(self.samples)}
         neurons = []
         for index, (site, sums) in enumerate(zip(self.sites, self.sums, strict=True)):
-            columns = {name: total.cpu().numpy() for name, total in sums.items()}
-            if columns:
-                rows = {"layer": index, "unit": range(site.in_features), **counts, **columns}
-                neurons.append(pd.DataFrame(rows)[["layer", "unit", *neuron_columns(self.objectives)]])
+            if sums:
+                number, own = self.structure.channels(site), [name for name in OF_EXPERTS if name in sums]
+                columns = {name: total.cpu().numpy() for name, total in sums.items()}
+                columns |= {name: np.repeat(columns[name], number // len(columns[name])) for name in own}
+                rows = {"layer": index, "unit": range(number), **counts, **columns}
+                neurons.append(pd.DataFrame(rows)[["layer", "unit", *neuron_columns(self.objectives), *own]])
         layers = {"layer": range(len(self.layers)), "n_tokens": float(self.tokens), "angular_sum": self.angular}
         return pd.concat(neurons, ignore_index=True), pd.DataFrame(layers)[["layer", *LAYER_COLUMNS]]
 
@@ -232,12 +261,13 @@ def statistics(
     model: nn.Module,
     batches: Iterable[Batch],
     objectives: Sequence[str],
-    structure: str = "ffn",
+    structure: str | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the statistics of columns.py: one row per neuron (or channel of another structure), one per layer.
+    """Return the statistics of columns.py: one row per neuron (or channel of another structure than the main one), one
+    per layer.
 
     Raises InputError at a NaN or Inf, and for a model without such units."""
-    with Calibration(model, objectives, structures.STRUCTURES[structure].sites(model)) as run:
+    with Calibration(model, objectives, structure) as run:
         run.run(batches)
     return run.frames()
 
@@ -251,7 +281,7 @@ def measure(job: Measurement) -> None:
     if (shards := settings.get("shards", 1)) > len(batches):
         raise InputError(f"calibration: {shards} shards for {len(batches)} micro-batches: lower `shards`")
     own = job.progress(shard_of(batches, settings.get("shard", 0), shards))
-    frames = statistics(job.network, own, settings["objectives"], job.structure)
+    frames = statistics(job.network, own, settings["objectives"], settings.get("structure"))
     kinds = (layer_files.kind_of("statistics", job.structure), "layers")  # of another structure no layers
     for path, frame, kind in zip(job.outputs, frames, kinds, strict=False):
         artifacts.write_parquet(path, frame, kind, settings)

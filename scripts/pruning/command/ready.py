@@ -17,6 +17,7 @@ from pruning.core import devices, memory, names
 from pruning.core.errors import InputError
 from pruning.data import datasets
 from pruning.models import gguf
+from pruning.models.families import family_of, read_config
 
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
@@ -48,6 +49,8 @@ def ready(request: Request) -> Ready:
     request = configuration.with_recovery(request)
     tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
+    if source["kind"] == "local":
+        refuse_mixture(Path(source["path"]))
     taught = None if request.data else lm_eval_tasks.with_training_data(tasks)
     records, gpus = datasets.read_jsonl(request.data) if request.data else [], min(1, len(devices.visible()))
     threads = request.cores if gpus else max(1, request.cores // 2)  # two jobs at once take less time than in turn
@@ -68,6 +71,7 @@ def ready(request: Request) -> Ready:
             put(out / "config" / "tasks" / f"{task.name}.yaml", task.definition)
     run(request, f"fetching {request.model}", str(base), *([taught.training] if taught else []), config=start)
 
+    refuse_mixture(folder)
     manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, threads)
     stock = loading.stock_config(folder).get_text_config()
@@ -79,6 +83,15 @@ def ready(request: Request) -> Ready:
         of_mine = {name: mine[1].method(name) for name in mine[1].table("table1").methods} if mine else {}
         take.check(of_mine or efforts.definitions(methods), folder)
     return Ready(request, alias, known, methods, notes, stock.vocab_size, mine, start)
+
+
+def refuse_mixture(folder: Path) -> None:
+    """Raise InputError for a mixture of experts, which the command does not reconstruct or time."""
+    if (folder / "config.json").is_file() and family_of(read_config(folder), folder).mixture:
+        raise InputError(
+            f"{folder}: a mixture of experts: `prune` compares reconstructed models by their speed, which is for dense "
+            "ones; experts are pruned by the workflow (docs/howto/experts.md)"
+        )
 
 
 def read_data(request: Request, records: list[dict[str, Any]], given: str, folder: Path, about: Known) -> Known:

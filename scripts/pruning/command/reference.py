@@ -205,7 +205,7 @@ def families() -> str:
     """Return what each model family can be pruned of, and where it runs afterwards."""
     from transformers import CONFIG_MAPPING
 
-    from pruning.models.families import FAMILIES
+    from pruning.models.families import FAMILIES, MIXTURES
     from pruning.models.gguf.model import AS_DECI, STOCK
     from pruning.models.multimodal import KINDS
 
@@ -227,6 +227,7 @@ def families() -> str:
             "not tried" if own.hybrid else "equal widths" if has(name, "logits_scaling") else "yes",
         )
         for name, own in FAMILIES.items()
+        if not own.mixture
     ]
     head = (
         "model type",
@@ -238,7 +239,7 @@ def families() -> str:
     )
     return f"""# Families and runtimes
 
-By transformers' model type (`config.json`). FFN neurons are pruned in all of them, and all load in transformers, peft
+By transformers' model type (`config.json`). FFN neurons are pruned in all of these, and all load in transformers, peft
 and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 
 {table(head, rows)}
@@ -247,7 +248,9 @@ and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 * *GGUF*: llama.cpp and Ollama ([types and widths](../howto/llama-cpp.md)). Different widths also as `export: pad`.
 * *vLLM*: checked on a CPU alone ([what was checked](../howto/vllm.md#what-was-checked)). Models with key-value groups
   removed are not for it.
-* Mixtures of experts, encoder-decoders and hybrids whose FFN has no gate (Nemotron-H) are refused by name.
+* Of mixtures of experts ({", ".join(f"`{name}`" for name in MIXTURES)}) experts are pruned, or neurons inside them
+  ([how](../howto/experts.md)): for transformers alone, without reconstruction, and not by the command `prune`.
+* Other mixtures, encoder-decoders and hybrids whose FFN has no gate (Nemotron-H) are refused by name.
 
 ## Multimodal models
 

@@ -8,23 +8,22 @@ about two (docs/memory.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from pruning.calibration import footprint, gradients, output_gradients, second_moments
-from pruning.core import memory, names
+from pruning.command.cards import Card
+from pruning.core import names
 from pruning.core.layer_files import label_of
 from pruning.core.names import Variant
 from pruning.evaluation import generation, perplexity, recovery
 from pruning.methods import allocation, compensation
-from pruning.models import families, rehearsal
+from pruning.models import families, rehearsal, structures
 from pruning.models.structures import STRUCTURES, ffn
 
 SHAPES = names.HOME / "resources/architectures"
@@ -35,53 +34,15 @@ READING = 2e9  # bytes a second of a checkpoint, from disk to device
 KEYS = {"calibrations": "calib", "tunings": "tuning", "tasks": "task"}  # section -> wildcard
 
 
-class Card(NamedTuple):
-    """A device by its data sheet (dense bfloat16), and the share of its speed that is counted on."""
-
-    tflops: float
-    gbps: float
-    gb: float
-    """Of memory, less half a gigabyte for CUDA itself."""
-    share: float = 0.4
-
-    def seconds(self, flops: float, moved: float = 0) -> float:
-        """moved: bytes that are read to generate, one token at a time."""
-        return (flops / (self.tflops * 1e12) + moved / (self.gbps * 1e9)) / self.share
-
-
-CARDS = {
-    "rtx4090": Card(165, 1008, 25.2),
-    "a100": Card(312, 2039, 85.3),
-    "h100": Card(989, 3350, 85.3),
-    "h200": Card(989, 4800, 150),
-}
-
-
-def measured(device: str, dtype: str) -> Card:
-    """Return this machine as a card, by products of matrices and copies that are timed for about a second. What jobs
-    reach of that is a guess."""
-    size = 4096 if device == "cuda" else 1024
-    one = torch.ones(size, size, device=device, dtype=getattr(torch, dtype))
-    other = torch.empty_like(one)
-
-    def seconds(work: Callable[[], Any]) -> float:
-        timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
-        return timer.blocked_autorange(min_run_time=0.3).median
-
-    product, copy = seconds(lambda: torch.mm(one, one, out=other)), seconds(lambda: other.copy_(one))
-    memory_gb = torch.cuda.mem_get_info()[1] / 1e9 if device == "cuda" else memory.physical() / 1e9
-    return Card(2 * size**3 / product / 1e12, 2 * one.nbytes / copy / 1e9, memory_gb)
-
-
 class Shape(NamedTuple):
     """A dense model in numbers."""
 
     layers: int
     width: float
-    """Neurons of an FFN, the mean of the layers."""
+    """Neurons of an FFN, the mean of the layers: of a mixture those of the experts that a token is sent to."""
     hidden: int
     parameters: int
-    """Of all products: decoder layers and head."""
+    """Of all products of a token: decoder layers, with as many experts as it is sent to, and head."""
     cached: int
     """Numbers per token of keys and values."""
     size: int
@@ -90,28 +51,44 @@ class Shape(NamedTuple):
     """Bytes of all weights."""
     on_disk: int
     """Bytes of those that are in memory at once where the layers stay on disk."""
+    experts: int = 0
+    """Parameters of all experts."""
+    idle: int = 0
+    """Those of the experts that a token is not sent to."""
 
     def removed(self, sparsity: float) -> float:
-        """Return the parameters of this share of the FFN neurons."""
-        return sparsity * 3 * self.layers * self.hidden * self.width
+        """Return the parameters of this share of the FFN neurons, or of the experts."""
+        return sparsity * (self.experts or 3 * self.layers * self.hidden * self.width)
 
     def kept(self, sparsity: float) -> float:
-        return self.parameters - self.removed(sparsity)
+        """Return the parameters that a token goes through: fewer experts are as many for a token."""
+        return self.parameters if self.experts else self.parameters - self.removed(sparsity)
+
+    def read(self, sparsity: float) -> float:
+        """Return the parameters that generating a token for each of many texts reads: those of all experts."""
+        return self.kept(sparsity) + self.idle - (self.removed(sparsity) if self.experts else 0)
 
 
 def shape_of(network: nn.Module) -> Shape:
     """Return the numbers of a model, with or without weights."""
-    layers, sites, config = families.decoder_layers(network), ffn.sites(network), network.config.get_text_config()
+    layers, config = families.decoder_layers(network), network.config.get_text_config()
+    main = structures.main(families.of(network))
+    sites, experts, share = main.sites(network), 0, 1.0
+    if main.name == "experts":
+        experts = sum(parameter.numel() for site in sites for parameter in site.parameters())
+        share = config.num_experts_per_tok / main.whole(config.to_dict())
     head = network.get_output_embeddings().weight
+    idle = round((1 - share) * experts)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return Shape(
         len(layers),
-        sum(site.in_features for site in sites) / len(sites),
-        sites[0].out_features,
-        head.numel() + sum(parameter.numel() for layer in layers for parameter in layer.parameters()),
+        share * sum(map(main.channels, sites)) / len(sites),
+        config.hidden_size,
+        head.numel() + sum(parameter.numel() for layer in layers for parameter in layer.parameters()) - idle,
         *(2 * len(layers) * heads * size, head.element_size()),
         *(rehearsal.weight_bytes(network, offloaded) for offloaded in (False, True)),
+        *(experts, idle),
     )
 
 
@@ -171,8 +148,10 @@ class Run:
 
     def _inputs(self, model: str, structure: str) -> float:
         """Return how many inputs the module has at which a structure is measured, the mean of the layers."""
-        sites = STRUCTURES[structure].sites(self.network(model))
-        return sum(site.in_features for site in sites) / len(sites)
+        network = self.network(model)
+        [own] = structures.of_model([structure], families.of(network))
+        sites = STRUCTURES[own].sites(network)
+        return sum(map(STRUCTURES[own].channels, sites)) / len(sites)
 
     def _beside(self, model: str, rule: str, key: str, trains: bool = False) -> float:
         """Return the bytes that a rule's jobs take beside the weights, with the settings of this name. trains: a
@@ -250,7 +229,7 @@ class Job:
         busy = self.run.card.seconds(2 * self.shape.kept(self.sparsity) * tokens, moved)
         [own, *_] = self.settings.values()
         reads = tokens / own.sequence_length / own.micro_batch if self.offloaded else 1
-        return busy + reads * self.shape.parameters * self.shape.size / READING
+        return busy + reads * (self.shape.parameters + self.shape.idle) * self.shape.size / READING
 
     def counted(self) -> tuple[float | None, float, float]:
         """Return the tokens through the model (None if they are not known), the bytes read to generate, and the bytes
@@ -307,7 +286,7 @@ class Job:
             if answer:
                 steps = -(-items // self.run.answering(self.model, name)[0]) * answer
                 cached = self.shape.cached * (steps * shared + items * answer * (prompt + answer / 2))
-                moved += self.shape.size * (steps * self.shape.kept(self.sparsity) + cached)
+                moved += self.shape.size * (steps * self.shape.read(self.sparsity) + cached)
         return tokens, moved
 
 

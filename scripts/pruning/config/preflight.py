@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from pruning.config import alternatives
+from pruning.config import alternatives, mixtures
 from pruning.config.base import known
 from pruning.config.budgets import TIMED
 from pruning.config.definitions import data_files, metric_names, test_file
@@ -116,7 +116,6 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
 
     from pruning.methods import allocation
     from pruning.methods import budget as counting  # needs torch
-    from pruning.methods.masks import NEURONS
     from pruning.models.checkpoint import Checkpoint
     from pruning.models.vocabulary import Tokenizer
 
@@ -126,8 +125,10 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
-    floors = {name: [0 if kept.drop_layers else 1] * base.layers for name in allocation.structures_of(kept.allocate)}
-    least = sizes.cost(floors | {NEURONS: allocation.floors(np.array(base.widths), kept.least.get("min_keep"))})
+    floors = {
+        name: [0 if kept.drop_layers else 1] * base.layers for name in allocation.structures_of(kept.allocate)[1:]
+    }
+    least = sizes.cost({base.main.name: allocation.floors(np.array(base.widths), kept.least.get("min_keep")), **floors})
     if target < least.value:
         (said,) = (f"`{key}: {str(value).lower()}`" for key, value in kept.least.items())
         raise counting.unmet(own.kind, own.text, least, f"which {said} of {method} leaves")
@@ -160,6 +161,7 @@ def _check_model(config: Config, name: str) -> None:
     _check_targets(config, name, folder, tunings)
     _check_chat(config, name, folder, tasks)
     _check_methods(config, shape, methods := {*config.experiment.methods, *(m for own in tables for m in own.methods)})
+    mixtures.check(config, name, shape, {pair for own in tables for pair in own.pruned}, methods, tunings)
     _check_vocabularies(config, folder, methods)
 
 

@@ -21,8 +21,11 @@ def label_of(structure: str) -> str:
 
 
 def kind_of(measured: str, structure: str = "ffn") -> str:
-    """Return the kind of what is measured of a structure: that of FFN neurons has the plain name."""
-    return measured if structure == "ffn" else f"{label_of(structure)}_{measured}".removesuffix("_statistics")
+    """Return the kind of what is measured of a structure: that of FFN neurons, experts and their neurons, of which a
+    model has the first or the others, has the plain name."""
+    if structure in ("ffn", "experts", "expert_neurons"):
+        return measured
+    return f"{label_of(structure)}_{measured}".removesuffix("_statistics")
 
 
 def write(

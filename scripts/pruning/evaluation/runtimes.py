@@ -5,6 +5,7 @@ log-probabilities}. To add a runtime, add a function to RUNTIMES. A GGUF file is
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.core.errors import InputError
-from pruning.models import complete, structures
+from pruning.models import complete, families, structures
 from pruning.models.checkpoint import read_config
 from pruning.models.gguf import llama
 from pruning.models.structures.base import Keeps
@@ -78,11 +79,14 @@ def in_transformers(folder: Path, wanted: Expected) -> dict[str, object]:
 
 @torch.inference_mode()
 def in_peft(folder: Path, wanted: Expected) -> dict[str, object]:
-    """With a fresh adapter on every projection of the FFN, which changes nothing yet."""
+    """With a fresh adapter on every FFN's down projection, of a mixture of experts on attention's output projection,
+    which changes nothing yet."""
     from peft import LoraConfig, get_peft_model
 
     model = stock(folder, wanted.dtype)
-    sites = structures.ffn.sites(model)
+    family = families.of(model)
+    place = family.attention_out if family.mixture else structures.ffn.STRUCTURE.site(family)
+    sites = [layer.get_submodule(place) for layer in families.decoder_layers(model)]
     targets = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if module in sites})
     tuned = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
     return {"max_difference": difference(tuned(wanted.ids).logits, wanted, "peft")}
@@ -155,16 +159,9 @@ def masked(
     keeps: Keeps,
     wanted: Expected,
 ) -> float:
-    """Return the largest difference from the dense model whose removed units put out 0 at every token."""
-    cut = []
-    for name, own in keeps.items():
-        for site, keep in zip(structures.STRUCTURES[name].sites(dense), own, strict=True):
-            cut.append((site, np.repeat(keep, site.in_features // max(len(keep), 1))))
-    hooks = [
-        site.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep.to(args[0]),))
-        for site, keep in ((site, torch.tensor(keep)) for site, keep in cut)
-    ]
-    found = dense(wanted.ids.to(dense.device)).logits
-    for hook in hooks:
-        hook.remove()
-    return difference(found, wanted, "the dense model without the removed neurons")
+    """Return the largest difference from the dense model whose removed units put out 0 at every token, or get none."""
+    with ExitStack() as stack:
+        for name, own in keeps.items():
+            stack.enter_context(structures.STRUCTURES[name].silenced(dense, own))
+        found = dense(wanted.ids.to(dense.device)).logits
+    return difference(found, wanted, "the dense model without the removed units")

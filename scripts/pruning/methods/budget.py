@@ -15,7 +15,6 @@ from safetensors import safe_open
 
 from pruning.core.errors import InputError
 from pruning.methods import compact
-from pruning.methods.masks import NEURONS
 from pruning.models.checkpoint import Checkpoint
 
 MOST = 99
@@ -68,9 +67,10 @@ class Sizes:
 
     def cost(self, units: Mapping[str, Sequence[int]]) -> Cost:
         """units: structure -> those that each layer keeps; of a structure that is not there all stay."""
-        others = {name: sum(self.base.units(name)) - sum(own) for name, own in units.items() if name != NEURONS}
+        main = self.base.main.name
+        others = {name: sum(self.base.units(name)) - sum(own) for name, own in units.items() if name != main}
         removed = sum(self.unit(name) * count for name, count in others.items())
-        return counted(self.empty + self.neuron * int(sum(units[NEURONS])) - removed)
+        return counted(self.empty + self.neuron * int(sum(units[main])) - removed)
 
 
 def number(value: float) -> str:

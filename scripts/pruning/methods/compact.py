@@ -77,7 +77,11 @@ class Pruning:
     def fitted(
         cls, base: Tensors, keeps: Keeps, scheme: str, evidence: Callable[[], Callable[[int], Mapping[str, Any]]]
     ) -> "Pruning":
-        """Compensate by a scheme, of what `evidence` gives for each layer; it is called where weights are asked for."""
+        """Compensate by a scheme, of what `evidence` gives for each layer; it is called where weights are asked for.
+
+        Raises InputError for a mixture of experts."""
+        if base.family.mixture:
+            raise InputError(f"compensate: {scheme} refits for FFN neurons that are gone, not for experts: use `none`")
         module, fitted_on = compensation.plugin(scheme), cache(evidence)
 
         def compensate(layer: int) -> Compensated:
@@ -91,6 +95,11 @@ class Pruning:
     def warnings(self) -> dict[int, str]:
         """By layer, what is to be said of the weights that were asked for."""
         return {layer: own["warning"] for layer, own in sorted(self.records.items()) if "warning" in own}
+
+    @property
+    def main(self) -> str:
+        """The structure in which sparsity is counted."""
+        return masks.main(self.keeps)
 
     @property
     def units(self) -> dict[str, list[int]]:
@@ -107,8 +116,8 @@ class Pruning:
 
         Raises InputError for `pad` where the stock class has no slot for down_proj's bias, or where more than neurons
         is cut."""
-        base, config, widths = self.base, self.base.config, self.units[NEURONS]
-        if export == "pad" and len(self.keeps) > 1:
+        base, config, widths = self.base, self.base.config, self.units[self.main]
+        if export == "pad" and {*self.keeps} != {NEURONS}:
             titles = " and ".join(STRUCTURES[name].title for name in self.keeps if name != NEURONS)
             raise InputError(f"export: pad makes models for stock tools, which have as many {titles} in every layer")
         pad_to = max(widths) if export == "pad" else None
@@ -137,9 +146,13 @@ class Pruning:
                 shutil.copyfile(file, output / file.name)
 
     def config(self, widths: Sequence[int]) -> dict[str, Any]:
-        """Return config.json of the compact model, whose FFNs have these widths, but for biases."""
-        others = {STRUCTURES[name].key: own for name, own in self.units.items() if name != NEURONS}
-        made = ffn.compact_config(self.base.config, widths) | others
+        """Return config.json of the compact model, but for biases; widths: units of the main structure in each layer.
+
+        Raises InputError as compact_config of the structures does."""
+        made = self.base.main.compact_config(self.base.config, widths)
+        for name, own in self.units.items():
+            if name != self.main:
+                made = STRUCTURES[name].compact_config(made, own)
         return made if self.tokens is None else vocabulary.settings(made, self.tokens)
 
     def _write_tensors(self, output: Path, config: dict[str, Any], pad_to: int | None) -> dict[str, str]:
@@ -161,12 +174,14 @@ class Pruning:
                 if name in down:
                     tensors |= self._compensated(down[name], config, pad_to)
                     continue
-                tensors[name] = base.tensor(name)
+                if (left := self._renamed(name)) is None:
+                    continue
+                tensors[left] = base.tensor(name)
                 for structure, own in self.keeps.items():
                     zeros_to = pad_to if structure == NEURONS else None
-                    tensors[name] = STRUCTURES[structure].cut(name, tensors[name], own, base.family, zeros_to)
+                    tensors[left] = STRUCTURES[structure].cut(name, tensors[left], own, base.family, zeros_to)
                 if self.tokens is not None and base.has_tokens(name):
-                    tensors[name] = tensors[name][list(self.tokens)]
+                    tensors[left] = tensors[left][list(self.tokens)]
             save_file(tensors, output / file.name, metadata={"format": "pt"})
             index |= dict.fromkeys(tensors, file.name)
         if len(base.files) > 1:
@@ -174,6 +189,12 @@ class Pruning:
             whole = {"metadata": {"total_size": size}, "weight_map": index}
             (output / "model.safetensors.index.json").write_text(json.dumps(whole, indent=2))
         return index
+
+    def _renamed(self, name: str) -> str | None:
+        """Return what a tensor is called once units are cut; None for one that leaves with them."""
+        for structure, own in self.keeps.items():
+            name = name and STRUCTURES[structure].renamed(name, own, self.base.family)
+        return name
 
     def _compensated(self, layer: int, config: dict[str, Any], pad_to: int | None = None) -> dict[str, torch.Tensor]:
         """Return a layer's down_proj with its bias, zeros on gate and up where `mlp_bias` wants biases there as well,
@@ -226,9 +247,10 @@ class Pruning:
         return parameters(self.base, self.units, self.biased, self.tokens and len(self.tokens))
 
     def achieved(self, original: Sequence[int]) -> float:
-        """Return the share of the FFN neurons that is removed; original: widths before any pruning. What is removed of
-        other structures, in earlier iterations as well, counts as the neurons of as many parameters."""
-        widths = self.units[NEURONS]
+        """Return the share of the main structure's units, FFN neurons or experts, that is removed; original: how many
+        each layer had before any pruning. What is removed of other structures, in earlier iterations as well, counts as
+        the units of as many parameters."""
+        widths = self.units[self.main]
         return 1 - sum(widths) / sum(original) + self.base.removed(self.keeps) / sum(original)
 
 
@@ -242,8 +264,8 @@ def parameters(
 
     units: structure -> units of each layer; of neurons alone the widths will do. biased: every down_proj has got a
     bias, and with Llama's `mlp_bias` gate and up as well. tokens: how many stay; None: all."""
-    units = units if isinstance(units, dict) else {NEURONS: units}
-    widths, total = units[NEURONS], 0
+    units = units if isinstance(units, dict) else {base.main.name: units}
+    widths, total = units[base.main.name], 0
     config = base.config
     for name in base.names:
         shape = base.shape(name)

@@ -10,7 +10,12 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 
 NEURONS = "ffn"
-"""In which sparsity is counted; every mask has them."""
+"""The main structure, in which sparsity is counted and which every mask has, of all models but mixtures of experts."""
+
+
+def main(units: Mapping[str, object]) -> str:
+    """Return the main structure of what maps structures to something of theirs: the first."""
+    return next(iter(units))
 
 
 def rows(path: Path, kind: str, structure: str = NEURONS) -> pd.DataFrame:
@@ -30,7 +35,7 @@ def of(frame: pd.DataFrame, structure: str) -> pd.DataFrame:
 
 
 def structures_of(frame: pd.DataFrame) -> list[str]:
-    """Return the structures of which there are rows, neurons first."""
+    """Return the structures of which there are rows, the main one first."""
     return list(frame["structure"].unique()) if "structure" in frame else [NEURONS]
 
 
@@ -52,9 +57,9 @@ def read(path: Path, model: Path) -> dict[str, list[np.ndarray]]:
 
 def keeps_of(frame: pd.DataFrame, otherwise: str, widths: Sequence[int]) -> dict[str, list[np.ndarray]]:
     """Return the same of a mask's rows. Raises InputError, which begins with `otherwise`, if they are not
-    those of a model whose layers have so many neurons."""
+    those of a model whose layers have so many units of the main structure."""
     keeps = {name: by_layer(of(frame, name), "keep", len(widths)) for name in structures_of(frame)}
-    if (found := [len(keep) for keep in keeps[NEURONS]]) != list(widths):
+    if (found := [len(keep) for keep in keeps[main(keeps)]]) != list(widths):
         raise InputError(f"{otherwise}: layer widths {found}, not {list(widths)}")
     return keeps
 

@@ -1,6 +1,6 @@
 """From what was measured of a model, in memory or in artefacts, to a score per unit."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,13 @@ from pruning.core.layer_files import kind_of
 from pruning.methods import scores
 from pruning.methods.masks import NEURONS
 from pruning.methods.normalise import NORMALISATIONS
+from pruning.models.families import family_of, read_config
 
 if TYPE_CHECKING:
     from pruning.models.checkpoint import Tensors  # needs torch, which most scores do not
 
+FEW = 100
+"""Tokens of an expert: of a mean over so many the standard error is a tenth of what single tokens differ by."""
 Read = Callable[[int, str, str], Mapping[str, np.ndarray]]
 """From a layer, a structure and a kind of matrices (REQUIRES) to that layer's, with the counts of tokens."""
 
@@ -30,12 +33,14 @@ def scored(
     read: Read,
     model: Callable[[], "Tensors"],
     progress: Callable = lambda items, _: items,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> pd.DataFrame:
-    """Return one row per unit: `layer`, `unit`, `score` (float64), and, of several structures, `structure` and
-    `parameters` (those of one unit).
+    """Return one row per unit: `layer`, `unit`, `score` (float64), and, of others than FFN neurons alone, `structure`
+    and `parameters` (those of one unit).
 
     settings: `score` (a name or a function), its `options`, `normalise`, `shuffle`. tables, matrices: what was
-    measured, by kind. model: the dense model, called where its weights are looked at. Raises InputError, naming the
+    measured, by kind. model: the dense model, called where its weights are looked at. warn: told of experts that few
+    tokens were sent to. Raises InputError, naming the
     score, if something is missing, an option is wrong, or a score is not finite or not one per unit."""
     plugin, structures = scores.plugin(settings["score"]), list(structures)
     what = f"score {getattr(settings['score'], '__name__', settings['score'])!r}"
@@ -59,12 +64,12 @@ def scored(
             raise InputError(f"{what}: NaN or Inf in layer {layer.index} of {name}")
         return found
 
-    frames = []
+    frames, seldom = [], []
     for name in structures:
         neurons, rows = name == NEURONS, tables.get(kind_of(table, name), pd.DataFrame({"layer": []}))
         own = dict(list(rows.groupby("layer")))
         counts = {index: len(each) for index, each in own.items()} if neurons else dict(enumerate(model().units(name)))
-        sizes = {"structure": name, "parameters": model().size(name)} if len(structures) > 1 else {}
+        sizes = {"structure": name, "parameters": model().size(name)} if structures != [NEURONS] else {}
         for index, count in progress(list(counts.items()), f"layers, {name}"):
             columns = {column: each.to_numpy() for column, each in own.get(index, {}).items()}
             block = 1 if neurons else model().channels(name)[index] // count
@@ -72,7 +77,21 @@ def scored(
             found = values(scores.Layer(index, columns, weights, partial(read, index, name), block), count, name)
             units = columns["unit"] if neurons else np.arange(count)
             frames.append(pd.DataFrame({"layer": index, "unit": units, "score": found}).assign(**sizes))
+            if "routed_tokens" in columns:
+                seldom += [(int(n), index, unit) for unit, n in enumerate(columns["routed_tokens"][::block]) if n < FEW]
+    if seldom:
+        warn(f"warning: {few(sorted(seldom))}")
     return pd.concat(frames, ignore_index=True)
+
+
+def few(found: Sequence[tuple[int, int, int]]) -> str:
+    """Return what is to be said of experts (tokens, layer, expert), the least first, that few tokens were sent to."""
+    named = ", ".join(f"layer {layer}'s {expert} got {tokens}" for tokens, layer, expert in found[:5])
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return (
+        f"experts that fewer than {FEW} calibration tokens were sent to ({named}{more}): their scores are uncertain; "
+        "raise `samples` or `sequence_length`, or calibrate on other text"
+    )
 
 
 def scored_from(
@@ -81,11 +100,15 @@ def scored_from(
     evidence: Mapping[str, Path],
     model: Path,
     progress: Callable,
+    warn: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Return the same of artefacts: tables, and manifests of matrices, by kind. model: directory of the dense model.
+    """Return the same of artefacts: tables, and manifests of matrices, by kind. model: directory of the dense model,
+    whose main structure `ffn` stands for.
 
     Raises InputError as `scored` does, and where an artefact or the model is not whole."""
     tables = {kind: artifacts.read_parquet(path, kind) for kind, path in evidence.items() if path.suffix == ".parquet"}
+    main = family_of(read_config(model), model).main
+    own = [main if name == NEURONS else name for name in structures]
 
     @cache
     def checkpoint() -> "Tensors":
@@ -102,4 +125,4 @@ def scored_from(
         tensors, manifest = matrices(kind_of(kind, name), name)
         return {**tensors(index), **{key: manifest[key] for key in manifest if key.startswith("tokens")}}
 
-    return scored(settings, structures, tables, evidence, read, checkpoint, progress)
+    return scored(settings, own, tables, evidence, read, checkpoint, progress, warn)

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pruning.core import artifacts, chain
 from pruning.core.errors import InputError
 from pruning.methods.compact import Pruning
-from pruning.methods.masks import NEURONS
 from pruning.models import loading
 from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.pruned import from_pruned
@@ -98,7 +97,7 @@ class Parts:
         """Return what its speed depends on: the units of each layer, FFN neurons and those of structures of which any
         are cut, whether down_proj has a bias, and how many tokens there are."""
         base, pruning = Checkpoint(self.model), self.mask and self.pruning
-        units = {**listed(read_config(self.model)), NEURONS: base.widths, **(pruning.units if pruning else {})}
+        units = {**listed(read_config(self.model)), base.main.name: base.widths, **(pruning.units if pruning else {})}
         biased = base.name(0, "down", "bias") in base.file_of or (pruning is not None and pruning.biased)
         own = tuple((name, tuple(units[name])) for name in STRUCTURES if name in units)
         return own, biased, base.config["vocab_size"]

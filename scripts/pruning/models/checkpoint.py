@@ -17,8 +17,8 @@ from torch import nn
 
 from pruning.core.errors import InputError
 from pruning.models.families import family_of, read_config
-from pruning.models.structures import STRUCTURES, ffn, listed
-from pruning.models.structures.base import Keeps, parse
+from pruning.models.structures import STRUCTURES, listed, main
+from pruning.models.structures.base import Keeps
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -31,19 +31,15 @@ class Tensors(ABC):
     def __init__(self, place: object, config: Mapping[str, Any], names: Collection[str]):
         self.place, self.config, self.names = place, config, names  # tied weights have one name
         self.family = family_of(config, place)
-        held = {f"{self.family.ffn}.{module}": held for held, module in ffn.projections(self.family).items()}
-        found = {name: part for name in names if (part := parse(name, self.family, tuple(held)))}
-        self.name_of = {
-            (layer, projection, kind): name
-            for name, (layer, module, kind) in found.items()
-            for projection in held[module]
-        }
-        weights = {(layer, projection) for layer, projection, kind in self.name_of if kind == "weight"}
+        self.main = main(self.family)
+        self.names_of = self.main.named(names, self.family)
+        weights = {(layer, projection) for layer, projection, kind in self.names_of if kind == "weight"}
         layers = sorted({layer for layer, _ in weights})
-        if not layers or layers != list(range(len(layers))) or len(weights) != 3 * len(layers):
-            looked_for = ", ".join([*self.family.gate_up, self.family.down])
+        whole = layers == list(range(len(layers))) and len(weights) == 3 * len(layers) > 0
+        if not whole or not all(self.main.whole_in(own, config) for own in self.names_of.values()):
+            found = {name for own in self.names_of.values() for name in own}
             raise InputError(
-                f"{place}: not a whole checkpoint: looked for {looked_for} in {self.family.ffn} of every layer, "
+                f"{place}: not a whole checkpoint: looked for {self.main.looked_for(self.family)}, "
                 f"found {len(found)} tensors of that kind among {len(names)}"
             )
         self.layers = len(layers)
@@ -57,14 +53,15 @@ class Tensors(ABC):
         """Return a tensor's shape."""
 
     def name(self, layer: int, projection: str, kind: str = "weight") -> str:
-        """Of a projection's tensor, which may be another's as well; of a bias that is not there, as it would be."""
+        """Of a projection's tensor, which may be another's as well, of experts the first's; of a bias that is not
+        there, as it would be."""
         if kind == "bias":
-            return self.name_of[layer, projection, "weight"].removesuffix("weight") + "bias"
-        return self.name_of[layer, projection, kind]
+            return self.names_of[layer, projection, "weight"][0].removesuffix("weight") + "bias"
+        return self.names_of[layer, projection, kind][0]
 
     def site(self, structure: str, layer: int) -> str:
         """Return the name of the weight at whose input a structure's units are measured."""
-        down, own = (STRUCTURES[name].site(self.family) for name in (ffn.STRUCTURE.name, structure))
+        down, own = (STRUCTURES[name].site(self.family) for name in (self.main.name, structure))
         return self.name(layer, "down").replace(down, own)
 
     def has_tokens(self, name: str) -> bool:
@@ -72,27 +69,36 @@ class Tensors(ABC):
         inside = name.startswith(f"{self.family.layers}.")
         return not inside and "norm" not in name and self.shape(name)[0] == self.config["vocab_size"]
 
-    def matrix(self, layer: int, projection: str, structure: str = "ffn") -> np.ndarray:
-        """Return a weight as float32: of the FFN gate and up [n, d] and down [d, n]; of another structure, in the place
+    def matrix(self, layer: int, projection: str, structure: str | None = None) -> np.ndarray:
+        """Return a weight as float32: of the FFN gate and up [n, d] and down [d, n], n neurons of all experts where it
+        is a mixture; of another structure, in the place
         of `down`, the one at whose input its units are measured [d, channels].
 
         Raises InputError for another projection of that: channels have no rows of their own."""
-        if structure != ffn.STRUCTURE.name:
+        if not self._at_main(structure or self.main.name):
             if projection != "down":
                 title = STRUCTURES[structure].title
                 raise InputError(f"this score reads {projection}_proj, which the channels of {title} do not have")
             return self.tensor(self.site(structure, layer)).float().cpu().numpy()
-        fused = ("gate", "up") if projection != "down" and len(self.family.gate_up) == 1 else (projection,)
-        part = self.tensor(self.name(layer, projection)).chunk(len(fused))[fused.index(projection)]
-        return part.float().cpu().numpy()
+        held = [self.tensor(name) for name in self.names_of[layer, projection, "weight"]]
+        return self.main.matrix(held, projection, self.family).float().cpu().numpy()
+
+    def _at_main(self, structure: str) -> bool:
+        """Whether a structure is measured where the main one is."""
+        return STRUCTURES[structure].site(self.family) == self.main.site(self.family)
 
     @property
     def widths(self) -> list[int]:
-        """FFN neurons of each layer."""
-        return self.channels(ffn.STRUCTURE.name)
+        """Units of each layer in which sparsity is counted: FFN neurons, or experts."""
+        if self.family.mixture:
+            return self.main.units(self.config)
+        return self.channels(self.main.name)
 
     def channels(self, structure: str) -> list[int]:
         """Return the inputs of each layer's module at which a structure's units are measured."""
+        if self._at_main(structure):
+            downs = (self.names_of[layer, "down", "weight"] for layer in range(self.layers))
+            return [self.main.channels_of(names, self.shape, self.family) for names in downs]
         return [self.shape(self.site(structure, layer))[1] for layer in range(self.layers)]
 
     def units(self, structure: str) -> list[int]:
@@ -100,7 +106,7 @@ class Tensors(ABC):
 
         Raises InputError for a model without such units, and, but for neurons, if any were cut before: what is counted
         against is a model with all of them."""
-        if structure == ffn.STRUCTURE.name:
+        if structure == self.main.name:
             return self.widths
         if structure in listed(self.config):
             raise InputError(
@@ -111,20 +117,22 @@ class Tensors(ABC):
 
     def size(self, structure: str) -> int:
         """Return the parameters of one unit, in a layer that has some. Raises InputError as `units` does."""
-        neurons, own = structure == ffn.STRUCTURE.name, STRUCTURES[structure]
-        counts = self.widths if neurons else own.units(self.config)
+        own = STRUCTURES[structure]
+        counts = self.widths if own is self.main else own.units(self.config)
         first = next(layer for layer, count in enumerate(counts) if count)
         places = ((name, own.place(name, self.family)) for name in self.names)
-        return sum(
-            math.prod(self.shape(name)) // counts[first] for name, place in places if place and place.layer == first
+        return (
+            sum(math.prod(self.shape(name)) for name, place in places if place and place.layer == first)
+            // counts[first]
         )
 
     def removed(self, keeps: Keeps | None = None) -> float:
-        """Return what `keeps`, or earlier iterations, removed beside neurons, as neurons of as many parameters."""
+        """Return what `keeps`, or earlier iterations, removed beside the main structure, as its units of as many
+        parameters."""
         left = listed(self.config) | {name: [int(keep.sum()) for keep in own] for name, own in (keeps or {}).items()}
-        left.pop(ffn.STRUCTURE.name, None)
+        left.pop(self.main.name, None)
         gone = {name: STRUCTURES[name].whole(self.config) * self.layers - sum(own) for name, own in left.items()}
-        return sum((many * self.size(name) / self.size(ffn.STRUCTURE.name) for name, many in gone.items()), 0.0)
+        return sum((many * self.size(name) / self.size(self.main.name) for name, many in gone.items()), 0.0)
 
     @property
     def parameters(self) -> int:

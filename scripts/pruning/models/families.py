@@ -1,8 +1,9 @@
 """Model families: what each calls the parts that are measured and cut. A new one is a line of FAMILIES.
 
-Only these are accepted, each proven on a tiny random model (tests/unit/test_families.py): that the cross-entropy is the
-model's own, that a compact model is the masked one, and that it can be saved and loaded. What a family does to its
-logits (Gemma 2's soft cap, Granite's and Cohere's scale) is in its own forward pass, which is what is called.
+Only these are accepted, each proven on a tiny random model (tests/unit/test_families.py, test_experts.py): that the
+cross-entropy is the model's own, that a compact model is the masked one, and that it can be saved and loaded. What a
+family does to its logits (Gemma 2's soft cap, Granite's and Cohere's scale), and to its router's, is in its own forward
+pass, which is what is called.
 """
 
 from __future__ import annotations
@@ -18,6 +19,21 @@ from pruning.core.files import REPLACE, read_object
 if TYPE_CHECKING:
     import torch
     from torch import nn  # slow, and unneeded for names
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """An FFN that is a mixture of experts. In transformers' class it has `experts`, all of which are in one parameter
+    (`gate_up_proj`, `down_proj`, [experts, …, …]), and a router; on disk an expert may have tensors of its own."""
+
+    router: str = "gate"
+    """The module with a row an expert, from the FFN."""
+    stored: str = "mlp"
+    """What the FFN is called on disk."""
+    matrices: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    """An expert's gate, up and down on disk, where it has tensors of its own."""
+    interleaved: bool = False
+    """Whether the parameters are transposed, and gate's and up's columns alternate."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,13 @@ class Family:
     """Whether what attention and FFN put out is normalised before it is added to the residual stream."""
     hybrid: bool = False
     """Whether some layers have something else (a convolution, linear attention) in the place of attention."""
+    mixture: Mixture | None = None
+    """Of a family whose FFNs are mixtures of experts: `gate_up` and `down` are then of no meaning."""
+
+    @property
+    def main(self) -> str:
+        """The structure in which sparsity is counted (models/structures/): a mixture's experts, or FFN neurons."""
+        return "experts" if self.mixture else "ffn"
 
 
 FAMILIES: dict[str, Family] = {
@@ -60,13 +83,26 @@ FAMILIES: dict[str, Family] = {
         qkv=(),
         hybrid=True,
     ),
+    **dict.fromkeys(("qwen2_moe", "qwen3_moe", "olmoe"), Family(qkv=(), mixture=Mixture())),
+    "mixtral": Family(qkv=(), mixture=Mixture(stored="block_sparse_moe", matrices=("w1", "w3", "w2"))),
+    "gpt_oss": Family(qkv=(), mixture=Mixture(router="router", interleaved=True)),
 }
+MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
+DENSE = tuple(name for name in FAMILIES if name not in MIXTURES)
 
 UNGATED = "an FFN is a layer of its own, and has no gate (up_proj and down_proj alone)"
 SCALED = "its FFN multiplies gate and output by numbers of its config.json (mlp_multipliers)"
 MISSING = {"nemotron_h": UNGATED, "falcon_h1": SCALED, "jamba": "some of its layers are mixtures of experts"}
 """Hybrids that are refused, and why."""
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # keys of a config.json
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""Keys of config.json: how many experts every layer has; transformers knows the first two for one another."""
+EXPERT_WIDTHS = ("moe_intermediate_size", "intermediate_size")
+"""Keys of which the first that is there says how many neurons an expert has."""
+EXPERT_MULTIPLE = 8
+"""Of which their number must be a multiple: rows of 16 bytes, in 16-bit types, are what torch's grouped products take,
+by which transformers computes experts."""
+TOP_K = "num_experts_per_tok"
+"""The key that says to how many of them a token is sent."""
 
 WIDTHS, GROUPS, DOWN_BIAS = "ffn_widths", "kv_groups", "ffn_down_bias"
 """Keys of config.json that are ours: each layer's FFN neurons, its key-value groups, and whether down projections have
@@ -85,7 +121,7 @@ def read_config(directory: Path) -> dict[str, Any]:
             raise InputError(f"{path}: {key}: {str(config[key])[:80]} is not {what}; {REPLACE}")
 
     expect("model_type", "a name", isinstance(config.get("model_type"), str))
-    for key in SIZES if config.get("model_type") in FAMILIES else ():
+    for key in (*SIZES, *EXPERTS, TOP_K) if config.get("model_type") in FAMILIES else ():
         expect(key, "a whole number from 1 to 2147483647", _counts([config.get(key)], 1, 2**31 - 1))
     for key, whole in ((WIDTHS, "intermediate_size"), (GROUPS, "num_key_value_heads")):
         layers, most, found = config.get("num_hidden_layers"), config.get(whole), config.get(key)
@@ -103,10 +139,12 @@ def family_of(config: Mapping[str, Any], source: object) -> Family:
     """The family of a config.json. Raises InputError, naming `source`, where there is none for it."""
     kind = config.get("model_type")
     if kind in FAMILIES:
+        if FAMILIES[kind].mixture:
+            _check_mixture(config, source)
         return FAMILIES[kind]
     reason = "it is no decoder with one gated FFN in every layer, or not yet tried"
     if any(config.get(key) for key in EXPERTS):
-        reason = "it is a mixture of experts"
+        reason = "it is a mixture of experts of a kind not yet tried"
     if kind in MISSING:
         reason = f"it is a hybrid of which {MISSING[kind]}"
     if config.get("is_encoder_decoder"):
@@ -115,6 +153,36 @@ def family_of(config: Mapping[str, Any], source: object) -> Family:
         f"{source}: model type {kind!r} cannot be pruned: {reason}; supported: {', '.join(sorted(FAMILIES))} "
         "(scripts/pruning/models/families.py)"
     )
+
+
+def _check_mixture(config: Mapping[str, Any], source: object) -> None:
+    """Raise InputError, naming `source`, for a mixture whose layers differ, or whose experts are quantised."""
+    kind, stored = config["model_type"], config.get("quantization_config")
+    if stored:
+        method = stored.get("quant_method", "unknown") if isinstance(stored, Mapping) else stored
+        raise InputError(
+            f"{source}: {kind} model with quantised experts (quantization_config: {method}), which cannot be pruned: "
+            "give the model in bfloat16"
+        )
+    dense = {key: own for key in ("mlp_only_layers", "first_k_dense_replace") if (own := config.get(key))}
+    if (step := config.get("decoder_sparse_step", 1)) != 1:
+        dense["decoder_sparse_step"] = step
+    if dense:
+        said = ", ".join(f"{key}: {own}" for key, own in dense.items())
+        raise InputError(f"{source}: {kind} model with experts in some layers alone ({said}), which is not supported")
+    if not any(config.get(key) for key in EXPERTS[:2]) or not config.get(TOP_K):
+        raise InputError(
+            f"{source}: {kind} model whose config.json does not say {' or '.join(EXPERTS[:2])}, or {TOP_K}"
+        )
+
+
+def check_routed(experts: int, routed: int, left: int) -> None:
+    """Raise InputError if of so many experts a layer fewer are left than each token is sent to."""
+    if left < routed:
+        raise InputError(
+            f"experts: of {experts} in every layer {left} would stay, fewer than the {routed} that each token is sent "
+            f"to ({TOP_K}): remove at most {100 * (experts - routed) // experts}%"
+        )
 
 
 def has_plain_residual(config: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from pruning.models import structures
+from pruning.models.families import EXPERTS
 from pruning.models.structures import ffn
 
 
@@ -40,3 +41,9 @@ def configure(model: nn.Module, made: Mapping[str, Any]) -> None:
             setattr(model.config, key, made[key])
         elif hasattr(model.config, key):
             delattr(model.config, key)
+    for key in EXPERTS:
+        if key in made:
+            setattr(model.config, key, made[key])
+            model.num_experts = made[key]  # which the router's loss is divided by
+    if "moe_intermediate_size" in made:
+        model.config.moe_intermediate_size = made["moe_intermediate_size"]

@@ -1,6 +1,7 @@
 """The one loader: dense, uniform and non-uniform models, on CPU, one GPU or several."""
 
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     sources.refuse_adapter(directory)
     artifacts.check_model(directory)
+    scratch = tempfile.TemporaryDirectory(prefix="layers-") if device_map else None
     if device_map is None:
         check_memory(directory, dtype, device)
         device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device
@@ -42,9 +44,11 @@ def load(
         config=stock_config(directory),
         dtype=getattr(torch, dtype),
         device_map=device_map,
+        offload_folder=scratch and scratch.name,  # of matrices that are stored otherwise than they are computed with
         use_safetensors=True,
         **complete.LOADING,
     )
+    model.scratch = scratch  # which is removed with the model
     complete.refuse(directory, found)
     if adapter is not None:
         model = merged(model, adapter)

@@ -37,7 +37,7 @@ class Observation(Pass):
         keep: Mapping[int, list[int]] | None = None,
         objectives: Sequence[str] = ("energy",),
     ):
-        super().__init__(model, objectives)
+        super().__init__(model, objectives, "ffn")
         self.vocabulary, self.layer, self.keep = vocabulary, layer, keep or {}
         self.sums: list[dict[str, Tensor]] = [{} for _ in self.layers]  # [classes, n]
         self.tokens = torch.zeros(len(TOKEN_CLASSES), dtype=torch.float64)
@@ -49,13 +49,13 @@ class Observation(Pass):
         self.tokens += one_hot.sum((0, 1))
         self.one_hot = one_hot.transpose(1, 2).float()  # [B, classes, T]
 
-    def take_activation(self, index: int, a: Tensor, counted: Tensor) -> None:
+    def take_activation(self, index: int, a: Tensor, counted: Tensor, routed: None) -> None:
         if index == self.layer:
             self._keep(a)
         a = counted_only(a, counted)
         self._add(index, {"act_abs_sum": a.abs(), "act_sq_sum": a.square()})
 
-    def take_gradient(self, index: int, a: Tensor, g: Tensor) -> None:
+    def take_gradient(self, index: int, a: Tensor, g: Tensor, counted: Tensor, routed: None) -> None:
         self._add(index, {f"{self.objective}_abs_sum": (a.float() * g).abs()})
 
     def _add(self, index: int, measures: Mapping[str, Tensor]) -> None:

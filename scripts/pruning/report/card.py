@@ -18,9 +18,9 @@ base_model: {{ source.repo }}
 # {{ name }}
 
 A structurally pruned model: {{ variant.sparsity }}% of {% if others -%}
-the parameters of its feed-forward layers are removed, in neurons and in {{ others | join(" and ") }}
+the parameters of its feed-forward layers are removed, in {{ counted }} and in {{ others | join(" and ") }}
 {%- else -%}
-the neurons of its feed-forward layers are removed
+the {{ counted }} of its feed-forward layers are removed
 {%- endif %}.{% if note %} Base: {{ note }}.{% endif +%}
 
 | | |
@@ -28,9 +28,9 @@ the neurons of its feed-forward layers are removed
 | base model | {{ source | origin }} |
 | licence | the base model's |
 | method | `{{ variant.method }}` ({{ method | described }}) |
-| neurons of its FFNs removed | {{ "{:.1%}".format(made.achieved_sparsity) }} (asked: {{ variant.sparsity }}%) |
+| {{ counted }} of its FFNs removed | {{ "{:.1%}".format(made.achieved_sparsity) }} (asked: {{ variant.sparsity }}%) |
 | parameters | {{ "{:,} of {:,}".format(made.parameters_kept, made.parameters) }} |
-| FFN widths | {{ made.widths | widths }} |
+| {{ "FFN widths" if counted == "neurons" else counted }} | {{ made.widths | widths }} |
 {% for title, units in others.items() %}
 | {{ title }} | {{ units | widths }} |
 {% endfor %}
@@ -106,7 +106,14 @@ def card(
 ) -> str:
     """Markdown. others: title -> units of each layer, of structures that are cut beside FFN neurons. results: `title`,
     `metric`, `dense` and `pruned`, each a measure (comparison.measure) or None."""
-    told = {"made": manifest, "others": others, "results": results, "checks": checks, "tokens": tokens}
+    told = {
+        "made": manifest,
+        "counted": manifest.get("counted", "neurons"),
+        "others": others,
+        "results": results,
+        "checks": checks,
+        "tokens": tokens,
+    }
     return _rendered(CARD, **settings, **told, own_code=own_code)
 
 

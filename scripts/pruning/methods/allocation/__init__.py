@@ -3,6 +3,8 @@
 Schemes return wishes, neurons of each layer; a scheme that cuts other structures as well names all in `STRUCTURES` and
 returns such an array of each. `SEARCH` names what of methods/sensitivity.py it is made of, if anything.
 
+With `WITHIN` other units are ranked within the unit of the main structure that they belong to, as many in each.
+
 `finish` turns wishes of neurons into whole numbers that respect `round_to` and `min_keep` (with `drop_layers` there is
 no least width), the same way for all, and add up to what the wishes do. Within a layer the best-scored units stay, ties
 going to the lower index, so masks at growing sparsity are nested as long as a scheme's widths shrink (with `round_to`
@@ -24,6 +26,7 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import masks as masks_of
 from pruning.methods.masks import NEURONS
+from pruning.models.families import check_routed
 
 LEVELS = 16
 """Widths of a layer that are measured where a scheme asks for it: sixteenths, and the least."""
@@ -50,6 +53,8 @@ class Problem:
     measured: pd.DataFrame | None = None  # what cuts cost (methods/sensitivity.py), for schemes that have SEARCH
     latencies: pd.DataFrame | None = None  # methods/latency_table.py, for schemes whose option `per` asks for it
     others: Mapping[str, Others] = field(default_factory=dict)  # by structure, for schemes with STRUCTURES
+    main: str = NEURONS  # the structure that `scores` and `sparsity` are of: neurons, or experts
+    routed: int = 0  # experts that a token is sent to, which a mixture keeps at least
     removed: float = 0.0  # of others, in earlier iterations, as neurons of as many parameters
 
     @property
@@ -69,11 +74,12 @@ def problem_of(
     calibration's layers, None where no scheme looks at them; manifest of the model that is pruned; `min_keep`, None
     where layers may be dropped; what cuts cost and how fast models are, where the scheme asks for it."""
     original = np.array(base["original"]["widths"])
-    values = masks_of.by_layer(masks_of.of(scores, NEURONS), "score", len(original))
+    main, *beside = masks_of.structures_of(scores)
+    values = masks_of.by_layer(masks_of.of(scores, main), "score", len(original))
     others = {}
-    for name in masks_of.structures_of(scores)[1:]:
+    for name in beside:
         rows = masks_of.of(scores, name)
-        worth = rows["parameters"].iloc[0] / masks_of.of(scores, NEURONS)["parameters"].iloc[0]
+        worth = rows["parameters"].iloc[0] / masks_of.of(scores, main)["parameters"].iloc[0]
         others[name] = Others(masks_of.by_layer(rows, "score"), worth, 0 if min_keep is None else 1)
     per_layer = None if layers is None else layers.sort_values("layer")
     return Problem(
@@ -81,10 +87,12 @@ def problem_of(
         original=original,
         sparsity=0,
         importance=None if layers is None else (per_layer["angular_sum"] / per_layer["n_tokens"]).to_numpy(),
-        floor=least(original, [len(own) for own in values], min_keep),
+        floor=np.maximum(least(original, [len(own) for own in values], min_keep), base.get("experts_per_token", 0)),
         measured=measured,
         latencies=latencies,
         others=others,
+        main=main,
+        routed=base.get("experts_per_token", 0),
         removed=base.get("groups_removed", 0.0),
     )
 
@@ -118,7 +126,7 @@ def search_of(scheme: str) -> str | None:
 
 
 def structures_of(scheme: str) -> tuple[str, ...]:
-    """Return the structures that a scheme cuts, neurons first."""
+    """Return the structures that a scheme cuts, the main one first, which is `ffn` for mixtures of experts as well."""
     return getattr(plugin(scheme), "STRUCTURES", (NEURONS,))
 
 
@@ -135,8 +143,8 @@ def units(problem: Problem, sparsity: float, method: Mapping[str, Any]) -> dict[
     floor = permitted(problem.floor, problem.sizes, method["round_to"])
     own = replace(problem, sparsity=left if problem.removed else sparsity, floor=floor)
     wishes = plugin(method["allocate"]).widths(own, **method["options"])
-    wishes = wishes if isinstance(wishes, Mapping) else {NEURONS: wishes}
-    return {**wishes, NEURONS: finish(wishes[NEURONS], own, method["round_to"])}
+    wishes = wishes if isinstance(wishes, Mapping) else {problem.main: wishes}
+    return {**wishes, problem.main: finish(wishes[problem.main], own, method["round_to"])}
 
 
 def mask(
@@ -144,24 +152,30 @@ def mask(
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return a row per unit (of several structures `structure`; `layer`, `unit`, `keep`), and what `units` does.
 
-    frame: the scores of which the problem is. Raises InputError as `masks` does."""
+    frame: the scores of which the problem is. Raises InputError as `masks` does, and where a mixture would keep fewer
+    experts than a token is sent to."""
+    if problem.routed and len(structures_of(method["allocate"])) == 1:
+        check_routed(int(problem.original[0]), problem.routed, int(kept(problem.original, sparsity)[0]))
     found, frames = units(problem, sparsity, method), []
     for structure, counts in found.items():
-        scored = problem.scores if structure == NEURONS else problem.others[structure].scores
-        keep = np.concatenate(masks(scored, counts))
+        scored, blocks = problem.scores, [1] * len(counts)
+        if structure != problem.main:
+            scored = problem.others[structure].scores
+            blocks = problem.sizes if hasattr(plugin(method["allocate"]), "WITHIN") else blocks
+        keep = np.concatenate(masks(scored, counts, blocks))
         frames.append(masks_of.of(frame, structure).assign(keep=keep))
-    columns = [*(["structure"] if len(found) > 1 else []), "layer", "unit", "keep"]
+    columns = [*(["structure"] if {*found} != {NEURONS} else []), "layer", "unit", "keep"]
     return pd.concat(frames, ignore_index=True)[columns], found
 
 
 def achieved(problem: Problem, units: Mapping[str, np.ndarray]) -> float:
-    """Return the share of the FFN neurons that is removed; other units count as the neurons of as many parameters."""
+    """Return the share of the main structure's units that is removed; others count as those of as many parameters."""
     others = sum(
         (sum(map(len, own.scores)) - units[name].sum()) * own.worth
         for name, own in problem.others.items()
         if name in units
     )
-    removed = problem.original.sum() - units[NEURONS].sum() + problem.removed + others
+    removed = problem.original.sum() - units[problem.main].sum() + problem.removed + others
     return float(removed / problem.original.sum())
 
 
@@ -228,16 +242,19 @@ def ranking(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
 
 
-def masks(scores: Sequence[np.ndarray], widths: np.ndarray) -> list[np.ndarray]:
-    """keep[c] of each layer: True for its `width` best neurons. Raises InputError if none is kept in any layer."""
+def masks(scores: Sequence[np.ndarray], widths: np.ndarray, blocks: Sequence[int] | None = None) -> list[np.ndarray]:
+    """keep[c] of each layer: True for its `width` best neurons, of so many equal blocks as many each (None: one).
+
+    Raises InputError if none is kept in any layer."""
     if not np.any(widths):
         raise InputError(
             "drop_layers: of all layers no FFN neuron would stay, or no unit of another structure: ask for a lower "
             "sparsity or `round_to`, or leave `drop_layers` out"
         )
     keeps = []
-    for layer_scores, width in zip(scores, widths, strict=True):
-        keep = np.zeros(len(layer_scores), dtype=bool)
-        keep[ranking(layer_scores)[:width]] = True
-        keeps.append(keep)
+    for layer_scores, width, parts in zip(scores, widths, [1] * len(widths) if blocks is None else blocks, strict=True):
+        keep = np.zeros((parts, len(layer_scores) // parts), dtype=bool)
+        for own, values in zip(keep, layer_scores.reshape(keep.shape), strict=True):
+            own[ranking(values)[: width // parts]] = True
+        keeps.append(keep.flatten())
     return keeps

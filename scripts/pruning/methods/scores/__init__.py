@@ -7,8 +7,9 @@ the keyword arguments of its function are the options it takes. A score that nee
 `REQUIRES` names the kinds of artefacts that it is made of (requirements.py): at most one table, whose columns it has
 from `layer`, and matrices, which it has from `layer.read`; without it, ("statistics",). `CHANNELS = True` says that it
 scores other structures as well: it is called with the channels that they hand on in place of neurons, and gives a score
-a channel, of which a unit's is the sum, or a score a unit, of `layer.block` channels each. Planning reads these: what a
-file imports at its top is imported there.
+a channel, of which a unit's is the sum, or a score a unit, of `layer.block` channels each. Experts of mixtures are
+scored by all that are made of `statistics` alone, as the sum over an expert's neurons; `MIXTURES = True` says that a
+score is for experts only. Planning reads these: what a file imports at its top is imported there.
 
 Another package's score is an entry point of the group `pruning.scores`: a module like the files here, or a function
 with these attributes. A program hands over such a function itself.
@@ -57,7 +58,7 @@ class Layer:
     """A layer's matrices of a kind that the score REQUIRES, with the manifest's counts of tokens. Those of other
     structures' channels have the names of neurons'."""
     block: int = 1
-    """Neighbouring channels that can only be removed together: those of a key-value group."""
+    """Neighbouring channels that can only be removed together: those of a key-value group, or of an expert."""
 
     @property
     def size(self) -> int:
@@ -79,6 +80,8 @@ class Plugin(NamedTuple):
     """Kinds of artefacts, measured of neurons, that it is made of."""
     channels: bool
     """Whether it is a score of other structures as well."""
+    mixtures: bool
+    """Whether it is a score of experts alone."""
 
 
 def plugin(score: Score) -> Plugin:
@@ -94,7 +97,7 @@ def plugin(score: Score) -> Plugin:
         raise InputError(f"score {name!r}: its module has no function `score`")
     if unknown := sorted({*needed} - {*KINDS}):
         raise InputError(f"score {name!r}: REQUIRES names {', '.join(unknown)}; known: {', '.join(KINDS)}")
-    return Plugin(function, tuple(needed), getattr(found, "CHANNELS", False))
+    return Plugin(function, tuple(needed), getattr(found, "CHANNELS", False), getattr(found, "MIXTURES", False))
 
 
 def installed() -> dict[str, list[EntryPoint]]:

@@ -96,7 +96,7 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     checkpoint, config = Checkpoint(folder), AutoConfig.from_pretrained(folder)
     if structures.others(config.to_dict()):
         raise InputError(f"gguf: {folder}: {OTHERS}")
-    biased = any(part == "bias" for _, _, part in checkpoint.name_of)
+    biased = any(part == "bias" for _, _, part in checkpoint.names_of)
     writer, own = begun(folder, output, config, checkpoint.widths, biased)
     describe(writer, about, kind)
     number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == own.name)

@@ -1,17 +1,31 @@
 """Structures: what can be cut out of a model, one file each, with a subclass of `Structure` (base.py) and its instance.
 
 A structure's *units* are what scores rank and masks keep. To add one, add a file and name it in STRUCTURES; an
-allocation cuts it that names it in its own STRUCTURES.
+allocation cuts it that names it in its own STRUCTURES. One of them is a model's main one, in which sparsity is counted
+and which every mask has: FFN neurons, or the experts of a mixture (families.Family.main). Where plans are made, `ffn`
+stands for either.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pruning.models.families import DOWN_BIAS
-from pruning.models.structures import ffn, kv_groups
+from pruning.models.families import DOWN_BIAS, Family
+from pruning.models.structures import expert_neurons, experts, ffn, kv_groups
 from pruning.models.structures.base import Structure
 
-STRUCTURES: dict[str, Structure] = {each.STRUCTURE.name: each.STRUCTURE for each in (ffn, kv_groups)}
+STRUCTURES: dict[str, Structure] = {
+    each.STRUCTURE.name: each.STRUCTURE for each in (ffn, experts, expert_neurons, kv_groups)
+}
+
+
+def main(family: Family) -> Structure:
+    """Return the structure in which a family's sparsity is counted."""
+    return STRUCTURES[family.main]
+
+
+def of_model(names: Iterable[str], family: Family) -> list[str]:
+    """Return the structures that these stand for in models of a family."""
+    return [family.main if name == ffn.STRUCTURE.name else name for name in names]
 
 
 def listed(config: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -1,13 +1,15 @@
 """What a structure says of itself, and how its units are then cut, on disk and in memory: the same for all."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pruning.models import families
 from pruning.models.families import Family
@@ -76,6 +78,12 @@ class Structure:
         """Return the code that builds what config.json lists under `key`, in stock transformers."""
         raise NotImplementedError
 
+    def compact_config(self, config: Mapping[str, Any], units: Sequence[int]) -> dict[str, Any]:
+        """Return config.json of a model with so many units, one number per layer.
+
+        Raises InputError for numbers of which no model can be made."""
+        return {**config, self.key: list(units)}
+
     # What follows from that ------------------------------------------------------------------------------------------
 
     def listed(self, config: Mapping[str, Any]) -> list[int]:
@@ -100,6 +108,10 @@ class Structure:
         layer, module, kind = found
         axis, parts = modules[module]
         return None if axis and kind == "bias" else Place(layer, axis, parts)
+
+    def renamed(self, name: str, keeps: Sequence[np.ndarray], family: Family) -> str | None:
+        """Return what a tensor on disk is called once these units are cut; None: it is that of a removed one."""
+        return name
 
     def cut(
         self, name: str, tensor: Tensor, keeps: Sequence[np.ndarray], family: Family, pad_to: int | None = None
@@ -131,6 +143,30 @@ class Structure:
         self.check(model)
         family = families.of(model)
         return [layer.get_submodule(self.site(family)) for layer in families.decoder_layers(model)]
+
+    def channels(self, site: nn.Module) -> int:
+        """Return the channels that are measured at a site: of units whose outputs have several, as many for each."""
+        return site.in_features
+
+    def watch(
+        self, site: nn.Module, look: Callable[..., None], after: Callable[[Tensor, Any], None]
+    ) -> RemovableHandle:
+        """Let each forward pass through a site call look(a) with what the units put out, a [B, T, channels]. Return
+        what ends that."""
+        return site.register_forward_pre_hook(lambda _, args: look(args[0]))
+
+    @contextmanager
+    def silenced(self, model: nn.Module, keeps: Sequence[np.ndarray]) -> Iterator[None]:
+        """Have the dense model compute what it does without these units, by other means than cutting them."""
+        hooks = []
+        for site, keep in zip(self.sites(model), keeps, strict=True):
+            on = torch.tensor(np.repeat(keep, site.in_features // max(len(keep), 1)))
+            hooks.append(site.register_forward_pre_hook(lambda _, args, on=on: (args[0] * on.to(args[0]),)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def resize(self, model: nn.Module, units: Mapping[int, int]) -> None:
         """Leave these layers so many of their units, the first ones, in place."""

@@ -3,15 +3,15 @@
 Sparsity is counted in them, and compensations refit `down`: every mask has them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.core.errors import InputError
 from pruning.models import families
 from pruning.models.families import Family
-from pruning.models.structures.base import Structure
+from pruning.models.structures.base import Structure, parse
 
 CONFIG_KEY = "intermediate_size"
 WIDTHS = families.WIDTHS
@@ -27,6 +27,10 @@ class Neurons(Structure):
     title = "FFN neurons"
 
     def modules(self, family: Family) -> dict[str, tuple[int, int]]:
+        if family.mixture:
+            raise InputError(
+                "this is for FFN neurons, and the model is a mixture of experts: see docs/howto/experts.md"
+            )
         return {
             f"{family.ffn}.{module}": (int(held == ("down",)), len(held))
             for held, module in projections(family).items()
@@ -44,7 +48,7 @@ class Neurons(Structure):
 
     def check(self, model: nn.Module) -> None:
         """Raise InputError, naming what was looked for, if a layer has no gated FFN."""
-        family = families.of(model)
+        self.modules(family := families.of(model))
         for index, layer in enumerate(families.decoder_layers(model)):
             for name in projections(family).values():
                 if not isinstance(getattr(getattr(layer, family.ffn, None), name, None), nn.Linear):
@@ -54,6 +58,45 @@ class Neurons(Structure):
     def counts(self, model: nn.Module) -> list[int]:
         """Whatever config.json says: a model may have been cut in memory."""
         return [site.in_features for site in self.sites(model)]
+
+    def named(self, names: Sequence[str], family: Family) -> dict[tuple[int, str, str], list[str]]:
+        """Return (layer, projection, kind) -> the tensor that holds it, which may be another's as well."""
+        held = {f"{family.ffn}.{module}": held for held, module in projections(family).items()}
+        found = {name: part for name in names if (part := parse(name, family, tuple(held)))}
+        return {
+            (layer, projection, kind): [name]
+            for name, (layer, module, kind) in found.items()
+            for projection in held[module]
+        }
+
+    def whole_in(self, names: Sequence[str], config: Mapping[str, Any]) -> bool:
+        """Return whether the tensors that hold a projection of one layer are all that there must be."""
+        return True
+
+    def looked_for(self, family: Family) -> str:
+        """Return the tensors of every layer, in words."""
+        return f"{', '.join([*family.gate_up, family.down])} in {family.ffn} of every layer"
+
+    def compact_config(self, config: Mapping[str, Any], units: Sequence[int]) -> dict[str, Any]:
+        """Return config.json of a model with these widths, one per layer.
+
+        Equal widths make a stock config. Different ones are listed, beside the widest as the global one;
+        models/loading.py builds such models, and what models/remote_code.py writes."""
+        made = {**config, CONFIG_KEY: max(units)}
+        for key in (WIDTHS, "auto_map"):
+            made.pop(key, None)  # of a model that was pruned before
+        if len(set(units)) > 1:
+            made[WIDTHS] = list(units)
+        return made
+
+    def channels_of(self, names: Sequence[str], shape: Callable[[str], Sequence[int]], family: Family) -> int:
+        """Return a layer's neurons. names: of the tensor that holds `down`; shape: of a name."""
+        return shape(names[0])[1]
+
+    def matrix(self, tensors: Sequence[Tensor], projection: str, family: Family) -> Tensor:
+        """Return gate or up [n, d], or down [d, n], of the tensor that holds it."""
+        fused = ("gate", "up") if projection != "down" and len(family.gate_up) == 1 else (projection,)
+        return tensors[0].chunk(len(fused))[fused.index(projection)]
 
     def settle(self, layer: nn.Module, family: Family, units: int) -> None:
         ffn = layer.get_submodule(family.ffn)
@@ -74,19 +117,6 @@ def projections(family: Family) -> dict[tuple[str, ...], str]:
 def modules(layer: nn.Module, family: Family) -> dict[tuple[str, ...], nn.Linear]:
     """Return projections -> linear module, of one decoder layer."""
     return {held: layer.get_submodule(f"{family.ffn}.{name}") for held, name in projections(family).items()}
-
-
-def compact_config(config: Mapping[str, Any], widths: Sequence[int]) -> dict[str, Any]:
-    """Return config.json of a model with these widths, one per layer.
-
-    Equal widths make a stock config. Different ones are listed, beside the widest as the global one; models/loading.py
-    builds such models, and what models/remote_code.py writes."""
-    made = {**config, CONFIG_KEY: max(widths)}
-    for key in (WIDTHS, "auto_map"):
-        made.pop(key, None)  # of a model that was pruned before
-    if len(set(widths)) > 1:
-        made[WIDTHS] = list(widths)
-    return made
 
 
 def add_down_bias(model: nn.Module) -> None:

@@ -1,0 +1,82 @@
+"""What of a configuration is not for mixtures of experts, and what is for them alone, before any job."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pruning.config.schema import Config
+from pruning.core import names
+from pruning.core.errors import InputError
+from pruning.methods import allocation, scores
+from pruning.models.families import EXPERTS, TOP_K, check_routed, family_of, read_config
+
+NEURONS_INSIDE = "expert_neurons"
+
+
+def check(
+    config: Config,
+    model: str,
+    shape: Mapping[str, Any],
+    pruned: Iterable[tuple[str, int]],
+    methods: Iterable[str],
+    tunings: Iterable[str],
+) -> None:
+    """Raise InputError, naming the key, for a method, a sparsity or a tuning that is not for this model.
+
+    shape: the model's config.json. pruned: methods and sparsities of tables; methods: these, and others."""
+    mixture = family_of(shape, f"models.{model}").mixture
+    for name in sorted(methods):
+        place, method = f"methods.{name}", config.method(name)
+        if not mixture and scores.plugin(method.score).mixtures:
+            raise InputError(f"{place}.score: {method.score} is for mixtures of experts, and {model} is none")
+        if not mixture and NEURONS_INSIDE in allocation.structures_of(method.allocate):
+            raise InputError(f"{place}.allocate: {method.allocate} is for mixtures of experts, and {model} is none")
+        for key, why in unfit(method).items() if mixture else ():
+            raise InputError(f"{place}.{key}, and {model} is a mixture of experts: {why}")
+    if not mixture:
+        return
+    if (backend := config.models[model].backend) != "hf":
+        raise InputError(f"models.{model}.backend: {backend} has not been tried with mixtures of experts: use `hf`")
+    whole = next(shape[key] for key in EXPERTS if shape.get(key))
+    counted = config.models[model].source.kind != "pruned"  # of others, against what the first model had
+    for name, sparsity in sorted(pruned) if counted else ():
+        if config.method(name).allocate != "uniform":
+            continue
+        try:
+            check_routed(whole, shape[TOP_K], int(allocation.kept(whole, sparsity)))
+        except InputError as error:
+            raise InputError(f"{model}, {name} at {sparsity}%: {error}") from None
+    for tuning in sorted(tunings):
+        if own := sorted({*config.tunings[tuning].targets} & {*mixture.matrices, "gate_up_proj"}):
+            raise InputError(
+                f"tunings.{tuning}.targets: {own} are no linear modules in {model}, a mixture of experts: tune "
+                "attention, as q_proj, k_proj, v_proj and o_proj"
+            )
+
+
+def check_clock(config: Config, model: str) -> None:
+    """Raise InputError for a model that is not timed: a mixture of experts, where its config.json is there."""
+    source = config.models[model].source
+    folder = Path(source.path) if source.kind == "local" else Path(names.BASE.format(model=model)).parent
+    if (folder / "config.json").is_file() and family_of(read_config(folder), f"models.{model}").mixture:
+        raise InputError(
+            f"models.{model}: no times are measured of mixtures of experts: ask for no latency, speed, latency table "
+            "or budget of time of it"
+        )
+
+
+def unfit(method: Any) -> dict[str, str]:
+    """Return what of a method (config/methods.py) is not for mixtures: `key: value` -> what to do."""
+    found, needed = {}, scores.plugin(method.score).requires
+    if needed != ("statistics",):
+        can = ", ".join(name for name in scores.BUILT_IN if scores.plugin(name).requires == ("statistics",))
+        found[f"score: {method.score}"] = f"{' and '.join(needed)} are measured of FFN neurons alone; use one of {can}"
+    if method.allocate not in ("uniform", NEURONS_INSIDE):
+        found[f"allocate: {method.allocate}"] = f"every layer keeps as many; use `uniform` or `{NEURONS_INSIDE}`"
+    if method.compensate != "none":
+        found[f"compensate: {method.compensate}"] = "this refits for FFN neurons that are gone; use `none`"
+    if method.drop_layers:
+        found["drop_layers: true"] = f"every layer keeps {TOP_K} experts; leave it out"
+    if method.export == "pad":
+        found["export: pad"] = "the config of what is left is a stock one; use `exact`"
+    return found

@@ -1,0 +1,284 @@
+"""Experts of mixtures: an FFN of its own each, and a row of the router. A token is sent to the `num_experts_per_tok`
+that the router gives most; shared experts, which every token passes, stay.
+
+Taken together, a layer's experts are one wide FFN: its neurons' activations carry the router's weight, and are zero
+where a token is not sent to their expert. So it is measured, a channel a neuron, and the scores of FFN neurons hold as
+they are; that of an expert is the sum over its neurons.
+
+Every layer keeps as many, so that config.json stays a stock one with a smaller number of experts. How weights are
+renormalised is the family's own code, which sees a smaller router.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pruning.core.errors import InputError
+from pruning.models import families
+from pruning.models.families import EXPERTS, TOP_K, Family
+from pruning.models.structures.base import Place, Structure
+
+PROJECTIONS = ("gate", "up", "down")
+NUMBERED = re.compile(r"\.experts\.(\d{1,9})\.")
+
+
+class Part(NamedTuple):
+    """What a tensor is of a mixture."""
+
+    layer: int
+    expert: int | None
+    """None: it holds all of them, the first axis."""
+    projections: tuple[str, ...]
+    """None of the router."""
+    kind: str
+    """`weight` or `bias`."""
+
+
+class Routed(NamedTuple):
+    """Which token, and which expert, a row of activations is of: a token has a row for each of its experts."""
+
+    token: Tensor  # int64 [rows], in [samples, length] flattened
+    expert: Tensor  # int64 [rows], ascending
+    experts: int
+
+    def counts(self) -> list[int]:
+        """Return the rows of each expert; in a rehearsal, which has no values, all are the first's."""
+        if self.expert.is_meta:
+            return [len(self.expert), *[0] * (self.experts - 1)]
+        return torch.bincount(self.expert, minlength=self.experts).tolist()
+
+    def summed(self, values: Tensor, counted: Tensor) -> Tensor:
+        """Return sums over the counted tokens, bool [B, T], of each sample: values [rows, n] -> [B, experts * n]."""
+        samples, length = counted.shape
+        place = self.token // length * self.experts + self.expert
+        own = values * counted.flatten()[self.token].unsqueeze(1)
+        return own.new_zeros(samples * self.experts, own.shape[1]).index_add(0, place, own).reshape(samples, -1)
+
+
+class Experts(Structure):
+    """A mixture's experts. A stock model has as many in every layer."""
+
+    name = "experts"
+    key = "experts_kept"
+    title = "experts"
+
+    # What they are called ----------------------------------------------------------------------------------------
+
+    def modules(self, family: Family) -> dict[str, tuple[int, int]]:
+        if not family.mixture:
+            raise InputError("experts are cut out of mixtures of experts, which a model of this family is not")
+        return {f"{family.ffn}.experts": (0, 1), f"{family.ffn}.{family.mixture.router}": (0, 1)}
+
+    def site(self, family: Family) -> str:
+        return f"{family.ffn}.experts"
+
+    def whole(self, config: Mapping[str, Any]) -> int:
+        if not (found := [config[key] for key in EXPERTS if config.get(key)]):
+            raise InputError(f"{config.get('model_type')} model: no mixture of experts, so no {self.title} to cut")
+        return found[0]
+
+    def listed(self, config: Mapping[str, Any]) -> list[int]:
+        return []
+
+    def part(self, name: str, family: Family) -> Part | None:
+        """Return what a tensor of this name is, on disk or in memory; None for one of no expert and no router."""
+        if not family.mixture or not (found := pattern(family).match(name)):
+            return None
+        layer = int(found["layer"])
+        if found["expert"]:
+            projection = PROJECTIONS[family.mixture.matrices.index(found["matrix"])]
+            return Part(layer, int(found["expert"]), (projection,), "weight")
+        if found["all"]:
+            held = ("gate", "up") if found["all"] == "gate_up_proj" else ("down",)
+            return Part(layer, None, held, "bias" if found["bias"] else "weight")
+        return Part(layer, None, (), found["kind"])
+
+    def named(self, names: Sequence[str], family: Family) -> dict[tuple[int, str, str], list[str]]:
+        """Return (layer, projection, kind) -> names of the tensors that hold it, by expert."""
+        parts = sorted((part, name) for name in names if (part := self.part(name, family)) and part.expert is not None)
+        parts += [(part, name) for name in names if (part := self.part(name, family)) and part.expert is None]
+        made: dict[tuple[int, str, str], list[str]] = {}
+        for part, name in parts:
+            for projection in part.projections:
+                made.setdefault((part.layer, projection, part.kind), []).append(name)
+        return made
+
+    def whole_in(self, names: Sequence[str], config: Mapping[str, Any]) -> bool:
+        """Return whether the tensors that hold a projection of one layer are all that there must be."""
+        numbers = [int(found[1]) for name in names if (found := NUMBERED.search(name))]
+        return numbers == list(range(self.whole(config))) if numbers else len(names) == 1
+
+    def looked_for(self, family: Family) -> str:
+        """Return the tensors of every layer, in words."""
+        own = family.mixture
+        return f"{', '.join(own.matrices)} of every expert in {own.stored} of every layer (experts are numbered from 0)"
+
+    def place(self, name: str, family: Family) -> Place | None:
+        part = self.part(name, family)
+        return Place(part.layer, 0, 1) if part else None
+
+    def channels_of(self, names: Sequence[str], shape: Callable[[str], Sequence[int]], family: Family) -> int:
+        """Return the neurons of a layer's experts. names: of the tensors that hold `down`; shape: of a name."""
+        *several, rows, columns = shape(names[0])
+        return (several[0] if several else len(names)) * (rows if several and family.mixture.interleaved else columns)
+
+    def matrix(self, tensors: Sequence[Tensor], projection: str, family: Family) -> Tensor:
+        """Return gate or up [n, d], or down [d, n], of a layer's n neurons, the experts one after the other."""
+        if tensors[0].dim() == 2:  # one an expert
+            return torch.cat(list(tensors), int(projection == "down"))
+        [both], interleaved = tensors, family.mixture.interleaved
+        if interleaved:
+            both = both.mT  # [experts, outputs, inputs], as elsewhere
+        if projection == "down":
+            return both.transpose(0, 1).flatten(1)
+        at = PROJECTIONS.index(projection)
+        return (both[:, at::2] if interleaved else both.chunk(2, 1)[at]).flatten(0, 1)
+
+    # Cutting -----------------------------------------------------------------------------------------------------
+
+    def renamed(self, name: str, keeps: Sequence[np.ndarray], family: Family) -> str | None:
+        part = self.part(name, family)
+        if part is None or part.expert is None:
+            return name
+        keep = keeps[part.layer]
+        return renumbered(name, int(keep[: part.expert].sum())) if keep[part.expert] else None
+
+    def cut(
+        self, name: str, tensor: Tensor, keeps: Sequence[np.ndarray], family: Family, pad_to: int | None = None
+    ) -> Tensor:
+        part = self.part(name, family)
+        if part is None or part.expert is not None:
+            return tensor
+        kept = torch.from_numpy(np.flatnonzero(keeps[part.layer])).to(tensor.device)
+        return tensor.index_select(0, kept).contiguous()
+
+    def cut_shape(
+        self, name: str, shape: Sequence[int], units: Sequence[int], family: Family, config: Mapping[str, Any]
+    ) -> list[int]:
+        part = self.part(name, family)
+        if part is None or part.expert is not None and part.expert < units[part.layer]:
+            return list(shape)
+        return [units[part.layer] if part.expert is None else 0, *shape[1:]]
+
+    def shrink(
+        self, layer: nn.Module, index: int, keeps: Sequence[np.ndarray] | Mapping[int, np.ndarray], family: Family
+    ) -> None:
+        for place in self.modules(family):
+            module = layer.get_submodule(place)
+            for kind, parameter in list(module.named_parameters(recurse=False)):
+                kept = self.cut(f"{family.layers}.{index}.{place}.{kind}", parameter.data, keeps, family)
+                setattr(module, kind, nn.Parameter(kept, requires_grad=parameter.requires_grad))
+            module.num_experts = int(keeps[index].sum())
+
+    def compact_config(self, config: Mapping[str, Any], units: Sequence[int]) -> dict[str, Any]:
+        if len(set(units)) > 1:
+            raise InputError(
+                f"experts: layers keep {', '.join(map(str, units))}: transformers has as many in every layer: use "
+                "`allocate: uniform`"
+            )
+        families.check_routed(self.whole(config), config[TOP_K], units[0])
+        return {**config, **{key: units[0] for key in EXPERTS if config.get(key)}}
+
+    # Measuring ---------------------------------------------------------------------------------------------------
+
+    def counts(self, model: nn.Module) -> list[int]:
+        return [site.num_experts for site in self.sites(model)]
+
+    def channels(self, site: nn.Module) -> int:
+        *_, rows, columns = site.down_proj.shape
+        return site.num_experts * (rows if site.is_transposed else columns)
+
+    def watch(self, site: nn.Module, look: Callable[..., None], after: Callable[[Tensor, Any], None]) -> "Watched":
+        """Let each forward pass call look(a, routed) with the neurons' activations, times the router's weight, a
+        [rows, neurons of an expert], and after(out, routed) with what experts add to the FFN's output [rows, d]."""
+        return Watched(site, look, after)
+
+    @contextmanager
+    def silenced(self, model: nn.Module, keeps: Sequence[np.ndarray]) -> Iterator[None]:
+        family = families.of(model)
+        routers = [layer.get_submodule(list(self.modules(family))[1]) for layer in families.decoder_layers(model)]
+        with Unreachable({id(router.weight): torch.tensor(~own) for router, own in zip(routers, keeps, strict=True)}):
+            yield
+
+
+class Unreachable(TorchFunctionMode):
+    """While it is entered, products with these weights (by id) are -inf where it is said, bool [outputs]."""
+
+    def __init__(self, weights: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if function is nn.functional.linear and (gone := self.weights.get(id(args[1]))) is not None:
+            made = made.masked_fill(gone.to(made.device), -torch.inf)
+        return made
+
+
+class Watched:
+    """Experts that compute what they do expert by expert, and show it, until `remove`."""
+
+    def __init__(self, experts: nn.Module, look: Callable[..., None], after: Callable[[Tensor, Any], None]) -> None:
+        self.experts, self.look, self.after = experts, look, after
+        self.place = "_old_forward" if hasattr(experts, "_old_forward") else "forward"  # within accelerate's, if any
+        self.usual = vars(experts).get(self.place)
+        setattr(experts, self.place, self)
+
+    def remove(self) -> None:
+        delattr(self.experts, self.place)
+        if self.usual:
+            setattr(self.experts, self.place, self.usual)
+
+    def __call__(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """Return the FFN's output [tokens, d], of its input, and of each token's experts and their weights [tokens,
+        k]: as each family's own `forward`, of which this is the loop written out."""
+        own, order = self.experts, chosen.flatten().argsort(stable=True)
+        routed = Routed(order // chosen.shape[1], chosen.flatten()[order], own.num_experts)
+        counts, bias = routed.counts(), own.has_bias
+        made = [linear(own, "gate_up_proj", *each, bias) for each in by_expert(hidden[routed.token], counts)]
+        weight = weights.flatten()[order].unsqueeze(1)
+        a = (own._apply_gate(torch.cat(made)) * weight).to(hidden.dtype)
+        self.look(a, routed)
+        out = torch.cat([linear(own, "down_proj", *each, False) for each in by_expert(a, counts)])
+        if bias:
+            out = out + own.down_proj_bias[routed.expert] * weight
+        self.after(out, routed)
+        return torch.zeros_like(hidden).index_add(0, routed.token, out.to(hidden.dtype))
+
+
+def by_expert(rows: Tensor, counts: Sequence[int]) -> list[tuple[int, Tensor]]:
+    """Return (expert, its rows) of those that have some."""
+    return [(expert, own) for expert, own in enumerate(rows.split(counts)) if len(own)]
+
+
+def linear(experts: nn.Module, name: str, expert: int, rows: Tensor, biased: bool) -> Tensor:
+    weight = getattr(experts, name)[expert]
+    bias = getattr(experts, f"{name}_bias")[expert] if biased else None
+    return nn.functional.linear(rows, weight.mT if experts.is_transposed else weight, bias)
+
+
+@cache
+def pattern(family: Family) -> re.Pattern[str]:
+    own, last = family.mixture, family.layers.rpartition(".")[2]
+    matrices = "|".join(map(re.escape, own.matrices))
+    return re.compile(
+        rf"^.*\b{last}\.(?P<layer>\d{{1,9}})\.(?:{own.stored}|{family.ffn})\.(?:"
+        rf"experts\.(?P<expert>\d{{1,9}})\.(?P<matrix>{matrices})\.weight|"
+        rf"experts\.(?P<all>gate_up_proj|down_proj)(?P<bias>_bias)?|"
+        rf"{own.router}\.(?P<kind>weight|bias))$"
+    )
+
+
+def renumbered(name: str, expert: int) -> str:
+    """Return the name of the same tensor of another expert."""
+    return NUMBERED.sub(f".experts.{expert}.", name)
+
+
+STRUCTURE = Experts()

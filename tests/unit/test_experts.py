@@ -1,0 +1,547 @@
+"""Experts of mixtures, of every family: what is cut is what no token reaches; what is measured is what each family's
+own router, experts and loss do, written out here once more.
+"""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import silu
+from transformers import AutoModelForCausalLM
+
+import tiny
+from pruning import allocate, calibrate, score
+from pruning import compact as compacted
+from pruning.calibration import gradients, prepare
+from pruning.calibration.gradients import Calibration
+from pruning.core.errors import InputError
+from pruning.methods import allocation, scoring
+from pruning.methods.compact import Pruning
+from pruning.models import families, rehearsal
+from pruning.models.checkpoint import Checkpoint, Loaded
+from pruning.models.families import MIXTURES, family_of
+from pruning.models.loading import load
+from pruning.models.structures import STRUCTURES, experts, ffn
+
+TEXT = [3, 77, 250, 14, 9, 120, 33, 8, 201, 5, 66, 17]
+IDS = torch.tensor([TEXT, [0] * 5 + TEXT[:7]])  # the second is padded on the left
+REAL = torch.tensor([[1] * 12, [0] * 5 + [1] * 7])
+KEPT = [[1, 0, 1, 1, 0, 0], [0, 1, 0, 1, 1, 0]]
+LEAST = [[0, 0, 1, 0, 0, 1], [1, 0, 0, 0, 1, 0]]  # as many as a token is sent to
+CUTS = {"half": KEPT, "least": LEAST, "the last": [[1, 1, 1, 1, 1, 0]] * 2}
+
+of_mixtures = pytest.mark.parametrize("family", MIXTURES)
+
+
+def mask(rows) -> dict[str, list[np.ndarray]]:
+    return {"experts": [np.array(own, dtype=bool) for own in rows]}
+
+
+@torch.inference_mode()
+def logits(model) -> torch.Tensor:
+    return model(IDS, attention_mask=REAL).logits[REAL.bool()]
+
+
+def written(pruning: Pruning, folder: Path) -> Path:
+    folder.mkdir()
+    pruning.write(folder)
+    return folder
+
+
+def batch(*texts: list[int]) -> list[prepare.Batch]:
+    pairs = [(text, [True] * len(text)) for text in texts]
+    return prepare.micro_batches(pairs, len(pairs), pad=0, token_mask="all")
+
+
+# A plain reading of each family: what its FFN puts out, from tensors on disk -----------------------------------------
+
+
+def routed(family: str, scores: torch.Tensor, k: int, renormalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of one token's router scores [experts]: its experts, and their weights."""
+    if family == "gpt_oss":  # softmax of the best
+        best, chosen = scores.sort(descending=True)
+        return chosen[:k], torch.exp(best[:k] - best[0]) / torch.exp(best[:k] - best[0]).sum()
+    chances = torch.exp(scores - scores.max()) / torch.exp(scores - scores.max()).sum()
+    best, chosen = chances.sort(descending=True)
+    return chosen[:k], best[:k] / best[:k].sum() if renormalise or family == "mixtral" else best[:k]
+
+
+def expert(family: str, tensors: dict[str, torch.Tensor], layer: int, number: int, x: torch.Tensor):
+    """(what the neurons of an expert put out, its output), of one token's x [d]."""
+    if family == "gpt_oss":
+        own = {key: tensors[f"model.layers.{layer}.mlp.experts.{key}"][number] for key in GPT_OSS}
+        both = x @ own["gate_up_proj"] + own["gate_up_proj_bias"]
+        gate, up = both[::2].clamp(max=7.0), both[1::2].clamp(-7.0, 7.0)
+        a = (up + 1) * gate * torch.sigmoid(1.702 * gate)
+        return a, a @ own["down_proj"] + own["down_proj_bias"]
+    block, names = ("mlp", ("gate_proj", "up_proj", "down_proj"))
+    if family == "mixtral":
+        block, names = "block_sparse_moe", ("w1", "w3", "w2")
+    gate, up, down = (tensors[f"model.layers.{layer}.{block}.experts.{number}.{name}.weight"] for name in names)
+    a = silu(gate @ x) * (up @ x)
+    return a, down @ a
+
+
+GPT_OSS = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+
+
+def router(family: str, tensors: dict[str, torch.Tensor], layer: int, x: torch.Tensor) -> torch.Tensor:
+    place = {"gpt_oss": "mlp.router", "mixtral": "block_sparse_moe.gate"}.get(family, "mlp.gate")
+    bias = tensors.get(f"model.layers.{layer}.{place}.bias", torch.zeros(1))
+    return tensors[f"model.layers.{layer}.{place}.weight"] @ x + bias
+
+
+def shared(tensors: dict[str, torch.Tensor], layer: int, x: torch.Tensor) -> torch.Tensor | float:
+    """What Qwen2-MoE's shared expert adds."""
+    place = f"model.layers.{layer}.mlp.shared_expert"
+    if f"{place}.down_proj.weight" not in tensors:
+        return 0.0
+    gate, up, down = (tensors[f"{place}.{name}.weight"] for name in ("gate_proj", "up_proj", "down_proj"))
+    return torch.sigmoid(tensors[f"{place}_gate.weight"] @ x) * (down @ (silu(gate @ x) * (up @ x)))
+
+
+def ffns(model, ids: torch.Tensor = IDS[:1]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(input, output) of every layer's FFN, [tokens, d]."""
+    seen = []
+
+    def look(_, args, out) -> None:
+        seen.append((args[0][0], (out[0] if isinstance(out, tuple) else out).reshape(args[0].shape)[0]))
+
+    hooks = [layer.mlp.register_forward_hook(look) for layer in families.decoder_layers(model)]
+    with torch.inference_mode():
+        model(ids)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+# What is cut ---------------------------------------------------------------------------------------------------------
+
+
+@of_mixtures
+@pytest.mark.parametrize("cut", CUTS)
+def test_what_is_cut_is_what_no_token_reaches(tmp_path, family, cut):
+    keeps = mask(CUTS[cut])
+    pruning = Pruning(Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base")), keeps)
+    folder = written(pruning, tmp_path / "compact")
+    dense, in_memory = (load(pruning.base.directory, "float32", "cpu")[0] for _ in range(2))
+    whole = logits(dense)
+    with STRUCTURES["experts"].silenced(dense, keeps["experts"]):
+        silent = logits(dense)
+    assert (silent - whole).abs().max() > 1e-3 and torch.equal(logits(dense), whole)
+    pruning.apply(in_memory)
+    stock = AutoModelForCausalLM.from_pretrained(folder).eval()
+    stock.save_pretrained(tmp_path / "again")
+    ours, again = load(folder, "float32", "cpu")[0], AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
+    in_program = compacted(dense, frame(keeps))
+    for model in (ours, in_memory, stock, again, in_program):
+        for implementation in ("eager", "grouped_mm"):
+            model.set_experts_implementation(implementation)
+            torch.testing.assert_close(logits(model), silent, rtol=1e-5, atol=1e-5)
+    left = sum(CUTS[cut][0])
+    config = json.loads((folder / "config.json").read_text())
+    assert config.get("num_experts", config.get("num_local_experts")) == left and "auto_map" not in config
+    assert Checkpoint(folder).widths == [left] * 2 == STRUCTURES["experts"].counts(in_memory)
+    assert STRUCTURES["experts"].whole(in_program.config.to_dict()) == left
+    sizes = {sum(tensor.numel() for tensor in model.parameters()) for model in (ours, in_memory, in_program)}
+    assert sizes == {pruning.parameters()} == {Checkpoint(folder).parameters}
+    assert pruning.achieved([6, 6]) == pytest.approx(1 - left / 6)
+    assert pruning.base.parameters - pruning.parameters() == (6 - left) * 2 * pruning.base.size("experts")
+
+
+def frame(keeps) -> pd.DataFrame:
+    rows = [
+        {"structure": name, "layer": layer, "unit": unit, "keep": keep}
+        for name, layers in keeps.items()
+        for layer, own in enumerate(layers)
+        for unit, keep in enumerate(own)
+    ]
+    return pd.DataFrame(rows)
+
+
+@of_mixtures
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_the_router_of_what_is_left_is_the_familys_own(tmp_path, family, renormalise):
+    """Against a plain reading, token by token: top k of the rows that stay, renormalised or not."""
+    changes = {} if family in ("mixtral", "gpt_oss") else {"norm_topk_prob": renormalise}
+    model = tiny.of_family(family, **changes)
+    base = Checkpoint(tiny.save(model, tmp_path / "base"))
+    tensors = load_file(tmp_path / "base/model.safetensors")
+    folder = written(Pruning(base, mask(KEPT)), tmp_path / "compact")
+    for layer, (inputs, outputs) in enumerate(ffns(load(folder, "float32", "cpu")[0])):
+        stays = [number for number, keep in enumerate(KEPT[layer]) if keep]
+        for x, found in zip(inputs, outputs, strict=True):
+            chosen, weights = routed(family, router(family, tensors, layer, x)[stays], 2, renormalise)
+            parts = [w * expert(family, tensors, layer, stays[c], x)[1] for c, w in zip(chosen, weights, strict=True)]
+            torch.testing.assert_close(sum(parts) + shared(tensors, layer, x), found, rtol=1e-4, atol=1e-5)
+
+
+def test_shared_experts_and_all_else_stay_bit_for_bit(tmp_path):
+    base = Checkpoint(tiny.save(tiny.of_family("qwen2_moe"), tmp_path / "base"))
+    folder = written(Pruning(base, mask(KEPT)), tmp_path / "compact")
+    before, after = (load_file(path / "model.safetensors") for path in (base.directory, folder))
+    others = {name for name in before if ".experts." not in name and not name.endswith("mlp.gate.weight")}
+    assert sum("shared_expert" in name for name in others) == 8
+    assert all(torch.equal(before[name], after.pop(name)) for name in others)
+    for layer, own in enumerate(KEPT):
+        stays = np.flatnonzero(own)
+        place = f"model.layers.{layer}.mlp"
+        assert torch.equal(after.pop(f"{place}.gate.weight"), before[f"{place}.gate.weight"][stays])
+        for new, old in enumerate(stays):
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                mine = after.pop(f"{place}.experts.{new}.{name}.weight")
+                assert torch.equal(mine, before[f"{place}.experts.{old}.{name}.weight"])
+    assert not after
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_shards_and_fused_tensors_on_disk_are_the_same_model(tmp_path, family):
+    model = tiny.of_family(family)
+    expected = logits(compacted(model, frame(mask(KEPT))))
+    for name, options in {"shards": {"max_shard_size": "40KB"}, "fused": {"save_original_format": False}}.items():
+        model.save_pretrained(tmp_path / name, **options)
+        tiny.tokenizer().save_pretrained(tmp_path / name)
+        base = Checkpoint(tmp_path / name)
+        assert len(base.files) > 1 or any(name.endswith("experts.gate_up_proj") for name in base.names)
+        folder = written(Pruning(base, mask(KEPT)), tmp_path / f"{name}-compact")
+        torch.testing.assert_close(logits(load(folder, "float32", "cpu")[0]), expected, rtol=1e-5, atol=1e-5)
+
+
+@of_mixtures
+def test_weights_are_those_of_one_wide_ffn(tmp_path, family):
+    """Of all experts' neurons, one expert after the other; on disk and in memory."""
+    model = tiny.of_family(family)
+    base, tensors = Checkpoint(tiny.save(model, tmp_path)), load_file(tmp_path / "model.safetensors")
+    assert base.widths == [6, 6] and base.channels("experts") == [144, 144]
+    gate, up, down = (torch.from_numpy(base.matrix(1, name)) for name in ("gate", "up", "down"))
+    for name, whole in {"gate": gate, "up": up, "down": down}.items():
+        assert np.array_equal(Loaded(model).matrix(1, name), whole.numpy())
+    x = torch.randn(32)
+    for number in range(6):
+        own = slice(24 * number, 24 * number + 24)
+        a, out = expert(family, tensors, 1, number, x)
+        if family == "gpt_oss":
+            place = "model.layers.1.mlp.experts"
+            both = torch.stack([gate[own] @ x, up[own] @ x], 1).flatten()
+            wanted = x @ tensors[f"{place}.gate_up_proj"][number]
+            torch.testing.assert_close(both, wanted, rtol=1e-4, atol=1e-5)
+            out = out - tensors[f"{place}.down_proj_bias"][number]
+        else:
+            torch.testing.assert_close(silu(gate[own] @ x) * (up[own] @ x), a, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(down[:, own] @ a, out, rtol=1e-4, atol=1e-5)
+
+
+# Neurons inside experts ----------------------------------------------------------------------------------------------
+
+
+def neurons(*kept: int, seed: int = 0) -> dict[str, list[np.ndarray]]:
+    """A mask in which all experts stay, and of each so many neurons, others in each."""
+    rng = np.random.default_rng(seed)
+    own = [np.concatenate([np.isin(np.arange(24), rng.permutation(24)[:n]) for _ in range(6)]) for n in kept]
+    return {**mask([[1] * 6] * 2), "expert_neurons": own}
+
+
+@of_mixtures
+@pytest.mark.parametrize("left", [16, 8])
+def test_narrower_experts_are_those_whose_neurons_put_out_nothing(tmp_path, family, left):
+    keeps = neurons(left, left)
+    pruning = Pruning(Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base")), keeps)
+    folder = written(pruning, tmp_path / "compact")
+    dense, in_memory = (load(pruning.base.directory, "float32", "cpu")[0] for _ in range(2))
+    whole = logits(dense)
+    with STRUCTURES["expert_neurons"].silenced(dense, keeps["expert_neurons"]):
+        silent = logits(dense)
+    assert (silent - whole).abs().max() > 1e-3 and torch.equal(logits(dense), whole)
+    pruning.apply(in_memory)
+    stock = AutoModelForCausalLM.from_pretrained(folder).eval()
+    stock.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
+    in_program = compacted(dense, frame(keeps))
+    for model in (load(folder, "float32", "cpu")[0], in_memory, stock, again, in_program):
+        for implementation in ("eager", "grouped_mm"):
+            model.set_experts_implementation(implementation)
+            torch.testing.assert_close(logits(model), silent, rtol=1e-5, atol=1e-5)
+    assert Checkpoint(folder).widths == [6, 6] and Checkpoint(folder).channels("expert_neurons") == [6 * left] * 2
+    sizes = {sum(tensor.numel() for tensor in model.parameters()) for model in (in_memory, in_program)}
+    assert sizes == {pruning.parameters()} == {Checkpoint(folder).parameters}
+    worth = pruning.base.size("expert_neurons") / pruning.base.size("experts")
+    assert pruning.achieved([6, 6]) == pytest.approx((24 - left) * worth)
+    assert pruning.base.parameters - pruning.parameters() == (24 - left) * 12 * pruning.base.size("expert_neurons")
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "mixtral"])
+def test_what_of_an_expert_stays_is_bit_for_bit(tmp_path, family):
+    """On disk, tensor by tensor; Qwen2-MoE's shared expert is as wide as ever."""
+    keeps = neurons(8, 8)
+    base = Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base"))
+    folder = written(Pruning(base, keeps), tmp_path / "compact")
+    before, after = (load_file(path / "model.safetensors") for path in (base.directory, folder))
+    assert before.keys() == after.keys()
+    for name, own in before.items():
+        if found := re.search(r"layers\.(\d)\..*\.experts\.(\d)\.(\w+)", name):
+            layer, number, matrix = int(found[1]), int(found[2]), found[3]
+            stays = np.flatnonzero(keeps["expert_neurons"][layer][24 * number : 24 * number + 24])
+            own = own[:, stays] if matrix in ("down_proj", "w2") else own[stays]
+        assert torch.equal(own, after[name]), name
+
+
+def test_neurons_are_ranked_within_their_expert():
+    model = tiny.of_family("qwen3_moe")
+    statistics = calibrate(model, [torch.tensor([TEXT, TEXT[::-1]])])
+    for name in ("rku", "wanda", "random"):
+        scores = score(name, statistics, model, structures=("ffn", "expert_neurons"))
+        masked = allocate(scores, 0.5, "expert_neurons")
+        assert masked[masked["structure"] == "experts"]["keep"].all()
+        own = masked[masked["structure"] == "expert_neurons"]
+        ranked = scores[scores["structure"] == "expert_neurons"]
+        for layer in range(2):
+            keep = own[own["layer"] == layer]["keep"].to_numpy().reshape(6, 24)
+            values = ranked[ranked["layer"] == layer]["score"].to_numpy().reshape(6, 24)
+            assert (keep.sum(1) == 16).all()  # the nearest multiple of 8, half up
+            for mine, each in zip(keep, values, strict=True):
+                assert set(np.flatnonzero(mine)) == set(np.argsort(-each, kind="stable")[:16])
+        assert compacted(model, masked).config.moe_intermediate_size == 16
+
+
+def test_experts_of_different_widths_are_refused(tmp_path):
+    base = Checkpoint(tiny.save(tiny.of_family("olmoe"), tmp_path / "base"))
+    with pytest.raises(InputError, match="neurons of experts: layers keep 48, 96: transformers has as many in every"):
+        written(Pruning(base, neurons(8, 16)), tmp_path / "uneven")
+    with pytest.raises(InputError, match="neurons of experts: 7 of an expert stay: .* take multiples of 8"):
+        written(Pruning(base, neurons(7, 7)), tmp_path / "odd")
+    keeps = neurons(7, 7)
+    keeps["expert_neurons"][0][:24] = True
+    with pytest.raises(
+        InputError, match=r"neurons of experts: \[24, 7, 7, 7, 7, 7\] stay: every expert must keep as many"
+    ):
+        written(Pruning(base, keeps), tmp_path / "unequal")
+    with pytest.raises(InputError, match="experts are cut out of mixtures|no mixture of experts"):
+        score("wanda", calibrate(tiny.llama(), [IDS[:1]]), tiny.llama(), structures=("ffn", "expert_neurons"))
+
+
+# What is measured ----------------------------------------------------------------------------------------------------
+
+
+@of_mixtures
+def test_statistics_are_sums_over_the_tokens_that_reach_an_expert(tmp_path, family):
+    """By hand: of every token the experts that it is sent to, what their neurons put out, times the router's weight."""
+    model = tiny.of_family(family)
+    tiny.save(model, tmp_path)
+    tensors, renormalise = load_file(tmp_path / "model.safetensors"), family == "qwen3_moe"
+    found = gradients.statistics(model, batch(TEXT, TEXT[:7]), ())[0]
+    seen = [ffns(model, torch.tensor([text])) for text in (TEXT, TEXT[:7])]
+    for layer in range(2):
+        wanted = {key: np.zeros(144) for key in ("act_sum", "act_sq_sum", "routed_tokens", "routed_norm_sum")}
+        for x in [x for text in seen for x in text[layer][0]]:
+            chosen, weights = routed(family, router(family, tensors, layer, x), 2, renormalise)
+            for number, weight in zip(chosen.tolist(), weights, strict=True):
+                a, out = expert(family, tensors, layer, number, x)
+                own = slice(24 * number, 24 * number + 24)
+                wanted["act_sum"][own] += (weight * a).double().numpy()
+                wanted["act_sq_sum"][own] += (weight * a).double().square().numpy()
+                wanted["routed_tokens"][own] += 1
+                wanted["routed_norm_sum"][own] += (weight * out).double().norm().item()
+        rows = found[found["layer"] == layer]
+        assert rows["routed_tokens"].sum() == 24 * 2 * 19 and (rows["n_tokens"] == 19).all()
+        for key, values in wanted.items():
+            np.testing.assert_allclose(rows[key], values, rtol=2e-4, atol=1e-4 * np.abs(values).max())
+
+
+def test_reap_is_the_mean_over_the_tokens_of_an_expert_and_frequency_their_share(tmp_path):
+    model = tiny.of_family("qwen3_moe")
+    tiny.save(model, tmp_path)
+    tensors, texts = load_file(tmp_path / "model.safetensors"), [TEXT, TEXT[::-1], [*range(40, 60)]]
+    statistics = calibrate(model, [torch.tensor([text]) for text in texts], objectives=())
+    own = {name: score(name, statistics, model) for name in ("reap", "frequency")}
+    for layer in range(2):
+        norms: list[list[float]] = [[] for _ in range(6)]
+        for text in texts:
+            for x in ffns(model, torch.tensor([text]))[layer][0]:
+                chosen, weights = routed("qwen3_moe", router("qwen3_moe", tensors, layer, x), 2, True)
+                for number, weight in zip(chosen.tolist(), weights.tolist(), strict=True):
+                    norms[number].append(weight * expert("qwen3_moe", tensors, layer, number, x)[1].norm().item())
+        for name, wanted in {
+            "reap": [np.mean(own) for own in norms],
+            "frequency": [len(own) / sum(map(len, texts)) for own in norms],
+        }.items():
+            rows = own[name][own[name]["layer"] == layer]
+            assert (rows["structure"] == "experts").all() and rows["unit"].tolist() == [*range(6)]
+            np.testing.assert_allclose(rows["score"], wanted, rtol=1e-4)
+
+
+@of_mixtures
+def test_gradients_are_those_of_the_familys_own_loss(family):
+    """Σ_t a g of a neuron is the sum of w dL/dw over the column of down that it has: by autograd, of transformers' own
+    forward pass and loss."""
+    model, ids = tiny.of_family(family), torch.tensor([TEXT])
+    with Calibration(model, ["ce"]) as run:
+        run.run(batch(TEXT))
+    model.set_experts_implementation("eager")
+    downs = [site.down_proj.requires_grad_(True) for site in STRUCTURES["experts"].sites(model)]
+    own = torch.autograd.grad(model(ids, labels=ids).loss, downs)
+    for sums, down, gradient in zip(run.sums, downs, own, strict=True):
+        wanted = (down * gradient).detach().sum(2 if family == "gpt_oss" else 1).flatten().abs().double()
+        torch.testing.assert_close(sums["ce_net_abs_sum"], wanted, rtol=1e-3, atol=1e-5 * wanted.max().item())
+
+
+@of_mixtures
+def test_watching_changes_nothing_and_ends(family):
+    model = tiny.of_family(family)
+    before = logits(model)
+    run = Calibration(model, ["energy"])
+    with run, torch.enable_grad():
+        run.run(batch(TEXT))
+        run.batch = run.batch  # what is looked at next is of the same batch
+        during = model(torch.tensor([TEXT])).logits
+    torch.testing.assert_close(during[0].detach(), before[:12], rtol=1e-4, atol=1e-5)
+    assert torch.equal(logits(model), before)
+
+
+@of_mixtures
+def test_checkpoints_and_micro_batches_change_no_sum(family):
+    texts = [TEXT, TEXT[::-1], TEXT[3:]]
+    whole = gradients.statistics(tiny.of_family(family), batch(*texts), ("energy", "ce"))[0]
+    model = tiny.of_family(family)
+    gradients.checkpoint_gradients(model)
+    pieces = [piece for text in texts for piece in batch(text)]
+    for number, piece in enumerate(pieces):
+        pieces[number] = prepare.Batch(piece.samples + number, piece.ids, piece.counted, piece.objective)
+    again = gradients.statistics(model, pieces, ("energy", "ce"))[0]
+    pd.testing.assert_frame_equal(whole, again, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["utility", "wanda", "magnitude", "maw", "minitron", "fluctuation", "cfsp"])
+def test_scores_of_neurons_are_summed_over_an_expert(name):
+    """The score of the wide FFN's neurons, each on its own, in a table of neurons."""
+    model = tiny.of_family("qwen2_moe")
+    statistics = calibrate(model, [torch.tensor([TEXT, TEXT[::-1]])])
+    found = score(name, statistics, model)
+    base = Loaded(model)
+    settings = {"score": name, "options": {}, "normalise": "none", "shuffle": None}
+    plugin = scoring.scores.plugin(name)
+    for layer, rows in statistics.neurons.groupby("layer"):
+        columns = {column: own.to_numpy() for column, own in rows.items()}
+        weights = scoring.scores.Weights(partial(base.matrix, layer))
+        alone = plugin.score(scoring.scores.Layer(layer, columns, weights), **settings["options"])
+        wanted = alone.reshape(6, 24).sum(1)
+        np.testing.assert_allclose(found[found["layer"] == layer]["score"], wanted, rtol=1e-9)
+
+
+def test_masks_are_of_experts_as_many_in_every_layer():
+    model = tiny.of_family("olmoe")
+    statistics = calibrate(model, [torch.tensor([TEXT, TEXT[::-1]])])
+    for name in ("rku", "random", "frequency", "wanda"):
+        scores = score(name, statistics, model)
+        masked = allocate(scores, 0.5)
+        assert list(masked.columns) == ["structure", "layer", "unit", "keep"]
+        assert masked.groupby("layer")["keep"].sum().tolist() == [3, 3]
+        for layer, own in masked.groupby("layer"):
+            best = scores[scores["layer"] == layer].nlargest(3, "score")["unit"]
+            assert set(own[own["keep"]]["unit"]) == set(best)
+        small = compacted(model, masked)
+        assert small.config.num_experts == 3 and model.config.num_experts == 6
+
+
+@of_mixtures
+def test_memory_is_rehearsed(tmp_path, family):
+    """On tensors without data: every stage that runs the network, within a third of what the experts' tokens take."""
+    network = rehearsal.network(tiny.save(tiny.of_family(family), tmp_path), "float32")
+    settings = {"micro_batch": 2, "sequence_length": 16, "objectives": ["energy"], "gradient_checkpointing": False}
+    small = gradients.taken(network, settings).bytes
+    large = gradients.taken(network, settings | {"sequence_length": 64}).bytes
+    assert 0 < 3 * small < large < 6 * small
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+def test_more_experts_removed_than_leave_top_k(tmp_path):
+    base = Checkpoint(tiny.save(tiny.of_family("mixtral"), tmp_path / "base"))
+    pruning = Pruning(base, mask([[0, 0, 1, 0, 0, 0]] * 2))
+    said = (
+        "experts: of 6 in every layer 1 would stay, fewer than the 2 that each token is sent to .*: remove at most 66%"
+    )
+    with pytest.raises(InputError, match=said):
+        written(pruning, tmp_path / "out")
+    scores = pd.DataFrame({"structure": "experts", "layer": [0] * 6 + [1] * 6, "unit": [*range(6)] * 2, "score": 1.0})
+    base = {"original": {"widths": [6, 6]}, "experts_per_token": 2}
+    problem = allocation.problem_of(scores, None, base, 0.01)
+    method = {"allocate": "uniform", "options": {}, "round_to": 1}
+    assert allocation.units(problem, 99, method)["experts"].tolist() == [2, 2]  # as a budget looks for the least
+    with pytest.raises(InputError, match=said):
+        allocation.mask(scores, problem, 80, method)
+
+
+def test_layers_of_different_numbers_are_refused(tmp_path):
+    pruning = Pruning(Checkpoint(tiny.save(tiny.of_family("olmoe"), tmp_path / "base")), mask([KEPT[0], [1] * 6]))
+    with pytest.raises(InputError, match="layers keep 3, 6: transformers has as many in every layer: use `al"):
+        written(pruning, tmp_path / "out")
+
+
+def test_an_expert_that_no_token_reaches_has_no_mean():
+    model = tiny.of_family("qwen3_moe")
+    statistics = calibrate(model, [torch.tensor([[5, 5, 5]])], objectives=())
+    with pytest.raises(InputError, match=r"no calibration token is sent to expert [\d, ]+ of layer 0: .*raise `sam"):
+        score("reap", statistics, model)
+    assert (score("frequency", statistics, model)["score"] == 0).any()
+
+
+def test_dense_models_have_no_experts_to_score():
+    model = tiny.llama()
+    statistics = calibrate(model, [torch.tensor([TEXT])], objectives=())
+    with pytest.raises(InputError, match="'routed_tokens' was not measured"):
+        score("reap", statistics, model)
+
+
+@pytest.mark.parametrize("lost", ["experts.3.up_proj", "experts.5.down_proj", "mlp.gate"])
+def test_a_checkpoint_without_an_expert_is_refused(tmp_path, lost):
+    from pruning.models import complete
+
+    file = tiny.save(tiny.of_family("qwen3_moe"), tmp_path) / "model.safetensors"
+    save_file({name: own for name, own in load_file(file).items() if lost not in name}, file, {"format": "pt"})
+    with pytest.raises(
+        InputError, match="not a whole checkpoint: looked for gate_proj, up_proj, down_proj of every|gate"
+    ):
+        Checkpoint(tmp_path)
+        complete.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    {
+        "quantised": ({"quantization_config": {"quant_method": "mxfp4"}}, "quantised experts .*mxfp4.*in bfloat16"),
+        "some layers": ({"mlp_only_layers": [0]}, r"experts in some layers alone \(mlp_only_layers: \[0\]\)"),
+        "every other": ({"decoder_sparse_step": 2}, r"alone \(decoder_sparse_step: 2\)"),
+        "no number": ({"num_local_experts": None, "num_experts": None}, "does not say num_local_experts or num_exp"),
+    }.values(),
+)
+def test_other_mixtures_are_refused_by_name(changes, said):
+    config = tiny.of_family("qwen3_moe").config.to_dict() | changes
+    with pytest.raises(InputError, match=f"models.m: qwen3_moe model .*{said}"):
+        family_of(config, "models.m")
+
+
+def test_what_is_for_ffn_neurons_alone_says_so():
+    model = tiny.of_family("mixtral")
+    with pytest.raises(InputError, match="of a mixture of experts `statistics` are measured, not second_moments"):
+        calibrate(model, [torch.tensor([TEXT])], needs=["second_moments"])
+    with pytest.raises(InputError, match="FFN neurons, and the model is a mixture of experts"):
+        ffn.sites(model)
+
+
+def test_names_of_every_kind_are_read():
+    family = families.FAMILIES["mixtral"]
+    part = partial(experts.STRUCTURE.part, family=family)
+    assert part("model.layers.3.block_sparse_moe.experts.11.w2.weight") == (3, 11, ("down",), "weight")
+    assert part("model.layers.3.mlp.experts.gate_up_proj") == (3, None, ("gate", "up"), "weight")
+    assert part("model.layers.3.block_sparse_moe.gate.weight") == (3, None, (), "weight")
+    assert part("model.layers.3.self_attn.q_proj.weight") is None
+    assert re.search("shared", "mlp.shared_expert.gate_proj") and not experts.STRUCTURE.part(
+        "model.layers.0.mlp.shared_expert.gate_proj.weight", families.FAMILIES["qwen2_moe"]
+    )
