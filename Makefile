@@ -91,4 +91,10 @@ reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 
 promote-reasoner: env ## Make the newly trained model the embedded one
 	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
 
-.PHONY: help env env-test table1 paper test test-slurm estimate verify lint docs notebook release config reasoner promote-reasoner
+mixture: env ## Make a mixture of experts of the embedded model and train it, into results/mixture
+	@$(SNAKEMAKE) results/mixture
+
+promote-mixture: env ## Make the newly trained mixture the embedded one
+	@. $(BIN)/activate && python scripts/promote_reasoner.py results/mixture resources/tiny-mixture
+
+.PHONY: help env env-test table1 paper test test-slurm estimate verify lint docs notebook release config reasoner promote-reasoner mixture promote-mixture

@@ -27,7 +27,7 @@ import torch
 
 from pruning.calibration import footprint, gradients, output_gradients, prepare, second_moments
 from pruning.calibration.gradients import Calibration
-from pruning.command import work
+from pruning.command import cards, work
 from pruning.evaluation import perplexity, recovery
 from pruning.methods import refit
 from pruning.models import loading, rehearsal
@@ -140,7 +140,7 @@ def main(
     layers: Annotated[int | None, typer.Option(help="of a shape without weights")] = None,
     threads: int = 1,
     dtype: str = "float32",
-    share: float = work.CARDS["rtx4090"].share,
+    share: float = cards.CARDS["rtx4090"].share,
     stage: Annotated[str | None, typer.Option(help="one alone, in this process")] = None,
 ) -> None:
     if stage and not layers:

@@ -38,8 +38,16 @@ def calibration_settings(wildcards, exclude=(), **extra):
         exclude=["shards", *WHERE, "rounds", "probed", "gradient_samples", *exclude],
         dtype=CONFIG.models[wildcards.model].dtype,
         **text_format(calibration),
+        **offloaded(wildcards, exclude),
         **extra,
     )
+
+
+def offloaded(wildcards, exclude):
+    """Of a model whose layers stay on disk. A backward pass would hold all of them, if it did not compute them again."""
+    if not CONFIG.models[wildcards.model].offload:
+        return {}
+    return {"offload": True} | ({} if "gradient_checkpointing" in exclude else {"gradient_checkpointing": True})
 
 
 def observation_settings(wildcards):

@@ -4,12 +4,20 @@ Datasets, generated or fetched once, so that no other job needs internet; and te
 INPUT
     a local JSON Lines file, the hub, or reasoning-gym's templates, as the config says
     results/{model}/eval/dense/{task}.samples.parquet       for the model's own answers
+    results/{model}/eval/{calib}/{method}/{sparsity}/{task}.samples.parquet     for a pruned model's
 OUTPUT
     results/data/{dataset}/{split}.parquet      one row per record, in the fields of the hub's copy
     results/{model}/answers/{task}.parquet      one row per question that the dense model answered right: item, prompt, completion
+    results/{model}/answers/{calib}/{method}/{sparsity}/{task}.parquet      likewise, all answers of a pruned model
 """
 
-WHERE = ("dataset", "split", "answers", "completion")  # settings of a text: `text_file` and `text_format` say them
+WHERE = (
+    "dataset",
+    "split",
+    "answers",
+    "answered_by",
+    "completion",
+)  # settings of a text: `text_file` and `text_format` say them
 
 
 def text_file(user, model):
@@ -67,14 +75,23 @@ rule fetch_dataset:
         on_cpu("--split {wildcards.split} --output {output:q}")
 
 
-rule own_answers:
-    """What the dense model itself answered, where it is right."""
-    input:
-        samples=names.DENSE.samples("{model}", "{task}"),
-        code=code("own_answers"),
-    output:
-        names.ANSWERS,
-    params:
-        settings=lambda w: settings(None, task=w.task, metric=CONFIG.tasks[w.task].metrics[0]),
-    shell:
-        on_cpu("--samples {input.samples:q} --output {output:q}")
+ANSWERED = {  # rule: (whose answers, file, which of them)
+    "own_answers": (names.DENSE, names.ANSWERS, {}),
+    "answers_of_pruned": (Variant("{calib}", "{method}", "{sparsity}"), names.ANSWERS_OF_PRUNED, {"which": "all"}),
+}
+
+for name, (variant, path, which) in ANSWERED.items():
+
+    rule:
+        """What a model itself answered."""
+        name:
+            name
+        input:
+            samples=variant.samples("{model}", "{task}"),
+            code=code("own_answers"),
+        output:
+            path,
+        params:
+            settings=lambda w, which=which: settings(None, task=w.task, metric=CONFIG.tasks[w.task].metrics[0], **which),
+        shell:
+            on_cpu("--samples {input.samples:q} --output {output:q}")

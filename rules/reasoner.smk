@@ -1,10 +1,13 @@
 """
-The embedded model's training: a target of its own (`make reasoner`), never part of a table.
+The embedded models' training: targets of their own (`make reasoner`, `make mixture`), never part of a table.
 
-`make promote-reasoner` copies a finished one to resources/, which is only ever an input.
+`make promote-reasoner` and `make promote-mixture` copy a finished one to resources/, which is only ever an input.
 
+INPUT
+    resources/tiny-reasoner/        the embedded model, of which the mixture of experts is made
 OUTPUT
-    results/reasoner/       model, tokenizer, README.md (model card), recipe.json, training_log.csv
+    results/reasoner/               model, tokenizer, README.md (model card), recipe.json, training_log.csv
+    results/mixture/                the same of the mixture
 """
 
 if CONFIG.reasoner:
@@ -19,6 +22,20 @@ if CONFIG.reasoner:
         resources:
             mem_mb=grown(4000),
         params:
-            settings=settings(CONFIG.reasoner),
+            settings=settings(CONFIG.reasoner, exclude=["mixture"]),
+            dense=[],
         shell:
-            on_cpu("--output {output:q} --threads {threads}")
+            on_cpu("{params.dense:q} --output {output:q} --threads {threads}")
+
+
+if CONFIG.reasoner and CONFIG.reasoner.mixture:
+
+    use rule train_reasoner as train_mixture with:
+        input:
+            dense=f"{names.own(names.EMBEDDED)}/model.safetensors",
+            code=code("train_reasoner"),
+        output:
+            directory(names.MIXTURE),
+        params:
+            settings=settings(CONFIG.reasoner),
+            dense=f"--dense={names.own(names.EMBEDDED)}",

@@ -4,7 +4,8 @@ LoRA recovery of compact models, by one of `tunings` in the config; rules/evalua
 INPUT
     results/{model}/compact/{calib}/{method}/{sparsity}/            the pruned model
     results/data/{dataset}/{split}.parquet                          tuning text, or
-    results/{model}/answers/{task}.parquet                          the dense model's own answers
+    results/{model}/answers/{task}.parquet                          the dense model's own answers, or
+    results/{model}/answers/{calib}/{method}/{sparsity}/{task}.parquet      those of the pruned model
     results/{model}/base/manifest.json                              the dense model, only to distil from it; of a model
                                                                     pruned in rounds the first one
 OUTPUT
@@ -14,7 +15,10 @@ A killed training goes on from its last checkpoint, kept in a hidden file beside
 
 
 def tuning_data(wildcards):
-    return text_file(CONFIG.tunings[wildcards.tuning], wildcards.model)
+    tuning = CONFIG.tunings[wildcards.tuning]
+    if tuning.answered_by == "pruned":
+        return names.ANSWERS_OF_PRUNED.format(**wildcards, task=tuning.answers)
+    return text_file(tuning, wildcards.model)
 
 
 def tuning_settings(wildcards):

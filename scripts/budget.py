@@ -19,8 +19,10 @@ def budget(
     layers: Annotated[Path, typer.Option(help="layers.parquet of the calibration")],
     base: Annotated[Path, typer.Option(help="manifest.json of the model")],
     output: Annotated[Path, typer.Option(help="JSON")],
-    measured: Annotated[Path | None, typer.Option(help="what cuts cost, for allocations that ask for it")] = None,
-    latencies: Annotated[Path | None, typer.Option(help="latency table, for allocations that ask for it")] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="measured cost of removals, for allocations that need it")
+    ] = None,
+    latencies: Annotated[Path | None, typer.Option(help="latency table, for allocations that need it")] = None,
     threads: int = 1,
 ) -> None:
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,

@@ -18,7 +18,7 @@ def compact(
     manifest: Annotated[Path, typer.Option(help="manifest.json to write")],
     evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on, where it is")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="parquet of the calibration split, to cut the vocabulary by")
+        Path | None, typer.Option(help="parquet of the calibration split, to prune the vocabulary by")
     ] = None,
 ) -> None:
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from pruning.command import plan, work
+from pruning.command import cards, plan, work
 from pruning.command.config_file import whole
 from pruning.core.errors import InputError
 
@@ -24,7 +24,7 @@ def estimate(
     targets: Annotated[list[str] | None, typer.Argument(help="as for snakemake")] = None,
     configfile: Annotated[list[str] | None, typer.Option(help="as for snakemake")] = None,
     config: Annotated[list[str] | None, typer.Option(help="as for snakemake: KEY=VALUE; repeat")] = None,
-    card: Annotated[str, typer.Option(help=f"hours on which: {', '.join(work.CARDS)}")] = "rtx4090",
+    card: Annotated[str, typer.Option(help=f"hours on which: {', '.join(cards.CARDS)}")] = "rtx4090",
 ) -> None:
     warnings.simplefilter("ignore")  # transformers' own, about its own
     from rich.console import Console
@@ -32,15 +32,15 @@ def estimate(
     from snakemake.cli import parse_config
     from snakemake.common.configfile import load_configfile
 
-    if card not in work.CARDS:
-        raise InputError(f"--card {card}: known are {', '.join(work.CARDS)}")
+    if card not in cards.CARDS:
+        raise InputError(f"--card {card}: known are {', '.join(cards.CARDS)}")
     options = [*(["--configfile", *configfile] if configfile else []), *(["--config", *config] if config else [])]
     jobs = plan.planned([*(targets or ["paper"]), *options])
     if not jobs:
         print("Nothing to be done.")
         return
     settings = whole(*map(load_configfile, configfile or []), parse_config(config or []))
-    stages = plan.stages(work.Run(settings, work.CARDS[card]), jobs)
+    stages = plan.stages(work.Run(settings, cards.CARDS[card]), jobs)
     table = Table(title=f"{sum(stage.jobs for stage in stages):,} jobs")
     for column in ("stage", "jobs", "loads", "memory, GB", "written, GB", f"hours, {card}", "hours, here"):
         table.add_column(column, justify="left" if column == "stage" else "right")
@@ -55,7 +55,7 @@ def estimate(
     loads = sum(stage.loads for stage in stages)
     print(f"{loads:,} loads of a model; {known}{f'; {unknown} stages never ran here' if unknown else ''}")
     if on_card := sum(hours(stage.counted) for stage in stages):
-        share, reading = work.CARDS[card].share, work.READING / 1e9
+        share, reading = cards.CARDS[card].share, work.READING / 1e9
         print(f"{on_card:.1f} hours of a {card}, at {share:.0%} of its data sheet and {reading:.0f} GB/s to load")
 
 

@@ -20,7 +20,7 @@ def evaluate(
     manifest: Annotated[Path, typer.Option(help="its manifest.json")],
     source: Annotated[list[str], typer.Option(metavar="TASK=PATH", help="task YAML, or parquet of a text; repeat")],
     output: Annotated[Path, typer.Option(help="directory for {task}.json and {task}.samples.parquet")],
-    mask: Annotated[Path | None, typer.Option(help="what to cut out of the model, if it is the dense one")] = None,
+    mask: Annotated[Path | None, typer.Option(help="what to remove from the model, if it is the dense one")] = None,
     compensate: Annotated[str, typer.Option(help="scheme of the mask's method")] = "none",
     evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on")] = None,
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to put on the model")] = None,

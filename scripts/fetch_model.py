@@ -19,7 +19,7 @@ def fetch_model(
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge into it")] = None,
 ) -> None:
     from pruning.core import artifacts, chain, hub
-    from pruning.models import complete, sources
+    from pruning.models import complete, multimodal, sources
     from pruning.models.checkpoint import Checkpoint, read_config
     from pruning.models.families import TOP_K
 
@@ -40,6 +40,8 @@ def fetch_model(
         else:
             with hub.fetching(output):
                 sources.from_hub(settings["repo"], settings["revision"], directory)
+        whole = multimodal.split(directory)
+        sources.settle(directory)
         if settings["kind"] != "pruned":
             complete.check(directory)
         checkpoint = Checkpoint(directory)
@@ -55,6 +57,7 @@ def fetch_model(
             **({"groups_removed": removed} if removed else {}),
             **({"experts_per_token": checkpoint.config[TOP_K]} if checkpoint.family.mixture else {}),
             **({"head": head} if head else {}),
+            **({"multimodal": whole} if whole else {}),
             "files": artifacts.directory_hashes(directory),
         }
         artifacts.write_json(directory / "manifest.json", content, "base", settings)

@@ -19,8 +19,10 @@ def mask(
     base: Annotated[Path, typer.Option(help="manifest.json of the model")],
     sparsity: Annotated[int, typer.Option(help="per cent of FFN neurons to remove")],
     output: Annotated[Path, typer.Option()],
-    measured: Annotated[Path | None, typer.Option(help="what cuts cost, for allocations that ask for it")] = None,
-    latencies: Annotated[Path | None, typer.Option(help="latency table, for allocations that ask for it")] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="measured cost of removals, for allocations that need it")
+    ] = None,
+    latencies: Annotated[Path | None, typer.Option(help="latency table, for allocations that need it")] = None,
 ) -> None:
     from pruning.core import artifacts
     from pruning.methods import allocation

@@ -1,4 +1,4 @@
-"""A model's own right answers as text to calibrate or tune on: item, prompt, completion."""
+"""A model's own answers, the right ones or all, as text to calibrate or tune on: item, prompt, completion."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +10,10 @@ from pruning.core import cli
 
 def own_answers(
     settings: cli.Settings,
-    samples: Annotated[Path, typer.Option(help="the dense model's outcomes on the task")],
+    samples: Annotated[Path, typer.Option(help="the model's outcomes on the task")],
     output: cli.Output,
 ) -> None:
-    """Settings: the `task`, and the `metric` that says what is right."""
+    """Settings: the `task`, the `metric` that says what is right, and `which`, if not the right ones."""
     from pruning.core import artifacts
     from pruning.data import text
 

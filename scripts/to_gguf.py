@@ -14,7 +14,7 @@ def to_gguf(
     model: Annotated[Path, typer.Option(help="directory of the exported model, or of the dense one")],
     output: Annotated[Path, typer.Option(help="file to write; its card and manifest have the same name")],
     manifest: Annotated[Path | None, typer.Option(help="manifest.json of a model that is not to be taken away")] = None,
-    mask: Annotated[Path | None, typer.Option(help="what to cut out of that, if it is the dense one")] = None,
+    mask: Annotated[Path | None, typer.Option(help="what to remove from that, if it is the dense one")] = None,
     compensate: Annotated[str, typer.Option(help="scheme of the mask's method")] = "none",
     evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on")] = None,
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge")] = None,

@@ -1,4 +1,4 @@
-"""Train the tiny reasoner from scratch on generated word problems (docs/tiny-reasoner.md).
+"""Train the tiny reasoner from scratch on generated word problems (docs/tiny-reasoner.md), or a mixture made of it.
 
 Writes a Hugging Face model directory with its model card, recipe, training log and measured accuracy. `make
 promote-reasoner` copies a finished one to resources/, which the embedded default prunes; a fresh clone never trains.
@@ -15,14 +15,14 @@ from pruning.core import cli
 def train_reasoner(
     settings: cli.Settings,
     output: Annotated[Path, typer.Option(help="model directory to write")],
+    dense: Annotated[Path | None, typer.Option(help="directory of the dense model, to make a mixture of it")] = None,
     threads: int = 1,
 ) -> None:
-
     from pruning.core import artifacts
     from pruning.data import reasoner
 
     with artifacts.atomic_directory(output) as directory:
-        content = reasoner.train(settings, directory)
+        content = reasoner.train(settings, directory, dense)
         artifacts.write_json(directory / "recipe.json", content, "reasoner", settings)
 
 

@@ -1,4 +1,5 @@
 """Walk all of `results`: is every artefact as it was made, where it belongs, and made from what is there now?
+Are the columns of tables those that report/columns.yaml describes?
 
 Prints one line per mistake, and exits with 1 if there is one. What was deleted after use (`storage: temp`) is none.
 """
@@ -17,7 +18,7 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pruning.core import artifacts, chain
+    from pruning.core import artifacts, chain, columns
 
     paths = sorted(p for p in results.rglob("*") if p.suffix in (".parquet", ".json") and p.is_file())
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(results).parts)]
@@ -28,6 +29,7 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
             if path.suffix == ".parquet":
                 origin = json.loads((pq.read_schema(path).metadata or {}).get(b"provenance", b"{}"))
                 content = artifacts.read_table(path, origin.get("kind", ""))
+                mistakes += described(path.relative_to(results), columns.of_table(content))
             else:
                 content = json.loads(path.read_text(encoding="utf-8"))
                 origin = content.get("provenance") if isinstance(content, dict) else None
@@ -38,6 +40,8 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
                 for file in (path.with_name(name) for name in content["files"]):
                     if file.is_file():
                         artifacts.check_recorded(file, path)
+                        found = columns.of_csv(file) if file.suffix == ".csv" else {}
+                        mistakes += described(file.relative_to(results), found) if found else []
             elif path.suffix == ".json" and "files" in content and (directory := folder_of(path, origin)).is_dir():
                 there = [name for name in content["files"] if (directory / name).exists()]
                 if there or origin["kind"] != "gguf":
@@ -62,6 +66,14 @@ def verify(results: Annotated[Path, typer.Argument(help="the folder to walk")] =
     print(f"{len(digests)} artefacts, {files} files of models and moments, {links} links: {len(mistakes)} mistakes")
     if mistakes:
         sys.exit(1)
+
+
+def described(path: Path, found: dict) -> list[str]:
+    """A line per column of a file below results/ that is not as report/columns.yaml says; none for files of others."""
+    from pruning.core import columns
+
+    entry = columns.entry_of(str(path))
+    return [f"{path}: {mistake} (report/columns.yaml)" for mistake in (entry.mistakes(found) if entry else [])]
 
 
 def folder_of(manifest: Path, origin: dict) -> Path:

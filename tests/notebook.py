@@ -1,6 +1,6 @@
 """Runs a notebook in a folder of its own: `make notebook`, with the settings that it has, and a test, with small ones.
 
-python tests/notebook.py docs/smollm2.ipynb        the folder is results/notebook, and so is the one with its outputs
+python tests/notebook.py docs/smollm2.ipynb        in results/notebook; its outputs, shortened, are kept in the notebook
 """
 
 import re
@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+
+LINES = 30
+"""Of what a cell prints that are kept."""
+KEPT = ("text/plain", "text/markdown")
 
 
 def run(notebook: Path, folder: Path, settings: Mapping[str, Any]) -> nbformat.NotebookNode:
@@ -25,9 +29,26 @@ def run(notebook: Path, folder: Path, settings: Mapping[str, Any]) -> nbformat.N
     return found
 
 
+def shortened(found: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with the ends of what was printed, without times of execution, ids and what widgets have left."""
+    for cell in found.cells:
+        cell.metadata = {}
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                lines = [line.rsplit("\r", 1)[-1] for line in output.text.rstrip("\n").split("\n")]
+                rest = [] if len(lines) <= LINES else [f"… {len(lines) - LINES} lines before"]
+                output.text = "\n".join([*rest, *lines[-LINES:]]) + "\n"
+            else:
+                output.data = {kind: text for kind, text in output.data.items() if kind in KEPT}
+    found.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    return found
+
+
 if __name__ == "__main__":
     place = Path("results/notebook")
     place.mkdir(parents=True, exist_ok=True)
     source = Path(sys.argv[1])
-    nbformat.write(run(source, place, {}), place / source.name)
-    print(f"With its outputs: {place / source.name}")
+    done = run(source, place, {})
+    nbformat.write(done, place / source.name)
+    nbformat.write(shortened(done), source)
+    print(f"With all of its outputs: {place / source.name}; shortened: {source}")

@@ -15,8 +15,9 @@ import networkx as nx
 class Dag:
     """All jobs of a target, whether they are to be run or not, named by Snakemake's ids.
 
-    Of each: its `rule`; its `inputs`, each with whether it is ancient, no reason to run again; those `missing`, as
-    temporary ones; and its `makers`: jobs that it depends on, with their outputs that are inputs here.
+    Of each: its `rule` and the `file` of that; its `inputs`, each with whether it is ancient, no reason to run again;
+    those `missing`, as temporary ones; and its `makers`: jobs that it depends on, with their outputs that are inputs
+    here.
     """
 
     def __init__(self, file: str):
@@ -66,6 +67,7 @@ def main(file: str, *arguments: str) -> None:
         for job in dag.jobs:
             rows[dag.jobid(job)] = {
                 "rule": job.rule.name,
+                "file": os.path.basename(job.rule.snakefile),
                 "inputs": {str(name): name.is_ancient for name in job.input},
                 "makers": {dag.jobid(maker): list(files) for maker, files in dag.dependencies[job].items()},
                 "missing": [name for name in job.input if not os.path.exists(name)],

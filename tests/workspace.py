@@ -12,9 +12,11 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
 
 from planned_jobs import Dag
+from pruning.core import columns
 
 ROOT = Path(__file__).parent.parent
 FORKING: list[str] = []
@@ -135,6 +137,19 @@ class Workspace:
         """Results that the other one has not, or not so."""
         theirs = other.artefacts()
         return [name for name, content in self.artefacts().items() if theirs.get(name) != content]
+
+
+def undescribed(workspace: Workspace) -> list[str]:
+    """What is wrong with the columns of the parquet and CSV files there, and which of these no page describes."""
+    results, said = workspace.path / "results", []
+    for file in sorted(p for p in results.rglob("[!.]*") if p.suffix in (".parquet", ".csv")):
+        path = str(file.relative_to(results))
+        found = (
+            columns.of_csv(file) if file.suffix == ".csv" else columns.of_table(pq.read_table(file, partitioning=None))
+        )
+        entry = columns.entry_of(path)
+        said += [f"{path}: {mistake}" for mistake in (entry.mistakes(found) if entry else ["not described"])]
+    return said
 
 
 def with_config(arguments: Sequence[str], configfile: str) -> list[str]:

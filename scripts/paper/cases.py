@@ -23,7 +23,7 @@ def cases(
     manifest: Annotated[Path, typer.Option(help="its manifest.json")],
     data: Annotated[Path, typer.Option(help="parquet of the items' split")],
     output: Annotated[Path, typer.Option(help="cases.json")],
-    mask: Annotated[Path | None, typer.Option(help="what to cut out of the model, if it is the dense one")] = None,
+    mask: Annotated[Path | None, typer.Option(help="what to remove from the model, if it is the dense one")] = None,
     compensate: Annotated[str, typer.Option(help="scheme of the mask's method")] = "none",
     evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on")] = None,
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to put on the model")] = None,

@@ -13,15 +13,15 @@ What these functions refuse they say in an InputError (a ValueError), which name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruning.core.errors import InputError
 
 if TYPE_CHECKING:  # all of this is slow: it is imported where it is used
-    from pathlib import Path
-
     import numpy as np
     import pandas as pd
     from torch import Tensor
@@ -189,9 +189,11 @@ def allocate(
         raise InputError(f"sparsity: {sparsity} is not between 0 and 1")
     method = {"allocate": scheme, "options": dict(options or {}), "round_to": round_to}
     if measured is None and allocation.search_of(scheme):
-        raise InputError(f"scheme: {scheme!r} looks at what cuts cost: give `measured` (methods/sensitivity.py)")
+        raise InputError(
+            f"scheme: {scheme!r} needs the measured cost of removals: give `measured` (methods/sensitivity.py)"
+        )
     if latencies is None and latency_table.per_of(method["options"]) != latency_table.PARAMETERS:
-        raise InputError(f"options: {method['options']} look at speed: give `latencies` (methods/latency_table.py)")
+        raise InputError(f"options: {method['options']} allocate by speed: give `latencies` (methods/latency_table.py)")
     widths = [len(own) for own in masks.by_layer(masks.of(scores, masks.structures_of(scores)[0]), "score")]
     layers = statistics.layers if statistics else None
     original = {"original": {"widths": widths}}
@@ -272,8 +274,6 @@ def load(
     dtype: `float32`, `bfloat16` or `float16`; None: that of the stored weights. device: `cpu`, `cuda`, or `auto` (all
     GPUs that there are, else the CPU). Raises InputError if the folder is no model, lacks some weights, was changed
     since it was made, or does not fit into free memory. Source: models/loading.py."""
-    from pathlib import Path
-
     from pruning.models import loading
     from pruning.models.checkpoint import Checkpoint
 
@@ -300,14 +300,11 @@ def prune(
 
     Raises InputError for an unknown option, for data that cannot be read or are too few, and with a failed job's own
     words. Source: command/prune.py."""
-    import os
-    from pathlib import Path
-
     from pruning.command import configuration
     from pruning.command.prune import prune as run
 
-    own = ("model", "data", "out", "sparsities")
-    _known("prune", rest, [each.name for each in fields(configuration.Request) if each.name not in own])
+    known = {each.name for each in fields(configuration.Request)} - {"model", "data", "out", "sparsities"}
+    _known("prune", rest, known)
     if data is None and not rest.get("tasks"):
         raise InputError("prune: data: missing: give a file of JSON Lines, or tasks=['gsm8k']")
     given: dict[str, Any] = {"model": str(model), "data": data and Path(data), "out": Path(out)}
@@ -323,13 +320,12 @@ def prune(
         if budget:
             raise InputError("budget and sparsity: the budget says how much is pruned; give one of them")
     shown = ", ".join(f"{key}={value!r}" for key, value in {"data": data, "sparsity": sparsity, **rest}.items())
-    found = run(configuration.Request(**given), f"prune({model!r}, {shown}) of Python")
-    return Result(found.models, found.folder, found.page)
+    made = run(configuration.Request(**given), f"prune({model!r}, {shown}) of Python")
+    return Result(made.models, made.folder, made.page)
 
 
-def _known(argument: str, given: Iterable[str], names: Iterable[str]) -> None:
-    names = list(names)
-    if unknown := [name for name in given if name not in names]:
+def _known(argument: str, given: Iterable[str], names: Collection[str]) -> None:
+    if unknown := [name for name in given if name not in {*names}]:
         raise InputError(f"{argument}: unknown {', '.join(map(repr, unknown))}; known: {', '.join(sorted(names))}")
 
 

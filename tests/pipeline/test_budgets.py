@@ -41,6 +41,6 @@ def test_a_budget_is_met_once_and_again_when_it_changes(workspace: Workspace):
         assert workspace.planned(*targets) == {"budget": 1}
     refused = workspace.snakemake(f"{FOLDER}/none.json", check=False)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
-    assert "error: budget: bytes: 9kB is less than can be had: the least is" in refused.stderr
+    assert "error: budget: bytes: 9kB cannot be reached: the least is" in refused.stderr
     misspelt = workspace.snakemake(f"{FOLDER}/smal.json", check=False).stderr
     assert f"no budget 'smal'; nearest: {FOLDER}/small.json" in misspelt

@@ -8,14 +8,14 @@ from safetensors.torch import load_file
 from snakemake.cli import parse_config
 from snakemake.common.configfile import load_configfile
 
-from pruning.command import plan, work
+from pruning.command import cards, plan, work
 from pruning.command.config_file import whole
 from pruning.config.schema import Config
 from pruning.core.errors import InputError
 from pruning.models import rehearsal
 from workspace import ROOT, Workspace
 
-CARD = work.Card(165, 1008, 25.2)
+CARD = cards.Card(165, 1008, 25.2)
 
 
 def configuration(*files: str, **values: str) -> Config:

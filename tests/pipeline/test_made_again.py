@@ -10,7 +10,7 @@ import pandas as pd
 import tiny
 from pruning.core import names
 from pruning.evaluation.answers import AnswerFile
-from workspace import Workspace
+from workspace import Workspace, undescribed
 
 NOTHING: dict[str, int] = {}
 TABLE = "results/table1.csv"
@@ -53,7 +53,7 @@ def test_what_keeps_to_a_speed_measures_it_once(finished: Workspace):
         assert finished.planned(*masks) == planned
         finished.snakemake("results/tiny-reasoner/latency_table.parquet", masks[0])
         table = pd.read_parquet(finished.path / "results/tiny-reasoner/latency_table.parquet")
-        assert table["units"].tolist() == [*range(0, 49, 3), 1, 2]
+        assert table["units"].tolist() == [*range(0, 49, 3), 1, 2] and undescribed(finished) == []
         assert finished.planned(masks[0]) == NOTHING
         finished.configure({"latency_table.rounds": 6})
         assert finished.planned(masks[0]) == {"latency_table": 1, "mask": 1}
@@ -93,6 +93,7 @@ def test_parameter_gradients_are_a_stage_of_their_own(workspace: Workspace):
     workspace.snakemake(joint)
     scores = pd.read_parquet(workspace.path / joint)
     assert scores.groupby("structure").size().to_dict() == {"ffn": 96, "kv_groups": 4} and (scores["score"] > 0).all()
+    assert undescribed(workspace) == []
     dag = workspace.dag(joint)
     for file in ("measure.py", "pruning/calibration/parameter_gradients.py"):
         assert dag.after_editing(f"scripts/{file}") == again | with_groups
@@ -102,7 +103,7 @@ def test_iterations_of_gisp_are_a_stage_of_their_own(workspace: Workspace):
     target = "results/tiny-reasoner/scores/gsm_symbolic-s0/mine.parquet"
     workspace.configure({"methods": {"mine": {"score": "gisp", "allocate": "global"}}})
     workspace.snakemake(target)
-    assert sorted(pd.read_parquet(workspace.path / target)["score"]) == list(range(96))
+    assert sorted(pd.read_parquet(workspace.path / target)["score"]) == list(range(96)) and undescribed(workspace) == []
     assert not (workspace.path / "results/tiny-reasoner/calibration/gsm_symbolic-s0/statistics.parquet").exists()
     again, dag = {"gisp": 1, "score": 1}, workspace.dag(target)
     for file in ("calibration/gisp", "calibration/parameter_gradients"):
@@ -138,7 +139,7 @@ def test_a_run_keeps_others_off_and_after_sigkill_the_same_command_goes_on(works
     os.killpg(run.pid, signal.SIGSTOP)  # so that it stays at work
     workspace.snakemake("results/data/gsm_symbolic/test.parquet")  # there is nothing to do, and Snakemake's locks go
     second = workspace.snakemake(target, check=False)
-    assert f"error: another run is at work in {workspace.path}: wait for its end, or stop it" in second.stderr
+    assert f"error: another run is active in {workspace.path}: wait for its end, or stop it" in second.stderr
     os.killpg(run.pid, 9)
     run.wait()
     assert not (workspace.path / target).exists()

@@ -11,7 +11,7 @@ from snakemake.utils import update_config
 from pruning.config.validation import validate
 from pruning.core.errors import InputError
 from pruning.data.text import documents
-from workspace import Workspace
+from workspace import Workspace, undescribed
 
 # Whoever writes no number is right, and any letter ends an answer: the random model's answers do both.
 CHANGES = {
@@ -57,12 +57,37 @@ def test_text_is_what_the_dense_model_answered(finished: Workspace):
     results = finished.path / "results/tiny-reasoner"
     asked = pd.read_parquet(results / "eval/dense/loose.samples.parquet")
     right = asked[(asked["value"] == 1) & (asked["finish_reason"] == "stop")]
-    assert 2 <= len(right) <= 12
+    assert 2 <= len(right) <= 12 and undescribed(finished) == []
     questions = pd.read_parquet(finished.path / "results/data/gsm_symbolic/test.parquet")["question"]
     expected = [(f"Question: {questions[item]}\nAnswer:", text) for item, text in right[["item", "response"]].values]
     assert documents(finished.path / ANSWERS, "{prompt}", "{completion}") == expected
     measured = pd.read_parquet(results / "calibration/own/statistics.parquet")
     assert measured["n_samples"].eq(2).all()
+
+
+def test_a_pruned_model_is_distilled_on_all_that_it_answers(finished: Workspace):
+    configured(finished, limit=12)
+    content = yaml.safe_load((finished.path / "own.yaml").read_text())
+    own = {"answered_by": "pruned", "objective": "distillation"}
+    content["tunings"]["own"] |= own
+    (finished.path / "own.yaml").write_text(yaml.safe_dump(content))
+    target = "results/tiny-reasoner/recovered/gsm_symbolic-s0/rku/50/own/recovery.json"
+    finished.snakemake(target, configfile="own.yaml")
+    results = finished.path / "results/tiny-reasoner"
+    asked = pd.read_parquet(results / "eval/gsm_symbolic-s0/rku/50/loose.samples.parquet")
+    found = documents(results / "answers/gsm_symbolic-s0/rku/50/loose.parquet", "{prompt}", "{completion}")
+    assert found == [*asked[["prompt", "response"]].itertuples(index=False, name=None)] and len(found) == 12
+    with pytest.raises(InputError, match=r"tunings.own: .*answered_by: pruned: its answers may be wrong"):
+        refused(finished, {"objective": "cross_entropy"})
+    with pytest.raises(InputError, match=r"tunings.own: .*name the task that the pruned model answers as `answers`"):
+        refused(finished, {"answers": None})
+
+
+def refused(workspace: Workspace, changes: dict) -> None:
+    content = yaml.safe_load((workspace.path / "config/config.yaml").read_text())
+    update_config(content, yaml.safe_load((workspace.path / "own.yaml").read_text()))
+    content["tunings"]["own"] |= changes
+    validate(content)
 
 
 def test_a_model_that_is_never_right_is_one_line(workspace: Workspace):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from planned_jobs import Dag
-from workspace import ROOT, Workspace, changed, code_below
+from workspace import ROOT, Workspace, changed, code_below, undescribed
 
 TABLES = ["ablation", "collapse", "latency", "readings", "recovery", "ridge", "seeds"]
 TABLES += ["table1", "table3", "table4", "table5", "table6", "tradeoff"]
@@ -31,6 +31,10 @@ def test_everything_is_made_in_every_form_and_nothing_is_left_to_do(paper: Works
         assert (results / f"figures/{figure}.svg").read_text().startswith("<?xml")
         assert (results / f"figures/{figure}.png").stat().st_size > 10_000
     assert paper.planned("paper") == NOTHING
+
+
+def test_every_column_is_described(paper: Workspace):
+    assert undescribed(paper) == []
 
 
 def test_recovered_and_compensated_models_are_other_models(paper: Workspace):

@@ -267,7 +267,7 @@ def test_a_budget_in_place_of_a_sparsity_compares_methods_at_equal_cost(own):
     # A budget out of reach ends before any job.
     refused = prune(own, "--budget", "parameters=14000", "--methods", "wanda")
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
-    assert "budget: parameters: 14000 is less than can be had: the least is 14848" in refused.stderr
+    assert "budget: parameters: 14000 cannot be reached: the least is 14848" in refused.stderr
     assert "nothing to prune" in prune(own, "--budget", "bytes=1GB", "--methods", "wanda").stderr
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import tiny
-from workspace import Workspace, python
+from workspace import Workspace, python, undescribed
 
 SIBLING = {"source": {"kind": "local", "path": "resources/small"}}
 TABLE = {
@@ -42,6 +42,7 @@ def test_quantised_models_and_siblings_beside_a_pruned_one(workspace: Workspace)
     assert (speeds.loc[speeds["label"] == "dense, unquantised", "decode_speedup"] == 1).all()
     verified = subprocess.run([python(), "scripts/verify.py"], cwd=workspace.path, capture_output=True, text=True)
     assert verified.returncode == 0 and " 0 mistakes" in verified.stdout, verified.stdout
+    assert undescribed(workspace) == []
     more = {"tables.mine.quantised": ["q8_0", "q4_0"]}
     with workspace.configured(more):
         assert workspace.planned(TARGETS[0]) == {"quantise": 3, "evaluate": 3, "table": 1}

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from pruning.models.loading import load
-from workspace import Workspace
+from workspace import Workspace, undescribed
 
 SOURCE = {"kind": "pruned", "model": "tiny-reasoner", "calib": "gsm_symbolic-s0", "method": "wanda", "sparsity": 25}
 TARGET = "results/second/compact/gsm_symbolic-s0/rku_global/50/manifest.json"
@@ -33,6 +33,7 @@ def test_two_rounds_with_a_recovery_between(finished: Workspace):
     statistics = pd.read_parquet(results / "second/calibration/gsm_symbolic-s0/statistics.parquet")
     assert len(statistics) == 72  # the second round is measured on what the first one left
     assert pd.read_parquet(finished.path / measured)["width"].min() == 12  # a quarter of what was there at first, 48
+    assert undescribed(finished) == []
     compact = results / "tiny-reasoner/compact/gsm_symbolic-s0/wanda/25/model"
     adapter = results / "tiny-reasoner/recovered/gsm_symbolic-s0/wanda/25/arithmetic"
     ids = torch.arange(1, 40)[None]

@@ -32,6 +32,17 @@ def test_the_table_has_a_row_a_cell_and_one_for_dense(finished: Workspace):
     assert r"\begin{tabular}" in (finished.path / "results/table1.tex").read_text()
 
 
+def test_masks_of_a_model_on_disk_are_those_of_one_in_memory(finished: Workspace):
+    own = finished.config["models"]["tiny-reasoner"]
+    with finished.configured({"models.on-disk": {**own, "offload": True}}):
+        mask = "results/{}/masks/gsm_symbolic-s0/rku/50.parquet"
+        finished.snakemake(mask.format("on-disk"))
+    one, other = (pd.read_parquet(finished.path / mask.format(name)) for name in ("tiny-reasoner", "on-disk"))
+    assert one.equals(other)
+    log = (finished.path / "results/logs/on-disk/calibration/gsm_symbolic-s0/shards/0-of-2.log").read_text()
+    assert "offloaded to the" in log
+
+
 def test_masks_are_nested_and_as_sparse_as_asked(finished: Workspace):
     for method in ("wanda", "rku", "random"):
         folder = finished.path / f"results/tiny-reasoner/masks/gsm_symbolic-s0/{method}"

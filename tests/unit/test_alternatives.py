@@ -108,7 +108,7 @@ def test_low_perplexities_are_the_good_ones_and_other_tokens_are_refused():
     def others(alias, variant):
         return texts(alias, variant).assign(item_hash="tokens") if alias == "s" else texts(alias, variant)
 
-    with pytest.raises(InputError, match="w: s/dense cuts the text into other tokens than m, and perplexities"):
+    with pytest.raises(InputError, match="w: s/dense splits the text into other tokens than m, and perplexities"):
         compared(TEXT, others)
 
 

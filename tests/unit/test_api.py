@@ -129,8 +129,8 @@ REFUSED = {
     "NaN or Inf in layer 0 of ffn": lambda m, s: score(lambda layer: np.full(48, np.nan), s, m),
     "sparsity: 30 is not between 0 and 1": lambda m, s: allocate(score("rku", s, m), 30),
     "scheme: unknown 'even'; known: cfsp, ": lambda m, s: allocate(score("rku", s, m), 0.3, "even"),
-    "scheme: 'sensitivity' looks at what cuts cost": lambda m, s: allocate(score("rku", s, m), 0.3, "sensitivity"),
-    "cfsp: needs how much layers change": lambda m, s: allocate(score("rku", s, m), 0.3, "cfsp"),
+    "scheme: 'sensitivity' needs the measured cost": lambda m, s: allocate(score("rku", s, m), 0.3, "sensitivity"),
+    "cfsp: needs how much each layer changes": lambda m, s: allocate(score("rku", s, m), 0.3, "cfsp"),
     "mask: not one of this LlamaForCausalLM: layer widths": lambda m, s: compact(
         m, allocate(score("rku", s, m), 0.3).query("unit < 40")
     ),

@@ -142,7 +142,7 @@ def test_an_amount_that_is_met_exactly_is_met(place):
 def test_less_than_min_keep_allows_is_an_error_that_says_the_least(place, tmp_path, kind):
     settings = asked(kind, "1", min_keep=0.25)
     least = COUNT[kind](made(place, settings, 99, tmp_path / "least"))
-    with pytest.raises(InputError, match=rf"{kind}: 1 is less than can be had: the least is {least}, at .*0.25"):
+    with pytest.raises(InputError, match=rf"{kind}: 1 cannot be reached: the least is {least}, at .*0.25"):
         found(place, settings)
     assert found(place, asked(kind, str(least), min_keep=0.25))["cost"]["value"] == least
 
@@ -237,7 +237,7 @@ def test_the_whole_interval_must_be_within_the_budget(place, monkeypatch):
 
 def test_a_clock_too_noisy_to_tell_is_said(place, monkeypatch):
     clock(monkeypatch, linear, lambda label, number, _: 1 + 9 * (label == "pruned") * (number % 2))
-    said = r"60% is less than can be had: .* and its interval reaches below: more `rounds`"
+    said = r"60% cannot be reached: .* and its interval reaches below: more `rounds`"
     with pytest.raises(InputError, match=said):
         found(place, asked("prefill_ms", "60%"))
 
@@ -267,7 +267,7 @@ def test_a_bias_is_timed_with_the_model(place, monkeypatch):
 
 def test_times_that_no_pruning_meets_or_that_dense_meets(place, monkeypatch):
     log = clock(monkeypatch, linear)
-    with pytest.raises(InputError, match="prefill_ms: 2 is less than can be had: the least is 2.192, at 9[0-9]%"):
+    with pytest.raises(InputError, match="prefill_ms: 2 cannot be reached: the least is 2.192, at 9[0-9]%"):
         found(place, asked("prefill_ms", "2"))
     assert len(log) == 2  # of one candidate alone
     with pytest.raises(InputError, match="the dense model's 11.22 meet 12ms: nothing to prune"):
@@ -332,8 +332,8 @@ def test_amounts(kind, text, expected):
         ({"parameters": "1.2X"}, "parameters: unknown unit 'X' in '1.2X'; known: K, M, B, %, or none"),
         ({"bytes": "1B"}, "bytes: unknown unit 'B'"),
         ({"prefill_ms": "2s"}, "prefill_ms: unknown unit 's' in '2s'; known: ms, %, or none"),
-        ({"parameters": "many"}, "parameters: 'many' is no amount"),
-        ({"parameters": float("nan")}, "parameters: 'nan' is no amount"),
+        ({"parameters": "many"}, "parameters: 'many' is not an amount"),
+        ({"parameters": float("nan")}, "parameters: 'nan' is not an amount"),
         ({"bytes": True}, "a number with a unit"),
         ({"bytes": 0}, "bytes: '0' is not above zero"),
         ({"bytes": "-3MB"}, "bytes: '-3MB' is not above zero"),

@@ -62,7 +62,7 @@ def test_the_seed_orders_the_documents():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples": 4}, "holds 3 whole samples; 4 of 4 tokens were asked"),  # 15 tokens
+        ({"samples": 4}, "holds 3 whole samples; 4 of 4 tokens are needed"),  # 15 tokens
         ({"packing": "document", "samples": 4}, "holds 3 whole samples"),
         ({"sequence_length": 16, "samples": 1}, "holds only 15 tokens, less than one sequence"),
     ],
@@ -107,6 +107,8 @@ def test_own_answers_are_the_right_ones_that_came_to_an_end():
     both = pd.concat([asked(), asked(metric="another", value=1.0)])
     found = own_answers(both, "task", "exact_match,strict-match")
     assert found.to_dict("list") == {"item": [0, 3], "prompt": ["p0", "p3"], "completion": ["r0", "r3"]}
+    everything = own_answers(both.assign(value=0.0), "task", "exact_match,strict-match", "all")
+    assert everything["completion"].to_list() == ["r0", "r1", "r2", "r3"]
 
 
 @pytest.mark.parametrize(

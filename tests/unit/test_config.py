@@ -10,7 +10,7 @@ import yaml
 from snakemake.utils import update_config
 from write_config import write_config
 
-import tiny
+from pruning.command.reference import referred
 from pruning.config import preflight, references
 from pruning.config.default import DEFAULT
 from pruning.config.schema import Config
@@ -55,6 +55,16 @@ def test_the_default_explains_every_key_as_the_schema_does():
             assert re.search(rf"# {said}\n *{key}:" if said else rf"^ *{key}:", text, re.M), f"{kind}.{key}: {said}"
 
 
+def test_every_key_has_a_description():
+    """Of its own; a section's may be that of the one class that it is."""
+    schema = Config.model_json_schema()
+    for kind, own in {**schema["$defs"], "Config": schema}.items():
+        for key, field in own["properties"].items():
+            (section,) = names if len(names := referred(field)) == 1 else [None]
+            said = field.get("description") or (kind == "Config" and schema["$defs"][section].get("description"))
+            assert said and said.rstrip().endswith("."), f"{kind}.{key}"
+
+
 def test_the_schema_and_the_reference_are_up_to_date():
     write_config(ROOT, check=True)
 
@@ -88,16 +98,14 @@ EXPERIMENTS = {  # name -> what it is stacked on
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_shipped_experiments_stack(name: str, monkeypatch, tmp_path):
+def test_shipped_experiments_stack(name: str, monkeypatch):
     monkeypatch.setattr(kinds, "find_spec", lambda _: "llama-cpp-python is there, which quantises for the verdicts")
     loaded = validate(stacked(*EXPERIMENTS[name], name))
     model = name.removeprefix("best-") if name.removeprefix("best-") in loaded.models else "tiny-reasoner"
     model = "smollm2-135m" if name == "candidates" else model
     if name.startswith("verdict"):
         model = EXPERIMENTS[name][0]
-    if name == "experts":  # of a folder that an example makes
-        model, path = "mixture", str(tiny.save(tiny.of_family("qwen2_moe"), tmp_path / "mixture"))
-        loaded = validate(stacked(name) | {"models": {model: {"source": {"kind": "local", "path": path}}}})
+    model = "tiny-mixture" if name == "experts" else model
     assert loaded.experiment.models == [model]
     table = {"best-structures": "speed", "candidates": "recipes", "experts": "experts"}.get(
         name, "best" if name.startswith("best") else "choices" if name.startswith("verdict") else "table1"
@@ -107,7 +115,7 @@ def test_shipped_experiments_stack(name: str, monkeypatch, tmp_path):
     preflight.check(loaded)
     texts = [task for task in loaded.tasks.values() if task.kind == "perplexity"]
     assert all(task.tokens is None or task.tokens // task.seqlen >= 40 for task in texts)
-    assert len(texts) >= 5 or model in ("tiny-reasoner", "mixture")
+    assert len(texts) >= 5 or model.startswith("tiny-")
 
 
 def test_every_shipped_experiment_is_tried():
@@ -239,7 +247,7 @@ REFUSED = [
     ("experiment|models", ["x"], ": unknown name 'x'; declared: tiny-reasoner"),
     ("experiment|calibrations", ["x"], ": unknown name 'x'; declared: gsm_symbolic-s0, …"),
     ("experiment|reference", "obs", ": unknown name 'obs'; declared: agf, cfsp, flap, random, rku, taylor_fo, wanda"),
-    ("experiment|together", [["arithmetic", "arithmetic"]], ": names arithmetic twice; a task is asked in one job"),
+    ("experiment|together", [["arithmetic", "arithmetic"]], ": names arithmetic twice; a task is evaluated in one job"),
     ("models|m", {"source": {**PRUNED, "model": "x"}}, ".source.model: unknown name 'x'; declared: m, tiny-reasoner"),
     ("models|m", {"source": {**PRUNED, "method": "owl"}}, ".source.method: unknown name 'owl'; nearest: …"),
     ("models|m", {"source": PRUNED}, ".source.model: m is made of m: name another one"),
@@ -283,16 +291,16 @@ OTHERS = {
         "methods|rku|drop_layers": True,
         "methods|rku|min_keep": 0.1,
     },
-    "methods.rku: training: compensate: none trains nothing, but ridge_block does": {
+    "methods.rku: training: only for `compensate: ridge_block`, not none": {
         "methods|rku|training": {"epochs": 3},
     },
-    "tasks.gsm_symbolic: stop_early.after: 400 items are all that `limit` asks (400)": {
+    "tasks.gsm_symbolic: stop_early.after: 400 items are all that `limit` allows (400)": {
         "tasks|gsm_symbolic|stop_early": {"after": 400, "below": 0.1}
     },
     "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than guessing (chance: 0.2)": {
         "tasks|gsm_symbolic_options|stop_early": {"after": 100, "below": 0.2}
     },
-    "tables.table6.tasks: gsm_symbolic_text counts by the token, and small cuts the vocabulary: set tasks.…": {
+    "tables.table6.tasks: gsm_symbolic_text counts per token, and small prunes the vocabulary: set tasks.…": {
         "methods|small": {"score": "wanda", "vocabulary": 400},
         "tables|table6|methods": ["wanda", "small"],
     },
@@ -300,7 +308,7 @@ OTHERS = {
         "tasks|gsm_symbolic_text|per": "byte",
         "tasks|gsm_symbolic_text|seqlen": 3,
     },
-    "tables.table1: wanda at 0% is the dense model: only one that cuts the vocabulary prunes there": {
+    "tables.table1: wanda at 0% is the dense model: only a method with a `vocabulary` prunes there": {
         "tables|table1|sparsities": [0, 30]
     },
     "tasks.gsm_symbolic_text: divergence: compares next tokens, and `per: byte` is for models of other tokens": {
@@ -357,7 +365,7 @@ OTHERS = {
     "tasks.gsm_symbolic_text: the text '{question.__class__}' needs a field: unknown name 'question.__class__'…": {
         "tasks|gsm_symbolic_text|text": "{question.__class__}"
     },
-    "collapse.task: models stop early in 'gsm_symbolic', and here each is asked all of it: name a task…": {
+    "collapse.task: evaluation in 'gsm_symbolic' stops early, and all items are needed here: name a task…": {
         "tasks|gsm_symbolic|stop_early": {"after": 100, "below": 0.1}
     },
 }

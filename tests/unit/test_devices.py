@@ -52,7 +52,7 @@ def test_two_jobs_get_different_devices_and_a_third_waits_until_one_is_killed():
     [
         ({"gpus": 0}, "[]"),  # all are hidden
         ({"gpus": 1, "visible": "5,7", "SLURM_JOB_ID": "1"}, "[5,7]"),  # the allocation is trusted
-        ({"gpus": 3}, "error: 3 GPUs asked, 2 visible: lower `gpus` in the model's config, or run elsewhere"),
+        ({"gpus": 3}, "error: 3 GPUs requested, 2 visible: lower `gpus` in the model's config, or run elsewhere"),
     ],
 )
 def test_a_job_sees_the_gpus_it_asked_for(given: dict, said: str):
@@ -65,7 +65,7 @@ def test_visible_devices(monkeypatch):
     assert devices.visible() == ["2", "GPU-ab12"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert devices.visible() == []
-    with pytest.raises(InputError, match="1 GPUs asked, 0 visible"):
+    with pytest.raises(InputError, match="1 GPUs requested, 0 visible"):
         devices.lease(1, devices.visible())
 
 
@@ -79,7 +79,7 @@ def test_a_job_whose_gpu_torch_cannot_use_does_not_run_on_the_cpu(forking, stage
     command = [python(), str(ROOT / f"scripts/{stage}.py"), *options]
     job = launch(*command, gpus=1, visible=NONE_LIKE_IT)
     _, errors = job.communicate(timeout=60)
-    said = f"error: 1 GPUs asked: torch can use 0 GPUs here (CUDA_VISIBLE_DEVICES={NONE_LIKE_IT}): name GPUs that"
+    said = f"error: 1 GPUs requested: torch can use 0 GPUs here (CUDA_VISIBLE_DEVICES={NONE_LIKE_IT}): name GPUs that"
     assert job.returncode == 1 and errors.startswith(said) and len(errors.splitlines()) == 1
     on_the_cpu = launch(*command, gpus=0, HF_HUB_OFFLINE="1")
     assert "GPU" not in on_the_cpu.communicate(timeout=60)[1]

@@ -5,8 +5,11 @@ import csv
 import dataclasses
 import re
 import subprocess
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+import networkx as nx
 import pytest
 from markdown_it import MarkdownIt
 
@@ -75,6 +78,51 @@ def test_a_figure_has_the_numbers_of_a_page_of_results(file: Path):
     for row in csv.DictReader(file.open()):
         assert row["value"] in page
         assert f"[{row['low']}, {row['high']}]" in page, row
+
+
+def told(node: ast.AST) -> str:
+    """The text of a message, without what is put into it."""
+    return "".join(
+        part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    )
+
+
+OURS = r"\b(cuts?|refit|refitted|mend\w*|taught|teach|anew|dear\w*|programme|(?:is|are|be) asked)\b"
+"""Words that the field does not use (pruned, reconstruction, fine-tuned, again, cost, evaluated)."""
+
+
+def test_messages_and_help_use_the_fields_words():
+    said = [("prune --help", get_args(hint)[1].help) for hint in get_type_hints(Asked, include_extras=True).values()]
+    for file in (ROOT / "scripts").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func).rpartition(".")[2]
+                texts = node.args[:1] if name in ("InputError", "ValueError") else []
+                texts += [key.value for key in node.keywords if key.arg == "help"]
+                said += [(str(file.relative_to(ROOT)), told(text)) for text in texts]
+    assert len(said) > 400
+    assert [(file, text) for file, text in said if re.search(OURS, text)] == []
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    path = ROOT / "docs/figures/pipeline.py"
+    module = module_from_spec(spec := spec_from_file_location("pipeline", path))
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_drawn_pipeline_is_that_of_the_rules(pipeline):
+    """To the arrow; and every file of rules is a box, but that of the embedded model's training."""
+    assert (ROOT / "docs/figures/pipeline.svg").read_text() == pipeline.svg(pipeline.arrows())
+    made = {file.stem for file in (ROOT / "rules").rglob("*.smk") if re.search(r"^ *rule\b", file.read_text(), re.M)}
+    assert made - {"reasoner"} == set(pipeline.STAGES)
+
+
+def test_an_arrow_is_left_out_where_stages_that_always_run_lead_there(pipeline):
+    graph = nx.DiGraph(["ab", "bc", "ac", ("a", "refit"), ("refit", "c"), ("d", "refit"), ("refit", "e"), "de"])
+    found = {edge for edge in graph.edges if not pipeline.detour(graph, *edge)}
+    assert set(graph.edges) - found == {("a", "c")}  # but not that from d to e, past an optional stage
 
 
 def test_formulas_are_closed_and_none_is_left_as_code():

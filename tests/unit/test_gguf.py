@@ -372,7 +372,7 @@ def test_widths_that_llama_cpp_takes():
         (dict(kind="qwen3"), {}, None),
         (dict(kind="qwen3"), dict(uneven=True), "qwen3 has no layers of different widths .* with which all have 20"),
         (dict(kind="olmo2"), dict(biased=True), "olmo2 has no biases of the FFN"),
-        (dict(kind="llama"), dict(others=True), "cut in more than FFN neurons are not converted"),
+        (dict(kind="llama"), dict(others=True), "pruned in more than FFN neurons are not converted"),
         (dict(kind="cohere"), {}, "model type 'cohere' is not converted"),
         (dict(kind="llama", tokens=tiny.tokenizer()), {}, "wants a BPE model with merges"),
         (dict(kind="llama", hidden_act="gelu"), {}, "has silu in its FFN, not gelu"),

@@ -200,7 +200,7 @@ def test_scores_say_whether_they_can_score_groups():
 
 def test_whatever_a_method_cuts_is_named_where_it_is_refused(monkeypatch):
     monkeypatch.setattr(allocation, "structures_of", lambda _: ("ffn", "heads"))
-    for wrong, message in (({"score": "cfsp"}, "scores `heads` as well"), ({"export": "pad"}, "cuts `heads`, for")):
+    for wrong, message in (({"score": "cfsp"}, "scores `heads` as well"), ({"export": "pad"}, "prunes `heads`, which")):
         with pytest.raises(ValueError, match=message):
             Method(**{"score": "wanda", "allocate": "joint", **wrong})
 

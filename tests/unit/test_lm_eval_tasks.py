@@ -365,7 +365,7 @@ ODD = {  # changes of a definition -> what is said
 def test_what_lm_eval_cannot_ask_is_one_line(lab, name: str, monkeypatch):
     changes, message = ODD[name]
     monkeypatch.setattr(generation, "greedy", speak({"Question": "mm"}, lab))
-    words = f"task gsm_symbolic: lm-eval cannot ask it as it is defined: .*{message}"
+    words = f"task gsm_symbolic: lm-eval cannot evaluate it as it is defined: .*{message}"
     with pytest.raises(InputError, match=words) as error:
         harness.evaluate(lab.cached(), lab.definition("gsm_symbolic", PROBLEMS, **changes), 1)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500

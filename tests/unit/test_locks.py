@@ -24,7 +24,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
     run = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=-1, stdout=-1, env=environment)
     run.stdout.readline()
     assert locks.alive(tmp_path)
-    with pytest.raises(InputError, match=f"another run is at work in {tmp_path.parent}: wait"):
+    with pytest.raises(InputError, match=f"another run is active in {tmp_path.parent}: wait"):
         locks.hold(tmp_path)
     run.kill()
     run.wait()

@@ -235,7 +235,7 @@ def test_answers_are_judged_by_their_numbers_where_all_have_one_at_the_end():
     assert judged("7", "8", "9", most=2).records["test"] == judged("7", "8", "9", most=9).records["test"][:2]
     texts = dict.fromkeys(own_data.PARTS, [{"prompt": "", "completion": "abc 5"}])
     assert own_data.answers(texts, None, {}, tiny.tokenizer(), 512) is None
-    with pytest.raises(InputError, match="--answer number: the records have no questions with answers, but `text`"):
+    with pytest.raises(InputError, match="--answer number: the records hold `text`, no questions with answers"):
         own_data.answers(texts, "number", {}, tiny.tokenizer(), 512)
 
 
@@ -430,7 +430,7 @@ def test_rounds_end_at_the_largest_sparsity_in_equal_steps():
 
 @pytest.mark.parametrize("given", [{"effort": "quick"}, {"methods": ["wanda"]}])
 def test_rounds_are_of_efforts_that_prune_by_the_loss_after_reconstruction(given):
-    with pytest.raises(InputError, match="^--rounds 3: they are of --effort standard and thorough, without --methods$"):
+    with pytest.raises(InputError, match="^--rounds 3: only for --effort standard and thorough, without --methods$"):
         check(Request("m", Path("d"), Path("o"), rounds=3, **given))
 
 
@@ -578,9 +578,9 @@ def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
         (["parameters=1B,bytes=1GB"], "--budget parameters=1B,bytes=1GB: one budget at a time"),
         (["1.2B"], "--budget 1.2B: no budget '1.2B'; give one of parameters=…, bytes=…, prefill_ms=…, decode_ms=…"),
         (["flops=9"], "--budget flops=9: no budget 'flops'; give one of"),
-        (["bytes=many"], "--budget bytes=many: bytes: 'many' is no amount"),
+        (["bytes=many"], "--budget bytes=many: bytes: 'many' is not an amount"),
         (["bytes=9XB"], "--budget bytes=9XB: bytes: unknown unit 'XB'"),
-        (["decode_ms="], "--budget decode_ms=: decode_ms: '' is no amount"),
+        (["decode_ms="], "--budget decode_ms=: decode_ms: '' is not an amount"),
     ],
 )
 def test_what_is_no_sparsity_and_no_budget_is_said(given, message):

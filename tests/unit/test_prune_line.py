@@ -181,7 +181,7 @@ def test_what_differs_from_the_run_that_a_folder_holds_is_said_in_a_line(tmp_pat
             "--gguf: attention_obs: gguf: llama.cpp's qwen3 has no layers of different",
         ),
         ("granite", ["flap"], "--gguf: flap: .* layers of different widths .* `export: pad`, with which all have 48"),
-        ("llama", ["obs_joint"], "--gguf: obs_joint: gguf: models that were cut in more than FFN neurons"),
+        ("llama", ["obs_joint"], "--gguf: obs_joint: gguf: models pruned in more than FFN neurons"),
         ("cohere", ["wanda"], "model type 'cohere' is not converted"),
     ],
 )

@@ -138,7 +138,7 @@ def test_a_file_of_another_model_is_refused(tmp_path):
         dequantised.put(network, file)
     longer = tiny.save(tiny.of_family("qwen2", 5, vocab_size=VOCABULARY, intermediate_size=20), tmp_path / "longer")
     byte_level("qwen2").save_pretrained(longer)
-    with pytest.raises(InputError, match="f16.gguf: holds blk.4.attn_norm.weight, which the model has not"):
+    with pytest.raises(InputError, match="f16.gguf: holds blk.4.attn_norm.weight, which the model does not have"):
         dequantised.put(scrambled(model), converted(longer))
 
 

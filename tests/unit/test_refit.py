@@ -213,7 +213,7 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
     )
     assert record["lambda"] is not None and re.search(said, record["warning"])
     tiny.write_mask(tmp_path / "mask.parquet", tiny.keeps(31, 48, 20))
-    with pytest.raises(InputError, match="refit of another mask: 30 neurons, not 31"):
+    with pytest.raises(InputError, match="weight reconstruction of another mask: 30 neurons, not 31"):
         Pruning.read(tmp_path / "model", *files[2:3], f"ridge_{scheme}", files[4]).compensate(0)
 
 

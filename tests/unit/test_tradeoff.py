@@ -98,7 +98,7 @@ def test_the_table_has_each_model_once_from_whichever_table_it_is(tmp_path):
 
 
 def test_a_model_without_a_time_is_named():
-    with pytest.raises(InputError, match="results of c/wanda/30/lora, but no time of it"):
+    with pytest.raises(InputError, match="results of c/wanda/30/lora, but it was not timed"):
         tradeoff.joined(quality(DENSE, WANDA, TUNED), timed("dense", "c/wanda/30"), "t", "acc")
 
 

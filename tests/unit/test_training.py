@@ -120,7 +120,5 @@ def test_the_same_seed_gives_the_same_weights(given):
 
 def test_zero_neurons_beside_trained_ones_are_refused():
     assert DEFAULT.method("block_obs").compensate == "ridge_block"
-    with pytest.raises(
-        ValueError, match="compensate: ridge_block trains what zero neurons would pad: use `export: exact`"
-    ):
+    with pytest.raises(ValueError, match="compensate: ridge_block cannot be padded: use `export: exact`"):
         Method(score="obs", compensate="ridge_block", export="pad")

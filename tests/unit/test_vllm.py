@@ -366,3 +366,9 @@ def test_no_code_is_run_but_what_is_written_here(lab, change):
         assert after != before
         with pytest.raises(InputError, match="brings code that this version of the pipeline did not write"):
             remote_code.trusted(folder)
+
+
+@pytest.mark.parametrize("family", ["qwen3_5_text", "lfm2"])
+def test_layers_without_attention_are_refused(backend, tmp_path, family):
+    with pytest.raises(InputError, match="without attention were never tried in it: set the model's `backend: hf`"):
+        backend.check_model(tiny.save(tiny.of_family(family), tmp_path), False, 1)

@@ -249,7 +249,7 @@ def test_budgets_that_cannot_be(asked, said):
 @pytest.mark.parametrize(
     "content, said",
     [
-        (by_hand(type="Unigram"), "its model is Unigram: only the vocabulary of a byte-level BPE can be cut"),
+        (by_hand(type="Unigram"), "its model is Unigram: only the vocabulary of a byte-level BPE can be pruned"),
         (by_hand(byte_fallback=True), "its model is BPE with `byte_fallback` (SentencePiece)"),
         (by_hand(end_of_word_suffix="</w>"), "its model is BPE with `end_of_word_suffix`"),
         ({**by_hand(), "decoder": {"type": "Metaspace"}}, "its model is BPE, and its decoder Metaspace"),
@@ -316,5 +316,5 @@ def test_what_a_smaller_model_is_distilled_from_chooses_among_its_tokens(tmp_pat
 
 
 def test_settings_that_name_tokens_otherwise_are_refused():
-    with pytest.raises(InputError, match="suppress_tokens names tokens by their numbers: take it out"):
+    with pytest.raises(InputError, match="suppress_tokens names tokens by their numbers: remove it"):
         made(tiny.merged(), suppress_tokens=[3])

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import tiny
 from pruning.calibration import output_gradients, prepare, second_moments
 from pruning.calibration.gradients import Calibration
-from pruning.command import work
+from pruning.command import cards, work
 from pruning.config import calibration, methods, models, tasks
 from pruning.evaluation import generation, recovery
 from pruning.methods import refit, rounds, sensitivity
@@ -18,7 +18,7 @@ from pruning.models import rehearsal
 from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.loading import load
 
-COUNTING = work.Card(tflops=1e-12, gbps=1e-9, gb=1, share=1)  # an operation, or a byte, a second
+COUNTING = cards.Card(tflops=1e-12, gbps=1e-9, gb=1, share=1)  # an operation, or a byte, a second
 TEXT = {
     "dataset": "d",
     "samples": 10,
@@ -40,13 +40,14 @@ def folder(tmp_path_factory):
     return tiny.save(made, tmp_path_factory.mktemp("m") / "model")
 
 
-def job(folder, rule: str, again: bool = False, method: dict | None = None, gpus: int = 0, **given) -> work.Job:
+def job(folder, rule: str, again: bool = False, method: dict | None = None, offload: bool = False, **given) -> work.Job:
     """A job. again: layers are computed again; given: its wildcards, the card, what tasks there are, and the folder of
     the first model of an iteration."""
-    folders = {"tiny": folder, "first": given.pop("first", folder)}
+    folders, own = {"tiny": folder, "first": given.pop("first", folder)}, {"gpus": given.pop("gpus", 0)}
     config = SimpleNamespace(
         models={
-            name: models.Model(source={"kind": "local", "path": str(path)}, gpus=gpus) for name, path in folders.items()
+            name: models.Model(source={"kind": "local", "path": str(path)}, offload=offload, **own)
+            for name, path in folders.items()
         },
         calibrations={"text": calibration.Calibration(**TEXT, gradient_checkpointing=again)},
         tunings={
@@ -148,6 +149,14 @@ def test_a_refit_that_trains_takes_more_memory(folder):
     assert 6 * copy < 1e9 * (trained - plain) < 20 * copy
 
 
+def test_layers_on_disk_are_read_for_each_pass_and_one_is_in_memory(folder):
+    usual, offloaded = (job(folder, "observe", again=True, offload=each) for each in (False, True))
+    assert job(folder, "observe", offload=True).memory == offloaded.memory  # they are computed again, unasked
+    assert usual.memory - offloaded.memory == pytest.approx(3 * 4 * LAYER / 1e9)
+    assert offloaded.seconds - usual.seconds == pytest.approx((5 * 2 - 1) * LOADING, rel=1e-4)  # two micro-batches
+    assert job(folder, "recover", offload=True).memory == job(folder, "recover").memory
+
+
 def test_removed_neurons_are_not_counted(folder):
     left = 2 * (PARAMETERS - 4 * 3 * 64 * 64)
     assert job(folder, "refit", **HALF).seconds - LOADING == pytest.approx(160 * (4 * left + 2 * 4 * 64**2))
@@ -200,7 +209,7 @@ def test_evaluations_by_hand(folder):
 
 
 def test_a_card_is_taken_at_a_share_of_its_speed():
-    assert work.Card(tflops=2, gbps=4, gb=1, share=0.5).seconds(1e12, 2e9) == pytest.approx(2)
+    assert cards.Card(tflops=2, gbps=4, gb=1, share=0.5).seconds(1e12, 2e9) == pytest.approx(2)
 
 
 def test_no_more_is_answered_at_once_than_fits_beside_the_weights(folder):

@@ -116,7 +116,7 @@ def _check_items(
             continue
         if kind != "accuracy" and set(frame["item_hash"]) != set(dense["item_hash"]):
             raise InputError(
-                f"{task}: {name} cuts the text into other tokens than {model}, and perplexities per token do not "
+                f"{task}: {name} splits the text into other tokens than {model}, and perplexities per token do not "
                 f"compare: leave the task or the sibling out of the table"
             )
         by_text = [each if kind != "accuracy" else each.assign(item_hash=each["target"]) for each in (dense, frame)]

@@ -23,7 +23,9 @@ def joined(quality: pd.DataFrame, speed: pd.DataFrame, task: str, metric: str) -
     rows = rows.drop_duplicates(["model", "variant"])
     both = rows.merge(speed, on=["model", "variant"], how="left", validate="one_to_one")
     if len(lost := both.loc[both["prefill_s"].isna(), "variant"]):
-        raise InputError(f"results of {lost.iloc[0]}, but no time of it: delete results/analysis/speed and run again")
+        raise InputError(
+            f"results of {lost.iloc[0]}, but it was not timed: delete results/analysis/speed and run again"
+        )
     return both
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pruning.calibration.prepare import Batch, Measurement, blank, require_finite
 from pruning.core import layer_files
-from pruning.models import head, rehearsal, structures
+from pruning.models import families, head, rehearsal, structures
 from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.structures import ffn
 
@@ -37,8 +37,9 @@ def output_gradients(
     device = model.get_input_embeddings().weight.device
     sites, sums = ffn.sites(model) if sites is None else sites, []
     for site in sites:
-        wide = torch.float32 if site.weight.device.type == "cuda" else torch.float64
-        sums.append(torch.zeros(2 * (site.out_features,), dtype=wide, device=site.weight.device))
+        own = families.device(model, site)
+        wide = torch.float32 if own.type == "cuda" else torch.float64
+        sums.append(torch.zeros(2 * (site.out_features,), dtype=wide, device=own))
     tokens = 0
     for batch in progress(batches):
         counted = batch.counted.to(device)

@@ -20,7 +20,7 @@ from pruning.core import cli
 from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.data.text import Sequences
-from pruning.models import loading, rehearsal, tokenizers
+from pruning.models import loading, offload, rehearsal, tokenizers
 from pruning.models.checkpointing import checkpoint_gradients
 
 
@@ -83,9 +83,10 @@ def loaded(
 
 def dense(model: Path, settings: Mapping[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model as passes go through it, and its tokenizer."""
-    network, tokenizer = loading.load(model, settings["dtype"])
+    placed = offload.device_map(model, settings["dtype"]) if settings.get("offload") else None
+    network, tokenizer = loading.load(model, settings["dtype"], device_map=placed)
     if settings.get("gradient_checkpointing"):
-        checkpoint_gradients(network)
+        checkpoint_gradients(network, whole_layers=placed is not None)
     return network, tokenizer
 
 

@@ -55,9 +55,10 @@ def second_moments(
     hidden: list[Tensor | None] = [None] * len(batches)  # [B, T, d] before the layer, on the CPU; None: the embeddings
     sites = ffn.sites(model) if sites is None else sites
     for index, (layer, site) in enumerate(zip(families.decoder_layers(model), sites, strict=True)):
-        wide = torch.float32 if site.weight.device.type == "cuda" else torch.float64
+        device = families.device(model, site)
+        wide = torch.float32 if device.type == "cuda" else torch.float64
         shape = (site.in_features, site.in_features)
-        sums = {part: torch.zeros(shape, dtype=wide, device=site.weight.device) for part in ("fit", "held_out")}
+        sums = {part: torch.zeros(shape, dtype=wide, device=device) for part in ("fit", "held_out")}
         for number, batch in enumerate(batches):
 
             def accumulate(a: Tensor, _, batch: Batch = batch, sums: dict[str, Tensor] = sums) -> None:

@@ -107,10 +107,10 @@ def check(request: Request) -> None:
     if request.recover not in (None, *RECOVERIES):
         raise InputError(f"--recover {request.recover}: give one of {', '.join(RECOVERIES)}")
     if request.steps and not with_recovery(request).recover:
-        raise InputError(f"--steps {request.steps}: they are of --recover distill or --recover lora; give one of them")
+        raise InputError(f"--steps {request.steps}: only for --recover distill or --recover lora: give one of them")
     if request.rounds and (request.methods or efforts.read(request.effort).method.score != IN_ONE):
         others = [name for name in efforts.EFFORTS if efforts.read(name).method.score == IN_ONE]
-        raise InputError(f"--rounds {request.rounds}: they are of --effort {' and '.join(others)}, without --methods")
+        raise InputError(f"--rounds {request.rounds}: only for --effort {' and '.join(others)}, without --methods")
     if request.vocabulary is not None:
         try:
             tokens(request.vocabulary)

@@ -43,18 +43,18 @@ def option(kind: Any, words: str, **checks: Any) -> Any:
 
 RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text; none: a --task's training data"
 SPARSITY = "per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget"
-COST = "in its place, what a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
+COST = "in place of a sparsity, the most a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
 COST += "or a share of the dense model's: parameters=70%"
 EFFORT = "; ".join(f"{name}: {efforts.read(name).summary}" for name in efforts.EFFORTS)
-METHODS = "in place of the effort's recipe, to compare; with commas, the first is what others are compared with"
-RECOVER = "also tune each pruned model by LoRA: distill (after the dense model) or lora (on the data themselves)"
-ROUNDS = "prune in so many rounds, each on what is measured and reconstructed after the one before"
-VOCABULARY = "also prune the vocabulary to so many tokens, or to a share of them (30%): those of the data first; "
-VOCABULARY += "texts are then compared in bits per byte, and --sparsity may be 0"
+METHODS = "methods to compare, in place of the effort's recipe; with commas, the first is the reference"
+RECOVER = "also fine-tune each pruned model with LoRA: distill (to predict as the dense model) or lora (on the data)"
+ROUNDS = "prune in this many iterations, each measured and reconstructed on the model of the one before"
+VOCABULARY = "also prune the vocabulary to this many tokens, or to a share of them (30%), those of the data first; "
+VOCABULARY += "perplexity is then in bits per byte, and --sparsity may be 0"
 ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
 ANSWER += "number, where all reference answers end in one"
 QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (100 with thorough, none with quick)"
-TASK = "also a task of lm-eval's, as gsm8k; repeat"
+TASK = "also evaluate this task of lm-eval, as gsm8k; repeat"
 GGUF = f"also make a GGUF file of the model to take, of this type; repeat for several: {', '.join(BLOCK)}"
 AGAINST = "compare with the dense model in this GGUF type as well, at equal bytes; repeat, as q8_0, q4_k_m, q3_k_m"
 CORES = os.cpu_count() or 1
@@ -70,15 +70,15 @@ class Asked:
     budget: option(list[str] | None, COST, metavar="KIND=AMOUNT") = None
     effort: option(str, EFFORT) = "standard"
     methods: option(str | None, METHODS) = None
-    out: option(Path, "folder for all of it; a run that stopped goes on there") = Path("pruned")
+    out: option(Path, "folder of the run and its result; a run that stopped continues there") = Path("pruned")
     recover: option(Literal[*configuration.RECOVERIES] | None, RECOVER) = None
-    steps: option(int | None, "of recovery; 150 unless given", min=1) = None
+    steps: option(int | None, "training steps of --recover; 150 unless given", min=1) = None
     rounds: option(int | None, ROUNDS, min=2) = None
     vocabulary: option(str | None, VOCABULARY, metavar="TOKENS") = None
     answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None
     questions: option(int | None, QUESTIONS, min=1) = None
     task: option(list[str] | None, TASK, metavar="NAME[:METRIC]") = None
-    tolerance: option(float, "per cent of perplexity that may be lost") = 10.0
+    tolerance: option(float, "most per cent that perplexity may rise") = 10.0
     gguf: option(list[str] | None, GGUF, metavar="TYPE") = None
     against: option(list[str] | None, AGAINST, metavar="TYPE") = None
     cores: option(int, "CPU cores") = CORES

@@ -125,7 +125,7 @@ def _on_hub(name: str, alias: str, whole: dict[str, Any]) -> tuple[dict[str, Any
     own_way = OWN_WAYS & {*whole, *(whole.get("dataset_kwargs") or {})}
     if not simple or own_way or not split:
         raise InputError(
-            f"--task {name}: its data are not simply a repository's of the hub: write its definition and dataset by "
+            f"--task {name}: its data are not one repository of the hub: write its definition and dataset by "
             "hand (docs/howto/tables.md)"
         )
     examples = whole.get("num_fewshot") and (whole.get("fewshot_split") or whole.get("training_split") or split)

@@ -156,7 +156,7 @@ def answers(
     everything = [pair for part in parts.values() for pair in part]
     if "answer" not in everything[0]:
         if asked:
-            raise InputError(f"--answer {asked}: the records have no questions with answers, but `text`")
+            raise InputError(f"--answer {asked}: the records hold `text`, no questions with answers")
         return None
     ends = re.compile(f"{NUMBER}{AFTER_NUMBER}\\Z")
     if not asked and not all(ends.search(pair["answer"]) for pair in everything):

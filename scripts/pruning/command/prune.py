@@ -48,7 +48,7 @@ def expected(about: Ready) -> list["Stage"]:
     stands for it, and so does ASSUMED for the sparsities that a budget will find.
 
     Raises InputError for what Snakemake refuses."""
-    from pruning.command import plan, work  # torch is slow
+    from pruning.command import cards, plan, work  # torch is slow
 
     request, out = about.request, about.request.out
     budgets, sparsities = budget_paths(about), request.sparsities
@@ -68,7 +68,7 @@ def expected(about: Ready) -> list["Stage"]:
         if not jobs:
             return []
         config = about.mine[1] if about.mine else config_file.whole(content)
-        card = work.measured("cuda" if section["gpus"] else "cpu", section["dtype"])
+        card = cards.measured("cuda" if section["gpus"] else "cpu", section["dtype"])
         return plan.stages(work.Run(config, card), jobs)
 
 

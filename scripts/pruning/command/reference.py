@@ -182,109 +182,37 @@ def value(name: str, default: Any) -> str:
     return "" if default is None or not isinstance(default, str | int | float) or default is False else f"`{default}`"
 
 
-ROWS = {
-    "model": "alias of the model",
-    "calib": "alias of the calibration; empty for the dense model",
-    "seed": "the calibration's seed",
-    "method": "alias of the method",
-    "sparsity": "fraction of FFN neurons to remove; 0 for the dense model",
-    "achieved_sparsity": "fraction of FFN neurons that the mask removes",
-    "params_removed": "fraction of all parameters removed",
-    "task": "alias of the task",
-    "tuning": "alias of the recovery; empty without one",
-    "metric": "lm-eval's name with its filter; `perplexity`, or `bits_per_byte` with `per: byte`; `kl`, nats per token",
-    "n": "items; of a perplexity predicted tokens; of bits per byte bytes",
-    "windows": "windows of a perplexity; pieces of text of bits per byte",
-    "clusters": "templates that items share",
-    "value": "accuracy as a fraction, or perplexity, bits per byte, or KL divergence",
-    "ci_low": "lower end of its interval: Wilson, or t over blocks of windows",
-    "ci_high": "upper end",
-    "reference": "what it is compared with",
-    "delta": "value minus the reference's, on the same items",
-    "delta_low": "lower end of its interval: paired bootstrap, or t over blocks",
-    "delta_high": "upper end",
-    "test": "exact McNemar, or paired t over blocks of windows",
-    "discordant": "items that one of the two solves and the other does not",
-    "p_value": "of that test, not adjusted",
-    "p_holm": "adjusted over all comparisons of a model and calibration",
-    "design_effect": "variance of the mean difference with clusters over that without",
-    "p_cluster": "of the cluster-robust t-test",
-    "p_cluster_holm": "adjusted, over those that have one",
-    "published": "the paper's number, where the model is the paper's",
-    "mean_tokens": "mean length of generated answers, in tokens",
-    "cut_off": "fraction of answers that reach the limit or loop",
-    "no_answer": "fraction of answers in which none was found",
-    "repetition": "mean share of 4-grams that occurred before",
-}
-ITEMS = {
-    "item": "number of the item",
-    "item_hash": "document, prompt and target; of a perplexity the window's tokens, of bits per byte the piece's bytes",
-    "metric": "lm-eval's name; `perplexity`, `bits_per_byte`; `kl`, where a text's task sets `divergence`",
-    "value": "0 or 1; or the window's summed negative log-likelihood, or KL divergence from the dense model, in nats; "
-    "for bits per byte in bits",
-    "weight": "1, or predicted tokens, or bytes",
-    "cluster": "template of a generated problem, else null: items of a cluster are alike",
-    "prediction": "the answer that was found",
-    "target": "the right one",
-    "generated_tokens": "length of the answer; empty for scored options and perplexities, as all below",
-    "finish_reason": "`stop`; `length`, the limit; `loop`, not written on because it repeated itself (by `hf` alone)",
-    "repetition": "share of 4-grams that occurred before",
-    "prompt": "as it was asked, in the chat format if there is one",
-    "response": "the text generated",
-}
-
-
 def columns() -> str:
-    """Return the columns of calibration statistics, of items and of tables, as the code that writes them lists them."""
-    from pruning.analysis import comparison
-    from pruning.calibration import columns as measured
-    from pruning.evaluation import samples
+    """Return a table of columns per kind of file, from report/columns.yaml, which `make verify` holds files against."""
+    from pruning.core.columns import entries
 
-    said = dict(line.split(maxsplit=1) for line in (measured.__doc__ or "").splitlines() if "   " in line.strip())
-    names = measured.neuron_columns(["<obj>"])
-    said |= {"n_tokens": "counted tokens", "n_samples": "counted samples"}
-    sums = [(f"`{name}`", said[name] if name in measured.COUNTS else f"`{said[name]}`") for name in names]
-    return f"""# Columns
+    text = """# Columns
 
-Of the files that are read most; all files: [artefacts](../artefacts.md).
+Of every parquet and CSV file below `results/`, as `make verify` checks them. What the files are:
+[artefacts](../artefacts.md). What intervals and tests are: [statistics](../explanation/statistics.md).
+Integers and numbers in a CSV can be empty.
 
-## Statistics
-
-`{{model}}/calibration/{{calib}}/statistics.parquet`: one row per neuron, `layer`, `unit` and these sums in float64.
-$a$ is `down_proj`'s input, $g$ the gradient of an objective with respect to it, $p = a g$; `<obj>` is each objective of
-the calibration.
-
-{table(("column", "sum"), sums)}
-`layers.parquet` has one row per layer: {listed(measured.LAYER_COLUMNS)}. `token_classes.parquet` has one row per neuron
-and class ({", ".join(measured.TOKEN_CLASSES)}): {listed(measured.token_class_columns(["<obj>"]))}.
-
-## Items
-
-`{{model}}/eval/{{variant}}/{{task}}.samples.parquet`: one row per item and metric.
-
-{table(("column", "meaning"), meanings(samples.COLUMNS, ITEMS))}
-## Tables
-
-`{{table}}.csv`: one row per model, calibration, method, sparsity, task and metric.
-
-{table(("column", "meaning"), meanings(comparison.COLUMNS, ROWS))}"""
-
-
-def listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def meanings(names: Sequence[str], said: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return each column with its meaning. Raises ValueError where these are not the columns that there are."""
-    if missing := set(names) ^ set(said):
-        raise ValueError(f"scripts/pruning/command/reference.py: {sorted(missing)}: not both a column and a meaning")
-    return [(f"`{name}`", said[name]) for name in names]
+"""
+    for before, entry in zip((None, *entries()), entries(), strict=False):
+        text += f"## {entry.section}\n\n" if not before or before.section != entry.section else ""
+        rows = [(f"`{c.name}`", ", ".join(filter(None, (c.type, c.unit))), c.meaning) for c in entry.columns]
+        text += f"### `{entry.path}`\n\nOne row per {entry.row}. {sentence(entry.about)}".rstrip() + "\n\n"
+        text += table(("column", "type, unit", "meaning"), rows) + "\n"
+    return text
 
 
 def families() -> str:
     """Return what each model family can be pruned of, and where it runs afterwards."""
+    from transformers import CONFIG_MAPPING
+
     from pruning.models.families import FAMILIES, MIXTURES
     from pruning.models.gguf.model import AS_DECI, STOCK
+    from pruning.models.multimodal import KINDS
+
+    kinds = ", ".join(f"`{kind}`" for kind in sorted(KINDS))
+
+    def has(kind: str, key: str) -> bool:
+        return key in CONFIG_MAPPING[kind]().to_dict()
 
     def yes(holds: bool) -> str:
         return "yes" if holds else "no"
@@ -293,10 +221,10 @@ def families() -> str:
         (
             f"`{name}`",
             yes(bool(own.qkv)),
-            yes(not own.norm_after and name != "granite"),
+            yes(not own.norm_after and not own.hybrid and not has(name, "residual_multiplier")),
             yes(name in STOCK),
             yes(name in AS_DECI),
-            "equal widths" if name == "granite" else "yes",
+            "not tried" if own.hybrid else "equal widths" if has(name, "logits_scaling") else "yes",
         )
         for name, own in FAMILIES.items()
         if not own.mixture
@@ -322,4 +250,12 @@ and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
   removed are not for it.
 * Of mixtures of experts ({", ".join(f"`{name}`" for name in MIXTURES)}) experts are pruned, or neurons inside them
   ([how](../howto/experts.md)): for transformers alone, without reconstruction, and not by the command `prune`.
-* Other mixtures and encoder-decoders are refused by name."""
+* Other mixtures, encoder-decoders and hybrids whose FFN has no gate (Nemotron-H) are refused by name.
+
+## Multimodal models
+
+Of {kinds} the text part is pruned, if it is one of the above. It becomes a model of its own, which is measured on text
+alone. The export has it, and the whole in `multimodal/` beside it: vision and projections byte for byte as they were,
+loaded by `AutoModelForImageTextToText`. Layers of different sizes need `trust_remote_code=True` there. The vocabulary
+cannot be cut. Another kind, or a text part of no known family, is refused by name before any job. What pruning does to
+answers about images was not measured."""

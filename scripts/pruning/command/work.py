@@ -8,18 +8,17 @@ about two (docs/memory.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from pruning.calibration import footprint, gradients, output_gradients, second_moments
-from pruning.core import memory, names
+from pruning.command.cards import Card
+from pruning.core import names
 from pruning.core.layer_files import label_of
 from pruning.core.names import Variant
 from pruning.evaluation import generation, perplexity, recovery
@@ -33,44 +32,6 @@ PROMPT, ANSWER = 1024, 256  # tokens, where only the data know
 BYTES = 4  # of a token, of texts that are counted in bytes
 READING = 2e9  # bytes a second of a checkpoint, from disk to device
 KEYS = {"calibrations": "calib", "tunings": "tuning", "tasks": "task"}  # section -> wildcard
-
-
-class Card(NamedTuple):
-    """A device by its data sheet (dense bfloat16), and the share of its speed that is counted on."""
-
-    tflops: float
-    gbps: float
-    gb: float
-    """Of memory, less half a gigabyte for CUDA itself."""
-    share: float = 0.4
-
-    def seconds(self, flops: float, moved: float = 0) -> float:
-        """moved: bytes that are read to generate, one token at a time."""
-        return (flops / (self.tflops * 1e12) + moved / (self.gbps * 1e9)) / self.share
-
-
-CARDS = {
-    "rtx4090": Card(165, 1008, 25.2),
-    "a100": Card(312, 2039, 85.3),
-    "h100": Card(989, 3350, 85.3),
-    "h200": Card(989, 4800, 150),
-}
-
-
-def measured(device: str, dtype: str) -> Card:
-    """Return this machine as a card, by products of matrices and copies that are timed for about a second. What jobs
-    reach of that is a guess."""
-    size = 4096 if device == "cuda" else 1024
-    one = torch.ones(size, size, device=device, dtype=getattr(torch, dtype))
-    other = torch.empty_like(one)
-
-    def seconds(work: Callable[[], Any]) -> float:
-        timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
-        return timer.blocked_autorange(min_run_time=0.3).median
-
-    product, copy = seconds(lambda: torch.mm(one, one, out=other)), seconds(lambda: other.copy_(one))
-    memory_gb = torch.cuda.mem_get_info()[1] / 1e9 if device == "cuda" else memory.physical() / 1e9
-    return Card(2 * size**3 / product / 1e12, 2 * one.nbytes / copy / 1e9, memory_gb)
 
 
 class Shape(NamedTuple):
@@ -88,6 +49,8 @@ class Shape(NamedTuple):
     """Bytes per parameter."""
     weights: int
     """Bytes of all weights."""
+    on_disk: int
+    """Bytes of those that are in memory at once where the layers stay on disk."""
     experts: int = 0
     """Parameters of all experts."""
     idle: int = 0
@@ -124,7 +87,7 @@ def shape_of(network: nn.Module) -> Shape:
         config.hidden_size,
         head.numel() + sum(parameter.numel() for layer in layers for parameter in layer.parameters()) - idle,
         *(2 * len(layers) * heads * size, head.element_size()),
-        network.get_memory_footprint(return_buffers=False),
+        *(rehearsal.weight_bytes(network, offloaded) for offloaded in (False, True)),
         *(experts, idle),
     )
 
@@ -194,10 +157,13 @@ class Run:
         """Return the bytes that a rule's jobs take beside the weights, with the settings of this name. trains: a
         refit's scheme does."""
         kind, structure = kind_of(rule)
-        own = getattr(self.config, STAGES[kind].section)[key]
+        section = STAGES[kind].section
+        own = getattr(self.config, section)[key]
         if getattr(own, "kind", "") == "lm_eval":
             return self.answering(model, key)[1]
         settings = own.model_dump() | {"structure": structure, "training": trains}
+        if section == "calibrations" and self.config.models[model].offload:
+            settings["gradient_checkpointing"] = True
         return STAGES[kind].taken(self.network(model), settings).bytes
 
     def answering(self, model: str, name: str) -> tuple[int, float]:
@@ -235,13 +201,15 @@ class Job:
         beside = any(map(compares, self.settings.values())) and not original
         self.dense = (run.shape(first) or self.shape) if beside else None
         """The first model of an iteration, where it is loaded as well: to distil from, or to compare with."""
+        self.offloaded = section == "calibrations" and self.model in config.models and config.models[self.model].offload
 
     @property
     def memory(self) -> float | None:
         """Gigabytes at once, weights included."""
         if not (self.shape and self.settings):
             return None
-        weights = self.shape.weights + (self.dense.weights if self.dense else 0)
+        weights = self.shape.on_disk if self.offloaded else self.shape.weights
+        weights += self.dense.weights if self.dense else 0
         trains = self.kind == "refit" and compensation.trains(self.method.compensate)
         return (weights + max(self.run.beside(self.model, self.rule, key, trains) for key in self.settings)) / 1e9
 
@@ -259,7 +227,9 @@ class Job:
         if tokens is None:
             return None
         busy = self.run.card.seconds(2 * self.shape.kept(self.sparsity) * tokens, moved)
-        return busy + (self.shape.parameters + self.shape.idle) * self.shape.size / READING
+        [own, *_] = self.settings.values()
+        reads = tokens / own.sequence_length / own.micro_batch if self.offloaded else 1
+        return busy + reads * (self.shape.parameters + self.shape.idle) * self.shape.size / READING
 
     def counted(self) -> tuple[float | None, float, float]:
         """Return the tokens through the model (None if they are not known), the bytes read to generate, and the bytes
@@ -278,7 +248,7 @@ class Job:
         [own], written = self.settings.values(), 0.0
         inputs = self.run.inputs(self.model, self.structure)
         sums = size.layers * (left * inputs) ** 2 / size.kept(self.sparsity)  # of second moments, in passes
-        again, refit, samples = 1 + own.gradient_checkpointing, 4 + sums, getattr(own, "samples", 0)
+        again, refit, samples = 1 + (own.gradient_checkpointing or self.offloaded), 4 + sums, getattr(own, "samples", 0)
         match self.kind:
             case "observe" | "statistics":
                 passes = 1 + len(own.objectives) * again

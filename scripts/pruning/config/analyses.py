@@ -16,18 +16,22 @@ class Overlap(Strict):
     pairs: Annotated[NonEmpty[tuple[Alias, Alias]], Of("methods")]
     """Methods whose masks are compared; the heat map shows the first."""
     sparsities: NonEmpty[Percent] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    """Per cent of FFN neurons removed, for each of which masks are compared."""
 
 
 class Interpretation(Strict):
     """How the paper's methods may have been computed: one consistent choice for each."""
 
     title: str
-    """In words, for the table."""
+    """Heading of this interpretation in the table."""
     rku: Annotated[Alias, Of("methods")]
-    """Methods: presets, or `{objective}-{reduction}-{normalise}-{allocate}`."""
+    """Method in the place of the paper's RKU: a preset, or `{objective}-{reduction}-{normalise}-{allocate}`."""
     agf: Annotated[Alias, Of("methods")]
+    """Method in the place of the paper's AGF."""
     taylor: Annotated[Alias, Of("methods")]
+    """Method in the place of the paper's Taylor-FO."""
     wanda: Annotated[Alias, Of("methods")] = "wanda"
+    """Method in the place of the paper's Wanda."""
 
 
 class Interpretations(Strict):
@@ -58,7 +62,7 @@ class Trap(Strict):
     high: Annotated[float, Field(gt=0, lt=1)] = 0.75
     """Quantile of a layer above which a neuron's activation or gradient is high."""
     low: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Quantile below which it is low."""
+    """Quantile of a layer below which a neuron's activation or gradient is low."""
     objective: Objective = "energy"
     """Whose gradient is the kinetic one."""
 
@@ -73,7 +77,9 @@ class Cases(Strict):
     """Table 5."""
 
     dataset: Annotated[Alias, Of("datasets")]
+    """Dataset of the prompts, an entry of `datasets`."""
     split: Alias = "test"
+    """Split of the prompts."""
     items: NonEmpty[int]
     """Row numbers of the split, from 0."""
     target: str
@@ -85,6 +91,7 @@ class Cases(Strict):
     chat_template: bool = False
     """Prompt in the tokenizer's chat format."""
     tokens: Positive = 300
+    """Most tokens that a model generates for a prompt."""
     excerpt: Positive = 600
     """Characters that the table shows."""
 
@@ -93,7 +100,9 @@ class Collapse(Strict):
     """Accuracy against sparsity, with the sparsity at which it has fallen halfway to chance."""
 
     task: Annotated[Alias, Of("tasks")]
+    """Task of the curves, an entry of `tasks` of kind `lm_eval`."""
     sparsities: Annotated[list[Percent], Field(min_length=2)] = [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    """Per cent of FFN neurons removed, the points of the curves; two or more."""
     resamples: Positive = 2000
     """Bootstrap resamples over items of the fitted collapse points, and of their differences from the reference's."""
     background: list[str] = []
@@ -104,35 +113,47 @@ class Ablation(Strict):
     """RKU's choices, one by one: every combination at the experiment's sparsity."""
 
     task: Annotated[Alias, Of("tasks")]
+    """Task that all combinations are evaluated on, an entry of `tasks` of kind `lm_eval`."""
     objectives: NonEmpty[Objective] = ["energy", "energy_post", "ce"]
+    """Objectives whose gradients are combined, of those that the calibration measures."""
     reductions: NonEmpty[Literal[REDUCTIONS]] = ["net_abs", "abs", "share", "sq", "grad_sq"]
+    """How a neuron's products of activation and gradient become one score
+    (scripts/pruning/methods/scores/utility.py)."""
     normalisations: NonEmpty[Literal[tuple(NORMALISATIONS)]] = ["none", "layer_sum"]
     """With uniform allocation no normalisation changes a mask: it is left out there."""
     allocations: NonEmpty[Literal[choices("methods/allocation")]] = ["uniform", "global"]
+    """Allocations that are combined: how many neurons each layer keeps."""
 
 
 class Tradeoff(Strict):
     """Quality, size and speed of the very models that tables show, and which of them no other beats."""
 
     tables: Annotated[NonEmpty[Alias], Of("tables")]
-    """Their models, where they ask the task; those that are null are left out."""
+    """Tables whose models are timed and drawn, where they are evaluated on `task`; tables that are null are left
+    out."""
     task: Alias | None = None
-    """What quality is; null: the first column of the first of these tables."""
+    """Task whose result is the quality; null: the first column of the first of these tables."""
     prompt_tokens: Positive = 512
+    """Tokens of the prompt whose prefill is timed."""
     decode_tokens: Positive = 32
+    """Tokens generated after that prompt, over which the time per token is averaged."""
     rounds: Positive = 9
-    """Every round measures a model and the dense one, in changing order."""
+    """Repetitions; each times a model and the dense one, in changing order."""
     warmup: Positive = 1
+    """Untimed repetitions before the timed ones."""
 
 
 class LlamaCpp(Strict):
     """How GGUF files are timed in llama.cpp, on the CPU, for tables with `quantised` or `siblings`."""
 
     prompt_tokens: Positive = 256
+    """Tokens of the prompt whose prefill is timed."""
     decode_tokens: Positive = 16
+    """Tokens generated after that prompt, over which the time per token is averaged."""
     rounds: Positive = 9
-    """Every round measures a file and the dense model's, in changing order."""
+    """Repetitions; each times a file and the dense model's, in changing order."""
     warmup: Positive = 1
+    """Untimed repetitions before the timed ones."""
 
 
 class Latency(Strict):
@@ -141,15 +162,20 @@ class Latency(Strict):
     shapes: dict[Alias, dict[str, Any] | None] = {}
     """Name -> a whole transformers config (with `model_type`), null for none; the experiment's models need none."""
     sparsities: NonEmpty[Percent] = [30, 50]
-    """Uniform widths that are measured for each shape."""
+    """Per cent of FFN neurons removed, for each of which every shape is timed."""
     methods: Annotated[list[Alias], Of("methods")] = []
     """Methods whose widths are measured for the experiment's models, at `sparsities`."""
     prompt_tokens: Positive = 2048
-    """Prefill (the paper's 2048)."""
+    """Tokens of the prompt whose prefill is timed (the paper's 2048)."""
     decode_tokens: Positive = 32
+    """Tokens generated after that prompt, over which the time per token is averaged."""
     rounds: Positive = 15
-    """Every round measures every shape once, in changing order."""
+    """Repetitions; each times every shape once, in changing order."""
     warmup: Positive = 2
+    """Untimed repetitions before the timed ones."""
     dtype: Dtype = "float32"
+    """Weights and activations of the timed models."""
     gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs that the job takes; 0 measures on the CPU."""
     memory_gb: Positive = 4
+    """Memory in GB that the job takes (CPU side)."""

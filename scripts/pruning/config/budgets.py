@@ -31,7 +31,7 @@ def amount(kind: str, text: str) -> Amount:
     """As 1.2B, 900MB, 12.5, or 70%. Raises ValueError for what is none."""
     found = re.fullmatch(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*", text)
     if not found:
-        raise ValueError(f"{kind}: {text!r} is no amount; give a number with a unit, or a share of dense: 70%")
+        raise ValueError(f"{kind}: {text!r} is not an amount; give a number with a unit, or a share of dense: 70%")
     number, unit = float(found[1]), found[2]
     if unit != "%" and unit not in UNITS[kind]:
         known = ", ".join([unit for unit in UNITS[kind] if unit] + ["%"])
@@ -56,19 +56,21 @@ class Budget(Strict):
     """One of the first four, a number or a share of the dense model's such as 70%."""
 
     parameters: Most | None = None
-    """At most so many (K, M, B)."""
+    """Most parameters (K, M, B)."""
     bytes: Most | None = None
-    """Weights on disk (kB, MB, GB, KiB, MiB, GiB), without the files' headers of some kB."""
+    """Most bytes of weights on disk (kB, MB, GB, KiB, MiB, GiB), without the files' headers of some kB."""
     prefill_ms: Most | None = None
-    """Time of a prompt of `prompt_tokens`, measured here."""
+    """Most milliseconds for a prompt of `prompt_tokens`, measured here."""
     decode_ms: Most | None = None
-    """Time a token after that prompt, measured here."""
+    """Most milliseconds per token after that prompt, measured here."""
     prompt_tokens: Positive = 512
-    """Here and below: of budgets of time."""
+    """Tokens of the prompt of `prefill_ms` and `decode_ms`."""
     decode_tokens: Positive = 32
+    """Tokens generated after the prompt, over which `decode_ms` is averaged."""
     rounds: Annotated[int, Field(ge=5)] = 15
-    """Every round measures a candidate and the dense model, in changing order."""
+    """Repetitions; each times a candidate and the dense model, in changing order."""
     warmup: Positive = 1
+    """Untimed repetitions before the timed ones."""
 
     @model_validator(mode="after")
     def _one(self) -> "Budget":
@@ -95,7 +97,10 @@ class LatencyTable(Strict):
     """How fast models are that have so many units in every layer (docs/explanation/allocation.md)."""
 
     prompt_tokens: Positive = 256
+    """Tokens of the prompt whose prefill is timed."""
     decode_tokens: Positive = 8
+    """Tokens generated after that prompt, over which the time per token is averaged."""
     rounds: Annotated[int, Field(ge=5)] = 21
-    """Every round measures all of them, in changing order; a curve that is noise makes widths of noise."""
+    """Repetitions; each times every model, in changing order. Too few give a noisy curve, and noisy widths."""
     warmup: Positive = 1
+    """Untimed repetitions before the timed ones."""

@@ -1,8 +1,8 @@
 """Calibration: the data, and what is measured on it. Tuning: recovery of a compact model."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
@@ -12,7 +12,9 @@ Objective = Literal[tuple(OBJECTIVES)]
 
 class Calibration(Strict):
     dataset: Annotated[Alias, Of("datasets")]
+    """Dataset of the calibration data, an entry of `datasets`."""
     split: Alias = "train"
+    """Split of that dataset; test items should come from another one."""
     answers: Alias | None = None
     """Task that evaluates on this split: the calibration data is then the model's own right answers to it, in the
     task's format; null: the split's own text."""
@@ -25,7 +27,7 @@ class Calibration(Strict):
     packing: Literal["concat", "document"] = "document"
     """`concat`: documents joined and cut into full sequences; `document`: one sequence each."""
     seed: int = 0
-    """Order of the documents."""
+    """Random seed of the documents' order."""
     objectives: list[Objective] = ["energy", "ce"]
     """Whose gradients are measured, one backward pass each: energy, energy_post, energy_last, energy_rest, ce; empty:
     activations alone."""
@@ -49,7 +51,7 @@ class Calibration(Strict):
     @classmethod
     def _growing(cls, rounds: list[int]) -> list[int]:
         if sorted(set(rounds)) != rounds:
-            raise ValueError(f"must grow from round to round, not {rounds}")
+            raise ValueError(f"must grow from iteration to iteration, not {rounds}")
         return rounds
 
 
@@ -57,9 +59,14 @@ class Tuning(Strict):
     """LoRA recovery. The paper names only the 150 steps: everything else here is our choice."""
 
     dataset: Annotated[Alias, Of("datasets")]
+    """Dataset of the training data, an entry of `datasets`."""
     split: Alias = "train"
+    """Split of the training data; test items should come from another one."""
     answers: Alias | None = None
     """As of a calibration: the training data is the dense model's own right answers to this task."""
+    answered_by: Literal["dense", "pruned"] = "dense"
+    """Whose `answers`; `pruned`: all answers of the model that is to be recovered, right or wrong, on which it is
+    distilled (on-policy; Agarwal et al. 2024, arXiv 2306.13649)."""
     objective: Literal["cross_entropy", "distillation"] = "cross_entropy"
     """On the training data's tokens (the paper's), or KL divergence from the dense model's next tokens there."""
     steps: Positive = 150
@@ -81,8 +88,16 @@ class Tuning(Strict):
     sequence_length: Annotated[int, Field(ge=2)] = 512
     """Tokens per document; longer ones are cut; ours."""
     seed: int = 0
-    """Initial adapters and order of the documents."""
+    """Random seed of the initial adapters and of the documents' order."""
     checkpoint_every: Positive = 25
     """Steps after which a killed training can go on."""
     note: str | None = None
     """What a reader of the tables must know about this recovery."""
+
+    @model_validator(mode="after")
+    def _on_policy(self) -> Self:
+        if self.answered_by == "pruned" and not self.answers:
+            raise ValueError("answered_by: pruned: name the task that the pruned model answers as `answers`")
+        if self.answered_by == "pruned" and self.objective != "distillation":
+            raise ValueError("answered_by: pruned: its answers may be wrong: set `objective: distillation`")
+        return self

@@ -12,6 +12,7 @@ Splits = Annotated[dict[Alias, Entry], Field(min_length=1)]
 
 class GeneratedDataset(Strict):
     kind: Literal["generated"]
+    """`generated`: problems made here by a program."""
     content: Literal["word_problems", "arithmetic"] = "word_problems"
     """Worked word problems, or single steps of arithmetic after three worked ones."""
     templates: list[int] = []
@@ -21,6 +22,7 @@ class GeneratedDataset(Strict):
     with_options: bool = False
     """Add five worked answers to choose from, `solutions`, and the right one's number, `gold`."""
     seed: int = 0
+    """Random seed of the problems; another seed makes other problems."""
     splits: Splits[Positive]
     """Split (train, validation, test) and how many problems; splits never share a number tuple."""
     fields: NonEmpty[str]
@@ -48,18 +50,23 @@ class LocalFiles(Strict):
 
 class HubFiles(Strict):
     repo: str
+    """Repository of the dataset on the Hugging Face Hub, as `owner/name`."""
     name: str | None = None
-    """The dataset's configuration on the hub."""
+    """The dataset's configuration on the hub; null: its only one."""
     data_files: dict[str, str] | None = None
     """Split on the hub and the file to read it from, where the whole repository would be too much to download."""
     revision: Revision
+    """Commit of the dataset's repository (40 hex digits); `main` is accepted but does not reproduce."""
     splits: Splits[str]
     """Split and its expression on the hub (slices such as `validation[:1000]` work)."""
     adapter: Literal[choices("data/adapters")] | None = None
+    """File of scripts/pruning/data/adapters that turns the hub's records into `fields`; null: they are taken as they
+    are."""
 
 
 class PublishedDataset(Strict):
     kind: Literal["published"]
+    """`published`: read from the Hugging Face Hub, or from disk."""
     fields: NonEmpty[str] | None
     """Columns of the parquet, those of the hub's copy of the dataset, which lm-eval's tasks read; null: all."""
     prompt: str = "{text}"

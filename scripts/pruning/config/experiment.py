@@ -18,6 +18,7 @@ class Experiment(Strict):
     name: Alias | None = None
     """Folder below results/ of this experiment's tables, figures and pages; null: directly there, over the last's."""
     models: Annotated[NonEmpty[Alias], Of("models")]
+    """Models that are compared, entries of `models`."""
     calibrations: Annotated[NonEmpty[Alias], Of("calibrations")]
     """Tables have a block for each; analyses and figures take the first."""
     methods: Annotated[NonEmpty[Alias], Of("methods")]
@@ -26,13 +27,15 @@ class Experiment(Strict):
     reference: Alias = "wanda"
     """Method that the others are compared with."""
     sparsity: Percent = 40
-    """Of the analyses at one sparsity (Figures 1 and 2, Table 5, the ablation)."""
+    """Per cent of FFN neurons removed, in analyses at one sparsity (Figures 1 and 2, Table 5, the ablation)."""
     layer: int | None = None
     """Layer that Table 4, Figures 1 and 2 and the readings look at; null: the last but one (the paper's 26 of 28)."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Confidence level of all intervals, as a fraction: 0.95 gives 95% intervals."""
     resamples: Positive = 10_000
-    """Bootstrap resamples."""
+    """Bootstrap resamples of an interval."""
     seed: int = 0
+    """Random seed of the bootstrap, of sampled tokens and of the order of timed models."""
     together: Annotated[list[NonEmpty[Alias]], Of("tasks")] = []
     """Lists of tasks that are evaluated in one job, so that a model is loaded once for them: those that any table or
     figure needs of it, whichever is made. Other tasks have one job each."""
@@ -40,16 +43,19 @@ class Experiment(Strict):
 
 class Table(Strict):
     title: str
+    """Heading of the table."""
     tasks: NonEmpty[str]
     """Columns: a task, or `task@tuning`, the task after a LoRA recovery."""
     sparsities: NonEmpty[Removed] | None = None
-    """Per cent of FFN neurons removed; null where `at` says it. 0 is for methods that cut the vocabulary."""
+    """Per cent of FFN neurons removed; null where `at` says it. 0 is for methods that prune the vocabulary."""
     at: dict[Alias, Removed] | None = None
     """Each method's own, as budgets chose; the methods are then compared at equal cost."""
     models: Annotated[NonEmpty[Alias] | None, Of("models")] = None
-    """Here and below: the experiment's, where null."""
+    """Models of this table, entries of `models`; null: the experiment's."""
     calibrations: Annotated[NonEmpty[Alias] | None, Of("calibrations")] = None
+    """Calibrations of this table, entries of `calibrations`; null: the experiment's."""
     methods: Annotated[NonEmpty[Alias] | None, Of("methods")] = None
+    """Methods of this table, entries of `methods`; null: the experiment's."""
     reference: Reference | None = None
     """A method; or `dense`, the model before pruning; or `untuned`, the same model before recovery; or `uncompensated`,
     <m> for `ridge_<m>` and the like; or a calibration, the same method on that data; or `calibration/method`, that one

@@ -94,12 +94,12 @@ class Method(Strict):
                 f"drop_layers: true keeps nothing of a layer, min_keep: {self.min_keep} some of each: give one of them"
             )
         if self.others and self.export == "pad":
-            what = f"cuts {self.others}, for which stock tools have no place"
+            what = f"prunes {self.others}, which stock tools expect whole"
             raise ValueError(f"allocate: {self.allocate} {what}: use `export: exact`")
         if compensation.trains(self.compensate) and self.export == "pad":
-            raise ValueError(f"compensate: {self.compensate} trains what zero neurons would pad: use `export: exact`")
+            raise ValueError(f"compensate: {self.compensate} cannot be padded: use `export: exact`")
         if self.training != Training() and not compensation.trains(self.compensate):
-            raise ValueError(f"training: compensate: {self.compensate} trains nothing, but ridge_block does")
+            raise ValueError(f"training: only for `compensate: ridge_block`, not {self.compensate}")
         if self.others and not scores.plugin(self.score).channels:
             can = ", ".join(name for name in scores.BUILT_IN if scores.plugin(name).channels)
             what = f"scores {self.others} as well, which score {self.score!r} cannot"

@@ -13,6 +13,7 @@ from pruning.models import sources
 
 class LocalSource(Strict):
     kind: Literal["local"]
+    """`local`: a folder on this machine."""
     path: str
     """Hugging Face model directory with safetensors."""
 
@@ -26,13 +27,16 @@ class LocalSource(Strict):
 
 class HubSource(Strict):
     kind: Literal["hub"]
+    """`hub`: downloaded from the Hugging Face Hub."""
     repo: str
+    """Repository on the Hugging Face Hub, as `owner/name`."""
     revision: Revision
     """Commit of the repository (40 hex digits); `main` is accepted but does not reproduce."""
 
 
 class GgufSource(Strict):
     kind: Literal["gguf"]
+    """`gguf`: one file of llama.cpp's format, a path here or in an installed package."""
     path: str
     """GGUF file, which is dequantised; inside `package` where one is given."""
     package: str | None = None
@@ -62,10 +66,15 @@ class PrunedSource(Strict):
     """A compact model of this workflow, to be pruned further: sparsities are still counted against the first one."""
 
     kind: Literal["pruned"]
+    """`pruned`: a model that this workflow has pruned."""
     model: Annotated[Alias, Of("models")]
+    """Model that was pruned, an entry of `models`."""
     calib: Annotated[Alias, Of("calibrations")]
+    """Calibration that it was pruned with, an entry of `calibrations`."""
     method: Annotated[Alias, Of("methods")]
+    """Method that it was pruned with, an entry of `methods`."""
     sparsity: Removed
+    """Per cent of its FFN neurons that were removed."""
     tuning: Annotated[Alias | None, Of("tunings")] = None
     """Recovery whose adapter is merged into the weights first."""
 
@@ -84,7 +93,10 @@ class Model(Strict):
     threads: Positive = 1
     """CPU threads of such a job (fewer where --cores is less); another number rounds differently."""
     memory_gb: Positive = 2
-    """Memory a calibration or evaluation job takes (CPU side); local runs start no more jobs than fit."""
+    """Memory in GB that a calibration or evaluation job takes (CPU side); local runs start no more jobs than fit."""
+    offload: bool = False
+    """Calibrate with the decoder layers on disk, one in memory at a time, for a model larger than the memory; the
+    pruned model is evaluated as a whole."""
     backend: Literal["hf", "vllm"] = "hf"
     """What answers the tasks of lm-eval: `hf`, the model itself, or `vllm`, which wants an environment of its own
     (docs/howto/vllm.md) and GPUs. Perplexities, what models write (Table 5) and all else are the model's own."""

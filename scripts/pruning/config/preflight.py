@@ -23,7 +23,7 @@ from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
 from pruning.evaluation import backends
 from pruning.methods import compensation, scores
-from pruning.models import sources
+from pruning.models import multimodal, sources
 from pruning.models.families import check_plain_residual, family_of, read_config
 
 NOTICEABLE = 0.2
@@ -152,7 +152,7 @@ def _check_model(config: Config, name: str) -> None:
     _check_memory(config, name)
     if not (folder / "config.json").is_file():
         return  # not fetched yet: the job itself will check
-    shape = read_config(folder)
+    shape = multimodal.text_shape(read_config(folder), f"models.{name}")
     family_of(shape, f"models.{name}")
     tables = [table for each, own in config.tables.items() if own and name in (table := config.table(each)).models]
     columns = [column for table in tables for column in table.columns]
@@ -173,7 +173,7 @@ def _check_gguf(config: Config, name: str) -> None:
 def _check_memory(config: Config, name: str) -> None:
     """Less memory for a job than the weights alone take (on the CPU: those for GPUs pass through it in pieces)."""
     model = config.models[name]
-    if model.gpus == 0 and (needed := weights_gb(config, name)) > model.memory_gb:
+    if model.gpus == 0 and not model.offload and (needed := weights_gb(config, name)) > model.memory_gb:
         raise InputError(
             f"models.{name}.memory_gb: {model.memory_gb} is less than the weights alone take in {model.dtype}, "
             f"{needed:.1f} GB; raise it above that, by what the activations need"
@@ -274,7 +274,7 @@ def check_gpus(config: Config, visible: list[str], same_packages: bool) -> None:
     for key, count in asked.items():
         if count > len(visible):
             raise InputError(
-                f"{key}: {count} GPUs asked, {len(visible)} visible on this machine: "
+                f"{key}: {count} GPUs requested, {len(visible)} visible on this machine: "
                 "lower it, or run through a cluster profile (profiles/README.md)"
             )
     if asked and same_packages and (usable := devices.usable()) < len(visible):

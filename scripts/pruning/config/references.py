@@ -18,17 +18,23 @@ from pruning.config.datasets import Dataset
 from pruning.config.experiment import Table
 from pruning.core.limits import LEAST_WINDOWS, least_resamples
 from pruning.core.names import Column
+from pruning.methods import requirements
 
 Config = Any  # schema.Config, which calls `check`
 
 # Folders and files directly below results/, besides the models and the tables of the config.
 OTHER_RESULTS = frozenset(
     (
-        *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner"),
+        *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner", "mixture"),
         *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
         *("tradeoff", "latency", "index", "experiments"),
     )
 )
+
+
+STAGES = ("score", "sensitivity", "mask", "compact")
+NEED_WEIGHTS = ("refit", "rounds", "sensitivity", "gisp", "parameter_taylor")
+"""What is measured with weights that the measurement changes, or whose gradients it takes; of a structure likewise."""
 
 
 def check(config: Config) -> None:
@@ -110,7 +116,7 @@ def _experiment(config: Config) -> None:
     known("experiment.reference", [e.reference], e.methods)
     together = [task for tasks in e.together for task in tasks]
     if twice := sorted({task for task in together if together.count(task) > 1}):
-        raise ValueError(f"experiment.together: names {', '.join(twice)} twice; a task is asked in one job")
+        raise ValueError(f"experiment.together: names {', '.join(twice)} twice; a task is evaluated in one job")
 
 
 def _table(config: Config, place: str, table: Table) -> None:
@@ -123,7 +129,7 @@ def _table(config: Config, place: str, table: Table) -> None:
     for method, sparsity in table.pruned:
         if not sparsity and not config.method(method).vocabulary:
             raise ValueError(
-                f"{place}: {method} at 0% is the dense model: only one that cuts the vocabulary prunes there"
+                f"{place}: {method} at 0% is the dense model: only a method with a `vocabulary` prunes there"
             )
     text, _, method = table.reference.partition("/")
     if method:
@@ -131,6 +137,7 @@ def _table(config: Config, place: str, table: Table) -> None:
         known(f"{place}.reference: the method of '{table.reference}'", [method], table.methods)
     else:
         known(f"{place}.reference", [text], [*table.methods, "untuned", "uncompensated", "dense", *table.calibrations])
+    _offloaded(config, place, table)
     alternatives.check(config, place, table)
     for column in table.columns:
         known(f"{place}.tasks", [column.task], config.tasks)
@@ -140,6 +147,18 @@ def _table(config: Config, place: str, table: Table) -> None:
             raise ValueError(f"{place}.tasks: '{column}' is compared with {column.task!r}: name that as well")
 
 
+def _offloaded(config: Config, place: str, table: Table) -> None:
+    """Methods that change weights while they measure, or take gradients of them, of models that stay on disk."""
+    for model in [name for name in table.models if config.models[name].offload]:
+        for name in table.methods:
+            kinds = {kind for stage in STAGES for kind in requirements.kinds(config.method(name), stage)}
+            if unfit := sorted(kind for kind in kinds if kind.endswith(NEED_WEIGHTS)):
+                raise ValueError(
+                    f"models.{model}.offload: {name} of {place} needs all weights in memory ({', '.join(unfit)}): "
+                    "leave it out of the table, or set `offload: false`"
+                )
+
+
 def _vocabularies(config: Config, place: str, column: Column, table: Table) -> None:
     """Models of different tokenizers that are compared by the token."""
     pruned = {
@@ -147,11 +166,9 @@ def _vocabularies(config: Config, place: str, column: Column, table: Table) -> N
     }
     if not (cutting := sorted(name for name in {*table.methods, *pruned} if config.method(name).vocabulary)):
         return
-    task, said = config.tasks[column.task], f"{cutting[0]} cuts the vocabulary"
+    task, said = config.tasks[column.task], f"{cutting[0]} prunes the vocabulary"
     if task.kind == "perplexity" and task.per == "token" and (task.divergence or {*cutting} & {*table.methods}):
-        raise ValueError(
-            f"{place}: {column.task} counts by the token, and {said}: set tasks.{column.task}.per to `byte`"
-        )
+        raise ValueError(f"{place}: {column.task} counts per token, and {said}: set tasks.{column.task}.per to `byte`")
 
 
 def _texts(config: Config) -> None:
@@ -252,8 +269,8 @@ def _accuracy(config: Config, place: str, task: str) -> None:
         )
     if config.tasks[task].stop_early:
         raise ValueError(
-            f"{place}: models stop early in {task!r}, and here each is asked all of it: name a task without stop_early "
-            f"(one of the same `definition` shares its answers)"
+            f"{place}: evaluation in {task!r} stops early, and all items are needed here: name a task without "
+            f"stop_early (one of the same `definition` shares its answers)"
         )
 
 

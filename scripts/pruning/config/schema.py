@@ -53,11 +53,17 @@ class Config(Strict):
     data_folder: str | None = None
     """Folder of local copies of datasets; without it they come from the hub."""
     models: dict[Alias, Model]
+    """Dense models, and compact models to prune further."""
     datasets: dict[Alias, Dataset]
+    """Datasets for calibration, training and evaluation."""
     calibrations: dict[Alias, Calibration]
+    """Calibration data, and what is measured on it."""
     methods: dict[Alias, Method]
+    """Pruning methods: a score for each neuron, an allocation over the layers, a compensation for what is removed."""
     tasks: dict[Alias, Task]
+    """What models are evaluated on: tasks of lm-evaluation-harness, and texts whose perplexity is measured."""
     tunings: dict[Alias, Tuning] = {}
+    """Recoveries of compact models."""
     budgets: dict[Alias, Budget] = {}
     """What a model may cost: results/{model}/budget/{calib}/{method}/{budget}.json says at which sparsity it does."""
     latency_table: LatencyTable = LatencyTable()
@@ -65,7 +71,8 @@ class Config(Strict):
     results/{model}/latency_table.parquet."""
     experiment: Experiment
     tables: dict[Alias, Table | None]
-    """results/{table}.csv, .md and .tex; null leaves one out. Here and below."""
+    """Tables of the experiment, as results/{table}.csv, .md and .tex; null leaves one out. The sections from
+    `overlap` to `latency` can be null as well."""
     overlap: Overlap | None = None
     readings: Interpretations | None = None
     spectrum: Spectrum | None = None
@@ -80,7 +87,7 @@ class Config(Strict):
     ask_above: Positive | None = None
     """A run of more jobs than this starts only with `--config confirm=true`; see `make estimate`. Null: any does."""
     confirm: bool = False
-    """That a run of so many jobs is meant."""
+    """Allow more than `ask_above` jobs."""
     custom_rules: list[str] = []
     """Your own .smk files, included last: they see CONFIG, names and everything else that rules/common.smk offers."""
     reasoner: Reasoner | None = None

@@ -18,11 +18,12 @@ class StopEarly(Strict):
     below: Annotated[float, Field(gt=0, lt=1)]
     """An accuracy that would not matter: evaluation ends where the interval of every metric lies below it."""
     confidence: Annotated[float, Field(ge=0.9, lt=1)] = 0.99
-    """Of that interval."""
+    """Confidence level of that interval, as a fraction."""
 
 
 class LmEvalTask(Strict):
     kind: Literal["lm_eval"]
+    """`lm_eval`: a task of lm-evaluation-harness, scored by item."""
     title: str
     """Name in the tables."""
     metrics: NonEmpty[str]
@@ -41,7 +42,7 @@ class LmEvalTask(Strict):
     chance: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Accuracy of guessing, as a fraction: what a collapsed model is left with."""
     batch_size: Positive = 32
-    """Halved when memory runs out."""
+    """Items per forward pass; halved when memory runs out."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     """Worked examples before the question; null: as many as the task says."""
     shared_examples: bool = False
@@ -56,7 +57,7 @@ class LmEvalTask(Strict):
     def _worth_stopping(self) -> Self:
         if early := self.stop_early:
             if self.limit is not None and early.after >= self.limit:
-                raise ValueError(f"stop_early.after: {early.after} items are all that `limit` asks ({self.limit})")
+                raise ValueError(f"stop_early.after: {early.after} items are all that `limit` allows ({self.limit})")
             if early.below <= self.chance:
                 raise ValueError(f"stop_early.below: {early.below} is no better than guessing (chance: {self.chance})")
         return self
@@ -64,9 +65,13 @@ class LmEvalTask(Strict):
 
 class PerplexityTask(Strict):
     kind: Literal["perplexity"]
+    """`perplexity`: how well a text is predicted, scored by window."""
     title: str
+    """Name of this text in the tables."""
     dataset: Annotated[Alias, Of("datasets")]
+    """Dataset of the text, an entry of `datasets`."""
     split: Alias = "test"
+    """Split of the text."""
     text: str = "{text}"
     """Text of a record; fields in braces."""
     joiner: str = "\n\n"
@@ -75,10 +80,11 @@ class PerplexityTask(Strict):
     """`byte`: bits per byte of pieces of the text, for models of different tokenizers; `seqlen` and `tokens` are then
     bytes."""
     seqlen: Annotated[int, Field(ge=2)] = 2048
-    """Window; perplexities of different windows do not compare."""
+    """Tokens per window; perplexities of different windows do not compare."""
     tokens: Positive | None = None
     """At most this many tokens, from the first on: 40 windows or more, for the tests to tell something."""
     batch_size: Positive = 4
+    """Windows per forward pass."""
     divergence: bool = False
     """Also the KL divergence of a model's next tokens from the dense model's (`kl`, nats per token), with both in
     memory."""

@@ -79,7 +79,7 @@ def check_gpus() -> None:
     if (child := os.fork()) == 0:
         os._exit(min(torch.cuda.device_count(), asked) if torch.cuda.is_available() else 0)
     if (usable := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) != asked:
-        raise InputError(f"{asked} GPUs asked: {gpu_request.refusal(max(usable, 0))}")
+        raise InputError(f"{asked} GPUs requested: {gpu_request.refusal(max(usable, 0))}")
 
 
 _last = time.monotonic()

@@ -80,7 +80,7 @@ def lease(count: int, devices: list[str], poll_seconds: float = 1.0) -> list[str
     leases are."""
     if count > len(devices):
         raise InputError(
-            f"{count} GPUs asked, {len(devices)} visible: lower `gpus` in the model's config, or run elsewhere"
+            f"{count} GPUs requested, {len(devices)} visible: lower `gpus` in the model's config, or run elsewhere"
         )
     while True:
         held: dict[str, int] = {}

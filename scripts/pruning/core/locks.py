@@ -37,7 +37,7 @@ def hold(state: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise InputError(f"another run is at work in {state.absolute().parent}: wait for its end, or stop it") from None
+        raise InputError(f"another run is active in {state.absolute().parent}: wait for its end, or stop it") from None
     except OSError:
         pass  # a file system without locks
     return descriptor

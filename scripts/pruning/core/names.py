@@ -35,6 +35,7 @@ def percent(share: Any) -> Any:
 
 DATA = "results/data/{dataset}/{split}.parquet"
 ANSWERS = "results/{model}/answers/{task}.parquet"
+ANSWERS_OF_PRUNED = "results/{model}/answers/{calib}/{method}/{sparsity}/{task}.parquet"
 BASE = "results/{model}/base/manifest.json"
 
 CALIBRATION = "results/{model}/calibration/{calib}"
@@ -73,6 +74,8 @@ CASES = f"{ANALYSIS}/cases/{{variant}}.json"
 
 LATENCY = "results/latency/{shape}.csv"
 REASONER = "results/reasoner"
+MIXTURE = "results/mixture"
+EMBEDDED = "resources/tiny-reasoner"
 PUBLISHED = own("resources/paper/{table}.csv")
 PAPER_NOTES = own("resources/paper/notes.yaml")
 BENCHMARKS = "results/benchmarks"

@@ -42,7 +42,7 @@ def refuse_twice(folder: Path, *, must_know: bool) -> None:
         return
     if jobs:
         raise InputError(
-            f"{len(jobs)} Slurm jobs of an earlier run are still at work in {folder}: start again when they have "
+            f"{len(jobs)} Slurm jobs of an earlier run are still active in {folder}: start again when they have "
             f"ended (squeue --me), nothing of theirs is lost; or stop them first: scancel {' '.join(jobs)}"
         )
 

@@ -29,20 +29,21 @@ def documents(data: Path, prompt: str, completion: str) -> list[tuple[str, str]]
         raise InputError(f"{data}: the text needs a field {field}; it has {sorted(records[0])}") from None
 
 
-def own_answers(samples: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
+def own_answers(samples: pd.DataFrame, task: str, metric: str, which: str = "right") -> pd.DataFrame:
     """`item`, `prompt` and `completion` of the questions that a model answered right, and to the end: what it generates
     itself is the text that it must be able to generate when it is pruned (RESP, arXiv 2512.02185).
 
-    samples: of one evaluation (docs/artefacts.md). Raises InputError where no answer is right, or where nothing was
-    generated."""
+    samples: of one evaluation (docs/artefacts.md). which: `right`, or `all` answers. Raises InputError where no answer
+    is right, or where nothing was generated."""
     asked = samples[samples["metric"] == metric]
     if asked["response"].isna().all():
         raise InputError(f"tasks.{task}: its options are scored, nothing is generated: name another task as `answers`")
-    right = asked[(asked["value"] == 1) & ~asked["finish_reason"].isin(["length", "loop"])]
+    ended = ~asked["finish_reason"].isin(["length", "loop"])
+    right = asked if which == "all" else asked[(asked["value"] == 1) & ended]
     if right.empty:
         raise InputError(
             f"tasks.{task}: the model answers none of {len(asked)} questions right and to the end ({metric}): "
-            "calibrate on the text of the dataset (leave `answers` out), or ask an easier task"
+            "use the dataset's own text (leave `answers` out), or an easier task"
         )
     return right[["item", "prompt", "response"]].rename(columns={"response": "completion"})
 
@@ -84,6 +85,6 @@ def token_samples(
             return found[:samples]
     have = f"{len(found)} whole samples" if found else f"only {len(ids)} tokens, less than one sequence"
     raise InputError(
-        f"calibration data holds {have}; {samples} of {sequence_length} tokens were asked: lower `samples` or "
+        f"calibration data holds {have}; {samples} of {sequence_length} tokens are needed: lower `samples` or "
         "`sequence_length`, or use a bigger split"
     )

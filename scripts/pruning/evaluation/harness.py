@@ -127,7 +127,7 @@ def _loaded(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 raise
             said = f"{type(error).__name__} {' '.join(str(error).split())[:300]}".strip()
             raise InputError(
-                f"task {task.get('task')}: lm-eval cannot ask it as it is defined: {doing}: {said}"
+                f"task {task.get('task')}: lm-eval cannot evaluate it as it is defined: {doing}: {said}"
             ) from None
 
 

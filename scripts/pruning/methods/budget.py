@@ -81,7 +81,7 @@ def number(value: float) -> str:
 def unmet(what: str, target: str, least: Cost, at: str) -> InputError:
     """A budget that no pruning meets. Args: texts of the kind, the target, and where the least is had."""
     shown = number(least.value) + (f" [{number(least.low)}, {number(least.high)}]" if least.low < least.high else "")
-    return InputError(f"budget: {what}: {target} is less than can be had: the least is {shown}, {at}")
+    return InputError(f"budget: {what}: {target} cannot be reached: the least is {shown}, {at}")
 
 
 def nothing(what: str, target: str, dense: float) -> InputError:

@@ -78,7 +78,7 @@ class Tensors(ABC):
         if not self._at_main(structure or self.main.name):
             if projection != "down":
                 title = STRUCTURES[structure].title
-                raise InputError(f"this score looks at {projection}_proj, which the channels of {title} have not")
+                raise InputError(f"this score reads {projection}_proj, which the channels of {title} do not have")
             return self.tensor(self.site(structure, layer)).float().cpu().numpy()
         held = [self.tensor(name) for name in self.names_of[layer, projection, "weight"]]
         return self.main.matrix(held, projection, self.family).float().cpu().numpy()
@@ -110,8 +110,8 @@ class Tensors(ABC):
             return self.widths
         if structure in listed(self.config):
             raise InputError(
-                f"{self.place}: {STRUCTURES[structure].title} were cut before: allocations that cut them are for "
-                "models with all"
+                f"{self.place}: {STRUCTURES[structure].title} were pruned before: allocations that prune them need a "
+                "model with all of them"
             )
         return STRUCTURES[structure].units(self.config)
 

@@ -37,4 +37,4 @@ def put(model: PreTrainedModel, file: Path) -> None:
             values = values - 1
         parameter.data = torch.from_numpy(np.array(values)).to(parameter)
     if stored:
-        raise InputError(f"{file}: holds {next(iter(stored))}, which the model has not; delete it and run again")
+        raise InputError(f"{file}: holds {next(iter(stored))}, which the model does not have; delete it and run again")

@@ -17,6 +17,7 @@ from pruning.core.errors import InputError
 from pruning.core.files import REPLACE, read_object
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn  # slow, and unneeded for names
 
 
@@ -55,6 +56,8 @@ class Family:
     """Its linear modules with rows a head; none: not to be cut by heads (fused, or with a norm over all of them)."""
     norm_after: bool = False
     """Whether what attention and FFN put out is normalised before it is added to the residual stream."""
+    hybrid: bool = False
+    """Whether some layers have something else (a convolution, linear attention) in the place of attention."""
     mixture: Mixture | None = None
     """Of a family whose FFNs are mixtures of experts: `gate_up` and `down` are then of no meaning."""
 
@@ -70,6 +73,16 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("gemma2", "gemma3_text"), Family(norm_after=True)),
     "olmo2": Family(qkv=(), norm_after=True),
     "phi3": Family(gate_up=("gate_up_proj",), qkv=()),
+    "qwen3_5_text": Family(qkv=(), hybrid=True),
+    "lfm2": Family(
+        norm="model.embedding_norm",
+        ffn="feed_forward",
+        gate_up=("w1", "w3"),
+        down="w2",
+        attention_out="self_attn.out_proj",
+        qkv=(),
+        hybrid=True,
+    ),
     **dict.fromkeys(("qwen2_moe", "qwen3_moe", "olmoe"), Family(qkv=(), mixture=Mixture())),
     "mixtral": Family(qkv=(), mixture=Mixture(stored="block_sparse_moe", matrices=("w1", "w3", "w2"))),
     "gpt_oss": Family(qkv=(), mixture=Mixture(router="router", interleaved=True)),
@@ -77,6 +90,10 @@ FAMILIES: dict[str, Family] = {
 MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
 DENSE = tuple(name for name in FAMILIES if name not in MIXTURES)
 
+UNGATED = "an FFN is a layer of its own, and has no gate (up_proj and down_proj alone)"
+SCALED = "its FFN multiplies gate and output by numbers of its config.json (mlp_multipliers)"
+MISSING = {"nemotron_h": UNGATED, "falcon_h1": SCALED, "jamba": "some of its layers are mixtures of experts"}
+"""Hybrids that are refused, and why."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """Keys of config.json: how many experts every layer has; transformers knows the first two for one another."""
 EXPERT_WIDTHS = ("moe_intermediate_size", "intermediate_size")
@@ -128,6 +145,8 @@ def family_of(config: Mapping[str, Any], source: object) -> Family:
     reason = "it is no decoder with one gated FFN in every layer, or not yet tried"
     if any(config.get(key) for key in EXPERTS):
         reason = "it is a mixture of experts of a kind not yet tried"
+    if kind in MISSING:
+        reason = f"it is a hybrid of which {MISSING[kind]}"
     if config.get("is_encoder_decoder"):
         reason = "it is an encoder-decoder"
     raise InputError(
@@ -172,12 +191,19 @@ def has_plain_residual(config: Mapping[str, Any]) -> bool:
     return not family_of(config, "config.json").norm_after and config.get("residual_multiplier", 1) == 1
 
 
-def check_plain_residual(config: Mapping[str, Any], place: str, instead: str) -> None:
-    """Raises InputError, naming the setting `place` and what to use `instead`, unless `has_plain_residual`."""
+def obstacle(config: Mapping[str, Any]) -> str:
+    """Return why no layer can be refitted towards the dense model's residual stream; empty where it can."""
     if not has_plain_residual(config):
+        return "normalises or scales what its layers add to the residual stream"
+    return "has layers without attention" if family_of(config, "config.json").hybrid else ""
+
+
+def check_plain_residual(config: Mapping[str, Any], place: str, instead: str) -> None:
+    """Raises InputError, naming the setting `place` and what to use `instead`, where there is an `obstacle`."""
+    if reason := obstacle(config):
         raise InputError(
-            f"{place}: model type {config['model_type']!r} normalises or scales what attention and FFN put out before "
-            f"it is added to the residual stream, which this refit does not solve for: use {instead}"
+            f"{place}: model type {config['model_type']!r} {reason}, which this reconstruction does not solve for: use "
+            f"{instead}"
         )
 
 
@@ -188,6 +214,12 @@ def of(model: nn.Module) -> Family:
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return list(model.get_submodule(of(model).layers))
+
+
+def device(model: nn.Module, module: nn.Module) -> torch.device:
+    """Where a linear module of the model computes, which for one that stays on disk is where the embeddings are."""
+    own = module.weight.device
+    return model.get_input_embeddings().weight.device if own.type == "meta" else own
 
 
 def final_norm(model: nn.Module) -> nn.Module:

@@ -1,6 +1,8 @@
 """The one loader: dense, uniform and non-uniform models, on CPU, one GPU or several."""
 
 import math
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,12 +17,17 @@ from pruning.models.structures import STRUCTURES, ffn, listed
 
 
 def load(
-    directory: Path, dtype: str, device: str = "auto", adapter: Path | None = None
+    directory: Path,
+    dtype: str,
+    device: str = "auto",
+    adapter: Path | None = None,
+    device_map: Mapping[str, str] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model in eval mode with frozen weights, and its tokenizer, padding on the left for generation.
 
     `adapter`: directory of a LoRA adapter, merged into the weights.
     `device`: `cpu`, `cuda`, or `auto`: the visible GPUs, over which a model bigger than one is spread, else the CPU.
+    `device_map`: module -> device, instead of that, for a model whose memory was looked at (models/offload.py).
 
     Raises InputError if free memory cannot hold the weights, if the directory lacks some of them, or holds
     others than its manifest says; so of the adapter."""
@@ -28,16 +35,20 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     sources.refuse_adapter(directory)
     artifacts.check_model(directory)
-    check_memory(directory, dtype, device)
-    device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device
+    scratch = tempfile.TemporaryDirectory(prefix="layers-") if device_map else None
+    if device_map is None:
+        check_memory(directory, dtype, device)
+        device_map = "auto" if device == "cuda" and torch.cuda.device_count() > 1 else device
     model, found = model_class(directory).from_pretrained(
         directory,
         config=stock_config(directory),
         dtype=getattr(torch, dtype),
         device_map=device_map,
+        offload_folder=scratch and scratch.name,  # of matrices that are stored otherwise than they are computed with
         use_safetensors=True,
         **complete.LOADING,
     )
+    model.scratch = scratch  # which is removed with the model
     complete.refuse(directory, found)
     if adapter is not None:
         model = merged(model, adapter)

@@ -22,7 +22,7 @@ from transformers.initialization import no_init_weights
 
 from pruning.core import memory
 from pruning.core.errors import InputError
-from pruning.models import loading
+from pruning.models import families, loading
 
 aten = torch.ops.aten
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -119,6 +119,13 @@ def network(directory: Path, dtype: str) -> nn.Module:
     return made.eval().requires_grad_(False)
 
 
+def weight_bytes(network: nn.Module, offloaded: bool) -> int:
+    """Return the bytes of weights that are in memory at once: all, or, where the layers stay on disk, those of the
+    largest layer and of what is in none."""
+    layers = [sum(each.nbytes for each in layer.parameters()) for layer in families.decoder_layers(network)]
+    return network.get_memory_footprint(return_buffers=False) - (sum(layers) - max(layers) if offloaded else 0)
+
+
 def rehearsed(network: nn.Module, work: Callable[[], Any]) -> Taken:
     """What `work`, which runs the network, takes. Attention is that of torch's memory-saving kernels: no scores are
     kept."""
@@ -140,7 +147,9 @@ def must_fit(
 
     settings: the stage's, with the lengths that its data have. beside: a model that is loaded as well."""
     free, on_gpus = loading.free_memory()
-    loading.check_memory(directory, dtype, "cuda" if on_gpus else "cpu")
+    offloaded = settings.get("offload", False)
+    if not offloaded:
+        loading.check_memory(directory, dtype, "cuda" if on_gpus else "cpu")
     if not free or memory.gigabytes(memory.parameters(directory), dtype) < SMALL * sum(free):
         return
     others = memory.parameters(beside) * memory.BYTES[dtype] if beside else 0
@@ -148,7 +157,7 @@ def must_fit(
     def needed(**changed: Any) -> tuple[float, float]:
         """GB of weights, and in all."""
         own = network(directory, dtype)
-        weights, held = own.get_memory_footprint(return_buffers=False), stage.taken(own, {**settings, **changed})
+        weights, held = weight_bytes(own, offloaded), stage.taken(own, {**settings, **changed})
         beside = held.bytes - (held.spared if on_gpus else 0)
         return (weights + others) / 1e9, (weights + others + beside) / 1e9
 

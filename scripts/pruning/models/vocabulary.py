@@ -20,6 +20,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
+from pruning.models import multimodal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,9 +45,11 @@ class Tokenizer:
     def __init__(self, folder: Path):
         self.folder, self.content = folder, read_object(folder / FILE)
         self.settings = {name: read_object(folder / name) for name in SETTINGS if (folder / name).is_file()}
+        if multimodal.is_multimodal(self.settings["config.json"]) or (folder / multimodal.FOLDER).is_dir():
+            raise InputError(f"{folder}: the text part of a multimodal model keeps its vocabulary, which marks images")
         self.size: int = self.settings["config.json"]["vocab_size"]
         if found := _other_kind(self.content):
-            raise InputError(f"{folder}/{FILE}: {found}: only the vocabulary of a byte-level BPE can be cut")
+            raise InputError(f"{folder}/{FILE}: {found}: only the vocabulary of a byte-level BPE can be pruned")
         model = self.content["model"]
         self.numbers: dict[str, int] = model["vocab"]
         merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
@@ -54,9 +57,11 @@ class Tokenizer:
         self.added = {token["content"]: token["id"] for token in self.content.get("added_tokens") or []}
         self.texts = {number: text for text, number in {**self.numbers, **self.added}.items()}
         if named := [key for own in self.settings.values() for key in UNMAPPED if own.get(key)]:
-            raise InputError(f"{folder}: {named[0]} names tokens by their numbers: take it out to cut the vocabulary")
+            raise InputError(f"{folder}: {named[0]} names tokens by their numbers: remove it to prune the vocabulary")
         if beyond := [text for text, number in self.added.items() if number >= self.size]:
-            raise InputError(f"{folder}/{FILE}: token {beyond[0]!r} has no embedding, so the vocabulary cannot be cut")
+            raise InputError(
+                f"{folder}/{FILE}: token {beyond[0]!r} has no embedding, so the vocabulary cannot be pruned"
+            )
 
     def parts(self, text: str) -> tuple[str, str] | None:
         """Return the two tokens that BPE merges last on its way to a token; None of a single byte, and of what no

@@ -50,7 +50,7 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, de
         if task.get("divergence") and dense:
             whole = packing.pack(loading.load(dense, task["dtype"])[0])
             if whole.config.vocab_size != network.config.vocab_size:
-                raise InputError("divergence: of another vocabulary than the dense model's: set `per: byte` instead")
+                raise InputError("divergence: the model's vocabulary is not the dense model's: set `per: byte` instead")
             scored = divergences(network, whole, cut, task["batch_size"])
         else:
             scored = ((nll, 0.0) for nll in negative_log_likelihoods(network, cut, task["batch_size"]))

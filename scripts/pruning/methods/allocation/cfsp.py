@@ -22,7 +22,9 @@ MARGIN = 1.05
 def sensitivity(problem: Problem, alpha: float) -> np.ndarray:
     """s_l = sigmoid(alpha (I_l - mean I) / 1e4), I_l = angular distance summed over the reference tokens; [layers]."""
     if problem.importance is None:
-        raise InputError("allocate: cfsp: needs how much layers change what they get: give the calibration's layers")
+        raise InputError(
+            "allocate: cfsp: needs how much each layer changes its input: give the calibration's layers.parquet"
+        )
     importance = problem.importance * REFERENCE_TOKENS
     return 1 / (1 + np.exp(-alpha * (importance - importance.mean()) / 1e4))
 

@@ -32,7 +32,10 @@ def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) 
     from pruning.models.structures import STRUCTURES  # torch is slow, and every start of snakemake reads REQUIRES
 
     if evidence["down"].shape != (len(down), keep.sum()):
-        raise InputError(f"refit of another mask: {evidence['down'].shape[1]} neurons, not {keep.sum()}; make it anew")
+        raise InputError(
+            f"weight reconstruction of another mask: {evidence['down'].shape[1]} neurons, not {keep.sum()}; "
+            "delete it and run again"
+        )
     record = {**evidence["record"]["down"], **too_few(evidence["tokens_fit"], keep)}
     labels = {name: layer_files.label_of(name) for name in STRUCTURES if name not in REFITS}
     others = {name: label for name, label in labels.items() if label in evidence}

@@ -65,7 +65,7 @@ AS_DECI = ("llama", "mistral", "qwen2")
 """What `deci` computes as well: no more than Llama does, but for biases of q, k and v."""
 
 
-OTHERS = "models that were cut in more than FFN neurons are not converted"
+OTHERS = "models pruned in more than FFN neurons are not converted"
 
 
 def architecture(kind: str, widths: Sequence[int], biased: bool) -> Architecture:

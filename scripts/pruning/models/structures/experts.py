@@ -227,13 +227,14 @@ class Watched:
 
     def __init__(self, experts: nn.Module, look: Callable[..., None], after: Callable[[Tensor, Any], None]) -> None:
         self.experts, self.look, self.after = experts, look, after
-        self.usual = vars(experts).get("forward")  # accelerate's, in a model spread over GPUs
-        experts.forward = self
+        self.place = "_old_forward" if hasattr(experts, "_old_forward") else "forward"  # within accelerate's, if any
+        self.usual = vars(experts).get(self.place)
+        setattr(experts, self.place, self)
 
     def remove(self) -> None:
-        del self.experts.forward
+        delattr(self.experts, self.place)
         if self.usual:
-            self.experts.forward = self.usual
+            setattr(self.experts, self.place, self.usual)
 
     def __call__(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Return the FFN's output [tokens, d], of its input, and of each token's experts and their weights [tokens,

@@ -50,7 +50,7 @@ def rows(model: str, cases: Mapping[str, Sequence[Mapping[str, Any]]], settings:
     for method in others:
         if asked[method] != asked[first]:
             raise InputError(
-                f"cases: {model}, {first} and {method} were given different items or prompts; make both anew"
+                f"cases: {model}, {first} and {method} were given different items or prompts; delete both and run again"
             )
     found = []
     for number, method in product(range(len(asked[first])), methods):
