@@ -13,15 +13,14 @@ import tiny
 from workspace import Workspace, changed, verified
 
 MODEL, CALIB = "results/tiny-reasoner", "gsm_symbolic-s0"
-METHODS = {"reap": {"score": "reap"}, "frequency": {"score": "frequency"}}
 TABLE = {
     "title": "Experts",
     "tasks": ["gsm_symbolic"],
-    "methods": [*METHODS, "rku", "random"],
+    "methods": ["reap", "frequency", "rku", "random"],
     "sparsities": [50],
     "reference": "random",
 }
-EXPORTED = f"{MODEL}/export/{CALIB}/reap/50/model"
+EXPORTED, NARROW = (f"{MODEL}/export/{CALIB}/{method}/model" for method in ("reap/50", "narrow_wanda/33"))
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +31,8 @@ def mixed(tmp_path_factory) -> Workspace:
     workspace = Workspace(path)
     default = yaml.safe_load((workspace.path / "config/config.yaml").read_text())["tables"]
     tables = {**dict.fromkeys(default), "experts": TABLE}  # others hold what is not for mixtures
-    workspace.configure({**{f"methods.{name}": own for name, own in METHODS.items()}, "tables": tables})
-    workspace.snakemake("results/experts.csv", EXPORTED, f"{MODEL}/scores/{CALIB}/wanda.parquet")
+    workspace.configure({"tables": tables})
+    workspace.snakemake("results/experts.csv", EXPORTED, NARROW)
     return workspace
 
 
@@ -79,6 +78,18 @@ def test_the_exported_model_is_the_dense_one_without_these_rows(mixed: Workspace
             assert torch.equal(left.mlp.get_parameter(name), own.mlp.get_parameter(name)[rows])
 
 
+def test_narrower_experts_are_exported_as_a_stock_model_too(mixed: Workspace):
+    made = json.loads((mixed.path / NARROW / "manifest.json").read_text())
+    assert made["widths"] == [6, 6] and made["expert_neurons"] == [96, 96]
+    assert {"transformers", "peft", "lm_eval", "the dense model, masked"} <= made["checks"].keys()
+    card = (mixed.path / NARROW / "README.md").read_text()
+    assert "are removed, in experts and in neurons of experts" in card
+    assert AutoModelForCausalLM.from_pretrained(mixed.path / NARROW).config.moe_intermediate_size == 16
+    mask = pd.read_parquet(mixed.path / MODEL / "masks" / CALIB / "narrow_wanda/33.parquet")
+    kept = mask[mask["structure"] == "expert_neurons"]["keep"].to_numpy().reshape(2, 6, 24).sum(2)
+    assert (kept == 16).all() and mask[mask["structure"] == "experts"]["keep"].all()
+
+
 def test_an_edit_of_how_experts_are_cut_plans_what_reads_it(mixed: Workspace):
     file = mixed.path / "scripts/pruning/models/structures/experts.py"
     with changed(file, file.read_text() + "\n# edited\n"):
@@ -89,6 +100,9 @@ def test_an_edit_of_how_experts_are_cut_plans_what_reads_it(mixed: Workspace):
 
 
 REFUSED = {
+    "models.tiny-reasoner.backend: vllm has not been tried with mixtures of experts: use `hf`": {
+        "models.tiny-reasoner.backend": "vllm"
+    },
     "methods.obs.score: obs, and tiny-reasoner is a mixture of experts: second_moments and output_gradients are": {
         "tables.experts.methods": ["random", "obs"]
     },
@@ -137,6 +151,7 @@ def test_quantised_experts_are_refused_before_any_job(mixed: Workspace):
 
 
 def test_a_dense_model_has_no_experts_to_score(finished: Workspace):
-    with finished.configured({"methods.reap": {"score": "reap"}, "tables.table1.methods": ["reap"]}):
-        done = finished.snakemake("-n", "results/table1.csv", check=False)
-    assert done.returncode and "methods.reap.score: reap is for mixtures of experts" in done.stdout + done.stderr
+    for method, key in {"reap": "score: reap", "narrow_wanda": "allocate: expert_neurons"}.items():
+        with finished.configured({"tables.table1.methods": ["wanda", method]}):
+            done = finished.snakemake("-n", "results/table1.csv", check=False)
+        assert done.returncode and f"methods.{method}.{key} is for mixtures of experts" in done.stdout + done.stderr

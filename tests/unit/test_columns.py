@@ -16,7 +16,10 @@ from workspace import ROOT
 
 OBJECTIVE = ["<objective>"]
 LISTED = {
-    "{model}/calibration/{calib}/statistics.parquet": ["layer", "unit", *measured.neuron_columns(OBJECTIVE)],
+    "{model}/calibration/{calib}/statistics.parquet": [
+        *("layer", "unit", *measured.neuron_columns(OBJECTIVE)),
+        *measured.OF_EXPERTS,
+    ],
     "{model}/calibration/{calib}/layers.parquet": ["layer", *measured.LAYER_COLUMNS],
     "{model}/calibration/{calib}/token_classes.parquet": [
         *("layer", "unit", "token_class"),

@@ -11,14 +11,14 @@ from typing import Any
 
 from pruning.models.families import DOWN_BIAS, Family
 from pruning.models.structures import expert_neurons, experts, ffn, kv_groups
-from pruning.models.structures.base import Structure
+from pruning.models.structures.base import Main, Structure
 
 STRUCTURES: dict[str, Structure] = {
     each.STRUCTURE.name: each.STRUCTURE for each in (ffn, experts, expert_neurons, kv_groups)
 }
 
 
-def main(family: Family) -> Structure:
+def main(family: Family) -> Main:
     """Return the structure in which a family's sparsity is counted."""
     return STRUCTURES[family.main]
 

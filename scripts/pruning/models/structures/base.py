@@ -189,6 +189,32 @@ class Structure:
         self.settle(layer, family, int(keeps[index].sum()))
 
 
+class Main(Structure):
+    """One in which sparsity is counted, of the models of some families: it says as well which tensors an FFN is."""
+
+    def named(self, names: Sequence[str], family: Family) -> dict[tuple[int, str, str], list[str]]:
+        """Return (layer, `gate`, `up` or `down`, `weight` or `bias`) -> names of the tensors that hold it, which may be
+        another's as well; of experts by their numbers."""
+        raise NotImplementedError
+
+    def whole_in(self, names: Sequence[str], config: Mapping[str, Any]) -> bool:
+        """Return whether the tensors that hold a projection of one layer are all that there must be."""
+        return True
+
+    def looked_for(self, family: Family) -> str:
+        """Return the tensors of every layer, in words."""
+        raise NotImplementedError
+
+    def channels_of(self, names: Sequence[str], shape: Callable[[str], Sequence[int]], family: Family) -> int:
+        """Return a layer's neurons. names: of the tensors that hold `down`; shape: of a name."""
+        raise NotImplementedError
+
+    def matrix(self, tensors: Sequence[Tensor], projection: str, family: Family) -> Tensor:
+        """Return gate or up [n, d], or down [d, n], of the tensors that hold it: n neurons, experts one after the
+        other."""
+        raise NotImplementedError
+
+
 @cache
 def pattern(layers: str, modules: tuple[str, ...]) -> re.Pattern[str]:
     last, names = layers.rpartition(".")[2], "|".join(map(re.escape, modules))

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from pruning.core.errors import InputError
 from pruning.models import families
 from pruning.models.families import EXPERTS, TOP_K, Family
-from pruning.models.structures.base import Place, Structure
+from pruning.models.structures.base import Main, Place
 
 PROJECTIONS = ("gate", "up", "down")
 NUMBERED = re.compile(r"\.experts\.(\d{1,9})\.")
@@ -62,7 +62,7 @@ class Routed(NamedTuple):
         return own.new_zeros(samples * self.experts, own.shape[1]).index_add(0, place, own).reshape(samples, -1)
 
 
-class Experts(Structure):
+class Experts(Main):
     """A mixture's experts. A stock model has as many in every layer."""
 
     name = "experts"
@@ -101,7 +101,6 @@ class Experts(Structure):
         return Part(layer, None, (), found["kind"])
 
     def named(self, names: Sequence[str], family: Family) -> dict[tuple[int, str, str], list[str]]:
-        """Return (layer, projection, kind) -> names of the tensors that hold it, by expert."""
         parts = sorted((part, name) for name in names if (part := self.part(name, family)) and part.expert is not None)
         parts += [(part, name) for name in names if (part := self.part(name, family)) and part.expert is None]
         made: dict[tuple[int, str, str], list[str]] = {}
@@ -111,12 +110,10 @@ class Experts(Structure):
         return made
 
     def whole_in(self, names: Sequence[str], config: Mapping[str, Any]) -> bool:
-        """Return whether the tensors that hold a projection of one layer are all that there must be."""
         numbers = [int(found[1]) for name in names if (found := NUMBERED.search(name))]
         return numbers == list(range(self.whole(config))) if numbers else len(names) == 1
 
     def looked_for(self, family: Family) -> str:
-        """Return the tensors of every layer, in words."""
         own = family.mixture
         return f"{', '.join(own.matrices)} of every expert in {own.stored} of every layer (experts are numbered from 0)"
 
@@ -125,12 +122,10 @@ class Experts(Structure):
         return Place(part.layer, 0, 1) if part else None
 
     def channels_of(self, names: Sequence[str], shape: Callable[[str], Sequence[int]], family: Family) -> int:
-        """Return the neurons of a layer's experts. names: of the tensors that hold `down`; shape: of a name."""
         *several, rows, columns = shape(names[0])
         return (several[0] if several else len(names)) * (rows if several and family.mixture.interleaved else columns)
 
     def matrix(self, tensors: Sequence[Tensor], projection: str, family: Family) -> Tensor:
-        """Return gate or up [n, d], or down [d, n], of a layer's n neurons, the experts one after the other."""
         if tensors[0].dim() == 2:  # one an expert
             return torch.cat(list(tensors), int(projection == "down"))
         [both], interleaved = tensors, family.mixture.interleaved

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruning.core.errors import InputError
 from pruning.models import families
 from pruning.models.families import Family
-from pruning.models.structures.base import Structure, parse
+from pruning.models.structures.base import Main, parse
 
 CONFIG_KEY = "intermediate_size"
 WIDTHS = families.WIDTHS
@@ -19,7 +19,7 @@ DOWN_BIAS = families.DOWN_BIAS
 """Only models/loading.py, and the code that models/remote_code.py writes, build such a model."""
 
 
-class Neurons(Structure):
+class Neurons(Main):
     """The FFNs' neurons. A stock model has as many in every layer."""
 
     name = "ffn"
@@ -60,7 +60,6 @@ class Neurons(Structure):
         return [site.in_features for site in self.sites(model)]
 
     def named(self, names: Sequence[str], family: Family) -> dict[tuple[int, str, str], list[str]]:
-        """Return (layer, projection, kind) -> the tensor that holds it, which may be another's as well."""
         held = {f"{family.ffn}.{module}": held for held, module in projections(family).items()}
         found = {name: part for name in names if (part := parse(name, family, tuple(held)))}
         return {
@@ -69,12 +68,7 @@ class Neurons(Structure):
             for projection in held[module]
         }
 
-    def whole_in(self, names: Sequence[str], config: Mapping[str, Any]) -> bool:
-        """Return whether the tensors that hold a projection of one layer are all that there must be."""
-        return True
-
     def looked_for(self, family: Family) -> str:
-        """Return the tensors of every layer, in words."""
         return f"{', '.join([*family.gate_up, family.down])} in {family.ffn} of every layer"
 
     def compact_config(self, config: Mapping[str, Any], units: Sequence[int]) -> dict[str, Any]:
@@ -90,11 +84,9 @@ class Neurons(Structure):
         return made
 
     def channels_of(self, names: Sequence[str], shape: Callable[[str], Sequence[int]], family: Family) -> int:
-        """Return a layer's neurons. names: of the tensor that holds `down`; shape: of a name."""
         return shape(names[0])[1]
 
     def matrix(self, tensors: Sequence[Tensor], projection: str, family: Family) -> Tensor:
-        """Return gate or up [n, d], or down [d, n], of the tensor that holds it."""
         fused = ("gate", "up") if projection != "down" and len(family.gate_up) == 1 else (projection,)
         return tensors[0].chunk(len(fused))[fused.index(projection)]
 
