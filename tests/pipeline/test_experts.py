@@ -109,7 +109,7 @@ REFUSED = {
     "methods.ridge_wanda.compensate: ridge, and tiny-reasoner is a mixture": {
         "tables.experts.methods": ["random", "ridge_wanda"]
     },
-    "allocate: global, and tiny-reasoner is a mixture of experts: every layer keeps as many experts; use `uniform`": {
+    "allocate: global, and tiny-reasoner is a mixture of experts: every layer keeps as many; use `uniform` or": {
         "tables.experts.methods": ["random", "energy-abs-none-global"]
     },
     "tiny-reasoner, frequency at 80%: experts: of 6 in every layer 1 would stay, fewer than the 2 that each token": {
