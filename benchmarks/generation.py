@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,15 +64,39 @@ def main(
     continuous: bool = False,
 ) -> None:
     torch.set_num_threads(threads)
+    network, tokenizer = loading.load(model, dtype)
+    for own in compared(network, tokenizer, prompts(problems, examples), batch, tokens, continuous):
+        print(
+            f"{own['name']}: {own['seconds']:.1f} s, {problems / own['seconds']:.2f} problems/s, "
+            f"{own['tokens'] / own['seconds']:.0f} tokens/s, {own['ratio']:.2f}x; {own['same']} of {problems} answers "
+            f"as lm-eval's" + (f", {own['looped']} of the others ended in a loop" if own["looped"] else "")
+        )
+
+
+def prompts(problems: int, examples: int) -> list[str]:
+    """Return so many, each after the same worked examples."""
     drawn = list(word_problems.sample("test", TEMPLATES, problems + examples, 0, 1.0))
     worked = "".join(f"Question: {p.question}\nAnswer: {p.answer}\n\n" for p in drawn[:examples])
-    asked = [f"{worked}Question: {p.question}\nAnswer:" for p in drawn[examples:]]
+    return [f"{worked}Question: {p.question}\nAnswer:" for p in drawn[examples:]]
+
+
+def requests(texts: list[str], tokens: int) -> list[Instance]:
     arguments = {"until": STOPS, "max_gen_toks": tokens, "do_sample": False}
+    return [Instance("generate_until", {}, (text, arguments), i) for i, text in enumerate(texts)]
 
-    def requests(texts: list[str]) -> list[Instance]:
-        return [Instance("generate_until", {}, (text, arguments), i) for i, text in enumerate(texts)]
 
-    network, tokenizer = loading.load(model, dtype)
+def answered(lm: LM, asked: list[str], tokens: int) -> tuple[list[str], float]:
+    """Return the answers, and the seconds that they took."""
+    lm.generate_until(requests([asked[0] + " "], tokens), disable_tqdm=True)  # warm up
+    start = time.perf_counter()
+    return lm.generate_until(requests(asked, tokens), disable_tqdm=True), time.perf_counter() - start
+
+
+def compared(
+    network: torch.nn.Module, tokenizer: Any, asked: list[str], batch: int, tokens: int, continuous: bool = False
+) -> list[dict[str, Any]]:
+    """Return of each class `name`, `seconds`, `tokens` written, `ratio` of lm-eval's seconds to these, how many answers
+    are the `same` as lm-eval's, and how many others ended in a loop (`looped`)."""
     with tempfile.TemporaryDirectory() as folder:
         cached = AnswerFile(Path(folder) / "answers.jsonl")
         lms: dict[str, Callable[[], LM]] = {
@@ -81,25 +105,18 @@ def main(
         }
         if continuous:
             lms["continuous batching"] = lambda: ContinuousHFLM(
-                pretrained=network, tokenizer=tokenizer, batch_size=problems, backend="causal"
+                pretrained=network, tokenizer=tokenizer, batch_size=len(asked), backend="causal"
             )
-        answers, seconds = {}, {}
-        for name, make in lms.items():
-            lm = make()
-            lm.generate_until(requests([asked[0] + " "]), disable_tqdm=True)  # warm up
-            start = time.perf_counter()
-            answers[name] = lm.generate_until(requests(asked), disable_tqdm=True)
-            seconds[name] = time.perf_counter() - start
-        finishes = [cached[key_of("generate_until", (text, arguments))]["finish"] for text in asked]
-    for name, own in answers.items():
-        written = sum(len(tokenizer(text)["input_ids"]) for text in own)
-        same = [a == b for a, b in zip(own, answers["lm-eval"], strict=True)]
+        answers = {name: answered(make(), asked, tokens) for name, make in lms.items()}
+        finishes = [cached[key_of("generate_until", each.args)]["finish"] for each in requests(asked, tokens)]
+    rows, (wanted, seconds) = [], answers["lm-eval"]
+    for name, (own, took) in answers.items():
+        same = [a == b for a, b in zip(own, wanted, strict=True)]
         looped = sum(not s and f == "loop" for s, f in zip(same, finishes, strict=True)) if name == "ours" else 0
-        print(
-            f"{name}: {seconds[name]:.1f} s, {problems / seconds[name]:.2f} problems/s, {written / seconds[name]:.0f} "
-            f"tokens/s, {seconds['lm-eval'] / seconds[name]:.2f}x; {sum(same)} of {problems} answers as lm-eval's"
-            + (f", {looped} of the others ended in a loop" if looped else "")
-        )
+        written = sum(len(tokenizer(text)["input_ids"]) for text in own)
+        rows.append({"name": name, "seconds": took, "tokens": written, "ratio": seconds / took, "same": sum(same)})
+        rows[-1]["looped"] = looped
+    return rows
 
 
 if __name__ == "__main__":

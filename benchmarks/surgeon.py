@@ -33,25 +33,26 @@ def cost(width: int = 18944, hidden: int = 3584, doublings: int = 2, threads: in
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
     for size in [width >> times for times in reversed(range(doublings + 1))]:
-        torch.manual_seed(0)
-        a = torch.randn(size // 4, size, dtype=torch.float64)
-        second, down = (
-            a.T @ a / len(a),
-            torch.randn(hidden >> (width // size).bit_length() - 1, size, dtype=torch.float64),
-        )
-        gradients = torch.eye(len(down), dtype=torch.float64)
-        matrix, before = 8 * size**2 / 1e9, peak(device)
-        start = perf_counter()
-        surgeon.least_losses(second, gradients, down, device)
-        seconds = perf_counter() - start
-        on_gpu = device.type == "cuda"
-        held = peak(device) if on_gpu else max(0.0, peak(device) - before) + matrix  # and `second` itself
+        seconds, held = taken(size, hidden * size // width, device)
+        matrix = 8 * size**2 / 1e9
         rows.append({"width": size, "seconds": seconds, "GB": held, "matrices": held / matrix})
         print(rows[-1], flush=True)
     frame = pd.DataFrame(rows)
     frame["times the seconds of half the width"] = frame["seconds"] / frame["seconds"].shift()
     print(torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {threads} threads")
     print(frame.to_string(index=False, float_format="%.1f"))
+
+
+def taken(size: int, hidden: int, device: torch.device) -> tuple[float, float]:
+    """(seconds, GB) of one layer so wide."""
+    torch.manual_seed(0)
+    a = torch.randn(size // 4, size, dtype=torch.float64)
+    second, down = a.T @ a / len(a), torch.randn(hidden, size, dtype=torch.float64)
+    gradients, before = torch.eye(hidden, dtype=torch.float64), peak(device)
+    start = perf_counter()
+    surgeon.least_losses(second, gradients, down, device)
+    seconds = perf_counter() - start
+    return seconds, peak(device) if device.type == "cuda" else max(0.0, peak(device) - before) + second.nbytes / 1e9
 
 
 @app.command()

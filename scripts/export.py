@@ -35,7 +35,7 @@ def export(
     from pruning.core import artifacts
     from pruning.evaluation import runtimes
     from pruning.methods import masks
-    from pruning.models import loading, vocabulary
+    from pruning.models import loading, multimodal, put_back, vocabulary
     from pruning.models.pruned import from_pruned
     from pruning.models.structures import STRUCTURES
     from pruning.report import card
@@ -55,6 +55,9 @@ def export(
             else:
                 file.chmod(0o644)
         checks = runtimes.check(directory, wanted)
+        if (base.parent / multimodal.FOLDER).is_dir():
+            put_back.put_back(directory, base.parent, directory / multimodal.FOLDER)
+            checks["transformers, with the rest"] = runtimes.in_whole(directory / multimodal.FOLDER, wanted)
         if settings["method"]["compensate"] == "none" and adapter is None:
             dense, _ = loading.load(base.parent, settings["dtype"], "cpu")
             if "vocabulary" in made:

@@ -19,7 +19,7 @@ def fetch_model(
     adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge into it")] = None,
 ) -> None:
     from pruning.core import artifacts, chain, hub
-    from pruning.models import complete, sources
+    from pruning.models import complete, multimodal, sources
     from pruning.models.checkpoint import Checkpoint, read_config
 
     cli.phase("start-up")
@@ -39,6 +39,8 @@ def fetch_model(
         else:
             with hub.fetching(output):
                 sources.from_hub(settings["repo"], settings["revision"], directory)
+        whole = multimodal.split(directory)
+        sources.settle(directory)
         if settings["kind"] != "pruned":
             complete.check(directory)
         checkpoint = Checkpoint(directory)
@@ -53,6 +55,7 @@ def fetch_model(
             "original": original,
             **({"groups_removed": removed} if removed else {}),
             **({"head": head} if head else {}),
+            **({"multimodal": whole} if whole else {}),
             "files": artifacts.directory_hashes(directory),
         }
         artifacts.write_json(directory / "manifest.json", content, "base", settings)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -88,6 +89,9 @@ FAMILY_CHANGES = {
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25, "sliding_window": 8},
     "qwen3": {"head_dim": 8},
+    "qwen3_5_text": {"head_dim": 8, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2}
+    | {"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
 }
 """What makes a family differ from the others, large enough to show in numbers."""
 
@@ -97,13 +101,54 @@ def of_family(model_type: str, layers: int = 2, seed: int = 0, **changes):
     config = CONFIG_MAPPING[model_type]
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     own = {**special, **FAMILY_CHANGES.get(model_type, {}), **changes}
+    if model_type in ("qwen3_5_text", "lfm2"):
+        own["layer_types"] = (own["layer_types"] * layers)[:layers]
     return _spread(AutoModelForCausalLM._model_mapping[config], config, layers, seed, **own)
+
+
+VISION = {
+    "qwen2_vl": {"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2},
+    "qwen2_5_vl": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32},
+    "qwen3_vl": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+    "qwen3_5": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    | {"num_position_embeddings": 16},
+    "lfm2_vl": {"model_type": "siglip2_vision_model", "num_patches": 4},
+    "gemma3": {"model_type": "siglip_vision_model"},
+    "llava": {"model_type": "clip_vision_model", "projection_dim": 16},
+    "mistral3": {"model_type": "pixtral"},
+    "idefics3": {},
+    "smolvlm": {},
+}
+"""Of multimodal models."""
+TEXT_OF = {"gemma3": "gemma3_text", "mistral3": "mistral", "llava": "llama", "idefics3": "llama", "smolvlm": "llama"}
+TEXT_OF |= {"lfm2_vl": "lfm2", "qwen3_5": "qwen3_5_text"}
+TEXT_OF |= {kind: f"{kind}_text" for kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")}
+"""And of which family their text parts are."""
+
+
+def whole(kind: str, layers: int = 2, seed: int = 0, **changes):
+    """A tiny multimodal model, whose token 250 is an image's."""
+    inside, image = TEXT_OF[kind], "image_token_index" if kind in ("gemma3", "llava", "mistral3") else "image_token_id"
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    text = {**SHAPE, "num_hidden_layers": layers, "model_type": inside, "head_dim": 8}
+    text |= FAMILY_CHANGES.get(inside, {}) | {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    if "qwen" in kind:
+        vision = {}
+        text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+    config = CONFIG_MAPPING[kind](text_config=text | changes, vision_config=vision | VISION[kind], **{image: 250})
+    torch.manual_seed(seed)
+    return _random(AutoModelForImageTextToText._model_mapping[type(config)](config))
 
 
 def _spread(model, config, layers, seed, **changes):
     """Random weights, larger than usual and with uneven norms, so that nothing is nearly constant."""
     torch.manual_seed(seed)
-    made = model(config(num_hidden_layers=layers, **{**SHAPE, **changes}))
+    return _random(model(config(num_hidden_layers=layers, **{**SHAPE, **changes})))
+
+
+def _random(made):
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.5 if "norm" in name else 0.15) + ("norm" in name))

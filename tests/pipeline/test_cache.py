@@ -46,7 +46,7 @@ RE_RUN_BY_CODE = [
     (FROM_DATA, "pruning/data", "__init__ arithmetic datasets word_problems"),
     (FROM_MODEL | FROM_DATA, "pruning/core", "hub"),
     (FROM_MODEL, "", "fetch_model"),
-    (FROM_MODEL, "pruning/models", "__init__ checkpoint complete families sources tokenizers"),
+    (FROM_MODEL, "pruning/models", "__init__ checkpoint complete families multimodal sources tokenizers"),
     (FROM_MODEL, "pruning/models/structures", "__init__ base ffn kv_groups"),
     (FROM_CALIBRATION, "", "measure"),
     (FROM_CALIBRATION, "pruning/calibration", "__init__ columns gradients prepare"),

@@ -42,7 +42,7 @@ CUTS = {
     "groups": tiny.keeps(20, 31, groups=[ONE, BOTH]),
     **DROPPED,
 }
-WITHOUT_GROUPS = ("olmo2", "phi3")
+WITHOUT_GROUPS = ("olmo2", "phi3", "qwen3_5_text", "lfm2")
 
 
 @torch.inference_mode()
@@ -161,7 +161,8 @@ def test_a_bias_is_carried_by_our_loader_and_by_the_code(tmp_path, family):
     assert config.auto_map.keys() == {"AutoModel", "AutoModelForCausalLM"}
     with torch.device("meta"):
         bare = AutoModel.from_config(config, trust_remote_code=True)
-    assert bare.is_backend_compatible() and not hasattr(bare, "lm_head")
+    assert bare.is_backend_compatible() or FAMILIES[family].hybrid  # which vLLM is not asked to run
+    assert not hasattr(bare, "lm_head")
     shapes = {name: tensor.shape for name, tensor in bare.state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in theirs.base_model.state_dict().items()}
     loaded = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
@@ -351,7 +352,7 @@ def test_what_has_no_place_for_groups_or_for_a_layer_without_an_ffn_says_so(tmp_
 
 @pytest.mark.parametrize("family", WITHOUT_GROUPS)
 def test_attention_that_cannot_be_cut_is_refused(family):
-    with pytest.raises(InputError, match="fused projections, or norms over all heads"):
+    with pytest.raises(InputError, match="fused projections, norms over all heads, or layers without attention"):
         kv_groups.sites(tiny.of_family(family))
 
 

@@ -94,7 +94,8 @@ def prefill_flops(model: PreTrainedModel, tokens: int) -> int:
     bounds the speed-up of a compute-bound prefill."""
     layers, attention_out = families.decoder_layers(model), families.of(model).attention_out
     linear = [module for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)]
-    channels = sum(layer.get_submodule(attention_out).in_features for layer in layers)
+    outputs = (dict(layer.named_modules()).get(attention_out) for layer in layers)  # none, where a hybrid has another
+    channels = sum(own.in_features for own in outputs if own is not None)
     scores = channels * tokens * (tokens + 1)  # QK' and its product with V
     projected = tokens * sum(module.weight.numel() for module in linear)
     return 2 * (projected + scores + model.get_output_embeddings().weight.numel())

@@ -64,7 +64,7 @@ def measure(models: Mapping[str, PreTrainedModel], settings: Settings, seed: int
     rng = np.random.default_rng(settings["seed"] if seed is None else seed)
     model = next(iter(models.values()))
     least = min(own.config.vocab_size for own in models.values())
-    prompt = rng.integers(least, size=(1, settings["prompt_tokens"]))
+    prompt = rng.integers(least, size=(settings.get("batch", 1), settings["prompt_tokens"]))
     prompt = torch.from_numpy(prompt).to(model.device)
     return in_turn(models, settings, lambda model: _once(model, prompt, settings["decode_tokens"]), rng)
 

@@ -14,7 +14,7 @@ from pruning.core import names
 from pruning.core.errors import InputError
 from pruning.methods import compensation, requirements
 from pruning.methods.compensation import TOKENS_A_COLUMN
-from pruning.models.families import has_plain_residual
+from pruning.models.families import obstacle
 
 EFFORTS = ("quick", "standard", "thorough")
 WITHOUT_RECONSTRUCTION = "cfsp"
@@ -73,11 +73,11 @@ def method_for(effort: Effort, shape: Mapping[str, Any], round_to: int, same_wid
     shape: the model's config.json. round_to: as `multiple` gives it. same_widths: whether all layers must keep equally
     many neurons, as a runtime asks that has one width per model."""
     changes, notes = {} if same_widths else {"round_to": round_to}, []
-    if compensation.corrective(effort.method.compensate) and not has_plain_residual(shape):
+    if compensation.corrective(effort.method.compensate) and (reason := obstacle(shape)):
         changes["compensate"] = "ridge_sequential"
         notes.append(
-            f"{shape['model_type']} normalises or scales what its layers add to the residual stream, so each layer is "
-            "reconstructed by its own output alone (`ridge_sequential`)."
+            f"{shape['model_type']} {reason}, so each layer is reconstructed by its own output alone "
+            "(`ridge_sequential`)."
         )
     if same_widths and effort.method.allocate != "uniform":
         changes["allocate"] = "uniform"

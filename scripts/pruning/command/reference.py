@@ -207,6 +207,9 @@ def families() -> str:
 
     from pruning.models.families import FAMILIES
     from pruning.models.gguf.model import AS_DECI, STOCK
+    from pruning.models.multimodal import KINDS
+
+    kinds = ", ".join(f"`{name}`" for name in sorted(KINDS))
 
     def has(kind: str, key: str) -> bool:
         return key in CONFIG_MAPPING[kind]().to_dict()
@@ -218,10 +221,10 @@ def families() -> str:
         (
             f"`{name}`",
             yes(bool(own.qkv)),
-            yes(not own.norm_after and not has(name, "residual_multiplier")),
+            yes(not own.norm_after and not own.hybrid and not has(name, "residual_multiplier")),
             yes(name in STOCK),
             yes(name in AS_DECI),
-            "equal widths" if has(name, "logits_scaling") else "yes",
+            "not tried" if own.hybrid else "equal widths" if has(name, "logits_scaling") else "yes",
         )
         for name, own in FAMILIES.items()
     ]
@@ -244,4 +247,12 @@ and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 * *GGUF*: llama.cpp and Ollama ([types and widths](../howto/llama-cpp.md)). Different widths also as `export: pad`.
 * *vLLM*: checked on a CPU alone ([what was checked](../howto/vllm.md#what-was-checked)). Models with key-value groups
   removed are not for it.
-* Mixtures of experts and encoder-decoders are refused by name."""
+* Mixtures of experts, encoder-decoders and hybrids whose FFN has no gate (Nemotron-H) are refused by name.
+
+## Multimodal models
+
+Of {kinds} the text part is pruned, if it is one of the above. It becomes a model of its own, which is measured on text
+alone. The export has it, and the whole in `multimodal/` beside it: vision and projections byte for byte as they were,
+loaded by `AutoModelForImageTextToText`. Layers of different sizes need `trust_remote_code=True` there. The vocabulary
+cannot be cut. Another kind, or a text part of no known family, is refused by name before any job. What pruning does to
+answers about images was not measured."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pruning.config.methods import Method
 from pruning.core.errors import InputError
-from pruning.models import gguf
+from pruning.models import gguf, multimodal
 from pruning.models.checkpoint import read_config
 
 PYTHON = """\
@@ -18,6 +18,10 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto"{own_code})
 inputs = tokenizer({prompt!r}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))"""
+WHOLE = """\
+from transformers import AutoModelForImageTextToText
+
+model = AutoModelForImageTextToText.from_pretrained({folder!r}, dtype="auto"{own_code})"""
 VLLM_OWN_CODE = ("--trust-remote-code", "--model-impl", "transformers")
 """Layers of different widths run in vLLM's Transformers backend, by the code beside the weights."""
 LONGEST = 300
@@ -45,6 +49,9 @@ def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]
         "Python": PYTHON.format(folder=whole, own_code=trusted, prompt=prompt),
         "vLLM": shlex.join(["vllm", "serve", whole, *(VLLM_OWN_CODE if own_code else ())]),
     }
+    if (folder / multimodal.FOLDER).is_dir():
+        everything = f"{whole}/{multimodal.FOLDER}"
+        said["Python, the whole multimodal model"] = WHOLE.format(folder=everything, own_code=trusted)
     for file in map(Path.resolve, files):
         name = "-".join(part for part in file.parts[file.parts.index("export") - 1 :] if part not in ("export", "gguf"))
         name, modelfile = name.removesuffix(".gguf"), str(file.with_suffix(".Modelfile"))

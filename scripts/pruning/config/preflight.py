@@ -23,7 +23,7 @@ from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
 from pruning.evaluation import backends
 from pruning.methods import compensation, scores
-from pruning.models import sources
+from pruning.models import multimodal, sources
 from pruning.models.families import check_plain_residual, family_of, read_config
 
 NOTICEABLE = 0.2
@@ -151,7 +151,7 @@ def _check_model(config: Config, name: str) -> None:
     _check_memory(config, name)
     if not (folder / "config.json").is_file():
         return  # not fetched yet: the job itself will check
-    shape = read_config(folder)
+    shape = multimodal.text_shape(read_config(folder), f"models.{name}")
     family_of(shape, f"models.{name}")
     tables = [table for each, own in config.tables.items() if own and name in (table := config.table(each)).models]
     columns = [column for table in tables for column in table.columns]

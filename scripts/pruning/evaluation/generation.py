@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad as pad_end
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 from pruning.evaluation import shared_prefix
 
@@ -84,11 +84,23 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
 
 
+class StateLayer(LinearAttentionLayer):
+    """States of a convolution or of linear attention; transformers' own layer cannot leave rows out."""
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        for states in (self.conv_states, self.recurrent_states):
+            states |= {number: own[indices] for number, own in states.items() if own is not None}
+
+
 def new_cache(model: PreTrainedModel, shared: int = 0) -> DynamicCache:
     """transformers' cache for this model, its plain layers growing in place (sliding-window ones stay theirs), after so
     many tokens that all rows share."""
     cache = DynamicCache(config=model.config)
-    cache.layers = [GrowingLayer(shared) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    for number, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[number] = GrowingLayer(shared)
+        elif type(layer) is LinearAttentionLayer:
+            cache.layers[number] = StateLayer(layer.number_of_states)
     return cache
 
 
@@ -239,9 +251,10 @@ def alike(lengths: Sequence[int]) -> list[list[int]]:
 def prefix_cache(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache | None:
     """Keys and values of tokens that many prompts begin with, [1, heads, T, d] a layer.
 
-    None for models with sliding windows: padding between the prefix and the rest would count as part of a window."""
+    None for models with sliding windows or states: padding between the prefix and the rest would count as part of
+    them."""
     cache = new_cache(model)
-    if any(layer.is_sliding for layer in cache.layers):
+    if not all(isinstance(layer, GrowingLayer) for layer in cache.layers):
         return None
     model(input_ids=padded([tokens], 0, device_of(model)), cache=cache, logits_to_keep=LAST)
     return cache

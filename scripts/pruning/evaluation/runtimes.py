@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.core.errors import InputError
-from pruning.models import structures
+from pruning.models import complete, structures
 from pruning.models.checkpoint import read_config
 from pruning.models.gguf import llama
 from pruning.models.structures.base import Keeps
@@ -96,6 +96,17 @@ def in_lm_eval(folder: Path, wanted: Expected) -> dict[str, object]:
     own = "auto_map" in read_config(folder)
     lm = HFLM(pretrained=str(folder), dtype=wanted.dtype, device="cpu", trust_remote_code=own, batch_size=1)
     return {"max_difference": difference(lm._model_call(wanted.ids), wanted, "lm-eval")}
+
+
+@torch.inference_mode()
+def in_whole(folder: Path, wanted: Expected) -> dict[str, object]:
+    """A multimodal model, on text alone. Raises InputError for weights that are not all there, or of no use."""
+    own_code = "auto_map" in read_config(folder)
+    model, found = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=getattr(torch, wanted.dtype), trust_remote_code=own_code, **complete.LOADING
+    )
+    complete.refuse(folder, found)
+    return {"max_difference": difference(model.eval()(input_ids=wanted.ids).logits, wanted, "transformers")}
 
 
 RUNTIMES = {"transformers": in_transformers, "peft": in_peft, "lm_eval": in_lm_eval}

@@ -60,7 +60,7 @@ def removal_order(
     places = [np.zeros(len(keep)) for keep in keeps]
     total, removed = sum(map(len, keeps)), 0
     least = floors(np.array(list(map(len, keeps))), min_keep)
-    scheme = "attention" if families.has_plain_residual(model.config.to_dict()) else "sequential"
+    scheme = "sequential" if families.obstacle(model.config.to_dict()) else "attention"
     for number, per_cent in enumerate(progress([*rounds, 100])):
         if number:
             model = load()

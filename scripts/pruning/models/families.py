@@ -40,6 +40,8 @@ class Family:
     """Its linear modules with rows a head; none: not to be cut by heads (fused, or with a norm over all of them)."""
     norm_after: bool = False
     """Whether what attention and FFN put out is normalised before it is added to the residual stream."""
+    hybrid: bool = False
+    """Whether some layers have something else (a convolution, linear attention) in the place of attention."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -48,8 +50,22 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("gemma2", "gemma3_text"), Family(norm_after=True)),
     "olmo2": Family(qkv=(), norm_after=True),
     "phi3": Family(gate_up=("gate_up_proj",), qkv=()),
+    "qwen3_5_text": Family(qkv=(), hybrid=True),
+    "lfm2": Family(
+        norm="model.embedding_norm",
+        ffn="feed_forward",
+        gate_up=("w1", "w3"),
+        down="w2",
+        attention_out="self_attn.out_proj",
+        qkv=(),
+        hybrid=True,
+    ),
 }
 
+UNGATED = "an FFN is a layer of its own, and has no gate (up_proj and down_proj alone)"
+SCALED = "its FFN multiplies gate and output by numbers of its config.json (mlp_multipliers)"
+MISSING = {"nemotron_h": UNGATED, "falcon_h1": SCALED, "jamba": "some of its layers are mixtures of experts"}
+"""Hybrids that are refused, and why."""
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # keys of a config.json
 
 WIDTHS, GROUPS, DOWN_BIAS = "ffn_widths", "kv_groups", "ffn_down_bias"
@@ -91,6 +107,8 @@ def family_of(config: Mapping[str, Any], source: object) -> Family:
     reason = "it is no decoder with one gated FFN in every layer, or not yet tried"
     if any(config.get(key) for key in EXPERTS):
         reason = "it is a mixture of experts"
+    if kind in MISSING:
+        reason = f"it is a hybrid of which {MISSING[kind]}"
     if config.get("is_encoder_decoder"):
         reason = "it is an encoder-decoder"
     raise InputError(
@@ -105,12 +123,19 @@ def has_plain_residual(config: Mapping[str, Any]) -> bool:
     return not family_of(config, "config.json").norm_after and config.get("residual_multiplier", 1) == 1
 
 
-def check_plain_residual(config: Mapping[str, Any], place: str, instead: str) -> None:
-    """Raises InputError, naming the setting `place` and what to use `instead`, unless `has_plain_residual`."""
+def obstacle(config: Mapping[str, Any]) -> str:
+    """Return why no layer can be refitted towards the dense model's residual stream; empty where it can."""
     if not has_plain_residual(config):
+        return "normalises or scales what its layers add to the residual stream"
+    return "has layers without attention" if family_of(config, "config.json").hybrid else ""
+
+
+def check_plain_residual(config: Mapping[str, Any], place: str, instead: str) -> None:
+    """Raises InputError, naming the setting `place` and what to use `instead`, where there is an `obstacle`."""
+    if reason := obstacle(config):
         raise InputError(
-            f"{place}: model type {config['model_type']!r} normalises or scales what attention and FFN put out before "
-            f"it is added to the residual stream, which this reconstruction does not solve for: use {instead}"
+            f"{place}: model type {config['model_type']!r} {reason}, which this reconstruction does not solve for: use "
+            f"{instead}"
         )
 
 

@@ -8,7 +8,7 @@ Its own loader reads the same list of widths and runs no code from a folder.
 import re
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 from pruning.core.errors import InputError
 from pruning.models import structures
@@ -32,13 +32,13 @@ from transformers import $base, $stock
 class Pruned$base($base):
     def __init__(self, config):
         super().__init__(config)
-        resize(self.get_submodule("$own_layers"), config)
+        resize(self.get_submodule("$own_layers"), $config)
 
 
 class Pruned$stock($stock):
     def __init__(self, config):
         super().__init__(config)
-        resize(self.get_submodule("$layers"), config)
+        resize(self.get_submodule("$layers"), $config)
 
 
 def resize(layers, config):
@@ -58,11 +58,36 @@ def linear(old, inputs, outputs, bias):
 ''')
 
 
-def stock_name(config: dict[str, Any]) -> str:
-    """transformers' class of a causal language model with this config.json."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # slow to import
+class Whole(NamedTuple):
+    """The multimodal model whose text part a model is."""
 
-    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]
+    model_type: str
+    layers: str
+    """The decoder layers, from transformers' class."""
+
+
+RENAMED = Template("""
+
+def as_stock(own, stock, kind):
+    \"""Let transformers read older names of tensors for a class of ours as for its own.\"""
+    mapping = conversion_mapping.get_checkpoint_conversion_mapping(stock)
+    mapping = mapping or conversion_mapping.get_checkpoint_conversion_mapping(kind)
+    if mapping:
+        conversion_mapping.register_checkpoint_conversion_mapping(own, mapping, overwrite=True)
+
+
+as_stock("Pruned$stock", "$stock", "$kind")
+as_stock("Pruned$base", "$base", "$kind")
+""")
+
+
+def stock_name(config: dict[str, Any], multimodal: bool = False) -> str:
+    """transformers' class of a causal language model with this config.json, or of a multimodal one."""
+    from transformers.models.auto import modeling_auto  # slow to import
+
+    if multimodal:
+        return modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[config["model_type"]]
+    return modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]
 
 
 def base_name(config: dict[str, Any]) -> str:
@@ -72,30 +97,34 @@ def base_name(config: dict[str, Any]) -> str:
     return MODEL_MAPPING_NAMES[config["model_type"]]
 
 
-def source(config: dict[str, Any], family: Family) -> str:
-    """The file for a model of this config.json."""
-    fused = 2 if len(family.gate_up) == 1 else 1
-    names = {"layers": family.layers, "ffn": family.ffn, "gate_up": list(family.gate_up), "down": family.down}
-    own_layers = family.layers.partition(".")[2]  # without the attribute that holds the model without a head
-    text = SOURCE.substitute(
-        names, own_layers=own_layers, stock=stock_name(config), base=base_name(config), fused=fused
-    )
+def source(config: dict[str, Any], family: Family, whole: Whole | None = None) -> str:
+    """The file for a model of this config.json. whole: what it is a part of, for a file that builds all of that."""
+    fused, layers = 2 if len(family.gate_up) == 1 else 1, whole.layers if whole else family.layers
+    kind = {"model_type": whole.model_type} if whole else config
+    names = {"layers": layers, "ffn": family.ffn, "gate_up": list(family.gate_up), "down": family.down}
+    own_layers = layers.partition(".")[2]  # without the attribute that holds the model without a head
+    names |= {"own_layers": own_layers, "stock": stock_name(kind, whole is not None), "base": base_name(kind)}
+    text = SOURCE.substitute(names, fused=fused, config="config.get_text_config()" if whole else "config")
+    if whole:
+        text = re.sub(r"^ *vllm.*\n", "", text.replace("ForCausalLM.", "ForImageTextToText."), count=1, flags=re.M)
+        text = text.replace("from transformers import ", "from transformers import conversion_mapping, ", 1)
+        text += RENAMED.substitute(names, kind=whole.model_type)
     for name in structures.others(config):
         code = STRUCTURES[name].code(config, family)
-        text = re.sub(r"^( *)resize\((.*), config\)$", rf"\g<0>\n\1{code.name}(\2, config)", text, flags=re.M)
+        text = re.sub(r"^( *)resize\((.*), (config.*)\)$", rf"\g<0>\n\1{code.name}(\2, \3)", text, flags=re.M)
         text = text.replace("says.", f"says, {code.says}.", 1) + code.text
     return text
 
 
-def named(config: dict[str, Any]) -> dict[str, Any]:
+def named(config: dict[str, Any], multimodal: bool = False) -> dict[str, Any]:
     """config.json that says so.
 
     vLLM's Transformers backend builds `AutoModel` and puts a head of its own on it: without an entry it would build the
     stock class, with one width for all layers."""
-    module = FILE.removesuffix(".py")
-    kinds = {"AutoModel": f"Pruned{base_name(config)}", "AutoModelForCausalLM": f"Pruned{stock_name(config)}"}
+    module, auto = FILE.removesuffix(".py"), f"AutoModelFor{'ImageTextToText' if multimodal else 'CausalLM'}"
+    kinds = {"AutoModel": f"Pruned{base_name(config)}", auto: f"Pruned{stock_name(config, multimodal)}"}
     auto_map = {auto: f"{module}.{kind}" for auto, kind in kinds.items()}
-    return {**config, "architectures": [kinds["AutoModelForCausalLM"]], "auto_map": auto_map}
+    return {**config, "architectures": [kinds[auto]], "auto_map": auto_map}
 
 
 def trusted(directory: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import json
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,6 +99,17 @@ def check_files(path: Path) -> None:
                 missing = [name for name in set(content["weight_map"].values()) if not (path / name).is_file()]
             if missing:
                 raise InputError(f"{file}: names {sorted(missing)[0]}, which is not there; {REPLACE}")
+
+
+def settle(directory: Path) -> None:
+    """Write LFM2's width of FFNs into config.json, where transformers computes it from another number."""
+    from pruning.models.checkpoint import Checkpoint, read_config  # torch is slow
+
+    config = read_config(directory)
+    if config.get("model_type") == "lfm2" and config.get("block_auto_adjust_ff_dim", True):
+        config.pop("block_ff_dim", None)
+        config |= {"intermediate_size": Checkpoint(directory).widths[0], "block_auto_adjust_ff_dim": False}
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _files(path: Path, patterns: Sequence[str]) -> list[Path]:

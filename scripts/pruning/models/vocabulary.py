@@ -20,6 +20,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from pruning.core.errors import InputError
 from pruning.core.files import read_object, reading
+from pruning.models import multimodal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,6 +45,8 @@ class Tokenizer:
     def __init__(self, folder: Path):
         self.folder, self.content = folder, read_object(folder / FILE)
         self.settings = {name: read_object(folder / name) for name in SETTINGS if (folder / name).is_file()}
+        if multimodal.is_multimodal(self.settings["config.json"]) or (folder / multimodal.FOLDER).is_dir():
+            raise InputError(f"{folder}: the text part of a multimodal model keeps its vocabulary, which marks images")
         self.size: int = self.settings["config.json"]["vocab_size"]
         if found := _other_kind(self.content):
             raise InputError(f"{folder}/{FILE}: {found}: only the vocabulary of a byte-level BPE can be pruned")

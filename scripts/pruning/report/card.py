@@ -57,6 +57,12 @@ tokens, seed {{ calibration.seed }} |
 Its layers have widths of their own, or biases, for which there is no stock class: `modeling_pruned.py` builds them.
 {% endif %}
 
+{% if "transformers, with the rest" in checks %}
+It is the text part of a multimodal model. `multimodal/` holds all of that, with this text part in it and the rest as it
+was, byte for byte: `AutoModelForImageTextToText` loads it{{ ", with `trust_remote_code=True`" if own_code }}. Only \
+text was measured.
+
+{% endif %}
 Checked when it was written, on {{ tokens }} tokens of text, in {{ dtype }}: {{ checks | said }}.
 manifest.json has the sha256 of every file, and where all of it came from.
 """

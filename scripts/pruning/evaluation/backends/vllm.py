@@ -28,6 +28,7 @@ from pruning.evaluation.backends import (
 )
 from pruning.models import loading, remote_code, structures
 from pruning.models.checkpoint import Checkpoint, read_config
+from pruning.models.families import family_of
 
 check_installed("vllm")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -146,6 +147,10 @@ def check_model(directory: Path, own_code: bool, gpus: int) -> None:
             f"{gpus}: set the method's `round_to` to one, the model's `gpus` to 1, or its `backend: hf`"
         )
     config = read_config(directory)
+    if family_of(config, directory).hybrid:
+        raise InputError(
+            "backend: vllm: models with layers without attention were never tried in it: set the model's `backend: hf`"
+        )
     if structures.others(config):
         raise InputError(
             "backend: vllm keeps keys and values of equally many groups in every layer: use an `allocate` other than "

@@ -66,8 +66,8 @@ class Groups(Structure):
     def modules(self, family: Family) -> dict[str, tuple[int, int]]:
         if not family.qkv:
             raise InputError(
-                "key-value groups cannot be pruned in this family's attention (fused projections, or norms over all "
-                "heads); use an allocation other than `joint` and `sensitivity_joint`"
+                "key-value groups cannot be pruned in this family's attention (fused projections, norms over all "
+                "heads, or layers without attention); use an allocation other than `joint` and `sensitivity_joint`"
             )
         return {**dict.fromkeys(family.qkv, (0, 1)), family.attention_out: (1, 1)}
 
