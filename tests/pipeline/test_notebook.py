@@ -27,10 +27,13 @@ def test_it_runs(tmp_path: Path, monkeypatch):
 
 
 def test_kept_outputs_are_whole_and_small():
-    """Of every cell that prints, in order, without errors and paths of the machine that made them (`make notebook`)."""
+    """None, or of every cell that prints, in order, without errors and paths of the machine that made them."""
     import nbformat
 
     cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+    if not any(cell.outputs for cell in cells):
+        assert cells and all(cell.execution_count is None for cell in cells)
+        return
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     kept = [output for cell in cells for output in cell.outputs]
     assert len(kept) >= len(cells) - 2 and {output.output_type for output in kept} <= {"stream", "execute_result"}

@@ -321,7 +321,7 @@ def test_experts_of_different_widths_are_refused(tmp_path):
         InputError, match=r"neurons of experts: \[24, 7, 7, 7, 7, 7\] stay: every expert must keep as many"
     ):
         written(Pruning(base, keeps), tmp_path / "unequal")
-    with pytest.raises(InputError, match="experts are cut out of mixtures|no mixture of experts"):
+    with pytest.raises(InputError, match="experts are removed from mixtures|no mixture of experts"):
         score("wanda", calibrate(tiny.llama(), [IDS[:1]]), tiny.llama(), structures=("ffn", "expert_neurons"))
 
 

@@ -254,8 +254,9 @@ and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 
 ## Multimodal models
 
-Of {kinds} the text part is pruned, if it is one of the above. It becomes a model of its own, which is measured on text
-alone. The export has it, and the whole in `multimodal/` beside it: vision and projections byte for byte as they were,
-loaded by `AutoModelForImageTextToText`. Layers of different sizes need `trust_remote_code=True` there. The vocabulary
-cannot be cut. Another kind, or a text part of no known family, is refused by name before any job. What pruning does to
+Of {kinds}
+the text part is pruned, if it is one of the above. It becomes a model of its own, which is measured on text alone. The
+export has it, and the whole in `multimodal/` beside it: vision and projections byte for byte as they were, loaded by
+`AutoModelForImageTextToText`. Layers of different sizes need `trust_remote_code=True` there. The vocabulary cannot be
+pruned. Another kind, or a text part of no known family, is refused by name before any job. What pruning does to
 answers about images was not measured."""

@@ -73,7 +73,7 @@ class Experts(Main):
 
     def modules(self, family: Family) -> dict[str, tuple[int, int]]:
         if not family.mixture:
-            raise InputError("experts are cut out of mixtures of experts, which a model of this family is not")
+            raise InputError("experts are removed from mixtures of experts, and a model of this family is none")
         return {f"{family.ffn}.experts": (0, 1), f"{family.ffn}.{family.mixture.router}": (0, 1)}
 
     def site(self, family: Family) -> str:
