@@ -93,7 +93,13 @@ PAGES = {  # the sidebar
         "benchmarks/README",
         "docs/results/archive",
     ],
-    "Project": ["CONTRIBUTING", "CHANGELOG", "resources/paper/README", "resources/tiny-reasoner/README"],
+    "Project": [
+        "CONTRIBUTING",
+        "CHANGELOG",
+        "resources/paper/README",
+        "resources/tiny-reasoner/README",
+        "resources/tiny-mixture/README",
+    ],
 }
 FORMULAS = LatexToMathML()
 

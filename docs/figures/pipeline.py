@@ -45,9 +45,10 @@ STEP, HIGH = 56, 38
 
 
 def arrows() -> set[tuple[str, str]]:
-    """Return (stage, another that reads what it makes), of the workflow in this folder."""
-    with tempfile.NamedTemporaryFile() as file:
-        command = [sys.executable, ROOT / "tests/planned_jobs.py", file.name, "-n", "--quiet", "--cores", "1", *TARGETS]
+    """Return (stage, another that reads what it makes), of the workflow in a folder without results."""
+    with tempfile.NamedTemporaryFile() as file, tempfile.TemporaryDirectory() as empty:
+        command = [sys.executable, ROOT / "tests/planned_jobs.py", file.name, "-n", "--quiet", "--cores", "1"]
+        command += ["--directory", empty, *TARGETS]
         found = os.pathsep.join([f"{ROOT}/scripts", f"{ROOT}/scripts/pruning/core/plugins"])
         subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": found}, check=True, capture_output=True)
         jobs = json.loads(Path(file.name).read_text())

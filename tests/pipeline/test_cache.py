@@ -47,7 +47,7 @@ RE_RUN_BY_CODE = [
     (FROM_MODEL | FROM_DATA, "pruning/core", "hub"),
     (FROM_MODEL, "", "fetch_model"),
     (FROM_MODEL, "pruning/models", "__init__ checkpoint complete families multimodal sources tokenizers"),
-    (FROM_MODEL, "pruning/models/structures", "__init__ base experts ffn kv_groups"),
+    (FROM_MODEL, "pruning/models/structures", "__init__ base expert_neurons experts ffn kv_groups"),
     (FROM_CALIBRATION, "", "measure"),
     (FROM_CALIBRATION, "pruning/calibration", "__init__ columns gradients prepare"),
     (FROM_CALIBRATION, "pruning/core", "layer_files"),

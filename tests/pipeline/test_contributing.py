@@ -38,7 +38,7 @@ def test_a_family(workspace: Workspace):
     refused = workspace.snakemake(target, check=False)
     assert "model type 'helium' cannot be pruned" in refused.stdout + refused.stderr
     families = workspace.path / "scripts/pruning/models/families.py"
-    insert(families, "}\n\nEXPERTS", line)
+    insert(families, "}\nMIXTURES", line)
     workspace.snakemake(target)
     assert '"widths": [\n    24,\n    24\n  ]' in (workspace.path / target).read_text()
 

@@ -49,7 +49,7 @@ def walked(tmp_path_factory) -> Workspace:
     (library / "models/structures/heads.py").write_text(structure)
     (library / "methods/allocation/with_heads.py").write_text(allocation)
     (library / "methods/scores/outgoing.py").write_text(score)
-    insert(library / "models/structures/__init__.py", ")}\n\n\ndef listed(", ", heads")
+    insert(library / "models/structures/__init__.py", ")\nSTRUCTURES", ", heads")
     insert(library / "models/structures/__init__.py", "\nfrom pruning.models.structures.base", ", heads")
     workspace.configure(yaml.safe_load(entry))
     workspace.snakemake(EXPORTED)

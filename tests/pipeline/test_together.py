@@ -98,7 +98,10 @@ def test_any_task_may_be_asked_of_any_variant_alone(both):
     ("value", "message"),
     [
         ([["gsm_symbolic", "none"]], "experiment.together: unknown name 'none'"),
-        ([["gsm_symbolic"], ["gsm_symbolic"]], "experiment.together: names gsm_symbolic twice; a task is asked in one"),
+        (
+            [["gsm_symbolic"], ["gsm_symbolic"]],
+            "experiment.together: names gsm_symbolic twice; a task is evaluated in one",
+        ),
     ],
 )
 def test_odd_lists_are_refused(value, message):

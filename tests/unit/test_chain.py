@@ -73,7 +73,7 @@ def test_untouched_results_are_whole(results, capsys):
 
 
 SPEED = pd.DataFrame({"variant": ["dense", "c/wanda/40"], "prefill_speedup": [1.0, 1.5]})
-CSV, OTHER_CSV = Path("results/analysis/speed/m.csv"), Path("results/analysis/speed/n.csv")
+CSV, OTHER_CSV = Path("results/mine/speed/m.csv"), Path("results/mine/speed/n.csv")
 AS_MADE, HASH = Path("as_made.csv"), "0" * 64
 
 
@@ -182,7 +182,7 @@ def test_a_csv_without_its_record_and_a_changed_text_beside_one_are_refused(csv,
     CSV.with_suffix(".md").write_text("| dens |")
     with pytest.raises(InputError, match="m.md: was changed after it was made; delete it"):
         artifacts.read_beside(CSV.with_suffix(".md"))
-    assert "error: results/analysis/speed/m.md: was changed" in found(capsys)
+    assert "error: results/mine/speed/m.md: was changed" in found(capsys)
     record(CSV).unlink()
     with pytest.raises(InputError, match="m.csv: lacks m.csv.json, which says how it was made; delete it and run"):
         artifacts.read_csv(CSV)

@@ -8,6 +8,7 @@ import score as score_stage
 import torch
 from test_second_moments import MODELS, SITES, micro_batches
 
+import tiny
 from pruning.calibration import output_gradients as gradients
 from pruning.core.errors import InputError
 from pruning.methods import surgeon
@@ -182,6 +183,7 @@ def test_leverage_is_the_share_of_a_neuron_that_ridge_regression_keeps(example):
 
 def test_evidence_that_is_not_given_is_named(tmp_path):
     settings = {"score": "obs", "options": {}, "normalise": "none", "shuffle": None}
+    tiny.record(tiny.save(tiny.qwen2(), tmp_path))
     with pytest.raises(
         InputError, match="score 'obs' needs output_gradients, second_moments, statistics, which was not measured"
     ):

@@ -300,7 +300,7 @@ SHAPE = {**tiny.SHAPE, "model_type": "llama", "num_hidden_layers": 2}
         ({"dense": GPT2Config(n_embd=8, n_layer=1, n_head=2)}, "architecture has no .*intermediate_size"),
         (
             {"dense": MixtralConfig(**{**tiny.SHAPE, "vocab_size": 9}, num_hidden_layers=1)},
-            "model type 'mixtral' cannot be pruned: it is a mixture of experts",
+            "this is for FFN neurons, and the model is a mixture of experts",
         ),
         ({"masks": {"few": ([7, 7, 7],)}}, "few.parquet: not a mask of .*: layer widths "),
     ],

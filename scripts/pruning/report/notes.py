@@ -178,8 +178,8 @@ def removed(pruned: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
         low, high = percent(group["params_removed"].min(), group["params_removed"].max())
         shares.append(f"{low}% at sparsity {sparsity}%" if low == high else f"{low}–{high}% at sparsity {sparsity}%")
     found = [
-        "Sparsity is the share of FFN neurons removed; dense is the unpruned model. Share of all the model's "
-        f"parameters removed: {'; '.join(shares)}."
+        "Sparsity is the share of FFN neurons removed, of a mixture that of experts or of the neurons in them; dense "
+        f"is the unpruned model. Share of all the model's parameters removed: {'; '.join(shares)}."
     ]
     deviation = names.percent(models["achieved_sparsity"]) - models["sparsity"].astype(float)
     off = models[deviation.abs() > 0.5]

@@ -13,9 +13,8 @@ from pruning.models.families import DOWN_BIAS, Family
 from pruning.models.structures import expert_neurons, experts, ffn, kv_groups
 from pruning.models.structures.base import Main, Structure
 
-STRUCTURES: dict[str, Structure] = {
-    each.STRUCTURE.name: each.STRUCTURE for each in (ffn, experts, expert_neurons, kv_groups)
-}
+ALL = (ffn, experts, expert_neurons, kv_groups)
+STRUCTURES: dict[str, Structure] = {each.STRUCTURE.name: each.STRUCTURE for each in ALL}
 
 
 def main(family: Family) -> Main:
