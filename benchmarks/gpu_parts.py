@@ -312,7 +312,7 @@ def table1(on: Machine) -> Rows:
 
 
 def run(part: str, shape: str, device: str, tiny: bool, output: Path, threads: int) -> None:
-    """Measure one part; a row a line of `output`, as soon as it is there."""
+    """Measure one part. Each row is a line of `output`, written as soon as it is there."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(prefix="gpu-") as scratch, output.open("w") as file:
         for found in globals()[part](Machine(device, tiny, Path(scratch)), *([shape] if shape else [])):

@@ -11,13 +11,8 @@ OUTPUT
     results/{model}/answers/{calib}/{method}/{sparsity}/{task}.parquet      likewise, all answers of a pruned model
 """
 
-WHERE = (
-    "dataset",
-    "split",
-    "answers",
-    "answered_by",
-    "completion",
-)  # settings of a text: `text_file` and `text_format` say them
+# Settings of a text that `text_file` and `text_format` say.
+WHERE = ("dataset", "split", "answers", "answered_by", "completion")
 
 
 def text_file(user, model):

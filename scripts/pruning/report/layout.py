@@ -24,7 +24,7 @@ def layout(frame: pd.DataFrame, published: pd.DataFrame, settings: Mapping[str, 
     for model, of_model in frame.groupby("model", sort=False):
         dense, pruned = of_model[of_model["calib"].isna()], of_model[of_model["calib"].notna()]
         for calib, own in pruned.groupby("calib", sort=False):
-            title = f"`{model}` after FFN neurons were removed by each method, calibrated on `{calib}`"
+            title = f"`{model}` pruned by each method, calibrated on `{calib}`"
             reference = settings["reference"].removeprefix(f"{calib}/")
             explained = notes.notes(model, dense, own, published, settings)
             blocks.append(_arranged(f"{model}-{calib}", title, own, dense, explained, reference, settings))
