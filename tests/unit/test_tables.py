@@ -354,7 +354,7 @@ def markdown_row(text, label, block=0) -> list[str]:
 def test_markdown_has_the_papers_layout(printed):
     text = printed["md"]
     assert text.count("\n## ") == 6  # two models, each with two calibrations and the spread over them
-    headings = re.findall(r"^## .*`(\S+)` after .* on `(\S+)`$", text, re.M)
+    headings = re.findall(r"^## .*`(\S+)` pruned by each method, calibrated on `(\S+)`$", text, re.M)
     assert headings == list(product([PAPER_MODEL, OTHER_MODEL], CALIBS))
     assert markdown_row(text, "Method")[1:] == ["30%: GSM8K", "30%: WikiText-2", "50%: GSM8K", "50%: WikiText-2"]
     labels = re.findall(r"^\| (\S.*?) +\|", text.split("\n## ")[1], re.M)
