@@ -40,7 +40,7 @@ test: env-test ## All tests
 	@. $(BIN)/activate && pytest -n auto --dist worksteal
 
 estimate: env ## What `paper` would take, before anything starts: make estimate CONFIG=config/qwen2_5-7b.yaml
-	@. $(BIN)/activate && python scripts/estimate.py paper $(if $(CONFIG),--configfile $(CONFIG))
+	@. $(BIN)/activate && python -m pruning.command.estimate paper $(if $(CONFIG),--configfile $(CONFIG))
 
 test-slurm: env-test ## The pipeline on a real Slurm of two nodes here, as root, and on a stand-in for Kubernetes (says what to install)
 	@. $(BIN)/activate && pytest tests/cluster -rs
@@ -50,7 +50,7 @@ verify: env ## Is everything in results/ as it was made, and made from what is t
 
 lint: env-test ## ruff, snakefmt, snakemake --lint (functions stand beside the one rule that they serve: that lint is left out)
 	@. $(BIN)/activate && ruff check . && ruff format --check . && snakefmt --check Snakefile rules && \
-		python scripts/write_config.py --check && lints=$$(snakemake --lint 2>&1 || true) && \
+		python -m pruning.command.reference --check && lints=$$(snakemake --lint 2>&1 || true) && \
 		echo "$$lints" | grep -q "Lints for\|Congratulations" && \
 		! echo "$$lints" | grep '^ *\* ' | grep -v "Mixed rules and functions"
 
@@ -83,18 +83,18 @@ release: .venv-release/installed ## Build sdist and wheel of the tagged version 
 		*) echo "Checked; nothing was uploaded. To upload: .venv-release/bin/twine upload $$(echo dist/*)";; esac
 
 config: env ## Write config/schema.json and the pages of docs/reference that are made of the code
-	@. $(BIN)/activate && python scripts/write_config.py
+	@. $(BIN)/activate && python -m pruning.command.reference
 
 reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 minutes on two cores)
 	@$(SNAKEMAKE) results/reasoner
 
 promote-reasoner: env ## Make the newly trained model the embedded one
-	@. $(BIN)/activate && python scripts/promote_reasoner.py results/reasoner resources/tiny-reasoner
+	@. $(BIN)/activate && python -m pruning.data.reasoner results/reasoner resources/tiny-reasoner
 
 mixture: env ## Make a mixture of experts of the embedded model and train it, into results/mixture
 	@$(SNAKEMAKE) results/mixture
 
 promote-mixture: env ## Make the newly trained mixture the embedded one
-	@. $(BIN)/activate && python scripts/promote_reasoner.py results/mixture resources/tiny-mixture
+	@. $(BIN)/activate && python -m pruning.data.reasoner results/mixture resources/tiny-mixture
 
 .PHONY: help env env-test table1 paper test test-slurm estimate verify lint docs notebook release config reasoner promote-reasoner mixture promote-mixture

@@ -24,14 +24,14 @@ from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
-from pruning.config.default import DEFAULT
+from pruning.command.config_file import whole
 from pruning.core.artifacts import key_of
 from pruning.data import word_problems
 from pruning.evaluation.answers import AnswerFile, CachingLM
 from pruning.evaluation.backends.hf import HuggingFaceLM
 from pruning.models import loading
 
-TEMPLATES = DEFAULT.datasets["gsm_symbolic"].templates
+TEMPLATES = whole().datasets["gsm_symbolic"].templates
 STOPS = ["Question:"]
 
 

@@ -18,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import torch
 
-from pruning.config.default import DEFAULT
+from pruning.command.config_file import whole
 from pruning.data import word_problems
 from pruning.evaluation import generation, shared_prefix
 from pruning.models import loading
 
-TEMPLATES = DEFAULT.datasets["gsm_symbolic"].templates
+TEMPLATES = whole().datasets["gsm_symbolic"].templates
 
 
 def main(

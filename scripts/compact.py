@@ -25,8 +25,6 @@ def compact(
     from pruning.core import artifacts, chain
     from pruning.methods import tokens
     from pruning.methods.compact import Pruning
-    from pruning.models.checkpoint import Checkpoint, read_config
-    from pruning.models.structures import others
 
     cli.phase("start-up")
     pruning, cut = Pruning.read(model, mask, settings["compensate"], evidence), {}
@@ -38,21 +36,7 @@ def compact(
         pruning.write(directory, settings["export"])
     for layer, warning in pruning.warnings.items():
         print(f"warning: layer {layer}: {warning}")
-    config, left = read_config(output), {name: own for name, own in pruning.units.items() if name != pruning.main}
-    content = {
-        "original": original,
-        "achieved_sparsity": pruning.achieved(original["widths"]),
-        "widths": pruning.units[pruning.main],
-        **({"counted": pruning.main, **left} if pruning.base.family.mixture else {}),
-        **others(config),
-        **cut,
-        "parameters": original["parameters"],
-        "parameters_kept": Checkpoint(output).parameters,
-        "loads_with": "transformers" + (", trust_remote_code=True" if "auto_map" in config else ""),
-        "files": artifacts.directory_hashes(output),
-    }
-    if pruning.compensate:
-        content["compensation"] = [pruning.records[layer] for layer in range(pruning.base.layers)]
+    content = pruning.manifest(output, original, cut)
     artifacts.write_json(manifest, content, "compact", settings)
     chain.remember(output, manifest, content["files"])
 

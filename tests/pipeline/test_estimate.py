@@ -2,13 +2,12 @@
 
 import shutil
 
-import estimate
 import pytest
 from safetensors.torch import load_file
 from snakemake.cli import parse_config
 from snakemake.common.configfile import load_configfile
 
-from pruning.command import cards, plan, work
+from pruning.command import cards, estimate, plan, work
 from pruning.command.config_file import whole
 from pruning.config.schema import Config
 from pruning.core.errors import InputError

@@ -17,10 +17,10 @@ import tiny
 from pruning.calibration import columns
 from pruning.calibration.columns import TOKEN_CLASSES
 from pruning.calibration.gradients import Calibration
-from pruning.calibration.objectives import OBJECTIVES
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.core.objectives import OBJECTIVES
 from pruning.methods import allocation
 from pruning.methods.normalise import layer_sum
 from pruning.models.checkpointing import checkpoint_gradients

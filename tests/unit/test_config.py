@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from snakemake.utils import update_config
-from write_config import write_config
 
-from pruning.command.reference import referred
+from pruning.command import reference
 from pruning.config import preflight, references
 from pruning.config.default import DEFAULT
 from pruning.config.schema import Config
@@ -60,13 +59,13 @@ def test_every_key_has_a_description():
     schema = Config.model_json_schema()
     for kind, own in {**schema["$defs"], "Config": schema}.items():
         for key, field in own["properties"].items():
-            (section,) = names if len(names := referred(field)) == 1 else [None]
+            (section,) = names if len(names := reference.referred(field)) == 1 else [None]
             said = field.get("description") or (kind == "Config" and schema["$defs"][section].get("description"))
             assert said and said.rstrip().endswith("."), f"{kind}.{key}"
 
 
 def test_the_schema_and_the_reference_are_up_to_date():
-    write_config(ROOT, check=True)
+    reference.write(ROOT, check=True)
 
 
 def test_only_a_method_that_drops_layers_says_so():

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.config.default import DEFAULT
+from pruning.core import artifacts
+from pruning.core.errors import InputError
 from pruning.data import reasoner, word_problems
 from pruning.data.word_problems import LETTERS, Problem, generate, options, options_text, prompt, sample, solutions
 
@@ -231,3 +233,20 @@ def test_weighted_loss_by_hand():
     for row, t in ((0, 1), (0, 2), (1, 0)):
         total -= logits[row, t].log_softmax(0)[ids[row, t + 1]].item() * weights[row, t + 1].item()
     assert reasoner.weighted_loss(logits, ids, weights).item() == pytest.approx(total / 2.5)
+
+
+@pytest.mark.parametrize("solved", [0.75, 0.74])
+def test_a_reasoner_is_embedded_only_if_it_reasons(solved, tmp_path):
+    trained, resources = tmp_path / "trained", tmp_path / "resources"
+    trained.mkdir()
+    resources.mkdir()
+    (resources / "of an earlier one").touch()
+    measured = {"accuracy": {"unseen_numbers": {"exact_match": solved, "n": 100}}}
+    artifacts.write_json(trained / "recipe.json", measured, "reasoner", {})
+    if solved < reasoner.LEAST_ACCURACY:
+        with pytest.raises(InputError, match=r"solves 74.0% of 100 problems .*, 75% are needed: train longer"):
+            reasoner.promote(trained, resources)
+        assert [file.name for file in resources.iterdir()] == ["of an earlier one"]
+    else:
+        reasoner.promote(trained, resources)
+        assert [file.name for file in resources.iterdir()] == ["recipe.json"]

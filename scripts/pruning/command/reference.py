@@ -3,7 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from pruning.core import artifacts, cli
 
 MADE = "<!-- Made by `make config`. -->\n"
 
@@ -260,3 +265,21 @@ export has it, and the whole in `multimodal/` beside it: vision and projections 
 `AutoModelForImageTextToText`. Layers of different sizes need `trust_remote_code=True` there. The vocabulary cannot be
 pruned. Another kind, or a text part of no known family, is refused by name before any job. What pruning does to
 answers about images was not measured."""
+
+
+def write(
+    root: Annotated[Path, typer.Argument(help="of the repository")] = Path(),
+    check: Annotated[bool, typer.Option(help="write nothing; an error where a file is not up to date")] = False,
+) -> None:
+    """Write what is made of the code (`make config`)."""
+    for name, text in files().items():
+        path = root / name
+        if check and (not path.is_file() or path.read_text(encoding="utf-8") != text):
+            raise cli.InputError(f"{path} is not what `make config` writes: run it")
+        if not check:
+            with artifacts.atomic(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cli.run(write)

@@ -1,6 +1,6 @@
 """The tiny reasoner: its training text, loss weights, model, schedule and training (docs/tiny-reasoner.md).
 
-An optional part: all of it is behind `train`.
+An optional part: all of it is behind `train`, and `promote`, by which a trained one is embedded.
 
 A document is a list of (text, loss weight) segments. The weights decide whether a small model
 learns to compute: a question's words cannot be predicted and would drown the signal, and so would
@@ -8,6 +8,7 @@ a drill's random operands, while every digit of a worked result counts in full.
 """
 
 import copy
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -21,11 +22,14 @@ from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from pruning.core import artifacts, cli
 from pruning.data import arithmetic, mixture, word_problems
 
 END = "<|endoftext|>"
 QUESTION, SOLUTION, OPERANDS = 0.1, 1.0, 0.02
 Document = list[tuple[str, float]]
+LEAST_ACCURACY = 0.75
+"""Of problems with unseen numbers: a model without accuracy to lose cannot show what pruning does."""
 
 
 def train(settings: Mapping[str, Any], directory: Path, dense: Path | None = None) -> dict[str, Any]:
@@ -244,3 +248,20 @@ problem of the same template. Templates {held_out} were held out entirely.
 |---|---|---|---|
 {rows}
 """
+
+
+def promote(trained: Path, resources: Path) -> None:
+    """Copy what scripts/train_reasoner.py wrote to a folder of resources/, where the embedded default reads it.
+
+    Raises InputError for one that solves fewer than LEAST_ACCURACY."""
+    measured = artifacts.read_json(trained / "recipe.json", "reasoner")["accuracy"]["unseen_numbers"]
+    solved = f"{measured['exact_match']:.1%} of {measured['n']} problems with unseen numbers"
+    if measured["exact_match"] < LEAST_ACCURACY:
+        raise cli.InputError(f"{trained}: solves {solved}, {LEAST_ACCURACY:.0%} are needed: train longer")
+    with artifacts.atomic_directory(resources) as directory:
+        shutil.copytree(trained, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    print(f"{resources}: {solved}")
+
+
+if __name__ == "__main__":
+    cli.run(promote)

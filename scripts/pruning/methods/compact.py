@@ -25,7 +25,7 @@ from pruning.methods import compensation, masks
 from pruning.methods.compensation import Compensated
 from pruning.methods.masks import NEURONS
 from pruning.models import families, remote_code, structures, vocabulary
-from pruning.models.checkpoint import Checkpoint, Tensors, has_mlp_bias
+from pruning.models.checkpoint import Checkpoint, Tensors, has_mlp_bias, read_config
 from pruning.models.structures import STRUCTURES, ffn
 from pruning.models.structures.base import Keeps, padded
 from pruning.models.vocabulary import Kept
@@ -144,6 +144,27 @@ class Pruning:
             weights = ".safetensors" in file.name
             if file.is_file() and file.name not in left_out and not weights and not file.name.startswith("."):
                 shutil.copyfile(file, output / file.name)
+
+    def manifest(self, output: Path, original: Mapping[str, Any], cut: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what manifest.json says of the model that `write` wrote to `output`.
+
+        original: widths and parameters before any pruning. cut: what is to be said of a smaller vocabulary."""
+        config, left = read_config(output), {name: own for name, own in self.units.items() if name != self.main}
+        content = {
+            "original": original,
+            "achieved_sparsity": self.achieved(original["widths"]),
+            "widths": self.units[self.main],
+            **({"counted": self.main, **left} if self.base.family.mixture else {}),
+            **structures.others(config),
+            **cut,
+            "parameters": original["parameters"],
+            "parameters_kept": Checkpoint(output).parameters,
+            "loads_with": "transformers" + (", trust_remote_code=True" if "auto_map" in config else ""),
+            "files": artifacts.directory_hashes(output),
+        }
+        if self.compensate:
+            content["compensation"] = [self.records[layer] for layer in range(self.base.layers)]
+        return content
 
     def config(self, widths: Sequence[int]) -> dict[str, Any]:
         """Return config.json of the compact model, but for biases; widths: units of the main structure in each layer.

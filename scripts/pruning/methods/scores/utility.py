@@ -13,7 +13,7 @@ reduction  net_abs    mean_x |sum_t p|        Molchanov et al. 2017, arXiv 1611.
 
 import numpy as np
 
-from pruning.calibration.objectives import OBJECTIVES
+from pruning.core.objectives import OBJECTIVES
 from pruning.methods.scores import Layer
 
 REDUCTIONS = ("net_abs", "net_sq", "abs", "sq", "share", "grad_sq", "grad_root")

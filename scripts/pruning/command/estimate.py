@@ -1,6 +1,6 @@
 """What a run would take, before anything starts: jobs, loads of a model, memory, disk and hours a stage.
 
-    python scripts/estimate.py paper --configfile config/qwen2_5-7b.yaml
+    python -m pruning.command.estimate paper --configfile config/qwen2_5-7b.yaml
 
 Memory is the weights and what a rehearsal of each stage's code holds at once beside them (models/rehearsal.py), without
 the libraries themselves (about 0.4 GB, on a GPU as much again) and the allocator's fragments. Hours on a card are those
@@ -17,7 +17,7 @@ import typer
 
 from pruning.command import cards, plan, work
 from pruning.command.config_file import whole
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, one_line
 
 
 def estimate(
@@ -64,7 +64,5 @@ def hours(seconds: float | None) -> float:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line():
         typer.run(estimate)
-    except InputError as error:
-        sys.exit(f"error: {error}")
