@@ -42,10 +42,6 @@ class Neurons(Main):
     def whole(self, config: Mapping[str, Any]) -> int:
         return config[CONFIG_KEY]
 
-    def entries(self, size: int, config: Mapping[str, Any]) -> int:
-        """One row, or column, whatever the layer has now."""
-        return 1
-
     def check(self, model: nn.Module) -> None:
         """Raise InputError, naming what was looked for, if a layer has no gated FFN."""
         self.modules(family := families.of(model))
