@@ -6,6 +6,7 @@ Prints seconds, bytes of keys and values at the end, the ratios, and how many an
 """
 
 from contextlib import nullcontext
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -34,7 +35,7 @@ def main(
     prompts = [tokenizer(text)["input_ids"] for text in answering.prompts(rows, examples)]
     shared = generation.common_prefix(prompts)
     prefix = generation.prefix_cache(network, prompts[0][:shared])
-    caches = []
+    caches, generation.LONGER = [], inf  # all prompts are read together, however long they are
 
     def repeated(model: torch.nn.Module, _: int) -> generation.DynamicCache:
         cache = once(model)
