@@ -31,7 +31,6 @@ from pruning.models import gguf as door
 from pruning.models import loading, vocabulary
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
-from pruning.models.gguf import kinds
 from pruning.models.gguf import model as gguf_model
 from pruning.models.gguf import tokenizer as gguf_tokenizer
 from workspace import ROOT
@@ -354,15 +353,15 @@ def test_a_sliding_window_ends_the_context(tmp_path):
 def test_types_that_are_not_there(monkeypatch):
     with pytest.raises(InputError, match="no type 'iq1_s' of GGUF file is made; there are f16, bf16, q8_0, q6_k"):
         door.check("iq1_s")
-    monkeypatch.setattr(kinds, "find_spec", lambda _: None)
+    monkeypatch.setattr(door, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="--gguf: q4_k_m .* pip install llama-cpp-python .* ask for f16, bf16, q8_0"):
         door.check("q4_k_m", "--gguf: ")
     door.check("q8_0")
 
 
 def test_widths_that_llama_cpp_takes():
-    assert door.takes("qwen2", [1, 2]) and door.takes("qwen3", [2, 2])
-    assert not door.takes("qwen3", [1, 2]) and not door.takes("cohere", [2, 2])
+    assert gguf_model.takes("qwen2", [1, 2]) and gguf_model.takes("qwen3", [2, 2])
+    assert not gguf_model.takes("qwen3", [1, 2]) and not gguf_model.takes("cohere", [2, 2])
 
 
 @pytest.mark.parametrize(
@@ -383,9 +382,9 @@ def test_what_cannot_become_a_file_is_known_before_anything_is_made(tmp_path, op
     before = sorted(tmp_path.rglob("*"))
     if reason:
         with pytest.raises(InputError, match=reason):
-            door.check_model(model, **about)
+            gguf_model.check(model, **about)
     else:
-        door.check_model(model, **about)
+        gguf_model.check(model, **about)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -397,7 +396,7 @@ def test_llama_cpp_stores_rows_that_are_no_whole_blocks_as_we_say(tmp_path, widt
     model = tiny.save(tiny.of_family("llama", 3, **sizes), tmp_path / "model")
     byte_level("qwen2").save_pretrained(model)
     whole = converted(model)
-    for kind in kinds.BY_LLAMA_CPP:
+    for kind in door.BY_LLAMA_CPP:
         gguf_model.quantise(whole, file := tmp_path / "x.gguf", kind, 1)
         tensors = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
         found = {tensors[f"blk.{layer}.ffn_down.weight"] for layer in range(3)}
@@ -410,7 +409,7 @@ def test_llama_cpp_stores_rows_that_are_no_whole_blocks_as_we_say(tmp_path, widt
 
 
 INSTEAD = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
-MIXTURES = {kind: {kind.upper()} for kind in kinds.BY_LLAMA_CPP} | {
+MIXTURES = {kind: {kind.upper()} for kind in door.BY_LLAMA_CPP} | {
     **dict.fromkeys(("q2_k", "q3_k_s", "q3_k_m"), {"Q2_K", "Q3_K", "Q4_K", "Q5_K"}),
     **{"q3_k_l": {"Q5_K"}, "q4_k_s": {"Q4_K", "Q5_K"}, "q5_k_s": {"Q5_K"}, "iq4_xs": {"IQ4_XS", "Q5_K"}},
     **{"q4_k_m": {"Q4_K", "Q6_K"}, "q5_k_m": {"Q5_K", "Q6_K"}},
