@@ -25,7 +25,8 @@ from common import peak_anew, resident, seconds
 
 from pruning.calibration import footprint, gradients, output_gradients, prepare, second_moments
 from pruning.command import cards, work
-from pruning.evaluation import perplexity, recovery
+from pruning.evaluation import recovery
+from pruning.evaluation.kinds import perplexity
 from pruning.methods import refit
 from pruning.models import loading, rehearsal
 from pruning.models.checkpointing import checkpoint_gradients

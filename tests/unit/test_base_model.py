@@ -328,13 +328,3 @@ def test_a_folder_of_gguf_files_says_so(tmp_path: Path):
     (tmp_path / "x.Q4.gguf").touch()
     with pytest.raises(InputError, match=r"\(no config.json\); it holds x.Q4.gguf: name the file"):
         sources.check_folder(tmp_path)
-
-
-def test_a_gguf_files_fields_are_read_once_and_others_as_ever():
-    import gguf
-
-    own = gguf.GGUFReader, gguf.get_tensor_name_map
-    with pytest.raises(KeyError), sources.fields_read_once():
-        assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
-        raise KeyError
-    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == own

@@ -18,7 +18,7 @@ from pruning.core import artifacts
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
 from pruning.evaluation import generation
-from pruning.evaluation.perplexity import divergences, negative_log_likelihoods, pieces, windows
+from pruning.evaluation.kinds.perplexity import divergences, negative_log_likelihoods, pieces, windows
 from pruning.models import head
 
 KWARGS = {"max_gen_toks": 12, "do_sample": False}

@@ -17,7 +17,8 @@ import tiny
 from pruning.calibration import footprint, gradients, output_gradients, prepare, second_moments
 from pruning.core import artifacts, layer_files, memory
 from pruning.core.errors import InputError
-from pruning.evaluation import perplexity, recovery
+from pruning.evaluation import recovery
+from pruning.evaluation.kinds import perplexity
 from pruning.methods import rounds, training
 from pruning.models import families, head, loading, rehearsal
 from pruning.models.loading import load

@@ -7,7 +7,6 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,7 +163,7 @@ def from_gguf(source: Source, output: Path) -> dict[str, Any] | None:
     from pruning.models import complete
 
     files = gguf_files(source)
-    with joined(files, output) as file, fields_read_once():
+    with joined(files, output) as file:
         if source["sha256"] and (found := artifacts.file_hash(file)) != source["sha256"]:
             raise InputError(wrong_checksum(source, files, found))
         with reading(files[0], "fetch it again, or take another", "transformers cannot dequantise this"):
@@ -181,24 +180,6 @@ def from_gguf(source: Source, output: Path) -> dict[str, Any] | None:
     complete.refuse(output, found)
     tokenizer.save_pretrained(output)
     return record
-
-
-@contextmanager
-def fields_read_once() -> Iterator[None]:
-    """In place of once each for the configuration, the weights, the tokenizer and `tied`: each takes seconds, for the
-    words of a vocabulary are read one by one (github.com/huggingface/transformers, issue 40334; not so in a version
-    that keeps what it has read)."""
-    import gguf
-
-    names = ("GGUFReader", "get_tensor_name_map")
-    own = {name: getattr(gguf, name) for name in names}
-    for name in names:
-        setattr(gguf, name, cache(own[name]))
-    try:
-        yield
-    finally:
-        for name in names:
-            setattr(gguf, name, own[name])
 
 
 def tied(model: "PreTrainedModel", file: Path) -> dict[str, Any] | None:
