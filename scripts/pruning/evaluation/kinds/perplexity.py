@@ -1,5 +1,5 @@
-"""Perplexity of one text in windows of tokens (the GPTQ/Wanda convention), and KL divergence to the dense model there: a
-sample is a window. Or bits per byte, for models of different tokenizers: a sample is a piece of the text.
+"""Perplexity of one text in windows of tokens (the GPTQ/Wanda convention), and KL divergence to the dense model there:
+a sample is a window. Or bits per byte, for models of different tokenizers: a sample is a piece of the text.
 """
 
 import hashlib
