@@ -18,8 +18,8 @@ from pruning.evaluation.samples import frame
 from pruning.models import loading
 from pruning.models.families import DENSE
 from pruning.report import card
+from tiny import logits
 
-IDS = torch.tensor([[3, 77, 250, 14, 9, 120, 33, 8, 201, 5, 66, 17]])
 METHOD = {"score": "wanda", "options": {}, "normalise": "none", "allocate": "uniform", "compensate": "none"}
 TASKS = {
     "gsm8k": {"task": "gsm8k", "tuning": None, "metrics": ["acc"], "kind": "accuracy", "title": "GSM8K"},
@@ -54,11 +54,6 @@ def pruned(folder, model, widths=(20, 20), compensate="none"):
     settings, made = {"compensate": compensate, "export": "exact"}, place / "manifest.json"
     compact_stage.compact(settings, base, manifest, mask, place / "model", made, fitted)
     return place / "model", made, manifest, mask
-
-
-@torch.inference_mode()
-def logits(model) -> torch.Tensor:
-    return model.eval()(IDS).logits
 
 
 @pytest.mark.parametrize("family", DENSE)

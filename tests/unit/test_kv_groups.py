@@ -14,7 +14,7 @@ import test_budget
 import torch
 from test_refit import SCHEMES
 from test_sensitivity import divergence
-from test_structures import CUTS, DROPPED, IDS, close, logits
+from test_structures import CUTS, DROPPED, close
 
 import tiny
 from pruning.analysis import shapes, timing
@@ -32,6 +32,7 @@ from pruning.models import families
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.loading import load
 from pruning.models.structures import ffn, kv_groups
+from tiny import IDS, logits
 
 N = 48
 KEEPS = CUTS["groups"]
@@ -328,8 +329,7 @@ def test_sparsity_counts_groups_removed_in_an_earlier_iteration(tmp_path):
 def test_a_model_without_some_of_its_layers_is_pruned_again(tmp_path, cut):
     """Measured, scored, masked, refitted, cut: of a layer without an FFN there is no row anywhere."""
     keeps, batches = CUTS[cut], batches_of()
-    (first := tmp_path / "first").mkdir()
-    Pruning(Checkpoint(tiny.save(tiny.qwen2(3), tmp_path / "base")), keeps).write(first)
+    first = tiny.written(Pruning(Checkpoint(tiny.save(tiny.qwen2(3), tmp_path / "base")), keeps), tmp_path / "first")
     own, network, left = Checkpoint(first), load(first, "float32", "cpu")[0], masks.counts(keeps)
     with Calibration(network, ["energy", "ce"]) as run:
         run.run(batches)
@@ -347,8 +347,7 @@ def test_a_model_without_some_of_its_layers_is_pruned_again(tmp_path, cut):
     assert masks.counts(again)["ffn"] == kept.tolist() and [len(keep) for keep in again["ffn"]] == left["ffn"]
     with pytest.raises(InputError, match="not a mask of .*: layer widths"):
         masks.read(mask, tmp_path / "base")
-    (second := tmp_path / "second").mkdir()
-    Pruning(own, again).write(second)
+    second = tiny.written(Pruning(own, again), tmp_path / "second")
     expected = logits(tiny.silenced(load(first, "float32", "cpu")[0], {"ffn": again["ffn"]}))
     close(logits(load(second, "float32", "cpu")[0]), expected)
     assert json.loads((second / "config.json").read_text())["kv_groups"] == left["kv_groups"]

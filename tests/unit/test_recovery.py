@@ -22,31 +22,16 @@ from pruning.models.checkpoint import Checkpoint
 from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.pruned import from_pruned
 
-SETTINGS = {
-    "steps": 6,
-    "rank": 2,
-    "alpha": 4,
-    "targets": ["q_proj", "down_proj"],
-    "learning_rate": 0.01,
-    "batch_size": 2,
-    "sequence_length": 32,
-    "seed": 0,
-    "checkpoint_every": 4,
-    "micro_batch": None,
-    "gradient_checkpointing": False,
-    "dtype": "float32",
-    "prompt": "Q: {question}\n",
-    "completion": "A: {answer}",
-}
+SETTINGS = {"steps": 6, "rank": 2, "alpha": 4, "targets": ["q_proj", "down_proj"], "learning_rate": 0.01, "seed": 0}
+SETTINGS |= {"batch_size": 2, "sequence_length": 32, "checkpoint_every": 4, "micro_batch": None, "dtype": "float32"}
+SETTINGS |= {"gradient_checkpointing": False, "prompt": "Q: {question}\n", "completion": "A: {answer}"}
 
 
 @pytest.fixture
 def pruned(tmp_path):
     """A compact model of widths 5 and 9, and its tuning text."""
     base = tiny.save(tiny.qwen2(), tmp_path / "base")
-    keeps = [torch.arange(48).numpy() < width for width in (5, 9)]
-    (tmp_path / "model").mkdir()
-    Pruning(Checkpoint(base), {"ffn": keeps}).write(tmp_path / "model")
+    tiny.written(Pruning(Checkpoint(base), tiny.keeps(5, 9)), tmp_path / "model")
     (tmp_path / "its.json").write_text("{}")
     frame = pd.DataFrame({"question": [f"{n}+{n}" for n in range(9)], "answer": [str(2 * n) for n in range(9)]})
     artifacts.write_parquet(tmp_path / "data.parquet", frame, "dataset", {})
@@ -200,9 +185,7 @@ ADAPTERS = {
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_an_adapter_that_is_not_as_it_was_made_is_refused(pruned, name):
     """By whatever puts it on a model: evaluation, cases, speed (`load`), an export, another round (`from_pruned`)."""
-    adapter, other = (
-        run(pruned, f"results/{name}", learning_rate=rate) for name, rate in (("own", 0.01), ("its", 0.02))
-    )
+    adapter, other = run(pruned, "results/own"), run(pruned, "results/its", learning_rate=0.02)
     parts = variants.Parts(pruned / "model", pruned / "its.json", adapter=adapter)
     before = parts.identity()
     parts.load("float32", "cpu")
