@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from lab import assert_same
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.dummy import DummyLM
@@ -77,14 +78,6 @@ def make(name: str, batch_size: int = 2) -> LM:
 def ask(lm, kind: str, arguments: list[tuple] | None = None) -> list:
     requests = [Instance(kind, {}, own, i) for i, own in enumerate(REQUESTS[kind] if arguments is None else arguments)]
     return getattr(lm, kind)(requests, disable_tqdm=True)
-
-
-def assert_same(found: list, expected: list):
-    """Texts, or numbers up to the rounding that another batch makes."""
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert type(one) is type(other)
-        assert one == (other if isinstance(other, str) else pytest.approx(other, rel=1e-5))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,7 +15,7 @@ from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.evaluation import recovery
 from pruning.evaluation.samples import frame
-from pruning.models import loading
+from pruning.models import loading, remote_code
 from pruning.models.families import DENSE
 from pruning.report import card
 from tiny import logits
@@ -25,20 +25,10 @@ TASKS = {
     "gsm8k": {"task": "gsm8k", "tuning": None, "metrics": ["acc"], "kind": "accuracy", "title": "GSM8K"},
     "text": {"task": "text", "tuning": None, "metrics": ["perplexity"], "kind": "perplexity", "title": "Text"},
 }
-SETTINGS = {
-    "name": "tiny-wanda-50",
-    "dtype": "float32",
-    "source": {"kind": "hub", "repo": "a/b", "revision": "0" * 40},
-    "note": None,
-    "variant": {"calib": "c", "method": "wanda", "sparsity": 50, "tuning": None},
-    "method": METHOD,
-    "calibration": {"dataset": "gsm8k", "samples": 8, "sequence_length": 64, "seed": 0},
-    "tuning": None,
-    "tasks": TASKS,
-    "confidence": 0.95,
-    "resamples": 100,
-    "seed": 0,
-}
+SETTINGS = {"name": "tiny-wanda-50", "dtype": "float32", "note": None, "tuning": None, "method": METHOD, "tasks": TASKS}
+SETTINGS |= {"source": {"kind": "hub", "repo": "a/b", "revision": "0" * 40}, "seed": 0, "confidence": 0.95}
+SETTINGS |= {"variant": {"calib": "c", "method": "wanda", "sparsity": 50, "tuning": None}, "resamples": 100}
+SETTINGS |= {"calibration": {"dataset": "gsm8k", "samples": 8, "sequence_length": 64, "seed": 0}}
 
 
 def pruned(folder, model, widths=(20, 20), compensate="none"):
@@ -144,8 +134,6 @@ def test_a_model_that_was_never_measured_says_so(tmp_path):
 
 def test_what_stock_tools_load_wrongly_is_not_exported(tmp_path, monkeypatch):
     """As if the written code left the widths' order out."""
-    from pruning.models import remote_code
-
     arguments = pruned(tmp_path, tiny.qwen2(), (20, 20), "bias")
     file = arguments[0] / remote_code.FILE
     file.write_text(file.read_text().replace("or biased", ""))

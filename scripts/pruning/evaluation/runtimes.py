@@ -148,11 +148,7 @@ def in_llama_cpp(
 
 
 @torch.inference_mode()
-def masked(
-    dense: PreTrainedModel,
-    keeps: Keeps,
-    wanted: Expected,
-) -> float:
+def masked(dense: PreTrainedModel, keeps: Keeps, wanted: Expected) -> float:
     """Return the largest difference from the dense model whose removed units put out 0 at every token, or get none."""
     with ExitStack() as stack:
         for name, own in keeps.items():
