@@ -40,7 +40,7 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, de
         raise InputError(f"seqlen: {what} is longer than the model's context of {context} tokens")
     with out_of_memory.advise(f"`batch_size: {task['batch_size']}`: lower it, or `seqlen`"):
         if by_byte:
-            return _in_bits(cut, likelihoods_of_texts(network, texts, task["batch_size"]), seqlen)
+            return _in_bits(cut, negative_log_likelihoods(network, texts, task["batch_size"]), seqlen)
         cut = windows(tokenizer(text, verbose=False)["input_ids"], seqlen, task["tokens"])
         if task.get("divergence") and dense:
             whole = packing.pack(loading.load(dense, task["dtype"])[0])
@@ -131,18 +131,14 @@ def pieces(text: str, size: int, limit: int | None) -> list[str]:
     return found
 
 
-def likelihoods_of_texts(model: nn.Module, texts: Sequence[Sequence[int]], batch_size: int) -> Iterator[float]:
-    """Summed negative log-likelihood in nats of all tokens of each text but the first, which nothing predicts."""
-    for start in range(0, len(texts), batch_size):
-        own = [torch.tensor(text) for text in texts[start : start + batch_size]]
+def negative_log_likelihoods(
+    model: nn.Module, windows: Sequence[Sequence[int]] | Tensor, batch_size: int
+) -> Iterator[float]:
+    """Summed negative log-likelihood in nats of all tokens of each window, or text, but the first, which nothing
+    predicts."""
+    for start in range(0, len(windows), batch_size):
+        own = [torch.as_tensor(window) for window in windows[start : start + batch_size]]
         [nll] = _summed(model, pad_sequence(own, True), labels=pad_sequence(own, True, -100))
-        yield from nll.tolist()
-
-
-def negative_log_likelihoods(model: nn.Module, windows: Tensor, batch_size: int) -> Iterator[float]:
-    """Summed negative log-likelihood in nats of each window's seqlen - 1 predicted tokens."""
-    for batch in windows.split(batch_size):
-        [nll] = _summed(model, batch)
         yield from nll.tolist()
 
 
