@@ -91,8 +91,8 @@ def in_lm_eval(folder: Path, wanted: Expected) -> dict[str, object]:
     """lm-eval's own Hugging Face model on the folder's name."""
     from lm_eval.models.huggingface import HFLM
 
-    own = "auto_map" in read_config(folder)
-    lm = HFLM(pretrained=str(folder), dtype=wanted.dtype, device="cpu", trust_remote_code=own, batch_size=1)
+    own_code = "auto_map" in read_config(folder)
+    lm = HFLM(pretrained=str(folder), dtype=wanted.dtype, device="cpu", trust_remote_code=own_code, batch_size=1)
     return {"max_difference": difference(lm._model_call(wanted.ids), wanted, "lm-eval")}
 
 

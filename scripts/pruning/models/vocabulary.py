@@ -1,10 +1,8 @@
 """A smaller vocabulary of a byte-level BPE tokenizer: which tokens stay, and the files that say so.
 
-BPE joins the neighbours whose merge has the lowest rank until none is left to join. So a word whose tokens all stay,
-with all that they are merged from, is joined by the very merges as before: those that are left out were never among the
-lowest. A token is kept with its parts for that reason; what is not kept falls apart into tokens that are, at last into
-bytes, which all stay. Tokens keep their order, so that a row of the embedding has the number of its place among those
-that are kept.
+BPE joins the neighbours whose merge has the lowest rank until none is left to join. A token is kept with all that it is
+merged from, so a word whose tokens all stay is joined as before; any other falls apart into tokens that are kept, at
+last into bytes, which all stay. Tokens keep their order: a row of the embedding has the number of its place.
 """
 
 import json

@@ -1,10 +1,9 @@
-"""A model's weights and config as a GGUF file.
+"""A model's weights and config as a GGUF file: what a family's weights and config mean to llama.cpp.
 
 Files are written, and tensors named and quantised, by llama.cpp's own Python package `gguf` (MIT, in numpy); K-quants
-and other small types by `llama_model_quantize` of llama.cpp itself, where llama-cpp-python is installed. Here is what a
-family's weights and config mean to llama.cpp. Where every layer has the same width the architecture is the family's
-own; other widths, and biases of down_proj, are written as `deci` (Llama with a list of widths), which what is Llama's
-can be.
+and other small types by `llama_model_quantize` of llama.cpp itself, where llama-cpp-python is installed. Other widths
+in every layer, and biases of down_proj, are written as `deci` (Llama with a list of widths), which what is Llama's can
+be.
 """
 
 import math

@@ -194,10 +194,6 @@ class Main(Structure):
         """Return the tensors of every layer, in words."""
         raise NotImplementedError
 
-    def channels_of(self, names: Sequence[str], shape: Callable[[str], Sequence[int]], family: Family) -> int:
-        """Return a layer's neurons. names: of the tensors that hold `down`; shape: of a name."""
-        raise NotImplementedError
-
     def matrix(self, tensors: Sequence[Tensor], projection: str, family: Family) -> Tensor:
         """Return gate or up [n, d], or down [d, n], of the tensors that hold it: n neurons, experts one after the
         other."""

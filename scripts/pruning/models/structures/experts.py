@@ -1,12 +1,10 @@
 """Experts of mixtures: an FFN of its own each, and a row of the router. A token is sent to the `num_experts_per_tok`
-that the router gives most; shared experts, which every token passes, stay.
+that the router gives most; shared experts, which every token passes, stay. Every layer keeps as many, so config.json
+stays a stock one, and how weights are renormalised is the family's own code, which sees a smaller router.
 
-Taken together, a layer's experts are one wide FFN: its neurons' activations carry the router's weight, and are zero
-where a token is not sent to their expert. So it is measured, a channel a neuron, and the scores of FFN neurons hold as
-they are; that of an expert is the sum over its neurons.
-
-Every layer keeps as many, so that config.json stays a stock one with a smaller number of experts. How weights are
-renormalised is the family's own code, which sees a smaller router.
+Together a layer's experts are one wide FFN: its neurons' activations carry the router's weight, and are zero where a
+token is not sent to their expert. So it is measured, a channel a neuron, and the scores of FFN neurons hold as they
+are; that of an expert is the sum over its neurons.
 """
 
 import re
@@ -120,10 +118,6 @@ class Experts(Main):
         part = self.part(name, family)
         return Place(part.layer, 0, unit=part.expert) if part else None
 
-    def channels_of(self, names: Sequence[str], shape: Callable[[str], Sequence[int]], family: Family) -> int:
-        *several, rows, columns = shape(names[0])
-        return (several[0] if several else len(names)) * (rows if several and family.mixture.interleaved else columns)
-
     def matrix(self, tensors: Sequence[Tensor], projection: str, family: Family) -> Tensor:
         if tensors[0].dim() == 2:  # one an expert
             return torch.cat(list(tensors), int(projection == "down"))
@@ -142,7 +136,7 @@ class Experts(Main):
         if part is None or part.expert is None:
             return name
         keep = keeps[part.layer]
-        return renumbered(name, int(keep[: part.expert].sum())) if keep[part.expert] else None
+        return NUMBERED.sub(f".experts.{int(keep[: part.expert].sum())}.", name) if keep[part.expert] else None
 
     def settle(self, layer: nn.Module, family: Family, units: int) -> None:
         for place in self.modules(family):
@@ -249,11 +243,6 @@ def pattern(family: Family) -> re.Pattern[str]:
         rf"experts\.(?P<all>gate_up_proj|down_proj)(?P<bias>_bias)?|"
         rf"{own.router}\.(?P<kind>weight|bias))$"
     )
-
-
-def renumbered(name: str, expert: int) -> str:
-    """Return the name of the same tensor of another expert."""
-    return NUMBERED.sub(f".experts.{expert}.", name)
 
 
 STRUCTURE = Experts()
