@@ -14,20 +14,19 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from common import seconds
+import yaml
+from common import ROOT, seconds
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
-from pruning.config.default import DEFAULT
 from pruning.core.artifacts import key_of
 from pruning.data import word_problems
 from pruning.evaluation.answers import AnswerFile, CachingLM
 from pruning.evaluation.backends.hf import HuggingFaceLM
 from pruning.models import loading
 
-TEMPLATES = DEFAULT.datasets["gsm_symbolic"].templates
 STOPS = ["Question:"]
 
 
@@ -71,7 +70,8 @@ def main(
 
 def prompts(problems: int, examples: int) -> list[str]:
     """Return so many, each after the same worked examples."""
-    drawn = list(word_problems.sample("test", TEMPLATES, problems + examples, 0, 1.0))
+    templates = yaml.safe_load((ROOT / "config/config.yaml").read_text())["datasets"]["gsm_symbolic"]["templates"]
+    drawn = word_problems.sample("test", templates, problems + examples, 0)
     worked = "".join(f"Question: {p.question}\nAnswer: {p.answer}\n\n" for p in drawn[:examples])
     return [f"{worked}Question: {p.question}\nAnswer:" for p in drawn[examples:]]
 
