@@ -171,22 +171,28 @@ def test_the_router_of_what_is_left_is_the_familys_own(tmp_path, family, renorma
             torch.testing.assert_close(sum(parts) + shared(tensors, layer, x), found, rtol=1e-4, atol=1e-5)
 
 
-def test_shared_experts_and_all_else_stay_bit_for_bit(tmp_path):
-    base = Checkpoint(tiny.save(tiny.of_family("qwen2_moe"), tmp_path / "base"))
-    folder = tiny.written(Pruning(base, mask(KEPT)), tmp_path / "compact")
-    before, after = (load_file(path / "model.safetensors") for path in (base.directory, folder))
-    others = {name for name in before if ".experts." not in name and not name.endswith("mlp.gate.weight")}
-    assert sum("shared_expert" in name for name in others) == 8
-    assert all(torch.equal(before[name], after.pop(name)) for name in others)
-    for layer, own in enumerate(KEPT):
-        stays = np.flatnonzero(own)
-        place = f"model.layers.{layer}.mlp"
-        assert torch.equal(after.pop(f"{place}.gate.weight"), before[f"{place}.gate.weight"][stays])
-        for new, old in enumerate(stays):
-            for name in ("gate_proj", "up_proj", "down_proj"):
-                mine = after.pop(f"{place}.experts.{new}.{name}.weight")
-                assert torch.equal(mine, before[f"{place}.experts.{old}.{name}.weight"])
-    assert not after
+@pytest.mark.parametrize("family", ["qwen2_moe", "mixtral"])
+@pytest.mark.parametrize("cut", ["half", "8 neurons"])
+def test_what_stays_is_bit_for_bit(tmp_path, family, cut):
+    """On disk, tensor by tensor; Qwen2-MoE's shared expert is as wide as ever."""
+    keeps, wanted = CUTS[cut], {}
+    base = Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base"))
+    folder = tiny.written(Pruning(base, keeps), tmp_path / "compact")
+    for name, own in load_file(base.directory / "model.safetensors").items():
+        stays = [np.flatnonzero(layer) for layer in keeps["experts"]]
+        if found := re.search(r"layers\.(\d)\..*\.experts\.(\d)\.(\w+)", name):
+            layer, number, matrix = int(found[1]), int(found[2]), found[3]
+            if number not in stays[layer]:
+                continue
+            name = name.replace(f"experts.{number}.", f"experts.{[*stays[layer]].index(number)}.")
+            left = keeps.get("expert_neurons", np.ones((2, 144), dtype=bool))[layer].reshape(6, 24)[number]
+            own = own[:, left] if matrix in ("down_proj", "w2") else own[left]
+        elif name.endswith(".gate.weight"):
+            own = own[stays[int(name.split(".")[2])]]
+        wanted[name] = own
+    after = load_file(folder / "model.safetensors")
+    assert after.keys() == wanted.keys() and all(torch.equal(own, after[name]) for name, own in wanted.items())
+    assert sum("shared_expert" in name for name in after) == (8 if family == "qwen2_moe" else 0)
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
@@ -227,22 +233,6 @@ def test_weights_are_those_of_one_wide_ffn(tmp_path, family):
 
 
 # Neurons inside experts ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", ["qwen2_moe", "mixtral"])
-def test_what_of_an_expert_stays_is_bit_for_bit(tmp_path, family):
-    """On disk, tensor by tensor; Qwen2-MoE's shared expert is as wide as ever."""
-    keeps = neurons(8, 8)
-    base = Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base"))
-    folder = tiny.written(Pruning(base, keeps), tmp_path / "compact")
-    before, after = (load_file(path / "model.safetensors") for path in (base.directory, folder))
-    assert before.keys() == after.keys()
-    for name, own in before.items():
-        if found := re.search(r"layers\.(\d)\..*\.experts\.(\d)\.(\w+)", name):
-            layer, number, matrix = int(found[1]), int(found[2]), found[3]
-            stays = np.flatnonzero(keeps["expert_neurons"][layer][24 * number : 24 * number + 24])
-            own = own[:, stays] if matrix in ("down_proj", "w2") else own[stays]
-        assert torch.equal(own, after[name]), name
 
 
 def test_neurons_are_ranked_within_their_expert():
@@ -317,26 +307,16 @@ def test_statistics_are_sums_over_the_tokens_that_reach_an_expert(tmp_path, fami
             np.testing.assert_allclose(rows[key], values, rtol=2e-4, atol=1e-4 * np.abs(values).max())
 
 
-def test_reap_is_the_mean_over_the_tokens_of_an_expert_and_frequency_their_share(tmp_path):
-    model = tiny.of_family("qwen3_moe")
-    tiny.save(model, tmp_path)
-    tensors, texts = load_file(tmp_path / "model.safetensors"), [TEXT, TEXT[::-1], [*range(40, 60)]]
+def test_reap_is_the_mean_over_the_tokens_of_an_expert_and_frequency_their_share():
+    """Of the sums of the test above, which all neurons of an expert have in common."""
+    model, texts = tiny.of_family("qwen3_moe"), [TEXT, TEXT[::-1], [*range(40, 60)]]
     statistics = calibrate(model, [torch.tensor([text]) for text in texts], objectives=())
-    own = {name: score(name, statistics, model) for name in ("reap", "frequency")}
-    for layer in range(2):
-        norms: list[list[float]] = [[] for _ in range(6)]
-        for text in texts:
-            for x in ffns(model, torch.tensor([text]))[layer][0]:
-                chosen, weights = routed("qwen3_moe", router("qwen3_moe", tensors, layer, x), 2, True)
-                for number, weight in zip(chosen.tolist(), weights.tolist(), strict=True):
-                    norms[number].append(weight * expert("qwen3_moe", tensors, layer, number, x)[1].norm().item())
-        for name, wanted in {
-            "reap": [np.mean(own) for own in norms],
-            "frequency": [len(own) / sum(map(len, texts)) for own in norms],
-        }.items():
-            rows = own[name][own[name]["layer"] == layer]
-            assert (rows["structure"] == "experts").all() and rows["unit"].tolist() == [*range(6)]
-            np.testing.assert_allclose(rows["score"], wanted, rtol=1e-4)
+    sums = statistics.neurons.iloc[::24]
+    wanted = {"reap": sums["routed_norm_sum"] / sums["routed_tokens"], "frequency": sums["routed_tokens"] / 44}
+    for name, values in wanted.items():
+        rows = score(name, statistics, model)
+        assert (rows["structure"] == "experts").all() and rows["unit"].tolist() == [*range(6)] * 2
+        np.testing.assert_allclose(rows["score"], values, rtol=1e-6)
 
 
 @of_mixtures

@@ -17,14 +17,17 @@ from pruning.core.errors import InputError
 from pruning.models import families, head
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import DENSE, FAMILIES, family_of
-from pruning.models.structures import ffn
+from pruning.models.structures import STRUCTURES
 from tiny import TEXT
 
 families_of_models = pytest.mark.parametrize("family", DENSE)
 
 
-@families_of_models
-def test_the_cross_entropy_and_its_gradients_are_the_models_own(family):
+SITES = [(family, "ffn") for family in DENSE] + [(family, "kv_groups") for family in DENSE if FAMILIES[family].qkv]
+
+
+@pytest.mark.parametrize(("family", "structure"), SITES)
+def test_the_cross_entropy_and_its_gradients_are_the_models_own(family, structure):
     """transformers' loss with labels, its gradient taken with respect to every site's input."""
     model = tiny.of_family(family)
     inputs: list[torch.Tensor] = []
@@ -33,16 +36,17 @@ def test_the_cross_entropy_and_its_gradients_are_the_models_own(family):
         inputs.append(args[0].detach().requires_grad_(True) if not inputs else args[0])
         return (inputs[-1],)
 
-    hooks = [site.register_forward_pre_hook(begin) for site in ffn.sites(model)]
+    hooks = [site.register_forward_pre_hook(begin) for site in STRUCTURES[structure].sites(model)]
     ids = torch.tensor([TEXT])
     own = torch.autograd.grad(model(ids, labels=ids).loss, inputs)
     for hook in hooks:
         hook.remove()
-    with Calibration(model, objectives=("ce",)) as run:
+    with Calibration(model, ("ce",), structure) as run:
         run.run(micro_batches([(TEXT, [True] * len(TEXT))], 1, pad=0, token_mask="all"))
     for sums, a, g in zip(run.sums, inputs, own, strict=True):
         expected = (a * g)[0].abs().sum(0).detach().double()
         torch.testing.assert_close(sums["ce_abs_sum"], expected, rtol=1e-3, atol=1e-5 * expected.max().item())
+        torch.testing.assert_close(sums["act_sq_sum"], a[0].detach().double().square().sum(0), rtol=1e-5, atol=1e-9)
 
 
 @families_of_models

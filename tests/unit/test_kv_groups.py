@@ -32,7 +32,7 @@ from pruning.models import families
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.loading import load
 from pruning.models.structures import ffn, kv_groups
-from tiny import IDS, logits
+from tiny import logits
 
 N = 48
 KEEPS = CUTS["groups"]
@@ -46,24 +46,6 @@ def batches_of(samples=10):
 
 
 # Measured
-
-
-def test_a_channels_statistics_are_its_activation_and_its_gradient():
-    model, inputs, ids = tiny.qwen2(), [], IDS[:1]
-    site = kv_groups.sites(model)[1]
-    hook = site.register_forward_pre_hook(
-        lambda _, args: inputs.append(args[0].detach().requires_grad_(True)) or (inputs[0],)
-    )
-    (own,) = torch.autograd.grad(model(ids, labels=ids).loss, inputs)
-    hook.remove()
-    with Calibration(model, ["ce"], "kv_groups") as run:
-        run.run(micro_batches([(ids[0].tolist(), [True] * ids.shape[1])], 1, pad=0, token_mask="all"))
-    frame = run.frames()[0]
-    frame = frame[frame["layer"] == 1]
-    assert len(frame) == 32
-    expected = (inputs[0] * own)[0].abs().sum(0).detach().double().numpy()
-    np.testing.assert_allclose(frame["ce_abs_sum"], expected, rtol=1e-3, atol=1e-5 * expected.max())
-    np.testing.assert_allclose(frame["act_sq_sum"], inputs[0][0].detach().double().square().sum(0), rtol=1e-5)
 
 
 def test_a_dropped_ffn_is_measured_as_such():
