@@ -211,8 +211,13 @@ def test_all_but_the_answers_is_the_models_own(path):
     assert not hasattr(lm, "MULTIMODAL")
 
 
+ERRORS = [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()]
+ERRORS += [RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_out_of_memory_asks_only_for_what_is_missing(kind, path):
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_out_of_memory_asks_only_for_what_is_missing(kind, error, path):
     """When a first batch has been answered; what is reported survives, windows of a longer text are not reported."""
     lm, passes = CachingLM(make("ours", batch_size=2), AnswerFile(path)), []
 
@@ -220,7 +225,7 @@ def test_out_of_memory_asks_only_for_what_is_missing(kind, path):
         passes.append(len(kwargs["input_ids"]))
         answered = len(passes) > 2 if kind == "loglikelihood_rolling" else len(lm.answers) >= 2
         if answered and passes[-1] > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     lm.model.register_forward_pre_hook(refuse, with_kwargs=True)
     assert_same(ask(lm, kind), ask(make("ours"), kind))
