@@ -70,6 +70,7 @@ def test_the_folder_holds_a_model_and_nothing_else(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
     messages = [{"role": "user", "content": "hello"}]
     assert AutoTokenizer.from_pretrained(out).apply_chat_template(messages, tokenize=False) == "hello"
+    assert "Nothing has been measured of this model." in (out / "README.md").read_text()
     manifest = artifacts.read_json(out / "manifest.json", "export")
     assert manifest["files"] == artifacts.directory_hashes(out)
     (out / "config.json").write_text((out / "config.json").read_text() + " ")
@@ -125,11 +126,6 @@ def test_the_card_says_what_was_measured(tmp_path, monkeypatch):
     assert line.endswith("| not measured | 40 windows |")
     assert "base_model: a/b\n" in text and f"a/b at {'0' * 40}" in text
     assert "58.3% (asked: 50%)" in text and "20 in each of 2 layers" in text
-
-
-def test_a_model_that_was_never_measured_says_so(tmp_path):
-    stage.export(SETTINGS, *pruned(tmp_path, tiny.qwen2()), tmp_path / "out")
-    assert "Nothing has been measured of this model." in (tmp_path / "out/README.md").read_text()
 
 
 def test_what_stock_tools_load_wrongly_is_not_exported(tmp_path, monkeypatch):
