@@ -25,7 +25,7 @@ class Place(NamedTuple):
     axis: int
     parts: int = 1
     unit: int | None = None
-    """The unit whose alone it is."""
+    """Which unit's it is, of a tensor that is one unit's alone."""
 
 
 class Code(NamedTuple):

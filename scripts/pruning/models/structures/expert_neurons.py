@@ -40,9 +40,6 @@ class ExpertNeurons(Experts):
         columns = part.kind == "bias" or ("down" in part.projections) != interleaved
         return Place(part.layer, -1 if columns else -2, 2 if both and not interleaved else 1)
 
-    def renamed(self, name: str, keeps: Sequence[np.ndarray], family: Family) -> str | None:
-        return name
-
     def cut(
         self, name: str, tensor: Tensor, keeps: Sequence[np.ndarray], family: Family, pad_to: int | None = None
     ) -> Tensor:

@@ -132,11 +132,11 @@ class Experts(Main):
     # Cutting -----------------------------------------------------------------------------------------------------
 
     def renamed(self, name: str, keeps: Sequence[np.ndarray], family: Family) -> str | None:
-        part = self.part(name, family)
-        if part is None or part.expert is None:
+        place = self.place(name, family)
+        if place is None or place.unit is None:
             return name
-        keep = keeps[part.layer]
-        return NUMBERED.sub(f".experts.{int(keep[: part.expert].sum())}.", name) if keep[part.expert] else None
+        keep = keeps[place.layer]
+        return NUMBERED.sub(f".experts.{int(keep[: place.unit].sum())}.", name) if keep[place.unit] else None
 
     def settle(self, layer: nn.Module, family: Family, units: int) -> None:
         for place in self.modules(family):
