@@ -120,6 +120,10 @@ def ffns(model, ids: torch.Tensor = IDS[:1]) -> list[tuple[torch.Tensor, torch.T
 # What is cut ---------------------------------------------------------------------------------------------------------
 
 
+def numbers(module: torch.nn.Module) -> dict[str, int]:
+    return {name: own for name, own in vars(module).items() if type(own) is int}
+
+
 @of_mixtures
 @pytest.mark.parametrize("cut", CUTS)
 def test_what_is_cut_is_what_no_token_reaches_or_what_puts_out_nothing(tmp_path, family, cut):
@@ -145,6 +149,8 @@ def test_what_is_cut_is_what_no_token_reaches_or_what_puts_out_nothing(tmp_path,
     assert config.get("num_experts", config.get("num_local_experts")) == left and "auto_map" not in config
     assert Checkpoint(folder).widths == [left] * 2 == STRUCTURES["experts"].counts(in_memory)
     assert Checkpoint(folder).channels("experts") == STRUCTURES["expert_neurons"].counts(in_memory)
+    sites = zip(*(STRUCTURES["experts"].sites(model) for model in (ours, in_memory)), strict=True)
+    assert all(numbers(one) == numbers(other) for one, other in sites)
     assert STRUCTURES["experts"].whole(in_program.config.to_dict()) == left == in_program.num_experts
     sizes = {sum(tensor.numel() for tensor in model.parameters()) for model in (ours, in_memory, in_program)}
     assert sizes == {pruning.parameters()} == {Checkpoint(folder).parameters}
