@@ -26,11 +26,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
+import common  # noqa: F401 (finds the library, and tests/)
 import psutil
 import typer
-
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 EDITS = [  # at the beginning, in the middle and at the end of the line
     {},

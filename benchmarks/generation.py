@@ -7,31 +7,26 @@ ratio to lm-eval's class, and how many answers are the same, those that were end
     python benchmarks/generation.py results/smollm2-135m/base --problems 24 --examples 3 --batch 24 --threads 2
 """
 
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-
 import torch
+import typer
+import yaml
+from common import ROOT, seconds
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
-from pruning.command.config_file import whole
 from pruning.core.artifacts import key_of
 from pruning.data import word_problems
 from pruning.evaluation.answers import AnswerFile, CachingLM
 from pruning.evaluation.backends.hf import HuggingFaceLM
 from pruning.models import loading
 
-TEMPLATES = whole().datasets["gsm_symbolic"].templates
 STOPS = ["Question:"]
 
 
@@ -75,7 +70,8 @@ def main(
 
 def prompts(problems: int, examples: int) -> list[str]:
     """Return so many, each after the same worked examples."""
-    drawn = list(word_problems.sample("test", TEMPLATES, problems + examples, 0, 1.0))
+    templates = yaml.safe_load((ROOT / "config/config.yaml").read_text())["datasets"]["gsm_symbolic"]["templates"]
+    drawn = word_problems.sample("test", templates, problems + examples, 0)
     worked = "".join(f"Question: {p.question}\nAnswer: {p.answer}\n\n" for p in drawn[:examples])
     return [f"{worked}Question: {p.question}\nAnswer:" for p in drawn[examples:]]
 
@@ -88,8 +84,9 @@ def requests(texts: list[str], tokens: int) -> list[Instance]:
 def answered(lm: LM, asked: list[str], tokens: int) -> tuple[list[str], float]:
     """Return the answers, and the seconds that they took."""
     lm.generate_until(requests([asked[0] + " "], tokens), disable_tqdm=True)  # warm up
-    start = time.perf_counter()
-    return lm.generate_until(requests(asked, tokens), disable_tqdm=True), time.perf_counter() - start
+    answers: list[str] = []
+    took = seconds(lambda: answers.extend(lm.generate_until(requests(asked, tokens), disable_tqdm=True)))
+    return answers, took
 
 
 def compared(
@@ -109,12 +106,12 @@ def compared(
             )
         answers = {name: answered(make(), asked, tokens) for name, make in lms.items()}
         finishes = [cached[key_of("generate_until", each.args)]["finish"] for each in requests(asked, tokens)]
-    rows, (wanted, seconds) = [], answers["lm-eval"]
+    rows, (wanted, slow) = [], answers["lm-eval"]
     for name, (own, took) in answers.items():
         same = [a == b for a, b in zip(own, wanted, strict=True)]
         looped = sum(not s and f == "loop" for s, f in zip(same, finishes, strict=True)) if name == "ours" else 0
         written = sum(len(tokenizer(text)["input_ids"]) for text in own)
-        rows.append({"name": name, "seconds": took, "tokens": written, "ratio": seconds / took, "same": sum(same)})
+        rows.append({"name": name, "seconds": took, "tokens": written, "ratio": slow / took, "same": sum(same)})
         rows[-1]["looped"] = looped
     return rows
 

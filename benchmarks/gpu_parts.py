@@ -24,6 +24,7 @@ import pandas as pd
 import surgeon
 import torch
 import yaml
+from common import peak_anew, resident
 from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.benchmark import timer  # waits for what was queued onto a GPU
@@ -110,14 +111,14 @@ class Machine:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
         else:
-            before = memory.status("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            before = resident()
+            peak_anew()
         seconds = []
         for _ in range(max(repeats, 1)):
             start = timer()
             run()
             seconds.append(timer() - start)
-        peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else memory.status("VmHWM")
+        peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else resident("VmHWM")
         return median(seconds), (peak - before) / 1e9
 
     def expected(self, folder: Path, rule: str, settings: Row, **others: Any) -> tuple[float, float]:
@@ -150,7 +151,7 @@ def calibration(on: Machine, shape: str) -> Rows:
         own, what = text | {"gradient_checkpointing": again}, "calibration" + ", layers computed again" * again
         if again:
             checkpoint_gradients(network)
-        seconds, held = on.timed(lambda: memory.measured(network, batches, text["objectives"]))
+        seconds, held = on.timed(lambda: passes.measured(network, batches, text["objectives"]))
         counted, rehearsed = on.expected(folder, "statistics", own)
         yield row(what, tokens / seconds, "tokens/s", tokens / counted, COUNTED)
         yield row(f"{what}: beside the weights", held, "GB", rehearsed, REHEARSED)
@@ -289,15 +290,8 @@ def table1(on: Machine) -> Rows:
     given["models"] = {"tiny-reasoner": {"gpus": int(on.device == "cuda"), "threads": 1}}
     (on.scratch / "gpu.yaml").write_text(yaml.safe_dump(given))
     command = ["python", "-m", "snakemake", "results/table1.csv", "--snakefile", str(names.HOME / "Snakefile")]
-    command += [
-        "--directory",
-        str(on.scratch),
-        "--configfile",
-        str(on.scratch / "gpu.yaml"),
-        "--quiet",
-        "rules",
-        "reason",
-    ]
+    command += ["--directory", str(on.scratch), "--configfile", str(on.scratch / "gpu.yaml")]
+    command += ["--quiet", "rules", "reason"]
     start = timer()
     if subprocess.run([*command, "--cores", str(os.cpu_count())]).returncode:
         sys.exit("snakemake failed: see the log")

@@ -7,15 +7,13 @@ The scores and settings are those of a measurement that is there (results/{model
 what is left is not refitted here. Prints forward passes and their ratio, and widths and divergences at some sparsities.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import common  # noqa: F401 (finds the library)
 import pandas as pd
 import typer
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 from pruning.calibration import prepare
 from pruning.core import artifacts

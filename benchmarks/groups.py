@@ -6,15 +6,13 @@ Of each layer the cheapest key-value group leaves, all groups, and the cheaper h
 predicted (the sum of their scores) and measured, over the first `probed` samples of the calibration.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
+import common  # noqa: F401 (finds the library)
 import numpy as np
 import torch
 import typer
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 from pruning.calibration import prepare, second_moments
 from pruning.core import artifacts

@@ -3,17 +3,14 @@
 python benchmarks/head.py                     Qwen2.5's vocabulary and Qwen2.5-Coder-1.5B's width, bfloat16
 """
 
-import sys
-import time
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from common import seconds
 from transformers import AutoConfig, AutoModelForCausalLM
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+from pruning.models import head
 
 
 @torch.inference_mode()
@@ -25,26 +22,19 @@ def main(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, …")] = "bfloat16",
     threads: int = 2,
 ) -> None:
-    from pruning.models import head
-
     torch.set_num_threads(threads)
     shape = {"hidden_size": hidden, "vocab_size": vocabulary, "num_hidden_layers": 1, "intermediate_size": hidden}
     config = AutoConfig.for_model("qwen2", num_attention_heads=12, num_key_value_heads=2, **shape)
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
     states = torch.randn(rows, tokens, hidden).to(getattr(torch, dtype))
     ids = torch.randint(vocabulary, (rows, tokens))
-
-    def timed() -> tuple[float, torch.Tensor]:
-        began = time.perf_counter()
-        losses = head.token_losses(model, states, ids)
-        return time.perf_counter() - began, losses
-
-    timed()
-    copied, losses = timed()
+    losses = [head.token_losses(model, states, ids)]  # warms up
+    copied = seconds(lambda: head.token_losses(model, states, ids))
     head._cut = lambda hidden, size: hidden.split(size, dim=1)
-    viewed, others = timed()
+    viewed = seconds(lambda: losses.append(head.token_losses(model, states, ids)))
     print(f"{rows} x {tokens} tokens, {vocabulary} words, {dtype}: copied {copied:.2f} s, views {viewed:.2f} s")
-    print(f"ratio {viewed / copied:.1f}; largest difference of losses {(losses - others).abs().max():.1e} nats")
+    apart = (losses[0] - losses[1]).abs().max()
+    print(f"ratio {viewed / copied:.1f}; largest difference of losses {apart:.1e} nats")
 
 
 if __name__ == "__main__":

@@ -13,22 +13,20 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-
 import numpy as np
 import torch
+import typer
+from calibration import measured
+from common import peak_anew, resident, seconds
 
 from pruning.calibration import footprint, gradients, output_gradients, prepare, second_moments
-from pruning.calibration.gradients import Calibration
 from pruning.command import cards, work
-from pruning.evaluation import perplexity, recovery
+from pruning.evaluation import recovery
+from pruning.evaluation.kinds import perplexity
 from pruning.methods import refit
 from pruning.models import loading, rehearsal
 from pruning.models.checkpointing import checkpoint_gradients
@@ -53,8 +51,6 @@ def settings_of(rows: int, length: int) -> dict[str, dict[str, Any]]:
 
 STAGES = (gradients, second_moments, output_gradients, perplexity, recovery)
 DECLARED = {stage.name: stage for stage in (*(module.STAGE for module in STAGES), footprint.REFIT)}
-
-
 PASSES = {"calibration": 3, "calibration, layers computed again": 5, "output_gradients": 2, "perplexity": 1}
 PASSES |= {"recovery": 2 * STEPS, "recovery, layers computed again": 3 * STEPS}
 """What `estimate` counts of the whole model's parameters and all tokens (command/work.py)."""
@@ -64,9 +60,7 @@ def speed(size: int = 4096) -> float:
     """Floating-point operations a second of a large product in float32."""
     a, b = torch.rand(2, size, size)
     a @ b
-    start = time.perf_counter()
-    a @ b
-    return 2 * size**3 / (time.perf_counter() - start)
+    return 2 * size**3 / seconds(lambda: a @ b)
 
 
 def job(stage: str, network: torch.nn.Module, own: dict[str, Any], rows: int, length: int) -> Callable[[], Any]:
@@ -92,11 +86,6 @@ def job(stage: str, network: torch.nn.Module, own: dict[str, Any], rows: int, le
     return lambda: output_gradients.output_gradients(network, batches, 0)
 
 
-def measured(network: torch.nn.Module, batches: list, objectives: list[str]) -> None:
-    with Calibration(network, objectives) as run:
-        run.run(batches)
-
-
 def tuned(network: torch.nn.Module, ids: torch.Tensor, own: dict[str, Any]) -> None:
     model = recovery.with_adapters(network, own)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], weight_decay=0.0)
@@ -113,24 +102,18 @@ def random_weights(directory: Path, dtype: str) -> torch.nn.Module:
     return network
 
 
-def status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(key)))
-
-
 def one(directory: Path, stage: str, rows: int, length: int, threads: int, dtype: str) -> None:
     torch.set_num_threads(threads)
     whole = any(directory.glob("*.safetensors"))
     network = loading.load(directory, dtype, "cpu")[0] if whole else random_weights(directory, dtype)
     own = settings_of(rows, length)[stage]
     tiny = prepare.micro_batches([([1] * 16, [True] * 16)], 1, pad=0, token_mask="all")
-    measured(network, tiny, ["energy", "ce"])  # what libraries keep from their first use on
+    measured(network, tiny)  # what libraries keep from their first use on
     run = job(stage, network, own, rows, length)
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    start = time.perf_counter()
-    run()
-    print(json.dumps({"bytes": status("VmHWM") - before, "seconds": time.perf_counter() - start}))
+    before = resident()
+    peak_anew()
+    took = seconds(run)
+    print(json.dumps({"bytes": resident("VmHWM") - before, "seconds": took}))
 
 
 def main(

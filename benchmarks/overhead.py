@@ -6,13 +6,11 @@ Reads the phases that the stages log and Snakemake's benchmark files; jobs that 
 """
 
 import re
-import sys
 from collections import defaultdict
 from pathlib import Path
 
+import common  # noqa: F401 (finds the library)
 import pandas as pd
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 from pruning.analysis import costs
 

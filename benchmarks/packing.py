@@ -7,17 +7,13 @@ directory also a step of its generation. Prints GFLOP/s (medians), ratios, and w
     python benchmarks/packing.py --model results/qwen2_5-coder-1_5b/base --threads 2
 """
 
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import typer
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-
 import torch
+import typer
+from common import seconds
 from torch import nn
 
 from pruning.evaluation import generation
@@ -28,16 +24,6 @@ SHAPES = {"up_proj": (1536, 8960), "down_proj": (8960, 1536)}
 COPIES = 8
 
 
-def seconds(work: Callable[[], object], times: int = 7) -> float:
-    work()
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - start)
-    return median(found)
-
-
 @torch.inference_mode()
 def main(model: Path | None = None, threads: int = 1, steps: int = 12) -> None:
     torch.set_num_threads(threads)
@@ -46,7 +32,7 @@ def main(model: Path | None = None, threads: int = 1, steps: int = 12) -> None:
         packed = [PackedLinear(module) for module in plain]
         for rows in (1, 8, 32, 64, 100, 1500):
             x = torch.randn(rows, shape[0]).bfloat16()
-            own = [seconds(lambda x=x, of=of: [module(x) for module in of]) / COPIES for of in (plain, packed)]
+            own = [seconds(lambda x=x, of=of: [module(x) for module in of], 7) / COPIES for of in (plain, packed)]
             same = all(torch.equal(a(x), b(x)) for a, b in zip(plain, packed, strict=True))
             rates = [2 * rows * shape[0] * shape[1] / s / 1e9 for s in own]
             print(

@@ -8,8 +8,6 @@ in jobs of their own.
 """
 
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,9 +16,7 @@ from typing import Annotated
 
 import typer
 import yaml
-
-ROOT = Path(__file__).parent.parent
-SPARSITIES = list(range(5, 95, 5))
+from common import ROOT, snakemake
 
 
 def grid(calibrations: int) -> dict:
@@ -28,18 +24,10 @@ def grid(calibrations: int) -> dict:
     text = {"dataset": "gsm_symbolic", "samples": 512, "sequence_length": 256, "packing": "document"}
     text["objectives"] = ["energy", "energy_post", "energy_last", "energy_rest", "ce"]
     names = {f"text-{seed}": {**text, "seed": seed} for seed in range(calibrations)}
-    table = {
-        "title": "A grid",
-        "calibrations": list(names),
-        "sparsities": SPARSITIES,
-        "tasks": ["gsm_symbolic", "arithmetic"],
-    }
-    return {
-        "calibrations": names,
-        "experiment": {"calibrations": list(names), "together": []},
-        "tables": {"grid": table},
-        "readings": None,
-    }
+    table = {"title": "A grid", "calibrations": list(names), "sparsities": list(range(5, 95, 5))}
+    table["tasks"] = ["gsm_symbolic", "arithmetic"]
+    experiment = {"calibrations": list(names), "together": []}
+    return {"calibrations": names, "experiment": experiment, "tables": {"grid": table}, "readings": None}
 
 
 def main(
@@ -54,22 +42,17 @@ def main(
         config.write_text(yaml.safe_dump(grid(calibrations)))
         for number in range(rounds):
             for place in places:
-                command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--directory", scratch]
-                command += ["--snakefile", place / "Snakefile", "--configfile", config, "--config", "confirm=true"]
+                command = ["-n", "--cores", "1", "--directory", scratch, "--configfile", config]
+                command += ["--config", "confirm=true", "--quiet", "rules", "--", "results/grid.csv"]
                 began = time.perf_counter()
-                done = subprocess.run([*command, "--quiet", "rules", "--", "results/grid.csv"], **PIPES)
+                done = snakemake(*command, checkout=place)
                 times[place].append(time.perf_counter() - began)
-                if done.returncode:
-                    sys.exit(done.stdout[-2000:])
                 jobs = re.search(r"^total +(\d+)", done.stdout, re.M)[1]
                 print(f"round {number + 1}, {place}: {jobs} jobs in {times[place][-1]:.1f} s", flush=True)
     for place in places:
         print(f"{place}: median {median(times[place]):.1f} s")
         if place != ROOT:
             print(f"{median(b / a for a, b in zip(times[ROOT], times[place], strict=True)):.2f}x of this checkout's")
-
-
-PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 
 
 if __name__ == "__main__":

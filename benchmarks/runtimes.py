@@ -8,8 +8,6 @@ each variant in turn with the dense model in the same tool, medians of the round
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,23 +16,15 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated
 
+import pandas as pd
 import torch
 import typer
 import yaml
-from snakemake.cli import parse_config
-from snakemake.common.configfile import load_configfile
-from snakemake.utils import update_config
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+from common import ROOT, experiment, snakemake
 
 PROMPT, TOKENS = 64, 48
-PADDED = {
-    "score": "utility",
-    "options": {"objective": "energy", "reduction": "abs"},
-    "allocate": "global",
-    "export": "pad",
-}
+PADDED = {"score": "utility", "options": {"objective": "energy", "reduction": "abs"}}
+PADDED |= {"allocate": "global", "export": "pad"}
 
 
 def main(
@@ -45,13 +35,8 @@ def main(
     rounds: int = 5,
     cores: int = 2,
 ) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     torch.set_num_threads(cores)
-    whole = load_configfile(ROOT / "config/config.yaml")
-    for own in (load_configfile(configfile), parse_config(config or [])):
-        update_config(whole, own)
+    whole = experiment(configfile, config)
     [model, *_], [calib, *_] = whole["experiment"]["models"], whole["experiment"]["calibrations"]
     variants = {
         "uniform": f"{calib}/wanda/{sparsity}",
@@ -70,31 +55,30 @@ def main(
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as changes:
         yaml.safe_dump({"methods": {"agf_global_padded": PADDED}}, changes)
         changes.flush()
-        command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--configfile", configfile, changes.name]
-        command += ["--config", *config] if config else []
-        subprocess.run([*command, "--quiet", "--", *targets.values(), *files.values()], check=True)
+        options = ["--cores", cores, "--configfile", configfile, changes.name]
+        options += ["--config", *config] if config else []
+        snakemake(*options, "--quiet", "--", *targets.values(), *files.values())
 
     dtype = whole["models"][model].get("dtype", "float32")
-    table = Table(title=f"{model}, {sparsity}% of the FFN neurons removed, {dtype}; {cores} cores")
-    for column in ("variant", "in", "MB", "largest difference of logits", "tokens/s", "of dense"):
-        table.add_column(column, justify="left" if column in ("variant", "in") else "right")
+    print(f"{model}, {sparsity}% of the FFN neurons removed, {dtype}; {cores} cores")
     base = Path(f"results/{model}/base")
     own = {name: in_transformers(target, dtype) for name, target in targets.items()}
     speeds = in_turn({"dense": in_transformers(base, dtype), **own}, rounds)
-    table.add_row("dense", "transformers", megabytes(base), "", *rate(speeds, "dense"))
+    rows = [("dense", "transformers", megabytes(base), "", *rate(speeds, "dense"))]
     for name, target in targets.items():
         checks = json.loads((target / "manifest.json").read_text())["checks"]
         for tool, check in checks.items():
             timed = rate(speeds, name) if tool == "transformers" else ("", "")
-            table.add_row(name, tool, megabytes(target), f"{check['max_difference']:.1e}", *timed)
+            rows.append((name, tool, megabytes(target), f"{check['max_difference']:.1e}", *timed))
     if find_spec("llama_cpp"):
         for kind in kinds:
             speeds = in_turn({name: in_llama_cpp(files[name, kind], cores) for name in ["dense", *variants]}, rounds)
             for name in ["dense", *variants]:
                 check = json.loads(files[name, kind].with_suffix(".json").read_text())["checks"]["llama.cpp"]
                 apart = f"{check['max_difference']:.1e} (KL {check['kl_divergence']:.0e})"
-                table.add_row(name, f"llama.cpp, {kind}", megabytes(files[name, kind]), apart, *rate(speeds, name))
-    Console(width=130).print(table)
+                rows.append((name, f"llama.cpp, {kind}", megabytes(files[name, kind]), apart, *rate(speeds, name)))
+    columns = ["variant", "in", "MB", "largest difference of logits", "tokens/s", "of dense"]
+    print(pd.DataFrame(rows, columns=columns).to_markdown(index=False, disable_numparse=True))
     if not find_spec("llama_cpp"):
         print("llama.cpp: not installed (pip install llama-cpp-python); its files were made and not tried")
 

@@ -5,25 +5,20 @@ Prints seconds, bytes of keys and values at the end, the ratios, and how many an
     python benchmarks/shared_prefix.py results/smollm2-135m/base --rows 48 --examples 8 --tokens 64 --threads 2
 """
 
-import sys
-import time
 from contextlib import nullcontext
+from math import inf
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 from unittest.mock import patch
 
-import typer
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-
+import generation as answering
 import torch
+import typer
+from common import seconds
 
-from pruning.command.config_file import whole
-from pruning.data import word_problems
 from pruning.evaluation import generation, shared_prefix
 from pruning.models import loading
-
-TEMPLATES = whole().datasets["gsm_symbolic"].templates
 
 
 def main(
@@ -37,12 +32,10 @@ def main(
 ) -> None:
     torch.set_num_threads(threads)
     network, tokenizer = loading.load(model, dtype)
-    drawn = list(word_problems.sample("test", TEMPLATES, rows + examples, 0, 1.0))
-    worked = "".join(f"Question: {p.question}\nAnswer: {p.answer}\n\n" for p in drawn[:examples])
-    prompts = [tokenizer(f"{worked}Question: {p.question}\nAnswer:")["input_ids"] for p in drawn[examples:]]
+    prompts = [tokenizer(text)["input_ids"] for text in answering.prompts(rows, examples)]
     shared = generation.common_prefix(prompts)
     prefix = generation.prefix_cache(network, prompts[0][:shared])
-    caches = []
+    caches, generation.LONGER = [], inf  # all prompts are read together, however long they are
 
     def repeated(model: torch.nn.Module, _: int) -> generation.DynamicCache:
         cache = once(model)
@@ -55,27 +48,26 @@ def main(
         caches.append(once(model, shared))
         return caches[-1]
 
-    def never(*_) -> bool:
-        return False
-
     once = generation.new_cache
     ways = {"repeated": (repeated, lambda *_: nullcontext()), "held once": (kept, shared_prefix.attending)}
-    seconds, held, answers = {name: [] for name in ways}, {}, {}
+    took, held, answers = {name: [] for name in ways}, {}, {}
+
+    def run(name: str) -> None:
+        made = generation.greedy(network, prompts, tokens, lambda *_: False, pad=0, prefix=prefix, shared=shared)
+        answers[name] = [row.tokens for row in made]
+
     for _ in range(rounds):
         for name, (new_cache, attending) in ways.items():
             with patch.object(generation, "new_cache", new_cache), patch.object(shared_prefix, "attending", attending):
-                start = time.perf_counter()
-                made = generation.greedy(network, prompts, tokens, never, pad=0, prefix=prefix, shared=shared)
-                seconds[name].append(time.perf_counter() - start)
-            answers[name] = [row.tokens for row in made]
+                took[name].append(seconds(lambda name=name: run(name)))
             held[name] = sum(buffer.nbytes for layer in caches.pop().layers for buffer in layer.buffers)
     held["held once"] += sum(buffer.nbytes for layer in prefix.layers for buffer in layer.buffers)
     same = sum(a == b for a, b in zip(*answers.values(), strict=True))
     print(f"{rows} rows, {shared} tokens shared, {max(map(len, prompts)) - shared} of their own at most")
     for name in ways:
-        took = sorted(seconds[name])[rounds // 2]
+        own = median(took[name])
         print(
-            f"{name}: {took:.1f} s ({sorted(seconds['repeated'])[rounds // 2] / took:.2f}x), keys and values "
+            f"{name}: {own:.1f} s ({median(took['repeated']) / own:.2f}x), keys and values "
             f"{held[name] / 1e6:.0f} MB ({held['repeated'] / held[name]:.1f}x less)"
         )
     print(f"{same} of {rows} answers the same")

@@ -11,16 +11,13 @@ by one, for chunks chosen among 1 and among `CANDIDATES` times as many neurons, 
 """
 
 import resource
-import sys
 from itertools import product
-from pathlib import Path
 from time import perf_counter
 
 import pandas as pd
 import torch
 import typer
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+from common import seconds
 
 from pruning.methods import surgeon
 
@@ -33,9 +30,8 @@ def cost(width: int = 18944, hidden: int = 3584, doublings: int = 2, threads: in
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
     for size in [width >> times for times in reversed(range(doublings + 1))]:
-        seconds, held = taken(size, hidden * size // width, device)
-        matrix = 8 * size**2 / 1e9
-        rows.append({"width": size, "seconds": seconds, "GB": held, "matrices": held / matrix})
+        took, held = taken(size, hidden * size // width, device)
+        rows.append({"width": size, "seconds": took, "GB": held, "matrices": held / (8 * size**2 / 1e9)})
         print(rows[-1], flush=True)
     frame = pd.DataFrame(rows)
     frame["times the seconds of half the width"] = frame["seconds"] / frame["seconds"].shift()
@@ -49,10 +45,8 @@ def taken(size: int, hidden: int, device: torch.device) -> tuple[float, float]:
     a = torch.randn(size // 4, size, dtype=torch.float64)
     second, down = a.T @ a / len(a), torch.randn(hidden, size, dtype=torch.float64)
     gradients, before = torch.eye(hidden, dtype=torch.float64), peak(device)
-    start = perf_counter()
-    surgeon.least_losses(second, gradients, down, device)
-    seconds = perf_counter() - start
-    return seconds, peak(device) if device.type == "cuda" else max(0.0, peak(device) - before) + second.nbytes / 1e9
+    took = seconds(lambda: surgeon.least_losses(second, gradients, down, device))
+    return took, peak(device) if device.type == "cuda" else max(0.0, peak(device) - before) + second.nbytes / 1e9
 
 
 @app.command()

@@ -7,7 +7,6 @@ Both start from the same mask, in folders of their own, and must make the same t
 """
 
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,11 +15,8 @@ from typing import Annotated
 
 import typer
 import yaml
-from snakemake.cli import parse_config
-from snakemake.common.configfile import load_configfile
-from snakemake.utils import update_config
+from common import ROOT, experiment, snakemake
 
-ROOT = Path(__file__).parent.parent
 METHOD, SPARSITY = "wanda", 40
 
 
@@ -29,9 +25,7 @@ def main(
     config: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; repeat")] = None,
     cores: int = 2,
 ) -> None:
-    whole = load_configfile(ROOT / "config/config.yaml")
-    for own in (load_configfile(configfile), parse_config(config or [])):
-        update_config(whole, own)
+    whole = experiment(configfile, config)
     asked = [task.split("@")[0] for table in whole["tables"].values() if table for task in table["tasks"]]
     tasks, [model, *_] = list(dict.fromkeys(asked)), whole["experiment"]["models"]
     calib = whole["experiment"]["calibrations"][0]
@@ -39,31 +33,18 @@ def main(
     for name, together, compact in (("apart", [], "keep"), ("together", [tasks], "memory")):
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         shutil.copytree(ROOT / "resources", folder / "resources")
-        table = {
-            "title": "All tasks",
-            "tasks": tasks,
-            "sparsities": [SPARSITY],
-            "methods": [METHOD],
-            "reference": METHOD,
-        }
-        changes = {
-            "experiment": {"together": together},
-            "storage": {"compact": compact},
-            "tables": {"all": table},
-        }
+        table = {"title": "All tasks", "tasks": tasks, "sparsities": [SPARSITY]}
+        table |= {"methods": [METHOD], "reference": METHOD}
+        changes = {"experiment": {"together": together}, "storage": {"compact": compact}, "tables": {"all": table}}
         (folder / "changes.yaml").write_text(yaml.safe_dump(changes))
-        options = ["--configfile", str(configfile.absolute()), str(folder / "changes.yaml")]
+        options = ["--cores", cores, "--directory", folder]
+        options += ["--configfile", configfile.absolute(), folder / "changes.yaml"]
         options += ["--config", *config] if config else []
-
-        def run(*targets: str, folder=folder, options=options) -> float:
-            began = time.monotonic()
-            command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", str(cores)]
-            command += ["--directory", str(folder), *options, "--", *targets]
-            subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-            return time.monotonic() - began
-
-        run(f"results/{model}/masks/{calib}/{METHOD}/{SPARSITY}.parquet", "results/leakage/all.csv")
-        seconds = run("results/all.csv")
+        mask = f"results/{model}/masks/{calib}/{METHOD}/{SPARSITY}.parquet"
+        snakemake(*options, "--", mask, "results/leakage/all.csv")
+        began = time.monotonic()
+        snakemake(*options, "--", "results/all.csv")
+        seconds = time.monotonic() - began
         logs = list((folder / f"results/logs/{model}/eval").rglob("*.log"))
         written = sum(file.stat().st_size for file in folder.glob("results/*/compact/*/*/*/model/*"))
         found[name] = ((folder / "results/all.csv").read_bytes(), seconds)

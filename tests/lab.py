@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from lm_eval.models.huggingface import HFLM
 
 import tiny
@@ -52,6 +53,14 @@ class Lab:
         if adapter:
             records = list(adapt(records, adapter, fields, "test"))
         return harness.evaluate(self.cached(), self.definition(task, records), None, max_gen_toks=192)
+
+
+def assert_same(found: list, expected: list):
+    """Texts, or log-likelihoods up to the rounding that another batch makes."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert type(one) is type(other)
+        assert one == (other if isinstance(other, str) else pytest.approx(other, rel=1e-5))
 
 
 def speak(texts: dict[str, str], lab: Lab):

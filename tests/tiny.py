@@ -20,16 +20,22 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-HARD = "It's 3.14159, WE'LL pay 1,234,567 €\n\n\tdef f(x):  return x**2  # naïve café, 日本語, कैसे, 👩‍💻 …!?\r\n "
-"""Of everything that pre-tokenizers treat differently."""
-SHAPE = {
-    "vocab_size": 257,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-}
+from pruning.core import artifacts
+from pruning.evaluation.runtimes import HARD_TEXT
+from pruning.models.checkpoint import Checkpoint
+from pruning.models.structures import STRUCTURES
+
+SHAPE = {"vocab_size": 257, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 512}
+SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+TEXT = [3, 77, 250, 14, 9, 120, 33, 8, 201, 5, 66, 17]
+IDS = torch.tensor([TEXT, [0] * 5 + TEXT[:7]])  # the second is padded on the left
+REAL = torch.tensor([[1] * 12, [0] * 5 + [1] * 7])
+
+
+@torch.inference_mode()
+def logits(model, ids=IDS, real=REAL) -> torch.Tensor:
+    """Of the tokens that are there."""
+    return model.eval()(ids, attention_mask=real).logits[real.bool()]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -57,7 +63,7 @@ def merged(ignore_merges: bool = False, nfc: bool = False) -> str:
     own = {"vocab_size": 699, "special_tokens": ["<|end|>"], "initial_alphabet": alphabet, "show_progress": False}
     root = Path(__file__).parents[1]
     texts = [(root / name).read_text() for name in ("README.md", "docs/methods.md")]
-    backend.train_from_iterator([*texts, HARD * 9], trainers.BpeTrainer(**own))
+    backend.train_from_iterator([*texts, HARD_TEXT * 9], trainers.BpeTrainer(**own))
     backend.add_tokens(["<|user|>"])
     around = {"single": "<|end|> $A", "special_tokens": [("<|end|>", 0)]}
     backend.post_processor = processors.TemplateProcessing(**around)
@@ -187,24 +193,9 @@ CALIBRATION = {
 
 def to_calibrate(folder: Path) -> tuple[Path, Path]:
     """A model's directory, and the parquet of twelve questions with answers of uneven lengths."""
-    import pandas as pd
-
-    from pruning.core import artifacts
-
     texts = {"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]}
     artifacts.write_parquet(folder / "data.parquet", pd.DataFrame(texts), "dataset", {})
     return save(llama(), folder / "model"), folder / "data.parquet"
-
-
-def manifest(base: Path) -> Path:
-    """What fetching says of a model directory, written beside it."""
-    from pruning.core import artifacts
-    from pruning.models.checkpoint import Checkpoint
-
-    checkpoint = Checkpoint(base)
-    original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
-    artifacts.write_json(path := base.with_name(f"{base.name}.json"), {"original": original}, "base", {})
-    return path
 
 
 def fetched(folder: Path, model) -> Path:
@@ -215,9 +206,6 @@ def fetched(folder: Path, model) -> Path:
 
 def record(folder: Path) -> Path:
     """The manifest.json of a model's directory, written into it."""
-    from pruning.core import artifacts
-    from pruning.models.checkpoint import Checkpoint
-
     base = Checkpoint(folder)
     original = {"widths": base.widths, "parameters": base.parameters}
     content = {"files": artifacts.directory_hashes(folder), "original": original, **original}
@@ -232,23 +220,30 @@ def keeps(*widths: int, groups: Sequence[Sequence[int]] = (), size: int = 48, se
     return made | ({"kv_groups": [np.array(own, dtype=bool) for own in groups]} if groups else {})
 
 
-def write_mask(path: Path, keeps: Mapping[str, Sequence[np.ndarray]]) -> Path:
-    from pruning.core import artifacts
+def written(pruning, folder: Path, **options) -> Path:
+    """What a `Pruning` makes, in a new folder."""
+    folder.mkdir()
+    pruning.write(folder, **options)
+    return folder
 
+
+def mask_frame(keeps: Mapping[str, Sequence[np.ndarray]]) -> pd.DataFrame:
     rows = [
         pd.DataFrame({"structure": name, "layer": layer, "unit": range(len(keep)), "keep": keep})
         for name, own in keeps.items()
         for layer, keep in enumerate(own)
     ]
-    frame = pd.concat(rows, ignore_index=True)
+    return pd.concat(rows, ignore_index=True)
+
+
+def write_mask(path: Path, keeps: Mapping[str, Sequence[np.ndarray]]) -> Path:
+    frame = mask_frame(keeps)
     artifacts.write_parquet(path, frame if len(keeps) > 1 else frame.drop(columns="structure"), "mask", {})
     return path
 
 
 def write_statistics(path: Path, widths: Sequence[int] = (48, 48)) -> Path:
     """Of a calibration of ten tokens, what a bias is made of."""
-    from pruning.core import artifacts
-
     units = [(layer, unit) for layer, width in enumerate(widths) for unit in range(width)]
     frame = pd.DataFrame(units, columns=["layer", "unit"])
     frame = frame.assign(act_sum=np.random.default_rng(0).normal(size=len(frame)), n_tokens=10)
@@ -258,10 +253,8 @@ def write_statistics(path: Path, widths: Sequence[int] = (48, 48)) -> Path:
 
 def silenced(model, keeps: Mapping[str, Sequence[np.ndarray]]):
     """The dense model in which removed units put out 0, by hooks on what their sites get."""
-    from pruning.models import structures
-
     for name, own in keeps.items():
-        for site, keep in zip(structures.STRUCTURES[name].sites(model), own, strict=True):
+        for site, keep in zip(STRUCTURES[name].sites(model), own, strict=True):
             on = torch.tensor(np.repeat(keep, site.in_features // max(len(keep), 1)))
             site.register_forward_pre_hook(lambda _, args, on=on: (args[0] * on,))
     return model
@@ -275,32 +268,23 @@ def gguf(model: LlamaForCausalLM, file: Path, head: tuple[torch.Tensor, str] | N
     config, vocabulary = model.config, tokenizer().get_vocab()
     tokens = sorted(vocabulary, key=vocabulary.get)[:-1] + ["ab"]  # a byte makes way for what the merge makes
     writer = library.GGUFWriter(file, "llama")
-    writer.add_name("tiny")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3, *[1] * (len(tokens) - 1)])  # the end token is a control token
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(0)
-    writer.add_pad_token_id(0)
-    writer.add_chat_template("{{ messages[0].content }}")
+    said = {"name": "tiny", "block_count": config.num_hidden_layers, "context_length": config.max_position_embeddings}
+    said |= {"embedding_length": config.hidden_size, "feed_forward_length": config.intermediate_size}
+    said |= {"head_count": config.num_attention_heads, "head_count_kv": config.num_key_value_heads}
+    said |= {"layer_norm_rms_eps": config.rms_norm_eps, "vocab_size": config.vocab_size, "tokenizer_model": "gpt2"}
+    said |= {"token_list": tokens, "token_types": [3, *[1] * (len(tokens) - 1)]}  # the end token is a control token
+    said |= {"token_merges": ["a b"], "eos_token_id": 0, "pad_token_id": 0}
+    said |= {"chat_template": "{{ messages[0].content }}"}
+    for key, value in said.items():
+        getattr(writer, f"add_{key}")(value)
     names = library.get_tensor_name_map(library.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     quantisation = library.GGMLQuantizationType.Q4_1
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight":
             continue
         values, short = tensor.numpy(), names.get_name(name, try_suffixes=(".weight",))
-        if values.ndim == 2 and values.shape[1] % 32 == 0:
-            writer.add_tensor(short, library.quants.quantize(values, quantisation), raw_dtype=quantisation)
-        else:
-            writer.add_tensor(short, values)
+        kind = quantisation if values.ndim == 2 and values.shape[1] % 32 == 0 else library.GGMLQuantizationType.F32
+        writer.add_tensor(short, library.quants.quantize(values, kind), raw_dtype=kind)
     if head:
         kind = library.GGMLQuantizationType[head[1]]
         writer.add_tensor("output.weight", library.quants.quantize(head[0].numpy(), kind), raw_dtype=kind)

@@ -17,7 +17,7 @@ SCRIPT = ROOT / "benchmarks/gpu.py"
 def benchmarks(monkeypatch):
     """What imports a module of that folder, where scripts beside each other find each other."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for name in ("calibration", "generation", "memory", "surgeon", "gpu", "gpu_parts"):
+    for name in ("common", "calibration", "generation", "memory", "surgeon", "gpu", "gpu_parts"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module
 

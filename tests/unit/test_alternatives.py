@@ -17,7 +17,7 @@ from pruning.config.validation import validate
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.core.names import DENSE, Variant
-from pruning.models.gguf import kinds
+from pruning.models import gguf
 from pruning.report import catalogue
 from pruning.report.figures import alternatives as figure
 from pruning.report.files import Files
@@ -323,7 +323,7 @@ def local(place: Path, tokens=None, **changes) -> dict:
 
 
 def test_models_that_are_there_are_looked_at_before_any_job(tmp_path, monkeypatch):
-    monkeypatch.setattr(kinds, "find_spec", lambda _: "llama-cpp-python is there")
+    monkeypatch.setattr(gguf, "find_spec", lambda _: "llama-cpp-python is there")
 
     def checked(changes: dict, **models) -> None:
         settings = edited({"methods|even": EVEN, "tables|mine": TABLE | changes})

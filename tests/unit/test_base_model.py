@@ -122,18 +122,14 @@ def test_two_quantisations_of_one_matrix_are_tied_again(tmp_path: Path, monkeypa
     file = tiny.gguf(model, tmp_path / "two.gguf", (head(model.lm_head.weight), kind))
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
     names = ("token_embd.weight", "output.weight")
-    embedding, other = (
-        torch.tensor(gguf.dequantize(stored[name].data, stored[name].tensor_type)).view(257, 32) for name in names
-    )
+    both = (gguf.dequantize(stored[name].data, stored[name].tensor_type) for name in names)
+    embedding, other = (torch.tensor(values).view(257, 32) for values in both)
     monkeypatch.chdir(tmp_path)
     stage.fetch_model(source(path=str(file)), tmp_path / "base/manifest.json")
     base, manifest = Checkpoint(tmp_path / "base"), json.loads((tmp_path / "base/manifest.json").read_text())
     said = manifest["head"]
-    assert (
-        (said["tied"], said["kept"])
-        == (kept is not None, kept)
-        == (read_config(base.directory)["tie_word_embeddings"], kept)
-    )
+    assert said["tied"] == (kept is not None) == read_config(base.directory)["tie_word_embeddings"]
+    assert said["kept"] == kept
     assert said["types"] == {"token_embd.weight": "Q4_1", "output.weight": kind}
     assert said["difference"] == pytest.approx(float((embedding - other).norm() / other.norm()), rel=1e-5)
     assert said["row_difference"] == pytest.approx(float(((embedding - other).norm(dim=1) / other.norm(dim=1)).max()))
@@ -236,12 +232,9 @@ def test_a_source_that_cannot_be_is_refused(name: str):
 def test_local_and_compact_models_keep_the_chat_template(tmp_path: Path):
     tiny.save(tiny.qwen2(), tmp_path / "model")
     (tmp_path / "model/chat_template.jinja").write_text("{{ messages }}")
-    for folder in ("base", "compact"):
-        (tmp_path / folder).mkdir()
+    (tmp_path / "base").mkdir()
     sources.from_local(tmp_path / "model", tmp_path / "base")
-    base = Checkpoint(tmp_path / "base")
-    keeps = {"ffn": [torch.ones(width, dtype=bool).numpy() for width in base.widths]}
-    Pruning(base, keeps).write(tmp_path / "compact")
+    tiny.written(Pruning(Checkpoint(tmp_path / "base"), tiny.keeps(48, 48)), tmp_path / "compact")
     for folder in ("base", "compact"):
         assert (tmp_path / folder / "chat_template.jinja").read_text() == "{{ messages }}"
 

@@ -6,24 +6,22 @@ import random
 from collections import deque
 
 import lm_eval
-import pandas as pd
 import pytest
 import torch
 import yaml
+from lab import Lab, assert_same
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.dummy import DummyLM
 from lm_eval.models.huggingface import HFLM
 
 import tiny
-from pruning.core import artifacts
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
-from pruning.evaluation import harness, tasks
+from pruning.evaluation import harness
 from pruning.evaluation.answers import AnswerFile, CachingLM
 from pruning.evaluation.backends.hf import HuggingFaceLM
 from pruning.evaluation.samples import outcomes
-from workspace import ROOT
 
 SHORT = {"until": ["Q", "xx"], "max_gen_toks": 12, "do_sample": False}
 TEXTS = ["one", "twenty two", "3", "forty four four", "5 5"]
@@ -77,14 +75,6 @@ def make(name: str, batch_size: int = 2) -> LM:
 def ask(lm, kind: str, arguments: list[tuple] | None = None) -> list:
     requests = [Instance(kind, {}, own, i) for i, own in enumerate(REQUESTS[kind] if arguments is None else arguments)]
     return getattr(lm, kind)(requests, disable_tqdm=True)
-
-
-def assert_same(found: list, expected: list):
-    """Texts, or numbers up to the rounding that another batch makes."""
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert type(one) is type(other)
-        assert one == (other if isinstance(other, str) else pytest.approx(other, rel=1e-5))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -221,8 +211,13 @@ def test_all_but_the_answers_is_the_models_own(path):
     assert not hasattr(lm, "MULTIMODAL")
 
 
+ERRORS = [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()]
+ERRORS += [RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_out_of_memory_asks_only_for_what_is_missing(kind, path):
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_out_of_memory_asks_only_for_what_is_missing(kind, error, path):
     """When a first batch has been answered; what is reported survives, windows of a longer text are not reported."""
     lm, passes = CachingLM(make("ours", batch_size=2), AnswerFile(path)), []
 
@@ -230,7 +225,7 @@ def test_out_of_memory_asks_only_for_what_is_missing(kind, path):
         passes.append(len(kwargs["input_ids"]))
         answered = len(passes) > 2 if kind == "loglikelihood_rolling" else len(lm.answers) >= 2
         if answered and passes[-1] > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     lm.model.register_forward_pre_hook(refuse, with_kwargs=True)
     assert_same(ask(lm, kind), ask(make("ours"), kind))
@@ -250,10 +245,7 @@ TASKS = {"gsm_symbolic": (SUMS, ["exact_match,strict-match"]), "winogrande": (GA
 
 
 def evaluated(lm: LM, task: str, folder, limit=None, first=0, **options) -> dict:
-    definition = tasks.definition(ROOT / f"config/tasks/{task}.yaml")
-    data = folder / f"{task}.parquet"
-    artifacts.write_parquet(data, pd.DataFrame(TASKS[task][0]), "dataset", {})
-    definition["dataset_kwargs"]["data_files"] = dict.fromkeys(definition["dataset_kwargs"]["data_files"], str(data))
+    definition = Lab(folder).definition(task, TASKS[task][0])
     return harness.evaluate(lm, definition, limit, first, max_gen_toks=12, **options)
 
 
@@ -279,11 +271,8 @@ def test_an_evaluation_is_that_of_the_model_alone(name, task, path, tmp_path, mo
 def test_an_evaluation_is_that_of_lm_evals_simple_evaluate(own, given, tmp_path):
     """Which looks at pip, gcc and others as well; with worked examples as the task and the config have them."""
     model = HFLM(tiny.qwen2(), tokenizer=tiny.tokenizer())
-    definition = tasks.definition(ROOT / "config/tasks/gsm_symbolic.yaml") | {"fewshot_split": "test"}
-    definition |= {} if own is None else {"num_fewshot": own}
-    data = tmp_path / "data.parquet"
-    artifacts.write_parquet(data, pd.DataFrame(SUMS), "dataset", {})
-    definition["dataset_kwargs"]["data_files"] = {"test": str(data)}
+    changes = {"fewshot_split": "test"} | ({} if own is None else {"num_fewshot": own})
+    definition = Lab(tmp_path).definition("gsm_symbolic", SUMS, **changes)
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(definition))
     found = harness.evaluate(model, definition, 2, num_fewshot=given, max_gen_toks=12)
     expected = lm_eval.simple_evaluate(

@@ -16,8 +16,7 @@ from pruning.config.schema import Config
 from pruning.config.validation import validate
 from pruning.core import limits
 from pruning.core.errors import InputError
-from pruning.models import sources
-from pruning.models.gguf import kinds
+from pruning.models import gguf, sources
 from pruning.report import catalogue
 from workspace import ROOT, set_keys
 
@@ -98,7 +97,7 @@ EXPERIMENTS = {  # name -> what it is stacked on
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_shipped_experiments_stack(name: str, monkeypatch):
-    monkeypatch.setattr(kinds, "find_spec", lambda _: "llama-cpp-python is there, which quantises for the verdicts")
+    monkeypatch.setattr(gguf, "find_spec", lambda _: "llama-cpp-python is there, which quantises for the verdicts")
     loaded = validate(stacked(*EXPERIMENTS[name], name))
     model = name.removeprefix("best-") if name.removeprefix("best-") in loaded.models else "tiny-reasoner"
     model = "smollm2-135m" if name == "candidates" else model

@@ -5,7 +5,6 @@ own router, experts and loss do, written out here once more.
 import json
 import re
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,18 +22,15 @@ from pruning.calibration.gradients import Calibration
 from pruning.core.errors import InputError
 from pruning.methods import allocation, scoring
 from pruning.methods.compact import Pruning
-from pruning.models import families, rehearsal
+from pruning.models import complete, families, rehearsal
 from pruning.models.checkpoint import Checkpoint, Loaded
 from pruning.models.families import MIXTURES, family_of
 from pruning.models.loading import load
 from pruning.models.structures import STRUCTURES, experts, ffn
+from tiny import IDS, TEXT, logits
 
-TEXT = [3, 77, 250, 14, 9, 120, 33, 8, 201, 5, 66, 17]
-IDS = torch.tensor([TEXT, [0] * 5 + TEXT[:7]])  # the second is padded on the left
-REAL = torch.tensor([[1] * 12, [0] * 5 + [1] * 7])
 KEPT = [[1, 0, 1, 1, 0, 0], [0, 1, 0, 1, 1, 0]]
 LEAST = [[0, 0, 1, 0, 0, 1], [1, 0, 0, 0, 1, 0]]  # as many as a token is sent to
-CUTS = {"half": KEPT, "least": LEAST, "the last": [[1, 1, 1, 1, 1, 0]] * 2}
 
 of_mixtures = pytest.mark.parametrize("family", MIXTURES)
 
@@ -43,15 +39,15 @@ def mask(rows) -> dict[str, list[np.ndarray]]:
     return {"experts": [np.array(own, dtype=bool) for own in rows]}
 
 
-@torch.inference_mode()
-def logits(model) -> torch.Tensor:
-    return model(IDS, attention_mask=REAL).logits[REAL.bool()]
+def neurons(*kept: int, seed: int = 0) -> dict[str, list[np.ndarray]]:
+    """A mask in which all experts stay, and of each so many neurons, others in each."""
+    rng = np.random.default_rng(seed)
+    own = [np.concatenate([np.isin(np.arange(24), rng.permutation(24)[:n]) for _ in range(6)]) for n in kept]
+    return {**mask([[1] * 6] * 2), "expert_neurons": own}
 
 
-def written(pruning: Pruning, folder: Path) -> Path:
-    folder.mkdir()
-    pruning.write(folder)
-    return folder
+CUTS = {"half": mask(KEPT), "least": mask(LEAST), "the last": mask([[1, 1, 1, 1, 1, 0]] * 2)}
+CUTS |= {"16 neurons": neurons(16, 16), "8 neurons": neurons(8, 8)}
 
 
 def batch(*texts: list[int]) -> list[prepare.Batch]:
@@ -124,45 +120,44 @@ def ffns(model, ids: torch.Tensor = IDS[:1]) -> list[tuple[torch.Tensor, torch.T
 # What is cut ---------------------------------------------------------------------------------------------------------
 
 
+def numbers(module: torch.nn.Module) -> dict[str, int]:
+    return {name: own for name, own in vars(module).items() if type(own) is int}
+
+
 @of_mixtures
 @pytest.mark.parametrize("cut", CUTS)
-def test_what_is_cut_is_what_no_token_reaches(tmp_path, family, cut):
-    keeps = mask(CUTS[cut])
+def test_what_is_cut_is_what_no_token_reaches_or_what_puts_out_nothing(tmp_path, family, cut):
+    keeps = CUTS[cut]
+    structure, left = list(keeps)[-1], int(keeps["experts"][0].sum())
     pruning = Pruning(Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base")), keeps)
-    folder = written(pruning, tmp_path / "compact")
+    folder = tiny.written(pruning, tmp_path / "compact")
     dense, in_memory = (load(pruning.base.directory, "float32", "cpu")[0] for _ in range(2))
     whole = logits(dense)
-    with STRUCTURES["experts"].silenced(dense, keeps["experts"]):
+    with STRUCTURES[structure].silenced(dense, keeps[structure]):
         silent = logits(dense)
     assert (silent - whole).abs().max() > 1e-3 and torch.equal(logits(dense), whole)
     pruning.apply(in_memory)
-    stock = AutoModelForCausalLM.from_pretrained(folder).eval()
+    stock = AutoModelForCausalLM.from_pretrained(folder)
     stock.save_pretrained(tmp_path / "again")
-    ours, again = load(folder, "float32", "cpu")[0], AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
-    in_program = compacted(dense, frame(keeps))
+    ours, again = load(folder, "float32", "cpu")[0], AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    in_program = compacted(dense, tiny.mask_frame(keeps))
     for model in (ours, in_memory, stock, again, in_program):
         for implementation in ("eager", "grouped_mm"):
             model.set_experts_implementation(implementation)
             torch.testing.assert_close(logits(model), silent, rtol=1e-5, atol=1e-5)
-    left = sum(CUTS[cut][0])
     config = json.loads((folder / "config.json").read_text())
     assert config.get("num_experts", config.get("num_local_experts")) == left and "auto_map" not in config
     assert Checkpoint(folder).widths == [left] * 2 == STRUCTURES["experts"].counts(in_memory)
-    assert STRUCTURES["experts"].whole(in_program.config.to_dict()) == left
+    assert Checkpoint(folder).channels("experts") == STRUCTURES["expert_neurons"].counts(in_memory)
+    sites = zip(*(STRUCTURES["experts"].sites(model) for model in (ours, in_memory)), strict=True)
+    assert all(numbers(one) == numbers(other) for one, other in sites)
+    assert STRUCTURES["experts"].whole(in_program.config.to_dict()) == left == in_program.num_experts
     sizes = {sum(tensor.numel() for tensor in model.parameters()) for model in (ours, in_memory, in_program)}
     assert sizes == {pruning.parameters()} == {Checkpoint(folder).parameters}
-    assert pruning.achieved([6, 6]) == pytest.approx(1 - left / 6)
-    assert pruning.base.parameters - pruning.parameters() == (6 - left) * 2 * pruning.base.size("experts")
-
-
-def frame(keeps) -> pd.DataFrame:
-    rows = [
-        {"structure": name, "layer": layer, "unit": unit, "keep": keep}
-        for name, layers in keeps.items()
-        for layer, own in enumerate(layers)
-        for unit, keep in enumerate(own)
-    ]
-    return pd.DataFrame(rows)
+    removed = sum(int((~own).sum()) for own in keeps[structure])
+    size, worth = (pruning.base.size(name) for name in (structure, "experts"))
+    assert pruning.achieved([6, 6]) == pytest.approx(removed * size / worth / 12)
+    assert pruning.base.parameters - pruning.parameters() == removed * size
 
 
 @of_mixtures
@@ -173,7 +168,7 @@ def test_the_router_of_what_is_left_is_the_familys_own(tmp_path, family, renorma
     model = tiny.of_family(family, **changes)
     base = Checkpoint(tiny.save(model, tmp_path / "base"))
     tensors = load_file(tmp_path / "base/model.safetensors")
-    folder = written(Pruning(base, mask(KEPT)), tmp_path / "compact")
+    folder = tiny.written(Pruning(base, mask(KEPT)), tmp_path / "compact")
     for layer, (inputs, outputs) in enumerate(ffns(load(folder, "float32", "cpu")[0])):
         stays = [number for number, keep in enumerate(KEPT[layer]) if keep]
         for x, found in zip(inputs, outputs, strict=True):
@@ -182,34 +177,40 @@ def test_the_router_of_what_is_left_is_the_familys_own(tmp_path, family, renorma
             torch.testing.assert_close(sum(parts) + shared(tensors, layer, x), found, rtol=1e-4, atol=1e-5)
 
 
-def test_shared_experts_and_all_else_stay_bit_for_bit(tmp_path):
-    base = Checkpoint(tiny.save(tiny.of_family("qwen2_moe"), tmp_path / "base"))
-    folder = written(Pruning(base, mask(KEPT)), tmp_path / "compact")
-    before, after = (load_file(path / "model.safetensors") for path in (base.directory, folder))
-    others = {name for name in before if ".experts." not in name and not name.endswith("mlp.gate.weight")}
-    assert sum("shared_expert" in name for name in others) == 8
-    assert all(torch.equal(before[name], after.pop(name)) for name in others)
-    for layer, own in enumerate(KEPT):
-        stays = np.flatnonzero(own)
-        place = f"model.layers.{layer}.mlp"
-        assert torch.equal(after.pop(f"{place}.gate.weight"), before[f"{place}.gate.weight"][stays])
-        for new, old in enumerate(stays):
-            for name in ("gate_proj", "up_proj", "down_proj"):
-                mine = after.pop(f"{place}.experts.{new}.{name}.weight")
-                assert torch.equal(mine, before[f"{place}.experts.{old}.{name}.weight"])
-    assert not after
+@pytest.mark.parametrize("family", ["qwen2_moe", "mixtral"])
+@pytest.mark.parametrize("cut", ["half", "8 neurons"])
+def test_what_stays_is_bit_for_bit(tmp_path, family, cut):
+    """On disk, tensor by tensor; Qwen2-MoE's shared expert is as wide as ever."""
+    keeps, wanted = CUTS[cut], {}
+    base = Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base"))
+    folder = tiny.written(Pruning(base, keeps), tmp_path / "compact")
+    for name, own in load_file(base.directory / "model.safetensors").items():
+        stays = [np.flatnonzero(layer) for layer in keeps["experts"]]
+        if found := re.search(r"layers\.(\d)\..*\.experts\.(\d)\.(\w+)", name):
+            layer, number, matrix = int(found[1]), int(found[2]), found[3]
+            if number not in stays[layer]:
+                continue
+            name = name.replace(f"experts.{number}.", f"experts.{[*stays[layer]].index(number)}.")
+            left = keeps.get("expert_neurons", np.ones((2, 144), dtype=bool))[layer].reshape(6, 24)[number]
+            own = own[:, left] if matrix in ("down_proj", "w2") else own[left]
+        elif name.endswith(".gate.weight"):
+            own = own[stays[int(name.split(".")[2])]]
+        wanted[name] = own
+    after = load_file(folder / "model.safetensors")
+    assert after.keys() == wanted.keys() and all(torch.equal(own, after[name]) for name, own in wanted.items())
+    assert sum("shared_expert" in name for name in after) == (8 if family == "qwen2_moe" else 0)
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
 def test_shards_and_fused_tensors_on_disk_are_the_same_model(tmp_path, family):
     model = tiny.of_family(family)
-    expected = logits(compacted(model, frame(mask(KEPT))))
+    expected = logits(compacted(model, tiny.mask_frame(mask(KEPT))))
     for name, options in {"shards": {"max_shard_size": "40KB"}, "fused": {"save_original_format": False}}.items():
         model.save_pretrained(tmp_path / name, **options)
         tiny.tokenizer().save_pretrained(tmp_path / name)
         base = Checkpoint(tmp_path / name)
         assert len(base.files) > 1 or any(name.endswith("experts.gate_up_proj") for name in base.names)
-        folder = written(Pruning(base, mask(KEPT)), tmp_path / f"{name}-compact")
+        folder = tiny.written(Pruning(base, mask(KEPT)), tmp_path / f"{name}-compact")
         torch.testing.assert_close(logits(load(folder, "float32", "cpu")[0]), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -240,57 +241,6 @@ def test_weights_are_those_of_one_wide_ffn(tmp_path, family):
 # Neurons inside experts ----------------------------------------------------------------------------------------------
 
 
-def neurons(*kept: int, seed: int = 0) -> dict[str, list[np.ndarray]]:
-    """A mask in which all experts stay, and of each so many neurons, others in each."""
-    rng = np.random.default_rng(seed)
-    own = [np.concatenate([np.isin(np.arange(24), rng.permutation(24)[:n]) for _ in range(6)]) for n in kept]
-    return {**mask([[1] * 6] * 2), "expert_neurons": own}
-
-
-@of_mixtures
-@pytest.mark.parametrize("left", [16, 8])
-def test_narrower_experts_are_those_whose_neurons_put_out_nothing(tmp_path, family, left):
-    keeps = neurons(left, left)
-    pruning = Pruning(Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base")), keeps)
-    folder = written(pruning, tmp_path / "compact")
-    dense, in_memory = (load(pruning.base.directory, "float32", "cpu")[0] for _ in range(2))
-    whole = logits(dense)
-    with STRUCTURES["expert_neurons"].silenced(dense, keeps["expert_neurons"]):
-        silent = logits(dense)
-    assert (silent - whole).abs().max() > 1e-3 and torch.equal(logits(dense), whole)
-    pruning.apply(in_memory)
-    stock = AutoModelForCausalLM.from_pretrained(folder).eval()
-    stock.save_pretrained(tmp_path / "again")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
-    in_program = compacted(dense, frame(keeps))
-    for model in (load(folder, "float32", "cpu")[0], in_memory, stock, again, in_program):
-        for implementation in ("eager", "grouped_mm"):
-            model.set_experts_implementation(implementation)
-            torch.testing.assert_close(logits(model), silent, rtol=1e-5, atol=1e-5)
-    assert Checkpoint(folder).widths == [6, 6] and Checkpoint(folder).channels("expert_neurons") == [6 * left] * 2
-    sizes = {sum(tensor.numel() for tensor in model.parameters()) for model in (in_memory, in_program)}
-    assert sizes == {pruning.parameters()} == {Checkpoint(folder).parameters}
-    worth = pruning.base.size("expert_neurons") / pruning.base.size("experts")
-    assert pruning.achieved([6, 6]) == pytest.approx((24 - left) * worth)
-    assert pruning.base.parameters - pruning.parameters() == (24 - left) * 12 * pruning.base.size("expert_neurons")
-
-
-@pytest.mark.parametrize("family", ["qwen2_moe", "mixtral"])
-def test_what_of_an_expert_stays_is_bit_for_bit(tmp_path, family):
-    """On disk, tensor by tensor; Qwen2-MoE's shared expert is as wide as ever."""
-    keeps = neurons(8, 8)
-    base = Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base"))
-    folder = written(Pruning(base, keeps), tmp_path / "compact")
-    before, after = (load_file(path / "model.safetensors") for path in (base.directory, folder))
-    assert before.keys() == after.keys()
-    for name, own in before.items():
-        if found := re.search(r"layers\.(\d)\..*\.experts\.(\d)\.(\w+)", name):
-            layer, number, matrix = int(found[1]), int(found[2]), found[3]
-            stays = np.flatnonzero(keeps["expert_neurons"][layer][24 * number : 24 * number + 24])
-            own = own[:, stays] if matrix in ("down_proj", "w2") else own[stays]
-        assert torch.equal(own, after[name]), name
-
-
 def test_neurons_are_ranked_within_their_expert():
     model = tiny.of_family("qwen3_moe")
     statistics = calibrate(model, [torch.tensor([TEXT, TEXT[::-1]])])
@@ -309,20 +259,30 @@ def test_neurons_are_ranked_within_their_expert():
         assert compacted(model, masked).config.moe_intermediate_size == 16
 
 
-def test_experts_of_different_widths_are_refused(tmp_path):
+UNEQUAL = neurons(7, 7)
+UNEQUAL["expert_neurons"][0][:24] = True
+REFUSED = [
+    (neurons(8, 16), "neurons of experts: layers keep 48, 96: transformers has as many in every layer"),
+    (mask([KEPT[0], [1] * 6]), "experts: layers keep 3, 6: transformers has as many in every layer: use `al"),
+    (neurons(7, 7), "neurons of experts: 7 of an expert stay: .* take multiples of 8"),
+    (UNEQUAL, r"neurons of experts: \[24, 7, 7, 7, 7, 7\] stay: every expert must keep as many"),
+]
+
+
+@pytest.mark.parametrize(("keeps", "said"), REFUSED)
+def test_experts_and_layers_that_differ_are_refused(tmp_path, keeps, said):
     base = Checkpoint(tiny.save(tiny.of_family("olmoe"), tmp_path / "base"))
-    with pytest.raises(InputError, match="neurons of experts: layers keep 48, 96: transformers has as many in every"):
-        written(Pruning(base, neurons(8, 16)), tmp_path / "uneven")
-    with pytest.raises(InputError, match="neurons of experts: 7 of an expert stay: .* take multiples of 8"):
-        written(Pruning(base, neurons(7, 7)), tmp_path / "odd")
-    keeps = neurons(7, 7)
-    keeps["expert_neurons"][0][:24] = True
-    with pytest.raises(
-        InputError, match=r"neurons of experts: \[24, 7, 7, 7, 7, 7\] stay: every expert must keep as many"
-    ):
-        written(Pruning(base, keeps), tmp_path / "unequal")
+    with pytest.raises(InputError, match=said):
+        tiny.written(Pruning(base, keeps), tmp_path / "out")
+
+
+def test_dense_models_have_no_experts_to_score():
+    model = tiny.llama()
+    statistics = calibrate(model, [IDS[:1]])
     with pytest.raises(InputError, match="experts are removed from mixtures|no mixture of experts"):
-        score("wanda", calibrate(tiny.llama(), [IDS[:1]]), tiny.llama(), structures=("ffn", "expert_neurons"))
+        score("wanda", statistics, model, structures=("ffn", "expert_neurons"))
+    with pytest.raises(InputError, match="'routed_tokens' was not measured"):
+        score("reap", statistics, model)
 
 
 # What is measured ----------------------------------------------------------------------------------------------------
@@ -353,26 +313,16 @@ def test_statistics_are_sums_over_the_tokens_that_reach_an_expert(tmp_path, fami
             np.testing.assert_allclose(rows[key], values, rtol=2e-4, atol=1e-4 * np.abs(values).max())
 
 
-def test_reap_is_the_mean_over_the_tokens_of_an_expert_and_frequency_their_share(tmp_path):
-    model = tiny.of_family("qwen3_moe")
-    tiny.save(model, tmp_path)
-    tensors, texts = load_file(tmp_path / "model.safetensors"), [TEXT, TEXT[::-1], [*range(40, 60)]]
+def test_reap_is_the_mean_over_the_tokens_of_an_expert_and_frequency_their_share():
+    """Of the sums of the test above, which all neurons of an expert have in common."""
+    model, texts = tiny.of_family("qwen3_moe"), [TEXT, TEXT[::-1], [*range(40, 60)]]
     statistics = calibrate(model, [torch.tensor([text]) for text in texts], objectives=())
-    own = {name: score(name, statistics, model) for name in ("reap", "frequency")}
-    for layer in range(2):
-        norms: list[list[float]] = [[] for _ in range(6)]
-        for text in texts:
-            for x in ffns(model, torch.tensor([text]))[layer][0]:
-                chosen, weights = routed("qwen3_moe", router("qwen3_moe", tensors, layer, x), 2, True)
-                for number, weight in zip(chosen.tolist(), weights.tolist(), strict=True):
-                    norms[number].append(weight * expert("qwen3_moe", tensors, layer, number, x)[1].norm().item())
-        for name, wanted in {
-            "reap": [np.mean(own) for own in norms],
-            "frequency": [len(own) / sum(map(len, texts)) for own in norms],
-        }.items():
-            rows = own[name][own[name]["layer"] == layer]
-            assert (rows["structure"] == "experts").all() and rows["unit"].tolist() == [*range(6)]
-            np.testing.assert_allclose(rows["score"], wanted, rtol=1e-4)
+    sums = statistics.neurons.iloc[::24]
+    wanted = {"reap": sums["routed_norm_sum"] / sums["routed_tokens"], "frequency": sums["routed_tokens"] / 44}
+    for name, values in wanted.items():
+        rows = score(name, statistics, model)
+        assert (rows["structure"] == "experts").all() and rows["unit"].tolist() == [*range(6)] * 2
+        np.testing.assert_allclose(rows["score"], values, rtol=1e-6)
 
 
 @of_mixtures
@@ -464,11 +414,9 @@ def test_memory_is_rehearsed(tmp_path, family):
 def test_more_experts_removed_than_leave_top_k(tmp_path):
     base = Checkpoint(tiny.save(tiny.of_family("mixtral"), tmp_path / "base"))
     pruning = Pruning(base, mask([[0, 0, 1, 0, 0, 0]] * 2))
-    said = (
-        "experts: of 6 in every layer 1 would stay, fewer than the 2 that each token is sent to .*: remove at most 66%"
-    )
+    said = "experts: of 6 in every layer 1 would stay, fewer than the 2 that each .* is sent to .*: remove at most 66%"
     with pytest.raises(InputError, match=said):
-        written(pruning, tmp_path / "out")
+        tiny.written(pruning, tmp_path / "out")
     scores = pd.DataFrame({"structure": "experts", "layer": [0] * 6 + [1] * 6, "unit": [*range(6)] * 2, "score": 1.0})
     base = {"original": {"widths": [6, 6]}, "experts_per_token": 2}
     problem = allocation.problem_of(scores, None, base, 0.01)
@@ -476,12 +424,6 @@ def test_more_experts_removed_than_leave_top_k(tmp_path):
     assert allocation.units(problem, 99, method)["experts"].tolist() == [2, 2]  # as a budget looks for the least
     with pytest.raises(InputError, match=said):
         allocation.mask(scores, problem, 80, method)
-
-
-def test_layers_of_different_numbers_are_refused(tmp_path):
-    pruning = Pruning(Checkpoint(tiny.save(tiny.of_family("olmoe"), tmp_path / "base")), mask([KEPT[0], [1] * 6]))
-    with pytest.raises(InputError, match="layers keep 3, 6: transformers has as many in every layer: use `al"):
-        written(pruning, tmp_path / "out")
 
 
 def test_an_expert_that_no_token_reaches_has_no_mean():
@@ -492,22 +434,11 @@ def test_an_expert_that_no_token_reaches_has_no_mean():
     assert (score("frequency", statistics, model)["score"] == 0).any()
 
 
-def test_dense_models_have_no_experts_to_score():
-    model = tiny.llama()
-    statistics = calibrate(model, [torch.tensor([TEXT])], objectives=())
-    with pytest.raises(InputError, match="'routed_tokens' was not measured"):
-        score("reap", statistics, model)
-
-
 @pytest.mark.parametrize("lost", ["experts.3.up_proj", "experts.5.down_proj", "mlp.gate"])
 def test_a_checkpoint_without_an_expert_is_refused(tmp_path, lost):
-    from pruning.models import complete
-
     file = tiny.save(tiny.of_family("qwen3_moe"), tmp_path) / "model.safetensors"
     save_file({name: own for name, own in load_file(file).items() if lost not in name}, file, {"format": "pt"})
-    with pytest.raises(
-        InputError, match="not a whole checkpoint: looked for gate_proj, up_proj, down_proj of every|gate"
-    ):
+    with pytest.raises(InputError, match="not a whole checkpoint: looked for gate_proj, up_proj, down_proj of|gate"):
         Checkpoint(tmp_path)
         complete.check(tmp_path)
 
@@ -542,6 +473,5 @@ def test_names_of_every_kind_are_read():
     assert part("model.layers.3.mlp.experts.gate_up_proj") == (3, None, ("gate", "up"), "weight")
     assert part("model.layers.3.block_sparse_moe.gate.weight") == (3, None, (), "weight")
     assert part("model.layers.3.self_attn.q_proj.weight") is None
-    assert re.search("shared", "mlp.shared_expert.gate_proj") and not experts.STRUCTURE.part(
-        "model.layers.0.mlp.shared_expert.gate_proj.weight", families.FAMILIES["qwen2_moe"]
-    )
+    shared = "model.layers.0.mlp.shared_expert.gate_proj.weight"
+    assert not experts.STRUCTURE.part(shared, families.FAMILIES["qwen2_moe"])

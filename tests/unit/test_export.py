@@ -15,30 +15,20 @@ from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.evaluation import recovery
 from pruning.evaluation.samples import frame
-from pruning.models import loading
+from pruning.models import loading, remote_code
 from pruning.models.families import DENSE
 from pruning.report import card
+from tiny import logits
 
-IDS = torch.tensor([[3, 77, 250, 14, 9, 120, 33, 8, 201, 5, 66, 17]])
 METHOD = {"score": "wanda", "options": {}, "normalise": "none", "allocate": "uniform", "compensate": "none"}
 TASKS = {
     "gsm8k": {"task": "gsm8k", "tuning": None, "metrics": ["acc"], "kind": "accuracy", "title": "GSM8K"},
     "text": {"task": "text", "tuning": None, "metrics": ["perplexity"], "kind": "perplexity", "title": "Text"},
 }
-SETTINGS = {
-    "name": "tiny-wanda-50",
-    "dtype": "float32",
-    "source": {"kind": "hub", "repo": "a/b", "revision": "0" * 40},
-    "note": None,
-    "variant": {"calib": "c", "method": "wanda", "sparsity": 50, "tuning": None},
-    "method": METHOD,
-    "calibration": {"dataset": "gsm8k", "samples": 8, "sequence_length": 64, "seed": 0},
-    "tuning": None,
-    "tasks": TASKS,
-    "confidence": 0.95,
-    "resamples": 100,
-    "seed": 0,
-}
+SETTINGS = {"name": "tiny-wanda-50", "dtype": "float32", "note": None, "tuning": None, "method": METHOD, "tasks": TASKS}
+SETTINGS |= {"source": {"kind": "hub", "repo": "a/b", "revision": "0" * 40}, "seed": 0, "confidence": 0.95}
+SETTINGS |= {"variant": {"calib": "c", "method": "wanda", "sparsity": 50, "tuning": None}, "resamples": 100}
+SETTINGS |= {"calibration": {"dataset": "gsm8k", "samples": 8, "sequence_length": 64, "seed": 0}}
 
 
 def pruned(folder, model, widths=(20, 20), compensate="none"):
@@ -54,11 +44,6 @@ def pruned(folder, model, widths=(20, 20), compensate="none"):
     settings, made = {"compensate": compensate, "export": "exact"}, place / "manifest.json"
     compact_stage.compact(settings, base, manifest, mask, place / "model", made, fitted)
     return place / "model", made, manifest, mask
-
-
-@torch.inference_mode()
-def logits(model) -> torch.Tensor:
-    return model.eval()(IDS).logits
 
 
 @pytest.mark.parametrize("family", DENSE)
@@ -85,6 +70,7 @@ def test_the_folder_holds_a_model_and_nothing_else(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
     messages = [{"role": "user", "content": "hello"}]
     assert AutoTokenizer.from_pretrained(out).apply_chat_template(messages, tokenize=False) == "hello"
+    assert "Nothing has been measured of this model." in (out / "README.md").read_text()
     manifest = artifacts.read_json(out / "manifest.json", "export")
     assert manifest["files"] == artifacts.directory_hashes(out)
     (out / "config.json").write_text((out / "config.json").read_text() + " ")
@@ -142,15 +128,8 @@ def test_the_card_says_what_was_measured(tmp_path, monkeypatch):
     assert "58.3% (asked: 50%)" in text and "20 in each of 2 layers" in text
 
 
-def test_a_model_that_was_never_measured_says_so(tmp_path):
-    stage.export(SETTINGS, *pruned(tmp_path, tiny.qwen2()), tmp_path / "out")
-    assert "Nothing has been measured of this model." in (tmp_path / "out/README.md").read_text()
-
-
 def test_what_stock_tools_load_wrongly_is_not_exported(tmp_path, monkeypatch):
     """As if the written code left the widths' order out."""
-    from pruning.models import remote_code
-
     arguments = pruned(tmp_path, tiny.qwen2(), (20, 20), "bias")
     file = arguments[0] / remote_code.FILE
     file.write_text(file.read_text().replace("or biased", ""))

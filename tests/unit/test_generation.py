@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, MistralForCausalLM
 
 import tiny
 from pruning.evaluation import generation, shared_prefix
@@ -18,17 +17,6 @@ from pruning.models.structures import ffn, kv_groups
 
 EXAMPLES = list(range(30, 60))
 PROMPTS = [EXAMPLES + own for own in ([7, 8], [9], [200, 3, 5, 12, 40, 41, 42], [7, 9, 11])]
-
-
-def mistral():
-    """Every layer looks back eight tokens only."""
-    return tiny._spread(MistralForCausalLM, MistralConfig, 2, 0, sliding_window=8)
-
-
-def gemma3():
-    """Layers that look back everywhere, and layers that look back eight tokens."""
-    kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8, "head_dim": 8}
-    return tiny._spread(Gemma3ForCausalLM, Gemma3TextConfig, 2, 0, **kinds)
 
 
 def groups_cut():
@@ -52,8 +40,8 @@ MODELS = {
     "groups cut": groups_cut,
     "qwen2": tiny.qwen2,
     "llama": tiny.llama,
-    "mistral": mistral,
-    "gemma3": gemma3,
+    "mistral": partial(tiny.of_family, "mistral", sliding_window=8),  # every layer looks back eight tokens only
+    "gemma3": partial(tiny.of_family, "gemma3_text", layer_types=["sliding_attention", "full_attention"]),
 }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import to_gguf as stage
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import tiny
@@ -31,7 +31,6 @@ from pruning.models import gguf as door
 from pruning.models import loading, vocabulary
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
-from pruning.models.gguf import kinds
 from pruning.models.gguf import model as gguf_model
 from pruning.models.gguf import tokenizer as gguf_tokenizer
 from workspace import ROOT
@@ -61,8 +60,7 @@ def wrapped(backend: Tokenizer, size: int, special: list[str], **options) -> Pre
 
 
 @cache
-def trained(name: str) -> PreTrainedTokenizerFast:
-    """A tokenizer whose pre-tokenizer llama.cpp calls `name`."""
+def _trained(name: str) -> PreTrainedTokenizerFast:
     (rules, whole), *_ = [key for key, found in gguf_tokenizer.PRE_TOKENIZERS.items() if found == name]
     backend = Tokenizer(models.BPE(ignore_merges=whole))
     backend.pre_tokenizer = pre_tokenizers.Sequence([STEPS[kind](how) for kind, how in rules])
@@ -71,7 +69,8 @@ def trained(name: str) -> PreTrainedTokenizerFast:
 
 
 def byte_level(name: str) -> PreTrainedTokenizerFast:
-    return deepcopy(trained(name))
+    """A tokenizer whose pre-tokenizer llama.cpp calls `name`."""
+    return deepcopy(_trained(name))
 
 
 def sentencepiece(prepend: bool) -> PreTrainedTokenizerFast:
@@ -100,9 +99,7 @@ def folder(place: Path, kind: str, widths=EVEN, tokens: PreTrainedTokenizerFast 
         down = checkpoint.matrix(layer, "down")[:, keeps[layer]]
         return Compensated(down, rng.normal(size=len(down)).astype(np.float32), {})
 
-    (place / "pruned").mkdir()
-    Pruning(checkpoint, {"ffn": keeps}, with_bias if bias else None).write(place / "pruned")
-    return place / "pruned"
+    return tiny.written(Pruning(checkpoint, {"ffn": keeps}, with_bias if bias else None), place / "pruned")
 
 
 def converted(model: Path, kind: str = "f16") -> Path:
@@ -127,21 +124,14 @@ def unrounded(monkeypatch):
     monkeypatch.setattr(gguf_model, "stored_as", lambda *_: gguf.GGMLQuantizationType.F32)
 
 
+PLAIN = {"rope_type": "default", "rope_theta": 1e4}
 CASES = [
     *((kind, EVEN, False, {}) for kind in gguf_model.STOCK),
-    *((kind, UNEVEN, False, {}) for kind in gguf_model.AS_DECI),
-    *((kind, UNEVEN, True, {}) for kind in gguf_model.AS_DECI),
-    ("qwen2", EVEN, True, {}),
-    ("llama", EVEN, True, {}),
-    ("granite", EVEN, True, {}),
+    *((kind, UNEVEN, bias, {}) for kind, bias in product(gguf_model.AS_DECI, (False, True))),
+    *((kind, EVEN, True, {}) for kind in ("qwen2", "llama", "granite")),
     ("llama", UNEVEN, False, {"attention_bias": True, "num_key_value_heads": 4}),
     ("llama", UNEVEN, False, {"head_dim": 16}),
-    (
-        "phi3",
-        EVEN,
-        False,
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
-    ),
+    ("phi3", EVEN, False, {"rope_parameters": PLAIN | {"partial_rotary_factor": 0.5}}),
     ("gemma3_text", EVEN, False, {"layer_types": ["sliding_attention", "full_attention"] * 2}),
 ]
 
@@ -178,34 +168,33 @@ def test_scaled_rotations_are_llama_cpps(tmp_path, unrounded, kind, widths):
 
 
 @needs_llama_cpp
-@pytest.mark.parametrize("name", gguf_tokenizer.PRE_TOKENIZERS.values())
+@pytest.mark.parametrize("name", [*gguf_tokenizer.PRE_TOKENIZERS.values(), True, False])
 def test_llama_cpp_reads_text_as_the_tokenizer_does(tmp_path, name):
-    model = folder(tmp_path, "llama", tokens=byte_level(name))
+    """Of SentencePiece's as well, with and without a space before a text."""
+    tokens = byte_level(name) if isinstance(name, str) else sentencepiece(name)
+    model = folder(tmp_path, "llama", tokens=tokens, vocab_size=max(len(tokens), VOCABULARY))
     file = converted(model)
-    assert fields(file)["tokenizer.ggml.pre"] == name
+    assert fields(file)["tokenizer.ggml.pre"] == (name if isinstance(name, str) else "default")
     tried(model, file)  # raises if a token differs
 
 
+MISTAKES = {  # of ours, and what is said of the file
+    "another pre-tokenizer": (gguf_tokenizer, "pre_tokenizer", lambda *_: "gpt-2", "reads .* as other tokens"),
+    "order of rows": (gguf_model, "interleaved", lambda rows, _: np.arange(rows), "logits are up to .* not exported"),
+}
+
+
 @needs_llama_cpp
-def test_another_pre_tokenizer_would_show(tmp_path, monkeypatch):
-    model = folder(tmp_path, "llama", tokens=byte_level("qwen2"))
-    monkeypatch.setattr(gguf_tokenizer, "pre_tokenizer", lambda *_: "gpt-2")
-    with pytest.raises(InputError, match="llama.cpp reads .* as other tokens"):
+@pytest.mark.parametrize(("module", "name", "wrong", "said"), MISTAKES.values(), ids=MISTAKES)
+def test_a_wrong_file_would_show(tmp_path, monkeypatch, module, name, wrong, said):
+    model = folder(tmp_path, "llama")
+    monkeypatch.setattr(module, name, wrong)
+    with pytest.raises(InputError, match=f"llama.cpp .*{said}"):
         tried(model, converted(model))
 
 
 @needs_llama_cpp
-@pytest.mark.parametrize("prepend", [True, False])
-def test_llama_cpp_reads_text_as_a_sentencepiece_tokenizer_does(tmp_path, prepend):
-    tokens = sentencepiece(prepend)
-    model = folder(tmp_path, "llama", tokens=tokens, vocab_size=len(tokens))
-    tried(model, converted(model))
-
-
-@needs_llama_cpp
 def test_the_beginning_of_a_text_is_marked_where_the_tokenizer_marks_it(tmp_path):
-    from tokenizers import processors
-
     tokens = byte_level("llama-bpe")
     tokens.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|end|> $A", pair="<|end|> $A $B", special_tokens=[("<|end|>", 0)]
@@ -216,14 +205,6 @@ def test_the_beginning_of_a_text_is_marked_where_the_tokenizer_marks_it(tmp_path
     assert AutoTokenizer.from_pretrained(model)("a")["input_ids"][0] == 0
     assert fields(file)["tokenizer.ggml.add_bos_token"] is True
     tried(model, file)
-
-
-@needs_llama_cpp
-def test_a_wrong_order_of_rows_would_show(tmp_path, monkeypatch):
-    model = folder(tmp_path, "llama")
-    monkeypatch.setattr(gguf_model, "interleaved", lambda rows, heads: np.arange(rows))
-    with pytest.raises(InputError, match="in llama.cpp the logits are up to .* not exported"):
-        tried(model, converted(model))
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -272,16 +253,11 @@ def test_what_the_file_says_of_the_model(tmp_path):
     about = {"name": "tiny-wanda-50", "repo": "a/b", "revision": "0" * 40}
     gguf_model.write(model, file := tmp_path / "x.gguf", "bf16", about)
     found = fields(file)
-    assert {key.removeprefix("deci."): value for key, value in found.items() if key.startswith("deci.")} == {
-        **{"block_count": 4, "context_length": 512, "embedding_length": 32, "feed_forward_length": list(UNEVEN)},
-        **{
-            "attention.head_count": 4,
-            "attention.head_count_kv": 2,
-            "attention.layer_norm_rms_epsilon": pytest.approx(1e-6),
-        },
-        **{"attention.key_length": 8, "attention.value_length": 8, "rope.dimension_count": 8, "rope.freq_base": 7.0},
-        "vocab_size": VOCABULARY,
-    }
+    said = {"block_count": 4, "context_length": 512, "embedding_length": 32, "feed_forward_length": list(UNEVEN)}
+    said |= {"attention.head_count": 4, "attention.head_count_kv": 2, "vocab_size": VOCABULARY}
+    said |= {"attention.layer_norm_rms_epsilon": pytest.approx(1e-6), "attention.key_length": 8}
+    said |= {"attention.value_length": 8, "rope.dimension_count": 8, "rope.freq_base": 7.0}
+    assert {key.removeprefix("deci."): value for key, value in found.items() if key.startswith("deci.")} == said
     assert found["general.architecture"] == "deci" and found["general.name"] == "tiny-wanda-50"
     assert found["general.base_model.0.repo_url"] == "https://huggingface.co/a/b"
     assert found["general.file_type"] == 32  # MOSTLY_BF16 in llama.h
@@ -304,27 +280,36 @@ def test_rows_that_are_no_whole_blocks_are_float16(tmp_path):
     assert (np.abs(found - wanted) <= 0.51 * step + 1e-3 * np.abs(wanted)).all()  # half a step, and float16's of it
 
 
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 7.0, "factor": 2.0}
 REFUSED = {
     "another family": (dict(kind="cohere"), "model type 'cohere' is not converted; llama, mistral, qwen2"),
-    "widths of a family without": (
-        dict(kind="qwen3", widths=UNEVEN),
-        "llama.cpp's qwen3 has no layers of different widths .* `export: pad`",
-    ),
+    "widths of a family without": (dict(kind="qwen3", widths=UNEVEN), "qwen3 has no layers of .* `export: pad`"),
     "biases of a family without": (dict(kind="olmo2", bias=True), "llama.cpp's olmo2 has no biases of the FFN"),
-    "another scaling": (
-        dict(kind="llama", rope_parameters={"rope_type": "dynamic", "rope_theta": 7.0, "factor": 2.0}),
-        "rope_type 'dynamic' is not converted",
-    ),
+    "another scaling": (dict(kind="llama", rope_parameters=DYNAMIC), "rope_type 'dynamic' is not converted"),
     "another activation": (dict(kind="llama", hidden_act="gelu"), "llama.cpp's llama has silu in its FFN, not gelu"),
     "no merges": (dict(kind="llama", tokens=tiny.tokenizer()), "wants a BPE model with merges"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_llama_cpp_has_not_is_refused(tmp_path, name):
+def test_what_llama_cpp_has_not_is_refused_and_known_before_anything_is_made(tmp_path, name):
     options, reason = REFUSED[name]
+    model = folder(tmp_path, **options)
+    base, before = model.with_name("base"), sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match=reason):
-        converted(folder(tmp_path, **options))
+        gguf_model.check(base, options.get("widths") == UNEVEN, options.get("bias", False))
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(InputError, match=reason):
+        converted(model)
+
+
+def test_what_can_become_a_file_is_known_before(tmp_path):
+    model = folder(tmp_path, "llama")
+    gguf_model.check(model, uneven=True, biased=True)
+    with pytest.raises(InputError, match="pruned in more than FFN neurons are not converted"):
+        gguf_model.check(model, others=True)
+    with pytest.raises(InputError, match="qwen3 has no layers of different widths .* with which all have 20"):
+        gguf_model.check(folder(tmp_path / "qwen3", "qwen3"), uneven=True)
 
 
 def test_a_pre_tokenizer_without_a_name_is_refused(tmp_path):
@@ -354,39 +339,15 @@ def test_a_sliding_window_ends_the_context(tmp_path):
 def test_types_that_are_not_there(monkeypatch):
     with pytest.raises(InputError, match="no type 'iq1_s' of GGUF file is made; there are f16, bf16, q8_0, q6_k"):
         door.check("iq1_s")
-    monkeypatch.setattr(kinds, "find_spec", lambda _: None)
+    monkeypatch.setattr(door, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="--gguf: q4_k_m .* pip install llama-cpp-python .* ask for f16, bf16, q8_0"):
         door.check("q4_k_m", "--gguf: ")
     door.check("q8_0")
 
 
 def test_widths_that_llama_cpp_takes():
-    assert door.takes("qwen2", [1, 2]) and door.takes("qwen3", [2, 2])
-    assert not door.takes("qwen3", [1, 2]) and not door.takes("cohere", [2, 2])
-
-
-@pytest.mark.parametrize(
-    ("options", "about", "reason"),
-    [
-        (dict(kind="llama"), dict(uneven=True, biased=True), None),
-        (dict(kind="qwen3"), {}, None),
-        (dict(kind="qwen3"), dict(uneven=True), "qwen3 has no layers of different widths .* with which all have 20"),
-        (dict(kind="olmo2"), dict(biased=True), "olmo2 has no biases of the FFN"),
-        (dict(kind="llama"), dict(others=True), "pruned in more than FFN neurons are not converted"),
-        (dict(kind="cohere"), {}, "model type 'cohere' is not converted"),
-        (dict(kind="llama", tokens=tiny.tokenizer()), {}, "wants a BPE model with merges"),
-        (dict(kind="llama", hidden_act="gelu"), {}, "has silu in its FFN, not gelu"),
-    ],
-)
-def test_what_cannot_become_a_file_is_known_before_anything_is_made(tmp_path, options, about, reason):
-    model = folder(tmp_path, **options)
-    before = sorted(tmp_path.rglob("*"))
-    if reason:
-        with pytest.raises(InputError, match=reason):
-            door.check_model(model, **about)
-    else:
-        door.check_model(model, **about)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert gguf_model.takes("qwen2", [1, 2]) and gguf_model.takes("qwen3", [2, 2])
+    assert not gguf_model.takes("qwen3", [1, 2]) and not gguf_model.takes("cohere", [2, 2])
 
 
 @needs_llama_cpp
@@ -397,7 +358,7 @@ def test_llama_cpp_stores_rows_that_are_no_whole_blocks_as_we_say(tmp_path, widt
     model = tiny.save(tiny.of_family("llama", 3, **sizes), tmp_path / "model")
     byte_level("qwen2").save_pretrained(model)
     whole = converted(model)
-    for kind in kinds.BY_LLAMA_CPP:
+    for kind in door.BY_LLAMA_CPP:
         gguf_model.quantise(whole, file := tmp_path / "x.gguf", kind, 1)
         tensors = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
         found = {tensors[f"blk.{layer}.ffn_down.weight"] for layer in range(3)}
@@ -410,7 +371,7 @@ def test_llama_cpp_stores_rows_that_are_no_whole_blocks_as_we_say(tmp_path, widt
 
 
 INSTEAD = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
-MIXTURES = {kind: {kind.upper()} for kind in kinds.BY_LLAMA_CPP} | {
+MIXTURES = {kind: {kind.upper()} for kind in door.BY_LLAMA_CPP} | {
     **dict.fromkeys(("q2_k", "q3_k_s", "q3_k_m"), {"Q2_K", "Q3_K", "Q4_K", "Q5_K"}),
     **{"q3_k_l": {"Q5_K"}, "q4_k_s": {"Q4_K", "Q5_K"}, "q5_k_s": {"Q5_K"}, "iq4_xs": {"IQ4_XS", "Q5_K"}},
     **{"q4_k_m": {"Q4_K", "Q6_K"}, "q5_k_m": {"Q5_K", "Q6_K"}},
@@ -489,8 +450,7 @@ def test_a_smaller_vocabulary_is_what_llama_cpp_reads(tmp_path, name):
     base = folder(tmp_path, "llama", (48, 48), byte_level(name)).with_name("base")
     own = vocabulary.Tokenizer(base)
     kept = list(own.keep(380, Counter(own.encoded([runtimes.TEXT]))))
-    (cut := tmp_path / "cut").mkdir()
-    Pruning(Checkpoint(base), {"ffn": [np.arange(48) < 48] * 2}, tokens=kept).write(cut)
+    cut = tiny.written(Pruning(Checkpoint(base), {"ffn": [np.arange(48) < 48] * 2}, tokens=kept), tmp_path / "cut")
     found = tried(cut, converted(cut))
     assert found["same_text"] and loading.load(cut, "float32", "cpu")[0].config.vocab_size == 380
     assert len(fields(cut.with_name("f16.gguf"))["tokenizer.ggml.tokens"]) == 380

@@ -13,7 +13,7 @@ from pruning.command import efforts
 from pruning.core.errors import InputError
 from pruning.evaluation import generation, likelihood
 from pruning.methods import refit
-from pruning.models import complete, families, rehearsal, sources
+from pruning.models import complete, rehearsal, sources
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
 
@@ -104,10 +104,3 @@ def test_the_width_of_lfm2_is_said_plainly(tmp_path):
     before = path.read_bytes()
     sources.settle(tmp_path)
     assert path.read_bytes() == before
-
-
-def test_why_others_are_refused():
-    for kind, reason in families.MISSING.items():
-        with pytest.raises(InputError, match=rf"m: model type '{kind}' cannot be pruned: it is a hybrid of which"):
-            families.family_of({"model_type": kind}, "m")
-        assert kind in CONFIG_MAPPING and reason

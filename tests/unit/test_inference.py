@@ -173,9 +173,8 @@ def test_paired_perplexity_sees_a_small_difference_that_all_windows_share():
     assert p < 1e-6
     back, *_, same = significance.paired_perplexity(b, a, np.full(40, 100), 0.95)
     assert (back, same) == pytest.approx((-delta, p))
-    assert significance.paired_perplexity(b + 2, b, np.full(40, 100), 0.95)[1:] == pytest.approx(
-        (*[significance.perplexity(b, np.full(40, 100)) * math.expm1(0.02)] * 2, 0)
-    )
+    equal = significance.perplexity(b, np.full(40, 100)) * math.expm1(0.02)
+    assert significance.paired_perplexity(b + 2, b, np.full(40, 100), 0.95)[1:] == pytest.approx((equal, equal, 0))
 
 
 @pytest.mark.parametrize("wanted", [0.04, 0.0499, 0.0501, 0.3])
@@ -204,12 +203,8 @@ def test_type_1_error_of_the_perplexity_test_where_windows_resemble_their_neighb
     """Nominal 0.05. A paired t-test over windows has 0.15 at a correlation of 0.3, Newey-West at 40 windows 0.11, the
     percentile bootstrap at 12 windows 0.21."""
     rng, tokens = np.random.default_rng(0), np.full(windows, 100)
-    tests = [
-        significance.paired_perplexity(
-            200 + autoregressive(rng, windows, correlation), np.full(windows, 200.0), tokens, 0.95
-        )
-        for _ in range(4000)
-    ]
+    series = (200 + autoregressive(rng, windows, correlation) for _ in range(4000))
+    tests = [significance.paired_perplexity(own, np.full(windows, 200.0), tokens, 0.95) for own in series]
     rejected = np.mean([p < 0.05 for *_, p in tests])
     assert 0.03 < rejected < at_most
 
@@ -239,9 +234,8 @@ def test_clusters_that_say_nothing():
     assert np.isnan(significance.cluster_robust([1, 1, 0], [0, 0, 1], ["a"] * 3)).all()
     effect, p = significance.cluster_robust([1, 0, 1, 0], [1, 0, 1, 0], [4, 4, 6, 6])
     assert math.isnan(effect) and p == 1
-    assert (
-        significance.cluster_robust([1, 0, 1, 0], [0, 1, 0, 1], [4, 4, 6, 6])[1] == 1
-    )  # no cluster differs on the whole
+    _, p = significance.cluster_robust([1, 0, 1, 0], [0, 1, 0, 1], [4, 4, 6, 6])
+    assert p == 1  # no cluster differs on the whole
     for clusters in ([1, 2], [1, None, 2]):
         with pytest.raises(ValueError, match="a cluster for each of the 3 items"):
             significance.cluster_robust([1, 1, 0], [0, 0, 1], clusters)
@@ -273,16 +267,6 @@ def test_holm_leaves_absent_p_values_out_of_the_family():
     )
     assert np.isnan(significance.holm([None, None])).all()
     assert significance.holm([]).tolist() == []
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(p_values):
-    adjusted = significance.holm(p_values)
-    assert (adjusted >= np.array(p_values) - 1e-12).all()
-    assert (adjusted <= np.minimum(1, len(p_values) * np.array(p_values)) + 1e-12).all()
-    order = np.argsort(p_values, kind="stable")
-    assert (np.diff(adjusted[order]) >= 0).all()
-    assert adjusted.min() == pytest.approx(min(1, len(p_values) * min(p_values)))
 
 
 def test_holm_is_statsmodels_to_the_last_bit():

@@ -14,7 +14,7 @@ import test_budget
 import torch
 from test_refit import SCHEMES
 from test_sensitivity import divergence
-from test_structures import CUTS, DROPPED, IDS, close, logits
+from test_structures import CUTS, DROPPED, close
 
 import tiny
 from pruning.analysis import shapes, timing
@@ -32,6 +32,7 @@ from pruning.models import families
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.loading import load
 from pruning.models.structures import ffn, kv_groups
+from tiny import logits
 
 N = 48
 KEEPS = CUTS["groups"]
@@ -45,24 +46,6 @@ def batches_of(samples=10):
 
 
 # Measured
-
-
-def test_a_channels_statistics_are_its_activation_and_its_gradient():
-    model, inputs, ids = tiny.qwen2(), [], IDS[:1]
-    site = kv_groups.sites(model)[1]
-    hook = site.register_forward_pre_hook(
-        lambda _, args: inputs.append(args[0].detach().requires_grad_(True)) or (inputs[0],)
-    )
-    (own,) = torch.autograd.grad(model(ids, labels=ids).loss, inputs)
-    hook.remove()
-    with Calibration(model, ["ce"], "kv_groups") as run:
-        run.run(micro_batches([(ids[0].tolist(), [True] * ids.shape[1])], 1, pad=0, token_mask="all"))
-    frame = run.frames()[0]
-    frame = frame[frame["layer"] == 1]
-    assert len(frame) == 32
-    expected = (inputs[0] * own)[0].abs().sum(0).detach().double().numpy()
-    np.testing.assert_allclose(frame["ce_abs_sum"], expected, rtol=1e-3, atol=1e-5 * expected.max())
-    np.testing.assert_allclose(frame["act_sq_sum"], inputs[0][0].detach().double().square().sum(0), rtol=1e-5)
 
 
 def test_a_dropped_ffn_is_measured_as_such():
@@ -205,50 +188,41 @@ def test_whatever_a_method_cuts_is_named_where_it_is_refused(monkeypatch):
             Method(**{"score": "wanda", "allocate": "joint", **wrong})
 
 
-MOMENTS = ["second_moments", "output_gradients", "attention_second_moments", "attention_output_gradients"]
+MOMENTS = "second_moments output_gradients attention_second_moments attention_output_gradients"
+OF_PER_DECODE = {"score": "obs", "allocate": "sensitivity_joint", "compensate": "ridge_attention"}
+OF_PER_DECODE["allocate_options"] = {"per": "decode"}
+READS = [  # a method, what its stages read, and the passes beside the first that it takes
+    ({"score": "wanda"}, {"score": "statistics"}, ""),
+    (
+        {"score": "random", "allocate": "joint", "compensate": "bias"},
+        {"score": "statistics attention", "compact": "statistics"},
+        "attention",
+    ),
+    (
+        {"score": "parameter_taylor", "allocate": "joint", "compensate": "ridge"},
+        {"score": "parameter_taylor attention_parameter_taylor", "compact": "second_moments"},
+        "parameter_taylor attention_parameter_taylor second_moments",
+    ),
+    (
+        {"score": "rounds", "allocate": "greedy", "compensate": "ridge_corrective"},
+        {"score": "rounds", "sensitivity": "second_moments", "mask": "sensitivity", "compact": "refit"},
+        "rounds second_moments",
+    ),
+    (
+        OF_PER_DECODE,
+        {"score": f"statistics {MOMENTS}", "sensitivity": "second_moments attention_second_moments"}
+        | {"mask": "sensitivity latency_table", "compact": "refit"},
+        f"{MOMENTS} latency_table",
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("method", "kinds", "passes"),
-    [
-        ({"score": "wanda"}, {"score": ["statistics"]}, []),
-        (
-            {"score": "random", "allocate": "joint", "compensate": "bias"},
-            {"score": ["statistics", "attention"], "compact": ["statistics"]},
-            ["attention"],
-        ),
-        (
-            {"score": "parameter_taylor", "allocate": "joint", "compensate": "ridge"},
-            {"score": ["parameter_taylor", "attention_parameter_taylor"], "compact": ["second_moments"]},
-            ["parameter_taylor", "attention_parameter_taylor", "second_moments"],
-        ),
-        (
-            {"score": "rounds", "allocate": "greedy", "compensate": "ridge_corrective"},
-            {"score": ["rounds"], "sensitivity": ["second_moments"], "mask": ["sensitivity"], "compact": ["refit"]},
-            ["rounds", "second_moments"],
-        ),
-        (
-            {
-                "score": "obs",
-                "allocate": "sensitivity_joint",
-                "allocate_options": {"per": "decode"},
-                "compensate": "ridge_attention",
-            },
-            {
-                "score": ["statistics", *MOMENTS],
-                "sensitivity": MOMENTS[::2],
-                "mask": ["sensitivity", "latency_table"],
-                "compact": ["refit"],
-            },
-            [*MOMENTS, "latency_table"],
-        ),
-    ],
-)
+@pytest.mark.parametrize(("method", "kinds", "passes"), READS)
 def test_what_a_method_reads_follows_from_what_its_plug_ins_say(method, kinds, passes):
     own = Method(**method)
     for stage in ("score", "sensitivity", "mask", "compact"):
-        assert requirements.kinds(own, stage) == kinds.get(stage, []), stage
-    assert requirements.passes(own) == ["shards", *passes]
+        assert requirements.kinds(own, stage) == kinds.get(stage, "").split(), stage
+    assert requirements.passes(own) == ["shards", *passes.split()]
 
 
 # Refitted
@@ -328,8 +302,7 @@ def test_sparsity_counts_groups_removed_in_an_earlier_iteration(tmp_path):
 def test_a_model_without_some_of_its_layers_is_pruned_again(tmp_path, cut):
     """Measured, scored, masked, refitted, cut: of a layer without an FFN there is no row anywhere."""
     keeps, batches = CUTS[cut], batches_of()
-    (first := tmp_path / "first").mkdir()
-    Pruning(Checkpoint(tiny.save(tiny.qwen2(3), tmp_path / "base")), keeps).write(first)
+    first = tiny.written(Pruning(Checkpoint(tiny.save(tiny.qwen2(3), tmp_path / "base")), keeps), tmp_path / "first")
     own, network, left = Checkpoint(first), load(first, "float32", "cpu")[0], masks.counts(keeps)
     with Calibration(network, ["energy", "ce"]) as run:
         run.run(batches)
@@ -347,8 +320,7 @@ def test_a_model_without_some_of_its_layers_is_pruned_again(tmp_path, cut):
     assert masks.counts(again)["ffn"] == kept.tolist() and [len(keep) for keep in again["ffn"]] == left["ffn"]
     with pytest.raises(InputError, match="not a mask of .*: layer widths"):
         masks.read(mask, tmp_path / "base")
-    (second := tmp_path / "second").mkdir()
-    Pruning(own, again).write(second)
+    second = tiny.written(Pruning(own, again), tmp_path / "second")
     expected = logits(tiny.silenced(load(first, "float32", "cpu")[0], {"ffn": again["ffn"]}))
     close(logits(load(second, "float32", "cpu")[0]), expected)
     assert json.loads((second / "config.json").read_text())["kv_groups"] == left["kv_groups"]

@@ -31,10 +31,7 @@ def test_all_text_of_a_record_counts():
 
 
 def test_the_stage_counts_the_items_that_are_used(tmp_path):
-    frames = {
-        "train": ["x y z", "four five six"],
-        "test": ["one two three", "seven eight nine", "four five six"],
-    }
+    frames = {"train": ["x y z", "four five six"], "test": ["one two three", "seven eight nine", "four five six"]}
     for name, texts in frames.items():
         artifacts.write_parquet(tmp_path / f"{name}.parquet", pd.DataFrame({"text": texts}), "dataset", {})
     tasks = {"t": {"path": str(tmp_path / "test.parquet"), "first": 1, "limit": 2}}

@@ -291,11 +291,8 @@ def solved(lab, monkeypatch) -> pd.DataFrame:
     monkeypatch.setattr(generation, "greedy", speak(texts, lab))
     result = lab.evaluated("gsm_symbolic", PROBLEMS)
     (samples,) = result["samples"].values()
-    assert [sample["arguments"][0][0] for sample in samples] == [
-        "Question: What is 1 + 1?\nAnswer:",
-        "Question: How many days are two weeks?\nAnswer:",
-        "Question: What is 3 * 400?\nAnswer:",
-    ]
+    asked = [sample["arguments"][0][0] for sample in samples]
+    assert asked == [f"Question: {problem['question']}\nAnswer:" for problem in PROBLEMS]
     return outcomes(result, lab.cached().answers, ["exact_match,strict-match"])
 
 

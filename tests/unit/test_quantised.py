@@ -13,6 +13,7 @@ import pytest
 import timing as stage
 import to_gguf
 import torch
+from lm_eval.api.instance import Instance
 from test_gguf import CASES, UNEVEN, VOCABULARY, byte_level, converted, folder, needs_llama_cpp
 from transformers import AutoModelForCausalLM
 
@@ -21,6 +22,7 @@ from pruning.analysis import file_speed
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.evaluation import gguf_files, runtimes
+from pruning.evaluation.backends import hf, llama_cpp
 from pruning.methods import variants
 from pruning.models import dequantised, loading
 from pruning.models.checkpoint import Checkpoint
@@ -149,9 +151,7 @@ def base(place: Path) -> Path:
     """A dense model with its manifest, as scripts/fetch_model.py leaves it."""
     model = tiny.save(tiny.qwen2(vocab_size=VOCABULARY, intermediate_size=64), place / "base")
     byte_level("qwen2").save_pretrained(model)
-    content = {"widths": [64, 64], "original": {"widths": [64, 64], "parameters": Checkpoint(model).parameters}}
-    content |= {"parameters": Checkpoint(model).parameters, "files": artifacts.directory_hashes(model)}
-    artifacts.write_json(model / "manifest.json", content, "base", {})
+    tiny.record(model)
     return model
 
 
@@ -169,10 +169,7 @@ def test_a_variant_is_loaded_as_what_its_file_holds(tmp_path, monkeypatch):
     assert all(torch.equal(weight, weights(wanted)[name]) for name, weight in weights(found).items())
     assert not torch.equal(found.lm_head.weight, whole.load("float32", "cpu")[0].lm_head.weight)
     assert own.identity() != whole.identity()
-    with (
-        pytest.raises(InputError, match=r"q8_0.gguf: its values .* `backend: hf`"),
-        own.written("float32"),
-    ):
+    with pytest.raises(InputError, match=r"q8_0.gguf: its values .* `backend: hf`"), own.written("float32"):
         pass
     with file.open("r+b") as opened:
         opened.seek(-1, 2)
@@ -184,19 +181,11 @@ def test_a_variant_is_loaded_as_what_its_file_holds(tmp_path, monkeypatch):
 @needs_llama_cpp
 def test_llama_cpp_answers_as_the_harness_does(tmp_path, monkeypatch):
     """On the same prompts, with the same ends: a limit, a stop string and the end token."""
-    from lm_eval.api.instance import Instance
-
-    from pruning.evaluation.backends import hf, llama_cpp
-
     monkeypatch.chdir(tmp_path)
     model, file = base(tmp_path), tmp_path / "f16.gguf"
     to_gguf.to_gguf(SETTINGS | {"type": "f16"}, model, file, model / "manifest.json")
     texts = ["Question: Tom has 3 boxes", "It's 1,234", "x"]
-    asked = [
-        {"until": ["e"], "max_gen_toks": 12},
-        {"until": [], "max_gen_toks": 5},
-        {"until": ["?"], "max_gen_toks": 30},
-    ]
+    asked = [{"until": own, "max_gen_toks": tokens} for own, tokens in ((["e"], 12), ([], 5), (["?"], 30))]
     requests = [Instance("generate_until", {}, pair, 0) for pair in zip(texts, asked, strict=True)]
     parts = variants.Parts(model, model / "manifest.json", gguf=file)
     with llama_cpp.opened(parts, {"dtype": "float32"}) as (opened, tokenizer):
@@ -228,7 +217,7 @@ def files(tmp_path) -> dict[str, Path]:
 @needs_llama_cpp
 def test_two_files_take_turns_in_llama_cpp(tmp_path, files, monkeypatch):
     """By a clock that only llama.cpp's evaluations move: a millisecond a token, half of it in the quantised file."""
-    import llama_cpp
+    import llama_cpp  # the library
 
     now, seen = [0.0], []
     evaluate = llama_cpp.Llama.eval

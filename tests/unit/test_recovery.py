@@ -22,31 +22,16 @@ from pruning.models.checkpoint import Checkpoint
 from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.pruned import from_pruned
 
-SETTINGS = {
-    "steps": 6,
-    "rank": 2,
-    "alpha": 4,
-    "targets": ["q_proj", "down_proj"],
-    "learning_rate": 0.01,
-    "batch_size": 2,
-    "sequence_length": 32,
-    "seed": 0,
-    "checkpoint_every": 4,
-    "micro_batch": None,
-    "gradient_checkpointing": False,
-    "dtype": "float32",
-    "prompt": "Q: {question}\n",
-    "completion": "A: {answer}",
-}
+SETTINGS = {"steps": 6, "rank": 2, "alpha": 4, "targets": ["q_proj", "down_proj"], "learning_rate": 0.01, "seed": 0}
+SETTINGS |= {"batch_size": 2, "sequence_length": 32, "checkpoint_every": 4, "micro_batch": None, "dtype": "float32"}
+SETTINGS |= {"gradient_checkpointing": False, "prompt": "Q: {question}\n", "completion": "A: {answer}"}
 
 
 @pytest.fixture
 def pruned(tmp_path):
     """A compact model of widths 5 and 9, and its tuning text."""
     base = tiny.save(tiny.qwen2(), tmp_path / "base")
-    keeps = [torch.arange(48).numpy() < width for width in (5, 9)]
-    (tmp_path / "model").mkdir()
-    Pruning(Checkpoint(base), {"ffn": keeps}).write(tmp_path / "model")
+    tiny.written(Pruning(Checkpoint(base), tiny.keeps(5, 9)), tmp_path / "model")
     (tmp_path / "its.json").write_text("{}")
     frame = pd.DataFrame({"question": [f"{n}+{n}" for n in range(9)], "answer": [str(2 * n) for n in range(9)]})
     artifacts.write_parquet(tmp_path / "data.parquet", frame, "dataset", {})
@@ -76,31 +61,32 @@ def test_the_loss_is_the_mean_over_labelled_tokens():
     assert recovery.backward(recovery.with_adapters(model, SETTINGS), ids, labels) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("distilled", [False, True])
 @pytest.mark.parametrize(("rows", "checkpointed", "limit"), [(1, False, None), (2, False, 300), (None, True, 300)])
-def test_gradients_are_those_of_the_whole_batch_at_once(monkeypatch, rows, checkpointed, limit):
+def test_gradients_are_those_of_the_whole_batch_at_once(monkeypatch, rows, checkpointed, limit, distilled):
     """In micro-batches, in pieces of the logits, with layers computed again; documents of unequal lengths."""
     ids = torch.randint(1, 257, (3, 12), generator=torch.Generator().manual_seed(0))
-    labels = ids.clone()
+    labels, teacher = ids.clone(), tiny.qwen2(seed=1) if distilled else None
     labels[:, :3], labels[1, 5:] = -100, -100
 
-    def gradients(**keys) -> tuple[float, dict]:
+    def gradients(rows: int | None = None, checkpointed: bool = False) -> tuple[float, dict]:
         tuned = recovery.with_adapters(tiny.qwen2(), SETTINGS)
         for name, parameter in tuned.named_parameters():
             if "lora_B" in name:  # zero at the start, where no gradient reaches the other half
                 torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-        if keys.pop("checkpointed", False):
+        if checkpointed:
             checkpoint_gradients(tuned.get_base_model())
-        value = recovery.backward(tuned, ids, labels, **keys)
+        value = recovery.backward(tuned, ids, labels, rows, teacher)
         return value, {name: p.grad for name, p in tuned.named_parameters() if p.requires_grad}
 
     value, whole = gradients()
     if limit:
         monkeypatch.setattr(head, "LOGITS", limit)
-    again, parts = gradients(rows=rows, checkpointed=checkpointed)
+    again, parts = gradients(rows, checkpointed)
     assert again == pytest.approx(value, rel=1e-5)
     assert len(whole) == 8 and all(grad.abs().max() > 0 for grad in whole.values())
     for name, grad in whole.items():
-        torch.testing.assert_close(parts[name], grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(parts[name], grad, rtol=1e-3, atol=1e-6)
 
 
 def test_an_adapter_is_made_that_loads_and_lowers_the_loss(pruned):
@@ -200,9 +186,7 @@ ADAPTERS = {
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_an_adapter_that_is_not_as_it_was_made_is_refused(pruned, name):
     """By whatever puts it on a model: evaluation, cases, speed (`load`), an export, another round (`from_pruned`)."""
-    adapter, other = (
-        run(pruned, f"results/{name}", learning_rate=rate) for name, rate in (("own", 0.01), ("its", 0.02))
-    )
+    adapter, other = run(pruned, "results/own"), run(pruned, "results/its", learning_rate=0.02)
     parts = variants.Parts(pruned / "model", pruned / "its.json", adapter=adapter)
     before = parts.identity()
     parts.load("float32", "cpu")
@@ -269,28 +253,6 @@ def test_a_model_has_nothing_to_learn_from_itself():
     assert recovery.backward(tuned, ids, ids.clone(), teacher=tiny.qwen2()) == pytest.approx(0, abs=1e-6)
     gradients = [p.grad.abs().max() for p in tuned.parameters() if p.requires_grad]
     assert max(gradients) < 1e-6
-
-
-@pytest.mark.parametrize("limit", [2**26, 600])
-def test_divergences_in_pieces_have_the_same_gradients(monkeypatch, limit):
-    ids = torch.arange(3, 27).view(2, 12)
-    labels = ids.masked_fill(ids % 5 == 0, -100)
-    model, teacher = tiny.qwen2(), tiny.qwen2(seed=1)
-    tuned = recovery.with_adapters(model, SETTINGS)
-    losses = torch.nn.functional.kl_div(
-        *(network(ids).logits[:, :-1].log_softmax(-1) for network in (model, teacher)),
-        reduction="none",
-        log_target=True,
-    ).sum(-1)
-    losses[labels[:, 1:] != -100].mean().backward()
-    trainable = [p for p in tuned.parameters() if p.requires_grad]
-    expected = [p.grad.clone() for p in trainable]
-    tuned.zero_grad()
-    monkeypatch.setattr(head, "LOGITS", limit)
-    recovery.backward(tuned, ids, labels, rows=1, teacher=teacher)
-    for parameter, wanted in zip(trainable, expected, strict=True):
-        torch.testing.assert_close(parameter.grad, wanted, rtol=1e-3, atol=1e-7)
-    assert max(wanted.abs().max() for wanted in expected) > 1e-4
 
 
 def test_an_adapter_that_is_distilled_comes_nearer_to_the_dense_model(pruned):

@@ -17,7 +17,8 @@ import tiny
 from pruning.calibration import footprint, gradients, output_gradients, prepare, second_moments
 from pruning.core import artifacts, layer_files, memory
 from pruning.core.errors import InputError
-from pruning.evaluation import perplexity, recovery
+from pruning.evaluation import recovery
+from pruning.evaluation.kinds import perplexity
 from pruning.methods import rounds, training
 from pruning.models import families, head, loading, rehearsal
 from pruning.models.loading import load
@@ -234,19 +235,10 @@ def run(script: str, folder: Path, place: Path, teacher: Path | None) -> None:
     data, own, model = place / "data.parquet", {**SETTINGS, **CALIBRATION, "seed": 0}, place / "model"
     searched = {**own, "search": "greedy", "probed": 64, "min_keep": 0.1}
     asked = {"tasks": {"text": {**PERPLEXITY, "dtype": "float32", "divergence": teacher is not None}}}
+    files = (model, model / "manifest.json", [f"text={data}"], place)
     arguments = {
         "recover": ({**SETTINGS, **LORA}, folder, data, data, place / "adapter", teacher),
-        "evaluate": (
-            asked,
-            model,
-            model / "manifest.json",
-            [f"text={data}"],
-            place,
-            None,
-            "none",
-            *[None] * 3,
-            teacher,
-        ),
+        "evaluate": (asked, *files, None, "none", None, None, None, teacher),
     }
     fitted = {
         "refit": (own | {"scheme": "sequential"}, folder, data, [f"mask={place}/mask.parquet"]),

@@ -26,10 +26,8 @@ from pruning.models.gguf import model as gguf_model
 from pruning.models.loading import load
 from pruning.models.pruned import from_pruned
 from pruning.models.structures import kv_groups
+from tiny import IDS, REAL, logits
 
-TEXT = [3, 77, 250, 14, 9, 120, 33, 8, 201, 5, 66, 17]
-IDS = torch.tensor([TEXT, [0] * 5 + TEXT[:7]])  # the second is padded on the left
-REAL = torch.tensor([[1] * 12, [0] * 5 + [1] * 7])
 BOTH, ONE, NONE = (1, 1), (0, 1), (0, 0)
 DROPPED = {
     "the first layer's": tiny.keeps(0, 31, 48, groups=[NONE, BOTH, ONE]),
@@ -43,12 +41,6 @@ CUTS = {
     **DROPPED,
 }
 WITHOUT_GROUPS = ("olmo2", "phi3", "qwen3_5_text", "lfm2")
-
-
-@torch.inference_mode()
-def logits(model, ids=IDS, real=REAL) -> torch.Tensor:
-    """Of the tokens that are there."""
-    return model.eval()(ids, attention_mask=real).logits[real.bool()]
 
 
 def continued(model, ids=IDS, real=REAL, **options) -> list[list[int]]:
@@ -89,21 +81,15 @@ def pruning_of(folder, family="qwen2", cut="uneven", biased=False) -> Pruning:
     return Pruning(base, keeps, compensate if biased else None, ("ffn",), biased)
 
 
-def written(pruning: Pruning, folder, **options):
-    folder.mkdir()
-    pruning.write(folder, **options)
-    return folder
-
-
 def compact(folder, *which, **options):
-    return written(pruning_of(folder, *which, **options), folder / "compact")
+    return tiny.written(pruning_of(folder, *which, **options), folder / "compact")
 
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("family", DENSE)
 def test_cut_is_silent_on_disk_in_memory_and_by_the_code_that_is_written(tmp_path, family, cut):
     pruning = pruning_of(tmp_path, family, cut)
-    folder, keeps = written(pruning, tmp_path / "compact"), pruning.keeps
+    folder, keeps = tiny.written(pruning, tmp_path / "compact"), pruning.keeps
     dense, in_memory = (load(pruning.base.directory, "float32", "cpu")[0] for _ in range(2))
     whole = logits(dense)
     silent, ours, theirs = tiny.silenced(dense, keeps), load(folder, "float32", "cpu")[0], stock(folder)
@@ -114,9 +100,7 @@ def test_cut_is_silent_on_disk_in_memory_and_by_the_code_that_is_written(tmp_pat
     assert pruning.parameters() == Checkpoint(folder).parameters == sum(p.numel() for p in in_memory.parameters())
     expected = dict(ours.named_parameters())
     assert all(torch.equal(own, expected[name]) for name, own in in_memory.named_parameters())
-    assert not in_memory.training and not any(
-        p.requires_grad for model in (ours, in_memory) for p in model.parameters()
-    )
+    assert not in_memory.training and not any(p.requires_grad for p in (*ours.parameters(), *in_memory.parameters()))
     theirs.save_pretrained(tmp_path / "again")
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "again")
     again = [stock(tmp_path / "again"), load(tmp_path / "again", "float32", "cpu")[0]]
@@ -133,7 +117,7 @@ def test_cut_is_silent_on_disk_in_memory_and_by_the_code_that_is_written(tmp_pat
 def test_padded_with_zeros_it_is_a_stock_model(tmp_path, family, cut):
     keeps = tiny.keeps(0, 31) if cut == "no FFN" else CUTS[cut]
     pruning = Pruning(Checkpoint(tiny.save(tiny.of_family(family), tmp_path / "base")), keeps)
-    folder = written(pruning, tmp_path / "padded", export="pad")
+    folder = tiny.written(pruning, tmp_path / "padded", export="pad")
     expected = logits(tiny.silenced(load(pruning.base.directory, "float32", "cpu")[0], keeps))
     model = AutoModelForCausalLM.from_pretrained(folder)
     tiny.save(model, tmp_path / "again")
@@ -148,7 +132,7 @@ def test_padded_with_zeros_it_is_a_stock_model(tmp_path, family, cut):
 def test_a_bias_is_carried_by_our_loader_and_by_the_code(tmp_path, family):
     """The code without its head as well: as vLLM's Transformers backend builds it, from the config alone."""
     pruning = pruning_of(tmp_path, family, biased=True)
-    folder, in_memory = written(pruning, tmp_path / "compact"), load(pruning.base.directory, "float32", "cpu")[0]
+    folder, in_memory = tiny.written(pruning, tmp_path / "compact"), load(pruning.base.directory, "float32", "cpu")[0]
     pruning.apply(in_memory)
     ours = load(folder, "float32", "cpu")[0]
     theirs, expected, weights = stock(folder), logits(ours), dict(ours.named_parameters())
@@ -242,10 +226,8 @@ model = AutoModelForCausalLM.from_pretrained({str(folder)!r}, trust_remote_code=
 with torch.inference_mode():
     print(model(torch.tensor({IDS.tolist()})).logits.double().sum().item(), "pruning" in sys.modules)
 """
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    total, ours = done.stdout.split()[-2:]
+    done = subprocess.check_output([sys.executable, "-I", "-c", program], text=True, cwd=tmp_path)
+    total, ours = done.split()[-2:]
     with torch.inference_mode():
         own = load(folder, "float32", "cpu")[0](IDS).logits.double().sum().item()
     assert float(total) == pytest.approx(own, rel=1e-6) and ours == "False"
@@ -256,7 +238,7 @@ with torch.inference_mode():
 def test_a_later_iteration_with_equal_widths_is_a_stock_model_again(tmp_path):
     first = Checkpoint(compact(tmp_path))
     keeps = {"ffn": [np.arange(7) < 5, np.arange(31) < 5]}
-    folder = written(Pruning(first, keeps), tmp_path / "second")
+    folder = tiny.written(Pruning(first, keeps), tmp_path / "second")
     config = json.loads((folder / "config.json").read_text())
     assert not {"auto_map", "ffn_widths"} & config.keys() and not (folder / remote_code.FILE).exists()
     assert config["architectures"] == ["Qwen2ForCausalLM"]
@@ -284,9 +266,7 @@ def variant(folder, cut="uneven", compensate="none", evidence=None) -> variants.
 def test_a_variant_is_counted_and_told_apart(tmp_path, cut):
     own, keeps = variant(tmp_path, cut), CUTS[cut]
     read = masks.read(own.mask, own.model)
-    assert {name: [keep.tolist() for keep in all_of] for name, all_of in read.items()} == {
-        name: [keep.tolist() for keep in all_of] for name, all_of in keeps.items()
-    }
+    assert tiny.mask_frame(read).equals(tiny.mask_frame(keeps))
     widths, groups = (tuple(masks.counts(keeps).get(name, ())) for name in ("ffn", "kv_groups"))
     assert own.outline() == (tuple((name, tuple(masks.counts(keeps)[name])) for name in keeps), False, 257)
     assert replace(own, compensate="bias", evidence=own.mask).outline()[1]
@@ -325,9 +305,8 @@ def test_a_mask_of_another_model_is_refused(tmp_path):
     own = variant(tmp_path)
     own.manifest.unlink()
     tiny.save(tiny.qwen2(intermediate_size=40), own.model)
-    with pytest.raises(
-        InputError, match=r"mask.parquet: not a mask of .*base: layer widths \[48, 48\], not \[40, 40\]"
-    ):
+    said = r"mask.parquet: not a mask of .*base: layer widths \[48, 48\], not \[40, 40\]"
+    with pytest.raises(InputError, match=said):
         own.load("float32", "cpu")
 
 
@@ -338,13 +317,13 @@ def test_what_has_no_place_for_groups_or_for_a_layer_without_an_ffn_says_so(tmp_
     pruning = pruning_of(tmp_path, "qwen2", "groups")
     with pytest.raises(InputError, match="as many key-value groups in every layer"):
         pruning.write(tmp_path, "pad")
-    folder = written(pruning, tmp_path / "cut")
+    folder = tiny.written(pruning, tmp_path / "cut")
     with pytest.raises(InputError, match="pruned in more than FFN neurons are not converted"):
         gguf_model.write(folder, tmp_path / "x.gguf", "f16", {})
     with pytest.raises(InputError, match="pruned before"):
         Checkpoint(folder).units("kv_groups")
     base = Checkpoint(tiny.save(tiny.llama(), tmp_path / "llama"))
-    folder = written(Pruning(base, tiny.keeps(0, 20)), tmp_path / "shallow")
+    folder = tiny.written(Pruning(base, tiny.keeps(0, 20)), tmp_path / "shallow")
     assert Checkpoint(folder).size("ffn") == base.size("ffn")  # of a layer that has some
     with pytest.raises(InputError, match="gguf: layers without an FFN are not converted"):
         gguf_model.write(folder, tmp_path / "x.gguf", "f16", {})

@@ -12,7 +12,7 @@ from pruning.analysis import comparison, tradeoff
 from pruning.core import significance
 from pruning.core.errors import InputError
 from pruning.core.names import DENSE, Variant
-from pruning.models.gguf.kinds import BLOCK
+from pruning.models.gguf import BLOCK
 
 Row = tuple[str, Variant]
 """A model's alias, and its variant."""

@@ -20,7 +20,7 @@ from pruning.command.ready import ready
 from pruning.command.running import CONFIG, EVENTS, LOG
 from pruning.core import memory
 from pruning.core.errors import InputError, one_line
-from pruning.models.gguf.kinds import BLOCK
+from pruning.models.gguf import BLOCK
 
 if TYPE_CHECKING:
     from pruning.command.plan import Stage

@@ -140,8 +140,10 @@ def methods_for(
     shape: the model's config.json; width: its widest layer's. Where a method reconstructs weights, the model's
     `memory_gb` is raised to what that takes. Raises InputError where this machine lacks what the effort or a method
     takes."""
+    from pruning.models.gguf import model  # torch is slow
+
     [section] = known.model.values()
-    same_widths = bool(request.files) and not gguf.takes(shape["model_type"], [1, 2])
+    same_widths = bool(request.files) and not model.takes(shape["model_type"], [1, 2])
     round_to = efforts.multiple(known.kind, [gguf.BLOCK[each] for each in request.files], width)
     made = {each: efforts.method_for(efforts.read(each), shape, round_to, same_widths) for each in efforts.EFFORTS}
     if request.methods:

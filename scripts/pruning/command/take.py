@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pruning.config.methods import Method
 from pruning.core.errors import InputError
-from pruning.models import gguf, multimodal
+from pruning.models import multimodal
 from pruning.models.checkpoint import read_config
 
 PYTHON = """\
@@ -32,11 +32,13 @@ def check(methods: Mapping[str, Method], folder: Path) -> None:
     """Raises InputError if a GGUF file cannot be made of a model, or not of what one of these methods makes of it.
 
     folder: the dense model's."""
-    gguf.check_model(folder)
+    from pruning.models.gguf import model  # torch is slow
+
+    model.check(folder)
     for name, own in methods.items():
         uneven = own.allocate != "uniform" and own.export != "pad"
         try:
-            gguf.check_model(folder, uneven, own.compensate == "bias", bool(own.others))
+            model.check(folder, uneven, own.compensate == "bias", bool(own.others))
         except InputError as error:
             raise InputError(f"--gguf: {name}: {error}") from None
 

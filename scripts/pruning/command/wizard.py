@@ -10,7 +10,7 @@ from rich.prompt import Confirm, Prompt
 from pruning.command import configuration, efforts
 from pruning.core.errors import InputError
 from pruning.data import datasets
-from pruning.models.gguf.kinds import check
+from pruning.models.gguf import check
 
 
 def asked() -> list[str] | None:

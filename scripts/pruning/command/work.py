@@ -21,7 +21,8 @@ from pruning.command.cards import Card
 from pruning.core import names
 from pruning.core.layer_files import label_of
 from pruning.core.names import Variant
-from pruning.evaluation import generation, perplexity, recovery
+from pruning.evaluation import generation, recovery
+from pruning.evaluation.kinds import perplexity
 from pruning.methods import allocation, compensation
 from pruning.models import families, rehearsal, structures
 from pruning.models.structures import STRUCTURES, ffn

@@ -9,7 +9,7 @@ from pruning.core.errors import InputError
 from pruning.core.files import read_object
 from pruning.models import gguf
 from pruning.models.families import read_config
-from pruning.models.gguf.kinds import BLOCK
+from pruning.models.gguf import BLOCK
 
 Config = Any  # schema.Config, which calls `check`
 TABLES = ("bytes", "speed")
@@ -75,8 +75,10 @@ def check_models(config: Config) -> None:
 
 
 def _check_file(said: str, folder: Path, *what: bool) -> None:
+    from pruning.models.gguf import model  # torch is slow
+
     try:
-        gguf.check_model(folder, *what)
+        model.check(folder, *what)
     except InputError as error:
         raise InputError(f"{said}{error}") from None
 

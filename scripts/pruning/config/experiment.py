@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 
 from pruning.config.base import Alias, NonEmpty, Of, Percent, Positive, Removed, Strict
 from pruning.core.names import UNQUANTISED, Column
-from pruning.models.gguf.kinds import BLOCK
+from pruning.models.gguf import BLOCK
 
 Reference = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)?$")]
 

@@ -49,13 +49,7 @@ def own_answers(samples: pd.DataFrame, task: str, metric: str, which: str = "rig
 
 
 def token_samples(
-    documents: Iterable[tuple[str, str]],
-    tokenizer,
-    *,
-    samples: int,
-    sequence_length: int,
-    packing: str,
-    seed: int,
+    documents: Iterable[tuple[str, str]], tokenizer, *, samples: int, sequence_length: int, packing: str, seed: int
 ) -> Sequences:
     """`samples` token sequences.
 

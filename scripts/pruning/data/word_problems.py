@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import cycle
 from random import Random
 
@@ -124,12 +125,8 @@ def prompt(question: str, values: Sequence[str] | None = None) -> str:
     return f"Question: {question}{choice}\nAnswer:"
 
 
+@cache
 def _generators():
-    from reasoning_gym.arithmetic.gsm_symbolic.gsm_symbolic import (  # slow import
-        GSMSymbolicDataset,
-        GSMSymbolicDatasetConfig,
-    )
+    from reasoning_gym.arithmetic.gsm_symbolic.gsm_symbolic import GSMSymbolicDataset, GSMSymbolicDatasetConfig  # slow
 
-    if not hasattr(_generators, "cache"):
-        _generators.cache = GSMSymbolicDataset(GSMSymbolicDatasetConfig(size=1)).generators
-    return _generators.cache
+    return GSMSymbolicDataset(GSMSymbolicDatasetConfig(size=1)).generators

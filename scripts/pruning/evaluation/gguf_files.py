@@ -11,6 +11,7 @@ from pruning.evaluation import runtimes
 from pruning.evaluation.backends import Variant
 from pruning.models import gguf, loading
 from pruning.models.checkpoint import Checkpoint
+from pruning.models.gguf import model
 
 DTYPES = {"f16": "float16", "bf16": "bfloat16"}
 """Types that only round -> what to."""
@@ -19,14 +20,14 @@ TOOLS = {"gguf": "gguf", "llama-cpp-python": "llama_cpp"}
 
 def exported(folder: Path, output: Path, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
     """Write the file of an exported folder, or of the dense model's, and try it in llama.cpp if that is there. Return
-    what is known of it: gguf.convert's words, `type`, `bytes`, `widths`, `made_with` and `checks`.
+    what is known of it: model.convert's words, `type`, `bytes`, `widths`, `made_with` and `checks`.
 
-    Raises InputError as gguf.convert and runtimes.in_llama_cpp do."""
+    Raises InputError as model.convert and runtimes.in_llama_cpp do."""
     kind, checks = settings["type"], {}
     made = artifacts.read_json(folder / "manifest.json", "export", "base")
     artifacts.check_model(folder)
     with artifacts.atomic(output) as temporary:
-        held = gguf.convert(folder, temporary, kind, settings, threads)
+        held = model.convert(folder, temporary, kind, settings, threads)
         if find_spec("llama_cpp"):
             ours, tokenizer = loading.load(folder, settings["dtype"], "cpu")
             wanted = runtimes.expected(ours, tokenizer(runtimes.TEXT)["input_ids"], settings["dtype"])
@@ -43,15 +44,15 @@ def fallbacks(kind: str, widths: list[int]) -> tuple[int, dict[int, str]]:
 
 
 def of_variant(variant: Variant, output: Path, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """Write the file of a variant and, beside it, `{type}.json`: what gguf.convert says of it, its `bytes`, and the
+    """Write the file of a variant and, beside it, `{type}.json`: what model.convert says of it, its `bytes`, and the
     model's `widths` and `parameters`. Return what that holds.
 
     settings: `name` of the model, `type` of the file, `dtype` in which the model is evaluated. Raises InputError as
-    Parts.written and gguf.convert do."""
+    Parts.written and model.convert do."""
     with variant.written(settings["dtype"]) as folder, artifacts.atomic(output) as temporary:
-        held = gguf.convert(folder, temporary, settings["type"], settings, threads)
-        model = Checkpoint(folder)
-        size = {"widths": model.widths, "parameters": model.parameters}
+        held = model.convert(folder, temporary, settings["type"], settings, threads)
+        own = Checkpoint(folder)
+        size = {"widths": own.widths, "parameters": own.parameters}
     content = {"type": settings["type"], "bytes": output.stat().st_size, **size, **held}
     content["files"] = {output.name: artifacts.file_hash(output)}
     artifacts.write_json(output.with_suffix(".json"), content, "gguf", dict(settings))

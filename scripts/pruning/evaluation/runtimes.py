@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.core.errors import InputError
-from pruning.models import complete, families, structures
+from pruning.models import complete, structures
 from pruning.models.checkpoint import read_config
 from pruning.models.gguf import llama
 from pruning.models.structures.base import Keeps
@@ -79,16 +79,10 @@ def in_transformers(folder: Path, wanted: Expected) -> dict[str, object]:
 
 @torch.inference_mode()
 def in_peft(folder: Path, wanted: Expected) -> dict[str, object]:
-    """With a fresh adapter on every FFN's down projection, of a mixture of experts on attention's output projection,
-    which changes nothing yet."""
+    """With a fresh adapter on every linear module, which changes nothing yet."""
     from peft import LoraConfig, get_peft_model
 
-    model = stock(folder, wanted.dtype)
-    family = families.of(model)
-    place = family.attention_out if family.mixture else structures.ffn.STRUCTURE.site(family)
-    sites = [layer.get_submodule(place) for layer in families.decoder_layers(model)]
-    targets = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if module in sites})
-    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
+    tuned = get_peft_model(stock(folder, wanted.dtype), LoraConfig(r=2, target_modules="all-linear"))
     return {"max_difference": difference(tuned(wanted.ids).logits, wanted, "peft")}
 
 
@@ -97,8 +91,8 @@ def in_lm_eval(folder: Path, wanted: Expected) -> dict[str, object]:
     """lm-eval's own Hugging Face model on the folder's name."""
     from lm_eval.models.huggingface import HFLM
 
-    own = "auto_map" in read_config(folder)
-    lm = HFLM(pretrained=str(folder), dtype=wanted.dtype, device="cpu", trust_remote_code=own, batch_size=1)
+    own_code = "auto_map" in read_config(folder)
+    lm = HFLM(pretrained=str(folder), dtype=wanted.dtype, device="cpu", trust_remote_code=own_code, batch_size=1)
     return {"max_difference": difference(lm._model_call(wanted.ids), wanted, "lm-eval")}
 
 
@@ -154,11 +148,7 @@ def in_llama_cpp(
 
 
 @torch.inference_mode()
-def masked(
-    dense: PreTrainedModel,
-    keeps: Keeps,
-    wanted: Expected,
-) -> float:
+def masked(dense: PreTrainedModel, keeps: Keeps, wanted: Expected) -> float:
     """Return the largest difference from the dense model whose removed units put out 0 at every token, or get none."""
     with ExitStack() as stack:
         for name, own in keeps.items():

@@ -98,7 +98,7 @@ class Tensors(ABC):
         """Return the inputs of each layer's module at which a structure's units are measured."""
         if self._at_main(structure):
             downs = (self.names_of[layer, "down", "weight"] for layer in range(self.layers))
-            return [self.main.channels_of(names, self.shape, self.family) for names in downs]
+            return [sum(math.prod(self.shape(name)) for name in names) // self.config["hidden_size"] for names in downs]
         return [self.shape(self.site(structure, layer))[1] for layer in range(self.layers)]
 
     def units(self, structure: str) -> list[int]:

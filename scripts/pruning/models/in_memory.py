@@ -7,10 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from pruning.models import structures
-from pruning.models.families import EXPERTS
-from pruning.models.structures import ffn
-
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
@@ -35,15 +31,12 @@ def copied(model: nn.Module, shared: Iterable[str] = ()) -> Any:
 
 
 def configure(model: nn.Module, made: Mapping[str, Any]) -> None:
-    """Say in a model's config what of its shape differs from the stock model's. made: the whole config.json."""
-    for key in {ffn.CONFIG_KEY, *structures.keys()}:
-        if key in made:
-            setattr(model.config, key, made[key])
-        elif hasattr(model.config, key):
-            delattr(model.config, key)
-    for key in EXPERTS:
-        if key in made:
-            setattr(model.config, key, made[key])
-            model.num_experts = made[key]  # which the router's loss is divided by
-    if "moe_intermediate_size" in made:
-        model.config.moe_intermediate_size = made["moe_intermediate_size"]
+    """Make a model's config that of this config.json."""
+    before = model.config.to_dict()
+    for key in before.keys() - made.keys():
+        delattr(model.config, key)
+    for key, value in made.items():
+        if before.get(key) != value:
+            setattr(model.config, key, value)
+    if hasattr(model, "num_experts"):  # which the router's loss is divided by
+        model.num_experts = model.config.num_experts

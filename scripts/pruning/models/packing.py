@@ -1,7 +1,7 @@
 """Linear layers whose weights lie in memory as oneDNN multiplies by them.
 
 torch on a CPU brings a weight in bfloat16 into that order anew for every product. For the few rows of a step of
-generation that takes a good part of the time (benchmarks/packing.py). The products are the same, bit for bit.
+generation that takes a good part of the time (benchmarks/README.md). The products are the same, bit for bit.
 """
 
 from collections import Counter

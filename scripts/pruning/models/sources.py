@@ -190,14 +190,13 @@ def fields_read_once() -> Iterator[None]:
     that keeps what it has read)."""
     import gguf
 
-    names = ("GGUFReader", "get_tensor_name_map")
-    own = {name: getattr(gguf, name) for name in names}
-    for name in names:
-        setattr(gguf, name, cache(own[name]))
+    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
     try:
+        for name in own:
+            setattr(gguf, name, cache(own[name]))
         yield
     finally:
-        for name in names:
+        for name in own:
             setattr(gguf, name, own[name])
 
 

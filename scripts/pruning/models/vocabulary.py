@@ -1,10 +1,8 @@
 """A smaller vocabulary of a byte-level BPE tokenizer: which tokens stay, and the files that say so.
 
-BPE joins the neighbours whose merge has the lowest rank until none is left to join. So a word whose tokens all stay,
-with all that they are merged from, is joined by the very merges as before: those that are left out were never among the
-lowest. A token is kept with its parts for that reason; what is not kept falls apart into tokens that are, at last into
-bytes, which all stay. Tokens keep their order, so that a row of the embedding has the number of its place among those
-that are kept.
+BPE joins the neighbours whose merge has the lowest rank until none is left to join. A token is kept with all that it is
+merged from, so a word whose tokens all stay is joined as before; any other falls apart into tokens that are kept, at
+last into bytes, which all stay. Tokens keep their order: a row of the embedding has the number of its place.
 """
 
 import json
@@ -52,8 +50,7 @@ class Tokenizer:
             raise InputError(f"{folder}/{FILE}: {found}: only the vocabulary of a byte-level BPE can be pruned")
         model = self.content["model"]
         self.numbers: dict[str, int] = model["vocab"]
-        merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-        self.ranks: dict[tuple[str, str], int] = {pair: rank for rank, pair in enumerate(merges)}
+        self.ranks: dict[tuple[str, str], int] = {pair(merge): rank for rank, merge in enumerate(model["merges"])}
         self.added = {token["content"]: token["id"] for token in self.content.get("added_tokens") or []}
         self.texts = {number: text for text, number in {**self.numbers, **self.added}.items()}
         if named := [key for own in self.settings.values() for key in UNMAPPED if own.get(key)]:
@@ -147,6 +144,11 @@ class Tokenizer:
         return dict(sorted(found.items()))
 
 
+def pair(merge: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the two tokens that a merge joins, as tokenizer.json has it."""
+    return tuple(merge.split(" ") if isinstance(merge, str) else merge)
+
+
 def _other_kind(content: Mapping[str, Any]) -> str | None:
     """What a tokenizer is that is no byte-level BPE; None of one."""
     model = content.get("model") or {}
@@ -167,18 +169,9 @@ def _templates(folder: Path) -> Iterator[str]:
     for file in sorted({*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")}):
         with reading(file):
             yield file.read_text(encoding="utf-8")
-    if (folder / "chat_template.json").is_file():
-        yield from _texts(read_object(folder / "chat_template.json").get("chat_template"))
-    if (folder / "tokenizer_config.json").is_file():
-        yield from _texts(read_object(folder / "tokenizer_config.json").get("chat_template"))
-
-
-def _texts(found: Any) -> Iterator[str]:
-    """One template, or several with names."""
-    if isinstance(found, str):
-        yield found
-    for own in found if isinstance(found, list) else ():
-        yield own["template"]
+    for file in (folder / "chat_template.json", folder / "tokenizer_config.json"):
+        found = read_object(file).get("chat_template") if file.is_file() else None
+        yield from [own["template"] for own in found] if isinstance(found, list) else [found] if found else []
 
 
 def _is_number(key: str) -> bool:
@@ -220,12 +213,7 @@ def tokenizer(content: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
     """Return FILE's content with the kept tokens alone, numbered anew, and the merges that make these of these."""
     new, model = {number: place for place, number in enumerate(kept)}, content["model"]
     numbers = {text: new[number] for text, number in model["vocab"].items() if number in new}
-
-    def stays(merge: str | Sequence[str]) -> bool:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        return {*pair, "".join(pair)} <= numbers.keys()
-
-    merges = [merge for merge in model["merges"] if stays(merge)]
+    merges = [merge for merge in model["merges"] if {*pair(merge), "".join(pair(merge))} <= numbers.keys()]
     added = [{**token, "id": new[token["id"]]} for token in content.get("added_tokens") or []]
     own = {"model": {**model, "vocab": numbers, "merges": merges}, "added_tokens": added}
     return {**content, **_around(content, new.__getitem__), **own}

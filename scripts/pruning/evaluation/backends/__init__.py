@@ -1,19 +1,15 @@
 """What answers requests: one file a backend, each with a class that is a model of lm-eval (`lm_eval.api.model.LM`).
 
-A backend knows nothing of caching: `answers.CachingLM` wraps it, asks it only for what is not on record, and listens to
-its cache hook. To add one:
+`answers.CachingLM` wraps it, asks it only for what is not on record, and listens to its cache hook. To add one:
 
 1. Write `backends/{name}.py` with `opened(variant, settings)`, a context manager for all tasks of a job, which yields
-   the `network` and `tokenizer` of the others: `lm(network, tokenizer, batch_size)`, which gives such a model for one
-   task, and `origin(network, tokenizer)`, JSON-like: what answers come from (another backend's, or those by other
-   generation settings, are not this one's). It is part of the answers' file name and of the result (`provenance`).
-   Name it in `Model.backend` (config/models.py).
+   the `network` and `tokenizer` of `lm(network, tokenizer, batch_size)`, such a model for one task, and of
+   `origin(network, tokenizer)`, JSON-like: what answers come from. It is part of the answers' file name and of the
+   result (`provenance`). Name it in `Model.backend` (config/models.py).
 2. Report every answer to the cache hook at once (`self.cache_hook.add_partial(kind, arguments, response)`, with the
-   very arguments that were asked): what is reported survives a kill. What is only returned is recorded when the call
-   returns.
+   arguments that were asked): it survives a kill. What is only returned is recorded when the call returns.
 3. If it knows how answers came about, have a deque `details`, from which one is taken for every report: {`tokens`, how
-   many were generated, and `finish`: `stop`, `length` or `loop`}. Without it the columns `generated_tokens` and
-   `finish_reason` are empty.
+   many were generated, and `finish`: `stop`, `length` or `loop`}.
 """
 
 import copy

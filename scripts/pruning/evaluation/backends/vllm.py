@@ -18,19 +18,13 @@ import torch
 
 from pruning.core import devices
 from pruning.core.errors import InputError
-from pruning.evaluation.backends import (
-    Variant,
-    check_greedy,
-    check_installed,
-    check_length,
-    end_tokens,
-    generation_settings,
-)
+from pruning.evaluation import backends
+from pruning.evaluation.backends import Variant, check_length, end_tokens
 from pruning.models import loading, remote_code, structures
 from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.families import family_of
 
-check_installed("vllm")
+backends.check_installed("vllm")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process, if one GPU is used: the same schedule
 
@@ -77,7 +71,7 @@ class GreedyVLLM(VLLM):
         own ends and penalty (lm-eval's parameters replace those that vLLM reads from generation_config.json)."""
         asked, until, tokens = VLLM.modify_gen_kwargs(gen_kwargs, eos, default_max_gen_toks)
         known = {key: value for key, value in asked.items() if key in vars(self.own)}
-        settings = check_greedy(self.own, known, ["repetition_penalty"])
+        settings = backends.check_greedy(self.own, known, ["repetition_penalty"])
         ends = {"stop_token_ids": end_tokens(self.own, self.tokenizer)}
         return {**settings, **ends, **asked, "temperature": 0.0}, until, tokens
 
@@ -101,7 +95,7 @@ def lm(network: GreedyVLLM, tokenizer: Any, batch_size: int) -> GreedyVLLM:
 
 
 def origin(network: GreedyVLLM, tokenizer: Any) -> dict[str, Any]:
-    return {"vllm": version("vllm"), "generation": generation_settings(network.own, tokenizer)}
+    return {"vllm": version("vllm"), "generation": backends.generation_settings(network.own, tokenizer)}
 
 
 @contextmanager

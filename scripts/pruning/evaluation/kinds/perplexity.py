@@ -1,14 +1,17 @@
-"""Windowed perplexity of one text, and KL divergence to the dense model there: a sample is a window. Or bits per byte,
-for models of different tokenizers: a sample is a piece of the text.
+"""Perplexity of one text in windows of tokens (the GPTQ/Wanda convention), and KL divergence to the dense model there:
+a sample is a window. Or bits per byte, for models of different tokenizers: a sample is a piece of the text.
 """
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from pruning.core import artifacts, out_of_memory
@@ -16,15 +19,7 @@ from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.evaluation import samples
 from pruning.evaluation.kinds import Cache, Outcome
-from pruning.evaluation.perplexity import (
-    STAGE,
-    divergences,
-    likelihoods_of_texts,
-    negative_log_likelihoods,
-    pieces,
-    windows,
-)
-from pruning.models import loading, packing, rehearsal
+from pruning.models import head, loading, packing, rehearsal
 
 
 def check_memory(model: Path, task: dict[str, Any], dense: Path | None = None) -> None:
@@ -45,7 +40,7 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, de
         raise InputError(f"seqlen: {what} is longer than the model's context of {context} tokens")
     with out_of_memory.advise(f"`batch_size: {task['batch_size']}`: lower it, or `seqlen`"):
         if by_byte:
-            return _in_bits(cut, likelihoods_of_texts(network, texts, task["batch_size"]), seqlen)
+            return _in_bits(cut, negative_log_likelihoods(network, texts, task["batch_size"]), seqlen)
         cut = windows(tokenizer(text, verbose=False)["input_ids"], seqlen, task["tokens"])
         if task.get("divergence") and dense:
             whole = packing.pack(loading.load(dense, task["dtype"])[0])
@@ -104,3 +99,75 @@ def _warned(words: str, windows: int, seqlen: int) -> str:
         f"warning: fewer than {LEAST_WINDOWS} windows: {windows} of seqlen {seqlen}; tests on so few tell little. "
         f"Lower `seqlen`, or give the task more text\n{words}"
     )
+
+
+def windows(ids: Sequence[int], seqlen: int, limit: int | None) -> Tensor:
+    """int64 [W, seqlen]: the text cut into whole windows, the rest dropped; at most `limit` tokens.
+
+    Raises InputError if the text is shorter than one window."""
+    usable = min(len(ids), limit or len(ids)) // seqlen
+    if not usable:
+        raise InputError(
+            f"perplexity: {min(len(ids), limit or len(ids))} tokens are less than one window of seqlen {seqlen}"
+        )
+    return torch.tensor(ids[: usable * seqlen]).view(usable, seqlen)
+
+
+def pieces(text: str, size: int, limit: int | None) -> list[str]:
+    """The text cut into pieces of `size` bytes of UTF-8, or up to three less where a character would be cut, the rest
+    dropped; of the first `limit` bytes. size: four or more.
+
+    Raises InputError if the text is shorter than one piece."""
+    data, found, start = text.encode(), [], 0
+    usable = min(len(data), limit or len(data))
+    while start + size <= usable:
+        end = start + size
+        while data[end : end + 1] and data[end] & 0xC0 == 0x80:  # within a character
+            end -= 1
+        found.append(data[start:end].decode())
+        start = end
+    if not found:
+        raise InputError(f"perplexity: {usable} bytes are less than one piece of seqlen {size}")
+    return found
+
+
+def negative_log_likelihoods(
+    model: nn.Module, windows: Sequence[Sequence[int]] | Tensor, batch_size: int
+) -> Iterator[float]:
+    """Summed negative log-likelihood in nats of all tokens of each window, or text, but the first, which nothing
+    predicts."""
+    for start in range(0, len(windows), batch_size):
+        own = [torch.as_tensor(window) for window in windows[start : start + batch_size]]
+        [nll] = _summed(model, pad_sequence(own, True), labels=pad_sequence(own, True, -100))
+        yield from nll.tolist()
+
+
+def divergences(model: nn.Module, dense: nn.Module, windows: Tensor, batch_size: int) -> Iterator[tuple[float, float]]:
+    """Of each window, what `negative_log_likelihoods` gives, and the summed KL divergence in nats of the model's next
+    tokens from the dense model's, over the whole vocabulary and in float32, for the same seqlen - 1 tokens."""
+    for batch in windows.split(batch_size):
+        yield from zip(*(each.tolist() for each in _summed(model, batch, dense)), strict=True)
+
+
+@torch.inference_mode()
+def _summed(
+    model: nn.Module, windows: Tensor, dense: nn.Module | None = None, labels: Tensor | None = None
+) -> list[Tensor]:
+    """Of each window of a batch: the negative log-likelihood, and, with a dense model, the divergence from it. labels:
+    -100 where there is no token, after the end of a window."""
+    ids = windows.to(model.get_input_embeddings().weight.device)
+    hidden = head.hidden_states(model, ids)
+    found = [head.token_losses(model, hidden, ids if labels is None else labels.to(ids.device))]
+    if dense is not None:
+        wanted = head.hidden_states(dense, windows.to(dense.get_input_embeddings().weight.device))
+        found.append(head.token_divergences(model, hidden, dense, wanted))
+    return [each.sum(1, dtype=torch.float64) for each in found]
+
+
+def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
+    """What a batch of windows takes, with the dense model's part. settings: a task's."""
+    ids = torch.zeros(settings["batch_size"], settings["seqlen"], dtype=torch.long)
+    return rehearsal.rehearsed(network, lambda: _summed(network, ids, network if settings.get("divergence") else None))
+
+
+STAGE = rehearsal.Stage("perplexity", "tasks", taken, {"batch_size": 1})

@@ -1,53 +1,50 @@
 """A model directory as a GGUF file, which llama.cpp and what is built on it run: an optional part.
 
-`check` says before any job whether a type can be made, without what makes it; `convert` makes it.
+Here is what is known before any job starts, without what makes a file (model.py).
 """
 
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from importlib.util import find_spec
 
 from pruning.core.errors import InputError
-from pruning.models.gguf.kinds import BLOCK as BLOCK
-from pruning.models.gguf.kinds import OWN, check
-from pruning.models.gguf.kinds import check_runs as check_runs
-from pruning.models.gguf.kinds import stored_instead as stored_instead
+
+OWN = {"f16": 1, "bf16": 1, "q8_0": 32}
+"""Types that the package `gguf` writes -> values that are stored together."""
+BY_LLAMA_CPP = {
+    **dict.fromkeys(("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k"), 256),
+    **dict.fromkeys(("q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"), 32),
+    "iq4_xs": 256,
+}
+"""The same of types that llama.cpp's own quantiser makes; those that need an importance matrix are left out."""
+BLOCK = OWN | BY_LLAMA_CPP
+"""Rows are whole blocks, or are stored in another type: see `stored_instead`."""
 
 
-def convert(folder: Path, output: Path, kind: str, about: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """Convert a model directory; returns the file's `architecture`, and `tensors`: how many there are of each type.
+def check(kind: str, named: str = "export: ") -> None:
+    """Raises InputError if there is no such type, or if it needs llama.cpp and that is not installed.
 
-    about: `name`, and `repo` and `revision` of the base where it is the hub's. Raises InputError as `check` does, if
-    llama.cpp has no such model or tokenizer, if a weight is too large for float16, and if llama.cpp fails."""
-    from pruning.models.gguf import model
-
-    check(kind)
-    if kind in OWN:
-        model.write(folder, output, kind, about)
-        return model.contents(output)
-    with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
-        model.write(folder, whole := Path(scratch) / "f16.gguf", "f16", {**about, "type": kind})
-        model.quantise(whole, output, kind, threads)
-    return model.contents(output)
+    named: what asked for it."""
+    if kind not in BLOCK:
+        raise InputError(f"{named}no type {kind!r} of GGUF file is made; there are {', '.join(BLOCK)}")
+    if kind in BY_LLAMA_CPP:
+        _check_installed(f"{named}{kind} is made by", f", or ask for {', '.join(OWN)}, which do not need it")
 
 
-def takes(kind: str, widths: list[int]) -> bool:
-    """Whether llama.cpp has models of this type, in transformers' word, with these widths of the FFN."""
-    from pruning.models.gguf import model
-
-    try:
-        model.architecture(kind, widths, False)
-    except InputError:
-        return False
-    return True
+def check_runs(what: str) -> None:
+    """Raises InputError if llama.cpp, in which `what` runs, is not installed."""
+    _check_installed(f"{what} runs in")
 
 
-def check_model(folder: Path, uneven: bool = False, biased: bool = False, others: bool = False) -> None:
-    """Look at a dense model before anything is made of it: whether llama.cpp has what will come of it.
+def _check_installed(what: str, instead: str = "") -> None:
+    if find_spec("llama_cpp") is None:
+        raise InputError(
+            f"{what} llama.cpp, and llama-cpp-python is not installed: pip install llama-cpp-python (it compiles for "
+            f"about ten minutes){instead}"
+        )
 
-    uneven: layers of different widths are to come; biased: biases of the FFN; others: more than neurons is to be cut.
-    Raises InputError as `convert` does for its architecture, its config and its tokenizer."""
-    from pruning.models.gguf import model
 
-    model.check(folder, uneven, biased, others)
+def stored_instead(kind: str, width: int) -> str | None:
+    """Return the types of matrices whose rows of `width` values are no whole blocks of a file's type; None
+    where they are. For each K-quant llama.cpp has a larger type of blocks of 32, as Q5_0 for Q4_K."""
+    if width % BLOCK[kind] == 0:
+        return None
+    return "blocks of 32" if BLOCK[kind] == 256 and width % 32 == 0 else "F16"

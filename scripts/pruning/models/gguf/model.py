@@ -1,13 +1,13 @@
-"""A model's weights and config as a GGUF file.
+"""A model's weights and config as a GGUF file: what a family's weights and config mean to llama.cpp.
 
 Files are written, and tensors named and quantised, by llama.cpp's own Python package `gguf` (MIT, in numpy); K-quants
-and other small types by `llama_model_quantize` of llama.cpp itself, where llama-cpp-python is installed. Here is what a
-family's weights and config mean to llama.cpp. Where every layer has the same width the architecture is the family's
-own; other widths, and biases of down_proj, are written as `deci` (Llama with a list of widths), which what is Llama's
-can be.
+and other small types by `llama_model_quantize` of llama.cpp itself, where llama-cpp-python is installed. Other widths
+in every layer, and biases of down_proj, are written as `deci` (Llama with a list of widths), which what is Llama's can
+be.
 """
 
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ import numpy as np
 from pruning.core.errors import InputError
 from pruning.models import structures
 from pruning.models.checkpoint import Checkpoint
-from pruning.models.gguf import tokenizer
-from pruning.models.gguf.kinds import BLOCK
+from pruning.models.gguf import BLOCK, OWN, tokenizer
+from pruning.models.gguf import check as check_type
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -88,8 +88,23 @@ def architecture(kind: str, widths: Sequence[int], biased: bool) -> Architecture
     )
 
 
+def convert(folder: Path, output: Path, kind: str, about: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """Convert a model directory; returns what `contents` says of the file.
+
+    about: `name`, and `repo` and `revision` of the base where it is the hub's. Raises InputError as gguf.check does, if
+    llama.cpp has no such model or tokenizer, if a weight is too large for float16, and if llama.cpp fails."""
+    check_type(kind)
+    if kind in OWN:
+        write(folder, output, kind, about)
+        return contents(output)
+    with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
+        write(folder, whole := Path(scratch) / "f16.gguf", "f16", {**about, "type": kind})
+        quantise(whole, output, kind, threads)
+    return contents(output)
+
+
 def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> None:
-    """Convert a model directory, tensor by tensor, to `f16`, `bf16` or `q8_0`; see `gguf.convert`."""
+    """Convert a model directory, tensor by tensor, to `f16`, `bf16` or `q8_0`; see `convert`."""
     import gguf
     from transformers import AutoConfig
 
@@ -144,8 +159,19 @@ def begun(
     return writer, own
 
 
-def check(folder: Path, uneven: bool, biased: bool, others: bool) -> None:
-    """See `gguf.check_model`."""
+def takes(kind: str, widths: list[int]) -> bool:
+    """Whether llama.cpp has models of this type, in transformers' word, with these widths of the FFN."""
+    try:
+        return bool(architecture(kind, widths, False))
+    except InputError:
+        return False
+
+
+def check(folder: Path, uneven: bool = False, biased: bool = False, others: bool = False) -> None:
+    """Look at a dense model before anything is made of it: whether llama.cpp has what will come of it.
+
+    uneven: layers of different widths are to come; biased: biases of the FFN; others: more than neurons is to be cut.
+    Raises InputError as `convert` does for its architecture, its config and its tokenizer."""
     from transformers import AutoConfig
 
     if others:

@@ -1,8 +1,7 @@
 """A folder's tokenizer in a GGUF file, as llama.cpp reads it.
 
-Merges, special tokens and the chat template are read by llama.cpp's own package `gguf` (MIT). What that leaves to
-conversion scripts is here: the tokens with their kinds, and the name of the pre-tokenizer, which llama.cpp knows by
-name alone. It is told from tokenizer.json, whose rules either are those of a name or are refused.
+Merges, special tokens and the chat template are read by llama.cpp's own package `gguf` (MIT). Here are the tokens with
+their kinds, and the name of the pre-tokenizer: the rules of tokenizer.json are those of a name, or are refused.
 """
 
 import json

@@ -1,9 +1,8 @@
 """Structures: what can be cut out of a model, one file each, with a subclass of `Structure` (base.py) and its instance.
 
-A structure's *units* are what scores rank and masks keep. To add one, add a file and name it in STRUCTURES; an
-allocation cuts it that names it in its own STRUCTURES. One of them is a model's main one, in which sparsity is counted
-and which every mask has: FFN neurons, or the experts of a mixture (families.Family.main). Where plans are made, `ffn`
-stands for either.
+A structure's *units* are what scores rank and masks keep. To add one, add a file to ALL; an allocation cuts it that
+names it in its own STRUCTURES. One is a model's main one, in which sparsity is counted and which every mask has: FFN
+neurons, or a mixture's experts (families.Family.main). Where plans are made, `ffn` stands for either.
 """
 
 from collections.abc import Iterable, Mapping

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -23,7 +23,9 @@ class Place(NamedTuple):
 
     layer: int
     axis: int
-    parts: int
+    parts: int = 1
+    unit: int | None = None
+    """Which unit's it is, of a tensor that is one unit's alone."""
 
 
 class Code(NamedTuple):
@@ -61,10 +63,6 @@ class Structure:
     def whole(self, config: Mapping[str, Any]) -> int:
         """Return the units of a layer of the stock model. Raises InputError if it has none that can be cut."""
         raise NotImplementedError
-
-    def entries(self, size: int, config: Mapping[str, Any]) -> int:
-        """Return rows, or columns, of one unit in a part of a module that has `size` of them in the stock model."""
-        return size // self.whole(config)
 
     def check(self, model: nn.Module) -> None:
         """Raise InputError unless a loaded model has such units."""
@@ -117,25 +115,20 @@ class Structure:
         self, name: str, tensor: Tensor, keeps: Sequence[np.ndarray], family: Family, pad_to: int | None = None
     ) -> Tensor:
         """Return the kept units' part of a tensor, with zeros up to `pad_to` entries; other tensors as they are."""
-        if not (place := self.place(name, family)):
+        place = self.place(name, family)
+        if place is None or place.unit is not None:
             return tensor
-        keep = keeps[place.layer]
-        entries = tensor.shape[place.axis] // place.parts // max(len(keep), 1)
-        kept = torch.from_numpy(np.flatnonzero(np.repeat(keep, entries))).to(tensor.device)
-        pieces = [
-            padded(piece.index_select(place.axis, kept), place.axis, pad_to)
-            for piece in tensor.chunk(place.parts, place.axis)
-        ]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, place.axis)
+        return kept_of(tensor, keeps[place.layer], place, pad_to)
 
     def cut_shape(
         self, name: str, shape: Sequence[int], units: Sequence[int], family: Family, config: Mapping[str, Any]
     ) -> list[int]:
         """Return the shape that a tensor has once its layers have so many units."""
         shape = list(shape)
-        if place := self.place(name, family):
-            entries = self.entries(shape[place.axis] // place.parts, config)
-            shape[place.axis] = place.parts * units[place.layer] * entries
+        if (place := self.place(name, family)) and place.unit is None:
+            shape[place.axis] = shape[place.axis] * units[place.layer] // max(self.units(config)[place.layer], 1)
+        elif place and place.unit >= units[place.layer]:
+            shape[place.axis] = 0
         return shape
 
     def sites(self, model: nn.Module) -> list[nn.Linear]:
@@ -158,23 +151,18 @@ class Structure:
     @contextmanager
     def silenced(self, model: nn.Module, keeps: Sequence[np.ndarray]) -> Iterator[None]:
         """Have the dense model compute what it does without these units, by other means than cutting them."""
-        hooks = []
-        for site, keep in zip(self.sites(model), keeps, strict=True):
-            on = torch.tensor(np.repeat(keep, site.in_features // max(len(keep), 1)))
-            hooks.append(site.register_forward_pre_hook(lambda _, args, on=on: (args[0] * on.to(args[0]),)))
-        try:
+        with ExitStack() as stack:
+            for site, keep in zip(self.sites(model), keeps, strict=True):
+                on = torch.tensor(np.repeat(keep, site.in_features // max(len(keep), 1)))
+                hook = site.register_forward_pre_hook(lambda _, args, on=on: (args[0] * on.to(args[0]),))
+                stack.callback(hook.remove)
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def resize(self, model: nn.Module, units: Mapping[int, int]) -> None:
-        """Leave these layers so many of their units, the first ones, in place."""
-        family, layers, config = families.of(model), families.decoder_layers(model), model.config.to_dict()
+        """Leave these layers of a stock model so many of their units, the first ones, in place."""
+        family, layers, whole = families.of(model), families.decoder_layers(model), self.whole(model.config.to_dict())
         for index, count in units.items():
-            size = layers[index].get_submodule(self.site(family)).in_features
-            keep = np.arange(size // self.entries(size, config)) < count
-            self.shrink(layers[index], index, {index: keep}, family)
+            self.shrink(layers[index], index, {index: np.arange(whole) < count}, family)
 
     def shrink(
         self, layer: nn.Module, index: int, keeps: Sequence[np.ndarray] | Mapping[int, np.ndarray], family: Family
@@ -185,7 +173,8 @@ class Structure:
             for kind, parameter in list(module.named_parameters(recurse=False)):
                 kept = self.cut(f"{family.layers}.{index}.{name}.{kind}", parameter.data, keeps, family)
                 setattr(module, kind, nn.Parameter(kept, requires_grad=parameter.requires_grad))
-            module.out_features, module.in_features = module.weight.shape
+            if isinstance(module, nn.Linear):
+                module.out_features, module.in_features = module.weight.shape
         self.settle(layer, family, int(keeps[index].sum()))
 
 
@@ -205,10 +194,6 @@ class Main(Structure):
         """Return the tensors of every layer, in words."""
         raise NotImplementedError
 
-    def channels_of(self, names: Sequence[str], shape: Callable[[str], Sequence[int]], family: Family) -> int:
-        """Return a layer's neurons. names: of the tensors that hold `down`; shape: of a name."""
-        raise NotImplementedError
-
     def matrix(self, tensors: Sequence[Tensor], projection: str, family: Family) -> Tensor:
         """Return gate or up [n, d], or down [d, n], of the tensors that hold it: n neurons, experts one after the
         other."""
@@ -225,6 +210,15 @@ def parse(name: str, family: Family, modules: tuple[str, ...]) -> tuple[int, str
     """Return (layer, module, `weight` or `bias`) of a tensor's name; None for one of no such module."""
     found = pattern(family.layers, modules).match(name)
     return (int(found["layer"]), found["module"], found["kind"]) if found else None
+
+
+def kept_of(tensor: Tensor, keep: np.ndarray, place: Place, pad_to: int | None = None) -> Tensor:
+    """Return the kept units' entries of a tensor, with zeros up to `pad_to` of them in each part."""
+    entries = tensor.shape[place.axis] // place.parts // max(len(keep), 1)
+    kept = torch.from_numpy(np.flatnonzero(np.repeat(keep, entries))).to(tensor.device)
+    pieces = tensor.chunk(place.parts, place.axis)
+    pieces = [padded(piece.index_select(place.axis, kept), place.axis, pad_to) for piece in pieces]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, place.axis)
 
 
 def padded(tensor: Tensor, axis: int, size: int | None) -> Tensor:

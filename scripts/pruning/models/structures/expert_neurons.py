@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from pruning.core.errors import InputError
 from pruning.models.families import EXPERT_MULTIPLE, EXPERT_WIDTHS, Family
-from pruning.models.structures.base import Place
-from pruning.models.structures.experts import Experts, Part, Routed
+from pruning.models.structures.base import Place, kept_of
+from pruning.models.structures.experts import Experts, Routed
 
 ATTRIBUTES = ("intermediate_dim", "intermediate_size")
 """What experts of the families call the number of their neurons."""
@@ -36,10 +36,9 @@ class ExpertNeurons(Experts):
         part = self.part(name, family)
         if part is None or not part.projections or (part.kind == "bias" and part.projections == ("down",)):
             return None  # the router's, and biases of what experts put out
-        return Place(part.layer, axis_of(part, family), 1)
-
-    def renamed(self, name: str, keeps: Sequence[np.ndarray], family: Family) -> str | None:
-        return name
+        interleaved, both = family.mixture.interleaved, len(part.projections) == 2
+        columns = part.kind == "bias" or ("down" in part.projections) != interleaved
+        return Place(part.layer, -1 if columns else -2, 2 if both and not interleaved else 1)
 
     def cut(
         self, name: str, tensor: Tensor, keeps: Sequence[np.ndarray], family: Family, pad_to: int | None = None
@@ -47,48 +46,22 @@ class ExpertNeurons(Experts):
         """Return the kept neurons' part. Raises InputError unless as many of every expert are kept."""
         if not (place := self.place(name, family)):
             return tensor
-        part, keep = self.part(name, family), torch.tensor(keeps[place.layer], device=tensor.device)
-        if part.expert is not None:
-            own = keep.unflatten(0, (-1, tensor.shape[place.axis]))
-            equal(own)
-            return tensor.index_select(place.axis, own[part.expert].nonzero().flatten()).contiguous()
-        own = keep.unflatten(0, (len(tensor), -1))  # [experts, neurons]
-        kept = own.nonzero()[:, 1].unflatten(0, (len(own), equal(own)))
-        if len(part.projections) == 2:
-            pairs = (2 * kept, 2 * kept + 1) if family.mixture.interleaved else (kept, kept + own.shape[1])
-            kept = torch.stack(pairs, 2 if family.mixture.interleaved else 1).flatten(1)
-        shape = [len(own), *[1] * (tensor.dim() - 1)]
-        shape[place.axis] = kept.shape[1]
-        sizes = list(tensor.shape)
-        sizes[place.axis] = kept.shape[1]
-        return tensor.gather(place.axis, kept.view(shape).expand(sizes))
+        expert, keep = self.part(name, family).expert, keeps[place.layer]
+        own = keep.reshape(len(tensor), -1) if expert is None else keep.reshape(-1, tensor.shape[place.axis])
+        if len(set(counts := own.sum(1).tolist())) > 1:
+            raise InputError(f"{self.title}: {counts} stay: every expert must keep as many")
+        if expert is not None:
+            return kept_of(tensor, own[expert], place)
+        return torch.stack([kept_of(*each, place) for each in zip(tensor, own, strict=True)])
 
-    def cut_shape(
-        self, name: str, shape: Sequence[int], units: Sequence[int], family: Family, config: Mapping[str, Any]
-    ) -> list[int]:
-        shape = list(shape)
-        if place := self.place(name, family):
-            shape[place.axis] = shape[place.axis] * units[place.layer] // self.whole(config)
-        return shape
-
-    def shrink(
-        self, layer: nn.Module, index: int, keeps: Sequence[np.ndarray] | Mapping[int, np.ndarray], family: Family
-    ) -> None:
-        place = self.site(family)
-        experts = layer.get_submodule(place)
-        for kind, parameter in list(experts.named_parameters(recurse=False)):
-            kept = self.cut(f"{family.layers}.{index}.{place}.{kind}", parameter.data, keeps, family)
-            setattr(experts, kind, nn.Parameter(kept, requires_grad=parameter.requires_grad))
+    def settle(self, layer: nn.Module, family: Family, units: int) -> None:
+        experts = layer.get_submodule(self.site(family))
         for name in ATTRIBUTES:
             if hasattr(experts, name):
-                setattr(experts, name, int(keeps[index].sum()) // experts.num_experts)
+                setattr(experts, name, units // experts.num_experts)
 
     def compact_config(self, config: Mapping[str, Any], units: Sequence[int]) -> dict[str, Any]:
-        if len(set(units)) > 1:
-            raise InputError(
-                f"{self.title}: layers keep {', '.join(map(str, units))}: transformers has as many in every layer"
-            )
-        width = units[0] // super().whole(config)
+        width = self.alike(units) // super().whole(config)
         if not width or width % EXPERT_MULTIPLE:
             raise InputError(
                 f"{self.title}: {width} of an expert stay: torch's grouped products take multiples of {EXPERT_MULTIPLE}"
@@ -109,22 +82,6 @@ class ExpertNeurons(Experts):
 
                 stack.callback(self.watch(site, silence, lambda *_: None).remove)
             yield
-
-
-def axis_of(part: Part, family: Family) -> int:
-    """Return the axis of a tensor along which an expert's neurons are."""
-    if part.expert is not None:
-        return int(part.projections == ("down",))
-    outputs = len(part.projections) == 2  # of gate and up
-    return 1 if part.kind == "bias" or outputs != family.mixture.interleaved else 2
-
-
-def equal(keep: Tensor) -> int:
-    """Return how many neurons of each expert are kept, bool [experts, neurons]. Raises InputError if they differ."""
-    counts = keep.sum(1)
-    if not (counts == counts[0]).all():
-        raise InputError(f"{STRUCTURE.title}: {counts.tolist()} stay: every expert must keep as many")
-    return int(counts[0])
 
 
 def width_key(config: Mapping[str, Any]) -> str:

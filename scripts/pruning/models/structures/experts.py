@@ -1,12 +1,10 @@
 """Experts of mixtures: an FFN of its own each, and a row of the router. A token is sent to the `num_experts_per_tok`
-that the router gives most; shared experts, which every token passes, stay.
+that the router gives most; shared experts, which every token passes, stay. Every layer keeps as many, so config.json
+stays a stock one, and how weights are renormalised is the family's own code, which sees a smaller router.
 
-Taken together, a layer's experts are one wide FFN: its neurons' activations carry the router's weight, and are zero
-where a token is not sent to their expert. So it is measured, a channel a neuron, and the scores of FFN neurons hold as
-they are; that of an expert is the sum over its neurons.
-
-Every layer keeps as many, so that config.json stays a stock one with a smaller number of experts. How weights are
-renormalised is the family's own code, which sees a smaller router.
+Together a layer's experts are one wide FFN: its neurons' activations carry the router's weight, and are zero where a
+token is not sent to their expert. So it is measured, a channel a neuron, and the scores of FFN neurons hold as they
+are; that of an expert is the sum over its neurons.
 """
 
 import re
@@ -101,10 +99,9 @@ class Experts(Main):
         return Part(layer, None, (), found["kind"])
 
     def named(self, names: Sequence[str], family: Family) -> dict[tuple[int, str, str], list[str]]:
-        parts = sorted((part, name) for name in names if (part := self.part(name, family)) and part.expert is not None)
-        parts += [(part, name) for name in names if (part := self.part(name, family)) and part.expert is None]
+        parts = [(part, name) for name in names if (part := self.part(name, family))]
         made: dict[tuple[int, str, str], list[str]] = {}
-        for part, name in parts:
+        for part, name in sorted(parts, key=lambda own: own[0].expert or 0):
             for projection in part.projections:
                 made.setdefault((part.layer, projection, part.kind), []).append(name)
         return made
@@ -119,11 +116,7 @@ class Experts(Main):
 
     def place(self, name: str, family: Family) -> Place | None:
         part = self.part(name, family)
-        return Place(part.layer, 0, 1) if part else None
-
-    def channels_of(self, names: Sequence[str], shape: Callable[[str], Sequence[int]], family: Family) -> int:
-        *several, rows, columns = shape(names[0])
-        return (several[0] if several else len(names)) * (rows if several and family.mixture.interleaved else columns)
+        return Place(part.layer, 0, unit=part.expert) if part else None
 
     def matrix(self, tensors: Sequence[Tensor], projection: str, family: Family) -> Tensor:
         if tensors[0].dim() == 2:  # one an expert
@@ -139,47 +132,28 @@ class Experts(Main):
     # Cutting -----------------------------------------------------------------------------------------------------
 
     def renamed(self, name: str, keeps: Sequence[np.ndarray], family: Family) -> str | None:
-        part = self.part(name, family)
-        if part is None or part.expert is None:
+        place = self.place(name, family)
+        if place is None or place.unit is None:
             return name
-        keep = keeps[part.layer]
-        return renumbered(name, int(keep[: part.expert].sum())) if keep[part.expert] else None
+        keep = keeps[place.layer]
+        return NUMBERED.sub(f".experts.{int(keep[: place.unit].sum())}.", name) if keep[place.unit] else None
 
-    def cut(
-        self, name: str, tensor: Tensor, keeps: Sequence[np.ndarray], family: Family, pad_to: int | None = None
-    ) -> Tensor:
-        part = self.part(name, family)
-        if part is None or part.expert is not None:
-            return tensor
-        kept = torch.from_numpy(np.flatnonzero(keeps[part.layer])).to(tensor.device)
-        return tensor.index_select(0, kept).contiguous()
-
-    def cut_shape(
-        self, name: str, shape: Sequence[int], units: Sequence[int], family: Family, config: Mapping[str, Any]
-    ) -> list[int]:
-        part = self.part(name, family)
-        if part is None or part.expert is not None and part.expert < units[part.layer]:
-            return list(shape)
-        return [units[part.layer] if part.expert is None else 0, *shape[1:]]
-
-    def shrink(
-        self, layer: nn.Module, index: int, keeps: Sequence[np.ndarray] | Mapping[int, np.ndarray], family: Family
-    ) -> None:
+    def settle(self, layer: nn.Module, family: Family, units: int) -> None:
         for place in self.modules(family):
-            module = layer.get_submodule(place)
-            for kind, parameter in list(module.named_parameters(recurse=False)):
-                kept = self.cut(f"{family.layers}.{index}.{place}.{kind}", parameter.data, keeps, family)
-                setattr(module, kind, nn.Parameter(kept, requires_grad=parameter.requires_grad))
-            module.num_experts = int(keeps[index].sum())
+            layer.get_submodule(place).num_experts = units
 
     def compact_config(self, config: Mapping[str, Any], units: Sequence[int]) -> dict[str, Any]:
+        families.check_routed(self.whole(config), config[TOP_K], self.alike(units))
+        return {**config, **{key: units[0] for key in EXPERTS if config.get(key)}}
+
+    def alike(self, units: Sequence[int]) -> int:
+        """Return how many every layer has. Raises InputError if they differ."""
         if len(set(units)) > 1:
             raise InputError(
-                f"experts: layers keep {', '.join(map(str, units))}: transformers has as many in every layer: use "
+                f"{self.title}: layers keep {', '.join(map(str, units))}: transformers has as many in every layer: use "
                 "`allocate: uniform`"
             )
-        families.check_routed(self.whole(config), config[TOP_K], units[0])
-        return {**config, **{key: units[0] for key in EXPERTS if config.get(key)}}
+        return units[0]
 
     # Measuring ---------------------------------------------------------------------------------------------------
 
@@ -269,11 +243,6 @@ def pattern(family: Family) -> re.Pattern[str]:
         rf"experts\.(?P<all>gate_up_proj|down_proj)(?P<bias>_bias)?|"
         rf"{own.router}\.(?P<kind>weight|bias))$"
     )
-
-
-def renumbered(name: str, expert: int) -> str:
-    """Return the name of the same tensor of another expert."""
-    return NUMBERED.sub(f".experts.{expert}.", name)
 
 
 STRUCTURE = Experts()

@@ -3,7 +3,7 @@
 Sparsity is counted in them, and compensations refit `down`: every mask has them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,10 +42,6 @@ class Neurons(Main):
     def whole(self, config: Mapping[str, Any]) -> int:
         return config[CONFIG_KEY]
 
-    def entries(self, size: int, config: Mapping[str, Any]) -> int:
-        """One row, or column, whatever the layer has now."""
-        return 1
-
     def check(self, model: nn.Module) -> None:
         """Raise InputError, naming what was looked for, if a layer has no gated FFN."""
         self.modules(family := families.of(model))
@@ -83,9 +79,6 @@ class Neurons(Main):
             made[WIDTHS] = list(units)
         return made
 
-    def channels_of(self, names: Sequence[str], shape: Callable[[str], Sequence[int]], family: Family) -> int:
-        return shape(names[0])[1]
-
     def matrix(self, tensors: Sequence[Tensor], projection: str, family: Family) -> Tensor:
         fused = ("gate", "up") if projection != "down" and len(family.gate_up) == 1 else (projection,)
         return tensors[0].chunk(len(fused))[fused.index(projection)]
@@ -104,11 +97,6 @@ def projections(family: Family) -> dict[tuple[str, ...], str]:
     """Return what an FFN's module holds of `gate`, `up` and `down`, two where they are fused, -> its name."""
     rows = [("gate", "up")] if len(family.gate_up) == 1 else [("gate",), ("up",)]
     return {**dict(zip(rows, family.gate_up, strict=True)), ("down",): family.down}
-
-
-def modules(layer: nn.Module, family: Family) -> dict[tuple[str, ...], nn.Linear]:
-    """Return projections -> linear module, of one decoder layer."""
-    return {held: layer.get_submodule(f"{family.ffn}.{name}") for held, name in projections(family).items()}
 
 
 def add_down_bias(model: nn.Module) -> None:

@@ -1,10 +1,9 @@
 """Key-value groups: a head of keys and values and the query heads that read it (grouped-query attention, Ainslie et al.
-2023, arXiv 2305.13245). A group is rows of q, k and v and columns of o, all of one length each; it is measured at the
-input of o, channel by channel.
+2023, arXiv 2305.13245): rows of q, k and v and columns of o, all of one length each; measured at the input of o.
 
-How many query heads read a group stays the same, so a layer's attention is what transformers' own class computes: it
-takes the number of heads from the tensors. config.json keeps the dense model's heads, and lists the groups of each
-layer under `kv_groups`. A layer without a group has a `Dropped` in the place of its attention.
+As many query heads as ever read a group, so transformers' own class computes a layer's attention: it takes the number
+of heads from the tensors. config.json keeps the dense model's heads, and lists the groups of each layer under
+`kv_groups`. A layer without a group has a `Dropped` in the place of its attention.
 """
 
 import inspect
