@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from markdown_it import MarkdownIt
-from paper import cases as cases_stage
 from peft import LoraConfig, get_peft_model
 
 import tiny
@@ -38,8 +37,9 @@ def folder(tmp_path):
 
 
 def run(folder, adapter=None, **changes):
-    files = (folder / "model", folder / "its.json", folder / "data.parquet", folder / "cases.json")
-    cases_stage.cases({**SETTINGS, **changes}, *files, adapter=adapter)
+    files = [f"model={folder}/model", f"manifest={folder}/its.json", f"data={folder}/data.parquet"]
+    files += [f"adapter={adapter}"] if adapter else []
+    cases.write(Files(files), {**SETTINGS, **changes}, [folder / "cases.json"])
     return artifacts.read_json(folder / "cases.json", "cases")["cases"]
 
 

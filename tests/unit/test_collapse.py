@@ -5,13 +5,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from paper import collapse as collapse_stage
 from scipy import optimize, stats
 
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.core.significance import wilson
-from pruning.paper.collapse import Collapse, accuracy, collapse, compare, fit
+from pruning.paper.collapse import Collapse, accuracy, collapse, compare, fit, write
 from pruning.paper.tables import collapse as printed
 from pruning.report.files import Files
 
@@ -196,7 +195,7 @@ def samples(right, items=50):
     return pd.concat([frame, other])
 
 
-def write(results, variant, *arguments):
+def write_samples(results, variant, *arguments):
     place = variant if variant == "dense" else f"gsm8k-s0/{variant}"
     artifacts.write_parquet(results / f"tiny/eval/{place}/gsm8k.samples.parquet", samples(*arguments), "samples", {})
 
@@ -204,14 +203,14 @@ def write(results, variant, *arguments):
 @pytest.fixture
 def results(tmp_path):
     for variant, right in RIGHT.items():
-        write(tmp_path, variant, right)
+        write_samples(tmp_path, variant, right)
     return tmp_path
 
 
 def run(results, **changes):
     outputs = [results / name for name in ("collapse.csv", "accuracy.csv")]
-    template = f"{results}/{{model}}/eval/{{variant}}/{{task}}.samples.parquet"
-    collapse_stage.collapse({**SETTINGS, **changes}, template, *outputs)
+    template = f"samples={results}/{{model}}/eval/{{variant}}/{{task}}.samples.parquet"
+    write(Files([template]), {**SETTINGS, **changes}, outputs)
     page = printed.make(Files([f"{path.stem}={path}" for path in outputs]), {**SETTINGS, **changes})
     return *map(pd.read_csv, outputs), page
 
@@ -234,7 +233,7 @@ def test_the_stage_reads_the_samples_of_every_sparsity(results):
 
 def test_the_table_to_read(results):
     for sparsity in (20, 40, 60):
-        write(results, f"wanda/{sparsity}", 40)
+        write_samples(results, f"wanda/{sparsity}", 40)
     points, _, page = run(results)
     lines = [line for line in page.markdown.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
@@ -257,7 +256,7 @@ def test_the_table_to_read(results):
 def test_orders_are_tested_against_the_reference_by_item_and_template(results):
     """cfsp keeps a few items more than wanda at every sparsity, all of the first templates."""
     for sparsity, right in ((20, 13), (40, 5), (60, 3)):
-        write(results, f"cfsp/{sparsity}", right)
+        write_samples(results, f"cfsp/{sparsity}", right)
     for path in results.rglob("*.samples.parquet"):
         frame = artifacts.read_parquet(path, "samples")
         artifacts.write_parquet(path, frame.assign(cluster=(frame["item"] // 10).astype(str)), "samples", {})
@@ -294,6 +293,6 @@ def test_the_order_of_the_samples_does_not_matter_but_other_ones_are_named(resul
         run(results, metric="exact_match,flexible-extract")
     with pytest.raises(InputError, match="tiny, gsm8k-s0, rku: .*two or more ascending sparsities"):
         run(results, sparsities=[40])
-    write(results, "wanda/40", 3, 49)
+    write_samples(results, "wanda/40", 3, 49)
     with pytest.raises(InputError, match="tiny/dense and tiny/gsm8k-s0/wanda/40 were scored on different"):
         run(results)

@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from paper import trap as stage
 from statsmodels.stats.proportion import proportion_confint
 
 from pruning.calibration.columns import TOKEN_CLASSES
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.paper import trap
+from pruning.report.files import Files
 
 SETTINGS = {"model": "m", "calib": "c", "sparsity": 40, "high": 0.75, "low": 0.25, "objective": "energy"}
 SETTINGS |= {"confidence": 0.95, "layer": None}
@@ -118,10 +118,10 @@ def write(folder):
 
 
 def run(folder, methods=("greedy", "none"), **changes):
-    paths = [f"{method}={folder}/{method}.parquet" for method in methods]
+    files = [f"masks={method}={folder}/{method}.parquet" for method in methods]
+    files += [f"{name}={folder}/{name}.parquet" for name in ("statistics", "token_classes")]
     outputs = [folder / name for name in ("neurons.parquet", "regions.csv", "classes.csv")]
-    inputs = folder / "statistics.parquet", folder / "token_classes.parquet"
-    stage.trap({**SETTINGS, **changes}, *inputs, paths, *outputs)
+    trap.write(Files(files), {**SETTINGS, **changes}, outputs)
     return artifacts.read_parquet(outputs[0], "trap"), *map(pd.read_csv, outputs[1:])
 
 

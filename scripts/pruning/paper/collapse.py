@@ -21,6 +21,7 @@ from pruning.analysis import comparison
 from pruning.core import artifacts, names, significance
 from pruning.core.errors import InputError
 from pruning.core.names import DENSE, Variant
+from pruning.report.files import Files
 
 # s0, and s0 / w: at least 3 makes the curve start near the dense accuracy, at most 50 keeps the fall from being a step.
 BOUNDS = [(0.005, 1.2), (3.0, 50.0)]
@@ -228,16 +229,20 @@ def fit(sparsities: NDArray, share: NDArray, dense: float, chance: float) -> tup
     return s0, s0 / steepness
 
 
-def of_results(settings: Mapping[str, Any], template: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the collapse points and the accuracies that they are fitted to, as scripts/paper/collapse.py writes them.
+def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+    """Write collapse.csv, one row per model, calibration and method (NaN: beyond the largest measured sparsity) with
+    the difference from the reference's point and its tests; and accuracy.csv, the accuracies that the fits go through,
+    the dense one as sparsity 0; sparsities and accuracies are fractions in both.
 
-    template: of the outcomes' path. Raises InputError for outcomes that are not whole or of other items."""
+    Files: `samples`, a template. Settings: `models`, `calib`, `methods`, `sparsities` (whole per cent), `task`, `metric`,
+    `reference` (a method), and those of `collapse`. Raises InputError for outcomes that are not whole or of other
+    items."""
     task, metric, sparsities = settings["task"], settings["metric"], sorted(settings["sparsities"])
     if settings["reference"] not in settings["methods"]:
         raise InputError(f"collapse: reference {settings['reference']!r} is not among {settings['methods']}")
 
     def outcomes(model: str, variant: Variant) -> pd.DataFrame:
-        frame = artifacts.read_parquet(Path(template.format(model=model, variant=variant, task=task)), "samples")
+        frame = artifacts.read_parquet(files.at("samples", model=model, variant=variant, task=task), "samples")
         return comparison.outcomes_of(frame, f"{model}/{variant}", task, metric, "accuracy")
 
     points, accuracies, calib = [], [], settings["calib"]
@@ -265,7 +270,11 @@ def of_results(settings: Mapping[str, Any], template: str) -> tuple[pd.DataFrame
             row |= {"collapse": fit.point, "ci_low": fit.low, "ci_high": fit.high, "width": fit.width}
             found[method], rows[method] = fit, {**row, "censored": fit.censored}
         points += compared(rows, found, settings["reference"], settings["confidence"])
-    return pd.DataFrame(points).astype({"clusters": "Int64"}), pd.DataFrame(accuracies)
+    found = pd.DataFrame(points).astype({"clusters": "Int64"})
+    for path, frame in zip(outputs, (found, pd.DataFrame(accuracies)), strict=True):
+        artifacts.write_csv(path, frame, settings)
+    shown = ["model", "calib", "method", "collapse", "ci_low", "ci_high", "delta", "p_holm"]
+    print(found[shown].to_string(index=False))
 
 
 def _check_sparsities(sparsities: NDArray) -> None:

@@ -13,8 +13,8 @@ from pruning.calibration.gradients import STAGE as STAGE
 from pruning.calibration.gradients import Pass, counted_only
 from pruning.calibration.prepare import Batch, Measurement, sampled_positions
 from pruning.core import artifacts
-from pruning.core.layer import chosen
 from pruning.models import families
+from pruning.paper import chosen
 from pruning.paper.token_classes import classes_of, vocabulary_classes
 
 KEYS = ("layer", "unit", "token_class")

@@ -5,11 +5,19 @@ centred. `values` are singular values, descending; energy is their square. A spe
 or none that is ever active) has every rank 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from pruning.core import artifacts, cli, names
+from pruning.core.errors import InputError
+from pruning.methods import allocation
+from pruning.methods.masks import rows as rows_of
+from pruning.report.files import Files
 
 # Rounding of a cumulative sum that stops just short of a share it reaches.
 TOLERANCE = 1e-12
@@ -82,3 +90,53 @@ def measure(activations: NDArray, choices: Sequence[NDArray]) -> tuple[pd.DataFr
 def random_choices(neurons: int, width: int, draws: int, seed: int) -> list[NDArray]:
     """`draws` random sets of `width` of a layer's neurons: what chance keeps."""
     return [np.random.default_rng((seed, draw)).choice(neurons, width, replace=False) for draw in range(draws)]
+
+
+def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+    """Write the spectrum (one row per method, width rule and index) and a summary (one per method and width rule).
+
+    `width_rule` tells two comparisons apart: `own`, the neurons that the method's mask keeps (`dense`: all), whose
+    number differs under global allocation; and `equal`, each method's best-scored neurons of the layer, as many as
+    uniform allocation keeps (`dense`: the mean over `draws` random choices, what chance gives).
+
+    Files: `activations`, of whose layer it is; `scores` and `masks`, METHOD=PATH of the same methods. Settings:
+    `model`, `calib`, `sparsity` (whole per cent), `draws` and `seed`. Raises InputError for files of other models."""
+    path = files.one("activations")
+    a = artifacts.read_table(path, "activations")["activation"]
+    layer = artifacts.read_provenance(path)["settings"].get("layer")
+    if layer is None:
+        raise InputError(f"{path}: does not say of which layer it is; delete it and run again")
+    if len(a) == 0:
+        raise InputError(f"{path}: holds no token; raise `spectrum.tokens`")
+    a = a.combine_chunks().flatten().to_numpy().reshape(len(a), -1).astype(np.float64)
+    tokens, neurons = a.shape
+    width = allocation.kept(neurons, settings["sparsity"])
+
+    def of_layer(own: Path, kind: str, column: str) -> np.ndarray:
+        frame = rows_of(own, kind)
+        values = frame.loc[frame["layer"] == layer, column].to_numpy()
+        if len(values) != neurons:
+            raise InputError(
+                f"{own}: has {len(values)} neurons in layer {layer}, {path} has {neurons}: they are of different "
+                "models; delete one and run again"
+            )
+        return values
+
+    draws = random_choices(neurons, width, settings["draws"], settings["seed"])
+    choices = {("dense", "own"): [np.arange(neurons)], ("dense", "equal"): draws}
+    masks = cli.paths(files.named["masks"])
+    for method, scores in cli.paths(files.named["scores"]).items():
+        choices[method, "own"] = [of_layer(masks[method], "mask", "keep").nonzero()[0]]
+        choices[method, "equal"] = [allocation.ranking(of_layer(scores, "scores", "score"))[:width]]
+    curves, summaries = [], []
+    shared = {"model": settings["model"], "calib": settings["calib"], "layer": layer}
+    shared["sparsity"] = names.share(settings["sparsity"])
+    for (method, rule), sets in choices.items():
+        own, found = measure(a, sets)
+        row = {**shared, "method": method, "width_rule": rule, "width": len(sets[0]), "tokens": tokens}
+        curves.append(pd.DataFrame({**row, **own}, index=own.index))
+        summaries.append({**row, **found})
+    summary = pd.DataFrame(summaries)
+    for output, frame in zip(outputs, (pd.concat(curves), summary), strict=True):
+        artifacts.write_csv(output, frame, settings)
+    print(summary.drop(columns=list(shared)).to_string(index=False))

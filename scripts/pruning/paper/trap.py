@@ -8,18 +8,55 @@ method keeps of it, and the classes of tokens that its activation comes from.
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pruning.calibration.columns import TOKEN_CLASSES
-from pruning.core import significance
+from pruning.core import artifacts, cli, names, significance
+from pruning.core.errors import InputError
+from pruning.methods.masks import rows as rows_of
+from pruning.paper import chosen
+from pruning.report.files import Files
 
 REGIONS = ("trap", "spike", "rest")
 GROUPS = ("all", "trap", "spike")
 MEASURES = {name: f"{name}_sum" for name in ("act_abs", "act_sq", "energy_abs", "ce_abs")}
 """Measure -> its column, a sum over tokens (calibration/columns.py)."""
+
+
+def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+    """Write neurons.parquet (`neurons`, keep_<method>), regions.csv (`region_rows`) and classes.csv (`class_rows`).
+
+    Files: `statistics` and `token_classes` of the calibration, `masks`, METHOD=PATH. Settings: `model`, `calib`,
+    `sparsity` (whole per cent); `high` and `low`, the quantiles within a layer that make a neuron's activation and
+    gradient large and small; `objective`, whose gradient that is; `confidence` of the intervals; `layer` (as `chosen`
+    has it). Raises InputError for quantiles that are none, and files of other neurons."""
+    high, low = settings["high"], settings["low"]
+    if not 0 < low < high < 1:
+        raise InputError(f"high: {high}, low: {low}: quantiles must be 0 < low < high < 1; 0.75 and 0.25 are usual")
+    statistics, masks = files.one("statistics"), cli.paths(files.named["masks"])
+    frame = neurons(artifacts.read_parquet(statistics, "statistics"), high, low, settings["objective"])
+    analysed = chosen(settings["layer"], frame["layer"].nunique())
+    per_class = artifacts.read_parquet(files.one("token_classes"), "token_classes")
+    try:
+        frame = with_masks(frame, {method: rows_of(path, "mask") for method, path in masks.items()})
+        classes = class_rows(per_class, frame, analysed)
+    except ValueError as error:
+        raise InputError(f"{statistics}: {error}; delete what is stale and run again") from None
+    found = region_rows(frame, list(masks), settings["confidence"])
+    found.insert(1, "sparsity", names.share(settings["sparsity"]))
+    columns = ["layer", "unit", "activation", "gradient", "region", *(f"keep_{method}" for method in masks)]
+    artifacts.write_parquet(outputs[0], frame[columns], "trap", settings)
+    for path, rows in zip(outputs[1:], (found, classes), strict=True):
+        rows.insert(0, "model", settings["model"])
+        rows.insert(1, "calib", settings["calib"])
+        artifacts.write_csv(path, rows, settings)
+    pooled = found[found["layer"] == "all"]
+    print(pooled[["method", "region", "neurons", "expected", "kept_share", "layer_kept_share"]].to_string(index=False))
 
 
 def neurons(statistics: pd.DataFrame, high: float, low: float, objective: str = "energy") -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """What a table or figure is made from: as the catalogue says, and as its maker reads it from the command line."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,6 @@ class Entry:
         """The files on a command line."""
         named = {**self.files, **{name: [template] for name, template in self.templates.items()}}
         return [f"--file={name}={path}" for name, paths in named.items() for path in paths]
-
-
-@contextmanager
-def plug_in(maker: str) -> Iterator[None]:
-    """Raise InputError if a maker is imported that is none."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("pruning."):
-            raise
-        raise InputError(f"--maker {maker}: no such table or figure") from None
 
 
 class Files:
