@@ -234,9 +234,9 @@ def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) ->
     the difference from the reference's point and its tests; and accuracy.csv, the accuracies that the fits go through,
     the dense one as sparsity 0; sparsities and accuracies are fractions in both.
 
-    Files: `samples`, a template. Settings: `models`, `calib`, `methods`, `sparsities` (whole per cent), `task`, `metric`,
-    `reference` (a method), and those of `collapse`. Raises InputError for outcomes that are not whole or of other
-    items."""
+    Files: `samples`, a template. Settings: `models`, `calib`, `methods`, `sparsities` (whole per cent), `task`,
+    `metric`, `reference` (a method), and those of `collapse`. Raises InputError for outcomes that are not whole or of
+    other items."""
     task, metric, sparsities = settings["task"], settings["metric"], sorted(settings["sparsities"])
     if settings["reference"] not in settings["methods"]:
         raise InputError(f"collapse: reference {settings['reference']!r} is not among {settings['methods']}")
