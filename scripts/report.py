@@ -33,12 +33,7 @@ def report(
     threads: int = 1,
 ) -> None:
     folder, _, name = maker.rpartition("/")
-    try:
-        module = importlib.import_module(f".{name}", PACKAGES.get(folder, "pruning.report.tables"))
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("pruning."):
-            raise
-        raise cli.InputError(f"--maker {maker}: no such table or figure") from None
+    module = importlib.import_module(f".{name}", PACKAGES.get(folder, "pruning.report.tables"))
     sys.modules[module.__package__].write(module, Files(file or ()), settings, outputs)
 
 

@@ -206,9 +206,6 @@ def test_tex_is_escaped_and_has_a_row_a_case(tmp_path, made):
     assert plain.count("{") == plain.count("}")
 
 
-def test_missing_methods_and_other_prompts_are_named(tmp_path, made):
+def test_missing_methods_are_named(tmp_path, made):
     with pytest.raises(InputError, match=r"wanda/40\.json: no such file"):
         page(tmp_path, {name: made[name] for name in ("dense", "rku")})
-    made["rku"][1] |= {"prompt": "other"}
-    with pytest.raises(InputError, match="tiny, dense and rku were given different items"):
-        page(tmp_path, made)

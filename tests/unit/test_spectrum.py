@@ -8,7 +8,6 @@ import scipy.linalg
 import scipy.stats
 
 from pruning.core import artifacts
-from pruning.core.errors import InputError
 from pruning.paper import spectrum
 from pruning.report.files import Files
 
@@ -134,20 +133,3 @@ def test_the_stage(study):
         spectrum.effective_rank(scipy.linalg.svdvals(a[:, c])) for c in spectrum.random_choices(6, 3, draws=3, seed=1)
     ]
     assert rows.loc[("dense", "equal"), "effective_rank"] == pytest.approx(np.mean(chance), rel=1e-4)
-
-
-def test_bad_input_is_named(study):
-    folder, _ = study
-    table = artifacts.read_table(folder / "activations.parquet", "activations").replace_schema_metadata(None)
-    frame = pd.DataFrame({"layer": [1] * 5, "unit": range(5), "keep": True})
-    artifacts.write_parquet(folder / "short.masks", frame, "mask", {})
-    artifacts.write_parquet(folder / "short.scores", frame.assign(score=1.0), "scores", {})
-    with pytest.raises(InputError, match=r"short\.masks: has 5 neurons in layer 1, .*activations\.parquet has 6"):
-        run(folder, ["short"])
-    artifacts.write_parquet(folder / "activations.parquet", table, "activations", {"layer": None})
-    with pytest.raises(InputError, match="does not say of which layer"):
-        run(folder)
-    artifacts.write_parquet(folder / "activations.parquet", table[:0], "activations", {"layer": 1})
-    with pytest.raises(InputError, match="holds no token"):
-        run(folder)
-    assert not (folder / "a.csv").exists()

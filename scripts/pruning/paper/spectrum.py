@@ -14,7 +14,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pruning.core import artifacts, cli, names
-from pruning.core.errors import InputError
 from pruning.methods import allocation
 from pruning.methods.masks import rows as rows_of
 from pruning.report.files import Files
@@ -100,27 +99,17 @@ def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) ->
     uniform allocation keeps (`dense`: the mean over `draws` random choices, what chance gives).
 
     Files: `activations`, of whose layer it is; `scores` and `masks`, METHOD=PATH of the same methods. Settings:
-    `model`, `calib`, `sparsity` (whole per cent), `draws` and `seed`. Raises InputError for files of other models."""
+    `model`, `calib`, `sparsity` (whole per cent), `draws` and `seed`."""
     path = files.one("activations")
     a = artifacts.read_table(path, "activations")["activation"]
-    layer = artifacts.read_provenance(path)["settings"].get("layer")
-    if layer is None:
-        raise InputError(f"{path}: does not say of which layer it is; delete it and run again")
-    if len(a) == 0:
-        raise InputError(f"{path}: holds no token; raise `spectrum.tokens`")
+    layer = artifacts.read_provenance(path)["settings"]["layer"]
     a = a.combine_chunks().flatten().to_numpy().reshape(len(a), -1).astype(np.float64)
     tokens, neurons = a.shape
     width = allocation.kept(neurons, settings["sparsity"])
 
     def of_layer(own: Path, kind: str, column: str) -> np.ndarray:
         frame = rows_of(own, kind)
-        values = frame.loc[frame["layer"] == layer, column].to_numpy()
-        if len(values) != neurons:
-            raise InputError(
-                f"{own}: has {len(values)} neurons in layer {layer}, {path} has {neurons}: they are of different "
-                "models; delete one and run again"
-            )
-        return values
+        return frame.loc[frame["layer"] == layer, column].to_numpy()
 
     draws = random_choices(neurons, width, settings["draws"], settings["seed"])
     choices = {("dense", "own"): [np.arange(neurons)], ("dense", "equal"): draws}

@@ -36,8 +36,8 @@ def samples(config: Config, variants: list[Variant], task: str) -> list[str]:
 
 
 def curve_sparsities(config: Config) -> list[int]:
-    """Those that figures over sparsity show."""
-    return config.collapse.sparsities if config.collapse else [config.experiment.sparsity]
+    """Those that figures over sparsity show, and that of the experiment."""
+    return list(dict.fromkeys([*(config.collapse.sparsities if config.collapse else ()), config.experiment.sparsity]))
 
 
 def latency_shapes(config: Config) -> list[str]:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.core.errors import InputError
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -34,16 +32,12 @@ class Entry:
 
 
 class Files:
-    """Files by name. Where there are many, one template stands for them, with names in braces.
-
-    Raises InputError for an argument that is not NAME=PATH."""
+    """Files by name, of NAME=PATH. Where there are many, one template stands for them, with names in braces."""
 
     def __init__(self, arguments: Iterable[str]):
         self.named: dict[str, list[str]] = {}
         for argument in arguments:
-            name, _, path = argument.partition("=")
-            if not name or not path:
-                raise InputError(f"--file {argument}: expected NAME=PATH")
+            name, path = argument.split("=", 1)
             self.named.setdefault(name, []).append(path)
 
     def all(self, name: str) -> list[Path]:

@@ -33,7 +33,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     """One row per model, calibration, method, sparsity (a fraction, like all shares), task, tuning and metric."""
     published = pd.DataFrame(columns=comparison.PUBLISHED)
     if path := files.one("published"):
-        published = comparison.read_published(path)
+        published = pd.read_csv(path).fillna({"tuning": ""})
         settings["paper_notes"] = yaml.safe_load(files.one("notes").read_text(encoding="utf-8"))[settings["paper"]]
     leakage = files.one("leakage")
     settings["leakage"] = artifacts.read_csv(leakage).to_dict("records") if leakage else []
