@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 import tiny
 from pruning.calibration import columns
-from pruning.calibration.columns import TOKEN_CLASSES
+from pruning.calibration.columns import OBJECTIVES, TOKEN_CLASSES
 from pruning.calibration.gradients import Calibration
-from pruning.calibration.objectives import OBJECTIVES
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
 from pruning.core import artifacts
 from pruning.core.errors import InputError

@@ -2,10 +2,8 @@
 
 import measure
 import numpy as np
-import pandas as pd
 import pytest
 from test_parameter_gradients import brute_force, micro_batches, weights
-from test_second_moments import SETTINGS
 
 import tiny
 from pruning.calibration import gisp
@@ -42,11 +40,7 @@ def test_the_order_is_that_of_iterations_by_hand(monkeypatch, step, layers_a_pas
 
 
 def test_the_stage_writes_what_the_preset_reads(tmp_path):
-    tiny.save(tiny.llama(), tmp_path / "model")
-    texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
-    artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
-    settings = {**SETTINGS, "gradient_checkpointing": True}
-    files = tmp_path / "model", tmp_path / "data.parquet"
+    settings, files = {**tiny.CALIBRATION, "gradient_checkpointing": True}, tiny.to_calibrate(tmp_path)
     measure.measure("calibration/gisp", [tmp_path / "gisp.parquet"], settings, *files)
     frame = artifacts.read_parquet(tmp_path / "gisp.parquet", "gisp")
     assert list(frame.columns) == ["layer", "unit", "place"] and sorted(frame["place"]) == list(range(len(frame)))

@@ -281,7 +281,6 @@ EARLY = {"after": 20, "below": 0.7, "confidence": 0.99}
         ("gsm8k", lambda s: s.assign(metric="acc"), ["rku/30", "'exact_match,strict-match'", "found acc"]),
         ("gsm8k", lambda s: s.assign(value=s["value"] / 2), ["item 0 is 0.5", "0 or 1", "tasks.gsm8k.kind"]),
         ("gsm8k", lambda s: s.assign(value=math.nan), ["item 0 is nan"]),
-        ("gsm8k", lambda s: pd.concat([s, s[:1]]), ["rku/30", "occurs twice"]),
         ("wikitext2", lambda s: s.assign(value=math.nan), ["wikitext2", "rku/30", "finite"]),
         ("wikitext2", lambda s: s.assign(weight=0), ["wikitext2", "rku/30", "at least one token"]),
     ],

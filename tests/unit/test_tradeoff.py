@@ -6,7 +6,6 @@ import pytest
 
 from pruning.analysis import tradeoff
 from pruning.core import artifacts
-from pruning.core.errors import InputError
 from pruning.report.figures import tradeoff as figure
 from pruning.report.files import Files
 from pruning.report.tables import tradeoff as table
@@ -95,11 +94,6 @@ def test_the_table_has_each_model_once_from_whichever_table_it_is(tmp_path):
     ]
     assert "**79.0** [74.0, 84.0]" in lines[3] and "1.50 [1.50, 1.50]" in lines[3] and lines[3].count("✓") == 3
     assert lines[2].count("✓") == 0
-
-
-def test_a_model_without_a_time_is_named():
-    with pytest.raises(InputError, match="results of c/wanda/30/lora, but it was not timed"):
-        tradeoff.joined(quality(DENSE, WANDA, TUNED), timed("dense", "c/wanda/30"), "t", "acc")
 
 
 def test_a_method_looks_the_same_in_the_legend_and_in_all_panels():

@@ -187,8 +187,6 @@ def outcomes_of(samples: pd.DataFrame, name: str, task: str, metric: str, kind: 
     if chosen.empty:
         found = ", ".join(sorted(samples["metric"].unique())) or "none"
         raise InputError(f"{where}: no samples of metric {metric!r}; found {found}: fix tasks.{task}.metrics")
-    if chosen["item"].duplicated().any():
-        raise InputError(f"{where}: an item occurs twice; delete the samples and evaluate again")
     if kind == "accuracy":
         for row in chosen[~chosen["value"].isin([0, 1])].itertuples():
             raise InputError(

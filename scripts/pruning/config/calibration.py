@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pruning.calibration.objectives import OBJECTIVES
+from pruning.calibration.columns import OBJECTIVES
 from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
 
 Objective = Literal[tuple(OBJECTIVES)]

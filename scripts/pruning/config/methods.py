@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from pruning.calibration.objectives import OBJECTIVES
+from pruning.calibration.columns import OBJECTIVES
 from pruning.config.base import NonEmpty, Positive, Strict, choices
 from pruning.methods import allocation, compensation, latency_table, scores
 from pruning.methods.normalise import NORMALISATIONS

@@ -63,14 +63,12 @@ class Pruning:
     def read(cls, model: Path, mask: Path, scheme: str = "none", evidence: Path | None = None) -> "Pruning":
         """Read a dense model, a mask, and what the compensation `scheme` is fitted on.
 
-        Raises InputError if the model is broken, the mask is another's, or the scheme has not what it needs."""
+        Raises InputError if the model is broken, or the mask is another's."""
         artifacts.check_model(model)
         base = Checkpoint(model)
         keeps = masks.read(mask, model)
         if scheme == "none":
             return cls(base, keeps)
-        if evidence is None:
-            raise InputError(f"compensate: {scheme} needs --evidence")
         return cls.fitted(base, keeps, scheme, lambda: compensation.plugin(scheme).evidence(evidence, base.widths))
 
     @classmethod

@@ -109,12 +109,6 @@ def measure(job: Measurement) -> None:
 
 def activation_table(kept: Sequence[Mapping]) -> pa.Table:
     """Sampled activations, one row per token: sample, position, token id, activation (list of float32 [n])."""
-    schema = pa.schema(
-        [
-            ("sample", pa.int64()),
-            ("position", pa.int64()),
-            ("token", pa.int64()),
-            ("activation", pa.list_(pa.float32())),
-        ]
-    )
+    numbers = [(name, pa.int64()) for name in ("sample", "position", "token")]
+    schema = pa.schema([*numbers, ("activation", pa.list_(pa.float32()))])
     return pa.Table.from_pylist(list(kept), schema=schema)

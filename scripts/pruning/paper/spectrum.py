@@ -52,8 +52,6 @@ def stable_rank(values: NDArray) -> float:
 
 def energy_rank(values: NDArray, share: float) -> int:
     """Least number of directions that hold this share, in (0, 1], of the energy."""
-    if not 0 < share <= 1:
-        raise ValueError(f"share of the energy must lie in (0, 1], got {share}")
     cumulative = cumulative_energy(values)
     return int(np.argmax(cumulative >= share - TOLERANCE)) + 1 if np.any(cumulative) else 0
 
@@ -68,12 +66,12 @@ def ranks(values: NDArray) -> dict[str, float]:
     }
 
 
-def curve(values: NDArray, energy: NDArray, points: int = CURVE_POINTS) -> pd.DataFrame:
-    """The spectrum to draw: index (from 1), singular_value, energy; at most `points` indices, thinned evenly in the
+def curve(values: NDArray, energy: NDArray) -> pd.DataFrame:
+    """The spectrum to draw: index (from 1), singular_value, energy; at most CURVE_POINTS indices, thinned evenly in the
     logarithm, first and last among them."""
     index = np.arange(1, len(values) + 1)
-    if len(index) > points:
-        index = np.unique(np.geomspace(1, len(index), points).round().astype(int))
+    if len(index) > CURVE_POINTS:
+        index = np.unique(np.geomspace(1, len(index), CURVE_POINTS).round().astype(int))
     return pd.DataFrame({"index": index, "singular_value": values[index - 1], "energy": energy[index - 1]})
 
 
