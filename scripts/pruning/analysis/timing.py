@@ -34,10 +34,8 @@ from pruning.models.vocabulary import Tokenizer
 Settings = Mapping[str, Any]
 """Of every clock: `prompt_tokens`, `decode_tokens`, `rounds` (repetitions), `warmup`, `seed`; of speed-ups, too:
 `confidence` and `resamples`."""
-Parts = Mapping[str, variants.Parts]
-"""Variant -> what it is made of."""
-Units = Mapping[str, tuple[int, ...]]
-"""Structure -> units of each layer (shapes.narrowed)."""
+Parts = Mapping[str, variants.Parts]  # Variant -> what it is made of
+Units = Mapping[str, tuple[int, ...]]  # Structure -> units of each layer (shapes.narrowed)
 PARTS = ("prefill", "decode")
 ENDS = ("", "_low", "_high")
 

@@ -41,16 +41,12 @@ class Measurement:
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     batches: list[Batch]
-    model: Path
-    """Directory of the dense model, which the network is."""
-    data: Path
-    """Parquet of the text."""
+    model: Path  # Directory of the dense model, which the network is
+    data: Path  # Parquet of the text
     settings: dict[str, Any]
     outputs: list[Path]
-    evidence: dict[str, Path]
-    """What else it is made of, by kind."""
-    memory: int | None = None
-    """Bytes that the process may use on a CPU; None: no bound."""
+    evidence: dict[str, Path]  # What else it is made of, by kind
+    memory: int | None = None  # Bytes that the process may use on a CPU; None: no bound
 
     @property
     def structure(self) -> str:

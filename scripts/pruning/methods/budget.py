@@ -17,18 +17,15 @@ from pruning.core.errors import InputError
 from pruning.methods import compact
 from pruning.models.checkpoint import Checkpoint
 
-MOST = 99
-"""Per cent: sparsities are whole, from 1."""
-COUNTED = ("parameters", "bytes")
-"""Kinds of budget that nothing is measured for."""
+MOST = 99  # Per cent: sparsities are whole, from 1
+COUNTED = ("parameters", "bytes")  # Kinds of budget that nothing is measured for
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
 class Cost:
     value: float
-    low: float
-    """Ends of its interval; of what is counted, the value."""
+    low: float  # Ends of its interval; of what is counted, the value
     high: float
 
 
@@ -39,8 +36,7 @@ def counted(value: float) -> Cost:
 class Sizes:
     """Parameters or bytes of a model pruned to any units, without making it."""
 
-    notes: Mapping[str, Any] = {}
-    """How they are measured."""
+    notes: Mapping[str, Any] = {}  # How they are measured
 
     def __init__(self, base: Checkpoint, kind: str, biased: bool = False, tokens: int | None = None):
         """kind: `parameters` or `bytes`. biased, tokens: as in compact.parameters."""

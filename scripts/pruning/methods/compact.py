@@ -43,19 +43,14 @@ def no_slot(config: dict) -> str:
 class Pruning:
     """What a pruned model is made of."""
 
-    base: Tensors
-    """The dense model: one in memory for `apply`, a Checkpoint for `write` as well."""
+    base: Tensors  # The dense model: one in memory for `apply`, a Checkpoint for `write` as well
     keeps: Keeps
     compensate: Callable[[int], Compensated] | None = None
     """Gives a layer's refitted weights in place of the kept columns; called once per layer, in any order."""
-    refits: Sequence[str] = (NEURONS,)
-    """The structures of whose sites it gives weights."""
-    biased: bool = False
-    """Whether it gives down_proj a bias."""
-    trains: bool = False
-    """Whether it gives all matrices of a layer."""
-    tokens: Kept | None = None
-    """The tokens that stay, where the vocabulary is cut; by `write` alone."""
+    refits: Sequence[str] = (NEURONS,)  # The structures of whose sites it gives weights
+    biased: bool = False  # Whether it gives down_proj a bias
+    trains: bool = False  # Whether it gives all matrices of a layer
+    tokens: Kept | None = None  # The tokens that stay, where the vocabulary is cut; by `write` alone
     records: dict[int, Mapping[str, Any]] = field(default_factory=dict, compare=False)
     """What it says of each layer whose weights were asked for (Compensated.record)."""
 

@@ -19,8 +19,7 @@ from pruning.models.families import family_of, read_config
 if TYPE_CHECKING:
     from pruning.models.checkpoint import Tensors  # needs torch, which most scores do not
 
-FEW = 100
-"""Tokens of an expert: of a mean over so many the standard error is a tenth of what single tokens differ by."""
+FEW = 100  # Tokens of an expert: of a mean over so many the standard error is a tenth of what single tokens differ by
 Read = Callable[[int, str, str], Mapping[str, np.ndarray]]
 """From a layer, a structure and a kind of matrices (REQUIRES) to that layer's, with the counts of tokens."""
 

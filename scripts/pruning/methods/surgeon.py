@@ -12,8 +12,7 @@ from pruning.methods.scores import TINY
 
 CHUNKS = 512
 """Neurons are removed in about so many chunks, each one update of the large matrices: one by one up to this width."""
-CANDIDATES = 3
-"""A chunk is chosen among so many times as many, the cheapest."""
+CANDIDATES = 3  # A chunk is chosen among so many times as many, the cheapest
 
 
 def least_losses(

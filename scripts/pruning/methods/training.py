@@ -31,14 +31,10 @@ class Piece:
     is not copied: rows are taken as they are asked for."""
 
     batch: Batch
-    rows: Tensor
-    """Which samples of it, int64 [B]."""
-    streams: Tensor | None
-    """x of the whole micro-batch, [.., T, d]; None: the embeddings."""
-    targets: Tensor
-    """y, as well."""
-    weights: Tensor
-    """w [.., T], 0 for padding."""
+    rows: Tensor  # Which samples of it, int64 [B]
+    streams: Tensor | None  # x of the whole micro-batch, [.., T, d]; None: the embeddings
+    targets: Tensor  # y, as well
+    weights: Tensor  # w [.., T], 0 for padding
 
     def cut(self) -> tuple[Batch, Tensor | None, Tensor, Tensor]:
         """Return the samples alone, with their x, y and w, as long as the longest of them."""

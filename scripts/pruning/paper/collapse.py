@@ -43,8 +43,7 @@ class Collapse:
     censored: bool
     draws: NDArray = field(repr=False, compare=False)
     """[resamples, 2]: between which sparsities the point of each resample lies; the same if the data say where."""
-    left_out: NDArray | None = field(repr=False, compare=False)
-    """[clusters, 2]: the same without each cluster in turn."""
+    left_out: NDArray | None = field(repr=False, compare=False)  # [clusters, 2]: the same without each cluster in turn
 
 
 def accuracy(sparsity: ArrayLike, s0: float, width: float, dense: float, chance: float) -> NDArray[np.float64]:

@@ -178,8 +178,7 @@ def figures(config: Config) -> dict[str, Entry]:
 
 # The first page -------------------------------------------------------------------------------------------------------
 
-HEADLINES = ("tradeoff", "collapse")
-"""Figures that an experiment opens on; the first that there is."""
+HEADLINES = ("tradeoff", "collapse")  # Figures that an experiment opens on; the first that there is
 
 
 def first_page(config: Config, shown: Mapping[str, Entry], drawn: Mapping[str, Entry]) -> dict[str, Any]:

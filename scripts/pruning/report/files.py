@@ -8,17 +8,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Entry:
-    caption: str
-    """For someone who has not read the code."""
-    files: Mapping[str, list[str]]
-    """By the names that the maker knows them by."""
+    caption: str  # For someone who has not read the code
+    files: Mapping[str, list[str]]  # By the names that the maker knows them by
     settings: Mapping[str, Any] = field(default_factory=dict)
-    title: str = ""
-    """Of a figure; a table's page has its own."""
+    title: str = ""  # Of a figure; a table's page has its own
     templates: Mapping[str, str] = field(default_factory=dict)
     """For files that the maker finds by what they are of, not by their order: how they are named."""
-    maker: str = ""
-    """The module that makes it; the entry's own name where it is none other."""
+    maker: str = ""  # The module that makes it; the entry's own name where it is none other
 
     @property
     def inputs(self) -> list[str]:

@@ -193,8 +193,7 @@ def memory(megabytes: float) -> str:
 class Page:
     """A table in its three forms."""
 
-    frame: pd.DataFrame
-    """Tidy, what the CSV holds."""
+    frame: pd.DataFrame  # Tidy, what the CSV holds
     markdown: str
     tex: str
 
