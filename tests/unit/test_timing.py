@@ -31,9 +31,7 @@ LATENCY = {
     **{"dtype": "float32", "device": "cpu", **CLOCK, **CHANCE},
 }
 SPEEDUPS = [f"{part}_speedup{end}" for part in ("prefill", "decode") for end in ("", "_low", "_high")]
-MEASURED = [
-    *("prefill_s", *SPEEDUPS[:3], "decode_tokens_per_s", *SPEEDUPS[3:], "peak_memory_mb"),
-]
+MEASURED = [*("prefill_s", *SPEEDUPS[:3], "decode_tokens_per_s", *SPEEDUPS[3:], "peak_memory_mb")]
 
 
 @pytest.fixture(params=FAMILIES)

@@ -65,12 +65,7 @@ class Pass:
     looked at; what their units put out is called a. None: the model's main one.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        objectives: Sequence[str] = ("energy", "ce"),
-        structure: str | None = None,
-    ):
+    def __init__(self, model: nn.Module, objectives: Sequence[str] = ("energy", "ce"), structure: str | None = None):
         self.model, self.objectives = model, objectives
         self.structure = structures.STRUCTURES[structure or families.of(model).main]
         self.sites = self.structure.sites(model)
@@ -233,10 +228,7 @@ def counted_only(a: Tensor, counted: Tensor) -> Tensor:
 
 
 def statistics(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    objectives: Sequence[str],
-    structure: str | None = None,
+    model: nn.Module, batches: Iterable[Batch], objectives: Sequence[str], structure: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the statistics of columns.py: one row per neuron (or channel of another structure than the main one), one
     per layer.

@@ -59,11 +59,7 @@ def unit_taylor(weights: Weights, gradients: Weights, units: int) -> Tensor:
 
 
 def parameter_taylor(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    layers_a_pass: int,
-    progress: Callable = iter,
-    structure: str = "ffn",
+    model: nn.Module, batches: Sequence[Batch], layers_a_pass: int, progress: Callable = iter, structure: str = "ffn"
 ) -> Iterator[Tensor]:
     """sum |w G| of one layer after the other, G = sum_x dCE(x)/dw over all samples; float64 [units] on the CPU.
 

@@ -248,10 +248,7 @@ class Pruning:
 
 
 def parameters(
-    base: Tensors,
-    units: dict[str, Sequence[int]] | Sequence[int],
-    biased: bool = False,
-    tokens: int | None = None,
+    base: Tensors, units: dict[str, Sequence[int]] | Sequence[int], biased: bool = False, tokens: int | None = None
 ) -> int:
     """Return the parameters of the compact model of these units, without making it; tied weights count once.
 

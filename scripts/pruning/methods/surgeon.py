@@ -16,12 +16,7 @@ CANDIDATES = 3  # A chunk is chosen among so many times as many, the cheapest
 
 
 def least_losses(
-    second: Tensor,
-    gradients: Tensor | None,
-    down: Tensor,
-    device: torch.device,
-    damping: float = 1e-3,
-    block: int = 1,
+    second: Tensor, gradients: Tensor | None, down: Tensor, device: torch.device, damping: float = 1e-3, block: int = 1
 ) -> np.ndarray:
     """The loss when a neuron, or a block of so many, leaves, never less than that of those before it: float64
     [n / block].

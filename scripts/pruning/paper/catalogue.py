@@ -133,10 +133,7 @@ def figures(config: Config) -> dict[str, Entry]:
         found["fig3"] = Entry(
             "How much two methods agree on the neurons to keep, by sparsity, beside what two random masks of the "
             "same widths would share; and where in the network they differ.",
-            {
-                "overlap": overlaps(config, config.overlap.pairs),
-                "published": [names.PUBLISHED.format(table="table4")],
-            },
+            {"overlap": overlaps(config, config.overlap.pairs), "published": [names.PUBLISHED.format(table="table4")]},
             {"pair": config.overlap.pairs[0]},
             "Figure 3: agreement of masks",
         )

@@ -79,7 +79,7 @@ def cost_block(model: str, calib: str, files: Files, own: dict[str, Any]) -> pri
         "Seconds of jobs as they ran here, whatever else ran beside them. Calibration: the passes over its text that "
         "the method is made of; methods share them. Forward passes: over the calibration's `probed` samples, to "
         "measure what cuts cost. One model: its mask, its refit where it has one, its weights; the median of the "
-        "sparsities. Memory: the most of any of these jobs.",
+        "sparsities. Memory: the most of any of these jobs."
     ]
     title = f"What it takes: {model}, calibrated on {calib}"
     return printing.Block(f"{model}-{calib}-costs", title, [""], [*columns, "Peak memory (MiB)"], lines, notes)
