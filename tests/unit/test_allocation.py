@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pruning.core.errors import InputError
 from pruning.methods import allocation
 from pruning.methods.allocation import Others, Problem, finish, floors, kept, masks
-from pruning.methods.normalise import NORMALISATIONS
+from pruning.methods.scoring import NORMALISATIONS
 
 KNAPSACKS = ("sensitivity", "sensitivity_joint")
 ALL = sorted(path.stem for path in Path(allocation.__file__).parent.glob("*.py") if path.stem != "__init__")

@@ -21,7 +21,7 @@ from pruning.calibration.prepare import micro_batches, sampled_positions, shard_
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import allocation
-from pruning.methods.normalise import layer_sum
+from pruning.methods.scoring import layer_sum
 from pruning.models.checkpointing import checkpoint_gradients
 from pruning.paper.observe import Observation, activation_table
 from pruning.paper.token_classes import vocabulary_classes

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.methods import scores
-from pruning.methods.normalise import NORMALISATIONS, layer_l2, layer_mean, layer_sum, zscore
 from pruning.methods.scores import Layer, Weights, fluctuation, random, utility
 from pruning.methods.scores import maw as maw_score
+from pruning.methods.scoring import NORMALISATIONS, layer_l2, layer_mean, layer_sum, zscore
 
 SAMPLES, TOKENS, NEURONS, HIDDEN = 3, 5, 7, 4
 OBJECTIVES, REDUCTIONS = ("energy", "ce"), ("net_abs", "net_sq", "abs", "sq", "share", "grad_sq")
