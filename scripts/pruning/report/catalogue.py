@@ -103,10 +103,8 @@ def tables(config: Config) -> dict[str, Entry]:
                 "quality": [f"{config.places.table.format(table=table)}.csv" for table in of],
                 "speed": [config.places.speed.format(model=model) for model in timed(config)],
             },
-            {
-                **{key: own[key] for key in ("task", "kind", "title")},
-                **{"metric": own["metrics"][0], **statistical(config, "confidence")},
-            },
+            {key: own[key] for key in ("task", "kind", "title")}
+            | {"metric": own["metrics"][0], **statistical(config, "confidence")},
         )
     if config.latency:
         files = {"shapes": [names.LATENCY.format(shape=shape) for shape in latency_shapes(config)]}
