@@ -73,6 +73,7 @@ def tables(config: Config) -> dict[str, Entry]:
         # The gradient that an interpretation's RKU is made of; a score without one is held against the experiment's.
         rows = {n: {**r.model_dump(), "objective": config.objective(r.rku) or trap.objective} for n, r in used.items()}
         own = {"calib": calib(config), "rows": rows, "sparsities": config.readings.sparsities}
+        own |= {"high": trap.high, "low": trap.low}
         found["readings"] = Entry(
             "Ways in which the paper's methods may have been computed, judged by the paper's own numbers.",
             {
@@ -81,12 +82,7 @@ def tables(config: Config) -> dict[str, Entry]:
                 "statistics": per_model(config, names.STATISTICS),
                 **{f"table{n}": files for n, files in published.items()},
             },
-            {
-                **statistical(config, "models", "sparsity", "layer", "confidence"),
-                **own,
-                "high": trap.high,
-                "low": trap.low,
-            },
+            statistical(config, "models", "sparsity", "layer", "confidence") | own,
             templates={"overlap": names.OVERLAP, "masks": names.MASK, "statistics": names.STATISTICS},
         )
     if config.collapse:
