@@ -122,13 +122,7 @@ def test_other_items_are_refused():
 
 @pytest.mark.parametrize(
     ("kind", "stored", "odd"),
-    [
-        ("q2_k", "Q4_0", True),
-        ("q2_k", "Q3_K", False),
-        ("q4_0", "Q4_0", False),
-        (None, "F16", False),
-        ("iq4_xs", "IQ4_NL", True),
-    ],
+    [("q2_k", "Q4_0", 1), ("q2_k", "Q3_K", 0), ("q4_0", "Q4_0", 0), (None, "F16", 0), ("iq4_xs", "IQ4_NL", 1)],
 )
 def test_types_that_fall_back(kind, stored, odd):
     assert alternatives.falls_back(kind, stored) == odd
@@ -140,9 +134,8 @@ def test_types_that_fall_back(kind, stored, odd):
 def written(place: Path, speed: bool) -> Files:
     """Artefacts of all rows."""
     for (alias, variant), size in BYTES.items():
-        artifacts.write_parquet(
-            place / f"{alias}-{variant}.parquet".replace("/", "_"), samples(alias, variant), "samples", {}
-        )
+        path = place / f"{alias}-{variant}.parquet".replace("/", "_")
+        artifacts.write_parquet(path, samples(alias, variant), "samples", {})
         stored = {None: "F16", "q4_0": "Q4_0", "q2_k": "Q4_0"}[variant.type]
         record = {"bytes": size * 10**6, "parameters": 10**6, "tensors": {"F32": 9, stored: 5, "Q8_0": 1}}
         stem = f"{alias}-{variant.unquantised}-{variant.type or 'f16'}".replace("/", "_")
@@ -167,24 +160,15 @@ class Flat(Files):
 
 def of_table(costs) -> dict:
     variant = {"calib": "c", "method": "rku", "sparsity": 30, "tuning": None, "type": None}
-    return {
-        **{"name": "x", "title": "X", "models": ["m"], "siblings": ["s"], "calibrations": ["c"], "variants": [variant]},
-        **{
-            "types": [None, "q4_0"],
-            "costs": costs,
-            "tasks": {"t": ENTRY},
-            "quantised_before": ["m"],
-            "twins": {},
-            **SETTINGS,
-        },
-    }
+    own = {"name": "x", "title": "X", "models": ["m"], "siblings": ["s"], "calibrations": ["c"], "variants": [variant]}
+    own |= {"types": [None, "q4_0"], "costs": costs, "tasks": {"t": ENTRY}, "quantised_before": ["m"], "twins": {}}
+    return own | SETTINGS
 
 
 def test_the_table_at_equal_bytes(tmp_path):
     page = table.make(written(tmp_path, False), of_table(["size"]))
-    lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.markdown.splitlines() if line[:2] == "| "
-    ]
+    rows = [line.split("|")[1:-1] for line in page.markdown.splitlines() if line[:2] == "| "]
+    lines = [[cell.strip() for cell in row] for row in rows]
     assert lines[0][:4] == ["Model", "Sums", "Difference from dense", "p"] and lines[0][4] == "File (MB)"
     assert [line[0] for line in lines[1:]] == [
         *("dense, unquantised", "`rku`, 30%, unquantised", "`s`, unquantised", "dense, Q4_0", "`rku`, 30%, Q4_0"),
@@ -201,15 +185,12 @@ def test_the_table_at_equal_bytes(tmp_path):
 def test_the_table_at_equal_speed_has_the_dense_models_times_from_its_turns(tmp_path):
     page = table.make(written(tmp_path, True), of_table(["prefill", "decode"]))
     dense = page.frame[page.frame["label"] == "dense, unquantised"]
-    assert (
-        dense[["prefill_s", "prefill_speedup", "decode_tokens_per_s", "memory_mb"]].to_numpy().tolist()
-        == [[0.5, 1, 10, 1100]] * 2
-    )
+    own = dense[["prefill_s", "prefill_speedup", "decode_tokens_per_s", "memory_mb"]].to_numpy().tolist()
+    assert own == [[0.5, 1, 10, 1100]] * 2
     assert page.frame["cost"].tolist() == ["prefill"] * 6 + ["decode"] * 6
     assert "a prompt of 64 tokens, then 8 one at a time; medians of 5 rounds" in page.markdown
-    drawn = figure.draw(
-        {"rows": page.frame}, {"task": "t", "tuning": None, "title": "Sums", "kind": "accuracy", "models": ["m"]}
-    )
+    settings = {"task": "t", "tuning": None, "title": "Sums", "kind": "accuracy", "models": ["m"]}
+    drawn = figure.draw({"rows": page.frame}, settings)
     [size, prefill, _] = [axis for part in drawn.subfigs for axis in part.axes]
     joined = [line for line in size.lines if line.get_linestyle() != "None" and len(line.get_xdata()) == 2]
     xs = sorted(tuple(line.get_xdata()) for line in joined)
@@ -252,14 +233,8 @@ def test_answers_of_llama_cpp_are_held_against_the_harnesss(tmp_path):
 
 # the configuration
 
-TABLE = {
-    "title": "T",
-    "tasks": ["gsm_symbolic"],
-    "sparsities": [30],
-    "methods": ["even"],
-    "reference": "dense",
-    "paper": None,
-}
+TABLE = {"title": "T", "tasks": ["gsm_symbolic"], "sparsities": [30], "methods": ["even"], "reference": "dense"}
+TABLE["paper"] = None
 EVEN = {"score": "wanda", "round_to": 32}
 SIBLING = {"source": {"kind": "local", "path": "resources/tiny-reasoner"}}
 
@@ -335,11 +310,9 @@ def test_models_that_are_there_are_looked_at_before_any_job(tmp_path, monkeypatc
     texts = {"models": ["model"], "quantised": ["q8_0", "q4_k_m"], "tasks": ["gsm_symbolic", "gsm_symbolic_text"]}
     checked(texts | {"siblings": ["same"]}, model=model, same=same)
     checked(texts | {"siblings": ["other"], "tasks": ["gsm_symbolic"]}, model=model, other=other)
-    with pytest.raises(
-        InputError, match=r"tables.mine.siblings: other has another tokenizer than model, .* or gsm_symbolic_text"
-    ):
+    said = r"tables.mine.siblings: other has another tokenizer than model, .* or gsm_symbolic_text"
+    with pytest.raises(InputError, match=said):
         checked(texts | {"siblings": ["other"]}, model=model, other=other)
-    with pytest.raises(
-        InputError, match=r"tables.mine.quantised: q8_0: rows of odd have 40 values, which are no whole blocks of 32"
-    ):
+    said = r"tables.mine.quantised: q8_0: rows of odd have 40 values, which are no whole blocks of 32"
+    with pytest.raises(InputError, match=said):
         checked(texts | {"models": ["odd"]}, odd=odd)

@@ -114,14 +114,9 @@ def brute_force(model, samples, token_mask="all"):
             found |= {"act_sq_sum": (a**2).sum(0), "act_mean_abs_sq_sum": a.abs().mean(0) ** 2}
             for objective, g in gradients.items():
                 p = a * g[layer][0]
-                found |= {
-                    f"{objective}_net_abs_sum": p.sum(0).abs(),
-                    f"{objective}_net_sq_sum": p.sum(0) ** 2,
-                    f"{objective}_abs_sum": p.abs().sum(0),
-                    f"{objective}_sq_sum": (p**2).sum(0),
-                    f"{objective}_share_sum": p.abs().sum(0) / p.abs().sum(),
-                    f"{objective}_grad_sq_sum": (g[layer][0] ** 2).sum(0),
-                }
+                own = {"net_abs": p.sum(0).abs(), "net_sq": p.sum(0) ** 2, "abs": p.abs().sum(0), "sq": (p**2).sum(0)}
+                own |= {"share": p.abs().sum(0) / p.abs().sum(), "grad_sq": (g[layer][0] ** 2).sum(0)}
+                found |= {f"{objective}_{name}_sum": value for name, value in own.items()}
             sums[layer] = {name: sums[layer][name] + value for name, value in found.items()}
     return sums, angular
 
@@ -281,11 +276,9 @@ def test_token_classes_add_up_to_the_statistics(checkpointed):
 
 
 def settings_of(**changes) -> dict:
-    return {
-        **{"samples": 4, "sequence_length": 32, "packing": "concat", "seed": 0, "objectives": BOTH, **PLAIN},
-        **{"micro_batch": 2, "gradient_checkpointing": False, "dtype": "float32", "prompt": "{text}"},
-        **{"completion": "", **changes},
-    }
+    own = {"samples": 4, "sequence_length": 32, "packing": "concat", "seed": 0, "objectives": BOTH, "micro_batch": 2}
+    own |= {"gradient_checkpointing": False, "prompt": "{text}", "completion": ""}
+    return {**tiny.CALIBRATION, **PLAIN, **own, **changes}
 
 
 def test_the_stages_write_what_they_say(tmp_path):

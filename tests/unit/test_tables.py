@@ -561,10 +561,8 @@ def test_all_models_may_be_compared_with_the_dense_one_and_their_divergence_from
     """Divergences here are a hundredth of the windows' surprise. The dense model's is 0, and equal in all windows."""
     entry = study.settings["tasks"]["wikitext2"]
     study.settings["tasks"]["wikitext2"] = {**entry, "metrics": ["perplexity", "kl"]}
-    study.settings |= {
-        "reference": "dense",
-        "models": {OTHER_MODEL: {"note": None, "calibrations": {CALIBS[0]: {"seed": 0}}}},
-    }
+    models = {OTHER_MODEL: {"note": None, "calibrations": {CALIBS[0]: {"seed": 0}}}}
+    study.settings |= {"reference": "dense", "models": models}
     for path in (study.results / OTHER_MODEL).rglob("wikitext2.samples.parquet"):
         windows = artifacts.read_parquet(path, "samples")
         share = 0 if path.parent.name == "dense" else 0.01
@@ -575,12 +573,9 @@ def test_all_models_may_be_compared_with_the_dense_one_and_their_divergence_from
     assert set(pruned[pruned.metric != "kl"].reference) == {"dense"} and divergences.reference.isna().all()
     assert pruned.p_holm.notna().sum() == pruned.p_value.notna().sum() == 16 and pruned.calib.notna().all()
     row = one(frame, "rku", 30, model=OTHER_MODEL)
-    lost, won = (
-        len(set(RIGHT[a]) - set(RIGHT[b])) for a, b in ((("dense", 0), ("rku", 30)), (("rku", 30), ("dense", 0)))
-    )
-    assert row.p_value == pytest.approx(binomial_p(lost, won), rel=1e-3) and row.delta == pytest.approx(
-        (won - lost) / 60, rel=1e-3
-    )
+    dense, pruned = set(RIGHT["dense", 0]), set(RIGHT["rku", 30])
+    lost, won = len(dense - pruned), len(pruned - dense)
+    assert [row.p_value, row.delta] == pytest.approx([binomial_p(lost, won), (won - lost) / 60], rel=1e-3)
     assert divergences.loc[("dense", 0), ["value", "ci_low", "ci_high"]].tolist() == [0, 0, 0]
     nats = np.log(frame[(frame.metric == "perplexity")].set_index(["method", "sparsity"]).value)
     assert divergences.value["rku", 0.3] == pytest.approx(nats["rku", 0.3] / 100, rel=1e-3)
@@ -696,11 +691,7 @@ def test_what_models_took_is_a_block_of_its_own(study, tmp_path):
             artifacts.write_parquet(tmp_path / model / calib / "rku.parquet", cuts, "sensitivity", {})
     files = [*study.files, f"sensitivity={tmp_path}/{{model}}/{{calib}}/{{method}}.parquet"]
     report.report(study.settings, "report/tables/results", [*study.outputs.values()], files)
-    block = (
-        study.outputs["md"]
-        .read_text(encoding="utf-8")
-        .split(f"## What it takes: {PAPER_MODEL}, calibrated on {CALIBS[0]}")[1]
-    )
+    block = study.text.split(f"## What it takes: {PAPER_MODEL}, calibrated on {CALIBS[0]}")[1]
     cells = next(line for line in block.splitlines() if line.startswith("| `rku`")).split("|")
     assert [cell.strip() for cell in cells[2:7]] == ["0", "61", "1,234", "0", "900"]
     assert next(line for line in block.splitlines() if line.startswith("| `wanda`")).split("|")[4].strip() == "–"
@@ -724,11 +715,7 @@ def test_notes_on_how_questions_were_put_and_on_small_things():
         "Training: 3 worked examples, the same ones before every question, items from number 1,000 on.",
     ]
     pruned = pd.DataFrame({"kind": ["accuracy"], "seed": [0], "cut_off": [0.0]})
-    for tokens, dtype, warned in (
-        ([88.0, None], "bfloat16", True),
-        ([88.0, None], None, False),
-        ([None], "bfloat16", False),
-    ):
+    for tokens, dtype, warned in (([88.0, None], "bfloat16", 1), ([88.0, None], None, 0), ([None], "bfloat16", 0)):
         dense = pd.DataFrame({"metric": "acc", "mean_tokens": tokens, "cut_off": 0.0})
         assert ("in bfloat16" in " ".join(notes.cells(dense, pruned, dtype, 0.95))) == warned
     rows = [("a", 30, 0.305, 0.2), ("b", 30, 0.2949, 0.21), ("c", 30, 0.295, 0.2)]  # half a point is no deviation
