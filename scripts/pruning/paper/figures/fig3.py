@@ -33,7 +33,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         rows = block.rows(overlap)
         _curves(left, rows, looks)
         shown |= _published(left, published[published["model"] == block.model], pairs)
-        _layers(right, rows[(rows[PAIR] == chosen).all(axis=1)], name(chosen))
+        _layers(right, rows[(rows["first"] == chosen[0]) & (rows["second"] == chosen[1])], name(chosen))
     handles = [Line2D([], [], label=name(pair), **look.line) for pair, look in looks.items()]
     handles.append(Line2D([], [], color=style.GREY, linestyle=CHANCE, linewidth=0.9, label="chance, in its colour"))
     style.legend(made, [*handles, *shown.values()])
