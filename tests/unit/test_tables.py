@@ -105,6 +105,11 @@ class Study:
     def replace(self, model, variant, task, frame) -> None:
         artifacts.write_parquet(self.samples(model, variant, task), frame, "samples", {})
 
+    def rewrite(self, task, change) -> None:
+        """Change the samples of all variants on a task."""
+        for path in self.results.rglob(f"{task}.samples.parquet"):
+            artifacts.write_parquet(path, change(artifacts.read_parquet(path, "samples")), "samples", {})
+
     def run(self) -> pd.DataFrame:
         report.report(self.settings, "report/tables/results", [*self.outputs.values()], self.files)
         return pd.read_csv(self.outputs["csv"])
@@ -236,18 +241,16 @@ def test_published_values_stand_beside_both_readings_of_the_papers_model_only(fr
 
 
 def test_published_value_of_another_metric_is_not_shown(study):
-    for path in study.results.rglob("gsm8k.samples.parquet"):
-        samples = artifacts.read_parquet(path, "samples").assign(metric="exact_match,flexible-extract")
-        artifacts.write_parquet(path, samples, "samples", {})
+    study.rewrite("gsm8k", lambda samples: samples.assign(metric="exact_match,flexible-extract"))
     study.settings["tasks"]["gsm8k"]["metrics"] = ["exact_match,flexible-extract"]
     assert study.run().published.isna().all()
 
 
 def test_neither_order_nor_other_metrics_matter_and_bytes_repeat(study, written):
-    for path in study.results.rglob("gsm8k.samples.parquet"):
-        samples = artifacts.read_parquet(path, "samples").sample(frac=1, random_state=len(str(path)))
-        both = pd.concat([accuracy_samples(range(60), "exact_match,flexible-extract"), samples])
-        artifacts.write_parquet(path, both, "samples", {})
+    other = accuracy_samples(range(60), "exact_match,flexible-extract")
+    study.rewrite(
+        "gsm8k", lambda samples: pd.concat([other, samples.sample(frac=1, random_state=int(samples.value.sum()))])
+    )
     study.run()
     for name, path in study.outputs.items():
         assert path.read_bytes() == written.outputs[name].read_bytes() and b"\r" not in path.read_bytes()
@@ -400,10 +403,7 @@ def test_items_that_share_templates_are_tested_by_template_as_well(study):
     for model, calib in product(study.settings["models"], CALIBS):
         study.replace(model, f"{calib}/rku/30", "gsm8k", accuracy_samples([*range(20), *two]))
         study.replace(model, f"{calib}/agf/30", "gsm8k", accuracy_samples(range(37)))
-    for path in study.results.rglob("gsm8k.samples.parquet"):
-        samples = artifacts.read_parquet(path, "samples")
-        clusters = (samples["item"] % 6).astype(str).astype("string")
-        artifacts.write_parquet(path, samples.assign(cluster=clusters), "samples", {})
+    study.rewrite("gsm8k", lambda samples: samples.assign(cluster=(samples["item"] % 6).astype(str).astype("string")))
     frame = study.run()
     assert frame[frame.task == "gsm8k"].clusters.eq(6).all() and frame[frame.task != "gsm8k"].clusters.isna().all()
     row = one(frame, "rku", 30)
@@ -427,8 +427,7 @@ def test_items_that_share_templates_are_tested_by_template_as_well(study):
 
 
 def test_few_windows_are_said_to_be_few(study):
-    for path in study.results.rglob("wikitext2.samples.parquet"):
-        artifacts.write_parquet(path, artifacts.read_parquet(path, "samples")[:39], "samples", {})
+    study.rewrite("wikitext2", lambda samples: samples[:39])
     study.run()
     assert "in 39 windows (fewer than 40 windows" in study.text
 
@@ -732,10 +731,7 @@ def test_templates_are_no_matter_of_tests_where_nothing_is_compared():
 
 
 def test_tasks_with_two_metrics_have_a_column_each(study):
-    for path in study.results.rglob("gsm8k.samples.parquet"):
-        samples = artifacts.read_parquet(path, "samples")
-        both = pd.concat([samples, samples.assign(metric="exact_match,flexible-extract")])
-        artifacts.write_parquet(path, both, "samples", {})
+    study.rewrite("gsm8k", lambda samples: pd.concat([samples, samples.assign(metric="exact_match,flexible-extract")]))
     study.settings["tasks"]["gsm8k"]["metrics"].append("exact_match,flexible-extract")
     study.run()
     header = markdown_row(study.text, "Method")
@@ -744,8 +740,7 @@ def test_tasks_with_two_metrics_have_a_column_each(study):
 
 
 def test_one_window_has_a_perplexity_without_interval_and_no_significance(study):
-    for path in study.results.rglob("wikitext2.samples.parquet"):
-        artifacts.write_parquet(path, artifacts.read_parquet(path, "samples")[:1], "samples", {})
+    study.rewrite("wikitext2", lambda samples: samples[:1])
     row = one(study.run(), "rku", 30, "wikitext2")
     assert row[["ci_low", "ci_high", "delta_low", "delta_high", "p_value", "p_holm"]].isna().all()
     cell = markdown_row(study.text, "`rku`")[2]
