@@ -204,8 +204,3 @@ def test_tex_is_escaped_and_has_a_row_a_case(tmp_path, made):
     assert [len(re.findall(r"(?<!\\)&", line)) for line in rows] == [7] * 4 + [4] * 10
     plain = text.replace("\\{", "").replace("\\}", "")
     assert plain.count("{") == plain.count("}")
-
-
-def test_missing_methods_are_named(tmp_path, made):
-    with pytest.raises(InputError, match=r"wanda/40\.json: no such file"):
-        page(tmp_path, {name: made[name] for name in ("dense", "rku")})

@@ -6,7 +6,6 @@ from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -486,29 +485,8 @@ def test_the_command_joins_tables_and_repeats_its_bytes(tmp_path):
         assert image.width == pytest.approx(7.2 * 200, abs=1) and image.info["dpi"][0] == pytest.approx(200, abs=0.1)
 
 
-def test_changed_neurons_are_not_drawn(tmp_path):
-    path, origin = tmp_path / "neurons.parquet", {"model": "m", "calib": "c"}
-    rows = made("fig2")[0]["neurons"].drop(columns=["model", "calib"])
-    artifacts.write_parquet(path, rows, "trap", origin)
-    table = pq.read_table(path)
-    pq.write_table(table.slice(1), path)
-    with pytest.raises(InputError, match="neurons.parquet: was changed after it was made"):
-        figures.read(Files([f"neurons={path}"]))
-
-
-def test_the_papers_numbers_need_no_record():
+def test_the_papers_numbers_need_no_record_and_all_others_do(tmp_path):
+    (tmp_path / "widths.csv").touch()
+    with pytest.raises(InputError, match="widths.csv: lacks widths.csv.json"):
+        figures.read(Files([f"widths={tmp_path}/widths.csv"]))
     assert len(figures.read(Files(["published=resources/paper/table4.csv"]))["published"]) > 0
-
-
-def test_the_command_names_what_is_wrong(tmp_path):
-    outputs = (tmp_path / "a.svg", tmp_path / "a.png")
-    for figure, tables, message in (
-        ("widths", [f"widths={tmp_path}/none.csv"], "none.csv: no such file"),
-        ("widths", [f"widths={tmp_path}/empty.csv"], "empty.csv: lacks empty.csv.json"),
-        ("widths", [f"widths={tmp_path}/empty.parquet"], "empty.parquet: not a whole parquet file"),
-    ):
-        for name in ("empty.csv", "empty.parquet"):
-            (tmp_path / name).touch()
-        with pytest.raises(InputError, match=message):
-            report.report(settings(), f"report/figures/{figure}", [*outputs], tables)
-    assert not any(path.exists() for path in outputs)

@@ -1,6 +1,5 @@
 """Tables from small written artefacts: every number of it worked out by other means."""
 
-import json
 import math
 import re
 import shutil
@@ -18,7 +17,6 @@ from pruning.analysis import comparison
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError
 from pruning.report import layout, notes, printing
-from workspace import python, run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAPER = REPOSITORY / "resources/paper/table1.csv"
@@ -319,21 +317,6 @@ def test_a_model_that_stopped_early_is_compared_on_what_it_was_asked(study, fram
     )
     printed = study.text
     assert printed.count(note) == 1 and "the same for all variants, but for those that stopped early." in printed
-
-
-def test_the_command_line_names_a_missing_file_and_writes_what_the_function_writes(forking, study, printed):
-    outputs = [f"--output={path}" for path in study.outputs.values()]
-    files = [f"--file={file}" for file in study.files]
-    command = [python(), REPOSITORY / "scripts/report.py", "--maker", "report/tables/results", *outputs, *files]
-    path = study.samples(PAPER_MODEL, "dense", "gsm8k")
-    hidden = path.rename(path.with_name("hidden"))
-    for code, words in ((1, f"error: {path}: no such file"), (0, "")):
-        done = run(REPOSITORY, *command, "--settings", json.dumps(study.settings))
-        assert done.returncode == code and done.stderr.startswith(words)
-        assert len(done.stderr.splitlines()) == code and study.outputs["csv"].exists() != bool(code)
-        if code:
-            hidden.rename(path)
-    assert {name: path.read_text(encoding="utf-8") for name, path in study.outputs.items()} == printed
 
 
 # The printed table
