@@ -37,7 +37,7 @@ class Statistics:
     """What was measured of a dense model on calibration text, by kind (docs/artefacts.md)."""
 
     tables: Mapping[str, pd.DataFrame]
-    """`statistics`: one row per neuron; `layers`: one row per layer; all columns are sums (calibration/columns.py)."""
+    """`statistics`: one row per neuron; `layers`: one row per layer; all columns are sums (core/objectives.py)."""
     matrices: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """`second_moments`, `output_gradients`: for each layer its matrices, with counts of tokens."""
 
@@ -76,15 +76,15 @@ def calibrate(
 
     batches: token ids, int64 [samples, tokens]; or what a tokenizer gives (`input_ids`, `attention_mask`, padded on
     the right, and `labels`, -100 where the objectives do not look). objectives: whose gradients are measured
-    (calibration/columns.py). needs: what scores are made of (their REQUIRES): `statistics`, `second_moments`,
+    (core/objectives.py). needs: what scores are made of (their REQUIRES): `statistics`, `second_moments`,
     `output_gradients`, `parameter_taylor`; of mixtures of experts the first. structures: those that the allocation cuts
     (its STRUCTURES), `ffn` for experts, too. seed: of the tokens that output gradients are drawn for.
 
     Raises InputError for an unknown need or objective, at a NaN or Inf (naming layer and sample), for batches padded on
     the left, and for a model of no family that can be pruned. Sources: calibration/gradients.py and its neighbours."""
     from pruning.calibration import gradients, output_gradients, parameter_gradients, prepare
-    from pruning.calibration.columns import OBJECTIVES
     from pruning.core.layer_files import kind_of
+    from pruning.core.objectives import OBJECTIVES
     from pruning.methods import evidence
     from pruning.models import families, in_memory
     from pruning.models.structures import STRUCTURES, of_model

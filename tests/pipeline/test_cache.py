@@ -77,6 +77,7 @@ RE_RUN_BY_CODE = [
     (FROM_EVALUATE, "pruning/evaluation/kinds", "__init__ lm_eval"),
     (FROM_EVALUATE, "pruning/methods", "variants"),
     (FROM_EVALUATE, "pruning/models", "packing pruned"),
+    (ONE_METHOD, "pruning/core", "objectives"),
     (ONE_METHOD, "pruning/methods/scores", "random utility wanda"),
     (FROM_LEAKAGE, "", "leakage"),
     (FROM_LEAKAGE, "pruning/data", "leakage"),

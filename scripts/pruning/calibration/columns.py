@@ -2,7 +2,7 @@
 
 Every column is a sum over calibration samples or tokens, so shards merge by adding up, in any order.
 One row is one FFN neuron (of a mixture, those of all experts, one expert after the other); a = down_proj's input,
-g = d objective / d a, p = a * g; <obj> is each objective of the calibration (OBJECTIVES):
+g = d objective / d a, p = a * g; <obj> is each objective of the calibration (objectives.py):
 
 n_tokens, n_samples      counted tokens and samples
 act_sum                  sum_{x,t} a
@@ -32,16 +32,6 @@ import pandas as pd
 
 from pruning.core.errors import InputError
 
-# h is the residual stream after the last decoder layer, before the final norm, [T, d]. The paper's words, "the squared
-# norm of the final hidden states", allow all four energies; `energy` is the reading that its Table 4 fits best.
-OBJECTIVES = {
-    "energy": "1/2 mean_t ||h||², before the final norm",
-    "energy_post": "1/2 mean_t ||norm(h)||², after the final norm (transformers' hidden_states[-1])",
-    "energy_last": "1/2 ||h||² of the last token alone",
-    "energy_rest": "1/2 mean_t ||h||² without the first token, often a massive activation",
-    "ce": "mean next-token cross-entropy",
-}
-"""The scalar objectives of a calibration sample whose gradients score neurons: names and what each is."""
 ACTIVATION = ("act_sum", "act_abs_sum", "act_sq_sum", "act_mean_abs_sq_sum")
 GRADIENT = ("net_abs_sum", "net_sq_sum", "abs_sum", "sq_sum", "share_sum", "grad_sq_sum")
 COUNTS = ("n_tokens", "n_samples")

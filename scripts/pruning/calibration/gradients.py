@@ -26,7 +26,7 @@ from pruning.models.structures.experts import Routed
 def objective_values(
     names: Sequence[str], hidden: Tensor, normed: Tensor, losses: Callable[[], Tensor], mask: Tensor
 ) -> dict[str, Tensor]:
-    """Each of OBJECTIVES (columns.py) that is named, one value per sample [B].
+    """Each objective of objectives.py that is named, one value per sample [B].
 
     hidden [B, T, d] before the final norm, normed [B, T, d] after it; losses gives each token's cross-entropy
     [B, T - 1], and is called for `ce` alone. mask [B, T]: tokens that the objectives average over."""
@@ -61,7 +61,7 @@ class Pass:
 
     What is taken from them, subclasses say: `begin`, `take_activation`, `take_gradient`, `take_outputs`, `take_layer`.
 
-    objectives: of OBJECTIVES; one backward pass each, none at all where empty. structure: whose sites are
+    objectives: names of objectives.py; one backward pass each, none at all where empty. structure: whose sites are
     looked at; what their units put out is called a. None: the model's main one.
     """
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pruning.calibration.columns import OBJECTIVES
 from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
+from pruning.core.objectives import OBJECTIVES
 
 Objective = Literal[tuple(OBJECTIVES)]
 

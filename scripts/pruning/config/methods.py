@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from pruning.calibration.columns import OBJECTIVES
 from pruning.config.base import NonEmpty, Positive, Strict, choices
+from pruning.core.objectives import OBJECTIVES
 from pruning.methods import allocation, compensation, latency_table, scores
 from pruning.methods.scores.utility import REDUCTIONS
 from pruning.methods.scoring import NORMALISATIONS

@@ -1,6 +1,6 @@
 """Activation-times-gradient utilities: Taylor-FO, AGF, RKU and their other readings (paper Eq. 1-3, reconstructed).
 
-With p = a_c * g_c per token, g the gradient of an objective (calibration/columns.py) with respect to down_proj's input:
+With p = a_c * g_c per token, g the gradient of an objective (objectives.py) with respect to down_proj's input:
 
 reduction  net_abs    mean_x |sum_t p|        Molchanov et al. 2017, arXiv 1611.06440: tokens may cancel
            net_sq     mean_x (sum_t p)^2      Molchanov et al. 2019, arXiv 1906.10771
@@ -13,7 +13,7 @@ reduction  net_abs    mean_x |sum_t p|        Molchanov et al. 2017, arXiv 1611.
 
 import numpy as np
 
-from pruning.calibration.columns import OBJECTIVES
+from pruning.core.objectives import OBJECTIVES
 from pruning.methods.scores import Layer
 
 REDUCTIONS = ("net_abs", "net_sq", "abs", "sq", "share", "grad_sq", "grad_root")
