@@ -5,6 +5,7 @@ Equal files and settings make equal bytes.
 
 import importlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +15,14 @@ from pruning.core import cli
 from pruning.report.files import Files
 
 PACKAGES = {
+    "report": "pruning.report",
     "report/figures": "pruning.report.figures",
     "report/pages": "pruning.report.pages",
     "paper": "pruning.paper",
     "paper/tables": "pruning.paper.tables",
     "paper/figures": "pruning.paper.figures",
 }
-"""Folder -> its package, whose `write` writes what a module of it makes; all else are tables of the report."""
+"""Folder -> its package, whose `write` writes what a module makes that has none itself; all else are tables."""
 
 
 def report(
@@ -34,7 +36,8 @@ def report(
 ) -> None:
     folder, _, name = maker.rpartition("/")
     module = importlib.import_module(f".{name}", PACKAGES.get(folder, "pruning.report.tables"))
-    sys.modules[module.__package__].write(module, Files(file or ()), settings, outputs)
+    write = getattr(module, "write", None) or partial(sys.modules[module.__package__].write, module)
+    write(Files(file or ()), settings, outputs)
 
 
 if __name__ == "__main__":

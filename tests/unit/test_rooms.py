@@ -40,6 +40,7 @@ PLUGINS = {
     *(
         "evaluation/kinds",
         "evaluation/backends",
+        "report",
         "report/tables",
         "report/figures",
         "report/pages",

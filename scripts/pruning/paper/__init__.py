@@ -1,17 +1,7 @@
 """What reproduces the paper and no other part needs: its analyses, each with `write(files, settings, outputs)`, tables
 and figures."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
-from typing import Any
-
 from pruning.core.errors import InputError
-
-
-def write(module: ModuleType, files: Any, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
-    """Write an analysis of this folder. files: a report.files.Files."""
-    module.write(files, settings, outputs)
 
 
 def chosen(layer: int | None, layers: int) -> int:
