@@ -198,13 +198,7 @@ def to_calibrate(folder: Path, model=None) -> tuple[Path, Path]:
 
 def manifest(base: Path) -> Path:
     """What fetching says of a model directory, written beside it."""
-    from pruning.core import artifacts
-    from pruning.models.checkpoint import Checkpoint
-
-    checkpoint = Checkpoint(base)
-    original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
-    artifacts.write_json(path := base.with_name(f"{base.name}.json"), {"original": original}, "base", {})
-    return path
+    return record(base, base.with_name(f"{base.name}.json"))
 
 
 def fetched(folder: Path, model) -> Path:
@@ -213,16 +207,16 @@ def fetched(folder: Path, model) -> Path:
     return folder
 
 
-def record(folder: Path) -> Path:
-    """The manifest.json of a model's directory, written into it."""
+def record(folder: Path, path: Path | None = None) -> Path:
+    """The manifest.json of a model's directory, written into it, or to a path."""
     from pruning.core import artifacts
     from pruning.models.checkpoint import Checkpoint
 
     base = Checkpoint(folder)
     original = {"widths": base.widths, "parameters": base.parameters}
     content = {"files": artifacts.directory_hashes(folder), "original": original, **original}
-    artifacts.write_json(folder / "manifest.json", content, "base", {})
-    return folder / "manifest.json"
+    artifacts.write_json(path := path or folder / "manifest.json", content, "base", {})
+    return path
 
 
 def keeps(*widths: int, groups: Sequence[Sequence[int]] = (), size: int = 48, seed: int = 0) -> dict:

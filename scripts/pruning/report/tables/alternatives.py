@@ -17,11 +17,12 @@ from typing import Any
 import pandas as pd
 
 from pruning.analysis import alternatives
-from pruning.core import artifacts, names, significance
+from pruning.core import artifacts, significance
 from pruning.core.names import DENSE, UNQUANTISED, Column, Variant
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell, estimate, percent, plain, signed, speedup
+from pruning.report.tables import tradeoff
 from pruning.report.tables.tradeoff import MARKS
 
 ROWS = "model calib column of method sparsity tuning type label task metric n value ci_low ci_high delta delta_low "
@@ -93,11 +94,8 @@ def order(rows: pd.DataFrame, cost: str) -> pd.Series:
 
 def label(row: Mapping[str, Any]) -> str:
     """As `wanda`, 30%, recovered (gsm8k), Q4_K_M."""
-    parts = ["dense" if row["of"] == row["model"] else f"`{row['of']}`"]
-    if pd.notna(row["calib"]):
-        parts = [f"`{row['method']}`", f"{names.percent(row['sparsity']):g}%"]
-    parts += [f"recovered ({row['tuning']})"] if pd.notna(row["tuning"]) else []
-    return ", ".join([*parts, row["type"].upper() if pd.notna(row["type"]) else "unquantised"])
+    name = tradeoff.label(row) if row["of"] == row["model"] else f"`{row['of']}`"
+    return f"{name}, {row['type'].upper() if pd.notna(row['type']) else 'unquantised'}"
 
 
 def block(

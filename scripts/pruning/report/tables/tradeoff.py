@@ -52,19 +52,19 @@ def block(model: str, calib: str, rows: pd.DataFrame, settings: Mapping[str, Any
         cells += [f"{row.parameters / 1e6:,.2f}", f"{row.bytes / 1e6:,.2f}", f"{1000 * row.prefill_s:,.1f}"]
         cells += [speedup(row, "prefill"), f"{row.decode_tokens_per_s:,.0f}", speedup(row, "decode")]
         cells += [MARKS[front] for front in fronts]
-        lines.append((label(row), cells))
+        lines.append((label(row._asdict()), cells))
     columns = [f"{settings['title']}", "Parameters (M)", "Weights (MB)", "Prefill (ms)", "Prefill speed-up"]
     columns += ["Decoding (tokens/s)", "Decoding speed-up", "Front: size", "Front: prefill", "Front: decoding"]
     title = f"`{model}`, calibrated on `{calib}`: {settings['title']}, size and speed"
     return Block(f"{model}-{calib}", title, [""], columns, lines, notes(rows, settings), head="Model")
 
 
-def label(row: Any) -> str:
+def label(row: Mapping[str, Any]) -> str:
     """As `wanda`, 30%, recovered (gsm_symbolic)."""
-    if row.method == "dense":
+    if row["method"] == "dense":
         return "dense"
-    recovered = f", recovered ({row.tuning})" if isinstance(row.tuning, str) and row.tuning else ""
-    return f"`{row.method}`, {round(100 * row.sparsity)}%{recovered}"
+    recovered = f", recovered ({row['tuning']})" if isinstance(row["tuning"], str) and row["tuning"] else ""
+    return f"`{row['method']}`, {round(100 * row['sparsity'])}%{recovered}"
 
 
 def notes(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
