@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 import tiny
 from pruning.calibration import columns
+from pruning.calibration.columns import TOKEN_CLASSES
 from pruning.calibration.gradients import Calibration
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.core.objectives import OBJECTIVES, TOKEN_CLASSES
+from pruning.core.objectives import OBJECTIVES
 from pruning.methods import allocation
 from pruning.methods.scoring import layer_sum
 from pruning.models.checkpointing import checkpoint_gradients
