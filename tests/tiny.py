@@ -196,27 +196,22 @@ def to_calibrate(folder: Path, model=None) -> tuple[Path, Path]:
     return save(model or llama(), folder / "model"), folder / "data.parquet"
 
 
-def manifest(base: Path) -> Path:
-    """What fetching says of a model directory, written beside it."""
-    return record(base, base.with_name(f"{base.name}.json"))
-
-
 def fetched(folder: Path, model) -> Path:
     """A model as fetching leaves it: with its manifest.json in it."""
     record(save(model, folder))
     return folder
 
 
-def record(folder: Path, path: Path | None = None) -> Path:
-    """The manifest.json of a model's directory, written into it, or to a path."""
+def record(folder: Path) -> Path:
+    """The manifest.json of a model's directory, written into it."""
     from pruning.core import artifacts
     from pruning.models.checkpoint import Checkpoint
 
     base = Checkpoint(folder)
     original = {"widths": base.widths, "parameters": base.parameters}
     content = {"files": artifacts.directory_hashes(folder), "original": original, **original}
-    artifacts.write_json(path := path or folder / "manifest.json", content, "base", {})
-    return path
+    artifacts.write_json(folder / "manifest.json", content, "base", {})
+    return folder / "manifest.json"
 
 
 def keeps(*widths: int, groups: Sequence[Sequence[int]] = (), size: int = 48, seed: int = 0) -> dict:

@@ -319,7 +319,7 @@ def run_stage(base: Path, keeps, tmp_path: Path, evidence: bool = True, **settin
     stage.compact(
         {"compensate": "none", "export": "exact", **settings},
         base,
-        tiny.manifest(base),
+        tiny.record(base),
         tiny.write_mask(tmp_path / "mask.parquet", keeps),
         tmp_path / "model",
         tmp_path / "manifest.json",

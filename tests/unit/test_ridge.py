@@ -192,7 +192,7 @@ def moments_of(base, tmp_path, **changes):
 def compact(base, tmp_path, keeps, name, moments=None, **settings):
     tiny.write_mask(tmp_path / "mask.parquet", {"ffn": keeps})
     settings = {"compensate": "ridge" if moments else "none", "export": "exact", **settings}
-    paths = base, tiny.manifest(base), tmp_path / "mask.parquet", tmp_path / name, tmp_path / f"{name}.json"
+    paths = base, tiny.record(base), tmp_path / "mask.parquet", tmp_path / name, tmp_path / f"{name}.json"
     compact_stage.compact(settings, *paths, evidence=moments)
     return load(tmp_path / name, "float32", "cpu")[0], artifacts.read_json(tmp_path / f"{name}.json", "compact")
 
