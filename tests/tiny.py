@@ -185,7 +185,7 @@ CALIBRATION = {
 """A calibration's settings, as a stage gets them, for the text of `to_calibrate`."""
 
 
-def to_calibrate(folder: Path, model=None) -> tuple[Path, Path]:
+def to_calibrate(folder: Path) -> tuple[Path, Path]:
     """A model's directory, and the parquet of twelve questions with answers of uneven lengths."""
     import pandas as pd
 
@@ -193,7 +193,18 @@ def to_calibrate(folder: Path, model=None) -> tuple[Path, Path]:
 
     texts = {"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]}
     artifacts.write_parquet(folder / "data.parquet", pd.DataFrame(texts), "dataset", {})
-    return save(model or llama(), folder / "model"), folder / "data.parquet"
+    return save(llama(), folder / "model"), folder / "data.parquet"
+
+
+def manifest(base: Path) -> Path:
+    """What fetching says of a model directory, written beside it."""
+    from pruning.core import artifacts
+    from pruning.models.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(base)
+    original = {"widths": checkpoint.widths, "parameters": checkpoint.parameters}
+    artifacts.write_json(path := base.with_name(f"{base.name}.json"), {"original": original}, "base", {})
+    return path
 
 
 def fetched(folder: Path, model) -> Path:

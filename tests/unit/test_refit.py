@@ -187,7 +187,8 @@ def stage(settings: dict, model: Path, data: Path, mask: Path, folder: Path, man
 
 @pytest.mark.parametrize("scheme", (*SCHEMES, "block"))
 def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
-    tiny.to_calibrate(tmp_path, model_of())
+    tiny.to_calibrate(tmp_path)
+    tiny.save(model_of(), tmp_path / "model")
     tiny.write_mask(tmp_path / "mask.parquet", KEEPS)
     files = [tmp_path / name for name in ("model", "data.parquet", "mask.parquet", "fit", "fit.json")]
     stage({**SETTINGS, "scheme": scheme, "training": plan(scheme).get("plan")}, *files)
@@ -213,7 +214,8 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_run_that_was_killed_trains_the_layers_that_are_left(tmp_path, monkeypatch, broken):
     """To the same files, to the bit. A kept layer that is not as it was written is trained again."""
-    tiny.to_calibrate(tmp_path, model_of())
+    tiny.to_calibrate(tmp_path)
+    tiny.save(model_of(), tmp_path / "model")
     tiny.write_mask(tmp_path / "mask.parquet", KEEPS)
     calls, own = [], training.trained
 

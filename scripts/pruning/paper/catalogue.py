@@ -68,12 +68,11 @@ def tables(config: Config) -> dict[str, Entry]:
         )
     if config.readings:
         trap, used = config.trap or Trap(), config.readings.used
+        own = {"calib": calib(config), "sparsities": config.readings.sparsities, "high": trap.high, "low": trap.low}
         pairs = dict.fromkeys((r.rku, other) for r in used.values() for other in (r.agf, r.taylor, r.wanda))
         masks = dict.fromkeys(method for r in used.values() for method in (r.rku, r.wanda))
         # The gradient that an interpretation's RKU is made of; a score without one is held against the experiment's.
         rows = {n: {**r.model_dump(), "objective": config.objective(r.rku) or trap.objective} for n, r in used.items()}
-        own = {"calib": calib(config), "rows": rows, "sparsities": config.readings.sparsities}
-        own |= {"high": trap.high, "low": trap.low}
         found["readings"] = Entry(
             "Ways in which the paper's methods may have been computed, judged by the paper's own numbers.",
             {
@@ -82,7 +81,7 @@ def tables(config: Config) -> dict[str, Entry]:
                 "statistics": per_model(config, names.STATISTICS),
                 **{f"table{n}": files for n, files in published.items()},
             },
-            statistical(config, "models", "sparsity", "layer", "confidence") | own,
+            {**statistical(config, "models", "sparsity", "layer", "confidence"), **own, "rows": rows},
             templates={"overlap": names.OVERLAP, "masks": names.MASK, "statistics": names.STATISTICS},
         )
     if config.collapse:
