@@ -48,7 +48,7 @@ def calibrate(model, samples, micro_batch=2, shard=(0, 1), masks=PLAIN, **option
 
 
 def observe(model, samples, masks=PLAIN, micro_batch=2, **options) -> Observation:
-    with Observation(model, VOCABULARY, **options) as run:
+    with Observation(model, VOCABULARY, **{"layer": 0, "keep": {}, "objectives": ("energy",), **options}) as run:
         run.run(micro_batches(samples, micro_batch, pad=0, **masks))
     return run
 

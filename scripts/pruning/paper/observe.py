@@ -29,16 +29,10 @@ class Observation(Pass):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        vocabulary: Tensor,
-        *,
-        layer: int = 0,
-        keep: Mapping[int, list[int]] | None = None,
-        objectives: Sequence[str] = ("energy",),
+        self, model: nn.Module, vocabulary: Tensor, layer: int, keep: Mapping[int, list[int]], objectives: Sequence[str]
     ):
         super().__init__(model, objectives, "ffn")
-        self.vocabulary, self.layer, self.keep = vocabulary, layer, keep or {}
+        self.vocabulary, self.layer, self.keep = vocabulary, layer, keep
         self.sums: list[dict[str, Tensor]] = [{} for _ in self.layers]  # [classes, n]
         self.tokens = torch.zeros(len(TOKEN_CLASSES), dtype=torch.float64)
         self.kept: list[dict] = []
@@ -92,13 +86,9 @@ def measure(job: Measurement) -> None:
     they are; `objectives`, whose gradients are split by class. Raises InputError if there is no such layer."""
     network, settings = job.network, job.settings
     layer = chosen(settings["layer"], len(families.decoder_layers(network)))
-    run = Observation(
-        network,
-        vocabulary_classes(job.tokenizer, network.get_input_embeddings().num_embeddings),
-        layer=layer,
-        keep=sampled_positions(job.batches, settings["tokens"], settings["seed"]),
-        objectives=settings["objectives"],
-    )
+    vocabulary = vocabulary_classes(job.tokenizer, network.get_input_embeddings().num_embeddings)
+    keep = sampled_positions(job.batches, settings["tokens"], settings["seed"])
+    run = Observation(network, vocabulary, layer, keep, settings["objectives"])
     with run:
         run.run(job.progress(job.batches))
     activations, classes = job.outputs
