@@ -134,11 +134,11 @@ def test_types_that_fall_back(kind, stored, odd):
 def written(place: Path, speed: bool) -> Files:
     """Artefacts of all rows."""
     for (alias, variant), size in BYTES.items():
-        path = place / f"{alias}-{variant}.parquet".replace("/", "_")
+        path = place / f"{alias}-{variant}.parquet"
         artifacts.write_parquet(path, samples(alias, variant), "samples", {})
         stored = {None: "F16", "q4_0": "Q4_0", "q2_k": "Q4_0"}[variant.type]
         record = {"bytes": size * 10**6, "parameters": 10**6, "tensors": {"F32": 9, stored: 5, "Q8_0": 1}}
-        stem = f"{alias}-{variant.unquantised}-{variant.type or 'f16'}".replace("/", "_")
+        stem = f"{alias}-{variant.unquantised}-{variant.type or 'f16'}"
         artifacts.write_json(place / f"{stem}.json", record, "gguf", {})
         ratio = 1000 / size
         times = {f"{part}_speedup{end}": [1, ratio] for part in ("prefill", "decode") for end in ("", "_low", "_high")}
@@ -148,14 +148,7 @@ def written(place: Path, speed: bool) -> Files:
         artifacts.write_csv(place / f"{stem}.csv", pd.DataFrame(times), {})
     named = {"samples": "{model}-{variant}.parquet", "files": "{model}-{variant}-{type}.json"}
     named |= {"speed": "{other}-{variant}-{type}.csv"} if speed else {}
-    return Flat([f"{name}={place}/{template}" for name, template in named.items()])
-
-
-class Flat(Files):
-    """Variants without folders."""
-
-    def at(self, name, **wildcards):
-        return super().at(name, **{key: str(value).replace("/", "_") for key, value in wildcards.items()})
+    return Files([f"{name}={place}/{template}" for name, template in named.items()])
 
 
 def of_table(costs) -> dict:
@@ -203,12 +196,11 @@ def test_files_that_hold_another_kind_than_their_type_are_named(tmp_path):
     files = written(tmp_path, False)
     page = table.make(files, of_table(["size"]) | {"types": [None, "q4_0"]})
     assert "no whole blocks" not in page.markdown
-    settings = of_table(["size"]) | {"types": [None, "q2_k"], "siblings": [], "variants": []}
-    settings["variants"] = [{"calib": "c", "method": "rku", "sparsity": 30, "tuning": None, "type": None}]
+    settings = of_table(["size"]) | {"types": [None, "q2_k"], "siblings": []}
     odd = Variant("c", "rku", 30, type="q2_k")
-    artifacts.write_parquet(tmp_path / f"m-{odd}.parquet".replace("/", "_"), samples("m", PRUNED), "samples", {})
+    artifacts.write_parquet(tmp_path / f"m-{odd}.parquet", samples("m", PRUNED), "samples", {})
     record = {"bytes": 200, "parameters": 1, "tensors": {"Q4_0": 2}}
-    artifacts.write_json(tmp_path / "m-c_rku_30-q2_k.json", record, "gguf", {})
+    artifacts.write_json(tmp_path / "m-c/rku/30-q2_k.json", record, "gguf", {})
     assert "larger types of blocks of 32: Q2_K as Q4_0, in most" in table.make(files, settings).markdown
 
 
@@ -218,9 +210,9 @@ def test_answers_of_llama_cpp_are_held_against_the_harnesss(tmp_path):
     for alias, variant in [row for row in BYTES if row != ("m", Q2)]:
         other = samples(alias, variant).head(20)
         other.loc[0, "prediction"] = "8" if variant.type else "7"
-        artifacts.write_parquet(tmp_path / f"{alias}-{variant}-x.parquet".replace("/", "_"), other, "samples", {})
+        artifacts.write_parquet(tmp_path / f"{alias}-{variant}-x.parquet", other, "samples", {})
         own = samples(alias, variant)
-        artifacts.write_parquet(tmp_path / f"{alias}-{variant}-t.parquet".replace("/", "_"), own, "samples", {})
+        artifacts.write_parquet(tmp_path / f"{alias}-{variant}-t.parquet", own, "samples", {})
     settings, asked = of_table(["size"]), {**ENTRY, "task": "x", "title": "in llama.cpp"}
     settings |= {"tasks": {"t": ENTRY, "x": asked}, "twins": {"x": "t"}}
     files.named["samples"] = [f"{tmp_path}/{{model}}-{{variant}}-{{task}}.parquet"]
