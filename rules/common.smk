@@ -28,7 +28,7 @@ from pruning.config.analyses import Spectrum, Trap
 from pruning.config.validation import validate
 from pruning.core import artifacts, devices, hub, locks, memory, names, slurm
 from pruning.core.errors import one_line
-from pruning.core.workflow import imported, on_python_path
+from pruning.core.workflow import imported
 from pruning.core.names import Variant, benchmark_of, log_of
 from pruning.models import sources
 from pruning.paper import catalogue as paper
@@ -42,7 +42,6 @@ def checked(function, *arguments):
 
 
 SCRIPTS = names.own("scripts")
-on_python_path(sys.path[0])  # for jobs of scripts/paper/, where the library does not lie beside the script
 # A module's configuration holds only what differs, as an additional configfile does: the default is below either.
 whole = load_configfile(os.path.join(HOME, "config/config.yaml"))
 update_config(whole, config)

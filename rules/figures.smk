@@ -19,7 +19,7 @@ rule widths:
             for path in of_methods(names.MASK.replace("{calib}", CALIB).replace("{sparsity}", str(s)))
             for model in EXPERIMENT.models
         ],
-        code=code("widths"),
+        code=code("report", "report/widths"),
     output:
         PLACES.widths,
     params:
@@ -32,7 +32,7 @@ rule widths:
         ),
         masks=lambda w: names.MASK,
     shell:
-        on_cpu("--masks {params.masks:q} --output {output:q}")
+        on_cpu("--maker report/widths --file masks={params.masks:q} --output {output:q}")
 
 
 rule figure:

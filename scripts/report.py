@@ -1,9 +1,11 @@
-"""One table, figure or page of the report, from the files of the analyses: its maker is a module of pruning/.
+"""One table, figure, page or analysis of the report, from files of earlier stages: its maker is a module of pruning/.
 
 Equal files and settings make equal bytes.
 """
 
 import importlib
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +14,15 @@ import typer
 from pruning.core import cli
 from pruning.report.files import Files
 
-KINDS = {
+PACKAGES = {
+    "report": "pruning.report",
     "report/figures": "pruning.report.figures",
     "report/pages": "pruning.report.pages",
+    "paper": "pruning.paper",
     "paper/tables": "pruning.paper.tables",
     "paper/figures": "pruning.paper.figures",
 }
-"""Folder -> the package whose `write` makes one of its modules' files; all else are tables."""
+"""Folder -> its package, whose `write` writes what a module makes that has none itself; all else are tables."""
 
 
 def report(
@@ -28,9 +32,12 @@ def report(
     file: Annotated[
         list[str] | None, typer.Option(metavar="NAME=PATH", help="what it is made from, or a template; repeat")
     ] = None,
+    threads: int = 1,
 ) -> None:
-    package = importlib.import_module(KINDS.get(maker.rpartition("/")[0], "pruning.report.tables"))
-    package.write(maker, Files(file or ()), settings, outputs)
+    folder, _, name = maker.rpartition("/")
+    module = importlib.import_module(f".{name}", PACKAGES.get(folder, "pruning.report.tables"))
+    write = getattr(module, "write", None) or partial(sys.modules[module.__package__].write, module)
+    write(Files(file or ()), settings, outputs)
 
 
 if __name__ == "__main__":

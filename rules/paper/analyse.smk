@@ -13,9 +13,9 @@ OUTPUT
 """
 
 
-def named(option, path):
-    """A function of wildcards: `--option METHOD=path` for every method of the experiment."""
-    return lambda w: [f"--{option}={m}={path.format(method=m, **w)}" for m in EXPERIMENT.methods]
+def named(name, path):
+    """A function of wildcards: `--file=name=METHOD=path` for every method of the experiment."""
+    return lambda w: [f"--file={name}={m}={path.format(method=m, **w)}" for m in EXPERIMENT.methods]
 
 
 def analysis_settings(section, **extra):
@@ -35,7 +35,7 @@ if CONFIG.overlap:
         input:
             first=masks_of("first"),
             second=masks_of("second"),
-            code=code("paper/overlap"),
+            code=code("report", "paper/overlap"),
         output:
             names.OVERLAP,
         wildcard_constraints:
@@ -43,10 +43,10 @@ if CONFIG.overlap:
             second=METHOD,
         params:
             settings=lambda w: settings(None, model=w.model, calib=w.calib, first=w.first, second=w.second),
-            first=lambda w, input: [f"--first={path}" for path in input.first],
-            second=lambda w, input: [f"--second={path}" for path in input.second],
+            first=lambda w, input: [f"--file=first={path}" for path in input.first],
+            second=lambda w, input: [f"--file=second={path}" for path in input.second],
         shell:
-            on_cpu("{params.first:q} {params.second:q} --output {output:q}")
+            on_cpu("--maker paper/overlap {params.first:q} {params.second:q} --output {output:q}")
 
 
 if CONFIG.spectrum:
@@ -57,7 +57,7 @@ if CONFIG.spectrum:
             activations=names.ACTIVATIONS,
             scores=of_methods(names.SCORES),
             masks=of_methods(names.MASK),
-            code=code("paper/spectrum"),
+            code=code("report", "paper/spectrum"),
         output:
             spectrum=f"{names.SPECTRUM}.csv",
             summary=f"{names.SPECTRUM}.summary.csv",
@@ -70,8 +70,8 @@ if CONFIG.spectrum:
             masks=named("masks", names.MASK),
         shell:
             on_cpu(
-                "--activations {input.activations:q} {params.scores:q} {params.masks:q} --output-spectrum "
-                "{output.spectrum:q} --output-summary {output.summary:q} --threads {threads}"
+                "--maker paper/spectrum --file activations={input.activations:q} {params.scores:q} {params.masks:q} "
+                "--output {output.spectrum:q} --output {output.summary:q} --threads {threads}"
             )
 
 
@@ -83,7 +83,7 @@ if CONFIG.trap:
             statistics=names.STATISTICS,
             token_classes=names.TOKEN_CLASSES,
             masks=of_methods(names.MASK),
-            code=code("paper/trap"),
+            code=code("report", "paper/trap"),
         output:
             neurons=f"{names.TRAP}.neurons.parquet",
             regions=f"{names.TRAP}.regions.csv",
@@ -95,9 +95,8 @@ if CONFIG.trap:
             masks=named("masks", names.MASK),
         shell:
             on_cpu(
-                "--statistics {input.statistics:q} --token-classes {input.token_classes:q} {params.masks:q} "
-                "--output-neurons {output.neurons:q} --output-regions {output.regions:q} --output-classes "
-                "{output.classes:q}"
+                "--maker paper/trap --file statistics={input.statistics:q} --file token_classes={input.token_classes:q} "
+                "{params.masks:q} --output {output.neurons:q} --output {output.regions:q} --output {output.classes:q}"
             )
 
 
@@ -112,16 +111,16 @@ if CONFIG.cases:
         input:
             unpack(parts_of),
             data=names.DATA.format(dataset=CONFIG.cases.dataset, split=CONFIG.cases.split),
-            code=lambda w: code("paper/cases", *parts_code(w)),
+            code=lambda w: code("report", "paper/cases", *parts_code(w)),
         output:
             names.CASES,
         wildcard_constraints:
             variant=rf"dense|{PRUNED}",
         params:
             settings=cases_settings,
-            parts=parts_options,
+            parts=lambda w: [f"--file={option.removeprefix('--')}" for option in parts_options(w)],
         shell:
-            on_gpu("{params.parts:q} --data {input.data:q} --output {output:q}")
+            on_gpu("--maker paper/cases {params.parts:q} --file data={input.data:q} --output {output:q}")
 
 
 if CONFIG.collapse:
@@ -132,7 +131,7 @@ if CONFIG.collapse:
             samples=catalogue.samples(
                 CONFIG, [names.DENSE, *catalogue.grid(CONFIG, CONFIG.collapse.sparsities)], CONFIG.collapse.task
             ),
-            code=code("paper/collapse"),
+            code=code("report", "paper/collapse"),
         output:
             collapse=PLACES.collapse,
             accuracy=PLACES.accuracy,
@@ -143,6 +142,6 @@ if CONFIG.collapse:
             samples=lambda w: names.SAMPLES,
         shell:
             on_cpu(
-                "--samples {params.samples:q} --output-collapse {output.collapse:q} --output-accuracy "
-                "{output.accuracy:q}"
+                "--maker paper/collapse --file samples={params.samples:q} --output {output.collapse:q} "
+                "--output {output.accuracy:q}"
             )

@@ -57,7 +57,7 @@ RE_RUN_BY_CODE = [
     (FROM_CALIBRATION | FROM_EVALUATE, "pruning/models", "loading"),
     (FROM_MERGE, "", "merge_calibration"),
     (FROM_SCORE, "", "score"),
-    (FROM_SCORE, "pruning/methods", "normalise scoring"),
+    (FROM_SCORE, "pruning/methods", "scoring"),
     (FROM_SCORE, "pruning/methods/scores", "__init__"),
     (FROM_SCORE | FROM_EVALUATE, "pruning/methods", "__init__ masks"),
     (FROM_MASK, "", "mask"),

@@ -152,9 +152,8 @@ EDITS = {
     "scripts/pruning/report/tables/costs.py": {"costs": 1, "page": 1, **PAPER},
     "scripts/pruning/paper/trap.py": {"trap": 1, "table": 1, "page": 1, "figure": 1, **PAPER},
     "scripts/pruning/paper/token_classes.py": {"observe": 1, "spectrum": 1, "trap": 1, "figure": 2, **PAPER},
-    "scripts/widths.py": {"widths": 1, "figure": 1, **PAPER},
-    "scripts/paper/trap.py": {"trap": 1, "figure": 1, **PAPER},
-    "scripts/paper/spectrum.py": {"spectrum": 1, "figure": 1, **PAPER},
+    "scripts/pruning/report/widths.py": {"widths": 1, "figure": 1, **PAPER},
+    "scripts/pruning/paper/spectrum.py": {"spectrum": 1, "figure": 1, **PAPER},
     "scripts/pruning/methods/compensation/ridge.py": {
         **{"compact": 1, "second_moments": 1, "evaluate": 1, "speed": 1},
         **{"table": 2, "page": 2, "figure": 1, **PAPER},

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pruning.core.errors import InputError
 from pruning.methods import allocation
 from pruning.methods.allocation import Others, Problem, finish, floors, kept, masks
-from pruning.methods.normalise import NORMALISATIONS
+from pruning.methods.scoring import NORMALISATIONS
 
 KNAPSACKS = ("sensitivity", "sensitivity_joint")
 ALL = sorted(path.stem for path in Path(allocation.__file__).parent.glob("*.py") if path.stem != "__init__")
@@ -111,17 +111,6 @@ def test_cfsp_is_the_sigmoid_of_the_importance(name, alpha):
     assert found[0] < found[1] and widths(name, problem([range(10), range(10)], 30)) == [7, 7]
 
 
-def test_cfsp_as_released_by_hand():
-    """s = 1/4, 1/4, 3/4, 3/4, mean 1/2. At 60%, keep = 0.4 s / mean = 0.2 and 0.6. At 40% the last two would keep 0.9;
-    at 20%, 1.2: so all s - mean = 1/4 are shrunk by mean (1/0.8 - 1) / (1/4) / 1.05 = 0.5 / 1.05, which makes keep
-    0.8 (1 + 0.25 / 1.05) in the last two and as far below 0.8 in the first two."""
-    step = math.log(3) * 1e4 / 131072  # sigmoid(log 3) = 3/4
-    distance = [0.5 - step, 0.5 - step, 0.5 + step, 0.5 + step]
-    for sparsity, low, high in [(60, 20, 60), (40, 30, 90), (20, 60.952381, 99.047619)]:
-        found = scheme("cfsp")(problem([range(100)] * 4, sparsity, distance))
-        assert found == pytest.approx([low, low, high, high])
-
-
 def released(importance: list[float], sparsity: int, alpha: float) -> list[float]:
     """Keep ratios by the steps of wyxscir/CFSP's lib/prune.py, lines 353-380, one layer after the other."""
     sums = [value * 128 * 1024 for value in importance]
@@ -140,13 +129,6 @@ def test_cfsp_is_the_released_rule_step_by_step(importance, sparsity, alpha):
     p = problem([range(1000)] * len(importance), sparsity, importance)
     expected = [1000 * ratio for ratio in released(importance, sparsity, alpha)]
     assert scheme("cfsp")(p, alpha=alpha) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("name", CFSP)
-def test_cfsp_keeps_the_asked_share_of_layers_of_different_sizes(name):
-    for sparsity in (10, 60):
-        p = problem([range(50), range(200), range(100)], sparsity, [0.1, 0.5, 0.3])
-        assert scheme(name)(p).sum() == pytest.approx((1 - sparsity / 100) * 350)
 
 
 def test_cfsp_nests_but_for_the_jump_where_shrinking_ends():
@@ -211,11 +193,6 @@ def test_widths_are_whole_and_multiples_within_the_layer(wishes, round_to, expec
 def test_widths_respect_the_floor(min_keep, size, wishes, round_to, expected):
     p = problem([range(size)] * len(wishes), 50, min_keep=min_keep)
     assert finish(np.array(wishes), p, round_to).tolist() == expected
-
-
-@pytest.mark.parametrize("name", SCHEMES)
-def test_round_to_applies_to_every_scheme(name):
-    assert all(w % 8 == 0 for w in widths(name, problem([range(64)] * 2, 37, [0.2, 0.3]), round_to=8))
 
 
 # properties

@@ -122,13 +122,7 @@ def test_other_items_are_refused():
 
 @pytest.mark.parametrize(
     ("kind", "stored", "odd"),
-    [
-        ("q2_k", "Q4_0", True),
-        ("q2_k", "Q3_K", False),
-        ("q4_0", "Q4_0", False),
-        (None, "F16", False),
-        ("iq4_xs", "IQ4_NL", True),
-    ],
+    [("q2_k", "Q4_0", 1), ("q2_k", "Q3_K", 0), ("q4_0", "Q4_0", 0), (None, "F16", 0), ("iq4_xs", "IQ4_NL", 1)],
 )
 def test_types_that_fall_back(kind, stored, odd):
     assert alternatives.falls_back(kind, stored) == odd
@@ -140,12 +134,11 @@ def test_types_that_fall_back(kind, stored, odd):
 def written(place: Path, speed: bool) -> Files:
     """Artefacts of all rows."""
     for (alias, variant), size in BYTES.items():
-        artifacts.write_parquet(
-            place / f"{alias}-{variant}.parquet".replace("/", "_"), samples(alias, variant), "samples", {}
-        )
+        path = place / f"{alias}-{variant}.parquet"
+        artifacts.write_parquet(path, samples(alias, variant), "samples", {})
         stored = {None: "F16", "q4_0": "Q4_0", "q2_k": "Q4_0"}[variant.type]
         record = {"bytes": size * 10**6, "parameters": 10**6, "tensors": {"F32": 9, stored: 5, "Q8_0": 1}}
-        stem = f"{alias}-{variant.unquantised}-{variant.type or 'f16'}".replace("/", "_")
+        stem = f"{alias}-{variant.unquantised}-{variant.type or 'f16'}"
         artifacts.write_json(place / f"{stem}.json", record, "gguf", {})
         ratio = 1000 / size
         times = {f"{part}_speedup{end}": [1, ratio] for part in ("prefill", "decode") for end in ("", "_low", "_high")}
@@ -155,36 +148,20 @@ def written(place: Path, speed: bool) -> Files:
         artifacts.write_csv(place / f"{stem}.csv", pd.DataFrame(times), {})
     named = {"samples": "{model}-{variant}.parquet", "files": "{model}-{variant}-{type}.json"}
     named |= {"speed": "{other}-{variant}-{type}.csv"} if speed else {}
-    return Flat([f"{name}={place}/{template}" for name, template in named.items()])
-
-
-class Flat(Files):
-    """Variants without folders."""
-
-    def at(self, name, **wildcards):
-        return super().at(name, **{key: str(value).replace("/", "_") for key, value in wildcards.items()})
+    return Files([f"{name}={place}/{template}" for name, template in named.items()])
 
 
 def of_table(costs) -> dict:
     variant = {"calib": "c", "method": "rku", "sparsity": 30, "tuning": None, "type": None}
-    return {
-        **{"name": "x", "title": "X", "models": ["m"], "siblings": ["s"], "calibrations": ["c"], "variants": [variant]},
-        **{
-            "types": [None, "q4_0"],
-            "costs": costs,
-            "tasks": {"t": ENTRY},
-            "quantised_before": ["m"],
-            "twins": {},
-            **SETTINGS,
-        },
-    }
+    own = {"name": "x", "title": "X", "models": ["m"], "siblings": ["s"], "calibrations": ["c"], "variants": [variant]}
+    own |= {"types": [None, "q4_0"], "costs": costs, "tasks": {"t": ENTRY}, "quantised_before": ["m"], "twins": {}}
+    return own | SETTINGS
 
 
 def test_the_table_at_equal_bytes(tmp_path):
     page = table.make(written(tmp_path, False), of_table(["size"]))
-    lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.markdown.splitlines() if line[:2] == "| "
-    ]
+    rows = [line.split("|")[1:-1] for line in page.markdown.splitlines() if line[:2] == "| "]
+    lines = [[cell.strip() for cell in row] for row in rows]
     assert lines[0][:4] == ["Model", "Sums", "Difference from dense", "p"] and lines[0][4] == "File (MB)"
     assert [line[0] for line in lines[1:]] == [
         *("dense, unquantised", "`rku`, 30%, unquantised", "`s`, unquantised", "dense, Q4_0", "`rku`, 30%, Q4_0"),
@@ -201,15 +178,12 @@ def test_the_table_at_equal_bytes(tmp_path):
 def test_the_table_at_equal_speed_has_the_dense_models_times_from_its_turns(tmp_path):
     page = table.make(written(tmp_path, True), of_table(["prefill", "decode"]))
     dense = page.frame[page.frame["label"] == "dense, unquantised"]
-    assert (
-        dense[["prefill_s", "prefill_speedup", "decode_tokens_per_s", "memory_mb"]].to_numpy().tolist()
-        == [[0.5, 1, 10, 1100]] * 2
-    )
+    own = dense[["prefill_s", "prefill_speedup", "decode_tokens_per_s", "memory_mb"]].to_numpy().tolist()
+    assert own == [[0.5, 1, 10, 1100]] * 2
     assert page.frame["cost"].tolist() == ["prefill"] * 6 + ["decode"] * 6
     assert "a prompt of 64 tokens, then 8 one at a time; medians of 5 rounds" in page.markdown
-    drawn = figure.draw(
-        {"rows": page.frame}, {"task": "t", "tuning": None, "title": "Sums", "kind": "accuracy", "models": ["m"]}
-    )
+    settings = {"task": "t", "tuning": None, "title": "Sums", "kind": "accuracy", "models": ["m"]}
+    drawn = figure.draw({"rows": page.frame}, settings)
     [size, prefill, _] = [axis for part in drawn.subfigs for axis in part.axes]
     joined = [line for line in size.lines if line.get_linestyle() != "None" and len(line.get_xdata()) == 2]
     xs = sorted(tuple(line.get_xdata()) for line in joined)
@@ -222,12 +196,11 @@ def test_files_that_hold_another_kind_than_their_type_are_named(tmp_path):
     files = written(tmp_path, False)
     page = table.make(files, of_table(["size"]) | {"types": [None, "q4_0"]})
     assert "no whole blocks" not in page.markdown
-    settings = of_table(["size"]) | {"types": [None, "q2_k"], "siblings": [], "variants": []}
-    settings["variants"] = [{"calib": "c", "method": "rku", "sparsity": 30, "tuning": None, "type": None}]
+    settings = of_table(["size"]) | {"types": [None, "q2_k"], "siblings": []}
     odd = Variant("c", "rku", 30, type="q2_k")
-    artifacts.write_parquet(tmp_path / f"m-{odd}.parquet".replace("/", "_"), samples("m", PRUNED), "samples", {})
+    artifacts.write_parquet(tmp_path / f"m-{odd}.parquet", samples("m", PRUNED), "samples", {})
     record = {"bytes": 200, "parameters": 1, "tensors": {"Q4_0": 2}}
-    artifacts.write_json(tmp_path / "m-c_rku_30-q2_k.json", record, "gguf", {})
+    artifacts.write_json(tmp_path / "m-c/rku/30-q2_k.json", record, "gguf", {})
     assert "larger types of blocks of 32: Q2_K as Q4_0, in most" in table.make(files, settings).markdown
 
 
@@ -237,9 +210,9 @@ def test_answers_of_llama_cpp_are_held_against_the_harnesss(tmp_path):
     for alias, variant in [row for row in BYTES if row != ("m", Q2)]:
         other = samples(alias, variant).head(20)
         other.loc[0, "prediction"] = "8" if variant.type else "7"
-        artifacts.write_parquet(tmp_path / f"{alias}-{variant}-x.parquet".replace("/", "_"), other, "samples", {})
+        artifacts.write_parquet(tmp_path / f"{alias}-{variant}-x.parquet", other, "samples", {})
         own = samples(alias, variant)
-        artifacts.write_parquet(tmp_path / f"{alias}-{variant}-t.parquet".replace("/", "_"), own, "samples", {})
+        artifacts.write_parquet(tmp_path / f"{alias}-{variant}-t.parquet", own, "samples", {})
     settings, asked = of_table(["size"]), {**ENTRY, "task": "x", "title": "in llama.cpp"}
     settings |= {"tasks": {"t": ENTRY, "x": asked}, "twins": {"x": "t"}}
     files.named["samples"] = [f"{tmp_path}/{{model}}-{{variant}}-{{task}}.parquet"]
@@ -252,14 +225,8 @@ def test_answers_of_llama_cpp_are_held_against_the_harnesss(tmp_path):
 
 # the configuration
 
-TABLE = {
-    "title": "T",
-    "tasks": ["gsm_symbolic"],
-    "sparsities": [30],
-    "methods": ["even"],
-    "reference": "dense",
-    "paper": None,
-}
+TABLE = {"title": "T", "tasks": ["gsm_symbolic"], "sparsities": [30], "methods": ["even"], "reference": "dense"}
+TABLE["paper"] = None
 EVEN = {"score": "wanda", "round_to": 32}
 SIBLING = {"source": {"kind": "local", "path": "resources/tiny-reasoner"}}
 
@@ -335,11 +302,9 @@ def test_models_that_are_there_are_looked_at_before_any_job(tmp_path, monkeypatc
     texts = {"models": ["model"], "quantised": ["q8_0", "q4_k_m"], "tasks": ["gsm_symbolic", "gsm_symbolic_text"]}
     checked(texts | {"siblings": ["same"]}, model=model, same=same)
     checked(texts | {"siblings": ["other"], "tasks": ["gsm_symbolic"]}, model=model, other=other)
-    with pytest.raises(
-        InputError, match=r"tables.mine.siblings: other has another tokenizer than model, .* or gsm_symbolic_text"
-    ):
+    said = r"tables.mine.siblings: other has another tokenizer than model, .* or gsm_symbolic_text"
+    with pytest.raises(InputError, match=said):
         checked(texts | {"siblings": ["other"]}, model=model, other=other)
-    with pytest.raises(
-        InputError, match=r"tables.mine.quantised: q8_0: rows of odd have 40 values, which are no whole blocks of 32"
-    ):
+    said = r"tables.mine.quantised: q8_0: rows of odd have 40 values, which are no whole blocks of 32"
+    with pytest.raises(InputError, match=said):
         checked(texts | {"models": ["odd"]}, odd=odd)

@@ -303,9 +303,9 @@ def test_scan_and_bisection_agree_where_costs_fall(least):
         tried.append(sparsity)
         return least is not None and sparsity >= least
 
-    assert budget.bisected(meets) == least and len(tried) <= (1 if least is None else 8)
+    assert budget.least(meets, "prefill_ms") == least and len(tried) <= (1 if least is None else 8)
     tried.clear()
-    assert budget.scanned(meets) == least and tried == list(range(1, 100))
+    assert budget.least(meets, "bytes") == least and tried == list(range(1, 100))
 
 
 # What is asked

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from markdown_it import MarkdownIt
-from paper import cases as cases_stage
 from peft import LoraConfig, get_peft_model
 
 import tiny
@@ -38,8 +37,9 @@ def folder(tmp_path):
 
 
 def run(folder, adapter=None, **changes):
-    files = (folder / "model", folder / "its.json", folder / "data.parquet", folder / "cases.json")
-    cases_stage.cases({**SETTINGS, **changes}, *files, adapter=adapter)
+    files = [f"model={folder}/model", f"manifest={folder}/its.json", f"data={folder}/data.parquet"]
+    files += [f"adapter={adapter}"] if adapter else []
+    cases.write(Files(files), {**SETTINGS, **changes}, [folder / "cases.json"])
     return artifacts.read_json(folder / "cases.json", "cases")["cases"]
 
 
@@ -204,11 +204,3 @@ def test_tex_is_escaped_and_has_a_row_a_case(tmp_path, made):
     assert [len(re.findall(r"(?<!\\)&", line)) for line in rows] == [7] * 4 + [4] * 10
     plain = text.replace("\\{", "").replace("\\}", "")
     assert plain.count("{") == plain.count("}")
-
-
-def test_missing_methods_and_other_prompts_are_named(tmp_path, made):
-    with pytest.raises(InputError, match=r"wanda/40\.json: no such file"):
-        page(tmp_path, {name: made[name] for name in ("dense", "rku")})
-    made["rku"][1] |= {"prompt": "other"}
-    with pytest.raises(InputError, match="tiny, dense and rku were given different items"):
-        page(tmp_path, made)

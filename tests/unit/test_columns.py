@@ -100,7 +100,7 @@ def test_a_path_is_looked_up_where_it_may_lie(path: str):
 def test_types_are_read_from_files(tmp_path):
     table = pa.table({"a": [1, 2], "b": [0.5, None], "c": ["x", None], "d": [True, False], "e": [[1.0], []]})
     assert columns.of_table(table) == {
-        **{"a": {"integer", "number"}, "b": {"number"}, "c": {"text"}, "d": {"boolean"}, "e": {"list of number"}},
+        **{"a": {"integer", "number"}, "b": {"number"}, "c": {"text"}, "d": {"boolean"}, "e": {"list of number"}}
     }
     pd.DataFrame({"a": [1, None], "b": [0.5, 1], "c": ["x", None], "d": [True, None], "e": [None, None]}).to_csv(
         file := tmp_path / "x.csv", index=False

@@ -362,11 +362,6 @@ def test_the_manifest_says_what_is_left_and_what_loads_it(tmp_path, family, keep
     assert [list(record) for record in manifest.get("compensation", [])] == biased * [["bias_norm"]] * 2
 
 
-def test_compensation_without_its_evidence_is_refused(base, tmp_path):
-    with pytest.raises(InputError, match="compensate: ridge needs --evidence"):
-        run_stage(base, UNEVEN, tmp_path, evidence=False, compensate="ridge")
-
-
 def test_a_mask_of_another_model_is_refused(base, tmp_path):
     keeps = {"ffn": [UNIFORM["ffn"][0], UNIFORM["ffn"][1][:40]]}
     with pytest.raises(InputError, match=r"mask.parquet: not a mask of .*: layer widths \[48, 40\], not \[48, 48\]"):

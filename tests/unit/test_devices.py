@@ -91,7 +91,7 @@ def test_every_stage_that_is_given_gpus_looks_for_them():
         for rule in re.split(r"^ *rule ", rules.read_text(), flags=re.M):
             if "launch=LAUNCH" in rule or "on_gpu(" in rule:
                 launched |= set(re.findall(r"code\(\s*\"([\w/]+)\"", rule))
-    assert {"measure", "score", "recover", "evaluate", "timing", "paper/cases"} <= launched
+    assert {"measure", "score", "recover", "evaluate", "timing", "report"} <= launched
     for stage in launched:
         assert f"cli.run({Path(stage).name})" in (ROOT / f"scripts/{stage}.py").read_text(), stage
 

@@ -29,15 +29,10 @@ def example():
 
 def layer_of(a, down, g, block: int = 1) -> Layer:
     half = len(a) // 3
-    kinds = {
-        "second_moments": {
-            "fit": np.float32(a[half:].T @ a[half:]),
-            "held_out": np.float32(a[:half].T @ a[:half]),
-            "tokens_fit": len(a) - half,
-            "tokens_held_out": half,
-        },
-        "output_gradients": {"gradients": np.float32(g.T @ g / len(g))},
-    }
+    fit, held_out = a[half:], a[:half]
+    counts = {"tokens_fit": len(fit), "tokens_held_out": half}
+    kinds = {"second_moments": {"fit": np.float32(fit.T @ fit), "held_out": np.float32(held_out.T @ held_out)} | counts}
+    kinds["output_gradients"] = {"gradients": np.float32(g.T @ g / len(g))}
     return Layer(0, {"n_tokens": np.ones(N)}, Weights(lambda _: down), kinds.__getitem__, block)
 
 

@@ -1,21 +1,22 @@
-"""Pruning in rounds: the order against rounds made by hand of the parts that are tested elsewhere."""
-
-from pathlib import Path
+"""Iterative pruning: the order against iterations made by hand of the parts that are tested elsewhere; GISP's against
+whole backward passes of masked models."""
 
 import measure
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from test_second_moments import MODELS, SETTINGS, micro_batches
+from test_parameter_gradients import brute_force, weights
+from test_parameter_gradients import micro_batches as few_batches
+from test_second_moments import MODELS, micro_batches
 
 import tiny
+from pruning.calibration import gisp
+from pruning.config.default import DEFAULT
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import refit as fitting
-from pruning.methods import rounds
+from pruning.methods import rounds, scores
 from pruning.methods.scores import Layer, Weights
-from pruning.methods.scores import rounds as plugin
 
 LAYERS, N = 3, 48
 LEAST = 5  # of a layer, as `min_keep` 0.1 has it
@@ -83,35 +84,59 @@ def test_equal_losses_leave_by_the_higher_layer_and_neuron():
     assert rounds.ranked(losses, [1, 1]) == [(1, 1), (1, 0), (0, 2), (0, 0), (0, 1), (1, 2)]
 
 
-def stage(settings: dict, folder: Path, name: str) -> None:
-    files = folder / "model", folder / "data.parquet"
-    measure.measure("methods/rounds", [folder / f"{name}.parquet"], settings, *files)
+def stage(folder, name: str, **changes):
+    settings, files = {**tiny.CALIBRATION, "rounds": [30], **changes}, tiny.to_calibrate(folder)
+    module = {"rounds": "methods/rounds", "gisp": "calibration/gisp"}[name]
+    measure.measure(module, [folder / f"{name}.parquet"], settings, *files)
+    return artifacts.read_parquet(folder / f"{name}.parquet", name)
 
 
-def test_the_stage_writes_what_the_score_reads(tmp_path):
-    tiny.save(tiny.llama(), tmp_path / "model")
-    texts = pd.DataFrame({"question": [f"{i} + {3 * i % 7}" for i in range(12)], "answer": [4 * i for i in range(12)]})
-    artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
-    settings = {**SETTINGS, "gradient_checkpointing": True, "rounds": [30]}
-    stage(settings, tmp_path, "rounds")
-    frame = artifacts.read_parquet(tmp_path / "rounds.parquet", "rounds")
+@pytest.mark.parametrize("name", ["rounds", "gisp"])
+def test_the_stage_writes_what_the_score_reads(tmp_path, name):
+    frame = stage(tmp_path, name, gradient_checkpointing=True)
     assert list(frame.columns) == ["layer", "unit", "place"] and sorted(frame["place"]) == list(range(96))
-    rows = frame[frame["layer"] == 1]
-    layer = Layer(1, {"place": rows["place"].to_numpy()}, Weights(lambda _: None))
-    assert plugin.score(layer).tolist() == rows["place"].tolist()
-    stage({**settings, "gradient_checkpointing": False}, tmp_path, "plain")
-    assert artifacts.read_parquet(tmp_path / "plain.parquet", "rounds").equals(frame)
+    layer = Layer(1, {"place": frame.loc[frame["layer"] == 1, "place"].to_numpy()}, Weights(lambda _: None))
+    assert scores.plugin(name).score(layer).tolist() == layer["place"].tolist()
+    assert stage(tmp_path, name, gradient_checkpointing=False).equals(frame)
 
 
 def test_too_few_samples_are_refused_before_anything_is_measured(tmp_path):
-    tiny.save(tiny.llama(), tmp_path / "model")
-    texts = pd.DataFrame({"question": ["1"] * 4, "answer": [1] * 4})
-    artifacts.write_parquet(tmp_path / "data.parquet", texts, "dataset", {})
-    settings = {**SETTINGS, "samples": 4, "gradient_checkpointing": False, "rounds": [30]}
     with pytest.raises(InputError, match="raise `samples`"):
-        stage(settings, tmp_path, "rounds")
+        stage(tmp_path, "rounds", samples=4, gradient_checkpointing=False)
 
 
 def test_the_order_is_the_same_again():
     assert all(map(np.array_equal, order(), order()))
     assert torch.is_grad_enabled()
+
+
+# GISP
+
+
+def by_hand(step: int) -> np.ndarray:
+    """Removed neurons are masked, and all is asked of the whole model again; [LAYERS, N]."""
+    model, batches, places = tiny.qwen2(layers=LAYERS).double(), few_batches(), np.full((LAYERS, N), -1)
+    for end in range(step, 100 + step, step):
+        scores = np.array(brute_force(model, batches))
+        scores /= scores.sum(1, keepdims=True)  # those that were removed have none
+        left = [(scores[at], at) for at in zip(*np.nonzero(places < 0), strict=True)]
+        done, gone = LAYERS * N - len(left), int(LAYERS * N * end / 100 + 0.5)
+        for place, (_, (layer, unit)) in enumerate(sorted(left)[: gone - done], start=done):
+            places[layer, unit] = place
+            weights(model, layer)["down"].data[:, unit] = 0
+    return places
+
+
+@pytest.mark.parametrize("step, layers_a_pass", [(25, 3), (20, 1)])
+def test_the_order_is_that_of_iterations_by_hand(monkeypatch, step, layers_a_pass):
+    monkeypatch.setattr(gisp, "STEP", step)
+    found = gisp.removal_order(tiny.qwen2(layers=LAYERS).double(), few_batches(), layers_a_pass)
+    assert np.array_equal(found, by_hand(step))
+    monkeypatch.setattr(gisp, "STEP", 100)
+    once = gisp.removal_order(tiny.qwen2(layers=LAYERS).double(), few_batches(), layers_a_pass)
+    assert np.array_equal(once, by_hand(100)) and not np.array_equal(once, found)
+
+
+def test_the_preset_is_the_papers():
+    method = DEFAULT.method("gisp")
+    assert method.score == "gisp" and method.allocate == "global" and method.compensate == "none"

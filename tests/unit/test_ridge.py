@@ -171,17 +171,8 @@ def test_silent_neurons_are_no_obstacle():
 
 # from the model to the compact model
 
-SETTINGS = {
-    "samples": 60,
-    "sequence_length": 40,
-    "packing": "document",
-    "seed": 1,
-    "micro_batch": 8,
-    "token_mask": "all",
-    "dtype": "float32",
-    "prompt": "{question} = ",
-    "completion": "{answer}.",
-}
+SETTINGS = {**tiny.CALIBRATION, "samples": 60, "sequence_length": 40, "seed": 1, "micro_batch": 8, "token_mask": "all"}
+SETTINGS |= {"prompt": "{question} = ", "completion": "{answer}."}
 
 
 def records() -> list[dict]:

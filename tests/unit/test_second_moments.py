@@ -117,11 +117,6 @@ def test_every_fifth_sample_is_held_out():
     assert token_counts(micro_batches()) == {"tokens_fit": 123 - 10 - 13, "tokens_held_out": 10 + 13}
 
 
-def test_fewer_samples_than_can_be_held_out_are_refused():
-    with pytest.raises(InputError, match="raise `samples` to 5 or more"):
-        token_counts(micro_batches(lengths=(8, 8, 8, 8)))
-
-
 def test_a_broken_weight_is_named():
     model = tiny.qwen2()
     model.model.layers[1].mlp.up_proj.weight[3, 3] = torch.nan
@@ -179,7 +174,7 @@ def test_the_stage_measures_attention_where_it_is_told_to(tmp_path):
 
 
 def test_too_few_samples_leave_nothing_behind(tmp_path):
-    with pytest.raises(InputError, match="raise `samples`"):
+    with pytest.raises(InputError, match="raise `samples` to 5 or more"):
         run_stage(tmp_path, samples=4)
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.json").exists()
 
@@ -191,8 +186,6 @@ def test_moments_of_another_model_or_half_a_directory_are_refused(tmp_path):
     (output / "1.safetensors").unlink()
     with pytest.raises(InputError, match=r"1\.safetensors: no such file"):
         read(path, [48, 48])(1)
-    with pytest.raises(InputError, match=r"nowhere\.json: no such file"):
-        read(tmp_path / "nowhere.json", [48, 48])
 
 
 def test_sums_are_added_to_some_rows_at_a_time(monkeypatch):

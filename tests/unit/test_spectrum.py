@@ -6,11 +6,10 @@ import pyarrow as pa
 import pytest
 import scipy.linalg
 import scipy.stats
-from paper import spectrum as stage
 
 from pruning.core import artifacts
-from pruning.core.errors import InputError
 from pruning.paper import spectrum
+from pruning.report.files import Files
 
 SETTINGS = {"model": "m", "calib": "c", "sparsity": 50, "draws": 3, "seed": 1}
 
@@ -97,14 +96,15 @@ def study(tmp_path):
         score = [*scores[method][::-1], *range(6)]
         artifacts.write_parquet(tmp_path / f"{method}.scores", frame.assign(score=score), "scores", {})
         keep = [bool(k) for k in keeps[method][::-1]] + [True] * 6
-        artifacts.write_parquet(tmp_path / f"{method}.mask", frame.assign(keep=keep), "mask", {})
+        artifacts.write_parquet(tmp_path / f"{method}.masks", frame.assign(keep=keep), "mask", {})
     return tmp_path, a
 
 
 def run(folder, methods=("narrow", "wide", "ties"), **changes):
-    scores, masks = ([f"{m}={folder}/{m}.{kind}" for m in methods] for kind in ("scores", "mask"))
+    files = [f"activations={folder}/activations.parquet"]
+    files += [f"{kind}={m}={folder}/{m}.{kind}" for m in methods for kind in ("scores", "masks")]
     paths = folder / "a.csv", folder / "b.csv"
-    stage.spectrum({**SETTINGS, **changes}, folder / "activations.parquet", scores, masks, *paths)
+    spectrum.write(Files(files), {**SETTINGS, **changes}, paths)
     return tuple(map(pd.read_csv, paths))
 
 
@@ -133,23 +133,3 @@ def test_the_stage(study):
         spectrum.effective_rank(scipy.linalg.svdvals(a[:, c])) for c in spectrum.random_choices(6, 3, draws=3, seed=1)
     ]
     assert rows.loc[("dense", "equal"), "effective_rank"] == pytest.approx(np.mean(chance), rel=1e-4)
-
-
-def test_bad_input_is_named(study):
-    folder, _ = study
-    table = artifacts.read_table(folder / "activations.parquet", "activations").replace_schema_metadata(None)
-    with pytest.raises(InputError, match=r"--scores of methods \['narrow'\], but --masks of \['wide'\]"):
-        files = [f"narrow={folder}/narrow.scores"], [f"wide={folder}/wide.mask"]
-        stage.spectrum(SETTINGS, folder / "activations.parquet", *files, folder / "a.csv", folder / "b.csv")
-    frame = pd.DataFrame({"layer": [1] * 5, "unit": range(5), "keep": True})
-    artifacts.write_parquet(folder / "short.mask", frame, "mask", {})
-    artifacts.write_parquet(folder / "short.scores", frame.assign(score=1.0), "scores", {})
-    with pytest.raises(InputError, match=r"short\.mask: has 5 neurons in layer 1, .*activations\.parquet has 6"):
-        run(folder, ["short"])
-    artifacts.write_parquet(folder / "activations.parquet", table, "activations", {"layer": None})
-    with pytest.raises(InputError, match="does not say of which layer"):
-        run(folder)
-    artifacts.write_parquet(folder / "activations.parquet", table[:0], "activations", {"layer": 1})
-    with pytest.raises(InputError, match="holds no token"):
-        run(folder)
-    assert not (folder / "a.csv").exists()

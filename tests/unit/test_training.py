@@ -40,7 +40,7 @@ def test_every_sample_is_fitted_or_held_out_once_and_padding_counts_nothing(give
 def test_the_error_is_of_weighted_tokens(given):
     model, layer, batches, streams, targets, weights = given
     _, held = training.pieces(batches, streams, [0.9 * target for target in targets], weights)
-    assert training._error(model, layer, held, torch.float32) == pytest.approx(0.1 / 0.9, rel=1e-4)
+    assert training.Training(model, layer, [], held, torch.float32).error() == pytest.approx(0.1 / 0.9, rel=1e-4)
 
 
 def test_padding_counts_nothing(given, monkeypatch):
@@ -49,7 +49,7 @@ def test_padding_counts_nothing(given, monkeypatch):
     moved = [torch.where(b.counted[..., None], 0.9 * y, 100.0) for b, y in zip(batches, targets, strict=True)]
     fit, held = training.pieces(batches, streams, moved, weights)
     assert {(len(piece.rows), piece.cut()[0].counted.all().item()) for piece in fit} >= {(3, False)}
-    assert training._error(model, layer, fit + held, torch.float32) == pytest.approx(0.1 / 0.9, rel=1e-4)
+    assert training.Training(model, layer, [], fit + held, torch.float32).error() == pytest.approx(0.1 / 0.9, rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -94,13 +94,13 @@ def test_rates_are_tried_until_one_gains_less_than_another(given, monkeypatch):
     model, layer, *rest = given
     errors, tried = {4.0: (0.9, 0.6), 3.0: (0.4, 0.3), 2.0: (0.3, 0.2), 1.0: (0.4, 0.25), 0.5: (0.1, 0.1)}, []
 
-    def epochs(*parts):
-        tried.append(parts[6])
-        assert parts[5] == 2
-        yield from errors[tried[-1]]
+    def epochs(_, __, number, rate, ___):
+        tried.append(rate)
+        assert number == 2
+        yield from errors[rate]
 
-    monkeypatch.setattr(training, "_epochs", epochs)
-    monkeypatch.setattr(training, "_error", lambda *_: 0.5)
+    monkeypatch.setattr(training.Training, "epochs", epochs)
+    monkeypatch.setattr(training.Training, "error", lambda _: 0.5)
     _, record = training.trained(model, layer, [], [], 2, list(errors), 0)
     assert tried == [4.0, 3.0, 2.0, 1.0] and record["rate"] == 2.0 and record["epoch"] == 2
     assert record["held_out_error"] == 0.2 and record["held_out_error_untrained"] == 0.5

@@ -260,9 +260,9 @@ def test_budgets_count_what_stays(tmp_path, tied, kind):
 
 
 def test_a_smaller_vocabulary_may_be_enough():
-    assert budget.scanned(lambda sparsity: True, 0) == budget.bisected(lambda sparsity: True, 0) == 0
-    assert budget.scanned(lambda sparsity: True) == budget.bisected(lambda sparsity: True) == 1
-    assert budget.scanned(lambda s: s >= 7, 0) == budget.bisected(lambda s: s >= 7, 0) == 7
+    for kind in ("bytes", "decode_ms"):
+        assert budget.least(lambda sparsity: True, kind, 0) == 0 and budget.least(lambda sparsity: True, kind) == 1
+        assert budget.least(lambda sparsity: sparsity >= 7, kind, 0) == 7
 
 
 @pytest.mark.parametrize("tied", [True, False])

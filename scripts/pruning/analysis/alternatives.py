@@ -14,8 +14,7 @@ from pruning.core.errors import InputError
 from pruning.core.names import DENSE, Variant
 from pruning.models.gguf import BLOCK
 
-Row = tuple[str, Variant]
-"""A model's alias, and its variant."""
+Row = tuple[str, Variant]  # A model's alias, and its variant
 
 
 def rows(

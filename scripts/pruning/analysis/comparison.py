@@ -10,7 +10,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,15 +52,13 @@ def table_rows(
     """A table of one model: the dense model's rows, then each calibration's, in the order of the settings.
 
     Args: `samples` reads a variant's outcomes on a task, `size` what compaction recorded of a pruned variant
-    (`achieved_sparsity` as a fraction, `parameters` before and `parameters_kept` after); `published` as
-    `read_published` returns it.
+    (`achieved_sparsity` as a fraction, `parameters` before and `parameters_kept` after); `published`: PUBLISHED.
     Returns COLUMNS and PRINTED. Sparsities are whole per cent; accuracies, their intervals and differences fractions;
     differences are the method's value minus the reference's. p_holm is Holm's adjustment over all comparisons with
     models of one calibration, p_cluster_holm that of the cluster-robust p over all of these that have one.
     Raises InputError if samples lack a metric, hold values of another kind, or cover other items than each other.
     """
     calibrations = settings["models"][model]["calibrations"]
-    _check_reference(list(calibrations), settings)
     measures = [
         (Column(entry["task"], entry["tuning"]), "divergence" if metric == "kl" else entry["kind"], metric)
         for entry in settings["tasks"].values()
@@ -126,20 +123,6 @@ def _of(column: Column, variant: Variant) -> Variant:
     return variant if variant == DENSE else column.of(variant)
 
 
-def _check_reference(calibrations: Sequence[str], settings: Mapping[str, Any]) -> None:
-    reference, name = settings["reference"], settings["name"]
-    text, _, method = reference.partition("/")
-    other = text in calibrations and (not method or method in settings["methods"])
-    if reference not in (UNTUNED, UNCOMPENSATED, WITH_DENSE, *settings["methods"]) and not other:
-        raise InputError(
-            f"{name}.reference: {reference!r} is not among the methods of this table "
-            f"({', '.join(settings['methods'])}) or its calibrations ({', '.join(calibrations)}); name one of them"
-        )
-    for column, entry in settings["tasks"].items():
-        if reference == UNTUNED and entry["tuning"] and entry["task"] not in settings["tasks"]:
-            raise InputError(f"{name}.tasks: {column!r} is compared with {entry['task']!r}: name that as well")
-
-
 def _reference_of(
     variant: Variant, members: Mapping[str, int], settings: Mapping[str, Any]
 ) -> tuple[str, Variant] | None:
@@ -197,17 +180,6 @@ def _side(example: pd.Series, side: str) -> str:
     return f"hash {example[f'item_hash_{side}']}, weight {example[f'weight_{side}']:.0f}"
 
 
-def read_published(path: Path) -> pd.DataFrame:
-    """A published table (resources/paper/), accuracies as fractions. Raises InputError if missing or no such table."""
-    try:
-        frame = pd.read_csv(path)
-    except FileNotFoundError:
-        raise InputError(f"published: {path}: no such file") from None
-    if list(frame.columns) != PUBLISHED:
-        raise InputError(f"published: {path}: expected the columns {', '.join(PUBLISHED)}")
-    return frame.fillna({"tuning": ""})
-
-
 def outcomes_of(samples: pd.DataFrame, name: str, task: str, metric: str, kind: str) -> pd.DataFrame:
     """One metric's samples in the order of the items, checked to be of the kind that the settings say."""
     chosen = samples[samples["metric"] == metric].sort_values("item", kind="stable", ignore_index=True)
@@ -215,8 +187,6 @@ def outcomes_of(samples: pd.DataFrame, name: str, task: str, metric: str, kind: 
     if chosen.empty:
         found = ", ".join(sorted(samples["metric"].unique())) or "none"
         raise InputError(f"{where}: no samples of metric {metric!r}; found {found}: fix tasks.{task}.metrics")
-    if chosen["item"].duplicated().any():
-        raise InputError(f"{where}: an item occurs twice; delete the samples and evaluate again")
     if kind == "accuracy":
         for row in chosen[~chosen["value"].isin([0, 1])].itertuples():
             raise InputError(

@@ -16,8 +16,7 @@ from pruning.core.errors import InputError
 from pruning.models.gguf import llama
 
 STATM = Path("/proc/self/statm")
-PAGE = 4096
-"""Bytes that STATM counts in, on every processor that this runs on."""
+PAGE = 4096  # Bytes that STATM counts in, on every processor that this runs on
 
 
 def of_files(files: Mapping[str, Path], settings: timing.Settings) -> pd.DataFrame:

@@ -17,9 +17,7 @@ from pruning.core.errors import InputError
 from pruning.models import families, loading, structures, vocabulary
 from pruning.models.structures import STRUCTURES, ffn
 
-REQUIRED = (
-    *("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"),
-)
+REQUIRED = ["model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"]
 """What a shape is made of: a missing one would silently be the default of another model."""
 
 

@@ -34,10 +34,8 @@ from pruning.models.vocabulary import Tokenizer
 Settings = Mapping[str, Any]
 """Of every clock: `prompt_tokens`, `decode_tokens`, `rounds` (repetitions), `warmup`, `seed`; of speed-ups, too:
 `confidence` and `resamples`."""
-Parts = Mapping[str, variants.Parts]
-"""Variant -> what it is made of."""
-Units = Mapping[str, tuple[int, ...]]
-"""Structure -> units of each layer (shapes.narrowed)."""
+Parts = Mapping[str, variants.Parts]  # Variant -> what it is made of
+Units = Mapping[str, tuple[int, ...]]  # Structure -> units of each layer (shapes.narrowed)
 PARTS = ("prefill", "decode")
 ENDS = ("", "_low", "_high")
 
@@ -110,15 +108,9 @@ def speedup(
     """Return the median of the ratios dense/variant with its percentile bootstrap interval: (median, low, high).
 
     Args: seconds of shape (repetitions,), paired. A single repetition has no interval (NaN).
-    Raises ValueError on unequal lengths and on times that are not above zero.
     Source: Efron and Tibshirani (1993), "An introduction to the bootstrap", chapter 13; scipy.stats.bootstrap.
     """
-    dense_times, times = np.asarray(dense_times, dtype=float), np.asarray(times, dtype=float)
-    if dense_times.ndim != 1 or dense_times.shape != times.shape or not len(times):
-        raise ValueError(f"expected two vectors of equal length, got shapes {dense_times.shape} and {times.shape}")
-    if not ((dense_times > 0).all() and (times > 0).all()):
-        raise ValueError("times must be above zero")
-    ratios = dense_times / times
+    ratios = np.asarray(dense_times, dtype=float) / np.asarray(times, dtype=float)
     median = float(np.median(ratios))
     if len(ratios) == 1:
         return median, np.nan, np.nan

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pruning.core.errors import InputError
 from pruning.core.names import Variant
 
 FRONT, NEAR, BEHIND = "front", "near", "behind"
@@ -15,18 +14,11 @@ COSTS = ("size", "prefill", "decode")
 
 def joined(quality: pd.DataFrame, speed: pd.DataFrame, task: str, metric: str) -> pd.DataFrame:
     """Return one row per model of the tables (`quality`, rows of analysis/comparison.py), with what scripts/timing.py
-    measured of it (`speed`); the dense model's once.
-
-    Raises InputError for one that was not timed."""
+    measured of it (`speed`); the dense model's once."""
     rows = quality[(quality["task"] == task) & (quality["metric"] == metric)]
     rows = rows.assign(variant=[str(variant_of(row)) for row in rows.to_dict("records")])
     rows = rows.drop_duplicates(["model", "variant"])
-    both = rows.merge(speed, on=["model", "variant"], how="left", validate="one_to_one")
-    if len(lost := both.loc[both["prefill_s"].isna(), "variant"]):
-        raise InputError(
-            f"results of {lost.iloc[0]}, but it was not timed: delete results/analysis/speed and run again"
-        )
-    return both
+    return rows.merge(speed, on=["model", "variant"], how="left", validate="one_to_one")
 
 
 def variant_of(row: Mapping[str, Any]) -> Variant:

@@ -32,6 +32,13 @@ def objective_values(
     [B, T - 1], and is called for `ce` alone. mask [B, T]: tokens that the objectives average over."""
     position = torch.arange(mask.shape[1], device=mask.device)
     last = (mask * position).argmax(1, keepdim=True) == position
+
+    def energy(states: Tensor, mask: Tensor) -> Tensor:
+        """E(x) = 1/2 mean_t ||h_L(x, t)||^2 [B], over the tokens of the mask."""
+        squared = states.float().square().sum(-1)
+        mask = mask.to(squared.device)  # the last GPU's, where the model is spread over several
+        return 0.5 * (squared * mask).sum(1) / mask.sum(1)
+
     functions = {
         "energy": lambda: energy(hidden, mask),
         "energy_post": lambda: energy(normed, mask),
@@ -42,52 +49,11 @@ def objective_values(
     return {name: functions[name]() for name in names}
 
 
-def energy(hidden: Tensor, mask: Tensor) -> Tensor:
-    """E(x) = 1/2 mean_t ||h_L(x, t)||^2 [B], hidden [B, T, d], mean over the tokens of `mask` [B, T]."""
-    squared = hidden.float().square().sum(-1)
-    mask = mask.to(squared.device)  # the last GPU's, where the model is spread over several
-    return 0.5 * (squared * mask).sum(1) / mask.sum(1)
-
-
 def cross_entropy(losses: Tensor, mask: Tensor) -> Tensor:
     """Mean next-token cross-entropy [B] in nats over the tokens of `mask` that have a predecessor; losses [B, T - 1],
     each token's."""
     predicted = mask[:, 1:].to(losses.device)
     return (losses * predicted).sum(1) / predicted.sum(1)
-
-
-Summed = Callable[[Tensor], Tensor]
-"""Values of activations, [B, T, n] or [rows, n] of experts' tokens -> their sums over each sample's tokens, [B, n]."""
-
-
-def over_tokens(values: Tensor) -> Tensor:
-    return values.sum(1)
-
-
-def activation_statistics(
-    a: Tensor, absolute: Tensor, squared: Tensor, counted: Tensor, summed: Summed = over_tokens
-) -> dict[str, Tensor]:
-    """Per-sample sums of down_proj inputs a [B, T, n], |a| and a^2 over counted tokens; each [B, n]."""
-    absolute_sum = summed(absolute)
-    return {
-        "act_sum": summed(a),
-        "act_abs_sum": absolute_sum,
-        "act_sq_sum": summed(squared),
-        "act_mean_abs_sq_sum": (absolute_sum / counted.sum(1, keepdim=True)).square(),
-    }
-
-
-def gradient_statistics(p: Tensor, p_absolute: Tensor, g: Tensor, summed: Summed = over_tokens) -> dict[str, Tensor]:
-    """Per-sample reductions over tokens of p = a * g, |p| and g, all [B, T, n]; each [B, n]."""
-    net, absolute = summed(p), summed(p_absolute)
-    return {
-        "net_abs_sum": net.abs(),
-        "net_sq_sum": net.square(),
-        "abs_sum": absolute,
-        "sq_sum": summed(p.square()),
-        "share_sum": absolute / absolute.sum(1, keepdim=True).clamp_min(torch.finfo(absolute.dtype).tiny),
-        "grad_sq_sum": summed(g.square()),
-    }
 
 
 class Pass:
@@ -99,12 +65,7 @@ class Pass:
     looked at; what their units put out is called a. None: the model's main one.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        objectives: Sequence[str] = ("energy", "ce"),
-        structure: str | None = None,
-    ):
+    def __init__(self, model: nn.Module, objectives: Sequence[str] = ("energy", "ce"), structure: str | None = None):
         self.model, self.objectives = model, objectives
         self.structure = structures.STRUCTURES[structure or families.of(model).main]
         self.sites = self.structure.sites(model)
@@ -214,16 +175,20 @@ class Calibration(Pass):
         self.samples += len(batch.samples)
 
     def take_activation(self, index: int, a: Tensor, counted: Tensor, routed: Routed | None) -> None:
-        a, summed = (
-            (a.float(), partial(routed.summed, counted=counted)) if routed else (counted_only(a, counted), over_tokens)
-        )
-        parts = activation_statistics(a, a.abs(), a.square(), counted, summed)
+        a, summed = a.float() if routed else counted_only(a, counted), _summed(counted, routed)
+        absolute = summed(a.abs())
+        parts = {"act_sum": summed(a), "act_abs_sum": absolute, "act_sq_sum": summed(a.square())}
+        parts["act_mean_abs_sq_sum"] = (absolute / counted.sum(1, keepdim=True)).square()
         self.add(self.sums[index], parts, f"activations of layer {index}")
 
     def take_gradient(self, index: int, a: Tensor, g: Tensor, counted: Tensor, routed: Routed | None) -> None:
-        p, summed = a.float() * g, partial(routed.summed, counted=counted) if routed else over_tokens
-        parts = {f"{self.objective}_{name}": part for name, part in gradient_statistics(p, p.abs(), g, summed).items()}
-        self.add(self.sums[index], parts, f"gradients of layer {index} (objective {self.objective})")
+        p, summed = a.float() * g, _summed(counted, routed)
+        net, absolute = summed(p), summed(p.abs())
+        parts = {"net_abs_sum": net.abs(), "net_sq_sum": net.square(), "abs_sum": absolute}
+        parts |= {"sq_sum": summed(p.square()), "grad_sq_sum": summed(g.square())}
+        parts["share_sum"] = absolute / absolute.sum(1, keepdim=True).clamp_min(torch.finfo(absolute.dtype).tiny)
+        named = {f"{self.objective}_{name}": part for name, part in parts.items()}
+        self.add(self.sums[index], named, f"gradients of layer {index} (objective {self.objective})")
 
     def take_outputs(self, index: int, out: Tensor, counted: Tensor, routed: Routed) -> None:
         norms = out.norm(dim=1, keepdim=True)
@@ -252,16 +217,18 @@ class Calibration(Pass):
         return pd.concat(neurons, ignore_index=True), pd.DataFrame(layers)[["layer", *LAYER_COLUMNS]]
 
 
+def _summed(counted: Tensor, routed: Routed | None) -> Callable[[Tensor], Tensor]:
+    """Return a function from values [B, T, n], or [rows, n] of experts' tokens, to sums over each sample's, [B, n]."""
+    return partial(routed.summed, counted=counted) if routed else lambda values: values.sum(1)
+
+
 def counted_only(a: Tensor, counted: Tensor) -> Tensor:
     """a [B, T, n] in float32, zero where a token is padding."""
     return (a if counted.all() else a * counted.unsqueeze(-1)).float()
 
 
 def statistics(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    objectives: Sequence[str],
-    structure: str | None = None,
+    model: nn.Module, batches: Iterable[Batch], objectives: Sequence[str], structure: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the statistics of columns.py: one row per neuron (or channel of another structure than the main one), one
     per layer.

@@ -34,14 +34,10 @@ def run(
     """Hidden states [B, T, d] after the layer, on the CPU; before it they are `hidden`, or the embeddings (None).
 
     looks: linear modules of the layer, and what is called with the input and the output of each, [B, T, ...]."""
-
-    hooks = []
-    for site, look in (looks or {}).items():
-
-        def show(_, args: tuple, output: Tensor, look: Callable[[Tensor, Tensor], None] = look) -> None:
-            look(args[0], output)
-
-        hooks.append(site.register_forward_hook(show))
+    hooks = [
+        site.register_forward_hook(lambda _, args, output, look=look: look(args[0], output))
+        for site, look in (looks or {}).items()
+    ]
     try:
         return forward(model, layer, batch, hidden).cpu()
     finally:

@@ -9,6 +9,7 @@ that is sure of them shows the few tokens that it gets wrong, and nothing else.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def output_gradients(
 def _adding(sites: Sequence[nn.Linear], counted: Tensor, sums: list[Tensor]) -> Iterator[None]:
     """Backward passes add g gᵀ of the counted tokens to the sums; the graph begins at the first site's output."""
 
-    def at_output(index: int, output: Tensor) -> None:
+    def at_output(index: int, _, __, output: Tensor) -> None:
         if not output.requires_grad:
             output.requires_grad_(True)
 
@@ -70,10 +71,7 @@ def _adding(sites: Sequence[nn.Linear], counted: Tensor, sums: list[Tensor]) -> 
 
         output.register_hook(add)
 
-    hooks = [
-        site.register_forward_hook(lambda _, __, output, index=index: at_output(index, output))
-        for index, site in enumerate(sites)
-    ]
+    hooks = [site.register_forward_hook(partial(at_output, index)) for index, site in enumerate(sites)]
     try:
         yield
     finally:

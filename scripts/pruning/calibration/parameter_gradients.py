@@ -59,11 +59,7 @@ def unit_taylor(weights: Weights, gradients: Weights, units: int) -> Tensor:
 
 
 def parameter_taylor(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    layers_a_pass: int,
-    progress: Callable = iter,
-    structure: str = "ffn",
+    model: nn.Module, batches: Sequence[Batch], layers_a_pass: int, progress: Callable = iter, structure: str = "ffn"
 ) -> Iterator[Tensor]:
     """sum |w G| of one layer after the other, G = sum_x dCE(x)/dw over all samples; float64 [units] on the CPU.
 
@@ -105,24 +101,22 @@ def summed_gradients(chunk: Sequence[Weights]) -> Iterator[list[Weights]]:
     sums = [
         {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()} for weights in chunk
     ]
+    pairs = [(weights[at], totals[at]) for weights, totals in zip(chunk, sums, strict=True) for at in weights]
     hooks = []
-    for weights, totals in zip(chunk, sums, strict=True):
-        for name, weight in weights.items():
+    for weight, total in pairs:
 
-            def add(parameter: nn.Parameter, total: Tensor = totals[name]) -> None:
-                total.add_(parameter.grad)
-                parameter.grad = None
+        def add(parameter: nn.Parameter, total: Tensor = total) -> None:
+            total.add_(parameter.grad)
+            parameter.grad = None
 
-            weight.requires_grad_(True)
-            hooks.append(weight.register_post_accumulate_grad_hook(add))
+        hooks.append(weight.requires_grad_(True).register_post_accumulate_grad_hook(add))
     try:
         yield sums
     finally:
         for hook in hooks:
             hook.remove()
-        for weights in chunk:
-            for weight in weights.values():
-                weight.requires_grad_(False)
+        for weight, _ in pairs:
+            weight.requires_grad_(False)
 
 
 def layers_that_fit(model: nn.Module, memory: int | None = None, structure: str = "ffn") -> int:

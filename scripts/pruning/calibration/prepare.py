@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,16 +42,12 @@ class Measurement:
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     batches: list[Batch]
-    model: Path
-    """Directory of the dense model, which the network is."""
-    data: Path
-    """Parquet of the text."""
+    model: Path  # Directory of the dense model, which the network is
+    data: Path  # Parquet of the text
     settings: dict[str, Any]
     outputs: list[Path]
-    evidence: dict[str, Path]
-    """What else it is made of, by kind."""
-    memory: int | None = None
-    """Bytes that the process may use on a CPU; None: no bound."""
+    evidence: dict[str, Path]  # What else it is made of, by kind
+    memory: int | None = None  # Bytes that the process may use on a CPU; None: no bound
 
     @property
     def structure(self) -> str:
@@ -129,14 +126,11 @@ def micro_batches(sequences: Sequences, size: int, *, pad: int, token_mask: str)
     batches = []
     for start in range(0, len(sequences), size):
         chunk = sequences[start : start + size]
-        length = max(len(ids) for ids, _ in chunk)
-        ids = torch.full((len(chunk), length), pad)
-        counted = torch.zeros(len(chunk), length, dtype=torch.bool)
-        objective = torch.zeros(len(chunk), length, dtype=torch.bool)
-        for row, (tokens, answer) in enumerate(chunk):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            counted[row, : len(tokens)] = True
-            objective[row, : len(tokens)] = torch.tensor(answer) if token_mask == "answer" else True
+        tokens = [torch.tensor(ids) for ids, _ in chunk]
+        answers = [torch.tensor(answer) if token_mask == "answer" else torch.ones(len(answer)) for _, answer in chunk]
+        ids = pad_sequence(tokens, batch_first=True, padding_value=pad)
+        counted = pad_sequence([torch.ones(len(own)) for own in tokens], batch_first=True).bool()
+        objective = pad_sequence(answers, batch_first=True).bool()
         if not objective[:, 1:].any(dim=1).all():
             row = start + int((~objective[:, 1:].any(dim=1)).nonzero()[0])
             raise InputError(

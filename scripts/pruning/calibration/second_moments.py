@@ -19,8 +19,7 @@ from pruning.models import families, rehearsal, structures
 from pruning.models.structures import ffn
 
 HELD_OUT_EVERY = 5
-ROWS = 128
-"""Added at once: a CPU's allocator keeps their wide copy (under 32 MB) for the next."""
+ROWS = 128  # Added at once: a CPU's allocator keeps their wide copy (under 32 MB) for the next
 
 
 def held_out(samples: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 
 from pruning.config.base import Alias, Dtype, NonEmpty, Of, Percent, Positive, Strict, choices
 from pruning.config.calibration import Objective
-from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
+from pruning.methods.scoring import NORMALISATIONS
 
 
 class Overlap(Strict):

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pruning.config.base import NonEmpty, Positive, Strict, choices
 from pruning.core.objectives import OBJECTIVES
 from pruning.methods import allocation, compensation, latency_table, scores
-from pruning.methods.normalise import NORMALISATIONS
 from pruning.methods.scores.utility import REDUCTIONS
+from pruning.methods.scoring import NORMALISATIONS
 
 # Names of the recombinations of a utility score; the ablation is made of them.
 ALLOCATIONS = choices("methods/allocation")

@@ -30,11 +30,6 @@ def imported(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def on_python_path(folder: str) -> None:
-    """Let Python processes that this one starts find modules in a folder, before any other."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
 def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any]]:
     """Run Snakemake with these arguments and yield its events (core/plugins) as they come.
 

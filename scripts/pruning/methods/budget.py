@@ -17,18 +17,15 @@ from pruning.core.errors import InputError
 from pruning.methods import compact
 from pruning.models.checkpoint import Checkpoint
 
-MOST = 99
-"""Per cent: sparsities are whole, from 1."""
-COUNTED = ("parameters", "bytes")
-"""Kinds of budget that nothing is measured for."""
+MOST = 99  # Per cent: sparsities are whole, from 1
+COUNTED = ("parameters", "bytes")  # Kinds of budget that nothing is measured for
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
 class Cost:
     value: float
-    low: float
-    """Ends of its interval; of what is counted, the value."""
+    low: float  # Ends of its interval; of what is counted, the value
     high: float
 
 
@@ -39,8 +36,7 @@ def counted(value: float) -> Cost:
 class Sizes:
     """Parameters or bytes of a model pruned to any units, without making it."""
 
-    notes: Mapping[str, Any] = {}
-    """How they are measured."""
+    notes: Mapping[str, Any] = {}  # How they are measured
 
     def __init__(self, base: Checkpoint, kind: str, biased: bool = False, tokens: int | None = None):
         """kind: `parameters` or `bytes`. biased, tokens: as in compact.parameters."""
@@ -88,21 +84,14 @@ def nothing(what: str, target: str, dense: float) -> InputError:
     return InputError(f"budget: {what}: the dense model's {number(dense)} meet {target}: nothing to prune")
 
 
-def scanned(meets: Callable[[int], bool], first: int = 1) -> int | None:
-    """Return the least sparsity that meets a target, of all from `first` on, which are all tried; None if none does."""
-    found = [sparsity for sparsity in range(first, MOST + 1) if meets(sparsity)]
-    return found[0] if found else None
-
-
 def least(meets: Callable[[int], bool], kind: str, first: int = 1) -> int | None:
     """Return the least sparsity that meets a target of a kind, None if none does. first: 0 where a smaller vocabulary
-    may be enough."""
-    return scanned(meets, first) if kind in COUNTED else bisected(meets, first)
+    may be enough.
 
-
-def bisected(meets: Callable[[int], bool], first: int = 1) -> int | None:
-    """Return the same by seven measurements and one at MOST, where costs fall as sparsity grows.
-
-    A sparsity meets the target if the whole of its interval does: a model is rather a little smaller than over budget
-    by the noise of a clock."""
+    What is counted is tried at all. Times, which fall as sparsity grows, are measured at seven and at MOST; one meets
+    the target if the whole of its interval does: a model is rather a little smaller than over budget by a clock's
+    noise."""
+    if kind in COUNTED:
+        found = [sparsity for sparsity in range(first, MOST + 1) if meets(sparsity)]
+        return found[0] if found else None
     return bisect_left(range(first, MOST), True, key=meets) + first if meets(MOST) else None

@@ -43,19 +43,14 @@ def no_slot(config: dict) -> str:
 class Pruning:
     """What a pruned model is made of."""
 
-    base: Tensors
-    """The dense model: one in memory for `apply`, a Checkpoint for `write` as well."""
+    base: Tensors  # The dense model: one in memory for `apply`, a Checkpoint for `write` as well
     keeps: Keeps
     compensate: Callable[[int], Compensated] | None = None
     """Gives a layer's refitted weights in place of the kept columns; called once per layer, in any order."""
-    refits: Sequence[str] = (NEURONS,)
-    """The structures of whose sites it gives weights."""
-    biased: bool = False
-    """Whether it gives down_proj a bias."""
-    trains: bool = False
-    """Whether it gives all matrices of a layer."""
-    tokens: Kept | None = None
-    """The tokens that stay, where the vocabulary is cut; by `write` alone."""
+    refits: Sequence[str] = (NEURONS,)  # The structures of whose sites it gives weights
+    biased: bool = False  # Whether it gives down_proj a bias
+    trains: bool = False  # Whether it gives all matrices of a layer
+    tokens: Kept | None = None  # The tokens that stay, where the vocabulary is cut; by `write` alone
     records: dict[int, Mapping[str, Any]] = field(default_factory=dict, compare=False)
     """What it says of each layer whose weights were asked for (Compensated.record)."""
 
@@ -63,14 +58,12 @@ class Pruning:
     def read(cls, model: Path, mask: Path, scheme: str = "none", evidence: Path | None = None) -> "Pruning":
         """Read a dense model, a mask, and what the compensation `scheme` is fitted on.
 
-        Raises InputError if the model is broken, the mask is another's, or the scheme has not what it needs."""
+        Raises InputError if the model is broken, or the mask is another's."""
         artifacts.check_model(model)
         base = Checkpoint(model)
         keeps = masks.read(mask, model)
         if scheme == "none":
             return cls(base, keeps)
-        if evidence is None:
-            raise InputError(f"compensate: {scheme} needs --evidence")
         return cls.fitted(base, keeps, scheme, lambda: compensation.plugin(scheme).evidence(evidence, base.widths))
 
     @classmethod
@@ -276,10 +269,7 @@ class Pruning:
 
 
 def parameters(
-    base: Tensors,
-    units: dict[str, Sequence[int]] | Sequence[int],
-    biased: bool = False,
-    tokens: int | None = None,
+    base: Tensors, units: dict[str, Sequence[int]] | Sequence[int], biased: bool = False, tokens: int | None = None
 ) -> int:
     """Return the parameters of the compact model of these units, without making it; tied weights count once.
 

@@ -23,14 +23,10 @@ LAMBDAS = (math.inf, 1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4)
 class Sums:
     """Of some tokens, in float64."""
 
-    inner: np.ndarray
-    """A [k, k]."""
-    outer: np.ndarray
-    """B [d, k]."""
-    missing: float
-    """Σ ‖e‖²."""
-    whole: float
-    """Σ ‖y‖² of the wanted output y, what errors are relative to."""
+    inner: np.ndarray  # A [k, k]
+    outer: np.ndarray  # B [d, k]
+    missing: float  # Σ ‖e‖²
+    whole: float  # Σ ‖y‖² of the wanted output y, what errors are relative to
 
     def error(self, change: np.ndarray) -> float:
         """sqrt(Σ ‖e - D x‖² / Σ ‖y‖²)."""

@@ -13,16 +13,49 @@ from pruning.core.errors import InputError
 from pruning.core.layer_files import kind_of
 from pruning.methods import scores
 from pruning.methods.masks import NEURONS
-from pruning.methods.normalise import NORMALISATIONS
 from pruning.models.families import family_of, read_config
 
 if TYPE_CHECKING:
     from pruning.models.checkpoint import Tensors  # needs torch, which most scores do not
 
-FEW = 100
-"""Tokens of an expert: of a mean over so many the standard error is a tenth of what single tokens differ by."""
+FEW = 100  # Tokens of an expert: of a mean over so many the standard error is a tenth of what single tokens differ by
 Read = Callable[[int, str, str], Mapping[str, np.ndarray]]
 """From a layer, a structure and a kind of matrices (REQUIRES) to that layer's, with the counts of tokens."""
+
+
+# Normalisation within a layer, so that layers can compete in one ranking; each function takes and returns one layer's
+# scores, float64 [n]. All are increasing: under uniform allocation none of them can change a mask.
+
+EPSILON = 1e-30  # the paper's eps in Eq. 2; keeps a silent layer at 0
+
+
+def none(scores: np.ndarray) -> np.ndarray:
+    return scores
+
+
+def layer_sum(scores: np.ndarray) -> np.ndarray:
+    """RKU_c = U_c / (sum_j U_j + eps): the paper's Eq. 2, "Fisher trace normalization"."""
+    return scores / (scores.sum() + EPSILON)
+
+
+def layer_mean(scores: np.ndarray) -> np.ndarray:
+    return scores / (scores.mean() + EPSILON)
+
+
+def layer_l2(scores: np.ndarray) -> np.ndarray:
+    """Molchanov et al. 2017, section 2.2: divide by the layer's L2 norm."""
+    return scores / (np.linalg.norm(scores) + EPSILON)
+
+
+def zscore(scores: np.ndarray) -> np.ndarray:
+    """FLAP's standardisation: zero mean, unit (unbiased) standard deviation; a constant layer is all zero."""
+    if scores.max() == scores.min():
+        return np.zeros_like(scores)
+    scaled = scores / np.abs(scores).max()  # squares of tiny scores would underflow
+    return (scaled - scaled.mean()) / scaled.std(ddof=1)
+
+
+NORMALISATIONS = {f.__name__: f for f in (none, layer_sum, layer_mean, layer_l2, zscore)}
 
 
 def scored(

@@ -31,8 +31,7 @@ from pruning.methods.compensation import Compensated, ridge
 from pruning.models import families, head, structures
 from pruning.models.checkpoint import Checkpoint
 
-States = list[Tensor | None]
-"""Hidden states [B, T, d] of every micro-batch, on the CPU; None: the embeddings."""
+States = list[Tensor | None]  # Hidden states [B, T, d] of every micro-batch, on the CPU; None: the embeddings
 Fit = Callable[[int, np.ndarray], Compensated]
 """What is left of down_proj (or o_proj): of a layer's number and of keep [its columns]."""
 
@@ -110,8 +109,7 @@ class Probe:
         return [layerwise.run(self.model, self.layers[layer], *pair) for pair in pairs]
 
 
-Row = tuple[int, int, float]
-"""Layer, width, divergence in nats."""
+Row = tuple[int, int, float]  # Layer, width, divergence in nats
 
 
 def layers(probe: Probe, progress: Callable = iter) -> Iterator[Row]:

@@ -12,17 +12,11 @@ from pruning.methods.scores import TINY
 
 CHUNKS = 512
 """Neurons are removed in about so many chunks, each one update of the large matrices: one by one up to this width."""
-CANDIDATES = 3
-"""A chunk is chosen among so many times as many, the cheapest."""
+CANDIDATES = 3  # A chunk is chosen among so many times as many, the cheapest
 
 
 def least_losses(
-    second: Tensor,
-    gradients: Tensor | None,
-    down: Tensor,
-    device: torch.device,
-    damping: float = 1e-3,
-    block: int = 1,
+    second: Tensor, gradients: Tensor | None, down: Tensor, device: torch.device, damping: float = 1e-3, block: int = 1
 ) -> np.ndarray:
     """The loss when a neuron, or a block of so many, leaves, never less than that of those before it: float64
     [n / block].

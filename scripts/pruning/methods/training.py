@@ -10,8 +10,7 @@ matrix after the other with those before it fixed; here FFN and attention are fi
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +31,10 @@ class Piece:
     is not copied: rows are taken as they are asked for."""
 
     batch: Batch
-    rows: Tensor
-    """Which samples of it, int64 [B]."""
-    streams: Tensor | None
-    """x of the whole micro-batch, [.., T, d]; None: the embeddings."""
-    targets: Tensor
-    """y, as well."""
-    weights: Tensor
-    """w [.., T], 0 for padding."""
+    rows: Tensor  # Which samples of it, int64 [B]
+    streams: Tensor | None  # x of the whole micro-batch, [.., T, d]; None: the embeddings
+    targets: Tensor  # y, as well
+    weights: Tensor  # w [.., T], 0 for padding
 
     def cut(self) -> tuple[Batch, Tensor | None, Tensor, Tensor]:
         """Return the samples alone, with their x, y and w, as long as the longest of them."""
@@ -63,6 +58,50 @@ def pieces(
     return found
 
 
+@dataclass(frozen=True)
+class Training:
+    """A layer of a model, pieces to fit it on and pieces held out, and the type of the model's products."""
+
+    model: nn.Module
+    layer: nn.Module
+    fit: Sequence[Piece]
+    held: Sequence[Piece]
+    dtype: torch.dtype
+
+    def sums(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """Return Σ w ‖y - f(x)‖² and Σ w ‖y‖² of one piece."""
+        device = next(self.layer.parameters()).device
+        batch, stream, target, weight = piece.cut()
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            output = layerwise.forward(self.model, self.layer, batch, stream)
+        target, weight = target.to(device).float(), weight.to(device)
+        return ((target - output.float()).square().sum(-1) * weight).sum(), (target.square().sum(-1) * weight).sum()
+
+    @torch.no_grad()
+    def error(self) -> float:
+        """Return the root of the relative error of what is held out; infinite where it is not finite."""
+        left, whole = (sum(map(float, part)) for part in zip(*map(self.sums, self.held), strict=True))
+        return math.sqrt(left / max(whole, 1e-30)) if math.isfinite(left) else math.inf
+
+    def epochs(self, matrices: Sequence[nn.Parameter], epochs: int, rate: float, seed: int) -> Iterator[float]:
+        """Train the layer's matrices; yield the error after each epoch."""
+        optimiser = torch.optim.Adam(matrices, lr=rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(self.fit))
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(epochs):
+            for own in matrices:
+                own.requires_grad_(True)
+            for number in torch.randperm(len(self.fit), generator=generator).tolist():
+                left, whole = self.sums(self.fit[number])
+                (left / whole).backward()
+                optimiser.step()
+                schedule.step()
+                optimiser.zero_grad()
+            for own in matrices:
+                own.requires_grad_(False)
+            yield self.error()
+
+
 def trained(
     model: nn.Module,
     layer: nn.Module,
@@ -78,79 +117,23 @@ def trained(
     Returns (its matrices by their names in the layer, float32 on the CPU; a record: `rate` and `epoch`, 0 for the
     start, of what was kept, `held_out_error` and `held_out_error_untrained`). Beside the model one layer in float32 is
     in memory six times: weights, gradients, two moments, and copies of the start and of the best so far."""
-    dtype = next(layer.parameters()).dtype
+    own = Training(model, layer, fit, held, next(layer.parameters()).dtype)
     layer.float()  # the optimiser's changes are smaller than what a narrower type can tell apart
-    matrices = {name: own for name, own in layer.named_parameters() if own.dim() == 2}
+    matrices = {name: each for name, each in layer.named_parameters() if each.dim() == 2}
     start = _copied(matrices)
-    found = untrained = _error(model, layer, held, dtype)
+    found = untrained = own.error()
     best, record = start, {"rate": 0.0, "epoch": 0}
     for rate in rates:
         _put(matrices, start)
         before = found
-        for epoch, error in enumerate(_epochs(model, layer, matrices, fit, held, epochs, rate, seed, dtype), 1):
+        for epoch, error in enumerate(own.epochs([*matrices.values()], epochs, rate, seed), 1):
             if error < found:
                 found, best, record = error, _copied(matrices), {"rate": rate, "epoch": epoch}
         if found == before < untrained:
             break
     _put(matrices, best)
-    layer.to(dtype)
+    layer.to(own.dtype)
     return best, {**record, "held_out_error": found, "held_out_error_untrained": untrained}
-
-
-def _epochs(
-    model: nn.Module,
-    layer: nn.Module,
-    matrices: dict[str, nn.Parameter],
-    fit: Sequence[Piece],
-    held: Sequence[Piece],
-    epochs: int,
-    rate: float,
-    seed: int,
-    dtype: torch.dtype,
-) -> Iterator[float]:
-    """Train; yield the error on the samples held out after each epoch."""
-    optimiser = torch.optim.Adam(matrices.values(), lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(fit))
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        with _learning(matrices.values()):
-            for number in torch.randperm(len(fit), generator=generator).tolist():
-                left, whole = _sums(model, layer, fit[number], dtype)
-                (left / whole).backward()
-                optimiser.step()
-                schedule.step()
-                optimiser.zero_grad()
-        yield _error(model, layer, held, dtype)
-
-
-@contextmanager
-def _learning(parameters: Collection[nn.Parameter]) -> Iterator[None]:
-    """Within it these have gradients."""
-    for each in parameters:
-        each.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for each in parameters:
-            each.requires_grad_(False).grad = None
-
-
-def _sums(model: nn.Module, layer: nn.Module, piece: Piece, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Σ w ‖y - f(x)‖² and Σ w ‖y‖², of one piece; products are in the model's own type."""
-    device = next(layer.parameters()).device
-    batch, stream, target, weight = piece.cut()
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        output = layerwise.forward(model, layer, batch, stream)
-    target, weight = target.to(device).float(), weight.to(device)
-    return ((target - output.float()).square().sum(-1) * weight).sum(), (target.square().sum(-1) * weight).sum()
-
-
-@torch.no_grad()
-def _error(model: nn.Module, layer: nn.Module, held: Sequence[Piece], dtype: torch.dtype) -> float:
-    """Root of the relative error; infinite where it is not finite."""
-    sums = [_sums(model, layer, piece, dtype) for piece in held]
-    left, whole = (sum(float(each) for each in part) for part in zip(*sums, strict=True))
-    return math.sqrt(left / max(whole, 1e-30)) if math.isfinite(left) else math.inf
 
 
 def _copied(matrices: dict[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -28,20 +28,13 @@ from pruning.models.structures import STRUCTURES, listed
 class Parts:
     """A variant, by what it is made of."""
 
-    model: Path
-    """A model directory."""
-    manifest: Path
-    """Its manifest.json."""
-    mask: Path | None = None
-    """What to cut out, if the model is the dense one; None where it is what it shall be."""
-    compensate: str = "none"
-    """The scheme of the mask's method."""
-    evidence: Path | None = None
-    """What the scheme is fitted on."""
-    adapter: Path | None = None
-    """Directory of a LoRA adapter."""
-    gguf: Path | None = None
-    """GGUF file of all this; its values take the place of the weights."""
+    model: Path  # A model directory
+    manifest: Path  # Its manifest.json
+    mask: Path | None = None  # What to cut out, if the model is the dense one; None where it is what it shall be
+    compensate: str = "none"  # The scheme of the mask's method
+    evidence: Path | None = None  # What the scheme is fitted on
+    adapter: Path | None = None  # Directory of a LoRA adapter
+    gguf: Path | None = None  # GGUF file of all this; its values take the place of the weights
 
     @property
     def pruning(self) -> Pruning:

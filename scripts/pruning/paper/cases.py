@@ -1,7 +1,7 @@
 """Whole answers of one model to a few records of a data file, and how far they degenerate (the paper's Table 5)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,23 @@ from pruning.data.text import render
 from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
 from pruning.methods.variants import Parts
 from pruning.models import packing
+from pruning.report.files import Files
 
 
-def of_model(parts: Parts, data: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one record per item, as scripts/paper/cases.py says. Raises InputError as the functions below do."""
-    pattern = settings["answer_pattern"]
+def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+    """Write cases.json: `cases`, a list of `item`, `prompt`, `target`, `target_answer`, `text`, `tokens` (without the
+    end token), `finish` (`stop` or `length`), `repetition`, `final_loop`, `format_failure`, `answer` (or null),
+    `correct`.
+
+    Files: `data`, parquet of the items' split, and what variants.Parts is made of, beside its scheme `compensate`.
+    Settings: `items`, row numbers of the data; `prompt` and `target`, templates with the record's fields in braces;
+    `chat_template`, whether prompts are put in chat format; `tokens` to generate, stopping only at the end token;
+    `answer_pattern`, a regular expression whose group 1 is the answer, looked for before the first of the strings
+    `until` (if given) and in the target (a target without it is itself the answer); `dtype`. Raises InputError as the
+    functions below do."""
+    data, pattern = files.one("data"), settings["answer_pattern"]
+    own = {name: files.one(name) for name in files.named if name not in ("data", "compensate")}
+    parts = Parts(**own, compensate=str(files.one("compensate") or "none"))
     check_pattern(pattern)
     prompts, targets = texts(artifacts.read_table(data, "dataset").to_pylist(), data, settings)
     network, tokenizer = parts.load(settings["dtype"])
@@ -36,7 +48,9 @@ def of_model(parts: Parts, data: Path, settings: Mapping[str, Any]) -> list[dict
         found = {"repetition": repetition(tokens), "final_loop": final_loop(tokens)}
         found |= {"format_failure": format_failure(own, pattern), "answer": answer, "correct": answer == right}
         records.append({**asked, **written, **found})
-    return records
+        print(f"item {item}: {answer} for {right}, {len(tokens)} tokens")
+    origin = {**settings, "model": parts.identity(), "data": artifacts.file_hash(data)}
+    artifacts.write_json(outputs[0], {"cases": records}, "cases", origin)
 
 
 def check_pattern(pattern: str) -> None:

@@ -18,12 +18,9 @@ def overlaps(config: Config, pairs: list[tuple[str, str]]) -> list[str]:
 def collapse_settings(config: Config) -> dict[str, Any]:
     """Of the analysis and of its table."""
     task = config.tasks[config.collapse.task]
-    return {
-        **statistical(config, "models", "methods", "confidence", "seed", "reference"),
-        "calib": calib(config),
-        **config.collapse.model_dump(include={"sparsities", "task", "resamples"}),
-        **{"metric": task.metrics[0], "title": task.title, "chance": task.chance},
-    }
+    shared = statistical(config, "models", "methods", "confidence", "seed", "reference") | {"calib": calib(config)}
+    own = config.collapse.model_dump(include={"sparsities", "task", "resamples"})
+    return {**shared, **own, "metric": task.metrics[0], "title": task.title, "chance": task.chance}
 
 
 def ablation_grid(config: Config) -> list[str]:
@@ -51,31 +48,27 @@ def tables(config: Config) -> dict[str, Entry]:
         )
     if config.cases:
         shown = product(config.experiment.models, [DENSE, *grid(config, [config.experiment.sparsity])])
-        methods = [str(DENSE), *config.experiment.methods]
+        own = {"methods": [str(DENSE), *config.experiment.methods], "excerpt": config.cases.excerpt}
         found["table5"] = Entry(
             "What each model writes when asked the same questions.",
             {"cases": [names.CASES.format(model=model, variant=variant) for model, variant in shown]},
-            {
-                **statistical(config, "models", "sparsity"),
-                **{"calib": calib(config), "methods": methods, "excerpt": config.cases.excerpt},
-            },
+            {**statistical(config, "models", "sparsity"), "calib": calib(config), **own},
             templates={"cases": names.CASES},
         )
     if config.ablation:
         rows, task = ablation_grid(config), config.tasks[config.ablation.task]
         variants = [DENSE, *(Variant(calib(config), row, config.experiment.sparsity) for row in rows)]
+        own = {"task": config.ablation.task, "metric": task.metrics[0], "title": task.title}
+        own |= {"rows": rows, "presets": config.presets(rows), "calib": calib(config)}
         found["ablation"] = Entry(
             "Every combination of RKU's choices, best first.",
             {"samples": samples(config, variants, config.ablation.task)},
-            {
-                **statistical(config, "models", "confidence", "sparsity"),
-                **{"rows": rows, "presets": config.presets(rows), "calib": calib(config)},
-                **{"task": config.ablation.task, "metric": task.metrics[0], "title": task.title},
-            },
+            statistical(config, "models", "confidence", "sparsity") | own,
             templates={"samples": names.SAMPLES},
         )
     if config.readings:
         trap, used = config.trap or Trap(), config.readings.used
+        own = {"calib": calib(config), "sparsities": config.readings.sparsities, "high": trap.high, "low": trap.low}
         pairs = dict.fromkeys((r.rku, other) for r in used.values() for other in (r.agf, r.taylor, r.wanda))
         masks = dict.fromkeys(method for r in used.values() for method in (r.rku, r.wanda))
         # The gradient that an interpretation's RKU is made of; a score without one is held against the experiment's.
@@ -88,11 +81,7 @@ def tables(config: Config) -> dict[str, Entry]:
                 "statistics": per_model(config, names.STATISTICS),
                 **{f"table{n}": files for n, files in published.items()},
             },
-            {
-                **statistical(config, "models", "sparsity", "layer", "confidence"),
-                **{"calib": calib(config), "rows": rows, "sparsities": config.readings.sparsities},
-                **{"high": trap.high, "low": trap.low},
-            },
+            {**statistical(config, "models", "sparsity", "layer", "confidence"), **own, "rows": rows},
             templates={"overlap": names.OVERLAP, "masks": names.MASK, "statistics": names.STATISTICS},
         )
     if config.collapse:
@@ -133,10 +122,7 @@ def figures(config: Config) -> dict[str, Entry]:
         found["fig3"] = Entry(
             "How much two methods agree on the neurons to keep, by sparsity, beside what two random masks of the "
             "same widths would share; and where in the network they differ.",
-            {
-                "overlap": overlaps(config, config.overlap.pairs),
-                "published": [names.PUBLISHED.format(table="table4")],
-            },
+            {"overlap": overlaps(config, config.overlap.pairs), "published": [names.PUBLISHED.format(table="table4")]},
             {"pair": config.overlap.pairs[0]},
             "Figure 3: agreement of masks",
         )

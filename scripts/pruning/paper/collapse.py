@@ -19,8 +19,8 @@ from scipy.special import expit
 
 from pruning.analysis import comparison
 from pruning.core import artifacts, names, significance
-from pruning.core.errors import InputError
 from pruning.core.names import DENSE, Variant
+from pruning.report.files import Files
 
 # s0, and s0 / w: at least 3 makes the curve start near the dense accuracy, at most 50 keeps the fall from being a step.
 BOUNDS = [(0.005, 1.2), (3.0, 50.0)]
@@ -43,8 +43,7 @@ class Collapse:
     censored: bool
     draws: NDArray = field(repr=False, compare=False)
     """[resamples, 2]: between which sparsities the point of each resample lies; the same if the data say where."""
-    left_out: NDArray | None = field(repr=False, compare=False)
-    """[clusters, 2]: the same without each cluster in turn."""
+    left_out: NDArray | None = field(repr=False, compare=False)  # [clusters, 2]: the same without each cluster in turn
 
 
 def accuracy(sparsity: ArrayLike, s0: float, width: float, dense: float, chance: float) -> NDArray[np.float64]:
@@ -69,20 +68,10 @@ def collapse(
     measured sparsity lies within the fall (5 to 95% of it), the data say only between which two it happens: the point
     is then put midway and the interval reaches from the one (0 before the first) to the other. `clusters` of shape
     (items,), equal labels in a cluster, is for `compare` alone.
-    Raises ValueError on outcomes other than 0 and 1, unequal shapes, and arguments out of range.
     Source: Efron and Tibshirani (1993), "An introduction to the bootstrap", chapter 13.
     """
     outcomes, dense = np.asarray(outcomes, dtype=float), np.asarray(dense, dtype=float)
     sparsities = np.asarray(sparsities, dtype=float)
-    _check_sparsities(sparsities)
-    if dense.ndim != 1 or not len(dense) or outcomes.shape != (len(sparsities), len(dense)):
-        raise ValueError(
-            f"expected outcomes of {len(sparsities)} sparsities x items, got {outcomes.shape}, {dense.shape}"
-        )
-    if not (np.isin(outcomes, [0, 1]).all() and np.isin(dense, [0, 1]).all()):
-        raise ValueError("outcomes must be 0 or 1")
-    if not (0 < confidence < 1 and resamples > 0 and 0 <= chance < 1):
-        raise ValueError(f"out of range: confidence {confidence}, resamples {resamples} or chance {chance}")
     if dense.mean() <= chance:
         none = np.empty((0, 2))
         return Collapse(np.nan, np.nan, np.nan, np.nan, False, none, none)
@@ -228,16 +217,18 @@ def fit(sparsities: NDArray, share: NDArray, dense: float, chance: float) -> tup
     return s0, s0 / steepness
 
 
-def of_results(settings: Mapping[str, Any], template: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the collapse points and the accuracies that they are fitted to, as scripts/paper/collapse.py writes them.
+def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+    """Write collapse.csv, one row per model, calibration and method (NaN: beyond the largest measured sparsity) with
+    the difference from the reference's point and its tests; and accuracy.csv, the accuracies that the fits go through,
+    the dense one as sparsity 0; sparsities and accuracies are fractions in both.
 
-    template: of the outcomes' path. Raises InputError for outcomes that are not whole or of other items."""
-    task, metric, sparsities = settings["task"], settings["metric"], sorted(settings["sparsities"])
-    if settings["reference"] not in settings["methods"]:
-        raise InputError(f"collapse: reference {settings['reference']!r} is not among {settings['methods']}")
+    Files: `samples`, a template. Settings: `models`, `calib`, `methods`, `sparsities` (whole per cent), `task`,
+    `metric`, `reference` (a method), and those of `collapse`. Raises InputError for outcomes that are not whole or of
+    other items."""
+    task, metric, sparsities = settings["task"], settings["metric"], sorted({*settings["sparsities"]})
 
     def outcomes(model: str, variant: Variant) -> pd.DataFrame:
-        frame = artifacts.read_parquet(Path(template.format(model=model, variant=variant, task=task)), "samples")
+        frame = artifacts.read_parquet(files.at("samples", model=model, variant=variant, task=task), "samples")
         return comparison.outcomes_of(frame, f"{model}/{variant}", task, metric, "accuracy")
 
     points, accuracies, calib = [], [], settings["calib"]
@@ -256,20 +247,14 @@ def of_results(settings: Mapping[str, Any], template: str) -> tuple[pd.DataFrame
             values = np.stack([own["value"] for own in measured.values()])
             fractions, clusters = names.share(np.array(sparsities)), comparison.clusters_of(dense)
             level = (settings[key] for key in ("chance", "confidence", "resamples", "seed"))
-            try:
-                fit = collapse(values[1:], values[0], fractions, *level, clusters)
-            except ValueError as error:
-                raise InputError(f"collapse: {model}, {calib}, {method}: {error}") from None
+            fit = collapse(values[1:], values[0], fractions, *level, clusters)
             number = None if clusters is None else clusters.nunique()
             row |= {**shared, "clusters": number, "dense": values[0].mean(), "chance": settings["chance"]}
             row |= {"collapse": fit.point, "ci_low": fit.low, "ci_high": fit.high, "width": fit.width}
             found[method], rows[method] = fit, {**row, "censored": fit.censored}
         points += compared(rows, found, settings["reference"], settings["confidence"])
-    return pd.DataFrame(points).astype({"clusters": "Int64"}), pd.DataFrame(accuracies)
-
-
-def _check_sparsities(sparsities: NDArray) -> None:
-    if sparsities.ndim != 1 or len(sparsities) < 2 or not (np.diff(sparsities) > 0).all():
-        raise ValueError(f"a collapse point needs two or more ascending sparsities, got {sparsities.tolist()}")
-    if not (sparsities[0] > 0 and sparsities[-1] <= 1):
-        raise ValueError(f"sparsities must be fractions in (0, 1], got {sparsities.tolist()}")
+    found = pd.DataFrame(points).astype({"clusters": "Int64"})
+    for path, frame in zip(outputs, (found, pd.DataFrame(accuracies)), strict=True):
+        artifacts.write_csv(path, frame, settings)
+    shown = ["model", "calib", "method", "collapse", "ci_low", "ci_high", "delta", "p_holm"]
+    print(found[shown].to_string(index=False))

@@ -13,8 +13,8 @@ from pruning.calibration.gradients import STAGE as STAGE
 from pruning.calibration.gradients import Pass, counted_only
 from pruning.calibration.prepare import Batch, Measurement, sampled_positions
 from pruning.core import artifacts
-from pruning.core.layer import chosen
 from pruning.models import families
+from pruning.paper import chosen
 from pruning.paper.token_classes import classes_of, vocabulary_classes
 
 KEYS = ("layer", "unit", "token_class")
@@ -29,16 +29,10 @@ class Observation(Pass):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        vocabulary: Tensor,
-        *,
-        layer: int = 0,
-        keep: Mapping[int, list[int]] | None = None,
-        objectives: Sequence[str] = ("energy",),
+        self, model: nn.Module, vocabulary: Tensor, layer: int, keep: Mapping[int, list[int]], objectives: Sequence[str]
     ):
         super().__init__(model, objectives, "ffn")
-        self.vocabulary, self.layer, self.keep = vocabulary, layer, keep or {}
+        self.vocabulary, self.layer, self.keep = vocabulary, layer, keep
         self.sums: list[dict[str, Tensor]] = [{} for _ in self.layers]  # [classes, n]
         self.tokens = torch.zeros(len(TOKEN_CLASSES), dtype=torch.float64)
         self.kept: list[dict] = []
@@ -92,13 +86,9 @@ def measure(job: Measurement) -> None:
     they are; `objectives`, whose gradients are split by class. Raises InputError if there is no such layer."""
     network, settings = job.network, job.settings
     layer = chosen(settings["layer"], len(families.decoder_layers(network)))
-    run = Observation(
-        network,
-        vocabulary_classes(job.tokenizer, network.get_input_embeddings().num_embeddings),
-        layer=layer,
-        keep=sampled_positions(job.batches, settings["tokens"], settings["seed"]),
-        objectives=settings["objectives"],
-    )
+    vocabulary = vocabulary_classes(job.tokenizer, network.get_input_embeddings().num_embeddings)
+    keep = sampled_positions(job.batches, settings["tokens"], settings["seed"])
+    run = Observation(network, vocabulary, layer, keep, settings["objectives"])
     with run:
         run.run(job.progress(job.batches))
     activations, classes = job.outputs
@@ -109,12 +99,6 @@ def measure(job: Measurement) -> None:
 
 def activation_table(kept: Sequence[Mapping]) -> pa.Table:
     """Sampled activations, one row per token: sample, position, token id, activation (list of float32 [n])."""
-    schema = pa.schema(
-        [
-            ("sample", pa.int64()),
-            ("position", pa.int64()),
-            ("token", pa.int64()),
-            ("activation", pa.list_(pa.float32())),
-        ]
-    )
+    numbers = [(name, pa.int64()) for name in ("sample", "position", "token")]
+    schema = pa.schema([*numbers, ("activation", pa.list_(pa.float32()))])
     return pa.Table.from_pylist(list(kept), schema=schema)

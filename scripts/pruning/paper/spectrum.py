@@ -5,11 +5,18 @@ centred. `values` are singular values, descending; energy is their square. A spe
 or none that is ever active) has every rank 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from pruning.core import artifacts, cli, names
+from pruning.methods import allocation
+from pruning.methods.masks import rows as rows_of
+from pruning.report.files import Files
 
 # Rounding of a cumulative sum that stops just short of a share it reaches.
 TOLERANCE = 1e-12
@@ -45,8 +52,6 @@ def stable_rank(values: NDArray) -> float:
 
 def energy_rank(values: NDArray, share: float) -> int:
     """Least number of directions that hold this share, in (0, 1], of the energy."""
-    if not 0 < share <= 1:
-        raise ValueError(f"share of the energy must lie in (0, 1], got {share}")
     cumulative = cumulative_energy(values)
     return int(np.argmax(cumulative >= share - TOLERANCE)) + 1 if np.any(cumulative) else 0
 
@@ -61,12 +66,12 @@ def ranks(values: NDArray) -> dict[str, float]:
     }
 
 
-def curve(values: NDArray, energy: NDArray, points: int = CURVE_POINTS) -> pd.DataFrame:
-    """The spectrum to draw: index (from 1), singular_value, energy; at most `points` indices, thinned evenly in the
+def curve(values: NDArray, energy: NDArray) -> pd.DataFrame:
+    """The spectrum to draw: index (from 1), singular_value, energy; at most CURVE_POINTS indices, thinned evenly in the
     logarithm, first and last among them."""
     index = np.arange(1, len(values) + 1)
-    if len(index) > points:
-        index = np.unique(np.geomspace(1, len(index), points).round().astype(int))
+    if len(index) > CURVE_POINTS:
+        index = np.unique(np.geomspace(1, len(index), CURVE_POINTS).round().astype(int))
     return pd.DataFrame({"index": index, "singular_value": values[index - 1], "energy": energy[index - 1]})
 
 
@@ -82,3 +87,43 @@ def measure(activations: NDArray, choices: Sequence[NDArray]) -> tuple[pd.DataFr
 def random_choices(neurons: int, width: int, draws: int, seed: int) -> list[NDArray]:
     """`draws` random sets of `width` of a layer's neurons: what chance keeps."""
     return [np.random.default_rng((seed, draw)).choice(neurons, width, replace=False) for draw in range(draws)]
+
+
+def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+    """Write the spectrum (one row per method, width rule and index) and a summary (one per method and width rule).
+
+    `width_rule` tells two comparisons apart: `own`, the neurons that the method's mask keeps (`dense`: all), whose
+    number differs under global allocation; and `equal`, each method's best-scored neurons of the layer, as many as
+    uniform allocation keeps (`dense`: the mean over `draws` random choices, what chance gives).
+
+    Files: `activations`, of whose layer it is; `scores` and `masks`, METHOD=PATH of the same methods. Settings:
+    `model`, `calib`, `sparsity` (whole per cent), `draws` and `seed`."""
+    path = files.one("activations")
+    a = artifacts.read_table(path, "activations")["activation"]
+    layer = artifacts.read_provenance(path)["settings"]["layer"]
+    a = a.combine_chunks().flatten().to_numpy().reshape(len(a), -1).astype(np.float64)
+    tokens, neurons = a.shape
+    width = allocation.kept(neurons, settings["sparsity"])
+
+    def of_layer(own: Path, kind: str, column: str) -> np.ndarray:
+        frame = rows_of(own, kind)
+        return frame.loc[frame["layer"] == layer, column].to_numpy()
+
+    draws = random_choices(neurons, width, settings["draws"], settings["seed"])
+    choices = {("dense", "own"): [np.arange(neurons)], ("dense", "equal"): draws}
+    masks = cli.paths(files.named["masks"])
+    for method, scores in cli.paths(files.named["scores"]).items():
+        choices[method, "own"] = [of_layer(masks[method], "mask", "keep").nonzero()[0]]
+        choices[method, "equal"] = [allocation.ranking(of_layer(scores, "scores", "score"))[:width]]
+    curves, summaries = [], []
+    shared = {"model": settings["model"], "calib": settings["calib"], "layer": layer}
+    shared["sparsity"] = names.share(settings["sparsity"])
+    for (method, rule), sets in choices.items():
+        own, found = measure(a, sets)
+        row = {**shared, "method": method, "width_rule": rule, "width": len(sets[0]), "tokens": tokens}
+        curves.append(pd.DataFrame({**row, **own}, index=own.index))
+        summaries.append({**row, **found})
+    summary = pd.DataFrame(summaries)
+    for output, frame in zip(outputs, (pd.concat(curves), summary), strict=True):
+        artifacts.write_csv(output, frame, settings)
+    print(summary.drop(columns=list(shared)).to_string(index=False))

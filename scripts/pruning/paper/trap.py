@@ -8,18 +8,48 @@ method keeps of it, and the classes of tokens that its activation comes from.
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pruning.calibration.columns import TOKEN_CLASSES
-from pruning.core import significance
+from pruning.core import artifacts, cli, names, significance
+from pruning.methods.masks import rows as rows_of
+from pruning.paper import chosen
+from pruning.report.files import Files
 
 REGIONS = ("trap", "spike", "rest")
 GROUPS = ("all", "trap", "spike")
 MEASURES = {name: f"{name}_sum" for name in ("act_abs", "act_sq", "energy_abs", "ce_abs")}
 """Measure -> its column, a sum over tokens (calibration/columns.py)."""
+
+
+def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+    """Write neurons.parquet (`neurons`, keep_<method>), regions.csv (`region_rows`) and classes.csv (`class_rows`).
+
+    Files: `statistics` and `token_classes` of the calibration, `masks`, METHOD=PATH. Settings: `model`, `calib`,
+    `sparsity` (whole per cent); `high` and `low`, the quantiles within a layer that make a neuron's activation and
+    gradient large and small; `objective`, whose gradient that is; `confidence` of the intervals; `layer`, as `chosen`
+    has it."""
+    statistics, masks = artifacts.read_parquet(files.one("statistics"), "statistics"), cli.paths(files.named["masks"])
+    frame = neurons(statistics, *(settings[key] for key in ("high", "low", "objective")))
+    analysed = chosen(settings["layer"], frame["layer"].nunique())
+    per_class = artifacts.read_parquet(files.one("token_classes"), "token_classes")
+    frame = with_masks(frame, {method: rows_of(path, "mask") for method, path in masks.items()})
+    classes = class_rows(per_class, frame, analysed)
+    found = region_rows(frame, list(masks), settings["confidence"])
+    found.insert(1, "sparsity", names.share(settings["sparsity"]))
+    columns = ["layer", "unit", "activation", "gradient", "region", *(f"keep_{method}" for method in masks)]
+    artifacts.write_parquet(outputs[0], frame[columns], "trap", settings)
+    for path, rows in zip(outputs[1:], (found, classes), strict=True):
+        rows.insert(0, "model", settings["model"])
+        rows.insert(1, "calib", settings["calib"])
+        artifacts.write_csv(path, rows, settings)
+    pooled = found[found["layer"] == "all"]
+    print(pooled[["method", "region", "neurons", "expected", "kept_share", "layer_kept_share"]].to_string(index=False))
 
 
 def neurons(statistics: pd.DataFrame, high: float, low: float, objective: str = "energy") -> pd.DataFrame:
@@ -79,10 +109,8 @@ def class_rows(token_classes: pd.DataFrame, frame: pd.DataFrame, analysed_layer:
     token_classes: one row per neuron and class (columns.py); frame: `neurons`. Columns: layer, group, measure,
     token_class, share (of the group's total of the measure), token_share (of the tokens), ratio (share over
     token_share: 1 where the class gets what its number of tokens would give). NaN where there is nothing to divide by.
-    Raises ValueError if both tables do not hold the same neurons."""
+    """
     tagged = token_classes.merge(frame[["layer", "unit", "region"]], on=["layer", "unit"], validate="many_to_one")
-    if not len(tagged) == len(token_classes) == len(frame) * len(TOKEN_CLASSES):
-        raise ValueError("the token classes are not of the same neurons as the statistics")
     columns = list(MEASURES.values())
     totals = tagged.groupby(["layer", "region", "token_class"])[columns].sum().reset_index()
     one_neuron = token_classes[(token_classes["layer"] == analysed_layer) & (token_classes["unit"] == 0)]
@@ -101,12 +129,6 @@ def class_rows(token_classes: pd.DataFrame, frame: pd.DataFrame, analysed_layer:
 
 
 def with_masks(frame: pd.DataFrame, masks: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """`neurons` with a bool column keep_<method> per mask. Raises ValueError, naming the method, on other neurons."""
-    index = pd.MultiIndex.from_frame(frame[["layer", "unit"]])
-    columns = {}
-    for method, mask in masks.items():
-        keep = mask.set_index(["layer", "unit"])["keep"].sort_index()
-        if not keep.index.equals(index):
-            raise ValueError(f"the mask of {method} has {len(keep)} neurons, not the {len(index)} of the statistics")
-        columns[f"keep_{method}"] = keep.to_numpy()
-    return frame.assign(**columns)
+    """`neurons` with a bool column keep_<method> per mask."""
+    sorted_masks = {method: mask.sort_values(["layer", "unit"]) for method, mask in masks.items()}
+    return frame.assign(**{f"keep_{method}": mask["keep"].to_numpy() for method, mask in sorted_masks.items()})

@@ -106,15 +106,8 @@ def card(
 ) -> str:
     """Markdown. others: title -> units of each layer, of structures that are cut beside FFN neurons. results: `title`,
     `metric`, `dense` and `pruned`, each a measure (comparison.measure) or None."""
-    told = {
-        "made": manifest,
-        "counted": manifest.get("counted", "neurons"),
-        "others": others,
-        "results": results,
-        "checks": checks,
-        "tokens": tokens,
-    }
-    return _rendered(CARD, **settings, **told, own_code=own_code)
+    told = {"made": manifest, "counted": manifest.get("counted", "neurons"), "others": others, "results": results}
+    return _rendered(CARD, **settings, **told, checks=checks, tokens=tokens, own_code=own_code)
 
 
 def modelfile(settings: Mapping[str, Any], file: str) -> str:

@@ -36,8 +36,8 @@ def samples(config: Config, variants: list[Variant], task: str) -> list[str]:
 
 
 def curve_sparsities(config: Config) -> list[int]:
-    """Those that figures over sparsity show."""
-    return config.collapse.sparsities if config.collapse else [config.experiment.sparsity]
+    """Those that figures over sparsity show, and that of the experiment."""
+    return list(dict.fromkeys([*(config.collapse.sparsities if config.collapse else ()), config.experiment.sparsity]))
 
 
 def latency_shapes(config: Config) -> list[str]:
@@ -103,10 +103,8 @@ def tables(config: Config) -> dict[str, Entry]:
                 "quality": [f"{config.places.table.format(table=table)}.csv" for table in of],
                 "speed": [config.places.speed.format(model=model) for model in timed(config)],
             },
-            {
-                **{key: own[key] for key in ("task", "kind", "title")},
-                **{"metric": own["metrics"][0], **statistical(config, "confidence")},
-            },
+            {key: own[key] for key in ("task", "kind", "title")}
+            | {"metric": own["metrics"][0], **statistical(config, "confidence")},
         )
     if config.latency:
         files = {"shapes": [names.LATENCY.format(shape=shape) for shape in latency_shapes(config)]}
@@ -178,8 +176,7 @@ def figures(config: Config) -> dict[str, Entry]:
 
 # The first page -------------------------------------------------------------------------------------------------------
 
-HEADLINES = ("tradeoff", "collapse")
-"""Figures that an experiment opens on; the first that there is."""
+HEADLINES = ("tradeoff", "collapse")  # Figures that an experiment opens on; the first that there is
 
 
 def first_page(config: Config, shown: Mapping[str, Entry], drawn: Mapping[str, Entry]) -> dict[str, Any]:

@@ -1,27 +1,20 @@
 """What a table or figure is made from: as the catalogue says, and as its maker reads it from the command line."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.core.errors import InputError
-
 
 @dataclass(frozen=True)
 class Entry:
-    caption: str
-    """For someone who has not read the code."""
-    files: Mapping[str, list[str]]
-    """By the names that the maker knows them by."""
+    caption: str  # For someone who has not read the code
+    files: Mapping[str, list[str]]  # By the names that the maker knows them by
     settings: Mapping[str, Any] = field(default_factory=dict)
-    title: str = ""
-    """Of a figure; a table's page has its own."""
+    title: str = ""  # Of a figure; a table's page has its own
     templates: Mapping[str, str] = field(default_factory=dict)
     """For files that the maker finds by what they are of, not by their order: how they are named."""
-    maker: str = ""
-    """The module that makes it; the entry's own name where it is none other."""
+    maker: str = ""  # The module that makes it; the entry's own name where it is none other
 
     @property
     def inputs(self) -> list[str]:
@@ -34,28 +27,13 @@ class Entry:
         return [f"--file={name}={path}" for name, paths in named.items() for path in paths]
 
 
-@contextmanager
-def plug_in(maker: str) -> Iterator[None]:
-    """Raise InputError if a maker is imported that is none."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("pruning."):
-            raise
-        raise InputError(f"--maker {maker}: no such table or figure") from None
-
-
 class Files:
-    """Files by name. Where there are many, one template stands for them, with names in braces.
-
-    Raises InputError for an argument that is not NAME=PATH."""
+    """Files by name, of NAME=PATH. Where there are many, one template stands for them, with names in braces."""
 
     def __init__(self, arguments: Iterable[str]):
         self.named: dict[str, list[str]] = {}
         for argument in arguments:
-            name, _, path = argument.partition("=")
-            if not name or not path:
-                raise InputError(f"--file {argument}: expected NAME=PATH")
+            name, path = argument.split("=", 1)
             self.named.setdefault(name, []).append(path)
 
     def all(self, name: str) -> list[Path]:

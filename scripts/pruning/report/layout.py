@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 
 from pruning.analysis.comparison import deciding_p
-from pruning.core.errors import InputError
 from pruning.report import notes
 from pruning.report.printing import Block, Cell, difference, estimate, percent, plain
 
@@ -17,8 +16,6 @@ def layout(frame: pd.DataFrame, published: pd.DataFrame, settings: Mapping[str, 
 
     `wide` (Table 1): rows are methods, column groups sparsities, columns tasks. `long` (Tables 6 and 7): rows are
     methods at a sparsity."""
-    if settings["layout"] not in ("wide", "long"):
-        raise InputError(f"{settings['name']}.layout: {settings['layout']!r} is neither 'wide' nor 'long'")
     frame = frame.assign(cell=[_cell(row, settings["confidence"]) for row in frame.to_dict("records")])
     blocks = []
     for model, of_model in frame.groupby("model", sort=False):

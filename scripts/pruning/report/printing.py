@@ -163,6 +163,12 @@ def estimate(show: Callable[..., list[str]], value: float, low: float, high: flo
     return Cell(value, f"[{low}, {high}]", *more)
 
 
+def speedup(row: Any, part: str) -> Cell:
+    """A speed-up of `prefill` or `decode` with its interval, of a row of timing.timings."""
+    ratio, low, high = (getattr(row, f"{part}_speedup{end}") for end in ("", "_low", "_high"))
+    return Cell(f"{ratio:.2f}", f"[{low:.2f}, {high:.2f}]")
+
+
 def signed(points: float) -> str:
     """A difference with its sign and one decimal; minus zero is a plain zero."""
     return "–" if math.isnan(points) else f"{round(points, 1) + 0.0:+.1f}".replace("-", "−")
@@ -187,8 +193,7 @@ def memory(megabytes: float) -> str:
 class Page:
     """A table in its three forms."""
 
-    frame: pd.DataFrame
-    """Tidy, what the CSV holds."""
+    frame: pd.DataFrame  # Tidy, what the CSV holds
     markdown: str
     tex: str
 

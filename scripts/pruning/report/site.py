@@ -3,14 +3,13 @@
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from markdown_it import MarkdownIt
 
 from pruning.analysis.comparison import UNTUNED, deciding_p
-from pruning.core import artifacts, names, templates
+from pruning.core import names
 from pruning.report.printing import estimate, percent, plain
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -18,12 +17,6 @@ MOST = 4  # sparsities that a sentence goes through
 LOWER = {"perplexity": "a perplexity of", "bits_per_byte": "bits per byte:"}
 """Metrics of which less is better, as a sentence names them."""
 ABOUT = re.compile(r'<script type="application/json" id="about">(.*?)</script>', re.S)
-
-
-def write(output: Path, template: Path, **values: Any) -> None:
-    """Write a page of a template (core/templates.py)."""
-    with artifacts.atomic(output) as temporary:
-        temporary.write_text(templates.page(template, **values), encoding="utf-8")
 
 
 def about(page: str) -> dict[str, Any] | None:

@@ -28,8 +28,7 @@ from pruning.methods import masks as masks_of
 from pruning.methods.masks import NEURONS
 from pruning.models.families import check_routed
 
-LEVELS = 16
-"""Widths of a layer that are measured where a scheme asks for it: sixteenths, and the least."""
+LEVELS = 16  # Widths of a layer that are measured where a scheme asks for it: sixteenths, and the least
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from pruning.methods.masks import NEURONS
 from pruning.models.families import EXPERT_MULTIPLE
 
 STRUCTURES = (NEURONS, "expert_neurons")
-WITHIN = True
-"""Neurons are ranked within their expert."""
+WITHIN = True  # Neurons are ranked within their expert
 
 
 def widths(problem: Problem) -> dict[str, np.ndarray]:

@@ -6,8 +6,7 @@ import numpy as np
 
 from pruning.methods.allocation import Problem, kept
 
-SEARCH = "greedy"
-"""What of methods/sensitivity.py it is made of."""
+SEARCH = "greedy"  # What of methods/sensitivity.py it is made of
 
 
 def widths(problem: Problem) -> np.ndarray:

@@ -17,10 +17,8 @@ from pruning.methods.allocation import Problem, kept
 from pruning.methods.masks import NEURONS
 
 PARTS = 64
-RESOLUTION = 1024
-"""Steps of a whole layer's time, in whole numbers of which times are added; each is rounded up."""
-SEARCH = "layers"
-"""What of methods/sensitivity.py it is made of."""
+RESOLUTION = 1024  # Steps of a whole layer's time, in whole numbers of which times are added; each is rounded up
+SEARCH = "layers"  # What of methods/sensitivity.py it is made of
 
 
 def widths(problem: Problem, per: str = "parameters") -> np.ndarray:

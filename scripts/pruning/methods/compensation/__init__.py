@@ -14,8 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-TOKENS_A_COLUMN = 10
-"""With fewer the fit is warned of: a trial on a 0.5B model with 5 raised perplexity on other text."""
+TOKENS_A_COLUMN = 10  # With fewer the fit is warned of: a trial on a 0.5B model with 5 raised perplexity on other text
 
 
 def too_few(tokens: int, keep: np.ndarray) -> dict[str, str]:

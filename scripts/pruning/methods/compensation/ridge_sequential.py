@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from pruning.core import layer_files
-from pruning.core.errors import InputError
 from pruning.methods.compensation import Compensated, too_few
 
 REQUIRES = ("refit",)
@@ -26,16 +25,9 @@ def evidence(path: Path, widths: Sequence[int]) -> Callable[[int], dict[str, Any
 
 
 def compensate(down: np.ndarray, keep: np.ndarray, evidence: Mapping[str, Any]) -> Compensated:
-    """What was refitted, as it is; warns where a layer was trained on fewer tokens than it has weights.
-
-    Raises InputError if that was of another mask."""
+    """What was refitted, as it is; warns where a layer was trained on fewer tokens than it has weights."""
     from pruning.models.structures import STRUCTURES  # torch is slow, and every start of snakemake reads REQUIRES
 
-    if evidence["down"].shape != (len(down), keep.sum()):
-        raise InputError(
-            f"weight reconstruction of another mask: {evidence['down'].shape[1]} neurons, not {keep.sum()}; "
-            "delete it and run again"
-        )
     record = {**evidence["record"]["down"], **too_few(evidence["tokens_fit"], keep)}
     labels = {name: layer_files.label_of(name) for name in STRUCTURES if name not in REFITS}
     others = {name: label for name, label in labels.items() if label in evidence}

@@ -39,8 +39,7 @@ TINY = 1e-30  # keeps a silent layer's 0/0 at 0; far below any real score
 class Weights:
     """A block's FFN weights, each row or column one neuron; float32. Only what is looked at is read."""
 
-    read: Callable[[str], np.ndarray]
-    """Of `gate`, `up` or `down`."""
+    read: Callable[[str], np.ndarray]  # Of `gate`, `up` or `down`
 
     gate = cached_property(lambda self: self.read("gate"))  # [n, d]
     up = cached_property(lambda self: self.read("up"))  # [n, d]
@@ -70,18 +69,14 @@ class Layer:
         return self.statistics[column]
 
 
-Score = str | Callable[..., np.ndarray]
-"""A name, or a function with the signature of the `score` of a file here."""
+Score = str | Callable[..., np.ndarray]  # A name, or a function with the signature of the `score` of a file here
 
 
 class Plugin(NamedTuple):
     score: Callable[..., np.ndarray]
-    requires: tuple[str, ...]
-    """Kinds of artefacts, measured of neurons, that it is made of."""
-    channels: bool
-    """Whether it is a score of other structures as well."""
-    mixtures: bool
-    """Whether it is a score of experts alone."""
+    requires: tuple[str, ...]  # Kinds of artefacts, measured of neurons, that it is made of
+    channels: bool  # Whether it is a score of other structures as well
+    mixtures: bool  # Whether it is a score of experts alone
 
 
 def plugin(score: Score) -> Plugin:

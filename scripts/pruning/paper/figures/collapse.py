@@ -19,15 +19,10 @@ from pruning.core import names
 from pruning.paper.collapse import accuracy as fitted
 from pruning.report.figures import style
 
-KEYS = ["model", "calib", "method", "task", "metric"]
-
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    accuracy = style.table(tables, "accuracy", [*KEYS, "sparsity", "value", "ci_low", "ci_high"])
-    columns = ["dense", "chance", "collapse", "ci_low", "ci_high", "width", "censored"]
-    accuracy = style.with_dense(accuracy)
-    points = style.table(tables, "collapse", [*KEYS, *columns])
-    blocks = style.blocks(points, "collapse", settings)
+    accuracy, points = style.with_dense(tables["accuracy"]), tables["collapse"]
+    blocks = style.blocks(points, settings)
     dots = 0.17 * len(settings["methods"]) + 0.5
     made, parts = style.figure([block.title for block in blocks], 2.5 + dots)
     drawn = {}
@@ -50,7 +45,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
 
 def _curves(axis: Axes, rows: pd.DataFrame, fits: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     looks = style.styles(["dense", *settings["methods"]], settings.get("background", ()))
-    methods = style.methods_of(rows, "accuracy", settings)
+    methods = style.methods_of(rows, settings)
     at = np.linspace(0, rows["sparsity"].max(), 200)
     for method, of_method in methods.items():
         of_method = of_method.sort_values("sparsity")
@@ -67,7 +62,7 @@ def _curves(axis: Axes, rows: pd.DataFrame, fits: pd.DataFrame, settings: Mappin
 def _points(axis: Axes, fits: pd.DataFrame, beyond: float, settings: Mapping[str, Any]) -> None:
     """Collapse points with intervals; `beyond` is the largest sparsity measured, in per cent."""
     looks = style.styles(settings["methods"], settings.get("background", ()))
-    methods = style.methods_of(fits, "collapse", settings)
+    methods = style.methods_of(fits, settings)
     for y, (method, fit) in zip(style.categories(axis, list(map(style.label, methods))), methods.items(), strict=True):
         look = looks[method].points
         row = fit.iloc[0]

@@ -17,24 +17,21 @@ from matplotlib.lines import Line2D
 from pruning.core import names
 from pruning.report.figures import style
 
-KEYS = ["model", "calib", "layer", "sparsity", "method", "width_rule"]
 RANDOM = "dense, random neurons"
 LEAST_VALUE, LEAST_ENERGY = 1e-5, 1e-4  # of the first and of the total: below these there is little but rounding
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    spectrum = style.table(tables, "spectrum", [*KEYS, "index", "singular_value", "energy"])
-    summary = style.table(tables, "summary", [*KEYS, "width", "effective_rank"])
-    blocks = style.blocks(spectrum, "spectrum", settings)
+    spectrum = tables["spectrum"][tables["spectrum"]["width_rule"] == "equal"]
+    blocks = style.blocks(spectrum, settings)
     made, parts = style.figure([block.title for block in blocks], style.row_height(len(settings["methods"]) + 1))
     drawn = {}
     for block, part in zip(blocks, parts, strict=True):
-        lines = style.pick(block.rows(spectrum), "spectrum", layer=None, sparsity=None, width_rule="equal")
-        dots = style.pick(block.rows(summary), "summary", layer=None, sparsity=None)
+        lines = block.rows(spectrum)
         axes = part.subplots(1, 3, gridspec_kw={"width_ratios": [1, 1, 0.9]})
-        methods = style.methods_of(lines, "spectrum", settings)
+        methods = style.methods_of(lines, settings)
         _spectra(axes[0], axes[1], methods, settings)
-        _ranks(axes[2], style.methods_of(dots, "summary", settings), settings)
+        _ranks(axes[2], style.methods_of(block.rows(tables["summary"]), settings), settings)
         drawn |= methods
         one = lines.iloc[0]
         style.headline(part, f"{block.title}: layer {one['layer']}, {names.percent(one['sparsity']):g}% sparsity")

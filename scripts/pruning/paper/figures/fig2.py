@@ -16,7 +16,6 @@ from matplotlib.patches import Rectangle
 from pruning.core import names
 from pruning.report.figures import style
 
-MODEL = ["model", "calib", "layer"]
 REGIONS = {"trap": ("#332288", "v"), "spike": ("#D98200", "^")}
 MEASURES = {
     "act_sq": ("activation energy", "#0072B2", "s"),
@@ -26,20 +25,18 @@ MEASURES = {
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    neurons = style.table(tables, "neurons", ["model", "calib", "layer", "activation", "gradient", "region"])
-    columns = ["sparsity", "method", "region", "neurons", "expected", "kept_share", "ci_low", "ci_high"]
-    regions = style.table(tables, "regions", [*MODEL, *columns, "layer_kept_share"])
-    classes = style.table(tables, "classes", [*MODEL, "group", "measure", "token_class", "share", "token_share"])
-    blocks = style.blocks(regions, "regions", settings)
+    classes = tables["classes"]
+    blocks = style.blocks(classes, settings)
     entries = max(len(settings["methods"]), classes["token_class"].nunique())
     made, parts = style.figure([block.title for block in blocks], style.row_height(entries) + 0.75)
     for block, part in zip(blocks, parts, strict=True):
         axes = part.subplots(1, 3, gridspec_kw={"width_ratios": [1.15, 1, 1]})
         layer = next(value for value in block.rows(classes)["layer"].astype(str) if value != "all")
-        kept = style.pick(block.rows(regions), "regions", layer=layer, sparsity=None)
-        _scatter(axes[0], style.pick(block.rows(neurons), "neurons", layer=layer), kept, layer)
-        _kept(axes[1], kept, settings)
-        _classes(axes[2], style.pick(block.rows(classes), "classes", layer=layer, group="all"))
+        rows = {name: block.rows(table) for name, table in tables.items()}
+        rows = {name: own[own["layer"].astype(str) == layer] for name, own in rows.items()}
+        _scatter(axes[0], rows["neurons"], rows["regions"], layer)
+        _kept(axes[1], rows["regions"], settings)
+        _classes(axes[2], rows["classes"][rows["classes"]["group"] == "all"])
     return made
 
 
@@ -81,7 +78,7 @@ def _shade(axis: Axes, points: pd.DataFrame, region: str, color: str, limits: tu
 
 
 def _kept(axis: Axes, rows: pd.DataFrame, settings: Mapping[str, Any]) -> None:
-    methods = style.methods_of(rows, "regions", settings)
+    methods = style.methods_of(rows, settings)
     positions = style.categories(axis, [style.label(method) for method in methods])
     for y, of_method in zip(positions, methods.values(), strict=True):
         overall = 100 * of_method["layer_kept_share"].iloc[0]
@@ -107,7 +104,7 @@ def _classes(axis: Axes, rows: pd.DataFrame) -> None:
     tokens = rows.drop_duplicates("token_class").set_index("token_class")["token_share"].loc[classes]
     axis.barh(positions, 100 * tokens, height=0.62, color=style.LIGHT, zorder=1, label="tokens themselves")
     for (measure, (text, color, marker)), shift in zip(MEASURES.items(), (-0.2, 0, 0.2), strict=True):
-        share = style.pick(rows, "classes", measure=measure).set_index("token_class")["share"].reindex(classes)
+        share = rows[rows["measure"] == measure].set_index("token_class")["share"].reindex(classes)
         size = 7 if marker == "*" else 4.5
         axis.plot(100 * share, positions + shift, color=color, marker=marker, ms=size, linestyle="none", label=text)
     axis.set_xlim(left=0)

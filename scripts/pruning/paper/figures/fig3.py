@@ -20,11 +20,9 @@ CHANCE = (0, (2, 2))
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    overlap = style.table(tables, "overlap", ["model", "calib", *PAIR, "sparsity", "layer", "iou", "chance"])
-    columns = ["model", *PAIR, "first_presets", "second_presets", "layer", "sparsity", "value"]
-    published = style.table(tables, "published", columns)
+    overlap, published = tables["overlap"], tables["published"]
     overlap = overlap.assign(sparsity=names.percent(overlap["sparsity"]))
-    blocks = style.blocks(overlap, "overlap", settings)
+    blocks = style.blocks(overlap, settings)
     pairs = list(overlap[PAIR].drop_duplicates().itertuples(index=False, name=None))
     looks = dict(zip(pairs, style.styles([name(pair) for pair in pairs]).values(), strict=True))
     made, parts = style.figure([block.title for block in blocks], 2.6)
@@ -35,8 +33,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         rows = block.rows(overlap)
         _curves(left, rows, looks)
         shown |= _published(left, published[published["model"] == block.model], pairs)
-        heat = style.pick(rows, "overlap", first=chosen[0], second=chosen[1])
-        _layers(right, heat, name(chosen))
+        _layers(right, rows[(rows["first"] == chosen[0]) & (rows["second"] == chosen[1])], name(chosen))
     handles = [Line2D([], [], label=name(pair), **look.line) for pair, look in looks.items()]
     handles.append(Line2D([], [], color=style.GREY, linestyle=CHANCE, linewidth=0.9, label="chance, in its colour"))
     style.legend(made, [*handles, *shown.values()])

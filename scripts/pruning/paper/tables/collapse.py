@@ -1,4 +1,4 @@
-"""Where each method collapses: points of halfway loss, with intervals and tests (scripts/paper/collapse.py).
+"""Where each method collapses: points of halfway loss, with intervals and tests (paper/collapse.py).
 
 Settings: `title` of the task, `methods`, `reference`, `sparsities`, `confidence`, `resamples`. Files: `collapse`,
 `accuracy`.

@@ -18,9 +18,8 @@ import pandas as pd
 
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError
-from pruning.core.layer import chosen
 from pruning.methods.masks import rows as rows_of
-from pruning.paper import trap
+from pruning.paper import chosen, trap
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell
@@ -75,7 +74,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
 
 def curve(overlap: pd.DataFrame, sparsities: Sequence[int], layer: int) -> pd.DataFrame:
     """IoU of two methods by sparsity (whole per cent): `mean` of the layers and `layer`, that of one. `overlap` as
-    scripts/paper/overlap.py writes it."""
+    paper/overlap.py writes it."""
     overlap = overlap.assign(sparsity=names.percent(overlap["sparsity"]))
     overlap = overlap[overlap["sparsity"].isin(list(sparsities))]
     one = overlap[overlap["layer"] == layer].set_index("sparsity")["iou"]

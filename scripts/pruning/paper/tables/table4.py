@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from pruning.core import artifacts, names
-from pruning.core.layer import chosen
+from pruning.paper import chosen
 from pruning.report import printing
 from pruning.report.files import Files
 from pruning.report.printing import Block, Cell, percent
@@ -32,7 +32,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
 def rows(overlap: pd.DataFrame, published: pd.DataFrame, layer: int | None) -> pd.DataFrame:
     """Mean IoU over layers (`layer` empty) and IoU at one layer, with chance and the paper's value and difference.
 
-    Args: `overlap` as scripts/paper/overlap.py writes it, of any models and pairs; `published` as
+    Args: `overlap` as paper/overlap.py writes it, of any models and pairs; `published` as
     resources/paper/table4.csv. `layer` None is the last but one.
     Raises InputError for a layer that the model does not have."""
     parts = []

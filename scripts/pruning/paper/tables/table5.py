@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 
 from pruning.core import artifacts, names
-from pruning.core.errors import InputError
 from pruning.core.names import DENSE, Variant
 from pruning.report import printing
 from pruning.report.files import Files
@@ -43,17 +42,10 @@ def rows(model: str, cases: Mapping[str, Sequence[Mapping[str, Any]]], settings:
     """COLUMNS of one model's cases, item by item, the methods in their order, dense first; `sparsity` as a fraction,
     `target` the right answer.
 
-    Args: `cases` maps a method, or `dense`, to the `cases` of its cases.json.
-    Raises InputError if two methods were given other items or prompts."""
-    first, *others = methods = sorted(settings["methods"], key=lambda method: method != str(DENSE))
-    asked = {m: [(case["item"], case["prompt"], case["target_answer"]) for case in cases[m]] for m in methods}
-    for method in others:
-        if asked[method] != asked[first]:
-            raise InputError(
-                f"cases: {model}, {first} and {method} were given different items or prompts; delete both and run again"
-            )
+    Args: `cases` maps a method, or `dense`, to the `cases` of its cases.json."""
+    methods = sorted(settings["methods"], key=lambda method: method != str(DENSE))
     found = []
-    for number, method in product(range(len(asked[first])), methods):
+    for number, method in product(range(len(cases[methods[0]])), methods):
         case = cases[method][number]
         sparsity = 0.0 if method == str(DENSE) else names.share(settings["sparsity"])
         own = {"model": model, "calib": settings["calib"], "method": method, "sparsity": sparsity}

@@ -1,11 +1,9 @@
 """The figures, one module each, with `draw(tables, settings) -> Figure`; scripts/report.py finds them by name.
 
-`tables` maps names to data frames as the analyses wrote them (sparsities are fractions), with the columns that `draw`
-asks `style.table` for. `settings` holds `methods` and `models`, which are drawn in that order, and the figure's own
-keys. To add a figure, add a file here and an entry in report/catalogue.py.
+`tables` maps names to data frames as the analyses wrote them (sparsities are fractions). `settings` holds `methods` and
+`models`, which are drawn in that order, and the figure's own keys.
 """
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,17 +13,10 @@ import pandas as pd
 
 from pruning.core import artifacts
 from pruning.report.figures import style
-from pruning.report.files import Files, plug_in
+from pruning.report.files import Files
 
 
-def write(maker: str, files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
-    """Draw a figure of this folder and write it, as `write_figure` does."""
-    with plug_in(maker):
-        module = importlib.import_module(f"pruning.report.figures.{maker.rpartition('/')[2]}")
-    write_figure(module, files, settings, outputs)
-
-
-def write_figure(module: ModuleType, files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+def write(module: ModuleType, files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
     """Write a figure as SVG and PNG (200 dpi), in the figures' style; outputs: in this order.
 
     files: CSV and parquet; those of one name are joined."""

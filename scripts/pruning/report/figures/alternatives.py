@@ -14,8 +14,6 @@ from matplotlib.lines import Line2D
 
 from pruning.report.figures import style
 
-SHOWN = "model calib column of method sparsity tuning type value ci_low ci_high"
-COSTS = "bytes prefill_speedup decode_speedup cost front"
 PANELS = {
     "size": ("Size", "GGUF file (MB)", lambda rows: rows["bytes"] / 1e6),
     "prefill": ("Prefill", "time (% of dense in F16)", lambda rows: 100 / rows["prefill_speedup"]),
@@ -24,11 +22,10 @@ PANELS = {
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    rows = style.table(tables, "rows", [*SHOWN.split(), *COSTS.split()])
     column = settings["task"] + (f"@{settings['tuning']}" if settings["tuning"] else "")
-    rows = rows[rows["column"] == column]
+    rows = tables["rows"][tables["rows"]["column"] == column]
     rows = rows.assign(series=[series(row) for row in rows.to_dict("records")])
-    blocks = style.blocks(rows, "rows", settings)
+    blocks = style.blocks(rows, settings)
     looks = style.styles(dict.fromkeys(rows["series"]))
     made, parts = style.figure([block.title for block in blocks], 3.1)
     unit = 100 if settings["kind"] == "accuracy" else 1
@@ -56,14 +53,8 @@ def _panel(axis: Axes, rows: pd.DataFrame, looks: Mapping[str, style.Style], uni
     """Draw every model's types, joined in the order of their cost, each with its interval and the type's name."""
     for name, own in rows.sort_values("x", kind="stable").groupby("series", sort=False):
         look = looks[name]
-        style.interval(
-            axis,
-            own["x"],
-            *(unit * own[key] for key in ("value", "ci_low", "ci_high")),
-            linestyle="none",
-            color=look.color,
-            alpha=0.3,
-        )
+        ends = (unit * own[key] for key in ("value", "ci_low", "ci_high"))
+        style.interval(axis, own["x"], *ends, linestyle="none", color=look.color, alpha=0.3)
         axis.plot(own["x"], unit * own["value"], **look.line)
         for x, value, kind in zip(own["x"], unit * own["value"], own["type"], strict=True):
             text = kind if isinstance(kind, str) else "f16"

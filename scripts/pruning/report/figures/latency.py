@@ -2,9 +2,7 @@
 
 Tables: `latency` (shape, variant, device, prefill_speedup, prefill_speedup_low, prefill_speedup_high, flop_ratio: FLOPs
 of the dense model by those of the variant; `variant` is `dense`, `uniform/PERCENT` or `CALIB/METHOD/PERCENT`, and then
-`shape`, or the column `model` if there is one, names the model) and `accuracy` (model, calib, method, sparsity, task,
-metric, value, ci_low, ci_high; sparsity 0 is the dense model). Settings: `titles`, task -> text (optional), `task` and
-`metric`, where `accuracy` has several; `device`, where a model was measured on several.
+`shape` names the model) and `accuracy` (sparsity 0 is the dense model). Settings: `titles`, task -> text.
 """
 
 from collections.abc import Mapping
@@ -24,15 +22,9 @@ JOIN = ["model", "calib", "method", "sparsity"]
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    latency = style.table(tables, "latency", ["shape", "variant", "device", *SPEEDUP, "flop_ratio"])
-    accuracy = style.table(tables, "accuracy", [*JOIN, "task", "metric", "value", "ci_low", "ci_high"])
-    if "device" in settings:
-        latency = style.pick(latency, "latency", device=settings["device"])
-    accuracy = style.pick(accuracy, "accuracy", task=settings.get("task"))
-    accuracy = style.pick(accuracy, "accuracy", metric=settings.get("metric"))
-    accuracy = style.with_dense(accuracy)
+    latency, accuracy = tables["latency"], style.with_dense(tables["accuracy"])
     joined = _variants(latency).merge(accuracy, on=JOIN)
-    blocks = [block for block in style.blocks(accuracy, "accuracy", settings) if len(block.rows(joined))]
+    blocks = [block for block in style.blocks(accuracy, settings) if len(block.rows(joined))]
     if not blocks:
         raise InputError("table latency: no variant CALIB/METHOD/PERCENT of the models of table accuracy")
     uniform = latency[latency["variant"].str.startswith("uniform/")]
@@ -43,10 +35,9 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
     drawn, letters = {}, iter(ascii_lowercase)
     for axis, block in zip(grid, blocks, strict=False):
         dense = accuracy[(accuracy["model"] == block.model) & (accuracy["method"] == "dense")]
-        drawn |= _trade(axis, style.pick(block.rows(joined), "latency", device=None), dense, settings)
+        drawn |= _trade(axis, block.rows(joined), dense, settings)
         axis.set_title(f"({next(letters)}) {block.model}, {block.calib}")
-    task = accuracy["task"].iloc[0]
-    grid[0].set_ylabel(f"accuracy on {settings.get('titles', {}).get(task, task)} (%)")
+    grid[0].set_ylabel(f"accuracy on {settings['titles'][accuracy['task'].iloc[0]]} (%)")
     handles = style.method_handles(["dense", *drawn], settings)
     if len(uniform):
         handles += _bound(grid[len(blocks)], uniform)
@@ -62,12 +53,12 @@ def _variants(latency: pd.DataFrame) -> pd.DataFrame:
     rows = latency[latency["variant"].str.count("/") == 2]
     parts = rows["variant"].str.split("/", expand=True).reindex(columns=range(3))
     own = {"calib": parts[0], "method": parts[1], "sparsity": parts[2].astype(float)}
-    return rows.assign(model=rows.get("model", rows["shape"]), **own)
+    return rows.assign(model=rows["shape"], **own)
 
 
 def _trade(axis: Axes, rows: pd.DataFrame, dense: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     looks = style.styles(["dense", *settings["methods"]])
-    methods = style.methods_of(rows, "latency", settings)
+    methods = style.methods_of(rows, settings)
     for method, of_method in methods.items():
         of_method = of_method.sort_values("sparsity")
         relative = [100 / of_method[name] for name in SPEEDUP]

@@ -17,9 +17,8 @@ from pruning.report.figures import style
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    log = style.table(tables, "log", ["model", "calib", "method", "sparsity", "tuning", "step", "loss"])
-    rows_of = {}
-    for block in style.blocks(log, "log", settings):
+    log, rows_of = tables["log"], {}
+    for block in style.blocks(log, settings):
         rows = block.rows(log)
         for sparsity, group in rows.groupby(names.percent(rows["sparsity"])):
             rows_of[f"{block.title}: recovery at {sparsity:g}% sparsity"] = group
@@ -29,7 +28,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         tunings = list(rows["tuning"].unique())
         axes = part.subplots(1, len(tunings), sharey=True, squeeze=False)[0]
         for axis, tuning in zip(axes, tunings, strict=True):
-            methods = style.methods_of(rows[rows["tuning"] == tuning], "log", settings)
+            methods = style.methods_of(rows[rows["tuning"] == tuning], settings)
             _losses(axis, methods, settings)
             axis.set_title(f"Tuned on {tuning}")
             drawn |= methods

@@ -21,7 +21,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pruning.core import names
-from pruning.core.errors import InputError
 
 WIDTH = 7.2  # inches, of a page's two columns
 INK, GREY, FAINT, LIGHT = "#222222", "#767676", "#A6A6A6", "#DDDDDD"
@@ -131,38 +130,10 @@ def label(method: str) -> str:
 # Rows of tables -----------------------------------------------------------------------------------------------------
 
 
-def table(tables: Mapping[str, pd.DataFrame], name: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The table of that name. Raises InputError naming it if it is not given, or the columns that it lacks."""
-    if name not in tables:
-        raise InputError(f"table {name}: not given; pass it as --file {name}=PATH")
-    missing = [column for column in columns if column not in tables[name]]
-    if missing:
-        raise InputError(f"table {name}: no column {', '.join(missing)}; it has {', '.join(tables[name].columns)}")
-    return tables[name]
-
-
-def pick(frame: pd.DataFrame, name: str, **wanted: Any) -> pd.DataFrame:
-    """Rows whose columns have these values; None takes a column's only value.
-    Raises InputError naming the table, the column and its values if there are no such rows, or no only value."""
-    for column, value in wanted.items():
-        of_column = names.percent(frame[column]) if column == "sparsity" else frame[column].astype(str)
-        found = ", ".join(f"{v:g}" if column == "sparsity" else v for v in of_column.unique())
-        if value is None and of_column.nunique() > 1:
-            raise InputError(f"table {name}: {column} is one of {found}; set `{column}` in the figure's settings")
-        if value is not None:
-            frame = frame[of_column == (names.percent(value) if column == "sparsity" else str(value))]
-        if frame.empty:
-            raise InputError(f"table {name}: no rows with {column} {value}; it has {found or 'no rows at all'}")
-    return frame
-
-
-def methods_of(frame: pd.DataFrame, name: str, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+def methods_of(frame: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     """Rows of each method of the settings that the table has, the dense model's first."""
-    found = set(frame["method"])
-    ordered = [m for m in dict.fromkeys(["dense", *settings["methods"]]) if m in found]
-    if not ordered:
-        raise InputError(f"table {name}: none of the methods {', '.join(settings['methods'])}")
-    return {method: frame[frame["method"] == method] for method in ordered}
+    found = dict(list(frame.groupby("method")))
+    return {m: found[m] for m in dict.fromkeys(["dense", *settings["methods"]]) if m in found}
 
 
 def with_dense(accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -188,15 +159,10 @@ class Panels:
         return frame[(frame["model"] == self.model) & ((frame["calib"] == self.calib) | frame["calib"].isna())]
 
 
-def blocks(frame: pd.DataFrame, name: str, settings: Mapping[str, Any]) -> list[Panels]:
-    """Models of the settings, each with its calibrations in the table. Raises InputError on a model without rows."""
-    found = []
-    for model in settings["models"]:
-        rows = frame[frame["model"] == model]
-        if rows.empty:
-            raise InputError(f"table {name}: no rows of model {model}")
-        found += [Panels(model, calib) for calib in rows["calib"].dropna().unique()]
-    return found
+def blocks(frame: pd.DataFrame, settings: Mapping[str, Any]) -> list[Panels]:
+    """Models of the settings, each with its calibrations in the table."""
+    calibs = {model: frame.loc[frame["model"] == model, "calib"] for model in settings["models"]}
+    return [Panels(model, calib) for model, own in calibs.items() for calib in own.dropna().unique()]
 
 
 # Panels -------------------------------------------------------------------------------------------------------------

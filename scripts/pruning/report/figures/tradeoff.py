@@ -17,9 +17,7 @@ from matplotlib.lines import Line2D
 
 from pruning.report.figures import style
 
-SPEEDUPS = [f"{part}_speedup{end}" for part in ("prefill", "decode") for end in ("", "_low", "_high")]
 FRONTS = [f"{cost}_front" for cost in ("size", "prefill", "decode")]
-COLUMNS = ["model", "calib", "method", "sparsity", "tuning", "value", "ci_low", "ci_high", "bytes", *SPEEDUPS, *FRONTS]
 LABELS = {"size": "weights (% of dense)", "prefill": "prefill time (% of dense)", "decode": "time a token (% of dense)"}
 TITLES = {"size": "Size", "prefill": "Prefill", "decode": "Decoding"}
 RIDGE = "ridge_"
@@ -27,8 +25,8 @@ RING = {"linestyle": "none", "marker": "o", "markersize": 9, "markerfacecolor": 
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    models = style.table(tables, "tradeoff", COLUMNS)
-    blocks = style.blocks(models, "tradeoff", settings)
+    models = tables["tradeoff"]
+    blocks = style.blocks(models, settings)
     made, parts = style.figure([block.title for block in blocks], 3.1)
     drawn = dict.fromkeys(base_method(method) for block in blocks for method in block.rows(models)["method"])
     looks = style.styles(dict.fromkeys(["dense", *map(base_method, settings["methods"]), *drawn]))

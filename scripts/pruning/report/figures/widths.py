@@ -15,13 +15,13 @@ from pruning.report.figures import style
 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
-    widths = style.table(tables, "widths", ["model", "calib", "method", "sparsity", "layer", "kept_share"])
-    blocks = style.blocks(widths, "widths", settings)
+    sparsity = names.percent(settings["sparsity"])
+    widths = tables["widths"][names.percent(tables["widths"]["sparsity"]) == sparsity]
+    blocks = style.blocks(widths, settings)
     made, parts = style.figure([block.title for block in blocks], 0.2 * len(settings["methods"]) + 1.0)
     for block, part in zip(blocks, parts, strict=True):
-        rows = style.pick(block.rows(widths), "widths", sparsity=settings["sparsity"])
-        methods = style.methods_of(rows, "widths", settings)
-        grid = rows.pivot(index="method", columns="layer", values="kept_share").loc[list(methods)]
+        methods = style.methods_of(block.rows(widths), settings)
+        grid = block.rows(widths).pivot(index="method", columns="layer", values="kept_share").loc[list(methods)]
         axis = part.subplots()
         style.heatmap(axis, 100 * grid, "neurons kept (%)", vmin=0, vmax=100)
         for y in range(1, len(grid)):
@@ -30,5 +30,5 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         axis.set_xticks(*style.spaced(list(grid.columns), 32))
         axis.tick_params(axis="y", length=0)
         axis.set_xlabel("layer")
-        axis.set_title(f"Neurons that each layer keeps at {names.percent(rows['sparsity']).iloc[0]:g}% sparsity")
+        axis.set_title(f"Neurons that each layer keeps at {sparsity:g}% sparsity")
     return made

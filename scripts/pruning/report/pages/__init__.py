@@ -4,18 +4,18 @@ files: by the names that its rule gives them, the Jinja `template` among them. s
 page will lie, for links.
 """
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from pruning.report import site
-from pruning.report.files import Files, plug_in
+from pruning.core import artifacts, templates
+from pruning.report.files import Files
 
 
-def write(maker: str, files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
-    """Write a page of this folder as HTML; outputs: that file."""
-    with plug_in(maker):
-        module = importlib.import_module(f"pruning.report.pages.{maker.rpartition('/')[2]}")
+def write(module: ModuleType, files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+    """Write a page as HTML; outputs: that file."""
     (output,) = outputs
-    site.write(output, files.one("template"), **module.values(files, settings, output))
+    page = templates.page(files.one("template"), **module.values(files, settings, output))
+    with artifacts.atomic(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")

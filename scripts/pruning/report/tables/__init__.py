@@ -4,26 +4,18 @@ The numbers come from the analyses' files, or are computed from outcomes: by ana
 alone has them, in its file.
 """
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pruning.core import artifacts
-from pruning.report.files import Files, plug_in
-from pruning.report.printing import Page
+from pruning.report.files import Files
 
 
-def write(maker: str, files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
-    """Make a table of this folder and write it, as `write_page` does."""
-    with plug_in(maker):
-        module = importlib.import_module(f"pruning.report.tables.{maker.rpartition('/')[2]}")
-    write_page(module.make(files, settings), settings, outputs)
-
-
-def write_page(page: Page, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+def write(module: ModuleType, files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
     """Write a table as tidy CSV, and to read in Markdown and LaTeX; outputs: in this order."""
-    csv, *printed = outputs
+    page, (csv, *printed) = module.make(files, settings), outputs
     for path, text in zip(printed, (page.markdown, page.tex), strict=True):
         with artifacts.atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

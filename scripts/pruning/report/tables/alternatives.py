@@ -17,11 +17,12 @@ from typing import Any
 import pandas as pd
 
 from pruning.analysis import alternatives
-from pruning.core import artifacts, names, significance
+from pruning.core import artifacts, significance
 from pruning.core.names import DENSE, UNQUANTISED, Column, Variant
 from pruning.report import printing
 from pruning.report.files import Files
-from pruning.report.printing import Block, Cell, estimate, percent, plain, signed
+from pruning.report.printing import Block, Cell, estimate, percent, plain, signed, speedup
+from pruning.report.tables import tradeoff
 from pruning.report.tables.tradeoff import MARKS
 
 ROWS = "model calib column of method sparsity tuning type label task metric n value ci_low ci_high delta delta_low "
@@ -93,11 +94,8 @@ def order(rows: pd.DataFrame, cost: str) -> pd.Series:
 
 def label(row: Mapping[str, Any]) -> str:
     """As `wanda`, 30%, recovered (gsm8k), Q4_K_M."""
-    parts = ["dense" if row["of"] == row["model"] else f"`{row['of']}`"]
-    if pd.notna(row["calib"]):
-        parts = [f"`{row['method']}`", f"{names.percent(row['sparsity']):g}%"]
-    parts += [f"recovered ({row['tuning']})"] if pd.notna(row["tuning"]) else []
-    return ", ".join([*parts, row["type"].upper() if pd.notna(row["type"]) else "unquantised"])
+    name = tradeoff.label(row) if row["of"] == row["model"] else f"`{row['of']}`"
+    return f"{name}, {row['type'].upper() if pd.notna(row['type']) else 'unquantised'}"
 
 
 def block(
@@ -115,15 +113,8 @@ def block(
     columns += [] if cost == "size" else ["Speed-up", "Memory (MB)"]
     columns += ["Best alternative that does not cost more", "Difference from it", "p of that", "Front"]
     title = f"`{model}`, calibrated on `{calib}`: {entry['title']} at equal {AT[cost]}"
-    return Block(
-        f"{model}-{calib}-{column}-{cost}",
-        title,
-        [""],
-        columns,
-        lines,
-        notes(rows, cost, entry, conditions, settings),
-        head="Model",
-    )
+    said = notes(rows, cost, entry, conditions, settings)
+    return Block(f"{model}-{calib}-{column}-{cost}", title, [""], columns, lines, said, head="Model")
 
 
 def cells(row: Mapping[str, Any], cost: str, kind: str) -> list[Cell]:
@@ -134,8 +125,7 @@ def cells(row: Mapping[str, Any], cost: str, kind: str) -> list[Cell]:
     found = [estimate(show, row["value"], row["ci_low"], row["ci_high"], row["front"] == "front")]
     found += [*_difference(row, "", kind), Cell(what[cost])]
     if cost != "size":
-        ratio, low, high = (row[f"{cost}_speedup{end}"] for end in ("", "_low", "_high"))
-        found += [Cell(f"{ratio:.2f}", f"[{low:.2f}, {high:.2f}]"), Cell(f"{row['memory_mb']:,.0f}")]
+        found += [speedup(pd.Series(row), cost), Cell(f"{row['memory_mb']:,.0f}")]
     pruned = pd.notna(row["calib"])
     best = row["alternative"] if isinstance(row["alternative"], str) else "none" if pruned else ""
     return [*found, Cell(best), *_difference(row, "alternative_", kind), Cell(MARKS[row["front"]])]

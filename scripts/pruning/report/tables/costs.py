@@ -26,6 +26,6 @@ def block(table: pd.DataFrame) -> Block:
     notes = [
         "From the benchmark file of each job's last run, below results/benchmarks: jobs run side by side, so the "
         "seconds add up to more than the wall time, and a busy machine makes them longer. Files of other experiments "
-        "in the same folder count as well, but for jobs of several tasks which this experiment does not have.",
+        "in the same folder count as well, but for jobs of several tasks which this experiment does not have."
     ]
     return Block("all", "Time and peak memory by stage", [""], columns, lines, notes, head="Stage")

@@ -7,7 +7,7 @@ import pandas as pd
 from pruning.core import artifacts
 from pruning.report import printing
 from pruning.report.files import Files
-from pruning.report.printing import Block, Cell
+from pruning.report.printing import Block, memory, speedup
 
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
@@ -21,19 +21,9 @@ def block(rows: pd.DataFrame) -> Block:
     first = rows.iloc[0]
     lines = []
     for row in rows.itertuples():
-        prefill = f"[{row.prefill_speedup_low:.2f}, {row.prefill_speedup_high:.2f}]"
-        decode = f"[{row.decode_speedup_low:.2f}, {row.decode_speedup_high:.2f}]"
-        cells = [
-            Cell(f"{100 * row.sparsity:.1f}", ""),
-            Cell(f"{row.parameters / 1e6:,.2f}", ""),
-            Cell(f"{1000 * row.prefill_s:,.1f}", ""),
-            Cell(f"{row.prefill_speedup:.2f}", prefill),
-            Cell(f"{row.flop_ratio:.2f}", ""),
-            Cell(f"{row.decode_tokens_per_s:,.1f}", ""),
-            Cell(f"{row.decode_speedup:.2f}", decode),
-            Cell("–" if pd.isna(row.peak_memory_mb) else f"{row.peak_memory_mb:,.0f}", ""),
-        ]
-        lines.append((f"`{row.variant}`", cells))
+        cells = [f"{100 * row.sparsity:.1f}", f"{row.parameters / 1e6:,.2f}", f"{1000 * row.prefill_s:,.1f}"]
+        cells += [speedup(row, "prefill"), f"{row.flop_ratio:.2f}", f"{row.decode_tokens_per_s:,.1f}"]
+        lines.append((f"`{row.variant}`", [*cells, speedup(row, "decode"), memory(row.peak_memory_mb)]))
     notes = [
         f"Random weights, {first['dtype']}, on {first.device} with {first.threads} threads; medians of {first.rounds} "
         f"rounds in each of which every variant was measured once, in changing order. Prefill: {first.prompt_tokens:,} "

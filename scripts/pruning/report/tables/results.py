@@ -33,7 +33,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     """One row per model, calibration, method, sparsity (a fraction, like all shares), task, tuning and metric."""
     published = pd.DataFrame(columns=comparison.PUBLISHED)
     if path := files.one("published"):
-        published = comparison.read_published(path)
+        published = pd.read_csv(path).fillna({"tuning": ""})
         settings["paper_notes"] = yaml.safe_load(files.one("notes").read_text(encoding="utf-8"))[settings["paper"]]
     leakage = files.one("leakage")
     settings["leakage"] = artifacts.read_csv(leakage).to_dict("records") if leakage else []
@@ -79,7 +79,7 @@ def cost_block(model: str, calib: str, files: Files, own: dict[str, Any]) -> pri
         "Seconds of jobs as they ran here, whatever else ran beside them. Calibration: the passes over its text that "
         "the method is made of; methods share them. Forward passes: over the calibration's `probed` samples, to "
         "measure what cuts cost. One model: its mask, its refit where it has one, its weights; the median of the "
-        "sparsities. Memory: the most of any of these jobs.",
+        "sparsities. Memory: the most of any of these jobs."
     ]
     title = f"What it takes: {model}, calibrated on {calib}"
     return printing.Block(f"{model}-{calib}-costs", title, [""], [*columns, "Peak memory (MiB)"], lines, notes)

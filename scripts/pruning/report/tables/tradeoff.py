@@ -14,7 +14,7 @@ from pruning.analysis.tradeoff import COSTS, FRONT
 from pruning.core import artifacts
 from pruning.report import printing
 from pruning.report.files import Files
-from pruning.report.printing import Block, Cell, percent, plain
+from pruning.report.printing import Block, estimate, percent, plain, speedup
 
 COLUMNS = [
     *("model", "calib", "method", "sparsity", "tuning", "task", "metric", "n", "value", "ci_low", "ci_high"),
@@ -47,30 +47,24 @@ def block(model: str, calib: str, rows: pd.DataFrame, settings: Mapping[str, Any
     show = percent if settings["kind"] == "accuracy" else plain
     lines = []
     for row in rows.itertuples():
-        value, low, high = show(row.value, row.ci_low, row.ci_high)
-        cells = [
-            Cell(value, f"[{low}, {high}]", best=FRONT in (row.size_front, row.prefill_front, row.decode_front)),
-            Cell(f"{row.parameters / 1e6:,.2f}", ""),
-            Cell(f"{row.bytes / 1e6:,.2f}", ""),
-            Cell(f"{1000 * row.prefill_s:,.1f}", ""),
-            Cell(f"{row.prefill_speedup:.2f}", f"[{row.prefill_speedup_low:.2f}, {row.prefill_speedup_high:.2f}]"),
-            Cell(f"{row.decode_tokens_per_s:,.0f}", ""),
-            Cell(f"{row.decode_speedup:.2f}", f"[{row.decode_speedup_low:.2f}, {row.decode_speedup_high:.2f}]"),
-            *(Cell(MARKS[getattr(row, f"{cost}_front")], "") for cost in COSTS),
-        ]
-        lines.append((label(row), cells))
+        fronts = [getattr(row, f"{cost}_front") for cost in COSTS]
+        cells = [estimate(show, row.value, row.ci_low, row.ci_high, FRONT in fronts)]
+        cells += [f"{row.parameters / 1e6:,.2f}", f"{row.bytes / 1e6:,.2f}", f"{1000 * row.prefill_s:,.1f}"]
+        cells += [speedup(row, "prefill"), f"{row.decode_tokens_per_s:,.0f}", speedup(row, "decode")]
+        cells += [MARKS[front] for front in fronts]
+        lines.append((label(row._asdict()), cells))
     columns = [f"{settings['title']}", "Parameters (M)", "Weights (MB)", "Prefill (ms)", "Prefill speed-up"]
     columns += ["Decoding (tokens/s)", "Decoding speed-up", "Front: size", "Front: prefill", "Front: decoding"]
     title = f"`{model}`, calibrated on `{calib}`: {settings['title']}, size and speed"
     return Block(f"{model}-{calib}", title, [""], columns, lines, notes(rows, settings), head="Model")
 
 
-def label(row: Any) -> str:
+def label(row: Mapping[str, Any]) -> str:
     """As `wanda`, 30%, recovered (gsm_symbolic)."""
-    if row.method == "dense":
+    if row["method"] == "dense":
         return "dense"
-    recovered = f", recovered ({row.tuning})" if isinstance(row.tuning, str) and row.tuning else ""
-    return f"`{row.method}`, {round(100 * row.sparsity)}%{recovered}"
+    recovered = f", recovered ({row['tuning']})" if isinstance(row["tuning"], str) and row["tuning"] else ""
+    return f"`{row['method']}`, {round(100 * row['sparsity'])}%{recovered}"
 
 
 def notes(rows: pd.DataFrame, settings: Mapping[str, Any]) -> list[str]:
