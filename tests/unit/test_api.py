@@ -141,7 +141,9 @@ REFUSED = {
     "no/such: no such folder": lambda m, s: load("no/such"),
     "prune: unknown 'sparsness'; known: against, answer, ": lambda m, s: pruning.prune("a/b", "x.jsonl", sparsness=0.2),
     "sparsity: 0.305: give shares between 0 and 1": lambda m, s: pruning.prune("a/b", "x.jsonl", 0.305),
-    "budget and sparsity: the budget says": lambda m, s: pruning.prune("a/b", "x.jsonl", 0.3, budget="bytes=70%"),
+    "--budget and --sparsity 30: the budget says": lambda m, s: pruning.prune(
+        "a/b", "x.jsonl", 0.3, budget="bytes=70%"
+    ),
     "prune: data: missing": lambda m, s: pruning.prune("a/b"),
 }
 
@@ -162,10 +164,12 @@ def test_prune_asks_for_what_the_command_would(monkeypatch):
     result = pruning.prune("org/name", data="mine.jsonl", sparsity=[0.2, 0.29], methods=["wanda"], out="here", cores=1)
     assert result.table["bytes"].tolist() == [1] and result.best == Path("pruned/results/m") and result.page == "# Page"
     [(request, line)] = asked
-    assert request == command.Request("org/name", Path("mine.jsonl"), Path("here"), [20, 29], None, ["wanda"], cores=1)
+    assert request == command.Request(
+        "org/name", Path("mine.jsonl"), "20,29", methods=["wanda"], out=Path("here"), cores=1
+    )
     assert line.startswith("prune('org/name', data='mine.jsonl', sparsity=[0.2, 0.29], methods=['wanda']")
     pruning.prune("org/name", "mine.jsonl", budget="bytes=70%")
-    assert (asked[1][0].budget, asked[1][0].sparsities) == ({"bytes": "70%"}, ())
+    assert (asked[1][0].budget, asked[1][0].sparsities) == (["bytes=70%"], [])
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,15 @@ import tiny
 from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, running, work
 from pruning.command.configuration import (
     Known,
-    Request,
-    budget_of,
     build,
     calibration,
-    check,
     model_section,
     model_source,
     parameters_of,
     steps,
     text,
 )
-from pruning.command.line import numbers
+from pruning.command.request import Request, budget_of, check, numbers
 from pruning.config.default import DEFAULT
 from pruning.core import artifacts, devices, locks
 from pruning.core.errors import InputError
@@ -272,7 +269,7 @@ def test_reference_answers_without_what_is_judged_are_counted_and_shown():
 )
 def test_what_is_no_way_to_judge_or_to_recover_is_said(asked):
     with pytest.raises(InputError) as error:
-        check(Request("m", Path("mine.jsonl"), Path("out"), **asked))
+        check(Request("m", **asked))
     [(option, given)] = asked.items()
     assert str(error.value).startswith(f"--{option} {given}: ")
 
@@ -368,7 +365,7 @@ def known(
 
 def made(methods=("agf",), sparsities=(20,), about: Known | None = None, **asked) -> dict:
     """The configuration of a request. asked: what else was asked for."""
-    request = Request("m", Path("mine.jsonl"), Path("out"), **asked)
+    request = Request("m", **asked)
     named = methods if isinstance(methods, dict) else dict.fromkeys(methods)
     return build(request, about or known(), named, sparsities)
 
@@ -417,13 +414,13 @@ def test_with_a_smaller_vocabulary_texts_are_counted_in_bytes(asked):
 @pytest.mark.parametrize("asked", ["0", "120%", "many", "-3", "3.5"])
 def test_what_is_no_number_of_tokens_is_said(asked):
     with pytest.raises(InputError, match=f"--vocabulary {asked}: give a number of tokens, or a share"):
-        check(Request("m", Path("d"), Path("o"), vocabulary=asked))
+        check(Request("m", vocabulary=asked))
 
 
 def test_rounds_end_at_the_largest_sparsity_in_equal_steps():
     assert "rounds" not in made()["calibrations"]["own"]
     assert made(rounds=3)["calibrations"]["own"]["rounds"] == [10, 20]  # of 30
-    found = build(Request("m", Path("d"), Path("o"), [], rounds=2), known(), {"standard": None}, {"standard": 37})
+    found = build(Request("m", budget=["bytes=9MB"], rounds=2), known(), {"standard": None}, {"standard": 37})
     assert found["calibrations"]["own"]["rounds"] == [40]
     assert steps(1, 3) == [1]
 
@@ -431,7 +428,7 @@ def test_rounds_end_at_the_largest_sparsity_in_equal_steps():
 @pytest.mark.parametrize("given", [{"effort": "quick"}, {"methods": ["wanda"]}])
 def test_rounds_are_of_efforts_that_prune_by_the_loss_after_reconstruction(given):
     with pytest.raises(InputError, match="^--rounds 3: only for --effort standard and thorough, without --methods$"):
-        check(Request("m", Path("d"), Path("o"), rounds=3, **given))
+        check(Request("m", rounds=3, **given))
 
 
 @pytest.mark.parametrize(("recover", "objective"), [("distill", "distillation"), ("lora", "cross_entropy")])
@@ -591,12 +588,12 @@ def test_what_is_no_sparsity_and_no_budget_is_said(given, message):
 
 def test_sparsities_and_budgets_are_read():
     assert numbers("30, 20,30") == [20, 30] and numbers("0,20", 0) == [0, 20]
-    assert budget_of([]) is None and budget_of(["bytes=9 MB"]) == {"bytes": "9 MB"}
+    assert budget_of([]) == {} and budget_of(["bytes=9 MB"]) == {"bytes": "9 MB"}
 
 
 def test_a_budget_is_looked_for_before_there_is_a_table():
     before, after = (
-        validated(made(["agf", "rku"], sparsities, recover="lora", budget={"prefill_ms": "70%"}))
+        validated(made(["agf", "rku"], sparsities, recover="lora", budget=["prefill_ms=70%"]))
         for sparsities in ([], {"agf": 31, "rku": 33})
     )
     assert not any(before.tables.values()) and not catalogue.timed(before)
@@ -701,7 +698,7 @@ def test_recovery_on_own_answers_needs_some(tmp_path, monkeypatch, right, kept):
     path = tmp_path / "results/m/eval/dense/own_answers_train.samples.parquet"
     path.parent.mkdir(parents=True)
     artifacts.write_parquet(path, pd.DataFrame(rows), "samples", {})
-    asked = Request("m", Path("mine.jsonl"), tmp_path, recover="distill", own_answers=True)
+    asked = Request("m", out=tmp_path, recover="distill", own_answers=True)
     monkeypatch.setattr(prune, "run", lambda *_, **__: None)
     request, [said] = prune.with_own_answers(asked, "m", "start.yaml")
     assert request.own_answers == kept and f"{right} " in said and f"of {right + 5}" in said or kept
@@ -762,5 +759,5 @@ def test_jobs_at_once_fit_in_the_memory_that_there_is(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(running.memory, "physical", lambda: 24e9)
     monkeypatch.setattr(running.workflow, "events", lambda arguments, log: given.extend(arguments) or [])
-    running.run(Request("m", Path("d"), tmp_path, cores=3), "measuring", "results/table1.csv")
+    running.run(Request("m", out=tmp_path, cores=3), "measuring", "results/table1.csv")
     assert given[given.index("--cores") + 1] == "3" and given[given.index("--resources") + 1] == "mem_mb=24000"

@@ -18,12 +18,13 @@ import tiny
 from pruning.command import config_file, line, take, wizard
 from pruning.command.configuration import text
 from pruning.command.plan import Stage
+from pruning.command.request import Request, check
 from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError
 
 
-def asked(**given) -> line.Asked:
-    return line.Asked(model="m", data=Path("mine.jsonl"), **given)
+def asked(**given) -> Request:
+    return Request("m", Path("mine.jsonl"), **given)
 
 
 def stage(seconds: float, **own) -> Stage:
@@ -35,7 +36,7 @@ def stage(seconds: float, **own) -> Stage:
 
 
 def test_the_commands_take_the_same_options():
-    wanted = list(inspect.signature(line.Asked).parameters)
+    wanted = [name for name in inspect.signature(Request).parameters if name != "own_answers"]
     for command in (line.with_options(line.run), line.COMMANDS["plan"]):
         assert list(inspect.signature(command).parameters) == wanted and command.__doc__
 
@@ -44,13 +45,16 @@ def test_options_become_a_request(tmp_path):
     (tmp_path / "mine.jsonl").touch()
     found = []
     app = typer.Typer()
-    app.command()(line.with_options(lambda own: found.append(own.request())))
-    words = f"m --data {tmp_path}/mine.jsonl --sparsity 40,20 --gguf Q8_0 --gguf f16 --gguf q8_0 --tolerance 5"
+    app.command()(line.with_options(found.append))
+    words = f"m --data {tmp_path}/mine.jsonl --sparsity 40,20 --gguf Q8_0 --gguf f16 --gguf q8_0 --tolerance 5 "
+    words += "--methods wanda,rku --task gsm8k --task piqa"
     assert CliRunner().invoke(app, words.split()).exit_code == 0
     assert found[0].sparsities == [20, 40] and found[0].gguf == ["q8_0", "f16"] and found[0].tolerance == 0.05
-    assert asked().request().sparsities == [20, 30] and asked(budget=["bytes=1GB"]).request().sparsities == []
+    assert (found[0].methods, found[0].tasks, found[0].budget) == (["wanda", "rku"], ["gsm8k", "piqa"], [])
+    assert asked().sparsities == [20, 30] and asked(budget=["bytes=1GB"]).sparsities == []
+    assert asked(vocabulary="30%").sparsities == [0, 20, 30]
     with pytest.raises(InputError, match="--budget and --sparsity 20"):
-        asked(budget=["bytes=1GB"], sparsity="20").request()
+        check(asked(budget=["bytes=1GB"], sparsity="20"))
 
 
 def test_an_estimate_is_a_sentence():

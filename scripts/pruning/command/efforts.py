@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pruning.config.base import Positive, Strict
 from pruning.config.default import DEFAULT
-from pruning.config.methods import Method
+from pruning.config.methods import Method, tokens
 from pruning.core import names
 from pruning.core.errors import InputError
 from pruning.methods import compensation, requirements
@@ -152,6 +152,7 @@ def with_vocabulary(
     Raises InputError where its tokenizer cannot be cut, or not to so many tokens."""
     from pruning.models.vocabulary import Tokenizer
 
+    asked = tokens(asked)
     try:
         size = Tokenizer(folder).budget(asked)
     except InputError as error:

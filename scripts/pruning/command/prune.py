@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from pruning.command import against, config_file, configuration, decision, efforts, own_data, page, record, words
-from pruning.command.configuration import Request
 from pruning.command.ready import START, Ready, ready
+from pruning.command.request import Request
 from pruning.command.running import CONFIG, LOG, put, run
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError

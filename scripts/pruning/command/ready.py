@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pruning.command import config_file, configuration, efforts, lm_eval_tasks, own_data, take
-from pruning.command.configuration import Known, Request
+from pruning.command.configuration import Known
+from pruning.command.request import IN_ROUNDS, Request, check, with_recovery
 from pruning.command.running import CONFIG, put, run
 from pruning.config.methods import Method
 from pruning.config.schema import Config
@@ -45,8 +46,8 @@ def ready(request: Request) -> Ready:
     Raises InputError for what cannot be done, with the words of a job that failed."""
     from pruning.models import loading  # torch is slow
 
-    configuration.check(request)
-    request = configuration.with_recovery(request)
+    check(request)
+    request = with_recovery(request)
     tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
     if source["kind"] == "local":
@@ -150,7 +151,7 @@ def methods_for(
     else:
         own, notes = made[request.effort]
         if request.rounds:
-            own = own.model_copy(update={"score": configuration.IN_ROUNDS})
+            own = own.model_copy(update={"score": IN_ROUNDS})
         found = {request.effort: own}
     if request.vocabulary:
         found, said = efforts.with_vocabulary(found, request.vocabulary, folder)

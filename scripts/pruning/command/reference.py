@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 MADE = "<!-- Made by `make config`. -->\n"
 
@@ -138,18 +137,17 @@ def kind(field: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
 
 
 def command_line() -> str:
-    """Return the options of `prune`, from the class that typer reads them from."""
-    from pruning.command.line import Asked
+    """Return the options of `prune`, as its --help shows them."""
+    import typer
 
-    hints, rows = get_type_hints(Asked, include_extras=True), []
-    for own in fields(Asked):
-        given, told = get_args(hints[own.name])[:2]
-        flag = (
-            "`MODEL`"
-            if own.name == "model"
-            else f"`--{own.name}{'' if given is bool else ' ' + (told.metavar or shape(given))}`"
-        )
-        rows.append((flag, value(own.name, own.default), told.help))
+    from pruning.command.line import run, with_options
+
+    app = typer.Typer(add_completion=False)
+    app.command()(with_options(run))
+    command = typer.main.get_command(app)
+    context = typer.Context(command)
+    options = [option.get_help_record(context) for option in command.params]
+    rows = [(f"`{names}`", meaning) for names, meaning in options]
     return f"""# Command line
 
 | command | what |
@@ -162,24 +160,8 @@ def command_line() -> str:
 
 Options of `prune` and `prune plan`, as `prune --help` shows them:
 
-{table(("option", "default", "meaning"), rows)}
+{table(("option", "meaning"), rows)}
 Everything else is a Snakemake command: [run, stop, resume](../howto/resume.md)."""
-
-
-def shape(given: Any) -> str:
-    """Return how a value of that type is written on a command line."""
-    parts = [part for part in get_args(given) if part is not type(None)] or [given]
-    while any(get_origin(part) for part in parts):
-        parts = [inner for part in parts for inner in (get_args(part) or [part])]
-    if all(isinstance(part, str) for part in parts):
-        return "|".join(parts)
-    return {int: "N", float: "X"}.get(parts[0], parts[0].__name__.upper().replace("STR", "TEXT"))
-
-
-def value(name: str, default: Any) -> str:
-    if name == "cores":
-        return "all of this machine"
-    return "" if default is None or not isinstance(default, str | int | float) or default is False else f"`{default}`"
 
 
 def columns() -> str:

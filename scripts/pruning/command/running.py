@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pruning.command.configuration import Request
+from pruning.command.request import Request
 from pruning.core import failures, locks, memory, names, workflow
 from pruning.core.errors import InputError
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar, name_of

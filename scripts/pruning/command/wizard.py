@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.prompt import Confirm, Prompt
 
-from pruning.command import configuration, efforts
+from pruning.command import configuration, efforts, request
 from pruning.core.errors import InputError
 from pruning.data import datasets
 from pruning.models.gguf.kinds import check
@@ -48,9 +48,9 @@ def until_right(console: Console, question: str, default: str | None, check: Cal
 def how_much(text: str) -> list[str]:
     """Return the options for a budget, or for sparsities. Raises InputError for what is neither."""
     if "=" in text:
-        configuration.budget_of([text])
+        request.budget_of([text])
         return ["--budget", text]
-    configuration.numbers(text)
+    request.numbers(text)
     return ["--sparsity", text]
 
 

@@ -36,6 +36,7 @@ def usable(score: str) -> str:
 
 def tokens(given: Any) -> int | str:
     """Return how many tokens are asked for. Raises ValueError for what is neither a number nor a share."""
+    given = int(given) if isinstance(given, str) and given.isdecimal() else given
     if type(given) is int and given > 0 or re.fullmatch(r"[1-9]\d?(\.\d+)?%", str(given)):
         return given
     raise ValueError("give a number of tokens, or a share of them such as 30%")
