@@ -19,7 +19,8 @@ SHAPES = (
     "M-1,0L0,-.95V.95Z",
     "M1,0L0,.95V-.95Z",
 )
-"""SVG paths of markers, between -1 and 1; with COLOURS 56 pairs, because 7 and 8 have no common divisor."""
+COLOURS = 8  # --c0 to --c7 of the template
+"""SVG paths of markers, between -1 and 1, and how many colours: 56 pairs, because 7 and 8 have no common divisor."""
 WIDE = 20  # the greatest value over the smallest, above which an axis is logarithmic
 
 

@@ -213,7 +213,9 @@ def amount(kind: str, cost: float) -> str:
 
 
 def budget_words(budgets: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
-    """Return how the sparsities came about: what was asked for, and what each method came to."""
+    """Return how the sparsities came about: what was asked for, and what each method came to; "" without a budget."""
+    if not budgets:
+        return "", []
     kind, asked, most, dense = (next(iter(budgets.values()))[key] for key in ("kind", "asked", "target", "dense"))
     asked = f"The budget is {amount(kind, most)} ({kind}={asked}; the dense model: {amount(kind, dense)}). Each method "
     asked += "removes the least, in whole per cent of the FFN neurons, that meets it: they are compared at equal cost."
