@@ -33,9 +33,8 @@ def widths(out: Path, model: str, variants: Iterable[Variant]) -> dict[Variant, 
     out: the run's folder; model: its alias."""
     own = dict.fromkeys([DENSE, *(variant for variant in variants if not variant.tuning)])
     manifests = {variant: out / variant.manifest(model) for variant in own}
-    kinds = {True: "base", False: "compact"}
     return {
-        variant: artifacts.read_json(path, kinds[variant == DENSE])["widths"]
+        variant: artifacts.read_json(path, "base", "compact")["widths"]
         for variant, path in manifests.items()
         if path.is_file()
     }
@@ -60,7 +59,7 @@ def answers(out: Path, model: str, variant: Variant, tasks: Sequence[str]) -> pd
 
 def outcomes(found: pd.DataFrame) -> dict[str, int]:
     """Return how many of the `answers` are of each kind (OUTCOMES)."""
-    return {words: len(rows) for words, rows in zip(OUTCOMES, _kinds(found), strict=True)} if len(found) else {}
+    return {words: int((_kinds(found) == kind).sum()) for kind, words in enumerate(OUTCOMES)} if len(found) else {}
 
 
 def examples(found: pd.DataFrame, questions: Mapping[str, str], count: int = SHOWN) -> list[Example]:
@@ -69,8 +68,8 @@ def examples(found: pd.DataFrame, questions: Mapping[str, str], count: int = SHO
     questions: prompt -> what is shown of it, of those that a chat format surrounds."""
     if not len(found):
         return []
-    first = [rows.index[0] for rows in _kinds(found) if len(rows)]
-    taken = sorted(list(dict.fromkeys([*first, *found.index]))[:count])
+    first = _kinds(found).drop_duplicates().index
+    taken = sorted(first.union(found.index.difference(first)[: count - len(first)]))
     return [
         Example(
             *(questions.get(row["prompt"], row["prompt"]), row["target"]),
@@ -81,9 +80,9 @@ def examples(found: pd.DataFrame, questions: Mapping[str, str], count: int = SHO
     ]
 
 
-def _kinds(found: pd.DataFrame) -> list[pd.DataFrame]:
-    dense, pruned = found["value_dense"] == 1, found["value_pruned"] == 1
-    return [found[dense & pruned], found[dense & ~pruned], found[~dense & pruned], found[~dense & ~pruned]]
+def _kinds(found: pd.DataFrame) -> pd.Series:
+    """Which of OUTCOMES each answer is."""
+    return 2 * (found["value_dense"] != 1) + (found["value_pruned"] != 1)
 
 
 def stages(out: Path) -> pd.DataFrame:

@@ -189,17 +189,14 @@ def verdict(content: Content) -> list[str]:
         if measure.key in (*OF_TEXT, "answers") and not math.isnan(taken[measure.key])
     ]
     said = [why, f"{gains}. On the test data it has {' and '.join(quality)}." if quality else f"{gains}."]
-    for measure in content.measures:
-        if measure.key == "cut_off" and dense["cut_off"] > MOST_CUT_OFF:
-            said.append(
-                f"Mind: {value(measure, dense['cut_off'])} of the dense model's answers are cut off, so right answers "
-                "measure brevity as well."
-            )
-        if measure.key == "cut_off" and taken["cut_off_low"] > dense["cut_off_high"]:
-            shares = (value(measure, row["cut_off"]) for row in (taken, dense))
-            said.append(
-                "Mind: {} of its answers reach the limit or run into a loop, of the dense model's {}.".format(*shares)
-            )
+    for measure in [measure for measure in content.measures if measure.key == "cut_off"]:
+        its, before = (value(measure, row["cut_off"]) for row in (taken, dense))
+        if dense["cut_off"] > MOST_CUT_OFF:
+            brief = "so right answers measure brevity as well"
+            said.append(f"Mind: {before} of the dense model's answers are cut off, {brief}.")
+        if taken["cut_off_low"] > dense["cut_off_high"]:
+            ending = "reach the limit or run into a loop"
+            said.append(f"Mind: {its} of its answers {ending}, of the dense model's {before}.")
     return said
 
 

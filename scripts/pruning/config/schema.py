@@ -12,19 +12,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from pruning.config import references
-from pruning.config.analyses import (
-    Ablation,
-    Cases,
-    Collapse,
-    Interpretations,
-    Latency,
-    LlamaCpp,
-    Overlap,
-    Spectrum,
-    Tradeoff,
-    Trap,
-)
+from pruning.config import analyses, references
 from pruning.config.base import Alias, Positive, Strict
 from pruning.config.budgets import Budget, LatencyTable
 from pruning.config.calibration import Calibration, Tuning
@@ -73,16 +61,16 @@ class Config(Strict):
     tables: dict[Alias, Table | None]
     """Tables of the experiment, as results/{table}.csv, .md and .tex; null leaves one out. The sections from
     `overlap` to `latency` can be null as well."""
-    overlap: Overlap | None = None
-    readings: Interpretations | None = None
-    spectrum: Spectrum | None = None
-    trap: Trap | None = None
-    cases: Cases | None = None
-    collapse: Collapse | None = None
-    ablation: Ablation | None = None
-    tradeoff: Tradeoff | None = None
-    latency: Latency | None = None
-    llama_cpp: LlamaCpp = LlamaCpp()
+    overlap: analyses.Overlap | None = None
+    readings: analyses.Interpretations | None = None
+    spectrum: analyses.Spectrum | None = None
+    trap: analyses.Trap | None = None
+    cases: analyses.Cases | None = None
+    collapse: analyses.Collapse | None = None
+    ablation: analyses.Ablation | None = None
+    tradeoff: analyses.Tradeoff | None = None
+    latency: analyses.Latency | None = None
+    llama_cpp: analyses.LlamaCpp = analyses.LlamaCpp()
     storage: Storage = Storage()
     ask_above: Positive | None = None
     """A run of more jobs than this starts only with `--config confirm=true`; see `make estimate`. Null: any does."""
