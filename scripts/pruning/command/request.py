@@ -12,7 +12,7 @@ import typer
 from pruning.command import efforts, own_data
 from pruning.config.budgets import UNITS, amount
 from pruning.config.methods import tokens
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, within
 from pruning.models import gguf
 from pruning.models.gguf.kinds import BLOCK
 
@@ -109,10 +109,8 @@ def check(request: Request) -> None:
             f"--budget and --sparsity {request.sparsity}: the budget says how much is pruned; give one of them"
         )
     if request.vocabulary is not None:
-        try:
+        with within(f"--vocabulary {request.vocabulary}: ", kind=ValueError):
             tokens(request.vocabulary)
-        except ValueError as error:
-            raise InputError(f"--vocabulary {request.vocabulary}: {error}") from None
     if request.recover not in (None, *RECOVERIES):
         raise InputError(f"--recover {request.recover}: give one of {', '.join(RECOVERIES)}")
     if request.steps and not with_recovery(request).recover:
@@ -134,12 +132,10 @@ def budget_of(given: Sequence[str]) -> dict[str, str]:
     if len(given) > 1 or given[0].count("=") > 1:
         raise InputError(f"--budget {' '.join(given)}: one budget at a time")
     kind, _, text = given[0].partition("=")
-    try:
+    with within(f"--budget {given[0]}: ", kind=ValueError):
         if kind not in UNITS:
             raise ValueError(f"no budget {kind!r}; give one of {', '.join(f'{kind}=…' for kind in UNITS)}")
         amount(kind, text)
-    except ValueError as error:
-        raise InputError(f"--budget {given[0]}: {error}") from None
     return {kind: text}
 
 

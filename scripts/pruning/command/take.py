@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pruning.config import alternatives
 from pruning.config.methods import Method
-from pruning.core.errors import InputError
 from pruning.models import gguf, multimodal
 from pruning.models.checkpoint import read_config
 
@@ -34,11 +34,7 @@ def check(methods: Mapping[str, Method], folder: Path) -> None:
     folder: the dense model's."""
     gguf.check_model(folder)
     for name, own in methods.items():
-        uneven = own.allocate != "uniform" and own.export != "pad"
-        try:
-            gguf.check_model(folder, uneven, own.compensate == "bias", bool(own.others))
-        except InputError as error:
-            raise InputError(f"--gguf: {name}: {error}") from None
+        alternatives.check_file(f"--gguf: {name}: ", folder, own)
 
 
 def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]:

@@ -4,8 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from pruning.config.methods import PREFIXES
 from pruning.config.references import uses
 from pruning.config.schema import Config
 from pruning.core import devices, gpu_request, memory, names
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, within
 from pruning.core.files import read_object, reading
 from pruning.evaluation import backends
 from pruning.methods import compensation, scores
@@ -44,15 +43,6 @@ def check_size(config: Config, jobs: int) -> None:
             f"{jobs:,} jobs, more than `ask_above: {config.ask_above}`: see what they take with `make estimate "
             "CONFIG=…`, and start them with --config confirm=true"
         )
-
-
-@contextmanager
-def _of(key: str) -> Iterator[None]:
-    """Errors of what a key names begin with the key."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{key}{error}") from None
 
 
 def check(config: Config) -> None:
@@ -119,8 +109,9 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     from pruning.models.checkpoint import Checkpoint
     from pruning.models.vocabulary import Tokenizer
 
-    base, kept = Checkpoint(_base(model)), config.method(method)
-    tokens = Tokenizer(_base(model)).budget(kept.vocabulary) if kept.vocabulary else None
+    folder = Path(names.BASE.format(model=model)).parent
+    base, kept = Checkpoint(folder), config.method(method)
+    tokens = Tokenizer(folder).budget(kept.vocabulary) if kept.vocabulary else None
     sizes = counting.Sizes(base, own.kind, kept.compensate == "bias", tokens)
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
@@ -134,18 +125,13 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
         raise counting.unmet(own.kind, own.text, least, f"which {said} of {method} leaves")
 
 
-def _base(model: str) -> Path:
-    """Where a model that is not a local one is fetched to."""
-    return Path(names.BASE.format(model=model)).parent
-
-
 def _check_model(config: Config, name: str) -> None:
     source = config.models[name].source
     if source.kind == "gguf" and not source.package:
         _check_gguf(config, name)
-    folder = Path(source.path) if source.kind == "local" else _base(name)
+    folder = config.folder(name)
     if source.kind == "local":
-        with _of(f"models.{name}.source.path: "):
+        with within(f"models.{name}.source.path: "):
             sources.check_folder(folder)
             if not Path(names.BASE.format(model=name)).is_file():  # else the job checks what is new
                 sources.check_files(folder)
@@ -166,7 +152,7 @@ def _check_model(config: Config, name: str) -> None:
 
 
 def _check_gguf(config: Config, name: str) -> None:
-    with _of(f"models.{name}.source: "):
+    with within(f"models.{name}.source: "):
         sources.gguf_files(config.models[name].source.model_dump())
 
 
@@ -183,13 +169,10 @@ def _check_memory(config: Config, name: str) -> None:
 def weights_gb(config: Config, name: str) -> float:
     """Gigabytes of a model's weights as it is loaded; 0 where they are not known yet."""
     model = config.models[name]
-    directory = Path(model.source.path) if model.source.kind == "local" else _base(name)
-    count = memory.parameters(directory)
+    count = memory.parameters(config.folder(name))
     if not count and model.source.kind == "gguf":
-        try:
+        with suppress(InputError):  # its package is not installed here
             count = memory.gguf_parameters(sources.gguf_files(model.source.model_dump())[0]) or 0
-        except InputError:  # its package is not installed here
-            count = 0
     return memory.gigabytes(count, model.dtype)
 
 
@@ -252,10 +235,10 @@ def _check_vocabularies(config: Config, folder: Path, methods: set[str]) -> None
     if asked := {name: own for name in sorted(methods) if (own := config.method(name).vocabulary)}:
         from pruning.models.vocabulary import Tokenizer
 
-        with _of(f"methods.{next(iter(asked))}.vocabulary: "):
+        with within(f"methods.{next(iter(asked))}.vocabulary: "):
             tokenizer = Tokenizer(folder)
         for name, own in asked.items():
-            with _of(f"methods.{name}."):
+            with within(f"methods.{name}."):
                 tokenizer.budget(own)
 
 
@@ -324,7 +307,7 @@ def check_packages(config: Config) -> None:
     """The packages that answer, and those whose GGUF files are still to be fetched. Raises InputError if one is missing
     or another version."""
     for name in config.models_used:
-        with _of(f"models.{name}."):
+        with within(f"models.{name}."):
             backends.check_installed(config.models[name].backend)
         source = config.models[name].source
         if source.kind == "gguf" and source.package and not _fetched(name, source.model_dump()):

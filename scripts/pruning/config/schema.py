@@ -94,6 +94,11 @@ class Config(Strict):
         method = self.method(name)
         return method.options.get("objective", "energy") if method.score == "utility" else None
 
+    def folder(self, model: str) -> Path:
+        """Where a dense model lies, or will lie."""
+        source = self.models[model].source
+        return Path(source.path) if source.kind == "local" else Path(names.BASE.format(model=model)).parent
+
     def definition(self, task: str) -> Path:
         """The YAML of one of lm-eval's tasks."""
         file = f"config/tasks/{self.tasks[task].definition or task}.yaml"
