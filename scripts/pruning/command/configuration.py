@@ -134,7 +134,7 @@ def build(
             f"--data: {there} tokens are left to {own_data.PARTS[fewest]} on, {least} are needed: "
             + (f"give at least {least / there:.1f} times as many records" if there else "give more records")
         )
-    objectives = efforts.objectives(efforts.definitions(methods).values())
+    objectives = dict.fromkeys(method.objective for method in efforts.definitions(methods).values() if method.objective)
     text = calibration(known, effort.tokens[known.kind], objectives)
     if request.rounds:
         text["rounds"] = steps(max(request.sparsities, default=MOST), request.rounds)
@@ -208,14 +208,9 @@ def calibration(known: Known, tokens: int, objectives: Sequence[str]) -> dict[st
 
     length = max(1, min(SEQUENCE, known.context, known.train // HELD_OUT_EVERY))
     samples = max(1, min(tokens, known.train) // length)
-    own = {
-        "dataset": "own",
-        "samples": samples,
-        "sequence_length": length,
-        "packing": "concat",
-        "micro_batch": MICRO_BATCH,
-    }
-    return own | {"objectives": list(objectives), "gradient_samples": math.ceil(samples / 2)}
+    own = {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat"}
+    own |= {"micro_batch": MICRO_BATCH, "objectives": list(objectives)}
+    return own | {"gradient_samples": math.ceil(samples / 2)}
 
 
 COMMENTS = {

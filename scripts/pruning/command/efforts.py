@@ -162,12 +162,6 @@ def with_vocabulary(
     return found, said
 
 
-def objectives(methods: Iterable[Method]) -> list[str]:
-    """Return the objectives whose gradients the methods' scores read, a backward pass each."""
-    found = [method.options.get("objective", "energy") for method in methods if method.score == "utility"]
-    return list(dict.fromkeys(found))
-
-
 def remarks(
     methods: Mapping[str, Method], shape: Mapping[str, Any], width: int, calibration: Mapping[str, Any], sparsity: int
 ) -> list[str]:

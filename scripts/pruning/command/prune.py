@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -35,8 +35,6 @@ class Result(NamedTuple):
     """What came out of a run: decision.rows, the model to take, its folder, and the page to decide by as Markdown."""
 
     models: pd.DataFrame
-    measures: list[decision.Measure]
-    choice: decision.Choice
     folder: Path
     page: str
     files: list[Path]
@@ -52,8 +50,10 @@ def expected(about: Ready) -> list["Stage"]:
 
     request, out = about.request, about.request.out
     budgets, sparsities = budget_paths(about), request.sparsities
-    if budgets:
-        sparsities = {method: found_before(out / path) for method, path in budgets.items()}
+    if budgets:  # what an earlier run found
+        earlier = {method: out / path for method, path in budgets.items() if (out / path).is_file()}
+        earlier = {method: artifacts.read_json(path, "budget")["sparsity"] for method, path in earlier.items()}
+        sparsities = dict.fromkeys(budgets, ASSUMED) | earlier
     content = configuration.build(request, about.known, about.methods, sparsities)
     put(out / START, configuration.text(content, "prune, before it runs"))
     [section] = about.known.model.values()
@@ -86,7 +86,9 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     budgets, sparsities = {}, request.sparsities
     if request.budget:
         put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
-        budgets = within_budget(about)
+        paths = budget_paths(about)
+        run(request, "looking for the sparsities", *paths.values(), config=start)
+        budgets = {method: artifacts.read_json(out / path, "budget") for method, path in paths.items()}
         sparsities = {method: found["sparsity"] for method, found in budgets.items()}
     wanted = configuration.build(request, known, methods, sparsities)
     if mine:
@@ -137,7 +139,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     said = page.markdown(content)
     put(out / TEXT_PAGE, said)
     put(out / PAGE, page.html(content))
-    return Result(models, measures, choice, out / target, said, [out / file for file in files])
+    return Result(models, out / target, said, [out / file for file in files])
 
 
 def tables(about: Ready) -> tuple[str, ...]:
@@ -145,11 +147,6 @@ def tables(about: Ready) -> tuple[str, ...]:
     mine = about.mine and [about.mine[1].table(name) for name in ("validation", "table1")]
     compared = all(table.types for table in mine) if mine else about.request.against
     return TABLES + AGAINST if compared else TABLES
-
-
-def found_before(path: Path) -> int:
-    """Return the sparsity that an earlier run found for a budget, or else one that it may be."""
-    return artifacts.read_json(path, "budget")["sparsity"] if path.is_file() else ASSUMED
 
 
 def stand_in(alias: str, out: Path, at: Mapping[str, Sequence[int]]) -> names.Variant:
@@ -192,10 +189,3 @@ def budget_paths(about: Ready) -> dict[str, str]:
     place = {"model": about.alias, "calib": "own", "budget": configuration.BUDGET}
     methods = about.methods if about.request.budget else ()
     return {method: names.BUDGET.format(method=method, **place) for method in methods}
-
-
-def within_budget(about: Ready) -> dict[str, dict[str, Any]]:
-    """Look for the sparsities that meet the budget; by method."""
-    out, paths = about.request.out, budget_paths(about)
-    run(about.request, "looking for the sparsities", *paths.values(), config=about.config)
-    return {method: artifacts.read_json(out / path, "budget") for method, path in paths.items()}

@@ -108,6 +108,11 @@ class Method(Strict):
         return self
 
     @property
+    def objective(self) -> str | None:
+        """Whose gradient it is made of; None for one without."""
+        return self.options.get("objective", "energy") if self.score == "utility" else None
+
+    @property
     def others(self) -> str:
         """The structures that it cuts beside FFN neurons, in words; empty for none."""
         return " and ".join(f"`{name}`" for name in allocation.structures_of(self.allocate)[1:])

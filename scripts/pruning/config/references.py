@@ -278,7 +278,7 @@ def _gradients(config: Config, place: str, methods: list[str], calibrations: lis
     """Every gradient that a method asks for is measured by the calibrations that it is used with: by default the first
     of the experiment, which the analyses take."""
     for calib, name in product(calibrations or config.experiment.calibrations[:1], methods):
-        objective = config.objective(name)
+        objective = config.method(name).objective
         if objective and objective not in config.calibrations[calib].objectives:
             raise ValueError(
                 f"{place}: {name} needs the gradient of {objective!r}: add it to calibrations.{calib}.objectives"

@@ -89,11 +89,6 @@ class Config(Strict):
     def places(self) -> names.Places:
         return names.Places(self.experiment.name)
 
-    def objective(self, name: str) -> str | None:
-        """Whose gradient a method is made of; None for one without."""
-        method = self.method(name)
-        return method.options.get("objective", "energy") if method.score == "utility" else None
-
     def folder(self, model: str) -> Path:
         """Where a dense model lies, or will lie."""
         source = self.models[model].source
@@ -106,11 +101,10 @@ class Config(Strict):
 
     def table(self, name: str) -> Table:
         """A table with what it leaves to the experiment filled in."""
-        table, own = self.tables[name], {}
-        for key in ("models", "calibrations", "methods", "reference"):
-            if getattr(table, key) is None:
-                own[key] = getattr(self.experiment, key)
-        return table.model_copy(update=own)
+        table, keys = self.tables[name], ("models", "calibrations", "methods", "reference")
+        return table.model_copy(
+            update={key: getattr(self.experiment, key) for key in keys if getattr(table, key) is None}
+        )
 
     @property
     def models_used(self) -> list[str]:
@@ -141,12 +135,11 @@ class Config(Strict):
 
     def files(self, dataset: str) -> HubFiles | LocalFiles:
         """The source that a published dataset is taken from."""
-        d = self.datasets[dataset]
-        return d.local if d.local and (self.data_folder or not d.hub) else d.hub
+        own = self.datasets[dataset]
+        return own.local if own.local and (self.data_folder or not own.hub) else own.hub
 
     def splits(self, dataset: str) -> dict[str, Any]:
-        d = self.datasets[dataset]
-        return d.splits if d.kind == "generated" else self.files(dataset).splits
+        return (own if (own := self.datasets[dataset]).kind == "generated" else self.files(dataset)).splits
 
     def local_path(self, dataset: str, split: str) -> Path | None:
         """The JSON Lines file of a split, where the dataset is read from disk."""
