@@ -4,6 +4,7 @@ Fields that hold names are marked with the section that declares them (`base.Of`
 All of it raises ValueError, which names the key. What needs files, models or the machine is in preflight.py.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from string import Formatter
@@ -12,7 +13,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from pruning.config import alternatives
-from pruning.config.analyses import Ablation, Collapse, Interpretations, Tradeoff, Trap
 from pruning.config.base import Of, fields_of, known
 from pruning.config.datasets import Dataset
 from pruning.config.experiment import Table
@@ -23,15 +23,11 @@ from pruning.methods import requirements
 Config = Any  # schema.Config, which calls `check`
 
 # Folders and files directly below results/, besides the models and the tables of the config.
-OTHER_RESULTS = frozenset(
-    (
-        *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner", "mixture"),
-        *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
-        *("tradeoff", "latency", "index", "experiments"),
-    )
-)
-
-
+OTHER_RESULTS = {
+    *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner", "mixture"),
+    *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
+    *("tradeoff", "index", "experiments"),
+}
 STAGES = ("score", "sensitivity", "mask", "compact")
 NEED_WEIGHTS = ("refit", "rounds", "sensitivity", "gisp", "parameter_taylor")
 """What is measured with weights that the measurement changes, or whose gradients it takes; of a structure likewise."""
@@ -51,17 +47,19 @@ def check(config: Config) -> None:
         if section == "methods":
             calib = getattr(user, "calib", None)
             _gradients(config, key, names, [calib] if calib else getattr(user, "calibrations", None))
-    _lineages(config)
-    _experiment(config)
+    for name in config.models:
+        config.lineage(name)
+    known("experiment.reference", [config.experiment.reference], config.experiment.methods)
+    together = Counter(task for tasks in config.experiment.together for task in tasks)
+    if twice := sorted(task for task, count in together.items() if count > 1):
+        raise ValueError(f"experiment.together: names {', '.join(twice)} twice; a task is evaluated in one job")
     for name, table in tables.items():
         _table(config, f"tables.{name}", table)
     for name, dataset in config.datasets.items():
         if dataset.kind == "generated" and dataset.content == "word_problems" and not dataset.templates:
             raise ValueError(f"datasets.{name}.templates: word problems are made of these; name one or more")
     _texts(config)
-    for name, check_section in SECTIONS.items():
-        if section := getattr(config, name):
-            check_section(config, section)
+    _analyses(config)
 
 
 def uses(value: Any, key: str = "") -> Iterator[tuple[str, str, list[str], Any]]:
@@ -98,25 +96,6 @@ def _results(config: Config) -> None:
     for name in config.models:
         if config.tables.get(name):
             raise ValueError(f"models.{name}: this name is taken by tables.{name}; choose another for one of them")
-
-
-def _lineages(config: Config) -> None:
-    """Models that are made of themselves."""
-    for name, model in config.models.items():
-        seen = [name]
-        while model.source.kind == "pruned":
-            seen.append(model.source.model)
-            if seen[-1] in seen[:-1]:
-                raise ValueError(f"models.{name}.source.model: {' is made of '.join(seen)}: name another one")
-            model = config.models[seen[-1]]
-
-
-def _experiment(config: Config) -> None:
-    e = config.experiment
-    known("experiment.reference", [e.reference], e.methods)
-    together = [task for tasks in e.together for task in tasks]
-    if twice := sorted({task for task in together if together.count(task) > 1}):
-        raise ValueError(f"experiment.together: names {', '.join(twice)} twice; a task is evaluated in one job")
 
 
 def _table(config: Config, place: str, table: Table) -> None:
@@ -199,51 +178,36 @@ def _texts(config: Config) -> None:
         _fields("cases", dataset, dataset.prompt, cases.target)
 
 
-def _readings(config: Config, readings: Interpretations) -> None:
-    if not config.overlap:
-        raise ValueError("readings: reads what the section `overlap` compares, which is null; set both or neither")
-    if not readings.used:
-        raise ValueError("readings.rows: all are null; keep one, or set `readings` to null")
-    for sparsity in readings.sparsities:
-        if sparsity not in config.overlap.sparsities:
+def _analyses(config: Config) -> None:
+    """Sections that compare what others make."""
+    if readings := config.readings:
+        if not config.overlap:
+            raise ValueError("readings: reads what the section `overlap` compares, which is null; set both or neither")
+        if not readings.used:
+            raise ValueError("readings.rows: all are null; keep one, or set `readings` to null")
+        if other := [each for each in readings.sparsities if each not in config.overlap.sparsities]:
             listed = ", ".join(map(str, config.overlap.sparsities))
-            raise ValueError(f"readings.sparsities: {sparsity} is not among overlap.sparsities ({listed})")
-
-
-def _collapse(config: Config, collapse: Collapse) -> None:
-    _accuracy(config, "collapse.task", collapse.task)
-    known("collapse.background", collapse.background, config.experiment.methods)
-    comparisons = len(set(config.experiment.methods)) - 1
-    if collapse.resamples < (least := least_resamples(config.experiment.confidence, comparisons)):
-        raise ValueError(
-            f"collapse.resamples: {collapse.resamples} are too few for any of {comparisons} comparisons "
-            f"to be significant after Holm's adjustment; set {least} or more"
-        )
-
-
-def _ablation(config: Config, ablation: Ablation) -> None:
-    _accuracy(config, "ablation.task", ablation.task)
-    grid = [f"{objective}-abs-none-uniform" for objective in ablation.objectives]
-    _gradients(config, "ablation.objectives", grid)
-
-
-def _trap(config: Config, trap: Trap) -> None:
-    _gradients(config, "trap.objective", [f"{trap.objective}-abs-none-uniform"])
-
-
-def _tradeoff(config: Config, tradeoff: Tradeoff) -> None:
-    used = [config.table(name) for name in tradeoff.tables if config.tables[name]]
-    asked = {column.task for table in used for column in table.columns}
-    known("tradeoff.task: of the tasks of tradeoff.tables", [tradeoff.task] if tradeoff.task and used else [], asked)
-
-
-SECTIONS = {
-    "readings": _readings,
-    "collapse": _collapse,
-    "ablation": _ablation,
-    "trap": _trap,
-    "tradeoff": _tradeoff,
-}
+            raise ValueError(f"readings.sparsities: {other[0]} is not among overlap.sparsities ({listed})")
+    if collapse := config.collapse:
+        _accuracy(config, "collapse.task", collapse.task)
+        known("collapse.background", collapse.background, config.experiment.methods)
+        comparisons = len(set(config.experiment.methods)) - 1
+        if collapse.resamples < (least := least_resamples(config.experiment.confidence, comparisons)):
+            raise ValueError(
+                f"collapse.resamples: {collapse.resamples} are too few for any of {comparisons} comparisons "
+                f"to be significant after Holm's adjustment; set {least} or more"
+            )
+    if ablation := config.ablation:
+        _accuracy(config, "ablation.task", ablation.task)
+        grid = [f"{objective}-abs-none-uniform" for objective in ablation.objectives]
+        _gradients(config, "ablation.objectives", grid)
+    if trap := config.trap:
+        _gradients(config, "trap.objective", [f"{trap.objective}-abs-none-uniform"])
+    if tradeoff := config.tradeoff:
+        used = [config.table(name) for name in tradeoff.tables if config.tables[name]]
+        asked = {column.task for table in used for column in table.columns}
+        task = [tradeoff.task] if tradeoff.task and used else []
+        known("tradeoff.task: of the tasks of tradeoff.tables", task, asked)
 
 
 def _fields(place: str, dataset: Dataset, *templates: str) -> None:

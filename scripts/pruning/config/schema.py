@@ -114,10 +114,13 @@ class Config(Strict):
         return list(dict.fromkeys([*used, *(name for model in used for name in self.lineage(model))]))
 
     def lineage(self, model: str) -> list[str]:
-        """The model and what it was pruned from, iteration by iteration; the last one is whole."""
+        """The model and what it was pruned from, iteration by iteration; the last one is whole. Raises ValueError for
+        one that is made of itself."""
         found = [model]
         while (source := self.models[found[-1]].source).kind == "pruned":
             found.append(source.model)
+            if source.model in found[:-1]:
+                raise ValueError(f"models.{model}.source.model: {' is made of '.join(found)}: name another one")
         return found
 
     @property
