@@ -11,14 +11,9 @@ def files() -> dict[str, str]:
     """Return the text of config/schema.json and of every such page, by its path in the repository."""
     from pruning.config.schema import Config
 
-    makers = {
-        "results": results,
-        "configuration": configuration,
-        "command-line": command_line,
-        "columns": columns,
-        "families": families,
-    }
-    pages = {f"docs/reference/{name}.md": f"{MADE}{make().rstrip()}\n" for name, make in makers.items()}
+    makers = (results, configuration, command_line, columns, families)
+    names = {make: make.__name__.replace("_", "-") for make in makers}
+    pages = {f"docs/reference/{name}.md": f"{MADE}{make().rstrip()}\n" for make, name in names.items()}
     return {"config/schema.json": json.dumps(Config.model_json_schema(), indent=2) + "\n", **pages}
 
 
@@ -70,9 +65,8 @@ types end the run before any job.
     for key, own in schema["properties"].items():
         if key not in alone:
             name = f"{key}.<name>" if key in SECTIONS else key
-            text += f"## {key}\n\n{sentence(own.get('description', ''))}" + "".join(
-                described(name, own, schema["$defs"])
-            )
+            text += f"## {key}\n\n{sentence(own.get('description', ''))}"
+            text += "".join(described(name, own, schema["$defs"]))
     return text
 
 
@@ -103,15 +97,10 @@ def sentence(text: str) -> str:
 
 def keys(properties: Mapping[str, Any], required: Sequence[str], defs: Mapping[str, Any]) -> str:
     """Return the table of some keys."""
-    rows = [
-        (
-            f"`{key}`",
-            kind(own, defs),
-            "required" if key in required else f"`{json.dumps(own.get('default'))}`",
-            own.get("description", ""),
-        )
-        for key, own in properties.items()
-    ]
+    rows = []
+    for key, own in properties.items():
+        default = "required" if key in required else f"`{json.dumps(own.get('default'))}`"
+        rows.append((f"`{key}`", kind(own, defs), default, own.get("description", "")))
     return table(("key", "type", "default", "meaning"), rows)
 
 
@@ -196,29 +185,14 @@ def families() -> str:
     def has(kind: str, key: str) -> bool:
         return key in CONFIG_MAPPING[kind]().to_dict()
 
-    def yes(holds: bool) -> str:
-        return "yes" if holds else "no"
-
-    rows = [
-        (
-            f"`{name}`",
-            yes(bool(own.qkv)),
-            yes(not own.norm_after and not own.hybrid and not has(name, "residual_multiplier")),
-            yes(name in STOCK),
-            yes(name in AS_DECI),
-            "not tried" if own.hybrid else "equal widths" if has(name, "logits_scaling") else "yes",
-        )
-        for name, own in FAMILIES.items()
-        if not own.mixture
-    ]
-    head = (
-        "model type",
-        "key-value groups",
-        "residual reconstruction",
-        "GGUF, equal widths",
-        "GGUF, different widths",
-        "vLLM",
-    )
+    head, rows = ["model type", "key-value groups", "residual reconstruction"], []
+    head += ["GGUF, equal widths", "GGUF, different widths", "vLLM"]
+    for name, own in FAMILIES.items():
+        plain = not own.norm_after and not own.hybrid and not has(name, "residual_multiplier")
+        answers = [bool(own.qkv), plain, name in STOCK, name in AS_DECI]
+        vllm = "not tried" if own.hybrid else "equal widths" if has(name, "logits_scaling") else "yes"
+        if not own.mixture:
+            rows.append((f"`{name}`", *("yes" if holds else "no" for holds in answers), vllm))
     return f"""# Families and runtimes
 
 By transformers' model type (`config.json`). FFN neurons are pruned in all of these, and all load in transformers, peft
