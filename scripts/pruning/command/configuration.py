@@ -124,9 +124,8 @@ def build(
     tested = {part: min(getattr(known, part), limit) for part, limit in most.items()}
     fewest = min(tested, key=tested.get)
     if known.context < SEQLENS[-1]:
-        raise InputError(
-            f"MODEL: its context of {known.context} tokens is shorter than {SEQLENS[-1]}, the least to test on"
-        )
+        said = f"its context of {known.context} tokens is shorter than {SEQLENS[-1]}, the least to test on"
+        raise InputError(f"MODEL: {said}")
     fitting = [n for n in SEQLENS if n <= known.context and tested[fewest] // n >= LEAST_WINDOWS]
     if not fitting:
         least, there = LEAST_WINDOWS * SEQLENS[-1], tested[fewest]
@@ -156,8 +155,8 @@ def build(
         datasets[own_data.ANSWERS] = {"kind": "published", **fields, "local": asking}
         tasks[own_data.ANSWERS] = {"kind": "lm_eval", "title": "your questions", "metrics": [own_data.METRIC]}
         tasks[own_data.ANSWERS]["batch_size"] = BATCH[known.kind]
-        length = {"limit": len(known.answers.records["test"]), "max_gen_toks": known.answers.tokens}  # for estimates
-        tasks[own_data.ANSWERS] |= length
+        tasks[own_data.ANSWERS]["limit"] = len(known.answers.records["test"])
+        tasks[own_data.ANSWERS]["max_gen_toks"] = known.answers.tokens  # for estimates
     for asked in known.tasks:
         tasks[asked.name] = {"batch_size": BATCH[known.kind], **asked.task, "limit": ITEMS[known.kind]}
         datasets |= asked.dataset
@@ -169,10 +168,7 @@ def build(
         for title, columns in (("Your model, pruned", shown), ("What the choice is made by", [VALIDATION]))
     )
     own = {
-        "models": known.model,
-        "datasets": datasets,
-        "calibrations": {"own": text},
-        "tasks": tasks,
+        **{"models": known.model, "datasets": datasets, "calibrations": {"own": text}, "tasks": tasks},
         "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods)},
         "tables": {**OFF["tables"], **({"table1": table, "validation": choosing} if sparsities else {})},
         "tradeoff": {"tables": ["table1"], **speed, "decode_tokens": min(8, known.context // 2), "rounds": 5},

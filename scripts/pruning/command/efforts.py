@@ -75,15 +75,12 @@ def method_for(effort: Effort, shape: Mapping[str, Any], round_to: int, same_wid
     changes, notes = {} if same_widths else {"round_to": round_to}, []
     if compensation.corrective(effort.method.compensate) and (reason := obstacle(shape)):
         changes["compensate"] = "ridge_sequential"
-        notes.append(
-            f"{shape['model_type']} {reason}, so each layer is reconstructed by its own output alone "
-            "(`ridge_sequential`)."
-        )
+        alone = "so each layer is reconstructed by its own output alone (`ridge_sequential`)"
+        notes.append(f"{shape['model_type']} {reason}, {alone}.")
     if same_widths and effort.method.allocate != "uniform":
         changes["allocate"] = "uniform"
-        notes.append(
-            f"Every layer keeps equally many neurons, because llama.cpp reads no others in {shape['model_type']}."
-        )
+        reads = f"llama.cpp reads no others in {shape['model_type']}"
+        notes.append(f"Every layer keeps equally many neurons, because {reads}.")
     return effort.method.model_copy(update=changes), notes
 
 
@@ -115,14 +112,13 @@ def needs(folder: Path, dtype: str, calibration: Mapping[str, Any], on_gpus: boo
     from pruning.models.structures import ffn
 
     network = rehearsal.network(folder, dtype)
-    weights, beside = sum(each.nbytes for each in network.parameters()), footprint.REFIT.taken(network, calibration)
-    sites = ffn.sites(network)
-    machine = weights + beside.bytes
+    beside, sites = footprint.REFIT.taken(network, calibration), ffn.sites(network)
     if on_gpus:  # which keep both sums in float32; least squares are solved beside the GPU, in float64
         machine = beside.spared + 8 * max(site.in_features for site in sites) ** 2
-    matrices = 0
-    if kinds & {"second_moments", "rounds"}:
-        matrices = sum(8 * site.in_features**2 + 4 * site.out_features**2 for site in sites)
+    else:
+        machine = sum(each.nbytes for each in network.parameters()) + beside.bytes
+    measured = sites if kinds & {"second_moments", "rounds"} else ()
+    matrices = sum(8 * site.in_features**2 + 4 * site.out_features**2 for site in measured)
     return Needs(machine / 1e9, matrices / 1e9)
 
 

@@ -83,19 +83,16 @@ class Answers(NamedTuple):
         ignored = SAME_NUMBERS if self.judge.name == "number" else SAME_TEXTS
         pattern = {"function": "regex", "regex_pattern": self.judge.pattern, "group_select": self.judge.which}
         steps = [pattern] if self.judge.pattern else []
+        metric, _, filtered = METRIC.partition(",")
+        judged = {"metric": metric, "aggregation": "mean", "higher_is_better": True, "ignore_case": True}
         content = {
-            "task": ANSWERS if split == "test" else ON_TRAIN,
-            "dataset_path": "parquet",
+            **{"task": ANSWERS if split == "test" else ON_TRAIN, "dataset_path": "parquet"},
             "dataset_kwargs": {"data_files": {split: DATA.format(dataset=ANSWERS, split=split)}},
-            "test_split": split,
-            "output_type": "generate_until",
+            **{"test_split": split, "output_type": "generate_until"},
             **{"doc_to_text": "prompt", "doc_to_target": "target"},  # fields, not templates
             "generation_kwargs": {"until": self.until, "max_gen_toks": self.tokens, "do_sample": False},
-            "filter_list": [{"name": METRIC.partition(",")[2], "filter": [*steps, {"function": "take_first"}]}],
-            "metric_list": [
-                {"metric": METRIC.partition(",")[0], "aggregation": "mean", "higher_is_better": True}
-                | {"ignore_case": True, "regexes_to_ignore": ignored}
-            ],
+            "filter_list": [{"name": filtered, "filter": [*steps, {"function": "take_first"}]}],
+            "metric_list": [judged | {"regexes_to_ignore": ignored}],
         }
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
@@ -165,28 +162,18 @@ def answers(
     missed = [pair for pair in everything if own.found(pair["answer"]) is None]
     if len(missed) == len(everything):
         raise InputError(f"--answer {own.name}: no reference answer has it, the first is {_short(missed[0]['answer'])}")
-    notes = []
-    if missed:
-        notes.append(
-            f"--answer {own.name}: {len(missed)} of {len(everything)} reference answers do not have it and are not "
-            f"asked, as {_short(missed[0]['answer'])}."
-        )
-    kept = {
-        name: sorted((pair for pair in parts[name] if own.found(pair["answer"]) is not None), key=_digest)[:count]
-        for name, count in most.items()
-    }
+    lost = f"{len(missed)} of {len(everything)} reference answers do not have it and are not asked"
+    notes = [f"--answer {own.name}: {lost}, as {_short(missed[0]['answer'])}."] if missed else []
+    has = {name: [pair for pair in parts[name] if own.found(pair["answer"]) is not None] for name in most}
+    kept = {name: sorted(has[name], key=_digest)[:count] for name, count in most.items()}
     lengths = sorted(len(tokenizer(pair["answer"])["input_ids"]) for part in kept.values() for pair in part)
     usual = lengths[int(0.95 * (len(lengths) - 1))] if lengths else 0
     tokens = min(max(LEAST_TOKENS, 2 * usual), context // 2)
-    found = {
-        name: [
-            {"question": pair["question"], "answer": pair["answer"]}
-            | {"prompt": pair["asked"], "target": own.found(pair["answer"])}
-            for pair in part
-            if len(tokenizer(pair["asked"])["input_ids"]) + tokens <= context
-        ]
-        for name, part in kept.items()
-    }
+    found = {name: [] for name in kept}
+    for name, pair in ((name, pair) for name, part in kept.items() for pair in part):
+        if len(tokenizer(pair["asked"])["input_ids"]) + tokens <= context:
+            shown = {key: pair[key] for key in ("question", "answer")}
+            found[name].append(shown | {"prompt": pair["asked"], "target": own.found(pair["answer"])})
     if not found["test"]:
         said = f"no test question of {len(parts['test'])} has it and fits the context of {context} tokens"
         if asked:

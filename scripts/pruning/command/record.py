@@ -48,10 +48,8 @@ def answers(out: Path, model: str, variant: Variant, tasks: Sequence[str]) -> pd
         if not all(path.is_file() for path in paths):
             continue
         frames = [artifacts.read_parquet(path, "samples") for path in paths]
-        frames = [frame[frame["metric"] == frame["metric"].iloc[0]].dropna(subset=["response"]) for frame in frames]
-        both = frames[0].merge(
-            frames[1], on=["item", "item_hash"], suffixes=("_dense", "_pruned"), validate="one_to_one"
-        )
+        dense, own = (frame[frame["metric"] == frame["metric"].iloc[0]].dropna(subset=["response"]) for frame in frames)
+        both = dense.merge(own, on=["item", "item_hash"], suffixes=("_dense", "_pruned"), validate="one_to_one")
         if len(both):
             return both.rename(columns={"prompt_dense": "prompt", "target_dense": "target"})
     return pd.DataFrame()

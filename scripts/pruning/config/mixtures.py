@@ -44,20 +44,17 @@ def check(
             check_routed(whole, shape[TOP_K], int(allocation.kept(whole, sparsity)))
     for tuning in sorted(tunings):
         if own := sorted({*config.tunings[tuning].targets} & {*mixture.matrices, "gate_up_proj"}):
-            raise InputError(
-                f"tunings.{tuning}.targets: {own} are no linear modules in {model}, a mixture of experts: tune "
-                "attention, as q_proj, k_proj, v_proj and o_proj"
-            )
+            remedy = "tune attention, as q_proj, k_proj, v_proj and o_proj"
+            said = f"{own} are no linear modules in {model}, a mixture of experts"
+            raise InputError(f"tunings.{tuning}.targets: {said}: {remedy}")
 
 
 def check_clock(config: Config, model: str) -> None:
     """Raise InputError for a model that is not timed: a mixture of experts, where its config.json is there."""
     folder = config.folder(model)
     if (folder / "config.json").is_file() and family_of(read_config(folder), f"models.{model}").mixture:
-        raise InputError(
-            f"models.{model}: no times are measured of mixtures of experts: ask for no latency, speed, latency table "
-            "or budget of time of it"
-        )
+        remedy = "ask for no latency, speed, latency table or budget of time of it"
+        raise InputError(f"models.{model}: no times are measured of mixtures of experts: {remedy}")
 
 
 def unfit(method: Any) -> dict[str, str]:

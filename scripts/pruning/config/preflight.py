@@ -49,9 +49,8 @@ def check(config: Config) -> None:
     """Raises InputError at the first thing that cannot work."""
     for path in config.custom_rules:
         if not Path(path).is_file():
-            raise InputError(
-                f"custom_rules: no file {path}; paths are relative to the folder that the workflow runs in"
-            )
+            relative = "paths are relative to the folder that the workflow runs in"
+            raise InputError(f"custom_rules: no file {path}; {relative}")
     try:
         _check_data(config)
     except ValueError as error:
@@ -77,12 +76,10 @@ def _check_data(config: Config) -> None:
         if isinstance(has, int) and task.first >= has:  # of a generated one; of others the job says it
             place = f"{items.parent.name}'s split {items.stem!r}"
             raise InputError(f"tasks.{name}.first: {task.first}, but {place} has {has} items, from 0 on")
-    for name in sorted(used):
-        for split in config.splits(name):
-            if (path := config.local_path(name, split)) and not path.is_file():
-                raise InputError(
-                    f"datasets.{name}: no file {path} for the split {split!r}; check `data_folder` and `path`"
-                )
+    for name, split in [(each, part) for each in sorted(used) for part in config.splits(each)]:
+        if (path := config.local_path(name, split)) and not path.is_file():
+            remedy = "check `data_folder` and `path`"
+            raise InputError(f"datasets.{name}: no file {path} for the split {split!r}; {remedy}")
 
 
 def _dataset_of(config: Config, definition: Path, file: str) -> str:
@@ -116,9 +113,8 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
-    floors = {
-        name: [0 if kept.drop_layers else 1] * base.layers for name in allocation.structures_of(kept.allocate)[1:]
-    }
+    others = allocation.structures_of(kept.allocate)[1:]
+    floors = dict.fromkeys(others, [0 if kept.drop_layers else 1] * base.layers)
     least = sizes.cost({base.main.name: allocation.floors(np.array(base.widths), kept.least.get("min_keep")), **floors})
     if target < least.value:
         (said,) = (f"`{key}: {str(value).lower()}`" for key, value in kept.least.items())
@@ -180,9 +176,8 @@ def _check_shape(config: Config, name: str, shape: dict[str, Any], tasks: set[st
     """Layers and lengths that the model does not have."""
     layers, context = (shape.get(key) for key in ("num_hidden_layers", "max_position_embeddings"))
     if layers and config.experiment.layer is not None and not 0 <= config.experiment.layer < layers:
-        raise InputError(
-            f"experiment.layer: {config.experiment.layer} is out of range, {name} has layers 0 to {layers - 1}"
-        )
+        said = f"{config.experiment.layer} is out of range, {name} has layers 0 to {layers - 1}"
+        raise InputError(f"experiment.layer: {said}")
     texts = [task for task in tasks if getattr(config.tasks[task], "per", "") == "token"]
     lengths = {f"tasks.{task}.seqlen": config.tasks[task].seqlen for task in texts}
     lengths |= {f"tunings.{tuning}.sequence_length": config.tunings[tuning].sequence_length for tuning in tunings}
@@ -316,7 +311,6 @@ def check_packages(config: Config) -> None:
 
 def _fetched(name: str, source: dict[str, Any]) -> bool:
     """Whether the model has been made from this source."""
-    try:
+    with suppress(InputError, KeyError, TypeError):
         return read_object(Path(names.BASE.format(model=name)))["provenance"]["settings"] == source
-    except (InputError, KeyError, TypeError):
-        return False
+    return False
