@@ -122,19 +122,16 @@ def _on_hub(name: str, alias: str, whole: dict[str, Any]) -> tuple[dict[str, Any
     simple = isinstance(repo, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) and repo not in BUILDERS
     own_way = OWN_WAYS & {*whole, *(whole.get("dataset_kwargs") or {})}
     if not simple or own_way or not split:
-        raise InputError(
-            f"--task {name}: its data are not one repository of the hub: write its definition and dataset by "
-            "hand (docs/howto/tables.md)"
-        )
+        remedy = "write its definition and dataset by hand (docs/howto/tables.md)"
+        raise InputError(f"--task {name}: its data are not one repository of the hub: {remedy}")
     examples = whole.get("num_fewshot") and (whole.get("fewshot_split") or whole.get("training_split") or split)
     files = {_key(each): names.DATA.format(dataset=alias, split=_key(each)) for each in filter(None, (split, examples))}
     splits = {_key(each): each for each in filter(None, (split, examples, whole.get("training_split")))}
+    usual = [{"metric": each, "aggregation": "mean", "higher_is_better": True} for each in USUAL.get(kind, ())]
     definition = {
         **{"task": alias, "dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": {"data_files": files}},
         **{"test_split": _key(split), "validation_split": None, "training_split": None},
-        "fewshot_split": examples and _key(examples),
-        "metric_list": whole.get("metric_list")
-        or [{"metric": each, "aggregation": "mean", "higher_is_better": True} for each in USUAL.get(kind, ())],
+        **{"fewshot_split": examples and _key(examples), "metric_list": whole.get("metric_list") or usual},
     }
     hub = {"repo": repo, "name": whole.get("dataset_name"), "revision": "main", "splits": splits}
     return definition, {"kind": "published", "fields": None, "hub": hub}

@@ -201,9 +201,8 @@ def _short(text: str) -> str:
 def _conversation(record: Mapping[str, Any], tokenizer: Any, given: str, number: int) -> dict[str, str]:
     messages = record.get("messages")
     if not tokenizer.chat_template:
-        raise InputError(
-            f"{given}: `messages`, but the model's tokenizer has no chat format; give prompt and completion"
-        )
+        remedy = "give prompt and completion"
+        raise InputError(f"{given}: `messages`, but the model's tokenizer has no chat format; {remedy}")
     listed = isinstance(messages, list) and messages and all(isinstance(each, dict) for each in messages)
     if not listed or messages[-1].get("role") != "assistant":
         raise InputError(f"{given}: record {number}: `messages` must end in an answer (role assistant)")

@@ -89,10 +89,9 @@ def ready(request: Request) -> Ready:
 def refuse_mixture(folder: Path) -> None:
     """Raise InputError for a mixture of experts, which the command does not reconstruct or time."""
     if (folder / "config.json").is_file() and family_of(read_config(folder), folder).mixture:
-        raise InputError(
-            f"{folder}: a mixture of experts: `prune` compares reconstructed models by their speed, which is for dense "
-            "ones; experts are pruned by the workflow (docs/howto/experts.md)"
-        )
+        why = "`prune` compares reconstructed models by their speed, which is for dense ones"
+        remedy = "experts are pruned by the workflow (docs/howto/experts.md)"
+        raise InputError(f"{folder}: a mixture of experts: {why}; {remedy}")
 
 
 def read_data(request: Request, records: list[dict[str, Any]], given: str, folder: Path, about: Known) -> Known:
@@ -109,9 +108,8 @@ def read_data(request: Request, records: list[dict[str, Any]], given: str, folde
     chat = own_data.in_chat(records[0], tokenizer)
     answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat) if asked else None
     if request.questions and not answers:
-        raise InputError(
-            f"--questions {asked}: no answers are judged, as not all reference answers end in a number: give --answer"
-        )
+        why = "no answers are judged, as not all reference answers end in a number"
+        raise InputError(f"--questions {asked}: {why}: give --answer")
     own = request.out / "own-data"
     for name, part in parts.items():
         put(own / f"{name}.jsonl", _lines(part))
@@ -122,10 +120,8 @@ def read_data(request: Request, records: list[dict[str, Any]], given: str, folde
             put(request.out / "config" / "tasks" / f"{name}.yaml", answers.definition(split))
         for note in answers.notes:
             print(f"Note: {note}", flush=True)
-    tokens = {
-        name: sum(len(tokenizer(pair["prompt"] + pair["completion"])["input_ids"]) for pair in part)
-        for name, part in parts.items()
-    }
+    whole = {name: [pair["prompt"] + pair["completion"] for pair in part] for name, part in parts.items()}
+    tokens = {name: sum(len(tokenizer(text)["input_ids"]) for text in texts) for name, texts in whole.items()}
     return replace(about, answers=answers, **tokens)
 
 

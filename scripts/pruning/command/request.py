@@ -105,9 +105,8 @@ def with_recovery(request: Request) -> Request:
 def check(request: Request) -> None:
     """Raises InputError for what no run could do, whatever model and data are."""
     if not request.sparsities and request.sparsity:
-        raise InputError(
-            f"--budget and --sparsity {request.sparsity}: the budget says how much is pruned; give one of them"
-        )
+        said = f"--budget and --sparsity {request.sparsity}"
+        raise InputError(f"{said}: the budget says how much is pruned; give one of them")
     if request.vocabulary is not None:
         with within(f"--vocabulary {request.vocabulary}: ", kind=ValueError):
             tokens(request.vocabulary)

@@ -91,9 +91,8 @@ class Method(Strict):
             can = ", ".join(name for name in ALLOCATIONS if allocation.keeps_to_speed(name))
             raise ValueError(f"allocate_options: per: {per} is not for {self.allocate!r}, but for: {can}")
         if self.drop_layers and self.min_keep != type(self).model_fields["min_keep"].default:
-            raise ValueError(
-                f"drop_layers: true keeps nothing of a layer, min_keep: {self.min_keep} some of each: give one of them"
-            )
+            some = f"min_keep: {self.min_keep} some of each"
+            raise ValueError(f"drop_layers: true keeps nothing of a layer, {some}: give one of them")
         if self.others and self.export == "pad":
             what = f"prunes {self.others}, which stock tools expect whole"
             raise ValueError(f"allocate: {self.allocate} {what}: use `export: exact`")

@@ -107,9 +107,8 @@ def _table(config: Config, place: str, table: Table) -> None:
         raise ValueError(f"{place}.at: needs a sparsity for each of the table's methods and no others: {differing}")
     for method, sparsity in table.pruned:
         if not sparsity and not config.method(method).vocabulary:
-            raise ValueError(
-                f"{place}: {method} at 0% is the dense model: only a method with a `vocabulary` prunes there"
-            )
+            why = "only a method with a `vocabulary` prunes there"
+            raise ValueError(f"{place}: {method} at 0% is the dense model: {why}")
     text, _, method = table.reference.partition("/")
     if method:
         known(f"{place}.reference: the calibration of '{table.reference}'", [text], table.calibrations)
@@ -132,17 +131,15 @@ def _offloaded(config: Config, place: str, table: Table) -> None:
         for name in table.methods:
             kinds = {kind for stage in STAGES for kind in requirements.kinds(config.method(name), stage)}
             if unfit := sorted(kind for kind in kinds if kind.endswith(NEED_WEIGHTS)):
-                raise ValueError(
-                    f"models.{model}.offload: {name} of {place} needs all weights in memory ({', '.join(unfit)}): "
-                    "leave it out of the table, or set `offload: false`"
-                )
+                said = f"{name} of {place} needs all weights in memory ({', '.join(unfit)})"
+                remedy = "leave it out of the table, or set `offload: false`"
+                raise ValueError(f"models.{model}.offload: {said}: {remedy}")
 
 
 def _vocabularies(config: Config, place: str, column: Column, table: Table) -> None:
     """Models of different tokenizers that are compared by the token."""
-    pruned = {
-        step.source.method for model in table.models for step in map(config.models.get, config.lineage(model)[:-1])
-    }
+    steps = [config.models[name] for model in table.models for name in config.lineage(model)[:-1]]
+    pruned = {step.source.method for step in steps}
     if not (cutting := sorted(name for name in {*table.methods, *pruned} if config.method(name).vocabulary)):
         return
     task, said = config.tasks[column.task], f"{cutting[0]} prunes the vocabulary"
@@ -244,6 +241,5 @@ def _gradients(config: Config, place: str, methods: list[str], calibrations: lis
     for calib, name in product(calibrations or config.experiment.calibrations[:1], methods):
         objective = config.method(name).objective
         if objective and objective not in config.calibrations[calib].objectives:
-            raise ValueError(
-                f"{place}: {name} needs the gradient of {objective!r}: add it to calibrations.{calib}.objectives"
-            )
+            remedy = f"add it to calibrations.{calib}.objectives"
+            raise ValueError(f"{place}: {name} needs the gradient of {objective!r}: {remedy}")

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruning.core import chain, files
+from pruning.core.chain import file_hash
 from pruning.core.errors import InputError
 
 SCHEMA = 4
@@ -32,10 +33,8 @@ def provenance(path: Path, digest: str, kind: str, settings: dict[str, Any]) -> 
     """What an artefact says of its origin. No time stamps: equal runs make equal bytes."""
     versions = {}
     for library in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[library] = version(library)
-        except PackageNotFoundError:
-            continue
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     made = {"kind": kind, "schema": SCHEMA, "settings": settings, "threads": threads, "versions": versions}
     own = chain.place(path)
@@ -144,10 +143,8 @@ def of_earlier_versions(results: Path) -> list[Path]:
     """Manifests of models that an earlier version of the pipeline wrote, whose results are all made again."""
     found = []
     for path in results.glob("*/base/manifest.json"):
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError):
             found += [path] if json.loads(path.read_text())["provenance"]["schema"] < SCHEMA else []
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
     return found
 
 
@@ -206,11 +203,6 @@ def check_model(directory: Path) -> None:
                 if file != path and file.is_file() and file.name not in content["files"]:
                     raise InputError(f"{file}: {path} does not record it; libraries might read it: move it away")
             return
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def directory_hashes(directory: Path, exclude: Sequence[str] = ("manifest.json",)) -> dict[str, str]:
