@@ -74,9 +74,8 @@ def replaced(path: Path, wanted: Mapping[str, Any], line: str) -> str | None:
     which = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if keys[4:] else "")
     other = f"`{before}`; `{line}` changes" if before != line else f"`{before}` by another version, which changed"
     said = "What both have in common is not made again; the page and the tables are replaced"
-    return (
-        f"{path.parent} holds a run of {other} {which}. {said}: to keep them, stop here and give --out another folder."
-    )
+    remedy = "to keep them, stop here and give --out another folder"
+    return f"{path.parent} holds a run of {other} {which}. {said}: {remedy}."
 
 
 def differences(mine: Any, given: Any, key: str = "") -> Iterator[str]:
