@@ -60,14 +60,14 @@ def outcomes(found: pd.DataFrame) -> dict[str, int]:
     return {words: int((_kinds(found) == kind).sum()) for kind, words in enumerate(OUTCOMES)} if len(found) else {}
 
 
-def examples(found: pd.DataFrame, questions: Mapping[str, str], count: int = SHOWN) -> list[Example]:
-    """Return the first of the `answers` of each kind (OUTCOMES), filled up to `count` with the first of all.
+def examples(found: pd.DataFrame, questions: Mapping[str, str]) -> list[Example]:
+    """Return the first of the `answers` of each kind (OUTCOMES), filled up to SHOWN with the first of all.
 
     questions: prompt -> what is shown of it, of those that a chat format surrounds."""
     if not len(found):
         return []
     first = _kinds(found).drop_duplicates().index
-    taken = sorted(first.union(found.index.difference(first)[: count - len(first)]))
+    taken = sorted(first.union(found.index.difference(first)[: SHOWN - len(first)]))
     return [
         Example(
             *(questions.get(row["prompt"], row["prompt"]), row["target"]),

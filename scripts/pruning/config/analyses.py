@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pruning.config.base import Alias, Dtype, NonEmpty, Of, Percent, Positive, Strict, choices
 from pruning.config.calibration import Objective
@@ -66,11 +66,9 @@ class Trap(Strict):
     objective: Objective = "energy"
     """Whose gradient is the kinetic one."""
 
-    @model_validator(mode="after")
-    def _apart(self) -> "Trap":
+    def check(self) -> None:
         if self.low >= self.high:
             raise ValueError(f"trap.low: {self.low} is not below trap.high, {self.high}")
-        return self
 
 
 class Cases(Strict):

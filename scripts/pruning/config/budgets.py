@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from pruning.config.base import Positive, Strict
 
@@ -72,12 +72,10 @@ class Budget(Strict):
     warmup: Positive = 1
     """Untimed repetitions before the timed ones."""
 
-    @model_validator(mode="after")
-    def _one(self) -> "Budget":
+    def check(self) -> None:
         if len(given := [kind for kind in UNITS if getattr(self, kind) is not None]) != 1:
             raise ValueError(f"give one of {', '.join(UNITS)}, not {' and '.join(given) or 'none'}")
         amount(self.kind, self.text)
-        return self
 
     @property
     def kind(self) -> str:

@@ -4,7 +4,7 @@ import re
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from pruning.calibration.objectives import OBJECTIVES
 from pruning.config.base import NonEmpty, Positive, Strict, choices
@@ -84,8 +84,7 @@ class Method(Strict):
     shuffle: int | None = None
     """Seed to shuffle scores within each layer: the same widths, other neurons."""
 
-    @model_validator(mode="after")
-    def _together(self) -> "Method":
+    def check(self) -> None:
         per = latency_table.per_of(self.allocate_options)
         if per != latency_table.PARAMETERS and not allocation.keeps_to_speed(self.allocate):
             can = ", ".join(name for name in ALLOCATIONS if allocation.keeps_to_speed(name))
@@ -104,7 +103,6 @@ class Method(Strict):
             can = ", ".join(name for name in scores.BUILT_IN if scores.plugin(name).channels)
             what = f"scores {self.others} as well, which score {self.score!r} cannot"
             raise ValueError(f"allocate: {self.allocate} {what}; those that can: {can}")
-        return self
 
     @property
     def objective(self) -> str | None:

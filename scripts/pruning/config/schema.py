@@ -10,8 +10,6 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
-
 from pruning.config import analyses, references
 from pruning.config.base import Alias, Positive, Strict
 from pruning.config.budgets import Budget, LatencyTable
@@ -80,10 +78,8 @@ class Config(Strict):
     """Your own .smk files, included last: they see CONFIG, names and everything else that rules/common.smk offers."""
     reasoner: Reasoner | None = None
 
-    @model_validator(mode="after")
-    def _references(self) -> "Config":
+    def check(self) -> None:
         references.check(self)
-        return self
 
     @property
     def places(self) -> names.Places:

@@ -148,15 +148,13 @@ def of_earlier_versions(results: Path) -> list[Path]:
     return found
 
 
-def write_csv(
-    path: Path, frame: pd.DataFrame, settings: dict[str, Any], digits: int = 6, beside: Sequence[Path] = ()
-) -> None:
-    """A table as CSV, numbers of so many significant digits, and its record {name}.csv.json: provenance, and sha256.
+def write_csv(path: Path, frame: pd.DataFrame, settings: dict[str, Any], beside: Sequence[Path] = ()) -> None:
+    """A table as CSV, numbers of six significant digits, and its record {name}.csv.json: provenance, and sha256.
 
     The record is no output of a rule's: it is written first, so that a CSV that is there was written after its own.
     `beside`: files made with it, that the record tells of as well."""
     with atomic(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format=f"%.{digits}g", lineterminator="\n")
+        frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
         files = {path.name: file_hash(temporary), **{file.name: file_hash(file) for file in beside}}
         write_json(record_of(path), {"files": files}, "csv", settings)
 
@@ -205,9 +203,9 @@ def check_model(directory: Path) -> None:
             return
 
 
-def directory_hashes(directory: Path, exclude: Sequence[str] = ("manifest.json",)) -> dict[str, str]:
+def directory_hashes(directory: Path) -> dict[str, str]:
     """sha256 of every file below a directory but hidden ones: what a manifest holds and dependants are compared by."""
-    found = sorted(p for p in directory.rglob("[!.]*") if p.is_file() and p.name not in exclude)
+    found = sorted(p for p in directory.rglob("[!.]*") if p.is_file() and p.name != "manifest.json")
     return {str(p.relative_to(directory)): file_hash(p) for p in found}
 
 
