@@ -102,11 +102,6 @@ def model_section(
     return {alias: {"source": source, "dtype": dtype, "gpus": gpus, "threads": threads, "memory_gb": memory_gb}}
 
 
-def fetching(model: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration that fetches a model, and nothing else."""
-    return {"models": model, **OFF, "experiment": {"models": list(model), "methods": ["wanda"]}}
-
-
 def build(
     request: Request,
     known: Known,

@@ -55,7 +55,8 @@ def run(request: Request) -> None:
     Console().print(Markdown(result.page))
     print(f"This page: {out / PAGE}   configuration: {out / CONFIG}   tables: {out / 'results'}")
     said = take.commands(result.folder, result.files, take.prompt_of(out / TEST))
-    print(f"\nTo use the model:\n\n{take.text(said)}")
+    shown = "\n\n".join(f"# {name}\n{command}" for name, command in said.items())
+    print(f"\nTo use the model:\n\n{shown}")
 
 
 def show_plan(request: Request) -> None:

@@ -1,6 +1,7 @@
 """A configuration of the workflow, its run, a page to decide by, and the model to take."""
 
 import contextlib
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
+from pruning.analysis import costs
 from pruning.command import against, config_file, configuration, decision, efforts, own_data, page, record, words
 from pruning.command.ready import START, Ready, ready
 from pruning.command.request import Request
@@ -115,6 +117,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     columns = mine[1].table("table1").tasks if mine else wanted["tables"]["table1"]["tasks"]
     answers = record.answers(out, alias, choice.variant, columns)
     questions = {each["prompt"]: each["question"] for each in known.answers.records["test"]} if known.answers else {}
+    made_with = artifacts.read_json(artifacts.record_of(out / TABLES[0]), "csv")["provenance"]
     content = words.Content(
         request.model,
         models,
@@ -129,11 +132,11 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         widths=kept,
         examples=record.examples(answers, questions),
         outcomes=record.outcomes(answers),
-        stages=record.stages(out),
+        stages=costs.summary(costs.read(out / names.BENCHMARKS, None)),
         recipes={} if mine or request.methods else {request.effort: efforts.read(request.effort).summary},
         command=line,
-        versions=record.versions(out / TABLES[0]),
-        parts=record.parts(out),
+        versions={"Python": platform.python_version(), **made_with["versions"]},
+        parts={part: len((out / f"own-data/{part}.jsonl").read_text().splitlines()) for part in own_data.PARTS},
         against=against.read(*compared, choice.variant, tested) if compared else None,
     )
     said = page.markdown(content)

@@ -64,8 +64,8 @@ def ready(request: Request) -> Ready:
     base = Path(names.BASE.format(model=alias))
     folder = out / base.parent
     parameters = configuration.parameters_of(source, folder)
-    first = configuration.fetching(configuration.model_section(alias, source, parameters, gpus, threads))
-    first["datasets"] = {} if taught is None else taught.dataset
+    first = {"models": configuration.model_section(alias, source, parameters, gpus, threads), **configuration.OFF}
+    first |= {"experiment": {"models": [alias], "methods": ["wanda"]}, "datasets": taught.dataset if taught else {}}
     put(out / START, configuration.text(first, "prune, before it has seen the model"))
     for task in tasks:
         if task.definition:

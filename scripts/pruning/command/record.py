@@ -1,17 +1,14 @@
-"""What the page to decide by shows beside the table: kept widths, example answers, jobs, data and versions of a run."""
+"""What the page to decide by shows beside the table: kept widths, and example answers."""
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
-from pruning.analysis import costs
-from pruning.core import artifacts, names
+from pruning.core import artifacts
 from pruning.core.names import DENSE, Variant
 
-PARTS = ("train", "validation", "test")
 SHOWN = 5
 OUTCOMES = ("both right", "only the dense model right", "only the pruned model right", "both wrong")
 
@@ -81,20 +78,3 @@ def examples(found: pd.DataFrame, questions: Mapping[str, str]) -> list[Example]
 def _kinds(found: pd.DataFrame) -> pd.Series:
     """Which of OUTCOMES each answer is."""
     return 2 * (found["value_dense"] != 1) + (found["value_pruned"] != 1)
-
-
-def stages(out: Path) -> pd.DataFrame:
-    """Return what each stage took, as costs.summary, of all jobs that ever ran in a folder."""
-    return costs.summary(costs.read(out / names.BENCHMARKS, None))
-
-
-def parts(out: Path) -> dict[str, int]:
-    """Return the parts of the user's data and how many records they have."""
-    files = {part: out / "own-data" / f"{part}.jsonl" for part in PARTS}
-    return {part: len(path.read_text().splitlines()) for part, path in files.items() if path.is_file()}
-
-
-def versions(table: Path) -> dict[str, str]:
-    """Return the versions that a table was made with. table: its CSV."""
-    recorded: Mapping[str, Any] = artifacts.read_json(artifacts.record_of(table), "csv")["provenance"]
-    return {"Python": platform.python_version(), **recorded["versions"]}

@@ -62,8 +62,3 @@ def prompt_of(data: Path) -> str:
     pairs = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
     fitting = (pair["prompt"] for pair in pairs if 0 < len(pair["prompt"]) <= LONGEST)
     return next(fitting, (pairs[0]["prompt"] or pairs[0]["completion"])[:40])
-
-
-def text(said: Mapping[str, str]) -> str:
-    """Return the commands for a terminal."""
-    return "\n\n".join(f"# {name}\n{command}" for name, command in said.items())
