@@ -74,10 +74,8 @@ SCALED = "{} normalises or scales what its layers add"
 def test_where_the_residual_stream_is_scaled_each_layer_is_reconstructed_alone(name, shape, scheme):
     own, notes = method(name, shape)
     expected = "ridge_sequential" if scheme else efforts.read(name).method.compensate
-    assert own.compensate == expected and [note.startswith(SCALED.format(scheme)) for note in notes] == [True] * len(
-        notes
-    )
-    assert bool(notes) == bool(scheme)
+    assert own.compensate == expected and bool(notes) == bool(scheme)
+    assert all(note.startswith(SCALED.format(scheme)) for note in notes)
 
 
 def test_one_width_for_all_layers_where_a_runtime_reads_no_others():

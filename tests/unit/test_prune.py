@@ -175,9 +175,8 @@ def parted(*answers: str, prompt: str = "q") -> dict[str, list[dict[str, str]]]:
 
 
 def judged(*answers, asked=None, most=100, context=1024, prompt="q", chat=False) -> own_data.Answers | None:
-    return own_data.answers(
-        parted(*answers, prompt=prompt), asked, {"test": most, "train": most}, tiny.tokenizer(), context, chat
-    )
+    most = {"test": most, "train": most}
+    return own_data.answers(parted(*answers, prompt=prompt), asked, most, tiny.tokenizer(), context, chat)
 
 
 FOUND_IN = [  # --answer, an answer, what is compared
@@ -647,9 +646,8 @@ def test_models_of_other_tokenizers_are_chosen_by_bits_per_byte():
 
 def test_every_measure_has_its_columns():
     found, shown = models(row("agf", 30, 12.0, p=0.01), answers=[0.6, 0.4])
-    assert [(each.key, each.better) for each in shown] == [
-        *(("perplexity", "lower"), ("kl", "lower"), ("answers", "higher"), ("cut_off", "lower"))
-    ]
+    wanted = [("perplexity", "lower"), ("kl", "lower"), ("answers", "higher"), ("cut_off", "lower")]
+    assert [(each.key, each.better) for each in shown] == wanted
     dense, agf = found.to_dict("records")
     assert (dense["kl"], agf["kl"], agf["kl_low"], agf["answers"], agf["cut_off"]) == (0, 0.25, 0, 0.4, 0.5)
     assert agf["perplexity_p"] == agf["answers_p"] == 0.01 and pd.isna([agf["kl_p"], agf["cut_off_p"]]).all()

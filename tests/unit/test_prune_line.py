@@ -111,9 +111,8 @@ def test_answers_become_a_command_line(monkeypatch, tmp_path):
     found, said = answered(monkeypatch, model, data, "20,40", "quick", "q8_0, f16", "y")
     assert found == wanted and shlex.join(["prune", *wanted]) in said
     assert answered(monkeypatch, model, data, "20,40", "quick", "q8_0,f16", "n")[0] is None
-    assert answered(monkeypatch, model, data, "", "", "", "y")[0] == [
-        *(model, "--data", data, "--sparsity", "20,30", "--effort", "standard")
-    ]
+    usual = [model, "--data", data, "--sparsity", "20,30", "--effort", "standard"]
+    assert answered(monkeypatch, model, data, "", "", "", "y")[0] == usual
 
 
 def test_what_cannot_be_is_asked_again(monkeypatch, tmp_path):
