@@ -141,9 +141,8 @@ def main() -> None:
             sys.argv[1:] = given
         name = given[0] if given and given[0] in COMMANDS else None
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command(no_args_is_help=name != "status", epilog=None if name else EXAMPLES)(
-            COMMANDS[name] if name else with_options(run)
-        )
+        command = COMMANDS[name] if name else with_options(run)
+        app.command(no_args_is_help=name != "status", epilog=None if name else EXAMPLES)(command)
         app(given[1:] if name else given, prog_name=f"prune {name}" if name else "prune")
 
 

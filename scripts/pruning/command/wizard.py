@@ -20,9 +20,8 @@ def asked() -> list[str] | None:
     console.print("Prune a model on your own data. Ctrl-C ends this; nothing runs before you say so.\n")
     model = until_right(console, "Model (folder, .gguf file, or org/name of the hub)", None, configuration.model_source)
     data = until_right(console, "Data (a file of JSON Lines)", None, lambda text: datasets.read_jsonl(Path(text)))
-    much = until_right(
-        console, "How much to remove: per cents of the FFN neurons, or a budget as bytes=900MB", "20,30", how_much
-    )
+    asked = "How much to remove: per cents of the FFN neurons, or a budget as bytes=900MB"
+    much = until_right(console, asked, "20,30", how_much)
     effort = until_right(console, f"Effort: {', '.join(efforts.EFFORTS)}", "standard", efforts.read)
     kinds = until_right(console, "GGUF files for llama.cpp or Ollama, as q8_0,q4_k_m", "none", types)
     given = [model, "--data", data, *how_much(much), "--effort", effort, *types(kinds)]

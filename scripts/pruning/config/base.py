@@ -55,6 +55,5 @@ def known(key: str, names: list[str], declared: Any) -> None:
         if name not in declared:
             many = len(declared) > 30
             listed = get_close_matches(name, list(declared), cutoff=0.5) if many else sorted(declared)
-            raise ValueError(
-                f"{key}: unknown name {name!r}; {'nearest' if many else 'declared'}: {', '.join(listed) or 'none'}"
-            )
+            which = "nearest" if many else "declared"
+            raise ValueError(f"{key}: unknown name {name!r}; {which}: {', '.join(listed) or 'none'}")

@@ -120,9 +120,8 @@ def read_json(path: Path, *kinds: str) -> dict[str, Any]:
     content = files.read_object(path, files.REMAKE)
     origin = content.get("provenance")
     if not isinstance(origin, dict) or origin.get("kind") not in kinds or origin.get("schema") != SCHEMA:
-        raise InputError(
-            f"{path}: not a {' or '.join(kinds)} artefact of this version of the pipeline; delete it and run again"
-        )
+        what = f"{' or '.join(kinds)} artefact of this version of the pipeline"
+        raise InputError(f"{path}: not a {what}; delete it and run again")
     held = {key: value for key, value in content.items() if key != "provenance"}
     chain.check(path, origin, chain.digest_of_json(held))
     return content
