@@ -12,6 +12,7 @@ import yaml
 from pruning.command import efforts, own_data
 from pruning.command.lm_eval_tasks import Asked
 from pruning.command.request import RECOVERIES, Request, budget_of
+from pruning.config.default import DEFAULT
 from pruning.config.methods import Method
 from pruning.config.models import GgufSource
 from pruning.core import devices, memory
@@ -32,11 +33,9 @@ BUDGET = "asked"
 VALIDATION = "own_validation"
 """The task that choices are made by."""
 BATCH = {"cpu": 100, "gpu": 128}  # questions at once
-OFF = {
-    "tables": dict.fromkeys(("table1", "table2", "table3", "table6", "table7", "recovery", "ridge", "seeds")),
-    **dict.fromkeys(("tradeoff", "overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation")),
-    **dict.fromkeys(("latency", "reasoner")),
-}
+OFF = {"tables": dict.fromkeys(DEFAULT.tables)}
+OFF |= dict.fromkeys(("tradeoff", "overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation"))
+OFF |= dict.fromkeys(("latency", "reasoner"))
 """The default's tables and analyses, switched off."""
 
 
