@@ -30,8 +30,7 @@ STEPS = 150
 MOST = 80  # per cent, that rounds go to where the sparsity is still to be found
 MICRO_BATCH = 4  # calibration sequences at once
 BUDGET = "asked"
-VALIDATION = "own_validation"
-"""The task that choices are made by."""
+VALIDATION = "own_validation"  # the task that choices are made by
 BATCH = {"cpu": 100, "gpu": 128}  # questions at once
 OFF = {"tables": dict.fromkeys(DEFAULT.tables)}
 OFF |= dict.fromkeys(("tradeoff", "overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation"))

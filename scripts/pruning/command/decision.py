@@ -22,8 +22,7 @@ class Choice(NamedTuple):
     """The model to take."""
 
     variant: Variant
-    within: bool
-    """Whether it is as good as was asked for."""
+    within: bool  # whether it is as good as was asked for
     loss: float
     """Perplexity (or bits per byte) on the validation data above the dense model's, as a share of it."""
 
@@ -34,11 +33,9 @@ class Measure(NamedTuple):
     key: str
     title: str
     unit: str
-    better: str
-    """`lower` or `higher`."""
+    better: str  # `lower` or `higher`
     task: str = ""
-    metric: str = ""
-    """Whose rows of the table hold it; of `cut_off` the column of this name in the same rows."""
+    metric: str = ""  # whose rows of the table hold it; of `cut_off` the column of this name in the same rows
 
 
 def measures(table: pd.DataFrame) -> list[Measure]:

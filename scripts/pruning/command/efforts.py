@@ -19,8 +19,7 @@ from pruning.models.families import obstacle
 EFFORTS = ("quick", "standard", "thorough")
 WITHOUT_RECONSTRUCTION = "cfsp"
 """The best method that needs neither gradients nor matrices: for machines where no effort fits."""
-ASKED = 50
-"""Test questions on a CPU where --answer asks and the effort does not."""
+ASKED = 50  # test questions on a CPU where --answer asks and the effort does not
 TESTED = {"cpu": 20 * 1024, "gpu": 128 * 2048}
 MULTIPLES, LEAST_BLOCKS = {"cpu": 32, "gpu": 128}, 16
 """Kept widths are multiples of so many neurons (what that costs: table `rounding` of config/candidates.yaml), or of the
@@ -87,10 +86,8 @@ def method_for(effort: Effort, shape: Mapping[str, Any], round_to: int, same_wid
 class Needs(NamedTuple):
     """What the largest job of a method takes, in GB."""
 
-    memory: float
-    """Of the machine."""
-    disk: float
-    """While it runs."""
+    memory: float  # of the machine
+    disk: float  # while it runs
 
     def lacking(self, memory: float, disk: float) -> str | None:
         """Why it cannot run in so much; None if it can."""

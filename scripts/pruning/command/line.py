@@ -91,8 +91,7 @@ def in_total(stages: Sequence["Stage"], request: Request) -> str:
     )
 
 
-LIBRARIES = 0.4
-"""Gigabytes of memory that Python and its libraries take."""
+LIBRARIES = 0.4  # gigabytes of memory that Python and its libraries take
 
 
 def agree(stages: Sequence["Stage"], request: Request) -> None:

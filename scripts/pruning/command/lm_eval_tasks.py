@@ -26,14 +26,10 @@ OWN_WAYS = {"class", "custom_dataset", "data_files", "data_dir"}
 class Asked(NamedTuple):
     """A task that the user names."""
 
-    name: str
-    """Its key in the configuration."""
-    task: dict[str, Any]
-    """Its section there, but for how many items."""
-    dataset: dict[str, Any] = {}
-    """Sections `datasets` that the default configuration lacks."""
-    definition: str | None = None
-    """A file for config/tasks/, where the workflow has none."""
+    name: str  # its key in the configuration
+    task: dict[str, Any]  # its section there, but for how many items
+    dataset: dict[str, Any] = {}  # sections `datasets` that the default configuration lacks
+    definition: str | None = None  # a file for config/tasks/, where the workflow has none
     training: str | None = None
     """The file of its training data that the workflow fetches; None where it has none."""
 

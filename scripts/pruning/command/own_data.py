@@ -32,12 +32,9 @@ LEAST_TOKENS = 256
 class Judge(NamedTuple):
     """What of an answer is compared with the same of the reference answer."""
 
-    name: str
-    """As --answer has it."""
-    pattern: str | None = None
-    """Regular expression; None: the whole text."""
-    which: int = 0
-    """Of its matches: 0 the first, -1 the last."""
+    name: str  # as --answer has it
+    pattern: str | None = None  # regular expression; None: the whole text
+    which: int = 0  # of its matches: 0 the first, -1 the last
 
     def found(self, text: str) -> str | None:
         """What lm-eval's filter finds in a text; None where it finds nothing."""
@@ -71,12 +68,9 @@ class Answers(NamedTuple):
     judge: Judge
     records: dict[str, list[dict[str, str]]]
     """`prompt`, `question` (the same without the chat format), `target` and `answer` of each part."""
-    tokens: int
-    """Of a generated answer, at most."""
-    until: list[str]
-    """What a next record begins with, which ends an answer."""
-    notes: list[str]
-    """What is to be said of records that are left out."""
+    tokens: int  # of a generated answer, at most
+    until: list[str]  # what a next record begins with, which ends an answer
+    notes: list[str]  # what is to be said of records that are left out
 
     def definition(self, split: str) -> str:
         """lm-eval's task of the questions of one part, as YAML."""

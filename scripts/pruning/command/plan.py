@@ -11,10 +11,8 @@ from pruning.analysis import costs
 from pruning.command import work
 from pruning.core import names, workflow
 
-STARTING = 6.0
-"""Seconds of a job that loads a model, before it computes: Python's libraries, above all."""
-SHORT = 3.0
-"""The same of other jobs, which are over then."""
+STARTING = 6.0  # seconds of a job that loads a model, before it computes: Python's libraries, above all
+SHORT = 3.0  # the same of other jobs, which are over then
 
 
 class Stage(NamedTuple):
@@ -22,18 +20,12 @@ class Stage(NamedTuple):
 
     name: str
     jobs: int
-    loads: int
-    """Jobs that load a model, to compute with it."""
-    memory: float | None
-    """Gigabytes that the largest holds at once, weights included."""
-    written: float
-    """Gigabytes of models, moments and refits that they write, whether they are kept or not."""
-    counted: float | None
-    """Seconds on the card, by the operations that are counted."""
-    measured: float | None
-    """Seconds here, by finished jobs of the same stage, model and tasks."""
-    expected: float
-    """Seconds here, of each job the measured ones, or else those counted and its start."""
+    loads: int  # jobs that load a model, to compute with it
+    memory: float | None  # gigabytes that the largest holds at once, weights included
+    written: float  # gigabytes of models, moments and refits that they write, whether they are kept or not
+    counted: float | None  # seconds on the card, by the operations that are counted
+    measured: float | None  # seconds here, by finished jobs of the same stage, model and tasks
+    expected: float  # seconds here, of each job the measured ones, or else those counted and its start
 
 
 def planned(arguments: Sequence[str], messages: TextIO | None = None) -> list[tuple[str, dict[str, str]]]:

@@ -23,14 +23,11 @@ if TYPE_CHECKING:
     from pruning.command.plan import Stage
 
 PAGE, TEXT_PAGE = "decision.html", "decision.md"
-LEAST_ANSWERS = 40
-"""Right answers of the dense model's own, with which a recovery on these is worth it."""
+LEAST_ANSWERS = 40  # right answers of the dense model's own, with which a recovery on these is worth it
 TEST = "own-data/test.jsonl"
-ASSUMED = 30
-"""Per cent: of a sparsity that is still to be found, in an estimate."""
+ASSUMED = 30  # per cent: of a sparsity that is still to be found, in an estimate
 TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
-AGAINST = ("results/validation-bytes.csv", "results/table1-bytes.csv")
-"""Of `--against`."""
+AGAINST = ("results/validation-bytes.csv", "results/table1-bytes.csv")  # of `--against`
 
 
 class Result(NamedTuple):
@@ -39,8 +36,7 @@ class Result(NamedTuple):
     models: pd.DataFrame
     folder: Path
     page: str
-    files: list[Path]
-    """GGUF files of that model."""
+    files: list[Path]  # GGUF files of that model
 
 
 def expected(about: Ready) -> list["Stage"]:

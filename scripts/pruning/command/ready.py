@@ -27,17 +27,14 @@ START = ".prune-start.yaml"
 class Ready(NamedTuple):
     """A request once its model is fetched and its data are read."""
 
-    request: Request
-    """With what its effort adds."""
+    request: Request  # with what its effort adds
     alias: str
     known: Known
     methods: dict[str, Method | None]
     notes: list[str]
     vocabulary: int
-    mine: tuple[dict[str, Any], Config] | None
-    """The configuration, where the user has edited it."""
-    config: str
-    """The configuration's name, of what runs before it is written."""
+    mine: tuple[dict[str, Any], Config] | None  # the configuration, where the user has edited it
+    config: str  # the configuration's name, of what runs before it is written
 
 
 def ready(request: Request) -> Ready:

@@ -16,8 +16,7 @@ from pruning.core.errors import InputError, within
 from pruning.models import gguf
 from pruning.models.gguf.kinds import BLOCK
 
-RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}
-"""--recover -> a tuning's objective."""
+RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}  # --recover -> a tuning's objective
 IN_ONE, IN_ROUNDS = "obs", "rounds"
 """The score that prunes at once, and the one that prunes in rounds by the same measure."""
 

@@ -24,8 +24,7 @@ from transformers import AutoModelForImageTextToText
 model = AutoModelForImageTextToText.from_pretrained({folder!r}, dtype="auto"{own_code})"""
 VLLM_OWN_CODE = ("--trust-remote-code", "--model-impl", "transformers")
 """Layers of different widths run in vLLM's Transformers backend, by the code beside the weights."""
-LONGEST = 300
-"""Characters of a prompt that is printed."""
+LONGEST = 300  # characters of a prompt that is printed
 
 
 def check(methods: Mapping[str, Method], folder: Path) -> None:

@@ -14,8 +14,7 @@ from pruning.core.limits import MOST_CUT_OFF
 from pruning.core.names import DENSE, Variant
 
 SIGNIFICANT = 0.05
-SHARES = ("%", "share")
-"""Units of measures whose values are fractions, which are shown in per cent."""
+SHARES = ("%", "share")  # units of measures whose values are fractions, which are shown in per cent
 HEADS = {"bytes": "Weights", "prefill": "Prefill", "decode": "Decoding"}
 """Costs, columns of decision.rows, and their heads in the table."""
 NO_ANSWERS = "Perplexity is not accuracy: before you rely on the model, ask it what you will ask it."

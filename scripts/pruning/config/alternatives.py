@@ -12,10 +12,8 @@ from pruning.models.families import read_config
 from pruning.models.gguf.kinds import BLOCK
 
 Config = Any  # schema.Config, which calls `check`
-TABLES = ("bytes", "speed")
-"""What such a table makes as well: results/{table}-bytes and -speed."""
-LEAST = 32
-"""Values that every quantised type, or the one that llama.cpp takes in its place, stores together."""
+TABLES = ("bytes", "speed")  # what such a table makes as well: results/{table}-bytes and -speed
+LEAST = 32  # values that every quantised type, or the one that llama.cpp takes in its place, stores together
 
 
 def check(config: Config, place: str, table: Table) -> None:

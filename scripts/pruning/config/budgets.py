@@ -23,8 +23,7 @@ TIMED = ("prefill_ms", "decode_ms")
 @dataclass(frozen=True)
 class Amount:
     value: float
-    share: bool
-    """Whether it is a share of the dense model's (0.7), not in units."""
+    share: bool  # whether it is a share of the dense model's (0.7), not in units
 
 
 def amount(kind: str, text: str) -> Amount:

@@ -6,8 +6,7 @@ from pydantic import Field
 
 from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
 
-CHARACTER = 4
-"""Bytes of one, at most, in UTF-8."""
+CHARACTER = 4  # bytes of one, at most, in UTF-8
 
 
 class StopEarly(Strict):

@@ -25,8 +25,7 @@ inputs: dict[str, str] = {}
 """Place and digest of each artefact that this process has read; path and digest of each file of a user's."""
 lineage: str | None = None
 """The digest of all that this process's results are made from (rules/lineage.smk); None where no workflow told it."""
-parents: set[str] = set()
-"""The lineages of the jobs that make its inputs."""
+parents: set[str] = set()  # the lineages of the jobs that make its inputs
 
 
 def begin(told: str) -> None:

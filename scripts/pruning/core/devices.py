@@ -11,8 +11,7 @@ from pathlib import Path
 
 from pruning.core.errors import InputError
 
-ANSWER_SECONDS = 60.0
-"""That a program which looks for GPUs has: the driver of a broken card never answers."""
+ANSWER_SECONDS = 60.0  # that a program which looks for GPUs has: the driver of a broken card never answers
 LEASES = Path(tempfile.gettempdir()) / f"gpu-leases-{os.getuid()}"
 
 
