@@ -52,9 +52,7 @@ BAD_CONFIGS = {
         "tasks|gsm_symbolic|chat_template": True
     },
     "models.tiny-reasoner.source.path: no model in resources/nowhere": {f"{MODEL}|path": "resources/nowhere"},
-    "models.tiny-reasoner.source: resources/x.gguf: no such GGUF file": {
-        MODEL: {"kind": "gguf", "path": "resources/x.gguf"}
-    },
+    "models.tiny-reasoner.source: x.gguf: no such GGUF file": {MODEL: {"kind": "gguf", "path": "x.gguf"}},
     "datasets.mine: no file mine.jsonl for the split 'test'": {
         "datasets|mine": MINE,
         "tasks|mine": {"kind": "perplexity", "title": "Mine", "dataset": "mine"},
