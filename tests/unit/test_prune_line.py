@@ -165,6 +165,14 @@ def test_methods_whose_models_become_no_file_are_refused(tmp_path, family, metho
         take.check(found, tmp_path)
 
 
+def test_padded_layers_become_a_file_where_different_widths_do_not(tmp_path):
+    tiny.with_a_merge(tiny.save(tiny.of_family("qwen3"), tmp_path))
+    uneven = DEFAULT.method("rku_global")
+    take.check({"padded": uneven.model_copy(update={"export": "pad"})}, tmp_path)
+    with pytest.raises(InputError, match="--gguf: uneven: gguf: llama.cpp's qwen3 has no layers of different"):
+        take.check({"uneven": uneven}, tmp_path)
+
+
 def test_commands_name_whole_paths_and_what_a_model_needs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("my results/m/export/own/wanda/50/model")
