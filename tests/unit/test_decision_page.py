@@ -93,6 +93,9 @@ def test_the_verdict_says_which_model_why_and_what_it_costs_and_gains():
         "answers 45.0% against 50.0%.",
     ]
     assert "answers" not in words.verdict(replace(found, measures=[PERPLEXITY]))[1]
+    shown = [tuple(tile.values()) for tile in page.tiles(found)]
+    assert shown[0] == ("Perplexity", "10.50", "10.00", "+5.0%")
+    assert shown[3] == ("Weights", "280.0 MB", "400.0 MB", "-30%")
 
 
 def test_where_no_model_is_good_enough_it_says_not_to_prune():
