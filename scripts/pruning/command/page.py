@@ -4,9 +4,9 @@ import math
 
 from pruning.command import charts, words
 from pruning.command.decision import OF_TEXT
-from pruning.command.reference import table
 from pruning.command.words import HEADS, Content
 from pruning.core import names, templates
+from pruning.core.templates import table
 
 TEMPLATE = names.HOME / "report/decision.html.j2"
 QUANTISE = "Or the dense model in fewer bits"

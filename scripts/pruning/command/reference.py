@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pruning.core.templates import table
+
 MADE = "<!-- Made by `make config`. -->\n"
 
 
@@ -15,14 +17,6 @@ def files() -> dict[str, str]:
     names = {make: make.__name__.replace("_", "-") for make in makers}
     pages = {f"docs/reference/{name}.md": f"{MADE}{make().rstrip()}\n" for make, name in names.items()}
     return {"config/schema.json": json.dumps(Config.model_json_schema(), indent=2) + "\n", **pages}
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; bars and ends of lines in cells are escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(
-        f"| {' | '.join(' '.join(str(c).replace('|', chr(92) + '|').split()) for c in line)} |\n" for line in lines
-    )
 
 
 def results() -> str:
