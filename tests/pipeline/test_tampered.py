@@ -14,7 +14,7 @@ from workspace import Workspace, verified
 ADAPTER = "results/tiny-reasoner/recovered/gsm_symbolic-s0/wanda/50/gsm_symbolic"
 VARIANT = "results/tiny-reasoner/eval/gsm_symbolic-s0/wanda/50"
 COMPACT = "results/tiny-reasoner/compact/gsm_symbolic-s0/wanda/50/model"
-TEST = "results/data/gsm_symbolic/test.parquet"
+TEST, LEAKAGE = "results/data/gsm_symbolic/test.parquet", "results/leakage/table1.csv"
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,7 @@ TAMPERED = {
         f"{VARIANT}/gsm_symbolic.json",
         "test.parquet: is results/data/gsm_symbolic/train.parquet, put in another's place",
     ),
-    "leakage edited": (
-        "results/leakage/table1.csv",
-        edited("gsm_symbolic", "gsm"),
-        "results/table1.csv",
-        "table1.csv: was changed",
-    ),
+    "leakage edited": (LEAKAGE, edited("gsm_symbolic", "gsm"), "results/table1.csv", "table1.csv: was changed"),
     "an adapter's alpha": (
         f"{ADAPTER}/adapter_config.json",
         edited('"lora_alpha": ', '"lora_alpha": 9'),
@@ -78,8 +73,6 @@ TAMPERED = {
         "results/tiny-reasoner/export/gsm_symbolic-s0/wanda/50/gsm_symbolic/model",
         "adapter_model.safetensors: is not the file that",
     ),
-    "a table": ("results/table1.csv", edited("wanda", "wonder"), None, "table1.csv: was changed"),
-    "a table to read": ("results/table1.md", edited("wanda", "wonder"), None, "table1.md: was changed"),
 }
 
 
@@ -87,10 +80,9 @@ TAMPERED = {
 def test_it_is_refused_and_found(recovered: Workspace, name: str):
     file, change, target, words = TAMPERED[name]
     change(recovered.path / file)
-    if target:
-        done = recovered.snakemake(target, "--forcerun", target, check=False)
-        assert done.returncode == 1 and words in done.stdout + done.stderr, done.stdout + done.stderr
-        assert "Traceback" not in done.stdout + done.stderr
+    done = recovered.snakemake(target, "--forcerun", target, check=False)
+    assert done.returncode == 1 and words in done.stdout + done.stderr, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
     assert words in verified(recovered, 1)
 
 

@@ -40,9 +40,8 @@ def state(model) -> list:
 
 
 def same(first: list, second: list) -> bool:
-    return str(first) == str(second) and all(
-        torch.equal(a[1], b[1]) for a, b in zip(first[:-2], second[:-2], strict=True)
-    )
+    pairs = zip(first[:-2], second[:-2], strict=True)
+    return str(first) == str(second) and all(torch.equal(a[1], b[1]) for a, b in pairs)
 
 
 def test_no_function_changes_the_model():
@@ -98,6 +97,10 @@ def test_uneven_widths_groups_and_biases_survive_saving(family, tmp_path):
     assert torch.equal(back(IDS[0]).logits, small(IDS[0]).logits)
 
 
+def cut(model, statistics) -> pd.DataFrame:
+    return allocate(score("rku", statistics, model), 0.3)
+
+
 def test_less_is_lost_with_reconstructed_weights(model, statistics):
     mask = allocate(score("random", statistics, model), 0.3)
     small = compact(model, mask)
@@ -110,38 +113,33 @@ def test_less_is_lost_with_reconstructed_weights(model, statistics):
     assert all(lost[scheme] < 0.8 * lost["none"] for scheme in lost if scheme != "none"), lost
 
 
+PADDED = {"input_ids": IDS[0], "attention_mask": torch.arange(12).expand(4, 12) > 2}
 REFUSED = {
     "needs: unknown 'gradients'; known: output_gradients, ": lambda m, s: calibrate(m, IDS, needs=["gradients"]),
     "objectives: unknown 'loss'; known: ce, energy": lambda m, s: calibrate(m, IDS, ["loss"]),
     "batches: there is none": lambda m, s: calibrate(m, []),
-    "batch 0: padding before tokens": lambda m, s: calibrate(
-        m, [{"input_ids": IDS[0], "attention_mask": torch.arange(12).expand(4, 12) > 2}]
-    ),
+    "batch 0: padding before tokens": lambda m, s: calibrate(m, [PADDED]),
     "batch 1: a sample has no token for the objectives": lambda m, s: calibrate(m, [IDS[0], IDS[1][:, :1]]),
     "unknown score 'entropy'; built in: cfsp, ": lambda m, s: score("entropy", s, m),
     "score: unknown 'seed'; known: normalise, options, shuffle": lambda m, s: score("random", s, m, seed=3),
     "score 'obs' needs output_gradients, second_moments": lambda m, s: score("obs", replace(s, matrices={}), m),
     "'energy_post_share_sum' was not measured, but: layer, unit": lambda m, s: score("rku_post", s, m),
-    "statistics: of another model: layer widths [48, 48], not [34, 34]": lambda m, s: score(
-        "rku", s, compact(m, allocate(score("rku", s, m), 0.3))
-    ),
+    "of another model: layer widths [48, 48], not [34, 34]": lambda m, s: score("rku", s, compact(m, cut(m, s))),
     "it gives 3 numbers for 48 units": lambda m, s: score(lambda layer: np.ones(3), s, m),
     "NaN or Inf in layer 0 of ffn": lambda m, s: score(lambda layer: np.full(48, np.nan), s, m),
     "sparsity: 30 is not between 0 and 1": lambda m, s: allocate(score("rku", s, m), 30),
     "scheme: unknown 'even'; known: cfsp, ": lambda m, s: allocate(score("rku", s, m), 0.3, "even"),
     "scheme: 'sensitivity' needs the measured cost": lambda m, s: allocate(score("rku", s, m), 0.3, "sensitivity"),
     "cfsp: needs how much each layer changes": lambda m, s: allocate(score("rku", s, m), 0.3, "cfsp"),
-    "mask: not one of this LlamaForCausalLM: layer widths": lambda m, s: compact(
-        m, allocate(score("rku", s, m), 0.3).query("unit < 40")
-    ),
-    "small: has ffn [48, 48], the mask keeps [34, 34]": lambda m, s: reconstruct(
-        m, m, IDS, allocate(score("rku", s, m), 0.3)
-    ),
+    "mask: not one of this LlamaForCausalLM: layer widths": lambda m, s: compact(m, cut(m, s).query("unit < 40")),
+    "small: has ffn [48, 48], the mask keeps [34, 34]": lambda m, s: reconstruct(m, m, IDS, cut(m, s)),
     "scheme: unknown 'attention'; known: bias, ": lambda m, s: reconstruct(m, m, IDS, None, "attention"),
     "no/such: no such folder": lambda m, s: load("no/such"),
     "prune: unknown 'sparsness'; known: against, answer, ": lambda m, s: pruning.prune("a/b", "x.jsonl", sparsness=0.2),
     "sparsity: 0.305: give shares between 0 and 1": lambda m, s: pruning.prune("a/b", "x.jsonl", 0.305),
-    "budget and sparsity: the budget says": lambda m, s: pruning.prune("a/b", "x.jsonl", 0.3, budget="bytes=70%"),
+    "--budget and --sparsity 30: the budget says": lambda m, s: pruning.prune(
+        "a/b", "x.jsonl", 0.3, budget="bytes=70%"
+    ),
     "prune: data: missing": lambda m, s: pruning.prune("a/b"),
 }
 
@@ -162,10 +160,12 @@ def test_prune_asks_for_what_the_command_would(monkeypatch):
     result = pruning.prune("org/name", data="mine.jsonl", sparsity=[0.2, 0.29], methods=["wanda"], out="here", cores=1)
     assert result.table["bytes"].tolist() == [1] and result.best == Path("pruned/results/m") and result.page == "# Page"
     [(request, line)] = asked
-    assert request == command.Request("org/name", Path("mine.jsonl"), Path("here"), [20, 29], None, ["wanda"], cores=1)
+    assert request == command.Request(
+        "org/name", Path("mine.jsonl"), "20,29", methods=["wanda"], out=Path("here"), cores=1
+    )
     assert line.startswith("prune('org/name', data='mine.jsonl', sparsity=[0.2, 0.29], methods=['wanda']")
     pruning.prune("org/name", "mine.jsonl", budget="bytes=70%")
-    assert (asked[1][0].budget, asked[1][0].sparsities) == ({"bytes": "70%"}, ())
+    assert (asked[1][0].budget, asked[1][0].sparsities) == (["bytes=70%"], [])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import resource
 import shutil
 import struct
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import fetch_model
@@ -44,18 +45,11 @@ FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_c
 FILES += ("model.safetensors.index.json",)
 
 
-def with_keys(file: str, **keys) -> Callable[[Path], None]:
+def with_keys(file: str, *within: str, **keys) -> Callable[[Path], None]:
     def damage(model: Path) -> None:
-        (model / file).write_text(json.dumps({**json.loads((model / file).read_text()), **keys}))
-
-    return damage
-
-
-def with_vocabulary(**tokens: int) -> Callable[[Path], None]:
-    def damage(model: Path) -> None:
-        content = json.loads((model / "tokenizer.json").read_text())
-        content["model"]["vocab"] |= tokens
-        (model / "tokenizer.json").write_text(json.dumps(content))
+        content = json.loads((model / file).read_text())
+        reduce(dict.__getitem__, within, content).update(keys)
+        (model / file).write_text(json.dumps(content))
 
     return damage
 
@@ -104,18 +98,15 @@ CONFIG_KEYS = {
         ("ffn_widths", "kv_groups"),
         ("text", ["48", "48"], [48], [48] * 5, [-1, 48], [1.5, 48], True, {"0": 48}, [10**12, 48], [[48], [48]], 5),
     ),
-    "ffn_down_bias": ("text",),
-    "max_position_embeddings": ("512",),
-    "num_hidden_layers": ([2],),
-    "vocab_size": (0,),
-    "hidden_size": (10**30,),
-    "model_type": (["qwen2"], {"a": 1}),
+    **{"ffn_down_bias": ("text",), "max_position_embeddings": ("512",), "num_hidden_layers": ([2],)},
+    **{"vocab_size": (0,), "hidden_size": (10**30,), "model_type": (["qwen2"], {"a": 1})},
 }
 TOKENIZER_KEYS = {  # key of tokenizer_config.json, value -> what is said
     ("pad_token", "<pad>"): "token '<pad>' has number 258",
     ("eos_token", 5): "tokenizer*.json: cannot be read",
     ("model_max_length", "x"): "tokenizer*.json: cannot be read",
 }
+VOCABULARY = ("tokenizer.json", "model", "vocab")
 NOT_WHOLE, SHARD = "model.safetensors: not a whole", {"weight_map": {"a": "b.safetensors"}}
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     **{f"{file}: {kind}": (replaced(file, change), file) for file in FILES for kind, change in BROKEN.items()},
@@ -131,8 +122,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         for (key, value), message in TOKENIZER_KEYS.items()
     },
     "no tokenizer.json": (lambda model: (model / "tokenizer.json").unlink(), "is tokenizer.json missing?"),
-    "a token beyond the vocabulary": (with_vocabulary(e=257), "json: token 'e' has number 257, but the model"),
-    "a negative token": (with_vocabulary(e=-1), "tokenizer*.json: cannot be read"),
+    "a token beyond the vocabulary": (with_keys(*VOCABULARY, e=257), "json: token 'e' has number 257, but the model"),
+    "a negative token": (with_keys(*VOCABULARY, e=-1), "tokenizer*.json: cannot be read"),
     "safetensors: half": (replaced("model.safetensors", BROKEN["half"]), NOT_WHOLE),
     "safetensors: header": (replaced("model.safetensors", lambda b: b[:8] + b"x" + b[9:]), NOT_WHOLE),
     "safetensors: type": (with_header(lambda tensor: tensor.update(dtype="X9")), NOT_WHOLE),

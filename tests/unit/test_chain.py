@@ -100,11 +100,6 @@ MANIFEST = MODEL.parent / "manifest.json"
 WANDA, CHANGED = mask_of("wanda"), "was changed after it was made; delete it"
 TAMPERED = {  # what is done, how the file is read, and what is said
     "rows shuffled": (lambda: rewritten(WANDA, lambda frame: frame.iloc[[1, 0, 2, 3]]), "mask", f"{WANDA}: {CHANGED}"),
-    "a layer all false": (
-        lambda: rewritten(WANDA, lambda frame: frame.assign(keep=frame["keep"] & (frame["layer"] == 0))),
-        "mask",
-        f"{WANDA}: {CHANGED}",
-    ),
     "a row less": (lambda: rewritten(WANDA, lambda frame: frame.iloc[:3]), "mask", f"{WANDA}: {CHANGED}"),
     "another method's scores": (
         lambda: shutil.copyfile(scores_of("rku"), scores_of("wanda")),

@@ -102,10 +102,9 @@ def test_types_are_read_from_files(tmp_path):
     assert columns.of_table(table) == {
         **{"a": {"integer", "number"}, "b": {"number"}, "c": {"text"}, "d": {"boolean"}, "e": {"list of number"}}
     }
-    pd.DataFrame({"a": [1, None], "b": [0.5, 1], "c": ["x", None], "d": [True, None], "e": [None, None]}).to_csv(
-        file := tmp_path / "x.csv", index=False
-    )
-    found = {name: types - {"text"} for name, types in columns.of_csv(file).items()}
+    frame = pd.DataFrame({"a": [1, None], "b": [0.5, 1], "c": ["x", None], "d": [True, None], "e": [None, None]})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    found = {name: types - {"text"} for name, types in columns.of_csv(tmp_path / "x.csv").items()}
     assert found == {
         **{"a": {"integer", "number"}, "b": {"number"}, "c": set(), "d": {"boolean"}},
         "e": columns.ANY - {"text"},

@@ -81,33 +81,24 @@ def test_only_a_method_that_trains_otherwise_says_so():
     assert "training" not in methods["agf"].model_dump() | validate(edited({})).methods["rku"].model_dump()
 
 
-EXPERIMENTS = {  # name -> what it is stacked on
-    **{
-        name: []
-        for name in ("smollm2-135m", "qwen2_5-coder-1_5b", "qwen2_5-coder-0_5b", "qwen2_5-7b", "llama-3-8b", "best")
-    },
-    **{"best-structures": ["best"], "best-smollm2-135m": ["smollm2-135m"]},
-    **{"best-qwen2_5-coder-1_5b": ["qwen2_5-coder-1_5b"], "candidates": ["smollm2-135m"]},
-    "verdict": ["qwen2_5-coder-0_5b"],
-    "experts": [],
-    **{f"verdict-{name}": [name, "verdict"] for name in ("qwen2_5-coder-1_5b", "smollm2-135m")},
+CODER, SMOL = "qwen2_5-coder-1_5b", "smollm2-135m"
+EXPERIMENTS = {  # name -> what it is stacked on, its model, and a table
+    **{name: ([], name, "table1") for name in (SMOL, CODER, "qwen2_5-coder-0_5b", "qwen2_5-7b", "llama-3-8b")},
+    **{"best": ([], "tiny-reasoner", "best"), "best-structures": (["best"], "tiny-reasoner", "speed")},
+    **{f"best-{name}": ([name], name, "best") for name in (CODER, SMOL)},
+    **{"candidates": ([SMOL], SMOL, "recipes"), "experts": ([], "tiny-mixture", "experts")},
+    "verdict": (["qwen2_5-coder-0_5b"], "qwen2_5-coder-0_5b", "choices"),
+    **{f"verdict-{name}": ([name, "verdict"], name, "choices") for name in (CODER, SMOL)},
 }
-"""The files of config/, each of which makes tables of one model: that of its name, or the tiny reasoner."""
+"""The files of config/."""
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_shipped_experiments_stack(name: str, monkeypatch):
     monkeypatch.setattr(gguf, "find_spec", lambda _: "llama-cpp-python is there, which quantises for the verdicts")
-    loaded = validate(stacked(*EXPERIMENTS[name], name))
-    model = name.removeprefix("best-") if name.removeprefix("best-") in loaded.models else "tiny-reasoner"
-    model = "smollm2-135m" if name == "candidates" else model
-    if name.startswith("verdict"):
-        model = EXPERIMENTS[name][0]
-    model = "tiny-mixture" if name == "experts" else model
+    stack, model, table = EXPERIMENTS[name]
+    loaded = validate(stacked(*stack, name))
     assert loaded.experiment.models == [model]
-    table = {"best-structures": "speed", "candidates": "recipes", "experts": "experts"}.get(
-        name, "best" if name.startswith("best") else "choices" if name.startswith("verdict") else "table1"
-    )
     assert loaded.table(table).reference in [*loaded.table(table).methods, "dense"]
     assert catalogue.tables(loaded)[table].inputs
     preflight.check(loaded)
@@ -283,20 +274,29 @@ REFUSED = [
 ]
 """Key, its value, and what is said after the key, up to … where there is more."""
 
+OPTIONS = "tasks|gsm_symbolic_options|stop_early"
+STOP, TEXT = "tasks|gsm_symbolic|stop_early", "tasks|gsm_symbolic_text|text"
+ELSEWHERE = [
+    ("trap|low", 0.8, "trap: trap.low: 0.8 is not below trap.high, 0.75"),
+    ("methods|rku|training", {"epochs": 3}, "methods.rku: training: only for `compensate: ridge_block`, not none"),
+    ("methods|dense", {"score": "wanda"}, "methods: the name 'dense' is taken by the unpruned model"),
+    ("overlap", None, "readings: reads what the section `overlap` compares, which is null; set both or neither"),
+    ("tables|table1|sparsities", [0, 30], "tables.table1: wanda at 0% is the dense model: only a method with …"),
+    (STOP, {"after": 400, "below": 0.1}, "tasks.gsm_symbolic: stop_early.after: 400 items are all that `limit` …"),
+    (STOP, {"after": 100, "below": 0.1}, "collapse.task: evaluation in 'gsm_symbolic' stops early, and all items …"),
+    ("datasets|gsm_symbolic|prompt", "{problem}", "calibrations.gsm_symbolic-s0: the text '{problem}' needs a …"),
+    ("datasets|arithmetic|completion", "{rationale}", "tunings.arithmetic: the text '{rationale}' needs a field: …"),
+    ("cases|target", "{}", "cases: the text '{}' needs a field: unknown name ''; declared: answer, gold, question, …"),
+    (TEXT, "{question} {", "tasks.gsm_symbolic_text: the text '{question} {': Single '{' encountered in format …"),
+    (TEXT, "{question:>9999999999}", "tasks.gsm_symbolic_text: the text '{question:>9999999999}': fields are …"),
+    (TEXT, "{question.__class__}", "tasks.gsm_symbolic_text: the text '{question.__class__}' needs a field: …"),
+    (OPTIONS, {"after": 9, "below": 0.2}, "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than …"),
+]
+"""Key, its value, and what is said, of another key."""
 OTHERS = {
-    "trap: trap.low: 0.8 is not below trap.high, 0.75": {"trap|low": 0.8},
     "methods.rku: drop_layers: true keeps nothing of a layer, min_keep: 0.1 some of each: give one of them": {
         "methods|rku|drop_layers": True,
         "methods|rku|min_keep": 0.1,
-    },
-    "methods.rku: training: only for `compensate: ridge_block`, not none": {
-        "methods|rku|training": {"epochs": 3},
-    },
-    "tasks.gsm_symbolic: stop_early.after: 400 items are all that `limit` allows (400)": {
-        "tasks|gsm_symbolic|stop_early": {"after": 400, "below": 0.1}
-    },
-    "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than guessing (chance: 0.2)": {
-        "tasks|gsm_symbolic_options|stop_early": {"after": 100, "below": 0.2}
     },
     "tables.table6.tasks: gsm_symbolic_text counts per token, and small prunes the vocabulary: set tasks.…": {
         "methods|small": {"score": "wanda", "vocabulary": 400},
@@ -306,14 +306,10 @@ OTHERS = {
         "tasks|gsm_symbolic_text|per": "byte",
         "tasks|gsm_symbolic_text|seqlen": 3,
     },
-    "tables.table1: wanda at 0% is the dense model: only a method with a `vocabulary` prunes there": {
-        "tables|table1|sparsities": [0, 30]
-    },
     "tasks.gsm_symbolic_text: divergence: compares next tokens, and `per: byte` is for models of other tokens": {
         "tasks|gsm_symbolic_text|per": "byte",
         "tasks|gsm_symbolic_text|divergence": True,
     },
-    "methods: the name 'dense' is taken by the unpruned model": {"methods|dense": {"score": "wanda"}},
     "models.mine: this name is taken by tables.mine; choose another for one of them": {
         "models|mine": MODEL,
         "tables|mine": TABLE,
@@ -344,28 +340,6 @@ OTHERS = {
         "trap|objective": "energy_rest",
         "readings": None,
     },
-    "readings: reads what the section `overlap` compares, which is null; set both or neither": {"overlap": None},
-    "calibrations.gsm_symbolic-s0: the text '{problem}' needs a field: unknown name 'problem'; declared: …": {
-        "datasets|gsm_symbolic|prompt": "{problem}"
-    },
-    "tunings.arithmetic: the text '{rationale}' needs a field: unknown name 'rationale'; declared: answer, question": {
-        "datasets|arithmetic|completion": "{rationale}"
-    },
-    "cases: the text '{}' needs a field: unknown name ''; declared: answer, gold, question, solutions, template": {
-        "cases|target": "{}"
-    },
-    "tasks.gsm_symbolic_text: the text '{question} {': Single '{' encountered in format string; write a brace of …": {
-        "tasks|gsm_symbolic_text|text": "{question} {"
-    },
-    "tasks.gsm_symbolic_text: the text '{question:>9999999999}': fields are put in as they are, without `:` or `!`…": {
-        "tasks|gsm_symbolic_text|text": "{question:>9999999999}"
-    },
-    "tasks.gsm_symbolic_text: the text '{question.__class__}' needs a field: unknown name 'question.__class__'…": {
-        "tasks|gsm_symbolic_text|text": "{question.__class__}"
-    },
-    "collapse.task: evaluation in 'gsm_symbolic' stops early, and all items are needed here: name a task…": {
-        "tasks|gsm_symbolic|stop_early": {"after": 100, "below": 0.1}
-    },
 }
 """What is said of values at other keys."""
 
@@ -380,9 +354,9 @@ def test_a_value_is_refused_in_one_line_that_names_its_key(key: str, value: Any,
     assert matches(line, key.replace("|", ".") + said) and len(line) < 400, line
 
 
-@pytest.mark.parametrize("said", OTHERS)
-def test_values_that_do_not_go_together_are_refused_in_one_line(said: str):
-    assert matches(refusal(edited(OTHERS[said])), said)
+@pytest.mark.parametrize(("said", "changes"), [*OTHERS.items(), *((said, {key: new}) for key, new, said in ELSEWHERE)])
+def test_values_that_do_not_go_together_are_refused_in_one_line(said: str, changes: dict):
+    assert matches(refusal(edited(changes)), said)
 
 
 def test_what_is_just_enough_passes():

@@ -52,6 +52,7 @@ def test_a_methods_models_take_what_it_is_made_of_its_scores_and_one_model(tmp_p
     assert table.loc["timed"].tolist()[:3] == [7, 0, 0]  # one a model, in no calibration's folder
 
 
+JOINT = {"score": "wanda", "allocate": "joint"}
 OBS = ["second_moments", "output_gradients"]
 ATTENTION = ["attention_second_moments", "attention_output_gradients"]
 
@@ -64,17 +65,14 @@ ATTENTION = ["attention_second_moments", "attention_output_gradients"]
         ({"score": "parameter_taylor", "allocate": "joint"}, ["parameter_taylor", "attention_parameter_taylor"]),
         ({"score": "rounds"}, ["rounds"]),
         ({"score": "gisp"}, ["gisp"]),
-        ({"score": "wanda", "allocate": "joint"}, ["attention"]),
+        (JOINT, ["attention"]),
         ({"score": "obs", "allocate": "joint"}, [*OBS, *ATTENTION]),
         ({"score": "wanda", "compensate": "ridge"}, ["second_moments"]),
         (
-            {"score": "wanda", "allocate": "sensitivity_joint", "compensate": "ridge_attention"},
+            JOINT | {"allocate": "sensitivity_joint", "compensate": "ridge_attention"},
             ["attention", "second_moments", "attention_second_moments"],
         ),
-        (
-            {"score": "wanda", "allocate": "joint", "allocate_options": {"per": "prefill"}},
-            ["attention", "latency_table"],
-        ),
+        ({**JOINT, "allocate_options": {"per": "prefill"}}, ["attention", "latency_table"]),
     ],
 )
 def test_what_a_method_is_made_of(method: dict, needed: list[str]):

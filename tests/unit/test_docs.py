@@ -14,7 +14,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 import browser
-from pruning.command.line import Asked
+from pruning.command.request import Request
 from workspace import ROOT
 
 CONF = {
@@ -92,7 +92,8 @@ OURS = r"\b(cuts?|refit|refitted|mend\w*|taught|teach|anew|dear\w*|programme|(?:
 
 
 def test_messages_and_help_use_the_fields_words():
-    said = [("prune --help", get_args(hint)[1].help) for hint in get_type_hints(Asked, include_extras=True).values()]
+    hints = [get_args(hint) for hint in get_type_hints(Request, include_extras=True).values()]
+    said = [("prune --help", hint[1].help) for hint in hints if hint]
     for file in (ROOT / "scripts").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call):
@@ -152,7 +153,7 @@ def test_commands_name_what_there_is(name: str, command: str):
     if words[0] == "make" and re.fullmatch("[a-z0-9-]+", words[1]):
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M)
     if words[0] == "prune":
-        known = {f"--{field.name}" for field in dataclasses.fields(Asked)} | {"--version"}
+        known = {f"--{field.name}" for field in dataclasses.fields(Request)} | {"--version", "--task"}
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
     for word in words:
         if re.match(r"(config|profiles|scripts|benchmarks|examples|tests|docs)/", path := word.rpartition("=")[2]):

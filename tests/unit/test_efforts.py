@@ -1,12 +1,11 @@
 """The presets behind `prune --effort`, and what they become for a model and a machine."""
 
-from pathlib import Path
-
 import pytest
 from test_prune import known, made, validated
 
 import tiny
-from pruning.command import configuration, efforts, own_data
+from pruning.command import efforts, own_data
+from pruning.command.request import Request, with_recovery
 from pruning.config import preflight
 from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError
@@ -55,7 +54,7 @@ def test_another_effort_is_refused_with_those_there_are():
 
 def test_recovery_is_the_efforts_unless_something_else_is_asked_for():
     def applied(**asked):
-        found = configuration.with_recovery(configuration.Request("m", Path("d"), Path("o"), **asked))
+        found = with_recovery(Request("m", **asked))
         return found.recover, found.steps, found.own_answers
 
     assert applied(effort="thorough") == ("distill", 150, True) and applied() == (None, None, False)
@@ -75,10 +74,8 @@ SCALED = "{} normalises or scales what its layers add"
 def test_where_the_residual_stream_is_scaled_each_layer_is_reconstructed_alone(name, shape, scheme):
     own, notes = method(name, shape)
     expected = "ridge_sequential" if scheme else efforts.read(name).method.compensate
-    assert own.compensate == expected and [note.startswith(SCALED.format(scheme)) for note in notes] == [True] * len(
-        notes
-    )
-    assert bool(notes) == bool(scheme)
+    assert own.compensate == expected and bool(notes) == bool(scheme)
+    assert all(note.startswith(SCALED.format(scheme)) for note in notes)
 
 
 def test_one_width_for_all_layers_where_a_runtime_reads_no_others():

@@ -173,8 +173,8 @@ def test_paired_perplexity_sees_a_small_difference_that_all_windows_share():
     assert p < 1e-6
     back, *_, same = significance.paired_perplexity(b, a, np.full(40, 100), 0.95)
     assert (back, same) == pytest.approx((-delta, p))
-    equal = significance.perplexity(b, np.full(40, 100)) * math.expm1(0.02)
-    assert significance.paired_perplexity(b + 2, b, np.full(40, 100), 0.95)[1:] == pytest.approx((equal, equal, 0))
+    shift = significance.perplexity(b, np.full(40, 100)) * math.expm1(0.02)
+    assert significance.paired_perplexity(b + 2, b, np.full(40, 100), 0.95)[1:] == pytest.approx((shift, shift, 0))
 
 
 @pytest.mark.parametrize("wanted", [0.04, 0.0499, 0.0501, 0.3])
@@ -202,9 +202,9 @@ def autoregressive(rng, windows, correlation):
 def test_type_1_error_of_the_perplexity_test_where_windows_resemble_their_neighbours(windows, correlation, at_most):
     """Nominal 0.05. A paired t-test over windows has 0.15 at a correlation of 0.3, Newey-West at 40 windows 0.11, the
     percentile bootstrap at 12 windows 0.21."""
-    rng, tokens = np.random.default_rng(0), np.full(windows, 100)
-    series = (200 + autoregressive(rng, windows, correlation) for _ in range(4000))
-    tests = [significance.paired_perplexity(own, np.full(windows, 200.0), tokens, 0.95) for own in series]
+    rng, tokens, b = np.random.default_rng(0), np.full(windows, 100), np.full(windows, 200.0)
+    made = (200 + autoregressive(rng, windows, correlation) for _ in range(4000))
+    tests = [significance.paired_perplexity(a, b, tokens, 0.95) for a in made]
     rejected = np.mean([p < 0.05 for *_, p in tests])
     assert 0.03 < rejected < at_most
 
@@ -257,22 +257,16 @@ def test_type_1_error_where_stories_share_templates(clusters, items):
     assert exact > 0.2  # as if each template were another draw of the same coin
 
 
-def test_holm_is_the_worked_example():
-    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-def test_holm_leaves_absent_p_values_out_of_the_family():
-    assert significance.holm([0.01, None, 0.04, math.nan, 0.03, 0.005]) == pytest.approx(
-        [0.03, math.nan, 0.06, math.nan, 0.06, 0.02], nan_ok=True
-    )
+def test_holm_is_the_worked_example_and_leaves_absent_p_values_out_of_the_family():
+    found = significance.holm([0.01, None, 0.04, math.nan, 0.03, 0.005])
+    assert found == pytest.approx([0.03, math.nan, 0.06, math.nan, 0.06, 0.02], nan_ok=True)
     assert np.isnan(significance.holm([None, None])).all()
     assert significance.holm([]).tolist() == []
 
 
-def test_holm_is_statsmodels_to_the_last_bit():
-    for size in (1, 2, 40):
-        p_values = np.random.default_rng(size).uniform(0, 1 / size, size).round(3).tolist()  # with ties
-        assert significance.holm(p_values).tolist() == multipletests(p_values, method="holm")[1].tolist()
+@given(st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.001, 0.01, 1.0])), min_size=1, max_size=40))
+def test_holm_is_statsmodels_to_the_last_bit(p_values):
+    assert significance.holm(p_values).tolist() == multipletests(p_values, method="holm")[1].tolist()
 
 
 PAIRED = [

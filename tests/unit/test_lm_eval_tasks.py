@@ -21,36 +21,21 @@ from pruning.evaluation import generation, harness, kinds, tasks
 from pruning.evaluation.kinds import lm_eval as of_lm_eval
 from pruning.evaluation.samples import outcomes, prediction
 
+SPORES = "Which piece of safety equipment is used to keep mold spores from entering the respiratory system?"
+MASKS = ["safety goggles", "breathing mask", "rubber gloves", "lead apron"]
+ROCK = "When a rock is placed in a graduated cylinder containing water, the height of the water will"
 ARC = [
-    {
-        "id": "Mercury_7081673",
-        "query": "Question: Which piece of safety equipment is used to keep mold spores from entering the respiratory "
-        "system?\nAnswer:",
-        "choices": ["safety goggles", "breathing mask", "rubber gloves", "lead apron"],
-        "gold": 1,
-    },
-    {
-        "id": "NYSEDREGENTS_2008_4_6",
-        "query": "Question: When a rock is placed in a graduated cylinder containing water, the height of the water "
-        "will\nAnswer:",
-        "choices": ["decrease", "increase", "remain the same"],
-        "gold": 1,
-    },
+    {"id": "Mercury_7081673", "query": f"Question: {SPORES}\nAnswer:", "choices": MASKS, "gold": 1},
+    {"id": "NYSEDREGENTS_2008_4_6", "query": f"Question: {ROCK}\nAnswer:", "gold": 1}
+    | {"choices": ["decrease", "increase", "remain the same"]},
 ]
+BIRDS = "Three birds are flying at a fast rate of 900 kilometers per hour. What is their speed in miles per minute? "
+BIRDS += "[1km = 0.6 miles]"
 AQUA = [
-    {
-        "question": "Three birds are flying at a fast rate of 900 kilometers per hour. What is their speed in miles "
-        "per minute? [1km = 0.6 miles]",
-        "options": ["A)32400", "B)6000", "C)600", "D)60000", "E)10"],
-        "rationale": "900 kilometers = 540 miles",
-        "correct": "A",
-    },
-    {
-        "question": "Add: +45 and -30",
-        "options": ["A)-30", "B)+30", "C)0", "D)15", "E)-15"],
-        "rationale": "45 - 30 = 15\nANSWER : D",
-        "correct": "D",
-    },
+    {"question": BIRDS, "rationale": "900 kilometers = 540 miles", "correct": "A"}
+    | {"options": ["A)32400", "B)6000", "C)600", "D)60000", "E)10"]},
+    {"question": "Add: +45 and -30", "rationale": "45 - 30 = 15\nANSWER : D", "correct": "D"}
+    | {"options": ["A)-30", "B)+30", "C)0", "D)15", "E)-15"]},
 ]
 ARC_FIELDS, AQUA_FIELDS = ["id", "question", "choices", "answerKey"], ["query", "choices", "gold"]
 
@@ -85,12 +70,9 @@ def test_arc_is_rendered_as_lm_eval_does(arc):
 
 def test_aqua_is_rendered_as_agieval_does(lab):
     result = lab.evaluated("aqua", AQUA, "aqua_raw", AQUA_FIELDS)
-    birds = (
-        "Q: Three birds are flying at a fast rate of 900 kilometers per hour. What is their speed in miles per minute? "
-        "[1km = 0.6 miles] Answer Choices: (A)32400 (B)6000 (C)600 (D)60000 (E)10\n"
-        "A: Among A through E, the answer is"
-    )
-    add = "Q: Add: +45 and -30 Answer Choices: (A)-30 (B)+30 (C)0 (D)15 (E)-15\nA: Among A through E, the answer is"
+    ends = "\nA: Among A through E, the answer is"
+    birds = f"Q: {BIRDS} Answer Choices: (A)32400 (B)6000 (C)600 (D)60000 (E)10{ends}"
+    add = f"Q: Add: +45 and -30 Answer Choices: (A)-30 (B)+30 (C)0 (D)15 (E)-15{ends}"
     options = [["(A)32400", "(B)6000", "(C)600", "(D)60000", "(E)10"], ["(A)-30", "(B)+30", "(C)0", "(D)15", "(E)-15"]]
     assert prompts(result) == [[(q, f" {o}") for o in own] for q, own in zip((birds, add), options, strict=True)]
     (samples,) = result["samples"].values()
@@ -124,61 +106,37 @@ def read(text: str) -> tuple[str, str]:
     return tuple(answers)
 
 
-@pytest.mark.parametrize(
-    ("text", "strict", "flexible"),
-    [
-        # the article is no answer
-        ("A train leaves at 5 and is 3 hours late, so the answer is 5", "-", "-"),
-        ("The answer is A train", "-", "-"),
-        ("The answer is A 5-digit number", "-", "-"),
-        ("the answer is: A man of 30 years", "-", "-"),
-        ("Answer: A train of 100 m", "-", "-"),
-        ("The answer is\nA train", "-", "-"),
-        ("The answer is 5. A train is faster", "-", "-"),
-        ("A boat goes upstream. A", "-", "-"),  # cut off after an article
-        ('It is A "fast" train', "-", "-"),
-        ("A *fast* train, A $5 ticket, A (small) fee", "-", "-"),
-        ("At 9 A.M. he starts", "-", "-"),
-        ("A's speed is 5", "-", "-"),
-        ("A = 5", "-", "-"),
-        ("An answer is what we want", "-", "-"),
-        ("so the answer is 5", "-", "-"),
-        ("", "-", "-"),
-        # the letter is one
-        ("The answer is (A)", "A", "A"),
-        ("The answer is A)", "A", "A"),
-        ("The answer is A) 32400", "A", "A"),
-        ("So the answer is A.", "A", "A"),
-        ("The answer is A", "A", "A"),
-        ("The answer is A\nNext, a train", "A", "A"),
-        ("The answer is A because 5 + 3 = 8", "A", "A"),
-        ("answer: A", "A", "A"),
-        ("ANSWER : A", "A", "A"),
-        ("The answer is **A**", "A", "A"),
-        ("The answer is $\\boxed{A}$", "A", "A"),
-        ("The answer is \\boxed{\\text{A}}", "A", "A"),
-        ("Hence \\boxed{A}", "-", "A"),
-        ("so option A", "-", "A"),
-        ("which is option A with 600", "-", "A"),
-        ("The answer is option A with 600", "A", "A"),
-        ("The answer is the correct choice (A)", "A", "A"),
-        ("It must be (A) 600", "-", "A"),
-        ("A) 32400", "-", "A"),
-        ("The speed is 32400.\nA\n", "-", "A"),
-        # the other letters, and which of several
-        ("The answer is C", "C", "C"),
-        ("the answer is 600 (C) km", "C", "C"),
-        ("A train leaves at 5. The answer is 5, hence (E).", "E", "E"),
-        ("A train leaves. Options: (A) 5 (B) 6. So it is B", "-", "B"),
-        ("The answer is (B). Q: A man", "B", "B"),
-        ("The answer is (B). No, the answer is (C).", "B", "C"),
-        ("The answer is B * 5", "-", "B"),
-        ("The answer is Because", "-", "-"),
-        ("45 - 30 = 15\nANSWER : D\nThe answer is (D)", "D", "D"),
+LETTERS = {  # what the strict and the flexible filter find -> in which answers
+    ("-", "-"): [  # the article, and none at all
+        *("A train leaves at 5 and is 3 hours late, so the answer is 5", "The answer is A train", ""),
+        *("The answer is A 5-digit number", "the answer is: A man of 30 years", "Answer: A train of 100 m"),
+        *("The answer is\nA train", "The answer is 5. A train is faster", 'It is A "fast" train', "A's speed is 5"),
+        "A boat goes upstream. A",  # cut off after an article
+        *("A *fast* train, A $5 ticket, A (small) fee", "At 9 A.M. he starts", "A = 5", "An answer is what we want"),
+        *("so the answer is 5", "The answer is Because"),
     ],
-)
-def test_aquas_generated_answer_is_a_letter_and_never_the_article(text, strict, flexible):
-    assert read(text) == (strict, flexible)
+    ("A", "A"): [
+        *("The answer is (A)", "The answer is A)", "The answer is A) 32400", "So the answer is A.", "The answer is A"),
+        *("The answer is A\nNext, a train", "The answer is A because 5 + 3 = 8", "answer: A", "ANSWER : A"),
+        *("The answer is **A**", "The answer is $\\boxed{A}$", "The answer is \\boxed{\\text{A}}"),
+        *("The answer is option A with 600", "The answer is the correct choice (A)"),
+    ],
+    ("-", "A"): [
+        *("Hence \\boxed{A}", "so option A", "which is option A with 600", "It must be (A) 600", "A) 32400"),
+        "The speed is 32400.\nA\n",
+    ],
+    ("C", "C"): ["The answer is C", "the answer is 600 (C) km"],
+    ("E", "E"): ["A train leaves at 5. The answer is 5, hence (E)."],
+    ("-", "B"): ["A train leaves. Options: (A) 5 (B) 6. So it is B", "The answer is B * 5"],
+    ("B", "B"): ["The answer is (B). Q: A man"],
+    ("B", "C"): ["The answer is (B). No, the answer is (C)."],
+    ("D", "D"): ["45 - 30 = 15\nANSWER : D\nThe answer is (D)"],
+}
+
+
+@pytest.mark.parametrize(("found", "text"), [(found, text) for found, texts in LETTERS.items() for text in texts])
+def test_aquas_generated_answer_is_a_letter_and_never_the_article(found, text):
+    assert read(text) == found
 
 
 def log_likelihood(lab: Lab, context: str, continuation: str) -> float:
@@ -203,10 +161,8 @@ def test_outcomes_of_scored_options_are_worked_out_by_hand(arc):
         assert acc["value"] == float(best == record["gold"])
         assert norm["value"] == float(best_norm == record["gold"])
         assert acc["target"] == "1"
-    assert frame["weight"].tolist() == [1] * 4
-    assert frame["generated_tokens"].isna().all()
-    assert frame["finish_reason"].isna().all()
-    assert frame["cluster"].isna().all() and frame["cluster"].dtype == "string"
+    assert frame["weight"].tolist() == [1] * 4 and frame["cluster"].dtype == "string"
+    assert frame[["generated_tokens", "finish_reason", "cluster"]].isna().all(axis=None)
     assert frame.groupby("item")["item_hash"].nunique().tolist() == [1, 1]
     assert frame["item_hash"].nunique() == 2
 
@@ -291,8 +247,8 @@ def solved(lab, monkeypatch) -> pd.DataFrame:
     monkeypatch.setattr(generation, "greedy", speak(texts, lab))
     result = lab.evaluated("gsm_symbolic", PROBLEMS)
     (samples,) = result["samples"].values()
-    asked = [sample["arguments"][0][0] for sample in samples]
-    assert asked == [f"Question: {problem['question']}\nAnswer:" for problem in PROBLEMS]
+    wanted = [f"Question: {problem['question']}\nAnswer:" for problem in PROBLEMS]
+    assert [sample["arguments"][0][0] for sample in samples] == wanted
     return outcomes(result, lab.cached().answers, ["exact_match,strict-match"])
 
 
@@ -337,11 +293,9 @@ def test_a_template_gets_at_the_items_fields_alone(lab, template, message, monke
 
 REGEX = {"function": "regex", "regex_pattern": "("}
 MEAN = {"aggregation": "mean", "higher_is_better": True}
+LOOP = "{% for i in range(10**9) %}x{% endfor %}"
 ODD = {  # changes of a definition -> what is said
-    "looping": (
-        {"doc_to_text": "{% for i in range(10**9) %}x{% endfor %}"},
-        "apply_template: OverflowError Range too big",
-    ),
+    "looping": ({"doc_to_text": LOOP}, "apply_template: OverflowError Range too big"),
     "division": ({"doc_to_text": "{{ 1 / 0 }}"}, "apply_template: ZeroDivisionError division by zero"),
     "types": ({"doc_to_text": "{{ question + 1 }}"}, "apply_template: TypeError can only concatenate"),
     "recursion": ({"doc_to_text": "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}"}, "apply_template: RecursionError"),

@@ -70,13 +70,6 @@ def test_parameters_of_a_gguf_are_in_its_first_part(tmp_path: Path):
     assert memory.gguf_parameters(file) is None
 
 
-def test_a_broken_file_is_named(tmp_path: Path):
-    file = tiny.save(tiny.qwen2(), tmp_path) / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(InputError, match="model.safetensors: not a whole safetensors file"):
-        loading.load(tmp_path, "float32", "cpu")
-
-
 VERSION_2 = {"job": ("max", 900, 100), "job/step": ("1000", 700, 200)}
 VERSION_1 = {"memory": ("9223372036854771712", 900, 0), "memory/job": ("800", 700, 200)}
 MACHINES = {
@@ -105,13 +98,11 @@ def test_without_proc_nothing_is_known(tmp_path: Path):
 def test_a_model_that_does_not_fit_is_not_loaded(tmp_path: Path, monkeypatch):
     directory = sparse(tmp_path / "model", 8)
     monkeypatch.setattr(memory, "available", lambda: 3 * GB)
-    for dtype, message in {
-        "float32": "needs 8.00 GB in float32, 3.00 GB of memory are free: use dtype bfloat16, run fewer jobs at once",
-        "bfloat16": "needs 4.00 GB in bfloat16, 3.00 GB of memory are free: run fewer jobs at once",
-    }.items():
-        with pytest.raises(InputError) as error:
+    said = {"float32": "8.00 GB in float32, 3.00 GB of memory are free: use dtype bfloat16, run fewer jobs at once"}
+    said |= {"bfloat16": "4.00 GB in bfloat16, 3.00 GB of memory are free: run fewer jobs at once"}
+    for dtype, message in said.items():
+        with pytest.raises(InputError, match=f"^model {directory} needs {message}"):
             loading.load(directory, dtype, "cpu")
-        assert str(error.value).startswith(f"model {directory} {message}")
 
 
 def test_a_model_that_does_not_fit_its_gpus_says_how_many_it_needs(tmp_path: Path, monkeypatch):
@@ -119,9 +110,7 @@ def test_a_model_that_does_not_fit_its_gpus_says_how_many_it_needs(tmp_path: Pat
     monkeypatch.setattr(loading.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(loading.torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(loading.torch.cuda, "mem_get_info", lambda card: (3 * GB, 24 * GB))
-    message = (
-        r"needs 8.00 GB in float32, 3.00 GB are free on 1 GPU\(s\): use dtype bfloat16, set the model's `gpus` to 3 or"
-    )
+    message = r"needs 8.00 GB in float32, 3.00 GB are free on 1 GPU\(s\): use .*, set the model's `gpus` to 3 or"
     with pytest.raises(InputError, match=message):
         loading.load(directory, "float32")
 
@@ -170,11 +159,9 @@ def test_memory_gb_of_a_gguf_is_checked_before_it_is_fetched(tmp_path: Path, mon
 def test_weights_larger_than_the_machine_are_refused(tmp_path: Path, monkeypatch):
     directory = sparse(tmp_path / "model", 8)
     monkeypatch.setattr(memory, "physical", lambda: 5 * GB)
-    with pytest.raises(InputError) as error:
+    said = "the weights take 8.0 GB in float32, this machine has 5.0 GB of memory: use bfloat16, "
+    with pytest.raises(InputError, match=f"^models.big.dtype: {said}"):
         preflight.check_memory(local(directory, memory_gb=9))
-    assert str(error.value).startswith(
-        "models.big.dtype: the weights take 8.0 GB in float32, this machine has 5.0 GB of memory: use bfloat16, "
-    )
     preflight.check_memory(local(directory, memory_gb=9, dtype="bfloat16"))
     preflight.check_memory(local(directory, memory_gb=9, gpus=1))
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,15 @@ import tiny
 from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, running, work
 from pruning.command.configuration import (
     Known,
-    Request,
-    budget_of,
     build,
     calibration,
-    check,
     model_section,
     model_source,
     parameters_of,
     steps,
     text,
 )
-from pruning.command.line import numbers
+from pruning.command.request import Request, budget_of, check, numbers
 from pruning.config.default import DEFAULT
 from pruning.core import artifacts, devices, locks
 from pruning.core.errors import InputError
@@ -72,11 +70,8 @@ def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
 def test_prompts_and_completions_are_joined_as_they_are_where_they_were_made_for_it(tmp_path):
     path = tmp_path / "mine.jsonl"
     [found] = read(path, {"prompt": "Q: 1+1\nA:", "completion": " 2"}, chat=CHAT)
-    assert (found["prompt"] + found["completion"], found["asked"], found["answer"]) == (
-        "Q: 1+1\nA: 2",
-        "Q: 1+1\nA:",
-        "2",
-    )
+    assert (found["prompt"] + found["completion"], found["asked"]) == ("Q: 1+1\nA: 2", "Q: 1+1\nA:")
+    assert found["answer"] == "2"
     assert read(path, {"prompt": "1+1?", "completion": "2"})[0]["asked"] == "1+1?\n"
 
 
@@ -152,9 +147,8 @@ def test_equal_prompts_are_in_one_part_and_new_records_move_no_other():
     pairs = [{"prompt": f"p{n % 200}", "completion": str(n)} for n in range(400)]
     parts = own_data.split(pairs)
     assert list(parts) == ["train", "validation", "test"] and sum(map(len, parts.values())) == 400
-    assert all(
-        0.6 * share < len(parts[name]) / 400 < 1.4 * share for name, share in (("validation", 0.15), ("test", 0.2))
-    )
+    shares = {"validation": 0.15, "test": 0.2}.items()
+    assert all(0.6 * share < len(parts[name]) / 400 < 1.4 * share for name, share in shares)
     prompts = [{pair["prompt"] for pair in part} for part in parts.values()]
     assert sum(map(len, prompts)) == len(set.union(*prompts)) == 200
     more = own_data.split([*pairs, {"prompt": "new", "completion": "x"}])
@@ -181,9 +175,8 @@ def parted(*answers: str, prompt: str = "q") -> dict[str, list[dict[str, str]]]:
 
 
 def judged(*answers, asked=None, most=100, context=1024, prompt="q", chat=False) -> own_data.Answers | None:
-    return own_data.answers(
-        parted(*answers, prompt=prompt), asked, {"test": most, "train": most}, tiny.tokenizer(), context, chat
-    )
+    most = {"test": most, "train": most}
+    return own_data.answers(parted(*answers, prompt=prompt), asked, most, tiny.tokenizer(), context, chat)
 
 
 FOUND_IN = [  # --answer, an answer, what is compared
@@ -210,14 +203,8 @@ def test_what_is_judged_of_an_answer_is_what_lm_evals_filter_finds(asked, answer
         assert theirs == (found or "[invalid]") or (found, theirs) == (None, "")
 
 
-SAME = [
-    ("1,234", "1234", 1),
-    ("42.0", "42", 1),
-    ("42.50", "42.5", 1),
-    ("42.05", "42.5", 0),
-    ("100", "1", 0),
-    ("-5", "5", 0),
-]
+SAME = [("1,234", "1234", 1), ("42.0", "42", 1), ("42.50", "42.5", 1)]
+SAME += [("42.05", "42.5", 0), ("100", "1", 0), ("-5", "5", 0)]
 
 
 @pytest.mark.parametrize(("one", "other", "same"), SAME)
@@ -262,19 +249,13 @@ def test_reference_answers_without_what_is_judged_are_counted_and_shown():
         judged("is 7", asked="regex:(x)")
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        *({"answer": text} for text in ("numbers", "regex", "regex:", "exact:x", "regex:(")),
-        {"recover": "x"},
-        {"steps": 9},
-    ],
-)
-def test_what_is_no_way_to_judge_or_to_recover_is_said(asked):
-    with pytest.raises(InputError) as error:
-        check(Request("m", Path("mine.jsonl"), Path("out"), **asked))
-    [(option, given)] = asked.items()
-    assert str(error.value).startswith(f"--{option} {given}: ")
+WRONG = [("answer", text) for text in ("numbers", "regex", "regex:", "exact:x", "regex:(")]
+
+
+@pytest.mark.parametrize(("option", "given"), [*WRONG, ("recover", "x"), ("steps", 9)])
+def test_what_is_no_way_to_judge_or_to_recover_is_said(option, given):
+    with pytest.raises(InputError, match=f"^--{option} {re.escape(str(given))}: "):
+        check(Request("m", **{option: given}))
 
 
 # tasks of lm-eval
@@ -293,30 +274,26 @@ def test_tasks_are_the_workflows_own_or_lm_evals_on_data_of_the_hub():
     assert lm_eval_tasks.with_training_data([own._replace(training=None), packaged]) is packaged
 
 
+APPLES = {"question": "Ann has 2 apples. How many?", "answer": "She has 2.\n#### 2"}
+COOKING = {"activity_label": "Cooking", "ctx_a": "He boils", "ctx_b": "water", "label": "1", "split": "train"}
+COOKING |= {"endings": ["and flies.", "and waits.", "c", "d"], "ind": 0, "source_id": "s"}
+
+
 @pytest.mark.parametrize(
-    ("named", "row", "record"),
+    ("named", "row", "prompt", "completion"),
     [
-        (
-            "gsm8k",
-            {"question": "Ann has 2 apples. How many?", "answer": "She has 2.\n#### 2"},
-            {"prompt": "Question: Ann has 2 apples. How many?\nAnswer:", "completion": " She has 2.\n#### 2"},
-        ),
-        (
-            "hellaswag",
-            {"activity_label": "Cooking", "ctx_a": "He boils", "ctx_b": "water", "label": "1"}
-            | {"endings": ["and flies.", "and waits.", "c", "d"], "ind": 0, "split": "train", "source_id": "s"},
-            {"prompt": "Cooking: He boils Water", "completion": " and waits."},
-        ),
+        ("gsm8k", APPLES, "Question: Ann has 2 apples. How many?\nAnswer:", " She has 2.\n#### 2"),
+        ("hellaswag", COOKING, "Cooking: He boils Water", " and waits."),
     ],
 )
-def test_a_tasks_training_data_become_records(tmp_path, named, row, record):
+def test_a_tasks_training_data_become_records(tmp_path, named, row, prompt, completion):
     [task] = lm_eval_tasks.asked([named])
     data = tmp_path / task.training
     data.parent.mkdir(parents=True)
     pd.DataFrame([row]).to_parquet(data)
     if task.definition:
         prune.put(tmp_path / "config/tasks" / f"{named}.yaml", task.definition)
-    assert lm_eval_tasks.records(task, tmp_path) == [record]
+    assert lm_eval_tasks.records(task, tmp_path) == [{"prompt": prompt, "completion": completion}]
 
 
 def test_a_task_whose_options_begin_its_items_gives_no_records(tmp_path):
@@ -342,10 +319,7 @@ def test_without_data_a_task_must_have_some():
     [
         (["gsm8kk"], "--task gsm8kk: lm-eval has no task of this name"),
         (["mmlu"], "--task mmlu: a group of tasks"),
-        (
-            ["gsm8k:acc"],
-            "--task gsm8k:acc: the task has no metric acc; it has exact_match,strict",
-        ),
+        (["gsm8k:acc"], "--task gsm8k:acc: the task has no metric acc; it has exact_match,strict"),
         (["wikitext"], r"--task wikitext: models are compared by items .* \(word_perplexity"),
         (["gsm8k", "gsm8k"], "--task gsm8k --task gsm8k: a task is named twice"),
     ],
@@ -368,7 +342,7 @@ def known(
 
 def made(methods=("agf",), sparsities=(20,), about: Known | None = None, **asked) -> dict:
     """The configuration of a request. asked: what else was asked for."""
-    request = Request("m", Path("mine.jsonl"), Path("out"), **asked)
+    request = Request("m", **asked)
     named = methods if isinstance(methods, dict) else dict.fromkeys(methods)
     return build(request, about or known(), named, sparsities)
 
@@ -417,13 +391,13 @@ def test_with_a_smaller_vocabulary_texts_are_counted_in_bytes(asked):
 @pytest.mark.parametrize("asked", ["0", "120%", "many", "-3", "3.5"])
 def test_what_is_no_number_of_tokens_is_said(asked):
     with pytest.raises(InputError, match=f"--vocabulary {asked}: give a number of tokens, or a share"):
-        check(Request("m", Path("d"), Path("o"), vocabulary=asked))
+        check(Request("m", vocabulary=asked))
 
 
 def test_rounds_end_at_the_largest_sparsity_in_equal_steps():
     assert "rounds" not in made()["calibrations"]["own"]
     assert made(rounds=3)["calibrations"]["own"]["rounds"] == [10, 20]  # of 30
-    found = build(Request("m", Path("d"), Path("o"), [], rounds=2), known(), {"standard": None}, {"standard": 37})
+    found = build(Request("m", budget=["bytes=9MB"], rounds=2), known(), {"standard": None}, {"standard": 37})
     assert found["calibrations"]["own"]["rounds"] == [40]
     assert steps(1, 3) == [1]
 
@@ -431,7 +405,7 @@ def test_rounds_end_at_the_largest_sparsity_in_equal_steps():
 @pytest.mark.parametrize("given", [{"effort": "quick"}, {"methods": ["wanda"]}])
 def test_rounds_are_of_efforts_that_prune_by_the_loss_after_reconstruction(given):
     with pytest.raises(InputError, match="^--rounds 3: only for --effort standard and thorough, without --methods$"):
-        check(Request("m", Path("d"), Path("o"), rounds=3, **given))
+        check(Request("m", rounds=3, **given))
 
 
 @pytest.mark.parametrize(("recover", "objective"), [("distill", "distillation"), ("lora", "cross_entropy")])
@@ -591,12 +565,12 @@ def test_what_is_no_sparsity_and_no_budget_is_said(given, message):
 
 def test_sparsities_and_budgets_are_read():
     assert numbers("30, 20,30") == [20, 30] and numbers("0,20", 0) == [0, 20]
-    assert budget_of([]) is None and budget_of(["bytes=9 MB"]) == {"bytes": "9 MB"}
+    assert budget_of([]) == {} and budget_of(["bytes=9 MB"]) == {"bytes": "9 MB"}
 
 
 def test_a_budget_is_looked_for_before_there_is_a_table():
     before, after = (
-        validated(made(["agf", "rku"], sparsities, recover="lora", budget={"prefill_ms": "70%"}))
+        validated(made(["agf", "rku"], sparsities, recover="lora", budget=["prefill_ms=70%"]))
         for sparsities in ([], {"agf": 31, "rku": 33})
     )
     assert not any(before.tables.values()) and not catalogue.timed(before)
@@ -672,9 +646,8 @@ def test_models_of_other_tokenizers_are_chosen_by_bits_per_byte():
 
 def test_every_measure_has_its_columns():
     found, shown = models(row("agf", 30, 12.0, p=0.01), answers=[0.6, 0.4])
-    assert [(each.key, each.better) for each in shown] == [
-        *(("perplexity", "lower"), ("kl", "lower"), ("answers", "higher"), ("cut_off", "lower"))
-    ]
+    wanted = [("perplexity", "lower"), ("kl", "lower"), ("answers", "higher"), ("cut_off", "lower")]
+    assert [(each.key, each.better) for each in shown] == wanted
     dense, agf = found.to_dict("records")
     assert (dense["kl"], agf["kl"], agf["kl_low"], agf["answers"], agf["cut_off"]) == (0, 0.25, 0, 0.4, 0.5)
     assert agf["perplexity_p"] == agf["answers_p"] == 0.01 and pd.isna([agf["kl_p"], agf["cut_off_p"]]).all()
@@ -690,18 +663,12 @@ def test_answers_of_the_dense_model_without_what_is_judged_are_counted_and_shown
 @pytest.mark.parametrize(("right", "kept"), [(40, True), (39, False)])
 def test_recovery_on_own_answers_needs_some(tmp_path, monkeypatch, right, kept):
     """Those that were cut off do not count."""
-    rows: dict = {
-        "value": [1.0] * (right + 5),
-        "metric": own_data.METRIC,
-        "prompt": "q",
-        "response": "7",
-        "item": 0,
-        "finish_reason": ["stop"] * right + ["length"] * 5,
-    }
+    rows = {"value": 1.0, "metric": own_data.METRIC, "prompt": "q", "response": "7", "item": 0}
+    rows |= {"finish_reason": ["stop"] * right + ["length"] * 5}
     path = tmp_path / "results/m/eval/dense/own_answers_train.samples.parquet"
     path.parent.mkdir(parents=True)
     artifacts.write_parquet(path, pd.DataFrame(rows), "samples", {})
-    asked = Request("m", Path("mine.jsonl"), tmp_path, recover="distill", own_answers=True)
+    asked = Request("m", out=tmp_path, recover="distill", own_answers=True)
     monkeypatch.setattr(prune, "run", lambda *_, **__: None)
     request, [said] = prune.with_own_answers(asked, "m", "start.yaml")
     assert request.own_answers == kept and f"{right} " in said and f"of {right + 5}" in said or kept
@@ -762,5 +729,5 @@ def test_jobs_at_once_fit_in_the_memory_that_there_is(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(running.memory, "physical", lambda: 24e9)
     monkeypatch.setattr(running.workflow, "events", lambda arguments, log: given.extend(arguments) or [])
-    running.run(Request("m", Path("d"), tmp_path, cores=3), "measuring", "results/table1.csv")
+    running.run(Request("m", out=tmp_path, cores=3), "measuring", "results/table1.csv")
     assert given[given.index("--cores") + 1] == "3" and given[given.index("--resources") + 1] == "mem_mb=24000"

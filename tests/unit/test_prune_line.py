@@ -18,24 +18,22 @@ import tiny
 from pruning.command import config_file, line, take, wizard
 from pruning.command.configuration import text
 from pruning.command.plan import Stage
+from pruning.command.request import Request, check
 from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError
 
 
-def asked(**given) -> line.Asked:
-    return line.Asked(model="m", data=Path("mine.jsonl"), **given)
+def asked(**given) -> Request:
+    return Request("m", Path("mine.jsonl"), **given)
 
 
 def stage(seconds: float, **own) -> Stage:
-    return Stage(
-        **{"name": "s", "jobs": 3, "loads": 3, "memory": 2.0, "written": 0.5, "counted": None} | own,
-        measured=None,
-        expected=seconds,
-    )
+    usual = {"name": "s", "jobs": 3, "loads": 3, "memory": 2.0, "written": 0.5, "counted": None, "measured": None}
+    return Stage(**usual | own, expected=seconds)
 
 
 def test_the_commands_take_the_same_options():
-    wanted = list(inspect.signature(line.Asked).parameters)
+    wanted = [name for name in inspect.signature(Request).parameters if name != "own_answers"]
     for command in (line.with_options(line.run), line.COMMANDS["plan"]):
         assert list(inspect.signature(command).parameters) == wanted and command.__doc__
 
@@ -44,13 +42,16 @@ def test_options_become_a_request(tmp_path):
     (tmp_path / "mine.jsonl").touch()
     found = []
     app = typer.Typer()
-    app.command()(line.with_options(lambda own: found.append(own.request())))
-    words = f"m --data {tmp_path}/mine.jsonl --sparsity 40,20 --gguf Q8_0 --gguf f16 --gguf q8_0 --tolerance 5"
+    app.command()(line.with_options(found.append))
+    words = f"m --data {tmp_path}/mine.jsonl --sparsity 40,20 --gguf Q8_0 --gguf f16 --gguf q8_0 --tolerance 5 "
+    words += "--methods wanda,rku --task gsm8k --task piqa"
     assert CliRunner().invoke(app, words.split()).exit_code == 0
     assert found[0].sparsities == [20, 40] and found[0].gguf == ["q8_0", "f16"] and found[0].tolerance == 0.05
-    assert asked().request().sparsities == [20, 30] and asked(budget=["bytes=1GB"]).request().sparsities == []
+    assert (found[0].methods, found[0].tasks, found[0].budget) == (["wanda", "rku"], ["gsm8k", "piqa"], [])
+    assert asked().sparsities == [20, 30] and asked(budget=["bytes=1GB"]).sparsities == []
+    assert asked(vocabulary="30%").sparsities == [0, 20, 30]
     with pytest.raises(InputError, match="--budget and --sparsity 20"):
-        asked(budget=["bytes=1GB"], sparsity="20").request()
+        check(asked(budget=["bytes=1GB"], sparsity="20"))
 
 
 def test_an_estimate_is_a_sentence():
@@ -64,13 +65,7 @@ def test_an_estimate_is_a_sentence():
 
 @pytest.mark.parametrize(
     ("seconds", "terminal", "yes", "answer", "asks"),
-    [
-        (3599, True, False, False, False),
-        (3601, False, False, False, False),
-        (3601, True, True, False, False),
-        (3601, True, False, True, True),
-        (3601, True, False, False, True),
-    ],
+    [(3599, 1, 0, 0, 0), (3601, 0, 0, 0, 0), (3601, 1, 1, 0, 0), (3601, 1, 0, 1, 1), (3601, 1, 0, 0, 1)],
 )
 def test_a_long_run_is_asked_about_on_a_terminal(monkeypatch, capsys, seconds, terminal, yes, answer, asks):
     questions = []
@@ -116,40 +111,19 @@ def test_answers_become_a_command_line(monkeypatch, tmp_path):
     found, said = answered(monkeypatch, model, data, "20,40", "quick", "q8_0, f16", "y")
     assert found == wanted and shlex.join(["prune", *wanted]) in said
     assert answered(monkeypatch, model, data, "20,40", "quick", "q8_0,f16", "n")[0] is None
-    assert answered(monkeypatch, model, data, "", "", "", "y")[0] == [
-        *(model, "--data", data, "--sparsity", "20,30", "--effort", "standard")
-    ]
+    usual = [model, "--data", data, "--sparsity", "20,30", "--effort", "standard"]
+    assert answered(monkeypatch, model, data, "", "", "", "y")[0] == usual
 
 
 def test_what_cannot_be_is_asked_again(monkeypatch, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"text": "a"}')
     data = str(tmp_path / "mine.jsonl")
-    answers = (
-        "",
-        "no such",
-        "a/b",
-        "no such",
-        data,
-        "0",
-        "bytes=9XB",
-        "bytes=9GB",
-        "fast",
-        "standard",
-        "q1_0",
-        "none",
-        "y",
-    )
-    found, said = answered(monkeypatch, *answers)
+    model, much = ("", "no such", "a/b"), ("0", "bytes=9XB", "bytes=9GB")
+    rest = ("fast", "standard", "q1_0", "none", "y")
+    found, said = answered(monkeypatch, *model, "no such", data, *much, *rest)
     assert found == ["a/b", "--data", data, "--budget", "bytes=9GB", "--effort", "standard"]
-    for wrong in (
-        "no such: neither a folder",
-        "No such file",
-        "--sparsity 0: whole per cent",
-        "'XB'",
-        "--effort fast",
-        "no type 'q1_0'",
-    ):
-        assert wrong in said
+    wrong = ("no such: neither a folder", "No such file", "--sparsity 0: whole per cent", "'XB'", "--effort fast")
+    assert all(each in said for each in (*wrong, "no type 'q1_0'"))
 
 
 # a folder that holds another run
@@ -175,11 +149,7 @@ def test_what_differs_from_the_run_that_a_folder_holds_is_said_in_a_line(tmp_pat
     [
         ("qwen2", ["attention_obs", "flap", "wanda"], None),
         ("qwen3", ["wanda", "rku"], None),
-        (
-            "qwen3",
-            ["rku", "attention_obs"],
-            "--gguf: attention_obs: gguf: llama.cpp's qwen3 has no layers of different",
-        ),
+        ("qwen3", ["rku", "attention_obs"], "--gguf: attention_obs: gguf: llama.cpp's qwen3 has no layers of diffe"),
         ("granite", ["flap"], "--gguf: flap: .* layers of different widths .* `export: pad`, with which all have 48"),
         ("llama", ["obs_joint"], "--gguf: obs_joint: gguf: models pruned in more than FFN neurons"),
         ("cohere", ["wanda"], "model type 'cohere' is not converted"),
@@ -193,6 +163,14 @@ def test_methods_whose_models_become_no_file_are_refused(tmp_path, family, metho
         return
     with pytest.raises(InputError, match=message):
         take.check(found, tmp_path)
+
+
+def test_padded_layers_become_a_file_where_different_widths_do_not(tmp_path):
+    tiny.with_a_merge(tiny.save(tiny.of_family("qwen3"), tmp_path))
+    uneven = DEFAULT.method("rku_global")
+    take.check({"padded": uneven.model_copy(update={"export": "pad"})}, tmp_path)
+    with pytest.raises(InputError, match="--gguf: uneven: gguf: llama.cpp's qwen3 has no layers of different"):
+        take.check({"uneven": uneven}, tmp_path)
 
 
 def test_commands_name_whole_paths_and_what_a_model_needs(tmp_path, monkeypatch):

@@ -34,6 +34,8 @@ DECLARED = {
     "variant": ["dense", "text", "wanda", "rku"],
 }
 NAMES = ["paper", "all", "results/widths.csv"]
+WANDA, NONE = "results/a/eval/text/wanda/5/gsm.json", "no such rule, and none makes such a file; nearest: "
+RECOVERED = "results of a recovered model lie in a folder of its tuning; nearest: "
 SAID = {
     "results/tabel1.csv": "no table 'tabel1'; nearest: results/table1.csv, results/table2.csv",
     "results/a/masks/text/wandaa/50.parquet": (
@@ -43,23 +45,15 @@ SAID = {
     "results/a/masks/text/wanda/500.parquet": r"no sparsity '500'; sparsity is of the form \d{1,2}",
     "results/a/masks/text/quux/50.parquet": "no method 'quux'; declared: rku, wanda, wanda_global",
     "results/b/scores/text/rku.parquet": "no model 'b'; nearest: results/b-1/scores/text/rku.parquet",
-    "results/a/eval/txt/wanda/50/gms.json": (
-        "no variant 'txt/wanda/50'; no task 'gms'; nearest: results/a/eval/text/wanda/50/gsm.json"
-    ),
-    "results/a/eval/text/wanda/50/gsm@lora.json": (
-        "results of a recovered model lie in a folder of its tuning; nearest: "
-        "results/a/eval/text/wanda/50/lora/gsm.json"
-    ),
-    "results/a/eval/text/wanda/50/gsm@lor.json": "no task 'gsm@lor'; nearest: results/a/eval/text/wanda/50/gsm.json",
+    "results/a/eval/txt/wanda/5/gms.json": "no variant 'txt/wanda/5'; no task 'gms'; nearest: " + WANDA,
+    "results/a/eval/text/wanda/5/gsm@lora.json": f"{RECOVERED}results/a/eval/text/wanda/5/lora/gsm.json",
+    "results/a/eval/text/wanda/5/gsm@lor.json": f"no task 'gsm@lor'; nearest: {WANDA}",
     "results/a/answers/gsm@lora.parquet": "no task 'gsm@lora'; nearest: results/a/answers/gsm.parquet",
-    "results/a/mask/text/rku/50.parquet": (
-        "no such rule, and none makes such a file; nearest: results/a/masks/text/rku/50.parquet"
-    ),
+    "results/a/mask/text/rku/50.parquet": f"{NONE}results/a/masks/text/rku/50.parquet",
     "results/a/export/dense/model": (
         "no variant 'dense'; a variant is {calib}/{method}/{sparsity} here, or that and /{tuning}"
     ),
-    "papr": "no such rule, and none makes such a file; nearest: paper",
-    "x": "no such rule, and none makes such a file; nearest: none",
+    **{"papr": f"{NONE}paper", "x": f"{NONE}none"},
 }
 
 

@@ -53,10 +53,8 @@ def test_events_tell_of_jobs_as_they_are_started_and_finished(forks, tmp_path):
     events = run(folder)
     jobs = {event["jobid"]: event for event in events if event["event"] == "job_info"}
     made = [job for job in jobs.values() if job["rule_name"] == "made"]
-    assert sorted((job["wildcards"]["name"], *job["output"], *job["log"]) for job in made) == [
-        ("a", "a.txt", "a.log"),
-        ("b", "b.txt", "b.log"),
-    ]
+    found = sorted((job["wildcards"]["name"], *job["output"], *job["log"]) for job in made)
+    assert found == [("a", "a.txt", "a.log"), ("b", "b.txt", "b.log")]
     assert [event["job_id"] for event in events if event["event"] == "job_finished"][-1] in jobs
     assert events[0] == {"event": "workflow_started"} and events[1]["stats"]["total"] == 3
     assert {"event": "progress", "done": 3, "total": 3} in events
@@ -103,9 +101,8 @@ def test_a_run_whose_reader_ends_ends_with_its_jobs(tmp_path, by):
     """Its reader is a process of its own, started to ignore Ctrl-C as a shell starts what is in the background."""
     folder, name = written(tmp_path, f"sleep 300.{os.getpid()}; "), f"sleep 300.{os.getpid()}"
     environment = {**os.environ, "PYTHONPATH": str(Path(workflow.__file__).parents[2])}
-    reader = subprocess.Popen(
-        [sys.executable, "-c", READER, str(folder)], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", READER, str(folder)]
+    reader = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
     for line in reader.stdout:
         if line.strip() == "job_info":
             break

@@ -31,23 +31,18 @@ def read(validation: pd.DataFrame, test: pd.DataFrame, taken: Variant, measure: 
     for row in of_column.to_dict("records"):
         if variant_of(row) == taken:
             outcome = _outcome(row, of)
-            found[outcome].append(
-                f"{kind_of(row)} (than {_plain(row['alternative'])})" if outcome == WORSE else kind_of(row)
-            )
+            than = f" (than {_plain(row['alternative'])})" if outcome == WORSE else ""
+            found[outcome].append(f"{kind_of(row)}{than}")
     shown = test[test["column"] == f"{measure.task}{tuned}"]
-    lines = [
-        [
-            *(_plain(row["label"]), f"{row['bytes'] / 1e6:,.1f}"),
-            f"{value(measure, row['value'])} [{value(measure, row['ci_low'])}, {value(measure, row['ci_high'])}]",
-            *(_plain(row["alternative"]), significance.shown(row["alternative_p_holm"])),
-        ]
-        for row in shown.astype({"alternative": object}).to_dict("records")
-    ]
+    lines = []
+    for row in shown.astype({"alternative": object}).to_dict("records"):
+        own, low, high = (value(measure, row[key]) for key in ("value", "ci_low", "ci_high"))
+        cells = [_plain(row["label"]), f"{row['bytes'] / 1e6:,.1f}", f"{own} [{low}, {high}]"]
+        lines.append([*cells, _plain(row["alternative"]), significance.shown(row["alternative_p_holm"])])
     heads = [head.format(measure=measure.title.capitalize()) for head in HEADS]
     said = "; ".join(f"{words} as {', '.join(kinds)}" for words, kinds in found.items() if kinds)
-    return Against(
-        any(kinds for words, kinds in found.items() if words != WORSE), f"{name(taken)} is {said}.", heads, lines
-    )
+    wins = any(kinds for words, kinds in found.items() if words != WORSE)
+    return Against(wins, f"{name(taken)} is {said}.", heads, lines)
 
 
 def kind_of(row: dict[str, Any]) -> str:

@@ -14,8 +14,7 @@ class Card(NamedTuple):
 
     tflops: float
     gbps: float
-    gb: float
-    """Of memory, less half a gigabyte for CUDA itself."""
+    gb: float  # of memory, less half a gigabyte for CUDA itself
     share: float = 0.4
 
     def seconds(self, flops: float, moved: float = 0) -> float:

@@ -19,7 +19,8 @@ SHAPES = (
     "M-1,0L0,-.95V.95Z",
     "M1,0L0,.95V-.95Z",
 )
-"""SVG paths of markers, between -1 and 1; with COLOURS 56 pairs, because 7 and 8 have no common divisor."""
+COLOURS = 8  # --c0 to --c7 of the template
+"""SVG paths of markers, between -1 and 1, and how many colours: 56 pairs, because 7 and 8 have no common divisor."""
 WIDE = 20  # the greatest value over the smallest, above which an axis is logarithmic
 
 
@@ -36,10 +37,7 @@ def front(places: Sequence[tuple[float, float]]) -> list[bool]:
 def points(content: Content, measure: Measure, cost: str) -> list[dict[str, Any]]:
     """Return what a panel draws: place, intervals and words of every model whose two numbers are finite."""
     found, places, heads = [], [], columns(content)
-    unit, each = (
-        (100 if measure.unit in SHARES else 1),
-        (size_unit(content.dense["bytes"])[1] if cost == "bytes" else 1),
-    )
+    unit, each = 100 if measure.unit in SHARES else 1, size_unit(content.dense["bytes"])[1] if cost == "bytes" else 1
     for row in content.models.to_dict("records"):
         if not math.isfinite(row[measure.key]) or not math.isfinite(row[cost]):
             continue
@@ -48,10 +46,8 @@ def points(content: Content, measure: Measure, cost: str) -> list[dict[str, Any]
         own |= {f"y_{end}": unit * row[f"{measure.key}_{end}"] for end in ("low", "high")}
         own |= {f"x_{end}": row.get(f"{cost}_{end}", math.nan) / each for end in ("low", "high")}
         own |= {"name": name(variant), "label": name(variant).removeprefix(f"{variant.method}, ")}
-        own |= {
-            "quality": " ".join(filter(None, words[titled(measure)])),
-            "cost": " ".join(filter(None, words[HEADS[cost]])),
-        }
+        said = {"quality": titled(measure), "cost": HEADS[cost]}
+        own |= {key: " ".join(filter(None, words[head])) for key, head in said.items()}
         own |= {"series": f"{variant.method} {variant.tuning}", "taken": variant == content.choice.variant}
         found.append({key: None if isinstance(it, float) and not math.isfinite(it) else it for key, it in own.items()})
         places.append((own["x"] * (1 if cost == "bytes" else -1), own["y"] * (1 if measure.better == "lower" else -1)))

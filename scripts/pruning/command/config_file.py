@@ -73,10 +73,9 @@ def replaced(path: Path, wanted: Mapping[str, Any], line: str) -> str | None:
     before = found[1] if (found := re.match(r"# Written by: (.*)\n", text)) else "another command"
     which = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if keys[4:] else "")
     other = f"`{before}`; `{line}` changes" if before != line else f"`{before}` by another version, which changed"
-    return (
-        f"{path.parent} holds a run of {other} {which}. What both have in common is not made "
-        f"again; the page and the tables are replaced: to keep them, stop here and give --out another folder."
-    )
+    said = "What both have in common is not made again; the page and the tables are replaced"
+    remedy = "to keep them, stop here and give --out another folder"
+    return f"{path.parent} holds a run of {other} {which}. {said}: {remedy}."
 
 
 def differences(mine: Any, given: Any, key: str = "") -> Iterator[str]:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import yaml
 
 from pruning.command import efforts, own_data
 from pruning.command.lm_eval_tasks import Asked
-from pruning.config.budgets import UNITS, amount
-from pruning.config.methods import Method, tokens
+from pruning.command.request import RECOVERIES, Request, budget_of
+from pruning.config.default import DEFAULT
+from pruning.config.methods import Method
 from pruning.config.models import GgufSource
 from pruning.core import devices, memory
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
-from pruning.models import gguf, sources
+from pruning.models import sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
 BYTES = 4  # of a token, about
@@ -25,62 +26,16 @@ SEQUENCE = 512  # tokens of a calibration sequence, at most
 VALIDATED = {"cpu": 10 * 1024, "gpu": 64 * 2048}  # tokens of the validation data, at most
 ANSWERED = {"cpu": 1, "gpu": 4}  # of an effort's questions
 ITEMS = {"cpu": 200, "gpu": 1000}  # of a task of lm-eval's, at most
-RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}
-"""--recover -> a tuning's objective."""
 STEPS = 150
-IN_ONE, IN_ROUNDS = "obs", "rounds"
-"""The score that prunes at once, and the one that prunes in rounds by the same measure."""
 MOST = 80  # per cent, that rounds go to where the sparsity is still to be found
 MICRO_BATCH = 4  # calibration sequences at once
 BUDGET = "asked"
-VALIDATION = "own_validation"
-"""The task that choices are made by."""
+VALIDATION = "own_validation"  # the task that choices are made by
 BATCH = {"cpu": 100, "gpu": 128}  # questions at once
-OFF = {
-    "tables": dict.fromkeys(("table1", "table2", "table3", "table6", "table7", "recovery", "ridge", "seeds")),
-    **dict.fromkeys(("tradeoff", "overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation")),
-    **dict.fromkeys(("latency", "reasoner")),
-}
+OFF = {"tables": dict.fromkeys(DEFAULT.tables)}
+OFF |= dict.fromkeys(("tradeoff", "overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation"))
+OFF |= dict.fromkeys(("latency", "reasoner"))
 """The default's tables and analyses, switched off."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a user asks for."""
-
-    model: str  # as model_source reads it
-    data: Path | None  # JSON Lines, as own_data.py reads them; None: the training data of one of `tasks`
-    out: Path
-    sparsities: Sequence[int] = (20, 30)  # per cent of FFN neurons to remove, where there is no budget
-    budget: Mapping[str, str] | None = None  # kind and amount of what a model may cost
-    methods: Sequence[str] | None = None  # to compare; None: the effort's
-    effort: str = "standard"  # of config/efforts
-    gguf: Sequence[str] = ()  # types of the files to write
-    recover: str | None = None  # a key of RECOVERIES
-    tolerance: float = 0.1  # share of perplexity that may be lost
-    cores: int = 1
-    steps: int | None = None  # of recovery; None: STEPS
-    answer: str | None = None  # how generated answers are judged, as own_data.judge reads it; None: if they are numbers
-    questions: int | None = None  # of the test data, that models answer; None: as many as the effort has
-    rounds: int | None = None  # of pruning, each on what was measured after the one before; None: all at once
-    own_answers: bool = False  # recover on the dense model's own right answers, where answers are judged
-    vocabulary: int | str | None = None  # tokens that are kept: a number, or a share such as 30%
-    tasks: Sequence[str] = ()  # of lm-eval's, as lm_eval_tasks.asked reads them
-    against: Sequence[str] = ()  # GGUF types in which the dense model and the pruned ones are compared at equal bytes
-
-    @property
-    def files(self) -> list[str]:
-        """GGUF types of all files that are made of a model."""
-        return [*self.gguf, *self.against]
-
-
-def with_recovery(request: Request) -> Request:
-    """Return the request with its effort's recovery, which --recover and --methods stand in for."""
-    effort = efforts.read(request.effort)
-    if request.methods or request.recover or not effort.recover:
-        return request
-    recovery = {"recover": effort.recover, "steps": request.steps or effort.steps, "own_answers": effort.own_answers}
-    return replace(request, **recovery)
 
 
 @dataclass(frozen=True)
@@ -100,27 +55,6 @@ class Known:
         """What computes: gpu or cpu."""
         [section] = self.model.values()
         return "gpu" if section["gpus"] else "cpu"
-
-
-def check(request: Request) -> None:
-    """Raises InputError for what no run could do, whatever model and data are."""
-    if request.recover not in (None, *RECOVERIES):
-        raise InputError(f"--recover {request.recover}: give one of {', '.join(RECOVERIES)}")
-    if request.steps and not with_recovery(request).recover:
-        raise InputError(f"--steps {request.steps}: only for --recover distill or --recover lora: give one of them")
-    if request.rounds and (request.methods or efforts.read(request.effort).method.score != IN_ONE):
-        others = [name for name in efforts.EFFORTS if efforts.read(name).method.score == IN_ONE]
-        raise InputError(f"--rounds {request.rounds}: only for --effort {' and '.join(others)}, without --methods")
-    if request.vocabulary is not None:
-        try:
-            tokens(request.vocabulary)
-        except ValueError as error:
-            raise InputError(f"--vocabulary {request.vocabulary}: {error}") from None
-    if request.answer:
-        own_data.judge(request.answer)
-    for option, kinds in {"--gguf": request.gguf, "--against": request.against}.items():
-        for kind in kinds:
-            gguf.check(kind, f"{option}: ")
 
 
 def model_source(text: str) -> tuple[str, dict[str, Any]]:
@@ -166,11 +100,6 @@ def model_section(
     return {alias: {"source": source, "dtype": dtype, "gpus": gpus, "threads": threads, "memory_gb": memory_gb}}
 
 
-def fetching(model: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration that fetches a model, and nothing else."""
-    return {"models": model, **OFF, "experiment": {"models": list(model), "methods": ["wanda"]}}
-
-
 def build(
     request: Request,
     known: Known,
@@ -188,9 +117,8 @@ def build(
     tested = {part: min(getattr(known, part), limit) for part, limit in most.items()}
     fewest = min(tested, key=tested.get)
     if known.context < SEQLENS[-1]:
-        raise InputError(
-            f"MODEL: its context of {known.context} tokens is shorter than {SEQLENS[-1]}, the least to test on"
-        )
+        said = f"its context of {known.context} tokens is shorter than {SEQLENS[-1]}, the least to test on"
+        raise InputError(f"MODEL: {said}")
     fitting = [n for n in SEQLENS if n <= known.context and tested[fewest] // n >= LEAST_WINDOWS]
     if not fitting:
         least, there = LEAST_WINDOWS * SEQLENS[-1], tested[fewest]
@@ -198,7 +126,7 @@ def build(
             f"--data: {there} tokens are left to {own_data.PARTS[fewest]} on, {least} are needed: "
             + (f"give at least {least / there:.1f} times as many records" if there else "give more records")
         )
-    objectives = efforts.objectives(efforts.definitions(methods).values())
+    objectives = dict.fromkeys(method.objective for method in efforts.definitions(methods).values() if method.objective)
     text = calibration(known, effort.tokens[known.kind], objectives)
     if request.rounds:
         text["rounds"] = steps(max(request.sparsities, default=MOST), request.rounds)
@@ -220,8 +148,8 @@ def build(
         datasets[own_data.ANSWERS] = {"kind": "published", **fields, "local": asking}
         tasks[own_data.ANSWERS] = {"kind": "lm_eval", "title": "your questions", "metrics": [own_data.METRIC]}
         tasks[own_data.ANSWERS]["batch_size"] = BATCH[known.kind]
-        length = {"limit": len(known.answers.records["test"]), "max_gen_toks": known.answers.tokens}  # for estimates
-        tasks[own_data.ANSWERS] |= length
+        tasks[own_data.ANSWERS]["limit"] = len(known.answers.records["test"])
+        tasks[own_data.ANSWERS]["max_gen_toks"] = known.answers.tokens  # for estimates
     for asked in known.tasks:
         tasks[asked.name] = {"batch_size": BATCH[known.kind], **asked.task, "limit": ITEMS[known.kind]}
         datasets |= asked.dataset
@@ -233,10 +161,7 @@ def build(
         for title, columns in (("Your model, pruned", shown), ("What the choice is made by", [VALIDATION]))
     )
     own = {
-        "models": known.model,
-        "datasets": datasets,
-        "calibrations": {"own": text},
-        "tasks": tasks,
+        **{"models": known.model, "datasets": datasets, "calibrations": {"own": text}, "tasks": tasks},
         "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods)},
         "tables": {**OFF["tables"], **({"table1": table, "validation": choosing} if sparsities else {})},
         "tradeoff": {"tables": ["table1"], **speed, "decode_tokens": min(8, known.context // 2), "rounds": 5},
@@ -245,7 +170,7 @@ def build(
     if own_methods := {name: method.model_dump() for name, method in methods.items() if method}:
         own["methods"] = own_methods
     if request.budget:
-        own["budgets"] = {BUDGET: {**request.budget, **speed}}
+        own["budgets"] = {BUDGET: {**budget_of(request.budget), **speed}}
     own["experiment"]["together"] = [list(tasks)]
     if request.recover:
         for each in (table, choosing):
@@ -272,39 +197,9 @@ def calibration(known: Known, tokens: int, objectives: Sequence[str]) -> dict[st
 
     length = max(1, min(SEQUENCE, known.context, known.train // HELD_OUT_EVERY))
     samples = max(1, min(tokens, known.train) // length)
-    own = {
-        "dataset": "own",
-        "samples": samples,
-        "sequence_length": length,
-        "packing": "concat",
-        "micro_batch": MICRO_BATCH,
-    }
-    return own | {"objectives": list(objectives), "gradient_samples": math.ceil(samples / 2)}
-
-
-def budget_of(given: Sequence[str]) -> dict[str, str] | None:
-    """KIND=AMOUNT of the command line. Raises InputError for what is none, and for several."""
-    if not given:
-        return None
-    if len(given) > 1 or given[0].count("=") > 1:
-        raise InputError(f"--budget {' '.join(given)}: one budget at a time")
-    kind, _, text = given[0].partition("=")
-    try:
-        if kind not in UNITS:
-            raise ValueError(f"no budget {kind!r}; give one of {', '.join(f'{kind}=…' for kind in UNITS)}")
-        amount(kind, text)
-    except ValueError as error:
-        raise InputError(f"--budget {given[0]}: {error}") from None
-    return {kind: text}
-
-
-def numbers(text: str, least: int = 1) -> list[int]:
-    """Raises InputError for what is not `least` to 99, with commas."""
-    found = re.fullmatch(r"\s*\d{1,2}(\s*,\s*\d{1,2})*\s*", text)
-    values = sorted({int(part) for part in text.split(",")}) if found else []
-    if not values or values[0] < least:
-        raise InputError(f"--sparsity {text}: whole per cent from {least} to 99, with commas: 20,30")
-    return values
+    own = {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat"}
+    own |= {"micro_batch": MICRO_BATCH, "objectives": list(objectives)}
+    return own | {"gradient_samples": math.ceil(samples / 2)}
 
 
 COMMENTS = {

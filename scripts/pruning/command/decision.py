@@ -22,8 +22,7 @@ class Choice(NamedTuple):
     """The model to take."""
 
     variant: Variant
-    within: bool
-    """Whether it is as good as was asked for."""
+    within: bool  # whether it is as good as was asked for
     loss: float
     """Perplexity (or bits per byte) on the validation data above the dense model's, as a share of it."""
 
@@ -34,24 +33,23 @@ class Measure(NamedTuple):
     key: str
     title: str
     unit: str
-    better: str
-    """`lower` or `higher`."""
+    better: str  # `lower` or `higher`
     task: str = ""
-    metric: str = ""
-    """Whose rows of the table hold it; of `cut_off` the column of this name in the same rows."""
+    metric: str = ""  # whose rows of the table hold it; of `cut_off` the column of this name in the same rows
 
 
 def measures(table: pd.DataFrame) -> list[Measure]:
     """What results/table1.csv holds of each model: `perplexity` (or `bits_per_byte`), `kl`, `answers` and `cut_off` of
     the user's data, and one of each task of lm-eval's, by its name."""
+    texts = {
+        "perplexity": ("perplexity", "per token"),
+        "bits_per_byte": ("bits per byte", ""),
+        "kl": ("KL to dense", "nats per token"),
+    }
     found = []
     for (task, metric), own in table.groupby(["task", "metric"], sort=False):
-        if metric == "perplexity":
-            found.append(Measure(metric, "perplexity", "per token", "lower", task, metric))
-        elif metric == "bits_per_byte":
-            found.append(Measure(metric, "bits per byte", "", "lower", task, metric))
-        elif metric == "kl":
-            found.append(Measure(metric, "KL to dense", "nats per token", "lower", task, metric))
+        if metric in texts:
+            found.append(Measure(metric, *texts[metric], "lower", task, metric))
         elif task == ANSWERS:
             found.append(Measure("answers", "right answers", "share", "higher", task, metric))
         else:
@@ -108,9 +106,6 @@ def choose(models: pd.DataFrame, tolerance: float, equal_cost: bool = False) -> 
     is within `tolerance` (a share) of the dense model's; where there is none, or where all cost the same, the best of
     all."""
     pruned = [row for row in models.itertuples() if row.variant != DENSE]
-    within = [row for row in pruned if row.loss <= tolerance]
-    if within and not equal_cost:
-        best = min(within, key=lambda row: (-row.variant.sparsity, row.loss))
-    else:
-        best = min(pruned, key=lambda row: row.loss)
+    within = [] if equal_cost else [row for row in pruned if row.loss <= tolerance]
+    best = min(within or pruned, key=lambda row: (-row.variant.sparsity if within else 0, row.loss))
     return Choice(best.variant, bool(best.loss <= tolerance), float(best.loss))

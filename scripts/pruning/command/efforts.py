@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pruning.config.base import Positive, Strict
 from pruning.config.default import DEFAULT
-from pruning.config.methods import Method
+from pruning.config.methods import Method, tokens
 from pruning.core import names
 from pruning.core.errors import InputError
 from pruning.methods import compensation, requirements
@@ -19,8 +19,7 @@ from pruning.models.families import obstacle
 EFFORTS = ("quick", "standard", "thorough")
 WITHOUT_RECONSTRUCTION = "cfsp"
 """The best method that needs neither gradients nor matrices: for machines where no effort fits."""
-ASKED = 50
-"""Test questions on a CPU where --answer asks and the effort does not."""
+ASKED = 50  # test questions on a CPU where --answer asks and the effort does not
 TESTED = {"cpu": 20 * 1024, "gpu": 128 * 2048}
 MULTIPLES, LEAST_BLOCKS = {"cpu": 32, "gpu": 128}, 16
 """Kept widths are multiples of so many neurons (what that costs: table `rounding` of config/candidates.yaml), or of the
@@ -75,25 +74,20 @@ def method_for(effort: Effort, shape: Mapping[str, Any], round_to: int, same_wid
     changes, notes = {} if same_widths else {"round_to": round_to}, []
     if compensation.corrective(effort.method.compensate) and (reason := obstacle(shape)):
         changes["compensate"] = "ridge_sequential"
-        notes.append(
-            f"{shape['model_type']} {reason}, so each layer is reconstructed by its own output alone "
-            "(`ridge_sequential`)."
-        )
+        alone = "so each layer is reconstructed by its own output alone (`ridge_sequential`)"
+        notes.append(f"{shape['model_type']} {reason}, {alone}.")
     if same_widths and effort.method.allocate != "uniform":
         changes["allocate"] = "uniform"
-        notes.append(
-            f"Every layer keeps equally many neurons, because llama.cpp reads no others in {shape['model_type']}."
-        )
+        reads = f"llama.cpp reads no others in {shape['model_type']}"
+        notes.append(f"Every layer keeps equally many neurons, because {reads}.")
     return effort.method.model_copy(update=changes), notes
 
 
 class Needs(NamedTuple):
     """What the largest job of a method takes, in GB."""
 
-    memory: float
-    """Of the machine."""
-    disk: float
-    """While it runs."""
+    memory: float  # of the machine
+    disk: float  # while it runs
 
     def lacking(self, memory: float, disk: float) -> str | None:
         """Why it cannot run in so much; None if it can."""
@@ -115,14 +109,13 @@ def needs(folder: Path, dtype: str, calibration: Mapping[str, Any], on_gpus: boo
     from pruning.models.structures import ffn
 
     network = rehearsal.network(folder, dtype)
-    weights, beside = sum(each.nbytes for each in network.parameters()), footprint.REFIT.taken(network, calibration)
-    sites = ffn.sites(network)
-    machine = weights + beside.bytes
+    beside, sites = footprint.REFIT.taken(network, calibration), ffn.sites(network)
     if on_gpus:  # which keep both sums in float32; least squares are solved beside the GPU, in float64
         machine = beside.spared + 8 * max(site.in_features for site in sites) ** 2
-    matrices = 0
-    if kinds & {"second_moments", "rounds"}:
-        matrices = sum(8 * site.in_features**2 + 4 * site.out_features**2 for site in sites)
+    else:
+        machine = sum(each.nbytes for each in network.parameters()) + beside.bytes
+    measured = sites if kinds & {"second_moments", "rounds"} else ()
+    matrices = sum(8 * site.in_features**2 + 4 * site.out_features**2 for site in measured)
     return Needs(machine / 1e9, matrices / 1e9)
 
 
@@ -152,6 +145,7 @@ def with_vocabulary(
     Raises InputError where its tokenizer cannot be cut, or not to so many tokens."""
     from pruning.models.vocabulary import Tokenizer
 
+    asked = tokens(asked)
     try:
         size = Tokenizer(folder).budget(asked)
     except InputError as error:
@@ -159,12 +153,6 @@ def with_vocabulary(
     found = {name: own.model_copy(update={"vocabulary": asked}) for name, own in definitions(methods).items()}
     said = f"Pruned models keep {size:,} tokens. Texts are compared in bits per byte, and so is what may be lost."
     return found, said
-
-
-def objectives(methods: Iterable[Method]) -> list[str]:
-    """Return the objectives whose gradients the methods' scores read, a backward pass each."""
-    found = [method.options.get("objective", "energy") for method in methods if method.score == "utility"]
-    return list(dict.fromkeys(found))
 
 
 def remarks(

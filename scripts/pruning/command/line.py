@@ -1,26 +1,23 @@
 """The command line of `prune`: prune MODEL --data mine.jsonl."""
 
 import inspect
-import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pruning.command import configuration, efforts, running, take, wizard
-from pruning.command.configuration import Request, numbers
+from pruning.command import running, take, wizard
 from pruning.command.prune import PAGE, TEST, expected, prune
 from pruning.command.ready import ready
+from pruning.command.request import Request, option
 from pruning.command.running import CONFIG, EVENTS, LOG
 from pruning.core import memory
 from pruning.core.errors import InputError, one_line
-from pruning.models.gguf import BLOCK
 
 if TYPE_CHECKING:
     from pruning.command.plan import Stage
@@ -36,112 +33,35 @@ Also: prune plan MODEL … (what a run would take), prune status (how far it is)
 HOUR = 3600
 
 
-def option(kind: Any, words: str, **checks: Any) -> Any:
-    """The type of an option of the command line. words: its help."""
-    return Annotated[kind, typer.Option(help=words, **checks)]
-
-
-RECORDS = "JSON Lines: messages, prompt/completion, question/answer, or text; none: a --task's training data"
-SPARSITY = "per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget"
-COST = "in place of a sparsity, the most a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
-COST += "or a share of the dense model's: parameters=70%"
-EFFORT = "; ".join(f"{name}: {efforts.read(name).summary}" for name in efforts.EFFORTS)
-METHODS = "methods to compare, in place of the effort's recipe; with commas, the first is the reference"
-RECOVER = "also fine-tune each pruned model with LoRA: distill (to predict as the dense model) or lora (on the data)"
-ROUNDS = "prune in this many iterations, each measured and reconstructed on the model of the one before"
-VOCABULARY = "also prune the vocabulary to this many tokens, or to a share of them (30%), those of the data first; "
-VOCABULARY += "perplexity is then in bits per byte, and --sparsity may be 0"
-ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
-ANSWER += "number, where all reference answers end in one"
-QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (100 with thorough, none with quick)"
-TASK = "also evaluate this task of lm-eval, as gsm8k; repeat"
-GGUF = f"also make a GGUF file of the model to take, of this type; repeat for several: {', '.join(BLOCK)}"
-AGAINST = "compare with the dense model in this GGUF type as well, at equal bytes; repeat, as q8_0, q4_k_m, q3_k_m"
-CORES = os.cpu_count() or 1
-
-
-@dataclass
-class Asked:
-    """What `prune MODEL` and `prune plan MODEL` take."""
-
-    model: Annotated[str, typer.Argument(help="folder, .gguf file, package:file.gguf, or org/name of the hub")]
-    data: option(Path | None, RECORDS, exists=True, dir_okay=False) = None
-    sparsity: option(str | None, SPARSITY) = None
-    budget: option(list[str] | None, COST, metavar="KIND=AMOUNT") = None
-    effort: option(str, EFFORT) = "standard"
-    methods: option(str | None, METHODS) = None
-    out: option(Path, "folder of the run and its result; a run that stopped continues there") = Path("pruned")
-    recover: option(Literal[*configuration.RECOVERIES] | None, RECOVER) = None
-    steps: option(int | None, "training steps of --recover; 150 unless given", min=1) = None
-    rounds: option(int | None, ROUNDS, min=2) = None
-    vocabulary: option(str | None, VOCABULARY, metavar="TOKENS") = None
-    answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None
-    questions: option(int | None, QUESTIONS, min=1) = None
-    task: option(list[str] | None, TASK, metavar="NAME[:METRIC]") = None
-    tolerance: option(float, "most per cent that perplexity may rise") = 10.0
-    gguf: option(list[str] | None, GGUF, metavar="TYPE") = None
-    against: option(list[str] | None, AGAINST, metavar="TYPE") = None
-    cores: option(int, "CPU cores") = CORES
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask before a run of more than an hour")] = False
-
-    def request(self) -> Request:
-        """Raises InputError for what contradicts itself, and for what is no amount."""
-        budget = configuration.budget_of(self.budget or [])
-        if budget and self.sparsity:
-            raise InputError(
-                f"--budget and --sparsity {self.sparsity}: the budget says how much is pruned; give one of them"
-            )
-        cut = self.vocabulary is not None
-        return Request(
-            model=self.model,
-            data=self.data,
-            out=self.out,
-            sparsities=[] if budget else numbers(self.sparsity or f"{'0,' if cut else ''}20,30", int(not cut)),
-            budget=budget,
-            methods=self.methods.split(",") if self.methods else None,
-            effort=self.effort,
-            recover=self.recover,
-            steps=self.steps,
-            rounds=self.rounds,
-            vocabulary=int(self.vocabulary) if (self.vocabulary or "").isdecimal() else self.vocabulary,
-            answer=self.answer,
-            questions=self.questions,
-            tasks=self.task or [],
-            tolerance=self.tolerance / 100,
-            cores=self.cores,
-            gguf=list(dict.fromkeys(kind.lower() for kind in self.gguf or [])),
-            against=list(dict.fromkeys(kind.lower() for kind in self.against or [])),
-        )
-
-
-def with_options(command: Callable[[Asked], None]) -> Callable[..., None]:
-    """A command of all options of Asked, for typer."""
+def with_options(command: Callable[[Request], None]) -> Callable[..., None]:
+    """A command of all options of Request, for typer."""
 
     def called(**given: Any) -> None:
-        command(Asked(**given))
+        command(Request(**given))
 
+    whole = inspect.signature(Request)
     called.__doc__ = command.__doc__
-    called.__signature__ = inspect.signature(Asked)
+    called.__signature__ = whole.replace(parameters=[p for p in whole.parameters.values() if p.name != "own_answers"])
     return called
 
 
-def run(asked: Asked) -> None:
+def run(request: Request) -> None:
     """Prune a model on your data, measure what is left, and take the one to use."""
-    request = asked.request()
-    line = shlex.join(["prune", *sys.argv[1:]])
-    result = prune(request, line, lambda stages: agree(stages, asked))
+    out, line = request.out, shlex.join(["prune", *sys.argv[1:]])
+    result = prune(request, line, lambda stages: agree(stages, request))
     from rich.console import Console
     from rich.markdown import Markdown
 
     Console().print(Markdown(result.page))
-    print(f"This page: {asked.out / PAGE}   configuration: {asked.out / CONFIG}   tables: {asked.out / 'results'}")
-    said = take.commands(result.folder, result.files, take.prompt_of(asked.out / TEST))
-    print(f"\nTo use the model:\n\n{take.text(said)}")
+    print(f"This page: {out / PAGE}   configuration: {out / CONFIG}   tables: {out / 'results'}")
+    said = take.commands(result.folder, result.files, take.prompt_of(out / TEST))
+    shown = "\n\n".join(f"# {name}\n{command}" for name, command in said.items())
+    print(f"\nTo use the model:\n\n{shown}")
 
 
-def show_plan(asked: Asked) -> None:
+def show_plan(request: Request) -> None:
     """Print a run's jobs, and what minutes, memory and disk they take. Nothing runs, but the model is fetched."""
-    stages = expected(ready(asked.request()))
+    stages = expected(ready(request))
     if stages:
         from rich.console import Console
         from rich.table import Table
@@ -153,10 +73,10 @@ def show_plan(asked: Asked) -> None:
             sizes = [f"{size:.2f}" if size else "" for size in (stage.memory, stage.written)]
             table.add_row(stage.name, f"{stage.jobs:,}", *sizes, f"{stage.expected / 60:.1f}")
         Console().print(table)
-    print(in_total(stages, asked))
+    print(in_total(stages, request))
 
 
-def in_total(stages: Sequence["Stage"], asked: Asked) -> str:
+def in_total(stages: Sequence["Stage"], request: Request) -> str:
     """What a run takes, in a sentence."""
     if not stages:
         return "Nothing is left to do: all of it is there."
@@ -164,22 +84,21 @@ def in_total(stages: Sequence["Stage"], asked: Asked) -> str:
     minutes = max(1, round(seconds / 60))
     time = f"{minutes} minute{'s' * (minutes > 1)}" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} hours"
     needed = max((stage.memory for stage in stages if stage.memory), default=0) + LIBRARIES
-    written = sum(stage.written for stage in stages)
+    jobs, written = (sum(getattr(stage, what) for stage in stages) for what in ("jobs", "written"))
     return (
-        f"{sum(stage.jobs for stage in stages)} jobs, about {time} with {asked.cores} cores, up to {needed:.1f} GB of "
+        f"{jobs} jobs, about {time} with {request.cores} cores, up to {needed:.1f} GB of "
         f"memory ({memory.physical() / 1e9:.0f} are there), {written:.1f} GB written to disk."
     )
 
 
-LIBRARIES = 0.4
-"""Gigabytes of memory that Python and its libraries take."""
+LIBRARIES = 0.4  # gigabytes of memory that Python and its libraries take
 
 
-def agree(stages: Sequence["Stage"], asked: Asked) -> None:
+def agree(stages: Sequence["Stage"], request: Request) -> None:
     """Say what a run takes, and on a terminal ask before one of more than an hour."""
-    print(in_total(stages, asked), flush=True)
+    print(in_total(stages, request), flush=True)
     long = sum(stage.expected for stage in stages) > HOUR
-    if long and sys.stdin.isatty() and not asked.yes and not typer.confirm("Start it?"):
+    if long and sys.stdin.isatty() and not request.yes and not typer.confirm("Start it?"):
         raise typer.Exit(1)
 
 
@@ -221,9 +140,8 @@ def main() -> None:
             sys.argv[1:] = given
         name = given[0] if given and given[0] in COMMANDS else None
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command(no_args_is_help=name != "status", epilog=None if name else EXAMPLES)(
-            COMMANDS[name] if name else with_options(run)
-        )
+        command = COMMANDS[name] if name else with_options(run)
+        app.command(no_args_is_help=name != "status", epilog=None if name else EXAMPLES)(command)
         app(given[1:] if name else given, prog_name=f"prune {name}" if name else "prune")
 
 

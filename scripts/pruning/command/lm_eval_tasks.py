@@ -10,7 +10,7 @@ import yaml
 from pruning.config.default import DEFAULT
 from pruning.config.definitions import data_files, metric_names, packaged
 from pruning.core import names
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, within
 from pruning.evaluation import tasks
 
 RIGHT_OR_WRONG = ("exact_match", "acc", "acc_norm", "acc_mutual_info", "exact_match_mc")
@@ -26,14 +26,10 @@ OWN_WAYS = {"class", "custom_dataset", "data_files", "data_dir"}
 class Asked(NamedTuple):
     """A task that the user names."""
 
-    name: str
-    """Its key in the configuration."""
-    task: dict[str, Any]
-    """Its section there, but for how many items."""
-    dataset: dict[str, Any] = {}
-    """Sections `datasets` that the default configuration lacks."""
-    definition: str | None = None
-    """A file for config/tasks/, where the workflow has none."""
+    name: str  # its key in the configuration
+    task: dict[str, Any]  # its section there, but for how many items
+    dataset: dict[str, Any] = {}  # sections `datasets` that the default configuration lacks
+    definition: str | None = None  # a file for config/tasks/, where the workflow has none
     training: str | None = None
     """The file of its training data that the workflow fetches; None where it has none."""
 
@@ -57,10 +53,8 @@ def _asked(name: str, metric: str) -> Asked:
         there = dataset in DEFAULT.datasets and "train" in DEFAULT.splits(dataset)
         training = names.DATA.format(dataset=dataset, split="train") if there else None
         return Asked(name, {**_section(name, metric, has, preferred), **section}, training=training)
-    try:
+    with within("--task "):
         include, whole = packaged(name)
-    except InputError as error:
-        raise InputError(f"--task {error}") from None
     alias = re.sub(r"[^a-z0-9_-]+", "_", name.lower())
     if alias in DEFAULT.tasks or alias in DEFAULT.datasets:
         alias = f"lm_eval_{alias}"
@@ -124,19 +118,16 @@ def _on_hub(name: str, alias: str, whole: dict[str, Any]) -> tuple[dict[str, Any
     simple = isinstance(repo, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) and repo not in BUILDERS
     own_way = OWN_WAYS & {*whole, *(whole.get("dataset_kwargs") or {})}
     if not simple or own_way or not split:
-        raise InputError(
-            f"--task {name}: its data are not one repository of the hub: write its definition and dataset by "
-            "hand (docs/howto/tables.md)"
-        )
+        remedy = "write its definition and dataset by hand (docs/howto/tables.md)"
+        raise InputError(f"--task {name}: its data are not one repository of the hub: {remedy}")
     examples = whole.get("num_fewshot") and (whole.get("fewshot_split") or whole.get("training_split") or split)
     files = {_key(each): names.DATA.format(dataset=alias, split=_key(each)) for each in filter(None, (split, examples))}
     splits = {_key(each): each for each in filter(None, (split, examples, whole.get("training_split")))}
+    usual = [{"metric": each, "aggregation": "mean", "higher_is_better": True} for each in USUAL.get(kind, ())]
     definition = {
         **{"task": alias, "dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": {"data_files": files}},
         **{"test_split": _key(split), "validation_split": None, "training_split": None},
-        "fewshot_split": examples and _key(examples),
-        "metric_list": whole.get("metric_list")
-        or [{"metric": each, "aggregation": "mean", "higher_is_better": True} for each in USUAL.get(kind, ())],
+        **{"fewshot_split": examples and _key(examples), "metric_list": whole.get("metric_list") or usual},
     }
     hub = {"repo": repo, "name": whole.get("dataset_name"), "revision": "main", "splits": splits}
     return definition, {"kind": "published", "fields": None, "hub": hub}

@@ -32,12 +32,9 @@ LEAST_TOKENS = 256
 class Judge(NamedTuple):
     """What of an answer is compared with the same of the reference answer."""
 
-    name: str
-    """As --answer has it."""
-    pattern: str | None = None
-    """Regular expression; None: the whole text."""
-    which: int = 0
-    """Of its matches: 0 the first, -1 the last."""
+    name: str  # as --answer has it
+    pattern: str | None = None  # regular expression; None: the whole text
+    which: int = 0  # of its matches: 0 the first, -1 the last
 
     def found(self, text: str) -> str | None:
         """What lm-eval's filter finds in a text; None where it finds nothing."""
@@ -71,31 +68,25 @@ class Answers(NamedTuple):
     judge: Judge
     records: dict[str, list[dict[str, str]]]
     """`prompt`, `question` (the same without the chat format), `target` and `answer` of each part."""
-    tokens: int
-    """Of a generated answer, at most."""
-    until: list[str]
-    """What a next record begins with, which ends an answer."""
-    notes: list[str]
-    """What is to be said of records that are left out."""
+    tokens: int  # of a generated answer, at most
+    until: list[str]  # what a next record begins with, which ends an answer
+    notes: list[str]  # what is to be said of records that are left out
 
     def definition(self, split: str) -> str:
         """lm-eval's task of the questions of one part, as YAML."""
         ignored = SAME_NUMBERS if self.judge.name == "number" else SAME_TEXTS
         pattern = {"function": "regex", "regex_pattern": self.judge.pattern, "group_select": self.judge.which}
         steps = [pattern] if self.judge.pattern else []
+        metric, _, filtered = METRIC.partition(",")
+        judged = {"metric": metric, "aggregation": "mean", "higher_is_better": True, "ignore_case": True}
         content = {
-            "task": ANSWERS if split == "test" else ON_TRAIN,
-            "dataset_path": "parquet",
+            **{"task": ANSWERS if split == "test" else ON_TRAIN, "dataset_path": "parquet"},
             "dataset_kwargs": {"data_files": {split: DATA.format(dataset=ANSWERS, split=split)}},
-            "test_split": split,
-            "output_type": "generate_until",
+            **{"test_split": split, "output_type": "generate_until"},
             **{"doc_to_text": "prompt", "doc_to_target": "target"},  # fields, not templates
             "generation_kwargs": {"until": self.until, "max_gen_toks": self.tokens, "do_sample": False},
-            "filter_list": [{"name": METRIC.partition(",")[2], "filter": [*steps, {"function": "take_first"}]}],
-            "metric_list": [
-                {"metric": METRIC.partition(",")[0], "aggregation": "mean", "higher_is_better": True}
-                | {"ignore_case": True, "regexes_to_ignore": ignored}
-            ],
+            "filter_list": [{"name": filtered, "filter": [*steps, {"function": "take_first"}]}],
+            "metric_list": [judged | {"regexes_to_ignore": ignored}],
         }
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
@@ -165,28 +156,18 @@ def answers(
     missed = [pair for pair in everything if own.found(pair["answer"]) is None]
     if len(missed) == len(everything):
         raise InputError(f"--answer {own.name}: no reference answer has it, the first is {_short(missed[0]['answer'])}")
-    notes = []
-    if missed:
-        notes.append(
-            f"--answer {own.name}: {len(missed)} of {len(everything)} reference answers do not have it and are not "
-            f"asked, as {_short(missed[0]['answer'])}."
-        )
-    kept = {
-        name: sorted((pair for pair in parts[name] if own.found(pair["answer"]) is not None), key=_digest)[:count]
-        for name, count in most.items()
-    }
+    lost = f"{len(missed)} of {len(everything)} reference answers do not have it and are not asked"
+    notes = [f"--answer {own.name}: {lost}, as {_short(missed[0]['answer'])}."] if missed else []
+    has = {name: [pair for pair in parts[name] if own.found(pair["answer"]) is not None] for name in most}
+    kept = {name: sorted(has[name], key=_digest)[:count] for name, count in most.items()}
     lengths = sorted(len(tokenizer(pair["answer"])["input_ids"]) for part in kept.values() for pair in part)
     usual = lengths[int(0.95 * (len(lengths) - 1))] if lengths else 0
     tokens = min(max(LEAST_TOKENS, 2 * usual), context // 2)
-    found = {
-        name: [
-            {"question": pair["question"], "answer": pair["answer"]}
-            | {"prompt": pair["asked"], "target": own.found(pair["answer"])}
-            for pair in part
-            if len(tokenizer(pair["asked"])["input_ids"]) + tokens <= context
-        ]
-        for name, part in kept.items()
-    }
+    found = {name: [] for name in kept}
+    for name, pair in ((name, pair) for name, part in kept.items() for pair in part):
+        if len(tokenizer(pair["asked"])["input_ids"]) + tokens <= context:
+            shown = {key: pair[key] for key in ("question", "answer")}
+            found[name].append(shown | {"prompt": pair["asked"], "target": own.found(pair["answer"])})
     if not found["test"]:
         said = f"no test question of {len(parts['test'])} has it and fits the context of {context} tokens"
         if asked:
@@ -214,9 +195,8 @@ def _short(text: str) -> str:
 def _conversation(record: Mapping[str, Any], tokenizer: Any, given: str, number: int) -> dict[str, str]:
     messages = record.get("messages")
     if not tokenizer.chat_template:
-        raise InputError(
-            f"{given}: `messages`, but the model's tokenizer has no chat format; give prompt and completion"
-        )
+        remedy = "give prompt and completion"
+        raise InputError(f"{given}: `messages`, but the model's tokenizer has no chat format; {remedy}")
     listed = isinstance(messages, list) and messages and all(isinstance(each, dict) for each in messages)
     if not listed or messages[-1].get("role") != "assistant":
         raise InputError(f"{given}: record {number}: `messages` must end in an answer (role assistant)")

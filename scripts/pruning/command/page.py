@@ -1,35 +1,15 @@
 """The page to decide by: HTML for a browser and Markdown for a terminal, of the same numbers."""
 
 import math
-from typing import NamedTuple
 
-from pruning.command.charts import SHAPES, library, methods, specifications
+from pruning.command import charts, words
 from pruning.command.decision import OF_TEXT
-from pruning.command.words import (
-    HEADS,
-    SHARES,
-    Against,
-    Content,
-    above,
-    budget_words,
-    capital,
-    columns,
-    headline,
-    line,
-    minutes,
-    name,
-    size,
-    table_notes,
-    times,
-    value,
-    verdict,
-    warning,
-)
+from pruning.command.words import HEADS, Content
 from pruning.core import names, templates
+from pruning.core.templates import table
 
 TEMPLATE = names.HOME / "report/decision.html.j2"
 QUANTISE = "Or the dense model in fewer bits"
-COLOURS = 8  # --c0 to --c7 of the template
 USES = {
     "train": "calibration: what each neuron is measured on, and what recovery trains on",
     "validation": "all choices: which model to take",
@@ -39,92 +19,46 @@ USES = {
 
 def markdown(content: Content) -> str:
     """Return the page for a terminal, whose columns have no place for units and intervals."""
-    said = warning(content)
-    asked, found = budget_words(content.budgets) if content.budgets else ("", [])
+    warned, (asked, found), against = words.warning(content), words.budget_words(content.budgets), content.against
     lines = []
     for row in content.models.to_dict("records"):
-        first, *rest = (" ".join(filter(None, (shown, mark))) for shown, _, mark in line(content, row))
+        first, *rest = (" ".join(filter(None, (shown, mark))) for shown, _, mark in words.line(content, row))
         lines.append([f"**{first}**" if row["variant"] == content.choice.variant else first, *rest])
-    heads = [head.partition(" (")[0] for head in columns(content)]
-    table = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(
-        [
-            f"# {headline(content)}",
-            "",
-            *([f"**{said}**", ""] if said else []),
-            f"{' '.join(verdict(content))} It lies in `{content.folder}`.",
-            "",
-            *([asked, "", *(f"* {each}" for each in found), ""] if asked else []),
-            *(f"| {' | '.join(each)} |" for each in table),
-            "",
-            *(f"* {note}" for note in [*table_notes(content), "Intervals, plots and example answers: decision.html."]),
-            *(_against(content.against) if content.against else []),
-            "",
-        ]
-    )
+    heads = [head.partition(" (")[0] for head in words.columns(content)]
+    notes = [*words.table_notes(content), "Intervals, plots and example answers: decision.html."]
+    parts = [
+        f"# {words.headline(content)}\n",
+        f"**{warned}**\n" if warned else "",
+        f"{' '.join(words.verdict(content))} It lies in `{content.folder}`.\n",
+        f"{asked}\n" if asked else "",
+        "".join(f"* {each}\n" for each in found),
+        table(heads, lines),
+        "".join(f"* {note}\n" for note in notes),
+        f"## {QUANTISE}\n\n{against.said}\n\n{table(against.heads, against.lines)}" if against else "",
+    ]
+    return "\n".join(filter(None, parts))
 
 
-def _against(found: Against) -> list[str]:
-    """The lines of a second table: the dense model in fewer bits."""
-    rows = [found.heads, ["---"] * len(found.heads), *found.lines]
-    return ["", f"## {QUANTISE}", "", found.said, "", *(f"| {' | '.join(row)} |" for row in rows)]
-
-
-class Tile(NamedTuple):
-    """A number of the model to take beside the dense model's."""
-
-    title: str
-    value: str
-    dense: str
-    change: str
-
-
-def tiles(content: Content) -> list[Tile]:
-    """Return what the page opens with: quality, size, speed."""
+def tiles(content: Content) -> list[dict[str, str]]:
+    """Return what the page opens with, `title`, `value`, `dense` and `change`: quality, size, speed."""
     taken, dense, found = content.taken, content.dense, []
     for measure in content.measures:
-        if math.isnan(taken[measure.key]):
-            continue
         now, before = taken[measure.key], dense[measure.key]
-        change = f"{100 * (now - before):+.1f} points" if measure.unit in SHARES else ""
-        if measure.key in OF_TEXT:
-            change = above(now / before - 1)
-        found.append(Tile(capital(measure.title), value(measure, now), value(measure, before), change))
-    share = taken["bytes"] / dense["bytes"]
-    found.append(
-        Tile("Weights", size(taken["bytes"], dense["bytes"]), size(dense["bytes"], dense["bytes"]), f"{share - 1:+.0%}")
-    )
+        if math.isnan(now):
+            continue
+        change = f"{100 * (now - before):+.1f} points" if measure.unit in words.SHARES else ""
+        change = words.above(now / before - 1) if measure.key in OF_TEXT else change
+        found.append((words.capital(measure.title), *(words.value(measure, each) for each in (now, before)), change))
+    now, before = taken["bytes"], dense["bytes"]
+    found.append(("Weights", words.size(now, before), words.size(before, before), f"{now / before - 1:+.0%}"))
     for part in ("prefill", "decode"):
-        found.append(Tile(f"{HEADS[part]} speed", times(taken[part]), times(1.0), f"{taken[part] - 1:+.0%}"))
-    return found
+        speed = taken[part]
+        found.append((f"{HEADS[part]} speed", words.times(speed), words.times(1.0), f"{speed - 1:+.0%}"))
+    return [dict(zip(("title", "value", "dense", "change"), each, strict=True)) for each in found]
 
 
 def html(content: Content) -> str:
     """Return the page for a browser, which needs no other file and no network."""
-    legend = [
-        (method, number % COLOURS, SHAPES[number % len(SHAPES)]) for number, method in enumerate(methods(content))
-    ]
-    rows = content.models.to_dict("records")
-    asked, found = budget_words(content.budgets) if content.budgets else ("", [])
-    return templates.page(
-        TEMPLATE,
-        content=content,
-        name=name,
-        headline=headline(content),
-        verdict=verdict(content),
-        warning=warning(content),
-        budget=asked,
-        budgets=found,
-        tiles=tiles(content),
-        capital=capital,
-        costs=list(HEADS),
-        legend=legend,
-        heads=columns(content),
-        lines=[(row["variant"] == content.choice.variant, line(content, row)) for row in rows],
-        notes=[*table_notes(content), "Brackets: 95% intervals over the choice of test text."],
-        minutes=minutes,
-        quantise=QUANTISE,
-        uses=USES,
-        charts=specifications(content),
-        library=library(),
-    )
+    asked, found = words.budget_words(content.budgets)
+    own = {"budget": asked, "budgets": found, "tiles": tiles(content), "quantise": QUANTISE, "uses": USES}
+    return templates.page(TEMPLATE, content=content, words=words, charts=charts, **own)

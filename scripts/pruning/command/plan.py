@@ -11,10 +11,8 @@ from pruning.analysis import costs
 from pruning.command import work
 from pruning.core import names, workflow
 
-STARTING = 6.0
-"""Seconds of a job that loads a model, before it computes: Python's libraries, above all."""
-SHORT = 3.0
-"""The same of other jobs, which are over then."""
+STARTING = 6.0  # seconds of a job that loads a model, before it computes: Python's libraries, above all
+SHORT = 3.0  # the same of other jobs, which are over then
 
 
 class Stage(NamedTuple):
@@ -22,18 +20,12 @@ class Stage(NamedTuple):
 
     name: str
     jobs: int
-    loads: int
-    """Jobs that load a model, to compute with it."""
-    memory: float | None
-    """Gigabytes that the largest holds at once, weights included."""
-    written: float
-    """Gigabytes of models, moments and refits that they write, whether they are kept or not."""
-    counted: float | None
-    """Seconds on the card, by the operations that are counted."""
-    measured: float | None
-    """Seconds here, by finished jobs of the same stage, model and tasks."""
-    expected: float
-    """Seconds here, of each job the measured ones, or else those counted and its start."""
+    loads: int  # jobs that load a model, to compute with it
+    memory: float | None  # gigabytes that the largest holds at once, weights included
+    written: float  # gigabytes of models, moments and refits that they write, whether they are kept or not
+    counted: float | None  # seconds on the card, by the operations that are counted
+    measured: float | None  # seconds here, by finished jobs of the same stage, model and tasks
+    expected: float  # seconds here, of each job the measured ones, or else those counted and its start
 
 
 def planned(arguments: Sequence[str], messages: TextIO | None = None) -> list[tuple[str, dict[str, str]]]:
@@ -73,22 +65,14 @@ def stages(run: work.Run, plan: Sequence[tuple[str, dict[str, str]]]) -> list[St
     for stage, wildcards in plan:
         if stage not in ("paper", "all"):  # which run nothing themselves
             by_stage[stage].append(work.Job(run, stage, wildcards))
-    return [
-        _stage(name, jobs, [seconds.get((name, job.model, tasks_of(name, job.wildcards))) for job in jobs])
-        for name, jobs in sorted(by_stage.items(), key=lambda item: (-len(item[1]), item[0]))
-    ]
-
-
-def _stage(name: str, jobs: Sequence[work.Job], took: Sequence[float | None]) -> Stage:
-    """took: what a finished job like each of these took."""
-    counted, loads = [job.seconds for job in jobs], jobs[0].loads
-    start = STARTING if loads else SHORT
-    expected = [own if own is not None else start + (of or 0) for own, of in zip(took, counted, strict=True)]
-    return Stage(
-        *(name, len(jobs), len(jobs) if loads else 0),
-        max((job.memory for job in jobs if job.memory), default=None),
-        sum(job.written or 0 for job in jobs),
-        sum(counted) if None not in counted else None,
-        sum(took) if None not in took else None,
-        sum(expected),
-    )
+    made = []
+    for name, jobs in sorted(by_stage.items(), key=lambda item: (-len(item[1]), item[0])):
+        took = [seconds.get((name, job.model, tasks_of(name, job.wildcards))) for job in jobs]
+        counted, loads = [job.seconds for job in jobs], jobs[0].loads
+        start = STARTING if loads else SHORT
+        expected = [own if own is not None else start + (of or 0) for own, of in zip(took, counted, strict=True)]
+        sums = [sum(each) if None not in each else None for each in (counted, took)]
+        memory = max((job.memory for job in jobs if job.memory), default=None)
+        written = sum(job.written or 0 for job in jobs)
+        made.append(Stage(name, len(jobs), len(jobs) if loads else 0, memory, written, *sums, sum(expected)))
+    return made

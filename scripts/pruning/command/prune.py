@@ -1,19 +1,21 @@
 """A configuration of the workflow, its run, a page to decide by, and the model to take."""
 
 import contextlib
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
+from pruning.analysis import costs
 from pruning.command import against, config_file, configuration, decision, efforts, own_data, page, record, words
-from pruning.command.configuration import Request
 from pruning.command.ready import START, Ready, ready
+from pruning.command.request import Request
 from pruning.command.running import CONFIG, LOG, put, run
 from pruning.core import artifacts, names
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, within
 from pruning.core.names import DENSE
 from pruning.data import text
 
@@ -21,26 +23,20 @@ if TYPE_CHECKING:
     from pruning.command.plan import Stage
 
 PAGE, TEXT_PAGE = "decision.html", "decision.md"
-LEAST_ANSWERS = 40
-"""Right answers of the dense model's own, with which a recovery on these is worth it."""
+LEAST_ANSWERS = 40  # right answers of the dense model's own, with which a recovery on these is worth it
 TEST = "own-data/test.jsonl"
-ASSUMED = 30
-"""Per cent: of a sparsity that is still to be found, in an estimate."""
+ASSUMED = 30  # per cent: of a sparsity that is still to be found, in an estimate
 TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
-AGAINST = ("results/validation-bytes.csv", "results/table1-bytes.csv")
-"""Of `--against`."""
+AGAINST = ("results/validation-bytes.csv", "results/table1-bytes.csv")  # of `--against`
 
 
 class Result(NamedTuple):
     """What came out of a run: decision.rows, the model to take, its folder, and the page to decide by as Markdown."""
 
     models: pd.DataFrame
-    measures: list[decision.Measure]
-    choice: decision.Choice
     folder: Path
     page: str
-    files: list[Path]
-    """GGUF files of that model."""
+    files: list[Path]  # GGUF files of that model
 
 
 def expected(about: Ready) -> list["Stage"]:
@@ -52,8 +48,10 @@ def expected(about: Ready) -> list["Stage"]:
 
     request, out = about.request, about.request.out
     budgets, sparsities = budget_paths(about), request.sparsities
-    if budgets:
-        sparsities = {method: found_before(out / path) for method, path in budgets.items()}
+    if budgets:  # what an earlier run found
+        earlier = {method: out / path for method, path in budgets.items() if (out / path).is_file()}
+        earlier = {method: artifacts.read_json(path, "budget")["sparsity"] for method, path in earlier.items()}
+        sparsities = dict.fromkeys(budgets, ASSUMED) | earlier
     content = configuration.build(request, about.known, about.methods, sparsities)
     put(out / START, configuration.text(content, "prune, before it runs"))
     [section] = about.known.model.values()
@@ -61,10 +59,8 @@ def expected(about: Ready) -> list["Stage"]:
     targets = [*budgets.values(), *tables(about), *exports(request, about.alias, stand_in(about.alias, out, at))]
     with (out / LOG).open("a+") as log, contextlib.chdir(out):
         options = ["--snakefile", str(names.HOME / "Snakefile"), "--configfile", about.config]
-        try:
+        with within("planning: ", f" (all of it: {out / LOG})"):
             jobs = plan.planned([*options, "--", *targets], log)
-        except InputError as error:
-            raise InputError(f"planning: {error} (all of it: {out / LOG})") from None
         if not jobs:
             return []
         config = about.mine[1] if about.mine else config_file.whole(content)
@@ -88,7 +84,9 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     budgets, sparsities = {}, request.sparsities
     if request.budget:
         put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
-        budgets = within_budget(about)
+        paths = budget_paths(about)
+        run(request, "looking for the sparsities", *paths.values(), config=start)
+        budgets = {method: artifacts.read_json(out / path, "budget") for method, path in paths.items()}
         sparsities = {method: found["sparsity"] for method, found in budgets.items()}
     wanted = configuration.build(request, known, methods, sparsities)
     if mine:
@@ -115,6 +113,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     columns = mine[1].table("table1").tasks if mine else wanted["tables"]["table1"]["tasks"]
     answers = record.answers(out, alias, choice.variant, columns)
     questions = {each["prompt"]: each["question"] for each in known.answers.records["test"]} if known.answers else {}
+    made_with = artifacts.read_json(artifacts.record_of(out / TABLES[0]), "csv")["provenance"]
     content = words.Content(
         request.model,
         models,
@@ -129,17 +128,17 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         widths=kept,
         examples=record.examples(answers, questions),
         outcomes=record.outcomes(answers),
-        stages=record.stages(out),
+        stages=costs.summary(costs.read(out / names.BENCHMARKS, None)),
         recipes={} if mine or request.methods else {request.effort: efforts.read(request.effort).summary},
         command=line,
-        versions=record.versions(out / TABLES[0]),
-        parts=record.parts(out),
+        versions={"Python": platform.python_version(), **made_with["versions"]},
+        parts={part: len((out / f"own-data/{part}.jsonl").read_text().splitlines()) for part in own_data.PARTS},
         against=against.read(*compared, choice.variant, tested) if compared else None,
     )
     said = page.markdown(content)
     put(out / TEXT_PAGE, said)
     put(out / PAGE, page.html(content))
-    return Result(models, measures, choice, out / target, said, [out / file for file in files])
+    return Result(models, out / target, said, [out / file for file in files])
 
 
 def tables(about: Ready) -> tuple[str, ...]:
@@ -147,11 +146,6 @@ def tables(about: Ready) -> tuple[str, ...]:
     mine = about.mine and [about.mine[1].table(name) for name in ("validation", "table1")]
     compared = all(table.types for table in mine) if mine else about.request.against
     return TABLES + AGAINST if compared else TABLES
-
-
-def found_before(path: Path) -> int:
-    """Return the sparsity that an earlier run found for a budget, or else one that it may be."""
-    return artifacts.read_json(path, "budget")["sparsity"] if path.is_file() else ASSUMED
 
 
 def stand_in(alias: str, out: Path, at: Mapping[str, Sequence[int]]) -> names.Variant:
@@ -194,10 +188,3 @@ def budget_paths(about: Ready) -> dict[str, str]:
     place = {"model": about.alias, "calib": "own", "budget": configuration.BUDGET}
     methods = about.methods if about.request.budget else ()
     return {method: names.BUDGET.format(method=method, **place) for method in methods}
-
-
-def within_budget(about: Ready) -> dict[str, dict[str, Any]]:
-    """Look for the sparsities that meet the budget; by method."""
-    out, paths = about.request.out, budget_paths(about)
-    run(about.request, "looking for the sparsities", *paths.values(), config=about.config)
-    return {method: artifacts.read_json(out / path, "budget") for method, path in paths.items()}

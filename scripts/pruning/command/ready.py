@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pruning.command import config_file, configuration, efforts, lm_eval_tasks, own_data, take
-from pruning.command.configuration import Known, Request
+from pruning.command.configuration import Known
+from pruning.command.request import IN_ROUNDS, Request, check, with_recovery
 from pruning.command.running import CONFIG, put, run
 from pruning.config.methods import Method
 from pruning.config.schema import Config
@@ -26,17 +27,14 @@ START = ".prune-start.yaml"
 class Ready(NamedTuple):
     """A request once its model is fetched and its data are read."""
 
-    request: Request
-    """With what its effort adds."""
+    request: Request  # with what its effort adds
     alias: str
     known: Known
     methods: dict[str, Method | None]
     notes: list[str]
     vocabulary: int
-    mine: tuple[dict[str, Any], Config] | None
-    """The configuration, where the user has edited it."""
-    config: str
-    """The configuration's name, of what runs before it is written."""
+    mine: tuple[dict[str, Any], Config] | None  # the configuration, where the user has edited it
+    config: str  # the configuration's name, of what runs before it is written
 
 
 def ready(request: Request) -> Ready:
@@ -45,8 +43,8 @@ def ready(request: Request) -> Ready:
     Raises InputError for what cannot be done, with the words of a job that failed."""
     from pruning.models import loading  # torch is slow
 
-    configuration.check(request)
-    request = configuration.with_recovery(request)
+    check(request)
+    request = with_recovery(request)
     tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
     if source["kind"] == "local":
@@ -63,8 +61,8 @@ def ready(request: Request) -> Ready:
     base = Path(names.BASE.format(model=alias))
     folder = out / base.parent
     parameters = configuration.parameters_of(source, folder)
-    first = configuration.fetching(configuration.model_section(alias, source, parameters, gpus, threads))
-    first["datasets"] = {} if taught is None else taught.dataset
+    first = {"models": configuration.model_section(alias, source, parameters, gpus, threads), **configuration.OFF}
+    first |= {"experiment": {"models": [alias], "methods": ["wanda"]}, "datasets": taught.dataset if taught else {}}
     put(out / START, configuration.text(first, "prune, before it has seen the model"))
     for task in tasks:
         if task.definition:
@@ -88,10 +86,9 @@ def ready(request: Request) -> Ready:
 def refuse_mixture(folder: Path) -> None:
     """Raise InputError for a mixture of experts, which the command does not reconstruct or time."""
     if (folder / "config.json").is_file() and family_of(read_config(folder), folder).mixture:
-        raise InputError(
-            f"{folder}: a mixture of experts: `prune` compares reconstructed models by their speed, which is for dense "
-            "ones; experts are pruned by the workflow (docs/howto/experts.md)"
-        )
+        why = "`prune` compares reconstructed models by their speed, which is for dense ones"
+        remedy = "experts are pruned by the workflow (docs/howto/experts.md)"
+        raise InputError(f"{folder}: a mixture of experts: {why}; {remedy}")
 
 
 def read_data(request: Request, records: list[dict[str, Any]], given: str, folder: Path, about: Known) -> Known:
@@ -108,9 +105,8 @@ def read_data(request: Request, records: list[dict[str, Any]], given: str, folde
     chat = own_data.in_chat(records[0], tokenizer)
     answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat) if asked else None
     if request.questions and not answers:
-        raise InputError(
-            f"--questions {asked}: no answers are judged, as not all reference answers end in a number: give --answer"
-        )
+        why = "no answers are judged, as not all reference answers end in a number"
+        raise InputError(f"--questions {asked}: {why}: give --answer")
     own = request.out / "own-data"
     for name, part in parts.items():
         put(own / f"{name}.jsonl", _lines(part))
@@ -121,10 +117,8 @@ def read_data(request: Request, records: list[dict[str, Any]], given: str, folde
             put(request.out / "config" / "tasks" / f"{name}.yaml", answers.definition(split))
         for note in answers.notes:
             print(f"Note: {note}", flush=True)
-    tokens = {
-        name: sum(len(tokenizer(pair["prompt"] + pair["completion"])["input_ids"]) for pair in part)
-        for name, part in parts.items()
-    }
+    whole = {name: [pair["prompt"] + pair["completion"] for pair in part] for name, part in parts.items()}
+    tokens = {name: sum(len(tokenizer(text)["input_ids"]) for text in texts) for name, texts in whole.items()}
     return replace(about, answers=answers, **tokens)
 
 
@@ -152,7 +146,7 @@ def methods_for(
     else:
         own, notes = made[request.effort]
         if request.rounds:
-            own = own.model_copy(update={"score": configuration.IN_ROUNDS})
+            own = own.model_copy(update={"score": IN_ROUNDS})
         found = {request.effort: own}
     if request.vocabulary:
         found, said = efforts.with_vocabulary(found, request.vocabulary, folder)

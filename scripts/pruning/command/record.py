@@ -1,17 +1,14 @@
-"""What the page to decide by shows beside the table: kept widths, example answers, jobs, data and versions of a run."""
+"""What the page to decide by shows beside the table: kept widths, and example answers."""
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
-from pruning.analysis import costs
-from pruning.core import artifacts, names
+from pruning.core import artifacts
 from pruning.core.names import DENSE, Variant
 
-PARTS = ("train", "validation", "test")
 SHOWN = 5
 OUTCOMES = ("both right", "only the dense model right", "only the pruned model right", "both wrong")
 
@@ -33,9 +30,8 @@ def widths(out: Path, model: str, variants: Iterable[Variant]) -> dict[Variant, 
     out: the run's folder; model: its alias."""
     own = dict.fromkeys([DENSE, *(variant for variant in variants if not variant.tuning)])
     manifests = {variant: out / variant.manifest(model) for variant in own}
-    kinds = {True: "base", False: "compact"}
     return {
-        variant: artifacts.read_json(path, kinds[variant == DENSE])["widths"]
+        variant: artifacts.read_json(path, "base", "compact")["widths"]
         for variant, path in manifests.items()
         if path.is_file()
     }
@@ -49,10 +45,8 @@ def answers(out: Path, model: str, variant: Variant, tasks: Sequence[str]) -> pd
         if not all(path.is_file() for path in paths):
             continue
         frames = [artifacts.read_parquet(path, "samples") for path in paths]
-        frames = [frame[frame["metric"] == frame["metric"].iloc[0]].dropna(subset=["response"]) for frame in frames]
-        both = frames[0].merge(
-            frames[1], on=["item", "item_hash"], suffixes=("_dense", "_pruned"), validate="one_to_one"
-        )
+        dense, own = (frame[frame["metric"] == frame["metric"].iloc[0]].dropna(subset=["response"]) for frame in frames)
+        both = dense.merge(own, on=["item", "item_hash"], suffixes=("_dense", "_pruned"), validate="one_to_one")
         if len(both):
             return both.rename(columns={"prompt_dense": "prompt", "target_dense": "target"})
     return pd.DataFrame()
@@ -60,17 +54,17 @@ def answers(out: Path, model: str, variant: Variant, tasks: Sequence[str]) -> pd
 
 def outcomes(found: pd.DataFrame) -> dict[str, int]:
     """Return how many of the `answers` are of each kind (OUTCOMES)."""
-    return {words: len(rows) for words, rows in zip(OUTCOMES, _kinds(found), strict=True)} if len(found) else {}
+    return {words: int((_kinds(found) == kind).sum()) for kind, words in enumerate(OUTCOMES)} if len(found) else {}
 
 
-def examples(found: pd.DataFrame, questions: Mapping[str, str], count: int = SHOWN) -> list[Example]:
-    """Return the first of the `answers` of each kind (OUTCOMES), filled up to `count` with the first of all.
+def examples(found: pd.DataFrame, questions: Mapping[str, str]) -> list[Example]:
+    """Return the first of the `answers` of each kind (OUTCOMES), filled up to SHOWN with the first of all.
 
     questions: prompt -> what is shown of it, of those that a chat format surrounds."""
     if not len(found):
         return []
-    first = [rows.index[0] for rows in _kinds(found) if len(rows)]
-    taken = sorted(list(dict.fromkeys([*first, *found.index]))[:count])
+    first = _kinds(found).drop_duplicates().index
+    taken = sorted(first.union(found.index.difference(first)[: SHOWN - len(first)]))
     return [
         Example(
             *(questions.get(row["prompt"], row["prompt"]), row["target"]),
@@ -81,23 +75,6 @@ def examples(found: pd.DataFrame, questions: Mapping[str, str], count: int = SHO
     ]
 
 
-def _kinds(found: pd.DataFrame) -> list[pd.DataFrame]:
-    dense, pruned = found["value_dense"] == 1, found["value_pruned"] == 1
-    return [found[dense & pruned], found[dense & ~pruned], found[~dense & pruned], found[~dense & ~pruned]]
-
-
-def stages(out: Path) -> pd.DataFrame:
-    """Return what each stage took, as costs.summary, of all jobs that ever ran in a folder."""
-    return costs.summary(costs.read(out / names.BENCHMARKS, None))
-
-
-def parts(out: Path) -> dict[str, int]:
-    """Return the parts of the user's data and how many records they have."""
-    files = {part: out / "own-data" / f"{part}.jsonl" for part in PARTS}
-    return {part: len(path.read_text().splitlines()) for part, path in files.items() if path.is_file()}
-
-
-def versions(table: Path) -> dict[str, str]:
-    """Return the versions that a table was made with. table: its CSV."""
-    recorded: Mapping[str, Any] = artifacts.read_json(artifacts.record_of(table), "csv")["provenance"]
-    return {"Python": platform.python_version(), **recorded["versions"]}
+def _kinds(found: pd.DataFrame) -> pd.Series:
+    """Which of OUTCOMES each answer is."""
+    return 2 * (found["value_dense"] != 1) + (found["value_pruned"] != 1)

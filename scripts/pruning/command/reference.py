@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from pruning.core import artifacts, cli
+from pruning.core.templates import table
 
 MADE = "<!-- Made by `make config`. -->\n"
 
@@ -17,23 +17,10 @@ def files() -> dict[str, str]:
     """Return the text of config/schema.json and of every such page, by its path in the repository."""
     from pruning.config.schema import Config
 
-    makers = {
-        "results": results,
-        "configuration": configuration,
-        "command-line": command_line,
-        "columns": columns,
-        "families": families,
-    }
-    pages = {f"docs/reference/{name}.md": f"{MADE}{make().rstrip()}\n" for name, make in makers.items()}
+    makers = (results, configuration, command_line, columns, families)
+    names = {make: make.__name__.replace("_", "-") for make in makers}
+    pages = {f"docs/reference/{name}.md": f"{MADE}{make().rstrip()}\n" for make, name in names.items()}
     return {"config/schema.json": json.dumps(Config.model_json_schema(), indent=2) + "\n", **pages}
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; bars and ends of lines in cells are escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(
-        f"| {' | '.join(' '.join(str(c).replace('|', chr(92) + '|').split()) for c in line)} |\n" for line in lines
-    )
 
 
 def results() -> str:
@@ -76,9 +63,8 @@ types end the run before any job.
     for key, own in schema["properties"].items():
         if key not in alone:
             name = f"{key}.<name>" if key in SECTIONS else key
-            text += f"## {key}\n\n{sentence(own.get('description', ''))}" + "".join(
-                described(name, own, schema["$defs"])
-            )
+            text += f"## {key}\n\n{sentence(own.get('description', ''))}"
+            text += "".join(described(name, own, schema["$defs"]))
     return text
 
 
@@ -109,15 +95,10 @@ def sentence(text: str) -> str:
 
 def keys(properties: Mapping[str, Any], required: Sequence[str], defs: Mapping[str, Any]) -> str:
     """Return the table of some keys."""
-    rows = [
-        (
-            f"`{key}`",
-            kind(own, defs),
-            "required" if key in required else f"`{json.dumps(own.get('default'))}`",
-            own.get("description", ""),
-        )
-        for key, own in properties.items()
-    ]
+    rows = []
+    for key, own in properties.items():
+        default = "required" if key in required else f"`{json.dumps(own.get('default'))}`"
+        rows.append((f"`{key}`", kind(own, defs), default, own.get("description", "")))
     return table(("key", "type", "default", "meaning"), rows)
 
 
@@ -143,18 +124,17 @@ def kind(field: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
 
 
 def command_line() -> str:
-    """Return the options of `prune`, from the class that typer reads them from."""
-    from pruning.command.line import Asked
+    """Return the options of `prune`, as its --help shows them."""
+    import typer
 
-    hints, rows = get_type_hints(Asked, include_extras=True), []
-    for own in fields(Asked):
-        given, told = get_args(hints[own.name])[:2]
-        flag = (
-            "`MODEL`"
-            if own.name == "model"
-            else f"`--{own.name}{'' if given is bool else ' ' + (told.metavar or shape(given))}`"
-        )
-        rows.append((flag, value(own.name, own.default), told.help))
+    from pruning.command.line import run, with_options
+
+    app = typer.Typer(add_completion=False)
+    app.command()(with_options(run))
+    command = typer.main.get_command(app)
+    context = typer.Context(command)
+    options = [option.get_help_record(context) for option in command.params]
+    rows = [(f"`{names}`", meaning) for names, meaning in options]
     return f"""# Command line
 
 | command | what |
@@ -167,24 +147,8 @@ def command_line() -> str:
 
 Options of `prune` and `prune plan`, as `prune --help` shows them:
 
-{table(("option", "default", "meaning"), rows)}
+{table(("option", "meaning"), rows)}
 Everything else is a Snakemake command: [run, stop, resume](../howto/resume.md)."""
-
-
-def shape(given: Any) -> str:
-    """Return how a value of that type is written on a command line."""
-    parts = [part for part in get_args(given) if part is not type(None)] or [given]
-    while any(get_origin(part) for part in parts):
-        parts = [inner for part in parts for inner in (get_args(part) or [part])]
-    if all(isinstance(part, str) for part in parts):
-        return "|".join(parts)
-    return {int: "N", float: "X"}.get(parts[0], parts[0].__name__.upper().replace("STR", "TEXT"))
-
-
-def value(name: str, default: Any) -> str:
-    if name == "cores":
-        return "all of this machine"
-    return "" if default is None or not isinstance(default, str | int | float) or default is False else f"`{default}`"
 
 
 def columns() -> str:
@@ -219,29 +183,14 @@ def families() -> str:
     def has(kind: str, key: str) -> bool:
         return key in CONFIG_MAPPING[kind]().to_dict()
 
-    def yes(holds: bool) -> str:
-        return "yes" if holds else "no"
-
-    rows = [
-        (
-            f"`{name}`",
-            yes(bool(own.qkv)),
-            yes(not own.norm_after and not own.hybrid and not has(name, "residual_multiplier")),
-            yes(name in STOCK),
-            yes(name in AS_DECI),
-            "not tried" if own.hybrid else "equal widths" if has(name, "logits_scaling") else "yes",
-        )
-        for name, own in FAMILIES.items()
-        if not own.mixture
-    ]
-    head = (
-        "model type",
-        "key-value groups",
-        "residual reconstruction",
-        "GGUF, equal widths",
-        "GGUF, different widths",
-        "vLLM",
-    )
+    head, rows = ["model type", "key-value groups", "residual reconstruction"], []
+    head += ["GGUF, equal widths", "GGUF, different widths", "vLLM"]
+    for name, own in FAMILIES.items():
+        plain = not own.norm_after and not own.hybrid and not has(name, "residual_multiplier")
+        answers = [bool(own.qkv), plain, name in STOCK, name in AS_DECI]
+        vllm = "not tried" if own.hybrid else "equal widths" if has(name, "logits_scaling") else "yes"
+        if not own.mixture:
+            rows.append((f"`{name}`", *("yes" if holds else "no" for holds in answers), vllm))
     return f"""# Families and runtimes
 
 By transformers' model type (`config.json`). FFN neurons are pruned in all of these, and all load in transformers, peft

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pruning.command.configuration import Request
+from pruning.command.request import Request
 from pruning.core import failures, locks, memory, names, workflow
-from pruning.core.errors import InputError
+from pruning.core.errors import within
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar, name_of
 
 CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
@@ -21,14 +21,11 @@ def run(request: Request, what: str, *targets: str, config: str = CONFIG) -> Non
     arguments = ["--snakefile", str(names.HOME / "Snakefile"), "--directory", str(out), "--cores", str(request.cores)]
     arguments += ["--resources", f"mem_mb={int(memory.physical() / 1e6)}"]  # jobs at once fit in
     arguments += ["--configfile", str(out / config), "--", *targets]
-    with (out / LOG).open("a+") as log, (out / EVENTS).open("a") as kept, Bar(what) as bar:
-        try:
-            for event in workflow.events(arguments, log):
-                kept.write(json.dumps(event) + "\n")
-                kept.flush()
-                bar.show(event)
-        except InputError as error:
-            raise InputError(f"{what}: {error} (all of it: {out / LOG})") from None
+    said = within(f"{what}: ", f" (all of it: {out / LOG})")
+    with said, (out / LOG).open("a+") as log, (out / EVENTS).open("a", buffering=1) as kept, Bar(what) as bar:
+        for event in workflow.events(arguments, log):
+            kept.write(json.dumps(event) + "\n")
+            bar.show(event)
 
 
 def put(path: Path, text: str) -> None:

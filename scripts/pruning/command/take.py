@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pruning.config import alternatives
 from pruning.config.methods import Method
-from pruning.core.errors import InputError
 from pruning.models import multimodal
 from pruning.models.checkpoint import read_config
 
@@ -24,8 +24,7 @@ from transformers import AutoModelForImageTextToText
 model = AutoModelForImageTextToText.from_pretrained({folder!r}, dtype="auto"{own_code})"""
 VLLM_OWN_CODE = ("--trust-remote-code", "--model-impl", "transformers")
 """Layers of different widths run in vLLM's Transformers backend, by the code beside the weights."""
-LONGEST = 300
-"""Characters of a prompt that is printed."""
+LONGEST = 300  # characters of a prompt that is printed
 
 
 def check(methods: Mapping[str, Method], folder: Path) -> None:
@@ -36,11 +35,7 @@ def check(methods: Mapping[str, Method], folder: Path) -> None:
 
     model.check(folder)
     for name, own in methods.items():
-        uneven = own.allocate != "uniform" and own.export != "pad"
-        try:
-            model.check(folder, uneven, own.compensate == "bias", bool(own.others))
-        except InputError as error:
-            raise InputError(f"--gguf: {name}: {error}") from None
+        alternatives.check_file(f"--gguf: {name}: ", folder, own)
 
 
 def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]:
@@ -68,8 +63,3 @@ def prompt_of(data: Path) -> str:
     pairs = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
     fitting = (pair["prompt"] for pair in pairs if 0 < len(pair["prompt"]) <= LONGEST)
     return next(fitting, (pairs[0]["prompt"] or pairs[0]["completion"])[:40])
-
-
-def text(said: Mapping[str, str]) -> str:
-    """Return the commands for a terminal."""
-    return "\n\n".join(f"# {name}\n{command}" for name, command in said.items())

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.prompt import Confirm, Prompt
 
-from pruning.command import configuration, efforts
+from pruning.command import configuration, efforts, request
 from pruning.core.errors import InputError
 from pruning.data import datasets
 from pruning.models.gguf import check
@@ -20,9 +20,8 @@ def asked() -> list[str] | None:
     console.print("Prune a model on your own data. Ctrl-C ends this; nothing runs before you say so.\n")
     model = until_right(console, "Model (folder, .gguf file, or org/name of the hub)", None, configuration.model_source)
     data = until_right(console, "Data (a file of JSON Lines)", None, lambda text: datasets.read_jsonl(Path(text)))
-    much = until_right(
-        console, "How much to remove: per cents of the FFN neurons, or a budget as bytes=900MB", "20,30", how_much
-    )
+    asked = "How much to remove: per cents of the FFN neurons, or a budget as bytes=900MB"
+    much = until_right(console, asked, "20,30", how_much)
     effort = until_right(console, f"Effort: {', '.join(efforts.EFFORTS)}", "standard", efforts.read)
     kinds = until_right(console, "GGUF files for llama.cpp or Ollama, as q8_0,q4_k_m", "none", types)
     given = [model, "--data", data, *how_much(much), "--effort", effort, *types(kinds)]
@@ -48,9 +47,9 @@ def until_right(console: Console, question: str, default: str | None, check: Cal
 def how_much(text: str) -> list[str]:
     """Return the options for a budget, or for sparsities. Raises InputError for what is neither."""
     if "=" in text:
-        configuration.budget_of([text])
+        request.budget_of([text])
         return ["--budget", text]
-    configuration.numbers(text)
+    request.numbers(text)
     return ["--sparsity", text]
 
 

@@ -14,8 +14,7 @@ from pruning.core.limits import MOST_CUT_OFF
 from pruning.core.names import DENSE, Variant
 
 SIGNIFICANT = 0.05
-SHARES = ("%", "share")
-"""Units of measures whose values are fractions, which are shown in per cent."""
+SHARES = ("%", "share")  # units of measures whose values are fractions, which are shown in per cent
 HEADS = {"bytes": "Weights", "prefill": "Prefill", "decode": "Decoding"}
 """Costs, columns of decision.rows, and their heads in the table."""
 NO_ANSWERS = "Perplexity is not accuracy: before you rely on the model, ask it what you will ask it."
@@ -189,17 +188,14 @@ def verdict(content: Content) -> list[str]:
         if measure.key in (*OF_TEXT, "answers") and not math.isnan(taken[measure.key])
     ]
     said = [why, f"{gains}. On the test data it has {' and '.join(quality)}." if quality else f"{gains}."]
-    for measure in content.measures:
-        if measure.key == "cut_off" and dense["cut_off"] > MOST_CUT_OFF:
-            said.append(
-                f"Mind: {value(measure, dense['cut_off'])} of the dense model's answers are cut off, so right answers "
-                "measure brevity as well."
-            )
-        if measure.key == "cut_off" and taken["cut_off_low"] > dense["cut_off_high"]:
-            shares = (value(measure, row["cut_off"]) for row in (taken, dense))
-            said.append(
-                "Mind: {} of its answers reach the limit or run into a loop, of the dense model's {}.".format(*shares)
-            )
+    for measure in [measure for measure in content.measures if measure.key == "cut_off"]:
+        its, before = (value(measure, row["cut_off"]) for row in (taken, dense))
+        if dense["cut_off"] > MOST_CUT_OFF:
+            brief = "so right answers measure brevity as well"
+            said.append(f"Mind: {before} of the dense model's answers are cut off, {brief}.")
+        if taken["cut_off_low"] > dense["cut_off_high"]:
+            ending = "reach the limit or run into a loop"
+            said.append(f"Mind: {its} of its answers {ending}, of the dense model's {before}.")
     return said
 
 
@@ -213,7 +209,9 @@ def amount(kind: str, cost: float) -> str:
 
 
 def budget_words(budgets: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
-    """Return how the sparsities came about: what was asked for, and what each method came to."""
+    """Return how the sparsities came about: what was asked for, and what each method came to; "" without a budget."""
+    if not budgets:
+        return "", []
     kind, asked, most, dense = (next(iter(budgets.values()))[key] for key in ("kind", "asked", "target", "dense"))
     asked = f"The budget is {amount(kind, most)} ({kind}={asked}; the dense model: {amount(kind, dense)}). Each method "
     asked += "removes the least, in whole per cent of the FFN neurons, that meets it: they are compared at equal cost."

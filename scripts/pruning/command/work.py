@@ -44,18 +44,12 @@ class Shape(NamedTuple):
     hidden: int
     parameters: int
     """Of all products of a token: decoder layers, with as many experts as it is sent to, and head."""
-    cached: int
-    """Numbers per token of keys and values."""
-    size: int
-    """Bytes per parameter."""
-    weights: int
-    """Bytes of all weights."""
-    on_disk: int
-    """Bytes of those that are in memory at once where the layers stay on disk."""
-    experts: int = 0
-    """Parameters of all experts."""
-    idle: int = 0
-    """Those of the experts that a token is not sent to."""
+    cached: int  # numbers per token of keys and values
+    size: int  # bytes per parameter
+    weights: int  # bytes of all weights
+    on_disk: int  # bytes of those that are in memory at once where the layers stay on disk
+    experts: int = 0  # parameters of all experts
+    idle: int = 0  # those of the experts that a token is not sent to
 
     def removed(self, sparsity: float) -> float:
         """Return the parameters of this share of the FFN neurons, or of the experts."""

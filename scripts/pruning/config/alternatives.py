@@ -4,18 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from pruning.config.experiment import Table
-from pruning.core import names
-from pruning.core.errors import InputError
+from pruning.config.methods import Method
+from pruning.core.errors import InputError, within
 from pruning.core.files import read_object
 from pruning.models import gguf
 from pruning.models.families import read_config
 from pruning.models.gguf import BLOCK
 
 Config = Any  # schema.Config, which calls `check`
-TABLES = ("bytes", "speed")
-"""What such a table makes as well: results/{table}-bytes and -speed."""
-LEAST = 32
-"""Values that every quantised type, or the one that llama.cpp takes in its place, stores together."""
+TABLES = ("bytes", "speed")  # what such a table makes as well: results/{table}-bytes and -speed
+LEAST = 32  # values that every quantised type, or the one that llama.cpp takes in its place, stores together
 
 
 def check(config: Config, place: str, table: Table) -> None:
@@ -48,11 +46,9 @@ def check_models(config: Config) -> None:
         table, place = config.table(name), f"tables.{name}"
         for kind in table.quantised:
             gguf.check(kind, f"{place}.quantised: ")
-        there = [
-            model for model in [*table.models, *table.siblings] if (_folder(config, model) / "config.json").is_file()
-        ]
-        for model in there if table.types else []:
-            folder = _folder(config, model)
+        folders = {model: config.folder(model) for model in [*table.models, *table.siblings]}
+        there = {model: folder for model, folder in folders.items() if (folder / "config.json").is_file()}
+        for model, folder in there.items() if table.types else ():
             hidden = read_config(folder)["hidden_size"]
             if odd := [kind for kind in table.quantised if gguf.stored_instead(kind, hidden) == "F16"]:
                 raise InputError(
@@ -60,33 +56,25 @@ def check_models(config: Config) -> None:
                     f"{LEAST}, and are stored in F16: leave the type out"
                 )
             for method in table.methods if model in table.models else []:
-                own = config.method(method)
-                uneven = own.allocate != "uniform" and own.export != "pad"
-                _check_file(f"{place}: {method}: ", folder, uneven, own.compensate == "bias", bool(own.others))
-            _check_file(f"{place}: {model}: ", folder)
+                check_file(f"{place}: {method}: ", folder, config.method(method))
+            check_file(f"{place}: {model}: ", folder)
         texts = [column.task for column in table.columns if config.tasks[column.task].kind == "perplexity"]
         for model in table.models if texts else []:
             for sibling in [own for own in table.siblings if model in there and own in there]:
-                if _vocabulary(_folder(config, model)) != _vocabulary(_folder(config, sibling)):
+                if _vocabulary(there[model]) != _vocabulary(there[sibling]):
                     raise InputError(
                         f"{place}.siblings: {sibling} has another tokenizer than {model}, and perplexities per token "
                         f"do not compare: leave the sibling out, or {', '.join(dict.fromkeys(texts))}"
                     )
 
 
-def _check_file(said: str, folder: Path, *what: bool) -> None:
+def check_file(said: str, folder: Path, method: Method | None = None) -> None:
+    """Raise InputError, which begins with these words, where a model, or what a method makes of it, becomes no file."""
     from pruning.models.gguf import model  # torch is slow
 
-    try:
-        model.check(folder, *what)
-    except InputError as error:
-        raise InputError(f"{said}{error}") from None
-
-
-def _folder(config: Config, model: str) -> Path:
-    """Where a dense model lies, or will lie."""
-    source = config.models[model].source
-    return Path(source.path if source.kind == "local" else names.BASE.format(model=model).rpartition("/")[0])
+    uneven = method and method.allocate != "uniform" and method.export != "pad"
+    with within(said):
+        model.check(folder, *((uneven, method.compensate == "bias", bool(method.others)) if method else ()))
 
 
 def _vocabulary(folder: Path) -> tuple[Any, ...]:

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pruning.config.base import Alias, Dtype, NonEmpty, Of, Percent, Positive, Strict, choices
+from pruning.config.budgets import DecodeTokens, PromptTokens, Warmup
 from pruning.config.calibration import Objective
 from pruning.methods.scores.utility import REDUCTIONS
 from pruning.methods.scoring import NORMALISATIONS
@@ -66,11 +67,9 @@ class Trap(Strict):
     objective: Objective = "energy"
     """Whose gradient is the kinetic one."""
 
-    @model_validator(mode="after")
-    def _apart(self) -> "Trap":
+    def check(self) -> None:
         if self.low >= self.high:
             raise ValueError(f"trap.low: {self.low} is not below trap.high, {self.high}")
-        return self
 
 
 class Cases(Strict):
@@ -133,27 +132,21 @@ class Tradeoff(Strict):
     out."""
     task: Alias | None = None
     """Task whose result is the quality; null: the first column of the first of these tables."""
-    prompt_tokens: Positive = 512
-    """Tokens of the prompt whose prefill is timed."""
-    decode_tokens: Positive = 32
-    """Tokens generated after that prompt, over which the time per token is averaged."""
+    prompt_tokens: PromptTokens = 512
+    decode_tokens: DecodeTokens = 32
     rounds: Positive = 9
     """Repetitions; each times a model and the dense one, in changing order."""
-    warmup: Positive = 1
-    """Untimed repetitions before the timed ones."""
+    warmup: Warmup = 1
 
 
 class LlamaCpp(Strict):
     """How GGUF files are timed in llama.cpp, on the CPU, for tables with `quantised` or `siblings`."""
 
-    prompt_tokens: Positive = 256
-    """Tokens of the prompt whose prefill is timed."""
-    decode_tokens: Positive = 16
-    """Tokens generated after that prompt, over which the time per token is averaged."""
+    prompt_tokens: PromptTokens = 256
+    decode_tokens: DecodeTokens = 16
     rounds: Positive = 9
     """Repetitions; each times a file and the dense model's, in changing order."""
-    warmup: Positive = 1
-    """Untimed repetitions before the timed ones."""
+    warmup: Warmup = 1
 
 
 class Latency(Strict):
@@ -167,12 +160,10 @@ class Latency(Strict):
     """Methods whose widths are measured for the experiment's models, at `sparsities`."""
     prompt_tokens: Positive = 2048
     """Tokens of the prompt whose prefill is timed (the paper's 2048)."""
-    decode_tokens: Positive = 32
-    """Tokens generated after that prompt, over which the time per token is averaged."""
+    decode_tokens: DecodeTokens = 32
     rounds: Positive = 15
     """Repetitions; each times every shape once, in changing order."""
-    warmup: Positive = 2
-    """Untimed repetitions before the timed ones."""
+    warmup: Warmup = 2
     dtype: Dtype = "float32"
     """Weights and activations of the timed models."""
     gpus: Annotated[int, Field(ge=0)] = 0

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 LIBRARY = Path(__file__).parents[1]
 Alias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
@@ -21,6 +21,14 @@ NonEmpty = Annotated[list[Item], Field(min_length=1)]
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Raises ValueError for values that contradict each other."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,5 @@ def known(key: str, names: list[str], declared: Any) -> None:
         if name not in declared:
             many = len(declared) > 30
             listed = get_close_matches(name, list(declared), cutoff=0.5) if many else sorted(declared)
-            raise ValueError(
-                f"{key}: unknown name {name!r}; {'nearest' if many else 'declared'}: {', '.join(listed) or 'none'}"
-            )
+            which = "nearest" if many else "declared"
+            raise ValueError(f"{key}: unknown name {name!r}; {which}: {', '.join(listed) or 'none'}")

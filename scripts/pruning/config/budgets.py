@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from pruning.config.base import Positive, Strict
 
@@ -23,8 +23,7 @@ TIMED = ("prefill_ms", "decode_ms")
 @dataclass(frozen=True)
 class Amount:
     value: float
-    share: bool
-    """Whether it is a share of the dense model's (0.7), not in units."""
+    share: bool  # whether it is a share of the dense model's (0.7), not in units
 
 
 def amount(kind: str, text: str) -> Amount:
@@ -52,6 +51,13 @@ def _text(given: Any) -> str:
 Most = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | float)]
 
 
+# What all that time models have alike.
+PromptTokens = Annotated[Positive, Field(description="Tokens of the prompt whose prefill is timed.")]
+OVER = "Tokens generated after that prompt, over which the time per token is averaged."
+DecodeTokens = Annotated[Positive, Field(description=OVER)]
+Warmup = Annotated[Positive, Field(description="Untimed repetitions before the timed ones.")]
+
+
 class Budget(Strict):
     """One of the first four, a number or a share of the dense model's such as 70%."""
 
@@ -69,15 +75,12 @@ class Budget(Strict):
     """Tokens generated after the prompt, over which `decode_ms` is averaged."""
     rounds: Annotated[int, Field(ge=5)] = 15
     """Repetitions; each times a candidate and the dense model, in changing order."""
-    warmup: Positive = 1
-    """Untimed repetitions before the timed ones."""
+    warmup: Warmup = 1
 
-    @model_validator(mode="after")
-    def _one(self) -> "Budget":
+    def check(self) -> None:
         if len(given := [kind for kind in UNITS if getattr(self, kind) is not None]) != 1:
             raise ValueError(f"give one of {', '.join(UNITS)}, not {' and '.join(given) or 'none'}")
         amount(self.kind, self.text)
-        return self
 
     @property
     def kind(self) -> str:
@@ -96,11 +99,8 @@ class Budget(Strict):
 class LatencyTable(Strict):
     """How fast models are that have so many units in every layer (docs/explanation/allocation.md)."""
 
-    prompt_tokens: Positive = 256
-    """Tokens of the prompt whose prefill is timed."""
-    decode_tokens: Positive = 8
-    """Tokens generated after that prompt, over which the time per token is averaged."""
+    prompt_tokens: PromptTokens = 256
+    decode_tokens: DecodeTokens = 8
     rounds: Annotated[int, Field(ge=5)] = 21
     """Repetitions; each times every model, in changing order. Too few give a noisy curve, and noisy widths."""
-    warmup: Positive = 1
-    """Untimed repetitions before the timed ones."""
+    warmup: Warmup = 1

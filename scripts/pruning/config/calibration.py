@@ -1,8 +1,8 @@
 """Calibration: the data, and what is measured on it. Tuning: recovery of a compact model."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
 from pruning.core.objectives import OBJECTIVES
@@ -94,10 +94,8 @@ class Tuning(Strict):
     note: str | None = None
     """What a reader of the tables must know about this recovery."""
 
-    @model_validator(mode="after")
-    def _on_policy(self) -> Self:
+    def check(self) -> None:
         if self.answered_by == "pruned" and not self.answers:
             raise ValueError("answered_by: pruned: name the task that the pruned model answers as `answers`")
         if self.answered_by == "pruned" and self.objective != "distillation":
             raise ValueError("answered_by: pruned: its answers may be wrong: set `objective: distillation`")
-        return self

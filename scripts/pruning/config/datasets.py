@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from pruning.config.base import Alias, NonEmpty, Positive, Revision, Strict, choices
 
@@ -78,11 +78,9 @@ class PublishedDataset(Strict):
     local: LocalFiles | None = None
     """Where it is read from when `data_folder` is set, or when there is no `hub`."""
 
-    @model_validator(mode="after")
-    def _somewhere(self) -> "PublishedDataset":
+    def check(self) -> None:
         if not self.hub and not self.local:
             raise ValueError("needs `hub` or `local`")
-        return self
 
 
 Dataset = Annotated[GeneratedDataset | PublishedDataset, Field(discriminator="kind")]

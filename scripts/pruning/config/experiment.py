@@ -75,9 +75,8 @@ class Table(Strict):
     @property
     def pruned(self) -> list[tuple[str, int]]:
         """Methods and their sparsities, method by method."""
-        return (
-            [(m, self.at[m]) for m in self.methods] if self.at else list(product(self.methods, self.sparsities or []))
-        )
+        own = [(method, self.at[method]) for method in self.methods] if self.at else []
+        return own or list(product(self.methods, self.sparsities or []))
 
     @property
     def types(self) -> list[str | None]:

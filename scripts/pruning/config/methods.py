@@ -4,7 +4,7 @@ import re
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from pruning.config.base import NonEmpty, Positive, Strict, choices
 from pruning.core.objectives import OBJECTIVES
@@ -36,6 +36,7 @@ def usable(score: str) -> str:
 
 def tokens(given: Any) -> int | str:
     """Return how many tokens are asked for. Raises ValueError for what is neither a number nor a share."""
+    given = int(given) if isinstance(given, str) and given.isdecimal() else given
     if type(given) is int and given > 0 or re.fullmatch(r"[1-9]\d?(\.\d+)?%", str(given)):
         return given
     raise ValueError("give a number of tokens, or a share of them such as 30%")
@@ -83,16 +84,14 @@ class Method(Strict):
     shuffle: int | None = None
     """Seed to shuffle scores within each layer: the same widths, other neurons."""
 
-    @model_validator(mode="after")
-    def _together(self) -> "Method":
+    def check(self) -> None:
         per = latency_table.per_of(self.allocate_options)
         if per != latency_table.PARAMETERS and not allocation.keeps_to_speed(self.allocate):
             can = ", ".join(name for name in ALLOCATIONS if allocation.keeps_to_speed(name))
             raise ValueError(f"allocate_options: per: {per} is not for {self.allocate!r}, but for: {can}")
         if self.drop_layers and self.min_keep != type(self).model_fields["min_keep"].default:
-            raise ValueError(
-                f"drop_layers: true keeps nothing of a layer, min_keep: {self.min_keep} some of each: give one of them"
-            )
+            some = f"min_keep: {self.min_keep} some of each"
+            raise ValueError(f"drop_layers: true keeps nothing of a layer, {some}: give one of them")
         if self.others and self.export == "pad":
             what = f"prunes {self.others}, which stock tools expect whole"
             raise ValueError(f"allocate: {self.allocate} {what}: use `export: exact`")
@@ -104,7 +103,11 @@ class Method(Strict):
             can = ", ".join(name for name in scores.BUILT_IN if scores.plugin(name).channels)
             what = f"scores {self.others} as well, which score {self.score!r} cannot"
             raise ValueError(f"allocate: {self.allocate} {what}; those that can: {can}")
-        return self
+
+    @property
+    def objective(self) -> str | None:
+        """Whose gradient it is made of; None for one without."""
+        return self.options.get("objective", "energy") if self.score == "utility" else None
 
     @property
     def others(self) -> str:

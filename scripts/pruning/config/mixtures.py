@@ -1,12 +1,10 @@
 """What of a configuration is not for mixtures of experts, and what is for them alone, before any job."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pruning.config.schema import Config
-from pruning.core import names
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, within
 from pruning.methods import allocation, scores
 from pruning.models.families import EXPERTS, TOP_K, check_routed, family_of, read_config
 
@@ -42,27 +40,21 @@ def check(
     for name, sparsity in sorted(pruned) if counted else ():
         if config.method(name).allocate != "uniform":
             continue
-        try:
+        with within(f"{model}, {name} at {sparsity}%: "):
             check_routed(whole, shape[TOP_K], int(allocation.kept(whole, sparsity)))
-        except InputError as error:
-            raise InputError(f"{model}, {name} at {sparsity}%: {error}") from None
     for tuning in sorted(tunings):
         if own := sorted({*config.tunings[tuning].targets} & {*mixture.matrices, "gate_up_proj"}):
-            raise InputError(
-                f"tunings.{tuning}.targets: {own} are no linear modules in {model}, a mixture of experts: tune "
-                "attention, as q_proj, k_proj, v_proj and o_proj"
-            )
+            remedy = "tune attention, as q_proj, k_proj, v_proj and o_proj"
+            said = f"{own} are no linear modules in {model}, a mixture of experts"
+            raise InputError(f"tunings.{tuning}.targets: {said}: {remedy}")
 
 
 def check_clock(config: Config, model: str) -> None:
     """Raise InputError for a model that is not timed: a mixture of experts, where its config.json is there."""
-    source = config.models[model].source
-    folder = Path(source.path) if source.kind == "local" else Path(names.BASE.format(model=model)).parent
+    folder = config.folder(model)
     if (folder / "config.json").is_file() and family_of(read_config(folder), f"models.{model}").mixture:
-        raise InputError(
-            f"models.{model}: no times are measured of mixtures of experts: ask for no latency, speed, latency table "
-            "or budget of time of it"
-        )
+        remedy = "ask for no latency, speed, latency table or budget of time of it"
+        raise InputError(f"models.{model}: no times are measured of mixtures of experts: {remedy}")
 
 
 def unfit(method: Any) -> dict[str, str]:

@@ -51,15 +51,13 @@ class GgufSource(Strict):
     dtype: Dtype = "float32"
     """What the dequantised weights are stored in."""
 
-    @model_validator(mode="after")
-    def _templates(self) -> "GgufSource":
+    def check(self) -> None:
         if self.version and not self.package:
             raise ValueError("`version` is the version of `package`: give one, or leave `version` out")
         names = [name for text in (self.path, self.package or "") for name in fields_of(text)] if self.parts else []
         if self.parts and set(names) != {"part"}:
             raise ValueError("`parts` needs {part} in `path` or `package`, and no other name in braces")
         sources.locations(self.model_dump())  # raises ValueError where the format after a colon is broken
-        return self
 
 
 class PrunedSource(Strict):
@@ -105,8 +103,6 @@ class Model(Strict):
     note: str | None = None
     """What a reader of the tables must know about this model."""
 
-    @model_validator(mode="after")
-    def _only_vllms(self) -> "Model":
+    def check(self) -> None:
         if self.max_model_len and self.backend != "vllm":
             raise ValueError("`max_model_len` is for `backend: vllm`: leave it out, or set that")
-        return self

@@ -4,8 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from pruning.config.methods import PREFIXES
 from pruning.config.references import uses
 from pruning.config.schema import Config
 from pruning.core import devices, gpu_request, memory, names
-from pruning.core.errors import InputError
+from pruning.core.errors import InputError, within
 from pruning.core.files import read_object, reading
 from pruning.evaluation import backends
 from pruning.methods import compensation, scores
@@ -46,22 +45,12 @@ def check_size(config: Config, jobs: int) -> None:
         )
 
 
-@contextmanager
-def _of(key: str) -> Iterator[None]:
-    """Errors of what a key names begin with the key."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{key}{error}") from None
-
-
 def check(config: Config) -> None:
     """Raises InputError at the first thing that cannot work."""
     for path in config.custom_rules:
         if not Path(path).is_file():
-            raise InputError(
-                f"custom_rules: no file {path}; paths are relative to the folder that the workflow runs in"
-            )
+            relative = "paths are relative to the folder that the workflow runs in"
+            raise InputError(f"custom_rules: no file {path}; {relative}")
     try:
         _check_data(config)
     except ValueError as error:
@@ -87,12 +76,10 @@ def _check_data(config: Config) -> None:
         if isinstance(has, int) and task.first >= has:  # of a generated one; of others the job says it
             place = f"{items.parent.name}'s split {items.stem!r}"
             raise InputError(f"tasks.{name}.first: {task.first}, but {place} has {has} items, from 0 on")
-    for name in sorted(used):
-        for split in config.splits(name):
-            if (path := config.local_path(name, split)) and not path.is_file():
-                raise InputError(
-                    f"datasets.{name}: no file {path} for the split {split!r}; check `data_folder` and `path`"
-                )
+    for name, split in [(each, part) for each in sorted(used) for part in config.splits(each)]:
+        if (path := config.local_path(name, split)) and not path.is_file():
+            remedy = "check `data_folder` and `path`"
+            raise InputError(f"datasets.{name}: no file {path} for the split {split!r}; {remedy}")
 
 
 def _dataset_of(config: Config, definition: Path, file: str) -> str:
@@ -119,33 +106,28 @@ def check_budget(config: Config, budget: str, model: str, method: str) -> None:
     from pruning.models.checkpoint import Checkpoint
     from pruning.models.vocabulary import Tokenizer
 
-    base, kept = Checkpoint(_base(model)), config.method(method)
-    tokens = Tokenizer(_base(model)).budget(kept.vocabulary) if kept.vocabulary else None
+    folder = Path(names.BASE.format(model=model)).parent
+    base, kept = Checkpoint(folder), config.method(method)
+    tokens = Tokenizer(folder).budget(kept.vocabulary) if kept.vocabulary else None
     sizes = counting.Sizes(base, own.kind, kept.compensate == "bias", tokens)
     target = own.amount.value * (sizes.dense if own.amount.share else 1)
     if target >= sizes.dense:
         raise counting.nothing(own.kind, own.text, sizes.dense)
-    floors = {
-        name: [0 if kept.drop_layers else 1] * base.layers for name in allocation.structures_of(kept.allocate)[1:]
-    }
+    others = allocation.structures_of(kept.allocate)[1:]
+    floors = dict.fromkeys(others, [0 if kept.drop_layers else 1] * base.layers)
     least = sizes.cost({base.main.name: allocation.floors(np.array(base.widths), kept.least.get("min_keep")), **floors})
     if target < least.value:
         (said,) = (f"`{key}: {str(value).lower()}`" for key, value in kept.least.items())
         raise counting.unmet(own.kind, own.text, least, f"which {said} of {method} leaves")
 
 
-def _base(model: str) -> Path:
-    """Where a model that is not a local one is fetched to."""
-    return Path(names.BASE.format(model=model)).parent
-
-
 def _check_model(config: Config, name: str) -> None:
     source = config.models[name].source
     if source.kind == "gguf" and not source.package:
         _check_gguf(config, name)
-    folder = Path(source.path) if source.kind == "local" else _base(name)
+    folder = config.folder(name)
     if source.kind == "local":
-        with _of(f"models.{name}.source.path: "):
+        with within(f"models.{name}.source.path: "):
             sources.check_folder(folder)
             if not Path(names.BASE.format(model=name)).is_file():  # else the job checks what is new
                 sources.check_files(folder)
@@ -166,7 +148,7 @@ def _check_model(config: Config, name: str) -> None:
 
 
 def _check_gguf(config: Config, name: str) -> None:
-    with _of(f"models.{name}.source: "):
+    with within(f"models.{name}.source: "):
         sources.gguf_files(config.models[name].source.model_dump())
 
 
@@ -183,13 +165,10 @@ def _check_memory(config: Config, name: str) -> None:
 def weights_gb(config: Config, name: str) -> float:
     """Gigabytes of a model's weights as it is loaded; 0 where they are not known yet."""
     model = config.models[name]
-    directory = Path(model.source.path) if model.source.kind == "local" else _base(name)
-    count = memory.parameters(directory)
+    count = memory.parameters(config.folder(name))
     if not count and model.source.kind == "gguf":
-        try:
+        with suppress(InputError):  # its package is not installed here
             count = memory.gguf_parameters(sources.gguf_files(model.source.model_dump())[0]) or 0
-        except InputError:  # its package is not installed here
-            count = 0
     return memory.gigabytes(count, model.dtype)
 
 
@@ -197,9 +176,8 @@ def _check_shape(config: Config, name: str, shape: dict[str, Any], tasks: set[st
     """Layers and lengths that the model does not have."""
     layers, context = (shape.get(key) for key in ("num_hidden_layers", "max_position_embeddings"))
     if layers and config.experiment.layer is not None and not 0 <= config.experiment.layer < layers:
-        raise InputError(
-            f"experiment.layer: {config.experiment.layer} is out of range, {name} has layers 0 to {layers - 1}"
-        )
+        said = f"{config.experiment.layer} is out of range, {name} has layers 0 to {layers - 1}"
+        raise InputError(f"experiment.layer: {said}")
     texts = [task for task in tasks if getattr(config.tasks[task], "per", "") == "token"]
     lengths = {f"tasks.{task}.seqlen": config.tasks[task].seqlen for task in texts}
     lengths |= {f"tunings.{tuning}.sequence_length": config.tunings[tuning].sequence_length for tuning in tunings}
@@ -252,10 +230,10 @@ def _check_vocabularies(config: Config, folder: Path, methods: set[str]) -> None
     if asked := {name: own for name in sorted(methods) if (own := config.method(name).vocabulary)}:
         from pruning.models.vocabulary import Tokenizer
 
-        with _of(f"methods.{next(iter(asked))}.vocabulary: "):
+        with within(f"methods.{next(iter(asked))}.vocabulary: "):
             tokenizer = Tokenizer(folder)
         for name, own in asked.items():
-            with _of(f"methods.{name}."):
+            with within(f"methods.{name}."):
                 tokenizer.budget(own)
 
 
@@ -324,7 +302,7 @@ def check_packages(config: Config) -> None:
     """The packages that answer, and those whose GGUF files are still to be fetched. Raises InputError if one is missing
     or another version."""
     for name in config.models_used:
-        with _of(f"models.{name}."):
+        with within(f"models.{name}."):
             backends.check_installed(config.models[name].backend)
         source = config.models[name].source
         if source.kind == "gguf" and source.package and not _fetched(name, source.model_dump()):
@@ -333,7 +311,6 @@ def check_packages(config: Config) -> None:
 
 def _fetched(name: str, source: dict[str, Any]) -> bool:
     """Whether the model has been made from this source."""
-    try:
+    with suppress(InputError, KeyError, TypeError):
         return read_object(Path(names.BASE.format(model=name)))["provenance"]["settings"] == source
-    except (InputError, KeyError, TypeError):
-        return False
+    return False

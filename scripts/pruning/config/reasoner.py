@@ -1,8 +1,8 @@
 """The embedded model's recipe."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pruning.config.base import NonEmpty, Positive, Strict
 
@@ -23,11 +23,9 @@ class Mixture(Strict):
     learning_rate: float
     """Highest learning rate of AdamW's schedule."""
 
-    @model_validator(mode="after")
-    def _pairs(self) -> Self:
+    def check(self) -> None:
         if self.experts != 2 * self.active:
             raise ValueError(f"experts: {self.experts}: are pairs, one of each active: set {2 * self.active}")
-        return self
 
 
 class Reasoner(Strict):

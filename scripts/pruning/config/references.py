@@ -4,6 +4,7 @@ Fields that hold names are marked with the section that declares them (`base.Of`
 All of it raises ValueError, which names the key. What needs files, models or the machine is in preflight.py.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from string import Formatter
@@ -12,7 +13,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from pruning.config import alternatives
-from pruning.config.analyses import Ablation, Collapse, Interpretations, Tradeoff, Trap
 from pruning.config.base import Of, fields_of, known
 from pruning.config.datasets import Dataset
 from pruning.config.experiment import Table
@@ -23,15 +23,11 @@ from pruning.methods import requirements
 Config = Any  # schema.Config, which calls `check`
 
 # Folders and files directly below results/, besides the models and the tables of the config.
-OTHER_RESULTS = frozenset(
-    (
-        *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner", "mixture"),
-        *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
-        *("tradeoff", "latency", "index", "experiments"),
-    )
-)
-
-
+OTHER_RESULTS = {
+    *("data", "figures", "pages", "logs", "benchmarks", "cache", "analysis", "reasoner", "mixture"),
+    *("table4", "table5", "ablation", "collapse", "accuracy", "widths", "latency", "readings", "costs", "leakage"),
+    *("tradeoff", "index", "experiments"),
+}
 STAGES = ("score", "sensitivity", "mask", "compact")
 NEED_WEIGHTS = ("refit", "rounds", "sensitivity", "gisp", "parameter_taylor")
 """What is measured with weights that the measurement changes, or whose gradients it takes; of a structure likewise."""
@@ -51,17 +47,19 @@ def check(config: Config) -> None:
         if section == "methods":
             calib = getattr(user, "calib", None)
             _gradients(config, key, names, [calib] if calib else getattr(user, "calibrations", None))
-    _lineages(config)
-    _experiment(config)
+    for name in config.models:
+        config.lineage(name)
+    known("experiment.reference", [config.experiment.reference], config.experiment.methods)
+    together = Counter(task for tasks in config.experiment.together for task in tasks)
+    if twice := sorted(task for task, count in together.items() if count > 1):
+        raise ValueError(f"experiment.together: names {', '.join(twice)} twice; a task is evaluated in one job")
     for name, table in tables.items():
         _table(config, f"tables.{name}", table)
     for name, dataset in config.datasets.items():
         if dataset.kind == "generated" and dataset.content == "word_problems" and not dataset.templates:
             raise ValueError(f"datasets.{name}.templates: word problems are made of these; name one or more")
     _texts(config)
-    for name, check_section in SECTIONS.items():
-        if section := getattr(config, name):
-            check_section(config, section)
+    _analyses(config)
 
 
 def uses(value: Any, key: str = "") -> Iterator[tuple[str, str, list[str], Any]]:
@@ -100,25 +98,6 @@ def _results(config: Config) -> None:
             raise ValueError(f"models.{name}: this name is taken by tables.{name}; choose another for one of them")
 
 
-def _lineages(config: Config) -> None:
-    """Models that are made of themselves."""
-    for name, model in config.models.items():
-        seen = [name]
-        while model.source.kind == "pruned":
-            seen.append(model.source.model)
-            if seen[-1] in seen[:-1]:
-                raise ValueError(f"models.{name}.source.model: {' is made of '.join(seen)}: name another one")
-            model = config.models[seen[-1]]
-
-
-def _experiment(config: Config) -> None:
-    e = config.experiment
-    known("experiment.reference", [e.reference], e.methods)
-    together = [task for tasks in e.together for task in tasks]
-    if twice := sorted({task for task in together if together.count(task) > 1}):
-        raise ValueError(f"experiment.together: names {', '.join(twice)} twice; a task is evaluated in one job")
-
-
 def _table(config: Config, place: str, table: Table) -> None:
     if table.at is None and table.sparsities is None:
         raise ValueError(f"{place}.sparsities: missing; give per cents, or each method's own under `at`")
@@ -128,9 +107,8 @@ def _table(config: Config, place: str, table: Table) -> None:
         raise ValueError(f"{place}.at: needs a sparsity for each of the table's methods and no others: {differing}")
     for method, sparsity in table.pruned:
         if not sparsity and not config.method(method).vocabulary:
-            raise ValueError(
-                f"{place}: {method} at 0% is the dense model: only a method with a `vocabulary` prunes there"
-            )
+            why = "only a method with a `vocabulary` prunes there"
+            raise ValueError(f"{place}: {method} at 0% is the dense model: {why}")
     text, _, method = table.reference.partition("/")
     if method:
         known(f"{place}.reference: the calibration of '{table.reference}'", [text], table.calibrations)
@@ -153,17 +131,15 @@ def _offloaded(config: Config, place: str, table: Table) -> None:
         for name in table.methods:
             kinds = {kind for stage in STAGES for kind in requirements.kinds(config.method(name), stage)}
             if unfit := sorted(kind for kind in kinds if kind.endswith(NEED_WEIGHTS)):
-                raise ValueError(
-                    f"models.{model}.offload: {name} of {place} needs all weights in memory ({', '.join(unfit)}): "
-                    "leave it out of the table, or set `offload: false`"
-                )
+                said = f"{name} of {place} needs all weights in memory ({', '.join(unfit)})"
+                remedy = "leave it out of the table, or set `offload: false`"
+                raise ValueError(f"models.{model}.offload: {said}: {remedy}")
 
 
 def _vocabularies(config: Config, place: str, column: Column, table: Table) -> None:
     """Models of different tokenizers that are compared by the token."""
-    pruned = {
-        step.source.method for model in table.models for step in map(config.models.get, config.lineage(model)[:-1])
-    }
+    steps = [config.models[name] for model in table.models for name in config.lineage(model)[:-1]]
+    pruned = {step.source.method for step in steps}
     if not (cutting := sorted(name for name in {*table.methods, *pruned} if config.method(name).vocabulary)):
         return
     task, said = config.tasks[column.task], f"{cutting[0]} prunes the vocabulary"
@@ -199,51 +175,36 @@ def _texts(config: Config) -> None:
         _fields("cases", dataset, dataset.prompt, cases.target)
 
 
-def _readings(config: Config, readings: Interpretations) -> None:
-    if not config.overlap:
-        raise ValueError("readings: reads what the section `overlap` compares, which is null; set both or neither")
-    if not readings.used:
-        raise ValueError("readings.rows: all are null; keep one, or set `readings` to null")
-    for sparsity in readings.sparsities:
-        if sparsity not in config.overlap.sparsities:
+def _analyses(config: Config) -> None:
+    """Sections that compare what others make."""
+    if readings := config.readings:
+        if not config.overlap:
+            raise ValueError("readings: reads what the section `overlap` compares, which is null; set both or neither")
+        if not readings.used:
+            raise ValueError("readings.rows: all are null; keep one, or set `readings` to null")
+        if other := [each for each in readings.sparsities if each not in config.overlap.sparsities]:
             listed = ", ".join(map(str, config.overlap.sparsities))
-            raise ValueError(f"readings.sparsities: {sparsity} is not among overlap.sparsities ({listed})")
-
-
-def _collapse(config: Config, collapse: Collapse) -> None:
-    _accuracy(config, "collapse.task", collapse.task)
-    known("collapse.background", collapse.background, config.experiment.methods)
-    comparisons = len(set(config.experiment.methods)) - 1
-    if collapse.resamples < (least := least_resamples(config.experiment.confidence, comparisons)):
-        raise ValueError(
-            f"collapse.resamples: {collapse.resamples} are too few for any of {comparisons} comparisons "
-            f"to be significant after Holm's adjustment; set {least} or more"
-        )
-
-
-def _ablation(config: Config, ablation: Ablation) -> None:
-    _accuracy(config, "ablation.task", ablation.task)
-    grid = [f"{objective}-abs-none-uniform" for objective in ablation.objectives]
-    _gradients(config, "ablation.objectives", grid)
-
-
-def _trap(config: Config, trap: Trap) -> None:
-    _gradients(config, "trap.objective", [f"{trap.objective}-abs-none-uniform"])
-
-
-def _tradeoff(config: Config, tradeoff: Tradeoff) -> None:
-    used = [config.table(name) for name in tradeoff.tables if config.tables[name]]
-    asked = {column.task for table in used for column in table.columns}
-    known("tradeoff.task: of the tasks of tradeoff.tables", [tradeoff.task] if tradeoff.task and used else [], asked)
-
-
-SECTIONS = {
-    "readings": _readings,
-    "collapse": _collapse,
-    "ablation": _ablation,
-    "trap": _trap,
-    "tradeoff": _tradeoff,
-}
+            raise ValueError(f"readings.sparsities: {other[0]} is not among overlap.sparsities ({listed})")
+    if collapse := config.collapse:
+        _accuracy(config, "collapse.task", collapse.task)
+        known("collapse.background", collapse.background, config.experiment.methods)
+        comparisons = len(set(config.experiment.methods)) - 1
+        if collapse.resamples < (least := least_resamples(config.experiment.confidence, comparisons)):
+            raise ValueError(
+                f"collapse.resamples: {collapse.resamples} are too few for any of {comparisons} comparisons "
+                f"to be significant after Holm's adjustment; set {least} or more"
+            )
+    if ablation := config.ablation:
+        _accuracy(config, "ablation.task", ablation.task)
+        grid = [f"{objective}-abs-none-uniform" for objective in ablation.objectives]
+        _gradients(config, "ablation.objectives", grid)
+    if trap := config.trap:
+        _gradients(config, "trap.objective", [f"{trap.objective}-abs-none-uniform"])
+    if tradeoff := config.tradeoff:
+        used = [config.table(name) for name in tradeoff.tables if config.tables[name]]
+        asked = {column.task for table in used for column in table.columns}
+        task = [tradeoff.task] if tradeoff.task and used else []
+        known("tradeoff.task: of the tasks of tradeoff.tables", task, asked)
 
 
 def _fields(place: str, dataset: Dataset, *templates: str) -> None:
@@ -278,8 +239,7 @@ def _gradients(config: Config, place: str, methods: list[str], calibrations: lis
     """Every gradient that a method asks for is measured by the calibrations that it is used with: by default the first
     of the experiment, which the analyses take."""
     for calib, name in product(calibrations or config.experiment.calibrations[:1], methods):
-        objective = config.objective(name)
+        objective = config.method(name).objective
         if objective and objective not in config.calibrations[calib].objectives:
-            raise ValueError(
-                f"{place}: {name} needs the gradient of {objective!r}: add it to calibrations.{calib}.objectives"
-            )
+            remedy = f"add it to calibrations.{calib}.objectives"
+            raise ValueError(f"{place}: {name} needs the gradient of {objective!r}: {remedy}")

@@ -10,21 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
-
-from pruning.config import references
-from pruning.config.analyses import (
-    Ablation,
-    Cases,
-    Collapse,
-    Interpretations,
-    Latency,
-    LlamaCpp,
-    Overlap,
-    Spectrum,
-    Tradeoff,
-    Trap,
-)
+from pruning.config import analyses, references
 from pruning.config.base import Alias, Positive, Strict
 from pruning.config.budgets import Budget, LatencyTable
 from pruning.config.calibration import Calibration, Tuning
@@ -73,16 +59,16 @@ class Config(Strict):
     tables: dict[Alias, Table | None]
     """Tables of the experiment, as results/{table}.csv, .md and .tex; null leaves one out. The sections from
     `overlap` to `latency` can be null as well."""
-    overlap: Overlap | None = None
-    readings: Interpretations | None = None
-    spectrum: Spectrum | None = None
-    trap: Trap | None = None
-    cases: Cases | None = None
-    collapse: Collapse | None = None
-    ablation: Ablation | None = None
-    tradeoff: Tradeoff | None = None
-    latency: Latency | None = None
-    llama_cpp: LlamaCpp = LlamaCpp()
+    overlap: analyses.Overlap | None = None
+    readings: analyses.Interpretations | None = None
+    spectrum: analyses.Spectrum | None = None
+    trap: analyses.Trap | None = None
+    cases: analyses.Cases | None = None
+    collapse: analyses.Collapse | None = None
+    ablation: analyses.Ablation | None = None
+    tradeoff: analyses.Tradeoff | None = None
+    latency: analyses.Latency | None = None
+    llama_cpp: analyses.LlamaCpp = analyses.LlamaCpp()
     storage: Storage = Storage()
     ask_above: Positive | None = None
     """A run of more jobs than this starts only with `--config confirm=true`; see `make estimate`. Null: any does."""
@@ -92,19 +78,17 @@ class Config(Strict):
     """Your own .smk files, included last: they see CONFIG, names and everything else that rules/common.smk offers."""
     reasoner: Reasoner | None = None
 
-    @model_validator(mode="after")
-    def _references(self) -> "Config":
+    def check(self) -> None:
         references.check(self)
-        return self
 
     @property
     def places(self) -> names.Places:
         return names.Places(self.experiment.name)
 
-    def objective(self, name: str) -> str | None:
-        """Whose gradient a method is made of; None for one without."""
-        method = self.method(name)
-        return method.options.get("objective", "energy") if method.score == "utility" else None
+    def folder(self, model: str) -> Path:
+        """Where a dense model lies, or will lie."""
+        source = self.models[model].source
+        return Path(source.path) if source.kind == "local" else Path(names.BASE.format(model=model)).parent
 
     def definition(self, task: str) -> Path:
         """The YAML of one of lm-eval's tasks."""
@@ -113,11 +97,10 @@ class Config(Strict):
 
     def table(self, name: str) -> Table:
         """A table with what it leaves to the experiment filled in."""
-        table, own = self.tables[name], {}
-        for key in ("models", "calibrations", "methods", "reference"):
-            if getattr(table, key) is None:
-                own[key] = getattr(self.experiment, key)
-        return table.model_copy(update=own)
+        table, keys = self.tables[name], ("models", "calibrations", "methods", "reference")
+        return table.model_copy(
+            update={key: getattr(self.experiment, key) for key in keys if getattr(table, key) is None}
+        )
 
     @property
     def models_used(self) -> list[str]:
@@ -127,10 +110,13 @@ class Config(Strict):
         return list(dict.fromkeys([*used, *(name for model in used for name in self.lineage(model))]))
 
     def lineage(self, model: str) -> list[str]:
-        """The model and what it was pruned from, iteration by iteration; the last one is whole."""
+        """The model and what it was pruned from, iteration by iteration; the last one is whole. Raises ValueError for
+        one that is made of itself."""
         found = [model]
         while (source := self.models[found[-1]].source).kind == "pruned":
             found.append(source.model)
+            if source.model in found[:-1]:
+                raise ValueError(f"models.{model}.source.model: {' is made of '.join(found)}: name another one")
         return found
 
     @property
@@ -148,12 +134,11 @@ class Config(Strict):
 
     def files(self, dataset: str) -> HubFiles | LocalFiles:
         """The source that a published dataset is taken from."""
-        d = self.datasets[dataset]
-        return d.local if d.local and (self.data_folder or not d.hub) else d.hub
+        own = self.datasets[dataset]
+        return own.local if own.local and (self.data_folder or not own.hub) else own.hub
 
     def splits(self, dataset: str) -> dict[str, Any]:
-        d = self.datasets[dataset]
-        return d.splits if d.kind == "generated" else self.files(dataset).splits
+        return (own if (own := self.datasets[dataset]).kind == "generated" else self.files(dataset)).splits
 
     def local_path(self, dataset: str, split: str) -> Path | None:
         """The JSON Lines file of a split, where the dataset is read from disk."""

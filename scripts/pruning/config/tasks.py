@@ -1,13 +1,12 @@
 """Tasks: what a model is evaluated on, and the text whose perplexity is measured."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pruning.config.base import Alias, NonEmpty, Of, Positive, Strict
 
-CHARACTER = 4
-"""Bytes of one, at most, in UTF-8."""
+CHARACTER = 4  # bytes of one, at most, in UTF-8
 
 
 class StopEarly(Strict):
@@ -53,14 +52,12 @@ class LmEvalTask(Strict):
     max_gen_toks: Positive | None = None
     """Most tokens of a generated answer; null: as many as the task says."""
 
-    @model_validator(mode="after")
-    def _worth_stopping(self) -> Self:
+    def check(self) -> None:
         if early := self.stop_early:
             if self.limit is not None and early.after >= self.limit:
                 raise ValueError(f"stop_early.after: {early.after} items are all that `limit` allows ({self.limit})")
             if early.below <= self.chance:
                 raise ValueError(f"stop_early.below: {early.below} is no better than guessing (chance: {self.chance})")
-        return self
 
 
 class PerplexityTask(Strict):
@@ -89,13 +86,11 @@ class PerplexityTask(Strict):
     """Also the KL divergence of a model's next tokens from the dense model's (`kl`, nats per token), with both in
     memory."""
 
-    @model_validator(mode="after")
-    def _of_tokens(self) -> Self:
+    def check(self) -> None:
         if self.divergence and self.per == "byte":
             raise ValueError("divergence: compares next tokens, and `per: byte` is for models of other tokens")
         if self.per == "byte" and self.seqlen < CHARACTER:
             raise ValueError(f"seqlen: {self.seqlen} bytes may be less than a character: set {CHARACTER} or more")
-        return self
 
 
 Task = Annotated[LmEvalTask | PerplexityTask, Field(discriminator="kind")]

@@ -65,12 +65,8 @@ def _keys(location: tuple[str | int, ...], raw: Any) -> Iterator[str | int]:
             within_kind = True
         elif part != "[key]" or isinstance(raw, dict) and part in raw:
             yield part
-            raw, within_kind = _entry(raw, part), False
-
-
-def _entry(raw: Any, key: str | int) -> Any:
-    """What a key of a configuration leads to; None where there is nothing."""
-    try:
-        return raw[key]
-    except (KeyError, IndexError, TypeError):
-        return None
+            within_kind = False
+            try:
+                raw = raw[part]
+            except (KeyError, IndexError, TypeError):
+                raw = None

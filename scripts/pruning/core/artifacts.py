@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruning.core import chain, files
+from pruning.core.chain import file_hash
 from pruning.core.errors import InputError
 
 SCHEMA = 4
@@ -32,10 +33,8 @@ def provenance(path: Path, digest: str, kind: str, settings: dict[str, Any]) -> 
     """What an artefact says of its origin. No time stamps: equal runs make equal bytes."""
     versions = {}
     for library in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[library] = version(library)
-        except PackageNotFoundError:
-            continue
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     made = {"kind": kind, "schema": SCHEMA, "settings": settings, "threads": threads, "versions": versions}
     own = chain.place(path)
@@ -121,9 +120,8 @@ def read_json(path: Path, *kinds: str) -> dict[str, Any]:
     content = files.read_object(path, files.REMAKE)
     origin = content.get("provenance")
     if not isinstance(origin, dict) or origin.get("kind") not in kinds or origin.get("schema") != SCHEMA:
-        raise InputError(
-            f"{path}: not a {' or '.join(kinds)} artefact of this version of the pipeline; delete it and run again"
-        )
+        what = f"{' or '.join(kinds)} artefact of this version of the pipeline"
+        raise InputError(f"{path}: not a {what}; delete it and run again")
     held = {key: value for key, value in content.items() if key != "provenance"}
     chain.check(path, origin, chain.digest_of_json(held))
     return content
@@ -144,22 +142,18 @@ def of_earlier_versions(results: Path) -> list[Path]:
     """Manifests of models that an earlier version of the pipeline wrote, whose results are all made again."""
     found = []
     for path in results.glob("*/base/manifest.json"):
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError):
             found += [path] if json.loads(path.read_text())["provenance"]["schema"] < SCHEMA else []
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
     return found
 
 
-def write_csv(
-    path: Path, frame: pd.DataFrame, settings: dict[str, Any], digits: int = 6, beside: Sequence[Path] = ()
-) -> None:
-    """A table as CSV, numbers of so many significant digits, and its record {name}.csv.json: provenance, and sha256.
+def write_csv(path: Path, frame: pd.DataFrame, settings: dict[str, Any], beside: Sequence[Path] = ()) -> None:
+    """A table as CSV, numbers of six significant digits, and its record {name}.csv.json: provenance, and sha256.
 
     The record is no output of a rule's: it is written first, so that a CSV that is there was written after its own.
     `beside`: files made with it, that the record tells of as well."""
     with atomic(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format=f"%.{digits}g", lineterminator="\n")
+        frame.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
         files = {path.name: file_hash(temporary), **{file.name: file_hash(file) for file in beside}}
         write_json(record_of(path), {"files": files}, "csv", settings)
 
@@ -208,14 +202,9 @@ def check_model(directory: Path) -> None:
             return
 
 
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def directory_hashes(directory: Path, exclude: Sequence[str] = ("manifest.json",)) -> dict[str, str]:
+def directory_hashes(directory: Path) -> dict[str, str]:
     """sha256 of every file below a directory but hidden ones: what a manifest holds and dependants are compared by."""
-    found = sorted(p for p in directory.rglob("[!.]*") if p.is_file() and p.name not in exclude)
+    found = sorted(p for p in directory.rglob("[!.]*") if p.is_file() and p.name != "manifest.json")
     return {str(p.relative_to(directory)): file_hash(p) for p in found}
 
 

@@ -25,8 +25,7 @@ inputs: dict[str, str] = {}
 """Place and digest of each artefact that this process has read; path and digest of each file of a user's."""
 lineage: str | None = None
 """The digest of all that this process's results are made from (rules/lineage.smk); None where no workflow told it."""
-parents: set[str] = set()
-"""The lineages of the jobs that make its inputs."""
+parents: set[str] = set()  # the lineages of the jobs that make its inputs
 
 
 def begin(told: str) -> None:
@@ -77,16 +76,20 @@ def check(path: Path, origin: Mapping[str, Any], found: str) -> None:
 def check_lineage(path: Path, found: str | None, expected: set[str]) -> None:
     """Raise InputError if an artefact says that it was made from other settings, code or sources than those of now."""
     if found not in expected:
-        raise InputError(
-            f"{path}: was made with other settings, code or data than those of this run; delete it (or all of results) "
-            "and run again, so that it is remade"
-        )
+        remedy = "delete it (or all of results) and run again, so that it is remade"
+        raise InputError(f"{path}: was made with other settings, code or data than those of this run; {remedy}")
 
 
 def read_source(path: Path) -> None:
     """Remember a user's file as an input, by its content, so that scripts/verify.py can look at it again."""
     if found := content(path, SOURCES):
         inputs[str(path)] = found
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content(path: Path, known: Path | None = None) -> str | None:
@@ -98,8 +101,7 @@ def content(path: Path, known: Path | None = None) -> str | None:
     looks, key = _looks(path), os.path.abspath(path)
     digests = _read_digests(known) if known else {}
     if digests.get(key, [None])[1:] != looks:
-        with path.open("rb") as file:
-            digests[key] = [hashlib.file_digest(file, "sha256").hexdigest(), *looks]
+        digests[key] = [file_hash(path), *looks]
         if known and looks[0] > LARGE:
             _write(known, digests)
     return digests[key][0]
@@ -110,21 +112,15 @@ def check_files(directory: Path, manifest: Path, content: Mapping[str, Any], aga
 
     Files whose sizes, times and inodes are as they were when they were last found right are not read again, unless
     `again` says so."""
-    try:
-        if not again and json.loads(_stamp(manifest).read_text()) == _state(directory, content["files"]):
-            return
-    except (OSError, ValueError):
-        pass
+    if not again and _read_digests(_stamp(manifest)) == _state(directory, content["files"]):
+        return
     for name, wanted in content["files"].items():
         file = directory / name
         if not file.is_file():
             raise InputError(f"{file}: no such file, but {manifest} records it; delete {manifest} and run again")
-        with file.open("rb") as opened:
-            if hashlib.file_digest(opened, "sha256").hexdigest() != wanted:
-                raise InputError(
-                    f"{file}: is not the file that {manifest} records; delete {manifest} and run again, so that both "
-                    "are remade"
-                )
+        if file_hash(file) != wanted:
+            remedy = f"delete {manifest} and run again, so that both are remade"
+            raise InputError(f"{file}: is not the file that {manifest} records; {remedy}")
     remember(directory, manifest, content["files"])
 
 

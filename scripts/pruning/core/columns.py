@@ -37,8 +37,7 @@ class Entry:
     """A kind of file."""
 
     path: str
-    section: str
-    """Heading that it is below."""
+    section: str  # heading that it is below
     row: str
     about: str
     columns: tuple[Column, ...]

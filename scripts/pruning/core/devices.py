@@ -11,8 +11,7 @@ from pathlib import Path
 
 from pruning.core.errors import InputError
 
-ANSWER_SECONDS = 60.0
-"""That a program which looks for GPUs has: the driver of a broken card never answers."""
+ANSWER_SECONDS = 60.0  # that a program which looks for GPUs has: the driver of a broken card never answers
 LEASES = Path(tempfile.gettempdir()) / f"gpu-leases-{os.getuid()}"
 
 
@@ -79,9 +78,8 @@ def lease(count: int, devices: list[str], poll_seconds: float = 1.0) -> list[str
     as long as the process. Raises InputError if that many devices do not exist, or if nothing can be written where the
     leases are."""
     if count > len(devices):
-        raise InputError(
-            f"{count} GPUs requested, {len(devices)} visible: lower `gpus` in the model's config, or run elsewhere"
-        )
+        remedy = "lower `gpus` in the model's config, or run elsewhere"
+        raise InputError(f"{count} GPUs requested, {len(devices)} visible: {remedy}")
     while True:
         held: dict[str, int] = {}
         for device in devices:
@@ -89,9 +87,8 @@ def lease(count: int, devices: list[str], poll_seconds: float = 1.0) -> list[str
                 LEASES.mkdir(mode=0o700, exist_ok=True)
                 descriptor = os.open(LEASES / device.replace("/", "_"), os.O_CREAT | os.O_RDWR, 0o600)
             except OSError as error:
-                raise InputError(
-                    f"no lease on a GPU can be written: {error}; make room for it, or set TMPDIR to your own folder"
-                ) from None
+                remedy = "make room for it, or set TMPDIR to your own folder"
+                raise InputError(f"no lease on a GPU can be written: {error}; {remedy}") from None
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -38,6 +38,15 @@ def disk_trouble(error: BaseException | None, path: Path | None = None) -> str |
 
 
 @contextmanager
+def within(before: str, after: str = "", kind: type[Exception] = InputError) -> Iterator[None]:
+    """Errors of a kind become InputErrors that begin, and end, with these words."""
+    try:
+        yield
+    except kind as error:
+        raise InputError(f"{before}{error}{after}") from None
+
+
+@contextmanager
 def one_line() -> Iterator[None]:
     """Bad input and trouble with the disk end the process: one line on stderr, no traceback, exit code 1."""
     try:

@@ -8,8 +8,7 @@ from typing import Any
 
 from pruning.core.errors import InputError, disk_trouble
 
-LARGEST = 256 * 2**20
-"""Bytes of a JSON file beside a model's weights; the largest tokenizers have 40 MB."""
+LARGEST = 256 * 2**20  # bytes of a JSON file beside a model's weights; the largest tokenizers have 40 MB
 REMAKE = "delete it and run again, so that it is remade"
 REPLACE = "fetch it again, or correct it"
 

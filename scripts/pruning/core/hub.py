@@ -21,7 +21,6 @@ def fetching(target: Path) -> Iterator[None]:
     except InputError as error:
         if os.environ.get("HF_HUB_OFFLINE", "0") in ("", "0"):
             raise
-        raise InputError(
-            f"{error}; HF_HUB_OFFLINE closes the hub here, as on the nodes of a cluster: "
-            f"fetch on a machine with internet, `snakemake --cores 1 {target}`"
-        ) from None
+        closed = "HF_HUB_OFFLINE closes the hub here, as on the nodes of a cluster"
+        remedy = f"fetch on a machine with internet, `snakemake --cores 1 {target}`"
+        raise InputError(f"{error}; {closed}: {remedy}") from None

@@ -54,9 +54,8 @@ def keep(folder: Path, layer: int, tensors: Mapping[str, "Tensor"], record: Mapp
     from safetensors.torch import save, save_file
 
     with artifacts.atomic(folder / f"{layer}.safetensors") as path:
-        save_file(
-            dict(tensors), path, {"record": json.dumps(record), "digest": sha256(save(dict(tensors))).hexdigest()}
-        )
+        digest = sha256(save(dict(tensors))).hexdigest()
+        save_file(dict(tensors), path, {"record": json.dumps(record), "digest": digest})
 
 
 def kept(folder: Path, layer: int) -> tuple[dict[str, "Tensor"], dict[str, Any]] | None:

@@ -4,8 +4,7 @@ import math
 
 # With fewer the blocks of `significance.paired_perplexity` are too few or too short (docs/explanation/statistics.md).
 LEAST_WINDOWS = 40
-MOST_CUT_OFF = 0.05
-"""Share of the dense model's answers; with more of them accuracy measures brevity as well."""
+MOST_CUT_OFF = 0.05  # share of the dense model's answers; with more of them accuracy measures brevity as well
 
 
 def least_resamples(confidence: float, comparisons: int) -> int:

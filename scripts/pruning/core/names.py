@@ -59,8 +59,7 @@ EXPORT = "results/{model}/export/{variant}/model"
 GGUF = "results/{model}/export/{variant}/gguf/{type}"
 QUANTISED = "results/{model}/quantised/{variant}/{type}"
 FILE_SPEED = "results/{model}/speed/{other}/{variant}/{type}.csv"
-UNQUANTISED = "f16"
-"""Type of the GGUF file in which a variant that is not quantised is weighed and timed."""
+UNQUANTISED = "f16"  # type of the GGUF file in which a variant that is not quantised is weighed and timed
 
 EVALUATION = "results/{model}/eval/{variant}/{task}"
 RESULT = f"{EVALUATION}.json"

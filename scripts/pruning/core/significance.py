@@ -100,9 +100,7 @@ def perplexity_interval(nll: ArrayLike, tokens: ArrayLike, confidence: float) ->
     Args: as for `perplexity`, windows in the order of the text. A single window has no interval (NaN).
     Source: as of `paired_perplexity`.
     """
-    _check_confidence(confidence)
-    nll, tokens = _windows(nll, tokens)
-    _, low, high, _ = _cluster_t(nll / tokens, tokens, _blocks(len(nll)), confidence)
+    _, low, high, _ = _over_blocks(nll, 0, tokens, confidence)
     return float(np.exp(low)), float(np.exp(high))
 
 
@@ -118,10 +116,7 @@ def paired_perplexity(
     1 - confidence. NaN for a single window; p is 1 where all windows agree.
     Source: Ibragimov and Müller (2010), "t-statistic based correlation and heterogeneity robust inference".
     """
-    _check_confidence(confidence)
-    a, b = _paired(a, b)
-    (a, tokens), (b, _) = _windows(a, tokens), _windows(b, tokens)
-    mean, low, high, p = _cluster_t((a - b) / tokens, tokens, _blocks(len(a)), confidence)
+    mean, low, high, p = _over_blocks(a, b, tokens, confidence)
     delta, low, high = perplexity(b, tokens) * np.expm1([mean, low, high])
     return float(delta), float(low), float(high), p
 
@@ -139,9 +134,7 @@ def divergence_interval(kl: ArrayLike, tokens: ArrayLike, confidence: float) -> 
     """Interval (low, high) of a divergence per token: the t interval of its mean over blocks of windows.
 
     Args and source: as of `perplexity_interval`. No divergence is below 0, nor is an end of the interval."""
-    _check_confidence(confidence)
-    kl, tokens = _windows(kl, tokens)
-    _, low, high, _ = _cluster_t(kl / tokens, tokens, _blocks(len(kl)), confidence)
+    _, low, high, _ = _over_blocks(kl, 0, tokens, confidence)
     return float(np.maximum(low, 0)), float(high)
 
 
@@ -151,10 +144,7 @@ def paired_divergence(
     """Difference of two divergences per token on the same windows, its interval, and p: (delta, low, high, p).
 
     Args, test and source: as of `paired_perplexity`, of the difference in nats per token itself."""
-    _check_confidence(confidence)
-    a, b = _paired(a, b)
-    (a, tokens), (b, _) = _windows(a, tokens), _windows(b, tokens)
-    return _cluster_t((a - b) / tokens, tokens, _blocks(len(a)), confidence)
+    return _over_blocks(a, b, tokens, confidence)
 
 
 def cluster_robust(a: ArrayLike, b: ArrayLike, clusters: ArrayLike) -> tuple[float, float]:
@@ -202,10 +192,15 @@ def holm(p_values: Sequence[float | None]) -> NDArray[np.float64]:
     return adjusted
 
 
-def _blocks(windows: int) -> NDArray[np.int64]:
-    """Number of each window's block: neighbours together, at least BLOCK in one, at most BLOCKS blocks of like size."""
+def _over_blocks(a: ArrayLike, b: ArrayLike, tokens: ArrayLike, confidence: float) -> tuple[float, float, float, float]:
+    """`_cluster_t` of a minus b per token, over blocks of neighbouring windows: at least BLOCK in one, at most BLOCKS
+    of like size. b: 0 for a alone."""
+    _check_confidence(confidence)
+    a, tokens = _windows(a, tokens)
+    b, _ = _windows(np.broadcast_to(b, a.shape) if np.ndim(b) == 0 else b, tokens)
+    windows = len(a)
     blocks = min(BLOCKS, max(windows // BLOCK, 2), windows)
-    return np.arange(windows) * blocks // windows
+    return _cluster_t((a - b) / tokens, tokens, np.arange(windows) * blocks // windows, confidence)
 
 
 def _cluster_t(

@@ -18,12 +18,10 @@ def live_jobs(folder: Path) -> list[str]:
     Raises InputError if Slurm does not say."""
     command = ["squeue", "--noheader", "--format=%A|%j|%Z"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"squeue does not answer ({error}), so that jobs could be submitted twice") from None
-    if asked.returncode:
-        reason = " ".join(asked.stderr.split())
-        raise InputError(f"squeue does not answer ({reason}), so that jobs could be submitted twice")
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = " ".join(str(getattr(error, "stderr", None) or error).split())
+        raise InputError(f"squeue does not answer ({reason}), so that jobs could be submitted twice") from None
     jobs = [line.split("|", 2) for line in asked.stdout.splitlines()]
     own, here = os.environ.get("SLURM_JOB_ID"), os.path.realpath(folder)
     ours = [n for n, name, place in jobs if n != own and re.fullmatch(RUN, name) and os.path.realpath(place) == here]

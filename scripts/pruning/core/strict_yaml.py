@@ -11,10 +11,8 @@ import yaml
 
 from pruning.core.errors import InputError
 
-DEPTH = 50
-"""Levels of lists and mappings; ours need nine."""
-ENTRIES = 100_000
-"""Of a file, with all that its aliases stand for."""
+DEPTH = 50  # levels of lists and mappings; ours need nine
+ENTRIES = 100_000  # of a file, with all that its aliases stand for
 KINDS = ("str", "int", "float", "bool", "null", "timestamp", "merge", "map", "seq")
 TAGS = {"!", "!function", *(f"tag:yaml.org,2002:{kind}" for kind in KINDS)}
 _FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -72,7 +72,8 @@ def tables(config: Config) -> dict[str, Entry]:
         pairs = dict.fromkeys((r.rku, other) for r in used.values() for other in (r.agf, r.taylor, r.wanda))
         masks = dict.fromkeys(method for r in used.values() for method in (r.rku, r.wanda))
         # The gradient that an interpretation's RKU is made of; a score without one is held against the experiment's.
-        rows = {n: {**r.model_dump(), "objective": config.objective(r.rku) or trap.objective} for n, r in used.items()}
+        of = {name: config.method(each.rku).objective or trap.objective for name, each in used.items()}
+        rows = {name: {**each.model_dump(), "objective": of[name]} for name, each in used.items()}
         found["readings"] = Entry(
             "Ways in which the paper's methods may have been computed, judged by the paper's own numbers.",
             {

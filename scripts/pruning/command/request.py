@@ -1,0 +1,146 @@
+"""What a user asks `prune` for: its options, and which of them contradict each other."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pruning.command import efforts, own_data
+from pruning.config.budgets import UNITS, amount
+from pruning.config.methods import tokens
+from pruning.core.errors import InputError, within
+from pruning.models import gguf
+from pruning.models.gguf import BLOCK
+
+RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}  # --recover -> a tuning's objective
+IN_ONE, IN_ROUNDS = "obs", "rounds"
+"""The score that prunes at once, and the one that prunes in rounds by the same measure."""
+
+MODEL = "folder, .gguf file, package:file.gguf, or org/name of the hub"
+DATA = "JSON Lines: messages, prompt/completion, question/answer, or text; none: a --task's training data"
+SPARSITY = "per cent of FFN neurons to remove, with commas; 20,30 unless there is a budget"
+COST = "in place of a sparsity, the most a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
+COST += "or a share of the dense model's: parameters=70%"
+EFFORT = "; ".join(f"{name}: {efforts.read(name).summary}" for name in efforts.EFFORTS)
+METHODS = "methods to compare, in place of the effort's recipe; with commas, the first is the reference"
+OUT = "folder of the run and its result; a run that stopped continues there"
+RECOVER = "also fine-tune each pruned model with LoRA: distill (to predict as the dense model) or lora (on the data)"
+ROUNDS = "prune in this many iterations, each measured and reconstructed on the model of the one before"
+VOCABULARY = "also prune the vocabulary to this many tokens, or to a share of them (30%), those of the data first; "
+VOCABULARY += "perplexity is then in bits per byte, and --sparsity may be 0"
+ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
+ANSWER += "number, where all reference answers end in one"
+QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (100 with thorough, none with quick)"
+TASK = "also evaluate this task of lm-eval, as gsm8k; repeat"
+GGUF = f"also make a GGUF file of the model to take, of this type; repeat for several: {', '.join(BLOCK)}"
+TOLERANCE = "most per cent that perplexity may rise"
+AGAINST = "compare with the dense model in this GGUF type as well, at equal bytes; repeat, as q8_0, q4_k_m, q3_k_m"
+
+
+def option(kind: Any, words: str, *names: str, **more: Any) -> Any:
+    """The type of an option of the command line. words: its help."""
+    return Annotated[kind, typer.Option(*names, help=words, **more)]
+
+
+def share(percent: str) -> float:
+    return float(percent) / 100
+
+
+def kinds(given: Sequence[str]) -> list[str]:
+    """GGUF types, each once."""
+    return list(dict.fromkeys(map(str.lower, given)))
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `prune MODEL` and `prune plan MODEL`, and of api.prune."""
+
+    model: Annotated[str, typer.Argument(help=MODEL)]
+    data: option(Path | None, DATA, exists=True, dir_okay=False) = None
+    sparsity: option(str | None, SPARSITY) = None
+    budget: option(list[str], COST, metavar="KIND=AMOUNT") = ()
+    effort: option(str, EFFORT) = "standard"
+    methods: option(Sequence[str] | None, METHODS, parser=lambda text: text.split(","), metavar="NAMES") = None
+    out: option(Path, OUT) = Path("pruned")
+    recover: option(Literal[*RECOVERIES] | None, RECOVER) = None
+    steps: option(int | None, "training steps of --recover; 150 unless given", min=1) = None
+    rounds: option(int | None, ROUNDS, min=2) = None
+    vocabulary: option(str | None, VOCABULARY, metavar="TOKENS") = None
+    answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None
+    questions: option(int | None, QUESTIONS, min=1) = None
+    tasks: option(list[str], TASK, "--task", metavar="NAME[:METRIC]") = ()
+    tolerance: option(float, TOLERANCE, parser=share, metavar="PERCENT", show_default="10") = 0.1
+    gguf: option(list[str], GGUF, metavar="TYPE", callback=kinds) = ()
+    against: option(list[str], AGAINST, metavar="TYPE", callback=kinds) = ()
+    cores: option(int, "CPU cores", show_default="all of this machine") = os.cpu_count() or 1
+    yes: option(bool, "do not ask before a run of more than an hour", "--yes") = False
+    own_answers: bool = False  # recover on the dense model's own right answers, where answers are judged: an effort's
+
+    @property
+    def sparsities(self) -> list[int]:
+        """Per cent of FFN neurons to remove; none with a budget. Raises InputError as `numbers` and `budget_of`."""
+        least = int(self.vocabulary is None)
+        return [] if budget_of(self.budget) else numbers(self.sparsity or ("20,30" if least else "0,20,30"), least)
+
+    @property
+    def files(self) -> list[str]:
+        """GGUF types of all files that are made of a model."""
+        return [*self.gguf, *self.against]
+
+
+def with_recovery(request: Request) -> Request:
+    """Return the request with its effort's recovery, which --recover and --methods stand in for."""
+    effort = efforts.read(request.effort)
+    if request.methods or request.recover or not effort.recover:
+        return request
+    recovery = {"recover": effort.recover, "steps": request.steps or effort.steps, "own_answers": effort.own_answers}
+    return replace(request, **recovery)
+
+
+def check(request: Request) -> None:
+    """Raises InputError for what no run could do, whatever model and data are."""
+    if not request.sparsities and request.sparsity:
+        said = f"--budget and --sparsity {request.sparsity}"
+        raise InputError(f"{said}: the budget says how much is pruned; give one of them")
+    if request.vocabulary is not None:
+        with within(f"--vocabulary {request.vocabulary}: ", kind=ValueError):
+            tokens(request.vocabulary)
+    if request.recover not in (None, *RECOVERIES):
+        raise InputError(f"--recover {request.recover}: give one of {', '.join(RECOVERIES)}")
+    if request.steps and not with_recovery(request).recover:
+        raise InputError(f"--steps {request.steps}: only for --recover distill or --recover lora: give one of them")
+    if request.rounds and (request.methods or efforts.read(request.effort).method.score != IN_ONE):
+        others = [name for name in efforts.EFFORTS if efforts.read(name).method.score == IN_ONE]
+        raise InputError(f"--rounds {request.rounds}: only for --effort {' and '.join(others)}, without --methods")
+    if request.answer:
+        own_data.judge(request.answer)
+    for name, types in {"--gguf": request.gguf, "--against": request.against}.items():
+        for kind in types:
+            gguf.check(kind, f"{name}: ")
+
+
+def budget_of(given: Sequence[str]) -> dict[str, str]:
+    """KIND=AMOUNT of the command line; empty without one. Raises InputError for what is none, and for several."""
+    if not given:
+        return {}
+    if len(given) > 1 or given[0].count("=") > 1:
+        raise InputError(f"--budget {' '.join(given)}: one budget at a time")
+    kind, _, text = given[0].partition("=")
+    with within(f"--budget {given[0]}: ", kind=ValueError):
+        if kind not in UNITS:
+            raise ValueError(f"no budget {kind!r}; give one of {', '.join(f'{kind}=…' for kind in UNITS)}")
+        amount(kind, text)
+    return {kind: text}
+
+
+def numbers(text: str, least: int = 1) -> list[int]:
+    """Raises InputError for what is not `least` to 99, with commas."""
+    found = re.fullmatch(r"\s*\d{1,2}(\s*,\s*\d{1,2})*\s*", text)
+    values = sorted({int(part) for part in text.split(",")}) if found else []
+    if not values or values[0] < least:
+        raise InputError(f"--sparsity {text}: whole per cent from {least} to 99, with commas: 20,30")
+    return values
