@@ -26,19 +26,12 @@ from pruning.models.structures.experts import Routed
 def objective_values(
     names: Sequence[str], hidden: Tensor, normed: Tensor, losses: Callable[[], Tensor], mask: Tensor
 ) -> dict[str, Tensor]:
-    """Each objective of objectives.py that is named, one value per sample [B].
+    """Each objective of core/objectives.py that is named, one value per sample [B].
 
     hidden [B, T, d] before the final norm, normed [B, T, d] after it; losses gives each token's cross-entropy
     [B, T - 1], and is called for `ce` alone. mask [B, T]: tokens that the objectives average over."""
     position = torch.arange(mask.shape[1], device=mask.device)
     last = (mask * position).argmax(1, keepdim=True) == position
-
-    def energy(states: Tensor, mask: Tensor) -> Tensor:
-        """E(x) = 1/2 mean_t ||h_L(x, t)||^2 [B], over the tokens of the mask."""
-        squared = states.float().square().sum(-1)
-        mask = mask.to(squared.device)  # the last GPU's, where the model is spread over several
-        return 0.5 * (squared * mask).sum(1) / mask.sum(1)
-
     functions = {
         "energy": lambda: energy(hidden, mask),
         "energy_post": lambda: energy(normed, mask),
@@ -47,6 +40,13 @@ def objective_values(
         "ce": lambda: cross_entropy(losses(), mask),
     }
     return {name: functions[name]() for name in names}
+
+
+def energy(hidden: Tensor, mask: Tensor) -> Tensor:
+    """E(x) = 1/2 mean_t ||h_L(x, t)||^2 [B], hidden [B, T, d], mean over the tokens of `mask` [B, T]."""
+    squared = hidden.float().square().sum(-1)
+    mask = mask.to(squared.device)  # the last GPU's, where the model is spread over several
+    return 0.5 * (squared * mask).sum(1) / mask.sum(1)
 
 
 def cross_entropy(losses: Tensor, mask: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class Pass:
 
     What is taken from them, subclasses say: `begin`, `take_activation`, `take_gradient`, `take_outputs`, `take_layer`.
 
-    objectives: names of objectives.py; one backward pass each, none at all where empty. structure: whose sites are
+    objectives: names of core/objectives.py; one backward pass each, none at all where empty. structure: whose sites are
     looked at; what their units put out is called a. None: the model's main one.
     """
 
