@@ -59,24 +59,24 @@ def kinds(given: Sequence[str]) -> list[str]:
 class Request:
     """The options of `prune MODEL` and `prune plan MODEL`, and of api.prune."""
 
-    model: Annotated[str, typer.Argument(help=MODEL)]
-    data: option(Path | None, DATA, exists=True, dir_okay=False) = None
-    sparsity: option(str | None, SPARSITY) = None
+    model: Annotated[str, typer.Argument(help=MODEL, metavar="MODEL")]
+    data: option(Path | None, DATA, exists=True, dir_okay=False, metavar="PATH") = None
+    sparsity: option(str | None, SPARSITY, metavar="PERCENT") = None
     budget: option(list[str], COST, metavar="KIND=AMOUNT") = ()
-    effort: option(str, EFFORT) = "standard"
+    effort: option(str, EFFORT, metavar="NAME") = "standard"
     methods: option(Sequence[str] | None, METHODS, parser=lambda text: text.split(","), metavar="NAMES") = None
-    out: option(Path, OUT) = Path("pruned")
+    out: option(Path, OUT, metavar="PATH") = Path("pruned")
     recover: option(Literal[*RECOVERIES] | None, RECOVER) = None
-    steps: option(int | None, "training steps of --recover; 150 unless given", min=1) = None
-    rounds: option(int | None, ROUNDS, min=2) = None
+    steps: option(int | None, "training steps of --recover; 150 unless given", min=1, metavar="N") = None
+    rounds: option(int | None, ROUNDS, min=2, metavar="N") = None
     vocabulary: option(str | None, VOCABULARY, metavar="TOKENS") = None
     answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None
-    questions: option(int | None, QUESTIONS, min=1) = None
+    questions: option(int | None, QUESTIONS, min=1, metavar="N") = None
     tasks: option(list[str], TASK, "--task", metavar="NAME[:METRIC]") = ()
     tolerance: option(float, TOLERANCE, parser=share, metavar="PERCENT", show_default="10") = 0.1
     gguf: option(list[str], GGUF, metavar="TYPE", callback=kinds) = ()
     against: option(list[str], AGAINST, metavar="TYPE", callback=kinds) = ()
-    cores: option(int, "CPU cores", show_default="all of this machine") = os.cpu_count() or 1
+    cores: option(int, "CPU cores", metavar="N", show_default="all of this machine") = os.cpu_count() or 1
     yes: option(bool, "do not ask before a run of more than an hour", "--yes") = False
     own_answers: bool = False  # recover on the dense model's own right answers, where answers are judged: an effort's
 
