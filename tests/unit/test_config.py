@@ -87,6 +87,7 @@ EXPERIMENTS = {  # name -> what it is stacked on, its model, and a table
     **{"best": ([], "tiny-reasoner", "best"), "best-structures": (["best"], "tiny-reasoner", "speed")},
     **{f"best-{name}": ([name], name, "best") for name in (CODER, SMOL)},
     **{"candidates": ([SMOL], SMOL, "recipes"), "experts": ([], "tiny-mixture", "experts")},
+    "own-answers": (["qwen2_5-coder-0_5b"], "qwen2_5-coder-0_5b", "own"),
     "verdict": (["qwen2_5-coder-0_5b"], "qwen2_5-coder-0_5b", "choices"),
     **{f"verdict-{name}": ([name, "verdict"], name, "choices") for name in (CODER, SMOL)},
 }
