@@ -38,6 +38,16 @@ def test_the_commands_take_the_same_options():
         assert list(inspect.signature(command).parameters) == wanted and command.__doc__
 
 
+def test_options_that_are_not_given_are_those_of_a_program():
+    found = []
+    app = typer.Typer()
+    app.command()(line.with_options(found.append))
+    assert CliRunner().invoke(app, ["m"]).exit_code == 0
+    assert {key: own or None for key, own in vars(found[0]).items()} == {
+        key: own or None for key, own in vars(Request("m")).items()
+    }
+
+
 def test_options_become_a_request(tmp_path):
     (tmp_path / "mine.jsonl").touch()
     found = []

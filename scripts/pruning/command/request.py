@@ -46,8 +46,9 @@ def option(kind: Any, words: str, *names: str, **more: Any) -> Any:
     return Annotated[kind, typer.Option(*names, help=words, **more)]
 
 
-def share(percent: str) -> float:
-    return float(percent) / 100
+def share(percent: str | float) -> float:
+    """A share, of per cent as they are typed; the default, which typer hands on as well, is one already."""
+    return float(percent) / 100 if isinstance(percent, str) else percent
 
 
 def kinds(given: Sequence[str]) -> list[str]:
