@@ -36,7 +36,7 @@ class Statistics:
     """What was measured of a dense model on calibration text, by kind (docs/artefacts.md)."""
 
     tables: Mapping[str, pd.DataFrame]
-    """`statistics`: one row per neuron; `layers`: one row per layer; all columns are sums (core/objectives.py)."""
+    """`statistics`: one row per neuron; `layers`: one row per layer; all columns are sums (calibration/columns.py)."""
     matrices: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """`second_moments`, `output_gradients`: for each layer its matrices, with counts of tokens."""
 

@@ -114,7 +114,7 @@ def test_the_order_is_the_same_again():
 
 
 def by_hand(step: int) -> np.ndarray:
-    """Removed neurons are masked, and all is asked of the whole model again; [LAYERS, N]."""
+    """Removed neurons are masked, and the whole model is measured again; [LAYERS, N]."""
     model, batches, places = tiny.qwen2(layers=LAYERS).double(), few_batches(), np.full((LAYERS, N), -1)
     for end in range(step, 100 + step, step):
         scores = np.array(brute_force(model, batches))
