@@ -74,18 +74,20 @@ def parts_code(wildcards):
     return [*found, "models/dequantised"] if variant.type else found
 
 
-def made_from(task):
+def made_from(task, model):
     """What a task is made from: lm-eval's definition of it, or a text."""
     own = CONFIG.tasks[task]
     if own.kind == "lm_eval":
         return str(CONFIG.definition(task))
+    if own.answers:
+        return names.ANSWERS.format(model=CONFIG.lineage(model)[-1], task=own.answers)
     return names.DATA.format(dataset=own.dataset, split=own.split)
 
 
 @cache  # of thousands of jobs
 def data_of(task):
     """Data files that a definition names."""
-    return preflight.data_files(Path(made_from(task))) if CONFIG.tasks[task].kind == "lm_eval" else []
+    return preflight.data_files(CONFIG.definition(task)) if CONFIG.tasks[task].kind == "lm_eval" else []
 
 
 def dense_of(wildcards, tasks):
@@ -109,7 +111,7 @@ def backend_of(wildcards, task):
 
 def evaluation(wildcards, tasks):
     """Its input files beside the model's."""
-    sources = [made_from(task) for task in tasks]
+    sources = [made_from(task, wildcards.model) for task in tasks]
     data = {file for task in tasks for file in data_of(task)}
     kinds = {f"evaluation/kinds/{CONFIG.tasks[task].kind}" for task in tasks}
     asked = [task for task in tasks if CONFIG.tasks[task].kind == "lm_eval"]
@@ -139,7 +141,7 @@ def of_tasks(function):
 
 evaluation, evaluation_settings = of_tasks(evaluation), of_tasks(evaluation_settings)
 dense_options = of_tasks(lambda w, tasks: [f"--dense={os.path.dirname(path)}" for path in dense_of(w, tasks)])
-task_options = of_tasks(lambda w, tasks: [f"--source={task}={made_from(task)}" for task in tasks])
+task_options = of_tasks(lambda w, tasks: [f"--source={task}={made_from(task, w.model)}" for task in tasks])
 ONE = {("", ()): VARIANT}  # of any model, any one task
 
 for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items()):

@@ -1,12 +1,15 @@
 """Calibrating and tuning on what the dense model answers itself."""
 
+import hashlib
 import re
 import string
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from snakemake.utils import update_config
+from transformers import AutoTokenizer
 
 from pruning.config.validation import validate
 from pruning.core.errors import InputError
@@ -38,7 +41,9 @@ def configured(workspace: Workspace, **tasks) -> None:
     }
     content["tunings"]["own"] = {"dataset": "gsm_symbolic", "answers": "loose", "steps": 2, "batch_size": 2}
     content["tasks"] |= {
-        "loose": {"kind": "lm_eval", "title": "Loose", "metrics": ["exact_match,strict-match"], **tasks}
+        "said": {"kind": "perplexity", "title": "Said", "dataset": "gsm_symbolic", "answers": "loose"}
+        | {"text": "{prompt}{completion}", "joiner": "|", "seqlen": 32},
+        "loose": {"kind": "lm_eval", "title": "Loose", "metrics": ["exact_match,strict-match"], **tasks},
     }
     (workspace.path / "own.yaml").write_text(yaml.safe_dump(content))
     define(workspace)
@@ -63,6 +68,13 @@ def test_text_is_what_the_dense_model_answered(finished: Workspace):
     assert documents(finished.path / ANSWERS, "{prompt}", "{completion}") == expected
     measured = pd.read_parquet(results / "calibration/own/statistics.parquet")
     assert measured["n_samples"].eq(2).all()
+    for model in ("dense", "own/rku/50"):
+        finished.snakemake(f"results/tiny-reasoner/eval/{model}/said.json", configfile="own.yaml")
+        windows = pd.read_parquet(results / f"eval/{model}/said.samples.parquet")["item_hash"].tolist()[:2]
+        tokenizer = AutoTokenizer.from_pretrained(results / "base")
+        ids = tokenizer("|".join(prompt + said for prompt, said in expected))["input_ids"][:64]
+        wanted = [hashlib.sha256(np.array(ids[n : n + 32]).tobytes()).hexdigest()[:16] for n in (0, 32)]
+        assert windows == wanted
 
 
 def test_a_pruned_model_is_distilled_on_all_that_it_answers(finished: Workspace):

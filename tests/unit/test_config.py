@@ -264,6 +264,8 @@ REFUSED = [
     ("cases|split", "dev", ": unknown name 'dev'; declared: test, train"),
     ("calibrations|gsm_symbolic-s2|dataset", "gsm9k", ": unknown name 'gsm9k'; declared: aqua, aqua_rat, …"),
     ("tasks|gsm_symbolic_text|tokens", 10239, ": 10239 are 39 windows of seqlen 256, too few to compare …"),
+    ("tasks|gsm_symbolic_text|answers", "arithmetik", ": unknown name 'arithmetik'; declared: arithmetic, …"),
+    ("tasks|gsm_symbolic_text|answers", "gsm_symbolic_wider_text", ": unknown name 'gsm_symbolic_wider_text'; …"),
     ("collapse|task", "gsm9k", ": unknown name 'gsm9k'; declared: …"),
     ("collapse|task", "gsm_symbolic_text", ": 'gsm_symbolic_text' is a perplexity, an accuracy task (kind: …"),
     ("ablation|task", "gsm_symbolic_wider_text", ": 'gsm_symbolic_wider_text' is a perplexity, an accuracy task …"),
@@ -291,6 +293,7 @@ ELSEWHERE = [
     (TEXT, "{question} {", "tasks.gsm_symbolic_text: the text '{question} {': Single '{' encountered in format …"),
     (TEXT, "{question:>9999999999}", "tasks.gsm_symbolic_text: the text '{question:>9999999999}': fields are …"),
     (TEXT, "{question.__class__}", "tasks.gsm_symbolic_text: the text '{question.__class__}' needs a field: …"),
+    ("tasks|gsm_symbolic_text|answers", "arithmetic", "tasks.gsm_symbolic_text: the text 'Question: {question}…"),
     (OPTIONS, {"after": 9, "below": 0.2}, "tasks.gsm_symbolic_options: stop_early.below: 0.2 is no better than …"),
 ]
 """Key, its value, and what is said, of another key."""

@@ -5,7 +5,7 @@ All of it raises ValueError, which names the key. What needs files, models or th
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import product
 from string import Formatter
 from typing import Any
@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from pruning.config import alternatives
 from pruning.config.base import Of, fields_of, known
-from pruning.config.datasets import Dataset
 from pruning.config.experiment import Table
 from pruning.core.limits import LEAST_WINDOWS, least_resamples
 from pruning.core.names import Column
@@ -149,21 +148,23 @@ def _vocabularies(config: Config, place: str, column: Column, table: Table) -> N
 
 def _texts(config: Config) -> None:
     """Texts of calibrations, tunings, perplexities and cases."""
+    asking = [task for task, own in config.tasks.items() if own.kind == "lm_eval"]
     for section in ("calibrations", "tunings"):
         for name, user in getattr(config, section).items():
             dataset = config.datasets[user.dataset]
             if user.answers:
                 if getattr(user, "completion", None) is not None:
                     raise ValueError(f"{section}.{name}.completion: the model's own answers stand there: leave it out")
-                asking = [task for task, own in config.tasks.items() if own.kind == "lm_eval"]
                 known(f"{section}.{name}.answers", [user.answers], asking)
             else:
                 completion = getattr(user, "completion", None)
                 own = dataset.completion if completion is None else completion
-                _fields(f"{section}.{name}", dataset, dataset.prompt, own)
+                _fields(f"{section}.{name}", dataset.fields, dataset.prompt, own)
     for name, task in config.tasks.items():
         if task.kind == "perplexity":
-            _fields(f"tasks.{name}", config.datasets[task.dataset], task.text)
+            known(f"tasks.{name}.answers", [task.answers] if task.answers else [], asking)
+            fields = ["prompt", "completion"] if task.answers else config.datasets[task.dataset].fields
+            _fields(f"tasks.{name}", fields, task.text)
             if task.tokens and task.tokens // task.seqlen < LEAST_WINDOWS:
                 raise ValueError(
                     f"tasks.{name}.tokens: {task.tokens} are {task.tokens // task.seqlen} windows of seqlen "
@@ -172,7 +173,7 @@ def _texts(config: Config) -> None:
                 )
     if cases := config.cases:
         dataset = config.datasets[cases.dataset]
-        _fields("cases", dataset, dataset.prompt, cases.target)
+        _fields("cases", dataset.fields, dataset.prompt, cases.target)
 
 
 def _analyses(config: Config) -> None:
@@ -207,8 +208,8 @@ def _analyses(config: Config) -> None:
         known("tradeoff.task: of the tasks of tradeoff.tables", task, asked)
 
 
-def _fields(place: str, dataset: Dataset, *templates: str) -> None:
-    """Fields that templates name."""
+def _fields(place: str, fields: Collection[str] | None, *templates: str) -> None:
+    """Fields that templates name. fields: those there are, None where that is not known."""
     for template in templates:
         try:
             names = fields_of(template)
@@ -216,8 +217,8 @@ def _fields(place: str, dataset: Dataset, *templates: str) -> None:
                 raise ValueError("fields are put in as they are, without `:` or `!`")
         except ValueError as error:
             raise ValueError(f"{place}: the text {template!r}: {error}; write a brace of the text twice") from None
-        if dataset.fields:
-            known(f"{place}: the text {template!r} needs a field", names, dataset.fields)
+        if fields:
+            known(f"{place}: the text {template!r} needs a field", names, fields)
 
 
 def _accuracy(config: Config, place: str, task: str) -> None:

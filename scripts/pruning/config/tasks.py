@@ -69,6 +69,9 @@ class PerplexityTask(Strict):
     """Dataset of the text, an entry of `datasets`."""
     split: Alias = "test"
     """Split of the text."""
+    answers: Annotated[Alias | None, Field(exclude_if=lambda value: value is None)] = None
+    """Task that evaluates on this split: the text is then the dense model's own right answers to it, whose fields are
+    `prompt` and `completion`."""
     text: str = "{text}"
     """Text of a record; fields in braces."""
     joiner: str = "\n\n"
