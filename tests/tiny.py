@@ -87,6 +87,18 @@ def llama(layers: int = 2, seed: int = 0, **changes) -> LlamaForCausalLM:
     return _spread(LlamaForCausalLM, LlamaConfig, layers, seed, **changes)
 
 
+def answering(answer: str) -> Qwen2ForCausalLM:
+    """A model that answers each line with the same character, and ends."""
+    made = of_family("qwen2")
+    line, said, end = tokenizer()("\n" + answer)["input_ids"] + [0]
+    embedding, head = made.get_input_embeddings().weight, made.lm_head.weight
+    with torch.no_grad():
+        embedding *= 20
+        for token, following in ((line, said), (said, end)):
+            head[following] += 20 * embedding[token] / embedding[token].norm()
+    return made
+
+
 ROUTED = {"num_experts": 6, "num_experts_per_tok": 2}
 FAMILY_CHANGES = {
     "gemma": {"head_dim": 8},

@@ -20,12 +20,13 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from pruning.core import devices
+from pruning.data.text import documents
 from pruning.models.checkpoint import Checkpoint
 from workspace import ROOT, python, run
 
 RECORDS = [
-    {"question": f"What is {n} + {n % 7}?", "answer": f"as anyone sees, of course it is {n + n % 7}"}
-    for n in range(200)
+    {"question": f"Please tell me, what is {n + 7} - {n}?", "answer": "as anyone sees, of course it is 7"}
+    for n in range(300)
 ]
 
 
@@ -59,8 +60,8 @@ def own(tmp_path):
 def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothing(own, family, recovered, note):
     """With the standard effort; one family recovered as well, evaluated on a task of lm-eval's, run by a program and
     with an edited configuration. Its answers are judged because all reference answers end in a number, which the
-    other's are told not to be."""
-    tiny.with_a_merge(tiny.save(tiny.of_family(family), own / "Model"))
+    other's are told not to be; they are right and calibrated on, and the other's are not."""
+    tiny.with_a_merge(tiny.save(tiny.answering("7") if recovered else tiny.of_family(family), own / "Model"))
     taken = ("--gguf", "q8_0", "--gguf", "f16", "--against", "q8_0") if family == "qwen2" else ()
     more = "--recover distill --steps 3 --task arithmetic" if recovered else r"--answer regex:^(\w+) --questions 12"
     options = ("--sparsity", "50", *more.split(), *taken)
@@ -81,9 +82,13 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     assert "Weight reconstruction takes up to 0.0 GB of memory" in done.stdout
     assert not note or f"Note: {note}" in done.stdout and f"* {note}" in page
     _, head, _, dense, *others = page[page.index("| Model |") - 1 :].splitlines()
-    measured = ["Perplexity", "KL to dense", "Right answers", "Cut off", *(["Arithmetic"] if recovered else [])]
+    measured = ["Perplexity", "KL to dense", "Right answers", "Cut off"]
+    if recovered:
+        measured[:2] = ["Perplexity of right answers", "KL to dense", "Perplexity of your data"]
+        measured.append("Arithmetic")
     assert [cell.strip() for cell in head.split("|")[2 : 2 + len(measured)]] == measured
     assert [row.split("|")[3].strip() == "0" for row in (dense, others[0])] == [True, False]
+    check_own_answers(own / "pruned", page, recovered)
     [model] = yaml.safe_load((own / "pruned/prune.yaml").read_text())["models"].values()
     assert devices.visible() or model["threads"] == 1  # of two cores: two jobs at once
     check_parts(own / "pruned", 2 if recovered else 1, "number" if recovered else "regex:")
@@ -146,13 +151,34 @@ def check_against(own: Path, page: str, html: str) -> None:
     assert len([row for row in rows if row.startswith("| ")]) == len(tested)
 
 
+def check_own_answers(folder: Path, page: str, right: bool) -> None:
+    """What was calibrated on, and by what the choice was made."""
+    config = yaml.safe_load((folder / "prune.yaml").read_text())
+    said = "The dense model answers {} of {} training questions right"
+    assert config["calibrations"]["own"].get("answers") == ("own_answers_train" if right else None)
+    if not right:
+        assert f"{said.format(0, 50)} and to the end, too few to calibrate on" in page
+        return
+    count = config["tasks"]["own_answers_train"]["limit"]
+    assert f"{said.format(count, count)} and to the end. Models are calibrated on these answers" in page
+    answers = {part: f"results/model/answers/own_answers{part}.parquet" for part in ("_train", "_validation", "")}
+    texts = {part: documents(folder / path, "{prompt}", "{completion}") for part, path in answers.items()}
+    asked = {prompt for text in texts.values() for prompt, _ in text}
+    assert len(asked) == sum(map(len, texts.values()))
+    assert {answer for text in texts.values() for _, answer in text} == {"7"}
+    assert "smallest model whose perplexity of right answers on the validation data" in page or "Do not prune" in page
+
+
 def check_plan(printed: str, shown: str) -> None:
-    """What `prune plan` said, against the jobs that ran after it; the plan's own were fetched already."""
+    """What `prune plan` said, against the jobs that ran after it; the plan's own were fetched already. The training
+    questions were asked in two jobs, the first few before the others."""
     [total] = re.findall(r"^(\d+) jobs, about \d+ minutes? with 2 cores, up to [\d.]+ GB of memory", printed, re.M)
     rows = dict(re.findall(r"│ (\w+) +│ +(\d+) │", printed))
     ran = [line.split(": ")[1].split()[0] for line in re.findall(r"^\d+ of \d+ jobs, .*", shown, re.M)]
     ran = Counter(re.sub(r"_together_\d+$", "", rule) for rule in ran)
-    assert {stage: int(jobs) for stage, jobs in rows.items()} == ran and int(total) == ran.total()
+    planned = Counter({stage: int(jobs) for stage, jobs in rows.items()})
+    assert ran - planned == {"evaluate": 1} and not planned - ran
+    assert int(total) == planned.total()
 
 
 def check_commands(printed: str, folder: Path) -> None:
@@ -161,7 +187,7 @@ def check_commands(printed: str, folder: Path) -> None:
     assert list(said) == ["Python", "vLLM", "llama.cpp, q8_0", "Ollama, q8_0", "llama.cpp, f16", "Ollama, f16"]
     with contextlib.redirect_stdout(io.StringIO()) as answer:
         exec(said["Python"], {})  # noqa: S102
-    assert answer.getvalue().startswith("What is ") and str(folder) in said["Python"]
+    assert answer.getvalue().startswith("Please tell me, what is ") and str(folder) in said["Python"]
     assert shlex.split(said["vLLM"])[:3] == ["vllm", "serve", str(folder)]
     for kind in ("q8_0", "f16"):
         tool, _, file = shlex.split(said[f"llama.cpp, {kind}"])
@@ -186,7 +212,7 @@ def check_parts(folder, pruned: int, judged: str) -> None:
     assert divergences.iloc[0] == 0 and (divergences.iloc[1:] > 1e-4).all()
     [file] = folder.glob("results/*/eval/dense/own_answers.samples.parquet")
     answers = pd.read_parquet(file)
-    wanted, asked = {"number": (r"\d+", range(31, 51)), "regex:": ("as", [12])}[judged]
+    wanted, asked = {"number": ("7", [50]), "regex:": ("as", [12])}[judged]
     assert len(answers) in asked and answers["target"].str.fullmatch(wanted).all()
     assert answers["response"].str.len().gt(0).any()
 

@@ -5,7 +5,7 @@ from test_prune import known, made, validated
 
 import tiny
 from pruning.command import efforts, own_data
-from pruning.command.request import Request, with_recovery
+from pruning.command.request import Request, with_effort
 from pruning.config import preflight
 from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError
@@ -52,15 +52,16 @@ def test_another_effort_is_refused_with_those_there_are():
         efforts.read("best")
 
 
-def test_recovery_is_the_efforts_unless_something_else_is_asked_for():
+def test_recovery_is_the_efforts_unless_something_else_is_asked_for_and_own_answers_are_its_own():
     def applied(**asked):
-        found = with_recovery(Request("m", **asked))
+        found = with_effort(Request("m", **asked))
         return found.recover, found.steps, found.own_answers
 
-    assert applied(effort="thorough") == ("distill", 150, True) and applied() == (None, None, False)
+    assert applied(effort="thorough") == ("distill", 150, True) and applied() == (None, None, True)
+    assert applied(effort="quick") == (None, None, False)
     assert applied(effort="thorough", steps=7) == ("distill", 7, True)
-    assert applied(effort="thorough", recover="lora") == ("lora", None, False)
-    assert applied(effort="thorough", methods=["wanda"]) == (None, None, False)
+    assert applied(effort="thorough", recover="lora") == ("lora", None, True)
+    assert applied(effort="thorough", methods=["wanda"]) == (None, None, True)
 
 
 SCALED = "{} normalises or scales what its layers add"

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from lm_eval.api.metrics import exact_match_hf_evaluate
 from lm_eval.filters.extraction import RegexFilter
 
 import tiny
-from pruning.command import config_file, decision, lm_eval_tasks, own_data, prune, running, work
+from pruning.command import config_file, configuration, decision, lm_eval_tasks, own_data, right_answers, running, work
 from pruning.command.configuration import (
     Known,
     build,
@@ -25,12 +27,15 @@ from pruning.command.configuration import (
     steps,
     text,
 )
+from pruning.command.ready import START as BEFORE_ALL
+from pruning.command.ready import Ready
 from pruning.command.request import Request, budget_of, check, numbers
 from pruning.config.default import DEFAULT
 from pruning.core import artifacts, devices, locks
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.data import datasets
+from pruning.models import tokenizers
 from pruning.report import catalogue
 
 CHAT = (
@@ -175,7 +180,7 @@ def parted(*answers: str, prompt: str = "q") -> dict[str, list[dict[str, str]]]:
 
 
 def judged(*answers, asked=None, most=100, context=1024, prompt="q", chat=False) -> own_data.Answers | None:
-    most = {"test": most, "train": most}
+    most = dict.fromkeys(("test", "validation", "train"), most)
     return own_data.answers(parted(*answers, prompt=prompt), asked, most, tiny.tokenizer(), context, chat)
 
 
@@ -292,7 +297,7 @@ def test_a_tasks_training_data_become_records(tmp_path, named, row, prompt, comp
     data.parent.mkdir(parents=True)
     pd.DataFrame([row]).to_parquet(data)
     if task.definition:
-        prune.put(tmp_path / "config/tasks" / f"{named}.yaml", task.definition)
+        running.put(tmp_path / "config/tasks" / f"{named}.yaml", task.definition)
     assert lm_eval_tasks.records(task, tmp_path) == [{"prompt": prompt, "completion": completion}]
 
 
@@ -417,11 +422,34 @@ def test_recovered_models_are_measured_beside_the_others(recover, objective):
     assert config.tunings["own"].answers is None and "own_answers_train" not in config.tasks
 
 
-def test_recovery_on_the_models_own_right_answers_asks_it_the_training_questions():
-    asked = {"recover": "distill", "own_answers": True}
-    config = validated(made(about=known(answers=judged("1")), **asked))
-    assert config.tunings["own"].answers == "own_answers_train" and config.tasks["own_answers_train"].kind == "lm_eval"
-    assert validated(made(**asked)).tunings["own"].answers is None  # nothing is judged
+def test_own_right_answers_are_calibrated_and_distilled_on_and_chosen_by():
+    asked = {"own_answers": True, "about": known(answers=judged("1"))}
+    config = validated(made(recover="distill", **asked))
+    assert config.calibrations["own"].answers == config.tunings["own"].answers == "own_answers_train"
+    assert config.tasks["own_validation"].answers == "own_answers_validation"
+    assert config.tasks["own_right_answers"].answers == "own_answers" and config.tasks["own_right_answers"].divergence
+    assert config.tasks["own"].answers is None and not config.tasks["own"].divergence
+    shown = ["own_right_answers", "own", "own_answers"]
+    assert config.table("table1").tasks == shown + [f"{name}@own" for name in shown]
+    assert config.experiment.together == [
+        ["own_right_answers", "own", "own_validation"]
+    ]  # after the dense one answered
+    assert {config.tasks[f"own_answers_{part}"].kind for part in ("train", "validation")} == {"lm_eval"}
+    assert validated(made(recover="lora", **asked)).tunings["own"].answers is None  # LoRA's text is the data's
+    too_few = replace(known(answers=judged("1")), own=configuration.Own(50, {}))
+    for about in (known(), too_few):  # nothing is judged, or too few are right
+        config = validated(made(recover="distill", own_answers=True, about=about))
+        assert config.calibrations["own"].answers is config.tunings["own"].answers is None
+        assert "own_answers_train" not in config.tasks and config.tasks["own"].divergence
+
+
+def test_texts_of_own_answers_are_cut_to_what_there_is():
+    own = configuration.Own(80, {"train": 9000, "validation": 2600, "test": 10**6})
+    config = validated(made(own_answers=True, about=replace(known(10**5, 10**5, answers=judged("1")), own=own)))
+    validation, test = config.tasks["own_validation"], config.tasks["own_right_answers"]
+    assert (validation.seqlen, validation.tokens, test.seqlen, test.tokens) == (64, 2600, 64, 20 * 1024)
+    assert (config.tasks["own"].seqlen, config.tasks["own"].tokens) == (256, 20 * 1024)
+    assert (config.calibrations["own"].samples, config.tasks["own_answers_validation"].limit) == (17, 1)
 
 
 def test_questions_and_tasks_are_asked_in_one_job_with_the_texts():
@@ -586,9 +614,9 @@ def test_a_budget_is_looked_for_before_there_is_a_table():
 COLUMNS = ["calib", "method", "sparsity", "tuning", "value", "ci_low", "ci_high", "p_holm"]
 
 
-def models(*rows, validation=(), answers=()) -> tuple[pd.DataFrame, list[decision.Measure]]:
+def models(*rows, validation=(), answers=(), said=()) -> tuple[pd.DataFrame, list[decision.Measure]]:
     """The dense model, of perplexity 10, and others. validation: their perplexities there, if others; answers: shares
-    of 10 questions that all of them answer right."""
+    of 10 questions that all of them answer right; said: perplexities of right answers."""
     dense = ("", "dense", 0, None, 10.0, 9.5, 10.5, np.nan)
     table = pd.DataFrame([dense, *rows], columns=COLUMNS).assign(task="own", metric="perplexity", n=99, cut_off=np.nan)
     chosen_by = table.assign(value=[10.0, *validation]) if validation else table
@@ -596,6 +624,9 @@ def models(*rows, validation=(), answers=()) -> tuple[pd.DataFrame, list[decisio
     if answers:
         own = {"task": "own_answers", "metric": "exact_match,judged", "value": answers, "n": 10, "cut_off": 0.5}
         parts.append(table.assign(**own, ci_low=0.1, ci_high=0.9))
+    if said:
+        parts = [parts[0], *(part.assign(task="own_right_answers") for part in parts)]
+        parts[1] = parts[1].assign(value=said)
     measured = table[["calib", "method", "sparsity", "tuning"]].assign(bytes=2e6 * (1 - table["sparsity"]))
     for part, speed in {"prefill": 1.3, "decode": 1.2}.items():
         for end, least in {"": 0, "_low": 0.1, "_high": -0.1}.items():
@@ -620,6 +651,14 @@ def test_the_smallest_model_within_the_tolerance_is_taken():
     assert str(decision.choose(found, 9).variant) == "own/agf/40"
     recovered, _ = models(row("agf", 30, 12.0), row("agf", 30, 10.2, tuning="own"))
     assert decision.choose(recovered, 0.1).variant == Variant("own", "agf", 30, "own")
+
+
+def test_right_answers_and_the_datas_text_are_told_apart_and_losses_are_of_what_choices_are_made_by():
+    found, shown = models(row("agf", 30, 14.0), validation=[5.0 * 2.2], said=[5.0, 5.5])
+    wanted = ["perplexity of your data", "perplexity of right answers", "KL to dense"]
+    assert [each.title for each in shown] == wanted
+    assert found["perplexity"].tolist() == [5.0, 5.5] and found["data_perplexity"].tolist() == [10.0, 14.0]
+    assert found["test_loss"].tolist() == pytest.approx([0, 0.1]) and found["loss"].tolist() == pytest.approx([0, 0.1])
 
 
 def test_choices_are_made_on_other_data_than_numbers_are_shown_of():
@@ -660,18 +699,98 @@ def test_answers_of_the_dense_model_without_what_is_judged_are_counted_and_shown
     assert decision.without_answer(samples, "number") == [wanted] and not decision.without_answer(samples[:1], "number")
 
 
-@pytest.mark.parametrize(("right", "kept"), [(40, True), (39, False)])
-def test_recovery_on_own_answers_needs_some(tmp_path, monkeypatch, right, kept):
-    """Those that were cut off do not count."""
-    rows = {"value": 1.0, "metric": own_data.METRIC, "prompt": "q", "response": "7", "item": 0}
-    rows |= {"finish_reason": ["stop"] * right + ["length"] * 5}
-    path = tmp_path / "results/m/eval/dense/own_answers_train.samples.parquet"
-    path.parent.mkdir(parents=True)
-    artifacts.write_parquet(path, pd.DataFrame(rows), "samples", {})
-    asked = Request("m", out=tmp_path, recover="distill", own_answers=True)
-    monkeypatch.setattr(prune, "run", lambda *_, **__: None)
-    request, [said] = prune.with_own_answers(asked, "m", "start.yaml")
-    assert request.own_answers == kept and f"{right} " in said and f"of {right + 5}" in said or kept
+class Answering:
+    """A dense model of which every `every`-th answer is right, and the first `cut_off` are cut off. An answer and its
+    question are 200 tokens, as each letter is one."""
+
+    bos_token, eos_token_id = "", 0
+
+    def __init__(self, monkeypatch, out, every: int, cut_off: int = 0):
+        self.asked, self.out, self.every, self.cut_off = [], out, every, cut_off
+        monkeypatch.setattr(right_answers, "run", self.run)
+        monkeypatch.setattr(tokenizers, "load", lambda folder: self)
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": list(text)}
+
+    def run(self, request, what, *paths, config):
+        tasks = yaml.safe_load((self.out / config).read_text())["tasks"]
+        for path in paths:
+            limit = tasks[name := Path(path).name.partition(".")[0]]["limit"]
+            self.asked.append((name.removeprefix("own_answers_"), limit))
+            numbers = range(limit)
+            rows = {"item": numbers, "prompt": "q" * 99, "response": "a" * 100, "metric": own_data.METRIC}
+            rows |= {"finish_reason": ["length" if n < self.cut_off else "stop" for n in numbers]}
+            rows |= {"value": [float(n % self.every == 0) for n in numbers]}
+            (self.out / path).parent.mkdir(parents=True, exist_ok=True)
+            artifacts.write_parquet(self.out / path, pd.DataFrame(rows), "samples", {})
+
+    def collect(self, effort: str = "standard", train: int = 400, test: int = 70, mine=None) -> tuple[Known, str]:
+        asking = judged("1")
+        records = {"train": train, "validation": 100, "test": test}
+        asking = asking._replace(records={part: asking.records["test"][:1] * n for part, n in records.items()})
+        self.request = Request("m", out=self.out, effort=effort, own_answers=True)
+        about = known(10**6, answers=asking)
+        config = "prune.yaml" if mine else BEFORE_ALL
+        found, said = right_answers.collect(Ready(self.request, "m", about, {effort: None}, [], 99, mine, config))
+        return found, " ".join(said)
+
+
+@pytest.mark.parametrize(
+    ("every", "asked", "right"),
+    [
+        (1, [50, 91], 91),  # 50 give 10,000 tokens of the 16,384 that the effort calibrates on; a tenth more is asked
+        (4, [50, 347], 87),
+        (10, [50, 400], 40),  # all there are, for half of the tokens
+        (11, [50, 400], 37),  # fewer than 40
+        (13, [50], 4),  # fewer than a tenth: no more are asked
+        (60, [50], 1),
+    ],
+)
+def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, monkeypatch, every, asked, right):
+    model = Answering(monkeypatch, tmp_path, every)
+    found, said = model.collect()
+    enough = right >= 40
+    others = [("validation", asked[-1] // 4), ("own_answers", 70)] if enough else []
+    assert model.asked == [("train", n) for n in asked] + others
+    assert f"{right} of {asked[-1]} training questions" in said and ("too few to calibrate on" in said) != enough
+    right_of = {"train": right, "validation": math.ceil(asked[-1] // 4 / every), "test": math.ceil(70 / every)}
+    tokens = {part: 200 * count for part, count in right_of.items()}
+    assert found.own == (asked[-1], tokens if enough else {})
+    calibration = build(model.request, found, {"standard": None}, [30])["calibrations"]["own"]
+    assert calibration.get("answers") == ("own_answers_train" if enough else None)
+    assert calibration["samples"] * calibration["sequence_length"] <= min(16384, 200 * right if enough else 16384)
+    model.asked.clear()
+    assert model.collect()[0] == found and model.asked[0] == ("train", asked[-1])  # not first fewer once more
+
+
+def test_an_edited_configuration_asks_what_it_says(tmp_path, monkeypatch):
+    model = Answering(monkeypatch, tmp_path, 1)
+    for asks, asked in ((False, []), (True, [("train", 60)])):
+        content = made(own_answers=asks, about=known(answers=judged(*"1" * 60)))
+        (tmp_path / "prune.yaml").write_text(text(content, "me"))
+        mine = content, validated(content)
+        assert model.collect(mine=mine)[0].own.tokens.get("train", 0) == 200 * len(asked) * 60
+        assert model.asked[:1] == asked and not (tmp_path / BEFORE_ALL).exists()
+
+
+@pytest.mark.parametrize(("questions", "kept"), [(40, True), (39, False)])
+def test_forty_right_answers_are_enough_and_those_cut_off_do_not_count(tmp_path, monkeypatch, questions, kept):
+    found, _ = Answering(monkeypatch, tmp_path, 1, cut_off=1).collect(train=questions + 1)
+    assert bool(found.own.tokens) == kept
+
+
+def test_few_tokens_of_own_answers_are_not_enough_for_an_effort_that_wants_many(tmp_path, monkeypatch):
+    model = Answering(monkeypatch, tmp_path, 7)
+    assert not model.collect("thorough")[0].own.tokens  # 58 right answers, 11,600 of 49,152
+    assert model.collect()[0].own.tokens["train"] == 11600
+
+
+def test_right_answers_to_test_and_validation_questions_are_enough_to_compare_models_on(tmp_path, monkeypatch):
+    model = Answering(monkeypatch, tmp_path, 1)
+    found, said = model.collect(test=6)  # 1,200 tokens, where 40 windows of 32 are needed
+    assert found.own.tokens == {} and said.count("'test': 1200") and "too few" in said
+    assert model.collect(test=7)[0].own.tokens["test"] == 1400
 
 
 def test_at_equal_cost_the_best_is_taken_however_much_is_removed():

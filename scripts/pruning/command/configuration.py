@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -21,6 +21,7 @@ from pruning.core.limits import LEAST_WINDOWS
 from pruning.models import sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
+LEAST_TOKENS = LEAST_WINDOWS * SEQLENS[-1]  # of a text that models are compared on
 BYTES = 4  # of a token, about
 SEQUENCE = 512  # tokens of a calibration sequence, at most
 VALIDATED = {"cpu": 10 * 1024, "gpu": 64 * 2048}  # tokens of the validation data, at most
@@ -31,11 +32,21 @@ MOST = 80  # per cent, that rounds go to where the sparsity is still to be found
 MICRO_BATCH = 4  # calibration sequences at once
 BUDGET = "asked"
 VALIDATION = "own_validation"  # the task that choices are made by
+SAID = "own_right_answers"  # the text that models are calibrated on and chosen by, of the test questions
+ASKED_OF = 4  # training questions for each validation question
 BATCH = {"cpu": 100, "gpu": 128}  # questions at once
 OFF = {"tables": dict.fromkeys(DEFAULT.tables)}
 OFF |= dict.fromkeys(("tradeoff", "overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation"))
 OFF |= dict.fromkeys(("latency", "reasoner"))
 """The default's tables and analyses, switched off."""
+
+
+class Own(NamedTuple):
+    """The dense model's own right answers."""
+
+    asked: int  # training questions; of the validation questions a quarter
+    tokens: Mapping[str, int] | None = None
+    """Of right answers and their questions, by part; empty: too few to calibrate on; None: not known yet."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ class Known:
     test: int  # and of the test data
     answers: own_data.Answers | None = None  # the questions whose answers are judged
     tasks: Sequence[Asked] = ()  # of lm-eval's
+    own: Own | None = None  # None: not asked yet
+    end: str = ""  # what stands between texts of own answers
 
     @property
     def kind(self) -> str:
@@ -113,37 +126,41 @@ def build(
     where the data are too few to tell anything."""
     [alias] = known.model
     effort = efforts.read(request.effort)
-    most = {"validation": VALIDATED[known.kind], "test": effort.tested[known.kind]}
-    tested = {part: min(getattr(known, part), limit) for part, limit in most.items()}
-    fewest = min(tested, key=tested.get)
     if known.context < SEQLENS[-1]:
         said = f"its context of {known.context} tokens is shorter than {SEQLENS[-1]}, the least to test on"
         raise InputError(f"MODEL: {said}")
-    fitting = [n for n in SEQLENS if n <= known.context and tested[fewest] // n >= LEAST_WINDOWS]
-    if not fitting:
-        least, there = LEAST_WINDOWS * SEQLENS[-1], tested[fewest]
+    most = {"validation": VALIDATED[known.kind], "test": effort.tested[known.kind]}
+    tested = {part: min(getattr(known, part), limit) for part, limit in most.items()}
+    fewest = min(tested, key=tested.get)
+    if (there := tested[fewest]) < LEAST_TOKENS:
         raise InputError(
-            f"--data: {there} tokens are left to {own_data.PARTS[fewest]} on, {least} are needed: "
-            + (f"give at least {least / there:.1f} times as many records" if there else "give more records")
+            f"--data: {there} tokens are left to {own_data.PARTS[fewest]} on, {LEAST_TOKENS} are needed: "
+            + (f"give at least {LEAST_TOKENS / there:.1f} times as many records" if there else "give more records")
         )
     objectives = dict.fromkeys(method.objective for method in efforts.definitions(methods).values() if method.objective)
-    text = calibration(known, effort.tokens[known.kind], objectives)
+    own_answers = request.own_answers and known.answers is not None and (known.own is None or known.own.tokens != {})
+    text = calibration(known, effort.tokens[known.kind], objectives, own_answers)
     if request.rounds:
         text["rounds"] = steps(max(request.sparsities, default=MOST), request.rounds)
     speed = {"prompt_tokens": min(512, known.context // 2), "decode_tokens": min(32, known.context // 2)}
     data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
     files = {"path": "own-data/{split}.jsonl", "splits": {part: part for part in own_data.PARTS}}
-    task = {"kind": "perplexity", "dataset": "own", "text": "{prompt}{completion}", "seqlen": fitting[0]}
-    task["batch_size"] = 4
-    if request.vocabulary:  # texts are then counted in bytes, as models have other tokens
-        task["per"], tested = "byte", {part: BYTES * tokens for part, tokens in tested.items()}
-    tasks = {
-        "own": {**task, "title": "your test data", "tokens": tested["test"], "divergence": not request.vocabulary},
-        VALIDATION: {**task, "title": "your validation data", "split": "validation", "tokens": tested["validation"]},
-    }
+    compared, in_bytes = {"divergence": not request.vocabulary}, request.vocabulary is not None
+    own, validation = texts(tested, known.context, in_bytes)
+    tasks = {"own": own | {"title": "your test data"}, VALIDATION: validation | {"title": "your validation data"}}
+    if own_answers:  # models are then chosen by such text as they are calibrated on
+        there = known.own.tokens if known.own and known.own.tokens else vars(known)
+        said = texts({part: min(there[part], limit) for part, limit in most.items()}, known.context, in_bytes)
+        asked = {part: {"answers": own_data.ASKING[part], "joiner": known.end} for part in most}
+        titles = {part: {"title": f"its right answers to your {part} questions"} for part in most}
+        tasks = {SAID: said[0] | compared | asked["test"] | titles["test"], "own": tasks["own"]}
+        tasks[VALIDATION] = said[1] | asked["validation"] | titles["validation"]
+    else:
+        tasks["own"] |= compared
+    together = list(tasks)
     datasets = {"own": {"kind": "published", **data, "local": files}}
     if known.answers:
-        asking = {"path": f"own-data/{own_data.ANSWERS}/{{split}}.jsonl", "splits": {"test": "test", "train": "train"}}
+        asking = {"path": f"own-data/{own_data.ANSWERS}/{{split}}.jsonl", "splits": files["splits"]}
         fields = {"fields": ["prompt", "target", "answer"], "prompt": "{prompt}", "completion": "{answer}"}
         datasets[own_data.ANSWERS] = {"kind": "published", **fields, "local": asking}
         tasks[own_data.ANSWERS] = {"kind": "lm_eval", "title": "your questions", "metrics": [own_data.METRIC]}
@@ -171,18 +188,34 @@ def build(
         own["methods"] = own_methods
     if request.budget:
         own["budgets"] = {BUDGET: {**budget_of(request.budget), **speed}}
-    own["experiment"]["together"] = [list(tasks)]
+    asked = [name for name in tasks if name not in {*together, own_data.ANSWERS}]  # texts are made of answers first
+    own["experiment"]["together"] = list(filter(None, [together, asked])) if own_answers else [list(tasks)]
     if request.recover:
         for each in (table, choosing):
             each["tasks"] = [*each["tasks"], *(f"{name}@own" for name in each["tasks"])]
         tuning = {"dataset": "own", "objective": RECOVERIES[request.recover], "steps": request.steps or STEPS}
         own["tunings"] = {"own": {**tuning, "batch_size": 4, "learning_rate": 2e-4}}
         own["tunings"]["own"]["sequence_length"] = text["sequence_length"]
-        if request.own_answers and known.answers:
-            own["tunings"]["own"]["answers"] = own_data.ON_TRAIN
-            asked = {"title": "your training questions", "limit": max(1, len(known.answers.records["train"]))}
-            own["tasks"] = {**tasks, own_data.ON_TRAIN: {**tasks[own_data.ANSWERS], **asked}}
+        if own_answers and request.recover == "distill":
+            own["tunings"]["own"]["answers"] = own_data.ASKING["train"]
+    if own_answers:
+        asked = known.own.asked if known.own else len(known.answers.records["train"])
+        for part, limit in (("train", asked), ("validation", asked // ASKED_OF)):
+            limit = max(1, min(limit, len(known.answers.records[part])))
+            asking = {**tasks[own_data.ANSWERS], "title": f"your {part} questions", "limit": limit}
+            own["tasks"] = {**own["tasks"], own_data.ASKING[part]: asking}
     return own | {key: value for key, value in OFF.items() if key not in own}
+
+
+def texts(tokens: Mapping[str, int], context: int, in_bytes: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tasks of the test text and of the validation text, in windows of one length.
+
+    tokens: of each, LEAST_TOKENS or more. in_bytes: texts are counted in bytes, as models have other tokens."""
+    seqlen = next(n for n in SEQLENS if n <= context and min(tokens.values()) // n >= LEAST_WINDOWS)
+    task = {"kind": "perplexity", "dataset": "own", "text": "{prompt}{completion}", "seqlen": seqlen, "batch_size": 4}
+    task |= {"per": "byte"} if in_bytes else {}
+    of = {part: {"tokens": (BYTES if in_bytes else 1) * tokens[part]} for part in ("test", "validation")}
+    return task | of["test"], task | {"split": "validation"} | of["validation"]
 
 
 def steps(sparsity: int, rounds: int) -> list[int]:
@@ -190,16 +223,17 @@ def steps(sparsity: int, rounds: int) -> list[int]:
     return sorted({max(1, round(sparsity * number / rounds)) for number in range(1, rounds)})
 
 
-def calibration(known: Known, tokens: int, objectives: Sequence[str]) -> dict[str, Any]:
-    """Return the calibration's section: at most so many tokens of training data, in sequences enough for weight
-    reconstruction to hold some out. objectives: whose gradients the methods read."""
+def calibration(known: Known, tokens: int, objectives: Sequence[str], own_answers: bool = False) -> dict[str, Any]:
+    """Return the calibration's section: at most so many tokens of training data, or of own answers, in sequences enough
+    for weight reconstruction to hold some out. objectives: whose gradients the methods read."""
     from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
 
-    length = max(1, min(SEQUENCE, known.context, known.train // HELD_OUT_EVERY))
-    samples = max(1, min(tokens, known.train) // length)
-    own = {"dataset": "own", "samples": samples, "sequence_length": length, "packing": "concat"}
-    own |= {"micro_batch": MICRO_BATCH, "objectives": list(objectives)}
-    return own | {"gradient_samples": math.ceil(samples / 2)}
+    there = known.own.tokens["train"] if own_answers and known.own and known.own.tokens else known.train
+    length = max(1, min(SEQUENCE, known.context, there // HELD_OUT_EVERY))
+    samples = max(1, min(tokens, there) // length)
+    own = {"dataset": "own", **({"answers": own_data.ASKING["train"]} if own_answers else {})}
+    own |= {"samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": MICRO_BATCH}
+    return own | {"objectives": list(objectives), "gradient_samples": math.ceil(samples / 2)}
 
 
 COMMENTS = {
@@ -216,10 +250,17 @@ COMMENTS = {
 }
 
 
+class Plain(yaml.SafeDumper):
+    """Writes equal values out, each time."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def text(content: dict[str, Any], command: str) -> str:
     """Return a configuration as YAML. command: what wrote it."""
     parts = [f"# Written by: {command}\n# Every key is explained in config/config.yaml of the workflow.\n"]
     for key, value in content.items():
         comment = f"# {COMMENTS[key]}\n" if key in COMMENTS else ""
-        parts.append(comment + yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True))
+        parts.append(comment + yaml.dump({key: value}, Dumper=Plain, sort_keys=False, allow_unicode=True))
     return "\n".join(parts)

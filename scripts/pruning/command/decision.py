@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.analysis.tradeoff import COSTS, FRONT, variant_of
+from pruning.command.configuration import SAID
 from pruning.command.own_data import ANSWERS
 from pruning.config.default import DEFAULT
 from pruning.core import significance
@@ -39,17 +40,21 @@ class Measure(NamedTuple):
 
 
 def measures(table: pd.DataFrame) -> list[Measure]:
-    """What results/table1.csv holds of each model: `perplexity` (or `bits_per_byte`), `kl`, `answers` and `cut_off` of
-    the user's data, and one of each task of lm-eval's, by its name."""
+    """What results/table1.csv holds of each model: `perplexity` (or `bits_per_byte`) and `kl` of the text by whose like
+    models are chosen, the data's or right answers to its questions, and then `data_perplexity` of the data's; `answers`
+    and `cut_off` of the questions; and one of each task of lm-eval's, by its name."""
     texts = {
         "perplexity": ("perplexity", "per token"),
         "bits_per_byte": ("bits per byte", ""),
         "kl": ("KL to dense", "nats per token"),
     }
-    found = []
+    found, said = [], SAID in set(table["task"])
     for (task, metric), own in table.groupby(["task", "metric"], sort=False):
         if metric in texts:
-            found.append(Measure(metric, *texts[metric], "lower", task, metric))
+            title, unit = texts[metric]
+            key = f"data_{metric}" if said and task != SAID else metric
+            of = " of your data" if key != metric else " of right answers" if said and metric in OF_TEXT else ""
+            found.append(Measure(key, f"{title}{of}", unit, "lower", task, metric))
         elif task == ANSWERS:
             found.append(Measure("answers", "right answers", "share", "higher", task, metric))
         else:

@@ -42,12 +42,13 @@ class Effort(Strict):
     """Most test questions that models answer in words, on a CPU; on a GPU four times as many. 0: none unless --answer
     asks."""
     training_questions: Positive = 400
-    """Most training questions, likewise, where recovery learns from own answers."""
+    """Most training questions, likewise, that are asked for own answers."""
     recover: Literal["distill", "lora"] | None = None
     """Recovery after pruning."""
     steps: Positive = 150
     own_answers: bool = False
-    """The recovery learns from the dense model's own right answers, where the data have such questions."""
+    """Calibrates, and recovers by distillation, on the dense model's own right answers, where answers are judged and
+    there are enough (prune.with_own_answers)."""
 
 
 def read(name: str) -> Effort:

@@ -23,8 +23,9 @@ NUMBER = r"(?<![A-Za-z0-9_])-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[
 AFTER_NUMBER = r"[\s.%$*)\]}]*"  # what may follow an answer's last number
 SAME_NUMBERS = [",", r"\.0+$", r"(?<=\.[0-9])0+$", r"(?<=\.[0-9]{2})0+$"]  # left out before numbers are compared
 SAME_TEXTS = [r"\s+", r"\.$"]
-ANSWERS, ON_TRAIN, METRIC = "own_answers", "own_answers_train", "exact_match,judged"
-"""Tasks of the test questions and of the training questions, and what is measured of them."""
+ANSWERS, METRIC = "own_answers", "exact_match,judged"
+ASKING = {"test": ANSWERS, "validation": f"{ANSWERS}_validation", "train": f"{ANSWERS}_train"}
+"""Tasks of the questions of each part, and what is measured of them."""
 LEAST_TOKENS = 256
 """Of a generated answer, at most, however short the reference answers are; twice the longest of these, if more."""
 
@@ -80,7 +81,7 @@ class Answers(NamedTuple):
         metric, _, filtered = METRIC.partition(",")
         judged = {"metric": metric, "aggregation": "mean", "higher_is_better": True, "ignore_case": True}
         content = {
-            **{"task": ANSWERS if split == "test" else ON_TRAIN, "dataset_path": "parquet"},
+            **{"task": ASKING[split], "dataset_path": "parquet"},
             "dataset_kwargs": {"data_files": {split: DATA.format(dataset=ANSWERS, split=split)}},
             **{"test_split": split, "output_type": "generate_until"},
             **{"doc_to_text": "prompt", "doc_to_target": "target"},  # fields, not templates

@@ -3,27 +3,35 @@
 import contextlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from pruning.analysis import costs
-from pruning.command import against, config_file, configuration, decision, efforts, own_data, page, record, words
+from pruning.command import (
+    against,
+    config_file,
+    configuration,
+    decision,
+    efforts,
+    own_data,
+    page,
+    record,
+    right_answers,
+    words,
+)
 from pruning.command.ready import START, Ready, ready
 from pruning.command.request import Request
 from pruning.command.running import CONFIG, LOG, put, run
 from pruning.core import artifacts, names
-from pruning.core.errors import InputError, within
+from pruning.core.errors import within
 from pruning.core.names import DENSE
-from pruning.data import text
 
 if TYPE_CHECKING:
     from pruning.command.plan import Stage
 
 PAGE, TEXT_PAGE = "decision.html", "decision.md"
-LEAST_ANSWERS = 40  # right answers of the dense model's own, with which a recovery on these is worth it
 TEST = "own-data/test.jsonl"
 ASSUMED = 30  # per cent: of a sparsity that is still to be found, in an estimate
 TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
@@ -47,12 +55,13 @@ def expected(about: Ready) -> list["Stage"]:
     from pruning.command import cards, plan, work  # torch is slow
 
     request, out = about.request, about.request.out
+    known, _ = right_answers.collect(about, ask=False)
     budgets, sparsities = budget_paths(about), request.sparsities
     if budgets:  # what an earlier run found
         earlier = {method: out / path for method, path in budgets.items() if (out / path).is_file()}
         earlier = {method: artifacts.read_json(path, "budget")["sparsity"] for method, path in earlier.items()}
         sparsities = dict.fromkeys(budgets, ASSUMED) | earlier
-    content = configuration.build(request, about.known, about.methods, sparsities)
+    content = configuration.build(request, known, about.methods, sparsities)
     put(out / START, configuration.text(content, "prune, before it runs"))
     [section] = about.known.model.values()
     at = {method: [sparsities[method]] if budgets else sparsities for method in about.methods}
@@ -77,10 +86,10 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     request, alias, known, methods, notes, vocabulary, mine, start = about
     out = request.out
     agree(expected(about))
-    if request.recover and request.own_answers and known.answers:
-        put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
-        request, said = with_own_answers(request, alias, start)
-        notes += said
+    known, said = right_answers.collect(about)
+    for note in said:
+        print(f"Note: {note}", flush=True)
+    notes += said
     budgets, sparsities = {}, request.sparsities
     if request.budget:
         put(out / START, configuration.text(configuration.build(request, known, methods, []), line))
@@ -162,24 +171,6 @@ def exports(request: Request, alias: str, variant: names.Variant) -> list[str]:
     """Return the folder of a model to take, and its GGUF files."""
     files = [f"{names.GGUF.format(model=alias, variant=variant, type=kind)}.gguf" for kind in request.gguf]
     return [names.EXPORT.format(model=alias, variant=variant), *files]
-
-
-def with_own_answers(request: Request, alias: str, config: str) -> tuple[Request, list[str]]:
-    """The request, to be recovered on the dense model's own right answers where there are enough, else on the data;
-    and what is to be said of that."""
-    path = names.DENSE.samples(alias, own_data.ON_TRAIN)
-    run(request, "answering the training questions", path, config=config)
-    samples = artifacts.read_parquet(request.out / path, "samples")
-    try:
-        right = len(text.own_answers(samples, own_data.ON_TRAIN, own_data.METRIC))
-    except InputError:
-        right = 0
-    if right >= LEAST_ANSWERS:
-        return request, [f"Recovered on {right} right answers of the dense model's own to {len(samples)} questions."]
-    said = f"The dense model answers {right} of {len(samples)} training questions right and to the end, fewer than "
-    said += f"{LEAST_ANSWERS}: models are recovered on the data themselves."
-    print(f"Note: {said}", flush=True)
-    return replace(request, own_answers=False), [said]
 
 
 def budget_paths(about: Ready) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pruning.command import config_file, configuration, efforts, lm_eval_tasks, own_data, take
 from pruning.command.configuration import Known
-from pruning.command.request import IN_ROUNDS, Request, check, with_recovery
+from pruning.command.request import IN_ROUNDS, Request, check, with_effort
 from pruning.command.running import CONFIG, put, run
 from pruning.config.methods import Method
 from pruning.config.schema import Config
@@ -44,7 +44,7 @@ def ready(request: Request) -> Ready:
     from pruning.models import loading  # torch is slow
 
     check(request)
-    request = with_recovery(request)
+    request = with_effort(request)
     tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
     if source["kind"] == "local":
@@ -101,7 +101,8 @@ def read_data(request: Request, records: list[dict[str, Any]], given: str, folde
     parts = own_data.split(own_data.texts(records, tokenizer, given))
     effort, times = efforts.read(request.effort), configuration.ANSWERED[about.kind]
     asked = request.questions or times * (effort.questions or efforts.ASKED * bool(request.answer))
-    most = {"test": asked, "train": times * effort.training_questions}
+    training = times * effort.training_questions
+    most = {"test": asked, "validation": training // configuration.ASKED_OF, "train": training}
     chat = own_data.in_chat(records[0], tokenizer)
     answers = own_data.answers(parts, request.answer, most, tokenizer, about.context, chat) if asked else None
     if request.questions and not answers:
@@ -113,13 +114,13 @@ def read_data(request: Request, records: list[dict[str, Any]], given: str, folde
     if answers:
         for name, part in answers.records.items():
             put(own / own_data.ANSWERS / f"{name}.jsonl", _lines(part))
-        for name, split in {own_data.ANSWERS: "test", own_data.ON_TRAIN: "train"}.items():
-            put(request.out / "config" / "tasks" / f"{name}.yaml", answers.definition(split))
+        for part, name in own_data.ASKING.items():
+            put(request.out / "config" / "tasks" / f"{name}.yaml", answers.definition(part))
         for note in answers.notes:
             print(f"Note: {note}", flush=True)
     whole = {name: [pair["prompt"] + pair["completion"] for pair in part] for name, part in parts.items()}
     tokens = {name: sum(len(tokenizer(text)["input_ids"]) for text in texts) for name, texts in whole.items()}
-    return replace(about, answers=answers, **tokens)
+    return replace(about, answers=answers, end=tokenizer.eos_token or "", **tokens)
 
 
 def _lines(part: list[dict[str, str]]) -> str:

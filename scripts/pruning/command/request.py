@@ -79,7 +79,7 @@ class Request:
     against: option(list[str], AGAINST, metavar="TYPE", callback=kinds) = ()
     cores: option(int, "CPU cores", metavar="N", show_default="all of this machine") = os.cpu_count() or 1
     yes: option(bool, "do not ask before a run of more than an hour", "--yes") = False
-    own_answers: bool = False  # recover on the dense model's own right answers, where answers are judged: an effort's
+    own_answers: bool = False  # calibrate on the dense model's own right answers, where answers are judged: an effort's
 
     @property
     def sparsities(self) -> list[int]:
@@ -93,13 +93,14 @@ class Request:
         return [*self.gguf, *self.against]
 
 
-def with_recovery(request: Request) -> Request:
-    """Return the request with its effort's recovery, which --recover and --methods stand in for."""
+def with_effort(request: Request) -> Request:
+    """Return the request with what its effort calibrates on, and its recovery, which --recover and --methods stand in
+    for."""
     effort = efforts.read(request.effort)
+    request = replace(request, own_answers=effort.own_answers)
     if request.methods or request.recover or not effort.recover:
         return request
-    recovery = {"recover": effort.recover, "steps": request.steps or effort.steps, "own_answers": effort.own_answers}
-    return replace(request, **recovery)
+    return replace(request, recover=effort.recover, steps=request.steps or effort.steps)
 
 
 def check(request: Request) -> None:
@@ -112,7 +113,7 @@ def check(request: Request) -> None:
             tokens(request.vocabulary)
     if request.recover not in (None, *RECOVERIES):
         raise InputError(f"--recover {request.recover}: give one of {', '.join(RECOVERIES)}")
-    if request.steps and not with_recovery(request).recover:
+    if request.steps and not with_effort(request).recover:
         raise InputError(f"--steps {request.steps}: only for --recover distill or --recover lora: give one of them")
     if request.rounds and (request.methods or efforts.read(request.effort).method.score != IN_ONE):
         others = [name for name in efforts.EFFORTS if efforts.read(name).method.score == IN_ONE]

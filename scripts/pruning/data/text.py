@@ -48,6 +48,13 @@ def own_answers(samples: pd.DataFrame, task: str, metric: str, which: str = "rig
     return right[["item", "prompt", "response"]].rename(columns={"response": "completion"})
 
 
+def tokens(prompt: str, completion: str, tokenizer) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, and of its completion with the end of the text."""
+    started = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)  # by a chat format
+    asked = tokenizer(prompt, add_special_tokens=not started)["input_ids"]
+    return asked, [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
 def token_samples(
     documents: Iterable[tuple[str, str]], tokenizer, *, samples: int, sequence_length: int, packing: str, seed: int
 ) -> Sequences:
@@ -63,12 +70,9 @@ def token_samples(
     ids: list[int] = []
     answer: list[bool] = []
     for prompt, completion in documents:
-        started = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)  # by a chat format
-        p = tokenizer(prompt, add_special_tokens=not started)["input_ids"]
-        c = tokenizer(completion, add_special_tokens=False)["input_ids"]
-        end = [tokenizer.eos_token_id]
-        ids += p + c + end
-        answer += [False] * len(p) + [True] * (len(c) + 1)
+        asked, answered = tokens(prompt, completion, tokenizer)
+        ids += asked + answered
+        answer += [False] * len(asked) + [True] * len(answered)
         if packing == "document":
             found.append((ids[:sequence_length], answer[:sequence_length]))
             ids, answer = [], []

@@ -1,0 +1,83 @@
+"""The dense model's own right answers, on which pruned models are calibrated and by which they are chosen."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pruning.command import configuration, efforts, own_data
+from pruning.command.configuration import LEAST_TOKENS, Known, Own
+from pruning.command.ready import START, Ready
+from pruning.command.running import put, run
+from pruning.core import artifacts, names
+from pruning.core.errors import InputError
+from pruning.data import text
+
+LEAST_ANSWERS, LEAST_SHARE = 40, 0.25
+"""Right answers, and their share of the effort's tokens, that are enough to calibrate on."""
+FIRST_ASKED, LEAST_RIGHT = 50, 0.1
+"""Training questions after which a model that answers a smaller share of them right is not asked more."""
+MORE = 1.1  # times as many questions as are expected to give the tokens
+
+
+def collect(about: Ready, ask: bool = True) -> tuple[Known, list[str]]:
+    """Have the dense model answer questions of each part until it has said enough; return what is known then, and what
+    is to be said of it. ask: or else by what an earlier run asked; where that is too little to tell, nothing is known.
+    An edited configuration that does not ask the training questions is not made to."""
+    known, [train, *others] = about.known, ("train", "validation", "test")
+    if not (about.request.own_answers and known.answers):
+        return known, []
+    if about.mine and own_data.ASKING[train] not in about.mine[1].tasks:
+        return replace(known, own=Own(0, {})), []
+    wanted, most = efforts.read(about.request.effort).tokens[known.kind], len(known.answers.records[train])
+    earlier = about.request.out / names.DENSE.samples(about.alias, own_data.ASKING[train])
+    there = len(artifacts.read_parquet(earlier, "samples")) if earlier.is_file() else 0
+    needed, asked, lengths = min(max(FIRST_ASKED, there), most), 0, []  # what an earlier run asked is not asked again
+    while needed > asked:
+        if not (found := answered(about, Own(needed), [train], ask)):
+            return known, []
+        [(asked, lengths)] = found
+        if asked < needed and not ask:
+            return known, []
+        if about.mine or len(lengths) < LEAST_RIGHT * asked or sum(lengths) >= wanted:
+            break
+        needed = min(most, math.ceil(MORE * asked * wanted / sum(lengths)))
+    said = f"The dense model answers {len(lengths)} of {asked} training questions right and to the end"
+    if len(lengths) >= LEAST_ANSWERS and sum(lengths) >= LEAST_SHARE * wanted:
+        if not (found := answered(about, Own(asked), others, ask)):
+            return known, []
+        tokens = dict(zip(others, (sum(each) for _, each in found), strict=True))
+        if min(tokens.values()) >= LEAST_TOKENS:
+            said += f". Models are calibrated on these answers ({sum(lengths):,} tokens) and chosen by the perplexity "
+            said += "of those to validation questions. Your data's own text they predict worse."
+            return replace(known, own=Own(asked, {train: sum(lengths), **tokens})), [said]
+        said += f", but of {' and '.join(others)} questions only {tokens}"
+    said += ", too few to calibrate on: models are calibrated on the data's own answers."
+    return replace(known, own=Own(asked, {})), [said]
+
+
+def answered(about: Ready, own: Own, parts: Sequence[str], ask: bool) -> list[tuple[int, list[int]]]:
+    """Of each part: how many questions the dense model was asked, and the tokens of each right answer, with its
+    question. ask: it is asked as many as `own` says; or else nothing is returned where it was not asked before."""
+    from pruning.models import tokenizers  # slow
+
+    request, out = about.request, about.request.out
+    tasks = [own_data.ASKING[part] for part in parts]
+    paths = [names.DENSE.samples(about.alias, task) for task in tasks]
+    if ask:
+        if not about.mine:
+            content = configuration.build(request, replace(about.known, own=own), about.methods, [])
+            put(out / START, configuration.text(content, "prune, before it prunes"))
+        run(request, f"answering the {' and '.join(parts)} questions", *paths, config=about.config)
+    elif not all((out / path).is_file() for path in paths):
+        return []
+    tokenizer, found = tokenizers.load(out / Path(names.BASE.format(model=about.alias)).parent), []
+    for task, path in zip(tasks, paths, strict=True):
+        samples = artifacts.read_parquet(out / path, "samples")
+        try:
+            right = text.own_answers(samples, task, own_data.METRIC)
+        except InputError:  # none is right
+            right = samples[:0].assign(completion=[])
+        pairs = zip(right["prompt"], right["completion"], strict=True)
+        found.append((len(samples), [sum(map(len, text.tokens(*pair, tokenizer))) for pair in pairs]))
+    return found
