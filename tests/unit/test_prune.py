@@ -725,9 +725,9 @@ class Answering:
             (self.out / path).parent.mkdir(parents=True, exist_ok=True)
             artifacts.write_parquet(self.out / path, pd.DataFrame(rows), "samples", {})
 
-    def collect(self, effort: str = "standard", train: int = 400, test: int = 70, mine=None) -> tuple[Known, str]:
+    def collect(self, effort: str = "standard", train: int = 400, validation: int = 100, test: int = 70, mine=None):
         asking = judged("1")
-        records = {"train": train, "validation": 100, "test": test}
+        records = {"train": train, "validation": validation, "test": test}
         asking = asking._replace(records={part: asking.records["test"][:1] * n for part, n in records.items()})
         self.request = Request("m", out=self.out, effort=effort, own_answers=True)
         about = known(10**6, answers=asking)
@@ -789,8 +789,9 @@ def test_few_tokens_of_own_answers_are_not_enough_for_an_effort_that_wants_many(
 def test_right_answers_to_test_and_validation_questions_are_enough_to_compare_models_on(tmp_path, monkeypatch):
     model = Answering(monkeypatch, tmp_path, 1)
     found, said = model.collect(test=6)  # 1,200 tokens, where 40 windows of 32 are needed
-    assert found.own.tokens == {} and said.count("'test': 1200") and "too few" in said
+    assert found.own.tokens == {} and "1,200 tokens to test questions, too few" in said
     assert model.collect(test=7)[0].own.tokens["test"] == 1400
+    assert model.collect(validation=0)[0].own.tokens == {}  # and nobody is asked nothing
 
 
 def test_at_equal_cost_the_best_is_taken_however_much_is_removed():

@@ -43,7 +43,7 @@ def collect(about: Ready, ask: bool = True) -> tuple[Known, list[str]]:
             break
         needed = min(most, math.ceil(MORE * asked * wanted / sum(lengths)))
     said = f"The dense model answers {len(lengths)} of {asked} training questions right and to the end"
-    if len(lengths) >= LEAST_ANSWERS and sum(lengths) >= LEAST_SHARE * wanted:
+    if len(lengths) >= LEAST_ANSWERS and sum(lengths) >= LEAST_SHARE * wanted and known.answers.records["validation"]:
         if not (found := answered(about, Own(asked), others, ask)):
             return known, []
         tokens = dict(zip(others, (sum(each) for _, each in found), strict=True))
@@ -51,7 +51,8 @@ def collect(about: Ready, ask: bool = True) -> tuple[Known, list[str]]:
             said += f". Models are calibrated on these answers ({sum(lengths):,} tokens) and chosen by the perplexity "
             said += "of those to validation questions. Your data's own text they predict worse."
             return replace(known, own=Own(asked, {train: sum(lengths), **tokens})), [said]
-        said += f", but of {' and '.join(others)} questions only {tokens}"
+        counted = " and ".join(f"{count:,} tokens to {part} questions" for part, count in tokens.items())
+        said += f", and its right answers have {counted}"
     said += ", too few to calibrate on: models are calibrated on the data's own answers."
     return replace(known, own=Own(asked, {})), [said]
 
