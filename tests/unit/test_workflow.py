@@ -109,8 +109,8 @@ def test_a_run_whose_reader_ends_ends_with_its_jobs(tmp_path, by):
     while not processes(name):
         time.sleep(0.1)
     os.kill(reader.pid, by)
-    reader.wait(60)
-    ended = time.monotonic() + 60
+    reader.wait(20)
+    ended = time.monotonic() + 20
     while processes(str(folder)) | processes(name):
         assert time.monotonic() < ended
         time.sleep(0.1)

@@ -72,7 +72,7 @@ def panel(content: Content, measure: Measure, cost: str) -> tuple[Any, list[dict
     ends = [middle - max(half, middle / 20), middle + max(half, middle / 20)]
     across = alt.Scale(domain=ends, nice=False, padding=32)
     x = alt.X("x:Q", title=axis_title(content, cost), scale=across, axis=alt.Axis(tickCount=5))
-    y = alt.Y("y:Q", title=None, scale=down, axis=alt.Axis(format="~s" if wide else "~g", tickCount=5))
+    y = alt.Y("y:Q", title=None, scale=down, axis=alt.Axis(format="~s" if wide else "~r", tickCount=5))
     known = methods(content)
     shapes = [SHAPES[number % len(SHAPES)] for number in range(len(known))]
     shape = alt.Shape("method:N", scale=alt.Scale(domain=known, range=shapes), legend=None)
