@@ -52,16 +52,15 @@ def test_another_effort_is_refused_with_those_there_are():
         efforts.read("best")
 
 
-def test_recovery_is_the_efforts_unless_something_else_is_asked_for_and_own_answers_are_its_own():
+def test_recovery_is_the_efforts_unless_something_else_is_asked_for():
     def applied(**asked):
         found = with_effort(Request("m", **asked))
-        return found.recover, found.steps, found.own_answers
+        return found.recover, found.steps
 
-    assert applied(effort="thorough") == ("distill", 150, True) and applied() == (None, None, True)
-    assert applied(effort="quick") == (None, None, False)
-    assert applied(effort="thorough", steps=7) == ("distill", 7, True)
-    assert applied(effort="thorough", recover="lora") == ("lora", None, True)
-    assert applied(effort="thorough", methods=["wanda"]) == (None, None, True)
+    assert applied(effort="thorough") == ("distill", 150) and applied() == applied(effort="quick") == (None, None)
+    assert applied(effort="thorough", steps=7) == ("distill", 7)
+    assert applied(effort="thorough", recover="lora") == ("lora", None)
+    assert applied(effort="thorough", methods=["wanda"]) == (None, None)
 
 
 SCALED = "{} normalises or scales what its layers add"

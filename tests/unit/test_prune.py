@@ -423,7 +423,7 @@ def test_recovered_models_are_measured_beside_the_others(recover, objective):
 
 
 def test_own_right_answers_are_calibrated_and_distilled_on_and_chosen_by():
-    asked = {"own_answers": True, "about": known(answers=judged("1"))}
+    asked = {"about": known(answers=judged("1"), own=configuration.Own(1))}
     config = validated(made(recover="distill", **asked))
     assert config.calibrations["own"].answers == config.tunings["own"].answers == "own_answers_train"
     assert config.tasks["own_validation"].answers == "own_answers_validation"
@@ -437,19 +437,28 @@ def test_own_right_answers_are_calibrated_and_distilled_on_and_chosen_by():
     assert {config.tasks[f"own_answers_{part}"].kind for part in ("train", "validation")} == {"lm_eval"}
     assert validated(made(recover="lora", **asked)).tunings["own"].answers is None  # LoRA's text is the data's
     too_few = replace(known(answers=judged("1")), own=configuration.Own(50, {}))
-    for about in (known(), too_few):  # nothing is judged, or too few are right
-        config = validated(made(recover="distill", own_answers=True, about=about))
+    for about in (known(answers=judged("1")), too_few):  # the effort's are the data's, or too few are right
+        config = validated(made(recover="distill", about=about))
         assert config.calibrations["own"].answers is config.tunings["own"].answers is None
         assert "own_answers_train" not in config.tasks and config.tasks["own"].divergence
 
 
 def test_texts_of_own_answers_are_cut_to_what_there_is():
     own = configuration.Own(80, {"train": 9000, "validation": 2600, "test": 10**6})
-    config = validated(made(own_answers=True, about=replace(known(10**5, 10**5, answers=judged("1")), own=own)))
+    config = validated(made(about=known(10**5, 10**5, answers=judged("1"), own=own)))
     validation, test = config.tasks["own_validation"], config.tasks["own_right_answers"]
     assert (validation.seqlen, validation.tokens, test.seqlen, test.tokens) == (64, 2600, 64, 20 * 1024)
     assert (config.tasks["own"].seqlen, config.tasks["own"].tokens) == (256, 20 * 1024)
     assert (config.calibrations["own"].samples, config.tasks["own_answers_validation"].limit) == (17, 1)
+
+
+@pytest.mark.parametrize(
+    ("rare", "gpus", "asked", "limit"),
+    [(True, 0, None, 20), (True, 1, None, 80), (True, 0, 70, 100), (False, 0, None, 100)],
+)
+def test_a_model_that_is_rarely_right_is_asked_few_test_questions(rare, gpus, asked, limit):
+    about = known(answers=judged(*map(str, range(100))), own=configuration.Own(50, {}, rare), gpus=gpus)
+    assert validated(made(about=about, questions=asked)).tasks["own_answers"].limit == limit
 
 
 def test_questions_and_tasks_are_asked_in_one_job_with_the_texts():
@@ -729,8 +738,8 @@ class Answering:
         asking = judged("1")
         records = {"train": train, "validation": validation, "test": test}
         asking = asking._replace(records={part: asking.records["test"][:1] * n for part, n in records.items()})
-        self.request = Request("m", out=self.out, effort=effort, own_answers=True)
-        about = known(10**6, answers=asking)
+        self.request = Request("m", out=self.out, effort=effort)
+        about = known(10**6, answers=asking, own=configuration.Own(train))
         config = "prune.yaml" if mine else BEFORE_ALL
         found, said = right_answers.collect(Ready(self.request, "m", about, {effort: None}, [], 99, mine, config))
         return found, " ".join(said)
@@ -756,7 +765,9 @@ def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, m
     assert f"{right} of {asked[-1]} training questions" in said and ("too few to calibrate on" in said) != enough
     right_of = {"train": right, "validation": math.ceil(asked[-1] // 4 / every), "test": math.ceil(70 / every)}
     tokens = {part: 200 * count for part, count in right_of.items()}
-    assert found.own == (asked[-1], tokens if enough else {})
+    rare = 10 * right < asked[-1]
+    assert found.own == (asked[-1], tokens if enough else {}, rare)
+    assert ("of the test questions 20 are asked; --questions asks more" in said) == rare
     calibration = build(model.request, found, {"standard": None}, [30])["calibrations"]["own"]
     assert calibration.get("answers") == ("own_answers_train" if enough else None)
     assert calibration["samples"] * calibration["sequence_length"] <= min(16384, 200 * right if enough else 16384)
@@ -767,7 +778,8 @@ def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, m
 def test_an_edited_configuration_asks_what_it_says(tmp_path, monkeypatch):
     model = Answering(monkeypatch, tmp_path, 1)
     for asks, asked in ((False, []), (True, [("train", 60)])):
-        content = made(own_answers=asks, about=known(answers=judged(*"1" * 60)))
+        own = configuration.Own(60) if asks else None
+        content = made(about=known(answers=judged(*"1" * 60), own=own))
         (tmp_path / "prune.yaml").write_text(text(content, "me"))
         mine = content, validated(content)
         assert model.collect(mine=mine)[0].own.tokens.get("train", 0) == 200 * len(asked) * 60

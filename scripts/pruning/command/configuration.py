@@ -34,6 +34,8 @@ BUDGET = "asked"
 VALIDATION = "own_validation"  # the task that choices are made by
 SAID = "own_right_answers"  # the text that models are calibrated on and chosen by, of the test questions
 ASKED_OF = 4  # training questions for each validation question
+ASKED_BEFORE = {part: own_data.ASKING[part] for part in ("train", "validation")}  # tasks of the dense model alone
+FEW = 20  # test questions, on a CPU, of a model that is so rarely right that answers tell no models apart
 BATCH = {"cpu": 100, "gpu": 128}  # questions at once
 OFF = {"tables": dict.fromkeys(DEFAULT.tables)}
 OFF |= dict.fromkeys(("tradeoff", "overlap", "readings", "spectrum", "trap", "cases", "collapse", "ablation"))
@@ -42,11 +44,12 @@ OFF |= dict.fromkeys(("latency", "reasoner"))
 
 
 class Own(NamedTuple):
-    """The dense model's own right answers."""
+    """The dense model's own right answers, on which pruned models are calibrated where there are enough."""
 
     asked: int  # training questions; of the validation questions a quarter
     tokens: Mapping[str, int] | None = None
     """Of right answers and their questions, by part; empty: too few to calibrate on; None: not known yet."""
+    rare: bool = False  # so few answers are right that they tell no models apart
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,13 @@ class Known:
     test: int  # and of the test data
     answers: own_data.Answers | None = None  # the questions whose answers are judged
     tasks: Sequence[Asked] = ()  # of lm-eval's
-    own: Own | None = None  # None: not asked yet
+    own: Own | None = None  # None: models are not calibrated on own answers
     end: str = ""  # what stands between texts of own answers
+
+    @property
+    def calibrates_on_answers(self) -> bool:
+        """Whether models are calibrated on own answers, as far as is known."""
+        return self.own is not None and self.own.tokens != {}
 
     @property
     def kind(self) -> str:
@@ -124,53 +132,13 @@ def build(
     methods: by name, None where the default configuration has it, or nobody. sparsities: of all methods, or method ->
     its own, which a budget chose; none as long as that is still to be found, and then no tables. Raises InputError
     where the data are too few to tell anything."""
-    [alias] = known.model
-    effort = efforts.read(request.effort)
-    if known.context < SEQLENS[-1]:
-        said = f"its context of {known.context} tokens is shorter than {SEQLENS[-1]}, the least to test on"
-        raise InputError(f"MODEL: {said}")
-    most = {"validation": VALIDATED[known.kind], "test": effort.tested[known.kind]}
-    tested = {part: min(getattr(known, part), limit) for part, limit in most.items()}
-    fewest = min(tested, key=tested.get)
-    if (there := tested[fewest]) < LEAST_TOKENS:
-        raise InputError(
-            f"--data: {there} tokens are left to {own_data.PARTS[fewest]} on, {LEAST_TOKENS} are needed: "
-            + (f"give at least {LEAST_TOKENS / there:.1f} times as many records" if there else "give more records")
-        )
+    tasks, speed = measured(request, known), {"prompt_tokens": min(512, known.context // 2)}
+    speed["decode_tokens"] = min(32, known.context // 2)
     objectives = dict.fromkeys(method.objective for method in efforts.definitions(methods).values() if method.objective)
-    own_answers = request.own_answers and known.answers is not None and (known.own is None or known.own.tokens != {})
-    text = calibration(known, effort.tokens[known.kind], objectives, own_answers)
+    text = calibration(known, efforts.read(request.effort).tokens[known.kind], objectives)
     if request.rounds:
         text["rounds"] = steps(max(request.sparsities, default=MOST), request.rounds)
-    speed = {"prompt_tokens": min(512, known.context // 2), "decode_tokens": min(32, known.context // 2)}
-    data = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
-    files = {"path": "own-data/{split}.jsonl", "splits": {part: part for part in own_data.PARTS}}
-    compared, in_bytes = {"divergence": not request.vocabulary}, request.vocabulary is not None
-    own, validation = texts(tested, known.context, in_bytes)
-    tasks = {"own": own | {"title": "your test data"}, VALIDATION: validation | {"title": "your validation data"}}
-    if own_answers:  # models are then chosen by such text as they are calibrated on
-        there = known.own.tokens if known.own and known.own.tokens else vars(known)
-        said = texts({part: min(there[part], limit) for part, limit in most.items()}, known.context, in_bytes)
-        asked = {part: {"answers": own_data.ASKING[part], "joiner": known.end} for part in most}
-        titles = {part: {"title": f"its right answers to your {part} questions"} for part in most}
-        tasks = {SAID: said[0] | compared | asked["test"] | titles["test"], "own": tasks["own"]}
-        tasks[VALIDATION] = said[1] | asked["validation"] | titles["validation"]
-    else:
-        tasks["own"] |= compared
-    together = list(tasks)
-    datasets = {"own": {"kind": "published", **data, "local": files}}
-    if known.answers:
-        asking = {"path": f"own-data/{own_data.ANSWERS}/{{split}}.jsonl", "splits": files["splits"]}
-        fields = {"fields": ["prompt", "target", "answer"], "prompt": "{prompt}", "completion": "{answer}"}
-        datasets[own_data.ANSWERS] = {"kind": "published", **fields, "local": asking}
-        tasks[own_data.ANSWERS] = {"kind": "lm_eval", "title": "your questions", "metrics": [own_data.METRIC]}
-        tasks[own_data.ANSWERS]["batch_size"] = BATCH[known.kind]
-        tasks[own_data.ANSWERS]["limit"] = len(known.answers.records["test"])
-        tasks[own_data.ANSWERS]["max_gen_toks"] = known.answers.tokens  # for estimates
-    for asked in known.tasks:
-        tasks[asked.name] = {"batch_size": BATCH[known.kind], **asked.task, "limit": ITEMS[known.kind]}
-        datasets |= asked.dataset
-    shown = [name for name in tasks if name != VALIDATION]
+    shown = [name for name in tasks if name not in {VALIDATION, *ASKED_BEFORE.values()}]
     own_at = isinstance(sparsities, Mapping)
     table, choosing = (
         {"title": title, "tasks": columns, "paper": None, "reference": "dense", "quantised": list(request.against)}
@@ -178,8 +146,8 @@ def build(
         for title, columns in (("Your model, pruned", shown), ("What the choice is made by", [VALIDATION]))
     )
     own = {
-        **{"models": known.model, "datasets": datasets, "calibrations": {"own": text}, "tasks": tasks},
-        "experiment": {"models": [alias], "calibrations": ["own"], "methods": list(methods)},
+        **{"models": known.model, "datasets": datasets(known), "calibrations": {"own": text}, "tasks": tasks},
+        "experiment": {"models": list(known.model), "calibrations": ["own"], "methods": list(methods)},
         "tables": {**OFF["tables"], **({"table1": table, "validation": choosing} if sparsities else {})},
         "tradeoff": {"tables": ["table1"], **speed, "decode_tokens": min(8, known.context // 2), "rounds": 5},
     }
@@ -188,26 +156,86 @@ def build(
         own["methods"] = own_methods
     if request.budget:
         own["budgets"] = {BUDGET: {**budget_of(request.budget), **speed}}
-    asked = [name for name in tasks if name not in {*together, own_data.ANSWERS}]  # texts are made of answers first
-    own["experiment"]["together"] = list(filter(None, [together, asked])) if own_answers else [list(tasks)]
+    together = [name for name in tasks if name in {*shown, VALIDATION}]
+    if known.calibrates_on_answers:  # which some texts are made of: these come after
+        texts = [name for name in (SAID, "own", VALIDATION) if name in tasks]
+        others = [name for name in together if name not in {*texts, own_data.ANSWERS}]
+        own["experiment"]["together"] = list(filter(None, [texts, others]))
+    else:
+        own["experiment"]["together"] = [together]
     if request.recover:
         for each in (table, choosing):
             each["tasks"] = [*each["tasks"], *(f"{name}@own" for name in each["tasks"])]
         tuning = {"dataset": "own", "objective": RECOVERIES[request.recover], "steps": request.steps or STEPS}
         own["tunings"] = {"own": {**tuning, "batch_size": 4, "learning_rate": 2e-4}}
         own["tunings"]["own"]["sequence_length"] = text["sequence_length"]
-        if own_answers and request.recover == "distill":
+        if known.calibrates_on_answers and request.recover == "distill":
             own["tunings"]["own"]["answers"] = own_data.ASKING["train"]
-    if own_answers:
-        asked = known.own.asked if known.own else len(known.answers.records["train"])
-        for part, limit in (("train", asked), ("validation", asked // ASKED_OF)):
-            limit = max(1, min(limit, len(known.answers.records[part])))
-            asking = {**tasks[own_data.ANSWERS], "title": f"your {part} questions", "limit": limit}
-            own["tasks"] = {**own["tasks"], own_data.ASKING[part]: asking}
     return own | {key: value for key, value in OFF.items() if key not in own}
 
 
-def texts(tokens: Mapping[str, int], context: int, in_bytes: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def datasets(known: Known) -> dict[str, Any]:
+    """Return the user's records, their questions, and the data of lm-eval's tasks."""
+    files = {part: part for part in own_data.PARTS}
+    texts = {"fields": ["prompt", "completion"], "prompt": "{prompt}", "completion": "{completion}"}
+    found = {"own": {"kind": "published", **texts, "local": {"path": "own-data/{split}.jsonl", "splits": files}}}
+    if known.answers:
+        asking = {"path": f"own-data/{own_data.ANSWERS}/{{split}}.jsonl", "splits": files}
+        questions = {"fields": ["prompt", "target", "answer"], "prompt": "{prompt}", "completion": "{answer}"}
+        found[own_data.ANSWERS] = {"kind": "published", **questions, "local": asking}
+    return found | {name: own for asked in known.tasks for name, own in asked.dataset.items()}
+
+
+def measured(request: Request, known: Known) -> dict[str, Any]:
+    """Return the tasks: texts, questions, lm-eval's, and those that the dense model answers first.
+
+    Raises InputError where the data are too few to tell anything."""
+    if known.context < SEQLENS[-1]:
+        said = f"its context of {known.context} tokens is shorter than {SEQLENS[-1]}, the least to test on"
+        raise InputError(f"MODEL: {said}")
+    most = {"validation": VALIDATED[known.kind], "test": efforts.read(request.effort).tested[known.kind]}
+    tested = {part: min(getattr(known, part), limit) for part, limit in most.items()}
+    fewest = min(tested, key=tested.get)
+    if (there := tested[fewest]) < LEAST_TOKENS:
+        raise InputError(
+            f"--data: {there} tokens are left to {own_data.PARTS[fewest]} on, {LEAST_TOKENS} are needed: "
+            + (f"give at least {LEAST_TOKENS / there:.1f} times as many records" if there else "give more records")
+        )
+    compared, in_bytes = {"divergence": not request.vocabulary}, request.vocabulary is not None
+    own, validation = perplexities(tested, known.context, in_bytes)
+    found = {"own": own | {"title": "your test data"}, VALIDATION: validation | {"title": "your validation data"}}
+    if known.calibrates_on_answers:  # models are then chosen by such text as they are calibrated on
+        there = known.own.tokens or vars(known)
+        said = perplexities({part: min(there[part], limit) for part, limit in most.items()}, known.context, in_bytes)
+        asked = {part: {"answers": own_data.ASKING[part], "joiner": known.end} for part in most}
+        titles = {part: {"title": f"its right answers to your {part} questions"} for part in most}
+        found = {SAID: said[0] | compared | asked["test"] | titles["test"], "own": found["own"]}
+        found[VALIDATION] = said[1] | asked["validation"] | titles["validation"]
+    else:
+        found["own"] |= compared
+    if known.answers:
+        judged = {"kind": "lm_eval", "title": "your questions", "metrics": [own_data.METRIC]}
+        judged |= {"batch_size": BATCH[known.kind], "limit": questions(request, known)}
+        found[own_data.ANSWERS] = judged | {"max_gen_toks": known.answers.tokens}  # for estimates
+    for asked in known.tasks:
+        found[asked.name] = {"batch_size": BATCH[known.kind], **asked.task, "limit": ITEMS[known.kind]}
+    if known.calibrates_on_answers:
+        for part, limit in (("train", known.own.asked), ("validation", known.own.asked // ASKED_OF)):
+            limit = max(1, min(limit, len(known.answers.records[part])))
+            asking = {**found[own_data.ANSWERS], "title": f"your {part} questions", "limit": limit}
+            found[ASKED_BEFORE[part]] = asking
+    return found
+
+
+def questions(request: Request, known: Known) -> int:
+    """Return how many test questions are asked: fewer where right answers are so rare that they tell no models apart,
+    unless the user says how many."""
+    there = len(known.answers.records["test"])
+    rare = known.own is not None and known.own.rare and not request.questions
+    return min(there, FEW * ANSWERED[known.kind]) if rare else there
+
+
+def perplexities(tokens: Mapping[str, int], context: int, in_bytes: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the tasks of the test text and of the validation text, in windows of one length.
 
     tokens: of each, LEAST_TOKENS or more. in_bytes: texts are counted in bytes, as models have other tokens."""
@@ -223,15 +251,15 @@ def steps(sparsity: int, rounds: int) -> list[int]:
     return sorted({max(1, round(sparsity * number / rounds)) for number in range(1, rounds)})
 
 
-def calibration(known: Known, tokens: int, objectives: Sequence[str], own_answers: bool = False) -> dict[str, Any]:
+def calibration(known: Known, tokens: int, objectives: Sequence[str]) -> dict[str, Any]:
     """Return the calibration's section: at most so many tokens of training data, or of own answers, in sequences enough
     for weight reconstruction to hold some out. objectives: whose gradients the methods read."""
     from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
 
-    there = known.own.tokens["train"] if own_answers and known.own and known.own.tokens else known.train
+    there = known.own.tokens["train"] if known.own and known.own.tokens else known.train
     length = max(1, min(SEQUENCE, known.context, there // HELD_OUT_EVERY))
     samples = max(1, min(tokens, there) // length)
-    own = {"dataset": "own", **({"answers": own_data.ASKING["train"]} if own_answers else {})}
+    own = {"dataset": "own", **({"answers": own_data.ASKING["train"]} if known.calibrates_on_answers else {})}
     own |= {"samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": MICRO_BATCH}
     return own | {"objectives": list(objectives), "gradient_samples": math.ceil(samples / 2)}
 

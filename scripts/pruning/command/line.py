@@ -39,9 +39,7 @@ def with_options(command: Callable[[Request], None]) -> Callable[..., None]:
     def called(**given: Any) -> None:
         command(Request(**given))
 
-    whole = inspect.signature(Request)
-    called.__doc__ = command.__doc__
-    called.__signature__ = whole.replace(parameters=[p for p in whole.parameters.values() if p.name != "own_answers"])
+    called.__doc__, called.__signature__ = command.__doc__, inspect.signature(Request)
     return called
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pruning.command import config_file, configuration, efforts, lm_eval_tasks, own_data, take
-from pruning.command.configuration import Known
+from pruning.command.configuration import Known, Own
 from pruning.command.request import IN_ROUNDS, Request, check, with_effort
 from pruning.command.running import CONFIG, put, run
 from pruning.config.methods import Method
@@ -120,7 +120,8 @@ def read_data(request: Request, records: list[dict[str, Any]], given: str, folde
             print(f"Note: {note}", flush=True)
     whole = {name: [pair["prompt"] + pair["completion"] for pair in part] for name, part in parts.items()}
     tokens = {name: sum(len(tokenizer(text)["input_ids"]) for text in texts) for name, texts in whole.items()}
-    return replace(about, answers=answers, end=tokenizer.eos_token or "", **tokens)
+    said = Own(len(answers.records["train"])) if answers and effort.own_answers else None
+    return replace(about, answers=answers, own=said, end=tokenizer.eos_token or "", **tokens)
 
 
 def _lines(part: list[dict[str, str]]) -> str:

@@ -34,7 +34,8 @@ VOCABULARY = "also prune the vocabulary to this many tokens, or to a share of th
 VOCABULARY += "perplexity is then in bits per byte, and --sparsity may be 0"
 ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
 ANSWER += "number, where all reference answers end in one"
-QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (100 with thorough, none with quick)"
+QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (100 with thorough, none with quick, 20 "
+QUESTIONS += "of a model that is rarely right)"
 TASK = "also evaluate this task of lm-eval, as gsm8k; repeat"
 GGUF = f"also make a GGUF file of the model to take, of this type; repeat for several: {', '.join(BLOCK)}"
 TOLERANCE = "most per cent that perplexity may rise"
@@ -79,7 +80,6 @@ class Request:
     against: option(list[str], AGAINST, metavar="TYPE", callback=kinds) = ()
     cores: option(int, "CPU cores", metavar="N", show_default="all of this machine") = os.cpu_count() or 1
     yes: option(bool, "do not ask before a run of more than an hour", "--yes") = False
-    own_answers: bool = False  # calibrate on the dense model's own right answers, where answers are judged: an effort's
 
     @property
     def sparsities(self) -> list[int]:
@@ -94,10 +94,8 @@ class Request:
 
 
 def with_effort(request: Request) -> Request:
-    """Return the request with what its effort calibrates on, and its recovery, which --recover and --methods stand in
-    for."""
+    """Return the request with its effort's recovery, which --recover and --methods stand in for."""
     effort = efforts.read(request.effort)
-    request = replace(request, own_answers=effort.own_answers)
     if request.methods or request.recover or not effort.recover:
         return request
     return replace(request, recover=effort.recover, steps=request.steps or effort.steps)

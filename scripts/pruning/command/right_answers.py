@@ -25,7 +25,7 @@ def collect(about: Ready, ask: bool = True) -> tuple[Known, list[str]]:
     is to be said of it. ask: or else by what an earlier run asked; where that is too little to tell, nothing is known.
     An edited configuration that does not ask the training questions is not made to."""
     known, [train, *others] = about.known, ("train", "validation", "test")
-    if not (about.request.own_answers and known.answers):
+    if not known.own:
         return known, []
     if about.mine and own_data.ASKING[train] not in about.mine[1].tasks:
         return replace(known, own=Own(0, {})), []
@@ -54,7 +54,12 @@ def collect(about: Ready, ask: bool = True) -> tuple[Known, list[str]]:
         counted = " and ".join(f"{count:,} tokens to {part} questions" for part, count in tokens.items())
         said += f", and its right answers have {counted}"
     said += ", too few to calibrate on: models are calibrated on the data's own answers."
-    return replace(known, own=Own(asked, {})), [said]
+    known = replace(known, own=Own(asked, {}, rare=len(lengths) < LEAST_RIGHT * asked))
+    fewer = configuration.questions(about.request, known)
+    if fewer < len(known.answers.records["test"]) and not about.mine:
+        said += f" So few right answers tell no models apart: of the test questions {fewer} are asked; "
+        said += "--questions asks more."
+    return known, [said]
 
 
 def answered(about: Ready, own: Own, parts: Sequence[str], ask: bool) -> list[tuple[int, list[int]]]:
