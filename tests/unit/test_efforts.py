@@ -63,6 +63,21 @@ def test_recovery_is_the_efforts_unless_something_else_is_asked_for():
     assert applied(effort="thorough", methods=["wanda"]) == (None, None)
 
 
+def test_sizes_of_the_vocabulary_are_methods_that_a_budget_compares():
+    folder, wanda = ROOT / "resources/tiny-reasoner", {"wanda": DEFAULT.method("wanda")}
+    found, said = efforts.with_vocabularies(wanda, ["62.5%", None, 400], folder)
+    sizes = {"wanda_vocabulary_62_5pct": "62.5%", "wanda": None, "wanda_vocabulary_400": 400}
+    assert {name: own.vocabulary for name, own in found.items()} == sizes
+    assert said.startswith("Pruned models keep 800 or all or 400 tokens. Texts are compared in bits per byte")
+    least = dict.fromkeys(found, 0) | {"wanda": 7}
+    config = validated(made(found, least, vocabulary="62.5%,all,400", budget=["parameters=90%"]))
+    assert config.table("table1").at == least and config.tasks["own"].per == "byte"
+    [alone], said = efforts.with_vocabularies(wanda, [400], folder)
+    assert alone == "wanda" and said.startswith("Pruned models keep 400 tokens.")
+    with pytest.raises(InputError, match="^--vocabulary 90: 257 tokens of .*tiny-reasoner always stay"):
+        efforts.with_vocabularies(wanda, [None, 90], folder)
+
+
 SCALED = "{} normalises or scales what its layers add"
 
 

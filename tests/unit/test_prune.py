@@ -399,6 +399,21 @@ def test_what_is_no_number_of_tokens_is_said(asked):
         check(Request("m", vocabulary=asked))
 
 
+@pytest.mark.parametrize(
+    ("asked", "budget", "said"),
+    [
+        ("30%,all", [], "several sizes are compared at equal cost: give --budget as well"),
+        ("all", ["bytes=9MB"], "give one size or different ones, of which one may be all"),
+        ("30%,30%", ["bytes=9MB"], "give one size or different ones"),
+        ("30%,", ["bytes=9MB"], "give a number of tokens, or a share of them such as 30%"),
+    ],
+)
+def test_sizes_of_the_vocabulary_that_cannot_be_compared_are_refused(asked, budget, said):
+    with pytest.raises(InputError, match=f"^--vocabulary {asked}: {said}"):
+        check(Request("m", vocabulary=asked, budget=budget))
+    check(Request("m", vocabulary="16000,all,30%", budget=["bytes=9MB"]))
+
+
 def test_rounds_end_at_the_largest_sparsity_in_equal_steps():
     assert "rounds" not in made()["calibrations"]["own"]
     assert made(rounds=3)["calibrations"]["own"]["rounds"] == [10, 20]  # of 30

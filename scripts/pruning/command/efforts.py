@@ -1,6 +1,7 @@
 """What `prune --effort` stands for: a method and how much data it is calibrated on, one file of config/efforts each."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from pruning.config.base import Positive, Strict
 from pruning.config.default import DEFAULT
-from pruning.config.methods import Method, tokens
+from pruning.config.methods import Method
 from pruning.core import names
 from pruning.core.errors import InputError
 from pruning.methods import compensation, requirements
@@ -138,22 +139,27 @@ def definitions(methods: Mapping[str, Method | None]) -> dict[str, Method]:
     return {name: own or DEFAULT.method(name) for name, own in methods.items() if own or name in known}
 
 
-def with_vocabulary(
-    methods: Mapping[str, Method | None], asked: int | str, folder: Path
+def with_vocabularies(
+    methods: Mapping[str, Method | None], sizes: Sequence[int | str | None], folder: Path
 ) -> tuple[dict[str, Method], str]:
-    """Return the methods by name, each with this `vocabulary`, and a note of it. folder: the model's.
+    """Return each method with each of these as its `vocabulary`, and a note of them. folder: the model's.
 
-    Raises InputError where its tokenizer cannot be cut, or not to so many tokens."""
+    Methods of several sizes have names of their own. Raises InputError where its tokenizer cannot be cut, or not to so
+    many tokens."""
     from pruning.models.vocabulary import Tokenizer
 
-    asked = tokens(asked)
-    try:
-        size = Tokenizer(folder).budget(asked)
-    except InputError as error:
-        raise InputError(f"--vocabulary {asked}: {str(error).removeprefix(f'vocabulary: {asked}: ')}") from None
-    found = {name: own.model_copy(update={"vocabulary": asked}) for name, own in definitions(methods).items()}
-    said = f"Pruned models keep {size:,} tokens. Texts are compared in bits per byte, and so is what may be lost."
-    return found, said
+    kept = []
+    for size in sizes:
+        try:
+            kept.append(f"{Tokenizer(folder).budget(size):,}" if size else "all")
+        except InputError as error:
+            raise InputError(f"--vocabulary {size}: {str(error).removeprefix(f'vocabulary: {size}: ')}") from None
+    found = {}
+    for (name, own), size in product(definitions(methods).items(), sizes):
+        distinct = f"_vocabulary_{size}".replace("%", "pct").replace(".", "_") if size and len(sizes) > 1 else ""
+        found[name + distinct] = own.model_copy(update={"vocabulary": size})
+    said = f"Pruned models keep {' or '.join(kept)} tokens. Texts are compared in bits per byte, and so is what may be "
+    return found, said + "lost."
 
 
 def remarks(

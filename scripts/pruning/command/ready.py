@@ -151,7 +151,7 @@ def methods_for(
             own = own.model_copy(update={"score": IN_ROUNDS})
         found = {request.effort: own}
     if request.vocabulary:
-        found, said = efforts.with_vocabulary(found, request.vocabulary, folder)
+        found, said = efforts.with_vocabularies(found, request.vocabularies, folder)
         notes = [*notes, said]
     cut = {"micro_batch": configuration.MICRO_BATCH, "sequence_length": min(configuration.SEQUENCE, known.context)}
     disk = shutil.disk_usage(request.out).free

@@ -17,6 +17,7 @@ from pruning.models import gguf
 from pruning.models.gguf import BLOCK
 
 RECOVERIES = {"distill": "distillation", "lora": "cross_entropy"}  # --recover -> a tuning's objective
+WHOLE = "all"  # tokens of the vocabulary
 IN_ONE, IN_ROUNDS = "obs", "rounds"
 """The score that prunes at once, and the one that prunes in rounds by the same measure."""
 
@@ -31,7 +32,10 @@ OUT = "folder of the run and its result; a run that stopped continues there"
 RECOVER = "also fine-tune each pruned model with LoRA: distill (to predict as the dense model) or lora (on the data)"
 ROUNDS = "prune in this many iterations, each measured and reconstructed on the model of the one before"
 VOCABULARY = "also prune the vocabulary to this many tokens, or to a share of them (30%), those of the data first; "
-VOCABULARY += "perplexity is then in bits per byte, and --sparsity may be 0"
+VOCABULARY += (
+    "perplexity is then in bits per byte, and --sparsity may be 0; with --budget several sizes, with commas, of "
+)
+VOCABULARY += "which the best is taken: 30%,60%,all"
 ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
 ANSWER += "number, where all reference answers end in one"
 QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (100 with thorough, none with quick, 20 "
@@ -71,7 +75,7 @@ class Request:
     recover: option(Literal[*RECOVERIES] | None, RECOVER) = None
     steps: option(int | None, "training steps of --recover; 150 unless given", min=1, metavar="N") = None
     rounds: option(int | None, ROUNDS, min=2, metavar="N") = None
-    vocabulary: option(str | None, VOCABULARY, metavar="TOKENS") = None
+    vocabulary: option(str | None, VOCABULARY, metavar="SIZES") = None
     answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None
     questions: option(int | None, QUESTIONS, min=1, metavar="N") = None
     tasks: option(list[str], TASK, "--task", metavar="NAME[:METRIC]") = ()
@@ -86,6 +90,12 @@ class Request:
         """Per cent of FFN neurons to remove; none with a budget. Raises InputError as `numbers` and `budget_of`."""
         least = int(self.vocabulary is None)
         return [] if budget_of(self.budget) else numbers(self.sparsity or ("20,30" if least else "0,20,30"), least)
+
+    @property
+    def vocabularies(self) -> list[int | str | None]:
+        """Sizes of the vocabulary, as `vocabulary` of a method has them. Raises ValueError for what is none."""
+        sizes = (self.vocabulary or WHOLE).split(",")
+        return [None if size == WHOLE else tokens(size) for size in sizes]
 
     @property
     def files(self) -> list[str]:
@@ -108,7 +118,11 @@ def check(request: Request) -> None:
         raise InputError(f"{said}: the budget says how much is pruned; give one of them")
     if request.vocabulary is not None:
         with within(f"--vocabulary {request.vocabulary}: ", kind=ValueError):
-            tokens(request.vocabulary)
+            several = len(sizes := request.vocabularies) > 1
+            if sizes == [None] or len({*sizes}) < len(sizes):
+                raise ValueError("give one size or different ones, of which one may be all")
+            if several and not request.budget:
+                raise ValueError("several sizes are compared at equal cost: give --budget as well")
     if request.recover not in (None, *RECOVERIES):
         raise InputError(f"--recover {request.recover}: give one of {', '.join(RECOVERIES)}")
     if request.steps and not with_effort(request).recover:

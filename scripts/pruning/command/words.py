@@ -50,7 +50,6 @@ class Content:
     examples: Sequence[Example] = ()
     outcomes: Mapping[str, int] = field(default_factory=dict)  # record.outcomes, of all answers
     stages: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["stage", "jobs", "total_s", "share"]))
-    recipes: Mapping[str, str] = field(default_factory=dict)  # method -> what it does, as far as that is known
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, int] = field(default_factory=dict)  # of the user's data: how many records
