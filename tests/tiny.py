@@ -115,6 +115,19 @@ FAMILY_CHANGES = {
     "qwen3_moe": {**ROUTED, "moe_intermediate_size": 24, "head_dim": 8, "norm_topk_prob": True},
     "olmoe": {**ROUTED, "intermediate_size": 24},
     "mixtral": {"num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 24},
+    **dict.fromkeys(
+        ("deepseek_v2", "deepseek_v3"),
+        {"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "first_k_dense_replace": 1}
+        | {
+            "n_group": 1,
+            "topk_group": 1,
+            "num_key_value_heads": 4,
+            "q_lora_rank": None,
+            "kv_lora_rank": 8,
+            "qk_nope_head_dim": 8,
+        }
+        | {"qk_rope_head_dim": 4, "v_head_dim": 8, "routed_scaling_factor": 1.5, "n_shared_experts": 2},
+    ),
     "gpt_oss": {"num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 24, "head_dim": 8},
 }
 """What makes a family differ from the others, large enough to show in numbers."""
@@ -127,7 +140,12 @@ def of_family(model_type: str, layers: int = 2, seed: int = 0, **changes):
     own = {**special, **FAMILY_CHANGES.get(model_type, {}), **changes}
     if model_type in ("qwen3_5_text", "lfm2"):
         own["layer_types"] = (own["layer_types"] * layers)[:layers]
-    return _spread(AutoModelForCausalLM._model_mapping[config], config, layers, seed, **own)
+    layers += own.get("first_k_dense_replace", 0)  # those that masks are of, and before them a dense one
+    made = _spread(AutoModelForCausalLM._model_mapping[config], config, layers, seed, **own)
+    for name, buffer in made.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(torch.randn_like(buffer) * 0.2)
+    return made
 
 
 VISION = {

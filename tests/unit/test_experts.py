@@ -24,7 +24,7 @@ from pruning.methods import allocation, scoring
 from pruning.methods.compact import Pruning
 from pruning.models import complete, families, rehearsal
 from pruning.models.checkpoint import Checkpoint, Loaded
-from pruning.models.families import MIXTURES, family_of
+from pruning.models.families import GROUPED, MIXTURES, family_of
 from pruning.models.loading import load
 from pruning.models.structures import STRUCTURES, experts, ffn
 from tiny import IDS, TEXT, logits
@@ -58,14 +58,20 @@ def batch(*texts: list[int]) -> list[prepare.Batch]:
 # A plain reading of each family: what its FFN puts out, from tensors on disk -----------------------------------------
 
 
-def routed(family: str, scores: torch.Tensor, k: int, renormalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of one token's router scores [experts]: its experts, and their weights."""
+def routed(
+    family: str, scores: torch.Tensor, k: int, renormalise: bool, bias: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of one token's router scores [experts]: its experts, and their weights. bias: DeepSeek-V3's."""
     if family == "gpt_oss":  # softmax of the best
         best, chosen = scores.sort(descending=True)
         return chosen[:k], torch.exp(best[:k] - best[0]) / torch.exp(best[:k] - best[0]).sum()
     chances = torch.exp(scores - scores.max()) / torch.exp(scores - scores.max()).sum()
-    best, chosen = chances.sort(descending=True)
-    return chosen[:k], best[:k] / best[:k].sum() if renormalise or family == "mixtral" else best[:k]
+    if family == "deepseek_v3":  # the bias chooses, and does not weigh
+        chances = 1 / (1 + torch.exp(-scores))
+    chosen = (chances + (bias if bias is not None else 0)).argsort(descending=True)[:k]
+    best = chances[chosen]
+    best = best / best.sum() if family != "deepseek_v2" and (renormalise or family == "mixtral") else best
+    return chosen, 1.5 * best if family in GROUPED else best
 
 
 def expert(family: str, tensors: dict[str, torch.Tensor], layer: int, number: int, x: torch.Tensor):
@@ -84,6 +90,19 @@ def expert(family: str, tensors: dict[str, torch.Tensor], layer: int, number: in
     return a, down @ a
 
 
+BIAS = "model.layers.{}.mlp.gate.e_score_correction_bias"
+
+
+def of_layers_with_experts(folder) -> dict[str, torch.Tensor]:
+    """The tensors of a saved model, its layers counted from the first that has experts."""
+    first = families.dense_layers(json.loads((folder / "config.json").read_text()))
+
+    def renumbered(name: str) -> str:
+        return re.sub(r"layers\.(\d+)", lambda found: f"layers.{int(found[1]) - first}", name)
+
+    return {renumbered(name): own for name, own in load_file(folder / "model.safetensors").items()}
+
+
 GPT_OSS = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
 
 
@@ -94,12 +113,15 @@ def router(family: str, tensors: dict[str, torch.Tensor], layer: int, x: torch.T
 
 
 def shared(tensors: dict[str, torch.Tensor], layer: int, x: torch.Tensor) -> torch.Tensor | float:
-    """What Qwen2-MoE's shared expert adds."""
+    """What Qwen2-MoE's shared expert adds, or DeepSeek's, which every token passes whole."""
     place = f"model.layers.{layer}.mlp.shared_expert"
+    if always := f"{place}s.down_proj.weight" in tensors:
+        place += "s"
     if f"{place}.down_proj.weight" not in tensors:
         return 0.0
     gate, up, down = (tensors[f"{place}.{name}.weight"] for name in ("gate_proj", "up_proj", "down_proj"))
-    return torch.sigmoid(tensors[f"{place}_gate.weight"] @ x) * (down @ (silu(gate @ x) * (up @ x)))
+    out = down @ (silu(gate @ x) * (up @ x))
+    return out if always else torch.sigmoid(tensors[f"{place}_gate.weight"] @ x) * out
 
 
 def ffns(model, ids: torch.Tensor = IDS[:1]) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -109,7 +131,7 @@ def ffns(model, ids: torch.Tensor = IDS[:1]) -> list[tuple[torch.Tensor, torch.T
     def look(_, args, out) -> None:
         seen.append((args[0][0], (out[0] if isinstance(out, tuple) else out).reshape(args[0].shape)[0]))
 
-    hooks = [layer.mlp.register_forward_hook(look) for layer in families.decoder_layers(model)]
+    hooks = [layer.mlp.register_forward_hook(look) for layer in families.pruned_layers(model)]
     with torch.inference_mode():
         model(ids)
     for hook in hooks:
@@ -146,13 +168,16 @@ def test_what_is_cut_is_what_no_token_reaches_or_what_puts_out_nothing(tmp_path,
             model.set_experts_implementation(implementation)
             torch.testing.assert_close(logits(model), silent, rtol=1e-5, atol=1e-5)
     config = json.loads((folder / "config.json").read_text())
-    assert config.get("num_experts", config.get("num_local_experts")) == left and "auto_map" not in config
+    counted = [config[key] for key in families.EXPERTS if key in config]
+    assert counted == [left] and "auto_map" not in config
     assert Checkpoint(folder).widths == [left] * 2 == STRUCTURES["experts"].counts(in_memory)
     assert Checkpoint(folder).channels("experts") == STRUCTURES["expert_neurons"].counts(in_memory)
     sites = zip(*(STRUCTURES["experts"].sites(model) for model in (ours, in_memory)), strict=True)
     assert all(numbers(one) == numbers(other) for one, other in sites)
-    assert STRUCTURES["experts"].whole(in_program.config.to_dict()) == left == in_program.num_experts
-    sizes = {sum(tensor.numel() for tensor in model.parameters()) for model in (ours, in_memory, in_program)}
+    assert STRUCTURES["experts"].whole(in_program.config.to_dict()) == left
+    assert getattr(in_program, "num_experts", left) == left
+    models = (ours, in_memory, in_program)  # of which DeepSeek-V3 has numbers that are no parameters
+    sizes = {sum(tensor.numel() for tensor in model.state_dict().values()) for model in models}
     assert sizes == {pruning.parameters()} == {Checkpoint(folder).parameters}
     removed = sum(int((~own).sum()) for own in keeps[structure])
     size, worth = (pruning.base.size(name) for name in (structure, "experts"))
@@ -167,12 +192,14 @@ def test_the_router_of_what_is_left_is_the_familys_own(tmp_path, family, renorma
     changes = {} if family in ("mixtral", "gpt_oss") else {"norm_topk_prob": renormalise}
     model = tiny.of_family(family, **changes)
     base = Checkpoint(tiny.save(model, tmp_path / "base"))
-    tensors = load_file(tmp_path / "base/model.safetensors")
+    tensors = of_layers_with_experts(tmp_path / "base")
     folder = tiny.written(Pruning(base, mask(KEPT)), tmp_path / "compact")
     for layer, (inputs, outputs) in enumerate(ffns(load(folder, "float32", "cpu")[0])):
         stays = [number for number, keep in enumerate(KEPT[layer]) if keep]
+        bias = tensors.get(BIAS.format(layer))
+        bias = None if bias is None else bias[stays]
         for x, found in zip(inputs, outputs, strict=True):
-            chosen, weights = routed(family, router(family, tensors, layer, x)[stays], 2, renormalise)
+            chosen, weights = routed(family, router(family, tensors, layer, x)[stays], 2, renormalise, bias)
             parts = [w * expert(family, tensors, layer, stays[c], x)[1] for c, w in zip(chosen, weights, strict=True)]
             torch.testing.assert_close(sum(parts) + shared(tensors, layer, x), found, rtol=1e-4, atol=1e-5)
 
@@ -218,7 +245,7 @@ def test_shards_and_fused_tensors_on_disk_are_the_same_model(tmp_path, family):
 def test_weights_are_those_of_one_wide_ffn(tmp_path, family):
     """Of all experts' neurons, one expert after the other; on disk and in memory."""
     model = tiny.of_family(family)
-    base, tensors = Checkpoint(tiny.save(model, tmp_path)), load_file(tmp_path / "model.safetensors")
+    base, tensors = Checkpoint(tiny.save(model, tmp_path)), of_layers_with_experts(tmp_path)
     assert base.widths == [6, 6] and base.channels("experts") == [144, 144]
     gate, up, down = (torch.from_numpy(base.matrix(1, name)) for name in ("gate", "up", "down"))
     for name, whole in {"gate": gate, "up": up, "down": down}.items():
@@ -276,6 +303,29 @@ def test_experts_and_layers_that_differ_are_refused(tmp_path, keeps, said):
         tiny.written(Pruning(base, keeps), tmp_path / "out")
 
 
+def test_shared_experts_as_wide_as_some_experts_say_what_fits():
+    """DeepSeek's are two times 24 here, and config.json can say three times 16 or six times 8."""
+    config = tiny.of_family("deepseek_v3", moe_intermediate_size=48).config.to_dict()
+    own = STRUCTURES["expert_neurons"]
+    assert own.compact_config(config, [6 * 24] * 2)["n_shared_experts"] == 4
+    with pytest.raises(
+        InputError, match="40 of an expert stay: shared experts keep all of their 96 .*: keep 8, 16, 24, 32"
+    ):
+        own.compact_config(config, [6 * 40] * 2)
+
+
+def test_a_router_that_casts_its_weights_reaches_no_removed_expert():
+    model = tiny.of_family("deepseek_v3").bfloat16()
+    seen = []
+    for layer in families.pruned_layers(model):
+        layer.mlp.gate.register_forward_hook(lambda _, args, out: seen.append(out[2]))
+    with STRUCTURES["experts"].silenced(model, mask(LEAST)["experts"]):
+        logits(model)
+    assert [set(chosen.flatten().tolist()) for chosen in seen] == [{2, 5}, {0, 4}]
+    logits(model)
+    assert len(set(seen[2].flatten().tolist())) > 2
+
+
 def test_dense_models_have_no_experts_to_score():
     model = tiny.llama()
     statistics = calibrate(model, [IDS[:1]])
@@ -293,13 +343,14 @@ def test_statistics_are_sums_over_the_tokens_that_reach_an_expert(tmp_path, fami
     """By hand: of every token the experts that it is sent to, what their neurons put out, times the router's weight."""
     model = tiny.of_family(family)
     tiny.save(model, tmp_path)
-    tensors, renormalise = load_file(tmp_path / "model.safetensors"), family == "qwen3_moe"
+    tensors, renormalise = of_layers_with_experts(tmp_path), family in ("qwen3_moe", "deepseek_v3")
     found = gradients.statistics(model, batch(TEXT, TEXT[:7]), ())[0]
     seen = [ffns(model, torch.tensor([text])) for text in (TEXT, TEXT[:7])]
     for layer in range(2):
         wanted = {key: np.zeros(144) for key in ("act_sum", "act_sq_sum", "routed_tokens", "routed_norm_sum")}
         for x in [x for text in seen for x in text[layer][0]]:
-            chosen, weights = routed(family, router(family, tensors, layer, x), 2, renormalise)
+            scores, bias = router(family, tensors, layer, x), tensors.get(BIAS.format(layer))
+            chosen, weights = routed(family, scores, 2, renormalise, bias)
             for number, weight in zip(chosen.tolist(), weights, strict=True):
                 a, out = expert(family, tensors, layer, number, x)
                 own = slice(24 * number, 24 * number + 24)
@@ -455,6 +506,13 @@ def test_a_checkpoint_without_an_expert_is_refused(tmp_path, lost):
 def test_other_mixtures_are_refused_by_name(changes, said):
     config = tiny.of_family("qwen3_moe").config.to_dict() | changes
     with pytest.raises(InputError, match=f"models.m: qwen3_moe model .*{said}"):
+        family_of(config, "models.m")
+
+
+@pytest.mark.parametrize("groups", [8, None])
+def test_experts_chosen_by_groups_are_refused(groups):
+    config = tiny.of_family("deepseek_v2").config.to_dict() | {"n_group": groups}
+    with pytest.raises(InputError, match=f"models.m: deepseek_v2 model .*chosen by groups .n_group: {groups}., which"):
         family_of(config, "models.m")
 
 

@@ -121,7 +121,7 @@ def test_matrices_of_the_checkpoint_are_those_of_the_model(tmp_path, family):
 
 UNKNOWN = "it is a mixture of experts of a kind not yet tried"
 UNGATED = "it is no decoder with one gated FFN in every layer"
-OTHERS = {"deepseek_v3": UNKNOWN, "granitemoe": UNKNOWN, "gpt2": UNGATED, "phi": UNGATED, "bert": UNGATED}
+OTHERS = {"glm4_moe": UNKNOWN, "granitemoe": UNKNOWN, "gpt2": UNGATED, "phi": UNGATED, "bert": UNGATED}
 OTHERS |= {kind: f"it is a hybrid of which {why}" for kind, why in families.MISSING.items()}
 OTHERS["t5"] = "it is an encoder-decoder"
 

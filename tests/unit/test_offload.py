@@ -17,7 +17,7 @@ SETTINGS = {"dtype": "float32", "micro_batch": 3, "sequence_length": 20}
 LAYERS = 4
 
 
-DENSE, MIXTURES = ["qwen2", "gemma2", "phi3"], ["qwen3_moe", "gpt_oss"]
+DENSE, MIXTURES = ["qwen2", "gemma2", "phi3"], ["qwen3_moe", "gpt_oss", "deepseek_v3"]
 
 
 @pytest.fixture(scope="module", params=DENSE)

@@ -69,7 +69,7 @@ class Pass:
         self.model, self.objectives = model, objectives
         self.structure = structures.STRUCTURES[structure or families.of(model).main]
         self.sites = self.structure.sites(model)
-        self.layers = families.decoder_layers(model)
+        self.layers = families.pruned_layers(model)
 
     def begin(self, batch: Batch) -> None:
         """Before a micro-batch, which is on the model's first device."""

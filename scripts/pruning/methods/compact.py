@@ -237,14 +237,14 @@ class Pruning:
 
     def apply(self, model: nn.Module) -> None:
         """Make the dense model, loaded from `base`, in place what loading the written one gives, up to its config."""
-        for index, layer in enumerate(families.decoder_layers(model)):
+        for index, layer in enumerate(families.pruned_layers(model)):
             for name, own in self.keeps.items():
                 STRUCTURES[name].shrink(layer, index, own, self.base.family)
         self.rewrite(model)
 
     def rewrite(self, model: nn.Module) -> None:
         """Give a model that is cut already, in place, the weights that make up for what was removed."""
-        for index, layer in enumerate(families.decoder_layers(model)):
+        for index, layer in enumerate(families.pruned_layers(model)):
             prefix = self._prefix(index)
             for name, tensor in (self._compensated(index, {}) if self.compensate else {}).items():
                 place, _, kind = name.removeprefix(prefix).rpartition(".")

@@ -9,7 +9,7 @@ pass, which is what is called.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ class Mixture:
     """An FFN that is a mixture of experts. In transformers' class it has `experts`, all of which are in one parameter
     (`gate_up_proj`, `down_proj`, [experts, …, …]), and a router; on disk an expert may have tensors of its own."""
 
+    counted: tuple[str, ...] = ("num_local_experts", "num_experts")
+    """Keys of config.json of which one says how many experts a layer has; transformers knows these for one another."""
     router: str = "gate"
     """The module with a row an expert, from the FFN."""
     stored: str = "mlp"
@@ -60,6 +62,8 @@ class Family:
     """Whether some layers have something else (a convolution, linear attention) in the place of attention."""
     mixture: Mixture | None = None
     """Of a family whose FFNs are mixtures of experts: `gate_up` and `down` are then of no meaning."""
+    first: int = 0
+    """Number of the first layer that is pruned: those before it have a dense FFN in place of experts, and stay."""
 
     @property
     def main(self) -> str:
@@ -67,6 +71,8 @@ class Family:
         return "experts" if self.mixture else "ffn"
 
 
+GROUPED = ("deepseek_v2", "deepseek_v3")
+"""Mixtures whose routers may choose among groups of experts first, which is not supported: `n_group` must be 1."""
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite"), Family()),
     **dict.fromkeys(("gemma", "cohere", "cohere2"), Family()),
@@ -86,6 +92,7 @@ FAMILIES: dict[str, Family] = {
     **dict.fromkeys(("qwen2_moe", "qwen3_moe", "olmoe"), Family(qkv=(), mixture=Mixture())),
     "mixtral": Family(qkv=(), mixture=Mixture(stored="block_sparse_moe", matrices=("w1", "w3", "w2"))),
     "gpt_oss": Family(qkv=(), mixture=Mixture(router="router", interleaved=True)),
+    **dict.fromkeys(GROUPED, Family(qkv=(), mixture=Mixture(counted=("n_routed_experts",)))),
 }
 MIXTURES = tuple(name for name, family in FAMILIES.items() if family.mixture)
 DENSE = tuple(name for name in FAMILIES if name not in MIXTURES)
@@ -95,7 +102,7 @@ SCALED = "its FFN multiplies gate and output by numbers of its config.json (mlp_
 MISSING = {"nemotron_h": UNGATED, "falcon_h1": SCALED, "jamba": "some of its layers are mixtures of experts"}
 """Hybrids that are refused, and why."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""Keys of config.json: how many experts every layer has; transformers knows the first two for one another."""
+"""Keys of config.json: how many experts a layer has, in whatever family."""
 EXPERT_WIDTHS = ("moe_intermediate_size", "intermediate_size")
 """Keys of which the first that is there says how many neurons an expert has."""
 EXPERT_MULTIPLE = 8
@@ -141,7 +148,7 @@ def family_of(config: Mapping[str, Any], source: object) -> Family:
     if kind in FAMILIES:
         if FAMILIES[kind].mixture:
             _check_mixture(config, source)
-        return FAMILIES[kind]
+        return replace(FAMILIES[kind], first=dense_layers(config))
     reason = "it is no decoder with one gated FFN in every layer, or not yet tried"
     if any(config.get(key) for key in EXPERTS):
         reason = "it is a mixture of experts of a kind not yet tried"
@@ -156,7 +163,8 @@ def family_of(config: Mapping[str, Any], source: object) -> Family:
 
 
 def _check_mixture(config: Mapping[str, Any], source: object) -> None:
-    """Raise InputError, naming `source`, for a mixture whose layers differ, or whose experts are quantised."""
+    """Raise InputError, naming `source`, for a mixture whose layers with experts are not its last ones, or whose
+    experts are quantised or chosen by groups."""
     kind, stored = config["model_type"], config.get("quantization_config")
     if stored:
         method = stored.get("quant_method", "unknown") if isinstance(stored, Mapping) else stored
@@ -164,16 +172,23 @@ def _check_mixture(config: Mapping[str, Any], source: object) -> None:
             f"{source}: {kind} model with quantised experts (quantization_config: {method}), which cannot be pruned: "
             "give the model in bfloat16"
         )
-    dense = {key: own for key in ("mlp_only_layers", "first_k_dense_replace") if (own := config.get(key))}
+    dense = {"mlp_only_layers": own} if (own := config.get("mlp_only_layers")) else {}
     if (step := config.get("decoder_sparse_step", 1)) != 1:
         dense["decoder_sparse_step"] = step
     if dense:
         said = ", ".join(f"{key}: {own}" for key, own in dense.items())
         raise InputError(f"{source}: {kind} model with experts in some layers alone ({said}), which is not supported")
-    if not any(config.get(key) for key in EXPERTS[:2]) or not config.get(TOP_K):
-        raise InputError(
-            f"{source}: {kind} model whose config.json does not say {' or '.join(EXPERTS[:2])}, or {TOP_K}"
-        )
+    counted = FAMILIES[kind].mixture.counted
+    if not any(config.get(key) for key in counted) or not config.get(TOP_K):
+        raise InputError(f"{source}: {kind} model whose config.json does not say {' or '.join(counted)}, or {TOP_K}")
+    if kind in GROUPED and config.get("n_group") != 1:
+        said = f"n_group: {config.get('n_group')}"
+        raise InputError(f"{source}: {kind} model whose experts are chosen by groups ({said}), which is not supported")
+
+
+def dense_layers(config: Mapping[str, Any]) -> int:
+    """Return how many layers of a mixture, its first ones, have a dense FFN in place of experts."""
+    return config.get("first_k_dense_replace") or 0 if FAMILIES[config["model_type"]].mixture else 0
 
 
 def check_routed(experts: int, routed: int, left: int) -> None:
@@ -214,6 +229,11 @@ def of(model: nn.Module) -> Family:
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return list(model.get_submodule(of(model).layers))
+
+
+def pruned_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the decoder layers that masks are of: all, but those of a mixture that have a dense FFN."""
+    return decoder_layers(model)[of(model).first :]
 
 
 def device(model: nn.Module, module: nn.Module) -> torch.device:

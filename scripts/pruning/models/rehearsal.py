@@ -129,10 +129,15 @@ def weight_bytes(network: nn.Module, offloaded: bool) -> int:
 def rehearsed(network: nn.Module, work: Callable[[], Any]) -> Taken:
     """What `work`, which runs the network, takes. Attention is that of torch's memory-saving kernels: no scores are
     kept."""
+
+    def attention(_: nn.Module, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> tuple[Tensor, None]:
+        found = KERNEL(query, key, value)[0][
+            ..., : value.shape[-1]
+        ]  # as wide as queries, which DeepSeek's values are not
+        return found.transpose(1, 2).contiguous(), None
+
     usual = network.config._attn_implementation
-    AttentionInterface.register(
-        "rehearsed", lambda _, *qkv, **__: (KERNEL(*qkv[:3])[0].transpose(1, 2).contiguous(), None)
-    )
+    AttentionInterface.register("rehearsed", attention)
     network.set_attn_implementation("rehearsed")
     with Rehearsal(network) as counted:
         work()

@@ -91,7 +91,8 @@ class Structure:
     def units(self, config: Mapping[str, Any]) -> list[int]:
         """Return the units of each layer. Raises InputError as `whole` does."""
         whole = self.whole(config)
-        return self.listed(config) or [whole] * config["num_hidden_layers"]
+        layers = config["num_hidden_layers"] - families.dense_layers(config)
+        return self.listed(config) or [whole] * layers
 
     def counts(self, model: nn.Module) -> list[int]:
         """Return the units of each layer of a loaded model. Raises InputError as `check` does."""
@@ -135,7 +136,7 @@ class Structure:
         """Return the module of each layer at whose input units are measured. Raises InputError as `check` does."""
         self.check(model)
         family = families.of(model)
-        return [layer.get_submodule(self.site(family)) for layer in families.decoder_layers(model)]
+        return [layer.get_submodule(self.site(family)) for layer in families.pruned_layers(model)]
 
     def channels(self, site: nn.Module) -> int:
         """Return the channels that are measured at a site: of units whose outputs have several, as many for each."""
@@ -160,19 +161,22 @@ class Structure:
 
     def resize(self, model: nn.Module, units: Mapping[int, int]) -> None:
         """Leave these layers of a stock model so many of their units, the first ones, in place."""
-        family, layers, whole = families.of(model), families.decoder_layers(model), self.whole(model.config.to_dict())
+        family, layers, whole = families.of(model), families.pruned_layers(model), self.whole(model.config.to_dict())
         for index, count in units.items():
             self.shrink(layers[index], index, {index: np.arange(whole) < count}, family)
 
     def shrink(
         self, layer: nn.Module, index: int, keeps: Sequence[np.ndarray] | Mapping[int, np.ndarray], family: Family
     ) -> None:
-        """Cut one decoder layer, the model's `index`th, down to its kept units, in place."""
+        """Cut one decoder layer, the `index`th of those that are pruned, down to its kept units, in place."""
         for name in self.modules(family):
             module = layer.get_submodule(name)
+            place = f"{family.layers}.{family.first + index}.{name}"
             for kind, parameter in list(module.named_parameters(recurse=False)):
-                kept = self.cut(f"{family.layers}.{index}.{name}.{kind}", parameter.data, keeps, family)
+                kept = self.cut(f"{place}.{kind}", parameter.data, keeps, family)
                 setattr(module, kind, nn.Parameter(kept, requires_grad=parameter.requires_grad))
+            for kind, buffer in list(module.named_buffers(recurse=False)):
+                setattr(module, kind, self.cut(f"{place}.{kind}", buffer, keeps, family))
             if isinstance(module, nn.Linear):
                 module.out_features, module.in_features = module.weight.shape
         self.settle(layer, family, int(keeps[index].sum()))
@@ -207,9 +211,11 @@ def pattern(layers: str, modules: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def parse(name: str, family: Family, modules: tuple[str, ...]) -> tuple[int, str, str] | None:
-    """Return (layer, module, `weight` or `bias`) of a tensor's name; None for one of no such module."""
+    """Return (layer, of those that are pruned, module, `weight` or `bias`) of a tensor's name; None for one of no such
+    module."""
     found = pattern(family.layers, modules).match(name)
-    return (int(found["layer"]), found["module"], found["kind"]) if found else None
+    layer = int(found["layer"]) - family.first if found else -1
+    return (layer, found["module"], found["kind"]) if layer >= 0 else None
 
 
 def kept_of(tensor: Tensor, keep: np.ndarray, place: Place, pad_to: int | None = None) -> Tensor:

@@ -20,6 +20,8 @@ from pruning.models.structures.experts import Experts, Routed
 
 ATTRIBUTES = ("intermediate_dim", "intermediate_size")
 """What experts of the families call the number of their neurons."""
+SHARED = "n_shared_experts"
+"""The key that says how many times as wide as an expert DeepSeek's shared experts are together."""
 
 
 class ExpertNeurons(Experts):
@@ -66,7 +68,15 @@ class ExpertNeurons(Experts):
             raise InputError(
                 f"{self.title}: {width} of an expert stay: torch's grouped products take multiples of {EXPERT_MULTIPLE}"
             )
-        return {**config, width_key(config): width}
+        if not (always := config.get(SHARED, 0) * config[width_key(config)]):
+            return {**config, width_key(config): width}
+        if always % width:
+            fit = [n for n in range(EXPERT_MULTIPLE, config[width_key(config)], EXPERT_MULTIPLE) if always % n == 0]
+            raise InputError(
+                f"{self.title}: {width} of an expert stay: shared experts keep all of their {always} neurons, which "
+                f"must be a multiple of that in a {config['model_type']} model: keep {', '.join(map(str, fit))}"
+            )
+        return {**config, width_key(config): width, SHARED: always // width}
 
     def counts(self, model: nn.Module) -> list[int]:
         return [self.channels(site) for site in self.sites(model)]

@@ -24,6 +24,8 @@ from pruning.models.families import EXPERTS, TOP_K, Family
 from pruning.models.structures.base import Main, Place
 
 PROJECTIONS = ("gate", "up", "down")
+CORRECTION = "e_score_correction_bias"
+"""Of DeepSeek-V3's router: numbers that are added to scores where experts are chosen, not where they are weighted."""
 NUMBERED = re.compile(r"\.experts\.(\d{1,9})\.")
 
 
@@ -36,7 +38,7 @@ class Part(NamedTuple):
     projections: tuple[str, ...]
     """None of the router."""
     kind: str
-    """`weight` or `bias`."""
+    """`weight`, `bias`, or of a router CORRECTION."""
 
 
 class Routed(NamedTuple):
@@ -89,7 +91,7 @@ class Experts(Main):
         """Return what a tensor of this name is, on disk or in memory; None for one of no expert and no router."""
         if not family.mixture or not (found := pattern(family).match(name)):
             return None
-        layer = int(found["layer"])
+        layer = int(found["layer"]) - family.first  # no layer before the first has experts or a router
         if found["expert"]:
             projection = PROJECTIONS[family.mixture.matrices.index(found["matrix"])]
             return Part(layer, int(found["expert"]), (projection,), "weight")
@@ -172,13 +174,24 @@ class Experts(Main):
     @contextmanager
     def silenced(self, model: nn.Module, keeps: Sequence[np.ndarray]) -> Iterator[None]:
         family = families.of(model)
-        routers = [layer.get_submodule(list(self.modules(family))[1]) for layer in families.decoder_layers(model)]
-        with Unreachable({id(router.weight): torch.tensor(~own) for router, own in zip(routers, keeps, strict=True)}):
-            yield
+        routers = [layer.get_submodule(list(self.modules(family))[1]) for layer in families.pruned_layers(model)]
+        gone = [torch.tensor(~own) for own in keeps]
+        before = [getattr(router, CORRECTION, None) for router in routers]
+        for router, own, correction in zip(routers, gone, before, strict=True):
+            if correction is not None:
+                setattr(router, CORRECTION, correction.masked_fill(own.to(correction.device), -torch.inf))
+        try:
+            with Unreachable({id(router.weight): own for router, own in zip(routers, gone, strict=True)}):
+                yield
+        finally:
+            for router, correction in zip(routers, before, strict=True):
+                if correction is not None:
+                    setattr(router, CORRECTION, correction)
 
 
 class Unreachable(TorchFunctionMode):
-    """While it is entered, products with these weights (by id) are -inf where it is said, bool [outputs]."""
+    """While it is entered, products with these weights (by id), and with casts of them, are -inf where it is said, bool
+    [outputs]."""
 
     def __init__(self, weights: Mapping[int, Tensor]) -> None:
         super().__init__()
@@ -186,8 +199,11 @@ class Unreachable(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         made = function(*args, **(kwargs or {}))
-        if function is nn.functional.linear and (gone := self.weights.get(id(args[1]))) is not None:
-            made = made.masked_fill(gone.to(made.device), -torch.inf)
+        if function is Tensor.type and id(args[0]) in self.weights:
+            made.unreachable = self.weights[id(args[0])]
+        if function is nn.functional.linear:
+            gone = self.weights.get(id(args[1]), getattr(args[1], "unreachable", None))
+            made = made if gone is None else made.masked_fill(gone.to(made.device), -torch.inf)
         return made
 
 
@@ -241,7 +257,7 @@ def pattern(family: Family) -> re.Pattern[str]:
         rf"^.*\b{last}\.(?P<layer>\d{{1,9}})\.(?:{own.stored}|{family.ffn})\.(?:"
         rf"experts\.(?P<expert>\d{{1,9}})\.(?P<matrix>{matrices})\.weight|"
         rf"experts\.(?P<all>gate_up_proj|down_proj)(?P<bias>_bias)?|"
-        rf"{own.router}\.(?P<kind>weight|bias))$"
+        rf"{own.router}\.(?P<kind>weight|bias|{CORRECTION}))$"
     )
 
 
