@@ -21,18 +21,19 @@ TABLE = {
     "reference": "random",
 }
 EXPORTED, NARROW = (f"{MODEL}/export/{CALIB}/{method}/model" for method in ("reap/50", "narrow_wanda/33"))
+FILE = f"{MODEL}/export/{CALIB}/reap/50/gguf/f16.gguf"
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory) -> Workspace:
     """A workspace with a mixture in the place of its model, and a table of its methods, made."""
     path = tmp_path_factory.mktemp("mixed")
-    tiny.save(tiny.of_family("qwen3_moe"), path / "resources/model")
+    tiny.with_a_merge(tiny.save(tiny.of_family("qwen3_moe"), path / "resources/model"))
     workspace = Workspace(path)
     default = yaml.safe_load((workspace.path / "config/config.yaml").read_text())["tables"]
     tables = {**dict.fromkeys(default), "experts": TABLE}  # others hold what is not for mixtures
     workspace.configure({"tables": tables})
-    workspace.snakemake("results/experts.csv", EXPORTED, NARROW)
+    workspace.snakemake("results/experts.csv", EXPORTED, NARROW, FILE)
     return workspace
 
 
@@ -47,6 +48,12 @@ def test_from_a_folder_to_a_smaller_stock_model_and_its_answers(mixed: Workspace
     assert "50% of the experts of its feed-forward layers are removed" in card and "| experts | 3 in each of 2" in card
     model = AutoModelForCausalLM.from_pretrained(exported)
     assert model.config.num_experts == 3 and model.num_parameters() == made["parameters_kept"]
+    file = json.loads((mixed.path / FILE).with_suffix(".json").read_text())
+    assert file["architecture"] == "qwen3moe" and (file["experts"], file["widths"]) == ([3, 3], [24, 24])
+    assert (
+        "| experts | 3 in each of 2 layers |\n| FFN widths | 24 in"
+        in (mixed.path / FILE).with_suffix(".md").read_text()
+    )
     assert " 0 mistakes" in verified(mixed, 0)
 
 

@@ -27,8 +27,8 @@ from pruning.core.errors import InputError
 from pruning.evaluation import gguf_files, runtimes
 from pruning.methods.compact import Pruning
 from pruning.methods.compensation import Compensated
+from pruning.models import dequantised, loading, vocabulary
 from pruning.models import gguf as door
-from pruning.models import loading, vocabulary
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
 from pruning.models.gguf import model as gguf_model
@@ -126,7 +126,7 @@ def unrounded(monkeypatch):
 
 PLAIN = {"rope_type": "default", "rope_theta": 1e4}
 CASES = [
-    *((kind, EVEN, False, {}) for kind in gguf_model.STOCK),
+    *((kind, EVEN, False, {}) for kind in gguf_model.STOCK if not FAMILIES[kind].mixture),
     *((kind, UNEVEN, bias, {}) for kind, bias in product(gguf_model.AS_DECI, (False, True))),
     *((kind, EVEN, True, {}) for kind in ("qwen2", "llama", "granite")),
     ("llama", UNEVEN, False, {"attention_bias": True, "num_key_value_heads": 4}),
@@ -148,6 +148,41 @@ def test_llama_cpp_computes_what_the_model_does(tmp_path, unrounded, kind, width
     assert gguf_model.contents(tmp_path / "f16.gguf")["architecture"] == (
         "deci" if widths == UNEVEN or (bias and kind == "qwen2") else gguf_model.STOCK[kind].name
     )
+
+
+def mixture(place: Path, kind: str, **changes) -> Path:
+    """A tiny mixture of 11 experts, of which 4 are left, in a folder."""
+    own = {"vocab_size": VOCABULARY, "num_experts": 11, "num_key_value_heads": 4, **changes}
+    base = tiny.save(tiny.of_family(kind, **own), place / "base")
+    byte_level("qwen2").save_pretrained(base)
+    keeps = [np.isin(np.arange(11), kept) for kept in ([1, 2, 9, 10], [0, 4, 7, 10])]
+    return tiny.written(Pruning(Checkpoint(base), {"experts": keeps}), place / "pruned")
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("kind", [kind for kind in gguf_model.STOCK if FAMILIES[kind].mixture])
+def test_llama_cpp_computes_what_a_mixture_does(tmp_path, unrounded, kind):
+    file = converted(model := mixture(tmp_path, kind))
+    found = tried(model, file, None)
+    assert found["kl_divergence"] < 1e-7 and found["same_text"]
+    assert gguf_model.contents(file)["architecture"] == gguf_model.STOCK[kind].name
+    again, _ = loading.load(model, "float32", "cpu")
+    whole = {name: own.clone() for name, own in again.state_dict().items()}
+    dequantised.put(again, file)
+    assert all(torch.equal(own, whole[name]) for name, own in again.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob: false: llama.cpp's qwen3moe makes the weights of"),
+        ("qwen2_moe", {"norm_topk_prob": True}, "norm_topk_prob: true: llama.cpp's qwen2moe takes them as they are"),
+        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv: 8.0: llama.cpp's olmoe clips nothing"),
+    ],
+)
+def test_a_mixture_that_llama_cpp_computes_otherwise_is_refused(tmp_path, kind, changes, said):
+    with pytest.raises(InputError, match=f"^gguf: {said}"):
+        converted(mixture(tmp_path, kind, **changes))
 
 
 OLD_LENGTH = {"original_max_position_embeddings": 16}

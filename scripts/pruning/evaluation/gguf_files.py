@@ -20,7 +20,8 @@ TOOLS = {"gguf": "gguf", "llama-cpp-python": "llama_cpp"}
 
 def exported(folder: Path, output: Path, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
     """Write the file of an exported folder, or of the dense model's, and try it in llama.cpp if that is there. Return
-    what is known of it: model.convert's words, `type`, `bytes`, `widths`, `made_with` and `checks`.
+    what is known of it: model.convert's words, `type`, `bytes`, `widths` (of a mixture its experts', and how many
+    `experts` there are), `made_with` and `checks`.
 
     Raises InputError as model.convert and runtimes.in_llama_cpp do."""
     kind, checks = settings["type"], {}
@@ -34,8 +35,13 @@ def exported(folder: Path, output: Path, settings: Mapping[str, Any], threads: i
             del ours
             checks["llama.cpp"] = runtimes.in_llama_cpp(temporary, wanted, tokenizer, DTYPES.get(kind))
         held = {"type": kind, "bytes": temporary.stat().st_size, **held}
+    own = Checkpoint(folder)
+    sizes = {"widths": made["widths"]}
+    if own.family.mixture:
+        neurons = zip(own.channels(own.main.name), own.widths, strict=True)
+        sizes = {"experts": own.widths, "widths": [all_of_them // many for all_of_them, many in neurons]}
     tools = {name: version(name) for name, module in TOOLS.items() if find_spec(module)}
-    return {**held, "widths": made["widths"], "made_with": tools, "checks": checks}
+    return {**held, **sizes, "made_with": tools, "checks": checks}
 
 
 def fallbacks(kind: str, widths: list[int]) -> tuple[int, dict[int, str]]:

@@ -27,10 +27,14 @@ def put(model: PreTrainedModel, file: Path) -> None:
     short_names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     stored = {tensor.name: tensor for tensor in reader.tensors if tensor.name != "rope_freqs.weight"}
     for name, parameter in model.named_parameters():
-        tensor = stored.pop(short_names.get_name(name, try_suffixes=(".weight", ".bias")), None)
-        if tensor is None or tensor.n_elements != parameter.numel():
+        parts = [f"{name}.weight"] if name.endswith("experts.down_proj") else [name]
+        if name.endswith("experts.gate_up_proj"):  # gate's rows of an expert, then up's
+            parts = [f"{name.removesuffix('gate_up_proj')}{part}_proj.weight" for part in ("gate", "up")]
+        tensors = [stored.pop(short_names.get_name(part, try_suffixes=(".weight", ".bias")), None) for part in parts]
+        if None in tensors or sum(int(tensor.n_elements) for tensor in tensors) != parameter.numel():
             raise InputError(f"{file}: holds no {name} of this model's shape; delete it and run again")
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(tuple(parameter.shape))
+        found = [gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in tensors]
+        values = np.concatenate(found, 1) if len(found) > 1 else found[0].reshape(tuple(parameter.shape))
         if own.interleaved and (heads := heads_of(name, config)):
             values = values[np.argsort(interleaved(len(values), heads))]
         if own.one_added and name.endswith("norm.weight"):

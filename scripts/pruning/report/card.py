@@ -77,6 +77,9 @@ GGUF_CARD = """\
 |---|---|
 | architecture | `{{ architecture }}`{{ ", which takes a width per layer" if architecture == "deci" }} |
 | size | {{ "{:,.1f}".format(bytes / 1e6) }} MB |
+{% if experts is defined %}
+| experts | {{ experts | widths }} |
+{% endif %}
 | FFN widths | {{ made_of | widths }} |
 | tensors | {% for kind, number in tensors.items() %}{{ number }} {{ kind }}{{ ", " if not loop.last }}{% endfor %} |
 {% if odd %}

@@ -9,7 +9,7 @@ be.
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from pruning.models import structures
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.gguf import BLOCK, OWN, tokenizer
 from pruning.models.gguf import check as check_type
+from pruning.models.structures.experts import NUMBERED
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -42,9 +43,13 @@ class Architecture:
     """Whether norms scale by 1 + weight in transformers; in llama.cpp by the weight."""
     window: bool = False
     """Whether it has layers with a sliding window."""
+    renormalised: bool | None = None
+    """Of a mixture, whether the weights of a token's experts are made to add up to 1; None: it is none."""
 
 
 GELU = "gelu_pytorch_tanh"
+SHARED_GATE = "shared_expert_gate.weight"
+"""Qwen2-MoE's weight of its shared expert: [1, d], in llama.cpp [d]."""
 DECI = Architecture("deci", interleaved=True, ffn_biases=True)
 LLAMA = Architecture("llama", interleaved=True, ffn_biases=True)
 STOCK = {
@@ -59,6 +64,9 @@ STOCK = {
     "gemma2": Architecture("gemma2", activation=GELU, one_added=True, window=True),
     "gemma3_text": Architecture("gemma3", activation=GELU, one_added=True, window=True),
     "phi3": Architecture("phi3"),
+    "qwen2_moe": Architecture("qwen2moe", renormalised=False),
+    "qwen3_moe": Architecture("qwen3moe", renormalised=True),
+    "olmoe": Architecture("olmoe", renormalised=False),
 }
 """By transformers' model type; each is proven in tests/unit/test_gguf.py against llama.cpp."""
 AS_DECI = ("llama", "mistral", "qwen2")
@@ -116,14 +124,18 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     describe(writer, about, kind)
     number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == own.name)
     short_names = gguf.get_tensor_name_map(number, checkpoint.layers)
-    plan = {}
-    for name in checkpoint.file_of:
+    plan, held = {}, stacked(checkpoint.file_of)
+    for name, parts in held.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        short, shape = short_names.get_name(name, try_suffixes=(".weight", ".bias")), checkpoint.shape(name)
+        short, shape = short_names.get_name(name, try_suffixes=(".weight", ".bias")), checkpoint.shape(parts[0])
         if short is None:
             raise InputError(f"gguf: {folder}: llama.cpp's {own.name} has no place for {name}")
-        plan[name] = stored_as(shape, kind)
+        if name != parts[0]:
+            shape = [len(parts), *shape]
+        elif name.endswith(SHARED_GATE):
+            shape = shape[1:]
+        plan[name] = stored_as(shape, kind if "ffn_gate_inp" not in short else "f32")
         size = math.prod(gguf.quant_shape_to_byte_shape(shape, plan[name]))
         writer.add_tensor_info(short, shape, np.dtype(np.float32), size, raw_dtype=plan[name])
     factors = frequency_factors(config)
@@ -133,7 +145,8 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, stored in plan.items():
-        values = checkpoint.tensor(name).float().numpy()
+        values = np.stack([checkpoint.tensor(part).float().numpy() for part in held[name]])
+        values = values if name != held[name][0] else values[0]
         if own.interleaved and (heads := heads_of(name, config)):
             values = values[interleaved(len(values), heads)]
         if own.one_added and name.endswith("norm.weight"):
@@ -144,6 +157,14 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     if factors is not None:
         writer.write_tensor_data(factors)
     writer.close()
+
+
+def stacked(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return what llama.cpp has as one tensor -> its parts: a projection's experts, by their number, or one tensor."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(NUMBERED.sub(".experts.", name), []).append(name)
+    return {name: sorted(parts, key=lambda part: (len(part), part)) for name, parts in found.items()}
 
 
 def begun(
@@ -184,7 +205,7 @@ def stored_as(shape: Sequence[int], kind: str) -> "GGMLQuantizationType":
     """Type of a tensor: vectors are float32, rows that are no whole blocks float16, as llama.cpp's converter has it."""
     from gguf import GGMLQuantizationType
 
-    if len(shape) == 1:
+    if len(shape) == 1 or kind == "f32":
         return GGMLQuantizationType.F32
     return GGMLQuantizationType[kind.upper() if shape[-1] % BLOCK[kind] == 0 else "F16"]
 
@@ -212,7 +233,10 @@ def parameters(writer: "GGUFWriter", config: "PretrainedConfig", own: Architectu
     head = head_size(config)
     writer.add_block_count(len(widths))
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(widths[0] if len(set(widths)) == 1 else list(widths))
+    if own.renormalised is not None:
+        mixture(writer, config, own, widths[0])
+    else:
+        writer.add_feed_forward_length(widths[0] if len(set(widths)) == 1 else list(widths))
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(head)
@@ -237,6 +261,22 @@ def parameters(writer: "GGUFWriter", config: "PretrainedConfig", own: Architectu
     for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
         if value := getattr(config, cap, None):
             getattr(writer, f"add_{cap}")(value)
+
+
+def mixture(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture, experts: int) -> None:
+    """The numbers of a mixture of experts. Raises InputError for a router that llama.cpp computes otherwise."""
+    if config.norm_topk_prob != own.renormalised:
+        kept = "makes the weights of a token's experts add up to 1" if own.renormalised else "takes them as they are"
+        raise InputError(f"gguf: norm_topk_prob: {str(config.norm_topk_prob).lower()}: llama.cpp's {own.name} {kept}")
+    if getattr(config, "clip_qkv", None):
+        raise InputError(f"gguf: clip_qkv: {config.clip_qkv}: llama.cpp's {own.name} clips nothing")
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    if width := getattr(config, "moe_intermediate_size", None):
+        writer.add_expert_feed_forward_length(width)
+    if width := getattr(config, "shared_expert_intermediate_size", None):
+        writer.add_expert_shared_feed_forward_length(width)
 
 
 def head_size(config: "PretrainedConfig") -> int:
