@@ -150,19 +150,23 @@ def test_llama_cpp_computes_what_the_model_does(tmp_path, unrounded, kind, width
     )
 
 
-def mixture(place: Path, kind: str, **changes) -> Path:
-    """A tiny mixture of 11 experts, of which 4 are left, in a folder."""
-    own = {"vocab_size": VOCABULARY, "num_experts": 11, "num_key_value_heads": 4, **changes}
+def mixture(place: Path, kind: str, narrower: bool = False, **changes) -> Path:
+    """A tiny mixture of 11 experts, of which 4 are left, or of each 8 of 24 neurons, in a folder."""
+    number = {"num_local_experts" if kind == "mixtral" else "num_experts": 11}
+    own = {"vocab_size": VOCABULARY, "num_key_value_heads": 4, **number, **changes}
     base = tiny.save(tiny.of_family(kind, **own), place / "base")
     byte_level("qwen2").save_pretrained(base)
-    keeps = [np.isin(np.arange(11), kept) for kept in ([1, 2, 9, 10], [0, 4, 7, 10])]
-    return tiny.written(Pruning(Checkpoint(base), {"experts": keeps}), place / "pruned")
+    keeps = {"experts": [np.isin(np.arange(11), kept) for kept in ([1, 2, 9, 10], [0, 4, 7, 10])]}
+    if narrower:
+        keeps = {"experts": [np.ones(11, dtype=bool)] * 2, "expert_neurons": [np.arange(11 * 24) % 3 == 1] * 2}
+    return tiny.written(Pruning(Checkpoint(base), keeps), place / "pruned")
 
 
 @needs_llama_cpp
+@pytest.mark.parametrize("narrower", [False, True], ids=["fewer", "narrower"])
 @pytest.mark.parametrize("kind", [kind for kind in gguf_model.STOCK if FAMILIES[kind].mixture])
-def test_llama_cpp_computes_what_a_mixture_does(tmp_path, unrounded, kind):
-    file = converted(model := mixture(tmp_path, kind))
+def test_llama_cpp_computes_what_a_mixture_does(tmp_path, unrounded, kind, narrower):
+    file = converted(model := mixture(tmp_path, kind, narrower))
     found = tried(model, file, None)
     assert found["kl_divergence"] < 1e-7 and found["same_text"]
     assert gguf_model.contents(file)["architecture"] == gguf_model.STOCK[kind].name

@@ -204,7 +204,7 @@ and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
   removed are not for it.
 * Of mixtures of experts ({", ".join(f"`{name}`" for name in MIXTURES)}) experts are pruned, or neurons inside them
   ([how](../howto/experts.md)), without reconstruction, and not by the command `prune`. They run in transformers, and as
-  GGUF files of {" and ".join(f"`{name}`" for name in MIXTURES if name in STOCK)}.
+  GGUF files of {", ".join(f"`{name}`" for name in MIXTURES if name in STOCK)}.
 * Other mixtures, encoder-decoders and hybrids whose FFN has no gate (Nemotron-H) are refused by name.
 
 ## Multimodal models

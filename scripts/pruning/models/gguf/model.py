@@ -67,6 +67,7 @@ STOCK = {
     "qwen2_moe": Architecture("qwen2moe", renormalised=False),
     "qwen3_moe": Architecture("qwen3moe", renormalised=True),
     "olmoe": Architecture("olmoe", renormalised=False),
+    "mixtral": Architecture("llama", interleaved=True, renormalised=True),
 }
 """By transformers' model type; each is proven in tests/unit/test_gguf.py against llama.cpp."""
 AS_DECI = ("llama", "mistral", "qwen2")
@@ -265,7 +266,7 @@ def parameters(writer: "GGUFWriter", config: "PretrainedConfig", own: Architectu
 
 def mixture(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture, experts: int) -> None:
     """The numbers of a mixture of experts. Raises InputError for a router that llama.cpp computes otherwise."""
-    if config.norm_topk_prob != own.renormalised:
+    if getattr(config, "norm_topk_prob", own.renormalised) != own.renormalised:
         kept = "makes the weights of a token's experts add up to 1" if own.renormalised else "takes them as they are"
         raise InputError(f"gguf: norm_topk_prob: {str(config.norm_topk_prob).lower()}: llama.cpp's {own.name} {kept}")
     if getattr(config, "clip_qkv", None):
