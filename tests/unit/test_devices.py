@@ -71,7 +71,7 @@ def test_visible_devices(monkeypatch):
 
 NONE_LIKE_IT = "4096"  # no machine has so many
 SCORE = ["--model", "m", "--evidence", "statistics=s", "--settings", "{}", "--output", "o"]
-MEASURE = ["--what", "gradients", "--model", "m", "--data", "d", "--settings", "{}", "--output", "o"]
+MEASURE = ["--what", "gradients", "--model", ".", "--data", "d", "--settings", "{}", "--output", "o"]
 
 
 @pytest.mark.parametrize(("stage", "options"), [("score", SCORE), ("measure", MEASURE)])
