@@ -31,6 +31,7 @@ from pruning.models import dequantised, loading, vocabulary
 from pruning.models import gguf as door
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
+from pruning.models.gguf import architectures
 from pruning.models.gguf import model as gguf_model
 from pruning.models.gguf import tokenizer as gguf_tokenizer
 from workspace import ROOT
@@ -126,8 +127,8 @@ def unrounded(monkeypatch):
 
 PLAIN = {"rope_type": "default", "rope_theta": 1e4}
 CASES = [
-    *((kind, EVEN, False, {}) for kind in gguf_model.STOCK if not FAMILIES[kind].mixture),
-    *((kind, UNEVEN, bias, {}) for kind, bias in product(gguf_model.AS_DECI, (False, True))),
+    *((kind, EVEN, False, {}) for kind in architectures.STOCK if not FAMILIES[kind].mixture),
+    *((kind, UNEVEN, bias, {}) for kind, bias in product(architectures.AS_DECI, (False, True))),
     *((kind, EVEN, True, {}) for kind in ("qwen2", "llama", "granite")),
     ("llama", UNEVEN, False, {"attention_bias": True, "num_key_value_heads": 4}),
     ("llama", UNEVEN, False, {"head_dim": 16}),
@@ -146,7 +147,7 @@ def test_llama_cpp_computes_what_the_model_does(tmp_path, unrounded, kind, width
     found = tried(model, converted(model), None)
     assert found["kl_divergence"] < (1e-5 if kind.startswith("gemma") else 1e-7) and found["same_text"]
     assert gguf_model.contents(tmp_path / "f16.gguf")["architecture"] == (
-        "deci" if widths == UNEVEN or (bias and kind == "qwen2") else gguf_model.STOCK[kind].name
+        "deci" if widths == UNEVEN or (bias and kind == "qwen2") else architectures.STOCK[kind].name
     )
 
 
@@ -164,12 +165,12 @@ def mixture(place: Path, kind: str, narrower: bool = False, **changes) -> Path:
 
 @needs_llama_cpp
 @pytest.mark.parametrize("narrower", [False, True], ids=["fewer", "narrower"])
-@pytest.mark.parametrize("kind", [kind for kind in gguf_model.STOCK if FAMILIES[kind].mixture])
+@pytest.mark.parametrize("kind", [kind for kind in architectures.STOCK if FAMILIES[kind].mixture])
 def test_llama_cpp_computes_what_a_mixture_does(tmp_path, unrounded, kind, narrower):
     file = converted(model := mixture(tmp_path, kind, narrower))
     found = tried(model, file, None)
     assert found["kl_divergence"] < 1e-7 and found["same_text"]
-    assert gguf_model.contents(file)["architecture"] == gguf_model.STOCK[kind].name
+    assert gguf_model.contents(file)["architecture"] == architectures.STOCK[kind].name
     again, _ = loading.load(model, "float32", "cpu")
     whole = {name: own.clone() for name, own in again.state_dict().items()}
     dequantised.put(again, file)
@@ -385,8 +386,8 @@ def test_types_that_are_not_there(monkeypatch):
 
 
 def test_widths_that_llama_cpp_takes():
-    assert gguf_model.takes("qwen2", [1, 2]) and gguf_model.takes("qwen3", [2, 2])
-    assert not gguf_model.takes("qwen3", [1, 2]) and not gguf_model.takes("cohere", [2, 2])
+    assert architectures.takes("qwen2", [1, 2]) and architectures.takes("qwen3", [2, 2])
+    assert not architectures.takes("qwen3", [1, 2]) and not architectures.takes("cohere", [2, 2])
 
 
 @needs_llama_cpp
@@ -471,8 +472,8 @@ def test_an_edited_export_is_refused(tmp_path, monkeypatch):
 
 
 def test_every_family_is_converted_or_named_as_not():
-    known = set(gguf_model.STOCK)
-    assert known <= set(FAMILIES) and set(gguf_model.AS_DECI) <= known
+    known = set(architectures.STOCK)
+    assert known <= set(FAMILIES) and set(architectures.AS_DECI) <= known
     table = (ROOT / "docs/howto/llama-cpp.md").read_text()
     for kind in FAMILIES:
         assert f"`{kind}`" in table

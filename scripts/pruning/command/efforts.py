@@ -16,6 +16,7 @@ from pruning.core.errors import InputError
 from pruning.methods import compensation, requirements
 from pruning.methods.compensation import TOKENS_A_COLUMN
 from pruning.models.families import obstacle
+from pruning.models.gguf import architectures
 
 EFFORTS = ("quick", "standard", "thorough")
 WITHOUT_RECONSTRUCTION = "cfsp"
@@ -170,7 +171,6 @@ def remarks(
     width: neurons of the widest layer; sparsity: the least, in per cent, 0 where it is not known yet; calibration:
     `samples` and `sequence_length`."""
     from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
-    from pruning.models.gguf import model
 
     said = []
     samples, columns = calibration["samples"], round(width * (1 - sparsity / 100))
@@ -183,7 +183,7 @@ def remarks(
             "raise `samples` in prune.yaml and run its workflow."
         )
     uneven = [name for name, method in methods.items() if method.allocate != "uniform" or method.round_to > 1]
-    if uneven and not model.takes(shape["model_type"], [1, 2]):
+    if uneven and not architectures.takes(shape["model_type"], [1, 2]):
         said.append(
             f"{', '.join(uneven)}: layers of different widths, which llama.cpp does not read in "
             f"{shape['model_type']}: for a GGUF file add --gguf, which keeps them equal."

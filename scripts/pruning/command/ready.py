@@ -19,6 +19,7 @@ from pruning.core.errors import InputError
 from pruning.data import datasets
 from pruning.models import gguf
 from pruning.models.families import family_of, read_config
+from pruning.models.gguf import architectures
 
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
@@ -136,10 +137,8 @@ def methods_for(
     shape: the model's config.json; width: its widest layer's. Where a method reconstructs weights, the model's
     `memory_gb` is raised to what that takes. Raises InputError where this machine lacks what the effort or a method
     takes."""
-    from pruning.models.gguf import model  # torch is slow
-
     [section] = known.model.values()
-    same_widths = bool(request.files) and not model.takes(shape["model_type"], [1, 2])
+    same_widths = bool(request.files) and not architectures.takes(shape["model_type"], [1, 2])
     round_to = efforts.multiple(known.kind, [gguf.BLOCK[each] for each in request.files], width)
     made = {each: efforts.method_for(efforts.read(each), shape, round_to, same_widths) for each in efforts.EFFORTS}
     if request.methods:

@@ -175,7 +175,7 @@ def families() -> str:
     from transformers import CONFIG_MAPPING
 
     from pruning.models.families import FAMILIES, MIXTURES
-    from pruning.models.gguf.model import AS_DECI, STOCK
+    from pruning.models.gguf.architectures import AS_DECI, STOCK
     from pruning.models.multimodal import KINDS
 
     kinds = ", ".join(f"`{kind}`" for kind in sorted(KINDS))

@@ -7,7 +7,8 @@ import torch
 from transformers import PreTrainedModel
 
 from pruning.core.errors import InputError
-from pruning.models.gguf.model import DECI, STOCK, heads_of, interleaved
+from pruning.models.gguf.architectures import DECI, STOCK
+from pruning.models.gguf.model import heads_of, interleaved
 
 
 @torch.no_grad()
