@@ -36,7 +36,7 @@ def device(gpus):
 
 
 def timed_model(model):
-    """The manifest of a model that can be timed."""
+    """The manifest of a model that can be timed by its shape."""
     checked(mixtures.check_clock, CONFIG, model)
     return names.BASE.format(model=model)
 
@@ -114,7 +114,6 @@ if CONFIG.latency:
 
 def timed_variants(wildcards):
     """As rules/evaluate.smk's functions take them."""
-    timed_model(wildcards.model)
     return [SimpleNamespace(model=wildcards.model, variant=str(v)) for v in TIMED[wildcards.model]]
 
 

@@ -283,3 +283,25 @@ def test_a_budget_in_place_of_a_sparsity_compares_methods_at_equal_cost(own):
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert "budget: parameters: 14000 cannot be reached: the least is 14848" in refused.stderr
     assert "nothing to prune" in prune(own, "--budget", "bytes=1GB", "--methods", "wanda").stderr
+
+
+def test_a_mixture_of_experts_keeps_fewer_of_them(own):
+    """Two scores are compared, attention alone is recovered, and what is taken is a stock model."""
+    tiny.with_a_merge(tiny.save(tiny.of_family("qwen3_moe"), own / "Model"))
+    done = prune(own, "--sparsity", "50", "--effort", "quick", "--recover", "distill", "--steps", "2", "--gguf", "f16")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    page, html = ((own / f"pruned/decision.{kind}").read_text() for kind in ("md", "html"))
+    assert "With 50% of the experts removed" in page and "taylor_fo and frequency are compared" in page
+    rows = [f"{method}, 50%{also}" for method in ("taylor_fo", "frequency") for also in ("", ", recovered")]
+    assert all(f"| {row} |" in page.replace("**", "") for row in rows)
+    assert "Share of the experts that each layer keeps" in html and "FFN neurons" not in html
+    folder = own / page.split("It lies in `")[1].partition("`")[0]
+    assert AutoModelForCausalLM.from_pretrained(folder).config.num_experts == 3
+    assert "llama-cli" in done.stdout and "vllm" not in done.stdout
+    tuned = yaml.safe_load((own / "pruned/prune.yaml").read_text())["tunings"]["own"]
+    assert tuned["targets"] == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    for options, said in {("--rounds", "2"): "--rounds", ("--budget", "decode_ms=50%"): "--budget decode_ms"}.items():
+        refused = prune(own, *options)
+        assert refused.returncode == 1 and f"error: {said}: the model is a mixture of experts" in refused.stderr
+    counted = prune(own, "--budget", "parameters=80%", "--methods", "frequency", "--out", "smaller")
+    assert counted.returncode == 0 and "in whole per cent of the experts" in (own / "smaller/decision.md").read_text()

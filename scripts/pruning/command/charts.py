@@ -111,7 +111,7 @@ def axis_title(content: Content, cost: str) -> str:
 
 
 def widths_map(content: Content) -> tuple[Any, list[dict[str, Any]]]:
-    """Return an Altair map of the share of neurons that each layer keeps, a row per model, and its rows of data."""
+    """Return an Altair map of the share of units that each layer keeps, a row per model, and its rows of data."""
     import altair as alt  # slow
 
     rows = [
@@ -124,7 +124,10 @@ def widths_map(content: Content) -> tuple[Any, list[dict[str, Any]]]:
     scale = alt.Scale(domain=ends, range="ramp")
     legend = alt.Legend(title="Share kept", format="%", orient="bottom", gradientLength=160, values=ends)
     tooltip = [alt.Tooltip("name:N", title="Model"), alt.Tooltip("layer:O", title="Layer")]
-    tooltip += [alt.Tooltip("kept:N", title="Neurons kept"), alt.Tooltip("share:Q", title="Share", format=".1%")]
+    tooltip += [
+        alt.Tooltip("kept:N", title=f"{content.units} kept"),
+        alt.Tooltip("share:Q", title="Share", format=".1%"),
+    ]
     drawn = alt.Chart(alt.NamedData(name=ROWS), width="container", height=18 * len(content.widths))
     layers = alt.Axis(labelOverlap="greedy", labelSeparation=6, labelAngle=0)
     drawn = drawn.mark_rect(style="cell").encode(
@@ -133,7 +136,7 @@ def widths_map(content: Content) -> tuple[Any, list[dict[str, Any]]]:
         color=alt.Color("share:Q", scale=scale, legend=legend),
         tooltip=tooltip,
     )
-    return drawn.properties(description=f"Neurons kept per layer, {len(content.widths)} models"), rows
+    return drawn.properties(description=f"{content.units} kept per layer, {len(content.widths)} models"), rows
 
 
 def specifications(content: Content) -> dict[str, dict[str, Any]]:

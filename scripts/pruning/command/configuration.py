@@ -65,6 +65,7 @@ class Known:
     tasks: Sequence[Asked] = ()  # of lm-eval's
     own: Own | None = None  # None: models are not calibrated on own answers
     end: str = ""  # what stands between texts of own answers
+    trained: Sequence[str] | None = None  # of a mixture of experts, what recovery trains
 
     @property
     def calibrates_on_answers(self) -> bool:
@@ -169,6 +170,8 @@ def build(
         tuning = {"dataset": "own", "objective": RECOVERIES[request.recover], "steps": request.steps or STEPS}
         own["tunings"] = {"own": {**tuning, "batch_size": 4, "learning_rate": 2e-4}}
         own["tunings"]["own"]["sequence_length"] = text["sequence_length"]
+        if known.trained:
+            own["tunings"]["own"]["targets"] = list(known.trained)
         if known.calibrates_on_answers and request.recover == "distill":
             own["tunings"]["own"]["answers"] = own_data.ASKING["train"]
     return own | {key: value for key, value in OFF.items() if key not in own}

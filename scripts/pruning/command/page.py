@@ -19,7 +19,11 @@ USES = {
 
 def markdown(content: Content) -> str:
     """Return the page for a terminal, whose columns have no place for units and intervals."""
-    warned, (asked, found), against = words.warning(content), words.budget_words(content.budgets), content.against
+    warned, (asked, found), against = (
+        words.warning(content),
+        words.budget_words(content.budgets, content.units),
+        content.against,
+    )
     lines = []
     for row in content.models.to_dict("records"):
         first, *rest = (" ".join(filter(None, (shown, mark))) for shown, _, mark in words.line(content, row))
@@ -59,6 +63,6 @@ def tiles(content: Content) -> list[dict[str, str]]:
 
 def html(content: Content) -> str:
     """Return the page for a browser, which needs no other file and no network."""
-    asked, found = words.budget_words(content.budgets)
+    asked, found = words.budget_words(content.budgets, content.units)
     own = {"budget": asked, "budgets": found, "tiles": tiles(content), "quantise": QUANTISE, "uses": USES}
     return templates.page(TEMPLATE, content=content, words=words, charts=charts, **own)

@@ -10,17 +10,23 @@ from typing import Any, NamedTuple
 
 from pruning.command import config_file, configuration, efforts, lm_eval_tasks, own_data, take
 from pruning.command.configuration import Known, Own
-from pruning.command.request import IN_ROUNDS, Request, check, with_effort
+from pruning.command.request import IN_ROUNDS, Request, budget_of, check, with_effort
 from pruning.command.running import CONFIG, put, run
+from pruning.config.budgets import TIMED
 from pruning.config.methods import Method
 from pruning.config.schema import Config
 from pruning.core import devices, memory, names
 from pruning.core.errors import InputError
 from pruning.data import datasets
 from pruning.models import gguf
+from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import family_of, read_config
 from pruning.models.gguf import architectures
 
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""What recovery trains of a mixture of experts, whose FFNs have no linear modules."""
+OF_MIXTURES = ("taylor_fo", "frequency")
+"""Methods that are compared of one, in the place of the effort's, which reconstructs weights."""
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
 
@@ -48,8 +54,6 @@ def ready(request: Request) -> Ready:
     request = with_effort(request)
     tasks = lm_eval_tasks.asked(request.tasks)
     out, (alias, source) = request.out, configuration.model_source(request.model)
-    if source["kind"] == "local":
-        refuse_mixture(Path(source["path"]))
     taught = None if request.data else lm_eval_tasks.with_training_data(tasks)
     records, gpus = datasets.read_jsonl(request.data) if request.data else [], min(1, len(devices.visible()))
     threads = request.cores if gpus else max(1, request.cores // 2)  # two jobs at once take less time than in turn
@@ -70,26 +74,41 @@ def ready(request: Request) -> Ready:
             put(out / "config" / "tasks" / f"{task.name}.yaml", task.definition)
     run(request, f"fetching {request.model}", str(base), *([taught.training] if taught else []), config=start)
 
-    refuse_mixture(folder)
     manifest, shape = (json.loads((folder / name).read_text()) for name in (base.name, "config.json"))
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, threads)
     stock = loading.stock_config(folder).get_text_config()
     known = Known(section, stock.max_position_embeddings, 0, 0, 0, tasks=tasks)
     given = f"--task {taught.name}" if taught else f"--data {request.data}"
     known = read_data(request, lm_eval_tasks.records(taught, out) if taught else records, given, folder, known)
+    said: list[str] = []
+    if family_of(read_config(folder), folder).mixture:
+        request, trained, said = for_mixture(request, folder)
+        known = replace(known, trained=trained)
+        for note in said:
+            print(f"Note: {note}", flush=True)
     methods, notes = methods_for(request, known, folder, shape, max(manifest["widths"]))
     if request.files:
         of_mine = {name: mine[1].method(name) for name in mine[1].table("table1").methods} if mine else {}
         take.check(of_mine or efforts.definitions(methods), folder)
-    return Ready(request, alias, known, methods, notes, stock.vocab_size, mine, start)
+    return Ready(request, alias, known, methods, [*said, *notes], stock.vocab_size, mine, start)
 
 
-def refuse_mixture(folder: Path) -> None:
-    """Raise InputError for a mixture of experts, which the command does not reconstruct or time."""
-    if (folder / "config.json").is_file() and family_of(read_config(folder), folder).mixture:
-        why = "`prune` compares reconstructed models by their speed, which is for dense ones"
-        remedy = "experts are pruned by the workflow (docs/howto/experts.md)"
-        raise InputError(f"{folder}: a mixture of experts: {why}; {remedy}")
+def for_mixture(request: Request, folder: Path) -> tuple[Request, list[str], list[str]]:
+    """Return the request for a mixture of experts, what recovery trains, and notes. folder: the model's.
+
+    Raises InputError for what is for dense models alone."""
+    if request.rounds:
+        raise InputError(
+            "--rounds: the model is a mixture of experts, whose weights are not reconstructed: leave it out"
+        )
+    if (kind := next(iter(budget_of(request.budget)), None)) in TIMED:
+        raise InputError(f"--budget {kind}: the model is a mixture of experts: give parameters=… or bytes=…")
+    names_of, notes = Checkpoint(folder).names, ["A mixture of experts: sparsity counts the experts of every layer."]
+    targets = [name for name in ATTENTION if any(f".{name}.weight" in tensor for tensor in names_of)]
+    if not request.methods:
+        compared = f"{' and '.join(OF_MIXTURES)} are compared, as which is better differs between models"
+        notes.append(f"{compared}. No weights are reconstructed. --methods names others, as reap, rku or narrow_wanda.")
+    return replace(request, methods=request.methods or OF_MIXTURES), targets, notes
 
 
 def read_data(request: Request, records: list[dict[str, Any]], given: str, folder: Path, about: Known) -> Known:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pruning.config import alternatives
 from pruning.config.methods import Method
 from pruning.models import multimodal
-from pruning.models.checkpoint import read_config
+from pruning.models.families import family_of, read_config
 
 PYTHON = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,12 +40,12 @@ def check(methods: Mapping[str, Method], folder: Path) -> None:
 
 def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]:
     """Return runtime -> what to type, with whole paths. folder: of an exported model; files: its GGUF files."""
-    whole, own_code = str(folder.resolve()), "auto_map" in read_config(folder)
+    config = read_config(folder)
+    whole, own_code = str(folder.resolve()), "auto_map" in config
     trusted = ", trust_remote_code=True" if own_code else ""
-    said = {
-        "Python": PYTHON.format(folder=whole, own_code=trusted, prompt=prompt),
-        "vLLM": shlex.join(["vllm", "serve", whole, *(VLLM_OWN_CODE if own_code else ())]),
-    }
+    said = {"Python": PYTHON.format(folder=whole, own_code=trusted, prompt=prompt)}
+    if not family_of(config, folder).mixture:  # not tried
+        said["vLLM"] = shlex.join(["vllm", "serve", whole, *(VLLM_OWN_CODE if own_code else ())])
     if (folder / multimodal.FOLDER).is_dir():
         everything = f"{whole}/{multimodal.FOLDER}"
         said["Python, the whole multimodal model"] = WHOLE.format(folder=everything, own_code=trusted)

@@ -45,11 +45,13 @@ class Content:
     vocabulary: int  # words that the model chooses from, what guessing has as its perplexity
     budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> what scripts/budget.py found
     notes: Sequence[str] = ()  # what efforts.py says
-    widths: Mapping[Variant, Sequence[int]] = field(default_factory=dict)  # kept neurons of each layer
+    units: str = "FFN neurons"  # that sparsity counts: these, or experts
+    widths: Mapping[Variant, Sequence[int]] = field(default_factory=dict)  # kept units of each layer
     full: Sequence[int] = ()  # the dense model's
     examples: Sequence[Example] = ()
     outcomes: Mapping[str, int] = field(default_factory=dict)  # record.outcomes, of all answers
     stages: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["stage", "jobs", "total_s", "share"]))
+    recipes: Mapping[str, str] = field(default_factory=dict)  # method -> what it does, as far as that is known
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, int] = field(default_factory=dict)  # of the user's data: how many records
@@ -180,7 +182,7 @@ def verdict(content: Content) -> list[str]:
     sizes = f"{size(taken['bytes'], dense['bytes'])} in place of {size(dense['bytes'], dense['bytes'])}"
     reads, writes = pace(taken, "prefill"), pace(taken, "decode")
     paces = f"reads and writes {SAME}" if reads == writes == SAME else f"reads a prompt {reads} and writes {writes}"
-    gains = f"With {choice.variant.sparsity}% of the FFN neurons removed it is {smaller(share)} ({sizes}), {paces}"
+    gains = f"With {choice.variant.sparsity}% of the {content.units} removed it is {smaller(share)} ({sizes}), {paces}"
     quality = [
         f"{measure.title.lower()} {value(measure, taken[measure.key])} against {value(measure, dense[measure.key])}"
         for measure in content.measures
@@ -207,13 +209,13 @@ def amount(kind: str, cost: float) -> str:
     return f"{cost:.3g} ms {'of prefill' if kind == 'prefill_ms' else 'a token'}"
 
 
-def budget_words(budgets: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[str]]:
+def budget_words(budgets: Mapping[str, Mapping[str, Any]], units: str) -> tuple[str, list[str]]:
     """Return how the sparsities came about: what was asked for, and what each method came to; "" without a budget."""
     if not budgets:
         return "", []
     kind, asked, most, dense = (next(iter(budgets.values()))[key] for key in ("kind", "asked", "target", "dense"))
     asked = f"The budget is {amount(kind, most)} ({kind}={asked}; the dense model: {amount(kind, dense)}). Each method "
-    asked += "removes the least, in whole per cent of the FFN neurons, that meets it: they are compared at equal cost."
+    asked += f"removes the least, in whole per cent of the {units}, that meets it: they are compared at equal cost."
     if kind in TIMED:
         asked += " Times were measured in turn with the dense model; their whole interval is within the budget."
     lines = []

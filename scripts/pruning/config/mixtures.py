@@ -50,11 +50,12 @@ def check(
 
 
 def check_clock(config: Config, model: str) -> None:
-    """Raise InputError for a model that is not timed: a mixture of experts, where its config.json is there."""
+    """Raise InputError for a model that is not timed by its shape: a mixture of experts, where its config.json is
+    there."""
     folder = config.folder(model)
     if (folder / "config.json").is_file() and family_of(read_config(folder), f"models.{model}").mixture:
-        remedy = "ask for no latency, speed, latency table or budget of time of it"
-        raise InputError(f"models.{model}: no times are measured of mixtures of experts: {remedy}")
+        said = "mixtures of experts are timed as they are (`tradeoff`), not by their shape"
+        raise InputError(f"models.{model}: {said}: ask for no latency, latency table or budget of time of it")
 
 
 def unfit(method: Any) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from transformers.initialization import no_init_weights
 
 from pruning.core import memory
 from pruning.core.errors import InputError
-from pruning.models import families, loading
+from pruning.models import families, loading, structures
 
 aten = torch.ops.aten
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -128,7 +129,7 @@ def weight_bytes(network: nn.Module, offloaded: bool) -> int:
 
 def rehearsed(network: nn.Module, work: Callable[[], Any]) -> Taken:
     """What `work`, which runs the network, takes. Attention is that of torch's memory-saving kernels: no scores are
-    kept."""
+    kept. Experts compute one after the other, as torch's grouped products are not for all types without data."""
 
     def attention(_: nn.Module, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> tuple[Tensor, None]:
         found = KERNEL(query, key, value)[0][
@@ -139,7 +140,10 @@ def rehearsed(network: nn.Module, work: Callable[[], Any]) -> Taken:
     usual = network.config._attn_implementation
     AttentionInterface.register("rehearsed", attention)
     network.set_attn_implementation("rehearsed")
-    with Rehearsal(network) as counted:
+    main = structures.main(families.of(network))
+    with ExitStack() as stack, Rehearsal(network) as counted:
+        for site in main.sites(network) if families.of(network).mixture else ():
+            stack.callback(main.watch(site, lambda *_: None, lambda *_: None).remove)
         work()
     network.set_attn_implementation(usual)
     return Taken(counted.peak)
