@@ -14,7 +14,7 @@ from pruning.report.figures.style import GREY, INK, figure_style
 HERE = Path(__file__).parent
 LABELS = {
     "first-page": "GSM8K problems solved (%), 95% interval, n = 600",
-    "qwen2_5-coder-0_5b": "right answers (%), 95% interval, n = 200",
+    "qwen2_5-coder-0_5b": "right answers (%), 95% interval, n = 400",
     "smollm2-135m": "perplexity of GSM8K's solutions, 95% interval",
 }
 """File -> label of its axis."""
