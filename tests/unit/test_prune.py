@@ -763,8 +763,8 @@ class Answering:
 @pytest.mark.parametrize(
     ("every", "asked", "right"),
     [
-        (1, [50, 91], 91),  # 50 give 10,000 tokens of the 16,384 that the effort calibrates on; a tenth more is asked
-        (4, [50, 347], 87),
+        (1, [50, 113], 113),  # 50 give 10,000 tokens of the 20,480 that the effort calibrates on; a tenth more is asked
+        (3, [50, 332], 111),
         (10, [50, 400], 40),  # all there are, for half of the tokens
         (11, [50, 400], 37),  # fewer than 40
         (13, [50], 4),  # fewer than a tenth: no more are asked
@@ -785,7 +785,7 @@ def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, m
     assert ("of the test questions 20 are asked; --questions asks more" in said) == rare
     calibration = build(model.request, found, {"standard": None}, [30])["calibrations"]["own"]
     assert calibration.get("answers") == ("own_answers_train" if enough else None)
-    assert calibration["samples"] * calibration["sequence_length"] <= min(16384, 200 * right if enough else 16384)
+    assert calibration["samples"] * calibration["sequence_length"] <= min(20480, 200 * right if enough else 20480)
     model.asked.clear()
     assert model.collect()[0] == found and model.asked[0] == ("train", asked[-1])  # not first fewer once more
 
