@@ -486,7 +486,7 @@ def test_questions_and_tasks_are_asked_in_one_job_with_the_texts():
     assert length == (len(judged("1").records["test"]), work.PROMPT / 4, judged("1").tokens, 0)
 
 
-@pytest.mark.parametrize(("gpus", "sizes"), [(0, (32, 256, 20 * 1024)), (1, (512, 2048, 128 * 2048))])
+@pytest.mark.parametrize(("gpus", "sizes"), [(0, (40, 256, 20 * 1024)), (1, (512, 2048, 128 * 2048))])
 def test_a_cpu_is_asked_for_less_than_a_gpu(gpus, sizes):
     own = made(about=known(10**6, 10**6, 4096, gpus))
     task = own["tasks"]["own"]

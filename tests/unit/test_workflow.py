@@ -98,11 +98,13 @@ with open(folder / "messages", "w+") as messages:
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_whose_reader_ends_ends_with_its_jobs(tmp_path, by):
-    """Its reader is a process of its own, started to ignore Ctrl-C as a shell starts what is in the background."""
+    """Its reader is a process of its own, to which Ctrl-C means what it does on a terminal: a suite that runs in the
+    background has it ignored."""
     folder, name = written(tmp_path, f"sleep 300.{os.getpid()}; "), f"sleep 300.{os.getpid()}"
     environment = {**os.environ, "PYTHONPATH": str(Path(workflow.__file__).parents[2])}
     command = [sys.executable, "-c", READER, str(folder)]
-    reader = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "text": True}
+    reader = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, **options)
     for line in reader.stdout:
         if line.strip() == "job_info":
             break
