@@ -199,7 +199,7 @@ class Unreachable(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         made = function(*args, **(kwargs or {}))
-        if function is Tensor.type and id(args[0]) in self.weights:
+        if function is Tensor.type and made is not args[0] and id(args[0]) in self.weights:
             made.unreachable = self.weights[id(args[0])]
         if function is nn.functional.linear:
             gone = self.weights.get(id(args[1]), getattr(args[1], "unreachable", None))
