@@ -308,6 +308,7 @@ def test_shared_experts_as_wide_as_some_experts_say_what_fits():
     config = tiny.of_family("deepseek_v3", moe_intermediate_size=48).config.to_dict()
     own = STRUCTURES["expert_neurons"]
     assert own.compact_config(config, [6 * 24] * 2)["n_shared_experts"] == 4
+    assert own.compact_config(config | {"n_shared_experts": None}, [6 * 40] * 2)["moe_intermediate_size"] == 40
     with pytest.raises(
         InputError, match="40 of an expert stay: shared experts keep all of their 96 .*: keep 8, 16, 24, 32"
     ):
@@ -514,6 +515,15 @@ def test_experts_chosen_by_groups_are_refused(groups):
     config = tiny.of_family("deepseek_v2").config.to_dict() | {"n_group": groups}
     with pytest.raises(InputError, match=f"models.m: deepseek_v2 model .*chosen by groups .n_group: {groups}., which"):
         family_of(config, "models.m")
+
+
+@pytest.mark.parametrize("first", ["1", -1, 3, 1.5, True])
+def test_layers_without_experts_that_cannot_be_are_refused(tmp_path, first):
+    folder = tiny.save(tiny.of_family("deepseek_v2"), tmp_path)
+    config = json.loads((folder / "config.json").read_text()) | {"first_k_dense_replace": first}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"first_k_dense_replace: {first} is not a whole number below num_hidden"):
+        Checkpoint(folder)
 
 
 def test_what_is_for_ffn_neurons_alone_says_so():

@@ -50,7 +50,7 @@ class Effort(Strict):
     steps: Positive = 150
     own_answers: bool = False
     """Calibrates, and recovers by distillation, on the dense model's own right answers, where answers are judged and
-    there are enough (prune.with_own_answers)."""
+    there are enough (right_answers.collect)."""
 
 
 def read(name: str) -> Effort:

@@ -103,8 +103,8 @@ def for_mixture(request: Request, folder: Path) -> tuple[Request, list[str], lis
         )
     if (kind := next(iter(budget_of(request.budget)), None)) in TIMED:
         raise InputError(f"--budget {kind}: the model is a mixture of experts: give parameters=… or bytes=…")
-    names_of, notes = Checkpoint(folder).names, ["A mixture of experts: sparsity counts the experts of every layer."]
-    targets = [name for name in ATTENTION if any(f".{name}.weight" in tensor for tensor in names_of)]
+    tensors, notes = Checkpoint(folder).names, ["A mixture of experts: sparsity counts the experts of every layer."]
+    targets = [name for name in ATTENTION if any(f".{name}.weight" in tensor for tensor in tensors)]
     if not request.methods:
         compared = f"{' and '.join(OF_MIXTURES)} are compared, as which is better differs between models"
         notes.append(f"{compared}. No weights are reconstructed. --methods names others, as reap, rku or narrow_wanda.")

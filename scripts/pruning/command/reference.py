@@ -202,7 +202,7 @@ and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 * *GGUF*: llama.cpp and Ollama ([types and widths](../howto/llama-cpp.md)). Different widths also as `export: pad`.
 * *vLLM*: checked on a CPU alone ([what was checked](../howto/vllm.md#what-was-checked)). Models with key-value groups
   removed are not for it.
-* Of mixtures of experts ({", ".join(f"`{name}`" for name in MIXTURES)}) experts are pruned, or neurons inside them
+* Mixtures: {", ".join(f"`{name}`" for name in MIXTURES)}. Experts are pruned, or neurons inside them
   ([how](../howto/experts.md)), without reconstruction. They run in transformers, and as
   GGUF files of {", ".join(f"`{name}`" for name in MIXTURES if name in STOCK)}.
 * Other mixtures, encoder-decoders and hybrids whose FFN has no gate (Nemotron-H) are refused by name.

@@ -108,6 +108,8 @@ EXPERT_WIDTHS = ("moe_intermediate_size", "intermediate_size")
 EXPERT_MULTIPLE = 8
 """Of which their number must be a multiple: rows of 16 bytes, in 16-bit types, are what torch's grouped products take,
 by which transformers computes experts."""
+DENSE_LAYERS = "first_k_dense_replace"
+"""The key that says how many layers, a mixture's first ones, have a dense FFN in place of experts."""
 TOP_K = "num_experts_per_tok"
 """The key that says to how many of them a token is sent."""
 
@@ -130,6 +132,10 @@ def read_config(directory: Path) -> dict[str, Any]:
     expect("model_type", "a name", isinstance(config.get("model_type"), str))
     for key in (*SIZES, *EXPERTS, TOP_K) if config.get("model_type") in FAMILIES else ():
         expect(key, "a whole number from 1 to 2147483647", _counts([config.get(key)], 1, 2**31 - 1))
+    layers, dense = config.get("num_hidden_layers"), config.get(DENSE_LAYERS)
+    if config.get("model_type") in FAMILIES:
+        right = _counts([dense], 0, layers) and dense < layers
+        expect(DENSE_LAYERS, "a whole number below num_hidden_layers", right)
     for key, whole in ((WIDTHS, "intermediate_size"), (GROUPS, "num_key_value_heads")):
         layers, most, found = config.get("num_hidden_layers"), config.get(whole), config.get(key)
         right = isinstance(found, list) and len(found) == layers and _counts([most, *found], 0, most)
@@ -188,7 +194,7 @@ def _check_mixture(config: Mapping[str, Any], source: object) -> None:
 
 def dense_layers(config: Mapping[str, Any]) -> int:
     """Return how many layers of a mixture, its first ones, have a dense FFN in place of experts."""
-    return config.get("first_k_dense_replace") or 0 if FAMILIES[config["model_type"]].mixture else 0
+    return config.get(DENSE_LAYERS) or 0 if FAMILIES[config["model_type"]].mixture else 0
 
 
 def check_routed(experts: int, routed: int, left: int) -> None:

@@ -132,10 +132,8 @@ def rehearsed(network: nn.Module, work: Callable[[], Any]) -> Taken:
     kept. Experts compute one after the other, as torch's grouped products are not for all types without data."""
 
     def attention(_: nn.Module, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any) -> tuple[Tensor, None]:
-        found = KERNEL(query, key, value)[0][
-            ..., : value.shape[-1]
-        ]  # as wide as queries, which DeepSeek's values are not
-        return found.transpose(1, 2).contiguous(), None
+        found, width = KERNEL(query, key, value)[0], value.shape[-1]  # as wide as queries, unlike DeepSeek's values
+        return found[..., :width].transpose(1, 2).contiguous(), None
 
     usual = network.config._attn_implementation
     AttentionInterface.register("rehearsed", attention)

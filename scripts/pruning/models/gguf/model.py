@@ -81,8 +81,8 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, stored in plan.items():
-        values = np.stack([checkpoint.tensor(part).float().numpy() for part in held[name]])
-        values = values if name != held[name][0] else values[0]
+        values = [checkpoint.tensor(part).float().numpy() for part in held[name]]
+        values = values[0] if name == held[name][0] else np.stack(values)
         if own.interleaved and (heads := heads_of(name, config)):
             values = values[interleaved(len(values), heads)]
         if own.one_added and name.endswith("norm.weight"):

@@ -68,7 +68,7 @@ class ExpertNeurons(Experts):
             raise InputError(
                 f"{self.title}: {width} of an expert stay: torch's grouped products take multiples of {EXPERT_MULTIPLE}"
             )
-        if not (always := config.get(SHARED, 0) * config[width_key(config)]):
+        if not (always := (config.get(SHARED) or 0) * config[width_key(config)]):
             return {**config, width_key(config): width}
         if always % width:
             fit = [n for n in range(EXPERT_MULTIPLE, config[width_key(config)], EXPERT_MULTIPLE) if always % n == 0]
