@@ -54,16 +54,16 @@ def parts_of(wildcards):
     return found
 
 
-def parts_options(wildcards):
-    """The same on a command line."""
+def parts_given(wildcards):
+    """The same by the names of methods/variants.py, for a command line."""
     variant, model, parts = variant_of(wildcards), wildcards.model, parts_of(wildcards)
     memory = cut_in_memory(variant)
-    options = [f"--model={(names.DENSE if memory else variant).weights(model)}", f"--manifest={parts['manifest']}"]
+    found = {"model": (names.DENSE if memory else variant).weights(model), "manifest": parts["manifest"]}
     if memory:
-        options += [f"--mask={parts['mask']}", f"--compensate={CONFIG.method(variant.method).compensate}"]
-        options += [f"--evidence={path}" for path in parts["evidence"]]
-    options += [f"--adapter={variant.adapter(model)}"] if variant.tuning else []
-    return options + ([f"--gguf={variant.gguf(model)}.gguf"] if variant.type else [])
+        found |= {"mask": parts["mask"], "compensate": CONFIG.method(variant.method).compensate}
+        found |= {"evidence": path for path in parts["evidence"]}
+    found |= {"adapter": variant.adapter(model)} if variant.tuning else {}
+    return found | ({"gguf": f"{variant.gguf(model)}.gguf"} if variant.type else {})
 
 
 def parts_code(wildcards):
@@ -167,12 +167,12 @@ for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items())
             runtime=lambda w, attempt: 240 * attempt,
         params:
             settings=evaluation_settings(tasks),
-            parts=parts_options,
+            parts=lambda w: json.dumps(parts_given(w)),
             sources=task_options(tasks),
             dense=dense_options(tasks),
             folder=subpath(output[0], parent=True),
         shell:
-            on_gpu("{params.parts:q} {params.sources:q} {params.dense:q} --output {params.folder:q}")
+            on_gpu("--variant {params.parts:q} {params.sources:q} {params.dense:q} --output {params.folder:q}")
 
 
 if TOGETHER:

@@ -30,6 +30,6 @@ rule quantise:
         mem_mb=memory_mb,
     params:
         settings=file_settings,
-        parts=parts_options,
+        parts=lambda w: json.dumps(parts_given(w)),
     shell:
-        on_cpu("{params.parts:q} --output {output.file:q} --threads {threads}")
+        on_cpu("--variant {params.parts:q} --output {output.file:q} --threads {threads}")

@@ -123,11 +123,6 @@ def timed_files(wildcards):
     return list(dict.fromkeys(file for files in parts for file in ([files] if isinstance(files, str) else files)))
 
 
-def timed_parts(wildcards):
-    options = {variant.variant: parts_options(variant) for variant in timed_variants(wildcards)}
-    return {name: dict(own.removeprefix("--").split("=", 1) for own in given) for name, given in options.items()}
-
-
 if TIMED:
 
     use rule latency_table as speed with:
@@ -143,7 +138,7 @@ if TIMED:
             settings=lambda w: clock_settings(
                 "tradeoff", exclude=["tables", "task"], model=w.model, dtype=CONFIG.models[w.model].dtype
             ),
-            options=lambda w: options_of(timed_parts(w)),
+            options=lambda w: options_of({v.variant: parts_given(v) for v in timed_variants(w)}),
 
 
 def timed_pair(wildcards, suffixes=("gguf", "json")):

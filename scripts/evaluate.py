@@ -16,15 +16,9 @@ from pruning.core import cli
 
 def evaluate(
     settings: cli.Settings,
-    model: Annotated[Path, typer.Option(help="directory of the model")],
-    manifest: Annotated[Path, typer.Option(help="its manifest.json")],
+    variant: cli.Variant,
     source: Annotated[list[str], typer.Option(metavar="TASK=PATH", help="task YAML, or parquet of a text; repeat")],
     output: Annotated[Path, typer.Option(help="directory for {task}.json and {task}.samples.parquet")],
-    mask: Annotated[Path | None, typer.Option(help="what to remove from the model, if it is the dense one")] = None,
-    compensate: Annotated[str, typer.Option(help="scheme of the mask's method")] = "none",
-    evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to put on the model")] = None,
-    gguf: Annotated[Path | None, typer.Option(help="GGUF file of the model, whose values are to be evaluated")] = None,
     dense: Annotated[Path | None, typer.Option(help="directory of the dense model, to be compared with")] = None,
     threads: int = 1,
 ) -> None:
@@ -39,7 +33,7 @@ def evaluate(
 
     cli.phase("start-up")
     sources = cli.paths(source)
-    parts = Parts(model, manifest, mask, compensate, evidence, adapter, gguf)
+    parts = Parts.of(variant)
     what, pruned = parts.identity(), parts.pruned()
 
     kinds = {
@@ -47,7 +41,7 @@ def evaluate(
         for name, task in settings["tasks"].items()
     }
     for name, kind in kinds.items():
-        kind.check_memory(model, settings["tasks"][name], dense)
+        kind.check_memory(parts.model, settings["tasks"][name], dense)
 
     def ask(backend: str, tasks: dict[str, dict]) -> None:
         own = importlib.import_module(f"pruning.evaluation.backends.{backend}")

@@ -22,17 +22,18 @@ def timing(
     import torch
 
     from pruning.analysis import file_speed
-    from pruning.analysis.timing import CLOCKS, device_name, parts_of
+    from pruning.analysis.timing import CLOCKS, device_name
     from pruning.core import artifacts, out_of_memory
+    from pruning.methods.variants import Parts
 
     cli.phase("start-up")
-    given = [json.loads(text) for text in variant or ()]
+    parts = {own.pop("variant"): Parts.of(own) for own in map(json.loads, variant or ())}
     clock, prompt = settings["clock"], settings["prompt_tokens"]
     with out_of_memory.advise(f"`{clock}.prompt_tokens: {prompt}`: lower it, or take a smaller dtype"):
         if clock == "llama_cpp":
             table = file_speed.of_files(cli.paths(file), {**settings, "threads": threads})
         else:
-            table = CLOCKS[clock](parts_of(given), settings)
+            table = CLOCKS[clock](parts, settings)
     if output.suffix == ".parquet":
         measured = {"device": device_name(torch.device(settings["device"])), "threads": threads}
         artifacts.write_parquet(output, table, clock, {**settings, **measured})

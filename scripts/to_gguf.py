@@ -11,13 +11,9 @@ from pruning.core import cli
 
 def to_gguf(
     settings: cli.Settings,
-    model: Annotated[Path, typer.Option(help="directory of the exported model, or of the dense one")],
     output: Annotated[Path, typer.Option(help="file to write; its card and manifest have the same name")],
-    manifest: Annotated[Path | None, typer.Option(help="manifest.json of a model that is not to be taken away")] = None,
-    mask: Annotated[Path | None, typer.Option(help="what to remove from that, if it is the dense one")] = None,
-    compensate: Annotated[str, typer.Option(help="scheme of the mask's method")] = "none",
-    evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge")] = None,
+    model: Annotated[Path | None, typer.Option(help="directory of the exported model, or of the dense one")] = None,
+    variant: cli.Variant = None,
     threads: int = 1,
 ) -> None:
     from pruning.core import artifacts
@@ -26,9 +22,8 @@ def to_gguf(
     from pruning.report import card
 
     cli.phase("start-up")
-    if manifest is not None:
-        parts = Parts(model, manifest, mask, compensate, evidence, adapter)
-        print(gguf_files.of_variant(parts, output, settings, threads))
+    if variant is not None:
+        print(gguf_files.of_variant(Parts.of(variant), output, settings, threads))
         return
     content = gguf_files.exported(model, output, settings, threads)
     text = card.gguf_card(settings, content, *gguf_files.fallbacks(settings["type"], content["widths"]))

@@ -118,7 +118,7 @@ if CONFIG.cases:
             variant=rf"dense|{PRUNED}",
         params:
             settings=cases_settings,
-            parts=lambda w: [f"--file={option.removeprefix('--')}" for option in parts_options(w)],
+            parts=lambda w: [f"--file={name}={value}" for name, value in parts_given(w).items()],
         shell:
             on_gpu("--maker paper/cases {params.parts:q} --file data={input.data:q} --output {output:q}")
 

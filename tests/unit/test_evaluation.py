@@ -251,7 +251,8 @@ def windowed(folder, task, dense=None) -> SimpleNamespace:
     task = {"kind": "perplexity", "dtype": "float32", "tokens": None, "batch_size": 2, **task}
     source = [f"wiki={folder}/data.parquet"]
     model = folder / "model"
-    evaluate_stage.evaluate({"tasks": {"wiki": task}}, model, tiny.record(model), source, folder, dense=dense)
+    variant = {"model": model, "manifest": tiny.record(model)}
+    evaluate_stage.evaluate({"tasks": {"wiki": task}}, variant, source, folder, dense=dense)
     return SimpleNamespace(json=folder / "wiki.json", samples=folder / "wiki.samples.parquet")
 
 

@@ -425,7 +425,7 @@ def made(model: Path, out: Path, kind: str = "f16", variant: str = "c/wanda/50",
     content = {"widths": Checkpoint(model).widths, "files": artifacts.directory_hashes(model)}
     artifacts.write_json(model / "manifest.json", content, of, {})
     settings = {"name": "tiny-wanda-50", "variant": variant, "dtype": "float32", "type": kind}
-    stage.to_gguf(settings, model, file := out / f"gguf/{kind}.gguf")
+    stage.to_gguf(settings, file := out / f"gguf/{kind}.gguf", model)
     return file
 
 
@@ -468,7 +468,7 @@ def test_an_edited_export_is_refused(tmp_path, monkeypatch):
     made(model := folder(tmp_path, "llama"), tmp_path)
     (model / "config.json").write_text((model / "config.json").read_text() + " ")
     with pytest.raises(InputError, match="config.json: is not the file that"):
-        stage.to_gguf({"type": "f16"}, model, tmp_path / "f16.gguf")
+        stage.to_gguf({"type": "f16"}, tmp_path / "f16.gguf", model)
 
 
 def test_every_family_is_converted_or_named_as_not():

@@ -158,7 +158,7 @@ def base(place: Path) -> Path:
 def test_a_variant_is_loaded_as_what_its_file_holds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, file = base(tmp_path), tmp_path / "q8_0.gguf"
-    to_gguf.to_gguf(SETTINGS, model, file, model / "manifest.json")
+    to_gguf.to_gguf(SETTINGS, file, variant={"model": model, "manifest": model / "manifest.json"})
     record = artifacts.read_json(file.with_suffix(".json"), "gguf")
     assert record["bytes"] == file.stat().st_size and record["widths"] == [64, 64] and record["type"] == "q8_0"
     assert record["parameters"] == Checkpoint(model).parameters and record["tensors"]["Q8_0"] == 15
@@ -183,7 +183,7 @@ def test_llama_cpp_answers_as_the_harness_does(tmp_path, monkeypatch):
     """On the same prompts, with the same ends: a limit, a stop string and the end token."""
     monkeypatch.chdir(tmp_path)
     model, file = base(tmp_path), tmp_path / "f16.gguf"
-    to_gguf.to_gguf(SETTINGS | {"type": "f16"}, model, file, model / "manifest.json")
+    to_gguf.to_gguf(SETTINGS | {"type": "f16"}, file, variant={"model": model, "manifest": model / "manifest.json"})
     texts = ["Question: Tom has 3 boxes", "It's 1,234", "x"]
     asked = [{"until": own, "max_gen_toks": tokens} for own, tokens in ((["e"], 12), ([], 5), (["?"], 30))]
     requests = [Instance("generate_until", {}, pair, 0) for pair in zip(texts, asked, strict=True)]

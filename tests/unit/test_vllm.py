@@ -121,7 +121,8 @@ class Lab:
         sources = [f"{task}={self.folder / task}.yaml" for task in tasks]
         sources += [f"{name}={self.folder}/data.parquet" for name in dict(extra)]
         base = self.folder / "base"
-        stage.evaluate({"tasks": settings}, base, base / "manifest.json", sources, self.folder / name, **parts)
+        variant = {"model": base, "manifest": base / "manifest.json", **parts}
+        stage.evaluate({"tasks": settings}, variant, sources, self.folder / name)
         files = {task: self.folder / name / f"{task}.samples.parquet" for task in settings}
         return {task: artifacts.read_parquet(file, "samples") for task, file in files.items()}
 

@@ -5,7 +5,7 @@ neighbours) hits all of them alike; a speed-up is the median ratio of times of t
 """
 
 import platform
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -157,15 +157,6 @@ def device_name(device: torch.device) -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
-
-
-def parts_of(given: Iterable[Mapping[str, str]]) -> Parts:
-    """Return the parts by variant. given: `variant`, and paths and scheme of its parts."""
-    found = {}
-    for own in given:
-        paths = {key: Path(value) for key, value in own.items() if key not in ("variant", "compensate")}
-        found[own["variant"]] = variants.Parts(**paths, compensate=own.get("compensate", "none"))
-    return found
 
 
 # What is measured ----------------------------------------------------------------------------------------------------

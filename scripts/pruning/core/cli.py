@@ -34,6 +34,9 @@ Settings = Annotated[dict, typer.Option(parser=told, metavar="JSON", help="the s
 Model = Annotated[Path, typer.Option(help="directory of the dense model")]
 Data = Annotated[Path, typer.Option(help="parquet of the calibration split")]
 Output = Annotated[Path, typer.Option(help="what to write")]
+Variant = Annotated[
+    dict | None, typer.Option(parser=json.loads, metavar="JSON", help="paths and scheme of its parts, by name")
+]
 
 
 def run(stage: Callable[..., None]) -> None:

@@ -7,7 +7,7 @@ spares a 7B model's grid some terabytes of writing and reading.
 
 import importlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,11 @@ class Parts:
     evidence: Path | None = None  # What the scheme is fitted on
     adapter: Path | None = None  # Directory of a LoRA adapter
     gguf: Path | None = None  # GGUF file of all this; its values take the place of the weights
+
+    @classmethod
+    def of(cls, given: Mapping[str, str | Path]) -> "Parts":
+        """From the same by name, as on a command line."""
+        return cls(**{name: value if name == "compensate" else Path(value) for name, value in given.items()})
 
     @property
     def pruning(self) -> Pruning:

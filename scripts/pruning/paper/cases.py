@@ -28,8 +28,7 @@ def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) ->
     `until` (if given) and in the target (a target without it is itself the answer); `dtype`. Raises InputError as the
     functions below do."""
     data, pattern = files.one("data"), settings["answer_pattern"]
-    own = {name: files.one(name) for name in files.named if name not in ("data", "compensate")}
-    parts = Parts(**own, compensate=str(files.one("compensate") or "none"))
+    parts = Parts.of({name: str(files.one(name)) for name in files.named if name != "data"})
     check_pattern(pattern)
     prompts, targets = texts(artifacts.read_table(data, "dataset").to_pylist(), data, settings)
     network, tokenizer = parts.load(settings["dtype"])
