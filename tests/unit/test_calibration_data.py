@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import tiny
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
 from pruning.core.errors import InputError
-from pruning.data.text import own_answers, render, token_samples
+from pruning.data.text import own_answers, token_samples
 
 TOKENIZER = tiny.tokenizer()  # a token a character
 END = TOKENIZER.eos_token_id
@@ -70,10 +70,6 @@ def test_the_seed_orders_the_documents():
 def test_not_enough_text_says_how_much_there_is(changes, message):
     with pytest.raises(InputError, match=message):
         samples(**changes)
-
-
-def test_render_puts_the_fields_in():
-    assert render({"question": "1+1?", "answer": "2"}, "Question: {question}\nAnswer:") == "Question: 1+1?\nAnswer:"
 
 
 def test_a_prompt_that_brings_its_own_first_token_gets_no_second():

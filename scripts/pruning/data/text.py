@@ -1,9 +1,8 @@
 """Records to text, text to token sequences."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pandas as pd
 
@@ -14,17 +13,13 @@ Sequences = Sequence[tuple[list[int], list[bool]]]
 """Token ids, each with a flag that says whether it belongs to an answer."""
 
 
-def render(record: Mapping[str, Any], template: str) -> str:
-    return template.format_map(record)
-
-
 def documents(data: Path, prompt: str, completion: str) -> list[tuple[str, str]]:
     """(prompt, completion) of every record of a dataset's parquet.
 
     Raises InputError where a template names a field that it has not."""
     records = artifacts.read_table(data, "dataset").to_pylist()
     try:
-        return [(render(record, prompt), render(record, completion)) for record in records]
+        return [(prompt.format_map(record), completion.format_map(record)) for record in records]
     except KeyError as field:
         raise InputError(f"{data}: the text needs a field {field}; it has {sorted(records[0])}") from None
 

@@ -57,20 +57,9 @@ def attend(
     """query [B, H, T, d]; key, value [B, G, S, d]; shared_key, shared_value [G, P, d]; mask [B, 1, T, P + S], added to
     the scores. Returns [B, T, H, d]."""
     rows = max(SCORES // (query.shape[1] * query.shape[2] * mask.shape[3]), 1)
-    parts = zip(*(tensor.split(rows) for tensor in (query, key, value, mask)), strict=True)
-    return torch.cat([_attend(*own, shared_key, shared_value, scaling, softcap) for own in parts])
-
-
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    shared_key: Tensor,
-    shared_value: Tensor,
-    scaling: float,
-    softcap: float | None,
-) -> Tensor:
+    if len(query) > rows:
+        parts = zip(*(tensor.split(rows) for tensor in (query, key, value, mask)), strict=True)
+        return torch.cat([attend(*own[:3], shared_key, shared_value, own[3], scaling, softcap) for own in parts])
     if key.device.type == "cpu":  # or torch's product in bfloat16 copies a part of a buffer number by number
         key = key.contiguous()
     batch, heads, length, size = query.shape

@@ -9,7 +9,6 @@ from transformers import GenerationConfig
 
 from pruning.core import artifacts, cli, out_of_memory
 from pruning.core.errors import InputError
-from pruning.data.text import render
 from pruning.evaluation.degeneration import extract_answer, final_loop, format_failure, own_part, repetition
 from pruning.methods.variants import Parts
 from pruning.models import packing
@@ -69,7 +68,7 @@ def texts(records: list[dict], data: Path, settings: dict) -> tuple[list[str], l
         )
     chosen = [records[item] for item in settings["items"]]
     try:
-        return tuple([render(record, settings[key]) for record in chosen] for key in ("prompt", "target"))
+        return tuple([settings[key].format_map(record) for record in chosen] for key in ("prompt", "target"))
     except KeyError as field:
         raise InputError(f"{data}: prompt or target needs a field {field}; it has {sorted(records[0])}") from None
 

@@ -4,11 +4,10 @@ a sample is a window. Or bits per byte, for models of different tokenizers: a sa
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -29,36 +28,48 @@ def check_memory(model: Path, task: dict[str, Any], dense: Path | None = None) -
 
 def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, dense: Path | None = None) -> Outcome:
     """`source`: the parquet of the text's split. Raises InputError if a window is longer than the model's context."""
-    seqlen, context = task["seqlen"], network.config.max_position_embeddings
+    seqlen, by_byte = task["seqlen"], task.get("per") == "byte"
     records = artifacts.read_table(source, "dataset").to_pylist()
     text = task["joiner"].join(task["text"].format_map(record) for record in records)
-    by_byte = task.get("per") == "byte"
-    cut = pieces(text, seqlen, task["tokens"]) if by_byte else None
-    texts = [_begun(piece, tokenizer) for piece in cut] if by_byte else None
-    if (longest := max(map(len, texts)) if by_byte else seqlen) > context:
+    if by_byte:
+        cut = pieces(text, seqlen, task["tokens"])
+        ids, data = [_begun(piece, tokenizer) for piece in cut], [piece.encode() for piece in cut]
+        weights = list(map(len, data))
+    else:
+        ids = windows(tokenizer(text, verbose=False)["input_ids"], seqlen, task["tokens"])
+        data, weights = [window.numpy().tobytes() for window in ids], [seqlen - 1] * len(ids)
+    longest, context = max(map(len, ids)), network.config.max_position_embeddings
+    if longest > context:
         what = f"{seqlen} bytes, {longest} tokens," if by_byte else f"{seqlen}"
         raise InputError(f"seqlen: {what} is longer than the model's context of {context} tokens")
     with out_of_memory.advise(f"`batch_size: {task['batch_size']}`: lower it, or `seqlen`"):
-        if by_byte:
-            return _in_bits(cut, negative_log_likelihoods(network, texts, task["batch_size"]), seqlen)
-        cut = windows(tokenizer(text, verbose=False)["input_ids"], seqlen, task["tokens"])
-        if task.get("divergence") and dense:
-            whole = packing.pack(loading.load(dense, task["dtype"])[0])
-            if whole.config.vocab_size != network.config.vocab_size:
-                raise InputError("divergence: the model's vocabulary is not the dense model's: set `per: byte` instead")
-            scored = divergences(network, whole, cut, task["batch_size"])
-        else:
-            scored = ((nll, 0.0) for nll in negative_log_likelihoods(network, cut, task["batch_size"]))
-        nll, kl = zip(*tqdm(scored, "windows", total=len(cut), mininterval=5), strict=True)
-    values = {"perplexity": nll, **({"kl": kl} if task.get("divergence") else {})}
-    frame = _frame([window.numpy().tobytes() for window in cut], values, [seqlen - 1] * len(cut))
-    tokens = len(cut) * (seqlen - 1)
-    result = {"perplexity": math.exp(sum(nll) / tokens), "tokens": tokens, "windows": len(cut), "seqlen": seqlen}
-    words = f"perplexity {result['perplexity']:.3f} over {tokens} tokens, seqlen {seqlen}"
-    if "kl" in values:
-        result["kl"] = sum(kl) / tokens
+        scored = _scored(network, ids, task, dense)
+        nll, kl = zip(*tqdm(scored, "windows", total=len(ids), mininterval=5), strict=True)
+    whole, size = sum(weights), {"windows": len(ids), "seqlen": seqlen}
+    if by_byte:
+        values = {"bits_per_byte": [each / math.log(2) for each in nll]}
+        result = {"bits_per_byte": sum(values["bits_per_byte"]) / whole, "bytes": whole, **size}
+        words = f"{result['bits_per_byte']:.4f} bits per byte over {whole} bytes, pieces of {seqlen}"
+    else:
+        values = {"perplexity": nll}
+        result = {"perplexity": math.exp(sum(nll) / whole), "tokens": whole, **size}
+        words = f"perplexity {result['perplexity']:.3f} over {whole} tokens, seqlen {seqlen}"
+    if task.get("divergence"):
+        values["kl"], result["kl"] = kl, sum(kl) / whole
         words += f"; KL divergence to the dense model {result['kl']:.4f} nats per token"
-    return Outcome(frame, result, _warned(words, len(cut), seqlen))
+    if len(ids) < LEAST_WINDOWS:
+        words = (
+            f"warning: fewer than {LEAST_WINDOWS} windows: {len(ids)} of seqlen {seqlen}; tests on so few tell little. "
+            f"Lower `seqlen`, or give the task more text\n{words}"
+        )
+    hashes = [hashlib.sha256(each).hexdigest()[:16] for each in data]
+    rows = [
+        {"item": item, "item_hash": hashes[item], "metric": metric, "value": value, "weight": weights[item]}
+        | {"prediction": "", "target": ""}
+        for metric, found in values.items()
+        for item, value in enumerate(found)
+    ]
+    return Outcome(samples.frame(rows), result, words)
 
 
 def _begun(text: str, tokenizer) -> list[int]:
@@ -67,38 +78,16 @@ def _begun(text: str, tokenizer) -> list[int]:
     return [first, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
 
 
-def _in_bits(cut: list[str], scored: Iterable[float], seqlen: int) -> Outcome:
-    """Bits per byte of pieces of text, whose negative log-likelihoods come in nats."""
-    bits = [nll / math.log(2) for nll in tqdm(scored, "pieces", total=len(cut), mininterval=5)]
-    data = [piece.encode() for piece in cut]
-    sizes = list(map(len, data))
-    found = sum(bits) / sum(sizes)
-    result = {"bits_per_byte": found, "bytes": sum(sizes), "windows": len(cut), "seqlen": seqlen}
-    words = f"{found:.4f} bits per byte over {sum(sizes)} bytes, pieces of {seqlen}"
-    return Outcome(_frame(data, {"bits_per_byte": bits}, sizes), result, _warned(words, len(cut), seqlen))
-
-
-def _frame(cut: Sequence[bytes], values: dict[str, Sequence[float]], weights: Sequence[int]) -> pd.DataFrame:
-    """One row per window and metric."""
-    hashes = [hashlib.sha256(window).hexdigest()[:16] for window in cut]
-    return samples.frame(
-        [
-            {"item": item, "item_hash": hashes[item], "metric": metric, "value": value, "weight": weights[item]}
-            | {"prediction": "", "target": ""}
-            for metric, found in values.items()
-            for item, value in enumerate(found)
-        ]
-    )
-
-
-def _warned(words: str, windows: int, seqlen: int) -> str:
-    """For the log, with a warning where there is little text."""
-    if windows >= LEAST_WINDOWS:
-        return words
-    return (
-        f"warning: fewer than {LEAST_WINDOWS} windows: {windows} of seqlen {seqlen}; tests on so few tell little. "
-        f"Lower `seqlen`, or give the task more text\n{words}"
-    )
+def _scored(
+    network: nn.Module, ids: Sequence[Sequence[int]] | Tensor, task: Mapping[str, Any], dense: Path | None
+) -> Iterator[tuple[float, float]]:
+    """What `divergences` gives; without a dense model to compare with, the divergence is 0."""
+    if not (task.get("divergence") and dense):
+        return ((nll, 0.0) for nll in negative_log_likelihoods(network, ids, task["batch_size"]))
+    whole = packing.pack(loading.load(dense, task["dtype"])[0])
+    if whole.config.vocab_size != network.config.vocab_size:
+        raise InputError("divergence: the model's vocabulary is not the dense model's: set `per: byte` instead")
+    return divergences(network, whole, ids, task["batch_size"])
 
 
 def windows(ids: Sequence[int], seqlen: int, limit: int | None) -> Tensor:
