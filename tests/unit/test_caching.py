@@ -184,16 +184,17 @@ def test_an_answer_too_few_and_several_processes_are_refused(path):
         CachingLM(inner, AnswerFile(path))
 
 
-@pytest.mark.parametrize("asked", [{"do_sample": True}, {"temperature": 0.7}, {"temperature": "0.7"}])
-def test_sampling_is_refused(asked, path):
-    with pytest.raises(InputError, match="only greedy answers can be cached: set `do_sample: false`"):
-        ask(CachingLM(make("dummy"), AnswerFile(path)), "generate_until", [("one", {"until": ["Q"], **asked})])
+SAMPLED = [{"do_sample": True}, {"temperature": 0.7}, {"temperature": "0.7"}]
 
 
-@pytest.mark.parametrize("asked", [{}, {"temperature": 0.0}, {"do_sample": False, "temperature": 0.7}])
-def test_greedy_is_not(asked, path):
-    lm = CachingLM(make("dummy"), AnswerFile(path))
-    assert ask(lm, "generate_until", [("one", {"until": ["Q"], **asked})]) == ["lol"]
+@pytest.mark.parametrize("asked", [*SAMPLED, {}, {"temperature": 0.0}, {"do_sample": False, "temperature": 0.7}])
+def test_sampling_is_refused_and_greedy_is_not(asked, path):
+    lm, requests = CachingLM(make("dummy"), AnswerFile(path)), [("one", {"until": ["Q"], **asked})]
+    if asked in SAMPLED:
+        with pytest.raises(InputError, match="only greedy answers can be cached: set `do_sample: false`"):
+            ask(lm, "generate_until", requests)
+    else:
+        assert ask(lm, "generate_until", requests) == ["lol"]
 
 
 @pytest.mark.parametrize("asked", [{"do_sample": True}, {"num_beams": 2}, {"repetion_penalty": 2}])

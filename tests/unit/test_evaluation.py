@@ -204,14 +204,26 @@ def test_an_answer_caught_in_a_loop_counts_to_its_limit(lab):
 # perplexity
 
 
-@pytest.mark.parametrize(("tokens", "limit", "count"), [(10, None, 2), (8, None, 2), (10, 7, 1), (10, 99, 2)])
-def test_windows_are_whole_and_the_rest_is_dropped(tokens, limit, count):
-    assert windows(range(tokens), 4, limit).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]][:count]
-
-
-def test_a_text_shorter_than_a_window_is_refused():
-    with pytest.raises(InputError, match="3 tokens are less than one window of seqlen 4"):
-        windows(range(3), 4, None)
+@pytest.mark.parametrize(
+    ("text", "size", "limit", "expected"),
+    [
+        *((range(10), 4, limit, [[0, 1, 2, 3], [4, 5, 6, 7]]) for limit in (None, 8, 99)),
+        (range(10), 4, 7, [[0, 1, 2, 3]]),
+        ("aé €bc", 4, None, ["aé ", "€b"]),
+        ("aé €bc", 4, 7, ["aé "]),
+        ("aé €bc", 5, None, ["aé ", "€bc"]),
+        (range(3), 4, None, "3 tokens are less than one window of seqlen 4"),
+        ("abc", 4, None, "3 bytes are less than one piece of seqlen 4"),
+    ],
+)
+def test_windows_and_pieces_are_whole_and_the_rest_is_dropped(text, size, limit, expected):
+    """Of tokens, and of a text's bytes; pieces end between characters."""
+    cut = pieces if isinstance(text, str) else lambda *given: windows(*given).tolist()
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=expected):
+            cut(text, size, limit)
+    else:
+        assert cut(text, size, limit) == expected
 
 
 def surprise(model, ids: list[int]) -> float:
@@ -246,83 +258,60 @@ def test_divergences_are_torchs_own_over_the_whole_vocabulary(monkeypatch):
     assert all(abs(kl) < 1e-5 for _, kl in divergences(model, model, cut, 2))
 
 
-def windowed(folder, task, dense=None) -> SimpleNamespace:
-    """The stage's results on data.parquet, with the model beside it."""
-    task = {"kind": "perplexity", "dtype": "float32", "tokens": None, "batch_size": 2, **task}
+def windowed(folder, model, texts, dense=None, **task) -> SimpleNamespace:
+    """The stage's results for a model on texts: the whole one, and its samples."""
+    own = {"kind": "perplexity", "dtype": "float32", "text": "{text}", "joiner": "", "tokens": None, "batch_size": 2}
+    artifacts.write_parquet(folder / "data.parquet", pd.DataFrame({"text": texts}), "dataset", {})
+    place = tiny.save(model, folder / "model")
+    variant = {"model": place, "manifest": tiny.record(place)}
     source = [f"wiki={folder}/data.parquet"]
-    model = folder / "model"
-    variant = {"model": model, "manifest": tiny.record(model)}
-    evaluate_stage.evaluate({"tasks": {"wiki": task}}, variant, source, folder, dense=dense)
-    return SimpleNamespace(json=folder / "wiki.json", samples=folder / "wiki.samples.parquet")
+    evaluate_stage.evaluate({"tasks": {"wiki": own | task}}, variant, source, folder, dense=dense)
+    result = artifacts.read_json(folder / "wiki.json", "evaluation")
+    return SimpleNamespace(result=result, frame=artifacts.read_parquet(folder / "wiki.samples.parquet", "samples"))
 
 
 def test_the_perplexity_stage_joins_records_and_weighs_tokens(tmp_path):
     model = tiny.qwen2()
-    tiny.save(model, tmp_path / "model")
-    records = pd.DataFrame({"text": ["abc", "defgh", "ij klmnopqrs"]})
-    artifacts.write_parquet(tmp_path / "data.parquet", records, "dataset", {})
-    paths = windowed(tmp_path, {"text": "<{text}>", "joiner": "--", "seqlen": 8})
+    found = windowed(tmp_path, model, ["abc", "defgh", "ij klmnopqrs"], text="<{text}>", joiner="--", seqlen=8)
     ids = tiny.tokenizer()("<abc>--<defgh>--<ij klmnopqrs>")["input_ids"]
     nll = [surprise(model, ids[start : start + 8]) for start in (0, 8, 16)]
-    frame = artifacts.read_parquet(paths.samples, "samples")
-    assert frame["value"].tolist() == pytest.approx(nll, rel=1e-5)
-    assert frame["weight"].tolist() == [7, 7, 7]
-    assert frame["item_hash"].nunique() == 3
-    content = artifacts.read_json(paths.json, "evaluation")
-    assert content["perplexity"] == pytest.approx(math.exp(sum(nll) / 21), rel=1e-5)
-    assert (content["tokens"], content["windows"], content["seqlen"]) == (21, 3, 8)
+    assert found.frame["value"].tolist() == pytest.approx(nll, rel=1e-5)
+    assert found.frame["weight"].tolist() == [7, 7, 7]
+    assert found.frame["item_hash"].nunique() == 3
+    assert found.result["perplexity"] == pytest.approx(math.exp(sum(nll) / 21), rel=1e-5)
+    assert [found.result[key] for key in ("tokens", "windows", "seqlen")] == [21, 3, 8]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_bits_per_byte_are_a_hand_loop_over_pieces_of_text(tmp_path, batch_size):
     """Each piece after the end token, and no character in two of them."""
-    model = tiny.qwen2()
-    tiny.save(model, tmp_path / "model")
-    artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": ["abcdéfgh", "ij €klmno"]}), "dataset", {})
+    model, tokenizer, wanted = tiny.qwen2(), tiny.tokenizer(), ["<abcd", "éfgh>", "--<ij ", "€klm"]
     task = {"text": "<{text}>", "joiner": "--", "per": "byte", "seqlen": 6, "batch_size": batch_size}
-    paths, wanted = windowed(tmp_path, task), ["<abcd", "éfgh>", "--<ij ", "€klm"]
-    tokenizer = tiny.tokenizer()
+    found = windowed(tmp_path, model, ["abcdéfgh", "ij €klmno"], **task)
     bits = [surprise(model, [0, *tokenizer(piece)["input_ids"]]) / math.log(2) for piece in wanted]
-    frame = artifacts.read_parquet(paths.samples, "samples")
+    frame = found.frame
     assert frame["value"].tolist() == pytest.approx(bits, rel=1e-5) and set(frame["metric"]) == {"bits_per_byte"}
     assert frame["weight"].tolist() == [len(piece.encode()) for piece in wanted] == [5, 6, 6, 6]
     assert frame["item_hash"].tolist() == [hashlib.sha256(piece.encode()).hexdigest()[:16] for piece in wanted]
-    assert artifacts.read_json(paths.json, "evaluation")["bits_per_byte"] == pytest.approx(sum(bits) / 23, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("size", "limit", "cut"), [(4, None, ["aé ", "€b"]), (4, 7, ["aé "]), (5, None, ["aé ", "€bc"])]
-)
-def test_pieces_end_between_characters(size, limit, cut):
-    assert pieces("aé €bc", size, limit) == cut
-
-
-def test_a_text_shorter_than_a_piece_is_refused():
-    with pytest.raises(InputError, match="3 bytes are less than one piece of seqlen 4"):
-        pieces("abc", 4, None)
+    assert found.result["bits_per_byte"] == pytest.approx(sum(bits) / 23, rel=1e-5)
 
 
 @pytest.mark.parametrize("pruned", [True, False])
 def test_the_stage_compares_with_the_dense_model_where_it_is_asked_to(tmp_path, pruned):
     """The dense model's own divergence is 0, and a task that does not ask has none."""
-    model, dense = tiny.qwen2(), tiny.qwen2(seed=1)
-    tiny.save(model, tmp_path / "model")
-    tiny.save(dense, tmp_path / "dense")
-    artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": ["abcdefgh", "ij klmno"]}), "dataset", {})
-    task = {"text": "{text}", "joiner": "", "seqlen": 8}
-    plain = artifacts.read_parquet(windowed(tmp_path, task).samples, "samples")
-    asked = windowed(tmp_path, {**task, "divergence": True}, tmp_path / "dense" if pruned else None)
-    found = artifacts.read_parquet(asked.samples, "samples").set_index("metric")
+    model, dense, texts = tiny.qwen2(), tiny.qwen2(seed=1), ["abcdefgh", "ij klmno"]
+    place = tiny.save(dense, tmp_path / "dense") if pruned else None
+    plain = windowed(tmp_path, model, texts, seqlen=8).frame
+    asked = windowed(tmp_path, model, texts, place, seqlen=8, divergence=True)
+    found = asked.frame.set_index("metric")
     assert found.loc["perplexity", "value"].tolist() == plain["value"].tolist()
     assert set(plain["metric"]) == {"perplexity"}
     cut = windows(tiny.tokenizer()("abcdefghij klmno")["input_ids"], 8, None)
     wanted = [kl for _, kl in divergences(model, dense, cut, 2)] if pruned else [0, 0]
     assert found.loc["kl", "value"].tolist() == wanted and found.loc["kl", "weight"].tolist() == [7, 7]
-    assert artifacts.read_json(asked.json, "evaluation")["kl"] == pytest.approx(sum(wanted) / 14)
+    assert asked.result["kl"] == pytest.approx(sum(wanted) / 14)
 
 
 def test_a_window_longer_than_the_context_is_refused(tmp_path):
-    tiny.save(tiny.qwen2(max_position_embeddings=16), tmp_path / "model")
-    artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": ["a" * 99]}), "dataset", {})
     with pytest.raises(InputError, match="seqlen: 17 is longer than the model's context of 16 tokens"):
-        windowed(tmp_path, {"text": "{text}", "joiner": "", "seqlen": 17})
+        windowed(tmp_path, tiny.qwen2(max_position_embeddings=16), ["a" * 99], seqlen=17)
