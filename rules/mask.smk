@@ -16,21 +16,6 @@ OUTPUT
 """
 
 
-def measured_cuts(wildcards):
-    """What cuts cost, where the method's allocation asks for it."""
-    return requirements.files(CONFIG.method(wildcards.method), "mask", wildcards).get("sensitivity", [])
-
-
-def latencies(wildcards):
-    """How fast models are, where the method's allocation keeps to a speed."""
-    return requirements.files(CONFIG.method(wildcards.method), "mask", wildcards).get("latency_table", [])
-
-
-def measured_options(wildcards):
-    found = {"measured": measured_cuts(wildcards), "latencies": latencies(wildcards)}
-    return [f"--{option}={path}" for option, path in found.items() if path]
-
-
 def sensitivity_settings(wildcards):
     method = CONFIG.method(wildcards.method)
     own = {"probed": CONFIG.calibrations[wildcards.calib].probed, **method.least}
@@ -72,16 +57,15 @@ rule mask:
         scores=names.SCORES,
         layers=names.LAYERS,
         base=names.BASE,
-        measured=measured_cuts,
-        latencies=latencies,
+        evidence=files_of("mask"),
         code=lambda w: code("mask", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
     output:
         names.MASK,
     params:
         settings=mask_settings,
-        measured=measured_options,
+        evidence=evidence_of("mask"),
     shell:
         on_cpu(
             "--scores {input.scores:q} --layers {input.layers:q} --base {input.base:q} --sparsity "
-            "{wildcards.sparsity} {params.measured:q} --output {output:q}"
+            "{wildcards.sparsity} {params.evidence:q} --output {output:q}"
         )

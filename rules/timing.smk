@@ -205,8 +205,7 @@ use rule latency_table as budget with:
         scores=budget_scores,
         layers=names.LAYERS,
         base=names.BASE,
-        measured=measured_cuts,
-        latencies=latencies,
+        evidence=files_of("mask"),
         code=lambda w: code("budget", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
     output:
         names.BUDGET,
@@ -220,5 +219,5 @@ use rule latency_table as budget with:
         settings=budget_settings,
         options=lambda w, input: [
             *(f"--{part}={input[part]}" for part in ("scores", "layers", "base")),
-            *measured_options(w),
+            *evidence_of("mask")(w),
         ],

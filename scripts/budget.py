@@ -18,10 +18,7 @@ def budget(
     layers: Annotated[Path, typer.Option(help="layers.parquet of the calibration")],
     base: Annotated[Path, typer.Option(help="manifest.json of the model")],
     output: Annotated[Path, typer.Option(help="JSON")],
-    measured: Annotated[
-        Path | None, typer.Option(help="measured cost of removals, for allocations that need it")
-    ] = None,
-    latencies: Annotated[Path | None, typer.Option(help="latency table, for allocations that need it")] = None,
+    evidence: cli.Evidence = None,
     threads: int = 1,
 ) -> None:
     """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
@@ -32,7 +29,7 @@ def budget(
     from pruning.core import artifacts
 
     cli.phase("start-up")
-    found = budgets.met(settings, scores, layers, base, measured, latencies)
+    found = budgets.met(settings, scores, layers, base, cli.paths(evidence))
     artifacts.write_json(output, found, "budget", settings)
     cost = "{value:.6g} [{low:.6g}, {high:.6g}]".format(**found["cost"])
     print(f"{found['kind']}: {cost} at {found['sparsity']}%, of at most {found['target']:.6g} ({found['asked']})")

@@ -19,17 +19,14 @@ def mask(
     base: Annotated[Path, typer.Option(help="manifest.json of the model")],
     sparsity: Annotated[int, typer.Option(help="per cent of FFN neurons to remove")],
     output: Annotated[Path, typer.Option()],
-    measured: Annotated[
-        Path | None, typer.Option(help="measured cost of removals, for allocations that need it")
-    ] = None,
-    latencies: Annotated[Path | None, typer.Option(help="latency table, for allocations that need it")] = None,
+    evidence: cli.Evidence = None,
 ) -> None:
     from pruning.core import artifacts
     from pruning.methods import allocation
 
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores")
-    problem = allocation.read_problem(frame, layers, base, settings.get("min_keep"), measured, latencies)
+    problem = allocation.read_problem(frame, layers, base, settings.get("min_keep"), cli.paths(evidence))
     found, units = allocation.mask(frame, problem, sparsity, settings)
     artifacts.write_parquet(output, found, "mask", {**settings, "sparsity": sparsity})
     achieved = allocation.achieved(problem, units)

@@ -26,9 +26,7 @@ def measure(
     settings: cli.Settings,
     model: cli.Model,
     data: cli.Data,
-    evidence: Annotated[
-        list[str] | None, typer.Option(metavar="KIND=PATH", help="what else it is made of; repeat")
-    ] = None,
+    evidence: cli.Evidence = None,
     memory_mb: Annotated[int | None, typer.Option(help="memory the job may take on a CPU; else no bound")] = None,
     threads: int = 1,
 ) -> None:

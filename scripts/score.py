@@ -14,10 +14,7 @@ def score(
     settings: cli.Settings,
     model: Annotated[Path, typer.Option(help="directory of the dense model")],
     output: Annotated[Path, typer.Option()],
-    evidence: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KIND=PATH", help="table, or manifest of matrices, that the score is made of; repeat"),
-    ] = None,
+    evidence: cli.Evidence = None,
     structure: Annotated[list[str] | None, typer.Option(help="whose units are scored; repeat")] = None,
     threads: int = 1,
 ) -> None:

@@ -34,6 +34,10 @@ Settings = Annotated[dict, typer.Option(parser=told, metavar="JSON", help="the s
 Model = Annotated[Path, typer.Option(help="directory of the dense model")]
 Data = Annotated[Path, typer.Option(help="parquet of the calibration split")]
 Output = Annotated[Path, typer.Option(help="what to write")]
+Evidence = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KIND=PATH", help="table, or manifest of matrices, that it is made of; repeat"),
+]
 Variant = Annotated[
     dict | None, typer.Option(parser=json.loads, metavar="JSON", help="paths and scheme of its parts, by name")
 ]

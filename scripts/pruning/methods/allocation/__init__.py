@@ -97,17 +97,13 @@ def problem_of(
 
 
 def read_problem(
-    frame: pd.DataFrame, layers: Path, base: Path, min_keep: float | None, measured: Path | None, latencies: Path | None
+    frame: pd.DataFrame, layers: Path, base: Path, min_keep: float | None, evidence: Mapping[str, Path]
 ) -> Problem:
-    """Return the same, from scores and the files of the other artefacts. Raises InputError where one is not whole."""
-    return problem_of(
-        frame,
-        artifacts.read_parquet(layers, "layers"),
-        artifacts.read_json(base, "base"),
-        min_keep,
-        artifacts.read_parquet(measured, "sensitivity") if measured else None,
-        artifacts.read_parquet(latencies, "latency_table") if latencies else None,
-    )
+    """Return the same, from scores and the files of the other artefacts; evidence: those that the method's scheme asks
+    for, by kind. Raises InputError where one is not whole."""
+    asked = {kind: artifacts.read_parquet(path, kind) for kind, path in evidence.items()}
+    others = artifacts.read_parquet(layers, "layers"), artifacts.read_json(base, "base")
+    return problem_of(frame, *others, min_keep, asked.get("sensitivity"), asked.get("latency_table"))
 
 
 def levels(size: int, least: int) -> list[int]:
