@@ -4,6 +4,7 @@ missing is asked, and an evaluation is that of the model alone."""
 import json
 import random
 from collections import deque
+from itertools import product
 
 import lm_eval
 import pytest
@@ -79,32 +80,27 @@ def ask(lm, kind: str, arguments: list[tuple] | None = None) -> list:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MODELS)
-def test_answers_are_those_of_the_model_alone_and_are_asked_for_once(name, kind, path):
-    expected = ask(make(name), kind)
-    assert_same(ask(make("ours"), kind), ask(make("stock"), kind))  # the last text is cut into windows
-    first = ask(CachingLM(make(name), AnswerFile(path)), kind)
-    assert_same(first, expected)
-    assert len({str(answer) for answer in expected}) > (0 if (name, kind) == ("dummy", "generate_until") else 3)
-    inner = make(name)
-    assert ask(CachingLM(inner, AnswerFile(path)), kind) == first
-    assert not hasattr(inner, "seen")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", MODELS)
-def test_only_what_is_missing_is_asked_and_the_order_is_that_of_the_requests(name, kind, path):
+def test_answers_are_those_of_the_model_alone_and_only_what_is_missing_is_asked(name, kind, path, tmp_path):
     """What models, and kinds of requests, do not report is on record when the call returns."""
-    wanted, before = REQUESTS[kind], REQUESTS[kind][1::2]
-    known = ask(CachingLM(make(name), AnswerFile(path)), kind, before)
-    inner = make(name)
-    found = ask(CachingLM(inner, AnswerFile(path)), kind)
-    assert inner.seen == wanted[::2] and found[1::2] == known
+
+    def answered(arguments=REQUESTS[kind], path=path) -> tuple[list, list]:
+        found = ask(CachingLM(inner := make(name), AnswerFile(path)), kind, arguments)
+        return found, inner.__dict__.get("seen", [])
+
+    expected, wanted = ask(make(name), kind), REQUESTS[kind]
+    assert_same(ask(make("ours"), kind), ask(make("stock"), kind))  # the last text is cut into windows
+    assert len({str(answer) for answer in expected}) > (0 if (name, kind) == ("dummy", "generate_until") else 3)
+    first, asked = answered(path=tmp_path / "whole.jsonl")
+    assert_same(first, expected)
+    assert asked == wanted and answered(path=tmp_path / "whole.jsonl") == (first, [])
+    known, _ = answered(wanted[1::2])
+    found, asked = answered()
+    assert asked == wanted[::2] and found[1::2] == known  # in the order of the requests
     if name != "dummy":
-        assert_same(found, ask(make(name), kind))
+        assert_same(found, expected)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:3]) + lines[3][:20])
-    ask(CachingLM(inner := make(name), AnswerFile(path)), kind)
-    assert len(lines) == 5 and len(inner.seen) == 2
+    assert len(lines) == 5 and len(answered()[1]) == 2
 
 
 @pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
@@ -250,34 +246,26 @@ def evaluated(lm: LM, task: str, folder, limit=None, first=0, **options) -> dict
     return harness.evaluate(lm, definition, limit, first, max_gen_toks=12, **options)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("name", ["dummy", "stock"])
-def test_an_evaluation_is_that_of_the_model_alone(name, task, path, tmp_path, monkeypatch):
-    """lm-eval's own models, and (winogrande) a packaged task that names functions."""
+@pytest.mark.parametrize(
+    ("name", "task", "own", "given"),
+    [
+        *product(("dummy", "stock"), TASKS, [None], [None]),
+        *(("stock", "gsm_symbolic", *shots) for shots in ((None, 1), (0, 1), (2, None), (2, 1))),
+    ],
+)
+def test_an_evaluation_is_that_of_lm_evals_simple_evaluate(name, task, own, given, path, tmp_path, monkeypatch):
+    """Of the model alone, by what looks at pip, gcc and others as well. lm-eval's own models, (winogrande) a packaged
+    task that names functions, and worked examples as the task (`own`) and the config have them."""
     if name == "dummy":
         monkeypatch.setattr(DummyLM, "tokenizer", tiny.tokenizer())  # its own is on the hub
     alone, inner = ((DummyLM() if name == "dummy" else HFLM(tiny.qwen2(), tokenizer=tiny.tokenizer())) for _ in "ab")
-    found = evaluated(CachingLM(inner, answers := AnswerFile(path)), task, tmp_path)
-    expected = evaluated(alone, task, tmp_path)
-    for key in ("results", "samples", "n-samples"):
-        assert json.dumps(found[key], default=str) == json.dumps(expected[key], default=str)
-    assert " at 0x" not in json.dumps(found["configs"], default=str)  # of functions: equal runs make equal bytes
-    frame = outcomes(found, answers, TASKS[task][1])
-    assert len(frame) == len(TASKS[task][0])
-    assert frame["generated_tokens"].isna().all() and frame["finish_reason"].isna().all()
-    assert frame["repetition"].isna().all() == (task == "winogrande")
-
-
-@pytest.mark.parametrize(("own", "given"), [(None, None), (None, 1), (0, 1), (2, None), (2, 1)])
-def test_an_evaluation_is_that_of_lm_evals_simple_evaluate(own, given, tmp_path):
-    """Which looks at pip, gcc and others as well; with worked examples as the task and the config have them."""
-    model = HFLM(tiny.qwen2(), tokenizer=tiny.tokenizer())
-    changes = {"fewshot_split": "test"} | ({} if own is None else {"num_fewshot": own})
-    definition = Lab(tmp_path).definition("gsm_symbolic", SUMS, **changes)
+    changes = {} if task == "winogrande" else {"fewshot_split": "test"} | ({} if own is None else {"num_fewshot": own})
+    definition = Lab(tmp_path).definition(task, TASKS[task][0], **changes)
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(definition))
-    found = harness.evaluate(model, definition, 2, num_fewshot=given, max_gen_toks=12)
+    lm = CachingLM(inner, answers := AnswerFile(path))
+    found = harness.evaluate(lm, definition, 2, num_fewshot=given, max_gen_toks=12)
     expected = lm_eval.simple_evaluate(
-        model,
+        alone,
         tasks=[str(tmp_path / "task.yaml")],
         limit=2,
         num_fewshot=given,
@@ -287,6 +275,10 @@ def test_an_evaluation_is_that_of_lm_evals_simple_evaluate(own, given, tmp_path)
     )
     for key in ("results", "samples", "n-samples", "n-shot"):
         assert json.dumps(found[key], default=str) == json.dumps(expected[key], default=str)
+    assert " at 0x" not in json.dumps(found["configs"], default=str)  # of functions: equal runs make equal bytes
+    frame = outcomes(found, answers, TASKS[task][1])
+    assert len(frame) == 2 and frame[["generated_tokens", "finish_reason"]].isna().all(axis=None)
+    assert frame["repetition"].isna().all() == (task == "winogrande")
 
 
 def test_the_first_item_can_be_chosen_of_a_packaged_task(path, tmp_path, monkeypatch):
