@@ -1,6 +1,7 @@
 """Exported folders: what stock tools make of them, what their card says, and what is refused."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import compact as compact_stage
@@ -46,18 +47,26 @@ def pruned(folder, model, widths=(20, 20), compensate="none"):
     return place / "model", made, manifest, mask
 
 
-@pytest.mark.parametrize("family", DENSE)
-@pytest.mark.parametrize("widths", [(20, 20), (7, 31)], ids=["uniform", "uneven"])
-def test_every_family_is_exported_and_loads_in_stock_tools(tmp_path, family, widths):
-    arguments, out = pruned(tmp_path, tiny.of_family(family), widths), tmp_path / "out"
-    stage.export(SETTINGS, *arguments, out)
-    own = widths != (20, 20)
+UNIFORM, UNEVEN = (20, 20), (7, 31)
+
+
+@pytest.mark.parametrize(
+    ("family", "widths", "compensate"), [*product(DENSE, (UNIFORM, UNEVEN), ["none"]), ("qwen2", UNEVEN, "bias")]
+)
+def test_every_family_is_exported_and_loads_in_stock_tools(tmp_path, family, widths, compensate):
+    """And FLAP's bias goes with it."""
+    arguments, out = pruned(tmp_path, tiny.of_family(family), widths, compensate), tmp_path / "out"
+    stage.export(SETTINGS | {"method": METHOD | {"compensate": compensate}}, *arguments, out)
+    own = widths == UNEVEN
     stock = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=own)
     assert torch.equal(logits(stock), logits(loading.load(arguments[0], "float32", "cpu")[0]))
     checks = artifacts.read_json(out / "manifest.json", "export")["checks"]
-    assert set(checks) == {"transformers", "peft", "lm_eval", "the dense model, masked"}
+    masked = set() if compensate == "bias" else {"the dense model, masked"}
+    assert set(checks) == {"transformers", "peft", "lm_eval"} | masked
     assert checks["transformers"]["same_text"] is True
     assert ("trust_remote_code=True" in (out / "README.md").read_text()) == own
+    if compensate == "bias":
+        assert stock.model.layers[0].mlp.down_proj.bias.abs().max() > 0
 
 
 def test_the_folder_holds_a_model_and_nothing_else(tmp_path):
@@ -78,15 +87,7 @@ def test_the_folder_holds_a_model_and_nothing_else(tmp_path):
         loading.load(out, "float32", "cpu")
 
 
-def test_flaps_bias_goes_with_it(tmp_path):
-    arguments, out = pruned(tmp_path, tiny.qwen2(), (7, 31), "bias"), tmp_path / "out"
-    stage.export(SETTINGS | {"method": METHOD | {"compensate": "bias"}}, *arguments, out)
-    stock = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True)
-    assert stock.model.layers[0].mlp.down_proj.bias.abs().max() > 0
-    assert torch.equal(logits(stock), logits(loading.load(arguments[0], "float32", "cpu")[0]))
-
-
-@pytest.mark.parametrize("widths", [(20, 20), (7, 31)], ids=["uniform", "uneven"])
+@pytest.mark.parametrize("widths", [UNIFORM, UNEVEN])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_a_recovery_is_merged(tmp_path, widths, stored):
     """Whatever the base is stored in: what it is measured in is what is exported."""
@@ -99,7 +100,7 @@ def test_a_recovery_is_merged(tmp_path, widths, stored):
     recovery.save(tmp_path / "adapter", tuned)
     tuning = {"dataset": "gsm8k", "rank": 2, "steps": 3}
     stage.export(SETTINGS | {"tuning": tuning}, *arguments, out, adapter=tmp_path / "adapter")
-    stock = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=widths != (20, 20))
+    stock = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=widths == UNEVEN)
     assert stock.dtype == torch.float32
     torch.testing.assert_close(logits(stock), logits(tuned), rtol=1e-4, atol=1e-5)
     assert "LoRA of rank 2, 3 steps" in (out / "README.md").read_text()

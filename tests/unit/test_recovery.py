@@ -53,12 +53,19 @@ def test_only_answers_are_learned_and_batches_depend_on_the_step_alone():
         assert (row, label) in [([1, 2, 3], [-100, 2, 3]), ([4, 5, 0], [-100, 5, -100]), ([4, 5], [-100, 5])]
 
 
-def test_the_loss_is_the_mean_over_labelled_tokens():
-    model = tiny.qwen2()
+@pytest.mark.parametrize("distilled", [False, True])
+def test_the_loss_is_the_mean_over_labelled_tokens(distilled):
+    """The cross-entropy, or the divergence from the teacher's next tokens."""
+    model, teacher = tiny.qwen2(), tiny.qwen2(seed=1) if distilled else None
     ids, labels = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[-100, -100, 7, 8]])
-    log_p = model(ids).logits[0].log_softmax(-1)
-    expected = -(log_p[1, 7] + log_p[2, 8]).item() / 2
-    assert recovery.backward(recovery.with_adapters(model, SETTINGS), ids, labels) == pytest.approx(expected, rel=1e-5)
+    log_q = model(ids).logits[0].double().log_softmax(-1)
+    if distilled:
+        log_p = teacher(ids).logits[0].double().log_softmax(-1)
+        expected = (log_p.exp() * (log_p - log_q))[1:3].sum().item() / 2
+    else:
+        expected = -(log_q[1, 7] + log_q[2, 8]).item() / 2
+    tuned = recovery.with_adapters(model, SETTINGS)
+    assert recovery.backward(tuned, ids, labels, teacher=teacher) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("distilled", [False, True])
@@ -233,18 +240,6 @@ def test_a_training_that_diverges_makes_no_adapter(pruned, monkeypatch):
     with pytest.raises(InputError, match=r"learning_rate: 0\.01: the loss is inf at step 1: lower it"):
         run(pruned)
     assert not (pruned / "adapter").exists()
-
-
-# distillation
-
-
-def test_the_divergence_from_a_teacher_is_the_mean_over_labelled_tokens():
-    model, teacher = tiny.qwen2(), tiny.qwen2(seed=1)
-    ids, labels = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[-100, -100, 7, 8]])
-    p, q = (network(ids).logits[0].double().softmax(-1) for network in (teacher, model))
-    expected = sum((p[at] * (p[at] / q[at]).log()).sum() for at in (1, 2)).item() / 2
-    tuned = recovery.with_adapters(model, SETTINGS)
-    assert recovery.backward(tuned, ids, labels, teacher=teacher) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_model_has_nothing_to_learn_from_itself():
