@@ -27,7 +27,8 @@ def test_other_numbers_in_the_same_story_are_no_identical_item():
 
 def test_all_text_of_a_record_counts():
     record = {"question": "q", "choices": {"text": ["a", "b"], "label": ["A"]}, "gold": 2, "options": ["c"]}
-    assert text_of(record) == "q a b A c"
+    record |= {"passage": {"title": "p", "turns": [{"said": "s"}]}, "empty": ""}
+    assert text_of(record) == "q a b A c p s"
 
 
 def test_the_stage_counts_the_items_that_are_used(tmp_path):

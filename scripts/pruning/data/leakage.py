@@ -12,12 +12,13 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def text_of(record: Mapping[str, Any]) -> str:
-    """All text of a record, in the order of its fields."""
-    parts = []
-    for value in record.values():
-        parts += [value] if isinstance(value, str) else [v for v in _items(value) if isinstance(v, str)]
-    return " ".join(parts)
+def text_of(value: Any) -> str:
+    """All text of a record, or of a field of it, in the order of its fields."""
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    if isinstance(value, list | tuple):
+        return " ".join(filter(None, map(text_of, value)))
+    return value if isinstance(value, str) else ""
 
 
 def ngrams(text: Sequence[str], n: int) -> set[tuple[str, ...]]:
@@ -40,9 +41,3 @@ def overlap(source: Iterable[str], items: Iterable[str], n: int) -> tuple[int, i
         identical += tuple(found) in whole
         overlapping += 2 * len(own & grams) >= len(own)
     return identical, overlapping
-
-
-def _items(value: Any) -> list:
-    if isinstance(value, Mapping):
-        return [inner for entry in value.values() for inner in _items(entry)]
-    return list(value) if isinstance(value, (list, tuple)) else []
