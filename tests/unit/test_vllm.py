@@ -315,7 +315,6 @@ REFUSED = {
     "scale": ("granite", {}, "leaves out this model's `logits_scaling`: use `allocate: uniform`"),
     "groups": ("llama", {"kv_groups": [1, 2]}, "equally many groups in every layer: use an `allocate` other than"),
     **dict.fromkeys(["qwen3_5_text", "lfm2"], (None, {}, "without attention were never tried in it: set the model's")),
-    "no FFN": ("llama", {"ffn_widths": [0, 48]}, "layers without an FFN were never tried in it: use a method without"),
 }
 
 
@@ -329,6 +328,12 @@ def test_what_it_would_compute_otherwise_is_refused(tmp_path, backend, name):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(InputError, match=message):
+        backend.check_model(folder, True, 1)
+
+
+def test_layers_without_an_ffn_are_refused(lab, backend):
+    refused = pytest.raises(InputError, match="layers without an FFN were never tried in it: use a method without")
+    with lab.parts(0, 31).written("float32") as folder, refused:
         backend.check_model(folder, True, 1)
 
 
