@@ -89,12 +89,12 @@ reasoner: env ## Train the embedded model anew, into results/reasoner (about 40 
 	@$(SNAKEMAKE) results/reasoner
 
 promote-reasoner: env ## Make the newly trained model the embedded one
-	@. $(BIN)/activate && python -m pruning.data.reasoner results/reasoner resources/tiny-reasoner
+	@. $(BIN)/activate && python -m pruning.data.reasoner --trained results/reasoner --resources resources/tiny-reasoner
 
 mixture: env ## Make a mixture of experts of the embedded model and train it, into results/mixture
 	@$(SNAKEMAKE) results/mixture
 
 promote-mixture: env ## Make the newly trained mixture the embedded one
-	@. $(BIN)/activate && python -m pruning.data.reasoner results/mixture resources/tiny-mixture
+	@. $(BIN)/activate && python -m pruning.data.reasoner --trained results/mixture --resources resources/tiny-mixture
 
 .PHONY: help env env-test table1 paper test test-slurm estimate verify lint docs notebook release config reasoner promote-reasoner mixture promote-mixture

@@ -5,26 +5,25 @@ Widths are those that scripts/mask.py allocates; no mask and no model is written
 """
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
 def budget(
     settings: cli.Settings,
-    scores: Annotated[Path, typer.Option(help="scores of one method")],
-    layers: Annotated[Path, typer.Option(help="layers.parquet of the calibration")],
-    base: Annotated[Path, typer.Option(help="manifest.json of the model")],
-    output: Annotated[Path, typer.Option(help="JSON")],
+    scores: Path,
+    layers: Path,
+    base: Path,
+    output: Path,
     evidence: cli.Evidence = None,
     threads: int = 1,
 ) -> None:
-    """Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
+    """scores: of one method. layers: layers.parquet of the calibration. base: manifest.json of the model. evidence:
+    what the allocation asks for. output: JSON.
+
+    Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
     `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`, and `vocabulary` where that is cut; of
     times those of a clock."""
-
     from pruning.analysis import budgets
     from pruning.core import artifacts
 

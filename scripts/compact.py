@@ -2,26 +2,23 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
 def compact(
     settings: cli.Settings,
-    model: Annotated[Path, typer.Option(help="directory of the dense model")],
-    base_manifest: Annotated[Path, typer.Option("--base", help="its manifest.json")],
-    mask: Annotated[Path, typer.Option(help="layer, unit, keep")],
-    output: Annotated[Path, typer.Option(help="directory of the compact model")],
-    manifest: Annotated[Path, typer.Option(help="manifest.json to write")],
-    evidence: Annotated[Path | None, typer.Option(help="what the compensation is fitted on, where it is")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="parquet of the calibration split, to prune the vocabulary by")
-    ] = None,
+    model: Path,
+    base: Path,
+    mask: Path,
+    output: Path,
+    manifest: Path,
+    evidence: Path | None = None,
+    data: Path | None = None,
 ) -> None:
-
+    """model: directory of the dense model. base: its manifest.json. mask: layer, unit, keep. output: directory of the
+    compact model. manifest: manifest.json to write. evidence: what the compensation is fitted on, where it is. data:
+    parquet of the calibration split, to prune the vocabulary by."""
     from pruning.core import artifacts, chain
     from pruning.methods import tokens
     from pruning.methods.compact import Pruning
@@ -31,7 +28,7 @@ def compact(
     if data:
         kept, said = tokens.chosen(model, data, settings)
         pruning, cut = replace(pruning, tokens=kept), {"vocabulary": said}
-    original = artifacts.read_json(base_manifest, "base")["original"]
+    original = artifacts.read_json(base, "base")["original"]
     with artifacts.atomic_directory(output) as directory:
         pruning.write(directory, settings["export"])
     for layer, warning in pruning.warnings.items():

@@ -7,9 +7,6 @@ it is cut out of the dense model in memory.
 import importlib
 import os
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
@@ -17,12 +14,15 @@ from pruning.core import cli
 def evaluate(
     settings: cli.Settings,
     variant: cli.Variant,
-    source: Annotated[list[str], typer.Option(metavar="TASK=PATH", help="task YAML, or parquet of a text; repeat")],
-    output: Annotated[Path, typer.Option(help="directory for {task}.json and {task}.samples.parquet")],
-    dense: Annotated[Path | None, typer.Option(help="directory of the dense model, to be compared with")] = None,
+    source: list[str],
+    output: Path,
+    dense: Path | None = None,
     threads: int = 1,
 ) -> None:
-    """Settings: `tasks`: name -> a task's settings, `dtype` and, where it is not `hf`, `backend` among them."""
+    """source: TASK=PATH, its YAML, or parquet of its text. output: directory for {task}.json and
+    {task}.samples.parquet. dense: directory of the dense model, to be compared with.
+
+    Settings: `tasks`: name -> a task's settings, `dtype` and, where it is not `hf`, `backend` among them."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Copies of the code that is written beside some models.
     os.environ.setdefault("HF_MODULES_CACHE", str(Path("results/cache/modules").absolute()))

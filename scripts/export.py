@@ -3,24 +3,24 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
 def export(
     settings: cli.Settings,
-    model: Annotated[Path, typer.Option(help="directory of the compact model")],
-    manifest: Annotated[Path, typer.Option(help="its manifest.json")],
-    base: Annotated[Path, typer.Option(help="manifest.json of the dense model")],
-    mask: Annotated[Path, typer.Option(help="which neurons were kept")],
-    output: Annotated[Path, typer.Option(help="directory to write")],
-    adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge")] = None,
-    measured: Annotated[list[Path] | None, typer.Option(help="results that are there; repeat")] = None,
+    model: Path,
+    manifest: Path,
+    base: Path,
+    mask: Path,
+    output: Path,
+    adapter: Path | None = None,
+    measured: list[Path] | None = None,
     threads: int = 1,
 ) -> None:
+    """model: directory of the compact model. manifest: its manifest.json. base: that of the dense model. mask: which
+    neurons were kept. output: directory to write. adapter: directory of a LoRA adapter to merge. measured: results that
+    are there."""
     scratch = tempfile.TemporaryDirectory()
     os.environ["HF_MODULES_CACHE"] = scratch.name  # where transformers copies a folder's own code
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,14 +1,11 @@
 """Fetch one split of a dataset, once: results/data/{dataset}/{split}.parquet, so that no other job needs internet."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
-def fetch_dataset(settings: cli.Settings, split: Annotated[str, typer.Option()], output: cli.Output) -> None:
+def fetch_dataset(settings: cli.Settings, split: str, output: Path) -> None:
     import pandas as pd
 
     from pruning.core import artifacts, chain, hub

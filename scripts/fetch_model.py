@@ -4,20 +4,19 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
 def fetch_model(
     settings: cli.Settings,
-    output: Annotated[Path, typer.Option(help="manifest.json of the model")],
-    pruned: Annotated[Path | None, typer.Option(help="directory of a compact model, to be pruned further")] = None,
-    pruned_manifest: Annotated[Path | None, typer.Option(help="its manifest.json")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="directory of a LoRA adapter to merge into it")] = None,
+    output: Path,
+    pruned: Path | None = None,
+    pruned_manifest: Path | None = None,
+    adapter: Path | None = None,
 ) -> None:
+    """output: manifest.json of the model. pruned: directory of a compact model, to be pruned further. pruned_manifest:
+    its manifest.json. adapter: directory of a LoRA adapter to merge into it."""
     from pruning.core import artifacts, chain, hub
     from pruning.models import complete, multimodal, sources
     from pruning.models.checkpoint import Checkpoint, read_config

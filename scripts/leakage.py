@@ -1,14 +1,11 @@
 """Leakage of a table: source, task, items, identical, overlapping, n (see data/leakage.py)."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
-def leakage(settings: cli.Settings, output: Annotated[Path, typer.Option(help="CSV")]) -> None:
+def leakage(settings: cli.Settings, output: Path) -> None:
     """Settings: `sources` (alias of a calibration or tuning -> parquet); `tasks` (task -> {`path`, `first`, `limit`} of
     its items); `n`."""
     import pandas as pd

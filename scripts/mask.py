@@ -2,9 +2,6 @@
 cut, of which structure."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
@@ -14,13 +11,15 @@ TOLERANCE = 0.005
 
 def mask(
     settings: cli.Settings,
-    scores: Annotated[Path, typer.Option(help="scores of one method")],
-    layers: Annotated[Path, typer.Option(help="layers.parquet of the calibration")],
-    base: Annotated[Path, typer.Option(help="manifest.json of the model")],
-    sparsity: Annotated[int, typer.Option(help="per cent of FFN neurons to remove")],
-    output: Annotated[Path, typer.Option()],
+    scores: Path,
+    layers: Path,
+    base: Path,
+    sparsity: int,
+    output: Path,
     evidence: cli.Evidence = None,
 ) -> None:
+    """scores: of one method. layers: layers.parquet of the calibration. base: manifest.json of the model. sparsity: per
+    cent of FFN neurons to remove. evidence: what the allocation asks for."""
     from pruning.core import artifacts
     from pruning.methods import allocation
 

@@ -8,29 +8,28 @@ removal (`rounds`) and the refitted weights of one pruned variant (`refit`); and
 
 import importlib
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
-OUTSIDE = (
-    *("pruning.methods.refit", "pruning.methods.rounds", "pruning.methods.sensitivity", "pruning.paper.observe"),
-)
+OUTSIDE = ("pruning.methods.refit", "pruning.methods.rounds", "pruning.methods.sensitivity", "pruning.paper.observe")
 """Modules that are not of calibration/."""
 
 
 def measure(
-    what: Annotated[str, typer.Option(help="the module, as calibration/gradients")],
-    outputs: Annotated[list[Path], typer.Option("--output", help="in the order that its `measure` says; repeat")],
+    what: str,
+    output: list[Path],
     settings: cli.Settings,
-    model: cli.Model,
-    data: cli.Data,
+    model: Path,
+    data: Path,
     evidence: cli.Evidence = None,
-    memory_mb: Annotated[int | None, typer.Option(help="memory the job may take on a CPU; else no bound")] = None,
+    memory_mb: int | None = None,
     threads: int = 1,
 ) -> None:
-    """Settings: a calibration's, and those that the module's `measure` says."""
+    """what: the module, as calibration/gradients. output: in the order that its `measure` says. model: directory of the
+    dense model. data: parquet of the calibration split. evidence: what else it is made of. memory_mb: memory the job
+    may take on a CPU; else no bound.
+
+    Settings: a calibration's, and those that the module's `measure` says."""
     from pruning.calibration import prepare
     from pruning.core import out_of_memory
 
@@ -38,7 +37,7 @@ def measure(
     module = importlib.import_module(name if name in OUTSIDE else f"pruning.calibration.{what.rpartition('/')[2]}")
     memory = None if memory_mb is None else memory_mb * 10**6
     loaded = prepare.loaded(model, data, settings, threads, module.STAGE)
-    job = prepare.Measurement(*loaded, model, data, settings, outputs, cli.paths(evidence), memory)
+    job = prepare.Measurement(*loaded, model, data, settings, output, cli.paths(evidence), memory)
     del loaded  # so that `measure` may let go of the network
     with out_of_memory.advise(prepare.advice(settings)):
         module.measure(job)

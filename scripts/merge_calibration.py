@@ -1,24 +1,18 @@
 """Merge calibration shards: statistics add up exactly."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
-def merge_calibration(
-    settings: cli.Settings,
-    shards: Annotated[list[Path], typer.Option("--shard", help="a shard's directory; repeat")],
-    output: Annotated[Path, typer.Option(help="directory for the merged files")],
-) -> None:
+def merge_calibration(settings: cli.Settings, shard: list[Path], output: Path) -> None:
+    """shard: the directories of all shards. output: directory for the merged files."""
     from pruning.calibration import columns
     from pruning.core import artifacts
 
     cli.phase("start-up")
     for name, keys in columns.SHARDED.items():
-        frames = (artifacts.read_parquet(shard / f"{name}.parquet", name) for shard in shards)
+        frames = (artifacts.read_parquet(folder / f"{name}.parquet", name) for folder in shard)
         artifacts.write_parquet(output / f"{name}.parquet", columns.merge(frames, keys), name, settings)
 
 

@@ -1,19 +1,14 @@
 """A model's own answers, the right ones or all, as text to calibrate or tune on: item, prompt, completion."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
-def own_answers(
-    settings: cli.Settings,
-    samples: Annotated[Path, typer.Option(help="the model's outcomes on the task")],
-    output: cli.Output,
-) -> None:
-    """Settings: the `task`, the `metric` that says what is right, and `which`, if not the right ones."""
+def own_answers(settings: cli.Settings, samples: Path, output: Path) -> None:
+    """samples: the model's outcomes on the task.
+
+    Settings: the `task`, the `metric` that says what is right, and `which`, if not the right ones."""
     from pruning.core import artifacts
     from pruning.data import text
 

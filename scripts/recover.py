@@ -2,22 +2,21 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
 def recover(
     settings: cli.Settings,
-    model: Annotated[Path, typer.Option(help="directory of the compact model")],
-    manifest: Annotated[Path, typer.Option(help="its manifest.json")],
-    data: Annotated[Path, typer.Option(help="parquet of the tuning split")],
-    output: Annotated[Path, typer.Option(help="directory for the adapter")],
-    teacher: Annotated[Path | None, typer.Option(help="directory of the dense model, to be distilled from")] = None,
+    model: Path,
+    manifest: Path,
+    data: Path,
+    output: Path,
+    teacher: Path | None = None,
     threads: int = 1,
 ) -> None:
+    """model: directory of the compact model. manifest: its manifest.json. data: parquet of the tuning split. output:
+    directory for the adapter. teacher: directory of the dense model, to be distilled from."""
     import pandas as pd
     import torch
     from tqdm import tqdm

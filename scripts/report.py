@@ -7,9 +7,6 @@ import importlib
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 from pruning.report.files import Files
@@ -26,18 +23,14 @@ PACKAGES = {
 
 
 def report(
-    settings: cli.Settings,
-    maker: Annotated[str, typer.Option(help="module of scripts/pruning/, as report/tables/results")],
-    outputs: Annotated[list[Path], typer.Option("--output", help="in the order that its package says; repeat")],
-    file: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=PATH", help="what it is made from, or a template; repeat")
-    ] = None,
-    threads: int = 1,
+    settings: cli.Settings, maker: str, output: list[Path], file: list[str] | None = None, threads: int = 1
 ) -> None:
+    """maker: module of scripts/pruning/, as report/tables/results. output: in the order that its package says. file:
+    NAME=PATH, what it is made from, or a template."""
     folder, _, name = maker.rpartition("/")
     module = importlib.import_module(f".{name}", PACKAGES.get(folder, "pruning.report.tables"))
     write = getattr(module, "write", None) or partial(sys.modules[module.__package__].write, module)
-    write(Files(file or ()), settings, outputs)
+    write(Files(file or ()), settings, output)
 
 
 if __name__ == "__main__":

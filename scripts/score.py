@@ -3,21 +3,19 @@ unit of other structures that the method cuts (structure, and parameters: those 
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
 def score(
     settings: cli.Settings,
-    model: Annotated[Path, typer.Option(help="directory of the dense model")],
-    output: Annotated[Path, typer.Option()],
+    model: Path,
+    output: Path,
     evidence: cli.Evidence = None,
-    structure: Annotated[list[str] | None, typer.Option(help="whose units are scored; repeat")] = None,
+    structure: list[str] | None = None,
     threads: int = 1,
 ) -> None:
+    """model: directory of the dense model. evidence: what the score is made of. structure: whose units are scored."""
     from tqdm import tqdm
 
     from pruning.core import artifacts

@@ -2,23 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
 def timing(
     settings: cli.Settings,
-    output: Annotated[Path, typer.Option(help="CSV; parquet of a latency table")],
-    variant: Annotated[
-        list[str] | None, typer.Option(metavar="JSON", help="`variant`, and paths and scheme of its parts; repeat")
-    ] = None,
-    file: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH", help="GGUF file of a model; repeat")] = None,
+    output: Path,
+    variant: list[str] | None = None,
+    file: list[str] | None = None,
     threads: int = 1,
 ) -> None:
-    """Settings: `clock`, the section of the configuration, and what that and its function in analysis/timing.py say."""
+    """output: CSV; parquet of a latency table. variant: JSON, `variant`, and paths and scheme of its parts, one for
+    each. file: NAME=PATH, GGUF file of a model.
+
+    Settings: `clock`, the section of the configuration, and what that and its function in analysis/timing.py say."""
     import torch
 
     from pruning.analysis import file_speed

@@ -2,20 +2,15 @@
 llama.cpp if that is there; or any variant, with a record alone, to be evaluated, weighed and timed."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
 def to_gguf(
-    settings: cli.Settings,
-    output: Annotated[Path, typer.Option(help="file to write; its card and manifest have the same name")],
-    model: Annotated[Path | None, typer.Option(help="directory of the exported model, or of the dense one")] = None,
-    variant: cli.Variant = None,
-    threads: int = 1,
+    settings: cli.Settings, output: Path, model: Path | None = None, variant: cli.Variant = None, threads: int = 1
 ) -> None:
+    """output: file to write; its card and manifest have the same name. model: directory of the exported model, or of
+    the dense one. variant: in place of that, one that is not to be taken away."""
     from pruning.core import artifacts
     from pruning.evaluation import gguf_files
     from pruning.methods.variants import Parts

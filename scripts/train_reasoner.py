@@ -5,19 +5,12 @@ promote-reasoner` copies a finished one to resources/, which the embedded defaul
 """
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pruning.core import cli
 
 
-def train_reasoner(
-    settings: cli.Settings,
-    output: Annotated[Path, typer.Option(help="model directory to write")],
-    dense: Annotated[Path | None, typer.Option(help="directory of the dense model, to make a mixture of it")] = None,
-    threads: int = 1,
-) -> None:
+def train_reasoner(settings: cli.Settings, output: Path, dense: Path | None = None, threads: int = 1) -> None:
+    """output: model directory to write. dense: directory of the dense model, to make a mixture of it."""
     from pruning.core import artifacts
     from pruning.data import reasoner
 

@@ -1,5 +1,6 @@
 """What every stage's command line shares: one settings dict, threads and GPUs, one line per error."""
 
+import inspect
 import json
 import os
 import sys
@@ -7,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_origin
 
 import typer
 
@@ -31,20 +32,15 @@ def paths(given: Iterable[str] | None) -> dict[str, Path]:
 
 # The labelled dict of settings of one job: what the workflow tracks to know when to re-run it.
 Settings = Annotated[dict, typer.Option(parser=told, metavar="JSON", help="the stage's settings")]
-Model = Annotated[Path, typer.Option(help="directory of the dense model")]
-Data = Annotated[Path, typer.Option(help="parquet of the calibration split")]
-Output = Annotated[Path, typer.Option(help="what to write")]
-Evidence = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KIND=PATH", help="table, or manifest of matrices, that it is made of; repeat"),
-]
+Evidence = Annotated[list[str] | None, typer.Option(metavar="KIND=PATH", help="table, or manifest of matrices")]
 Variant = Annotated[
     dict | None, typer.Option(parser=json.loads, metavar="JSON", help="paths and scheme of its parts, by name")
 ]
 
 
 def run(stage: Callable[..., None]) -> None:
-    """Run a stage as a command line, on the GPUs that it was given and with its `threads`, where it declares them.
+    """Run a stage as a command line: each of its parameters is an option, and a list one that is repeated. It gets the
+    GPUs that it was given and its `threads`, where it declares them.
 
     Bad input or a full disk ends in one line on stderr and exit code 1."""
 
@@ -57,6 +53,14 @@ def run(stage: Callable[..., None]) -> None:
         stage(**arguments)
         phase("compute")
 
+    signature = inspect.signature(stage)
+    options = [
+        each
+        if get_origin(each.annotation) is Annotated
+        else each.replace(annotation=Annotated[each.annotation, typer.Option()])
+        for each in signature.parameters.values()
+    ]
+    timed.__signature__ = signature.replace(parameters=options)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(timed)
     with one_line():
