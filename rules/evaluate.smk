@@ -60,7 +60,7 @@ def parts_given(wildcards):
     memory = cut_in_memory(variant)
     found = {"model": (names.DENSE if memory else variant).weights(model), "manifest": parts["manifest"]}
     if memory:
-        found |= {"mask": parts["mask"], "compensate": CONFIG.method(variant.method).compensate}
+        found |= {"mask": parts["mask"], "compensate": compensation_of(variant)}
         found |= {"evidence": path for path in parts["evidence"]}
     found |= {"adapter": variant.adapter(model)} if variant.tuning else {}
     return found | ({"gguf": f"{variant.gguf(model)}.gguf"} if variant.type else {})
@@ -69,8 +69,7 @@ def parts_given(wildcards):
 def parts_code(wildcards):
     """Plug-ins that make the model."""
     variant = variant_of(wildcards)
-    scheme = CONFIG.method(variant.method).compensate if cut_in_memory(variant) else "none"
-    found = [] if scheme == "none" else [f"methods/compensation/{scheme}"]
+    found = plugins(variant) if cut_in_memory(variant) else []
     return [*found, "models/dequantised"] if variant.type else found
 
 
