@@ -45,7 +45,7 @@ def rows(
             row |= _test(own, dense, kind, settings)
         found.append(row)
     frame = pd.DataFrame(found).assign(sparsity=[row["sparsity"] / 100 for row in found])
-    return frame.assign(p_holm=significance.holm(_missing(frame["p_value"]))), outcomes
+    return frame.assign(p_holm=significance.holm(frame["p_value"])), outcomes
 
 
 def against_best(
@@ -68,7 +68,7 @@ def against_best(
         found.append({"alternative": best} | {f"alternative_{key}": value for key, value in tested.items()})
     columns = ["alternative", *(f"alternative_{key}" for key in TESTED)]
     made = pd.DataFrame(found, columns=columns, index=frame.index)
-    made["alternative_p_holm"] = significance.holm(_missing(made["alternative_p_value"]))
+    made["alternative_p_holm"] = significance.holm(made["alternative_p_value"])
     front = tradeoff.places(frame, cost, kind == "accuracy")
     return frame.assign(cost=cost, **{name: made[name] for name in made}, front=front)
 
@@ -96,10 +96,6 @@ def _test(ours: pd.DataFrame, other: pd.DataFrame, kind: str, settings: Mapping[
     row = {**found, "clusters": None if clusters is None else clusters.nunique()}
     found["p_value"] = comparison.deciding_p(row, ("p_value", "p_cluster"))
     return {key: found[key] for key in TESTED}
-
-
-def _missing(p_values: pd.Series) -> list[float | None]:
-    return [None if pd.isna(p) else p for p in p_values]
 
 
 def _check_items(

@@ -148,11 +148,10 @@ def greedy(
     tokens: list[list[int]] = [[] for _ in prompts]
     finish = ["length"] * len(prompts)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    recent = rows.new_empty((len(prompts), 0))
     with shared_prefix.attending(model, prefix):
         cache, real, logits = read(model, prompts, pad, shared)
         positions = real.sum(1, keepdim=True)
-        # What processors read: all rows, since they know of none that left.
+        # Of all rows, since processors know of none that left.
         written = torch.cat([padded(prompts, pad, device), rows.new_full((len(prompts), limit), pad)], dim=1)
         width = written.shape[1] - limit
         for step in range(1, limit + 1):
@@ -162,7 +161,6 @@ def greedy(
                 logits = processors(written[:, : width + step - 1], whole)[rows]
             ids = logits.argmax(-1, keepdim=True)
             written[rows, width + step - 1] = ids[:, 0]
-            recent = torch.cat([recent, ids], dim=1)
             for place, (row, token, live) in enumerate(
                 zip(rows.tolist(), ids[:, 0].tolist(), alive.tolist(), strict=True)
             ):
@@ -171,16 +169,15 @@ def greedy(
                     if ended(row, tokens[row]):
                         finish[row], alive[place] = "stop", False
             if step % LOOK == 0 and step < limit:
-                for place in (loops(recent, limit - step) & alive).nonzero().flatten().tolist():
+                looping = loops(written[rows, width : width + step], limit - step)
+                for place in (looping & alive).nonzero().flatten().tolist():
                     finish[rows[place]], alive[place] = "loop", False
             if step == limit or not alive.any():
                 break
             if step % LOOK == 0 and not alive.all():
                 left = alive.nonzero().flatten()
                 cache.batch_select_indices(left)
-                rows, ids, real, positions, recent, alive = (
-                    t[left] for t in (rows, ids, real, positions, recent, alive)
-                )
+                rows, ids, real, positions, alive = (t[left] for t in (rows, ids, real, positions, alive))
             real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
             logits = following(model, ids, real, positions, cache)
             positions = positions + 1
