@@ -37,6 +37,11 @@ def config(request):
     return FAMILIES[request.param]().config
 
 
+def timed(settings: dict, output, parts: dict[str, dict]) -> None:
+    """Run the stage on variants, by name, of these parts."""
+    stage.timing(settings, output, [json.dumps({"variant": label, **own}, default=str) for label, own in parts.items()])
+
+
 def weights(model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -213,13 +218,11 @@ def run(folder, masks=None, dense=None, **changes) -> pd.DataFrame:
     base = tiny.save(tiny.qwen2(), folder / "base")
     if dense is not None:
         dense.save_pretrained(base)
-    given = {"dense": {"model": str(base), "manifest": str(base / "manifest.json")}}
-    for label, cut in (masks or {}).items():
-        mask = tiny.write_mask(folder / f"{label}.parquet", tiny.keeps(*cut[0], groups=cut[1] if cut[1:] else ()))
-        given[label] = {**given["dense"], "mask": str(mask)}
-    given = {} if changes.get("config") else given
-    options = [json.dumps({"variant": label, **own}) for label, own in given.items()]
-    stage.timing({**LATENCY, **changes}, folder / "latency.csv", options)
+    given = {"dense": {"model": base, "manifest": base / "manifest.json"}}
+    for label, (widths, *groups) in (masks or {}).items():
+        mask = tiny.write_mask(folder / f"{label}.parquet", tiny.keeps(*widths, groups=groups[0] if groups else ()))
+        given[label] = {**given["dense"], "mask": mask}
+    timed({**LATENCY, **changes}, folder / "latency.csv", {} if changes.get("config") else given)
     return pd.read_csv(folder / "latency.csv")
 
 
@@ -307,9 +310,8 @@ def test_too_long_a_prompt_for_memory_is_said(tmp_path, monkeypatch):
 
 
 def table_of(folder, **changes) -> pd.DataFrame:
-    dense = {"variant": "dense", "model": str(folder), "manifest": str(folder / "manifest.json")}
     settings = {"clock": "latency_table", "dtype": "float32", "device": "cpu", **CLOCK, "rounds": 5, **changes}
-    stage.timing(settings, folder / "table.parquet", [json.dumps(dense)])
+    timed(settings, folder / "table.parquet", {"dense": {"model": folder, "manifest": folder / "manifest.json"}})
     return artifacts.read_parquet(folder / "table.parquet", "latency_table")
 
 
@@ -384,26 +386,22 @@ def family(tmp_path_factory):
 
 
 def test_every_model_is_timed_and_equal_shapes_once(family, tmp_path, clock):
-    options = []
-    for label, own in family.items():
-        paths = {key: str(value) for key, value in vars(own).items() if value is not None}
-        options.append(json.dumps({"variant": label, **paths}))
+    parts = {label: {k: v for k, v in vars(own).items() if v is not None} for label, own in family.items()}
     settings = {"clock": "tradeoff", "model": "tiny", "dtype": "float32", **CLOCK, **CHANCE}
-    stage.timing(settings, tmp_path / "speed.csv", options)
+    timed(settings, tmp_path / "speed.csv", parts)
     made = pd.read_csv(tmp_path / "speed.csv").set_index("variant")
     assert list(made) == [
         *("model", "parameters", "bytes", "timed", "device", "dtype", "threads", "prompt_tokens", "decode_tokens"),
         *("rounds", *MEASURED),
     ]
-    timed = {"dense": "dense", "c/rku/50": "c/rku/50", "c/agf/50": "c/rku/50"}
-    assert made["timed"].to_dict() == {**timed, **{label: label for label in ("c/flap/50", "c/biased/50")}}
+    assert made["timed"].to_dict() == {label: label for label in parts} | {"c/agf/50": "c/rku/50"}
     pairs = [{weights(model) for model in clock[start : start + 8]} for start in (0, 8, 16)]  # one after the other
     of = made["parameters"]
     assert pairs == [{of["dense"], of[label]} for label in ("c/rku/50", "c/flap/50", "c/biased/50")]
     assert (made["prefill_speedup"] - of["dense"] / of).abs().max() < 1e-5
     assert (made["decode_tokens_per_s"] * of / 1e5 - 1).abs().max() < 1e-5
     with pytest.raises(InputError, match=r"prompt_tokens \+ decode_tokens: 510 \+ 3 is longer"):
-        stage.timing(settings | {"prompt_tokens": 510}, tmp_path / "none.csv", options)
+        timed(settings | {"prompt_tokens": 510}, tmp_path / "none.csv", parts)
 
 
 @pytest.mark.parametrize("label", ["c/rku/50", "c/flap/50", "c/biased/50"])
