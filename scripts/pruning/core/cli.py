@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, get_origin
+from typing import Annotated, Any, get_origin
 
 import typer
 
@@ -54,17 +54,17 @@ def run(stage: Callable[..., None]) -> None:
         phase("compute")
 
     signature = inspect.signature(stage)
-    options = [
-        each
-        if get_origin(each.annotation) is Annotated
-        else each.replace(annotation=Annotated[each.annotation, typer.Option()])
-        for each in signature.parameters.values()
-    ]
+    options = [each.replace(annotation=_option(each.annotation)) for each in signature.parameters.values()]
     timed.__signature__ = signature.replace(parameters=options)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(timed)
     with one_line():
         app()
+
+
+def _option(kind: Any) -> Any:
+    """A parameter's type as that of an option, unless it says more of itself."""
+    return kind if get_origin(kind) is Annotated else Annotated[kind, typer.Option()]
 
 
 def set_threads(threads: int) -> None:
