@@ -18,9 +18,8 @@ from pruning.models import gguf
 
 PRUNED = rf"({one_of(CONFIG.calibrations)})/({METHOD})/\d{{1,2}}(/({one_of(CONFIG.tunings)}))?"
 VARIANT = rf"(dense|{PRUNED})(\.({one_of(gguf.BLOCK)}))?"
-TOGETHER = catalogue.together(
-    CONFIG, [*TABLES.values(), *FIGURES.values()]
-)  # (model, tasks) -> the variants that are evaluated on all of these tasks
+# (model, tasks) -> the variants that are evaluated on all of these tasks.
+TOGETHER = catalogue.together(CONFIG, [*TABLES.values(), *FIGURES.values()])
 
 
 def variant_of(wildcards):

@@ -85,11 +85,6 @@ def gguf_source(wildcards):
     return (names.BASE if variant_of(wildcards) == names.DENSE else names.EXPORT).format(**wildcards)
 
 
-def gguf_folder(wildcards):
-    dense = variant_of(wildcards) == names.DENSE
-    return names.DENSE.weights(wildcards.model) if dense else names.EXPORT.format(**wildcards)
-
-
 def gguf_settings(wildcards):
     own, source = CONFIG.models[wildcards.model], CONFIG.models[wildcards.model].source
     repo = {"repo": source.repo, "revision": source.revision} if source.kind == "hub" else {}
@@ -114,6 +109,6 @@ rule gguf:
         mem_mb=memory_mb,
     params:
         settings=gguf_settings,
-        model=gguf_folder,
+        model=lambda w, input: input.model.removesuffix("/manifest.json"),
     shell:
         on_cpu("--model {params.model:q} --output {output.file:q} --threads {threads}")

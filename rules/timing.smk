@@ -141,19 +141,16 @@ if TIMED:
             options=lambda w: options_of({v.variant: parts_given(v) for v in timed_variants(w)}),
 
 
-def timed_pair(wildcards, suffixes=("gguf", "json")):
-    """The dense model's GGUF file and another, with their records."""
+def timed_pair(wildcards):
+    """The dense model's GGUF file and another, without their suffix."""
     other = names.QUANTISED.format(model=wildcards.other, variant=wildcards.variant, type=wildcards.type)
-    stems = {"dense": names.DENSE.gguf(wildcards.model), "other": other}
-    return {name: [f"{stem}.{suffix}" for suffix in suffixes] for name, stem in stems.items()}
+    return {"dense": names.DENSE.gguf(wildcards.model), "other": other}
 
 
 def timed_pair_files(wildcards):
-    """Files in place of which their records, with their hashes, say whether they changed."""
+    """With their records, which say in place of the files, by their hashes, whether they changed."""
     checked(gguf.check_runs, "what a table at equal speed times")
-    return [
-        path if path.endswith("json") else ancient(path) for both in timed_pair(wildcards).values() for path in both
-    ]
+    return [path for stem in timed_pair(wildcards).values() for path in (ancient(f"{stem}.gguf"), f"{stem}.json")]
 
 
 use rule latency_table as file_speed with:
@@ -172,7 +169,7 @@ use rule latency_table as file_speed with:
         mem_mb=memory_mb,
     params:
         settings=lambda w: clock_settings("llama_cpp", model=w.other, variant=w.variant, type=w.type),
-        options=lambda w: [f"--file={name}={path}" for name, [path] in timed_pair(w, ["gguf"]).items()],
+        options=lambda w: [f"--file={name}={stem}.gguf" for name, stem in timed_pair(w).items()],
 
 
 def budget_timed(wildcards):
