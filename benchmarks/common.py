@@ -12,24 +12,35 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 
-def seconds(work: Callable[[], object], times: int = 1) -> float:
+def seconds(work: Callable[[], object], times: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
     """Return how long it takes, the median of so many times."""
     found = []
     for _ in range(times):
-        start = time.perf_counter()
+        start = clock()
         work()
-        found.append(time.perf_counter() - start)
+        found.append(clock() - start)
     return median(found)
 
 
-def resident(key: str = "VmRSS") -> int:
-    """Return this process's bytes of memory, now or, VmHWM, at most since `peak_anew`; Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(key)))
+def taken(work: Callable[[], object], device: str = "cpu", times: int = 1) -> tuple[float, float]:
+    """Return how long it takes, as `seconds` does, and the GB that it takes at most beside what was there before: of a
+    GPU's memory, or of this process's (Linux)."""
+    import torch
+    from torch.utils.benchmark import timer  # waits for what was queued onto a GPU
 
+    def resident(key: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith(key)))
 
-def peak_anew() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    took = seconds(work, times, timer)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resident("VmHWM")
+    return took, (peak - before) / 1e9
 
 
 def experiment(configfile: Path, changes: Sequence[str] | None) -> dict[str, Any]:

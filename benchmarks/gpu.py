@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "scripts")]
+from common import ROOT
 
 SHAPES = ("qwen2_5-7b", "llama-3-8b", "qwen2_5-1_5b")
 PARTS = {

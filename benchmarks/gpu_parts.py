@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import calibration as passes
@@ -24,10 +23,10 @@ import pandas as pd
 import surgeon
 import torch
 import yaml
-from common import peak_anew, resident
+from common import taken
 from tokenizers import Tokenizer
 from torch import nn
-from torch.utils.benchmark import timer  # waits for what was queued onto a GPU
+from torch.utils.benchmark import timer
 from transformers import PreTrainedTokenizerFast
 
 from pruning.analysis import shapes, timing
@@ -107,19 +106,7 @@ class Machine:
         repeats = self.repeats if repeats is None else repeats
         if repeats:
             run()  # warms up
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-        else:
-            before = resident()
-            peak_anew()
-        seconds = []
-        for _ in range(max(repeats, 1)):
-            start = timer()
-            run()
-            seconds.append(timer() - start)
-        peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else resident("VmHWM")
-        return median(seconds), (peak - before) / 1e9
+        return taken(run, self.device, max(repeats, 1))
 
     def expected(self, folder: Path, rule: str, settings: Row, **others: Any) -> tuple[float, float]:
         """Return seconds of a job as `estimate` plans it, without reading the weights, and GB beside these on a GPU.
@@ -163,7 +150,7 @@ def obs(on: Machine, shape: str) -> Rows:
     """The ranking of one FFN's neurons."""
     config = json.loads((on.shape(shape) / "config.json").read_text())
     width, hidden = config["intermediate_size"], config["hidden_size"]
-    seconds, held = surgeon.taken(width, hidden, torch.device(on.device))
+    seconds, held = surgeon.cost_of(width, hidden, on.device)
     yield row(f"OBS of one layer of {width:,} neurons", seconds, "s")
     whole = 8 * (4 * width**2 + 2 * hidden * width) / 1e9
     yield row("OBS: memory", held, "GB", whole, "methods/surgeon.py, as it says")

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import typer
 from calibration import measured
-from common import peak_anew, resident, seconds
+from common import seconds, taken
 
 from pruning.calibration import footprint, gradients, output_gradients, prepare, second_moments
 from pruning.command import cards, work
@@ -110,10 +110,8 @@ def one(directory: Path, stage: str, rows: int, length: int, threads: int, dtype
     tiny = prepare.micro_batches([([1] * 16, [True] * 16)], 1, pad=0, token_mask="all")
     measured(network, tiny)  # what libraries keep from their first use on
     run = job(stage, network, own, rows, length)
-    before = resident()
-    peak_anew()
-    took = seconds(run)
-    print(json.dumps({"bytes": resident("VmHWM") - before, "seconds": took}))
+    took, held = taken(run)
+    print(json.dumps({"gb": held, "seconds": took}))
 
 
 def main(
@@ -138,8 +136,8 @@ def main(
         print(f"weights {network.get_memory_footprint() / 1e9:.2f} GB in {dtype}, {rows} x {length} tokens")
         print(f"{threads} threads, a large product in float32: {fast / 1e9:.0f} GFLOP/s\n")
         print("| stage | GB predicted | resident | ratio | seconds predicted | measured |\n|---|---|---|---|---|---|")
-        for name, own in settings_of(rows, length).items():
-            taken = DECLARED[name.partition(",")[0]].taken(rehearsal.network(directory, dtype), own)
+        for name, settings in settings_of(rows, length).items():
+            own = DECLARED[name.partition(",")[0]].taken(rehearsal.network(directory, dtype), settings)
             arguments = [str(directory), f"--stage={name}", f"--rows={rows}", f"--length={length}", f"--dtype={dtype}"]
             command = [sys.executable, __file__, *arguments, f"--threads={threads}"]
             done = subprocess.run(command, capture_output=True, text=True)
@@ -147,7 +145,7 @@ def main(
                 sys.exit(done.stderr)
             found = json.loads(done.stdout.splitlines()[-1])
             expected = 2 * work.shape_of(network).parameters * rows * length * PASSES.get(name, 0)
-            cells = [f"{taken.bytes / 1e9:.2f}", f"{found['bytes'] / 1e9:.2f}", f"{found['bytes'] / taken.bytes:.2f}"]
+            cells = [f"{own.bytes / 1e9:.2f}", f"{found['gb']:.2f}", f"{1e9 * found['gb'] / own.bytes:.2f}"]
             cells += [f"{expected / fast / share:.1f}" if expected else "", f"{found['seconds']:.1f}"]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 

@@ -22,6 +22,8 @@ import typer
 import yaml
 from common import ROOT, experiment, snakemake
 
+from pruning.analysis import timing
+
 PROMPT, TOKENS = 64, 48
 PADDED = {"score": "utility", "options": {"objective": "energy", "reduction": "abs"}}
 PADDED |= {"allocate": "global", "export": "pad"}
@@ -91,13 +93,8 @@ def megabytes(place: Path) -> str:
 
 def in_turn(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Tokens a second of each, round by round, after one that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            speed = run()
-            if number:
-                found[name].append(speed)
-    return found
+    found = timing.in_turn(runs, {"warmup": 1, "rounds": rounds, "seed": 0}, lambda run: {"speed": run()})
+    return found.groupby("variant")["speed"].agg(list).to_dict()
 
 
 def rate(speeds: dict[str, list[float]], name: str) -> tuple[str, str]:

@@ -10,14 +10,13 @@ takes does not depend on them. Prints a row a width, up to the one asked by doub
 by one, for chunks chosen among 1 and among `CANDIDATES` times as many neurons, and the seconds of each.
 """
 
-import resource
 from itertools import product
 from time import perf_counter
 
 import pandas as pd
 import torch
 import typer
-from common import seconds
+from common import taken
 
 from pruning.methods import surgeon
 
@@ -27,26 +26,26 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def cost(width: int = 18944, hidden: int = 3584, doublings: int = 2, threads: int = 2) -> None:
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     for size in [width >> times for times in reversed(range(doublings + 1))]:
-        took, held = taken(size, hidden * size // width, device)
+        took, held = cost_of(size, hidden * size // width, device)
         rows.append({"width": size, "seconds": took, "GB": held, "matrices": held / (8 * size**2 / 1e9)})
         print(rows[-1], flush=True)
     frame = pd.DataFrame(rows)
     frame["times the seconds of half the width"] = frame["seconds"] / frame["seconds"].shift()
-    print(torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {threads} threads")
+    print(torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} threads")
     print(frame.to_string(index=False, float_format="%.1f"))
 
 
-def taken(size: int, hidden: int, device: torch.device) -> tuple[float, float]:
+def cost_of(size: int, hidden: int, device: str) -> tuple[float, float]:
     """(seconds, GB) of one layer so wide."""
     torch.manual_seed(0)
     a = torch.randn(size // 4, size, dtype=torch.float64)
     second, down = a.T @ a / len(a), torch.randn(hidden, size, dtype=torch.float64)
-    gradients, before = torch.eye(hidden, dtype=torch.float64), peak(device)
-    took = seconds(lambda: surgeon.least_losses(second, gradients, down, device))
-    return took, peak(device) if device.type == "cuda" else max(0.0, peak(device) - before) + second.nbytes / 1e9
+    gradients, where = torch.eye(hidden, dtype=torch.float64), torch.device(device)
+    took, held = taken(lambda: surgeon.least_losses(second, gradients, down, where), device)
+    return took, held if device == "cuda" else held + second.nbytes / 1e9
 
 
 @app.command()
@@ -70,13 +69,6 @@ def twins(widths: str = "256,512,1024", noises: str = "0.01,0.05,0.2", chunk: in
                 row[f"{sparsity}%, {surgeon.CANDIDATES}x"] = losses[:gone].sum() / exact[:gone].sum()
         rows.append(row)
     print(pd.DataFrame(rows).to_string(index=False, float_format="%.3f"))
-
-
-def peak(device: torch.device) -> float:
-    """GB, at most so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 if __name__ == "__main__":
