@@ -86,8 +86,8 @@ def test_a_budget_may_take_a_whole_ffn(tmp_path):
     del settings["min_keep"]
     answer, base = test_budget.found(place, settings), Checkpoint(place / "base")
     assert answer["widths"][0] == 0 < answer["widths"][1] < N
-    assert answer["cost"]["value"] == compact.parameters(base, answer["widths"])
-    least = compact.parameters(base, [0, 1])
+    assert answer["cost"]["value"] == compact.parameters(base, {"ffn": answer["widths"]})
+    least = compact.parameters(base, {"ffn": [0, 1]})
     with pytest.raises(InputError, match=rf"the least is {least}, at 99%$"):
         test_budget.found(place, settings | {"text": "1", "value": 1, "share": False})
 

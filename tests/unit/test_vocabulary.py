@@ -177,7 +177,7 @@ def test_the_model_computes_the_same_of_the_tokens_that_stay(tmp_path, tied, wid
     assert config.vocab_size == 400 and config.eos_token_id == [kept.index(0), kept.index(699)]
     rows = (ROWS - 400) * 32 * (2 - tied)
     assert base_model.parameters - Checkpoint(output).parameters == rows + 3 * 32 * (96 - sum(widths))
-    assert parameters(base_model, [*widths], tokens=400) == Checkpoint(output).parameters
+    assert parameters(base_model, {"ffn": widths}, tokens=400) == Checkpoint(output).parameters
 
 
 def test_all_files_number_tokens_alike(tmp_path):

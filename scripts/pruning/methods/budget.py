@@ -4,11 +4,10 @@ Parameters and bytes are counted, at every per cent. Times are measured: a candi
 that their ratio holds on a machine that is not quiet; a time in ms is that ratio times the dense model's median.
 """
 
-import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from safetensors import safe_open
@@ -29,8 +28,10 @@ class Cost:
     high: float
 
 
-def counted(value: float) -> Cost:
-    return Cost(value, value, value)
+def _stored(base: Checkpoint, name: str) -> int:
+    """Return the bytes of one number of a tensor."""
+    with safe_open(base.file_of[name], "pt") as tensors:
+        return BYTES[tensors.get_slice(name).get_dtype()]
 
 
 class Sizes:
@@ -40,33 +41,21 @@ class Sizes:
 
     def __init__(self, base: Checkpoint, kind: str, biased: bool = False, tokens: int | None = None):
         """kind: `parameters` or `bytes`. biased, tokens: as in compact.parameters."""
-        self.base, self.kind, self.dense, self.unit = base, kind, base.parameters, cache(self._unit)
-        self.empty, ones = (compact.parameters(base, [width] * base.layers, biased) for width in (0, 1))
+        stored = partial(_stored, base) if kind == "bytes" else lambda _: 1
+        size = partial(compact.parameters, base, stored=stored)
+        self.base, self.dense, main = base, size({}), base.main.name
+        self.empty, ones = (size({main: [width] * base.layers}, biased, tokens) for width in (0, 1))
         self.neuron = (ones - self.empty) // base.layers
-        if kind == "bytes":  # what is cut, and biases that are added, are of the dtype of down
-            cut = (self.dense - self.empty) * self._stored(base.name(0, "down"))
-            self.neuron *= self._stored(base.name(0, "down"))
-            self.dense = sum(math.prod(base.shape(name)) * self._stored(name) for name in base.file_of)
-            self.empty = self.dense - cut
-        for name in filter(base.has_tokens, base.file_of) if tokens else ():
-            rows, *others = base.shape(name)
-            self.empty -= (rows - tokens) * math.prod(others) * self._stored(name)
-
-    def _stored(self, name: str) -> int:
-        """Return the bytes of one number of a tensor, 1 where parameters are counted."""
-        with safe_open(self.base.file_of[name], "pt") as tensors:
-            return BYTES[tensors.get_slice(name).get_dtype()] if self.kind == "bytes" else 1
-
-    def _unit(self, structure: str) -> int:
-        """Size of one unit of a structure beside neurons; raises InputError as Checkpoint.units does."""
-        return self.base.size(structure) * self._stored(self.base.site(structure, 0))
+        self.unit = cache(lambda structure: base.size(structure) * stored(base.site(structure, 0)))
 
     def cost(self, units: Mapping[str, Sequence[int]]) -> Cost:
-        """units: structure -> those that each layer keeps; of a structure that is not there all stay."""
+        """units: structure -> those that each layer keeps; of a structure that is not there all stay. Raises InputError
+        as Checkpoint.units does."""
         main = self.base.main.name
         others = {name: sum(self.base.units(name)) - sum(own) for name, own in units.items() if name != main}
         removed = sum(self.unit(name) * count for name, count in others.items())
-        return counted(self.empty + self.neuron * int(sum(units[main])) - removed)
+        size = self.empty + self.neuron * int(sum(units[main])) - removed
+        return Cost(size, size, size)
 
 
 def number(value: float) -> str:

@@ -269,25 +269,29 @@ class Pruning:
 
 
 def parameters(
-    base: Tensors, units: dict[str, Sequence[int]] | Sequence[int], biased: bool = False, tokens: int | None = None
+    base: Tensors,
+    units: Mapping[str, Sequence[int]],
+    biased: bool = False,
+    tokens: int | None = None,
+    stored: Callable[[str], int] = lambda name: 1,
 ) -> int:
     """Return the parameters of the compact model of these units, without making it; tied weights count once.
 
-    units: structure -> units of each layer; of neurons alone the widths will do. biased: every down_proj has got a
-    bias, and with Llama's `mlp_bias` gate and up as well. tokens: how many stay; None: all."""
-    units = units if isinstance(units, dict) else {base.main.name: units}
-    widths, total = units[base.main.name], 0
-    config = base.config
+    units: structure -> units of each layer; of one that is not there all stay. biased: every down_proj has got a bias,
+    and with Llama's `mlp_bias` gate and up as well. tokens: how many stay; None: all. stored: what a number of a tensor
+    counts, a bias that is added as one of down_proj's weight."""
+    total, config = 0, base.config
     for name in base.names:
         shape = base.shape(name)
         for structure, own in units.items():
             shape = STRUCTURES[structure].cut_shape(name, shape, own, base.family, config)
         if tokens and base.has_tokens(name):
             shape = [tokens, *shape[1:]]
-        total += math.prod(shape)
+        total += math.prod(shape) * stored(name)
     if biased:
         slots = ("gate", "up", "down") if has_mlp_bias(config) else ("down",)
-        for (layer, width), slot in product(enumerate(widths), slots):
+        for (layer, width), slot in product(enumerate(units[base.main.name]), slots):
             if base.name(layer, slot, "bias") not in base.names:
-                total += base.shape(base.name(layer, "down"))[0] if slot == "down" else width
+                down = base.name(layer, "down")
+                total += (base.shape(down)[0] if slot == "down" else width) * stored(down)
     return total
