@@ -18,11 +18,11 @@ def main(units: Mapping[str, object]) -> str:
     return next(iter(units))
 
 
-def rows(path: Path, kind: str, structure: str = NEURONS) -> pd.DataFrame:
-    """Return the rows of one structure in a file of `mask` or `scores`, by layer and unit.
+def rows(path: Path, kind: str) -> pd.DataFrame:
+    """Return the rows of neurons in a file of `mask` or `scores`, by layer and unit.
 
     Raises InputError as read_parquet does."""
-    return of(artifacts.read_parquet(path, kind), structure)
+    return of(artifacts.read_parquet(path, kind), NEURONS)
 
 
 def of(frame: pd.DataFrame, structure: str) -> pd.DataFrame:

@@ -162,7 +162,7 @@ def measure(job: Measurement) -> None:
     Settings: with `probed`, the first samples, which are looked at; `search` (a key of SEARCHES); `min_keep`, or
     `drop_layers` in its place. Evidence: `scores`, by which neurons of a layer stay; manifests of the second moments of
     structures where what is left is refitted."""
-    settings, base, frames, passes = job.settings, Checkpoint(job.model), [], 0.0
+    settings, base, rows, passes = job.settings, Checkpoint(job.model), [], 0.0
     scores = artifacts.read_parquet(job.evidence["scores"], "scores")
     original = artifacts.read_json(job.model / "manifest.json", "base")["original"]["widths"]
     batches, search = first_samples(job.batches, settings["probed"]), settings["search"]
@@ -183,11 +183,10 @@ def measure(job: Measurement) -> None:
         ranked = masks.by_layer(masks.of(scores, name), "score", base.layers)
         probe = Probe(job.network, batches, ranked, least_of(name), fit_of(name), name)
         bar = partial(job.progress, desc=f"{search}, {name}")
-        rows = [(*row, passes + probe.passes) for row in SEARCHES[search](probe, bar)]
-        frames.append(pd.DataFrame(rows, columns=["layer", "width", "divergence", "passes"]))
-        frames[-1] = frames[-1].assign(structure=name) if len(structures) > 1 else frames[-1]
+        rows += [(*row, passes + probe.passes, name) for row in SEARCHES[search](probe, bar)]
         passes += probe.passes
-    found = pd.concat(frames, ignore_index=True)
+    found = pd.DataFrame(rows, columns=["layer", "width", "divergence", "passes", "structure"])
+    found = found if len(structures) > 1 else found.drop(columns="structure")
     artifacts.write_parquet(job.outputs[0], found, "sensitivity", settings)
     samples = sum(len(batch.samples) for batch in batches)
     print(f"{len(found)} cuts of {base.layers} layers: {passes:.1f} forward passes over {samples} samples")

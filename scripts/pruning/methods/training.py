@@ -124,23 +124,17 @@ def trained(
     found = untrained = own.error()
     best, record = start, {"rate": 0.0, "epoch": 0}
     for rate in rates:
-        _put(matrices, start)
+        layer.load_state_dict(start, strict=False)
         before = found
         for epoch, error in enumerate(own.epochs([*matrices.values()], epochs, rate, seed), 1):
             if error < found:
                 found, best, record = error, _copied(matrices), {"rate": rate, "epoch": epoch}
         if found == before < untrained:
             break
-    _put(matrices, best)
+    layer.load_state_dict(best, strict=False)
     layer.to(own.dtype)
     return best, {**record, "held_out_error": found, "held_out_error_untrained": untrained}
 
 
 def _copied(matrices: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     return {name: own.detach().cpu().clone() for name, own in matrices.items()}
-
-
-@torch.no_grad()
-def _put(matrices: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
-    for name, own in matrices.items():
-        own.copy_(values[name])

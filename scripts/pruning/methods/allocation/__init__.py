@@ -153,11 +153,10 @@ def mask(
         check_routed(int(problem.original[0]), problem.routed, int(kept(problem.original, sparsity)[0]))
     found, frames = units(problem, sparsity, method), []
     for structure, counts in found.items():
-        scored, blocks = problem.scores, [1] * len(counts)
+        scored, within = problem.scores, False
         if structure != problem.main:
-            scored = problem.others[structure].scores
-            blocks = problem.sizes if hasattr(plugin(method["allocate"]), "WITHIN") else blocks
-        keep = np.concatenate(masks(scored, counts, blocks))
+            scored, within = problem.others[structure].scores, hasattr(plugin(method["allocate"]), "WITHIN")
+        keep = np.concatenate(masks(scored, counts, problem.sizes if within else 1))
         frames.append(masks_of.of(frame, structure).assign(keep=keep))
     columns = [*(["structure"] if {*found} != {NEURONS} else []), "layer", "unit", "keep"]
     return pd.concat(frames, ignore_index=True)[columns], found
@@ -233,12 +232,12 @@ def filled(wishes: np.ndarray, floor: np.ndarray, sizes: np.ndarray) -> np.ndarr
 
 
 def ranking(scores: np.ndarray) -> np.ndarray:
-    """Neurons from best to worst, ties to the lower index."""
+    """Units from best to worst, ties to the lower index; of each row on its own."""
     return np.argsort(-scores, kind="stable")
 
 
-def masks(scores: Sequence[np.ndarray], widths: np.ndarray, blocks: Sequence[int] | None = None) -> list[np.ndarray]:
-    """keep[c] of each layer: True for its `width` best neurons, of so many equal blocks as many each (None: one).
+def masks(scores: Sequence[np.ndarray], widths: np.ndarray, blocks: int | np.ndarray = 1) -> list[np.ndarray]:
+    """keep[c] of each layer: True for its `width` best neurons, of so many equal blocks as many each.
 
     Raises InputError if none is kept in any layer."""
     if not np.any(widths):
@@ -247,9 +246,9 @@ def masks(scores: Sequence[np.ndarray], widths: np.ndarray, blocks: Sequence[int
             "sparsity or `round_to`, or leave `drop_layers` out"
         )
     keeps = []
-    for layer_scores, width, parts in zip(scores, widths, [1] * len(widths) if blocks is None else blocks, strict=True):
-        keep = np.zeros((parts, len(layer_scores) // parts), dtype=bool)
-        for own, values in zip(keep, layer_scores.reshape(keep.shape), strict=True):
-            own[ranking(values)[: width // parts]] = True
+    for own, width, parts in zip(scores, widths, np.broadcast_to(blocks, len(widths)), strict=True):
+        rows = own.reshape(parts, len(own) // parts)
+        keep = np.zeros(rows.shape, dtype=bool)
+        np.put_along_axis(keep, ranking(rows)[:, : width // parts], True, axis=1)
         keeps.append(keep.flatten())
     return keeps

@@ -86,7 +86,12 @@ def plugin(score: Score) -> Plugin:
     elif score in BUILT_IN:
         found, name = importlib.import_module(f"pruning.methods.scores.{score}"), score
     else:
-        found, name = _loaded(check(score)), score
+        name, [entry] = score, installed()[check(score)]
+        try:
+            found = entry.load()
+        except Exception as error:  # whatever the package's code raises
+            place = f"{entry.value} of package {entry.dist.name}"
+            raise InputError(f"score {name!r}: {place} cannot be loaded: {type(error).__name__}: {error}") from error
     function, needed = getattr(found, "score", found), getattr(found, "REQUIRES", ("statistics",))
     if not callable(function):
         raise InputError(f"score {name!r}: its module has no function `score`")
@@ -126,12 +131,3 @@ def origin(score: str) -> tuple[list[str], dict[str, str]]:
     in_package = "." in entry.module or spec.submodule_search_locations
     files = {file, *(file.parent.rglob("*.py") if in_package else ())}
     return sorted(map(str, files)), {"package": f"{entry.dist.name} {entry.dist.version}"}
-
-
-def _loaded(score: str) -> object:
-    [entry] = installed()[score]
-    try:
-        return entry.load()
-    except Exception as error:  # whatever the package's code raises
-        place = f"{entry.value} of package {entry.dist.name}"
-        raise InputError(f"score {score!r}: {place} cannot be loaded: {type(error).__name__}: {error}") from error
