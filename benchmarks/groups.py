@@ -52,7 +52,7 @@ def main(
     for structure in ("kv_groups", "ffn"):
         sites = structures.STRUCTURES[structure].sites(network)
         by_layer = masks.by_layer(masks.of(scores, structure), "score")
-        for layer, sums in enumerate(second_moments.second_moments(network, batches, sites)):
+        for layer, sums in enumerate(second_moments.second_moments(network, batches, structure)):
             site, values = sites[layer], by_layer[layer]
             second = sum(each.double() for each in sums.values()) / sum(int(batch.counted.sum()) for batch in batches)
             order, weight = np.argsort(values, kind="stable"), site.weight.clone()

@@ -1,7 +1,8 @@
 """Models small enough to check by brute force, made on the spot."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -279,6 +280,18 @@ def write_statistics(path: Path, widths: Sequence[int] = (48, 48)) -> Path:
     frame = frame.assign(act_sum=np.random.default_rng(0).normal(size=len(frame)), n_tokens=10)
     artifacts.write_parquet(path, frame, "statistics", {})
     return path
+
+
+@contextmanager
+def watched(modules) -> Iterator[list[list[tuple[torch.Tensor, torch.Tensor]]]]:
+    """For each module the first input and the output of every call, as they come."""
+    with ExitStack() as hooks:
+        found = []
+        for module in modules:
+            found.append(calls := [])
+            hook = module.register_forward_hook(lambda _, args, output, calls=calls: calls.append((args[0], output)))
+            hooks.enter_context(hook)
+        yield found
 
 
 def silenced(model, keeps: Mapping[str, Sequence[np.ndarray]]):

@@ -97,7 +97,6 @@ def calibrate(
         raise InputError(f"needs: of a mixture of experts `statistics` are measured, not {', '.join(needs)}")
     with in_memory.frozen(model):
         for name in structures:
-            sites = STRUCTURES[name].sites(model)
             if "statistics" in needs:
                 neurons, layers = gradients.statistics(model, batches, objectives, name)
                 tables[kind_of("statistics", name)] = neurons
@@ -107,9 +106,9 @@ def calibrate(
                 own = parameter_gradients.table(model, batches, at_once, structure=name)
                 tables[kind_of("parameter_taylor", name)] = own
             if "second_moments" in needs:
-                matrices[kind_of("second_moments", name)] = [*evidence.moments(model, batches, sites)]
+                matrices[kind_of("second_moments", name)] = [*evidence.moments(model, batches, name)]
             if "output_gradients" in needs:
-                sums, tokens = output_gradients.output_gradients(model, batches, seed, sites=sites)
+                sums, tokens = output_gradients.output_gradients(model, batches, seed, structure=name)
                 found = [{"gradients": (own / tokens).numpy(), "tokens": tokens} for own in sums]
                 matrices[kind_of("output_gradients", name)] = found
     return Statistics(tables, matrices)

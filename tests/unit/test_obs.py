@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import score as score_stage
 import torch
-from test_second_moments import MODELS, SITES, micro_batches
+from test_second_moments import MODELS, SITES, micro_batches, unpadded
 
 import tiny
 from pruning.calibration import output_gradients as gradients
 from pruning.core.errors import InputError
 from pruning.methods import surgeon
 from pruning.methods.scores import Layer, Weights, leverage, obs
-from pruning.models import head, structures
+from pruning.models import head
 from pruning.models.checkpointing import checkpoint_gradients
 
 N, D, TOKENS = 9, 4, 60
@@ -189,24 +189,16 @@ def test_evidence_that_is_not_given_is_named(tmp_path):
 
 
 def by_tokens(model, batches, structure) -> tuple[list[np.ndarray], int]:
-    """Σ g gᵀ a token at a time, of one forward and backward a sample, unpadded, with the text's own labels."""
-    outputs: list[torch.Tensor] = []
-    sites = [layer.get_submodule(SITES[structure]) for layer in model.model.layers]
-    hooks = [site.register_forward_hook(lambda *a: outputs.append(a[2])) for site in sites]
-    d, tokens = model.config.hidden_size, 0
-    sums = [np.zeros((d, d)) for _ in hooks]
-    for batch in batches:
-        for ids, counted in zip(batch.ids, batch.counted, strict=True):
-            outputs.clear()
-            own = ids[counted][None]
-            with torch.enable_grad():
-                logits = model(inputs_embeds=model.get_input_embeddings()(own).requires_grad_(True)).logits
-                loss = torch.nn.functional.cross_entropy(logits[0, :-1], own[0, 1:], reduction="sum")
-                for total, g in zip(sums, torch.autograd.grad(loss, outputs), strict=True):
-                    total += sum(np.outer(token, token) for token in g[0].double().numpy())
-            tokens += own.shape[1] - 1
-    for hook in hooks:
-        hook.remove()
+    """Σ g gᵀ of one forward and backward pass a sample, unpadded, with the text's own labels; and the tokens."""
+    sums, tokens = [0.0] * len(model.model.layers), 0
+    for _, ids in unpadded(batches):
+        sites = [layer.get_submodule(SITES[structure]) for layer in model.model.layers]
+        with torch.enable_grad(), tiny.watched(sites) as calls:
+            logits = model(inputs_embeds=model.get_input_embeddings()(ids).requires_grad_(True)).logits
+            loss = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="sum")
+            every = torch.autograd.grad(loss, [output for [(_, output)] in calls])
+        sums = [total + (g[0].T.double() @ g[0].double()).numpy() for total, g in zip(sums, every, strict=True)]
+        tokens += ids.shape[1] - 1
     return sums, tokens
 
 
@@ -220,7 +212,7 @@ def test_output_gradients_are_those_of_each_token(name, structure, again, monkey
         checkpoint_gradients(model)
     ids = iter([batch.ids for batch in batches])
     monkeypatch.setattr(head, "drawn_tokens", lambda *_: next(ids))
-    found, tokens = gradients.output_gradients(model, batches, 0, sites=structures.STRUCTURES[structure].sites(model))
+    found, tokens = gradients.output_gradients(model, batches, 0, structure=structure)
     assert tokens == number
     for total, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(total, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())

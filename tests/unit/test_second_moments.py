@@ -15,8 +15,6 @@ from pruning.calibration import second_moments as moments
 from pruning.calibration.second_moments import held_out, read, second_moments, token_counts
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.data import text
-from pruning.models import structures
 from pruning.models.loading import load
 
 WINDOWS = {"sliding_window": 4, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
@@ -43,27 +41,25 @@ def micro_batches(lengths=(12, 9, 16, 7, 10, 16, 5, 11, 16, 13, 8), size=3) -> l
     return prepare.micro_batches(samples, size, pad=0, token_mask="all")
 
 
+def unpadded(batches):
+    """Each sample's number, and its tokens alone [1, T]."""
+    for batch in batches:
+        for sample, ids, counted in zip(batch.samples.tolist(), batch.ids, batch.counted, strict=True):
+            yield sample, ids[counted][None]
+
+
 SITES = {"ffn": "mlp.down_proj", "kv_groups": "self_attn.o_proj"}
 
 
 def by_hooks(model, batches, structure="ffn") -> list[dict[str, np.ndarray]]:
-    """Σ a aᵀ in float64, a token at a time, of one ordinary forward pass a sample, unpadded."""
-    inputs: dict[int, torch.Tensor] = {}
-    sites = [layer.get_submodule(SITES[structure]) for layer in model.model.layers]
-    hooks = [
-        site.register_forward_pre_hook(lambda _, args, number=number: inputs.update({number: args[0]}))
-        for number, site in enumerate(sites)
-    ]
-    n = sites[0].in_features
-    sums = [{"fit": np.zeros((n, n)), "held_out": np.zeros((n, n))} for _ in hooks]
-    for batch in batches:
-        for sample, ids, counted in zip(batch.samples.tolist(), batch.ids, batch.counted, strict=True):
-            model(ids[counted][None])
-            for number, a in inputs.items():
-                for token in a[0].double().numpy():
-                    sums[number]["held_out" if sample in (4, 9) else "fit"] += np.outer(token, token)
-    for hook in hooks:
-        hook.remove()
+    """Σ a aᵀ in float64, of one ordinary forward pass a sample, unpadded."""
+    sums = [{"fit": 0, "held_out": 0} for _ in model.model.layers]
+    with tiny.watched(layer.get_submodule(SITES[structure]) for layer in model.model.layers) as calls:
+        for sample, ids in unpadded(batches):
+            model(ids)
+            for own, seen in zip(sums, calls, strict=True):
+                a = seen.pop()[0][0].double().numpy()
+                own["held_out" if sample in (4, 9) else "fit"] += a.T @ a
     return sums
 
 
@@ -81,8 +77,7 @@ def assert_moments(found, expected):
 @pytest.mark.parametrize("structure", SITES)
 def test_equal_to_hooks_on_an_ordinary_forward(name, size, structure):
     model, batches = MODELS[name](), micro_batches(size=size)
-    sites = structures.STRUCTURES[structure].sites(model)
-    assert_moments(list(second_moments(model, batches, sites)), by_hooks(model, batches, structure))
+    assert_moments(list(second_moments(model, batches, structure)), by_hooks(model, batches, structure))
 
 
 def test_the_windows_matter():
@@ -148,15 +143,11 @@ def test_the_stage_writes_a_file_a_layer_and_a_manifest(tmp_path):
     """The manifest lies beside the files, so that the workflow can keep it when it deletes the layers."""
     path, output = run_stage(tmp_path)
     model, tokenizer = load(tmp_path / "model", "float32", "cpu")
-    records = artifacts.read_table(tmp_path / "data.parquet", "dataset").to_pylist()
-    texts = [("Q: {question}\n".format_map(r), "A: {answer}".format_map(r)) for r in records]
-    names = ("samples", "sequence_length", "packing", "seed")
-    sequences = text.token_samples(texts, tokenizer, **{name: SETTINGS[name] for name in names})
-    batches = prepare.micro_batches(sequences, 1, pad=0, token_mask="all")
+    batches = prepare.batches(tmp_path / "data.parquet", tokenizer, SETTINGS | {"micro_batch": 1})
     assert {file.name for file in output.iterdir()} == {"0.safetensors", "1.safetensors"}
     assert_moments([load_file(output / f"{layer}.safetensors") for layer in (0, 1)], by_hooks(model, batches))
     manifest = artifacts.read_json(path, "second_moments")
-    lengths = [len(ids) for ids, _ in sequences]
+    lengths = [ids.shape[1] for _, ids in unpadded(batches)]
     assert manifest["tokens_held_out"] == lengths[4] + lengths[9]
     assert manifest["tokens_fit"] == sum(lengths) - lengths[4] - lengths[9]
     assert (manifest["layers"], manifest["widths"]) == (2, [48, 48])

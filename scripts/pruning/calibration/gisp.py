@@ -9,11 +9,10 @@ The paper's text was not at hand: its abstract says that much, the divisor and S
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pandas as pd
 from torch import nn
 
 from pruning.calibration.parameter_gradients import layers_that_fit, parameter_taylor
-from pruning.calibration.prepare import Batch, Measurement
+from pruning.calibration.prepare import Batch, Measurement, unit_rows
 from pruning.core import artifacts
 from pruning.models import families
 from pruning.models.structures import ffn
@@ -25,8 +24,7 @@ STAGE = None  # rehearses nothing, as parameter_gradients.py
 def measure(job: Measurement) -> None:
     """Write one row per neuron (layer, unit, place), its place in the order. The network is cut as it goes."""
     places = removal_order(job.network, job.batches, layers_that_fit(job.network, job.memory), job.progress)
-    frames = [pd.DataFrame({"layer": i, "unit": range(len(own)), "place": own}) for i, own in enumerate(places)]
-    artifacts.write_parquet(job.outputs[0], pd.concat(frames, ignore_index=True), "gisp", job.settings)
+    artifacts.write_parquet(job.outputs[0], unit_rows("place", places), "gisp", job.settings)
 
 
 def removal_order(

@@ -5,7 +5,7 @@ The model itself so makes each layer's masks and positions, which differ between
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -34,29 +34,16 @@ def run(
     """Hidden states [B, T, d] after the layer, on the CPU; before it they are `hidden`, or the embeddings (None).
 
     looks: linear modules of the layer, and what is called with the input and the output of each, [B, T, ...]."""
-    hooks = [
-        site.register_forward_hook(lambda _, args, output, look=look: look(args[0], output))
-        for site, look in (looks or {}).items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for site, look in (looks or {}).items():
+            hooks.enter_context(site.register_forward_hook(lambda _, args, output, look=look: look(args[0], output)))
         return forward(model, layer, batch, hidden).cpu()
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def forward(model: nn.Module, layer: nn.Module, batch: Batch, hidden: Tensor | None) -> Tensor:
     """As `run`, but with gradients where they are asked for, and where the layer leaves it."""
-    outputs: list[Tensor] = []
-    hook = layer.register_forward_hook(
-        lambda _, args, output: outputs.append(output[0] if isinstance(output, tuple) else output)
-    )
     others = [other for other in families.decoder_layers(model) if other is not layer]
-    try:
-        _resumed(model, layer, others, batch, hidden)
-    finally:
-        hook.remove()
-    return outputs[0]
+    return _resumed(model, layer, [*others, families.final_norm(model)], batch, hidden)
 
 
 @torch.inference_mode()
@@ -70,35 +57,31 @@ def rest(model: nn.Module, index: int, batch: Batch, hidden: Tensor | None) -> T
 def _resumed(
     model: nn.Module, layer: nn.Module, idling: Sequence[nn.Module], batch: Batch, hidden: Tensor | None
 ) -> Tensor:
-    """A forward pass in which these layers idle and this one gets `hidden`, where there is some."""
+    """What a forward pass ends with in which these modules idle and this layer gets `hidden`, where there is some."""
 
     def resume(_, args: tuple):
         return None if hidden is None else (hidden.to(args[0].device), *args[1:])
 
     device = model.get_input_embeddings().weight.device
-    hook = layer.register_forward_pre_hook(resume)
-    try:
-        with idle(idling):
-            mask = batch.counted.to(device).long()
-            return families.backbone(model)(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)[0]
-    finally:
-        hook.remove()
+    with layer.register_forward_pre_hook(resume), idle(idling):
+        mask = batch.counted.to(device).long()
+        return families.backbone(model)(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)[0]
 
 
 @contextmanager
-def idle(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """These decoder layers hand on what they get, so that a forward pass runs the others alone."""
+def idle(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """These decoder layers, or norms, hand on what they get, so that a forward pass runs the others alone."""
 
     def hand_on(hidden_states: Tensor, *_, **__) -> Tensor:
         return hidden_states
 
-    own = [vars(layer).get("forward") for layer in layers]  # accelerate's, in a model spread over GPUs
-    for layer in layers:
-        layer.forward = hand_on
+    own = [vars(module).get("forward") for module in modules]  # accelerate's, in a model spread over GPUs
+    for module in modules:
+        module.forward = hand_on
     try:
         yield
     finally:
-        for layer, forward in zip(layers, own, strict=True):
-            del layer.forward
+        for module, forward in zip(modules, own, strict=True):
+            del module.forward
             if forward:
-                layer.forward = forward
+                module.forward = forward

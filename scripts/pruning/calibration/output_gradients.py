@@ -7,95 +7,72 @@ itself: then G is the curvature of the KL divergence from the dense model's answ
 that is sure of them shows the few tokens that it gets wrong, and nothing else.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration.prepare import Batch, Measurement, blank, require_finite
-from pruning.core import layer_files
-from pruning.models import families, head, rehearsal, structures
+from pruning.calibration.prepare import Batch, Measurement, blank, require_finite, wide_zeros
+from pruning.models import families, head, rehearsal
 from pruning.models.checkpointing import checkpoint_gradients
-from pruning.models.structures import ffn
+from pruning.models.structures import STRUCTURES
 
 
 def output_gradients(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    seed: int,
-    progress: Callable = iter,
-    sites: Sequence[nn.Linear] | None = None,
+    model: nn.Module, batches: Sequence[Batch], seed: int, progress: Callable = iter, structure: str = "ffn"
 ) -> tuple[list[Tensor], int]:
     """(G of every layer, float32 [d, d] on the CPU; the number of tokens), of the cross-entropy in nats, summed over
     the objective's tokens, to labels drawn with the seed. Gradients reach all earlier tokens.
 
-    sites: the module of each layer at whose output they are; None: the FFNs' down projections.
+    structure: G is of the output of the modules that its units put something into.
     Products within a micro-batch are float32, sums over them float64 (float32 on a GPU).
     Raises InputError at a NaN or Inf, naming the layer."""
     device = model.get_input_embeddings().weight.device
-    sites, sums = ffn.sites(model) if sites is None else sites, []
-    for site in sites:
-        own = families.device(model, site)
-        wide = torch.float32 if own.type == "cuda" else torch.float64
-        sums.append(torch.zeros(2 * (site.out_features,), dtype=wide, device=own))
-    tokens = 0
-    for batch in progress(batches):
-        counted = batch.counted.to(device)
-        predicted = batch.objective[:, 1:].to(device)
-        with torch.enable_grad(), _adding(sites, counted, sums):
-            hidden = head.hidden_states(model, batch.ids.to(device), counted.long())
-            require_finite(hidden, f"hidden states from calibration sample {int(batch.samples[0])} on")
-            drawn = head.drawn_tokens(model, hidden.detach(), seed * 2**32 + int(batch.samples[0]))
-            losses = head.token_losses(model, hidden, drawn)
-            (losses * predicted.to(losses.device)).sum().backward()
-        tokens += int(predicted.sum())
-    for index, total in enumerate(sums):
-        require_finite(total, f"gradients of layer {index}")
-    return [total.float().cpu() for total in sums], tokens
+    sites, tokens = STRUCTURES[structure].sites(model), 0
+    sums = [wide_zeros(families.device(model, site), site.out_features, site.out_features) for site in sites]
 
-
-@contextmanager
-def _adding(sites: Sequence[nn.Linear], counted: Tensor, sums: list[Tensor]) -> Iterator[None]:
-    """Backward passes add g gᵀ of the counted tokens to the sums; the graph begins at the first site's output."""
-
-    def at_output(index: int, _, __, output: Tensor) -> None:
+    def at_output(total: Tensor, _, __, output: Tensor) -> None:
+        """A backward pass adds g gᵀ of the counted tokens; the graph begins at the first site's output."""
         if not output.requires_grad:
             output.requires_grad_(True)
 
         def add(gradient: Tensor) -> None:
             g = gradient[counted.to(gradient.device)].float()  # [tokens, d]
-            sums[index] += g.T @ g
+            total.add_(g.T @ g)
 
         output.register_hook(add)
 
-    hooks = [site.register_forward_hook(partial(at_output, index)) for index, site in enumerate(sites)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.enable_grad():
+        for site, total in zip(sites, sums, strict=True):
+            hooks.enter_context(site.register_forward_hook(partial(at_output, total)))
+        for batch in progress(batches):
+            counted, predicted = batch.counted.to(device), batch.objective[:, 1:].to(device)
+            hidden = head.hidden_states(model, batch.ids.to(device), counted.long())
+            require_finite(hidden, f"hidden states from calibration sample {int(batch.samples[0])} on")
+            drawn = head.drawn_tokens(model, hidden.detach(), seed * 2**32 + int(batch.samples[0]))
+            losses = head.token_losses(model, hidden, drawn)
+            (losses * predicted.to(losses.device)).sum().backward()
+            tokens += int(predicted.sum())
+    for index, total in enumerate(sums):
+        require_finite(total, f"gradients of layer {index}")
+    return [total.float().cpu() for total in sums], tokens
 
 
 def measure(job: Measurement) -> None:
     """Write a manifest, and the file {layer}.safetensors of every layer: `gradients`, G divided by the tokens."""
-    sites = structures.STRUCTURES[job.structure].sites(job.network)
-    sums, tokens = output_gradients(job.network, job.batches, job.settings["seed"], job.progress, sites)
-    layers = [{"gradients": total / tokens} for total in sums]
-    kind = layer_files.kind_of("output_gradients", job.structure)
-    manifest, folder = job.outputs
-    content = {"tokens": tokens, "layers": len(layers), "widths": [site.in_features for site in sites]}
-    layer_files.write(folder, manifest, kind, job.settings, layers, content)
+    sums, tokens = output_gradients(job.network, job.batches, job.settings["seed"], job.progress, job.structure)
+    job.write_layers("output_gradients", [{"gradients": total / tokens} for total in sums], {"tokens": tokens})
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
     """What a micro-batch takes."""
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)
-    sites = structures.STRUCTURES[settings.get("structure", "ffn")].sites(network)
-    return rehearsal.rehearsed(network, lambda: output_gradients(network, blank(settings), 0, sites=sites))
+    structure = settings.get("structure", "ffn")
+    return rehearsal.rehearsed(network, lambda: output_gradients(network, blank(settings), 0, structure=structure))
 
 
 STAGE = rehearsal.Stage("output_gradients", "calibrations", taken, {"gradient_checkpointing": True, "micro_batch": 1})

@@ -9,16 +9,16 @@ weight's gradient within a micro-batch is of the weight's dtype; it is added in 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from pruning.calibration.gradients import cross_entropy
-from pruning.calibration.prepare import Batch, Measurement, require_finite
+from pruning.calibration.prepare import Batch, Measurement, require_finite, unit_rows
 from pruning.core import artifacts, layer_files
-from pruning.models import families, head, structures
+from pruning.models import families, head
 from pruning.models.structures import STRUCTURES
 
 Weights = Mapping[tuple[str, int, int], Tensor]
@@ -40,11 +40,8 @@ def table(
     model: nn.Module, batches: Sequence[Batch], layers_a_pass: int, progress: Callable = iter, structure: str = "ffn"
 ) -> pd.DataFrame:
     """Return one row per neuron, or key-value group: layer, unit, n_samples, ce_param_abs = sum |w sum_x dCE(x)/dw|."""
-    frames = [
-        pd.DataFrame({"layer": layer, "unit": range(len(values)), "ce_param_abs": values.numpy()})
-        for layer, values in enumerate(parameter_taylor(model, batches, layers_a_pass, progress, structure))
-    ]
-    frame = pd.concat(frames, ignore_index=True)
+    found = parameter_taylor(model, batches, layers_a_pass, progress, structure)
+    frame = unit_rows("ce_param_abs", (own.numpy() for own in found))
     frame.insert(2, "n_samples", float(sum(len(batch.samples) for batch in batches)))
     return frame
 
@@ -65,7 +62,7 @@ def parameter_taylor(
 
     `layers_a_pass` bounds the memory and changes no number. `progress` wraps the micro-batches of a pass.
     Raises InputError at a NaN or Inf, naming the sample or the layer, and for a model without such units."""
-    layers, units = weights_of(model, structure), structures.STRUCTURES[structure].counts(model)
+    layers, units = weights_of(model, structure), STRUCTURES[structure].counts(model)
     for start in range(0, len(layers), layers_a_pass):
         chunk = layers[start : start + layers_a_pass]
         with summed_gradients(chunk) as sums:
@@ -102,21 +99,16 @@ def summed_gradients(chunk: Sequence[Weights]) -> Iterator[list[Weights]]:
         {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()} for weights in chunk
     ]
     pairs = [(weights[at], totals[at]) for weights, totals in zip(chunk, sums, strict=True) for at in weights]
-    hooks = []
-    for weight, total in pairs:
+    with ExitStack() as stack:
+        for weight, total in pairs:
 
-        def add(parameter: nn.Parameter, total: Tensor = total) -> None:
-            total.add_(parameter.grad)
-            parameter.grad = None
+            def add(parameter: nn.Parameter, total: Tensor = total) -> None:
+                total.add_(parameter.grad)
+                parameter.grad = None
 
-        hooks.append(weight.requires_grad_(True).register_post_accumulate_grad_hook(add))
-    try:
+            stack.callback(weight.requires_grad_, False)
+            stack.enter_context(weight.requires_grad_(True).register_post_accumulate_grad_hook(add))
         yield sums
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for weight, _ in pairs:
-            weight.requires_grad_(False)
 
 
 def layers_that_fit(model: nn.Module, memory: int | None = None, structure: str = "ffn") -> int:

@@ -12,17 +12,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pruning.core import cli
+from pruning.core import cli, layer_files
 from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.data.text import Sequences
 from pruning.models import loading, offload, rehearsal, tokenizers
 from pruning.models.checkpointing import checkpoint_gradients
+from pruning.models.structures import STRUCTURES
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,15 @@ class Measurement:
     def progress(self) -> Callable:
         """A progress bar around what is iterated over: the micro-batches, unless `desc` says otherwise."""
         return partial(tqdm, desc="micro-batches", mininterval=5)
+
+    def write_layers(self, kind: str, layers: Iterable[dict[str, torch.Tensor]], content: Mapping[str, Any]) -> None:
+        """Write matrices of the structure's sites: a manifest with `content` and the widths, and {layer}.safetensors of
+        every layer."""
+        widths = [site.in_features for site in STRUCTURES[self.structure].sites(self.network)]
+        manifest, folder = self.outputs
+        own = layer_files.kind_of(kind, self.structure)
+        whole = {**content, "layers": len(widths), "widths": widths}
+        layer_files.write(folder, manifest, own, self.settings, layers, whole)
 
 
 def loaded(
@@ -131,11 +143,10 @@ def micro_batches(sequences: Sequences, size: int, *, pad: int, token_mask: str)
         ids = pad_sequence(tokens, batch_first=True, padding_value=pad)
         counted = pad_sequence([torch.ones(len(own)) for own in tokens], batch_first=True).bool()
         objective = pad_sequence(answers, batch_first=True).bool()
-        if not objective[:, 1:].any(dim=1).all():
-            row = start + int((~objective[:, 1:].any(dim=1)).nonzero()[0])
+        if len(nothing := (~objective[:, 1:].any(dim=1)).nonzero()):
             raise InputError(
-                f"calibration sample {row} has no token for the objective (token_mask: {token_mask}); "
-                "raise `sequence_length`"
+                f"calibration sample {start + int(nothing[0])} has no token for the objective (token_mask: "
+                f"{token_mask}); raise `sequence_length`"
             )
         batches.append(Batch(torch.arange(start, start + len(chunk)), ids, counted, objective))
     return batches
@@ -166,6 +177,17 @@ def as_batches(given: Iterable[Batch | torch.Tensor | Mapping[str, torch.Tensor]
     return found
 
 
+def wide_zeros(device: torch.device, *shape: int) -> torch.Tensor:
+    """What products of float32 are added to: float64, on a GPU float32."""
+    return torch.zeros(shape, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
+
+
+def unit_rows(column: str, layers: Iterable[np.ndarray]) -> pd.DataFrame:
+    """Return one row per unit: layer, unit, and the values of each layer's units."""
+    frames = [pd.DataFrame({"layer": i, "unit": range(len(own)), column: own}) for i, own in enumerate(layers)]
+    return pd.concat(frames, ignore_index=True)
+
+
 def blank(settings: Mapping[str, Any]) -> list[Batch]:
     """One micro-batch of `micro_batch` samples of `sequence_length` tokens, for rehearsals."""
     length, size = settings["sequence_length"], settings["micro_batch"]
@@ -179,8 +201,7 @@ def shard_of(batches: Sequence[Batch], shard: int, shards: int) -> Sequence[Batc
 
 def first_samples(batches: Sequence[Batch], samples: int) -> list[Batch]:
     """Whole micro-batches with so many samples, or the next more."""
-    starts = [int(batch.samples[0]) for batch in batches]
-    return [batch for batch, start in zip(batches, starts, strict=True) if start < samples]
+    return [batch for batch in batches if int(batch.samples[0]) < samples]
 
 
 def sampled_positions(batches: Sequence[Batch], tokens: int, seed: int) -> dict[int, list[int]]:

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pruning.calibration import layerwise
-from pruning.calibration.prepare import Batch, Measurement, blank, require_finite
+from pruning.calibration.prepare import Batch, Measurement, blank, require_finite, wide_zeros
 from pruning.core import layer_files
 from pruning.core.errors import InputError
-from pruning.models import families, rehearsal, structures
-from pruning.models.structures import ffn
+from pruning.models import families, rehearsal
+from pruning.models.structures import STRUCTURES
 
 HELD_OUT_EVERY = 5
 ROWS = 128  # Added at once: a CPU's allocator keeps their wide copy (under 32 MB) for the next
@@ -42,22 +41,18 @@ def token_counts(batches: Sequence[Batch]) -> dict[str, int]:
     return counts
 
 
-def second_moments(
-    model: nn.Module, batches: Sequence[Batch], sites: Sequence[nn.Linear] | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """S of one layer after the other, over the counted tokens: `fit` and `held_out`, float32 [n, n] on the CPU.
+def second_moments(model: nn.Module, batches: Sequence[Batch], structure: str = "ffn") -> Iterator[dict[str, Tensor]]:
+    """S of one layer after the other, over the counted tokens: `fit` and `held_out`, float32 [n, n] on the CPU, of what
+    a structure's units put out.
 
-    sites: the module of each layer whose inputs these are; None: the FFNs' down projections.
     Products within a micro-batch are float32, sums over micro-batches float64 (float32 on a GPU).
     Raises InputError if a layer's S is not finite, or if layers use each other's keys and values."""
     layerwise.check(model)
     hidden: list[Tensor | None] = [None] * len(batches)  # [B, T, d] before the layer, on the CPU; None: the embeddings
-    sites = ffn.sites(model) if sites is None else sites
-    for index, (layer, site) in enumerate(zip(families.decoder_layers(model), sites, strict=True)):
-        device = families.device(model, site)
-        wide = torch.float32 if device.type == "cuda" else torch.float64
-        shape = (site.in_features, site.in_features)
-        sums = {part: torch.zeros(shape, dtype=wide, device=device) for part in ("fit", "held_out")}
+    pairs = zip(families.decoder_layers(model), STRUCTURES[structure].sites(model), strict=True)
+    for index, (layer, site) in enumerate(pairs):
+        device, size = families.device(model, site), site.in_features
+        sums = {part: wide_zeros(device, size, size) for part in ("fit", "held_out")}
         for number, batch in enumerate(batches):
 
             def accumulate(a: Tensor, _, batch: Batch = batch, sums: dict[str, Tensor] = sums) -> None:
@@ -86,13 +81,9 @@ def parts(batch: Batch) -> dict[str, Tensor]:
 
 def measure(job: Measurement) -> None:
     """Write a manifest with token counts, and the file {layer}.safetensors of every layer (`fit` and `held_out`)."""
-    counts, sites = token_counts(job.batches), structures.STRUCTURES[job.structure].sites(job.network)
-    widths = [site.in_features for site in sites]
-    layers = job.progress(second_moments(job.network, job.batches, sites), desc="layers", total=len(widths))
-    kind = layer_files.kind_of("second_moments", job.structure)
-    manifest, folder = job.outputs
-    content = {**counts, "layers": len(widths), "widths": widths}
-    layer_files.write(folder, manifest, kind, job.settings, layers, content)
+    counts, number = token_counts(job.batches), len(families.decoder_layers(job.network))
+    layers = job.progress(second_moments(job.network, job.batches, job.structure), desc="layers", total=number)
+    job.write_layers("second_moments", layers, counts)
 
 
 def read(manifest: Path, widths: Sequence[int], structure: str = "ffn") -> Callable[[int], dict]:
@@ -105,9 +96,10 @@ def read(manifest: Path, widths: Sequence[int], structure: str = "ffn") -> Calla
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
     """What a micro-batch takes in the first layer. A GPU's sums are in float32."""
-    sites = structures.STRUCTURES[settings.get("structure", "ffn")].sites(network)
-    found = rehearsal.rehearsed(network, lambda: next(second_moments(network, blank(settings), sites)))
-    return found._replace(spared=2 * 4 * max(site.in_features for site in sites) ** 2)
+    structure = settings.get("structure", "ffn")
+    found = rehearsal.rehearsed(network, lambda: next(second_moments(network, blank(settings), structure)))
+    widest = max(site.in_features for site in STRUCTURES[structure].sites(network))
+    return found._replace(spared=2 * 4 * widest**2)
 
 
 STAGE = rehearsal.Stage("second_moments", "calibrations", taken, {"micro_batch": 1})

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration import footprint, layerwise
-from pruning.calibration.prepare import Batch, Measurement
+from pruning.calibration.prepare import Batch, Measurement, wide_zeros
 from pruning.calibration.second_moments import add, parts, token_counts
 from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
@@ -173,9 +173,8 @@ class Running:
 
     def __init__(self, module: nn.Linear):
         device, (outputs, inputs) = module.weight.device, module.weight.shape
-        new = {"device": device, "dtype": torch.float32 if device.type == "cuda" else torch.float64}
         shapes = (inputs, inputs), (outputs, inputs)
-        self.sums = {part: [*(torch.zeros(shape, **new) for shape in shapes), 0.0, 0.0] for part in PARTS}
+        self.sums = {part: [*(wide_zeros(device, *shape) for shape in shapes), 0.0, 0.0] for part in PARTS}
 
     def add(self, part: str, x: Tensor, missing: Tensor, target: Tensor, weight: Tensor) -> None:
         """x [tokens, k], what is missing of the target with the present weights, and the target, [tokens, d]; how much

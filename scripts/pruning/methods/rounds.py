@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
-import pandas as pd
 from torch import nn
 
 from pruning.calibration import footprint
 from pruning.calibration.output_gradients import output_gradients
-from pruning.calibration.prepare import Batch, Measurement, dense
+from pruning.calibration.prepare import Batch, Measurement, dense, unit_rows
 from pruning.calibration.second_moments import second_moments, token_counts
 from pruning.core import artifacts
 from pruning.methods import refit as fitting
@@ -39,8 +38,7 @@ def measure(job: Measurement) -> None:
 
     progress = partial(job.progress, desc="rounds")
     places = removal_order(load, job.batches, job.settings["rounds"], job.settings["seed"], progress=progress)
-    frames = [pd.DataFrame({"layer": i, "unit": range(len(own)), "place": own}) for i, own in enumerate(places)]
-    artifacts.write_parquet(job.outputs[0], pd.concat(frames, ignore_index=True), "rounds", job.settings)
+    artifacts.write_parquet(job.outputs[0], unit_rows("place", places), "rounds", job.settings)
 
 
 def removal_order(
