@@ -26,29 +26,31 @@ def order(ends=(25, 50), **changes):
     return rounds.removal_order(MODELS["llama"], micro_batches(), ends, seed=0, min_keep=0.1, **changes)
 
 
-def test_every_neuron_has_one_place():
-    places = np.concatenate(order())
-    assert sorted(places) == list(range(LAYERS * N))
+@pytest.fixture(scope="module")
+def places() -> list[np.ndarray]:
+    return order()
 
 
-def test_the_best_of_every_layer_leave_last():
-    for places in order():
-        assert (places >= LAYERS * (N - LEAST)).sum() == LEAST
+@pytest.fixture(scope="module")
+def at_once() -> np.ndarray:
+    """Without iterations."""
+    return np.concatenate(order(ends=()))
 
 
-def test_without_rounds_it_is_the_ranking_by_the_dense_models_losses():
+def test_every_neuron_has_one_place_and_the_best_of_every_layer_leave_last(places):
+    assert sorted(np.concatenate(places)) == list(range(LAYERS * N))
+    assert all((own >= LAYERS * (N - LEAST)).sum() == LEAST for own in places)
+
+
+def test_without_rounds_it_is_the_ranking_by_the_dense_models_losses(at_once):
+    own = np.concatenate(list(rounds.losses(MODELS["llama"](), micro_batches(), 0)))
+    early = at_once < LAYERS * (N - LEAST)
+    assert (np.diff(own[early][np.argsort(at_once[early])]) >= 0).all()
+
+
+def test_a_round_ranks_what_the_round_before_left_of_the_model(places, at_once):
     model, batches = MODELS["llama"](), micro_batches()
-    own = np.concatenate(list(rounds.losses(model, batches, 0)))
-    places = np.concatenate(order(ends=()))
-    early = places < LAYERS * (N - LEAST)
-    assert (np.diff(own[early][np.argsort(places[early])]) >= 0).all()
-
-
-def test_a_round_ranks_what_the_round_before_left_of_the_model():
-    places, batches = order(), micro_batches()
     keeps = [own >= 36 for own in places]  # a quarter of 144 is gone
-    model = MODELS["llama"]()
-    assert [site.in_features for site in rounds.ffn.sites(model)] == [N] * LAYERS
     list(fitting.refit(model, batches, {"ffn": keeps}, "attention"))
     second = [own[keep] for own, keep in zip(places, keeps, strict=True)]
     losses = list(rounds.losses(model, batches, 0))
@@ -57,8 +59,7 @@ def test_a_round_ranks_what_the_round_before_left_of_the_model():
     dearest_gone = max(own[left].max() for own, left in zip(losses, gone, strict=True) if left.any())
     rest = [np.sort(own[~left])[: len(own[~left]) - LEAST] for own, left in zip(losses, gone, strict=True)]
     assert dearest_gone <= min(own.min() for own in rest if len(own)) * (1 + 1e-9)
-    whole = np.concatenate(order(ends=()))
-    assert not np.array_equal(whole, np.concatenate(places))  # measuring again changes something
+    assert not np.array_equal(at_once, np.concatenate(places))  # measuring again changes something
 
 
 def test_rounds_remove_as_many_as_masks_of_their_sparsity(monkeypatch):
@@ -105,8 +106,8 @@ def test_too_few_samples_are_refused_before_anything_is_measured(tmp_path):
         stage(tmp_path, "rounds", samples=4, gradient_checkpointing=False)
 
 
-def test_the_order_is_the_same_again():
-    assert all(map(np.array_equal, order(), order()))
+def test_the_order_is_the_same_again(places):
+    assert all(map(np.array_equal, places, order()))
     assert torch.is_grad_enabled()
 
 
@@ -117,7 +118,7 @@ def by_hand(step: int) -> np.ndarray:
     """Removed neurons are masked, and the whole model is measured again; [LAYERS, N]."""
     model, batches, places = tiny.qwen2(layers=LAYERS).double(), few_batches(), np.full((LAYERS, N), -1)
     for end in range(step, 100 + step, step):
-        scores = np.array(brute_force(model, batches))
+        scores = brute_force(model, batches)
         scores /= scores.sum(1, keepdims=True)  # those that were removed have none
         left = [(scores[at], at) for at in zip(*np.nonzero(places < 0), strict=True)]
         done, gone = LAYERS * N - len(left), int(LAYERS * N * end / 100 + 0.5)

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -134,17 +135,13 @@ def test_maw_is_that_of_optipfair():
     assert maw_score.score(layer).tolist() == [4.75, 2.75, 6.25]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("reduction", [*REDUCTIONS, "grad_root"])
-def test_utility_is_its_formula(objective, reduction):
+@pytest.mark.parametrize("options", [(), *product(OBJECTIVES, (*REDUCTIONS, "grad_root"))])
+def test_utility_is_its_formula(options):
+    """By default the kinetic one."""
     example = Example()
-    found = utility.score(example.layer(), objective, reduction)
-    assert found == pytest.approx([first_order(example, c, objective, reduction) for c in range(NEURONS)])
-
-
-def test_utility_is_the_kinetic_one_by_default():
-    layer = Example().layer()
-    assert utility.score(layer).tolist() == utility.score(layer, objective="energy", reduction="abs").tolist()
+    found = utility.score(example.layer(), *options)
+    wanted = options or ("energy", "abs")
+    assert found == pytest.approx([first_order(example, c, *wanted) for c in range(NEURONS)])
 
 
 @pytest.mark.parametrize("options", [{"objective": "loss"}, {"reduction": "max"}])
