@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import nn
 
+from pruning.calibration import removal
 from pruning.calibration.parameter_gradients import layers_that_fit, parameter_taylor
 from pruning.calibration.prepare import Batch, Measurement, unit_rows
 from pruning.core import artifacts
@@ -30,22 +31,17 @@ def measure(job: Measurement) -> None:
 def removal_order(
     model: nn.Module, batches: Sequence[Batch], layers_a_pass: int, progress: Callable = lambda each, **_: each
 ) -> list[np.ndarray]:
-    """Return the place of each neuron of the model in the order of removal, from 0; float64 [n] per layer. Of equal
-    ones the later layer's, and in it the later, leave first."""
+    """Return the place of each neuron of the model, which is cut as it goes, in the order of removal (removal.py)."""
     family, layers = families.of(model), families.decoder_layers(model)
-    widths = [site.in_features for site in ffn.sites(model)]
-    number, unit = np.repeat(range(len(widths)), widths), np.concatenate([np.arange(width) for width in widths])
-    total, left, places = sum(widths), np.arange(sum(widths)), np.zeros(sum(widths))
-    for share in progress(range(STEP, 100 + STEP, STEP), desc="iterations"):
-        found = [own.numpy() for own in parameter_taylor(model, batches, layers_a_pass)]
-        scores = np.concatenate([own / max(own.sum(), 1e-30) for own in found])
-        order = np.lexsort((-unit[left], -number[left], scores))
-        leaving = order[: (total * share + 50) // 100 - (total - len(left))]  # as masks round
-        places[left[leaving]] = total - len(left) + np.arange(len(leaving))
-        stays = np.ones(len(left), dtype=bool)
-        stays[leaving] = False
-        keeps = [stays[number[left] == index] for index in range(len(widths))]
+    present = [np.ones(site.in_features, dtype=bool) for site in ffn.sites(model)]
+
+    def scores(keeps: list[np.ndarray]) -> list[np.ndarray]:
+        stay = [own[before] for own, before in zip(keeps, present, strict=True)]
         for index, layer in enumerate(layers):
-            ffn.shrink(layer, index, keeps, family)
-        left = left[stays]
-    return np.split(places, np.cumsum(widths)[:-1])
+            ffn.shrink(layer, index, stay, family)
+        present[:] = [own.copy() for own in keeps]
+        found = [own.numpy() for own in parameter_taylor(model, batches, layers_a_pass)]
+        return [own / max(own.sum(), 1e-30) for own in found]
+
+    ends = progress(range(STEP, 100 + STEP, STEP), desc="iterations")
+    return removal.order([len(own) for own in present], ends, scores)

@@ -18,6 +18,7 @@ from pruning.models import families, rehearsal
 from pruning.models.structures import STRUCTURES
 
 HELD_OUT_EVERY = 5
+PARTS = ("fit", "held_out")
 ROWS = 128  # Added at once: a CPU's allocator keeps their wide copy (under 32 MB) for the next
 
 
@@ -28,11 +29,7 @@ def held_out(samples: Tensor) -> Tensor:
 
 def token_counts(batches: Sequence[Batch]) -> dict[str, int]:
     """Counted tokens of either part. Raises InputError if there are too few samples to hold one out."""
-    counts = {"tokens_fit": 0, "tokens_held_out": 0}
-    for batch in batches:
-        tokens, held = batch.counted.sum(1), held_out(batch.samples)
-        counts["tokens_fit"] += int(tokens[~held].sum())
-        counts["tokens_held_out"] += int(tokens[held].sum())
+    counts = {f"tokens_{part}": sum(int(parts(batch)[part].sum()) for batch in batches) for part in PARTS}
     if not counts["tokens_held_out"]:
         raise InputError(
             f"calibration: `compensate: ridge` holds out every {HELD_OUT_EVERY}th sample: raise `samples` to "
@@ -52,7 +49,7 @@ def second_moments(model: nn.Module, batches: Sequence[Batch], structure: str = 
     pairs = zip(families.decoder_layers(model), STRUCTURES[structure].sites(model), strict=True)
     for index, (layer, site) in enumerate(pairs):
         device, size = families.device(model, site), site.in_features
-        sums = {part: wide_zeros(device, size, size) for part in ("fit", "held_out")}
+        sums = {part: wide_zeros(device, size, size) for part in PARTS}
         for number, batch in enumerate(batches):
 
             def accumulate(a: Tensor, _, batch: Batch = batch, sums: dict[str, Tensor] = sums) -> None:

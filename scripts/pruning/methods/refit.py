@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pruning.calibration import footprint, layerwise
 from pruning.calibration.prepare import Batch, Measurement, wide_zeros
-from pruning.calibration.second_moments import add, parts, token_counts
+from pruning.calibration.second_moments import PARTS, add, parts, token_counts
 from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.core.layer_files import label_of
@@ -39,7 +39,6 @@ MAX_NORM_RATIO = 10.0
 """A token whose residual stream is larger than so many times the median (mean squares) counts as if it were so large:
 all that follows reads the stream through a norm, and in plain squares the first token of a model like Qwen2.5, which is
 thousands of times as large as the others, would be all that is fitted."""
-PARTS = ("fit", "held_out")
 
 
 STAGE = footprint.REFIT

@@ -11,14 +11,14 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-from pruning.calibration import footprint
+from pruning.calibration import footprint, removal
 from pruning.calibration.output_gradients import output_gradients
 from pruning.calibration.prepare import Batch, Measurement, dense, unit_rows
 from pruning.calibration.second_moments import second_moments, token_counts
 from pruning.core import artifacts
 from pruning.methods import refit as fitting
 from pruning.methods import surgeon
-from pruning.methods.allocation import floors, kept
+from pruning.methods.allocation import floors
 from pruning.models import families
 from pruning.models.structures import ffn
 
@@ -49,28 +49,22 @@ def removal_order(
     min_keep: float = 0.01,
     progress: Callable = iter,
 ) -> list[np.ndarray]:
-    """Return the place of each neuron of the model in the order of removal, from 0; float64 [n] per layer.
+    """Return the place of each neuron of the model in the order of removal (calibration/removal.py).
 
     load: gives the dense model, anew each time. rounds: per cent of all neurons that are removed after each iteration
     but the last one, which removes all others; the best of a layer, `min_keep` of it, are removed after all others."""
-    model = load()
-    keeps = [np.ones(site.in_features, dtype=bool) for site in ffn.sites(model)]
-    places = [np.zeros(len(keep)) for keep in keeps]
-    total, removed = sum(map(len, keeps)), 0
-    least = floors(np.array(list(map(len, keeps))), min_keep)
-    scheme = "sequential" if families.obstacle(model.config.to_dict()) else "attention"
-    for number, per_cent in enumerate(progress([*rounds, 100])):
-        if number:
-            model = load()
+    models = [load()]
+    widths = [site.in_features for site in ffn.sites(models[0])]
+    scheme = "sequential" if families.obstacle(models[0].config.to_dict()) else "attention"
+
+    def losses_of(keeps: list[np.ndarray]) -> list[np.ndarray]:
+        model = models.pop() if models else load()
+        if not all(own.all() for own in keeps):
             for _ in fitting.refit(model, batches, {ffn.STRUCTURE.name: keeps}, scheme):
                 pass
-        leaving = ranked(list(losses(model, batches, seed)), least)[: total - kept(total, per_cent) - removed]
-        units = [keep.nonzero()[0] for keep in keeps]
-        for place, (layer, index) in enumerate(leaving, start=removed):
-            places[layer][units[layer][index]] = place
-            keeps[layer][units[layer][index]] = False
-        removed += len(leaving)
-    return places
+        return list(losses(model, batches, seed))
+
+    return removal.order(widths, progress([*rounds, 100]), losses_of, floors(np.array(widths), min_keep))
 
 
 def losses(model: nn.Module, batches: Sequence[Batch], seed: int) -> Iterator[np.ndarray]:
@@ -86,15 +80,3 @@ def losses(model: nn.Module, batches: Sequence[Batch], seed: int) -> Iterator[np
             second, gradient.double() / tokens, site.weight.detach().double(), site.weight.device
         )
         del second  # before the next layer's are made
-
-
-def ranked(losses: Sequence[np.ndarray], least: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (layer, index) of all neurons, the least loss first, ties to the higher layer and index; a layer's `least`
-    most expensive ones come after all others."""
-    safe = {
-        (layer, int(i))
-        for layer, own in enumerate(losses)
-        for i in np.argsort(own, kind="stable")[::-1][: least[layer]]
-    }
-    every = [(layer, index) for layer, own in enumerate(losses) for index in range(len(own))]
-    return sorted(every, key=lambda at: (at in safe, losses[at[0]][at[1]], -at[0], -at[1]))
