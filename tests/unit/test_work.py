@@ -1,5 +1,6 @@
 """What `estimate` counts for jobs, against torch's own counter of what the stages compute, and against sums by hand."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,7 +107,7 @@ REAL = {
     "recover, again": ({"again": True}, tuned),
     "refit": (HALF, refitted),
     "refit, trained": (HALF | BLOCK, trained),
-    "rounds": ({}, lambda network: rounds.removal_order(lambda: network, batches(), [25, 50], 0)),
+    "rounds": ({}, lambda network: rounds.removal_order(lambda: copy.deepcopy(network), batches(), [25, 50], 0)),
     "sensitivity, layers": ({"method": {"allocate": "sensitivity"}}, cut("layers")),
     "sensitivity, greedy": ({"method": GREEDY}, cut("greedy")),
 }
