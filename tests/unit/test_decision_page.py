@@ -93,7 +93,7 @@ def test_the_verdict_says_which_model_why_and_what_it_costs_and_gains():
         "answers 45.0% against 50.0%.",
     ]
     assert "answers" not in words.verdict(replace(found, measures=[PERPLEXITY]))[1]
-    shown = [tuple(tile.values()) for tile in page.tiles(found)]
+    shown = page.tiles(found)
     assert shown[0] == ("Perplexity", "10.50", "10.00", "+5.0%")
     assert shown[3] == ("Weights", "280.0 MB", "400.0 MB", "-30%")
 
@@ -171,7 +171,7 @@ def test_points_have_places_words_and_who_is_on_the_front():
 
 
 def test_charts_are_valid_and_an_axis_over_orders_of_magnitude_is_logarithmic():
-    found = content(*TWO, ("random/50", 31000.0, 8.0, 0.0, 0.0), widths={variant("agf/30"): [5, 9]}, full=[10, 10])
+    found = content(*TWO, ("random/50", 31000.0, 8.0, 0.0, 0.0), widths={DENSE: [10, 10], variant("agf/30"): [5, 9]})
     for measure, cost in product(found.measures, words.HEADS):
         charts.panel(found, measure, cost)[0].to_dict()  # checked by Altair
     charts.widths_map(found)[0].to_dict()
@@ -202,13 +202,14 @@ def test_examples_are_the_first_of_each_kind_filled_up_with_the_first_of_all(tmp
         artifacts.write_parquet(path, frame(*((f"{who} {n}", value) for n, value in enumerate(values))), "samples", {})
         silent = frame(*(("", value) for value in values)).assign(response=None)
         artifacts.write_parquet(path.with_name("own.samples.parquet"), silent, "samples", {})
-    found = record.answers(tmp_path, "m", taken, ["own", "absent", "sums"])
+    asked = {"q1": "what was asked", "q5": "unused"}
+    found = record.answers(tmp_path, "m", taken, ["own", "absent", "sums"], asked)
     assert list(record.outcomes(found).values()) == [3, 1, 1, 2]
-    shown = record.examples(found, {"q1": "what was asked", "q5": "unused"})
-    assert [example.question for example in shown] == ["q0", "what was asked", "q2", "q4", "q6"]
-    assert shown[3] == record.Example("q4", "4", "dense 4", "own/agf/30 4", True, False)
-    nothing = record.answers(tmp_path, "m", taken, ["own"])
-    assert record.examples(nothing, {}) == [] and record.outcomes(nothing) == {}
+    shown = record.examples(found)
+    assert [example["question"] for example in shown] == ["q0", "what was asked", "q2", "q4", "q6"]
+    wanted = ["q4", "4", "dense 4", True, "own/agf/30 4", False, "only the dense model right"]
+    assert list(shown[3].values()) == wanted
+    assert record.examples(record.answers(tmp_path, "m", taken, ["own"], asked)) == []
 
 
 def test_widths_are_read_once_of_a_model_and_its_recovery(tmp_path):
@@ -232,11 +233,12 @@ def many() -> words.Content:
     names = [f"{method}/{sparsity}" for method in ("wanda", "rku", LONG, *"abcdefg") for sparsity in (20, 40, 60)]
     models = [(name, 10 * (1 + n) ** 2.5, 0.1 * n, 0.5 / (1 + n), 0.5) for n, name in enumerate(names)]
     models[-1] = (names[-1], math.inf, NOTHING, NOTHING, NOTHING)
-    widths = {variant(name): [100 - number, *[50] * 59] for number, name in enumerate(names)}
-    texts = {"examples": [record.Example(EVIL, EVIL, EVIL + "x" * 900, EVIL, True, False)] * 5, "notes": [EVIL]}
+    widths = {DENSE: [100] * 60, **{variant(name): [100 - n, *[50] * 59] for n, name in enumerate(names)}}
+    example = dict.fromkeys(("question", "expected", "pruned"), EVIL) | {"dense": EVIL + "x" * 900}
+    texts = {"examples": [example | {"dense_right": True, "pruned_right": False}] * 5, "notes": [EVIL]}
     texts |= {"outcomes": dict(zip(record.OUTCOMES, (1, 2, 3, 4), strict=True)), "command": f"prune '{EVIL}'"}
     stages = pd.DataFrame({"stage": ["evaluate"], "jobs": [3], "total_s": [90.0], "share": [1.0]})
-    found = content(*models, widths=widths, full=[100] * 60, stages=stages, versions={"torch": "2"}, **texts)
+    found = content(*models, widths=widths, stages=stages, versions={"torch": "2"}, **texts)
     return replace(found, model=EVIL)
 
 

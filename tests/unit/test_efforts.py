@@ -1,10 +1,13 @@
 """The presets behind `prune --effort`, and what they become for a model and a machine."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from test_prune import known, made, validated
 
 import tiny
-from pruning.command import efforts, own_data
+from pruning.command import efforts, own_data, ready
 from pruning.command.request import Request, with_effort
 from pruning.config import preflight
 from pruning.config.default import DEFAULT
@@ -22,12 +25,13 @@ def method(name: str, shape: dict, kind: str = "cpu", same_widths: bool = False)
 @pytest.mark.parametrize("name", efforts.EFFORTS)
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_an_effort_is_a_valid_configuration_with_its_own_method(name, gpus):
-    about = known(10**6, 10**6, 4096, gpus)
-    own, notes = method(name, LLAMA, about.kind)
-    config = validated(made({name: own}, [20, 40], about=about, effort=name))
+    kind = ("cpu", "gpu")[gpus]
+    own, notes = method(name, LLAMA, kind)
+    given = {"train": 10**6, "test": 10**6, "context": 4096, "gpus": gpus, "effort": name}
+    config = validated(made([20, 40], methods={name: own}, **given))
     assert config.method(name) == own and not notes and config.table("table1").methods == [name]
     calibration = config.calibrations["own"]
-    most = efforts.read(name).tokens[about.kind]
+    most = efforts.read(name).tokens[kind]
     assert most - 512 < calibration.samples * calibration.sequence_length <= most
     assert own.round_to == (128 if gpus else 32)
     assert calibration.objectives == ([own.options["objective"]] if own.score == "utility" else [])
@@ -70,7 +74,7 @@ def test_sizes_of_the_vocabulary_are_methods_that_a_budget_compares():
     assert {name: own.vocabulary for name, own in found.items()} == sizes
     assert said.startswith("Pruned models keep 800 or all or 400 tokens. Texts are compared in bits per byte")
     least = dict.fromkeys(found, 0) | {"wanda": 7}
-    config = validated(made(found, least, vocabulary="62.5%,all,400", budget=["parameters=90%"]))
+    config = validated(made(least, methods=found, vocabulary="62.5%,all,400", budget=["parameters=90%"]))
     assert config.table("table1").at == least and config.tasks["own"].per == "byte"
     [alone], said = efforts.with_vocabularies(wanda, [400], folder)
     assert alone == "wanda" and said.startswith("Pruned models keep 400 tokens.")
@@ -99,21 +103,35 @@ def test_one_width_for_all_layers_where_a_runtime_reads_no_others():
     assert efforts.remarks({"standard": own}, {"model_type": "qwen3"}, 64, CUT, 20) == []
 
 
-def test_an_effort_that_does_not_fit_names_the_largest_that_does():
-    efforts.affordable("thorough", dict.fromkeys(efforts.EFFORTS))
-    short = "weight reconstruction takes 34.4 GB of memory, 16.0 GB are there"
-    lacking = {"quick": None, "standard": short, "thorough": short}
-    with pytest.raises(InputError, match=f"--effort thorough: {short}: use --effort quick"):
-        efforts.affordable("thorough", lacking)
-    with pytest.raises(InputError, match=f"--effort standard: {short}: use --methods cfsp"):
-        efforts.affordable("standard", lacking | {"quick": short})
+SHORT = "weight reconstruction takes 34.4 GB of memory, 16.0 GB are there"
 
 
-def test_needs_are_held_against_memory_and_disk():
-    needs = efforts.Needs(memory=4.0, disk=9.0)
-    assert needs.lacking(4, 9) is None
-    assert needs.lacking(3.9, 9) == "weight reconstruction takes 4.0 GB of memory, 3.9 GB are there"
-    assert needs.lacking(4, 8) == "weight reconstruction takes 9.0 GB of disk, 8.0 GB are there"
+@pytest.mark.parametrize(
+    ("options", "obs", "utility", "message"),
+    [
+        ({"effort": "thorough"}, (16, 9), (16, 9), None),
+        ({"effort": "thorough"}, (34.4, 9), (16, 9), f"--effort thorough: {SHORT}: use --effort quick"),
+        ({"effort": "standard"}, (34.4, 9), (17, 9), f"--effort standard: {SHORT}: use --methods cfsp"),
+        ({"effort": "standard"}, (16, 9.5), (16, 9), "takes 9.5 GB of disk, 9.0 GB are there: use --effort quick"),
+        ({"methods": ["attention_obs"]}, (34.4, 9), (16, 9), f"--methods attention_obs: {SHORT}: use --methods cfsp"),
+    ],
+)
+def test_what_does_not_fit_the_machine_names_the_largest_that_does(
+    tmp_path, monkeypatch, options, obs, utility, message
+):
+    """obs, utility: gigabytes of memory and disk that a method of this score takes; there are 16 and 9."""
+    taken = {"obs": efforts.Needs(*obs), "utility": efforts.Needs(*utility)}
+    monkeypatch.setattr(efforts, "needs", lambda *_: taken[next(iter(_[-1])).score])
+    monkeypatch.setattr(ready.memory, "physical", lambda: 16e9)
+    monkeypatch.setattr(ready.shutil, "disk_usage", lambda path: SimpleNamespace(free=9e9))
+    about = replace(known(), request=Request("m", out=tmp_path, **options))
+    if not message:
+        found = ready.with_methods(about, LLAMA, 64)
+        assert list(found.methods) == ["thorough"] and found.model["m"]["memory_gb"] == 16
+        return
+    with pytest.raises(InputError) as error:
+        ready.with_methods(about, LLAMA, 64)
+    assert message in str(error.value)
 
 
 def test_reconstruction_takes_what_the_documents_say_of_a_7b_model():
@@ -159,7 +177,7 @@ def test_what_a_family_cannot_do_is_said_before_any_job(tmp_path, method, instea
     for split in own_data.PARTS:
         (tmp_path / "own-data").mkdir(exist_ok=True)
         (tmp_path / f"own-data/{split}.jsonl").touch()
-    config = validated(made([method], about=known(path=tmp_path / "m")) | {"data_folder": str(tmp_path)})
+    config = validated(made(methods=[method], path=tmp_path / "m") | {"data_folder": str(tmp_path)})
     if instead is None:
         preflight.check(config)
         return

@@ -4,33 +4,21 @@ import hashlib
 import json
 import math
 import os
-import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from lm_eval.api.metrics import exact_match_hf_evaluate
-from lm_eval.filters.extraction import RegexFilter
 
 import tiny
-from pruning.command import config_file, configuration, decision, lm_eval_tasks, own_data, right_answers, running, work
-from pruning.command.configuration import (
-    Known,
-    build,
-    calibration,
-    model_section,
-    model_source,
-    parameters_of,
-    steps,
-    text,
-)
-from pruning.command.ready import START as BEFORE_ALL
-from pruning.command.ready import Ready
+from pruning.command import config_file, decision, lm_eval_tasks, own_data, right_answers, running, work
+from pruning.command.configuration import Known, Own, build, model_section, model_source, parameters_of, text
 from pruning.command.request import Request, budget_of, check, numbers
-from pruning.config.default import DEFAULT
 from pruning.core import artifacts, devices, locks
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
@@ -46,9 +34,9 @@ REFUSING = "{% for m in messages %}{{ '<' + m.content }}{% endfor %}"
 REFUSING += "{% if messages[0].role == 'assistant' %}{{ raise_exception('twice') }}{% endif %}"
 
 
-def read(path: Path, *records, chat: str | None = None) -> list[dict[str, str]]:
+def read(path: Path, *records: dict, chat: str | None = None) -> list[dict[str, str]]:
     """The prompts and completions of these records, for a model with this chat format."""
-    path.write_text("\n".join(record if isinstance(record, str) else json.dumps(record) for record in records))
+    path.write_text("\n\n".join(map(json.dumps, records)))
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = chat
     return own_data.texts(datasets.read_jsonl(path), tokenizer, f"--data {path}")
@@ -61,23 +49,29 @@ def said(*roles: str) -> list[dict]:
     return [{"role": role, "content": "hi"} for role in roles]
 
 
-def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path):
-    path, pair = tmp_path / "mine.jsonl", {"question": " 1+1? ", "answer": " 2\n"}
-    [plain] = read(path, pair, "")
-    assert plain == {"prompt": "1+1?\n", "completion": "2", "asked": "1+1?\n", "question": "1+1?", "answer": "2"}
-    assert read(path, pair, chat=CHAT) == [plain | {"asked": "<user>1+1?<assistant>"}]
-    assert read(path, {"text": "abc"}) == [{"prompt": "", "completion": "abc"}]
-    [found] = read(path, {"messages": said("user", "assistant")}, chat=CHAT)
-    assert (found["prompt"], found["completion"]) == ("<user>hi<assistant>", "hi")
-    assert (found["asked"], found["question"], found["answer"]) == ("<user>hi<assistant>", "hi", "hi")
+PAIR = {"question": " 1+1? ", "answer": " 2\n"}
+PLAIN = {"prompt": "1+1?\n", "completion": "2", "asked": "1+1?\n", "question": "1+1?", "answer": "2"}
+JOINED = {"prompt": "Q: 1+1\nA:", "completion": " 2"}  # made for it
+TURNS = dict.fromkeys(("prompt", "asked"), "<user>hi<assistant>")
 
 
-def test_prompts_and_completions_are_joined_as_they_are_where_they_were_made_for_it(tmp_path):
-    path = tmp_path / "mine.jsonl"
-    [found] = read(path, {"prompt": "Q: 1+1\nA:", "completion": " 2"}, chat=CHAT)
-    assert (found["prompt"] + found["completion"], found["asked"]) == ("Q: 1+1\nA: 2", "Q: 1+1\nA:")
-    assert found["answer"] == "2"
-    assert read(path, {"prompt": "1+1?", "completion": "2"})[0]["asked"] == "1+1?\n"
+@pytest.mark.parametrize(
+    ("record", "chat", "found"),
+    [
+        (PAIR, None, PLAIN),
+        (PAIR, CHAT, PLAIN | {"asked": "<user>1+1?<assistant>"}),
+        ({"prompt": "1+1?", "completion": "2"}, None, PLAIN),
+        (JOINED, CHAT, JOINED | {"asked": JOINED["prompt"], "question": JOINED["prompt"], "answer": "2"}),
+        ({"text": "abc"}, None, {"prompt": "", "completion": "abc"}),
+        (
+            {"messages": said("user", "assistant")},
+            CHAT,
+            TURNS | dict.fromkeys(("completion", "question", "answer"), "hi"),
+        ),
+    ],
+)
+def test_pairs_texts_and_conversations_become_prompts_and_completions(tmp_path, record, chat, found):
+    assert read(tmp_path / "mine.jsonl", record, record, chat=chat) == [found, found]
 
 
 UNANSWERED = "record 1: `messages` must end in an answer"
@@ -92,9 +86,6 @@ NONE_FOUND = "its records have a, b; one of these is needed: `messages`, `prompt
         ([{"question": "q", "answer": "a"}, {"question": "q"}], None, "record 2 has no text in `answer`"),
         ([{"question": "q", "answer": 3}], None, "record 1 has no text in `answer`"),
         ([{"text": " "}], None, "record 1 has no text in `text`"),
-        (['{"question": "q"'], None, "mine.jsonl:1: broken JSON"),
-        (["[1]"], None, "mine.jsonl:1: expected a JSON object, found list"),
-        ([""], None, "mine.jsonl: holds no records"),
         ([{"messages": []}], None, "`messages`, but the model's tokenizer has no chat format"),
         ([{"messages": said("user")}], REFUSING, UNANSWERED),
         ([{"messages": ["user", "assistant"]}], REFUSING, UNANSWERED),
@@ -110,6 +101,9 @@ def test_odd_data_are_named(tmp_path, records, chat, message):
 
 
 ODD = {  # content of the file -> what is said of it
+    b'{"question": "q"': "mine.jsonl:1: broken JSON",
+    b"[1]": "mine.jsonl:1: expected a JSON object, found list",
+    b"": "mine.jsonl: holds no records",
     b'{"text": "a"}\n{"text": "\\ud83d"}\n': "mine.jsonl:2: half of a character",
     b'{"text": ' + b"[" * 10**5 + b"]" * 10**5 + b"}": "mine.jsonl:1: JSON nested too deeply",
     b'{"text": ' + b"9" * 5000 + b"}": "mine.jsonl:1: broken JSON (Exceeds the limit",
@@ -171,9 +165,9 @@ def test_a_dataset_without_named_fields_keeps_all_of_them():
 
 def parted(*answers: str, prompt: str = "q") -> dict[str, list[dict[str, str]]]:
     """The same questions in all parts."""
+    asked = dict.fromkeys(("prompt", "asked"), f"{prompt}{{}}\n") | {"question": f"{prompt}{{}}"}
     pairs = [
-        {"prompt": f"{prompt}{n}\n", "completion": text}
-        | {"asked": f"{prompt}{n}\n", "question": f"{prompt}{n}", "answer": text}
+        {key: form.format(n) for key, form in asked.items()} | dict.fromkeys(("completion", "answer"), text)
         for n, text in enumerate(answers)
     ]
     return dict.fromkeys(own_data.PARTS, pairs)
@@ -200,12 +194,8 @@ FOUND_IN = [  # --answer, an answer, what is compared
 
 
 @pytest.mark.parametrize(("asked", "answer", "found"), FOUND_IN)
-def test_what_is_judged_of_an_answer_is_what_lm_evals_filter_finds(asked, answer, found):
-    own = own_data.judge(asked)
-    assert own.found(answer) == found
-    if own.pattern:
-        [[theirs]] = RegexFilter(own.pattern, own.which).apply([[answer]], [])
-        assert theirs == (found or "[invalid]") or (found, theirs) == (None, "")
+def test_what_is_judged_of_an_answer(asked, answer, found):
+    assert own_data.judge(asked).found(answer) == found
 
 
 SAME = [("1,234", "1234", 1), ("42.0", "42", 1), ("42.50", "42.5", 1)]
@@ -254,15 +244,6 @@ def test_reference_answers_without_what_is_judged_are_counted_and_shown():
         judged("is 7", asked="regex:(x)")
 
 
-WRONG = [("answer", text) for text in ("numbers", "regex", "regex:", "exact:x", "regex:(")]
-
-
-@pytest.mark.parametrize(("option", "given"), [*WRONG, ("recover", "x"), ("steps", 9)])
-def test_what_is_no_way_to_judge_or_to_recover_is_said(option, given):
-    with pytest.raises(InputError, match=f"^--{option} {re.escape(str(given))}: "):
-        check(Request("m", **{option: given}))
-
-
 # tasks of lm-eval
 
 
@@ -271,17 +252,17 @@ def test_tasks_are_the_workflows_own_or_lm_evals_on_data_of_the_hub():
     assert (own.task["metrics"], own.definition, own.dataset) == (["exact_match,strict-match"], None, {})
     assert own.training == "results/data/gsm8k/train.parquet"
     assert packaged.task["metrics"] == ["acc_norm"]
-    assert packaged.dataset["hellaswag"]["hub"]["repo"] == "Rowan/hellaswag"
+    hub = packaged.dataset["hellaswag"]["hub"]
+    assert (hub["repo"], hub["splits"]) == ("Rowan/hellaswag", {"validation": "validation", "train": "train"})
     found = yaml.safe_load(packaged.definition)
     assert found["dataset_kwargs"]["data_files"] == {"validation": "results/data/hellaswag/validation.parquet"}
     assert (found["include"], found["test_split"]) == ("hellaswag/hellaswag.yaml", "validation")
-    assert packaged.dataset["hellaswag"]["hub"]["splits"] == {"validation": "validation", "train": "train"}
-    assert lm_eval_tasks.with_training_data([own._replace(training=None), packaged]) is packaged
 
 
 APPLES = {"question": "Ann has 2 apples. How many?", "answer": "She has 2.\n#### 2"}
 COOKING = {"activity_label": "Cooking", "ctx_a": "He boils", "ctx_b": "water", "label": "1", "split": "train"}
 COOKING |= {"endings": ["and flies.", "and waits.", "c", "d"], "ind": 0, "source_id": "s"}
+CUP = {"sentence": "The cup fits the box as _ is small.", "option1": "the cup", "option2": "the box", "answer": "1"}
 
 
 @pytest.mark.parametrize(
@@ -289,34 +270,33 @@ COOKING |= {"endings": ["and flies.", "and waits.", "c", "d"], "ind": 0, "source
     [
         ("gsm8k", APPLES, "Question: Ann has 2 apples. How many?\nAnswer:", " She has 2.\n#### 2"),
         ("hellaswag", COOKING, "Cooking: He boils Water", " and waits."),
+        ("winogrande", CUP, None, None),
     ],
 )
 def test_a_tasks_training_data_become_records(tmp_path, named, row, prompt, completion):
     [task] = lm_eval_tasks.asked([named])
+    task = task._replace(training=f"results/data/{named}/train.parquet")
     data = tmp_path / task.training
     data.parent.mkdir(parents=True)
     pd.DataFrame([row]).to_parquet(data)
     if task.definition:
         running.put(tmp_path / "config/tasks" / f"{named}.yaml", task.definition)
-    assert lm_eval_tasks.records(task, tmp_path) == [{"prompt": prompt, "completion": completion}]
-
-
-def test_a_task_whose_options_begin_its_items_gives_no_records(tmp_path):
-    [task] = lm_eval_tasks.asked(["winogrande"])
-    data = tmp_path / "results/data/winogrande/train.parquet"
-    data.parent.mkdir(parents=True)
-    row = {"sentence": "The cup fits the box as _ is small.", "option1": "the cup", "option2": "the box", "answer": "1"}
-    pd.DataFrame([row]).to_parquet(data)
+    if prompt:
+        assert lm_eval_tasks.records(task, tmp_path) == [{"prompt": prompt, "completion": completion}]
+        return
     with pytest.raises(InputError, match="^task winogrande: its items begin with their options, .*: give --data$"):
-        lm_eval_tasks.records(task._replace(training=str(data.relative_to(tmp_path))), tmp_path)
+        lm_eval_tasks.records(task, tmp_path)
 
 
-def test_without_data_a_task_must_have_some():
-    tasks = [task._replace(training=None) for task in lm_eval_tasks.asked(["arc_easy"])]
-    with pytest.raises(InputError, match="^--data is missing: arc_easy has no training data: give JSON Lines"):
-        lm_eval_tasks.with_training_data(tasks)
-    with pytest.raises(InputError, match="^--data is missing: give JSON Lines, or a --task"):
-        lm_eval_tasks.with_training_data([])
+def test_without_data_those_of_the_first_task_that_has_some_are_taken():
+    none, some = (lm_eval_tasks.Asked(name, {}, training=data) for name, data in (("arc_easy", None), ("gsm8k", "x")))
+    assert lm_eval_tasks.with_training_data([none, some]) is some
+    for tasks, message in (
+        ([none], ": arc_easy has no training data: give JSON Lines"),
+        ([], ": give JSON Lines, or a"),
+    ):
+        with pytest.raises(InputError, match=f"^--data is missing{message}"):
+            lm_eval_tasks.with_training_data(tasks)
 
 
 @pytest.mark.parametrize(
@@ -338,18 +318,25 @@ def test_tasks_that_cannot_be_asked_are_refused_before_any_job(given, message):
 
 
 def known(
-    train: int = 9000, test: int = 3000, context: int = 512, gpus: int = 0, path: Path | str = "/m", **more
+    train: int = 9000,
+    test: int = 3000,
+    context: int = 512,
+    gpus: int = 0,
+    path: Path | str = "/m",
+    validation: int | None = None,
+    methods: Sequence[str] | dict = ("agf",),
+    **given: Any,
 ) -> Known:
-    source = {"kind": "local", "path": str(path)}
-    section = model_section("m", source, 10**6, gpus, threads=2)
-    return Known(section, context, train, **{"validation": test, "test": test, **more})
-
-
-def made(methods=("agf",), sparsities=(20,), about: Known | None = None, **asked) -> dict:
-    """The configuration of a request. asked: what else was asked for."""
-    request = Request("m", **asked)
+    """given: more of it, and fields of the request."""
+    own = {key: given.pop(key) for key in ("tasks", "answers", "own", "mine") if key in given}
+    section = model_section("m", {"kind": "local", "path": str(path)}, 10**6, gpus, threads=2)
+    tokens = {"train": train, "validation": validation or test, "test": test}
     named = methods if isinstance(methods, dict) else dict.fromkeys(methods)
-    return build(request, about or known(), named, sparsities)
+    return Known(Request("m", **given), section, context=context, tokens=tokens, methods=named, **own)
+
+
+def made(sparsities: Sequence[int] | dict[str, int] = (20,), **given: Any) -> dict:
+    return build(known(**given), sparsities)
 
 
 def validated(content: dict):
@@ -370,127 +357,108 @@ def test_models_are_folders_files_packages_and_repositories(tmp_path):
             model_source(name)
 
 
-@pytest.mark.parametrize("recover", [None, "distill"])
-def test_what_is_written_is_a_valid_configuration(recover):
-    config = validated(made(["agf", "rku"], [20, 40], recover=recover))
-    assert config.tasks["own"].seqlen == 64  # 40 windows of 64 in 3,000 tokens, none of 128
-    assert (config.calibrations["own"].samples, config.calibrations["own"].sequence_length) == (17, 512)
-    assert config.table("table1").methods == ["agf", "rku"] and config.experiment.reference == "agf"
+ONE = judged("1")
+RIGHT = {"answers": ONE, "own": Own(1)}
+FEW = {"answers": judged(*map(str, range(100)))}
+SHOWN = ["own_right_answers", "own", "own_answers"]
+GSM8K = lm_eval_tasks.asked(["gsm8k"])
+LARGE = {"train": 10**6, "test": 10**6, "context": 4096}
+CONFIGURED = [  # what is asked for and known, and what of the configuration follows
+    (
+        {"methods": ["agf", "rku"]},
+        # 40 windows of 64 in 3,000 tokens, none of 128
+        "tasks: {own: {seqlen: 64, divergence: true}, own_validation: {seqlen: 64, split: validation}}",
+        "calibrations: {own: {samples: 17, sequence_length: 512, rounds: [20, 40, 50, 60, 70, 80]}}",  # the default's
+        "tables: {table1: {tasks: [own], reference: dense}}",
+        "experiment: {methods: [agf, rku], reference: agf}",
+    ),
+    ({"train": 2000, "context": 4096}, "calibrations: {own: {samples: 5, sequence_length: 400}}"),
+    (LARGE, "calibrations: {own: {samples: 40}}", "tasks: {own: {seqlen: 256, tokens: 20480}}"),
+    (LARGE | {"gpus": 1}, "calibrations: {own: {samples: 512}}", "tasks: {own: {seqlen: 2048, tokens: 262144}}"),
+    (
+        {"vocabulary": "30%"},  # 4 bytes a token
+        "tasks: {own: {per: byte, seqlen: 64, tokens: 12000, divergence: false}, own_validation: {per: byte}}",
+    ),
+    ({"rounds": 3}, "calibrations: {own: {rounds: [10, 20]}}"),  # of 30
+    ({"rounds": 3, "sparsity": "1"}, "calibrations: {own: {rounds: [1]}}"),
+    ({"rounds": 2, "budget": ["bytes=9MB"]}, "calibrations: {own: {rounds: [40]}}"),
+    *(
+        (
+            {"recover": recover, "steps": 7, "answers": ONE},
+            f"tunings: {{own: {{objective: {objective}, steps: 7, answers: null}}}}",
+            "tables: {table1: {tasks: [own, own_answers, own@own, own_answers@own]}}",
+            "tables: {validation: {tasks: [own_validation, own_validation@own]}}",
+        )
+        for recover, objective in (("distill", "distillation"), ("lora", "cross_entropy"))
+    ),
+    (
+        {"recover": "distill", **RIGHT},
+        "calibrations: {own: {answers: own_answers_train}}",
+        "tunings: {own: {answers: own_answers_train}}",
+        "tasks: {own_validation: {answers: own_answers_validation}, own: {answers: null, divergence: false}}",
+        "tasks: {own_right_answers: {answers: own_answers, divergence: true}, own_answers_train: {kind: lm_eval}}",
+        f"tables: {{table1: {{tasks: [{', '.join([*SHOWN, *(f'{name}@own' for name in SHOWN)])}]}}}}",
+        "experiment: {together: [[own_right_answers, own, own_validation]]}",  # after the dense one answered
+    ),
+    ({"recover": "lora", **RIGHT}, "tunings: {own: {answers: null}}"),  # LoRA's text is the data's
+    *(
+        (
+            {"recover": "distill", "answers": ONE, "own": own},
+            "calibrations: {own: {answers: null}}",
+            "tunings: {own: {answers: null}}",
+            "tasks: {own: {divergence: true}, own_answers_train: null}",
+        )
+        for own in (None, Own(50, {}))  # the effort's are the data's, or too few are right
+    ),
+    (  # texts of own answers are cut to what there is
+        {
+            "train": 10**5,
+            "test": 10**5,
+            "answers": ONE,
+            "own": Own(80, {"train": 9000, "validation": 2600, "test": 10**6}),
+        },
+        "tasks: {own_validation: {seqlen: 64, tokens: 2600}, own_right_answers: {seqlen: 64, tokens: 20480}}",
+        "tasks: {own: {seqlen: 256, tokens: 20480}, own_answers_validation: {limit: 1}}",
+        "calibrations: {own: {samples: 17}}",
+    ),
+    ({**FEW, "own": Own(50, {}, rare=True)}, "tasks: {own_answers: {limit: 20}}"),  # they tell no models apart
+    ({**FEW, "own": Own(50, {}, rare=True), "gpus": 1}, "tasks: {own_answers: {limit: 80}}"),
+    ({**FEW, "own": Own(50, {}, rare=True), "questions": 70}, "tasks: {own_answers: {limit: 100}}"),
+    ({**FEW, "own": Own(50, {}, rare=False)}, "tasks: {own_answers: {limit: 100}}"),
+    (
+        {"answers": ONE, "tasks": GSM8K},
+        "experiment: {together: [[own, own_validation, own_answers, gsm8k]]}",  # in one job with the texts
+        "tasks: {gsm8k: {limit: 200}, own_answers: {metrics: ['exact_match,judged']}}",
+        "tables: {table1: {tasks: [own, own_answers, gsm8k]}}",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CONFIGURED)
+def test_what_is_asked_for_becomes_a_valid_configuration(case):
+    given, *wanted = case
+    config = validated(made(**given))
     assert [name for name, table in config.tables.items() if table] == ["table1", "validation"]
-    assert config.table("table1").reference == "dense" and config.tasks["own"].divergence
-    assert config.tasks["own_validation"].split == "validation" and config.tasks["own_validation"].seqlen == 64
-    recovered = [f"own/agf/{sparsity}/own" for sparsity in (20, 40)]  # its speed is measured as well
-    assert all((name in map(str, catalogue.timed(config)["m"])) == bool(recover) for name in recovered)
-    assert config.table("table1").tasks == (["own", "own@own"] if recover else ["own"])
+    for each in map(yaml.safe_load, wanted):
+        assert part(config.model_dump(), each) == each
 
 
-@pytest.mark.parametrize("asked", [16000, "30%"])
-def test_with_a_smaller_vocabulary_texts_are_counted_in_bytes(asked):
-    own = DEFAULT.method("agf").model_copy(update={"vocabulary": asked})
-    config = validated(made({"agf": own}, [0, 20], vocabulary=asked))
-    text = config.tasks["own"]
-    assert (text.per, text.seqlen, text.tokens, text.divergence) == ("byte", 64, 12000, False)
-    assert config.method("agf").vocabulary == asked and config.tasks["own_validation"].per == "byte"
+def part(value: Any, wanted: Any) -> Any:
+    """Of a configuration, the keys that are wanted."""
+    if not isinstance(value, dict) or not isinstance(wanted, dict):
+        return value
+    return {key: part(value.get(key), own) for key, own in wanted.items()}
 
 
-@pytest.mark.parametrize("asked", ["0", "120%", "many", "-3", "3.5"])
-def test_what_is_no_number_of_tokens_is_said(asked):
-    with pytest.raises(InputError, match=f"--vocabulary {asked}: give a number of tokens, or a share"):
-        check(Request("m", vocabulary=asked))
+@pytest.mark.parametrize("recover", [None, "distill"])
+def test_the_speed_of_recovered_models_is_measured_as_well(recover):
+    timed = [*map(str, catalogue.timed(validated(made([20, 40], recover=recover)))["m"])]
+    assert all((f"own/agf/{sparsity}/own" in timed) == bool(recover) for sparsity in (20, 40))
 
 
-@pytest.mark.parametrize(
-    ("asked", "budget", "said"),
-    [
-        ("30%,all", [], "several sizes are compared at equal cost: give --budget as well"),
-        ("all", ["bytes=9MB"], "give one size or different ones, of which one may be all"),
-        ("30%,30%", ["bytes=9MB"], "give one size or different ones"),
-        ("30%,", ["bytes=9MB"], "give a number of tokens, or a share of them such as 30%"),
-    ],
-)
-def test_sizes_of_the_vocabulary_that_cannot_be_compared_are_refused(asked, budget, said):
-    with pytest.raises(InputError, match=f"^--vocabulary {asked}: {said}"):
-        check(Request("m", vocabulary=asked, budget=budget))
-    check(Request("m", vocabulary="16000,all,30%", budget=["bytes=9MB"]))
-
-
-def test_rounds_end_at_the_largest_sparsity_in_equal_steps():
-    assert "rounds" not in made()["calibrations"]["own"]
-    assert made(rounds=3)["calibrations"]["own"]["rounds"] == [10, 20]  # of 30
-    found = build(Request("m", budget=["bytes=9MB"], rounds=2), known(), {"standard": None}, {"standard": 37})
-    assert found["calibrations"]["own"]["rounds"] == [40]
-    assert steps(1, 3) == [1]
-
-
-@pytest.mark.parametrize("given", [{"effort": "quick"}, {"methods": ["wanda"]}])
-def test_rounds_are_of_efforts_that_prune_by_the_loss_after_reconstruction(given):
-    with pytest.raises(InputError, match="^--rounds 3: only for --effort standard and thorough, without --methods$"):
-        check(Request("m", rounds=3, **given))
-
-
-@pytest.mark.parametrize(("recover", "objective"), [("distill", "distillation"), ("lora", "cross_entropy")])
-def test_recovered_models_are_measured_beside_the_others(recover, objective):
-    config = validated(made(recover=recover, steps=7, about=known(answers=judged("1"))))
-    assert (config.tunings["own"].objective, config.tunings["own"].steps) == (objective, 7)
-    assert config.table("table1").tasks == ["own", "own_answers", "own@own", "own_answers@own"]
-    assert config.table("validation").tasks == ["own_validation", "own_validation@own"]
-    assert config.tunings["own"].answers is None and "own_answers_train" not in config.tasks
-
-
-def test_own_right_answers_are_calibrated_and_distilled_on_and_chosen_by():
-    asked = {"about": known(answers=judged("1"), own=configuration.Own(1))}
-    config = validated(made(recover="distill", **asked))
-    assert config.calibrations["own"].answers == config.tunings["own"].answers == "own_answers_train"
-    assert config.tasks["own_validation"].answers == "own_answers_validation"
-    assert config.tasks["own_right_answers"].answers == "own_answers" and config.tasks["own_right_answers"].divergence
-    assert config.tasks["own"].answers is None and not config.tasks["own"].divergence
-    shown = ["own_right_answers", "own", "own_answers"]
-    assert config.table("table1").tasks == shown + [f"{name}@own" for name in shown]
-    assert config.experiment.together == [
-        ["own_right_answers", "own", "own_validation"]
-    ]  # after the dense one answered
-    assert {config.tasks[f"own_answers_{part}"].kind for part in ("train", "validation")} == {"lm_eval"}
-    assert validated(made(recover="lora", **asked)).tunings["own"].answers is None  # LoRA's text is the data's
-    too_few = replace(known(answers=judged("1")), own=configuration.Own(50, {}))
-    for about in (known(answers=judged("1")), too_few):  # the effort's are the data's, or too few are right
-        config = validated(made(recover="distill", about=about))
-        assert config.calibrations["own"].answers is config.tunings["own"].answers is None
-        assert "own_answers_train" not in config.tasks and config.tasks["own"].divergence
-
-
-def test_texts_of_own_answers_are_cut_to_what_there_is():
-    own = configuration.Own(80, {"train": 9000, "validation": 2600, "test": 10**6})
-    config = validated(made(about=known(10**5, 10**5, answers=judged("1"), own=own)))
-    validation, test = config.tasks["own_validation"], config.tasks["own_right_answers"]
-    assert (validation.seqlen, validation.tokens, test.seqlen, test.tokens) == (64, 2600, 64, 20 * 1024)
-    assert (config.tasks["own"].seqlen, config.tasks["own"].tokens) == (256, 20 * 1024)
-    assert (config.calibrations["own"].samples, config.tasks["own_answers_validation"].limit) == (17, 1)
-
-
-@pytest.mark.parametrize(
-    ("rare", "gpus", "asked", "limit"),
-    [(True, 0, None, 20), (True, 1, None, 80), (True, 0, 70, 100), (False, 0, None, 100)],
-)
-def test_a_model_that_is_rarely_right_is_asked_few_test_questions(rare, gpus, asked, limit):
-    about = known(answers=judged(*map(str, range(100))), own=configuration.Own(50, {}, rare), gpus=gpus)
-    assert validated(made(about=about, questions=asked)).tasks["own_answers"].limit == limit
-
-
-def test_questions_and_tasks_are_asked_in_one_job_with_the_texts():
-    asked = lm_eval_tasks.asked(["gsm8k"])
-    config = validated(made(about=known(answers=judged("1"), tasks=asked)))
-    assert config.experiment.together == [["own", "own_validation", "own_answers", "gsm8k"]]
-    assert config.table("table1").tasks == ["own", "own_answers", "gsm8k"]
-    assert config.tasks["gsm8k"].limit == 200 and config.tasks["own_answers"].metrics == ["exact_match,judged"]
-    length = work.length_of("own_answers", config.tasks["own_answers"])  # which estimates count
-    assert length == (len(judged("1").records["test"]), work.PROMPT / 4, judged("1").tokens, 0)
-
-
-@pytest.mark.parametrize(("gpus", "sizes"), [(0, (40, 256, 20 * 1024)), (1, (512, 2048, 128 * 2048))])
-def test_a_cpu_is_asked_for_less_than_a_gpu(gpus, sizes):
-    own = made(about=known(10**6, 10**6, 4096, gpus))
-    task = own["tasks"]["own"]
-    assert (own["calibrations"]["own"]["samples"], task["seqlen"], task["tokens"]) == sizes
+def test_estimates_count_the_questions():
+    task = validated(made(answers=ONE)).tasks["own_answers"]
+    assert work.length_of("own_answers", task) == (len(ONE.records["test"]), work.PROMPT / 4, ONE.tokens, 0)
 
 
 @pytest.mark.parametrize(
@@ -524,24 +492,18 @@ def test_a_models_size_is_known_before_it_is_fetched(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("about", "message"),
+    ("given", "message"),
     [
-        (known(test=1279), "1279 tokens are left to choose on, 1280 are needed: give at least 1.0 times as many"),
-        (known(validation=2000, test=640), "640 tokens are left to test on, 1280 are needed: give at least 2.0 times"),
-        (known(test=9000, context=8), "its context of 8 tokens is shorter than 32, the least to test on"),
+        ({"test": 1279}, "1279 tokens are left to choose on, 1280 are needed: give at least 1.0 times as many"),
+        ({"validation": 2000, "test": 640}, "640 tokens are left to test on, 1280 are needed: give at least 2.0 times"),
+        ({"test": 9000, "context": 8}, "its context of 8 tokens is shorter than 32, the least to test on"),
     ],
 )
-def test_too_little_to_test_on_is_said_with_what_is_needed(about, message):
+def test_too_little_to_test_on_is_said_with_what_is_needed(given, message):
     with pytest.raises(InputError, match=message):
-        made(about=about)
-    speed = made(about=known(test=1280, context=32))["tradeoff"]
+        made(**given)
+    speed = made(test=1280, context=32)["tradeoff"]
     assert speed["prompt_tokens"] + speed["decode_tokens"] <= 32
-
-
-@pytest.mark.parametrize(("train", "cut"), [(90_000, (78, 512)), (9_000, (17, 512)), (2_000, (5, 400)), (7, (7, 1))])
-def test_few_records_are_cut_into_as_many_sequences_as_refits_need(train, cut):
-    own = calibration(known(train, context=4096), 40_000, ["ce"])
-    assert (own["samples"], own["sequence_length"]) == cut
 
 
 # the configuration, edited
@@ -595,34 +557,50 @@ def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
 
 # the command line
 
+NINE = ["bytes=9MB"]
+NO_SIZE, ROUNDS = "give a number of tokens, or a share", "only for --effort standard and thorough, without --methods"
+MISTAKES = [  # options, and the words that follow the first of them
+    *(({"answer": text}, "") for text in ("numbers", "regex", "regex:", "exact:x", "regex:(")),
+    *(({"recover": "x"}, ""), ({"steps": 9}, "only for --recover")),
+    *(({"vocabulary": text}, NO_SIZE) for text in ("0", "120%", "many", "-3", "3.5")),
+    ({"vocabulary": "30%,all"}, "several sizes are compared at equal cost: give --budget as well"),
+    ({"vocabulary": "all", "budget": NINE}, "give one size or different ones, of which one may be all"),
+    ({"vocabulary": "30%,30%", "budget": NINE}, "give one size or different ones"),
+    ({"vocabulary": "30%,", "budget": NINE}, NO_SIZE),
+    *(({"rounds": 3, **given}, ROUNDS) for given in ({"effort": "quick"}, {"methods": ["wanda"]})),
+    *(({"sparsity": text}, "whole per cent") for text in ("0", "100", "0.3", "20;30", "-5")),
+    ({"budget": ["parameters=1B", "bytes=1GB"]}, "one budget at a time"),
+    ({"budget": ["parameters=1B,bytes=1GB"]}, "one budget at a time"),
+    ({"budget": ["1.2B"]}, "no budget '1.2B'; give one of parameters=…, bytes=…, prefill_ms=…, decode_ms=…"),
+    ({"budget": ["flops=9"]}, "no budget 'flops'; give one of"),
+    ({"budget": ["bytes=many"]}, "bytes: 'many' is not an amount"),
+    ({"budget": ["bytes=9XB"]}, "bytes: unknown unit 'XB'"),
+    ({"budget": ["decode_ms="]}, "decode_ms: '' is not an amount"),
+]
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        *((text, f"--sparsity {text}: whole per cent") for text in ("", "0", "100", "0.3", "20;30", "-5")),
-        (["parameters=1B", "bytes=1GB"], "--budget parameters=1B bytes=1GB: one budget at a time"),
-        (["parameters=1B,bytes=1GB"], "--budget parameters=1B,bytes=1GB: one budget at a time"),
-        (["1.2B"], "--budget 1.2B: no budget '1.2B'; give one of parameters=…, bytes=…, prefill_ms=…, decode_ms=…"),
-        (["flops=9"], "--budget flops=9: no budget 'flops'; give one of"),
-        (["bytes=many"], "--budget bytes=many: bytes: 'many' is not an amount"),
-        (["bytes=9XB"], "--budget bytes=9XB: bytes: unknown unit 'XB'"),
-        (["decode_ms="], "--budget decode_ms=: decode_ms: '' is not an amount"),
-    ],
-)
-def test_what_is_no_sparsity_and_no_budget_is_said(given, message):
+
+@pytest.mark.parametrize(("options", "message"), MISTAKES)
+def test_what_no_run_could_do_is_said(options, message):
+    option, given = next(iter(options.items()))
     with pytest.raises(InputError) as error:
-        numbers(given) if isinstance(given, str) else budget_of(given)
-    assert str(error.value).startswith(message)
+        check(Request("m", **options))
+    shown = " ".join(given) if isinstance(given, list) else given
+    assert str(error.value).startswith(f"--{option} {shown}: {message}")
 
 
-def test_sparsities_and_budgets_are_read():
+def test_sparsities_budgets_and_sizes_are_read():
     assert numbers("30, 20,30") == [20, 30] and numbers("0,20", 0) == [0, 20]
     assert budget_of([]) == {} and budget_of(["bytes=9 MB"]) == {"bytes": "9 MB"}
+    check(Request("m", vocabulary="16000,all,30%", budget=NINE))
+    with pytest.raises(InputError, match="--sparsity : whole per cent"):
+        numbers("")
+    with pytest.raises(InputError, match="--budget and --sparsity 20: the budget says how much is pruned"):
+        check(Request("m", sparsity="20", budget=NINE))
 
 
 def test_a_budget_is_looked_for_before_there_is_a_table():
     before, after = (
-        validated(made(["agf", "rku"], sparsities, recover="lora", budget=["prefill_ms=70%"]))
+        validated(made(sparsities, methods=["agf", "rku"], recover="lora", budget=["prefill_ms=70%"]))
         for sparsities in ([], {"agf": 31, "rku": 33})
     )
     assert not any(before.tables.values()) and not catalogue.timed(before)
@@ -750,14 +728,12 @@ class Answering:
             artifacts.write_parquet(self.out / path, pd.DataFrame(rows), "samples", {})
 
     def collect(self, effort: str = "standard", train: int = 400, validation: int = 100, test: int = 70, mine=None):
-        asking = judged("1")
         records = {"train": train, "validation": validation, "test": test}
-        asking = asking._replace(records={part: asking.records["test"][:1] * n for part, n in records.items()})
-        self.request = Request("m", out=self.out, effort=effort)
-        about = known(10**6, answers=asking, own=configuration.Own(train))
-        config = "prune.yaml" if mine else BEFORE_ALL
-        found, said = right_answers.collect(Ready(self.request, "m", about, {effort: None}, [], 99, mine, config))
-        return found, " ".join(said)
+        asking = ONE._replace(records={part: ONE.records["test"][:1] * n for part, n in records.items()})
+        usual = {"answers": asking, "own": Own(train), "methods": [effort]}
+        about = known(10**6, **usual, mine=mine, out=self.out, effort=effort)
+        own, said = right_answers.collect(about)
+        return replace(about, own=own), " ".join(said)
 
 
 @pytest.mark.parametrize(
@@ -783,7 +759,7 @@ def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, m
     rare = 10 * right < asked[-1]
     assert found.own == (asked[-1], tokens if enough else {}, rare)
     assert ("of the test questions 20 are asked; --questions asks more" in said) == rare
-    calibration = build(model.request, found, {"standard": None}, [30])["calibrations"]["own"]
+    calibration = build(found, [30])["calibrations"]["own"]
     assert calibration.get("answers") == ("own_answers_train" if enough else None)
     assert calibration["samples"] * calibration["sequence_length"] <= min(20480, 200 * right if enough else 20480)
     model.asked.clear()
@@ -793,12 +769,11 @@ def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, m
 def test_an_edited_configuration_asks_what_it_says(tmp_path, monkeypatch):
     model = Answering(monkeypatch, tmp_path, 1)
     for asks, asked in ((False, []), (True, [("train", 60)])):
-        own = configuration.Own(60) if asks else None
-        content = made(about=known(answers=judged(*"1" * 60), own=own))
+        content = made(answers=judged(*"1" * 60), own=Own(60) if asks else None)
         (tmp_path / "prune.yaml").write_text(text(content, "me"))
         mine = content, validated(content)
         assert model.collect(mine=mine)[0].own.tokens.get("train", 0) == 200 * len(asked) * 60
-        assert model.asked[:1] == asked and not (tmp_path / BEFORE_ALL).exists()
+        assert model.asked[:1] == asked and not (tmp_path / running.START).exists()
 
 
 @pytest.mark.parametrize(("questions", "kept"), [(40, True), (39, False)])

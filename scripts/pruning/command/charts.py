@@ -114,10 +114,11 @@ def widths_map(content: Content) -> tuple[Any, list[dict[str, Any]]]:
     """Return an Altair map of the share of units that each layer keeps, a row per model, and its rows of data."""
     import altair as alt  # slow
 
+    pruned = {variant: widths for variant, widths in content.widths.items() if variant != DENSE}
     rows = [
         {"name": name(variant), "layer": layer, "share": kept / whole, "kept": f"{kept:,} of {whole:,}"}
-        for variant, widths in content.widths.items()
-        for layer, (kept, whole) in enumerate(zip(widths, content.full, strict=True))
+        for variant, widths in pruned.items()
+        for layer, (kept, whole) in enumerate(zip(widths, content.widths[DENSE], strict=True))
     ]
     least = min([0.9, *(row["share"] for row in rows)])
     ends = [math.floor(10 * least) / 10, 1]
@@ -128,7 +129,7 @@ def widths_map(content: Content) -> tuple[Any, list[dict[str, Any]]]:
         alt.Tooltip("kept:N", title=f"{content.units} kept"),
         alt.Tooltip("share:Q", title="Share", format=".1%"),
     ]
-    drawn = alt.Chart(alt.NamedData(name=ROWS), width="container", height=18 * len(content.widths))
+    drawn = alt.Chart(alt.NamedData(name=ROWS), width="container", height=18 * len(pruned))
     layers = alt.Axis(labelOverlap="greedy", labelSeparation=6, labelAngle=0)
     drawn = drawn.mark_rect(style="cell").encode(
         x=alt.X("layer:O", title="Layer", axis=layers),
@@ -136,7 +137,7 @@ def widths_map(content: Content) -> tuple[Any, list[dict[str, Any]]]:
         color=alt.Color("share:Q", scale=scale, legend=legend),
         tooltip=tooltip,
     )
-    return drawn.properties(description=f"{content.units} kept per layer, {len(content.widths)} models"), rows
+    return drawn.properties(description=f"{content.units} kept per layer, {len(pruned)} models"), rows
 
 
 def specifications(content: Content) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +12,12 @@ import yaml
 from pruning.command import efforts, own_data
 from pruning.command.lm_eval_tasks import Asked
 from pruning.command.request import RECOVERIES, Request, budget_of
+from pruning.command.running import CONFIG, START
 from pruning.config.default import DEFAULT
 from pruning.config.methods import Method
 from pruning.config.models import GgufSource
-from pruning.core import devices, memory
+from pruning.config.schema import Config
+from pruning.core import devices, memory, names
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.models import sources
@@ -34,7 +36,7 @@ BUDGET = "asked"
 VALIDATION = "own_validation"  # the task that choices are made by
 SAID = "own_right_answers"  # the text that models are calibrated on and chosen by, of the test questions
 ASKED_OF = 4  # training questions for each validation question
-ASKED_BEFORE = {part: own_data.ASKING[part] for part in ("train", "validation")}  # tasks of the dense model alone
+NOT_SHOWN = (VALIDATION, own_data.ASKING["validation"], own_data.ASKING["train"])  # tasks without a column of table 1
 FEW = 20  # test questions, on a CPU, of a model that is so rarely right that answers tell no models apart
 BATCH = {"cpu": 100, "gpu": 128}  # questions at once
 OFF = {"tables": dict.fromkeys(DEFAULT.tables)}
@@ -54,18 +56,46 @@ class Own(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """What is known once the model is fetched and the data are read."""
+    """A request, and what is known once its model is fetched and its data are read."""
 
+    request: Request  # with what its effort adds
     model: dict[str, Any]  # the configuration's section `models`, of this one
-    context: int  # tokens that the model reads at once
-    train: int  # tokens of the user's training data
-    validation: int  # of the validation data
-    test: int  # and of the test data
-    answers: own_data.Answers | None = None  # the questions whose answers are judged
     tasks: Sequence[Asked] = ()  # of lm-eval's
-    own: Own | None = None  # None: models are not calibrated on own answers
-    end: str = ""  # what stands between texts of own answers
+    mine: tuple[dict[str, Any], Config] | None = None  # the configuration, where the user has edited it
+    context: int = 0  # tokens that the model reads at once
+    vocabulary: int = 0  # words that it chooses from
     trained: Sequence[str] | None = None  # of a mixture of experts, what recovery trains
+    tokens: Mapping[str, int] = field(default_factory=dict)  # of each part of the user's data
+    end: str = ""  # what stands between texts of own answers
+    answers: own_data.Answers | None = None  # the questions whose answers are judged
+    own: Own | None = None  # None: models are not calibrated on own answers
+    methods: Mapping[str, Method | None] = field(default_factory=dict)
+    """What is compared; None: of the default configuration, or nobody's."""
+    notes: Sequence[str] = ()  # for the page
+
+    @property
+    def alias(self) -> str:
+        """What results call the model."""
+        return next(iter(self.model))
+
+    @property
+    def manifest(self) -> Path:
+        """That of the fetched model, below the run's folder."""
+        return Path(names.BASE.format(model=self.alias))
+
+    @property
+    def folder(self) -> Path:
+        """Where the model lies once it is fetched."""
+        return self.request.out / self.manifest.parent
+
+    @property
+    def effort(self) -> efforts.Effort:
+        return efforts.read(self.request.effort)
+
+    @property
+    def config(self) -> str:
+        """Name of the configuration of what runs before the one that is shown is written."""
+        return CONFIG if self.mine else START
 
     @property
     def calibrates_on_answers(self) -> bool:
@@ -75,8 +105,13 @@ class Known:
     @property
     def kind(self) -> str:
         """What computes: gpu or cpu."""
-        [section] = self.model.values()
-        return "gpu" if section["gpus"] else "cpu"
+        return "gpu" if self.model[self.alias]["gpus"] else "cpu"
+
+    def noted(self, said: Sequence[str], **changes: Any) -> "Known":
+        """Return it with these changes and notes, which are printed as well."""
+        for note in said:
+            print(f"Note: {note}", flush=True)
+        return replace(self, notes=[*self.notes, *said], **changes)
 
 
 def model_source(text: str) -> tuple[str, dict[str, Any]]:
@@ -122,59 +157,61 @@ def model_section(
     return {alias: {"source": source, "dtype": dtype, "gpus": gpus, "threads": threads, "memory_gb": memory_gb}}
 
 
-def build(
-    request: Request,
-    known: Known,
-    methods: Mapping[str, Method | None],
-    sparsities: Sequence[int] | Mapping[str, int],
-) -> dict[str, Any]:
+def build(known: Known, sparsities: Sequence[int] | Mapping[str, int]) -> dict[str, Any]:
     """Return the configuration: what is pruned, measured and compared.
 
-    methods: by name, None where the default configuration has it, or nobody. sparsities: of all methods, or method ->
-    its own, which a budget chose; none as long as that is still to be found, and then no tables. Raises InputError
-    where the data are too few to tell anything."""
-    tasks, speed = measured(request, known), {"prompt_tokens": min(512, known.context // 2)}
-    speed["decode_tokens"] = min(32, known.context // 2)
-    objectives = dict.fromkeys(method.objective for method in efforts.definitions(methods).values() if method.objective)
-    text = calibration(known, efforts.read(request.effort).tokens[known.kind], objectives)
-    if request.rounds:
-        text["rounds"] = steps(max(request.sparsities, default=MOST), request.rounds)
-    shown = [name for name in tasks if name not in {VALIDATION, *ASKED_BEFORE.values()}]
+    sparsities: of all methods, or method -> its own, which a budget chose; none as long as that is still to be found,
+    and then no tables. Raises InputError where the data are too few to tell anything."""
+    request, tasks, text = known.request, measured(known), calibration(known)
+    shown = [name for name in tasks if name not in NOT_SHOWN]
     own_at = isinstance(sparsities, Mapping)
+    at = {"sparsities": None, "at": dict(sparsities)} if own_at else {"sparsities": list(sparsities)}
     table, choosing = (
-        {"title": title, "tasks": columns, "paper": None, "reference": "dense", "quantised": list(request.against)}
-        | ({"sparsities": None, "at": dict(sparsities)} if own_at else {"sparsities": list(sparsities)})
+        {
+            "title": title,
+            "tasks": columns,
+            "paper": None,
+            "reference": "dense",
+            "quantised": list(request.against),
+            **at,
+        }
         for title, columns in (("Your model, pruned", shown), ("What the choice is made by", [VALIDATION]))
     )
+    texts = [name for name in (SAID, "own", VALIDATION) if name in tasks]
+    others = [name for name in shown if name not in texts]
+    if known.calibrates_on_answers:  # some texts are made of the answers, which come before
+        others.remove(own_data.ANSWERS)
+    apart = known.calibrates_on_answers and others
+    compared = {"models": [known.alias], "calibrations": ["own"], "methods": list(known.methods)}
+    compared |= {"reference": next(iter(known.methods))}
+    compared |= {"together": [texts, others] if apart else [[*texts, *others]]}
+    half = known.context // 2
+    speed = {"prompt_tokens": min(512, half), "decode_tokens": min(32, half)}
     own = {
         **{"models": known.model, "datasets": datasets(known), "calibrations": {"own": text}, "tasks": tasks},
-        "experiment": {"models": list(known.model), "calibrations": ["own"], "methods": list(methods)},
+        "experiment": compared,
         "tables": {**OFF["tables"], **({"table1": table, "validation": choosing} if sparsities else {})},
-        "tradeoff": {"tables": ["table1"], **speed, "decode_tokens": min(8, known.context // 2), "rounds": 5},
+        "tradeoff": {"tables": ["table1"], **speed, "decode_tokens": min(8, half), "rounds": 5},
     }
-    own["experiment"]["reference"] = next(iter(methods))
-    if own_methods := {name: method.model_dump() for name, method in methods.items() if method}:
+    if own_methods := {name: method.model_dump() for name, method in known.methods.items() if method}:
         own["methods"] = own_methods
     if request.budget:
         own["budgets"] = {BUDGET: {**budget_of(request.budget), **speed}}
-    together = [name for name in tasks if name in {*shown, VALIDATION}]
-    if known.calibrates_on_answers:  # which some texts are made of: these come after
-        texts = [name for name in (SAID, "own", VALIDATION) if name in tasks]
-        others = [name for name in together if name not in {*texts, own_data.ANSWERS}]
-        own["experiment"]["together"] = list(filter(None, [texts, others]))
-    else:
-        own["experiment"]["together"] = [together]
     if request.recover:
         for each in (table, choosing):
             each["tasks"] = [*each["tasks"], *(f"{name}@own" for name in each["tasks"])]
-        tuning = {"dataset": "own", "objective": RECOVERIES[request.recover], "steps": request.steps or STEPS}
-        own["tunings"] = {"own": {**tuning, "batch_size": 4, "learning_rate": 2e-4}}
-        own["tunings"]["own"]["sequence_length"] = text["sequence_length"]
-        if known.trained:
-            own["tunings"]["own"]["targets"] = list(known.trained)
-        if known.calibrates_on_answers and request.recover == "distill":
-            own["tunings"]["own"]["answers"] = own_data.ASKING["train"]
+        own["tunings"] = {"own": tuning(known, text["sequence_length"])}
     return own | {key: value for key, value in OFF.items() if key not in own}
+
+
+def tuning(known: Known, length: int) -> dict[str, Any]:
+    """Return the recovery's section. length: tokens of a sequence."""
+    request = known.request
+    own = {"dataset": "own", "objective": RECOVERIES[request.recover], "steps": request.steps or STEPS}
+    own |= {"batch_size": 4, "learning_rate": 2e-4, "sequence_length": length}
+    own |= {"targets": list(known.trained)} if known.trained else {}
+    on_answers = known.calibrates_on_answers and request.recover == "distill"
+    return own | ({"answers": own_data.ASKING["train"]} if on_answers else {})
 
 
 def datasets(known: Known) -> dict[str, Any]:
@@ -189,36 +226,25 @@ def datasets(known: Known) -> dict[str, Any]:
     return found | {name: own for asked in known.tasks for name, own in asked.dataset.items()}
 
 
-def measured(request: Request, known: Known) -> dict[str, Any]:
+def measured(known: Known) -> dict[str, Any]:
     """Return the tasks: texts, questions, lm-eval's, and those that the dense model answers first.
 
     Raises InputError where the data are too few to tell anything."""
     if known.context < SEQLENS[-1]:
         said = f"its context of {known.context} tokens is shorter than {SEQLENS[-1]}, the least to test on"
         raise InputError(f"MODEL: {said}")
-    most = {"validation": VALIDATED[known.kind], "test": efforts.read(request.effort).tested[known.kind]}
-    tested = {part: min(getattr(known, part), limit) for part, limit in most.items()}
-    fewest = min(tested, key=tested.get)
-    if (there := tested[fewest]) < LEAST_TOKENS:
-        raise InputError(
-            f"--data: {there} tokens are left to {own_data.PARTS[fewest]} on, {LEAST_TOKENS} are needed: "
-            + (f"give at least {LEAST_TOKENS / there:.1f} times as many records" if there else "give more records")
-        )
-    compared, in_bytes = {"divergence": not request.vocabulary}, request.vocabulary is not None
-    own, validation = perplexities(tested, known.context, in_bytes)
-    found = {"own": own | {"title": "your test data"}, VALIDATION: validation | {"title": "your validation data"}}
+    own = {part: text | {"title": f"your {part} data"} for part, text in texts(known, known.tokens).items()}
+    found = {"own": own["test"], VALIDATION: own["validation"]}
     if known.calibrates_on_answers:  # models are then chosen by such text as they are calibrated on
-        there = known.own.tokens or vars(known)
-        said = perplexities({part: min(there[part], limit) for part, limit in most.items()}, known.context, in_bytes)
-        asked = {part: {"answers": own_data.ASKING[part], "joiner": known.end} for part in most}
-        titles = {part: {"title": f"its right answers to your {part} questions"} for part in most}
-        found = {SAID: said[0] | compared | asked["test"] | titles["test"], "own": found["own"]}
-        found[VALIDATION] = said[1] | asked["validation"] | titles["validation"]
-    else:
-        found["own"] |= compared
+        said = texts(known, known.own.tokens or known.tokens)
+        for part, text in said.items():
+            text |= {"title": f"its right answers to your {part} questions"}
+            text |= {"answers": own_data.ASKING[part], "joiner": known.end}
+        found = {SAID: said["test"], "own": own["test"], VALIDATION: said["validation"]}
+    found[SAID if SAID in found else "own"]["divergence"] = not known.request.vocabulary
     if known.answers:
         judged = {"kind": "lm_eval", "title": "your questions", "metrics": [own_data.METRIC]}
-        judged |= {"batch_size": BATCH[known.kind], "limit": questions(request, known)}
+        judged |= {"batch_size": BATCH[known.kind], "limit": questions(known)}
         found[own_data.ANSWERS] = judged | {"max_gen_toks": known.answers.tokens}  # for estimates
     for asked in known.tasks:
         found[asked.name] = {"batch_size": BATCH[known.kind], **asked.task, "limit": ITEMS[known.kind]}
@@ -226,45 +252,56 @@ def measured(request: Request, known: Known) -> dict[str, Any]:
         for part, limit in (("train", known.own.asked), ("validation", known.own.asked // ASKED_OF)):
             limit = max(1, min(limit, len(known.answers.records[part])))
             asking = {**found[own_data.ANSWERS], "title": f"your {part} questions", "limit": limit}
-            found[ASKED_BEFORE[part]] = asking
+            found[own_data.ASKING[part]] = asking
     return found
 
 
-def questions(request: Request, known: Known) -> int:
+def questions(known: Known) -> int:
     """Return how many test questions are asked: fewer where right answers are so rare that they tell no models apart,
     unless the user says how many."""
     there = len(known.answers.records["test"])
-    rare = known.own is not None and known.own.rare and not request.questions
+    rare = known.own is not None and known.own.rare and not known.request.questions
     return min(there, FEW * ANSWERED[known.kind]) if rare else there
 
 
-def perplexities(tokens: Mapping[str, int], context: int, in_bytes: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tasks of the test text and of the validation text, in windows of one length.
+def texts(known: Known, there: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Return the tasks of the validation text and of the test text, by part, in windows of one length.
 
-    tokens: of each, LEAST_TOKENS or more. in_bytes: texts are counted in bytes, as models have other tokens."""
-    seqlen = next(n for n in SEQLENS if n <= context and min(tokens.values()) // n >= LEAST_WINDOWS)
+    there: tokens of each. Raises InputError where they are too few to tell anything."""
+    most = {"validation": VALIDATED[known.kind], "test": known.effort.tested[known.kind]}
+    tokens = {part: min(there[part], limit) for part, limit in most.items()}
+    fewest = min(tokens, key=tokens.get)
+    if (left := tokens[fewest]) < LEAST_TOKENS:
+        raise InputError(
+            f"--data: {left} tokens are left to {own_data.PARTS[fewest]} on, {LEAST_TOKENS} are needed: "
+            + (f"give at least {LEAST_TOKENS / left:.1f} times as many records" if left else "give more records")
+        )
+    seqlen = next(n for n in SEQLENS if n <= known.context and tokens[fewest] // n >= LEAST_WINDOWS)
     task = {"kind": "perplexity", "dataset": "own", "text": "{prompt}{completion}", "seqlen": seqlen, "batch_size": 4}
-    task |= {"per": "byte"} if in_bytes else {}
-    of = {part: {"tokens": (BYTES if in_bytes else 1) * tokens[part]} for part in ("test", "validation")}
-    return task | of["test"], task | {"split": "validation"} | of["validation"]
+    if known.request.vocabulary is not None:  # models then have other tokens
+        task["per"], tokens = "byte", {part: BYTES * count for part, count in tokens.items()}
+    splits = {"validation": {"split": "validation"}, "test": {}}
+    return {part: task | splits[part] | {"tokens": count} for part, count in tokens.items()}
 
 
-def steps(sparsity: int, rounds: int) -> list[int]:
-    """Return the per cent that are gone after each of so many equal rounds but the last, which ends at `sparsity`."""
-    return sorted({max(1, round(sparsity * number / rounds)) for number in range(1, rounds)})
-
-
-def calibration(known: Known, tokens: int, objectives: Sequence[str]) -> dict[str, Any]:
-    """Return the calibration's section: at most so many tokens of training data, or of own answers, in sequences enough
-    for weight reconstruction to hold some out. objectives: whose gradients the methods read."""
+def calibration(known: Known) -> dict[str, Any]:
+    """Return the calibration's section: training data, or own answers, in sequences enough for weight reconstruction to
+    hold some out; what the methods' gradients are of; and what is removed after each iteration but the last."""
     from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
 
-    there = known.own.tokens["train"] if known.own and known.own.tokens else known.train
+    request, methods = known.request, efforts.definitions(known.methods).values()
+    there = known.own.tokens["train"] if known.own and known.own.tokens else known.tokens["train"]
     length = max(1, min(SEQUENCE, known.context, there // HELD_OUT_EVERY))
-    samples = max(1, min(tokens, there) // length)
+    samples = max(1, min(known.effort.tokens[known.kind], there) // length)
     own = {"dataset": "own", **({"answers": own_data.ASKING["train"]} if known.calibrates_on_answers else {})}
     own |= {"samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": MICRO_BATCH}
-    return own | {"objectives": list(objectives), "gradient_samples": math.ceil(samples / 2)}
+    own |= {"objectives": list(dict.fromkeys(method.objective for method in methods if method.objective))}
+    own |= {"gradient_samples": math.ceil(samples / 2)}
+    if request.rounds:
+        most = max(request.sparsities, default=MOST)
+        equal = (round(most * number / request.rounds) for number in range(1, request.rounds))
+        own |= {"rounds": sorted({max(1, percent) for percent in equal})}
+    return own
 
 
 COMMENTS = {

@@ -87,16 +87,16 @@ def method_for(effort: Effort, shape: Mapping[str, Any], round_to: int, same_wid
 
 
 class Needs(NamedTuple):
-    """What the largest job of a method takes, in GB."""
+    """What the largest job of a method takes, or what a machine has, in GB."""
 
-    memory: float  # of the machine
+    memory: float
     disk: float  # while it runs
 
-    def lacking(self, memory: float, disk: float) -> str | None:
-        """Why it cannot run in so much; None if it can."""
-        for what, needed, there in (("memory", self.memory, memory), ("disk", self.disk, disk)):
-            if needed > there:
-                return f"weight reconstruction takes {needed:.1f} GB of {what}, {there:.1f} GB are there"
+    def lacking(self, there: "Needs") -> str | None:
+        """Why it cannot run there; None if it can."""
+        for what, needed, has in zip(self._fields, self, there, strict=True):
+            if needed > has:
+                return f"weight reconstruction takes {needed:.1f} GB of {what}, {has:.1f} GB are there"
         return None
 
 
@@ -120,17 +120,6 @@ def needs(folder: Path, dtype: str, calibration: Mapping[str, Any], on_gpus: boo
     measured = sites if kinds & {"second_moments", "rounds"} else ()
     matrices = sum(8 * site.in_features**2 + 4 * site.out_features**2 for site in measured)
     return Needs(machine / 1e9, matrices / 1e9)
-
-
-def affordable(asked: str, lacking: Mapping[str, str | None]) -> None:
-    """Raise InputError, naming what would fit, where an effort does not fit this machine.
-
-    lacking: effort -> what it lacks here, None where it fits."""
-    if not (why := lacking[asked]):
-        return
-    fitting = [name for name in EFFORTS[: EFFORTS.index(asked)] if not lacking[name]]
-    instead = f"--effort {fitting[-1]}" if fitting else f"--methods {WITHOUT_RECONSTRUCTION}"
-    raise InputError(f"--effort {asked}: {why}: use {instead}")
 
 
 def definitions(methods: Mapping[str, Method | None]) -> dict[str, Method]:

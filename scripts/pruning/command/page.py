@@ -3,7 +3,7 @@
 import math
 
 from pruning.command import charts, words
-from pruning.command.decision import OF_TEXT
+from pruning.command.decision import OF_TEXT, TIMES
 from pruning.command.words import HEADS, Content
 from pruning.core import names, templates
 from pruning.core.templates import table
@@ -19,12 +19,8 @@ USES = {
 
 def markdown(content: Content) -> str:
     """Return the page for a terminal, whose columns have no place for units and intervals."""
-    warned, (asked, found), against = (
-        words.warning(content),
-        words.budget_words(content.budgets, content.units),
-        content.against,
-    )
-    lines = []
+    warned, against, lines = words.warning(content), content.against, []
+    asked, found = words.budget_words(content.budgets, content.units)
     for row in content.models.to_dict("records"):
         first, *rest = (" ".join(filter(None, (shown, mark))) for shown, _, mark in words.line(content, row))
         lines.append([f"**{first}**" if row["variant"] == content.choice.variant else first, *rest])
@@ -43,8 +39,8 @@ def markdown(content: Content) -> str:
     return "\n".join(filter(None, parts))
 
 
-def tiles(content: Content) -> list[dict[str, str]]:
-    """Return what the page opens with, `title`, `value`, `dense` and `change`: quality, size, speed."""
+def tiles(content: Content) -> list[tuple[str, str, str, str]]:
+    """Return what the page opens with, title, value, the dense model's, and change: quality, size, speed."""
     taken, dense, found = content.taken, content.dense, []
     for measure in content.measures:
         now, before = taken[measure.key], dense[measure.key]
@@ -55,10 +51,10 @@ def tiles(content: Content) -> list[dict[str, str]]:
         found.append((words.capital(measure.title), *(words.value(measure, each) for each in (now, before)), change))
     now, before = taken["bytes"], dense["bytes"]
     found.append(("Weights", words.size(now, before), words.size(before, before), f"{now / before - 1:+.0%}"))
-    for part in ("prefill", "decode"):
+    for part in TIMES:
         speed = taken[part]
         found.append((f"{HEADS[part]} speed", words.times(speed), words.times(1.0), f"{speed - 1:+.0%}"))
-    return [dict(zip(("title", "value", "dense", "change"), each, strict=True)) for each in found]
+    return found
 
 
 def html(content: Content) -> str:

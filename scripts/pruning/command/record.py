@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -11,17 +11,6 @@ from pruning.core.names import DENSE, Variant
 
 SHOWN = 5
 OUTCOMES = ("both right", "only the dense model right", "only the pruned model right", "both wrong")
-
-
-class Example(NamedTuple):
-    """A test question with the answers of the dense model and of the one to take, and whether they are right."""
-
-    question: str
-    expected: str
-    dense: str
-    pruned: str
-    dense_right: bool
-    pruned_right: bool
 
 
 def widths(out: Path, model: str, variants: Iterable[Variant]) -> dict[Variant, list[int]]:
@@ -37,9 +26,14 @@ def widths(out: Path, model: str, variants: Iterable[Variant]) -> dict[Variant, 
     }
 
 
-def answers(out: Path, model: str, variant: Variant, tasks: Sequence[str]) -> pd.DataFrame:
-    """Return a row per question of the first of these tasks that models answered in words: `prompt`, `target`, and of
-    the dense model and the pruned one `response_…` and `value_…` (0 or 1); no rows where there is no such task."""
+def answers(
+    out: Path, model: str, variant: Variant, tasks: Sequence[str], questions: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return a row per question of the first of these tasks that models answered in words: `question`, `expected`, the
+    answers of the `dense` and the `pruned` model, whether they are right (`dense_right`, `pruned_right`), and which of
+    OUTCOMES that is; no rows where there is no such task.
+
+    questions: prompt -> what is shown of it, of those that a chat format surrounds."""
     for task in tasks:
         paths = [out / each.samples(model, task) for each in (DENSE, variant)]
         if not all(path.is_file() for path in paths):
@@ -48,33 +42,22 @@ def answers(out: Path, model: str, variant: Variant, tasks: Sequence[str]) -> pd
         dense, own = (frame[frame["metric"] == frame["metric"].iloc[0]].dropna(subset=["response"]) for frame in frames)
         both = dense.merge(own, on=["item", "item_hash"], suffixes=("_dense", "_pruned"), validate="one_to_one")
         if len(both):
-            return both.rename(columns={"prompt_dense": "prompt", "target_dense": "target"})
-    return pd.DataFrame()
+            asked = [questions.get(prompt, prompt) for prompt in both["prompt_dense"]]
+            found = pd.DataFrame({"question": asked, "expected": both["target_dense"]})
+            for who in ("dense", "pruned"):
+                found = found.assign(**{who: both[f"response_{who}"], f"{who}_right": both[f"value_{who}"] == 1})
+            wrong = 2 * ~found["dense_right"] + ~found["pruned_right"]
+            return found.assign(outcome=wrong.map(dict(enumerate(OUTCOMES))))
+    return pd.DataFrame(columns=["outcome"])
 
 
 def outcomes(found: pd.DataFrame) -> dict[str, int]:
-    """Return how many of the `answers` are of each kind (OUTCOMES)."""
-    return {words: int((_kinds(found) == kind).sum()) for kind, words in enumerate(OUTCOMES)} if len(found) else {}
+    """Return how many of the `answers` are of each of OUTCOMES."""
+    return {words: int((found["outcome"] == words).sum()) for words in OUTCOMES}
 
 
-def examples(found: pd.DataFrame, questions: Mapping[str, str]) -> list[Example]:
-    """Return the first of the `answers` of each kind (OUTCOMES), filled up to SHOWN with the first of all.
-
-    questions: prompt -> what is shown of it, of those that a chat format surrounds."""
-    if not len(found):
-        return []
-    first = _kinds(found).drop_duplicates().index
+def examples(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the first of the `answers` of each of OUTCOMES, filled up to SHOWN with the first of all."""
+    first = found["outcome"].drop_duplicates().index
     taken = sorted(first.union(found.index.difference(first)[: SHOWN - len(first)]))
-    return [
-        Example(
-            *(questions.get(row["prompt"], row["prompt"]), row["target"]),
-            *(row["response_dense"], row["response_pruned"]),
-            *(bool(row["value_dense"] == 1), bool(row["value_pruned"] == 1)),
-        )
-        for row in found.loc[taken].to_dict("records")
-    ]
-
-
-def _kinds(found: pd.DataFrame) -> pd.Series:
-    """Which of OUTCOMES each answer is."""
-    return 2 * (found["value_dense"] != 1) + (found["value_pruned"] != 1)
+    return found.loc[taken].to_dict("records")

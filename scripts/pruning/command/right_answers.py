@@ -3,12 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from pruning.command import configuration, efforts, own_data
+from pruning.command import configuration, own_data
 from pruning.command.configuration import LEAST_TOKENS, Known, Own
-from pruning.command.ready import START, Ready
-from pruning.command.running import put, run
+from pruning.command.running import START, put, run
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError
 from pruning.data import text
@@ -20,64 +18,64 @@ FIRST_ASKED, LEAST_RIGHT = 50, 0.1
 MORE = 1.1  # times as many questions as are expected to give the tokens
 
 
-def collect(about: Ready, ask: bool = True) -> tuple[Known, list[str]]:
+def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
     """Have the dense model answer questions of each part until it has said enough; return what is known then, and what
-    is to be said of it. ask: or else by what an earlier run asked; where that is too little to tell, nothing is known.
+    is to be said of it. ask: or else by what an earlier run asked; where that is too little to tell, nothing is new.
     An edited configuration that does not ask the training questions is not made to."""
-    known, [train, *others] = about.known, ("train", "validation", "test")
+    train, *others = "train", "validation", "test"
     if not known.own:
-        return known, []
-    if about.mine and own_data.ASKING[train] not in about.mine[1].tasks:
-        return replace(known, own=Own(0, {})), []
-    wanted, most = efforts.read(about.request.effort).tokens[known.kind], len(known.answers.records[train])
-    earlier = about.request.out / names.DENSE.samples(about.alias, own_data.ASKING[train])
+        return None, []
+    if known.mine and own_data.ASKING[train] not in known.mine[1].tasks:
+        return Own(0, {}), []
+    wanted, most = known.effort.tokens[known.kind], len(known.answers.records[train])
+    earlier = known.request.out / names.DENSE.samples(known.alias, own_data.ASKING[train])
     there = len(artifacts.read_parquet(earlier, "samples")) if earlier.is_file() else 0
     needed, asked, lengths = min(max(FIRST_ASKED, there), most), 0, []  # what an earlier run asked is not asked again
     while needed > asked:
-        if not (found := answered(about, Own(needed), [train], ask)):
-            return known, []
+        if not (found := answered(known, Own(needed), [train], ask)):
+            return known.own, []
         [(asked, lengths)] = found
         if asked < needed and not ask:
-            return known, []
-        if about.mine or len(lengths) < LEAST_RIGHT * asked or sum(lengths) >= wanted:
+            return known.own, []
+        if known.mine or len(lengths) < LEAST_RIGHT * asked or sum(lengths) >= wanted:
             break
         needed = min(most, math.ceil(MORE * asked * wanted / sum(lengths)))
     said = f"The dense model answers {len(lengths)} of {asked} training questions right and to the end"
     if len(lengths) >= LEAST_ANSWERS and sum(lengths) >= LEAST_SHARE * wanted and known.answers.records["validation"]:
-        if not (found := answered(about, Own(asked), others, ask)):
-            return known, []
+        if not (found := answered(known, Own(asked), others, ask)):
+            return known.own, []
         tokens = dict(zip(others, (sum(each) for _, each in found), strict=True))
         if min(tokens.values()) >= LEAST_TOKENS:
             said += f". Models are calibrated on these answers ({sum(lengths):,} tokens) and chosen by the perplexity "
             said += "of those to validation questions. Your data's own text they predict worse."
-            return replace(known, own=Own(asked, {train: sum(lengths), **tokens})), [said]
+            return Own(asked, {train: sum(lengths), **tokens}), [said]
         counted = " and ".join(f"{count:,} tokens to {part} questions" for part, count in tokens.items())
         said += f", and its right answers have {counted}"
     said += ", too few to calibrate on: models are calibrated on the data's own answers."
-    known = replace(known, own=Own(asked, {}, rare=len(lengths) < LEAST_RIGHT * asked))
-    fewer = configuration.questions(about.request, known)
-    if fewer < len(known.answers.records["test"]) and not about.mine:
+    own = Own(asked, {}, rare=len(lengths) < LEAST_RIGHT * asked)
+    fewer = configuration.questions(replace(known, own=own))
+    if fewer < len(known.answers.records["test"]) and not known.mine:
         said += f" So few right answers tell no models apart: of the test questions {fewer} are asked; "
         said += "--questions asks more."
-    return known, [said]
+    return own, [said]
 
 
-def answered(about: Ready, own: Own, parts: Sequence[str], ask: bool) -> list[tuple[int, list[int]]]:
+def answered(known: Known, own: Own, parts: Sequence[str], ask: bool) -> list[tuple[int, list[int]]]:
     """Of each part: how many questions the dense model was asked, and the tokens of each right answer, with its
     question. ask: it is asked as many as `own` says; or else nothing is returned where it was not asked before."""
     from pruning.models import tokenizers  # slow
 
-    request, out = about.request, about.request.out
+    request, out = known.request, known.request.out
     tasks = [own_data.ASKING[part] for part in parts]
-    paths = [names.DENSE.samples(about.alias, task) for task in tasks]
+    paths = [names.DENSE.samples(known.alias, task) for task in tasks]
     if ask:
-        if not about.mine:
-            content = configuration.build(request, replace(about.known, own=own), about.methods, [])
+        if not known.mine:
+            content = configuration.build(replace(known, own=own), [])
             put(out / START, configuration.text(content, "prune, before it prunes"))
-        run(request, f"answering the {' and '.join(parts)} questions", *paths, config=about.config)
+        run(request, f"answering the {' and '.join(parts)} questions", *paths, config=known.config)
     elif not all((out / path).is_file() for path in paths):
         return []
-    tokenizer, found = tokenizers.load(out / Path(names.BASE.format(model=about.alias)).parent), []
+    tokenizer, found = tokenizers.load(known.folder), []
     for task, path in zip(tasks, paths, strict=True):
         samples = artifacts.read_parquet(out / path, "samples")
         try:

@@ -11,6 +11,8 @@ from pruning.core.errors import within
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar, name_of
 
 CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
+START = ".prune-start.yaml"
+"""The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
 
 
 def run(request: Request, what: str, *targets: str, config: str = CONFIG) -> None:

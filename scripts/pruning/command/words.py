@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from pruning.command.decision import OF_TEXT, Choice, Measure
-from pruning.command.record import Example
 from pruning.config.budgets import TIMED
 from pruning.core.limits import MOST_CUT_OFF
 from pruning.core.names import DENSE, Variant
@@ -46,9 +45,10 @@ class Content:
     budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> what scripts/budget.py found
     notes: Sequence[str] = ()  # what efforts.py says
     units: str = "FFN neurons"  # that sparsity counts: these, or experts
-    widths: Mapping[Variant, Sequence[int]] = field(default_factory=dict)  # kept units of each layer
-    full: Sequence[int] = ()  # the dense model's
-    examples: Sequence[Example] = ()
+    widths: Mapping[Variant, Sequence[int]] = field(
+        default_factory=dict
+    )  # kept units of each layer, the dense one's too
+    examples: Sequence[Mapping[str, Any]] = ()  # record.examples
     outcomes: Mapping[str, int] = field(default_factory=dict)  # record.outcomes, of all answers
     stages: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["stage", "jobs", "total_s", "share"]))
     recipes: Mapping[str, str] = field(default_factory=dict)  # method -> what it does, as far as that is known
