@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from snakemake.cli import parse_config
 from snakemake.common.configfile import load_configfile
 
-from pruning.command import cards, estimate, plan, work
+from pruning.command import cards, estimate, work
 from pruning.command.config_file import whole
 from pruning.config.schema import Config
 from pruning.core.errors import InputError
@@ -47,11 +47,11 @@ def test_finished_runs_take_nothing_and_later_ones_what_they_took(finished: Work
     monkeypatch.chdir(finished.path)
     estimate.estimate(["results/table1.csv"], ["test.yaml"])
     assert capsys.readouterr().out.strip() == "Nothing to be done."
-    seconds = plan.measured(["tiny-reasoner"])
+    seconds = estimate.measured(["tiny-reasoner"])
     stages = {stage for stage, model, _ in seconds if model == "tiny-reasoner"}
     assert {"evaluate", "mask", "score"} <= stages and 0 < seconds["evaluate", "tiny-reasoner", "gsm_symbolic"] < 60
     assert ("fetch_dataset", "", "") in seconds
-    assert {model for _, model, _ in plan.measured(["another"])} == {""}
+    assert {model for _, model, _ in estimate.measured(["another"])} == {""}
 
 
 def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch):
@@ -93,10 +93,10 @@ def test_evaluations_of_other_tasks_tell_nothing(tmp_path, monkeypatch):
         path = tmp_path / f"results/benchmarks/m/eval/{variant}/{label}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"s\tmax_rss\trule_name\n{seconds}\t1\t{rule}\n")
-    seconds = plan.measured(["m"])
+    seconds = estimate.measured(["m"])
     for tasks, expected in {"b": 10, "b,a": 40, "a": None, "a,b,c": None}.items():
         job = {"model": "m", "task": tasks}
-        assert seconds.get(("evaluate", "m", plan.tasks_of("evaluate", job))) == expected
+        assert seconds.get(("evaluate", "m", estimate.tasks_of("evaluate", job))) == expected
 
 
 def test_what_snakemake_refuses_ends_in_its_words(workspace: Workspace, monkeypatch):

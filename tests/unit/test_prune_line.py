@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import tiny
 from pruning.command import config_file, line, take, wizard
 from pruning.command.configuration import text
-from pruning.command.plan import Stage
+from pruning.command.estimate import Stage
 from pruning.command.request import Request, check
 from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError

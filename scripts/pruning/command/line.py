@@ -20,7 +20,7 @@ from pruning.core import memory
 from pruning.core.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from pruning.command.plan import Stage
+    from pruning.command.estimate import Stage
 
 EXAMPLES = """\b
 Examples:
@@ -62,11 +62,10 @@ def show_plan(request: Request) -> None:
     stages = expected(ready(request))
     if stages:
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        table = Table()
-        for column in ("stage", "jobs", "memory, GB", "written, GB", "minutes"):
-            table.add_column(column, justify="left" if column == "stage" else "right")
+        heads = ("jobs", "memory, GB", "written, GB", "minutes")
+        table = Table("stage", *(Column(head, justify="right") for head in heads))
         for stage in stages:
             sizes = [f"{size:.2f}" if size else "" for size in (stage.memory, stage.written)]
             table.add_row(stage.name, f"{stage.jobs:,}", *sizes, f"{stage.expected / 60:.1f}")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from jinja2 import TemplateError
+from lm_eval.filters.extraction import RegexFilter
 
 from pruning.core.errors import InputError
 from pruning.core.names import DATA
@@ -41,10 +42,8 @@ class Judge(NamedTuple):
         """What lm-eval's filter finds in a text; None where it finds nothing."""
         if self.pattern is None:
             return text.strip() or None
-        if not (matches := re.findall(self.pattern, text)):
-            return None
-        one = matches[self.which]
-        return (next(filter(None, one), "") if isinstance(one, tuple) else one).strip() or None
+        [[one]] = RegexFilter(self.pattern, self.which, fallback="").apply([[text]], [])
+        return one or None
 
 
 def judge(text: str) -> Judge:
@@ -154,21 +153,26 @@ def answers(
     if not asked and not all(ends.search(pair["answer"]) for pair in everything):
         return None
     own = judge(asked or "number")
-    missed = [pair for pair in everything if own.found(pair["answer"]) is None]
+    targets = {pair["answer"]: own.found(pair["answer"]) for pair in everything}
+    missed = [pair["answer"] for pair in everything if targets[pair["answer"]] is None]
     if len(missed) == len(everything):
-        raise InputError(f"--answer {own.name}: no reference answer has it, the first is {_short(missed[0]['answer'])}")
+        raise InputError(f"--answer {own.name}: no reference answer has it, the first is {_short(missed[0])}")
     lost = f"{len(missed)} of {len(everything)} reference answers do not have it and are not asked"
-    notes = [f"--answer {own.name}: {lost}, as {_short(missed[0]['answer'])}."] if missed else []
-    has = {name: [pair for pair in parts[name] if own.found(pair["answer"]) is not None] for name in most}
+    notes = [f"--answer {own.name}: {lost}, as {_short(missed[0])}."] if missed else []
+    has = {name: [pair for pair in parts[name] if targets[pair["answer"]] is not None] for name in most}
     kept = {name: sorted(has[name], key=_digest)[:count] for name, count in most.items()}
     lengths = sorted(len(tokenizer(pair["answer"])["input_ids"]) for part in kept.values() for pair in part)
     usual = lengths[int(0.95 * (len(lengths) - 1))] if lengths else 0
     tokens = min(max(LEAST_TOKENS, 2 * usual), context // 2)
-    found = {name: [] for name in kept}
-    for name, pair in ((name, pair) for name, part in kept.items() for pair in part):
-        if len(tokenizer(pair["asked"])["input_ids"]) + tokens <= context:
-            shown = {key: pair[key] for key in ("question", "answer")}
-            found[name].append(shown | {"prompt": pair["asked"], "target": own.found(pair["answer"])})
+    found = {
+        name: [
+            {key: pair[key] for key in ("question", "answer")}
+            | {"prompt": pair["asked"], "target": targets[pair["answer"]]}
+            for pair in part
+            if len(tokenizer(pair["asked"])["input_ids"]) + tokens <= context
+        ]
+        for name, part in kept.items()
+    }
     if not found["test"]:
         said = f"no test question of {len(parts['test'])} has it and fits the context of {context} tokens"
         if asked:

@@ -29,7 +29,7 @@ from pruning.core import artifacts, names
 from pruning.core.errors import within
 
 if TYPE_CHECKING:
-    from pruning.command.plan import Stage
+    from pruning.command.estimate import Stage
 
 PAGE, TEXT_PAGE = "decision.html", "decision.md"
 TEST = "own-data/test.jsonl"
@@ -52,7 +52,7 @@ def expected(known: Known) -> list["Stage"]:
     stands for it, and so does ASSUMED for the sparsities that a budget will find.
 
     Raises InputError for what Snakemake refuses."""
-    from pruning.command import cards, plan, work  # torch is slow
+    from pruning.command import cards, estimate, work  # torch is slow
 
     request, out = known.request, known.request.out
     known = replace(known, own=right_answers.collect(known, ask=False)[0])
@@ -66,12 +66,12 @@ def expected(known: Known) -> list["Stage"]:
     with (out / LOG).open("a+") as log, contextlib.chdir(out):
         options = ["--snakefile", str(names.HOME / "Snakefile"), "--configfile", known.config]
         with within("planning: ", f" (all of it: {out / LOG})"):
-            jobs = plan.planned([*options, "--", *targets], log)
+            jobs = estimate.planned([*options, "--", *targets], log)
         if not jobs:
             return []
         config = known.mine[1] if known.mine else config_file.whole(content)
         card = cards.measured("cuda" if known.kind == "gpu" else "cpu", known.model[known.alias]["dtype"])
-        return plan.stages(work.Run(config, card), jobs)
+        return estimate.stages(work.Run(config, card), jobs)
 
 
 def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = lambda stages: None) -> Result:
