@@ -5,9 +5,11 @@ import io
 import json
 import shlex
 import sys
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import typer
@@ -18,7 +20,7 @@ import tiny
 from pruning.command import config_file, line, take, wizard
 from pruning.command.configuration import text
 from pruning.command.estimate import Stage
-from pruning.command.request import Request, check
+from pruning.command.request import Request
 from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError
 
@@ -38,30 +40,24 @@ def test_the_commands_take_the_same_options():
         assert list(inspect.signature(command).parameters) == wanted and command.__doc__
 
 
-def test_options_that_are_not_given_are_those_of_a_program():
-    found = []
-    app = typer.Typer()
+def parsed(*words: str) -> Request:
+    found, app = [], typer.Typer()
     app.command()(line.with_options(found.append))
-    assert CliRunner().invoke(app, ["m"]).exit_code == 0
-    assert {key: own or None for key, own in vars(found[0]).items()} == {
-        key: own or None for key, own in vars(Request("m")).items()
-    }
+    assert CliRunner().invoke(app, words).exit_code == 0
+    return found[0]
 
 
-def test_options_become_a_request(tmp_path):
+def test_options_become_a_request_and_those_not_given_are_as_a_programs(tmp_path):
+    usual = vars(Request("m"))
+    assert {key: own or None for key, own in vars(parsed("m")).items()} == {key: usual[key] or None for key in usual}
     (tmp_path / "mine.jsonl").touch()
-    found = []
-    app = typer.Typer()
-    app.command()(line.with_options(found.append))
     words = f"m --data {tmp_path}/mine.jsonl --sparsity 40,20 --gguf Q8_0 --gguf f16 --gguf q8_0 --tolerance 5 "
     words += "--methods wanda,rku --task gsm8k --task piqa"
-    assert CliRunner().invoke(app, words.split()).exit_code == 0
-    assert found[0].sparsities == [20, 40] and found[0].gguf == ["q8_0", "f16"] and found[0].tolerance == 0.05
-    assert (found[0].methods, found[0].tasks, found[0].budget) == (["wanda", "rku"], ["gsm8k", "piqa"], [])
+    found = parsed(*words.split())
+    assert found.sparsities == [20, 40] and found.gguf == ["q8_0", "f16"] and found.tolerance == 0.05
+    assert (found.methods, found.tasks, found.budget) == (["wanda", "rku"], ["gsm8k", "piqa"], [])
     assert asked().sparsities == [20, 30] and asked(budget=["bytes=1GB"]).sparsities == []
     assert asked(vocabulary="30%").sparsities == [0, 20, 30]
-    with pytest.raises(InputError, match="--budget and --sparsity 20"):
-        check(asked(budget=["bytes=1GB"], sparsity="20"))
 
 
 def test_an_estimate_is_a_sentence():
@@ -81,10 +77,7 @@ def test_a_long_run_is_asked_about_on_a_terminal(monkeypatch, capsys, seconds, t
     questions = []
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: terminal))
     monkeypatch.setattr(typer, "confirm", lambda question: questions.append(question) or answer)
-    if asks and not answer:
-        with pytest.raises(typer.Exit):
-            line.agree([stage(seconds)], asked(yes=yes))
-    else:
+    with pytest.raises(typer.Exit) if asks and not answer else nullcontext():
         line.agree([stage(seconds)], asked(yes=yes))
     assert bool(questions) == asks and "3 jobs, about 60 minutes" in capsys.readouterr().out
 
@@ -93,10 +86,7 @@ def test_the_version_is_the_installed_ones(monkeypatch):
     monkeypatch.setattr(line, "version", lambda name: f"1.2 of {name}")
     assert line.release() == "1.2 of reasoning-aware-pruning"
 
-    def none(name):
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(line, "version", none)
+    monkeypatch.setattr(line, "version", Mock(side_effect=PackageNotFoundError))
     assert line.release() == "not installed"
 
 
@@ -153,13 +143,16 @@ def test_what_differs_from_the_run_that_a_folder_holds_is_said_in_a_line(tmp_pat
 
 # what can be taken away
 
+PADDED = {"rku_global": DEFAULT.method("rku_global").model_copy(update={"export": "pad"})}
+
 
 @pytest.mark.parametrize(
     ("family", "methods", "message"),
     [
         ("qwen2", ["attention_obs", "flap", "wanda"], None),
         ("qwen3", ["wanda", "rku"], None),
-        ("qwen3", ["rku", "attention_obs"], "--gguf: attention_obs: gguf: llama.cpp's qwen3 has no layers of diffe"),
+        ("qwen3", PADDED, None),
+        ("qwen3", ["rku", "rku_global"], "--gguf: rku_global: gguf: llama.cpp's qwen3 has no layers of different"),
         ("granite", ["flap"], "--gguf: flap: .* layers of different widths .* `export: pad`, with which all have 48"),
         ("llama", ["obs_joint"], "--gguf: obs_joint: gguf: models pruned in more than FFN neurons"),
         ("cohere", ["wanda"], "model type 'cohere' is not converted"),
@@ -167,20 +160,9 @@ def test_what_differs_from_the_run_that_a_folder_holds_is_said_in_a_line(tmp_pat
 )
 def test_methods_whose_models_become_no_file_are_refused(tmp_path, family, methods, message):
     tiny.with_a_merge(tiny.save(tiny.of_family(family), tmp_path))
-    found = {name: DEFAULT.method(name) for name in methods}
-    if not message:
+    found = {name: DEFAULT.method(name) for name in methods} | (methods if methods is PADDED else {})
+    with pytest.raises(InputError, match=message) if message else nullcontext():
         take.check(found, tmp_path)
-        return
-    with pytest.raises(InputError, match=message):
-        take.check(found, tmp_path)
-
-
-def test_padded_layers_become_a_file_where_different_widths_do_not(tmp_path):
-    tiny.with_a_merge(tiny.save(tiny.of_family("qwen3"), tmp_path))
-    uneven = DEFAULT.method("rku_global")
-    take.check({"padded": uneven.model_copy(update={"export": "pad"})}, tmp_path)
-    with pytest.raises(InputError, match="--gguf: uneven: gguf: llama.cpp's qwen3 has no layers of different"):
-        take.check({"uneven": uneven}, tmp_path)
 
 
 def test_commands_name_whole_paths_and_what_a_model_needs(tmp_path, monkeypatch):
