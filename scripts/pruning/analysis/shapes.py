@@ -27,7 +27,7 @@ def configuration(raw: Mapping[str, Any]) -> PretrainedConfig:
     Raises InputError if the shape is not whole, or not a dense model's."""
     if missing := [key for key in REQUIRED if key not in raw]:
         raise InputError(f"latency: the architecture has no {', '.join(missing)}: give a gated-FFN decoder's config")
-    if ffn.WIDTHS in raw:
+    if families.WIDTHS in raw:
         raise InputError("latency: the architecture has `ffn_widths`: give the dense model's config.json")
     try:
         return AutoConfig.for_model(**raw)

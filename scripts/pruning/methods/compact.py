@@ -117,15 +117,15 @@ class Pruning:
         index = self._write_tensors(output, config, pad_to)
         made = self.config([pad_to] * len(widths) if pad_to else widths)
         if (bias := base.name(0, "down", "bias")) in index and bias not in base.names:
-            made["mlp_bias" if has_mlp_bias(made) else ffn.DOWN_BIAS] = True
-        if export == "pad" and made.get(ffn.DOWN_BIAS):
+            made["mlp_bias" if has_mlp_bias(made) else families.DOWN_BIAS] = True
+        if export == "pad" and made.get(families.DOWN_BIAS):
             raise InputError(f"export: {no_slot(made)}")
         if not structures.is_stock(made):
-            made.setdefault(ffn.WIDTHS, widths)
+            made.setdefault(families.WIDTHS, widths)
             (output / remote_code.FILE).write_text(remote_code.source(made, base.family), encoding="utf-8")
             made = remote_code.named(made)
         elif "auto_map" in config:  # of an earlier iteration, whose widths differed
-            made["architectures"] = [remote_code.stock_name(made)]
+            made["architectures"] = [remote_code.class_names(made["model_type"])[0]]
         (output / "config.json").write_text(json.dumps(made, indent=2) + "\n")
         left_out = {"config.json", "manifest.json", "README.md", remote_code.FILE}
         if self.tokens is not None:

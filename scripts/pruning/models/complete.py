@@ -7,7 +7,8 @@ from typing import Any
 from pruning.core.errors import InputError
 from pruning.core.files import reading
 from pruning.models import tokenizers
-from pruning.models.checkpoint import Checkpoint, read_config
+from pruning.models.checkpoint import Checkpoint
+from pruning.models.families import read_config
 
 LOADING = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 """Makes `from_pretrained` return (model, what `refuse` looks at)."""

@@ -206,17 +206,12 @@ def check_routed(experts: int, routed: int, left: int) -> None:
         )
 
 
-def has_plain_residual(config: Mapping[str, Any]) -> bool:
-    """Whether a model of this config.json adds what its attention and its FFNs put out to the residual stream as it is:
-    neither normalised nor scaled (Granite)."""
-    return not family_of(config, "config.json").norm_after and config.get("residual_multiplier", 1) == 1
-
-
 def obstacle(config: Mapping[str, Any]) -> str:
     """Return why no layer can be refitted towards the dense model's residual stream; empty where it can."""
-    if not has_plain_residual(config):
+    family = family_of(config, "config.json")
+    if family.norm_after or config.get("residual_multiplier", 1) != 1:  # in Granite
         return "normalises or scales what its layers add to the residual stream"
-    return "has layers without attention" if family_of(config, "config.json").hybrid else ""
+    return "has layers without attention" if family.hybrid else ""
 
 
 def check_plain_residual(config: Mapping[str, Any], place: str, instead: str) -> None:

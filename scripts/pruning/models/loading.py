@@ -12,7 +12,7 @@ from transformers.configuration_utils import PretrainedConfig
 from pruning.core import artifacts, files, memory
 from pruning.core.errors import InputError
 from pruning.models import complete, sources, tokenizers
-from pruning.models.checkpoint import read_config
+from pruning.models.families import DOWN_BIAS, read_config
 from pruning.models.structures import STRUCTURES, ffn, listed
 
 
@@ -116,7 +116,7 @@ def model_class(directory: Path) -> type[PreTrainedModel]:
     stays transformers' own."""
     stock = stock_class(stock_config(directory), directory)
     raw = read_config(directory)
-    own_units, biased = listed(raw), raw.get(ffn.DOWN_BIAS)
+    own_units, biased = listed(raw), raw.get(DOWN_BIAS)
     if not own_units and not biased:
         return stock
 

@@ -29,9 +29,11 @@ STOCK = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": 
 """Model type of a text part -> that of the same language model alone, where they differ."""
 PARTS = ("vision_config", "audio_config", "text_config")
 """Keys of config.json by which a model is multimodal."""
-BEFORE = {"model.": ("model.language_model.", "language_model.model.", "model.text_model.", "model."), "lm_head.": ()}
-BEFORE["lm_head."] = ("language_model.lm_head.", "lm_head.")
-"""What names of the text part begin with -> in the whole: transformers 5 has the first, older files another."""
+BEFORE = {
+    **dict.fromkeys(("model.language_model.", "language_model.model.", "model.text_model.", "model."), "model."),
+    **dict.fromkeys(("language_model.lm_head.", "lm_head."), "lm_head."),
+}
+"""What names of the whole begin with -> of the text part: transformers 5 has the first of each, older files another."""
 PROCESSORS = "*processor*.json"
 
 
@@ -75,7 +77,7 @@ def split(directory: Path) -> str | None:
     for file in sorted(directory.glob("*.safetensors")):
         names |= _divided(file, whole, family_of(shape, directory))
     if not names:
-        places = ", ".join(f"{place}layers" for place in BEFORE["model."])
+        places = ", ".join(f"{place}layers" for place, own in BEFORE.items() if own == "model.")
         raise InputError(f"{directory}: no text part among its weights: looked for {places}")
     (whole / NAMES).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
     for file in directory.glob(PROCESSORS):
@@ -104,11 +106,10 @@ def _divided(file: Path, whole: Path, family: Family) -> dict[str, str]:
 def _own_name(name: str, first: set[str]) -> str | None:
     """Return what a tensor of the whole is called in the text part alone; None for one of another part. first: what
     follows `model.` there."""
-    for own, places in BEFORE.items():
-        for place in places:
-            rest = name.removeprefix(place)
-            if rest != name and (own == "lm_head." or rest.partition(".")[0] in first):
-                return own + rest
+    for place, own in BEFORE.items():
+        rest = name.removeprefix(place)
+        if rest != name and (own == "lm_head." or rest.partition(".")[0] in first):
+            return own + rest
     return None
 
 

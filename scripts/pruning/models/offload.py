@@ -14,10 +14,10 @@ def device_map(directory: Path, dtype: str) -> dict[str, str]:
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     network = rehearsal.network(directory, dtype)
     layers = families.of(network).layers
-    inside = [name for name, _ in network.named_modules() if name and f"{layers}.".startswith(f"{name}.")]
-    parts = {
-        f"{parent}.{name}".removeprefix(".")
-        for parent in ["", *inside]
-        for name, _ in network.get_submodule(parent).named_children()
-    }
-    return {part: "disk" if part.startswith(f"{layers}.") else device for part in sorted(parts - {*inside})}
+
+    def holds_layers(name: str) -> bool:
+        return not name or f"{layers}.".startswith(f"{name}.")
+
+    names = [name for name, _ in network.named_modules() if not holds_layers(name)]
+    parts = [name for name in names if holds_layers(name.rpartition(".")[0])]
+    return {part: "disk" if part.startswith(f"{layers}.") else device for part in sorted(parts)}

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pruning.core import artifacts
 from pruning.models import loading, remote_code
-from pruning.models.checkpoint import Checkpoint, read_config
+from pruning.models.checkpoint import Checkpoint
+from pruning.models.families import read_config
 from pruning.models.sources import from_local
 
 

@@ -81,29 +81,22 @@ as_stock("Pruned$base", "$base", "$kind")
 """)
 
 
-def stock_name(config: dict[str, Any], multimodal: bool = False) -> str:
-    """transformers' class of a causal language model with this config.json, or of a multimodal one."""
-    from transformers.models.auto import modeling_auto  # slow to import
+def class_names(model_type: str, multimodal: bool = False) -> tuple[str, str]:
+    """Return transformers' class of a causal language model of this type, or of a multimodal model, and of the same
+    without a head."""
+    from transformers.models.auto import modeling_auto as auto  # slow to import
 
-    if multimodal:
-        return modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[config["model_type"]]
-    return modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]
-
-
-def base_name(config: dict[str, Any]) -> str:
-    """transformers' class of the same without a head."""
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
-
-    return MODEL_MAPPING_NAMES[config["model_type"]]
+    kinds = auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES if multimodal else auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return kinds[model_type], auto.MODEL_MAPPING_NAMES[model_type]
 
 
 def source(config: dict[str, Any], family: Family, whole: Whole | None = None) -> str:
     """The file for a model of this config.json. whole: what it is a part of, for a file that builds all of that."""
     fused, layers = 2 if len(family.gate_up) == 1 else 1, whole.layers if whole else family.layers
-    kind = {"model_type": whole.model_type} if whole else config
+    stock, base = class_names(whole.model_type if whole else config["model_type"], whole is not None)
     names = {"layers": layers, "ffn": family.ffn, "gate_up": list(family.gate_up), "down": family.down}
     own_layers = layers.partition(".")[2]  # without the attribute that holds the model without a head
-    names |= {"own_layers": own_layers, "stock": stock_name(kind, whole is not None), "base": base_name(kind)}
+    names |= {"own_layers": own_layers, "stock": stock, "base": base}
     text = SOURCE.substitute(names, fused=fused, config="config.get_text_config()" if whole else "config")
     if whole:
         text = re.sub(r"^ *vllm.*\n", "", text.replace("ForCausalLM.", "ForImageTextToText."), count=1, flags=re.M)
@@ -122,7 +115,8 @@ def named(config: dict[str, Any], multimodal: bool = False) -> dict[str, Any]:
     vLLM's Transformers backend builds `AutoModel` and puts a head of its own on it: without an entry it would build the
     stock class, with one width for all layers."""
     module, auto = FILE.removesuffix(".py"), f"AutoModelFor{'ImageTextToText' if multimodal else 'CausalLM'}"
-    kinds = {"AutoModel": f"Pruned{base_name(config)}", auto: f"Pruned{stock_name(config, multimodal)}"}
+    stock, base = class_names(config["model_type"], multimodal)
+    kinds = {"AutoModel": f"Pruned{base}", auto: f"Pruned{stock}"}
     auto_map = {auto: f"{module}.{kind}" for auto, kind in kinds.items()}
     return {**config, "architectures": [kinds[auto]], "auto_map": auto_map}
 

@@ -6,11 +6,12 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from pruning.core.errors import InputError
 from pruning.core.files import REPLACE, read_object, reading
@@ -183,21 +184,13 @@ def from_gguf(source: Source, output: Path) -> dict[str, Any] | None:
     return record
 
 
-@contextmanager
-def fields_read_once() -> Iterator[None]:
+def fields_read_once() -> AbstractContextManager:
     """In place of once each for the configuration, the weights, the tokenizer and `tied`: each takes seconds, for the
     words of a vocabulary are read one by one (github.com/huggingface/transformers, issue 40334; not so in a version
     that keeps what it has read)."""
     import gguf
 
-    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    try:
-        for name in own:
-            setattr(gguf, name, cache(own[name]))
-        yield
-    finally:
-        for name in own:
-            setattr(gguf, name, own[name])
+    return patch.multiple(gguf, **{name: cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")})
 
 
 def tied(model: "PreTrainedModel", file: Path) -> dict[str, Any] | None:

@@ -152,12 +152,18 @@ class Structure:
     @contextmanager
     def silenced(self, model: nn.Module, keeps: Sequence[np.ndarray]) -> Iterator[None]:
         """Have the dense model compute what it does without these units, by other means than cutting them."""
+        self.check(model)
+        family = families.of(model)
         with ExitStack() as stack:
-            for site, keep in zip(self.sites(model), keeps, strict=True):
-                on = torch.tensor(np.repeat(keep, site.in_features // max(len(keep), 1)))
-                hook = site.register_forward_pre_hook(lambda _, args, on=on: (args[0] * on.to(args[0]),))
-                stack.callback(hook.remove)
+            for layer, keep in zip(families.pruned_layers(model), keeps, strict=True):
+                self.silence(layer, keep, family, stack)
             yield
+
+    def silence(self, layer: nn.Module, keep: np.ndarray, family: Family, stack: ExitStack) -> None:
+        """Have one layer compute what it does without the units that are not kept, until the stack is left."""
+        site = layer.get_submodule(self.site(family))
+        on = torch.tensor(np.repeat(keep, site.in_features // max(len(keep), 1)))
+        stack.callback(site.register_forward_pre_hook(lambda _, args: (args[0] * on.to(args[0]),)).remove)
 
     def resize(self, model: nn.Module, units: Mapping[int, int]) -> None:
         """Leave these layers of a stock model so many of their units, the first ones, in place."""

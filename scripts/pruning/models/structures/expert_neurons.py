@@ -5,8 +5,8 @@ A layer's units are the neurons of all of its experts, one expert after the othe
 (experts.py) is measured of these.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -81,17 +81,14 @@ class ExpertNeurons(Experts):
     def counts(self, model: nn.Module) -> list[int]:
         return [self.channels(site) for site in self.sites(model)]
 
-    @contextmanager
-    def silenced(self, model: nn.Module, keeps: Sequence[np.ndarray]) -> Iterator[None]:
-        with ExitStack() as stack:
-            for site, keep in zip(self.sites(model), keeps, strict=True):
-                on = torch.tensor(keep).view(site.num_experts, -1)
+    def silence(self, layer: nn.Module, keep: np.ndarray, family: Family, stack: ExitStack) -> None:
+        site = layer.get_submodule(self.site(family))
+        on = torch.tensor(keep).view(site.num_experts, -1)
 
-                def silence(a: Tensor, routed: Routed, on: Tensor = on) -> None:
-                    a *= on.to(a.device)[routed.expert]
+        def silence(a: Tensor, routed: Routed) -> None:
+            a *= on.to(a.device)[routed.expert]
 
-                stack.callback(self.watch(site, silence, lambda *_: None).remove)
-            yield
+        stack.callback(self.watch(site, silence, lambda *_: None).remove)
 
 
 def width_key(config: Mapping[str, Any]) -> str:

@@ -8,8 +8,8 @@ are; that of an expert is the sum over its neurons.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -171,40 +171,32 @@ class Experts(Main):
         [rows, neurons of an expert], and after(out, routed) with what experts add to the FFN's output [rows, d]."""
         return Watched(site, look, after)
 
-    @contextmanager
-    def silenced(self, model: nn.Module, keeps: Sequence[np.ndarray]) -> Iterator[None]:
-        family = families.of(model)
-        routers = [layer.get_submodule(list(self.modules(family))[1]) for layer in families.pruned_layers(model)]
-        gone = [torch.tensor(~own) for own in keeps]
-        before = [getattr(router, CORRECTION, None) for router in routers]
-        for router, own, correction in zip(routers, gone, before, strict=True):
-            if correction is not None:
-                setattr(router, CORRECTION, correction.masked_fill(own.to(correction.device), -torch.inf))
-        try:
-            with Unreachable({id(router.weight): own for router, own in zip(routers, gone, strict=True)}):
-                yield
-        finally:
-            for router, correction in zip(routers, before, strict=True):
-                if correction is not None:
-                    setattr(router, CORRECTION, correction)
+    def silence(self, layer: nn.Module, keep: np.ndarray, family: Family, stack: ExitStack) -> None:
+        router, gone = layer.get_submodule(f"{family.ffn}.{family.mixture.router}"), torch.tensor(~keep)
+        unreachable = Unreachable(gone)
+        stack.callback(router.register_forward_pre_hook(unreachable.begin).remove)
+        stack.callback(router.register_forward_hook(unreachable.end, always_call=True).remove)
+        if (correction := getattr(router, CORRECTION, None)) is not None:
+            setattr(router, CORRECTION, correction.masked_fill(gone.to(correction.device), -torch.inf))
+            stack.callback(setattr, router, CORRECTION, correction)
 
 
 class Unreachable(TorchFunctionMode):
-    """While it is entered, products with these weights (by id), and with casts of them, are -inf where it is said, bool
-    [outputs]."""
+    """Within a router's forward pass, its scores of the experts that are gone, bool [experts], are -inf."""
 
-    def __init__(self, weights: Mapping[int, Tensor]) -> None:
+    def __init__(self, gone: Tensor) -> None:
         super().__init__()
-        self.weights = weights
+        self.gone = gone
+
+    def begin(self, *_: Any) -> None:
+        self.__enter__()
+
+    def end(self, *_: Any) -> None:
+        self.__exit__(None, None, None)
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         made = function(*args, **(kwargs or {}))
-        if function is Tensor.type and made is not args[0] and id(args[0]) in self.weights:
-            made.unreachable = self.weights[id(args[0])]
-        if function is nn.functional.linear:
-            gone = self.weights.get(id(args[1]), getattr(args[1], "unreachable", None))
-            made = made if gone is None else made.masked_fill(gone.to(made.device), -torch.inf)
-        return made
+        return made.masked_fill(self.gone.to(made.device), -torch.inf) if function is nn.functional.linear else made
 
 
 class Watched:

@@ -14,16 +14,13 @@ from pruning.models.families import Family
 from pruning.models.structures.base import Main, parse
 
 CONFIG_KEY = "intermediate_size"
-WIDTHS = families.WIDTHS
-DOWN_BIAS = families.DOWN_BIAS
-"""Only models/loading.py, and the code that models/remote_code.py writes, build such a model."""
 
 
 class Neurons(Main):
     """The FFNs' neurons. A stock model has as many in every layer."""
 
     name = "ffn"
-    key = WIDTHS
+    key = families.WIDTHS
     title = "FFN neurons"
 
     def modules(self, family: Family) -> dict[str, tuple[int, int]]:
@@ -73,10 +70,10 @@ class Neurons(Main):
         Equal widths make a stock config. Different ones are listed, beside the widest as the global one;
         models/loading.py builds such models, and what models/remote_code.py writes."""
         made = {**config, CONFIG_KEY: max(units)}
-        for key in (WIDTHS, "auto_map"):
+        for key in (families.WIDTHS, "auto_map"):
             made.pop(key, None)  # of a model that was pruned before
         if len(set(units)) > 1:
-            made[WIDTHS] = list(units)
+            made[families.WIDTHS] = list(units)
         return made
 
     def matrix(self, tensors: Sequence[Tensor], projection: str, family: Family) -> Tensor:
