@@ -1,7 +1,7 @@
 """Models small enough to check by brute force, made on the spot."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from transformers import (
 
 from pruning.core import artifacts
 from pruning.evaluation.runtimes import HARD_TEXT
+from pruning.methods.compensation import Compensated
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.structures import STRUCTURES
 
@@ -101,6 +102,10 @@ def answering(answer: str) -> Qwen2ForCausalLM:
 
 
 ROUTED = {"num_experts": 6, "num_experts_per_tok": 2}
+DEEPSEEK = {"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "first_k_dense_replace": 1}
+DEEPSEEK |= {"n_group": 1, "topk_group": 1, "num_key_value_heads": 4, "q_lora_rank": None, "kv_lora_rank": 8}
+DEEPSEEK |= {"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "routed_scaling_factor": 1.5}
+DEEPSEEK |= {"n_shared_experts": 2}
 FAMILY_CHANGES = {
     "gemma": {"head_dim": 8},
     "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 1.0, "sliding_window": 8},
@@ -116,19 +121,7 @@ FAMILY_CHANGES = {
     "qwen3_moe": {**ROUTED, "moe_intermediate_size": 24, "head_dim": 8, "norm_topk_prob": True},
     "olmoe": {**ROUTED, "intermediate_size": 24},
     "mixtral": {"num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 24},
-    **dict.fromkeys(
-        ("deepseek_v2", "deepseek_v3"),
-        {"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "first_k_dense_replace": 1}
-        | {
-            "n_group": 1,
-            "topk_group": 1,
-            "num_key_value_heads": 4,
-            "q_lora_rank": None,
-            "kv_lora_rank": 8,
-            "qk_nope_head_dim": 8,
-        }
-        | {"qk_rope_head_dim": 4, "v_head_dim": 8, "routed_scaling_factor": 1.5, "n_shared_experts": 2},
-    ),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3"), DEEPSEEK),
     "gpt_oss": {"num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 24, "head_dim": 8},
 }
 """What makes a family differ from the others, large enough to show in numbers."""
@@ -249,6 +242,12 @@ def keeps(*widths: int, groups: Sequence[Sequence[int]] = (), size: int = 48, se
     rng = np.random.default_rng(seed)
     made = {"ffn": [np.isin(np.arange(size), rng.permutation(size)[:width]) for width in widths]}
     return made | ({"kv_groups": [np.array(own, dtype=bool) for own in groups]} if groups else {})
+
+
+def biased(base: Checkpoint, keeps: Mapping[str, Sequence[np.ndarray]]) -> Callable[[int], Compensated]:
+    """A compensation that leaves the kept weights as they are, and gives down_proj a random bias."""
+    biases = np.random.default_rng(0).normal(size=(base.layers, base.config["hidden_size"])).astype(np.float32)
+    return lambda layer: Compensated(base.matrix(layer, "down")[:, keeps["ffn"][layer]], biases[layer], {})
 
 
 def written(pruning, folder: Path, **options) -> Path:

@@ -21,7 +21,6 @@ import tiny
 from pruning.config.models import GgufSource
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.methods.compact import Pruning
 from pruning.models import sources
 from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.loading import load
@@ -227,16 +226,6 @@ def test_a_source_that_cannot_be_is_refused(name: str):
     keys, message = BAD_SOURCES[name]
     with pytest.raises(ValueError, match=re.escape(message)):
         source(**{"path": "x.gguf", **keys})
-
-
-def test_local_and_compact_models_keep_the_chat_template(tmp_path: Path):
-    tiny.save(tiny.qwen2(), tmp_path / "model")
-    (tmp_path / "model/chat_template.jinja").write_text("{{ messages }}")
-    (tmp_path / "base").mkdir()
-    sources.from_local(tmp_path / "model", tmp_path / "base")
-    tiny.written(Pruning(Checkpoint(tmp_path / "base"), tiny.keeps(48, 48)), tmp_path / "compact")
-    for folder in ("base", "compact"):
-        assert (tmp_path / folder / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
 def remedied(message: str, folder: Path) -> Path:

@@ -87,10 +87,3 @@ def test_what_was_damaged_later_is_refused_when_loaded(model: Path):
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match="not the whole model: it lacks model.layers.1.self_attn.q_proj.weight"):
         load(model, "float32", "cpu")
-
-
-@pytest.mark.parametrize("make", [tiny.qwen2, tiny.llama])
-def test_a_whole_model_is_fetched_with_and_without_a_tied_head(tmp_path: Path, make):
-    model = tiny.save(make(), tmp_path / "model")
-    fetch_model.fetch_model({"kind": "local", "path": str(model)}, output := tmp_path / "base/manifest.json")
-    assert output.is_file()

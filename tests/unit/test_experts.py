@@ -26,7 +26,7 @@ from pruning.models import complete, families, rehearsal
 from pruning.models.checkpoint import Checkpoint, Loaded
 from pruning.models.families import GROUPED, MIXTURES, family_of
 from pruning.models.loading import load
-from pruning.models.structures import STRUCTURES, experts, ffn
+from pruning.models.structures import STRUCTURES, ffn
 from tiny import IDS, TEXT, logits
 
 KEPT = [[1, 0, 1, 1, 0, 0], [0, 1, 0, 1, 1, 0]]
@@ -268,22 +268,27 @@ def test_weights_are_those_of_one_wide_ffn(tmp_path, family):
 # Neurons inside experts ----------------------------------------------------------------------------------------------
 
 
-def test_neurons_are_ranked_within_their_expert():
-    model = tiny.of_family("qwen3_moe")
+RANKED = [  # family, what is cut, among how many units of a layer or an expert, how many stay, scores
+    ("olmoe", "experts", 6, 3, ("rku", "random", "frequency", "wanda")),
+    ("qwen3_moe", "expert_neurons", 24, 16, ("rku", "wanda", "random")),  # the nearest multiple of 8, half up
+]
+
+
+@pytest.mark.parametrize(("family", "structure", "among", "stay", "names"), RANKED)
+def test_the_best_of_a_layer_or_of_an_expert_are_kept_as_many_in_each(family, structure, among, stay, names):
+    model, own = tiny.of_family(family), {structure} - {"experts"}
     statistics = calibrate(model, [torch.tensor([TEXT, TEXT[::-1]])])
-    for name in ("rku", "wanda", "random"):
-        scores = score(name, statistics, model, structures=("ffn", "expert_neurons"))
-        masked = allocate(scores, 0.5, "expert_neurons")
-        assert masked[masked["structure"] == "experts"]["keep"].all()
-        own = masked[masked["structure"] == "expert_neurons"]
-        ranked = scores[scores["structure"] == "expert_neurons"]
-        for layer in range(2):
-            keep = own[own["layer"] == layer]["keep"].to_numpy().reshape(6, 24)
-            values = ranked[ranked["layer"] == layer]["score"].to_numpy().reshape(6, 24)
-            assert (keep.sum(1) == 16).all()  # the nearest multiple of 8, half up
-            for mine, each in zip(keep, values, strict=True):
-                assert set(np.flatnonzero(mine)) == set(np.argsort(-each, kind="stable")[:16])
-        assert compacted(model, masked).config.moe_intermediate_size == 16
+    for name in names:
+        scores = score(name, statistics, model, structures=("ffn", *own))
+        masked = allocate(scores, 0.5, *own)
+        assert list(masked.columns) == ["structure", "layer", "unit", "keep"]
+        assert masked[masked["structure"] != structure]["keep"].all()
+        cut, ranked = (frame[frame["structure"] == structure] for frame in (masked, scores))
+        keeps, values = cut["keep"].to_numpy().reshape(-1, among), ranked["score"].to_numpy().reshape(-1, among)
+        for keep, each in zip(keeps, values, strict=True):
+            assert set(np.flatnonzero(keep)) == set(np.argsort(-each, kind="stable")[:stay])
+        whole, small = (STRUCTURES[structure].whole(m.config.to_dict()) for m in (model, compacted(model, masked)))
+        assert small / whole == stay / among
 
 
 UNEQUAL = neurons(7, 7)
@@ -435,21 +440,6 @@ def test_scores_of_neurons_are_summed_over_an_expert(name):
         np.testing.assert_allclose(found[found["layer"] == layer]["score"], wanted, rtol=1e-9)
 
 
-def test_masks_are_of_experts_as_many_in_every_layer():
-    model = tiny.of_family("olmoe")
-    statistics = calibrate(model, [torch.tensor([TEXT, TEXT[::-1]])])
-    for name in ("rku", "random", "frequency", "wanda"):
-        scores = score(name, statistics, model)
-        masked = allocate(scores, 0.5)
-        assert list(masked.columns) == ["structure", "layer", "unit", "keep"]
-        assert masked.groupby("layer")["keep"].sum().tolist() == [3, 3]
-        for layer, own in masked.groupby("layer"):
-            best = scores[scores["layer"] == layer].nlargest(3, "score")["unit"]
-            assert set(own[own["keep"]]["unit"]) == set(best)
-        small = compacted(model, masked)
-        assert small.config.num_experts == 3 and model.config.num_experts == 6
-
-
 @of_mixtures
 def test_memory_is_rehearsed(tmp_path, family):
     """On tensors without data: every stage that runs the network, within a third of what the experts' tokens take."""
@@ -495,25 +485,24 @@ def test_a_checkpoint_without_an_expert_is_refused(tmp_path, lost):
         complete.check(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    {
-        "quantised": ({"quantization_config": {"quant_method": "mxfp4"}}, "quantised experts .*mxfp4.*in bfloat16"),
-        "some layers": ({"mlp_only_layers": [0]}, r"experts in some layers alone \(mlp_only_layers: \[0\]\)"),
-        "every other": ({"decoder_sparse_step": 2}, r"alone \(decoder_sparse_step: 2\)"),
-        "no number": ({"num_local_experts": None, "num_experts": None}, "does not say num_local_experts or num_exp"),
-    }.values(),
-)
-def test_other_mixtures_are_refused_by_name(changes, said):
-    config = tiny.of_family("qwen3_moe").config.to_dict() | changes
-    with pytest.raises(InputError, match=f"models.m: qwen3_moe model .*{said}"):
-        family_of(config, "models.m")
+OTHERS = {
+    "quantised": ("qwen3_moe", {"quantization_config": {"quant_method": "mxfp4"}}, "quantised .*mxfp4.*in bfloat16"),
+    "some layers": ("qwen3_moe", {"mlp_only_layers": [0]}, r"experts in some layers alone \(mlp_only_layers: \[0\]\)"),
+    "every other": ("qwen3_moe", {"decoder_sparse_step": 2}, r"alone \(decoder_sparse_step: 2\)"),
+    "no number": (
+        "qwen3_moe",
+        {"num_local_experts": None, "num_experts": None},
+        "not say num_local_experts or num_exp",
+    ),
+    "groups": ("deepseek_v2", {"n_group": 8}, r"chosen by groups \(n_group: 8\), which"),
+    "perhaps groups": ("deepseek_v2", {"n_group": None}, r"chosen by groups \(n_group: None\), which"),
+}
 
 
-@pytest.mark.parametrize("groups", [8, None])
-def test_experts_chosen_by_groups_are_refused(groups):
-    config = tiny.of_family("deepseek_v2").config.to_dict() | {"n_group": groups}
-    with pytest.raises(InputError, match=f"models.m: deepseek_v2 model .*chosen by groups .n_group: {groups}., which"):
+@pytest.mark.parametrize(("family", "changes", "said"), OTHERS.values(), ids=OTHERS)
+def test_other_mixtures_are_refused_by_name(family, changes, said):
+    config = tiny.of_family(family).config.to_dict() | changes
+    with pytest.raises(InputError, match=f"models.m: {family} model .*{said}"):
         family_of(config, "models.m")
 
 
@@ -532,14 +521,3 @@ def test_what_is_for_ffn_neurons_alone_says_so():
         calibrate(model, [torch.tensor([TEXT])], needs=["second_moments"])
     with pytest.raises(InputError, match="FFN neurons, and the model is a mixture of experts"):
         ffn.sites(model)
-
-
-def test_names_of_every_kind_are_read():
-    family = families.FAMILIES["mixtral"]
-    part = partial(experts.STRUCTURE.part, family=family)
-    assert part("model.layers.3.block_sparse_moe.experts.11.w2.weight") == (3, 11, ("down",), "weight")
-    assert part("model.layers.3.mlp.experts.gate_up_proj") == (3, None, ("gate", "up"), "weight")
-    assert part("model.layers.3.block_sparse_moe.gate.weight") == (3, None, (), "weight")
-    assert part("model.layers.3.self_attn.q_proj.weight") is None
-    shared = "model.layers.0.mlp.shared_expert.gate_proj.weight"
-    assert not experts.STRUCTURE.part(shared, families.FAMILIES["qwen2_moe"])

@@ -26,7 +26,6 @@ from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.evaluation import gguf_files, runtimes
 from pruning.methods.compact import Pruning
-from pruning.methods.compensation import Compensated
 from pruning.models import dequantised, loading, vocabulary
 from pruning.models import gguf as door
 from pruning.models.checkpoint import Checkpoint
@@ -88,19 +87,17 @@ def sentencepiece(prepend: bool) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=again, eos_token="<|end|>", unk_token="<unk>")
 
 
+def dense(place: Path, kind: str, layers: int = 2, tokens: PreTrainedTokenizerFast | None = None, **changes) -> Path:
+    """A tiny model of a family, with a tokenizer that llama.cpp has, in a new folder."""
+    tiny.save(tiny.of_family(kind, layers, **{"vocab_size": VOCABULARY, **changes}), place)
+    (tokens or byte_level("qwen2")).save_pretrained(place)
+    return place
+
+
 def folder(place: Path, kind: str, widths=EVEN, tokens: PreTrainedTokenizerFast | None = None, bias=False, **changes):
-    """A pruned tiny model of a family, in a folder."""
-    tokens = tokens or byte_level("qwen2")
-    base = tiny.save(tiny.of_family(kind, len(widths), **{"vocab_size": VOCABULARY, **changes}), place / "base")
-    tokens.save_pretrained(base)
-    rng, checkpoint = np.random.default_rng(0), Checkpoint(base)
-    keeps = [np.isin(np.arange(48), rng.permutation(48)[:width]) for width in widths]
-
-    def with_bias(layer: int) -> Compensated:
-        down = checkpoint.matrix(layer, "down")[:, keeps[layer]]
-        return Compensated(down, rng.normal(size=len(down)).astype(np.float32), {})
-
-    return tiny.written(Pruning(checkpoint, {"ffn": keeps}, with_bias if bias else None), place / "pruned")
+    """The same pruned, in the folder `pruned` beside it."""
+    base, keeps = Checkpoint(dense(place / "base", kind, len(widths), tokens, **changes)), tiny.keeps(*widths)
+    return tiny.written(Pruning(base, keeps, tiny.biased(base, keeps) if bias else None), place / "pruned")
 
 
 def converted(model: Path, kind: str = "f16") -> Path:
@@ -154,9 +151,7 @@ def test_llama_cpp_computes_what_the_model_does(tmp_path, unrounded, kind, width
 def mixture(place: Path, kind: str, narrower: bool = False, **changes) -> Path:
     """A tiny mixture of 11 experts, of which 4 are left, or of each 8 of 24 neurons, in a folder."""
     number = {"num_local_experts" if kind == "mixtral" else "num_experts": 11}
-    own = {"vocab_size": VOCABULARY, "num_key_value_heads": 4, **number, **changes}
-    base = tiny.save(tiny.of_family(kind, **own), place / "base")
-    byte_level("qwen2").save_pretrained(base)
+    base = dense(place / "base", kind, **number, num_key_value_heads=4, **changes)
     keeps = {"experts": [np.isin(np.arange(11), kept) for kept in ([1, 2, 9, 10], [0, 4, 7, 10])]}
     if narrower:
         keeps = {"experts": [np.ones(11, dtype=bool)] * 2, "expert_neurons": [np.arange(11 * 24) % 3 == 1] * 2}
@@ -385,19 +380,11 @@ def test_types_that_are_not_there(monkeypatch):
     door.check("q8_0")
 
 
-def test_widths_that_llama_cpp_takes():
-    assert architectures.takes("qwen2", [1, 2]) and architectures.takes("qwen3", [2, 2])
-    assert not architectures.takes("qwen3", [1, 2]) and not architectures.takes("cohere", [2, 2])
-
-
 @needs_llama_cpp
 @pytest.mark.parametrize("width", [256, 96, 100])
 def test_llama_cpp_stores_rows_that_are_no_whole_blocks_as_we_say(tmp_path, width):
     """The hidden size of 256 is whole blocks of all."""
-    sizes = {"hidden_size": 256, "intermediate_size": width, "vocab_size": VOCABULARY}
-    model = tiny.save(tiny.of_family("llama", 3, **sizes), tmp_path / "model")
-    byte_level("qwen2").save_pretrained(model)
-    whole = converted(model)
+    whole = converted(dense(tmp_path / "model", "llama", 3, hidden_size=256, intermediate_size=width))
     for kind in door.BY_LLAMA_CPP:
         gguf_model.quantise(whole, file := tmp_path / "x.gguf", kind, 1)
         tensors = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}

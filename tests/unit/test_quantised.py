@@ -14,7 +14,7 @@ import timing as stage
 import to_gguf
 import torch
 from lm_eval.api.instance import Instance
-from test_gguf import CASES, UNEVEN, VOCABULARY, byte_level, converted, folder, needs_llama_cpp
+from test_gguf import CASES, UNEVEN, VOCABULARY, byte_level, converted, dense, folder, needs_llama_cpp
 from transformers import AutoModelForCausalLM
 
 import tiny
@@ -72,10 +72,7 @@ def test_blocks_of_32_by_hand(tmp_path):
 
 def large(place: Path, kind: str) -> Path:
     """A model whose rows are whole blocks of 256."""
-    sizes = {"hidden_size": 256, "intermediate_size": 256, "vocab_size": VOCABULARY}
-    model = tiny.save(tiny.of_family(kind, 2, **sizes), place / "model")
-    byte_level("qwen2").save_pretrained(model)
-    return model
+    return dense(place / "model", kind, hidden_size=256, intermediate_size=256)
 
 
 def made(model: Path, kind: str) -> Path:
@@ -132,14 +129,11 @@ def test_torch_and_llama_cpp_take_turns_in_one_process(tmp_path):
 
 
 def test_a_file_of_another_model_is_refused(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
     model, other = folder(tmp_path / "a", "qwen2"), folder(tmp_path / "b", "qwen2", UNEVEN)
     network, file = scrambled(model), converted(other)
     with pytest.raises(InputError, match=r"f16.gguf: holds no .*.0.mlp.gate_proj.weight of this model's shape"):
         dequantised.put(network, file)
-    longer = tiny.save(tiny.of_family("qwen2", 5, vocab_size=VOCABULARY, intermediate_size=20), tmp_path / "longer")
-    byte_level("qwen2").save_pretrained(longer)
+    longer = dense(tmp_path / "longer", "qwen2", 5, intermediate_size=20)
     with pytest.raises(InputError, match="f16.gguf: holds blk.4.attn_norm.weight, which the model does not have"):
         dequantised.put(scrambled(model), converted(longer))
 

@@ -172,7 +172,7 @@ def remarks(
             "raise `samples` in prune.yaml and run its workflow."
         )
     uneven = [name for name, method in methods.items() if method.allocate != "uniform" or method.round_to > 1]
-    if uneven and not architectures.takes(shape["model_type"], [1, 2]):
+    if uneven and shape["model_type"] not in architectures.AS_DECI:
         said.append(
             f"{', '.join(uneven)}: layers of different widths, which llama.cpp does not read in "
             f"{shape['model_type']}: for a GGUF file add --gguf, which keeps them equal."

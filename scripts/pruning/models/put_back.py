@@ -13,7 +13,7 @@ from pruning.core.errors import InputError
 from pruning.core.files import read_object
 from pruning.models import remote_code, structures
 from pruning.models.families import DOWN_BIAS, family_of, read_config
-from pruning.models.multimodal import FOLDER, KINDS, NAMES, write_index
+from pruning.models.multimodal import FOLDER, NAMES, write_index
 
 
 def put_back(text: Path, base: Path, output: Path) -> None:
@@ -42,8 +42,7 @@ def put_back(text: Path, base: Path, output: Path) -> None:
     changed = {key for key in ("intermediate_size", DOWN_BIAS, "mlp_bias", *structures.keys()) if key in own}
     made["text_config"] |= {key: own[key] for key in changed}
     if not structures.is_stock(own):
-        place = f"model.{KINDS[raw['model_type']]}.layers"
-        code = remote_code.source(own, family_of(own, text), remote_code.Whole(made["model_type"], place))
+        code = remote_code.source(own, family_of(own, text), made["model_type"])
         (output / remote_code.FILE).write_text(code, encoding="utf-8")
         made = remote_code.named(made, multimodal=True)
     (output / "config.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")

@@ -8,11 +8,12 @@ Its own loader reads the same list of widths and runs no code from a folder.
 import re
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import Any
 
 from pruning.core.errors import InputError
 from pruning.models import structures
 from pruning.models.families import Family, family_of, read_config
+from pruning.models.multimodal import KINDS
 from pruning.models.structures import STRUCTURES
 
 FILE = "modeling_pruned.py"
@@ -58,14 +59,6 @@ def linear(old, inputs, outputs, bias):
 ''')
 
 
-class Whole(NamedTuple):
-    """The multimodal model whose text part a model is."""
-
-    model_type: str
-    layers: str
-    """The decoder layers, from transformers' class."""
-
-
 RENAMED = Template("""
 
 def as_stock(own, stock, kind):
@@ -90,10 +83,11 @@ def class_names(model_type: str, multimodal: bool = False) -> tuple[str, str]:
     return kinds[model_type], auto.MODEL_MAPPING_NAMES[model_type]
 
 
-def source(config: dict[str, Any], family: Family, whole: Whole | None = None) -> str:
-    """The file for a model of this config.json. whole: what it is a part of, for a file that builds all of that."""
-    fused, layers = 2 if len(family.gate_up) == 1 else 1, whole.layers if whole else family.layers
-    stock, base = class_names(whole.model_type if whole else config["model_type"], whole is not None)
+def source(config: dict[str, Any], family: Family, whole: str | None = None) -> str:
+    """The file for a model of this config.json. whole: type of the multimodal model whose text part it is, for a file
+    that builds all of that."""
+    fused, layers = 2 if len(family.gate_up) == 1 else 1, f"model.{KINDS[whole]}.layers" if whole else family.layers
+    stock, base = class_names(whole or config["model_type"], whole is not None)
     names = {"layers": layers, "ffn": family.ffn, "gate_up": list(family.gate_up), "down": family.down}
     own_layers = layers.partition(".")[2]  # without the attribute that holds the model without a head
     names |= {"own_layers": own_layers, "stock": stock, "base": base}
@@ -101,7 +95,7 @@ def source(config: dict[str, Any], family: Family, whole: Whole | None = None) -
     if whole:
         text = re.sub(r"^ *vllm.*\n", "", text.replace("ForCausalLM.", "ForImageTextToText."), count=1, flags=re.M)
         text = text.replace("from transformers import ", "from transformers import conversion_mapping, ", 1)
-        text += RENAMED.substitute(names, kind=whole.model_type)
+        text += RENAMED.substitute(names, kind=whole)
     for name in structures.others(config):
         code = STRUCTURES[name].code(config, family)
         text = re.sub(r"^( *)resize\((.*), (config.*)\)$", rf"\g<0>\n\1{code.name}(\2, \3)", text, flags=re.M)

@@ -51,7 +51,8 @@ STOCK = {
 }
 """By transformers' model type; each is proven in tests/unit/test_gguf.py against llama.cpp."""
 AS_DECI = ("llama", "mistral", "qwen2")
-"""What `deci` computes as well: no more than Llama does, but for biases of q, k and v."""
+"""What `deci` computes as well: no more than Llama does, but for biases of q, k and v. Others have one width for all
+layers."""
 
 
 def architecture(kind: str, widths: Sequence[int], biased: bool) -> Architecture:
@@ -72,11 +73,3 @@ def architecture(kind: str, widths: Sequence[int], biased: bool) -> Architecture
         f"gguf: llama.cpp's {stock.name} has no {what} (its `deci` has: {', '.join(AS_DECI)} are written as that); use "
         f"a method with `allocate: uniform` and `compensate: none`, or `export: pad`, with which all have {max(widths)}"
     )
-
-
-def takes(kind: str, widths: list[int]) -> bool:
-    """Whether llama.cpp has models of this type, in transformers' word, with these widths of the FFN."""
-    try:
-        return bool(architecture(kind, widths, False))
-    except InputError:
-        return False
