@@ -1,5 +1,6 @@
-"""A user's model with broken files ends in one line that names the file: at the start where that is possible, else in
-the first job. The same of disks that are full. Each kind ended in a traceback, or hung, for one file or another."""
+"""A user's model with broken files, or without all of its weights (transformers would draw them at random), ends in one
+line that names the file: at the start where that is possible, else in the first job. The same of disks that are full.
+Each kind ended in a traceback, or hung, for one file or another."""
 
 import json
 import os
@@ -68,15 +69,25 @@ def with_header(change: Callable[[dict], None]) -> Callable[[Path], None]:
     return damage
 
 
-def with_layer(number: str) -> Callable[[Path], None]:
-    """The first layer has another number."""
-
+def with_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def damage(model: Path) -> None:
-        tensors = load_file(model / "model.safetensors")
-        named = {name.replace("layers.0.", f"layers.{number}."): tensor for name, tensor in tensors.items()}
-        save_file(named, model / "model.safetensors")
+        change(tensors := load_file(model / "model.safetensors"))
+        save_file(tensors, model / "model.safetensors", {"format": "pt"})
 
     return damage
+
+
+def without(part: str) -> Callable[[Path], None]:
+    """No tensor whose name has this part is left."""
+    return with_tensors(lambda tensors: [tensors.pop(name) for name in [*tensors] if part in name])
+
+
+def renamed(old: str, new: str) -> Callable[[Path], None]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [*tensors]:
+            tensors[name.replace(old, new)] = tensors.pop(name)
+
+    return with_tensors(change)
 
 
 def replaced(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -106,9 +117,46 @@ TOKENIZER_KEYS = {  # key of tokenizer_config.json, value -> what is said
     ("eos_token", 5): "tokenizer*.json: cannot be read",
     ("model_max_length", "x"): "tokenizer*.json: cannot be read",
 }
+CONFIGS = {  # keys of config.json, of another model -> what is said
+    "an unknown activation": ({"hidden_act": "swish9"}, "cannot build this model (KeyError: 'swish9'"),
+    "more layers than weights": ({"num_hidden_layers": 3, "layer_types": None}, "lacks model.layers.2."),
+    "fewer layers than weights": ({"num_hidden_layers": 1, "layer_types": None}, "holds model.layers.1."),
+    "no heads": ({"num_attention_heads": 0}, "num_attention_heads: 0 is not a whole number from 1 to"),
+}
+Q, NORM, BIAS = "model.layers.1.self_attn.q_proj.weight", "model.norm.weight", "model.layers.0.mlp.down_proj.bias"
+TENSORS = {  # damage -> what is said
+    "attention missing": (without(Q), f"lacks {Q}, which would be drawn at random"),
+    "a matrix of an FFN missing": (
+        without("layers.1.mlp.up_proj"),
+        "not a whole checkpoint: looked for gate_proj, up_proj, down_proj in mlp of every layer, found 5 tensors",
+    ),
+    "norm missing": (without(NORM), f"lacks {NORM}"),
+    "several missing": (without("layernorm"), "lacks model.layers.0.input_layernorm.weight, ", " and 1 more"),
+    "renamed": (
+        renamed("1.self_attn.q_proj.w", "1.attention.q_proj.w"),
+        f"lacks {Q}",
+        "holds model.layers.1.attention.q_proj.weight, which a model of type 'qwen2'",
+    ),
+    "another shape": (with_tensors(lambda t: t.update({NORM: t[NORM][:5].clone()})), f"holds {NORM} in another shape"),
+    "an extra bias": (
+        with_tensors(lambda t: t.update({BIAS: torch.zeros(32)})),
+        f"holds {BIAS}, which a model of type 'qwen2' has no use for",
+    ),
+    "integers": (
+        with_tensors(lambda t: t.update({Q: t[Q].to(torch.int8)})),
+        f"{Q} is stored as I8: quantised weights",
+    ),
+    "another head": (
+        with_tensors(lambda t: t.update({"lm_head.weight": 2 * t["model.embed_tokens.weight"]})),
+        "ties lm_head.weight to model.embed_tokens.weight, but they differ",
+    ),
+    "a layer of 5,000 digits": (renamed("layers.0.", f"layers.{'9' * 5000}."), "not a whole checkpoint"),
+}
 VOCABULARY = ("tokenizer.json", "model", "vocab")
 NOT_WHOLE, SHARD = "model.safetensors: not a whole", {"weight_map": {"a": "b.safetensors"}}
-DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+DAMAGES: dict[str, tuple[Callable[[Path], None] | str, ...]] = {  # what is done to a model, and what is said
+    **TENSORS,
+    **{name: (with_keys("config.json", **keys), message) for name, (keys, message) in CONFIGS.items()},
     **{f"{file}: {kind}": (replaced(file, change), file) for file in FILES for kind, change in BROKEN.items()},
     **{f"{file}: a folder": (in_place(file, Path.mkdir), file) for file in (*FILES[1:4], "tokenizer", "vocab.json")},
     **{f"{file}: a pipe": (in_place(file, os.mkfifo), file) for file in ("tokenizer.json", "x.safetensors")},
@@ -128,7 +176,6 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "safetensors: header": (replaced("model.safetensors", lambda b: b[:8] + b"x" + b[9:]), NOT_WHOLE),
     "safetensors: type": (with_header(lambda tensor: tensor.update(dtype="X9")), NOT_WHOLE),
     "safetensors: shape": (with_header(lambda tensor: tensor.update(shape=None)), NOT_WHOLE),
-    "a layer of 5,000 digits": (with_layer("9" * 5000), "not a whole checkpoint"),
     "a shard that is missing": (
         lambda model: (model / FILES[4]).write_text(json.dumps(SHARD)),
         f"{FILES[4]}: names b.safetensors, which is not there",
@@ -148,7 +195,8 @@ def config():
 def good(tmp_path_factory) -> Path:
     model = tiny.save(tiny.qwen2(), tmp_path_factory.mktemp("good") / "model")
     (model / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    (model / FILES[4]).write_text(json.dumps({"weight_map": {}}))
+    weights = dict.fromkeys(load_file(model / "model.safetensors"), "model.safetensors")
+    (model / FILES[4]).write_text(json.dumps({"weight_map": weights}))
     return model
 
 
@@ -166,17 +214,25 @@ def used(config, source: dict) -> None:
 def test_a_broken_model_is_refused_in_one_line(config, good: Path, tmp_path: Path, monkeypatch, name: str):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(good, tmp_path / "resources/model")
-    damage, message = DAMAGES[name]
+    damage, *messages = DAMAGES[name]
     damage(tmp_path / "resources/model")
     with pytest.raises(InputError) as error:
         used(config, config.models["tiny-reasoner"].source.model_dump())
-    assert message in str(error.value) and "resources/model" in str(error.value) and "\n" not in str(error.value)
+    assert "resources/model" in str(error.value) and "\n" not in str(error.value)
+    for message in messages:
+        assert message in str(error.value)
+    assert not [*tmp_path.glob("results/tiny-reasoner/*")]
+
+
+def test_what_was_damaged_later_is_refused_when_loaded(good: Path, tmp_path: Path):
+    without(Q)(shutil.copytree(good, tmp_path / "model"))
+    with pytest.raises(InputError, match=f"not the whole model: it lacks {Q}"):
+        loading.load(tmp_path / "model", "float32", "cpu")
 
 
 def test_a_whole_model_is_used(config, good: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(good, tmp_path / "resources/model")
-    (tmp_path / "resources/model" / FILES[4]).unlink()
     used(config, config.models["tiny-reasoner"].source.model_dump())
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, T5Config
 
 import tiny
 from pruning.calibration.gradients import Calibration
-from pruning.calibration.prepare import micro_batches
+from pruning.calibration.prepare import as_batches
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods.compact import Pruning
@@ -29,7 +29,6 @@ from pruning.models.structures import ffn
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
 TEXT = torch.tensor([[3, 77, 250, 14, 9, 120, 33, 8], [200, 5, 6, 91, 42, 42, 17, 255]])
 UNIFORM, UNEVEN = tiny.keeps(20, 20), tiny.keeps(7, 31)
-WIDTHS = pytest.mark.parametrize("keeps", [UNIFORM, UNEVEN], ids=["uniform", "uneven"])
 
 
 def write(base: Path, output: Path, keeps, compensate=None, export="exact") -> Path:
@@ -144,9 +143,8 @@ def test_config_records_widths_only_where_they_differ():
 
 def calibrated(model) -> list[dict[str, np.ndarray]]:
     """Statistics of the activations on TEXT, a layer each."""
-    samples = [(row, [True] * len(row)) for row in TEXT.tolist()]
     with Calibration(model, objectives=("ce",)) as run:
-        run.run(micro_batches(samples, 2, pad=0, token_mask="all"))
+        run.run(as_batches([TEXT]))
     return [{name: rows[name].to_numpy() for name in rows} for _, rows in run.frames()[0].groupby("layer")]
 
 
@@ -161,8 +159,8 @@ def activation_means(base: Path) -> list[np.ndarray]:
     return means
 
 
-def compensated(base: Path, model, keeps):
-    statistics, down = calibrated(model), Checkpoint(base).matrix
+def compensated(base: Path, keeps):
+    statistics, down = calibrated(load(base, "float32", "cpu")[0]), Checkpoint(base).matrix
     return lambda layer: bias.compensate(down(layer, "down"), keeps["ffn"][layer], statistics[layer])
 
 
@@ -186,7 +184,7 @@ def test_flap_bias_is_the_removed_neurons_at_their_means(tmp_path, case):
     (model, keeps, export, shards), base = MADE[case], tmp_path / "base"
     model.save_pretrained(base, max_shard_size=shards)
     tiny.tokenizer().save_pretrained(base)
-    output = write(base, tmp_path / "out", keeps, compensated(base, model, keeps), export)
+    output = write(base, tmp_path / "out", keeps, compensated(base, keeps), export)
     found, expected = loaded(output), expected_logits(base, keeps, activation_means(base))
     assert_close(logits(found), expected)
     assert (expected - expected_logits(base, keeps)).abs().max() > 0.01
@@ -211,9 +209,8 @@ def test_weights_keep_their_dtype_or_have_the_one_that_is_asked_for(tmp_path):
 @pytest.mark.parametrize("make", [tiny.qwen2, tiny.llama, lambda: tiny.llama(mlp_bias=True)])
 def test_in_memory_both_round_alike(tmp_path, make, dtype):
     """Biases that were there are cut and added to; of a checkpoint stored in bfloat16 as well."""
-    model = make()
-    base = tiny.save(model.to(getattr(torch, dtype)), tmp_path / "base")
-    pruning = Pruning(Checkpoint(base), UNEVEN, compensated(base, make(), UNEVEN), biased=True)
+    base = tiny.save(make().to(getattr(torch, dtype)), tmp_path / "base")
+    pruning = Pruning(Checkpoint(base), UNEVEN, compensated(base, UNEVEN), biased=True)
     tiny.written(pruning, tmp_path / "out")
     expected, found = (load(folder, dtype, "cpu")[0] for folder in (tmp_path / "out", base))
     pruning.apply(found)
@@ -239,7 +236,7 @@ def test_a_layer_without_neurons_has_the_mean_of_all_for_a_bias(tmp_path):
     model, keeps = tiny.qwen2(), tiny.keeps(0, 31)
     base = tiny.save(model, tmp_path / "base")
     statistics = calibrated(model)
-    output = write(base, tmp_path / "out", keeps, compensated(base, model, keeps))
+    output = write(base, tmp_path / "out", keeps, compensated(base, keeps))
     expected = Checkpoint(base).matrix(0, "down") @ (statistics[0]["act_sum"] / statistics[0]["n_tokens"])
     found = loaded(output).model.layers[0].mlp.down_proj(torch.zeros(1, 0, dtype=torch.float64))[0]
     torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
@@ -252,7 +249,7 @@ def test_a_layer_without_neurons_has_the_mean_of_all_for_a_bias(tmp_path):
 
 def test_a_model_with_the_bias_may_be_saved_loaded_and_pruned_again(tmp_path):
     base = tiny.save(tiny.qwen2(), tmp_path / "base")
-    model = loaded(write(base, tmp_path / "out", UNIFORM, compensated(base, tiny.qwen2(), UNIFORM)))
+    model = loaded(write(base, tmp_path / "out", UNIFORM, compensated(base, UNIFORM)))
     tiny.save(model, tmp_path / "saved")
     assert_close(logits(loaded(tmp_path / "saved")), logits(model))
     fewer = {"ffn": [np.arange(20) < 11, np.arange(20) >= 11]}
@@ -267,19 +264,19 @@ def test_a_model_with_the_bias_may_be_saved_loaded_and_pruned_again(tmp_path):
 def test_stock_transformers_leave_the_bias_out_and_say_so(tmp_path):
     """The reason for `loads_with` in the manifest."""
     base = tiny.save(tiny.qwen2(), tmp_path / "base")
-    output = write(base, tmp_path / "out", UNIFORM, compensated(base, tiny.qwen2(), UNIFORM))
+    output = write(base, tmp_path / "out", UNIFORM, compensated(base, UNIFORM))
     model, said = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float64, output_loading_info=True)
     assert set(said["unexpected_keys"]) == {f"model.layers.{layer}.mlp.down_proj.bias" for layer in (0, 1)}
     assert_close(logits(model), expected_logits(base, UNIFORM))
 
 
-@WIDTHS
+@pytest.mark.parametrize("keeps", [UNIFORM, UNEVEN], ids=["uniform", "uneven"])
 def test_padding_for_stock_tools_is_refused_where_they_have_no_slot_for_the_bias(tmp_path, keeps):
     base = tiny.save(tiny.qwen2(), tmp_path / "base")
     with pytest.raises(
         InputError, match=r"export: pad .* no slot for the bias of down_proj in qwen2 .* `export: exact`"
     ):
-        write(base, tmp_path / "out", keeps, compensated(base, tiny.qwen2(), keeps), export="pad")
+        write(base, tmp_path / "out", keeps, compensated(base, keeps), export="pad")
 
 
 def test_a_llama_whose_config_is_older_than_mlp_bias_gets_it(tmp_path):
@@ -287,7 +284,7 @@ def test_a_llama_whose_config_is_older_than_mlp_bias_gets_it(tmp_path):
     config = json.loads((base / "config.json").read_text())
     del config["mlp_bias"]
     (base / "config.json").write_text(json.dumps(config))
-    output = write(base, tmp_path / "out", UNEVEN, compensated(base, tiny.llama(), UNEVEN), "pad")
+    output = write(base, tmp_path / "out", UNEVEN, compensated(base, UNEVEN), "pad")
     assert json.loads((output / "config.json").read_text())["mlp_bias"] is True
     assert_close(logits(dense(output)), expected_logits(base, UNEVEN, activation_means(base)))
 
@@ -295,7 +292,7 @@ def test_a_llama_whose_config_is_older_than_mlp_bias_gets_it(tmp_path):
 # The stage: a mask in, a model directory and its manifest out
 
 
-def run_stage(base: Path, keeps, tmp_path: Path, evidence: bool = True, **settings) -> dict:
+def run_stage(base: Path, keeps, tmp_path: Path, **settings) -> dict:
     rows = [pd.DataFrame(s) for s in calibrated(tiny.llama())]
     artifacts.write_parquet(tmp_path / "statistics.parquet", pd.concat(rows), "statistics", {})
     stage.compact(
@@ -305,7 +302,7 @@ def run_stage(base: Path, keeps, tmp_path: Path, evidence: bool = True, **settin
         tiny.write_mask(tmp_path / "mask.parquet", keeps),
         tmp_path / "model",
         tmp_path / "manifest.json",
-        tmp_path / "statistics.parquet" if evidence else None,
+        tmp_path / "statistics.parquet",
     )
     return artifacts.read_json(tmp_path / "manifest.json", "compact")
 
@@ -348,26 +345,12 @@ def test_a_mask_of_another_model_is_refused(base, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-# Broken checkpoints
+# What is no model
 
 
-def without_a_weight(file: Path) -> None:
-    tensors = load_file(file)
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, file)
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda file: file.unlink(), r"no \*\.safetensors here"),
-        (lambda file: file.write_bytes(file.read_bytes()[:-100]), r"model\.safetensors: not a whole safetensors file"),
-        (without_a_weight, "not a whole checkpoint: looked for gate_proj, .* in mlp .* found 5 tensors"),
-    ],
-)
-def test_a_broken_checkpoint_is_refused(base, damage, said):
-    damage(base / "model.safetensors")
-    with pytest.raises(InputError, match=said):
+def test_a_folder_without_weights_is_refused(base):
+    (base / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no \*\.safetensors here"):
         Checkpoint(base)
 
 

@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, PhiConfig, PhiForCausalLM
 
 import tiny
 from pruning.calibration.gradients import Calibration
-from pruning.calibration.prepare import micro_batches
+from pruning.calibration.prepare import as_batches
 from pruning.core.errors import InputError
 from pruning.models import families, head
 from pruning.models.checkpoint import Checkpoint
@@ -42,7 +42,7 @@ def test_the_cross_entropy_and_its_gradients_are_the_models_own(family, structur
     for hook in hooks:
         hook.remove()
     with Calibration(model, ("ce",), structure) as run:
-        run.run(micro_batches([(TEXT, [True] * len(TEXT))], 1, pad=0, token_mask="all"))
+        run.run(as_batches([torch.tensor([TEXT])]))
     for sums, a, g in zip(run.sums, inputs, own, strict=True):
         expected = (a * g)[0].abs().sum(0).detach().double()
         torch.testing.assert_close(sums["ce_abs_sum"], expected, rtol=1e-3, atol=1e-5 * expected.max().item())
@@ -81,7 +81,7 @@ def test_only_a_piece_of_the_logits_is_held_at_once(monkeypatch):
 def test_the_energy_is_before_the_final_norm(family):
     model, seen = tiny.of_family(family), []
     with Calibration(model, objectives=("energy", "energy_post")) as run:
-        run.run(micro_batches([(TEXT, [True] * len(TEXT))], 1, pad=0, token_mask="all"))
+        run.run(as_batches([torch.tensor([TEXT])]))
     hook = families.final_norm(model).register_forward_hook(lambda _, args, output: seen.extend([args[0], output]))
     hidden = families.backbone(model)(torch.tensor([TEXT]), output_hidden_states=True).hidden_states
     hook.remove()
@@ -134,6 +134,8 @@ def test_others_are_refused_by_name(kind):
         family_of(CONFIG_MAPPING[kind]().to_dict(), "models.m")
 
 
-def test_a_loaded_model_of_another_family_is_refused_by_its_class():
+def test_a_model_without_a_type_and_a_loaded_one_of_another_family_are_refused():
+    with pytest.raises(InputError, match="models.m: model type None cannot be pruned"):
+        family_of({}, "models.m")
     with pytest.raises(InputError, match="PhiForCausalLM: model type 'phi' cannot be pruned"):
         Calibration(PhiForCausalLM(PhiConfig(**tiny.SHAPE, num_hidden_layers=1)))

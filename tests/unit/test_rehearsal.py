@@ -97,7 +97,6 @@ def test_training_a_layer_takes_what_is_counted(folder, dtype, samples):
     hidden = torch.randn(*batch.ids.shape, 64, dtype=getattr(torch, dtype))
     piece = training.Piece(whole, torch.arange(samples), hidden, 2 * hidden, torch.ones(batch.ids.shape))
     held = rehearsal.rehearsed(network, lambda: training.trained(network, layer, [piece], [piece], 2, [1e-3], 0))
-    print(held.bytes / counted)
     assert (0.9 if dtype == "float32" else 0.5) * counted < held.bytes < 1.02 * counted
 
 

@@ -60,8 +60,8 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     describe(writer, about, kind)
     number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == own.name)
     short_names = gguf.get_tensor_name_map(number, checkpoint.layers)
-    plan, held = {}, stacked(checkpoint.file_of)
-    for name, parts in held.items():
+    plan = []
+    for name, parts in stacked(checkpoint.file_of).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         short, shape = short_names.get_name(name, try_suffixes=(".weight", ".bias")), checkpoint.shape(parts[0])
@@ -71,18 +71,19 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
             shape = [len(parts), *shape]
         elif name.endswith(SHARED_GATE):
             shape = shape[1:]
-        plan[name] = stored_as(shape, kind if "ffn_gate_inp" not in short else "f32")
-        size = math.prod(gguf.quant_shape_to_byte_shape(shape, plan[name]))
-        writer.add_tensor_info(short, shape, np.dtype(np.float32), size, raw_dtype=plan[name])
+        stored = stored_as(shape, kind if "ffn_gate_inp" not in short else "f32")
+        size = math.prod(gguf.quant_shape_to_byte_shape(shape, stored))
+        writer.add_tensor_info(short, shape, np.dtype(np.float32), size, raw_dtype=stored)
+        plan.append((name, parts, stored))
     factors = frequency_factors(config)
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, stored in plan.items():
-        values = [checkpoint.tensor(part).float().numpy() for part in held[name]]
-        values = values[0] if name == held[name][0] else np.stack(values)
+    for name, parts, stored in plan:
+        values = [checkpoint.tensor(part).float().numpy() for part in parts]
+        values = values[0] if name == parts[0] else np.stack(values)
         if own.interleaved and (heads := heads_of(name, config)):
             values = values[interleaved(len(values), heads)]
         if own.one_added and name.endswith("norm.weight"):
