@@ -108,8 +108,7 @@ def converted(model: Path, kind: str = "f16") -> Path:
 
 def tried(model: Path, file: Path, dtype: str | None = "float16") -> dict:
     ours, tokenizer = loading.load(model, "float32", "cpu")
-    ids = tokenizer(runtimes.TEXT)["input_ids"]
-    return runtimes.in_llama_cpp(file, runtimes.expected(ours, ids, "float32"), tokenizer, dtype)
+    return runtimes.in_llama_cpp(file, runtimes.expected(ours, tokenizer, "float32"), tokenizer, dtype)
 
 
 def fields(file: Path) -> dict:

@@ -31,7 +31,7 @@ def write(folder: Path, model: Path, adapter: Path | None, dtype: str) -> tuple[
 
     Raises InputError as loading.load and runtimes.check do."""
     ours, tokenizer = loading.load(model, dtype, "cpu", adapter)
-    wanted = runtimes.expected(ours, tokenizer(runtimes.TEXT)["input_ids"], dtype)
+    wanted = runtimes.expected(ours, tokenizer, dtype)
     del ours
     from_pruned(model, adapter, folder, dtype)
     for file in folder.iterdir():

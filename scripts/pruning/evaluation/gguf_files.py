@@ -31,7 +31,7 @@ def exported(folder: Path, output: Path, settings: Mapping[str, Any], threads: i
         held = model.convert(folder, temporary, kind, settings, threads)
         if find_spec("llama_cpp"):
             ours, tokenizer = loading.load(folder, settings["dtype"], "cpu")
-            wanted = runtimes.expected(ours, tokenizer(runtimes.TEXT)["input_ids"], settings["dtype"])
+            wanted = runtimes.expected(ours, tokenizer, settings["dtype"])
             del ours
             checks["llama.cpp"] = runtimes.in_llama_cpp(temporary, wanted, tokenizer, DTYPES.get(kind))
         held = {"type": kind, "bytes": temporary.stat().st_size, **held}

@@ -4,7 +4,6 @@ Each check gets the folder and what is expected of it (`Expected`), and returns 
 log-probabilities}. To add a runtime, add a function to RUNTIMES. A GGUF file is tried in llama.cpp (`in_llama_cpp`).
 """
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -42,8 +41,9 @@ class Expected:
 
 
 @torch.inference_mode()
-def expected(model: PreTrainedModel, ids: Sequence[int], dtype: str) -> Expected:
-    batch = torch.tensor([list(ids)], device=model.device)
+def expected(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str) -> Expected:
+    """Of TEXT."""
+    batch = torch.tensor([tokenizer(TEXT)["input_ids"]], device=model.device)
     return Expected(dtype, batch.cpu(), model(batch).logits.float().cpu(), greedy(model, batch))
 
 
