@@ -1,7 +1,6 @@
 """Checks of a run before any job starts: what the config names exists and fits together."""
 
 import os
-import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -84,10 +83,9 @@ def _check_data(config: Config) -> None:
 
 def _dataset_of(config: Config, definition: Path, file: str) -> str:
     """The dataset that a task's data file belongs to."""
-    match = re.fullmatch(r"results/data/([a-z0-9_-]+)/([a-z0-9_-]+)\.parquet", file)
-    if not match:
-        raise InputError(f"{definition}: data file {file} is not results/data/{{dataset}}/{{split}}.parquet")
-    dataset, split = match.groups()
+    if not (found := names.pattern_of(names.DATA).fullmatch(file)):
+        raise InputError(f"{definition}: data file {file} is not {names.DATA}")
+    dataset, split = found.groups()
     known(f"{definition}: data file {file}: dataset", [dataset], config.datasets)
     known(f"{definition}: data file {file}: split", [split], config.splits(dataset))
     return dataset

@@ -2,9 +2,11 @@
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
+
+from pruning.core import names
 
 
 @dataclass(frozen=True)
@@ -16,17 +18,8 @@ class Output:
 
     def values(self, path: str) -> dict[str, str] | None:
         """Of its wildcards, whatever they are, in a path of this form; None for one of another form."""
-        found = re.fullmatch("".join(self._parts()), path)
+        found = names.pattern_of(self.pattern).fullmatch(path)
         return found.groupdict() if found else None
-
-    def _parts(self) -> Iterator[str]:
-        seen: set[str] = set()
-        for text, name in re.findall(r"([^{}]+)|\{(\w+)\}", self.pattern):
-            if text or name in seen:
-                yield re.escape(text) if text else f"(?P={name})"
-            else:
-                seen.add(name)
-                yield f"(?P<{name}>{'.+' if name == 'variant' else '[^/]+'})"
 
     def wrong(self, values: Mapping[str, str]) -> list[str]:
         """The wildcards with values that they cannot have."""
@@ -34,16 +27,16 @@ class Output:
 
 
 def advice(
-    target: str, outputs: Collection[Output], declared: Mapping[str, Collection[str]], names: Collection[str]
+    target: str, outputs: Collection[Output], declared: Mapping[str, Collection[str]], plain: Collection[str]
 ) -> str:
     """What to say of a target that no rule makes; nothing where the mistake is not in the target.
 
     Args: `declared`: what a wildcard may be, by its name (of `variant`: what its parts may be);
-    `names`: targets without wildcards, rules among them."""
+    `plain`: targets without wildcards, rules among them."""
     given = os.path.relpath(target) if os.path.isabs(target) else target
     fits = [(output, values) for output in outputs if (values := output.values(given)) is not None]
     if not fits:
-        near = _misspelt(given, outputs) or get_close_matches(given, names)
+        near = _misspelt(given, outputs) or get_close_matches(given, plain)
         return f"{target}: no such rule, and none makes such a file; nearest: {', '.join(near) or 'none'}"
     # Of the forms that it may have the one with the fewest mistakes, and of these the one that leaves least open.
     output, values = min(fits, key=lambda fit: (len(fit[0].wrong(fit[1])), len("".join(fit[1].values()))))

@@ -14,8 +14,6 @@ from pruning.core import names
 
 FILE = names.HOME / "report/columns.yaml"
 ANY = {"boolean", "integer", "number", "text"}
-PER_MODEL = "{model}/"
-"""How the paths begin of files that belong to one model; others may lie in the folder of an experiment's name."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,8 @@ class Entry:
 
     def is_of(self, path: str) -> bool:
         """Whether a path below results/ is such a file's."""
-        parts = [re.escape(part) for part in re.split(r"\{\w+\}", self.path)]
-        inner = [r".+" if name == "variant" else r"[^/]+" for name in re.findall(r"\{(\w+)\}", self.path)]
-        pattern = "".join(a + b for a, b in zip(parts, [*inner, ""], strict=True))
-        return bool(re.fullmatch(pattern if self.path.startswith(PER_MODEL) else f"(?:[^/]+/)?{pattern}", path))
+        folder = "" if self.path.startswith("{model}/") else "(?:[^/]+/)?"  # an experiment's name
+        return bool(re.fullmatch(folder + names.pattern_of(self.path).pattern, path))
 
     def mistakes(self, found: Mapping[str, set[str]]) -> list[str]:
         """Return what is wrong with the columns of such a file: name -> the types that it can be described as."""
@@ -100,15 +96,9 @@ def _types(kind: pa.DataType) -> set[str]:
 
 def of_csv(path: Path) -> dict[str, set[str]]:
     """Return the types that each column of a CSV can be described as, by its values: any text may look like another."""
-    frame = pd.read_csv(path, low_memory=False)
-    return {name: _types_of(values.dropna()) | {"text"} for name, values in frame.items()}
-
-
-def _types_of(values: pd.Series) -> set[str]:
-    if values.empty:
-        return ANY
-    if pd.api.types.is_bool_dtype(values) or values.isin([True, False]).all() and values.dtype == object:
-        return {"boolean"}
-    if not pd.api.types.is_numeric_dtype(values):
-        return set()
-    return {"integer", "number"} if (values % 1 == 0).all() else {"number"}
+    frame = pd.read_csv(path, low_memory=False).convert_dtypes()
+    kinds = {"b": {"boolean"}, "i": {"integer", "number"}, "f": {"number"}}
+    return {
+        name: ANY if values.isna().all() else kinds.get(values.dtype.kind, set()) | {"text"}
+        for name, values in frame.items()
+    }

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +124,19 @@ def joined(tasks: Iterable[str]) -> str:
     return whole if len(whole) <= 100 else f"{whole[:80]}+{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
+@cache
+def pattern_of(template: str) -> re.Pattern[str]:
+    """A regular expression of a template's paths: of its names `variant` alone may hold slashes."""
+    pattern = re.escape(template)
+    for name in dict.fromkeys(re.findall(r"\{(\w+)\}", template)):
+        field, value = re.escape(f"{{{name}}}"), ".+" if name == "variant" else "[^/]+"
+        pattern = pattern.replace(field, f"(?P<{name}>{value})", 1).replace(field, f"(?P={name})")
+    return re.compile(pattern)
+
+
 def sample_of(path: str) -> tuple[str, str, str] | None:
     """Model, variant and task of samples; None for other files."""
-    found = re.fullmatch(r"results/([^/]+)/eval/(.+)/([^/]+)\.samples\.parquet", path)
+    found = pattern_of(SAMPLES).fullmatch(path)
     return found.groups() if found else None
 
 
