@@ -80,7 +80,7 @@ def test_paired_bootstrap_of_equal_differences_is_a_point():
 
 def test_one_item_or_window_has_no_interval():
     assert significance.paired_bootstrap([1], [0], **BOOTSTRAP) == pytest.approx((1, math.nan, math.nan), nan_ok=True)
-    assert np.isnan(significance.perplexity_interval([5.0], [3], 0.95)).all()
+    assert significance.perplexity([5.0], [5], 0.95) == pytest.approx((math.e, math.nan, math.nan), nan_ok=True)
     found = significance.paired_perplexity([math.log(8)], [math.log(2)], [1], 0.95)
     assert found == pytest.approx((6, *[math.nan] * 3), nan_ok=True)
 
@@ -103,7 +103,7 @@ def test_bootstrap_memory_does_not_grow_with_the_resamples():
 
 def test_perplexity_weighs_windows_by_their_tokens():
     # 3 tokens of probability 1/2 and 1 of 1/8: the geometric mean of 2, 2, 2, 8
-    assert significance.perplexity([3 * math.log(2), math.log(8)], [3, 1]) == pytest.approx(64**0.25)
+    assert significance.perplexity([3 * math.log(2), math.log(8)], [3, 1], 0.95)[0] == pytest.approx(64**0.25)
 
 
 def block_means(values, blocks) -> np.ndarray:
@@ -124,24 +124,23 @@ def test_perplexities_are_compared_by_a_t_test_over_blocks_of_neighbours(windows
     assert (low, high) == pytest.approx((reference * np.expm1(ratio.low), reference * np.expm1(ratio.high)), rel=1e-6)
     assert delta == pytest.approx(math.exp(a.mean() / 100) - reference)
     single = stats.ttest_1samp(block_means(a / 100, blocks), 0).confidence_interval(0.9)
-    found = significance.perplexity_interval(a, np.full(windows, 100), 0.9)
-    assert found == pytest.approx((math.exp(single.low), math.exp(single.high)), rel=1e-6)
+    found = significance.perplexity(a, np.full(windows, 100), 0.9)
+    assert found[1:] == pytest.approx((math.exp(single.low), math.exp(single.high)), rel=1e-6)
 
 
 def test_divergences_are_compared_by_the_same_test_in_nats():
     rng = np.random.default_rng(0)
     a, b = 100 * rng.gamma(2, 0.05, (2, 80))
-    delta, low, high, p = significance.paired_divergence(a, b, np.full(80, 100), 0.9)
+    delta, low, high, p = significance.paired_means(a, b, np.full(80, 100), 0.9)
     expected = stats.ttest_rel(block_means(a / 100, 16), block_means(b / 100, 16))
     assert (delta, p) == pytest.approx(((a - b).mean() / 100, expected.pvalue), rel=1e-6)
     assert (low, high) == pytest.approx(tuple(expected.confidence_interval(0.9)), rel=1e-6)
     single = stats.ttest_1samp(block_means(a / 100, 16), 0).confidence_interval(0.9)
-    assert significance.divergence(a, np.full(80, 100)) == pytest.approx(a.mean() / 100)
-    assert significance.divergence_interval(a, np.full(80, 100), 0.9) == pytest.approx(tuple(single), rel=1e-6)
-    assert significance.divergence([3.0, 1.0], [3, 1]) == 1 and significance.divergence([9.0, 1.0], [4, 1]) == 2
-    spread = significance.divergence_interval([0.0] * 20 + [1.0] + [0.0] * 19, [1] * 40, 0.99)
-    assert spread[0] == 0 < spread[1]  # no divergence is below 0
-    assert significance.divergence_interval(np.zeros(40), np.ones(40), 0.95) == (0, 0)  # the dense model's own
+    assert significance.divergence(a, np.full(80, 100), 0.9) == pytest.approx((a.mean() / 100, *single), rel=1e-6)
+    assert [significance.divergence(*own, 0.9)[0] for own in (([3.0, 1.0], [3, 1]), ([9.0, 1.0], [4, 1]))] == [1, 2]
+    _, low, high = significance.divergence([0.0] * 20 + [1.0] + [0.0] * 19, [1] * 40, 0.99)
+    assert low == 0 < high  # no divergence is below 0
+    assert significance.divergence(np.zeros(40), np.ones(40), 0.95) == (0, 0, 0)  # the dense model's own
 
 
 def test_the_interval_of_a_perplexity_agrees_with_the_delta_method():
@@ -151,8 +150,8 @@ def test_the_interval_of_a_perplexity_agrees_with_the_delta_method():
     for _ in range(200):
         tokens = rng.integers(50, 150, 160)
         nll = tokens * rng.normal(2.0, 0.4, 160)
-        low, high = significance.perplexity_interval(nll, tokens, 0.95)
-        assert low < significance.perplexity(nll, tokens) < high
+        value, low, high = significance.perplexity(nll, tokens, 0.95)
+        assert low < value < high
         halves.append(math.log(high / low) / 2)
     ratio = nll.sum() / tokens.sum()
     error = (nll - ratio * tokens).std() / tokens.mean() / math.sqrt(160)
@@ -173,7 +172,7 @@ def test_paired_perplexity_sees_a_small_difference_that_all_windows_share():
     assert p < 1e-6
     back, *_, same = significance.paired_perplexity(b, a, np.full(40, 100), 0.95)
     assert (back, same) == pytest.approx((-delta, p))
-    shift = significance.perplexity(b, np.full(40, 100)) * math.expm1(0.02)
+    shift = math.exp(b.mean() / 100) * math.expm1(0.02)
     assert significance.paired_perplexity(b + 2, b, np.full(40, 100), 0.95)[1:] == pytest.approx((shift, shift, 0))
 
 
@@ -272,7 +271,7 @@ def test_holm_is_statsmodels_to_the_last_bit():
 
 PAIRED = [
     lambda a, b: significance.paired_bootstrap(a, b, **BOOTSTRAP),
-    lambda a, b: significance.perplexity_interval(a, b, 0.95),
+    lambda a, b: significance.perplexity(a, b, 0.95),
     lambda a, b: significance.cluster_robust(a, b, range(len(a))),
 ]
 BAD = [
@@ -287,7 +286,7 @@ REFUSALS = [
     (significance.mcnemar_exact, ([0.5, 1], [1, 1]), "0 or 1"),
     (significance.holm, ([0.5, 1.5],), r"outside \[0, 1\]"),
     *[(function, (a, b), message) for function in PAIRED for a, b, message in BAD],
-    (significance.perplexity, ([1.0, 2.0], [1, 0]), "at least one token"),
+    (significance.perplexity, ([1.0, 2.0], [1, 0], 0.95), "at least one token"),
     (significance.paired_perplexity, ([1.0, 900.0], [1.0, 1.0], [1, 1], 0.95), "700 nats"),
     (significance.paired_perplexity, ([1.0, 1.0], [1.0, 900.0], [1, 1], 0.95), "700 nats"),
 ]
@@ -295,7 +294,7 @@ for level in (0, 1, 95):
     REFUSALS += [
         (significance.wilson, (1, 2, level), "confidence must lie"),
         (significance.paired_bootstrap, ([1, 0], [0, 0], level, 100, 0), "confidence must lie"),
-        (significance.perplexity_interval, ([1.0, 2.0], [1, 1], level), "confidence must lie"),
+        (significance.perplexity, ([1.0, 2.0], [1, 1], level), "confidence must lie"),
         (significance.paired_perplexity, ([1.0, 2.0], [1.0, 1.0], [1, 1], level), "confidence must lie"),
     ]
 

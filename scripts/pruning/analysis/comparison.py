@@ -195,7 +195,7 @@ def outcomes_of(samples: pd.DataFrame, name: str, task: str, metric: str, kind: 
             )
     else:
         try:
-            significance.perplexity(chosen["value"], chosen["weight"])
+            significance.windows_of(chosen["value"], chosen["weight"])
         except ValueError as error:
             raise InputError(f"{where}: no {kind}: {error}") from None
     return chosen
@@ -209,11 +209,9 @@ def measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> d
         clusters = clusters_of(outcomes)
         size = {"clusters": None if clusters is None else clusters.nunique()}
     else:
-        windows = outcomes["value"], outcomes["weight"]
-        n, of = int(outcomes["weight"].sum()), "perplexity" if kind == "perplexity" else "divergence"
-        value = getattr(significance, of)(*windows)
-        low, high = getattr(significance, f"{of}_interval")(*windows, settings["confidence"])
-        size = {"windows": len(outcomes)}
+        of = significance.perplexity if kind == "perplexity" else significance.divergence
+        value, low, high = of(outcomes["value"], outcomes["weight"], settings["confidence"])
+        n, size = int(outcomes["weight"].sum()), {"windows": len(outcomes)}
     return {"n": n, **size, "value": value, "ci_low": low, "ci_high": high}
 
 
@@ -244,7 +242,7 @@ def tested(ours: pd.DataFrame, other: pd.DataFrame, kind: str, confidence: float
     ours, other = ours.head(n), other.head(n)
     values = ours["value"], other["value"]
     if kind != "accuracy":
-        paired = significance.paired_perplexity if kind == "perplexity" else significance.paired_divergence
+        paired = significance.paired_perplexity if kind == "perplexity" else significance.paired_means
         found = paired(*values, ours["weight"], confidence)
         return dict(zip(("delta", "delta_low", "delta_high", "p_value"), found, strict=True))
     discordant, p = significance.mcnemar_exact(*values)

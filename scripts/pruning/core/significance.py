@@ -85,23 +85,24 @@ def paired_bootstrap(
     return delta, float(interval.low), float(interval.high)
 
 
-def perplexity(nll: ArrayLike, tokens: ArrayLike) -> float:
-    """Perplexity per token: exp of the summed negative log-likelihood (nats) over the summed token count.
+def perplexity(nll: ArrayLike, tokens: ArrayLike, confidence: float) -> tuple[float, float, float]:
+    """Perplexity per token with its interval, (value, low, high): exp of the summed negative log-likelihood (nats) over
+    the summed token count, and of the t interval of the mean over blocks of windows.
 
-    Args: `nll`, `tokens` of shape (windows,): each window's summed NLL and its number of predicted tokens.
+    Args: `nll`, `tokens` of shape (windows,): each window's summed NLL and its number of predicted tokens, windows in
+    the order of the text. A single window has no interval (NaN).
+    Source: as of `paired_means`.
     """
-    nll, tokens = _windows(nll, tokens)
-    return float(np.exp(nll.sum() / tokens.sum()))
+    _, low, high, _ = paired_means(nll, 0, tokens, confidence)
+    return float(np.exp(_per_token(nll, tokens))), float(np.exp(low)), float(np.exp(high))
 
 
-def perplexity_interval(nll: ArrayLike, tokens: ArrayLike, confidence: float) -> tuple[float, float]:
-    """Interval (low, high) of a perplexity: exp of the t interval of the mean NLL per token, over blocks of windows.
+def divergence(kl: ArrayLike, tokens: ArrayLike, confidence: float) -> tuple[float, float, float]:
+    """KL divergence in nats per token with its interval, (value, low, high), likewise.
 
-    Args: as for `perplexity`, windows in the order of the text. A single window has no interval (NaN).
-    Source: as of `paired_perplexity`.
-    """
-    _, low, high, _ = _over_blocks(nll, 0, tokens, confidence)
-    return float(np.exp(low)), float(np.exp(high))
+    Args and source: as of `perplexity`. No divergence is below 0, nor is an end of the interval."""
+    _, low, high, _ = paired_means(kl, 0, tokens, confidence)
+    return float(_per_token(kl, tokens)), float(np.maximum(low, 0)), float(high)
 
 
 def paired_perplexity(
@@ -110,41 +111,29 @@ def paired_perplexity(
     """Difference of two perplexities on the same windows, its interval, and p: (delta, low, high, p).
 
     Args: `a`, `b` of shape (windows,): the two variants' summed NLL in nats, windows in the order of the text; `tokens`
-    as for `perplexity`. p is of a two-sided paired t-test of the difference of NLL per token, that is of the log of
-    the perplexities' ratio, over blocks of neighbouring windows: neighbours resemble each other, blocks hardly do. The
-    interval is that ratio's t interval times b's measured perplexity, so it excludes zero exactly where p is below
-    1 - confidence. NaN for a single window; p is 1 where all windows agree.
-    Source: Ibragimov and Müller (2010), "t-statistic based correlation and heterogeneity robust inference".
+    as for `perplexity`. p is that of `paired_means`, of the log of the perplexities' ratio. The interval is that
+    ratio's t interval times b's measured perplexity, so it excludes zero exactly where p is below 1 - confidence.
     """
-    mean, low, high, p = _over_blocks(a, b, tokens, confidence)
-    delta, low, high = perplexity(b, tokens) * np.expm1([mean, low, high])
+    mean, low, high, p = paired_means(a, b, tokens, confidence)
+    delta, low, high = float(np.exp(_per_token(b, tokens))) * np.expm1([mean, low, high])
     return float(delta), float(low), float(high), p
 
 
-def divergence(kl: ArrayLike, tokens: ArrayLike) -> float:
-    """KL divergence in nats per token: the summed divergence of all windows over their summed token count.
+def paired_means(a: ArrayLike, b: ArrayLike, tokens: ArrayLike, confidence: float) -> tuple[float, float, float, float]:
+    """Difference of two means per token on the same windows, its interval, and p: (delta, low, high, p).
 
-    Args: `kl`, `tokens` of shape (windows,): each window's summed divergence and its number of predicted tokens.
+    Args: `a`, `b` of shape (windows,): the two variants' sums over the tokens of each window, as of NLL or divergence;
+    `b` may be 0, for `a` alone. p is of a two-sided paired t-test over blocks of neighbouring windows: neighbours
+    resemble each other, blocks hardly do. A block has at least BLOCK windows, and there are at most BLOCKS, of like
+    size. NaN for a single window; p is 1 where all windows agree.
+    Source: Ibragimov and Müller (2010), "t-statistic based correlation and heterogeneity robust inference".
     """
-    kl, tokens = _windows(kl, tokens)
-    return float(kl.sum() / tokens.sum())
-
-
-def divergence_interval(kl: ArrayLike, tokens: ArrayLike, confidence: float) -> tuple[float, float]:
-    """Interval (low, high) of a divergence per token: the t interval of its mean over blocks of windows.
-
-    Args and source: as of `perplexity_interval`. No divergence is below 0, nor is an end of the interval."""
-    _, low, high, _ = _over_blocks(kl, 0, tokens, confidence)
-    return float(np.maximum(low, 0)), float(high)
-
-
-def paired_divergence(
-    a: ArrayLike, b: ArrayLike, tokens: ArrayLike, confidence: float
-) -> tuple[float, float, float, float]:
-    """Difference of two divergences per token on the same windows, its interval, and p: (delta, low, high, p).
-
-    Args, test and source: as of `paired_perplexity`, of the difference in nats per token itself."""
-    return _over_blocks(a, b, tokens, confidence)
+    _check_confidence(confidence)
+    a, tokens = windows_of(a, tokens)
+    b, _ = windows_of(np.broadcast_to(b, a.shape) if np.ndim(b) == 0 else b, tokens)
+    windows = len(a)
+    blocks = min(BLOCKS, max(windows // BLOCK, 2), windows)
+    return _cluster_t((a - b) / tokens, tokens, np.arange(windows) * blocks // windows, confidence)
 
 
 def cluster_robust(a: ArrayLike, b: ArrayLike, clusters: ArrayLike) -> tuple[float, float]:
@@ -192,17 +181,6 @@ def holm(p_values: Sequence[float | None]) -> NDArray[np.float64]:
     return adjusted
 
 
-def _over_blocks(a: ArrayLike, b: ArrayLike, tokens: ArrayLike, confidence: float) -> tuple[float, float, float, float]:
-    """`_cluster_t` of a minus b per token, over blocks of neighbouring windows: at least BLOCK in one, at most BLOCKS
-    of like size. b: 0 for a alone."""
-    _check_confidence(confidence)
-    a, tokens = _windows(a, tokens)
-    b, _ = _windows(np.broadcast_to(b, a.shape) if np.ndim(b) == 0 else b, tokens)
-    windows = len(a)
-    blocks = min(BLOCKS, max(windows // BLOCK, 2), windows)
-    return _cluster_t((a - b) / tokens, tokens, np.arange(windows) * blocks // windows, confidence)
-
-
 def _cluster_t(
     values: NDArray, weights: NDArray, clusters: NDArray, confidence: float
 ) -> tuple[float, float, float, float]:
@@ -235,13 +213,19 @@ def _paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np
     return a, b
 
 
-def _windows(nll: ArrayLike, tokens: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    nll, tokens = _paired(nll, tokens)
+def windows_of(values: ArrayLike, tokens: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both as arrays. Raises ValueError unless each window has tokens, and a mean per token that has an exp."""
+    values, tokens = _paired(values, tokens)
     if not (tokens > 0).all():
         raise ValueError("every window must predict at least one token")
-    if (nll / tokens).max() > LARGEST_NLL:
+    if (values / tokens).max() > LARGEST_NLL:
         raise ValueError(f"a window has over {LARGEST_NLL} nats per token: its perplexity is no number")
-    return nll, tokens
+    return values, tokens
+
+
+def _per_token(values: ArrayLike, tokens: ArrayLike) -> np.float64:
+    values, tokens = windows_of(values, tokens)
+    return values.sum() / tokens.sum()
 
 
 def _check_confidence(confidence: float) -> None:
