@@ -10,7 +10,7 @@ from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from pruning.config import targets
-from pruning.core import failures
+from pruning.core.workflow import words_of
 
 
 def advice(target):
@@ -48,7 +48,7 @@ class Remedies(logging.Filter):
         quiet = Quietness.RULES in (workflow.output_settings.quiet or ())
         if quiet and getattr(record, "event", None) in (LogEvent.JOB_ERROR, LogEvent.GROUP_ERROR):
             for name, logs in failed(record):
-                logger.error(f"{name}: {failures.words([Path(log) for log in logs])}\n(all of it: {', '.join(logs)})")
+                logger.error(f"{name}: {words_of([Path(log) for log in logs])}\n(all of it: {', '.join(logs)})")
         return True
 
 

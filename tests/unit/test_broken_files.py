@@ -23,7 +23,7 @@ import tiny
 from pruning.config import preflight
 from pruning.config.models import GgufSource
 from pruning.config.validation import validate
-from pruning.core import artifacts, errors, failures
+from pruning.core import artifacts, errors, workflow
 from pruning.core.errors import InputError
 from pruning.models import loading, sources, tokenizers
 from workspace import ROOT
@@ -343,7 +343,7 @@ def test_other_errors_keep_their_traceback():
 
 def test_a_job_that_could_not_write_its_log_says_that_the_disk_is_full(tmp_path: Path, monkeypatch):
     (tmp_path / "log").touch()
-    assert failures.words([tmp_path / "log"]) == "it wrote nothing"
+    assert workflow.words_of([tmp_path / "log"]) == "it wrote nothing"
     full = os.statvfs_result((*os.statvfs(tmp_path)[:4], 0, *os.statvfs(tmp_path)[5:]))
     monkeypatch.setattr(os, "statvfs", lambda _: full)
-    assert "the disk is full" in failures.words([tmp_path / "log"])
+    assert "the disk is full" in workflow.words_of([tmp_path / "log"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pruning.config.targets import Output, advice
-from pruning.core.failures import words
+from pruning.core.workflow import words_of
 
 PLAIN = {"model": "a|b-1", "calib": "text", "method": "wanda|wanda_global|rku", "sparsity": r"\d{1,2}"}
 VARIANT = r"dense|text/(wanda|rku)/\d{1,2}(/lora)?"
@@ -75,6 +75,6 @@ def test_nothing_is_said_where_the_mistake_is_elsewhere():
 def test_a_jobs_words_begin_at_its_error_or_are_the_last(tmp_path: Path):
     (tmp_path / "1").write_text("phase start-up 1 s\nerror: too few\ntokens\n")
     (tmp_path / "2").write_text("".join(f"{n}\n" for n in range(100)))
-    assert words([tmp_path / "1"]) == "error: too few\ntokens"
-    assert words([tmp_path / "2"]) == "\n".join(str(n) for n in range(80, 100))
-    assert words([tmp_path / "none"]) == "it wrote nothing"
+    assert words_of([tmp_path / "1"]) == "error: too few\ntokens"
+    assert words_of([tmp_path / "2"]) == "\n".join(str(n) for n in range(80, 100))
+    assert words_of([tmp_path / "none"]) == "it wrote nothing"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.command.request import Request
-from pruning.core import failures, locks, memory, names, workflow
+from pruning.core import locks, memory, names, workflow
 from pruning.core.errors import within
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar, name_of
 
@@ -62,7 +62,7 @@ def lines(events: Iterable[Mapping[str, Any]], out: Path) -> list[str]:
             done = f"{event['done']} of {event['total']} steps ({event['done'] / event['total']:.0%}) done"
     said = [done or "no job has ended yet"]
     for job in failed.values():
-        said.append(f"failed: {name_of(job)}: {failures.words([out / log for log in job['log']]).splitlines()[-1]}")
+        said.append(f"failed: {name_of(job)}: {workflow.words_of([out / log for log in job['log']]).splitlines()[-1]}")
     if locks.alive(out / ".snakemake"):
         said += [f"at work: {name_of(job)}" for job in left.values() if not failed]
     elif not failed and (left or not done):

@@ -8,11 +8,6 @@ from pathlib import Path
 from pruning.core.errors import InputError
 
 
-def close() -> None:
-    """For this process and those that it starts."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-
-
 @contextmanager
 def fetching(target: Path) -> Iterator[None]:
     """Errors of a job that may not ask the hub say where and how to fetch its target."""

@@ -1,4 +1,4 @@
-"""A run of the workflow in a process of its own, and its events as they come."""
+"""A run of the workflow in a process of its own, its events as they come, and why a job of it failed."""
 
 import ast
 import contextlib
@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +16,7 @@ from pruning.core import names
 from pruning.core.errors import InputError
 
 PLUGINS = names.HOME / "scripts/pruning/core/plugins"
+LAST = 20  # lines, of a job that ended in no error of ours
 
 
 @cache
@@ -69,3 +70,13 @@ def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any
         lines = [line.strip() for line in messages if line.strip()]
         said = [line for line in lines if line.startswith("error: ")] or lines[-1:] or ["it said nothing"]
         raise InputError(said[-1].removeprefix("error: "))
+
+
+def words_of(logs: Collection[Path]) -> str:
+    """Why a job failed: its logs from `error:` on, as stages end on bad input; otherwise their last lines."""
+    found = [log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines() for log in logs if log.is_file()]
+    lines = [line for log in found for line in log]
+    full = any(os.statvfs(log.parent).f_bavail == 0 for log in logs if log.parent.is_dir())
+    nothing = "it wrote nothing" + ("; the disk is full: make space there, then run the same command again" * full)
+    start = next((number for number, line in enumerate(lines) if line.startswith("error: ")), -LAST)
+    return "\n".join(lines[start:]) or nothing
