@@ -42,8 +42,8 @@ def check(config: Config, place: str, table: Table) -> None:
 def check_models(config: Config) -> None:
     """Raises InputError for types that cannot be made here, for models that are there and that llama.cpp has not, or
     whose rows are no whole blocks of a type, and for perplexities of siblings with another tokenizer."""
-    for name in [name for name, table in config.tables.items() if table]:
-        table, place = config.table(name), f"tables.{name}"
+    for name, table in config.tables_used.items():
+        place = f"tables.{name}"
         for kind in table.quantised:
             gguf.check(kind, f"{place}.quantised: ")
         folders = {model: config.folder(model) for model in [*table.models, *table.siblings]}

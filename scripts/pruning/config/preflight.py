@@ -134,7 +134,7 @@ def _check_model(config: Config, name: str) -> None:
         return  # not fetched yet: the job itself will check
     shape = multimodal.text_shape(read_config(folder), f"models.{name}")
     family_of(shape, f"models.{name}")
-    tables = [table for each, own in config.tables.items() if own and name in (table := config.table(each)).models]
+    tables = [table for table in config.tables_used.values() if name in table.models]
     columns = [column for table in tables for column in table.columns]
     tasks, tunings = {column.task for column in columns}, {column.tuning for column in columns if column.tuning}
     _check_shape(config, name, shape, tasks, tunings)

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pruning.config import alternatives
-from pruning.config.base import Of, fields_of, known
+from pruning.config.base import Of, known
 from pruning.config.experiment import Table
 from pruning.core.limits import LEAST_WINDOWS, least_resamples
 from pruning.core.names import Column
@@ -34,7 +34,7 @@ NEED_WEIGHTS = ("refit", "rounds", "sensitivity", "gisp", "parameter_taylor")
 
 def check(config: Config) -> None:
     _results(config)
-    tables = {name: config.table(name) for name, table in config.tables.items() if table}
+    tables = config.tables_used
     sections = {name: getattr(config, name) for name in type(config).model_fields} | {"tables": tables}
     used = list(uses(sections))
     methods = set(config.method_names)
@@ -151,13 +151,12 @@ def _texts(config: Config) -> None:
     asking = [task for task, own in config.tasks.items() if own.kind == "lm_eval"]
     for section in ("calibrations", "tunings"):
         for name, user in getattr(config, section).items():
-            dataset = config.datasets[user.dataset]
+            dataset, completion = config.datasets[user.dataset], getattr(user, "completion", None)
+            if user.answers and completion is not None:
+                raise ValueError(f"{section}.{name}.completion: the model's own answers stand there: leave it out")
             if user.answers:
-                if getattr(user, "completion", None) is not None:
-                    raise ValueError(f"{section}.{name}.completion: the model's own answers stand there: leave it out")
                 known(f"{section}.{name}.answers", [user.answers], asking)
             else:
-                completion = getattr(user, "completion", None)
                 own = dataset.completion if completion is None else completion
                 _fields(f"{section}.{name}", dataset.fields, dataset.prompt, own)
     for name, task in config.tasks.items():
@@ -202,23 +201,23 @@ def _analyses(config: Config) -> None:
     if trap := config.trap:
         _gradients(config, "trap.objective", [f"{trap.objective}-abs-none-uniform"])
     if tradeoff := config.tradeoff:
-        used = [config.table(name) for name in tradeoff.tables if config.tables[name]]
+        used = [table for name, table in config.tables_used.items() if name in tradeoff.tables]
         asked = {column.task for table in used for column in table.columns}
         task = [tradeoff.task] if tradeoff.task and used else []
         known("tradeoff.task: of the tasks of tradeoff.tables", task, asked)
 
 
-def _fields(place: str, fields: Collection[str] | None, *templates: str) -> None:
-    """Fields that templates name. fields: those there are, None where that is not known."""
+def _fields(place: str, declared: Collection[str] | None, *templates: str) -> None:
+    """Fields that templates name. declared: those there are, None where that is not known."""
     for template in templates:
         try:
-            names = fields_of(template)
-            if any(form or how for _, name, form, how in Formatter().parse(template) if name is not None):
+            fields = [field for _, *field in Formatter().parse(template) if field[0] is not None]
+            if any(form or how for _, form, how in fields):
                 raise ValueError("fields are put in as they are, without `:` or `!`")
         except ValueError as error:
             raise ValueError(f"{place}: the text {template!r}: {error}; write a brace of the text twice") from None
-        if fields:
-            known(f"{place}: the text {template!r} needs a field", names, fields)
+        if declared:
+            known(f"{place}: the text {template!r} needs a field", [name for name, *_ in fields], declared)
 
 
 def _accuracy(config: Config, place: str, task: str) -> None:

@@ -103,9 +103,14 @@ class Config(Strict):
         )
 
     @property
+    def tables_used(self) -> dict[str, Table]:
+        """All tables but those that are null, filled in."""
+        return {name: self.table(name) for name, table in self.tables.items() if table}
+
+    @property
     def models_used(self) -> list[str]:
         """Models of the experiment and of the tables, and those that they are made of."""
-        tables = [self.table(name) for name, table in self.tables.items() if table]
+        tables = self.tables_used.values()
         used = [*self.experiment.models, *(model for table in tables for model in [*table.models, *table.siblings])]
         return list(dict.fromkeys([*used, *(name for model in used for name in self.lineage(model))]))
 
