@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from pathlib import Path
 
@@ -176,14 +177,16 @@ def test_a_foreign_parquet_is_named(tmp_path, monkeypatch, write, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        *((text, "broken JSON") for text in ("", '{"provenance": {"kind": "sco', "\x00")),
+        *((text, "broken JSON") for text in ("", '{"provenance": {"kind": "sco', "\x00", "[" * 10**5)),
+        *((text, "expected a JSON object, found") for text in ("null", "[1]", '"text"')),
         *((json.dumps(own), "not a scores artefact") for own in ({}, {"provenance": {"kind": "mask"}})),
         (json.dumps({"provenance": "a friend"}), "not a scores artefact"),
     ],
 )
 def test_a_truncated_or_foreign_json_is_named(tmp_path, text, said):
     (tmp_path / "a.json").write_text(text)
-    assert said in error_of(read_json, tmp_path / "a.json")
+    found = error_of(read_json, tmp_path / "a.json")
+    assert said in found and re.search("; delete it and run again(, so that it is remade)?$", found)
 
 
 def test_hashes_are_sha256_of_all_files_but_the_manifest(tmp_path):

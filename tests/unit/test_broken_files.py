@@ -292,15 +292,6 @@ def test_a_chat_template_is_bounded(tmp_path: Path, monkeypatch, name: str):
     assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
-@pytest.mark.parametrize("kind", ["null", "a list", "a text", "deep list", "half"])
-def test_a_broken_artefact_is_named_with_what_to_do(tmp_path: Path, kind: str):
-    path = tmp_path / "a.json"
-    artifacts.write_json(path, {"x": 1}, "mask", {})
-    path.write_bytes(BROKEN[kind](path.read_bytes()))
-    with pytest.raises(InputError, match="a.json: .*; delete it and run again, so that it is remade$"):
-        artifacts.read_json(path, "mask")
-
-
 @pytest.fixture
 def small_files():
     """No file may have more than 10,000 bytes: a real failure of writing, as of a full disk."""
