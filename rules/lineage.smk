@@ -13,7 +13,7 @@ from snakemake.output_index import OutputIndex
 from pruning.core.chain import LINEAGE, SOURCES, check_lineage, content
 
 OWN = {}  # rule -> what gives a job's settings without its lineage
-lineages, producers = {}, {}
+lineages = {}
 
 
 @cache
@@ -21,12 +21,11 @@ def index_of_products():
     return OutputIndex(workflow.rules)
 
 
+@cache
 def job_that_makes(path):
     """The job of a file, as Snakemake chooses it; None of a source."""
-    if path not in producers:
-        rules = sorted(index_of_products().match_producers(path), reverse=True)
-        producers[path] = job_of(rules[0], rules[0].get_wildcards(path)) if rules else None
-    return producers[path]
+    rules = sorted(index_of_products().match_producers(path), reverse=True)
+    return job_of(rules[0], rules[0].get_wildcards(path)) if rules else None
 
 
 def job_of(rule, wildcards):
