@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pruning.config.methods import Method
 from pruning.config.schema import Config
 from pruning.core.errors import InputError, within
 from pruning.methods import allocation, scores
@@ -16,22 +17,12 @@ def check(
     model: str,
     shape: Mapping[str, Any],
     pruned: Iterable[tuple[str, int]],
-    methods: Iterable[str],
     tunings: Iterable[str],
 ) -> None:
-    """Raise InputError, naming the key, for a method, a sparsity or a tuning that is not for this model.
+    """Raise InputError, naming the key, for a sparsity or a tuning that is not for this model.
 
-    shape: the model's config.json. pruned: methods and sparsities of tables; methods: these, and others."""
-    mixture = family_of(shape, f"models.{model}").mixture
-    for name in sorted(methods):
-        place, method = f"methods.{name}", config.method(name)
-        if not mixture and scores.plugin(method.score).mixtures:
-            raise InputError(f"{place}.score: {method.score} is for mixtures of experts, and {model} is none")
-        if not mixture and NEURONS_INSIDE in allocation.structures_of(method.allocate):
-            raise InputError(f"{place}.allocate: {method.allocate} is for mixtures of experts, and {model} is none")
-        for key, why in unfit(method).items() if mixture else ():
-            raise InputError(f"{place}.{key}, and {model} is a mixture of experts: {why}")
-    if not mixture:
+    shape: the model's config.json. pruned: methods and sparsities of tables."""
+    if not (mixture := family_of(shape, f"models.{model}").mixture):
         return
     if (backend := config.models[model].backend) != "hf":
         raise InputError(f"models.{model}.backend: {backend} has not been tried with mixtures of experts: use `hf`")
@@ -58,8 +49,19 @@ def check_clock(config: Config, model: str) -> None:
         raise InputError(f"models.{model}: {said}: ask for no latency, latency table or budget of time of it")
 
 
-def unfit(method: Any) -> dict[str, str]:
-    """Return what of a method (config/methods.py) is not for mixtures: `key: value` -> what to do."""
+def check_method(method: Method, place: str, model: str, shape: Mapping[str, Any]) -> None:
+    """Raise InputError, naming the key at a place, for a method that is not for this model."""
+    if family_of(shape, f"models.{model}").mixture:
+        for key, why in _unfit(method).items():
+            raise InputError(f"{place}{key}, and {model} is a mixture of experts: {why}")
+    elif scores.plugin(method.score).mixtures:
+        raise InputError(f"{place}score: {method.score} is for mixtures of experts, and {model} is none")
+    elif NEURONS_INSIDE in allocation.structures_of(method.allocate):
+        raise InputError(f"{place}allocate: {method.allocate} is for mixtures of experts, and {model} is none")
+
+
+def _unfit(method: Method) -> dict[str, str]:
+    """Return what of a method is not for mixtures: `key: value` -> what to do."""
     found, needed = {}, scores.plugin(method.score).requires
     if needed != ("statistics",):
         can = ", ".join(name for name in scores.BUILT_IN if scores.plugin(name).requires == ("statistics",))

@@ -140,9 +140,9 @@ def _check_model(config: Config, name: str) -> None:
     _check_shape(config, name, shape, tasks, tunings)
     _check_targets(config, name, folder, tunings)
     _check_chat(config, name, folder, tasks)
-    _check_methods(config, shape, methods := {*config.experiment.methods, *(m for own in tables for m in own.methods)})
-    mixtures.check(config, name, shape, {pair for own in tables for pair in own.pruned}, methods, tunings)
-    _check_vocabularies(config, folder, methods)
+    for method in sorted({*config.experiment.methods, *(method for table in tables for method in table.methods)}):
+        _check_method(config, method, name, shape)
+    mixtures.check(config, name, shape, {pair for table in tables for pair in table.pruned}, tunings)
 
 
 def _check_gguf(config: Config, name: str) -> None:
@@ -206,33 +206,28 @@ def _check_chat(config: Config, name: str, folder: Path, tasks: set[str]) -> Non
             raise InputError(f"tasks.{task}.chat_template: {name}'s tokenizer has no chat template; set it to false")
 
 
-def _check_methods(config: Config, shape: dict[str, Any], methods: set[str]) -> None:
-    """Compensations and exports that the model's architecture has no place for."""
-    for name in sorted(methods):
-        method = config.method(name)
-        if compensation.corrective(method.compensate):
-            prefix, _, rest = name.partition("_")
-            named = PREFIXES.get(prefix) == {"compensate": method.compensate}
-            instead = f"sequential_{rest}" if named else "`compensate: ridge_sequential`"
-            check_plain_residual(shape, f"methods.{name}.compensate: {method.compensate}", instead)
-        if (method.compensate, method.export) == ("bias", "pad"):
-            from pruning.methods.compact import no_slot
-            from pruning.models.checkpoint import has_mlp_bias  # need torch: slow for every start of snakemake
+def _check_method(config: Config, name: str, model: str, shape: dict[str, Any]) -> None:
+    """A compensation, an export or a number of tokens that the model has no place for."""
+    place, method = f"methods.{name}.", config.method(name)
+    if compensation.corrective(method.compensate):
+        prefix, _, rest = name.partition("_")
+        named = PREFIXES.get(prefix) == {"compensate": method.compensate}
+        instead = f"sequential_{rest}" if named else "`compensate: ridge_sequential`"
+        check_plain_residual(shape, f"{place}compensate: {method.compensate}", instead)
+    if (method.compensate, method.export) == ("bias", "pad"):
+        from pruning.methods.compact import no_slot
+        from pruning.models.checkpoint import has_mlp_bias  # need torch: slow for every start of snakemake
 
-            if not has_mlp_bias(shape):
-                raise InputError(f"methods.{name}.export: {no_slot(shape)}")
-
-
-def _check_vocabularies(config: Config, folder: Path, methods: set[str]) -> None:
-    """Budgets of tokens that the model's tokenizer cannot be cut to."""
-    if asked := {name: own for name in sorted(methods) if (own := config.method(name).vocabulary)}:
+        if not has_mlp_bias(shape):
+            raise InputError(f"{place}export: {no_slot(shape)}")
+    mixtures.check_method(method, place, model, shape)
+    if method.vocabulary:
         from pruning.models.vocabulary import Tokenizer
 
-        with within(f"methods.{next(iter(asked))}.vocabulary: "):
-            tokenizer = Tokenizer(folder)
-        for name, own in asked.items():
-            with within(f"methods.{name}."):
-                tokenizer.budget(own)
+        with within(f"{place}vocabulary: "):
+            tokenizer = Tokenizer(config.folder(model))
+        with within(place):
+            tokenizer.budget(method.vocabulary)
 
 
 def gpus_asked(config: Config) -> dict[str, int]:
