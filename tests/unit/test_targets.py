@@ -25,6 +25,7 @@ OUTPUTS = [
     output("results/{model}/answers/{task}.parquet", task="gsm|piqa"),
     output("results/{table}.csv", table="table1|table2"),
     output("results/widths.csv"),
+    *(Output(pattern, {}) for pattern in ("{name}.txt", "results/mine/{name}.txt")),  # of a user's own rules
 ]
 DECLARED = {
     "model": ["a", "b-1"],
@@ -53,7 +54,7 @@ SAID = {
     "results/a/export/dense/model": (
         "no variant 'dense'; a variant is {calib}/{method}/{sparsity} here, or that and /{tuning}"
     ),
-    **{"papr": f"{NONE}paper", "x": f"{NONE}none"},
+    **{"papr": f"{NONE}paper", "x": f"{NONE}none", "results/mini/a.txt": f"{NONE}results/mine/a.txt"},
 }
 
 

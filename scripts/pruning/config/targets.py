@@ -11,7 +11,7 @@ from pruning.core import names
 
 @dataclass(frozen=True)
 class Output:
-    """What a rule makes: a path with wildcards in braces, and what each of them must match."""
+    """What a rule makes: a path with wildcards in braces, and what those of them that are constrained must match."""
 
     pattern: str
     constraints: Mapping[str, re.Pattern[str]]
@@ -23,7 +23,7 @@ class Output:
 
     def wrong(self, values: Mapping[str, str]) -> list[str]:
         """The wildcards with values that they cannot have."""
-        return [name for name, value in values.items() if not self.constraints[name].fullmatch(value)]
+        return [name for name, own in self.constraints.items() if not own.fullmatch(values[name])]
 
 
 def advice(
@@ -67,7 +67,7 @@ def _misspelt(path: str, outputs: Collection[Output]) -> list[str]:
         pairs = [(mine, own) for mine, own in zip(parts, fixed, strict=False) if "{" not in own]
         likeness = [SequenceMatcher(None, mine, own).ratio() for mine, own in pairs]
         corrected = "/".join(mine if "{" in own else own for mine, own in zip(parts, fixed, strict=False))
-        values = output.values(corrected) if len(parts) == len(fixed) and min(likeness) > 0.5 else None
+        values = output.values(corrected) if len(parts) == len(fixed) and min(likeness, default=0) > 0.5 else None
         if values is not None and not output.wrong(values):
             found[corrected] = sum(likeness) / len(likeness)
     return sorted(found, key=found.__getitem__, reverse=True)[:3]
