@@ -149,14 +149,11 @@ def calibrated(model) -> list[dict[str, np.ndarray]]:
 
 
 def activation_means(base: Path) -> list[np.ndarray]:
-    """Mean down_proj input over TEXT of the dense model, by plain hooks."""
-    model, means = dense(base), []
-    for layer in model.model.layers:
-        layer.mlp.down_proj.register_forward_pre_hook(
-            lambda _, args: means.append(args[0].mean((0, 1)).detach().numpy())
-        )
-    logits(model)
-    return means
+    """Mean down_proj input over TEXT of the dense model."""
+    model = dense(base)
+    with tiny.watched([layer.mlp.down_proj for layer in model.model.layers]) as calls:
+        logits(model)
+    return [x.mean((0, 1)).numpy() for [(x, _)] in calls]
 
 
 def compensated(base: Path, keeps):

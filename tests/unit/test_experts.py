@@ -130,19 +130,12 @@ def shared(tensors: dict[str, torch.Tensor], layer: int, x: torch.Tensor) -> tor
     return out if always else torch.sigmoid(tensors[f"{place}_gate.weight"] @ x) * out
 
 
+@torch.inference_mode()
 def ffns(model, ids: torch.Tensor = IDS[:1]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(input, output) of every layer's FFN, [tokens, d]."""
-    seen = []
-
-    def look(_, args, out) -> None:
-        seen.append((args[0][0], (out[0] if isinstance(out, tuple) else out).reshape(args[0].shape)[0]))
-
-    hooks = [layer.mlp.register_forward_hook(look) for layer in families.pruned_layers(model)]
-    with torch.inference_mode():
+    with tiny.watched([layer.mlp for layer in families.pruned_layers(model)]) as calls:
         model(ids)
-    for hook in hooks:
-        hook.remove()
-    return seen
+    return [(x[0], (out[0] if isinstance(out, tuple) else out).reshape(x.shape)[0]) for [(x, out)] in calls]
 
 
 # What is cut ---------------------------------------------------------------------------------------------------------
@@ -316,14 +309,12 @@ def test_shared_experts_as_wide_as_some_experts_say_what_fits():
 
 def test_a_router_that_casts_its_weights_reaches_no_removed_expert():
     model = tiny.of_family("deepseek_v3").bfloat16()
-    seen = []
-    for layer in families.pruned_layers(model):
-        layer.mlp.gate.register_forward_hook(lambda _, args, out: seen.append(out[2]))
-    with STRUCTURES["experts"].silenced(model, mask(LEAST)["experts"]):
+    with tiny.watched([layer.mlp.gate for layer in families.pruned_layers(model)]) as calls:
+        with STRUCTURES["experts"].silenced(model, mask(LEAST)["experts"]):
+            logits(model)
         logits(model)
-    assert [set(chosen.flatten().tolist()) for chosen in seen] == [{2, 5}, {0, 4}]
-    logits(model)
-    assert len(set(seen[2].flatten().tolist())) > 2
+    silent, usual = ([{*own[number][1][2].flatten().tolist()} for own in calls] for number in (0, 1))
+    assert silent == [{2, 5}, {0, 4}] and len(usual[0]) > 2
 
 
 def test_dense_models_have_no_experts_to_score():

@@ -79,15 +79,15 @@ def test_only_a_piece_of_the_logits_is_held_at_once(monkeypatch):
 
 @families_of_models
 def test_the_energy_is_before_the_final_norm(family):
-    model, seen = tiny.of_family(family), []
+    model = tiny.of_family(family)
     with Calibration(model, objectives=("energy", "energy_post")) as run:
         run.run(as_batches([torch.tensor([TEXT])]))
-    hook = families.final_norm(model).register_forward_hook(lambda _, args, output: seen.extend([args[0], output]))
-    hidden = families.backbone(model)(torch.tensor([TEXT]), output_hidden_states=True).hidden_states
-    hook.remove()
-    torch.testing.assert_close(run.before_norm.detach(), seen[0])
-    torch.testing.assert_close(run.after_norm.detach(), seen[1])
-    torch.testing.assert_close(hidden[-1], seen[1])  # transformers' last hidden state is after the norm
+    with tiny.watched([families.final_norm(model)]) as [calls]:
+        hidden = families.backbone(model)(torch.tensor([TEXT]), output_hidden_states=True).hidden_states
+    [(before, after)] = calls
+    torch.testing.assert_close(run.before_norm.detach(), before)
+    torch.testing.assert_close(run.after_norm.detach(), after)
+    torch.testing.assert_close(hidden[-1], after)  # transformers' last hidden state is after the norm
 
 
 @families_of_models
@@ -95,18 +95,14 @@ def test_a_plain_residual_stream_is_what_attention_and_ffn_put_out(family):
     """In every layer: what goes in, and what the two linear modules put out."""
     model, own = tiny.of_family(family), FAMILIES[family]
     for layer in families.decoder_layers(model):
-        seen = {}
         attention = own.attention_out
         if own.hybrid and not hasattr(layer, "self_attn"):
             attention = {"lfm2": "conv.out_proj", "qwen3_5_text": "linear_attn.out_proj"}[family]
-        places = {"attention": layer.get_submodule(attention), "ffn": layer.get_submodule(own.ffn), "out": layer}
-        for name, module in places.items():
-            module.register_forward_hook(lambda _, args, out, name=name, seen=seen: seen.update({name: out}))
-        layer.register_forward_pre_hook(lambda _, args, seen=seen: seen.update({"in": args[0]}))
-        tiny.logits(model)
-        added = seen["in"] + seen["attention"] + seen["ffn"]
+        with tiny.watched([layer.get_submodule(attention), layer.get_submodule(own.ffn), layer]) as calls:
+            tiny.logits(model)
+        [(_, attended)], [(_, made)], [(x, out)] = calls
         changed = "normalises or scales" in families.obstacle(model.config.to_dict())
-        assert torch.allclose(seen["out"], added, atol=1e-4) != changed
+        assert torch.allclose(out, x + attended + made, atol=1e-4) != changed
 
 
 @families_of_models

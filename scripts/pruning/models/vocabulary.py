@@ -28,6 +28,8 @@ SETTINGS = ("config.json", "generation_config.json")
 """Files that name tokens by their numbers, under keys that end in `_token_id`."""
 UNMAPPED = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "forced_decoder_ids", "sequence_bias")
 """Settings of generation that name tokens otherwise: refused."""
+AROUND = ("padding", "post_processor")
+"""Parts of FILE that name tokens by their numbers as well."""
 STALE = ("vocab.json", "merges.txt", "tokenizer.model")
 """Files of older tokenizers of the same model, which stock tools read only where FILE is missing: left out."""
 Kept = Sequence[int]
@@ -90,12 +92,13 @@ class Tokenizer:
 
         Raises InputError for a chat template that cannot be read."""
         found = {self.numbers[byte]: "byte" for byte in ByteLevel.alphabet() if byte in self.numbers}
-        named = [number for own in self.settings.values() for number in _named(own)]
-        _around(self.content, lambda number: named.append(number) or number)
+        named: list[Any] = []
+        for part in (*self.settings.values(), {key: self.content.get(key) for key in AROUND}):
+            _renumbered(part, named.append)
         named += [self.numbers[self.content["model"]["unk_token"]]] if self.content["model"].get("unk_token") else []
         for why, numbers in (("special", [*self.added.values(), *named]), ("template", self._in_chat())):
             for number in numbers:
-                if 0 <= number < self.size:
+                if isinstance(number, int) and 0 <= number < self.size:
                     found |= dict.fromkeys(self._new(number, found), why)
         return found
 
@@ -174,38 +177,23 @@ def _templates(folder: Path) -> Iterator[str]:
         yield from [own["template"] for own in found] if isinstance(found, list) else [found] if found else []
 
 
-def _is_number(key: str) -> bool:
-    return key.endswith(("_token_id", "_token_ids"))
-
-
-def _named(settings: Mapping[str, Any]) -> Iterator[int]:
-    """Yield the tokens that settings name by number."""
-    for key, value in settings.items():
-        if _is_number(key):
-            yield from (number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int))
-
-
-def _around(content: Mapping[str, Any], new: Callable[[int], int]) -> dict[str, Any]:
-    """FILE's post-processor and padding with `new` of each number."""
+def _renumbered(part: Any, new: Callable[[int], int | None]) -> Any:
+    """Return a part of a JSON file with `new` of each number of a token, which files of settings have under keys that
+    end in `_token_id`, and tokenizer.json in AROUND. Of several, those without a new number are left out."""
+    if isinstance(part, list):
+        return [_renumbered(each, new) for each in part]
+    if not isinstance(part, dict):
+        return part
     made = {}
-    if padding := content.get("padding"):
-        made["padding"] = {**padding, "pad_id": new(padding["pad_id"])}
-    if own := content.get("post_processor"):
-        made["post_processor"] = _processor(own, new)
-    return made
-
-
-def _processor(own: Mapping[str, Any], new: Callable[[int], int]) -> dict[str, Any]:
-    made = dict(own)
-    if "processors" in own:
-        made["processors"] = [_processor(each, new) for each in own["processors"]]
-    if isinstance(tokens := own.get("special_tokens"), dict):
-        made["special_tokens"] = {
-            name: {**each, "ids": [new(number) for number in each["ids"]]} for name, each in tokens.items()
-        }
-    for key in ("sep", "cls"):
-        if key in own:
-            made[key] = [own[key][0], new(own[key][1])]
+    for key, value in part.items():
+        if key in ("sep", "cls") and isinstance(value, list):  # a token's text and number
+            made[key] = [value[0], new(value[1])]
+        elif not key.endswith(("_token_id", "_token_ids")) and key not in ("pad_id", "ids"):
+            made[key] = _renumbered(value, new)
+        elif isinstance(value, list):
+            made[key] = [number for each in value if (number := new(each)) is not None]
+        else:
+            made[key] = new(value)
     return made
 
 
@@ -216,17 +204,12 @@ def tokenizer(content: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
     merges = [merge for merge in model["merges"] if {*pair(merge), "".join(pair(merge))} <= numbers.keys()]
     added = [{**token, "id": new[token["id"]]} for token in content.get("added_tokens") or []]
     own = {"model": {**model, "vocab": numbers, "merges": merges}, "added_tokens": added}
-    return {**content, **_around(content, new.__getitem__), **own}
+    return {**content, **{key: _renumbered(content[key], new.get) for key in AROUND if content.get(key)}, **own}
 
 
 def settings(content: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
     """Return config.json or generation_config.json for the kept tokens."""
-    new = {number: place for place, number in enumerate(kept)}
-
-    def renumbered(value: Any) -> Any:
-        return [new[each] for each in value if each in new] if isinstance(value, list) else new.get(value)
-
-    made = {key: renumbered(value) if _is_number(key) else value for key, value in content.items()}
+    made = _renumbered(content, {number: place for place, number in enumerate(kept)}.get)
     return made | ({"vocab_size": len(kept)} if "vocab_size" in content else {})
 
 
