@@ -30,9 +30,9 @@ rule widths:
             methods=EXPERIMENT.methods,
             sparsities=catalogue.curve_sparsities(CONFIG),
         ),
-        masks=lambda w: names.MASK,
+        files=lambda w: f"--file=masks={names.MASK}",
     shell:
-        on_cpu("--maker report/widths --file masks={params.masks:q} --output {output:q}")
+        report_by("report/widths")
 
 
 rule figure:
@@ -58,4 +58,4 @@ rule figure:
         files=lambda w: FIGURES[w.figure].options,
         caption=lambda w: FIGURES[w.figure].caption,
     shell:
-        on_cpu("--maker {params.maker} {params.files:q} --output {output.svg:q} --output {output.png:q}")
+        report_by("{params.maker}")

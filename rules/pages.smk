@@ -39,7 +39,7 @@ use rule table as costs with:
 rule page:
     """A table as a page to read."""
     input:
-        table=f"{PLACES.table}.md",
+        markdown=f"{PLACES.table}.md",
         template=TEMPLATES["table"],
         code=code("report", "report/pages/table"),
     output:
@@ -55,10 +55,9 @@ rule page:
         settings=settings(None),
         title=lambda w: w.table,
         caption=lambda w: PAGES[w.table].caption,
+        files=named,
     shell:
-        on_cpu(
-            "--maker report/pages/table --file markdown={input.table:q} --file template={input.template[0]:q} --output {output:q}"
-        )
+        report_by("report/pages/table")
 
 
 rule first_page:
@@ -72,13 +71,12 @@ rule first_page:
         PLACES.index,
     params:
         settings=lambda w: settings(None, **catalogue.first_page(CONFIG, PAGES, FIGURES)),
-        files=lambda w: [
-            f"--file=table={PLACES.table}",
-            f"--file=figure={PLACES.figure}",
-            f"--file=experiments={names.EXPERIMENTS}",
+        files=lambda w, input: [
+            *(f"--file=table={PLACES.table}", f"--file=figure={PLACES.figure}"),
+            *(f"--file=experiments={names.EXPERIMENTS}", *named(w, input)),
         ],
     shell:
-        on_cpu("--maker report/pages/index {params.files:q} --file template={input.template[0]:q} --output {output:q}")
+        report_by("report/pages/index")
 
 
 rule experiments:
@@ -91,8 +89,9 @@ rule experiments:
         names.EXPERIMENTS,
     params:
         settings=settings(None),
+        files=named,
     shell:
-        on_cpu("--maker report/pages/experiments --file template={input.template[0]:q} --output {output:q}")
+        report_by("report/pages/experiments")
 
 
 rule paper:

@@ -34,6 +34,17 @@ def on_gpu(options):
     return f"python {launcher} --gpus {LEASED} -- {command}"
 
 
+def report_by(maker, command=on_cpu):
+    """The command line of scripts/report.py: a maker, what its rule's `files` name, and the rule's outputs."""
+    return command(f"--maker {maker} {{params.files:q}} {{output:q}}")
+
+
+def named(wildcards, input):
+    """For `files`: all that a rule names as its input, but for its code."""
+    given = {name: [own] if isinstance(own, str) else own for name, own in input.items() if name != "code"}
+    return [f"--file={name}={path}" for name, paths in given.items() for path in paths]
+
+
 def memory_mb(wildcards, attempt):
     return CONFIG.models[wildcards.model].memory_gb * 1000 * attempt
 

@@ -68,7 +68,4 @@ rule table:
         maker=lambda w: TABLES[w.table].maker,
         files=lambda w: TABLES[w.table].options,
     shell:
-        on_cpu(
-            "--maker {params.maker} {params.files:q} --output {output.csv:q} --output {output.md:q} "
-            "--output {output.tex:q}"
-        )
+        report_by("{params.maker}")

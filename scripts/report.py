@@ -7,6 +7,9 @@ import importlib
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from pruning.core import cli
 from pruning.report.files import Files
@@ -23,10 +26,14 @@ PACKAGES = {
 
 
 def report(
-    settings: cli.Settings, maker: str, output: list[Path], file: list[str] | None = None, threads: int = 1
+    settings: cli.Settings,
+    maker: str,
+    output: Annotated[list[Path], typer.Argument()],
+    file: list[str] | None = None,
+    threads: int = 1,
 ) -> None:
-    """maker: module of scripts/pruning/, as report/tables/results. output: in the order that its package says. file:
-    NAME=PATH, what it is made from, or a template."""
+    """maker: module of scripts/pruning/, as report/tables/results. output: in the order that its package says, as
+    arguments. file: NAME=PATH, what it is made from, or a template."""
     folder, _, name = maker.rpartition("/")
     module = importlib.import_module(f".{name}", PACKAGES.get(folder, "pruning.report.tables"))
     write = getattr(module, "write", None) or partial(sys.modules[module.__package__].write, module)

@@ -13,11 +13,6 @@ OUTPUT
 """
 
 
-def named(name, path):
-    """A function of wildcards: `--file=name=METHOD=path` for every method of the experiment."""
-    return lambda w: [f"--file={name}={m}={path.format(method=m, **w)}" for m in EXPERIMENT.methods]
-
-
 def analysis_settings(section, **extra):
     """A function of wildcards: a section's settings with the names that the results carry."""
     return lambda w: settings(section, model=w.model, calib=w.calib, sparsity=int(w.sparsity), **extra)
@@ -43,10 +38,9 @@ if CONFIG.overlap:
             second=METHOD,
         params:
             settings=lambda w: settings(None, model=w.model, calib=w.calib, first=w.first, second=w.second),
-            first=lambda w, input: [f"--file=first={path}" for path in input.first],
-            second=lambda w, input: [f"--file=second={path}" for path in input.second],
+            files=named,
         shell:
-            on_cpu("--maker paper/overlap {params.first:q} {params.second:q} --output {output:q}")
+            report_by("paper/overlap")
 
 
 if CONFIG.spectrum:
@@ -65,14 +59,10 @@ if CONFIG.spectrum:
         resources:
             mem_mb=memory_mb,
         params:
-            settings=analysis_settings(CONFIG.spectrum, seed=EXPERIMENT.seed),
-            scores=named("scores", names.SCORES),
-            masks=named("masks", names.MASK),
+            settings=analysis_settings(CONFIG.spectrum, **catalogue.statistical(CONFIG, "methods", "seed")),
+            files=named,
         shell:
-            on_cpu(
-                "--maker paper/spectrum --file activations={input.activations:q} {params.scores:q} {params.masks:q} "
-                "--output {output.spectrum:q} --output {output.summary:q} --threads {threads}"
-            )
+            report_by("paper/spectrum --threads {threads}")
 
 
 if CONFIG.trap:
@@ -91,13 +81,10 @@ if CONFIG.trap:
         resources:
             mem_mb=memory_mb,
         params:
-            settings=analysis_settings(CONFIG.trap, **catalogue.statistical(CONFIG, "confidence", "layer")),
-            masks=named("masks", names.MASK),
+            settings=analysis_settings(CONFIG.trap, **catalogue.statistical(CONFIG, "methods", "confidence", "layer")),
+            files=named,
         shell:
-            on_cpu(
-                "--maker paper/trap --file statistics={input.statistics:q} --file token_classes={input.token_classes:q} "
-                "{params.masks:q} --output {output.neurons:q} --output {output.regions:q} --output {output.classes:q}"
-            )
+            report_by("paper/trap")
 
 
 if CONFIG.cases:
@@ -118,9 +105,12 @@ if CONFIG.cases:
             variant=rf"dense|{PRUNED}",
         params:
             settings=cases_settings,
-            parts=lambda w: [f"--file={name}={value}" for name, value in parts_given(w).items()],
+            files=lambda w, input: [
+                *(f"--file={name}={value}" for name, value in parts_given(w).items()),
+                f"--file=data={input.data}",
+            ],
         shell:
-            on_gpu("--maker paper/cases {params.parts:q} --file data={input.data:q} --output {output:q}")
+            report_by("paper/cases", on_gpu)
 
 
 if CONFIG.collapse:
@@ -139,9 +129,6 @@ if CONFIG.collapse:
             mem_mb=grown(2000),
         params:
             settings=settings(None, **paper.collapse_settings(CONFIG)),
-            samples=lambda w: names.SAMPLES,
+            files=lambda w: f"--file=samples={names.SAMPLES}",
         shell:
-            on_cpu(
-                "--maker paper/collapse --file samples={params.samples:q} --output {output.collapse:q} "
-                "--output {output.accuracy:q}"
-            )
+            report_by("paper/collapse")

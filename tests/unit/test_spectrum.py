@@ -11,7 +11,8 @@ from pruning.core import artifacts
 from pruning.paper import spectrum
 from pruning.report.files import Files
 
-SETTINGS = {"model": "m", "calib": "c", "sparsity": 50, "draws": 3, "seed": 1}
+METHODS = ["narrow", "wide", "ties"]
+SETTINGS = {"model": "m", "calib": "c", "methods": METHODS, "sparsity": 50, "draws": 3, "seed": 1}
 
 
 def test_measures_by_hand():
@@ -100,17 +101,12 @@ def study(tmp_path):
     return tmp_path, a
 
 
-def run(folder, methods=("narrow", "wide", "ties"), **changes):
-    files = [f"activations={folder}/activations.parquet"]
-    files += [f"{kind}={m}={folder}/{m}.{kind}" for m in methods for kind in ("scores", "masks")]
-    paths = folder / "a.csv", folder / "b.csv"
-    spectrum.write(Files(files), {**SETTINGS, **changes}, paths)
-    return tuple(map(pd.read_csv, paths))
-
-
 def test_the_stage(study):
     folder, a = study
-    curves, summary = run(folder)
+    files = [f"{kind}={folder}/{method}.{kind}" for method in METHODS for kind in ("scores", "masks")]
+    paths = folder / "a.csv", folder / "b.csv"
+    spectrum.write(Files([f"activations={folder}/activations.parquet", *files]), SETTINGS, paths)
+    curves, summary = map(pd.read_csv, paths)
     shared = ["model", "calib", "layer", "sparsity", "method", "width_rule", "width", "tokens"]
     assert list(curves) == [*shared, "index", "singular_value", "energy"]
     assert list(summary) == [*shared, "effective_rank", "stable_rank", "energy_90", "energy_99"]

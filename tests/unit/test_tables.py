@@ -755,8 +755,8 @@ def test_tex_is_balanced_and_every_line_fills_the_table(printed):
 @pytest.mark.parametrize("rows", [printing.LONG, printing.LONG + 1])
 def test_tex_of_many_rows_has_a_line_each(rows):
     cells = [printing.Cell("1.5", "[1, 2]", published="3.0, -1.5"), printing.Cell("–", "")]
-    block = printing.Block("b", "B", [""], ["x", "y"], [(f"r{i}", cells) for i in range(rows)], [])
-    body = printing.to_tex("t", [block]).split(r"x & y \\")[1].split(r"\bottomrule")[0]
+    block = printing.Block("b", "B", ["x", "y"], [(f"r{i}", cells) for i in range(rows)], [])
+    body = printing.Page("t", "T", pd.DataFrame(), [block]).tex.split(r"x & y \\")[1].split(r"\bottomrule")[0]
     small = [r"{\scriptsize [1, 2]}", r"{\scriptsize 3.0, -1.5}"]
     if rows > printing.LONG:
         want = [rf"r{i} & 1.5 {small[0]} {small[1]} & -- \\" for i in range(rows)]

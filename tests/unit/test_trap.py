@@ -11,8 +11,9 @@ from pruning.core.errors import InputError
 from pruning.paper import trap
 from pruning.report.files import Files
 
-SETTINGS = {"model": "m", "calib": "c", "sparsity": 40, "high": 0.75, "low": 0.25, "objective": "energy"}
-SETTINGS |= {"confidence": 0.95, "layer": None}
+METHODS = ["greedy", "none"]
+SETTINGS = {"model": "m", "calib": "c", "methods": METHODS, "sparsity": 40, "high": 0.75, "low": 0.25}
+SETTINGS |= {"objective": "energy", "confidence": 0.95, "layer": None}
 # Layer 0: eight neurons; activation's upper quartile is 5.25, its lower 1.75, and the gradient's the same.
 ACTIVATION = {0: [7, 6, 5, 4, 3, 2, 1, 0], 1: [3, 2, 1, 0], 2: [1, 1, 1, 1]}
 GRADIENT = {0: [0, 7, 1, 2, 3, 4, 5, 6], 1: [0, 1, 2, 3], 2: [1, 1, 1, 1]}
@@ -50,11 +51,10 @@ def test_independent_neurons_are_as_many_as_expected():
 
 
 def masks() -> dict[str, pd.DataFrame]:
-    """`greedy` keeps the larger half of the activations, `none` no neuron; rows in any order."""
+    """`greedy` keeps the larger half of the activations, `none` no neuron."""
     keys = statistics()[["layer", "unit"]]
     large = [a[i] >= np.median(a) for a in ACTIVATION.values() for i in range(len(a))]
-    made = {"greedy": keys.assign(keep=large), "none": keys.assign(keep=False)}
-    return {method: frame.sample(frac=1, random_state=1) for method, frame in made.items()}
+    return {"greedy": keys.assign(keep=large), "none": keys.assign(keep=False)}
 
 
 def test_what_is_kept_of_each_region_by_hand():
@@ -110,23 +110,19 @@ def test_shares_of_token_classes_by_hand():
     assert by.xs("energy_abs", level=2)["share"].isna().all()  # nothing to share
 
 
-def write(folder):
-    artifacts.write_parquet(folder / "statistics.parquet", statistics(), "statistics", {})
-    artifacts.write_parquet(folder / "token_classes.parquet", token_classes(), "token_classes", {})
-    for method, mask in masks().items():
-        artifacts.write_parquet(folder / f"{method}.parquet", mask, "mask", {})
-
-
-def run(folder, methods=("greedy", "none"), **changes):
-    files = [f"masks={method}={folder}/{method}.parquet" for method in methods]
-    files += [f"{name}={folder}/{name}.parquet" for name in ("statistics", "token_classes")]
+def run(folder, **changes):
+    """Of files whose rows are in any order."""
+    own = {"statistics": statistics(), "token_classes": token_classes()}
+    for name, frame in {**own, **masks()}.items():
+        kind = name if name in own else "mask"
+        artifacts.write_parquet(folder / f"{name}.parquet", frame.sample(frac=1, random_state=1), kind, {})
+    files = [f"{name if name in own else 'masks'}={folder}/{name}.parquet" for name in (*own, *masks())]
     outputs = [folder / name for name in ("neurons.parquet", "regions.csv", "classes.csv")]
     trap.write(Files(files), {**SETTINGS, **changes}, outputs)
     return artifacts.read_parquet(outputs[0], "trap"), *map(pd.read_csv, outputs[1:])
 
 
 def test_the_stage(tmp_path):
-    write(tmp_path)
     neurons, regions, classes = run(tmp_path)
     keeps = ["keep_greedy", "keep_none"]
     assert list(neurons) == ["layer", "unit", "activation", "gradient", "region", *keeps]
@@ -141,7 +137,6 @@ def test_the_stage(tmp_path):
 
 
 def test_bad_input_is_named(tmp_path):
-    write(tmp_path)
     with pytest.raises(InputError, match="experiment.layer: 3 is out of range, the model has layers 0 to 2"):
         run(tmp_path, layer=3)
     assert not list(tmp_path.glob("*.csv"))

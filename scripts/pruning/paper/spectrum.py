@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pruning.core import artifacts, cli, names
+from pruning.core import artifacts, names
 from pruning.methods import allocation
 from pruning.methods.masks import rows as rows_of
 from pruning.report.files import Files
@@ -96,8 +96,8 @@ def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) ->
     number differs under global allocation; and `equal`, each method's best-scored neurons of the layer, as many as
     uniform allocation keeps (`dense`: the mean over `draws` random choices, what chance gives).
 
-    Files: `activations`, of whose layer it is; `scores` and `masks`, METHOD=PATH of the same methods. Settings:
-    `model`, `calib`, `sparsity` (whole per cent), `draws` and `seed`."""
+    Files: `activations`, of whose layer it is; `scores` and `masks` of the methods. Settings: `model`, `calib`,
+    `methods`, `sparsity` (whole per cent), `draws` and `seed`."""
     path = files.one("activations")
     a = artifacts.read_table(path, "activations")["activation"]
     layer = artifacts.read_provenance(path)["settings"]["layer"]
@@ -111,9 +111,9 @@ def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) ->
 
     draws = random_choices(neurons, width, settings["draws"], settings["seed"])
     choices = {("dense", "own"): [np.arange(neurons)], ("dense", "equal"): draws}
-    masks = cli.paths(files.named["masks"])
-    for method, scores in cli.paths(files.named["scores"]).items():
-        choices[method, "own"] = [of_layer(masks[method], "mask", "keep").nonzero()[0]]
+    paths = files.all("scores"), files.all("masks")
+    for method, scores, mask in zip(settings["methods"], *paths, strict=True):
+        choices[method, "own"] = [of_layer(mask, "mask", "keep").nonzero()[0]]
         choices[method, "equal"] = [allocation.ranking(of_layer(scores, "scores", "score"))[:width]]
     curves, summaries = [], []
     shared = {"model": settings["model"], "calib": settings["calib"], "layer": layer}

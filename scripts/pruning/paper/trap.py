@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pruning.calibration.columns import TOKEN_CLASSES
-from pruning.core import artifacts, cli, names, significance
+from pruning.core import artifacts, names, significance
 from pruning.methods.masks import rows as rows_of
 from pruning.paper import chosen
 from pruning.report.files import Files
@@ -30,16 +30,14 @@ MEASURES = {name: f"{name}_sum" for name in ("act_abs", "act_sq", "energy_abs", 
 def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
     """Write neurons.parquet (`neurons`, keep_<method>), regions.csv (`region_rows`) and classes.csv (`class_rows`).
 
-    Files: `statistics` and `token_classes` of the calibration, `masks`, METHOD=PATH. Settings: `model`, `calib`,
-    `sparsity` (whole per cent); `high` and `low`, the quantiles within a layer that make a neuron's activation and
-    gradient large and small; `objective`, whose gradient that is; `confidence` of the intervals; `layer`, as `chosen`
-    has it."""
-    statistics, masks = artifacts.read_parquet(files.one("statistics"), "statistics"), cli.paths(files.named["masks"])
-    frame = neurons(statistics, *(settings[key] for key in ("high", "low", "objective")))
-    analysed = chosen(settings["layer"], frame["layer"].nunique())
-    per_class = artifacts.read_parquet(files.one("token_classes"), "token_classes")
-    frame = with_masks(frame, {method: rows_of(path, "mask") for method, path in masks.items()})
-    classes = class_rows(per_class, frame, analysed)
+    Files: `statistics` and `token_classes` of the calibration, `masks` of the methods. Settings: `model`, `calib`,
+    `methods`, `sparsity` (whole per cent); `high` and `low`, the quantiles within a layer that make a neuron's
+    activation and gradient large and small; `objective`, whose gradient that is; `confidence` of the intervals;
+    `layer`, as `chosen` has it."""
+    statistics, per_class = (artifacts.read_parquet(files.one(kind), kind) for kind in ("statistics", "token_classes"))
+    masks = {m: rows_of(path, "mask") for m, path in zip(settings["methods"], files.all("masks"), strict=True)}
+    frame = with_masks(neurons(statistics, settings["high"], settings["low"], settings["objective"]), masks)
+    classes = class_rows(per_class, frame, chosen(settings["layer"], frame["layer"].nunique()))
     found = region_rows(frame, list(masks), settings["confidence"])
     found.insert(1, "sparsity", names.share(settings["sparsity"]))
     columns = ["layer", "unit", "activation", "gradient", "region", *(f"keep_{method}" for method in masks)]
@@ -129,6 +127,5 @@ def class_rows(token_classes: pd.DataFrame, frame: pd.DataFrame, analysed_layer:
 
 
 def with_masks(frame: pd.DataFrame, masks: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """`neurons` with a bool column keep_<method> per mask."""
-    sorted_masks = {method: mask.sort_values(["layer", "unit"]) for method, mask in masks.items()}
-    return frame.assign(**{f"keep_{method}": mask["keep"].to_numpy() for method, mask in sorted_masks.items()})
+    """`neurons` with a bool column keep_<method> per mask, of the same neurons in the same order."""
+    return frame.assign(**{f"keep_{method}": mask["keep"].to_numpy() for method, mask in masks.items()})

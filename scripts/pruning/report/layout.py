@@ -7,7 +7,7 @@ import pandas as pd
 
 from pruning.analysis.comparison import deciding_p
 from pruning.report import notes
-from pruning.report.printing import Block, Cell, difference, estimate, percent, plain
+from pruning.report.printing import Block, Cell, difference, estimate, percent, shown
 
 
 def layout(frame: pd.DataFrame, published: pd.DataFrame, settings: Mapping[str, Any]) -> list[Block]:
@@ -32,15 +32,14 @@ def layout(frame: pd.DataFrame, published: pd.DataFrame, settings: Mapping[str, 
 
 def _cell(row: Mapping[str, Any], confidence: float) -> Cell:
     """A printed result with its marks, and the published value where there is one."""
-    show, unit = (percent, 100) if row["kind"] == "accuracy" else (plain, 1)
     marks = ["†"] if row["near_best"] else []
     if pd.notna(row["reference"]) and not deciding_p(row) <= 1 - confidence:
         marks.append("n.s.")
     if (cut_off := percent(row["cut_off"])[0]) not in ("–", "0.0"):
         marks.append(f"{cut_off}% cut off")
-    published = row["published"]
+    published, unit = row["published"], 100 if row["kind"] == "accuracy" else 1
     beside = "" if pd.isna(published) else difference(unit * published, unit * (row["value"] - published))
-    return estimate(show, row["value"], row["ci_low"], row["ci_high"], row["best"], tuple(marks), beside)
+    return estimate(row["kind"], row["value"], row["ci_low"], row["ci_high"], row["best"], tuple(marks), beside)
 
 
 def _arranged(
@@ -65,12 +64,12 @@ def _arranged(
     if settings["layout"] == "wide":
         lines = [("dense", line * len(groups)) for line in lines]
         lines += [(label[m], [cells[m, group, *key] for group in groups for key in keys]) for m in label]
-        return Block(name, title, groups, columns, lines, explained)
+        return Block(name, title, columns, lines, explained, groups=groups)
     lines = [("dense", line) for line in lines]
     for group in groups:
         where = "" if settings.get("at") else f", {group}"
         lines += [(f"{text}{where}", [cells[method, group, *key] for key in keys]) for method, text in label.items()]
-    return Block(name, title, [""], columns, lines, explained)
+    return Block(name, title, columns, lines, explained)
 
 
 def _title(entry: Mapping[str, Any], metric: str) -> str:
@@ -86,8 +85,7 @@ def _spread(model: str, pruned: pd.DataFrame, settings: Mapping[str, Any]) -> Bl
     spread = pruned.groupby(keys, sort=False)["value"].agg(["mean", "std", "min", "max"]).reset_index()
     cells = []
     for row in spread.to_dict("records"):
-        show = percent if row["kind"] == "accuracy" else plain
-        mean, deviation, low, high = show(row["mean"], row["std"], row["min"], row["max"])
+        mean, deviation, low, high = shown(row["kind"], row["mean"], row["std"], row["min"], row["max"])
         cells.append(Cell(f"{mean} ± {deviation}", f"[{low}, {high}]"))
     calibrations = settings["models"][model]["calibrations"]
     named = ", ".join(f"`{name}` (seed {entry['seed']})" for name, entry in calibrations.items())

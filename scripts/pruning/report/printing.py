@@ -3,7 +3,7 @@
 import html
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,16 +32,33 @@ class Block:
 
     name: str
     title: str
-    groups: list[str]
     columns: list[str]
     rows: list[tuple[str, list[Cell | str]]]
     notes: list[str]
     head: str = "Method"
+    groups: Sequence[str] = ("",)
 
 
-def to_markdown(title: str, blocks: Sequence[Block]) -> str:
-    """All blocks as GitHub Markdown, the source aligned so that it can be read as it stands."""
-    return f"# {title}\n\n" + "\n".join(map(_markdown_block, blocks))
+@dataclass(frozen=True)
+class Page:
+    """A table in its three forms: `frame` is what the CSV holds, tidy."""
+
+    name: str
+    title: str
+    frame: pd.DataFrame
+    blocks: Sequence[Block]
+
+    @property
+    def markdown(self) -> str:
+        """All blocks as GitHub Markdown, the source aligned so that it can be read as it stands."""
+        return f"# {self.title}\n\n" + "\n".join(map(_markdown_block, self.blocks))
+
+    @property
+    def tex(self) -> str:
+        """All blocks as LaTeX floats. To fit a page, interval and published value stand below each value, in a table of
+        more than LONG rows beside it."""
+        floats = [_tex_block(self.name, block) for block in self.blocks]
+        return "\n".join(["% \\usepackage{booktabs,graphicx} in the preamble", *floats])
 
 
 def _markdown_block(block: Block) -> str:
@@ -65,17 +82,9 @@ def _markdown_cell(cell: Cell | str) -> str:
     return " ".join(filter(None, [value, cell.interval, *cell.marks, *published]))
 
 
-def to_tex(name: str, blocks: Sequence[Block]) -> str:
-    """All blocks as LaTeX floats. To fit a page, interval and published value stand below each value, in a table of
-    more than LONG rows beside it."""
-    return "% \\usepackage{booktabs,graphicx} in the preamble\n" + "\n".join(
-        _tex_block(name, block) for block in blocks
-    )
-
-
 def _tex_block(name: str, block: Block) -> str:
     width = len(block.columns)
-    header = [tex_escape(block.head), *(tex_escape(column) for _ in block.groups for column in block.columns)]
+    header = [block.head, *block.columns * len(block.groups)]
     lines = [
         r"\begin{table*}[t]",
         r"\centering\small",
@@ -85,13 +94,11 @@ def _tex_block(name: str, block: Block) -> str:
         r"\toprule",
     ]
     if any(block.groups):
-        groups = [f"\\multicolumn{{{width}}}{{c}}{{{tex_escape(head(group))}}}" for group in block.groups]
-        starts = [2 + width * i for i in range(len(groups))]
-        lines += [
-            " & ".join(["", *groups]) + r" \\",
-            " ".join(f"\\cmidrule(lr){{{start}-{start + width - 1}}}" for start in starts),
-        ]
-    lines += [" & ".join(header) + r" \\"]
+        heads = [f"{group} sparsity" if group.endswith("%") else group for group in block.groups]
+        lines += [_tex_row(["", *(f"\\multicolumn{{{width}}}{{c}}{{{tex_escape(head)}}}" for head in heads)])]
+        starts = [2 + width * i for i in range(len(heads))]
+        lines += [" ".join(f"\\cmidrule(lr){{{start}-{start + width - 1}}}" for start in starts)]
+    lines += [_tex_row(map(tex_escape, header))]
     long = len(block.rows) > LONG
     for i, (label, cells) in enumerate(block.rows):
         lines += [r"\midrule"] * (i < 2) or [r"\addlinespace"] * (not long)  # rules above and below the dense row
@@ -101,22 +108,21 @@ def _tex_block(name: str, block: Block) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", *minipage, r"\end{table*}", ""])
 
 
-def head(group: str) -> str:
-    """Of a group of columns: a sparsity, or words of its own."""
-    return f"{group} sparsity" if group.endswith("%") else group
-
-
 def _tex_rows(label: str, cells: Sequence[Cell | str], beside: bool) -> list[str]:
     cells = [Cell(cell) if isinstance(cell, str) else cell for cell in cells]
-    shown = [_tex_literal(c.value) if isinstance(c.value, Literal) else tex_escape(c.value) for c in cells]
-    bold = [f"\\textbf{{{value}}}" if c.best else value for value, c in zip(shown, cells, strict=True)]
+    texts = [_tex_literal(c.value) if isinstance(c.value, Literal) else tex_escape(c.value) for c in cells]
+    bold = [f"\\textbf{{{text}}}" if c.best else text for text, c in zip(texts, cells, strict=True)]
     values = ["\\,".join([value, *map(tex_escape, c.marks)]) for value, c in zip(bold, cells, strict=True)]
     small = [[cell.interval for cell in cells], [cell.published for cell in cells]]
     below = [[f"{{\\scriptsize {tex_escape(text)}}}" if text else "" for text in line] for line in small if any(line)]
     lines = [[tex_escape(label), *values], *(["", *line] for line in below)]
     if beside:
         lines = [[" ".join(filter(None, texts)) for texts in zip(*lines, strict=True)]]
-    return [" & ".join(line) + r" \\" for line in lines]
+    return [_tex_row(line) for line in lines]
+
+
+def _tex_row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
 
 
 FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{"  # smaller only where wider than the page
@@ -124,12 +130,12 @@ LONG = 20  # rows of which a page holds two lines each, and the notes
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "†": r"$^{\dagger}$"}
 TEX |= {"±": r"$\pm$", "−": "$-$", "–": "--", ">": "$>$", "<": "$<$", "=": "$=$", "✓": "yes", "✗": "no"}
 TEX |= {"|": r"\textbar{}", "Σ": r"$\Sigma$", "²": "$^2$", "�": r"\fbox{?}"}
-TEX |= {c: f"\\{c}" for c in "&%$#_{}"}
+TEX = str.maketrans(TEX | {c: f"\\{c}" for c in "&%$#_{}"})
 
 
 def tex_escape(text: str) -> str:
     """Plain text with `code` as LaTeX."""
-    parts = ["".join(TEX.get(c, c) for c in part) for part in text.split("`")]
+    parts = text.translate(TEX).split("`")
     return "".join(f"\\texttt{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
 
 
@@ -157,9 +163,14 @@ def plain(*values: float) -> list[str]:
     return ["–" if math.isnan(value) else f"{value:,.{decimals}f}" for value in values]
 
 
-def estimate(show: Callable[..., list[str]], value: float, low: float, high: float, *more: Any) -> Cell:
-    """A value with its interval, in the format of `percent` or `plain`; `more` as of `Cell`."""
-    value, low, high = show(value, low, high)
+def shown(kind: str, *values: float) -> list[str]:
+    """Values of a task of this kind: fractions in per cent, others as they are."""
+    return (percent if kind == "accuracy" else plain)(*values)
+
+
+def estimate(kind: str, value: float, low: float, high: float, *more: Any) -> Cell:
+    """A value with its interval; `more` as of `Cell`."""
+    value, low, high = shown(kind, value, low, high)
     return Cell(value, f"[{low}, {high}]", *more)
 
 
@@ -187,16 +198,3 @@ def comparisons(number: int) -> str:
 def memory(megabytes: float) -> str:
     """Peak memory; jobs too short for Snakemake to sample have none."""
     return "–" if math.isnan(megabytes) else f"{megabytes:,.0f}"
-
-
-@dataclass(frozen=True)
-class Page:
-    """A table in its three forms."""
-
-    frame: pd.DataFrame  # Tidy, what the CSV holds
-    markdown: str
-    tex: str
-
-
-def page(name: str, title: str, frame: pd.DataFrame, blocks: Sequence[Block]) -> Page:
-    return Page(frame, to_markdown(title, blocks), to_tex(name, blocks))

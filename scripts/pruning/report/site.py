@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from pruning.analysis.comparison import UNTUNED, deciding_p
 from pruning.core import names
-from pruning.report.printing import estimate, percent, plain
+from pruning.report.printing import estimate
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 MOST = 4  # sparsities that a sentence goes through
@@ -104,8 +104,8 @@ def _verdict(row: Mapping[str, Any], confidence: float) -> str:
 
 
 def _value(row: Mapping[str, Any]) -> str:
-    show, unit = (plain, "") if row["metric"] in LOWER else (percent, "%")
-    cell = estimate(show, row["value"], row["ci_low"], row["ci_high"])
+    kind, unit = ("perplexity", "") if row["metric"] in LOWER else ("accuracy", "%")
+    cell = estimate(kind, row["value"], row["ci_low"], row["ci_high"])
     return f"{cell.value}{unit} {cell.interval}"
 
 

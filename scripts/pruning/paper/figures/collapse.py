@@ -22,18 +22,16 @@ from pruning.report.figures import style
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
     accuracy, points = style.with_dense(tables["accuracy"]), tables["collapse"]
-    blocks = style.blocks(points, settings)
     dots = 0.17 * len(settings["methods"]) + 0.5
-    made, parts = style.figure([block.title for block in blocks], 2.5 + dots)
+    made, panels = style.figure(points, settings, 2.5 + dots)
     drawn = {}
-    for block, part in zip(blocks, parts, strict=True):
+    for block, part in panels:
         rows, fits = block.rows(accuracy), block.rows(points)
         upper, lower = part.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1.9, dots]})
         drawn |= _curves(upper, rows, fits, settings)
         _points(lower, fits, rows["sparsity"].max(), settings)
         lower.set_title("Collapse point: halfway from dense to chance", fontsize=8)
-        upper.set(ylabel="accuracy (%)")
-        upper.set_title(settings["titles"][fits["task"].iloc[0]])
+        upper.set(ylabel="accuracy (%)", title=settings["titles"][fits["task"].iloc[0]])
     handles = style.method_handles(drawn, settings)
     for handle in handles:
         handle.set_linestyle("none")  # methods are points; every curve is a fit
@@ -44,8 +42,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
 
 
 def _curves(axis: Axes, rows: pd.DataFrame, fits: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    looks = style.styles(["dense", *settings["methods"]], settings.get("background", ()))
-    methods = style.methods_of(rows, settings)
+    looks, methods = style.looks_of(settings), style.methods_of(rows, settings)
     at = np.linspace(0, rows["sparsity"].max(), 200)
     for method, of_method in methods.items():
         of_method = of_method.sort_values("sparsity")
@@ -61,8 +58,7 @@ def _curves(axis: Axes, rows: pd.DataFrame, fits: pd.DataFrame, settings: Mappin
 
 def _points(axis: Axes, fits: pd.DataFrame, beyond: float, settings: Mapping[str, Any]) -> None:
     """Collapse points with intervals; `beyond` is the largest sparsity measured, in per cent."""
-    looks = style.styles(settings["methods"], settings.get("background", ()))
-    methods = style.methods_of(fits, settings)
+    looks, methods = style.looks_of(settings), style.methods_of(fits, settings)
     for y, (method, fit) in zip(style.categories(axis, list(map(style.label, methods))), methods.items(), strict=True):
         look = looks[method].points
         row = fit.iloc[0]

@@ -23,10 +23,9 @@ LEAST_VALUE, LEAST_ENERGY = 1e-5, 1e-4  # of the first and of the total: below t
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
     spectrum = tables["spectrum"][tables["spectrum"]["width_rule"] == "equal"]
-    blocks = style.blocks(spectrum, settings)
-    made, parts = style.figure([block.title for block in blocks], style.row_height(len(settings["methods"]) + 1))
+    made, panels = style.figure(spectrum, settings, style.row_height(len(settings["methods"]) + 1))
     drawn = {}
-    for block, part in zip(blocks, parts, strict=True):
+    for block, part in panels:
         lines = block.rows(spectrum)
         axes = part.subplots(1, 3, gridspec_kw={"width_ratios": [1, 1, 0.9]})
         methods = style.methods_of(lines, settings)
@@ -49,7 +48,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
 
 
 def _spectra(values: Axes, rest: Axes, methods: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> None:
-    looks = style.styles(["dense", *settings["methods"]])
+    looks = style.looks_of(settings)
     for i, (method, rows) in enumerate(methods.items()):
         rows = rows.sort_values("index")
         index, size = rows["index"].to_numpy(), rows["singular_value"].to_numpy()
@@ -66,15 +65,13 @@ def _spectra(values: Axes, rest: Axes, methods: Mapping[str, pd.DataFrame], sett
             marks = np.searchsorted(index[shown], index[shown][-1] * (np.arange(5) + shift) / 5)
             rest.plot(index[shown], 100 * left[shown], markevery=np.unique(marks), **looks[method].line)
     style.log(values, "xy")
-    values.set(xlabel="index", ylabel="singular value / first")
-    values.set_title("(a) Spectrum, equal width")
+    values.set(xlabel="index", ylabel="singular value / first", title="(a) Spectrum, equal width")
     style.log(rest, "y")
-    rest.set(xlabel="leading directions", ylabel="energy outside them (%)")
-    rest.set_title("(b) Energy left out")
+    rest.set(xlabel="leading directions", ylabel="energy outside them (%)", title="(b) Energy left out")
 
 
 def _ranks(axis: Axes, methods: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> None:
-    looks = style.styles(["dense", *settings["methods"]])
+    looks = style.looks_of(settings)
     texts = ["dense, random" if method == "dense" else style.label(method) for method in methods]
     for y, (method, rows) in zip(style.categories(axis, texts), methods.items(), strict=True):
         rank = rows.set_index("width_rule")["effective_rank"]
@@ -84,5 +81,4 @@ def _ranks(axis: Axes, methods: Mapping[str, pd.DataFrame], settings: Mapping[st
             if rule in rank:
                 axis.plot(rank[rule], y, **mark, **look)
     axis.set_xlim(0, 1.08 * pd.concat(methods.values())["effective_rank"].max())
-    axis.set(xlabel="effective rank (directions)")
-    axis.set_title("(c) Effective rank")
+    axis.set(xlabel="effective rank (directions)", title="(c) Effective rank")

@@ -26,10 +26,9 @@ MEASURES = {
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
     classes = tables["classes"]
-    blocks = style.blocks(classes, settings)
     entries = max(len(settings["methods"]), classes["token_class"].nunique())
-    made, parts = style.figure([block.title for block in blocks], style.row_height(entries) + 0.75)
-    for block, part in zip(blocks, parts, strict=True):
+    made, panels = style.figure(classes, settings, style.row_height(entries) + 0.75)
+    for block, part in panels:
         axes = part.subplots(1, 3, gridspec_kw={"width_ratios": [1.15, 1, 1]})
         layer = next(value for value in block.rows(classes)["layer"].astype(str) if value != "all")
         rows = {name: block.rows(table) for name, table in tables.items()}
@@ -59,8 +58,7 @@ def _scatter(axis: Axes, neurons: pd.DataFrame, regions: pd.DataFrame, layer: An
     limits = axis.get_xlim(), axis.get_ylim()
     for region, (color, _) in REGIONS.items():
         _shade(axis, neurons[neurons["region"] == region], region, color, limits)
-    axis.set(xlim=limits[0], ylim=limits[1])
-    axis.set_title(f"(a) Neurons of layer {layer}")
+    axis.set(xlim=limits[0], ylim=limits[1], title=f"(a) Neurons of layer {layer}")
     _legend_below(axis, handles)
 
 
@@ -89,9 +87,8 @@ def _kept(axis: Axes, rows: pd.DataFrame, settings: Mapping[str, Any]) -> None:
                 value, low, high = share.iloc[0]
                 look = {"color": color, "marker": marker, "linestyle": "none"}
                 style.interval(axis, [value], [y + shift], [low], [high], vertical=False, **look)
-    axis.set(xlabel="kept (%)", xlim=(-4, 104), xticks=range(0, 101, 25))
-    sparsity = names.percent(rows["sparsity"]).iloc[0]
-    axis.set_title(f"(b) Kept at {sparsity:g}% sparsity")
+    title = f"(b) Kept at {names.percent(rows['sparsity']).iloc[0]:g}% sparsity"
+    axis.set(xlabel="kept (%)", xlim=(-4, 104), xticks=range(0, 101, 25), title=title)
     handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=r) for r, (c, m) in REGIONS.items()]
     tick = Line2D([], [], color=style.INK, marker="|", markersize=9, markeredgewidth=1.6, linestyle="none")
     tick.set_label("all of the layer")
@@ -108,8 +105,7 @@ def _classes(axis: Axes, rows: pd.DataFrame) -> None:
         size = 7 if marker == "*" else 4.5
         axis.plot(100 * share, positions + shift, color=color, marker=marker, ms=size, linestyle="none", label=text)
     axis.set_xlim(left=0)
-    axis.set(xlabel="share of the total (%)")
-    axis.set_title("(c) By class of token")
+    axis.set(xlabel="share of the total (%)", title="(c) By class of token")
     _legend_below(axis, axis.get_legend_handles_labels()[0])
 
 

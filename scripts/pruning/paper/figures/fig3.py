@@ -22,13 +22,11 @@ CHANCE = (0, (2, 2))
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
     overlap, published = tables["overlap"], tables["published"]
     overlap = overlap.assign(sparsity=names.percent(overlap["sparsity"]))
-    blocks = style.blocks(overlap, settings)
     pairs = list(overlap[PAIR].drop_duplicates().itertuples(index=False, name=None))
     looks = dict(zip(pairs, style.styles([name(pair) for pair in pairs]).values(), strict=True))
-    made, parts = style.figure([block.title for block in blocks], 2.6)
-    chosen = tuple(settings["pair"])
-    shown = {}
-    for block, part in zip(blocks, parts, strict=True):
+    made, panels = style.figure(overlap, settings, 2.6)
+    chosen, shown = tuple(settings["pair"]), {}
+    for block, part in panels:
         left, right = part.subplots(1, 2, gridspec_kw={"width_ratios": [1.15, 1]})
         rows = block.rows(overlap)
         _curves(left, rows, looks)
@@ -50,8 +48,7 @@ def _curves(axis: Axes, rows: pd.DataFrame, looks: Mapping[tuple, style.Style]) 
         mean = of_pair.groupby("sparsity")[["iou", "chance"]].mean()
         axis.plot(mean.index, mean["iou"], **look.line)
         axis.plot(mean.index, mean["chance"], color=look.color, linestyle=CHANCE, linewidth=0.9)
-    axis.set(xlabel="sparsity (%)", ylabel="IoU, mean of layers", ylim=(0, 1.02))
-    axis.set_title("(a) Agreement of masks")
+    axis.set(xlabel="sparsity (%)", ylabel="IoU, mean of layers", ylim=(0, 1.02), title="(a) Agreement of masks")
 
 
 def _published(axis: Axes, published: pd.DataFrame, pairs: list[tuple]) -> dict[tuple, Line2D]:
@@ -75,5 +72,4 @@ def _layers(axis: Axes, rows: pd.DataFrame, pair: str) -> None:
     axis.set_xticks(*style.spaced(list(grid.columns), 12))
     places, texts = style.spaced(list(grid.index[::-1]), 12)
     axis.set_yticks(len(grid) - places, texts)
-    axis.set(xlabel="sparsity (%)", ylabel="layer")
-    axis.set_title(f"(b) {pair}, layer by layer")
+    axis.set(xlabel="sparsity (%)", ylabel="layer", title=f"(b) {pair}, layer by layer")

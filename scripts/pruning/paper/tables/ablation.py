@@ -37,7 +37,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
         tables.append(rows(model, samples, dense := outcomes(model, DENSE), settings))
         blocks.append(block(model, tables[-1], dense["value"].mean(), settings))
     title = "Ablation: RKU's choices, one by one"
-    return printing.page("ablation", title, pd.concat(tables, ignore_index=True)[COLUMNS], blocks)
+    return printing.Page("ablation", title, pd.concat(tables, ignore_index=True)[COLUMNS], blocks)
 
 
 def rows(
@@ -71,7 +71,7 @@ def block(model: str, table: pd.DataFrame, dense: float, settings: Mapping[str, 
     for row in table.sort_values("value", ascending=False, kind="stable").itertuples():
         marks = ("n.s.",) if row.p > alpha else ()
         ends = row.value, row.ci_low, row.ci_high
-        accuracy = printing.estimate(printing.percent, *ends, row.value == best, marks)
+        accuracy = printing.estimate("accuracy", *ends, row.value == best, marks)
         preset = f"`{row.preset}`" if row.preset else ""
         lines.append(
             (row.objective, [row.reduction, row.normalise, row.allocate, preset, accuracy, significance.shown(row.p)])
@@ -92,4 +92,4 @@ def block(model: str, table: pd.DataFrame, dense: float, settings: Mapping[str, 
         )
     columns = ["Reduction", "Normalise", "Allocate", "Preset", "Accuracy", f"p against {REFERENCE}"]
     title = f"Every combination of RKU's choices on `{model}`"
-    return Block(model, title, [""], columns, lines, notes, head="Objective")
+    return Block(model, title, columns, lines, notes, head="Objective")

@@ -26,7 +26,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     for (model, calib), of in points.groupby(["model", "calib"], sort=False):
         measured = accuracies[(accuracies["model"] == model) & (accuracies["calib"] == calib)]
         blocks.append(block(model, calib, of, measured, settings))
-    return printing.page("collapse", "Where each method collapses", points, blocks)
+    return printing.Page("collapse", "Where each method collapses", points, blocks)
 
 
 def block(model: str, calib: str, points: pd.DataFrame, accuracies: pd.DataFrame, settings: Mapping[str, Any]) -> Block:
@@ -63,7 +63,7 @@ def block(model: str, calib: str, points: pd.DataFrame, accuracies: pd.DataFrame
     ]
     title = f"`{model}`, calibrated on `{calib}`: {settings['title']}"
     columns = ["Collapse point", f"minus `{reference}`'s", "p", *sparsities]
-    return Block(f"{model}-{calib}", title, [""], columns, lines, notes)
+    return Block(f"{model}-{calib}", title, columns, lines, notes)
 
 
 def _point(point: Mapping[str, Any], last: str) -> Cell:

@@ -69,7 +69,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
         tables.append(pd.DataFrame(rows))
     title = "Interpretations: how the paper's methods may have been computed, judged by its own numbers"
     pages = [block(table, settings) for table in tables]
-    return printing.page("readings", title, pd.concat(tables, ignore_index=True), pages)
+    return printing.Page("readings", title, pd.concat(tables, ignore_index=True), pages)
 
 
 def curve(overlap: pd.DataFrame, sparsities: Sequence[int], layer: int) -> pd.DataFrame:
@@ -169,4 +169,4 @@ def block(table: pd.DataFrame, settings: Mapping[str, Any]) -> Block:
     ]
     columns = ["RKU and Wanda", f"RKU and Wanda, layer {layer}", "RKU and Taylor-FO", "Mean of the three"]
     title = f"Interpretations on `{model}`: distance to the paper's Table 4, and the claims of its Section 4.2"
-    return Block(model, title, [""], [*columns, "AGF", *CLAIMS.values()], lines, notes, head="Interpretation")
+    return Block(model, title, [*columns, "AGF", *CLAIMS.values()], lines, notes, head="Interpretation")

@@ -26,7 +26,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     known_trouble = yaml.safe_load(files.one("notes").read_text(encoding="utf-8"))["table4"]
     pairs = [tuple(pair) for pair in settings["pairs"]]
     blocks = [block(found[found["model"] == model], pairs, known_trouble) for model in settings["models"]]
-    return printing.page("table4", "Table 4: how much two methods' masks agree", found, blocks)
+    return printing.Page("table4", "Table 4: how much two methods' masks agree", found, blocks)
 
 
 def rows(overlap: pd.DataFrame, published: pd.DataFrame, layer: int | None) -> pd.DataFrame:
@@ -78,4 +78,4 @@ def block(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], known_trouble: S
         notes += ["paper: the published value, and measured minus published in points.", " ".join(known_trouble)]
     columns = [f"{names.percent(sparsity):.0f}%" for sparsity in sorted(rows["sparsity"].unique())]
     title = f"Mask overlap on `{model}`, calibrated on `{calib}`, by sparsity"
-    return Block(f"{model}-{calib}", title, [""], columns, lines, notes, head="Pair")
+    return Block(f"{model}-{calib}", title, columns, lines, notes, head="Pair")

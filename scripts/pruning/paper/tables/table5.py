@@ -35,7 +35,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
         blocks.append(summary(model, frames[-1], settings))
         blocks += [item_block(model, item, of, settings) for item, of in frames[-1].groupby("item", sort=False)]
     frame = pd.concat(frames, ignore_index=True).drop(columns="prompt")
-    return printing.page("table5", "Table 5: what the pruned models write", frame, blocks)
+    return printing.Page("table5", "Table 5: what the pruned models write", frame, blocks)
 
 
 def rows(model: str, cases: Mapping[str, Sequence[Mapping[str, Any]]], settings: Mapping[str, Any]) -> pd.DataFrame:
@@ -75,7 +75,7 @@ def summary(model: str, frame: pd.DataFrame, settings: Mapping[str, Any]) -> Blo
         "text. Loop: share of the text taken by the phrase that it repeats to its end.",
     ]
     columns = ["Right", "Wrong", "No answer", "Ended by itself", "Mean tokens", "Mean repetition", "Mean loop"]
-    return Block(model, f"`{model}`, all items", [""], columns, lines, notes)
+    return Block(model, f"`{model}`, all items", columns, lines, notes)
 
 
 def item_block(model: str, item: int, cases: pd.DataFrame, settings: Mapping[str, Any]) -> Block:
@@ -92,4 +92,4 @@ def item_block(model: str, item: int, cases: pd.DataFrame, settings: Mapping[str
         cells = ["no answer" if case.format_failure else judged, f"{case.tokens} ({case.finish})", repetition]
         lines.append((label, [*cells, Literal(text) if text.strip() else "(blank)"]))
     columns = ["Answer", "Tokens", "Repetition", "Text"]
-    return Block(f"{model}-{item}", f"`{model}`, item {item}", [""], columns, lines, [])
+    return Block(f"{model}-{item}", f"`{model}`, item {item}", columns, lines, [])

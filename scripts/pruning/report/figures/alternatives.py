@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from pruning.report.figures import style
 
@@ -25,19 +24,18 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
     column = settings["task"] + (f"@{settings['tuning']}" if settings["tuning"] else "")
     rows = tables["rows"][tables["rows"]["column"] == column]
     rows = rows.assign(series=[series(row) for row in rows.to_dict("records")])
-    blocks = style.blocks(rows, settings)
     looks = style.styles(dict.fromkeys(rows["series"]))
-    made, parts = style.figure([block.title for block in blocks], 3.1)
+    made, panels = style.figure(rows, settings, 3.1)
     unit = 100 if settings["kind"] == "accuracy" else 1
-    for block, part in zip(blocks, parts, strict=True):
-        own, axes = block.rows(rows), part.subplots(1, len(PANELS), sharey=True)
-        own = own.drop_duplicates(["series", "type"])
+    for block, part in panels:
+        own = block.rows(rows).drop_duplicates(["series", "type"])
+        axes = part.subplots(1, len(PANELS), sharey=True)
         for axis, (title, label, of) in zip(axes, PANELS.values(), strict=True):
             _panel(axis, own.assign(x=of(own)), looks, unit)
             axis.set(title=title, xlabel=label)
             style.log(axis, "x" if unit == 100 else "xy")
         axes[0].set_ylabel(f"{settings['title']}\n{'accuracy (%)' if unit == 100 else 'perplexity'}")
-    style.legend(made, [Line2D([], [], label=looks[name].label, **looks[name].line) for name in looks])
+    style.legend(made, [look.handle for look in looks.values()])
     return made
 
 

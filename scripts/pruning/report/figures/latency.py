@@ -30,7 +30,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
     uniform = latency[latency["variant"].str.startswith("uniform/")]
     panels = len(blocks) + bool(len(uniform))
     columns = min(panels, 3)
-    made, parts = style.figure([""], 2.7 * -(-panels // columns))
+    made, parts = style.stacked([""], 2.7 * -(-panels // columns))
     grid = parts[0].subplots(-(-panels // columns), columns, squeeze=False).ravel()
     drawn, letters = {}, iter(ascii_lowercase)
     for axis, block in zip(grid, blocks, strict=False):
@@ -57,7 +57,7 @@ def _variants(latency: pd.DataFrame) -> pd.DataFrame:
 
 
 def _trade(axis: Axes, rows: pd.DataFrame, dense: pd.DataFrame, settings: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    looks = style.styles(["dense", *settings["methods"]])
+    looks = style.looks_of(settings)
     methods = style.methods_of(rows, settings)
     for method, of_method in methods.items():
         of_method = of_method.sort_values("sparsity")
@@ -73,7 +73,7 @@ def _trade(axis: Axes, rows: pd.DataFrame, dense: pd.DataFrame, settings: Mappin
         style.interval(axis, [100], *share.to_numpy().T, **looks["dense"].points)
         axis.axhline(share["value"].iloc[0], color=style.GREY, linewidth=0.6, linestyle=":")
     axis.set_ylim(bottom=0)
-    axis.set(xlabel="prefill time (% of dense)")
+    axis.set_xlabel("prefill time (% of dense)")
     return methods
 
 
@@ -88,6 +88,6 @@ def _bound(axis: Axes, uniform: pd.DataFrame) -> list[Line2D]:
     for name, look in looks.items():
         rows = uniform[names == name].sort_values("flop_ratio")
         style.interval(axis, rows["flop_ratio"], *(rows[name] for name in SPEEDUP), **look.line)
-        handles.append(Line2D([], [], label=name, **look.line))
+        handles.append(look.handle)
     axis.set(xlabel="dense / pruned FLOPs", ylabel="prefill speed-up (×)", xlim=(1, most), ylim=(0.9, most))
     return handles

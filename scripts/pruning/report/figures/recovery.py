@@ -22,7 +22,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         rows = block.rows(log)
         for sparsity, group in rows.groupby(names.percent(rows["sparsity"])):
             rows_of[f"{block.title}: recovery at {sparsity:g}% sparsity"] = group
-    made, parts = style.figure(list(rows_of), 2.3)
+    made, parts = style.stacked(list(rows_of), 2.3)
     drawn = {}
     for rows, part in zip(rows_of.values(), parts, strict=True):
         tunings = list(rows["tuning"].unique())
@@ -39,7 +39,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
 
 
 def _losses(axis: Axes, methods: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> None:
-    looks = style.styles(["dense", *settings["methods"]])
+    looks = style.looks_of(settings)
     for i, (method, rows) in enumerate(methods.items()):
         rows = rows.sort_values("step")
         axis.plot(rows["step"], rows["loss"], color=looks[method].color, linewidth=0.4, alpha=0.35)
@@ -49,4 +49,4 @@ def _losses(axis: Axes, methods: Mapping[str, pd.DataFrame], settings: Mapping[s
         axis.plot(rows["step"], smooth, markevery=(start, gap), **looks[method].line)
     if any((rows["loss"] > 0).all() and np.ptp(np.log(rows["loss"])) > 3 for rows in methods.values()):
         axis.set_yscale("log")
-    axis.set(xlabel="step")
+    axis.set_xlabel("step")

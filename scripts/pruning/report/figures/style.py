@@ -85,6 +85,11 @@ class Style:
     def line(self) -> dict[str, Any]:
         return {**self.points, "linestyle": self.linestyle}
 
+    @property
+    def handle(self) -> Line2D:
+        """For legends."""
+        return Line2D([], [], label=self.label, **self.line)
+
 
 METHODS = {
     "dense": Style("dense", "#000000", "o"),
@@ -121,6 +126,11 @@ def styles(methods: Iterable[str], background: Iterable[str] = ()) -> dict[str, 
         extra[name] = Style(name, color, marker, line, hollow=i // len(CYCLE) % 2 == 1)
     found = {name: METHODS.get(name) or extra[name] for name in methods}
     return found | {name: replace(found[name], color=FAINT) for name in background if name in found}
+
+
+def looks_of(settings: Mapping[str, Any]) -> dict[str, Style]:
+    """The style of the dense model and of each method of the settings."""
+    return styles(["dense", *settings["methods"]], settings.get("background", ()))
 
 
 def label(method: str) -> str:
@@ -168,7 +178,16 @@ def blocks(frame: pd.DataFrame, settings: Mapping[str, Any]) -> list[Panels]:
 # Panels -------------------------------------------------------------------------------------------------------------
 
 
-def figure(titles: Sequence[str], height: float) -> tuple[Figure, Sequence[SubFigure]]:
+def figure(
+    frame: pd.DataFrame, settings: Mapping[str, Any], height: float
+) -> tuple[Figure, list[tuple[Panels, SubFigure]]]:
+    """A figure with one subfigure for each of `blocks`, as `stacked`."""
+    found = blocks(frame, settings)
+    made, parts = stacked([block.title for block in found], height)
+    return made, list(zip(found, parts, strict=True))
+
+
+def stacked(titles: Sequence[str], height: float) -> tuple[Figure, Sequence[SubFigure]]:
     """A figure with one subfigure a title, one above the other, each of that height in inches."""
     made = Figure(figsize=(WIDTH, height * len(titles)), layout="constrained")
     made.get_layout_engine().set(w_pad=0.06, h_pad=0.05)
@@ -197,8 +216,8 @@ def legend(made: Figure, handles: Sequence[Any]) -> Legend:
 
 
 def method_handles(methods: Iterable[str], settings: Mapping[str, Any]) -> list[Line2D]:
-    looks = styles(settings["methods"], settings.get("background", ()))
-    return [Line2D([], [], label=label(m), **(looks.get(m) or METHODS[m]).line) for m in methods]
+    looks = looks_of(settings)
+    return [looks[method].handle for method in methods]
 
 
 def categories(axis: Axes, texts: Sequence[str]) -> np.ndarray:

@@ -26,11 +26,10 @@ RING = {"linestyle": "none", "marker": "o", "markersize": 9, "markerfacecolor": 
 
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
     models = tables["tradeoff"]
-    blocks = style.blocks(models, settings)
-    made, parts = style.figure([block.title for block in blocks], 3.1)
-    drawn = dict.fromkeys(base_method(method) for block in blocks for method in block.rows(models)["method"])
+    made, panels = style.figure(models, settings, 3.1)
+    drawn = dict.fromkeys(base_method(method) for block, _ in panels for method in block.rows(models)["method"])
     looks = style.styles(dict.fromkeys(["dense", *map(base_method, settings["methods"]), *drawn]))
-    for block, part in zip(blocks, parts, strict=True):
+    for block, part in panels:
         rows = block.rows(models).sort_values("bytes", kind="stable")
         best = rows[(rows[FRONTS] == "front").any(axis=1) & (rows["method"] != "dense")]
         numbers = {index: str(number) for number, index in enumerate(best.index, 1)}

@@ -17,9 +17,8 @@ from pruning.report.figures import style
 def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Figure:
     sparsity = names.percent(settings["sparsity"])
     widths = tables["widths"][names.percent(tables["widths"]["sparsity"]) == sparsity]
-    blocks = style.blocks(widths, settings)
-    made, parts = style.figure([block.title for block in blocks], 0.2 * len(settings["methods"]) + 1.0)
-    for block, part in zip(blocks, parts, strict=True):
+    made, panels = style.figure(widths, settings, 0.2 * len(settings["methods"]) + 1.0)
+    for block, part in panels:
         methods = style.methods_of(block.rows(widths), settings)
         grid = block.rows(widths).pivot(index="method", columns="layer", values="kept_share").loc[list(methods)]
         axis = part.subplots()
@@ -29,6 +28,5 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         axis.set_yticks([y + 0.5 for y in range(len(grid))], map(style.label, grid.index))
         axis.set_xticks(*style.spaced(list(grid.columns), 32))
         axis.tick_params(axis="y", length=0)
-        axis.set_xlabel("layer")
-        axis.set_title(f"Neurons that each layer keeps at {sparsity:g}% sparsity")
+        axis.set(xlabel="layer", title=f"Neurons that each layer keeps at {sparsity:g}% sparsity")
     return made

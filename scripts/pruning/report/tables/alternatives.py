@@ -21,7 +21,7 @@ from pruning.core import artifacts, significance
 from pruning.core.names import DENSE, UNQUANTISED, Column, Variant
 from pruning.report import printing
 from pruning.report.files import Files
-from pruning.report.printing import Block, Cell, estimate, percent, plain, signed, speedup
+from pruning.report.printing import Block, Cell, estimate, percent, signed, speedup
 from pruning.report.tables import tradeoff
 from pruning.report.tables.tradeoff import MARKS
 
@@ -61,7 +61,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
             blocks.append(block(model, calib, column, cost, rows, conditions, settings))
             rows = rows.assign(calib=calib, column=column)
             frames.append(rows.reindex(columns=ROWS.split() + (TIMES if conditions else []) + COMPARED))
-    return printing.page(settings["name"], settings["title"], pd.concat(frames, ignore_index=True), blocks)
+    return printing.Page(settings["name"], settings["title"], pd.concat(frames, ignore_index=True), blocks)
 
 
 def candidates_of(
@@ -114,15 +114,14 @@ def block(
     columns += ["Best alternative that does not cost more", "Difference from it", "p of that", "Front"]
     title = f"`{model}`, calibrated on `{calib}`: {entry['title']} at equal {AT[cost]}"
     said = notes(rows, cost, entry, conditions, settings)
-    return Block(f"{model}-{calib}-{column}-{cost}", title, [""], columns, lines, said, head="Model")
+    return Block(f"{model}-{calib}-{column}-{cost}", title, columns, lines, said, head="Model")
 
 
 def cells(row: Mapping[str, Any], cost: str, kind: str) -> list[Cell]:
-    show = percent if kind == "accuracy" else plain
     what = {"size": f"{row['bytes'] / 1e6:,.1f}"}
     if cost != "size":
         what["prefill"], what["decode"] = f"{1000 * row['prefill_s']:,.1f}", f"{row['decode_tokens_per_s']:,.1f}"
-    found = [estimate(show, row["value"], row["ci_low"], row["ci_high"], row["front"] == "front")]
+    found = [estimate(kind, row["value"], row["ci_low"], row["ci_high"], row["front"] == "front")]
     found += [*_difference(row, "", kind), Cell(what[cost])]
     if cost != "size":
         found += [speedup(pd.Series(row), cost), Cell(f"{row['memory_mb']:,.0f}")]

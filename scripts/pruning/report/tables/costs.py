@@ -12,7 +12,7 @@ from pruning.report.printing import Block
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     table = summary(read(files.one("benchmarks"), settings["joint"]))
-    return printing.page("costs", "Costs: time and memory of every stage", table, [block(table)])
+    return printing.Page("costs", "Costs: time and memory of every stage", table, [block(table)])
 
 
 def block(table: pd.DataFrame) -> Block:
@@ -28,4 +28,4 @@ def block(table: pd.DataFrame) -> Block:
         "seconds add up to more than the wall time, and a busy machine makes them longer. Files of other experiments "
         "in the same folder count as well, but for jobs of several tasks which this experiment does not have."
     ]
-    return Block("all", "Time and peak memory by stage", [""], columns, lines, notes, head="Stage")
+    return Block("all", "Time and peak memory by stage", columns, lines, notes, head="Stage")

@@ -13,7 +13,7 @@ from pruning.report.printing import Block, memory, speedup
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     frames = [artifacts.read_csv(path) for path in files.all("shapes")]
     blocks = [block(frame) for frame in frames]
-    return printing.page("latency", "Latency: what smaller FFNs gain", pd.concat(frames, ignore_index=True), blocks)
+    return printing.Page("latency", "Latency: what smaller FFNs gain", pd.concat(frames, ignore_index=True), blocks)
 
 
 def block(rows: pd.DataFrame) -> Block:
@@ -36,4 +36,4 @@ def block(rows: pd.DataFrame) -> Block:
     columns = ["Sparsity (%)", "Parameters (M)", "Prefill (ms)", "Prefill speed-up", "Bound", "Decoding (tokens/s)"]
     columns += ["Decoding speed-up", "Peak memory (MB)"]
     title = f"Dense and compact models in the shape of `{first['shape']}`"
-    return Block(first["shape"], title, [""], columns, lines, notes, head="Variant")
+    return Block(first["shape"], title, columns, lines, notes, head="Variant")

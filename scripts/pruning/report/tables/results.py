@@ -61,7 +61,7 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
             for calib in entry["calibrations"]
         ]
     tidy = frame[comparison.COLUMNS].assign(sparsity=names.share(frame["sparsity"]))
-    return printing.page(settings["name"], settings["title"], tidy, blocks)
+    return printing.Page(settings["name"], settings["title"], tidy, blocks)
 
 
 def cost_block(model: str, calib: str, files: Files, own: dict[str, Any]) -> printing.Block:
@@ -82,4 +82,4 @@ def cost_block(model: str, calib: str, files: Files, own: dict[str, Any]) -> pri
         "sparsities. Memory: the most of any of these jobs."
     ]
     title = f"What it takes: {model}, calibrated on {calib}"
-    return printing.Block(f"{model}-{calib}-costs", title, [""], [*columns, "Peak memory (MiB)"], lines, notes)
+    return printing.Block(f"{model}-{calib}-costs", title, [*columns, "Peak memory (MiB)"], lines, notes)

@@ -14,7 +14,7 @@ from pruning.analysis.tradeoff import COSTS, FRONT
 from pruning.core import artifacts
 from pruning.report import printing
 from pruning.report.files import Files
-from pruning.report.printing import Block, estimate, percent, plain, speedup
+from pruning.report.printing import Block, estimate, speedup
 
 COLUMNS = [
     *("model", "calib", "method", "sparsity", "tuning", "task", "metric", "n", "value", "ci_low", "ci_high"),
@@ -40,15 +40,14 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
             blocks.append(block(model, calib, rows, settings))
             frames.append(rows.assign(calib=calib))
     tidy = pd.concat(frames, ignore_index=True)
-    return printing.page("tradeoff", "What a smaller model costs and gains", tidy, blocks)
+    return printing.Page("tradeoff", "What a smaller model costs and gains", tidy, blocks)
 
 
 def block(model: str, calib: str, rows: pd.DataFrame, settings: Mapping[str, Any]) -> Block:
-    show = percent if settings["kind"] == "accuracy" else plain
     lines = []
     for row in rows.itertuples():
         fronts = [getattr(row, f"{cost}_front") for cost in COSTS]
-        cells = [estimate(show, row.value, row.ci_low, row.ci_high, FRONT in fronts)]
+        cells = [estimate(settings["kind"], row.value, row.ci_low, row.ci_high, FRONT in fronts)]
         cells += [f"{row.parameters / 1e6:,.2f}", f"{row.bytes / 1e6:,.2f}", f"{1000 * row.prefill_s:,.1f}"]
         cells += [speedup(row, "prefill"), f"{row.decode_tokens_per_s:,.0f}", speedup(row, "decode")]
         cells += [MARKS[front] for front in fronts]
@@ -56,7 +55,7 @@ def block(model: str, calib: str, rows: pd.DataFrame, settings: Mapping[str, Any
     columns = [f"{settings['title']}", "Parameters (M)", "Weights (MB)", "Prefill (ms)", "Prefill speed-up"]
     columns += ["Decoding (tokens/s)", "Decoding speed-up", "Front: size", "Front: prefill", "Front: decoding"]
     title = f"`{model}`, calibrated on `{calib}`: {settings['title']}, size and speed"
-    return Block(f"{model}-{calib}", title, [""], columns, lines, notes(rows, settings), head="Model")
+    return Block(f"{model}-{calib}", title, columns, lines, notes(rows, settings), head="Model")
 
 
 def label(row: Mapping[str, Any]) -> str:
