@@ -18,6 +18,7 @@ from scipy.special import expit
 import report
 from pruning.core import artifacts
 from pruning.core.errors import InputError
+from pruning.paper import trap
 from pruning.paper.figures import collapse, fig1, fig2, fig3
 from pruning.report import figures
 from pruning.report.figures import latency, recovery, style, tradeoff, widths
@@ -37,154 +38,130 @@ def settings(methods=METHODS, models=MODELS[:1], **more):
     return {"methods": list(methods), "models": list(models), **more}
 
 
-def rng():
-    return np.random.default_rng(0)
+def grid(**levels):
+    """Every combination, of one calibration."""
+    return pd.DataFrame(product(*levels.values()), columns=[*levels]).assign(calib="gsm")
 
 
-def key(model, **more):
-    return {"model": model, "calib": "gsm", **more}
-
-
-def spectrum_tables(methods, models, directions=200):
+def spectrum_tables(methods, models):
     curves, summary = [], []
-    for model, (i, method) in product(models, enumerate(["dense", *methods])):
-        for rule in ("equal", "own"):
-            size = directions if rule == "equal" or i % 3 else directions + 8 * i
-            values = np.arange(1, size + 1) ** (-0.4 - 0.07 * i) * np.exp(-np.arange(size) / (60 + 10 * i))
-            energy = np.cumsum(values**2) / (values**2).sum()
-            name = key(model, layer=5, sparsity=0.4, method=method, width_rule=rule)
-            share = values / values.sum()
-            rank = np.exp(-(share * np.log(share)).sum())
-            summary.append({**name, "width": size, "effective_rank": rank, "stable_rank": energy[0] ** -1})
-            frame = pd.DataFrame({"index": np.arange(1, size + 1), "singular_value": values, "energy": energy})
-            if not (method == "dense" and rule == "own"):
-                curves.append(frame.assign(**name, width=size))
+    for model, (i, method), rule in product(models, enumerate(["dense", *methods]), ("equal", "own")):
+        index = np.arange(1, 201 if rule == "equal" or i % 3 else 201 + 8 * i)
+        values = index ** (-0.4 - 0.07 * i) * np.exp(-(index - 1) / (60 + 10 * i))
+        energy, share = np.cumsum(values**2) / (values**2).sum(), values / values.sum()
+        name = {"model": model, "calib": "gsm", "layer": 5, "sparsity": 0.4, "method": method, "width_rule": rule}
+        summary.append({**name, "effective_rank": np.exp(-(share * np.log(share)).sum())})
+        curves.append(pd.DataFrame({"index": index, "singular_value": values, "energy": energy}).assign(**name))
     return {"spectrum": pd.concat(curves, ignore_index=True), "summary": pd.DataFrame(summary)}
 
 
 def region_tables(methods, models, neurons=2000):
-    random = rng()
+    random = np.random.default_rng(0)
     activation = random.lognormal(0, 1, neurons)
     gradient = 1e-3 * activation**0.4 * random.lognormal(0, 0.9, neurons)
-    big = np.quantile(activation, [0.5, 0.9]), np.quantile(gradient, [0.5, 0.9])
-    region = np.where((activation > big[0][1]) & (gradient < big[1][0]), "trap", "rest")
-    region = np.where((activation < big[0][0]) & (gradient > big[1][1]), "spike", region)
-    frame = pd.DataFrame({"layer": 5, "unit": range(neurons), "activation": activation, "gradient": gradient})
-    every = pd.concat([frame.assign(region=region, model=model, calib="gsm") for model in models], ignore_index=True)
-    rows, classes = [], []
-    for model, (i, method), name in product(models, enumerate(methods), ("trap", "spike", "rest")):
-        kept = 0.95 - 0.06 * i if name == "trap" else 0.2 + 0.06 * i
-        row = key(model, layer="5", sparsity=0.4, method=method, region=name, neurons=(region == name).sum())
-        row |= {"expected": 0.05 * neurons, "kept_share": kept, "ci_low": kept - 0.12, "ci_high": min(1, kept + 0.1)}
-        row |= {"kept": round(kept * row["neurons"]), "layer_kept_share": 0.6 - 0.01 * i}
-        rows += [row, row | {"layer": "all", "kept_share": 0.5, "layer_kept_share": 0.6}]
+    region, *_ = trap.regions(activation, gradient, 0.9, 0.5)
+    frame = pd.DataFrame({"layer": 5, "activation": activation, "gradient": gradient, "region": region})
+    frame = grid(model=models).merge(frame, how="cross")
+    rows = grid(model=models, method=methods, region=("trap", "spike", "rest"), layer=("5", "all"))
+    i, pooled = rows["method"].map(methods.index), rows["layer"] == "all"
+    kept = np.where(rows["region"] == "trap", 0.95 - 0.06 * i, 0.2 + 0.06 * i)
+    rows = rows.assign(kept_share=np.where(pooled, 0.5, kept), ci_low=kept - 0.12, ci_high=(kept + 0.1).clip(max=1))
+    rows = rows.assign(sparsity=0.4, neurons=[(region == own).sum() for own in rows["region"]], expected=0.05 * neurons)
+    rows["layer_kept_share"] = 0.6 - 0.01 * i * ~pooled
     shares = {"first": (0.05, 0.4, 0.06, 0.04), "digit": (0.2, 0.1, 0.42, 0.4), "operator": (0.08, 0.05, 0.22, 0.2)}
     shares |= {"function": (0.3, 0.1, 0.1, 0.15), "punctuation": (0.17, 0.15, 0.1, 0.11), "other": (0.2, 0.2, 0.1, 0.1)}
-    for model, layer, (token_class, (tokens, *of)) in product(models, ("all", "5"), shares.items()):
-        for measure, share in zip(("act_sq", "energy_abs", "ce_abs"), of, strict=True):
-            row = key(model, layer=layer, group="all", measure=measure, token_class=token_class)
-            classes.append(row | {"share": share / len(layer), "token_share": tokens, "ratio": share / tokens})
-    return {"neurons": every, "regions": pd.DataFrame(rows), "classes": pd.DataFrame(classes)}
+    measures = ("act_sq", "energy_abs", "ce_abs")
+    classes = grid(model=models, layer=("all", "5"), token_class=shares, measure=measures).assign(group="all")
+    own = zip(classes["token_class"], classes["measure"], classes["layer"], strict=True)
+    classes["share"] = [shares[kind][1 + measures.index(measure)] / len(layer) for kind, measure, layer in own]
+    classes["token_share"] = [shares[kind][0] for kind in classes["token_class"]]
+    return {"neurons": frame, "regions": rows, "classes": classes}
 
 
 def overlap_tables(methods, models):
-    rows, published = [], []
     pairs = [("rku", method) for method in methods if method != "rku"][:5]
-    for model, (i, (first, second)), sparsity, layer in product(models, enumerate(pairs), SPARSITIES, range(LAYERS)):
-        keep = 1 - sparsity / 100
-        chance = keep / (2 - keep)
-        iou = chance + (1 - chance) * (0.85 - 0.15 * i) * (1 - 0.6 * sparsity / 100 * layer / LAYERS) - 0.05 * (i == 4)
-        rows.append({**key(model, first=first, second=second, sparsity=sparsity / 100, layer=layer), "iou": iou})
-        rows[-1]["chance"] = chance
-    for sparsity, layer in product(SPARSITIES, (np.nan, 26)):
-        row = {"model": models[0], "first": "RKU", "second": "Wanda-Struct", "first_presets": "rku;rku_uniform"}
-        row |= {"second_presets": "wanda;wanda_global", "layer": layer, "sparsity": sparsity / 100}
-        published.append(row | {"value": 0.95 - 0.006 * sparsity if np.isnan(layer) else 0.1})
-    return {"overlap": pd.DataFrame(rows), "published": pd.DataFrame(published)}
+    rows = grid(model=models, pair=pairs, sparsity=SPARSITIES, layer=range(LAYERS))
+    i, removed = rows["pair"].map(pairs.index), rows["sparsity"] / 100
+    chance = (1 - removed) / (1 + removed)
+    alike = (0.85 - 0.15 * i) * (1 - 0.6 * removed * rows["layer"] / LAYERS)
+    rows = rows.assign(sparsity=removed, chance=chance, iou=chance + (1 - chance) * alike - 0.05 * (i == 4))
+    rows[["first", "second"]] = rows["pair"].tolist()
+    published = grid(model=models[:1], sparsity=SPARSITIES, layer=(np.nan, 26)).assign(
+        first="RKU", second="Wanda-Struct"
+    )
+    published["value"] = (0.95 - 0.006 * published["sparsity"]).where(published["layer"].isna(), 0.1)
+    published = published.assign(first_presets="rku;rku_uniform", second_presets="wanda;wanda_global")
+    return {"overlap": rows, "published": published.assign(sparsity=published["sparsity"] / 100)}
 
 
 def accuracy_tables(methods, models, task="options", chance=0.2):
-    rows, points = [], []
-    for model in models:
-        name = {"task": task, "metric": "acc", "n": 400}
-        for i, method in enumerate(methods):
-            rows.append({**key(model, method=method, sparsity=0.0, **name), "value": 0.84})
-            middle, width = 0.2 + 0.6 * i / len(methods), 0.05 + 0.01 * (i % 3)
-            for sparsity in SPARSITIES:
-                value = chance + (0.84 - chance) * expit((middle - sparsity / 100) / width)
-                value = np.clip(value + 0.01 * np.sin(3.0 * i + sparsity), 0.002, 0.99)
-                rows.append({**key(model, method=method, sparsity=sparsity / 100, **name), "value": value})
-            point = key(model, method=method, **name, dense=0.84, chance=chance, collapse=middle, width=width)
-            point |= {"ci_low": middle - 0.02, "ci_high": middle + 0.03, "censored": False}
-            if i == len(methods) - 1:
-                point |= {"collapse": np.nan, "ci_low": 0.85, "ci_high": np.nan, "width": np.nan, "censored": True}
-            elif i == len(methods) - 2:
-                point |= {"ci_high": np.nan}
-            points.append(point)
-    frame = pd.DataFrame(rows)
-    spread = 1.96 * np.sqrt(frame["value"] * (1 - frame["value"]) / 400)
-    frame = frame.assign(ci_low=(frame["value"] - spread).clip(0), ci_high=(frame["value"] + spread).clip(upper=1))
-    return {"accuracy": frame, "collapse": pd.DataFrame(points)}
+    name = {"task": task, "metric": "acc", "n": 400}
+    rows = grid(model=models, method=methods, sparsity=[0, *SPARSITIES]).assign(**name)
+    i, removed = rows["method"].map(methods.index), rows["sparsity"] / 100
+    middle, width = 0.2 + 0.6 * i / len(methods), 0.05 + 0.01 * (i % 3)
+    value = chance + (0.84 - chance) * expit((middle - removed) / width) + 0.01 * np.sin(3.0 * i + rows["sparsity"])
+    value = value.clip(0.002, 0.99).where(removed > 0, 0.84)
+    spread = 1.96 * np.sqrt(value * (1 - value) / 400)
+    rows = rows.assign(
+        sparsity=removed, value=value, ci_low=(value - spread).clip(0), ci_high=(value + spread).clip(upper=1)
+    )
+    points = rows[removed == 0].assign(dense=0.84, chance=chance, collapse=middle, width=width, censored=False)
+    points = points.assign(ci_low=points["collapse"] - 0.02, ci_high=points["collapse"] + 0.03)
+    points.loc[points["method"].isin(methods[-2:]), "ci_high"] = np.nan
+    beyond = {"collapse": np.nan, "ci_low": 0.85, "width": np.nan, "censored": True}
+    points.loc[points["method"] == methods[-1], [*beyond]] = [*beyond.values()]
+    return {"accuracy": rows, "collapse": points}
 
 
 def width_tables(methods, models):
-    random, rows = rng(), []
-    uniform = {"wanda", "taylor_fo_uniform", "rku_uniform", "minitron", "random"}
-    for model, method, sparsity in product(models, methods, (0.3, 0.5)):
-        wave = 0 if method in uniform else 0.3 * np.sin(np.arange(LAYERS) / 4 + random.uniform(0, 6))
-        share = np.clip(np.full(LAYERS, 1 - sparsity) + wave, 0.01, 1)
-        frame = pd.DataFrame({"layer": range(LAYERS), "kept_share": share, "dense_width": 576, "width": 576 * share})
-        rows.append(frame.assign(**key(model, method=method, sparsity=sparsity)))
-    return {"widths": pd.concat(rows, ignore_index=True)}
+    rows = grid(model=models, method=methods, sparsity=(0.3, 0.5), layer=range(LAYERS))
+    uniform = rows["method"].isin(["wanda", "taylor_fo_uniform", "rku_uniform", "minitron", "random"])
+    wave = 0.3 * np.sin(rows["layer"] / 4 + 2 * rows["method"].map(methods.index))
+    return {"widths": rows.assign(kept_share=(1 - rows["sparsity"] + wave.mask(uniform, 0)).clip(0.01, 1))}
 
 
 def latency_tables(methods, models):
-    rows = []
-    for model, sparsity in product(models, (30, 50, 70)):
-        for i, method in enumerate(methods):
-            rows.append({"shape": model, "variant": f"gsm/{method}/{sparsity}", "speed": 1 + sparsity / (110 + 3 * i)})
-    for shape, sparsity in product([*models, "qwen2_5-7b"], (25, 50, 75)):
-        factor = 0.9 if shape == "qwen2_5-7b" else 0.55 + 0.1 * len(shape) % 3
-        rows.append({"shape": shape, "variant": f"uniform/{sparsity}", "speed": 1 + factor * sparsity / 90})
-    rows += [{"shape": model, "variant": "dense", "speed": 1.0} for model in models]
-    frame = pd.DataFrame(rows).rename(columns={"speed": "prefill_speedup"})
-    sparsity = pd.to_numeric(frame["variant"].str.split("/").str[-1], errors="coerce").fillna(0)
-    frame = frame.assign(sparsity=sparsity / 100, device="cpu", flop_ratio=1 / (1 - 0.8 * sparsity / 100))
-    frame["prefill_speedup_low"] = 0.97 * frame["prefill_speedup"]
-    frame["prefill_speedup_high"] = 1.04 * frame["prefill_speedup"]
-    return {"latency": frame, "accuracy": accuracy_tables(methods, models, "gsm_symbolic", 0.0)["accuracy"]}
+    pruned = grid(shape=models, sparsity=(30, 50, 70), method=methods)
+    pruned["variant"] = [f"gsm/{row.method}/{row.sparsity}" for row in pruned.itertuples()]
+    pruned["prefill_speedup"] = 1 + pruned["sparsity"] / (110 + 3 * pruned["method"].map(methods.index))
+    uniform = grid(shape=[*models, "qwen2_5-7b"], sparsity=(25, 50, 75))
+    uniform["variant"] = [f"uniform/{sparsity}" for sparsity in uniform["sparsity"]]
+    uniform["prefill_speedup"] = 1 + (0.5 + 0.04 * uniform["shape"].str.len()) * uniform["sparsity"] / 90
+    dense = grid(shape=models, sparsity=[0]).assign(variant="dense", prefill_speedup=1.0)
+    frame = pd.concat([pruned, uniform, dense], ignore_index=True)[["shape", "variant", "sparsity", "prefill_speedup"]]
+    frame = frame.assign(device="cpu", flop_ratio=1 / (1 - 0.008 * frame["sparsity"]), sparsity=frame["sparsity"] / 100)
+    return {
+        "latency": between(frame, "prefill_speedup"),
+        "accuracy": accuracy_tables(methods, models, "gsm_symbolic", 0.0)["accuracy"],
+    }
+
+
+def between(frame, *columns):
+    """With the ends of intervals around these."""
+    ends = (("low", 0.97), ("high", 1.04))
+    return frame.assign(**{f"{name}_{end}": factor * frame[name] for name in columns for end, factor in ends})
 
 
 def tradeoff_tables(methods, models):
     """The best of the methods at each sparsity is on every front; `ridge_` and recovered models are among them."""
-    rows = []
-    for model in models:
-        row = {"sparsity": 0.0, "value": 0.84, "bytes": 1000, "prefill_speedup": 1.0, "decode_speedup": 1.0}
-        rows.append(key(model, method="dense", tuning=None, **row))
-        for (i, method), sparsity in product(enumerate([*methods, f"ridge_{methods[0]}"]), (0.3, 0.5)):
-            row = {"sparsity": sparsity, "value": 0.8 - sparsity / 2 - 0.03 * i, "bytes": 1000 * (1 - 0.7 * sparsity)}
-            row |= {"prefill_speedup": 1 + sparsity, "decode_speedup": 1 + sparsity / 2}
-            rows.append(key(model, method=method, tuning=None, **row))
-        rows.append(rows[-1] | {"method": methods[0], "tuning": "gsm", "value": 0.6})
-    frame = pd.DataFrame(rows)
-    frame = frame.assign(ci_low=frame["value"] - 0.05, ci_high=frame["value"] + 0.05)
-    for part in ("prefill", "decode"):
-        for end, factor in (("low", 0.98), ("high", 1.03)):
-            frame[f"{part}_speedup_{end}"] = factor * frame[f"{part}_speedup"]
-    best = (frame["method"] == "dense") | frame["tuning"].notna()
-    best |= (frame["method"] == methods[0]) & (frame["sparsity"] == 0.3)
+    own = [*methods, f"ridge_{methods[0]}"]
+    rows = grid(model=models, method=own, sparsity=(0.3, 0.5)).assign(tuning=None)
+    rows["value"] = 0.8 - rows["sparsity"] / 2 - 0.03 * rows["method"].map(own.index)
+    dense = grid(model=models, method=["dense"], sparsity=[0.0]).assign(value=0.84)
+    tuned = grid(model=models, method=methods[:1], sparsity=[0.5]).assign(value=0.6, tuning="gsm")
+    frame = pd.concat([dense, rows, tuned], ignore_index=True)
+    removed, value = frame["sparsity"], frame["value"]
+    frame = frame.assign(ci_low=value - 0.05, ci_high=value + 0.05, bytes=1000 * (1 - 0.7 * removed))
+    frame = frame.assign(prefill_speedup=1 + removed, decode_speedup=1 + removed / 2)
+    best = (removed == 0) | frame["tuning"].notna() | (frame["method"] == methods[0]) & (removed == 0.3)
     marks = {f"{cost}_front": np.where(best, "front", "behind") for cost in ("size", "prefill", "decode")}
-    return {"tradeoff": frame.assign(**marks)}
+    return {"tradeoff": between(frame, "prefill_speedup", "decode_speedup").assign(**marks)}
 
 
 def recovery_tables(methods, models):
-    random, rows = rng(), []
-    for model, (i, method), tuning in product(models, enumerate(methods), ("gsm_train", "alpaca")):
-        steps = np.arange(1, 301)
-        loss = 0.4 + 0.03 * i + 1.2 * np.exp(-steps / (30 + 5 * i)) + random.normal(0, 0.06, len(steps))
-        frame = pd.DataFrame({"step": steps, "loss": loss})
-        rows.append(frame.assign(**key(model, method=method, sparsity=0.4, tuning=tuning)))
-    return {"log": pd.concat(rows, ignore_index=True)}
+    rows = grid(model=models, method=methods, tuning=("gsm_train", "alpaca"), step=range(1, 301)).assign(sparsity=0.4)
+    i, noise = rows["method"].map(methods.index), np.random.default_rng(0).normal(0, 0.06, len(rows))
+    return {"log": rows.assign(loss=0.4 + 0.03 * i + 1.2 * np.exp(-rows["step"] / (30 + 5 * i)) + noise)}
 
 
 DRAWS = {
