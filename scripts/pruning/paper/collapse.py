@@ -228,8 +228,9 @@ def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) ->
     task, metric, sparsities = settings["task"], settings["metric"], sorted({*settings["sparsities"]})
 
     def outcomes(model: str, variant: Variant) -> pd.DataFrame:
-        frame = artifacts.read_parquet(files.at("samples", model=model, variant=variant, task=task), "samples")
-        return comparison.outcomes_of(frame, f"{model}/{variant}", task, metric, "accuracy")
+        return comparison.outcomes_of(
+            files.samples(model, variant, task), f"{model}/{variant}", task, metric, "accuracy"
+        )
 
     points, accuracies, calib = [], [], settings["calib"]
     for model in settings["models"]:

@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from pruning.core import artifacts
+from pruning.core.names import Variant
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -46,3 +51,7 @@ class Files:
     def at(self, name: str, **wildcards: object) -> Path:
         """The file of a template that these names mean."""
         return Path(self.named[name][0].format(**wildcards))
+
+    def samples(self, model: str, variant: Variant, task: str) -> pd.DataFrame:
+        """Outcomes of a model's variant on a task, of the template `samples`."""
+        return artifacts.read_parquet(self.at("samples", model=model, variant=variant, task=task), "samples")

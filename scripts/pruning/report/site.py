@@ -38,10 +38,6 @@ def rendered(markdown: str) -> str:
     return html
 
 
-def inline(markdown: str) -> str:
-    return MARKDOWN.renderInline(markdown)
-
-
 def table_page(markdown: str) -> tuple[str, str]:
     """The heading of a table's page, and HTML of the rest."""
     title, _, rest = markdown.removeprefix("# ").partition("\n")

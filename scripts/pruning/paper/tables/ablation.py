@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pruning.analysis import comparison
-from pruning.core import artifacts, names, significance
+from pruning.core import names, significance
 from pruning.core.names import DENSE, Variant
 from pruning.report import printing
 from pruning.report.files import Files
@@ -27,8 +27,9 @@ COLUMNS = [
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     def outcomes(model: str, variant: Variant) -> pd.DataFrame:
         task, metric = settings["task"], settings["metric"]
-        samples = artifacts.read_parquet(files.at("samples", model=model, variant=variant, task=task), "samples")
-        return comparison.outcomes_of(samples, f"{model}/{variant}", task, metric, "accuracy")
+        return comparison.outcomes_of(
+            files.samples(model, variant, task), f"{model}/{variant}", task, metric, "accuracy"
+        )
 
     tables, blocks = [], []
     for model in settings["models"]:

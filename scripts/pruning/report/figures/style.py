@@ -201,9 +201,9 @@ def headline(part: SubFigure, text: str) -> None:
     part.suptitle(text, x=0.01, ha="left", weight="bold")
 
 
-def row_height(entries: int, least: float = 2.4) -> float:
+def row_height(entries: int) -> float:
     """Inches that a panel with one line of text an entry needs, with its titles and axis."""
-    return max(least, 0.17 * entries + 0.95)
+    return max(2.4, 0.17 * entries + 0.95)
 
 
 def legend(made: Figure, handles: Sequence[Any]) -> Legend:

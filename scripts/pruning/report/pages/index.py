@@ -26,7 +26,7 @@ def values(files: Files, settings: Mapping[str, Any], output: Path) -> dict[str,
         frame = artifacts.read_csv(stem.with_suffix(".csv"))
         words = site.sentence(entry["maker"], frame, settings["titles"], settings["confidence"])
         links = {form: link(Path(f"{stem}.{form}")) for form in ("csv", "md", "tex")}
-        return {**entry, "title": title, "words": site.inline(words), "html": html, "links": links}
+        return {**entry, "title": title, "words": site.MARKDOWN.renderInline(words), "html": html, "links": links}
 
     def figure(entry: dict) -> dict:
         stem = files.at("figure", figure=entry["name"])

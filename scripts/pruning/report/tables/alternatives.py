@@ -33,31 +33,32 @@ TIMES = [
 ]
 CONDITIONS = ["llama_cpp", "device", "threads", "prompt_tokens", "decode_tokens", "rounds"]
 COMPARED = ["cost", "front", "alternative", *(f"alternative_{key}" for key in (*alternatives.TESTED, "p_holm"))]
-HEADS = {"size": "File (MB)", "prefill": "Prefill (ms)", "decode": "Decoding (tokens/s)"}
-AT = {"size": "bytes", "prefill": "prefill time", "decode": "decoding time"}
+COSTS = {
+    "size": ("bytes", "File (MB)", lambda row: row["bytes"] / 1e6),
+    "prefill": ("prefill time", "Prefill (ms)", lambda row: 1000 * row["prefill_s"]),
+    "decode": ("decoding time", "Decoding (tokens/s)", lambda row: row["decode_tokens_per_s"]),
+}
+"""What is equal, and how a row's own is headed and shown."""
 
 
 def make(files: Files, settings: dict[str, Any]) -> printing.Page:
-    blocks, frames = [], []
-
-    def samples(alias: str, variant: Variant, task: str) -> pd.DataFrame:
-        return artifacts.read_parquet(files.at("samples", model=alias, variant=variant, task=task), "samples")
-
-    columns = settings["tasks"].items()
+    blocks, frames, columns = [], [], settings["tasks"].items()
     for model, calib, (column, entry) in product(settings["models"], settings["calibrations"], columns):
         candidates, conditions = candidates_of(files, model, calib, Column.parse(column), settings)
-        frame, outcomes = alternatives.rows(model, candidates, partial(samples, task=entry["task"]), entry, settings)
+        samples = partial(files.samples, task=entry["task"])
+        frame, outcomes = alternatives.rows(model, candidates, samples, entry, settings)
         if twin := settings["twins"].get(column):
             other = settings["tasks"][twin]
-            ours = [samples(*row, other["task"]) for row in candidates]
-            ours = [frame[frame["metric"] == other["metrics"][0]] for frame in ours]
+            theirs = [files.samples(*row, other["task"]) for row in candidates]
+            ours = [own[own["metric"] == other["metrics"][0]] for own in theirs]
             pairs = [alternatives.equal_answers(*both) for both in zip(outcomes, ours, strict=True)]
             frame["equal_n"], frame["equal_answers"] = zip(*pairs, strict=True)
         for cost in settings["costs"]:
             rows = alternatives.against_best(frame, outcomes, cost, entry["kind"], settings)
             named = [label(row) for row in rows.to_dict("records")]
             rows["alternative"] = [None if pd.isna(number) else named[int(number)] for number in rows["alternative"]]
-            rows = rows.assign(label=named).iloc[order(rows, cost)]
+            expense = rows["bytes"] if cost == "size" else 1 / rows[f"{cost}_speedup"]
+            rows = rows.assign(label=named).iloc[(-expense).argsort(kind="stable")]
             blocks.append(block(model, calib, column, cost, rows, conditions, settings))
             rows = rows.assign(calib=calib, column=column)
             frames.append(rows.reindex(columns=ROWS.split() + (TIMES if conditions else []) + COMPARED))
@@ -87,11 +88,6 @@ def candidates_of(
     return found, next(iter(timed.values())).loc["other", CONDITIONS].to_dict()
 
 
-def order(rows: pd.DataFrame, cost: str) -> pd.Series:
-    """The most expensive first."""
-    return (-(rows["bytes"] if cost == "size" else 1 / rows[f"{cost}_speedup"])).argsort(kind="stable")
-
-
 def label(row: Mapping[str, Any]) -> str:
     """As `wanda`, 30%, recovered (gsm8k), Q4_K_M."""
     name = tradeoff.label(row) if row["of"] == row["model"] else f"`{row['of']}`"
@@ -109,20 +105,18 @@ def block(
 ) -> Block:
     entry = settings["tasks"][column]
     lines = [(row["label"], cells(row, cost, entry["kind"])) for row in rows.to_dict("records")]
-    columns = [entry["title"], "Difference from dense", "p", HEADS[cost]]
+    at, head, _ = COSTS[cost]
+    columns = [entry["title"], "Difference from dense", "p", head]
     columns += [] if cost == "size" else ["Speed-up", "Memory (MB)"]
     columns += ["Best alternative that does not cost more", "Difference from it", "p of that", "Front"]
-    title = f"`{model}`, calibrated on `{calib}`: {entry['title']} at equal {AT[cost]}"
+    title = f"`{model}`, calibrated on `{calib}`: {entry['title']} at equal {at}"
     said = notes(rows, cost, entry, conditions, settings)
     return Block(f"{model}-{calib}-{column}-{cost}", title, columns, lines, said, head="Model")
 
 
 def cells(row: Mapping[str, Any], cost: str, kind: str) -> list[Cell]:
-    what = {"size": f"{row['bytes'] / 1e6:,.1f}"}
-    if cost != "size":
-        what["prefill"], what["decode"] = f"{1000 * row['prefill_s']:,.1f}", f"{row['decode_tokens_per_s']:,.1f}"
     found = [estimate(kind, row["value"], row["ci_low"], row["ci_high"], row["front"] == "front")]
-    found += [*_difference(row, "", kind), Cell(what[cost])]
+    found += [*_difference(row, "", kind), Cell(f"{COSTS[cost][-1](row):,.1f}")]
     if cost != "size":
         found += [speedup(pd.Series(row), cost), Cell(f"{row['memory_mb']:,.0f}")]
     pruned = pd.notna(row["calib"])
@@ -145,7 +139,7 @@ def _difference(row: Mapping[str, Any], of: str, kind: str) -> list[Cell]:
 def notes(
     rows: pd.DataFrame, cost: str, entry: Mapping[str, Any], conditions: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[str]:
-    level, first = f"{100 * settings['confidence']:g}%", rows.iloc[0]
+    level, first, at = f"{100 * settings['confidence']:g}%", rows.iloc[0], COSTS[cost][0]
     if entry["kind"] == "accuracy":
         what = f"accuracy in per cent (`{first['metric']}`, n = {first['n']:,}) with Wilson's {level} interval; "
         what += "tests are exact McNemar, where items share templates also by template (the larger p)"
@@ -156,8 +150,8 @@ def notes(
         f"{entry['title']}: {what}, on the same items, by Holm's adjustment over the rows.",
         "Files: one GGUF file per row, unquantised ones as F16. A row with a type is evaluated as what its file holds, "
         "dequantised in the same harness; llama.cpp also rounds activations.",
-        f"Best alternative: of the dense model and smaller ones, in any type, whose {AT[cost]} is not more, the one "
-        "that did best on these very items, which favours it. None: every alternative costs more. Front, ✓: no row "
+        f"Best alternative: of the dense model and smaller ones, in any type, whose {at} is not more, the one that "
+        "did best on these very items, which favours it. None: every alternative costs more. Front, ✓: no row "
         "beats it in quality at that cost or less; (✓): not by more than the intervals.",
     ]
     if conditions:

@@ -39,15 +39,12 @@ def make(files: Files, settings: dict[str, Any]) -> printing.Page:
     settings["leakage"] = artifacts.read_csv(leakage).to_dict("records") if leakage else []
     first = next(iter(settings["tasks"].values()))
 
-    @cache
-    def samples(model: str, variant: Variant, task: str) -> pd.DataFrame:
-        return artifacts.read_parquet(files.at("samples", model=model, variant=variant, task=task), "samples")
-
     def size(model: str, variant: Variant) -> dict[str, Any]:
         own = Column(first["task"], first["tuning"]).of(variant)
         path = files.at("results", model=model, variant=own, task=first["task"])
         return artifacts.read_json(path, "evaluation")["pruned"]
 
+    samples = cache(files.samples)
     frames = [
         comparison.table_rows(model, partial(samples, model), partial(size, model), published, settings)
         for model in settings["models"]
