@@ -17,13 +17,16 @@ from pruning.core.errors import InputError
 
 PLUGINS = names.HOME / "scripts/pruning/core/plugins"
 LAST = 20  # lines, of a job that ended in no error of ours
+BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
+"""Where a statement holds others."""
 
 
 @cache
 def imported(text: str) -> frozenset[str]:
     """Return the dotted names that a Python file imports, wherever in it: of `from a import b`, a.b."""
-    found = set()
-    for node in ast.walk(ast.parse(text)):
+    found, nodes = set(), [ast.parse(text)]
+    for node in nodes:  # statements alone, as every start of Snakemake reads all files: expressions are most of a tree
+        nodes += [inner for block in BLOCKS for inner in getattr(node, block, ())]
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 LAMBDAS = (math.inf, 1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4)
 """Candidates of λ, in units of A's mean diagonal, strongest first; inf leaves the weights as they are."""
@@ -65,6 +64,8 @@ def lowest(candidates: Sequence[float], error: Callable[[float], float]) -> floa
 
 def changed(inner: np.ndarray, outer: np.ndarray, relative: float) -> np.ndarray:
     """D [d, k], λ in units of A's mean diagonal; zeros where it is infinite, or k is 0."""
+    from scipy.linalg import cho_factor, cho_solve  # slow, and planning reads the compensations
+
     if relative == math.inf or not len(inner):
         return np.zeros_like(outer)
     penalised = inner.copy()

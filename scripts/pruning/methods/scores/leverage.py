@@ -3,7 +3,6 @@ how little of it the others can take over. It looks at no weights and no gradien
 """
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from pruning.methods.scores import TINY, Layer
 
@@ -14,6 +13,8 @@ CHANNELS = True
 def score(layer: Layer, ridge: float = 1.0) -> np.ndarray:
     """S_c = [S (S + λ I)⁻¹]_cc, S = Σ a aᵀ, float64 [n]; λ in units of the mean diagonal of S (MoDeGPT has an absolute
     1, which means more or less with each model)."""
+    from scipy.linalg import cho_factor, cho_solve  # slow, and planning reads the scores
+
     moments = layer.read("second_moments")
     second = moments["fit"].astype(np.float64) + moments["held_out"]
     penalty = ridge * second.diagonal().mean() + TINY
