@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs a test a core: more threads would wait for each other
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from filelock import FileLock
 import tiny
 import zygote
 from pruning.core import chain
-from workspace import FORKING, Workspace
+from workspace import FORKING, Workspace, python
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,12 @@ def forking(tmp_path_factory) -> Iterator[None]:
     FORKING.append(str(zygote.serving(shared(tmp_path_factory) / "zygote", owner)))
     yield
     FORKING.clear()
+
+
+@pytest.fixture
+def forks(forking, monkeypatch) -> None:
+    """What this process starts as `sys.executable` is a fork as well."""
+    monkeypatch.setattr(sys, "executable", python())
 
 
 def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:

@@ -2,11 +2,8 @@
 
 import http.server
 import json
-import os
 import re
 import resource
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -18,7 +15,7 @@ import tiny
 from pruning.config import preflight
 from pruning.config.validation import validate
 from pruning.core.errors import InputError
-from workspace import ROOT, Workspace, in_fork, python, set_keys
+from workspace import ROOT, Workspace, in_fork, python, run, set_keys
 
 MODEL = "models.tiny-reasoner.source"
 # What needs files and models to be refused; of keys and names tests/unit/test_config.py says more.
@@ -179,15 +176,16 @@ def test_what_make_runs_prints_a_failed_jobs_own_error(workspace: Workspace):
     assert "results/logs/tiny-reasoner/calibration/gsm_symbolic-s0/shards/" in printed
 
 
-def stage_fails(name: str, *parts: str, settings: dict, environment: dict | None = None, **options: object) -> None:
+def stage_fails(name: str, *parts: str, settings: dict, before: str = "", **options: object) -> None:
     """A stage's command line ends with one line on stderr that holds these parts, and makes no output. What else stages
     refuse, unit tests of their functions say.
 
-    It is a fork, unless libraries are to read an environment when they are imported."""
+    before: a program for its process, which is a fork, to run first."""
     options = {"settings": json.dumps(settings), **options}
     given = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable if environment else python(), str(ROOT / f"scripts/{name}.py"), *given]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
+    stage = f"{before}; import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [python(), *(["-c", stage] if before else []), ROOT / f"scripts/{name}.py", *given]
+    done = run(Path.cwd(), *command, PYTHONPATH=str(ROOT / "scripts"))
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert all(part in lines[0] for part in parts), lines[0]
@@ -231,7 +229,7 @@ def test_gated_and_missing_models_say_what_to_do(tmp_path: Path, repo: str, reas
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     settings = {"kind": "hub", "repo": repo, "revision": "0" * 40}
-    environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf")}
-    given = {"settings": settings, "output": tmp_path / "base/manifest.json", "environment": environment}
+    other = f"import huggingface_hub; huggingface_hub.constants.ENDPOINT = 'http://127.0.0.1:{server.server_port}'"
+    given = {"settings": settings, "output": tmp_path / "base/manifest.json", "before": other}
     stage_fails("fetch_model", f"model {repo}@", reason, **given)
     server.shutdown()

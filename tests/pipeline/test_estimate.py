@@ -22,7 +22,7 @@ def configuration(*files: str, **values: str) -> Config:
     return whole(*map(load_configfile, files), parse_config([f"{key}={value}" for key, value in values.items()]))
 
 
-def test_a_plan_is_counted_by_stage(workspace: Workspace, monkeypatch, capsys):
+def test_a_plan_is_counted_by_stage(forks, workspace: Workspace, monkeypatch, capsys):
     monkeypatch.chdir(workspace.path)
     estimate.estimate(["results/table1.csv"], ["test.yaml"])
     printed = capsys.readouterr().out
@@ -43,7 +43,7 @@ def test_a_big_run_is_asked_about_before_it_starts(workspace: Workspace):
     workspace.snakemake(*small, "--config", "ask_above=1")  # nothing is left to do
 
 
-def test_finished_runs_take_nothing_and_later_ones_what_they_took(finished: Workspace, monkeypatch, capsys):
+def test_finished_runs_take_nothing_and_later_ones_what_they_took(forks, finished: Workspace, monkeypatch, capsys):
     monkeypatch.chdir(finished.path)
     estimate.estimate(["results/table1.csv"], ["test.yaml"])
     assert capsys.readouterr().out.strip() == "Nothing to be done."
@@ -99,7 +99,7 @@ def test_evaluations_of_other_tasks_tell_nothing(tmp_path, monkeypatch):
         assert seconds.get(("evaluate", "m", estimate.tasks_of("evaluate", job))) == expected
 
 
-def test_what_snakemake_refuses_ends_in_its_words(workspace: Workspace, monkeypatch):
+def test_what_snakemake_refuses_ends_in_its_words(forks, workspace: Workspace, monkeypatch):
     monkeypatch.chdir(workspace.path)
     (workspace.path / "bad.yaml").write_text("experimant: {}\n")
     with pytest.raises(InputError, match="experimant: unknown key"):

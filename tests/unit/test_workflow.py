@@ -12,7 +12,6 @@ import pytest
 
 from pruning.core import workflow
 from pruning.core.errors import InputError
-from workspace import python
 
 SNAKEFILE = """
 rule all:
@@ -40,12 +39,6 @@ def shown(folder: Path, **variables: str) -> str:
     command = [sys.executable, "-m", "snakemake", "--logger", "pruning", "--cores", "1", "--quiet", "rules"]
     environment = {**os.environ, "PYTHONPATH": str(workflow.PLUGINS), **variables}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stderr
-
-
-@pytest.fixture
-def forks(forking, monkeypatch):
-    """Snakemake is a fork, but where a test is of signals."""
-    monkeypatch.setattr(sys, "executable", python())
 
 
 def test_events_tell_of_jobs_as_they_are_started_and_finished(forks, tmp_path):

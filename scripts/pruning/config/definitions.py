@@ -79,7 +79,13 @@ class _Task(BaseModel):
 
 def _task(path: Path) -> _Task:
     """A task definition with all that it includes. Raises InputError if a file is missing, broken or odd."""
-    if path.is_file():
+    return _read(path, path.stat().st_mtime_ns if path.is_file() else None)
+
+
+@cache
+def _read(path: Path, changed: int | None) -> _Task:
+    """The file as it was changed last: every start of Snakemake asks for each of its parts, and templates are slow."""
+    if changed is not None:
         strict_yaml.check(path)
     definition = tasks.with_includes(tasks.definition(path))
     if odd := [key for key in definition if not isinstance(key, str)]:
