@@ -138,10 +138,7 @@ def warm_up(files: dict[str, bytes], parsed: Path) -> None:
 
     parsed.mkdir()
     snakemake.workflow.parse = remembering(snakemake.workflow.parse, parsed)
-    for name in artifacts.LIBRARIES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            importlib.metadata.version(name)
-
+    artifacts.versions()
     snakemake.cli.get_argument_parser()  # finds the plug-ins
     conversion_mapping.get_checkpoint_conversion_mapping("qwen2")  # compiles all patterns
     charts.library()

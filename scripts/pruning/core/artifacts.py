@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,20 @@ SCHEMA = 4
 LIBRARIES = ("torch", "transformers", "datasets", "lm_eval", "numpy", "pandas", "pyarrow", "reasoning-gym")
 
 
-def provenance(path: Path, digest: str, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What an artefact says of its origin. No time stamps: equal runs make equal bytes."""
-    versions = {}
+@cache
+def versions() -> dict[str, str]:
+    """Of the libraries that are installed here, which takes longer to find out than writing a small file."""
+    found = {}
     for library in LIBRARIES:
         with suppress(PackageNotFoundError):
-            versions[library] = version(library)
+            found[library] = version(library)
+    return found
+
+
+def provenance(path: Path, digest: str, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an artefact says of its origin. No time stamps: equal runs make equal bytes."""
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
-    made = {"kind": kind, "schema": SCHEMA, "settings": settings, "threads": threads, "versions": versions}
+    made = {"kind": kind, "schema": SCHEMA, "settings": settings, "threads": threads, "versions": dict(versions())}
     own = chain.place(path)
     made |= {"place": own, "digest": digest, "lineage": chain.lineage}
     return {**made, "inputs": dict(sorted(chain.inputs.items()))}
