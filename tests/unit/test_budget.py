@@ -181,7 +181,7 @@ def clock(monkeypatch, seconds, noise=lambda *_: 1.0):
     """timing.measure that takes `seconds` of the number of FFN weights that a model has. Returns what it measured."""
     log = []
 
-    def measure(models, settings, seed=None):
+    def measure(models, settings):
         log.append({label: ffn_weights(model) for label, model in models.items()})
         rows = []
         for number, (label, model) in product(range(settings["rounds"]), models.items()):

@@ -183,7 +183,7 @@ def test_models_take_turns_in_changing_order(clock):
     assert {order[0] for order in orders} == {"a", "b", "c"}
     found = samples.groupby("variant")["prefill_s"].unique().map(list).to_dict()
     assert found == {name: [weights(model) / 1e6] for name, model in models.items()}
-    again, other = timing.measure(models, settings), timing.measure(models, settings, seed=1)
+    again, other = timing.measure(models, settings), timing.measure(models, settings | {"seed": 1})
     assert again["variant"].tolist() == samples["variant"].tolist() != other["variant"].tolist()
 
 

@@ -52,14 +52,13 @@ def check_context(settings: Settings, config: PretrainedConfig) -> None:
         )
 
 
-def measure(models: Mapping[str, PreTrainedModel], settings: Settings, seed: int | None = None) -> pd.DataFrame:
+def measure(models: Mapping[str, PreTrainedModel], settings: Settings) -> pd.DataFrame:
     """Time every model once per repetition, in an order that each shuffles; `warmup` of them go before and don't count.
 
-    seed: in place of the settings' own. Returns in the order of measurement: round, variant, prefill_s (the prompt in
-    one forward, until the last position's logits), decode_s (`decode_tokens` greedy tokens one by one, with the KV
-    cache), peak_memory_mb (10^6 bytes that the model would need alone; NaN on a CPU, where resident memory cannot be
-    told apart)."""
-    rng = np.random.default_rng(settings["seed"] if seed is None else seed)
+    Returns in the order of measurement: round, variant, prefill_s (the prompt in one forward, until the last position's
+    logits), decode_s (`decode_tokens` greedy tokens one by one, with the KV cache), peak_memory_mb (10^6 bytes that the
+    model would need alone; NaN on a CPU, where resident memory cannot be told apart)."""
+    rng = np.random.default_rng(settings["seed"])
     model = next(iter(models.values()))
     least = min(own.config.vocab_size for own in models.values())
     prompt = rng.integers(least, size=(settings.get("batch", 1), settings["prompt_tokens"]))
@@ -179,7 +178,7 @@ def of_models(parts: Parts, settings: Settings) -> pd.DataFrame:
     pairs = {}
     for number, label in enumerate(label for label in dict.fromkeys(timed.values()) if label != "dense"):
         pair = {"dense": dense, label: parts[label].load(settings["dtype"])[0]}
-        pairs[label] = by_variant(measure(pair, settings, settings["seed"] + number))
+        pairs[label] = by_variant(measure(pair, {**settings, "seed": settings["seed"] + number}))
         del pair
     pairs["dense"] = {"dense": pd.concat([pair["dense"] for pair in pairs.values()])}
     rows = []
@@ -288,8 +287,8 @@ class Candidates:
         """Return the time of a prompt, or of a token after it: the dense model's by the speed-up."""
         if (key := tuple(units.items())) not in self.known:
             pruned = shapes.narrowed(self.model, units, self.biased, self.tokens)
-            models, seed = {"dense": self.model, "pruned": pruned}, self.settings["seed"] + len(self.known) + 1
-            samples = by_variant(measure(models, self.settings, seed))
+            own = {**self.settings, "seed": self.settings["seed"] + len(self.known) + 1}
+            samples = by_variant(measure({"dense": self.model, "pruned": pruned}, own))
             found = timings(samples["pruned"], samples["dense"], self.settings)
             ends = (self.dense / found[f"{self.part}_speedup{end}"] for end in ("", "_high", "_low"))
             self.known[key] = Cost(*ends)
