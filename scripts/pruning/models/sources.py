@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -279,10 +279,7 @@ def pip(packages: list[str], version: str | None) -> str:
 
 def installed(package: str) -> str:
     """The version of a package that is there."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
+    return next((found.version for found in Distribution.discover(name=package)), "unknown")
 
 
 def package_folder(package: str | None) -> Path:
@@ -322,10 +319,7 @@ def damaged(package: str, file: Path) -> bool:
     """Whether a package's file differs from the record of its wheel."""
     from pruning.core import artifacts
 
-    try:
-        recorded = distribution(package).files or []
-    except PackageNotFoundError:
-        return False
+    recorded = [entry for found in Distribution.discover(name=package) for entry in found.files or []]
     hashes = [entry.hash for entry in recorded if entry.hash and entry.locate().resolve() == file.resolve()]
     digest = base64.urlsafe_b64encode(bytes.fromhex(artifacts.file_hash(file))).decode().rstrip("=")
     return any(hash.mode == "sha256" and hash.value != digest for hash in hashes)

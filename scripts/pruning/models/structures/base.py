@@ -237,6 +237,4 @@ def padded(tensor: Tensor, axis: int, size: int | None) -> Tensor:
     """Return the tensor with zeros along an axis up to this size; None adds none."""
     if size is None or size == tensor.shape[axis]:
         return tensor.contiguous()
-    shape = list(tensor.shape)
-    shape[axis] = size - tensor.shape[axis]
-    return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis).contiguous()
+    return nn.functional.pad(tensor, [0, 0] * (tensor.dim() - 1 - axis) + [0, size - tensor.shape[axis]])
