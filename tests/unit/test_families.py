@@ -16,6 +16,7 @@ from pruning.calibration.prepare import as_batches
 from pruning.core.errors import InputError
 from pruning.models import families, head
 from pruning.models.checkpoint import Checkpoint
+from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.families import DENSE, FAMILIES, family_of
 from pruning.models.structures import STRUCTURES
 from tiny import TEXT
@@ -128,6 +129,15 @@ def test_others_are_refused_by_name(kind):
     said = f"models.m: model type '{kind}' cannot be pruned: {OTHERS[kind]}; supported: cohere"
     with pytest.raises(InputError, match=re.escape(said).replace(";", ".*;")):
         family_of(CONFIG_MAPPING[kind]().to_dict(), "models.m")
+
+
+def test_dropout_and_a_layer_without_a_gated_ffn_are_refused():
+    model = tiny.qwen2(attention_dropout=0.1)
+    with pytest.raises(InputError, match="gradient_checkpointing needs a model without dropout"):
+        checkpoint_gradients(model)
+    model.model.layers[1].mlp.up_proj = torch.nn.Identity()
+    with pytest.raises(InputError, match="Qwen2For.*: no linear module model.layers.1.mlp.up_proj: not a gated FFN"):
+        STRUCTURES["ffn"].sites(model)
 
 
 def test_a_model_without_a_type_and_a_loaded_one_of_another_family_are_refused():

@@ -314,12 +314,23 @@ def test_rows_that_are_no_whole_blocks_are_float16(tmp_path):
     assert (np.abs(found - wanted) <= 0.51 * step + 1e-3 * np.abs(wanted)).all()  # half a step, and float16's of it
 
 
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 7.0, "factor": 2.0}
+DYNAMIC, PART = {"rope_type": "dynamic", "rope_theta": 7.0, "factor": 2.0}, PLAIN | {"partial_rotary_factor": 0.5}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, **ROPES["yarn"], "beta_fast": 16.0, "mscale": 1.0}
 REFUSED = {
     "another family": (dict(kind="cohere"), "model type 'cohere' is not converted; llama, mistral, qwen2"),
     "widths of a family without": (dict(kind="qwen3", widths=UNEVEN), "qwen3 has no layers of .* `export: pad`"),
     "biases of a family without": (dict(kind="olmo2", bias=True), "llama.cpp's olmo2 has no biases of the FFN"),
     "another scaling": (dict(kind="llama", rope_parameters=DYNAMIC), "rope_type 'dynamic' is not converted"),
+    "another YaRN": (dict(kind="llama", rope_parameters=YARN), "rope_parameters: YaRN's beta_fast, mscale is not conv"),
+    "a part of a head": (
+        dict(kind="llama", rope_parameters=PART),
+        "partial_rotary_factor 0.5 is not converted",
+    ),
+    "other layers": (
+        dict(kind="smollm3", no_rope_layers=[1, 1, 0, 1]),
+        "no rotation in every fourth layer, this",
+    ),
+    "another scale": (dict(kind="gemma2", query_pre_attn_scalar=16), "scalar 16: llama.cpp takes the head's 8"),
     "another activation": (dict(kind="llama", hidden_act="gelu"), "llama.cpp's llama has silu in its FFN, not gelu"),
     "no merges": (dict(kind="llama", tokens=tiny.tokenizer()), "wants a BPE model with merges"),
 }
