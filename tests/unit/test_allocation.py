@@ -41,9 +41,12 @@ def measured(scores) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "width", "divergence"]).assign(structure="ffn")
 
 
+def units(name: str, p: Problem, round_to: int = 1, **options) -> dict[str, np.ndarray]:
+    return allocation.units(p, p.sparsity, {"allocate": name, "options": options, "round_to": round_to})
+
+
 def widths(name: str, p: Problem, round_to: int = 1, **options) -> list[int]:
-    method = {"allocate": name, "options": options, "round_to": round_to}
-    return allocation.units(p, p.sparsity, method)["ffn"].tolist()
+    return units(name, p, round_to, **options)["ffn"].tolist()
 
 
 def keep(name: str, p: Problem) -> list[list[int]]:
@@ -263,16 +266,15 @@ def test_the_asked_sparsity_is_achieved_to_a_step(name, p, round_to):
     what floors and sizes permit; groups count as neurons."""
     own = "joint" in name
     p = p if own else replace(p, others={}, measured=p.measured[p.measured["structure"] == "ffn"])
-    method = {"allocate": name, "options": {}, "round_to": round_to}
-    units = allocation.units(p, p.sparsity, method)
-    found = units["ffn"]
+    kept_units = units(name, p, round_to)
+    found = kept_units["ffn"]
     lowest = np.minimum(np.ceil(p.floor / round_to) * round_to, p.sizes)
     of_groups = 5.5 * len(p.sizes) * own
     most_gone = p.original.sum() - lowest.sum() + of_groups
     gone = np.clip(p.original.sum() * p.sparsity / 100, p.original.sum() - p.sizes.sum(), most_gone)
     step = max(p.sizes) // 64 if name in KNAPSACKS else 0
     slack = 0.5 * len(p.sizes) + 0.5 * (round_to > 1) * round_to + step + 5.5 * own
-    assert abs(allocation.achieved(p, units) * p.original.sum() - gone) <= slack
+    assert abs(allocation.achieved(p, kept_units) * p.original.sum() - gone) <= slack
     assert (found[(found % round_to > 0)] == p.sizes[found % round_to > 0]).all()
 
 
@@ -280,15 +282,14 @@ def test_floors_that_round_up_are_made_up_for_by_other_layers():
     """30 layers of 1,536 by measured costs, 90% asked: floors of 16 become 128, and the others give that."""
     scores = [np.arange(1536.0) + 10 * 1.5**layer for layer in range(30)]
     p = problem(scores, 90, min_keep=0.01)
-    found = allocation.units(p, 90, {"allocate": "sensitivity", "options": {}, "round_to": 128})
-    assert allocation.achieved(p, found) == pytest.approx(0.9, abs=64 / 46080)
+    assert allocation.achieved(p, units("sensitivity", p, 128)) == pytest.approx(0.9, abs=64 / 46080)
 
 
 def test_groups_removed_before_are_part_of_the_sparsity():
     """Of 20 neurons' worth 4 went as groups: 50% is 6 neurons more."""
     p = replace(problem([range(10), range(10)], 50), removed=4.0)
     for name in ("uniform", "global", "greedy", "sensitivity"):
-        found = allocation.units(p, 50, {"allocate": name, "options": {}, "round_to": 1})
+        found = units(name, p)
         assert found["ffn"].sum() == 14 and allocation.achieved(p, found) == 0.5
         assert widths(name, replace(p, sparsity=15)) == [10, 10]
 

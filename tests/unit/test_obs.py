@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import score as score_stage
 import torch
 from test_second_moments import MODELS, SITES, micro_batches, unpadded
 
@@ -174,15 +173,6 @@ def test_leverage_is_the_share_of_a_neuron_that_ridge_regression_keeps(example):
     found = leverage.score(layer_of(a, down, g), ridge=0.5)
     assert found == pytest.approx(expected, rel=1e-5)
     assert found.sum() == pytest.approx(np.trace(smoother), rel=1e-5)
-
-
-def test_evidence_that_is_not_given_is_named(tmp_path):
-    settings = {"score": "obs", "options": {}, "normalise": "none", "shuffle": None}
-    tiny.record(tiny.save(tiny.qwen2(), tmp_path))
-    with pytest.raises(
-        InputError, match="score 'obs' needs output_gradients, second_moments, statistics, which was not measured"
-    ):
-        score_stage.score(settings, tmp_path, tmp_path / "scores.parquet")
 
 
 # output gradients

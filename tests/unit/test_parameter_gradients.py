@@ -16,6 +16,7 @@ from pruning.calibration.parameter_gradients import layers_that_fit, parameter_t
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import scores
+from pruning.models.checkpoint import Checkpoint
 from pruning.models.loading import load
 
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
@@ -217,18 +218,15 @@ def test_the_score_stage_reads_the_kind_that_the_score_names(tmp_path):
 
 
 def test_the_checkpoint_is_opened_once_and_only_for_scores_that_want_it(tmp_path, monkeypatch):
-    from pruning.models import checkpoint
+    opened, real = [], Checkpoint.__init__
 
-    opened, real = [], checkpoint.Checkpoint
-
-    class Counted(real):
-        def __init__(self, directory):
-            opened.append(directory)
-            super().__init__(directory)
+    def counted(self, directory):
+        opened.append(directory)
+        real(self, directory)
 
     frame = run_stage(tmp_path).assign(act_sq_sum=1.0)
     artifacts.write_parquet(tmp_path / "statistics.parquet", frame, "statistics", {})
-    monkeypatch.setattr(checkpoint, "Checkpoint", Counted)
+    monkeypatch.setattr(Checkpoint, "__init__", counted)
     run_score(tmp_path, "parameter_taylor", tmp_path / "parameter_taylor.parquet")
     assert opened == []
     run_score(tmp_path, "wanda", tmp_path / "statistics.parquet")

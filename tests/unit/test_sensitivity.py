@@ -12,23 +12,22 @@ import tiny
 from pruning.calibration import prepare
 from pruning.methods import sensitivity
 from pruning.methods.compensation import Compensated
-from pruning.models.structures import ffn
+from pruning.models.structures import STRUCTURES, ffn
 
 N = 48
 LEAST = [40, 5, 44]
+RNG = np.random.default_rng(0)
+RANKS = [RNG.permutation(N).astype(float) for _ in range(3)]
+CUT = {"ffn": (RANKS, LEAST), "kv_groups": ([np.array(own) for own in ([1, 2], [2, 1], [1, 2])], [1, 0, 1])}
+"""Of each layer, scores, the largest of which are the best, and how many stay at least. A group has two query heads."""
 
 
-def scores() -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    return [rng.permutation(N).astype(float) for _ in range(3)]
-
-
-def probe(family="llama", fit=None):
+def probe(family="llama", fit=None, structure="ffn"):
     """Answers are the second halves of the samples."""
     batches = micro_batches()
     for batch in batches:
         batch.objective[:, : batch.ids.shape[1] // 2] = False
-    return sensitivity.Probe(MODELS[family](), batches, scores(), LEAST, fit)
+    return sensitivity.Probe(MODELS[family](), batches, *CUT[structure], fit, structure)
 
 
 @torch.no_grad()
@@ -42,14 +41,14 @@ def divergence(dense, cut, batches) -> float:
     return float(torch.cat(apart).mean())
 
 
-def brute_force(own: sensitivity.Probe, dense, widths, factor=1.0) -> float:
-    """Mean KL over answers of the model whose layers have these widths, by masks on what down_proj gets; in layers that
-    are cut its weight is so many times as large."""
-    cut = copy.deepcopy(dense)
-    for site, width in zip(ffn.sites(cut), widths, strict=True):
-        site.weight.mul_(factor if width < N else 1)
-    keeps = [ranks >= N - width for ranks, width in zip(scores(), widths, strict=True)]  # the largest are the best
-    return divergence(dense, tiny.silenced(cut, {"ffn": keeps}), own.batches)
+def brute_force(own: sensitivity.Probe, dense, widths, factor=1.0, structure="ffn") -> float:
+    """Mean KL over answers of the model whose layers have these widths, by masks on what down_proj, or o_proj, gets; in
+    layers that are cut its weight is so many times as large."""
+    cut, keeps = copy.deepcopy(dense), []
+    for site, ranks, width in zip(STRUCTURES[structure].sites(cut), own.scores, widths, strict=True):
+        site.weight.mul_(factor if width < len(ranks) else 1)
+        keeps.append(ranks.argsort().argsort() >= len(ranks) - width)
+    return divergence(dense, tiny.silenced(cut, {structure: keeps}), own.batches)
 
 
 def test_levels_by_hand():
@@ -59,31 +58,18 @@ def test_levels_by_hand():
     assert sensitivity.levels(3, 3) == []
 
 
+@pytest.mark.parametrize("structure", CUT)
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_each_cut_is_measured_as_a_whole_forward_pass_would(family):
-    own = probe(family)
-    dense = copy.deepcopy(own.model)
-    rows = list(sensitivity.layers(own))
-    assert [row[:2] for row in rows] == [(n, w) for n in range(3) for w in sensitivity.levels(N, LEAST[n])]
-    for layer, width, found in rows[::7]:
-        widths = [width if n == layer else N for n in range(3)]
-        assert found == pytest.approx(brute_force(own, dense, widths), rel=2e-3, abs=1e-7)
+def test_each_cut_is_measured_as_a_whole_forward_pass_would(family, structure):
+    own = probe(family, structure=structure)
+    dense, rows = copy.deepcopy(own.model), list(sensitivity.layers(own))
+    levels = [sensitivity.levels(*pair) for pair in zip(own.widths, own.least, strict=True)]
+    assert [row[:2] for row in rows] == [(n, width) for n in range(3) for width in levels[n]]
+    for layer, width, found in rows[:: len(rows) // 4]:
+        widths = [width if n == layer else whole for n, whole in enumerate(own.widths)]
+        assert found == pytest.approx(brute_force(own, dense, widths, structure=structure), rel=2e-3, abs=1e-7)
     for left, right in zip(own.model.parameters(), dense.parameters(), strict=True):
         assert torch.equal(left, right)  # the model is left as it was
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_cuts_of_groups_are_measured_as_a_whole_forward_pass_would(family):
-    """By masks on what o_proj gets: two groups a layer, of two query heads each."""
-    model, batches = MODELS[family](), micro_batches()
-    ranks = [np.array(own) for own in ([1.0, 2.0], [2.0, 1.0], [1.0, 2.0])]
-    own = sensitivity.Probe(model, batches, ranks, [1, 0, 1], None, "kv_groups")
-    rows = list(sensitivity.layers(own))
-    assert [row[:2] for row in rows] == [(0, 1), (1, 1), (1, 0), (2, 1)]
-    for layer, count, found in rows:
-        keeps = [own > 2 - count if n == layer else own > 0 for n, own in enumerate(ranks)]
-        cut = tiny.silenced(copy.deepcopy(model), {"kv_groups": keeps})
-        assert found == pytest.approx(divergence(model, cut, batches), rel=2e-3, abs=1e-7)
 
 
 def test_what_is_left_is_refitted_where_there_is_a_fit():
