@@ -92,11 +92,12 @@ def refit(
     if corrective := compensation.corrective(compensate):
         where = f"compensate: {compensate}"
         families.check_plain_residual(model.config.to_dict(), where, "`compensate: ridge_sequential`")
-    refitted = compensation.refits(compensate)[::-1]  # FFN neurons, the first of them, at the end
     family, layers, sites = families.of(model), families.decoder_layers(model), ffn.sites(model)
+    own = reversed(compensation.refits(compensate))  # FFN neurons, the first of them, at the end
+    modules = {label_of(name): STRUCTURES[name].site(family) for name in own}
+    labels = {f"{site}.weight": label for label, site in modules.items()}
     dense: list[Tensor | None] = [None] * len(batches)  # hidden states [B, T, d] before the layer, on the CPU
     pruned: list[Tensor | None] = [None] * len(batches)
-    labels = {f"{STRUCTURES[name].site(family)}.weight": label_of(name) for name in refitted}
     rates = plan["rates"] if plan else ()
     for index in progress(range(len(layers))):
         layer, down, outputs = layers[index], sites[index], []
@@ -109,14 +110,12 @@ def refit(
             STRUCTURES[structure].shrink(layer, index, own_keeps, family)
         if kept := known(index):
             weights, records = kept
-            with torch.no_grad():
-                for name, own in layer.named_parameters():
-                    if (label := labels.get(name, name)) in weights:
-                        own.copy_(weights[label])
+            names = {label: name for name, label in labels.items()}
+            layer.load_state_dict({names.get(label, label): own for label, own in weights.items()}, strict=False)
         else:
             weights, records = {}, {}
-            for name in refitted:
-                label, module = label_of(name), layer.get_submodule(STRUCTURES[name].site(family))
+            for label, site in modules.items():
+                module = layer.get_submodule(site)
                 sums = Running(module)
                 for number, batch in enumerate(batches):
                     own: list[Tensor] = []
