@@ -1,8 +1,9 @@
 """Iterative pruning: the neurons whose loss is least are removed, the rest is refitted and measured again, and so on.
 
-A ranking from the dense model alone does not see that neurons which stand in for each other leave together. Iterations
-of pruning and measuring are GISP's (arXiv 2510.18030) and LLM Surgeon's (2312.17244); the loss is that of
-scores/obs.py, the refit between them that of refit.py, towards the dense model each time.
+A ranking from the dense model alone removes redundant neurons together: it does not see that one becomes important
+once its duplicates are removed. Iterations of pruning and measuring are GISP's (arXiv 2510.18030) and LLM Surgeon's
+(2312.17244); the loss is that of scores/obs.py, the refit between them that of refit.py, towards the dense model each
+time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from pruning.methods.allocation import floors
 from pruning.models import families
 from pruning.models.structures import ffn
 
+LEAST = 0.01  # Share of a layer that is removed last
 STAGE = footprint.ROUNDS
 
 
@@ -42,17 +44,12 @@ def measure(job: Measurement) -> None:
 
 
 def removal_order(
-    load: Callable[[], nn.Module],
-    batches: Sequence[Batch],
-    rounds: Sequence[int],
-    seed: int,
-    min_keep: float = 0.01,
-    progress: Callable = iter,
+    load: Callable[[], nn.Module], batches: Sequence[Batch], rounds: Sequence[int], seed: int, progress: Callable = iter
 ) -> list[np.ndarray]:
     """Return the place of each neuron of the model in the order of removal (calibration/removal.py).
 
     load: gives the dense model, anew each time. rounds: per cent of all neurons that are removed after each iteration
-    but the last one, which removes all others; the best of a layer, `min_keep` of it, are removed after all others."""
+    but the last one, which removes all others; the best of a layer, LEAST of it, are removed after all others."""
     models = [load()]
     widths = [site.in_features for site in ffn.sites(models[0])]
     scheme = "sequential" if families.obstacle(models[0].config.to_dict()) else "attention"
@@ -64,7 +61,7 @@ def removal_order(
                 pass
         return list(losses(model, batches, seed))
 
-    return removal.order(widths, progress([*rounds, 100]), losses_of, floors(np.array(widths), min_keep))
+    return removal.order(widths, progress([*rounds, 100]), losses_of, floors(np.array(widths), LEAST))
 
 
 def losses(model: nn.Module, batches: Sequence[Batch], seed: int) -> Iterator[np.ndarray]:
