@@ -1,4 +1,4 @@
-"""The order in which neurons leave where a first-order score is measured again after every few of them: GISP, global
+"""The order in which neurons are removed where a first-order score is measured again after every few: GISP, global
 iterative structured pruning (Wang et al. 2025, arXiv 2510.18030), without reconstruction or training between.
 
 After each STEP per cent of the neurons the sum over a neuron's weights of |w dCE/dw| (parameter_gradients.py), divided

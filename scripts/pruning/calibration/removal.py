@@ -14,8 +14,8 @@ def order(
     """Return the place of each neuron in the order of removal, from 0; float64 [n] per layer.
 
     ends: per cent of all neurons that are removed after each iteration, at last 100. In an iteration the least loss
-    goes first; of equal ones the later layer's, and in it the later. least: as many of a layer, those of the greatest
-    loss, are removed after all others."""
+    comes first; of equal ones the later layer's, and in it the later. least: so many neurons of a layer, those of the
+    greatest loss, are removed after all others."""
     layer, unit = np.repeat(range(len(widths)), widths), np.concatenate([np.arange(width) for width in widths])
     total, bounds = len(layer), np.cumsum(widths)[:-1]
     keep, places = np.ones(total, dtype=bool), np.zeros(total)

@@ -243,7 +243,7 @@ class Pruning:
         self.rewrite(model)
 
     def rewrite(self, model: nn.Module) -> None:
-        """Give a model that is cut already, in place, the weights that make up for what was removed."""
+        """Give a model that is cut already, in place, the weights that compensate for what was removed."""
         for index, layer in enumerate(families.pruned_layers(model)):
             prefix = self._prefix(index)
             for name, tensor in (self._compensated(index, {}) if self.compensate else {}).items():

@@ -1,4 +1,4 @@
-"""The change of a linear layer's weight that makes up for what it misses, by ridge regression.
+"""The change of a linear layer's weight that compensates for what its output misses, by ridge regression.
 
     min over D of Σ_t ‖e - D x‖² + λ ‖D‖²   gives   D = B (A + λ I)⁻¹,   A = Σ x xᵀ,   B = Σ e xᵀ
 

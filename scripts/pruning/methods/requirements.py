@@ -17,7 +17,7 @@ def kinds(method: Any, stage: str) -> list[str]:
     """Return what a stage (`score`, `sensitivity`, `mask` or `compact`) reads of one method, beside what it reads of
     all. Of a score the table of neurons comes first.
 
-    What measured cuts leave is refitted by plain ridge regression wherever the method's scheme refits at all."""
+    After a measured cut the rest is refitted by plain ridge regression wherever the method's scheme refits at all."""
     structures, searched = allocation.structures_of(method.allocate), allocation.search_of(method.allocate)
     if stage == "score":
         own = scores.plugin(method.score).requires

@@ -1,7 +1,8 @@
-"""Structured optimal brain surgeon: neurons leave one after the other, each the one whose loss, after the rest has been
-refitted for it, is least (Hassibi & Stork 1993; for structures of language models: Kurtic et al. 2023, ZipLM,
+"""Structured optimal brain surgeon: neurons are removed one by one, each time the one whose loss, after the rest has
+been refitted for it, is least (Hassibi & Stork 1993; for structures of language models: Kurtic et al. 2023, ZipLM,
 arXiv 2302.04089; Ling et al. 2024, SlimGPT, arXiv 2412.18110; van der Ouderaa et al. 2024, LLM Surgeon, 2312.17244).
-So do blocks of columns that can only leave whole, as the channels of a key-value group; a neuron is a block of one.
+Blocks of columns that can only be removed whole, as the channels of a key-value group, are treated alike; a neuron is
+a block of one.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ CANDIDATES = 3  # A chunk is chosen among so many times as many, the cheapest
 def least_losses(
     second: Tensor, gradients: Tensor | None, down: Tensor, device: torch.device, damping: float = 1e-3, block: int = 1
 ) -> np.ndarray:
-    """The loss when a neuron, or a block of so many, leaves, never less than that of those before it: float64
+    """The loss when a neuron, or a block of so many, is removed, never less than that of those before it: float64
     [n / block].
 
     Matrices in float64: mean of a aᵀ [n, n], mean of g gᵀ [d, d] (None: the identity), W [d, n]."""

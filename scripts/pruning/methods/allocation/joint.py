@@ -1,10 +1,10 @@
 """One ranking of all FFN neurons and key-value groups of the model, by score for each parameter, or for each operation
 or second that they take (`per`, methods/latency_table.py).
 
-As many parameters leave as `sparsity` per cent of the FFN neurons have, or up to a group's more: models are compared
-with those of other schemes at equal size; so with operations and seconds, at equal speed. Safe are each layer's
-`floor` best neurons and its `least` best groups; the others go in the order of score for each parameter, ties to the
-lower layer, neurons before groups. One order for all sparsities: masks nest.
+As many parameters are removed as `sparsity` per cent of the FFN neurons have, or up to a group's more: so models are
+compared with those of other schemes at equal size, or, counted in operations and seconds, at equal speed. Each layer
+keeps its `floor` best neurons and its `least` best groups; the others are kept in the order of score for each
+parameter, ties to the lower layer, neurons before groups. One order for all sparsities: masks nest.
 """
 
 import numpy as np

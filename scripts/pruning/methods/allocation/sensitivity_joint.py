@@ -2,8 +2,8 @@
 `layers`), add up to least: the knapsack of `sensitivity` over the FFNs and the attention of all layers.
 
 As `joint` does it keeps no more parameters than a model of that sparsity with all its groups, or, with `per`, no more
-than that has in operations or takes in time. What leaves is counted in parts of about a 1024th of the largest layer,
-rounded down.
+than that has in operations or takes in time. What is removed is counted in parts of about a 1024th of the largest
+layer, rounded down.
 """
 
 import numpy as np

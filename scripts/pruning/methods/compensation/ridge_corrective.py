@@ -1,5 +1,5 @@
 """Ridge compensation on what the pruned model itself sees: each layer is refitted after those before it, towards the
-dense model's residual stream, so that it makes up for their errors (methods/refit.py).
+dense model's residual stream, so that it compensates for their errors (methods/refit.py).
 """
 
 from pruning.methods.compensation.ridge_sequential import REFITS, REQUIRES, compensate, evidence

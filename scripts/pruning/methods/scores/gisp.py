@@ -1,4 +1,4 @@
-"""The order in which neurons leave in many iterations of a first-order score (calibration/gisp.py)."""
+"""The order in which neurons are removed in many iterations of a first-order score (calibration/gisp.py)."""
 
 from pruning.methods.scores.rounds import score
 

@@ -1,5 +1,5 @@
-"""Structured optimal brain surgeon (methods/surgeon.py): the loss, refitted for, with which a neuron leaves, or all
-channels of a key-value group at once.
+"""Structured optimal brain surgeon (methods/surgeon.py): the loss, after the rest has been refitted, when a neuron is
+removed, or all channels of a key-value group at once.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ CHANNELS = True
 
 
 def score(layer: Layer, damping: float = 1e-3, metric: str = "fisher") -> np.ndarray:
-    """The loss when a neuron, or a group, leaves, never less than that of those before it: float64 [n / block].
+    """The loss when a neuron, or a group, is removed, never less than that of those before it: float64 [n / block].
 
     `fisher`: nats of KL divergence a token, by the Kronecker-factored Fisher information S ⊗ G of down_proj, or of
     attention's output projection. So layers compare, and neurons with groups: one ranking of them all is an allocation.

@@ -1,4 +1,4 @@
-"""The order in which neurons leave when pruning, refitting and measuring go in rounds (methods/rounds.py)."""
+"""The order in which iterative pruning removes neurons, refitting and measuring in between (methods/rounds.py)."""
 
 import numpy as np
 
@@ -8,5 +8,5 @@ REQUIRES = ("rounds",)
 
 
 def score(layer: Layer) -> np.ndarray:
-    """S_c = the neuron's place in the order of leaving, over the whole model; float64 [n]. For `allocate: global`."""
+    """S_c = the neuron's place in the order of removal, over the whole model; float64 [n]. For `allocate: global`."""
     return layer["place"]
