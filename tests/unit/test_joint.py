@@ -47,9 +47,8 @@ def total(cost, widths) -> float:
 
 def beside(sparsity, second, groups, least) -> Problem:
     """Two layers of four neurons and two groups, a group as large as two neurons; so many of either are safe."""
-    scores = [np.array([9.0, 1.0, 5.0, 4.0]), np.array(second)]
     others = {"kv_groups": Others([np.array(own) for own in groups], 2.0, least)}
-    return Problem(scores, np.array([4, 4]), sparsity, np.ones(2), np.full(2, least), others=others)
+    return problem([[9.0, 1.0, 5.0, 4.0], second], sparsity, floor=least, others=others)
 
 
 SAFE = ([8.0, 2.0, 6.0, 3.0], [[7.0, 20.0], [30.0, 3.0]], 1)
