@@ -29,7 +29,7 @@ KEEPS = tiny.keeps(30, 48, 20)
 SCHEMES = ("sequential", "corrective", "attention")
 
 
-PLAN = {"epochs": 8, "rates": [2e-3]}  # others are tried in test_training.py
+PLAN = {"epochs": 4, "rates": [2e-3]}  # others are tried in test_training.py
 
 
 def plan(scheme: str) -> dict[str, Any]:
