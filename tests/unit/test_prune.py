@@ -372,6 +372,7 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
         "experiment: {methods: [agf, rku], reference: agf}",
     ),
     ({"train": 2000, "context": 4096}, "calibrations: {own: {samples: 5, sequence_length: 400}}"),
+    ({"train": 7}, "calibrations: {own: {samples: 3, sequence_length: 2}}"),
     (LARGE, "calibrations: {own: {samples: 40}}", "tasks: {own: {seqlen: 256, tokens: 20480}}"),
     (LARGE | {"gpus": 1}, "calibrations: {own: {samples: 512}}", "tasks: {own: {seqlen: 2048, tokens: 262144}}"),
     (

@@ -291,7 +291,7 @@ def calibration(known: Known) -> dict[str, Any]:
 
     request, methods = known.request, efforts.definitions(known.methods).values()
     there = known.own.tokens["train"] if known.own and known.own.tokens else known.tokens["train"]
-    length = max(1, min(SEQUENCE, known.context, there // HELD_OUT_EVERY))
+    length = max(2, min(SEQUENCE, known.context, there // HELD_OUT_EVERY))  # a token is predicted from another
     samples = max(1, min(known.effort.tokens[known.kind], there) // length)
     own = {"dataset": "own", **({"answers": own_data.ASKING["train"]} if known.calibrates_on_answers else {})}
     own |= {"samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": MICRO_BATCH}
