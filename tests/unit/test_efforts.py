@@ -20,8 +20,8 @@ from workspace import ROOT
 LLAMA, GEMMA2, GRANITE = {"model_type": "llama"}, {"model_type": "gemma2"}, {"model_type": "granite"}
 
 
-def method(name: str, shape: dict, kind: str = "cpu", same_widths: bool = False):
-    return efforts.method_for(efforts.read(name), shape, efforts.multiple(kind, (), 8960), same_widths)
+def method(name: str, shape: dict, kind: str = "cpu"):
+    return efforts.method_for(efforts.read(name), shape, efforts.multiple(kind, (), 8960))
 
 
 @pytest.mark.parametrize("name", efforts.EFFORTS)
@@ -100,7 +100,7 @@ def test_where_the_residual_stream_is_scaled_each_layer_is_reconstructed_alone(n
 
 
 def test_one_width_for_all_layers_where_a_runtime_reads_no_others():
-    own, notes = method("standard", {"model_type": "qwen3"}, same_widths=True)
+    own, notes = efforts.method_for(efforts.read("standard"), {"model_type": "qwen3"}, None)
     assert (own.allocate, own.round_to) == ("uniform", 1) and "llama.cpp reads no others in qwen3" in notes[0]
     assert efforts.remarks({"standard": own}, {"model_type": "qwen3"}, 64, CUT, 20) == []
 

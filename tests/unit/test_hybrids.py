@@ -74,7 +74,7 @@ def test_a_layer_is_refitted_by_its_own_output(family):
 @hybrids
 def test_efforts_choose_what_there_is(family):
     shape = tiny.of_family(family).config.to_dict()
-    method, notes = efforts.method_for(efforts.read("standard"), shape, 1, False)
+    method, notes = efforts.method_for(efforts.read("standard"), shape, 1)
     assert method.compensate == "ridge_sequential" and f"{family} has layers without attention" in notes[0]
 
 

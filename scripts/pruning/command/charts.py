@@ -120,22 +120,19 @@ def widths_map(content: Content) -> tuple[Any, list[dict[str, Any]]]:
         for variant, widths in pruned.items()
         for layer, (kept, whole) in enumerate(zip(widths, content.widths[DENSE], strict=True))
     ]
-    least = min([0.9, *(row["share"] for row in rows)])
-    ends = [math.floor(10 * least) / 10, 1]
-    scale = alt.Scale(domain=ends, range="ramp")
+    ends = [math.floor(10 * min([0.9, *(row["share"] for row in rows)])) / 10, 1]
     legend = alt.Legend(title="Share kept", format="%", orient="bottom", gradientLength=160, values=ends)
-    tooltip = [alt.Tooltip("name:N", title="Model"), alt.Tooltip("layer:O", title="Layer")]
-    tooltip += [
-        alt.Tooltip("kept:N", title=f"{content.units} kept"),
-        alt.Tooltip("share:Q", title="Share", format=".1%"),
-    ]
-    drawn = alt.Chart(alt.NamedData(name=ROWS), width="container", height=18 * len(pruned))
     layers = alt.Axis(labelOverlap="greedy", labelSeparation=6, labelAngle=0)
+    told = {"name:N": "Model", "layer:O": "Layer", "kept:N": f"{content.units} kept"}
+    drawn = alt.Chart(alt.NamedData(name=ROWS), width="container", height=18 * len(pruned))
     drawn = drawn.mark_rect(style="cell").encode(
         x=alt.X("layer:O", title="Layer", axis=layers),
         y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=130)),
-        color=alt.Color("share:Q", scale=scale, legend=legend),
-        tooltip=tooltip,
+        color=alt.Color("share:Q", scale=alt.Scale(domain=ends, range="ramp"), legend=legend),
+        tooltip=[
+            *(alt.Tooltip(key, title=title) for key, title in told.items()),
+            alt.Tooltip("share:Q", title="Share", format=".1%"),
+        ],
     )
     return drawn.properties(description=f"{content.units} kept per layer, {len(pruned)} models"), rows
 

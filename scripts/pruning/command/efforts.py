@@ -69,17 +69,17 @@ def multiple(kind: str, blocks: Iterable[int], width: int) -> int:
     return largest if width >= LEAST_BLOCKS * largest else MULTIPLES[kind]
 
 
-def method_for(effort: Effort, shape: Mapping[str, Any], round_to: int, same_widths: bool) -> tuple[Method, list[str]]:
+def method_for(effort: Effort, shape: Mapping[str, Any], round_to: int | None) -> tuple[Method, list[str]]:
     """Return the effort's method as this model, machine and target can have it, and notes of what differs.
 
-    shape: the model's config.json. round_to: as `multiple` gives it. same_widths: whether all layers must keep equally
-    many neurons, as a runtime asks that has one width per model."""
-    changes, notes = {} if same_widths else {"round_to": round_to}, []
+    shape: the model's config.json. round_to: as `multiple` gives it; None: all layers must keep equally many neurons,
+    as a runtime asks that has one width per model."""
+    changes, notes = {"round_to": round_to} if round_to else {}, []
     if compensation.corrective(effort.method.compensate) and (reason := obstacle(shape)):
         changes["compensate"] = "ridge_sequential"
         alone = "so each layer is reconstructed by its own output alone (`ridge_sequential`)"
         notes.append(f"{shape['model_type']} {reason}, {alone}.")
-    if same_widths and effort.method.allocate != "uniform":
+    if not round_to and effort.method.allocate != "uniform":
         changes["allocate"] = "uniform"
         reads = f"llama.cpp reads no others in {shape['model_type']}"
         notes.append(f"Every layer keeps equally many neurons, because {reads}.")

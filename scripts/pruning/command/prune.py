@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from pruning.analysis import costs
-from pruning.command import (
-    against,
-    config_file,
-    configuration,
-    decision,
-    own_data,
-    page,
-    record,
-    right_answers,
-    words,
-)
+from pruning.command import against, config_file, configuration, decision, own_data, page, record, right_answers, words
 from pruning.command.configuration import Known
 from pruning.command.ready import ready
 from pruning.command.request import Request

@@ -133,9 +133,10 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     `memory_gb` is raised to what that takes. Raises InputError where this machine lacks what the effort or a method
     takes."""
     request, [section] = known.request, known.model.values()
-    same_widths = bool(request.files) and shape["model_type"] not in architectures.AS_DECI
     round_to = efforts.multiple(known.kind, [gguf.BLOCK[each] for each in request.files], width)
-    made = {each: efforts.method_for(efforts.read(each), shape, round_to, same_widths) for each in efforts.EFFORTS}
+    if request.files and shape["model_type"] not in architectures.AS_DECI:
+        round_to = None
+    made = {each: efforts.method_for(efforts.read(each), shape, round_to) for each in efforts.EFFORTS}
     found, notes = dict.fromkeys(request.methods or ()), []
     if not found:
         own, notes = made[request.effort]

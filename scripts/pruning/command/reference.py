@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,8 +126,6 @@ def kind(field: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
 
 def command_line() -> str:
     """Return the options of `prune`, as its --help shows them."""
-    import typer
-
     from pruning.command.line import run, with_options
 
     app = typer.Typer(add_completion=False)
@@ -162,11 +161,12 @@ Of every parquet and CSV file below `results/`, as `make verify` checks them. Wh
 Integers and numbers in a CSV can be empty.
 
 """
-    for before, entry in zip((None, *entries()), entries(), strict=False):
-        text += f"## {entry.section}\n\n" if not before or before.section != entry.section else ""
-        rows = [(f"`{c.name}`", ", ".join(filter(None, (c.type, c.unit))), c.meaning) for c in entry.columns]
-        text += f"### `{entry.path}`\n\nOne row per {entry.row}. {sentence(entry.about)}".rstrip() + "\n\n"
-        text += table(("column", "type, unit", "meaning"), rows) + "\n"
+    for section, files in groupby(entries(), lambda entry: entry.section):
+        text += f"## {section}\n\n"
+        for entry in files:
+            rows = [(f"`{c.name}`", ", ".join(filter(None, (c.type, c.unit))), c.meaning) for c in entry.columns]
+            text += f"### `{entry.path}`\n\nOne row per {entry.row}. {sentence(entry.about)}".rstrip() + "\n\n"
+            text += table(("column", "type, unit", "meaning"), rows) + "\n"
     return text
 
 

@@ -32,10 +32,8 @@ OUT = "folder of the run and its result; a run that stopped continues there"
 RECOVER = "also fine-tune each pruned model with LoRA: distill (to predict as the dense model) or lora (on the data)"
 ROUNDS = "prune in this many iterations, each measured and reconstructed on the model of the one before"
 VOCABULARY = "also prune the vocabulary to this many tokens, or to a share of them (30%), those of the data first; "
-VOCABULARY += (
-    "perplexity is then in bits per byte, and --sparsity may be 0; with --budget several sizes, with commas, of "
-)
-VOCABULARY += "which the best is taken: 30%,60%,all"
+VOCABULARY += "perplexity is then in bits per byte, and --sparsity may be 0; with --budget several sizes, with commas, "
+VOCABULARY += "of which the best is taken: 30%,60%,all"
 ANSWER = "also judge answers that the models generate: by their last number, as text, or by a pattern's first group; "
 ANSWER += "number, where all reference answers end in one"
 QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (100 with thorough, none with quick, 20 "

@@ -189,7 +189,9 @@ def verdict(content: Content) -> list[str]:
         if measure.key in (*OF_TEXT, "answers") and not math.isnan(taken[measure.key])
     ]
     said = [why, f"{gains}. On the test data it has {' and '.join(quality)}." if quality else f"{gains}."]
-    for measure in [measure for measure in content.measures if measure.key == "cut_off"]:
+    for measure in content.measures:
+        if measure.key != "cut_off":
+            continue
         its, before = (value(measure, row["cut_off"]) for row in (taken, dense))
         if dense["cut_off"] > MOST_CUT_OFF:
             brief = "so right answers measure brevity as well"
@@ -243,10 +245,11 @@ def table_notes(content: Content) -> list[str]:
     """Return the notes below the table that both pages have."""
     choice = content.choice
     tested = any(content.models[f"{measure.key}_p"].notna().any() for measure in content.measures)
+    marked = "n.s.: not significantly different from the dense model (paired test, p ≥ 0.05 after Holm)."
     return [
         f"Validation: {content.text} above the dense model's on the validation data, by which the model was chosen; "
         "other columns are of the test data. Speeds are measured here, in turn with the dense model.",
-        *["n.s.: not significantly different from the dense model (paired test, p ≥ 0.05 after Holm)."][: int(tested)],
+        *([marked] if tested else []),
         f"{name(choice.variant)} has {content.text} {above(choice.loss)} on the validation data, "
         f"{above(content.taken['test_loss'])} on the test data.",
         "✓: every model that is better is clearly larger or slower than this one.",
