@@ -300,8 +300,5 @@ def test_a_mixture_of_experts_keeps_fewer_of_them(own):
     assert "llama-cli" in done.stdout and "vllm" not in done.stdout
     tuned = yaml.safe_load((own / "pruned/prune.yaml").read_text())["tunings"]["own"]
     assert tuned["targets"] == ["q_proj", "k_proj", "v_proj", "o_proj"]
-    for options, said in {("--rounds", "2"): "--rounds", ("--budget", "decode_ms=50%"): "--budget decode_ms"}.items():
-        refused = prune(own, *options)
-        assert refused.returncode == 1 and f"error: {said}: the model is a mixture of experts" in refused.stderr
     counted = prune(own, "--budget", "parameters=80%", "--methods", "frequency", "--out", "smaller")
     assert counted.returncode == 0 and "in whole per cent of the experts" in (own / "smaller/decision.md").read_text()

@@ -17,7 +17,7 @@ import yaml
 from lm_eval.api.metrics import exact_match_hf_evaluate
 
 import tiny
-from pruning.command import config_file, decision, lm_eval_tasks, own_data, right_answers, running, work
+from pruning.command import config_file, decision, lm_eval_tasks, own_data, ready, right_answers, running, work
 from pruning.command.configuration import Known, Own, build, model_section, model_source, parameters_of, text
 from pruning.command.request import Request, budget_of, check, numbers
 from pruning.core import artifacts, devices, locks
@@ -450,10 +450,13 @@ def part(value: Any, wanted: Any) -> Any:
     return {key: part(value.get(key), own) for key, own in wanted.items()}
 
 
-@pytest.mark.parametrize("recover", [None, "distill"])
-def test_the_speed_of_recovered_models_is_measured_as_well(recover):
-    timed = [*map(str, catalogue.timed(validated(made([20, 40], recover=recover)))["m"])]
-    assert all((f"own/agf/{sparsity}/own" in timed) == bool(recover) for sparsity in (20, 40))
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"rounds": 2}, "--rounds"), ({"budget": ["decode_ms=50%"]}, "--budget decode_ms")],
+)
+def test_what_a_mixture_of_experts_has_not_is_refused(options, said):
+    with pytest.raises(InputError, match=f"^{said}: the model is a mixture of experts"):
+        ready.for_mixture(known(**options))
 
 
 def test_estimates_count_the_questions():

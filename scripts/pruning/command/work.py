@@ -57,11 +57,11 @@ class Shape(NamedTuple):
 
     def kept(self, sparsity: float) -> float:
         """Return the parameters that a token goes through: fewer experts are as many for a token."""
-        return self.parameters if self.experts else self.parameters - self.removed(sparsity)
+        return self.parameters if self.experts else self.read(sparsity)
 
     def read(self, sparsity: float) -> float:
         """Return the parameters that generating a token for each of many texts reads: those of all experts."""
-        return self.kept(sparsity) + self.idle - (self.removed(sparsity) if self.experts else 0)
+        return self.parameters + self.idle - self.removed(sparsity)
 
 
 def shape_of(network: nn.Module) -> Shape:
@@ -224,7 +224,7 @@ class Job:
         busy = self.run.card.seconds(2 * self.shape.kept(self.sparsity) * tokens, moved)
         [own, *_] = self.settings.values()
         reads = tokens / own.sequence_length / own.micro_batch if self.offloaded else 1
-        return busy + reads * (self.shape.parameters + self.shape.idle) * self.shape.size / READING
+        return busy + reads * self.shape.read(0) * self.shape.size / READING
 
     def counted(self) -> tuple[float | None, float, float]:
         """Return the tokens through the model (None if they are not known), the bytes read to generate, and the bytes
