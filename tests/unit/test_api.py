@@ -137,9 +137,6 @@ REFUSED = {
     "no/such: no such folder": lambda m, s: load("no/such"),
     "prune: unknown 'sparsness'; known: against, answer, ": lambda m, s: pruning.prune("a/b", "x.jsonl", sparsness=0.2),
     "sparsity: 0.305: give shares between 0 and 1": lambda m, s: pruning.prune("a/b", "x.jsonl", 0.305),
-    "--budget and --sparsity 30: the budget says": lambda m, s: pruning.prune(
-        "a/b", "x.jsonl", 0.3, budget="bytes=70%"
-    ),
     "prune: data: missing": lambda m, s: pruning.prune("a/b"),
 }
 

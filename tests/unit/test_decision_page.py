@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 import browser
-from pruning.command import against, charts, page, record, words
+from pruning.command import charts, decision, page, words
 from pruning.command.decision import Measure, choose
 from pruning.core import artifacts
 from pruning.core.names import DENSE, Variant
@@ -203,13 +203,13 @@ def test_examples_are_the_first_of_each_kind_filled_up_with_the_first_of_all(tmp
         silent = frame(*(("", value) for value in values)).assign(response=None)
         artifacts.write_parquet(path.with_name("own.samples.parquet"), silent, "samples", {})
     asked = {"q1": "what was asked", "q5": "unused"}
-    found = record.answers(tmp_path, "m", taken, ["own", "absent", "sums"], asked)
-    assert list(record.outcomes(found).values()) == [3, 1, 1, 2]
-    shown = record.examples(found)
+    found = decision.answers(tmp_path, "m", taken, ["own", "absent", "sums"], asked)
+    assert list(decision.outcomes(found).values()) == [3, 1, 1, 2]
+    shown = decision.examples(found)
     assert [example["question"] for example in shown] == ["q0", "what was asked", "q2", "q4", "q6"]
     wanted = ["q4", "4", "dense 4", True, "own/agf/30 4", False, "only the dense model right"]
     assert list(shown[3].values()) == wanted
-    assert record.examples(record.answers(tmp_path, "m", taken, ["own"], asked)) == []
+    assert decision.examples(decision.answers(tmp_path, "m", taken, ["own"], asked)) == []
 
 
 def test_widths_are_read_once_of_a_model_and_its_recovery(tmp_path):
@@ -217,7 +217,7 @@ def test_widths_are_read_once_of_a_model_and_its_recovery(tmp_path):
         path = tmp_path / variant(each).manifest("m")
         path.parent.mkdir(parents=True)
         artifacts.write_json(path, {"widths": [len(each)] * 2}, kind, {})
-    found = record.widths(tmp_path, "m", [variant("agf/30"), variant("agf/30/own"), variant("wanda/20")])
+    found = decision.widths(tmp_path, "m", [variant("agf/30"), variant("agf/30/own"), variant("wanda/20")])
     assert found == {DENSE: [5, 5], variant("agf/30"): [6, 6]}
 
 
@@ -236,7 +236,7 @@ def many() -> words.Content:
     widths = {DENSE: [100] * 60, **{variant(name): [100 - n, *[50] * 59] for n, name in enumerate(names)}}
     example = dict.fromkeys(("question", "expected", "pruned"), EVIL) | {"dense": EVIL + "x" * 900}
     texts = {"examples": [example | {"dense_right": True, "pruned_right": False}] * 5, "notes": [EVIL]}
-    texts |= {"outcomes": dict(zip(record.OUTCOMES, (1, 2, 3, 4), strict=True)), "command": f"prune '{EVIL}'"}
+    texts |= {"outcomes": dict(zip(decision.OUTCOMES, (1, 2, 3, 4), strict=True)), "command": f"prune '{EVIL}'"}
     stages = pd.DataFrame({"stage": ["evaluate"], "jobs": [3], "total_s": [90.0], "share": [1.0]})
     found = content(*models, widths=widths, stages=stages, versions={"torch": "2"}, **texts)
     return replace(found, model=EVIL)
@@ -331,7 +331,7 @@ def test_the_model_to_take_is_held_against_the_dense_one_in_fewer_bits(pruned, p
     chosen = files("`agf`, 30%", "own_validation", *DENSE_FILES, *pruned, *others).assign(alternative_p_holm=p)
     test = files("`agf`, 30%", "answers", *DENSE_FILES, *pruned).assign(value=0.25, ci_low=0.2, ci_high=0.3)
     other = files("`agf`, 30%", "own", *DENSE_FILES)
-    found = against.read(chosen, pd.concat([other, test]), variant("agf/30"), ANSWERS._replace(task="answers"))
+    found = words.against(chosen, pd.concat([other, test]), variant("agf/30"), ANSWERS._replace(task="answers"))
     assert (found.wins, found.said) == (wins, said)
     assert len(found.lines) == len(test) and found.lines[3][:3] == [
         f"agf, 30%, {(pruned[0][2] or 'unquantised').upper()}",

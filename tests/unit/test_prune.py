@@ -619,11 +619,13 @@ def test_a_budget_is_looked_for_before_there_is_a_table():
 COLUMNS = ["calib", "method", "sparsity", "tuning", "value", "ci_low", "ci_high", "p_holm"]
 
 
-def models(*rows, validation=(), answers=(), said=()) -> tuple[pd.DataFrame, list[decision.Measure]]:
+def models(
+    *rows, validation=(), answers=(), said=(), metric="perplexity"
+) -> tuple[pd.DataFrame, list[decision.Measure]]:
     """The dense model, of perplexity 10, and others. validation: their perplexities there, if others; answers: shares
     of 10 questions that all of them answer right; said: perplexities of right answers."""
     dense = ("", "dense", 0, None, 10.0, 9.5, 10.5, np.nan)
-    table = pd.DataFrame([dense, *rows], columns=COLUMNS).assign(task="own", metric="perplexity", n=99, cut_off=np.nan)
+    table = pd.DataFrame([dense, *rows], columns=COLUMNS).assign(task="own", metric=metric, n=99, cut_off=np.nan)
     chosen_by = table.assign(value=[10.0, *validation]) if validation else table
     parts = [table, table.assign(metric="kl", value=[0.0, *[0.25] * len(rows)], ci_low=0.0, ci_high=0.5, p_holm=np.nan)]
     if answers:
@@ -676,14 +678,9 @@ def test_choices_are_made_on_other_data_than_numbers_are_shown_of():
 
 
 def test_models_of_other_tokenizers_are_chosen_by_bits_per_byte():
-    table = pd.DataFrame([row("agf", 0, 1.01), row("agf", 30, 1.05), row("agf", 40, 1.2)], columns=COLUMNS)
-    dense = table.iloc[:1].assign(calib="", method="dense", sparsity=0, value=1.0)
-    table = pd.concat([dense, table], ignore_index=True).assign(task="own", metric="bits_per_byte", n=9, cut_off=np.nan)
-    [measure] = decision.measures(table)
+    pruned = (row("agf", sparsity, value) for sparsity, value in ((0, 10.1), (30, 10.5), (40, 12.0)))
+    found, (measure, _) = models(*pruned, metric="bits_per_byte")
     assert (measure.key, measure.title, measure.better) == ("bits_per_byte", "bits per byte", "lower")
-    places = table.assign(bytes=1.0, size_front="front", prefill_front="front", decode_front="front")
-    speeds = {f"{part}_speedup{end}": 1.0 for part in decision.TIMES for end in ("", "_low", "_high")}
-    found = decision.rows(table, table, places.assign(**speeds), [measure])
     assert found["test_loss"].tolist() == pytest.approx([0, 0.01, 0.05, 0.2])
     assert str(decision.choose(found, 0.1).variant) == "own/agf/30"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from pruning.analysis import costs
-from pruning.command import against, config_file, configuration, decision, own_data, page, record, right_answers, words
+from pruning.command import config_file, configuration, decision, own_data, page, right_answers, words
 from pruning.command.configuration import Known
 from pruning.command.ready import ready
 from pruning.command.request import Request
@@ -102,7 +102,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
             notes += known.answers.notes
             notes += decision.without_answer(artifacts.read_parquet(answered, "samples"), known.answers.judge.name)
     columns = known.mine[1].table("table1").tasks if known.mine else wanted["tables"]["table1"]["tasks"]
-    answers = record.answers(out, known.alias, choice.variant, columns, questions)
+    answers = decision.answers(out, known.alias, choice.variant, columns, questions)
     made_with = artifacts.read_json(artifacts.record_of(out / TABLES[0]), "csv")["provenance"]
     content = words.Content(
         request.model,
@@ -115,15 +115,15 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         budgets=budgets,
         units="FFN neurons" if known.trained is None else "experts",
         notes=notes,
-        widths=record.widths(out, known.alias, models["variant"]),
-        examples=record.examples(answers),
-        outcomes=record.outcomes(answers),
+        widths=decision.widths(out, known.alias, models["variant"]),
+        examples=decision.examples(answers),
+        outcomes=decision.outcomes(answers),
         stages=costs.summary(costs.read(out / names.BENCHMARKS, None)),
         recipes={} if known.mine or request.methods else dict.fromkeys(known.methods, known.effort.summary),
         command=line,
         versions={"Python": platform.python_version(), **made_with["versions"]},
         parts={part: len((out / f"own-data/{part}.jsonl").read_text().splitlines()) for part in own_data.PARTS},
-        against=against.read(*compared, choice.variant, tested) if compared else None,
+        against=words.against(*compared, choice.variant, tested) if compared else None,
     )
     said = page.markdown(content)
     put(out / TEXT_PAGE, said)

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pruning.command.decision import OF_TEXT, Choice, Measure
+from pruning.analysis.tradeoff import variant_of
+from pruning.command.decision import OF_TEXT, TIMES, Choice, Measure
 from pruning.config.budgets import TIMED
+from pruning.core import significance
 from pruning.core.limits import MOST_CUT_OFF
 from pruning.core.names import DENSE, Variant
 
@@ -48,14 +50,14 @@ class Content:
     widths: Mapping[Variant, Sequence[int]] = field(
         default_factory=dict
     )  # kept units of each layer, the dense one's too
-    examples: Sequence[Mapping[str, Any]] = ()  # record.examples
-    outcomes: Mapping[str, int] = field(default_factory=dict)  # record.outcomes, of all answers
+    examples: Sequence[Mapping[str, Any]] = ()  # decision.examples
+    outcomes: Mapping[str, int] = field(default_factory=dict)  # decision.outcomes, of all answers
     stages: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["stage", "jobs", "total_s", "share"]))
     recipes: Mapping[str, str] = field(default_factory=dict)  # method -> what it does, as far as that is known
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, int] = field(default_factory=dict)  # of the user's data: how many records
-    against: Against | None = None  # what against.read says
+    against: Against | None = None  # `against`
 
     @property
     def dense(self) -> pd.Series:
@@ -271,7 +273,54 @@ def line(content: Content, row: Mapping[str, Any]) -> list[tuple[str, str, str]]
     share = row["bytes"] / content.dense["bytes"]
     cells += [("–" if row["variant"] == DENSE else above(row["loss"]), "", "")]
     cells += [(size(row["bytes"], content.dense["bytes"]), f"({share:.0%})", "")]
-    for part in ("prefill", "decode"):
+    for part in TIMES:
         low, high = row[f"{part}_low"], row[f"{part}_high"]
         cells.append((times(row[part]), f"[{low:.2f}, {high:.2f}]" if low < high else "", ""))
     return [*cells, ("✓" if row["front"] else "", "", "")]
+
+
+# The dense model in fewer bits ----------------------------------------------------------------------------------------
+
+BETTER = "better than the best dense file that is not larger"
+SMALLER = "smaller than every dense file"
+LEVEL = "not significantly different from the best dense file that is not larger"
+WORSE = "worse"
+
+
+def against(validation: pd.DataFrame, test: pd.DataFrame, taken: Variant, measure: Measure) -> Against:
+    """Return whether to prune or to take the dense model in fewer bits (`--against`): the verdict by the validation
+    data's perplexity, and the test data's table of one measure.
+
+    validation, test: results/validation-bytes.csv and results/table1-bytes.csv. taken: the model to take; its
+    recovery's rows are compared with those of equally recovered models."""
+    tuned = f"@{taken.tuning}" if taken.tuning else ""
+    of_column = validation[validation["column"] == f"own_validation{tuned}"]
+    perplexity = of_column.set_index("label")["value"]
+    found: dict[str, list[str]] = {outcome: [] for outcome in (BETTER, SMALLER, LEVEL, WORSE)}
+    for row in of_column.to_dict("records"):
+        if variant_of(row) == taken:
+            outcome = _outcome(row, perplexity)
+            than = f" (than {_plain(row['alternative'])})" if outcome == WORSE else ""
+            found[outcome].append(f"{'unquantised' if pd.isna(row['type']) else row['type'].upper()}{than}")
+    lines = []
+    for row in test[test["column"] == f"{measure.task}{tuned}"].astype({"alternative": object}).to_dict("records"):
+        own, low, high = (value(measure, row[key]) for key in ("value", "ci_low", "ci_high"))
+        cells = [_plain(row["label"]), f"{row['bytes'] / 1e6:,.1f}", f"{own} [{low}, {high}]"]
+        lines.append([*cells, _plain(row["alternative"]), significance.shown(row["alternative_p_holm"])])
+    said = "; ".join(f"{outcome} as {', '.join(kinds)}" for outcome, kinds in found.items() if kinds)
+    wins = any(kinds for outcome, kinds in found.items() if outcome != WORSE)
+    heads = ["File", "MB", measure.title.capitalize(), "Best dense file that is not larger", "p"]
+    return Against(wins, f"{name(taken)} is {said}.", heads, lines)
+
+
+def _outcome(row: Mapping[str, Any], perplexity: pd.Series) -> str:
+    """Return how a pruned file compares. perplexity: by label."""
+    if not isinstance(row["alternative"], str):
+        return SMALLER
+    if row["alternative_p_holm"] >= SIGNIFICANT:
+        return LEVEL
+    return WORSE if perplexity[row["alternative"]] < row["value"] else BETTER
+
+
+def _plain(label: Any) -> str:
+    return label.replace("`", "") if isinstance(label, str) else ""
