@@ -51,10 +51,16 @@ def arc(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(lab=lab, result=lab.evaluated("arc_easy", ARC, "arc_olmo", ARC_FIELDS))
 
 
-def prompts(result: dict) -> list[list[tuple[str, str]]]:
-    """(context, continuation) of every option, an item each."""
+def samples_of(result: dict) -> list[dict]:
     (samples,) = result["samples"].values()
-    return [[tuple(arguments) for arguments in sample["arguments"]] for sample in samples]
+    return samples
+
+
+def rendered(result: dict) -> tuple[list[list[tuple[str, str]]], list[str]]:
+    """(context, continuation) of every option, an item each, and the items' targets."""
+    samples = samples_of(result)
+    options = [[tuple(arguments) for arguments in sample["arguments"]] for sample in samples]
+    return options, [str(sample["target"]) for sample in samples]
 
 
 def test_every_adapter_has_a_golden_prompt_here():
@@ -63,20 +69,17 @@ def test_every_adapter_has_a_golden_prompt_here():
 
 
 def test_arc_is_rendered_as_lm_eval_does(arc):
-    assert prompts(arc.result) == [[(record["query"], f" {choice}") for choice in record["choices"]] for record in ARC]
-    (samples,) = arc.result["samples"].values()
-    assert [str(sample["target"]) for sample in samples] == ["1", "1"]
+    options = [[(record["query"], f" {choice}") for choice in record["choices"]] for record in ARC]
+    assert rendered(arc.result) == (options, ["1", "1"])
 
 
 def test_aqua_is_rendered_as_agieval_does(lab):
-    result = lab.evaluated("aqua", AQUA, "aqua_raw", AQUA_FIELDS)
     ends = "\nA: Among A through E, the answer is"
     birds = f"Q: {BIRDS} Answer Choices: (A)32400 (B)6000 (C)600 (D)60000 (E)10{ends}"
     add = f"Q: Add: +45 and -30 Answer Choices: (A)-30 (B)+30 (C)0 (D)15 (E)-15{ends}"
     options = [["(A)32400", "(B)6000", "(C)600", "(D)60000", "(E)10"], ["(A)-30", "(B)+30", "(C)0", "(D)15", "(E)-15"]]
-    assert prompts(result) == [[(q, f" {o}") for o in own] for q, own in zip((birds, add), options, strict=True)]
-    (samples,) = result["samples"].values()
-    assert [str(sample["target"]) for sample in samples] == ["[0]", "[3]"]
+    wanted = [[(q, f" {o}") for o in own] for q, own in zip((birds, add), options, strict=True)]
+    assert rendered(lab.evaluated("aqua", AQUA, "aqua_raw", AQUA_FIELDS)) == (wanted, ["[0]", "[3]"])
 
 
 def test_aqua_is_tuned_on_the_form_it_is_asked_and_read_in(lab):
@@ -88,10 +91,9 @@ def test_aqua_is_tuned_on_the_form_it_is_asked_and_read_in(lab):
     assert dataset.prompt.format_map(add) == question
     assert dataset.completion.format_map(add) == completion
 
-    result = lab.evaluated("aqua_cot", AQUA, "aqua_raw", AQUA_FIELDS)
-    (samples,) = result["samples"].values()
-    asked = [sample["arguments"][0][0] for sample in samples if sample["doc_id"] == 1]
-    assert set(asked) == {question + " Let's think step by step."}
+    samples = samples_of(lab.evaluated("aqua_cot", AQUA, "aqua_raw", AQUA_FIELDS))
+    asked = {sample["arguments"][0][0] for sample in samples if sample["doc_id"] == 1}
+    assert asked == {question + " Let's think step by step."}
     assert read(completion) == ("D", "D")
 
 
@@ -233,23 +235,9 @@ def test_items_are_read_anew_though_path_and_times_are_as_before(lab):
     for name in ("1", "2"):
         records = [{"question": f"What is {name} + 1?", "answer": "#### 2", "template": 0}]
         result = lab.evaluated("gsm_symbolic", records)
-        asked += [sample["doc"]["question"] for samples in result["samples"].values() for sample in samples]
+        asked += [sample["doc"]["question"] for sample in samples_of(result)]
     assert asked == ["What is 1 + 1?", "What is 2 + 1?"]
     assert "cache_dir" not in str(result["configs"])
-
-
-@pytest.fixture
-def solved(lab, monkeypatch) -> pd.DataFrame:
-    """Outcomes of generated answers: right, wrong, and endless."""
-    written = ["1 + 1 = 2\n#### 2\n\nQuestion: and", "2 * 7 = 15\n#### 15\n\nQuestion:", "mmmm" * 100]
-
-    texts = {problem["question"]: text for problem, text in zip(PROBLEMS, written, strict=True)}
-    monkeypatch.setattr(generation, "greedy", speak(texts, lab))
-    result = lab.evaluated("gsm_symbolic", PROBLEMS)
-    (samples,) = result["samples"].values()
-    wanted = [f"Question: {problem['question']}\nAnswer:" for problem in PROBLEMS]
-    assert [sample["arguments"][0][0] for sample in samples] == wanted
-    return outcomes(result, lab.cached().answers, ["exact_match,strict-match"])
 
 
 def test_prompts_are_as_the_config_asks(lab, monkeypatch):
@@ -260,12 +248,11 @@ def test_prompts_are_as_the_config_asks(lab, monkeypatch):
     asked = {"num_fewshot": 2, "shared_examples": True, "chat_template": True, "max_gen_toks": 7}
     result = harness.evaluate(lab.cached(), definition, 1, 2, **asked)
     for limit, expected in ((None, [1, 2]), (5, [1, 2]), (1, [1])):
-        ((some),) = harness.evaluate(lab.cached(), definition, limit, 1, **asked)["samples"].values()
-        assert [sample["doc_id"] for sample in some] == expected
+        some = harness.evaluate(lab.cached(), definition, limit, 1, **asked)
+        assert [sample["doc_id"] for sample in samples_of(some)] == expected
     with pytest.raises(InputError, match=r"first: 3, but .*data\.parquet has only 3 items"):
         harness.evaluate(lab.cached(), definition, None, 3, **asked)
-    ((samples),) = result["samples"].values()
-    (sample,) = samples
+    [sample] = samples_of(result)
     first, second, third = PROBLEMS
     shown = "".join(
         f"<user>Question: {p['question']}\nAnswer:<assistant>{p['answer'].split('#### ')[1]}" for p in (first, second)
@@ -336,7 +323,15 @@ def test_a_chat_format_that_is_not_there_is_refused(lab):
         harness.evaluate(lab.cached(), {"task": "x"}, None, chat_template=True)
 
 
-def test_outcomes_of_generated_answers_by_hand(solved):
+def test_outcomes_of_generated_answers_by_hand(lab, monkeypatch):
+    """Right, wrong, and endless."""
+    written = ["1 + 1 = 2\n#### 2\n\nQuestion: and", "2 * 7 = 15\n#### 15\n\nQuestion:", "mmmm" * 100]
+    texts = {problem["question"]: text for problem, text in zip(PROBLEMS, written, strict=True)}
+    monkeypatch.setattr(generation, "greedy", speak(texts, lab))
+    result = lab.evaluated("gsm_symbolic", PROBLEMS)
+    wanted = [f"Question: {problem['question']}\nAnswer:" for problem in PROBLEMS]
+    assert [sample["arguments"][0][0] for sample in samples_of(result)] == wanted
+    solved = outcomes(result, lab.cached().answers, ["exact_match,strict-match"])
     assert solved["value"].tolist() == [1, 0, 0]
     assert solved["prediction"].tolist() == ["2", "15", "[invalid]"]
     assert solved["target"].tolist() == ["2", "14", "1200"]

@@ -170,6 +170,13 @@ def test_a_further_iteration_is_distilled_from_a_model_as_large_as_the_first(fol
         assert taught.memory - told.memory == pytest.approx((more + 4 * 64) / 1e9)  # the last norm, too
 
 
+def test_a_token_goes_through_as_many_experts_however_many_are_left():
+    """Two of six, in two layers; generating reads all that there are."""
+    shape, experts = work.shape_of(tiny.of_family("mixtral")), 2 * 6 * 3 * 32 * 24
+    assert shape.kept(0) == shape.kept(0.5) == shape.parameters
+    assert [shape.read(share) - shape.parameters for share in (0, 0.5)] == [experts * 4 / 6, experts / 6]
+
+
 GSM8K = {"kind": "lm_eval", "title": "t", "metrics": ["m"], "definition": "gsm8k"}
 GSM8K |= {"limit": 100, "batch_size": 50, "max_gen_toks": 10}
 TASKS = {
