@@ -84,7 +84,7 @@ RE_RUN_BY_CODE = [
     (FROM_TABLE, "", "report"),
     (FROM_TABLE, "pruning/analysis", "__init__ comparison costs"),
     (FROM_TABLE, "pruning/core", "limits names significance"),
-    (FROM_TABLE, "pruning/report", "__init__ files layout notes printing"),
+    (FROM_TABLE, "pruning/report", "__init__ files notes printing"),
     (FROM_TABLE, "pruning/report/tables", "__init__ results"),
 ]
 CODE = {str(path.relative_to(ROOT)): NOTHING for path in (ROOT / "scripts").rglob("*.py")} | {

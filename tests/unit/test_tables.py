@@ -16,7 +16,8 @@ import report
 from pruning.analysis import comparison
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError
-from pruning.report import layout, notes, printing
+from pruning.report import notes, printing
+from pruning.report.tables import results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAPER = REPOSITORY / "resources/paper/table1.csv"
@@ -361,7 +362,7 @@ def test_markdown_cells_carry_interval_marks_and_published_value(printed):
 def test_a_cell_has_its_marks_after_holm_both_ways_and_the_papers_value(changes, marks, published):
     row = {"kind": "accuracy", "value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "best": False, "near_best": False}
     row |= {"reference": "wanda", "p_holm": 0.04, "published": math.nan, "cut_off": math.nan, **changes}
-    cell = layout._cell(row, 0.95)
+    cell = results._cell(row, 0.95)
     assert (cell.marks, cell.published) == (marks, published)
 
 

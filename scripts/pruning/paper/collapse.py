@@ -239,23 +239,21 @@ def write(files: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) ->
             variants = [Variant(calib, method, sparsity) for sparsity in sparsities]
             measured = {DENSE: dense, **{variant: outcomes(model, variant) for variant in variants}}
             comparison.same_items({f"{model}/{variant}": own for variant, own in measured.items()}, task)
-            row = {"model": model, "calib": calib, "method": method}
-            shared = {"task": task, "metric": metric, "n": len(dense)}
+            row, shared = {"model": model, "calib": calib, "method": method}, {"task": task, "metric": metric}
             for variant, own in measured.items():
                 value = comparison.measure(own, "accuracy", settings)
-                value = {name: value[name] for name in ("value", "ci_low", "ci_high")}
                 accuracies.append({**row, "sparsity": names.share(variant.sparsity), **shared, **value})
             values = np.stack([own["value"] for own in measured.values()])
             fractions, clusters = names.share(np.array(sparsities)), comparison.clusters_of(dense)
             level = (settings[key] for key in ("chance", "confidence", "resamples", "seed"))
             fit = collapse(values[1:], values[0], fractions, *level, clusters)
-            number = None if clusters is None else clusters.nunique()
-            row |= {**shared, "clusters": number, "dense": values[0].mean(), "chance": settings["chance"]}
+            row |= {**shared, **{key: accuracies[-1][key] for key in ("n", "clusters")}}
+            row |= {"dense": values[0].mean(), "chance": settings["chance"]}
             row |= {"collapse": fit.point, "ci_low": fit.low, "ci_high": fit.high, "width": fit.width}
             found[method], rows[method] = fit, {**row, "censored": fit.censored}
         points += compared(rows, found, settings["reference"], settings["confidence"])
     found = pd.DataFrame(points).astype({"clusters": "Int64"})
-    for path, frame in zip(outputs, (found, pd.DataFrame(accuracies)), strict=True):
+    for path, frame in zip(outputs, (found, pd.DataFrame(accuracies).drop(columns="clusters")), strict=True):
         artifacts.write_csv(path, frame, settings)
     shown = ["model", "calib", "method", "collapse", "ci_low", "ci_high", "delta", "p_holm"]
     print(found[shown].to_string(index=False))
