@@ -192,6 +192,18 @@ def test_the_table_at_equal_speed_has_the_dense_models_times_from_its_turns(tmp_
     assert [handle.get_text() for handle in drawn.legends[0].get_texts()] == ["dense", "RKU, 30%", "s"]
 
 
+def test_bits_per_byte_are_no_perplexity(tmp_path):
+    page = table.make(written(tmp_path, True), of_table(["prefill", "decode"]))
+    entry = {**TEXT, "kind": "bits", "metrics": ["bits_per_byte"]}
+    [said, *_] = table.notes(page.frame, "size", entry, {}, of_table(["size"]))
+    assert said.startswith(
+        "Text: bits per byte, lower is better, with a 95% t interval; tests are paired t over blocks"
+    )
+    settings = {"task": "t", "tuning": None, "title": "Text", "kind": "bits", "models": ["m"]}
+    drawn = figure.draw({"rows": page.frame}, settings)
+    assert drawn.subfigs[0].axes[0].get_ylabel() == "Text\nbits per byte"
+
+
 def test_files_that_hold_another_kind_than_their_type_are_named(tmp_path):
     files = written(tmp_path, False)
     page = table.make(files, of_table(["size"]) | {"types": [None, "q4_0"]})

@@ -693,6 +693,15 @@ def test_notes_on_how_questions_were_put_and_on_small_things():
     assert said[0].endswith("20.0–21.0% at sparsity 30%.") and said[1].endswith("nominal one: `b` at 30%: 29.5%.")
 
 
+def test_texts_in_pieces_are_counted_in_bytes():
+    row = {"task": "t", "column": "t", "kind": "bits", "metric": "bits_per_byte", "n": 90_000, "windows": 39}
+    none = pd.DataFrame(columns=["column", "n", "calib", "tuning"])
+    said, *_ = notes.measured_on(pd.DataFrame([row]), none, {"tasks": {"t": {"task": "t", "title": "Text"}}})
+    assert (
+        "Text n = 90,000 bytes in 39 pieces (fewer than 40 pieces: their tests tell little) (`bits_per_byte`)" in said
+    )
+
+
 def test_templates_are_no_matter_of_tests_where_nothing_is_compared():
     settings = {"tasks": {"gsm8k": {"task": "gsm8k", "title": "GSM8K"}}, "reference": "wanda", "layout": "wide"}
     dense = pd.DataFrame({"task": ["gsm8k"], "column": ["gsm8k"], "clusters": [22]})

@@ -73,9 +73,10 @@ def measured_on(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str
     for row in dense.itertuples():
         unit = "items"
         if row.kind != "accuracy":
-            unit = f"predicted tokens in {row.windows} windows"
+            what, parts = ("bytes", "pieces") if row.kind == "bits" else ("predicted tokens", "windows")
+            unit = f"{what} in {row.windows} {parts}"
             if row.windows < LEAST_WINDOWS:
-                unit += f" (fewer than {LEAST_WINDOWS} windows: their tests tell little)"
+                unit += f" (fewer than {LEAST_WINDOWS} {parts}: their tests tell little)"
         sizes.append(f"{settings['tasks'][row.column]['title']} n = {row.n:,} {unit} (`{row.metric}`)")
     early = stopped(dense, pruned, settings)
     same = "the same for all variants" + ", but for those that stopped early" * bool(early)

@@ -34,7 +34,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
             _panel(axis, own.assign(x=of(own)), looks, unit)
             axis.set(title=title, xlabel=label)
             style.log(axis, "x" if unit == 100 else "xy")
-        axes[0].set_ylabel(f"{settings['title']}\n{'accuracy (%)' if unit == 100 else 'perplexity'}")
+        axes[0].set_ylabel(style.quality(settings))
     style.legend(made, [look.handle for look in looks.values()])
     return made
 

@@ -201,6 +201,12 @@ def headline(part: SubFigure, text: str) -> None:
     part.suptitle(text, x=0.01, ha="left", weight="bold")
 
 
+def quality(settings: Mapping[str, Any]) -> str:
+    """What an axis of a task's results shows."""
+    what = {"accuracy": "accuracy (%)", "bits": "bits per byte"}.get(settings["kind"], "perplexity")
+    return f"{settings['title']}\n{what}"
+
+
 def row_height(entries: int) -> float:
     """Inches that a panel with one line of text an entry needs, with its titles and axis."""
     return max(2.4, 0.17 * entries + 0.95)

@@ -37,8 +37,7 @@ def draw(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]) -> Fig
         for axis, cost, letter in zip(axes, TITLES, ascii_lowercase, strict=False):
             _panel(axis, rows, cost, numbers, looks, settings["kind"] == "accuracy")
             axis.set_title(f"({letter}) {TITLES[cost]}")
-        what = {"accuracy": "accuracy (%)", "bits": "bits per byte"}.get(settings["kind"], "perplexity")
-        axes[0].set_ylabel(f"{settings['title']}\n{what}")
+        axes[0].set_ylabel(style.quality(settings))
         if numbers:
             named = "; ".join(f"{number} {_name(best.loc[index])}" for index, number in numbers.items())
             part.supxlabel(fill(f"On a front: {named}", 115), x=0.01, ha="left", fontsize=8)

@@ -144,8 +144,8 @@ def notes(
         what = f"accuracy in per cent (`{first['metric']}`, n = {first['n']:,}) with Wilson's {level} interval; "
         what += "tests are exact McNemar, where items share templates also by template (the larger p)"
     else:
-        what = f"perplexity per token, lower is better, with a {level} t interval; tests are paired t over blocks of "
-        what += "windows"
+        unit = "bits per byte" if entry["kind"] == "bits" else "perplexity per token"
+        what = f"{unit}, lower is better, with a {level} t interval; tests are paired t over blocks of windows"
     found = [
         f"{entry['title']}: {what}, on the same items, by Holm's adjustment over the rows.",
         "Files: one GGUF file per row, unquantised ones as F16. A row with a type is evaluated as what its file holds, "
