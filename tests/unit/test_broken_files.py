@@ -111,6 +111,7 @@ CONFIG_KEYS = {
     ),
     **{"ffn_down_bias": ("text",), "max_position_embeddings": ("512",), "num_hidden_layers": ([2],)},
     **{"vocab_size": (0,), "hidden_size": (10**30,), "model_type": (["qwen2"], {"a": 1})},
+    "first_k_dense_replace": ("1", -1, 2, 1.5, True),
 }
 TOKENIZER_KEYS = {  # key of tokenizer_config.json, value -> what is said
     ("pad_token", "<pad>"): "token '<pad>' has number 258",
