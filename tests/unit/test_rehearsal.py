@@ -234,10 +234,10 @@ def run(script: str, folder: Path, place: Path, teacher: Path | None) -> None:
     data, own, model = place / "data.parquet", {**SETTINGS, **CALIBRATION, "seed": 0}, place / "model"
     searched = {**own, "search": "greedy", "probed": 64, "min_keep": 0.1}
     asked = {"tasks": {"text": {**PERPLEXITY, "dtype": "float32", "divergence": teacher is not None}}}
-    files = (model, model / "manifest.json", [f"text={data}"], place)
+    variant = {"model": model, "manifest": model / "manifest.json"}
     arguments = {
         "recover": ({**SETTINGS, **LORA}, folder, data, data, place / "adapter", teacher),
-        "evaluate": (asked, *files, None, "none", None, None, None, teacher),
+        "evaluate": (asked, variant, [f"text={data}"], place, teacher),
     }
     fitted = {
         "refit": (own | {"scheme": "sequential"}, folder, data, [f"mask={place}/mask.parquet"]),
