@@ -166,25 +166,32 @@ def test_a_norm_after_the_ffn_is_refused_for_the_corrective_one_alone(name):
     assert len(list(fitting.refit(MODELS[name](), batches, KEEPS, "sequential"))) == LAYERS
 
 
-def stage(settings: dict, model: Path, data: Path, mask: Path, folder: Path, manifest: Path) -> None:
-    measure.measure("methods/refit", [manifest, folder], settings, model, data, [f"mask={mask}"])
-
-
-@pytest.mark.parametrize("scheme", (*SCHEMES, "block"))
-def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
+@pytest.fixture
+def laid(tmp_path) -> Path:
+    """A folder with a model, text to calibrate it on, and a mask."""
     tiny.to_calibrate(tmp_path)
     tiny.save(model_of(), tmp_path / "model")
     tiny.write_mask(tmp_path / "mask.parquet", KEEPS)
-    files = [tmp_path / name for name in ("model", "data.parquet", "mask.parquet", "fit", "fit.json")]
-    stage({**SETTINGS, "scheme": scheme, "training": plan(scheme).get("plan")}, *files)
-    pruning = Pruning.read(tmp_path / "model", tmp_path / "mask.parquet", f"ridge_{scheme}", tmp_path / "fit.json")
-    (tmp_path / "compact").mkdir()
-    pruning.write(tmp_path / "compact")
-    compact, memory = load(tmp_path / "compact", "float32", "cpu")[0], load(tmp_path / "model", "float32", "cpu")[0]
+    return tmp_path
+
+
+def stage(laid: Path, name: str, **settings) -> None:
+    outputs, mask = [laid / f"{name}.json", laid / name], f"mask={laid / 'mask.parquet'}"
+    measure.measure("methods/refit", outputs, SETTINGS | settings, laid / "model", laid / "data.parquet", [mask])
+
+
+@pytest.mark.parametrize("scheme", (*SCHEMES, "block"))
+def test_the_compact_model_is_the_one_that_was_fitted(scheme, laid):
+    stage(laid, "fit", scheme=scheme, training=plan(scheme).get("plan"))
+    pruning = Pruning.read(laid / "model", laid / "mask.parquet", f"ridge_{scheme}", laid / "fit.json")
+    (laid / "compact").mkdir()
+    pruning.write(laid / "compact")
+    compact, memory = load(laid / "compact", "float32", "cpu")[0], load(laid / "model", "float32", "cpu")[0]
     pruning.apply(memory)
-    fitted, tokenizer = load(tmp_path / "model", "float32", "cpu")
+    fitted, tokenizer = load(laid / "model", "float32", "cpu")
     ids = tokenizer("Q: 3 + 4\nA: 7", return_tensors="pt")["input_ids"]
-    list(fitting.refit(fitted, prepare.batches(files[1], tokenizer, SETTINGS), KEEPS, scheme, **plan(scheme)))
+    batches = prepare.batches(laid / "data.parquet", tokenizer, SETTINGS)
+    list(fitting.refit(fitted, batches, KEEPS, scheme, **plan(scheme)))
     assert torch.equal(compact(ids).logits, memory(ids).logits)
     assert torch.allclose(compact(ids).logits, fitted(ids).logits, atol=1e-5)
     record = pruning.compensate(0).record
@@ -194,11 +201,8 @@ def test_the_compact_model_is_the_one_that_was_fitted(scheme, tmp_path):
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_a_run_that_was_killed_trains_the_layers_that_are_left(tmp_path, monkeypatch, broken):
+def test_a_run_that_was_killed_trains_the_layers_that_are_left(laid, monkeypatch, broken):
     """To the same files, to the bit. A kept layer that is not as it was written is trained again."""
-    tiny.to_calibrate(tmp_path)
-    tiny.save(model_of(), tmp_path / "model")
-    tiny.write_mask(tmp_path / "mask.parquet", KEEPS)
     calls, own = [], training.trained
 
     def trained(*given):
@@ -209,16 +213,15 @@ def test_a_run_that_was_killed_trains_the_layers_that_are_left(tmp_path, monkeyp
 
     monkeypatch.setattr(training, "trained", trained)
 
-    def run(name: str, **changes) -> dict[str, bytes]:
-        files = [tmp_path / each for each in ("model", "data.parquet", "mask.parquet", name, f"{name}.json")]
-        stage({**SETTINGS, "scheme": "block", "training": PLAN, **changes}, *files)
-        assert not any(file.is_dir() for file in tmp_path.glob(f".{name}.*"))
-        return {file.name: file.read_bytes() for file in sorted(files[3].iterdir())}
+    def run(name: str) -> dict[str, bytes]:
+        stage(laid, name, scheme="block", training=PLAN)
+        assert not any(file.is_dir() for file in laid.glob(f".{name}.*"))
+        return {file.name: file.read_bytes() for file in sorted((laid / name).iterdir())}
 
     with pytest.raises(KeyboardInterrupt):
         run("fit")
-    assert not (tmp_path / "fit.json").exists()
-    [kept] = tmp_path.glob(".fit.*")  # no checked stamp yet
+    assert not (laid / "fit.json").exists()
+    [kept] = laid.glob(".fit.*")  # no checked stamp yet
     assert sorted(file.name for file in kept.iterdir()) == ["0.safetensors", "1.safetensors"]
     if broken:
         content = bytearray((kept / "1.safetensors").read_bytes())

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -116,7 +115,7 @@ def refit(
             weights, records = {}, {}
             for label, site in modules.items():
                 module = layer.get_submodule(site)
-                sums = Running(module)
+                sums = {part: Running(module) for part in PARTS}
                 for number, batch in enumerate(batches):
                     own: list[Tensor] = []
                     found = []
@@ -132,8 +131,8 @@ def refit(
                         present = after.float() - found[1].float()
                     missing, weight = target - present, counts[number]
                     for part, rows in parts(batch).items():
-                        sums.add(part, x[rows], missing[rows], target[rows], weight[rows])
-                change, records[label] = sums.fitted()
+                        sums[part].add(x[rows], missing[rows], target[rows], weight[rows])
+                change, records[label] = least_squares.fitted(*(own.sums() for own in sums.values()))
                 weights[label] = module.weight.float().cpu() + torch.from_numpy(change).float()
                 with torch.no_grad():
                     module.weight.copy_(weights[label])
@@ -166,27 +165,26 @@ def _keeping(found: list[Tensor]) -> Callable[[Tensor, Tensor], None]:
 
 
 class Running:
-    """The sums of both parts of the tokens (least_squares.Sums), on the weights' device: products within a micro-batch
-    in float32, sums over micro-batches in float64 (float32 on a GPU)."""
+    """Sums over some tokens (least_squares.Sums) on the weights' device: products within a micro-batch in float32, sums
+    over micro-batches in float64 (float32 on a GPU)."""
 
     def __init__(self, module: nn.Linear):
         device, (outputs, inputs) = module.weight.device, module.weight.shape
-        shapes = (inputs, inputs), (outputs, inputs)
-        self.sums = {part: [*(wide_zeros(device, *shape) for shape in shapes), 0.0, 0.0] for part in PARTS}
+        self.inner, self.outer = wide_zeros(device, inputs, inputs), wide_zeros(device, outputs, inputs)
+        self.missing = self.whole = 0.0
 
-    def add(self, part: str, x: Tensor, missing: Tensor, target: Tensor, weight: Tensor) -> None:
+    def add(self, x: Tensor, missing: Tensor, target: Tensor, weight: Tensor) -> None:
         """x [tokens, k], what is missing of the target with the present weights, and the target, [tokens, d]; how much
         a token counts, [tokens]."""
         if not len(x):
             return
-        own, root = self.sums[part], weight.sqrt()[:, None]
-        x, missing, target = ((root * rows.float()).to(own[0].device) for rows in (x, missing, target))
-        add(own[0], x.T @ x)
-        add(own[1], missing.T @ x)
-        own[2] += float(missing.square().sum())
-        own[3] += float(target.square().sum())
+        root = weight.sqrt()[:, None]
+        x, missing, target = ((root * rows.float()).to(self.inner.device) for rows in (x, missing, target))
+        add(self.inner, x.T @ x)
+        add(self.outer, missing.T @ x)
+        self.missing += float(missing.square().sum())
+        self.whole += float(target.square().sum())
 
-    def fitted(self) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the weight's change [d, k] in float64, and a record of λ and errors."""
-        whole = ([each.double().cpu().numpy() for each in own[:2]] + own[2:] for own in self.sums.values())
-        return least_squares.fitted(*(least_squares.Sums(*own) for own in whole))
+    def sums(self) -> least_squares.Sums:
+        inner, outer = (each.double().cpu().numpy() for each in (self.inner, self.outer))
+        return least_squares.Sums(inner, outer, self.missing, self.whole)
