@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # `make test` runs a test a core: more threads would wait for each other
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of jobs that take all cores, as clocks do, sleep then
 
 import gc
 import shutil

@@ -160,8 +160,10 @@ def same_items(samples: Mapping[str, pd.DataFrame], task: str, stop: int | None 
     first, *_ = samples if stop is None else sorted(samples, key=lambda name: -len(samples[name]))
     key = ["item", "item_hash", "weight"]
     for name in samples:
-        whole = samples[first].head(stop) if len(samples[name]) == stop else samples[first]
-        both = whole[key].merge(samples[name][key], on="item", how="outer", suffixes=("_a", "_b"))
+        whole = (samples[first].head(stop) if len(samples[name]) == stop else samples[first])[key]
+        if whole.equals(samples[name][key]):
+            continue
+        both = whole.merge(samples[name][key], on="item", how="outer", suffixes=("_a", "_b"))
         differs = (both["item_hash_a"] != both["item_hash_b"]) | (both["weight_a"] != both["weight_b"])
         differs |= both[["item_hash_a", "item_hash_b"]].isna().any(axis=1)
         if differs.any():
