@@ -36,13 +36,12 @@ def test_measures_by_hand():
 
 def test_against_scipy():
     a = np.random.default_rng(0).normal(size=(30, 20)) * np.geomspace(1, 1e-3, 20)
-    values = spectrum.singular_values(a.astype(np.float32))
-    expected = scipy.linalg.svdvals(a.astype(np.float32).astype(float))
-    np.testing.assert_allclose(values, expected, rtol=1e-10)
-    assert spectrum.effective_rank(values) == pytest.approx(np.exp(scipy.stats.entropy(expected)))
-    assert spectrum.stable_rank(values) == pytest.approx(np.linalg.norm(a) ** 2 / np.linalg.norm(a, 2) ** 2, rel=1e-6)
-    gram = np.sort(np.linalg.eigvalsh(a.T @ a))[::-1]
-    np.testing.assert_allclose(spectrum.cumulative_energy(values), np.cumsum(gram) / gram.sum(), rtol=1e-6)
+    curve, ranks = spectrum.measure(a, [np.arange(20)])
+    expected, gram = scipy.linalg.svdvals(a), np.sort(np.linalg.eigvalsh(a.T @ a))[::-1]
+    np.testing.assert_allclose(curve["singular_value"], expected, rtol=1e-10)
+    np.testing.assert_allclose(curve["energy"], np.cumsum(gram) / gram.sum(), rtol=1e-6)
+    assert ranks["effective_rank"] == pytest.approx(np.exp(scipy.stats.entropy(expected)))
+    assert ranks["stable_rank"] == pytest.approx(np.linalg.norm(a) ** 2 / np.linalg.norm(a, 2) ** 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("columns", [[], [1]])

@@ -23,11 +23,6 @@ TOLERANCE = 1e-12
 CURVE_POINTS = 400
 
 
-def singular_values(activations: NDArray) -> NDArray[np.float64]:
-    """Singular values [min(tokens, width)], descending, of activations [tokens, width]; computed in float64."""
-    return np.linalg.svd(np.asarray(activations, dtype=np.float64), compute_uv=False)
-
-
 def cumulative_energy(values: NDArray) -> NDArray[np.float64]:
     """Share of the squared Frobenius norm in the first 1, 2, ... directions, same shape as `values`."""
     energy = np.cumsum(np.square(values))
@@ -76,9 +71,9 @@ def curve(values: NDArray, energy: NDArray) -> pd.DataFrame:
 
 
 def measure(activations: NDArray, choices: Sequence[NDArray]) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Curve and ranks of activations [tokens, neurons] restricted to each choice of neurons, all of one width; the
-    mean over the choices, value by value."""
-    spectra = [singular_values(activations[:, choice]) for choice in choices]
+    """Curve and ranks of activations [tokens, neurons], float64, restricted to each choice of neurons, all of one
+    width; the mean over the choices, value by value."""
+    spectra = [np.linalg.svd(activations[:, choice], compute_uv=False) for choice in choices]
     energy = np.mean([cumulative_energy(values) for values in spectra], axis=0)
     summary = pd.DataFrame([ranks(values) for values in spectra]).mean().to_dict()
     return curve(np.mean(spectra, axis=0), energy), summary
