@@ -18,7 +18,7 @@ from pruning.evaluation import recovery
 from pruning.evaluation.samples import frame
 from pruning.models import loading, remote_code
 from pruning.models.families import DENSE
-from pruning.report import card
+from pruning.report import card, measures
 from tiny import logits
 
 METHOD = {"score": "wanda", "options": {}, "normalise": "none", "allocate": "uniform", "compensate": "none"}
@@ -127,6 +127,22 @@ def test_the_card_says_what_was_measured(tmp_path, monkeypatch):
     assert line.endswith("| not measured | 40 windows |")
     assert "base_model: a/b\n" in text and f"a/b at {'0' * 40}" in text
     assert "58.3% (asked: 50%)" in text and "20 in each of 2 layers" in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind", "measured"),
+    [
+        ("kl", "perplexity", "0.1000 [0.1000, 0.1000] | not measured | 40 windows |"),  # in nats
+        ("bits_per_byte", "bits", "0.1000 [0.1000, 0.1000] | not measured | 40 pieces |"),
+    ],
+)
+def test_what_is_measured_of_texts_beside_perplexity_is_no_share(tmp_path, monkeypatch, metric, kind, measured):
+    monkeypatch.chdir(tmp_path)
+    path = Path(Variant(**SETTINGS["variant"]).samples("m", "text"))
+    samples(path, metric, [0.7] * 40, 7)
+    tasks = {"text": {"title": "Text", "metrics": [metric], "kind": kind}}
+    rows = list(measures.measures(SETTINGS | {"tasks": tasks}, [path]))
+    assert card.table(rows, 0.95).splitlines()[2] == f"| Text, {metric} | {measured}"
 
 
 def test_what_stock_tools_load_wrongly_is_not_exported(tmp_path, monkeypatch):

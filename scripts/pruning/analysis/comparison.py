@@ -60,7 +60,7 @@ def table_rows(
     """
     calibrations = settings["models"][model]["calibrations"]
     measures = [
-        (Column(entry["task"], entry["tuning"]), "divergence" if metric == "kl" else entry["kind"], metric)
+        (Column(entry["task"], entry["tuning"]), kind_of(metric, entry["kind"]), metric)
         for entry in settings["tasks"].values()
         for metric in entry["metrics"]
     ]
@@ -201,6 +201,11 @@ def outcomes_of(samples: pd.DataFrame, name: str, task: str, metric: str, kind: 
         except ValueError as error:
             raise InputError(f"{where}: no {kind}: {error}") from None
     return chosen
+
+
+def kind_of(metric: str, kind: str) -> str:
+    """What a metric of a task of this kind is: beside perplexities stand divergences."""
+    return "divergence" if metric == "kl" else kind
 
 
 def measure(outcomes: pd.DataFrame, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,7 +171,8 @@ def table(results: Sequence[Mapping[str, Any]], confidence: float) -> str:
     lines = [f"| task, metric | this model, {confidence:.0%} interval | dense model | of |", "|---|---|---|---|"]
     for row in results:
         if own := row["pruned"]:
-            of = f"{own['windows']} windows" if own.get("windows") else f"{own['n']} items"
+            parts = "pieces" if row["metric"] == "bits_per_byte" else "windows"
+            of = f"{own['windows']} {parts}" if own.get("windows") else f"{own['n']} items"
             dense = shown(row["dense"], row["metric"]) if row["dense"] else "not measured"
             lines.append(f"| {row['title']}, {row['metric']} | {shown(own, row['metric'])} | {dense} | {of} |")
     return "\n".join(lines) if lines[2:] else "Nothing has been measured of this model."
@@ -180,7 +181,7 @@ def table(results: Sequence[Mapping[str, Any]], confidence: float) -> str:
 def shown(measure: Mapping[str, Any], metric: str) -> str:
     """A value with its interval."""
     numbers = [measure[key] for key in ("value", "ci_low", "ci_high")]
-    if metric in ("perplexity", "bits_per_byte"):
+    if metric in ("perplexity", "bits_per_byte", "kl"):
         return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*numbers, d=2 if metric == "perplexity" else 4)
     return "{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * number for number in numbers))
 

@@ -17,10 +17,11 @@ def measures(settings: Mapping[str, Any], samples: Sequence[Path]) -> Iterator[d
     sides = {"pruned": str(Variant(**settings["variant"])), "dense": str(DENSE)}
     for task, own in settings["tasks"].items():
         for metric in own["metrics"]:
+            kind = comparison.kind_of(metric, own["kind"])
             row = {"title": own["title"], "metric": metric, **dict.fromkeys(sides)}
             for side, variant in sides.items():
                 if path := paths.get((variant, task)):
                     frame = artifacts.read_parquet(path, "samples")
-                    outcomes = comparison.outcomes_of(frame, variant, task, metric, own["kind"])
-                    row[side] = comparison.measure(outcomes, own["kind"], settings)
+                    outcomes = comparison.outcomes_of(frame, variant, task, metric, kind)
+                    row[side] = comparison.measure(outcomes, kind, settings)
             yield row
