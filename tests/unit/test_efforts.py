@@ -123,7 +123,7 @@ def test_what_does_not_fit_the_machine_names_the_largest_that_does(
 ):
     """obs, utility: gigabytes of memory and disk that a method of this score takes; there are 16 and 9."""
     taken = {"obs": efforts.Needs(*obs), "utility": efforts.Needs(*utility)}
-    monkeypatch.setattr(efforts, "needs", lambda *_: taken[next(iter(_[-1])).score])
+    monkeypatch.setattr(efforts, "needs", lambda *_, methods: taken[next(iter(methods)).score])
     monkeypatch.setattr(ready.memory, "physical", lambda: 16e9)
     monkeypatch.setattr(ready.shutil, "disk_usage", lambda path: SimpleNamespace(free=9e9))
     about = replace(known(), request=Request("m", out=tmp_path, **options))

@@ -771,7 +771,7 @@ def test_an_edited_configuration_asks_what_it_says(tmp_path, monkeypatch):
     for asks, asked in ((False, []), (True, [("train", 60)])):
         content = made(answers=judged(*"1" * 60), own=Own(60) if asks else None)
         (tmp_path / "prune.yaml").write_text(text(content, "me"))
-        mine = content, validated(content)
+        mine = config_file.Edited(content, validated(content))
         assert model.collect(mine=mine)[0].own.tokens.get("train", 0) == 200 * len(asked) * 60
         assert model.asked[:1] == asked and not (tmp_path / running.START).exists()
 

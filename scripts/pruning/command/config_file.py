@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -28,9 +28,15 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def edited(path: Path) -> tuple[dict[str, Any], Config] | None:
-    """The content of a file that somebody edited, and the configuration that it makes of the default; None where there
-    is no file, or one as `prune` wrote it.
+class Edited(NamedTuple):
+    """A file that somebody edited, and the configuration that it makes of the default."""
+
+    content: dict[str, Any]
+    config: Config
+
+
+def edited(path: Path) -> Edited | None:
+    """Return what somebody edited; None where there is no file, or one as `prune` wrote it.
 
     Raises InputError, naming the key, for one that is no configuration, or without a table1."""
     if not path.exists():
@@ -48,7 +54,7 @@ def edited(path: Path) -> tuple[dict[str, Any], Config] | None:
     for table in ("table1", "validation"):
         if not (content.get("tables") or {}).get(table):
             raise InputError(f"{path}: tables.{table}: missing, and `prune` shows that table: {remedy}")
-    return content, config
+    return Edited(content, config)
 
 
 def whole(*contents: Mapping[str, Any]) -> Config:

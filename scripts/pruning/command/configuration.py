@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from pruning.command import efforts, own_data
+from pruning.command.config_file import Edited
 from pruning.command.lm_eval_tasks import Asked
 from pruning.command.request import RECOVERIES, Request, budget_of
 from pruning.command.running import CONFIG, START
 from pruning.config.default import DEFAULT
 from pruning.config.methods import Method
 from pruning.config.models import GgufSource
-from pruning.config.schema import Config
 from pruning.core import devices, memory, names
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
@@ -61,7 +61,7 @@ class Known:
     request: Request  # with what its effort adds
     model: dict[str, Any]  # the configuration's section `models`, of this one
     tasks: Sequence[Asked] = ()  # of lm-eval's
-    mine: tuple[dict[str, Any], Config] | None = None  # the configuration, where the user has edited it
+    mine: Edited | None = None  # the configuration, where the user has edited it
     context: int = 0  # tokens that the model reads at once
     vocabulary: int = 0  # words that it chooses from
     trained: Sequence[str] | None = None  # of a mixture of experts, what recovery trains

@@ -59,7 +59,7 @@ def expected(known: Known) -> list["Stage"]:
             jobs = estimate.planned([*options, "--", *targets], log)
         if not jobs:
             return []
-        config = known.mine[1] if known.mine else config_file.whole(content)
+        config = known.mine.config if known.mine else config_file.whole(content)
         card = cards.measured("cuda" if known.kind == "gpu" else "cpu", known.model[known.alias]["dtype"])
         return estimate.stages(work.Run(config, card), jobs)
 
@@ -80,7 +80,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         budgets, sparsities = found_for(known)
     wanted = configuration.build(known, sparsities)
     if known.mine:
-        for difference in config_file.differences(known.mine[0], wanted):
+        for difference in config_file.differences(known.mine.content, wanted):
             print(f"{out / CONFIG}: {difference}", flush=True)
     else:
         if said := config_file.replaced(out / CONFIG, wanted, line):
@@ -101,7 +101,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         if (answered := out / names.DENSE.samples(known.alias, own_data.ANSWERS)).is_file():
             notes += known.answers.notes
             notes += decision.without_answer(artifacts.read_parquet(answered, "samples"), known.answers.judge.name)
-    columns = known.mine[1].table("table1").tasks if known.mine else wanted["tables"]["table1"]["tasks"]
+    columns = known.mine.config.table("table1").tasks if known.mine else wanted["tables"]["table1"]["tasks"]
     answers = decision.answers(out, known.alias, choice.variant, columns, questions)
     made_with = artifacts.read_json(artifacts.record_of(out / TABLES[0]), "csv")["provenance"]
     content = words.Content(
@@ -133,8 +133,9 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
 
 def tables(known: Known) -> tuple[str, ...]:
     """Return the tables that a page is made of."""
-    mine = known.mine and [known.mine[1].table(name) for name in ("validation", "table1")]
-    compared = all(table.types for table in mine) if mine else known.request.against
+    compared = known.request.against
+    if known.mine:
+        compared = all(known.mine.config.table(name).types for name in ("validation", "table1"))
     return TABLES + AGAINST if compared else TABLES
 
 

@@ -43,7 +43,7 @@ def ready(request: Request) -> Known:
     mine = config_file.edited(out / CONFIG)
     if mine:
         print(f"{out / CONFIG} was edited and is used as it is; remove it to have it written anew.", flush=True)
-        if alias not in mine[1].models:
+        if alias not in mine.config.models:
             raise InputError(f"{out / CONFIG}: models: does not name {alias}, the model of the command line")
     known = Known(request, {alias: {}}, tasks=tasks, mine=mine)
     parameters = configuration.parameters_of(source, known.folder)
@@ -66,13 +66,13 @@ def ready(request: Request) -> Known:
         known = for_mixture(known)
     known = with_methods(known, shape, max(manifest["widths"]))
     if request.files:
-        of_mine = {name: mine[1].method(name) for name in mine[1].table("table1").methods} if mine else {}
+        of_mine = {name: mine.config.method(name) for name in mine.config.table("table1").methods} if mine else {}
         take.check(of_mine or efforts.definitions(known.methods), known.folder)
     return known
 
 
 def for_mixture(known: Known) -> Known:
-    """Return the request for a mixture of experts, and what recovery trains.
+    """Return the request as a mixture of experts has it, and what recovery trains.
 
     Raises InputError for what is for dense models alone."""
     request = known.request
@@ -82,9 +82,9 @@ def for_mixture(known: Known) -> Known:
         )
     if (kind := next(iter(budget_of(request.budget)), None)) in TIMED:
         raise InputError(f"--budget {kind}: the model is a mixture of experts: give parameters=… or bytes=…")
-    tensors, notes = (
-        Checkpoint(known.folder).names,
+    notes, tensors = (
         ["A mixture of experts: sparsity counts the experts of every layer."],
+        Checkpoint(known.folder).names,
     )
     targets = [name for name in ATTENTION if any(f".{name}.weight" in tensor for tensor in tensors)]
     if not request.methods:
@@ -151,7 +151,7 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     there = efforts.Needs(memory.physical() / 1e9, disk / 1e9)
 
     def needs(methods: Collection[Method]) -> efforts.Needs:
-        return efforts.needs(known.folder, section["dtype"], cut, known.kind == "gpu", methods)
+        return efforts.needs(known.folder, section["dtype"], cut, known.kind == "gpu", methods=methods)
 
     taken = needs(methods.values())
     if lacking := taken.lacking(there):
@@ -159,7 +159,7 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
         if not request.methods:
             asked, smaller = f"--effort {request.effort}", efforts.EFFORTS[: efforts.EFFORTS.index(request.effort)]
         fitting = [f"--effort {each}" for each in smaller if not needs([made[each][0]]).lacking(there)]
-        *_, instead = f"--methods {efforts.WITHOUT_RECONSTRUCTION}", *fitting
+        instead = fitting[-1] if fitting else f"--methods {efforts.WITHOUT_RECONSTRUCTION}"
         raise InputError(f"{asked}: {lacking}: use {instead}")
     if taken.memory:
         section["memory_gb"] = max(section["memory_gb"], math.ceil(taken.memory))

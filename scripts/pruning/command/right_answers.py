@@ -25,7 +25,7 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
     train, *others = "train", "validation", "test"
     if not known.own:
         return None, []
-    if known.mine and own_data.ASKING[train] not in known.mine[1].tasks:
+    if known.mine and own_data.ASKING[train] not in known.mine.config.tasks:
         return Own(0, {}), []
     wanted, most = known.effort.tokens[known.kind], len(known.answers.records[train])
     earlier = known.request.out / names.DENSE.samples(known.alias, own_data.ASKING[train])
