@@ -649,15 +649,27 @@ def row(method, sparsity, value, tuning=None, p=np.nan):
     return ("own", method, sparsity / 100, tuning, value, value - 1, value + 1, p)
 
 
-def test_the_smallest_model_within_the_tolerance_is_taken():
-    found, _ = models(row("agf", 20, 10.1), row("agf", 30, 10.9), row("rku", 30, 10.8), row("agf", 40, 12.0))
-    choice = decision.choose(found, 0.1)
-    assert (str(choice.variant), choice.within) == ("own/rku/30", True) and choice.loss == pytest.approx(0.08)
-    nearest = decision.choose(found, 0.001)
-    assert (str(nearest.variant), nearest.within) == ("own/agf/20", False)
-    assert str(decision.choose(found, 9).variant) == "own/agf/40"
-    recovered, _ = models(row("agf", 30, 12.0), row("agf", 30, 10.2, tuning="own"))
-    assert decision.choose(recovered, 0.1).variant == Variant("own", "agf", 30, "own")
+FOUR = [row("agf", 20, 10.1), row("agf", 30, 10.9), row("rku", 30, 10.8), row("agf", 40, 12.0)]
+TWO = [row("wanda", 31, 10.2), row("agf", 34, 10.8)]
+
+
+@pytest.mark.parametrize(
+    ("pruned", "tolerance", "equal_cost", "taken", "loss"),
+    [
+        (FOUR, 0.1, False, "rku/30", 0.08),  # the smallest within the tolerance
+        (FOUR, 0.001, False, "agf/20", 0.01),  # the nearest
+        (FOUR, 9, False, "agf/40", 0.2),
+        ([row("agf", 30, 12.0), row("agf", 30, 10.2, tuning="own")], 0.1, False, "agf/30/own", 0.02),
+        (TWO, 0.1, False, "agf/34", 0.08),
+        (TWO, 0.1, True, "wanda/31", 0.02),  # the best, however much is removed
+        (TWO, 0.01, True, "wanda/31", 0.02),
+    ],
+)
+def test_the_model_to_take_is_the_smallest_within_the_tolerance_or_at_equal_cost_the_best(
+    pruned, tolerance, equal_cost, taken, loss
+):
+    choice = decision.choose(models(*pruned)[0], tolerance, equal_cost)
+    assert choice == (Variant.parse(f"own/{taken}"), loss <= tolerance, pytest.approx(loss))
 
 
 def test_right_answers_and_the_datas_text_are_told_apart_and_losses_are_of_what_choices_are_made_by():
@@ -776,32 +788,22 @@ def test_an_edited_configuration_asks_what_it_says(tmp_path, monkeypatch):
         assert model.asked[:1] == asked and not (tmp_path / running.START).exists()
 
 
-@pytest.mark.parametrize(("questions", "kept"), [(40, True), (39, False)])
-def test_forty_right_answers_are_enough_and_those_cut_off_do_not_count(tmp_path, monkeypatch, questions, kept):
-    found, _ = Answering(monkeypatch, tmp_path, 1, cut_off=1).collect(train=questions + 1)
-    assert bool(found.own.tokens) == kept
+ENOUGH = [  # how the dense model answers, what it is asked, and whether its right answers are enough
+    ({"cut_off": 1}, {"train": 41}, True),
+    ({"cut_off": 1}, {"train": 40}, False),  # 39 right to the end
+    ({"every": 7}, {"effort": "standard"}, True),  # 58 right answers, 11,600 tokens of 20,480
+    ({"every": 7}, {"effort": "thorough"}, False),  # of 49,152
+    ({}, {"test": 7}, True),  # to compare models on: 1,400 tokens, where 40 windows of 32 are needed
+    ({}, {"test": 6}, False),
+    ({}, {"validation": 0}, False),  # and nobody is asked nothing
+]
 
 
-def test_few_tokens_of_own_answers_are_not_enough_for_an_effort_that_wants_many(tmp_path, monkeypatch):
-    model = Answering(monkeypatch, tmp_path, 7)
-    assert not model.collect("thorough")[0].own.tokens  # 58 right answers, 11,600 of 49,152
-    assert model.collect()[0].own.tokens["train"] == 11600
-
-
-def test_right_answers_to_test_and_validation_questions_are_enough_to_compare_models_on(tmp_path, monkeypatch):
-    model = Answering(monkeypatch, tmp_path, 1)
-    found, said = model.collect(test=6)  # 1,200 tokens, where 40 windows of 32 are needed
-    assert found.own.tokens == {} and "1,200 tokens to test questions, too few" in said
-    assert model.collect(test=7)[0].own.tokens["test"] == 1400
-    assert model.collect(validation=0)[0].own.tokens == {}  # and nobody is asked nothing
-
-
-def test_at_equal_cost_the_best_is_taken_however_much_is_removed():
-    found, _ = models(row("wanda", 31, 10.2), row("agf", 34, 10.8))
-    assert str(decision.choose(found, 0.1).variant) == "own/agf/34"
-    choice = decision.choose(found, 0.1, equal_cost=True)
-    assert (str(choice.variant), choice.within) == ("own/wanda/31", True)
-    assert not decision.choose(found, 0.01, equal_cost=True).within
+@pytest.mark.parametrize(("model", "asked", "enough"), ENOUGH)
+def test_right_answers_are_enough_to_calibrate_on_and_to_compare_models_by(tmp_path, monkeypatch, model, asked, enough):
+    found, said = Answering(monkeypatch, tmp_path, **{"every": 1, **model}).collect(**asked)
+    assert bool(found.own.tokens) == enough == ("Models are calibrated on these answers" in said)
+    assert ("1,200 tokens to test questions, too few" in said) == (asked == {"test": 6})
 
 
 # the status
