@@ -340,4 +340,8 @@ def test_the_model_to_take_is_held_against_the_dense_one_in_fewer_bits(pruned, p
     ]
     shown = content(*TWO, against=found)
     assert words.headline(shown) == ("Take agf at 30%" if wins else "Do not prune: take the dense model in fewer bits")
-    assert said in page.markdown(shown) and said in page.html(shown)
+    answers = PERPLEXITY._replace(
+        title="Perplexity of right answers"
+    )  # or bits per byte, of models of other tokenizers
+    made = page.html(replace(shown, measures=[answers]))
+    assert said in page.markdown(shown) and f"By perplexity of right answers on the validation data: {said}" in made
