@@ -229,7 +229,7 @@ def work(channel: socket.socket, files: dict[str, bytes], places: list[tuple[Mod
 def place_of_library(arguments: list[str], environment: dict[str, str]) -> Path:
     """The folder of the package `pruning` that these arguments will import."""
     options = [argument for argument in arguments if argument != "-P"]
-    if options[:2] == ["-m", "snakemake"]:
+    if options[:2] == ["-m", "snakemake"] or options[0].endswith("/planned_jobs.py"):
         named = [file for option, file in zip(options, options[1:], strict=False) if option == "--snakefile"]
         return Path(*named[:1]).resolve().parent / "scripts" if named else Path.cwd() / "scripts"
     folder = Path(options[0]).resolve().parent
