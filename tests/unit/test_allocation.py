@@ -220,7 +220,7 @@ def test_masks_are_nested_and_widths_shrink_within_bounds(name, round_to, at):
     (test_cfsp_nests_but_for_the_jump_where_shrinking_ends), and for sensitivity, whose best widths may be others at
     every sparsity."""
     earlier = None
-    for sparsity in range(1, 100, 33 if name in KNAPSACKS else 7):
+    for sparsity in range(1, 100, 7):
         p = at(sparsity)
         found = widths(name, p, round_to)
         assert all(f <= w <= n for w, f, n in zip(found, p.floor, p.sizes, strict=True))

@@ -121,8 +121,9 @@ def test_what_is_counted_is_what_the_very_model_holds(place_of, tmp_path, model,
 
 
 @pytest.mark.parametrize("method", ["uniform", "padded", "rounded"])
-def test_the_sparsity_is_the_least_of_all(place, method):
-    answer = found(place, asked("parameters", "0.0183M", **METHODS[method]))
+@pytest.mark.parametrize("text", ["97%", "85%", "70%", "20100", "0.0183M"])
+def test_the_sparsity_is_the_least_of_all(place, method, text):
+    answer = found(place, asked("parameters", text, **METHODS[method]))
     every = [each["value"] for each in answer["tried"]]
     assert [each["sparsity"] for each in answer["tried"]] == list(range(1, 100))
     by_hand = next(number for number, value in enumerate(every, 1) if value <= answer["target"])

@@ -155,6 +155,15 @@ def test_every_column_is_its_definition(family, token_mask):
     assert_close(layers["angular_sum"], angular)
 
 
+def test_the_objectives_and_token_masks_tell_apart():
+    model, samples = tiny.qwen2(), sequences()
+    plain, answer = (brute_force(model, samples, token_mask=mask)[0][0] for mask in ("all", "answer"))
+    different = [plain[f"{o}_abs_sum"] for o in OBJECTIVES] + [answer["energy_abs_sum"]]
+    for number, one in enumerate(different):
+        for other in different[:number]:
+            assert not np.allclose(one, other, rtol=0.01)
+
+
 def test_net_utility_is_the_first_order_effect_of_ablating_a_neuron():
     """E with a neuron's activation scaled by 1 - eps, by finite differences: its slope is sum_t a g."""
     model, samples = tiny.qwen2(), sequences(lengths=(12,))

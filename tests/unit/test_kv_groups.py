@@ -25,7 +25,7 @@ from pruning.config.default import DEFAULT
 from pruning.config.methods import Method
 from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
-from pruning.methods import allocation, compact, masks, refit, requirements, rounds, sensitivity, surgeon, variants
+from pruning.methods import allocation, compact, masks, refit, requirements, rounds, sensitivity, variants
 from pruning.methods.compact import Pruning
 from pruning.methods.compensation import Compensated, ridge
 from pruning.models import families
@@ -133,10 +133,20 @@ def test_groups_are_scored_by_attentions_own_moments(tmp_path, measured, metric)
     assert "structure" not in alone and np.array_equal(np.concatenate(neurons), alone["score"])
     model = load(tmp_path / "base", "float32", "cpu")[0]
     for layer, values in enumerate(groups):
-        second = sum(own.double() for own in made["attention_second_moments"][layer].values()) / 100
-        gradients = made["attention_output_gradients"][layer]["gradients"].double() if metric == "fisher" else None
-        weight = kv_groups.sites(model)[layer].weight.double()
-        assert values == pytest.approx(surgeon.least_losses(second, gradients, weight, weight.device, block=16))
+        second = sum(m.double().numpy() for m in made["attention_second_moments"][layer].values()) / 100
+        root = np.linalg.cholesky(second + 1e-3 * second.diagonal().mean() * np.eye(32))  # ‖D root‖² = tr(D S Dᵀ)
+        gradients = made["attention_output_gradients"][layer]["gradients"].double().numpy()
+        target = kv_groups.sites(model)[layer].weight.double().numpy() @ root
+        if metric == "fisher":
+            target = np.linalg.cholesky(gradients).T @ target
+        losses = []
+        for stay in (slice(16, 32), slice(0, 16)):  # without the first group, without the second
+            fit = np.linalg.lstsq(root[stay].T, target.T, rcond=None)[0].T @ root[stay]
+            losses.append(0.5 * np.square(target - fit).sum())
+        first = int(np.argmin(losses))
+        assert values[first] == pytest.approx(losses[first], rel=1e-4)
+        last = max(losses[first], 0.5 * np.square(target).sum() - losses[first])
+        assert values[1 - first] == pytest.approx(last, rel=1e-4)
 
 
 def test_a_groups_leverage_is_its_channels(tmp_path, measured):

@@ -16,6 +16,8 @@ from pruning.calibration.parameter_gradients import layers_that_fit, parameter_t
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.methods import scores
+from pruning.methods.scores import Layer
+from pruning.methods.scores import parameter_taylor as plugin
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.loading import load
 
@@ -71,6 +73,33 @@ def test_equal_to_a_whole_backward(family, layers_a_pass, size, structure):
         assert own.numpy() == pytest.approx(expected, rel=1e-4)
 
 
+def test_samples_cancel_before_the_absolute_value():
+    """The sum's absolute value is less than the sum of the samples' own."""
+    model = tiny.qwen2().double()
+    found = torch.stack(list(parameter_taylor(model, micro_batches(), 2))).numpy()
+    apart = sum(brute_force(model, [batch]) for batch in micro_batches(size=1))
+    assert (found < apart).all()
+    assert found.sum() < 0.8 * apart.sum()
+
+
+def test_the_gradient_is_what_changing_a_weight_does():
+    """Central differences of the summed loss for all weights of one neuron."""
+    model, batches = tiny.llama().double(), micro_batches()
+    c, step, expected = 5, 1e-3, 0.0
+    found = list(parameter_taylor(model, batches, 2))[1][c].item()
+    for name, weight in weights(model, 1).items():
+        own = weight.data[:, c] if name == "down" else weight.data[c]
+        for i in range(len(own)):
+            value = own[i].item()
+            ends = []
+            for changed in (value + step, value - step):
+                own[i] = changed
+                ends.append(float(sum(losses(model, batches))))
+            own[i] = value
+            expected += abs(value * (ends[0] - ends[1]) / (2 * step))
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
 def test_tokens_outside_the_objective_are_left_out():
     model, batches = tiny.qwen2(), micro_batches()
     plain = list(parameter_taylor(model, micro_batches(), 2))
@@ -121,6 +150,27 @@ def test_unit_taylor_by_hand():
     assert unit_taylor(*fused, 2).tolist() == found.tolist()
     dropped = {GATE: torch.empty(0, 2), UP: torch.empty(0, 2), DOWN: torch.empty(2, 0)}
     assert unit_taylor(dropped, dropped, 0).tolist() == []
+
+
+def test_unit_taylor_of_groups_by_hand():
+    """Two groups of two query heads and one key-value head, of one channel each; one hidden dimension."""
+    weight = {
+        ("q", 0, 1): torch.tensor([[1.0], [-2.0], [3.0], [4.0]]),
+        ("k", 0, 1): torch.tensor([[5.0], [6.0]]),
+        ("v", 0, 1): torch.tensor([[7.0], [8.0]]),
+        ("o", 1, 1): torch.tensor([[1.0, -1.0, 2.0, -2.0]]),
+    }
+    gradient = {name: torch.full_like(own, 2.0) for name, own in weight.items()} | {
+        ("v", 0, 1): torch.tensor([[0.0], [-1]])
+    }
+    assert unit_taylor(weight, gradient, 2).tolist() == [6 + 10 + 0 + 4, 14 + 12 + 8 + 8]
+
+
+def test_the_score_is_the_mean_gradients():
+    columns = {"n_samples": np.full(3, 4.0), "ce_param_abs": np.array([8.0, 2.0, 0.0])}
+    layer = Layer(0, columns, lambda: pytest.fail("needs no weights"))
+    assert plugin.score(layer).tolist() == [2, 0.5, 0]
+    assert layer.size == 3
 
 
 def test_layers_a_pass_fit_half_of_what_the_weights_leave():

@@ -79,6 +79,27 @@ def test_nothing_removed_leaves_the_weights_alone():
     assert made.record == {"lambda": "inf", "held_out_error": 0, "held_out_error_uncompensated": 0}
 
 
+def test_a_removed_twin_is_recovered_exactly_as_the_penalty_goes_to_zero():
+    a, down = activations(200), weights()
+    kept, removed = np.flatnonzero(KEEP)[0], np.flatnonzero(~KEEP)
+    keep = KEEP.copy()
+    keep[removed[1:]] = True  # one neuron only is removed
+    a[:, removed[0]] = a[:, kept]
+    change = changed(down, keep, a.T @ a, 1e-11)
+    expected = np.zeros_like(down, dtype=np.float64)
+    expected[:, kept] = down[:, removed[0]]
+    np.testing.assert_allclose(change, expected[:, keep], atol=1e-6)
+
+
+def test_errors_are_those_of_the_tokens():
+    down, fit, held_out = weights(), activations(40), activations(30, seed=1)
+    lambdas = [math.inf, 1.0, 1e-3]
+    every_change = [changed(down, KEEP, fit.T @ fit, relative) for relative in lambdas]
+    found = [ridge.sums(down, KEEP, held_out.T @ held_out).error(change) for change in every_change]
+    expected = [relative_error(down, KEEP, down[:, KEEP] + change, held_out) for change in every_change]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def test_lambda_has_the_least_held_out_error_and_the_last_fit_sees_all_tokens():
     down, fit, held_out = weights(), activations(25), activations(30, seed=1)
     made = ridge.compensate(down, KEEP, evidence(fit, held_out))
