@@ -49,6 +49,14 @@ def both(finished: Workspace, tmp_path_factory) -> tuple[Workspace, Workspace]:
     return tuple(made)
 
 
+@pytest.fixture
+def copies(both, tmp_path) -> tuple[Workspace, Workspace]:
+    """The same, to change: other tests count what is there, and may run before or after."""
+    for number, place in enumerate(both):
+        shutil.copytree(place.path, tmp_path / str(number))
+    return tuple(Workspace.at(tmp_path / str(number)) for number in range(2))
+
+
 def test_the_tables_are_the_same(both):
     apart, together = both
     for table, form in ((table, form) for table in ("table1", "table6") for form in ("csv", "md", "tex")):
@@ -72,8 +80,8 @@ def test_one_job_a_model(both):
         assert place.planned(*TARGETS) == {}
 
 
-def test_a_single_task_more_asks_nothing_again(both):
-    _, together = both
+def test_a_single_task_more_asks_nothing_again(copies):
+    _, together = copies
     logs = together.path.glob("results/tiny-reasoner/eval/**/.gsm_symbolic.*.jsonl")
     before = {path: path.read_bytes() for path in logs}
     content = yaml.safe_load((together.path / "test.yaml").read_text())
@@ -86,11 +94,11 @@ def test_a_single_task_more_asks_nothing_again(both):
     assert "Bigger numbers, perplexity" in (together.path / "results/table6.md").read_text()
 
 
-def test_any_task_may_be_asked_of_any_variant_alone(both):
+def test_any_task_may_be_asked_of_any_variant_alone(copies):
     target = "results/tiny-reasoner/eval/gsm_symbolic-s0/wanda/30/arithmetic.samples.parquet"
-    for place in both:
+    for place in copies:
         place.snakemake(target)
-    apart, together = ((b.path / target).read_bytes() for b in both)
+    apart, together = ((place.path / target).read_bytes() for place in copies)
     assert len(apart) > 0 and len(together) > 0
 
 

@@ -89,7 +89,7 @@ def test_every_stage_that_is_given_gpus_looks_for_them():
     launched = set()
     for rules in (ROOT / "rules").rglob("*.smk"):
         for rule in re.split(r"^ *rule ", rules.read_text(), flags=re.M):
-            if "launch=LAUNCH" in rule or "on_gpu(" in rule:
+            if re.search(r"\bon_gpu\b", rule):
                 launched |= set(re.findall(r"code\(\s*\"([\w/]+)\"", rule))
     assert {"measure", "score", "recover", "evaluate", "timing", "report"} <= launched
     for stage in launched:
