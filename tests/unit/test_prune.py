@@ -18,7 +18,8 @@ from lm_eval.api.metrics import exact_match_hf_evaluate
 
 import tiny
 from pruning.command import config_file, decision, lm_eval_tasks, own_data, ready, right_answers, running, work
-from pruning.command.configuration import Known, Own, build, model_section, model_source, parameters_of, text
+from pruning.command.configuration import build, model_section, model_source, parameters_of, text
+from pruning.command.known import Known, Own
 from pruning.command.request import Request, budget_of, check, numbers
 from pruning.core import artifacts, devices, locks
 from pruning.core.errors import InputError
@@ -327,7 +328,7 @@ def known(
     **given: Any,
 ) -> Known:
     """given: more of it, and fields of the request."""
-    own = {key: given.pop(key) for key in ("tasks", "answers", "own", "mine") if key in given}
+    own = {key: given.pop(key) for key in ("tasks", "answers", "own", "mine", "trained") if key in given}
     section = model_section("m", {"kind": "local", "path": str(path)}, 10**6, gpus, threads=2)
     tokens = {"train": train, "validation": validation or test, "test": test}
     named = methods if isinstance(methods, dict) else dict.fromkeys(methods)
@@ -457,6 +458,19 @@ def part(value: Any, wanted: Any) -> Any:
 def test_what_a_mixture_of_experts_has_not_is_refused(options, said):
     with pytest.raises(InputError, match=f"^{said}: the model is a mixture of experts"):
         ready.for_mixture(known(**options))
+
+
+@pytest.mark.parametrize(
+    ("methods", "trained", "units"),
+    [
+        (["narrow_wanda"], None, "FFN neurons"),  # the model is dense
+        (["taylor_fo", "frequency"], [], "experts"),
+        (["narrow_wanda"], [], "neurons inside experts"),
+        (["frequency", "narrow_wanda", "a stranger"], [], "experts, or neurons inside them,"),
+    ],
+)
+def test_what_sparsity_counts_is_said(methods, trained, units):
+    assert known(methods=methods, trained=trained).units == units
 
 
 def test_estimates_count_the_questions():

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pruning.analysis import costs
 from pruning.command import config_file, configuration, decision, own_data, page, right_answers, words
-from pruning.command.configuration import Known
+from pruning.command.known import Known
 from pruning.command.ready import ready
 from pruning.command.request import Request
 from pruning.command.running import CONFIG, LOG, START, put, run
@@ -113,7 +113,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         str(out / target),
         known.vocabulary,
         budgets=budgets,
-        units="FFN neurons" if known.trained is None else "experts",
+        units=known.units,
         notes=notes,
         widths=decision.widths(out, known.alias, models["variant"]),
         examples=decision.examples(answers),

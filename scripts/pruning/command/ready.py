@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from pruning.command import config_file, configuration, efforts, lm_eval_tasks, own_data, take
-from pruning.command.configuration import Known, Own
+from pruning.command.known import Known, Own
 from pruning.command.request import IN_ROUNDS, Request, budget_of, check, with_effort
 from pruning.command.running import CONFIG, START, put, run
 from pruning.config.budgets import TIMED
@@ -65,9 +65,10 @@ def ready(request: Request) -> Known:
     if family_of(read_config(known.folder), known.folder).mixture:
         known = for_mixture(known)
     known = with_methods(known, shape, max(manifest["widths"]))
+    if known.trained is not None:
+        known = known.noted([f"A mixture of experts: sparsity counts the {known.units} of every layer."])
     if request.files:
-        of_mine = {name: mine.config.method(name) for name in mine.config.table("table1").methods} if mine else {}
-        take.check(of_mine or efforts.definitions(known.methods), known.folder)
+        take.check(known.compared, known.folder)
     return known
 
 
@@ -82,10 +83,7 @@ def for_mixture(known: Known) -> Known:
         )
     if (kind := next(iter(budget_of(request.budget)), None)) in TIMED:
         raise InputError(f"--budget {kind}: the model is a mixture of experts: give parameters=… or bytes=…")
-    notes, tensors = (
-        ["A mixture of experts: sparsity counts the experts of every layer."],
-        Checkpoint(known.folder).names,
-    )
+    notes, tensors = [], Checkpoint(known.folder).names
     targets = [name for name in ATTENTION if any(f".{name}.weight" in tensor for tensor in tensors)]
     if not request.methods:
         compared = f"{' and '.join(OF_MIXTURES)} are compared, as which is better differs between models"

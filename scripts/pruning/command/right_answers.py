@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pruning.command import configuration, own_data
-from pruning.command.configuration import LEAST_TOKENS, Known, Own
+from pruning.command.configuration import LEAST_TOKENS
+from pruning.command.known import Known, Own
 from pruning.command.running import START, put, run
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError

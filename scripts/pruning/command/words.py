@@ -46,7 +46,7 @@ class Content:
     vocabulary: int  # words that the model chooses from, what guessing has as its perplexity
     budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> what scripts/budget.py found
     notes: Sequence[str] = ()  # what efforts.py says
-    units: str = "FFN neurons"  # that sparsity counts: these, or experts
+    units: str = "FFN neurons"  # that sparsity counts
     widths: Mapping[Variant, Sequence[int]] = field(
         default_factory=dict
     )  # kept units of each layer, the dense one's too

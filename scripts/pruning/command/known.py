@@ -1,0 +1,100 @@
+"""A request of `prune`, and what is known of its model, its data and its methods."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pruning.command import efforts, own_data
+from pruning.command.config_file import Edited
+from pruning.command.lm_eval_tasks import Asked
+from pruning.command.request import Request
+from pruning.command.running import CONFIG, START
+from pruning.config.methods import Method
+from pruning.core import names
+from pruning.methods.allocation import structures_of
+
+
+class Own(NamedTuple):
+    """The dense model's own right answers, on which pruned models are calibrated where there are enough."""
+
+    asked: int  # training questions; of the validation questions a quarter
+    tokens: Mapping[str, int] | None = None
+    """Of right answers and their questions, by part; empty: too few to calibrate on; None: not known yet."""
+    rare: bool = False  # so few answers are right that they tell no models apart
+
+
+@dataclass(frozen=True)
+class Known:
+    """A request, and what is known once its model is fetched and its data are read."""
+
+    request: Request  # with what its effort adds
+    model: dict[str, Any]  # the configuration's section `models`, of this one
+    tasks: Sequence[Asked] = ()  # of lm-eval's
+    mine: Edited | None = None  # the configuration, where the user has edited it
+    context: int = 0  # tokens that the model reads at once
+    vocabulary: int = 0  # words that it chooses from
+    trained: Sequence[str] | None = None  # of a mixture of experts, what recovery trains
+    tokens: Mapping[str, int] = field(default_factory=dict)  # of each part of the user's data
+    end: str = ""  # what stands between texts of own answers
+    answers: own_data.Answers | None = None  # the questions whose answers are judged
+    own: Own | None = None  # None: models are not calibrated on own answers
+    methods: Mapping[str, Method | None] = field(default_factory=dict)
+    """What is compared; None: of the default configuration, or nobody's."""
+    notes: Sequence[str] = ()  # for the page
+
+    @property
+    def alias(self) -> str:
+        """What results call the model."""
+        return next(iter(self.model))
+
+    @property
+    def manifest(self) -> Path:
+        """That of the fetched model, below the run's folder."""
+        return Path(names.BASE.format(model=self.alias))
+
+    @property
+    def folder(self) -> Path:
+        """Where the model lies once it is fetched."""
+        return self.request.out / self.manifest.parent
+
+    @property
+    def effort(self) -> efforts.Effort:
+        return efforts.read(self.request.effort)
+
+    @property
+    def config(self) -> str:
+        """Name of the configuration of what runs before the one that is shown is written."""
+        return CONFIG if self.mine else START
+
+    @property
+    def calibrates_on_answers(self) -> bool:
+        """Whether models are calibrated on own answers, as far as is known."""
+        return self.own is not None and self.own.tokens != {}
+
+    @property
+    def kind(self) -> str:
+        """What computes: gpu or cpu."""
+        return "gpu" if self.model[self.alias]["gpus"] else "cpu"
+
+    @property
+    def compared(self) -> dict[str, Method]:
+        """The methods by name: of the edited configuration, where there is one."""
+        if self.mine:
+            return {name: self.mine.config.method(name) for name in self.mine.config.table("table1").methods}
+        return efforts.definitions(self.methods)
+
+    @property
+    def units(self) -> str:
+        """What sparsity counts, in words."""
+        if self.trained is None:
+            return "FFN neurons"
+        inside = {"expert_neurons" in structures_of(method.allocate) for method in self.compared.values()}
+        within = {frozenset({True}): "neurons inside experts", frozenset({False}): "experts"}
+        return within.get(frozenset(inside), "experts, or neurons inside them,")
+
+    def noted(self, said: Sequence[str], **changes: Any) -> "Known":
+        """Return it with these changes and notes, which are printed as well."""
+        for note in said:
+            print(f"Note: {note}", flush=True)
+        return replace(self, notes=[*self.notes, *said], **changes)
