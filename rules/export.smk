@@ -109,6 +109,6 @@ rule gguf:
         mem_mb=memory_mb,
     params:
         settings=gguf_settings,
-        model=lambda w, input: input.model.removesuffix("/manifest.json"),
+        model=lambda w, input: str(Path(input.model).parent) if variant_of(w) == names.DENSE else input.model,
     shell:
         on_cpu("--model {params.model:q} --output {output.file:q} --threads {threads}")

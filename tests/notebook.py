@@ -40,7 +40,10 @@ def shortened(found: nbformat.NotebookNode) -> nbformat.NotebookNode:
                 output.text = "\n".join([*rest, *lines[-LINES:]]) + "\n"
             else:
                 output.data = {kind: text for kind, text in output.data.items() if kind in KEPT}
-    found.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    found.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},  # for the site
+    }
     return found
 
 
