@@ -26,7 +26,7 @@ sys.path.insert(0, os.path.join(HOME, "scripts"))
 from pruning.config import preflight
 from pruning.config.analyses import Spectrum, Trap
 from pruning.config.validation import validate
-from pruning.core import artifacts, devices, locks, memory, names, slurm
+from pruning.core import artifacts, devices, hub, locks, memory, names, slurm
 from pruning.core.errors import one_line
 from pruning.core.workflow import imported
 from pruning.core.names import Variant, benchmark_of, log_of

@@ -18,7 +18,7 @@ if workflow.is_main_process:
 elif workflow.remote_exec:
     # A job on a node of a cluster: only the login node fetches, and the jobs of a group run one after another, in what
     # the largest of them asks for (Snakemake does not hand the profile's `resources` on).
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    hub.close()
     workflow.register_resource("in_turn", 1)
 
 

@@ -8,6 +8,12 @@ from pathlib import Path
 from pruning.core.errors import InputError
 
 
+def close() -> None:
+    """Let nothing of this process, and of what it starts, ask the hub. (Not in the rules: `snakemake --lint` takes an
+    environment variable there for one that a user must set.)"""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 @contextmanager
 def fetching(target: Path) -> Iterator[None]:
     """Errors of a job that may not ask the hub say where and how to fetch its target."""
