@@ -24,6 +24,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc"]
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 sys.path.insert(0, os.path.abspath("../scripts"))  # for docs/reference-python.md; it imports nothing that is slow
+nb_render_markdown_format = "gfm"  # tables
 nb_execution_mode = "off"
 root_doc = "README"
 include_patterns = [
