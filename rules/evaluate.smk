@@ -60,7 +60,7 @@ def parts_given(wildcards):
     found = {"model": (names.DENSE if memory else variant).weights(model), "manifest": parts["manifest"]}
     if memory:
         found |= {"mask": parts["mask"], "compensate": compensation_of(variant)}
-        found |= {"evidence": path for path in parts["evidence"]}
+        found |= {"evidence": parts["evidence"][0]} if parts["evidence"] else {}
     found |= {"adapter": variant.adapter(model)} if variant.tuning else {}
     return found | ({"gguf": f"{variant.gguf(model)}.gguf"} if variant.type else {})
 

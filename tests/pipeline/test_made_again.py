@@ -1,4 +1,4 @@
-"""What is made again after a change, and what goes on after a kill, where a run must be seen to say it."""
+"""What is made again after a change, and what continues after a kill, where a run must be seen to say it."""
 
 import os
 import signal

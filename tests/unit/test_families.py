@@ -93,7 +93,7 @@ def test_the_energy_is_before_the_final_norm(family):
 
 @families_of_models
 def test_a_plain_residual_stream_is_what_attention_and_ffn_put_out(family):
-    """In every layer: what goes in, and what the two linear modules put out."""
+    """In every layer: its inputs, and the outputs of the two linear modules."""
     model, own = tiny.of_family(family), FAMILIES[family]
     for layer in families.decoder_layers(model):
         attention = own.attention_out

@@ -29,7 +29,7 @@ KEEPS = tiny.keeps(30, 48, 20)
 SCHEMES = ("sequential", "corrective", "attention")
 
 
-PLAN = {"epochs": 4, "rates": [2e-3]}  # others are tried in test_training.py
+PLAN = {"epochs": 8, "rates": [2e-3]}  # others are tried in test_training.py
 
 
 def plan(scheme: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def model_of():
 
 
 def seen(model, batches) -> list[dict[str, np.ndarray]]:
-    """Of each layer what goes into down_proj and o_proj (`a`, `heads`), what comes out (`y`, `o`), and the residual
+    """Of each layer the inputs of down_proj and o_proj (`a`, `heads`), their outputs (`y`, `o`), and the residual
     stream after it (`h`), [tokens, ...] of one ordinary pass."""
     modules = [part for own in model.model.layers for part in (own.mlp.down_proj, own.self_attn.o_proj, own)]
     with tiny.watched(modules) as calls, torch.no_grad():

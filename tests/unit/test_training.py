@@ -16,7 +16,7 @@ from pruning.models import families
 
 @pytest.fixture
 def given():
-    """A model, its second layer, micro-batches, what goes into the layer and comes out of it, and weights of tokens."""
+    """A model, its second layer, micro-batches, the layer's inputs and outputs, and weights of tokens."""
     model = MODELS["llama"]()
     first, layer = families.decoder_layers(model)[:2]
     batches = micro_batches(lengths=(16, 12) * 15)
