@@ -19,6 +19,7 @@ from pruning.methods import scores
 from pruning.methods.scores import Layer
 from pruning.methods.scores import parameter_taylor as plugin
 from pruning.models.checkpoint import Checkpoint
+from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.loading import load
 
 FAMILIES = {"qwen2": tiny.qwen2, "llama": tiny.llama}
@@ -150,6 +151,15 @@ def test_unit_taylor_by_hand():
     assert unit_taylor(*fused, 2).tolist() == found.tolist()
     dropped = {GATE: torch.empty(0, 2), UP: torch.empty(0, 2), DOWN: torch.empty(2, 0)}
     assert unit_taylor(dropped, dropped, 0).tolist() == []
+
+
+def test_gradient_checkpointing_and_passes_change_nothing():
+    model, batches = tiny.qwen2(layers=3), micro_batches()
+    plain = list(parameter_taylor(model, batches, 3))
+    checkpoint_gradients(model)
+    for layers_a_pass in (1, 2, 3):
+        for own, expected in zip(parameter_taylor(model, batches, layers_a_pass), plain, strict=True):
+            torch.testing.assert_close(own, expected, rtol=1e-5, atol=0)
 
 
 def test_unit_taylor_of_groups_by_hand():
