@@ -14,6 +14,7 @@ from pruning.core.errors import InputError
 from pruning.models import rehearsal
 from workspace import ROOT, Workspace
 
+TABLE = ["results/table1.csv", "--configfile"]
 CARD = cards.Card(165, 1008, 25.2)
 
 
@@ -24,7 +25,7 @@ def configuration(*files: str, **values: str) -> Config:
 
 def test_a_plan_is_counted_by_stage(forks, workspace: Workspace, monkeypatch, capsys):
     monkeypatch.chdir(workspace.path)
-    estimate.estimate(["results/table1.csv"], ["test.yaml"])
+    estimate.estimate([*TABLE, "test.yaml"])
     printed = capsys.readouterr().out
     rows = {cells[0]: cells[1:] for line in printed.splitlines() if len(cells := line.strip("│ ").split("│")) == 7}
     rows = {name.strip(): [cell.strip() for cell in cells] for name, cells in rows.items()}
@@ -45,7 +46,7 @@ def test_a_big_run_is_asked_about_before_it_starts(workspace: Workspace):
 
 def test_finished_runs_take_nothing_and_later_ones_what_they_took(forks, finished: Workspace, monkeypatch, capsys):
     monkeypatch.chdir(finished.path)
-    estimate.estimate(["results/table1.csv"], ["test.yaml"])
+    estimate.estimate([*TABLE, "test.yaml"])
     assert capsys.readouterr().out.strip() == "Nothing to be done."
     seconds = estimate.measured(["tiny-reasoner"])
     stages = {stage for stage, model, _ in seconds if model == "tiny-reasoner"}
@@ -103,7 +104,7 @@ def test_what_snakemake_refuses_ends_in_its_words(forks, workspace: Workspace, m
     monkeypatch.chdir(workspace.path)
     (workspace.path / "bad.yaml").write_text("experimant: {}\n")
     with pytest.raises(InputError, match="experimant: unknown key"):
-        estimate.estimate(["results/table1.csv"], ["bad.yaml"])
+        estimate.estimate([*TABLE, "test.yaml", "bad.yaml"])
 
 
 @pytest.mark.parametrize("name", ["qwen2_5-7b", "llama-3-8b"])

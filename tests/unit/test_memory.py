@@ -167,15 +167,16 @@ def test_weights_larger_than_the_machine_are_refused(tmp_path: Path, monkeypatch
 
 
 def test_a_type_that_the_cpu_is_slow_in_is_warned_of(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(devices, "slow_dtypes", lambda: ("bfloat16", "float16"))
+    monkeypatch.setattr(devices, "slow_dtypes", lambda: {"bfloat16": 4, "float16": 100})
     directory = sparse(tmp_path / "model", 8)
     assert not preflight.slow_models(local(directory, memory_gb=9))
     [warning] = preflight.slow_models(local(directory, memory_gb=9, dtype="bfloat16"))
-    assert warning.startswith("models.big.dtype: this CPU has no instructions for bfloat16; ")
+    said = "this CPU has no instructions for bfloat16; a product takes about 4 times as long as in float32: set"
+    assert warning.startswith(f"models.big.dtype: {said} `dtype: float32`")
     assert not preflight.slow_models(local(directory, memory_gb=9, dtype="bfloat16", gpus=1))
     monkeypatch.setattr(preflight, "NOTICEABLE", 5)  # 4 GB in bfloat16
     assert not preflight.slow_models(local(directory, memory_gb=9, dtype="bfloat16"))
-    monkeypatch.setattr(devices, "slow_dtypes", tuple)
+    monkeypatch.setattr(devices, "slow_dtypes", dict)
     monkeypatch.setattr(preflight, "NOTICEABLE", 0)
     assert not preflight.slow_models(local(directory, memory_gb=9, dtype="bfloat16"))
 

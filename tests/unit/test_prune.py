@@ -21,7 +21,7 @@ from pruning.command import config_file, decision, lm_eval_tasks, own_data, read
 from pruning.command.configuration import build, model_section, model_source, parameters_of, text
 from pruning.command.known import Known, Own
 from pruning.command.request import Request, budget_of, check, numbers
-from pruning.core import artifacts, devices, locks
+from pruning.core import artifacts, devices, locks, memory
 from pruning.core.errors import InputError
 from pruning.core.names import Variant
 from pruning.data import datasets
@@ -479,20 +479,23 @@ def test_estimates_count_the_questions():
 
 
 @pytest.mark.parametrize(
-    ("parameters", "slow", "fast", "dtype", "memory_gb"),
+    ("parameters", "times", "fast", "has_gb", "dtype", "memory_gb"),
     [
-        (1_500_000_000, (), False, "bfloat16", 8),
-        (1_500_000_000, ("bfloat16", "float16"), False, "float32", 14),
-        (135_000_000, (), False, "float32", 3),
-        (135_000_000, (), True, "bfloat16", 3),
-        (4_000_000, (), True, "float32", 2),
+        (1_500_000_000, 1, True, 24, "bfloat16", 8),
+        (1_500_000_000, 4, False, 14, "float32", 14),
+        (1_500_000_000, 4, False, 13, "bfloat16", 8),
+        (1_500_000_000, 100, False, 13, "float32", 14),  # refused later: neither fits
+        (1_500_000_000, 1, False, 24, "float32", 14),  # a CPU that says nothing of itself
+        (135_000_000, 1, True, 24, "bfloat16", 3),
+        (4_000_000, 1, True, 24, "float32", 2),
     ],
 )
-def test_a_large_model_is_in_bfloat16_where_the_cpu_has_instructions_for_it(
-    monkeypatch, parameters, slow, fast, dtype, memory_gb
+def test_bfloat16_is_for_a_cpu_that_has_instructions_for_it_and_for_what_does_not_fit_in_float32(
+    monkeypatch, parameters, times, fast, has_gb, dtype, memory_gb
 ):
-    monkeypatch.setattr(devices, "slow_dtypes", lambda: slow)
+    monkeypatch.setattr(devices, "slow_dtypes", lambda: {"bfloat16": times} if times > 1 else {})
     monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: fast)
+    monkeypatch.setattr(memory, "physical", lambda: has_gb * 10**9)
     model = model_section("m", {"kind": "local", "path": "x"}, parameters, gpus=0, threads=2)["m"]
     assert (model["dtype"], model["memory_gb"]) == (dtype, memory_gb)
 

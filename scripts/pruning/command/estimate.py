@@ -93,26 +93,28 @@ def stages(run: work.Run, plan: Sequence[tuple[str, dict[str, str]]]) -> list[St
     return made
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
 def estimate(
-    targets: Annotated[list[str] | None, typer.Argument(help="as for snakemake")] = None,
-    configfile: Annotated[list[str] | None, typer.Option(help="as for snakemake")] = None,
-    config: Annotated[list[str] | None, typer.Option(help="as for snakemake: KEY=VALUE; repeat")] = None,
+    arguments: Annotated[list[str], typer.Argument(help="as for snakemake: targets, --configfile, --config, …")],
     card: Annotated[str, typer.Option(help=f"hours on which: {', '.join(cards.CARDS)}")] = "rtx4090",
 ) -> None:
     warnings.simplefilter("ignore")  # transformers' own, about its own
     from rich.console import Console
     from rich.table import Column, Table
-    from snakemake.cli import parse_config
+    from snakemake.cli import get_argument_parser, parse_config
     from snakemake.common.configfile import load_configfile
 
     if card not in cards.CARDS:
         raise InputError(f"--card {card}: known are {', '.join(cards.CARDS)}")
-    options = [*(["--configfile", *configfile] if configfile else []), *(["--config", *config] if config else [])]
-    jobs = planned([*(targets or ["paper"]), *options])
+    given = get_argument_parser().parse_args(arguments)
+    jobs = planned(arguments)
     if not jobs:
         print("Nothing to be done.")
         return
-    settings = whole(*map(load_configfile, configfile or []), parse_config(config or []))
+    settings = whole(*map(load_configfile, given.configfile or []), parse_config(given.config or []))
     found = stages(work.Run(settings, cards.CARDS[card]), jobs)
     heads = ("jobs", "loads", "memory, GB", "written, GB", f"hours, {card}", "hours, here")
     title = f"{sum(stage.jobs for stage in found):,} jobs"
@@ -138,4 +140,4 @@ def hours(seconds: float | None) -> float:
 
 if __name__ == "__main__":
     with one_line():
-        typer.run(estimate)
+        app()

@@ -270,10 +270,12 @@ def slow_models(config: Config) -> list[str]:
     instructions for; small ones excepted."""
     slow = devices.slow_dtypes()
     return [
-        f"models.{name}.dtype: this CPU has no instructions for {model.dtype}; a product takes about a hundred times "
-        "as long as in float32: set `dtype: float32` (twice the memory), or run on another machine"
+        f"models.{name}.dtype: this CPU has no instructions for {model.dtype}; a product takes about {times} times as "
+        "long as in float32: set `dtype: float32` (twice the memory), or run on another machine"
         for name in config.models_used
-        if (model := config.models[name]).gpus == 0 and model.dtype in slow and weights_gb(config, name) > NOTICEABLE
+        if (model := config.models[name]).gpus == 0
+        and (times := slow.get(model.dtype))
+        and weights_gb(config, name) > NOTICEABLE
     ]
 
 

@@ -61,14 +61,16 @@ def multiplies_bfloat16(flags: Collection[str] | None = None) -> bool:
     return bool({"amx_bf16", "avx512_bf16"} & set(cpu_flags() if flags is None else flags))
 
 
-def slow_dtypes(flags: Collection[str] | None = None) -> tuple[str, ...]:
-    """Types that torch has no kernels for on this CPU (2.13 on AVX2: a product takes a hundred times as long).
+def slow_dtypes(flags: Collection[str] | None = None) -> dict[str, int]:
+    """Types in which a product takes much longer on this CPU than in float32, and how many times as long, about: 100
+    where torch has no kernels (2.13 on AVX2), 4 where they do without the CPU's own instructions.
 
     flags: as /proc/cpuinfo has them; None: of this machine. Where they are unknown, no type is called slow."""
     if not (have := set(cpu_flags() if flags is None else flags)):
-        return ()
+        return {}
     needed = {"bfloat16": {"avx512bw", "avx512vl", "avx512dq"}, "float16": {"avx512_fp16"}}  # oneDNN's isa checks
-    return tuple(dtype for dtype, instructions in needed.items() if not instructions <= have)
+    found = {dtype: 100 for dtype, instructions in needed.items() if not instructions <= have}
+    return found if multiplies_bfloat16(have) else {"bfloat16": 4} | found
 
 
 def lease(count: int, devices: list[str], poll_seconds: float = 1.0) -> list[str]:
