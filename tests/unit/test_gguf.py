@@ -147,10 +147,17 @@ def test_llama_cpp_computes_what_the_model_does(tmp_path, unrounded, kind, width
     )
 
 
+OF_MIXTURES = {
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3"), {"q_lora_rank": 8}),  # llama.cpp asks for it but of 26 or 27 layers
+    "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "sliding_window": 8},
+}
+
+
 def mixture(place: Path, kind: str, narrower: bool = False, **changes) -> Path:
     """A tiny mixture of 11 experts, of which 4 are left, or of each 8 of 24 neurons, in a folder."""
-    number = {"num_local_experts" if kind == "mixtral" else "num_experts": 11}
-    base = dense(place / "base", kind, **number, num_key_value_heads=4, **changes)
+    number = {"mixtral": "num_local_experts", "gpt_oss": "num_local_experts"}.get(kind, "num_experts")
+    number = {"n_routed_experts" if kind.startswith("deepseek") else number: 11}
+    base = dense(place / "base", kind, **number, **{"num_key_value_heads": 4, **OF_MIXTURES.get(kind, {}), **changes})
     keeps = {"experts": [np.isin(np.arange(11), kept) for kept in ([1, 2, 9, 10], [0, 4, 7, 10])]}
     if narrower:
         keeps = {"experts": [np.ones(11, dtype=bool)] * 2, "expert_neurons": [np.arange(11 * 24) % 3 == 1] * 2}
@@ -177,11 +184,44 @@ def test_llama_cpp_computes_what_a_mixture_does(tmp_path, unrounded, kind, narro
         ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob: false: llama.cpp's qwen3moe makes the weights of"),
         ("qwen2_moe", {"norm_topk_prob": True}, "norm_topk_prob: true: llama.cpp's qwen2moe takes them as they are"),
         ("olmoe", {"clip_qkv": 8.0}, "clip_qkv: 8.0: llama.cpp's olmoe clips nothing"),
+        ("gpt_oss", {"swiglu_limit": 5.0}, "swiglu_limit: 5.0: llama.cpp's gpt-oss has 7.0"),
+        ("gpt_oss", {"layer_types": ["full_attention"] * 2}, "llama.cpp's gpt-oss has a sliding window in every other"),
+        ("deepseek_v3", {"rope_interleave": False}, "rope_interleave: False: llama.cpp's deepseek2 has True"),
+        ("deepseek_v2", {"q_lora_rank": None}, "q_lora_rank: null with 3 layers: llama.cpp's deepseek2 has that with"),
+        ("deepseek_v2", {"attention_bias": True}, "attention_bias: True: llama.cpp's deepseek2 has False"),
     ],
 )
 def test_a_mixture_that_llama_cpp_computes_otherwise_is_refused(tmp_path, kind, changes, said):
     with pytest.raises(InputError, match=f"^gguf: {said}"):
         converted(mixture(tmp_path, kind, **changes))
+
+
+PUBLISHED = {"rope_theta": 150_000.0, "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False}
+"""gpt-oss's own."""
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize(
+    ("kind", "changes", "most"),
+    [
+        *((kind, {"mscale": 0.707, "mscale_all_dim": 0.707}, 1e-7) for kind in ("deepseek_v2", "deepseek_v3")),
+        ("gpt_oss", {"truncate": True}, 1e-7),
+        ("gpt_oss", PUBLISHED, 1e-4),  # llama.cpp truncates this as well, which is not the model's own
+    ],
+)
+def test_a_mixtures_yarn_is_llama_cpps(tmp_path, unrounded, kind, changes, most):
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 40.0, "beta_fast": 32, "beta_slow": 1}
+    rope |= {"original_max_position_embeddings": 64, **changes}
+    model = mixture(tmp_path, kind, rope_parameters=rope, **({"head_dim": 64} if kind == "gpt_oss" else {}))
+    found = tried(model, converted(model), None)
+    assert found["kl_divergence"] < most and found["same_text"]
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("layers", [25, 26])  # and one whose FFN is dense
+def test_deepseek_v2_lite_has_queries_in_one_matrix(tmp_path, unrounded, layers):
+    model = dense(tmp_path / "lite", "deepseek_v2", layers)
+    assert tried(model, converted(model), None)["kl_divergence"] < 1e-6
 
 
 OLD_LENGTH = {"original_max_position_embeddings": 16}
@@ -321,7 +361,10 @@ REFUSED = {
     "widths of a family without": (dict(kind="qwen3", widths=UNEVEN), "qwen3 has no layers of .* `export: pad`"),
     "biases of a family without": (dict(kind="olmo2", bias=True), "llama.cpp's olmo2 has no biases of the FFN"),
     "another scaling": (dict(kind="llama", rope_parameters=DYNAMIC), "rope_type 'dynamic' is not converted"),
-    "another YaRN": (dict(kind="llama", rope_parameters=YARN), "rope_parameters: YaRN's beta_fast, mscale is not conv"),
+    "another YaRN": (
+        dict(kind="llama", rope_parameters=YARN),
+        "rope_parameters: YaRN's beta_fast, mscale, mscale_all_dim is",
+    ),
     "a part of a head": (
         dict(kind="llama", rope_parameters=PART),
         "partial_rotary_factor 0.5 is not converted",

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pruning.core.errors import InputError
+from pruning.models.gguf import layout
 from pruning.models.gguf.architectures import DECI, STOCK
 from pruning.models.gguf.model import heads_of, interleaved
 
@@ -27,19 +28,20 @@ def put(model: PreTrainedModel, file: Path) -> None:
     number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
     short_names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     stored = {tensor.name: tensor for tensor in reader.tensors if tensor.name != "rope_freqs.weight"}
-    for name, parameter in model.named_parameters():
-        parts = [f"{name}.weight"] if name.endswith("experts.down_proj") else [name]
-        if name.endswith("experts.gate_up_proj"):  # gate's rows of an expert, then up's
-            parts = [f"{name.removesuffix('gate_up_proj')}{part}_proj.weight" for part in ("gate", "up")]
-        tensors = [stored.pop(short_names.get_name(part, try_suffixes=(".weight", ".bias")), None) for part in parts]
-        if None in tensors or sum(int(tensor.n_elements) for tensor in tensors) != parameter.numel():
-            raise InputError(f"{file}: holds no {name} of this model's shape; delete it and run again")
-        found = [gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in tensors]
-        values = np.concatenate(found, 1) if len(found) > 1 else found[0].reshape(tuple(parameter.shape))
+    kept = model.state_dict()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    for name, weight in {**dict(model.named_parameters()), **buffers}.items():
+        values = np.empty(tuple(weight.shape), dtype=np.float32)
+        for part, view in layout.parts(name, config).items():
+            tensor = stored.pop(short_names.get_name(part, try_suffixes=(".weight", ".bias")), None)
+            into = view(values)
+            if tensor is None or int(tensor.n_elements) != into.size:
+                raise InputError(f"{file}: holds no {name} of this model's shape; delete it and run again")
+            into[...] = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(into.shape)
         if own.interleaved and (heads := heads_of(name, config)):
             values = values[np.argsort(interleaved(len(values), heads))]
         if own.one_added and name.endswith("norm.weight"):
             values = values - 1
-        parameter.data = torch.from_numpy(np.array(values)).to(parameter)
+        weight.data = torch.from_numpy(np.array(values)).to(weight)
     if stored:
         raise InputError(f"{file}: holds {next(iter(stored))}, which the model does not have; delete it and run again")

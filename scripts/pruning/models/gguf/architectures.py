@@ -26,7 +26,7 @@ class Architecture:
     window: bool = False
     """Whether it has layers with a sliding window."""
     renormalised: bool | None = None
-    """Of a mixture, whether the weights of a token's experts are made to add up to 1; None: it is none."""
+    """Of a mixture, whether the weights of a token's experts are made to add up to 1; None: the file says it."""
 
 
 GELU = "gelu_pytorch_tanh"
@@ -48,6 +48,8 @@ STOCK = {
     "qwen3_moe": Architecture("qwen3moe", renormalised=True),
     "olmoe": Architecture("olmoe", renormalised=False),
     "mixtral": Architecture("llama", interleaved=True, renormalised=True),
+    "gpt_oss": Architecture("gpt-oss", ffn_biases=True, window=True, renormalised=True),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3"), Architecture("deepseek2")),
 }
 """By transformers' model type; each is proven in tests/unit/test_gguf.py against llama.cpp."""
 AS_DECI = ("llama", "mistral", "qwen2")

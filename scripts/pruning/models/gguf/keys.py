@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pruning.core.errors import InputError
+from pruning.models.families import FAMILIES
 from pruning.models.gguf.architectures import Architecture
 
 if TYPE_CHECKING:
@@ -13,19 +14,27 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+FIXED = {
+    "gpt-oss": {"swiglu_alpha": 1.702, "swiglu_limit": 7.0},
+    "deepseek2": {"attention_bias": False, "rope_interleave": True},
+}
+"""What llama.cpp does not read from a file: keys of config.json, and their values."""
+
+
+LITE = (26, 27)
+"""Layers by which llama.cpp knows DeepSeek-V2-Lite, whose queries are one product."""
+
+
 def parameters(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture, widths: Sequence[int]) -> None:
     """The config, in llama.cpp's keys. Raises InputError for what it computes otherwise."""
-    head = head_size(config)
-    writer.add_block_count(len(widths))
+    writer.add_block_count(config.num_hidden_layers)
     writer.add_embedding_length(config.hidden_size)
-    if own.renormalised is not None:
-        mixture(writer, config, own, widths[0])
+    if FAMILIES[config.model_type].mixture:
+        mixture(writer, config, own, widths[-1])
     else:
         writer.add_feed_forward_length(widths[0] if len(set(widths)) == 1 else list(widths))
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(head)
-    writer.add_value_length(head)
+    head = heads(writer, config)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     attention_span(writer, config, own)
@@ -43,14 +52,26 @@ def parameters(writer: "GGUFWriter", config: "PretrainedConfig", own: Architectu
         writer.add_logit_scale(config.logits_scaling)
     if config.model_type == "smollm3" and list(config.no_rope_layers) != [(n + 1) % 4 != 0 for n in range(len(widths))]:
         raise InputError("gguf: llama.cpp's smollm3 has no rotation in every fourth layer, this model in others")
+    if config.model_type == "gpt_oss" and (spans := list(config.layer_types)) != alternating(len(spans)):
+        raise InputError("gguf: llama.cpp's gpt-oss has a sliding window in every other layer, this model in others")
+    for key, value in FIXED.get(own.name, {}).items():
+        if (found := getattr(config, key, value)) != value:
+            raise InputError(f"gguf: {key}: {found}: llama.cpp's {own.name} has {value}")
     for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
         if value := getattr(config, cap, None):
             getattr(writer, f"add_{cap}")(value)
 
 
+def alternating(layers: int) -> list[str]:
+    return ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]
+
+
 def mixture(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture, experts: int) -> None:
-    """The numbers of a mixture of experts. Raises InputError for a router that llama.cpp computes otherwise."""
-    if getattr(config, "norm_topk_prob", own.renormalised) != own.renormalised:
+    """The numbers of a mixture of experts. Raises InputError for a router or an expert that llama.cpp computes
+    otherwise."""
+    import gguf
+
+    if own.renormalised is not None and getattr(config, "norm_topk_prob", own.renormalised) != own.renormalised:
         kept = "makes the weights of a token's experts add up to 1" if own.renormalised else "takes them as they are"
         raise InputError(f"gguf: norm_topk_prob: {str(config.norm_topk_prob).lower()}: llama.cpp's {own.name} {kept}")
     if getattr(config, "clip_qkv", None):
@@ -58,10 +79,39 @@ def mixture(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture,
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_expert_count(experts)
     writer.add_expert_used_count(config.num_experts_per_tok)
-    if width := getattr(config, "moe_intermediate_size", None):
+    wide = config.intermediate_size if own.name == "gpt-oss" else None
+    if width := getattr(config, "moe_intermediate_size", wide):
         writer.add_expert_feed_forward_length(width)
+    if own.renormalised is None:
+        writer.add_leading_dense_block_count(config.first_k_dense_replace)
+        writer.add_expert_shared_count(config.n_shared_experts)
+        writer.add_expert_weights_norm(config.norm_topk_prob)
+        writer.add_expert_weights_scale(config.routed_scaling_factor)
+        how = {"deepseek_v2": gguf.ExpertGatingFuncType.SOFTMAX, "deepseek_v3": gguf.ExpertGatingFuncType.SIGMOID}
+        writer.add_expert_gating_func(how[config.model_type])
     if width := getattr(config, "shared_expert_intermediate_size", None):
         writer.add_expert_shared_feed_forward_length(width)
+
+
+def heads(writer: "GGUFWriter", config: "PretrainedConfig") -> int:
+    """Write what attention has of keys and values. Returns the size of a head.
+
+    DeepSeek's are projections of one short vector per token, which llama.cpp takes for the one key and value of all
+    heads. Raises InputError for queries that it computes otherwise."""
+    head, low = head_size(config), getattr(config, "kv_lora_rank", None)
+    writer.add_head_count_kv(1 if low else config.num_key_value_heads)
+    writer.add_key_length(low + config.qk_rope_head_dim if low else head)
+    writer.add_value_length(low or head)
+    if low:
+        writer.add_kv_lora_rank(low)
+        if config.q_lora_rank:
+            writer.add_q_lora_rank(config.q_lora_rank)
+        elif (layers := config.num_hidden_layers) not in LITE:
+            few = " or ".join(map(str, LITE))
+            raise InputError(f"gguf: q_lora_rank: null with {layers} layers: llama.cpp's deepseek2 has that with {few}")
+        writer.add_key_length_mla(config.qk_nope_head_dim + config.qk_rope_head_dim)
+        writer.add_value_length_mla(config.v_head_dim)
+    return head
 
 
 def head_size(config: "PretrainedConfig") -> int:
@@ -97,9 +147,17 @@ def rope(writer: "GGUFWriter", config: "PretrainedConfig", own: Architecture) ->
         writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
         writer.add_rope_scaling_factor(settings["factor"])
     if kind == "yarn":
-        others = {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"}
-        if named := sorted(key for key in others if settings.get(key) is not None):
+        both = settings.get("mscale"), settings.get("mscale_all_dim")
+        fixed = {"attention_factor": None, "beta_fast": 32, "beta_slow": 1, "truncate": True}
+        if own.name == "gpt-oss":  # llama.cpp truncates where the model does not, in its own files as well
+            del fixed["truncate"]
+        named = [key for key, value in fixed.items() if settings.get(key) not in (None, value)]
+        if both[0] != both[1] or (both[0] and own.name != "deepseek2"):
+            named += ["mscale", "mscale_all_dim"]
+        if named:
             raise InputError(f"gguf: rope_parameters: YaRN's {', '.join(named)} is not converted")
+        if both[0]:
+            writer.add_rope_scaling_yarn_log_mul(0.1 * both[0])
         writer.add_rope_scaling_orig_ctx_len(settings["original_max_position_embeddings"])
     elif kind not in ("default", "linear", "llama3"):
         raise InputError(f"gguf: rope_type {kind!r} is not converted; default, linear, llama3 and yarn are")

@@ -16,7 +16,7 @@ import numpy as np
 from pruning.core.errors import InputError
 from pruning.models import structures
 from pruning.models.checkpoint import Checkpoint
-from pruning.models.gguf import BLOCK, OWN, tokenizer
+from pruning.models.gguf import BLOCK, OWN, layout, tokenizer
 from pruning.models.gguf import check as check_type
 from pruning.models.gguf.architectures import Architecture, architecture
 from pruning.models.gguf.keys import frequency_factors, parameters
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-SHARED_GATE = "shared_expert_gate.weight"
-"""Qwen2-MoE's weight of its shared expert: [1, d], in llama.cpp [d]."""
 OTHERS = "models pruned in more than FFN neurons are not converted"
 
 
@@ -59,38 +57,37 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     writer, own = begun(folder, output, config, checkpoint.widths, biased)
     describe(writer, about, kind)
     number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == own.name)
-    short_names = gguf.get_tensor_name_map(number, checkpoint.layers)
+    short_names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     plan = []
-    for name, parts in stacked(checkpoint.file_of).items():
+    for name, files in stacked(checkpoint.file_of).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        short, shape = short_names.get_name(name, try_suffixes=(".weight", ".bias")), checkpoint.shape(parts[0])
-        if short is None:
-            raise InputError(f"gguf: {folder}: llama.cpp's {own.name} has no place for {name}")
-        if name != parts[0]:
-            shape = [len(parts), *shape]
-        elif name.endswith(SHARED_GATE):
-            shape = shape[1:]
-        stored = stored_as(shape, kind if "ffn_gate_inp" not in short else "f32")
-        size = math.prod(gguf.quant_shape_to_byte_shape(shape, stored))
-        writer.add_tensor_info(short, shape, np.dtype(np.float32), size, raw_dtype=stored)
-        plan.append((name, parts, stored))
+        shape = [len(files), *checkpoint.shape(files[0])] if name != files[0] else checkpoint.shape(name)
+        for part, view in layout.parts(name, config).items():
+            short = short_names.get_name(part, try_suffixes=(".weight", ".bias"))
+            if short is None:
+                raise InputError(f"gguf: {folder}: llama.cpp's {own.name} has no place for {name}")
+            own_shape = view(np.broadcast_to(np.float32(0), shape)).shape
+            stored = stored_as(own_shape, kind if "ffn_gate_inp" not in short else "f32")
+            size = math.prod(gguf.quant_shape_to_byte_shape(own_shape, stored))
+            writer.add_tensor_info(short, own_shape, np.dtype(np.float32), size, raw_dtype=stored)
+            plan.append((name, files, view, stored))
     factors = frequency_factors(config)
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, parts, stored in plan:
-        values = [checkpoint.tensor(part).float().numpy() for part in parts]
-        values = values[0] if name == parts[0] else np.stack(values)
+    for name, files, view, stored in plan:
+        values = [checkpoint.tensor(file).float().numpy() for file in files]
+        values = view(values[0] if name == files[0] else np.stack(values))
         if own.interleaved and (heads := heads_of(name, config)):
             values = values[interleaved(len(values), heads)]
         if own.one_added and name.endswith("norm.weight"):
             values = values + 1
         if stored.name == "F16" and not np.abs(values).max(initial=0) <= np.finfo(np.float16).max:
             raise InputError(f"gguf: {folder}: {name} has values beyond float16's: give bf16 instead of {kind}")
-        writer.write_tensor_data(gguf.quants.quantize(values, stored))
+        writer.write_tensor_data(gguf.quants.quantize(np.ascontiguousarray(values), stored))
     if factors is not None:
         writer.write_tensor_data(factors)
     writer.close()
