@@ -482,9 +482,9 @@ def test_estimates_count_the_questions():
     ("parameters", "times", "fast", "has_gb", "dtype", "memory_gb"),
     [
         (1_500_000_000, 1, True, 24, "bfloat16", 8),
-        (1_500_000_000, 4, False, 14, "float32", 14),
-        (1_500_000_000, 4, False, 13, "bfloat16", 8),
-        (1_500_000_000, 100, False, 13, "float32", 14),  # refused later: neither fits
+        (1_500_000_000, 4, False, 20, "float32", 14),
+        (1_500_000_000, 4, False, 19, "bfloat16", 8),
+        (1_500_000_000, 100, False, 19, "float32", 14),
         (1_500_000_000, 1, False, 24, "float32", 14),  # a CPU that says nothing of itself
         (135_000_000, 1, True, 24, "bfloat16", 3),
         (4_000_000, 1, True, 24, "float32", 2),

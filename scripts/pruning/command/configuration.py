@@ -75,16 +75,14 @@ def parameters_of(source: Mapping[str, Any], base: Path) -> int | None:
 def model_section(
     alias: str, source: dict[str, Any], parameters: int | None, gpus: int, threads: int
 ) -> dict[str, Any]:
-    """bfloat16 on a GPU, on a CPU that multiplies it fast for 50 million parameters, and where it is slow for what does
-    not fit in float32; memory for the weights twice and the libraries."""
-    needed = {
-        dtype: max(2, round(2 * memory.gigabytes(parameters or 0, dtype) + 2)) for dtype in ("float32", "bfloat16")
-    }
+    """bfloat16 on a GPU, on a CPU that multiplies it fast for 50 million parameters, and where it is slow for models of
+    which three do not fit in float32, as evaluations take; memory for the weights twice and the libraries."""
+    sizes = {dtype: memory.gigabytes(parameters or 0, dtype) for dtype in ("float32", "bfloat16")}
     fast = devices.multiplies_bfloat16() and (parameters or 0) > 5 * 10**7
-    possible = devices.slow_dtypes().get("bfloat16", 1) < 100
-    on_the_cpu = fast or (possible and needed["float32"] * 10**9 > memory.physical())
-    dtype = "bfloat16" if gpus or on_the_cpu else "float32"
-    return {alias: {"source": source, "dtype": dtype, "gpus": gpus, "threads": threads, "memory_gb": needed[dtype]}}
+    possible, needed = devices.slow_dtypes().get("bfloat16", 1) < 100, (3 * sizes["float32"] + 2) * 10**9
+    dtype = "bfloat16" if gpus or fast or (possible and needed > memory.physical()) else "float32"
+    memory_gb = max(2, round(2 * sizes[dtype] + 2))
+    return {alias: {"source": source, "dtype": dtype, "gpus": gpus, "threads": threads, "memory_gb": memory_gb}}
 
 
 def build(known: Known, sparsities: Sequence[int] | Mapping[str, int]) -> dict[str, Any]:
