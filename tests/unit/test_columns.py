@@ -18,7 +18,7 @@ OBJECTIVE = ["<objective>"]
 LISTED = {
     "{model}/calibration/{calib}/statistics.parquet": [
         *("layer", "unit", *measured.neuron_columns(OBJECTIVE)),
-        *measured.OF_EXPERTS,
+        *measured.expert_columns(OBJECTIVE),
     ],
     "{model}/calibration/{calib}/layers.parquet": ["layer", *measured.LAYER_COLUMNS],
     "{model}/calibration/{calib}/token_classes.parquet": [

@@ -383,6 +383,37 @@ def test_gradients_are_those_of_the_familys_own_loss(family):
 
 
 @of_mixtures
+def test_fisher_is_of_the_gradient_by_an_experts_own_weight(family, monkeypatch):
+    """h dL/dh of a token's expert is the derivative by a factor of its router's weight: by autograd, of transformers'
+    own forward pass and loss."""
+    model, texts = tiny.of_family(family), [TEXT, TEXT[::-1]]
+    if family == "gpt_oss":
+        for site in STRUCTURES["experts"].sites(model):
+            site.down_proj_bias.data.zero_()  # it does not count
+    statistics = calibrate(model, [torch.tensor([text]) for text in texts], objectives=("ce",))
+    found = score("fisher", statistics, model)["score"].to_numpy().reshape(2, 6)
+    model.set_experts_implementation("eager")
+    wanted = torch.zeros(2, 6)
+    for text in texts:
+        seen = []
+        for site in STRUCTURES["experts"].sites(model):
+
+            def scaled(hidden, chosen, weights, usual=site.forward, seen=seen):
+                seen.append((torch.ones_like(weights, requires_grad=True), chosen))
+                return usual(hidden, chosen, weights * seen[-1][0])
+
+            monkeypatch.setattr(site, "forward", scaled)
+        ids = torch.tensor([text])
+        by_factor = torch.autograd.grad(model(ids, labels=ids).loss, [factor for factor, _ in seen])
+        monkeypatch.undo()
+        for layer, (gradient, (_, chosen)) in enumerate(zip(by_factor, seen, strict=True)):
+            wanted[layer].index_add_(0, chosen.flatten(), gradient.flatten().square() / 4)  # half, mean of two
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-3, atol=1e-4 * wanted.max().item())
+    with pytest.raises(InputError, match="objective"):
+        score("fisher", statistics, model, objective="energy")
+
+
+@of_mixtures
 def test_watching_changes_nothing_and_ends(family):
     model = tiny.of_family(family)
     before = logits(model)

@@ -109,7 +109,18 @@ def first_order(e: Example, c: int, objective: str, reduction: str) -> float:
 
 FORMULAS = {"wanda": wanda, "magnitude": magnitude, "maw": maw, "minitron": minitron, "fluctuation": flap}
 FORMULAS |= {"cfsp": cfsp, "cfsp_as_code": cfsp_released}
-TESTED_APART = {"random", "utility", "parameter_taylor", "obs", "leverage", "rounds", "gisp", "reap", "frequency"}
+TESTED_APART = {
+    "random",
+    "utility",
+    "parameter_taylor",
+    "obs",
+    "leverage",
+    "rounds",
+    "gisp",
+    "reap",
+    "frequency",
+    "fisher",
+}
 
 
 def test_every_score_is_tested():

@@ -21,6 +21,7 @@ output, the router's weight times its own output f_j(x):
 
 routed_tokens            counted tokens that are sent to it
 routed_norm_sum          sum_{x,t} g_j(x_t) ||f_j(x_t)||_2
+<obj>_expert_sq_sum      sum_{x,t} (sum_c p_c)^2, c over its neurons
 
 A second table splits some of these sums by the class of the token t (token_classes.py): one row is one neuron and
 class, n_tokens the counted tokens of that class, and the sums over its classes are the neuron's of the first table.
@@ -43,6 +44,10 @@ SHARDED = {"statistics": ("layer", "unit"), "layers": ("layer",)}  # kind of tab
 
 def neuron_columns(objectives: Sequence[str]) -> list[str]:
     return [*COUNTS, *ACTIVATION, *(f"{o}_{c}" for o in objectives for c in GRADIENT)]
+
+
+def expert_columns(objectives: Sequence[str]) -> list[str]:
+    return [*OF_EXPERTS, *(f"{o}_expert_sq_sum" for o in objectives)]
 
 
 def token_class_columns(objectives: Sequence[str]) -> list[str]:

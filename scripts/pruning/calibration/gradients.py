@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration.columns import LAYER_COLUMNS, OF_EXPERTS, neuron_columns
+from pruning.calibration.columns import LAYER_COLUMNS, expert_columns, neuron_columns
 from pruning.calibration.prepare import Batch, Measurement, blank, require_finite, shard_of
 from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
@@ -187,6 +187,8 @@ class Calibration(Pass):
         parts = {"net_abs_sum": net.abs(), "net_sq_sum": net.square(), "abs_sum": absolute}
         parts |= {"sq_sum": summed(p.square()), "grad_sq_sum": summed(g.square())}
         parts["share_sum"] = absolute / absolute.sum(1, keepdim=True).clamp_min(torch.finfo(absolute.dtype).tiny)
+        if routed:
+            parts["expert_sq_sum"] = summed(p.sum(1, keepdim=True).square())
         named = {f"{self.objective}_{name}": part for name, part in parts.items()}
         self.add(self.sums[index], named, f"gradients of layer {index} (objective {self.objective})")
 
@@ -208,7 +210,8 @@ class Calibration(Pass):
         neurons = []
         for index, (site, sums) in enumerate(zip(self.sites, self.sums, strict=True)):
             if sums:
-                number, own = self.structure.channels(site), [name for name in OF_EXPERTS if name in sums]
+                number = self.structure.channels(site)
+                own = [name for name in expert_columns(self.objectives) if name in sums]
                 columns = {name: total.cpu().numpy() for name, total in sums.items()}
                 columns |= {name: np.repeat(columns[name], number // len(columns[name])) for name in own}
                 rows = {"layer": index, "unit": range(number), **counts, **columns}
