@@ -187,7 +187,7 @@ def test_llama_cpp_computes_what_a_mixture_does(tmp_path, unrounded, kind, narro
         ("gpt_oss", {"swiglu_limit": 5.0}, "swiglu_limit: 5.0: llama.cpp's gpt-oss has 7.0"),
         ("gpt_oss", {"layer_types": ["full_attention"] * 2}, "llama.cpp's gpt-oss has a sliding window in every other"),
         ("deepseek_v3", {"rope_interleave": False}, "rope_interleave: False: llama.cpp's deepseek2 has True"),
-        ("deepseek_v2", {"q_lora_rank": None}, "q_lora_rank: null with 3 layers: llama.cpp's deepseek2 has that with"),
+        ("deepseek_v2", {"q_lora_rank": None}, "q_lora_rank: null with 3 layers: llama.cpp's deepseek2 has none"),
         ("deepseek_v2", {"attention_bias": True}, "attention_bias: True: llama.cpp's deepseek2 has False"),
     ],
 )

@@ -19,8 +19,6 @@ FIXED = {
     "deepseek2": {"attention_bias": False, "rope_interleave": True},
 }
 """What llama.cpp does not read from a file: keys of config.json, and their values."""
-
-
 LITE = (26, 27)
 """Layers by which llama.cpp knows DeepSeek-V2-Lite, whose queries are one product."""
 
@@ -104,11 +102,12 @@ def heads(writer: "GGUFWriter", config: "PretrainedConfig") -> int:
     writer.add_value_length(low or head)
     if low:
         writer.add_kv_lora_rank(low)
-        if config.q_lora_rank:
-            writer.add_q_lora_rank(config.q_lora_rank)
-        elif (layers := config.num_hidden_layers) not in LITE:
-            few = " or ".join(map(str, LITE))
-            raise InputError(f"gguf: q_lora_rank: null with {layers} layers: llama.cpp's deepseek2 has that with {few}")
+        rank, layers = config.q_lora_rank, config.num_hidden_layers
+        if (rank is None) != (layers in LITE):
+            said = f"q_lora_rank: {'null' if rank is None else rank} with {layers} layers"
+            raise InputError(f"gguf: {said}: llama.cpp's deepseek2 has none with 26 or 27 layers, and one with others")
+        if rank is not None:
+            writer.add_q_lora_rank(rank)
         writer.add_key_length_mla(config.qk_nope_head_dim + config.qk_rope_head_dim)
         writer.add_value_length_mla(config.v_head_dim)
     return head
