@@ -30,7 +30,7 @@ from pruning.models import dequantised, loading, vocabulary
 from pruning.models import gguf as door
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.families import FAMILIES
-from pruning.models.gguf import architectures
+from pruning.models.gguf import architectures, layout
 from pruning.models.gguf import model as gguf_model
 from pruning.models.gguf import tokenizer as gguf_tokenizer
 from workspace import ROOT
@@ -254,7 +254,7 @@ def test_llama_cpp_reads_text_as_the_tokenizer_does(tmp_path, name):
 
 MISTAKES = {  # of ours, and what is said of the file
     "another pre-tokenizer": (gguf_tokenizer, "pre_tokenizer", lambda *_: "gpt-2", "reads .* as other tokens"),
-    "order of rows": (gguf_model, "interleaved", lambda rows, _: np.arange(rows), "logits are up to .* not exported"),
+    "order of rows": (layout, "interleaved", lambda rows, _: np.arange(rows), "logits are up to .* not exported"),
 }
 
 

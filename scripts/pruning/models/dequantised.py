@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 from pruning.core.errors import InputError
 from pruning.models.gguf import layout
 from pruning.models.gguf.architectures import DECI, STOCK
-from pruning.models.gguf.model import heads_of, interleaved
 
 
 @torch.no_grad()
@@ -38,8 +37,8 @@ def put(model: PreTrainedModel, file: Path) -> None:
             if tensor is None or int(tensor.n_elements) != into.size:
                 raise InputError(f"{file}: holds no {name} of this model's shape; delete it and run again")
             into[...] = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(into.shape)
-        if own.interleaved and (heads := heads_of(name, config)):
-            values = values[np.argsort(interleaved(len(values), heads))]
+        if own.interleaved and (heads := layout.heads_of(name, config)):
+            values = values[np.argsort(layout.interleaved(len(values), heads))]
         if own.one_added and name.endswith("norm.weight"):
             values = values - 1
         weight.data = torch.from_numpy(np.array(values)).to(weight)

@@ -66,3 +66,14 @@ def half(turned: bool, kind: str, which: int, values: np.ndarray) -> np.ndarray:
 
 def of_heads(values: np.ndarray, config: "PretrainedConfig") -> np.ndarray:
     return values.reshape(config.num_attention_heads, -1, values.shape[-1])
+
+
+def heads_of(name: str, config: "PretrainedConfig") -> int | None:
+    """Attention heads of a projection that is rotated; None of other tensors."""
+    of_head = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    return of_head.get(name.split(".")[-2])
+
+
+def interleaved(rows: int, heads: int) -> np.ndarray:
+    """The order of rows [heads * 2 * pairs] in which the two of a rotated pair, half a head apart, are neighbours."""
+    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).ravel()

@@ -81,8 +81,8 @@ def write(folder: Path, output: Path, kind: str, about: Mapping[str, Any]) -> No
     for name, files, view, stored in plan:
         values = [checkpoint.tensor(file).float().numpy() for file in files]
         values = view(values[0] if name == files[0] else np.stack(values))
-        if own.interleaved and (heads := heads_of(name, config)):
-            values = values[interleaved(len(values), heads)]
+        if own.interleaved and (heads := layout.heads_of(name, config)):
+            values = values[layout.interleaved(len(values), heads)]
         if own.one_added and name.endswith("norm.weight"):
             values = values + 1
         if stored.name == "F16" and not np.abs(values).max(initial=0) <= np.finfo(np.float16).max:
@@ -152,17 +152,6 @@ def describe(writer: "GGUFWriter", about: Mapping[str, Any], kind: str) -> None:
         writer.add_base_model_organization(0, organization)
         writer.add_base_model_version(0, about["revision"])
         writer.add_base_model_repo_url(0, f"https://huggingface.co/{about['repo']}")
-
-
-def heads_of(name: str, config: "PretrainedConfig") -> int | None:
-    """Attention heads of a projection that is rotated; None of other tensors."""
-    of_head = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    return of_head.get(name.split(".")[-2])
-
-
-def interleaved(rows: int, heads: int) -> np.ndarray:
-    """The order of rows [heads * 2 * pairs] in which the two of a rotated pair, half a head apart, are neighbours."""
-    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).ravel()
 
 
 def quantise(source: Path, output: Path, kind: str, threads: int) -> None:
