@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pruning.config.methods import Method
 from pruning.methods import scores
 from pruning.methods.scores import Layer, Weights, fluctuation, random, utility
 from pruning.methods.scores import maw as maw_score
@@ -244,3 +245,18 @@ def test_options_of_scores_have_defaults():
         function = importlib.import_module(f"pruning.methods.scores.{name}").score
         _, *options = inspect.signature(function).parameters.values()
         assert all(option.default is not inspect.Parameter.empty for option in options)
+
+
+@pytest.mark.parametrize(
+    ("method", "objective"),
+    [
+        ({"score": "utility"}, "energy"),
+        ({"score": "utility", "options": {"objective": "ce"}}, "ce"),
+        ({"score": "fisher"}, "ce"),
+        ({"score": "fisher", "options": {"objective": "energy"}}, "energy"),
+        ({"score": "wanda"}, None),
+    ],
+)
+def test_the_gradient_that_a_method_needs_is_the_one_its_score_takes(method, objective):
+    """What calibrations are checked for before any job, and what `prune` measures."""
+    assert Method(**method).objective == objective

@@ -107,7 +107,8 @@ class Method(Strict):
     @property
     def objective(self) -> str | None:
         """Whose gradient it is made of; None for one without."""
-        return self.options.get("objective", "energy") if self.score == "utility" else None
+        usual = scores.plugin(self.score).objective
+        return self.options.get("objective", usual) if usual else None
 
     @property
     def others(self) -> str:

@@ -9,7 +9,8 @@ from `layer`, and matrices, which it has from `layer.read`; without it, ("statis
 scores other structures as well: it is called with the channels that they hand on in place of neurons, and gives a score
 a channel, of which a unit's is the sum, or a score a unit, of `layer.block` channels each. Experts of mixtures are
 scored by all that are made of `statistics` alone, as the sum over an expert's neurons; `MIXTURES = True` says that a
-score is for experts only. Planning reads these: what a file imports at its top is imported there.
+score is for experts only. A score that takes an `objective` is made of its gradient. Planning reads these: what a file
+imports at its top is imported there.
 
 Another package's score is an entry point of the group `pruning.scores`: a module like the files here, or a function
 with these attributes. A program hands over such a function itself.
@@ -17,6 +18,7 @@ with these attributes. A program hands over such a function itself.
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,6 +79,7 @@ class Plugin(NamedTuple):
     requires: tuple[str, ...]  # Kinds of artefacts, measured of neurons, that it is made of
     channels: bool  # Whether it is a score of other structures as well
     mixtures: bool  # Whether it is a score of experts alone
+    objective: str | None  # Whose gradient it is made of if its option `objective` is not given; None: of none
 
 
 def plugin(score: Score) -> Plugin:
@@ -97,7 +100,10 @@ def plugin(score: Score) -> Plugin:
         raise InputError(f"score {name!r}: its module has no function `score`")
     if unknown := sorted({*needed} - {*KINDS}):
         raise InputError(f"score {name!r}: REQUIRES names {', '.join(unknown)}; known: {', '.join(KINDS)}")
-    return Plugin(function, tuple(needed), getattr(found, "CHANNELS", False), getattr(found, "MIXTURES", False))
+    taken = inspect.signature(function).parameters.get("objective")
+    objective = taken.default if taken and isinstance(taken.default, str) else None
+    kinds = getattr(found, "CHANNELS", False), getattr(found, "MIXTURES", False)
+    return Plugin(function, tuple(needed), *kinds, objective)
 
 
 def installed() -> dict[str, list[EntryPoint]]:
