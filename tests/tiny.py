@@ -268,7 +268,7 @@ def mask_frame(keeps: Mapping[str, Sequence[np.ndarray]]) -> pd.DataFrame:
 
 def write_mask(path: Path, keeps: Mapping[str, Sequence[np.ndarray]]) -> Path:
     frame = mask_frame(keeps)
-    artifacts.write_parquet(path, frame if len(keeps) > 1 else frame.drop(columns="structure"), "mask", {})
+    artifacts.write_parquet(path, frame.drop(columns="structure") if keeps.keys() == {"ffn"} else frame, "mask", {})
     return path
 
 

@@ -107,9 +107,6 @@ def test_an_edit_of_how_experts_are_cut_plans_what_reads_it(mixed: Workspace):
 
 
 REFUSED = {
-    "models.tiny-reasoner.backend: vllm has not been tried with mixtures of experts: use `hf`": {
-        "models.tiny-reasoner.backend": "vllm"
-    },
     "methods.obs.score: obs, and tiny-reasoner is a mixture of experts: second_moments and output_gradients are": {
         "tables.experts.methods": ["random", "obs"]
     },

@@ -169,7 +169,7 @@ def test_commands_name_whole_paths_and_what_a_model_needs(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     folder = Path("my results/m/export/own/wanda/50/model")
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    tiny.save(tiny.qwen2(), folder)
     found = take.commands(folder, [folder.with_name("gguf") / "q8_0.gguf"], 'a "b"\n')
     assert list(found) == ["Python", "vLLM", "llama.cpp, q8_0", "Ollama, q8_0"]
     compile(found["Python"], "snippet", "exec")
@@ -180,7 +180,8 @@ def test_commands_name_whole_paths_and_what_a_model_needs(tmp_path, monkeypatch)
     create, start = found["Ollama, q8_0"].split(" && ")
     assert shlex.split(create) == ["ollama", "create", "m-own-wanda-50-q8_0", "-f", str(file.with_suffix(".Modelfile"))]
     assert start == "ollama run m-own-wanda-50-q8_0"
-    (folder / "config.json").write_text('{"model_type": "qwen2", "auto_map": {}}')
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {}}))
     found = take.commands(folder, [], "a")
     assert "trust_remote_code=True" in found["Python"] and "--trust-remote-code" in found["vLLM"]
 

@@ -23,7 +23,7 @@ from pruning.core.errors import InputError
 from pruning.evaluation import backends, recovery
 from pruning.evaluation.answers import AnswerFile, CachingLM
 from pruning.methods import variants
-from pruning.models import loading, remote_code
+from pruning.models import loading, remote_code, served
 from workspace import ROOT
 
 QUESTIONS = ["one", "twenty two", "three", "forty four four", "5 5", "and six"]
@@ -173,10 +173,21 @@ def test_answers_are_those_of_the_model_itself(lab, stand_in, kind):
         assert said[0]["generation"] == said[1]["generation"] == {**own, "eos_token_id": sorted(ends)}
 
 
-@pytest.mark.parametrize("widths", [(20, 20), (7, 31)], ids=["uniform", "uneven"])
-def test_the_line_that_serves_a_model_has_vllm_compute_it(lab, stand_in, widths):
+EXPERTS = {"experts": [np.arange(6) % 2 == 0] * 2}
+SERVED = {
+    "uniform": ("qwen2", tiny.keeps(20, 20)),
+    "uneven": ("qwen2", tiny.keeps(7, 31)),
+    "mixture": ("olmoe", EXPERTS),
+}
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_the_line_that_serves_a_model_has_vllm_compute_it(tmp_path, stand_in, kind):
     """`prune` prints it. Its options are arguments of EngineArgs, dashes for underscores."""
-    parts = lab.parts(*widths)
+    family, keeps = SERVED[kind]
+    Lab(tmp_path, family)
+    mask = tiny.write_mask(tmp_path / "mask.parquet", keeps)
+    parts = variants.Parts(tmp_path / "base", tmp_path / "base/manifest.json", mask)
     with parts.written("float32") as folder:
         words = shlex.split(take.commands(folder, [], "hi")["vLLM"])
         assert words[:2] == ["vllm", "serve"] and words[2] == str(folder.resolve())
@@ -312,29 +323,41 @@ def test_without_vllm_it_says_what_to_install(lab, monkeypatch):
 
 
 REFUSED = {
-    "scale": ("granite", {}, "leaves out this model's `logits_scaling`: use `allocate: uniform`"),
+    "scale": ("granite", {"auto_map": {}}, "leaves out this model's `logits_scaling`: use `allocate: uniform`"),
     "groups": ("llama", {"kv_groups": [1, 2]}, "equally many groups in every layer: use an `allocate` other than"),
     **dict.fromkeys(["qwen3_5_text", "lfm2"], (None, {}, "without attention were never tried in it: set the model's")),
+    "deepseek_v3": (None, {}, "topk_method: None: vLLM's class for deepseek_v3 computes with noaux_tc: set the"),
+    "renormalised": ("olmoe", {"norm_topk_prob": True}, "norm_topk_prob: True: vLLM's class for olmoe computes with F"),
+    "clipped": ("gpt_oss", {"swiglu_limit": 5.0}, "swiglu_limit: 5.0: vLLM's class for gpt_oss computes with 7.0"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_it_would_compute_otherwise_is_refused(tmp_path, backend, name):
-    """Logits that are not scaled in the Transformers backend alone; layers with groups of their own number."""
+def test_what_it_would_compute_otherwise_is_refused(tmp_path, name):
+    """Logits that are not scaled in the Transformers backend alone; layers with groups of their own number; routers
+    that it knows in one way only."""
     family, changes, message = REFUSED[name]
     folder = tiny.save(tiny.of_family(family or name), tmp_path)
     if family:
-        backend.check_model(folder, changes != {}, 1)
+        served.check(folder, own_code=False)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(InputError, match=message):
-        backend.check_model(folder, True, 1)
+        served.check(folder, own_code="auto_map" in changes)
+    assert "vLLM" not in take.commands(folder, [], "hi")
 
 
-def test_layers_without_an_ffn_are_refused(lab, backend):
+def test_an_experts_neurons_are_split_not_the_experts(tmp_path):
+    folder = tiny.save(tiny.of_family("olmoe"), tmp_path)  # 6 experts of 24 neurons
+    served.check(folder, own_code=False, gpus=8)
+    with pytest.raises(InputError, match="over the job's 5 GPUs, and 24 neurons are no multiple of 5"):
+        served.check(folder, own_code=False, gpus=5)
+
+
+def test_layers_without_an_ffn_are_refused(lab):
     refused = pytest.raises(InputError, match="layers without an FFN were never tried in it: use a method without")
     with lab.parts(0, 31).written("float32") as folder, refused:
-        backend.check_model(folder, True, 1)
+        served.check(folder, own_code=True)
 
 
 CODE = {

@@ -203,8 +203,8 @@ and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 * *vLLM*: checked on a CPU alone ([what was checked](../howto/vllm.md#what-was-checked)). Models with key-value groups
   removed are not for it.
 * Mixtures: {", ".join(f"`{name}`" for name in MIXTURES)}. Experts are pruned, or neurons inside them
-  ([how](../howto/experts.md)), without reconstruction. They run in transformers, and as
-  GGUF files of {", ".join(f"`{name}`" for name in MIXTURES if name in STOCK)}.
+  ([how](../howto/experts.md)), without reconstruction. They run in transformers, vLLM,
+  and as GGUF files of {", ".join(f"`{name}`" for name in MIXTURES if name in STOCK)}.
 * Other mixtures, encoder-decoders and hybrids whose FFN has no gate (Nemotron-H) are refused by name.
 
 ## Multimodal models

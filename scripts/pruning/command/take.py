@@ -3,12 +3,14 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pruning.config import alternatives
 from pruning.config.methods import Method
-from pruning.models import multimodal
-from pruning.models.families import family_of, read_config
+from pruning.core.errors import InputError
+from pruning.models import multimodal, served
+from pruning.models.families import read_config
 
 PYTHON = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -44,7 +46,8 @@ def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]
     whole, own_code = str(folder.resolve()), "auto_map" in config
     trusted = ", trust_remote_code=True" if own_code else ""
     said = {"Python": PYTHON.format(folder=whole, own_code=trusted, prompt=prompt)}
-    if not family_of(config, folder).mixture:  # not tried
+    with suppress(InputError):  # no line for what vLLM would not compute right
+        served.check(folder, own_code)
         said["vLLM"] = shlex.join(["vllm", "serve", whole, *(VLLM_OWN_CODE if own_code else ())])
     if (folder / multimodal.FOLDER).is_dir():
         everything = f"{whole}/{multimodal.FOLDER}"

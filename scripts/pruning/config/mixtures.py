@@ -24,8 +24,6 @@ def check(
     shape: the model's config.json. pruned: methods and sparsities of tables."""
     if not (mixture := family_of(shape, f"models.{model}").mixture):
         return
-    if (backend := config.models[model].backend) != "hf":
-        raise InputError(f"models.{model}.backend: {backend} has not been tried with mixtures of experts: use `hf`")
     whole = next(shape[key] for key in EXPERTS if shape.get(key))
     counted = config.models[model].source.kind != "pruned"  # of others, against what the first model had
     for name, sparsity in sorted(pruned) if counted else ():

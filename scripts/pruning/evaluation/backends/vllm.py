@@ -20,9 +20,7 @@ from pruning.core import devices
 from pruning.core.errors import InputError
 from pruning.evaluation import backends
 from pruning.evaluation.backends import Variant, check_length, end_tokens
-from pruning.models import loading, remote_code, structures
-from pruning.models.checkpoint import Checkpoint, read_config
-from pruning.models.families import family_of
+from pruning.models import loading, remote_code, served
 
 backends.check_installed("vllm")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -111,7 +109,7 @@ def opened(variant: Variant, task: Mapping[str, Any]) -> Iterator[tuple[GreedyVL
     torch.cuda.empty_cache()
     with variant.written(task["dtype"]) as directory:
         own_code = remote_code.trusted(directory)
-        check_model(directory, own_code, max(gpus, 1))
+        served.check(directory, own_code, max(gpus, 1))
         loading.check_memory(directory, task["dtype"], "cuda" if gpus else "cpu")
         free = [torch.cuda.mem_get_info(card) for card in range(gpus)]
         network = GreedyVLLM(
@@ -125,33 +123,3 @@ def opened(variant: Variant, task: Mapping[str, Any]) -> Iterator[tuple[GreedyVL
             **({"gpu_memory_utilization": min(SHARE, *(0.98 * left / whole for left, whole in free))} if gpus else {}),
         )
         yield network, network.tokenizer
-
-
-def check_model(directory: Path, own_code: bool, gpus: int) -> None:
-    """Raises InputError for a model that vLLM cannot split over these GPUs, or whose logits it would not scale."""
-    widths = Checkpoint(directory).widths
-    if 0 in widths:
-        raise InputError(
-            "backend: vllm: layers without an FFN were never tried in it: use a method without `drop_layers`, "
-            "`export: pad`, or the model's `backend: hf`"
-        )
-    if odd := sorted({width for width in widths if width % gpus}):
-        raise InputError(
-            f"backend: vllm splits every layer over the job's {gpus} GPUs, and {odd[0]} neurons are no multiple of "
-            f"{gpus}: set the method's `round_to` to one, the model's `gpus` to 1, or its `backend: hf`"
-        )
-    config = read_config(directory)
-    if family_of(config, directory).hybrid:
-        raise InputError(
-            "backend: vllm: models with layers without attention were never tried in it: set the model's `backend: hf`"
-        )
-    if structures.others(config):
-        raise InputError(
-            "backend: vllm keeps keys and values of equally many groups in every layer: use an `allocate` other than "
-            "`joint` and `sensitivity_joint`, or the model's `backend: hf`"
-        )
-    if own_code and config.get("logits_scaling", 1) != 1:
-        raise InputError(
-            "backend: vllm's Transformers backend, which other widths in every layer need, leaves out this model's "
-            "`logits_scaling`: use `allocate: uniform` or `export: pad`, or the model's `backend: hf`"
-        )
