@@ -33,9 +33,11 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
     there = len(artifacts.read_parquet(earlier, "samples")) if earlier.is_file() else 0
     needed, asked, lengths = min(max(FIRST_ASKED, there), most), 0, []  # what an earlier run asked is not asked again
     while needed > asked:
-        if not (found := answered(known, Own(needed), [train], ask)):
+        # The others' jobs, which come in any case, keep busy what the training questions' leaves of the machine.
+        beside = [part for part in others if known.answers.records[part]] if asked and ask else []
+        if not (found := answered(known, Own(needed), [train, *beside], ask)):
             return known.own, []
-        [(asked, lengths)] = found
+        asked, lengths = found[0]
         if asked < needed and not ask:
             return known.own, []
         if known.mine or len(lengths) < LEAST_RIGHT * asked or sum(lengths) >= wanted:
