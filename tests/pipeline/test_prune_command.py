@@ -62,7 +62,8 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     with an edited configuration. Its answers are judged because all reference answers end in a number, which the
     other's are told not to be; they are right and calibrated on, and the other's are not."""
     tiny.with_a_merge(tiny.save(tiny.answering("7") if recovered else tiny.of_family(family), own / "Model"))
-    taken = ("--gguf", "q8_0", "--gguf", "f16", "--against", "q8_0") if family == "qwen2" else ()
+    taken = ("--gguf", "q8_0", "--gguf", "f16", "--against", "Q8_0", "--against", "Small") if family == "qwen2" else ()
+    tiny.with_a_merge(tiny.save(tiny.qwen2(1), own / "Small"))
     more = "--recover distill --steps 3 --task arithmetic" if recovered else r"--answer regex:^(\w+) --questions 12"
     options = ("--sparsity", "50", *more.split(), *taken)
     planned = prune(own, *options, command=["plan"]) if taken else None
@@ -89,7 +90,7 @@ def test_a_model_and_data_become_a_page_and_a_folder_and_a_second_run_does_nothi
     assert [cell.strip() for cell in head.split("|")[2 : 2 + len(measured)]] == measured
     assert [row.split("|")[3].strip() == "0" for row in (dense, others[0])] == [True, False]
     check_own_answers(own / "pruned", page, recovered)
-    [model] = yaml.safe_load((own / "pruned/prune.yaml").read_text())["models"].values()
+    model = yaml.safe_load((own / "pruned/prune.yaml").read_text())["models"]["model"]
     assert devices.visible() or model["threads"] == 1  # of two cores: two jobs at once
     check_parts(own / "pruned", 2 if recovered else 1, "number" if recovered else "regex:")
     if planned:
@@ -142,13 +143,16 @@ def check_edited(own: Path, options: Sequence[str]) -> None:
 
 
 def check_against(own: Path, page: str, html: str) -> None:
-    """Every model as an 8-bit file beside the dense one's, on the test data; the verdict by the validation data."""
+    """Every model as an 8-bit file beside the dense one's, on the test data, the verdict by the validation data; and
+    beside another model, by the test questions."""
     made = pd.read_csv(own / "pruned/results/table1-bytes.csv")
     tested = made[made["column"] == "own_answers@own"]
     assert set(tested["type"].dropna()) == {"q8_0"} and (tested["method"] == "standard").sum() == 2
     assert page.count("Or the dense model in fewer bits") == html.count("Or the dense model in fewer bits") == 1
-    rows = page.split("| File | MB | Right answers |")[1].splitlines()[2:]
+    _, fewer, smaller = page.split("| File | MB | Right answers |")
+    rows = fewer.partition("\n## ")[0].splitlines()[2:]
     assert len([row for row in rows if row.startswith("| ")]) == len(tested)
+    assert "## Or a smaller model\n\nBy right answers on the test data: " in fewer and "| small, Q8_0 |" in smaller
 
 
 def check_own_answers(folder: Path, page: str, right: bool) -> None:

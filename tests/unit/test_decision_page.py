@@ -330,18 +330,23 @@ def test_the_model_to_take_is_held_against_the_dense_one_in_fewer_bits(pruned, p
     others = [("wanda", 20, "q8_0", 120, 9.0, "dense, Q4_0")]  # not the model to take
     chosen = files("`agf`, 30%", "own_validation", *DENSE_FILES, *pruned, *others).assign(alternative_p_holm=p)
     test = files("`agf`, 30%", "answers", *DENSE_FILES, *pruned).assign(value=0.25, ci_low=0.2, ci_high=0.3)
-    other = files("`agf`, 30%", "own", *DENSE_FILES)
-    found = words.against(chosen, pd.concat([other, test]), variant("agf/30"), ANSWERS._replace(task="answers"))
+    by = "perplexity on the validation data"
+    found = words.against(chosen, test, variant("agf/30"), PERPLEXITY, ANSWERS, by)
     assert (found.wins, found.said) == (wins, said)
     assert len(found.lines) == len(test) and found.lines[3][:3] == [
         f"agf, 30%, {(pruned[0][2] or 'unquantised').upper()}",
         f"{pruned[0][3]:.1f}",
         "25.0% [20.0%, 30.0%]",
     ]
-    shown = content(*TWO, against=found)
-    assert words.headline(shown) == ("Take agf at 30%" if wins else "Do not prune: take the dense model in fewer bits")
-    answers = PERPLEXITY._replace(
-        title="Perplexity of right answers"
-    )  # or bits per byte, of models of other tokenizers
-    made = page.html(replace(shown, measures=[answers]))
-    assert said in page.markdown(shown) and f"By perplexity of right answers on the validation data: {said}" in made
+    shown = content(*TWO, against={words.SMALLER_MODEL: found})
+    assert words.headline(shown) == ("Take agf at 30%" if wins else "Do not prune: take a smaller model")
+    assert all(f"By {by}: {said}" in made for made in (page.markdown(shown), page.html(shown)))
+
+
+@pytest.mark.parametrize(("right", "wins", "said"), [(0.2, False, "worse as"), (0.4, True, "better than the best")])
+def test_of_answers_more_are_better(right, wins, said):
+    rows = files("`agf`, 30%", "answers", *DENSE_FILES[:1], ("agf", 30, "q8_0", 150, right, "small, Q8_0"))
+    other = rows[:1].assign(label="small, Q8_0", type="q8_0", value=0.3)
+    both = pd.concat([rows, other], ignore_index=True)
+    found = words.against(both, both, variant("agf/30"), ANSWERS, ANSWERS, "")
+    assert found.wins == wins and said in found.said

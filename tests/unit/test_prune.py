@@ -823,6 +823,48 @@ def test_right_answers_are_enough_to_calibrate_on_and_to_compare_models_by(tmp_p
     assert ("1,200 tokens to test questions, too few" in said) == (asked == {"test": 6})
 
 
+# other models
+
+
+def test_models_to_compare_with_are_computed_alike_and_read_the_same_texts(tmp_path):
+    folders = {alias: tmp_path / f"results/{alias}/base" for alias in ("m", "small")}
+    for folder in folders.values():
+        tiny.with_a_merge(tiny.save(tiny.qwen2(1), folder))
+    source = {"kind": "local", "path": "/s/Small"}
+    about = replace(known(out=tmp_path, against=["q8_0", "/s/Small"]), smaller={"small": source})
+    found = ready.with_smaller(about, about.model["m"])
+    assert found == {"small": about.model["m"] | {"source": source}}
+    for answers, task in ((None, "own"), (judged("1"), "own_answers")):
+        table = build(replace(about, smaller=found, answers=answers), [20])["tables"]["smaller"]
+        assert (table["tasks"], table["siblings"], table["quantised"]) == ([task], ["small"], ["q8_0"])
+    refused = pytest.raises(
+        InputError, match="^--against /s/Small: its tokenizer or chat format is not that of m, in wh"
+    )
+    (folders["small"] / "chat_template.jinja").write_text("{{ messages }}")
+    with refused:
+        ready.with_smaller(about, about.model["m"])
+    (folders["small"] / "chat_template.jinja").unlink()
+    for folder in folders.values():
+        tiny.save(tiny.of_family("cohere"), folder)
+    with pytest.raises(InputError, match="^--against /s/Small: gguf: model type 'cohere' is not converted"):
+        ready.with_smaller(about, about.model["m"])
+
+
+@pytest.mark.parametrize(
+    ("against", "message"),
+    [
+        (["q9"], "--against: no GGUF type: q9: neither a folder nor a .gguf file nor a repository"),
+        (["x/m"], "--against: two models are called m: rename a folder or file"),
+        (["x/s", "y/s@" + 40 * "0"], "--against: two models are called s"),
+    ],
+)
+def test_what_is_no_other_model_is_refused_before_any_job(tmp_path, against, message):
+    (tmp_path / "mine.jsonl").write_text('{"text": "a"}')
+    with pytest.raises(InputError, match=message):
+        ready.ready(Request("y/m", tmp_path / "mine.jsonl", out=tmp_path / "out", against=against))
+    assert not (tmp_path / "out").exists()
+
+
 # the status
 
 

@@ -94,17 +94,14 @@ def build(known: Known, sparsities: Sequence[int] | Mapping[str, int]) -> dict[s
     shown = [name for name in tasks if name not in NOT_SHOWN]
     own_at = isinstance(sparsities, Mapping)
     at = {"sparsities": None, "at": dict(sparsities)} if own_at else {"sparsities": list(sparsities)}
-    table, choosing = (
-        {
-            "title": title,
-            "tasks": columns,
-            "paper": None,
-            "reference": "dense",
-            "quantised": list(request.against),
-            **at,
-        }
-        for title, columns in (("Your model, pruned", shown), ("What the choice is made by", [VALIDATION]))
-    )
+    common = {"paper": None, "reference": "dense", "quantised": list(request.types), **at}
+    made = {
+        "table1": {"title": "Your model, pruned", "tasks": shown, **common},
+        "validation": {"title": "What the choice is made by", "tasks": [VALIDATION], **common},
+    }
+    if known.smaller:
+        judged = {"title": "Your model, pruned, or a smaller one", "tasks": [compared_by(known)]}
+        made["smaller"] = {**judged, **common, "siblings": list(known.smaller)}
     texts = [name for name in (SAID, "own", VALIDATION) if name in tasks]
     others = [name for name in shown if name not in texts]
     if known.calibrates_on_answers:  # some texts are made of the answers, which come before
@@ -116,9 +113,14 @@ def build(known: Known, sparsities: Sequence[int] | Mapping[str, int]) -> dict[s
     half = known.context // 2
     speed = {"prompt_tokens": min(512, half), "decode_tokens": min(32, half)}
     own = {
-        **{"models": known.model, "datasets": datasets(known), "calibrations": {"own": text}, "tasks": tasks},
+        **{
+            "models": {**known.model, **known.smaller},
+            "datasets": datasets(known),
+            "calibrations": {"own": text},
+            "tasks": tasks,
+        },
         "experiment": compared,
-        "tables": {**OFF["tables"], **({"table1": table, "validation": choosing} if sparsities else {})},
+        "tables": {**OFF["tables"], **(made if sparsities else {})},
         "tradeoff": {"tables": ["table1"], **speed, "decode_tokens": min(8, half), "rounds": 5},
     }
     if own_methods := {name: method.model_dump() for name, method in known.methods.items() if method}:
@@ -126,10 +128,16 @@ def build(known: Known, sparsities: Sequence[int] | Mapping[str, int]) -> dict[s
     if request.budget:
         own["budgets"] = {BUDGET: {**budget_of(request.budget), **speed}}
     if request.recover:
-        for each in (table, choosing):
+        for each in made.values():
             each["tasks"] = [*each["tasks"], *(f"{name}@own" for name in each["tasks"])]
         own["tunings"] = {"own": tuning(known, text["sequence_length"])}
     return own | {key: value for key, value in OFF.items() if key not in own}
+
+
+def compared_by(known: Known) -> str:
+    """Return the task by which pruned models are compared with other models: what one of these predicts of the dense
+    model's own answers, of which texts are made, says nothing."""
+    return own_data.ANSWERS if known.answers else "own"
 
 
 def tuning(known: Known, length: int) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Known:
 
     request: Request  # with what its effort adds
     model: dict[str, Any]  # the configuration's section `models`, of this one
+    smaller: Mapping[str, Any] = field(default_factory=dict)  # the same of models that it is compared with
     tasks: Sequence[Asked] = ()  # of lm-eval's
     mine: Edited | None = None  # the configuration, where the user has edited it
     context: int = 0  # tokens that the model reads at once
@@ -49,14 +50,13 @@ class Known:
         return next(iter(self.model))
 
     @property
-    def manifest(self) -> Path:
-        """That of the fetched model, below the run's folder."""
-        return Path(names.BASE.format(model=self.alias))
-
-    @property
     def folder(self) -> Path:
         """Where the model lies once it is fetched."""
-        return self.request.out / self.manifest.parent
+        return self.place(self.alias)
+
+    def place(self, alias: str) -> Path:
+        """Where a model of this name lies once it is fetched."""
+        return (self.request.out / names.BASE.format(model=alias)).parent
 
     @property
     def effort(self) -> efforts.Effort:

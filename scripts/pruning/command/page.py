@@ -9,7 +9,6 @@ from pruning.core import names, templates
 from pruning.core.templates import table
 
 TEMPLATE = names.HOME / "report/decision.html.j2"
-QUANTISE = "Or the dense model in fewer bits"
 USES = {
     "train": "calibration: what each neuron is measured on, and what recovery trains on",
     "validation": "all choices: which model to take",
@@ -19,7 +18,7 @@ USES = {
 
 def markdown(content: Content) -> str:
     """Return the page for a terminal, whose columns have no place for units and intervals."""
-    warned, against, lines = words.warning(content), content.against, []
+    warned, lines = words.warning(content), []
     asked, found = words.budget_words(content.budgets, content.units)
     for row in content.models.to_dict("records"):
         first, *rest = (" ".join(filter(None, (shown, mark))) for shown, _, mark in words.line(content, row))
@@ -34,8 +33,9 @@ def markdown(content: Content) -> str:
         "".join(f"* {each}\n" for each in found),
         table(heads, lines),
         "".join(f"* {note}\n" for note in notes),
-        f"## {QUANTISE}\n\n{against.said}\n\n{table(against.heads, against.lines)}" if against else "",
     ]
+    for instead, found in content.against.items():
+        parts.append(f"## Or {instead}\n\nBy {found.by}: {found.said}\n\n{table(found.heads, found.lines)}")
     return "\n".join(filter(None, parts))
 
 
@@ -60,5 +60,5 @@ def tiles(content: Content) -> list[tuple[str, str, str, str]]:
 def html(content: Content) -> str:
     """Return the page for a browser, which needs no other file and no network."""
     asked, found = words.budget_words(content.budgets, content.units)
-    own = {"budget": asked, "budgets": found, "tiles": tiles(content), "quantise": QUANTISE, "uses": USES}
+    own = {"budget": asked, "budgets": found, "tiles": tiles(content), "uses": USES}
     return templates.page(TEMPLATE, content=content, words=words, charts=charts, **own)

@@ -25,7 +25,8 @@ PAGE, TEXT_PAGE = "decision.html", "decision.md"
 TEST = "own-data/test.jsonl"
 ASSUMED = 30  # per cent: of a sparsity that is still to be found, in an estimate
 TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
-AGAINST = ("results/validation-bytes.csv", "results/table1-bytes.csv")  # of `--against`
+AGAINST = ("results/validation-bytes.csv", "results/table1-bytes.csv")  # of `--against TYPE`
+SMALLER = "results/smaller-bytes.csv"  # of `--against MODEL`
 
 
 class Result(NamedTuple):
@@ -88,11 +89,11 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         put(out / CONFIG, config_file.signed(configuration.text(wanted, line)))
     run(request, "pruning and measuring", *tables(known))
 
-    table, validation, tradeoff, *compared = (artifacts.read_csv(out / each) for each in tables(known))
+    read = {each: artifacts.read_csv(out / each) for each in tables(known)}
+    table, validation, tradeoff = (read[each] for each in TABLES)
     measures = decision.measures(table)
     models = decision.rows(table, validation, tradeoff, measures)
     choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
-    tested = next((each for each in measures if each.key == "answers"), measures[0])
     target, *files = exports(known, choice.variant)
     run(request, "writing the model to take", target, *files)
     notes, questions = [*known.notes], {}
@@ -123,7 +124,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         command=line,
         versions={"Python": platform.python_version(), **made_with["versions"]},
         parts={part: len((out / f"own-data/{part}.jsonl").read_text().splitlines()) for part in own_data.PARTS},
-        against=words.against(*compared, choice.variant, tested) if compared else None,
+        against=compared(known, read, choice.variant, measures),
     )
     said = page.markdown(content)
     put(out / TEXT_PAGE, said)
@@ -133,10 +134,34 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
 
 def tables(known: Known) -> tuple[str, ...]:
     """Return the tables that a page is made of."""
-    compared = known.request.against
+    types, smaller = known.request.types, known.smaller
     if known.mine:
-        compared = all(known.mine.config.table(name).types for name in ("validation", "table1"))
-    return TABLES + AGAINST if compared else TABLES
+        asked = known.mine.config.tables
+        types, smaller = all(asked[name].types for name in ("validation", "table1")), "smaller" in asked
+    return (*TABLES, *(AGAINST if types else ()), *([SMALLER] if smaller else []))
+
+
+def compared(
+    known: Known, read: Mapping[str, pd.DataFrame], taken: names.Variant, measures: Sequence[decision.Measure]
+) -> dict[str, words.Against]:
+    """Return what may be taken in the pruned model's place -> how they compare. read: `tables` by path. In fewer bits
+    by the text that models are chosen by, on validation data; with other models on test data (compared_by)."""
+    found, tuned = {}, f"@{taken.tuning}" if taken.tuning else ""
+
+    def rows(table: str, task: str) -> pd.DataFrame:
+        return read[table][read[table]["column"] == f"{task}{tuned}"]
+
+    if AGAINST[0] in read:
+        of_text = next(each for each in measures if each.key in decision.OF_TEXT)
+        tested = next((each for each in measures if each.key == "answers"), measures[0])
+        judged = rows(AGAINST[0], configuration.VALIDATION)
+        by = f"{of_text.title.lower()} on the validation data"
+        found[words.FEWER_BITS] = words.against(judged, rows(AGAINST[1], tested.task), taken, of_text, tested, by)
+    if SMALLER in read:
+        tested = next(each for each in measures if each.task == configuration.compared_by(known))
+        judged, by = rows(SMALLER, tested.task), f"{tested.title.lower()} on the test data"
+        found[words.SMALLER_MODEL] = words.against(judged, judged, taken, tested, tested, by)
+    return found
 
 
 def stand_in(known: Known, at: Mapping[str, Sequence[int]]) -> names.Variant:

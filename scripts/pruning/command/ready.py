@@ -11,10 +11,11 @@ from pruning.command import config_file, configuration, efforts, lm_eval_tasks, 
 from pruning.command.known import Known, Own
 from pruning.command.request import IN_ROUNDS, Request, budget_of, check, with_effort
 from pruning.command.running import CONFIG, START, put, run
+from pruning.config.alternatives import vocabulary
 from pruning.config.budgets import TIMED
 from pruning.config.methods import Method
-from pruning.core import devices, memory
-from pruning.core.errors import InputError
+from pruning.core import devices, memory, names
+from pruning.core.errors import InputError, within
 from pruning.data import datasets
 from pruning.models import gguf
 from pruning.models.checkpoint import Checkpoint
@@ -37,6 +38,10 @@ def ready(request: Request) -> Known:
     request, out = with_effort(request), request.out
     tasks = lm_eval_tasks.asked(request.tasks)
     alias, source = configuration.model_source(request.model)
+    with within("--against: no GGUF type: "):
+        sources = [configuration.model_source(each) for each in request.smaller]
+    if twice := [name for name, _ in sources if [alias, *(own for own, _ in sources)].count(name) > 1]:
+        raise InputError(f"--against: two models are called {twice[0]}: rename a folder or file")
     taught = None if request.data else lm_eval_tasks.with_training_data(tasks)
     records, gpus = datasets.read_jsonl(request.data) if request.data else [], min(1, len(devices.visible()))
     threads = request.cores if gpus else max(1, request.cores // 2)  # two jobs at once take less time than in turn
@@ -45,21 +50,31 @@ def ready(request: Request) -> Known:
         print(f"{out / CONFIG} was edited and is used as it is; remove it to have it written anew.", flush=True)
         if alias not in mine.config.models:
             raise InputError(f"{out / CONFIG}: models: does not name {alias}, the model of the command line")
-    known = Known(request, {alias: {}}, tasks=tasks, mine=mine)
-    parameters = configuration.parameters_of(source, known.folder)
-    first = {"models": configuration.model_section(alias, source, parameters, gpus, threads), **configuration.OFF}
+    known = Known(request, {alias: {}}, dict(sources), tasks, mine)
+    first = {"models": {}, **configuration.OFF}
+    for name, each in ((alias, source), *sources):
+        parameters = configuration.parameters_of(each, known.place(name))
+        first["models"] |= configuration.model_section(name, each, parameters, gpus, threads)
     first |= {"experiment": {"models": [alias], "methods": ["wanda"]}, "datasets": taught.dataset if taught else {}}
     put(out / START, configuration.text(first, "prune, before it has seen the model"))
     for task in tasks:
         if task.definition:
             put(out / "config" / "tasks" / f"{task.name}.yaml", task.definition)
-    fetched = [str(known.manifest), *([taught.training] if taught else [])]
+    fetched = [names.BASE.format(model=name) for name in (alias, *known.smaller)] + (
+        [taught.training] if taught else []
+    )
     run(request, f"fetching {request.model}", *fetched, config=known.config)
 
-    manifest, shape = (json.loads((known.folder / name).read_text()) for name in (known.manifest.name, "config.json"))
+    manifest, shape = (json.loads((known.folder / name).read_text()) for name in ("manifest.json", "config.json"))
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, threads)
     stock = loading.stock_config(known.folder).get_text_config()
-    known = replace(known, model=section, context=stock.max_position_embeddings, vocabulary=stock.vocab_size)
+    known = replace(
+        known,
+        model=section,
+        smaller=with_smaller(known, section[alias]),
+        context=stock.max_position_embeddings,
+        vocabulary=stock.vocab_size,
+    )
     given = f"--task {taught.name}" if taught else f"--data {request.data}"
     known = with_data(known, lm_eval_tasks.records(taught, out) if taught else records, given)
     if family_of(read_config(known.folder), known.folder).mixture:
@@ -70,6 +85,26 @@ def ready(request: Request) -> Known:
     if request.files:
         take.check(known.compared, known.folder)
     return known
+
+
+def with_smaller(known: Known, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration's section of the models that this one is compared with, once all are fetched: computed
+    alike. section: of this model.
+
+    Raises InputError for one whose tokenizer or chat format is another: texts and questions are made in this one's."""
+    from pruning.models import tokenizers
+
+    found = {}
+    for text, (alias, source) in zip(known.request.smaller, known.smaller.items(), strict=True):
+        folders = known.folder, known.place(alias)
+        ours, theirs = ((vocabulary(each), tokenizers.load(each).chat_template) for each in folders)
+        if ours != theirs:
+            said = f"its tokenizer or chat format is not that of {known.request.model}"
+            raise InputError(f"--against {text}: {said}, in which texts and questions are written: leave it out")
+        with within(f"--against {text}: "):
+            take.check({}, folders[1])
+        found[alias] = {**section, "source": source}
+    return found
 
 
 def for_mixture(known: Known) -> Known:

@@ -13,6 +13,7 @@ from pruning.command import efforts, own_data
 from pruning.config.budgets import UNITS, amount
 from pruning.config.methods import tokens
 from pruning.core.errors import InputError, within
+from pruning.core.names import UNQUANTISED
 from pruning.models import gguf
 from pruning.models.gguf import BLOCK
 
@@ -41,7 +42,10 @@ QUESTIONS += "of a model that is rarely right)"
 TASK = "also evaluate this task of lm-eval, as gsm8k; repeat"
 GGUF = f"also make a GGUF file of the model to take, of this type; repeat for several: {', '.join(BLOCK)}"
 TOLERANCE = "most per cent that perplexity may rise"
-AGAINST = "compare with the dense model in this GGUF type as well, at equal bytes; repeat, as q8_0, q4_k_m, q3_k_m"
+AGAINST = (
+    "also compare, at equal bytes, with the dense model in this GGUF type (as q8_0, q4_k_m, q3_k_m), or with this "
+)
+AGAINST += "smaller model, given as MODEL is; repeat"
 
 
 def option(kind: Any, words: str, *names: str, **more: Any) -> Any:
@@ -55,8 +59,8 @@ def share(percent: str | float) -> float:
 
 
 def kinds(given: Sequence[str]) -> list[str]:
-    """GGUF types, each once."""
-    return list(dict.fromkeys(map(str.lower, given)))
+    """GGUF types as BLOCK has them, and what is none as it is, each once."""
+    return list(dict.fromkeys(each.lower() if each.lower() in BLOCK else each for each in given))
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Request:
     tasks: option(list[str], TASK, "--task", metavar="NAME[:METRIC]") = ()
     tolerance: option(float, TOLERANCE, parser=share, metavar="PERCENT", show_default="10") = 0.1
     gguf: option(list[str], GGUF, metavar="TYPE", callback=kinds) = ()
-    against: option(list[str], AGAINST, metavar="TYPE", callback=kinds) = ()
+    against: option(list[str], AGAINST, metavar="TYPE|MODEL", callback=kinds) = ()
     cores: option(int, "CPU cores", metavar="N", show_default="all of this machine") = os.cpu_count() or 1
     yes: option(bool, "do not ask before a run of more than an hour", "--yes") = False
 
@@ -96,9 +100,19 @@ class Request:
         return [None if size == WHOLE else tokens(size) for size in sizes]
 
     @property
+    def types(self) -> list[str]:
+        """GGUF types that all models are compared in."""
+        return [each for each in self.against if each in BLOCK]
+
+    @property
+    def smaller(self) -> list[str]:
+        """Models that pruned ones are compared with."""
+        return [each for each in self.against if each not in BLOCK]
+
+    @property
     def files(self) -> list[str]:
         """GGUF types of all files that are made of a model."""
-        return [*self.gguf, *self.against]
+        return [*self.gguf, *self.types, *([UNQUANTISED] if self.smaller else [])]
 
 
 def with_effort(request: Request) -> Request:
@@ -130,7 +144,7 @@ def check(request: Request) -> None:
         raise InputError(f"--rounds {request.rounds}: only for --effort {' and '.join(others)}, without --methods")
     if request.answer:
         own_data.judge(request.answer)
-    for name, types in {"--gguf": request.gguf, "--against": request.against}.items():
+    for name, types in {"--gguf": request.gguf, "--against": request.types}.items():
         for kind in types:
             gguf.check(kind, f"{name}: ")
 

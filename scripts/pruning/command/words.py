@@ -23,11 +23,12 @@ SAME = "about as fast"
 
 
 class Against(NamedTuple):
-    """The model to take and the dense one as GGUF files, compared at equal bytes."""
+    """The model to take and what is not pruned as GGUF files, compared at equal bytes."""
 
     wins: bool
-    """Whether the model to take is, in some type, not significantly worse than the best dense file that is not larger,
-    on validation data."""
+    """Whether the model to take is, in some type, not significantly worse than the best dense file that is not
+    larger."""
+    by: str  # what that is judged by
     said: str
     heads: list[str]
     lines: list[list[str]]
@@ -57,7 +58,7 @@ class Content:
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, int] = field(default_factory=dict)  # of the user's data: how many records
-    against: Against | None = None  # `against`
+    against: Mapping[str, Against] = field(default_factory=dict)  # what may be taken instead -> `against`
 
     @property
     def dense(self) -> pd.Series:
@@ -159,8 +160,8 @@ def smaller(share: float) -> str:
 
 def headline(content: Content) -> str:
     """Return the verdict in a few words."""
-    if content.against and not content.against.wins:
-        return "Do not prune: take the dense model in fewer bits"
+    if better := [instead for instead, found in content.against.items() if not found.wins]:
+        return f"Do not prune: take {better[0]}"
     if content.choice.within:
         return f"Take {name(content.choice.variant, ' at ')}"
     return "Do not prune to this budget" if content.budgets else "Do not prune"
@@ -279,47 +280,48 @@ def line(content: Content, row: Mapping[str, Any]) -> list[tuple[str, str, str]]
     return [*cells, ("✓" if row["front"] else "", "", "")]
 
 
-# The dense model in fewer bits ----------------------------------------------------------------------------------------
+# What may be taken instead --------------------------------------------------------------------------------------------
 
+FEWER_BITS, SMALLER_MODEL = "the dense model in fewer bits", "a smaller model"
 BETTER = "better than the best dense file that is not larger"
 SMALLER = "smaller than every dense file"
 LEVEL = "not significantly different from the best dense file that is not larger"
 WORSE = "worse"
 
 
-def against(validation: pd.DataFrame, test: pd.DataFrame, taken: Variant, measure: Measure) -> Against:
-    """Return whether to prune or to take the dense model in fewer bits (`--against`): the verdict by the validation
-    data's perplexity, and the test data's table of one measure.
+def against(
+    judged: pd.DataFrame, shown: pd.DataFrame, taken: Variant, verdict: Measure, measure: Measure, by: str
+) -> Against:
+    """Return whether to prune or to take what is not pruned (`--against`): the verdict, and a table.
 
-    validation, test: results/validation-bytes.csv and results/table1-bytes.csv. taken: the model to take; its
-    recovery's rows are compared with those of equally recovered models."""
-    tuned = f"@{taken.tuning}" if taken.tuning else ""
-    of_column = validation[validation["column"] == f"own_validation{tuned}"]
-    perplexity = of_column.set_index("label")["value"]
+    judged, shown: rows of one column of results/….-bytes.csv, of the measures `verdict` and `measure`. taken: the model
+    to take; its recovery's rows are compared with those of equally recovered models. by: `verdict` in words."""
+    values = judged.set_index("label")["value"]
     found: dict[str, list[str]] = {outcome: [] for outcome in (BETTER, SMALLER, LEVEL, WORSE)}
-    for row in of_column.to_dict("records"):
+    for row in judged.to_dict("records"):
         if variant_of(row) == taken:
-            outcome = _outcome(row, perplexity)
+            outcome = _outcome(row, values, verdict.better)
             than = f" (than {_plain(row['alternative'])})" if outcome == WORSE else ""
             found[outcome].append(f"{'unquantised' if pd.isna(row['type']) else row['type'].upper()}{than}")
     lines = []
-    for row in test[test["column"] == f"{measure.task}{tuned}"].astype({"alternative": object}).to_dict("records"):
+    for row in shown.astype({"alternative": object}).to_dict("records"):
         own, low, high = (value(measure, row[key]) for key in ("value", "ci_low", "ci_high"))
         cells = [_plain(row["label"]), f"{row['bytes'] / 1e6:,.1f}", f"{own} [{low}, {high}]"]
         lines.append([*cells, _plain(row["alternative"]), significance.shown(row["alternative_p_holm"])])
     said = "; ".join(f"{outcome} as {', '.join(kinds)}" for outcome, kinds in found.items() if kinds)
     wins = any(kinds for outcome, kinds in found.items() if outcome != WORSE)
-    heads = ["File", "MB", measure.title.capitalize(), "Best dense file that is not larger", "p"]
-    return Against(wins, f"{name(taken)} is {said}.", heads, lines)
+    heads = ["File", "MB", capital(measure.title), "Best dense file that is not larger", "p"]
+    return Against(wins, by, f"{name(taken)} is {said}.", heads, lines)
 
 
-def _outcome(row: Mapping[str, Any], perplexity: pd.Series) -> str:
-    """Return how a pruned file compares. perplexity: by label."""
+def _outcome(row: Mapping[str, Any], values: pd.Series, better: str) -> str:
+    """Return how a pruned file compares. values: by label; better: `lower` or `higher`."""
     if not isinstance(row["alternative"], str):
         return SMALLER
     if row["alternative_p_holm"] >= SIGNIFICANT:
         return LEVEL
-    return WORSE if perplexity[row["alternative"]] < row["value"] else BETTER
+    gap = values[row["alternative"]] - row["value"]
+    return WORSE if (gap < 0) == (better == "lower") else BETTER
 
 
 def _plain(label: Any) -> str:

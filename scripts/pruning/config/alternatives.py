@@ -61,7 +61,7 @@ def check_models(config: Config) -> None:
         texts = [column.task for column in table.columns if config.tasks[column.task].kind == "perplexity"]
         for model in table.models if texts else []:
             for sibling in [own for own in table.siblings if model in there and own in there]:
-                if _vocabulary(there[model]) != _vocabulary(there[sibling]):
+                if vocabulary(there[model]) != vocabulary(there[sibling]):
                     raise InputError(
                         f"{place}.siblings: {sibling} has another tokenizer than {model}, and perplexities per token "
                         f"do not compare: leave the sibling out, or {', '.join(dict.fromkeys(texts))}"
@@ -77,7 +77,7 @@ def check_file(said: str, folder: Path, method: Method | None = None) -> None:
         model.check(folder, *((uneven, method.compensate == "bias", bool(method.others)) if method else ()))
 
 
-def _vocabulary(folder: Path) -> tuple[Any, ...]:
+def vocabulary(folder: Path) -> tuple[Any, ...]:
     """What of a tokenizer decides how a text is cut."""
     content = read_object(folder / "tokenizer.json")
     return *(content.get(key) for key in ("model", "normalizer", "pre_tokenizer")), content.get("added_tokens")
