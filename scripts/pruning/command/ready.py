@@ -48,8 +48,8 @@ def ready(request: Request) -> Known:
     mine = config_file.edited(out / CONFIG)
     if mine:
         print(f"{out / CONFIG} was edited and is used as it is; remove it to have it written anew.", flush=True)
-        if alias not in mine.config.models:
-            raise InputError(f"{out / CONFIG}: models: does not name {alias}, the model of the command line")
+        if unknown := [name for name in (alias, *dict(sources)) if name not in mine.config.models]:
+            raise InputError(f"{out / CONFIG}: models: does not name {unknown[0]}, a model of the command line")
     known = Known(request, {alias: {}}, dict(sources), tasks, mine)
     first = {"models": {}, **configuration.OFF}
     for name, each in ((alias, source), *sources):
@@ -60,9 +60,8 @@ def ready(request: Request) -> Known:
     for task in tasks:
         if task.definition:
             put(out / "config" / "tasks" / f"{task.name}.yaml", task.definition)
-    fetched = [names.BASE.format(model=name) for name in (alias, *known.smaller)] + (
-        [taught.training] if taught else []
-    )
+    fetched = [names.BASE.format(model=name) for name in (alias, *known.smaller)]
+    fetched += [taught.training] if taught else []
     run(request, f"fetching {request.model}", *fetched, config=known.config)
 
     manifest, shape = (json.loads((known.folder / name).read_text()) for name in ("manifest.json", "config.json"))
