@@ -826,27 +826,27 @@ def test_right_answers_are_enough_to_calibrate_on_and_to_compare_models_by(tmp_p
 # other models
 
 
-def test_models_to_compare_with_are_computed_alike_and_read_the_same_texts(tmp_path):
+def test_models_to_compare_with_are_computed_alike_and_read_the_same_texts(tmp_path, monkeypatch):
     folders = {alias: tmp_path / f"results/{alias}/base" for alias in ("m", "small")}
     for folder in folders.values():
         tiny.with_a_merge(tiny.save(tiny.qwen2(1), folder))
-    source = {"kind": "local", "path": "/s/Small"}
-    about = replace(known(out=tmp_path, against=["q8_0", "/s/Small"]), smaller={"small": source})
+    monkeypatch.chdir(tmp_path)
+    Path("Small").mkdir()
+    source = {"kind": "local", "path": str(tmp_path / "Small")}
+    about = replace(known(out=tmp_path, against=["q8_0", "Small"]), smaller={"small": source})
     found = ready.with_smaller(about, about.model["m"])
     assert found == {"small": about.model["m"] | {"source": source}}
     for answers, task in ((None, "own"), (judged("1"), "own_answers")):
         table = build(replace(about, smaller=found, answers=answers), [20])["tables"]["smaller"]
         assert (table["tasks"], table["siblings"], table["quantised"]) == ([task], ["small"], ["q8_0"])
-    refused = pytest.raises(
-        InputError, match="^--against /s/Small: its tokenizer or chat format is not that of m, in wh"
-    )
+    refused = pytest.raises(InputError, match="^--against Small: its tokenizer or chat format is not that of m, in wh")
     (folders["small"] / "chat_template.jinja").write_text("{{ messages }}")
     with refused:
         ready.with_smaller(about, about.model["m"])
     (folders["small"] / "chat_template.jinja").unlink()
     for folder in folders.values():
         tiny.save(tiny.of_family("cohere"), folder)
-    with pytest.raises(InputError, match="^--against /s/Small: gguf: model type 'cohere' is not converted"):
+    with pytest.raises(InputError, match="^--against Small: gguf: model type 'cohere' is not converted"):
         ready.with_smaller(about, about.model["m"])
 
 

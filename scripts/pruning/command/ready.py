@@ -48,8 +48,11 @@ def ready(request: Request) -> Known:
     mine = config_file.edited(out / CONFIG)
     if mine:
         print(f"{out / CONFIG} was edited and is used as it is; remove it to have it written anew.", flush=True)
-        if unknown := [name for name in (alias, *dict(sources)) if name not in mine.config.models]:
-            raise InputError(f"{out / CONFIG}: models: does not name {unknown[0]}, a model of the command line")
+        if alias not in mine.config.models:
+            raise InputError(f"{out / CONFIG}: models: does not name {alias}, the model of the command line")
+        for name in {*dict(sources)} - {*mine.config.models}:
+            print(f"{out / CONFIG}: models: does not name {name} of --against, which is left out", flush=True)
+        sources = [(name, each) for name, each in sources if name in mine.config.models]
     known = Known(request, {alias: {}}, dict(sources), tasks, mine)
     first = {"models": {}, **configuration.OFF}
     for name, each in ((alias, source), *sources):
@@ -94,7 +97,10 @@ def with_smaller(known: Known, section: Mapping[str, Any]) -> dict[str, Any]:
     from pruning.models import tokenizers
 
     found = {}
-    for text, (alias, source) in zip(known.request.smaller, known.smaller.items(), strict=True):
+    for text in known.request.smaller:
+        alias, source = configuration.model_source(text)
+        if alias not in known.smaller:  # an edited configuration does not name it
+            continue
         folders = known.folder, known.place(alias)
         ours, theirs = ((vocabulary(each), tokenizers.load(each).chat_template) for each in folders)
         if ours != theirs:
