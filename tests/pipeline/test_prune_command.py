@@ -153,6 +153,7 @@ def check_against(own: Path, page: str, html: str) -> None:
     _, fewer, smaller = page.split("| File | MB | Right answers |")
     rows = fewer.partition("\n## ")[0].splitlines()[2:]
     assert len([row for row in rows if row.startswith("| ")]) == len(tested)
+    assert "## Or the dense model in fewer bits\n\nBy perplexity of right answers on the validation data: " in page
     assert "## Or a smaller model\n\nBy right answers on the test data: " in fewer and "| small, Q8_0 |" in smaller
 
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import evaluate as stage
 import numpy as np
@@ -17,6 +18,7 @@ from lm_eval.api.instance import Instance
 
 import tiny
 from pruning.command import take
+from pruning.config import mixtures
 from pruning.core import artifacts, devices
 from pruning.core.artifacts import key_of
 from pruning.core.errors import InputError
@@ -345,6 +347,16 @@ def test_what_it_would_compute_otherwise_is_refused(tmp_path, name):
     with pytest.raises(InputError, match=message):
         served.check(folder, own_code="auto_map" in changes)
     assert "vLLM" not in take.commands(folder, [], "hi")
+
+
+def test_a_router_that_it_has_not_is_refused_before_any_job():
+    shape = tiny.of_family("olmoe", norm_topk_prob=True).config.to_dict()
+    own = SimpleNamespace(backend="hf", source=SimpleNamespace(kind="local"))
+    config = SimpleNamespace(models={"m": own})
+    mixtures.check(config, "m", shape, [], [])
+    own.backend = "vllm"
+    with pytest.raises(InputError, match="^models.m: backend: vllm: norm_topk_prob: True: vLLM's class for olmoe"):
+        mixtures.check(config, "m", shape, [], [])
 
 
 def test_an_experts_neurons_are_split_not_the_experts(tmp_path):

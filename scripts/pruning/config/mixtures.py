@@ -7,6 +7,7 @@ from pruning.config.methods import Method
 from pruning.config.schema import Config
 from pruning.core.errors import InputError, within
 from pruning.methods import allocation, scores
+from pruning.models import served
 from pruning.models.families import EXPERTS, TOP_K, check_routed, family_of, read_config
 
 NEURONS_INSIDE = "expert_neurons"
@@ -24,6 +25,9 @@ def check(
     shape: the model's config.json. pruned: methods and sparsities of tables."""
     if not (mixture := family_of(shape, f"models.{model}").mixture):
         return
+    if config.models[model].backend == "vllm":
+        with within(f"models.{model}: "):
+            served.check_router(shape)
     whole = next(shape[key] for key in EXPERTS if shape.get(key))
     counted = config.models[model].source.kind != "pruned"  # of others, against what the first model had
     for name, sparsity in sorted(pruned) if counted else ():
