@@ -16,8 +16,14 @@ LABELS = {
     "first-page": "GSM8K problems solved (%), 95% interval, n = 600",
     "qwen2_5-coder-0_5b": "right answers (%), 95% interval, n = 400",
     "smollm2-135m": "perplexity of GSM8K's solutions, 95% interval",
+    "qwen2_5-coder-0_5b-bytes": "right answers (%), 95% interval, n = 200",
 }
-"""File -> label of its axis."""
+"""File -> label of its axis. A file with a column `mb` is drawn against it."""
+SERIES = [
+    {"color": INK, "marker": "D"},
+    {"color": "#0072B2", "marker": "o", "markersize": 7},
+    {"color": "#D55E00", "marker": "^", "markersize": 7},
+]
 LOOKS = {
     "dense": {"color": INK, "marker": "D"},
     "reconstructed": {"color": "#0072B2", "marker": "o", "markersize": 7},
@@ -41,9 +47,29 @@ def draw(rows: pd.DataFrame, label: str) -> Figure:
     return made
 
 
+def against_bytes(rows: pd.DataFrame, label: str) -> Figure:
+    """Return a line per model, a point per type of its file, its value with its interval."""
+    made = Figure(figsize=(4.6, 3.4), layout="constrained")
+    axis = made.subplots()
+    for (model, own), look in zip(rows.groupby("model", sort=False), SERIES, strict=False):
+        values = own["value"].astype(float)
+        axis.errorbar(
+            own["mb"], values, yerr=[values - own["low"], own["high"] - values], capsize=2.5, label=model, **look
+        )
+        for kind, mb, value in zip(own["type"], own["mb"], values, strict=True):
+            axis.annotate(kind, (mb, value), (5, 5), textcoords="offset points", fontsize="small", color=look["color"])
+    axis.set_xlabel("file, MB")
+    axis.set_ylabel(label)
+    axis.margins(x=0.12)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=len(SERIES), frameon=False)
+    return made
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     with figure_style():
         for name, label in LABELS.items():
             rows = pd.read_csv(HERE / f"{name}.csv", dtype={"value": str})
-            draw(rows, label).savefig(folder / f"{name}.svg", metadata={"Date": None})
+            (against_bytes if "mb" in rows else draw)(rows, label).savefig(
+                folder / f"{name}.svg", metadata={"Date": None}
+            )
