@@ -82,11 +82,12 @@ def test_only_a_method_that_trains_otherwise_says_so():
 
 
 CODER, SMOL = "qwen2_5-coder-1_5b", "smollm2-135m"
-EXPERIMENTS = {  # name -> what it is stacked on, its model, and a table
+EXPERIMENTS = {  # name -> what it is stacked on, its models, and a table
     **{name: ([], name, "table1") for name in (SMOL, CODER, "qwen2_5-coder-0_5b", "qwen2_5-7b", "llama-3-8b")},
     **{"best": ([], "tiny-reasoner", "best"), "best-structures": (["best"], "tiny-reasoner", "speed")},
     **{f"best-{name}": ([name], name, "best") for name in (CODER, SMOL)},
     **{"candidates": ([SMOL], SMOL, "recipes"), "experts": ([], "tiny-mixture", "experts")},
+    "large-mixtures": (["experts"], "qwen3-30b-a3b gpt-oss-20b", "experts"),
     "own-answers": (["qwen2_5-coder-0_5b"], "qwen2_5-coder-0_5b", "own"),
     "verdict": (["qwen2_5-coder-0_5b"], "qwen2_5-coder-0_5b", "choices"),
     **{f"verdict-{name}": ([name, "verdict"], name, "choices") for name in (CODER, SMOL)},
@@ -97,9 +98,9 @@ EXPERIMENTS = {  # name -> what it is stacked on, its model, and a table
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_shipped_experiments_stack(name: str, monkeypatch):
     monkeypatch.setattr(gguf, "find_spec", lambda _: "llama-cpp-python is there, which quantises for the verdicts")
-    stack, model, table = EXPERIMENTS[name]
+    stack, models, table = EXPERIMENTS[name]
     loaded = validate(stacked(*stack, name))
-    assert loaded.experiment.models == [model]
+    assert loaded.experiment.models == models.split()
     assert loaded.table(table).reference in [*loaded.table(table).methods, "dense"]
     assert catalogue.tables(loaded)[table].inputs
     preflight.check(loaded)
