@@ -17,6 +17,7 @@ LABELS = {
     "qwen2_5-coder-0_5b": "right answers (%), 95% interval, n = 400",
     "smollm2-135m": "perplexity of GSM8K's solutions, 95% interval",
     "qwen2_5-coder-0_5b-bytes": "right answers (%), 95% interval, n = 200",
+    "smollm2-135m-bytes": "perplexity of the test data, 95% interval",
 }
 """File -> label of its axis. A file with a column `mb` is drawn against it."""
 SERIES = [

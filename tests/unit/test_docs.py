@@ -75,10 +75,13 @@ def test_the_first_page_is_read_in_three_minutes():
 
 @pytest.mark.parametrize("file", sorted((ROOT / "docs/figures").glob("*.csv")), ids=lambda file: file.stem)
 def test_a_figure_has_the_numbers_of_a_page_of_results(file: Path):
-    page = (ROOT / "docs/results" / f"{file.stem.replace('first-page', 'qwen2_5-coder-1_5b')}.md").read_text()
+    name = file.stem.replace("first-page", "qwen2_5-coder-1_5b").removesuffix("-bytes")
+    page = (ROOT / f"docs/results/{name}.md").read_text()
     for row in csv.DictReader(file.open()):
         assert row["value"] in page
         assert f"[{row['low']}, {row['high']}]" in page, row
+        if "mb" in row:
+            assert f"{row['model']}, {row['type']} | {row['mb']} | {row['value']} [" in page.replace("`", "")
 
 
 def told(node: ast.AST) -> str:
