@@ -106,7 +106,7 @@ def test_shipped_experiments_stack(name: str, monkeypatch):
     preflight.check(loaded)
     texts = [task for task in loaded.tasks.values() if task.kind == "perplexity"]
     assert all(task.tokens is None or task.tokens // task.seqlen >= 40 for task in texts)
-    assert len(texts) >= 5 or model.startswith("tiny-")
+    assert len(texts) >= 5 or models.startswith("tiny-")
 
 
 def test_every_shipped_experiment_is_tried():
