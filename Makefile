@@ -39,8 +39,8 @@ paper: env ## Every table and figure of the embedded model (one to two hours on 
 test: env-test ## All tests
 	@. $(BIN)/activate && pytest -n auto --dist worksteal
 
-estimate: env ## What `paper` would take, before anything starts: make estimate CONFIG=config/qwen2_5-7b.yaml
-	@. $(BIN)/activate && python -m pruning.command.estimate paper $(if $(CONFIG),--configfile $(CONFIG))
+estimate: env ## What `paper` would take, before anything starts: make estimate CONFIG=config/qwen2_5-7b.yaml CARD=a100
+	@. $(BIN)/activate && python -m pruning.command.estimate paper $(if $(CARD),--card $(CARD)) $(if $(CONFIG),--configfile $(CONFIG))
 
 test-slurm: env-test ## The pipeline on a real Slurm of two nodes here, as root, and on a stand-in for Kubernetes (says what to install)
 	@. $(BIN)/activate && pytest tests/cluster -rs
