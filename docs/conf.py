@@ -87,6 +87,7 @@ PAGES = {  # the sidebar
     ],
     "Results": [
         "docs/findings",
+        "docs/results/verdict",
         "docs/results/qwen2_5-coder-1_5b",
         "docs/results/qwen2_5-coder-0_5b",
         "docs/results/smollm2-135m",
