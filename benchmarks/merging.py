@@ -18,8 +18,8 @@ import torch
 import typer
 from common import snakemake
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pruning import load
 from pruning.core import artifacts, significance
 
 MODEL, CALIB, TASK, METRIC = "tiny-mixture", "gsm_symbolic-s0", "gsm_symbolic", "exact_match,strict-match"
@@ -64,13 +64,14 @@ def main(
     base = Path(f"results/{MODEL}/base")
     data = pd.read_parquet(f"results/data/{TASK}/train.parquet").head(200)
     texts = [f"Question: {row.question}\nAnswer: {row.answer}" for row in data.itertuples()]
-    seen = routed(*load(base, dtype="float32"), texts)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    seen = routed(AutoModelForCausalLM.from_pretrained(base, dtype="float32"), tokenizer, texts)
     names = {}
     for method in methods:
         mask = artifacts.read_parquet(f"results/{MODEL}/masks/{CALIB}/{method}/{sparsity}.parquet", "mask")
         kept = [layer.unit[layer.keep].tolist() for _, layer in mask.groupby("layer")]
         for how in HOW:
-            model, tokenizer = load(base, dtype="float32")
+            model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
             merge(model, kept, how, *seen)
             names[method, how] = f"{method}-{how}"
             for part in (model, tokenizer):
