@@ -130,6 +130,7 @@ def first_page(app, failure):
 
 
 def setup(app):
+    app.connect("env-get-outdated", lambda *_: [root_doc])  # which is read again, as PAGES may have changed
     app.connect("source-read", contents)
     app.connect("build-finished", first_page)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
