@@ -114,15 +114,15 @@ def test_greedy_takes_the_cheapest_next_cut_of_the_present_model():
 def test_greedy_takes_the_cheapest_next_cut_as_each_was_last_measured(monkeypatch):
     """Its own is measured on the present model."""
     own = probe()
-    dense, measured, measure = copy.deepcopy(own.model), {}, own.divergence
+    dense, measured, measure = copy.deepcopy(own.model), {}, own.divergences
 
     def spied(layer, *rest):
         following = next(w for w in sensitivity.levels(N, LEAST[layer]) if w < widths[layer])
         found = measure(layer, *rest)
-        measured[layer] = (found - present) / (widths[layer] - following)
+        measured[layer] = (found[0] - present) / (widths[layer] - following)
         return found
 
-    monkeypatch.setattr(own, "divergence", spied)
+    monkeypatch.setattr(own, "divergences", spied)
     widths, present, steps = [N] * 3, 0.0, 0
     for layer, width, cost in sensitivity.greedy(own):
         open_still = [n for n in range(3) if widths[n] > LEAST[n]]
@@ -147,10 +147,11 @@ class Convex:
     def after(self, layer, states):
         return states
 
-    def divergence(self, layer, weight, states):
+    def divergences(self, layer, weights, states):
+        [weight] = weights
         self.tried += 1
         left = [float(weight if n == layer else site.weight) for n, site in enumerate(self.sites)]
-        return self.cost(left)
+        return [self.cost(left)]
 
     def cost(self, widths) -> float:
         return float((self.prices * (N - np.array(widths)) ** 1.5).sum() ** 1.3)

@@ -12,6 +12,8 @@ from pruning.models import families, head
 from pruning.models.rehearsal import Stage, Taken, rehearsed
 from pruning.models.structures import ffn
 
+AT_ONCE = 8  # Cuts of a layer whose divergences are taken together: the dense model's logits are made once for all
+
 
 def _refit(network: nn.Module, settings: Mapping[str, Any]) -> Taken:
     """The first layer: sums as of the second moments, and the least squares; and, where the scheme has a plan for
@@ -51,17 +53,17 @@ def _rounds(network: nn.Module, settings: Mapping[str, Any]) -> Taken:
 
 
 def _sensitivity(network: nn.Module, settings: Mapping[str, Any]) -> Taken:
-    """One cut of the first layer; besides, the hidden states that are kept, a down_proj for every cut at hand, and its
-    fit."""
+    """One cut of the first layer; besides, the hidden states that are kept (of `layers` before a layer and after, and
+    at the end dense and of its cuts), a down_proj for every cut at hand, and its fit."""
     site, layers, greedy = _widest(network), len(ffn.sites(network)), settings.get("search", "greedy") == "greedy"
 
     @torch.inference_mode()
     def cut() -> None:
-        end = layerwise.rest(network, 0, blank(settings)[0], None).to(site.weight.device)
-        head.token_divergences(network, end, network, end)
+        end = layerwise.rest(network, 0, blank(settings)[0], None).flatten(0, 1)
+        head.divergences_of(network, [end], end)
 
     state = settings["probed"] * settings["sequence_length"] * site.out_features * site.weight.element_size()
-    on_the_cpu = (layers + 2 if greedy else 3) * state + _solving(network)
+    on_the_cpu = (layers + 2 if greedy else 3 + AT_ONCE) * state + _solving(network)
     return rehearsed(network, cut).plus((layers if greedy else 1) * site.weight.nbytes + on_the_cpu, spared=on_the_cpu)
 
 

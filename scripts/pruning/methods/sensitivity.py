@@ -14,7 +14,7 @@ In a layer the best-scored neurons stay: removed ones are columns of zeros in do
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -80,27 +80,26 @@ class Probe:
         return cut
 
     @torch.inference_mode()
-    def divergence(self, layer: int, weight: Tensor, states: States) -> float:
-        """D, with this down_proj in a layer before which the hidden states are these."""
-        own, site = self.sites[layer].weight, self.sites[layer]
-        site.weight = nn.Parameter(weight, requires_grad=False)
+    def divergences(self, layer: int, weights: Iterable[Tensor], states: States) -> np.ndarray:
+        """D [weights], with each of these as the down_proj of a layer before which the hidden states are these."""
+        own, site, ends = self.sites[layer].weight, self.sites[layer], []
         try:
-            ends = self.ends(layer, states)
+            for weight in weights:
+                site.weight = nn.Parameter(weight, requires_grad=False)
+                ends.append(self.ends(layer, states))
+                site.weight = own
         finally:
             site.weight = own
-        total, tokens = 0.0, 0
-        for batch, end, wanted in zip(self.batches, ends, self.wanted, strict=True):
-            looked_at = batch.objective[:, 1:]
-            apart = head.token_divergences(self.model, end, self.model, wanted.to(end.device)).cpu()
-            total += float(apart[looked_at].double().sum())
-            tokens += int(looked_at.sum())
-        return total / tokens
+        each = zip(self.wanted, *ends, strict=True)
+        apart = [head.divergences_of(self.model, end, wanted).double() for wanted, *end in each]
+        return torch.cat(apart, dim=1).mean(dim=1).cpu().numpy()
 
     @torch.inference_mode()
     def ends(self, layer: int, states: States) -> list[Tensor]:
-        """What the head gets [B, T, d] of hidden states before a layer."""
+        """What the head gets [tokens looked at, d], a micro-batch, of hidden states before a layer."""
         self.layers_run += len(self.layers) - layer
-        return [layerwise.rest(self.model, layer, *pair) for pair in zip(self.batches, states, strict=True)]
+        ends = [layerwise.rest(self.model, layer, *pair) for pair in zip(self.batches, states, strict=True)]
+        return [end[:, :-1][batch.objective[:, 1:]] for batch, end in zip(self.batches, ends, strict=True)]
 
     def after(self, layer: int, states: States) -> States:
         """Hidden states after a layer."""
@@ -116,8 +115,11 @@ def layers(probe: Probe, progress: Callable = iter) -> Iterator[Row]:
     """Each layer at each of its levels, all others being whole."""
     states = probe.start
     for layer in progress(range(len(probe.layers))):
-        for width in levels(probe.widths[layer], probe.least[layer]):
-            yield layer, width, probe.divergence(layer, probe.weight(layer, width), states)
+        left = levels(probe.widths[layer], probe.least[layer])
+        for first in range(0, len(left), footprint.AT_ONCE):
+            widths = left[first : first + footprint.AT_ONCE]
+            found = probe.divergences(layer, (probe.weight(layer, width) for width in widths), states)
+            yield from ((layer, *pair) for pair in zip(widths, found.tolist(), strict=True))
         states = probe.after(layer, states)
 
 
@@ -138,7 +140,7 @@ def greedy(probe: Probe, progress: Callable = iter, exact: bool = False) -> Iter
         while (chosen := min(rates, key=lambda layer: (rates[layer], layer))) not in found:
             if chosen not in weights:
                 weights[chosen] = probe.weight(chosen, left[chosen][0])  # of columns that are still as they were
-            found[chosen] = probe.divergence(chosen, weights[chosen], states[chosen])
+            found[chosen] = float(probe.divergences(chosen, [weights[chosen]], states[chosen])[0])
             rates[chosen] = (found[chosen] - present) / (widths[chosen] - left[chosen][0])
         present, widths[chosen] = found[chosen], left[chosen].pop(0)
         probe.sites[chosen].weight = nn.Parameter(weights.pop(chosen), requires_grad=False)

@@ -4,7 +4,7 @@ A vocabulary of 152k words makes 1.2 GB of float32 logits of a sample of 2,048 t
 much again each. So the tokens go through the head in pieces; gradients recompute a piece instead of keeping it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -44,6 +44,17 @@ def token_divergences(model: nn.Module, hidden: Tensor, teacher: nn.Module, want
     size = _size(model, hidden, 2)
     pieces = zip(_cut(hidden[:, :-1], size), _cut(wanted[:, :-1], size), strict=True)
     return torch.cat([checkpoint(_divergences, model, teacher, *p, use_reentrant=False) for p in pieces], dim=1)
+
+
+def divergences_of(model: nn.Module, hidden: Sequence[Tensor], wanted: Tensor) -> Tensor:
+    """KL divergences of next tokens, in nats, float32 [hidden, tokens], from those that the model makes of `wanted`,
+    where it gets each of `hidden`; all [tokens, d]. The logits of `wanted` are made once."""
+    size = max(1, LOGITS // (2 * model.config.get_text_config().vocab_size))
+    device, found = model.get_output_embeddings().weight.device, []
+    for piece, *pieces in zip(*(each.split(size) for each in (wanted, *hidden)), strict=True):
+        target = logits_of(model, piece[None].to(device))
+        found.append([_in_cache(_divergence, logits_of(model, own[None].to(device)), target)[0] for own in pieces])
+    return torch.cat([torch.stack(own) for own in found], dim=1)
 
 
 def _size(model: nn.Module, hidden: Tensor, heads: int = 1) -> int:
