@@ -36,6 +36,8 @@ def test_an_effort_is_a_valid_configuration_with_its_own_method(name, gpus):
     most = efforts.read(name).tokens[kind]
     assert most - 512 < calibration.samples * calibration.sequence_length <= most
     assert own.round_to == (128 if gpus else 32)
+    tried = {"cpu": 2048, "gpu": 32768}[kind] if name == "thorough" else 64 * calibration.sequence_length
+    assert calibration.probed * calibration.sequence_length == tried
     assert calibration.objectives == ([own.options["objective"]] if own.score == "utility" else [])
 
 

@@ -16,6 +16,7 @@ from pruning.config.models import GgufSource
 from pruning.core import devices, memory
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
+from pruning.methods import allocation
 from pruning.models import sources
 
 SEQLENS = (2048, 1024, 512, 256, 128, 64, 32)
@@ -233,6 +234,8 @@ def calibration(known: Known) -> dict[str, Any]:
     own |= {"samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": MICRO_BATCH}
     own |= {"objectives": list(dict.fromkeys(method.objective for method in methods if method.objective))}
     own |= {"gradient_samples": math.ceil(samples / 2)}
+    if any(allocation.search_of(method.allocate) for method in methods):
+        own |= {"probed": max(1, efforts.PROBED[known.kind] // length)}
     if request.rounds:
         most = max(request.sparsities, default=MOST)
         equal = (round(most * number / request.rounds) for number in range(1, request.rounds))

@@ -23,6 +23,8 @@ WITHOUT_RECONSTRUCTION = "cfsp"
 """The best method that needs neither gradients nor matrices: for machines where no effort fits."""
 ASKED = 50  # test questions on a CPU where --answer asks and the effort does not
 TESTED = {"cpu": 20 * 1024, "gpu": 128 * 2048}
+PROBED = {"cpu": 2048, "gpu": 16 * 2048}
+"""Tokens that layers' widths are tried on, where the method measures what cutting them costs (docs/howto/effort.md)."""
 MULTIPLES, LEAST_BLOCKS = {"cpu": 32, "gpu": 128}, 16
 """Kept widths are multiples of so many neurons (what that costs: table `rounding` of config/candidates.yaml), or of the
 block of a GGUF type that is asked for, where the widest layer has at least so many of these."""
