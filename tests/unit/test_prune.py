@@ -836,8 +836,9 @@ def test_models_to_compare_with_are_computed_alike_and_read_the_same_texts(tmp_p
     about = replace(known(out=tmp_path, against=["q8_0", "Small"]), smaller={"small": source})
     found = ready.with_smaller(about, about.model["m"])
     assert found == {"small": about.model["m"] | {"source": source}}
-    for answers, task in ((None, "own"), (judged("1"), "own_answers")):
-        table = build(replace(about, smaller=found, answers=answers), [20])["tables"]["smaller"]
+    rare = Own(50, {}, rare=True)  # then answers tell no models apart
+    for answers, own, task in ((None, None, "own"), (ONE, None, "own_answers"), (ONE, rare, "own")):
+        table = build(replace(about, smaller=found, answers=answers, own=own), [20])["tables"]["smaller"]
         assert (table["tasks"], table["siblings"], table["quantised"]) == ([task], ["small"], ["q8_0"])
     refused = pytest.raises(InputError, match="^--against Small: its tokenizer or chat format is not that of m, in wh")
     (folders["small"] / "chat_template.jinja").write_text("{{ messages }}")

@@ -136,9 +136,9 @@ def build(known: Known, sparsities: Sequence[int] | Mapping[str, int]) -> dict[s
 
 
 def compared_by(known: Known) -> str:
-    """Return the task by which pruned models are compared with other models: what one of these predicts of the dense
-    model's own answers, of which texts are made, says nothing."""
-    return own_data.ANSWERS if known.answers else "own"
+    """Return the task by which pruned models are compared with other models and files: answers, where they tell models
+    apart. What another model predicts of the dense one's own answers, of which texts may be made, says nothing."""
+    return own_data.ANSWERS if known.answers and not known.rare else "own"
 
 
 def tuning(known: Known, length: int) -> dict[str, Any]:
@@ -197,8 +197,7 @@ def questions(known: Known) -> int:
     """Return how many test questions are asked: fewer where right answers are so rare that they tell no models apart,
     unless the user says how many."""
     there = len(known.answers.records["test"])
-    rare = known.own is not None and known.own.rare and not known.request.questions
-    return min(there, FEW * ANSWERED[known.kind]) if rare else there
+    return min(there, FEW * ANSWERED[known.kind]) if known.rare else there
 
 
 def texts(known: Known, there: Mapping[str, int]) -> dict[str, dict[str, Any]]:

@@ -73,6 +73,11 @@ class Known:
         return self.own is not None and self.own.tokens != {}
 
     @property
+    def rare(self) -> bool:
+        """Whether right answers are so rare that they tell no models apart, and the user does not ask for more."""
+        return self.own is not None and self.own.rare and not self.request.questions
+
+    @property
     def kind(self) -> str:
         """What computes: gpu or cpu."""
         return "gpu" if self.model[self.alias]["gpus"] else "cpu"

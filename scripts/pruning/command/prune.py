@@ -151,14 +151,14 @@ def compared(
     def rows(table: str, task: str) -> pd.DataFrame:
         return read[table][read[table]["column"] == f"{task}{tuned}"]
 
+    asked = configuration.compared_by(known)
+    tested = next((each for each in measures if each.task == asked), measures[0])
     if AGAINST[0] in read:
         of_text = next(each for each in measures if each.key in decision.OF_TEXT)
-        tested = next((each for each in measures if each.key == "answers"), measures[0])
         judged = rows(AGAINST[0], configuration.VALIDATION)
         by = f"{of_text.title.lower()} on the validation data"
         found[words.FEWER_BITS] = words.against(judged, rows(AGAINST[1], tested.task), taken, of_text, tested, by)
     if SMALLER in read:
-        tested = next(each for each in measures if each.task == configuration.compared_by(known))
         judged, by = rows(SMALLER, tested.task), f"{tested.title.lower()} on the test data"
         found[words.SMALLER_MODEL] = words.against(judged, judged, taken, tested, tested, by)
     return found
