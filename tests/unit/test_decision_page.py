@@ -332,7 +332,7 @@ def test_the_model_to_take_is_held_against_the_dense_one_in_fewer_bits(pruned, p
     test = files("`agf`, 30%", "answers", *DENSE_FILES, *pruned).assign(value=0.25, ci_low=0.2, ci_high=0.3)
     by = "perplexity on the validation data"
     found = words.against(chosen, test, variant("agf/30"), PERPLEXITY, ANSWERS, by)
-    assert (found.wins, found.said) == (wins, said)
+    assert (found.wins, found.said) == (wins, f"{said} {words.OTHER_TEXT}")
     assert len(found.lines) == len(test) and found.lines[3][:3] == [
         f"agf, 30%, {(pruned[0][2] or 'unquantised').upper()}",
         f"{pruned[0][3]:.1f}",

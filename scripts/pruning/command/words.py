@@ -19,6 +19,7 @@ SHARES = ("%", "share")  # units of measures whose values are fractions, which a
 HEADS = {"bytes": "Weights", "prefill": "Prefill", "decode": "Decoding"}
 """Costs, columns of decision.rows, and their heads in the table."""
 NO_ANSWERS = "Perplexity is not accuracy: before you rely on the model, ask it what you will ask it."
+OTHER_TEXT = "That is on text like yours, which models are pruned for: on other text they lose far more."
 SAME = "about as fast"
 
 
@@ -311,7 +312,7 @@ def against(
     said = "; ".join(f"{outcome} as {', '.join(kinds)}" for outcome, kinds in found.items() if kinds)
     wins = any(kinds for outcome, kinds in found.items() if outcome != WORSE)
     heads = ["File", "MB", capital(measure.title), "Best dense file that is not larger", "p"]
-    return Against(wins, by, f"{name(taken)} is {said}.", heads, lines)
+    return Against(wins, by, f"{name(taken)} is {said}. {OTHER_TEXT}", heads, lines)
 
 
 def _outcome(row: Mapping[str, Any], values: pd.Series, better: str) -> str:
