@@ -50,7 +50,7 @@ def divergences_of(model: nn.Module, hidden: Sequence[Tensor], wanted: Tensor) -
     """KL divergences of next tokens, in nats, float32 [hidden, tokens], from those that the model makes of `wanted`,
     where it gets each of `hidden`; all [tokens, d]. The logits of `wanted` are made once."""
     size = max(1, LOGITS // (2 * model.config.get_text_config().vocab_size))
-    device, found = model.get_output_embeddings().weight.device, []
+    device, found = families.device(model, model.get_output_embeddings()), []
     for piece, *pieces in zip(*(each.split(size) for each in (wanted, *hidden)), strict=True):
         target = logits_of(model, piece[None].to(device))
         found.append([_in_cache(_divergence, logits_of(model, own[None].to(device)), target)[0] for own in pieces])
