@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 import browser
-from pruning.command import charts, decision, page, words
+from pruning.command import charts, decision, page, prune, words
 from pruning.command.decision import Measure, choose
 from pruning.core import artifacts
 from pruning.core.names import DENSE, Variant
@@ -341,6 +342,16 @@ def test_the_model_to_take_is_held_against_the_dense_one_in_fewer_bits(pruned, p
     shown = content(*TWO, against={words.SMALLER_MODEL: found})
     assert words.headline(shown) == ("Take agf at 30%" if wins else "Do not prune: take a smaller model")
     assert all(f"By {by}: {said}" in made for made in (page.markdown(shown), page.html(shown)))
+
+
+@pytest.mark.parametrize(("rare", "shown"), [(False, "Right answers"), (True, "Perplexity")])
+def test_files_are_shown_by_answers_where_these_tell_models_apart(rare, shown):
+    chosen, text, asked = (files("", task, *DENSE_FILES) for task in ("own_validation", "own", "own_answers"))
+    read = dict(zip(prune.AGAINST, (chosen, pd.concat([text, asked])), strict=True))
+    measured = [PERPLEXITY._replace(task="own"), ANSWERS._replace(task="own_answers")]
+    known = SimpleNamespace(answers=True, rare=rare)
+    found = prune.compared(known, read, variant("agf/30"), measured)[words.FEWER_BITS]
+    assert found.heads[2] == shown and len(found.lines) == len(DENSE_FILES)
 
 
 @pytest.mark.parametrize(("right", "wins", "said"), [(0.2, False, "worse as"), (0.4, True, "better than the best")])
