@@ -12,7 +12,7 @@ import tiny
 from pruning.calibration import output_gradients, prepare, second_moments
 from pruning.calibration.gradients import Calibration
 from pruning.command import cards, work
-from pruning.config import calibration, datasets, methods, models, tasks
+from pruning.config import calibration, methods, models, tasks
 from pruning.evaluation import generation, recovery
 from pruning.methods import refit, rounds, sensitivity
 from pruning.models import rehearsal
@@ -29,7 +29,6 @@ TEXT = {
     "probed": 5,
     "shards": 2,
 }
-LOCAL = {"path": "records.jsonl", "splits": {"train": "train"}}
 TOLD = {"dataset": "d", "steps": 2, "batch_size": 5, "sequence_length": 16}
 LAYER = (64 * 64 + 64) + 2 * (64 * 32 + 32) + 64 * 64 + 3 * 64 * 128 + 2 * 64  # q, k and v, o, FFN, norms
 PARAMETERS, CACHED = 4 * LAYER + 257 * 64, 4 * 2 * 2 * 16  # head; layers, keys and values, heads, size of a head
@@ -43,9 +42,8 @@ def folder(tmp_path_factory):
 
 
 def job(folder, rule: str, again: bool = False, method: dict | None = None, offload: bool = False, **given) -> work.Job:
-    """A job. again: layers are computed again; given: its wildcards, the card, what tasks there are, the file of
-    records to train on, and the folder of the first model of an iteration."""
-    records = given.pop("records", None)
+    """A job. again: layers are computed again; given: its wildcards, the card, what tasks there are, and the folder of
+    the first model of an iteration."""
     folders, own = {"tiny": folder, "first": given.pop("first", folder)}, {"gpus": given.pop("gpus", 0)}
     config = SimpleNamespace(
         models={
@@ -59,13 +57,6 @@ def job(folder, rule: str, again: bool = False, method: dict | None = None, offl
         },
         tasks=given.pop("tasks", {}),
         method=lambda _: methods.Method(score="wanda", **(method or {})),
-        datasets={
-            "d": datasets.PublishedDataset(
-                kind="published", local=LOCAL, fields=["q", "a"], prompt="{q}: ", completion="{a}"
-            )
-        },
-        local_path=lambda *_: records,
-        files=lambda name: config.datasets[name].local,
         lineage=lambda model: ["tiny", "first"] if folders["first"] != folder else ["tiny"],
     )
     wildcards = {"model": "tiny", "calib": "text", "tuning": "cross_entropy", "method": "own", **given}
@@ -150,14 +141,6 @@ def test_passes_by_hand(folder, rule, given, passes):
     """Half of the samples are probed, at 16 levels of 4 layers; a recovery has two steps of 80 tokens."""
     tokens = 80 if rule == "recover" else 160
     assert job(folder, rule, **given).seconds - LOADING == pytest.approx(2 * PARAMETERS * tokens * passes)
-
-
-def test_records_on_disk_are_counted_as_long_as_they_are(folder, tmp_path):
-    """Four bytes a token, and no more than 16 of them."""
-    records = tmp_path / "train.jsonl"
-    records.write_text('{"q": "é", "a": "abcd", "id": "not read"}\n{"q": "x", "a": "' + 99 * "x" + '"}\n')
-    found = job(folder, "recover", records=records).seconds - LOADING
-    assert found == pytest.approx(2 * PARAMETERS * 2 * (2 * 5) * (8 / 4 + 16) / 2)
 
 
 def test_a_refit_that_trains_takes_more_memory(folder):

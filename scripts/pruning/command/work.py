@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -22,7 +21,6 @@ from pruning.command.cards import Card
 from pruning.core import names
 from pruning.core.layer_files import label_of
 from pruning.core.names import Variant
-from pruning.data.datasets import adapt, read_jsonl
 from pruning.evaluation import generation, recovery
 from pruning.evaluation.kinds import perplexity
 from pruning.methods import allocation, compensation
@@ -128,7 +126,6 @@ class Run:
     def __init__(self, config: Any, card: Card) -> None:
         self.config, self.card = config, card
         self.shape, self.inputs, self.beside = cache(self._shape), cache(self._inputs), cache(self._beside)
-        self.record = cache(self._record)
 
     def network(self, model: str) -> nn.Module | None:
         """Return a model without weights; None where its config.json is not there yet."""
@@ -150,14 +147,6 @@ class Run:
         [own] = structures.of_model([structure], families.of(network))
         sites = STRUCTURES[own].sites(network)
         return sum(map(STRUCTURES[own].channels, sites)) / len(sites)
-
-    def _record(self, dataset: str, most: int) -> float:
-        """Return the mean tokens of a record to train on, each cut at so many; the most where its file is not here."""
-        own, place = self.config.datasets[dataset], self.config.local_path(dataset, "train")
-        if place is None or not place.is_file():
-            return most
-        found = adapt(read_jsonl(place), self.config.files(dataset).adapter, own.fields, str(place))
-        return fmean(min(most, len((own.prompt + own.completion).format_map(each).encode()) / BYTES) for each in found)
 
     def _beside(self, model: str, rule: str, key: str, trains: bool = False) -> float:
         """Return the bytes that a rule's jobs take beside the weights, with the settings of this name. trains: a
@@ -279,7 +268,6 @@ class Job:
                 passes, samples = tries * allocation.LEVELS * size.layers / 2, min(samples, own.probed)
             case "recover":
                 passes, samples = 1 + again + (self.dense is not None), own.steps * own.batch_size
-                return passes * samples * self.run.record(own.dataset, own.sequence_length), 0, written
         return passes * samples * own.sequence_length, 0, written
 
     def evaluating(self) -> tuple[float | None, float]:
