@@ -128,6 +128,7 @@ for name, (what, outputs, own_settings) in MEASUREMENTS.items():
             outputs,
         log:
             log_of(names.SHARD if name == "calibrate_shard" else outputs[0]),  # one per shard, not per file
+        priority: 1  # a long line of jobs waits for it
         params:
             settings=own_settings,
             what=what,

@@ -32,6 +32,7 @@ rule refit:
     output:
         manifest=f"{names.REFIT}.json",
         layers=kept_or_temp(directory(names.REFIT), CONFIG.storage.second_moments),
+    priority: 1  # a long line of jobs waits for it
     params:
         settings=refit_settings,
         model=subpath(input.model, parent=True),

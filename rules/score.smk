@@ -62,6 +62,7 @@ rule score:
         code=lambda w: [*code("score", *score_file(w)), *package_files(w)],
     output:
         names.SCORES,
+    priority: 1  # a long line of jobs waits for it
     threads: lambda w: threads_of(w) if matrices_of("score")(w) else 1
     resources:
         gpu=lambda w: gpus(w) if matrices_of("score")(w) else 0,

@@ -730,6 +730,14 @@ def test_answers_of_the_dense_model_without_what_is_judged_are_counted_and_shown
     assert decision.without_answer(samples, "number") == [wanted] and not decision.without_answer(samples[:1], "number")
 
 
+def test_a_job_that_nothing_can_run_beside_has_all_cores(monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr(running.workflow, "events", lambda arguments, log: said.append(arguments) or [])
+    for alone in (None, "evaluate"):
+        running.run(Request("m", out=tmp_path, cores=3), "answering", "target", alone=alone)
+    assert [each[each.index("--set-threads") + 1] for each in said if "--set-threads" in each] == ["evaluate=3"]
+
+
 class Answering:
     """A dense model of which every `every`-th answer is right, and the first `cut_off` are cut off. An answer and its
     question are 200 tokens, as each letter is one."""
@@ -744,7 +752,8 @@ class Answering:
     def __call__(self, text, add_special_tokens):
         return {"input_ids": list(text)}
 
-    def run(self, request, what, *paths, config):
+    def run(self, request, what, *paths, config, alone):
+        assert alone == (None if len(paths) > 1 else "evaluate")  # it has all cores
         tasks = yaml.safe_load((self.out / config).read_text())["tasks"]
         for path in paths:
             limit = tasks[name := Path(path).name.partition(".")[0]]["limit"]

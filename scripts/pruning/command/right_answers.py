@@ -75,7 +75,8 @@ def answered(known: Known, own: Own, parts: Sequence[str], ask: bool) -> list[tu
         if not known.mine:
             content = configuration.build(replace(known, own=own), [])
             put(out / START, configuration.text(content, "prune, before it prunes"))
-        run(request, f"answering the {' and '.join(parts)} questions", *paths, config=known.config)
+        alone = "evaluate" if len(paths) == 1 else None
+        run(request, f"answering the {' and '.join(parts)} questions", *paths, config=known.config, alone=alone)
     elif not all((out / path).is_file() for path in paths):
         return []
     tokenizer, found = tokenizers.load(known.folder), []

@@ -15,13 +15,15 @@ START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
 
 
-def run(request: Request, what: str, *targets: str, config: str = CONFIG) -> None:
-    """Run the workflow in `request.out`, by the configuration of this name, and show its progress.
+def run(request: Request, what: str, *targets: str, config: str = CONFIG, alone: str | None = None) -> None:
+    """Run the workflow in `request.out`, by the configuration of this name, and show its progress. alone: a rule whose
+    one job has all cores, as nothing else can run beside it.
 
     Raises InputError with the failed job's own words."""
     out = request.out
     arguments = ["--snakefile", str(names.HOME / "Snakefile"), "--directory", str(out), "--cores", str(request.cores)]
     arguments += ["--resources", f"mem_mb={int(memory.physical() / 1e6)}"]  # jobs at once fit in
+    arguments += ["--set-threads", f"{alone}={request.cores}"] if alone else []
     arguments += ["--configfile", str(out / config), "--", *targets]
     said = within(f"{what}: ", f" (all of it: {out / LOG})")
     with said, (out / LOG).open("a+") as log, (out / EVENTS).open("a", buffering=1) as kept, Bar(what) as bar:

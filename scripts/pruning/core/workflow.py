@@ -42,7 +42,7 @@ def events(arguments: Sequence[str], messages: TextIO) -> Iterator[dict[str, Any
     jobs: all are told to end, and killed after half a minute. So does the death of this process."""
     reading, writing = os.pipe()
     added = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(PLUGINS)}
-    before = {key: [os.environ[key]] if key in os.environ else [] for key in added}
+    before = {key: [os.environ[key]] if os.environ.get(key) else [] for key in added}
     environment = {key: os.pathsep.join([folder, *before[key]]) for key, folder in added.items()}
     command = [sys.executable, "-P", "-m", "snakemake"]
     command += ["--logger", "pruning", "--logger-pruning-events", f"/dev/fd/{writing}", *arguments]
