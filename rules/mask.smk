@@ -55,7 +55,6 @@ rule mask:
     """The mask of one method at one sparsity (per cent of FFN neurons removed)."""
     input:
         scores=names.SCORES,
-        layers=names.LAYERS,
         base=names.BASE,
         evidence=files_of("mask"),
         code=lambda w: code("mask", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
@@ -66,6 +65,6 @@ rule mask:
         evidence=evidence_of("mask"),
     shell:
         on_cpu(
-            "--scores {input.scores:q} --layers {input.layers:q} --base {input.base:q} --sparsity "
-            "{wildcards.sparsity} {params.evidence:q} --output {output:q}"
+            "--scores {input.scores:q} --base {input.base:q} --sparsity {wildcards.sparsity} {params.evidence:q} "
+            "--output {output:q}"
         )

@@ -200,7 +200,6 @@ use rule latency_table as budget with:
     """The sparsity at which one method meets a budget."""
     input:
         scores=budget_scores,
-        layers=names.LAYERS,
         base=names.BASE,
         evidence=files_of("mask"),
         code=lambda w: code("budget", f"methods/allocation/{CONFIG.method(w.method).allocate}"),
@@ -215,6 +214,6 @@ use rule latency_table as budget with:
     params:
         settings=budget_settings,
         options=lambda w, input: [
-            *(f"--{part}={input[part]}" for part in ("scores", "layers", "base")),
+            *(f"--{part}={input[part]}" for part in ("scores", "base")),
             *evidence_of("mask")(w),
         ],

@@ -12,14 +12,12 @@ from pruning.core import cli
 def budget(
     settings: cli.Settings,
     scores: Path,
-    layers: Path,
     base: Path,
     output: Path,
     evidence: cli.Evidence = None,
     threads: int = 1,
 ) -> None:
-    """scores: of one method. layers: layers.parquet of the calibration. base: manifest.json of the model. evidence:
-    what the allocation asks for. output: JSON.
+    """scores: of one method. base: manifest.json of the model. evidence: what the allocation asks for. output: JSON.
 
     Settings: `kind`, `value` and `share` (config/budgets.py) and `text`, as it was given; of the method `allocate`,
     `options`, `min_keep` or `drop_layers`, `round_to`, `compensate`, `export`, and `vocabulary` where that is cut; of
@@ -28,7 +26,7 @@ def budget(
     from pruning.core import artifacts
 
     cli.phase("start-up")
-    found = budgets.met(settings, scores, layers, base, cli.paths(evidence))
+    found = budgets.met(settings, scores, base, cli.paths(evidence))
     artifacts.write_json(output, found, "budget", settings)
     cost = "{value:.6g} [{low:.6g}, {high:.6g}]".format(**found["cost"])
     print(f"{found['kind']}: {cost} at {found['sparsity']}%, of at most {found['target']:.6g} ({found['asked']})")

@@ -12,20 +12,19 @@ TOLERANCE = 0.005
 def mask(
     settings: cli.Settings,
     scores: Path,
-    layers: Path,
     base: Path,
     sparsity: int,
     output: Path,
     evidence: cli.Evidence = None,
 ) -> None:
-    """scores: of one method. layers: layers.parquet of the calibration. base: manifest.json of the model. sparsity: per
-    cent of FFN neurons to remove. evidence: what the allocation asks for."""
+    """scores: of one method. base: manifest.json of the model. sparsity: per cent of FFN neurons to remove. evidence:
+    what the allocation asks for."""
     from pruning.core import artifacts
     from pruning.methods import allocation
 
     cli.phase("start-up")
     frame = artifacts.read_parquet(scores, "scores")
-    problem = allocation.read_problem(frame, layers, base, settings.get("min_keep"), cli.paths(evidence))
+    problem = allocation.read_problem(frame, base, settings.get("min_keep"), cli.paths(evidence))
     found, units = allocation.mask(frame, problem, sparsity, settings)
     artifacts.write_parquet(output, found, "mask", {**settings, "sparsity": sparsity})
     achieved = allocation.achieved(problem, units)

@@ -30,13 +30,13 @@ def test_neurons_and_groups_leave_together_at_equal_size(finished: Workspace):
 
 
 def test_second_moments_rank_neurons_and_groups(workspace: Workspace):
-    """Each measured of both, attention's without the statistics that these scores do not look at."""
+    """Each measured of both, without the statistics that these scores do not look at."""
     (workspace.path / "more.yaml").write_text("methods: {leverage_joint: {score: leverage, allocate: joint}}")
     config, folder = ("--configfile", "test.yaml", "more.yaml"), workspace.path / MODEL
     masks = {m: f"{MODEL}/masks/{CALIB}/{m}/90.parquet" for m in ("leverage_joint", "attention_obs_joint")}
     moments = {"second_moments": 1, "attention_second_moments": 1}
     gradients = {"output_gradients": 1, "attention_output_gradients": 1}
-    rest = {"fetch_dataset": 1, "fetch_model": 1, "calibrate_shard": 2, "merge_calibration": 1, "score": 1, "mask": 1}
+    rest = {"fetch_dataset": 1, "fetch_model": 1, "score": 1, "mask": 1}  # and no statistics of neurons
     assert workspace.planned(masks["leverage_joint"], *config) == rest | moments
     assert workspace.planned(masks["attention_obs_joint"], *config) == rest | moments | gradients
     compact = f"{MODEL}/compact/{CALIB}/attention_obs_joint/90/manifest.json"
@@ -76,7 +76,7 @@ def test_cuts_of_neurons_and_groups_are_measured_together(workspace: Workspace):
     compact = f"{place['compact']}/90/manifest.json"
     moments = {"second_moments": 1, "attention_second_moments": 1}
     gradients = {"output_gradients": 1, "attention_output_gradients": 1}
-    rest = {"fetch_dataset": 1, "fetch_model": 1, "calibrate_shard": 2, "merge_calibration": 1, "score": 1, "mask": 1}
+    rest = {"fetch_dataset": 1, "fetch_model": 1, "score": 1, "mask": 1}  # and no statistics of neurons
     more = {"sensitivity": 1, "refit": 1, "compact": 1}
     assert workspace.planned(compact) == rest | moments | gradients | more
     workspace.snakemake(compact)

@@ -73,6 +73,20 @@ def test_a_method_a_score_or_a_function_gives_a_number_per_neuron(model, statist
         assert found["score"].tolist() == statistics.neurons["act_sq_sum"].tolist()
 
 
+def test_a_score_of_matrices_needs_no_statistics(model, statistics):
+    matrices = calibrate(model, IDS, needs=["second_moments", "output_gradients"])
+    assert not matrices.tables
+    pd.testing.assert_frame_equal(score("obs", matrices, model), score("obs", statistics, model))
+
+    def width(layer) -> np.ndarray:
+        return np.full(len(layer.read("second_moments")["fit"]), layer.size)
+
+    width.REQUIRES = ["second_moments"]
+    assert score(width, matrices, model)["score"].tolist() == [48] * 2 * 48
+    with pytest.raises(InputError, match="score 'wanda' needs statistics, which was not measured"):
+        score("wanda", matrices, model)
+
+
 def test_padding_and_labels_of_a_tokenizer_count_as_in_the_pipeline(model):
     from pruning.calibration.prepare import micro_batches
 

@@ -25,7 +25,7 @@ CLOCK = {"dtype": "float32", "prompt_tokens": 8, "decode_tokens": 4, "rounds": 5
 CLOCK |= {"confidence": 0.95, "resamples": 200, "seed": 0}
 
 
-FILES = ("scores.parquet", "layers.parquet", "base/manifest.json")
+FILES = ("scores.parquet", "base/manifest.json")
 
 
 def asked(kind: str, text: str, **method) -> dict:
@@ -45,8 +45,6 @@ def laid(folder, model):
     frame = pd.DataFrame(units, columns=["layer", "unit"])
     frame["score"] = np.random.default_rng(0).lognormal(size=len(frame))
     artifacts.write_parquet(folder / "scores.parquet", frame, "scores", {})
-    layers = pd.DataFrame({"layer": range(checkpoint.layers), "n_tokens": 10, "angular_sum": [1.0, 3.0]})
-    artifacts.write_parquet(folder / "layers.parquet", layers, "layers", {})
     return folder
 
 

@@ -65,18 +65,18 @@ ATTENTION = ["attention_second_moments", "attention_output_gradients"]
         ({"score": "parameter_taylor", "allocate": "joint"}, ["parameter_taylor", "attention_parameter_taylor"]),
         ({"score": "rounds"}, ["rounds"]),
         ({"score": "gisp"}, ["gisp"]),
-        (JOINT, ["attention"]),
+        (JOINT, ["shards", "attention"]),
         ({"score": "obs", "allocate": "joint"}, [*OBS, *ATTENTION]),
-        ({"score": "wanda", "compensate": "ridge"}, ["second_moments"]),
+        ({"score": "wanda", "compensate": "ridge"}, ["shards", "second_moments"]),
         (
             JOINT | {"allocate": "sensitivity_joint", "compensate": "ridge_attention"},
-            ["attention", "second_moments", "attention_second_moments"],
+            ["shards", "attention", "second_moments", "attention_second_moments"],
         ),
-        ({**JOINT, "allocate_options": {"per": "prefill"}}, ["attention", "latency_table"]),
+        ({**JOINT, "allocate_options": {"per": "prefill"}}, ["shards", "attention", "latency_table"]),
     ],
 )
 def test_what_a_method_is_made_of(method: dict, needed: list[str]):
-    assert passes(Method(**method)) == ["shards", *needed]
+    assert passes(Method(**method)) == needed
 
 
 def test_joint_jobs_of_an_earlier_configuration_do_not_count_and_no_benchmarks_are_an_error(tmp_path: Path):

@@ -187,12 +187,18 @@ def test_whatever_a_method_cuts_is_named_where_it_is_refused(monkeypatch):
 MOMENTS = "second_moments output_gradients attention_second_moments attention_output_gradients"
 OF_PER_DECODE = {"score": "obs", "allocate": "sensitivity_joint", "compensate": "ridge_attention"}
 OF_PER_DECODE["allocate_options"] = {"per": "decode"}
-READS = [  # a method, what its stages read, and the passes beside the first that it takes
-    ({"score": "wanda"}, {"score": "statistics"}, ""),
+READS = [  # a method, what its stages read, and the passes that it takes
+    ({"score": "wanda"}, {"score": "statistics"}, "shards"),
+    (
+        {"score": "leverage", "allocate": "cfsp_refill"},
+        {"score": "second_moments", "mask": "layers"},
+        "second_moments shards",
+    ),
+    ({"score": "leverage"}, {"score": "second_moments"}, "second_moments"),
     (
         {"score": "random", "allocate": "joint", "compensate": "bias"},
         {"score": "statistics attention", "compact": "statistics"},
-        "attention",
+        "shards attention",
     ),
     (
         {"score": "parameter_taylor", "allocate": "joint", "compensate": "ridge"},
@@ -206,7 +212,7 @@ READS = [  # a method, what its stages read, and the passes beside the first tha
     ),
     (
         OF_PER_DECODE,
-        {"score": f"statistics {MOMENTS}", "sensitivity": "second_moments attention_second_moments"}
+        {"score": MOMENTS, "sensitivity": "second_moments attention_second_moments"}
         | {"mask": "sensitivity latency_table", "compact": "refit"},
         f"{MOMENTS} latency_table",
     ),
@@ -218,7 +224,7 @@ def test_what_a_method_reads_follows_from_what_its_plug_ins_say(method, kinds, p
     own = Method(**method)
     for stage in ("score", "sensitivity", "mask", "compact"):
         assert requirements.kinds(own, stage) == kinds.get(stage, "").split(), stage
-    assert requirements.passes(own) == ["shards", *passes.split()]
+    assert requirements.passes(own) == passes.split()
 
 
 # Refitted
@@ -281,12 +287,10 @@ def test_sparsity_counts_groups_removed_in_an_earlier_iteration(tmp_path):
     units = [(layer, unit) for layer, width in enumerate((20, 31)) for unit in range(width)]
     scores = pd.DataFrame(units, columns=["layer", "unit"]).assign(score=1.0)
     artifacts.write_parquet(tmp_path / "scores.parquet", scores, "scores", {})
-    layers = pd.DataFrame({"layer": [0, 1], "n_tokens": 1, "angular_sum": 1.0})
-    artifacts.write_parquet(tmp_path / "layers.parquet", layers, "layers", {})
     method = {"allocate": "uniform", "options": {}, "round_to": 1, "min_keep": 0.01}
     for sparsity, expected in ((40, gone), (80, 0.8)):
         mask = tmp_path / f"{sparsity}.parquet"
-        mask_stage.mask(method, tmp_path / "scores.parquet", tmp_path / "layers.parquet", again, sparsity, mask)
+        mask_stage.mask(method, tmp_path / "scores.parquet", again, sparsity, mask)
         made = cut(again.parent, mask, f"at-{sparsity}")
         assert made["achieved_sparsity"] == pytest.approx(expected, abs=1 / 96)
         assert made["kv_groups"] == once["kv_groups"] == [1, 2]

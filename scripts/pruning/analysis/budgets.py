@@ -11,14 +11,12 @@ from pruning.methods import allocation
 from pruning.methods.budget import Cost, least, nothing, unmet
 
 
-def met(
-    settings: Mapping[str, Any], scores: Path, layers: Path, base: Path, evidence: Mapping[str, Path]
-) -> dict[str, Any]:
+def met(settings: Mapping[str, Any], scores: Path, base: Path, evidence: Mapping[str, Path]) -> dict[str, Any]:
     """Return `sparsity`, the `cost` of that model with its interval, its `widths`, and all that was `tried`.
 
     settings: as scripts/budget.py says. Raises InputError where the dense model meets the budget, or nothing does."""
     frame = artifacts.read_parquet(scores, "scores")
-    problem = allocation.read_problem(frame, layers, base, settings.get("min_keep"), evidence)
+    problem = allocation.read_problem(frame, base, settings.get("min_keep"), evidence)
 
     def kept(sparsity: int) -> dict[str, tuple[int, ...]]:
         """Structure -> units of each layer; a padded model is as wide everywhere as its widest layer."""

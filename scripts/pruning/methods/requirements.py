@@ -15,27 +15,28 @@ from pruning.methods import allocation, compensation, latency_table, scores
 
 def kinds(method: Any, stage: str) -> list[str]:
     """Return what a stage (`score`, `sensitivity`, `mask` or `compact`) reads of one method, beside what it reads of
-    all. Of a score the table of neurons comes first.
+    all. Of a score its table of neurons comes first, where it has one.
 
     After a measured cut the rest is refitted by plain ridge regression wherever the method's scheme refits at all."""
     structures, searched = allocation.structures_of(method.allocate), allocation.search_of(method.allocate)
     if stage == "score":
         own = scores.plugin(method.score).requires
-        table = next(filter(is_table, own), "statistics")
-        return list(dict.fromkeys([table, *(kind_of(kind, name) for name in structures for kind in own)]))
+        measured = [kind_of(kind, name) for name in structures for kind in own]
+        return list(dict.fromkeys([*filter(is_table, own), *measured]))
     if stage == "sensitivity":
         refitted = compensation.refits(method.compensate) if searched else ()
         return [kind_of("second_moments", name) for name in structures if name in refitted]
     if stage == "mask":
         timed = latency_table.per_of(method.allocate_options) != latency_table.PARAMETERS
-        return ["sensitivity"] * bool(searched) + ["latency_table"] * timed
+        return [*allocation.requires(method.allocate)] + ["sensitivity"] * bool(searched) + ["latency_table"] * timed
     return list(compensation.requires(method.compensate))
 
 
 def passes(method: Any) -> list[str]:
     """Return what of a calibration, and of the model, a method's variants are made of, in the order of their making."""
     found = [kind for stage in ("score", "sensitivity", "compact", "mask") for kind in kinds(method, stage)]
-    return list(dict.fromkeys(["shards", *(k for k in found if k not in ("statistics", "sensitivity", "refit"))]))
+    found = ["shards" if kind in ("statistics", "layers") else kind for kind in found]  # which merge into them
+    return [kind for kind in dict.fromkeys(found) if kind not in ("sensitivity", "refit")]
 
 
 def is_table(kind: str) -> bool:

@@ -77,8 +77,8 @@ def scored(
     score, if something is missing, an option is wrong, or a score is not finite or not one per unit."""
     plugin, structures = scores.plugin(settings["score"]), list(structures)
     what = f"score {getattr(settings['score'], '__name__', settings['score'])!r}"
-    table = next((kind for kind in plugin.requires if kind in tables), "statistics")  # whose rows are the neurons
-    needed = {table, *(kind_of(kind, name) for kind in plugin.requires for name in structures)}
+    table = next((kind for kind in plugin.requires if kind in tables), None)  # whose rows are the neurons
+    needed = {kind_of(kind, name) for kind in plugin.requires for name in structures}
     if missing := sorted(needed - {*tables, *matrices}):
         raise InputError(f"{what} needs {', '.join(missing)}, which was not measured (REQUIRES)")
 
@@ -99,13 +99,15 @@ def scored(
 
     frames, seldom = [], []
     for name in structures:
-        neurons, rows = name == NEURONS, tables.get(kind_of(table, name), pd.DataFrame({"layer": []}))
-        own = dict(list(rows.groupby("layer")))
-        counts = {index: len(each) for index, each in own.items()} if neurons else dict(enumerate(model().units(name)))
+        neurons, rows = name == NEURONS, tables.get(kind_of(table, name)) if table else None
+        own = {} if rows is None else dict(list(rows.groupby("layer")))
+        of_table = {index: len(each) for index, each in own.items()} if neurons else {}
+        counts = of_table or {index: count for index, count in enumerate(model().units(name)) if count}
         sizes = {"structure": name, "parameters": model().size(name)} if structures != [NEURONS] else {}
         for index, count in progress(list(counts.items()), f"layers, {name}"):
-            columns = {column: each.to_numpy() for column, each in own.get(index, {}).items()}
             block = 1 if neurons else model().channels(name)[index] // count
+            columns = {column: each.to_numpy() for column, each in own.get(index, {}).items()}
+            columns = columns or {"unit": np.arange(count * block)}
             weights = scores.Weights(lambda which, at=(index, name): model().matrix(at[0], which, at[1]))
             found = values(scores.Layer(index, columns, weights, partial(read, index, name), block), count, name)
             units = columns["unit"] if neurons else np.arange(count)

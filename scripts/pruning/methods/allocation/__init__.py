@@ -1,7 +1,8 @@
 """Allocation: how many units each layer keeps. One file a scheme, each with `widths(problem, **options)`.
 
 Schemes return wishes, neurons of each layer; a scheme that cuts other structures as well names all in `STRUCTURES` and
-returns such an array of each. `SEARCH` names what of methods/sensitivity.py it is made of, if anything.
+returns such an array of each. `SEARCH` names what of methods/sensitivity.py it is made of, if anything; `REQUIRES`
+other tables of a calibration that it looks at.
 
 With `WITHIN` other units are ranked within the unit of the main structure that they belong to, as many in each.
 
@@ -96,14 +97,12 @@ def problem_of(
     )
 
 
-def read_problem(
-    frame: pd.DataFrame, layers: Path, base: Path, min_keep: float | None, evidence: Mapping[str, Path]
-) -> Problem:
+def read_problem(frame: pd.DataFrame, base: Path, min_keep: float | None, evidence: Mapping[str, Path]) -> Problem:
     """Return the same, from scores and the files of the other artefacts; evidence: those that the method's scheme asks
     for, by kind. Raises InputError where one is not whole."""
     asked = {kind: artifacts.read_parquet(path, kind) for kind, path in evidence.items()}
-    others = artifacts.read_parquet(layers, "layers"), artifacts.read_json(base, "base")
-    return problem_of(frame, *others, min_keep, asked.get("sensitivity"), asked.get("latency_table"))
+    whole = artifacts.read_json(base, "base")
+    return problem_of(frame, asked.get("layers"), whole, min_keep, asked.get("sensitivity"), asked.get("latency_table"))
 
 
 def levels(size: int, least: int) -> list[int]:
@@ -118,6 +117,11 @@ def plugin(scheme: str) -> ModuleType:
 def search_of(scheme: str) -> str | None:
     """Return which measurement a scheme asks for (methods/sensitivity.py), if any."""
     return getattr(plugin(scheme), "SEARCH", None)
+
+
+def requires(scheme: str) -> tuple[str, ...]:
+    """Return the kinds of a calibration's tables that a scheme looks at, beside scores and what cuts cost."""
+    return getattr(plugin(scheme), "REQUIRES", ())
 
 
 def structures_of(scheme: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 from pruning.core.errors import InputError
 from pruning.methods.allocation import Problem
 
+REQUIRES = ("layers",)
 REFERENCE_TOKENS = 128 * 1024
 MARGIN = 1.05
 """How far the fullest layer stays from whole, where it would exceed it: it loses (1 - 1/1.05) of the sparsity."""

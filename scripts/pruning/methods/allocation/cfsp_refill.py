@@ -7,7 +7,9 @@ layer give way, so the others stay in the proportions of the sigmoid, and masks 
 import numpy as np
 
 from pruning.methods.allocation import Problem, filled
-from pruning.methods.allocation.cfsp import sensitivity
+from pruning.methods.allocation.cfsp import REQUIRES, sensitivity
+
+__all__ = ["REQUIRES", "widths"]
 
 
 def widths(problem: Problem, alpha: float = 1.0) -> np.ndarray:

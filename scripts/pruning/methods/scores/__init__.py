@@ -53,7 +53,7 @@ class Layer:
     """What a score may look at: one layer's statistics, and its weights on demand."""
 
     index: int
-    statistics: Mapping[str, np.ndarray]  # column -> float64 [n]
+    statistics: Mapping[str, np.ndarray]  # column -> float64 [n]; `unit` alone for a score of matrices
     weights: Weights
     read: Callable[[str], Mapping[str, np.ndarray]] | None = None
     """A layer's matrices of a kind that the score REQUIRES, with the manifest's counts of tokens. Those of other
