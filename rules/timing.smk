@@ -6,7 +6,7 @@ INPUT
     results/{model}/base/manifest.json                              the dense model, or its shape (a shape may be the config's own)
     results/{model}/masks/{variant}.parquet                         widths of pruned models
     results/{model}/quantised/{variant}/{type}.gguf, .json          rules/quantise.smk; of variants of the model and of its siblings
-    results/{model}/scores/{calib}/{method}.parquet                 of budgets; with …/calibration/{calib}/layers.parquet
+    results/{model}/scores/{calib}/{method}.parquet                 of budgets; with what the mask is made of (mask.smk)
 OUTPUT
     results/{model}/latency_table.parquet                           what units cost: structure, units, flops, prefill, decode
     results/latency/{shape}.csv                                     one shape with random weights, dense and narrower

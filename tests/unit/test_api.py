@@ -87,6 +87,14 @@ def test_a_score_of_matrices_needs_no_statistics(model, statistics):
         score("wanda", matrices, model)
 
 
+def test_a_layer_without_neurons_has_no_scores(model, statistics):
+    whole = score("random", statistics, model)
+    small = compact(model, whole.assign(keep=whole["layer"] != 0)[["layer", "unit", "keep"]])
+    matrices = calibrate(small, IDS, needs=["second_moments", "output_gradients"])
+    for method in ("obs", "leverage"):
+        assert score(method, matrices, small)["layer"].tolist() == [1] * 48
+
+
 def test_padding_and_labels_of_a_tokenizer_count_as_in_the_pipeline(model):
     from pruning.calibration.prepare import micro_batches
 
