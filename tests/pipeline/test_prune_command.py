@@ -163,7 +163,7 @@ def check_own_answers(folder: Path, page: str, right: bool) -> None:
     said = "The dense model answers {} of {} training questions right"
     assert config["calibrations"]["own"].get("answers") == ("own_answers_train" if right else None)
     if not right:
-        assert f"{said.format(0, 50)} and to the end, too few to calibrate on" in page
+        assert f"{said.format(0, 25)} and to the end, too few to calibrate on" in page
         return
     count = config["tasks"]["own_answers_train"]["limit"]
     assert f"{said.format(count, count)} and to the end. Models are calibrated on these answers" in page

@@ -777,12 +777,12 @@ class Answering:
 @pytest.mark.parametrize(
     ("every", "asked", "right"),
     [
-        (1, [50, 113], 113),  # 50 give 10,000 tokens of the 20,480 that the effort calibrates on; a tenth more is asked
-        (3, [50, 332], 111),
-        (10, [50, 400], 40),  # all there are, for half of the tokens
-        (11, [50, 400], 37),  # fewer than 40
-        (13, [50], 4),  # fewer than a tenth: no more are asked
-        (60, [50], 1),
+        (1, [25, 113], 113),  # 25 give 5,000 tokens of the 20,480 that the effort calibrates on; a tenth more is asked
+        (3, [25, 313], 105),
+        (10, [25, 400], 40),  # all there are, for half of the tokens
+        (11, [25, 400], 37),  # fewer than 40
+        (13, [25, 50], 4),  # 2 of 25 are fewer than a tenth: some more are asked, and 4 of 50 are, too: no more are
+        (60, [25], 1),
     ],
 )
 def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, monkeypatch, every, asked, right):
@@ -790,7 +790,7 @@ def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, m
     found, said = model.collect()
     enough = right >= 40
     others = [("validation", asked[-1] // 4), ("own_answers", 70)]  # beside the second job, then already there
-    assert model.asked == [("train", n) for n in asked] + others * (len(asked) - 1 + enough)
+    assert model.asked == [("train", n) for n in asked] + others * ((asked[-1] > 50) + enough)
     assert f"{right} of {asked[-1]} training questions" in said and ("too few to calibrate on" in said) != enough
     right_of = {"train": right, "validation": math.ceil(asked[-1] // 4 / every), "test": math.ceil(70 / every)}
     tokens = {part: 200 * count for part, count in right_of.items()}

@@ -24,7 +24,13 @@ from pruning.models import families, head, loading, rehearsal
 from pruning.models.loading import load
 from workspace import ROOT
 
-CALIBRATION = {"micro_batch": 5, "sequence_length": 64, "objectives": ["energy", "ce"], "gradient_checkpointing": False}
+CALIBRATION = {
+    "samples": 5,
+    "micro_batch": 5,
+    "sequence_length": 64,
+    "objectives": ["energy", "ce"],
+    "gradient_checkpointing": False,
+}
 LORA = {
     **{"rank": 4, "alpha": 8, "seed": 0, "targets": ["q_proj", "down_proj"], "batch_size": 4, "sequence_length": 64},
     **{"micro_batch": None, "gradient_checkpointing": False},
@@ -189,7 +195,8 @@ def test_what_would_not_fit_is_refused_and_what_helps_is_named(folder, stage, mo
 SOLVING = 8 * (3 * 512**2 + 6 * 512 * 64)  # three [n, n] and six [d, n] in float64
 SUMS = 2 * 4 * 512**2
 STATES = 5 * 64 * 64 * 64 * 4  # of 64 samples of 64 tokens: before three layers, after the last, wanted
-SPARED = {"second_moments": SUMS, "refit": SUMS + SOLVING, "sensitivity": STATES + SOLVING, "rounds": SUMS}
+TOKENS = 5 * 64 * 4 * (512 + 5 * 64)  # inputs of down_proj, and five streams
+SPARED = {"second_moments": SUMS, "refit": SUMS + TOKENS + SOLVING, "sensitivity": STATES + SOLVING, "rounds": SUMS}
 
 
 @pytest.mark.parametrize("stage", MEANT)

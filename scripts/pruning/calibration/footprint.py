@@ -16,9 +16,13 @@ AT_ONCE = 8  # Cuts of a layer whose divergences are taken together: the dense m
 
 
 def _refit(network: nn.Module, settings: Mapping[str, Any]) -> Taken:
-    """The first layer: sums as of the second moments, and the least squares; and, where the scheme has a plan for
-    `training`, a step on the widest layer."""
-    taken = second_moments.taken(network, settings).plus(_solving(network), spared=_solving(network))
+    """The first layer: sums as of the second moments, what of all tokens is kept between passes (inputs of down_proj,
+    and residual streams), and the least squares; and, where the scheme has a plan for `training`, a step on the widest
+    layer."""
+    site, tokens = _widest(network), settings["samples"] * settings["sequence_length"]
+    kept = tokens * site.weight.element_size() * (site.in_features + 5 * site.out_features)
+    on_the_cpu = kept + _solving(network)
+    taken = second_moments.taken(network, settings).plus(on_the_cpu, spared=on_the_cpu)
     return taken.plus(*_training(network, settings)) if settings.get("training") else taken
 
 

@@ -68,16 +68,21 @@ def _resumed(
         return families.backbone(model)(input_ids=batch.ids.to(device), attention_mask=mask, use_cache=False)[0]
 
 
+def hand_on(hidden_states: Tensor, *_, **__) -> Tensor:
+    return hidden_states
+
+
+def nothing(hidden_states: Tensor, *_, **__) -> Tensor:
+    return torch.zeros_like(hidden_states)
+
+
 @contextmanager
-def idle(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """These decoder layers, or norms, hand on what they get, so that a forward pass runs the others alone."""
-
-    def hand_on(hidden_states: Tensor, *_, **__) -> Tensor:
-        return hidden_states
-
+def idle(modules: Sequence[nn.Module], instead: Callable[..., Tensor] = hand_on) -> Iterator[None]:
+    """These decoder layers, or norms, hand on what they get, so that a forward pass runs the others alone. instead:
+    what else they do."""
     own = [vars(module).get("forward") for module in modules]  # accelerate's, in a model spread over GPUs
     for module in modules:
-        module.forward = hand_on
+        module.forward = instead
     try:
         yield
     finally:

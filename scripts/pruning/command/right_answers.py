@@ -14,8 +14,10 @@ from pruning.data import text
 
 LEAST_ANSWERS, LEAST_SHARE = 40, 0.25
 """Right answers, and their share of the effort's tokens, that are enough to calibrate on."""
-FIRST_ASKED, LEAST_RIGHT = 50, 0.1
-"""Training questions after which a model that answers a smaller share of them right is not asked more."""
+FIRST_ASKED, THEN_ASKED, LEAST_RIGHT = 25, 50, 0.1
+"""A model that answers less than half of this share of its first training questions right is not asked more, nor one
+that answers less than all of it of the second number. Of 25 a model that would have 25% right has none or one in a run
+of 140, one that would have 15% in a run of 11: of 50 that one has fewer than 5 as often."""
 MORE = 1.1  # times as many questions as are expected to give the tokens
 
 
@@ -31,18 +33,20 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
     wanted, most = known.effort.tokens[known.kind], len(known.answers.records[train])
     earlier = known.request.out / names.DENSE.samples(known.alias, own_data.ASKING[train])
     there = len(artifacts.read_parquet(earlier, "samples")) if earlier.is_file() else 0
-    needed, asked, lengths = min(max(FIRST_ASKED, there), most), 0, []  # what an earlier run asked is not asked again
+    needed = min(max(FIRST_ASKED, there), most)  # what an earlier run asked is not asked again
+    asked, lengths, few = 0, [], False
     while needed > asked:
         # The others' jobs, which come in any case, keep busy what the training questions' leaves of the machine.
-        beside = [part for part in others if known.answers.records[part]] if asked and ask else []
+        beside = [part for part in others if known.answers.records[part]] if asked and ask and not few else []
         if not (found := answered(known, Own(needed), [train, *beside], ask)):
             return known.own, []
         asked, lengths = found[0]
         if asked < needed and not ask:
             return known.own, []
-        if known.mine or len(lengths) < LEAST_RIGHT * asked or sum(lengths) >= wanted:
+        few, least = len(lengths) < LEAST_RIGHT * asked, LEAST_RIGHT / (1 if asked >= THEN_ASKED else 2)
+        if known.mine or len(lengths) < least * asked or sum(lengths) >= wanted:
             break
-        needed = min(most, math.ceil(MORE * asked * wanted / sum(lengths)))
+        needed = min(most, THEN_ASKED if few else math.ceil(MORE * asked * wanted / sum(lengths)))
     said = f"The dense model answers {len(lengths)} of {asked} training questions right and to the end"
     if len(lengths) >= LEAST_ANSWERS and sum(lengths) >= LEAST_SHARE * wanted and known.answers.records["validation"]:
         if not (found := answered(known, Own(asked), others, ask)):

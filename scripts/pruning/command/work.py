@@ -232,8 +232,8 @@ class Job:
         written.
 
         Tokens are those of the data times passes. A backward pass counts as a forward one, and layers computed again as
-        another. Refits take a pass of the dense model, and of the pruned one before each fit (of FFNs, and often
-        attention) and after the last."""
+        another. A refit takes a pass of the dense model, one of the pruned one for its fits, and one after them; that
+        of attention takes a third of one more, and a CPU saves most of the last."""
         size, left = self.shape, 1 - self.sparsity
         if self.kind in ("fetch_model", "compact"):
             return 0, 0, size.weights - size.removed(self.sparsity) * size.size
@@ -244,7 +244,7 @@ class Job:
         [own], written = self.settings.values(), 0.0
         inputs = self.run.inputs(self.model, self.structure)
         sums = size.layers * (left * inputs) ** 2 / size.kept(self.sparsity)  # of second moments, in passes
-        again, refit, samples = 1 + (own.gradient_checkpointing or self.offloaded), 4 + sums, getattr(own, "samples", 0)
+        again, refit, samples = 1 + (own.gradient_checkpointing or self.offloaded), 3 + sums, getattr(own, "samples", 0)
         match self.kind:
             case "observe" | "statistics":
                 passes = 1 + len(own.objectives) * again

@@ -105,6 +105,7 @@ def refit(
             dense[number] = layerwise.run(model, layer, batch, dense[number], {down: _keeping(found)})
             outputs.append(found[1])
         counts = weights_of(dense, batches)
+        inputs, streams = [], []  # of down_proj, and what its output is added to
         for structure, own_keeps in keeps.items():
             STRUCTURES[structure].shrink(layer, index, own_keeps, family)
         if kept := known(index):
@@ -115,20 +116,22 @@ def refit(
             weights, records = {}, {}
             for label, site in modules.items():
                 module = layer.get_submodule(site)
+                later = [] if module is down else [layer.get_submodule(family.ffn)]
                 sums = {part: Running(module) for part in PARTS}
                 for number, batch in enumerate(batches):
                     own: list[Tensor] = []
-                    found = []
-                    looks = {down: _keeping(found), module: _keeping(own)}  # once, where they are the same
-                    after = layerwise.run(model, layer, batch, pruned[number], looks)
+                    with layerwise.idle(later, layerwise.nothing):
+                        after = layerwise.run(model, layer, batch, pruned[number], {module: _keeping(own)})
                     x, y = own
                     if not corrective:
                         target, present = outputs[number].float(), y.float()
-                    elif module is down:
+                    else:
                         target, present = dense[number].float(), after.float()
-                    else:  # the stream before the FFN
-                        target = dense[number].float() - outputs[number].float()
-                        present = after.float() - found[1].float()
+                        if module is not down:
+                            target = target - outputs[number].float()
+                        elif not plan and down.weight.device.type == "cpu":  # a GPU's pass is faster than this is kept
+                            inputs.append(x)
+                            streams.append(present - y.float())
                     missing, weight = target - present, counts[number]
                     for part, rows in parts(batch).items():
                         sums[part].add(x[rows], missing[rows], target[rows], weight[rows])
@@ -143,7 +146,11 @@ def refit(
         if "layer" in records:
             rates = [records["layer"]["rate"] or plan["rates"][-1]]
         for number, batch in enumerate(batches):
-            pruned[number] = layerwise.run(model, layer, batch, pruned[number])
+            if inputs:
+                with torch.inference_mode():
+                    pruned[number] = (streams[number] + down(inputs[number]).float()).to(inputs[number].dtype)
+            else:
+                pruned[number] = layerwise.run(model, layer, batch, pruned[number])
         if not all(bool(torch.isfinite(hidden).all()) for hidden in pruned):
             raise InputError(f"NaN or Inf after layer {index}: check the weights, or use a wider dtype")
         yield weights, records
