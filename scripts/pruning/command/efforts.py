@@ -105,7 +105,7 @@ class Needs(NamedTuple):
 def needs(folder: Path, dtype: str, calibration: Mapping[str, Any], on_gpus: bool, methods: Sequence[Method]) -> Needs:
     """Return what reconstructing the weights of a model takes, by rehearsal; nothing where no method does.
 
-    folder: the model's. calibration: `micro_batch`, `sequence_length`."""
+    folder: the model's. calibration: `samples`, `micro_batch`, `sequence_length`."""
     kinds = {kind for method in methods for kind in requirements.passes(method)}
     if not kinds & {"second_moments", "refit", "output_gradients", "rounds"}:
         return Needs(0.0, 0.0)
