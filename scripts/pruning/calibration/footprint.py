@@ -16,12 +16,12 @@ AT_ONCE = 8  # Cuts of a layer whose divergences are taken together: the dense m
 
 
 def _refit(network: nn.Module, settings: Mapping[str, Any]) -> Taken:
-    """The first layer: sums as of the second moments, what of all tokens is kept between passes (inputs of down_proj,
-    and residual streams), and the least squares; and, where the scheme has a plan for `training`, a step on the widest
-    layer."""
+    """The first layer: sums as of the second moments, what of all tokens is kept between passes (residual streams, and
+    without `on_gpus` inputs of down_proj), and the least squares; and, where the scheme has a plan for `training`, a
+    step on the widest layer."""
     site, tokens = _widest(network), settings["samples"] * settings["sequence_length"]
-    kept = tokens * site.weight.element_size() * (site.in_features + 5 * site.out_features)
-    on_the_cpu = kept + _solving(network)
+    kept = 5 * site.out_features + (0 if settings.get("on_gpus") else site.in_features)
+    on_the_cpu = tokens * site.weight.element_size() * kept + _solving(network)
     taken = second_moments.taken(network, settings).plus(on_the_cpu, spared=on_the_cpu)
     return taken.plus(*_training(network, settings)) if settings.get("training") else taken
 

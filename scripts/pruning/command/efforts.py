@@ -114,7 +114,7 @@ def needs(folder: Path, dtype: str, calibration: Mapping[str, Any], on_gpus: boo
     from pruning.models.structures import ffn
 
     network = rehearsal.network(folder, dtype)
-    beside, sites = footprint.REFIT.taken(network, calibration), ffn.sites(network)
+    beside, sites = footprint.REFIT.taken(network, {**calibration, "on_gpus": on_gpus}), ffn.sites(network)
     if on_gpus:  # which keep both sums in float32; least squares are solved beside the GPU, in float64
         machine = beside.spared + 8 * max(site.in_features for site in sites) ** 2
     else:

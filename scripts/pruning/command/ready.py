@@ -188,16 +188,16 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     disk += sum(file.stat().st_size for file in request.out.rglob("*") if file.is_file())
     there = efforts.Needs(memory.physical() / 1e9, disk / 1e9)
 
-    def needs(methods: Collection[Method], effort: efforts.Effort) -> efforts.Needs:
-        own = {**cut, "samples": effort.tokens[known.kind] // cut["sequence_length"]}
+    def needs(methods: Collection[Method], effort: str = request.effort) -> efforts.Needs:
+        own = {**cut, "samples": efforts.read(effort).tokens[known.kind] // cut["sequence_length"]}
         return efforts.needs(known.folder, section["dtype"], own, known.kind == "gpu", methods=methods)
 
-    taken = needs(methods.values(), known.effort)
+    taken = needs(methods.values())
     if lacking := taken.lacking(there):
         asked, smaller = f"--methods {','.join(methods)}", []
         if not request.methods:
             asked, smaller = f"--effort {request.effort}", efforts.EFFORTS[: efforts.EFFORTS.index(request.effort)]
-        fitting = [f"--effort {each}" for each in smaller if not needs([made[each][0]], efforts.read(each)).lacking(there)]
+        fitting = [f"--effort {each}" for each in smaller if not needs([made[each][0]], each).lacking(there)]
         instead = fitting[-1] if fitting else f"--methods {efforts.WITHOUT_RECONSTRUCTION}"
         raise InputError(f"{asked}: {lacking}: use {instead}")
     if taken.memory:
