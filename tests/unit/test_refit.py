@@ -15,7 +15,7 @@ import torch
 from test_second_moments import MODELS, SETTINGS, micro_batches, unpadded
 
 import tiny
-from pruning.calibration import prepare
+from pruning.calibration import layerwise, prepare
 from pruning.core.errors import InputError
 from pruning.methods import least_squares, training
 from pruning.methods import refit as fitting
@@ -153,6 +153,28 @@ def test_held_out_errors_are_those_of_the_held_out_tokens(monkeypatch):
     missing = tokens["a"][rows][:, ~KEEPS["ffn"][0]] @ down[:, ~KEEPS["ffn"][0]].T
     expected = np.linalg.norm(missing) / np.linalg.norm(tokens["y"][rows])
     assert record["held_out_error"] == pytest.approx(expected, rel=1e-4) and record["lambda"] == "inf"
+
+
+@pytest.mark.parametrize("family", ["llama", "cohere"])  # whose FFN reads the stream before attention
+@pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-4), ("bfloat16", 0.03)])
+def test_a_cpu_hands_on_what_the_refitted_layer_puts_out_without_running_it(monkeypatch, family, dtype, apart):
+    handed = []
+
+    def seeing(model, layer, batch, hidden, looks=None):
+        handed.append((layer, hidden))
+        return run(model, layer, batch, hidden, looks)
+
+    run = layerwise.run
+    monkeypatch.setattr(layerwise, "run", seeing)
+    model = tiny.of_family(family, layers=LAYERS, hidden_size=32, intermediate_size=N).to(getattr(torch, dtype))
+    [batch] = micro_batches(lengths=(16,) * 10, size=10)
+    list(fitting.refit(model, [batch], KEEPS, "attention"))
+    layers = families.decoder_layers(model)
+    assert [layer for layer, _ in handed] == [layer for layer in layers for _ in range(3)]  # dense, and before two fits
+    before = handed[4][1]  # of the second layer: what the first one put out
+    wanted = run(model, layers[0], batch, None)
+    assert before.dtype == wanted.dtype and (before - wanted).abs().max() < apart * wanted.abs().max()
+    assert (before - handed[3][1]).abs().max() > 2 * apart * wanted.abs().max()  # the dense layer's
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3"])
