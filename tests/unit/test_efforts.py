@@ -134,6 +134,15 @@ def test_what_does_not_fit_the_machine_names_the_largest_that_does(
         assert list(found.methods) == ["thorough"] and found.model["m"]["memory_gb"] == 16
 
 
+@pytest.mark.parametrize(("gpus", "needed", "threads"), [(0, 7.9, 2), (0, 8.1, 6), (1, 8.1, 2)])
+def test_a_job_has_all_cores_where_no_two_jobs_fit_the_memory(tmp_path, monkeypatch, gpus, needed, threads):
+    """Of 16 GB. On a GPU the machine's memory is not what jobs are run by."""
+    monkeypatch.setattr(efforts, "needs", lambda *_, methods: efforts.Needs(needed, 0))
+    monkeypatch.setattr(ready.memory, "physical", lambda: 16e9)
+    about = replace(known(gpus=gpus), request=Request("m", out=tmp_path, effort="standard", cores=6))
+    assert ready.with_methods(about, LLAMA, 64).model["m"]["threads"] == threads
+
+
 def test_reconstruction_takes_what_the_documents_say_of_a_7b_model():
     """docs/memory.md: 53.9 GB on a CPU, of which 15.2 are weights; 27.0 GB of a GPU's machine; 80 GB of matrices."""
     cut = {"samples": 128, "micro_batch": 1, "sequence_length": 2048}

@@ -168,8 +168,8 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     """Return the methods to compare, and notes of them.
 
     shape: the model's config.json; width: its widest layer's. Where a method reconstructs weights, the model's
-    `memory_gb` is raised to what that takes. Raises InputError where this machine lacks what the effort or a method
-    takes."""
+    `memory_gb` is raised to what that takes, and where no two jobs fit the memory each has all cores. Raises InputError
+    where this machine lacks what the effort or a method takes."""
     request, [section] = known.request, known.model.values()
     round_to = efforts.multiple(known.kind, [gguf.BLOCK[each] for each in request.files], width)
     if request.files and shape["model_type"] not in architectures.AS_DECI:
@@ -203,6 +203,8 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     if taken.memory:
         section["memory_gb"] = max(section["memory_gb"], math.ceil(taken.memory))
         print(f"Weight reconstruction takes up to {taken.memory:.1f} GB of memory and {taken.disk:.1f} GB of disk.")
+    if known.kind == "cpu" and 2 * section["memory_gb"] > there.memory:
+        section["threads"] = request.cores
     least = min(request.sparsities, default=0)
     remarks = efforts.remarks(methods, shape, width, configuration.calibration(known), least)
     return known.noted([*notes, *remarks])
