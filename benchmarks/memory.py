@@ -37,7 +37,7 @@ STEPS = 2  # of recovery
 
 
 def settings_of(rows: int, length: int) -> dict[str, dict[str, Any]]:
-    text = {"micro_batch": rows, "sequence_length": length, "objectives": ["energy", "ce"]}
+    text = {"samples": 5 * rows, "micro_batch": rows, "sequence_length": length, "objectives": ["energy", "ce"]}
     tuning = LORA | {"batch_size": rows, "micro_batch": None, "sequence_length": length}
     found: dict[str, dict[str, Any]] = {}
     for again in (False, True):
