@@ -15,9 +15,9 @@ from pruning.data import text
 LEAST_ANSWERS, LEAST_SHARE = 40, 0.25
 """Right answers, and their share of the effort's tokens, that are enough to calibrate on."""
 FIRST_ASKED, THEN_ASKED, LEAST_RIGHT = 25, 50, 0.1
-"""A model that answers less than half of this share of its first training questions right is not asked more, nor one
-that answers less than all of it of the second number. Of 25 a model that would have 25% right has none or one in a run
-of 140, one that would have 15% in a run of 11: of 50 that one has fewer than 5 as often."""
+"""After the first 25 training questions a model that answers less than half of this share right is asked no more, after
+50 one that answers less than all of it. By chance a model that has 25% right has at most one of 25 once in 140 times,
+one that has 15% once in 11; and that one has fewer than 5 of 50 once in 9."""
 MORE = 1.1  # times as many questions as are expected to give the tokens
 
 

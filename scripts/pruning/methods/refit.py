@@ -129,7 +129,7 @@ def refit(
                         target, present = dense[number].float(), after.float()
                         if module is not down:
                             target = target - outputs[number].float()
-                        elif not plan and down.weight.device.type == "cpu":  # a GPU's pass is faster than this is kept
+                        elif not plan and down.weight.device.type == "cpu":  # a GPU runs the layer again in no time
                             inputs.append(x)
                             streams.append(present - y.float())
                     missing, weight = target - present, counts[number]
