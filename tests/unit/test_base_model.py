@@ -312,9 +312,18 @@ def test_a_folder_of_gguf_files_says_so(tmp_path: Path):
         sources.check_folder(tmp_path)
 
 
-def test_a_gguf_files_fields_are_read_once_and_others_as_ever():
-    import gguf
+def test_a_gguf_files_fields_are_read_once_and_others_as_ever(file: Path, tmp_path: Path, monkeypatch):
+    read = []
 
+    class Reader(gguf.GGUFReader):
+        def __init__(self, path):
+            read.append(path)
+            super().__init__(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gguf, "GGUFReader", Reader)
+        made(source(path=str(file)), tmp_path)
+    assert len(read) == 1
     own = gguf.GGUFReader, gguf.get_tensor_name_map
     with pytest.raises(KeyError), sources.fields_read_once():
         assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)

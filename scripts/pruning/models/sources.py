@@ -202,7 +202,8 @@ def tied(model: "PreTrainedModel", file: Path) -> dict[str, Any] | None:
     import gguf
 
     names = ("token_embd.weight", "output.weight")
-    types = {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(file).tensors if tensor.name in names}
+    # The path as transformers gives it, a text: so it is read once
+    types = {tensor.name: tensor.tensor_type for tensor in gguf.GGUFReader(str(file)).tensors if tensor.name in names}
     if len(types) < len(names):
         return None
     modules = dict(zip(names, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True))
