@@ -152,6 +152,12 @@ def test_a_refit_that_trains_takes_more_memory(folder):
     assert 6 * copy < 1e9 * (trained - plain) < 20 * copy
 
 
+def test_what_stays_with_the_cpu_is_not_counted_on_a_gpu(folder):
+    on_cpu, on_gpu = (job(folder, "refit", **HALF, gpus=gpus).memory for gpus in (0, 1))
+    kept = 10 * 16 * 4 * (128 + 5 * 64) + 8 * (3 * 128**2 + 6 * 128 * 64)  # of 160 tokens; least squares in float64
+    assert on_cpu - on_gpu == pytest.approx((kept + 2 * 4 * 128**2) / 1e9)  # and sums, which are float32 there
+
+
 def test_layers_on_disk_are_read_for_each_pass_and_one_is_in_memory(folder):
     usual, offloaded = (job(folder, "observe", again=True, offload=each) for each in (False, True))
     assert job(folder, "observe", offload=True).memory == offloaded.memory  # they are computed again, unasked

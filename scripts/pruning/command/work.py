@@ -150,8 +150,8 @@ class Run:
         return sum(map(STRUCTURES[own].channels, sites)) / len(sites)
 
     def _beside(self, model: str, rule: str, key: str, trains: bool = False) -> float:
-        """Return the bytes that a rule's jobs take beside the weights, with the settings of this name. trains: a
-        refit's scheme does."""
+        """Return the bytes that a rule's jobs take beside the weights, on GPUs where the model has some, with the
+        settings of this name. trains: a refit's scheme does."""
         kind, structure = kind_of(rule)
         section = STAGES[kind].section
         own = getattr(self.config, section)[key]
@@ -160,7 +160,8 @@ class Run:
         settings = own.model_dump() | {"structure": structure, "training": trains}
         if section == "calibrations" and self.config.models[model].offload:
             settings["gradient_checkpointing"] = True
-        return STAGES[kind].taken(self.network(model), settings).bytes
+        taken = STAGES[kind].taken(self.network(model), settings)
+        return taken.bytes - (taken.spared if self.config.models[model].gpus else 0)
 
     def answering(self, model: str, name: str) -> tuple[int, float]:
         """Return the batch of a task of lm-eval, halved until it fits beside a model's weights where that is on GPUs,
