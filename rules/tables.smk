@@ -39,15 +39,16 @@ rule leakage:
     """Test items of a table that its calibration or tuning texts contain."""
     input:
         data=leakage_files,
-        code=code("leakage"),
+        code=code("report", "report/leakage"),
     output:
         PLACES.leakage,
     wildcard_constraints:
         table=one_of(RESULT_TABLES),
     params:
         settings=lambda w: settings(None, **leakage_settings(w)),
+        files=[],
     shell:
-        on_cpu("--output {output:q}")
+        report_by("report/leakage")
 
 
 rule table:

@@ -1,10 +1,10 @@
 """Leakage: what counts as a copy, and what does not."""
 
-import leakage as stage
 import pandas as pd
 
 from pruning.core import artifacts
-from pruning.data.leakage import ngrams, overlap, text_of, words
+from pruning.report.files import Files
+from pruning.report.leakage import ngrams, overlap, text_of, words, write
 
 
 def test_case_punctuation_and_spacing_do_not_hide_a_copy():
@@ -37,7 +37,7 @@ def test_the_stage_counts_the_items_that_are_used(tmp_path):
         artifacts.write_parquet(tmp_path / f"{name}.parquet", pd.DataFrame({"text": texts}), "dataset", {})
     tasks = {"t": {"path": str(tmp_path / "test.parquet"), "first": 1, "limit": 2}}
     settings = {"sources": {"c": str(tmp_path / "train.parquet")}, "tasks": tasks, "n": 2}
-    stage.leakage(settings, tmp_path / "out.csv")
+    write(Files(()), settings, [tmp_path / "out.csv"])
     assert pd.read_csv(tmp_path / "out.csv").to_dict("records") == [
         {"source": "c", "task": "t", "items": 2, "identical": 1, "overlapping": 1, "n": 2}
     ]

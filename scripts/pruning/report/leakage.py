@@ -2,9 +2,35 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from pruning.core import artifacts
+from pruning.report.files import Files
+
 WORD = re.compile(r"[a-z]+|\d")
+
+
+def write(_: Files, settings: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+    """Write one row per text and task: source, task, items, identical, overlapping, n.
+
+    Settings: `sources` (alias of a calibration or tuning -> parquet); `tasks` (task -> {`path`, `first`, `limit`} of
+    its items); `n`."""
+
+    def texts(path: str) -> list[str]:
+        return [text_of(record) for record in artifacts.read_table(Path(path), "dataset").to_pylist()]
+
+    rows, n = [], settings["n"]
+    tasks = {name: texts(task["path"])[task["first"] :][: task["limit"]] for name, task in settings["tasks"].items()}
+    for source, path in settings["sources"].items():
+        text = texts(path)
+        for task, items in tasks.items():
+            identical, overlapping = overlap(text, items, n)
+            row = {"source": source, "task": task, "items": len(items), "identical": identical}
+            rows.append({**row, "overlapping": overlapping, "n": n})
+    artifacts.write_csv(outputs[0], pd.DataFrame(rows), dict(settings))
 
 
 def words(text: str) -> list[str]:
