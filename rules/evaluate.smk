@@ -9,6 +9,8 @@ INPUT
     manifest.json and files of the variant's model, and its GGUF file; with `storage.compact: memory` the dense model's, and a mask
     results/data/…                                          the data files that the task names
 OUTPUT
+    results/{model}/hidden_states/{task}/, .json            of a task with `divergence`: the dense model's head and, of
+                                                            each batch of windows, what it gets
     results/{model}/eval/{variant}/{task}.json              the whole result
     results/{model}/eval/{variant}/{task}.samples.parquet   one row per item and metric
 Answers already given are kept in a hidden file beside the outputs: a killed evaluation goes on where it stopped.
@@ -88,12 +90,17 @@ def data_of(task):
     return preflight.data_files(CONFIG.definition(task)) if CONFIG.tasks[task].kind == "lm_eval" else []
 
 
-def dense_of(wildcards, tasks):
-    """The dense model's manifest, where a task compares with it and the variant is another."""
+def windows_settings(wildcards):
+    """Those of a task that say what its windows are."""
+    own, keys = CONFIG.tasks[wildcards.task], ("text", "joiner", "seqlen", "tokens", "batch_size")
+    return settings(None, dtype=CONFIG.models[wildcards.model].dtype, **{key: getattr(own, key) for key in keys})
+
+
+def states_of(wildcards, tasks):
+    """Task -> the dense model's hidden states on its text, of those that compare with it."""
     dense = CONFIG.lineage(wildcards.model)[-1]
-    compared = any(getattr(CONFIG.tasks[task], "divergence", False) for task in tasks)
-    other = variant_of(wildcards) != names.DENSE or dense != wildcards.model
-    return [names.BASE.format(model=dense)] if compared and other else []
+    compared = [task for task in tasks if getattr(CONFIG.tasks[task], "divergence", False)]
+    return {task: names.HIDDEN_STATES.format(model=dense, task=task) for task in compared}
 
 
 def backend_of(wildcards, task):
@@ -114,7 +121,9 @@ def evaluation(wildcards, tasks):
     kinds = {f"evaluation/kinds/{CONFIG.tasks[task].kind}" for task in tasks}
     asked = [task for task in tasks if CONFIG.tasks[task].kind == "lm_eval"]
     kinds |= {f"evaluation/backends/{backend_of(wildcards, task)}" for task in asked}
-    found = {"sources": sources, "data": sorted(data), "dense": dense_of(wildcards, tasks)}
+    states = states_of(wildcards, tasks).values()
+    found = {"sources": sources, "data": sorted(data), "states": [f"{path}.json" for path in states]}
+    found |= {"hidden": [ancient(path) for path in states]}  # its manifest says whether it changed
     return found | {"code": code("evaluate", *sorted(kinds), *parts_code(wildcards))}
 
 
@@ -138,9 +147,26 @@ def of_tasks(function):
 
 
 evaluation, evaluation_settings = of_tasks(evaluation), of_tasks(evaluation_settings)
-dense_options = of_tasks(lambda w, tasks: [f"--dense={os.path.dirname(path)}" for path in dense_of(w, tasks)])
+states_options = of_tasks(lambda w, tasks: [f"--states={own}={path}.json" for own, path in states_of(w, tasks).items()])
 task_options = of_tasks(lambda w, tasks: [f"--source={task}={made_from(task, w.model)}" for task in tasks])
 ONE = {("", ()): VARIANT}  # of any model, any one task
+
+
+rule hidden_states:
+    """What the dense model's head gets on a text, for all that are compared with it there."""
+    input:
+        model=names.BASE,
+        source=lambda w: made_from(w.task, w.model),
+        code=code("hidden_states"),
+    output:
+        manifest=f"{names.HIDDEN_STATES}.json",
+        folder=directory(names.HIDDEN_STATES),
+    params:
+        settings=windows_settings,
+        model=subpath(input.model, parent=True),
+    shell:
+        on_gpu("--model {params.model:q} --source {input.source:q} --output {output.manifest:q}")
+
 
 for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items()):
     made = [names.EVALUATION.replace("{task}", task) for task in tasks or ["{task}"]]
@@ -167,10 +193,10 @@ for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items())
             settings=evaluation_settings(tasks),
             parts=lambda w: json.dumps(parts_given(w)),
             sources=task_options(tasks),
-            dense=dense_options(tasks),
+            states=states_options(tasks),
             folder=subpath(output[0], parent=True),
         shell:
-            on_gpu("--variant {params.parts:q} {params.sources:q} {params.dense:q} --output {params.folder:q}")
+            on_gpu("--variant {params.parts:q} {params.sources:q} {params.states:q} --output {params.folder:q}")
 
 
 if TOGETHER:

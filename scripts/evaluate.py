@@ -16,11 +16,12 @@ def evaluate(
     variant: cli.Variant,
     source: list[str],
     output: Path,
-    dense: Path | None = None,
+    states: cli.Evidence = None,
     threads: int = 1,
 ) -> None:
     """source: TASK=PATH, its YAML, or parquet of its text. output: directory for {task}.json and
-    {task}.samples.parquet. dense: directory of the dense model, to be compared with.
+    {task}.samples.parquet. states: TASK=PATH, manifests that scripts/hidden_states.py made for tasks that compare with
+    the dense model.
 
     Settings: `tasks`: name -> a task's settings, `dtype` and, where it is not `hf`, `backend` among them."""
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -32,7 +33,7 @@ def evaluate(
     from pruning.methods.variants import Parts
 
     cli.phase("start-up")
-    sources = cli.paths(source)
+    sources, dense = cli.paths(source), cli.paths(states)
     parts = Parts.of(variant)
     what, pruned = parts.identity(), parts.pruned()
 
@@ -41,7 +42,7 @@ def evaluate(
         for name, task in settings["tasks"].items()
     }
     for name, kind in kinds.items():
-        kind.check_memory(parts.model, settings["tasks"][name], dense)
+        kind.check_memory(parts.model, settings["tasks"][name])
 
     def ask(backend: str, tasks: dict[str, dict]) -> None:
         own = importlib.import_module(f"pruning.evaluation.backends.{backend}")
@@ -50,7 +51,7 @@ def evaluate(
             for name, task in tasks.items():
                 try:
                     cache = Cache(output, name, what)
-                    outcome = kinds[name].ask(network, tokenizer, task, sources[name], cache, dense)
+                    outcome = kinds[name].ask(network, tokenizer, task, sources[name], cache, dense.get(name))
                 except cli.InputError as error:
                     raise cli.InputError(f"tasks.{name}: {error}" if len(sources) > 1 else str(error)) from None
                 artifacts.write_parquet(output / f"{name}.samples.parquet", outcome.samples, "samples", task)

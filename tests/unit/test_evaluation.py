@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import evaluate as evaluate_stage
+import hidden_states
 import pandas as pd
 import pytest
 import torch
@@ -14,10 +15,11 @@ from lab import Lab, assert_same, speak
 from lm_eval.api.instance import Instance
 
 import tiny
-from pruning.core import artifacts
-from pruning.core.artifacts import key_of
+from pruning.core import artifacts, layer_files
+from pruning.core.artifacts import file_hash, key_of
 from pruning.core.errors import InputError
-from pruning.evaluation import generation
+from pruning.evaluation import dense, generation
+from pruning.evaluation.dense import Dense
 from pruning.evaluation.kinds.perplexity import divergences, negative_log_likelihoods, pieces, windows
 from pruning.models import head
 
@@ -244,28 +246,41 @@ def test_negative_log_likelihoods_are_a_hand_loop(batch_size):
     assert max(found) > 1.1 * min(found)
 
 
-def test_divergences_are_torchs_own_over_the_whole_vocabulary(monkeypatch):
+def kept_states(folder, model, cut, batch_size) -> Dense:
+    """What is kept of a dense model, on disk."""
+    manifest, states = folder / "states.json", dense.states(model, cut, batch_size)
+    layer_files.write(folder / "states", manifest, dense.KIND, {}, states, {"model": "hash"})
+    return Dense(manifest)
+
+
+def test_divergences_are_torchs_own_over_the_whole_vocabulary(tmp_path, monkeypatch):
     """KL(dense || pruned) of every next token, as torch.nn.functional.kl_div has it, in float64."""
     torch.manual_seed(0)
-    model, dense, cut = tiny.llama(), tiny.llama(seed=1), torch.randint(1, 257, (5, 9))
-    ours, theirs = (each(cut).logits[:, :-1].double().log_softmax(-1) for each in (model, dense))
+    model, other, cut = tiny.llama(), tiny.llama(seed=1), torch.randint(1, 257, (5, 9))
+    ours, theirs = (each(cut).logits[:, :-1].double().log_softmax(-1) for each in (model, other))
     wanted = torch.nn.functional.kl_div(ours, theirs, reduction="none", log_target=True).sum((1, 2))
     monkeypatch.setattr(head, "LOGITS", 3 * 257)  # in pieces
     for batch_size in (1, 2, 5):
-        found = list(divergences(model, dense, cut, batch_size))
+        found = list(divergences(model, kept_states(tmp_path, other, cut, batch_size), cut, batch_size))
         assert [kl for _, kl in found] == pytest.approx(wanted.tolist(), rel=1e-5) and wanted.min() > 0.1
         assert [nll for nll, _ in found] == list(negative_log_likelihoods(model, cut, batch_size))
-    assert all(abs(kl) < 1e-5 for _, kl in divergences(model, model, cut, 2))
+    own, alone = kept_states(tmp_path, model, cut, 2), list(negative_log_likelihoods(model, cut, 2))
+    assert all(abs(kl) < 1e-5 for _, kl in divergences(model, own, cut, 2))
+    monkeypatch.setattr(head, "hidden_states", None)  # the dense model's layers do not run again
+    assert list(divergences(model, own, cut, 2, same=True)) == [(nll, 0) for nll in alone]
 
 
-def windowed(folder, model, texts, dense=None, **task) -> SimpleNamespace:
-    """The stage's results for a model on texts: the whole one, and its samples."""
+def windowed(folder, model, texts, compared=None, **task) -> SimpleNamespace:
+    """The stage's results for a model on texts: the whole one, and its samples. compared: folder of a dense model."""
     own = {"kind": "perplexity", "dtype": "float32", "text": "{text}", "joiner": "", "tokens": None, "batch_size": 2}
     artifacts.write_parquet(folder / "data.parquet", pd.DataFrame({"text": texts}), "dataset", {})
     place = tiny.save(model, folder / "model")
     variant = {"model": place, "manifest": tiny.record(place)}
-    source = [f"wiki={folder}/data.parquet"]
-    evaluate_stage.evaluate({"tasks": {"wiki": own | task}}, variant, source, folder, dense=dense)
+    source, states = folder / "data.parquet", folder / "states.json"
+    if compared:
+        hidden_states.hidden_states(own | task, compared, source, states)
+    of_dense = [f"wiki={states}"] if compared else None
+    evaluate_stage.evaluate({"tasks": {"wiki": own | task}}, variant, [f"wiki={source}"], folder, states=of_dense)
     result = artifacts.read_json(folder / "wiki.json", "evaluation")
     return SimpleNamespace(result=result, frame=artifacts.read_parquet(folder / "wiki.samples.parquet", "samples"))
 
@@ -299,15 +314,18 @@ def test_bits_per_byte_are_a_hand_loop_over_pieces_of_text(tmp_path, batch_size)
 @pytest.mark.parametrize("pruned", [True, False])
 def test_the_stage_compares_with_the_dense_model_where_it_is_asked_to(tmp_path, pruned):
     """The dense model's own divergence is 0, and a task that does not ask has none."""
-    model, dense, texts = tiny.qwen2(), tiny.qwen2(seed=1), ["abcdefgh", "ij klmno"]
-    place = tiny.save(dense, tmp_path / "dense") if pruned else None
+    model, other, texts = tiny.qwen2(), tiny.qwen2(seed=1), ["abcdefgh", "ij klmno"]
+    place = tiny.save(other if pruned else model, tmp_path / "dense")
+    tiny.record(place)
     plain = windowed(tmp_path, model, texts, seqlen=8).frame
     asked = windowed(tmp_path, model, texts, place, seqlen=8, divergence=True)
     found = asked.frame.set_index("metric")
     assert found.loc["perplexity", "value"].tolist() == plain["value"].tolist()
     assert set(plain["metric"]) == {"perplexity"}
     cut = windows(tiny.tokenizer()("abcdefghij klmno")["input_ids"], 8, None)
-    wanted = [kl for _, kl in divergences(model, dense, cut, 2)] if pruned else [0, 0]
+    states = Dense(tmp_path / "states.json")
+    assert states.is_model([file_hash(tmp_path / "model/manifest.json"), None]) is not pruned
+    wanted = [kl for _, kl in divergences(model, states, cut, 2)] if pruned else [0, 0]
     assert found.loc["kl", "value"].tolist() == wanted and found.loc["kl", "weight"].tolist() == [7, 7]
     assert asked.result["kl"] == pytest.approx(sum(wanted) / 14)
 

@@ -13,7 +13,9 @@ from transformers import CONFIG_MAPPING, PhiConfig, PhiForCausalLM
 import tiny
 from pruning.calibration.gradients import Calibration
 from pruning.calibration.prepare import as_batches
+from pruning.core import layer_files
 from pruning.core.errors import InputError
+from pruning.evaluation import dense
 from pruning.models import families, head
 from pruning.models.checkpoint import Checkpoint
 from pruning.models.checkpointing import checkpoint_gradients
@@ -68,6 +70,19 @@ def test_losses_in_pieces_and_their_gradients_are_those_of_all_logits(monkeypatc
     torch.testing.assert_close(model(ids).logits, own)
     with torch.no_grad():
         torch.testing.assert_close(head.token_losses(model, hidden, ids), expected, rtol=1e-5, atol=1e-5)
+
+
+@families_of_models
+def test_the_dense_models_answers_are_made_again_beside_another(tmp_path, family):
+    """From its head and what that gets, as they are kept; and the other model is whole afterwards."""
+    model, other, ids = tiny.of_family(family, seed=1), tiny.of_family(family), torch.tensor([TEXT, TEXT[::-1]])
+    expected, own = other(ids).logits, model(ids).logits
+    states = dense.states(other, ids, batch_size=1)
+    layer_files.write(tmp_path / "states", tmp_path / "states.json", dense.KIND, {}, states, {"model": ""})
+    kept = dense.Dense(tmp_path / "states.json")
+    found = kept.teacher(model)(torch.cat([kept.hidden(0), kept.hidden(1)]))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(model(ids).logits, own) and (own - expected).abs().max() > 0.01
 
 
 def test_only_a_piece_of_the_logits_is_held_at_once(monkeypatch):

@@ -231,20 +231,22 @@ SETTINGS = {
 }
 PERPLEXITY = {"kind": "perplexity", "text": "{text}", "joiner": "-", "batch_size": 3, "seqlen": 8, "tokens": None}
 ASKING = {  # script, or what scripts/measure.py measures -> stage that it asks for
-    **{"gradients": "calibration", "paper/observe": "calibration", "recover": "recovery", "evaluate": "perplexity"},
+    **{"gradients": "calibration", "paper/observe": "calibration", "recover": "recovery"},
+    **{"evaluate": "perplexity", "hidden_states": "perplexity"},
     **{name: name for name in ("second_moments", "output_gradients", "refit", "rounds", "sensitivity")},
 }
 
 
 def run(script: str, folder: Path, place: Path, teacher: Path | None) -> None:
-    """Run a stage on the files in `place`. teacher: of a recovery, or what an evaluation compares with."""
+    """Run a stage on the files in `place`. teacher: of a recovery; of an evaluation, that it compares."""
     data, own, model = place / "data.parquet", {**SETTINGS, **CALIBRATION, "seed": 0}, place / "model"
     searched = {**own, "search": "greedy", "probed": 64, "min_keep": 0.1}
     asked = {"tasks": {"text": {**PERPLEXITY, "dtype": "float32", "divergence": teacher is not None}}}
     variant = {"model": model, "manifest": model / "manifest.json"}
     arguments = {
         "recover": ({**SETTINGS, **LORA}, folder, data, data, place / "adapter", teacher),
-        "evaluate": (asked, variant, [f"text={data}"], place, teacher),
+        "evaluate": (asked, variant, [f"text={data}"], place, [f"text={place}/states.json"]),
+        "hidden_states": ({**PERPLEXITY, "dtype": "float32"}, folder, data, place / "states.json"),
     }
     fitted = {
         "refit": (own | {"scheme": "sequential"}, folder, data, [f"mask={place}/mask.parquet"]),
@@ -275,7 +277,7 @@ def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(
     stage, teacher = ASKING[script], folder if distilled else None
     windows = {"seqlen": 8, "divergence": distilled}
     weights, beside = needed(folder, stage, **(windows if stage == "perplexity" else {"sequence_length": 21}))
-    total = weights * (2 if distilled else 1) + beside.bytes + 1  # the teacher's
+    total = weights * (2 if distilled and script == "recover" else 1) + beside.bytes + 1  # the teacher's
 
     def loaded(*_, **__):
         raise InterruptedError

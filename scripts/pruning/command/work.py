@@ -194,10 +194,10 @@ class Job:
         variant = Variant.parse(wildcards.get("variant", "dense"))
         self.sparsity = (variant.sparsity or int(wildcards.get("sparsity", 0))) / 100
         first = config.lineage(self.model)[-1] if self.model in config.models else ""
-        original = wildcards.get("variant") == "dense" and first == self.model
-        beside = any(map(compares, self.settings.values())) and not original
-        self.dense = (run.shape(first) or self.shape) if beside else None
-        """The first model of an iteration, where it is loaded as well: to distil from, or to compare with."""
+        distils = any(getattr(own, "objective", "") == "distillation" for own in self.settings.values())
+        self.teacher = (run.shape(first) or self.shape) if distils else None
+        """The first model of an iteration, where it is loaded as well."""
+        self.original = wildcards.get("variant") == "dense" and first == self.model
         self.offloaded = section == "calibrations" and self.model in config.models and config.models[self.model].offload
 
     @property
@@ -206,7 +206,7 @@ class Job:
         if not (self.shape and self.settings):
             return None
         weights = self.shape.on_disk if self.offloaded else self.shape.weights
-        weights += self.dense.weights if self.dense else 0
+        weights += self.teacher.weights if self.teacher else 0
         trains = self.kind == "refit" and compensation.trains(self.method.compensate)
         return (weights + max(self.run.beside(self.model, self.rule, key, trains) for key in self.settings)) / 1e9
 
@@ -240,6 +240,9 @@ class Job:
             return 0, 0, size.weights - size.removed(self.sparsity) * size.size
         if self.kind == "evaluate":
             return *self.evaluating(), 0
+        if self.kind == "hidden_states":
+            [tokens] = [length.prompt if (length := length_of(*own)) else None for own in self.settings.items()]
+            return tokens, 0, (tokens or 0) * size.hidden * size.size
         if not self.settings:
             return None, 0, 0
         [own], written = self.settings.values(), 0.0
@@ -269,7 +272,7 @@ class Job:
                 tries = 3 if allocation.search_of(self.method.allocate) == "greedy" else 1
                 passes, samples = tries * allocation.LEVELS * size.layers / 2, min(samples, own.probed)
             case "recover":
-                passes, samples = 1 + again + (self.dense is not None), own.steps * own.batch_size
+                passes, samples = 1 + again + (self.teacher is not None), own.steps * own.batch_size
         return passes * samples * own.sequence_length, 0, written
 
     def evaluating(self) -> tuple[float | None, float]:
@@ -280,17 +283,13 @@ class Job:
                 return None, 0
             items, prompt, answer, shared = length
             written = WRITTEN * answer
-            tokens += (items * (prompt + written) + shared) * (1 + (compares(task) and self.dense is not None))
+            if not (self.original and getattr(task, "divergence", False)):  # else its layers have run (hidden_states)
+                tokens += items * (prompt + written) + shared
             if answer:  # a batch ends with its longest answer
                 steps = -(-items // self.run.answering(self.model, name)[0]) * answer
                 cached = self.shape.cached * (steps * shared + items * written * (prompt + written / 2))
                 moved += self.shape.size * (steps * self.shape.read(self.sparsity) + cached)
         return tokens, moved
-
-
-def compares(settings: Any) -> bool:
-    """Whether a task or a tuning needs the dense model as well."""
-    return getattr(settings, "divergence", False) or getattr(settings, "objective", "") == "distillation"
 
 
 def kind_of(rule: str) -> tuple[str, str]:
@@ -305,7 +304,7 @@ STAGES = {
     **dict.fromkeys(("calibrate_shard", "observe", "statistics"), gradients.STAGE),
     **{"second_moments": second_moments.STAGE, "output_gradients": output_gradients.STAGE},
     **{"refit": footprint.REFIT, "rounds": footprint.ROUNDS, "sensitivity": footprint.SENSITIVITY},
-    **{"recover": recovery.STAGE, "evaluate": perplexity.STAGE},
+    **{"recover": recovery.STAGE, "evaluate": perplexity.STAGE, "hidden_states": perplexity.STAGE},
 }
 """Kind of a rule -> the stage whose memory is rehearsed."""
 UNKNOWN = ("parameter_gradients", "gisp", "cases")

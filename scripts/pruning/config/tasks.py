@@ -86,8 +86,7 @@ class PerplexityTask(Strict):
     batch_size: Positive = 4
     """Windows per forward pass."""
     divergence: bool = False
-    """Also the KL divergence of a model's next tokens from the dense model's (`kl`, nats per token), with both in
-    memory."""
+    """Also the KL divergence of a model's next tokens from the dense model's (`kl`, nats per token). Takes disk."""
 
     def check(self) -> None:
         if self.divergence and self.per == "byte":

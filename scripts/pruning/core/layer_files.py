@@ -73,9 +73,10 @@ def kept(folder: Path, layer: int) -> tuple[dict[str, "Tensor"], dict[str, Any]]
 
 
 def read(
-    manifest: Path, kind: str, widths: Sequence[int] | None = None
+    manifest: Path, kind: str, widths: Sequence[int] | None = None, arrays: bool = True
 ) -> tuple[Callable[[int], dict[str, Any]], dict[str, Any]]:
-    """(a function from a layer's number to its tensors as numpy arrays, what the manifest says).
+    """(a function from a layer's number to its tensors, as numpy arrays unless `arrays` is false, what the manifest
+    says).
 
     Raises InputError if the files are not whole, or, where `widths` are given, of a model of other layer widths."""
     directory = manifest.with_suffix("")
@@ -91,6 +92,6 @@ def read(
         path = directory / f"{layer}.safetensors"
         if not path.exists():
             raise InputError(f"{path}: no such file; run snakemake to make it")
-        return {name: tensor.numpy() for name, tensor in load_file(path).items()}
+        return {name: tensor.numpy() if arrays else tensor for name, tensor in load_file(path).items()}
 
     return tensors, content

@@ -62,6 +62,7 @@ QUANTISED = "results/{model}/quantised/{variant}/{type}"
 FILE_SPEED = "results/{model}/speed/{other}/{variant}/{type}.csv"
 UNQUANTISED = "f16"  # type of the GGUF file in which a variant that is not quantised is weighed and timed
 
+HIDDEN_STATES = "results/{model}/hidden_states/{task}"
 EVALUATION = "results/{model}/eval/{variant}/{task}"
 RESULT = f"{EVALUATION}.json"
 SAMPLES = f"{EVALUATION}.samples.parquet"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -99,7 +100,7 @@ def backward(
         else:
             with torch.no_grad():
                 wanted = head.hidden_states(teacher, some)
-            losses = head.token_divergences(model, hidden, teacher, wanted)
+            losses = head.token_divergences(model, hidden, partial(head.logits_of, teacher), wanted)
             losses = losses * (their_labels[:, 1:] != -100).to(losses.device)
         share = losses.sum() / count
         share.backward()

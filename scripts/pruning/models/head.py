@@ -19,6 +19,9 @@ LOGITS = 2**26
 """So many logits are in memory at once: 268 MB in float32, of which a softmax and its gradient need as much again."""
 
 
+Teacher = Callable[[Tensor], Tensor]
+"""The logits [B, T, V] of another model, of what its head gets [B, T, d]."""
+
 TOKENS = 32
 """So many tokens' logits are worked on at once on a CPU: 6 MB in float32 of a vocabulary of 49,152."""
 
@@ -38,7 +41,7 @@ def token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
     return torch.cat([again(model, *piece) for piece in pieces], dim=1)
 
 
-def token_divergences(model: nn.Module, hidden: Tensor, teacher: nn.Module, wanted: Tensor) -> Tensor:
+def token_divergences(model: nn.Module, hidden: Tensor, teacher: Teacher, wanted: Tensor) -> Tensor:
     """KL divergence of a model's next tokens from a teacher's, in nats, float32 [B, T - 1]; hidden and wanted
     [B, T, d] are what their heads get. Gradients reach `hidden` alone."""
     size = _size(model, hidden, 2)
@@ -68,9 +71,9 @@ def _cut(hidden: Tensor, size: int) -> list[Tensor]:
     return [piece.contiguous() for piece in hidden.split(size, dim=1)]
 
 
-def _divergences(model: nn.Module, teacher: nn.Module, hidden: Tensor, wanted: Tensor) -> Tensor:
+def _divergences(model: nn.Module, teacher: Teacher, hidden: Tensor, wanted: Tensor) -> Tensor:
     with torch.no_grad():
-        target = logits_of(teacher, wanted)
+        target = teacher(wanted)
     found = logits_of(model, hidden)
     return _in_cache(_divergence, found, target.to(found.device))
 
@@ -102,9 +105,10 @@ def drawn_tokens(model: nn.Module, hidden: Tensor, seed: int) -> Tensor:
     return torch.cat([torch.zeros_like(drawn[0][:, :1]), *drawn], dim=1).to(hidden.device)
 
 
-def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
-    """The model's own logits [B, T, V] of hidden [B, T, d], with all that its family does to them."""
-    with _answering(model, hidden):
+def logits_of(model: nn.Module, hidden: Tensor, own_head: nn.Module | None = None) -> Tensor:
+    """The model's own logits [B, T, V] of hidden [B, T, d], with all that its family does to them; or those of another
+    model of the family, whose head is given."""
+    with _answering(model, hidden, own_head or model.get_output_embeddings()):
         return model(input_ids=None, inputs_embeds=hidden, use_cache=False).logits
 
 
@@ -130,10 +134,12 @@ class _Given(nn.Module):
 
 
 @contextmanager
-def _answering(model: nn.Module, hidden: Tensor) -> Iterator[None]:
-    own = families.backbone(model)
+def _answering(model: nn.Module, hidden: Tensor, own_head: nn.Module) -> Iterator[None]:
+    backbone, whole = families.backbone(model), model.get_output_embeddings()
     setattr(model, model.base_model_prefix, _Given(hidden))
+    model.set_output_embeddings(own_head)
     try:
         yield
     finally:
-        setattr(model, model.base_model_prefix, own)
+        setattr(model, model.base_model_prefix, backbone)
+        model.set_output_embeddings(whole)

@@ -1,10 +1,10 @@
 """Kinds of tasks: one file a kind (`kind` of a task in the config), so that one's code is no other's.
 
-Each has `check_memory(model, task, dense)`, called before the model of this folder is loaded, and
+Each has `check_memory(model, task)`, called before the model of this folder is loaded, and
 `ask(network, tokenizer, task, source, cache, dense) -> Outcome`: the task's settings, the file that it is made from,
-where responses may be cached, and the folder of the dense model, where one of the tasks compares with that and the
-model is another. `network` is the model, or what the task's backend has made of it (backends/). To add one: a file
-here, and its settings in pruning/config/tasks.py.
+where responses may be cached, and, where the task compares with the dense model, the manifest of what that one's head
+gets on the text (evaluation/dense.py). `network` is the model, or what the task's backend has made of it (backends/).
+To add one: a file here, and its settings in pruning/config/tasks.py.
 """
 
 from dataclasses import dataclass, field

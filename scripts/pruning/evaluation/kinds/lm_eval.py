@@ -15,7 +15,7 @@ from pruning.evaluation.kinds import Cache, Outcome
 from pruning.evaluation.samples import outcomes
 
 
-def check_memory(model: Path, task: dict[str, Any], dense: Path | None = None) -> None:
+def check_memory(model: Path, task: dict[str, Any]) -> None:
     """Of the weights alone, on loading: batches are halved where memory runs out."""
 
 

@@ -5,6 +5,7 @@ a sample is a window. Or bits per byte, for models of different tokenizers: a sa
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +18,32 @@ from pruning.core import artifacts, out_of_memory
 from pruning.core.errors import InputError
 from pruning.core.limits import LEAST_WINDOWS
 from pruning.evaluation import samples
+from pruning.evaluation.dense import Dense, states
 from pruning.evaluation.kinds import Cache, Outcome
-from pruning.models import head, loading, packing, rehearsal
+from pruning.models import head, loading, rehearsal
 
 
-def check_memory(model: Path, task: dict[str, Any], dense: Path | None = None) -> None:
-    """Raises InputError if a batch of windows would not fit, with the dense model beside it where that is needed."""
-    rehearsal.must_fit(model, task["dtype"], STAGE, task, dense if task.get("divergence") else None)
+def check_memory(model: Path, task: dict[str, Any]) -> None:
+    """Raises InputError if a batch of windows would not fit, with the dense model's head where that is needed."""
+    rehearsal.must_fit(model, task["dtype"], STAGE, task)
 
 
 def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, dense: Path | None = None) -> Outcome:
     """`source`: the parquet of the text's split. Raises InputError if a window is longer than the model's context."""
     seqlen, by_byte = task["seqlen"], task.get("per") == "byte"
-    records = artifacts.read_table(source, "dataset").to_pylist()
-    text = task["joiner"].join(task["text"].format_map(record) for record in records)
     if by_byte:
-        cut = pieces(text, seqlen, task["tokens"])
+        cut = pieces(_text(task, source), seqlen, task["tokens"])
         ids, data = [_begun(piece, tokenizer) for piece in cut], [piece.encode() for piece in cut]
         weights = list(map(len, data))
     else:
-        ids = windows(tokenizer(text, verbose=False)["input_ids"], seqlen, task["tokens"])
+        ids = read_windows(tokenizer, task, source)
         data, weights = [window.numpy().tobytes() for window in ids], [seqlen - 1] * len(ids)
     longest, context = max(map(len, ids)), network.config.max_position_embeddings
     if longest > context:
         what = f"{seqlen} bytes, {longest} tokens," if by_byte else f"{seqlen}"
         raise InputError(f"seqlen: {what} is longer than the model's context of {context} tokens")
     with out_of_memory.advise(f"`batch_size: {task['batch_size']}`: lower it, or `seqlen`"):
-        scored = _scored(network, ids, task, dense)
+        scored = _scored(network, ids, task, dense and Dense(dense), cache.model)
         nll, kl = zip(*tqdm(scored, "windows", total=len(ids), mininterval=5), strict=True)
     whole, size = sum(weights), {"windows": len(ids), "seqlen": seqlen}
     if by_byte:
@@ -72,6 +72,25 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, de
     return Outcome(samples.frame(rows), result, words)
 
 
+def _text(task: Mapping[str, Any], source: Path) -> str:
+    records = artifacts.read_table(source, "dataset").to_pylist()
+    return task["joiner"].join(task["text"].format_map(record) for record in records)
+
+
+def read_windows(tokenizer, task: Mapping[str, Any], source: Path) -> Tensor:
+    """The windows of a task's text. Raises InputError as `windows` does."""
+    return windows(tokenizer(_text(task, source), verbose=False)["input_ids"], task["seqlen"], task["tokens"])
+
+
+def dense_states(model: Path, task: Mapping[str, Any], source: Path) -> Iterator[dict[str, Tensor]]:
+    """What is kept of the dense model in this directory on a task's text (evaluation/dense.py).
+
+    Raises InputError if it does not fit, and as `windows` does."""
+    check_memory(model, dict(task))
+    network, tokenizer = loading.load(model, task["dtype"])
+    return states(network, read_windows(tokenizer, task, source), task["batch_size"])
+
+
 def _begun(text: str, tokenizer) -> list[int]:
     """A text's tokens after the one that texts begin with, so that the first one is predicted too (as in lm-eval)."""
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -79,15 +98,16 @@ def _begun(text: str, tokenizer) -> list[int]:
 
 
 def _scored(
-    network: nn.Module, ids: Sequence[Sequence[int]] | Tensor, task: Mapping[str, Any], dense: Path | None
+    network: nn.Module,
+    ids: Sequence[Sequence[int]] | Tensor,
+    task: Mapping[str, Any],
+    dense: Dense | None,
+    identity: list[Any],
 ) -> Iterator[tuple[float, float]]:
     """What `divergences` gives; without a dense model to compare with, the divergence is 0."""
-    if not (task.get("divergence") and dense):
+    if dense is None:
         return ((nll, 0.0) for nll in negative_log_likelihoods(network, ids, task["batch_size"]))
-    whole = packing.pack(loading.load(dense, task["dtype"])[0])
-    if whole.config.vocab_size != network.config.vocab_size:
-        raise InputError("divergence: the model's vocabulary is not the dense model's: set `per: byte` instead")
-    return divergences(network, whole, ids, task["batch_size"])
+    return divergences(network, dense, ids, task["batch_size"], dense.is_model(identity))
 
 
 def windows(ids: Sequence[int], seqlen: int, limit: int | None) -> Tensor:
@@ -131,32 +151,56 @@ def negative_log_likelihoods(
         yield from nll.tolist()
 
 
-def divergences(model: nn.Module, dense: nn.Module, windows: Tensor, batch_size: int) -> Iterator[tuple[float, float]]:
+def divergences(
+    model: nn.Module, dense: Dense, windows: Tensor, batch_size: int, same: bool = False
+) -> Iterator[tuple[float, float]]:
     """Of each window, what `negative_log_likelihoods` gives, and the summed KL divergence in nats of the model's next
-    tokens from the dense model's, over the whole vocabulary and in float32, for the same seqlen - 1 tokens."""
-    for batch in windows.split(batch_size):
-        yield from zip(*(each.tolist() for each in _summed(model, batch, dense)), strict=True)
+    tokens from the dense model's, over the whole vocabulary and in float32, for the same seqlen - 1 tokens.
+
+    same: the model is the dense one, so its layers do not run again. Raises InputError as Dense.teacher does."""
+    teacher = dense.teacher(model)
+    for number, batch in enumerate(windows.split(batch_size)):
+        if same:
+            [nll] = _summed(model, batch, hidden=dense.hidden(number))
+            yield from ((each, 0.0) for each in nll.tolist())
+        else:
+            found = _summed(model, batch, dense=(teacher, dense.hidden(number)))
+            yield from zip(*(each.tolist() for each in found), strict=True)
 
 
 @torch.inference_mode()
 def _summed(
-    model: nn.Module, windows: Tensor, dense: nn.Module | None = None, labels: Tensor | None = None
+    model: nn.Module,
+    windows: Tensor,
+    labels: Tensor | None = None,
+    hidden: Tensor | None = None,
+    dense: tuple[head.Teacher, Tensor] | None = None,
 ) -> list[Tensor]:
     """Of each window of a batch: the negative log-likelihood, and, with a dense model, the divergence from it. labels:
-    -100 where there is no token, after the end of a window."""
-    ids = windows.to(model.get_input_embeddings().weight.device)
-    hidden = head.hidden_states(model, ids)
-    found = [head.token_losses(model, hidden, ids if labels is None else labels.to(ids.device))]
-    if dense is not None:
-        wanted = head.hidden_states(dense, windows.to(dense.get_input_embeddings().weight.device))
-        found.append(head.token_divergences(model, hidden, dense, wanted))
+    -100 where there is no token, after the end of a window. hidden: what the head gets, where that is known. dense: its
+    logits, and what its head gets."""
+    device = model.get_input_embeddings().weight.device
+    ids = windows.to(device)
+    hidden = head.hidden_states(model, ids) if hidden is None else hidden.to(device)
+    found = [head.token_losses(model, hidden, ids if labels is None else labels.to(device))]
+    if dense:
+        teacher, wanted = dense
+        found.append(head.token_divergences(model, hidden, teacher, wanted.to(device)))
     return [each.sum(1, dtype=torch.float64) for each in found]
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
-    """What a batch of windows takes, with the dense model's part. settings: a task's."""
+    """What a batch of windows takes, with the dense model's head and what that gets. settings: a task's."""
     ids = torch.zeros(settings["batch_size"], settings["seqlen"], dtype=torch.long)
-    return rehearsal.rehearsed(network, lambda: _summed(network, ids, network if settings.get("divergence") else None))
+    if not settings.get("divergence"):
+        return rehearsal.rehearsed(network, lambda: _summed(network, ids))
+    weight = network.get_output_embeddings().weight
+
+    def compared() -> None:
+        wanted = weight.new_zeros(*ids.shape, weight.shape[1])
+        _summed(network, ids, dense=(partial(head.logits_of, network), wanted))
+
+    return rehearsal.rehearsed(network, compared).plus(weight.nbytes)
 
 
 STAGE = rehearsal.Stage("perplexity", "tasks", taken, {"batch_size": 1})

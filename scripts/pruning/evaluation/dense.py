@@ -1,0 +1,60 @@
+"""The dense model as others are compared with it on a text: its head, and what that gets there.
+
+Both are kept once for all that are compared: then no comparison holds two models, or runs the dense one again.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pruning.core import layer_files
+from pruning.core.errors import InputError
+from pruning.models import head, packing
+
+KIND = "hidden_states"
+
+
+@torch.inference_mode()
+def states(network: nn.Module, windows: Tensor, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """Of a dense model, for inference alone from now on: the parameters of its head by name, then, of each batch of
+    windows, `hidden` [B, T, d]; on the CPU."""
+    yield {name: parameter.cpu() for name, parameter in network.get_output_embeddings().named_parameters()}
+    packed = packing.pack(network)
+    device = packed.get_input_embeddings().weight.device
+    for batch in tqdm(windows.split(batch_size), "batches of windows", mininterval=5):
+        yield {"hidden": head.hidden_states(packed, batch.to(device)).cpu()}
+
+
+class Dense:
+    """What `states` gave, from its manifest. Raises InputError as layer_files.read does."""
+
+    def __init__(self, manifest: Path):
+        self.tensors, content = layer_files.read(manifest, KIND, arrays=False)
+        self.model = content["model"]
+        """sha256 of the dense model's manifest."""
+
+    def is_model(self, identity: list[Any]) -> bool:
+        """Whether a variant of this identity (methods/variants.py) is the dense model itself."""
+        return identity == [self.model, None]
+
+    def hidden(self, batch: int) -> Tensor:
+        """What the head gets of a batch of windows [B, T, d]."""
+        return self.tensors(1 + batch)["hidden"]
+
+    def teacher(self, model: nn.Module) -> head.Teacher:
+        """The logits that the dense model makes of what its head gets, computed beside a model of its family.
+
+        Raises InputError for a model of another vocabulary."""
+        parameters = self.tensors(0)
+        if len(parameters["weight"]) != model.config.get_text_config().vocab_size:
+            raise InputError("divergence: the model's vocabulary is not the dense model's: set `per: byte` instead")
+        with torch.device("meta"):
+            own = nn.Linear(*reversed(parameters["weight"].shape), bias="bias" in parameters)
+        own.load_state_dict(parameters, assign=True)
+        own = own.requires_grad_(False).to(model.get_output_embeddings().weight.device)
+        return partial(head.logits_of, model, own_head=own)
