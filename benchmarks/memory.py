@@ -69,7 +69,7 @@ def job(stage: str, network: torch.nn.Module, own: dict[str, Any], rows: int, le
     if own.get("gradient_checkpointing"):
         checkpoint_gradients(network)
     if kind == "perplexity":
-        return lambda: list(perplexity.negative_log_likelihoods(network, ids, rows))
+        return lambda: list(perplexity.scored(network, ids, rows))
     if kind == "recovery":
         return lambda: tuned(network, ids, own)
     if kind == "refit":

@@ -20,7 +20,7 @@ from pruning.core.artifacts import file_hash, key_of
 from pruning.core.errors import InputError
 from pruning.evaluation import dense, generation
 from pruning.evaluation.dense import Dense
-from pruning.evaluation.kinds.perplexity import divergences, negative_log_likelihoods, pieces, windows
+from pruning.evaluation.kinds.perplexity import pieces, scored, windows
 from pruning.models import head
 
 KWARGS = {"max_gen_toks": 12, "do_sample": False}
@@ -241,7 +241,7 @@ def surprise(model, ids: list[int]) -> float:
 def test_negative_log_likelihoods_are_a_hand_loop(batch_size):
     torch.manual_seed(0)
     model, cut = tiny.llama(), torch.randint(1, 257, (5, 9))
-    found = list(negative_log_likelihoods(model, cut, batch_size))
+    found = [nll for nll, _ in scored(model, cut, batch_size)]
     assert found == pytest.approx([surprise(model, window.tolist()) for window in cut], rel=1e-5)
     assert max(found) > 1.1 * min(found)
 
@@ -261,13 +261,13 @@ def test_divergences_are_torchs_own_over_the_whole_vocabulary(tmp_path, monkeypa
     wanted = torch.nn.functional.kl_div(ours, theirs, reduction="none", log_target=True).sum((1, 2))
     monkeypatch.setattr(head, "LOGITS", 3 * 257)  # in pieces
     for batch_size in (1, 2, 5):
-        found = list(divergences(model, kept_states(tmp_path, other, cut, batch_size), cut, batch_size))
+        found = list(scored(model, cut, batch_size, kept_states(tmp_path, other, cut, batch_size)))
         assert [kl for _, kl in found] == pytest.approx(wanted.tolist(), rel=1e-5) and wanted.min() > 0.1
-        assert [nll for nll, _ in found] == list(negative_log_likelihoods(model, cut, batch_size))
-    own, alone = kept_states(tmp_path, model, cut, 2), list(negative_log_likelihoods(model, cut, 2))
-    assert all(abs(kl) < 1e-5 for _, kl in divergences(model, own, cut, 2))
+        assert [nll for nll, _ in found] == [nll for nll, _ in scored(model, cut, batch_size)]
+    own, alone = kept_states(tmp_path, model, cut, 2), list(scored(model, cut, 2))
+    assert all(abs(kl) < 1e-5 for _, kl in scored(model, cut, 2, own))
     monkeypatch.setattr(head, "hidden_states", None)  # the dense model's layers do not run again
-    assert list(divergences(model, own, cut, 2, same=True)) == [(nll, 0) for nll in alone]
+    assert list(scored(model, cut, 2, own, same=True)) == alone
 
 
 def windowed(folder, model, texts, compared=None, **task) -> SimpleNamespace:
@@ -325,7 +325,7 @@ def test_the_stage_compares_with_the_dense_model_where_it_is_asked_to(tmp_path, 
     cut = windows(tiny.tokenizer()("abcdefghij klmno")["input_ids"], 8, None)
     states = Dense(tmp_path / "states.json")
     assert states.is_model([file_hash(tmp_path / "model/manifest.json"), None]) is not pruned
-    wanted = [kl for _, kl in divergences(model, states, cut, 2)] if pruned else [0, 0]
+    wanted = [kl for _, kl in scored(model, cut, 2, states)] if pruned else [0, 0]
     assert found.loc["kl", "value"].tolist() == wanted and found.loc["kl", "weight"].tolist() == [7, 7]
     assert asked.result["kl"] == pytest.approx(sum(wanted) / 14)
 

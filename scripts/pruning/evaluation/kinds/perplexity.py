@@ -43,8 +43,9 @@ def ask(network, tokenizer, task: dict[str, Any], source: Path, cache: Cache, de
         what = f"{seqlen} bytes, {longest} tokens," if by_byte else f"{seqlen}"
         raise InputError(f"seqlen: {what} is longer than the model's context of {context} tokens")
     with out_of_memory.advise(f"`batch_size: {task['batch_size']}`: lower it, or `seqlen`"):
-        scored = _scored(network, ids, task, dense and Dense(dense), cache.model)
-        nll, kl = zip(*tqdm(scored, "windows", total=len(ids), mininterval=5), strict=True)
+        kept = dense and Dense(dense)
+        found = scored(network, ids, task["batch_size"], kept, bool(kept) and kept.is_model(cache.model))
+        nll, kl = zip(*tqdm(found, "windows", total=len(ids), mininterval=5), strict=True)
     whole, size = sum(weights), {"windows": len(ids), "seqlen": seqlen}
     if by_byte:
         values = {"bits_per_byte": [each / math.log(2) for each in nll]}
@@ -97,19 +98,6 @@ def _begun(text: str, tokenizer) -> list[int]:
     return [first, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
 
 
-def _scored(
-    network: nn.Module,
-    ids: Sequence[Sequence[int]] | Tensor,
-    task: Mapping[str, Any],
-    dense: Dense | None,
-    identity: list[Any],
-) -> Iterator[tuple[float, float]]:
-    """What `divergences` gives; without a dense model to compare with, the divergence is 0."""
-    if dense is None:
-        return ((nll, 0.0) for nll in negative_log_likelihoods(network, ids, task["batch_size"]))
-    return divergences(network, dense, ids, task["batch_size"], dense.is_model(identity))
-
-
 def windows(ids: Sequence[int], seqlen: int, limit: int | None) -> Tensor:
     """int64 [W, seqlen]: the text cut into whole windows, the rest dropped; at most `limit` tokens.
 
@@ -140,67 +128,49 @@ def pieces(text: str, size: int, limit: int | None) -> list[str]:
     return found
 
 
-def negative_log_likelihoods(
-    model: nn.Module, windows: Sequence[Sequence[int]] | Tensor, batch_size: int
-) -> Iterator[float]:
-    """Summed negative log-likelihood in nats of all tokens of each window, or text, but the first, which nothing
-    predicts."""
-    for start in range(0, len(windows), batch_size):
-        own = [torch.as_tensor(window) for window in windows[start : start + batch_size]]
-        [nll] = _summed(model, pad_sequence(own, True), labels=pad_sequence(own, True, -100))
-        yield from nll.tolist()
-
-
-def divergences(
-    model: nn.Module, dense: Dense, windows: Tensor, batch_size: int, same: bool = False
+def scored(
+    model: nn.Module,
+    windows: Sequence[Sequence[int]] | Tensor,
+    batch_size: int,
+    dense: Dense | None = None,
+    same: bool = False,
 ) -> Iterator[tuple[float, float]]:
-    """Of each window, what `negative_log_likelihoods` gives, and the summed KL divergence in nats of the model's next
-    tokens from the dense model's, over the whole vocabulary and in float32, for the same seqlen - 1 tokens.
+    """Of each window, or text: its negative log-likelihood in nats, summed over all tokens but the first, which nothing
+    predicts; and the KL divergence of the model's next tokens from the dense model's, summed over the same, over the
+    whole vocabulary and in float32. It is 0 without a dense model, and where the model is `same`, which is not run.
 
-    same: the model is the dense one, so its layers do not run again. Raises InputError as Dense.teacher does."""
-    teacher = dense.teacher(model)
-    for number, batch in enumerate(windows.split(batch_size)):
-        if same:
-            [nll] = _summed(model, batch, hidden=dense.hidden(number))
-            yield from ((each, 0.0) for each in nll.tolist())
-        else:
-            found = _summed(model, batch, dense=(teacher, dense.hidden(number)))
-            yield from zip(*(each.tolist() for each in found), strict=True)
+    Raises InputError as Dense.teacher does."""
+    teacher = dense.teacher(model) if dense and not same else None
+    for number, start in enumerate(range(0, len(windows), batch_size)):
+        own = [torch.as_tensor(window) for window in windows[start : start + batch_size]]
+        ids, labels = pad_sequence(own, True), pad_sequence(own, True, -100)
+        found = _summed(model, ids, labels, teacher, dense and dense.hidden(number))
+        yield from zip(*(each.tolist() for each in found), strict=True)
 
 
 @torch.inference_mode()
 def _summed(
-    model: nn.Module,
-    windows: Tensor,
-    labels: Tensor | None = None,
-    hidden: Tensor | None = None,
-    dense: tuple[head.Teacher, Tensor] | None = None,
+    model: nn.Module, ids: Tensor, labels: Tensor, teacher: head.Teacher | None = None, wanted: Tensor | None = None
 ) -> list[Tensor]:
-    """Of each window of a batch: the negative log-likelihood, and, with a dense model, the divergence from it. labels:
-    -100 where there is no token, after the end of a window. hidden: what the head gets, where that is known. dense: its
-    logits, and what its head gets."""
+    """Of each window of a batch [B, T]: its negative log-likelihood, and the divergence from a teacher. labels: -100
+    where there is no token, after the end of a window. wanted [B, T, d]: what the teacher's head gets; or, where there
+    is no teacher, the model's own."""
     device = model.get_input_embeddings().weight.device
-    ids = windows.to(device)
-    hidden = head.hidden_states(model, ids) if hidden is None else hidden.to(device)
-    found = [head.token_losses(model, hidden, ids if labels is None else labels.to(device))]
-    if dense:
-        teacher, wanted = dense
-        found.append(head.token_divergences(model, hidden, teacher, wanted.to(device)))
-    return [each.sum(1, dtype=torch.float64) for each in found]
+    wanted = None if wanted is None else wanted.to(device)
+    hidden = head.hidden_states(model, ids.to(device)) if teacher or wanted is None else wanted
+    losses = head.token_losses(model, hidden, labels.to(device))
+    apart = head.token_divergences(model, hidden, teacher, wanted) if teacher else torch.zeros_like(losses)
+    return [each.sum(1, dtype=torch.float64) for each in (losses, apart)]
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
     """What a batch of windows takes, with the dense model's head and what that gets. settings: a task's."""
     ids = torch.zeros(settings["batch_size"], settings["seqlen"], dtype=torch.long)
     if not settings.get("divergence"):
-        return rehearsal.rehearsed(network, lambda: _summed(network, ids))
-    weight = network.get_output_embeddings().weight
-
-    def compared() -> None:
-        wanted = weight.new_zeros(*ids.shape, weight.shape[1])
-        _summed(network, ids, dense=(partial(head.logits_of, network), wanted))
-
-    return rehearsal.rehearsed(network, compared).plus(weight.nbytes)
+        return rehearsal.rehearsed(network, lambda: _summed(network, ids, ids))
+    weight, teacher = network.get_output_embeddings().weight, partial(head.logits_of, network)
+    own = partial(weight.new_zeros, *ids.shape, weight.shape[1])  # what the dense model's head gets
+    return rehearsal.rehearsed(network, lambda: _summed(network, ids, ids, teacher, own())).plus(weight.nbytes)
 
 
 STAGE = rehearsal.Stage("perplexity", "tasks", taken, {"batch_size": 1})
