@@ -129,6 +129,14 @@ def test_less_is_held_with_the_means_to_hold_less(folder):
     assert held("perplexity") < held("perplexity", divergence=True)
 
 
+def test_the_dense_models_head_is_counted(folder):
+    """Of a text of two tokens, beside which all else is little."""
+    network, short = rehearsal.network(folder, "float32"), {"batch_size": 1, "seqlen": 2}
+    taken = [perplexity.taken(network, {**short, "divergence": asked}).bytes for asked in (False, True)]
+    head_bytes = network.get_output_embeddings().weight.nbytes
+    assert head_bytes < taken[1] - taken[0] < 1.2 * head_bytes
+
+
 # Gigabytes beside the weights, as benchmarks/memory.py found them resident in a process (docs/memory.md)
 RESIDENT = {"calibration": 1.09, "output_gradients": 1.09, "second_moments": 7.79, "recovery": 1.82}
 
