@@ -79,7 +79,7 @@ def described(path: Path, found: dict) -> list[str]:
 def folder_of(manifest: Path, origin: dict) -> Path:
     """Where the files lie that a manifest records."""
     kind = origin.get("kind", "")
-    if kind.endswith((*names.MATRICES, "refit")):
+    if kind.endswith((*names.MATRICES, "refit", "hidden_states")):
         return manifest.with_suffix("")
     return manifest.parent / "model" if kind == "compact" else manifest.parent
 

@@ -208,7 +208,10 @@ def check_commands(printed: str, folder: Path) -> None:
 
 
 def check_parts(folder, pruned: int, judged: str) -> None:
-    """What choices are made by, calibration and numbers shown have other records each; so many models, all measured."""
+    """What choices are made by, calibration and numbers shown have other records each; so many models, all measured,
+    and every file as it was made."""
+    walked = run(folder, python(), str(ROOT / "scripts/verify.py"))
+    assert walked.returncode == 0 and " 0 mistakes" in walked.stdout, walked.stdout
     parts = [{json.loads(line)["prompt"] for line in path.open()} for path in (folder / "own-data").glob("*.jsonl")]
     assert len(parts) == 3 and len(set.union(*parts)) == sum(map(len, parts)) == len(RECORDS)
     table, chosen_by = (pd.read_csv(folder / f"results/{name}.csv") for name in ("table1", "validation"))
