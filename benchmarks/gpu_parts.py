@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from pruning.core import names
 from pruning.evaluation import generation, recovery
 from pruning.evaluation.answers import AnswerFile, CachingLM
 from pruning.methods import refit, variants
-from pruning.models import loading
+from pruning.models import head, loading
 from pruning.models.checkpointing import checkpoint_gradients
 
 Row = dict[str, Any]
@@ -174,7 +174,7 @@ def reconstruction(on: Machine, shape: str) -> Rows:
 
 
 def training(on: Machine, shape: str) -> Rows:
-    """A step of LoRA, and of distillation from the dense model, at 30%."""
+    """A step of LoRA, and of distillation from the dense model, at 30%, with the teacher's pass."""
     folder, rows, length = on.shape(shape), on.size(8, 2), on.size(512, 32)
     dense, ids = on.built(folder), on.ids(rows, length)
     width, layers = dense.config.intermediate_size, dense.config.num_hidden_layers
@@ -186,7 +186,9 @@ def training(on: Machine, shape: str) -> Rows:
     for objective, teacher in (("cross_entropy", None), ("distillation", dense)):
 
         def step(teacher: nn.Module | None = teacher) -> None:
-            recovery.backward(tuned, ids, ids, None, teacher)
+            with torch.no_grad():
+                told = teacher and (partial(head.logits_of, teacher), head.hidden_states(teacher, ids))
+            recovery.backward(tuned, ids, ids, None, told)
             optimizer.step()
             optimizer.zero_grad()
 

@@ -25,7 +25,7 @@ def recover(
     from pruning.evaluation import recovery
 
     cli.phase("start-up")
-    tuned, dense, sequences, pad = recovery.opened(model, data, settings, teacher)
+    tuned, taught, sequences, pad = recovery.opened(model, data, settings, teacher)
     optimizer = torch.optim.AdamW([*recovery.trained(tuned).values()], lr=settings["learning_rate"], weight_decay=0.0)
     cli.phase("load")
 
@@ -36,8 +36,10 @@ def recover(
     device = tuned.get_base_model().get_input_embeddings().weight.device
     with out_of_memory.advise("`tunings: micro_batch`: lower it, or set `gradient_checkpointing: true`"):
         for step in tqdm(range(len(log), settings["steps"]), "LoRA steps", mininterval=5):
-            ids, labels = recovery.batch(sequences, step, settings["batch_size"], settings["seed"], pad)
-            value = recovery.backward(tuned, ids.to(device), labels.to(device), settings["micro_batch"], dense)
+            chosen = recovery.drawn(len(sequences), step, settings["batch_size"], settings["seed"])
+            ids, labels = recovery.batch([sequences[number] for number in chosen], pad)
+            told = taught and taught.of(chosen)
+            value = recovery.backward(tuned, ids.to(device), labels.to(device), settings["micro_batch"], told)
             if not math.isfinite(value):
                 raise cli.InputError(
                     f"tunings: learning_rate: {settings['learning_rate']}: the loss is {value} at step {step + 1}: "

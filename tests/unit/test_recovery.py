@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import weakref
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -14,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import tiny
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.evaluation import recovery
+from pruning.evaluation import dense, recovery
 from pruning.methods import variants
 from pruning.methods.compact import Pruning
 from pruning.models import head, loading
@@ -46,11 +48,16 @@ def run(folder, name="adapter", **changes):
 
 def test_only_answers_are_learned_and_batches_depend_on_the_step_alone():
     sequences = [([1, 2, 3], [False, True, True]), ([4, 5], [False, True])]
-    ids, labels = recovery.batch(sequences, step=3, size=4, seed=0, pad=0)
-    again, _ = recovery.batch(sequences, step=3, size=4, seed=0, pad=0)
-    assert torch.equal(ids, again)
+    chosen = recovery.drawn(2, step=3, size=4, seed=0)
+    assert chosen == recovery.drawn(2, step=3, size=4, seed=0) != recovery.drawn(2, step=4, size=4, seed=0)
+    ids, labels = recovery.batch([sequences[number] for number in chosen], pad=0)
     for row, label in zip(ids.tolist(), labels.tolist(), strict=True):
         assert (row, label) in [([1, 2, 3], [-100, 2, 3]), ([4, 5, 0], [-100, 5, -100]), ([4, 5], [-100, 5])]
+
+
+def told(teacher, ids):
+    """What a teacher says of these tokens; None where there is none."""
+    return teacher and (partial(head.logits_of, teacher), head.hidden_states(teacher, ids).detach())
 
 
 @pytest.mark.parametrize("distilled", [False, True])
@@ -65,7 +72,7 @@ def test_the_loss_is_the_mean_over_labelled_tokens(distilled):
     else:
         expected = -(log_q[1, 7] + log_q[2, 8]).item() / 2
     tuned = recovery.with_adapters(model, SETTINGS)
-    assert recovery.backward(tuned, ids, labels, teacher=teacher) == pytest.approx(expected, rel=1e-5)
+    assert recovery.backward(tuned, ids, labels, told=told(teacher, ids)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("distilled", [False, True])
@@ -83,7 +90,7 @@ def test_gradients_are_those_of_the_whole_batch_at_once(monkeypatch, rows, check
                 torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
         if checkpointed:
             checkpoint_gradients(tuned.get_base_model())
-        value = recovery.backward(tuned, ids, labels, rows, teacher)
+        value = recovery.backward(tuned, ids, labels, rows, told(teacher, ids))
         return value, {name: p.grad for name, p in tuned.named_parameters() if p.requires_grad}
 
     value, whole = gradients()
@@ -245,9 +252,27 @@ def test_a_training_that_diverges_makes_no_adapter(pruned, monkeypatch):
 def test_a_model_has_nothing_to_learn_from_itself():
     tuned = recovery.with_adapters(tiny.qwen2(), SETTINGS)
     ids = torch.arange(3, 15).view(2, 6)
-    assert recovery.backward(tuned, ids, ids.clone(), teacher=tiny.qwen2()) == pytest.approx(0, abs=1e-6)
+    assert recovery.backward(tuned, ids, ids.clone(), told=told(tiny.qwen2(), ids)) == pytest.approx(0, abs=1e-6)
     gradients = [p.grad.abs().max() for p in tuned.parameters() if p.requires_grad]
     assert max(gradients) < 1e-6
+
+
+def test_a_teacher_is_asked_once_a_text_and_let_go(tmp_path, monkeypatch):
+    """Its head, and what that gets of each text that a step draws, whatever is beside it in a batch."""
+    network, loaded = tiny.qwen2(seed=1), loading.load
+    place, sequences = tiny.save(network, tmp_path), [(list(range(1, 2 + n)), [True] * (n + 1)) for n in range(5)]
+    models = []
+    monkeypatch.setattr(loading, "load", lambda *a: (models.append(weakref.ref((own := loaded(*a))[0])), own)[1])
+    settings = {"dtype": "float32", "batch_size": 2}
+    parameters, hidden = recovery.taught(place, place, sequences, {4, 1, 3}, settings)
+    assert [own() for own in models] == [None] and set(hidden) == {1, 3, 4}
+    for number, own in hidden.items():
+        expected = head.hidden_states(network, torch.tensor([sequences[number][0]]))[0]
+        torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
+    lesson = recovery.Taught(dense.teacher(tiny.qwen2(), parameters), hidden)
+    teacher, wanted = lesson.of([3, 1, 3])
+    assert wanted.shape == (3, 4, 32) and (wanted[1, 2:] == 0).all()
+    torch.testing.assert_close(teacher(wanted)[1, :2], network(torch.tensor([[1, 2]])).logits[0], rtol=1e-4, atol=1e-5)
 
 
 def test_an_adapter_that_is_distilled_comes_nearer_to_the_dense_model(pruned):

@@ -52,6 +52,7 @@ CHANGES = [
     *((name, {"gradient_checkpointing": True}) for name in ("calibration", "output_gradients", "recovery")),
     *((name, {"structure": "kv_groups"}) for name in ("second_moments", "output_gradients")),
     *(("sensitivity", {"probed": 9, "search": "layers"}), ("recovery", {"micro_batch": 1})),
+    ("recovery", {"objective": "distillation", "tokens": 999}),
     ("perplexity", {"divergence": True}),
     ("refit", {"training": {"epochs": 1, "rates": [1e-3]}}),
 ]
@@ -283,9 +284,12 @@ def test_stages_ask_it_before_they_load_and_for_the_lengths_of_their_texts(
         artifacts.write_parquet(tmp_path / f"{name}.parquet", rows, name, {})
     tiny.record(shutil.copytree(folder, tmp_path / "model"))
     stage, teacher = ASKING[script], folder if distilled else None
-    windows = {"seqlen": 8, "divergence": distilled}
-    weights, beside = needed(folder, stage, **(windows if stage == "perplexity" else {"sequence_length": 21}))
-    total = weights * (2 if distilled and script == "recover" else 1) + beside.bytes + 1  # the teacher's
+    lengths = {"seqlen": 8, "divergence": distilled} if stage == "perplexity" else {"sequence_length": 21}
+    if distilled and script == "recover":
+        learnt = {*recovery.drawn(5, 0, LORA["batch_size"], 0)}
+        lengths |= {"objective": "distillation", "tokens": sum(len(TEXT[number]) + 2 for number in learnt)}
+    weights, beside = needed(folder, stage, **lengths)
+    total = weights + beside.bytes + 1
 
     def loaded(*_, **__):
         raise InterruptedError

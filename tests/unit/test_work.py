@@ -171,11 +171,9 @@ def test_removed_neurons_are_not_counted(folder):
     assert job(folder, "refit", **HALF).seconds - LOADING == pytest.approx(160 * (3 * left + 2 * 4 * 64**2))
 
 
-def test_a_further_iteration_is_distilled_from_a_model_as_large_as_the_first(folder, tmp_path):
-    first = tiny.save(tiny.qwen2(layers=4, hidden_size=64, intermediate_size=192), tmp_path)
-    for given, more in [({}, 4 * PARAMETERS), ({"first": first}, 4 * (PARAMETERS + 4 * 3 * 64 * 64))]:
-        taught, told = (job(folder, "recover", tuning=each, **given) for each in ("distillation", "cross_entropy"))
-        assert taught.memory - told.memory == pytest.approx((more + 4 * 64) / 1e9)  # the last norm, too
+def test_of_a_teacher_the_head_alone_is_held(folder):
+    taught, told = (job(folder, "recover", tuning=each).memory for each in ("distillation", "cross_entropy"))
+    assert 4 * 257 * 64 < 1e9 * (taught - told) < 4 * PARAMETERS
 
 
 def test_a_token_goes_through_as_many_experts_however_many_are_left():

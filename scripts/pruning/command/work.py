@@ -194,9 +194,6 @@ class Job:
         variant = Variant.parse(wildcards.get("variant", "dense"))
         self.sparsity = (variant.sparsity or int(wildcards.get("sparsity", 0))) / 100
         first = config.lineage(self.model)[-1] if self.model in config.models else ""
-        distils = any(getattr(own, "objective", "") == "distillation" for own in self.settings.values())
-        self.teacher = (run.shape(first) or self.shape) if distils else None
-        """The first model of an iteration, where it is loaded as well."""
         self.original = wildcards.get("variant") == "dense" and first == self.model
         self.offloaded = section == "calibrations" and self.model in config.models and config.models[self.model].offload
 
@@ -206,7 +203,6 @@ class Job:
         if not (self.shape and self.settings):
             return None
         weights = self.shape.on_disk if self.offloaded else self.shape.weights
-        weights += self.teacher.weights if self.teacher else 0
         trains = self.kind == "refit" and compensation.trains(self.method.compensate)
         return (weights + max(self.run.beside(self.model, self.rule, key, trains) for key in self.settings)) / 1e9
 
@@ -272,7 +268,7 @@ class Job:
                 tries = 3 if allocation.search_of(self.method.allocate) == "greedy" else 1
                 passes, samples = tries * allocation.LEVELS * size.layers / 2, min(samples, own.probed)
             case "recover":
-                passes, samples = 1 + again + (self.teacher is not None), own.steps * own.batch_size
+                passes, samples = 1 + again + (own.objective == "distillation"), own.steps * own.batch_size
         return passes * samples * own.sequence_length, 0, written
 
     def evaluating(self) -> tuple[float | None, float]:

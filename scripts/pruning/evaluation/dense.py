@@ -1,6 +1,6 @@
-"""The dense model as others are compared with it on a text: its head, and what that gets there.
+"""The dense model as others are compared with it on a text, or learn from it: its head, and what that gets there.
 
-Both are kept once for all that are compared: then no comparison holds two models, or runs the dense one again.
+Both are kept, and the model is let go: no two models are in memory, and the dense one is run once for each text.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,30 @@ KIND = "hidden_states"
 def states(network: nn.Module, windows: Tensor, batch_size: int) -> Iterator[dict[str, Tensor]]:
     """Of a dense model, for inference alone from now on: the parameters of its head by name, then, of each batch of
     windows, `hidden` [B, T, d]; on the CPU."""
-    yield {name: parameter.cpu() for name, parameter in network.get_output_embeddings().named_parameters()}
+    yield head_of(network)
     packed = packing.pack(network)
     device = packed.get_input_embeddings().weight.device
     for batch in tqdm(windows.split(batch_size), "batches of windows", mininterval=5):
         yield {"hidden": head.hidden_states(packed, batch.to(device)).cpu()}
+
+
+def head_of(network: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a model's head by name, on the CPU."""
+    return {name: parameter.detach().cpu() for name, parameter in network.get_output_embeddings().named_parameters()}
+
+
+def teacher(model: nn.Module, parameters: dict[str, Tensor]) -> head.Teacher:
+    """The logits that the dense model makes of what its head gets, from that head's parameters, beside a model of its
+    family.
+
+    Raises InputError for a model of another vocabulary."""
+    if len(parameters["weight"]) != model.config.get_text_config().vocab_size:
+        raise InputError("divergence: the model's vocabulary is not the dense model's: set `per: byte` instead")
+    with torch.device("meta"):
+        own = nn.Linear(*reversed(parameters["weight"].shape), bias="bias" in parameters)
+    own.load_state_dict(parameters, assign=True)
+    own = own.requires_grad_(False).to(model.get_output_embeddings().weight.device)
+    return partial(head.logits_of, model, own_head=own)
 
 
 class Dense:
@@ -47,14 +66,5 @@ class Dense:
         return self.tensors(1 + batch)["hidden"]
 
     def teacher(self, model: nn.Module) -> head.Teacher:
-        """The logits that the dense model makes of what its head gets, computed beside a model of its family.
-
-        Raises InputError for a model of another vocabulary."""
-        parameters = self.tensors(0)
-        if len(parameters["weight"]) != model.config.get_text_config().vocab_size:
-            raise InputError("divergence: the model's vocabulary is not the dense model's: set `per: byte` instead")
-        with torch.device("meta"):
-            own = nn.Linear(*reversed(parameters["weight"].shape), bias="bias" in parameters)
-        own.load_state_dict(parameters, assign=True)
-        own = own.requires_grad_(False).to(model.get_output_embeddings().weight.device)
-        return partial(head.logits_of, model, own_head=own)
+        """Raises InputError as `teacher` does."""
+        return teacher(model, self.tensors(0))

@@ -1,23 +1,25 @@
 """LoRA recovery of a pruned model (Hu et al. 2022, arXiv 2106.09685): a short fine-tuning of low-rank adapters."""
 
+import gc
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pruning.core import artifacts
 from pruning.core.errors import InputError
 from pruning.data import text
 from pruning.data.text import Sequences
+from pruning.evaluation import dense
 from pruning.models import head, loading, rehearsal, tokenizers, vocabulary
 from pruning.models.checkpointing import checkpoint_gradients
 
@@ -42,10 +44,22 @@ def with_adapters(model: nn.Module, settings: Mapping[str, Any]) -> PeftModel:
     return get_peft_model(model, LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], **where))
 
 
+class Taught(NamedTuple):
+    """What a teacher makes of the texts that are learnt from."""
+
+    teacher: head.Teacher
+    hidden: Mapping[int, Tensor]
+    """What its head gets of each text, [T, d], on the CPU."""
+
+    def of(self, chosen: Sequence[int]) -> tuple[head.Teacher, Tensor]:
+        """Return the teacher and what its head gets of some texts, [B, T, d]."""
+        return self.teacher, pad_sequence([self.hidden[number] for number in chosen], True)
+
+
 def opened(
     model: Path, data: Path, settings: Mapping[str, Any], teacher: Path | None
-) -> tuple[PeftModel, nn.Module | None, Sequences, int]:
-    """The model with adapters, the teacher's, what is learnt from, and the token of padding.
+) -> tuple[PeftModel, Taught | None, Sequences, int]:
+    """The model with adapters, what a teacher makes of the texts, those, and the token of padding.
 
     model, teacher: directories. data: parquet of a dataset's split. Raises InputError as with_adapters and `answered`
     do, and if a step does not fit into memory."""
@@ -53,16 +67,44 @@ def opened(
     texts, length = text.documents(data, settings["prompt"], settings["completion"]), settings["sequence_length"]
     cut = {"samples": len(texts), "sequence_length": length, "packing": "document", "seed": settings["seed"]}
     sequences = answered(text.token_samples(texts, tokenizer, **cut), length)
+    steps = [drawn(len(sequences), step, settings["batch_size"], settings["seed"]) for step in range(settings["steps"])]
+    learnt = set().union(*steps)
     own = {**settings, "sequence_length": max(len(ids) for ids, _ in sequences)}
-    rehearsal.must_fit(model, settings["dtype"], STAGE, own, teacher)
+    if teacher:
+        own |= {"objective": "distillation", "tokens": sum(len(sequences[number][0]) for number in learnt)}
+    rehearsal.must_fit(model, settings["dtype"], STAGE, own)
+    known = taught(teacher, model, sequences, learnt, settings) if teacher else None
     network, _ = loading.load(model, settings["dtype"])
-    dense = loading.load(teacher, settings["dtype"])[0] if teacher else None
-    if dense and dense.config.vocab_size != network.config.vocab_size:  # it chooses among the tokens that are left
-        vocabulary.shrink(dense, vocabulary.kept_of(teacher, model))
     tuned = with_adapters(network, settings)
     if settings["gradient_checkpointing"]:
         checkpoint_gradients(network)
-    return tuned, dense, sequences, tokenizer.pad_token_id
+    lesson = Taught(dense.teacher(network, known[0]), known[1]) if known else None
+    return tuned, lesson, sequences, tokenizer.pad_token_id
+
+
+@torch.no_grad()
+def taught(
+    teacher: Path, model: Path, sequences: Sequences, numbers: Collection[int], settings: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+    """The parameters of the teacher's head, and, by their numbers, what that gets of texts, [T, d]; all on the CPU. The
+    teacher is let go.
+
+    teacher, model: directories. Where the model's vocabulary was pruned, the teacher chooses among what is left."""
+    network, _ = loading.load(teacher, settings["dtype"])
+    if network.config.vocab_size != loading.stock_config(model).vocab_size:
+        vocabulary.shrink(network, vocabulary.kept_of(teacher, model))
+    device, found = network.get_input_embeddings().weight.device, {}
+    alike = sorted(numbers, key=lambda number: len(sequences[number][0]))
+    for start in range(0, len(alike), settings["batch_size"]):
+        some = alike[start : start + settings["batch_size"]]
+        ids = pad_sequence([torch.tensor(sequences[number][0]) for number in some], True)
+        hidden = head.hidden_states(network, ids.to(device)).cpu()
+        found |= {number: own[: len(sequences[number][0])].clone() for number, own in zip(some, hidden, strict=True)}
+    parameters = dense.head_of(network)
+    del network
+    gc.collect()
+    torch.cuda.empty_cache()  # which the next model is placed by
+    return parameters, found
 
 
 def answered(sequences: Sequences, length: int) -> Sequences:
@@ -77,30 +119,40 @@ def answered(sequences: Sequences, length: int) -> Sequences:
     return kept
 
 
-def batch(sequences: Sequences, step: int, size: int, seed: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels [B, T] of a step, a function of (seed, step); -100 labels prompts and padding."""
-    chosen = Random(f"{seed} {step}").choices(sequences, k=size)
-    ids = [torch.tensor(tokens) for tokens, _ in chosen]
-    labels = [own.masked_fill(~torch.tensor(answer), -100) for own, (_, answer) in zip(ids, chosen, strict=True)]
+def drawn(count: int, step: int, size: int, seed: int) -> list[int]:
+    """Numbers of the texts of a step, of so many: a function of (seed, step)."""
+    return Random(f"{seed} {step}").choices(range(count), k=size)
+
+
+def batch(texts: Sequences, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels [B, T] of texts; -100 labels prompts and padding."""
+    ids = [torch.tensor(tokens) for tokens, _ in texts]
+    labels = [own.masked_fill(~torch.tensor(answer), -100) for own, (_, answer) in zip(ids, texts, strict=True)]
     return pad_sequence(ids, True, pad), pad_sequence(labels, True, -100)
 
 
 def backward(
-    tuned: PeftModel, ids: torch.Tensor, labels: torch.Tensor, rows: int | None = None, teacher: nn.Module | None = None
+    tuned: PeftModel,
+    ids: torch.Tensor,
+    labels: torch.Tensor,
+    rows: int | None = None,
+    told: tuple[head.Teacher, Tensor] | None = None,
 ) -> float:
     """Mean loss in nats over the labelled tokens of ids and labels [B, T]: next-token cross-entropy, or, with a
     teacher, the KL divergence from its next tokens (Hinton et al. 2015, arXiv 1503.02531). Its gradients are added to
-    those of the adapters, `rows` documents at a time (None: all at once)."""
+    those of the adapters, `rows` documents at a time (None: all at once).
+
+    told: the teacher, and what its head gets, [B, T, d]."""
     model, total, count = tuned.get_base_model(), 0.0, int((labels[:, 1:] != -100).sum())
     rows = rows or len(ids)
-    for some, their_labels in zip(ids.split(rows), labels.split(rows), strict=True):
+    for start in range(0, len(ids), rows):
+        some, their_labels = ids[start : start + rows], labels[start : start + rows]
         hidden = head.hidden_states(model, some)
-        if teacher is None:
+        if told is None:
             losses = head.token_losses(model, hidden, their_labels)  # 0 where there is no label
         else:
-            with torch.no_grad():
-                wanted = head.hidden_states(teacher, some)
-            losses = head.token_divergences(model, hidden, partial(head.logits_of, teacher), wanted)
+            teacher, wanted = told
+            losses = head.token_divergences(model, hidden, teacher, wanted[start : start + rows].to(hidden.device))
             losses = losses * (their_labels[:, 1:] != -100).to(losses.device)
         share = losses.sum() / count
         share.backward()
@@ -160,8 +212,10 @@ def _digest(identity: str, content: bytes) -> bytes:
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
-    """What a step takes, optimiser included."""
-    device = network.get_input_embeddings().weight.device
+    """What a step takes, optimiser included; of a distillation also the teacher's head and, on the CPU, what that gets
+    of all `tokens` that are learnt from, where they are known."""
+    device, weight = network.get_input_embeddings().weight.device, network.get_output_embeddings().weight
+    distils = settings.get("objective") == "distillation"
 
     def step() -> None:
         tuned = with_adapters(network, settings)
@@ -169,10 +223,12 @@ def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
             checkpoint_gradients(network)
         optimizer = torch.optim.AdamW([each for each in tuned.parameters() if each.requires_grad], weight_decay=0.0)
         ids = torch.ones(settings["batch_size"], settings["sequence_length"], dtype=torch.long, device=device)
-        backward(tuned, ids, ids, settings["micro_batch"])
+        told = (partial(head.logits_of, network), weight.new_zeros(*ids.shape, weight.shape[1])) if distils else None
+        backward(tuned, ids, ids, settings["micro_batch"], told)
         optimizer.step()
 
-    return rehearsal.rehearsed(network, step)
+    kept = settings.get("tokens", 0) * weight.shape[1] * weight.element_size()
+    return rehearsal.rehearsed(network, step).plus(distils * (weight.nbytes + kept), spared=distils * kept)
 
 
 STAGE = rehearsal.Stage("recovery", "tunings", taken, {"gradient_checkpointing": True, "micro_batch": 1})

@@ -147,26 +147,23 @@ def rehearsed(network: nn.Module, work: Callable[[], Any]) -> Taken:
     return Taken(counted.peak)
 
 
-def must_fit(
-    directory: Path, dtype: str, stage: Stage, settings: Mapping[str, Any], beside: Path | None = None
-) -> None:
+def must_fit(directory: Path, dtype: str, stage: Stage, settings: Mapping[str, Any]) -> None:
     """Raises InputError if a model's weights and a stage's work are more than what is free, before anything is loaded.
 
-    settings: the stage's, with the lengths that its data have. beside: a model that is loaded as well."""
+    settings: the stage's, with the lengths that its data have."""
     free, on_gpus = loading.free_memory()
     offloaded = settings.get("offload", False)
     if not offloaded:
         loading.check_memory(directory, dtype, "cuda" if on_gpus else "cpu")
     if not free or memory.gigabytes(memory.parameters(directory), dtype) < SMALL * sum(free):
         return
-    others = memory.parameters(beside) * memory.BYTES[dtype] if beside else 0
 
     def needed(**changed: Any) -> tuple[float, float]:
         """GB of weights, and in all."""
         own = network(directory, dtype)
         weights, held = weight_bytes(own, offloaded), stage.taken(own, {**settings, **changed})
         beside = held.bytes - (held.spared if on_gpus else 0)
-        return (weights + others) / 1e9, (weights + others + beside) / 1e9
+        return weights / 1e9, (weights + beside) / 1e9
 
     weights, whole = needed()
     if whole <= sum(free):
