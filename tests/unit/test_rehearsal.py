@@ -138,6 +138,17 @@ def test_the_dense_models_head_is_counted(folder):
     assert head_bytes < taken[1] - taken[0] < 1.2 * head_bytes
 
 
+def test_what_a_teacher_leaves_is_counted(folder):
+    """Its head, and what that gets of all tokens, which stays with the CPU."""
+    short = {**LORA, "batch_size": 1, "sequence_length": 2}
+    plain, few, many = (
+        recovery.taken(rehearsal.network(folder, "float32"), short | told)
+        for told in ({}, *({"objective": "distillation", "tokens": tokens} for tokens in (0, 1000)))
+    )
+    assert 4 * 257 * 64 < few.bytes - plain.bytes < 1.2 * 4 * 257 * 64
+    assert many.bytes - few.bytes == many.spared == 1000 * 64 * 4 and few.spared == plain.spared == 0
+
+
 # Gigabytes beside the weights, as benchmarks/memory.py found them resident in a process (docs/memory.md)
 RESIDENT = {"calibration": 1.09, "output_gradients": 1.09, "second_moments": 7.79, "recovery": 1.82}
 
