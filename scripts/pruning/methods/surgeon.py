@@ -14,6 +14,8 @@ from pruning.methods.scores import TINY
 CHUNKS = 512
 """Neurons are removed in about so many chunks, each one update of the large matrices: one by one up to this width."""
 CANDIDATES = 3  # A chunk is chosen among so many times as many, the cheapest
+LATE = 64
+"""So many columns are subtracted from the large matrix at once."""
 
 
 def least_losses(
@@ -51,42 +53,89 @@ def removals(
     inverse = torch.cholesky_inverse(
         torch.linalg.cholesky(second + ridge * torch.eye(len(second), device=second.device))
     )
-    order, losses = cheapest(inverse, down.clone(), len(second) // block, at_once, block)
+    order, losses = cheapest(
+        inverse, down.T.clone(memory_format=torch.contiguous_format), len(second) // block, at_once, block
+    )
     return np.array(order), np.array(losses)
 
 
+class Inverse:
+    """C [n, n], from which blocks of so many neighbouring rows and columns are taken out.
+
+    A product of few columns takes as long as reading all of C, so what is to be subtracted waits, LATE rows of two
+    factors [LATE, n] at most. The blocks on the diagonal are always as they should be."""
+
+    def __init__(self, matrix: Tensor, block: int):
+        self.matrix, self.block, self.late = matrix, block, 0
+        shape = (len(matrix) // block, block)
+        self.own = matrix.unflatten(1, shape).unflatten(0, shape).diagonal(dim1=0, dim2=2).movedim(-1, 0).clone()
+        """The blocks on the diagonal, [n / block, block, block]."""
+        self.left = self.right = matrix.new_empty(0, len(matrix))
+
+    def rows(self, columns: Tensor) -> Tensor:
+        """Return rows of C, or by its symmetry columns, [columns, n]."""
+        return self.matrix[columns] - self.left[: self.late, columns].T @ self.right[: self.late]
+
+    def square(self, columns: Tensor) -> Tensor:
+        """Return their own part of C, [columns, columns]."""
+        waiting = self.left[: self.late, columns].T @ self.right[: self.late, columns]
+        return self.matrix[columns[:, None], columns] - waiting
+
+    def take_out(self, columns: Tensor) -> Tensor:
+        """C -= C_:,B C_BB⁻¹ C_B,: of some columns B; return C_BB⁻¹ C_B,:, [columns, n]."""
+        rows = self.rows(columns)
+        change = torch.linalg.solve(rows[:, columns], rows)
+        parts = (each.T.unflatten(0, (-1, self.block)) for each in (rows, change))  # [n / block, block, columns]
+        self.own -= next(parts) @ next(parts).mT
+        if self.late + len(columns) > len(self.left):
+            self.settle(max(LATE, len(columns)))
+        for factor, new in ((self.left, rows), (self.right, change)):
+            factor[self.late : self.late + len(columns)] = new
+        self.late += len(columns)
+        return change
+
+    def settle(self, room: int) -> None:
+        """Subtract what waits, and make room for so many rows."""
+        self.matrix.addmm_(self.left[: self.late].T, self.right[: self.late], alpha=-1)
+        self.left, self.right = (self.matrix.new_empty(room, len(self.matrix)) for _ in range(2))
+        self.late = 0
+
+    def keep(self, blocks: Tensor) -> "Inverse":
+        """Return that of some blocks alone, bool [n / block]."""
+        self.settle(0)
+        stay = blocks.repeat_interleave(self.block)
+        return Inverse(self.matrix[stay][:, stay], self.block)
+
+
 def cheapest(
-    inverse: Tensor, down: Tensor, number: int, at_once: int = 1, block: int = 1
+    matrix: Tensor, weights: Tensor, number: int, at_once: int = 1, block: int = 1
 ) -> tuple[list[int], list[float]]:
-    """The first `number` blocks to remove, and the loss that each adds; inverse: C [n, n] and down: W [d, n], which are
-    updated in place, for `at_once` blocks together.
+    """The first `number` blocks to remove, and the loss that each adds. matrix: C [n, n] and weights: Wᵀ [n, d], which
+    are updated in place, for `at_once` blocks together.
 
     Those are chosen one after another: a redundant neuron becomes important once its duplicates are removed. Only
     `CANDIDATES` times as many, the cheapest, are compared, on their own rows and columns, on the CPU.
     Rows and columns of removed neurons stay until they are an eighth of all."""
-    left = torch.arange(len(inverse) // block, device=inverse.device)
-    order, losses, here = [], [], torch.ones(len(left), dtype=torch.bool, device=inverse.device)
+    inverse, left = Inverse(matrix, block), torch.arange(len(matrix) // block, device=matrix.device)
+    order, losses, here = [], [], torch.ones(len(left), dtype=torch.bool, device=matrix.device)
     while len(order) < number:
-        loss = torch.where(here, block_losses(inverse, down, block), torch.inf)
+        loss = torch.where(here, block_losses(inverse.own, weights), torch.inf)
         chunk = min(at_once, number - len(order))
         out = loss.argsort(stable=True)[: min(CANDIDATES * chunk, int(here.sum())) if chunk > 1 else 1]
         if chunk > 1:
             columns = columns_of(out, block)
-            own = torch.linalg.qr(down[:, columns], mode="r").R  # as long as they are, and as far apart
-            chosen, added = cheapest(inverse[columns][:, columns].cpu(), own.cpu(), chunk, 1, block)
+            own = torch.linalg.qr(weights[columns].T, mode="r").R.T  # as long as they are, and as far apart
+            chosen, added = cheapest(inverse.square(columns).cpu(), own.contiguous().cpu(), chunk, 1, block)
             out = out[chosen]
         else:
             added = loss[out].tolist()
         order += left[out].tolist()
         losses += added
         columns = columns_of(out, block)
-        change = torch.linalg.solve(inverse[columns][:, columns], inverse[columns])  # [columns, n]
-        down.addmm_(down[:, columns], change, alpha=-1)
-        inverse.addmm_(inverse[:, columns], change, alpha=-1)
+        weights.addmm_(inverse.take_out(columns).T, weights[columns], alpha=-1)
         here[out] = False
         if block > 1 or 8 * int(here.sum()) < 7 * len(here):  # a block that was removed could not be solved for
-            stay = here.repeat_interleave(block)
-            down, inverse, left = down[:, stay], inverse[stay][:, stay], left[here]
+            weights, inverse, left = weights[here.repeat_interleave(block)], inverse.keep(here), left[here]
             here = here[here]
     return order, losses
 
@@ -95,11 +144,9 @@ def columns_of(blocks: Tensor, block: int) -> Tensor:
     return (blocks[:, None] * block + torch.arange(block, device=blocks.device)).flatten()
 
 
-def block_losses(inverse: Tensor, down: Tensor, block: int) -> Tensor:
-    """½ tr(W_B C_BB⁻¹ W_Bᵀ) of each block B of so many columns, [n / block]; inverse: C [n, n], down: W [d, n]."""
-    if block == 1:
-        return 0.5 * down.square().sum(0) / inverse.diagonal()
-    number = len(inverse) // block
-    own = inverse.unflatten(1, (number, block)).unflatten(0, (number, block)).diagonal(dim1=0, dim2=2).movedim(-1, 0)
-    columns = down.T.unflatten(0, (number, block))  # [n / block, block, d]
-    return 0.5 * (columns * torch.linalg.solve(own, columns)).sum((1, 2))
+def block_losses(own: Tensor, weights: Tensor) -> Tensor:
+    """½ tr(W_B C_BB⁻¹ W_Bᵀ) of each block B, [n / block]; own: C_BB [n / block, block, block], weights: Wᵀ [n, d]."""
+    if own.shape[-1] == 1:
+        return 0.5 * torch.linalg.vector_norm(weights, dim=1).square() / own.flatten()
+    rows = weights.unflatten(0, own.shape[:2])  # [n / block, block, d]
+    return 0.5 * (rows * torch.linalg.solve(own, rows)).sum((1, 2))
