@@ -151,23 +151,6 @@ states_options = of_tasks(lambda w, tasks: [f"--states={own}={path}.json" for ow
 task_options = of_tasks(lambda w, tasks: [f"--source={task}={made_from(task, w.model)}" for task in tasks])
 ONE = {("", ()): VARIANT}  # of any model, any one task
 
-
-rule hidden_states:
-    """What the dense model's head gets on a text, for all that are compared with it there."""
-    input:
-        model=names.BASE,
-        source=lambda w: made_from(w.task, w.model),
-        code=code("hidden_states"),
-    output:
-        manifest=f"{names.HIDDEN_STATES}.json",
-        folder=directory(names.HIDDEN_STATES),
-    params:
-        settings=windows_settings,
-        model=subpath(input.model, parent=True),
-    shell:
-        on_gpu("--model {params.model:q} --source {input.source:q} --output {output.manifest:q}")
-
-
 for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items()):
     made = [names.EVALUATION.replace("{task}", task) for task in tasks or ["{task}"]]
     label = names.EVALUATION.replace("{task}", names.joined(tasks)) if tasks else made[0]
@@ -201,3 +184,19 @@ for number, ((model, tasks), variants) in enumerate({**ONE, **TOGETHER}.items())
 
 if TOGETHER:
     workflow.ruleorder(*(f"evaluate_together_{number + 1}" for number in range(len(TOGETHER))), "evaluate")
+
+
+rule hidden_states:
+    """What the dense model's head gets on a text, for all that are compared with it there."""
+    input:
+        model=names.BASE,
+        source=lambda w: made_from(w.task, w.model),
+        code=code("hidden_states"),
+    output:
+        manifest=f"{names.HIDDEN_STATES}.json",
+        folder=directory(names.HIDDEN_STATES),
+    params:
+        settings=windows_settings,
+        model=subpath(input.model, parent=True),
+    shell:
+        on_gpu("--model {params.model:q} --source {input.source:q} --output {output.manifest:q}")
