@@ -77,7 +77,8 @@ def model_section(
     alias: str, source: dict[str, Any], parameters: int | None, gpus: int, threads: int
 ) -> dict[str, Any]:
     """bfloat16 on a GPU, on a CPU that multiplies it fast for 50 million parameters, and where it is slow for models of
-    which three do not fit in float32, as evaluations take; memory for the weights twice and the libraries."""
+    which three do not fit in float32 (two jobs, and as much for what they compute); memory for the weights twice and
+    the libraries."""
     sizes = {dtype: memory.gigabytes(parameters or 0, dtype) for dtype in ("float32", "bfloat16")}
     fast = devices.multiplies_bfloat16() and (parameters or 0) > 5 * 10**7
     possible, needed = devices.slow_dtypes().get("bfloat16", 1) < 100, (3 * sizes["float32"] + 2) * 10**9

@@ -86,7 +86,8 @@ class PerplexityTask(Strict):
     batch_size: Positive = 4
     """Windows per forward pass."""
     divergence: bool = False
-    """Also the KL divergence of a model's next tokens from the dense model's (`kl`, nats per token). Takes disk."""
+    """Also the KL divergence of a model's next tokens from the dense model's (`kl`, nats per token). For it a file
+    keeps the dense model's hidden size in numbers for each token."""
 
     def check(self) -> None:
         if self.divergence and self.per == "byte":
