@@ -41,6 +41,24 @@ def token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
     return torch.cat([again(model, *piece) for piece in pieces], dim=1)
 
 
+@torch.no_grad()
+def losses_and_divergences(
+    model: nn.Module, hidden: Tensor, ids: Tensor, teacher: Teacher, wanted: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What token_losses and token_divergences give, from one product of the model's head; without gradients. Losses are
+    the same bits as token_losses gives without gradients."""
+    targets, size = nn.functional.pad(ids[:, 1:], (0, 1), value=-100), _size(model, hidden)
+    if size >= hidden.shape[1] - 1:
+        size = hidden.shape[1]
+    pieces = zip(*(_cut(each, size) for each in (hidden, wanted)), targets.split(size, dim=1), strict=True)
+    losses, divergences = [], []
+    for own, theirs, following in pieces:
+        logits = logits_of(model, own)
+        losses.append(_in_cache(_loss, logits, following.to(logits.device)))
+        divergences.append(_in_cache(_divergence, logits, teacher(theirs).to(logits.device)))
+    return torch.cat(losses, dim=1)[:, :-1], torch.cat(divergences, dim=1)[:, :-1]
+
+
 def token_divergences(model: nn.Module, hidden: Tensor, teacher: Teacher, wanted: Tensor) -> Tensor:
     """KL divergence of a model's next tokens from a teacher's, in nats, float32 [B, T - 1]; hidden and wanted
     [B, T, d] are what their heads get. Gradients reach `hidden` alone."""

@@ -158,9 +158,13 @@ def _summed(
     device = model.get_input_embeddings().weight.device
     wanted = None if wanted is None else wanted.to(device)
     hidden = head.hidden_states(model, ids.to(device)) if teacher or wanted is None else wanted
-    losses = head.token_losses(model, hidden, labels.to(device))
-    apart = head.token_divergences(model, hidden, teacher, wanted) if teacher else torch.zeros_like(losses)
-    return [each.sum(1, dtype=torch.float64) for each in (losses, apart)]
+    labels = labels.to(device)
+    if teacher:
+        found = head.losses_and_divergences(model, hidden, labels, teacher, wanted)
+    else:
+        losses = head.token_losses(model, hidden, labels)
+        found = losses, torch.zeros_like(losses)
+    return [each.sum(1, dtype=torch.float64) for each in found]
 
 
 def taken(network: nn.Module, settings: Mapping[str, Any]) -> rehearsal.Taken:
