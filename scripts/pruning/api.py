@@ -5,7 +5,7 @@ give the same bits (tests/pipeline/test_functions.py)::
     scores = score("rku", statistics, model)               # one number per neuron, higher is more important
     mask = allocate(scores, 0.3, "uniform")                # which neurons stay
     small = compact(model, mask)                           # a physically smaller nn.Module
-    small = reconstruct(small, model, batches, mask)       # weights refitted to what the dense model puts out
+    small = reconstruct(small, model, batches, mask)       # kept weights fitted to the dense model's outputs
 
 `model` is a transformers model of one of the families in models/families.py, on any device; no function changes it.
 What these functions refuse they say in an InputError (a ValueError), which names the argument and what to do.

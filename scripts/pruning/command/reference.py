@@ -200,8 +200,8 @@ and lm-eval. Each line is tested on tiny random models (`tests/unit/`).
 * *Residual reconstruction*: `corrective_<m>`, `attention_<m>` and `block_<m>`. Elsewhere use `ridge_<m>` or
   `sequential_<m>`.
 * *GGUF*: llama.cpp and Ollama ([types and widths](../howto/llama-cpp.md)). Different widths also as `export: pad`.
-* *vLLM*: checked on a CPU alone ([what was checked](../howto/vllm.md#what-was-checked)). Models with key-value groups
-  removed are not for it.
+* *vLLM*: checked only on CPUs ([what was checked](../howto/vllm.md#what-was-checked)). vLLM cannot run models
+  whose key-value groups were removed.
 * Mixtures: {", ".join(f"`{name}`" for name in MIXTURES)}. Experts are pruned, or neurons inside them
   ([how](../howto/experts.md)), without reconstruction. They run in transformers, vLLM,
   and as GGUF files of {", ".join(f"`{name}`" for name in MIXTURES if name in STOCK)}.

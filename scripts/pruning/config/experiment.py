@@ -22,7 +22,7 @@ class Experiment(Strict):
     calibrations: Annotated[NonEmpty[Alias], Of("calibrations")]
     """Tables have a block for each; analyses and figures take the first."""
     methods: Annotated[NonEmpty[Alias], Of("methods")]
-    """Presets, or `{prefix}_<m>` (shuffle, ridge, sequential, corrective, attention), or
+    """Presets, or `{prefix}_<m>` (shuffle, ridge, sequential, corrective, attention, block), or
     `{objective}-{reduction}-{normalise}-{allocate}` (docs/methods.md)."""
     reference: Alias = "wanda"
     """Method that the others are compared with."""

@@ -18,7 +18,7 @@ CAPTIONS = {
     "table6": "Perplexity at every sparsity.",
     "table7": "Perplexity and accuracy over all tasks at three sparsities.",
     "recovery": "The same models before and after recovery: does it help, and where?",
-    "ridge": "The same masks with and without refitting what is left.",
+    "ridge": "The same masks with and without weight reconstruction.",
     "seeds": "The same methods calibrated on other texts: how much of a difference is chance?",
 }
 ASKED = ("num_fewshot", "shared_examples", "chat_template", "max_gen_toks", "first")
