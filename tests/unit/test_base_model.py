@@ -21,7 +21,7 @@ import tiny
 from pruning.config.models import GgufSource
 from pruning.core import artifacts
 from pruning.core.errors import InputError
-from pruning.models import sources
+from pruning.models import loading, sources
 from pruning.models.checkpoint import Checkpoint, read_config
 from pruning.models.loading import load
 from workspace import run
@@ -269,6 +269,15 @@ def test_an_adapters_folder_says_what_to_run_and_that_works(tmp_path: Path, adap
     with pytest.raises(InputError, match="adapter is a LoRA adapter, no model: merge it") as error:
         sources.from_local(tmp_path / "adapter", tmp_path)
     assert_merged(remedied(str(error.value), tmp_path), adapted)
+
+
+def test_an_adapter_of_a_model_on_the_cpu_takes_no_gpu(tmp_path: Path, adapted, monkeypatch):
+    adapted.save_pretrained(tmp_path / "adapter")
+    for module in ("peft_model", "utils.save_and_load"):
+        monkeypatch.setattr(f"peft.{module}.infer_device", lambda: "cuda")  # as where there is one
+    tokens = torch.arange(5)[None]
+    found = loading.merged(tiny.qwen2(), tmp_path / "adapter")(tokens).logits
+    assert torch.allclose(found, adapted(tokens).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["user's", "compact"])

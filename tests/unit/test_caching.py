@@ -208,11 +208,12 @@ def test_all_but_the_answers_is_the_models_own(path):
 
 
 ERRORS = [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()]
-ERRORS += [RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+SAID = ("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling")
+ERRORS += map(RuntimeError, SAID)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: str(error) or type(error).__name__)
 def test_out_of_memory_asks_only_for_what_is_missing(kind, error, path):
     """When a first batch has been answered; what is reported survives, windows of a longer text are not reported."""
     lm, passes = CachingLM(make("ours", batch_size=2), AnswerFile(path)), []

@@ -86,10 +86,11 @@ def in_turn(
 def _once(model: PreTrainedModel, prompt: torch.Tensor, decode_tokens: int) -> dict[str, float]:
     """Time one prefill and what is decoded after it; nothing of it stays in memory."""
     on_gpu = prompt.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-        own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-        others = torch.cuda.memory_allocated() - own
+    cards = range(torch.cuda.device_count() if on_gpu else 0)
+    for card in cards:
+        torch.cuda.reset_peak_memory_stats(card)
+    own = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    others = sum(map(torch.cuda.memory_allocated, cards)) - own
     begin = timer()
     found = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
     prefilled = timer()
@@ -97,7 +98,7 @@ def _once(model: PreTrainedModel, prompt: torch.Tensor, decode_tokens: int) -> d
         token = found.logits[:, -1].argmax(-1, keepdim=True)
         found = model(input_ids=token, cache=found.cache, use_cache=True, logits_to_keep=1)
     end = timer()
-    peak = (torch.cuda.max_memory_allocated() - others) / 1e6 if on_gpu else np.nan
+    peak = (sum(map(torch.cuda.max_memory_allocated, cards)) - others) / 1e6 if on_gpu else np.nan
     return {"prefill_s": prefilled - begin, "decode_s": end - prefilled, "peak_memory_mb": peak}
 
 

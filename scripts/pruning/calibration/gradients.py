@@ -200,7 +200,7 @@ class Calibration(Pass):
 
     def take_layer(self, index: int, before: Tensor, after: Tensor) -> None:
         """CFSP's coarse measure: the angular distance between a decoder layer's input and output."""
-        cosine = nn.functional.cosine_similarity(before, after, dim=-1).clamp(-1, 1)
+        cosine = nn.functional.cosine_similarity(before.to(after.device), after, dim=-1).clamp(-1, 1)
         counted = self.batch.counted.to(cosine.device)
         self.angular[index] += (cosine.arccos() / torch.pi)[counted].sum(dtype=torch.float64).item()
 

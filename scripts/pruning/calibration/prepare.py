@@ -155,13 +155,14 @@ def micro_batches(sequences: Sequences, size: int, *, pad: int, token_mask: str)
 def as_batches(given: Iterable[Batch | torch.Tensor | Mapping[str, torch.Tensor]]) -> list[Batch]:
     """Micro-batches of what a program has: token ids int64 [B, T]; or a mapping, as tokenizers and data loaders give,
     with `input_ids` and, where there is padding, `attention_mask`, and `labels`, which are -100 where the objectives do
-    not look; or a Batch, as it is. Samples are numbered in order.
+    not look, on any device; or a Batch, as it is, on the CPU. Samples are numbered in order.
 
     Raises InputError where there is none, or where padding stands before tokens."""
     found, samples = [], 0
     for each in given:
         if not isinstance(each, Batch):
             own = each if isinstance(each, Mapping) else {"input_ids": each}
+            own = {key: value.cpu() for key, value in own.items() if key in ("input_ids", "attention_mask", "labels")}
             ids = own["input_ids"]
             counted = own.get("attention_mask", torch.ones_like(ids)).bool()
             looked_at = counted & (own["labels"] != -100) if "labels" in own else counted

@@ -166,7 +166,7 @@ class Latency(Strict):
     warmup: Warmup = 2
     dtype: Dtype = "float32"
     """Weights and activations of the timed models."""
-    gpus: Annotated[int, Field(ge=0)] = 0
+    gpus: Annotated[int, Field(ge=0, le=1)] = 0
     """GPUs that the job takes; 0 measures on the CPU."""
     memory_gb: Positive = 4
     """Memory in GB that the job takes (CPU side)."""

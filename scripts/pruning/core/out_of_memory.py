@@ -7,10 +7,13 @@ import torch
 
 from pruning.core.errors import InputError
 
+SAID = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""By a CPU, by CUDA, and by its libraries (cuBLAS, cuSOLVER), as a plain RuntimeError."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(said in str(error) for said in SAID)
     )
 
 

@@ -20,7 +20,6 @@ from pruning.evaluation import shared_prefix
 
 # The last position's logits alone. As an index, not as a number: transformers would pass the head a slice of the hidden
 # states, for which torch on a CPU copies the head's whole matrix for every row.
-LAST = torch.tensor([-1])
 SHARED = 16  # a shorter common beginning is not worth a forward pass of its own
 ROOM = 64  # tokens that a buffer grows by
 # A loop repeats at most 48 tokens, and has repeated the last 64, three periods and twice what is left exactly.
@@ -176,7 +175,7 @@ def greedy(
                 break
             if step % LOOK == 0 and not alive.all():
                 left = alive.nonzero().flatten()
-                cache.batch_select_indices(left)
+                cache.batch_select_indices(left.cpu())  # layers may be on several GPUs
                 rows, ids, real, positions, alive = (t[left] for t in (rows, ids, real, positions, alive))
             real = torch.cat([real, real.new_ones(len(real), 1)], dim=1)
             logits = following(model, ids, real, positions, cache)
@@ -195,10 +194,17 @@ def padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Ten
     return torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
 
 
+def last(count: int, device: torch.device) -> Tensor | int:
+    """What a model is told to give the logits of so many last tokens alone. On a CPU their places: those are copied,
+    and of a view the head makes a product a row (models/head.py). On GPUs their number: accelerate puts all tensors on
+    the first one, and the head may be on another."""
+    return torch.arange(-count, 0) if device.type == "cpu" else count
+
+
 def following(model: PreTrainedModel, ids: Tensor, real: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
     """Logits [B, vocabulary] of the token after these; real: which of these and of those before them there are."""
     where = {"attention_mask": real, "position_ids": positions, "cache": cache}
-    return model(input_ids=ids, **where, logits_to_keep=LAST).logits[:, -1]
+    return model(input_ids=ids, **where, logits_to_keep=last(1, ids.device)).logits[:, -1]
 
 
 def read(
@@ -253,7 +259,8 @@ def prefix_cache(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache 
     cache = new_cache(model)
     if not all(isinstance(layer, GrowingLayer) for layer in cache.layers):
         return None
-    model(input_ids=padded([tokens], 0, device_of(model)), cache=cache, logits_to_keep=LAST)
+    ids = padded([tokens], 0, device_of(model))
+    model(input_ids=ids, cache=cache, logits_to_keep=last(1, ids.device))
     return cache
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from pruning.evaluation.generation import common_prefix, device_of, new_cache, padded
+from pruning.evaluation.generation import common_prefix, device_of, last, new_cache, padded
 
 Tokens = Sequence[int]
 
@@ -39,13 +39,12 @@ def score(
     device = device_of(model)
     shared = [common_prefix(own) for own in continuations]
     begun = [list(c) + list(own[0][:n]) for c, own, n in zip(contexts, continuations, shared, strict=True)]
-    width, kept = max(map(len, begun)), max(shared) + 1
+    kept = max(shared) + 1  # the last tokens, after which something is asked for
     ids, real = padded(begun, pad, device), padded([[1] * len(c) for c in begun], 0, device)
     positions = (real.cumsum(1) - 1).clamp_min(0)
     cache = new_cache(model)
-    last = torch.arange(width - kept, width)  # what follows the last `kept` tokens
     where = {"attention_mask": real, "position_ids": positions, "cache": cache}
-    first = model(input_ids=ids, **where, logits_to_keep=last).logits
+    first = model(input_ids=ids, **where, logits_to_keep=last(kept, device)).logits
     owner = [number for number, own in enumerate(continuations) for _ in own]
     rows = [list(tokens) for own in continuations for tokens in own]
     rests = [row[shared[number] :] for number, row in zip(owner, rows, strict=True)]
@@ -53,7 +52,7 @@ def score(
     second = None
     if more:
         index = torch.tensor(owner, device=device)
-        cache.batch_select_indices(index)
+        cache.batch_select_indices(index.cpu())  # layers may be on several GPUs
         ids = torch.tensor([rest[:-1] + [pad] * (more + 1 - len(rest)) for rest in rests], device=device)
         real = torch.cat([real[index], torch.ones_like(ids)], dim=1)  # padding on the right is never looked back at
         positions = positions[index, -1:] + torch.arange(1, more + 1, device=device)

@@ -228,7 +228,7 @@ class Pruning:
             tensors[self._prefix(layer) + own] = torch.from_numpy(weight).to(down.dtype)
         if made.bias is None:
             return tensors
-        total = sum((tensor.float() for tensor in present.values()), torch.from_numpy(made.bias))
+        total = sum((tensor.float().cpu() for tensor in present.values()), torch.from_numpy(made.bias))
         tensors[bias] = total.to(down.dtype)
         for proj in ("gate", "up") if has_mlp_bias(config) else ():
             if base.name(layer, proj, "bias") not in base.names:

@@ -126,6 +126,8 @@ def drawn_tokens(model: nn.Module, hidden: Tensor, seed: int) -> Tensor:
 def logits_of(model: nn.Module, hidden: Tensor, own_head: nn.Module | None = None) -> Tensor:
     """The model's own logits [B, T, V] of hidden [B, T, d], with all that its family does to them; or those of another
     model of the family, whose head is given."""
+    if own_head is not None:
+        hidden = hidden.to(own_head.weight.device)  # of a model on several GPUs hooks do that for its own head alone
     with _answering(model, hidden, own_head or model.get_output_embeddings()):
         return model(input_ids=None, inputs_embeds=hidden, use_cache=False).logits
 

@@ -1,5 +1,6 @@
 """The one loader: dense, uniform and non-uniform models, on CPU, one GPU or several."""
 
+import gc
 import math
 import tempfile
 from collections.abc import Mapping
@@ -67,13 +68,17 @@ def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     from peft import PeftModel  # slow, and unneeded where there is none
 
     artifacts.check_model(adapter)
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval().requires_grad_(False)
+    # else peft takes a GPU for the adapter, if there is one, of a job on the CPU too
+    whole = PeftModel.from_pretrained(model, adapter, torch_device=str(model.device))
+    return whole.merge_and_unload().eval().requires_grad_(False)
 
 
 def free_memory(device: str = "auto") -> tuple[list[float], bool]:
     """Gigabytes that are free on each visible GPU, or of the machine's memory (none where that is not known), and
     whether they are GPUs'."""
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        gc.collect()  # models on several GPUs, and lm-eval's, are in cycles
+        torch.cuda.empty_cache()  # what torch keeps for later is free as well
         return [torch.cuda.mem_get_info(card)[0] / 1e9 for card in range(torch.cuda.device_count())], True
     free = memory.available()
     return ([] if free is None else [free / 1e9]), False
