@@ -23,6 +23,7 @@ from pruning.core.errors import InputError
 if TYPE_CHECKING:  # all of this is slow: it is imported where it is used
     import numpy as np
     import pandas as pd
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -144,6 +145,7 @@ def score(
             settings = {key: getattr(own, key) for key in settings}
         scores.check(settings["score"])
     _known("score", changes, [key for key in settings if key != "score"])
+    _known("normalise", [changes.get("normalise", "none")], scoring.NORMALISATIONS)
     base = Loaded(model)
     if "statistics" in statistics.tables:
         measured = [len(own) for own in masks.by_layer(statistics.neurons, "unit", base.layers)]
@@ -183,7 +185,7 @@ def allocate(
     from pruning.methods import allocation, latency_table, masks
 
     _known("scheme", [scheme], ALLOCATIONS)
-    if not 0 < sparsity < 1:
+    if not isinstance(sparsity, int | float) or not 0 < sparsity < 1:
         raise InputError(f"sparsity: {sparsity} is not between 0 and 1")
     method = {"allocate": scheme, "options": dict(options or {}), "round_to": round_to}
     if measured is None and allocation.search_of(scheme):
@@ -265,18 +267,23 @@ def reconstruct(
 
 
 def load(
-    folder: str | Path, dtype: str | None = None, device: str = "auto"
+    folder: str | Path, dtype: str | torch.dtype | None = None, device: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a pruned, exported or dense model and its tokenizer: eval mode, frozen weights, padding on the left.
 
-    dtype: `float32`, `bfloat16` or `float16`; None: that of the stored weights. device: `cpu`, `cuda`, or `auto` (all
-    GPUs that there are, else the CPU). Raises InputError if the folder is no model, lacks some weights, was changed
-    since it was made, or does not fit into free memory. Source: models/loading.py."""
+    dtype: `float32`, `bfloat16` or `float16`, or torch's own; None: that of the stored weights. device: `cpu`, `cuda`,
+    or `auto` (all GPUs that there are, else the CPU). Raises InputError if the folder is no model, lacks some weights,
+    was changed since it was made, or does not fit into free memory. Source: models/loading.py."""
+    from pruning.core.memory import BYTES
     from pruning.models import loading
     from pruning.models.checkpoint import Checkpoint
 
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder")
+    if dtype is not None:
+        dtype = str(dtype).removeprefix("torch.")
+        _known("dtype", [dtype], BYTES)
+    _known("device", [device.partition(":")[0]], ("auto", "cpu", "cuda"))
     base = Checkpoint(Path(folder))
     stored = str(base.tensor(base.name(0, "down")).dtype).removeprefix("torch.")
     return loading.load(Path(folder), dtype or stored, device)
@@ -294,25 +301,18 @@ def prune(
     model: a folder, a .gguf file, `package:file.gguf`, or a repository of the hub. data: JSON Lines; None: the training
     data of one of `tasks`. sparsity: shares of the FFN neurons to remove, in whole per cents. out: folder of all
     results; a run that stopped goes on there. rest: the command's other options: `effort`, `methods`, `budget`
-    (`"bytes=900MB"`), `tasks`, `tolerance`, `cores`, … (fields of command/request.Request).
+    (`"bytes=900MB"`), `tasks`, `tolerance` (a share, as 0.1), `cores`, … (fields of command/request.Request). Where the
+    command repeats an option, give a list, or one string.
 
     Raises InputError for an unknown option, for data that cannot be read or are too few, and with a failed job's own
     words. Source: command/prune.py."""
     from pruning.command.prune import prune as run
-    from pruning.command.request import Request
+    from pruning.command.request import Request, of_python
 
     _known("prune", rest, {each.name for each in fields(Request)} - {"model", "data", "out", "sparsity", "yes"})
-    if data is None and not rest.get("tasks"):
-        raise InputError("prune: data: missing: give a file of JSON Lines, or tasks=['gsm8k']")
-    given: dict[str, Any] = {"model": str(model), "data": data and Path(data), "out": Path(out)}
-    given |= rest | {"budget": [rest["budget"]] if rest.get("budget") else ()}
-    if sparsity is not None:
-        percents = [round(100 * share, 6) for share in ([sparsity] if isinstance(sparsity, int | float) else sparsity)]
-        if any(percent % 1 or not 0 <= percent < 100 for percent in percents):
-            raise InputError(f"sparsity: {sparsity}: give shares between 0 and 1 in whole per cents, as 0.3")
-        given["sparsity"] = ",".join(str(int(percent)) for percent in percents)
+    request = of_python(model, data, sparsity, out, rest)
     shown = ", ".join(f"{key}={value!r}" for key, value in {"data": data, "sparsity": sparsity, **rest}.items())
-    made = run(Request(**given), f"prune({model!r}, {shown}) of Python")
+    made = run(request, f"prune({model!r}, {shown}) of Python")
     return Result(made.models, made.folder, made.page)
 
 
@@ -325,4 +325,6 @@ def _keeps(model: PreTrainedModel, mask: pd.DataFrame) -> dict[str, list[np.ndar
     from pruning.methods import masks
     from pruning.models.checkpoint import Loaded
 
+    if lacking := [name for name in ("layer", "unit", "keep") if name not in mask]:
+        raise InputError(f"mask: lacks the columns {', '.join(lacking)}: give what `allocate` returns")
     return masks.keeps_of(mask, f"mask: not one of this {type(model).__name__}", Loaded(model).widths)

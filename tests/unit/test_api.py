@@ -140,6 +140,15 @@ REFUSED = {
     "needs: unknown 'gradients'; known: output_gradients, ": lambda m, s: calibrate(m, IDS, needs=["gradients"]),
     "objectives: unknown 'loss'; known: ce, energy": lambda m, s: calibrate(m, IDS, ["loss"]),
     "batches: there is none": lambda m, s: calibrate(m, []),
+    "batch 0: give token ids as a tensor, int64": lambda m, s: calibrate(m, ["hello"]),
+    "batch 1: give token ids as a tensor": lambda m, s: calibrate(m, [IDS[0], {"attention_mask": IDS[0]}]),
+    "normalise: unknown 'mean'; known: ": lambda m, s: score("rku", s, m, normalise="mean"),
+    "sparsity: 0.3 is not": lambda m, s: allocate(score("rku", s, m), "0.3"),
+    "mask: lacks the columns unit": lambda m, s: compact(m, cut(m, s).drop(columns="unit")),
+    "dtype: unknown 'fp8'; known: bfloat16, ": lambda m, s: load(".", "fp8"),
+    "device: unknown 'gpu'; known: auto, cpu, cuda": lambda m, s: load(".", device="gpu"),
+    "sparsity: []: give shares": lambda m, s: pruning.prune("a/b", "x.jsonl", []),
+    "sparsity: 30: give shares": lambda m, s: pruning.prune("a/b", "x.jsonl", "30"),
     "batch 0: padding before tokens": lambda m, s: calibrate(m, [PADDED]),
     "batch 1: a sample has no token for the objectives": lambda m, s: calibrate(m, [IDS[0], IDS[1][:, :1]]),
     "unknown score 'entropy'; built in: cfsp, ": lambda m, s: score("entropy", s, m),
@@ -183,8 +192,18 @@ def test_prune_asks_for_what_the_command_would(monkeypatch):
         "org/name", Path("mine.jsonl"), "20,29", methods=["wanda"], out=Path("here"), cores=1
     )
     assert line.startswith("prune('org/name', data='mine.jsonl', sparsity=[0.2, 0.29], methods=['wanda']")
-    pruning.prune("org/name", "mine.jsonl", budget="bytes=70%")
-    assert (asked[1][0].budget, asked[1][0].sparsities) == (["bytes=70%"], [])
+    pruning.prune("a/b", tasks="gsm8k", gguf="Q8_0", against=["Q4_K_M", "c/d"], budget="bytes=3MB", vocabulary=300)
+    request = asked[-1][0]
+    assert (request.tasks, request.gguf, request.against) == (["gsm8k"], ["q8_0"], ["q4_k_m", "c/d"])
+    assert (request.budget, request.vocabulary, request.sparsities) == (["bytes=3MB"], "300", [])
+
+
+def test_one_batch_needs_no_list_and_a_dtype_may_be_torchs(model, tmp_path):
+    of_one, of_list = (calibrate(model, given).neurons for given in (IDS[0], [IDS[0].int()]))
+    assert of_one.equals(of_list)
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    assert load(tmp_path, torch.bfloat16, "cpu")[0].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ import yaml
 from lm_eval.api.metrics import exact_match_hf_evaluate
 
 import tiny
-from pruning.command import config_file, decision, lm_eval_tasks, own_data, ready, right_answers, running, work
+from pruning.command import (
+    config_file,
+    decision,
+    line,
+    lm_eval_tasks,
+    own_data,
+    prune,
+    ready,
+    right_answers,
+    running,
+    work,
+)
 from pruning.command.configuration import build, model_section, model_source, parameters_of, text
 from pruning.command.known import Known, Own
 from pruning.command.request import Request, budget_of, check, numbers
@@ -53,6 +65,8 @@ def said(*roles: str) -> list[dict]:
 
 PAIR = {"question": " 1+1? ", "answer": " 2\n"}
 PLAIN = {"prompt": "1+1?\n", "completion": "2", "asked": "1+1?\n", "question": "1+1?", "answer": "2"}
+WITH_INPUT = {"prompt": "Add.\n\n1+1?\n", "completion": "2", "asked": "Add.\n\n1+1?\n"}
+WITH_INPUT |= {"question": "Add.\n\n1+1?", "answer": "2"}
 JOINED = {"prompt": "Q: 1+1\nA:", "completion": " 2"}  # made for it
 TURNS = dict.fromkeys(("prompt", "asked"), "<user>hi<assistant>")
 
@@ -64,6 +78,8 @@ TURNS = dict.fromkeys(("prompt", "asked"), "<user>hi<assistant>")
         (PAIR, CHAT, PLAIN | {"asked": "<user>1+1?<assistant>"}),
         ({"prompt": "1+1?", "completion": "2"}, None, PLAIN),
         (JOINED, CHAT, JOINED | {"asked": JOINED["prompt"], "question": JOINED["prompt"], "answer": "2"}),
+        ({"instruction": "Add.", "input": "1+1?", "output": "2"}, None, WITH_INPUT),
+        ({"instruction": "1+1?", "input": " ", "output": "2"}, None, PLAIN),
         ({"text": "abc"}, None, {"prompt": "", "completion": "abc"}),
         (
             {"messages": said("user", "assistant")},
@@ -93,7 +109,16 @@ NONE_FOUND = "its records have a, b; one of these is needed: `messages`, `prompt
         ([{"messages": ["user", "assistant"]}], REFUSING, UNANSWERED),
         ([{"messages": said("assistant", "assistant")}], REFUSING, NO_CHAT + "twice"),
         ([{"messages": said("assistant")}], REFUSING, NO_CHAT + "Cannot apply chat template to an empty conversation"),
-        ([{"messages": [*said("user"), said("assistant")[0] | {"content": 3}]}], REFUSING, NO_CHAT + "can only concat"),
+        (
+            [{"messages": [*said("user"), said("assistant")[0] | {"content": 3}]}],
+            REFUSING,
+            "record 1: the last two of `messages`",
+        ),
+        (
+            [{"messages": [*said("user"), {"role": "assistant", "tool_calls": []}]}],
+            REFUSING,
+            "must have text as `content`",
+        ),
     ],
 )
 def test_odd_data_are_named(tmp_path, records, chat, message):
@@ -352,7 +377,7 @@ def test_models_are_folders_files_packages_and_repositories(tmp_path):
     assert model_source("pkg:dir/X.Q4_1.gguf") == ("x_q4_1", gguf)
     hub = {"kind": "hub", "repo": "Qwen/Qwen2.5-7B", "revision": "a" * 40}
     assert model_source("Qwen/Qwen2.5-7B@" + "a" * 40)[1] == hub
-    for name in ("nothing", "none.gguf", "a/b/c"):
+    for name in ("nothing", "none.gguf", "a/b/c", "./missing"):
         with pytest.raises(InputError, match=name):
             model_source(name)
 
@@ -565,6 +590,8 @@ def test_what_was_edited_is_used_and_told_by_its_keys(written):
         ("# Written", "tables: &a [*a]\n# Written", "prune.yaml:1: tables: the alias"),
         ("  table1:", "  mine:", "prune.yaml: tables.table1: missing"),
         ("  validation:\n    title", "  mine:\n    title", "prune.yaml: tables.validation: missing"),
+        ("    - 20\n", "    - 20\n    - 40\n", "prune.yaml: tables.validation: lacks agf at 40%, which table1 has"),
+        ("    tasks:\n    - own\n", "    tasks:\n    - gsm_symbolic\n", "prune.yaml: tables.table1.tasks: no text, by"),
     ],
 )
 def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
@@ -582,6 +609,9 @@ NO_SIZE, ROUNDS = "give a number of tokens, or a share", "only for --effort stan
 MISTAKES = [  # options, and the words that follow the first of them
     *(({"answer": text}, "") for text in ("numbers", "regex", "regex:", "exact:x", "regex:(")),
     *(({"recover": "x"}, ""), ({"steps": 9}, "only for --recover")),
+    *(({"tolerance": share}, "give 0 to ") for share in (10, -0.1, float("nan"), "10")),
+    *(({name: 0}, "give a whole number, ") for name in ("cores", "steps", "rounds", "questions")),
+    *(({"cores": 1.5}, "give a whole number, 1"), ({"questions": "9"}, "give a whole number, 1")),
     *(({"vocabulary": text}, NO_SIZE) for text in ("0", "120%", "many", "-3", "3.5")),
     ({"vocabulary": "30%,all"}, "several sizes are compared at equal cost: give --budget as well"),
     ({"vocabulary": "all", "budget": NINE}, "give one size or different ones, of which one may be all"),
@@ -875,6 +905,42 @@ def test_what_is_no_other_model_is_refused_before_any_job(tmp_path, against, mes
     assert not (tmp_path / "out").exists()
 
 
+# what a run leaves alone, and says
+
+
+def test_nothing_else_works_in_the_folder_of_a_run(tmp_path):
+    request = Request("y/m", tmp_path / "mine.jsonl", out=tmp_path / "out")
+    with pytest.raises(InputError, match="--data .*mine.jsonl: no such file"):
+        line.show_plan(request)
+    assert not request.out.exists()  # nothing is left of what could not be
+    request.data.write_text('{"a": "b"}')
+    with locks.held(request.out / running.STATE):
+        for function in (line.show_plan, partial(prune.prune, line="prune y/m")):
+            with pytest.raises(InputError, match="^--out: another run is active in .*out: wait for its end"):
+                function(request)
+    state = request.out / ".snakemake"
+    with locks.held(state), pytest.raises(InputError, match="^--out: a run of Snakemake is active in"):
+        line.show_plan(request)
+    assert not [*request.out.glob("[!.]*")]
+    with pytest.raises(InputError, match="mine.jsonl: its records have a"):  # the lock is free again
+        line.show_plan(request)
+
+
+def test_fields_that_are_not_read_are_named_before_the_model_is_fetched(tmp_path, capsys):
+    given = {"data": tmp_path / "mine.jsonl", "out": tmp_path / "out", "methods": ["wandaa"]}
+    for record, read, unread in (
+        ({"question": "q", "answer": "a", "context": "c"}, "question and answer", "context"),
+        ({"instruction": "q", "input": "i", "output": "a", "id": 1}, "instruction and output and input", "id"),
+    ):
+        given["data"].write_text(json.dumps(record))
+        with pytest.raises(InputError, match="--methods: unknown name 'wandaa'"):
+            ready.ready(Request("y/m", **given))
+        assert f"of the data {read} are read, and not {unread}." in capsys.readouterr().out
+    given["data"].write_text('{"a": "b"}')
+    with pytest.raises(InputError, match="mine.jsonl: its records have a; one of these is needed"):
+        ready.ready(Request("y/m", **given))
+
+
 # the status
 
 
@@ -906,6 +972,10 @@ def test_the_status_is_of_the_last_run_and_names_what_is_at_work(tmp_path):
     assert status_of(tmp_path, START) == [nothing]
     os.close(alive)  # as the kernel does when the process is killed
     assert status_of(tmp_path, *BEFORE, *RAN) == stopped
+    page = "there is no decision.html"
+    assert status_of(tmp_path, *BEFORE) == ["9 of 9 steps (100%) done", f"that step has ended, and {page}: {goes_on}"]
+    assert status_of(tmp_path, *RAN, START, NOTHING) == [f"the last step has ended, and {page}: {goes_on}"]
+    (tmp_path / "decision.html").touch()
     assert status_of(tmp_path, *BEFORE) == ["9 of 9 steps (100%) done"]
     assert status_of(tmp_path, START) == running.lines(running.read(tmp_path / "none"), tmp_path) == [nothing, goes_on]
     assert status_of(tmp_path, *RAN, START, NOTHING) == ["all jobs have ended"]

@@ -111,6 +111,9 @@ def test_answers_become_a_command_line(monkeypatch, tmp_path):
     found, said = answered(monkeypatch, model, data, "20,40", "quick", "q8_0, f16", "y")
     assert found == wanted and shlex.join(["prune", *wanted]) in said
     assert answered(monkeypatch, model, data, "20,40", "quick", "q8_0,f16", "n")[0] is None
+    (tmp_path / "plan").mkdir()
+    monkeypatch.chdir(tmp_path)  # a folder with the name of a command
+    assert answered(monkeypatch, "plan", data, "20", "quick", "Q8_0", "n")[1].count("prune ./plan --data") == 1
     usual = [model, "--data", data, "--sparsity", "20,30", "--effort", "standard"]
     assert answered(monkeypatch, model, data, "", "", "", "y")[0] == usual
 
@@ -191,5 +194,7 @@ def test_a_prompt_to_show_is_short(tmp_path):
     pairs = [{"prompt": "x" * 400, "completion": "a"}, {"prompt": "short?\n", "completion": "b"}]
     data.write_text("\n".join(map(json.dumps, pairs)))
     assert take.prompt_of(data) == "short?\n"
+    data.write_text(json.dumps({"prompt": "a\u2028b\x85", "completion": "a"}, ensure_ascii=False), encoding="utf-8")
+    assert take.prompt_of(data) == "a\u2028b\x85"  # which str.splitlines takes for ends of lines
     data.write_text(json.dumps({"prompt": "", "completion": "c" * 100}))
     assert take.prompt_of(data) == "c" * 40

@@ -153,16 +153,20 @@ def micro_batches(sequences: Sequences, size: int, *, pad: int, token_mask: str)
 
 
 def as_batches(given: Iterable[Batch | torch.Tensor | Mapping[str, torch.Tensor]]) -> list[Batch]:
-    """Micro-batches of what a program has: token ids int64 [B, T]; or a mapping, as tokenizers and data loaders give,
-    with `input_ids` and, where there is padding, `attention_mask`, and `labels`, which are -100 where the objectives do
-    not look, on any device; or a Batch, as it is, on the CPU. Samples are numbered in order.
+    """Micro-batches of what a program has, a batch or several: token ids int64 [B, T]; or a mapping, as tokenizers and
+    data loaders give, with `input_ids` and, where there is padding, `attention_mask`, and `labels`, which are -100
+    where the objectives do not look, on any device; or a Batch, as it is, on the CPU. Samples are numbered in order.
 
-    Raises InputError where there is none, or where padding stands before tokens."""
+    Raises InputError where there is none, for what is none of these, or where padding stands before tokens."""
     found, samples = [], 0
+    given = [given] if isinstance(given, torch.Tensor | Mapping) else given
     for each in given:
         if not isinstance(each, Batch):
             own = each if isinstance(each, Mapping) else {"input_ids": each}
-            own = {key: value.cpu() for key, value in own.items() if key in ("input_ids", "attention_mask", "labels")}
+            own = {name: own[name] for name in ("input_ids", "attention_mask", "labels") if name in own}
+            if "input_ids" not in own or not all(isinstance(of, torch.Tensor) and of.dim() == 2 for of in own.values()):
+                raise InputError(f"batch {len(found)}: give token ids as a tensor, int64 [samples, tokens]")
+            own = {name: of.cpu().long() for name, of in own.items()}
             ids = own["input_ids"]
             counted = own.get("attention_mask", torch.ones_like(ids)).bool()
             looked_at = counted & (own["labels"] != -100) if "labels" in own else counted

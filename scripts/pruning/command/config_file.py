@@ -17,6 +17,7 @@ from pruning.core.errors import InputError
 
 DIGEST = "# Digest of the lines above, by which `prune` knows whether they were edited: "
 LEFT_OUT = object()
+KEEP = "To keep them, stop here and give --out another folder."
 
 
 def signed(text: str) -> str:
@@ -54,6 +55,13 @@ def edited(path: Path) -> Edited | None:
     for table in ("table1", "validation"):
         if not (content.get("tables") or {}).get(table):
             raise InputError(f"{path}: tables.{table}: missing, and `prune` shows that table: {remedy}")
+    chosen, shown = ({*config.table(name).pruned} for name in ("validation", "table1"))
+    if missing := sorted(shown - chosen):
+        method, sparsity = missing[0]
+        lacks = f"lacks {method} at {sparsity}%, which table1 has"
+        raise InputError(f"{path}: tables.validation: {lacks}: models are chosen by it: give both the same")
+    if not any(config.tasks[column.task].kind == "perplexity" for column in config.table("table1").columns):
+        raise InputError(f"{path}: tables.table1.tasks: no text, by whose perplexity models are compared: {remedy}")
     return Edited(content, config)
 
 
@@ -80,8 +88,7 @@ def replaced(path: Path, wanted: Mapping[str, Any], line: str) -> str | None:
     which = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if keys[4:] else "")
     other = f"`{before}`; `{line}` changes" if before != line else f"`{before}` by another version, which changed"
     said = "What both have in common is not made again; the page and the tables are replaced"
-    remedy = "to keep them, stop here and give --out another folder"
-    return f"{path.parent} holds a run of {other} {which}. {said}: {remedy}."
+    return f"{path.parent} holds a run of {other} {which}. {said}. {KEEP}"
 
 
 def differences(mine: Any, given: Any, key: str = "") -> Iterator[str]:

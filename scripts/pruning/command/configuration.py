@@ -54,7 +54,7 @@ def model_source(text: str) -> tuple[str, dict[str, Any]]:
         source, name = {"kind": "gguf", **place}, Path(file).stem
         if not package and not path.is_file():
             raise InputError(f"{text}: no such file")
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+(@[0-9a-f]{40})?", text):
+    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[0-9a-f]{40})?", text):
         repo, _, revision = text.partition("@")
         source, name = {"kind": "hub", "repo": repo, "revision": revision or "main"}, repo.rpartition("/")[2]
     else:

@@ -173,10 +173,11 @@ def remarks(
             f"{TOKENS_A_COLUMN} per column: what is reconstructed may do worse on other text. Give more records, or "
             "raise `samples` in prune.yaml and run its workflow."
         )
+    remedy = "add --gguf, which keeps them equal" if {*methods} <= {*EFFORTS} else "take one of `allocate: uniform`"
     uneven = [name for name, method in methods.items() if method.allocate != "uniform" or method.round_to > 1]
     if uneven and shape["model_type"] not in architectures.AS_DECI:
         said.append(
             f"{', '.join(uneven)}: layers of different widths, which llama.cpp does not read in "
-            f"{shape['model_type']}: for a GGUF file add --gguf, which keeps them equal."
+            f"{shape['model_type']}: for a GGUF file {remedy}."
         )
     return said

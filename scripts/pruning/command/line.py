@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pruning.command import running, take, wizard
-from pruning.command.prune import PAGE, TEST, expected, prune
+from pruning.command.prune import TEST, expected, prune
 from pruning.command.ready import ready
 from pruning.command.request import Request, option
-from pruning.command.running import CONFIG, EVENTS, LOG
+from pruning.command.running import CONFIG, EVENTS, LOG, PAGE, alone
 from pruning.core import memory
 from pruning.core.errors import InputError, one_line
 
@@ -57,6 +57,7 @@ def run(request: Request) -> None:
     print(f"\nTo use the model:\n\n{shown}")
 
 
+@alone
 def show_plan(request: Request) -> None:
     """Print a run's jobs, and what minutes, memory and disk they take. Nothing runs, but the model is fetched."""
     stages = expected(ready(request))

@@ -32,6 +32,8 @@ class Asked(NamedTuple):
     definition: str | None = None  # a file for config/tasks/, where the workflow has none
     training: str | None = None
     """The file of its training data that the workflow fetches; None where it has none."""
+    files: tuple[str, ...] = ()
+    """Of the data that it asks."""
 
 
 def asked(given: Sequence[str]) -> list[Asked]:
@@ -52,7 +54,8 @@ def _asked(name: str, metric: str) -> Asked:
         [dataset] = {Path(file).parent.name for file in data_files(own)}
         there = dataset in DEFAULT.datasets and "train" in DEFAULT.splits(dataset)
         training = names.DATA.format(dataset=dataset, split="train") if there else None
-        return Asked(name, {**_section(name, metric, has, preferred), **section}, training=training)
+        section = {**_section(name, metric, has, preferred), **section}
+        return Asked(name, section, training=training, files=tuple(data_files(own)))
     with within("--task "):
         include, whole = packaged(name)
     alias = re.sub(r"[^a-z0-9_-]+", "_", name.lower())
@@ -64,7 +67,8 @@ def _asked(name: str, metric: str) -> Asked:
     section = _section(name, metric, has, [])
     text = yaml.safe_dump({"include": include, **definition}, sort_keys=False, allow_unicode=True)
     training = whole.get("training_split") and names.DATA.format(dataset=alias, split=_key(whole["training_split"]))
-    return Asked(alias, section, {alias: dataset}, text, training)
+    files = tuple(dict.fromkeys(definition["dataset_kwargs"]["data_files"].values()))
+    return Asked(alias, section, {alias: dataset}, text, training, files)
 
 
 def _key(split: str) -> str:

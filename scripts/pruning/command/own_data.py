@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import yaml
@@ -14,6 +15,8 @@ from pruning.core.errors import InputError
 from pruning.core.names import DATA
 
 PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"), ("input", "output"))
+WITH_INPUT = ("instruction", "output")
+"""A pair whose question may go on in `input`."""
 IN_CHAT = ("question", "instruction")
 """Fields that are asked in the model's chat format, where it has one; a `prompt` or an `input` is asked as it is."""
 PARTS = {"train": "calibrate", "validation": "choose", "test": "test"}
@@ -99,14 +102,20 @@ def texts(records: Sequence[Mapping[str, Any]], tokenizer: Any, given: str) -> l
 
     given: how errors begin, as `--data mine.jsonl`. Raises InputError, naming the fields found, where there is none of
     these."""
-    first = records[0]
-    if "messages" in first:
-        return [_conversation(record, tokenizer, given, number) for number, record in enumerate(records, 1)]
-    if not (found := [names for names in (*PAIRS, ("text",)) if set(names) <= set(first)]):
-        wanted = ", ".join(["`messages`", *(f"`{a}` and `{b}`" for a, b in PAIRS), "`text`"])
-        shown = ", ".join(sorted(first))
-        raise InputError(f"{given}: its records have {shown}; one of these is needed: {wanted}")
-    return [_pair(record, found[0], tokenizer, given, number) for number, record in enumerate(records, 1)]
+    names = fields(records[0], given)
+    make = _conversation if names == ("messages",) else partial(_pair, names=names)
+    return [make(record, tokenizer=tokenizer, given=given, number=number) for number, record in enumerate(records, 1)]
+
+
+def fields(first: Mapping[str, Any], given: str) -> tuple[str, ...]:
+    """Return the names of what is read of records like the first, but for the `input` of an `instruction`.
+
+    Raises InputError as `texts` does."""
+    kinds = (("messages",), *PAIRS, ("text",))
+    if found := [names for names in kinds if set(names) <= set(first)]:
+        return found[0]
+    wanted = ", ".join(" and ".join(f"`{name}`" for name in names) for names in kinds)
+    raise InputError(f"{given}: its records have {', '.join(sorted(first))}; one of these is needed: {wanted}")
 
 
 def in_chat(first: Mapping[str, Any], tokenizer: Any) -> bool:
@@ -205,19 +214,21 @@ def _conversation(record: Mapping[str, Any], tokenizer: Any, given: str, number:
     listed = isinstance(messages, list) and messages and all(isinstance(each, dict) for each in messages)
     if not listed or messages[-1].get("role") != "assistant":
         raise InputError(f"{given}: record {number}: `messages` must end in an answer (role assistant)")
+    if not all(isinstance(each.get("content"), str) for each in messages[-2:]):
+        raise InputError(f"{given}: record {number}: the last two of `messages` must have text as `content`")
     try:
         before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
         whole = tokenizer.apply_chat_template(messages, tokenize=False)
     except (TemplateError, TypeError, ValueError) as error:  # roles that do not alternate, content that is no text
         raise InputError(f"{given}: record {number}: the model's chat format refuses it: {error}") from None
-    question = str(messages[-2]["content"]) if len(messages) > 1 else before
-    answered = {"asked": before, "question": question, "answer": str(messages[-1]["content"]).strip()}
+    question = messages[-2]["content"] if len(messages) > 1 else before
+    answered = {"asked": before, "question": question, "answer": messages[-1]["content"].strip()}
     if not whole.startswith(before):  # some formats rewrite earlier turns
         return {"prompt": "", "completion": whole, **answered}
     return {"prompt": before, "completion": whole[len(before) :], **answered}
 
 
-def _pair(record: Mapping[str, Any], names: tuple[str, ...], tokenizer: Any, given: str, number: int) -> dict[str, str]:
+def _pair(record: Mapping[str, Any], tokenizer: Any, given: str, number: int, names: tuple[str, ...]) -> dict[str, str]:
     """names: of the fields of question and answer, or of a text."""
     for name in names:
         if not isinstance(record.get(name), str) or not record[name].strip():
@@ -225,6 +236,8 @@ def _pair(record: Mapping[str, Any], names: tuple[str, ...], tokenizer: Any, giv
     if len(names) == 1:
         return {"prompt": "", "completion": record[names[0]]}
     question, answer = (record[name].strip() for name in names)
+    if names == WITH_INPUT and (more := str(record.get("input") or "").strip()):
+        question = f"{question}\n\n{more}"
     asked = prompt = f"{question}\n"
     if names == PAIRS[0] and (record["prompt"][-1].isspace() or record["completion"][0].isspace()):
         asked, prompt, answer = record["prompt"], record["prompt"], record["completion"]  # made to be joined

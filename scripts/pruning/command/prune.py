@@ -14,14 +14,14 @@ from pruning.command import config_file, configuration, decision, own_data, page
 from pruning.command.known import Known
 from pruning.command.ready import ready
 from pruning.command.request import Request
-from pruning.command.running import CONFIG, LOG, START, put, run
+from pruning.command.running import CONFIG, LOG, PAGE, START, TEXT_PAGE, alone, put, run
 from pruning.core import artifacts, names
 from pruning.core.errors import within
+from pruning.data import datasets
 
 if TYPE_CHECKING:
     from pruning.command.estimate import Stage
 
-PAGE, TEXT_PAGE = "decision.html", "decision.md"
 TEST = "own-data/test.jsonl"
 ASSUMED = 30  # per cent: of a sparsity that is still to be found, in an estimate
 TABLES = ("results/table1.csv", "results/validation.csv", "results/tradeoff.csv")
@@ -53,6 +53,10 @@ def expected(known: Known) -> list["Stage"]:
         at = {method: [sparsity] for method, sparsity in sparsities.items()}
     content = configuration.build(known, sparsities)
     put(out / START, configuration.text(content, "prune, before it runs"))
+    if known.mine:
+        at = {}
+        for method, sparsity in known.mine.config.table("table1").pruned:
+            at.setdefault(method, []).append(sparsity)
     targets = [*budget_paths(known).values(), *tables(known), *exports(known, stand_in(known, at))]
     with (out / LOG).open("a+") as log, contextlib.chdir(out):
         options = ["--snakefile", str(names.HOME / "Snakefile"), "--configfile", known.config]
@@ -65,6 +69,7 @@ def expected(known: Known) -> list["Stage"]:
         return estimate.stages(work.Run(config, card), jobs)
 
 
+@alone
 def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = lambda stages: None) -> Result:
     """Do what was asked for, in `request.out`, where a run that stopped goes on, and write the page to decide by.
 
@@ -123,7 +128,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         recipes={} if known.mine or request.methods else dict.fromkeys(known.methods, known.effort.summary),
         command=line,
         versions={"Python": platform.python_version(), **made_with["versions"]},
-        parts={part: len((out / f"own-data/{part}.jsonl").read_text().splitlines()) for part in own_data.PARTS},
+        parts={part: len(datasets.read_jsonl(out / f"own-data/{part}.jsonl")) for part in own_data.PARTS},
         against=compared(known, read, choice.variant, measures),
     )
     said = page.markdown(content)

@@ -9,10 +9,11 @@ from typing import Any
 
 from pruning.command import config_file, configuration, efforts, lm_eval_tasks, own_data, take
 from pruning.command.known import Known, Own
-from pruning.command.request import IN_ROUNDS, Request, budget_of, check, with_effort
-from pruning.command.running import CONFIG, START, put, run
+from pruning.command.request import IN_ROUNDS, Request, budget_of, with_effort
+from pruning.command.running import CONFIG, PAGE, START, put, run
 from pruning.config.alternatives import vocabulary
 from pruning.config.budgets import TIMED
+from pruning.config.default import DEFAULT
 from pruning.config.methods import Method
 from pruning.core import devices, memory, names
 from pruning.core.errors import InputError, within
@@ -34,7 +35,6 @@ def ready(request: Request) -> Known:
     Raises InputError for what cannot be done, with the words of a job that failed."""
     from pruning.models import loading  # torch is slow
 
-    check(request)
     request, out = with_effort(request), request.out
     tasks = lm_eval_tasks.asked(request.tasks)
     alias, source = configuration.model_source(request.model)
@@ -44,6 +44,11 @@ def ready(request: Request) -> Known:
         raise InputError(f"--against: two models are called {twice[0]}: rename a folder or file")
     taught = None if request.data else lm_eval_tasks.with_training_data(tasks)
     records, gpus = datasets.read_jsonl(request.data) if request.data else [], min(1, len(devices.visible()))
+    if request.data:
+        read = own_data.fields(records[0], f"--data {request.data}")
+        read += ("input",) if read == own_data.WITH_INPUT else ()
+        if unread := [name for name in records[0] if name not in read]:
+            print(f"Note: of the data {' and '.join(read)} are read, and not {', '.join(unread)}.", flush=True)
     threads = request.cores if gpus else max(1, request.cores // 2)  # two jobs at once take less time than in turn
     mine = config_file.edited(out / CONFIG)
     if mine:
@@ -53,19 +58,23 @@ def ready(request: Request) -> Known:
         for name in {*dict(sources)} - {*mine.config.models}:
             print(f"{out / CONFIG}: models: does not name {name} of --against, which is left out", flush=True)
         sources = [(name, each) for name, each in sources if name in mine.config.models]
+    elif unknown := [name for name in request.methods or () if name not in set(DEFAULT.method_names)]:
+        raise InputError(f"--methods: unknown name {unknown[0]!r}; known are those of docs/methods.md")
     known = Known(request, {alias: {}}, dict(sources), tasks, mine)
     first = {"models": {}, **configuration.OFF}
     for name, each in ((alias, source), *sources):
         parameters = configuration.parameters_of(each, known.place(name))
         first["models"] |= configuration.model_section(name, each, parameters, gpus, threads)
-    first |= {"experiment": {"models": [alias], "methods": ["wanda"]}, "datasets": taught.dataset if taught else {}}
+    sections = {name: section for task in tasks for name, section in task.dataset.items()}
+    first |= {"experiment": {"models": [alias], "methods": ["wanda"]}, "datasets": sections}
     put(out / START, configuration.text(first, "prune, before it has seen the model"))
     for task in tasks:
         if task.definition:
             put(out / "config" / "tasks" / f"{task.name}.yaml", task.definition)
     fetched = [names.BASE.format(model=name) for name in (alias, *known.smaller)]
-    fetched += [taught.training] if taught else []
-    run(request, f"fetching {request.model}", *fetched, config=known.config)
+    fetched += [*([taught.training] if taught else []), *(file for task in tasks for file in task.files)]
+    written = all((out / "config" / "tasks" / f"{name}.yaml").is_file() for name in own_data.ASKING.values())
+    run(request, f"fetching {request.model}", *fetched, config=known.config if written else START)
 
     manifest, shape = (json.loads((known.folder / name).read_text()) for name in ("manifest.json", "config.json"))
     section = configuration.model_section(alias, source, manifest["parameters"], gpus, threads)
@@ -148,11 +157,13 @@ def with_data(known: Known, records: list[dict[str, Any]], given: str) -> Known:
     if request.questions and not answers:
         why = "no answers are judged, as not all reference answers end in a number"
         raise InputError(f"--questions {asked}: {why}: give --answer")
-    written = {"own-data": parts, f"own-data/{own_data.ANSWERS}": answers.records if answers else {}}
+    written, others = {"own-data": parts, f"own-data/{own_data.ANSWERS}": answers.records if answers else {}}, False
     for folder, each in written.items():
         for name, part in each.items():
             lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in part)
-            put(request.out / folder / f"{name}.jsonl", lines)
+            others |= put(request.out / folder / f"{name}.jsonl", lines)
+    if others and (request.out / PAGE).is_file():
+        print(f"{request.out} holds a run on other data: its page and its tables are replaced. {config_file.KEEP}")
     if answers:
         for part, name in own_data.ASKING.items():
             put(request.out / "config" / "tasks" / f"{name}.yaml", answers.definition(part))
@@ -179,6 +190,10 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     if not found:
         own, notes = made[request.effort]
         found = {request.effort: own.model_copy(update={"score": IN_ROUNDS} if request.rounds else {})}
+    elif request.types and round_to and known.trained is None:  # rows of a quantised file are whole blocks
+        found = {
+            each: own.model_copy(update={"round_to": round_to}) for each, own in efforts.definitions(found).items()
+        }
     if request.vocabulary:
         found, said = efforts.with_vocabularies(found, request.vocabularies, known.folder)
         notes = [*notes, said]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,7 +84,7 @@ class Request:
     tolerance: option(float, TOLERANCE, parser=share, metavar="PERCENT", show_default="10") = 0.1
     gguf: option(list[str], GGUF, metavar="TYPE", callback=kinds) = ()
     against: option(list[str], AGAINST, metavar="TYPE|MODEL", callback=kinds) = ()
-    cores: option(int, "CPU cores", metavar="N", show_default="all of this machine") = os.cpu_count() or 1
+    cores: option(int, "CPU cores", min=1, metavar="N", show_default="all of this machine") = os.cpu_count() or 1
     yes: option(bool, "do not ask before a run of more than an hour", "--yes") = False
 
     @property
@@ -115,6 +115,25 @@ class Request:
         return [*self.gguf, *self.types, *([UNQUANTISED] if self.smaller else [])]
 
 
+def of_python(model: Any, data: Any, sparsity: Any, out: Any, rest: Mapping[str, Any]) -> Request:
+    """The request that api.prune's arguments are. Raises InputError for what no request has."""
+    if data is None and not rest.get("tasks"):
+        raise InputError("prune: data: missing: give a file of JSON Lines, or tasks=['gsm8k']")
+    given = {"model": str(model), "data": data and Path(data), "out": Path(out), **rest}
+    for name in {"budget", "methods", "tasks", "gguf", "against"} & {*rest}:  # of which the command takes several
+        listed = [rest[name]] if isinstance(rest[name], str) else list(rest[name] or ())
+        given[name] = kinds(listed) if name in ("gguf", "against") else listed
+    if rest.get("vocabulary") is not None:
+        given["vocabulary"] = str(rest["vocabulary"])
+    if sparsity is not None:
+        shares = [sparsity] if isinstance(sparsity, int | float) else [*sparsity]
+        percents = [round(100 * each, 6) if isinstance(each, int | float) else -1 for each in shares]
+        if not percents or any(percent % 1 or not 0 <= percent < 100 for percent in percents):
+            raise InputError(f"sparsity: {sparsity}: give shares between 0 and 1 in whole per cents, as 0.3")
+        given["sparsity"] = ",".join(str(int(percent)) for percent in percents)
+    return Request(**given)
+
+
 def with_effort(request: Request) -> Request:
     """Return the request with its effort's recovery, which --recover and --methods stand in for."""
     effort = efforts.read(request.effort)
@@ -125,6 +144,8 @@ def with_effort(request: Request) -> Request:
 
 def check(request: Request) -> None:
     """Raises InputError for what no run could do, whatever model and data are."""
+    if request.data and not request.data.is_file():
+        raise InputError(f"--data {request.data}: no such file")
     if not request.sparsities and request.sparsity:
         said = f"--budget and --sparsity {request.sparsity}"
         raise InputError(f"{said}: the budget says how much is pruned; give one of them")
@@ -142,6 +163,13 @@ def check(request: Request) -> None:
     if request.rounds and (request.methods or efforts.read(request.effort).method.score != IN_ONE):
         others = [name for name in efforts.EFFORTS if efforts.read(name).method.score == IN_ONE]
         raise InputError(f"--rounds {request.rounds}: only for --effort {' and '.join(others)}, without --methods")
+    if not isinstance(request.tolerance, int | float) or not 0 <= request.tolerance < 1:
+        raise InputError(
+            f"--tolerance {request.tolerance}: give 0 to less than 100 per cent, in Python a share, as 0.1"
+        )
+    for name, least in {"cores": 1, "steps": 1, "rounds": 2, "questions": 1}.items():
+        if (given := getattr(request, name)) is not None and (not isinstance(given, int) or given < least):
+            raise InputError(f"--{name} {given}: give a whole number, {least} or more")
     if request.answer:
         own_data.judge(request.answer)
     for name, types in {"--gguf": request.gguf, "--against": request.types}.items():

@@ -47,6 +47,7 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
         if known.mine or len(lengths) < least * asked or sum(lengths) >= wanted:
             break
         needed = min(most, THEN_ASKED if few else math.ceil(MORE * asked * wanted / sum(lengths)))
+    remedy = ""
     said = f"The dense model answers {len(lengths)} of {asked} training questions right and to the end"
     if len(lengths) >= LEAST_ANSWERS and sum(lengths) >= LEAST_SHARE * wanted and known.answers.records["validation"]:
         if not (found := answered(known, Own(asked), others, ask)):
@@ -56,9 +57,10 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
             said += f". Models are calibrated on these answers ({sum(lengths):,} tokens) and chosen by the perplexity "
             said += "of those to validation questions. Your data's own text they predict worse."
             return Own(asked, {train: sum(lengths), **tokens}), [said]
+        remedy = " (--questions asks more)"
         counted = " and ".join(f"{count:,} tokens to {part} questions" for part, count in tokens.items())
         said += f", and its right answers have {counted}"
-    said += ", too few to calibrate on: models are calibrated on the data's own answers."
+    said += f", too few to calibrate on{remedy}: models are calibrated on the data's own answers."
     own = Own(asked, {}, rare=len(lengths) < LEAST_RIGHT * asked)
     fewer = configuration.questions(replace(known, own=own))
     if fewer < len(known.answers.records["test"]) and not known.mine:

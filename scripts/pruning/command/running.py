@@ -1,18 +1,43 @@
 """Runs of the workflow in a folder of `prune`: one is started and shown, and later it is said what it is at."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from pruning.command.request import Request
+from pruning.command.request import Request, check
 from pruning.core import locks, memory, names, workflow
-from pruning.core.errors import within
+from pruning.core.errors import InputError, within
 from pruning.core.plugins.snakemake_logger_plugin_pruning import Bar, name_of
 
 CONFIG, LOG, EVENTS = "prune.yaml", "prune.log", ".prune-events.jsonl"
 START = ".prune-start.yaml"
 """The configuration of what comes before the one that is shown: fetching, and looking for sparsities."""
+STATE = ".prune"
+"""The folder of the lock that a run of `prune`, or a plan of one, has of `--out`: both write its data."""
+PAGE, TEXT_PAGE = "decision.html", "decision.md"
+
+
+NO_PAGE = f", and there is no {PAGE}: the same command as before goes on from here"
+
+
+def alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a request, and nothing else at the same time in its folder. Raises InputError where something is, and as
+    request.check does before that folder is made."""
+
+    @wraps(function)
+    def locked(request: Request, *rest: Any, **named: Any) -> Any:
+        check(request)
+        with ExitStack() as stack:
+            with within("--out: "):
+                stack.enter_context(locks.held(request.out / STATE))
+                if locks.alive(request.out / ".snakemake"):
+                    raise InputError(f"a run of Snakemake is active in {request.out}: wait for its end, or stop it")
+            return function(request, *rest, **named)
+
+    return locked
 
 
 def run(request: Request, what: str, *targets: str, config: str = CONFIG, alone: str | None = None) -> None:
@@ -32,11 +57,14 @@ def run(request: Request, what: str, *targets: str, config: str = CONFIG, alone:
             bar.show(event)
 
 
-def put(path: Path, text: str) -> None:
-    """Write, but leave a file that says the same alone."""
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+def put(path: Path, text: str) -> bool:
+    """Write, but leave a file that says the same alone. Return whether it said something else before."""
+    there = path.is_file()
+    if there and path.read_text(encoding="utf-8") == text:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return there
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -53,20 +81,23 @@ def lines(events: Iterable[Mapping[str, Any]], out: Path) -> list[str]:
     left, failed, done = {}, {}, None
     for event in events:
         if event["event"] == "nothing_to_do":
-            return ["all jobs have ended"]
+            return ["all jobs have ended"] if (out / PAGE).is_file() else [f"the last step has ended{NO_PAGE}"]
         if event["event"] == "job_info":
             left[event["jobid"]] = event
         elif event["event"] == "job_finished":
             left.pop(event["job_id"], None)
         elif event["event"] == "job_error":
-            failed[event["jobid"]] = left.pop(event["jobid"])
+            failed[event["jobid"]] = left.pop(event["jobid"], event)
         elif event["event"] == "progress":
             done = f"{event['done']} of {event['total']} steps ({event['done'] / event['total']:.0%}) done"
     said = [done or "no job has ended yet"]
     for job in failed.values():
-        said.append(f"failed: {name_of(job)}: {workflow.words_of([out / log for log in job['log']]).splitlines()[-1]}")
-    if locks.alive(out / ".snakemake"):
+        words = workflow.words_of([out / log for log in job.get("log") or []]).splitlines() or [f"see {out / LOG}"]
+        said.append(f"failed: {name_of(job)}: {words[-1]}")
+    if locks.alive(out / STATE) or locks.alive(out / ".snakemake"):
         said += [f"at work: {name_of(job)}" for job in left.values() if not failed]
     elif not failed and (left or not done):
         said += [f"stopped: {name_of(job)}" for job in left.values()] + ["the same command as before goes on from here"]
+    elif not failed and not (out / PAGE).is_file():
+        said.append(f"that step has ended{NO_PAGE}")
     return said

@@ -1,6 +1,5 @@
 """How to use the model that was taken: commands that work as they stand, for each runtime."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -9,6 +8,7 @@ from pathlib import Path
 from pruning.config import alternatives
 from pruning.config.methods import Method
 from pruning.core.errors import InputError
+from pruning.data import datasets
 from pruning.models import multimodal, served
 from pruning.models.families import read_config
 
@@ -63,6 +63,6 @@ def commands(folder: Path, files: Sequence[Path], prompt: str) -> dict[str, str]
 
 def prompt_of(data: Path) -> str:
     """Return the first prompt of a file of own_data's pairs that is short enough to print, or the start of a text."""
-    pairs = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    pairs = datasets.read_jsonl(data)
     fitting = (pair["prompt"] for pair in pairs if 0 < len(pair["prompt"]) <= LONGEST)
     return next(fitting, (pairs[0]["prompt"] or pairs[0]["completion"])[:40])

@@ -1,12 +1,12 @@
 """Tables with `quantised` or `siblings`: what cannot be a row beside the models that are pruned."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from pruning.config.experiment import Table
 from pruning.config.methods import Method
 from pruning.core.errors import InputError, within
-from pruning.core.files import read_object
 from pruning.models import gguf
 from pruning.models.families import read_config
 from pruning.models.gguf import BLOCK
@@ -79,5 +79,8 @@ def check_file(said: str, folder: Path, method: Method | None = None) -> None:
 
 def vocabulary(folder: Path) -> tuple[Any, ...]:
     """What of a tokenizer decides how a text is cut."""
-    content = read_object(folder / "tokenizer.json")
+    from pruning.models import tokenizers  # transformers is slow
+
+    # As it is loaded: another version of a library writes the same in other words.
+    content = json.loads(tokenizers.load(folder).backend_tokenizer.to_str())
     return *(content.get(key) for key in ("model", "normalizer", "pre_tokenizer")), content.get("added_tokens")

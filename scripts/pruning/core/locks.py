@@ -6,6 +6,8 @@ to do as well, deletes those of all others. They are removed before a run looks 
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pruning.core import files
@@ -41,6 +43,18 @@ def hold(state: Path) -> int:
     except OSError:
         pass  # a file system without locks
     return descriptor
+
+
+@contextmanager
+def held(state: Path) -> Iterator[None]:
+    """Hold the lock within. Raises InputError if another run has it, or a folder cannot be made for it."""
+    with files.writing(state):
+        state.mkdir(parents=True, exist_ok=True)
+    descriptor = hold(state)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def alive(state: Path) -> bool:
