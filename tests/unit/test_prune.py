@@ -933,7 +933,7 @@ def test_fields_that_are_not_read_are_named_before_the_model_is_fetched(tmp_path
         ({"instruction": "q", "input": "i", "output": "a", "id": 1}, "instruction and output and input", "id"),
     ):
         given["data"].write_text(json.dumps(record))
-        with pytest.raises(InputError, match="--methods: unknown name 'wandaa'"):
+        with pytest.raises(InputError, match="--methods: unknown name 'wandaa'; nearest: wanda"):
             ready.ready(Request("y/m", **given))
         assert f"of the data {read} are read, and not {unread}." in capsys.readouterr().out
     given["data"].write_text('{"a": "b"}')

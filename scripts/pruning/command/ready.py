@@ -11,6 +11,7 @@ from pruning.command import config_file, configuration, efforts, lm_eval_tasks, 
 from pruning.command.known import Known, Own
 from pruning.command.request import IN_ROUNDS, Request, budget_of, with_effort
 from pruning.command.running import CONFIG, PAGE, START, put, run
+from pruning.config import base
 from pruning.config.alternatives import vocabulary
 from pruning.config.budgets import TIMED
 from pruning.config.default import DEFAULT
@@ -58,8 +59,9 @@ def ready(request: Request) -> Known:
         for name in {*dict(sources)} - {*mine.config.models}:
             print(f"{out / CONFIG}: models: does not name {name} of --against, which is left out", flush=True)
         sources = [(name, each) for name, each in sources if name in mine.config.models]
-    elif unknown := [name for name in request.methods or () if name not in set(DEFAULT.method_names)]:
-        raise InputError(f"--methods: unknown name {unknown[0]!r}; known are those of docs/methods.md")
+    else:
+        with within("", kind=ValueError):
+            base.known("--methods", list(request.methods or ()), set(DEFAULT.method_names))
     known = Known(request, {alias: {}}, dict(sources), tasks, mine)
     first = {"models": {}, **configuration.OFF}
     for name, each in ((alias, source), *sources):
