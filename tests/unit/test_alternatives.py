@@ -301,6 +301,20 @@ def local(place: Path, tokens=None, **changes) -> dict:
     return {"source": {"kind": "local", "path": str(model)}}
 
 
+def test_a_mixtures_experts_keep_their_width_and_need_no_blocks(tmp_path):
+    tiny.save(tiny.of_family("qwen3_moe"), tmp_path / "moe")
+    source = {"source": {"kind": "local", "path": str(tmp_path / "moe")}}
+    taken = edited({"tables|mine": TABLE | {"models": ["moe"], "methods": ["rku"], "quantised": ["q8_0"]}})
+    taken["models"]["moe"] = source
+    validate(taken)
+    taken["tables"]["mine"]["methods"] = ["narrow_wanda"]
+    with pytest.raises(InputError, match="narrow_wanda keeps multiples of 1 neurons, .* set `round_to: 32` of"):
+        validate(taken)
+    taken["tables"]["mine"] |= {"models": ["tiny-reasoner"], "methods": ["rku"]}
+    with pytest.raises(InputError, match="and rku keeps multiples of 1 neurons"):
+        validate(taken)
+
+
 def test_models_that_are_there_are_looked_at_before_any_job(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf, "find_spec", lambda _: "llama-cpp-python is there")
 

@@ -8,11 +8,12 @@ from pruning.config.experiment import Table
 from pruning.config.methods import Method
 from pruning.core.errors import InputError, within
 from pruning.models import gguf
-from pruning.models.families import read_config
+from pruning.models.families import FAMILIES, read_config
 from pruning.models.gguf import BLOCK
 
 Config = Any  # schema.Config, which calls `check`
 TABLES = ("bytes", "speed")  # what such a table makes as well: results/{table}-bytes and -speed
+INSIDE = "expert_neurons"  # the allocation that makes a mixture's experts narrower
 LEAST = 32  # values that every quantised type, or the one that llama.cpp takes in its place, stores together
 
 
@@ -30,13 +31,24 @@ def check(config: Config, place: str, table: Table) -> None:
         if config.models[model].backend != "hf":
             raise ValueError(f"models.{model}.backend: {place} evaluates the values of GGUF files: set `backend: hf`")
     blocks = {kind: BLOCK[kind] for kind in table.quantised if BLOCK[kind] > 1}
+    mixtures = all(_is_mixture(config.folder(model)) for model in table.models)
     for name in table.methods if blocks else []:
+        if mixtures and config.method(name).allocate != INSIDE:
+            continue  # fewer experts, of the width that they had
         if (kept := config.method(name).round_to) % LEAST:
             kind, size = next(iter(blocks.items()))
+            fits = size if size == LEAST else f"{size}` or `{LEAST}"
             raise ValueError(
                 f"{place}.quantised: {kind} stores {size} values of a row together, and {name} keeps multiples of "
-                f"{kept} neurons, whose rows are no whole blocks: set `round_to: {size}` of the method, or {LEAST}"
+                f"{kept} neurons, whose rows are no whole blocks: set `round_to: {fits}` of the method"
             )
+
+
+def _is_mixture(folder: Path) -> bool:
+    """Whether a model that is there is a mixture of experts."""
+    there = (folder / "config.json").is_file()
+    family = FAMILIES.get(read_config(folder).get("model_type")) if there else None
+    return bool(family and family.mixture)
 
 
 def check_models(config: Config) -> None:
