@@ -73,6 +73,13 @@ def test_it_is_said_where_answers_no_longer_end(pruned, warned):
     assert "brevity" not in "".join(words.verdict(own))
 
 
+@pytest.mark.parametrize(("share", "p", "warned"), [(0.45, 0.0312, True), (0.45, 0.2, False), (0.55, 0.0312, False)])
+def test_it_is_said_where_right_answers_are_lost_for_certain(share, p, warned):
+    said = "Mind: right answers are lost, and not by chance (p = 0.03, after Holm), which perplexity does not show. "
+    said += "Where they matter, take a model that is pruned less."
+    assert (said in words.verdict(content(TWO[0], ("agf/30", 10.5, 0.04, share, p)))) == warned
+
+
 def test_numbers_have_digits_that_say_something():
     amounts = {31234.5: "31,234", 123.45: "123.5", 9.876: "9.88", 0.12345: "0.123", 0.0: "0"}
     amounts |= {NOTHING: "–", math.inf: "∞"}

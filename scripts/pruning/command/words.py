@@ -193,6 +193,9 @@ def verdict(content: Content) -> list[str]:
         if measure.key in (*OF_TEXT, "answers") and not math.isnan(taken[measure.key])
     ]
     said = [why, f"{gains}. On the test data it has {' and '.join(quality)}." if quality else f"{gains}."]
+    if "answers" in taken and taken["answers"] < dense["answers"] and taken["answers_p"] < SIGNIFICANT:
+        lost = f"Mind: right answers are lost, and not by chance (p = {taken['answers_p']:.1g}, after Holm)"
+        said.append(f"{lost}, which {content.text} does not show. Where they matter, take a model that is pruned less.")
     for measure in content.measures:
         if measure.key != "cut_off":
             continue
