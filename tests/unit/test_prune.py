@@ -523,6 +523,8 @@ def test_bfloat16_is_for_a_cpu_that_has_instructions_for_it_and_for_what_does_no
     monkeypatch.setattr(memory, "physical", lambda: has_gb * 10**9)
     model = model_section("m", {"kind": "local", "path": "x"}, parameters, gpus=0, threads=2)["m"]
     assert (model["dtype"], model["memory_gb"]) == (dtype, memory_gb)
+    source = model_section("m", {"kind": "gguf", "path": "x"}, parameters, gpus=0, threads=2)["m"]["source"]
+    assert source.get("dtype", "float32") == dtype  # stored in what is computed in
 
 
 def test_a_models_size_is_known_before_it_is_fetched(tmp_path):

@@ -84,6 +84,8 @@ def model_section(
     possible, needed = devices.slow_dtypes().get("bfloat16", 1) < 100, (3 * sizes["float32"] + 2) * 10**9
     dtype = "bfloat16" if gpus or fast or (possible and needed > memory.physical()) else "float32"
     memory_gb = max(2, round(2 * sizes[dtype] + 2))
+    if source["kind"] == "gguf" and dtype != "float32":
+        source = source | {"dtype": dtype}  # else its weights are stored, and taken away, in twice the bytes
     return {alias: {"source": source, "dtype": dtype, "gpus": gpus, "threads": threads, "memory_gb": memory_gb}}
 
 

@@ -68,6 +68,7 @@ def ready(request: Request) -> Known:
         parameters = configuration.parameters_of(each, known.place(name))
         first["models"] |= configuration.model_section(name, each, parameters, gpus, threads)
     sections = {name: section for task in tasks for name, section in task.dataset.items()}
+    known = replace(known, smaller={name: first["models"][name]["source"] for name in known.smaller})
     first |= {"experiment": {"models": [alias], "methods": ["wanda"]}, "datasets": sections}
     put(out / START, configuration.text(first, "prune, before it has seen the model"))
     for task in tasks:
@@ -109,7 +110,7 @@ def with_smaller(known: Known, section: Mapping[str, Any]) -> dict[str, Any]:
 
     found = {}
     for text in known.request.smaller:
-        alias, source = configuration.model_source(text)
+        alias, _ = configuration.model_source(text)
         if alias not in known.smaller:  # an edited configuration does not name it
             continue
         folders = known.folder, known.place(alias)
@@ -119,7 +120,7 @@ def with_smaller(known: Known, section: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"--against {text}: {said}, in which texts and questions are written: leave it out")
         with within(f"--against {text}: "):
             take.check({}, folders[1])
-        found[alias] = {**section, "source": source}
+        found[alias] = {**section, "source": known.smaller[alias]}
     return found
 
 
