@@ -15,7 +15,7 @@ from pruning.command import running, take, wizard
 from pruning.command.prune import TEST, expected, prune
 from pruning.command.ready import ready
 from pruning.command.request import Request, option
-from pruning.command.running import CONFIG, EVENTS, LOG, PAGE, alone
+from pruning.command.running import CONFIG, EVENTS, LOG, PAGE, one_at_a_time
 from pruning.core import memory
 from pruning.core.errors import InputError, one_line
 
@@ -57,7 +57,7 @@ def run(request: Request) -> None:
     print(f"\nTo use the model:\n\n{shown}")
 
 
-@alone
+@one_at_a_time
 def show_plan(request: Request) -> None:
     """Print a run's jobs, and what minutes, memory and disk they take. Nothing runs, but the model is fetched."""
     stages = expected(ready(request))

@@ -14,7 +14,7 @@ from pruning.command import config_file, configuration, decision, own_data, page
 from pruning.command.known import Known
 from pruning.command.ready import ready
 from pruning.command.request import Request
-from pruning.command.running import CONFIG, LOG, PAGE, START, TEXT_PAGE, alone, put, run
+from pruning.command.running import CONFIG, LOG, PAGE, START, TEXT_PAGE, one_at_a_time, put, run
 from pruning.core import artifacts, names
 from pruning.core.errors import within
 from pruning.data import datasets
@@ -69,7 +69,7 @@ def expected(known: Known) -> list["Stage"]:
         return estimate.stages(work.Run(config, card), jobs)
 
 
-@alone
+@one_at_a_time
 def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = lambda stages: None) -> Result:
     """Do what was asked for, in `request.out`, where a run that stopped goes on, and write the page to decide by.
 

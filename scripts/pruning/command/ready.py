@@ -75,7 +75,8 @@ def ready(request: Request) -> Known:
         if task.definition:
             put(out / "config" / "tasks" / f"{task.name}.yaml", task.definition)
     fetched = [names.BASE.format(model=name) for name in (alias, *known.smaller)]
-    fetched += [*([taught.training] if taught else []), *(file for task in tasks for file in task.files)]
+    fetched += [taught.training] if taught else []
+    fetched += [] if mine else [file for task in tasks for file in task.files]  # which an edited one may not ask
     written = all((out / "config" / "tasks" / f"{name}.yaml").is_file() for name in own_data.ASKING.values())
     run(request, f"fetching {request.model}", *fetched, config=known.config if written else START)
 

@@ -23,7 +23,7 @@ PAGE, TEXT_PAGE = "decision.html", "decision.md"
 NO_PAGE = f", and there is no {PAGE}: the same command as before goes on from here"
 
 
-def alone(function: Callable[..., Any]) -> Callable[..., Any]:
+def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
     """Of a request, and nothing else at the same time in its folder. Raises InputError where something is, and as
     request.check does before that folder is made."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.config.experiment import Table
-from pruning.config.methods import Method
+from pruning.config.methods import NEURONS_INSIDE, Method
 from pruning.core.errors import InputError, within
 from pruning.models import gguf
 from pruning.models.families import FAMILIES, read_config
@@ -13,7 +13,6 @@ from pruning.models.gguf import BLOCK
 
 Config = Any  # schema.Config, which calls `check`
 TABLES = ("bytes", "speed")  # what such a table makes as well: results/{table}-bytes and -speed
-INSIDE = "expert_neurons"  # the allocation that makes a mixture's experts narrower
 LEAST = 32  # values that every quantised type, or the one that llama.cpp takes in its place, stores together
 
 
@@ -33,7 +32,7 @@ def check(config: Config, place: str, table: Table) -> None:
     blocks = {kind: BLOCK[kind] for kind in table.quantised if BLOCK[kind] > 1}
     mixtures = all(_is_mixture(config.folder(model)) for model in table.models)
     for name in table.methods if blocks else []:
-        if mixtures and config.method(name).allocate != INSIDE:
+        if mixtures and config.method(name).allocate != NEURONS_INSIDE:
             continue  # fewer experts, of the width that they had
         if (kept := config.method(name).round_to) % LEAST:
             kind, size = next(iter(blocks.items()))

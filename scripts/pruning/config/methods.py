@@ -14,6 +14,8 @@ from pruning.methods.scoring import NORMALISATIONS
 
 # Names of the recombinations of a utility score; the ablation is made of them.
 ALLOCATIONS = choices("methods/allocation")
+NEURONS_INSIDE = "expert_neurons"
+"""The structure, and the allocation, by which a mixture's experts become narrower."""
 CHOICES = (tuple(OBJECTIVES), REDUCTIONS, tuple(NORMALISATIONS), ALLOCATIONS)
 GRID = {"-".join(parts) for parts in product(*CHOICES)}
 

@@ -3,14 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pruning.config.methods import Method
+from pruning.config.methods import NEURONS_INSIDE, Method
 from pruning.config.schema import Config
 from pruning.core.errors import InputError, within
 from pruning.methods import allocation, scores
 from pruning.models import served
 from pruning.models.families import EXPERTS, TOP_K, check_routed, family_of, read_config
-
-NEURONS_INSIDE = "expert_neurons"
 
 
 def check(
