@@ -98,6 +98,7 @@ def lines(events: Iterable[Mapping[str, Any]], out: Path) -> list[str]:
         said += [f"at work: {name_of(job)}" for job in left.values() if not failed]
     elif not failed and (left or not done):
         said += [f"stopped: {name_of(job)}" for job in left.values()] + ["the same command as before goes on from here"]
-    elif not failed and not (out / PAGE).is_file():
-        said.append(f"that step has ended{NO_PAGE}")
+    elif not failed:
+        there = (out / PAGE).is_file()
+        said.append(f"the page is there: {out / PAGE}" if there else f"that step has ended{NO_PAGE}")
     return said
