@@ -11,7 +11,6 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gem
 
 import tiny
 from pruning.calibration import prepare
-from pruning.calibration import second_moments as moments
 from pruning.calibration.second_moments import held_out, read, second_moments, token_counts
 from pruning.core import artifacts
 from pruning.core.errors import InputError
@@ -177,11 +176,3 @@ def test_moments_of_another_model_or_half_a_directory_are_refused(tmp_path):
     (output / "1.safetensors").unlink()
     with pytest.raises(InputError, match=r"1\.safetensors: no such file"):
         read(path, [48, 48])(1)
-
-
-def test_sums_are_added_to_some_rows_at_a_time(monkeypatch):
-    monkeypatch.setattr(moments, "ROWS", 3)
-    sums, product = torch.rand(8, 5, dtype=torch.float64), torch.rand(8, 5)
-    expected = sums + product
-    moments.add(sums, product)
-    assert torch.equal(sums, expected)

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration.prepare import Batch, Measurement, blank, require_finite, wide_zeros
+from pruning.calibration.gram import Gram
+from pruning.calibration.prepare import Batch, Measurement, blank, require_finite
 from pruning.models import families, head, rehearsal
 from pruning.models.checkpointing import checkpoint_gradients
 from pruning.models.structures import STRUCTURES
@@ -28,20 +29,19 @@ def output_gradients(
     the objective's tokens, to labels drawn with the seed. Gradients reach all earlier tokens.
 
     structure: G is of the output of the modules that its units put something into.
-    Products within a micro-batch are float32, sums over them float64 (float32 on a GPU).
+    Products within a micro-batch are float32, sums over them float64 (float32 on a GPU; gram.py).
     Raises InputError at a NaN or Inf, naming the layer."""
     device = model.get_input_embeddings().weight.device
     sites, tokens = STRUCTURES[structure].sites(model), 0
-    sums = [wide_zeros(families.device(model, site), site.out_features, site.out_features) for site in sites]
+    sums = [Gram(families.device(model, site), site.out_features) for site in sites]
 
-    def at_output(total: Tensor, _, __, output: Tensor) -> None:
+    def at_output(total: Gram, _, __, output: Tensor) -> None:
         """A backward pass adds g gᵀ of the counted tokens; the graph begins at the first site's output."""
         if not output.requires_grad:
             output.requires_grad_(True)
 
         def add(gradient: Tensor) -> None:
-            g = gradient[counted.to(gradient.device)].float()  # [tokens, d]
-            total.add_(g.T @ g)
+            total.add(gradient[counted.to(gradient.device)].float())
 
         output.register_hook(add)
 
@@ -57,8 +57,8 @@ def output_gradients(
             (losses * predicted.to(losses.device)).sum().backward()
             tokens += int(predicted.sum())
     for index, total in enumerate(sums):
-        require_finite(total, f"gradients of layer {index}")
-    return [total.float().cpu() for total in sums], tokens
+        require_finite(total.whole(), f"gradients of layer {index}")
+    return [total.sums.float().cpu() for total in sums], tokens
 
 
 def measure(job: Measurement) -> None:

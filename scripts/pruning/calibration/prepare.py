@@ -182,11 +182,6 @@ def as_batches(given: Iterable[Batch | torch.Tensor | Mapping[str, torch.Tensor]
     return found
 
 
-def wide_zeros(device: torch.device, *shape: int) -> torch.Tensor:
-    """What products of float32 are added to: float64, on a GPU float32."""
-    return torch.zeros(shape, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
-
-
 def unit_rows(column: str, layers: Iterable[np.ndarray]) -> pd.DataFrame:
     """Return one row per unit: layer, unit, and the values of each layer's units."""
     frames = [pd.DataFrame({"layer": i, "unit": range(len(own)), column: own}) for i, own in enumerate(layers)]

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from pruning.calibration import layerwise
-from pruning.calibration.prepare import Batch, Measurement, blank, require_finite, wide_zeros
+from pruning.calibration.gram import Gram
+from pruning.calibration.prepare import Batch, Measurement, blank, require_finite
 from pruning.core import layer_files
 from pruning.core.errors import InputError
 from pruning.models import families, rehearsal
@@ -19,7 +20,6 @@ from pruning.models.structures import STRUCTURES
 
 HELD_OUT_EVERY = 5
 PARTS = ("fit", "held_out")
-ROWS = 128  # Added at once: a CPU's allocator keeps their wide copy (under 32 MB) for the next
 
 
 def held_out(samples: Tensor) -> Tensor:
@@ -42,32 +42,24 @@ def second_moments(model: nn.Module, batches: Sequence[Batch], structure: str = 
     """S of one layer after the other, over the counted tokens: `fit` and `held_out`, float32 [n, n] on the CPU, of what
     a structure's units put out.
 
-    Products within a micro-batch are float32, sums over micro-batches float64 (float32 on a GPU).
+    Products within a micro-batch are float32, sums over micro-batches float64 (float32 on a GPU; gram.py).
     Raises InputError if a layer's S is not finite, or if layers use each other's keys and values."""
     layerwise.check(model)
     hidden: list[Tensor | None] = [None] * len(batches)  # [B, T, d] before the layer, on the CPU; None: the embeddings
     pairs = zip(families.decoder_layers(model), STRUCTURES[structure].sites(model), strict=True)
     for index, (layer, site) in enumerate(pairs):
         device, size = families.device(model, site), site.in_features
-        sums = {part: wide_zeros(device, size, size) for part in PARTS}
+        sums = {part: Gram(device, size) for part in PARTS}
         for number, batch in enumerate(batches):
 
-            def accumulate(a: Tensor, _, batch: Batch = batch, sums: dict[str, Tensor] = sums) -> None:
+            def accumulate(a: Tensor, _, batch: Batch = batch, sums: dict[str, Gram] = sums) -> None:
                 for part, rows in parts(batch).items():
-                    x = a[rows.to(a.device)].float()  # [tokens, n]
-                    if len(x):
-                        add(sums[part], x.T @ x)
+                    sums[part].add(a[rows.to(a.device)].float())
 
             hidden[number] = layerwise.run(model, layer, batch, hidden[number], {site: accumulate})
         for part in sums:  # no name holds on to a sum
-            require_finite(sums[part], f"activations of layer {index}")
-        yield {part: sums.pop(part).float().cpu() for part in list(sums)}  # each wide one goes as its narrow one comes
-
-
-def add(sums: Tensor, product: Tensor) -> None:
-    """sums += product, some rows at a time: added to wider sums, torch first makes a wide copy of it on a CPU."""
-    for into, rows in zip(sums.split(ROWS), product.split(ROWS), strict=True):
-        into += rows
+            require_finite(sums[part].whole(), f"activations of layer {index}")
+        yield {part: sums.pop(part).sums.float().cpu() for part in list(sums)}  # one wide one at a time
 
 
 def parts(batch: Batch) -> dict[str, Tensor]:

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration import footprint, layerwise
-from pruning.calibration.prepare import Batch, Measurement, wide_zeros
-from pruning.calibration.second_moments import PARTS, add, parts, token_counts
+from pruning.calibration.gram import Gram, add, wide_zeros
+from pruning.calibration.prepare import Batch, Measurement
+from pruning.calibration.second_moments import PARTS, parts, token_counts
 from pruning.core import artifacts, layer_files
 from pruning.core.errors import InputError
 from pruning.core.layer_files import label_of
@@ -173,11 +174,11 @@ def _keeping(found: list[Tensor]) -> Callable[[Tensor, Tensor], None]:
 
 class Running:
     """Sums over some tokens (least_squares.Sums) on the weights' device: products within a micro-batch in float32, sums
-    over micro-batches in float64 (float32 on a GPU)."""
+    over micro-batches in float64 (float32 on a GPU; gram.py)."""
 
     def __init__(self, module: nn.Linear):
         device, (outputs, inputs) = module.weight.device, module.weight.shape
-        self.inner, self.outer = wide_zeros(device, inputs, inputs), wide_zeros(device, outputs, inputs)
+        self.inner, self.outer = Gram(device, inputs), wide_zeros(device, outputs, inputs)
         self.missing = self.whole = 0.0
 
     def add(self, x: Tensor, missing: Tensor, target: Tensor, weight: Tensor) -> None:
@@ -186,12 +187,12 @@ class Running:
         if not len(x):
             return
         root = weight.sqrt()[:, None]
-        x, missing, target = ((root * rows.float()).to(self.inner.device) for rows in (x, missing, target))
-        add(self.inner, x.T @ x)
+        x, missing, target = ((root * rows.float()).to(self.outer.device) for rows in (x, missing, target))
+        self.inner.add(x)
         add(self.outer, missing.T @ x)
         self.missing += float(missing.square().sum())
         self.whole += float(target.square().sum())
 
     def sums(self) -> least_squares.Sums:
-        inner, outer = (each.double().cpu().numpy() for each in (self.inner, self.outer))
+        inner, outer = (each.double().cpu().numpy() for each in (self.inner.whole(), self.outer))
         return least_squares.Sums(inner, outer, self.missing, self.whole)
