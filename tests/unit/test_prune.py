@@ -400,6 +400,8 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
     ({"train": 2000, "context": 4096}, "calibrations: {own: {samples: 5, sequence_length: 400}}"),
     ({"train": 7}, "calibrations: {own: {samples: 3, sequence_length: 2}}"),
     (LARGE, "calibrations: {own: {samples: 40}}", "tasks: {own: {seqlen: 256, tokens: 20480}}"),
+    (LARGE | {"tokens": 153600}, "calibrations: {own: {samples: 300, gradient_samples: 20}}"),  # --tokens
+    (LARGE | {"tokens": 5120}, "calibrations: {own: {samples: 10, gradient_samples: 5}}"),
     (LARGE | {"gpus": 1}, "calibrations: {own: {samples: 512}}", "tasks: {own: {seqlen: 2048, tokens: 262144}}"),
     (
         {"vocabulary": "30%"},  # 4 bytes a token
@@ -612,7 +614,7 @@ MISTAKES = [  # options, and the words that follow the first of them
     *(({"answer": text}, "") for text in ("numbers", "regex", "regex:", "exact:x", "regex:(")),
     *(({"recover": "x"}, ""), ({"steps": 9}, "only for --recover")),
     *(({"tolerance": share}, "give 0 to ") for share in (10, -0.1, float("nan"), "10")),
-    *(({name: 0}, "give a whole number, ") for name in ("cores", "steps", "rounds", "questions")),
+    *(({name: 0}, "give a whole number, ") for name in ("cores", "steps", "rounds", "questions", "tokens")),
     *(({"cores": 1.5}, "give a whole number, 1"), ({"questions": "9"}, "give a whole number, 1")),
     *(({"vocabulary": text}, NO_SIZE) for text in ("0", "120%", "many", "-3", "3.5")),
     ({"vocabulary": "30%,all"}, "several sizes are compared at equal cost: give --budget as well"),
@@ -797,11 +799,11 @@ class Answering:
             (self.out / path).parent.mkdir(parents=True, exist_ok=True)
             artifacts.write_parquet(self.out / path, pd.DataFrame(rows), "samples", {})
 
-    def collect(self, effort: str = "standard", train: int = 400, validation: int = 100, test: int = 70, mine=None):
+    def collect(self, effort: str = "standard", train: int = 400, validation: int = 100, test: int = 70, **more):
         records = {"train": train, "validation": validation, "test": test}
         asking = ONE._replace(records={part: ONE.records["test"][:1] * n for part, n in records.items()})
         usual = {"answers": asking, "own": Own(train), "methods": [effort]}
-        about = known(10**6, **usual, mine=mine, out=self.out, effort=effort)
+        about = known(10**6, **usual, out=self.out, effort=effort, **more)
         own, said = right_answers.collect(about)
         return replace(about, own=own), " ".join(said)
 
@@ -851,6 +853,7 @@ ENOUGH = [  # how the dense model answers, what it is asked, and whether its rig
     ({"cut_off": 1}, {"train": 40}, False),  # 39 right to the end
     ({"every": 7}, {"effort": "standard"}, True),  # 58 right answers, 11,600 tokens of 20,480
     ({"every": 7}, {"effort": "thorough"}, False),  # of 49,152
+    ({"every": 7}, {"tokens": 10**6}, True),  # which asks for as many as there are
     ({}, {"test": 7}, True),  # to compare models on: 1,400 tokens, where 40 windows of 32 are needed
     ({}, {"test": 6}, False),
     ({}, {"validation": 0}, False),  # and nobody is asked nothing

@@ -235,7 +235,8 @@ def calibration(known: Known) -> dict[str, Any]:
     own = {"dataset": "own", **({"answers": own_data.ASKING["train"]} if known.calibrates_on_answers else {})}
     own |= {"samples": samples, "sequence_length": length, "packing": "concat", "micro_batch": MICRO_BATCH}
     own |= {"objectives": list(dict.fromkeys(method.objective for method in methods if method.objective))}
-    own |= {"gradient_samples": math.ceil(samples / 2)}
+    usual = efforts.read(request.effort).tokens[known.kind] // length  # gradients take longer than they gain by more
+    own |= {"gradient_samples": math.ceil(min(samples, max(1, usual)) / 2)}
     if any(allocation.search_of(method.allocate) for method in methods):
         own |= {"probed": max(1, efforts.PROBED[known.kind] // length)}
     if request.rounds:

@@ -23,6 +23,8 @@ WITHOUT_RECONSTRUCTION = "cfsp"
 """The best method that needs neither gradients nor matrices: for machines where no effort fits."""
 ASKED = 50  # test questions on a CPU where --answer asks and the effort does not
 TESTED = {"cpu": 20 * 1024, "gpu": 128 * 2048}
+FEWEST_OF_A_QUESTION = 20
+"""Tokens of a question with the model's answer, at least, on average over right and wrong ones, which are left out."""
 PROBED = {"cpu": 2048, "gpu": 16 * 2048}
 """Tokens that layers' widths are tried on, where the method measures what cutting them costs (docs/howto/effort.md)."""
 MULTIPLES, LEAST_BLOCKS = {"cpu": 32, "gpu": 128}, 16
@@ -55,11 +57,17 @@ class Effort(Strict):
     there are enough (right_answers.collect)."""
 
 
-def read(name: str) -> Effort:
-    """Return the preset of a name. Raises InputError, listing the names, for one that there is not."""
+def read(name: str, tokens: int | None = None) -> Effort:
+    """Return the preset of a name, for so many calibration tokens in place of its own.
+
+    Raises InputError, listing the names, for one that there is not."""
     if name not in EFFORTS:
         raise InputError(f"--effort {name}: no such effort; there are: {', '.join(EFFORTS)}")
-    return Effort(**yaml.safe_load(Path(names.own(f"config/efforts/{name}.yaml")).read_text()))
+    effort = Effort(**yaml.safe_load(Path(names.own(f"config/efforts/{name}.yaml")).read_text()))
+    if tokens is None:
+        return effort
+    asked = max(effort.training_questions, tokens // FEWEST_OF_A_QUESTION)
+    return effort.model_copy(update={"tokens": dict.fromkeys(effort.tokens, tokens), "training_questions": asked})
 
 
 def multiple(kind: str, blocks: Iterable[int], width: int) -> int:
@@ -171,7 +179,7 @@ def remarks(
         said.append(
             f"{', '.join(refitted)}: {tokens:,} calibration tokens fit {columns:,} columns per layer, fewer than "
             f"{TOKENS_A_COLUMN} per column: what is reconstructed may do worse on other text. Give more records, or "
-            "raise `samples` in prune.yaml and run its workflow."
+            "more of their tokens with --tokens."
         )
     remedy = "add --gguf, which keeps them equal" if {*methods} <= {*EFFORTS} else "take one of `allocate: uniform`"
     uneven = [name for name, method in methods.items() if method.allocate != "uniform" or method.round_to > 1]

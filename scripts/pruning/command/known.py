@@ -60,7 +60,8 @@ class Known:
 
     @property
     def effort(self) -> efforts.Effort:
-        return efforts.read(self.request.effort)
+        """With --tokens in place of its own."""
+        return efforts.read(self.request.effort, self.request.tokens)
 
     @property
     def config(self) -> str:

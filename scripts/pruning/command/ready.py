@@ -208,7 +208,7 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     there = efforts.Needs(memory.physical() / 1e9, disk / 1e9)
 
     def needs(methods: Collection[Method], effort: str = request.effort) -> efforts.Needs:
-        own = {**cut, "samples": efforts.read(effort).tokens[known.kind] // cut["sequence_length"]}
+        own = {**cut, "samples": efforts.read(effort, request.tokens).tokens[known.kind] // cut["sequence_length"]}
         return efforts.needs(known.folder, section["dtype"], own, known.kind == "gpu", methods=methods)
 
     taken = needs(methods.values())

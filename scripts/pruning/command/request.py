@@ -11,7 +11,7 @@ import typer
 
 from pruning.command import efforts, own_data
 from pruning.config.budgets import UNITS, amount
-from pruning.config.methods import tokens
+from pruning.config.methods import tokens as words_of
 from pruning.core.errors import InputError, within
 from pruning.core.names import UNQUANTISED
 from pruning.models import gguf
@@ -30,6 +30,7 @@ COST += "or a share of the dense model's: parameters=70%"
 EFFORT = "; ".join(f"{name}: {efforts.read(name).summary}" for name in efforts.EFFORTS)
 METHODS = "methods to compare, in place of the effort's recipe; with commas, the first is the reference"
 OUT = "folder of the run and its result; a run that stopped continues there"
+TOKENS = "most calibration tokens, in place of the effort's; gradients are of no more than the effort's own"
 RECOVER = "also fine-tune each pruned model with LoRA: distill (to predict as the dense model) or lora (on the data)"
 ROUNDS = "prune in this many iterations, each measured and reconstructed on the model of the one before"
 VOCABULARY = "also prune the vocabulary to this many tokens, or to a share of them (30%), those of the data first; "
@@ -78,6 +79,7 @@ class Request:
     steps: option(int | None, "training steps of --recover; 150 unless given", min=1, metavar="N") = None
     rounds: option(int | None, ROUNDS, min=2, metavar="N") = None
     vocabulary: option(str | None, VOCABULARY, metavar="SIZES") = None
+    tokens: option(int | None, TOKENS, min=1, metavar="N") = None
     answer: option(str | None, ANSWER, metavar="number|exact|regex:PATTERN") = None
     questions: option(int | None, QUESTIONS, min=1, metavar="N") = None
     tasks: option(list[str], TASK, "--task", metavar="NAME[:METRIC]") = ()
@@ -97,7 +99,7 @@ class Request:
     def vocabularies(self) -> list[int | str | None]:
         """Sizes of the vocabulary, as `vocabulary` of a method has them. Raises ValueError for what is none."""
         sizes = (self.vocabulary or WHOLE).split(",")
-        return [None if size == WHOLE else tokens(size) for size in sizes]
+        return [None if size == WHOLE else words_of(size) for size in sizes]
 
     @property
     def types(self) -> list[str]:
@@ -167,7 +169,7 @@ def check(request: Request) -> None:
         raise InputError(
             f"--tolerance {request.tolerance}: give 0 to less than 100 per cent, in Python a share, as 0.1"
         )
-    for name, least in {"cores": 1, "steps": 1, "rounds": 2, "questions": 1}.items():
+    for name, least in {"cores": 1, "steps": 1, "rounds": 2, "questions": 1, "tokens": 1}.items():
         if (given := getattr(request, name)) is not None and (not isinstance(given, int) or given < least):
             raise InputError(f"--{name} {given}: give a whole number, {least} or more")
     if request.answer:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pruning.command import configuration, own_data
+from pruning.command import configuration, efforts, own_data
 from pruning.command.configuration import LEAST_TOKENS
 from pruning.command.known import Known, Own
 from pruning.command.running import START, put, run
@@ -13,7 +13,7 @@ from pruning.core.errors import InputError
 from pruning.data import text
 
 LEAST_ANSWERS, LEAST_SHARE = 40, 0.25
-"""Right answers, and their share of the effort's tokens, that are enough to calibrate on."""
+"""Right answers, and their share of the effort's own tokens, that are enough to calibrate on."""
 FIRST_ASKED, THEN_ASKED, LEAST_RIGHT = 25, 50, 0.1
 """After the first 25 training questions a model that answers less than half of this share right is asked no more, after
 50 one that answers less than all of it. By chance a model that has 25% right has at most one of 25 once in 140 times,
@@ -31,6 +31,7 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
     if known.mine and own_data.ASKING[train] not in known.mine.config.tasks:
         return Own(0, {}), []
     wanted, most = known.effort.tokens[known.kind], len(known.answers.records[train])
+    usual = efforts.read(known.request.effort).tokens[known.kind]  # --tokens asks for as many as there are
     earlier = known.request.out / names.DENSE.samples(known.alias, own_data.ASKING[train])
     there = len(artifacts.read_parquet(earlier, "samples")) if earlier.is_file() else 0
     needed = min(max(FIRST_ASKED, there), most)  # what an earlier run asked is not asked again
@@ -49,7 +50,8 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
         needed = min(most, THEN_ASKED if few else math.ceil(MORE * asked * wanted / sum(lengths)))
     remedy = ""
     said = f"The dense model answers {len(lengths)} of {asked} training questions right and to the end"
-    if len(lengths) >= LEAST_ANSWERS and sum(lengths) >= LEAST_SHARE * wanted and known.answers.records["validation"]:
+    enough = len(lengths) >= LEAST_ANSWERS and sum(lengths) >= LEAST_SHARE * min(wanted, usual)
+    if enough and known.answers.records["validation"]:
         if not (found := answered(known, Own(asked), others, ask)):
             return known.own, []
         tokens = dict(zip(others, (sum(each) for _, each in found), strict=True))
