@@ -181,10 +181,15 @@ def allocate(
     Returns one row per unit: `layer`, `unit`, `keep` (bool), and `structure` where there are several. Raises InputError
     for an unknown scheme, for what it needs and does not get, and where nothing would stay. Source:
     methods/allocation/__init__.py."""
+    from pruning.config.base import keywords
     from pruning.config.methods import ALLOCATIONS
     from pruning.methods import allocation, latency_table, masks
 
     _known("scheme", [scheme], ALLOCATIONS)
+    _known("options", options or {}, keywords(allocation.plugin(scheme).widths, options or {}))
+    if lacking := {*allocation.structures_of(scheme)[1:]} - {*(there := masks.structures_of(scores))}:
+        said = f"also cuts {', '.join(sorted(lacking))}, and the scores are of {', '.join(there)} alone"
+        raise InputError(f"scheme: {scheme!r} {said}: score with those `structures` as well")
     if not isinstance(sparsity, int | float) or not 0 < sparsity < 1:
         raise InputError(f"sparsity: {sparsity} is not between 0 and 1")
     method = {"allocate": scheme, "options": dict(options or {}), "round_to": round_to}

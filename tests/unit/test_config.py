@@ -283,6 +283,8 @@ STOP, TEXT = "tasks|gsm_symbolic|stop_early", "tasks|gsm_symbolic_text|text"
 ELSEWHERE = [
     ("trap|low", 0.8, "trap: trap.low: 0.8 is not below trap.high, 0.75"),
     ("methods|rku|training", {"epochs": 3}, "methods.rku: training: only for `compensate: ridge_block`, not none"),
+    ("methods|rku|options", {"x": 1}, "methods.rku: options: unknown name 'x'; declared: objective, reduction"),
+    ("methods|cfsp|allocate_options", {"x": 1}, "methods.cfsp: allocate_options: unknown name 'x'; declared: alpha"),
     ("methods|dense", {"score": "wanda"}, "methods: the name 'dense' is taken by the unpruned model"),
     ("overlap", None, "readings: reads what the section `overlap` compares, which is null; set both or neither"),
     ("tables|table1|sparsities", [0, 30], "tables.table1: wanda at 0% is the dense model: only a method with …"),

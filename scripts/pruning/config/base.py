@@ -1,5 +1,7 @@
 """What the sections of the configuration share: the strict model, types, and checks of names."""
 
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -49,7 +51,13 @@ def fields_of(template: str) -> list[str]:
     return [name for outer, form in found for name in (outer, *fields_of(form))]
 
 
-def known(key: str, names: list[str], declared: Any) -> None:
+def keywords(function: Callable[..., Any], given: Iterable[str]) -> set[str]:
+    """Return the names of a function's options, its arguments after the first; of one that takes any, what is given."""
+    _, *own = inspect.signature(function).parameters.values()
+    return {*given} if any(each.kind is each.VAR_KEYWORD for each in own) else {each.name for each in own}
+
+
+def known(key: str, names: Iterable[str], declared: Any) -> None:
     """Raises ValueError for a name that is not declared, with the nearest ones where there are too many to list."""
     for name in names:
         if name not in declared:

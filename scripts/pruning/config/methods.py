@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from pruning.config.base import NonEmpty, Positive, Strict, choices
+from pruning.config.base import NonEmpty, Positive, Strict, choices, keywords, known
 from pruning.core.objectives import OBJECTIVES
 from pruning.methods import allocation, compensation, latency_table, scores
 from pruning.methods.scores.utility import REDUCTIONS
@@ -91,6 +91,10 @@ class Method(Strict):
         if per != latency_table.PARAMETERS and not allocation.keeps_to_speed(self.allocate):
             can = ", ".join(name for name in ALLOCATIONS if allocation.keeps_to_speed(name))
             raise ValueError(f"allocate_options: per: {per} is not for {self.allocate!r}, but for: {can}")
+        scheme = allocation.plugin(self.allocate).widths
+        taking = {"options": scores.plugin(self.score).score, "allocate_options": scheme}
+        for key, function in taking.items():
+            known(key, given := getattr(self, key), keywords(function, given))
         if self.drop_layers and self.min_keep != type(self).model_fields["min_keep"].default:
             some = f"min_keep: {self.min_keep} some of each"
             raise ValueError(f"drop_layers: true keeps nothing of a layer, {some}: give one of them")
