@@ -51,15 +51,15 @@ def fitted(fit: Sums, held_out: Sums) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def lowest(candidates: Sequence[float], error: Callable[[float], float]) -> float:
-    """The candidate with the least error, the first of equals, by walking downhill from the middle: the error falls and
-    then rises as λ grows, and each new candidate costs a factorisation."""
-    at = (len(candidates) - 1) // 2
-    while True:
-        around = range(max(at - 1, 0), min(at + 2, len(candidates)))
-        best = min(around, key=lambda number: error(candidates[number]))
-        if best == at:
-            return candidates[at]
-        at = best
+    """The candidate with the least error, the first of equals, by walking downhill from the middle, one way or else the
+    other: the error falls and then rises as λ grows, and each candidate costs a factorisation."""
+    at = middle = (len(candidates) - 1) // 2
+    for step in (1, -1):
+        while 0 <= at + step < len(candidates) and (error(candidates[at + step]), step) < (error(candidates[at]), 0):
+            at += step
+        if at != middle:
+            break
+    return candidates[at]
 
 
 def changed(inner: np.ndarray, outer: np.ndarray, relative: float) -> np.ndarray:
