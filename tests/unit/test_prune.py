@@ -339,6 +339,29 @@ def test_tasks_that_cannot_be_asked_are_refused_before_any_job(given, message):
         lm_eval_tasks.asked(given)
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_an_edited_configuration_need_not_ask_the_tasks_of_the_command_line(tmp_path, monkeypatch, edited):
+    class Fetching(Exception):
+        pass
+
+    def fetch(request, what, *targets, config):
+        raise Fetching(*targets)
+
+    content = made(methods=["wanda"], path=tmp_path / "m")
+    content["models"] = {"m": content["models"]["m"]}
+    mine = config_file.Edited(content, validated(content)) if edited else None
+    monkeypatch.setattr(ready.config_file, "edited", lambda path: mine)
+    monkeypatch.setattr(ready, "run", fetch)
+    tiny.save(tiny.llama(), tmp_path / "m")
+    (tmp_path / "mine.jsonl").write_text('{"text": "some words"}\n' * 60)
+    request = Request(str(tmp_path / "m"), tmp_path / "mine.jsonl", out=tmp_path / "out", tasks=["gsm8k"])
+    with pytest.raises(Fetching) as found:
+        ready.ready(request)
+    assert ("results/m/base/manifest.json" in found.value.args) and any(
+        "gsm8k" in each for each in found.value.args
+    ) != edited
+
+
 # the configuration
 
 
