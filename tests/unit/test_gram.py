@@ -30,7 +30,7 @@ def test_half_of_it_is_multiplied(monkeypatch):
     multiplied = []
     monkeypatch.setattr(gram, "add", lambda sums, product: multiplied.append(product.numel()))
     Gram(CPU, 11).add(torch.ones(5, 11))
-    assert sum(multiplied) == 11 * 12 / 2
+    assert sum(multiplied) == 11 * 12 / 2 == gram.multiplied(11)
 
 
 def test_only_what_bfloat16_holds_is_multiplied_as_such(monkeypatch):

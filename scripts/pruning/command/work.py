@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from torch import nn
 
-from pruning.calibration import footprint, gradients, output_gradients, second_moments
+from pruning.calibration import footprint, gradients, gram, output_gradients, second_moments
 from pruning.command.cards import Card
 from pruning.core import names
 from pruning.core.layer_files import label_of
@@ -243,7 +243,8 @@ class Job:
             return None, 0, 0
         [own], written = self.settings.values(), 0.0
         inputs = self.run.inputs(self.model, self.structure)
-        sums = size.layers * (left * inputs) ** 2 / size.kept(self.sparsity)  # of second moments, in passes
+        multiplied = size.layers * gram.multiplied(round(left * inputs))
+        sums = multiplied / size.kept(self.sparsity)  # of second moments, in passes
         again, refit, samples = 1 + (own.gradient_checkpointing or self.offloaded), 3 + sums, getattr(own, "samples", 0)
         match self.kind:
             case "observe" | "statistics":

@@ -1,8 +1,10 @@
 """What a model's weights take in memory, and how much there is: known before anything is loaded."""
 
+import ctypes
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -80,6 +82,15 @@ def _shapes(stream: BinaryIO, tensors: int) -> Iterator[tuple[int, ...]]:
         (axes,) = _numbers(stream, "I")
         yield _numbers(stream, f"{axes}Q")
         stream.seek(4 + 8, os.SEEK_CUR)  # its quantisation and place
+
+
+def give_back() -> None:
+    """Return to the system what its allocator holds without need (glibc's; elsewhere nothing happens).
+
+    Of tensors below 32 MB those that stay lie between those that went, and other sizes do not fit their gaps: without
+    it the refits of Qwen2.5-Coder-1.5B on 150,000 tokens held twice what they used."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def physical(root: Path = Path("/")) -> int:

@@ -24,7 +24,7 @@ from pruning.calibration import footprint, layerwise
 from pruning.calibration.gram import Gram, add, wide_zeros
 from pruning.calibration.prepare import Batch, Measurement
 from pruning.calibration.second_moments import PARTS, parts, token_counts
-from pruning.core import artifacts, layer_files
+from pruning.core import artifacts, layer_files, memory
 from pruning.core.errors import InputError
 from pruning.core.layer_files import label_of
 from pruning.methods import compensation, least_squares, masks, training
@@ -152,6 +152,7 @@ def refit(
                     pruned[number] = (streams[number] + down(inputs[number]).float()).to(inputs[number].dtype)
             else:
                 pruned[number] = layerwise.run(model, layer, batch, pruned[number])
+        memory.give_back()
         if not all(bool(torch.isfinite(hidden).all()) for hidden in pruned):
             raise InputError(f"NaN or Inf after layer {index}: check the weights, or use a wider dtype")
         yield weights, records
