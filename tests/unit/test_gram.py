@@ -1,8 +1,12 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from pruning.calibration import gram
 from pruning.calibration.gram import Gram
+from workspace import ROOT
 
 CPU = torch.device("cpu")
 
@@ -69,9 +73,25 @@ def test_a_number_that_is_none_stays_one():
 
 
 def test_the_precision_is_as_before_also_after_an_error():
-    with pytest.raises(RuntimeError), gram.matmul_precision("medium"):
+    with pytest.raises(RuntimeError), gram.units_for_short_floats():
         raise RuntimeError
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+BY_BACKEND = """
+import torch
+from pruning.calibration.gram import Gram
+
+torch.backends.mkldnn.matmul.fp32_precision = "ieee"
+own, x = Gram(torch.device("cpu"), 8), torch.rand(20, 8)
+own.add(x.bfloat16().float())
+own.add(x)
+assert torch.backends.mkldnn.matmul.fp32_precision == "ieee" and own.whole().isfinite().all()
+"""
+
+
+def test_a_program_may_set_precisions_by_backend():
+    subprocess.run([sys.executable, "-c", BY_BACKEND], check=True, cwd=ROOT / "scripts")
 
 
 def test_sums_are_added_to_some_rows_at_a_time(monkeypatch):

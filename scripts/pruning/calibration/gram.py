@@ -1,7 +1,7 @@
 """Gram matrices of what many tokens have at a place, Σ_t x xᵀ: second moments, and the matrix of least squares."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -23,9 +23,9 @@ class Gram:
     def add(self, x: Tensor) -> None:
         """Add tokens x [tokens, n], float32."""
         short = (x == x.bfloat16()).all(1)
-        for which, precision in ((short, "medium"), (~short, torch.get_float32_matmul_precision())):
+        for which, units in ((short, units_for_short_floats), (~short, nullcontext)):
             if len(rows := x if which.all() else x[which]):
-                with matmul_precision(precision):
+                with units():
                     for strip in strips(len(self.sums)):
                         add(self.sums[: strip.stop, strip], rows[:, : strip.stop].T @ rows[:, strip])
 
@@ -58,10 +58,14 @@ def add(sums: Tensor, product: Tensor) -> None:
 
 
 @contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """Products of float32 are so precise meanwhile, in torch.set_float32_matmul_precision's words."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+def units_for_short_floats() -> Iterator[None]:
+    """Products of float32 go through a processor's units for bfloat16, or TF32, meanwhile, where there are some."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # a program that sets precisions by backend; torch then knows no common one
+        yield
+        return
+    torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:
