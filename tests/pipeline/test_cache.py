@@ -130,7 +130,6 @@ KEYS = {
     "methods.random.options": ({"seed": 1}, ONE_METHOD),
     "methods.rku.normalise": ("layer_mean", ONE_METHOD),
     "methods.rku.allocate": ("global", FROM_MASK_OF_ONE),
-    "methods.rku.allocate_options": ({"alpha": 1}, FROM_MASK_OF_ONE),
     "methods.rku.training.epochs": (3, REFITTED, BLOCK),
     "methods.rku.training.rates": ([1e-3], REFITTED, BLOCK),
     "methods.rku.compensate": ("bias", {"compact": 2, "evaluate": 2, "table": 1}),
@@ -182,7 +181,7 @@ KEYS = {
         {"datasets.gsm_symbolic.with_options": False, "datasets.gsm_symbolic.fields": ["question", "answer"]},
     ),
     "calibrations.gsm_symbolic-s0.dataset": ("arithmetic", {"fetch_dataset": 1, "leakage": 1, **FROM_CALIBRATION}),
-    "methods.random.score": ("magnitude", ONE_METHOD, {"methods.random.options": {}}),
+    "methods.wanda.score": ("magnitude", ONE_METHOD),
     "experiment.models": (["other"], FROM_MODEL, OTHER),
     "experiment.calibrations": (["gsm_symbolic-s1"], {"leakage": 1, **FROM_CALIBRATION}),
     "tables.table1.models": (["other"], FROM_MODEL, OTHER),
@@ -201,6 +200,7 @@ ELSEWHERE = {
         "test_stopping_early_asks_again",
     ),
     "experiment.name": "test_an_experiment_with_a_name_has_its_own_tables_and_the_same_models",
+    "methods.rku.allocate_options": "test_options_of_an_allocation_re_run_its_mask",
     "methods.rku.vocabulary": "test_what_is_cut_depends_on_the_budget_and_the_data_alone",
     "storage.compact": "test_temporary_models_are_deleted_and_not_missed",
     "custom_rules": "test_rules_of_the_users_own",
@@ -325,6 +325,14 @@ def test_changing_a_setting_plans_its_dependants(finished: Workspace, silent: bo
         shutil.copytree(finished.path / "resources/model", finished.path / value, dirs_exist_ok=True)
     with finished.configured({**(others[0] if others else {}), key: value}):
         assert finished.planned(TABLE) == jobs
+
+
+def test_options_of_an_allocation_re_run_its_mask(finished: Workspace):
+    mask, own = "results/tiny-reasoner/masks/gsm_symbolic-s0/mine/50.parquet", {"score": "wanda", "allocate": "cfsp"}
+    with finished.configured({"methods.mine": own}):
+        finished.snakemake(mask)
+    with finished.configured({"methods.mine": own | {"allocate_options": {"alpha": 0.5}}}):
+        assert finished.planned(mask) == {"mask": 1}
 
 
 def test_stopping_early_asks_again(finished: Workspace):

@@ -46,10 +46,10 @@ OTHER_TEXT = {"calibrations.gsm_symbolic-s0.seed": 7, "datasets.gsm_symbolic.see
 
 def test_a_setting_that_a_job_refuses_is_refused_again(run: Workspace):
     """Where the second run once said «Nothing to be done» beside the old table."""
-    run.configure({"methods.wanda.options.x": 1})
+    run.configure({"methods.random.options.seed": "x"})
     for _ in range(2):
         done = run.snakemake(TABLE, check=False)
-        assert done.returncode == 1 and "error: score 'wanda' with options {'x': 1}" in done.stderr, done.stderr
+        assert done.returncode == 1 and "error: score 'random' with options {'seed': 'x'}" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("how", ["exit 1", KILL], ids=["fails", "killed"])
