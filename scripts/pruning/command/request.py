@@ -11,7 +11,7 @@ import typer
 
 from pruning.command import efforts, own_data
 from pruning.config.budgets import UNITS, amount
-from pruning.config.methods import tokens as words_of
+from pruning.config.methods import tokens as vocabulary_size
 from pruning.core.errors import InputError, within
 from pruning.core.names import UNQUANTISED
 from pruning.models import gguf
@@ -99,7 +99,7 @@ class Request:
     def vocabularies(self) -> list[int | str | None]:
         """Sizes of the vocabulary, as `vocabulary` of a method has them. Raises ValueError for what is none."""
         sizes = (self.vocabulary or WHOLE).split(",")
-        return [None if size == WHOLE else words_of(size) for size in sizes]
+        return [None if size == WHOLE else vocabulary_size(size) for size in sizes]
 
     @property
     def types(self) -> list[str]:

@@ -53,7 +53,7 @@ def fields_of(template: str) -> list[str]:
 
 def keywords(function: Callable[..., Any], given: Iterable[str]) -> set[str]:
     """Return the names of a function's options, its arguments after the first; of one that takes any, what is given."""
-    _, *own = inspect.signature(function).parameters.values()
+    own = [*inspect.signature(function).parameters.values()][1:]
     return {*given} if any(each.kind is each.VAR_KEYWORD for each in own) else {each.name for each in own}
 
 
