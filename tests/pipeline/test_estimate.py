@@ -65,7 +65,7 @@ def test_what_is_written_is_what_was_predicted(finished: Workspace, monkeypatch)
     places |= {"refit": f"{own}/refit/{calib}/attention_wanda/50"}
     layered = [stage for stage in places if stage not in ("fetch_model", "compact")]
     wanted = [places[stage] + ".json" for stage in layered]
-    finished.snakemake(*wanted, f"{own}/compact/{calib}/wanda/50/manifest.json", "--notemp")
+    finished.snakemake(*wanted, f"{own}/compact/{calib}/wanda/50/manifest.json", "--notemp", "--forcerun", *wanted)
     monkeypatch.chdir(finished.path)
     run = work.Run(configuration("test.yaml"), CARD)
     for stage, place in places.items():

@@ -96,7 +96,8 @@ def test_divergences_on_two_gpus_are_a_cpus(tied):
         assert own == pytest.approx(wanted, rel=1e-5) and own[1] > 0.01
     ids = windows[:2].to(cards.FIRST)
     own = head.hidden_states(model, ids)
-    learnt = head.token_divergences(model, own, dense.teacher(model, parameters), hidden.to(own.device))
+    rows = (each[:, :-1].flatten(0, 1) for each in (own, hidden.to(own.device)))
+    learnt = head.divergences(model, next(rows), dense.teacher(model, parameters), next(rows)).view(2, -1)
     assert learnt.sum(1).tolist() == pytest.approx([kl for _, kl in found[:2]], rel=1e-5)
 
 

@@ -152,8 +152,9 @@ def backward(
             losses = head.token_losses(model, hidden, their_labels)  # 0 where there is no label
         else:
             teacher, wanted = told
-            losses = head.token_divergences(model, hidden, teacher, wanted[start : start + rows].to(hidden.device))
-            losses = losses * (their_labels[:, 1:] != -100).to(losses.device)
+            learnt = (their_labels[:, 1:] != -100).to(hidden.device)
+            goals = wanted[start : start + rows].to(hidden.device)
+            losses = head.divergences(model, hidden[:, :-1][learnt], teacher, goals[:, :-1][learnt])
         share = losses.sum() / count
         share.backward()
         total += share.item()

@@ -7,6 +7,7 @@ much again each. So the tokens go through the head in pieces; gradients recomput
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def token_losses(model: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
 def losses_and_divergences(
     model: nn.Module, hidden: Tensor, ids: Tensor, teacher: Teacher, wanted: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What token_losses and token_divergences give, from one product of the model's head; without gradients. Losses are
+    """What token_losses and divergences give, from one product of the model's head; without gradients. Losses are
     the same bits as token_losses gives without gradients."""
     targets, size = nn.functional.pad(ids[:, 1:], (0, 1), value=-100), _size(model, hidden)
     if size >= hidden.shape[1] - 1:
@@ -59,12 +60,37 @@ def losses_and_divergences(
     return torch.cat(losses, dim=1)[:, :-1], torch.cat(divergences, dim=1)[:, :-1]
 
 
-def token_divergences(model: nn.Module, hidden: Tensor, teacher: Teacher, wanted: Tensor) -> Tensor:
-    """KL divergence of a model's next tokens from a teacher's, in nats, float32 [B, T - 1]; hidden and wanted
-    [B, T, d] are what their heads get. Gradients reach `hidden` alone."""
-    size = _size(model, hidden, 2)
-    pieces = zip(_cut(hidden[:, :-1], size), _cut(wanted[:, :-1], size), strict=True)
-    return torch.cat([checkpoint(_divergences, model, teacher, *p, use_reentrant=False) for p in pieces], dim=1)
+def divergences(model: nn.Module, hidden: Tensor, teacher: Teacher, wanted: Tensor) -> Tensor:
+    """KL divergence of a model's next tokens from a teacher's, in nats, float32 [tokens]; hidden and wanted [tokens, d]
+    are what their heads get. Gradients reach `hidden` alone."""
+    size = _size(model, hidden[None], 2)
+    pieces = zip(hidden.split(size), wanted.split(size), strict=True)
+    return torch.cat([_Taught.apply(*piece, model, teacher) for piece in pieces])
+
+
+class _Taught(torch.autograd.Function):
+    """The gradient is made with the divergence, so that nothing is computed again: of a token by its logits it is what
+    the model gives each next token less what the teacher gives it."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, wanted: Tensor, model: nn.Module, teacher: Teacher) -> Tensor:
+        with torch.enable_grad():
+            own = hidden.detach()[None].requires_grad_()
+            logits = logits_of(model, own)
+        target, gradient, found = teacher(wanted[None]).to(logits.device), torch.empty_like(logits), []
+        size = TOKENS if logits.device.type == "cpu" else len(hidden)
+        parts = (each[0].split(size) for each in (logits.detach(), target, gradient))
+        for ours, theirs, into in zip(*parts, strict=True):
+            ours, theirs = ours.float().log_softmax(-1), theirs.float().log_softmax(-1)
+            found.append(nn.functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1))
+            into.copy_(ours.exp_().sub_(theirs.exp_()))
+        ctx.save_for_backward(*torch.autograd.grad(logits, own, gradient))
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, share: Tensor) -> tuple[Tensor, None, None, None]:
+        [gradient] = ctx.saved_tensors
+        return gradient[0] * share[:, None].to(gradient), None, None, None
 
 
 def divergences_of(model: nn.Module, hidden: Sequence[Tensor], wanted: Tensor) -> Tensor:
@@ -87,13 +113,6 @@ def _cut(hidden: Tensor, size: int) -> list[Tensor]:
     """Pieces of `size` tokens of hidden [B, T, d], copied: of a view of several rows the head makes a product a row,
     which takes twenty times as long on a CPU (bfloat16, torch 2.13)."""
     return [piece.contiguous() for piece in hidden.split(size, dim=1)]
-
-
-def _divergences(model: nn.Module, teacher: Teacher, hidden: Tensor, wanted: Tensor) -> Tensor:
-    with torch.no_grad():
-        target = teacher(wanted)
-    found = logits_of(model, hidden)
-    return _in_cache(_divergence, found, target.to(found.device))
 
 
 def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
