@@ -846,10 +846,11 @@ def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, m
     model = Answering(monkeypatch, tmp_path, every)
     found, said = model.collect()
     enough = right >= 40
-    others = [("validation", asked[-1] // 4), ("own_answers", 70)]  # beside the second job, then already there
+    validation = min(asked[-1] // 2, 100)
+    others = [("validation", validation), ("own_answers", 70)]  # beside the second job, then already there
     assert model.asked == [("train", n) for n in asked] + others * ((asked[-1] > 50) + enough)
     assert f"{right} of {asked[-1]} training questions" in said and ("too few to calibrate on" in said) != enough
-    right_of = {"train": right, "validation": math.ceil(asked[-1] // 4 / every), "test": math.ceil(70 / every)}
+    right_of = {"train": right, "validation": math.ceil(validation / every), "test": math.ceil(70 / every)}
     tokens = {part: 200 * count for part, count in right_of.items()}
     rare = 10 * right < asked[-1]
     assert found.own == (asked[-1], tokens if enough else {}, rare)
