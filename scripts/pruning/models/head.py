@@ -90,7 +90,7 @@ class _Taught(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, share: Tensor) -> tuple[Tensor, None, None, None]:
         [gradient] = ctx.saved_tensors
-        return gradient[0] * share[:, None].to(gradient), None, None, None
+        return (gradient[0] * share[:, None].to(gradient.device)).to(gradient.dtype), None, None, None
 
 
 def divergences_of(model: nn.Module, hidden: Sequence[Tensor], wanted: Tensor) -> Tensor:
