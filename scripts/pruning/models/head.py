@@ -65,10 +65,10 @@ def divergences(model: nn.Module, hidden: Tensor, teacher: Teacher, wanted: Tens
     are what their heads get. Gradients reach `hidden` alone."""
     size = _size(model, hidden[None], 2)
     pieces = zip(hidden.split(size), wanted.split(size), strict=True)
-    return torch.cat([_Taught.apply(*piece, model, teacher) for piece in pieces])
+    return torch.cat([_WithGradient.apply(*piece, model, teacher) for piece in pieces])
 
 
-class _Taught(torch.autograd.Function):
+class _WithGradient(torch.autograd.Function):
     """The gradient is made with the divergence, so that nothing is computed again: of a token by its logits it is what
     the model gives each next token less what the teacher gives it."""
 
