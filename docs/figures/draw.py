@@ -18,6 +18,7 @@ LABELS = {
     "qwen2_5-coder-1_5b": "right answers (%), 95% interval, n = 400",
     "smollm2-135m": "perplexity of GSM8K's solutions, 95% interval",
     "qwen2_5-coder-0_5b-bytes": "right answers (%), 95% interval, n = 200",
+    "qwen2_5-coder-1_5b-bytes": "right answers (%), 95% interval, n = 400",
     "smollm2-135m-bytes": "perplexity of the test data, 95% interval",
 }
 """File -> label of its axis. A file with a column `mb` is drawn against it."""
@@ -25,6 +26,7 @@ SERIES = [
     {"color": INK, "marker": "D"},
     {"color": "#0072B2", "marker": "o", "markersize": 7},
     {"color": "#D55E00", "marker": "^", "markersize": 7},
+    {"color": GREY, "marker": "s", "markersize": 6},
 ]
 LOOKS = {
     "dense": {"color": INK, "marker": "D"},
@@ -63,7 +65,8 @@ def against_bytes(rows: pd.DataFrame, label: str) -> Figure:
     axis.set_xlabel("file, MB")
     axis.set_ylabel(label)
     axis.margins(x=0.12)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=len(SERIES), frameon=False)
+    high, columns = (1.15, 3) if rows["model"].nunique() < 4 else (1.24, 2)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, high), ncols=columns, frameon=False)
     return made
 
 
