@@ -9,7 +9,7 @@ import pytest
 from test_prune import known, made, validated
 
 import tiny
-from pruning.command import efforts, own_data, ready
+from pruning.command import configuration, efforts, own_data, ready
 from pruning.command.request import Request, with_effort
 from pruning.config import preflight
 from pruning.config.default import DEFAULT
@@ -60,6 +60,38 @@ def test_more_tokens_ask_more_questions_for_them():
     assert (more.tokens, more.training_questions) == ({"cpu": 150_000, "gpu": 150_000}, 7500)
     assert (fewer.tokens, fewer.training_questions) == ({"cpu": 500, "gpu": 500}, usual.training_questions)
     assert more.method == usual.method
+
+
+@pytest.mark.parametrize(
+    ("effort", "width", "expected"),
+    [
+        ("quick", 8960, {"cpu": 8192, "gpu": 131_072}),
+        ("standard", 1536, {"cpu": 20_480, "gpu": 262_144}),
+        ("standard", 8960, {"cpu": 112_000, "gpu": 262_144}),  # of five samples one is held out
+        ("thorough", 28_672, {"cpu": 358_400, "gpu": 524_288}),
+    ],
+)
+def test_the_fit_of_a_wide_layer_has_ten_tokens_a_column(effort, width, expected):
+    assert efforts.read(effort, None, width).tokens == expected
+    assert efforts.read(effort, 999, width) == efforts.read(effort, 999)
+
+
+@pytest.mark.parametrize(("there", "samples"), [(32, 218), (16, 40)])
+@pytest.mark.parametrize("methods", [(), ("wanda",)])
+def test_more_tokens_are_taken_where_the_memory_holds_them(tmp_path, monkeypatch, there, samples, methods):
+    """A tenth of a gigabyte a sample; none where nothing is reconstructed."""
+
+    def needs(folder, dtype, own, on_gpu, methods):
+        refit = any(each.compensate.startswith("ridge") for each in methods)
+        return efforts.Needs(refit * own["samples"] / 10, 0)
+
+    monkeypatch.setattr(efforts, "needs", needs)
+    monkeypatch.setattr(ready.memory, "physical", lambda: there * 1e9)
+    request = Request("m", out=tmp_path, effort="standard", methods=methods)
+    about = replace(known(10**6, 10**6, context=4096), request=request)
+    found = ready.with_methods(about, LLAMA, 8960)
+    assert configuration.calibration(found)["samples"] == (40 if methods else samples)
+    assert any("fewer than 10 per column" in note for note in found.notes) == (not methods and samples == 40)
 
 
 def test_another_effort_is_refused_with_those_there_are():

@@ -1,5 +1,6 @@
 """What `prune --effort` stands for: a method and how much data it is calibrated on, one file of config/efforts each."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -42,12 +43,14 @@ class Effort(Strict):
     `ridge_sequential` in place of the other schemes."""
     tokens: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)]
     """Most calibration tokens, by what computes."""
+    tokens_a_column: Annotated[int, Field(ge=0)] = 0
+    """More than that where a layer is wide: so many for each neuron of the widest one, beside those held out."""
     tested: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)] = TESTED
     """Most tokens of the test data, likewise."""
     questions: Annotated[int, Field(ge=0)] = 100
     """Most test questions that models answer in words, on a CPU; on a GPU four times as many. 0: none unless --answer
     asks."""
-    training_questions: Positive = 400
+    training_questions: Positive = 800
     """Most training questions, likewise, that are asked for own answers."""
     recover: Literal["distill", "lora"] | None = None
     """Recovery after pruning."""
@@ -57,17 +60,23 @@ class Effort(Strict):
     there are enough (right_answers.collect)."""
 
 
-def read(name: str, tokens: int | None = None) -> Effort:
-    """Return the preset of a name, for so many calibration tokens in place of its own.
+def read(name: str, tokens: int | None = None, width: int = 0) -> Effort:
+    """Return the preset of a name, for so many calibration tokens in place of its own, or for as many as layers of this
+    width take.
 
     Raises InputError, listing the names, for one that there is not."""
     if name not in EFFORTS:
         raise InputError(f"--effort {name}: no such effort; there are: {', '.join(EFFORTS)}")
     effort = Effort(**yaml.safe_load(Path(names.own(f"config/efforts/{name}.yaml")).read_text()))
-    if tokens is None:
+    if tokens is not None:
+        asked = max(effort.training_questions, tokens // FEWEST_OF_A_QUESTION)
+        return effort.model_copy(update={"tokens": dict.fromkeys(effort.tokens, tokens), "training_questions": asked})
+    if not width:
         return effort
-    asked = max(effort.training_questions, tokens // FEWEST_OF_A_QUESTION)
-    return effort.model_copy(update={"tokens": dict.fromkeys(effort.tokens, tokens), "training_questions": asked})
+    from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
+
+    least = math.ceil(effort.tokens_a_column * width / (1 - 1 / HELD_OUT_EVERY))
+    return effort.model_copy(update={"tokens": {kind: max(own, least) for kind, own in effort.tokens.items()}})
 
 
 def multiple(kind: str, blocks: Iterable[int], width: int) -> int:

@@ -18,7 +18,7 @@ from pruning.methods.allocation import structures_of
 class Own(NamedTuple):
     """The dense model's own right answers, on which pruned models are calibrated where there are enough."""
 
-    asked: int  # training questions; of the validation questions a quarter
+    asked: int  # training questions; half as many validation questions, as far as there are
     tokens: Mapping[str, int] | None = None
     """Of right answers and their questions, by part; empty: too few to calibrate on; None: not known yet."""
     rare: bool = False  # so few answers are right that they tell no models apart
@@ -35,6 +35,7 @@ class Known:
     mine: Edited | None = None  # the configuration, where the user has edited it
     context: int = 0  # tokens that the model reads at once
     vocabulary: int = 0  # words that it chooses from
+    width: int = 0  # neurons of its widest layer, where the memory holds as many tokens as these take
     trained: Sequence[str] | None = None  # of a mixture of experts, what recovery trains
     tokens: Mapping[str, int] = field(default_factory=dict)  # of each part of the user's data
     end: str = ""  # what stands between texts of own answers
@@ -60,8 +61,8 @@ class Known:
 
     @property
     def effort(self) -> efforts.Effort:
-        """With --tokens in place of its own."""
-        return efforts.read(self.request.effort, self.request.tokens)
+        """With --tokens in place of its own, or with as many as the model's layers take."""
+        return efforts.read(self.request.effort, self.request.tokens, self.width)
 
     @property
     def config(self) -> str:

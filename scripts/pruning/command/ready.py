@@ -207,11 +207,16 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     disk += sum(file.stat().st_size for file in request.out.rglob("*") if file.is_file())
     there = efforts.Needs(memory.physical() / 1e9, disk / 1e9)
 
-    def needs(methods: Collection[Method], effort: str = request.effort) -> efforts.Needs:
-        own = {**cut, "samples": efforts.read(effort, request.tokens).tokens[known.kind] // cut["sequence_length"]}
+    def needs(methods: Collection[Method], effort: str = request.effort, width: int = 0) -> efforts.Needs:
+        tokens = efforts.read(effort, request.tokens, width).tokens[known.kind]
+        own = {**cut, "samples": tokens // cut["sequence_length"]}
         return efforts.needs(known.folder, section["dtype"], own, known.kind == "gpu", methods=methods)
 
-    taken = needs(methods.values())
+    taken = needs(methods.values(), width=width)
+    if taken.memory and not taken.lacking(there):
+        known = replace(known, width=width)
+    else:  # fewer tokens
+        taken = needs(methods.values())
     if lacking := taken.lacking(there):
         asked, smaller = f"--methods {','.join(methods)}", []
         if not request.methods:
