@@ -847,13 +847,14 @@ def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, m
     found, said = model.collect()
     enough = right >= 40
     validation = min(asked[-1] // 2, 100)
-    others = [("validation", validation), ("own_answers", 70)]  # beside the second job, then already there
-    assert model.asked == [("train", n) for n in asked] + others * ((asked[-1] > 50) + enough)
+    test = ("own_answers", 70)  # beside the second job, then already there
+    others = [test] * (asked[-1] > 50) + [("validation", validation), test] * enough
+    assert model.asked == [("train", n) for n in asked] + others
     assert f"{right} of {asked[-1]} training questions" in said and ("too few to calibrate on" in said) != enough
     right_of = {"train": right, "validation": math.ceil(validation / every), "test": math.ceil(70 / every)}
     tokens = {part: 200 * count for part, count in right_of.items()}
     rare = 10 * right < asked[-1]
-    assert found.own == (asked[-1], tokens if enough else {}, rare)
+    assert (found.own.asked, found.own.tokens, found.own.rare) == (asked[-1], tokens if enough else {}, rare)
     assert ("of the test questions 20 are asked; --questions asks more" in said) == rare
     calibration = build(found, [30])["calibrations"]["own"]
     assert calibration.get("answers") == ("own_answers_train" if enough else None)
@@ -862,10 +863,17 @@ def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, m
     assert model.collect()[0] == found and model.asked[0] == ("train", asked[-1])  # not first fewer once more
 
 
+def test_validation_questions_are_no_more_than_their_tokens_take(tmp_path, monkeypatch):
+    model = Answering(monkeypatch, tmp_path, 1)
+    found, _ = model.collect(effort="thorough")
+    assert model.asked == [("train", 25), ("train", 271), ("own_answers", 70), ("validation", 57), ("own_answers", 70)]
+    assert found.own.tokens["validation"] == 57 * 200 > 10240 > 51 * 200  # a tenth more than is compared
+
+
 def test_an_edited_configuration_asks_what_it_says(tmp_path, monkeypatch):
     model = Answering(monkeypatch, tmp_path, 1)
     for asks, asked in ((False, []), (True, [("train", 60)])):
-        content = made(answers=judged(*"1" * 60), own=Own(60) if asks else None)
+        content = made(answers=judged(*"1" * 60), own=Own(60, validation=30) if asks else None)
         (tmp_path / "prune.yaml").write_text(text(content, "me"))
         mine = config_file.Edited(content, validated(content))
         assert model.collect(mine=mine)[0].own.tokens.get("train", 0) == 200 * len(asked) * 60

@@ -32,7 +32,7 @@ MICRO_BATCH = 4  # calibration sequences at once
 BUDGET = "asked"
 VALIDATION = "own_validation"  # the task that choices are made by
 SAID = "own_right_answers"  # the text that models are calibrated on and chosen by, of the test questions
-ASKED_OF = 2  # training questions for each validation question
+ASKED_OF = 2  # training questions for each validation question, at least
 NOT_SHOWN = (VALIDATION, own_data.ASKING["validation"], own_data.ASKING["train"])  # tasks without a column of table 1
 FEW = 20  # test questions, on a CPU, of a model that is so rarely right that answers tell no models apart
 BATCH = {"cpu": 100, "gpu": 128}  # questions at once
@@ -189,7 +189,7 @@ def measured(known: Known) -> dict[str, Any]:
     for asked in known.tasks:
         found[asked.name] = {"batch_size": BATCH[known.kind], **asked.task, "limit": ITEMS[known.kind]}
     if known.calibrates_on_answers:
-        for part, limit in (("train", known.own.asked), ("validation", known.own.asked // ASKED_OF)):
+        for part, limit in (("train", known.own.asked), ("validation", known.own.validation)):
             limit = max(1, min(limit, len(known.answers.records[part])))
             asking = {**found[own_data.ANSWERS], "title": f"your {part} questions", "limit": limit}
             found[own_data.ASKING[part]] = asking

@@ -18,10 +18,11 @@ from pruning.methods.allocation import structures_of
 class Own(NamedTuple):
     """The dense model's own right answers, on which pruned models are calibrated where there are enough."""
 
-    asked: int  # training questions; half as many validation questions, as far as there are
+    asked: int  # training questions
     tokens: Mapping[str, int] | None = None
     """Of right answers and their questions, by part; empty: too few to calibrate on; None: not known yet."""
     rare: bool = False  # so few answers are right that they tell no models apart
+    validation: int = 1  # validation questions that are asked
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,8 @@ def with_data(known: Known, records: list[dict[str, Any]], given: str) -> Known:
             print(f"Note: {note}", flush=True)
     whole = {name: [pair["prompt"] + pair["completion"] for pair in part] for name, part in parts.items()}
     tokens = {name: sum(len(tokenizer(text)["input_ids"]) for text in texts) for name, texts in whole.items()}
-    own = Own(len(answers.records["train"])) if answers and effort.own_answers else None
+    most = len(answers.records["train"]) if answers else 0
+    own = Own(most, validation=most // configuration.ASKED_OF) if answers and effort.own_answers else None
     return replace(known, answers=answers, own=own, end=tokenizer.eos_token or "", tokens=tokens)
 
 

@@ -25,7 +25,7 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
     """Have the dense model answer questions of each part until it has said enough; return what is known then, and what
     is to be said of it. ask: or else by what an earlier run asked; where that is too little to tell, nothing is new.
     An edited configuration that does not ask the training questions is not made to."""
-    train, *others = "train", "validation", "test"
+    train, others = "train", ["validation", "test"]
     if not known.own:
         return None, []
     if known.mine and own_data.ASKING[train] not in known.mine.config.tasks:
@@ -37,8 +37,8 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
     needed = min(max(FIRST_ASKED, there), most)  # what an earlier run asked is not asked again
     asked, lengths, few = 0, [], False
     while needed > asked:
-        # The others' jobs, which come in any case, keep busy what the training questions' leaves of the machine.
-        beside = [part for part in others if known.answers.records[part]] if asked and ask and not few else []
+        # The test questions' job, which comes in any case, keeps busy what the training questions' leaves idle.
+        beside = ["test"] if known.answers.records["test"] and asked and ask and not few else []
         if not (found := answered(known, Own(needed), [train, *beside], ask)):
             return known.own, []
         asked, lengths = found[0]
@@ -52,13 +52,15 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
     said = f"The dense model answers {len(lengths)} of {asked} training questions right and to the end"
     enough = len(lengths) >= LEAST_ANSWERS and sum(lengths) >= LEAST_SHARE * min(wanted, usual)
     if enough and known.answers.records["validation"]:
-        if not (found := answered(known, Own(asked), others, ask)):
+        taken = MORE * asked * configuration.VALIDATED[known.kind] / sum(lengths)
+        validation = min(asked // configuration.ASKED_OF, math.ceil(taken))
+        if not (found := answered(known, Own(asked, validation=validation), others, ask)):
             return known.own, []
         tokens = dict(zip(others, (sum(each) for _, each in found), strict=True))
         if min(tokens.values()) >= LEAST_TOKENS:
             said += f". Models are calibrated on these answers ({sum(lengths):,} tokens) and chosen by the perplexity "
             said += "of those to validation questions. Your data's own text they predict worse."
-            return Own(asked, {train: sum(lengths), **tokens}), [said]
+            return Own(asked, {train: sum(lengths), **tokens}, validation=validation), [said]
         remedy = " (--questions asks more)"
         counted = " and ".join(f"{count:,} tokens to {part} questions" for part, count in tokens.items())
         said += f", and its right answers have {counted}"
