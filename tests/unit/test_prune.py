@@ -810,7 +810,8 @@ class Answering:
         return {"input_ids": list(text)}
 
     def run(self, request, what, *paths, config, alone):
-        assert alone == (None if len(paths) > 1 else "evaluate")  # it has all cores
+        others = [path for path in paths[1:] if not (self.out / path).is_file()]
+        assert alone == (None if others else "evaluate")  # it has all cores
         tasks = yaml.safe_load((self.out / config).read_text())["tasks"]
         for path in paths:
             limit = tasks[name := Path(path).name.partition(".")[0]]["limit"]

@@ -85,7 +85,7 @@ def answered(known: Known, own: Own, parts: Sequence[str], ask: bool) -> list[tu
         if not known.mine:
             content = configuration.build(replace(known, own=own), [])
             put(out / START, configuration.text(content, "prune, before it prunes"))
-        alone = "evaluate" if len(paths) == 1 else None
+        alone = "evaluate" if all((out / path).is_file() for path in paths[1:]) else None
         run(request, f"answering the {' and '.join(parts)} questions", *paths, config=known.config, alone=alone)
     elif not all((out / path).is_file() for path in paths):
         return []
