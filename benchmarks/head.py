@@ -27,7 +27,7 @@ def gradient(losses: Tensor, hidden: Tensor) -> Tensor:
     return torch.autograd.grad(losses.mean(), hidden)[0]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def main(
     rows: int = 10,
     tokens: int = 128,
@@ -53,7 +53,7 @@ def main(
     apart = (losses[0] - losses[1]).abs().max()
     print(f"losses and divergences of one product {one:.2f} s, of two {(copied + alone) / one:.2f} times as long")
     print(f"ratio {viewed / copied:.1f}; largest difference of losses {apart:.1e} nats")
-    with torch.inference_mode(False):
+    with torch.enable_grad():
         own = torch.randn(1, rows * tokens // 4, hidden).to(getattr(torch, dtype)).requires_grad_()
         goals = torch.randn_like(own)
         made = seconds(lambda: gradient(head.divergences(model, own[0], teacher, goals[0]), own))
