@@ -43,8 +43,8 @@ class Effort(Strict):
     `ridge_sequential` in place of the other schemes."""
     tokens: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)]
     """Most calibration tokens, by what computes."""
-    tokens_a_column: Annotated[int, Field(ge=0)] = 0
-    """More than that where a layer is wide: so many for each neuron of the widest one, beside those held out."""
+    tokens_to_fit: bool = False
+    """More where a layer is wide: TOKENS_A_COLUMN for each neuron of the widest one, beside those held out."""
     tested: Annotated[dict[Literal["cpu", "gpu"], Positive], Field(min_length=2)] = TESTED
     """Most tokens of the test data, likewise."""
     questions: Annotated[int, Field(ge=0)] = 100
@@ -71,11 +71,11 @@ def read(name: str, tokens: int | None = None, width: int = 0) -> Effort:
     if tokens is not None:
         asked = max(effort.training_questions, tokens // FEWEST_OF_A_QUESTION)
         return effort.model_copy(update={"tokens": dict.fromkeys(effort.tokens, tokens), "training_questions": asked})
-    if not width:
+    if not (width and effort.tokens_to_fit):
         return effort
     from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
 
-    least = math.ceil(effort.tokens_a_column * width / (1 - 1 / HELD_OUT_EVERY))
+    least = math.ceil(TOKENS_A_COLUMN * width / (1 - 1 / HELD_OUT_EVERY))
     return effort.model_copy(update={"tokens": {kind: max(own, least) for kind, own in effort.tokens.items()}})
 
 
