@@ -29,6 +29,7 @@ from pruning.models.structures import STRUCTURES
 
 SHAPE = {"vocab_size": 257, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 512}
 SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+LICENSE = Path(__file__).parents[1] / "LICENSE"
 TEXT = [3, 77, 250, 14, 9, 120, 33, 8, 201, 5, 66, 17]
 IDS = torch.tensor([TEXT, [0] * 5 + TEXT[:7]])  # the second is padded on the left
 REAL = torch.tensor([[1] * 12, [0] * 5 + [1] * 7])
@@ -56,16 +57,14 @@ ROWS = 720
 
 @cache
 def merged(ignore_merges: bool = False, nfc: bool = False) -> str:
-    """tokenizer.json of a byte-level BPE of 700 tokens, the last of them added, trained on this project's texts."""
+    """`tokenizer.json`: byte-level BPE of 700 tokens, the last of them added, trained on a text that never changes."""
     backend = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.normalizer = normalizers.NFC() if nfc else None
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     own = {"vocab_size": 699, "special_tokens": ["<|end|>"], "initial_alphabet": alphabet, "show_progress": False}
-    root = Path(__file__).parents[1]
-    texts = [(root / name).read_text() for name in ("README.md", "docs/methods.md")]
-    backend.train_from_iterator([*texts, HARD_TEXT * 9], trainers.BpeTrainer(**own))
+    backend.train_from_iterator([LICENSE.read_text(), HARD_TEXT * 9], trainers.BpeTrainer(**own))
     backend.add_tokens(["<|user|>"])
     around = {"single": "<|end|> $A", "special_tokens": [("<|end|>", 0)]}
     backend.post_processor = processors.TemplateProcessing(**around)

@@ -49,10 +49,9 @@ STEPS = {
 
 
 def wrapped(backend: Tokenizer, size: int, special: list[str], **options) -> PreTrainedTokenizerFast:
-    """Trained on this project's own texts, with a token that is special and one that is not."""
+    """Trained on a text that never changes, with a token that is special and one that is not."""
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False, **options)
-    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/methods.md")]
-    backend.train_from_iterator([*texts, *[runtimes.HARD_TEXT] * 50], trainer)
+    backend.train_from_iterator([tiny.LICENSE.read_text(), *[runtimes.HARD_TEXT] * 50], trainer)
     made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>")
     made.add_tokens(["<|user|>"])
     made.chat_template = TEMPLATE

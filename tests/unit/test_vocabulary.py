@@ -22,25 +22,21 @@ from pruning.methods import budget, variants
 from pruning.methods.compact import Pruning, parameters
 from pruning.models import loading, vocabulary
 from pruning.models.checkpoint import Checkpoint
-from workspace import ROOT
 
 TEMPLATE = "{% for m in messages %}{{ '<|user|>' + m.content }} zygote{% endfor %}"
 TEMPLATE += "{% if tools %}{{ 'quetzal' }}{% endif %}"
 ROWS = tiny.ROWS
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)  # all planes, combining marks, no surrogates
 NAMED = st.lists(st.sampled_from(["<|end|>", "<|user|>", "neuron", " the", "e\u0301", "\U0010ffff", "\u0000"]))
+LICENCE = " ".join(tiny.LICENSE.read_text().split())
 TEXTS = ANY | NAMED.map("".join) | st.tuples(NAMED.map("".join), ANY).map("".join)
-
-
-def texts() -> list[str]:
-    return [(ROOT / name).read_text() for name in ("README.md", "docs/methods.md")]
 
 
 @cache
 def both(size: int, ignore_merges: bool = False, nfc: bool = False) -> tuple[Tokenizer, Tokenizer, list[int]]:
     """The whole tokenizer, one of the first lines' tokens, and what that keeps."""
     whole = tiny.merged(ignore_merges, nfc)
-    kept = list(made(whole).keep(size, counts(whole, texts()[1][:2000])))
+    kept = list(made(whole).keep(size, counts(whole, LICENCE[:2000])))
     cut = json.dumps(vocabulary.tokenizer(json.loads(whole), kept))
     return Tokenizer.from_str(whole), Tokenizer.from_str(cut), kept
 
@@ -69,7 +65,7 @@ KINDS = pytest.mark.parametrize("kind", [(False, False), (True, False), (False, 
 @pytest.mark.parametrize("size", [262, 300, 400, 650])
 @KINDS
 @settings(max_examples=300, deadline=None)
-@given(text=TEXTS | st.lists(st.sampled_from(texts()[1][:2000].split(" "))).map(" ".join))
+@given(text=TEXTS | st.lists(st.sampled_from(LICENCE[:2000].split(" "))).map(" ".join))
 def test_every_text_is_decoded_to_itself_and_has_the_tokens_that_it_had_where_all_stay(size, kind, text):
     """The latter also in words, of which more do."""
     whole, cut, kept = both(size, *kind)
@@ -134,7 +130,7 @@ def folder(place: Path, tied: bool = True, **changes) -> Path:
 
 
 def cut(base: Path, size: int, keeps: dict) -> tuple[Path, list[int]]:
-    kept = list(vocabulary.Tokenizer(base).keep(size, counts(tiny.merged(), texts()[1][:200])))
+    kept = list(vocabulary.Tokenizer(base).keep(size, counts(tiny.merged(), LICENCE[:200])))
     return tiny.written(Pruning(Checkpoint(base), keeps, tokens=kept), base.with_name("cut")), kept
 
 
@@ -148,8 +144,8 @@ def test_the_model_computes_the_same_of_the_tokens_that_stay(tmp_path, tied, wid
     whole = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
     for layer, keep in zip(whole.model.layers, keeps["ffn"], strict=True):
         layer.mlp.down_proj.weight.data[:, torch.tensor(~keep)] = 0
-    new = torch.tensor(tokenizer(texts()[1][:200])["input_ids"])[None]
-    old = torch.tensor(AutoTokenizer.from_pretrained(base)(texts()[1][:200])["input_ids"])[None]
+    new = torch.tensor(tokenizer(LICENCE[:200])["input_ids"])[None]
+    old = torch.tensor(AutoTokenizer.from_pretrained(base)(LICENCE[:200])["input_ids"])[None]
     assert torch.tensor(kept)[new].equal(old)
     with torch.no_grad():
         assert (small(new).logits - whole(old).logits[..., kept]).abs().max() < 1e-6
