@@ -109,6 +109,13 @@ def test_shipped_experiments_stack(name: str, monkeypatch):
     assert len(texts) >= 5 or models.startswith("tiny-")
 
 
+@pytest.mark.parametrize("model", [SMOL, "qwen2_5-coder-0_5b", CODER])
+def test_candidates_for_the_efforts_can_be_tried_on_each_real_model(model: str):
+    loaded = validate(stacked(model, "candidates"))
+    assert loaded.experiment.models == [model] and loaded.table("recipes").sparsities == [20, 40]
+    preflight.check(loaded)
+
+
 def test_every_shipped_experiment_is_tried():
     assert set(TEXTS) == {"config", *EXPERIMENTS}
 
