@@ -311,6 +311,49 @@ def test_bits_per_byte_are_a_hand_loop_over_pieces_of_text(tmp_path, batch_size)
     assert found.result["bits_per_byte"] == pytest.approx(sum(bits) / 23, rel=1e-5)
 
 
+RECORDS = ["abcdefghijklmno", "", "éf", "ghi", "jk"]
+AFTER_PROMPT = {"prompt": "<é{text}>", "text": "{text}!", "seqlen": 14, "batch_size": 2}
+"""The first record is too long; the next three have 30 tokens, or 27 bytes, and the last 10, or 9."""
+
+
+@pytest.mark.parametrize("by_byte", [False, True])
+def test_a_record_is_scored_after_its_prompt_with_its_end_and_by_itself(tmp_path, by_byte):
+    model, tokenizer = tiny.qwen2(), tiny.tokenizer()
+    limit = {"per": "byte", "tokens": 28} if by_byte else {"tokens": 34}
+    found = windowed(tmp_path, model, RECORDS, **AFTER_PROMPT, **limit)
+    wanted, weights = [], []
+    for record in RECORDS[1:4]:
+        prompt = tokenizer(f"<é{record}>")["input_ids"]
+        said = [*tokenizer(f"{record}!")["input_ids"], 0]
+        wanted.append(surprise(model, prompt + said) - surprise(model, prompt))
+        weights.append(len(f"{record}!".encode()) if by_byte else len(said))
+    frame, unit = found.frame, math.log(2) if by_byte else 1
+    assert frame["value"].tolist() == pytest.approx([each / unit for each in wanted], rel=1e-5)
+    assert frame["weight"].tolist() == weights and frame["item_hash"].nunique() == 3
+    mean = sum(wanted) / sum(weights)
+    metric, value = ("bits_per_byte", mean / math.log(2)) if by_byte else ("perplexity", math.exp(mean))
+    assert found.result[metric] == pytest.approx(value, rel=1e-5) and found.result["windows"] == 3
+
+
+def test_divergences_of_records_are_of_what_follows_their_prompts(tmp_path):
+    model, other, tokenizer = tiny.qwen2(), tiny.qwen2(seed=1), tiny.tokenizer()
+    tiny.record(tiny.save(other, tmp_path / "dense"))
+    task = {**AFTER_PROMPT, "tokens": None, "divergence": True}
+    found = windowed(tmp_path, model, RECORDS, tmp_path / "dense", **task).frame.set_index("metric")
+    wanted = []
+    for record in RECORDS[1:]:
+        prompt = tokenizer(f"<é{record}>")["input_ids"]
+        ids = torch.tensor([[*prompt, *tokenizer(f"{record}!")["input_ids"], 0]])
+        ours, theirs = (each(ids).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1) for each in (model, other))
+        wanted.append((theirs.exp() * (theirs - ours)).sum().item())
+    assert found.loc["kl", "value"].tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_records_that_are_all_too_long_are_refused(tmp_path):
+    with pytest.raises(InputError, match="perplexity: no record has at most 3 tokens: raise `seqlen`"):
+        windowed(tmp_path, tiny.qwen2(), RECORDS, **{**AFTER_PROMPT, "seqlen": 3})
+
+
 @pytest.mark.parametrize("pruned", [True, False])
 def test_the_stage_compares_with_the_dense_model_where_it_is_asked_to(tmp_path, pruned):
     """The dense model's own divergence is 0, and a task that does not ask has none."""

@@ -407,6 +407,8 @@ def test_models_are_folders_files_packages_and_repositories(tmp_path):
 
 ONE = judged("1")
 RIGHT = {"answers": ONE, "own": Own(1)}
+TOKENS = {"train": 9000, "validation": 2600, "test": 10**6}
+OWN = Own(80, TOKENS, longest={"token": 600, "byte": 2000})
 FEW = {"answers": judged(*map(str, range(100)))}
 SHOWN = ["own_right_answers", "own", "own_answers"]
 GSM8K = lm_eval_tasks.asked(["gsm8k"])
@@ -466,11 +468,16 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
             "train": 10**5,
             "test": 10**5,
             "answers": ONE,
-            "own": Own(80, {"train": 9000, "validation": 2600, "test": 10**6}),
+            "own": OWN,
         },
-        "tasks: {own_validation: {seqlen: 64, tokens: 2600}, own_right_answers: {seqlen: 64, tokens: 20480}}",
+        "tasks: {own_validation: {seqlen: 600, tokens: 2600}, own_right_answers: {seqlen: 600, tokens: 20480}}",
+        "tasks: {own_validation: {prompt: '{prompt}', text: '{completion}', per: null, split: validation}}",
         "tasks: {own: {seqlen: 256, tokens: 20480}, own_answers_validation: {limit: 1}}",
         "calibrations: {own: {samples: 17}}",
+    ),
+    (
+        {"test": 10**5, "vocabulary": "30%", "answers": ONE, "own": OWN},
+        "tasks: {own_validation: {seqlen: 2000, tokens: 10400, per: byte}, own_right_answers: {per: byte}}",
     ),
     ({**FEW, "own": Own(50, {}, rare=True)}, "tasks: {own_answers: {limit: 20}}"),  # they tell no models apart
     ({**FEW, "own": Own(50, {}, rare=True), "gpus": 1}, "tasks: {own_answers: {limit: 80}}"),
@@ -856,12 +863,34 @@ def test_training_questions_are_asked_until_right_answers_are_enough(tmp_path, m
     tokens = {part: 200 * count for part, count in right_of.items()}
     rare = 10 * right < asked[-1]
     assert (found.own.asked, found.own.tokens, found.own.rare) == (asked[-1], tokens if enough else {}, rare)
+    assert found.own.longest == ({"token": 200, "byte": 199} if enough else Own(1).longest)
     assert ("of the test questions 20 are asked; --questions asks more" in said) == rare
     calibration = build(found, [30])["calibrations"]["own"]
     assert calibration.get("answers") == ("own_answers_train" if enough else None)
     assert calibration["samples"] * calibration["sequence_length"] <= min(20480, 200 * right if enough else 20480)
     model.asked.clear()
     assert model.collect()[0] == found and model.asked[0] == ("train", asked[-1])  # not first fewer once more
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "edited", "tolerance"),
+    [
+        (None, None, None, 0.1),
+        (None, Own(50, {}), None, 0.1),  # too few are right
+        (None, OWN, None, 0.025),
+        (0.2, OWN, None, 0.2),
+        (0, OWN, None, 0),
+        (None, OWN, {"prompt": None, "seqlen": 64}, 0.1),  # of windows, as before this was measured otherwise
+        (None, None, OWN, 0.025),
+    ],
+)
+def test_right_answers_may_lose_less_of_their_perplexity_than_texts(given, own, edited, tolerance):
+    about = known(10**5, answers=ONE, own=own, **({} if given is None else {"tolerance": given}))
+    if edited:
+        content = build(replace(about, own=OWN), [20])
+        content["tasks"]["own_validation"] |= edited if isinstance(edited, dict) else {}
+        about = replace(about, mine=config_file.Edited(content, validated(content)))
+    assert about.tolerance == tolerance
 
 
 def test_validation_questions_are_no_more_than_their_tokens_take(tmp_path, monkeypatch):

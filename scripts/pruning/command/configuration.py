@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from pruning.command import efforts, own_data
-from pruning.command.known import Known
+from pruning.command.known import VALIDATION, Known
 from pruning.command.request import RECOVERIES, budget_of
 from pruning.config.default import DEFAULT
 from pruning.config.models import GgufSource
@@ -30,7 +30,6 @@ STEPS = 150
 MOST = 80  # per cent, that rounds go to where the sparsity is still to be found
 MICRO_BATCH = 4  # calibration sequences at once
 BUDGET = "asked"
-VALIDATION = "own_validation"  # the task that choices are made by
 SAID = "own_right_answers"  # the text that models are calibrated on and chosen by, of the test questions
 ASKED_OF = 2  # training questions for each validation question, at least
 NOT_SHOWN = (VALIDATION, own_data.ASKING["validation"], own_data.ASKING["train"])  # tasks without a column of table 1
@@ -176,10 +175,7 @@ def measured(known: Known) -> dict[str, Any]:
     own = {part: text | {"title": f"your {part} data"} for part, text in texts(known, known.tokens).items()}
     found = {"own": own["test"], VALIDATION: own["validation"]}
     if known.calibrates_on_answers:  # models are then chosen by such text as they are calibrated on
-        said = texts(known, known.own.tokens or known.tokens)
-        for part, text in said.items():
-            text |= {"title": f"its right answers to your {part} questions"}
-            text |= {"answers": own_data.ASKING[part], "joiner": known.end}
+        said = {part: right_answers(known, part, text) for part, text in own.items()}
         found = {SAID: said["test"], "own": own["test"], VALIDATION: said["validation"]}
     found[SAID if SAID in found else "own"]["divergence"] = not known.request.vocabulary
     if known.answers:
@@ -196,6 +192,23 @@ def measured(known: Known) -> dict[str, Any]:
     return found
 
 
+def right_answers(known: Known, part: str, text: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the task of the dense model's right answers to a part's questions, each after its question: of joined
+    texts two thirds of what pruning costs would be of the questions, which no model is to write.
+
+    text: the task of that part's data."""
+    most, unit = limits(known)[part], text.get("per", "token")
+    there = min(most, known.own.tokens[part]) if known.own.tokens else most
+    own = {"prompt": "{prompt}", "text": "{completion}", "answers": own_data.ASKING[part]}
+    own |= {"title": f"its right answers to your {part} questions", "seqlen": known.own.longest[unit]}
+    return {**text, **own, "tokens": there * (BYTES if unit == "byte" else 1)}
+
+
+def limits(known: Known) -> dict[str, int]:
+    """Return the most tokens of the validation text and of the test text, by part."""
+    return {"validation": VALIDATED[known.kind], "test": known.effort.tested[known.kind]}
+
+
 def questions(known: Known) -> int:
     """Return how many test questions are asked: fewer where right answers are so rare that they tell no models apart,
     unless the user says how many."""
@@ -207,8 +220,7 @@ def texts(known: Known, there: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Return the tasks of the validation text and of the test text, by part, in windows of one length.
 
     there: tokens of each. Raises InputError where they are too few to tell anything."""
-    most = {"validation": VALIDATED[known.kind], "test": known.effort.tested[known.kind]}
-    tokens = {part: min(there[part], limit) for part, limit in most.items()}
+    tokens = {part: min(there[part], limit) for part, limit in limits(known).items()}
     fewest = min(tokens, key=tokens.get)
     if (left := tokens[fewest]) < LEAST_TOKENS:
         raise InputError(

@@ -14,6 +14,9 @@ from pruning.config.methods import Method
 from pruning.core import names
 from pruning.methods.allocation import structures_of
 
+VALIDATION = "own_validation"  # the task that choices are made by
+TOLERANCES = {False: 0.1, True: 0.025}  # unless the user says how much; True: of right answers
+
 
 class Own(NamedTuple):
     """The dense model's own right answers, on which pruned models are calibrated where there are enough."""
@@ -23,6 +26,7 @@ class Own(NamedTuple):
     """Of right answers and their questions, by part; empty: too few to calibrate on; None: not known yet."""
     rare: bool = False  # so few answers are right that they tell no models apart
     validation: int = 1  # validation questions that are asked
+    longest: Mapping[str, int] = {"token": 1024, "byte": 4096}  # of a right answer with its question, as far as known
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,6 @@ class Known:
     width: int = 0  # neurons of its widest layer, where the memory holds as many tokens as these take
     trained: Sequence[str] | None = None  # of a mixture of experts, what recovery trains
     tokens: Mapping[str, int] = field(default_factory=dict)  # of each part of the user's data
-    end: str = ""  # what stands between texts of own answers
     answers: own_data.Answers | None = None  # the questions whose answers are judged
     own: Own | None = None  # None: models are not calibrated on own answers
     methods: Mapping[str, Method | None] = field(default_factory=dict)
@@ -79,6 +82,14 @@ class Known:
     def rare(self) -> bool:
         """Whether right answers are so rare that they tell no models apart, and the user does not ask for more."""
         return self.own is not None and self.own.rare and not self.request.questions
+
+    @property
+    def tolerance(self) -> float:
+        """The share by which perplexity may rise in the model to take. Of its own right answers a model is far surer
+        than of texts: where theirs rose by 2%, about a tenth of the answers was lost (docs/howto/data.md)."""
+        validation = self.mine.config.tasks.get(VALIDATION) if self.mine else None
+        of_answers = validation.prompt is not None if validation else self.calibrates_on_answers
+        return self.request.tolerance if self.request.tolerance is not None else TOLERANCES[of_answers]
 
     @property
     def kind(self) -> str:

@@ -98,7 +98,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     table, validation, tradeoff = (read[each] for each in TABLES)
     measures = decision.measures(table)
     models = decision.rows(table, validation, tradeoff, measures)
-    choice = decision.choose(models, request.tolerance, equal_cost=bool(budgets))
+    choice = decision.choose(models, known.tolerance, equal_cost=bool(budgets))
     target, *files = exports(known, choice.variant)
     run(request, "writing the model to take", target, *files)
     notes, questions = [*known.notes], {}
@@ -115,7 +115,7 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
         models,
         measures,
         choice,
-        request.tolerance,
+        known.tolerance,
         str(out / target),
         known.vocabulary,
         budgets=budgets,

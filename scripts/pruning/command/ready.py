@@ -177,7 +177,7 @@ def with_data(known: Known, records: list[dict[str, Any]], given: str) -> Known:
     tokens = {name: sum(len(tokenizer(text)["input_ids"]) for text in texts) for name, texts in whole.items()}
     most = len(answers.records["train"]) if answers else 0
     own = Own(most, validation=most // configuration.ASKED_OF) if answers and effort.own_answers else None
-    return replace(known, answers=answers, own=own, end=tokenizer.eos_token or "", tokens=tokens)
+    return replace(known, answers=answers, own=own, tokens=tokens)
 
 
 def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
+from typing import NamedTuple
 
 from pruning.command import configuration, efforts, own_data
 from pruning.command.configuration import LEAST_TOKENS
@@ -41,7 +43,7 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
         beside = ["test"] if known.answers.records["test"] and asked and ask and not few else []
         if not (found := answered(known, Own(needed), [train, *beside], ask)):
             return known.own, []
-        asked, lengths = found[0]
+        asked, lengths, _ = found[0]
         if asked < needed and not ask:
             return known.own, []
         few, least = len(lengths) < LEAST_RIGHT * asked, LEAST_RIGHT / (1 if asked >= THEN_ASKED else 2)
@@ -56,11 +58,13 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
         validation = min(asked // configuration.ASKED_OF, math.ceil(taken))
         if not (found := answered(known, Own(asked, validation=validation), others, ask)):
             return known.own, []
-        tokens = dict(zip(others, (sum(each) for _, each in found), strict=True))
+        tokens = {part: sum(each.tokens) for part, each in zip(others, found, strict=True)}
         if min(tokens.values()) >= LEAST_TOKENS:
             said += f". Models are calibrated on these answers ({sum(lengths):,} tokens) and chosen by the perplexity "
             said += "of those to validation questions. Your data's own text they predict worse."
-            return Own(asked, {train: sum(lengths), **tokens}, validation=validation), [said]
+            units = {"token": [each.tokens for each in found], "byte": [each.bytes for each in found]}
+            longest = {unit: max(chain(*each)) for unit, each in units.items()}
+            return Own(asked, {train: sum(lengths), **tokens}, False, validation, longest), [said]
         remedy = " (--questions asks more)"
         counted = " and ".join(f"{count:,} tokens to {part} questions" for part, count in tokens.items())
         said += f", and its right answers have {counted}"
@@ -73,9 +77,17 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
     return own, [said]
 
 
-def answered(known: Known, own: Own, parts: Sequence[str], ask: bool) -> list[tuple[int, list[int]]]:
-    """Of each part: how many questions the dense model was asked, and the tokens of each right answer, with its
-    question. ask: it is asked as many as `own` says; or else nothing is returned where it was not asked before."""
+class Answered(NamedTuple):
+    """What the dense model answered to a part's questions."""
+
+    asked: int
+    tokens: list[int]  # of each right answer, with its question
+    bytes: list[int]  # likewise
+
+
+def answered(known: Known, own: Own, parts: Sequence[str], ask: bool) -> list[Answered]:
+    """Return what is answered of each part. ask: the dense model is asked as many as `own` says; or else nothing is
+    returned where it was not asked before."""
     from pruning.models import tokenizers  # slow
 
     request, out = known.request, known.request.out
@@ -96,6 +108,7 @@ def answered(known: Known, own: Own, parts: Sequence[str], ask: bool) -> list[tu
             right = text.own_answers(samples, task, own_data.METRIC)
         except InputError:  # none is right
             right = samples[:0].assign(completion=[])
-        pairs = zip(right["prompt"], right["completion"], strict=True)
-        found.append((len(samples), [sum(map(len, text.tokens(*pair, tokenizer))) for pair in pairs]))
+        pairs = [*zip(right["prompt"], right["completion"], strict=True)]
+        tokens = [sum(map(len, text.tokens(*pair, tokenizer))) for pair in pairs]
+        found.append(Answered(len(samples), tokens, [len("".join(pair).encode()) for pair in pairs]))
     return found

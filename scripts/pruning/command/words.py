@@ -106,7 +106,7 @@ def value(measure: Measure, amount: float) -> str:
         return f"{100 * amount:.1f}%"
     if amount == 0:
         return "0"
-    digits = next((digits for digits, least in enumerate((1000, 100, 1)) if abs(amount) >= least), 3)
+    digits = next((digits for digits, least in enumerate((1000, 100, 2)) if abs(amount) >= least), 3)
     return f"{amount:,.{digits}f}"
 
 
@@ -171,7 +171,7 @@ def headline(content: Content) -> str:
 def verdict(content: Content) -> list[str]:
     """Return sentences: why this model, what it costs and gains on the test data, and where its answers do not end."""
     choice, dense, taken = content.choice, content.dense, content.taken
-    limit = f"{content.tolerance:.0%} above the dense model's"
+    limit = f"{100 * content.tolerance:g}% above the dense model's"
     held, this = f"{content.text} on the validation data", f"{name(choice.variant)} ({above(choice.loss)})"
     if content.budgets and choice.within:
         why = f"Of the models that meet the budget it is the best, and its {held} is at most {limit} "

@@ -163,8 +163,8 @@ def _texts(config: Config) -> None:
         if task.kind == "perplexity":
             known(f"tasks.{name}.answers", [task.answers] if task.answers else [], asking)
             fields = ["prompt", "completion"] if task.answers else config.datasets[task.dataset].fields
-            _fields(f"tasks.{name}", fields, task.text)
-            if task.tokens and task.tokens // task.seqlen < LEAST_WINDOWS:
+            _fields(f"tasks.{name}", fields, task.prompt or "", task.text)
+            if task.prompt is None and task.tokens and task.tokens // task.seqlen < LEAST_WINDOWS:
                 raise ValueError(
                     f"tasks.{name}.tokens: {task.tokens} are {task.tokens // task.seqlen} windows of seqlen "
                     f"{task.seqlen}, too few to compare perplexities; set {LEAST_WINDOWS * task.seqlen} or more "

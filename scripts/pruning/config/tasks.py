@@ -72,6 +72,9 @@ class PerplexityTask(Strict):
     answers: Annotated[Alias | None, Field(exclude_if=lambda value: value is None)] = None
     """Task that evaluates on this split: the text is then the dense model's own right answers to it, whose fields are
     `prompt` and `completion`."""
+    prompt: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """What is read before a record's text and is not scored; fields in braces. Each record is then scored by itself,
+    but for those of more than `seqlen` tokens. null: records are joined, and cut into windows."""
     text: str = "{text}"
     """Text of a record; fields in braces."""
     joiner: str = "\n\n"

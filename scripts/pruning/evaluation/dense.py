@@ -3,13 +3,14 @@
 Both are kept, and the model is let go: no two models are in memory, and the dense one is run once for each text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from pruning.core import layer_files
@@ -20,14 +21,19 @@ KIND = "hidden_states"
 
 
 @torch.inference_mode()
-def states(network: nn.Module, windows: Tensor, batch_size: int) -> Iterator[dict[str, Tensor]]:
+def states(network: nn.Module, windows: Sequence[Tensor], batch_size: int) -> Iterator[dict[str, Tensor]]:
     """Of a dense model, for inference alone from now on: the parameters of its head by name, then, of each batch of
     windows, `hidden` [B, T, d]; on the CPU."""
     yield head_of(network)
     packed = packing.pack(network)
     device = packed.get_input_embeddings().weight.device
-    for batch in tqdm(windows.split(batch_size), "batches of windows", mininterval=5):
+    for batch in tqdm([*batches(windows, batch_size)], "batches of windows", mininterval=5):
         yield {"hidden": head.hidden_states(packed, batch.to(device)).cpu()}
+
+
+def batches(windows: Sequence[Tensor], size: int, padding: int = 0) -> Iterator[Tensor]:
+    """Batches [B, T] of token sequences, shorter ones padded after their end."""
+    return (pad_sequence([*windows[at : at + size]], True, padding) for at in range(0, len(windows), size))
 
 
 def head_of(network: nn.Module) -> dict[str, Tensor]:

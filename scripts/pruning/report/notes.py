@@ -74,6 +74,7 @@ def measured_on(dense: pd.DataFrame, pruned: pd.DataFrame, settings: Mapping[str
         unit = "items"
         if row.kind != "accuracy":
             what, parts = ("bytes", "pieces") if row.kind == "bits" else ("predicted tokens", "windows")
+            parts = settings["tasks"][row.column].get("parts", parts)
             unit = f"{what} in {row.windows} {parts}"
             if row.windows < LEAST_WINDOWS:
                 unit += f" (fewer than {LEAST_WINDOWS} {parts}: their tests tell little)"

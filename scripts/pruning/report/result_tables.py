@@ -122,11 +122,13 @@ def described(config: Config, column: Column) -> dict[str, Any]:
     own = {"task": column.task, "tuning": column.tuning}
     own["note"] = config.tunings[column.tuning].note if column.tuning else None
     if task.kind == "perplexity" and task.per == "byte":
-        title = f"{task.title} (pieces of {task.seqlen} bytes)"
-        return {**own, "metrics": ["bits_per_byte"], "kind": "bits", "title": title}
+        title, metrics, kind = f"{task.title} (pieces of {task.seqlen} bytes)", ["bits_per_byte"], "bits"
+    elif task.kind == "perplexity":
+        title, metrics, kind = f"{task.title} (seqlen {task.seqlen})", ["perplexity"], "perplexity"
+        metrics += ["kl"] if task.divergence else []
     if task.kind == "perplexity":
-        metrics = ["perplexity", "kl"] if task.divergence else ["perplexity"]
-        return {**own, "metrics": metrics, "kind": "perplexity", "title": f"{task.title} (seqlen {task.seqlen})"}
+        apart = {} if task.prompt is None else {"title": f"{task.title}, each after its prompt", "parts": "records"}
+        return {**own, "metrics": metrics, "kind": kind, "title": title, **apart}
     own |= {"metrics": task.metrics, "kind": "accuracy", "title": task.title}
     own["asked"] = {key: getattr(task, key) for key in ASKED}
     return own | ({"stop_early": task.stop_early.model_dump()} if task.stop_early else {})
