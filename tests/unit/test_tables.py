@@ -14,9 +14,11 @@ from statsmodels.stats.multitest import multipletests
 
 import report
 from pruning.analysis import comparison
+from pruning.config.default import DEFAULT
+from pruning.config.tasks import PerplexityTask
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError
-from pruning.report import notes, printing
+from pruning.report import notes, printing, result_tables
 from pruning.report.tables import results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -693,13 +695,25 @@ def test_notes_on_how_questions_were_put_and_on_small_things():
     assert said[0].endswith("20.0–21.0% at sparsity 30%.") and said[1].endswith("nominal one: `b` at 30%: 29.5%.")
 
 
-def test_texts_in_pieces_are_counted_in_bytes():
-    row = {"task": "t", "column": "t", "kind": "bits", "metric": "bits_per_byte", "n": 90_000, "windows": 39}
+@pytest.mark.parametrize(
+    ("task", "title", "said"),
+    [
+        ({"per": "byte"}, " (pieces of 256 bytes)", "bytes in 39 pieces (fewer than 40 pieces:"),
+        ({}, " (seqlen 256)", "predicted tokens in 39 windows (fewer than 40 windows:"),
+        ({"prompt": "{question}"}, ", each after its prompt", "predicted tokens in 39 records (fewer than 40 records:"),
+        ({"prompt": "{question}", "per": "byte"}, ", each after its prompt", "bytes in 39 records (fewer than"),
+    ],
+)
+def test_texts_are_counted_in_tokens_or_bytes_and_in_what_they_are_cut_into(task, title, said):
+    config = DEFAULT.model_copy(deep=True)
+    asked = {key: value for key, value in config.tasks["gsm_symbolic_text"].model_dump().items() if key not in task}
+    config.tasks["t"] = PerplexityTask(**asked | task | {"title": "Text"})
+    entry = result_tables.described(config, names.Column("t"))
+    assert entry["title"] == f"Text{title}"
+    row = {"task": "t", "column": "t", "kind": entry["kind"], "metric": entry["metrics"][0], "n": 90_000, "windows": 39}
     none = pd.DataFrame(columns=["column", "n", "calib", "tuning"])
-    said, *_ = notes.measured_on(pd.DataFrame([row]), none, {"tasks": {"t": {"task": "t", "title": "Text"}}})
-    assert (
-        "Text n = 90,000 bytes in 39 pieces (fewer than 40 pieces: their tests tell little) (`bits_per_byte`)" in said
-    )
+    found, *_ = notes.measured_on(pd.DataFrame([row]), none, {"tasks": {"t": entry}})
+    assert f"Text{title} n = 90,000 {said}" in found
 
 
 def test_templates_are_no_matter_of_tests_where_nothing_is_compared():

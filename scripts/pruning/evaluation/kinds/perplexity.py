@@ -201,7 +201,8 @@ def _summed(
     labels = labels.to(device)
     if teacher:
         losses, divergences = head.losses_and_divergences(model, hidden, labels, teacher, wanted)
-        found = losses, divergences.masked_fill(labels[:, 1:] == -100, 0)
+        unscored = labels[:, 1:].to(divergences.device) == -100
+        found = losses, divergences.masked_fill(unscored, 0)
     else:
         losses = head.token_losses(model, hidden, labels)
         found = losses, torch.zeros_like(losses)
