@@ -467,6 +467,7 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
         {
             "train": 10**5,
             "test": 10**5,
+            "context": 1024,
             "answers": ONE,
             "own": OWN,
         },
@@ -475,6 +476,7 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
         "tasks: {own: {seqlen: 256, tokens: 20480}, own_answers_validation: {limit: 1}}",
         "calibrations: {own: {samples: 17}}",
     ),
+    ({"context": 512, "answers": ONE, "own": OWN}, "tasks: {own_validation: {seqlen: 512}}"),
     (
         {"test": 10**5, "vocabulary": "30%", "answers": ONE, "own": OWN},
         "tasks: {own_validation: {seqlen: 2000, tokens: 10400, per: byte}, own_right_answers: {per: byte}}",

@@ -199,8 +199,9 @@ def right_answers(known: Known, part: str, text: Mapping[str, Any]) -> dict[str,
     text: the task of that part's data."""
     most, unit = limits(known)[part], text.get("per", "token")
     there = min(most, known.own.tokens[part]) if known.own.tokens else most
+    longest = min(known.own.longest[unit], known.context * (BYTES if unit == "byte" else 1))
     own = {"prompt": "{prompt}", "text": "{completion}", "answers": own_data.ASKING[part]}
-    own |= {"title": f"its right answers to your {part} questions", "seqlen": known.own.longest[unit]}
+    own |= {"title": f"its right answers to your {part} questions", "seqlen": longest}
     return {**text, **own, "tokens": there * (BYTES if unit == "byte" else 1)}
 
 
