@@ -15,7 +15,7 @@ from pruning.core import names
 from pruning.methods.allocation import structures_of
 
 VALIDATION = "own_validation"  # the task that choices are made by
-TOLERANCES = {False: 0.1, True: 0.025}  # unless the user says how much; True: of right answers
+TOLERANCES = {False: 0.1, True: 0.02}  # unless the user says how much; True: of right answers
 
 
 class Own(NamedTuple):

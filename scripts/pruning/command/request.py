@@ -42,7 +42,7 @@ QUESTIONS = "most test questions that models answer; on a CPU 50 unless given (1
 QUESTIONS += "of a model that is rarely right)"
 TASK = "also evaluate this task of lm-eval, as gsm8k; repeat"
 GGUF = f"also make a GGUF file of the model to take, of this type; repeat for several: {', '.join(BLOCK)}"
-TOLERANCE = "most per cent that perplexity may rise; 10 unless given, 2.5 where it is that of right answers"
+TOLERANCE = "most per cent that perplexity may rise; 10 unless given, 2 where it is that of right answers"
 AGAINST = (
     "also compare, at equal bytes, with the dense model in this GGUF type (as q8_0, q4_k_m, q3_k_m), or with this "
 )
