@@ -349,6 +349,11 @@ def test_divergences_of_records_are_of_what_follows_their_prompts(tmp_path):
     assert found.loc["kl", "value"].tolist() == pytest.approx(wanted, rel=1e-5)
 
 
+def test_a_record_without_text_has_no_bits_per_byte(tmp_path):
+    task = {**AFTER_PROMPT, "text": "{text}", "per": "byte"}
+    assert windowed(tmp_path, tiny.qwen2(), RECORDS, **task).frame["weight"].tolist() == [3, 3, 2]
+
+
 def test_records_that_are_all_too_long_are_refused(tmp_path):
     with pytest.raises(InputError, match="perplexity: no record has at most 3 tokens: raise `seqlen`"):
         windowed(tmp_path, tiny.qwen2(), RECORDS, **{**AFTER_PROMPT, "seqlen": 3})

@@ -154,7 +154,7 @@ def records(
         asked = asked or _begun("", tokenizer)
         data, ids = (prompt + said).encode(), torch.tensor(asked + answered)
         length = len(data) if by_byte else len(ids)
-        if length > size:
+        if length > size or (by_byte and not said):  # nothing has no bits per byte
             continue
         if length > left:
             break
