@@ -86,7 +86,7 @@ class Known:
     @property
     def tolerance(self) -> float:
         """The share by which perplexity may rise in the model to take. Of its own right answers a model is far surer
-        than of texts: where theirs rose by 2%, about a tenth of the answers was lost (docs/explanation/statistics.md)."""
+        than of texts: where theirs rose by 2%, about a tenth was lost (docs/explanation/statistics.md)."""
         if self.request.tolerance is not None:
             return self.request.tolerance
         validation = self.mine.config.tasks.get(VALIDATION) if self.mine else None
