@@ -92,7 +92,8 @@ def data_of(task):
 
 def windows_settings(wildcards):
     """Those of a task that say what its windows are."""
-    own, keys = CONFIG.tasks[wildcards.task].model_dump(), ("prompt", "text", "joiner", "seqlen", "tokens", "batch_size")
+    own = CONFIG.tasks[wildcards.task].model_dump()
+    keys = ("prompt", "text", "joiner", "seqlen", "tokens", "batch_size")
     said = {key: own[key] for key in keys if key in own}
     return settings(None, dtype=CONFIG.models[wildcards.model].dtype, **said)
 
