@@ -10,7 +10,7 @@ INPUT
     results/data/…                                          the data files that the task names
 OUTPUT
     results/{model}/hidden_states/{task}/, .json            of a task with `divergence`: the dense model's head and, of
-                                                            each batch of windows, what it gets
+                                                            each batch of windows or records, what it gets
     results/{model}/eval/{variant}/{task}.json              the whole result
     results/{model}/eval/{variant}/{task}.samples.parquet   one row per item and metric
 Answers already given are kept in a hidden file beside the outputs: a killed evaluation goes on where it stopped.
@@ -91,7 +91,7 @@ def data_of(task):
 
 
 def windows_settings(wildcards):
-    """Those of a task that say what its windows are."""
+    """Those of a task that say what its windows, or records, are."""
     own = CONFIG.tasks[wildcards.task].model_dump()
     keys = ("prompt", "text", "joiner", "seqlen", "tokens", "batch_size")
     said = {key: own[key] for key in keys if key in own}

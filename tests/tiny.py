@@ -94,7 +94,7 @@ def answering(answer: str) -> Qwen2ForCausalLM:
     line, said, end = tokenizer()("\n" + answer)["input_ids"] + [0]
     embedding, head = made.get_input_embeddings().weight, made.lm_head.weight
     with torch.no_grad():
-        embedding *= 20
+        embedding *= 4
         for token, following in ((line, said), (said, end)):
             head[following] += 1.6 * embedding[token] / embedding[token].norm()
     return made

@@ -218,8 +218,7 @@ def check_parts(folder, pruned: int, judged: str) -> None:
     assert set(table["task"]) >= {"own", "own_answers"} and set(chosen_by["task"]) == {"own_validation"}
     assert len(chosen_by) == 1 + pruned == (table["metric"] == "kl").sum()
     divergences = table.loc[table["metric"] == "kl", "value"]
-    least = 1e-6 if "own_right_answers" in set(table["task"]) else 1e-4  # tiny.answering is sure of what it answers
-    assert divergences.iloc[0] == 0 and (divergences.iloc[1:] > least).all()
+    assert divergences.iloc[0] == 0 and (divergences.iloc[1:] > 1e-4).all()
     [file] = folder.glob("results/model/eval/dense/own_answers.samples.parquet")
     answers = pd.read_parquet(file)
     wanted, asked = {"number": ("7", [50]), "regex:": ("as", [12])}[judged]

@@ -59,7 +59,7 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
         if not (found := answered(known, Own(asked, validation=validation), others, ask)):
             return known.own, []
         tokens = {part: sum(each.tokens) for part, each in zip(others, found, strict=True)}
-        if min(tokens.values()) >= LEAST_TOKENS:
+        if min(tokens.values()) >= LEAST_TOKENS:  # as many as of any text
             said += f". Models are calibrated on these answers ({sum(lengths):,} tokens) and chosen by the perplexity "
             said += "of those to validation questions. Your data's own text they predict worse."
             units = {"token": [each.tokens for each in found], "byte": [each.bytes for each in found]}

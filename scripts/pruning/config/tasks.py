@@ -62,7 +62,7 @@ class LmEvalTask(Strict):
 
 class PerplexityTask(Strict):
     kind: Literal["perplexity"]
-    """`perplexity`: how well a text is predicted, scored by window."""
+    """`perplexity`: how well a text is predicted, scored by window, or by record where there is a `prompt`."""
     title: str
     """Name of this text in the tables."""
     dataset: Annotated[Alias, Of("datasets")]
