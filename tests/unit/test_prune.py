@@ -392,6 +392,21 @@ def validated(content: dict):
     return config_file.whole(yaml.safe_load(text(content, "prune …")))
 
 
+def test_a_model_has_one_path_wherever_prune_is_called(tmp_path, monkeypatch):
+    for folder in ("models/small", "work"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "models")
+    (tmp_path / "models/x.gguf").symlink_to(tmp_path / "blob")
+    (tmp_path / "blob").touch()
+    monkeypatch.chdir(tmp_path / "work")
+    for place in ("../models/x.gguf", "../linked/x.gguf", "../work/../models/x.gguf"):
+        assert model_source(place)[1]["path"] == str(tmp_path / "models/x.gguf")
+    for place in ("../models/small", "../linked/small", "../work/../models/small"):
+        assert model_source(place) == ("small", {"kind": "local", "path": str(tmp_path / "models/small")})
+    monkeypatch.chdir(tmp_path / "models/small")
+    assert model_source(".") == ("small", {"kind": "local", "path": str(tmp_path / "models/small")})
+
+
 def test_models_are_folders_files_packages_and_repositories(tmp_path):
     (tmp_path / "My Model.v2").mkdir()
     alias, source = model_source(str(tmp_path / "My Model.v2"))

@@ -43,13 +43,16 @@ OFF |= dict.fromkeys(("latency", "reasoner"))
 
 def model_source(text: str) -> tuple[str, dict[str, Any]]:
     """Alias and source of what the user calls the model: a folder, a GGUF file, `package:file.gguf`, or a repository of
-    the hub (`org/name` or `org/name@commit`). Raises InputError for anything else."""
+    the hub (`org/name` or `org/name@commit`). Raises InputError for anything else.
+
+    One place has one path, however it is named: what was made of it holds for runs in other folders too. A file may be
+    a link, whose name tells its format."""
     path = Path(text)
     if path.is_dir():
-        source, name = {"kind": "local", "path": str(path.absolute())}, path.name
+        source, name = {"kind": "local", "path": str(path.resolve())}, path.name or path.resolve().name
     elif text.endswith(".gguf"):
         package, _, file = text.rpartition(":")
-        place = {"package": package, "path": file} if package else {"path": str(path.absolute())}
+        place = {"package": package, "path": file} if package else {"path": str(path.parent.resolve() / path.name)}
         source, name = {"kind": "gguf", **place}, Path(file).stem
         if not package and not path.is_file():
             raise InputError(f"{text}: no such file")
