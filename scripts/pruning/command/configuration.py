@@ -32,6 +32,9 @@ MICRO_BATCH = 4  # calibration sequences at once
 BUDGET = "asked"
 SAID = "own_right_answers"  # the text that models are calibrated on and chosen by, of the test questions
 ASKED_OF = 2  # training questions for each validation question, at least
+RIGHT = {"cpu": 100, "gpu": 400}
+"""Right answers to validation questions that models are chosen by, about. By 31 the loss of Qwen2.5-Coder-0.5B at 40%,
+2.0% of perplexity, has a standard error of 0.46 points, by 100 one of 0.26."""
 NOT_SHOWN = (VALIDATION, own_data.ASKING["validation"], own_data.ASKING["train"])  # tasks without a column of table 1
 FEW = 20  # test questions, on a CPU, of a model that is so rarely right that answers tell no models apart
 BATCH = {"cpu": 100, "gpu": 128}  # questions at once
@@ -201,7 +204,8 @@ def right_answers(known: Known, part: str, text: Mapping[str, Any]) -> dict[str,
 
     text: the task of that part's data."""
     most, unit = limits(known)[part], text.get("per", "token")
-    there = min(most, known.own.tokens[part]) if known.own.tokens else most
+    there = known.own.tokens[part] if known.own.tokens else most
+    there = min(most, there) if part == "test" else there  # of the validation questions fewer are asked
     longest = min(known.own.longest[unit], known.context * (BYTES if unit == "byte" else 1))
     own = {"prompt": "{prompt}", "text": "{completion}", "answers": own_data.ASKING[part]}
     own |= {"title": f"its right answers to your {part} questions", "seqlen": longest}

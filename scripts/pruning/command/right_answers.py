@@ -54,8 +54,8 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
     said = f"The dense model answers {len(lengths)} of {asked} training questions right and to the end"
     enough = len(lengths) >= LEAST_ANSWERS and sum(lengths) >= LEAST_SHARE * min(wanted, usual)
     if enough and known.answers.records["validation"]:
-        taken = MORE * asked * configuration.VALIDATED[known.kind] / sum(lengths)
-        validation = min(asked // configuration.ASKED_OF, math.ceil(taken))
+        taken = round(MORE * asked * configuration.RIGHT[known.kind] / len(lengths))
+        validation = min(asked // configuration.ASKED_OF, taken)
         if not (found := answered(known, Own(asked, validation=validation), others, ask)):
             return known.own, []
         tokens = {part: sum(each.tokens) for part, each in zip(others, found, strict=True)}
