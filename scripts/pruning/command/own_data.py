@@ -31,7 +31,7 @@ ANSWERS, METRIC = "own_answers", "exact_match,judged"
 ASKING = {"test": ANSWERS, "validation": f"{ANSWERS}_validation", "train": f"{ANSWERS}_train"}
 """Tasks of the questions of each part, and what is measured of them."""
 LEAST_TOKENS = 256
-"""Of a generated answer, at most, however short the reference answers are; twice the longest of these, if more."""
+"""Of a generated answer, at most, however short the reference answers are; twice their 95th percentile, if more."""
 
 
 class Judge(NamedTuple):
