@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 import tiny
 from pruning.calibration.prepare import micro_batches, sampled_positions, shard_of
 from pruning.core.errors import InputError
+from pruning.data import text
 from pruning.data.text import own_answers, token_samples
+from pruning.models import tokenizers
 
 TOKENIZER = tiny.tokenizer()  # a token a character
 END = TOKENIZER.eos_token_id
@@ -118,6 +120,34 @@ def test_own_answers_are_the_right_ones_that_came_to_an_end():
 def test_a_task_that_gives_no_own_answers_is_named(changes, message):
     with pytest.raises(InputError, match=message):
         own_answers(asked(**changes), "task", "exact_match,strict-match")
+
+
+FORMAT = "{% for m in messages %}({{ m.role }}) {{ m.content }}{{ '<turn>' if m.role == 'user' else AFTER }}\n"
+FORMAT += "{% endfor %}{{ '(assistant) ' if add_generation_prompt }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "end"),
+    [
+        (FORMAT.replace("AFTER", "'<turn><|end|>'"), "(system) s<turn>\n(user) q<turn>\n(assistant) ", "<turn>"),
+        (FORMAT.replace("AFTER", "'.<|end|>'"), "(user) q<turn>\n(assistant) ", "<|end|>"),
+        (FORMAT.replace("AFTER", "''"), "(user) q<turn>\n(assistant) ", "<|end|>"),  # of the text
+        (FORMAT.replace("AFTER", "'<turn>'"), "(user) q<turn>\n", None),
+        (FORMAT.replace("AFTER", "'<turn>'"), "Question: q\nAnswer:", None),
+        ("{{ messages[0].content }}", "q", None),
+        ("{{ 1 / 0 }}", "q", None),
+        (None, "q", None),
+    ],
+)
+def test_an_answer_ends_as_the_chat_format_of_its_prompt_says(tmp_path, template, prompt, end):
+    made = tiny.tokenizer()
+    made.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    made.chat_template = template
+    made.save_pretrained(tmp_path)
+    tokenizer = tokenizers.load(tmp_path)
+    found = text.answer_end(prompt, tokenizer)
+    assert found == (None if end is None else tokenizer.convert_tokens_to_ids(end))
+    assert text.tokens(prompt, "ab", tokenizer)[1] == [*tokenizer("ab")["input_ids"], found or 0]
 
 
 SEQUENCES = [([1, 2, 3], [False, True, True]), ([4, 5], [False, True]), ([6, 7, 8, 9], [False, False, False, True])]

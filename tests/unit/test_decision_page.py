@@ -361,6 +361,15 @@ def test_files_are_shown_by_answers_where_these_tell_models_apart(rare, shown):
     assert found.heads[2] == shown and len(found.lines) == len(DENSE_FILES)
 
 
+@pytest.mark.parametrize(("column", "shown"), [("own", "Perplexity"), ("another", None)])
+def test_a_table_that_lacks_the_best_measure_is_judged_by_one_that_it_has(column, shown):
+    """As one of an edited configuration."""
+    read = {prune.SMALLER: files("`agf`, 30%", column, *DENSE_FILES, ("agf", 30, None, 150, 10.5, "dense, Q8_0"))}
+    measured = [PERPLEXITY._replace(task="own"), ANSWERS._replace(task="own_answers")]
+    found = prune.compared(SimpleNamespace(answers=True, rare=False), read, variant("agf/30"), measured)
+    assert [each.heads[2] for each in found.values()] == ([shown] if shown else [])
+
+
 @pytest.mark.parametrize(("right", "wins", "said"), [(0.2, False, "worse as"), (0.4, True, "better than the best")])
 def test_of_answers_more_are_better(right, wins, said):
     rows = files("`agf`, 30%", "answers", *DENSE_FILES[:1], ("agf", 30, "q8_0", 150, right, "small, Q8_0"))

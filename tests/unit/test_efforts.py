@@ -10,6 +10,7 @@ from test_prune import known, made, validated
 
 import tiny
 from pruning.command import configuration, efforts, own_data, ready
+from pruning.command.known import Own
 from pruning.command.request import Request, with_effort
 from pruning.config import preflight
 from pruning.config.default import DEFAULT
@@ -143,7 +144,7 @@ def test_where_the_residual_stream_is_scaled_each_layer_is_reconstructed_alone(n
 def test_one_width_for_all_layers_where_a_runtime_reads_no_others():
     own, notes = efforts.method_for(efforts.read("standard"), {"model_type": "qwen3"}, None)
     assert (own.allocate, own.round_to) == ("uniform", 1) and "llama.cpp reads no others in qwen3" in notes[0]
-    assert efforts.remarks({"standard": own}, {"model_type": "qwen3"}, 64, CUT, 20) == []
+    assert efforts.unread({"standard": own}, {"model_type": "qwen3"}) == []
 
 
 SHORT = "weight reconstruction takes 34.4 GB of memory, 16.0 GB are there"
@@ -157,17 +158,24 @@ SHORT = "weight reconstruction takes 34.4 GB of memory, 16.0 GB are there"
         ({"effort": "standard"}, (34.4, 9), (17, 9), f"--effort standard: {SHORT}: use --methods cfsp"),
         ({"effort": "standard"}, (16, 9.5), (16, 9), "takes 9.5 GB of disk, 9.0 GB are there: use --effort quick"),
         ({"methods": ["attention_obs"]}, (34.4, 9), (16, 9), f"--methods attention_obs: {SHORT}: use --methods cfsp"),
+        ({"tokens": 10**6}, (34.4, 9), (16, 9), f"--tokens 1000000: {SHORT}: lower it, or leave it out"),
     ],
 )
 def test_what_does_not_fit_the_machine_names_the_largest_that_does(
     tmp_path, monkeypatch, options, obs, utility, message
 ):
-    """obs, utility: gigabytes of memory and disk that a method of this score takes; there are 16 and 9."""
+    """obs, utility: gigabytes of memory and disk that a method of this score takes; there are 16 and 9. The first is of
+    a million tokens, if they are asked for; fewer take a thousandth."""
     taken = {"obs": efforts.Needs(*obs), "utility": efforts.Needs(*utility)}
-    monkeypatch.setattr(efforts, "needs", lambda *_, methods: taken[next(iter(methods)).score])
+
+    def needs(folder, dtype, cut, on_gpus, methods):
+        found, few = taken[next(iter(methods)).score], cut["samples"] * cut["sequence_length"] < 500_000
+        return efforts.Needs(*(each / 1000 for each in found)) if few and "tokens" in options else found
+
+    monkeypatch.setattr(efforts, "needs", needs)
     monkeypatch.setattr(ready.memory, "physical", lambda: 16e9)
     monkeypatch.setattr(ready.shutil, "disk_usage", lambda path: SimpleNamespace(free=9e9))
-    about = replace(known(), request=Request("m", out=tmp_path, **options))
+    about = replace(known(own=Own(800)), request=Request("m", out=tmp_path, **options))
     with pytest.raises(InputError, match=re.escape(message)) if message else nullcontext():
         found = ready.with_methods(about, LLAMA, 64)
         assert list(found.methods) == ["thorough"] and found.model["m"]["memory_gb"] == 16
@@ -211,7 +219,7 @@ UNEVEN = "attention_obs: layers of different widths, which llama.cpp does not re
 )
 def test_few_tokens_and_files_that_cannot_be_made_are_said_beforehand(methods, family, width, sparsity, said):
     named = efforts.definitions(dict.fromkeys(methods))
-    found = efforts.remarks(named, {"model_type": family}, width, CUT, sparsity)
+    found = efforts.too_few_tokens(named, width, CUT, sparsity) + efforts.unread(named, {"model_type": family})
     assert len(found) == (said is not None) and (not said or found[0].startswith(said))
 
 

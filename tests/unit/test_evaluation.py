@@ -270,11 +270,14 @@ def test_divergences_are_torchs_own_over_the_whole_vocabulary(tmp_path, monkeypa
     assert list(scored(model, cut, 2, own, same=True)) == alone
 
 
-def windowed(folder, model, texts, compared=None, **task) -> SimpleNamespace:
-    """The stage's results for a model on texts: the whole one, and its samples. compared: folder of a dense model."""
+def windowed(folder, model, texts, compared=None, template="", **task) -> SimpleNamespace:
+    """The stage's results for a model on texts: the whole one, and its samples. compared: folder of a dense model;
+    template: the chat format of both."""
     own = {"kind": "perplexity", "dtype": "float32", "text": "{text}", "joiner": "", "tokens": None, "batch_size": 2}
     artifacts.write_parquet(folder / "data.parquet", pd.DataFrame({"text": texts}), "dataset", {})
     place = tiny.save(model, folder / "model")
+    if template:
+        (place / "chat_template.jinja").write_text(template)
     variant = {"model": place, "manifest": tiny.record(place)}
     source, states = folder / "data.parquet", folder / "states.json"
     if compared:
@@ -316,15 +319,22 @@ AFTER_PROMPT = {"prompt": "<é{text}>", "text": "{text}!", "seqlen": 14, "batch_
 """The first record is too long; the next three have 30 tokens, or 27 bytes, and the last 10, or 9."""
 
 
+IN_CHAT = (
+    "{% for each in messages %}{% if each.role == 'user' %}<é{{ each.content }}>{% else %}{{ each.content }}<|end|>"
+)
+IN_CHAT += "{% endif %}{% endfor %}"
+
+
 @pytest.mark.parametrize("by_byte", [False, True])
-def test_a_record_is_scored_after_its_prompt_with_its_end_and_by_itself(tmp_path, by_byte):
+@pytest.mark.parametrize("template", ["", IN_CHAT, "{% for each in messages %}[{{ each.content }}]{% endfor %}"])
+def test_a_record_is_scored_after_its_prompt_in_a_chat_format_with_its_end_and_by_itself(tmp_path, by_byte, template):
     model, tokenizer = tiny.qwen2(), tiny.tokenizer()
     limit = {"per": "byte", "tokens": 28} if by_byte else {"tokens": 34}
-    found = windowed(tmp_path, model, RECORDS, **AFTER_PROMPT, **limit)
+    found = windowed(tmp_path, model, RECORDS, **AFTER_PROMPT, **limit, template=template)
     wanted, weights = [], []
     for record in RECORDS[1:4]:
         prompt = tokenizer(f"<é{record}>")["input_ids"]
-        said = [*tokenizer(f"{record}!")["input_ids"], 0]
+        said = [*tokenizer(f"{record}!")["input_ids"], *([0] if template == IN_CHAT else [])]
         wanted.append(surprise(model, prompt + said) - surprise(model, prompt))
         weights.append(len(f"{record}!".encode()) if by_byte else len(said))
     frame, unit = found.frame, math.log(2) if by_byte else 1
@@ -343,7 +353,7 @@ def test_divergences_of_records_are_of_what_follows_their_prompts(tmp_path):
     wanted = []
     for record in RECORDS[1:]:
         prompt = tokenizer(f"<é{record}>")["input_ids"]
-        ids = torch.tensor([[*prompt, *tokenizer(f"{record}!")["input_ids"], 0]])
+        ids = torch.tensor([[*prompt, *tokenizer(f"{record}!")["input_ids"]]])
         ours, theirs = (each(ids).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1) for each in (model, other))
         wanted.append((theirs.exp() * (theirs - ours)).sum().item())
     assert found.loc["kl", "value"].tolist() == pytest.approx(wanted, rel=1e-5)

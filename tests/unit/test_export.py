@@ -130,17 +130,18 @@ def test_the_card_says_what_was_measured(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("metric", "kind", "measured"),
+    ("metric", "kind", "parts", "measured"),
     [
-        ("kl", "perplexity", "0.1000 [0.1000, 0.1000] | not measured | 40 windows |"),  # in nats
-        ("bits_per_byte", "bits", "0.1000 [0.1000, 0.1000] | not measured | 40 pieces |"),
+        ("kl", "perplexity", {}, "0.1000 [0.1000, 0.1000] | not measured | 40 windows |"),  # in nats
+        ("kl", "perplexity", {"parts": "records"}, "0.1000 [0.1000, 0.1000] | not measured | 40 records |"),
+        ("bits_per_byte", "bits", {}, "0.1000 [0.1000, 0.1000] | not measured | 40 pieces |"),
     ],
 )
-def test_what_is_measured_of_texts_beside_perplexity_is_no_share(tmp_path, monkeypatch, metric, kind, measured):
+def test_what_is_measured_of_texts_beside_perplexity_is_no_share(tmp_path, monkeypatch, metric, kind, parts, measured):
     monkeypatch.chdir(tmp_path)
     path = Path(Variant(**SETTINGS["variant"]).samples("m", "text"))
     samples(path, metric, [0.7] * 40, 7)
-    tasks = {"text": {"title": "Text", "metrics": [metric], "kind": kind}}
+    tasks = {"text": {"title": "Text", "metrics": [metric], "kind": kind, **parts}}
     rows = list(measures.measures(SETTINGS | {"tasks": tasks}, [path]))
     assert card.table(rows, 0.95).splitlines()[2] == f"| Text, {metric} | {measured}"
 

@@ -494,7 +494,7 @@ CONFIGURED = [  # what is asked for and known, and what of the configuration fol
     ({"context": 512, "answers": ONE, "own": OWN}, "tasks: {own_validation: {seqlen: 512}}"),
     (
         {"test": 10**5, "vocabulary": "30%", "answers": ONE, "own": OWN},
-        "tasks: {own_validation: {seqlen: 2000, tokens: 10400, per: byte}, own_right_answers: {per: byte}}",
+        "tasks: {own_validation: {seqlen: 510, tokens: 10400, per: byte}, own_right_answers: {per: byte}}",
     ),
     ({**FEW, "own": Own(50, {}, rare=True)}, "tasks: {own_answers: {limit: 20}}"),  # they tell no models apart
     ({**FEW, "own": Own(50, {}, rare=True), "gpus": 1}, "tasks: {own_answers: {limit: 80}}"),
@@ -642,6 +642,16 @@ def test_what_was_edited_is_used_and_told_by_its_keys(written):
         ("  table1:", "  mine:", "prune.yaml: tables.table1: missing"),
         ("  validation:\n    title", "  mine:\n    title", "prune.yaml: tables.validation: missing"),
         ("    - 20\n", "    - 20\n    - 40\n", "prune.yaml: tables.validation: lacks agf at 40%, which table1 has"),
+        (
+            "    - own_validation\n    paper",
+            "    - own\n    - own_validation\n    paper",
+            "prune.yaml: tables.validation.tasks",
+        ),
+        (
+            "    - own_validation\n    paper",
+            "    - gsm_symbolic\n    paper",
+            "prune.yaml: tables.validation.tasks: models",
+        ),
         ("    tasks:\n    - own\n", "    tasks:\n    - gsm_symbolic\n", "prune.yaml: tables.table1.tasks: no text, by"),
     ],
 )
@@ -651,6 +661,17 @@ def test_mistakes_in_an_edited_file_are_named(written, old, new, message):
     with pytest.raises(InputError, match=message) as error:
         config_file.edited(written)
     assert "\n" not in str(error.value)
+
+
+def test_an_edited_file_is_read_where_its_models_lie(tmp_path):
+    """Fewer experts of a width that no type's blocks divide."""
+    base = tmp_path / "results/m/base"
+    base.mkdir(parents=True)
+    (base / "config.json").write_text('{"model_type": "mixtral"}')
+    about = known(methods=["taylor_fo"], against=["q8_0"], trained=["q_proj"])
+    hub = {"m": about.model["m"] | {"source": {"kind": "hub", "repo": "x/m", "revision": "main"}}}
+    (tmp_path / "prune.yaml").write_text(text(build(replace(about, model=hub), [20]), "me"))
+    assert config_file.edited(tmp_path / "prune.yaml").config.table("table1").quantised == ["q8_0"]
 
 
 # the command line
@@ -718,13 +739,14 @@ COLUMNS = ["calib", "method", "sparsity", "tuning", "value", "ci_low", "ci_high"
 
 
 def models(
-    *rows, validation=(), answers=(), said=(), metric="perplexity"
+    *rows, validation=(), answers=(), said=(), metric="perplexity", chosen_by=None
 ) -> tuple[pd.DataFrame, list[decision.Measure]]:
     """The dense model, of perplexity 10, and others. validation: their perplexities there, if others; answers: shares
-    of 10 questions that all of them answer right; said: perplexities of right answers."""
+    of 10 questions that all of them answer right; said: perplexities of right answers; chosen_by: validation.csv."""
     dense = ("", "dense", 0, None, 10.0, 9.5, 10.5, np.nan)
     table = pd.DataFrame([dense, *rows], columns=COLUMNS).assign(task="own", metric=metric, n=99, cut_off=np.nan)
-    chosen_by = table.assign(value=[10.0, *validation]) if validation else table
+    if chosen_by is None:
+        chosen_by = table.assign(value=[10.0, *validation]) if validation else table
     parts = [table, table.assign(metric="kl", value=[0.0, *[0.25] * len(rows)], ci_low=0.0, ci_high=0.5, p_holm=np.nan)]
     if answers:
         own = {"task": "own_answers", "metric": "exact_match,judged", "value": answers, "n": 10, "cut_off": 0.5}
@@ -787,12 +809,19 @@ def test_choices_are_made_on_other_data_than_numbers_are_shown_of():
     assert [taken[f"prefill{end}"] for end in ("", "_low", "_high")] == pytest.approx([1.3, 1.2, 1.4])
 
 
-def test_models_of_other_tokenizers_are_chosen_by_bits_per_byte():
-    pruned = (row("agf", sparsity, value) for sparsity, value in ((0, 10.1), (30, 10.5), (40, 12.0)))
+def test_models_of_other_tokenizers_are_chosen_by_bits_per_byte_as_perplexity_of_four_of_them():
+    pruned = (row("agf", sparsity, value) for sparsity, value in ((0, 10.01), (30, 10.03), (40, 10.04)))
     found, (measure, _) = models(*pruned, metric="bits_per_byte")
     assert (measure.key, measure.title, measure.better) == ("bits_per_byte", "bits per byte", "lower")
-    assert found["test_loss"].tolist() == pytest.approx([0, 0.01, 0.05, 0.2])
+    assert found["test_loss"].tolist() == pytest.approx([0, 2**0.04 - 1, 2**0.12 - 1, 2**0.16 - 1])
     assert str(decision.choose(found, 0.1).variant) == "own/agf/30"
+
+
+def test_divergences_of_the_validation_text_choose_nothing():
+    rows = [("", "dense", 0, None, 5.0), ("own", "agf", 0.3, None, 5.5)]
+    chosen_by = pd.DataFrame(rows, columns=COLUMNS[:5])
+    both = pd.concat([chosen_by.assign(metric="perplexity"), chosen_by.assign(metric="kl", value=[0, 9])])
+    assert models(row("agf", 30, 14.0), chosen_by=both)[0]["loss"].tolist() == pytest.approx([0, 0.1])
 
 
 def test_every_measure_has_its_columns():
@@ -821,12 +850,12 @@ def test_a_job_that_nothing_can_run_beside_has_all_cores(monkeypatch, tmp_path):
 
 class Answering:
     """A dense model of which every `every`-th answer is right, and the first `cut_off` are cut off. An answer and its
-    question are 200 tokens, as each letter is one."""
+    question are 200 tokens, or twice as many as `letters`, as each is one."""
 
     bos_token, eos_token_id = "", 0
 
-    def __init__(self, monkeypatch, out, every: int, cut_off: int = 0):
-        self.asked, self.out, self.every, self.cut_off = [], out, every, cut_off
+    def __init__(self, monkeypatch, out, every: int, cut_off: int = 0, letters: int = 100):
+        self.asked, self.out, self.every, self.cut_off, self.letters = [], out, every, cut_off, letters
         monkeypatch.setattr(right_answers, "run", self.run)
         monkeypatch.setattr(tokenizers, "load", lambda folder: self)
 
@@ -841,7 +870,8 @@ class Answering:
             limit = tasks[name := Path(path).name.partition(".")[0]]["limit"]
             self.asked.append((name.removeprefix("own_answers_"), limit))
             numbers = range(limit)
-            rows = {"item": numbers, "prompt": "q" * 99, "response": "a" * 100, "metric": own_data.METRIC}
+            rows = {"item": numbers, "prompt": "q" * (self.letters - 1), "response": "a" * self.letters}
+            rows |= {"metric": own_data.METRIC}
             rows |= {"finish_reason": ["length" if n < self.cut_off else "stop" for n in numbers]}
             rows |= {"value": [float(n % self.every == 0) for n in numbers]}
             (self.out / path).parent.mkdir(parents=True, exist_ok=True)
@@ -917,6 +947,26 @@ def test_validation_questions_are_no_more_than_a_hundred_right_answers_take(tmp_
     assert model.asked == asked  # a tenth more, as a part is answered less well than another
     tasks = build(found, [20])["tasks"]
     assert tasks["own_validation"]["tokens"] == found.own.tokens["validation"] == 110 * 200 > tasks["own"]["tokens"]
+
+
+def test_short_answers_are_asked_for_until_they_are_a_text_to_choose_by(tmp_path, monkeypatch):
+    model = Answering(monkeypatch, tmp_path, 1, letters=5)
+    found, _ = model.collect(train=800, validation=400, test=200)
+    assert ("validation", 141) in model.asked and found.own.tokens == {"train": 8000, "validation": 1410, "test": 2000}
+
+
+@pytest.mark.parametrize(("parts", "remedy"), [({"validation": 100, "test": 200}, False), ({"test": 100}, True)])
+def test_more_questions_are_a_remedy_for_few_test_questions_alone(tmp_path, monkeypatch, parts, remedy):
+    model = Answering(monkeypatch, tmp_path, 1, letters=5)
+    found, said = model.collect(**{"train": 800, "validation": 400, **parts})
+    assert found.own.tokens == {} and ("(--questions asks more)" in said) == remedy
+
+
+@pytest.mark.parametrize(("every", "tokens", "asked"), [(1, 3000, [25, 45]), (2, 5000, [25, 85])])
+def test_few_tokens_are_no_reason_to_stop_below_forty_right_answers(tmp_path, monkeypatch, every, tokens, asked):
+    model = Answering(monkeypatch, tmp_path, every)
+    found, _ = model.collect(tokens=tokens)
+    assert [limit for part, limit in model.asked if part == "train"] == asked and found.own.tokens
 
 
 def test_an_edited_configuration_asks_what_it_says(tmp_path, monkeypatch):

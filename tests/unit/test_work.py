@@ -44,15 +44,16 @@ def folder(tmp_path_factory):
 
 
 def job(folder, rule: str, again: bool = False, method: dict | None = None, offload: bool = False, **given) -> work.Job:
-    """A job. again: layers are computed again; given: its wildcards, the card, what tasks there are, and the folder of
-    the first model of an iteration."""
+    """A job. again: layers are computed again; given: its wildcards, the card, what tasks there are, the samples of
+    gradients, and the folder of the first model of an iteration."""
     folders, own = {"tiny": folder, "first": given.pop("first", folder)}, {"gpus": given.pop("gpus", 0)}
+    own_samples = {"gradient_samples": given.pop("gradient_samples", None)}
     config = SimpleNamespace(
         models={
             name: models.Model(source={"kind": "local", "path": str(path)}, offload=offload, **own)
             for name, path in folders.items()
         },
-        calibrations={"text": calibration.Calibration(**TEXT, gradient_checkpointing=again)},
+        calibrations={"text": calibration.Calibration(**TEXT, gradient_checkpointing=again, **own_samples)},
         tunings={
             name: calibration.Tuning(**TOLD, gradient_checkpointing=again, objective=name)
             for name in ("cross_entropy", "distillation")
@@ -130,6 +131,7 @@ SUMS = 4 * 128**2 / PARAMETERS  # of second moments, in passes
 PASSES = [  # of 160 tokens
     *(("observe", {}, 3), ("observe", {"again": True}, 5), ("calibrate_shard", {}, 1.5)),
     *(("output_gradients", {}, 2), ("attention_output_gradients", {"again": True}, 3)),
+    ("output_gradients", {"gradient_samples": 2}, 2 * 2 / 10),
     *(("second_moments", {}, 1 + SUMS), ("attention_second_moments", {}, 1 + SUMS / 4)),
     ("refit", BLOCK, 3 + SUMS + (0.8 * 3 + 0.2) * 3 * 5 / 4),  # two rates in the first of four layers
     *(("refit", {}, 3 + SUMS), ("rounds", {}, 3 * (3 + SUMS) + 2 * (3 + SUMS))),

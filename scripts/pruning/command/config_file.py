@@ -1,5 +1,6 @@
 """prune.yaml: written by `prune` with a digest of its text; one that has been edited since is used as it is."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -49,7 +50,8 @@ def edited(path: Path) -> Edited | None:
     content = yaml.safe_load(text)
     remedy = "correct it, or remove the file, which is then written anew"
     try:
-        config = whole(content)
+        with contextlib.chdir(path.parent):  # the run's folder, in which models lie
+            config = whole(content)
     except InputError as error:
         raise InputError(f"{str(error).replace('config: ', f'{path}: ')}: {remedy}") from None
     for table in ("table1", "validation"):
@@ -60,6 +62,9 @@ def edited(path: Path) -> Edited | None:
         method, sparsity = missing[0]
         lacks = f"lacks {method} at {sparsity}%, which table1 has"
         raise InputError(f"{path}: tables.validation: {lacks}: models are chosen by it: give both the same")
+    judged = config.table("validation").columns
+    if len({column.task for column in judged}) != 1 or config.tasks[judged[0].task].kind != "perplexity":
+        raise InputError(f"{path}: tables.validation.tasks: models are chosen by one text's perplexity: {remedy}")
     if not any(config.tasks[column.task].kind == "perplexity" for column in config.table("table1").columns):
         raise InputError(f"{path}: tables.table1.tasks: no text, by whose perplexity models are compared: {remedy}")
     return Edited(content, config)

@@ -206,7 +206,8 @@ def right_answers(known: Known, part: str, text: Mapping[str, Any]) -> dict[str,
     most, unit = limits(known)[part], text.get("per", "token")
     there = known.own.tokens[part] if known.own.tokens else most
     there = min(most, there) if part == "test" else there  # of the validation questions fewer are asked
-    longest = min(known.own.longest[unit], known.context * (BYTES if unit == "byte" else 1))
+    whole = known.context - (2 if unit == "byte" else 0)  # a byte is a token at most, beside the first and the end
+    longest = min(known.own.longest[unit], whole)
     own = {"prompt": "{prompt}", "text": "{completion}", "answers": own_data.ASKING[part]}
     own |= {"title": f"its right answers to your {part} questions", "seqlen": longest}
     return {**text, **own, "tokens": there * (BYTES if unit == "byte" else 1)}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pruning.analysis.tradeoff import COSTS, FRONT, variant_of
-from pruning.command.configuration import SAID
+from pruning.command.configuration import BYTES, SAID
 from pruning.command.own_data import ANSWERS
 from pruning.config.default import DEFAULT
 from pruning.core import artifacts, significance
@@ -29,7 +29,7 @@ class Choice(NamedTuple):
     variant: Variant
     within: bool  # whether it is as good as was asked for
     loss: float
-    """Perplexity (or bits per byte) on the validation data above the dense model's, as a share of it."""
+    """On the validation data, as `above`."""
 
 
 class Measure(NamedTuple):
@@ -74,18 +74,20 @@ def rows(
 ) -> pd.DataFrame:
     """Return one row per model, the dense one first, of results/table1.csv, validation.csv and tradeoff.csv.
 
-    Columns: `variant`; `loss`: perplexity (or bits per byte) above the dense model's, as a share of it, on the
-    validation data, and `test_loss`, on the test data; `bytes` of its weights; `prefill` and `decode` (times the dense
-    model's speed) with `_low` and `_high`; `front` (whether no other model is better and as small, or as fast); and for
-    every measure m of the test data `m`, its interval `m_low` and `m_high`, and `m_p`, of the difference from the dense
-    model (after Holm over all of the table; NaN where there is no test)."""
+    Columns: `variant`; `loss` on the validation data, as `above`, and `test_loss`, on the test data; `bytes` of its
+    weights; `prefill` and `decode` (times the dense model's speed) with `_low` and `_high`; `front` (whether no other
+    model is better and as small, or as fast); and for every measure m of the test data `m`, its interval `m_low` and
+    `m_high`, and `m_p`, of the difference from the dense model (after Holm over all of the table; NaN where there is no
+    test)."""
     places = {variant_of(row): row for row in tradeoff.to_dict("records")}
-    chosen_by = {variant_of(row): row["value"] for row in validation.to_dict("records")}
+    judged = validation[validation["metric"].isin(OF_TEXT)]
+    chosen_by = {variant_of(row): row["value"] for row in judged.to_dict("records")}
+    text = next(each for each in measured if each.key in OF_TEXT)
     held = {(variant_of(row), row["task"], row["metric"]): row for row in table.to_dict("records")}
     found = []
     for variant in dict.fromkeys(variant for variant, *_ in held):
         place = places[variant]
-        row = {"variant": variant, "loss": chosen_by[variant] / chosen_by[DENSE] - 1, "bytes": place["bytes"]}
+        row = {"variant": variant, "loss": above(text, chosen_by[variant], chosen_by[DENSE]), "bytes": place["bytes"]}
         row |= {f"{part}{end}": place[f"{part}_speedup{end}"] for part in TIMES for end in ("", "_low", "_high")}
         row["front"] = FRONT in [place[f"{cost}_front"] for cost in COSTS]
         for each in measured:
@@ -97,8 +99,14 @@ def rows(
             row |= dict(zip((f"{each.key}{end}" for end in ("", "_low", "_high", "_p")), values, strict=True))
         found.append(row)
     made = pd.DataFrame(found)
-    own = made[next(each.key for each in measured if each.key in OF_TEXT)]
-    return made.assign(test_loss=own / own.iloc[0] - 1)
+    return made.assign(test_loss=[above(text, own, made[text.key].iloc[0]) for own in made[text.key]])
+
+
+def above(text: Measure, own: float, dense: float) -> float:
+    """Return how far a model's perplexity is above the dense one's, as a share of it; where texts are compared in bits
+    per byte, perplexity of BYTES bytes, about a token: of a sure model's own answers a byte has hardly any bits, of
+    which a share would say nothing."""
+    return own / dense - 1 if text.key == "perplexity" else 2 ** (BYTES * (own - dense)) - 1
 
 
 def without_answer(samples: pd.DataFrame, judge: str) -> list[str]:

@@ -167,34 +167,36 @@ def with_vocabularies(
     for (name, own), size in product(definitions(methods).items(), sizes):
         distinct = f"_vocabulary_{size}".replace("%", "pct").replace(".", "_") if size and len(sizes) > 1 else ""
         found[name + distinct] = own.model_copy(update={"vocabulary": size})
-    said = f"Pruned models keep {' or '.join(kept)} tokens. Texts are compared in bits per byte, and so is what may be "
-    return found, said + "lost."
+    said = f"Pruned models keep {' or '.join(kept)} tokens. Texts are compared in bits per byte."
+    return found, said
 
 
-def remarks(
-    methods: Mapping[str, Method], shape: Mapping[str, Any], width: int, calibration: Mapping[str, Any], sparsity: int
+def too_few_tokens(
+    methods: Mapping[str, Method], width: int, calibration: Mapping[str, Any], sparsity: int
 ) -> list[str]:
-    """Return what the methods' results are to be read with.
+    """Return a note where there are too few calibration tokens for what the methods fit.
 
     width: neurons of the widest layer; sparsity: the least, in per cent, 0 where it is not known yet; calibration:
     `samples` and `sequence_length`."""
     from pruning.calibration.second_moments import HELD_OUT_EVERY  # torch is slow
 
-    said = []
     samples, columns = calibration["samples"], round(width * (1 - sparsity / 100))
     tokens = (samples - samples // HELD_OUT_EVERY) * calibration["sequence_length"]
     refitted = [name for name, method in methods.items() if method.compensate.startswith("ridge")]
-    if refitted and tokens < TOKENS_A_COLUMN * columns:
-        said.append(
-            f"{', '.join(refitted)}: {tokens:,} calibration tokens fit {columns:,} columns per layer, fewer than "
-            f"{TOKENS_A_COLUMN} per column: what is reconstructed may do worse on other text. Give more records, or "
-            "more of their tokens with --tokens."
-        )
+    if not refitted or tokens >= TOKENS_A_COLUMN * columns:
+        return []
+    return [
+        f"{', '.join(refitted)}: {tokens:,} calibration tokens fit {columns:,} columns per layer, fewer than "
+        f"{TOKENS_A_COLUMN} per column: what is reconstructed may do worse on other text. Give more records, or "
+        "more of their tokens with --tokens."
+    ]
+
+
+def unread(methods: Mapping[str, Method], shape: Mapping[str, Any]) -> list[str]:
+    """Return a note where llama.cpp does not read what the methods make of the model. shape: its config.json."""
     remedy = "add --gguf, which keeps them equal" if {*methods} <= {*EFFORTS} else "take one of `allocate: uniform`"
     uneven = [name for name, method in methods.items() if method.allocate != "uniform" or method.round_to > 1]
-    if uneven and shape["model_type"] not in architectures.AS_DECI:
-        said.append(
-            f"{', '.join(uneven)}: layers of different widths, which llama.cpp does not read in "
-            f"{shape['model_type']}: for a GGUF file {remedy}."
-        )
-    return said
+    if not uneven or shape["model_type"] in architectures.AS_DECI:
+        return []
+    said = f"{', '.join(uneven)}: layers of different widths, which llama.cpp does not read in {shape['model_type']}"
+    return [f"{said}: for a GGUF file {remedy}."]

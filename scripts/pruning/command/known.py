@@ -89,8 +89,10 @@ class Known:
         than of texts: where theirs rose by 2%, about a tenth was lost (docs/explanation/statistics.md)."""
         if self.request.tolerance is not None:
             return self.request.tolerance
-        validation = self.mine.config.tasks.get(VALIDATION) if self.mine else None
-        return TOLERANCES[validation.prompt is not None if validation else self.calibrates_on_answers]
+        if not self.mine:
+            return TOLERANCES[self.calibrates_on_answers]
+        judged = self.mine.config.table("validation").columns[0].task
+        return TOLERANCES[self.mine.config.tasks[judged].prompt is not None]
 
     @property
     def kind(self) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from pruning.analysis import costs
 from pruning.command import config_file, configuration, decision, own_data, page, right_answers, words
 from pruning.command.known import Known
-from pruning.command.ready import ready
+from pruning.command.ready import ready, too_few_tokens
 from pruning.command.request import Request
 from pruning.command.running import CONFIG, LOG, PAGE, START, TEXT_PAGE, one_at_a_time, put, run
 from pruning.core import artifacts, names
@@ -79,6 +79,9 @@ def prune(request: Request, line: str, agree: Callable[[list["Stage"]], None] = 
     request, out, budgets, sparsities = known.request, known.request.out, {}, known.request.sparsities
     agree(expected(known))
     own, said = right_answers.collect(known)
+    if known.own is not None:
+        width = max(artifacts.read_json(known.folder / "manifest.json", "base")["widths"])
+        said = [*said, *too_few_tokens(replace(known, own=own), width)]
     known = known.noted(said, own=own)
     if request.budget:
         put(out / START, configuration.text(configuration.build(known, []), line))
@@ -156,14 +159,18 @@ def compared(
     def rows(table: str, task: str) -> pd.DataFrame:
         return read[table][read[table]["column"] == f"{task}{tuned}"]
 
-    asked = configuration.compared_by(known)
-    tested = next((each for each in measures if each.task == asked), measures[0])
-    if AGAINST[0] in read:
+    def measured(table: str) -> decision.Measure | None:
+        """By which of the measures that a table has: an edited configuration may lack the one that tells most."""
+        there = [each for each in measures if f"{each.task}{tuned}" in set(read[table]["column"])]
+        asked = configuration.compared_by(known)
+        return next((each for each in there if each.task == asked), there[0] if there else None)
+
+    if AGAINST[0] in read and (tested := measured(AGAINST[1])):
         of_text = next(each for each in measures if each.key in decision.OF_TEXT)
         judged = rows(AGAINST[0], configuration.VALIDATION)
         by = f"{of_text.title.lower()} on the validation data"
         found[words.FEWER_BITS] = words.against(judged, rows(AGAINST[1], tested.task), taken, of_text, tested, by)
-    if SMALLER in read:
+    if SMALLER in read and (tested := measured(SMALLER)):
         judged, by = rows(SMALLER, tested.task), f"{tested.title.lower()} on the test data"
         found[words.SMALLER_MODEL] = words.against(judged, judged, taken, tested, tested, by)
     return found

@@ -208,8 +208,11 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     disk += sum(file.stat().st_size for file in request.out.rglob("*") if file.is_file())
     there = efforts.Needs(memory.physical() / 1e9, disk / 1e9)
 
-    def needs(methods: Collection[Method], effort: str = request.effort, width: int = 0) -> efforts.Needs:
-        tokens = efforts.read(effort, request.tokens, width).tokens[known.kind]
+    def needs(
+        methods: Collection[Method], effort: str = request.effort, width: int = 0, asked: int | None = request.tokens
+    ) -> efforts.Needs:
+        tokens = efforts.read(effort, asked, width).tokens[known.kind]
+        tokens = min(tokens, known.tokens["train"]) if known.own is None else tokens
         own = {**cut, "samples": tokens // cut["sequence_length"]}
         return efforts.needs(known.folder, section["dtype"], own, known.kind == "gpu", methods=methods)
 
@@ -219,6 +222,8 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
     else:  # fewer tokens
         taken = needs(methods.values())
     if lacking := taken.lacking(there):
+        if request.tokens and not needs(methods.values(), asked=None).lacking(there):
+            raise InputError(f"--tokens {request.tokens}: {lacking}: lower it, or leave it out")
         asked, smaller = f"--methods {','.join(methods)}", []
         if not request.methods:
             asked, smaller = f"--effort {request.effort}", efforts.EFFORTS[: efforts.EFFORTS.index(request.effort)]
@@ -230,6 +235,11 @@ def with_methods(known: Known, shape: Mapping[str, Any], width: int) -> Known:
         print(f"Weight reconstruction takes up to {taken.memory:.1f} GB of memory and {taken.disk:.1f} GB of disk.")
     if known.kind == "cpu" and 2 * section["memory_gb"] > there.memory:
         section["threads"] = request.cores
-    least = min(request.sparsities, default=0)
-    remarks = efforts.remarks(methods, shape, width, configuration.calibration(known), least)
-    return known.noted([*notes, *remarks])
+    fewer = too_few_tokens(known, width) if known.own is None else []  # or else it is not known yet
+    return known.noted([*notes, *efforts.unread(methods, shape), *fewer])
+
+
+def too_few_tokens(known: Known, width: int) -> list[str]:
+    """Return a note where there are too few calibration tokens for what the methods fit. width: the widest layer's."""
+    least = min(known.request.sparsities, default=0)
+    return efforts.too_few_tokens(efforts.definitions(known.methods), width, configuration.calibration(known), least)

@@ -24,7 +24,8 @@ IN_ONE, IN_ROUNDS = "obs", "rounds"
 
 MODEL = "folder, .gguf file, package:file.gguf, or org/name of the hub"
 DATA = "JSON Lines: messages, prompt/completion, question/answer, or text; none: a --task's training data"
-SPARSITY = "per cent of FFN neurons (of a mixture: experts) to remove, with commas; 20,30 unless there is a budget (with --vocabulary 0,20,30)"
+SPARSITY = "per cent of FFN neurons (of a mixture: experts) to remove, with commas; 20,30 unless there is a budget "
+SPARSITY += "(with --vocabulary 0,20,30)"
 COST = "in place of a sparsity, the most a model may cost: parameters=1.2B, bytes=900MB, prefill_ms=120, decode_ms=9, "
 COST += "or a share of the dense model's: parameters=70%"
 EFFORT = "; ".join(f"{name}: {efforts.read(name).summary}" for name in efforts.EFFORTS)

@@ -47,15 +47,16 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
         if asked < needed and not ask:
             return known.own, []
         few, least = len(lengths) < LEAST_RIGHT * asked, LEAST_RIGHT / (1 if asked >= THEN_ASKED else 2)
-        if known.mine or len(lengths) < least * asked or sum(lengths) >= wanted:
+        short = max(wanted / max(1, sum(lengths)), LEAST_ANSWERS / max(1, len(lengths)))  # times as much is needed
+        if known.mine or len(lengths) < least * asked or short <= 1:
             break
-        needed = min(most, THEN_ASKED if few else math.ceil(MORE * asked * wanted / sum(lengths)))
+        needed = min(most, THEN_ASKED if few else math.ceil(MORE * asked * short))
     remedy = ""
     said = f"The dense model answers {len(lengths)} of {asked} training questions right and to the end"
     enough = len(lengths) >= LEAST_ANSWERS and sum(lengths) >= LEAST_SHARE * min(wanted, usual)
     if enough and known.answers.records["validation"]:
-        taken = round(MORE * asked * configuration.RIGHT[known.kind] / len(lengths))
-        validation = min(asked // configuration.ASKED_OF, taken)
+        short = max(configuration.RIGHT[known.kind] / len(lengths), LEAST_TOKENS / sum(lengths))
+        validation = min(asked // configuration.ASKED_OF, round(MORE * asked * short))
         if not (found := answered(known, Own(asked, validation=validation), others, ask)):
             return known.own, []
         tokens = {part: sum(each.tokens) for part, each in zip(others, found, strict=True)}
@@ -65,7 +66,7 @@ def collect(known: Known, ask: bool = True) -> tuple[Own | None, list[str]]:
             units = {"token": [each.tokens for each in found], "byte": [each.bytes for each in found]}
             longest = {unit: max(chain(*each)) for unit, each in units.items()}
             return Own(asked, {train: sum(lengths), **tokens}, False, validation, longest), [said]
-        remedy = " (--questions asks more)"
+        remedy = " (--questions asks more)" * (tokens["test"] < LEAST_TOKENS)
         counted = " and ".join(f"{count:,} tokens to {part} questions" for part, count in tokens.items())
         said += f", and its right answers have {counted}"
     said += f", too few to calibrate on{remedy}: models are calibrated on the data's own answers."

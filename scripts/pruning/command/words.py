@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from pruning.analysis.tradeoff import variant_of
+from pruning.command.configuration import BYTES
 from pruning.command.decision import OF_TEXT, TIMES, Choice, Measure
 from pruning.config.budgets import TIMED
 from pruning.core import significance
@@ -68,8 +69,9 @@ class Content:
 
     @property
     def text(self) -> str:
-        """What is measured of texts, by which models are chosen."""
-        return next((measure.title.lower() for measure in self.measures if measure.key in OF_TEXT), "perplexity")
+        """What is measured of texts, by which models are chosen, in words."""
+        title = next((measure.title.lower() for measure in self.measures if measure.key in OF_TEXT), "perplexity")
+        return title.replace("bits per byte", f"perplexity of {BYTES} bytes")  # decision.above
 
     @property
     def taken(self) -> pd.Series:

@@ -255,6 +255,7 @@ class Job:
                 passes, written = 1 + sums, 8 * size.layers * inputs**2
             case "output_gradients":
                 passes, written = 1 + again, 4 * size.layers * size.hidden**2
+                samples = min(samples, own.gradient_samples or samples)
             case "refit":
                 others = {*compensation.refits(self.method.compensate)} - {self.structure}
                 columns = left * inputs + sum(self.run.inputs(self.model, each) for each in others)

@@ -74,7 +74,8 @@ class PerplexityTask(Strict):
     `prompt` and `completion`."""
     prompt: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
     """What is read before a record's text and is not scored; fields in braces. Each record is then scored by itself,
-    but for those of more than `seqlen` tokens. null: records are joined, and cut into windows."""
+    but for those of more than `seqlen` tokens; after a prompt in the model's chat format the end of its answer, too.
+    null: records are joined, and cut into windows."""
     text: str = "{text}"
     """Text of a record; fields in braces."""
     joiner: str = "\n\n"

@@ -1,6 +1,7 @@
 """Records to text, text to token sequences."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 
@@ -11,6 +12,8 @@ from pruning.core.errors import InputError
 
 Sequences = Sequence[tuple[list[int], list[bool]]]
 """Token ids, each with a flag that says whether it belongs to an answer."""
+MARK = "0a1b2c"
+"""Stands for a question and its answer, in a chat format."""
 
 
 def documents(data: Path, prompt: str, completion: str) -> list[tuple[str, str]]:
@@ -44,10 +47,37 @@ def own_answers(samples: pd.DataFrame, task: str, metric: str, which: str = "rig
 
 
 def tokens(prompt: str, completion: str, tokenizer) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt, and of its completion with the end of the text."""
+    """Token ids of a prompt, and of its completion with its end: `answer_end`, or else the end of the text."""
     started = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)  # by a chat format
     asked = tokenizer(prompt, add_special_tokens=not started)["input_ids"]
-    return asked, [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    end = answer_end(prompt, tokenizer)
+    said = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    return asked, [*said, tokenizer.eos_token_id if end is None else end]
+
+
+def answer_end(prompt: str, tokenizer) -> int | None:
+    """The token that ends the answer to a prompt in the model's chat format, as Gemma's <end_of_turn>; None for another
+    prompt."""
+    opening, end = _turn(tokenizer, getattr(tokenizer, "chat_template", None))
+    return end if opening and prompt.endswith(opening) else None
+
+
+@lru_cache(maxsize=8)
+def _turn(tokenizer, template: str | dict | None) -> tuple[str, int]:
+    """What a chat format puts between a question and its answer, and the token that it ends the answer with; ("", 0)
+    where there is none that can be rendered."""
+    if not template:
+        return "", 0
+    asked = [{"role": "user", "content": MARK}]
+    answered = [*asked, {"role": "assistant", "content": MARK}]
+    try:
+        before = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        after = tokenizer.apply_chat_template(answered, tokenize=False)
+    except InputError:
+        return "", 0
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids = tokenizer(after.rpartition(MARK)[2], add_special_tokens=False)["input_ids"]
+    return before.rpartition(MARK)[2], next((each for each in ids if each in special), tokenizer.eos_token_id)
 
 
 def token_samples(

@@ -171,7 +171,7 @@ def table(results: Sequence[Mapping[str, Any]], confidence: float) -> str:
     lines = [f"| task, metric | this model, {confidence:.0%} interval | dense model | of |", "|---|---|---|---|"]
     for row in results:
         if own := row["pruned"]:
-            parts = "pieces" if row["metric"] == "bits_per_byte" else "windows"
+            parts = row["parts"] or ("pieces" if row["metric"] == "bits_per_byte" else "windows")
             of = f"{own['windows']} {parts}" if own.get("windows") else f"{own['n']} items"
             dense = shown(row["dense"], row["metric"]) if row["dense"] else "not measured"
             lines.append(f"| {row['title']}, {row['metric']} | {shown(own, row['metric'])} | {dense} | {of} |")

@@ -18,7 +18,7 @@ def measures(settings: Mapping[str, Any], samples: Sequence[Path]) -> Iterator[d
     for task, own in settings["tasks"].items():
         for metric in own["metrics"]:
             kind = comparison.kind_of(metric, own["kind"])
-            row = {"title": own["title"], "metric": metric, **dict.fromkeys(sides)}
+            row = {"title": own["title"], "metric": metric, "parts": own.get("parts"), **dict.fromkeys(sides)}
             for side, variant in sides.items():
                 if path := paths.get((variant, task)):
                     frame = artifacts.read_parquet(path, "samples")

@@ -144,17 +144,19 @@ def pieces(text: str, size: int, limit: int | None) -> list[str]:
 def records(
     pairs: Iterable[tuple[str, str]], tokenizer, size: int, limit: int | None, by_byte: bool = False
 ) -> list[Sample]:
-    """A sample of each (prompt, text), of which the text and its end are scored; the first ones that have at most
-    `limit` tokens together, but for those of more than `size`. by_byte: both count bytes, so does a sample's weight.
+    """A sample of each (prompt, text), of which the text is scored, and its end after a prompt in the model's chat
+    format (of others nothing tells what ends them); the first ones that have at most `limit` tokens together, but for
+    those of more than `size` and without text. by_byte: both count bytes, so does a sample's weight.
 
     Raises InputError if there are none."""
     found, left = [], math.inf if limit is None else limit
     for prompt, said in pairs:
         asked, answered = text.tokens(prompt, said, tokenizer)
+        answered = answered if text.answer_end(prompt, tokenizer) is not None else answered[:-1]
         asked = asked or _begun("", tokenizer)
         data, ids = (prompt + said).encode(), torch.tensor(asked + answered)
         length = len(data) if by_byte else len(ids)
-        if length > size or (by_byte and not said):  # nothing has no bits per byte
+        if length > size or not said:
             continue
         if length > left:
             break
