@@ -121,8 +121,7 @@ def evaluation(wildcards, tasks):
     sources = [made_from(task, wildcards.model) for task in tasks]
     data = {file for task in tasks for file in data_of(task)}
     kinds = {f"evaluation/kinds/{CONFIG.tasks[task].kind}" for task in tasks}
-    asked = [task for task in tasks if CONFIG.tasks[task].kind == "lm_eval"]
-    kinds |= {f"evaluation/backends/{backend_of(wildcards, task)}" for task in asked}
+    kinds |= {f"evaluation/backends/{backend_of(wildcards, task)}" for task in tasks}
     states = states_of(wildcards, tasks).values()
     found = {"sources": sources, "data": sorted(data), "states": [f"{path}.json" for path in states]}
     found |= {"hidden": [ancient(path) for path in states]}  # its manifest says whether it changed

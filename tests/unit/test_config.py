@@ -268,6 +268,11 @@ REFUSED = [
     ("readings|rows", {"presets": None}, ": all are null; keep one, or set `readings` to null"),
     ("overlap|pairs", [["rku", "owl"]], ": unknown name 'owl'; nearest: …"),
     ("datasets|gsm_symbolic|templates", [], ": word problems are made of these; name one or more"),
+    (
+        "datasets|arithmetic|splits",
+        {"train": 9, "test": 9, "dev": 9},
+        ": unknown name 'dev'; declared: test, train, validation",
+    ),
     ("cases|dataset", "gsm9k", ": unknown name 'gsm9k'; declared: aqua, aqua_rat, …"),
     ("cases|split", "dev", ": unknown name 'dev'; declared: test, train"),
     ("calibrations|gsm_symbolic-s2|dataset", "gsm9k", ": unknown name 'gsm9k'; declared: aqua, aqua_rat, …"),
@@ -323,6 +328,13 @@ OTHERS = {
     "tasks.gsm_symbolic_text: divergence: compares next tokens, and `per: byte` is for models of other tokens": {
         "tasks|gsm_symbolic_text|per": "byte",
         "tasks|gsm_symbolic_text|divergence": True,
+    },
+    "tables.table1.methods: block_padded: compensate: ridge_block cannot be padded: use `export: exact`": {
+        "methods|padded": {"score": "wanda", "allocate": "global", "export": "pad"},
+        "tables|table1|methods": ["wanda", "rku", "block_padded"],
+    },
+    "tunings.gsm_symbolic-s0: calibrations.gsm_symbolic-s0 is of other data; choose another name for one of them": {
+        "tunings|gsm_symbolic-s0": {"dataset": "arithmetic"},
     },
     "models.mine: this name is taken by tables.mine; choose another for one of them": {
         "models|mine": MODEL,

@@ -97,6 +97,10 @@ def test_what_does_not_fit_is_refused_not_cut(lab):
     ask(lab.cached(), "generate_until", generations(("x" * (512 - 12), "short")))
     with pytest.raises(InputError, match=r"501 tokens and an answer of up to 12 do not fit .* 512 tokens: lower the"):
         ask(lab.cached(), "generate_until", generations(("x" * (512 - 11), "short")))
+    for name in ("max_new_tokens", "max_tokens", "max_completion_tokens"):  # lm-eval's others for an answer's length
+        request = Instance("generate_until", {}, ("x" * (512 - 11), {"until": [], name: 12}), 0)
+        with pytest.raises(InputError, match=r"501 tokens and an answer of up to 12 do not fit"):
+            ask(lab.cached(), "generate_until", [request])
     assert_same(ask(lab.cached(), "loglikelihood", options(510)), ask(lab.plain(), "loglikelihood", options(510)))
     with pytest.raises(InputError, match=r"511 tokens and an answer of up to 2 do not fit .* 512 tokens"):
         ask(lab.cached(), "loglikelihood", options(511))

@@ -170,6 +170,7 @@ def test_weights_larger_than_the_machine_are_refused(tmp_path: Path, monkeypatch
         preflight.check_memory(local(directory, memory_gb=9))
     preflight.check_memory(local(directory, memory_gb=9, dtype="bfloat16"))
     preflight.check_memory(local(directory, memory_gb=9, gpus=1))
+    preflight.check_memory(local(directory, memory_gb=9, offload=True))
 
 
 def test_a_type_that_the_cpu_is_slow_in_is_warned_of(tmp_path: Path, monkeypatch):

@@ -15,6 +15,7 @@ from statsmodels.stats.multitest import multipletests
 import report
 from pruning.analysis import comparison
 from pruning.config.default import DEFAULT
+from pruning.config.methods import PREFIXES
 from pruning.config.tasks import PerplexityTask
 from pruning.core import artifacts, names
 from pruning.core.errors import InputError
@@ -571,6 +572,11 @@ def test_ridge_is_compared_with_the_same_method_without(study):
     assert set(frame[frame.reference.notna()].method) == {"ridge_rku"}
     row = one(frame, "ridge_rku", 30)
     assert (row.reference, row.discordant, row.delta) == ("rku", 10, pytest.approx(10 / 60, rel=1e-4))
+
+
+def test_every_prefix_that_changes_the_compensation_is_compared_with_the_same_method_without():
+    for prefix, changes in PREFIXES.items():
+        assert bool(comparison.COMPENSATION.match(f"{prefix}_rku")) == ("compensate" in changes)
 
 
 def test_another_text_is_compared_method_by_method(study):

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from pruning.config import preflight
+from pruning.config.default import DEFAULT
 from pruning.core.errors import InputError
 from pruning.evaluation import tasks
 from workspace import ROOT
@@ -109,6 +111,20 @@ def test_definitions_are_checked_as_text(tmp_path):
     """Of what else is refused tests/unit/test_strict_yaml.py says more."""
     with pytest.raises(InputError, match="mine.yaml:2: task: this key stands twice"):
         preflight.metric_names(write(tmp_path / "mine.yaml", "task: a\ntask: b\n"))
+
+
+@pytest.mark.parametrize(("line", "refused"), [("", False), ("num_fewshot: 3\n", False), ("num_fewshot: 0\n", True)])
+def test_examples_that_a_definition_forbids_are_refused(tmp_path, monkeypatch, line, refused):
+    """lm-eval keeps to `num_fewshot: 0`, and a table would say that there were some."""
+    whole = re.sub("num_fewshot: .*\n", "", (ROOT / "config/tasks/gsm_symbolic.yaml").read_text())
+    (tmp_path / "config/tasks").mkdir(parents=True)
+    (tmp_path / "config/tasks/mine.yaml").write_text(line + whole)
+    monkeypatch.chdir(tmp_path)
+    task = DEFAULT.tasks["gsm_symbolic"].model_copy(update={"num_fewshot": 8})
+    config = DEFAULT.model_copy(update={"tasks": {"mine": task}})
+    said = "tasks.mine.num_fewshot: 8, but .*mine.yaml says num_fewshot: 0, which lm-eval keeps to"
+    with pytest.raises(InputError, match=said) if refused else nullcontext():
+        preflight._check_data(config)
 
 
 def test_reading_needs_neither_torch_nor_lm_eval():

@@ -39,7 +39,7 @@ PUBLISHED = ["model", "method", "presets", "sparsity", "task", "tuning", "metric
 # dense model.
 UNTUNED, UNCOMPENSATED, WITH_DENSE = "untuned", "uncompensated", "dense"
 WHOLE = {"achieved_sparsity": 0.0, "parameters": 1, "parameters_kept": 1}
-COMPENSATION = re.compile("^(ridge|sequential|corrective|attention)_")
+COMPENSATION = re.compile("^(ridge|sequential|corrective|attention|block)_")
 
 
 def table_rows(
@@ -183,8 +183,10 @@ def _side(example: pd.Series, side: str) -> str:
 
 
 def outcomes_of(samples: pd.DataFrame, name: str, task: str, metric: str, kind: str) -> pd.DataFrame:
-    """One metric's samples in the order of the items, checked to be of the kind that the settings say."""
-    chosen = samples[samples["metric"] == metric].sort_values("item", kind="stable", ignore_index=True)
+    """One metric's samples in the order of the items, checked to be of the kind that the settings say; without what
+    was asked and answered, which is most of their bytes."""
+    chosen = samples[samples["metric"] == metric].drop(columns=["prompt", "response"], errors="ignore")
+    chosen = chosen.sort_values("item", kind="stable", ignore_index=True)
     where = f"{task}, {name}"
     if chosen.empty:
         found = ", ".join(sorted(samples["metric"].unique())) or "none"

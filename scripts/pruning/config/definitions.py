@@ -134,6 +134,11 @@ def test_file(path: Path) -> str:
     return files[split]
 
 
+def no_examples(path: Path) -> bool:
+    """Whether a task says that it is asked without worked examples, whatever its user says."""
+    return _task(path).num_fewshot == 0
+
+
 def metric_names(path: Path) -> list[str]:
     """lm-eval's names of what a task measures, with its filters."""
     task = _task(path)

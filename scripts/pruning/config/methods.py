@@ -110,6 +110,13 @@ class Method(Strict):
             what = f"scores {self.others} as well, which score {self.score!r} cannot"
             raise ValueError(f"allocate: {self.allocate} {what}; those that can: {can}")
 
+    def prefixed(self, prefix: str) -> "Method":
+        """With the changes of PREFIXES; how it trains is kept where it still does."""
+        changes = PREFIXES[prefix]
+        if "compensate" in changes and not compensation.trains(changes["compensate"]):
+            changes = {**changes, "training": Training()}
+        return self.model_copy(update=changes)
+
     @property
     def objective(self) -> str | None:
         """Whose gradient it is made of; None for one without."""

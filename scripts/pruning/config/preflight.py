@@ -12,7 +12,7 @@ from safetensors import safe_open
 from pruning.config import alternatives, mixtures
 from pruning.config.base import known
 from pruning.config.budgets import TIMED
-from pruning.config.definitions import data_files, metric_names, test_file
+from pruning.config.definitions import data_files, metric_names, no_examples, test_file
 from pruning.config.methods import PREFIXES
 from pruning.config.references import uses
 from pruning.config.schema import Config
@@ -69,6 +69,9 @@ def _check_data(config: Config) -> None:
             continue
         definition = config.definition(name)
         known(f"tasks.{name}.metrics", task.metrics, metric_names(definition))
+        if task.num_fewshot and no_examples(definition):
+            said = f"{definition} says num_fewshot: 0, which lm-eval keeps to: take that line out of it"
+            raise InputError(f"tasks.{name}.num_fewshot: {task.num_fewshot}, but {said}, or leave this out")
         used |= {_dataset_of(config, definition, file) for file in data_files(definition)}
         items = Path(test_file(definition))
         has = config.splits(items.parent.name)[items.stem]
@@ -253,11 +256,12 @@ def check_gpus(config: Config, visible: list[str], same_packages: bool) -> None:
 
 
 def check_memory(config: Config) -> None:
-    """Raises InputError for a model whose weights this machine's memory cannot hold."""
+    """Raises InputError for a model whose weights this machine's memory cannot hold; of one whose weights stay on disk
+    the jobs that need all of them say so."""
     for name in config.models_used:
         model = config.models[name]
         needed, machine = weights_gb(config, name), memory.physical() / 1e9
-        if model.gpus == 0 and needed > machine:
+        if model.gpus == 0 and not model.offload and needed > machine:
             smaller = "use bfloat16, " if model.dtype == "float32" else ""
             raise InputError(
                 f"models.{name}.dtype: the weights take {needed:.1f} GB in {model.dtype}, this machine has "

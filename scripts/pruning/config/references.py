@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pruning.config import alternatives
 from pruning.config.base import Of, known
 from pruning.config.experiment import Table
+from pruning.core.errors import within
 from pruning.core.limits import LEAST_WINDOWS, least_resamples
 from pruning.core.names import Column
 from pruning.methods import requirements
@@ -44,6 +45,9 @@ def check(config: Config) -> None:
             known(f"{key.removesuffix('dataset')}split", [user.split], config.splits(user.dataset))
     for key, section, names, user in used:
         if section == "methods":
+            for name in names:  # a prefix changes what was checked
+                with within(f"{key}: {name}: ", kind=ValueError):
+                    config.method(name).check()
             calib = getattr(user, "calib", None)
             _gradients(config, key, names, [calib] if calib else getattr(user, "calibrations", None))
     for name in config.models:
@@ -57,6 +61,14 @@ def check(config: Config) -> None:
     for name, dataset in config.datasets.items():
         if dataset.kind == "generated" and dataset.content == "word_problems" and not dataset.templates:
             raise ValueError(f"datasets.{name}.templates: word problems are made of these; name one or more")
+        if dataset.kind == "generated":
+            known(f"datasets.{name}.splits", list(dataset.splits), ("train", "validation", "test"))
+    for name in {*config.calibrations} & {*config.tunings}:  # a note on a table says whether these texts leak
+        pair = config.calibrations[name], config.tunings[name]
+        if len({(own.dataset, own.split) for own in pair}) > 1:
+            raise ValueError(
+                f"tunings.{name}: calibrations.{name} is of other data; choose another name for one of them"
+            )
     _texts(config)
     _analyses(config)
 

@@ -177,4 +177,4 @@ class Config(Strict):
             options = {"objective": objective, "reduction": reduction}
             return Method(score="utility", options=options, normalise=normalise, allocate=allocate)
         prefix, rest = name.split("_", 1)
-        return self.method(rest).model_copy(update=PREFIXES[prefix])
+        return self.method(rest).prefixed(prefix)

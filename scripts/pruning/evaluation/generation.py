@@ -255,8 +255,10 @@ def prefix_cache(model: PreTrainedModel, tokens: Sequence[int]) -> DynamicCache 
     """Keys and values of tokens that many prompts begin with, [1, heads, T, d] a layer.
 
     None for models with sliding windows or states: padding between the prefix and the rest would count as part of
-    them."""
+    them; and for those that keep one compressed vector a token (multi-head latent attention)."""
     cache = new_cache(model)
+    if getattr(model.config.get_text_config(), "kv_lora_rank", None):
+        return None
     if not all(isinstance(layer, GrowingLayer) for layer in cache.layers):
         return None
     ids = padded([tokens], 0, device_of(model))

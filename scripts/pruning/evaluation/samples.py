@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -51,7 +52,10 @@ def outcomes(result: dict[str, Any], answers: Mapping[str, dict], metrics: Seque
             "target": str(sample["target"]),
             **generated(sample["arguments"][0], answers),
         }
-        rows += [{**item, "metric": m, "value": float(sample[names[m]])} for m in metrics if m in names]
+        for metric in [metric for metric in metrics if metric in names]:
+            if not isinstance(value := sample[names[metric]], Real):
+                raise InputError(f"metrics: {metric} is no number of each item, but {value!r}: name another one")
+            rows.append({**item, "metric": metric, "value": float(value)})
     if unknown := set(metrics) - available:
         raise InputError(f"metrics: {sorted(unknown)} not among this task's: {sorted(available)}")
     return frame(rows).sort_values(["metric", "item"], ignore_index=True)

@@ -62,14 +62,14 @@ def timed(config: Config) -> dict[str, list[Variant]]:
     return {model: list(variants) for model, variants in found.items()}
 
 
-def recovery_logs(config: Config) -> list[str]:
-    """Training logs of every recovery that a table shows."""
-    found = set()
+def recovery_logs(config: Config) -> dict[str, tuple[str, str]]:
+    """Training logs of every recovery that a table shows -> their model and method."""
+    found = {}
     for table in (config.table(name) for name, table in config.tables.items() if table):
         columns = [column for column in table.columns if column.tuning]
         for model, column, variant in product(table.models, columns, pruned_variants(table)):
-            found.add(f"{column.of(variant).adapter(model)}/training_log.csv")
-    return sorted(found)
+            found[f"{column.of(variant).adapter(model)}/training_log.csv"] = model, variant.method
+    return dict(sorted(found.items()))
 
 
 def together(config: Config, entries: Iterable[Entry]) -> dict[tuple[str, tuple[str, ...]], list[Variant]]:
@@ -166,10 +166,15 @@ def figures(config: Config) -> dict[str, Entry]:
             "Accuracy against time, and the bound by arithmetic",
         )
     if logs := recovery_logs(config):
+        models, methods = zip(*logs.values(), strict=True)
         found["recovery"] = Entry(
             "Loss during LoRA recovery on the tuning text. A low loss is no accuracy: Table 3 has that.",
-            {"log": logs},
-            title="Loss during recovery",
+            {"log": list(logs)},
+            {
+                "models": list(dict.fromkeys([*config.experiment.models, *models])),
+                "methods": list(dict.fromkeys([*config.experiment.methods, *methods])),
+            },
+            "Loss during recovery",
         )
     return made_in("report/figures", found, **statistical(config, "models", "methods"))
 

@@ -90,6 +90,13 @@ def check_installed(backend: str) -> None:
         )
 
 
+def answer_length(asked: Mapping[str, Any], usual: int) -> int:
+    """Most tokens of an answer, which lm-eval knows by several names in a request's settings. usual: without any."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return normalize_gen_kwargs(dict(asked), usual)["max_gen_toks"]
+
+
 def check_length(prompt: int, answer: int, context: int) -> None:
     """Raises InputError if so many tokens do not fit.
 

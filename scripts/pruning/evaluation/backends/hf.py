@@ -13,7 +13,14 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 
 from pruning.evaluation import generation, likelihood
-from pruning.evaluation.backends import Variant, check_greedy, check_length, end_tokens, generation_settings
+from pruning.evaluation.backends import (
+    Variant,
+    answer_length,
+    check_greedy,
+    check_length,
+    end_tokens,
+    generation_settings,
+)
 from pruning.models import packing
 
 
@@ -49,7 +56,7 @@ class HuggingFaceLM(HFLM):
         """Raises InputError if a prompt and its answer do not fit the context, and as `_model_generate` does."""
         prompts = [self.tok_encode(request.args[0]) for request in requests]
         for prompt, request in zip(prompts, requests, strict=True):
-            check_length(len(prompt), request.args[1].get("max_gen_toks", self.max_gen_toks), self.max_length)
+            check_length(len(prompt), answer_length(request.args[1], self.max_gen_toks), self.max_length)
         self.shared, self.prefix = [], None
         if (length := generation.common_prefix(prompts)) >= generation.SHARED:
             self.prefix = generation.prefix_cache(self.model, prompts[0][:length])

@@ -19,7 +19,7 @@ import torch
 from pruning.core import devices
 from pruning.core.errors import InputError
 from pruning.evaluation import backends
-from pruning.evaluation.backends import Variant, check_length, end_tokens
+from pruning.evaluation.backends import Variant, answer_length, check_length, end_tokens
 from pruning.models import loading, remote_code, served
 
 backends.check_installed("vllm")
@@ -57,7 +57,7 @@ class GreedyVLLM(VLLM):
         """Raises InputError if a prompt and its answer do not fit the context, and for settings of the model or the
         task that ask for more than greedy answers with a `repetition_penalty`."""
         for request in requests:
-            length = request.args[1].get("max_gen_toks", self.max_gen_toks)
+            length = answer_length(request.args[1], self.max_gen_toks)
             check_length(len(self.tok_encode(request.args[0])), length, self.max_length)
         self.asked = {context: arguments for context, arguments in (request.args for request in requests)}
         return super().generate_until(requests, disable_tqdm)

@@ -84,7 +84,7 @@ def candidates_of(
             found[alias, own] |= timed[alias, own].loc["other", TIMES].to_dict()
     if not timed:
         return found, {}
-    found[model, DENSE] |= pd.concat(timed.values()).loc["dense", TIMES].median().to_dict()
+    found[model, DENSE] |= pd.concat(timed.values()).loc[["dense"], TIMES].median().to_dict()
     return found, next(iter(timed.values())).loc["other", CONDITIONS].to_dict()
 
 

@@ -46,11 +46,10 @@ def make(files: Files, settings: dict[str, Any]) -> Page:
         path = files.at("results", model=model, variant=own, task=first["task"])
         return artifacts.read_json(path, "evaluation")["pruned"]
 
-    samples = cache(files.samples)
-    frames = [
-        comparison.table_rows(model, partial(samples, model), partial(size, model), published, settings)
-        for model in settings["models"]
-    ]
+    frames = []
+    for model in settings["models"]:
+        samples = cache(partial(files.samples, model))  # of one model at a time: a large table's take gigabytes
+        frames.append(comparison.table_rows(model, samples, partial(size, model), published, settings))
     frame = pd.concat(frames, ignore_index=True)
     blocks = layout(frame, published, settings)
     if own := settings.pop("costs", None):
